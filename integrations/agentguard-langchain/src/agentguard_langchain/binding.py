@@ -1,0 +1,306 @@
+"""What a call of a LangChain tool binds: which names count, their values, the specification.
+
+``Shape`` is what a tool's schema says, ``Entrance`` how one of its callables takes arguments. The
+same ``Entrance.bind`` serves ahead of execution and at execution, and gives the same bytes
+(records.md, "One call's bytes"). Nothing here decides, signs or runs.
+
+Bound is what the model can see or somebody supplied, less the names that the framework injects,
+less the values of default factories that nobody supplied.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool, InjectedToolArg, Tool
+from langchain_core.utils.pydantic import get_fields
+from langgraph.prebuilt import ToolRuntime
+from pydantic import BaseModel, create_model
+from pydantic.v1 import BaseModel as BaseModelV1
+from pydantic.v1 import create_model as create_model_v1
+
+from agentguard.arguments import Arguments, Binder, binder
+from agentguard.canonical import JSON
+from agentguard.errors import ConfigError
+from agentguard.tool import ToolSpec, function_schema
+
+Model = type[BaseModel] | type[BaseModelV1]
+
+RUNTIME: Final = "runtime"
+"""LangGraph's ToolNode injects a parameter of this name whatever its annotation says."""
+
+_MCP_ADAPTERS: Final = "langchain_mcp_adapters.tools"
+_NOBODY: Final[frozenset[str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the schema of a tool says, as long as name, description and schema stay the same.
+
+    ``visible`` are the names that the model can give; ``injected`` the fields of the full schema
+    that it can't.
+    """
+
+    spec: ToolSpec
+    visible: frozenset[str]
+    injected: frozenset[str]
+    name: str
+    description: str
+    args_schema: object
+
+    @classmethod
+    def of(cls, tool: BaseTool, function: Callable[..., object], origin: str) -> Shape:
+        """Read the schema of ``tool``; ``function`` describes one that has no JSON schema."""
+        full, seen = _schemas(tool)
+        schema = tool.args_schema
+        return cls(
+            spec=ToolSpec(tool.name, tool.description, _json(tool, function), origin),
+            visible=seen,
+            injected=full - seen,
+            name=tool.name,
+            description=tool.description,
+            # a dictionary could be changed in place, and the digest must then change as well
+            args_schema=copy.deepcopy(schema) if isinstance(schema, dict) else schema,
+        )
+
+    def describes(self, tool: BaseTool) -> bool:
+        """Whether ``tool`` still is what it was when this shape was read."""
+        schema = tool.args_schema
+        same = schema == self.args_schema if isinstance(schema, dict) else None
+        return (
+            (schema is self.args_schema if same is None else same)
+            and tool.name == self.name
+            and tool.description == self.description
+        )
+
+
+def _schemas(tool: BaseTool) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the names of the full schema, and those that a model sees."""
+    if isinstance(tool.args_schema, dict):
+        seen = frozenset(tool.args_schema.get("properties", {}))
+        return seen, seen
+    if tool.args_schema is None and isinstance(tool, Tool):
+        return _NOBODY, _NOBODY  # one string, whatever its name
+    visible = tool.tool_call_schema
+    names = get_fields(visible) if not isinstance(visible, dict) else {}
+    return frozenset(get_fields(tool.get_input_schema())), frozenset(names)
+
+
+def _json(tool: BaseTool, function: Callable[..., object]) -> Mapping[str, JSON]:
+    if tool.args_schema is None and isinstance(tool, Tool):
+        return {"type": "object", "properties": tool.args}
+    schema = tool.tool_call_schema
+    if isinstance(schema, dict):
+        return schema
+    try:
+        return schema.schema() if issubclass(schema, BaseModelV1) else schema.model_json_schema()
+    except Exception:  # noqa: BLE001  no JSON schema can be had: no model can be shown one either
+        return function_schema(function)
+
+
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """How one callable of a tool takes its arguments.
+
+    ``framework`` are the parameters that LangChain itself fills in; ``annotated`` those that are
+    marked as injected.
+    """
+
+    binder: Binder
+    signature: inspect.Signature
+    annotations: Mapping[str, Any]
+    framework: frozenset[str]
+    annotated: frozenset[str]
+    positional: tuple[str, ...]
+    defaults: frozenset[str]
+    variadic: str | None
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], tool: str, *, framework: str) -> Entrance:
+        """Read ``function``; ``framework`` names the parameter that LangChain fills by name.
+
+        Raises ``ConfigError`` where an annotation can't be resolved: the config, the state or the
+        runtime would silently not be injected.
+        """
+        try:
+            signature = inspect.signature(function, eval_str=True)
+            annotations = _annotations(function)
+        except (NameError, TypeError, ValueError, AttributeError) as error:
+            message = (
+                f"tool {tool}: the annotations of {_name(function)} can't be resolved ({error}); "
+                "import their types at run time, not under TYPE_CHECKING"
+            )
+            raise ConfigError(message) from error
+        parameters = signature.parameters
+        configs = [n for n, type_ in annotations.items() if type_ is RunnableConfig][:1]
+        variadic = [p.name for p in parameters.values() if p.kind is p.VAR_POSITIONAL]
+        return cls(
+            binder=binder(function),
+            signature=signature,
+            annotations=annotations,
+            framework=frozenset({framework, *configs}) & frozenset(_named(signature)),
+            annotated=frozenset(
+                name for name, type_ in _named(signature).items() if _is_injected(type_)
+            ),
+            positional=tuple(p.name for p in parameters.values() if p.kind in _POSITIONAL),
+            defaults=frozenset(p.name for p in parameters.values() if p.default is not p.empty),
+            variadic=variadic[0] if variadic else None,
+        )
+
+    def injected(self, shape: Shape) -> frozenset[str]:
+        """Return the names that are not the model's to give."""
+        return ((self.annotated | shape.injected) - shape.visible) | self.framework
+
+    def bind(
+        self,
+        shape: Shape,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        unsupplied: frozenset[str] = _NOBODY,
+    ) -> Arguments:
+        """Bind what the callable receives; ``unsupplied`` are values of default factories.
+
+        Raises ``ArgumentsError``.
+        """
+        injected = self.injected(shape)
+        named = _named(self.signature)
+        absent = {name: None for name in injected if name in named and name not in kwargs}
+        values = self.binder(args, {**absent, **kwargs})
+        supplied = {*kwargs, *self.positional[: len(args)]}
+        # a default that no model can see and nobody gave is the function's own affair
+        left_out = injected | unsupplied | (self.defaults - shape.visible - supplied)
+        by_name = RUNTIME in named and RUNTIME not in shape.visible
+        bound = {
+            name: without_factory_defaults(value)
+            for name, value in values.items()
+            if name not in left_out
+            and not (name == self.variadic and value == ())
+            and not (by_name and name == RUNTIME and isinstance(value, ToolRuntime | None))
+        }
+        unbound = (injected | ({RUNTIME} if by_name else _NOBODY)) - bound.keys()
+        return Arguments.of(bound, unbound=sorted(unbound))
+
+
+_POSITIONAL: Final = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+)
+
+
+def _named(signature: inspect.Signature) -> dict[str, Any]:
+    """Return the annotations of the parameters that have a name of their own."""
+    return {
+        p.name: p.annotation
+        for p in signature.parameters.values()
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
+
+
+def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    """Resolve the annotations where the function was written, as LangChain would look for them."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not inspect.isroutine(function):
+        return {}  # a callable object: LangChain injects no config into it either
+    return typing.get_type_hints(function, include_extras=True)
+
+
+def _is_injected(annotation: object) -> bool:
+    """Whether LangChain takes a parameter of this type from the framework, not the model."""
+    origin = typing.get_origin(annotation) or annotation
+    if isinstance(origin, type) and issubclass(origin, ToolRuntime):
+        return True
+    return any(
+        isinstance(mark, InjectedToolArg)
+        or (isinstance(mark, type) and issubclass(mark, InjectedToolArg))
+        for mark in typing.get_args(annotation)[1:]
+    )
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", type(function).__qualname__)
+
+
+def origin_of(function: Callable[..., Any]) -> str:
+    """Return where a tool comes from: ``module:qualname``, or ``mcp:<server>`` where known."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    owner = function if hasattr(function, "__qualname__") else type(function)
+    if owner.__module__ == _MCP_ADAPTERS and inspect.isfunction(function):
+        # the adapters keep the server's name in the closure of each tool's function, only
+        server = inspect.getclosurevars(function).nonlocals.get("server_name")
+        if isinstance(server, str) and server:
+            return f"mcp:{server}"
+    return f"{owner.__module__}:{owner.__qualname__}"
+
+
+# --- default factories --------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1024)
+def factory_fields(schema: Model) -> frozenset[str]:
+    """Return the fields of a model whose default is made by a factory."""
+    fields = get_fields(schema)
+    return frozenset(name for name, field in fields.items() if field.default_factory is not None)
+
+
+def unsupplied_fields(schema: Model, values: Mapping[str, Any]) -> frozenset[str]:
+    """Return the factory-made fields that ``values`` leave to the factory.
+
+    The validator says so, not the raw keys: an alias or a validator may supply a field.
+    """
+    made = factory_fields(schema)
+    if not made:
+        return _NOBODY
+    if issubclass(schema, BaseModelV1):
+        return made - schema.parse_obj(values).__fields_set__
+    return made - schema.model_validate(values).model_fields_set
+
+
+def without_factory_defaults(value: Any) -> Any:  # noqa: ANN401
+    """Return ``value`` with such fields of nested models left out; what has none is unchanged."""
+    kind = type(value)
+    if kind is dict:
+        return {key: without_factory_defaults(item) for key, item in value.items()}
+    if kind is list:
+        return [without_factory_defaults(item) for item in value]
+    if kind is tuple:
+        return tuple(without_factory_defaults(item) for item in value)
+    if not issubclass(kind, BaseModel | BaseModelV1):
+        return value
+    given = value.__fields_set__ if issubclass(kind, BaseModelV1) else value.model_fields_set
+    left_out = factory_fields(kind) - given
+    kept = {
+        name: without_factory_defaults(item)
+        for name, item in value.__dict__.items()
+        if name not in left_out
+    }
+    if issubclass(kind, BaseModelV1):
+        return value.copy(exclude=left_out, update=kept)
+    trimmed = value.model_copy(update=kept)
+    for name in left_out:
+        trimmed.__dict__.pop(name, None)
+    return trimmed
+
+
+@functools.lru_cache(maxsize=256)
+def schema_ahead(schema: Model, injected: frozenset[str]) -> Model:
+    """Return ``schema``, validators and aliases and all, without asking for injected fields.
+
+    The model-visible schema would not do: it drops validators and aliases, so that what is shown
+    ahead of execution is not what the tool receives.
+    """
+    fields: dict[str, Any] = {name: (Any, None) for name in injected if name in get_fields(schema)}
+    if not fields:
+        return schema
+    if issubclass(schema, BaseModelV1):
+        return create_model_v1(schema.__name__, __base__=schema, **fields)
+    return create_model(schema.__name__, __base__=schema, **fields)

@@ -1,0 +1,47 @@
+"""How a refused call looks to LangChain: the exception, the message, and the text in both.
+
+When a call is refused, and who says so, stands in ``gate.py`` and in the core.
+"""
+
+from __future__ import annotations
+
+from langchain_core.messages import ToolMessage
+from langchain_core.tools import ToolException
+
+from agentguard.decision import Decision, Denied
+
+
+def denial_text(tool: str, decision: Decision) -> str:
+    """Tell a model what was refused, why, and that the same call will be refused again."""
+    reason = decision.reason or "the policy does not allow it"
+    return (
+        f"Denied: {tool} was not run. Reason: {reason} [{decision.code}]. "
+        "Do not retry: repeating the same call will not help."
+    )
+
+
+class GuardedToolDenied(ToolException, Denied):
+    """A guarded tool refused to run.
+
+    It is a ``Denied`` (``decision``, ``code``, ``reason``) and, for LangChain, a
+    ``ToolException``: a tool that calls another one may handle it. ``tool`` is the tool's name.
+    """
+
+    def __init__(self, tool: str, decision: Decision) -> None:
+        Denied.__init__(self, decision)
+        self.tool = tool
+        # LangChain shows a model args[0] of a ToolException that it handles.
+        self.args = (denial_text(tool, decision),)
+
+    def __reduce__(self) -> tuple[type[GuardedToolDenied], tuple[str, Decision]]:
+        return type(self), (self.tool, self.decision)
+
+
+def denial_message(tool: str, tool_call_id: str, decision: Decision) -> ToolMessage:
+    """Answer a model's tool call with the refusal, so that the model can go on."""
+    return ToolMessage(
+        content=denial_text(tool, decision),
+        name=tool,
+        tool_call_id=tool_call_id,
+        status="error",
+    )

@@ -1,0 +1,51 @@
+"""agentguard: every tool call of an AI agent has an identity, an authority and a record.
+
+The names here are the public API. Modules below are public where their docstrings say so.
+"""
+
+from __future__ import annotations
+
+from agentguard.approval import ApprovalPending
+from agentguard.arguments import Arguments
+from agentguard.decision import Decision, Denied, Requirement
+from agentguard.errors import (
+    AgentguardError,
+    ArgumentsError,
+    ConfigError,
+    DecodeError,
+    EncodeError,
+    FactsError,
+    KeyMaterialError,
+    PolicyError,
+    StorageError,
+    UnguardedCallError,
+    VerificationError,
+)
+from agentguard.guard import Agent, Guard
+from agentguard.invocation import CallSite, Invocation
+from agentguard.tool import Tool, ToolSpec
+
+__all__ = [
+    "Agent",
+    "AgentguardError",
+    "ApprovalPending",
+    "Arguments",
+    "ArgumentsError",
+    "CallSite",
+    "ConfigError",
+    "Decision",
+    "DecodeError",
+    "Denied",
+    "EncodeError",
+    "FactsError",
+    "Guard",
+    "Invocation",
+    "KeyMaterialError",
+    "PolicyError",
+    "Requirement",
+    "StorageError",
+    "Tool",
+    "ToolSpec",
+    "UnguardedCallError",
+    "VerificationError",
+]

@@ -1,0 +1,178 @@
+"""Checkpoints of the log (C2SP tlog-checkpoint) in signed notes (C2SP signed-note).
+
+A checkpoint says how many entries a log has and what their root is; here it is written, signed,
+parsed and verified. How a root is computed stands in ``audit/merkle.py``, where checkpoints are
+kept in ``storage``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from agentguard.audit.merkle import HASH_SIZE
+from agentguard.canonical import MAX_BYTES, b64_decode, b64_encode
+from agentguard.errors import DecodeError, VerificationError
+from agentguard.keys import PublicKey, Signer
+
+_ED25519: Final = b"\x01"
+_KEY_ID_SIZE: Final = 4
+_SIGNATURE_SIZE: Final = 64
+_DASH: Final = "\u2014"
+_MAX_SIZE: Final = 2**63 - 1
+_NAME: Final = re.compile(r"[^\s+\x00-\x1f\x7f\ud800-\udfff]+")
+_CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f]")
+_SIGNATURE_LINE: Final = re.compile(rf"{_DASH} ([^ ]+) ([^ ]+)")
+_BODY: Final = re.compile(r"([^\n]*)\n([0-9]{1,19})\n([^\n]*)\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A log's state: its origin, its number of entries, and its RFC 6962 root (32 bytes).
+
+    Raises ``DecodeError`` (``note.malformed``) for what can't be written as a checkpoint.
+    """
+
+    origin: str
+    size: int
+    root: bytes
+
+    def __post_init__(self) -> None:
+        _check_name(self.origin)
+        if not 0 <= self.size <= _MAX_SIZE or len(self.root) != HASH_SIZE:
+            raise _malformed("a checkpoint has a size from 0 to 2^63-1 and a root of 32 bytes")
+
+    def body(self) -> bytes:
+        """Return the text that is signed, without extension lines (tlog-checkpoint)."""
+        return f"{self.origin}\n{self.size}\n{b64_encode(self.root)}\n".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class NoteSignature:
+    """One signature line of a note: the key's name, its id (4 bytes) and the signature."""
+
+    name: str
+    key_id: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SignedCheckpoint:
+    """A parsed note: the checkpoint, its ``body`` as signed, and the signatures, unverified."""
+
+    checkpoint: Checkpoint
+    body: bytes
+    signatures: tuple[NoteSignature, ...]
+
+
+def sign(checkpoint: Checkpoint, signer: Signer) -> bytes:
+    """Return the checkpoint as a note that ``signer`` has signed under the log's origin."""
+    body = checkpoint.body()
+    signed = key_id(checkpoint.origin, signer.public_key) + signer.sign(body)
+    return body + f"\n{_DASH} {checkpoint.origin} {b64_encode(signed)}\n".encode()
+
+
+def parse(note: bytes) -> SignedCheckpoint:
+    """Read a note with a checkpoint, without verifying it.
+
+    Raises ``DecodeError`` (``note.malformed``, ``base64.malformed``) for all that ``sign`` would
+    write otherwise, extension lines included; there may be other signatures.
+    """
+    text, signatures = _parse_note(note)
+    match = _BODY.fullmatch(text)
+    if match is None:
+        raise _malformed("a checkpoint is three lines: origin, size and root")
+    origin, size, root = match.groups()
+    checkpoint = Checkpoint(origin, int(size), b64_decode(root))
+    body = text.encode()
+    if checkpoint.body() != body:
+        raise _malformed("the checkpoint is not in its canonical form")
+    return SignedCheckpoint(checkpoint, body, signatures)
+
+
+def verify(note: bytes, key: PublicKey, *, origin: str) -> Checkpoint:
+    """Return the checkpoint of the log ``origin``, signed with ``key``.
+
+    Raises ``DecodeError`` as ``parse`` does, and ``VerificationError``: ``checkpoint.origin``
+    for another log's, ``signature.missing``, ``signature.invalid``.
+    """
+    signed = parse(note)
+    if signed.checkpoint.origin != origin:
+        raise VerificationError(
+            f"expected a checkpoint of the log {origin}, found another log's",
+            code="checkpoint.origin",
+        )
+    _verify_signature(signed.body, signed.signatures, origin, key)
+    return signed.checkpoint
+
+
+def verify_note(note: bytes, name: str, key: PublicKey) -> str:
+    """Return the text of any note that ``key`` has signed under ``name`` (signed-note).
+
+    Raises ``DecodeError`` (``note.malformed``, ``base64.malformed``) and ``VerificationError``
+    (``signature.missing``, ``signature.invalid``).
+    """
+    text, signatures = _parse_note(note)
+    _verify_signature(text.encode(), signatures, name, key)
+    return text
+
+
+def key_id(name: str, key: PublicKey) -> bytes:
+    """Return the 4 bytes by which a note names an Ed25519 key (signed-note, "Signatures")."""
+    return hashlib.sha256(name.encode() + b"\n" + _ED25519 + key.raw).digest()[:_KEY_ID_SIZE]
+
+
+def _parse_note(note: bytes) -> tuple[str, tuple[NoteSignature, ...]]:
+    """Split a note into its text and its signatures."""
+    if len(note) > MAX_BYTES:
+        raise _malformed(f"it is longer than {MAX_BYTES} bytes")
+    try:
+        whole = note.decode()
+    except UnicodeDecodeError:
+        raise _malformed("it is not UTF-8") from None
+    if _CONTROL.search(whole):
+        raise _malformed("it holds a control character")
+    # Signature lines are never empty: the last empty line is where they begin.
+    text, separator, lines = whole.rpartition("\n\n")
+    if not text or not separator or not lines.endswith("\n"):
+        raise _malformed("expected a text, an empty line and signature lines")
+    signatures = tuple(_parse_signature(line) for line in lines[:-1].split("\n"))
+    if len({(s.name, s.key_id) for s in signatures}) != len(signatures):
+        raise _malformed("two signatures name the same key")
+    return text + "\n", signatures
+
+
+def _parse_signature(line: str) -> NoteSignature:
+    match = _SIGNATURE_LINE.fullmatch(line)
+    if match is None:
+        raise _malformed("a signature line has a dash, a name and base64")
+    _check_name(match[1])
+    data = b64_decode(match[2])
+    if len(data) <= _KEY_ID_SIZE:
+        raise _malformed("a signature begins with the 4 bytes of its key's id")
+    return NoteSignature(match[1], data[:_KEY_ID_SIZE], data[_KEY_ID_SIZE:])
+
+
+def _verify_signature(
+    body: bytes, signatures: tuple[NoteSignature, ...], name: str, key: PublicKey
+) -> None:
+    expected = key_id(name, key)
+    for found in signatures:
+        if found.name == name and found.key_id == expected:
+            key.verify(found.signature, body)
+            return
+    raise VerificationError(
+        f"the note has no signature by {name} with the key {key.thumbprint}",
+        code="signature.missing",
+    )
+
+
+def _check_name(name: str) -> None:
+    if _NAME.fullmatch(name) is None:
+        raise _malformed("a key's name has no spaces, control characters or plus signs")
+
+
+def _malformed(problem: str) -> DecodeError:
+    return DecodeError(f"not a signed note with a checkpoint: {problem}", code="note.malformed")

@@ -1,0 +1,237 @@
+"""The entries of the audit log: how each kind is written, and read again.
+
+An entry is canonical JSON ``{kind, at, ...}``; where somebody other than the log vouches for it,
+it embeds that signed statement (records.md, Audit log). ``Record`` is an entry on its way into
+the log, with what stands beside the log under a commitment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+from agentguard import canonical, envelope
+from agentguard.canonical import JSON, Fragment
+from agentguard.decision import Decision, Requirement
+from agentguard.envelope import Envelope
+from agentguard.errors import DecodeError
+from agentguard.keys import PublicKey, Signer
+
+Status = Literal["ok", "error", "unknown", "not_run"]
+
+_MEMBERS: Final[Mapping[str, frozenset[str]]] = {
+    "shard": frozenset({"statement"}),
+    "key": frozenset({"statement"}),
+    "policy": frozenset({"engine", "policy_sha256", "files"}),
+    "config": frozenset({"config_sha256", "config"}),
+    "identity": frozenset({"credential"}),
+    "authorization": frozenset(
+        {
+            "invocation",
+            "input",
+            "decision",
+            "code",
+            "reasons",
+            "requirements",
+            "mode",
+            "enforced",
+            "engine",
+            "policy_sha256",
+            "config_sha256",
+            "approvals",
+        }
+    ),
+    "outcome": frozenset({"statement"}),
+}
+
+
+class Attachment(NamedTuple):
+    """Data beside the log; ``commitment`` (hex) is SHA-256 of ``salt || data``."""
+
+    role: Literal["arguments", "input", "result"]
+    commitment: str
+    salt: bytes
+    data: bytes
+
+
+class Record(NamedTuple):
+    """An entry to be appended: its canonical bytes, its time, and what stands beside it."""
+
+    body: bytes
+    at: str
+    attachments: tuple[Attachment, ...] = ()
+
+
+class Receipt(NamedTuple):
+    """The place of a durable entry: the shard's number and the index in it, from 0."""
+
+    shard: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry that was read: its kind, its time (RFC 3339), and the members of its kind."""
+
+    kind: str
+    at: str
+    members: Mapping[str, JSON]
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What an authorization entry says beside the invocation.
+
+    ``input_commitment`` (hex) and ``engine`` are None where authority refused before any policy
+    ran; ``policy_sha256`` is None where the engine can't say.
+    """
+
+    decision: Decision
+    input_commitment: str | None
+    engine: Mapping[str, str] | None
+    policy_sha256: str | None
+    config_sha256: str
+
+
+def parse(body: bytes) -> Entry:
+    """Read an entry; raises ``DecodeError`` (``json.*``, ``entry.malformed``)."""
+    value = canonical.loads_object(body)
+    kind, at = value.get("kind"), value.get("at")
+    if not isinstance(kind, str) or not isinstance(at, str) or kind not in _MEMBERS:
+        raise DecodeError(f"{kind!r} is no kind of entry known here", code="entry.malformed")
+    if value.keys() != _MEMBERS[kind] | {"kind", "at"}:
+        raise DecodeError(f"the {kind} entry has other members", code="entry.malformed")
+    if canonical.dumps(value) != body:
+        raise DecodeError(f"the {kind} entry is not canonical", code="entry.malformed")
+    return Entry(kind, at, {name: value[name] for name in _MEMBERS[kind]})
+
+
+def shard(
+    issuer: Signer, log_key: PublicKey, *, trust_domain: str, origin: str, number: int, at: str
+) -> Record:
+    """Open a shard: the issuer names its origin and the key that signs its checkpoints."""
+    predicate: dict[str, object] = {
+        "trust_domain": trust_domain,
+        "origin": origin,
+        "shard": number,
+        "log_key": log_key.jwk(),
+        "heads": [],  # of the other shards, each a signed checkpoint
+    }
+    subject = canonical.sha256_hex(origin.encode())
+    statement = envelope.statement("shard", subject, "origin", predicate)
+    return _signed("shard", at, statement, issuer)
+
+
+def key(issuer: Signer, trusted: Mapping[str, JSON], *, at: str) -> Record:
+    """Announce a key of the trust document (its members there), signed by the issuer."""
+    statement = envelope.statement("key", canonical.digest(trusted), "key", trusted)
+    return _signed("key", at, statement, issuer)
+
+
+def policy(
+    engine: Mapping[str, str], policy_sha256: str | None, files: Mapping[str, str], *, at: str
+) -> Record:
+    """State which policy decides from here on: engine, digest, and ``{path: sha256}``."""
+    listed = Fragment(canonical.dumps(dict(files)))  # a path may hold any character
+    return _record(
+        {
+            "kind": "policy",
+            "at": at,
+            "engine": engine,
+            "policy_sha256": policy_sha256,
+            "files": listed,
+        }
+    )
+
+
+def config(encoded: bytes, *, at: str) -> Record:
+    """State the configuration (canonical JSON, which holds no secret) in force from here on."""
+    digest = canonical.sha256_hex(encoded)
+    return _record(
+        {"kind": "config", "at": at, "config_sha256": digest, "config": Fragment(encoded)}
+    )
+
+
+def identity(credential: str, *, at: str) -> Record:
+    """Keep the credential (a compact JWS) with which an agent instance acts from here on."""
+    return _record({"kind": "identity", "at": at, "credential": credential})
+
+
+def authorization(
+    invocation: Envelope, ruling: Ruling, *, at: str, attachments: tuple[Attachment, ...] = ()
+) -> Record:
+    """State the answer to one signed invocation; it is durable before the tool runs."""
+    decision = ruling.decision
+    members = {
+        "kind": "authorization",
+        "at": at,
+        "invocation": invocation.as_json(),
+        "input": ruling.input_commitment,
+        "decision": decision.outcome,
+        "code": decision.code,
+        "reasons": decision.reasons,
+        "requirements": [_requirement(needed) for needed in decision.requirements],
+        "mode": "enforce",
+        "enforced": True,
+        "engine": ruling.engine,
+        "policy_sha256": ruling.policy_sha256,
+        "config_sha256": ruling.config_sha256,
+        "approvals": (),
+    }
+    return _record(members, attachments)
+
+
+def outcome_statement(
+    invocation_sha256: str,
+    *,
+    authorization: Receipt | None,
+    status: Status,
+    result: str | None,
+    result_type: str | None,
+    error_type: str | None,
+    started_at: str | None,
+    ended_at: str,
+) -> bytes:
+    """Say what became of an authorised call (records.md, Outcome).
+
+    ``result`` is a commitment (hex), or None where the result has no canonical form; then
+    ``result_type`` still names its type.
+    """
+    place = authorization and {"shard": authorization.shard, "index": authorization.index}
+    predicate: dict[str, object] = {
+        "authorization": place,
+        "status": status,
+        "result": result,
+        "result_type": result_type,
+        "error_type": error_type,
+        "started_at": started_at,
+        "ended_at": ended_at,
+    }
+    return envelope.statement("outcome", invocation_sha256, "invocation", predicate)
+
+
+def outcome(statement: Envelope, *, at: str, attachments: tuple[Attachment, ...] = ()) -> Record:
+    """Keep the agent's signed statement of a call's outcome."""
+    members = {"kind": "outcome", "at": at, "statement": statement.as_json()}
+    return _record(members, attachments)
+
+
+def _signed(kind: str, at: str, statement: bytes, signer: Signer) -> Record:
+    sealed = envelope.seal(statement, signer)
+    return _record({"kind": kind, "at": at, "statement": sealed.as_json()})
+
+
+def _record(members: Mapping[str, object], attachments: tuple[Attachment, ...] = ()) -> Record:
+    return Record(canonical.dumps_record(members), str(members["at"]), attachments)
+
+
+def _requirement(needed: Requirement) -> dict[str, object]:
+    return {
+        "reason": needed.reason,
+        "approvers": needed.approvers,
+        "roles": needed.roles,
+        "quorum": needed.quorum,
+        "ttl": needed.ttl,
+        "allow_self": needed.allow_self,
+    }

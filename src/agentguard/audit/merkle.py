@@ -1,0 +1,240 @@
+"""RFC 6962 Merkle trees: hashes, the compact range of a growing tree, proofs and their checks.
+
+Plain functions on bytes (RFC 9162, 2.1, with SHA-256). What a leaf holds stands in
+``audit/entry.py``, who vouches for a root in ``audit/checkpoint.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final
+
+from agentguard.errors import DecodeError, VerificationError
+
+HASH_SIZE: Final = 32
+"""The size of every hash here, in bytes."""
+
+EMPTY_ROOT: Final = sha256().digest()
+"""The root of the tree without leaves."""
+
+
+def leaf_hash(data: bytes) -> bytes:
+    """Return the hash of a leaf (RFC 9162, 2.1.1)."""
+    return sha256(b"\x00" + data).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """Return the hash of an inner node over its two children (RFC 9162, 2.1.1)."""
+    return sha256(b"\x01" + left + right).digest()
+
+
+class CompactRange:
+    """All of a tree that is needed to append leaves and to know the root.
+
+    It holds one hash for each bit that is set in ``size``: the roots of the complete subtrees
+    of which the tree consists, the largest first.
+    """
+
+    __slots__ = ("_peaks", "_size")
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._peaks: list[bytes] = []
+
+    @property
+    def size(self) -> int:
+        """The number of leaves."""
+        return self._size
+
+    def append(self, leaf: bytes) -> None:
+        """Add a leaf by its hash (32 bytes)."""
+        size = self._size
+        self._size = size + 1
+        peaks = self._peaks
+        while size & 1:
+            leaf = sha256(b"\x01" + peaks.pop() + leaf).digest()
+            size >>= 1
+        peaks.append(leaf)
+
+    def root(self) -> bytes:
+        """Return the tree's root (RFC 9162, 2.1.1)."""
+        if not self._peaks:
+            return EMPTY_ROOT
+        root = self._peaks[-1]
+        for peak in self._peaks[-2::-1]:
+            root = node_hash(peak, root)
+        return root
+
+    def copy(self) -> CompactRange:
+        """Return another range with the same leaves."""
+        other = CompactRange()
+        other._size = self._size
+        other._peaks = self._peaks.copy()
+        return other
+
+    def encode(self) -> bytes:
+        """Return the hashes one after another, the largest subtree's first."""
+        return b"".join(self._peaks)
+
+    @classmethod
+    def decode(cls, size: int, data: bytes) -> CompactRange:
+        """Read what ``encode`` has written for a tree of ``size`` leaves.
+
+        Raises ``DecodeError`` (``merkle.malformed``). The hashes are not checked: compare
+        ``root()`` with a signed checkpoint.
+        """
+        if size < 0 or len(data) != HASH_SIZE * size.bit_count():
+            raise DecodeError(
+                f"{len(data)} bytes are no compact range of {size} leaves", code="merkle.malformed"
+            )
+        decoded = cls()
+        decoded._size = size
+        decoded._peaks = [data[i : i + HASH_SIZE] for i in range(0, len(data), HASH_SIZE)]
+        return decoded
+
+
+def inclusion_proof(index: int, leaves: Sequence[bytes]) -> list[bytes]:
+    """Return the proof that ``leaves[index]`` is in the tree of these leaf hashes.
+
+    Raises ``IndexError`` if there is no such leaf. RFC 9162, 2.1.3.1.
+    """
+    if not 0 <= index < len(leaves):
+        message = f"no leaf {index} in a tree of {len(leaves)}"
+        raise IndexError(message)
+    proof: list[bytes] = []
+    start, end = 0, len(leaves)
+    while end - start > 1:
+        middle = start + _split(end - start)
+        if index < middle:
+            proof.append(_root(leaves[middle:end]))
+            end = middle
+        else:
+            proof.append(_root(leaves[start:middle]))
+            start = middle
+    return proof[::-1]
+
+
+def consistency_proof(size1: int, leaves: Sequence[bytes]) -> list[bytes]:
+    """Return the proof that the tree of the first ``size1`` leaf hashes is a prefix of all.
+
+    Raises ``IndexError`` if there are fewer leaves, or ``size1`` is 0. RFC 9162, 2.1.4.1.
+    """
+    if not 0 < size1 <= len(leaves):
+        message = f"no consistency proof from {size1} leaves to {len(leaves)}"
+        raise IndexError(message)
+    proof: list[bytes] = []
+    start, end = 0, len(leaves)
+    while size1 != end:
+        middle = start + _split(end - start)
+        if size1 <= middle:
+            proof.append(_root(leaves[middle:end]))
+            end = middle
+        else:
+            proof.append(_root(leaves[start:middle]))
+            start = middle
+    if start:  # the verifier knows the old root itself, but not a part of it
+        proof.append(_root(leaves[start:end]))
+    return proof[::-1]
+
+
+def verify_inclusion(
+    index: int, size: int, leaf: bytes, proof: Sequence[bytes], root: bytes
+) -> None:
+    """Return if ``proof`` shows the leaf hash at ``index`` in the tree of ``size`` and ``root``.
+
+    Raises ``VerificationError`` (``proof.invalid``). RFC 9162, 2.1.3.2.
+    """
+    _check_hashes(leaf, *proof)
+    if not 0 <= index < size:
+        raise _invalid(f"no leaf {index} in a tree of {size}")
+    node, last, found = index, size - 1, leaf
+    for sibling in proof:
+        if last == 0:
+            raise _invalid("the inclusion proof is too long")
+        if node & 1 or node == last:
+            found = node_hash(sibling, found)
+            while node and not node & 1:
+                node >>= 1
+                last >>= 1
+        else:
+            found = node_hash(found, sibling)
+        node >>= 1
+        last >>= 1
+    if last != 0:
+        raise _invalid("the inclusion proof is too short")
+    if found != root:
+        raise _invalid(f"the inclusion proof of leaf {index} does not lead to the root")
+
+
+def verify_consistency(
+    size1: int, size2: int, root1: bytes, root2: bytes, proof: Sequence[bytes]
+) -> None:
+    """Return if ``proof`` shows that the tree of ``size2`` extends the one of ``size1``.
+
+    Raises ``VerificationError`` (``proof.invalid``). RFC 9162, 2.1.4.2.
+    """
+    _check_hashes(*proof)
+    if not 0 <= size1 <= size2:
+        raise _invalid(f"a tree of {size2} leaves does not extend one of {size1}")
+    if size1 == size2:
+        if proof:
+            raise _invalid("the consistency proof of two equal trees should be empty")
+        if root1 != root2:
+            raise _invalid(f"two roots for the same {size1} leaves: a fork")
+        if size1 == 0 and root1 != EMPTY_ROOT:
+            raise _invalid("the root is not the empty tree's")
+        return
+    if size1 == 0:  # every tree extends the empty one: nothing would bind root2
+        raise _invalid("there is no consistency proof from the empty tree")
+    # Where size1 is a power of two, the old root is itself the first node of the path.
+    path = list(proof) if size1 & (size1 - 1) else [root1, *proof]
+    if not path:
+        raise _invalid("the consistency proof is too short")
+    _walk_consistency(size1 - 1, size2 - 1, root1, root2, path)
+
+
+def _walk_consistency(node: int, last: int, root1: bytes, root2: bytes, path: list[bytes]) -> None:
+    """Rebuild both roots along ``path`` (RFC 9162, 2.1.4.2, steps 4 to 7)."""
+    while node & 1:
+        node >>= 1
+        last >>= 1
+    old = new = path[0]
+    for sibling in path[1:]:
+        if last == 0:
+            raise _invalid("the consistency proof is too long")
+        if node & 1 or node == last:
+            old = node_hash(sibling, old)
+            new = node_hash(sibling, new)
+            while node and not node & 1:
+                node >>= 1
+                last >>= 1
+        else:
+            new = node_hash(new, sibling)
+        node >>= 1
+        last >>= 1
+    if last != 0:
+        raise _invalid("the consistency proof is too short")
+    if old != root1 or new != root2:
+        raise _invalid("the consistency proof does not lead to both roots")
+
+
+def _root(leaves: Sequence[bytes]) -> bytes:
+    tree = CompactRange()
+    for leaf in leaves:
+        tree.append(leaf)
+    return tree.root()
+
+
+def _split(size: int) -> int:
+    """Return the largest power of two that is smaller than ``size`` (at least 2)."""
+    return 1 << ((size - 1).bit_length() - 1)
+
+
+def _check_hashes(*hashes: bytes) -> None:
+    if any(len(value) != HASH_SIZE for value in hashes):
+        raise _invalid(f"every hash of a proof is {HASH_SIZE} bytes")
+
+
+def _invalid(problem: str) -> VerificationError:
+    return VerificationError(problem, code="proof.invalid")

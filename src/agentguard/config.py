@@ -1,0 +1,285 @@
+"""agentguard.toml: read, checked, and turned into values.
+
+A mistake is a ``ConfigError`` that names the file, the key and what was expected; an unknown key is
+a mistake. Nothing here opens anything but the file itself: wiring is the guard's affair.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+from agentguard import canonical
+from agentguard.errors import ConfigError, EncodeError
+from agentguard.identity.credential import AgentProfile
+from agentguard.tool import FactsFunction, ToolSpec
+
+FILE: Final = "agentguard.toml"
+DEFAULT_ANCHOR: Final = "~/.local/state/agentguard"
+DEFAULT_QUERY: Final = "data.agent.authz"
+_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyConfig:
+    """``[policy]``: the engine, and where its policy is (a path, or ``module:callable``)."""
+
+    engine: Literal["rego", "function"]
+    path: str
+    query: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """``[agents.NAME]``. ``max_scope`` None means everything, which only an ephemeral guard has."""
+
+    profile: AgentProfile
+    authority: Literal["own", "delegated"]
+    max_scope: frozenset[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolConfig:
+    """``[tools.NAME]``: what the configuration says in place of the code; None: says nothing."""
+
+    requires: tuple[str, ...] | None = None
+    resource: str | None = None
+    attributes: Mapping[str, str] | None = None
+    facts: FactsFunction | None = None
+
+    def over(self, spec: ToolSpec) -> ToolSpec:
+        """Return ``spec`` with what this table says."""
+        return spec.overridden(
+            requires=self.requires,
+            resource=self.resource,
+            attributes=self.attributes,
+            facts=self.facts,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole configuration; ``encoded`` is its canonical JSON, as written, for the log."""
+
+    source: str
+    base: Path
+    trust_domain: str
+    state: Path
+    anchor: Path | None
+    passphrase_file: Path | None
+    policy: PolicyConfig | None
+    agents: Mapping[str, AgentConfig] = field(default_factory=dict)
+    tools: Mapping[str, ToolConfig] = field(default_factory=dict)
+    encoded: bytes = b"{}"
+
+
+def load(path: Path) -> Config:
+    """Read ``agentguard.toml``. Raises ``ConfigError`` (``config.missing``, ``config.invalid``)."""
+    try:
+        refuse_if_writable_by_others(path)
+        text = path.read_text(encoding="utf-8")
+        tables = tomllib.loads(text)
+    except FileNotFoundError as error:
+        message = f"there is no {path}: run agentguard init, or name the right file"
+        raise ConfigError(message, code="config.missing") from error
+    except OSError as error:
+        raise ConfigError(
+            f"{path} can't be read ({error.strerror}): give this user the right"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no UTF-8 text ({error.reason})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is no TOML: {error}") from error
+    config = parse(tables, source=str(path), base=path.absolute().parent)
+    if config.policy is None:
+        raise ConfigError(f"{path}: policy: expected a table with a path, found none")
+    return config
+
+
+def find(start: Path) -> Path:
+    """Return the nearest ``agentguard.toml``, from ``start`` upwards; raises ``ConfigError``."""
+    for folder in (start, *start.parents):
+        if (folder / FILE).is_file():
+            return folder / FILE
+    message = f"there is no {FILE} in {start} or above it: run agentguard init there"
+    raise ConfigError(message, code="config.missing")
+
+
+def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
+    """Check the tables of a configuration; paths in it are relative to ``base``."""
+    root = _Table(tables, source, "")
+    trust_domain = root.text("trust_domain", "ephemeral.invalid")
+    if not _DOMAIN.match(trust_domain):
+        raise root.mistake("trust_domain", "a domain name in lower case, as in 'acme.example'")
+    anchor = root.text("anchor", DEFAULT_ANCHOR)
+    keys = root.table("keys")
+    passphrase_file = keys.text("passphrase_file", "")
+    keys.done()
+    config = Config(
+        source=source,
+        base=base,
+        trust_domain=trust_domain,
+        state=_path(base, root.text("state", ".agentguard")),
+        anchor=_path(base, anchor) if anchor else None,
+        passphrase_file=_path(base, passphrase_file) if passphrase_file else None,
+        policy=_policy(root.table("policy")) if "policy" in tables else None,
+        agents={name: _agent(name, table) for name, table in root.tables("agents")},
+        tools={name: _tool(table) for name, table in root.tables("tools")},
+        encoded=_encoded(tables, source),
+    )
+    root.done()
+    return config
+
+
+def refuse_if_writable_by_others(path: Path) -> None:
+    """Raise ``ConfigError`` (``config.exposed``) if group or others can write ``path``.
+
+    Raises ``OSError`` where it can't be looked at.
+    """
+    status = path.stat()
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or status.st_uid not in (os.getuid(), 0):
+        message = f"others can write {path}: run chmod go-w on it, and see that you own it"
+        raise ConfigError(message, code="config.exposed")
+
+
+def load_callable(reference: str, where: str) -> Callable[..., Any]:
+    """Import ``package.module:callable``; raises ``ConfigError``."""
+    module_name, _, name = reference.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except Exception as error:
+        message = (
+            f"{where}: {reference!r} can't be imported ({type(error).__name__}: {error}); "
+            "expected 'package.module:callable', on Python's path"
+        )
+        raise ConfigError(message) from error
+    if not callable(found):
+        raise ConfigError(f"{where}: {reference!r} is not callable")
+    return found  # type: ignore[no-any-return]
+
+
+def _policy(table: _Table) -> PolicyConfig:
+    policy = PolicyConfig(
+        engine=table.choice("engine", ("rego", "function"), "rego"),  # type: ignore[arg-type]
+        path=table.text("path"),
+        query=table.text("query", DEFAULT_QUERY),
+    )
+    table.choice("mode", ("enforce",), "enforce")
+    table.done()
+    return policy
+
+
+def _agent(name: str, table: _Table) -> AgentConfig:
+    profile = AgentProfile(
+        name,
+        table.text("type", "agent"),
+        table.text("owner", "") or None,
+        table.text("version", "") or None,
+    )
+    config = AgentConfig(
+        profile,
+        table.choice("authority", ("own", "delegated"), "delegated"),  # type: ignore[arg-type]
+        frozenset(table.texts("max_scope", ())),
+    )
+    table.done()
+    return config
+
+
+def _tool(table: _Table) -> ToolConfig:
+    facts = table.text("facts", "")
+    config = ToolConfig(
+        requires=table.texts("requires", None),
+        resource=table.text("resource", "") or None,
+        attributes=table.mapping("attributes"),
+        facts=load_callable(facts, table.name("facts")) if facts else None,
+    )
+    table.done()
+    return config
+
+
+def _path(base: Path, text: str) -> Path:
+    return base / Path(text).expanduser()
+
+
+def _encoded(tables: Mapping[str, Any], source: str) -> bytes:
+    try:
+        return canonical.dumps(dict(tables))
+    except EncodeError as error:
+        raise ConfigError(f"{source}: it holds a value that has no place in it: {error}") from error
+
+
+class _Table:
+    """Reads one table, and knows at the end which of its keys nobody asked for."""
+
+    def __init__(self, members: Mapping[str, Any], source: str, path: str) -> None:
+        self._members = members
+        self._source = source
+        self._path = path
+        self._asked: set[str] = set()
+
+    def name(self, key: str) -> str:
+        return f"{self._source}: {self._path}{key}"
+
+    def mistake(self, key: str, expected: str) -> ConfigError:
+        return ConfigError(f"{self.name(key)}: expected {expected}, got {self._members.get(key)!r}")
+
+    def _get(self, key: str) -> object:
+        self._asked.add(key)
+        return self._members.get(key)
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self._get(key)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, str):
+            raise self.mistake(key, "a string")
+        return value
+
+    def choice(self, key: str, choices: tuple[str, ...], default: str) -> str:
+        value = self.text(key, default)
+        if value not in choices:
+            raise self.mistake(key, " or ".join(repr(choice) for choice in choices))
+        return value
+
+    def texts(self, key: str, default: Any) -> Any:  # noqa: ANN401
+        value = self._get(key)
+        if value is None:
+            return default
+        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
+            raise self.mistake(key, "a list of strings")
+        return tuple(value)
+
+    def mapping(self, key: str) -> Mapping[str, str] | None:
+        value = self._get(key)
+        if value is None:
+            return None
+        if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
+            raise self.mistake(key, "a table of strings")
+        return MappingProxyType(dict(value))
+
+    def table(self, key: str) -> _Table:
+        value = self._get(key)
+        if value is None:
+            value = {}
+        if not isinstance(value, Mapping):
+            raise self.mistake(key, "a table")
+        return _Table(value, self._source, f"{self._path}{key}.")
+
+    def tables(self, key: str) -> list[tuple[str, _Table]]:
+        outer = self.table(key)
+        return [(name, outer.table(name)) for name in outer._members]
+
+    def done(self) -> None:
+        unknown = sorted(set(self._members) - self._asked)
+        if unknown:
+            known = ", ".join(sorted(self._asked))
+            message = f"{self.name(unknown[0])}: unknown key; known here: {known}"
+            raise ConfigError(message)

@@ -1,0 +1,92 @@
+"""What the policy answers about one call, and the exception that carries a refusal.
+
+``Decision`` is a value: the outcome, the reason code, the reasons in words, and what an
+approval would have to meet. How an engine's answer becomes a decision stands in ``policy.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from agentguard.errors import AgentguardError
+
+Outcome = Literal["allow", "deny", "approval"]
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One approval that a policy asks for (policy.md, Output).
+
+    ``approvers`` are names of the roster, of ``roles`` any one suffices; ``quorum`` counts
+    distinct people; ``ttl`` is in seconds; ``allow_self`` lifts the separation of duties.
+    """
+
+    reason: str = "this call needs an approval"
+    approvers: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    quorum: int = 1
+    ttl: int = 3600
+    allow_self: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer to one call.
+
+    ``outcome`` is ``allow``, ``deny`` or ``approval`` (it may run once the ``requirements`` are
+    met); ``code`` is the reason code, empty for a plain allow; ``reasons`` are sentences, made
+    by the policy's author or by agentguard, that hold no secrets.
+    """
+
+    outcome: Outcome
+    code: str = ""
+    reasons: tuple[str, ...] = ()
+    requirements: tuple[Requirement, ...] = field(default=())
+
+    @property
+    def allowed(self) -> bool:
+        """True when the call may run now."""
+        return self.outcome == "allow"
+
+    @property
+    def reason(self) -> str:
+        """The reasons as one line."""
+        return "; ".join(self.reasons)
+
+    @classmethod
+    def allow(cls) -> Decision:
+        """The call may run."""
+        return _ALLOW
+
+    @classmethod
+    def deny(cls, *reasons: str, code: str = "policy.denied") -> Decision:
+        """The call must not run, and why."""
+        return cls("deny", code, reasons)
+
+    @classmethod
+    def require_approval(cls, *requirements: Requirement) -> Decision:
+        """The call may run once each of the requirements (default: one person) is met."""
+        needed = requirements or (Requirement(),)
+        return cls("approval", "approval.required", tuple(r.reason for r in needed), needed)
+
+
+_ALLOW = Decision("allow")
+
+
+class Denied(AgentguardError):
+    """The call was refused and its tool did not run.
+
+    ``decision`` is the whole answer, ``code`` the reason code, ``reason`` the reasons in words.
+    """
+
+    default_code = "policy.denied"
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(f"{decision.reason or 'denied'} [{decision.code}]", code=decision.code)
+        self.decision = decision
+
+    @property
+    def reason(self) -> str:
+        """Why, in words."""
+        return self.decision.reason

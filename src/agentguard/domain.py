@@ -1,0 +1,237 @@
+"""A trust domain at rest: how ``agentguard init`` founds one, and how a guard takes it up.
+
+A domain is its keys, its trust document and its log, in one state directory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from agentguard.audit import entry
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import Attachment
+from agentguard.audit.verify import Problem, ShardReport, ShardVerifier
+from agentguard.config import Config
+from agentguard.errors import KeyMaterialError, StorageError
+from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
+from agentguard.invocation import timestamp
+from agentguard.keys import Ed25519Signer, Signer
+from agentguard.ports import AuditLog, LogReader
+from agentguard.storage import keystore
+from agentguard.storage.anchor import Anchor
+from agentguard.storage.log import ShardLog
+from agentguard.storage.memory import MemoryBackend
+from agentguard.storage.sqlite import SqliteBackend, SqliteReader
+
+PASSPHRASE: Final = "AGENTGUARD_PASSPHRASE"
+"""The environment variable with the passphrase of the long-lived keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """A trust domain taken up: its issuer, its trust document, its log to write and to read."""
+
+    issuer: Signer
+    trust: TrustDocument
+    log: AuditLog
+    reader: LogReader
+
+
+def found(config: Config, passphrase: bytes, *, now: datetime) -> TrustDocument:
+    """Make keys, trust document and log in ``config.state``, which must hold none of them.
+
+    Raises ``StorageError`` (``storage.exists``, ``storage.readonly``).
+    """
+    state = config.state
+    if state.exists() and any(state.iterdir()):
+        message = f"{state} is not empty: nothing in it is overwritten; choose another state"
+        raise StorageError(message, code="storage.exists")
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state.chmod(0o700)
+    except OSError as error:
+        message = f"{state} can't be made ({error.strerror}): give this user the right"
+        raise StorageError(message, code="storage.readonly") from error
+    issuer, log_key, admin = (_new_key() for _ in range(3))
+    trust = _trust(config.trust_domain, now, issuer=issuer, log=log_key, admin=admin)
+    keystore.save_key(state, "issuer", issuer, passphrase)
+    keystore.save_key(state, "log", log_key, passphrase)
+    keystore.save_key(state, "admin", admin, passphrase)
+    keystore.write_new(state / keystore.TRUST, trust.dumps())
+    origin = shard_origin(trust)
+    anchor = Anchor(config.anchor, origin, log_key.public_key)
+    if config.anchor is not None:
+        keystore.write_new(config.anchor / anchored_trust_name(trust), trust.dumps())
+    backend = SqliteBackend.create(state, origin, anchor, at=timestamp(now))
+    log = ShardLog(backend, log_key)
+    _open_shard(log, issuer, trust, now)
+    log.close()
+    return trust
+
+
+def take_up(config: Config, passphrase: bytes) -> Domain:
+    """Open the domain in ``config.state`` to act in it, as its log's one writer.
+
+    Raises ``StorageError``, ``KeyMaterialError`` or ``DecodeError``.
+    """
+    state = config.state
+    if not state.is_dir():
+        message = f"there is no state at {state}: run agentguard init"
+        raise StorageError(message, code="storage.missing")
+    keystore.refuse_if_exposed(state)
+    trust = keystore.load_trust(state)
+    issuer = keystore.load_key(state, "issuer", passphrase)
+    log_key = keystore.load_key(state, "log", passphrase)
+    anchor = Anchor(config.anchor, shard_origin(trust), log_key.public_key)
+    backend = SqliteBackend.open(state, anchor)
+    log = ShardLog(backend, log_key)
+    return Domain(issuer, trust, log, SqliteReader(state))
+
+
+def ephemeral(trust_domain: str, *, now: datetime) -> Domain:
+    """Make a domain in memory, gone with the process."""
+    issuer, log_key = _new_key(), _new_key()
+    trust = _trust(trust_domain, now, issuer=issuer, log=log_key)
+    backend = MemoryBackend(shard_origin(trust), log_key, at=timestamp(now))
+    log = ShardLog(backend, log_key)
+    _open_shard(log, issuer, trust, now)
+    return Domain(issuer, trust, log, backend)
+
+
+def passphrase_of(config: Config) -> bytes:
+    """Find the passphrase: ``AGENTGUARD_PASSPHRASE``, else ``[keys] passphrase_file``.
+
+    Raises ``KeyMaterialError`` (``key.passphrase``); it never asks at a terminal.
+    """
+    from_environment = os.environ.get(PASSPHRASE)
+    if from_environment:
+        return from_environment.encode()
+    path = config.passphrase_file
+    if path is None:
+        message = f"no passphrase: set {PASSPHRASE}, or [keys] passphrase_file in {config.source}"
+        raise KeyMaterialError(message, code="key.passphrase")
+    keystore.refuse_if_exposed(path)
+    passphrase = path.read_bytes().strip()
+    if not passphrase:
+        raise KeyMaterialError(f"{path} holds no passphrase", code="key.passphrase")
+    return passphrase
+
+
+def shard_origin(trust: TrustDocument, shard: int = 0) -> str:
+    """Name a shard: the origin of its checkpoints (C2SP tlog-checkpoint)."""
+    return f"{trust.log}/{shard}"
+
+
+def anchored_trust_name(trust: TrustDocument) -> str:
+    """Name the copy of the trust document that is kept with the anchors."""
+    return f"{trust.log.rpartition('/')[2]}.trust.json"
+
+
+def _new_key() -> Ed25519Signer:
+    return Ed25519Signer.from_seed(os.urandom(32))
+
+
+def _trust(trust_domain: str, now: datetime, **signers: Signer) -> TrustDocument:
+    since = seconds(now)
+    keys = tuple(TrustedKey(use, s.public_key, since) for use, s in signers.items())  # type: ignore[arg-type]
+    return TrustDocument(trust_domain, f"{trust_domain}/log/{os.urandom(16).hex()}", keys)
+
+
+def _open_shard(log: AuditLog, issuer: Signer, trust: TrustDocument, now: datetime) -> None:
+    at = timestamp(now)
+    (log_key,) = (trusted.key for trusted in trust.keys_for("log"))
+    log.enqueue(
+        entry.shard(
+            issuer,
+            log_key,
+            trust_domain=trust.trust_domain,
+            origin=shard_origin(trust),
+            number=0,
+            at=at,
+        )
+    )
+    for trusted in trust.keys:
+        log.enqueue(entry.key(issuer, trusted.as_json(), at=at))
+    log.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The findings of a whole log. ``anchored`` means: each shard, by a checkpoint from outside."""
+
+    shards: tuple[ShardReport, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """True when nothing was found."""
+        return not self.problems
+
+    @property
+    def entries(self) -> int:
+        """The number of entries in all shards."""
+        return sum(shard.entries for shard in self.shards)
+
+    @property
+    def anchored(self) -> bool:
+        """True when a checkpoint kept outside vouches for every shard."""
+        return bool(self.shards) and all(shard.anchored for shard in self.shards)
+
+    @property
+    def in_doubt(self) -> list[str]:
+        """The invocation ids of the calls that were authorised and have no outcome."""
+        return [invocation for shard in self.shards for invocation in shard.in_doubt]
+
+
+def examine(
+    reader: LogReader,
+    trust: TrustDocument,
+    *,
+    anchor: Path | None = None,
+    progress: Callable[[int], None] = lambda _entries: None,
+) -> Report:
+    """Verify every shard of a log against ``trust`` and the anchors in a directory.
+
+    Damage is reported, not raised: also a log that can't be read to its end.
+    """
+    reports: list[ShardReport] = []
+    problems: list[Problem] = []
+    try:
+        shards = reader.shards()
+    except StorageError as error:
+        return Report((), (Problem(0, None, str(error)),))
+    if not shards:
+        problems.append(Problem(0, None, "the log has no shard"))
+    for number in shards:
+        origin = shard_origin(trust, number)
+        kept: list[Checkpoint] = []
+        for trusted in trust.keys_for("log") if anchor is not None else ():
+            try:
+                seen = Anchor(anchor, origin, trusted.key).read()
+            except StorageError as error:
+                problems.append(Problem(number, None, str(error)))
+            else:
+                kept += [seen] if seen is not None else []
+        verifier = ShardVerifier(number, origin, trust, kept)
+        try:
+            for done in verifier.walk(
+                _with_attachments(reader, number), reader.checkpoints(number)
+            ):
+                progress(done)
+        except StorageError as error:
+            problems.append(Problem(number, None, str(error)))
+        reports.append(verifier.report())
+        problems += verifier.report().problems
+    return Report(tuple(reports), tuple(problems))
+
+
+def _with_attachments(
+    reader: LogReader, shard: int
+) -> Iterator[tuple[int, bytes, Sequence[Attachment]]]:
+    for index, body in reader.entries(shard):
+        yield index, body, reader.attachments(shard, index)

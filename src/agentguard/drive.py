@@ -1,0 +1,106 @@
+"""The two drivers of the line: they carry out its effects, and throw what goes wrong back in.
+
+``run`` blocks. ``arun`` keeps fsync and look-ups off the event loop, on an executor of the guard's
+own (an application's sync tools must not starve it), and finishes an append that has begun even if
+its task is cancelled meanwhile: an executor's future is not cancelled with the loop's tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Generator
+from concurrent.futures import Executor
+from contextvars import copy_context
+from functools import partial
+from typing import Any, TypeVar
+
+from agentguard.errors import FactsError
+from agentguard.flow import Append, Effect, Enqueue, Evaluate, Line, LookUp, Run
+
+T = TypeVar("T")
+Flow = Generator[Effect, Any, T]
+
+
+def run(flow: Flow[T], line: Line, tool: Callable[[], Any]) -> T:
+    """Drive ``flow`` to its end, running ``tool`` where it says so."""
+    try:
+        effect = next(flow)
+        while True:
+            try:
+                result = _perform(effect, line, tool)
+            except BaseException as error:
+                effect = flow.throw(error)
+            else:
+                effect = flow.send(result)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+
+
+def _perform(effect: Effect, line: Line, tool: Callable[[], Any]) -> Any:  # noqa: ANN401
+    kind = type(effect)
+    if kind is Evaluate:
+        return line.engine.evaluate(effect[0])
+    if kind is Append:
+        return line.log.append(effect[0])
+    if kind is Run:
+        return tool()
+    if kind is Enqueue:
+        return line.log.enqueue(effect[0])
+    found = effect.facts(effect.values)
+    if inspect.iscoroutine(found):
+        found.close()
+        message = "the look-up of facts is a coroutine function: make this call with acall or arun"
+        raise FactsError(message)
+    return found
+
+
+async def arun(flow: Flow[T], line: Line, tool: Callable[[], Any], executor: Executor) -> T:
+    """Drive ``flow`` to its end on the event loop; ``tool`` may return an awaitable."""
+    try:
+        effect = next(flow)
+        while True:
+            try:
+                result = await _aperform(effect, line, tool, executor)
+            except BaseException as error:
+                effect = flow.throw(error)
+            else:
+                effect = flow.send(result)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+
+
+async def _aperform(effect: Effect, line: Line, tool: Callable[[], Any], executor: Executor) -> Any:  # noqa: ANN401
+    if isinstance(effect, Run):
+        result = tool()
+        return await result if inspect.isawaitable(result) else result
+    if isinstance(effect, Append):
+        return await _finish(executor, partial(line.log.append, effect.record))
+    if isinstance(effect, LookUp):
+        if inspect.iscoroutinefunction(effect.facts):
+            return await effect.facts(effect.values)
+        loop = asyncio.get_running_loop()
+        look_up = partial(copy_context().run, effect.facts, effect.values)
+        found = await loop.run_in_executor(executor, look_up)
+        return await found if inspect.isawaitable(found) else found
+    return _perform(effect, line, tool)
+
+
+async def _finish(executor: Executor, append: Callable[[], T]) -> T:
+    """Wait for an append to the end; a cancellation is raised once its result is known."""
+    future = executor.submit(append)
+    waiter = asyncio.wrap_future(future)
+    cancelled: asyncio.CancelledError | None = None
+    while not waiter.done():
+        try:
+            await asyncio.wait([waiter])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return waiter.result()
+
+
+async def in_thread(function: Callable[[], T]) -> T:
+    """Run a sync tool in a worker thread of the event loop, with this context's variables."""
+    return await asyncio.to_thread(function)

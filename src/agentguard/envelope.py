@@ -1,0 +1,167 @@
+"""DSSE envelopes (v1) and the in-toto Statements (v1) inside them.
+
+What agents and approvers sign in the log has this form; the predicates are made where their
+kind is at home (``invocation.py``, ``approval.py``, ``audit/entry.py``). Tokens are ``jws.py``'s.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from agentguard import canonical
+from agentguard.canonical import JSON, b64_decode, b64_encode
+from agentguard.errors import DecodeError, VerificationError
+from agentguard.keys import PublicKey, Signer
+
+PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
+"""The DSSE payload type of an in-toto Statement."""
+
+STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
+"""The ``_type`` of an in-toto Statement, version 1."""
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A DSSE envelope: ``signatures`` are pairs of key id (thumbprint) and 64 raw bytes."""
+
+    payload_type: str
+    payload: bytes
+    signatures: tuple[tuple[str, bytes], ...]
+
+    def as_json(self) -> dict[str, JSON]:
+        """Return the envelope in its JSON form (DSSE, "Envelope"), to be embedded."""
+        return {
+            "payload": b64_encode(self.payload),
+            "payloadType": self.payload_type,
+            "signatures": [{"keyid": k, "sig": b64_encode(s)} for k, s in self.signatures],
+        }
+
+    @classmethod
+    def parse(cls, value: JSON) -> Envelope:
+        """Read the JSON form, with exactly its members and standard base64.
+
+        Raises ``DecodeError``: ``dsse.malformed``, also for two signatures with one key id;
+        ``base64.malformed``.
+        """
+        match value:
+            case {
+                "payload": str(payload),
+                "payloadType": str(kind),
+                "signatures": list(items),
+                **others,
+            } if not others:
+                signatures = tuple(_parse_signature(item) for item in items)
+            case _:
+                raise _malformed("expected payload, payloadType and signatures, and no more")
+        if len({key_id for key_id, _ in signatures}) != len(signatures):
+            raise _malformed("two signatures name the same key")
+        return cls(kind, b64_decode(payload), signatures)
+
+    def verify(self, key: PublicKey, *, payload_type: str = PAYLOAD_TYPE) -> bytes:
+        """Return the payload if it is of ``payload_type`` and ``key`` has signed it.
+
+        Raises ``VerificationError``: ``dsse.type``, ``signature.missing`` if no signature names
+        the key, ``signature.invalid``. DSSE, "Protocol".
+        """
+        if self.payload_type != payload_type:
+            raise VerificationError(
+                f"expected a payload of the type {payload_type}", code="dsse.type"
+            )
+        for key_id, signature in self.signatures:
+            if key_id == key.thumbprint:
+                key.verify(signature, pae(self.payload_type, self.payload))
+                return self.payload
+        raise VerificationError(
+            f"no signature of the envelope is by the key {key.thumbprint}",
+            code="signature.missing",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """An in-toto Statement of ours: ``subject_sha256`` in hex, and the predicate's members."""
+
+    subject_sha256: str
+    subject_name: str
+    predicate: Mapping[str, JSON]
+
+
+def pae(payload_type: str, payload: bytes) -> bytes:
+    """Return DSSE's pre-authentication encoding, which is what is signed (DSSE, "PAE")."""
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+def seal(payload: bytes, signer: Signer, *, payload_type: str = PAYLOAD_TYPE) -> Envelope:
+    """Return ``payload`` in an envelope that ``signer`` has signed."""
+    signature = signer.sign(pae(payload_type, payload))
+    return Envelope(payload_type, payload, ((signer.key_id, signature),))
+
+
+def unsigned(payload: bytes) -> Envelope:
+    """Return a Statement's envelope without signatures: a refusal whose signer failed.
+
+    It never verifies.
+    """
+    return Envelope(PAYLOAD_TYPE, payload, ())
+
+
+def predicate_type(kind: str) -> str:
+    """Return the ``predicateType`` of a kind of statement: ``urn:agentguard:<kind>:v1``."""
+    return f"urn:agentguard:{kind}:v1"
+
+
+def statement(
+    kind: str, subject_sha256: str, subject_name: str, predicate: Mapping[str, object]
+) -> bytes:
+    """Return the canonical bytes of an in-toto Statement v1 with one subject.
+
+    The predicate meets ``canonical.dumps_record``'s conditions. Raises ``EncodeError``.
+    """
+    return canonical.dumps_record(_members(kind, subject_sha256, subject_name, predicate))
+
+
+def parse_statement(payload: bytes, kind: str) -> Statement:
+    """Read a Statement that ``statement`` has made, byte for byte.
+
+    Raises ``DecodeError``: ``json.*``, or ``statement.malformed`` for another kind or form.
+    """
+    value = canonical.loads_object(payload)
+    match value:
+        case {
+            "predicate": dict(predicate),
+            "subject": [{"digest": {"sha256": str(sha256)}, "name": str(name)}],
+        } if _SHA256.fullmatch(sha256):
+            if canonical.dumps(_members(kind, sha256, name, predicate)) == payload:
+                return Statement(sha256, name, predicate)
+    raise DecodeError(
+        f"not a canonical in-toto Statement of the kind {predicate_type(kind)}",
+        code="statement.malformed",
+    )
+
+
+def _members(
+    kind: str, subject_sha256: str, subject_name: str, predicate: Mapping[str, object]
+) -> dict[str, object]:
+    return {
+        "_type": STATEMENT_TYPE,
+        "predicate": predicate,
+        "predicateType": predicate_type(kind),
+        "subject": [{"digest": {"sha256": subject_sha256}, "name": subject_name}],
+    }
+
+
+def _parse_signature(value: JSON) -> tuple[str, bytes]:
+    match value:
+        case {"keyid": str(key_id), "sig": str(signature), **others} if not others:
+            return key_id, b64_decode(signature)
+    raise _malformed("a signature has keyid and sig, and no more")
+
+
+def _malformed(problem: str) -> DecodeError:
+    return DecodeError(f"not a DSSE envelope: {problem}", code="dsse.malformed")

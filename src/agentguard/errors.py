@@ -1,0 +1,98 @@
+"""The exceptions of agentguard.
+
+Every error has a stable reason code, ``noun.problem``, and a message written for the person
+who will read it. The two exceptions that *steer* a guarded call, ``Denied`` and
+``ApprovalPending``, are errors too, and stand beside the values that they carry
+(``decision.py``, ``approval.py``).
+
+    AgentguardError
+    ├── DecodeError          bytes that arrived are not what their format says
+    ├── EncodeError          a value has no canonical form
+    │   └── ArgumentsError   a call's arguments can't be bound or encoded
+    ├── VerificationError    well formed, but a signature, proof or credential does not hold
+    ├── KeyMaterialError     a key can't be read, written or used
+    ├── PolicyError          a policy can't be loaded or evaluated
+    ├── FactsError           a look-up of facts failed or collides with the policy's input
+    ├── StorageError         the log can't be opened, read or written
+    ├── ConfigError          a mistake in agentguard.toml or in what was passed to the API
+    ├── UnguardedCallError   a guarded tool was called past any agent
+    ├── Denied               the call was refused
+    └── ApprovalPending      the call waits for a person
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AgentguardError(Exception):
+    """Base of every exception that agentguard raises on purpose.
+
+    ``code`` is the reason code (``noun.problem``); ``str(error)`` is the message.
+    """
+
+    default_code: ClassVar[str] = "agentguard.error"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code or self.default_code
+
+
+class DecodeError(AgentguardError):
+    """Bytes that arrived are not what their format says."""
+
+    default_code = "decode.malformed"
+
+
+class EncodeError(AgentguardError):
+    """A value has no canonical form."""
+
+    default_code = "encode.unencodable"
+
+
+class ArgumentsError(EncodeError):
+    """A call's arguments can't be bound to the tool, or have no encoding."""
+
+    default_code = "arguments.unencodable"
+
+
+class VerificationError(AgentguardError):
+    """Something well formed does not verify: a signature, a proof, a credential."""
+
+    default_code = "signature.invalid"
+
+
+class KeyMaterialError(AgentguardError):
+    """A key can't be read, written or used."""
+
+    default_code = "key.unusable"
+
+
+class PolicyError(AgentguardError):
+    """A policy can't be loaded, or its evaluation failed."""
+
+    default_code = "policy.error"
+
+
+class FactsError(AgentguardError):
+    """A look-up of facts failed, or its result collides with the policy's input."""
+
+    default_code = "facts.failed"
+
+
+class StorageError(AgentguardError):
+    """The audit log can't be opened, read or written."""
+
+    default_code = "storage.failed"
+
+
+class ConfigError(AgentguardError):
+    """A mistake in the configuration or in what was passed to the API."""
+
+    default_code = "config.invalid"
+
+
+class UnguardedCallError(AgentguardError):
+    """A guarded tool was called directly, past any agent; it did not run."""
+
+    default_code = "tool.unguarded"

@@ -1,0 +1,422 @@
+"""The straight line of one guarded call, written once, as a generator of effects.
+
+The numbers in the comments are the steps of docs/architecture.md. The generator does no I/O: what
+may block or run somebody else's code (facts, the engine, the log, the tool) it yields as an effect,
+and the drivers of ``drive.py``, sync and async, carry it out and send the result back or throw the
+exception in. Everything else is functions on values.
+
+Fail closed: whatever goes wrong before the tool runs ends as a refusal with a reason code, which
+is signed and appended like any other as long as the log can be written.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal, NamedTuple
+
+from agentguard import envelope, policy
+from agentguard.arguments import Arguments, encode_result
+from agentguard.audit import entry
+from agentguard.audit.entry import Attachment, Receipt, Record, Ruling, Status
+from agentguard.canonical import Fragment, b64_encode, sha256_hex
+from agentguard.decision import Decision, Denied
+from agentguard.envelope import Envelope
+from agentguard.errors import AgentguardError, ArgumentsError
+from agentguard.identity.credential import Credential
+from agentguard.invocation import Draft, Invocation, commitment, timestamp
+from agentguard.keys import Signer
+from agentguard.ports import AuditLog, Clock, Engine, Entropy, Facts
+
+_LOGGER = logging.getLogger("agentguard")
+
+SALT_SIZE: Final = 32
+"""Bytes of salt for a call's commitments."""
+
+MAX_CLOCK_LAG: Final = timedelta(seconds=60)
+"""How far the wall clock may stand behind the newest durable entry."""
+
+
+class LookUp(NamedTuple):
+    """Effect: call ``facts`` with ``values`` and send back what it returns."""
+
+    facts: Facts
+    values: Mapping[str, Any]
+
+
+class Evaluate(NamedTuple):
+    """Effect: evaluate the policy on ``document`` and send back the engine's answer."""
+
+    document: bytes
+
+
+class Append(NamedTuple):
+    """Effect: make ``record`` durable and send back its receipt."""
+
+    record: Record
+
+
+class Run(NamedTuple):
+    """Effect: run the tool and send back its result."""
+
+
+class Enqueue(NamedTuple):
+    """Effect: hand ``record`` to the log, to be durable soon. It does not block."""
+
+    record: Record
+
+
+Effect = LookUp | Evaluate | Append | Run | Enqueue
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """The agent instance on whose behalf the line runs.
+
+    ``credential`` returns the credential in force at a time (seconds since the epoch), renewed if
+    need be; ``scope`` is what the agent may do on its own authority, None meaning everything.
+    """
+
+    name: str
+    authority: Literal["own", "delegated"]
+    scope: frozenset[str] | None
+    signer: Signer
+    credential: Callable[[int], Credential]
+    description: Fragment
+    """The canonical ``{id, name, type, instance}`` of the policy's input."""
+
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The parts that the line runs on, the same for every call of a guard."""
+
+    engine: Engine
+    engine_name: Mapping[str, str]
+    log: AuditLog
+    clock: Clock
+    entropy: Entropy
+    traceparent: Callable[[], str | None]
+    config_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A call after steps 1 to 3: what will be signed, and whether authority already refuses it."""
+
+    draft: Draft
+    at: str
+    salt: bytes
+    arguments: Arguments | None
+    facts: Mapping[str, Any]
+    refusal: Decision | None
+
+
+def evaluate(actor: Actor, line: Line, invocation: Invocation) -> Generator[Effect, Any, Decision]:
+    """Steps 1, 2, 3 and 5: what the answer would be. It signs, counts and records nothing."""
+    prepared = yield from _prepare(actor, line, invocation)
+    decision, _document = yield from _judge(actor, line, prepared)
+    return decision
+
+
+def guarded_call(
+    actor: Actor,
+    line: Line,
+    invocation: Invocation,
+    outcome_unknown: tuple[type[BaseException], ...] = (),
+) -> Generator[Effect, Any, Any]:
+    """Steps 1 to 9: run the call if it may run; raises ``Denied`` if not.
+
+    An exception of the tool is recorded and raised as it is; one of ``outcome_unknown`` (a
+    framework's way to pause), or that is no ``Exception``, is recorded as ``unknown``.
+    """
+    prepared = yield from _prepare(actor, line, invocation)  # 1, 2, 3
+    sealed, unsigned = _sign(actor, prepared.draft)  # 4
+    decision, document = yield from _judge(actor, line, prepared)  # 5
+    decision = _approve(unsigned or decision)  # 6
+    receipt = yield from _authorize(actor, line, prepared, sealed, decision, document)  # 7
+    if not decision.allowed:
+        raise Denied(decision)
+    account = _Account(actor, line, prepared.salt, sealed, receipt)
+    started = account.now()
+    try:
+        result = yield Run()  # 8
+    except (TimeoutError, *outcome_unknown) as error:
+        yield from account.close("unknown", started, error=error)
+        raise
+    except Exception as error:
+        yield from account.close("error", started, error=error)
+        raise
+    except BaseException as error:
+        yield from account.close("unknown", started, error=error)
+        raise
+    yield from account.close("ok", started, result=result)  # 9
+    return result
+
+
+# --- 1, 2, 3: bind, authority, facts ------------------------------------------------------------
+
+
+def _prepare(actor: Actor, line: Line, invocation: Invocation) -> Generator[Effect, Any, _Prepared]:
+    refusal: Decision | None = None
+    now, refusal = _effective_time(line)
+    salt, invocation_id, refusal = _entropy(line, refusal)
+    arguments = invocation.arguments
+    tool = invocation.tool
+    bound = resource = committed = None
+    if isinstance(arguments, ArgumentsError):  # 1
+        refusal = refusal or Decision.deny(str(arguments), code=arguments.code)
+    else:
+        bound = arguments
+        committed = commitment(salt, bound.encoded) if salt else None
+        try:
+            resource = tool.resource_of(bound.values)
+        except ArgumentsError as error:
+            refusal = refusal or Decision.deny(str(error), code=error.code)
+    refusal = refusal or _authority(actor, tool.requires, now)  # 2
+    site, task_id, refusal = _site(actor, invocation, refusal)
+    facts: Mapping[str, Any] = {}
+    if refusal is None and bound is not None and tool.facts is not None:  # 3
+        facts, refusal = yield from _look_up(tool.facts, bound)
+    head = line.log.head
+    draft = Draft(
+        invocation_id=invocation_id,
+        agent=actor.uri,
+        agent_name=actor.name,
+        principal=f"agent:{actor.name}",
+        tool=tool,
+        resource=resource,
+        arguments=committed,
+        unbound=bound.unbound if bound is not None else (),
+        task_id=task_id,
+        call_site=site,
+        traceparent=line.traceparent(),
+        issued_at=timestamp(now),
+        log={"origin": head.origin, "size": head.size, "root": b64_encode(head.root)},
+    )
+    return _Prepared(draft, draft.issued_at, salt, bound, facts, refusal)
+
+
+def _effective_time(line: Line) -> tuple[datetime, Decision | None]:
+    """The later of the wall clock and the log's newest entry: time never goes back."""
+    last = line.log.last_at
+    try:
+        now = line.clock()
+        lag = last - now
+    except Exception as error:  # noqa: BLE001  the clock is a port: any failure of it denies
+        return last, _failed("clock.failed", "the clock can't be read", error)
+    if lag > MAX_CLOCK_LAG:
+        reason = f"the clock stands {lag.total_seconds():.0f} s behind the newest entry of the log"
+        return last, Decision.deny(reason, code="clock.skew")
+    return max(now, last), None
+
+
+def _entropy(line: Line, refusal: Decision | None) -> tuple[bytes, str | None, Decision | None]:
+    try:
+        drawn = line.entropy(SALT_SIZE + 16)
+    except Exception as error:  # noqa: BLE001  entropy is a port: any failure of it denies
+        failed = _failed("entropy.failed", "no random bytes can be had", error)
+        return b"", None, refusal or failed
+    return drawn[:SALT_SIZE], drawn[SALT_SIZE:].hex(), refusal
+
+
+def _authority(actor: Actor, requires: tuple[str, ...], now: datetime) -> Decision | None:
+    if actor.authority != "own":
+        reason = (
+            f"agent {actor.name} acts only under a delegation, and none is in force; for an agent "
+            'that acts by itself, say authority = "own" in its configuration'
+        )
+        return Decision.deny(reason, code="delegation.missing")
+    try:
+        actor.credential(int(now.timestamp()))
+    except AgentguardError as error:
+        return Decision.deny(str(error), code=error.code)
+    except Exception as error:  # noqa: BLE001  an issuer may be a service: any failure of it denies
+        return _failed("credential.failed", "no credential can be had", error)
+    if actor.scope is not None:
+        missing = [needed for needed in requires if needed not in actor.scope]
+        if missing:
+            reason = f"agent {actor.name} lacks the scope {' '.join(missing)}"
+            return Decision.deny(reason, code="scope.exceeded")
+    return None
+
+
+def _site(
+    actor: Actor, invocation: Invocation, refusal: Decision | None
+) -> tuple[str | None, str | None, Decision | None]:
+    """The call site's digest and the task's id; text that can't be signed refuses the call."""
+    task_id = invocation.task_id
+    try:
+        if task_id is not None:
+            task_id.encode()
+        return invocation.site.digest(actor.name), task_id, refusal
+    except (AgentguardError, UnicodeError):
+        reason = "a name of the call's thread, turn or task holds text that can't be written down"
+        return None, None, refusal or Decision.deny(reason, code="site.unencodable")
+
+
+def _look_up(
+    facts: Facts, arguments: Arguments
+) -> Generator[Effect, Any, tuple[Mapping[str, Any], Decision | None]]:
+    try:
+        found = yield LookUp(facts, arguments.values)
+    except Exception as error:  # noqa: BLE001  the application's look-up may raise anything: it denies
+        return {}, _failed("facts.failed", "the look-up of facts failed", error)
+    if not isinstance(found, Mapping):
+        reason = f"the look-up of facts returned a {type(found).__name__}, not a mapping"
+        return {}, Decision.deny(reason, code="facts.invalid")
+    return found, None
+
+
+# --- 4, 5, 6, 7: sign, decide, approve, append --------------------------------------------------
+
+
+def _sign(actor: Actor, draft: Draft) -> tuple[Envelope, Decision | None]:
+    """Seal the statement; where the signer fails, the refusal is recorded unsigned."""
+    payload = draft.statement()
+    try:
+        return envelope.seal(payload, actor.signer), None
+    except Exception as error:  # noqa: BLE001  a signer may be a service: any failure of it denies
+        failed = _failed("signature.failed", "the call can't be signed", error)
+        return envelope.unsigned(payload), failed
+
+
+def _judge(
+    actor: Actor, line: Line, prepared: _Prepared
+) -> Generator[Effect, Any, tuple[Decision, bytes | None]]:
+    """Return the decision, and the policy's input where the policy was asked."""
+    if prepared.refusal is not None or prepared.arguments is None:
+        return prepared.refusal or _unbound(), None
+    draft = prepared.draft
+    try:
+        document = policy.document(
+            actor.description,
+            draft.tool,
+            prepared.arguments,
+            resource=draft.resource,
+            task_id=draft.task_id,
+            facts=prepared.facts,
+        )
+    except AgentguardError as error:
+        return Decision.deny(str(error), code=error.code), None
+    try:
+        answer = yield Evaluate(document)
+        return policy.decide(answer), document
+    except AgentguardError as error:
+        return Decision.deny(str(error), code=error.code), document
+    except Exception as error:  # noqa: BLE001  an engine that breaks its contract denies as well
+        return _failed("policy.error", "the policy engine failed", error), document
+
+
+def _unbound() -> Decision:
+    return Decision.deny("the arguments are not bound", code="arguments.invalid")
+
+
+def _approve(decision: Decision) -> Decision:
+    """Refuse what needs an approval: no approval mechanism is set up."""
+    if decision.outcome != "approval":
+        return decision
+    reasons = (*decision.reasons, "no approval mechanism is set up")
+    return Decision("deny", "approval.unavailable", reasons, decision.requirements)
+
+
+def _authorize(
+    actor: Actor,
+    line: Line,
+    prepared: _Prepared,
+    sealed: Envelope,
+    decision: Decision,
+    document: bytes | None,
+) -> Generator[Effect, Any, Receipt]:
+    salt = prepared.salt
+    attachments: list[Attachment] = []
+    if prepared.arguments is not None and prepared.draft.arguments is not None:
+        encoded = prepared.arguments.encoded
+        attachments.append(Attachment("arguments", prepared.draft.arguments, salt, encoded))
+    committed = commitment(salt, document) if document is not None else None
+    if document is not None and committed is not None:
+        attachments.append(Attachment("input", committed, salt, document))
+    ruling = Ruling(
+        decision,
+        committed,
+        line.engine_name if document is not None else None,
+        line.engine.policy_sha256 if document is not None else None,
+        line.config_sha256,
+    )
+    record = entry.authorization(sealed, ruling, at=prepared.at, attachments=tuple(attachments))
+    try:
+        receipt: Receipt = yield Append(record)
+    except AgentguardError as error:
+        refused = Decision.deny(str(error), code=error.code)
+        raise Denied(refused) from error
+    except Exception as error:
+        raise Denied(_failed("storage.failed", "the log can't be written", error)) from error
+    except BaseException as error:
+        # interrupted while the entry may already be durable: say that the tool did not run
+        if decision.allowed:
+            account = _Account(actor, line, salt, sealed, None)
+            yield from account.close("not_run", None, error=error)
+        raise
+    return receipt
+
+
+def _failed(code: str, what: str, error: Exception) -> Decision:
+    """A refusal that names the kind of failure and keeps its text, which may hold secrets, out."""
+    return Decision.deny(f"{what} ({type(error).__name__})", code=code)
+
+
+# --- 9: the outcome -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """Writes what became of an authorised call, signed by the agent instance."""
+
+    actor: Actor
+    line: Line
+    salt: bytes
+    sealed: Envelope
+    receipt: Receipt | None
+
+    def now(self) -> str:
+        now, _refusal = _effective_time(self.line)
+        return timestamp(now)
+
+    def close(
+        self,
+        status: Status,
+        started: str | None,
+        *,
+        result: object = None,
+        error: BaseException | None = None,
+    ) -> Generator[Effect, Any, None]:
+        encoded = encode_result(result) if status == "ok" else None
+        committed = commitment(self.salt, encoded) if encoded is not None else None
+        ended = self.now()
+        statement = entry.outcome_statement(
+            sha256_hex(self.sealed.payload),
+            authorization=self.receipt,
+            status=status,
+            result=committed,
+            result_type=_type_name(result) if status == "ok" else None,
+            error_type=_type_name(error) if error is not None else None,
+            started_at=started,
+            ended_at=ended,
+        )
+        attachments: tuple[Attachment, ...] = ()
+        if encoded is not None and committed is not None:
+            attachments = (Attachment("result", committed, self.salt, encoded),)
+        try:
+            outcome = envelope.seal(statement, self.actor.signer)
+            yield Enqueue(entry.outcome(outcome, at=ended, attachments=attachments))
+        except Exception:
+            # the tool has run, and its caller gets the result; the log shows the call in doubt
+            _LOGGER.exception("an outcome could not be recorded: its call stays in doubt")
+
+
+def _type_name(value: object) -> str:
+    kind = type(value)
+    return f"{kind.__module__}.{kind.__qualname__}"

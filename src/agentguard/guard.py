@@ -1,0 +1,447 @@
+"""``Guard`` and ``Agent``: the public API, and the only place where the parts are wired.
+
+A guard holds one trust domain: its policy engine, its issuer, its log. Agents are made from it,
+each with a key of its own, and each of their calls runs down the line of ``flow.py``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Never, ParamSpec, Self, TypeVar, overload
+
+from agentguard import canonical, config, domain, drive, flow, telemetry
+from agentguard.arguments import Arguments
+from agentguard.audit import entry
+from agentguard.canonical import Fragment
+from agentguard.config import AgentConfig, Config
+from agentguard.decision import Decision
+from agentguard.engines.function import FunctionEngine
+from agentguard.errors import ConfigError
+from agentguard.flow import Actor, Line
+from agentguard.identity import credential
+from agentguard.identity.credential import AgentProfile, Credential
+from agentguard.identity.trust import TrustDocument
+from agentguard.invocation import CallSite, Invocation, timestamp
+from agentguard.keys import Ed25519Signer
+from agentguard.ports import Engine, LogReader
+from agentguard.tool import FactsFunction, Tool, ToolSpec, function_schema
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+RENEW_BEFORE: Final = 300
+"""Seconds before its end at which a credential is renewed."""
+
+PolicySource = str | Path | Callable[[Mapping[str, Any]], Decision]
+
+
+class Guard:
+    """A trust domain in use. Make one with ``open``, ``find`` or ``ephemeral``.
+
+    It is a context manager, sync and async; ``close`` makes everything durable and gives the log
+    back. Its methods may be called from any thread.
+    """
+
+    def __init__(self, settings: Config, engine: Engine, home: domain.Domain) -> None:
+        self._settings = settings
+        self._home = home
+        self._closed = False
+        self._free = settings.policy is None  # ephemeral: any agent name, every scope
+        self._executor = ThreadPoolExecutor(32, thread_name_prefix="agentguard")
+        self._line = Line(
+            engine=engine,
+            engine_name={"name": engine.name, "version": engine.version},
+            log=home.log,
+            clock=_clock,
+            entropy=os.urandom,
+            traceparent=telemetry.traceparent,
+            config_sha256=canonical.sha256_hex(settings.encoded),
+        )
+        at = timestamp(max(_clock(), home.log.last_at))
+        home.log.enqueue(entry.config(settings.encoded, at=at))
+        home.log.append(
+            entry.policy(self._line.engine_name, engine.policy_sha256, engine.policy_files, at=at)
+        )
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path = config.FILE,
+        *,
+        passphrase: bytes | Callable[[], bytes] | None = None,
+    ) -> Self:
+        """Open the durable guard that an ``agentguard.toml`` describes.
+
+        ``passphrase`` unlocks the long-lived keys; without it, ``AGENTGUARD_PASSPHRASE`` or
+        ``[keys] passphrase_file`` does. Raises ``ConfigError``, ``PolicyError``,
+        ``KeyMaterialError`` or ``StorageError``.
+        """
+        settings = config.load(Path(path))
+        engine = load_engine(settings)
+        secret = passphrase() if callable(passphrase) else passphrase
+        home = domain.take_up(settings, secret or domain.passphrase_of(settings))
+        try:
+            return cls(settings, engine, home)
+        except BaseException:
+            home.log.close()
+            raise
+
+    @classmethod
+    def find(cls) -> Guard:
+        """Return this process's guard for the nearest ``agentguard.toml``, from here upwards.
+
+        It is opened at the first use, shared by all later ones, and closed at exit.
+        """
+        path = config.find(Path.cwd())
+        with _FOUND_LOCK:
+            guard = _FOUND.get(path)
+            if guard is None or guard.closed:
+                guard = _FOUND[path] = Guard.open(path)
+            return guard
+
+    @classmethod
+    def ephemeral(cls, policy: PolicySource, *, config: Mapping[str, Any] | None = None) -> Self:
+        """Make a guard in memory: for tests and notebooks.
+
+        ``policy`` is the path of a Rego file or folder, or a function from the policy's input to
+        a ``Decision``; ``config`` holds the tables of an ``agentguard.toml``. Any agent name is
+        taken, with its own authority and every scope, unless ``config`` says otherwise.
+        """
+        settings = _ephemeral_settings(config or {})
+        engine = _engine(policy, settings)
+        return cls(settings, engine, domain.ephemeral(settings.trust_domain, now=_clock()))
+
+    def new_agent(self, name: str) -> Agent:
+        """Make an agent instance: a new key, and a credential for it that is on record.
+
+        Raises ``ConfigError`` (``agent.unknown``) for a name without an ``[agents]`` table, and
+        ``StorageError`` where the credential can't be recorded.
+        """
+        profile = self._settings.agents.get(name)
+        if profile is None:
+            if not self._free:
+                known = ", ".join(sorted(self._settings.agents)) or "none"
+                message = (
+                    f"{self._settings.source}: there is no [agents.{name}]; known agents: {known}"
+                )
+                raise ConfigError(message, code="agent.unknown")
+            profile = AgentConfig(AgentProfile(name), "own", None)
+        return Agent(self, profile)
+
+    @overload
+    def tool(self, function: Callable[P, R], /) -> Tool[P, R]: ...
+
+    @overload
+    def tool(
+        self,
+        *,
+        name: str | None = None,
+        resource: str | None = None,
+        requires: tuple[str, ...] | list[str] = (),
+        attributes: Mapping[str, str] | None = None,
+        facts: FactsFunction | None = None,
+    ) -> Callable[[Callable[P, R]], Tool[P, R]]: ...
+
+    def tool(
+        self,
+        function: Callable[P, R] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        resource: str | None = None,
+        requires: tuple[str, ...] | list[str] = (),
+        attributes: Mapping[str, str] | None = None,
+        facts: FactsFunction | None = None,
+    ) -> Tool[P, R] | Callable[[Callable[P, R]], Tool[P, R]]:
+        """Put a plain function behind this guard; it then runs with ``agent.call`` only.
+
+        ``requires`` is the scope that a caller needs, ``resource`` a template of whole arguments
+        (``repo:{repo}``), ``attributes`` names arguments that the policy reads at the top level,
+        ``facts`` looks up what must not come from the model. ``[tools.NAME]`` in the
+        configuration overrides each.
+        """
+
+        def guarded(function: Callable[P, R]) -> Tool[P, R]:
+            spec = ToolSpec(
+                name=name or function.__name__,
+                description=(function.__doc__ or "").strip(),
+                schema=function_schema(function),
+                origin=f"{function.__module__}:{function.__qualname__}",
+                requires=tuple(requires),
+                resource=resource,
+                attributes=dict(attributes or {}),
+                facts=facts,
+            )
+            return Tool(self.tool_spec(spec), function)
+
+        return guarded(function) if function is not None else guarded
+
+    def tool_spec(self, spec: ToolSpec) -> ToolSpec:
+        """Return ``spec`` with what ``[tools.NAME]`` of the configuration says in its place."""
+        override = self._settings.tools.get(spec.name)
+        return override.over(spec) if override is not None else spec
+
+    @property
+    def trust(self) -> TrustDocument:
+        """The public keys with which this guard's log can be verified."""
+        return self._home.trust
+
+    def reader(self) -> LogReader:
+        """Return a reader of the log, with everything in it that was enqueued until now."""
+        self._home.log.flush()
+        return self._home.reader
+
+    @property
+    def closed(self) -> bool:
+        """True once the guard was closed."""
+        return self._closed
+
+    def close(self) -> None:
+        """Make everything durable and give the log back; calls are denied from then on."""
+        self._closed = True
+        try:
+            self._home.log.close()
+        finally:
+            self._executor.shutdown(wait=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Guard of {self.trust.trust_domain}>"
+
+
+class Agent:
+    """An agent instance: a name from the configuration, a key and a credential of its own."""
+
+    def __init__(self, guard: Guard, profile: AgentConfig) -> None:
+        self._guard = guard
+        self._profile = profile.profile
+        self._line = guard._line  # noqa: SLF001  a guard and its agents are one unit
+        self._renewal = threading.Lock()
+        self._ordinals: defaultdict[str, Iterator[int]] = defaultdict(partial(itertools.count, 1))
+        signer = Ed25519Signer.from_seed(self._line.entropy(32))
+        self._uri = credential.agent_uri(guard.trust.trust_domain, self.name, signer.public_key)
+        self._actor = Actor(
+            name=self.name,
+            authority=profile.authority,
+            scope=profile.max_scope,
+            signer=signer,
+            credential=self._credential,
+            description=self._description(signer),
+            uri=self._uri,
+        )
+        self._renew_at = 0
+        self._current: Credential | None = None
+        self._credential(int(max(_clock(), self._line.log.last_at).timestamp()))
+        self._line.log.flush()
+
+    @property
+    def name(self) -> str:
+        """The name in the configuration, which all instances share."""
+        return self._profile.name
+
+    @property
+    def id(self) -> str:
+        """The instance's identifier, a ``spiffe://`` URI that ends in its key's thumbprint."""
+        return self._uri
+
+    @property
+    def alias(self) -> str:
+        """A short name for display, such as ``agent:code-reviewer:7f3a``; it identifies nothing."""
+        return f"agent:{self.name}:{self._actor.signer.key_id[:4]}"
+
+    @property
+    def guard(self) -> Guard:
+        """The guard that this agent belongs to."""
+        return self._guard
+
+    @overload
+    def call(
+        self, tool: Tool[P, Coroutine[Any, Any, Any]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Never: ...
+
+    @overload
+    def call(self, tool: Tool[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    def call(self, tool: Tool[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run a guarded function if this agent may; return its result or raise its exception.
+
+        Raises ``Denied`` when it may not, and then it did not run.
+        """
+        if tool.is_async:
+            message = f"{tool.spec.name} is a coroutine function: await agent.acall(...) instead"
+            raise ConfigError(message, code="tool.async")
+        return self.run(self._invocation(tool, args, kwargs), tool.bound_to(args, kwargs))
+
+    @overload
+    async def acall(
+        self, tool: Tool[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+
+    @overload
+    async def acall(self, tool: Tool[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    async def acall(self, tool: Tool[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run a guarded function, async or sync (in a worker thread), if this agent may.
+
+        Raises ``Denied`` when it may not, and then it did not run.
+        """
+        bound = tool.bound_to(args, kwargs)
+        run = bound if tool.is_async else partial(drive.in_thread, bound)
+        return await self.arun(self._invocation(tool, args, kwargs), run)
+
+    def evaluate(self, invocation: Invocation) -> Decision:
+        """For adapters: what the answer to a call would be. It signs and records nothing."""
+        return drive.run(flow.evaluate(self._actor, self._line, invocation), self._line, _no_tool)
+
+    def run(
+        self,
+        invocation: Invocation,
+        function: Callable[[], R],
+        *,
+        outcome_unknown: tuple[type[BaseException], ...] = (),
+    ) -> R:
+        """For adapters: run ``function`` as ``invocation`` if this agent may.
+
+        Exceptions of the classes in ``outcome_unknown`` (a framework's way to pause) are recorded
+        as an unknown outcome. Raises ``Denied``, or what ``function`` raises.
+        """
+        line = flow.guarded_call(self._actor, self._line, invocation, outcome_unknown)
+        return drive.run(line, self._line, function)  # type: ignore[no-any-return]
+
+    async def arun(
+        self,
+        invocation: Invocation,
+        function: Callable[[], Awaitable[R] | R],
+        *,
+        outcome_unknown: tuple[type[BaseException], ...] = (),
+    ) -> R:
+        """For adapters: the async twin of ``run``; ``function`` runs on the event loop."""
+        line = flow.guarded_call(self._actor, self._line, invocation, outcome_unknown)
+        executor = self._guard._executor  # noqa: SLF001  a guard and its agents are one unit
+        return await drive.arun(line, self._line, function, executor)  # type: ignore[no-any-return]
+
+    def call_id(self, tool: str) -> str:
+        """For adapters: name the next call of ``tool``, where the framework gives no id."""
+        return f"{tool}#{next(self._ordinals[tool])}"
+
+    def _invocation(
+        self, tool: Tool[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Invocation:
+        site = CallSite(self.call_id(tool.spec.name))
+        return Invocation.bind(tool.spec, lambda: Arguments.of(tool.bind(args, kwargs)), site)
+
+    def _credential(self, now: int) -> Credential:
+        """Return the credential in force at ``now``, renewed, verified and recorded if need be."""
+        if self._current is not None and now < self._renew_at:
+            return self._current
+        with self._renewal:
+            if self._current is None or now >= self._renew_at:
+                home = self._guard._home  # noqa: SLF001  a guard and its agents are one unit
+                issued = credential.issue(
+                    home.issuer,
+                    home.trust.trust_domain,
+                    self._profile,
+                    self._actor.signer.public_key,
+                    now=now,
+                    jti=self._line.entropy(16).hex(),
+                )
+                verified = credential.verify(issued.token, home.trust, at=now)
+                at = timestamp(datetime.fromtimestamp(now, UTC))
+                # it precedes, in the log, every call that is made with it
+                home.log.enqueue(entry.identity(verified.token, at=at))
+                self._current = verified
+                self._renew_at = verified.expires_at - RENEW_BEFORE
+            return self._current
+
+    def _description(self, signer: Ed25519Signer) -> Fragment:
+        instance = signer.key_id
+        described = {
+            "id": self._uri,
+            "name": self.name,
+            "type": self._profile.type,
+            "instance": instance,
+        }
+        return Fragment(canonical.dumps(described))
+
+    def __repr__(self) -> str:
+        return f"<Agent {self._uri}>"
+
+
+def load_engine(settings: Config) -> Engine:
+    """Load the policy that a configuration names. Raises ``ConfigError`` or ``PolicyError``."""
+    policy = settings.policy
+    if policy is None:
+        raise ConfigError(f"{settings.source}: policy: expected a table with a path, found none")
+    if policy.engine == "function":
+        return FunctionEngine(config.load_callable(policy.path, f"{settings.source}: policy.path"))
+    path = settings.base / Path(policy.path).expanduser()
+    if not path.exists():
+        raise ConfigError(f"{settings.source}: policy.path: there is no {path}")
+    for file in (path, *path.rglob("*")) if path.is_dir() else (path,):
+        config.refuse_if_writable_by_others(file)
+    return _rego(path, policy.query)
+
+
+def _engine(policy: PolicySource, settings: Config) -> Engine:
+    if callable(policy):
+        return FunctionEngine(policy)
+    path = settings.base / Path(policy).expanduser()
+    if not path.exists():
+        raise ConfigError(f"there is no policy at {path}")
+    return _rego(path, config.DEFAULT_QUERY)
+
+
+def _rego(path: Path, query: str) -> Engine:
+    from agentguard.engines.rego import RegoEngine  # noqa: PLC0415  regorus is an optional extra
+
+    return RegoEngine.load(path, query=query)
+
+
+def _ephemeral_settings(tables: Mapping[str, Any]) -> Config:
+    for durable in ("state", "anchor", "keys", "policy"):
+        if durable in tables:
+            message = f"an ephemeral guard has no {durable}: pass the policy itself, or Guard.open"
+            raise ConfigError(message)
+    return config.parse(tables, source="config", base=Path.cwd())
+
+
+def _clock() -> datetime:
+    return datetime.now(UTC)
+
+
+def _no_tool() -> Never:
+    raise AssertionError("an evaluation runs no tool")
+
+
+_FOUND: dict[Path, Guard] = {}
+_FOUND_LOCK = threading.Lock()

@@ -1,0 +1,166 @@
+"""The credential of an agent instance: a WIMSE Workload Identity Token (``typ: wit+jwt``).
+
+Issuing and verifying stand side by side, so that neither can drift from the other. Which issuer
+keys count, and from when, is the trust document's matter (``trust.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from agentguard import jws
+from agentguard.canonical import JSON
+from agentguard.errors import ConfigError, DecodeError, VerificationError
+from agentguard.identity.trust import TrustDocument
+from agentguard.keys import PublicKey, Signer
+
+TYPE: Final = "wit+jwt"
+"""The ``typ`` of a credential (draft-ietf-wimse-workload-creds)."""
+
+AGENT_CLAIM: Final = "urn:agentguard:agent"
+MAX_LIFETIME: Final = 3600
+"""A credential lives an hour at most, in seconds."""
+
+_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?\Z")
+_CLAIMS: Final = frozenset({"iss", "sub", "iat", "exp", "jti", "cnf", AGENT_CLAIM})
+
+
+@dataclass(frozen=True, slots=True)
+class AgentProfile:
+    """What the issuer says of an agent: its name and type, who answers for it, its version."""
+
+    name: str
+    type: str = "agent"
+    owner: str | None = None
+    version: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _NAME.match(self.name):
+            message = (
+                f"{self.name!r} is no agent name: use lower-case letters, digits, '.', '_' and "
+                "'-' (64 at most), as in 'code-reviewer'"
+            )
+            raise ConfigError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A credential that was issued here or has verified.
+
+    ``uri`` is ``spiffe://<trust-domain>/agent/<name>/<thumbprint>``; times are seconds since the
+    epoch; ``token`` is the compact JWS.
+    """
+
+    uri: str
+    profile: AgentProfile
+    key: PublicKey
+    issued_at: int
+    expires_at: int
+    jti: str
+    token: str
+
+
+def agent_uri(trust_domain: str, name: str, key: PublicKey) -> str:
+    """Name an agent instance by the RFC 7638 thumbprint of its public key."""
+    return f"spiffe://{trust_domain}/agent/{name}/{key.thumbprint}"
+
+
+def issue(
+    issuer: Signer,
+    trust_domain: str,
+    profile: AgentProfile,
+    key: PublicKey,
+    *,
+    now: int,
+    jti: str,
+    lifetime: int = MAX_LIFETIME,
+) -> Credential:
+    """Issue a credential for ``key``, valid from ``now`` for ``lifetime`` seconds."""
+    uri = agent_uri(trust_domain, profile.name, key)
+    agent: dict[str, JSON] = {
+        "name": profile.name,
+        "type": profile.type,
+        "owner": profile.owner,
+        "version": profile.version,
+    }
+    claims: dict[str, JSON] = {
+        "iss": f"spiffe://{trust_domain}",
+        "sub": uri,
+        "iat": now,
+        "exp": now + lifetime,
+        "jti": jti,
+        "cnf": {"jwk": {**key.jwk(), "alg": "EdDSA"}},
+        AGENT_CLAIM: agent,
+    }
+    token = jws.sign(claims, issuer, typ=TYPE, header={"kid": issuer.key_id})
+    return Credential(uri, profile, key, now, now + lifetime, jti, token)
+
+
+def verify(token: str, trust: TrustDocument, *, at: int) -> Credential:
+    """Verify a credential as of ``at`` (seconds since the epoch) and return it.
+
+    Raises ``DecodeError`` or ``VerificationError``: ``credential.malformed``,
+    ``credential.issuer``, ``credential.subject``, ``credential.expired``,
+    ``credential.not_yet_valid``, ``credential.lifetime``, ``key.unknown``, ``signature.invalid``.
+    """
+    # kid and iat only choose among trusted keys; nothing else is read before the signature holds
+    unverified = jws.parse(token)
+    kid, issued_at = unverified.header.get("kid"), unverified.claims().get("iat")
+    if not isinstance(kid, str) or type(issued_at) is not int:
+        raise _malformed("it names no kid, or no iat in whole seconds")
+    claims = jws.verify(token, trust.key("issuer", kid, at=issued_at), typ=TYPE).claims()
+    credential = _parse(claims, token)
+    if claims["iss"] != f"spiffe://{trust.trust_domain}":
+        raise VerificationError(
+            f"the credential's issuer {claims['iss']!r} is not this trust domain's",
+            code="credential.issuer",
+        )
+    if credential.uri != agent_uri(trust.trust_domain, credential.profile.name, credential.key):
+        raise VerificationError(
+            "the credential's subject does not name its key", code="credential.subject"
+        )
+    _check_times(credential, at)
+    return credential
+
+
+def _parse(claims: Mapping[str, JSON], token: str) -> Credential:
+    match claims:
+        case {
+            "iss": str(),
+            "sub": str(uri),
+            "iat": int(issued_at),
+            "exp": int(expires_at),
+            "jti": str(jti),
+            "cnf": {"jwk": dict(jwk)},
+            "urn:agentguard:agent": {
+                "name": str(name),
+                "type": str(kind),
+                "owner": str() | None as owner,
+                "version": str() | None as version,
+            },
+        } if claims.keys() == _CLAIMS:
+            try:
+                profile = AgentProfile(name, kind, owner, version)
+            except ConfigError as error:
+                raise _malformed(str(error)) from error
+            key = PublicKey.from_jwk(jwk)
+            return Credential(uri, profile, key, issued_at, expires_at, jti, token)
+    raise _malformed("its claims are not those of a workload identity token")
+
+
+def _check_times(credential: Credential, at: int) -> None:
+    if credential.expires_at - credential.issued_at > MAX_LIFETIME:
+        message = f"the credential lives longer than {MAX_LIFETIME} s"
+        raise VerificationError(message, code="credential.lifetime")
+    if at >= credential.expires_at:
+        raise VerificationError("the credential has expired", code="credential.expired")
+    if at < credential.issued_at:
+        message = "the credential is not valid yet"
+        raise VerificationError(message, code="credential.not_yet_valid")
+
+
+def _malformed(problem: str) -> DecodeError:
+    return DecodeError(f"not a credential: {problem}", code="credential.malformed")

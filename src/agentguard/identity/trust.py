@@ -1,0 +1,132 @@
+"""The trust document: the public keys that a verifier takes as given, and from when to when.
+
+``agentguard trust export`` writes it; whoever checks a log or a proof holds it beforehand, and
+never takes it from the state that is checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Literal, get_args
+
+from agentguard import canonical
+from agentguard.canonical import JSON
+from agentguard.errors import DecodeError, KeyMaterialError, VerificationError
+from agentguard.keys import PublicKey
+
+Use = Literal["issuer", "log", "admin", "approver"]
+
+DOCUMENT_TYPE: Final = "urn:agentguard:trust:v1"
+_USES: Final = frozenset(get_args(Use))
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedKey:
+    """A public key, what it may be used for, and when; times are seconds since the epoch."""
+
+    use: Use
+    key: PublicKey
+    not_before: int
+    not_after: int | None = None
+    compromised_since: int | None = None
+
+    def check(self, at: int) -> None:
+        """Raise ``VerificationError`` (``key.expired``, ``key.compromised``) unless it counts."""
+        if at < self.not_before or (self.not_after is not None and at >= self.not_after):
+            message = f"the {self.use} key {self.key.thumbprint} was not valid then"
+            raise VerificationError(message, code="key.expired")
+        if self.compromised_since is not None and at >= self.compromised_since:
+            message = f"the {self.use} key {self.key.thumbprint} was compromised by then"
+            raise VerificationError(message, code="key.compromised")
+
+    def as_json(self) -> dict[str, JSON]:
+        """Return the members of the trust document's list."""
+        return {
+            "use": self.use,
+            "kid": self.key.thumbprint,
+            "jwk": {**self.key.jwk()},
+            "not_before": self.not_before,
+            "not_after": self.not_after,
+            "compromised_since": self.compromised_since,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TrustDocument:
+    """The keys of a trust domain and the name of its log (the start of each shard's origin)."""
+
+    trust_domain: str
+    log: str
+    keys: tuple[TrustedKey, ...]
+
+    def key(self, use: Use, kid: str, *, at: int) -> PublicKey:
+        """Return the key ``kid`` for ``use`` as of ``at`` (seconds since the epoch).
+
+        Raises ``VerificationError``: ``key.unknown``, ``key.expired``, ``key.compromised``.
+        """
+        for trusted in self.keys:
+            if trusted.use == use and trusted.key.thumbprint == kid:
+                trusted.check(at)
+                return trusted.key
+        message = f"{kid} is no {use} key of {self.trust_domain}"
+        raise VerificationError(message, code="key.unknown")
+
+    def keys_for(self, use: Use) -> Iterable[TrustedKey]:
+        """Yield the keys for one use, whatever their time."""
+        return (trusted for trusted in self.keys if trusted.use == use)
+
+    def dumps(self) -> bytes:
+        """Write the document, in canonical form."""
+        keys: list[JSON] = [trusted.as_json() for trusted in self.keys]
+        document: dict[str, JSON] = {
+            "type": DOCUMENT_TYPE,
+            "trust_domain": self.trust_domain,
+            "log": self.log,
+            "keys": keys,
+        }
+        return canonical.dumps(document)
+
+    @classmethod
+    def loads(cls, data: bytes) -> TrustDocument:
+        """Read a document; raises ``DecodeError`` (``json.*``, ``trust.malformed``)."""
+        document = canonical.loads_object(data)
+        match document:
+            case {
+                "type": "urn:agentguard:trust:v1",
+                "trust_domain": str(trust_domain),
+                "log": str(log),
+                "keys": [*keys],
+            } if len(document) == 4:  # noqa: PLR2004  the four members above, and no other
+                return cls(trust_domain, log, tuple(_parse_key(key) for key in keys))
+        raise _malformed("expected type, trust_domain, log and keys")
+
+
+def _parse_key(value: JSON) -> TrustedKey:
+    match value:
+        case {
+            "use": str(use),
+            "kid": str(kid),
+            "jwk": dict(jwk),
+            "not_before": int(not_before),
+            "not_after": int() | None as not_after,
+            "compromised_since": int() | None as compromised_since,
+        } if use in _USES:
+            try:
+                key = PublicKey.from_jwk(jwk)
+            except (DecodeError, KeyMaterialError) as error:
+                raise _malformed(f"key {kid!r}: {error}") from error
+            if key.thumbprint != kid:
+                raise _malformed(f"key {kid!r} has the thumbprint {key.thumbprint}")
+            return TrustedKey(use, key, not_before, not_after, compromised_since)  # type: ignore[arg-type]
+    raise _malformed("a key needs use, kid, jwk, not_before, not_after and compromised_since")
+
+
+def _malformed(problem: str) -> DecodeError:
+    return DecodeError(f"not a trust document: {problem}", code="trust.malformed")
+
+
+def seconds(moment: datetime) -> int:
+    """Whole seconds since the epoch of an aware time."""
+    return int(moment.astimezone(UTC).timestamp())

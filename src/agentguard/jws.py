@@ -1,0 +1,140 @@
+"""Compact JWS (RFC 7515) with Ed25519 alone (RFC 8037, RFC 9864): made, parsed, verified.
+
+The claims and what they must hold stand where a token has its meaning (``identity.py``,
+``delegation``); here a token is a protected header, a payload and a signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Final
+
+from agentguard import canonical
+from agentguard.canonical import JSON, b64url_decode, b64url_encode
+from agentguard.errors import DecodeError, EncodeError, VerificationError
+from agentguard.keys import ALGORITHMS, PublicKey, Signer
+
+MAX_TOKEN: Final = canonical.MAX_BYTES
+"""The longest token that is read or made, in characters."""
+
+_PARTS: Final = 3
+_NO_HEADER: Final[Mapping[str, JSON]] = MappingProxyType({})
+# Extensions that change what is signed or how (crit, b64, zip, enc), and places from which the
+# token itself would name the key that it is to be believed by.
+_REFUSED: Final = frozenset({"crit", "b64", "zip", "enc", "jku", "jwk", "x5u", "x5c"})
+
+
+@dataclass(frozen=True, slots=True)
+class Jws:
+    """The parts of a compact JWS, decoded; only ``verify`` says that the signature holds."""
+
+    header: Mapping[str, JSON]
+    payload: bytes
+    signing_input: bytes
+    signature: bytes
+
+    def claims(self) -> dict[str, JSON]:
+        """Decode the payload as a JSON object (RFC 7519, 4); raises ``DecodeError``."""
+        return canonical.loads_object(self.payload)
+
+
+def sign(
+    payload: Mapping[str, JSON] | bytes,
+    signer: Signer,
+    *,
+    typ: str | None,
+    header: Mapping[str, JSON] = _NO_HEADER,
+) -> str:
+    """Return a compact JWS over ``payload``; a mapping is signed in its RFC 8785 form.
+
+    ``header`` holds further members of the protected header. Raises ``EncodeError``:
+    ``json.unencodable``, ``jws.header`` for a member that ``verify`` would refuse or that is
+    set here, ``jws.size`` for a token longer than ``MAX_TOKEN``. RFC 7515, 5.1.
+    """
+    data = payload if isinstance(payload, bytes) else canonical.dumps(dict(payload))
+    signing_input = f"{_header(typ, header)}.{b64url_encode(data)}"
+    token = f"{signing_input}.{b64url_encode(signer.sign(signing_input.encode('ascii')))}"
+    if len(token) > MAX_TOKEN:
+        raise EncodeError(f"a token of more than {MAX_TOKEN} characters", code="jws.size")
+    return token
+
+
+def parse(token: str) -> Jws:
+    """Take a compact JWS apart, strictly, without verifying it.
+
+    Raises ``DecodeError`` (``jws.malformed``, ``base64.malformed``, ``json.*``) for what is no
+    compact JWS, and ``VerificationError`` (``jws.header``) for a header with an extension that
+    agentguard does not follow. RFC 7515, 3.1 and 5.2.
+    """
+    if len(token) > MAX_TOKEN:
+        raise DecodeError(f"a token of more than {MAX_TOKEN} characters", code="jws.malformed")
+    parts = token.split(".", _PARTS)
+    if len(parts) != _PARTS:
+        raise DecodeError("a compact JWS has three parts", code="jws.malformed")
+    header = canonical.loads_object(b64url_decode(parts[0]))
+    refused = _REFUSED & header.keys()
+    if refused:
+        raise VerificationError(
+            f"the token's header has {', '.join(sorted(refused))}, which is never followed",
+            code="jws.header",
+        )
+    return Jws(
+        header=MappingProxyType(header),
+        payload=b64url_decode(parts[1]),
+        signing_input=f"{parts[0]}.{parts[1]}".encode("ascii"),
+        signature=b64url_decode(parts[2]),
+    )
+
+
+def verify(token: str, key: PublicKey, *, typ: str | None) -> Jws:
+    """Return the parts of a token that is of type ``typ`` and signed with ``key``.
+
+    ``typ`` None means that the header must have none. Raises as ``parse`` does, and
+    ``VerificationError``: ``jws.algorithm`` unless ``alg`` is EdDSA or Ed25519, ``jws.type``
+    for another type, ``signature.invalid``. RFC 7515, 5.2; RFC 8725, 3.1 and 3.11.
+    """
+    jws = parse(token)
+    algorithm = jws.header.get("alg")
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
+        raise VerificationError(
+            "the token's alg is neither EdDSA nor Ed25519, which alone are accepted",
+            code="jws.algorithm",
+        )
+    found = jws.header.get("typ")
+    if ("typ" in jws.header) != (typ is not None) or _media_type(found) != _media_type(typ):
+        raise VerificationError(
+            f"expected a token of the type {typ or '(none)'}; its header says otherwise",
+            code="jws.type",
+        )
+    key.verify(jws.signature, jws.signing_input)
+    return jws
+
+
+def _header(typ: str | None, further: Mapping[str, JSON]) -> str:
+    if not further:
+        return _plain_header(typ)
+    refused = (_REFUSED | {"alg", "typ"}) & further.keys()
+    if refused:
+        raise EncodeError(
+            f"a token's header can't be given {', '.join(sorted(refused))}", code="jws.header"
+        )
+    members: dict[str, JSON] = {**further, "alg": "EdDSA"}
+    if typ is not None:
+        members["typ"] = typ
+    return b64url_encode(canonical.dumps(members))
+
+
+@lru_cache(maxsize=32)
+def _plain_header(typ: str | None) -> str:
+    members = {"alg": "EdDSA"} if typ is None else {"alg": "EdDSA", "typ": typ}
+    return b64url_encode(canonical.dumps(members))
+
+
+def _media_type(typ: JSON) -> str | None:
+    """Fold a ``typ`` for comparison (RFC 7515, 4.1.9); None if it is no media type."""
+    if not isinstance(typ, str) or not typ.isascii():
+        return None
+    return typ.lower().removeprefix("application/")

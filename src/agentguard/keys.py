@@ -1,0 +1,251 @@
+"""Ed25519 keys: the public key as a value, the ``Signer`` protocol, and the signer in memory.
+
+Formats are JWK (RFC 8037) for public keys and encrypted OpenSSH files for private ones. Where
+a file lies and who may read it is the configuration's business; what is signed is ``jws.py``'s
+and ``envelope.py``'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, NoReturn, Protocol
+
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PrivateFormat,
+    load_ssh_private_key,
+)
+
+from agentguard.canonical import b64url_decode, b64url_encode, dumps_record
+from agentguard.errors import DecodeError, KeyMaterialError, VerificationError
+
+ALGORITHMS: Final = frozenset({"EdDSA", "Ed25519"})
+"""The names of the one algorithm: RFC 8037's, which we write, and RFC 9864's."""
+
+_KEY_SIZE: Final = 32
+_P: Final = 2**255 - 19
+_SIGN_BIT: Final = 1 << 255
+# The y coordinates of the eight points of small order (RFC 8032, 5.1): under such a key one
+# signature holds for many messages. Points come in pairs (x, y), (-x, -y).
+_ORDER_8_Y: Final = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_SMALL_ORDER_Y: Final = frozenset({0, 1, _P - 1, _ORDER_8_Y, _P - _ORDER_8_Y})
+
+
+@dataclass(frozen=True, repr=False)
+class PublicKey:
+    """An Ed25519 public key that is fit to verify with: ``raw`` is its 32 bytes (RFC 8032).
+
+    Raises ``KeyMaterialError``: ``key.malformed`` for another length, ``key.weak`` for a point
+    of small order or in a non-canonical encoding.
+    """
+
+    __slots__ = ("_key", "_thumbprint", "raw")
+
+    raw: bytes
+
+    def __post_init__(self) -> None:
+        if type(self.raw) is not bytes or len(self.raw) != _KEY_SIZE:
+            raise KeyMaterialError("an Ed25519 public key is 32 bytes", code="key.malformed")
+        y = int.from_bytes(self.raw, "little") & ~_SIGN_BIT
+        if y >= _P or y in _SMALL_ORDER_Y:
+            raise KeyMaterialError(
+                "the public key has small order or is not canonical; make a new key",
+                code="key.weak",
+            )
+        digest = hashlib.sha256(dumps_record(self.jwk())).digest()
+        object.__setattr__(self, "_key", Ed25519PublicKey.from_public_bytes(self.raw))
+        object.__setattr__(self, "_thumbprint", b64url_encode(digest))
+
+    def __repr__(self) -> str:
+        return f"<PublicKey {self.thumbprint}>"
+
+    def __reduce__(self) -> tuple[type[PublicKey], tuple[bytes]]:
+        return PublicKey, (self.raw,)
+
+    @classmethod
+    def from_raw(cls, raw: bytes) -> PublicKey:
+        """Make a key from its 32 bytes; raises as the class does."""
+        return cls(raw)
+
+    @classmethod
+    def from_jwk(cls, jwk: Mapping[str, object]) -> PublicKey:
+        """Make a key from a JWK (RFC 8037, 2), whose other members are ignored.
+
+        Raises ``KeyMaterialError``: ``key.private`` if the private part is there, and
+        ``key.malformed`` if it is for another algorithm or use, or its ``x`` is not canonical.
+        """
+        if "d" in jwk:
+            raise KeyMaterialError(
+                "the JWK holds a private key: treat that key as stolen, and pass only its "
+                "public part",
+                code="key.private",
+            )
+        x = jwk.get("x")
+        operations = jwk.get("key_ops", ["verify"])
+        if (
+            jwk.get("kty") != "OKP"
+            or jwk.get("crv") != "Ed25519"
+            or not isinstance(x, str)
+            or jwk.get("alg", "EdDSA") not in tuple(ALGORITHMS)
+            or jwk.get("use", "sig") != "sig"
+            or not isinstance(operations, list)
+            or "verify" not in operations
+        ):
+            raise KeyMaterialError(
+                "expected a JWK with kty OKP, crv Ed25519 and x, for verifying signatures",
+                code="key.malformed",
+            )
+        try:
+            return cls(b64url_decode(x))
+        except DecodeError as error:
+            raise KeyMaterialError(f"the JWK's x: {error}", code="key.malformed") from None
+
+    def jwk(self) -> dict[str, str]:
+        """Return the key as a JWK with the members that RFC 7638 requires, and no others."""
+        return {"crv": "Ed25519", "kty": "OKP", "x": b64url_encode(self.raw)}
+
+    @property
+    def thumbprint(self) -> str:
+        """The SHA-256 thumbprint (RFC 7638; RFC 8037, Appendix A.3), in base64url."""
+        thumbprint: str = self._thumbprint  # type: ignore[attr-defined]  # a slot, not a field
+        return thumbprint
+
+    def verify(self, signature: bytes, data: bytes) -> None:
+        """Return if ``signature`` (64 bytes) holds for ``data`` (RFC 8032, 5.1.7).
+
+        Raises ``VerificationError`` (``signature.invalid``).
+        """
+        key: Ed25519PublicKey = self._key  # type: ignore[attr-defined]  # a slot, not a field
+        try:
+            key.verify(signature, data)
+        except InvalidSignature:
+            raise VerificationError(
+                f"the signature does not hold under the key {self.thumbprint}",
+                code="signature.invalid",
+            ) from None
+
+
+class Signer(Protocol):
+    """What signs with one Ed25519 key, wherever that key is: memory, KMS, another process."""
+
+    @property
+    def key_id(self) -> str:
+        """The public key's RFC 7638 thumbprint."""
+
+    @property
+    def public_key(self) -> PublicKey:
+        """The key that verifies what ``sign`` returns."""
+
+    def sign(self, data: bytes) -> bytes:
+        """Return the 64 bytes of the Ed25519 signature of ``data`` (RFC 8032, 5.1.6)."""
+
+
+class Ed25519Signer:
+    """A ``Signer`` whose key is in this process's memory.
+
+    Nothing that prints, copies or serialises objects gets at the key. Code that runs in this
+    process can (records.md: keys attribute, they do not isolate).
+    """
+
+    __slots__ = ("__key", "_public_key")
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self.__key = key
+        self._public_key = PublicKey(key.public_key().public_bytes_raw())
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> Ed25519Signer:
+        """Make the signer of a private key's 32 bytes (RFC 8032, 5.1.5).
+
+        Raises ``KeyMaterialError`` (``key.malformed``) for another length.
+        """
+        if len(seed) != _KEY_SIZE:
+            raise KeyMaterialError("an Ed25519 seed is 32 random bytes", code="key.malformed")
+        return cls(Ed25519PrivateKey.from_private_bytes(seed))
+
+    @classmethod
+    def from_openssh(cls, data: bytes, passphrase: bytes) -> Ed25519Signer:
+        """Read an encrypted OpenSSH private key file, as ``ssh-keygen -t ed25519`` writes it.
+
+        Raises ``KeyMaterialError``: ``key.passphrase`` if it is empty or wrong,
+        ``key.unencrypted`` if the file is not encrypted, ``key.unreadable`` otherwise.
+        """
+        _require(passphrase)
+        try:
+            key = load_ssh_private_key(data, passphrase)
+        except TypeError:
+            raise KeyMaterialError(
+                "the private key file is not encrypted; encrypt it with 'ssh-keygen -p -f FILE'",
+                code="key.unencrypted",
+            ) from None
+        except (ValueError, InvalidTag, UnsupportedAlgorithm) as error:
+            # Under a wrong passphrase the plain text is noise: its two check numbers differ, or
+            # an AEAD cipher's tag does not hold. cryptography has no exception of its own for it.
+            if isinstance(error, InvalidTag) or "checksum" in str(error):
+                raise KeyMaterialError(
+                    "the passphrase is not this private key file's, or the file is damaged",
+                    code="key.passphrase",
+                ) from None
+            raise KeyMaterialError(
+                f"can't read the private key file: {error}", code="key.unreadable"
+            ) from None
+        if not isinstance(key, Ed25519PrivateKey):
+            raise KeyMaterialError(
+                "the file holds a key of another type; expected ssh-ed25519",
+                code="key.unreadable",
+            )
+        return cls(key)
+
+    def to_openssh(self, passphrase: bytes, *, rounds: int = 24) -> bytes:
+        """Return the key as an OpenSSH file, encrypted under ``rounds`` of bcrypt's KDF.
+
+        Raises ``KeyMaterialError`` (``key.passphrase``) if the passphrase is empty.
+        """
+        _require(passphrase)
+        encryption = PrivateFormat.OpenSSH.encryption_builder().kdf_rounds(rounds)
+        return self.__key.private_bytes(
+            Encoding.PEM, PrivateFormat.OpenSSH, encryption.build(passphrase)
+        )
+
+    @property
+    def key_id(self) -> str:
+        """The public key's RFC 7638 thumbprint."""
+        return self._public_key.thumbprint
+
+    @property
+    def public_key(self) -> PublicKey:
+        """The key that verifies what ``sign`` returns."""
+        return self._public_key
+
+    def sign(self, data: bytes) -> bytes:
+        """Return the 64 bytes of the Ed25519 signature of ``data`` (RFC 8032, 5.1.6)."""
+        return self.__key.sign(data)
+
+    def __repr__(self) -> str:
+        return f"<Ed25519Signer {self.key_id}>"
+
+    # pickle, copy.copy and copy.deepcopy all begin here.
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise _not_copied()
+
+    def __getstate__(self) -> NoReturn:
+        raise _not_copied()
+
+
+def _require(passphrase: bytes) -> None:
+    if not passphrase:
+        raise KeyMaterialError(
+            "the passphrase is empty; private keys are kept encrypted only",
+            code="key.passphrase",
+        )
+
+
+def _not_copied() -> KeyMaterialError:
+    return KeyMaterialError(
+        "a signer is neither copied nor serialised; pass its public_key instead",
+        code="key.private",
+    )

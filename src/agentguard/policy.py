@@ -1,0 +1,160 @@
+"""The policy's input document, and the one fail-closed rule that reads its output.
+
+``document`` builds what a policy sees; ``decide`` turns what an engine answers into a
+``Decision``. Both are pure; calling the engine is an effect of the flow. Shapes and precedence are
+those of policy.md, Input and Output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from agentguard import canonical
+from agentguard.arguments import Arguments
+from agentguard.canonical import JSON, Fragment
+from agentguard.decision import Decision, Requirement
+from agentguard.errors import EncodeError, FactsError
+from agentguard.tool import RESERVED, ToolSpec
+
+UNDEFINED: Final = object()
+"""What an engine answers when the query has no value; never an allow."""
+
+_REQUIREMENT: Final = frozenset({"reason", "approvers", "roles", "quorum", "ttl", "allow_self"})
+
+
+def document(
+    agent: Fragment,
+    tool: ToolSpec,
+    arguments: Arguments,
+    *,
+    resource: str | None,
+    task_id: str | None,
+    facts: Mapping[str, Any],
+) -> bytes:
+    """Build the policy's input, as canonical JSON.
+
+    ``agent`` is its canonical ``{id, name, type, instance}``. Raises ``FactsError``
+    (``facts.conflict``) where a name at the top level is reserved or given twice, and
+    ``facts.invalid`` where the facts are no JSON.
+    """
+    members: dict[str, object] = {
+        "agent": agent,
+        "delegation": None,
+        "action": tool.name,
+        "resource": resource,
+        "task_id": task_id,
+        "args": Fragment(arguments.encoded),
+        "tool": {"name": tool.name, "schema_sha256": tool.schema_sha256},
+    }
+    for name, value in tool.attributes_of(arguments.values).items():
+        members[name] = Fragment(canonical.dumps(value))
+    for name, value in facts.items():
+        if not isinstance(name, str) or not name.isascii():
+            raise FactsError(f"the fact {name!r} has no plain name", code="facts.invalid")
+        if name in RESERVED or name in tool.attributes:
+            message = f"tool {tool.name}: the fact {name!r} collides with the policy's input"
+            raise FactsError(message, code="facts.conflict")
+        try:
+            members[name] = Fragment(canonical.dumps(value))
+        except EncodeError as error:
+            message = f"tool {tool.name}: the fact {name!r} is no JSON value: {error}"
+            raise FactsError(message, code="facts.invalid") from error
+    return canonical.dumps_record(members)
+
+
+def decide(answer: object) -> Decision:
+    """Turn the policy's package document into a decision: the one place, and it fails closed.
+
+    Precedence: a deny reason or anything malformed, then an unknown obligation, then an approval,
+    then ``allow``. Only ``allow is True`` allows.
+    """
+    if answer is UNDEFINED:
+        return _refuse("policy.undefined", "the policy's query is undefined")
+    if not isinstance(answer, Mapping):
+        return _malformed(f"the policy's document is a {type(answer).__name__}, not an object")
+    refusal = _refusal(answer) or _obligations(answer)
+    if refusal is not None:
+        return refusal
+    requirements = _requirements(answer.get("approval", False))
+    if isinstance(requirements, Decision):
+        return requirements
+    allow = answer.get("allow", False)
+    if allow is not True and allow is not False:
+        return _malformed(f"allow is a {type(allow).__name__}, not a boolean")
+    if requirements:
+        return Decision.require_approval(*requirements)
+    if allow:
+        return Decision.allow()
+    return _refuse("policy.denied", "no rule of the policy allows this call")
+
+
+def _refusal(answer: Mapping[str, JSON]) -> Decision | None:
+    """A deny reason denies as soon as it is defined, whatever its value."""
+    reasons: list[str] = []
+    if "deny_reason" in answer:
+        reason = answer["deny_reason"]
+        reasons.append(reason if isinstance(reason, str) else "the policy denies this call")
+    several = answer.get("deny_reasons", [])
+    if not isinstance(several, list):
+        several = ["the policy denies this call"]
+    reasons += [r if isinstance(r, str) else "the policy denies this call" for r in several]
+    if not reasons:
+        return None
+    return Decision.deny(*sorted(dict.fromkeys(reasons)))
+
+
+def _obligations(answer: Mapping[str, JSON]) -> Decision | None:
+    obligations = answer.get("obligations", [])
+    if not isinstance(obligations, list):
+        return _malformed("obligations is no set")
+    if not obligations:
+        return None
+    return _refuse(
+        "obligation.unknown", "the policy asks for an obligation that this guard can't meet"
+    )
+
+
+def _requirements(value: JSON) -> tuple[Requirement, ...] | Decision:
+    if value is False:
+        return ()
+    if value is True:
+        return (Requirement(),)
+    needed = [value] if isinstance(value, Mapping) else value
+    if not isinstance(needed, list):
+        return _malformed("approval is neither true, nor an object, nor a set of objects")
+    requirements = [_requirement(item) for item in needed]
+    if any(requirement is None for requirement in requirements):
+        return _malformed(f"approval takes only {', '.join(sorted(_REQUIREMENT))}")
+    return tuple(requirement for requirement in requirements if requirement is not None)
+
+
+def _requirement(value: JSON) -> Requirement | None:
+    if not isinstance(value, Mapping) or not _REQUIREMENT.issuperset(value):
+        return None
+    match {"reason": "approval required", "quorum": 1, "ttl": 3600, "allow_self": False, **value}:
+        case {"reason": str(reason), "quorum": quorum, "ttl": ttl, "allow_self": bool(allow_self)}:
+            approvers, roles = _names(value.get("approvers", [])), _names(value.get("roles", []))
+            if approvers is None or roles is None or not (_positive(quorum) and _positive(ttl)):
+                return None
+            return Requirement(reason, approvers, roles, int(quorum), int(ttl), allow_self)
+    return None
+
+
+def _positive(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _names(value: JSON) -> tuple[str, ...] | None:
+    if not isinstance(value, list):
+        return None
+    names = tuple(name for name in value if isinstance(name, str))
+    return names if len(names) == len(value) else None
+
+
+def _malformed(problem: str) -> Decision:
+    return _refuse("policy.malformed", problem)
+
+
+def _refuse(code: str, reason: str) -> Decision:
+    return Decision.deny(reason, code=code)

@@ -1,0 +1,100 @@
+"""The narrow protocols through which the line reaches the world.
+
+Each is implemented below the line (``engines/``, ``storage/``) and wired in ``guard.py``. A
+protocol stands here once it has a user, and not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import Attachment, Receipt, Record
+from agentguard.policy import UNDEFINED
+
+__all__ = ["UNDEFINED", "AuditLog", "Clock", "Engine", "Entropy", "Facts", "LogReader"]
+
+Clock = Callable[[], datetime]
+"""Returns the wall-clock time, aware and in UTC."""
+
+Entropy = Callable[[int], bytes]
+"""Returns that many random bytes, fit for keys."""
+
+Facts = Callable[[Mapping[str, Any]], Any]
+"""Looks up, in a trusted place, what a policy needs to know about a call's arguments.
+
+Takes the bound arguments as JSON values; returns the mapping that stands at the top level of the
+policy's input. It may be a coroutine function where calls are made with ``acall`` or ``arun``.
+"""
+
+
+class Engine(Protocol):
+    """A policy engine. ``evaluate`` may be called from any thread."""
+
+    @property
+    def name(self) -> str:
+        """``rego``, ``function``, ..."""
+
+    @property
+    def version(self) -> str:
+        """The version of the engine, as recorded with each decision."""
+
+    @property
+    def policy_sha256(self) -> str | None:
+        """SHA-256 (hex) over the sorted ``{path: sha256}`` of modules and data; None if unknown."""
+
+    @property
+    def policy_files(self) -> Mapping[str, str]:
+        """``{path: sha256 hex}`` of what was loaded; empty if unknown."""
+
+    def evaluate(self, document: bytes) -> object:
+        """Evaluate the query on ``document`` (canonical JSON) and return its JSON value.
+
+        Returns ``UNDEFINED`` when the query has no value. Raises ``PolicyError``, and nothing
+        else, for every failure, panics of native code included.
+        """
+
+
+class AuditLog(Protocol):
+    """An append-only log with one writer; safe to use from many threads."""
+
+    @property
+    def head(self) -> Checkpoint:
+        """The newest durable checkpoint."""
+
+    @property
+    def last_at(self) -> datetime:
+        """The time of the newest durable entry; the log's time never goes back past it."""
+
+    def append(self, record: Record) -> Receipt:
+        """Make ``record``, and everything enqueued before it, durable; return its place.
+
+        Raises ``StorageError``; then the record is not in the log.
+        """
+
+    def enqueue(self, record: Record) -> None:
+        """Hand over ``record``: it becomes durable with the next append, or within 50 ms."""
+
+    def flush(self) -> None:
+        """Make everything enqueued durable; raises ``StorageError``."""
+
+    def close(self) -> None:
+        """Flush, and give the log back; raises ``StorageError``."""
+
+
+class LogReader(Protocol):
+    """Reads a log as it lies there, trusting nothing of it."""
+
+    def shards(self) -> Sequence[int]:
+        """The numbers of the shards."""
+
+    def entries(self, shard: int) -> Iterator[tuple[int, bytes]]:
+        """Yield ``(index, canonical bytes)`` in the order of the index."""
+
+    def checkpoints(self, shard: int) -> Iterator[bytes]:
+        """Yield the signed notes in the order of their size."""
+
+    def attachments(self, shard: int, index: int) -> Sequence[Attachment]:
+        """What stands beside one entry."""

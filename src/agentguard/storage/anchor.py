@@ -1,0 +1,105 @@
+"""An anchor: the newest checkpoint of a shard, kept outside the state.
+
+Whoever cuts or replaces the state does not reach it there, and a rolled-back log is found out when
+it is opened or verified. One small file a shard, named after the origin, overwritten after each
+commit; it never goes back to a smaller tree.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from agentguard.audit import checkpoint
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.canonical import sha256_hex
+from agentguard.errors import AgentguardError, StorageError
+from agentguard.keys import PublicKey
+
+
+class Anchor:
+    """The anchor of one shard in a directory, or nowhere (``directory`` None)."""
+
+    def __init__(self, directory: Path | None, origin: str, log_key: PublicKey) -> None:
+        self._path = anchor_path(directory, origin) if directory is not None else None
+        self._origin = origin
+        self._key = log_key
+        self._file: int | None = None
+        self._owed = b""
+
+    def read(self) -> Checkpoint | None:
+        """Return the checkpoint kept here, verified, or None if there is none.
+
+        Raises ``StorageError`` (``anchor.damaged``, ``anchor.unreadable``).
+        """
+        if self._path is None:
+            return None
+        try:
+            note = self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            message = f"the anchor {self._path} can't be read ({error.strerror})"
+            raise StorageError(message, code="anchor.unreadable") from error
+        if not note:  # made, and nothing committed yet
+            return None
+        try:
+            return checkpoint.verify(note, self._key, origin=self._origin)
+        except AgentguardError as error:
+            message = f"the anchor {self._path} is damaged ({error}): find out who changed it"
+            raise StorageError(message, code="anchor.damaged") from error
+
+    def check(self, head: Checkpoint) -> None:
+        """Raise ``StorageError`` (``storage.rolled_back``) if more was seen here than ``head``."""
+        seen = self.read()
+        if seen is None:
+            return
+        if seen.size > head.size or (seen.size == head.size and seen.root != head.root):
+            message = (
+                f"the log has {head.size} entries, but its anchor {self._path} has seen "
+                f"{seen.size}: the state was rolled back or replaced. Restore it; nothing is "
+                "written until then"
+            )
+            raise StorageError(message, code="storage.rolled_back")
+
+    def write(self, note: bytes) -> None:
+        """Keep a newer checkpoint. A failure is kept for ``settle``: the commit has happened."""
+        self._owed = note
+        with suppress(StorageError):
+            self.settle()
+
+    def settle(self) -> None:
+        """Make sure that the newest checkpoint is kept, and that more can be.
+
+        Called before each commit, so that at most one batch is ever without its anchor. Raises
+        ``StorageError`` (``anchor.unwritable``).
+        """
+        if self._path is None or (self._file is not None and not self._owed):
+            return
+        try:
+            if self._file is None:
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                flags = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._file = os.open(self._path, flags, 0o600)
+            if self._owed:
+                os.pwrite(self._file, self._owed, 0)
+                os.ftruncate(self._file, len(self._owed))
+                self._owed = b""
+        except OSError as error:
+            message = (
+                f"the anchor {self._path} can't be written ({error.strerror}): set anchor in "
+                'agentguard.toml to a writable directory, or to "" for none'
+            )
+            raise StorageError(message, code="anchor.unwritable") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def anchor_path(directory: Path, origin: str) -> Path:
+    """Return where the anchor of a shard lies in a directory."""
+    return directory / f"{sha256_hex(origin.encode())[:32]}.checkpoint"

@@ -1,0 +1,83 @@
+"""The long-lived keys of a trust domain, encrypted at rest in OpenSSH's format.
+
+A state directory holds ``keys/issuer``, ``keys/log`` and ``keys/admin``, and the trust document
+with their public halves. The passphrase lies elsewhere (``[keys] passphrase_file``, or
+``AGENTGUARD_PASSPHRASE``).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from agentguard.errors import KeyMaterialError, StorageError
+from agentguard.identity.trust import TrustDocument, Use
+from agentguard.keys import Ed25519Signer
+
+TRUST: Final = "trust.json"
+_KEYS: Final = "keys"
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file of mode 0600 that must not exist; raises ``StorageError``."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        with os.fdopen(file, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except FileExistsError as error:
+        message = f"{path} exists already: it is not overwritten"
+        raise StorageError(message, code="storage.exists") from error
+    except OSError as error:
+        message = f"{path} can't be written ({error.strerror}): give this user the right"
+        raise StorageError(message, code="storage.readonly") from error
+
+
+def save_key(state: Path, use: Use, signer: Ed25519Signer, passphrase: bytes) -> None:
+    """Keep a key, encrypted; raises ``StorageError`` if there is one already."""
+    write_new(state / _KEYS / use, signer.to_openssh(passphrase))
+
+
+def load_key(state: Path, use: Use, passphrase: bytes) -> Ed25519Signer:
+    """Read a key. Raises ``KeyMaterialError``: ``key.unreadable``, ``key.passphrase``, ..."""
+    path = state / _KEYS / use
+    refuse_if_exposed(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        message = f"the {use} key {path} can't be read ({error.strerror}): check the state"
+        raise KeyMaterialError(message, code="key.unreadable") from error
+    return Ed25519Signer.from_openssh(data, passphrase)
+
+
+def load_trust(state: Path) -> TrustDocument:
+    """Read the trust document. Raises ``StorageError`` or ``DecodeError``."""
+    path = state / TRUST
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        message = f"{path} can't be read ({error.strerror}): run agentguard init"
+        raise StorageError(message, code="storage.missing") from error
+    return TrustDocument.loads(data)
+
+
+def refuse_if_exposed(path: Path, *, reading: bool = True) -> None:
+    """Raise if others can write ``path``, or (``reading``) even read it.
+
+    Raises ``KeyMaterialError`` (``key.exposed``) or, where the file can't be looked at,
+    ``key.unreadable``.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        message = f"{path} can't be read ({error.strerror}): check the path and this user's rights"
+        raise KeyMaterialError(message, code="key.unreadable") from error
+    forbidden = stat.S_IRWXG | stat.S_IRWXO if reading else stat.S_IWGRP | stat.S_IWOTH
+    if status.st_mode & forbidden or status.st_uid not in (os.getuid(), 0):
+        who = "read or write" if reading else "write"
+        message = f"others can {who} {path}: run chmod {'600' if reading else 'go-w'} on it"
+        raise KeyMaterialError(message, code="key.exposed")

@@ -1,0 +1,311 @@
+"""The writer of one shard: leader/follower group commit, the Merkle tree, the checkpoints.
+
+Whoever appends first leads: it takes everything that is pending, hashes it into the tree, signs
+one checkpoint and has the backend write the batch; those who came meanwhile wait for it or lead
+the next batch. What the backend is (memory, SQLite) is its own affair.
+
+After a fork the child's copy refuses: two writers on one shard would fork the log.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Final, Protocol
+
+from agentguard.audit import checkpoint, merkle
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import Receipt, Record
+from agentguard.audit.merkle import CompactRange
+from agentguard.errors import StorageError
+from agentguard.keys import Signer
+
+FLUSH_AFTER: Final = 0.05
+"""Seconds within which an enqueued record becomes durable."""
+
+MAX_BATCH: Final = 256
+MAX_PENDING: Final = 10_000
+"""Records that wait while the backend fails; past it the log takes no more."""
+
+
+class Head:
+    """The durable end of a shard: its tree, its checkpoint, the time of its newest entry."""
+
+    __slots__ = ("at", "checkpoint", "tree")
+
+    def __init__(self, tree: CompactRange, checkpoint: Checkpoint, at: str) -> None:
+        self.tree = tree
+        self.checkpoint = checkpoint
+        self.at = at
+
+
+class Backend(Protocol):
+    """Where a shard's batches are written."""
+
+    @property
+    def instant(self) -> bool:
+        """True where a write costs next to nothing, so that nothing need wait for the next one."""
+
+    def read_head(self) -> Head:
+        """Read the durable end again; raises ``StorageError``."""
+
+    def write(self, records: Sequence[Record], head: Head, sign: Callable[[], bytes]) -> None:
+        """Write a batch and its head, all or nothing, durably; raises ``StorageError``.
+
+        ``sign`` makes the checkpoint's signed note.
+        """
+
+    def close(self) -> None:
+        """Give the place back."""
+
+    def abandon(self) -> None:
+        """Let go of what a fork has inherited, without a word to the place itself."""
+
+
+class _Slot:
+    """A record on its way, and what became of it."""
+
+    __slots__ = ("done", "error", "receipt", "record", "waiting")
+
+    def __init__(self, record: Record, *, waiting: bool) -> None:
+        self.record = record
+        self.waiting = waiting
+        self.done = False
+        self.receipt: Receipt | None = None
+        self.error: StorageError | None = None
+
+
+class ShardLog:
+    """An ``AuditLog`` with one shard."""
+
+    def __init__(self, backend: Backend, signer: Signer, *, shard: int = 0) -> None:
+        self._backend = backend
+        self._signer = signer
+        self._shard = shard
+        self._changed = threading.Condition()
+        self._pending: list[_Slot] = []
+        self._busy = False
+        self._closed = ""
+        self._flusher: threading.Thread | None = None
+        self._adopt(backend.read_head())
+        _LOGS.add(self)
+
+    def _adopt(self, head: Head) -> None:
+        self._head = head
+        self._last_at = datetime.fromisoformat(head.at)
+
+    @property
+    def head(self) -> Checkpoint:
+        """The newest durable checkpoint."""
+        return self._head.checkpoint
+
+    @property
+    def last_at(self) -> datetime:
+        """The time of the newest durable entry."""
+        return self._last_at
+
+    def append(self, record: Record) -> Receipt:
+        """Make ``record``, and everything enqueued before it, durable; return its place."""
+        slot = _Slot(record, waiting=True)
+        self._submit(slot)
+        try:
+            while not self._settled(slot):
+                self._lead(slot)
+        except BaseException:
+            self._withdraw(slot)
+            raise
+        if slot.receipt is None:
+            raise slot.error or StorageError("the record was not written")
+        return slot.receipt
+
+    def enqueue(self, record: Record) -> None:
+        """Hand over ``record``; it becomes durable with the next append, or within 50 ms."""
+        if self._backend.instant:
+            self.append(record)
+            return
+        self._submit(_Slot(record, waiting=False))
+        if self._flusher is None:
+            self._start_flusher()
+
+    def flush(self) -> None:
+        """Make everything enqueued durable; raises ``StorageError``."""
+        while True:
+            with self._changed:
+                while self._busy:
+                    self._changed.wait()
+                if not self._pending:
+                    return
+            self._lead(None)
+
+    def close(self) -> None:
+        """Flush, and give the place back; raises ``StorageError`` if the flush failed."""
+        if self._closed:
+            return
+        try:
+            self.flush()
+        finally:
+            with self._changed:
+                while self._busy:
+                    self._changed.wait()
+                self._closed = "the log is closed: open the guard again"
+                self._changed.notify_all()
+            self._backend.close()
+
+    def abandon(self) -> None:
+        """Refuse from here on: this process is a fork of the log's writer."""
+        self._closed = "this process is a fork: open a guard of its own in it"
+        # the parent's threads held these, and do not exist here
+        self._changed = threading.Condition()
+        self._busy = False
+        self._pending = []
+        self._backend.abandon()
+
+    def _submit(self, slot: _Slot) -> None:
+        with self._changed:
+            if self._closed:
+                raise StorageError(self._closed, code="storage.closed")
+            if len(self._pending) >= MAX_PENDING:
+                message = f"{MAX_PENDING} records wait to be written; see why the log can't be"
+                raise StorageError(message, code="storage.full")
+            self._pending.append(slot)
+            if not slot.waiting and len(self._pending) == 1:
+                self._changed.notify_all()  # wakes the flusher
+
+    def _withdraw(self, slot: _Slot) -> None:
+        """Take back a record whose caller was interrupted, unless it is on its way already."""
+        with self._changed:
+            if slot in self._pending:
+                self._pending.remove(slot)
+
+    def _settled(self, slot: _Slot) -> bool:
+        """Wait until ``slot`` is done (True) or somebody has to lead (False)."""
+        with self._changed:
+            while not slot.done and self._busy:
+                self._changed.wait()
+            return slot.done
+
+    def _lead(self, own: _Slot | None) -> None:
+        """Commit one batch, unless somebody else has begun to."""
+        leading = False
+        batch: list[_Slot] = []
+        failure: BaseException | None = None
+        try:
+            with self._changed:
+                if self._busy:
+                    return
+                self._busy = leading = True
+                batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
+            if batch:
+                self._commit(batch)
+        except BaseException as error:
+            failure = error
+            if own is None or not isinstance(error, StorageError):
+                raise
+        finally:
+            if leading:
+                self._settle(batch, own, failure)
+
+    def _commit(self, batch: Sequence[_Slot]) -> None:
+        before = self._head
+        tree = before.tree.copy()
+        at = before.at
+        for slot in batch:
+            tree.append(merkle.leaf_hash(slot.record.body))
+            at = max(at, slot.record.at)
+        head = Head(tree, Checkpoint(before.checkpoint.origin, tree.size, tree.root()), at)
+        records = [slot.record for slot in batch]
+        try:
+            self._backend.write(
+                records, head, lambda: checkpoint.sign(head.checkpoint, self._signer)
+            )
+        except BaseException as error:
+            # the commit itself may have succeeded: only the backend knows
+            durable = self._backend.read_head()
+            self._adopt(durable)
+            if durable.checkpoint == head.checkpoint:
+                self._place(batch, before)
+            elif isinstance(error, Exception) and not isinstance(error, StorageError):
+                message = f"the log can't be written ({type(error).__name__}: {error})"
+                raise StorageError(message) from error
+            if not isinstance(error, Exception) or durable.checkpoint != head.checkpoint:
+                raise
+        else:
+            self._adopt(head)
+            self._place(batch, before)
+
+    def _place(self, batch: Sequence[_Slot], before: Head) -> None:
+        first = before.checkpoint.size
+        for offset, slot in enumerate(batch):
+            slot.receipt = Receipt(self._shard, first + offset)
+
+    def _settle(
+        self, batch: Sequence[_Slot], own: _Slot | None, failure: BaseException | None
+    ) -> None:
+        """Tell everybody in the batch; what was only handed over goes back to the front."""
+        with self._changed:
+            again: list[_Slot] = []
+            for slot in batch:
+                if slot.receipt is not None:
+                    slot.done = True
+                elif slot is own or (slot.waiting and isinstance(failure, StorageError)):
+                    slot.done = True
+                    slot.error = failure if isinstance(failure, StorageError) else None
+                else:
+                    again.append(slot)
+            self._pending[:0] = again
+            self._busy = False
+            self._changed.notify_all()
+
+    def _start_flusher(self) -> None:
+        with self._changed:
+            if self._flusher is None and not self._closed:
+                flusher = threading.Thread(
+                    target=_flush_forever, args=(weakref.ref(self),), name="agentguard-flush"
+                )
+                flusher.daemon = True
+                self._flusher = flusher
+                flusher.start()
+
+    def wait_for_work(self) -> bool:
+        """Block until something is pending (True) or the log is closed (False), a second at most."""
+        with self._changed:
+            if not self._pending and not self._closed:
+                self._changed.wait(timeout=1.0)
+            return bool(self._pending)
+
+
+def _flush_forever(reference: weakref.ref[ShardLog]) -> None:
+    """Flush what is enqueued and not taken along by an append in time."""
+    pause = threading.Event()
+    while True:
+        log = reference()
+        if log is None or log._closed:  # noqa: SLF001  this thread belongs to the log
+            return
+        if log.wait_for_work():
+            pause.wait(FLUSH_AFTER / 2)
+            try:
+                log.flush()
+            except StorageError:
+                pause.wait(1.0)  # the records stay pending; the next append reports the failure
+        del log
+
+
+_LOGS: weakref.WeakSet[ShardLog] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for log in list(_LOGS):
+        log.close()
+
+
+def _abandon_all() -> None:
+    for log in list(_LOGS):
+        log.abandon()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_abandon_all)

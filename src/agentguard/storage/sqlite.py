@@ -1,0 +1,276 @@
+"""A log in an SQLite file, inside a state directory of mode 0700.
+
+The writer holds a lock on a file beside it, so that a shard has one writer; readers open the file
+read-only and need no lock. WAL with ``synchronous=FULL``: what a commit has returned is on disk as
+far as the file system keeps its promise. Nothing here is trusted when it is read again:
+``audit/verify.py`` checks it all.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import Attachment, Record
+from agentguard.audit.merkle import CompactRange
+from agentguard.errors import AgentguardError, StorageError
+from agentguard.storage.anchor import Anchor
+from agentguard.storage.log import Head
+
+FILE: Final = "log.sqlite"
+_LOCK: Final = "log.lock"
+_VERSION: Final = 1
+_APPLICATION: Final = 0x41474C31  # "AGL1"
+
+_SCHEMA: Final = """
+CREATE TABLE shards (
+    shard INTEGER PRIMARY KEY, origin TEXT NOT NULL,
+    size INTEGER NOT NULL, range BLOB NOT NULL, at TEXT NOT NULL
+) STRICT;
+CREATE TABLE entries (
+    shard INTEGER NOT NULL, idx INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (shard, idx)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE checkpoints (
+    shard INTEGER NOT NULL, size INTEGER NOT NULL, note BLOB NOT NULL, PRIMARY KEY (shard, size)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE attachments (
+    shard INTEGER NOT NULL, idx INTEGER NOT NULL, role TEXT NOT NULL,
+    commitment TEXT NOT NULL, salt BLOB NOT NULL, data BLOB NOT NULL,
+    PRIMARY KEY (shard, idx, role)
+) STRICT, WITHOUT ROWID;
+"""
+
+_CODES: Final = {
+    sqlite3.SQLITE_FULL: ("storage.full", "the disk is full: make room, then call again"),
+    sqlite3.SQLITE_READONLY: ("storage.readonly", "it is read-only: give this user the right"),
+    sqlite3.SQLITE_PERM: ("storage.readonly", "it is not accessible: give this user the right"),
+    sqlite3.SQLITE_CANTOPEN: ("storage.missing", "it can't be opened: check that it exists"),
+    sqlite3.SQLITE_CORRUPT: ("storage.corrupt", "it is damaged: keep a copy, restore a backup"),
+    sqlite3.SQLITE_NOTADB: ("storage.corrupt", "it is no log: keep a copy, restore a backup"),
+    sqlite3.SQLITE_BUSY: ("storage.locked", "another program holds it: close that program"),
+    sqlite3.SQLITE_LOCKED: ("storage.locked", "another program holds it: close that program"),
+}
+
+
+class SqliteBackend:
+    """Writes one shard of the log in a state directory."""
+
+    instant = False
+
+    def __init__(
+        self, connection: sqlite3.Connection, lock: int, path: Path, shard: int, anchor: Anchor
+    ) -> None:
+        self._connection = connection
+        self._lock = lock
+        self._path = path
+        self._shard = shard
+        self._anchor = anchor
+
+    @classmethod
+    def create(cls, state: Path, origin: str, anchor: Anchor, *, at: str) -> SqliteBackend:
+        """Make the log's file with one empty shard; raises ``StorageError`` if it exists."""
+        path = state / FILE
+        lock = _acquire(state / _LOCK)
+        with _errors(path):
+            try:
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            except FileExistsError as error:
+                os.close(lock)
+                message = f"{path} exists already: it is not overwritten"
+                raise StorageError(message, code="storage.exists") from error
+            connection = _connect(path)
+            connection.executescript(
+                f"BEGIN;{_SCHEMA}PRAGMA application_id={_APPLICATION};"
+                f"PRAGMA user_version={_VERSION};COMMIT"
+            )
+            connection.execute("INSERT INTO shards VALUES (0, ?, 0, x'', ?)", (origin, at))
+        return cls(connection, lock, path, 0, anchor)
+
+    @classmethod
+    def open(cls, state: Path, anchor: Anchor) -> SqliteBackend:
+        """Take over the log in ``state`` as its one writer.
+
+        Raises ``StorageError``: ``storage.missing``, ``storage.locked``, ``storage.readonly``,
+        ``storage.corrupt``, ``storage.version``; ``storage.rolled_back`` where the anchor has
+        seen more than the log holds.
+        """
+        path = state / FILE
+        _require_file(path)
+        lock = _acquire(state / _LOCK)
+        try:
+            with _errors(path):
+                connection = _connect(path)
+                _check_version(connection, path)
+            backend = cls(connection, lock, path, 0, anchor)
+            anchor.check(backend.read_head().checkpoint)
+            anchor.settle()
+        except BaseException:
+            os.close(lock)
+            raise
+        return backend
+
+    def read_head(self) -> Head:
+        """Read the durable end from the file."""
+        with _errors(self._path):
+            if self._connection.in_transaction:
+                self._connection.rollback()
+            row = self._connection.execute(
+                "SELECT origin, size, range, at FROM shards WHERE shard = ?", (self._shard,)
+            ).fetchone()
+            (entries,) = self._connection.execute(
+                "SELECT coalesce(max(idx) + 1, 0) FROM entries WHERE shard = ?", (self._shard,)
+            ).fetchone()
+        if row is None or row[1] != entries:
+            message = f"{self._path}: the newest entry is not the one of the newest checkpoint"
+            raise StorageError(f"{message}: run agentguard audit verify", code="storage.corrupt")
+        origin, size, peaks, at = row
+        try:
+            tree = CompactRange.decode(size, peaks)
+            return Head(tree, Checkpoint(origin, size, tree.root()), at)
+        except AgentguardError as error:
+            message = f"{self._path}: the end of the log is damaged ({error})"
+            raise StorageError(message, code="storage.corrupt") from error
+
+    def write(self, records: Sequence[Record], head: Head, sign: Callable[[], bytes]) -> None:
+        """Write a batch, its checkpoint and the head in one transaction, then the anchor."""
+        self._anchor.settle()
+        note = sign()
+        size = head.checkpoint.size
+        first = size - len(records)
+        entries = [(self._shard, first + i, r.body) for i, r in enumerate(records)]
+        beside = [
+            (self._shard, first + i, *attachment)
+            for i, record in enumerate(records)
+            for attachment in record.attachments
+        ]
+        with _errors(self._path):
+            execute = self._connection.execute
+            execute("BEGIN IMMEDIATE")
+            try:
+                self._connection.executemany("INSERT INTO entries VALUES (?, ?, ?)", entries)
+                self._connection.executemany(
+                    "INSERT INTO attachments VALUES (?, ?, ?, ?, ?, ?)", beside
+                )
+                execute("INSERT INTO checkpoints VALUES (?, ?, ?)", (self._shard, size, note))
+                execute(
+                    "UPDATE shards SET size = ?, range = ?, at = ? WHERE shard = ?",
+                    (size, head.tree.encode(), head.at, self._shard),
+                )
+                execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    with suppress(sqlite3.Error):  # the first error is the one to report
+                        execute("ROLLBACK")
+                raise
+        self._anchor.write(note)
+
+    def close(self) -> None:
+        """Close the file and release the lock."""
+        self._connection.close()
+        self._anchor.close()
+        os.close(self._lock)
+
+    def abandon(self) -> None:
+        """In a fork: drop the inherited lock; the connection is kept, unused, and never closed."""
+        _INHERITED.append(self._connection)
+        os.close(self._lock)
+
+
+class SqliteReader:
+    """Reads the log in a state directory without taking it over; a ``LogReader``."""
+
+    def __init__(self, state: Path) -> None:
+        self._path = state / FILE
+        _require_file(self._path)
+        with _errors(self._path):
+            self._connection = sqlite3.connect(
+                f"{self._path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None
+            )
+            _check_version(self._connection, self._path)
+
+    def shards(self) -> Sequence[int]:
+        """The numbers of the shards that the file names."""
+        return [row[0] for row in self._rows("SELECT shard FROM shards ORDER BY shard")]
+
+    def entries(self, shard: int) -> Iterator[tuple[int, bytes]]:
+        """Yield ``(index, canonical bytes)``."""
+        return self._rows("SELECT idx, body FROM entries WHERE shard = ? ORDER BY idx", shard)
+
+    def checkpoints(self, shard: int) -> Iterator[bytes]:
+        """Yield the signed notes."""
+        for row in self._rows("SELECT note FROM checkpoints WHERE shard = ? ORDER BY size", shard):
+            yield row[0]
+
+    def attachments(self, shard: int, index: int) -> Sequence[Attachment]:
+        """What stands beside one entry."""
+        statement = (
+            "SELECT role, commitment, salt, data FROM attachments WHERE shard = ? AND idx = ?"
+        )
+        return [Attachment(*row) for row in self._rows(statement, shard, index)]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def _rows(self, statement: str, *parameters: int) -> Iterator[tuple[object, ...]]:
+        with _errors(self._path):
+            yield from self._connection.execute(statement, parameters)
+
+
+_INHERITED: list[sqlite3.Connection] = []
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    return connection
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        message = f"there is no log at {path}: run agentguard init, or name the right state"
+        raise StorageError(message, code="storage.missing")
+
+
+def _acquire(path: Path) -> int:
+    try:
+        lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        message = f"the lock {path} can't be opened ({error.strerror}): give this user the right"
+        raise StorageError(message, code="storage.readonly") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        message = f"another process writes this log ({path}): close its guard, or use another state"
+        raise StorageError(message, code="storage.locked") from error
+    return lock
+
+
+def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != _APPLICATION:
+        message = f"{path} is not a log of agentguard: name the right state"
+        raise StorageError(message, code="storage.corrupt")
+    if version != _VERSION:
+        message = f"{path} has the format {version}, this agentguard knows {_VERSION}: upgrade it"
+        raise StorageError(message, code="storage.version")
+
+
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ``StorageError`` with a code and what to do."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        code, advice = _CODES.get(primary, ("storage.failed", "see what the system says"))
+        raise StorageError(f"the log {path} failed ({error}): {advice}", code=code) from error

@@ -1,0 +1,13 @@
+"""Where a call stands in a trace: the one part of agentguard that may fail open."""
+
+from __future__ import annotations
+
+from opentelemetry import trace
+
+
+def traceparent() -> str | None:
+    """Return the current span as a W3C ``traceparent``, or None outside any span."""
+    context = trace.get_current_span().get_span_context()
+    if not context.is_valid:
+        return None
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"

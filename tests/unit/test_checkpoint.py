@@ -1,0 +1,228 @@
+"""Checkpoints: the bytes of a note, whose signature counts, and every departure from the form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from agentguard.audit import checkpoint, merkle
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.canonical import b64_decode, b64_encode
+from agentguard.errors import DecodeError, VerificationError
+from agentguard.keys import Ed25519Signer, PublicKey
+
+ORIGIN = "acme.example/log/0"
+ROOT = merkle.leaf_hash(b"entry")
+HEAD = Checkpoint(ORIGIN, 20852163, ROOT)
+
+
+def line(signer: Ed25519Signer, body: bytes, name: str = ORIGIN) -> bytes:
+    """A signature line for any text."""
+    signed = checkpoint.key_id(name, signer.public_key) + signer.sign(body)
+    return f"\u2014 {name} {b64_encode(signed)}\n".encode()
+
+
+def test_a_checkpoint_is_three_lines() -> None:
+    assert HEAD.body() == f"acme.example/log/0\n20852163\n{b64_encode(ROOT)}\n".encode()
+    assert Checkpoint(ORIGIN, 0, merkle.EMPTY_ROOT).body().split(b"\n")[1] == b"0"
+
+
+def test_a_note_ends_with_its_signature(signer: Ed25519Signer) -> None:
+    note = checkpoint.sign(HEAD, signer)
+
+    assert note == HEAD.body() + b"\n" + line(signer, HEAD.body())
+    assert checkpoint.verify(note, signer.public_key, origin=ORIGIN) == HEAD
+    assert checkpoint.verify_note(note, ORIGIN, signer.public_key) == HEAD.body().decode()
+    parsed = checkpoint.parse(note)
+    assert parsed.checkpoint == HEAD
+    assert parsed.body == HEAD.body()
+    assert [s.name for s in parsed.signatures] == [ORIGIN]
+
+
+@pytest.mark.parametrize(
+    ("origin", "size", "root"),
+    [
+        ("", 1, ROOT),
+        ("two words", 1, ROOT),
+        ("a+b", 1, ROOT),
+        ("a\nb", 1, ROOT),
+        ("a\x00b", 1, ROOT),
+        ("a\u2003b", 1, ROOT),
+        ("a\ud800", 1, ROOT),
+        (ORIGIN, -1, ROOT),
+        (ORIGIN, 2**63, ROOT),
+        (ORIGIN, 1, ROOT[:-1]),
+        (ORIGIN, 1, b""),
+    ],
+)
+def test_what_can_not_be_written_is_no_checkpoint(origin: str, size: int, root: bytes) -> None:
+    Checkpoint(ORIGIN, 2**63 - 1, ROOT)
+    with pytest.raises(DecodeError) as refused:
+        Checkpoint(origin, size, root)
+    assert refused.value.code == "note.malformed"
+
+
+def test_the_key_id_depends_on_the_name_and_the_key(
+    signer: Ed25519Signer, stranger: Ed25519Signer
+) -> None:
+    ids = {
+        checkpoint.key_id(ORIGIN, signer.public_key),
+        checkpoint.key_id(ORIGIN + "1", signer.public_key),
+        checkpoint.key_id(ORIGIN, stranger.public_key),
+    }
+    assert len(ids) == 3
+    assert {len(key_id) for key_id in ids} == {4}
+
+
+def refused(note: bytes, key: PublicKey, origin: str = ORIGIN) -> str:
+    with pytest.raises((DecodeError, VerificationError)) as caught:
+        checkpoint.verify(note, key, origin=origin)
+    return caught.value.code
+
+
+def test_only_the_logs_own_key_and_origin_verify(
+    signer: Ed25519Signer, stranger: Ed25519Signer
+) -> None:
+    note = checkpoint.sign(HEAD, signer)
+    checkpoint.verify(note, signer.public_key, origin=ORIGIN)
+
+    assert refused(note, stranger.public_key) == "signature.missing"
+    assert refused(note, signer.public_key, "acme.example/log/1") == "checkpoint.origin"
+    other_name = HEAD.body() + b"\n" + line(signer, HEAD.body(), "witness.example")
+    assert refused(other_name, signer.public_key) == "signature.missing"
+    borrowed = line(stranger, HEAD.body())
+    claimed = (
+        checkpoint.key_id(ORIGIN, signer.public_key) + b64_decode(borrowed.split()[2].decode())[4:]
+    )
+    forged = HEAD.body() + f"\n\u2014 {ORIGIN} {b64_encode(claimed)}\n".encode()
+    assert refused(forged, signer.public_key) == "signature.invalid"
+
+
+def test_a_witness_may_sign_too_and_is_not_needed(
+    signer: Ed25519Signer, stranger: Ed25519Signer
+) -> None:
+    own = line(signer, HEAD.body())
+    witness = line(stranger, HEAD.body(), "witness.example/w1")
+    unknown = f"\u2014 other.example {b64_encode(b'abcdjunk')}\n".encode()
+
+    for lines in (own + witness, witness + own, unknown + own, witness + unknown + own):
+        note = HEAD.body() + b"\n" + lines
+        assert checkpoint.verify(note, signer.public_key, origin=ORIGIN) == HEAD
+    note = HEAD.body() + b"\n" + witness + own
+    assert checkpoint.verify_note(note, "witness.example/w1", stranger.public_key)
+    assert refused(HEAD.body() + b"\n" + witness, signer.public_key) == "signature.missing"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        Checkpoint(ORIGIN, 20852164, ROOT),
+        Checkpoint(ORIGIN, 2085216, ROOT),
+        Checkpoint(ORIGIN, 20852163, merkle.leaf_hash(b"other")),
+    ],
+)
+def test_another_size_or_root_under_the_same_signature_is_refused(
+    signer: Ed25519Signer, head: Checkpoint
+) -> None:
+    note = checkpoint.sign(HEAD, signer)
+    altered = note.replace(HEAD.body(), head.body())
+    assert altered != note
+    assert refused(altered, signer.public_key) == "signature.invalid"
+
+
+BODIES: dict[str, Callable[[list[str]], list[str]]] = {
+    "leading zero": lambda b: [b[0], "0" + b[1], b[2]],
+    "plus sign": lambda b: [b[0], "+" + b[1], b[2]],
+    "negative": lambda b: [b[0], "-1", b[2]],
+    "hex": lambda b: [b[0], "0x10", b[2]],
+    "not ascii digits": lambda b: [b[0], "\u0661", b[2]],
+    "underscore": lambda b: [b[0], "1_0", b[2]],
+    "space": lambda b: [b[0], b[1] + " ", b[2]],
+    "too large": lambda b: [b[0], "9223372036854775808", b[2]],
+    "far too large": lambda b: [b[0], "9" * 5000, b[2]],
+    "no size": lambda b: [b[0], "", b[2]],
+    "no origin": lambda b: ["", b[1], b[2]],
+    "no root": lambda b: [b[0], b[1]],
+    "empty root": lambda b: [b[0], b[1], ""],
+    "short root": lambda b: [b[0], b[1], b64_encode(ROOT[:-1])],
+    "long root": lambda b: [b[0], b[1], b64_encode(ROOT + b"\0")],
+    "root unpadded": lambda b: [b[0], b[1], b[2].rstrip("=")],
+    "root base64url": lambda b: [b[0], b[1], b64_encode(b"\xff" * 32).replace("/", "_")],
+    "root's unused bits": lambda b: [b[0], b[1], b64_encode(bytes(32))[:-2] + "B="],
+    "extension line": lambda b: [*b, "extension"],
+    "origin with a space": lambda b: ["two words", b[1], b[2]],
+    "carriage returns": lambda b: [item + "\r" for item in b],
+    "an empty line more": lambda b: [*b, ""],
+    "lines in another order": lambda b: [b[0], b[2], b[1]],
+}
+
+
+@pytest.mark.parametrize("how", BODIES)
+def test_a_body_in_another_form_is_refused_though_well_signed(
+    signer: Ed25519Signer, how: str
+) -> None:
+    lines = HEAD.body().decode().splitlines()
+    good = ("\n".join(lines) + "\n").encode()
+    checkpoint.verify(good + b"\n" + line(signer, good), signer.public_key, origin=ORIGIN)
+
+    body = ("\n".join(BODIES[how](lines)) + "\n").encode()
+
+    code = refused(body + b"\n" + line(signer, body), signer.public_key)
+    assert code in {"note.malformed", "base64.malformed"}
+
+
+NOTES: dict[str, Callable[[bytes, bytes], bytes]] = {
+    "empty": lambda body, sig: b"",
+    "newlines": lambda body, sig: b"\n\n",
+    "no signatures": lambda body, sig: body + b"\n",
+    "text alone": lambda body, sig: body,
+    "signatures alone": lambda body, sig: b"\n" + sig,
+    "no empty line": lambda body, sig: body + sig,
+    "no last newline": lambda body, sig: body + b"\n" + sig[:-1],
+    "newline more": lambda body, sig: body + b"\n" + sig + b"\n",
+    "junk after": lambda body, sig: body + b"\n" + sig + b"junk\n",
+    "two signatures by one key": lambda body, sig: body + b"\n" + sig + sig,
+    "hyphen": lambda body, sig: body + b"\n" + sig.replace("\u2014".encode(), b"-"),
+    "two spaces": lambda body, sig: body + b"\n" + sig.replace(b" ", b"  ", 1),
+    "space after": lambda body, sig: body + b"\n" + sig[:-1] + b" \n",
+    "tab": lambda body, sig: body + b"\n" + sig.replace(b" ", b"\t", 1),
+    "carriage return": lambda body, sig: body + b"\n" + sig[:-1] + b"\r\n",
+    "nul": lambda body, sig: body + b"\n" + sig + b"\0",
+    "byte order mark": lambda body, sig: b"\xef\xbb\xbf" + body + b"\n" + sig,
+    "not utf-8": lambda body, sig: b"\xff" + body + b"\n" + sig,
+    "no base64": lambda body, sig: body + f"\n\u2014 {ORIGIN}\n".encode(),
+    "key id alone": lambda body, sig: body + f"\n\u2014 {ORIGIN} AAAAAA==\n".encode(),
+    "base64 unpadded": lambda body, sig: body + b"\n" + sig[:-3].rstrip(b"=") + b"\n",
+    "name with a plus": lambda body, sig: body + b"\n" + sig + "\u2014 a+b AAAAAAA=\n".encode(),
+    "too long": lambda body, sig: b"x" * 300_000 + b"\n" + body + b"\n" + sig,
+}
+
+
+@pytest.mark.parametrize("how", NOTES)
+def test_a_note_in_another_form_is_refused(signer: Ed25519Signer, how: str) -> None:
+    body, signature = HEAD.body(), line(signer, HEAD.body())
+    checkpoint.verify(body + b"\n" + signature, signer.public_key, origin=ORIGIN)
+
+    note = NOTES[how](body, signature)
+
+    assert refused(note, signer.public_key) in {
+        "note.malformed",
+        "base64.malformed",
+        "checkpoint.origin",
+    }
+
+
+def test_every_byte_of_a_note_counts(signer: Ed25519Signer) -> None:
+    note = checkpoint.sign(HEAD, signer)
+    for place in range(len(note)):
+        for changed in (bytes([note[place] ^ 1]), b"", note[place : place + 1] * 2):
+            refused(note[:place] + changed + note[place + 1 :], signer.public_key)
+
+
+def test_any_text_can_be_a_note(signer: Ed25519Signer) -> None:
+    for text in ("hello\n", "two\n\nparagraphs\n", "\u2014 looks like a signature\n", "é\n\n"):
+        note = text.encode() + b"\n" + line(signer, text.encode(), "us")
+        assert checkpoint.verify_note(note, "us", signer.public_key) == text
+        with pytest.raises((VerificationError, DecodeError)):
+            checkpoint.verify_note(b"x" + note, "us", signer.public_key)

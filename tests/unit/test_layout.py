@@ -1,0 +1,124 @@
+"""The shape of the code base: layers, names, what the distributions declare, no key material.
+
+The import contracts stand in ``pyproject.toml``. They are run here on the real tree and on copies
+that break them, so that a contract that has stopped looking is noticed.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import entry_points, requires, version
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [ROOT / "src", ROOT / "integrations" / "agentguard-langchain" / "src"]
+MODULES = sorted(path for source in SOURCES for path in source.rglob("*.py"))
+NOT_OURS = {".git", ".venv", ".uv", "uv.lock", "dist", "build"}
+PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----(\\n|\s)+[A-Za-z0-9+/=]{40,}")
+
+
+def lint_imports(tree: Path) -> subprocess.CompletedProcess[str]:
+    """Run the contracts of ``tree/pyproject.toml`` on the packages that stand in ``tree``."""
+    path = os.pathsep.join(str(tree / source.relative_to(ROOT)) for source in SOURCES)
+    program = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    return subprocess.run(
+        [sys.executable, "-c", program, "--no-cache", "--no-logo"],
+        cwd=tree,
+        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "200", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def copied_tree(tmp_path):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for source in SOURCES:
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(source, tmp_path / source.relative_to(ROOT), ignore=ignore)
+    return tmp_path
+
+
+def test_the_import_contracts_hold():
+    result = lint_imports(ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Contracts: 3 kept, 0 broken." in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "statement", "broken"),
+    [
+        ("errors.py", "import agentguard.keys", "Each layer imports only"),
+        ("stray.py", "", "Each layer imports only"),
+        ("envelope.py", "import secrets", "The flow and what it stands on"),
+        (
+            "storage/__init__.py",
+            "import langchain_core.tools",
+            "The core imports no agent framework",
+        ),
+    ],
+    ids=["upwards", "module-without-a-layer", "entropy-in-the-pure-part", "framework-in-the-core"],
+)
+def test_a_broken_contract_is_found(copied_tree, module, statement, broken):
+    with (copied_tree / "src" / "agentguard" / module).open("a", encoding="utf-8") as file:
+        file.write(f"\n{statement}\n")
+    result = lint_imports(copied_tree)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "Contracts: 2 kept, 1 broken." in result.stdout
+    assert re.search(rf"{broken}.* BROKEN", result.stdout)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_each_module_says_what_it_is_and_has_a_noun_of_its_own(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), "begin with a paragraph: what lives here and what does not"
+    assert not re.search(r"(^|_)(utils?|helpers?|common|misc)$", path.stem)
+    classes = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    assert [name for name in classes if name.endswith(("Manager", "Handler", "Helper"))] == []
+
+
+def test_the_distributions_declare_what_the_documentation_promises():
+    assert version("agentguard") == version("agentguard-langchain")
+    commands = {
+        command.name: command.value for command in entry_points(group="agentguard.commands")
+    }
+    assert commands["demo"] == "agentguard_langchain.demo:command"
+    scripts = {script.name: script.value for script in entry_points(group="console_scripts")}
+    assert scripts["agentguard"] == "agentguard.cli:main"
+    rego = [line for line in requires("agentguard") or [] if line.startswith("gordon-to-regorus")]
+    # Only behind an extra (rego, and demo which includes it), and pinned exactly: ADR 0002.
+    assert rego
+    assert all(line.startswith("gordon-to-regorus==0.13.0; extra ==") for line in rego)
+
+
+def test_the_packages_are_typed():
+    for source in SOURCES:
+        (package,) = [path for path in source.iterdir() if (path / "__init__.py").exists()]
+        assert (package / "py.typed").exists()
+
+
+def test_the_repository_holds_no_private_key():
+    key = Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
+    assert PRIVATE_KEY.search(key), "the pattern must find a key, or it proves nothing"
+    assert [path for path in repository_files() if PRIVATE_KEY.search(path.read_bytes())] == []
+
+
+def repository_files():
+    for folder, folders, names in os.walk(ROOT):
+        # Pruned in place, as os.walk asks for.
+        folders[:] = [name for name in folders if name not in NOT_OURS and "cache" not in name]
+        yield from (Path(folder, name) for name in names if name not in NOT_OURS)

@@ -1,0 +1,97 @@
+"""The worked examples of RFC 8037, DSSE, C2SP signed-note, and WIMSE's draft."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentguard import jws
+from agentguard.audit import checkpoint
+from agentguard.canonical import b64_decode, b64url_decode, b64url_encode
+from agentguard.envelope import pae
+from agentguard.errors import KeyMaterialError, VerificationError
+from agentguard.keys import Ed25519Signer, PublicKey
+
+
+def read(vectors: Path, name: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((vectors / name).read_text())
+    return document
+
+
+def test_rfc_8037_the_token_is_made_and_verified(vectors: Path) -> None:
+    example = read(vectors, "rfc8037.json")
+    payload = example["payload"].encode()
+    signer = Ed25519Signer.from_seed(b64url_decode(example["jwk"]["d"]))
+
+    assert jws.sign(payload, signer, typ=None) == example["jws"]
+    assert jws.verify(example["jws"], signer.public_key, typ=None).payload == payload
+
+
+def test_rfc_8037_the_thumbprint(vectors: Path) -> None:
+    example = read(vectors, "rfc8037.json")
+    public = {name: value for name, value in example["jwk"].items() if name != "d"}
+
+    assert PublicKey.from_jwk(public).thumbprint == example["thumbprint"]
+    assert PublicKey.from_jwk(public).jwk() == public
+
+
+def test_rfc_8037_the_private_jwk_is_refused(vectors: Path) -> None:
+    with pytest.raises(KeyMaterialError) as refused:
+        PublicKey.from_jwk(read(vectors, "rfc8037.json")["jwk"])
+    assert refused.value.code == "key.private"
+
+
+def test_dsse_the_pre_authentication_encoding(vectors: Path) -> None:
+    example = read(vectors, "dsse.json")
+
+    encoded = pae(example["payloadType"], example["payload"].encode())
+
+    assert encoded == example["pae"].encode()
+
+
+def test_signed_note_the_key_id_and_the_signature(vectors: Path) -> None:
+    example = read(vectors, "signed_note.json")
+    name, key_id, encoded = example["vkey"].split("+", 2)
+    algorithm, raw = b64_decode(encoded)[:1], b64_decode(encoded)[1:]
+    note = f"{example['text']}\n{example['signature_line']}\n".encode()
+    key = PublicKey.from_raw(raw)
+
+    assert algorithm == b"\x01"
+    assert checkpoint.key_id(name, key).hex() == key_id
+    assert checkpoint.verify_note(note, name, key) == example["text"]
+
+
+def test_signed_note_another_text_does_not_verify(vectors: Path) -> None:
+    example = read(vectors, "signed_note.json")
+    name, _, encoded = example["vkey"].split("+", 2)
+    note = f"Another message.\n\n{example['signature_line']}\n".encode()
+
+    with pytest.raises(VerificationError) as refused:
+        checkpoint.verify_note(note, name, PublicKey.from_raw(b64_decode(encoded)[1:]))
+    assert refused.value.code == "signature.invalid"
+
+
+def test_wimse_the_proof_token_verifies_with_the_credentials_key(vectors: Path) -> None:
+    wit = (vectors / "wimse" / "wit.txt").read_text().strip()
+    wpt = (vectors / "wimse" / "wpt.txt").read_text().strip()
+    confirmation = jws.parse(wit).claims()["cnf"]
+    assert isinstance(confirmation, dict)
+    assert isinstance(confirmation["jwk"], dict)
+
+    proof = jws.verify(wpt, PublicKey.from_jwk(confirmation["jwk"]), typ="wpt+jwt")
+
+    assert proof.claims()["wth"] == b64url_encode(hashlib.sha256(wit.encode()).digest())
+
+
+def test_wimse_the_credential_is_signed_with_es256_and_refused(
+    vectors: Path, signer: Ed25519Signer
+) -> None:
+    wit = (vectors / "wimse" / "wit.txt").read_text().strip()
+
+    with pytest.raises(VerificationError) as refused:
+        jws.verify(wit, signer.public_key, typ="wit+jwt")
+    assert refused.value.code == "jws.algorithm"

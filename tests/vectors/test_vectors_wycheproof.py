@@ -1,0 +1,67 @@
+"""C2SP/wycheproof: Ed25519 signatures, and JOSE tokens that a verifier of Ed25519 must refuse."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentguard import jws
+from agentguard.errors import AgentguardError, VerificationError
+from agentguard.keys import Ed25519Signer, PublicKey
+
+
+def groups(vectors: Path, name: str) -> list[dict[str, Any]]:
+    document = json.loads((vectors / "wycheproof" / f"{name}.json").read_text())
+    found: list[dict[str, Any]] = document["testGroups"]
+    assert sum(len(group["tests"]) for group in found) == document["numberOfTests"]
+    return found
+
+
+def test_ed25519_151_of_151(vectors: Path) -> None:
+    results: Counter[str] = Counter()
+    for group in groups(vectors, "ed25519_test"):
+        key = PublicKey.from_raw(bytes.fromhex(group["publicKey"]["pk"]))
+        assert PublicKey.from_jwk(group["publicKeyJwk"]) == key
+        for case in group["tests"]:
+            try:
+                key.verify(bytes.fromhex(case["sig"]), bytes.fromhex(case["msg"]))
+                result = "valid"
+            except VerificationError as error:
+                result = {"signature.invalid": "invalid"}[error.code]
+            assert result == case["result"], (case["tcId"], case["comment"])
+            results[result] += 1
+
+    assert results.total() == 151
+    assert min(results["valid"], results["invalid"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("wycheproof_json_web_signature_test", 401), ("wycheproof_json_web_crypto_test", 83)],
+)
+def test_no_jose_token_gets_as_far_as_its_signature(
+    vectors: Path, signer: Ed25519Signer, name: str, count: int
+) -> None:
+    codes: Counter[str] = Counter()
+    for group in groups(vectors, name):
+        for case in group["tests"]:
+            token = case["jws"] if "jws" in case else case["jwe"]
+            text = token if isinstance(token, str) else json.dumps(token)
+            with pytest.raises(AgentguardError) as refused:
+                jws.verify(text, signer.public_key, typ=None)
+            codes[refused.value.code] += 1
+
+    assert codes.total() == count
+    # For the right reason: never because this key happens not to be the token's.
+    assert codes.keys() <= {
+        "jws.algorithm",
+        "jws.malformed",
+        "jws.header",
+        "base64.malformed",
+        "json.malformed",
+    }
+    assert codes["jws.algorithm"] > 0
