@@ -249,7 +249,7 @@ class _Table:
             raise self.mistake(key, " or ".join(repr(choice) for choice in choices))
         return value
 
-    def texts(self, key: str, default: Any) -> Any:  # noqa: ANN401
+    def texts(self, key: str, default: Any) -> Any:
         value = self._get(key)
         if value is None:
             return default
@@ -275,7 +275,10 @@ class _Table:
 
     def tables(self, key: str) -> list[tuple[str, _Table]]:
         outer = self.table(key)
-        return [(name, outer.table(name)) for name in outer._members]
+        return [(name, outer.table(name)) for name in outer.names()]
+
+    def names(self) -> list[str]:
+        return list(self._members)
 
     def done(self) -> None:
         unknown = sorted(set(self._members) - self._asked)

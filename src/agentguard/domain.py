@@ -28,7 +28,7 @@ from agentguard.storage.log import ShardLog
 from agentguard.storage.memory import MemoryBackend
 from agentguard.storage.sqlite import SqliteBackend, SqliteReader
 
-PASSPHRASE: Final = "AGENTGUARD_PASSPHRASE"
+PASSPHRASE_VARIABLE: Final = "AGENTGUARD_PASSPHRASE"  # noqa: S105  a name, no secret
 """The environment variable with the passphrase of the long-lived keys."""
 
 
@@ -108,12 +108,15 @@ def passphrase_of(config: Config) -> bytes:
 
     Raises ``KeyMaterialError`` (``key.passphrase``); it never asks at a terminal.
     """
-    from_environment = os.environ.get(PASSPHRASE)
+    from_environment = os.environ.get(PASSPHRASE_VARIABLE)
     if from_environment:
         return from_environment.encode()
     path = config.passphrase_file
     if path is None:
-        message = f"no passphrase: set {PASSPHRASE}, or [keys] passphrase_file in {config.source}"
+        message = (
+            f"no passphrase: set {PASSPHRASE_VARIABLE}, or [keys] passphrase_file in "
+            f"{config.source}"
+        )
         raise KeyMaterialError(message, code="key.passphrase")
     keystore.refuse_if_exposed(path)
     passphrase = path.read_bytes().strip()

@@ -29,7 +29,7 @@ def run(flow: Flow[T], line: Line, tool: Callable[[], Any]) -> T:
         while True:
             try:
                 result = _perform(effect, line, tool)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  the flow decides what it means
                 effect = flow.throw(error)
             else:
                 effect = flow.send(result)
@@ -37,16 +37,22 @@ def run(flow: Flow[T], line: Line, tool: Callable[[], Any]) -> T:
         return stop.value  # type: ignore[no-any-return]
 
 
-def _perform(effect: Effect, line: Line, tool: Callable[[], Any]) -> Any:  # noqa: ANN401
-    kind = type(effect)
-    if kind is Evaluate:
-        return line.engine.evaluate(effect[0])
-    if kind is Append:
-        return line.log.append(effect[0])
-    if kind is Run:
-        return tool()
-    if kind is Enqueue:
-        return line.log.enqueue(effect[0])
+def _perform(effect: Effect, line: Line, tool: Callable[[], Any]) -> Any:
+    match effect:
+        case Evaluate():
+            return line.engine.evaluate(effect.document)
+        case Append():
+            return line.log.append(effect.record)
+        case Run():
+            return tool()
+        case Enqueue():
+            line.log.enqueue(effect.record)
+            return None
+        case LookUp():
+            return _look_up(effect)
+
+
+def _look_up(effect: LookUp) -> Any:
     found = effect.facts(effect.values)
     if inspect.iscoroutine(found):
         found.close()
@@ -62,7 +68,7 @@ async def arun(flow: Flow[T], line: Line, tool: Callable[[], Any], executor: Exe
         while True:
             try:
                 result = await _aperform(effect, line, tool, executor)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  the flow decides what it means
                 effect = flow.throw(error)
             else:
                 effect = flow.send(result)
@@ -70,7 +76,7 @@ async def arun(flow: Flow[T], line: Line, tool: Callable[[], Any], executor: Exe
         return stop.value  # type: ignore[no-any-return]
 
 
-async def _aperform(effect: Effect, line: Line, tool: Callable[[], Any], executor: Executor) -> Any:  # noqa: ANN401
+async def _aperform(effect: Effect, line: Line, tool: Callable[[], Any], executor: Executor) -> Any:
     if isinstance(effect, Run):
         result = tool()
         return await result if inspect.isawaitable(result) else result

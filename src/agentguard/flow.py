@@ -118,7 +118,7 @@ class _Prepared:
 def evaluate(actor: Actor, line: Line, invocation: Invocation) -> Generator[Effect, Any, Decision]:
     """Steps 1, 2, 3 and 5: what the answer would be. It signs, counts and records nothing."""
     prepared = yield from _prepare(actor, line, invocation)
-    decision, _document = yield from _judge(actor, line, prepared)
+    decision, _document = yield from _judge(actor, prepared)
     return decision
 
 
@@ -135,16 +135,17 @@ def guarded_call(
     """
     prepared = yield from _prepare(actor, line, invocation)  # 1, 2, 3
     sealed, unsigned = _sign(actor, prepared.draft)  # 4
-    decision, document = yield from _judge(actor, line, prepared)  # 5
+    decision, document = yield from _judge(actor, prepared)  # 5
     decision = _approve(unsigned or decision)  # 6
     receipt = yield from _authorize(actor, line, prepared, sealed, decision, document)  # 7
     if not decision.allowed:
         raise Denied(decision)
     account = _Account(actor, line, prepared.salt, sealed, receipt)
+    unknown: tuple[type[BaseException], ...] = (TimeoutError, *outcome_unknown)
     started = account.now()
     try:
         result = yield Run()  # 8
-    except (TimeoutError, *outcome_unknown) as error:
+    except unknown as error:
         yield from account.close("unknown", started, error=error)
         raise
     except Exception as error:
@@ -285,7 +286,7 @@ def _sign(actor: Actor, draft: Draft) -> tuple[Envelope, Decision | None]:
 
 
 def _judge(
-    actor: Actor, line: Line, prepared: _Prepared
+    actor: Actor, prepared: _Prepared
 ) -> Generator[Effect, Any, tuple[Decision, bytes | None]]:
     """Return the decision, and the policy's input where the policy was asked."""
     if prepared.refusal is not None or prepared.arguments is None:

@@ -138,7 +138,7 @@ class Guard:
         return Agent(self, profile)
 
     @overload
-    def tool(self, function: Callable[P, R], /) -> Tool[P, R]: ...
+    def tool(self, function: Callable[P, R]) -> Tool[P, R]: ...
 
     @overload
     def tool(
@@ -153,15 +153,14 @@ class Guard:
 
     def tool(
         self,
-        function: Callable[P, R] | None = None,
-        /,
+        function: Callable[..., Any] | None = None,
         *,
         name: str | None = None,
         resource: str | None = None,
         requires: tuple[str, ...] | list[str] = (),
         attributes: Mapping[str, str] | None = None,
         facts: FactsFunction | None = None,
-    ) -> Tool[P, R] | Callable[[Callable[P, R]], Tool[P, R]]:
+    ) -> Any:
         """Put a plain function behind this guard; it then runs with ``agent.call`` only.
 
         ``requires`` is the scope that a caller needs, ``resource`` a template of whole arguments
@@ -170,7 +169,7 @@ class Guard:
         configuration overrides each.
         """
 
-        def guarded(function: Callable[P, R]) -> Tool[P, R]:
+        def guarded(function: Callable[..., Any]) -> Tool[..., Any]:
             spec = ToolSpec(
                 name=name or function.__name__,
                 description=(function.__doc__ or "").strip(),
@@ -348,7 +347,7 @@ class Agent:
         """For adapters: the async twin of ``run``; ``function`` runs on the event loop."""
         line = flow.guarded_call(self._actor, self._line, invocation, outcome_unknown)
         executor = self._guard._executor  # noqa: SLF001  a guard and its agents are one unit
-        return await drive.arun(line, self._line, function, executor)  # type: ignore[no-any-return]
+        return await drive.arun(line, self._line, function, executor)
 
     def call_id(self, tool: str) -> str:
         """For adapters: name the next call of ``tool``, where the framework gives no id."""

@@ -7,6 +7,7 @@ those of policy.md, Input and Output.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from agentguard.tool import RESERVED, ToolSpec
 UNDEFINED: Final = object()
 """What an engine answers when the query has no value; never an allow."""
 
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _REQUIREMENT: Final = frozenset({"reason", "approvers", "roles", "quorum", "ttl", "allow_self"})
 
 
@@ -50,8 +52,8 @@ def document(
     for name, value in tool.attributes_of(arguments.values).items():
         members[name] = Fragment(canonical.dumps(value))
     for name, value in facts.items():
-        if not isinstance(name, str) or not name.isascii():
-            raise FactsError(f"the fact {name!r} has no plain name", code="facts.invalid")
+        if not _NAME.match(str(name)):
+            raise FactsError(f"the fact {name!r} is not a plain name", code="facts.invalid")
         if name in RESERVED or name in tool.attributes:
             message = f"tool {tool.name}: the fact {name!r} collides with the policy's input"
             raise FactsError(message, code="facts.conflict")
@@ -63,7 +65,7 @@ def document(
     return canonical.dumps_record(members)
 
 
-def decide(answer: object) -> Decision:
+def decide(answer: object) -> Decision:  # noqa: PLR0911  a row of the table each
     """Turn the policy's package document into a decision: the one place, and it fails closed.
 
     Precedence: a deny reason or anything malformed, then an unknown obligation, then an approval,
@@ -133,16 +135,21 @@ def _requirement(value: JSON) -> Requirement | None:
     if not isinstance(value, Mapping) or not _REQUIREMENT.issuperset(value):
         return None
     match {"reason": "approval required", "quorum": 1, "ttl": 3600, "allow_self": False, **value}:
-        case {"reason": str(reason), "quorum": quorum, "ttl": ttl, "allow_self": bool(allow_self)}:
+        case {
+            "reason": str(reason),
+            "quorum": int(quorum),
+            "ttl": int(ttl),
+            "allow_self": bool(allow_self),
+        }:
             approvers, roles = _names(value.get("approvers", [])), _names(value.get("roles", []))
             if approvers is None or roles is None or not (_positive(quorum) and _positive(ttl)):
                 return None
-            return Requirement(reason, approvers, roles, int(quorum), int(ttl), allow_self)
+            return Requirement(reason, approvers, roles, quorum, ttl, allow_self)
     return None
 
 
-def _positive(value: object) -> bool:
-    return type(value) is int and value > 0
+def _positive(value: int) -> bool:
+    return type(value) is int and value > 0  # True is an int, and no number of people
 
 
 def _names(value: JSON) -> tuple[str, ...] | None:

@@ -22,7 +22,7 @@ from agentguard.canonical import JSON
 from agentguard.errors import ArgumentsError, ConfigError, EncodeError, UnguardedCallError
 
 P = ParamSpec("P")
-R = TypeVar("R", covariant=True)
+R_co = TypeVar("R_co", covariant=True)
 
 FactsFunction = Callable[[Mapping[str, Any]], Any]
 
@@ -137,13 +137,13 @@ def escape(text: str) -> str:
     return "".join(chr(b) if b in _UNRESERVED else f"%{b:02X}" for b in data)
 
 
-class Tool(Generic[P, R]):
+class Tool(Generic[P, R_co]):
     """A plain function behind a guard: run it with ``agent.call`` or ``agent.acall``.
 
     Calling it directly raises ``UnguardedCallError`` and does not run it.
     """
 
-    def __init__(self, spec: ToolSpec, function: Callable[P, R]) -> None:
+    def __init__(self, spec: ToolSpec, function: Callable[P, R_co]) -> None:
         self.spec: Final = spec
         self.bind: Final[Binder] = binder(function)
         self.is_async: Final = inspect.iscoroutinefunction(function)
@@ -160,9 +160,9 @@ class Tool(Generic[P, R]):
         """Name the tool."""
         return f"<guarded tool {self.spec.name}>"
 
-    def bound_to(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], R]:
+    def bound_to(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], R_co]:
         """Return the call itself, to be run once it is authorised."""
-        function: Callable[..., R] = self.__function
+        function: Callable[..., R_co] = self.__function
         return lambda: function(*args, **kwargs)
 
 

@@ -226,3 +226,13 @@ def test_any_text_can_be_a_note(signer: Ed25519Signer) -> None:
         assert checkpoint.verify_note(note, "us", signer.public_key) == text
         with pytest.raises((VerificationError, DecodeError)):
             checkpoint.verify_note(b"x" + note, "us", signer.public_key)
+
+
+@pytest.mark.parametrize("text", ["a\tb\n", "a\x1b[31m\n", "a\r\n", "a\0\n", "x" * 300_000 + "\n"])
+def test_a_text_that_no_note_may_hold_is_refused_though_well_signed(
+    signer: Ed25519Signer, text: str
+) -> None:
+    note = text.encode() + b"\n" + line(signer, text.encode(), "us")
+    with pytest.raises(DecodeError) as caught:
+        checkpoint.verify_note(note, "us", signer.public_key)
+    assert caught.value.code == "note.malformed"

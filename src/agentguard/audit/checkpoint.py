@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from agentguard.audit.merkle import HASH_SIZE
@@ -169,6 +170,7 @@ def _verify_signature(
     )
 
 
+@lru_cache(maxsize=64)
 def _check_name(name: str) -> None:
     if _NAME.fullmatch(name) is None:
         raise _malformed("a key's name has no spaces, control characters or plus signs")

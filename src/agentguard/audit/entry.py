@@ -63,7 +63,8 @@ class Record(NamedTuple):
     attachments: tuple[Attachment, ...] = ()
 
 
-class Receipt(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Receipt:
     """The place of a durable entry: the shard's number and the index in it, from 0."""
 
     shard: int

@@ -47,8 +47,8 @@ class Backend(Protocol):
     """Where a shard's batches are written."""
 
     @property
-    def instant(self) -> bool:
-        """True where a write costs next to nothing, so that nothing need wait for the next one."""
+    def durable(self) -> bool:
+        """False where nothing outlives the process, so that what is enqueued need not hurry."""
 
     def read_head(self) -> Head:
         """Read the durable end again; raises ``StorageError``."""
@@ -124,11 +124,8 @@ class ShardLog:
 
     def enqueue(self, record: Record) -> None:
         """Hand over ``record``; it becomes durable with the next append, or within 50 ms."""
-        if self._backend.instant:
-            self.append(record)
-            return
         self._submit(_Slot(record, waiting=False))
-        if self._flusher is None:
+        if self._flusher is None and self._backend.durable:
             self._start_flusher()
 
     def flush(self) -> None:
@@ -271,7 +268,7 @@ class ShardLog:
                 flusher.start()
 
     def wait_for_work(self) -> bool:
-        """Block until something is pending (True) or the log is closed (False), a second at most."""
+        """Wait, a second at most; return whether something is pending."""
         with self._changed:
             if not self._pending and not self._closed:
                 self._changed.wait(timeout=1.0)

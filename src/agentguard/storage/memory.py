@@ -15,7 +15,7 @@ from agentguard.storage.log import Head
 class MemoryBackend:
     """Keeps the records of one shard in a list; also a ``LogReader``."""
 
-    instant = True
+    durable = False
 
     def __init__(self, origin: str, signer: Signer, *, at: str, shard: int = 0) -> None:
         self._shard = shard

@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Record
@@ -61,7 +61,7 @@ _CODES: Final = {
 class SqliteBackend:
     """Writes one shard of the log in a state directory."""
 
-    instant = False
+    durable = True
 
     def __init__(
         self, connection: sqlite3.Connection, lock: int, path: Path, shard: int, anchor: Anchor
@@ -218,7 +218,7 @@ class SqliteReader:
         """Close the file."""
         self._connection.close()
 
-    def _rows(self, statement: str, *parameters: int) -> Iterator[tuple[object, ...]]:
+    def _rows(self, statement: str, *parameters: int) -> Iterator[Any]:
         with _errors(self._path):
             yield from self._connection.execute(statement, parameters)
 

@@ -1,0 +1,282 @@
+"""What a guarded call costs, beside the floor that no such call can go below, in one run.
+
+    uv run python benchmarks/guarded_call.py [--repetitions N] [--calls N] [--json FILE]
+
+Each measured arm has its floor arm beside it, run alternately, with the garbage collector off; the
+ratio is the median of the ratios of the repetitions. The floor does, with the same libraries and
+on the same bytes, only what the guarantees require: the policy's evaluation, two Ed25519 signatures
+(invocation, outcome), the canonical JSON of what is signed and logged, its SHA-256 hashes and
+Merkle leaves, and in the durable arms one SQLite transaction with its fsync and one checkpoint
+signature a call. CPU time is reported for the arms in memory, wall time for the durable ones. Beside
+them stand the load average and the time of a bare fdatasync: past 1 ms the durable figures are void.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import sqlite3
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from agentguard import Decision, Guard, config, domain
+from agentguard.audit.merkle import CompactRange, leaf_hash
+from agentguard.engines.function import FunctionEngine
+from agentguard.engines.rego import RegoEngine
+from agentguard.keys import Ed25519Signer
+from agentguard.ports import Engine
+
+POLICY = """package agent.authz
+default allow = false
+allow if { input.agent.type == "code-agent"; input.action == "open_pr"; input.repo.visibility == "internal" }
+allow if { input.agent.type == "code-agent"; input.action == "trigger_ci"; input.branch != "main" }
+deny_reason := "direct merges to main require human approval" if { input.action == "merge_pr"; input.branch == "main" }
+"""
+TABLES: Mapping[str, Any] = {
+    "trust_domain": "bench.example",
+    "agents": {"code-reviewer": {"type": "code-agent", "authority": "own", "max_scope": ["pr:write"]}},
+}
+ARGUMENTS = {"repo": "payments-api", "branch": "agent/fix-null-check"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing that is measured: a call, and the clock that counts for it."""
+
+    name: str
+    floor: Callable[[], object]
+    guarded: Callable[[], object]
+    clock: Callable[[], float]
+    unit: str
+
+
+def decide(document: Mapping[str, Any]) -> Decision:
+    """The same policy as a Python function."""
+    if document["agent"]["type"] == "code-agent" and document["repo"]["visibility"] == "internal":
+        return Decision.allow()
+    return Decision.deny("not allowed")
+
+
+def guarded(guard: Guard) -> Callable[[], object]:
+    """Return one guarded call of a tool that does nothing."""
+
+    @guard.tool(
+        resource="repo:{repo}",
+        requires=["pr:write"],
+        attributes={"branch": "branch"},
+        facts=lambda _arguments: {"repo": {"visibility": "internal"}},
+    )
+    def open_pr(repo: str, branch: str) -> str:
+        """Open a pull request."""
+        return f"{repo} {branch}"
+
+    agent = guard.new_agent("code-reviewer")
+    return lambda: agent.call(open_pr, **ARGUMENTS)
+
+
+def samples(guard: Guard) -> tuple[bytes, list[bytes]]:
+    """Make a call and return its policy input and the two entries that it wrote."""
+    guarded(guard)()
+    reader = guard.reader()
+    bodies = [body for _index, body in reader.entries(0)][-2:]
+    index = sum(1 for _ in reader.entries(0)) - 2
+    (document,) = (a.data for a in reader.attachments(0, index) if a.role == "input")
+    return document, bodies
+
+
+def floor(
+    engine: Engine, document: bytes, bodies: list[bytes], commit: Callable[[list[bytes]], None]
+) -> Callable[[], object]:
+    """Return the floor of one call: the same bytes, the same primitives, and nothing else."""
+    signer = Ed25519Signer.from_seed(os.urandom(32))
+    parsed = [orjson.loads(body) for body in bodies]
+    signed = [orjson.loads(orjson.dumps(p)) for p in parsed]
+    inputs = orjson.loads(document)
+    tree = CompactRange()
+
+    def once() -> None:
+        salt = os.urandom(48)
+        arguments = orjson.dumps(ARGUMENTS, option=orjson.OPT_SORT_KEYS)
+        sha256(salt + arguments).hexdigest()
+        encoded = orjson.dumps(inputs, option=orjson.OPT_SORT_KEYS)
+        engine.evaluate(encoded)
+        sha256(salt + encoded).hexdigest()
+        entries = []
+        for statement in signed:
+            payload = orjson.dumps(statement, option=orjson.OPT_SORT_KEYS)
+            sha256(payload).hexdigest()
+            signer.sign(payload)
+            entry = orjson.dumps(statement, option=orjson.OPT_SORT_KEYS)
+            tree.append(leaf_hash(entry))
+            entries.append(entry)
+        tree.root()
+        commit(entries)
+
+    return once
+
+
+@contextmanager
+def bare_database(folder: Path) -> Iterator[Callable[[list[bytes]], None]]:
+    """Yield a commit of two rows and a signed checkpoint, as the durable floor needs it."""
+    connection = sqlite3.connect(folder / "floor.sqlite", isolation_level=None)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("CREATE TABLE entries (idx INTEGER PRIMARY KEY, body BLOB)")
+    signer = Ed25519Signer.from_seed(os.urandom(32))
+
+    def commit(entries: list[bytes]) -> None:
+        note = signer.sign(entries[0])
+        connection.execute("BEGIN IMMEDIATE")
+        rows = [(entry,) for entry in (*entries, note)]
+        connection.executemany("INSERT INTO entries (body) VALUES (?)", rows)
+        connection.execute("COMMIT")
+
+    yield commit
+    connection.close()
+
+
+def durable(folder: Path) -> Guard:
+    """Found a trust domain in ``folder`` and open it."""
+    (folder / "authz.rego").write_text(POLICY)
+    (folder / "authz.rego").chmod(0o600)
+    path = folder / config.FILE
+    path.write_text(
+        'trust_domain = "bench.example"\nanchor = "anchor"\n[policy]\npath = "authz.rego"\n'
+        '[agents.code-reviewer]\ntype = "code-agent"\nauthority = "own"\nmax_scope = ["pr:write"]\n'
+    )
+    path.chmod(0o600)
+    passphrase = os.urandom(16).hex().encode()
+    domain.found(config.load(path), passphrase, now=datetime.now(UTC))
+    return Guard.open(path, passphrase=passphrase)
+
+
+def arms(stack: ExitStack, folder: Path) -> list[Arm]:
+    """Set up each arm with its floor."""
+    (folder / "memory.rego").write_text(POLICY)
+    rego = RegoEngine.load(folder / "memory.rego")
+    in_memory = stack.enter_context(Guard.ephemeral(folder / "memory.rego", config=TABLES))
+    in_python = stack.enter_context(Guard.ephemeral(decide, config=TABLES))
+    on_disk = stack.enter_context(durable(folder))
+    commit = stack.enter_context(bare_database(folder))
+    document, bodies = samples(in_memory)
+
+    def forget(_entries: list[bytes]) -> None:
+        return None
+
+    cpu, wall = time.process_time, time.perf_counter
+    function = FunctionEngine(decide)
+    return [
+        Arm("in memory, Rego", floor(rego, document, bodies, forget), guarded(in_memory), cpu, "CPU"),
+        Arm(
+            "in memory, Python policy",
+            floor(function, document, bodies, forget),
+            guarded(in_python),
+            cpu,
+            "CPU",
+        ),
+        Arm("durable, Rego", floor(rego, document, bodies, commit), guarded(on_disk), wall, "wall"),
+    ]
+
+
+def measure(call: Callable[[], object], clock: Callable[[], float], calls: int) -> float:
+    """Return the microseconds of one call."""
+    started = clock()
+    for _ in range(calls):
+        call()
+    return (clock() - started) / calls * 1e6
+
+
+def fdatasync_p50(folder: Path) -> float:
+    """Return the median microseconds of appending 4 KiB and calling fdatasync."""
+    file = os.open(folder / "probe", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    times = []
+    for _ in range(200):
+        started = time.perf_counter()
+        os.write(file, b"x" * 4096)
+        os.fdatasync(file)
+        times.append((time.perf_counter() - started) * 1e6)
+    os.close(file)
+    return statistics.median(times)
+
+
+def run(repetitions: int, calls: int) -> dict[str, Any]:
+    """Measure every arm and return the figures."""
+    results = []
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        probe = fdatasync_p50(folder)
+        for arm in arms(stack, folder):
+            floors, costs = [], []
+            measure(arm.guarded, arm.clock, calls), measure(arm.floor, arm.clock, calls)  # warm up
+            gc.collect()
+            gc.disable()
+            for _ in track(range(repetitions), description=f"{arm.name:26}", transient=True):
+                floors.append(measure(arm.floor, arm.clock, calls))
+                costs.append(measure(arm.guarded, arm.clock, calls))
+            gc.enable()
+            ratios = [cost / base for cost, base in zip(costs, floors, strict=True)]
+            results.append(
+                {
+                    "arm": arm.name,
+                    "clock": arm.unit,
+                    "floor_us": round(statistics.median(floors), 1),
+                    "guarded_us": round(statistics.median(costs), 1),
+                    "ratio": round(statistics.median(ratios), 2),
+                }
+            )
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "load_average": os.getloadavg()[0],
+        "fdatasync_p50_us": round(probe, 1),
+        "durable_void": probe > 1000,
+        "results": results,
+    }
+
+
+def show(figures: Mapping[str, Any]) -> None:
+    """Print the figures as a table."""
+    table = Table(title=f"guarded call ({figures['machine']})")
+    for heading in ("arm", "clock", "floor µs", "guarded µs", "ratio"):
+        table.add_column(heading, justify="left" if heading in ("arm", "clock") else "right")
+    for row in figures["results"]:
+        table.add_row(*(str(value) for value in row.values()))
+    console = Console()
+    console.print(table)
+    void = " (over 1 ms: the durable figures are void)" if figures["durable_void"] else ""
+    console.print(
+        f"load average {figures['load_average']:.2f}, "
+        f"bare fdatasync p50 {figures['fdatasync_p50_us']} µs{void}"
+    )
+
+
+def main() -> None:
+    """Parse the command line, measure, print, and write the JSON file if one is named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--repetitions", type=int, default=15)
+    parser.add_argument("--calls", type=int, default=300)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    figures = run(options.repetitions, options.calls)
+    show(figures)
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

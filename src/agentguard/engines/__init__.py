@@ -1,0 +1,7 @@
+"""The policy engines: each implements ``ports.Engine``.
+
+``rego`` evaluates Rego in this process, ``function`` a Python function. An engine answers with
+the policy's document or raises ``PolicyError``; what the document means stands in ``policy.py``.
+"""
+
+from __future__ import annotations

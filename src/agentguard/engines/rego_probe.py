@@ -1,0 +1,47 @@
+"""The child process in which a new policy is tried first; it imports nothing of agentguard.
+
+The native engine can die on a policy: it overflows the stack on a recursive function and takes
+time that doubles with each nested bracket. ``rego_gate.py`` starts this file and reads its
+report: a line with the syntax tree, then a line when the warm-up evaluation has come back.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from typing import Any
+
+import regorus  # type: ignore[import-untyped]  # the binding has no annotations
+
+_MAX_MEMORY = 4 * 1024**3
+
+
+def main() -> None:
+    """Try the policy on standard input; report on standard output, one JSON object a line."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY, _MAX_MEMORY))
+    request = json.load(sys.stdin)
+    try:
+        engine = regorus.Engine()
+        for path, text in request["modules"]:
+            engine.add_policy(path, text)
+        engine.add_data_json(request["data"])
+        runtime = json.loads(regorus.Engine().eval_query_as_json("opa.runtime().builtins"))
+        builtins = runtime["result"][0]["expressions"][0]["value"]
+        _report(tree=engine.get_ast_as_json(), builtins=builtins)
+        engine.set_input_json(request["input"])
+        engine.eval_query_as_json(request["query"])
+        _report(evaluated=True)
+    except BaseException as error:  # noqa: BLE001  a panic is no Exception; the parent raises it
+        _report(error=str(error))
+
+
+def _report(**members: Any) -> None:  # noqa: ANN401  any JSON value
+    sys.stdout.write(json.dumps(members) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

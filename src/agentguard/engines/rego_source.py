@@ -1,0 +1,148 @@
+"""What a Rego policy consists of: modules, data, and the digests that are recorded.
+
+Files are read here, each once, and laid out as in an OPA bundle. Nothing is parsed as Rego:
+``rego_gate.py`` says whether the modules are fit for use, ``rego.py`` evaluates them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from agentguard import canonical
+from agentguard.errors import EncodeError, PolicyError
+
+MAX_MODULE_BYTES: Final = 1024 * 1024
+"""The longest Rego file, in bytes; the engine's own limit."""
+
+_DATA: Final = "data.json"
+# OPA would load these into a bundle. Passed over in silence, `not data.blocked[x]` would hold.
+_UNREADABLE_DATA: Final = ("data.yaml", "data.yml")
+
+
+@dataclass(frozen=True, slots=True)
+class RegoSource:
+    """A policy as it was read: ``modules`` is ``(path, text)``, sorted; ``data`` a JSON object."""
+
+    modules: tuple[tuple[str, str], ...]
+    data: Mapping[str, Any]
+    files: Mapping[str, str]
+    sha256: str
+
+    @classmethod
+    def from_texts(cls, texts: Mapping[str, bytes]) -> RegoSource:
+        """Make a policy of ``{relative POSIX path: content}``.
+
+        The object in ``a/b/data.json`` stands at ``data.a.b``. Raises ``PolicyError``
+        (``policy.invalid``).
+        """
+        modules: list[tuple[str, str]] = []
+        data: dict[str, Any] = {}
+        for path, content in sorted(texts.items()):
+            *folders, name = path.split("/")
+            if name == _DATA:
+                _merge(data, _nest(folders, _parse_data(path, content)), path)
+            else:
+                modules.append((path, _module(path, content)))
+        if not modules:
+            raise invalid("no Rego module found: expected a *.rego file that is no *_test.rego")
+        files = {path: canonical.sha256_hex(content) for path, content in texts.items()}
+        try:
+            sha256 = canonical.digest(files)
+        except EncodeError as error:
+            raise invalid(f"a policy's file must have a UTF-8 name: {error}") from error
+        return cls(tuple(modules), data, files, sha256)
+
+    @classmethod
+    def read(cls, path: Path) -> RegoSource:
+        """Read one file, or a folder's ``*.rego`` and ``data.json`` at any depth.
+
+        Passed over, as in an OPA bundle: ``*_test.rego``, other names, and what is hidden (begins
+        with a dot). A file stands alone: ``data.json`` counts only in a folder. Raises
+        ``PolicyError`` (``policy.invalid``).
+        """
+        try:
+            found = {path.name: path} if not path.is_dir() else dict(_walk(path))
+            return cls.from_texts({name: file.read_bytes() for name, file in found.items()})
+        except OSError as error:
+            raise invalid(f"{error.filename}: can't be read: {error.strerror}") from error
+
+
+def invalid(message: str) -> PolicyError:
+    """The error for a policy that must not be used."""
+    return PolicyError(message, code="policy.invalid")
+
+
+def _walk(root: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the files of a folder that belong to the policy, with their relative paths."""
+    for where, folders, names in os.walk(root, onerror=_raise):
+        here = Path(where)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for folder in (here / name for name in folders):
+            if folder.is_symlink():
+                message = f"{folder}: a link to a folder is not followed; copy the folder"
+                raise invalid(message)
+        for name in names:
+            if name in _UNREADABLE_DATA:
+                raise invalid(f"{here / name}: data is read from {_DATA} only; convert the file")
+            module = name.endswith(".rego") and not name.endswith("_test.rego")
+            if (module or name == _DATA) and not name.startswith("."):
+                yield (here / name).relative_to(root).as_posix(), here / name
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
+def _module(path: str, content: bytes) -> str:
+    if len(content) > MAX_MODULE_BYTES:
+        raise invalid(f"{path}: more than {MAX_MODULE_BYTES} bytes; move its tables to {_DATA}")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise invalid(f"{path}: not UTF-8 at byte {error.start}") from error
+
+
+def _parse_data(path: str, content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(
+            content.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant
+        )
+    except (ValueError, RecursionError) as error:
+        raise invalid(f"{path}: not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise invalid(f"{path}: expected a JSON object, found another value")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return members
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _nest(folders: list[str], value: dict[str, Any]) -> dict[str, Any]:
+    for folder in reversed(folders):
+        value = {folder: value}
+    return value
+
+
+def _merge(into: dict[str, Any], more: Mapping[str, Any], path: str) -> None:
+    for name, value in more.items():
+        present = into.setdefault(name, value)
+        if present is value:
+            continue
+        if not isinstance(present, dict) or not isinstance(value, dict):
+            raise invalid(f"{path}: {name!r} is also defined by a {_DATA} in a folder above")
+        _merge(present, value, path)
