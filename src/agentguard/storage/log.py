@@ -90,7 +90,9 @@ class ShardLog:
         self._pending: list[_Slot] = []
         self._busy = False
         self._closed = ""
+        self._wake = threading.Event()
         self._flusher: threading.Thread | None = None
+        weakref.finalize(self, self._wake.set)
         self._adopt(backend.read_head())
         _LOGS.add(self)
 
@@ -125,8 +127,10 @@ class ShardLog:
     def enqueue(self, record: Record) -> None:
         """Hand over ``record``; it becomes durable with the next append, or within 50 ms."""
         self._submit(_Slot(record, waiting=False))
-        if self._flusher is None and self._backend.durable:
-            self._start_flusher()
+        if self._backend.durable and not self._wake.is_set():
+            self._wake.set()
+            if self._flusher is None:
+                self._start_flusher()
 
     def flush(self) -> None:
         """Make everything enqueued durable; raises ``StorageError``."""
@@ -150,6 +154,7 @@ class ShardLog:
                     self._changed.wait()
                 self._closed = "the log is closed: open the guard again"
                 self._changed.notify_all()
+            self._wake.set()
             self._backend.close()
 
     def abandon(self) -> None:
@@ -169,8 +174,6 @@ class ShardLog:
                 message = f"{MAX_PENDING} records wait to be written; see why the log can't be"
                 raise StorageError(message, code="storage.full")
             self._pending.append(slot)
-            if not slot.waiting and len(self._pending) == 1:
-                self._changed.notify_all()  # wakes the flusher
 
     def _withdraw(self, slot: _Slot) -> None:
         """Take back a record whose caller was interrupted, unless it is on its way already."""
@@ -261,33 +264,37 @@ class ShardLog:
         with self._changed:
             if self._flusher is None and not self._closed:
                 flusher = threading.Thread(
-                    target=_flush_forever, args=(weakref.ref(self),), name="agentguard-flush"
+                    target=_flush_forever,
+                    args=(weakref.ref(self), self._wake),
+                    name="agentguard-flush",
+                    daemon=True,
                 )
-                flusher.daemon = True
                 self._flusher = flusher
                 flusher.start()
 
-    def wait_for_work(self) -> bool:
-        """Wait, a second at most; return whether something is pending."""
-        with self._changed:
-            if not self._pending and not self._closed:
-                self._changed.wait(timeout=1.0)
-            return bool(self._pending)
+    @property
+    def closed(self) -> bool:
+        """True once the log was closed, or abandoned by a fork."""
+        return bool(self._closed)
 
 
-def _flush_forever(reference: weakref.ref[ShardLog]) -> None:
-    """Flush what is enqueued and not taken along by an append in time."""
-    pause = threading.Event()
-    while True:
+def _flush_forever(reference: weakref.ref[ShardLog], wake: threading.Event) -> None:
+    """Flush what is enqueued and not taken along by an append in time.
+
+    ``wake`` is set by the first record that is enqueued, and when the log is closed or gone.
+    """
+    pause = threading.Event()  # never set: a way to sleep
+    while wake.wait():
         log = reference()
-        if log is None or log._closed:  # noqa: SLF001  this thread belongs to the log
+        if log is None or log.closed:
             return
-        if log.wait_for_work():
-            pause.wait(FLUSH_AFTER / 2)
-            try:
-                log.flush()
-            except StorageError:
-                pause.wait(1.0)  # the records stay pending; the next append reports the failure
+        pause.wait(FLUSH_AFTER * 0.8)
+        wake.clear()
+        try:
+            log.flush()
+        except StorageError:
+            pause.wait(1.0)  # the records stay pending; the next append reports the failure
+            wake.set()
         del log
 
 
