@@ -83,10 +83,17 @@ class Config:
 
 def load(path: Path) -> Config:
     """Read ``agentguard.toml``. Raises ``ConfigError`` (``config.missing``, ``config.invalid``)."""
+    config = parse(read(path), source=str(path), base=path.absolute().parent)
+    if config.policy is None:
+        raise ConfigError(f"{path}: policy: expected a table with a path, found none")
+    return config
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read the tables of an ``agentguard.toml``, unchecked; raises ``ConfigError``."""
     try:
         refuse_if_writable_by_others(path)
-        text = path.read_text(encoding="utf-8")
-        tables = tomllib.loads(text)
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         message = f"there is no {path}: run agentguard init, or name the right file"
         raise ConfigError(message, code="config.missing") from error
@@ -98,10 +105,6 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path} is no UTF-8 text ({error.reason})") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is no TOML: {error}") from error
-    config = parse(tables, source=str(path), base=path.absolute().parent)
-    if config.policy is None:
-        raise ConfigError(f"{path}: policy: expected a table with a path, found none")
-    return config
 
 
 def find(start: Path) -> Path:

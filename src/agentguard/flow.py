@@ -26,7 +26,7 @@ from agentguard.decision import Decision, Denied
 from agentguard.envelope import Envelope
 from agentguard.errors import AgentguardError, ArgumentsError
 from agentguard.identity.credential import Credential
-from agentguard.invocation import Draft, Invocation, commitment, timestamp
+from agentguard.invocation import Invocation, commitment, statement, timestamp
 from agentguard.keys import Signer
 from agentguard.ports import AuditLog, Clock, Engine, Entropy, Facts
 
@@ -34,6 +34,9 @@ _LOGGER = logging.getLogger("agentguard")
 
 SALT_SIZE: Final = 32
 """Bytes of salt for a call's commitments."""
+
+ID_SIZE: Final = 16
+"""Bytes of an invocation's id."""
 
 MAX_CLOCK_LAG: Final = timedelta(seconds=60)
 """How far the wall clock may stand behind the newest durable entry."""
@@ -88,6 +91,8 @@ class Actor:
     """The canonical ``{id, name, type, instance}`` of the policy's input."""
 
     uri: str
+    principal: str
+    """For whom it acts: ``agent:<name>`` on its own authority."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +108,11 @@ class Line:
     config_sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A call after steps 1 to 3: what will be signed, and whether authority already refuses it."""
+class _Prepared(NamedTuple):
+    """A call after steps 1 to 3: what will be signed, and whether it is refused already."""
 
-    draft: Draft
+    invocation: Invocation
+    predicate: Mapping[str, Any]
     at: str
     salt: bytes
     arguments: Arguments | None
@@ -134,7 +139,7 @@ def guarded_call(
     framework's way to pause), or that is no ``Exception``, is recorded as ``unknown``.
     """
     prepared = yield from _prepare(actor, line, invocation)  # 1, 2, 3
-    sealed, unsigned = _sign(actor, prepared.draft)  # 4
+    sealed, unsigned = _sign(actor, prepared)  # 4
     decision, document = yield from _judge(actor, prepared)  # 5
     decision = _approve(unsigned or decision)  # 6
     receipt = yield from _authorize(actor, line, prepared, sealed, decision, document)  # 7
@@ -162,43 +167,46 @@ def guarded_call(
 
 
 def _prepare(actor: Actor, line: Line, invocation: Invocation) -> Generator[Effect, Any, _Prepared]:
-    refusal: Decision | None = None
     now, refusal = _effective_time(line)
     salt, invocation_id, refusal = _entropy(line, refusal)
-    arguments = invocation.arguments
-    tool = invocation.tool
-    bound = resource = committed = None
-    if isinstance(arguments, ArgumentsError):  # 1
-        refusal = refusal or Decision.deny(str(arguments), code=arguments.code)
-    else:
-        bound = arguments
-        committed = commitment(salt, bound.encoded) if salt else None
-        try:
-            resource = tool.resource_of(bound.values)
-        except ArgumentsError as error:
-            refusal = refusal or Decision.deny(str(error), code=error.code)
-    refusal = refusal or _authority(actor, tool.requires, now)  # 2
+    bound, resource, refusal = _bind(invocation, refusal)  # 1
     site, task_id, refusal = _site(actor, invocation, refusal)
+    refusal = refusal or _authority(actor, invocation.tool.requires, now)  # 2
     facts: Mapping[str, Any] = {}
-    if refusal is None and bound is not None and tool.facts is not None:  # 3
-        facts, refusal = yield from _look_up(tool.facts, bound)
+    look_up = invocation.tool.facts
+    if refusal is None and bound is not None and look_up is not None:  # 3
+        facts, refusal = yield from _look_up(look_up, bound)
     head = line.log.head
-    draft = Draft(
-        invocation_id=invocation_id,
-        agent=actor.uri,
-        agent_name=actor.name,
-        principal=f"agent:{actor.name}",
-        tool=tool,
-        resource=resource,
-        arguments=committed,
-        unbound=bound.unbound if bound is not None else (),
-        task_id=task_id,
-        call_site=site,
-        traceparent=line.traceparent(),
-        issued_at=timestamp(now),
-        log={"origin": head.origin, "size": head.size, "root": b64_encode(head.root)},
-    )
-    return _Prepared(draft, draft.issued_at, salt, bound, facts, refusal)
+    at = timestamp(now)
+    predicate = {
+        "invocation_id": invocation_id,
+        "agent": actor.uri,
+        "principal": actor.principal,
+        "chain_sha256": None,  # an agent on its own authority has neither chain nor token
+        "token_jti": None,
+        "tool": {"name": invocation.tool.name, "digest": invocation.tool.digest},
+        "resource": resource,
+        "arguments": commitment(salt, bound.encoded) if bound is not None and salt else None,
+        "unbound": bound.unbound if bound is not None else (),
+        "task_id": task_id,
+        "call_site": site,
+        "traceparent": line.traceparent(),
+        "issued_at": at,
+        "log": {"origin": head.origin, "size": head.size, "root": b64_encode(head.root)},
+    }
+    return _Prepared(invocation, predicate, at, salt, bound, facts, refusal)
+
+
+def _bind(
+    invocation: Invocation, refusal: Decision | None
+) -> tuple[Arguments | None, str | None, Decision | None]:
+    arguments = invocation.arguments
+    if isinstance(arguments, ArgumentsError):
+        return None, None, refusal or Decision.deny(str(arguments), code=arguments.code)
+    try:
+        return arguments, invocation.tool.resource_of(arguments.values), refusal
+    except ArgumentsError as error:
+        return arguments, None, refusal or Decision.deny(str(error), code=error.code)
 
 
 def _effective_time(line: Line) -> tuple[datetime, Decision | None]:
@@ -217,9 +225,12 @@ def _effective_time(line: Line) -> tuple[datetime, Decision | None]:
 
 def _entropy(line: Line, refusal: Decision | None) -> tuple[bytes, str | None, Decision | None]:
     try:
-        drawn = line.entropy(SALT_SIZE + 16)
+        drawn = line.entropy(SALT_SIZE + ID_SIZE)
     except Exception as error:  # noqa: BLE001  entropy is a port: any failure of it denies
         failed = _failed("entropy.failed", "no random bytes can be had", error)
+        return b"", None, refusal or failed
+    if len(drawn) != SALT_SIZE + ID_SIZE:
+        failed = Decision.deny("too few random bytes can be had", code="entropy.failed")
         return b"", None, refusal or failed
     return drawn[:SALT_SIZE], drawn[SALT_SIZE:].hex(), refusal
 
@@ -275,9 +286,9 @@ def _look_up(
 # --- 4, 5, 6, 7: sign, decide, approve, append --------------------------------------------------
 
 
-def _sign(actor: Actor, draft: Draft) -> tuple[Envelope, Decision | None]:
+def _sign(actor: Actor, prepared: _Prepared) -> tuple[Envelope, Decision | None]:
     """Seal the statement; where the signer fails, the refusal is recorded unsigned."""
-    payload = draft.statement()
+    payload = statement(actor.name, prepared.predicate)
     try:
         return envelope.seal(payload, actor.signer), None
     except Exception as error:  # noqa: BLE001  a signer may be a service: any failure of it denies
@@ -291,14 +302,13 @@ def _judge(
     """Return the decision, and the policy's input where the policy was asked."""
     if prepared.refusal is not None or prepared.arguments is None:
         return prepared.refusal or _unbound(), None
-    draft = prepared.draft
     try:
         document = policy.document(
             actor.description,
-            draft.tool,
+            prepared.invocation.tool,
             prepared.arguments,
-            resource=draft.resource,
-            task_id=draft.task_id,
+            resource=prepared.predicate["resource"],
+            task_id=prepared.predicate["task_id"],
             facts=prepared.facts,
         )
     except AgentguardError as error:
@@ -334,9 +344,9 @@ def _authorize(
 ) -> Generator[Effect, Any, Receipt]:
     salt = prepared.salt
     attachments: list[Attachment] = []
-    if prepared.arguments is not None and prepared.draft.arguments is not None:
-        encoded = prepared.arguments.encoded
-        attachments.append(Attachment("arguments", prepared.draft.arguments, salt, encoded))
+    bound, named = prepared.arguments, prepared.predicate["arguments"]
+    if bound is not None and named is not None:
+        attachments.append(Attachment("arguments", named, salt, bound.encoded))
     committed = commitment(salt, document) if document is not None else None
     if document is not None and committed is not None:
         attachments.append(Attachment("input", committed, salt, document))
@@ -397,7 +407,7 @@ class _Account:
         encoded = encode_result(result) if status == "ok" else None
         committed = commitment(self.salt, encoded) if encoded is not None else None
         ended = self.now()
-        statement = entry.outcome_statement(
+        payload = entry.outcome_statement(
             sha256_hex(self.sealed.payload),
             authorization=self.receipt,
             status=status,
@@ -411,7 +421,7 @@ class _Account:
         if encoded is not None and committed is not None:
             attachments = (Attachment("result", committed, self.salt, encoded),)
         try:
-            outcome = envelope.seal(statement, self.actor.signer)
+            outcome = envelope.seal(payload, self.actor.signer)
             yield Enqueue(entry.outcome(outcome, at=ended, attachments=attachments))
         except Exception:
             # the tool has run, and its caller gets the result; the log shows the call in doubt

@@ -257,6 +257,7 @@ class Agent:
             credential=self._credential,
             description=self._description(signer),
             uri=self._uri,
+            principal=f"agent:{self.name}",
         )
         self._renew_at = 0
         self._current: Credential | None = None

@@ -1,9 +1,8 @@
 """One tool call: what an adapter hands over, and the statement that the agent instance signs.
 
-``Invocation`` is the call as an adapter has bound it. ``Draft`` adds what the line has found out
-on its way to the signature; its ``statement`` is an in-toto Statement whose subject is the *call
-digest*, the name of this call that stays the same across instances, tokens and processes
-(records.md, "One call's bytes").
+``Invocation`` is the call as an adapter has bound it; ``statement`` makes the in-toto Statement,
+whose subject is the *call digest*: the name of this call that stays the same across instances,
+tokens and processes (records.md, "One call's bytes").
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from typing import Any
 
 from agentguard import canonical, envelope
 from agentguard.arguments import Arguments
-from agentguard.canonical import JSON
 from agentguard.errors import ArgumentsError
 from agentguard.tool import ToolSpec
 
@@ -86,49 +84,12 @@ class Invocation:
         return cls(tool, arguments, site, task_id)
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """An invocation with all that its statement says (records.md, Invocation).
+def statement(agent_name: str, predicate: Mapping[str, object]) -> bytes:
+    """The canonical in-toto Statement of an invocation; raises ``EncodeError``.
 
-    ``agent`` is the instance's URI, ``agent_name`` its name; ``arguments`` the commitment (hex) or
-    None; ``call_site`` a digest (hex) or None; ``log`` the newest checkpoint that the agent has
-    seen, as ``{origin, size, root}``; ``traceparent`` as in W3C Trace Context or None.
+    ``predicate`` has the members that records.md lists under "Invocation".
     """
-
-    invocation_id: str | None
-    agent: str
-    agent_name: str
-    principal: str
-    tool: ToolSpec
-    resource: str | None
-    arguments: str | None
-    unbound: tuple[str, ...]
-    task_id: str | None
-    call_site: str | None
-    traceparent: str | None
-    issued_at: str
-    log: Mapping[str, JSON]
-
-    def statement(self) -> bytes:
-        """The canonical in-toto Statement; raises ``EncodeError``."""
-        predicate: dict[str, object] = {
-            "invocation_id": self.invocation_id,
-            "agent": self.agent,
-            "principal": self.principal,
-            "chain_sha256": None,
-            "token_jti": None,
-            "tool": {"name": self.tool.name, "digest": self.tool.digest},
-            "resource": self.resource,
-            "arguments": self.arguments,
-            "unbound": self.unbound,
-            "task_id": self.task_id,
-            "call_site": self.call_site,
-            "traceparent": self.traceparent,
-            "issued_at": self.issued_at,
-            "log": self.log,
-        }
-        subject = call_digest(self.agent_name, predicate)
-        return envelope.statement("invocation", subject, "call", predicate)
+    return envelope.statement("invocation", call_digest(agent_name, predicate), "call", predicate)
 
 
 def call_digest(agent_name: str, predicate: Mapping[str, object]) -> str:
@@ -161,4 +122,8 @@ def commitment(salt: bytes, data: bytes) -> str:
 
 def timestamp(moment: datetime) -> str:
     """Write an aware time as RFC 3339 in UTC, to the microsecond."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    if not moment.microsecond:
+        return moment.isoformat(timespec="microseconds")[:-6] + "Z"
+    return moment.isoformat()[:-6] + "Z"  # the same, twice as fast

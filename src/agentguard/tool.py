@@ -9,6 +9,7 @@ are wrapped by their adapters and share only ``ToolSpec``.
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,7 @@ RESERVED: Final = frozenset(
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+_PLAIN = re.compile(r"[A-Za-z0-9._~-]*")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
@@ -104,7 +106,15 @@ class ToolSpec:
         """
         if self.resource is None:
             return None
-        return _PLACEHOLDER.sub(lambda m: self._placeholder(m[1], values), self.resource)
+        literals, names = self._template
+        filled = [self._placeholder(name, values) for name in names]
+        return "".join(itertools.chain(*zip(literals, (*filled, ""), strict=True)))
+
+    @cached_property
+    def _template(self) -> tuple[list[str], list[str]]:
+        """The literal parts of the resource, and the arguments between them."""
+        parts = _PLACEHOLDER.split(self.resource or "")
+        return parts[::2], parts[1::2]
 
     def _placeholder(self, name: str, values: Mapping[str, JSON]) -> str:
         value = values.get(name)
@@ -131,7 +141,7 @@ class ToolSpec:
 
 def escape(text: str) -> str:
     """Percent-encode every UTF-8 byte outside RFC 3986's unreserved set."""
-    if text.isascii() and text.isalnum():
+    if _PLAIN.fullmatch(text):
         return text
     data = text.encode("utf-8", "surrogatepass")
     return "".join(chr(b) if b in _UNRESERVED else f"%{b:02X}" for b in data)

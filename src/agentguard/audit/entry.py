@@ -80,8 +80,7 @@ class Entry:
     members: Mapping[str, JSON]
 
 
-@dataclass(frozen=True, slots=True)
-class Ruling:
+class Ruling(NamedTuple):
     """What an authorization entry says beside the invocation.
 
     ``input_commitment`` (hex) and ``engine`` are None where authority refused before any policy

@@ -1,36 +1,119 @@
-"""A Python function as a policy engine (provisional file of the lead; owner overwrites)."""
+"""A Python function as a policy engine, for tests and special cases.
+
+The function takes the policy's input and returns a ``Decision``; the engine turns that into the
+document which ``policy.decide`` reads, so that one rule decides for every engine.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+import inspect
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
 
-from agentguard.decision import Decision
-from agentguard.errors import PolicyError
+import orjson
+
+from agentguard import canonical
+from agentguard.decision import Decision, Requirement
+from agentguard.errors import ConfigError, PolicyError
 
 
 class FunctionEngine:
-    name = "function"
-    version = "0"
-    policy_sha256 = None
-    policy_files = {}
+    """A policy written as a Python function (``ports.Engine``).
 
-    def __init__(self, decide):
+    ``decide`` gets the policy's input (policy.md, Input), a new copy each time, and may be called
+    from many threads at once. Raises ``ConfigError`` for a coroutine function.
+
+    ``policy_files`` names the file that defines the function, and ``policy_sha256`` covers it; what
+    the function imports, closes over or reads is not covered. Where there is no such file (an
+    interactive session, a builtin) the digest is None.
+    """
+
+    name: Final = "function"
+
+    def __init__(self, decide: Callable[[Mapping[str, Any]], Decision]) -> None:
         self._decide = decide
+        self._called = _name(decide)
+        if _is_coroutine_function(decide):
+            message = f"{self._called} is a coroutine function; a policy's function must be plain"
+            raise ConfigError(message)
+        self._files = _files(decide)
+        self.version: Final = metadata.version("agentguard")
 
-    def evaluate(self, document):
+    @property
+    def policy_sha256(self) -> str | None:
+        """SHA-256 (hex) of the canonical ``{path: sha256}``; None without a source file."""
+        return canonical.digest(self._files) if self._files else None
+
+    @property
+    def policy_files(self) -> Mapping[str, str]:
+        """``{path: sha256 hex}`` of the defining file, or empty."""
+        return self._files
+
+    def evaluate(self, document: bytes) -> object:
+        """Call the function and return its decision as a policy's document.
+
+        Raises ``PolicyError`` (``policy.error``) when the function raises an ``Exception`` or
+        returns anything but a ``Decision``. What it raised is the error's cause and no part of its
+        message, which reaches the model and the record.
+        """
         try:
-            d = self._decide(json.loads(document))
-        except Exception as e:
-            raise PolicyError("x") from e
-        if not isinstance(d, Decision):
-            raise PolicyError("no")
-        out = {"allow": d.outcome == "allow"}
-        if d.outcome == "deny":
-            out["deny_reasons"] = list(d.reasons)
-        if d.outcome == "approval":
-            out["approval"] = [
-                asdict(r) | {"approvers": list(r.approvers), "roles": list(r.roles)}
-                for r in d.requirements
-            ]
-        return out
+            given = orjson.loads(document)
+        except orjson.JSONDecodeError as error:
+            raise PolicyError("the policy's input is not JSON") from error
+        try:
+            decision: object = self._decide(given)
+        except Exception as error:
+            message = f"the policy's function {self._called} raised {type(error).__name__}"
+            raise PolicyError(message) from error
+        if not isinstance(decision, Decision):
+            found = type(decision).__name__
+            raise PolicyError(f"the policy's function {self._called} returned a {found}")
+        return _document(decision)
+
+
+def _document(decision: Decision) -> dict[str, Any]:
+    match decision.outcome:
+        case "allow":
+            return {"allow": True}
+        case "deny":
+            return {"allow": False, "deny_reasons": list(decision.reasons)}
+        case "approval":
+            return {"allow": False, "approval": [_required(r) for r in decision.requirements]}
+
+
+def _required(requirement: Requirement) -> dict[str, Any]:
+    return {
+        "reason": requirement.reason,
+        "approvers": list(requirement.approvers),
+        "roles": list(requirement.roles),
+        "quorum": requirement.quorum,
+        "ttl": requirement.ttl,
+        "allow_self": requirement.allow_self,
+    }
+
+
+def _name(decide: Callable[..., Any]) -> str:
+    name = getattr(decide, "__qualname__", type(decide).__qualname__)
+    return f"{decide.__module__}:{name}"
+
+
+def _is_coroutine_function(decide: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(decide) or inspect.iscoroutinefunction(
+        getattr(decide, "__call__", None)  # noqa: B004  an object's own, which may be a coroutine
+    )
+
+
+def _files(decide: Callable[..., Any]) -> dict[str, str]:
+    """Digest the file that defines ``decide``, under its module's path."""
+    defining: Any = inspect.unwrap(decide)
+    if not (inspect.isfunction(defining) or inspect.ismethod(defining)):
+        defining = type(defining)
+    try:
+        path = inspect.getsourcefile(defining)
+        content = Path(path).read_bytes() if path else b""
+    except (TypeError, OSError):  # a builtin; a session's input, which is no file
+        return {}
+    module = str(defining.__module__).replace(".", "/")
+    return {f"{module}.py": canonical.sha256_hex(content)} if content else {}

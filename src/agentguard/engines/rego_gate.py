@@ -14,13 +14,13 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from agentguard.engines import rego_tree
 from agentguard.engines.rego_source import RegoSource, invalid
-from agentguard.engines.rego_tree import Module, Reference, Rule
+from agentguard.engines.rego_tree import Module, Names, Reference, Rule
 from agentguard.errors import ConfigError
 
 OUTPUTS: Final = ("allow", "approval", "deny_reason", "deny_reasons", "obligations")
@@ -29,10 +29,10 @@ OUTPUTS: Final = ("allow", "approval", "deny_reason", "deny_reasons", "obligatio
 # An author who writes one of these means an output; nothing reads it, so that it would fail open.
 _LOOKS_LIKE_OUTPUT: Final = ("deny", "denied", "violation", "approv", "obligation")
 _REFUSED: Final = {
-    "http.send": "is a stub here, and undefined; look the fact up in the application (facts)",
+    "http.send": "is only a stub here, and undefined; let the application look it up (facts)",
     "print": "would write arguments of calls to the standard error; remove it",
 }
-_ABSENT: Final = "this engine has no io.jwt.*, crypto.*, graphql.* and net.cidr_merge"
+_ABSENT: Final = ("io.jwt.", "crypto.", "graphql.", "net.cidr_merge")
 _WARM_UP: Final = json.dumps(
     {
         "agent": {"id": "", "name": "", "type": "", "instance": ""},
@@ -55,24 +55,25 @@ def check(source: RegoSource, query: str, *, timeout: float) -> None:
     report, end = _try(source, query, timeout)
     if "tree" in report:
         # First what the tree says: of a recursive function, the child only knows that it died.
-        problems = _problems(report, source.data, tuple(query.split(".")))
+        problems = list(_problems(report, source.data, tuple(query.split("."))))
         if problems:
             raise invalid("\n".join(problems))
     if "error" in report:
-        raise invalid(describe(report["error"]))
+        place, text = locate(report["error"])
+        raise invalid(f"{place}: {text}" if place else text)
     if "evaluated" not in report:
         raise invalid(f"the policy brings the engine down: {end}; simplify or split its rules")
 
 
-def describe(error: str) -> str:
-    """Return an error of the native engine as ``file:line:column: message``, on one line."""
+def locate(error: str) -> tuple[str, str]:
+    """Split an error of the native engine into ``file:line:column`` (or nothing) and its text."""
     text = error.partition("Stack backtrace")[0].strip()
     place, _, rest = text.partition("\n")
     if not place.startswith("-->"):
-        return " ".join(text.split())
-    # Between the place and the message the engine draws the source, every line of it with a "|".
-    message = next((line for line in rest.splitlines() if "|" not in line[:8]), "")
-    return f"{place.removeprefix('-->').strip()}: {message.removeprefix('error:').strip(' :')}"
+        return "", " ".join(text.split())
+    # Between the two the engine draws the line of source, with a "|" in the margin.
+    message = next((line for line in rest.splitlines() if "|" not in line.split(" ", 3)[:3]), "")
+    return place.removeprefix("-->").strip(), message.removeprefix("error:").strip(" :")
 
 
 def _try(source: RegoSource, query: str, timeout: float) -> tuple[dict[str, Any], str]:
@@ -110,66 +111,124 @@ def _report(output: bytes) -> dict[str, Any]:
     return report
 
 
-def _problems(report: Mapping[str, Any], data: Mapping[str, Any], query: tuple[str, ...]) -> list[str]:
+def _problems(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) -> Iterator[str]:
     try:
-        modules = [rego_tree.read(tree) for tree in json.loads(report["tree"])]
+        known = _Known([rego_tree.read(tree) for tree in json.loads(report["tree"])], data)
     except RecursionError as error:
         raise invalid("the policy's expressions are nested too deeply; split them") from error
-    rules = [rule for module in modules for rule in module.rules]
-    known = _Known(modules, rules, data)
-    return [
-        *_wrong_query(query, known.packages),
-        *_unknown_calls(rules, known, frozenset(report["builtins"])),
-        *_undefined_names(rules, known),
-        *_recursion(rules, known),
-        *_data_in_place_of_rules(rules, data, query),
-        *_unread_outputs(rules, query),
-    ]
+    yield from _wrong_query(known, query)
+    yield from _unknown_calls(known, frozenset(report["builtins"]))
+    yield from _undefined_names(known)
+    yield from _recursion(known)
+    yield from _data_in_place_of_rules(known, query)
+    yield from _unread_outputs(known, query)
 
 
 class _Known:
-    """What the policy defines: packages, functions, and rules by every part of their paths."""
+    """What the policy defines: packages, functions, data, and rules by any part of their paths."""
 
-    def __init__(
-        self, modules: Iterable[Module], rules: Iterable[Rule], data: Mapping[str, Any]
-    ) -> None:
-        self.packages = sorted({module.package for module in modules})
-        self.functions = {rule.path for rule in rules if rule.function}
+    def __init__(self, modules: list[Module], data: Mapping[str, Any]) -> None:
         self.data = data
-        self._paths = {rule.path for rule in rules}
-        self._below: dict[rego_tree.Path, set[rego_tree.Path]] = defaultdict(set)
+        self.packages = sorted({module.package for module in modules})
+        self.rules = [rule for module in modules for rule in module.rules]
+        self.functions = {rule.path for rule in self.rules if rule.function}
+        self._paths = {rule.path for rule in self.rules}
+        self._below: dict[Names, set[Names]] = defaultdict(set)
         for path in self._paths:
             for length in range(len(path) + 1):
                 self._below[path[:length]].add(path)
 
-    def rules_under(self, path: rego_tree.Path) -> set[rego_tree.Path]:
-        """The rules whose values a reference to ``path`` may read."""
+    def read_by(self, rule: Rule, reference: Reference) -> set[Names]:
+        """The paths of the rules that a reference may read, or of the function it calls."""
+        path = reference.path
+        if reference.call and not reference.absolute:
+            path = (*rule.package, *path)
         above = {path[:length] for length in range(len(path))} & self._paths
         return above | self._below.get(path, set())
 
+    def calls(self, rule: Rule, call: Reference) -> bool:
+        """Whether ``call`` is one of the policy's own functions."""
+        path = call.path if call.absolute else (*rule.package, *call.path)
+        return path in self.functions
 
-def _wrong_query(query: rego_tree.Path, packages: list[rego_tree.Path]) -> Iterator[str]:
-    if query not in packages:
-        present = ", ".join(".".join(package) for package in packages)
-        yield f"the query {'.'.join(query)} names no package of the policy; it has {present}"
+
+def _wrong_query(known: _Known, query: Names) -> Iterator[str]:
+    """A query that names nothing could never allow."""
+    if query not in known.packages:
+        present = ", ".join(".".join(package) for package in known.packages)
+        yield f"the query {'.'.join(query)} names no package of the policy, which has {present}"
 
 
-def _unknown_calls(
-    rules: Iterable[Rule], known: _Known, builtins: frozenset[str]
-) -> Iterator[str]:
-    """A call of what does not exist would fail only once evaluation reaches it."""
-    for rule in rules:
-        package = rule.path  # a function's name is resolved in the packages around the rule
-        for call in (reference for reference in rule.references if reference.call):
-            name = ".".join(call.path)
-            if not call.whole:
-                yield f"{call.at}: a function's name must not be computed; call it by its name"
-            elif call.path in known.functions or _local(call, package, known):
-                continue
-            elif name in _REFUSED:
-                yield f"{call.at}: {name} {_REFUSED[name]}"
-            elif call.absolute or name not in builtins:
-                names = builtins | {".".join(path) for path in known.functions}
-                near = difflib.get_close_matches(name, names, n=1)
-                hint = f"did you mean {near[0]}?" if near else _ABSENT
-                yield f"{call.at}: there is no function {name}; {hint}"
+def _unknown_calls(known: _Known, builtins: frozenset[str]) -> Iterator[str]:
+    """A call of what does not exist fails only once evaluation reaches it."""
+    for rule, call in _references(known):
+        name = ".".join(call.path)
+        if not call.call or (call.whole and known.calls(rule, call)):
+            continue
+        if not call.whole:
+            yield f"{call.at}: a function's name can't be computed"
+        elif name in _REFUSED:
+            yield f"{call.at}: {name} {_REFUSED[name]}"
+        elif call.absolute or name not in builtins:
+            names = [*builtins, *(".".join(path) for path in known.functions)]
+            yield f"{call.at}: there is no function {name}; {_advice(name, names)}"
+
+
+def _advice(name: str, names: list[str]) -> str:
+    if name.startswith(_ABSENT):
+        return "the embedded engine lacks this builtin of OPA"
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+    return f"did you mean {near[0]}?" if near else "define it, or correct its name"
+
+
+def _undefined_names(known: _Known) -> Iterator[str]:
+    """What neither a module nor a data file defines is undefined for good: `not` of it holds."""
+    for rule, reference in _references(known):
+        path = reference.path
+        if reference.call or not reference.absolute or path[0] != "data" or len(path) == 1:
+            continue
+        if path[1] not in known.data and not known.read_by(rule, reference):
+            name = ".".join(path)
+            yield f"{reference.at}: no module defines {name}, and no data.json of the folder"
+
+
+def _recursion(known: _Known) -> Iterator[str]:
+    """Rego forbids it; here some of it yields wrong values and some of it kills the process."""
+    graph: dict[Names, set[Names]] = defaultdict(set)
+    places = {rule.path: rule.at for rule in known.rules}
+    for rule, reference in _references(known):
+        graph[rule.path] |= known.read_by(rule, reference)
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        cycle = error.args[1][::-1]
+        yield f"{places[cycle[0]]}: recursion: {' -> '.join('.'.join(path) for path in cycle)}"
+
+
+def _data_in_place_of_rules(known: _Known, query: Names) -> Iterator[str]:
+    """Where data and a rule have one path, this engine silently takes the data."""
+    outputs = {(*query, name): "the policy" for name in OUTPUTS}
+    for path, at in {**outputs, **{rule.path: rule.at for rule in known.rules}}.items():
+        value: object = known.data
+        for name in path[1:]:
+            if not isinstance(value, dict) or name not in value:
+                break
+            value = value[name]
+        else:
+            yield f"{at}: a data.json also defines {'.'.join(path)}; rename one of them"
+            continue
+        if not isinstance(value, dict):
+            yield f"{at}: a data.json has a value where {'.'.join(path)} needs an object"
+
+
+def _unread_outputs(known: _Known, query: Names) -> Iterator[str]:
+    """A misspelt output is a rule like any other: it would be evaluated, and never deny."""
+    read = {path for rule, name in _references(known) for path in known.read_by(rule, name)}
+    for rule in known.rules:
+        name = rule.path[len(query)] if rule.package == query else ""
+        if rule.path not in read and name not in OUTPUTS and name.startswith(_LOOKS_LIKE_OUTPUT):
+            yield f"{rule.at}: nothing reads {name}; what counts is {', '.join(OUTPUTS)}"
+
+
+def _references(known: _Known) -> Iterator[tuple[Rule, Reference]]:
+    return ((rule, reference) for rule in known.rules for reference in rule.references)

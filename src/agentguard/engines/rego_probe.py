@@ -38,7 +38,7 @@ def main() -> None:
         _report(error=str(error))
 
 
-def _report(**members: Any) -> None:  # noqa: ANN401  any JSON value
+def _report(**members: Any) -> None:
     sys.stdout.write(json.dumps(members) + "\n")
     sys.stdout.flush()
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-Path: TypeAlias = tuple[str, ...]
+Names: TypeAlias = tuple[str, ...]
 """The names of a reference: ``("data", "agent", "authz", "allow")``, ``("count",)``."""
 
 _ROOTS: Final = frozenset({"data", "input"})
@@ -25,7 +25,7 @@ class Reference:
     ``file:line:column``.
     """
 
-    path: Path
+    path: Names
     at: str
     call: bool
     whole: bool
@@ -36,7 +36,8 @@ class Reference:
 class Rule:
     """One definition of a rule or function; several may share a ``path``."""
 
-    path: Path
+    package: Names
+    path: Names
     at: str
     function: bool
     references: tuple[Reference, ...]
@@ -46,7 +47,7 @@ class Rule:
 class Module:
     """One parsed file."""
 
-    package: Path
+    package: Names
     rules: tuple[Rule, ...]
 
 
@@ -64,14 +65,14 @@ class _Reader:
     def __init__(self, tree: Mapping[str, Any]) -> None:
         self._file: str = tree["source"]["file"]
         self._text: bytes = tree["source"]["contents"].encode()
-        self._package: Path = ("data", *_name(tree["ast"]["package"]["refr"]).path)
+        self._package: Names = ("data", *_name(tree["ast"]["package"]["refr"]).path)
         self._imports = dict(self._import(node) for node in tree["ast"]["imports"])
         self._rules = tree["ast"]["rules"]
 
     def module(self) -> Module:
         return Module(self._package, tuple(self._rule(node) for node in self._rules))
 
-    def _import(self, node: Mapping[str, Any]) -> tuple[str, Path]:
+    def _import(self, node: Mapping[str, Any]) -> tuple[str, Names]:
         path = _name(node["refr"]).path
         alias = node.get("as")
         return (self._slice(alias) if alias else path[-1]), path
@@ -95,7 +96,8 @@ class _Reader:
         name = _name(head["refr"])
         local = frozenset(self._locals(rule, head.get("args")))
         references = tuple(self._references([*body, *name.computed], local))
-        return Rule((*self._package, *name.path), self._at(rule["span"]), function, references)
+        path, at = (*self._package, *name.path), self._at(rule["span"])
+        return Rule(self._package, path, at, function, references)
 
     def _locals(self, rule: Mapping[str, Any], arguments: object) -> Iterator[str]:
         """Yield the variables that a rule declares; they hide rules and imports."""
@@ -141,9 +143,9 @@ class _Reader:
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    """A name as written: the constant path, the computed nodes in it, and where it ends."""
+    """A name as written: its constant path, the computed nodes in it, and where it begins."""
 
-    path: Path
+    path: Names
     computed: tuple[Any, ...]
     span: Mapping[str, Any]
 
@@ -152,14 +154,13 @@ class _Name:
         return not self.computed
 
 
-def _name(node: Any) -> _Name:  # noqa: ANN401  a node of the tree
+def _name(node: Any) -> _Name:
     names: list[str] = []
     computed: list[Any] = []
-    (outer,) = node.values()
     while True:
         match node:
-            case {"Var": {"value": str(root)}}:
-                return _Name((root, *reversed(names)), tuple(computed), outer["span"])
+            case {"Var": {"value": str(root), "span": span}}:
+                return _Name((root, *reversed(names)), tuple(computed), span)
             case {"RefDot": {"refr": inner, "field": [_, str(name)]}}:
                 names.append(name)
             case {"RefBrack": {"refr": inner, "index": {"String": {"value": str(name)}}}}:
@@ -170,7 +171,8 @@ def _name(node: Any) -> _Name:  # noqa: ANN401  a node of the tree
                 names.clear()  # what follows a computed index is not known before evaluation
                 computed.append(index)
             case _:  # a call's result, a literal: it has no name
-                return _Name((), (*computed, node), outer["span"])
+                (literal,) = node.values()
+                return _Name((), (*computed, node), literal["span"])
         node = inner
 
 

@@ -16,7 +16,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, InjectedToolArg, Tool
@@ -24,6 +24,7 @@ from langchain_core.utils.pydantic import get_fields
 from langgraph.prebuilt import ToolRuntime
 from pydantic.v1 import BaseModel as BaseModelV1
 
+from agentguard import canonical
 from agentguard.arguments import Arguments, Binder, binder
 from agentguard.canonical import JSON
 from agentguard.errors import ConfigError
@@ -53,12 +54,24 @@ class Shape:
     args_schema: object
 
     @classmethod
-    def of(cls, tool: BaseTool, function: Callable[..., object], origin: str) -> Shape:
-        """Read the schema of ``tool``; ``function`` describes one that has no JSON schema."""
+    def of(
+        cls,
+        tool: BaseTool,
+        function: Callable[..., object],
+        origin: str,
+        configured: Callable[[ToolSpec], ToolSpec],
+    ) -> Shape:
+        """Read the schema of ``tool``; ``function`` describes one that has no JSON schema.
+
+        ``configured`` puts in what the configuration says. Raises ``EncodeError`` for a schema
+        without a canonical form.
+        """
         full, seen = _schemas(tool)
         schema = tool.args_schema
+        spec = configured(ToolSpec(tool.name, tool.description, _json(tool, function), origin))
+        canonical.dumps(dict(spec.schema))
         return cls(
-            spec=ToolSpec(tool.name, tool.description, _json(tool, function), origin),
+            spec=spec,
             visible=seen,
             injected=full - seen,
             name=tool.name,
@@ -70,12 +83,14 @@ class Shape:
     def describes(self, tool: BaseTool) -> bool:
         """Whether ``tool`` still is what it was when this shape was read."""
         schema = tool.args_schema
-        same = schema == self.args_schema if isinstance(schema, dict) else None
-        return (
-            (schema is self.args_schema if same is None else same)
-            and tool.name == self.name
-            and tool.description == self.description
-        )
+        if schema is not self.args_schema and not (
+            isinstance(schema, dict) and schema == self.args_schema
+        ):
+            return False
+        return tool.name == self.name and tool.description == self.description
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # a value
 
 
 def _schemas(tool: BaseTool) -> tuple[frozenset[str], frozenset[str]]:

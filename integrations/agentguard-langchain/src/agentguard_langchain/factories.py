@@ -1,4 +1,4 @@
-"""Pydantic models (v2 and v1) as a call's arguments: what somebody supplied, and what a factory made.
+"""Pydantic models as a call's arguments: what somebody supplied, and what a factory made.
 
 A default factory may answer differently each time (an id, the time), so a value that it made is
 no part of what was asked for, and would differ between the step that asks for approval and the
@@ -17,6 +17,7 @@ from pydantic.v1 import BaseModel as BaseModelV1
 from pydantic.v1 import create_model as create_model_v1
 
 Model = type[BaseModel] | type[BaseModelV1]
+
 
 @functools.lru_cache(maxsize=1024)
 def factory_fields(schema: Model) -> frozenset[str]:
@@ -38,7 +39,7 @@ def unsupplied_fields(schema: Model, values: Mapping[str, Any]) -> frozenset[str
     return made - schema.model_validate(values).model_fields_set
 
 
-def without_factory_defaults(value: Any) -> Any:  # noqa: ANN401
+def without_factory_defaults(value: Any) -> Any:
     """Return ``value`` with such fields of nested models left out; what has none is unchanged."""
     kind = type(value)
     if kind is dict:

@@ -1,78 +1,26 @@
-"""The gate in front of a LangChain tool: no call reaches the original past it.
+"""One call on its way through the layers of a tool: it is answered for once, then it runs.
 
-A guarded tool is a copy of the tool whose class is a subclass made here. What that class gates,
-and how one call passes once through several layers, stands here; what a call binds stands in
-``binding.py``; how a refusal looks in ``denial.py``.
-
-The originals are in closures only: no attribute, ``__wrapped__`` included, leads to them.
+``Gate`` holds the agent and asks it; ``Call`` is what is known of the call. Which functions are
+gated stands in ``guarded.py``, what a call binds in ``binding.py``, how a refusal looks in
+``denial.py``.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self
-from weakref import ReferenceType, WeakKeyDictionary, ref
+from typing import Any, Final, Literal, NoReturn, Self
 
 from langchain_core.runnables import RunnableConfig, ensure_config
-from langchain_core.tools import BaseTool, StructuredTool, Tool
+from langchain_core.tools import BaseTool
 from langgraph.errors import GraphBubbleUp
-from pydantic import PrivateAttr
 
-from agentguard import Agent, CallSite, ConfigError, Denied, Invocation
-from agentguard_langchain.binding import Entrance, Shape, origin_of
+from agentguard import Agent, CallSite, Denied, Invocation
 from agentguard_langchain.denial import GuardedToolDenied, denial_message
-from agentguard_langchain.factories import unsupplied_fields
 
 OnDeny = Literal["return", "raise"]
-
-SLOTS: Final = ("func", "coroutine")
-"""The fields in which LangChain's own tools keep what they run."""
-
-_OWN: Final = {
-    "_run": (StructuredTool._run, Tool._run),  # noqa: SLF001  LangChain's hooks for tool authors
-    "_arun": (BaseTool._arun, StructuredTool._arun, Tool._arun),  # noqa: SLF001
-}
-"""Implementations that do nothing but call ``func``, ``coroutine`` or ``_run``."""
-
-_ENTRIES: Final = (
-    *("invoke", "ainvoke", "run", "arun", "stream", "astream", "batch", "abatch", "__call__"),
-    *("batch_as_completed", "abatch_as_completed", "transform", "atransform"),
-)
-"""Public ways into a tool, all of which end in ``_run`` or ``_arun`` as LangChain wrote them."""
-
-
-class Gate:
-    """The agent for which tools run, and what a refused tool call gives back."""
-
-    __slots__ = ("__weakref__", "agent", "on_deny")
-
-    def __init__(self, agent: Agent, on_deny: OnDeny) -> None:
-        self.agent = agent
-        self.on_deny = on_deny
-
-    def refuse(self, tool: str, tool_call_id: str | None, denied: Denied) -> object:
-        """Return the message that answers a tool call; raises ``GuardedToolDenied`` elsewhere."""
-        if self.on_deny == "return" and tool_call_id is not None:
-            return denial_message(tool, tool_call_id, denied.decision)
-        raise GuardedToolDenied(tool, denied.decision) from denied
-
-    def __repr__(self) -> str:
-        return "<Gate>"
-
-    def __deepcopy__(self, memo: object) -> Self:
-        return self  # a copied tool acts for the same agent instance
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise not_pickled()
-
-
-def not_pickled() -> TypeError:
-    """Return the error of pickling what is tied to a key in this process."""
-    return TypeError("a guarded tool can't be pickled: pickle the tool, and guard it where it runs")
 
 
 class Call:
@@ -110,119 +58,128 @@ CURRENT: Final[ContextVar[Call | None]] = ContextVar("agentguard_langchain_call"
 """The call that ``run`` or ``arun`` began last in this context."""
 
 
-if TYPE_CHECKING:
-    _Tool = BaseTool
-else:
-    _Tool = object  # a model among the bases would put its fields before those of the tool's class
+def call_of(tool: BaseTool) -> Call:
+    """Return the call that ``run`` began, if this is it; else one that nobody announced."""
+    call = CURRENT.get()
+    if call is not None and call.tool is tool and (call.inside or not call.taken):
+        return call
+    return Call(tool)
 
 
-class GuardedTool(_Tool):
-    """What the class of a guarded tool adds to that of the tool."""
+class Body:
+    """The original with its arguments: it runs once the call is authorised.
 
-    __slots__ = ()
+    In a tool's own ``_run`` or ``_arun`` (``layered``), the tool's further layers pass unasked as
+    long as it runs. What such a body calls by ``run`` or ``invoke`` is a call of its own.
+    """
 
-    if TYPE_CHECKING:
-        _agentguard_gate: Gate
-        _agentguard_shape: Shape | None
+    __slots__ = ("args", "call", "function", "kwargs", "layered", "started")
 
-    def run(self, tool_input: str | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Run the tool as LangChain does; a refusal is answered here, past ``handle_tool_error``."""
-        call = self._begin(kwargs)
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        layered: bool,
+    ) -> None:
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+        self.layered = layered
+        self.started = False
+        self.call: Call | None = None
+
+    def run(self) -> Any:
+        """Run the original."""
+        with self._running():
+            return self.function(*self.args, **self.kwargs)
+
+    async def arun(self) -> Any:
+        """Run the original, which may return an awaitable."""
+        with self._running():
+            result = self.function(*self.args, **self.kwargs)
+            return await result if inspect.isawaitable(result) else result
+
+    def begin(self, call: Call) -> None:
+        """Let ``call`` be the one that this body answers for."""
+        call.taken = True
+        self.call = call
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        self.started = True
+        call = self.call
+        if call is None or not self.layered:
+            yield
+            return
         token = CURRENT.set(call)
+        call.inside = True
         try:
-            return super().run(tool_input, *args, **kwargs)
-        except Denied as denied:
-            if denied is not call.refusal:
-                raise  # the tool ran; what it called was refused
-            return self._agentguard_gate.refuse(self.name, call.id, denied)
+            yield
         finally:
+            call.inside = False
             CURRENT.reset(token)
 
-    async def arun(self, tool_input: str | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Run the tool as LangChain does; the async twin of ``run``."""
-        call = self._begin(kwargs)
-        token = CURRENT.set(call)
+
+class Gate:
+    """The agent for which tools run, and what a refused tool call gives back."""
+
+    __slots__ = ("__weakref__", "agent", "on_deny")
+
+    def __init__(self, agent: Agent, on_deny: OnDeny) -> None:
+        self.agent = agent
+        self.on_deny = on_deny
+
+    def run(self, tool: BaseTool, body: Body, describe: Callable[[Call], Invocation]) -> Any:
+        """Run ``body`` if the agent may, or as a further layer of a call that it may make.
+
+        ``describe`` binds the call. Raises ``Denied``, or what the body raises; LangGraph's way to
+        pause leaves the outcome unknown.
+        """
+        call = call_of(tool)
+        if call.inside:
+            return body.function(*body.args, **body.kwargs)
+        body.begin(call)
         try:
-            return await super().arun(tool_input, *args, **kwargs)
+            return self.agent.run(describe(call), body.run, outcome_unknown=(GraphBubbleUp,))
         except Denied as denied:
-            if denied is not call.refusal:
-                raise
-            return self._agentguard_gate.refuse(self.name, call.id, denied)
-        finally:
-            CURRENT.reset(token)
+            if not body.started:
+                call.refusal = denied
+            raise
 
-    def _begin(self, options: Mapping[str, Any]) -> Call:
-        close_slots(self)
-        return Call(self, options.get("tool_call_id"), options.get("config"))
+    async def arun(self, tool: BaseTool, body: Body, describe: Callable[[Call], Invocation]) -> Any:
+        """Run ``body`` on the event loop; the async twin of ``run``."""
+        call = call_of(tool)
+        if call.inside:
+            result = body.function(*body.args, **body.kwargs)
+            return await result if inspect.isawaitable(result) else result
+        body.begin(call)
+        try:
+            return await self.agent.arun(
+                describe(call), body.arun, outcome_unknown=(GraphBubbleUp,)
+            )
+        except Denied as denied:
+            if not body.started:
+                call.refusal = denied
+            raise
 
-    def _parse_input(
-        self, tool_input: str | dict[str, Any], tool_call_id: str | None
-    ) -> str | dict[str, Any]:
-        parsed = super()._parse_input(tool_input, tool_call_id)
-        call = CURRENT.get()
-        schema = self.args_schema
-        if call is not None and call.tool is self and isinstance(tool_input, dict):
-            if schema is not None and not isinstance(schema, dict):
-                call.unsupplied = unsupplied_fields(schema, tool_input)
-        return parsed
+    def refuse(self, tool: str, tool_call_id: str | None, denied: Denied) -> object:
+        """Return the message that answers a tool call; raises ``GuardedToolDenied`` elsewhere."""
+        if self.on_deny == "return" and tool_call_id is not None:
+            return denial_message(tool, tool_call_id, denied.decision)
+        raise GuardedToolDenied(tool, denied.decision) from denied
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name in SLOTS:
-            close_slots(self)
+    def __repr__(self) -> str:
+        return "<Gate>"
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Copy the tool; the copy is as guarded as this one."""
-        copied = super().model_copy(update=update, deep=deep)
-        close_slots(copied)
-        return copied
-
-    def __copy__(self) -> Self:
-        copied = super().__copy__()
-        close_slots(copied)
-        return copied
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        copied = super().__deepcopy__(memo)
-        close_slots(copied)
-        return copied
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # a copied tool acts for the same agent instance
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise not_pickled()
 
-    def __getstate__(self) -> NoReturn:
-        raise not_pickled()
 
-
-def put_behind(tool: BaseTool, gate: Gate) -> BaseTool:
-    """Return a copy of ``tool`` of which every call passes ``gate``.
-
-    Raises ``ConfigError`` where that can't be promised: a class with a way in of its own, or
-    annotations that can't be resolved.
-    """
-    if isinstance(tool, GuardedTool):
-        guarded: Any = tool.model_copy()
-    else:
-        guarded = tool.model_copy()
-        object.__setattr__(guarded, "__class__", _guarded_class(type(tool)))
-    guarded._agentguard_gate = gate
-    guarded._agentguard_shape = None
-    close_slots(guarded)
-    shape_of(guarded)  # a schema that has no canonical form is found now
-    return guarded  # type: ignore[no-any-return]
-
-
-def shape_of(tool: GuardedTool) -> Shape:
-    """Return what the tool's schema says now, with what the configuration says of the tool."""
-    shape = tool._agentguard_shape
-    if shape is None or not shape.describes(tool):
-        function, origin = _original(tool)
-        shape = Shape.of(tool, function, origin, tool._agentguard_gate.agent.guard.tool_spec)
-        tool._agentguard_shape = shape
-    return shape
-
-
-def entrance_of(tool: GuardedTool) -> Entrance:
-    """Return how the tool's innermost callable takes its arguments."""
-    function, _origin = _original(tool)
-    return _SEALS[function].entrance
+def not_pickled() -> TypeError:
+    """Return the error of pickling what is tied to a key in this process."""
+    return TypeError("a guarded tool can't be pickled: pickle the tool, and guard it where it runs")

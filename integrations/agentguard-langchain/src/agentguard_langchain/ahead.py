@@ -1,0 +1,71 @@
+"""A guarded tool's call ahead of execution: what it would bind, and what the answer would be.
+
+Nothing here runs a tool, and nothing is signed or recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from langchain_core.messages import ToolCall
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool
+
+from agentguard import Arguments, ConfigError, Decision, Invocation
+from agentguard_langchain.factories import schema_ahead
+from agentguard_langchain.gate import CURRENT, Call
+from agentguard_langchain.guarded import GuardedTool, entrance_of, gate_of, shape_of
+
+
+def bind_ahead(tool: BaseTool, tool_input: str | Mapping[str, Any]) -> Arguments:
+    """Bind raw arguments, as a model gave them, to the bytes that the call will have.
+
+    Raises ``ConfigError`` for a tool that is not guarded, ``ArgumentsError``, and what the tool's
+    schema raises for input that it rejects (records.md, "One call's bytes").
+    """
+    guarded = _guarded(tool)
+    shape, entrance = shape_of(guarded), entrance_of(guarded)
+    shadow = guarded
+    schema = guarded.args_schema
+    if schema is not None and not isinstance(schema, dict):
+        ahead = schema_ahead(schema, entrance.injected(shape))
+        shadow = guarded.model_copy(update={"args_schema": ahead})
+    call = Call(shadow)
+    token = CURRENT.set(call)
+    try:
+        # an injected tool_call_id is asked for, and left out of what is bound
+        raw = tool_input if isinstance(tool_input, str) else dict(tool_input)
+        args, kwargs = shadow._to_args_and_kwargs(raw, "")  # noqa: SLF001
+    finally:
+        CURRENT.reset(token)
+    return entrance.bind(shape, args, kwargs, unsupplied=call.unsupplied)
+
+
+def evaluate(
+    tool: BaseTool,
+    tool_input: str | Mapping[str, Any] | ToolCall,
+    config: RunnableConfig | None = None,
+) -> Decision:
+    """Return what the answer to ``tool.invoke(tool_input, config)`` would be, and run nothing.
+
+    Raises ``ConfigError`` for a tool that is not guarded.
+    """
+    guarded = _guarded(tool)
+    call_id: str | None = None
+    raw: str | Mapping[str, Any]
+    if not isinstance(tool_input, str) and tool_input.get("type") == "tool_call":
+        tool_call = cast("ToolCall", tool_input)
+        raw, call_id = tool_call["args"], tool_call["id"]
+    else:
+        raw = cast("str | Mapping[str, Any]", tool_input)
+    # a call without an id is numbered when it is made, not when somebody asks
+    site = Call(guarded, config=config).site(call_id or f"{guarded.name}#ahead")
+    invocation = Invocation.bind(shape_of(guarded).spec, lambda: bind_ahead(guarded, raw), site)
+    return gate_of(guarded).agent.evaluate(invocation)
+
+
+def _guarded(tool: BaseTool) -> GuardedTool:
+    if not isinstance(tool, GuardedTool):
+        raise ConfigError(f"tool {tool.name} is not guarded: pass what guard_tools returned")
+    return tool

@@ -1,0 +1,138 @@
+"""Where the demo plays: a directory with a trust domain, a policy, a configuration and a forge.
+
+Everything in it is what ``agentguard init`` and a person's editor would make; only the choice of
+names and rules is the demo's. It is left behind for whoever wants to look at it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from agentguard import config, domain
+from agentguard.errors import ConfigError
+from agentguard.identity.trust import TrustDocument
+from agentguard.storage import keystore
+from agentguard_langchain.demo.forge import Forge
+
+AGENT: Final = "code-agent"
+"""The name of the agent in the configuration."""
+
+_CONFIG: Final = """\
+trust_domain = "demo.example"
+state = ".agentguard"
+anchor = "anchor"                  # checkpoints outside the state, as on another machine
+
+[keys]
+passphrase_file = "passphrase"
+
+[policy]
+engine = "rego"
+path = "policies/authz.rego"
+
+[agents.code-agent]
+type = "code-agent"
+owner = "user:carol"
+authority = "own"
+max_scope = ["repo:read", "pr:write", "ci:trigger"]
+
+[tools.read_file]
+requires = ["repo:read"]
+resource = "repo:{repo}"
+
+[tools.commit_file]
+requires = ["pr:write"]
+resource = "repo:{repo}"
+attributes = { branch = "branch" }
+
+[tools.open_pr]
+requires = ["pr:write"]
+resource = "repo:{repo}"
+attributes = { branch = "branch" }
+facts = "agentguard_langchain.demo.forge:facts"
+
+[tools.trigger_ci]
+requires = ["ci:trigger"]
+resource = "repo:{repo}"
+attributes = { branch = "branch" }
+
+[tools.merge_pr]
+requires = ["pr:write"]
+resource = "repo:{repo}"
+attributes = { branch = "into" }
+
+[tools.request_secret]
+requires = ["secret:read"]
+resource = "secret:{name}"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """The places in the demo's directory."""
+
+    directory: Path
+    forge: Forge
+    trust: TrustDocument
+
+    @property
+    def config(self) -> Path:
+        """The configuration."""
+        return self.directory / config.FILE
+
+    @property
+    def state(self) -> Path:
+        """The keys and the log."""
+        return self.directory / ".agentguard"
+
+    @property
+    def anchor(self) -> Path:
+        """The checkpoints and the trust document, outside the state."""
+        return self.directory / "anchor"
+
+    @property
+    def tampered(self) -> Path:
+        """The copy of the state in which a byte is changed."""
+        return self.directory / "tampered"
+
+
+def found(directory: Path) -> Setting:
+    """Make everything in ``directory``, which must be empty or absent.
+
+    Raises ``ConfigError`` (``directory.taken``, ``git.missing``) or ``StorageError``.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        taken = any(directory.iterdir())
+    except OSError as error:
+        message = f"the demo can't make {directory} ({error.strerror}): choose another --dir"
+        raise ConfigError(message, code="directory.unusable") from error
+    if taken:
+        message = f"{directory} is not empty: choose an empty or new --dir"
+        raise ConfigError(message, code="directory.taken")
+    forge = Forge.found(directory)
+    rules = files("agentguard_langchain.demo").joinpath("authz.rego").read_bytes()
+    _write(directory / "policies" / "authz.rego", rules)
+    _write(directory / "passphrase", secrets.token_urlsafe(32).encode())
+    _write(directory / config.FILE, _CONFIG.encode())
+    settings = config.load(directory / config.FILE)
+    # the file's own: a passphrase in the environment belongs to another trust domain
+    trust = domain.found(settings, passphrase(directory), now=datetime.now(UTC))
+    return Setting(directory, forge, trust)
+
+
+def passphrase(directory: Path) -> bytes:
+    """Return the passphrase of the demo's long-lived keys."""
+    return (directory / "passphrase").read_bytes()
+
+
+def _write(path: Path, data: bytes) -> None:
+    keystore.write_new(path, data)
+
+
+__all__ = ["AGENT", "Setting", "found", "passphrase"]

@@ -1,0 +1,60 @@
+"""What the demo does to the log afterwards: verify it, and verify a copy with one byte changed.
+
+The verifier is the product's own, with its trust from outside the state; the change is made in the
+file itself, as somebody with an editor would.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentguard import domain
+from agentguard.domain import Report
+from agentguard.identity.trust import TrustDocument
+from agentguard.storage import sqlite
+from agentguard.storage.sqlite import SqliteReader
+from agentguard_langchain.demo.setting import Setting
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One byte of a file, before and after; it lies in the log's entry ``index``."""
+
+    path: Path
+    offset: int
+    before: str
+    after: str
+    index: int
+
+
+def verify(setting: Setting, state: Path) -> Report:
+    """Verify the log in ``state`` with the trust document and the checkpoints of the anchor."""
+    kept = setting.anchor / domain.anchored_trust_name(setting.trust)
+    reader = SqliteReader(state)
+    try:
+        trust = TrustDocument.loads(kept.read_bytes())
+        return domain.examine(reader, trust, anchor=setting.anchor)
+    finally:
+        reader.close()
+
+
+def change_one_byte(setting: Setting, index: int) -> Change:
+    """Copy the state without its keys, and change a digit of the time of entry ``index`` there."""
+    ignored = shutil.ignore_patterns("keys")
+    shutil.copytree(setting.state, setting.tampered, ignore=ignored)
+    path = setting.tampered / sqlite.FILE
+    with closing(sqlite3.connect(path, isolation_level=None)) as copy:
+        copy.execute("VACUUM")  # leaves no stale copy of a page: each entry stands there once
+        copy.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (body,) = copy.execute("SELECT body FROM entries WHERE idx = ?", (index,)).fetchone()
+    data = bytearray(path.read_bytes())
+    begin = body[: body.index(b'"at":"') + len(b'"at":"2000-01-01T00:00:00.000000Z"')]
+    offset = data.index(begin) + len(begin) - len(b'00.000000Z"')
+    before, after = data[offset], ord("0") + (data[offset] - ord("0") + 1) % 6
+    data[offset] = after
+    path.write_bytes(data)
+    return Change(path, offset, chr(before), chr(after), index)

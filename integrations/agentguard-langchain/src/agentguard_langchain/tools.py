@@ -1,0 +1,82 @@
+"""``guard_tools``: the one line that puts an agent's tools behind its guard.
+
+What it accepts and refuses stands here; how a tool is gated stands in ``gate.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from langchain_core.tools import BaseTool
+from langchain_core.tools import tool as make_tool
+
+from agentguard import Agent, ConfigError, Guard
+from agentguard_langchain.gate import Gate, OnDeny
+from agentguard_langchain.guarded import GuardedTool, gate_of, put_behind
+
+
+def guard_tools(
+    tools: Sequence[BaseTool | Callable[..., Any]],
+    agent: Agent | str,
+    *,
+    on_deny: OnDeny = "return",
+) -> list[BaseTool]:
+    """Return the same tools, each call of which is bound, signed, decided and logged for ``agent``.
+
+    ``agent`` is an ``Agent``, or the name of one: then the nearest ``agentguard.toml``, from the
+    working directory upwards, says where it belongs, and a new instance is made. Plain functions
+    become tools as ``langchain_core.tools.tool`` makes them. The tools that are passed in are left
+    alone: hand only the returned ones to a model or a graph.
+
+    A refused tool call is answered by a ``ToolMessage`` with ``status="error"``; with
+    ``on_deny="raise"``, and for a call that is no tool call, ``GuardedToolDenied`` is raised.
+
+    Raises ``ConfigError`` for what can't be guarded: a dictionary that the model's provider runs, a
+    tool that another agent's guard already has, a class that does its work past ``_run``.
+    """
+    if on_deny not in ("return", "raise"):
+        raise ConfigError(f"on_deny: expected 'return' or 'raise', got {on_deny!r}")
+    given: object = tools
+    if not isinstance(given, Sequence):
+        raise ConfigError("guard_tools takes a list of tools: guard_tools([tool], agent)")
+    for position, tool in enumerate(tools):
+        _refuse_unless_ours_to_run(tool, position)
+    owner: object = Guard.find().new_agent(agent) if isinstance(agent, str) else agent
+    if not isinstance(owner, Agent):
+        kind = type(agent).__name__
+        raise ConfigError(f"agent: expected an Agent or the name of one, got a {kind}")
+    gate = Gate(owner, on_deny)
+    return [_guard_one(tool, gate) for tool in tools]
+
+
+def _guard_one(tool: BaseTool | Callable[..., Any], gate: Gate) -> BaseTool:
+    if not isinstance(tool, BaseTool):
+        return put_behind(make_tool(tool), gate)
+    if not isinstance(tool, GuardedTool):
+        return put_behind(tool, gate)
+    present = gate_of(tool)
+    if present.agent is not gate.agent:
+        message = (
+            f"tool {tool.name} is already guarded for {present.agent.id}, another instance than "
+            f"{gate.agent.id}: guard the original tool for each agent"
+        )
+        raise ConfigError(message, code="tool.guarded")
+    return tool if present.on_deny == gate.on_deny else put_behind(tool, gate)
+
+
+def _refuse_unless_ours_to_run(tool: object, position: int) -> None:
+    if isinstance(tool, dict):
+        name = tool.get("name") or tool.get("type")
+        message = (
+            f"tools[{position}] ({name!r}) is a dictionary: the model's provider runs such a tool, "
+            "where agentguard can't check or record it; leave it out, or pass a tool that runs here"
+        )
+        raise ConfigError(message, code="tool.unguardable")
+    if isinstance(tool, type):
+        message = f"tools[{position}] is the class {tool.__qualname__}: pass an instance"
+        raise ConfigError(message, code="tool.unguardable")
+    if not isinstance(tool, BaseTool) and not callable(tool):
+        kind = type(tool).__name__
+        message = f"tools[{position}] is a {kind}: expected a LangChain tool or a function"
+        raise ConfigError(message, code="tool.unguardable")

@@ -1,0 +1,171 @@
+"""Where a trust domain lies, as the command line is told it, and whom to believe about its log.
+
+Commands that only read take the tables they need from agentguard.toml and leave the rest alone, so
+that looking at a log imports none of an application's code and needs no passphrase. Which trust
+document counts (records.md, Audit log) is settled here: the one that was named, else the copy with
+the anchors, else, and then it is said, the state's own.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from agentguard import config, domain
+from agentguard.config import Config
+from agentguard.errors import ConfigError, StorageError
+from agentguard.identity.trust import TrustDocument
+from agentguard.storage import keystore
+from agentguard.storage.sqlite import SqliteReader
+
+_TABLES: Final = ("trust_domain", "state", "anchor", "keys", "agents")
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,100}\Z")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="The configuration; by default the nearest agentguard.toml, from here upwards.",
+    ),
+]
+StateOption = Annotated[
+    Path | None, typer.Option("--state", metavar="DIR", help="The state directory to read.")
+]
+AnchorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--anchor",
+        metavar="DIR",
+        help="Where checkpoints are kept outside the state; '' for nowhere.",
+    ),
+]
+TrustOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trust",
+        metavar="FILE",
+        help="The trust document to believe; by default the copy that is kept with the anchors.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A state directory, and the directory with its anchors, None for nowhere.
+
+    ``config`` holds only what commands that read need of it, and is None where a state was named
+    that no configuration is known for.
+    """
+
+    state: Path
+    anchor: Path | None
+    config: Config | None
+
+    def reader(self) -> SqliteReader:
+        """Open the log for reading; raises ``StorageError``."""
+        return SqliteReader(self.state)
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """A trust document, and where it came from; ``outside`` unless from the state itself."""
+
+    document: TrustDocument
+    source: str
+    outside: bool
+
+
+def locate(
+    config_file: Path | None, state: Path | None = None, anchor: str | None = None
+) -> Place:
+    """Find the state and its anchor.
+
+    A named state takes its anchor from ``config_file`` or, if they name this very state, from the
+    nearest configuration above the working directory or above the state; else it is the default.
+    Raises ``ConfigError``.
+    """
+    settings: Config | None
+    if state is None:
+        settings = part(config_file or config.find(Path.cwd()), *_TABLES)
+        state = settings.state
+    elif config_file is not None:
+        settings = part(config_file, *_TABLES)
+    else:
+        settings = _config_of(state)
+    if anchor is not None:
+        kept = Path(anchor).expanduser() if anchor else None
+    elif settings is not None:
+        kept = settings.anchor
+    else:
+        kept = Path(config.DEFAULT_ANCHOR).expanduser()
+    if kept is not None and is_inside(kept, state):
+        message = (
+            f"the anchor {kept} lies inside the state {state}, for which it should vouch: "
+            "name another with --anchor, or none with --anchor ''"
+        )
+        raise ConfigError(message, code="anchor.inside")
+    return Place(state, kept, settings)
+
+
+def part(path: Path, *tables: str) -> Config:
+    """Read the named tables of a configuration, and no others; raises ``ConfigError``."""
+    written = config.read(path)
+    chosen = {name: written[name] for name in tables if name in written}
+    return config.parse(chosen, source=str(path), base=path.absolute().parent)
+
+
+def trust(place: Place, file: Path | None) -> Trust:
+    """Find the trust document that counts; raises ``DecodeError`` or ``StorageError``."""
+    if file is not None:
+        return Trust(TrustDocument.loads(_bytes(file)), str(file), outside=True)
+    own = keystore.load_trust(place.state)
+    kept = anchored_trust(place, own)
+    if kept is not None:
+        return kept
+    return Trust(own, str(place.state / keystore.TRUST), outside=False)
+
+
+def anchored_trust(place: Place, own: TrustDocument) -> Trust | None:
+    """Return the copy kept with the anchors; of the state's ``own`` it takes only the name."""
+    name = domain.anchored_trust_name(own)
+    if place.anchor is None or not _PLAIN_NAME.match(name):
+        return None
+    path = place.anchor / name
+    if not path.exists():
+        return None
+    return Trust(TrustDocument.loads(_bytes(path)), str(path), outside=True)
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether ``path`` is ``folder`` or below it, links followed."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _config_of(state: Path) -> Config | None:
+    for start in (Path.cwd(), state.absolute().parent):
+        found = _nearest(start)
+        settings = part(found, *_TABLES) if found is not None else None
+        if settings is not None and settings.state.resolve() == state.resolve():
+            return settings
+    return None
+
+
+def _nearest(start: Path) -> Path | None:
+    try:
+        return config.find(start)
+    except ConfigError:
+        return None
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        message = f"{path} can't be read ({error.strerror}): name a file that this user can read"
+        raise StorageError(message, code="storage.missing") from error

@@ -1,0 +1,3 @@
+package lib.paths
+
+below(path, root) if startswith(path, concat("", [root, "/"]))
