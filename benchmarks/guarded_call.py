@@ -50,7 +50,9 @@ deny_reason := "direct merges to main require human approval" if { input.action 
 """
 TABLES: Mapping[str, Any] = {
     "trust_domain": "bench.example",
-    "agents": {"code-reviewer": {"type": "code-agent", "authority": "own", "max_scope": ["pr:write"]}},
+    "agents": {
+        "code-reviewer": {"type": "code-agent", "authority": "own", "max_scope": ["pr:write"]}
+    },
 }
 ARGUMENTS = {"repo": "payments-api", "branch": "agent/fix-null-check"}
 
@@ -176,16 +178,21 @@ def arms(stack: ExitStack, folder: Path) -> list[Arm]:
     commit = stack.enter_context(bare_database(folder))
     document, bodies = samples(in_memory)
 
-    def forget(_entries: list[bytes]) -> None:
-        return None
+    kept: list[list[bytes]] = []  # a log in memory keeps its entries, and so does its floor
 
     cpu, wall = time.process_time, time.perf_counter
     function = FunctionEngine(decide)
     return [
-        Arm("in memory, Rego", floor(rego, document, bodies, forget), guarded(in_memory), cpu, "CPU"),
+        Arm(
+            "in memory, Rego",
+            floor(rego, document, bodies, kept.append),
+            guarded(in_memory),
+            cpu,
+            "CPU",
+        ),
         Arm(
             "in memory, Python policy",
-            floor(function, document, bodies, forget),
+            floor(function, document, bodies, kept.append),
             guarded(in_python),
             cpu,
             "CPU",

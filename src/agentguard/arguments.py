@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from pathlib import Path, PosixPath, PurePath, PurePosixPath, PureWindowsPath
+from pathlib import PosixPath, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
@@ -50,6 +50,10 @@ class Arguments:
         Raises ``ArgumentsError``: ``arguments.unencodable`` for a value outside the table,
         ``arguments.too_large`` past 256 KiB.
         """
+        try:
+            "".join(unbound).encode()
+        except UnicodeError as error:
+            raise ArgumentsError("the name of an injected argument is no text") from error
         encoded_values = {_key(name): _encode(value, 1, name) for name, value in values.items()}
         encoded = _dumps(encoded_values)
         return cls(MappingProxyType(encoded_values), encoded, tuple(sorted(unbound)))
@@ -59,7 +63,7 @@ def encode_result(value: object) -> bytes | None:
     """Return the canonical bytes of a tool's result, or None when it has none."""
     try:
         return _dumps(_encode(value, 1, "result"))
-    except ArgumentsError:
+    except Exception:  # noqa: BLE001  the tool has run: whatever its result raises, it has no bytes
         return None
 
 
@@ -161,6 +165,12 @@ def _timedelta(value: Any, _depth: int, _path: str) -> JSON:
     return {"$timedelta": [value.days, value.seconds, value.microseconds]}
 
 
+def _time(value: Any, _depth: int, path: str) -> JSON:
+    if value.tzinfo is not None and value.utcoffset() is None:
+        raise _unencodable(value, path)  # its zone has no offset without a date
+    return {"$time": value.isoformat()}
+
+
 def _tagged(tag: str, text: Callable[[Any], str]) -> Callable[[Any, int, str], JSON]:
     return lambda value, _depth, _path: {tag: text(value)}
 
@@ -177,12 +187,11 @@ _ENCODERS: Final[Mapping[type, Callable[[Any, int, str], JSON]]] = {
     bytes: _tagged("$bytes", canonical.b64url_encode),
     datetime: _tagged("$datetime", datetime.isoformat),
     date: _tagged("$date", date.isoformat),
-    time: _tagged("$time", time.isoformat),
+    time: _time,
     timedelta: _timedelta,
     UUID: _tagged("$uuid", str),
-    **dict.fromkeys(
-        (Path, PosixPath, PurePath, PurePosixPath, PureWindowsPath), _tagged("$path", str)
-    ),
+    **dict.fromkeys((PosixPath, PurePosixPath), _tagged("$path", str)),
+    PureWindowsPath: _tagged("$windows_path", str),
 }
 
 
@@ -191,33 +200,70 @@ def _encode_structure(value: object, depth: int, path: str) -> JSON:
     name = f"{kind.__module__}:{kind.__qualname__}"
     if isinstance(value, Enum):
         return {"$enum": name, "value": _encode(value._value_, depth + 1, path)}
-    if dataclasses.is_dataclass(kind):
-        fields: dict[str, object] = {
-            field.name: getattr(value, field.name) for field in dataclasses.fields(kind)
-        }
-        if set(getattr(value, "__dict__", {})) - set(fields):
-            raise _unencodable(value, path)  # state that the fields do not show
-    elif hasattr(kind, "__pydantic_fields__") or hasattr(kind, "__fields__"):
-        fields = _model_fields(value)
-    elif kind.__module__ == "pydantic.networks":
-        return {"$url": str(value)}
-    else:
+    if kind.__module__ == "pydantic.networks":
+        return {"$url": name, "value": str(value)}
+    groups = _members(value)
+    if groups is None or _hides_state(value, groups):
         raise _unencodable(value, path)
-    members = {_key(k): _encode(v, depth + 2, f"{path}.{k}") for k, v in fields.items()}
-    return {"$object": name, "fields": members}
+    encoded: dict[str, JSON] = {"$object": name}
+    for group, members in groups.items():
+        encoded[group] = {_key(k): _encode(v, depth + 2, f"{path}.{k}") for k, v in members.items()}
+    return encoded
 
 
-def _model_fields(value: Any) -> dict[str, object]:
-    """Read a pydantic model (v2 or v1) without its serializers, which may hide a field."""
-    fields: dict[str, object] = dict(value.__dict__)
-    fields.update(getattr(value, "__pydantic_extra__", None) or {})
-    private = getattr(value, "__pydantic_private__", None) or {}
-    private_v1 = {
-        name: getattr(value, name) for name in getattr(value, "__private_attributes__", {})
+def _members(value: Any) -> dict[str, dict[str, object]] | None:
+    """Return what a dataclass or a pydantic model (v2, v1) holds, by kind of member.
+
+    Read from the object itself: a model's serializers may hide a field. The kinds are kept apart,
+    since an extra value may have the name of a field.
+    """
+    kind = type(value)
+    if dataclasses.is_dataclass(kind):
+        return {"fields": {f.name: getattr(value, f.name) for f in dataclasses.fields(kind)}}
+    if not _is_model(kind):
+        return None
+    groups: dict[str, dict[str, object]] = {"fields": dict(value.__dict__)}
+    if hasattr(value, "__pydantic_private__"):
+        extra, private = value.__pydantic_extra__, value.__pydantic_private__
+    else:
+        extra = None
+        names = getattr(kind, "__private_attributes__", {})
+        private = {name: getattr(value, name) for name in names if hasattr(value, name)}
+    if extra:
+        groups["extra"] = dict(extra)
+    if private:
+        groups["private"] = dict(private)
+    return groups
+
+
+def _is_model(kind: type) -> bool:
+    """Tell a pydantic model, v2 or v1 (of which ``__fields__`` is asked only where it is real)."""
+    v1 = any("__fields__" in base.__dict__ for base in kind.__mro__)
+    return v1 or hasattr(kind, "__pydantic_fields__")
+
+
+_BUILTIN: Final = (dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float)
+
+
+def _hides_state(value: object, groups: Mapping[str, Mapping[str, object]]) -> bool:
+    """Tell whether an object holds more than its members show: then equal bytes prove nothing."""
+    if isinstance(value, _BUILTIN):
+        return True
+    fields = groups["fields"]
+    pydantic = _is_model(type(value))
+    slots = {
+        slot
+        for kind in type(value).__mro__
+        for slot in _slots(kind)
+        if not (pydantic and slot.startswith("__"))
     }
-    fields.update(private_v1)
-    fields.update(private)
-    return fields
+    loose = {"__dict__", "__weakref__"}
+    return bool((set(getattr(value, "__dict__", {})) | slots) - set(fields) - loose)
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    slots = kind.__dict__.get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 # --- plain functions ----------------------------------------------------------------------------
@@ -233,6 +279,7 @@ def binder(function: Callable[..., object]) -> Binder:
     (``arguments.invalid``) where Python would raise ``TypeError``.
     """
     signature = inspect.signature(function)
+    name = getattr(function, "__name__", "the tool")  # and no more of it: a closure can be read
     parameters = signature.parameters.values()
     plain = all(p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for p in parameters)
     names = tuple(signature.parameters)
@@ -241,24 +288,17 @@ def binder(function: Callable[..., object]) -> Binder:
     defaults = {p.name: p.default for p in parameters if p.default is not empty}
 
     def bind_fast(args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
-        bound = dict(defaults)
-        bound.update(zip(names, args, strict=False))
-        bound.update(kwargs)
-        given = len(args) + len(kwargs)
-        # one look at the counts finds surplus, repeated, unknown and missing arguments
-        if len(bound) != len(names) or not accepted.issuperset(kwargs) or _repeats(args, kwargs):
+        # the usual call: all by name, or all by position; what is unusual is bound exactly
+        if (args and kwargs) or len(args) > len(names) or not accepted.issuperset(kwargs):
             return bind_exactly(args, kwargs)
-        return bound if given <= len(names) else bind_exactly(args, kwargs)
-
-    def _repeats(args: tuple[object, ...], kwargs: Mapping[str, object]) -> bool:
-        return bool(kwargs and args) and any(name in kwargs for name in names[: len(args)])
+        bound = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+        return bound if len(bound) == len(names) else bind_exactly(args, kwargs)
 
     def bind_exactly(args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            name = getattr(function, "__name__", "the tool")
-            message = f"the arguments do not fit {name}{signature}: {error}"
+            message = f"the arguments do not fit {name}: {error}"
             raise ArgumentsError(message, code="arguments.invalid") from error
         bound.apply_defaults()
         return _flatten(bound, signature)

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 from agentguard import canonical
 from agentguard.errors import ConfigError, EncodeError
 from agentguard.identity.credential import AgentProfile
-from agentguard.tool import FactsFunction, ToolSpec
+from agentguard.tool import ToolSpec
 
 FILE: Final = "agentguard.toml"
 DEFAULT_ANCHOR: Final = "~/.local/state/agentguard"
@@ -53,15 +53,19 @@ class ToolConfig:
     requires: tuple[str, ...] | None = None
     resource: str | None = None
     attributes: Mapping[str, str] | None = None
-    facts: FactsFunction | None = None
+    facts: str | None = None
+    where: str = ""
 
     def over(self, spec: ToolSpec) -> ToolSpec:
-        """Return ``spec`` with what this table says."""
+        """Return ``spec`` with what this table says; raises ``ConfigError``.
+
+        ``facts`` is imported only now: reading a configuration runs no application code.
+        """
         return spec.overridden(
             requires=self.requires,
             resource=self.resource,
             attributes=self.attributes,
-            facts=self.facts,
+            facts=load_callable(self.facts, self.where) if self.facts else None,
         )
 
 
@@ -197,12 +201,12 @@ def _agent(name: str, table: _Table) -> AgentConfig:
 
 
 def _tool(table: _Table) -> ToolConfig:
-    facts = table.text("facts", "")
     config = ToolConfig(
         requires=table.texts("requires", None),
         resource=table.text("resource", "") or None,
         attributes=table.mapping("attributes"),
-        facts=load_callable(facts, table.name("facts")) if facts else None,
+        facts=table.text("facts", "") or None,
+        where=table.name("facts"),
     )
     table.done()
     return config

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple
 
@@ -24,7 +24,7 @@ from agentguard.audit.entry import Attachment, Receipt, Record, Ruling, Status
 from agentguard.canonical import Fragment, b64_encode, sha256_hex
 from agentguard.decision import Decision, Denied
 from agentguard.envelope import Envelope
-from agentguard.errors import AgentguardError, ArgumentsError
+from agentguard.errors import AgentguardError, ArgumentsError, EncodeError
 from agentguard.identity.credential import Credential
 from agentguard.invocation import Invocation, commitment, statement, timestamp
 from agentguard.keys import Signer
@@ -37,6 +37,13 @@ SALT_SIZE: Final = 32
 
 ID_SIZE: Final = 16
 """Bytes of an invocation's id."""
+
+MAX_TASK_ID: Final = 1024
+"""Bytes of a task's id."""
+
+MAX_REASONS: Final = 16
+MAX_REASON: Final = 1024
+"""How many reasons of a refusal are kept, and how many characters of each."""
 
 MAX_CLOCK_LAG: Final = timedelta(seconds=60)
 """How far the wall clock may stand behind the newest durable entry."""
@@ -141,8 +148,10 @@ def guarded_call(
     prepared = yield from _prepare(actor, line, invocation)  # 1, 2, 3
     sealed, unsigned = _sign(actor, prepared)  # 4
     decision, document = yield from _judge(actor, prepared)  # 5
-    decision = _approve(unsigned or decision)  # 6
-    receipt = yield from _authorize(actor, line, prepared, sealed, decision, document)  # 7
+    decision = _written(_approve(unsigned or decision))  # 6
+    receipt, decision = yield from _authorize(
+        actor, line, prepared, sealed, decision, document
+    )  # 7
     if not decision.allowed:
         raise Denied(decision)
     account = _Account(actor, line, prepared.salt, sealed, receipt)
@@ -171,7 +180,7 @@ def _prepare(actor: Actor, line: Line, invocation: Invocation) -> Generator[Effe
     salt, invocation_id, refusal = _entropy(line, refusal)
     bound, resource, refusal = _bind(invocation, refusal)  # 1
     site, task_id, refusal = _site(actor, invocation, refusal)
-    refusal = refusal or _authority(actor, invocation.tool.requires, now)  # 2
+    refusal = _authority(actor, invocation.tool.requires, now, refusal)  # 2
     facts: Mapping[str, Any] = {}
     look_up = invocation.tool.facts
     if refusal is None and bound is not None and look_up is not None:  # 3
@@ -225,7 +234,7 @@ def _effective_time(line: Line) -> tuple[datetime, Decision | None]:
 
 def _entropy(line: Line, refusal: Decision | None) -> tuple[bytes, str | None, Decision | None]:
     try:
-        drawn = line.entropy(SALT_SIZE + ID_SIZE)
+        drawn = bytes(line.entropy(SALT_SIZE + ID_SIZE))
     except Exception as error:  # noqa: BLE001  entropy is a port: any failure of it denies
         failed = _failed("entropy.failed", "no random bytes can be had", error)
         return b"", None, refusal or failed
@@ -235,24 +244,28 @@ def _entropy(line: Line, refusal: Decision | None) -> tuple[bytes, str | None, D
     return drawn[:SALT_SIZE], drawn[SALT_SIZE:].hex(), refusal
 
 
-def _authority(actor: Actor, requires: tuple[str, ...], now: datetime) -> Decision | None:
+def _authority(
+    actor: Actor, requires: tuple[str, ...], now: datetime, refusal: Decision | None
+) -> Decision | None:
+    """See to the credential, of a refused call too (its refusal is signed), then to the scope."""
+    try:
+        actor.credential(int(now.timestamp()))
+    except AgentguardError as error:
+        return refusal or Decision.deny(str(error), code=error.code)
+    except Exception as error:  # noqa: BLE001  an issuer may be a service: any failure of it denies
+        return refusal or _failed("credential.failed", "no credential can be had", error)
+    if refusal is not None:
+        return refusal
     if actor.authority != "own":
         reason = (
             f"agent {actor.name} acts only under a delegation, and none is in force; for an agent "
             'that acts by itself, say authority = "own" in its configuration'
         )
         return Decision.deny(reason, code="delegation.missing")
-    try:
-        actor.credential(int(now.timestamp()))
-    except AgentguardError as error:
-        return Decision.deny(str(error), code=error.code)
-    except Exception as error:  # noqa: BLE001  an issuer may be a service: any failure of it denies
-        return _failed("credential.failed", "no credential can be had", error)
-    if actor.scope is not None:
-        missing = [needed for needed in requires if needed not in actor.scope]
-        if missing:
-            reason = f"agent {actor.name} lacks the scope {' '.join(missing)}"
-            return Decision.deny(reason, code="scope.exceeded")
+    missing = [] if actor.scope is None else [s for s in requires if s not in actor.scope]
+    if missing:
+        reason = f"agent {actor.name} lacks the scope {' '.join(missing)}"
+        return Decision.deny(reason, code="scope.exceeded")
     return None
 
 
@@ -262,8 +275,9 @@ def _site(
     """The call site's digest and the task's id; text that can't be signed refuses the call."""
     task_id = invocation.task_id
     try:
-        if task_id is not None:
-            task_id.encode()
+        if task_id is not None and len(task_id.encode()) > MAX_TASK_ID:
+            reason = f"the task's id takes more than {MAX_TASK_ID} bytes"
+            return None, None, refusal or Decision.deny(reason, code="site.unencodable")
         return invocation.site.digest(actor.name), task_id, refusal
     except (AgentguardError, UnicodeError):
         reason = "a name of the call's thread, turn or task holds text that can't be written down"
@@ -275,12 +289,12 @@ def _look_up(
 ) -> Generator[Effect, Any, tuple[Mapping[str, Any], Decision | None]]:
     try:
         found = yield LookUp(facts, arguments.values)
+        if isinstance(found, Mapping):
+            return dict(found), None
     except Exception as error:  # noqa: BLE001  the application's look-up may raise anything: it denies
         return {}, _failed("facts.failed", "the look-up of facts failed", error)
-    if not isinstance(found, Mapping):
-        reason = f"the look-up of facts returned a {type(found).__name__}, not a mapping"
-        return {}, Decision.deny(reason, code="facts.invalid")
-    return found, None
+    reason = f"the look-up of facts returned a {type(found).__name__}, not a mapping"
+    return {}, Decision.deny(reason, code="facts.invalid")
 
 
 # --- 4, 5, 6, 7: sign, decide, approve, append --------------------------------------------------
@@ -334,6 +348,17 @@ def _approve(decision: Decision) -> Decision:
     return Decision("deny", "approval.unavailable", reasons, decision.requirements)
 
 
+def _written(decision: Decision) -> Decision:
+    """Cut the reasons to what an entry and a model can take: arguments may be quoted in them."""
+    if not decision.reasons:
+        return decision
+    reasons = [
+        reason[:MAX_REASON].encode("utf-8", "backslashreplace").decode()
+        for reason in decision.reasons[:MAX_REASONS]
+    ]
+    return replace(decision, reasons=tuple(reasons))
+
+
 def _authorize(
     actor: Actor,
     line: Line,
@@ -341,7 +366,8 @@ def _authorize(
     sealed: Envelope,
     decision: Decision,
     document: bytes | None,
-) -> Generator[Effect, Any, Receipt]:
+) -> Generator[Effect, Any, tuple[Receipt, Decision]]:
+    """Append the answer, and return its place and what was written."""
     salt = prepared.salt
     attachments: list[Attachment] = []
     bound, named = prepared.arguments, prepared.predicate["arguments"]
@@ -350,14 +376,21 @@ def _authorize(
     committed = commitment(salt, document) if document is not None else None
     if document is not None and committed is not None:
         attachments.append(Attachment("input", committed, salt, document))
+    asked = document is not None
+    engine, digest = line.engine_name, line.engine.policy_sha256
     ruling = Ruling(
         decision,
         committed,
-        line.engine_name if document is not None else None,
-        line.engine.policy_sha256 if document is not None else None,
+        engine if asked else None,
+        digest if asked else None,
         line.config_sha256,
     )
-    record = entry.authorization(sealed, ruling, at=prepared.at, attachments=tuple(attachments))
+    try:
+        record = entry.authorization(sealed, ruling, at=prepared.at, attachments=tuple(attachments))
+    except EncodeError as error:  # the policy asks for more than an entry can hold
+        decision = Decision.deny(str(error), code="policy.malformed")
+        ruling = ruling._replace(decision=decision)
+        record = entry.authorization(sealed, ruling, at=prepared.at, attachments=tuple(attachments))
     try:
         receipt: Receipt = yield Append(record)
     except AgentguardError as error:
@@ -371,7 +404,7 @@ def _authorize(
             account = _Account(actor, line, salt, sealed, None)
             yield from account.close("not_run", None, error=error)
         raise
-    return receipt
+    return receipt, decision
 
 
 def _failed(code: str, what: str, error: Exception) -> Decision:
@@ -404,6 +437,16 @@ class _Account:
         result: object = None,
         error: BaseException | None = None,
     ) -> Generator[Effect, Any, None]:
+        try:
+            record = self._record(status, started, result, error)
+            yield Enqueue(record)
+        except Exception:
+            # the tool has run, and its caller gets the result; the log shows the call in doubt
+            _LOGGER.exception("an outcome could not be recorded: its call stays in doubt")
+
+    def _record(
+        self, status: Status, started: str | None, result: object, error: BaseException | None
+    ) -> Record:
         encoded = encode_result(result) if status == "ok" else None
         committed = commitment(self.salt, encoded) if encoded is not None else None
         ended = self.now()
@@ -420,12 +463,8 @@ class _Account:
         attachments: tuple[Attachment, ...] = ()
         if encoded is not None and committed is not None:
             attachments = (Attachment("result", committed, self.salt, encoded),)
-        try:
-            outcome = envelope.seal(payload, self.actor.signer)
-            yield Enqueue(entry.outcome(outcome, at=ended, attachments=attachments))
-        except Exception:
-            # the tool has run, and its caller gets the result; the log shows the call in doubt
-            _LOGGER.exception("an outcome could not be recorded: its call stays in doubt")
+        outcome = envelope.seal(payload, self.actor.signer)
+        return entry.outcome(outcome, at=ended, attachments=attachments)
 
 
 def _type_name(value: object) -> str:

@@ -300,7 +300,8 @@ class Agent:
         if tool.is_async:
             message = f"{tool.spec.name} is a coroutine function: await agent.acall(...) instead"
             raise ConfigError(message, code="tool.async")
-        return self.run(self._invocation(tool, args, kwargs), tool.bound_to(args, kwargs))
+        bound = tool._bound_to(args, kwargs)  # noqa: SLF001  only an agent runs a tool
+        return self.run(self._invocation(tool, args, kwargs), bound)
 
     @overload
     async def acall(
@@ -315,7 +316,7 @@ class Agent:
 
         Raises ``Denied`` when it may not, and then it did not run.
         """
-        bound = tool.bound_to(args, kwargs)
+        bound = tool._bound_to(args, kwargs)  # noqa: SLF001  only an agent runs a tool
         run = bound if tool.is_async else partial(drive.in_thread, bound)
         return await self.arun(self._invocation(tool, args, kwargs), run)
 

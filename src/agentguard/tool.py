@@ -32,6 +32,9 @@ RESERVED: Final = frozenset(
 )
 """Names at the top level of the policy's input that belong to agentguard (policy.md, Input)."""
 
+MAX_RESOURCE: Final = 2048
+"""Characters of a resource, once it is filled and escaped."""
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _PLAIN = re.compile(r"[A-Za-z0-9._~-]*")
@@ -68,6 +71,10 @@ class ToolSpec:
             if name in RESERVED:
                 message = f"tool {self.name}: attribute {name!r} is reserved for agentguard"
                 raise ConfigError(message)
+        try:
+            f"{self.name}{self.resource}{self.requires}".encode()
+        except UnicodeError as error:
+            raise ConfigError(f"tool {self.name!r}: its name or resource is no text") from error
         if self.resource is not None:
             rest = _PLACEHOLDER.sub("", self.resource)
             if "{" in rest or "}" in rest or "{}" in self.resource:
@@ -102,13 +109,17 @@ class ToolSpec:
         """Fill the resource template from bound arguments, each escaped (RFC 3986 unreserved).
 
         Raises ``ArgumentsError`` (``arguments.resource``) where an argument is missing or is
-        neither a string, an integer nor a boolean.
+        neither a string, an integer nor a boolean, and for a resource that is too long.
         """
         if self.resource is None:
             return None
         literals, names = self._template
         filled = [self._placeholder(name, values) for name in names]
-        return "".join(itertools.chain(*zip(literals, (*filled, ""), strict=True)))
+        resource = "".join(itertools.chain(*zip(literals, (*filled, ""), strict=True)))
+        if len(resource) > MAX_RESOURCE:
+            message = f"tool {self.name}: the resource takes more than {MAX_RESOURCE} characters"
+            raise ArgumentsError(message, code="arguments.resource")
+        return resource
 
     @cached_property
     def _template(self) -> tuple[list[str], list[str]]:
@@ -170,7 +181,7 @@ class Tool(Generic[P, R_co]):
         """Name the tool."""
         return f"<guarded tool {self.spec.name}>"
 
-    def bound_to(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], R_co]:
+    def _bound_to(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], R_co]:
         """Return the call itself, to be run once it is authorised."""
         function: Callable[..., R_co] = self.__function
         return lambda: function(*args, **kwargs)

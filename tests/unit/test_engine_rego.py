@@ -73,9 +73,7 @@ def test_the_example_policy_means_what_its_author_meant(call, outcome, reasons):
 def test_another_type_of_agent_may_do_nothing_of_it():
     engine = RegoEngine.load(POLICIES / "authz.rego")
 
-    answer = ask(
-        engine, agent={"type": "chat"}, action="open_pr", repo={"visibility": "internal"}
-    )
+    answer = ask(engine, agent={"type": "chat"}, action="open_pr", repo={"visibility": "internal"})
 
     assert answer == {"allow": False}
 

@@ -15,7 +15,7 @@ from agentguard import canonical, envelope
 from agentguard.canonical import JSON, Fragment
 from agentguard.decision import Decision, Requirement
 from agentguard.envelope import Envelope
-from agentguard.errors import DecodeError
+from agentguard.errors import DecodeError, EncodeError
 from agentguard.keys import PublicKey, Signer
 
 Status = Literal["ok", "error", "unknown", "not_run"]
@@ -223,7 +223,11 @@ def _signed(kind: str, at: str, statement: bytes, signer: Signer) -> Record:
 
 
 def _record(members: Mapping[str, object], attachments: tuple[Attachment, ...] = ()) -> Record:
-    return Record(canonical.dumps_record(members), str(members["at"]), attachments)
+    body = canonical.dumps_record(members)
+    if len(body) > canonical.MAX_BYTES:
+        message = f"a {members['kind']} entry of {len(body)} bytes is too long to be read again"
+        raise EncodeError(message, code="entry.too_large")
+    return Record(body, str(members["at"]), attachments)
 
 
 def _requirement(needed: Requirement) -> dict[str, object]:

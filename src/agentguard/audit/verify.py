@@ -70,7 +70,7 @@ class ShardVerifier:
     signatures: bool = True
     _tree: CompactRange = field(default_factory=CompactRange)
     _problems: list[Problem] = field(default_factory=list)
-    _credentials: dict[str, Credential] = field(default_factory=dict)
+    _credentials: dict[str, list[Credential]] = field(default_factory=dict)
     _open: dict[bytes, _Call] = field(default_factory=dict)
     _seen: set[bytes] = field(default_factory=set)
     _head: Checkpoint | None = None
@@ -199,7 +199,7 @@ class ShardVerifier:
             case "identity":
                 token = parsed.members["credential"]
                 verified = credential.verify(str(token), self.trust, at=at)
-                self._credentials[verified.uri] = verified
+                self._credentials.setdefault(verified.uri, []).append(verified)
             case "authorization":
                 return self._authorization(index, parsed, at)
             case "outcome":
@@ -230,7 +230,7 @@ class ShardVerifier:
         statement = envelope.parse_statement(sealed.payload, "invocation")
         predicate = statement.predicate
         allowed = members["decision"] == "allow"
-        issued = self._instance(str(predicate.get("agent")), at)
+        issued = self._instance(str(predicate.get("agent")), at if allowed else None)
         if sealed.signatures or allowed or members["code"] != "signature.failed":
             self._signed_by(issued, sealed)
         _check_invocation(issued, statement)
@@ -257,14 +257,19 @@ class ShardVerifier:
         self._signed_by(call.issued, sealed)
         return {"result": statement.predicate.get("result")}
 
-    def _instance(self, uri: str, at: int) -> Credential:
-        """Return the credential of an agent instance, which must stand earlier in this shard."""
-        issued = self._credentials.get(uri)
-        if issued is None:
+    def _instance(self, uri: str, at: int | None) -> Credential:
+        """Return a credential of an agent instance that stands earlier in this shard.
+
+        It must cover the time ``at``; a refusal (None) may be signed after the last one ran out,
+        for want of a new one.
+        """
+        known = self._credentials.get(uri)
+        if not known:
             raise VerificationError(f"no credential of the agent {uri} stands before")
-        if not issued.issued_at <= at < issued.expires_at:
-            raise VerificationError(f"the credential of {uri} was not valid then")
-        return issued
+        for issued in reversed(known):
+            if at is None or issued.issued_at <= at < issued.expires_at:
+                return issued
+        raise VerificationError(f"no credential of {uri} was valid then")
 
     def _signed_by(self, issued: Credential, sealed: Envelope) -> None:
         if self.signatures:

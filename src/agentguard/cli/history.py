@@ -7,7 +7,7 @@ of the kind ``damaged``; ``audit verify`` finds out what is true.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from agentguard import canonical, envelope, jws
@@ -73,13 +73,13 @@ class Row:
 def rows(reader: LogReader) -> Iterator[Row]:
     """Yield every entry of every shard, in the order of the log; raises ``StorageError``."""
     for shard in reader.shards():
-        sizes, statuses = _outcomes(reader, shard)
-        calls: dict[str, Authorization] = {}
+        last, statuses = _outcomes(reader, shard)
+        running: dict[str, Authorization] = {}
         for index, body in reader.entries(shard):
-            if index > sizes:
+            if index > last:
                 break  # appended since the outcomes were read: for the next time
             try:
-                yield _row(shard, index, entry.parse(body), statuses, calls)
+                yield _row(shard, index, entry.parse(body), statuses, running)
             except AgentguardError as error:
                 reason = f"it can't be read: {error}"
                 yield Row(index, shard, "damaged", reason=reason)
@@ -153,60 +153,40 @@ def _row(
     index: int,
     parsed: Entry,
     statuses: Mapping[str, str],
-    calls: dict[str, Authorization],
+    running: dict[str, Authorization],
 ) -> Row:
+    """Make the row of one entry; ``running`` holds the authorised calls without an outcome yet."""
+    row = Row(index, shard, parsed.kind, parsed.at)
     match parsed.kind:
         case "authorization":
             call = read_authorization(parsed)
-            calls[call.invocation_sha256] = call
-            status = statuses.get(call.invocation_sha256, "in_doubt")
-            return _call_row(Row(index, shard, parsed.kind, parsed.at), call, status)
+            if call.decision != "allow":
+                return _of_call(row, call, call.reasons, None)
+            running[call.invocation_sha256] = call
+            return _of_call(
+                row, call, call.reasons, statuses.get(call.invocation_sha256, "in_doubt")
+            )
         case "outcome":
             read = read_outcome(parsed)
-            return _outcome_row(
-                Row(index, shard, parsed.kind, parsed.at), read, calls.get(read.invocation_sha256)
-            )
+            began = running.pop(read.invocation_sha256, None)
+            if began is None:
+                return replace(row, outcome=None if read.status == "not_run" else read.status)
+            return replace(_of_call(row, began, (), read.status), decision=None)
         case "identity":
-            agent = subject_of(parsed.members["credential"])
-            return Row(index, shard, parsed.kind, parsed.at, agent)
-    return Row(index, shard, parsed.kind, parsed.at)
+            return replace(row, agent=subject_of(parsed.members["credential"]))
+    return row
 
 
-def _call_row(row: Row, call: Authorization, status: str) -> Row:
-    reasons = list(call.reasons)
-    outcome: str | None = None
-    if call.decision == "allow":
-        outcome = status
-    if outcome == "not_run":
-        outcome = None
-        reasons.append(NOT_RUN)
-    return Row(
-        row.index,
-        row.shard,
-        row.kind,
-        row.at,
-        call.agent,
-        call.principal,
-        call.tool,
-        call.decision,
-        "; ".join(reasons) or None,
-        call.invocation_id,
-        outcome,
-    )
-
-
-def _outcome_row(row: Row, read: Outcome, call: Authorization | None) -> Row:
-    not_run = read.status == "not_run"
-    return Row(
-        row.index,
-        row.shard,
-        row.kind,
-        row.at,
-        call.agent if call is not None else None,
-        call.principal if call is not None else None,
-        call.tool if call is not None else None,
-        None,
-        NOT_RUN if not_run else None,
-        call.invocation_id if call is not None else None,
-        None if not_run else read.status,
+def _of_call(row: Row, call: Authorization, reasons: tuple[str, ...], status: str | None) -> Row:
+    if status == "not_run":
+        status, reasons = None, (*reasons, NOT_RUN)
+    return replace(
+        row,
+        agent=call.agent,
+        principal=call.principal,
+        tool=call.tool,
+        decision=call.decision,
+        reason="; ".join(reasons) or None,
+        invocation_id=call.invocation_id,
+        outcome=status,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Final
 
@@ -86,16 +86,20 @@ def json_line(value: object) -> None:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Progress | None]:
-    """Show progress on stderr, where that is a terminal; yields None where it is not."""
+def counter(what: str) -> Iterator[Callable[[int], None]]:
+    """Yield a function that shows a growing number on stderr, where that is a terminal."""
     console = _console(sys.stderr)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed}"))
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
-        bar.add_task(printable(what), total=None)
-        yield bar
+    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed}"))
+    shown = Progress(
+        *columns,
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with shown:
+        task = shown.add_task(what, total=None)
+        yield lambda number: shown.update(task, completed=number)
 
 
 def _console(stream: IO[str]) -> Console:

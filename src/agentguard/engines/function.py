@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -95,19 +96,18 @@ def _required(requirement: Requirement) -> dict[str, Any]:
 
 
 def _name(decide: Callable[..., Any]) -> str:
-    name = getattr(decide, "__qualname__", type(decide).__qualname__)
-    return f"{decide.__module__}:{name}"
+    named: Any = decide.func if isinstance(decide, partial) else decide
+    return f"{named.__module__}:{getattr(named, '__qualname__', type(named).__qualname__)}"
 
 
 def _is_coroutine_function(decide: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(decide) or inspect.iscoroutinefunction(
-        getattr(decide, "__call__", None)  # noqa: B004  an object's own, which may be a coroutine
-    )
+    own = getattr(decide, "__call__", None)  # noqa: B004  an object's may be a coroutine function
+    return inspect.iscoroutinefunction(decide) or inspect.iscoroutinefunction(own)
 
 
 def _files(decide: Callable[..., Any]) -> dict[str, str]:
     """Digest the file that defines ``decide``, under its module's path."""
-    defining: Any = inspect.unwrap(decide)
+    defining: Any = inspect.unwrap(decide.func if isinstance(decide, partial) else decide)
     if not (inspect.isfunction(defining) or inspect.ismethod(defining)):
         defining = type(defining)
     try:

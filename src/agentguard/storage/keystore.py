@@ -79,5 +79,6 @@ def refuse_if_exposed(path: Path, *, reading: bool = True) -> None:
     forbidden = stat.S_IRWXG | stat.S_IRWXO if reading else stat.S_IWGRP | stat.S_IWOTH
     if status.st_mode & forbidden or status.st_uid not in (os.getuid(), 0):
         who = "read or write" if reading else "write"
-        message = f"others can {who} {path}: run chmod {'600' if reading else 'go-w'} on it"
+        mode = ("700" if path.is_dir() else "600") if reading else "go-w"
+        message = f"others can {who} {path}: run chmod {mode} on it, and see that you own it"
         raise KeyMaterialError(message, code="key.exposed")

@@ -95,6 +95,8 @@ class ShardLog:
         weakref.finalize(self, self._wake.set)
         self._adopt(backend.read_head())
         _LOGS.add(self)
+        if backend.durable:
+            _UNFLUSHED.add(self)
 
     def _adopt(self, head: Head) -> None:
         self._head = head
@@ -156,6 +158,7 @@ class ShardLog:
                 self._changed.notify_all()
             self._wake.set()
             self._backend.close()
+            _UNFLUSHED.discard(self)
 
     def abandon(self) -> None:
         """Refuse from here on: this process is a fork of the log's writer."""
@@ -299,10 +302,12 @@ def _flush_forever(reference: weakref.ref[ShardLog], wake: threading.Event) -> N
 
 
 _LOGS: weakref.WeakSet[ShardLog] = weakref.WeakSet()
+# A durable log lives until it is closed: dropping a guard must not drop what it still has to write.
+_UNFLUSHED: set[ShardLog] = set()
 
 
 def _close_all() -> None:
-    for log in list(_LOGS):
+    for log in list(_UNFLUSHED):
         log.close()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -190,8 +191,12 @@ class SqliteReader:
         _require_file(self._path)
         with _errors(self._path):
             self._connection = sqlite3.connect(
-                f"{self._path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None
+                f"{self._path.absolute().as_uri()}?mode=ro",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
             )
+            weakref.finalize(self, self._connection.close)
             _check_version(self._connection, self._path)
 
     def shards(self) -> Sequence[int]:

@@ -92,8 +92,9 @@ class GuardedTool(_Tool):
         parsed = super()._parse_input(tool_input, tool_call_id)
         call = CURRENT.get()
         schema = self.args_schema
-        validated = schema is not None and not isinstance(schema, dict)
-        if call is not None and call.tool is self and validated and isinstance(tool_input, dict):
+        if schema is None or isinstance(schema, dict) or isinstance(tool_input, str):
+            return parsed
+        if call is not None and call.tool is self:
             call.unsupplied = unsupplied_fields(schema, tool_input)
         return parsed
 

@@ -117,9 +117,9 @@ class ScriptedModel(BaseChatModel):
     def _generate(
         self,
         messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        stop: list[str] | None = None,  # noqa: ARG002  LangChain's signature
+        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
     ) -> ChatResult:
         return ChatResult(generations=[ChatGeneration(message=answer(messages))])
 
@@ -129,7 +129,7 @@ def answer(messages: Sequence[BaseMessage]) -> AIMessage:
     results = [message for message in messages if isinstance(message, ToolMessage)]
     planned = [result for result in results if result.tool_call_id.startswith("plan-")]
     if results and (order := _ORDER.search(str(results[-1].content))):
-        move = Move("The page tells me to.", order[1], json.loads(order[2]))
+        move = Move(f"The page tells me to {order[0]}.", order[1], json.loads(order[2]))
         return _calling(move, f"told-{len(results)}")
     if len(planned) < len(_PLAN):
         move = _PLAN[len(planned)]([str(result.content) for result in planned])

@@ -47,7 +47,7 @@ def total(prices: list[int], discount_percent: int = 0) -> int:
     return full - full * discount_percent // 10
 ''',
     "tests/__init__.py": "",
-    "tests/test_invoice.py": '''\
+    "tests/test_invoice.py": """\
 import unittest
 
 from payments.invoice import total
@@ -62,6 +62,6 @@ class Total(unittest.TestCase):
 
     def test_ten_percent(self):
         self.assertEqual(total([1000, 1000], 10), 1800)
-''',
+""",
 }
 """The files of the first commit, by path."""

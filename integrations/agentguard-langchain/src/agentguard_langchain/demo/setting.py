@@ -6,7 +6,6 @@ names and rules is the demo's. It is left behind for whoever wants to look at it
 
 from __future__ import annotations
 
-import os
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -71,6 +70,8 @@ requires = ["secret:read"]
 resource = "secret:{name}"
 """
 
+_PASSPHRASE: Final = "passphrase"  # noqa: S105  a file's name
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -89,6 +90,11 @@ class Setting:
     def state(self) -> Path:
         """The keys and the log."""
         return self.directory / ".agentguard"
+
+    @property
+    def passphrase(self) -> bytes:
+        """What unlocks the long-lived keys; one in the environment belongs to another domain."""
+        return (self.directory / _PASSPHRASE).read_bytes()
 
     @property
     def anchor(self) -> Path:
@@ -117,22 +123,10 @@ def found(directory: Path) -> Setting:
         raise ConfigError(message, code="directory.taken")
     forge = Forge.found(directory)
     rules = files("agentguard_langchain.demo").joinpath("authz.rego").read_bytes()
-    _write(directory / "policies" / "authz.rego", rules)
-    _write(directory / "passphrase", secrets.token_urlsafe(32).encode())
-    _write(directory / config.FILE, _CONFIG.encode())
+    passphrase = secrets.token_urlsafe(32).encode()
+    keystore.write_new(directory / "policies" / "authz.rego", rules)
+    keystore.write_new(directory / _PASSPHRASE, passphrase)
+    keystore.write_new(directory / config.FILE, _CONFIG.encode())
     settings = config.load(directory / config.FILE)
-    # the file's own: a passphrase in the environment belongs to another trust domain
-    trust = domain.found(settings, passphrase(directory), now=datetime.now(UTC))
+    trust = domain.found(settings, passphrase, now=datetime.now(UTC))
     return Setting(directory, forge, trust)
-
-
-def passphrase(directory: Path) -> bytes:
-    """Return the passphrase of the demo's long-lived keys."""
-    return (directory / "passphrase").read_bytes()
-
-
-def _write(path: Path, data: bytes) -> None:
-    keystore.write_new(path, data)
-
-
-__all__ = ["AGENT", "Setting", "found", "passphrase"]

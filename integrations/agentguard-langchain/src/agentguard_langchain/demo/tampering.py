@@ -11,6 +11,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from agentguard import domain
 from agentguard.domain import Report
@@ -18,6 +19,8 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.storage import sqlite
 from agentguard.storage.sqlite import SqliteReader
 from agentguard_langchain.demo.setting import Setting
+
+_AT: Final = b'"at":"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,10 @@ def verify(setting: Setting, state: Path) -> Report:
 
 
 def change_one_byte(setting: Setting, index: int) -> Change:
-    """Copy the state without its keys, and change a digit of the time of entry ``index`` there."""
+    """Copy the state, without its keys, and move the time of entry ``index`` by a microsecond.
+
+    What the entry says stays well-formed: only hashes and signatures can tell.
+    """
     ignored = shutil.ignore_patterns("keys")
     shutil.copytree(setting.state, setting.tampered, ignore=ignored)
     path = setting.tampered / sqlite.FILE
@@ -52,9 +58,9 @@ def change_one_byte(setting: Setting, index: int) -> Change:
         copy.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         (body,) = copy.execute("SELECT body FROM entries WHERE idx = ?", (index,)).fetchone()
     data = bytearray(path.read_bytes())
-    begin = body[: body.index(b'"at":"') + len(b'"at":"2000-01-01T00:00:00.000000Z"')]
-    offset = data.index(begin) + len(begin) - len(b'00.000000Z"')
-    before, after = data[offset], ord("0") + (data[offset] - ord("0") + 1) % 6
+    begin = body[: body.index(_AT) + len(_AT) + len("2000-01-01T00:00:00.00000")]
+    offset = data.index(begin) + len(begin)
+    before, after = data[offset], ord("0") + (data[offset] - ord("0") + 1) % 10
     data[offset] = after
     path.write_bytes(data)
     return Change(path, offset, chr(before), chr(after), index)

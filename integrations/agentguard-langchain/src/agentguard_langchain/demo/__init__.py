@@ -1,0 +1,177 @@
+"""``agentguard demo``: a code agent at work on a real git repository, offline, in seconds.
+
+The command, and one run from the founding of a trust domain to the verification of its log. Where
+it plays stands in ``setting.py``, what it acts on in ``forge.py`` and ``tools.py``, the model in
+``script.py``; the log is read by ``steps.py`` and printed by ``timeline.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from langchain.agents import create_agent
+from langchain.chat_models import init_chat_model
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import RunnableConfig
+from langsmith import tracing_context
+from rich.console import Console
+
+from agentguard import ConfigError, Guard
+from agentguard.domain import Report
+from agentguard_langchain.demo import setting as scene
+from agentguard_langchain.demo import steps, tampering
+from agentguard_langchain.demo.forge import IN_USE
+from agentguard_langchain.demo.script import SYSTEM, TASK, ScriptedModel
+from agentguard_langchain.demo.setting import Setting
+from agentguard_langchain.demo.steps import Step
+from agentguard_langchain.demo.timeline import Timeline
+from agentguard_langchain.demo.tools import tools_of
+from agentguard_langchain.tools import guard_tools
+
+_MOST_TURNS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run: the steps that its log tells, the verdict on the log and on the changed copy."""
+
+    setting: Setting
+    steps: list[Step]
+    report: Report
+    tampered: Report
+
+    @property
+    def ok(self) -> bool:
+        """True when the log verifies and the change in its copy was found."""
+        return self.report.ok and self.report.anchored and not self.tampered.ok
+
+
+def command(
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", help="An empty or new folder, instead of a temporary one."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROVIDER:NAME",
+            help="A real model, as init_chat_model names it. CI then runs, on this machine and "
+            "without a sandbox, whatever that model commits.",
+        ),
+    ] = None,
+    as_json: Annotated[  # noqa: FBT002  a flag of the command line
+        bool, typer.Option("--json", help="One JSON object instead of the timeline.")
+    ] = False,
+) -> None:
+    """Show a code agent at work on a real git repository, offline: allowed, denied, proved."""
+    chosen = _model(model)
+    where = directory if directory is not None else _temporary()
+    console = Console(quiet=as_json, highlight=False)
+    try:
+        done = run(where, chosen, Timeline(console, _program()))
+    except ConfigError:
+        if directory is None:
+            shutil.rmtree(where)  # nothing in it that anybody would look for
+        raise
+    if as_json:
+        result = {
+            "state": str(done.setting.state.absolute()),
+            "verified": done.report.ok and done.report.anchored,
+            "steps": [step.as_json() for step in done.steps],
+        }
+        typer.echo(json.dumps(result))
+    if not done.ok:
+        raise typer.Exit(1)
+
+
+def run(directory: Path, model: BaseChatModel, timeline: Timeline) -> Run:
+    """Play the whole story in ``directory`` and print it as it happens.
+
+    Raises ``ConfigError`` (a directory in use, no git, a model that fails) and what the guard's
+    own parts raise.
+    """
+    setting = scene.found(directory)
+    with Guard.open(setting.config, passphrase=setting.passphrase) as guard:
+        _work(guard, setting, model, timeline)
+        recorded = steps.read(guard.reader())
+    timeline.effects(setting.forge, recorded)
+    report = tampering.verify(setting, setting.state)
+    timeline.verified(report)
+    last = recorded[-1].index if recorded else report.entries - 1
+    change = tampering.change_one_byte(setting, last)
+    tampered = tampering.verify(setting, setting.tampered)
+    timeline.tampered(change, tampered, setting)
+    timeline.commands(setting, recorded)
+    return Run(setting, recorded, report, tampered)
+
+
+def _work(guard: Guard, setting: Setting, model: BaseChatModel, timeline: Timeline) -> None:
+    """Let the agent do its task; each call is shown once the log has it."""
+    agent = guard.new_agent(scene.AGENT)
+    timeline.opening(setting, agent.id, TASK, model._llm_type)  # noqa: SLF001  a hook of LangChain
+    in_use = IN_USE.set(setting.forge)
+    try:
+        tools = guard_tools(tools_of(setting.forge), agent)
+        shown = 0
+        for message in _messages(create_agent(model, tools, system_prompt=SYSTEM), model):
+            if isinstance(message, AIMessage):
+                timeline.said(message.text)
+            recorded = steps.read(guard.reader())
+            for step in recorded[shown:]:
+                timeline.step(step)
+            shown = len(recorded)
+    finally:
+        IN_USE.reset(in_use)
+
+
+def _messages(graph: Any, model: BaseChatModel) -> Iterator[BaseMessage]:
+    """Run the graph, yielding its messages as they come; nothing is traced to anywhere."""
+    options: RunnableConfig = {
+        "configurable": {"thread_id": "demo"},
+        "recursion_limit": _MOST_TURNS,
+    }
+    question = {"messages": [{"role": "user", "content": TASK}]}
+    with tracing_context(enabled=False):
+        try:
+            for update in graph.stream(question, options, stream_mode="updates"):
+                for node in update.values():
+                    yield from node["messages"]
+        except Exception as error:
+            if isinstance(model, ScriptedModel):
+                raise
+            message = f"the model failed ({type(error).__name__}: {error})"
+            raise ConfigError(message, code="model.failed") from error
+
+
+def _model(name: str | None) -> BaseChatModel:
+    if name is None:
+        return ScriptedModel()
+    try:
+        return init_chat_model(name)
+    except Exception as error:
+        message = f"the model {name!r} can't be used ({type(error).__name__}: {error})"
+        raise ConfigError(message, code="model.unusable") from error
+
+
+def _temporary() -> Path:
+    return Path(tempfile.mkdtemp(prefix="agentguard-demo-"))
+
+
+def _program() -> str:
+    """How the reader can call agentguard from here: ``uv run`` puts it on its own PATH only."""
+    called = Path(sys.argv[0])
+    if shutil.which("agentguard") == str(called) and "UV_RUN_RECURSION_DEPTH" not in os.environ:
+        return "agentguard"
+    here = Path.cwd()
+    return shlex.quote(str(called.relative_to(here) if called.is_relative_to(here) else called))

@@ -1,0 +1,156 @@
+"""What the demo prints: the timeline as it happens, the effects, the log's verdicts, the commands.
+
+It is given values and prints them. Text of models and tools is shown as text: without markup,
+control or bidirectional characters.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.text import Text
+
+from agentguard.cli.text import printable
+from agentguard.domain import Report
+from agentguard_langchain.demo.forge import Forge
+from agentguard_langchain.demo.setting import Setting
+from agentguard_langchain.demo.steps import Step
+from agentguard_langchain.demo.tampering import Change
+
+_STYLES: Final = {"allow": "bold green", "deny": "bold red"}
+_LONGEST_VALUE: Final = 36
+
+
+class Timeline:
+    """Prints one run on a console; ``program`` is how the reader calls agentguard."""
+
+    def __init__(self, console: Console, program: str) -> None:
+        self._console = console
+        self._program = program
+
+    def opening(self, setting: Setting, agent: str, task: str, model: str) -> None:
+        """Say who is about to do what, and where."""
+        self._title("A code agent at work: each call signed, decided and logged before it runs")
+        for name, value in (
+            ("folder", str(setting.directory)),
+            ("agent", agent),
+            ("model", model),
+            ("task", task),
+        ):
+            line = Text(f"{name:>8}  ", style="dim")
+            self._line(line.append(printable(value), style="none"), hang=10)
+        self._console.print()
+
+    def said(self, text: str) -> None:
+        """Show what the model says between its calls."""
+        if text.strip():
+            self._line(Text(f"   model  {printable(text)}", style="italic dim"), hang=10)
+
+    def step(self, step: Step) -> None:
+        """Show one call: its place in the log, who, what, and the answer."""
+        shortest_first = sorted(step.args.items(), key=lambda argument: len(str(argument[1])))
+        arguments = ", ".join(
+            f"{name}={printable(str(value), _LONGEST_VALUE)}" for name, value in shortest_first
+        )
+        call = Text(f"{f'#{step.index}':>8}  ", style="cyan")
+        call.append(f"{printable(_alias(step.call.agent))}  ", style="magenta")
+        call.append(printable(step.call.tool), style="bold").append(f"({arguments})")
+        self._line(call, hang=10)
+        answer = Text(
+            f"{step.call.decision.upper():>8}  ", style=_STYLES.get(step.call.decision, "yellow")
+        )
+        if step.call.decision == "allow":
+            answer.append(printable(_first_line(step)), style="none")
+        else:
+            answer.append(
+                printable(f"{'; '.join(step.call.reasons)} [{step.call.code}]"),
+                style="red not bold",
+            )
+        self._line(answer, hang=10)
+
+    def effects(self, forge: Forge, steps: Sequence[Step]) -> None:
+        """Show what has truly changed: the branches, the pull requests, the last run of CI."""
+        self._title("What it left in the repository")
+        for line in forge.history().splitlines():
+            self._line(Text(f"          {printable(line)}"))
+        for pull in forge.pull_requests():
+            state = f"merged as {pull.merged[:10]}" if pull.merged else "open"
+            what = f"pull request {pull.number} ({state}): {pull.title}"
+            self._line(Text(f"          {printable(what)}"))
+        runs = [step for step in steps if step.call.tool == "trigger_ci" and step.status == "ok"]
+        for line in str(runs[-1].result).splitlines() if runs else ():
+            self._line(Text(f"      ci  {printable(line)}", style="dim"))
+
+    def verified(self, report: Report) -> None:
+        """Give the verdict on the log."""
+        self._title("Can it be proved later?")
+        self._verdict("the log", report)
+
+    def tampered(self, change: Change, report: Report, setting: Setting) -> None:
+        """Say which byte was changed, and give the verdict on the copy."""
+        path = change.path.relative_to(setting.directory)
+        what = (
+            f"byte {change.offset} of {path} (a copy) from '{change.before}' to '{change.after}': "
+            f"entry {change.index} moved by a microsecond"
+        )
+        self._line(Text(f"  change  {what}", style="yellow"), hang=10)
+        self._verdict("the copy", report)
+
+    def commands(self, setting: Setting, steps: Sequence[Step]) -> None:
+        """End with the commands to try on what was left behind."""
+        self._title("Try it yourself")
+        state, copy = setting.state, setting.tampered
+        refused = [step.call.invocation_id for step in steps if step.call.decision == "deny"]
+        self._command("audit", "list", "--state", state)
+        self._command("audit", "show", refused[-1] if refused and refused[-1] else "0", "--state", state)
+        self._command("audit", "verify", "--state", state)
+        self._command("audit", "verify", "--state", copy, "--anchor", setting.anchor)
+        git = shlex.join(["git", "-C", str(setting.forge.path), "log", "--all", "--stat"])
+        self._console.print(Text(f"  {git}"), soft_wrap=True)
+
+    def _command(self, *arguments: str | Path) -> None:
+        command = f"{self._program} {shlex.join(map(str, arguments))}"
+        # never wrapped: a line is copied as it stands
+        self._console.print(Text(f"  {command}"), soft_wrap=True)
+
+    def _verdict(self, what: str, report: Report) -> None:
+        for problem in report.problems:
+            where = "" if problem.index is None else f", entry {problem.index}"
+            found = f"shard {problem.shard}{where}: {problem.what}"
+            self._line(Text(f"   FOUND  {printable(found)}", style="bold red"), hang=10)
+        if report.ok:
+            anchored = "anchored" if report.anchored else "UNANCHORED"
+            doubt = f"{len(report.in_doubt)} calls in doubt"
+            text = f"      OK  {what}: {report.entries} entries verified, {anchored}, {doubt}"
+            self._line(Text(text, style="bold green"))
+
+    def _title(self, text: str) -> None:
+        self._console.print()
+        self._console.print(Text(text, style="bold"))
+
+    def _line(self, text: Text, *, hang: int = 0) -> None:
+        """Print one line: cut at the console's width, or wrapped and indented by ``hang``."""
+        if not hang:
+            text.truncate(self._console.width, overflow="ellipsis")
+            self._console.print(text, no_wrap=True)
+            return
+        first, rest = text[:hang], text[hang:]
+        for line in rest.wrap(self._console, max(20, self._console.width - hang)):
+            self._console.print(first.append_text(line))
+            first = Text(" " * hang)
+
+
+def _alias(agent: str) -> str:
+    """The agent's short name, as ``Agent.alias`` gives it."""
+    _domain, name, instance = agent.rsplit("/", 2)
+    return f"agent:{name}:{instance[:4]}"
+
+
+def _first_line(step: Step) -> str:
+    if step.status != "ok":
+        return f"({step.status or 'no outcome yet'})"
+    return str(step.result).partition("\n")[0]

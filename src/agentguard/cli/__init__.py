@@ -1,0 +1,103 @@
+"""The command line: ``agentguard``.
+
+Here the commands are put together, those of other distributions included, and errors become one
+line and an exit code: 0 ok, 1 the check failed, 2 usage or configuration. Each command stands in a
+module of its own; what they share is where a domain lies (``place.py``) and how it is shown
+(``screen.py``).
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import Annotated, Final
+
+import typer
+
+from agentguard.cli import agents, audit, doctor, founding, policy, screen, trust
+from agentguard.errors import AgentguardError, ConfigError
+
+GROUP: Final = "agentguard.commands"
+"""The entry point group through which other distributions bring commands (plain functions)."""
+
+_DEMO: Final = "demo"
+_SUMMARIES: Final = {
+    _DEMO: "A code agent on a real git repository, offline: what is allowed, denied, recorded."
+}
+_FAILED: Final = 2
+
+app = typer.Typer(
+    name="agentguard",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("init")(founding.init)
+app.add_typer(agents.app, name="agents")
+app.add_typer(audit.app, name="audit")
+app.add_typer(policy.app, name="policy")
+app.add_typer(trust.app, name="trust")
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        app(prog_name="agentguard")
+    except AgentguardError as error:
+        screen.error(error.code, str(error))
+        sys.exit(_FAILED)
+    except OSError as error:
+        screen.error("system.failed", str(error))
+        sys.exit(_FAILED)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001  typer passes the option's value
+    if wanted:
+        screen.line(f"agentguard {version('agentguard')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    *,
+    _show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Identity, authority and a record for every tool call of an AI agent."""
+
+
+def _add_others() -> None:
+    """List the commands of other distributions; each is imported only when it is called."""
+    brought = {found.name: found for found in entry_points(group=GROUP)}
+    for name in sorted({_DEMO, *brought}):
+        _add(name, brought.get(name))
+
+
+def _add(name: str, brought: EntryPoint | None) -> None:
+    @app.command(
+        name,
+        help=_SUMMARIES.get(name, f"A command of {brought.value if brought else ''}."),
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+    def run(context: typer.Context) -> None:
+        if brought is None:
+            message = (
+                f"agentguard {name} is part of agentguard-langchain, which is not installed: "
+                "pip install 'agentguard[demo]'"
+            )
+            raise ConfigError(message, code="command.missing")
+        command = typer.Typer(
+            add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+        )
+        command.command()(brought.load())
+        command(args=context.args, prog_name=f"agentguard {name}")
+
+
+_add_others()

@@ -1,0 +1,127 @@
+"""How one call, or one entry of the log, looks to a person.
+
+What a call is and whether it holds stands in ``story.py``; here it is only written out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+from rich.text import Text
+
+from agentguard.cli import history, screen
+from agentguard.cli.place import Trust
+from agentguard.cli.story import Story
+from agentguard.identity.credential import Credential
+
+_URI: Final = re.compile(r"spiffe://[^/]+/agent/([^/]+)/([^/]{4})[^/]*\Z")
+
+
+def alias(uri: str) -> str:
+    """Return the short name of an agent instance, for display; another text as it is."""
+    match = _URI.match(uri)
+    return f"agent:{match[1]}:{match[2]}" if match else uri
+
+
+def draw(told: Story, believed: Trust) -> None:
+    """Print a call's story."""
+    screen.sheet([*_who(told), *_what(told), *_why(told), *_then(told), *_evidence(told, believed)])
+
+
+def draw_entry(members: Mapping[str, object]) -> None:
+    """Print an entry that belongs to no call."""
+    screen.sheet((name, _written(value)) for name, value in members.items())
+
+
+def _who(told: Story) -> Iterator[tuple[str, str | Text]]:
+    call = told.call
+    yield "call", call.invocation_id or "without an id"
+    yield "agent", f"{alias(call.agent)}  {call.agent}"
+    held = told.credential
+    if held is None:
+        yield "credential", screen.styled("fail", "none that holds")
+    else:
+        yield "credential", _credential(held)
+    own = call.principal == f"agent:{held.profile.name}" if held is not None else False
+    yield "for", f"{call.principal}, on its own authority" if own else call.principal
+
+
+def _credential(held: Credential) -> str:
+    profile = held.profile
+    parts = [f"type {profile.type}"]
+    if profile.owner is not None:
+        parts.append(f"owner {profile.owner}")
+    if profile.version is not None:
+        parts.append(f"version {profile.version}")
+    since, until = (
+        datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        for seconds in (held.issued_at, held.expires_at)
+    )
+    return ", ".join([*parts, f"valid from {since} to {until} UTC"])
+
+
+def _what(told: Story) -> Iterator[tuple[str, str | Text]]:
+    said = told.call.predicate
+    yield "tool", told.call.tool
+    if "arguments" in told.kept:
+        yield "arguments", _written(told.kept["arguments"])
+    elif said.get("arguments") is None:
+        yield "arguments", "could not be bound"
+    else:
+        yield "arguments", f"not kept; their commitment is {said['arguments']}"
+    for name in ("resource", "task_id", "traceparent"):
+        if said.get(name) is not None:
+            yield name, str(said[name])
+
+
+def _why(told: Story) -> Iterator[tuple[str, str | Text]]:
+    call, members = told.call, told.entry.members
+    code = f" [{call.code}]" if call.code else ""
+    yield "decision", screen.styled(call.decision, f"{call.decision}{code}")
+    for reason in call.reasons:
+        yield "reason", reason
+    if members["engine"] is None:
+        yield "policy", "not asked: authority refused before"
+    else:
+        yield "policy", f"{_written(members['engine'])} sha256 {members['policy_sha256']}"
+    yield "config", f"sha256 {members['config_sha256']}"
+
+
+def _then(told: Story) -> Iterator[tuple[str, str | Text]]:
+    if told.call.decision != "allow":
+        yield "outcome", "the tool did not run"
+        return
+    if told.outcome is None:
+        yield "outcome", screen.styled("in_doubt", "in doubt: nothing is known since")
+        return
+    status, said = told.outcome.status, told.outcome.predicate
+    shown = history.NOT_RUN if status == "not_run" else status
+    yield "outcome", screen.styled(status, shown)
+    if said.get("error_type") is not None:
+        yield "error", str(said["error_type"])
+    if "result" in told.kept:
+        yield "result", _written(told.kept["result"])
+    elif said.get("result_type") is not None:
+        yield "result", f"a {said['result_type']}, not kept"
+    if said.get("started_at") is not None:
+        yield "ran", f"from {said['started_at']} to {said.get('ended_at')}"
+
+
+def _evidence(told: Story, believed: Trust) -> Iterator[tuple[str, str | Text]]:
+    place = f"shard {told.shard}, entry {told.index}, at {told.entry.at}"
+    if told.outcome_index is not None:
+        place += f"; its outcome is entry {told.outcome_index}"
+    yield "log", place
+    for problem in told.problems:
+        yield "PROBLEM", screen.styled("fail", problem)
+    if not told.problems:
+        yield "checked", screen.styled("ok", "signatures, credential and commitments hold")
+    yield "trust", believed.source if believed.outside else f"UNTRUSTED KEY: {believed.source}"
+
+
+def _written(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

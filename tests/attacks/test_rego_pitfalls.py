@@ -1,0 +1,400 @@
+"""What makes an embedded Rego engine fail open, late, or with the process: each is shown stopped.
+
+Every refusal here has its twin: the same policy or input, put right, is accepted and gives the
+right answer.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from agentguard.engines.rego import RegoEngine
+from agentguard.errors import PolicyError
+from agentguard.policy import decide
+
+
+def policy(body: str, **options) -> RegoEngine:
+    return RegoEngine.from_source(f"package agent.authz\n{body}", **options)
+
+
+def folder(path: Path, *, data: object = None, **modules: str) -> RegoEngine:
+    for name, text in modules.items():
+        (path / f"{name}.rego").write_text(text)
+    if data is not None:
+        (path / "data.json").write_text(json.dumps(data))
+    return RegoEngine.load(path)
+
+
+def ask(engine: RegoEngine, **members) -> dict:
+    answer = engine.evaluate(json.dumps(members).encode())
+    assert isinstance(answer, dict)
+    return answer
+
+
+def refused(body: str, message: str, **options) -> None:
+    with pytest.raises(PolicyError, match=message) as refusal:
+        policy(body, **options)
+    assert refusal.value.code == "policy.invalid"
+
+
+# --- a deny rule that can not fire
+
+
+def test_a_misspelt_builtin_in_a_deny_rule_is_refused_at_load():
+    rule = 'deny_reason := "outside" if {{ input.ip; not net.{}("10.0.0.0/8", input.ip) }}'
+
+    refused(rule.format("cidr_contain"), r"policy\.rego:2:\d+: .*did you mean net\.cidr_contains\?")
+    engine = policy(rule.format("cidr_contains"))
+    assert ask(engine, ip="192.0.2.1") == {"deny_reason": "outside"}
+    assert ask(engine, ip="10.1.2.3") == {}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "http.send({})",
+        'http["send"]({})',
+        "data.http.send({})",
+        'io.jwt.decode_verify("", {})',
+        'io.jwt.verify_eddsa("", "")',
+        'crypto.sha256("x")',
+        'graphql.is_valid("", "")',
+        'net.cidr_merge(["10.0.0.0/8"])',
+        "internal.member_2(1, [1])",
+        "input.f(1)",
+        "data.agent.authz.g(1)",
+        "data.agent[input.x].f(1)",
+        "input.functions[0](1)",
+        "print(1)",
+        "x(1)",
+        "F(1)",
+    ],
+)
+@pytest.mark.parametrize("form", ["{}", "not {}", "x := {}", "count([1 | {}]) == 0", "f({})"])
+def test_a_call_of_what_the_engine_lacks_is_refused_wherever_it_stands(call, form):
+    body = f'f(v) := v\ndeny_reason := "d" if {{ input.never; {form.format(call)} }}'
+
+    refused(body, r"policy\.rego:3:\d+: ")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "head",
+        "else",
+        "comprehension",
+        "every",
+        "with",
+        "set",
+        "some",
+        "object",
+        "index",
+        "head index",
+        "result",
+    ],
+)
+def test_calls_are_found_in_every_part_of_a_rule(place):
+    bodies = {
+        "head": "x := {} if input.a",
+        "else": "x if input.a else := {} if input.b",
+        "comprehension": "x := {{y | some z in input.a; y := {}}}",
+        "every": "x if every y in input.a {{ {} == y }}",
+        "with": "x if {{ input.a with input.a as {} }}",
+        "set": "s contains {} if input.a",
+        "some": "x if {{ some i; input.a[i] == {} }}",
+        "object": 'x := {{"a": [{{{}}}]}} if input.a',
+        "index": "x := input.a[{}].b",
+        "head index": "x[{}] := 1 if input.a",
+        "result": "x := {}.b if input.a",
+    }
+    body = bodies[place]
+
+    refused(body.format("no.such(1)"), r"there is no function no\.such")
+    policy(body.format("abs(1)"))
+
+
+def test_a_stubbed_builtin_under_not_would_deny_nothing_or_everything():
+    refused(
+        'allow if not http.send({"method": "get", "url": input.url}).body.blocked', "only a stub"
+    )
+
+
+def test_calls_through_imports_are_resolved(tmp_path):
+    main = "package agent.authz\nimport {}\nallow if {}(input.x)"
+    lib = "package lib\nsmall(x) if x < 10"
+
+    for imported, call in [
+        ("data.lib", "lib.small"),
+        ("data.lib as l", "l.small"),
+        ("data.lib.small", "small"),
+        ("data.lib.small as tiny", "tiny"),
+        ("data.lib", 'lib["small"]'),
+        ("rego.v1", "data.lib.small"),
+    ]:
+        engine = folder(tmp_path, main=main.format(imported, call), lib=lib)
+        assert ask(engine, x=1) == {"allow": True}
+        assert ask(engine, x=10) == {}
+    for imported, call in [
+        ("data.lib", "lib.smal"),
+        ("data.lib as l", "lib.small"),
+        ("data.libb", "libb.small"),
+        ("data.lib as time", "time.now_ns"),
+    ]:
+        with pytest.raises(PolicyError, match=r"main\.rego:3:10: there is no function") as refusal:
+            folder(tmp_path, main=main.format(imported, call), lib=lib)
+        assert refusal.value.code == "policy.invalid"
+
+
+def test_text_that_looks_like_a_function_does_not_define_one():
+    refused(
+        'note := "check(x) := true"\n# check(x) := true\nallow if check(1)', "no function check"
+    )
+    assert ask(policy("check(x) := true\nallow if check(1)")) == {"allow": True}
+
+
+def test_a_misspelt_output_is_refused_unless_something_reads_it():
+    refused('deny contains "no" if input.bad', "nothing reads deny")
+    refused('deny_reson := "no" if input.bad', "nothing reads deny_reson")
+    refused("approvals contains {} if input.bad", "nothing reads approvals")
+    engine = policy('deny contains "no" if input.bad\nallow if count(deny) == 0')
+    assert ask(engine, bad=True) == {"deny": ["no"]}
+    assert ask(engine) == {"allow": True, "deny": []}
+
+
+def test_a_name_that_nothing_defines_is_refused(tmp_path):
+    main = "package agent.authz\nallow if not data.blocked[input.user]"
+
+    with pytest.raises(PolicyError, match=r"main\.rego:2:14: no module defines data\.blocked"):
+        folder(tmp_path, main=main)
+    engine = folder(tmp_path, main=main, data={"blocked": {"mallory": True}})
+    assert ask(engine, user="mallory") == {}
+    assert ask(engine, user="alice") == {"allow": True}
+
+
+def test_data_can_not_stand_in_a_rules_place(tmp_path):
+    main = "package agent.authz\ndefault allow := false\nallow if input.ok"
+    for members in [{"allow": True}, {"deny_reason": None}, {"allow": {}}]:
+        with pytest.raises(PolicyError, match=r"a data\.json also defines data\.agent\.authz"):
+            folder(tmp_path, main=main, data={"agent": {"authz": members}})
+    with pytest.raises(PolicyError, match=r"has a value where data\.agent\.authz\.allow needs"):
+        folder(tmp_path, main=main, data={"agent": [1]})
+
+    engine = folder(tmp_path, main=main, data={"agent": {"authz": {"limit": 3}}})
+    assert ask(engine) == {"allow": False, "limit": 3}
+
+
+def test_a_builtin_that_fails_denies_instead_of_skipping_the_deny_rule():
+    engine = policy(
+        'default allow := true\ndeny_reason := "x" if net.cidr_contains("10.0.0.0/8", input.ip)'
+    )
+
+    with pytest.raises(PolicyError) as failure:
+        ask(engine, ip="not an address")
+    assert failure.value.code == "policy.error"
+    assert decide(ask(engine, ip="10.0.0.1")).outcome == "deny"
+    assert decide(ask(engine, ip="192.0.2.1")).outcome == "allow"
+
+
+@pytest.mark.parametrize("value", ["false", "null", '""', "[]", "{}", "0"])
+def test_any_defined_deny_reason_denies(value):
+    engine = policy(f"allow := true\ndeny_reason := {value} if input.bad")
+
+    assert decide(ask(engine, bad=True)).outcome == "deny"
+    assert decide(ask(engine)).outcome == "allow"
+
+
+# --- a policy that does not mean what it says
+
+
+def test_an_unsafe_variable_is_refused_also_in_a_rule_that_nothing_reaches():
+    refused("allow if { y > 1 }", r"policy\.rego:2:12: .*undefined variable `y` is unsafe")
+    refused("allow := true\nf(a) if { input.never; y > a }", r"policy\.rego:3:\d+: .*unsafe")
+    policy("allow if { y := input.n; y > 1 }")
+
+
+def test_two_values_of_one_rule_are_an_error():
+    engine = policy('allow := true\nkind := "a" if input.a\nkind := "b" if input.b')
+
+    with pytest.raises(PolicyError, match=r"policy\.rego:4:1: .*conflicts with rule at"):
+        ask(engine, a=True, b=True)
+    assert ask(engine, a=True) == {"allow": True, "kind": "a"}
+    refused('kind := "a"\nkind := "b"', r"policy\.rego:3:1: .*conflicts")
+
+
+def test_a_syntax_error_says_where():
+    refused("allow if {", r"^policy\.rego:2:\d+: .*expect")
+    refused("allow { input.x }", r"^policy\.rego:2:7: `if` keyword is required")
+
+
+# --- a policy that kills the process, or never ends
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "f(x) := f(x) if input.never\nallow if f(1)",
+        "f(x) := g(x)\ng(x) := f(x)",
+        "f(x) := data.agent.authz.g(x)\ng(x) := [y | some y in f(x)]",
+        "a := b\nb := a",
+        "a if not b\nb if not a",
+        "a := count(data.agent.authz)",
+        "a := data.agent.authz[input.name]",
+        "a := data[input.name]",
+        "f(x) := y if { y := x } else := f(x)",
+        "default f(x) := 1\nf(x) := f(x) if input.x",
+        "p[x] := 1 if some x in q\nq contains x if p[x]",
+    ],
+)
+def test_recursion_is_refused_before_anything_reaches_it(body):
+    refused(body, r"policy\.rego:\d+:1: recursion: data\.agent\.authz\.\w+ -> ")
+
+
+def test_recursion_across_modules_and_through_an_import_is_refused(tmp_path):
+    lib = "package lib\nimport data.agent.authz as policy\ng(x) := {}"
+    main = "package agent.authz\nimport data.lib\nf(x) := lib.g(x)\nk(x) := x"
+
+    with pytest.raises(PolicyError, match=r"recursion: data\.\S+ -> data\.\S+ -> data\.\S+$"):
+        folder(tmp_path, main=main, lib=lib.format("policy.f(x)"))
+    folder(tmp_path, main=main, lib=lib.format("policy.k(x)"))
+
+
+def test_what_only_looks_like_recursion_is_accepted():
+    engine = policy(
+        "user := role(input.user)\n"
+        'role(user) := concat("-", [user, "role"])\n'  # an argument named like the rule above
+        "listed := [name | user := input.users[_]; name := user]\n"
+        "tree.left := 1\n"
+        "tree.right := tree.left + 1\n"
+        "positive if every user in input.users { user > 0 }\n"
+    )
+
+    assert ask(engine, user="alice", users=[1, 2]) == {
+        "user": "alice-role",
+        "listed": [1, 2],
+        "tree": {"left": 1, "right": 2},
+        "positive": True,
+    }
+
+
+def test_a_policy_that_hangs_the_parser_is_refused_in_time():
+    # The parser's time doubles with each bracket; this process must not be the one that waits.
+    refused(f"x := {'[' * 60}{']' * 60}", r"no answer within 1\.5 s", check_timeout=1.5)
+    assert ask(policy(f"x := {'[' * 6}{']' * 6}")) == {"x": [[[[[[]]]]]]}
+
+
+def test_a_policy_that_kills_the_engine_is_refused():
+    # Asks for more memory than the trial may have: the native code aborts.
+    refused("x := count(numbers.range(1, 500000000))", "brings the engine down")
+    assert ask(policy("x := count(numbers.range(1, 500))")) == {"x": 500}
+
+
+def test_a_policy_nested_beyond_reading_is_refused():
+    refused("x := 1" + " +\n1" * 700, "nested too deeply|brings the engine down")
+    assert ask(policy("x := 1" + " +\n1" * 100)) == {"x": 101}
+
+
+# --- inputs
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b'{"a": "\xed\xa0\x80"}',
+        b'{"a": "\\ud800"}',
+        b'{"a": "x\x00"}',
+        b'{"a": 1e400}',
+        b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"a": ' + b"[" * 100_000,
+        b'{"a": NaN}',
+        b'{"a": 1} trailing',
+    ],
+    ids=lambda document: document[:12].hex() or "empty",
+)
+def test_a_hostile_input_is_an_error_and_the_engine_goes_on(document):
+    engine = policy('allow := true\ndeny_reason := "d" if input.a != "fine"')
+
+    with pytest.raises(PolicyError) as failure:
+        engine.evaluate(document)
+    assert failure.value.code == "policy.error"
+    assert ask(engine, a="fine") == {"allow": True}
+
+
+def test_a_nul_byte_and_astral_characters_reach_the_rules_unharmed():
+    engine = policy('deny_reason := "exact" if input.a == "x\\u0000y🦀"')
+
+    assert ask(engine, a="x\0y🦀") == {"deny_reason": "exact"}
+    assert ask(engine, a="x") == {}
+
+
+def test_an_input_as_deep_as_the_guard_admits_is_evaluated_on_a_small_stack():
+    engine = policy("n := count([1 | walk(input, [_, _])])")
+    value: object = 1
+    for _ in range(62):
+        value = [value]
+    answers: list[dict] = []
+    previous = threading.stack_size(512 * 1024)
+    try:
+        thread = threading.Thread(target=lambda: answers.append(ask(engine, a=value)))
+        thread.start()
+        thread.join()
+    finally:
+        threading.stack_size(previous)
+
+    assert answers == [{"n": 64}]
+
+
+def test_a_panic_of_the_native_code_denies_and_the_next_call_gets_a_fresh_engine(capfd):
+    engine = policy('allow if strings.count("abc", input.needle) == 1')
+
+    with pytest.raises(PolicyError, match="panicked") as failure:
+        ask(engine, needle="")
+    assert failure.value.code == "policy.panic"
+    assert not isinstance(failure.value.__cause__, Exception)
+    assert ask(engine, needle="b") == {"allow": True}
+    capfd.readouterr()  # Rust's own report
+
+
+def test_an_interrupt_passes_through_and_leaves_no_engine_behind(monkeypatch):
+    from agentguard.engines import rego  # noqa: PLC0415
+
+    engine = policy("x := input.n  # interrupted")
+    ask(engine, n=1)
+    kept = rego._engines.by_policy
+
+    class Interrupted:
+        def set_input_json(self, document):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(kept, engine.policy_sha256, Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        ask(engine, n=2)
+    assert engine.policy_sha256 not in kept
+    assert ask(engine, n=3) == {"x": 3}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "x := 1 + input.secret",
+        "x := time.parse_duration_ns(input.secret)",
+        'x := net.cidr_contains("10.0.0.0/8", input.secret)',
+        "x := sum({1: input.secret, 2: 1})",
+        'x := {k: v | some k in ["a"]; some v in [input.secret, 1]}',
+        'x := json.match_schema({}, {"type": input.secret})',
+        "x := regex.match(sprintf(`%s(`, [input.secret]), `a`)",
+        "x := json.unmarshal(input.secret)",
+    ],
+)
+def test_an_error_does_not_repeat_an_argument(body):
+    engine = policy(body + " if input.secret")
+
+    with pytest.raises(PolicyError, match="evaluation failed") as failure:
+        ask(engine, secret="hunter2")
+    assert "hunter2" not in str(failure.value)
