@@ -2,13 +2,14 @@
 
     uv run python benchmarks/guarded_call.py [--repetitions N] [--calls N] [--json FILE]
 
-Each measured arm has its floor arm beside it, run alternately, with the garbage collector off; the
-ratio is the median of the ratios of the repetitions. The floor does, with the same libraries and
-on the same bytes, only what the guarantees require: the policy's evaluation, two Ed25519 signatures
-(invocation, outcome), the canonical JSON of what is signed and logged, its SHA-256 hashes and
-Merkle leaves, and in the durable arms one SQLite transaction with its fsync and one checkpoint
-signature a call. CPU time is reported for the arms in memory, wall time for the durable ones. Beside
-them stand the load average and the time of a bare fdatasync: past 1 ms the durable figures are void.
+Each measured arm has its floor arm beside it, run alternately, with the garbage collector off;
+the ratio is the median of the ratios of the repetitions. The floor does, with the same libraries
+and on the same bytes, only what the guarantees require: the policy's evaluation, two Ed25519
+signatures (invocation, outcome), the canonical JSON of what is signed and logged, its SHA-256
+hashes and Merkle leaves, and in the durable arm one SQLite transaction with its fsync and one
+checkpoint signature a call. CPU time is reported for the arms in memory, wall time for the durable
+one. Beside them stand the load average and the time of a bare fdatasync: past 1 ms the durable
+figures are void.
 """
 
 from __future__ import annotations
@@ -43,10 +44,25 @@ from agentguard.keys import Ed25519Signer
 from agentguard.ports import Engine
 
 POLICY = """package agent.authz
+
 default allow = false
-allow if { input.agent.type == "code-agent"; input.action == "open_pr"; input.repo.visibility == "internal" }
-allow if { input.agent.type == "code-agent"; input.action == "trigger_ci"; input.branch != "main" }
-deny_reason := "direct merges to main require human approval" if { input.action == "merge_pr"; input.branch == "main" }
+
+allow if {
+    input.agent.type == "code-agent"
+    input.action == "open_pr"
+    input.repo.visibility == "internal"
+}
+
+allow if {
+    input.agent.type == "code-agent"
+    input.action == "trigger_ci"
+    input.branch != "main"
+}
+
+deny_reason := "direct merges to main require human approval" if {
+    input.action == "merge_pr"
+    input.branch == "main"
+}
 """
 TABLES: Mapping[str, Any] = {
     "trust_domain": "bench.example",
@@ -54,6 +70,8 @@ TABLES: Mapping[str, Any] = {
         "code-reviewer": {"type": "code-agent", "authority": "own", "max_scope": ["pr:write"]}
     },
 }
+VOID_OVER = 1000.0
+"""Microseconds of a bare fdatasync, past which a durable figure tells of the disk alone."""
 ARGUMENTS = {"repo": "payments-api", "branch": "agent/fix-null-check"}
 
 
@@ -248,10 +266,11 @@ def run(repetitions: int, calls: int) -> dict[str, Any]:
                 }
             )
     return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}",
         "load_average": os.getloadavg()[0],
         "fdatasync_p50_us": round(probe, 1),
-        "durable_void": probe > 1000,
+        "durable_void": probe > VOID_OVER,
         "results": results,
     }
 

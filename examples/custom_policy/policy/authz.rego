@@ -9,6 +9,7 @@ limit := data.limits.refund_cents[input.agent.name]
 allow if {
     input.action == "refund"
     input.order.paid
+    input.args.cents > 0
     input.args.cents <= limit
 }
 

@@ -18,6 +18,8 @@ from enum import Enum
 from typing import Annotated, Any
 
 import pytest
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import (
     BaseTool,
@@ -144,6 +146,39 @@ def limited(make):
             Decision.allow() if given["args"].get("x", 0) < 10 else Decision.deny("x is over 9")
         )
     )
+
+
+# --- a model that says what it is told ----------------------------------------------------------
+
+
+class ScriptedModel(GenericFakeChatModel):
+    """Says the messages of a script, and keeps the tools that it was given."""
+
+    given: list[Any] = Field(default_factory=list)
+
+    def bind_tools(self, tools, **_options):
+        self.given.append(list(tools))
+        return self
+
+
+@pytest.fixture
+def scripted():
+    """Make a model: each argument is a text, or a list of ``(tool, args)`` to call at once."""
+
+    def say(numbers, said):
+        if isinstance(said, str):
+            return AIMessage(said)
+        calls = [
+            {"name": name, "args": args, "id": f"call{next(numbers)}", "type": "tool_call"}
+            for name, args in said
+        ]
+        return AIMessage("", tool_calls=calls)
+
+    def _scripted(*script):
+        numbers = itertools.count(1)
+        return ScriptedModel(messages=iter([say(numbers, said) for said in script]))
+
+    return _scripted
 
 
 # --- a tool of each kind ------------------------------------------------------------------------
@@ -457,7 +492,12 @@ KINDS = [
     Kind(
         "string", lambda: Tool("s", lambda query: f"<{query}>", "Search."), "what", standard=False
     ),
-    Kind("string-dict", lambda: Tool("s", lambda query: f"<{query}>", "Search."), {"q": "what"}, standard=False),
+    Kind(
+        "string-dict",
+        lambda: Tool("s", lambda query: f"<{query}>", "Search."),
+        {"q": "what"},
+        standard=False,
+    ),
     Kind("class", Written, X),
     Kind("class-both", WrittenBoth, {"x": 500}),
     Kind("class-config", WrittenConfig, X),

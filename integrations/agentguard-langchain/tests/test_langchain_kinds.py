@@ -92,13 +92,13 @@ async def test_the_same_bytes_ahead_and_at_execution(kind, allowing):
     assert bind_ahead(guarded, kind.args).encoded == ahead.encoded
     assert evaluate(guarded, kind.args).allowed
     assert allowing.log.calls() == []
-    if kind.name != "call-id":
-        await guarded.ainvoke(kind.given, CONFIG)
-    await guarded.ainvoke(tool_call(kind, guarded), CONFIG)
+    for _ in range(2):
+        await guarded.ainvoke(tool_call(kind, guarded), CONFIG)
     if not kind.is_async:
         guarded.invoke(tool_call(kind, guarded), CONFIG)
     logged = allowing.log.calls()
-    assert logged
+    # gated once, whatever layers the call has gone through
+    assert len(logged) == (2 if kind.is_async else 3)
     assert {call.encoded for call in logged} == {ahead.encoded}
     assert {tuple(call.predicate["unbound"]) for call in logged} == {ahead.unbound}
     assert {call.outcome for call in logged} == {"ok"}
@@ -130,7 +130,7 @@ BOUND = {
     "factory": {"x": 4},
     "factory-given": {"x": 4, "serial": {"$uuid": "12345678-1234-5678-1234-567812345678"}},
     "mcp": {"x": "5", "note": "n"},
-    "dict-schema": {"x": "5", "y": 3},
+    "dict-schema": {"x": "5"},
     "nothing": {},
 }
 

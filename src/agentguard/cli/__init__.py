@@ -14,7 +14,13 @@ from typing import Annotated, Final
 
 import typer
 
-from agentguard.cli import agents, audit, doctor, founding, policy, screen, trust
+from agentguard.cli import screen
+from agentguard.cli.agents import app as agents
+from agentguard.cli.audit import app as audit
+from agentguard.cli.doctor import doctor
+from agentguard.cli.founding import init
+from agentguard.cli.policy import app as policy
+from agentguard.cli.trust import app as trust
 from agentguard.errors import AgentguardError, ConfigError
 
 GROUP: Final = "agentguard.commands"
@@ -33,12 +39,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("init")(founding.init)
-app.add_typer(agents.app, name="agents")
-app.add_typer(audit.app, name="audit")
-app.add_typer(policy.app, name="policy")
-app.add_typer(trust.app, name="trust")
-app.command("doctor")(doctor.doctor)
+app.command("init")(init)
+app.command("doctor")(doctor)
+app.add_typer(agents, name="agents")
+app.add_typer(audit, name="audit")
+app.add_typer(policy, name="policy")
+app.add_typer(trust, name="trust")
 
 
 def main() -> None:

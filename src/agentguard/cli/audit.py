@@ -175,8 +175,7 @@ def _report_json(report: Report) -> dict[str, object]:
 def _draw_report(found: Place, believed: Trust, report: Report) -> None:
     if report.problems:
         rows = (
-            (str(p.shard), "" if p.index is None else str(p.index), p.what)
-            for p in report.problems
+            (str(p.shard), "" if p.index is None else str(p.index), p.what) for p in report.problems
         )
         screen.table(("shard", "index", "what does not hold"), rows)
     verdict = screen.styled("ok", "consistent") if report.ok else screen.styled("fail", "FAILED")

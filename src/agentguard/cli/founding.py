@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -64,7 +65,7 @@ def init(
     outside the state. Nothing is overwritten.
     """
     settings = _settings(folder, trust_domain, anchor)
-    for path in (folder / config.FILE, folder / _POLICY):
+    for path in (folder / config.FILE, folder / _POLICY, settings.state):
         _refuse_existing(path)
     given = os.environ.get(domain.PASSPHRASE_VARIABLE)
     passphrase = given or secrets.token_urlsafe(_ENTROPY)
@@ -73,10 +74,10 @@ def init(
         trust = _found(made, settings, passphrase.encode())
         keep = None if given else _passphrase_file(trust)
         if keep is not None:
-            _folder(made, keep.parent)
+            _folder(made, keep.parent, mode=0o700)
             _write(made, keep, passphrase + "\n", mode=0o600)
         _folder(made, folder / _POLICY.parent)
-        _write(made, folder / _POLICY, _template("authz.rego").template)
+        _write(made, folder / _POLICY, _template("authz.rego"))
         _write(made, folder / config.FILE, _toml(settings, keep))
         _write(made, settings.state / ".gitignore", "*\n")
         config.load(folder / config.FILE)  # what was written is what a guard will read
@@ -121,47 +122,123 @@ def _all_or_nothing() -> Iterator[_Made]:
         yield made
     except BaseException:
         for undo in reversed(made):
-            with suppress(OSError):  # the first error is the one to report
+            with suppress(OSError, AgentguardError):  # the first error is the one to report
                 undo()
         raise
 
 
-def _folder(made: _Made, path: Path) -> None:
+def _folder(made: _Made, path: Path, *, mode: int = 0o755) -> None:
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
-        try:
-            folder.mkdir(mode=0o755)
-        except OSError as error:
-            raise _unwritable(folder, error) from error
+        _make(folder, mode)
         made.append(folder.rmdir)
+
+
+def _make(folder: Path, mode: int) -> None:
+    try:
+        folder.mkdir(mode=mode)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
 
 
 def _write(made: _Made, path: Path, text: str, *, mode: int = 0o644) -> None:
     try:
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    made.append(path.unlink)
-    try:
+        made.append(path.unlink)
         with os.fdopen(file, "w", encoding="utf-8") as stream:
+            os.fchmod(file, mode)  # exactly: no umask lets others write, or keeps readers out
             stream.write(text)
-            os.fchmod(stream.fileno(), mode)  # the umask may not let others write
+            stream.flush()
+            os.fsync(file)
     except OSError as error:
         raise _unwritable(path, error) from error
 
 
 def _found(made: _Made, settings: Config, passphrase: bytes) -> TrustDocument:
-    state = settings.state
-    if state.exists():
-        made.append(lambda: _empty(state))
-    else:
-        made.append(lambda: shutil.rmtree(state))
-    if settings.anchor is not None:
-        _folder(made, settings.anchor)
-        made.append(lambda: _forget(settings, state))
+    state, anchor = settings.state, settings.anchor
+    _make(state, 0o700)  # not there before: what will be in it is this run's
+    made.append(lambda: shutil.rmtree(state))
+    if anchor is not None:
+        _folder(made, anchor, mode=0o700)
+        made.append(lambda: _forget(anchor, state))
     return domain.found(settings, passphrase, now=datetime.now(UTC))
+
+
+def _forget(anchor: Path, state: Path) -> None:
+    """Remove the anchors of this state alone: others keep theirs in the same folder."""
+    trust = keystore.load_trust(state)
+    (anchor / domain.anchored_trust_name(trust)).unlink(missing_ok=True)
+    anchor_path(anchor, domain.shard_origin(trust)).unlink(missing_ok=True)
 
 
 def _unwritable(path: Path, error: OSError) -> StorageError:
     message = f"{path} can't be made ({error.strerror}): give this user the right"
     return StorageError(message, code="storage.readonly")
+
+
+# --- what is written ----------------------------------------------------------------------------
+
+
+def _passphrase_file(trust: TrustDocument) -> Path:
+    """Name the file after the log, so that no two domains share it (XDG Base Directory)."""
+    home = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    if not home.is_absolute():
+        home = Path("~/.config").expanduser()
+    return home / "agentguard" / f"{trust.log.rpartition('/')[2]}.passphrase"
+
+
+def _template(name: str) -> str:
+    return (files("agentguard.cli") / "template" / name).read_text(encoding="utf-8")
+
+
+def _toml(settings: Config, keep: Path | None) -> str:
+    if keep is None:
+        keys = (
+            f"# The passphrase of the keys is in {domain.PASSPHRASE_VARIABLE}; or, in a file:\n"
+            '# [keys]\n# passphrase_file = "~/.config/agentguard/passphrase"'
+        )
+    else:
+        keys = (
+            f"# The passphrase of the keys; {domain.PASSPHRASE_VARIABLE}, if set, goes before it.\n"
+            f"[keys]\npassphrase_file = {_quoted(_from_home(keep))}"
+        )
+    return Template(_template(config.FILE)).substitute(
+        trust_domain=_quoted(settings.trust_domain),
+        anchor=_quoted("" if settings.anchor is None else _from_home(settings.anchor)),
+        keys=keys,
+    )
+
+
+def _from_home(path: Path) -> str:
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+
+
+def _quoted(text: str) -> str:
+    """Write a TOML basic string: JSON's, but for U+007F."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        message = f"{text!r} is no UTF-8 text, which agentguard.toml needs: choose another path"
+        raise ConfigError(message) from error
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _show(folder: Path, settings: Config, trust: TrustDocument, keep: Path | None) -> None:
+    made = [
+        (folder / config.FILE, "the configuration"),
+        (folder / _POLICY, "the policy: reads are allowed, all else is denied"),
+        (settings.state, f"keys, trust document and log, for you alone; {len(trust.keys)} keys"),
+    ]
+    if keep is not None:
+        made.append((keep, "the passphrase of the keys: back it up, it is nowhere else"))
+    if settings.anchor is not None:
+        made.append((settings.anchor, "checkpoints of the log, outside the state"))
+    title = f"The trust domain {trust.trust_domain}"
+    screen.table(("made", "what it is"), ((str(path), what) for path, what in made), title=title)
+    screen.line("\nNext:")
+    if folder.resolve() != Path.cwd():
+        screen.line(f"  cd {shlex.quote(str(folder))}")
+    screen.line("  agentguard doctor          is all of it sound?")
+    screen.line("  agentguard policy check    is the policy?")
+    screen.line("  agentguard audit verify    is the log?")

@@ -51,7 +51,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One entry, as ``audit list --json`` gives it; None where its kind has no such thing."""
+    """One entry, as ``audit list --json`` gives it; None where its kind has no such thing.
+
+    ``credential`` is the compact JWS of an identity entry, which the list leaves out.
+    """
 
     index: int
     shard: int
@@ -64,10 +67,11 @@ class Row:
     reason: str | None = None
     invocation_id: str | None = None
     outcome: str | None = None
+    credential: str | None = None
 
     def as_json(self) -> dict[str, JSON]:
-        """Return the members, by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        """Return the members by name, but for the credential."""
+        return {name: getattr(self, name) for name in self.__slots__ if name != "credential"}
 
 
 def rows(reader: LogReader) -> Iterator[Row]:
@@ -126,9 +130,9 @@ def read_outcome(parsed: Entry) -> Outcome:
     return Outcome(sealed, statement.subject_sha256, statement.predicate, status)
 
 
-def subject_of(token: JSON) -> str | None:
+def subject_of(token: str) -> str | None:
     """Return whom a credential names, without verifying it; raises ``DecodeError``."""
-    subject = jws.parse(str(token)).claims().get("sub")
+    subject = jws.parse(token).claims().get("sub")
     return subject if isinstance(subject, str) else None
 
 
@@ -173,7 +177,8 @@ def _row(
                 return replace(row, outcome=None if read.status == "not_run" else read.status)
             return replace(_of_call(row, began, (), read.status), decision=None)
         case "identity":
-            return replace(row, agent=subject_of(parsed.members["credential"]))
+            token = str(parsed.members["credential"])
+            return replace(row, agent=subject_of(token), credential=token)
     return row
 
 

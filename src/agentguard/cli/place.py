@@ -81,9 +81,7 @@ class Trust:
     outside: bool
 
 
-def locate(
-    config_file: Path | None, state: Path | None = None, anchor: str | None = None
-) -> Place:
+def locate(config_file: Path | None, state: Path | None = None, anchor: str | None = None) -> Place:
     """Find the state and its anchor.
 
     A named state takes its anchor from ``config_file`` or, if they name this very state, from the

@@ -27,6 +27,7 @@ class Anchor:
         self._key = log_key
         self._file: int | None = None
         self._owed = b""
+        self._length = -1
 
     def read(self) -> Checkpoint | None:
         """Return the checkpoint kept here, verified, or None if there is none.
@@ -84,7 +85,9 @@ class Anchor:
                 self._file = os.open(self._path, flags, 0o600)
             if self._owed:
                 os.pwrite(self._file, self._owed, 0)
-                os.ftruncate(self._file, len(self._owed))
+                if len(self._owed) != self._length:
+                    os.ftruncate(self._file, len(self._owed))
+                    self._length = len(self._owed)
                 self._owed = b""
         except OSError as error:
             message = (

@@ -18,13 +18,9 @@ allow if {
 	input.action in reads
 }
 
-# A reason denies, whatever else is allowed. The agent is told it; keep secrets out.
-deny_reasons contains "hidden files are not for agents" if {
-	some name in ["path", "file"]
-	contains(input.args[name], "/.")
-}
-
-deny_reasons contains "hidden files are not for agents" if {
-	some name in ["path", "file"]
-	startswith(input.args[name], ".")
+# A reason denies, whatever else is allowed. The agent is told it; keep secrets out of it.
+deny_reasons contains "hidden files and parent folders are not for agents" if {
+	some part in split(input.args.path, "/")
+	startswith(part, ".")
+	part != "."
 }

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from langchain.agents import create_agent
@@ -39,7 +39,8 @@ from agentguard_langchain.demo.timeline import Timeline
 from agentguard_langchain.demo.tools import tools_of
 from agentguard_langchain.tools import guard_tools
 
-_MOST_TURNS = 80
+_MOST_TURNS: Final = 80
+_PIPE_WIDTH: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,8 @@ def command(
     chosen = _model(model)
     where = directory if directory is not None else _temporary()
     console = Console(quiet=as_json, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _PIPE_WIDTH
     try:
         done = run(where, chosen, Timeline(console, _program()))
     except ConfigError:
@@ -171,6 +174,8 @@ def _temporary() -> Path:
 def _program() -> str:
     """How the reader can call agentguard from here: ``uv run`` puts it on its own PATH only."""
     called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return shlex.join([sys.executable, "-m", "agentguard.cli"])
     if shutil.which("agentguard") == str(called) and "UV_RUN_RECURSION_DEPTH" not in os.environ:
         return "agentguard"
     here = Path.cwd()

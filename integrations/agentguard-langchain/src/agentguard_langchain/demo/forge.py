@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from agentguard.errors import ConfigError
+from agentguard.errors import AgentguardError, ConfigError
 from agentguard_langchain.demo import seed
 
 MAIN: Final = "main"
@@ -34,8 +34,10 @@ _BRANCH: Final = re.compile(r"[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*)*")
 _WHO: Final = ("payments-api code agent", "code-agent@demo.example")
 
 
-class ForgeError(Exception):
+class ForgeError(AgentguardError):
     """The forge could not do what was asked; the message is for whoever asked."""
+
+    default_code = "forge.refused"
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,9 +104,9 @@ class Timeline:
         """End with the commands to try on what was left behind."""
         self._title("Try it yourself")
         state, copy = setting.state, setting.tampered
-        refused = [step.call.invocation_id for step in steps if step.call.decision == "deny"]
+        newest = steps[-1].index if steps else 0
         self._command("audit", "list", "--state", state)
-        self._command("audit", "show", refused[-1] if refused and refused[-1] else "0", "--state", state)
+        self._command("audit", "show", str(newest), "--state", state)
         self._command("audit", "verify", "--state", state)
         self._command("audit", "verify", "--state", copy, "--anchor", setting.anchor)
         git = shlex.join(["git", "-C", str(setting.forge.path), "log", "--all", "--stat"])

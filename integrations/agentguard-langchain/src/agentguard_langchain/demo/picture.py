@@ -1,0 +1,38 @@
+"""The demo's timeline as an SVG, from a real run: what ``scripts/timeline`` writes.
+
+``python -m agentguard_langchain.demo.picture DIR FILE`` plays the demo in DIR, which is shown as
+given, and writes FILE.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from agentguard_langchain.demo import run
+from agentguard_langchain.demo.script import ScriptedModel
+from agentguard_langchain.demo.timeline import Timeline
+
+_WIDTH: Final = 104
+_FONT: Final = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
+
+
+def main(directory: str, file: str) -> None:
+    """Play the demo in ``directory`` and write its timeline to ``file``."""
+    console = Console(
+        record=True, width=_WIDTH, file=io.StringIO(), highlight=False, force_terminal=True
+    )
+    if not run(Path(directory), ScriptedModel(), Timeline(console, "agentguard")).ok:
+        sys.exit("the log did not verify, or the changed byte was not found: no picture of that")
+    svg = console.export_svg(title="agentguard demo", unique_id="timeline")
+    # a picture in a repository fetches no fonts from elsewhere
+    Path(file).write_text(_FONT.sub("", svg), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

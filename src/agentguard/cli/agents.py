@@ -1,0 +1,230 @@
+"""``agentguard agents``: the agents of the configuration, and their instances in the log."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, Final
+
+import typer
+
+from agentguard.cli import history, place, screen
+from agentguard.cli.history import Row
+from agentguard.cli.place import (
+    AnchorOption,
+    ConfigOption,
+    JsonOption,
+    Place,
+    StateOption,
+    TrustOption,
+)
+from agentguard.cli.portrait import alias
+from agentguard.config import AgentConfig
+from agentguard.errors import AgentguardError, ConfigError
+from agentguard.identity import credential
+from agentguard.identity.trust import TrustDocument, seconds
+from agentguard.invocation import timestamp
+
+app = typer.Typer(no_args_is_help=True, help="The agents, configured and seen in the log.")
+
+_URI: Final = re.compile(r"spiffe://[^/]+/agent/([^/]+)/[^/]+\Z")
+
+
+@dataclass(slots=True)
+class Instance:
+    """An agent instance as the log shows it.
+
+    ``credential`` says of its newest credential whether it verifies, once ``check`` was called.
+    """
+
+    uri: str
+    since: str | None
+    token: str | None = None
+    token_at: str | None = None
+    decisions: Counter[str] = field(default_factory=Counter)
+    last_call: str | None = None
+    credential: str = "none in the log"
+
+    def check(self, trust: TrustDocument) -> None:
+        """Verify the newest credential as of its entry in the log."""
+        if self.token is None or self.token_at is None:
+            return
+        try:
+            at = seconds(datetime.fromisoformat(self.token_at))
+            held = credential.verify(self.token, trust, at=at)
+        except (AgentguardError, ValueError) as error:
+            self.credential = f"does not verify: {error}"
+            return
+        until = timestamp(datetime.fromtimestamp(held.expires_at, UTC))
+        self.credential = f"verifies: {held.profile.type}, until {until}"
+
+    def as_json(self) -> dict[str, object]:
+        """Return what ``--json`` prints of an instance."""
+        return {
+            "agent": self.uri,
+            "since": self.since,
+            "credential": self.credential,
+            "last_call": self.last_call,
+            "allow": self.decisions["allow"],
+            "deny": self.decisions["deny"],
+        }
+
+
+@dataclass(slots=True)
+class Known:
+    """An agent name: its table in the configuration, if it has one, and its instances."""
+
+    name: str
+    configured: AgentConfig | None
+    instances: list[Instance] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, object]:
+        """Return what ``--json`` prints of an agent."""
+        table = self.configured
+        return {
+            "name": self.name,
+            "configured": table is not None,
+            "type": table.profile.type if table else None,
+            "owner": table.profile.owner if table else None,
+            "authority": table.authority if table else None,
+            "max_scope": sorted(table.max_scope or ()) if table else None,
+            "instances": len(self.instances),
+            "last_call": self.last_call,
+            "allow": self.count("allow"),
+            "deny": self.count("deny"),
+        }
+
+    def count(self, decision: str) -> int:
+        """Count the calls of all instances with one decision."""
+        return sum(instance.decisions[decision] for instance in self.instances)
+
+    @property
+    def last_call(self) -> str | None:
+        """The time of the newest call of any instance."""
+        return max((i.last_call for i in self.instances if i.last_call), default=None)
+
+
+@app.command("list")
+def list_agents(
+    *, config: ConfigOption = None, state: StateOption = None, json: JsonOption = False
+) -> None:
+    """List the agents; with --json, one object a line."""
+    known = _known(place.locate(config, state))
+    if json:
+        for agent in known:
+            screen.json_line(agent.as_json())
+        return
+    columns = ("agent", "type", "authority", "max_scope", "instances", "allow", "deny", "last call")
+    screen.table(columns, (_cells(agent) for agent in known))
+
+
+@app.command("show")
+def show(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME|URI", help="An agent's name, or one instance's URI.")
+    ],
+    *,
+    config: ConfigOption = None,
+    state: StateOption = None,
+    anchor: AnchorOption = None,
+    trust: TrustOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show one agent with its instances, or one instance; their credentials are verified."""
+    found = place.locate(config, state, anchor)
+    believed = place.trust(found, trust)
+    agent = _named(_known(found), name)
+    for instance in agent.instances:
+        instance.check(believed.document)
+    if json:
+        instances = [instance.as_json() for instance in agent.instances]
+        screen.json_line({**agent.as_json(), "instances": instances})
+    else:
+        _draw(agent)
+    if not believed.outside:
+        screen.warn(f"UNTRUSTED KEY: credentials are checked with {believed.source}")
+
+
+def _known(found: Place) -> list[Known]:
+    """Gather the agents, those of the configuration first; an instance's name is its URI's."""
+    tables = found.config.agents if found.config is not None else {}
+    known = {name: Known(name, table) for name, table in tables.items()}
+    for instance in _instances(history.rows(found.reader())):
+        match = _URI.match(instance.uri)
+        name = match[1] if match else instance.uri
+        known.setdefault(name, Known(name, None)).instances.append(instance)
+    return list(known.values())
+
+
+def _named(known: list[Known], name: str) -> Known:
+    for agent in known:
+        if agent.name == name:
+            return agent
+        for instance in agent.instances:
+            if instance.uri == name:
+                return Known(agent.name, agent.configured, [instance])
+    names = ", ".join(agent.name for agent in known) or "none"
+    raise ConfigError(f"there is no agent {name}; known: {names}", code="agent.unknown")
+
+
+def _instances(rows: Iterable[Row]) -> Iterable[Instance]:
+    instances: dict[str, Instance] = {}
+    for row in rows:
+        if row.agent is None or row.kind not in {"identity", "authorization"}:
+            continue
+        instance = instances.setdefault(row.agent, Instance(row.agent, row.at))
+        if row.kind == "identity":
+            instance.token, instance.token_at = row.credential, row.at
+        elif row.decision is not None:
+            instance.decisions[row.decision] += 1
+            instance.last_call = row.at
+    return instances.values()
+
+
+def _cells(agent: Known) -> tuple[str, ...]:
+    table = agent.configured
+    return (
+        agent.name,
+        table.profile.type if table else "not configured",
+        table.authority if table else "",
+        " ".join(sorted(table.max_scope or ())) if table else "",
+        str(len(agent.instances)),
+        str(agent.count("allow")),
+        str(agent.count("deny")),
+        _time(agent.last_call),
+    )
+
+
+def _draw(agent: Known) -> None:
+    table = agent.configured
+    if table is None:
+        screen.line(f"{agent.name}: in the log only, not configured here")
+    else:
+        screen.sheet(
+            (
+                ("agent", agent.name),
+                ("type", table.profile.type),
+                ("owner", table.profile.owner or "none named"),
+                ("authority", table.authority),
+                ("max_scope", " ".join(sorted(table.max_scope or ())) or "none"),
+            )
+        )
+    rows = (
+        (
+            alias(i.uri),
+            i.uri,
+            i.credential,
+            _time(i.last_call),
+            str(i.decisions["allow"]),
+            str(i.decisions["deny"]),
+        )
+        for i in agent.instances
+    )
+    screen.table(("instance", "URI", "credential", "last call", "allow", "deny"), rows)
+
+
+def _time(at: str | None) -> str:
+    return (at or "")[:19].replace("T", " ")

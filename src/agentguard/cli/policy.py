@@ -1,0 +1,173 @@
+"""``agentguard policy``: check a policy, and ask it about one call, as a guard would.
+
+The application's code is not imported, unless the policy itself is a Python function.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from agentguard import canonical
+from agentguard import config as configuration
+from agentguard import policy as rule
+from agentguard.cli import place, screen
+from agentguard.cli.place import ConfigOption, JsonOption
+from agentguard.config import Config
+from agentguard.decision import Decision
+from agentguard.errors import ConfigError, PolicyError
+from agentguard.guard import load_engine
+from agentguard.ports import Engine
+
+app = typer.Typer(no_args_is_help=True, help="Check a policy, and ask it about a call.")
+
+_STRANGE: Final = {
+    "agent": {
+        "id": "spiffe://agentguard.invalid/agent/nobody/none",
+        "name": "nobody",
+        "type": "nothing",
+        "instance": "none",
+    },
+    "delegation": None,
+    "action": "agentguard_policy_check",
+    "resource": None,
+    "task_id": None,
+    "args": {},
+    "tool": {"name": "agentguard_policy_check", "schema_sha256": "0" * 64},
+}
+"""A call of a tool that no policy has heard of, by an agent that no policy knows."""
+
+QueryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--query",
+        metavar="DATA.PATH",
+        help="The package to ask; by default the configuration's, or data.agent.authz.",
+    ),
+]
+
+
+@app.command("check")
+def check(
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[PATH]", help="A Rego file or folder; by default the configuration's policy."
+        ),
+    ] = None,
+    *,
+    query: QueryOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Load a policy as a guard would, and say what is in it; exit code 1 if it can't be used."""
+    settings = _settings(path, query, config)
+    try:
+        engine = load_engine(settings)
+        strange = _ask(engine, canonical.dumps(_STRANGE))
+    except PolicyError as error:
+        screen.error(error.code, str(error))
+        raise typer.Exit(1) from error
+    if json:
+        screen.json_line(
+            {
+                "ok": True,
+                "engine": {"name": engine.name, "version": engine.version},
+                "policy_sha256": engine.policy_sha256,
+                "files": dict(engine.policy_files),
+                "allows_unknown": strange.allowed,
+            }
+        )
+    else:
+        _draw(settings, engine)
+    if strange.allowed:
+        screen.warn("an unknown agent may call an unknown tool: does an allow lack its conditions?")
+
+
+@app.command("eval")
+def evaluate(
+    document: Annotated[
+        str,
+        typer.Argument(metavar="INPUT.json|-", help="The policy's input, or - for stdin."),
+    ],
+    *,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            "--policy", metavar="PATH", help="A Rego file or folder, not the configuration's."
+        ),
+    ] = None,
+    query: QueryOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Ask the policy about one call, given as its input document; exit code 1 unless allowed.
+
+    It is the rule that every guarded call goes through: an error of the policy is a denial.
+    """
+    asked = canonical.loads_object(_read(document))
+    engine = load_engine(_settings(policy, query, config))
+    decision = _ask(engine, canonical.dumps(asked))
+    if json:
+        screen.json_line(
+            {
+                "decision": decision.outcome,
+                "code": decision.code,
+                "reasons": list(decision.reasons),
+                "policy_sha256": engine.policy_sha256,
+            }
+        )
+    else:
+        code = f" [{decision.code}]" if decision.code else ""
+        screen.line(screen.styled(decision.outcome, f"{decision.outcome}{code}"))
+        for reason in decision.reasons:
+            screen.line(f"  {reason}")
+        if decision.code == "policy.denied" and "action" not in asked:
+            screen.line('  the input has no "action", the name of the tool')
+    if not decision.allowed:
+        raise typer.Exit(1)
+
+
+def _settings(path: Path | None, query: str | None, config: Path | None) -> Config:
+    if path is None:
+        settings = place.part(config or configuration.find(Path.cwd()), "policy")
+        written = settings.policy
+        if written is None:
+            raise ConfigError(f"{settings.source}: policy: expected a table with a path")
+        if query is None:
+            return settings
+        table = {"engine": written.engine, "path": written.path, "query": query}
+        return configuration.parse({"policy": table}, source=settings.source, base=settings.base)
+    table = {"path": str(path.absolute()), "query": query or configuration.DEFAULT_QUERY}
+    return configuration.parse({"policy": table}, source="the command line", base=Path.cwd())
+
+
+def _ask(engine: Engine, document: bytes) -> Decision:
+    try:
+        return rule.decide(engine.evaluate(document))
+    except PolicyError as error:
+        return Decision.deny(str(error), code=error.code)
+
+
+def _read(document: str) -> bytes:
+    limit = canonical.MAX_BYTES + 1  # one more than is decoded: too long is found out there
+    if document == "-":
+        return sys.stdin.buffer.read(limit)
+    try:
+        with Path(document).open("rb") as file:
+            return file.read(limit)
+    except OSError as error:
+        message = f"{document} can't be read ({error.strerror}): name a JSON file, or - for stdin"
+        raise ConfigError(message, code="config.missing") from error
+
+
+def _draw(settings: Config, engine: Engine) -> None:
+    written = settings.policy
+    query = written.query if written is not None and written.engine == "rego" else ""
+    screen.line(screen.styled("ok", "sound"), f": {engine.name} {engine.version} {query}")
+    if engine.policy_files:
+        screen.table(("file", "sha256"), engine.policy_files.items())
+    screen.line(f"policy sha256: {engine.policy_sha256 or 'unknown to this engine'}")
