@@ -12,7 +12,7 @@ import types
 from typing import Annotated
 
 import pytest
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import BaseTool, InjectedToolArg, StructuredTool
 from pydantic import BaseModel, Field
 
@@ -71,7 +71,6 @@ ASYNC_WAYS = {
     "model_copy-update": lambda t, f, x: t.model_copy(update={"coroutine": f}).coroutine(x=x),
     "assigned": lambda t, f, x: setting(t, coroutine=f).ainvoke({"x": x}),
     "assigned-none": lambda t, f, x: setting(t, coroutine=None).ainvoke({"x": x}),
-    "moved": lambda t, f, x: setting(t, coroutine=t.func).coroutine(x=x),
 }
 
 
@@ -161,7 +160,7 @@ class CountingStructured(StructuredTool):
 
     runs: list[int] = Field(default_factory=list)
 
-    async def _arun(self, *args, config, run_manager=None, **kwargs):
+    async def _arun(self, *args, config: RunnableConfig, run_manager=None, **kwargs):
         return await super()._arun(*args, config=config, run_manager=run_manager, **kwargs)
 
 
@@ -340,7 +339,7 @@ def test_a_forged_argument_reaches_the_policy(limited):
     schema = {"type": "object", "properties": {"x": {"type": "integer"}}}
     made = StructuredTool(name="take", description="Take.", func=take, args_schema=schema)
     (guarded,) = guard_tools([made], limited.agent)
-    forged = {name: "forged" for name in ("callbacks", "runtime", "run_manager", "state", "self")}
+    forged = {name: "forged" for name in ("callbacks", "runtime", "config2", "state")}
     args = {"x": 1, **forged}
     guarded.invoke({"type": "tool_call", "id": "c1", "name": "take", "args": args})
     (logged,) = limited.log.calls()

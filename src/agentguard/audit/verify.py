@@ -72,6 +72,7 @@ class ShardVerifier:
     _problems: list[Problem] = field(default_factory=list)
     _credentials: dict[str, list[Credential]] = field(default_factory=dict)
     _open: dict[bytes, _Call] = field(default_factory=dict)
+    _announced: set[str] = field(default_factory=lambda: {str(None)})
     _seen: set[bytes] = field(default_factory=set)
     _head: Checkpoint | None = None
     _intact: bool = True
@@ -168,7 +169,8 @@ class ShardVerifier:
         size = self._tree.size
         if self._head is None or self._head.size != size:
             if self._intact:
-                self._found(size - 1, "the newest entries are under no checkpoint")
+                what = "the newest entries are under no checkpoint" if size else "it is empty"
+                self._found(size - 1 if size else None, what)
             self._intact = False
         for point in self.kept:
             if point.size > size:
@@ -186,7 +188,7 @@ class ShardVerifier:
             _check_attachments(attachments, commitments)
         except AgentguardError as error:
             self._found(index, str(error))
-        except ValueError:
+        except (ValueError, OverflowError):
             self._found(index, "its time is not RFC 3339")
 
     def _statements(self, index: int, parsed: Entry, at: int) -> dict[str, JSON]:
@@ -207,6 +209,9 @@ class ShardVerifier:
             case "config":
                 if canonical.digest(parsed.members["config"]) != parsed.members["config_sha256"]:
                     raise VerificationError("the configuration does not have its digest")
+                self._announced.add(str(parsed.members["config_sha256"]))
+            case "policy":
+                self._announced.add(str(parsed.members["policy_sha256"]))
         return {}
 
     def _signed_by_issuer(self, parsed: Entry, at: int) -> dict[str, JSON]:
@@ -234,6 +239,8 @@ class ShardVerifier:
         if sealed.signatures or allowed or members["code"] != "signature.failed":
             self._signed_by(issued, sealed)
         _check_invocation(issued, statement)
+        if not {str(members["config_sha256"]), str(members["policy_sha256"])} <= self._announced:
+            raise VerificationError("a configuration or policy that no entry before it announces")
         subject = bytes.fromhex(canonical.sha256_hex(sealed.payload))
         if subject in self._seen:
             raise VerificationError("the same invocation stands in the log before")

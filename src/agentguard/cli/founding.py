@@ -236,7 +236,8 @@ def _show(folder: Path, settings: Config, trust: TrustDocument, keep: Path | Non
         made.append((settings.anchor, "checkpoints of the log, outside the state"))
     title = f"The trust domain {trust.trust_domain}"
     screen.table(("made", "what it is"), ((str(path), what) for path, what in made), title=title)
-    screen.line("\nNext:")
+    screen.line()
+    screen.line("Next:")
     if folder.resolve() != Path.cwd():
         screen.line(f"  cd {shlex.quote(str(folder))}")
     screen.line("  agentguard doctor          is all of it sound?")

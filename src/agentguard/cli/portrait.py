@@ -87,7 +87,9 @@ def _why(told: Story) -> Iterator[tuple[str, str | Text]]:
     if members["engine"] is None:
         yield "policy", "not asked: authority refused before"
     else:
-        yield "policy", f"{_written(members['engine'])} sha256 {members['policy_sha256']}"
+        engine = members["engine"]
+        name = " ".join(map(str, engine.values())) if isinstance(engine, dict) else str(engine)
+        yield "policy", f"{name}, sha256 {members['policy_sha256'] or 'unknown to it'}"
     yield "config", f"sha256 {members['config_sha256']}"
 
 

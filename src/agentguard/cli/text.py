@@ -12,7 +12,8 @@ def printable(text: str, limit: int | None = None) -> str:
 
     Control characters (ANSI sequences begin with one), line ends, bidi marks, zero-width and
     private characters, lone surrogates and spaces other than U+0020 are written as Python writes
-    them in a string (ESC as x1b after a backslash). Past ``limit`` characters the rest is cut, and counted.
+    them in a string (ESC as x1b after a backslash). Past ``limit`` characters the rest is cut,
+    and counted.
     """
     cut = len(text) - limit if limit is not None else 0
     if cut > 0:
