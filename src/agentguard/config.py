@@ -87,28 +87,10 @@ class Config:
 
 def load(path: Path) -> Config:
     """Read ``agentguard.toml``. Raises ``ConfigError`` (``config.missing``, ``config.invalid``)."""
-    config = parse(read(path), source=str(path), base=path.absolute().parent)
+    config = parse(_read(path), source=str(path), base=path.absolute().parent)
     if config.policy is None:
         raise ConfigError(f"{path}: policy: expected a table with a path, found none")
     return config
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Read the tables of an ``agentguard.toml``, unchecked; raises ``ConfigError``."""
-    try:
-        refuse_if_writable_by_others(path)
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        message = f"there is no {path}: run agentguard init, or name the right file"
-        raise ConfigError(message, code="config.missing") from error
-    except OSError as error:
-        raise ConfigError(
-            f"{path} can't be read ({error.strerror}): give this user the right"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is no UTF-8 text ({error.reason})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is no TOML: {error}") from error
 
 
 def find(start: Path) -> Path:
@@ -173,6 +155,23 @@ def load_callable(reference: str, where: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        refuse_if_writable_by_others(path)
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        message = f"there is no {path}: run agentguard init, or name the right file"
+        raise ConfigError(message, code="config.missing") from error
+    except OSError as error:
+        raise ConfigError(
+            f"{path} can't be read ({error.strerror}): give this user the right"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no UTF-8 text ({error.reason})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is no TOML: {error}") from error
+
+
 def _policy(table: _Table) -> PolicyConfig:
     policy = PolicyConfig(
         engine=table.choice("engine", ("rego", "function"), "rego"),  # type: ignore[arg-type]
@@ -185,12 +184,12 @@ def _policy(table: _Table) -> PolicyConfig:
 
 
 def _agent(name: str, table: _Table) -> AgentConfig:
-    profile = AgentProfile(
-        name,
-        table.text("type", "agent"),
-        table.text("owner", "") or None,
-        table.text("version", "") or None,
-    )
+    kind = table.text("type", "agent")
+    owner, version = table.text("owner", ""), table.text("version", "")
+    try:
+        profile = AgentProfile(name, kind, owner or None, version or None)
+    except ConfigError as error:
+        raise ConfigError(f"{table.name('')}: {error}") from error
     config = AgentConfig(
         profile,
         table.choice("authority", ("own", "delegated"), "delegated"),  # type: ignore[arg-type]
@@ -233,7 +232,7 @@ class _Table:
         self._asked: set[str] = set()
 
     def name(self, key: str) -> str:
-        return f"{self._source}: {self._path}{key}"
+        return f"{self._source}: {self._path}{key}".removesuffix(".")
 
     def mistake(self, key: str, expected: str) -> ConfigError:
         return ConfigError(f"{self.name(key)}: expected {expected}, got {self._members.get(key)!r}")
@@ -246,8 +245,8 @@ class _Table:
         value = self._get(key)
         if value is None and default is not None:
             return default
-        if not isinstance(value, str):
-            raise self.mistake(key, "a string")
+        if not isinstance(value, str) or "\0" in value:
+            raise self.mistake(key, "a string without U+0000")
         return value
 
     def choice(self, key: str, choices: tuple[str, ...], default: str) -> str:
@@ -276,7 +275,7 @@ class _Table:
         value = self._get(key)
         if value is None:
             value = {}
-        if not isinstance(value, Mapping):
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
             raise self.mistake(key, "a table")
         return _Table(value, self._source, f"{self._path}{key}.")
 

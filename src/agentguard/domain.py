@@ -6,6 +6,7 @@ A domain is its keys, its trust document and its log, in one state directory.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -48,29 +49,44 @@ def found(config: Config, passphrase: bytes, *, now: datetime) -> TrustDocument:
     Raises ``StorageError`` (``storage.exists``, ``storage.readonly``).
     """
     state = config.state
-    if state.exists() and any(state.iterdir()):
-        message = f"{state} is not empty: nothing in it is overwritten; choose another state"
+    if state.exists() and (not state.is_dir() or any(state.iterdir())):
+        message = f"{state} is no empty directory: it is not overwritten; choose another state"
         raise StorageError(message, code="storage.exists")
+    existed = state.exists()
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         state.chmod(0o700)
     except OSError as error:
         message = f"{state} can't be made ({error.strerror}): give this user the right"
         raise StorageError(message, code="storage.readonly") from error
+    try:
+        return _fill(config, passphrase, now)
+    except BaseException:
+        # half a domain is none, and would be in the way of the next attempt
+        shutil.rmtree(state, ignore_errors=True)
+        if existed:
+            state.mkdir(mode=0o700)
+        raise
+
+
+def _fill(config: Config, passphrase: bytes, now: datetime) -> TrustDocument:
+    state = config.state
     issuer, log_key, admin = (_new_key() for _ in range(3))
     trust = _trust(config.trust_domain, now, issuer=issuer, log=log_key, admin=admin)
+    origin = shard_origin(trust)
+    anchor = Anchor(config.anchor, origin, log_key.public_key)
+    anchor.settle()  # first, since it may lie where this user can't write
     keystore.save_key(state, "issuer", issuer, passphrase)
     keystore.save_key(state, "log", log_key, passphrase)
     keystore.save_key(state, "admin", admin, passphrase)
     keystore.write_new(state / keystore.TRUST, trust.dumps())
-    origin = shard_origin(trust)
-    anchor = Anchor(config.anchor, origin, log_key.public_key)
     if config.anchor is not None:
         keystore.write_new(config.anchor / anchored_trust_name(trust), trust.dumps())
-    backend = SqliteBackend.create(state, origin, anchor, at=timestamp(now))
-    log = ShardLog(backend, log_key)
-    _open_shard(log, issuer, trust, now)
-    log.close()
+    log = ShardLog(SqliteBackend.create(state, origin, anchor), log_key)
+    try:
+        _open_shard(log, issuer, trust, now)
+    finally:
+        log.close()
     return trust
 
 
@@ -88,8 +104,7 @@ def take_up(config: Config, passphrase: bytes) -> Domain:
     issuer = keystore.load_key(state, "issuer", passphrase)
     log_key = keystore.load_key(state, "log", passphrase)
     anchor = Anchor(config.anchor, shard_origin(trust), log_key.public_key)
-    backend = SqliteBackend.open(state, anchor)
-    log = ShardLog(backend, log_key)
+    log = ShardLog(SqliteBackend.open(state, anchor, log_key.public_key), log_key)
     return Domain(issuer, trust, log, SqliteReader(state))
 
 
@@ -97,7 +112,7 @@ def ephemeral(trust_domain: str, *, now: datetime) -> Domain:
     """Make a domain in memory, gone with the process."""
     issuer, log_key = _new_key(), _new_key()
     trust = _trust(trust_domain, now, issuer=issuer, log=log_key)
-    backend = MemoryBackend(shard_origin(trust), log_key, at=timestamp(now))
+    backend = MemoryBackend(shard_origin(trust), log_key)
     log = ShardLog(backend, log_key)
     _open_shard(log, issuer, trust, now)
     return Domain(issuer, trust, log, backend)
@@ -119,7 +134,11 @@ def passphrase_of(config: Config) -> bytes:
         )
         raise KeyMaterialError(message, code="key.passphrase")
     keystore.refuse_if_exposed(path)
-    passphrase = path.read_bytes().strip()
+    try:
+        passphrase = path.read_bytes().strip()
+    except OSError as error:
+        message = f"{path} can't be read ({error.strerror}): check [keys] passphrase_file"
+        raise KeyMaterialError(message, code="key.passphrase") from error
     if not passphrase:
         raise KeyMaterialError(f"{path} holds no passphrase", code="key.passphrase")
     return passphrase

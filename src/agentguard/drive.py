@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Generator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, wait
 from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
@@ -63,17 +63,27 @@ def _look_up(effect: LookUp) -> Any:
 
 async def arun(flow: Flow[T], line: Line, tool: Callable[[], Any], executor: Executor) -> T:
     """Drive ``flow`` to its end on the event loop; ``tool`` may return an awaitable."""
+    closed: GeneratorExit | None = None
     try:
         effect = next(flow)
         while True:
             try:
                 result = await _aperform(effect, line, tool, executor)
+            except GeneratorExit as error:
+                # the coroutine is closed: to the flow, whose generators would read this as their
+                # own end, it is a cancellation; what it still does then does not wait
+                closed = error
+                effect = flow.throw(asyncio.CancelledError())
             except BaseException as error:  # noqa: BLE001  the flow decides what it means
                 effect = flow.throw(error)
             else:
                 effect = flow.send(result)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
+    except asyncio.CancelledError:
+        if closed is not None:
+            raise closed from None
+        raise
 
 
 async def _aperform(effect: Effect, line: Line, tool: Callable[[], Any], executor: Executor) -> Any:
@@ -102,6 +112,10 @@ async def _finish(executor: Executor, append: Callable[[], T]) -> T:
             await asyncio.wait([waiter])
         except asyncio.CancelledError as error:
             cancelled = error
+        except GeneratorExit:
+            if not future.cancel():  # it has begun: what follows must know how it ended
+                wait([future])
+            raise
     if cancelled is not None:
         raise cancelled
     return waiter.result()

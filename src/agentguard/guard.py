@@ -6,9 +6,11 @@ each with a key of its own, and each of their calls runs down the line of ``flow
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
 import threading
+import weakref
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +58,8 @@ class Guard:
         self._home = home
         self._closed = False
         self._free = settings.policy is None  # ephemeral: any agent name, every scope
-        self._executor = ThreadPoolExecutor(32, thread_name_prefix="agentguard")
+        self._renew_executor()
+        _GUARDS.add(self)
         self._line = Line(
             engine=engine,
             engine_name={"name": engine.name, "version": engine.version},
@@ -170,6 +173,7 @@ class Guard:
         """
 
         def guarded(function: Callable[..., Any]) -> Tool[..., Any]:
+            _require_function(function)
             spec = ToolSpec(
                 name=name or function.__name__,
                 description=(function.__doc__ or "").strip(),
@@ -188,6 +192,10 @@ class Guard:
         """Return ``spec`` with what ``[tools.NAME]`` of the configuration says in its place."""
         override = self._settings.tools.get(spec.name)
         return override.over(spec) if override is not None else spec
+
+    def _renew_executor(self) -> None:
+        """Make the executor of the appends and look-ups; a fork does not inherit its threads."""
+        self._executor = ThreadPoolExecutor(32, thread_name_prefix="agentguard")
 
     @property
     def trust(self) -> TrustDocument:
@@ -398,6 +406,18 @@ class Agent:
         return f"<Agent {self._uri}>"
 
 
+def _require_function(function: Callable[..., Any]) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        message = (
+            f"{function.__name__} is a generator: its effects would come after the call is over; "
+            "return a list instead"
+        )
+        raise ConfigError(message, code="tool.generator")
+    if not inspect.isroutine(function):
+        message = f"{function!r} is no function: write one that calls it, and guard that"
+        raise ConfigError(message, code="tool.invalid")
+
+
 def load_engine(settings: Config) -> Engine:
     """Load the policy that a configuration names. Raises ``ConfigError`` or ``PolicyError``."""
     policy = settings.policy
@@ -444,5 +464,12 @@ def _no_tool() -> Never:
     raise AssertionError("an evaluation runs no tool")
 
 
+def _after_fork() -> None:
+    for guard in list(_GUARDS):
+        guard._renew_executor()  # noqa: SLF001  a guard and this file are one unit
+
+
+_GUARDS: weakref.WeakSet[Guard] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_after_fork)
 _FOUND: dict[Path, Guard] = {}
 _FOUND_LOCK = threading.Lock()

@@ -18,8 +18,9 @@ from enum import Enum
 from typing import Annotated, Any
 
 import pytest
-from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import (
     BaseTool,
@@ -68,15 +69,16 @@ class Log:
         for shard in reader.shards():
             for index, body in reader.entries(shard):
                 read = entry.parse(body)
+                members: Any = read.members
                 if read.kind == "identity":
                     at = int(datetime.fromisoformat(read.at).timestamp())
-                    issued = credential.verify(read.members["credential"], self.guard.trust, at=at)
+                    issued = credential.verify(members["credential"], self.guard.trust, at=at)
                     keys[issued.uri] = issued.key
                 elif read.kind == "authorization":
                     attached = {a.role: a.data for a in reader.attachments(shard, index)}
-                    found.append((index, read.members, attached.get("arguments")))
+                    found.append((index, members, attached.get("arguments")))
                 elif read.kind == "outcome":
-                    payload = json.loads(b64decode(read.members["statement"]["payload"]))
+                    payload = json.loads(b64decode(members["statement"]["payload"]))
                     place = payload["predicate"]["authorization"]["index"]
                     outcomes[place] = payload["predicate"]["status"]
         return [self._logged(keys, outcomes, *one) for one in found]
@@ -85,7 +87,7 @@ class Log:
         sealed = Envelope.parse(members["invocation"])
         claimed = json.loads(sealed.payload)["predicate"]["agent"]
         payload = sealed.verify(keys[claimed])
-        predicate = parse_statement(payload, "invocation").predicate
+        predicate: Any = parse_statement(payload, "invocation").predicate
         return Logged(
             agent=predicate["agent"],
             tool=predicate["tool"]["name"],
@@ -151,10 +153,18 @@ def limited(make):
 # --- a model that says what it is told ----------------------------------------------------------
 
 
-class ScriptedModel(GenericFakeChatModel):
+class ScriptedModel(BaseChatModel):
     """Says the messages of a script, and keeps the tools that it was given."""
 
+    messages: Any
     given: list[Any] = Field(default_factory=list)
+
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
+
+    def _generate(self, messages, stop=None, run_manager=None, **_options):
+        return ChatResult(generations=[ChatGeneration(message=next(self.messages))])
 
     def bind_tools(self, tools, **_options):
         self.given.append(list(tools))
@@ -307,9 +317,9 @@ class Retrying(StructuredTool):
     """A StructuredTool with a ``_run`` of its own around the stock one."""
 
     def _run(self, *args: Any, config: RunnableConfig, run_manager=None, **kwargs: Any) -> Any:
-        for _attempt in range(2):
-            result = super()._run(*args, config=config, run_manager=run_manager, **kwargs)
-        return f"twice {result}"
+        super()._run(*args, config=config, run_manager=run_manager, **kwargs)
+        again = super()._run(*args, config=config, run_manager=run_manager, **kwargs)
+        return f"twice {again}"
 
 
 class Adder:
@@ -370,7 +380,10 @@ def with_call_id(x: int, tool_call_id: Annotated[str, InjectedToolCallId]) -> st
     return f"{x} {tool_call_id}"
 
 
-def with_hidden_default(x: int, client: object = Adder()) -> str:  # noqa: B008
+CLIENT = Adder()
+
+
+def with_hidden_default(x: int, client: object = CLIENT) -> str:
     """Use a client that no model can name."""
     return f"{x} {type(client).__name__}"
 
@@ -400,7 +413,10 @@ def of_ticket(ticket: Ticket, more: list[Ticket]) -> str:
     return f"{ticket.title} {len(more)}"
 
 
-def with_serial(x: int, serial: uuid.UUID = Field(default_factory=uuid.uuid4)) -> str:
+SERIAL: Any = Field(default_factory=uuid.uuid4)
+
+
+def with_serial(x: int, serial: uuid.UUID = SERIAL) -> str:
     """Take or make a serial number."""
     return f"{x} {type(serial).__name__}"
 

@@ -294,7 +294,7 @@ class Silent(BaseChatModel):
     """A model that makes these calls, then says one thing; or fails."""
 
     says: str = ""
-    calls: list[dict] = []
+    calls: tuple[dict, ...] = ()
     fails: bool = False
 
     @property
@@ -307,7 +307,7 @@ class Silent(BaseChatModel):
     def _generate(self, messages, stop=None, run_manager=None, **kwargs):
         if self.fails:
             raise RuntimeError("no credit left")
-        calls = [] if isinstance(messages[-1], ToolMessage) else self.calls
+        calls = [] if isinstance(messages[-1], ToolMessage) else list(self.calls)
         said = AIMessage(self.says, tool_calls=calls)
         return ChatResult(generations=[ChatGeneration(message=said)])
 
@@ -328,7 +328,7 @@ def test_a_model_that_does_nothing_leaves_a_log_that_verifies(tmp_path):
 def test_what_a_model_says_and_asks_for_is_shown_as_text(tmp_path):
     hostile = "[red]bold[/red] \x1b[2J\u202eabc\u200b"
     args = {"repo": hostile, "path": "README.md"}
-    calls = [{"name": "read_file", "args": args, "id": "1", "type": "tool_call"}]
+    calls = ({"name": "read_file", "args": args, "id": "1", "type": "tool_call"},)
     run, printed = play(tmp_path / "demo", Silent(says=hostile, calls=calls))
     assert run.steps[0].args == {**args, "branch": "main"}
     assert printed.count("[red]bold[/red]") == 3  # said twice, asked for once

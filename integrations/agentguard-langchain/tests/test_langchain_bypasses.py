@@ -9,7 +9,7 @@ import functools
 import inspect
 import threading
 import types
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from langchain_core.runnables import RunnableConfig, RunnableLambda
@@ -106,7 +106,7 @@ async def test_async_ways_in(counted, limited, way):
 
 
 def test_a_renamed_copy_is_called_by_its_new_name(counted, limited):
-    (guarded,) = guard_tools([counted.tool], limited.agent)
+    guarded: Any = guard_tools([counted.tool], limited.agent)[0]
     renamed = guarded.model_copy(update={"name": "count2"})
     renamed.func(x=1)
     renamed.invoke({"x": 1})
@@ -115,7 +115,7 @@ def test_a_renamed_copy_is_called_by_its_new_name(counted, limited):
 
 
 def test_no_attribute_leads_to_the_original(counted, limited):
-    (guarded,) = guard_tools([counted.tool], limited.agent)
+    guarded: Any = guard_tools([counted.tool], limited.agent)[0]
     for gate in (guarded.func, guarded.coroutine):
         assert not hasattr(gate, "__wrapped__")
         assert inspect.unwrap(gate) is gate
@@ -225,7 +225,7 @@ def test_a_tool_that_calls_itself_asks_each_time(limited):
         }
         return ways["func" if len(runs) % 2 else "invoke"]()
 
-    (guarded,) = guard_tools([StructuredTool.from_function(count)], limited.agent)
+    guarded: Any = guard_tools([StructuredTool.from_function(count)], limited.agent)[0]
     with pytest.raises(Denied):
         guarded.invoke({"type": "tool_call", "id": "c1", "name": "count", "args": {"x": 1}})
     assert runs == [1, 4, 7]
@@ -314,7 +314,7 @@ def test_a_class_with_a_way_in_of_its_own_is_refused(limited, entry):
         return self.runs.append(0)
 
     with_way = type("WithWay", (Counting,), {entry: way, "__module__": __name__})
-    with pytest.raises(ConfigError, match=f"WithWay.{entry} may do the tool's work past _run"):
+    with pytest.raises(ConfigError, match=rf"WithWay\.{entry} may do the tool's work past _run"):
         guard_tools([with_way()], limited.agent)
     guard_tools([Counting()], limited.agent)
 
@@ -325,7 +325,7 @@ def test_a_method_that_is_no_plain_method_is_refused(limited):
         def _run(x: int) -> str:
             return f"ran with {x}"
 
-    with pytest.raises(ConfigError, match="Static._run is no plain method"):
+    with pytest.raises(ConfigError, match=r"Static\._run is no plain method"):
         guard_tools([Static()], limited.agent)
 
 
@@ -339,7 +339,7 @@ def test_a_forged_argument_reaches_the_policy(limited):
     schema = {"type": "object", "properties": {"x": {"type": "integer"}}}
     made = StructuredTool(name="take", description="Take.", func=take, args_schema=schema)
     (guarded,) = guard_tools([made], limited.agent)
-    forged = {name: "forged" for name in ("callbacks", "runtime", "config2", "state")}
+    forged = dict.fromkeys(("callbacks", "runtime", "config2", "state"), "forged")
     args = {"x": 1, **forged}
     guarded.invoke({"type": "tool_call", "id": "c1", "name": "take", "args": args})
     (logged,) = limited.log.calls()

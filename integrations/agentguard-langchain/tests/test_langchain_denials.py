@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
@@ -155,14 +156,15 @@ async def test_what_an_allowed_tool_calls_may_be_refused(counted, limited, sync)
 
 
 def test_a_denial_from_within_is_not_taken_for_ones_own(limited):
-    @limited.guard.tool
     def other(x: int) -> int:
         return x
+
+    behind_the_guard = limited.guard.tool(other)
 
     @tool
     def outer(x: int) -> str:
         """Call a guarded function."""
-        return str(limited.agent.call(other, x=x * 10))
+        return str(limited.agent.call(behind_the_guard, x=x * 10))
 
     (guarded,) = guard_tools([outer], limited.agent)
     with pytest.raises(Denied) as caught:
@@ -232,7 +234,7 @@ def test_the_exception_can_be_pickled(counted, limited):
 
 def test_the_call_site_is_that_of_the_run(counted, limited):
     (guarded,) = guard_tools([counted.tool], limited.agent)
-    config = {"configurable": {"thread_id": 7, "checkpoint_ns": "tools:1|count:2"}}
+    config: Any = {"configurable": {"thread_id": 7, "checkpoint_ns": "tools:1|count:2"}}
     guarded.invoke(call("count", x=1), config)
     guarded.invoke({"x": 1})
     guarded.invoke({"x": 1})
@@ -250,6 +252,6 @@ def test_the_digest_covers_what_the_model_sees(counted, limited):
     guarded.invoke({"x": 1})
     before, after = [c.predicate["tool"]["digest"] for c in limited.log.calls()]
     assert before != after
-    schema = guarded.tool_call_schema.model_json_schema()
+    seen: Any = guarded.tool_call_schema
     origin = f"{counted.function.__module__}:{counted.function.__qualname__}"
-    assert after == ToolSpec("count", guarded.description, schema, origin).digest
+    assert after == ToolSpec("count", guarded.description, seen.model_json_schema(), origin).digest

@@ -73,8 +73,8 @@ def test_another_agents_tool_is_an_error(counted, allowing):
 
 def test_each_agent_signs_its_own_calls(counted, allowing):
     writer = allowing.guard.new_agent("writer")
-    (mine,) = guard_tools([counted.tool], allowing.agent)
-    (theirs,) = guard_tools([counted.tool], writer)
+    mine: Any = guard_tools([counted.tool], allowing.agent)[0]
+    theirs: Any = guard_tools([counted.tool], writer)[0]
     mine.invoke({"x": 1})
     theirs.invoke({"x": 2}, {"metadata": {"lc_agent_name": "reviewer"}})
     # a gated function of another agent's tool stays that agent's, whoever holds it
@@ -115,8 +115,9 @@ def test_an_agent_is_an_agent_or_a_name(agent):
 
 
 def test_a_misspelt_on_deny_is_no_silent_default(allowing):
+    misspelt: Any = "rise"
     with pytest.raises(ConfigError, match="expected 'return' or 'raise', got 'rise'"):
-        guard_tools([double], allowing.agent, on_deny="rise")
+        guard_tools([double], allowing.agent, on_deny=misspelt)
 
 
 def test_annotations_that_exist_for_type_checkers_only_are_an_error(allowing):
@@ -127,7 +128,7 @@ def test_annotations_that_exist_for_type_checkers_only_are_an_error(allowing):
         x: int
 
     made = StructuredTool(name="scale", description="Scale.", args_schema=Seen, func=scale)
-    with pytest.raises(ConfigError, match="'Fraction' is not defined.*not under TYPE_CHECKING"):
+    with pytest.raises(ConfigError, match=r"'Fraction' is not defined.*not under TYPE_CHECKING"):
         guard_tools([made], allowing.agent)
 
 
@@ -182,7 +183,7 @@ def test_a_name_finds_the_configuration_upwards(project, counted):
     assert guarded.invoke({"x": 9}) == "ran with 9"
     with pytest.raises(ToolException, match="x is over 9"):
         guarded.invoke({"x": 10})
-    with pytest.raises(ConfigError, match="there is no .agents.writer."):
+    with pytest.raises(ConfigError, match=r"there is no \[agents.writer\]"):
         guard_tools([counted.tool], "writer")
     assert counted.runs == [9]
 
@@ -221,10 +222,7 @@ def origin_digests(setup, *tools):
     for guarded in guard_tools(list(tools), setup.agent):
         args = "q" if guarded.args_schema is None else {"x": 1}
         evaluate(guarded, args)
-        try:
-            guarded.invoke(args)
-        except NotImplementedError:  # an async-only tool: the call is on record all the same
-            pass
+        guarded.invoke(args)
     return [call.predicate["tool"]["digest"] for call in setup.log.calls()]
 
 
@@ -263,7 +261,7 @@ async def test_tools_of_two_mcp_servers_differ(allowing):
 
 
 def test_a_schema_that_changes_in_place_changes_the_digest(allowing):
-    schema = {"type": "object", "properties": {"x": {"type": "integer"}}}
+    schema: Any = {"type": "object", "properties": {"x": {"type": "integer"}}}
     made = StructuredTool(name="d", description="D.", args_schema=schema, func=double)
     (guarded,) = guard_tools([made], allowing.agent)
     guarded.invoke({"x": 1})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import uuid
+from typing import Any
 
 import pytest
 from langchain_core.load import dumpd
@@ -17,7 +18,7 @@ from langchain_tests.unit_tests import ToolsUnitTests
 
 from agentguard_langchain import bind_ahead, evaluate, guard_tools
 
-CONFIG = {"configurable": {"thread_id": "t1"}}
+CONFIG: Any = {"configurable": {"thread_id": "t1"}}
 
 
 STANDARD_TESTS = [

@@ -256,6 +256,7 @@ class ShardVerifier:
         call = self._open.pop(bytes.fromhex(statement.subject_sha256), None)
         if call is None:
             if place is None and statement.predicate.get("status") == "not_run":
+                self._signed_by(self._holder(sealed), sealed)
                 return {}  # interrupted before its authorization was durable
             raise VerificationError("an outcome without an authorised call that waits for one")
         if place is not None and place != {"shard": self.shard, "index": call.index}:
@@ -277,6 +278,14 @@ class ShardVerifier:
             if at is None or issued.issued_at <= at < issued.expires_at:
                 return issued
         raise VerificationError(f"no credential of {uri} was valid then")
+
+    def _holder(self, sealed: Envelope) -> Credential:
+        """Return the credential of the key that a statement names, at whatever time."""
+        key_ids = {key_id for key_id, _signature in sealed.signatures}
+        for known in self._credentials.values():
+            if known[-1].key.thumbprint in key_ids:
+                return known[-1]
+        raise VerificationError("no credential of a statement's signer stands before")
 
     def _signed_by(self, issued: Credential, sealed: Envelope) -> None:
         if self.signatures:

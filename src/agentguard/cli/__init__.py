@@ -27,9 +27,7 @@ GROUP: Final = "agentguard.commands"
 """The entry point group through which other distributions bring commands (plain functions)."""
 
 _DEMO: Final = "demo"
-_SUMMARIES: Final = {
-    _DEMO: "A code agent on a real git repository, offline: what is allowed, denied, recorded."
-}
+_SUMMARIES: Final = {_DEMO: "Watch a guarded agent at work, offline."}
 _FAILED: Final = 2
 
 app = typer.Typer(

@@ -111,7 +111,10 @@ class Known:
 def list_agents(
     *, config: ConfigOption = None, state: StateOption = None, json: JsonOption = False
 ) -> None:
-    """List the agents; with --json, one object a line."""
+    """List the agents.
+
+    Those of the configuration, and those seen in the log. With --json, one object a line.
+    """
     known = _known(place.locate(config, state))
     if json:
         for agent in known:
@@ -133,7 +136,10 @@ def show(
     trust: TrustOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show one agent with its instances, or one instance; their credentials are verified."""
+    """Show one agent and its instances.
+
+    Their newest credentials are verified, each as of its entry in the log.
+    """
     found = place.locate(config, state, anchor)
     believed = place.trust(found, trust)
     agent = _named(_known(found), name)

@@ -47,7 +47,9 @@ def list_entries(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """List the log's entries, the newest last, as they stand there.
+    """List the entries, the newest last.
+
+    They are listed as they stand in the log, unverified.
 
     With --json, one object a line: index, shard, kind, at, agent, principal, tool, decision
     (allow, deny, approval), reason, invocation_id, outcome (ok, error, unknown, in_doubt: it was
@@ -98,9 +100,10 @@ def show(
     trust: TrustOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Tell the story of one call: who, for whom, what, why, and what became of it.
+    """Tell the story of one call.
 
-    Its signatures, its credential and its arguments are checked; exit code 1 if one does not hold.
+    Who called what, for whom, what was decided and why, and what became of it. Its signatures,
+    its credential and its arguments are checked; exit code 1 if one does not hold.
     """
     found = place.locate(config, state, anchor)
     believed = place.trust(found, trust)
@@ -131,8 +134,9 @@ def verify(
     trust: TrustOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Verify the whole log: every hash, every signature, every credential, against the anchors.
+    """Verify the whole log.
 
+    Checks every hash, signature and credential, against the anchors and keys from outside.
     Exit code 1 if anything does not hold. With --json, one object: ok, entries, shards, anchored,
     in_doubt (invocation ids), problems (each with shard, index, what).
     """

@@ -37,10 +37,11 @@ class Finding:
 
 
 def doctor(*, config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Check the set-up: configuration, policy, rights, keys, anchor, agents, tools, log.
+    """Check whether this set-up is sound.
 
-    Exit code 1 if a check fails. With --json, one object: ok, checks (status, check, what).
-    Look-ups of facts are imported, as a guard does it: set PYTHONPATH as the application has it.
+    Looks at configuration, policy, rights, keys, anchor, agents, tools and log; exit code 1 if a
+    check fails. With --json, one object: ok, checks (each with status, check, what). Look-ups of
+    facts are imported, as a guard does it: set PYTHONPATH as the application has it.
     """
     findings = list(_findings(config))
     ok = all(finding.status != "fail" for finding in findings)

@@ -59,8 +59,9 @@ def init(
         ),
     ] = config.DEFAULT_ANCHOR,
 ) -> None:
-    """Found a trust domain: keys, configuration, an example policy that allows reads, the log.
+    """Found a trust domain in a folder.
 
+    Makes keys, a log, a configuration, and an example policy that allows reads.
     The passphrase of the keys is AGENTGUARD_PASSPHRASE, or else a random one in a file of its own
     outside the state. Nothing is overwritten.
     """

@@ -1,9 +1,8 @@
 """Where a trust domain lies, as the command line is told it, and whom to believe about its log.
 
-Commands that only read take the tables they need from agentguard.toml and leave the rest alone, so
-that looking at a log imports none of an application's code and needs no passphrase. Which trust
-document counts (records.md, Audit log) is settled here: the one that was named, else the copy with
-the anchors, else, and then it is said, the state's own.
+Which trust document counts (records.md, Audit log) is settled here: the one that was named, else
+the copy with the anchors, else, and then it is said, the state's own. Nothing here takes a lock,
+needs a passphrase or imports an application's code.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.storage import keystore
 from agentguard.storage.sqlite import SqliteReader
 
-_TABLES: Final = ("trust_domain", "state", "anchor", "keys", "agents")
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,100}\Z")
 
 ConfigOption = Annotated[
@@ -59,8 +57,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for script
 class Place:
     """A state directory, and the directory with its anchors, None for nowhere.
 
-    ``config`` holds only what commands that read need of it, and is None where a state was named
-    that no configuration is known for.
+    ``config`` is None where a state was named for which no configuration was found.
     """
 
     state: Path
@@ -90,10 +87,10 @@ def locate(config_file: Path | None, state: Path | None = None, anchor: str | No
     """
     settings: Config | None
     if state is None:
-        settings = part(config_file or config.find(Path.cwd()), *_TABLES)
+        settings = config.load(config_file or config.find(Path.cwd()))
         state = settings.state
     elif config_file is not None:
-        settings = part(config_file, *_TABLES)
+        settings = config.load(config_file)
     else:
         settings = _config_of(state)
     if anchor is not None:
@@ -109,13 +106,6 @@ def locate(config_file: Path | None, state: Path | None = None, anchor: str | No
         )
         raise ConfigError(message, code="anchor.inside")
     return Place(state, kept, settings)
-
-
-def part(path: Path, *tables: str) -> Config:
-    """Read the named tables of a configuration, and no others; raises ``ConfigError``."""
-    written = config.read(path)
-    chosen = {name: written[name] for name in tables if name in written}
-    return config.parse(chosen, source=str(path), base=path.absolute().parent)
 
 
 def trust(place: Place, file: Path | None) -> Trust:
@@ -148,7 +138,7 @@ def is_inside(path: Path, folder: Path) -> bool:
 def _config_of(state: Path) -> Config | None:
     for start in (Path.cwd(), state.absolute().parent):
         found = _nearest(start)
-        settings = part(found, *_TABLES) if found is not None else None
+        settings = config.load(found) if found is not None else None
         if settings is not None and settings.state.resolve() == state.resolve():
             return settings
     return None

@@ -14,7 +14,7 @@ import typer
 from agentguard import canonical
 from agentguard import config as configuration
 from agentguard import policy as rule
-from agentguard.cli import place, screen
+from agentguard.cli import screen
 from agentguard.cli.place import ConfigOption, JsonOption
 from agentguard.config import Config
 from agentguard.decision import Decision
@@ -63,7 +63,10 @@ def check(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Load a policy as a guard would, and say what is in it; exit code 1 if it can't be used."""
+    """Load a policy as a guard would.
+
+    Exit code 1 if it can't be used. Warns of one that allows what it can't know.
+    """
     settings = _settings(path, query, config)
     try:
         engine = load_engine(settings)
@@ -104,9 +107,10 @@ def evaluate(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Ask the policy about one call, given as its input document; exit code 1 unless allowed.
+    """Ask a policy about one call.
 
-    It is the rule that every guarded call goes through: an error of the policy is a denial.
+    Takes the policy's input document; exit code 1 unless the call is allowed. It is the rule that
+    every guarded call goes through: an error of the policy is a denial.
     """
     asked = canonical.loads_object(_read(document))
     engine = load_engine(_settings(policy, query, config))
@@ -133,7 +137,7 @@ def evaluate(
 
 def _settings(path: Path | None, query: str | None, config: Path | None) -> Config:
     if path is None:
-        settings = place.part(config or configuration.find(Path.cwd()), "policy")
+        settings = configuration.load(config or configuration.find(Path.cwd()))
         written = settings.policy
         if written is None:
             raise ConfigError(f"{settings.source}: policy: expected a table with a path")

@@ -32,9 +32,10 @@ def export(
     state: StateOption = None,
     anchor: AnchorOption = None,
 ) -> None:
-    """Write the trust document (JSON, public keys only), for those who verify log and proofs.
+    """Write the trust document.
 
-    It is refused if the copy that is kept with the anchors says something else.
+    JSON with public keys only, for those who verify the log. It is refused if the copy that is
+    kept with the anchors says something else.
     """
     found = place.locate(config, state, anchor)
     own = keystore.load_trust(found.state)

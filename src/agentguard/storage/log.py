@@ -10,6 +10,7 @@ After a fork the child's copy refuses: two writers on one shard would fork the l
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 import weakref
@@ -30,6 +31,10 @@ FLUSH_AFTER: Final = 0.05
 MAX_BATCH: Final = 256
 MAX_PENDING: Final = 10_000
 """Records that wait while the backend fails; past it the log takes no more."""
+
+
+BEGINNING: Final = "1970-01-01T00:00:00.000000Z"
+"""The time of a shard without entries."""
 
 
 class Head:
@@ -146,16 +151,13 @@ class ShardLog:
 
     def close(self) -> None:
         """Flush, and give the place back; raises ``StorageError`` if the flush failed."""
-        if self._closed:
-            return
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = "the log is closed: open the guard again"
         try:
             self.flush()
         finally:
-            with self._changed:
-                while self._busy:
-                    self._changed.wait()
-                self._closed = "the log is closed: open the guard again"
-                self._changed.notify_all()
             self._wake.set()
             self._backend.close()
             _UNFLUSHED.discard(self)
@@ -227,7 +229,12 @@ class ShardLog:
             )
         except BaseException as error:
             # the commit itself may have succeeded: only the backend knows
-            durable = self._backend.read_head()
+            try:
+                durable = self._backend.read_head()
+            except StorageError:
+                if not isinstance(error, Exception):
+                    raise error from None  # an interrupt stays one
+                raise
             self._adopt(durable)
             if durable.checkpoint == head.checkpoint:
                 self._place(batch, before)
@@ -301,6 +308,7 @@ def _flush_forever(reference: weakref.ref[ShardLog], wake: threading.Event) -> N
         del log
 
 
+_LOGGER = logging.getLogger("agentguard")
 _LOGS: weakref.WeakSet[ShardLog] = weakref.WeakSet()
 # A durable log lives until it is closed: dropping a guard must not drop what it still has to write.
 _UNFLUSHED: set[ShardLog] = set()
@@ -308,7 +316,10 @@ _UNFLUSHED: set[ShardLog] = set()
 
 def _close_all() -> None:
     for log in list(_UNFLUSHED):
-        log.close()
+        try:
+            log.close()
+        except StorageError:  # the others must be flushed all the same
+            _LOGGER.exception("a log could not be closed: its newest outcomes may be lost")
 
 
 def _abandon_all() -> None:

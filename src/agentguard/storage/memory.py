@@ -9,7 +9,7 @@ from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Record
 from agentguard.audit.merkle import CompactRange
 from agentguard.keys import Signer
-from agentguard.storage.log import Head
+from agentguard.storage.log import BEGINNING, Head
 
 
 class MemoryBackend:
@@ -17,13 +17,13 @@ class MemoryBackend:
 
     durable = False
 
-    def __init__(self, origin: str, signer: Signer, *, at: str, shard: int = 0) -> None:
+    def __init__(self, origin: str, signer: Signer, *, shard: int = 0) -> None:
         self._shard = shard
         self._signer = signer
         self._records: list[Record] = []
         self._checkpoints: list[Checkpoint] = []
         tree = CompactRange()
-        self._head = Head(tree, Checkpoint(origin, 0, tree.root()), at)
+        self._head = Head(tree, Checkpoint(origin, 0, tree.root()), BEGINNING)
 
     def read_head(self) -> Head:
         """Return the newest head."""

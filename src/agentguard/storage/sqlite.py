@@ -14,15 +14,18 @@ import sqlite3
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from agentguard.audit import checkpoint, entry
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Record
 from agentguard.audit.merkle import CompactRange
 from agentguard.errors import AgentguardError, StorageError
+from agentguard.keys import PublicKey
 from agentguard.storage.anchor import Anchor
-from agentguard.storage.log import Head
+from agentguard.storage.log import BEGINNING, Head
 
 FILE: Final = "log.sqlite"
 _LOCK: Final = "log.lock"
@@ -32,7 +35,7 @@ _APPLICATION: Final = 0x41474C31  # "AGL1"
 _SCHEMA: Final = """
 CREATE TABLE shards (
     shard INTEGER PRIMARY KEY, origin TEXT NOT NULL,
-    size INTEGER NOT NULL, range BLOB NOT NULL, at TEXT NOT NULL
+    size INTEGER NOT NULL, range BLOB NOT NULL
 ) STRICT;
 CREATE TABLE entries (
     shard INTEGER NOT NULL, idx INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (shard, idx)
@@ -74,7 +77,7 @@ class SqliteBackend:
         self._anchor = anchor
 
     @classmethod
-    def create(cls, state: Path, origin: str, anchor: Anchor, *, at: str) -> SqliteBackend:
+    def create(cls, state: Path, origin: str, anchor: Anchor) -> SqliteBackend:
         """Make the log's file with one empty shard; raises ``StorageError`` if it exists."""
         path = state / FILE
         lock = _acquire(state / _LOCK)
@@ -90,11 +93,11 @@ class SqliteBackend:
                 f"BEGIN;{_SCHEMA}PRAGMA application_id={_APPLICATION};"
                 f"PRAGMA user_version={_VERSION};COMMIT"
             )
-            connection.execute("INSERT INTO shards VALUES (0, ?, 0, x'', ?)", (origin, at))
+            connection.execute("INSERT INTO shards VALUES (0, ?, 0, x'')", (origin,))
         return cls(connection, lock, path, 0, anchor)
 
     @classmethod
-    def open(cls, state: Path, anchor: Anchor) -> SqliteBackend:
+    def open(cls, state: Path, anchor: Anchor, log_key: PublicKey) -> SqliteBackend:
         """Take over the log in ``state`` as its one writer.
 
         Raises ``StorageError``: ``storage.missing``, ``storage.locked``, ``storage.readonly``,
@@ -109,12 +112,28 @@ class SqliteBackend:
                 connection = _connect(path)
                 _check_version(connection, path)
             backend = cls(connection, lock, path, 0, anchor)
-            anchor.check(backend.read_head().checkpoint)
+            head = backend.read_head().checkpoint
+            backend._check_head(head, log_key)
+            anchor.check(head)
             anchor.settle()
         except BaseException:
             os.close(lock)
             raise
         return backend
+
+    def _check_head(self, head: Checkpoint, log_key: PublicKey) -> None:
+        """Refuse to sign onwards from a tree that the log's key has not vouched for."""
+        with _errors(self._path):
+            row = self._connection.execute(
+                "SELECT note FROM checkpoints WHERE shard = ? ORDER BY size DESC LIMIT 1",
+                (self._shard,),
+            ).fetchone()
+        try:
+            signed = checkpoint.verify(row[0], log_key, origin=head.origin) if row else None
+        except AgentguardError as error:
+            raise _damaged(self._path, str(error)) from error
+        if signed != head and head.size > 0:
+            raise _damaged(self._path, "its tree is not the one of its newest checkpoint")
 
     def read_head(self) -> Head:
         """Read the durable end from the file."""
@@ -122,21 +141,22 @@ class SqliteBackend:
             if self._connection.in_transaction:
                 self._connection.rollback()
             row = self._connection.execute(
-                "SELECT origin, size, range, at FROM shards WHERE shard = ?", (self._shard,)
+                "SELECT origin, size, range FROM shards WHERE shard = ?", (self._shard,)
             ).fetchone()
-            (entries,) = self._connection.execute(
-                "SELECT coalesce(max(idx) + 1, 0) FROM entries WHERE shard = ?", (self._shard,)
+            last = self._connection.execute(
+                "SELECT idx, body FROM entries WHERE shard = ? ORDER BY idx DESC LIMIT 1",
+                (self._shard,),
             ).fetchone()
-        if row is None or row[1] != entries:
-            message = f"{self._path}: the newest entry is not the one of the newest checkpoint"
-            raise StorageError(f"{message}: run agentguard audit verify", code="storage.corrupt")
-        origin, size, peaks, at = row
+        if row is None or row[1] != (last[0] + 1 if last else 0):
+            raise _damaged(self._path, "its newest entry is not the one of its newest checkpoint")
+        origin, size, peaks = row
         try:
             tree = CompactRange.decode(size, peaks)
+            at = entry.parse(last[1]).at if last else BEGINNING
+            datetime.fromisoformat(at)
             return Head(tree, Checkpoint(origin, size, tree.root()), at)
-        except AgentguardError as error:
-            message = f"{self._path}: the end of the log is damaged ({error})"
-            raise StorageError(message, code="storage.corrupt") from error
+        except (AgentguardError, ValueError) as error:
+            raise _damaged(self._path, str(error)) from error
 
     def write(self, records: Sequence[Record], head: Head, sign: Callable[[], bytes]) -> None:
         """Write a batch, its checkpoint and the head in one transaction, then the anchor."""
@@ -160,8 +180,8 @@ class SqliteBackend:
                 )
                 execute("INSERT INTO checkpoints VALUES (?, ?, ?)", (self._shard, size, note))
                 execute(
-                    "UPDATE shards SET size = ?, range = ?, at = ? WHERE shard = ?",
-                    (size, head.tree.encode(), head.at, self._shard),
+                    "UPDATE shards SET size = ?, range = ? WHERE shard = ?",
+                    (size, head.tree.encode(), self._shard),
                 )
                 execute("COMMIT")
             except BaseException:
@@ -201,31 +221,39 @@ class SqliteReader:
 
     def shards(self) -> Sequence[int]:
         """The numbers of the shards that the file names."""
-        return [row[0] for row in self._rows("SELECT shard FROM shards ORDER BY shard")]
+        return [row[0] for row in self._rows((int,), "SELECT shard FROM shards ORDER BY shard")]
 
     def entries(self, shard: int) -> Iterator[tuple[int, bytes]]:
         """Yield ``(index, canonical bytes)``."""
-        return self._rows("SELECT idx, body FROM entries WHERE shard = ? ORDER BY idx", shard)
+        statement = "SELECT idx, body FROM entries WHERE shard = ? ORDER BY idx"
+        return self._rows((int, bytes), statement, shard)
 
     def checkpoints(self, shard: int) -> Iterator[bytes]:
         """Yield the signed notes."""
-        for row in self._rows("SELECT note FROM checkpoints WHERE shard = ? ORDER BY size", shard):
-            yield row[0]
+        statement = "SELECT note FROM checkpoints WHERE shard = ? ORDER BY size"
+        return (row[0] for row in self._rows((bytes,), statement, shard))
 
     def attachments(self, shard: int, index: int) -> Sequence[Attachment]:
         """What stands beside one entry."""
         statement = (
             "SELECT role, commitment, salt, data FROM attachments WHERE shard = ? AND idx = ?"
         )
-        return [Attachment(*row) for row in self._rows(statement, shard, index)]
+        return [
+            Attachment(*row)
+            for row in self._rows((str, str, bytes, bytes), statement, shard, index)
+        ]
 
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
 
-    def _rows(self, statement: str, *parameters: int) -> Iterator[Any]:
+    def _rows(self, kinds: tuple[type, ...], statement: str, *parameters: int) -> Iterator[Any]:
+        """Yield rows of exactly these types: a file that was changed may have another schema."""
         with _errors(self._path):
-            yield from self._connection.execute(statement, parameters)
+            for row in self._connection.execute(statement, parameters):
+                if tuple(map(type, row)) != kinds:
+                    raise _damaged(self._path, "a row of it does not have the types of a log")
+                yield row
 
 
 _INHERITED: list[sqlite3.Connection] = []
@@ -236,6 +264,11 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     return connection
+
+
+def _damaged(path: Path, problem: str) -> StorageError:
+    message = f"{path} is damaged ({problem}): keep a copy, and run agentguard audit verify on it"
+    return StorageError(message, code="storage.corrupt")
 
 
 def _require_file(path: Path) -> None:

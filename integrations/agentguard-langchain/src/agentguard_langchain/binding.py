@@ -24,7 +24,6 @@ from langchain_core.utils.pydantic import get_fields
 from langgraph.prebuilt import ToolRuntime
 from pydantic.v1 import BaseModel as BaseModelV1
 
-from agentguard import canonical
 from agentguard.arguments import Arguments, Binder, binder
 from agentguard.canonical import JSON
 from agentguard.errors import ConfigError
@@ -63,15 +62,13 @@ class Shape:
     ) -> Shape:
         """Read the schema of ``tool``; ``function`` describes one that has no JSON schema.
 
-        ``configured`` puts in what the configuration says. Raises ``EncodeError`` for a schema
+        ``configured`` puts in what the configuration says. Raises ``ConfigError`` for a schema
         without a canonical form.
         """
         full, seen = _schemas(tool)
         schema = tool.args_schema
-        spec = configured(ToolSpec(tool.name, tool.description, _json(tool, function), origin))
-        canonical.dumps(dict(spec.schema))
         return cls(
-            spec=spec,
+            spec=configured(ToolSpec(tool.name, tool.description, _json(tool, function), origin)),
             visible=seen,
             injected=full - seen,
             name=tool.name,

@@ -41,8 +41,7 @@ class Timeline:
             ("model", model),
             ("task", task),
         ):
-            line = Text(f"{name:>8}  ", style="dim")
-            self._line(line.append(printable(value), style="none"), hang=10)
+            self._line(Text.assemble((f"{name:>8}  ", "dim"), printable(value)), hang=10)
         self._console.print()
 
     def said(self, text: str) -> None:
@@ -56,21 +55,21 @@ class Timeline:
         arguments = ", ".join(
             f"{name}={printable(str(value), _LONGEST_VALUE)}" for name, value in shortest_first
         )
-        call = Text(f"{f'#{step.index}':>8}  ", style="cyan")
-        call.append(f"{printable(_alias(step.call.agent))}  ", style="magenta")
-        call.append(printable(step.call.tool), style="bold").append(f"({arguments})")
-        self._line(call, hang=10)
-        answer = Text(
-            f"{step.call.decision.upper():>8}  ", style=_STYLES.get(step.call.decision, "yellow")
+        call = Text.assemble(
+            (f"{f'#{step.index}':>8}  ", "cyan"),
+            (f"{printable(_alias(step.call.agent))}  ", "magenta"),
+            (printable(step.call.tool), "bold"),
+            f"({arguments})",
         )
-        if step.call.decision == "allow":
-            answer.append(printable(_first_line(step)), style="none")
-        else:
-            answer.append(
-                printable(f"{'; '.join(step.call.reasons)} [{step.call.code}]"),
-                style="red not bold",
-            )
-        self._line(answer, hang=10)
+        self._line(call, hang=10)
+        decision = step.call.decision
+        refusal = f"{'; '.join(step.call.reasons)} [{step.call.code}]"
+        answer = (_first_line(step), "") if decision == "allow" else (refusal, "red")
+        style = _STYLES.get(decision, "bold yellow")
+        self._line(
+            Text.assemble((f"{decision.upper():>8}  ", style), (printable(answer[0]), answer[1])),
+            hang=10,
+        )
 
     def effects(self, forge: Forge, steps: Sequence[Step]) -> None:
         """Show what has truly changed: the branches, the pull requests, the last run of CI."""
@@ -83,7 +82,7 @@ class Timeline:
             self._line(Text(f"          {printable(what)}"))
         runs = [step for step in steps if step.call.tool == "trigger_ci" and step.status == "ok"]
         for line in str(runs[-1].result).splitlines() if runs else ():
-            self._line(Text(f"      ci  {printable(line)}", style="dim"))
+            self._line(Text.assemble(("      ci  ", "dim"), printable(line)))
 
     def verified(self, report: Report) -> None:
         """Give the verdict on the log."""

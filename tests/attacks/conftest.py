@@ -1,0 +1,231 @@
+"""What the attacks stand on: guards whose clock or storage a test holds in its hand.
+
+The doubles wrap the real parts and fail where a test says; nothing here replaces one. The durable
+domain is founded once and copied, because the encryption of its keys is slow on purpose.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentguard import Decision, Guard, config, domain
+from agentguard.audit.entry import Entry, parse
+from agentguard.canonical import loads_object
+from agentguard.config import Config
+from agentguard.engines.function import FunctionEngine
+from agentguard.envelope import Envelope
+from agentguard.storage import keystore
+from agentguard.storage.sqlite import SqliteReader
+
+PASSPHRASE = b"correct horse battery staple"
+
+
+def allow_all(_document: Mapping[str, Any]) -> Decision:
+    """The policy that is in nobody's way."""
+    return Decision.allow()
+
+
+class ManualClock:
+    """A wall clock that a test sets; ``error`` makes it fail."""
+
+    def __init__(self) -> None:
+        self.now: Any = datetime.now(UTC)
+        self.error: BaseException | None = None
+
+    def __call__(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.now
+
+    def advance(self, **delta: float) -> None:
+        self.now += timedelta(**delta)
+
+
+@dataclass
+class Faults:
+    """A real backend, and where it fails: before a write, after it, or at reading the head.
+
+    ``gate`` holds a write back until it is set; ``entered`` says that a write has begun.
+    """
+
+    inner: Any
+    before: BaseException | None = None
+    after: BaseException | None = None
+    at_head: BaseException | None = None
+    gate: threading.Event | None = None
+    entered: threading.Event = field(default_factory=threading.Event)
+    closes: int = 0
+    durable: bool = False
+
+    def read_head(self) -> Any:
+        if self.at_head is not None:
+            raise self.at_head
+        return self.inner.read_head()
+
+    def write(self, *batch: Any) -> None:
+        self.entered.set()
+        if self.gate is not None and not self.gate.wait(10):
+            raise AssertionError("the test never opened the gate")
+        if self.before is not None:
+            raise self.before
+        self.inner.write(*batch)
+        if self.after is not None:
+            raise self.after
+
+    def close(self) -> None:
+        self.closes += 1
+        self.inner.close()
+
+    def abandon(self) -> None:
+        self.inner.abandon()
+
+
+@dataclass
+class Seen:
+    """What a log holds: ``entries`` as read, and the two kinds that calls leave."""
+
+    entries: list[Entry]
+
+    @property
+    def authorizations(self) -> list[Mapping[str, Any]]:
+        return [entry.members for entry in self.entries if entry.kind == "authorization"]
+
+    @property
+    def outcomes(self) -> list[Mapping[str, Any]]:
+        statements = [e.members["statement"] for e in self.entries if e.kind == "outcome"]
+        return [loads_object(Envelope.parse(s).payload)["predicate"] for s in statements]
+
+    @property
+    def codes(self) -> list[tuple[str, str]]:
+        return [(a["decision"], a["code"]) for a in self.authorizations]
+
+    @property
+    def statuses(self) -> list[str]:
+        return [outcome["status"] for outcome in self.outcomes]
+
+
+@dataclass
+class Place:
+    """A durable domain in a folder of its own."""
+
+    config: Config
+
+    def open(self, policy: Callable[[Any], Decision] = allow_all) -> Guard:
+        home = domain.take_up(self.config, PASSPHRASE)
+        return Guard(self.config, FunctionEngine(policy), home)
+
+    def examine(self) -> domain.Report:
+        reader = SqliteReader(self.config.state)
+        try:
+            trust = keystore.load_trust(self.config.state)
+            return domain.examine(reader, trust, anchor=self.config.anchor)
+        finally:
+            reader.close()
+
+    def seen(self) -> Seen:
+        reader = SqliteReader(self.config.state)
+        try:
+            return Seen([parse(body) for _index, body in reader.entries(0)])
+        finally:
+            reader.close()
+
+
+def tables(folder: Path) -> dict[str, Any]:
+    return {
+        "trust_domain": "acme.example",
+        "state": str(folder / "state"),
+        "anchor": str(folder / "anchor"),
+        "policy": {"engine": "function", "path": "unused:unused"},
+        "agents": {"reader": {"authority": "own"}, "writer": {"authority": "own"}},
+    }
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory) -> Path:
+    """A founded domain that nobody has used yet."""
+    folder = tmp_path_factory.mktemp("template")
+    settings = config.parse(tables(folder), source="template", base=folder)
+    domain.found(settings, PASSPHRASE, now=datetime.now(UTC))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def decrypted():
+    """The keys that were read in this session, by the bytes of their files."""
+    return {}
+
+
+@pytest.fixture
+def place(tmp_path, template, decrypted, monkeypatch) -> Place:
+    """A fresh copy of the founded domain; each key file is decrypted once a session."""
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    load = keystore.load_key
+
+    def load_once(state, use, passphrase):
+        data = (state / "keys" / use).read_bytes(), passphrase
+        if data not in decrypted:
+            decrypted[data] = load(state, use, passphrase)
+        return decrypted[data]
+
+    monkeypatch.setattr(keystore, "load_key", load_once)
+    return Place(config.parse(tables(tmp_path), source="agentguard.toml", base=tmp_path))
+
+
+@pytest.fixture
+def clock(monkeypatch) -> ManualClock:
+    """The wall clock of every guard that the test makes from here on."""
+    manual = ManualClock()
+    monkeypatch.setattr("agentguard.guard._clock", manual)
+    return manual
+
+
+@pytest.fixture
+def guard():
+    """A guard in memory that allows everything."""
+    with Guard.ephemeral(allow_all) as opened:
+        yield opened
+
+
+@pytest.fixture
+def faults(guard) -> Faults:
+    """The backend of ``guard``'s log, which fails where the test says."""
+    guard._home.log._backend = Faults(guard._home.log._backend)
+    return guard._home.log._backend
+
+
+@pytest.fixture
+def seen() -> Callable[[Guard], Seen]:
+    """Reads what a guard's log holds now."""
+    return lambda guard: Seen([parse(body) for _i, body in guard.reader().entries(0)])
+
+
+@pytest.fixture
+def examine() -> Callable[[Guard], domain.Report]:
+    """Verifies a guard's log as it stands now."""
+    return lambda guard: domain.examine(guard.reader(), guard.trust)
+
+
+@pytest.fixture
+def ran() -> list[Any]:
+    """What the tools of a test have done."""
+    return []
+
+
+@pytest.fixture
+def note(guard, ran):
+    """A guarded tool with an effect that can be seen."""
+
+    @guard.tool
+    def note(text: str = "") -> str:
+        ran.append(text)
+        return text
+
+    return note

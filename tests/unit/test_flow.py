@@ -1,0 +1,638 @@
+"""The line of one guarded call: whatever goes wrong before the tool denies, and is on record.
+
+Each case runs through ``Agent.call`` on a guard in memory. What fails in storage stands in
+``attacks/test_storage_faults.py``, what the clock does in ``attacks/test_clock.py``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import datetime, tzinfo
+from types import MappingProxyType
+
+import pytest
+
+from agentguard import (
+    Arguments,
+    ArgumentsError,
+    CallSite,
+    Decision,
+    Denied,
+    Guard,
+    Invocation,
+    PolicyError,
+    UnguardedCallError,
+    domain,
+)
+from agentguard.audit.entry import parse
+from agentguard.canonical import loads_object
+from agentguard.envelope import Envelope
+from agentguard.policy import UNDEFINED
+
+
+def allow_all(_document):
+    return Decision.allow()
+
+
+@pytest.fixture
+def guard():
+    with Guard.ephemeral(allow_all) as opened:
+        yield opened
+
+
+@pytest.fixture
+def ran():
+    return []
+
+
+@pytest.fixture
+def note(guard, ran):
+    @guard.tool
+    def note(text: str = "") -> str:
+        ran.append(text)
+        return text
+
+    return note
+
+
+class Answers:
+    """An engine that answers what it is told to, or raises it."""
+
+    name = "answers"
+    version = "1"
+    policy_sha256 = None
+    policy_files: MappingProxyType[str, str] = MappingProxyType({})
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def evaluate(self, document):
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+def with_line(guard, **parts):
+    """The guard on a line with other parts; agents that are made later run on it."""
+    guard._line = dataclasses.replace(guard._line, **parts)
+    return guard
+
+
+def records(guard, kind):
+    bodies = [parse(body) for _index, body in guard.reader().entries(0)]
+    return [entry.members for entry in bodies if entry.kind == kind]
+
+
+def outcomes(guard):
+    statements = [members["statement"] for members in records(guard, "outcome")]
+    return [loads_object(Envelope.parse(s).payload)["predicate"] for s in statements]
+
+
+def verified(guard):
+    report = domain.examine(guard.reader(), guard.trust)
+    assert report.problems == ()
+    return report
+
+
+def refused(guard, agent, tool, *args, **kwargs):
+    """The code with which a call is refused, and that it is on a record that verifies."""
+    with pytest.raises(Denied) as caught:
+        agent.call(tool, *args, **kwargs)
+    last = records(guard, "authorization")[-1]
+    assert (last["decision"], last["code"]) == ("deny", caught.value.code)
+    assert last["reasons"] == list(caught.value.decision.reasons)
+    assert verified(guard).in_doubt == []
+    assert outcomes(guard) == []
+    return caught.value.code
+
+
+def test_an_allowed_call_runs_once_and_is_on_record(guard, note, ran):
+    agent = guard.new_agent("a")
+    assert agent.call(note, text="hello") == "hello"
+    assert ran == ["hello"]
+    (authorization,) = records(guard, "authorization")
+    assert authorization["decision"] == "allow"
+    (outcome,) = outcomes(guard)
+    assert outcome["status"] == "ok"
+    assert outcome["authorization"]["shard"] == 0
+    assert verified(guard).in_doubt == []
+
+
+def test_a_denied_call_does_not_run_and_its_reasons_are_on_record(ran):
+    guard = Guard.ephemeral(lambda _: Decision.deny("not today"))
+
+    @guard.tool
+    def note():
+        ran.append(1)
+
+    agent = guard.new_agent("a")
+    with pytest.raises(Denied, match=r"not today \[policy.denied\]") as caught:
+        agent.call(note)
+    assert caught.value.reason == "not today"
+    assert refused(guard, agent, note) == "policy.denied"
+    assert ran == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ({"allow": True}, None),
+        (True, "policy.malformed"),
+        ("yes", "policy.malformed"),
+        (None, "policy.malformed"),
+        ({}, "policy.denied"),
+        ({"allow": 1}, "policy.malformed"),
+        ({"allow": "true"}, "policy.malformed"),
+        ({"allow": True, "approval": {"n": 1}}, "policy.malformed"),
+        ({"allow": True, "approval": True}, "approval.unavailable"),
+        (UNDEFINED, "policy.undefined"),
+        (PolicyError("it broke"), "policy.error"),
+        (PolicyError("it broke", code="policy.panic"), "policy.panic"),
+        (RuntimeError("secret text"), "policy.error"),
+        (RecursionError(), "policy.error"),
+        (MemoryError(), "policy.error"),
+    ],
+    ids=repr,
+)
+def test_only_a_plain_allow_of_the_engine_runs_the_tool(guard, note, ran, answer, code):
+    agent = with_line(guard, engine=Answers(answer)).new_agent("a")
+    if code is None:
+        assert agent.call(note, text="x") == "x"
+    else:
+        assert refused(guard, agent, note, text="x") == code
+        assert "secret text" not in str(records(guard, "authorization"))
+    assert ran == (["x"] if code is None else [])
+
+
+class Panic(BaseException):  # as pyo3's PanicException is one
+    """What native code raises, past every ``except Exception``."""
+
+
+@pytest.mark.parametrize("interrupt", [Panic(), KeyboardInterrupt(), SystemExit(1), GeneratorExit()])
+def test_what_tears_the_engine_away_never_runs_the_tool(guard, note, ran, interrupt):
+    agent = with_line(guard, engine=Answers(interrupt)).new_agent("a")
+    with pytest.raises((Denied, type(interrupt))):
+        agent.call(note)
+    assert ran == []
+    verified(guard)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (Decision.allow(), None),
+        (True, "policy.error"),
+        ({"allow": True}, "policy.error"),
+        (None, "policy.error"),
+        (Decision.require_approval(), "approval.unavailable"),
+        (Decision.deny("\ud800 and so on"), "policy.denied"),
+        (Decision.deny("x" * 500_000), "policy.denied"),
+        (Decision.deny(*("x" * i for i in range(300))), "policy.denied"),
+        (Decision.deny(), "policy.denied"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_a_policy_function_answers_with_a_decision_or_denies(ran, answer, code):
+    guard = Guard.ephemeral(lambda _: answer)
+    tool = guard.tool(ran.append)
+    agent = guard.new_agent("a")
+    if code is None:
+        agent.call(tool, 1)
+        verified(guard)
+    else:
+        assert refused(guard, agent, tool, 1) == code
+    assert ran == ([1] if code is None else [])
+
+
+# --- the ports: entropy, signer ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("drawn", [b"", b"short", b"x" * 31, None, "text" * 99, 5], ids=repr)
+def test_without_random_bytes_nothing_runs(guard, note, ran, drawn):
+    agent = guard.new_agent("a")
+    good = agent._line
+    agent._line = dataclasses.replace(good, entropy=lambda _size: drawn)
+    assert refused(guard, agent, note) == "entropy.failed"
+    agent._line = good
+    agent.call(note, text="twin")
+    assert ran == ["twin"]
+
+
+def test_entropy_that_raises_denies_without_its_text(guard, note, ran):
+    def broken(_size):
+        raise OSError("a secret path")
+
+    agent = guard.new_agent("a")
+    agent._line = dataclasses.replace(agent._line, entropy=broken)
+    assert refused(guard, agent, note) == "entropy.failed"
+    assert "secret path" not in str(records(guard, "authorization"))
+    assert ran == []
+
+
+class BrokenSigner:
+    """A signer whose service is away."""
+
+    def __init__(self, inner):
+        self.key_id = inner.key_id
+        self.public_key = inner.public_key
+
+    def sign(self, data):
+        raise ConnectionError("kms.internal:443")
+
+
+def test_a_signer_that_fails_denies_and_the_refusal_is_recorded_unsigned(guard, note, ran):
+    agent = guard.new_agent("a")
+    good = agent._actor
+    agent._actor = dataclasses.replace(good, signer=BrokenSigner(good.signer))
+    assert refused(guard, agent, note) == "signature.failed"
+    (record,) = records(guard, "authorization")
+    assert record["invocation"]["signatures"] == []
+    assert "kms.internal" not in str(record)
+    agent._actor = good
+    agent.call(note, text="twin")
+    assert ran == ["twin"]
+    assert records(guard, "authorization")[1]["invocation"]["signatures"] != []
+
+
+def test_a_signer_that_fails_after_the_tool_leaves_the_call_in_doubt(guard, ran, caplog):
+    agent = guard.new_agent("a")
+    good = agent._actor.signer
+
+    class FailsLater(BrokenSigner):
+        def sign(self, data):
+            return good.sign(data) if not ran else super().sign(data)
+
+    tool = guard.tool(ran.append)
+    agent._actor = dataclasses.replace(agent._actor, signer=FailsLater(good))
+    agent.call(tool, 1)
+    assert ran == [1]
+    report = verified(guard)
+    assert len(report.in_doubt) == 1
+    assert "stays in doubt" in caplog.text
+
+
+def test_an_issuer_that_fails_denies(guard, note, ran):
+    agent = guard.new_agent("a")
+    agent._renew_at = 0
+    home = guard._home
+    guard._home = dataclasses.replace(home, issuer=BrokenSigner(home.issuer))
+    assert refused(guard, agent, note) == "credential.failed"
+    guard._home = home
+    agent.call(note, text="twin")
+    assert ran == ["twin"]
+
+
+# --- authority -----------------------------------------------------------------------------------
+
+
+def test_an_agent_that_acts_under_a_delegation_is_denied_without_one(ran):
+    agents = {"delegated": {"max_scope": ["x"]}, "own": {"authority": "own", "max_scope": ["x"]}}
+    guard = Guard.ephemeral(allow_all, config={"agents": agents})
+    tool = guard.tool(requires=["x"])(ran.append)
+    assert refused(guard, guard.new_agent("delegated"), tool, 1) == "delegation.missing"
+    guard.new_agent("own").call(tool, 2)
+    assert ran == [2]
+
+
+@pytest.mark.parametrize(
+    ("scope", "requires", "allowed"),
+    [
+        (["pr:write"], ["pr:write"], True),
+        (["pr:write", "ci"], ["ci", "pr:write"], True),
+        ([], [], True),
+        (["pr:write"], [], True),
+        ([], ["pr:write"], False),
+        (["pr:read"], ["pr:write"], False),
+        (["pr:write"], ["pr:write", "ci"], False),
+        (["pr"], ["pr:write"], False),
+        (["*"], ["pr:write"], False),
+        (["PR:WRITE"], ["pr:write"], False),
+    ],
+)
+def test_a_tools_scope_must_be_wholly_in_the_agents(ran, scope, requires, allowed):
+    agents = {"a": {"authority": "own", "max_scope": scope}}
+    guard = Guard.ephemeral(allow_all, config={"agents": agents})
+    tool = guard.tool(requires=requires)(ran.append)
+    agent = guard.new_agent("a")
+    if allowed:
+        agent.call(tool, 1)
+        assert ran == [1]
+    else:
+        assert refused(guard, agent, tool, 1) == "scope.exceeded"
+        assert ran == []
+
+
+def test_a_refusal_by_authority_asks_no_policy(ran):
+    asked = []
+
+    def policy(document):
+        asked.append(document)
+        return Decision.allow()
+
+    guard = Guard.ephemeral(policy, config={"agents": {"a": {}}})
+    refused(guard, guard.new_agent("a"), guard.tool(ran.append), 1)
+    (record,) = records(guard, "authorization")
+    assert (record["input"], record["engine"], asked) == (None, None, [])
+
+
+# --- facts ---------------------------------------------------------------------------------------
+
+
+class Unreadable(dict):
+    """A mapping that lies about how it can be read."""
+
+    def __iter__(self):
+        raise RuntimeError("a secret")
+
+    items = keys = __iter__
+
+
+async def later(_arguments):
+    return {"x": 1}
+
+
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [
+        ({"visibility": "internal"}, None),
+        ({}, None),
+        (RuntimeError("a secret"), "facts.failed"),
+        (None, "facts.invalid"),
+        ([("x", 1)], "facts.invalid"),
+        ("x", "facts.invalid"),
+        ({"agent": {"name": "root"}}, "facts.conflict"),
+        ({"approval": {"approvers": ["bob"]}}, "facts.conflict"),
+        ({"branch": "main"}, "facts.conflict"),
+        ({"x": object()}, "facts.invalid"),
+        ({"x": float("inf")}, "facts.invalid"),
+        ({"x": "\ud800"}, "facts.invalid"),
+        ({1: 1}, "facts.invalid"),
+        (Unreadable(a=1), "facts.failed"),
+        (later, "facts.failed"),
+    ],
+    ids=repr,
+)
+def test_facts_are_a_json_object_that_collides_with_nothing_or_deny(guard, ran, found, code):
+    def look_up(arguments):
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    facts = found if found is later else look_up
+
+    @guard.tool(facts=facts, attributes={"branch": "into"})
+    def merge(into):
+        ran.append(into)
+
+    agent = guard.new_agent("a")
+    if code is None:
+        agent.call(merge, into="dev")
+        assert ran == ["dev"]
+        verified(guard)
+    else:
+        assert refused(guard, agent, merge, into="dev") == code
+        assert "a secret" not in str(records(guard, "authorization"))
+        assert ran == []
+
+
+def test_a_look_up_that_was_interrupted_never_runs_the_tool(guard, ran):
+    def interrupted(_arguments):
+        raise KeyboardInterrupt
+
+    tool = guard.tool(facts=interrupted)(ran.append)
+    with pytest.raises(KeyboardInterrupt):
+        guard.new_agent("a").call(tool, 1)
+    assert ran == []
+    verified(guard)
+
+
+def test_facts_see_the_bound_arguments_and_reach_the_policy(ran):
+    documents = []
+
+    def policy(document):
+        documents.append(document)
+        return Decision.allow()
+
+    guard = Guard.ephemeral(policy)
+
+    @guard.tool(facts=lambda arguments: {"asked": arguments["repo"]})
+    def read(repo, depth=3):
+        ran.append((repo, depth))
+
+    guard.new_agent("a").call(read, "x")
+    assert documents[0]["args"] == {"repo": "x", "depth": 3}
+    assert documents[0]["asked"] == "x"
+
+
+# --- arguments and the call's names ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "code"),
+    [
+        (("x",), {}, None),
+        ((), {"text": "x"}, None),
+        ((), {}, None),
+        (("x", "y"), {}, "arguments.invalid"),
+        (("x",), {"text": "y"}, "arguments.invalid"),
+        ((), {"test": "x"}, "arguments.invalid"),
+        ((), {"\ud800": "x"}, "arguments.invalid"),
+        (("\ud800",), {}, "arguments.unencodable"),
+        ((object(),), {}, "arguments.unencodable"),
+        ((float("nan"),), {}, "arguments.unencodable"),
+        (("x" * 300_000,), {}, "arguments.too_large"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_arguments_that_can_not_be_bound_or_written_deny(guard, note, ran, args, kwargs, code):
+    agent = guard.new_agent("a")
+    if code is None:
+        agent.call(note, *args, **kwargs)
+        assert len(ran) == 1
+    else:
+        assert refused(guard, agent, note, *args, **kwargs) == code
+        assert ran == []
+
+
+def test_a_refusal_of_arguments_does_not_print_defaults(guard, ran):
+    def deploy(where, token="tok-4711"):
+        ran.append(where)
+
+    tool = guard.tool(deploy)
+    agent = guard.new_agent("a")
+    with pytest.raises(Denied) as caught:
+        agent.call(tool)
+    assert "where" in caught.value.reason
+    assert "tok-4711" not in caught.value.reason
+    assert "tok-4711" not in str(records(guard, "authorization"))
+
+
+def invocation(tool, *, site=None, task_id=None, arguments=None):
+    return Invocation(tool.spec, arguments or Arguments.of({}), site or CallSite("1"), task_id)
+
+
+@pytest.mark.parametrize(
+    ("site", "task_id", "code"),
+    [
+        (CallSite("1", "t", "n", "u"), "task_1", None),
+        (CallSite("\ud800"), None, "site.unencodable"),
+        (CallSite("1", thread="\udfff"), None, "site.unencodable"),
+        (CallSite("1", turn="\udfff"), None, "site.unencodable"),
+        (CallSite("1"), "\ud800", "site.unencodable"),
+        (CallSite("1"), "x" * 400_000, "site.unencodable"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_names_that_can_not_be_written_down_deny(guard, note, ran, site, task_id, code):
+    agent = guard.new_agent("a")
+    call = invocation(note, site=site, task_id=task_id)
+    if code is None:
+        assert agent.run(call, lambda: ran.append("x")) is None
+        assert ran == ["x"]
+    else:
+        with pytest.raises(Denied) as caught:
+            agent.run(call, lambda: ran.append("x"))
+        assert caught.value.code == code
+        assert ran == []
+    verified(guard)
+
+
+@pytest.mark.parametrize(("size", "allowed"), [(100, True), (100_000, False)])
+def test_a_long_resource_can_not_spoil_the_log(guard, ran, size, allowed):
+    @guard.tool(resource="path:{path}")
+    def read(path):
+        ran.append(1)
+
+    agent = guard.new_agent("a")
+    if allowed:
+        agent.call(read, path="/" * size)
+    else:
+        assert refused(guard, agent, read, path="/" * size) == "arguments.resource"
+    assert ran == ([1] if allowed else [])
+    verified(guard)
+
+
+def test_an_error_in_the_arguments_place_is_recorded_with_null_arguments(guard, note, ran):
+    agent = guard.new_agent("a")
+    call = Invocation(note.spec, ArgumentsError("no", code="arguments.invalid"), CallSite("1"))
+    with pytest.raises(Denied):
+        agent.run(call, lambda: ran.append(1))
+    (record,) = records(guard, "authorization")
+    signed = loads_object(Envelope.parse(record["invocation"]).payload)["predicate"]
+    assert signed["arguments"] is None
+    assert ran == []
+    verified(guard)
+
+
+# --- the outcome ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError("x"), "error"),
+        (Denied(Decision.deny("of a nested call")), "error"),
+        (UnguardedCallError("x"), "error"),
+        (StopIteration(), "error"),
+        (TimeoutError(), "unknown"),
+        (KeyboardInterrupt(), "unknown"),
+        (SystemExit(3), "unknown"),
+        (GeneratorExit(), "unknown"),
+    ],
+    ids=repr,
+)
+def test_what_a_tool_raises_is_recorded_and_raised_as_it_is(guard, error, status):
+    @guard.tool
+    def fail():
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        guard.new_agent("a").call(fail)
+    assert caught.value is error
+    (outcome,) = outcomes(guard)
+    assert outcome["status"] == status
+    assert outcome["error_type"] == f"{type(error).__module__}.{type(error).__qualname__}"
+    assert outcome["result"] is None
+    assert verified(guard).in_doubt == []
+
+
+def test_a_pause_of_a_framework_is_an_unknown_outcome(guard, note):
+    class Pause(Exception):
+        pass
+
+    def pause():
+        raise Pause
+
+    agent = guard.new_agent("a")
+    for unknown, status in (((Pause,), "unknown"), ((), "error")):
+        with pytest.raises(Pause):
+            agent.run(invocation(note), pause, outcome_unknown=unknown)
+        assert outcomes(guard)[-1]["status"] == status
+
+
+class LiveDict(dict):
+    """Changes while it is read."""
+
+    def items(self):
+        raise RuntimeError("dictionary changed size during iteration")
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        object(),
+        float("nan"),
+        datetime(2020, 1, 1, tzinfo=tzinfo()),
+        LiveDict(a=1),
+        "\ud800",
+        "x" * 300_000,
+        type("Odd", (), {"__module__": "\ud800"})(),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_result_without_canonical_bytes_still_reaches_its_caller(guard, result):
+    @guard.tool
+    def give():
+        return result
+
+    assert guard.new_agent("a").call(give) is result
+    report = verified(guard)
+    if report.in_doubt == []:
+        (outcome,) = outcomes(guard)
+        assert (outcome["status"], outcome["result"]) == ("ok", None)
+
+
+def test_a_result_is_committed_to(guard, note):
+    guard.new_agent("a").call(note, text="hello")
+    (outcome,) = outcomes(guard)
+    assert outcome["result"] is not None
+    assert outcome["result_type"] == "builtins.str"
+    last = [index for index, _body in guard.reader().entries(0)][-1]
+    (kept,) = guard.reader().attachments(0, last)
+    assert (kept.role, kept.data, kept.commitment) == ("result", b'"hello"', outcome["result"])
+
+
+# --- evaluate ------------------------------------------------------------------------------------
+
+
+def test_evaluate_answers_as_the_call_would_and_records_nothing(note):
+    asked = []
+
+    def policy(document):
+        asked.append(document)
+        return Decision.deny("no") if document["args"] else Decision.allow()
+
+    guard = Guard.ephemeral(policy)
+    agent = guard.new_agent("a")
+    before = list(guard.reader().entries(0))
+    assert agent.evaluate(invocation(note)).allowed
+    denied = agent.evaluate(invocation(note, arguments=Arguments.of({"x": 1})))
+    assert denied.code == "policy.denied"
+    assert len(asked) == 2
+    assert list(guard.reader().entries(0)) == before
+
+
+def test_evaluate_tells_that_an_approval_is_needed(note):
+    guard = Guard.ephemeral(lambda _: Decision.require_approval())
+    assert guard.new_agent("a").evaluate(invocation(note)).outcome == "approval"
+
