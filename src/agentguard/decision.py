@@ -65,6 +65,11 @@ class Decision:
         return cls("deny", code, reasons)
 
     @classmethod
+    def failed(cls, code: str, what: str, error: Exception) -> Decision:
+        """A refusal: something broke. The error itself, which may tell secrets, stays out."""
+        return cls.deny(f"{what} ({type(error).__name__})", code=code)
+
+    @classmethod
     def require_approval(cls, *requirements: Requirement) -> Decision:
         """The call may run once each of the requirements (default: one person) is met."""
         needed = requirements or (Requirement(),)

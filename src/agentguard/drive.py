@@ -15,8 +15,8 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
+from agentguard.effects import Append, Effect, Enqueue, Evaluate, Line, LookUp, Run
 from agentguard.errors import FactsError
-from agentguard.flow import Append, Effect, Enqueue, Evaluate, Line, LookUp, Run
 
 T = TypeVar("T")
 Flow = Generator[Effect, Any, T]

@@ -12,124 +12,32 @@ is signed and appended like any other as long as the log can be written.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final
 
 from agentguard import envelope, policy
-from agentguard.arguments import Arguments, encode_result
+from agentguard.arguments import encode_result
 from agentguard.audit import entry
 from agentguard.audit.entry import Attachment, Receipt, Record, Ruling, Status
-from agentguard.canonical import Fragment, b64_encode, sha256_hex
+from agentguard.canonical import sha256_hex
 from agentguard.decision import Decision, Denied
+from agentguard.effects import Actor, Append, Effect, Enqueue, Evaluate, Line, Run
 from agentguard.envelope import Envelope
-from agentguard.errors import AgentguardError, ArgumentsError, EncodeError
-from agentguard.identity.credential import Credential
+from agentguard.errors import AgentguardError, EncodeError
 from agentguard.invocation import Invocation, commitment, statement, timestamp
-from agentguard.keys import Signer
-from agentguard.ports import AuditLog, Clock, Engine, Entropy, Facts
+from agentguard.preparation import Prepared, effective_time, prepare
 
 _LOGGER = logging.getLogger("agentguard")
-
-SALT_SIZE: Final = 32
-"""Bytes of salt for a call's commitments."""
-
-ID_SIZE: Final = 16
-"""Bytes of an invocation's id."""
-
-MAX_TASK_ID: Final = 1024
-"""Bytes of a task's id."""
 
 MAX_REASONS: Final = 16
 MAX_REASON: Final = 1024
 """How many reasons of a refusal are kept, and how many characters of each."""
 
-MAX_CLOCK_LAG: Final = timedelta(seconds=60)
-"""How far the wall clock may stand behind the newest durable entry."""
-
-
-class LookUp(NamedTuple):
-    """Effect: call ``facts`` with ``values`` and send back what it returns."""
-
-    facts: Facts
-    values: Mapping[str, Any]
-
-
-class Evaluate(NamedTuple):
-    """Effect: evaluate the policy on ``document`` and send back the engine's answer."""
-
-    document: bytes
-
-
-class Append(NamedTuple):
-    """Effect: make ``record`` durable and send back its receipt."""
-
-    record: Record
-
-
-class Run(NamedTuple):
-    """Effect: run the tool and send back its result."""
-
-
-class Enqueue(NamedTuple):
-    """Effect: hand ``record`` to the log, to be durable soon. It does not block."""
-
-    record: Record
-
-
-Effect = LookUp | Evaluate | Append | Run | Enqueue
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """The agent instance on whose behalf the line runs.
-
-    ``credential`` returns the credential in force at a time (seconds since the epoch), renewed if
-    need be; ``scope`` is what the agent may do on its own authority, None meaning everything.
-    """
-
-    name: str
-    authority: Literal["own", "delegated"]
-    scope: frozenset[str] | None
-    signer: Signer
-    credential: Callable[[int], Credential]
-    description: Fragment
-    """The canonical ``{id, name, type, instance}`` of the policy's input."""
-
-    uri: str
-    principal: str
-    """For whom it acts: ``agent:<name>`` on its own authority."""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """The parts that the line runs on, the same for every call of a guard."""
-
-    engine: Engine
-    engine_name: Mapping[str, str]
-    log: AuditLog
-    clock: Clock
-    entropy: Entropy
-    traceparent: Callable[[], str | None]
-    config_sha256: str
-
-
-class _Prepared(NamedTuple):
-    """A call after steps 1 to 3: what will be signed, and whether it is refused already."""
-
-    invocation: Invocation
-    predicate: Mapping[str, Any]
-    at: str
-    salt: bytes
-    arguments: Arguments | None
-    facts: Mapping[str, Any]
-    refusal: Decision | None
-
 
 def evaluate(actor: Actor, line: Line, invocation: Invocation) -> Generator[Effect, Any, Decision]:
     """Steps 1, 2, 3 and 5: what the answer would be. It signs, counts and records nothing."""
-    prepared = yield from _prepare(actor, line, invocation)
+    prepared = yield from prepare(actor, line, invocation)
     decision, _document = yield from _judge(actor, prepared)
     return decision
 
@@ -145,7 +53,7 @@ def guarded_call(
     An exception of the tool is recorded and raised as it is; one of ``outcome_unknown`` (a
     framework's way to pause), or that is no ``Exception``, is recorded as ``unknown``.
     """
-    prepared = yield from _prepare(actor, line, invocation)  # 1, 2, 3
+    prepared = yield from prepare(actor, line, invocation)  # 1, 2, 3
     sealed, unsigned = _sign(actor, prepared)  # 4
     decision, document = yield from _judge(actor, prepared)  # 5
     decision = _written(_approve(unsigned or decision))  # 6
@@ -172,146 +80,21 @@ def guarded_call(
     return result
 
 
-# --- 1, 2, 3: bind, authority, facts ------------------------------------------------------------
-
-
-def _prepare(actor: Actor, line: Line, invocation: Invocation) -> Generator[Effect, Any, _Prepared]:
-    now, refusal = _effective_time(line)
-    salt, invocation_id, refusal = _entropy(line, refusal)
-    bound, resource, refusal = _bind(invocation, refusal)  # 1
-    site, task_id, refusal = _site(actor, invocation, refusal)
-    refusal = _authority(actor, invocation.tool.requires, now, refusal)  # 2
-    facts: Mapping[str, Any] = {}
-    look_up = invocation.tool.facts
-    if refusal is None and bound is not None and look_up is not None:  # 3
-        facts, refusal = yield from _look_up(look_up, bound)
-    head = line.log.head
-    at = timestamp(now)
-    predicate = {
-        "invocation_id": invocation_id,
-        "agent": actor.uri,
-        "principal": actor.principal,
-        "chain_sha256": None,  # an agent on its own authority has neither chain nor token
-        "token_jti": None,
-        "tool": {"name": invocation.tool.name, "digest": invocation.tool.digest},
-        "resource": resource,
-        "arguments": commitment(salt, bound.encoded) if bound is not None and salt else None,
-        "unbound": bound.unbound if bound is not None else (),
-        "task_id": task_id,
-        "call_site": site,
-        "traceparent": line.traceparent(),
-        "issued_at": at,
-        "log": {"origin": head.origin, "size": head.size, "root": b64_encode(head.root)},
-    }
-    return _Prepared(invocation, predicate, at, salt, bound, facts, refusal)
-
-
-def _bind(
-    invocation: Invocation, refusal: Decision | None
-) -> tuple[Arguments | None, str | None, Decision | None]:
-    arguments = invocation.arguments
-    if isinstance(arguments, ArgumentsError):
-        return None, None, refusal or Decision.deny(str(arguments), code=arguments.code)
-    try:
-        return arguments, invocation.tool.resource_of(arguments.values), refusal
-    except ArgumentsError as error:
-        return arguments, None, refusal or Decision.deny(str(error), code=error.code)
-
-
-def _effective_time(line: Line) -> tuple[datetime, Decision | None]:
-    """The later of the wall clock and the log's newest entry: time never goes back."""
-    last = line.log.last_at
-    try:
-        now = line.clock()
-        lag = last - now
-    except Exception as error:  # noqa: BLE001  the clock is a port: any failure of it denies
-        return last, _failed("clock.failed", "the clock can't be read", error)
-    if lag > MAX_CLOCK_LAG:
-        reason = f"the clock stands {lag.total_seconds():.0f} s behind the newest entry of the log"
-        return last, Decision.deny(reason, code="clock.skew")
-    return max(now, last), None
-
-
-def _entropy(line: Line, refusal: Decision | None) -> tuple[bytes, str | None, Decision | None]:
-    try:
-        drawn = bytes(line.entropy(SALT_SIZE + ID_SIZE))
-    except Exception as error:  # noqa: BLE001  entropy is a port: any failure of it denies
-        failed = _failed("entropy.failed", "no random bytes can be had", error)
-        return b"", None, refusal or failed
-    if len(drawn) != SALT_SIZE + ID_SIZE:
-        failed = Decision.deny("too few random bytes can be had", code="entropy.failed")
-        return b"", None, refusal or failed
-    return drawn[:SALT_SIZE], drawn[SALT_SIZE:].hex(), refusal
-
-
-def _authority(
-    actor: Actor, requires: tuple[str, ...], now: datetime, refusal: Decision | None
-) -> Decision | None:
-    """See to the credential, of a refused call too (its refusal is signed), then to the scope."""
-    try:
-        actor.credential(int(now.timestamp()))
-    except AgentguardError as error:
-        return refusal or Decision.deny(str(error), code=error.code)
-    except Exception as error:  # noqa: BLE001  an issuer may be a service: any failure of it denies
-        return refusal or _failed("credential.failed", "no credential can be had", error)
-    if refusal is not None:
-        return refusal
-    if actor.authority != "own":
-        reason = (
-            f"agent {actor.name} acts only under a delegation, and none is in force; for an agent "
-            'that acts by itself, say authority = "own" in its configuration'
-        )
-        return Decision.deny(reason, code="delegation.missing")
-    missing = [] if actor.scope is None else [s for s in requires if s not in actor.scope]
-    if missing:
-        reason = f"agent {actor.name} lacks the scope {' '.join(missing)}"
-        return Decision.deny(reason, code="scope.exceeded")
-    return None
-
-
-def _site(
-    actor: Actor, invocation: Invocation, refusal: Decision | None
-) -> tuple[str | None, str | None, Decision | None]:
-    """The call site's digest and the task's id; text that can't be signed refuses the call."""
-    task_id = invocation.task_id
-    try:
-        if task_id is not None and len(task_id.encode()) > MAX_TASK_ID:
-            reason = f"the task's id takes more than {MAX_TASK_ID} bytes"
-            return None, None, refusal or Decision.deny(reason, code="site.unencodable")
-        return invocation.site.digest(actor.name), task_id, refusal
-    except (AgentguardError, UnicodeError):
-        reason = "a name of the call's thread, turn or task holds text that can't be written down"
-        return None, None, refusal or Decision.deny(reason, code="site.unencodable")
-
-
-def _look_up(
-    facts: Facts, arguments: Arguments
-) -> Generator[Effect, Any, tuple[Mapping[str, Any], Decision | None]]:
-    try:
-        found = yield LookUp(facts, arguments.values)
-        if isinstance(found, Mapping):
-            return dict(found), None
-    except Exception as error:  # noqa: BLE001  the application's look-up may raise anything: it denies
-        return {}, _failed("facts.failed", "the look-up of facts failed", error)
-    reason = f"the look-up of facts returned a {type(found).__name__}, not a mapping"
-    return {}, Decision.deny(reason, code="facts.invalid")
-
-
 # --- 4, 5, 6, 7: sign, decide, approve, append --------------------------------------------------
 
 
-def _sign(actor: Actor, prepared: _Prepared) -> tuple[Envelope, Decision | None]:
+def _sign(actor: Actor, prepared: Prepared) -> tuple[Envelope, Decision | None]:
     """Seal the statement; where the signer fails, the refusal is recorded unsigned."""
     payload = statement(actor.name, prepared.predicate)
     try:
         return envelope.seal(payload, actor.signer), None
     except Exception as error:  # noqa: BLE001  a signer may be a service: any failure of it denies
-        failed = _failed("signature.failed", "the call can't be signed", error)
+        failed = Decision.failed("signature.failed", "the call can't be signed", error)
         return envelope.unsigned(payload), failed
 
 
 def _judge(
-    actor: Actor, prepared: _Prepared
+    actor: Actor, prepared: Prepared
 ) -> Generator[Effect, Any, tuple[Decision, bytes | None]]:
     """Return the decision, and the policy's input where the policy was asked."""
     if prepared.refusal is not None or prepared.arguments is None:
@@ -333,7 +116,7 @@ def _judge(
     except AgentguardError as error:
         return Decision.deny(str(error), code=error.code), document
     except Exception as error:  # noqa: BLE001  an engine that breaks its contract denies as well
-        return _failed("policy.error", "the policy engine failed", error), document
+        return Decision.failed("policy.error", "the policy engine failed", error), document
 
 
 def _unbound() -> Decision:
@@ -362,7 +145,7 @@ def _written(decision: Decision) -> Decision:
 def _authorize(
     actor: Actor,
     line: Line,
-    prepared: _Prepared,
+    prepared: Prepared,
     sealed: Envelope,
     decision: Decision,
     document: bytes | None,
@@ -397,7 +180,9 @@ def _authorize(
         refused = Decision.deny(str(error), code=error.code)
         raise Denied(refused) from error
     except Exception as error:
-        raise Denied(_failed("storage.failed", "the log can't be written", error)) from error
+        raise Denied(
+            Decision.failed("storage.failed", "the log can't be written", error)
+        ) from error
     except BaseException as error:
         # interrupted while the entry may already be durable: say that the tool did not run
         if decision.allowed:
@@ -405,11 +190,6 @@ def _authorize(
             yield from account.close("not_run", None, error=error)
         raise
     return receipt, decision
-
-
-def _failed(code: str, what: str, error: Exception) -> Decision:
-    """A refusal that names the kind of failure and keeps its text, which may hold secrets, out."""
-    return Decision.deny(f"{what} ({type(error).__name__})", code=code)
 
 
 # --- 9: the outcome -----------------------------------------------------------------------------
@@ -426,7 +206,7 @@ class _Account:
     receipt: Receipt | None
 
     def now(self) -> str:
-        now, _refusal = _effective_time(self.line)
+        now, _refusal = effective_time(self.line)
         return timestamp(now)
 
     def close(

@@ -26,9 +26,9 @@ from agentguard.audit import entry
 from agentguard.canonical import Fragment
 from agentguard.config import AgentConfig, Config
 from agentguard.decision import Decision
+from agentguard.effects import Actor, Line
 from agentguard.engines.function import FunctionEngine
 from agentguard.errors import ConfigError
-from agentguard.flow import Actor, Line
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile, Credential
 from agentguard.identity.trust import TrustDocument

@@ -1,0 +1,83 @@
+"""The effects that the line of a guarded call yields, and the values that it runs on.
+
+An effect is what may block or run somebody else's code; the drivers of ``drive.py`` carry it out.
+``Actor`` is the agent instance for which the line runs, ``Line`` the parts that it runs on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from agentguard.audit.entry import Record
+from agentguard.canonical import Fragment
+from agentguard.identity.credential import Credential
+from agentguard.keys import Signer
+from agentguard.ports import AuditLog, Clock, Engine, Entropy, Facts
+
+
+class LookUp(NamedTuple):
+    """Effect: call ``facts`` with ``values`` and send back what it returns."""
+
+    facts: Facts
+    values: Mapping[str, Any]
+
+
+class Evaluate(NamedTuple):
+    """Effect: evaluate the policy on ``document`` and send back the engine's answer."""
+
+    document: bytes
+
+
+class Append(NamedTuple):
+    """Effect: make ``record`` durable and send back its receipt."""
+
+    record: Record
+
+
+class Run(NamedTuple):
+    """Effect: run the tool and send back its result."""
+
+
+class Enqueue(NamedTuple):
+    """Effect: hand ``record`` to the log, to be durable soon. It does not block."""
+
+    record: Record
+
+
+Effect = LookUp | Evaluate | Append | Run | Enqueue
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """The agent instance on whose behalf the line runs.
+
+    ``credential`` returns the credential in force at a time (seconds since the epoch), renewed if
+    need be; ``scope`` is what the agent may do on its own authority, None meaning everything.
+    """
+
+    name: str
+    authority: Literal["own", "delegated"]
+    scope: frozenset[str] | None
+    signer: Signer
+    credential: Callable[[int], Credential]
+    description: Fragment
+    """The canonical ``{id, name, type, instance}`` of the policy's input."""
+
+    uri: str
+    principal: str
+    """For whom it acts: ``agent:<name>`` on its own authority."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The parts that the line runs on, the same for every call of a guard."""
+
+    engine: Engine
+    engine_name: Mapping[str, str]
+    log: AuditLog
+    clock: Clock
+    entropy: Entropy
+    traceparent: Callable[[], str | None]
+    config_sha256: str

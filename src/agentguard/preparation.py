@@ -1,0 +1,167 @@
+"""The first steps of the line: what is called, by what authority, and what is known about it.
+
+Time, entropy, arguments, call site, authority and facts. The first of them that fails decides the
+refusal; the others are still found out as far as they can be, since a refused call is signed and
+recorded with all that is known of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from agentguard.arguments import Arguments
+from agentguard.canonical import b64_encode
+from agentguard.decision import Decision
+from agentguard.effects import Actor, Effect, Line, LookUp
+from agentguard.errors import AgentguardError, ArgumentsError
+from agentguard.invocation import Invocation, commitment, timestamp
+from agentguard.ports import Facts
+
+SALT_SIZE: Final = 32
+"""Bytes of salt for a call's commitments."""
+
+ID_SIZE: Final = 16
+"""Bytes of an invocation's id."""
+
+MAX_TASK_ID: Final = 1024
+"""Bytes of a task's id."""
+
+MAX_CLOCK_LAG: Final = timedelta(seconds=60)
+"""How far the wall clock may stand behind the newest durable entry."""
+
+
+class Prepared(NamedTuple):
+    """A call after steps 1 to 3: what will be signed, and whether it is refused already."""
+
+    invocation: Invocation
+    predicate: Mapping[str, Any]
+    at: str
+    salt: bytes
+    arguments: Arguments | None
+    facts: Mapping[str, Any]
+    refusal: Decision | None
+
+
+def prepare(actor: Actor, line: Line, invocation: Invocation) -> Generator[Effect, Any, Prepared]:
+    """Steps 1 to 3. It never raises for a call that must be refused: the refusal goes along."""
+    now, refusal = effective_time(line)
+    salt, invocation_id, refusal = _entropy(line, refusal)
+    bound, resource, refusal = _bind(invocation, refusal)  # 1
+    site, task_id, refusal = _site(actor, invocation, refusal)
+    refusal = _authority(actor, invocation.tool.requires, now, refusal)  # 2
+    facts: Mapping[str, Any] = {}
+    look_up = invocation.tool.facts
+    if refusal is None and bound is not None and look_up is not None:  # 3
+        facts, refusal = yield from _look_up(look_up, bound)
+    head = line.log.head
+    at = timestamp(now)
+    predicate = {
+        "invocation_id": invocation_id,
+        "agent": actor.uri,
+        "principal": actor.principal,
+        "chain_sha256": None,  # an agent on its own authority has neither chain nor token
+        "token_jti": None,
+        "tool": {"name": invocation.tool.name, "digest": invocation.tool.digest},
+        "resource": resource,
+        "arguments": commitment(salt, bound.encoded) if bound is not None and salt else None,
+        "unbound": bound.unbound if bound is not None else (),
+        "task_id": task_id,
+        "call_site": site,
+        "traceparent": line.traceparent(),
+        "issued_at": at,
+        "log": {"origin": head.origin, "size": head.size, "root": b64_encode(head.root)},
+    }
+    return Prepared(invocation, predicate, at, salt, bound, facts, refusal)
+
+
+def _bind(
+    invocation: Invocation, refusal: Decision | None
+) -> tuple[Arguments | None, str | None, Decision | None]:
+    arguments = invocation.arguments
+    if isinstance(arguments, ArgumentsError):
+        return None, None, refusal or Decision.deny(str(arguments), code=arguments.code)
+    try:
+        return arguments, invocation.tool.resource_of(arguments.values), refusal
+    except ArgumentsError as error:
+        return arguments, None, refusal or Decision.deny(str(error), code=error.code)
+
+
+def effective_time(line: Line) -> tuple[datetime, Decision | None]:
+    """The later of the wall clock and the log's newest entry: time never goes back."""
+    last = line.log.last_at
+    try:
+        now = line.clock()
+        lag = last - now
+    except Exception as error:  # noqa: BLE001  the clock is a port: any failure of it denies
+        return last, Decision.failed("clock.failed", "the clock can't be read", error)
+    if lag > MAX_CLOCK_LAG:
+        reason = f"the clock stands {lag.total_seconds():.0f} s behind the newest entry of the log"
+        return last, Decision.deny(reason, code="clock.skew")
+    return max(now, last), None
+
+
+def _entropy(line: Line, refusal: Decision | None) -> tuple[bytes, str | None, Decision | None]:
+    try:
+        drawn = bytes(line.entropy(SALT_SIZE + ID_SIZE))
+    except Exception as error:  # noqa: BLE001  entropy is a port: any failure of it denies
+        failed = Decision.failed("entropy.failed", "no random bytes can be had", error)
+        return b"", None, refusal or failed
+    if len(drawn) != SALT_SIZE + ID_SIZE:
+        failed = Decision.deny("too few random bytes can be had", code="entropy.failed")
+        return b"", None, refusal or failed
+    return drawn[:SALT_SIZE], drawn[SALT_SIZE:].hex(), refusal
+
+
+def _authority(
+    actor: Actor, requires: tuple[str, ...], now: datetime, refusal: Decision | None
+) -> Decision | None:
+    """See to the credential, of a refused call too (its refusal is signed), then to the scope."""
+    try:
+        actor.credential(int(now.timestamp()))
+    except AgentguardError as error:
+        return refusal or Decision.deny(str(error), code=error.code)
+    except Exception as error:  # noqa: BLE001  an issuer may be a service: any failure of it denies
+        return refusal or Decision.failed("credential.failed", "no credential can be had", error)
+    if refusal is not None:
+        return refusal
+    if actor.authority != "own":
+        reason = (
+            f"agent {actor.name} acts only under a delegation, and none is in force; for an agent "
+            'that acts by itself, say authority = "own" in its configuration'
+        )
+        return Decision.deny(reason, code="delegation.missing")
+    missing = [] if actor.scope is None else [s for s in requires if s not in actor.scope]
+    if missing:
+        reason = f"agent {actor.name} lacks the scope {' '.join(missing)}"
+        return Decision.deny(reason, code="scope.exceeded")
+    return None
+
+
+def _site(
+    actor: Actor, invocation: Invocation, refusal: Decision | None
+) -> tuple[str | None, str | None, Decision | None]:
+    """The call site's digest and the task's id; text that can't be signed refuses the call."""
+    task_id = invocation.task_id
+    try:
+        if task_id is not None and len(task_id.encode()) > MAX_TASK_ID:
+            reason = f"the task's id takes more than {MAX_TASK_ID} bytes"
+            return None, None, refusal or Decision.deny(reason, code="site.unencodable")
+        return invocation.site.digest(actor.name), task_id, refusal
+    except (AgentguardError, UnicodeError):
+        reason = "a name of the call's thread, turn or task holds text that can't be written down"
+        return None, None, refusal or Decision.deny(reason, code="site.unencodable")
+
+
+def _look_up(
+    facts: Facts, arguments: Arguments
+) -> Generator[Effect, Any, tuple[Mapping[str, Any], Decision | None]]:
+    try:
+        found = yield LookUp(facts, arguments.values)
+        if isinstance(found, Mapping):
+            return dict(found), None
+    except Exception as error:  # noqa: BLE001  the application's look-up may raise anything: it denies
+        return {}, Decision.failed("facts.failed", "the look-up of facts failed", error)
+    reason = f"the look-up of facts returned a {type(found).__name__}, not a mapping"
+    return {}, Decision.deny(reason, code="facts.invalid")
