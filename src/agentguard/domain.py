@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -35,12 +36,12 @@ PASSPHRASE_VARIABLE: Final = "AGENTGUARD_PASSPHRASE"  # noqa: S105  a name, no s
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """A trust domain taken up: its issuer, its trust document, its log to write and to read."""
+    """A trust domain taken up: its issuer, its trust document, its log to write, and to read."""
 
     issuer: Signer
     trust: TrustDocument
     log: AuditLog
-    reader: LogReader
+    read: Callable[[], LogReader]
 
 
 def found(config: Config, passphrase: bytes, *, now: datetime) -> TrustDocument:
@@ -105,7 +106,7 @@ def take_up(config: Config, passphrase: bytes) -> Domain:
     log_key = keystore.load_key(state, "log", passphrase)
     anchor = Anchor(config.anchor, shard_origin(trust), log_key.public_key)
     log = ShardLog(SqliteBackend.open(state, anchor, log_key.public_key), log_key)
-    return Domain(issuer, trust, log, SqliteReader(state))
+    return Domain(issuer, trust, log, partial(SqliteReader, state))
 
 
 def ephemeral(trust_domain: str, *, now: datetime) -> Domain:
@@ -115,7 +116,7 @@ def ephemeral(trust_domain: str, *, now: datetime) -> Domain:
     backend = MemoryBackend(shard_origin(trust), log_key)
     log = ShardLog(backend, log_key)
     _open_shard(log, issuer, trust, now)
-    return Domain(issuer, trust, log, backend)
+    return Domain(issuer, trust, log, lambda: backend)
 
 
 def passphrase_of(config: Config) -> bytes:

@@ -205,7 +205,7 @@ class Guard:
     def reader(self) -> LogReader:
         """Return a reader of the log, with everything in it that was enqueued until now."""
         self._home.log.flush()
-        return self._home.reader
+        return self._home.read()
 
     @property
     def closed(self) -> bool:

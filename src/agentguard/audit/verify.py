@@ -149,11 +149,11 @@ class ShardVerifier:
         elif point.root != self._tree.root() and self._intact:
             first = self._head.size if self._head is not None else 0
             where = (
-                f"entries {first} to {point.size - 1}" if point.size - first > 1 else "the entry"
+                f"entries {first} to {point.size - 1} differ"
+                if point.size - first > 1
+                else "the entry differs"
             )
-            self._found(
-                first, f"{where} differ from what {whose} of {point.size} entries vouches for"
-            )
+            self._found(first, f"{where} from what {whose} of {point.size} entries vouches for")
             self._intact = False
         if self._intact and whose == "the log's own checkpoint":
             self._head = point

@@ -193,6 +193,10 @@ class SqliteBackend:
 
     def close(self) -> None:
         """Close the file and release the lock."""
+        with suppress(
+            sqlite3.Error
+        ):  # what is in the write-ahead log is as durable, but less handy
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.close()
         self._anchor.close()
         os.close(self._lock)
