@@ -53,10 +53,13 @@ def found(config: Config, passphrase: bytes, *, now: datetime) -> TrustDocument:
     if state.exists() and (not state.is_dir() or any(state.iterdir())):
         message = f"{state} is no empty directory: it is not overwritten; choose another state"
         raise StorageError(message, code="storage.exists")
-    existed = state.exists()
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         state.chmod(0o700)
+        (state / keystore.KEYS).mkdir(mode=0o700)  # claims the state: only one can make it
+    except FileExistsError as error:
+        message = f"{state} is being founded by somebody else: it is not overwritten"
+        raise StorageError(message, code="storage.exists") from error
     except OSError as error:
         message = f"{state} can't be made ({error.strerror}): give this user the right"
         raise StorageError(message, code="storage.readonly") from error
@@ -64,9 +67,8 @@ def found(config: Config, passphrase: bytes, *, now: datetime) -> TrustDocument:
         return _fill(config, passphrase, now)
     except BaseException:
         # half a domain is none, and would be in the way of the next attempt
-        shutil.rmtree(state, ignore_errors=True)
-        if existed:
-            state.mkdir(mode=0o700)
+        for made in state.iterdir():
+            shutil.rmtree(made) if made.is_dir() else made.unlink()
         raise
 
 
@@ -104,6 +106,7 @@ def take_up(config: Config, passphrase: bytes) -> Domain:
     trust = keystore.load_trust(state)
     issuer = keystore.load_key(state, "issuer", passphrase)
     log_key = keystore.load_key(state, "log", passphrase)
+    _require_trusted(state, trust, issuer=issuer, log=log_key)
     anchor = Anchor(config.anchor, shard_origin(trust), log_key.public_key)
     log = ShardLog(SqliteBackend.open(state, anchor, log_key.public_key), log_key)
     return Domain(issuer, trust, log, partial(SqliteReader, state))
@@ -153,6 +156,14 @@ def shard_origin(trust: TrustDocument, shard: int = 0) -> str:
 def anchored_trust_name(trust: TrustDocument) -> str:
     """Name the copy of the trust document that is kept with the anchors."""
     return f"{trust.log.rpartition('/')[2]}.trust.json"
+
+
+def _require_trusted(state: Path, trust: TrustDocument, **signers: Signer) -> None:
+    """Refuse keys that the trust document beside them does not know: nobody could verify them."""
+    for use, signer in signers.items():
+        if signer.public_key not in [trusted.key for trusted in trust.keys if trusted.use == use]:
+            message = f"the {use} key in {state} is not the one of {state / keystore.TRUST}"
+            raise KeyMaterialError(f"{message}: restore the state", code="key.mismatch")
 
 
 def _new_key() -> Ed25519Signer:

@@ -24,17 +24,24 @@ Flow = Generator[Effect, Any, T]
 
 def run(flow: Flow[T], line: Line, tool: Callable[[], Any]) -> T:
     """Drive ``flow`` to its end, running ``tool`` where it says so."""
+    thrown: BaseException | None = None
     try:
         effect = next(flow)
         while True:
             try:
                 result = _perform(effect, line, tool)
             except BaseException as error:  # noqa: BLE001  the flow decides what it means
+                thrown = error
                 effect = flow.throw(error)
             else:
                 effect = flow.send(result)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
+    except RuntimeError as error:
+        # a tool's own StopIteration, which no generator lets out as it is (PEP 479)
+        if isinstance(thrown, StopIteration) and error.__cause__ is thrown:
+            raise thrown from None
+        raise
 
 
 def _perform(effect: Effect, line: Line, tool: Callable[[], Any]) -> Any:
@@ -117,6 +124,8 @@ async def _finish(executor: Executor, append: Callable[[], T]) -> T:
                 wait([future])
             raise
     if cancelled is not None:
+        if not waiter.cancelled():
+            waiter.exception()  # read, so that asyncio does not report it as lost
         raise cancelled
     return waiter.result()
 

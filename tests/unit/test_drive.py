@@ -320,9 +320,11 @@ async def test_cancelled_during_the_append_it_is_recorded_as_not_run(
     assert settled(guard) == ["not_run"]
 
 
-async def test_cancelled_during_an_append_that_fails_nothing_is_in_doubt(
-    guard, agent, gate, ran, caplog
-):
+async def test_cancelled_during_an_append_that_fails_nothing_is_in_doubt(guard, agent, gate, ran):
+    complaints = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: complaints.append(context["message"]))
+
     @guard.tool
     async def note():
         ran.append(1)
@@ -333,14 +335,14 @@ async def test_cancelled_during_an_append_that_fails_nothing_is_in_doubt(
     call.cancel()
     await asyncio.sleep(0.01)
     gate.open.set()
-    with pytest.raises((asyncio.CancelledError, Denied)):
-        await call
+    await asyncio.wait([call])
+    assert call.cancelled() or isinstance(call.exception(), Denied)
     del call
     gate.error = None
     gc.collect()
     await asyncio.sleep(0)
     assert ran == []
-    assert "never retrieved" not in caplog.text
+    assert complaints == []  # such as an exception that nobody retrieved
     assert records(guard, "authorization") == []
     assert examine(guard.reader(), guard.trust).problems == ()
 

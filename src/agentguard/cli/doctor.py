@@ -19,7 +19,7 @@ from agentguard import domain
 from agentguard.cli import history, place, screen
 from agentguard.cli.place import ConfigOption, JsonOption, Place
 from agentguard.config import Config
-from agentguard.errors import AgentguardError
+from agentguard.errors import AgentguardError, ConfigError
 from agentguard.guard import load_engine
 from agentguard.identity.trust import Use
 from agentguard.storage import keystore
@@ -65,6 +65,7 @@ def _findings(path: Path | None) -> Iterator[Finding]:
         return
     yield Finding("ok", "configuration", f"{source} loads")
     yield from _agents(settings)
+    yield from _facts(settings)
     yield _attempt("policy", lambda: _policy(settings))
     yield _attempt("state", lambda: _state(settings))
     yield _passphrase(settings)
@@ -150,6 +151,19 @@ def _agents(settings: Config) -> Iterator[Finding]:
             yield Finding("warn", check, what)
         else:
             yield Finding("ok", check, f"own authority over {' '.join(sorted(agent.max_scope))}")
+
+
+def _facts(settings: Config) -> Iterator[Finding]:
+    for name, tool in settings.tools.items():
+        if tool.facts is None:
+            continue
+        check = f"tool {name}"
+        try:
+            configuration.load_callable(tool.facts, tool.where)
+        except ConfigError as error:
+            yield Finding("warn", check, str(error))
+        else:
+            yield Finding("ok", check, f"its facts come from {tool.facts}")
 
 
 def _log(settings: Config) -> Iterator[Finding]:

@@ -50,9 +50,8 @@ def warn(message: str) -> None:
 
 def error(code: str, message: str) -> None:
     """Print an error as one line on stderr."""
-    _console(sys.stderr).print(
-        _joined((styled("fail", f"error [{code}]: "), message)), soft_wrap=True
-    )
+    said = "; ".join(message.splitlines())
+    _console(sys.stderr).print(_joined((styled("fail", f"error [{code}]: "), said)), soft_wrap=True)
 
 
 def styled(kind: str, text: str) -> Text:

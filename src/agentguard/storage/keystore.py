@@ -17,7 +17,7 @@ from agentguard.identity.trust import TrustDocument, Use
 from agentguard.keys import Ed25519Signer
 
 TRUST: Final = "trust.json"
-_KEYS: Final = "keys"
+KEYS: Final = "keys"
 
 
 def write_new(path: Path, data: bytes) -> None:
@@ -39,12 +39,12 @@ def write_new(path: Path, data: bytes) -> None:
 
 def save_key(state: Path, use: Use, signer: Ed25519Signer, passphrase: bytes) -> None:
     """Keep a key, encrypted; raises ``StorageError`` if there is one already."""
-    write_new(state / _KEYS / use, signer.to_openssh(passphrase))
+    write_new(state / KEYS / use, signer.to_openssh(passphrase))
 
 
 def load_key(state: Path, use: Use, passphrase: bytes) -> Ed25519Signer:
     """Read a key. Raises ``KeyMaterialError``: ``key.unreadable``, ``key.passphrase``, ..."""
-    path = state / _KEYS / use
+    path = state / KEYS / use
     refuse_if_exposed(path)
     try:
         data = path.read_bytes()

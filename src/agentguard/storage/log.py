@@ -158,6 +158,9 @@ class ShardLog:
         try:
             self.flush()
         finally:
+            with self._changed:
+                while self._busy:
+                    self._changed.wait()
             self._wake.set()
             self._backend.close()
             _UNFLUSHED.discard(self)

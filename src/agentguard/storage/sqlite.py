@@ -129,8 +129,8 @@ class SqliteBackend:
                 (self._shard,),
             ).fetchone()
         try:
-            signed = checkpoint.verify(row[0], log_key, origin=head.origin) if row else None
-        except AgentguardError as error:
+            signed = checkpoint.verify(bytes(row[0]), log_key, origin=head.origin) if row else None
+        except (AgentguardError, TypeError, ValueError) as error:
             raise _damaged(self._path, str(error)) from error
         if signed != head and head.size > 0:
             raise _damaged(self._path, "its tree is not the one of its newest checkpoint")
@@ -147,7 +147,8 @@ class SqliteBackend:
                 "SELECT idx, body FROM entries WHERE shard = ? ORDER BY idx DESC LIMIT 1",
                 (self._shard,),
             ).fetchone()
-        if row is None or row[1] != (last[0] + 1 if last else 0):
+        kinds = (*map(type, row or ()), *map(type, last or (0, b"")))
+        if kinds != (str, int, bytes, int, bytes) or row[1] != (last[0] + 1 if last else 0):
             raise _damaged(self._path, "its newest entry is not the one of its newest checkpoint")
         origin, size, peaks = row
         try:
@@ -213,9 +214,12 @@ class SqliteReader:
     def __init__(self, state: Path) -> None:
         self._path = state / FILE
         _require_file(self._path)
+        # A log on read-only storage, as an auditor gets it: even to read, SQLite would write there.
+        whole = not self._path.with_name(FILE + "-wal").exists()
+        frozen = "&immutable=1" if whole and not os.access(state, os.W_OK) else ""
         with _errors(self._path):
             self._connection = sqlite3.connect(
-                f"{self._path.absolute().as_uri()}?mode=ro",
+                f"{self._path.absolute().as_uri()}?mode=ro{frozen}",
                 uri=True,
                 isolation_level=None,
                 check_same_thread=False,

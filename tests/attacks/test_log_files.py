@@ -1,0 +1,485 @@
+"""Attacks on the files of a log, and accidents that befall them.
+
+Whoever can write the state edits, cuts, copies or replaces it with SQLite itself; ``examine``
+says where, with the trust and the anchor that lie outside. What can't be opened is refused by a
+typed error that says what to do, and is left as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from agentguard import AgentguardError, Denied, KeyMaterialError, StorageError
+from agentguard.storage.sqlite import FILE, SqliteReader
+
+
+@pytest.fixture
+def used(place, ran):
+    """A place with a log of ten calls, closed."""
+    use(place, ran, 10)
+    return place
+
+
+def use(place, ran, calls):
+    with place.open() as guard:
+        agent = guard.new_agent("reader")
+        tool = guard.tool(ran.append, name="note")
+        for number in range(calls):
+            agent.call(tool, number)
+
+
+def change(place, *statements):
+    """What somebody with SQLite and the right to write does."""
+    connection = sqlite3.connect(place.config.state / FILE)
+    for statement in statements:
+        parts = statement if isinstance(statement, tuple) else (statement,)
+        connection.execute(*parts)
+    connection.commit()
+    connection.close()
+
+
+def problems(place):
+    report = place.examine()
+    assert report.ok == (not report.problems)
+    return [problem.what for problem in report.problems]
+
+
+def snapshot(place, folder, name):
+    copy = folder / name
+    shutil.copytree(place.config.state, copy)
+    return copy
+
+
+def restore(place, copy):
+    shutil.rmtree(place.config.state)
+    shutil.copytree(copy, place.config.state)
+
+
+def test_the_untouched_twin_verifies_and_is_anchored(used):
+    report = used.examine()
+    assert report.problems == ()
+    assert report.anchored
+    assert report.in_doubt == []
+
+
+# --- edits in place --------------------------------------------------------------------------------
+
+EDITS = {
+    "a byte of an entry": (
+        "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), 'allow', 'aloow') AS BLOB)"
+        " WHERE idx = 12"
+    ),
+    "a time": (
+        "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), '\"at\":\"20', '\"at\":\"19')"
+        " AS BLOB) WHERE idx = 12"
+    ),
+    "a whole entry": "UPDATE entries SET body = x'7b7d' WHERE idx = 9",
+    "an empty entry": "UPDATE entries SET body = x'' WHERE idx = 9",
+    "one entry over another": (
+        "UPDATE entries SET body = (SELECT body FROM entries WHERE idx = 10) WHERE idx = 12"
+    ),
+    "an entry in the middle is gone": "DELETE FROM entries WHERE idx = 9",
+    "the first entry is gone": "DELETE FROM entries WHERE idx = 0",
+    "the last entry is gone": "DELETE FROM entries WHERE idx = (SELECT max(idx) FROM entries)",
+    "all entries are gone": "DELETE FROM entries",
+    "an entry is added": (
+        "INSERT INTO entries SELECT shard, max(idx) + 1, body FROM entries GROUP BY shard"
+    ),
+    "a checkpoint is another's": (
+        "UPDATE checkpoints SET note = (SELECT note FROM checkpoints ORDER BY size LIMIT 1)"
+        " WHERE size = (SELECT max(size) FROM checkpoints)"
+    ),
+    "a checkpoint is damaged": "UPDATE checkpoints SET note = x'00'",
+    "the last checkpoint is gone": (
+        "DELETE FROM checkpoints WHERE size = (SELECT max(size) FROM checkpoints)"
+    ),
+    "all checkpoints are gone": "DELETE FROM checkpoints",
+    "the shard is gone": "DELETE FROM shards",
+    "the shard has another number": "UPDATE shards SET shard = 7",
+    "a second shard": "INSERT INTO shards VALUES (1, 'acme.example/log/x/1', 0, x'')",
+    "arguments beside the log": "UPDATE attachments SET data = x'7b7d' WHERE role = 'arguments'",
+    "a salt beside the log": "UPDATE attachments SET salt = zeroblob(32)",
+    "a commitment beside the log": "UPDATE attachments SET commitment = 'x'",
+    "a result on another entry": "UPDATE attachments SET idx = idx - 1 WHERE role = 'result'",
+    "a table is gone": "DROP TABLE entries",
+    "no checkpoints at all": "DROP TABLE checkpoints",
+    "text that is no UTF-8": "UPDATE attachments SET role = CAST(x'ff' AS TEXT)",
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_every_edit_is_found(used, edit):
+    change(used, edit)
+    assert problems(used) != []
+
+
+def test_two_entries_that_swap_their_places_are_found(used):
+    change(
+        used,
+        "UPDATE entries SET idx = -1 WHERE idx = 9",
+        "UPDATE entries SET idx = 9 WHERE idx = 11",
+        "UPDATE entries SET idx = 11 WHERE idx = -1",
+    )
+    (problem, *_rest) = used.examine().problems
+    assert problem.index is not None
+    assert problem.index <= 9
+
+
+def test_arguments_that_were_erased_leave_the_log_intact(used):
+    """The twin: deleting what stands beside the log, salt and all, is a right, no damage."""
+    change(used, "DELETE FROM attachments WHERE role IN ('arguments', 'input')")
+    assert problems(used) == []
+
+
+def loosen(place):
+    """Replace the strict tables by such that take any type."""
+    for table in ("entries", "checkpoints", "attachments", "shards"):
+        change(
+            place,
+            f"CREATE TABLE loose AS SELECT * FROM {table}",
+            f"DROP TABLE {table}",
+            f"ALTER TABLE loose RENAME TO {table}",
+        )
+
+
+def test_tables_that_lost_their_strictness_alone_do_no_harm(used):
+    loosen(used)
+    assert problems(used) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE entries SET body = 5 WHERE idx = 9",
+        "UPDATE entries SET body = NULL WHERE idx = 9",
+        "UPDATE entries SET body = 'text' WHERE idx = 9",
+        "UPDATE entries SET body = NULL",
+        "UPDATE entries SET idx = 'x' WHERE idx = 9",
+        "UPDATE entries SET idx = NULL WHERE idx = 9",
+        "UPDATE checkpoints SET note = 7",
+        "UPDATE checkpoints SET note = 'x'",
+        "UPDATE checkpoints SET note = NULL",
+        "UPDATE attachments SET data = 5",
+        "UPDATE attachments SET salt = NULL",
+        "UPDATE attachments SET role = 5",
+        "UPDATE shards SET shard = 'a'",
+        "UPDATE shards SET shard = NULL",
+        "INSERT INTO entries SELECT * FROM entries WHERE idx = 9",
+        "INSERT INTO shards SELECT * FROM shards",
+    ],
+)
+def test_values_of_other_types_are_findings_and_no_crash(used, statement):
+    loosen(used)
+    change(used, statement)
+    assert problems(used) != []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE entries SET body = 5",
+        "UPDATE entries SET idx = 'x'",
+        "UPDATE checkpoints SET note = 5",
+        "UPDATE shards SET size = 'x'",
+        "UPDATE shards SET range = 5",
+        "UPDATE shards SET origin = NULL",
+        "DELETE FROM shards",
+    ],
+)
+def test_a_state_with_values_of_other_types_is_not_opened(used, statement):
+    loosen(used)
+    change(used, statement)
+    with pytest.raises(StorageError) as caught:
+        used.open()
+    assert caught.value.code in {"storage.corrupt", "storage.failed"}
+
+
+# --- what a guard that opens such a state does ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        ("UPDATE shards SET range = ?", (os.urandom(32 * 3),)),
+        ("UPDATE shards SET range = zeroblob(length(range))",),
+        ("UPDATE shards SET size = size - 1",),
+        ("UPDATE shards SET size = size + 1",),
+        ("UPDATE shards SET size = -1",),
+        ("UPDATE shards SET origin = 'acme.example/log/other/0'",),
+        ("DELETE FROM entries WHERE idx = (SELECT max(idx) FROM entries)",),
+        ("UPDATE entries SET body = x'00' WHERE idx = (SELECT max(idx) FROM entries)",),
+        ("DELETE FROM checkpoints",),
+    ],
+    ids=lambda statement: statement[0],
+)
+@pytest.mark.parametrize("anchored", [True, False], ids=["anchored", "unanchored"])
+def test_a_log_whose_end_was_changed_is_not_written_any_further(used, statement, anchored):
+    if not anchored:
+        shutil.rmtree(used.config.anchor)
+    change(used, statement)
+    before = (used.config.state / FILE).read_bytes()
+    with pytest.raises(StorageError) as caught:
+        used.open()
+    assert caught.value.code in {"storage.corrupt", "storage.rolled_back"}
+    assert (used.config.state / FILE).read_bytes() == before
+
+
+def test_a_refused_state_is_given_back(used, tmp_path, ran):
+    """Refusing must not keep the lock: once it is repaired, the same process can open it."""
+    copy = snapshot(used, tmp_path, "copy")
+    change(used, "UPDATE shards SET range = zeroblob(length(range))")
+    for _ in range(2):
+        with pytest.raises(StorageError) as caught:
+            used.open()
+        assert caught.value.code == "storage.corrupt"
+    restore(used, copy)
+    use(used, ran, 1)
+    assert problems(used) == []
+
+
+# --- rollback -------------------------------------------------------------------------------------
+
+
+def test_a_state_that_was_rolled_back_is_refused_and_found(used, tmp_path, ran):
+    copy = snapshot(used, tmp_path, "old")
+    use(used, ran, 3)
+    newest = snapshot(used, tmp_path, "new")
+    restore(used, copy)
+    with pytest.raises(StorageError, match="Restore it") as caught:
+        used.open()
+    assert caught.value.code == "storage.rolled_back"
+    assert any("cut off" in what for what in problems(used))
+    restore(used, newest)
+    use(used, ran, 1)
+    assert problems(used) == []
+
+
+def test_a_forged_tail_of_the_same_length_is_found(used, tmp_path, ran):
+    """A fork: another history with as many entries, signed by the log's own key."""
+    base = snapshot(used, tmp_path, "base")
+    anchored = used.config.anchor / "kept"
+    shutil.copytree(used.config.anchor, anchored)
+    use(used, ran, 2)
+    real = {path.name: path.read_bytes() for path in used.config.anchor.glob("*.checkpoint")}
+    restore(used, base)
+    for path in anchored.iterdir():
+        shutil.copy(path, used.config.anchor)  # the forger sets the anchor back, too
+    use(used, ran, 2)
+    assert problems(used) == []
+    for name, note in real.items():  # but somebody has kept what it was
+        (used.config.anchor / name).write_bytes(note)
+    assert any("differ" in what for what in problems(used))
+    with pytest.raises(StorageError) as caught:
+        used.open()
+    assert caught.value.code == "storage.rolled_back"
+
+
+def test_without_an_anchor_a_rollback_shows_as_unanchored(used, tmp_path, ran):
+    copy = snapshot(used, tmp_path, "old")
+    use(used, ran, 3)
+    restore(used, copy)
+    shutil.rmtree(used.config.anchor)
+    report = used.examine()
+    assert report.ok
+    assert not report.anchored
+
+
+@pytest.mark.parametrize("note", [b"x", b"\xff" * 200, b"a\n1\nb\n\n"], ids=repr)
+def test_a_damaged_anchor_is_an_error_and_a_finding(used, note):
+    (anchor,) = used.config.anchor.glob("*.checkpoint")
+    anchor.write_bytes(note)
+    with pytest.raises(StorageError, match="find out who changed it") as caught:
+        used.open()
+    assert caught.value.code == "anchor.damaged"
+    assert any("anchor" in what for what in problems(used))
+    assert anchor.read_bytes() == note
+
+
+def test_an_anchor_of_another_log_is_damage(used):
+    (anchor,) = used.config.anchor.glob("*.checkpoint")
+    lines = anchor.read_bytes().split(b"\n")
+    anchor.write_bytes(b"\n".join([b"acme.example/log/other/0", *lines[1:]]))
+    with pytest.raises(StorageError) as caught:
+        used.open()
+    assert caught.value.code == "anchor.damaged"
+
+
+# --- accidents ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_damage_to_the_file_is_typed_or_found(used, seed):
+    chance = random.Random(seed)
+    path = used.config.state / FILE
+    data = bytearray(path.read_bytes())
+    for _ in range(200):
+        data[chance.randrange(len(data))] = chance.randrange(256)
+    path.write_bytes(data)
+    try:
+        found = problems(used)
+    except AgentguardError as error:
+        found = [error.code]
+    assert found != []
+    try:
+        used.open().close()
+    except StorageError as error:
+        assert error.code.startswith(("storage.", "anchor."))  # noqa: PT017  either may happen
+
+
+@pytest.mark.parametrize("keep", [0, 1, 15, 100, 4096, 20_000])
+def test_a_truncated_file_is_typed(used, keep):
+    path = used.config.state / FILE
+    os.truncate(path, keep)
+    with pytest.raises(StorageError) as caught:
+        used.open()
+    assert caught.value.code in {"storage.corrupt", "storage.missing", "storage.failed"}
+    with pytest.raises(StorageError):
+        SqliteReader(used.config.state)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database" * 100, os.urandom(8192)], ids=len)
+def test_a_file_that_is_no_log_is_refused_and_left_alone(used, content):
+    path = used.config.state / FILE
+    path.write_bytes(content)
+    with pytest.raises(StorageError) as caught:
+        used.open()
+    assert caught.value.code == "storage.corrupt"
+    assert path.read_bytes() == content
+    with pytest.raises(StorageError):
+        SqliteReader(used.config.state)
+
+
+def test_somebody_elses_database_is_refused_and_left_alone(used):
+    path = used.config.state / FILE
+    path.unlink()
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE theirs (x)")
+    connection.commit()
+    connection.close()
+    with pytest.raises(StorageError, match="not a log of agentguard"):
+        used.open()
+
+
+def test_a_newer_version_is_refused_and_left_alone(used):
+    change(used, "PRAGMA user_version = 2")
+    for open_it in (used.open, lambda: SqliteReader(used.config.state)):
+        with pytest.raises(StorageError, match="upgrade") as caught:
+            open_it()
+        assert caught.value.code == "storage.version"
+    change(used, "PRAGMA user_version = 1")
+    assert problems(used) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        (FILE, "storage.missing"),
+        ("trust.json", "storage.missing"),
+        ("keys/issuer", "key.unreadable"),
+        ("keys/log", "key.unreadable"),
+        (".", "storage.missing"),
+    ],
+)
+def test_a_missing_part_is_named(used, name, code):
+    path = used.config.state / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises((StorageError, KeyMaterialError)) as caught:
+        used.open()
+    assert caught.value.code == code
+
+
+def test_a_missing_write_ahead_log_is_found_by_the_anchor(place, tmp_path, ran):
+    """Killed before the log was folded in, the newest entries lie beside the file."""
+    use(place, ran, 2)
+    guard = place.open()
+    agent = guard.new_agent("reader")
+    agent.call(guard.tool(ran.append, name="note"), "in the write-ahead log")
+    copy = tmp_path / "without"
+    shutil.copytree(place.config.state, copy, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
+    guard.close()
+    restore(place, copy)
+    with pytest.raises(StorageError) as caught:
+        place.open()
+    assert caught.value.code == "storage.rolled_back"
+
+
+# --- who may write --------------------------------------------------------------------------------
+
+
+def test_a_second_writer_is_refused_while_the_first_goes_on(place, ran):
+    first = place.open()
+    agent = first.new_agent("reader")
+    tool = first.tool(ran.append, name="note")
+    agent.call(tool, 1)
+    with pytest.raises(StorageError, match="another process writes this log") as caught:
+        place.open()
+    assert caught.value.code == "storage.locked"
+    agent.call(tool, 2)
+    first.close()
+    with place.open() as second:
+        second.new_agent("reader").call(second.tool(ran.append, name="note"), 3)
+    assert ran == [1, 2, 3]
+    assert problems(place) == []
+
+
+def test_a_second_writer_in_another_process_is_refused(place):
+    program = """
+        import sys
+        from pathlib import Path
+        from agentguard.errors import StorageError
+        from agentguard.keys import Ed25519Signer
+        from agentguard.storage.anchor import Anchor
+        from agentguard.storage.sqlite import SqliteBackend
+        key = Ed25519Signer.from_seed(bytes(32)).public_key
+        try:
+            SqliteBackend.open(Path(sys.argv[1]), Anchor(None, "x", key), key)
+        except StorageError as error:
+            print(error.code)
+    """
+    guard = place.open()
+    arguments = [sys.executable, "-c", textwrap.dedent(program), str(place.config.state)]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "storage.locked"
+    guard.close()
+    result = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "storage.corrupt"  # another log key than the log's
+
+
+def test_a_writer_past_the_lock_does_not_fork_the_log(place, ran):
+    """Somebody deletes the lock file and opens a second guard: one of the two is stopped."""
+    first = place.open()
+    agent = first.new_agent("reader")
+    tool = first.tool(ran.append, name="note")
+    agent.call(tool, 1)
+    (place.config.state / "log.lock").unlink()
+    second = place.open()
+    second.new_agent("reader").call(second.tool(ran.append, name="note"), 2)
+    with pytest.raises(Denied):
+        agent.call(tool, "overtaken")
+    assert "overtaken" not in ran
+    second.close()
+    first.close()
+    assert problems(place) == []
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o750, 0o701])
+def test_a_state_that_others_can_enter_is_refused(place, mode):
+    place.config.state.chmod(mode)
+    with pytest.raises(KeyMaterialError, match="chmod") as caught:
+        place.open()
+    assert caught.value.code == "key.exposed"
+    place.config.state.chmod(0o700)
+    place.open().close()
+
+
+def test_what_is_kept_is_readable_by_its_owner_alone(used):
+    for path in used.config.state.rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0, path

@@ -1,0 +1,359 @@
+"""Storage that fails: the tool never runs without a durable authorization, and nothing is lost.
+
+A double in front of the real backend fails before a write, after it, or when the head is read;
+SQLite's own errors (a full disk, a damaged file) come from SQLite itself.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+
+from agentguard import Denied, Guard, StorageError
+
+
+def test_the_twin_everything_works(guard, faults, note, ran, seen, examine):
+    guard.new_agent("a").call(note, text="x")
+    assert ran == ["x"]
+    assert examine(guard).ok
+    assert seen(guard).statuses == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StorageError("full", code="storage.full"), "storage.full"),
+        (StorageError("gone"), "storage.failed"),
+        (OSError(5, "I/O error"), "storage.failed"),
+        (RuntimeError("a secret"), "storage.failed"),
+        (MemoryError(), "storage.failed"),
+    ],
+    ids=repr,
+)
+def test_a_write_that_fails_denies_and_later_calls_go_on(
+    guard, faults, note, ran, seen, examine, error, code
+):
+    agent = guard.new_agent("a")
+    faults.before = error
+    with pytest.raises(Denied) as caught:
+        agent.call(note, text="lost")
+    assert caught.value.code == code
+    assert ran == []
+    faults.before = None
+    agent.call(note, text="after")
+    assert ran == ["after"]
+    assert examine(guard).ok
+    assert examine(guard).in_doubt == []
+    assert seen(guard).codes == [("allow", "")]
+
+
+def test_an_error_after_the_commit_does_not_lose_the_entry(
+    guard, faults, note, ran, seen, examine
+):
+    agent = guard.new_agent("a")
+    faults.after = OSError("after the commit")
+    agent.call(note, text="x")  # the entry is there: the head says so
+    faults.after = None
+    assert ran == ["x"]
+    assert examine(guard).ok
+    assert seen(guard).codes == [("allow", "")]
+    assert seen(guard).statuses == ["ok"]
+
+
+def test_an_error_after_the_commit_and_an_unreadable_head_deny(
+    guard, faults, note, ran, examine
+):
+    agent = guard.new_agent("a")
+    faults.after = OSError("after the commit")
+    faults.at_head = StorageError("unreadable", code="storage.corrupt")
+    with pytest.raises(Denied):
+        agent.call(note, text="x")
+    assert ran == []
+    faults.after = faults.at_head = None
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupt_around_the_commit_is_raised_and_the_tool_is_not_run(
+    guard, faults, note, ran, seen, examine, interrupt, when
+):
+    agent = guard.new_agent("a")
+    setattr(faults, when, interrupt())
+    with pytest.raises(interrupt):
+        agent.call(note, text="x")
+    setattr(faults, when, None)
+    assert ran == []
+    report = examine(guard)
+    assert report.problems == ()
+    assert report.in_doubt == []
+    assert seen(guard).statuses == ["not_run"]
+    assert len(seen(guard).authorizations) == (1 if when == "after" else 0)
+
+
+def test_an_interrupt_is_not_lost_where_the_head_can_not_be_read_either(
+    guard, faults, note, ran
+):
+    agent = guard.new_agent("a")
+    faults.before = KeyboardInterrupt()
+    faults.at_head = StorageError("unreadable")
+    with pytest.raises(KeyboardInterrupt):
+        agent.call(note, text="x")
+    faults.before = faults.at_head = None
+    assert ran == []
+
+
+def test_a_denial_that_can_not_be_recorded_is_still_a_denial(faults, ran):
+    def test_policy(_document):
+        raise AssertionError("never asked")
+
+    guard = Guard.ephemeral(test_policy, config={"agents": {"a": {}}})
+    tool = guard.tool(ran.append)
+    agent = guard.new_agent("a")
+    guard._home.log.close()
+    with pytest.raises(Denied) as caught:
+        agent.call(tool, 1)
+    assert caught.value.code == "storage.closed"
+    assert ran == []
+
+
+def test_outcomes_wait_while_the_disk_is_away_and_are_written_when_it_is_back(
+    guard, faults, note, ran, seen, examine
+):
+    agent = guard.new_agent("a")
+    agent.call(note, text="1")  # its outcome is enqueued
+    faults.before = StorageError("away")
+    for _ in range(3):
+        with pytest.raises(Denied):
+            agent.call(note, text="2")
+    with pytest.raises(StorageError):
+        guard._home.log.flush()
+    faults.before = None
+    guard._home.log.flush()
+    assert ran == ["1"]
+    assert examine(guard).ok
+    assert examine(guard).in_doubt == []
+    assert seen(guard).statuses == ["ok"]
+
+
+def test_what_waits_is_bounded(guard, faults, note, ran, monkeypatch):
+    monkeypatch.setattr("agentguard.storage.log.MAX_PENDING", 2)
+    agent = guard.new_agent("a")
+    agent.call(note, text="1")
+    faults.before = StorageError("away")
+    log = guard._home.log
+    log.enqueue(log._pending[0].record)
+    with pytest.raises(Denied) as caught:
+        agent.call(note, text="2")
+    assert caught.value.code == "storage.full"
+    assert ran == ["1"]
+    faults.before = None
+    log.flush()  # a durable log does so by itself, within a second
+    agent.call(note, text="3")
+    assert ran == ["1", "3"]
+
+
+def test_a_failed_commit_fails_everybody_who_waits_for_it(guard, faults, note, ran, examine, seen):
+    agent = guard.new_agent("a")
+    faults.gate = threading.Event()
+    faults.before = StorageError("away")
+    codes = []
+
+    def call():
+        with pytest.raises(Denied) as caught:
+            agent.call(note, text="x")
+        codes.append(caught.value.code)
+
+    threads = [threading.Thread(target=call) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    assert faults.entered.wait(5)
+    faults.gate.set()
+    for thread in threads:
+        thread.join(10)
+    assert codes == ["storage.failed"] * 8
+    assert ran == []
+    faults.before = faults.gate = None
+    assert examine(guard).ok
+    assert seen(guard).authorizations == []
+
+
+def test_an_interrupted_leader_does_not_take_its_followers_along(
+    guard, faults, note, ran, examine, seen
+):
+    """Ctrl-C hits the thread that writes for the others: their calls go on."""
+    agent = guard.new_agent("a")
+    faults.gate = threading.Event()
+    faults.before = KeyboardInterrupt()
+    results = []
+
+    def call(text):
+        try:
+            results.append(agent.call(note, text=text))
+        except BaseException as error:
+            results.append(type(error))
+
+    leader = threading.Thread(target=call, args=("leader",))
+    leader.start()
+    assert faults.entered.wait(5)
+    followers = [threading.Thread(target=call, args=("follower",)) for _ in range(4)]
+    for thread in followers:
+        thread.start()
+    deadline = time.monotonic() + 5
+    while len(guard._home.log._pending) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    gate, faults.gate = faults.gate, None
+
+    def heal_after_first(*batch, write=faults.write):
+        faults.before = None
+        faults.inner.write(*batch)
+
+    faults.write = heal_after_first  # type: ignore[method-assign]
+    gate.set()
+    for thread in [leader, *followers]:
+        thread.join(10)
+    assert sorted(results, key=str) == sorted([KeyboardInterrupt, *["follower"] * 4], key=str)
+    assert ran == ["follower"] * 4
+    assert examine(guard).problems == ()
+    assert examine(guard).in_doubt == []
+
+
+# --- SQLite's own errors ---------------------------------------------------------------------------
+
+
+def test_a_full_disk_denies_and_nothing_is_lost(place, ran):
+    guard = place.open()
+    agent = guard.new_agent("reader")
+    tool = guard.tool(ran.append)
+    agent.call(tool, "before")
+    connection = guard._home.log._backend._connection
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count={pages + 1}")
+    with pytest.raises(Denied) as caught:
+        for _ in range(50):
+            agent.call(tool, "x" * 3000)
+    assert caught.value.code == "storage.full"
+    assert "make room" in caught.value.reason
+    full = len(ran)
+    connection.execute("PRAGMA max_page_count=1000000")
+    agent.call(tool, "after")
+    assert ran[full:] == ["after"]
+    guard.close()
+    report = place.examine()
+    assert report.problems == ()
+    assert report.in_doubt == []
+    assert place.seen().statuses == ["ok"] * len(ran)
+
+
+WRITER = """
+    import resource, signal, sys
+    from datetime import UTC, datetime
+    from pathlib import Path
+    from agentguard import Decision, Denied, Guard, config, domain
+    from agentguard.engines.function import FunctionEngine
+
+    folder = Path(sys.argv[1])
+    tables = {"trust_domain": "acme.example", "state": str(folder / "state"),
+              "anchor": str(folder / "anchor"),
+              "policy": {"engine": "function", "path": "unused:unused"},
+              "agents": {"reader": {"authority": "own"}}}
+    settings = config.parse(tables, source="agentguard.toml", base=folder)
+    home = domain.take_up(settings, b"correct horse battery staple")
+    guard = Guard(settings, FunctionEngine(lambda _: Decision.allow()), home)
+    agent = guard.new_agent("reader")
+    effects = []
+    tool = guard.tool(effects.append)
+    agent.call(tool, "before")
+    size = max(path.stat().st_size for path in (folder / "state").iterdir())
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5000, resource.RLIM_INFINITY))
+    code = None
+    for _ in range(100):
+        try:
+            agent.call(tool, "x" * 2000)
+        except Denied as denied:
+            code = denied.code
+            break
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    agent.call(tool, "after")
+    guard.close()
+    print(code, len(effects))
+"""
+
+
+def test_a_limit_on_the_files_size_denies_and_nothing_is_lost(place):
+    if resource.getrlimit(resource.RLIMIT_FSIZE)[1] != resource.RLIM_INFINITY:
+        pytest.skip("this session has a limit on file sizes of its own")
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(WRITER), str(place.config.base)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    code, effects = result.stdout.split()
+    assert code in {"storage.full", "storage.failed"}
+    report = place.examine()
+    assert report.problems == ()
+    assert report.in_doubt == []
+    assert place.seen().statuses == ["ok"] * int(effects)
+
+
+def test_the_file_becomes_unwritable_under_an_open_guard(place, ran):
+    guard = place.open()
+    agent = guard.new_agent("reader")
+    tool = guard.tool(ran.append)
+    guard._home.log._backend._connection.execute("PRAGMA query_only=ON")
+    with pytest.raises(Denied) as caught:
+        agent.call(tool, "x")
+    assert caught.value.code == "storage.readonly"
+    assert ran == []
+    guard._home.log._backend._connection.execute("PRAGMA query_only=OFF")
+    agent.call(tool, "y")
+    guard.close()
+    assert ran == ["y"]
+    assert place.examine().ok
+
+
+def test_a_state_without_write_permission_is_refused(place):
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere; the test above makes SQLite refuse instead")
+    for path in place.config.state.iterdir():
+        path.chmod(0o400)
+    place.config.state.chmod(0o500)
+    with pytest.raises(StorageError) as caught:
+        place.open()
+    assert caught.value.code == "storage.readonly"
+
+
+def test_an_anchor_that_can_not_be_written_denies_before_a_second_batch(place, ran):
+    guard = place.open()
+    agent = guard.new_agent("reader")
+    tool = guard.tool(ran.append)
+    agent.call(tool, "before")
+    anchor = guard._home.log._backend._anchor
+    os.close(anchor._file)
+    anchor._file = os.open(anchor._path, os.O_RDONLY)  # as on a file system gone read-only
+    codes = []
+    for text in ("rides on the last anchor", "denied", "denied"):
+        try:
+            agent.call(tool, text)
+        except Denied as denied:
+            codes.append(denied.code)
+    assert codes[-2:] == ["anchor.unwritable"] * 2
+    assert ran.count("denied") == 0
+    os.close(anchor._file)
+    anchor._file = None
+    agent.call(tool, "after")
+    assert ran[-1] == "after"
+    guard.close()
+    assert place.examine().ok
+    assert place.examine().anchored

@@ -1,0 +1,155 @@
+"""A place for the command line: a home of its own, a project in it, and commands run for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Result = subprocess.CompletedProcess[str]
+
+# One call of each kind. The last process dies inside its tool, so that call stays in doubt.
+CALLS = r"""
+import asyncio, os, sys
+from agentguard import Denied, Guard
+
+with Guard.open("agentguard.toml") as guard:
+    assistant = guard.new_agent("assistant")
+
+    @guard.tool(requires=["files:read"], resource="file:{path}")
+    def read_file(path: str) -> str:
+        if path == "missing":
+            raise FileNotFoundError(path)
+        if path == "stuck":
+            raise KeyboardInterrupt
+        if path == "power failure":
+            os._exit(0)
+        return "the content of " + path
+
+    @guard.tool(name="evil[red]\x1b[31m\u202etool")
+    def evil(text: str) -> None: ...
+
+    def attempt(tool, *args):
+        try:
+            assistant.call(tool, *args)
+        except (Denied, FileNotFoundError, KeyboardInterrupt):
+            pass
+
+    async def interrupted():
+        call = asyncio.create_task(assistant.acall(read_file, "interrupted"))
+        await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.wait([call])
+
+    if sys.argv[1:] == ["dying"]:
+        attempt(read_file, "power failure")
+    attempt(read_file, "README.md")
+    attempt(read_file, "missing")
+    attempt(read_file, "stuck")
+    attempt(read_file, ".ssh/id")
+    attempt(read_file, "[bold]a\x1b[2J\u202eb\nc\x9b1m")
+    attempt(evil, "x")
+    asyncio.run(interrupted())
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with a home beside it; ``run`` is ``agentguard ARGS`` in the folder."""
+
+    home: Path
+    folder: Path
+
+    @property
+    def state(self) -> Path:
+        return self.folder / ".agentguard"
+
+    @property
+    def anchor(self) -> Path:
+        return self.home / ".local" / "state" / "agentguard"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "VIRTUAL_ENV") if name in os.environ}
+        return {**kept, "HOME": str(self.home), "COLUMNS": "240", "LC_ALL": "C.UTF-8"}
+
+    def python(self, *args: str, **options: Any) -> Result:
+        options = {"cwd": self.folder, "env": self.environment, "check": False, **options}
+        return subprocess.run(
+            [sys.executable, *args], capture_output=True, text=True, timeout=60, **options
+        )
+
+    def run(self, *args: str | Path, env: dict[str, str] | None = None, **options: Any) -> Result:
+        command = ["-m", "agentguard.cli", *map(str, args)]
+        return self.python(*command, env=self.environment | (env or {}), **options)
+
+    def json(self, *args: str | Path, code: int = 0) -> Any:
+        """Run a command with --json that prints one object."""
+        result = self.run(*args, "--json")
+        assert result.returncode == code, result.stderr
+        assert result.stdout.count("\n") == 1
+        return json.loads(result.stdout)
+
+    def lines(self, *args: str | Path) -> list[dict[str, Any]]:
+        """Run a command with --json that prints an object a line."""
+        result = self.run(*args, "--json")
+        assert result.returncode == 0, result.stderr
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    def copy(self, folder: Path) -> Project:
+        """Copy all of it; the copy's own anchors and configuration count for it."""
+        shutil.copytree(self.home.parent, folder)
+        return Project(folder / "home", folder / "project")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """An empty project with an empty home."""
+    made = Project(tmp_path / "place" / "home", tmp_path / "place" / "project")
+    made.home.mkdir(parents=True)
+    made.folder.mkdir()
+    return made
+
+
+@pytest.fixture(scope="session")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project founded by ``init``, with calls of every kind in its log. Not to be changed."""
+    place = tmp_path_factory.mktemp("told") / "place"
+    made = Project(place / "home", place / "project")
+    made.home.mkdir(parents=True)
+    made.folder.mkdir()
+    assert made.run("init").returncode == 0
+    for arguments in ([], ["dying"]):
+        called = made.python("-c", CALLS, *arguments)
+        assert (called.returncode, called.stderr) == (0, "")
+    return made
+
+
+@pytest.fixture
+def changed(told: Project, tmp_path: Path) -> Project:
+    """A copy of ``told`` for a test that changes it."""
+    return told.copy(tmp_path / "changed")
+
+
+@pytest.fixture
+def without_root_rights() -> Callable[[], None]:
+    """For ``preexec_fn``: modes of files bind the child even where the tests run as root."""
+
+    def drop() -> None:
+        if os.geteuid() == 0:
+            import ctypes  # noqa: PLC0415  only where there is something to drop
+
+            prctl = ctypes.CDLL(None, use_errno=True).prctl
+            for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+                if prctl(24, capability, 0, 0, 0) != 0:  # PR_CAPBSET_DROP
+                    os._exit(99)
+
+    return drop

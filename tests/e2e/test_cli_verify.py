@@ -1,0 +1,242 @@
+"""``agentguard audit verify``: what is whole is said to be whole, and damage is located."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+
+def settle(state: Path) -> Path:
+    """Bring everything into the one file and return it."""
+    file = state / "log.sqlite"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return file
+
+
+def change(state: Path, script: str) -> None:
+    with closing(sqlite3.connect(state / "log.sqlite")) as connection:
+        connection.executescript(script)
+
+
+def test_a_whole_log_verifies(told):
+    report = told.json("audit", "verify")
+    assert list(report) == ["ok", "entries", "shards", "anchored", "in_doubt", "problems"]
+    rows = told.lines("audit", "list")
+    (doubtful,) = [row["invocation_id"] for row in rows if row["outcome"] == "in_doubt"]
+    assert report == {
+        "ok": True,
+        "entries": len(rows),
+        "shards": 1,
+        "anchored": True,
+        "in_doubt": [doubtful],
+        "problems": [],
+    }
+    shown = told.run("audit", "verify")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert f"consistent: {len(rows)} entries in 1 shard" in shown.stdout
+    assert "anchored" in shown.stdout
+    assert "UN" not in shown.stdout
+    assert doubtful in shown.stdout
+
+
+def test_one_changed_byte_is_found_and_located(changed):
+    (denied,) = [
+        row["index"]
+        for row in changed.lines("audit", "list")
+        if row["tool"] == "read_file" and row["decision"] == "deny"
+    ]
+    file = settle(changed.state)
+    data = file.read_bytes()
+    place = data.index(b'"hidden files')
+    file.write_bytes(data[: place + 1] + b"H" + data[place + 2 :])
+    report = changed.json("audit", "verify", code=1)
+    assert (report["ok"], report["anchored"]) == (False, False)
+    assert [(p["shard"], p["index"]) for p in report["problems"]] == [(0, denied)]
+    shown = changed.run("audit", "verify")
+    assert shown.returncode == 1
+    assert "FAILED" in shown.stdout
+    file.write_bytes(data)
+    assert changed.json("audit", "verify")["ok"] is True
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("DELETE FROM entries WHERE idx = 8", "entry 8 is missing"),
+        (
+            "UPDATE entries SET idx = -1 WHERE idx = 7; UPDATE entries SET idx = 7 WHERE idx = 8;"
+            "UPDATE entries SET idx = 8 WHERE idx = -1",
+            "",
+        ),
+        ("DELETE FROM checkpoints", "no checkpoint"),
+        ("UPDATE attachments SET data = x'7b7d' WHERE idx = 7 AND role = 'input'", "changed"),
+    ],
+)
+def test_tampering_with_the_file_is_found(changed, script, said):
+    change(changed.state, script)
+    report = changed.json("audit", "verify", code=1)
+    assert report["ok"] is False
+    assert any(said in problem["what"] for problem in report["problems"])
+
+
+def test_a_rolled_back_state_is_found_by_its_anchor(project):
+    assert project.run("init").returncode == 0
+    old = project.folder / "old"
+    shutil.copytree(project.state, old)
+    call = (
+        "from agentguard import Guard\n"
+        "with Guard.open('agentguard.toml') as guard: guard.new_agent('assistant')"
+    )
+    assert project.python("-c", call).returncode == 0
+    assert project.json("audit", "verify")["ok"] is True
+    shutil.rmtree(project.state)
+    old.rename(project.state)
+    report = project.json("audit", "verify", code=1)
+    assert (report["ok"], report["anchored"]) == (False, False)
+    assert "tail is cut off" in report["problems"][0]["what"]
+    blind = project.json("audit", "verify", "--anchor", "")
+    assert (blind["ok"], blind["anchored"]) == (True, False)
+
+
+def test_a_state_alone_has_the_default_anchor(told, tmp_path):
+    named = ("audit", "verify", "--state", told.state)
+    assert told.json(*named)["anchored"] is True
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(told.state, elsewhere)
+    result = told.run("audit", "verify", "--state", elsewhere, cwd=tmp_path)
+    assert (result.returncode, "anchored" in result.stdout) == (0, True)
+
+
+def test_the_configuration_beside_a_state_names_its_anchor(project, tmp_path):
+    assert project.run("init", "--anchor", "witness").returncode == 0
+    result = project.run("audit", "verify", "--json", "--state", project.state, cwd=tmp_path)
+    assert json.loads(result.stdout)["anchored"] is True
+    result = project.run("audit", "verify", "--anchor", tmp_path / "none", "--json")
+    assert json.loads(result.stdout)["anchored"] is False
+
+
+def test_without_outside_trust_it_says_so(told, tmp_path):
+    stranger = {"HOME": str(tmp_path)}
+    result = told.run("audit", "verify", env=stranger)
+    assert result.returncode == 0
+    assert "UNANCHORED" in result.stdout
+    assert "UNTRUSTED KEY" in result.stdout
+    scripted = told.run("audit", "verify", "--json", env=stranger)
+    assert json.loads(scripted.stdout)["anchored"] is False
+    assert "UNANCHORED" in scripted.stderr
+    assert "UNTRUSTED KEY" in scripted.stderr
+    story = told.run("audit", "show", "7", env=stranger)
+    assert "UNTRUSTED KEY" in story.stdout
+
+
+def test_a_trust_document_of_ones_own(told, project, tmp_path):
+    exported = told.run("trust", "export").stdout
+    (tmp_path / "trust.json").write_text(exported)
+    named = ("audit", "verify", "--trust", tmp_path / "trust.json")
+    result = told.run(*named, env={"HOME": str(tmp_path)})
+    assert result.returncode == 0
+    assert "UNTRUSTED KEY" not in result.stdout
+    assert "UNANCHORED" in result.stdout
+    assert project.run("init").returncode == 0
+    other = project.run("trust", "export").stdout
+    (tmp_path / "trust.json").write_text(other)
+    report = told.json(*named, code=1)
+    assert report["ok"] is False
+    assert report["problems"]
+
+
+def test_a_replaced_trust_document_convinces_nobody(changed, project):
+    """Whoever can write the state can replace the keys in it, but not those with the anchors."""
+    assert project.run("init").returncode == 0
+    log = json.loads((changed.state / "trust.json").read_text())["log"]
+    forged = json.loads((project.state / "trust.json").read_text()) | {"log": log}
+    canonical = json.dumps(forged, sort_keys=True, separators=(",", ":"))
+    (changed.state / "trust.json").write_text(canonical)
+    assert changed.json("audit", "verify")["ok"] is True
+    refused = changed.run("trust", "export")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("error [trust.changed]: ")
+
+
+@pytest.mark.parametrize("name", ["../../../up", "\u0000", "a" * 5000, "dots/.."])
+def test_a_hostile_name_of_a_log_reaches_no_file(changed, name):
+    document = json.loads((changed.state / "trust.json").read_text())
+    document["log"] = f"x/log/{name}"
+    (changed.state / "trust.json").write_text(json.dumps(document, sort_keys=True))
+    result = changed.run("audit", "verify", "--json")
+    assert result.returncode == 1
+    assert json.loads(result.stdout)["ok"] is False
+    assert "Traceback" not in result.stderr
+
+
+def test_a_file_that_is_no_log(changed):
+    (changed.state / "log.sqlite-wal").unlink(missing_ok=True)
+    (changed.state / "log.sqlite").write_bytes(b"\x00garbage" * 1000)
+    for command in (["audit", "verify", "--json"], ["audit", "list"], ["agents", "list"]):
+        result = changed.run(*command)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr.startswith("error [storage.corrupt]: ")
+        assert result.stderr.count("\n") == 1
+
+
+def test_pages_that_are_damaged_are_a_finding(changed):
+    file = settle(changed.state)
+    data = bytearray(file.read_bytes())
+    for place in range(4096, len(data), 4096):
+        data[place : place + 512] = b"\xff" * 512
+    file.write_bytes(data)
+    report = changed.json("audit", "verify", code=1)
+    assert report["ok"] is False
+    assert report["problems"]
+
+
+def test_a_newer_version_is_refused(changed):
+    change(changed.state, "PRAGMA user_version = 99")
+    result = changed.run("audit", "verify", "--json")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error [storage.version]: ")
+    assert "upgrade" in result.stderr
+    change(changed.state, "PRAGMA user_version = 1")
+    assert changed.run("audit", "verify").returncode == 0
+
+
+@pytest.mark.parametrize("missing", ["log.sqlite", "trust.json", ""])
+def test_a_state_that_is_not_there(changed, missing):
+    shutil.rmtree(changed.state / missing) if not missing else (changed.state / missing).unlink()
+    result = changed.run("audit", "verify", "--json")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error [storage.missing]: ")
+
+
+def test_a_read_only_state(changed, without_root_rights):
+    """SQLite needs a file beside a log in WAL mode; without the right to make one, it is said."""
+    file = settle(changed.state)
+    before = file.read_bytes()
+    for mode, expected in ((0o500, 2), (0o700, 0)):
+        changed.state.chmod(mode)
+        result = changed.run("audit", "verify", preexec_fn=without_root_rights)
+        assert result.returncode == expected
+        assert result.stderr.startswith("error [storage.readonly]: ") is (expected == 2)
+    assert file.read_bytes() == before
+
+
+def test_an_anchor_inside_the_state_vouches_for_nothing(changed):
+    shutil.copytree(changed.anchor, changed.state / "anchor")
+    result = changed.run("audit", "verify", "--anchor", changed.state / "anchor")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error [anchor.inside]: ")
+    shutil.copytree(changed.anchor, changed.folder / "beside")
+    assert changed.json("audit", "verify", "--anchor", changed.folder / "beside")["anchored"]
+
+
+def test_a_damaged_anchor_is_a_finding(changed):
+    (anchor,) = changed.anchor.glob("*.checkpoint")
+    anchor.write_bytes(anchor.read_bytes().replace(b"\n", b"\n1", 1))
+    report = changed.json("audit", "verify", code=1)
+    assert "anchor" in report["problems"][0]["what"]
