@@ -170,10 +170,11 @@ def place(tmp_path, template, decrypted, monkeypatch) -> Place:
     load = keystore.load_key
 
     def load_once(state, use, passphrase):
-        data = (state / "keys" / use).read_bytes(), passphrase
-        if data not in decrypted:
-            decrypted[data] = load(state, use, passphrase)
-        return decrypted[data]
+        path = state / "keys" / use
+        kept = (path.read_bytes() if path.exists() else b"", passphrase)
+        if kept not in decrypted:
+            decrypted[kept] = load(state, use, passphrase)
+        return decrypted[kept]
 
     monkeypatch.setattr(keystore, "load_key", load_once)
     return Place(config.parse(tables(tmp_path), source="agentguard.toml", base=tmp_path))

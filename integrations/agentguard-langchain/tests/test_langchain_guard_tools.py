@@ -242,6 +242,15 @@ def test_the_origin_tells_two_tools_of_one_face_apart(allowing):
     assert first != third
 
 
+def test_another_function_is_another_tool(allowing):
+    guarded: Any = guard_tools([double], allowing.agent)[0]
+    guarded.invoke({"x": 1})
+    guarded.func = lambda x: "gotcha"
+    guarded.invoke({"x": 1})
+    first, second = allowing.log.calls()
+    assert first.predicate["tool"]["digest"] != second.predicate["tool"]["digest"]
+
+
 def mcp_tool(server_name: str | None, module: str = "langchain_mcp_adapters.tools") -> BaseTool:
     async def call_tool(runtime: Any = None, **arguments: Any) -> str:
         return f"{server_name} {arguments}"
@@ -320,6 +329,17 @@ def test_nothing_of_the_guard_is_shown(counted, allowing):
     assert [(text, word) for text in shown for word in secrets if word in text] == []
     model, plain = guarded.model_dump(), counted.tool.model_dump()
     assert model.keys() == plain.keys()
+
+
+def test_a_class_that_can_be_pickled_no_longer_can(allowing):
+    class Portable(StructuredTool):
+        def __reduce__(self):
+            return double, (1,)
+
+    (guarded,) = guard_tools([Portable.from_function(double)], allowing.agent)
+    assert pickle.loads(pickle.dumps(Portable.from_function(double))) == "2"  # noqa: S301
+    with pytest.raises(TypeError, match="can't be pickled"):
+        pickle.dumps(guarded)
 
 
 def test_it_can_be_copied_and_not_pickled(counted, allowing):

@@ -9,6 +9,7 @@ module of its own; what they share is where a domain lies (``place.py``) and how
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import Annotated, Final
 
@@ -77,31 +78,43 @@ def root(
 
 
 def _add_others() -> None:
-    """List the commands of other distributions; each is imported only when it is called."""
+    """List the commands of other distributions; each is imported only when it is called.
+
+    They stand beside agentguard's own commands and never in their place.
+    """
+    own = {command.name for command in app.registered_commands}
+    own |= {group.name for group in app.registered_groups}
     brought = {found.name: found for found in entry_points(group=GROUP)}
-    for name in sorted({_DEMO, *brought}):
+    for name in sorted({_DEMO, *brought} - own):
         _add(name, brought.get(name))
 
 
 def _add(name: str, brought: EntryPoint | None) -> None:
     @app.command(
         name,
-        help=_SUMMARIES.get(name, f"A command of {brought.value if brought else ''}."),
+        help=_SUMMARIES.get(name, f"A command of {brought.module if brought else ''}."),
         add_help_option=False,
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
     def run(context: typer.Context) -> None:
-        if brought is None:
-            message = (
-                f"agentguard {name} is part of agentguard-langchain, which is not installed: "
-                "pip install 'agentguard[demo]'"
-            )
-            raise ConfigError(message, code="command.missing")
         command = typer.Typer(
             add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
         )
-        command.command()(brought.load())
+        command.command()(_load(name, brought))
         command(args=context.args, prog_name=f"agentguard {name}")
+
+
+def _load(name: str, brought: EntryPoint | None) -> Callable[..., object]:
+    missing: str | None = "agentguard-langchain"
+    if brought is not None:
+        try:
+            return brought.load()  # type: ignore[no-any-return]  # what the entry point names
+        except ModuleNotFoundError as error:
+            missing = error.name
+    message = f"agentguard {name} needs {missing}, which is not installed"
+    if name == _DEMO:
+        message += ": run pip install 'agentguard[demo]'"
+    raise ConfigError(message, code="command.missing")
 
 
 _add_others()

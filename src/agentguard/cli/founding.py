@@ -138,6 +138,9 @@ def _folder(made: _Made, path: Path, *, mode: int = 0o755) -> None:
 def _make(folder: Path, mode: int) -> None:
     try:
         folder.mkdir(mode=mode)
+    except FileExistsError as error:  # made by somebody else since it was looked for
+        message = f"{folder} exists already: nothing is overwritten; choose another folder"
+        raise StorageError(message, code="storage.exists") from error
     except OSError as error:
         raise _unwritable(folder, error) from error
 

@@ -167,6 +167,8 @@ class ShardLog:
 
     def abandon(self) -> None:
         """Refuse from here on: this process is a fork of the log's writer."""
+        if self._closed:
+            return  # its descriptors may be somebody else's by now
         self._closed = "this process is a fork: open a guard of its own in it"
         # the parent's threads held these, and do not exist here
         self._changed = threading.Condition()

@@ -88,7 +88,8 @@ class SqliteBackend:
                 os.close(lock)
                 message = f"{path} exists already: it is not overwritten"
                 raise StorageError(message, code="storage.exists") from error
-            connection = _connect(path)
+            connection = sqlite3.connect(path, **_OPTIONS)
+            _make_durable(connection)
             connection.executescript(
                 f"BEGIN;{_SCHEMA}PRAGMA application_id={_APPLICATION};"
                 f"PRAGMA user_version={_VERSION};COMMIT"
@@ -109,8 +110,9 @@ class SqliteBackend:
         lock = _acquire(state / _LOCK)
         try:
             with _errors(path):
-                connection = _connect(path)
-                _check_version(connection, path)
+                connection = sqlite3.connect(path, **_OPTIONS)
+                _check_version(connection, path)  # before a byte of somebody else's file changes
+                _make_durable(connection)
             backend = cls(connection, lock, path, 0, anchor)
             head = backend.read_head().checkpoint
             backend._check_head(head, log_key)
@@ -229,7 +231,11 @@ class SqliteReader:
 
     def shards(self) -> Sequence[int]:
         """The numbers of the shards that the file names."""
-        return [row[0] for row in self._rows((int,), "SELECT shard FROM shards ORDER BY shard")]
+        rows = self._rows((int,), "SELECT shard FROM shards ORDER BY shard")
+        numbers = [row[0] for row in rows]
+        if len(set(numbers)) != len(numbers):
+            raise _damaged(self._path, "it names a shard twice")
+        return numbers
 
     def entries(self, shard: int) -> Iterator[tuple[int, bytes]]:
         """Yield ``(index, canonical bytes)``."""
@@ -267,11 +273,12 @@ class SqliteReader:
 _INHERITED: list[sqlite3.Connection] = []
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+_OPTIONS: Final[Any] = {"isolation_level": None, "check_same_thread": False, "timeout": 5.0}
+
+
+def _make_durable(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
-    return connection
 
 
 def _damaged(path: Path, problem: str) -> StorageError:
@@ -316,6 +323,8 @@ def _errors(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ``StorageError`` with a code and what to do."""
     try:
         yield
+    except UnicodeDecodeError as error:  # SQLite's own text, of a damaged schema
+        raise _damaged(path, "its schema is no text") from error
     except (sqlite3.Error, OSError) as error:
         primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
         code, advice = _CODES.get(primary, ("storage.failed", "see what the system says"))

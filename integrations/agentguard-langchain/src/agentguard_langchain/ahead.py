@@ -14,8 +14,9 @@ from langchain_core.tools import BaseTool
 
 from agentguard import Arguments, ConfigError, Decision, Invocation
 from agentguard_langchain.factories import schema_ahead
-from agentguard_langchain.gate import CURRENT, Call
-from agentguard_langchain.guarded import GuardedTool, entrance_of, gate_of, shape_of
+from agentguard_langchain.gate import Call, current
+from agentguard_langchain.gated import entrance_of, gate_of, shape_of
+from agentguard_langchain.guarded import GuardedTool
 
 
 def bind_ahead(tool: BaseTool, tool_input: str | Mapping[str, Any]) -> Arguments:
@@ -32,13 +33,10 @@ def bind_ahead(tool: BaseTool, tool_input: str | Mapping[str, Any]) -> Arguments
         ahead = schema_ahead(schema, entrance.injected(shape))
         shadow = guarded.model_copy(update={"args_schema": ahead})
     call = Call(shadow)
-    token = CURRENT.set(call)
-    try:
+    with current(call):
         # an injected tool_call_id is asked for, and left out of what is bound
         raw = tool_input if isinstance(tool_input, str) else dict(tool_input)
         args, kwargs = shadow._to_args_and_kwargs(raw, "")  # noqa: SLF001
-    finally:
-        CURRENT.reset(token)
     return entrance.bind(shape, args, kwargs, unsupplied=call.unsupplied)
 
 

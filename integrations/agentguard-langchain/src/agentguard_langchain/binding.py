@@ -77,14 +77,15 @@ class Shape:
             args_schema=copy.deepcopy(schema) if isinstance(schema, dict) else schema,
         )
 
-    def describes(self, tool: BaseTool) -> bool:
+    def describes(self, tool: BaseTool, origin: str) -> bool:
         """Whether ``tool`` still is what it was when this shape was read."""
         schema = tool.args_schema
         if schema is not self.args_schema and not (
             isinstance(schema, dict) and schema == self.args_schema
         ):
             return False
-        return tool.name == self.name and tool.description == self.description
+        known = (self.name, self.description, self.spec.origin)
+        return (tool.name, tool.description, origin) == known
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # a value

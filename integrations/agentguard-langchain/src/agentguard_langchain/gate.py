@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final, Literal, NoReturn, Self
 
@@ -56,6 +56,19 @@ class Call:
 
 CURRENT: Final[ContextVar[Call | None]] = ContextVar("agentguard_langchain_call", default=None)
 """The call that ``run`` or ``arun`` began last in this context."""
+
+
+@contextmanager
+def current(call: Call) -> Iterator[None]:
+    """Make ``call`` the current one."""
+    token = CURRENT.set(call)
+    try:
+        yield
+    finally:
+        # A coroutine that is closed half-way may be closed from another context, which never
+        # had this call: there is nothing to undo in it.
+        with suppress(ValueError):
+            CURRENT.reset(token)
 
 
 def call_of(tool: BaseTool) -> Call:
@@ -113,13 +126,12 @@ class Body:
         if call is None or not self.layered:
             yield
             return
-        token = CURRENT.set(call)
-        call.inside = True
-        try:
-            yield
-        finally:
-            call.inside = False
-            CURRENT.reset(token)
+        with current(call):
+            call.inside = True
+            try:
+                yield
+            finally:
+                call.inside = False
 
 
 class Gate:

@@ -13,7 +13,8 @@ from langchain_core.tools import tool as make_tool
 
 from agentguard import Agent, ConfigError, Guard
 from agentguard_langchain.gate import Gate, OnDeny
-from agentguard_langchain.guarded import GuardedTool, gate_of, put_behind
+from agentguard_langchain.gated import gate_of
+from agentguard_langchain.guarded import GuardedTool, put_behind
 
 
 def guard_tools(

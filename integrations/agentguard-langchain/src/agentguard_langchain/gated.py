@@ -1,0 +1,189 @@
+"""The functions of a guarded tool: what it runs, behind its gate.
+
+Originals are in closures only: no attribute, ``__wrapped__`` included, leads to them. The class
+that a guarded tool gets stands in ``guarded.py``, how one call passes in ``gate.py``.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from weakref import ReferenceType, WeakKeyDictionary, ref
+
+from langchain_core.tools import BaseTool
+
+from agentguard import Agent, ConfigError, Invocation
+from agentguard_langchain.binding import Entrance, Shape, origin_of
+from agentguard_langchain.gate import Body, Call, Gate
+
+SLOTS: Final = ("func", "coroutine")
+"""The fields in which LangChain's own tools keep what they run."""
+
+METHODS: Final = ("_run", "_arun")
+"""The methods in which a tool class does its work."""
+
+if TYPE_CHECKING:
+    _Tool = BaseTool
+else:
+    _Tool = object  # a model among the bases would put its fields before those of the tool's class
+
+
+class Guarded(_Tool):
+    """The state that a guarded tool has beside the tool's own."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        _agentguard_gate: Gate
+        _agentguard_shape: Shape | None
+
+
+def gate_of(tool: Guarded) -> Gate:
+    """Return the gate that the tool's calls pass."""
+    return tool._agentguard_gate  # noqa: SLF001  private, so that pydantic never shows it
+
+
+def shape_of(tool: Guarded) -> Shape:
+    """Return what the tool's schema says now, with what the configuration says of the tool."""
+    shape = tool._agentguard_shape  # noqa: SLF001
+    function, seal = _innermost(tool)
+    if shape is None or not shape.describes(tool, seal.origin):
+        configured = gate_of(tool).agent.guard.tool_spec
+        shape = Shape.of(tool, function, seal.origin, configured)
+        tool._agentguard_shape = shape  # noqa: SLF001
+    return shape
+
+
+def entrance_of(tool: Guarded) -> Entrance:
+    """Return how the callable that does the tool's work takes its arguments."""
+    return _innermost(tool)[1].entrance
+
+
+@dataclass(frozen=True, slots=True)
+class _Seal:
+    """What is known of a function made here. ``rehome`` gates its original for another tool."""
+
+    entrance: Entrance
+    origin: str
+    owner: ReferenceType[Guarded] | None = None
+    agent: Agent | None = None
+    rehome: Callable[[Guarded, str], Callable[..., Any]] | None = None
+
+
+_SEALS: Final[WeakKeyDictionary[Callable[..., Any], _Seal]] = WeakKeyDictionary()
+
+
+def _seal_of(function: object) -> _Seal | None:
+    return _SEALS.get(function) if inspect.isfunction(function) else None
+
+
+def _innermost(tool: Guarded) -> tuple[Callable[..., Any], _Seal]:
+    for name in METHODS:
+        seal = _seal_of(getattr(type(tool), name))
+        if seal is not None:
+            return getattr(tool, name), seal
+    for slot in SLOTS:
+        function = tool.__dict__.get(slot)
+        seal = _seal_of(function)
+        if function is not None and seal is not None:
+            return function, seal
+    raise ConfigError(f"tool {tool.name} has neither a func nor a coroutine: it can't be guarded")
+
+
+def gated_method(tool: type[BaseTool], name: str, original: object) -> Callable[..., Any]:
+    """Return ``original``, the method ``name`` of a tool class, behind the gate of its tool.
+
+    Raises ``ConfigError`` for what is no plain method.
+    """
+    if not inspect.isfunction(original):
+        message = f"{tool.__qualname__}.{name} is no plain method: agentguard can't guard it"
+        raise ConfigError(message, code="tool.unguardable")
+    unbound = functools.partial(original, None)  # its signature is without self
+    entrance = Entrance.of(unbound, tool.__qualname__, framework="run_manager")
+    gate: Callable[..., Any]
+    if inspect.iscoroutinefunction(original):
+
+        async def gate(self: Guarded, /, *args: Any, **kwargs: Any) -> Any:
+            body = Body(functools.partial(original, self), args, kwargs, layered=True)
+            return await gate_of(self).arun(self, body, _describe(self, entrance, body))
+    else:
+
+        def gate(self: Guarded, /, *args: Any, **kwargs: Any) -> Any:
+            body = Body(functools.partial(original, self), args, kwargs, layered=True)
+            return gate_of(self).run(self, body, _describe(self, entrance, body))
+
+    this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    signature = entrance.signature
+    parameters = [this, *signature.parameters.values()]
+    _dress(gate, original, signature.replace(parameters=parameters), entrance)
+    _SEALS[gate] = _Seal(entrance, f"{tool.__module__}:{tool.__qualname__}")
+    return gate
+
+
+def close_slots(tool: Guarded) -> None:
+    """See to it that whatever stands in the slots of ``tool`` is gated for it."""
+    for slot in SLOTS:
+        function = tool.__dict__.get(slot)
+        seal = _seal_of(function)
+        if seal is not None and seal.owner is not None and seal.owner() is tool:
+            continue
+        if seal is not None and seal.rehome and seal.agent is gate_of(tool).agent:
+            tool.__dict__[slot] = seal.rehome(tool, slot)
+        elif callable(function):
+            tool.__dict__[slot] = _gated_function(tool, slot, function)
+
+
+def _gated_function(
+    tool: Guarded, slot: str, original: Callable[..., Any]
+) -> Callable[..., Any]:
+    entrance = Entrance.of(original, tool.name, framework="callbacks")
+    gate: Callable[..., Any]
+    if slot == "coroutine" or inspect.iscoroutinefunction(original):
+
+        async def gate(*args: Any, **kwargs: Any) -> Any:
+            body = Body(original, args, kwargs, layered=False)
+            return await gate_of(tool).arun(tool, body, _describe(tool, entrance, body))
+    else:
+
+        def gate(*args: Any, **kwargs: Any) -> Any:
+            body = Body(original, args, kwargs, layered=False)
+            return gate_of(tool).run(tool, body, _describe(tool, entrance, body))
+
+    _dress(gate, original, entrance.signature, entrance)
+    _SEALS[gate] = _Seal(
+        entrance,
+        origin_of(original),
+        ref(tool),
+        gate_of(tool).agent,
+        lambda other, other_slot: _gated_function(other, other_slot, original),
+    )
+    return gate
+
+
+def _describe(tool: Guarded, entrance: Entrance, body: Body) -> Callable[[Call], Invocation]:
+    """Return what binds a call of ``body``: at execution, so to what the original will receive."""
+
+    def describe(call: Call) -> Invocation:
+        shape = shape_of(tool)
+        site = call.site(call.id or gate_of(tool).agent.call_id(tool.name))
+        bind = functools.partial(
+            entrance.bind, shape, body.args, body.kwargs, unsupplied=call.unsupplied
+        )
+        return Invocation.bind(shape.spec, bind, site)
+
+    return describe
+
+
+def _dress(
+    gate: Any, original: Callable[..., Any], signature: inspect.Signature, entrance: Entrance
+) -> None:
+    """Make ``gate`` look like the original, without a way back to it (no ``__wrapped__``)."""
+    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+        value = getattr(original, name, None)
+        if value is not None:
+            setattr(gate, name, value)
+    gate.__signature__ = signature
+    gate.__annotations__ = dict(entrance.annotations)

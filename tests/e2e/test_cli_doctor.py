@@ -1,0 +1,103 @@
+"""``agentguard doctor``: what is weak is named, with what to do; what is sound is not alarmed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+
+def status_of(report: dict, check: str) -> set[str]:
+    return {entry["status"] for entry in report["checks"] if entry["check"] == check}
+
+
+def edit(project, old: str, new: str) -> None:
+    toml = project.folder / "agentguard.toml"
+    text = toml.read_text()
+    assert old in text
+    toml.write_text(text.replace(old, new))
+
+
+def test_a_sound_set_up(told):
+    report = told.json("doctor")
+    assert report["ok"] is True
+    assert all(list(entry) == ["status", "check", "what"] for entry in report["checks"])
+    checks = {entry["check"] for entry in report["checks"]}
+    assert checks >= {
+        "platform",
+        "configuration",
+        "policy",
+        "state",
+        "passphrase",
+        "keys",
+        "anchor",
+        "agent assistant",
+        "log",
+    }
+    # one call of this log is in doubt, and that is the only thing to see to
+    assert [c["what"][:7] for c in report["checks"] if c["status"] != "ok"] == ["1 calls"]
+    shown = told.run("doctor")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "assistant" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "check", "status"),
+    [
+        ('authority = "own"', 'authority = "delegated"', "agent assistant", "warn"),
+        ('max_scope = ["files:read"]', "max_scope = []", "agent assistant", "warn"),
+        ('anchor = "~/.local/state/agentguard"', 'anchor = ""', "anchor", "warn"),
+        ('anchor = "~/.local', 'anchor = ".agentguard/.local', "anchor", "fail"),
+        ("trust_domain", "trust_domian", "configuration", "fail"),
+        ("policies/authz.rego", "policies/other.rego", "policy", "fail"),
+        ("~/.config/agentguard/", "~/nowhere/", "keys", "fail"),
+        ('state = ".agentguard"', 'state = "elsewhere"', "state", "fail"),
+        ("# [tools.read_file]", "[tools.read_fiel]", "tool read_fiel", "warn"),
+        ("# [tools.read_file]", "[tools.read_file]", "tool read_file", "ok"),
+        (
+            "# [tools.read_file]",
+            '[tools.read_file]\nfacts = "nowhere:at_all"',
+            "tool read_file",
+            "warn",
+        ),
+    ],
+)
+def test_what_the_configuration_gets_wrong(changed, old, new, check, status):
+    edit(changed, old, new)
+    report = changed.json("doctor", code=1 if status == "fail" else 0)
+    assert status in status_of(report, check), report
+    assert report["ok"] is (status != "fail")
+
+
+def test_without_a_configuration(project):
+    report = project.json("doctor", code=1)
+    assert status_of(report, "configuration") == {"fail"}
+    assert "agentguard init" in project.run("doctor").stdout
+
+
+def test_rights_and_places(changed):
+    changed.state.chmod(0o755)
+    (passphrase,) = (changed.home / ".config" / "agentguard").iterdir()
+    shutil.copy(passphrase, changed.state / "passphrase")
+    edit(changed, f"~/.config/agentguard/{passphrase.name}", ".agentguard/passphrase")
+    report = changed.json("doctor", code=1)
+    assert status_of(report, "state") == {"fail"}
+    assert status_of(report, "passphrase") == {"fail"}
+    assert status_of(report, "keys") == {"ok"}
+
+
+def test_a_wrong_passphrase(told):
+    result = told.run("doctor", "--json", env={"AGENTGUARD_PASSPHRASE": "wrong"})
+    assert result.returncode == 1
+    assert status_of(json.loads(result.stdout), "keys") == {"fail"}
+
+
+def test_a_log_that_was_changed(changed):
+    with closing(sqlite3.connect(changed.state / "log.sqlite")) as connection:
+        connection.execute("DELETE FROM entries WHERE idx > 9")
+        connection.commit()
+    report = changed.json("doctor", code=1)
+    assert "fail" in status_of(report, "log")
