@@ -5,6 +5,7 @@ The names here are the public API. Modules below are public where their docstrin
 
 from __future__ import annotations
 
+from agentguard.agent import Agent
 from agentguard.approval import ApprovalPending
 from agentguard.arguments import Arguments
 from agentguard.decision import Decision, Denied, Requirement
@@ -21,7 +22,7 @@ from agentguard.errors import (
     UnguardedCallError,
     VerificationError,
 )
-from agentguard.guard import Agent, Guard
+from agentguard.guard import Guard
 from agentguard.invocation import CallSite, Invocation
 from agentguard.tool import Tool, ToolSpec
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from agentguard.audit.entry import Record
@@ -53,15 +54,15 @@ Effect = LookUp | Evaluate | Append | Run | Enqueue
 class Actor:
     """The agent instance on whose behalf the line runs.
 
-    ``credential`` returns the credential in force at a time (seconds since the epoch), renewed if
-    need be; ``scope`` is what the agent may do on its own authority, None meaning everything.
+    ``credential`` returns the credential in force at a time, renewed if need be; ``scope`` is what
+    the agent may do on its own authority, None meaning everything.
     """
 
     name: str
     authority: Literal["own", "delegated"]
     scope: frozenset[str] | None
     signer: Signer
-    credential: Callable[[int], Credential]
+    credential: Callable[[datetime], Credential]
     description: Fragment
     """The canonical ``{id, name, type, instance}`` of the policy's input."""
 

@@ -1,4 +1,4 @@
-"""``Guard`` and ``Agent``: the public API, and the only place where the parts are wired.
+"""``Guard``: the beginning of the public API, and the only place where the parts are wired.
 
 A guard holds one trust domain: its policy engine, its issuer, its log. Agents are made from it,
 each with a key of its own, and each of their calls runs down the line of ``flow.py``.
@@ -7,41 +7,32 @@ each with a key of its own, and each of their calls runs down the line of ``flow
 from __future__ import annotations
 
 import inspect
-import itertools
 import os
 import threading
 import weakref
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Never, ParamSpec, Self, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from agentguard import canonical, config, domain, drive, flow, telemetry
-from agentguard.arguments import Arguments
+from agentguard import canonical, config, domain, telemetry
+from agentguard.agent import Agent
 from agentguard.audit import entry
-from agentguard.canonical import Fragment
 from agentguard.config import AgentConfig, Config
 from agentguard.decision import Decision
-from agentguard.effects import Actor, Line
+from agentguard.effects import Line
 from agentguard.engines.function import FunctionEngine
 from agentguard.errors import ConfigError
-from agentguard.identity import credential
-from agentguard.identity.credential import AgentProfile, Credential
+from agentguard.identity.credential import AgentProfile
 from agentguard.identity.trust import TrustDocument
-from agentguard.invocation import CallSite, Invocation, timestamp
-from agentguard.keys import Ed25519Signer
+from agentguard.invocation import timestamp
 from agentguard.ports import Engine, LogReader
 from agentguard.tool import FactsFunction, Tool, ToolSpec, function_schema
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-RENEW_BEFORE: Final = 300
-"""Seconds before its end at which a credential is renewed."""
 
 PolicySource = str | Path | Callable[[Mapping[str, Any]], Decision]
 
@@ -138,7 +129,7 @@ class Guard:
                 )
                 raise ConfigError(message, code="agent.unknown")
             profile = AgentConfig(AgentProfile(name), "own", None)
-        return Agent(self, profile)
+        return Agent(profile, self._home, self._line, lambda: self._executor, self.tool_spec)
 
     @overload
     def tool(self, function: Callable[P, R]) -> Tool[P, R]: ...
@@ -246,166 +237,6 @@ class Guard:
         return f"<Guard of {self.trust.trust_domain}>"
 
 
-class Agent:
-    """An agent instance: a name from the configuration, a key and a credential of its own."""
-
-    def __init__(self, guard: Guard, profile: AgentConfig) -> None:
-        self._guard = guard
-        self._profile = profile.profile
-        self._line = guard._line  # noqa: SLF001  a guard and its agents are one unit
-        self._renewal = threading.Lock()
-        self._ordinals: defaultdict[str, Iterator[int]] = defaultdict(partial(itertools.count, 1))
-        signer = Ed25519Signer.from_seed(self._line.entropy(32))
-        self._uri = credential.agent_uri(guard.trust.trust_domain, self.name, signer.public_key)
-        self._actor = Actor(
-            name=self.name,
-            authority=profile.authority,
-            scope=profile.max_scope,
-            signer=signer,
-            credential=self._credential,
-            description=self._description(signer),
-            uri=self._uri,
-            principal=f"agent:{self.name}",
-        )
-        self._renew_at = 0
-        self._current: Credential | None = None
-        self._credential(int(max(_clock(), self._line.log.last_at).timestamp()))
-        self._line.log.flush()
-
-    @property
-    def name(self) -> str:
-        """The name in the configuration, which all instances share."""
-        return self._profile.name
-
-    @property
-    def id(self) -> str:
-        """The instance's identifier, a ``spiffe://`` URI that ends in its key's thumbprint."""
-        return self._uri
-
-    @property
-    def alias(self) -> str:
-        """A short name for display, such as ``agent:code-reviewer:7f3a``; it identifies nothing."""
-        return f"agent:{self.name}:{self._actor.signer.key_id[:4]}"
-
-    @property
-    def guard(self) -> Guard:
-        """The guard that this agent belongs to."""
-        return self._guard
-
-    @overload
-    def call(
-        self, tool: Tool[P, Coroutine[Any, Any, Any]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Never: ...
-
-    @overload
-    def call(self, tool: Tool[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
-
-    def call(self, tool: Tool[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Run a guarded function if this agent may; return its result or raise its exception.
-
-        Raises ``Denied`` when it may not, and then it did not run.
-        """
-        if tool.is_async:
-            message = f"{tool.spec.name} is a coroutine function: await agent.acall(...) instead"
-            raise ConfigError(message, code="tool.async")
-        bound = tool._bound_to(args, kwargs)  # noqa: SLF001  only an agent runs a tool
-        return self.run(self._invocation(tool, args, kwargs), bound)
-
-    @overload
-    async def acall(
-        self, tool: Tool[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R: ...
-
-    @overload
-    async def acall(self, tool: Tool[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
-
-    async def acall(self, tool: Tool[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Run a guarded function, async or sync (in a worker thread), if this agent may.
-
-        Raises ``Denied`` when it may not, and then it did not run.
-        """
-        bound = tool._bound_to(args, kwargs)  # noqa: SLF001  only an agent runs a tool
-        run = bound if tool.is_async else partial(drive.in_thread, bound)
-        return await self.arun(self._invocation(tool, args, kwargs), run)
-
-    def evaluate(self, invocation: Invocation) -> Decision:
-        """For adapters: what the answer to a call would be. It signs and records nothing."""
-        return drive.run(flow.evaluate(self._actor, self._line, invocation), self._line, _no_tool)
-
-    def run(
-        self,
-        invocation: Invocation,
-        function: Callable[[], R],
-        *,
-        outcome_unknown: tuple[type[BaseException], ...] = (),
-    ) -> R:
-        """For adapters: run ``function`` as ``invocation`` if this agent may.
-
-        Exceptions of the classes in ``outcome_unknown`` (a framework's way to pause) are recorded
-        as an unknown outcome. Raises ``Denied``, or what ``function`` raises.
-        """
-        line = flow.guarded_call(self._actor, self._line, invocation, outcome_unknown)
-        return drive.run(line, self._line, function)  # type: ignore[no-any-return]
-
-    async def arun(
-        self,
-        invocation: Invocation,
-        function: Callable[[], Awaitable[R] | R],
-        *,
-        outcome_unknown: tuple[type[BaseException], ...] = (),
-    ) -> R:
-        """For adapters: the async twin of ``run``; ``function`` runs on the event loop."""
-        line = flow.guarded_call(self._actor, self._line, invocation, outcome_unknown)
-        executor = self._guard._executor  # noqa: SLF001  a guard and its agents are one unit
-        return await drive.arun(line, self._line, function, executor)
-
-    def call_id(self, tool: str) -> str:
-        """For adapters: name the next call of ``tool``, where the framework gives no id."""
-        return f"{tool}#{next(self._ordinals[tool])}"
-
-    def _invocation(
-        self, tool: Tool[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Invocation:
-        site = CallSite(self.call_id(tool.spec.name))
-        return Invocation.bind(tool.spec, lambda: Arguments.of(tool.bind(args, kwargs)), site)
-
-    def _credential(self, now: int) -> Credential:
-        """Return the credential in force at ``now``, renewed, verified and recorded if need be."""
-        if self._current is not None and now < self._renew_at:
-            return self._current
-        with self._renewal:
-            if self._current is None or now >= self._renew_at:
-                home = self._guard._home  # noqa: SLF001  a guard and its agents are one unit
-                issued = credential.issue(
-                    home.issuer,
-                    home.trust.trust_domain,
-                    self._profile,
-                    self._actor.signer.public_key,
-                    now=now,
-                    jti=self._line.entropy(16).hex(),
-                )
-                verified = credential.verify(issued.token, home.trust, at=now)
-                at = timestamp(datetime.fromtimestamp(now, UTC))
-                # it precedes, in the log, every call that is made with it
-                home.log.enqueue(entry.identity(verified.token, at=at))
-                self._current = verified
-                self._renew_at = verified.expires_at - RENEW_BEFORE
-            return self._current
-
-    def _description(self, signer: Ed25519Signer) -> Fragment:
-        instance = signer.key_id
-        described = {
-            "id": self._uri,
-            "name": self.name,
-            "type": self._profile.type,
-            "instance": instance,
-        }
-        return Fragment(canonical.dumps(described))
-
-    def __repr__(self) -> str:
-        return f"<Agent {self._uri}>"
-
-
 def _require_function(function: Callable[..., Any]) -> None:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         message = (
@@ -458,10 +289,6 @@ def _ephemeral_settings(tables: Mapping[str, Any]) -> Config:
 
 def _clock() -> datetime:
     return datetime.now(UTC)
-
-
-def _no_tool() -> Never:
-    raise AssertionError("an evaluation runs no tool")
 
 
 def _after_fork() -> None:

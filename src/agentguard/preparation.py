@@ -119,7 +119,7 @@ def _authority(
 ) -> Decision | None:
     """See to the credential, of a refused call too (its refusal is signed), then to the scope."""
     try:
-        actor.credential(int(now.timestamp()))
+        actor.credential(now)
     except AgentguardError as error:
         return refusal or Decision.deny(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  an issuer may be a service: any failure of it denies

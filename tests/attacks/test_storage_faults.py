@@ -162,6 +162,7 @@ def test_what_waits_is_bounded(guard, faults, note, ran, monkeypatch):
 def test_a_failed_commit_fails_everybody_who_waits_for_it(guard, faults, note, ran, examine, seen):
     agent = guard.new_agent("a")
     faults.gate = threading.Event()
+    faults.entered.clear()
     faults.before = StorageError("away")
     codes = []
 
@@ -190,6 +191,7 @@ def test_an_interrupted_leader_does_not_take_its_followers_along(
     """Ctrl-C hits the thread that writes for the others: their calls go on."""
     agent = guard.new_agent("a")
     faults.gate = threading.Event()
+    faults.entered.clear()
     faults.before = KeyboardInterrupt()
     results = []
 

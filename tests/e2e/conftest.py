@@ -82,9 +82,10 @@ class Project:
         return {**kept, "HOME": str(self.home), "COLUMNS": "240", "LC_ALL": "C.UTF-8"}
 
     def python(self, *args: str, **options: Any) -> Result:
-        options = {"cwd": self.folder, "env": self.environment, "check": False, **options}
+        command = [sys.executable, *args]
+        options = {"cwd": self.folder, "env": self.environment, **options}
         return subprocess.run(
-            [sys.executable, *args], capture_output=True, text=True, timeout=60, **options
+            command, capture_output=True, text=True, timeout=60, check=False, **options
         )
 
     def run(self, *args: str | Path, env: dict[str, str] | None = None, **options: Any) -> Result:

@@ -39,8 +39,8 @@ HEAVY = [
 
 
 def help_of(command: str) -> str:
-    options = {"prog_name": "agentguard", "terminal_width": 80, "color": False}
-    shown = CliRunner().invoke(app, [*command.split(), "--help"], **options)
+    arguments = [*command.split(), "--help"]
+    shown = CliRunner().invoke(app, arguments, prog_name="agentguard", terminal_width=80)
     assert shown.exit_code == 0
     return shown.stdout.rstrip()
 
@@ -89,7 +89,7 @@ def test_a_demo_that_is_not_installed_names_the_command_that_installs_it(project
 
 @pytest.fixture
 def distribution(project):
-    """Another distribution with commands: one that works, one that lacks something, one too bold."""
+    """Another distribution with commands: a good one, a broken one, a bold one."""
     folder = project.folder / "site"
     described = folder / "other-1.0.dist-info"
     described.mkdir(parents=True)
@@ -117,9 +117,8 @@ def test_another_distribution_brings_a_command(project, distribution):
 def test_what_another_distribution_lacks_is_named(project, distribution):
     result = project.run("broken", env=distribution)
     assert result.returncode == 2
-    assert result.stderr == (
-        "error [command.missing]: agentguard broken needs not_there_at_all, which is not installed\n"
-    )
+    said = "agentguard broken needs not_there_at_all, which is not installed"
+    assert result.stderr == f"error [command.missing]: {said}\n"
 
 
 def test_another_distribution_replaces_no_command(project, distribution):

@@ -73,9 +73,9 @@ def test_one_changed_byte_is_found_and_located(changed):
     [
         ("DELETE FROM entries WHERE idx = 8", "entry 8 is missing"),
         (
-            "UPDATE entries SET idx = -1 WHERE idx = 7; UPDATE entries SET idx = 7 WHERE idx = 8;"
-            "UPDATE entries SET idx = 8 WHERE idx = -1",
-            "",
+            "UPDATE entries SET idx = idx - 100 WHERE idx IN (7, 8);"
+            "UPDATE entries SET idx = -idx - 85 WHERE idx < 0",
+            "differ",
         ),
         ("DELETE FROM checkpoints", "no checkpoint"),
         ("UPDATE attachments SET data = x'7b7d' WHERE idx = 7 AND role = 'input'", "changed"),

@@ -51,7 +51,7 @@ def shape_of(tool: Guarded) -> Shape:
     shape = tool._agentguard_shape  # noqa: SLF001
     function, seal = _innermost(tool)
     if shape is None or not shape.describes(tool, seal.origin):
-        configured = gate_of(tool).agent.guard.tool_spec
+        configured = gate_of(tool).agent.tool_spec
         shape = Shape.of(tool, function, seal.origin, configured)
         tool._agentguard_shape = shape  # noqa: SLF001
     return shape
