@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+SWAP = """
+UPDATE entries SET idx = idx - 100 WHERE idx IN (7, 8);
+UPDATE entries SET idx = -85 - idx WHERE idx < 0;
+"""
+
 
 def settle(state: Path) -> Path:
     """Bring everything into the one file and return it."""
@@ -72,11 +77,7 @@ def test_one_changed_byte_is_found_and_located(changed):
     ("script", "said"),
     [
         ("DELETE FROM entries WHERE idx = 8", "entry 8 is missing"),
-        (
-            "UPDATE entries SET idx = idx - 100 WHERE idx IN (7, 8);"
-            "UPDATE entries SET idx = -idx - 85 WHERE idx < 0",
-            "differ",
-        ),
+        (SWAP, "differ"),
         ("DELETE FROM checkpoints", "no checkpoint"),
         ("UPDATE attachments SET data = x'7b7d' WHERE idx = 7 AND role = 'input'", "changed"),
     ],

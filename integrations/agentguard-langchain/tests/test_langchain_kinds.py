@@ -152,3 +152,13 @@ def test_a_factorys_value_counts_when_somebody_gave_it(allowing, kinds, given):
     first, second = allowing.log.calls()
     assert first.encoded == second.encoded
     assert ("serial" in first.values) == ("serial" in given)
+
+
+def test_that_holds_in_nested_models_too(allowing, kinds):
+    (guarded,) = guard_tools([kinds["factory-nested"].make()], allowing.agent)
+    ident = str(uuid.uuid4())
+    guarded.invoke({"ticket": {"title": "t"}, "more": []})
+    guarded.invoke({"ticket": {"title": "t", "id": ident}, "more": []})
+    made, given = [call.values["ticket"]["fields"] for call in allowing.log.calls()]
+    assert made == {"title": "t"}
+    assert given == {"title": "t", "id": {"$uuid": ident}}

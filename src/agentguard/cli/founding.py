@@ -39,7 +39,7 @@ _ENTROPY: Final = 32
 
 def init(
     folder: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="The folder; it is made if need be.")
+        Path, typer.Argument(metavar="DIR", help="The folder; it is made if need be.")
     ] = Path(),
     *,
     trust_domain: Annotated[

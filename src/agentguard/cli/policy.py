@@ -55,7 +55,7 @@ def check(
     path: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[PATH]", help="A Rego file or folder; by default the configuration's policy."
+            metavar="PATH", help="A Rego file or folder; by default the configuration's policy."
         ),
     ] = None,
     *,

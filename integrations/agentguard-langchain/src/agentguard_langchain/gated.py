@@ -136,9 +136,7 @@ def close_slots(tool: Guarded) -> None:
             tool.__dict__[slot] = _gated_function(tool, slot, function)
 
 
-def _gated_function(
-    tool: Guarded, slot: str, original: Callable[..., Any]
-) -> Callable[..., Any]:
+def _gated_function(tool: Guarded, slot: str, original: Callable[..., Any]) -> Callable[..., Any]:
     entrance = Entrance.of(original, tool.name, framework="callbacks")
     gate: Callable[..., Any]
     if slot == "coroutine" or inspect.iscoroutinefunction(original):
