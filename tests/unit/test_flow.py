@@ -273,11 +273,10 @@ def test_a_signer_that_fails_after_the_tool_leaves_the_call_in_doubt(guard, ran,
 
 def test_an_issuer_that_fails_denies(guard, note, ran):
     agent = guard.new_agent("a")
-    agent._renew_at = 0
-    home = guard._home
-    guard._home = dataclasses.replace(home, issuer=BrokenSigner(home.issuer))
+    home, agent._renew_at = agent._home, 0
+    agent._home = dataclasses.replace(home, issuer=BrokenSigner(home.issuer))
     assert refused(guard, agent, note) == "credential.failed"
-    guard._home = home
+    agent._home = home
     agent.call(note, text="twin")
     assert ran == ["twin"]
 
