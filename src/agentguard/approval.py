@@ -38,3 +38,6 @@ class ApprovalPending(AgentguardError):
         reasons = "; ".join(requirement.reason for requirement in request.requirements)
         super().__init__(f"{request.tool} waits for approval: {reasons}")
         self.request = request
+
+    def __reduce__(self) -> tuple[type[ApprovalPending], tuple[ApprovalRequest]]:
+        return type(self), (self.request,)

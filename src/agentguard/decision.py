@@ -7,7 +7,7 @@ approval would have to meet. How an engine's answer becomes a decision stands in
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from agentguard.errors import AgentguardError
 
@@ -90,6 +90,9 @@ class Denied(AgentguardError):
     def __init__(self, decision: Decision) -> None:
         super().__init__(f"{decision.reason or 'denied'} [{decision.code}]", code=decision.code)
         self.decision = decision
+
+    def __reduce__(self) -> tuple[type[Denied], tuple[Any, ...]]:
+        return type(self), (self.decision,)
 
     @property
     def reason(self) -> str:
