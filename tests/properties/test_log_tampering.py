@@ -1,0 +1,294 @@
+"""Any edit, deletion, swap, duplicate, splice or truncation of a log is found.
+
+The attacks work on what a log holds, as lists; each is then examined in memory and in an SQLite
+file. An insider, who has the log's own key and signs what he has made, is caught by the checkpoint
+that was kept outside. The untampered twin of each verifies.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from agentguard import Decision, Denied, Guard
+from agentguard.audit import checkpoint, merkle
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import Attachment
+from agentguard.audit.merkle import CompactRange
+from agentguard.domain import Report, examine, shard_origin
+from agentguard.identity.trust import TrustDocument
+from agentguard.keys import Signer
+from agentguard.storage.anchor import Anchor
+from agentguard.storage.sqlite import SqliteBackend, SqliteReader
+
+
+@dataclass
+class Copy:
+    """What a log holds, for everybody to change; a ``LogReader``."""
+
+    trust: TrustDocument
+    signer: Signer
+    rows: list[tuple[int, bytes]]
+    notes: list[bytes]
+    beside: dict[int, list[Attachment]] = field(default_factory=dict)
+
+    def shards(self) -> Sequence[int]:
+        return (0,)
+
+    def entries(self, shard: int) -> Iterator[tuple[int, bytes]]:
+        return iter(self.rows)
+
+    def checkpoints(self, shard: int) -> Iterator[bytes]:
+        return iter(self.notes)
+
+    def attachments(self, shard: int, index: int) -> Sequence[Attachment]:
+        return self.beside.get(index, [])
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [body for _index, body in self.rows]
+
+    def with_bodies(self, bodies: list[bytes]) -> Copy:
+        """Another history in the same file, numbered as a careful attacker would."""
+        return replace(self, rows=list(enumerate(bodies)))
+
+    def signed_again(self) -> Copy:
+        """The same with checkpoints to match: what the holder of the log's key can do."""
+        tree = CompactRange()
+        for body in self.bodies:
+            tree.append(merkle.leaf_hash(body))
+        point = Checkpoint(shard_origin(self.trust), tree.size, tree.root())
+        return replace(self, notes=[checkpoint.sign(point, self.signer)])
+
+    def in_sqlite(self, folder: Path) -> SqliteReader:
+        """The same in a file."""
+        anchor = Anchor(None, shard_origin(self.trust), self.signer.public_key)
+        (folder / "log.sqlite").unlink(missing_ok=True)
+        SqliteBackend.create(folder, shard_origin(self.trust), anchor).close()
+        connection = sqlite3.connect(folder / "log.sqlite")
+        rows = [(0, index, body) for index, body in self.rows]
+        connection.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", rows)
+        notes = [(checkpoint.parse(note).checkpoint.size, note) for note in self.notes]
+        connection.executemany("INSERT OR REPLACE INTO checkpoints VALUES (0, ?, ?)", notes)
+        beside = [(0, index, *kept) for index, several in self.beside.items() for kept in several]
+        connection.executemany("INSERT INTO attachments VALUES (?, ?, ?, ?, ?, ?)", beside)
+        connection.commit()
+        connection.close()
+        return SqliteReader(folder)
+
+
+def history(seed: str) -> Copy:
+    """A log with calls of two agents: allowed, failed, denied."""
+
+    def policy(document):
+        return Decision.deny("no") if document["args"].get("x") == 3 else Decision.allow()
+
+    with Guard.ephemeral(policy) as guard:
+
+        @guard.tool
+        def note(x):
+            return 1 / (x - 2) if seed else x
+
+        for name in ("reader", "writer"):
+            agent = guard.new_agent(name)
+            for number in range(5):
+                try:
+                    agent.call(note, x=number)
+                except (Denied, ZeroDivisionError):
+                    continue
+        reader = guard.reader()
+        rows = list(reader.entries(0))
+        beside = {index: list(reader.attachments(0, index)) for index, _body in rows}
+        signer = guard._home.log._signer
+        return Copy(guard.trust, signer, rows, list(reader.checkpoints(0)), beside)
+
+
+@pytest.fixture(scope="module")
+def log():
+    return history("a")
+
+
+@pytest.fixture(scope="module")
+def other():
+    return history("b")
+
+
+@pytest.fixture(scope="module")
+def anchors(log, tmp_path_factory):
+    """The folder with the checkpoint that somebody has kept: of the whole log."""
+    folder = tmp_path_factory.mktemp("anchors")
+    anchor = Anchor(folder, shard_origin(log.trust), log.signer.public_key)
+    anchor.write(log.notes[-1])
+    anchor.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("state")
+
+
+def looked_at(copy: Copy, anchors: Path | None = None) -> Report:
+    return examine(copy, copy.trust, anchor=anchors)
+
+
+def test_the_untampered_twin_verifies_everywhere(log, anchors, folder):
+    for reader in (log, log.in_sqlite(folder), log.signed_again()):
+        report = examine(reader, log.trust, anchor=anchors)
+        assert report.problems == ()
+        assert report.anchored
+        assert report.in_doubt == []
+        assert report.entries == len(log.rows)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack; its numbers are taken modulo what there is."""
+
+    kind: str
+    place: int
+    other: int
+    byte: int
+
+    def on(self, log: Copy, stranger: Copy) -> list[bytes]:
+        """The entries of ``log`` after it; some attacks change nothing, which is assumed away."""
+        bodies = list(log.bodies)
+        place, other = self.place % len(bodies), self.other % len(bodies)
+        strange = stranger.bodies[self.other % len(stranger.bodies)]
+        match self.kind:
+            case "edit":
+                body = bytearray(bodies[place])
+                body[self.other % len(body)] ^= self.byte
+                bodies[place] = bytes(body)
+            case "delete":
+                del bodies[place : place + 1 + other % 3]
+            case "swap":
+                bodies[place], bodies[other] = bodies[other], bodies[place]
+            case "duplicate":
+                bodies.insert(other, bodies[place])
+            case "splice":
+                bodies[place] = strange
+            case "insert":
+                bodies.insert(place, strange if self.byte % 3 else b"{}"[: self.byte % 2 * 2])
+            case "truncate":
+                del bodies[place:]
+        assume(bodies != log.bodies)
+        return bodies
+
+
+numbers = st.integers(0, 2**16)
+kinds = st.sampled_from(["edit", "delete", "swap", "duplicate", "splice", "insert", "truncate"])
+attacks = st.builds(Attack, kinds, numbers, numbers, st.integers(1, 255))
+
+
+@given(attack=attacks)
+def test_every_change_of_entries_is_found(log, other, attack):
+    assert not looked_at(log.with_bodies(attack.on(log, other))).ok
+
+
+@settings(max_examples=40)
+@given(attack=attacks)
+def test_every_change_of_entries_is_found_in_a_file(log, other, folder, attack):
+    reader = log.with_bodies(attack.on(log, other)).in_sqlite(folder)
+    try:
+        assert not examine(reader, log.trust).ok
+    finally:
+        reader.close()
+
+
+@given(attack=attacks)
+def test_the_first_finding_is_not_behind_the_change(log, other, attack):
+    """A finding says where: at the change, or earlier in the batch whose checkpoint fails."""
+    bodies = attack.on(log, other)
+    changed = next(
+        (i for i, (a, b) in enumerate(zip(bodies, log.bodies, strict=False)) if a != b),
+        min(len(bodies), len(log.bodies)),
+    )
+    places = [p.index for p in looked_at(log.with_bodies(bodies)).problems if p.index is not None]
+    assert min(places) <= changed
+
+
+@given(attack=attacks)
+def test_what_the_logs_own_key_has_signed_anew_is_found_with_the_anchor(
+    log, other, anchors, attack
+):
+    """The insider: his log agrees with itself, and not with what somebody has kept."""
+    forged = log.with_bodies(attack.on(log, other)).signed_again()
+    assert not looked_at(forged, anchors).ok
+
+
+@given(size=st.integers(0, 200))
+def test_every_truncation_below_a_kept_checkpoint_is_found(log, anchors, size):
+    """Cut cleanly, with all that lies beside it, and the checkpoints to match."""
+    size %= len(log.rows)
+    sizes = [checkpoint.parse(note).checkpoint.size for note in log.notes]
+    notes = [note for note, end in zip(log.notes, sizes, strict=True) if end <= size]
+    cut = replace(log.with_bodies(log.bodies[:size]), notes=notes)
+    for copy in (cut, cut.signed_again()):
+        report = looked_at(copy, anchors)
+        assert any("cut off" in problem.what for problem in report.problems)
+        assert not report.anchored
+
+
+@given(data=st.data())
+def test_a_shuffled_log_is_found(log, data):
+    bodies = data.draw(st.permutations(log.bodies))
+    assume(bodies != log.bodies)
+    assert not looked_at(log.with_bodies(bodies)).ok
+
+
+@given(data=st.data())
+def test_every_change_of_a_checkpoint_is_found(log, data):
+    notes = list(log.notes)
+    place = data.draw(st.integers(0, len(notes) - 1))
+    note = bytearray(notes[place])
+    note[data.draw(st.integers(0, len(note) - 1))] ^= data.draw(st.integers(1, 255))
+    notes[place] = bytes(note)
+    assert not looked_at(replace(log, notes=notes)).ok
+
+
+@given(data=st.data())
+def test_checkpoints_in_another_order_are_found(log, data):
+    notes = data.draw(st.permutations(log.notes))
+    assume(notes != log.notes)
+    assert not looked_at(replace(log, notes=notes)).ok
+
+
+@given(data=st.data())
+def test_every_change_beside_the_log_is_found(log, data):
+    places = [(i, n) for i, kept in log.beside.items() for n in range(len(kept))]
+    index, number = data.draw(st.sampled_from(places))
+    kept = log.beside[index][number]
+    part = data.draw(st.sampled_from(["salt", "data"]))
+    content = bytearray(getattr(kept, part))
+    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    changed = list(log.beside[index])
+    changed[number] = kept._replace(**{part: bytes(content)})
+    (problem,) = looked_at(replace(log, beside=log.beside | {index: changed})).problems
+    assert problem.index == index
+
+
+@given(data=st.data())
+def test_what_is_moved_beside_another_entry_is_found(log, data):
+    filled = [index for index, kept in log.beside.items() if kept]
+    source, target = data.draw(st.sampled_from(filled)), data.draw(st.sampled_from(range(20)))
+    assume(source != target)
+    moved = replace(log, beside=log.beside | {target: log.beside[source]})
+    assert not looked_at(moved).ok
+
+
+@given(gone=st.sets(st.integers(0, 40)))
+def test_erasing_what_stands_beside_entries_leaves_the_log_intact(log, gone):
+    beside = {index: kept for index, kept in log.beside.items() if index not in gone}
+    assert looked_at(replace(log, beside=beside)).ok
+
+
+def test_another_logs_trust_document_believes_nothing(log, other):
+    assert looked_at(replace(log, trust=other.trust)).ok is False
+    assert looked_at(replace(other, trust=log.trust)).ok is False

@@ -1,0 +1,305 @@
+"""agentguard.toml: what it may say, and that each mistake names the file, the key and a way out."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentguard import ConfigError, Decision, Guard, PolicyError, ToolSpec, config
+from agentguard.guard import load_engine
+
+POLICY = '[policy]\npath = "p"\n'
+WHOLE = """
+trust_domain = "acme.example"
+state = "here"
+anchor = "there"
+
+[keys]
+passphrase_file = "secret"
+
+[policy]
+engine = "function"
+path = "m:f"
+query = "data.x"
+mode = "enforce"
+
+[agents.code-reviewer]
+type = "code-agent"
+owner = "user:carol"
+version = "1.2"
+authority = "own"
+max_scope = ["repo:read", "pr:write"]
+
+[agents.plain]
+
+[tools.open_pr]
+requires = ["pr:write"]
+resource = "repo:{repo}"
+attributes = { branch = "branch" }
+facts = "os.path:basename"
+"""
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write an agentguard.toml and return its path."""
+
+    def write(text):
+        path = tmp_path / "agentguard.toml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+def test_everything_that_can_be_said(written, tmp_path):
+    settings = config.load(written(WHOLE))
+    assert settings.trust_domain == "acme.example"
+    assert settings.state == tmp_path / "here"
+    assert settings.anchor == tmp_path / "there"
+    assert settings.passphrase_file == tmp_path / "secret"
+    assert settings.policy == config.PolicyConfig("function", "m:f", "data.x")
+    reviewer = settings.agents["code-reviewer"]
+    assert reviewer.profile.owner == "user:carol"
+    assert reviewer.authority == "own"
+    assert reviewer.max_scope == {"repo:read", "pr:write"}
+    spec = settings.tools["open_pr"].over(ToolSpec("open_pr", "", {}, "m:f"))
+    assert spec.requires == ("pr:write",)
+    assert spec.resource == "repo:{repo}"
+    assert spec.attributes == {"branch": "branch"}
+    assert spec.facts is os.path.basename
+    assert b'"trust_domain":"acme.example"' in settings.encoded
+
+
+def test_what_is_not_said(written, tmp_path):
+    settings = config.load(written(POLICY + "[agents.plain]\n"))
+    assert settings.state == tmp_path / ".agentguard"
+    assert settings.anchor == Path("~/.local/state/agentguard").expanduser()
+    assert settings.passphrase_file is None
+    assert settings.policy == config.PolicyConfig("rego", "p", "data.agent.authz")
+    plain = settings.agents["plain"]
+    assert plain.authority == "delegated"  # losing a context never widens authority
+    assert plain.max_scope == frozenset()
+
+
+def test_an_empty_anchor_means_none(written):
+    assert config.load(written('anchor = ""\n' + POLICY)).anchor is None
+
+
+def test_a_tool_table_that_says_nothing_changes_nothing():
+    spec = ToolSpec("t", "", {}, "m:t", ("x",), "r:{a}", MappingProxyType({"a": "a"}))
+    assert config.ToolConfig().over(spec) == spec
+
+
+def test_an_empty_list_of_scopes_is_said_and_not_left_out(written):
+    settings = config.load(written(POLICY + "[tools.t]\nrequires = []\n"))
+    spec = ToolSpec("t", "", {}, "m:t", requires=("x",))
+    assert settings.tools["t"].over(spec).requires == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "says"),
+    [
+        ("", "policy", "a table with a path"),
+        ("[policy]\n", "policy.path", "a string"),
+        ("[policy]\npath = 5\n", "policy.path", "a string"),
+        ('[policy]\npath = "p"\nengine = "opa"\n', "policy.engine", "'rego' or 'function'"),
+        ('[policy]\npath = "p"\nengine = 1\n', "policy.engine", "a string"),
+        ('[policy]\npath = "p"\nmode = "observe"\n', "policy.mode", "'enforce'"),
+        ('[policy]\npath = "p"\nquerry = "x"\n', "policy.querry", "unknown key"),
+        ("policy = 5\n", "policy", "a table"),
+        ('trust_domain = "Acme"\n' + POLICY, "trust_domain", "a domain name"),
+        ('trust_domain = "a b"\n' + POLICY, "trust_domain", "a domain name"),
+        ('trust_domain = "acme.example/x"\n' + POLICY, "trust_domain", "a domain name"),
+        ('trust_domain = ""\n' + POLICY, "trust_domain", "a domain name"),
+        ("trust_domain = 5\n" + POLICY, "trust_domain", "a string"),
+        ("state = []\n" + POLICY, "state", "a string"),
+        ('state = "a\\u0000b"\n' + POLICY, "state", "U+0000"),
+        ("anchor = false\n" + POLICY, "anchor", "a string"),
+        ("keys = 5\n" + POLICY, "keys", "a table"),
+        (POLICY + '[keys]\npassphrase = "x"\n', "keys.passphrase", "unknown key"),
+        (POLICY + "[keys]\npassphrase_file = 5\n", "keys.passphrase_file", "a string"),
+        ("agents = 5\n" + POLICY, "agents", "a table"),
+        (POLICY + "[agents]\na = 5\n", "agents.a", "a table"),
+        (POLICY + '[agents."Bad Name"]\n', "agents.Bad Name", "no agent name"),
+        (POLICY + "[agents.a]\nauthority = 5\n", "agents.a.authority", "a string"),
+        (POLICY + '[agents.a]\nauthority = "all"\n', "agents.a.authority", "'own' or 'delegated'"),
+        (POLICY + '[agents.a]\nmax_scope = "x"\n', "agents.a.max_scope", "a list of strings"),
+        (POLICY + "[agents.a]\nmax_scope = [1]\n", "agents.a.max_scope", "a list of strings"),
+        (POLICY + '[agents.a]\nmaxscope = ["x"]\n', "agents.a.maxscope", "unknown key"),
+        (POLICY + "[agents.a]\ntype = 5\n", "agents.a.type", "a string"),
+        (POLICY + "[tools]\nt = 5\n", "tools.t", "a table"),
+        (POLICY + '[tools.t]\nrequires = "x"\n', "tools.t.requires", "a list of strings"),
+        (POLICY + "[tools.t]\nresource = 5\n", "tools.t.resource", "a string"),
+        (POLICY + '[tools.t]\nattributes = "x"\n', "tools.t.attributes", "a table of strings"),
+        (POLICY + "[tools.t]\nattributes = {a = 1}\n", "tools.t.attributes", "a table of strings"),
+        (POLICY + "[tools.t]\nfacts = 5\n", "tools.t.facts", "a string"),
+        (POLICY + '[tools.t]\nrequired = ["x"]\n', "tools.t.required", "unknown key"),
+        ("verbose = true\n" + POLICY, "verbose", "unknown key"),
+        (POLICY + "[telemetry]\n", "telemetry", "unknown key"),
+    ],
+)
+def test_a_mistake_names_the_file_the_key_and_what_was_expected(written, text, key, says):
+    path = written(text)
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    message = str(caught.value)
+    assert caught.value.code == "config.invalid"
+    assert message.startswith(f"{path}: {key}: "), message
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("= 5", "no TOML"),
+        ("a = 1\na = 2\n" + POLICY, "no TOML"),
+        (b"\xff\xfe", "no UTF-8"),
+        ("x = 2026-01-01\n" + POLICY, "no place in it"),
+        ("x = nan\n" + POLICY, "no place in it"),
+        ("x = 99999999999999999999\n" + POLICY, "no place in it"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_configuration_at_all_names_the_file(written, text, says):
+    path = written(text)
+    with pytest.raises(ConfigError, match=says) as caught:
+        config.load(path)
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("key", ["state", "anchor"])
+def test_the_home_of_a_user_who_does_not_exist_is_a_mistake(written, key):
+    with pytest.raises(ConfigError):
+        config.load(written(f'{key} = "~nobody-with-this-name/x"\n' + POLICY))
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path):
+    for path in (tmp_path / "agentguard.toml", tmp_path / "no" / "folder" / "agentguard.toml"):
+        with pytest.raises(ConfigError, match="agentguard init") as caught:
+            config.load(path)
+        assert caught.value.code == "config.missing"
+    with pytest.raises(ConfigError, match="can't be read"):
+        config.load(tmp_path)
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o620, 0o602])
+def test_a_file_that_others_can_write_is_refused(written, mode):
+    path = written(POLICY)
+    path.chmod(mode)
+    with pytest.raises(ConfigError, match="chmod go-w") as caught:
+        config.load(path)
+    assert caught.value.code == "config.exposed"
+    path.chmod(0o644)
+    config.load(path)
+
+
+def test_find_looks_upwards(tmp_path, written):
+    path = written(POLICY)
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    assert config.find(below) == path
+    assert config.find(tmp_path) == path
+    (below / "agentguard.toml").mkdir()  # a folder of that name is none
+    assert config.find(below) == path
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("no_such_module:x", "ModuleNotFoundError"),
+        ("os:no_such_name", "AttributeError"),
+        ("os", "package.module:callable"),
+        (":x", "package.module:callable"),
+        ("os:sep", "not callable"),
+        ("\ud800:x", "can't be imported"),
+    ],
+    ids=repr,
+)
+def test_a_callable_that_is_none_is_a_mistake(reference, says):
+    with pytest.raises(ConfigError, match=re.escape(says)) as caught:
+        config.load_callable(reference, "agentguard.toml: tools.t.facts")
+    assert str(caught.value).startswith("agentguard.toml: tools.t.facts: ")
+    assert config.load_callable("os:getpid", "x") is os.getpid
+
+
+def test_facts_that_do_not_exist_are_found_where_the_tool_is_registered():
+    tables = {"tools": {"t": {"facts": "no_such_module:x"}}}
+    guard = Guard.ephemeral(lambda _: Decision.allow(), config=tables)
+    with pytest.raises(ConfigError, match=r"tools\.t\.facts"):
+        guard.tool(name="t")(print_nothing)
+
+
+def print_nothing():
+    """A tool."""
+
+
+# --- the policy that is named ---------------------------------------------------------------------
+
+
+def test_a_policy_that_is_not_there_is_named(written, tmp_path):
+    settings = config.load(written('[policy]\npath = "authz.rego"\n'))
+    with pytest.raises(ConfigError, match=r"policy\.path: there is no .*authz\.rego"):
+        load_engine(settings)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_policy_that_others_can_write_is_refused(written, tmp_path, folder):
+    place = tmp_path / "policies"
+    place.mkdir()
+    file = place / "authz.rego"
+    file.write_text("package agent.authz\nallow := true\n", encoding="utf-8")
+    named = "policies" if folder else "policies/authz.rego"
+    settings = config.load(written(f'[policy]\npath = "{named}"\n'))
+    file.chmod(0o666)
+    with pytest.raises(ConfigError, match="authz.rego") as caught:
+        load_engine(settings)
+    assert caught.value.code == "config.exposed"
+    file.chmod(0o644)
+    assert load_engine(settings).name == "rego"
+
+
+def test_a_policy_with_a_mistake_is_a_policy_error(written, tmp_path):
+    file = tmp_path / "authz.rego"
+    settings = config.load(written('[policy]\npath = "authz.rego"\n'))
+    file.write_text("package agent.authz\nallow := \n", encoding="utf-8")
+    with pytest.raises(PolicyError, match=r"authz\.rego"):
+        load_engine(settings)
+
+
+# --- anything at all ------------------------------------------------------------------------------
+
+names = st.one_of(
+    st.sampled_from(["trust_domain", "state", "anchor", "keys", "policy", "agents", "tools"]),
+    st.sampled_from(["path", "engine", "authority", "max_scope", "requires", "attributes", "a"]),
+    st.text(max_size=4),
+)
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(names, inner, max_size=3)),
+    max_leaves=12,
+)
+
+
+@given(tables=st.dictionaries(names, values, max_size=4))
+def test_any_tables_are_a_configuration_or_a_mistake(tables):
+    try:
+        settings = config.parse(tables, source="agentguard.toml", base=Path())
+    except ConfigError as error:
+        assert str(error).startswith("agentguard.toml: ")
+    else:
+        assert settings.encoded
+
+
+@given(text=st.one_of(st.text(), st.binary().map(lambda data: data.decode("latin-1"))))
+def test_any_text_is_a_configuration_or_a_mistake(text, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    with pytest.raises(ConfigError, match=re.escape(str(path))):
+        config.load(path)

@@ -1,0 +1,416 @@
+"""``Guard`` and ``Agent``: opening and closing, many threads, and what a type checker sees."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from agentguard import (
+    ConfigError,
+    Decision,
+    Denied,
+    Guard,
+    KeyMaterialError,
+    StorageError,
+    Tool,
+    config,
+    domain,
+)
+from agentguard.audit.entry import parse
+from agentguard.domain import examine
+from agentguard.storage import keystore
+from agentguard.storage.sqlite import SqliteReader
+
+PASSPHRASE = b"correct horse"
+POLICY = """
+from agentguard import Decision
+
+def decide(document):
+    return Decision.allow() if document["agent"]["name"] == "reader" else Decision.deny("no")
+"""
+
+
+def allow_all(_document):
+    return Decision.allow()
+
+
+@pytest.fixture(scope="module")
+def founded(tmp_path_factory):
+    """A folder with an agentguard.toml and a domain that was founded for it."""
+    folder = tmp_path_factory.mktemp("domain")
+    (folder / "guard_test_policy.py").write_text(POLICY, encoding="utf-8")
+    path = folder / "agentguard.toml"
+    path.write_text(
+        textwrap.dedent(
+            """
+            trust_domain = "acme.example"
+            anchor = "anchor"
+
+            [policy]
+            engine = "function"
+            path = "guard_test_policy:decide"
+
+            [agents.reader]
+            type = "code-agent"
+            owner = "user:carol"
+            authority = "own"
+            max_scope = ["repo:read"]
+
+            [agents.stranger]
+            authority = "own"
+
+            [tools.read]
+            requires = ["repo:read"]
+            resource = "repo:{repo}"
+            """
+        ),
+        encoding="utf-8",
+    )
+    domain.found(config.load(path), PASSPHRASE, now=datetime.now(UTC))
+    return path
+
+
+@pytest.fixture
+def path(founded, monkeypatch):
+    monkeypatch.syspath_prepend(founded.parent)
+    monkeypatch.delenv("AGENTGUARD_PASSPHRASE", raising=False)
+    return founded
+
+
+def report_of(path: Path) -> domain.Report:
+    settings = config.load(path)
+    reader = SqliteReader(settings.state)
+    try:
+        trust = keystore.load_trust(settings.state)
+        return examine(reader, trust, anchor=settings.anchor)
+    finally:
+        reader.close()
+
+
+# --- opening and closing --------------------------------------------------------------------------
+
+
+def test_an_agentguard_toml_is_all_that_a_guard_needs(path):
+    ran = []
+    with Guard.open(path, passphrase=PASSPHRASE) as guard:
+
+        @guard.tool
+        def read(repo):
+            ran.append(repo)
+
+        @guard.tool
+        def write(repo):
+            ran.append(repo)
+
+        reader = guard.new_agent("reader")
+        reader.call(read, repo="x")
+        with pytest.raises(Denied, match="no"):
+            guard.new_agent("stranger").call(write, repo="y")
+        with pytest.raises(Denied) as caught:
+            guard.new_agent("stranger").call(read, repo="y")
+        assert caught.value.code == "scope.exceeded"
+        assert read.spec.resource == "repo:{repo}"  # as the configuration says
+        assert reader.name == "reader"
+        assert reader.id.startswith("spiffe://acme.example/agent/reader/")
+        assert reader.alias.startswith("agent:reader:")
+        assert repr(guard) == "<Guard of acme.example>"
+        assert not guard.closed
+    assert guard.closed
+    assert ran == ["x"]
+    report = report_of(path)
+    assert report.problems == ()
+    assert report.anchored
+    assert report.in_doubt == []
+
+
+def test_a_closed_guard_denies_and_closing_again_does_nothing(path):
+    ran = []
+    guard = Guard.open(path, passphrase=PASSPHRASE)
+    agent = guard.new_agent("reader")
+    tool = guard.tool(ran.append)
+
+    @guard.tool
+    async def coroutine():
+        ran.append(1)
+
+    agent.call(tool, 1)
+    guard.close()
+    guard.close()
+    with pytest.raises(Denied) as caught:
+        agent.call(tool, 2)
+    assert caught.value.code == "storage.closed"
+    with pytest.raises(Denied) as caught:
+        asyncio.run(agent.acall(coroutine))
+    assert caught.value.code == "storage.closed"
+    with pytest.raises(StorageError):
+        guard.new_agent("reader")
+    assert ran == [1]
+    assert report_of(path).in_doubt == []
+
+
+def test_a_tool_that_closes_its_guard_is_in_doubt_and_returns(path, caplog):
+    guard = Guard.open(path, passphrase=PASSPHRASE)
+
+    @guard.tool
+    def close():
+        guard.close()
+        return "closed"
+
+    before = len(report_of(path).in_doubt)
+    assert guard.new_agent("reader").call(close) == "closed"
+    assert "stays in doubt" in caplog.text
+    report = report_of(path)
+    assert report.problems == ()
+    assert len(report.in_doubt) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("passphrase", "code"),
+    [
+        (b"wrong", "key.passphrase"),
+        (None, "key.passphrase"),
+        (lambda: b"wrong", "key.passphrase"),
+        (lambda: b"", "key.passphrase"),
+    ],
+    ids=["wrong", "none", "callback", "empty callback"],
+)
+def test_without_the_passphrase_nothing_opens(path, passphrase, code):
+    with pytest.raises(KeyMaterialError) as caught:
+        Guard.open(path, passphrase=passphrase)
+    assert caught.value.code == code
+    Guard.open(path, passphrase=lambda: PASSPHRASE).close()  # and the lock was not kept
+
+
+def test_the_passphrase_comes_from_the_environment_or_a_file(path, monkeypatch, tmp_path):
+    monkeypatch.setenv("AGENTGUARD_PASSPHRASE", PASSPHRASE.decode())
+    Guard.open(path).close()
+    monkeypatch.delenv("AGENTGUARD_PASSPHRASE")
+    secret = tmp_path / "passphrase"
+    secret.write_bytes(PASSPHRASE + b"\n")
+    secret.chmod(0o600)
+    text = path.read_text(encoding="utf-8")
+    with_file = path.with_name("with_file.toml")
+    with_file.write_text(f'{text}\n[keys]\npassphrase_file = "{secret}"\n', encoding="utf-8")
+    Guard.open(with_file).close()
+    secret.chmod(0o644)
+    with pytest.raises(KeyMaterialError) as caught:
+        Guard.open(with_file)
+    assert caught.value.code == "key.exposed"
+
+
+def test_find_shares_one_guard_and_opens_it_again_once_closed(path, monkeypatch):
+    monkeypatch.setenv("AGENTGUARD_PASSPHRASE", PASSPHRASE.decode())
+    below = path.parent / "below"
+    below.mkdir(exist_ok=True)
+    monkeypatch.chdir(below)
+    first = Guard.find()
+    assert Guard.find() is first
+    first.close()
+    second = Guard.find()
+    assert second is not first
+    second.close()
+
+
+def test_find_without_a_file_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="agentguard init") as caught:
+        Guard.find()
+    assert caught.value.code == "config.missing"
+
+
+def test_an_ephemeral_guard_takes_no_durable_tables():
+    for table in ("state", "anchor", "keys", "policy"):
+        with pytest.raises(ConfigError, match=table):
+            Guard.ephemeral(allow_all, config={table: {}})
+    Guard.ephemeral(allow_all, config={"agents": {"a": {}}}).close()
+
+
+def test_an_ephemeral_guard_needs_a_policy_that_exists(tmp_path):
+    with pytest.raises(ConfigError, match="there is no policy"):
+        Guard.ephemeral(tmp_path / "none.rego")
+
+
+def test_a_guard_writes_down_its_configuration_and_policy():
+    guard = Guard.ephemeral(allow_all, config={"tools": {"t": {"requires": ["x"]}}})
+    kinds = [parse(body).kind for _index, body in guard.reader().entries(0)]
+    assert kinds == ["shard", "key", "key", "config", "policy"]
+
+
+# --- many threads ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def any_guard(request, path):
+    if request.param == "memory":
+        guard = Guard.ephemeral(allow_all)
+    else:
+        guard = Guard.open(path, passphrase=PASSPHRASE)
+    with guard:
+        yield guard
+
+
+def test_many_threads_on_one_guard(any_guard):
+    ran, errors = [], []
+    before = len(list(any_guard.reader().entries(0)))
+    agents = [any_guard.new_agent("reader") for _ in range(4)]
+
+    @any_guard.tool
+    def note(thread, number):
+        ran.append((thread, number))
+        return number
+
+    def work(thread):
+        try:
+            for number in range(50):
+                assert agents[thread % 4].call(note, thread, number=number) == number
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    threads = [threading.Thread(target=work, args=(thread,)) for thread in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
+    assert len(ran) == len(set(ran)) == 32 * 50
+
+    reader = any_guard.reader()
+    entries = list(reader.entries(0))
+    assert [index for index, _body in entries] == list(range(len(entries)))
+    kinds = [parse(body).kind for _index, body in entries[before:]]
+    assert kinds.count("authorization") == kinds.count("outcome") == 32 * 50
+    assert kinds.count("identity") == 4
+    report = examine(reader, any_guard.trust)
+    assert report.problems == ()
+
+
+def test_closing_while_others_call(any_guard):
+    ran, codes = [], set()
+    agent = any_guard.new_agent("reader")
+    note = any_guard.tool(ran.append)
+    stop = threading.Event()
+
+    def work():
+        while not stop.is_set():
+            try:
+                agent.call(note, 1)
+            except Denied as denied:
+                codes.add(denied.code)
+                return
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    closers = [threading.Thread(target=any_guard.close) for _ in range(3)]
+    for closer in closers:
+        closer.start()
+    for thread in [*closers, *threads]:
+        thread.join(20)
+    stop.set()
+    assert codes <= {"storage.closed"}
+    assert ran
+
+
+# --- the adapters' side ---------------------------------------------------------------------------
+
+
+def test_call_ids_differ_for_each_call_of_a_tool():
+    agent = Guard.ephemeral(allow_all).new_agent("a")
+    assert [agent.call_id("x"), agent.call_id("x"), agent.call_id("y")] == ["x#1", "x#2", "y#1"]
+
+
+def test_a_tool_takes_its_name_and_description_from_the_function():
+    guard = Guard.ephemeral(allow_all)
+
+    @guard.tool(name="other", requires=["a", "b"])
+    def original(x: int, *rest: str, y: bool = True, **more: object) -> None:
+        """Do it."""
+
+    assert isinstance(original, Tool)
+    assert (original.spec.name, original.spec.description) == ("other", "Do it.")
+    assert original.spec.requires == ("a", "b")
+    assert original.spec.origin.endswith("original")
+    assert set(original.spec.schema["properties"]) == {"x", "rest", "y", "more"}
+
+
+# --- types ----------------------------------------------------------------------------------------
+
+TYPED = """
+from agentguard import Decision, Guard
+
+guard = Guard.ephemeral(lambda _: Decision.allow())
+agent = guard.new_agent("a")
+
+
+@guard.tool
+def open_pr(repo: str, branch: str = "main") -> int:
+    return 1
+
+
+@guard.tool(requires=["x"])
+async def trigger(repo: str) -> str:
+    return repo
+
+
+async def main() -> None:
+    reveal_type(agent.call(open_pr, repo="x"))  # int
+    reveal_type(await agent.acall(open_pr, "x", branch="y"))  # int
+    reveal_type(await agent.acall(trigger, repo="x"))  # str
+    agent.call(open_pr, rpo="x")  # misspelt
+    agent.call(open_pr, repo=5)  # wrong type
+    agent.call(open_pr)  # missing
+    await agent.acall(trigger, rep="x")  # misspelt async
+
+
+def a_coroutine_function() -> None:
+    reveal_type(agent.call(trigger, repo="x"))  # never
+
+
+def past_the_agent() -> int:
+    open_pr("x")
+    return "unreachable"  # nothing: a type checker knows that the call does not return
+"""
+
+
+def test_a_type_checker_finds_mistakes_in_calls(tmp_path):
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text(TYPED, encoding="utf-8")
+    root = Path(__file__).parents[2]
+    result = subprocess.run(
+        [
+            sys.executable,
+            *("-m", "mypy", "--strict", "--no-error-summary", "--hide-error-context"),
+            *("--config-file", "", "--no-incremental", "--follow-imports", "silent"),
+            str(snippet),
+        ],
+        cwd=root,
+        env={**os.environ, "MYPYPATH": str(root / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = TYPED.split("\n")
+    said = {}
+    for line in result.stdout.splitlines():
+        _file, number, kind, message = line.split(":", 3)
+        comment = lines[int(number) - 1].partition("# ")[2]
+        said.setdefault(comment, []).append((kind.strip(), message.strip()))
+    text = {comment: " ".join(message for _kind, message in found) for comment, found in said.items()}
+    assert text["int"].count('"int"') >= 1, result.stdout
+    assert 'is "str"' in text["str"]
+    mistakes = ("misspelt", "wrong type", "missing", "misspelt async")
+    for mistake in mistakes:
+        assert any(kind == "error" for kind, _message in said[mistake]), mistake
+    assert "Never" in text["never"]
+    assert said.keys() == {"int", "str", "never", *mistakes}

@@ -1,0 +1,127 @@
+"""What is signed of a tool, and its resource template."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from agentguard import Arguments, ArgumentsError, ConfigError, ToolSpec
+from agentguard.tool import MAX_RESOURCE, escape, function_schema
+
+SPEC = ToolSpec("open_pr", "Open it.", {"type": "object"}, "acme.tools:open_pr")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "open_pr2"},
+        {"description": "Open it!"},
+        {"schema": {"type": "array"}},
+        {"origin": "mcp:server"},
+    ],
+    ids=str,
+)
+def test_what_the_model_sees_and_where_it_comes_from_is_in_the_digest(change):
+    assert dataclasses.replace(SPEC, **change).digest != SPEC.digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"requires": ("x",)}, {"resource": "x"}, {"attributes": {"a": "b"}}, {"facts": dict}],
+    ids=str,
+)
+def test_what_the_application_says_of_it_is_not(change):
+    assert dataclasses.replace(SPEC, **change).digest == SPEC.digest
+
+
+def test_the_digest_is_stable():
+    again = ToolSpec("open_pr", "Open it.", {"type": "object"}, "acme.tools:open_pr")
+    assert (again.digest, again.schema_sha256) == (SPEC.digest, SPEC.schema_sha256)
+    assert len(SPEC.digest) == 64
+
+
+@pytest.mark.parametrize(
+    "schema", [{"x": object()}, {"x": float("nan")}, {"x": "\ud800"}, {1: 2}], ids=repr
+)
+def test_a_schema_that_is_no_json_is_a_mistake(schema):
+    with pytest.raises(ConfigError, match="no JSON description"):
+        ToolSpec("t", "", schema, "m:t")
+
+
+def test_a_name_or_template_that_is_no_text_is_a_mistake():
+    for fields in ({"name": "\ud800"}, {"resource": "\ud800"}, {"requires": ("\ud800",)}):
+        with pytest.raises(ConfigError):
+            dataclasses.replace(SPEC, **fields)
+
+
+@pytest.mark.parametrize("template", ["{", "}", "a{}b", "{a", "a}b", "{a}}", "{{a}}", "{{}}"])
+def test_a_template_that_is_none_is_a_mistake(template):
+    with pytest.raises(ConfigError, match="not a template"):
+        dataclasses.replace(SPEC, resource=template)
+
+
+@pytest.mark.parametrize(
+    ("template", "arguments", "resource"),
+    [
+        ("repo", {}, "repo"),
+        ("repo:{repo}", {"repo": "x"}, "repo:x"),
+        ("{a}{b}", {"a": "1", "b": "2"}, "12"),
+        ("{a}/{a}", {"a": "x/y"}, "x%2Fy/x%2Fy"),
+        ("n:{a}", {"a": 5}, "n:5"),
+        ("n:{a}", {"a": -5}, "n:-5"),
+        ("n:{a}", {"a": True}, "n:true"),
+        ("n:{a}", {"a": ""}, "n:"),
+        ("n:{a}", {"a": "é{b}"}, "n:%C3%A9%7Bb%7D"),
+        ("n:%{a}", {"a": "2F"}, "n:%2F"),
+    ],
+)
+def test_a_template_is_filled_with_whole_escaped_arguments(template, arguments, resource):
+    spec = dataclasses.replace(SPEC, resource=template)
+    assert spec.resource_of(Arguments.of(arguments).values) == resource
+
+
+@pytest.mark.parametrize("value", [None, 1.5, 2**60, [], {}, b"x", ("x",)], ids=repr)
+def test_an_argument_of_another_kind_fills_no_template(value):
+    spec = dataclasses.replace(SPEC, resource="{a}")
+    with pytest.raises(ArgumentsError, match="needs the argument 'a'") as caught:
+        spec.resource_of(Arguments.of({"a": value}).values)
+    assert caught.value.code == "arguments.resource"
+    with pytest.raises(ArgumentsError):
+        spec.resource_of({})
+
+
+def test_a_resource_has_a_limit_and_not_less():
+    spec = dataclasses.replace(SPEC, resource="{a}")
+    assert spec.resource_of({"a": "x" * MAX_RESOURCE})
+    with pytest.raises(ArgumentsError, match="more than 2048"):
+        spec.resource_of({"a": "x" * (MAX_RESOURCE + 1)})
+
+
+@given(one=st.text(), two=st.text())
+def test_escaping_keeps_different_texts_apart(one, two):
+    assume(one != two)
+    assert escape(one) != escape(two)
+    assert escape(one).isascii()
+
+
+def test_an_override_that_is_none_says_nothing():
+    spec = dataclasses.replace(SPEC, requires=("x",), resource="r")
+    assert spec.overridden(requires=None, resource=None) == spec
+    assert spec.overridden(requires=(), resource="s").requires == ()
+
+
+def test_a_functions_parameters_are_its_schema():
+    def tool(a: int, b: str = "x", *, c) -> None: ...
+
+    assert function_schema(tool) == {
+        "type": "object",
+        "properties": {
+            "a": {"kind": "positional_or_keyword", "annotation": "int"},
+            "b": {"kind": "positional_or_keyword", "annotation": "str"},
+            "c": {"kind": "keyword_only", "annotation": ""},
+        },
+        "required": ["a", "c"],
+    } or function_schema(tool)["required"] == ["a", "c"]
