@@ -19,7 +19,7 @@ from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment
 from agentguard.audit.verify import Problem, ShardReport, ShardVerifier
 from agentguard.config import Config
-from agentguard.errors import KeyMaterialError, StorageError
+from agentguard.errors import ConfigError, KeyMaterialError, StorageError
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
 from agentguard.invocation import timestamp
 from agentguard.keys import Ed25519Signer, Signer
@@ -104,6 +104,12 @@ def take_up(config: Config, passphrase: bytes) -> Domain:
         raise StorageError(message, code="storage.missing")
     keystore.refuse_if_exposed(state)
     trust = keystore.load_trust(state)
+    if trust.trust_domain != config.trust_domain:
+        message = (
+            f"{config.source}: trust_domain: expected {trust.trust_domain!r}, for which the state "
+            f"{state} was founded, got {config.trust_domain!r}"
+        )
+        raise ConfigError(message)
     issuer = keystore.load_key(state, "issuer", passphrase)
     log_key = keystore.load_key(state, "log", passphrase)
     _require_trusted(state, trust, issuer=issuer, log=log_key)
@@ -210,6 +216,11 @@ class Report:
     def entries(self) -> int:
         """The number of entries in all shards."""
         return sum(shard.entries for shard in self.shards)
+
+    @property
+    def kept(self) -> bool:
+        """True when a checkpoint kept outside was at hand for every shard, whatever it says."""
+        return bool(self.shards) and all(shard.kept for shard in self.shards)
 
     @property
     def anchored(self) -> bool:

@@ -432,7 +432,7 @@ def test_a_second_writer_is_refused_while_the_first_goes_on(place, ran):
     agent = first.new_agent("reader")
     tool = first.tool(ran.append, name="note")
     agent.call(tool, 1)
-    with pytest.raises(StorageError, match="another process writes this log") as caught:
+    with pytest.raises(StorageError, match="this log has a writer already") as caught:
         place.open()
     assert caught.value.code == "storage.locked"
     agent.call(tool, 2)

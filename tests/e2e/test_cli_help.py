@@ -83,7 +83,8 @@ def test_a_demo_that_is_not_installed_names_the_command_that_installs_it(project
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
         "error [command.missing]: agentguard demo needs agentguard-langchain, which is not "
-        "installed: run pip install 'agentguard[demo]'\n"
+        "installed: from a clone of the project, run pip install '.[rego]' "
+        "./integrations/agentguard-langchain\n"
     )
 
 

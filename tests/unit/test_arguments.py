@@ -217,11 +217,11 @@ def test_what_has_no_encoding_is_refused(value, inside):
     assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("value", [datetime(2026, 1, 1, tzinfo=BrokenZone()), Raising()])
-def test_a_value_whose_code_raises_is_never_bound(value):
-    with pytest.raises((ArgumentsError, NotImplementedError, RuntimeError)):
-        encoded(value)
-    assert encode_result(value) is None
+def test_a_value_whose_code_raises_is_never_bound():
+    for value in (datetime(2026, 1, 1, tzinfo=BrokenZone()), Raising()):
+        with pytest.raises((ArgumentsError, NotImplementedError, RuntimeError)):
+            encoded(value)
+        assert encode_result(value) is None
 
 
 def test_depth_and_size_have_a_limit_and_not_less():

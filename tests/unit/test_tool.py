@@ -52,7 +52,7 @@ def test_a_schema_that_is_no_json_is_a_mistake(schema):
 
 
 def test_a_name_or_template_that_is_no_text_is_a_mistake():
-    for fields in ({"name": "\ud800"}, {"resource": "\ud800"}, {"requires": ("\ud800",)}):
+    for fields in ({"name": "\ud800"}, {"resource": "\ud800"}):
         with pytest.raises(ConfigError):
             dataclasses.replace(SPEC, **fields)
 
@@ -116,12 +116,12 @@ def test_an_override_that_is_none_says_nothing():
 def test_a_functions_parameters_are_its_schema():
     def tool(a: int, b: str = "x", *, c) -> None: ...
 
-    assert function_schema(tool) == {
-        "type": "object",
-        "properties": {
-            "a": {"kind": "positional_or_keyword", "annotation": "int"},
-            "b": {"kind": "positional_or_keyword", "annotation": "str"},
-            "c": {"kind": "keyword_only", "annotation": ""},
-        },
-        "required": ["a", "c"],
-    } or function_schema(tool)["required"] == ["a", "c"]
+    schema = function_schema(tool)
+    assert {name: p["kind"] for name, p in schema["properties"].items()} == {
+        "a": "positional_or_keyword",
+        "b": "positional_or_keyword",
+        "c": "keyword_only",
+    }
+    assert "int" in schema["properties"]["a"]["annotation"]
+    assert schema["properties"]["c"]["annotation"] == ""
+    assert schema["required"] == ["a", "c"]

@@ -37,10 +37,15 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """The findings of one shard: its entries, its head, the calls without an outcome."""
+    """The findings of one shard.
+
+    ``kept``: a checkpoint from outside was at hand; ``anchored``: and the log agrees with it.
+    ``in_doubt`` are the invocation ids of the calls without an outcome.
+    """
 
     entries: int
     head: Checkpoint | None
+    kept: bool
     anchored: bool
     in_doubt: tuple[str, ...]
     problems: tuple[Problem, ...]
@@ -109,7 +114,14 @@ class ShardVerifier:
         """Return the findings after a ``walk`` to its end."""
         anchored = bool(self.kept) and self._intact
         doubtful = tuple(call.invocation_id for call in self._open.values())
-        return ShardReport(self._tree.size, self._head, anchored, doubtful, tuple(self._problems))
+        return ShardReport(
+            entries=self._tree.size,
+            head=self._head,
+            kept=bool(self.kept),
+            anchored=anchored,
+            in_doubt=doubtful,
+            problems=tuple(self._problems),
+        )
 
     def _found(self, index: int | None, what: str) -> None:
         self._problems.append(Problem(self.shard, index, what))

@@ -160,7 +160,10 @@ def _binding() -> Any:
     try:
         return importlib.import_module("regorus").Engine
     except ModuleNotFoundError as error:
-        message = "a Rego policy needs an extra; install it: pip install 'agentguard[rego]'"
+        message = (
+            "a Rego policy needs the extra 'rego', which brings gordon-to-regorus: install "
+            "agentguard with it, from your clone: pip install '.[rego]'"
+        )
         raise ConfigError(message, code="config.extra_missing") from error
 
 

@@ -302,7 +302,11 @@ def _acquire(path: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(lock)
-        message = f"another process writes this log ({path}): close its guard, or use another state"
+        message = (
+            f"this log has a writer already ({path}): use the guard that is open in this process "
+            "(pass its agents to guard_tools, instead of a name), close the one in another "
+            "process, or use another state"
+        )
         raise StorageError(message, code="storage.locked") from error
     return lock
 
