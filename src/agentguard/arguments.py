@@ -27,6 +27,9 @@ from agentguard import canonical
 from agentguard.canonical import JSON
 from agentguard.errors import ArgumentsError, EncodeError
 
+MAX_DEPTH: Final = canonical.MAX_DEPTH - 2
+"""How deep arguments may be nested: the policy's input, which holds them, is read as JSON again."""
+
 _MAX_SAFE_INT: Final = 2**53 - 1
 
 
@@ -89,8 +92,8 @@ def _encode(value: object, depth: int, path: str) -> JSON:
     kind = type(value)
     if value is None or kind is str or kind is bool:
         return value  # type: ignore[return-value]
-    if depth > canonical.MAX_DEPTH:
-        message = f"argument {path!r} is nested more than {canonical.MAX_DEPTH} levels deep"
+    if depth > MAX_DEPTH:
+        message = f"argument {path!r} is nested more than {MAX_DEPTH} levels deep"
         raise ArgumentsError(message)
     encoder = _ENCODERS.get(kind)
     if encoder is not None:
@@ -199,7 +202,11 @@ def _encode_structure(value: object, depth: int, path: str) -> JSON:
     kind = type(value)
     name = f"{kind.__module__}:{kind.__qualname__}"
     if isinstance(value, Enum):
-        return {"$enum": name, "value": _encode(value._value_, depth + 1, path)}
+        return {
+            "$enum": name,
+            "name": value._name_,
+            "value": _encode(value._value_, depth + 1, path),
+        }
     if kind.__module__ == "pydantic.networks":
         return {"$url": name, "value": str(value)}
     groups = _members(value)
@@ -233,6 +240,11 @@ def _members(value: Any) -> dict[str, dict[str, object]] | None:
         groups["extra"] = dict(extra)
     if private:
         groups["private"] = dict(private)
+    v2 = hasattr(value, "__pydantic_fields_set__")
+    given: set[str] = value.__pydantic_fields_set__ if v2 else value.__fields_set__
+    unset = set(groups["fields"]) - given
+    if unset:
+        groups["unset"] = dict.fromkeys(unset)  # to a tool, null is not the same as not given
     return groups
 
 
@@ -242,13 +254,13 @@ def _is_model(kind: type) -> bool:
     return v1 or hasattr(kind, "__pydantic_fields__")
 
 
-_BUILTIN: Final = (dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float)
+_HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class made at run time
 
 
 def _hides_state(value: object, groups: Mapping[str, Mapping[str, object]]) -> bool:
     """Tell whether an object holds more than its members show: then equal bytes prove nothing."""
-    if isinstance(value, _BUILTIN):
-        return True
+    if any(kind is not object and not kind.__flags__ & _HEAP_TYPE for kind in type(value).__mro__):
+        return True  # a type written in C keeps its state where nobody sees it
     fields = groups["fields"]
     pydantic = _is_model(type(value))
     slots = {

@@ -116,9 +116,9 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         source=source,
         base=base,
         trust_domain=trust_domain,
-        state=_path(base, root.text("state", ".agentguard")),
-        anchor=_path(base, anchor) if anchor else None,
-        passphrase_file=_path(base, passphrase_file) if passphrase_file else None,
+        state=resolve(base, root.text("state", ".agentguard")),
+        anchor=resolve(base, anchor) if anchor else None,
+        passphrase_file=resolve(base, passphrase_file) if passphrase_file else None,
         policy=_policy(root.table("policy")) if "policy" in tables else None,
         agents={name: _agent(name, table) for name, table in root.tables("agents")},
         tools={name: _tool(table) for name, table in root.tables("tools")},
@@ -211,8 +211,12 @@ def _tool(table: _Table) -> ToolConfig:
     return config
 
 
-def _path(base: Path, text: str) -> Path:
-    return base / Path(text).expanduser()
+def resolve(base: Path, text: str) -> Path:
+    """Return a path of the configuration: relative to its file, ``~`` expanded."""
+    try:
+        return base / Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{text!r}: there is no such home directory") from error
 
 
 def _encoded(tables: Mapping[str, Any], source: str) -> bytes:

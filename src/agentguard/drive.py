@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from agentguard.effects import Append, Effect, Enqueue, Evaluate, Line, LookUp, Run
-from agentguard.errors import FactsError
+from agentguard.errors import ConfigError, FactsError
 
 T = TypeVar("T")
 Flow = Generator[Effect, Any, T]
@@ -51,12 +51,25 @@ def _perform(effect: Effect, line: Line, tool: Callable[[], Any]) -> Any:
         case Append():
             return line.log.append(effect.record)
         case Run():
-            return tool()
+            return _finished(tool())
         case Enqueue():
             line.log.enqueue(effect.record)
             return None
         case LookUp():
             return _look_up(effect)
+
+
+def _finished(result: T) -> T:
+    """Refuse a result whose effects are still to come: nobody would watch them."""
+    if inspect.iscoroutine(result):
+        result.close()
+        message = "the tool returned a coroutine, which was not run: use acall, or an async tool"
+        raise ConfigError(message, code="tool.async")
+    if inspect.isgenerator(result):
+        result.close()
+        message = "the tool returned a generator, which was not run: return a list instead"
+        raise ConfigError(message, code="tool.generator")
+    return result
 
 
 def _look_up(effect: LookUp) -> Any:
@@ -96,7 +109,7 @@ async def arun(flow: Flow[T], line: Line, tool: Callable[[], Any], executor: Exe
 async def _aperform(effect: Effect, line: Line, tool: Callable[[], Any], executor: Executor) -> Any:
     if isinstance(effect, Run):
         result = tool()
-        return await result if inspect.isawaitable(result) else result
+        return _finished(await result if inspect.isawaitable(result) else result)
     if isinstance(effect, Append):
         return await _finish(executor, partial(line.log.append, effect.record))
     if isinstance(effect, LookUp):
@@ -111,7 +124,10 @@ async def _aperform(effect: Effect, line: Line, tool: Callable[[], Any], executo
 
 async def _finish(executor: Executor, append: Callable[[], T]) -> T:
     """Wait for an append to the end; a cancellation is raised once its result is known."""
-    future = executor.submit(append)
+    try:
+        future = executor.submit(append)
+    except RuntimeError:  # the guard is closed, or the interpreter on its way out: the log says so
+        return append()
     waiter = asyncio.wrap_future(future)
     cancelled: asyncio.CancelledError | None = None
     while not waiter.done():
@@ -132,4 +148,5 @@ async def _finish(executor: Executor, append: Callable[[], T]) -> T:
 
 async def in_thread(function: Callable[[], T]) -> T:
     """Run a sync tool in a worker thread of the event loop, with this context's variables."""
-    return await asyncio.to_thread(function)
+    result = await asyncio.to_thread(function)
+    return await result if inspect.isawaitable(result) else result

@@ -63,6 +63,10 @@ def guarded_call(
     if not decision.allowed:
         raise Denied(decision)
     account = _Account(actor, line, prepared.salt, sealed, receipt)
+    if not invocation.is_unchanged():
+        yield from account.close("not_run", None)
+        reason = "the arguments were changed while the call was being decided"
+        raise Denied(Decision.deny(reason, code="arguments.changed"))
     unknown: tuple[type[BaseException], ...] = (TimeoutError, *outcome_unknown)
     started = account.now()
     try:

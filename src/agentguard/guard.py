@@ -256,7 +256,7 @@ def load_engine(settings: Config) -> Engine:
         raise ConfigError(f"{settings.source}: policy: expected a table with a path, found none")
     if policy.engine == "function":
         return FunctionEngine(config.load_callable(policy.path, f"{settings.source}: policy.path"))
-    path = settings.base / Path(policy.path).expanduser()
+    path = config.resolve(settings.base, policy.path)
     if not path.exists():
         raise ConfigError(f"{settings.source}: policy.path: there is no {path}")
     for file in (path, *path.rglob("*")) if path.is_dir() else (path,):
@@ -267,7 +267,7 @@ def load_engine(settings: Config) -> Engine:
 def _engine(policy: PolicySource, settings: Config) -> Engine:
     if callable(policy):
         return FunctionEngine(policy)
-    path = settings.base / Path(policy).expanduser()
+    path = config.resolve(settings.base, str(policy))
     if not path.exists():
         raise ConfigError(f"there is no policy at {path}")
     return _rego(path, config.DEFAULT_QUERY)

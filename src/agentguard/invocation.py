@@ -51,13 +51,25 @@ class Invocation:
     """A call of a tool, with its arguments bound, or the reason why they could not be.
 
     A call whose arguments can't be bound is refused, and the refusal is signed and recorded; for
-    that the adapter hands over the error in the arguments' place. ``bind`` does so.
+    that the adapter hands over the error in the arguments' place. ``bind`` does so, and keeps the
+    ``binding``, with which the line looks again, just before the tool runs, whether the arguments
+    were changed since they were decided on.
     """
 
     tool: ToolSpec
     arguments: Arguments | ArgumentsError
     site: CallSite
     task_id: str | None = None
+    binding: Callable[[], Arguments] | None = None
+
+    def is_unchanged(self) -> bool:
+        """Tell whether the arguments, bound once more, are still those that were decided on."""
+        if self.binding is None or isinstance(self.arguments, ArgumentsError):
+            return True
+        try:
+            return self.binding().encoded == self.arguments.encoded
+        except Exception:  # noqa: BLE001  what can't be read any more is not what it was
+            return False
 
     @classmethod
     def bind(
@@ -81,7 +93,7 @@ class Invocation:
             message = f"the arguments of {tool.name} can't be read: {type(error).__name__}"
             arguments = ArgumentsError(message, code="arguments.invalid")
             arguments.__cause__ = error
-        return cls(tool, arguments, site, task_id)
+        return cls(tool, arguments, site, task_id, binding)
 
 
 def statement(agent_name: str, predicate: Mapping[str, object]) -> bytes:

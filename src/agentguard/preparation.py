@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from agentguard.arguments import Arguments
-from agentguard.canonical import b64_encode
+from agentguard.canonical import b64_encode, loads_object
 from agentguard.decision import Decision
 from agentguard.effects import Actor, Effect, Line, LookUp
 from agentguard.errors import AgentguardError, ArgumentsError
@@ -158,7 +158,7 @@ def _look_up(
     facts: Facts, arguments: Arguments
 ) -> Generator[Effect, Any, tuple[Mapping[str, Any], Decision | None]]:
     try:
-        found = yield LookUp(facts, arguments.values)
+        found = yield LookUp(facts, loads_object(arguments.encoded))  # a copy of their own
         if isinstance(found, Mapping):
             return dict(found), None
     except Exception as error:  # noqa: BLE001  the application's look-up may raise anything: it denies

@@ -101,7 +101,10 @@ class Seen:
     @property
     def outcomes(self) -> list[Mapping[str, Any]]:
         statements = [e.members["statement"] for e in self.entries if e.kind == "outcome"]
-        return [loads_object(Envelope.parse(s).payload)["predicate"] for s in statements]
+        predicates: list[Any] = [
+            loads_object(Envelope.parse(statement).payload)["predicate"] for statement in statements
+        ]
+        return predicates
 
     @property
     def codes(self) -> list[tuple[str, str]]:
@@ -225,7 +228,7 @@ def note(guard, ran):
     """A guarded tool with an effect that can be seen."""
 
     @guard.tool
-    def note(text: str = "") -> str:
+    def note(text=""):
         ran.append(text)
         return text
 

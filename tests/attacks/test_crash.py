@@ -120,7 +120,7 @@ def killed_while_it_works(place, names):
     )
     try:
         wait_for(lambda: path.exists() and path.stat().st_size > 0)
-        time.sleep(random.random() * 0.15)
+        time.sleep(random.random() * 0.15)  # noqa: S311  a moment, no secret
     finally:
         child.send_signal(signal.SIGKILL)
         output, _nothing = child.communicate(timeout=10)
@@ -337,3 +337,22 @@ def test_a_child_can_open_a_guard_of_its_own(place):
         """,
     )
     assert result.stdout.split() == ["5", "storage.locked"], result.stderr
+
+
+def test_a_fork_after_close_closes_no_descriptor_of_somebody_else(place):
+    """The numbers of a closed log's descriptors belong to whoever opened a file since."""
+    result = run(
+        place,
+        """
+        guard.close()
+        files = [os.open(os.devnull, os.O_RDONLY) for _ in range(30)]
+        child = os.fork()
+        if child == 0:
+            for file in files:
+                os.fstat(file)
+            print("all open", flush=True)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        """,
+    )
+    assert result.stdout == "all open\n"

@@ -36,8 +36,8 @@ def spellings(signer: Ed25519Signer) -> list[bytes]:
         str(int.from_bytes(seed, "little")).encode(),
     ]
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        for shift in range(3):  # wherever it lies in a longer text, such as a PEM file
-            spelt.append(encode(bytes(shift) + seed)[4:40])
+        # wherever it lies in a longer text, such as a PEM file
+        spelt += [encode(bytes(shift) + seed)[4:40] for shift in range(3)]
     return spelt
 
 
@@ -82,7 +82,8 @@ def test_no_object_gives_its_key_to_a_copy_or_a_serialiser(guard, signers, take)
         try:
             taken = take(value)
         except (TypeError, AgentguardError, AttributeError, pickle.PicklingError) as error:
-            assert clean(str(error), keys)
+            refusal = str(error)
+            assert clean(refusal, keys)
         else:
             assert clean(taken if isinstance(taken, bytes) else repr(taken), keys)
 
@@ -129,8 +130,8 @@ def test_no_traceback_with_locals_shows_a_key(guard, signers, ran):
         except (RuntimeError, AgentguardError) as error:
             errors.append(error)
     assert len(errors) == 5
-    for error in errors:
-        lines = traceback.TracebackException.from_exception(error, capture_locals=True).format()
+    for raised in errors:
+        lines = traceback.TracebackException.from_exception(raised, capture_locals=True).format()
         assert clean("".join(lines), keys)
 
 
@@ -167,7 +168,7 @@ def test_nothing_is_logged_that_holds_a_key(guard, signers, ran, caplog):
     guard._home.log.close()  # the next outcome can't be recorded, which is logged
     with pytest.raises(Denied):
         agent.call(tool, 2)
-    logging.getLogger("agentguard").exception("with %r", agent._actor)
+    logging.getLogger("agentguard").error("with %r", agent._actor)
     assert caplog.text
     assert clean(caplog.text, keys)
 
@@ -216,4 +217,3 @@ def test_arguments_in_an_error_are_not_what_a_stranger_reads(guard, ran):
     with pytest.raises(Denied) as caught:
         guard.new_agent("a").call(tool, {"password": object(), "other": "hunter2"})
     assert "hunter2" not in str(caught.value)
-

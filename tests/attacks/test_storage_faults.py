@@ -54,9 +54,7 @@ def test_a_write_that_fails_denies_and_later_calls_go_on(
     assert seen(guard).codes == [("allow", "")]
 
 
-def test_an_error_after_the_commit_does_not_lose_the_entry(
-    guard, faults, note, ran, seen, examine
-):
+def test_an_error_after_the_commit_does_not_lose_the_entry(guard, faults, note, ran, seen, examine):
     agent = guard.new_agent("a")
     faults.after = OSError("after the commit")
     agent.call(note, text="x")  # the entry is there: the head says so
@@ -67,9 +65,7 @@ def test_an_error_after_the_commit_does_not_lose_the_entry(
     assert seen(guard).statuses == ["ok"]
 
 
-def test_an_error_after_the_commit_and_an_unreadable_head_deny(
-    guard, faults, note, ran, examine
-):
+def test_an_error_after_the_commit_and_an_unreadable_head_deny(guard, faults, note, ran, examine):
     agent = guard.new_agent("a")
     faults.after = OSError("after the commit")
     faults.at_head = StorageError("unreadable", code="storage.corrupt")
@@ -97,9 +93,7 @@ def test_an_interrupt_around_the_commit_is_raised_and_the_tool_is_not_run(
     assert len(seen(guard).authorizations) == (1 if when == "after" else 0)
 
 
-def test_an_interrupt_is_not_lost_where_the_head_can_not_be_read_either(
-    guard, faults, note, ran
-):
+def test_an_interrupt_is_not_lost_where_the_head_can_not_be_read_either(guard, faults, note, ran):
     agent = guard.new_agent("a")
     faults.before = KeyboardInterrupt()
     faults.at_head = StorageError("unreadable")
@@ -110,10 +104,10 @@ def test_an_interrupt_is_not_lost_where_the_head_can_not_be_read_either(
 
 
 def test_a_denial_that_can_not_be_recorded_is_still_a_denial(faults, ran):
-    def test_policy(_document):
+    def never(_document):
         raise AssertionError("never asked")
 
-    guard = Guard.ephemeral(test_policy, config={"agents": {"a": {}}})
+    guard = Guard.ephemeral(never, config={"agents": {"a": {}}})
     tool = guard.tool(ran.append)
     agent = guard.new_agent("a")
     guard._home.log.close()
@@ -198,7 +192,7 @@ def test_an_interrupted_leader_does_not_take_its_followers_along(
     def call(text):
         try:
             results.append(agent.call(note, text=text))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  an interrupt is one of the results
             results.append(type(error))
 
     leader = threading.Thread(target=call, args=("leader",))
@@ -217,7 +211,7 @@ def test_an_interrupted_leader_does_not_take_its_followers_along(
         faults.before = None
         faults.inner.write(*batch)
 
-    faults.write = heal_after_first  # type: ignore[method-assign]
+    faults.write = heal_after_first
     gate.set()
     for thread in [leader, *followers]:
         thread.join(10)
@@ -227,7 +221,7 @@ def test_an_interrupted_leader_does_not_take_its_followers_along(
     assert examine(guard).in_doubt == []
 
 
-# --- SQLite's own errors ---------------------------------------------------------------------------
+# --- SQLite's own errors -------------------------------------------------------------------------
 
 
 def test_a_full_disk_denies_and_nothing_is_lost(place, ran):
@@ -238,9 +232,13 @@ def test_a_full_disk_denies_and_nothing_is_lost(place, ran):
     connection = guard._home.log._backend._connection
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count={pages + 1}")
-    with pytest.raises(Denied) as caught:
+
+    def fill():
         for _ in range(50):
             agent.call(tool, "x" * 3000)
+
+    with pytest.raises(Denied) as caught:
+        fill()
     assert caught.value.code == "storage.full"
     assert "make room" in caught.value.reason
     full = len(ran)

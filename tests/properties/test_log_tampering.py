@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
@@ -105,8 +106,8 @@ def history(seed: str) -> Copy:
         reader = guard.reader()
         rows = list(reader.entries(0))
         beside = {index: list(reader.attachments(0, index)) for index, _body in rows}
-        signer = guard._home.log._signer
-        return Copy(guard.trust, signer, rows, list(reader.checkpoints(0)), beside)
+        log: Any = guard._home.log
+        return Copy(guard.trust, log._signer, rows, list(reader.checkpoints(0)), beside)
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,7 @@ def test_everything_that_can_be_said(written, tmp_path):
     reviewer = settings.agents["code-reviewer"]
     assert reviewer.profile.owner == "user:carol"
     assert reviewer.authority == "own"
-    assert reviewer.max_scope == {"repo:read", "pr:write"}
+    assert reviewer.max_scope == frozenset({"repo:read", "pr:write"})
     spec = settings.tools["open_pr"].over(ToolSpec("open_pr", "", {}, "m:f"))
     assert spec.requires == ("pr:write",)
     assert spec.resource == "repo:{repo}"
@@ -258,7 +258,7 @@ def test_a_policy_that_others_can_write_is_refused(written, tmp_path, folder):
     named = "policies" if folder else "policies/authz.rego"
     settings = config.load(written(f'[policy]\npath = "{named}"\n'))
     file.chmod(0o666)
-    with pytest.raises(ConfigError, match="authz.rego") as caught:
+    with pytest.raises(ConfigError, match=r"authz\.rego") as caught:
         load_engine(settings)
     assert caught.value.code == "config.exposed"
     file.chmod(0o644)
@@ -292,7 +292,8 @@ def test_any_tables_are_a_configuration_or_a_mistake(tables):
     try:
         settings = config.parse(tables, source="agentguard.toml", base=Path())
     except ConfigError as error:
-        assert str(error).startswith("agentguard.toml: ")
+        mistake = str(error)
+        assert mistake.startswith("agentguard.toml: ")
     else:
         assert settings.encoded
 

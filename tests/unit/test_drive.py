@@ -12,6 +12,7 @@ import functools
 import gc
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -94,7 +95,8 @@ def records(guard, kind):
 
 def statuses(guard):
     payloads = [Envelope.parse(m["statement"]).payload for m in records(guard, "outcome")]
-    return [loads_object(payload)["predicate"]["status"] for payload in payloads]
+    predicates: list[Any] = [loads_object(payload)["predicate"] for payload in payloads]
+    return [predicate["status"] for predicate in predicates]
 
 
 def settled(guard):

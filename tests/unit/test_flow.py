@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from datetime import datetime, tzinfo
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ def ran():
 @pytest.fixture
 def note(guard, ran):
     @guard.tool
-    def note(text: str = "") -> str:
+    def note(text=""):
         ran.append(text)
         return text
 
@@ -168,7 +169,9 @@ class Panic(BaseException):  # as pyo3's PanicException is one
     """What native code raises, past every ``except Exception``."""
 
 
-@pytest.mark.parametrize("interrupt", [Panic(), KeyboardInterrupt(), SystemExit(1), GeneratorExit()])
+@pytest.mark.parametrize(
+    "interrupt", [Panic(), KeyboardInterrupt(), SystemExit(1), GeneratorExit()]
+)
 def test_what_tears_the_engine_away_never_runs_the_tool(guard, note, ran, interrupt):
     agent = with_line(guard, engine=Answers(interrupt)).new_agent("a")
     with pytest.raises((Denied, type(interrupt))):
@@ -517,7 +520,7 @@ def test_an_error_in_the_arguments_place_is_recorded_with_null_arguments(guard, 
     with pytest.raises(Denied):
         agent.run(call, lambda: ran.append(1))
     (record,) = records(guard, "authorization")
-    signed = loads_object(Envelope.parse(record["invocation"]).payload)["predicate"]
+    signed: Any = loads_object(Envelope.parse(record["invocation"]).payload)["predicate"]
     assert signed["arguments"] is None
     assert ran == []
     verified(guard)
@@ -556,7 +559,7 @@ def test_what_a_tool_raises_is_recorded_and_raised_as_it_is(guard, error, status
 
 
 def test_a_pause_of_a_framework_is_an_unknown_outcome(guard, note):
-    class Pause(Exception):
+    class Pause(Exception):  # noqa: N818  frameworks name theirs so
         pass
 
     def pause():
@@ -581,7 +584,7 @@ class LiveDict(dict):
     [
         object(),
         float("nan"),
-        datetime(2020, 1, 1, tzinfo=tzinfo()),
+        datetime(2020, 1, 1, tzinfo=tzinfo()),  # type: ignore[abstract]
         LiveDict(a=1),
         "\ud800",
         "x" * 300_000,
@@ -634,4 +637,3 @@ def test_evaluate_answers_as_the_call_would_and_records_nothing(note):
 def test_evaluate_tells_that_an_approval_is_needed(note):
     guard = Guard.ephemeral(lambda _: Decision.require_approval())
     assert guard.new_agent("a").evaluate(invocation(note)).outcome == "approval"
-

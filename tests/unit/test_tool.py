@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -52,7 +53,8 @@ def test_a_schema_that_is_no_json_is_a_mistake(schema):
 
 
 def test_a_name_or_template_that_is_no_text_is_a_mistake():
-    for fields in ({"name": "\ud800"}, {"resource": "\ud800"}):
+    several: list[dict[str, Any]] = [{"name": "\ud800"}, {"resource": "\ud800"}]
+    for fields in several:
         with pytest.raises(ConfigError):
             dataclasses.replace(SPEC, **fields)
 
@@ -116,7 +118,7 @@ def test_an_override_that_is_none_says_nothing():
 def test_a_functions_parameters_are_its_schema():
     def tool(a: int, b: str = "x", *, c) -> None: ...
 
-    schema = function_schema(tool)
+    schema: dict[str, Any] = function_schema(tool)
     assert {name: p["kind"] for name, p in schema["properties"].items()} == {
         "a": "positional_or_keyword",
         "b": "positional_or_keyword",

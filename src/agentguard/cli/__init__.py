@@ -113,7 +113,10 @@ def _load(name: str, brought: EntryPoint | None) -> Callable[..., object]:
             missing = error.name
     message = f"agentguard {name} needs {missing}, which is not installed"
     if name == _DEMO:
-        message += ": from a clone of the project, run pip install '.[rego]' ./integrations/agentguard-langchain"
+        message += (
+            ": from a clone of the project, run pip install '.[rego]' "
+            "./integrations/agentguard-langchain"
+        )
     raise ConfigError(message, code="command.missing")
 
 

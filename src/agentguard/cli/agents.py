@@ -120,8 +120,8 @@ def list_agents(
         for agent in known:
             screen.json_line(agent.as_json())
         return
-    columns = ("agent", "type", "authority", "max_scope", "instances", "allow", "deny", "last call")
-    screen.table(columns, (_cells(agent) for agent in known))
+    names = ("agent", "type", "authority", "instances", "allow", "deny", "last call")
+    screen.columns(names, ((_cells(agent), _note(agent)) for agent in known))
 
 
 @app.command("show")
@@ -194,14 +194,20 @@ def _cells(agent: Known) -> tuple[str, ...]:
     table = agent.configured
     return (
         agent.name,
-        table.profile.type if table else "not configured",
+        table.profile.type if table else "",
         table.authority if table else "",
-        " ".join(sorted(table.max_scope or ())) if table else "",
         str(len(agent.instances)),
         str(agent.count("allow")),
         str(agent.count("deny")),
         _time(agent.last_call),
     )
+
+
+def _note(agent: Known) -> str:
+    table = agent.configured
+    if table is None:
+        return "in the log only, not configured here"
+    return f"max_scope: {' '.join(sorted(table.max_scope or ())) or 'none'}"
 
 
 def _draw(agent: Known) -> None:
@@ -218,18 +224,25 @@ def _draw(agent: Known) -> None:
                 ("max_scope", " ".join(sorted(table.max_scope or ())) or "none"),
             )
         )
-    rows = (
+    if not agent.instances:
+        screen.line()
+        screen.line("no instance has been seen")
+    for instance in agent.instances:
+        _draw_instance(instance)
+
+
+def _draw_instance(instance: Instance) -> None:
+    allowed, denied = instance.decisions["allow"], instance.decisions["deny"]
+    screen.line()
+    screen.sheet(
         (
-            alias(i.uri),
-            i.uri,
-            i.credential,
-            _time(i.last_call),
-            str(i.decisions["allow"]),
-            str(i.decisions["deny"]),
+            ("instance", alias(instance.uri)),
+            ("URI", instance.uri),
+            ("credential", instance.credential),
+            ("calls", f"{allowed} allowed, {denied} denied"),
+            ("last call", _time(instance.last_call) or "none"),
         )
-        for i in agent.instances
     )
-    screen.table(("instance", "URI", "credential", "last call", "allow", "deny"), rows)
 
 
 def _time(at: str | None) -> str:

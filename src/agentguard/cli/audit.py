@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from agentguard import domain
 from agentguard.audit.entry import Entry
+from agentguard.audit.verify import Problem
 from agentguard.cli import history, place, screen, story
 from agentguard.cli.history import Row
 from agentguard.cli.place import (
@@ -28,7 +30,8 @@ from agentguard.domain import Report
 app = typer.Typer(no_args_is_help=True, help="Look at the log, and verify it.")
 
 _SHOWN: Final = 50
-_COLUMNS: Final = ("index", "at", "kind", "agent", "tool", "decision", "reason", "outcome")
+_COLUMNS: Final = ("index", "at", "kind", "decision", "outcome", "agent", "tool")
+_BACKGROUND: Final = frozenset({"shard", "key", "config", "policy"})
 
 
 @app.command("list")
@@ -45,11 +48,15 @@ def list_entries(
             help=f"The newest N entries, 0 for all; by default {_SHOWN}, with --json all.",
         ),
     ] = None,
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="Also the entries that are no call's; --json always has them."),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """List the entries, the newest last.
+    """List the calls, the newest last.
 
-    They are listed as they stand in the log, unverified.
+    They are listed as they stand in the log, unverified; times are UTC.
 
     With --json, one object a line: index, shard, kind, at, agent, principal, tool, decision
     (allow, deny, approval), reason, invocation_id, outcome (ok, error, unknown, in_doubt: it was
@@ -62,26 +69,56 @@ def list_entries(
             screen.json_line(row.as_json())
         return
     newest: deque[Row] = deque(maxlen=_SHOWN if limit is None else limit or None)
-    count = 0
+    count = hidden = 0
     for row in rows:
-        newest.append(row)
-        count += 1
-    screen.table(_COLUMNS, (_cells(row) for row in newest))
+        if every or not _is_background(row):
+            newest.append(row)
+            count += 1
+        else:
+            hidden += 1
+    screen.columns(_COLUMNS, _lines(newest))
     if len(newest) < count:
-        screen.line(f"the newest {len(newest)} of {count} entries; --limit 0 lists all")
+        screen.line(f"the newest {len(newest)} of {count} entries; --limit 0 lists them")
+    if hidden:
+        screen.line(f"{_entries(hidden)} (outcomes, keys, configuration, policy): --all")
+
+
+def _is_background(row: Row) -> bool:
+    """Whether a row says nothing that another does not: an outcome stands in its call's row."""
+    return row.kind in _BACKGROUND or (row.kind == "outcome" and row.tool is not None)
+
+
+def _lines(rows: Iterable[Row]) -> Iterator[screen.Row]:
+    """Yield the rows, and a line with the date wherever it changes."""
+    day = ""
+    for row in rows:
+        at = row.at or ""
+        if at and at[:10] != day:
+            day = at[:10]
+            yield (), screen.styled("", day)
+        yield _cells(row), row.reason or ""
+
+
+def _entries(count: int) -> str:
+    return "1 entry" if count == 1 else f"{count} entries"
 
 
 def _cells(row: Row) -> tuple[str | Text, ...]:
     return (
         str(row.index) if row.shard == 0 else f"{row.shard}/{row.index}",
-        (row.at or "")[:19].replace("T", " "),
-        screen.styled("damaged", row.kind) if row.kind == "damaged" else row.kind,
-        alias(row.agent or ""),
-        row.tool or "",
+        (row.at or "")[11:19],
+        _kind(row),
         screen.styled(row.decision or "", row.decision or ""),
-        row.reason or "",
         screen.styled(row.outcome or "", row.outcome or ""),
+        alias(row.agent or "").removeprefix("agent:"),
+        row.tool or "",
     )
+
+
+def _kind(row: Row) -> str | Text:
+    if row.kind == "damaged":
+        return screen.styled("damaged", row.kind)
+    return "call" if row.kind == "authorization" else row.kind
 
 
 @app.command("show")
@@ -148,7 +185,7 @@ def verify(
         if not believed.outside:
             screen.warn(_untrusted(believed))
         if not report.anchored:
-            screen.warn(_unanchored(found))
+            screen.warn(unanchored(found.anchor, report))
     else:
         _draw_report(found, believed, report)
     if not report.ok:
@@ -177,18 +214,19 @@ def _report_json(report: Report) -> dict[str, object]:
 
 
 def _draw_report(found: Place, believed: Trust, report: Report) -> None:
-    if report.problems:
-        rows = (
-            (str(p.shard), "" if p.index is None else str(p.index), p.what) for p in report.problems
-        )
-        screen.table(("shard", "index", "what does not hold"), rows)
+    for problem in report.problems:
+        screen.item("  ", f"{where(problem)}: {problem.what}")
     verdict = screen.styled("ok", "consistent") if report.ok else screen.styled("fail", "FAILED")
     shards = "1 shard" if len(report.shards) == 1 else f"{len(report.shards)} shards"
-    screen.line(verdict, f": {report.entries} entries in {shards} of {found.state}")
-    if report.anchored:
-        screen.line(screen.styled("ok", "anchored"), f": by the checkpoints in {found.anchor}")
+    screen.line(
+        verdict,
+        f": {_entries(report.entries)} in {shards} of {place.from_home(found.state)}",
+    )
+    if report.anchored and found.anchor is not None:
+        kept = place.from_home(found.anchor)
+        screen.line(screen.styled("ok", "anchored"), f": by the checkpoints in {kept}")
     else:
-        screen.line(screen.styled("warn", _unanchored(found)))
+        screen.line(screen.styled("warn", unanchored(found.anchor, report)))
     screen.line(f"trust: {believed.document.trust_domain}, from {believed.source}")
     if not believed.outside:
         screen.line(screen.styled("warn", _untrusted(believed)))
@@ -199,9 +237,26 @@ def _draw_report(found: Place, believed: Trust, report: Report) -> None:
         )
 
 
-def _unanchored(found: Place) -> str:
-    where = f"{found.anchor} keeps none" if found.anchor is not None else "no anchor is named"
-    return f"UNANCHORED: no checkpoint from outside the state vouches for this log ({where})"
+def where(problem: Problem) -> str:
+    """Name the place of a problem, for people."""
+    entry = f", entry {problem.index}" if problem.index is not None else ""
+    return f"shard {problem.shard}{entry}"
+
+
+def unanchored(anchor: Path | None, report: Report) -> str:
+    """Say why no checkpoint from outside vouches for a log: there is none, or the log is damaged.
+
+    A report has ``anchored`` false wherever the log is not whole; ``kept`` says which it is.
+    """
+    if anchor is None:
+        why = "no anchor is named"
+    elif report.kept:
+        why = f"{place.from_home(anchor)} keeps one, but the log is not whole or not the one it saw"
+    elif report.ok:
+        why = f"{place.from_home(anchor)} keeps none"
+    else:
+        why = f"{place.from_home(anchor)} has none that can be used"
+    return f"UNANCHORED: no checkpoint from outside the state vouches for this log ({why})"
 
 
 def _untrusted(believed: Trust) -> str:

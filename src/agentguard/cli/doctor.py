@@ -16,11 +16,11 @@ import typer
 
 from agentguard import config as configuration
 from agentguard import domain
-from agentguard.cli import history, place, screen
+from agentguard.cli import history, place, policy, screen
+from agentguard.cli.audit import unanchored, where
 from agentguard.cli.place import ConfigOption, JsonOption, Place
 from agentguard.config import Config
 from agentguard.errors import AgentguardError, ConfigError
-from agentguard.guard import load_engine
 from agentguard.identity.trust import Use
 from agentguard.storage import keystore
 
@@ -49,8 +49,8 @@ def doctor(*, config: ConfigOption = None, json: JsonOption = False) -> None:
         checks = [{"status": f.status, "check": f.check, "what": f.what} for f in findings]
         screen.json_line({"ok": ok, "checks": checks})
     else:
-        rows = ((screen.styled(f.status, f.status), f.check, f.what) for f in findings)
-        screen.table(("", "check", "finding"), rows)
+        for f in findings:
+            screen.item(screen.styled(f.status, f"{f.status:6}"), f"{f.check}: {f.what}")
     if not ok:
         raise typer.Exit(1)
 
@@ -63,10 +63,11 @@ def _findings(path: Path | None) -> Iterator[Finding]:
     except AgentguardError as error:
         yield Finding("fail", "configuration", str(error))
         return
-    yield Finding("ok", "configuration", f"{source} loads")
+    yield Finding("ok", "configuration", f"{place.from_home(source)} loads")
     yield from _agents(settings)
     yield from _facts(settings)
     yield _attempt("policy", lambda: _policy(settings))
+    yield from _inputs(settings)
     yield _attempt("state", lambda: _state(settings))
     yield _passphrase(settings)
     yield _attempt("keys", lambda: _keys(settings))
@@ -88,13 +89,22 @@ def _platform() -> Finding:
 
 
 def _policy(settings: Config) -> str:
-    engine = load_engine(settings)
+    engine = policy.load(settings)
     return f"{engine.name} {engine.version} loads it; sha256 {engine.policy_sha256 or 'unknown'}"
+
+
+def _inputs(settings: Config) -> Iterator[Finding]:
+    try:
+        names = policy.undeclared(settings, policy.declared(settings))
+    except AgentguardError:
+        return  # why it can't be read is a finding already
+    for name in names:
+        yield Finding("warn", "policy", policy.advice(name))
 
 
 def _state(settings: Config) -> str:
     keystore.refuse_if_exposed(settings.state)
-    return f"{settings.state} is this user's alone"
+    return f"{place.from_home(settings.state)} is this user's alone"
 
 
 def _passphrase(settings: Config) -> Finding:
@@ -111,7 +121,7 @@ def _passphrase(settings: Config) -> Finding:
     if place.is_inside(file, settings.base):
         what = f"{file} lies beside the configuration: see that it is never committed or copied"
         return Finding("warn", "passphrase", what)
-    return Finding("ok", "passphrase", f"{file}, outside the state")
+    return Finding("ok", "passphrase", f"{place.from_home(file)}, outside the state")
 
 
 def _keys(settings: Config) -> str:
@@ -132,7 +142,7 @@ def _anchor(settings: Config) -> Iterator[Finding]:
         what = f"there is no {settings.anchor}: it is made with the next call that is recorded"
         yield Finding("warn", "anchor", what)
     else:
-        yield Finding("ok", "anchor", f"{settings.anchor}, outside the state")
+        yield Finding("ok", "anchor", f"{place.from_home(settings.anchor)}, outside the state")
 
 
 def _agents(settings: Config) -> Iterator[Finding]:
@@ -161,7 +171,7 @@ def _facts(settings: Config) -> Iterator[Finding]:
         try:
             configuration.load_callable(tool.facts, tool.where)
         except ConfigError as error:
-            yield Finding("warn", check, str(error))
+            yield Finding("warn", check, str(policy.on_path(error, settings)))
         else:
             yield Finding("ok", check, f"its facts come from {tool.facts}")
 
@@ -181,20 +191,23 @@ def _log(settings: Config) -> Iterator[Finding]:
         yield Finding("fail", "log", str(error))
         return
     for problem in report.problems:
-        where = f"shard {problem.shard}" + (
-            f", entry {problem.index}" if problem.index is not None else ""
-        )
-        yield Finding("fail", "log", f"{where}: {problem.what}")
+        yield Finding("fail", "log", f"{where(problem)}: {problem.what}")
     if report.ok:
         yield Finding("ok", "log", f"{report.entries} entries are consistent")
     if not report.anchored:
-        yield Finding("warn", "log", "UNANCHORED: no checkpoint from outside vouches for it")
+        yield Finding("warn", "log", unanchored(anchor, report))
     if not believed.outside:
         yield Finding("warn", "log", f"UNTRUSTED KEY: checked with {believed.source} itself")
     if report.in_doubt:
-        what = f"{len(report.in_doubt)} calls in doubt: find out what happened; see audit verify"
-        yield Finding("warn", "log", what)
+        yield Finding("warn", "log", _doubt(report.in_doubt))
     yield from _tools(settings, called)
+    yield from _scopes(settings, called)
+
+
+def _doubt(calls: list[str]) -> str:
+    count = "1 call" if len(calls) == 1 else f"{len(calls)} calls"
+    more = " (audit verify names the others)" if len(calls) > 1 else ""
+    return f"{count} in doubt: find out what happened: agentguard audit show {calls[0]}{more}"
 
 
 def _tools(settings: Config, called: set[str]) -> Iterator[Finding]:
@@ -207,4 +220,24 @@ def _tools(settings: Config, called: set[str]) -> Iterator[Finding]:
             yield Finding("ok", f"tool {name}", "called before")
         else:
             what = f"[tools.{name}] matches nothing so far: compare the name with the tool's"
+            yield Finding("warn", f"tool {name}", what)
+
+
+def _scopes(settings: Config, called: set[str]) -> Iterator[Finding]:
+    """Compare what tools require with what agents have; what the code says is not known here."""
+    held = {scope for agent in settings.agents.values() for scope in agent.max_scope or ()}
+    for name, tool in settings.tools.items():
+        for scope in sorted({*(tool.requires or ())} - held):
+            what = (
+                f"requires {scope}, which no agent's max_scope has: each call is denied "
+                "(scope.exceeded)"
+            )
+            yield Finding("warn", f"tool {name}", what)
+    for name in sorted(called):
+        configured = settings.tools.get(name)
+        if configured is None or not configured.requires:
+            what = (
+                "called, no requires in agentguard.toml: unless the code names a scope, every "
+                f"agent may ask for it and the policy alone decides; add it to [tools.{name}]"
+            )
             yield Finding("warn", f"tool {name}", what)

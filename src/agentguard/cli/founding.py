@@ -204,18 +204,13 @@ def _toml(settings: Config, keep: Path | None) -> str:
     else:
         keys = (
             f"# The passphrase of the keys; {domain.PASSPHRASE_VARIABLE}, if set, goes before it.\n"
-            f"[keys]\npassphrase_file = {_quoted(_from_home(keep))}"
+            f"[keys]\npassphrase_file = {_quoted(place.from_home(keep))}"
         )
     return Template(_template(config.FILE)).substitute(
         trust_domain=_quoted(settings.trust_domain),
-        anchor=_quoted("" if settings.anchor is None else _from_home(settings.anchor)),
+        anchor=_quoted("" if settings.anchor is None else place.from_home(settings.anchor)),
         keys=keys,
     )
-
-
-def _from_home(path: Path) -> str:
-    home = Path.home()
-    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def _quoted(text: str) -> str:
@@ -238,12 +233,17 @@ def _show(folder: Path, settings: Config, trust: TrustDocument, keep: Path | Non
         made.append((keep, "the passphrase of the keys: back it up, it is nowhere else"))
     if settings.anchor is not None:
         made.append((settings.anchor, "checkpoints of the log, outside the state"))
-    title = f"The trust domain {trust.trust_domain}"
-    screen.table(("made", "what it is"), ((str(path), what) for path, what in made), title=title)
+    screen.line(f"The trust domain {trust.trust_domain}, founded in:")
+    for path, what in made:
+        screen.line()
+        screen.line(f"  {place.from_home(path)}")
+        screen.item("      ", what)
     screen.line()
     screen.line("Next:")
     if folder.resolve() != Path.cwd():
         screen.line(f"  cd {shlex.quote(str(folder))}")
+    screen.line(f"  name your tools in {_POLICY}")
     screen.line("  agentguard doctor          is all of it sound?")
-    screen.line("  agentguard policy check    is the policy?")
-    screen.line("  agentguard audit verify    is the log?")
+    screen.line(
+        '  guard_tools(tools, "assistant")    in your code: from now on each call is checked'
+    )

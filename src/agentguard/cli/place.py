@@ -18,7 +18,7 @@ from agentguard import config, domain
 from agentguard.config import Config
 from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
-from agentguard.storage import keystore
+from agentguard.storage import keystore, sqlite
 from agentguard.storage.sqlite import SqliteReader
 
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,100}\Z")
@@ -83,7 +83,7 @@ def locate(config_file: Path | None, state: Path | None = None, anchor: str | No
 
     A named state takes its anchor from ``config_file`` or, if they name this very state, from the
     nearest configuration above the working directory or above the state; else it is the default.
-    Raises ``ConfigError``.
+    Raises ``ConfigError``, or ``StorageError`` (``storage.missing``) where no state is.
     """
     settings: Config | None
     if state is None:
@@ -93,6 +93,7 @@ def locate(config_file: Path | None, state: Path | None = None, anchor: str | No
         settings = config.load(config_file)
     else:
         settings = _config_of(state)
+    _require_state(state)
     if anchor is not None:
         kept = Path(anchor).expanduser() if anchor else None
     elif settings is not None:
@@ -111,12 +112,12 @@ def locate(config_file: Path | None, state: Path | None = None, anchor: str | No
 def trust(place: Place, file: Path | None) -> Trust:
     """Find the trust document that counts; raises ``DecodeError`` or ``StorageError``."""
     if file is not None:
-        return Trust(TrustDocument.loads(_bytes(file)), str(file), outside=True)
+        return Trust(TrustDocument.loads(_bytes(file)), from_home(file), outside=True)
     own = keystore.load_trust(place.state)
     kept = anchored_trust(place, own)
     if kept is not None:
         return kept
-    return Trust(own, str(place.state / keystore.TRUST), outside=False)
+    return Trust(own, from_home(place.state / keystore.TRUST), outside=False)
 
 
 def anchored_trust(place: Place, own: TrustDocument) -> Trust | None:
@@ -127,12 +128,26 @@ def anchored_trust(place: Place, own: TrustDocument) -> Trust | None:
     path = place.anchor / name
     if not path.exists():
         return None
-    return Trust(TrustDocument.loads(_bytes(path)), str(path), outside=True)
+    return Trust(TrustDocument.loads(_bytes(path)), from_home(path), outside=True)
 
 
 def is_inside(path: Path, folder: Path) -> bool:
     """Whether ``path`` is ``folder`` or below it, links followed."""
     return path.resolve().is_relative_to(folder.resolve())
+
+
+def from_home(path: Path) -> str:
+    """Write a path for people: below the home directory it begins with ``~``."""
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+
+
+def _require_state(state: Path) -> None:
+    """Say that there is no state before anything is said of its anchor."""
+    if any((state / name).exists() for name in (keystore.TRUST, sqlite.FILE)):
+        return
+    message = f"there is no state at {state}: run agentguard init, or correct --state"
+    raise StorageError(message, code="storage.missing")
 
 
 def _config_of(state: Path) -> Config | None:

@@ -1,4 +1,4 @@
-"""The screen: tables and colours for people, JSON for scripts, the one line of an error.
+"""The screen: columns and colours for people, JSON for scripts, the one line of an error.
 
 A command says what it shows; that nothing from outside is taken for markup or for a control
 sequence is seen to here. No command's logic lives here.
@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Final
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
 from agentguard.cli.text import printable
@@ -23,6 +23,15 @@ from agentguard.cli.text import printable
 _PIPE_WIDTH: Final = 160
 _LONG: Final = 4000
 """Characters of one value that are shown; ``--json`` gives the whole."""
+
+_WIDEST: Final = 24
+"""Terminal cells up to which a column is aligned; a longer cell shifts its row."""
+
+_NARROWEST: Final = 20
+"""Terminal cells that text has beside its head, however narrow the terminal is."""
+
+Row = tuple[Sequence[str | Text], str | Text]
+"""The cells of a row, and a note to be printed below it, or nothing."""
 
 _STYLES: Final = {
     "allow": "green",
@@ -59,24 +68,41 @@ def styled(kind: str, text: str) -> Text:
     return Text(printable(text, _LONG), style=_STYLES.get(kind, "bold"))
 
 
-def table(columns: Iterable[str], rows: Iterable[Iterable[str | Text]], *, title: str = "") -> None:
-    """Print a table."""
-    made = Table(title=Text(printable(title)) if title else None, title_justify="left")
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    for row in rows:
-        made.add_row(*(_text(cell) for cell in row))
-    _console(sys.stdout).print(made)
+def columns(names: Sequence[str], rows: Iterable[Row]) -> None:
+    """Print rows below the names of their columns, as wide as they are: no cell is ever broken.
+
+    A cell longer than most shifts what follows it in its own row; put such columns last. A row's
+    note stands below it, indented; a row without cells is a line of its own.
+    """
+    made = [(tuple(_text(cell) for cell in cells), note) for cells, note in rows]
+    shown = [tuple(Text(name, style="bold") for name in names), *(cells for cells, _ in made)]
+    widths = [max(c[at].cell_len for c in shown if c) for at in range(len(names))]
+    console = _console(sys.stdout)
+    console.print(_aligned(shown[0], widths), soft_wrap=True)
+    for cells, note in made:
+        if cells:
+            console.print(_aligned(cells, widths), soft_wrap=True)
+        if note:
+            item("      " if cells else "", note)
+
+
+def item(head: str | Text, text: str | Text) -> None:
+    """Print text after its head, wrapped between words; the lines below are indented alike."""
+    console, first, body = _console(sys.stdout), _text(head), _text(text)
+    indent = " " * first.cell_len
+    room = max(console.width - len(indent), _NARROWEST)
+    lines = textwrap.wrap(body.plain, room, break_long_words=False, break_on_hyphens=False)
+    for number, said in enumerate(lines or [""]):
+        begun = first if number == 0 else Text(indent)
+        console.print(Text("").join((begun, Text(said, style=body.style))), soft_wrap=True)
 
 
 def sheet(rows: Iterable[tuple[str, str | Text]]) -> None:
     """Print names and what belongs to them, in two columns."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in rows:
-        grid.add_row(_text(name), _text(value))
-    _console(sys.stdout).print(grid)
+    written = [(Text(printable(name), style="bold"), value) for name, value in rows]
+    width = max((name.cell_len for name, _ in written), default=0)
+    for name, value in written:
+        item(_padded(name, width), value)
 
 
 def json_line(value: object) -> None:
@@ -106,6 +132,17 @@ def _console(stream: IO[str]) -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _PIPE_WIDTH
     return console
+
+
+def _aligned(cells: Iterable[Text], widths: Iterable[int]) -> Text:
+    pairs = zip(cells, widths, strict=True)
+    made = Text("").join(_padded(cell, min(width, _WIDEST)) for cell, width in pairs)
+    made.rstrip()
+    return made
+
+
+def _padded(cell: Text, width: int) -> Text:
+    return Text("").join((cell, Text(" " * (max(width - cell.cell_len, 0) + 2))))
 
 
 def _text(cell: str | Text) -> Text:

@@ -1,6 +1,6 @@
 """Text for a terminal: what came from a log, a policy or a model can't steer the screen.
 
-Here is only the escaping. Tables and colours stand in ``screen.py``, which passes every string
+Here is only the escaping. Columns and colours stand in ``screen.py``, which passes every string
 from outside through ``printable``.
 """
 

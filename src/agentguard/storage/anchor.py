@@ -7,6 +7,7 @@ commit; it never goes back to a smaller tree.
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ from agentguard.audit.checkpoint import Checkpoint
 from agentguard.canonical import sha256_hex
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.keys import PublicKey
+
+_LOGGER = logging.getLogger("agentguard")
 
 
 class Anchor:
@@ -43,8 +46,6 @@ class Anchor:
         except OSError as error:
             message = f"the anchor {self._path} can't be read ({error.strerror})"
             raise StorageError(message, code="anchor.unreadable") from error
-        if not note:  # made, and nothing committed yet
-            return None
         try:
             return checkpoint.verify(note, self._key, origin=self._origin)
         except AgentguardError as error:
@@ -55,6 +56,14 @@ class Anchor:
         """Raise ``StorageError`` (``storage.rolled_back``) if more was seen here than ``head``."""
         seen = self.read()
         if seen is None:
+            if self._path is not None and head.size > 0:
+                _LOGGER.warning(
+                    "the anchor %s keeps nothing of a log with %d entries: from here on it "
+                    "vouches for what it is shown now. If it was there before, find out who "
+                    "removed it",
+                    self._path,
+                    head.size,
+                )
             return
         if seen.size > head.size or (seen.size == head.size and seen.root != head.root):
             message = (

@@ -50,7 +50,11 @@ CREATE TABLE attachments (
 ) STRICT, WITHOUT ROWID;
 """
 
+MAX_LENGTH: Final = 16 * 1024 * 1024
+"""Bytes of one value; SQLite refuses a longer one, and a file that claims to hold it."""
+
 _CODES: Final = {
+    sqlite3.SQLITE_TOOBIG: ("storage.failed", f"a value takes more than {MAX_LENGTH} bytes"),
     sqlite3.SQLITE_FULL: ("storage.full", "the disk is full: make room, then call again"),
     sqlite3.SQLITE_READONLY: ("storage.readonly", "it is read-only: give this user the right"),
     sqlite3.SQLITE_PERM: ("storage.readonly", "it is not accessible: give this user the right"),
@@ -60,6 +64,9 @@ _CODES: Final = {
     sqlite3.SQLITE_BUSY: ("storage.locked", "another program holds it: close that program"),
     sqlite3.SQLITE_LOCKED: ("storage.locked", "another program holds it: close that program"),
 }
+
+
+_STATEMENTS: Final = sorted(part.strip() for part in _SCHEMA.split(";") if part.strip())
 
 
 class SqliteBackend:
@@ -115,16 +122,21 @@ class SqliteBackend:
                 _make_durable(connection)
             backend = cls(connection, lock, path, 0, anchor)
             head = backend.read_head().checkpoint
-            backend._check_head(head, log_key)
+            note = backend._check_head(head, log_key)
             anchor.check(head)
+            if note is not None:
+                anchor.write(note)
             anchor.settle()
         except BaseException:
             os.close(lock)
             raise
         return backend
 
-    def _check_head(self, head: Checkpoint, log_key: PublicKey) -> None:
-        """Refuse to sign onwards from a tree that the log's key has not vouched for."""
+    def _check_head(self, head: Checkpoint, log_key: PublicKey) -> bytes | None:
+        """Refuse to sign onwards from a tree that the log's key has not vouched for.
+
+        Returns the newest checkpoint's note, None for an empty log.
+        """
         with _errors(self._path):
             row = self._connection.execute(
                 "SELECT note FROM checkpoints WHERE shard = ? ORDER BY size DESC LIMIT 1",
@@ -136,6 +148,7 @@ class SqliteBackend:
             raise _damaged(self._path, str(error)) from error
         if signed != head and head.size > 0:
             raise _damaged(self._path, "its tree is not the one of its newest checkpoint")
+        return bytes(row[0]) if row else None
 
     def read_head(self) -> Head:
         """Read the durable end from the file."""
@@ -312,6 +325,11 @@ def _acquire(path: Path) -> int:
 
 
 def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a file that is no log of this version, to the letter of its schema.
+
+    A trigger would drop what is written, and a view never end: there are none in a log.
+    """
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_LENGTH)
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:
@@ -320,6 +338,9 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> None:
     if version != _VERSION:
         message = f"{path} has the format {version}, this agentguard knows {_VERSION}: upgrade it"
         raise StorageError(message, code="storage.version")
+    found = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL").fetchmany(9)
+    if sorted(str(sql) for (sql,) in found) != _STATEMENTS:
+        raise _damaged(path, "its schema is not that of a log")
 
 
 @contextmanager

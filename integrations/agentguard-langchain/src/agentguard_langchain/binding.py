@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, InjectedToolArg, Tool
+from langchain_core.tools.base import get_all_basemodel_annotations
 from langchain_core.utils.pydantic import get_fields
 from langgraph.prebuilt import ToolRuntime
 from pydantic.v1 import BaseModel as BaseModelV1
@@ -65,12 +66,12 @@ class Shape:
         ``configured`` puts in what the configuration says. Raises ``ConfigError`` for a schema
         without a canonical form.
         """
-        full, seen = _schemas(tool)
+        injected, seen = _schemas(tool)
         schema = tool.args_schema
         return cls(
             spec=configured(ToolSpec(tool.name, tool.description, _json(tool, function), origin)),
             visible=seen,
-            injected=full - seen,
+            injected=injected,
             name=tool.name,
             description=tool.description,
             # a dictionary could be changed in place, and the digest must then change as well
@@ -92,15 +93,20 @@ class Shape:
 
 
 def _schemas(tool: BaseTool) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the names of the full schema, and those that a model sees."""
+    """Return the fields that the schema marks as injected, and those that a model sees.
+
+    That a model is not shown a field does not make it injected: LangChain leaves fields with a
+    validation alias out of what it shows, and takes them from the model all the same.
+    """
     if isinstance(tool.args_schema, dict):
-        seen = frozenset(tool.args_schema.get("properties", {}))
-        return seen, seen
+        return _NOBODY, frozenset(tool.args_schema.get("properties", {}))
     if tool.args_schema is None and isinstance(tool, Tool):
         return _NOBODY, _NOBODY  # one string, whatever its name
     visible = tool.tool_call_schema
     names = get_fields(visible) if not isinstance(visible, dict) else {}
-    return frozenset(get_fields(tool.get_input_schema())), frozenset(names)
+    annotations = get_all_basemodel_annotations(tool.get_input_schema())
+    marked = {name for name, annotation in annotations.items() if _is_injected(annotation)}
+    return frozenset(marked) - frozenset(names), frozenset(names)
 
 
 def _json(tool: BaseTool, function: Callable[..., object]) -> Mapping[str, JSON]:

@@ -10,17 +10,28 @@ package agent.authz
 
 default allow := false
 
-# The tools that only read. Name yours.
-reads := {"get_file", "list_files", "read_file", "search"}
+# The tools that only read, each with the file or folder in its argument `path`. Name yours.
+reads := {"get_file", "list_files", "read_file"}
 
 allow if {
 	input.agent.type == "assistant"
 	input.action in reads
+	inside
+}
+
+# What a path must be, so that a form nobody thought of is denied: relative, no part of it empty,
+# hidden, "..", or a home. Without an argument of this very name it is undefined, so not inside.
+inside if {
+	is_string(input.args.path)
+	every part in split(input.args.path, "/") {
+		part != ""
+		not startswith(part, ".")
+		not startswith(part, "~")
+	}
 }
 
 # A reason denies, whatever else is allowed. The agent is told it; keep secrets out of it.
-deny_reasons contains "hidden files and parent folders are not for agents" if {
-	some part in split(input.args.path, "/")
-	startswith(part, ".")
-	part != "."
+deny_reasons contains "the argument path must be relative, without hidden files or parent folders" if {
+	input.action in reads
+	not inside
 }
