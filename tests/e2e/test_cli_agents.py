@@ -53,6 +53,8 @@ def test_show_has_the_instances_with_their_credentials(told):
     assert one["instances"] == [second]
     shown = told.run("agents", "show", "assistant")
     assert first["agent"] in shown.stdout
+    assert "5 allowed, 2 denied" in shown.stdout
+    assert "no instance" not in shown.stdout
     assert shown.stderr == ""
 
 
@@ -62,6 +64,12 @@ def test_show_verifies_against_keys_from_outside(told, project):
     other = project.folder / "other.json"
     agent = told.json("agents", "show", "assistant", "--trust", other)
     assert agent["instances"][0]["credential"].startswith("does not verify: ")
+
+
+def test_an_agent_that_was_never_seen(project):
+    assert project.run("init").returncode == 0
+    shown = project.run("agents", "show", "assistant").stdout
+    assert "no instance has been seen" in shown
 
 
 def test_an_agent_that_nobody_knows(told):

@@ -37,8 +37,12 @@ def test_a_sound_set_up(told):
         "agent assistant",
         "log",
     }
-    # one call of this log is in doubt, and that is the only thing to see to
-    assert [c["what"][:7] for c in report["checks"] if c["status"] != "ok"] == ["1 calls"]
+    # one call of this log is in doubt, and the tools' scopes stand in the code alone
+    doubt, *tools = [c["what"] for c in report["checks"] if c["status"] != "ok"]
+    (doubtful,) = told.json("audit", "verify")["in_doubt"]
+    assert doubt.startswith("1 call in doubt: ")
+    assert doubt.endswith(f"agentguard audit show {doubtful}")
+    assert [what[:19] for what in tools] == ["called, no requires"] * 2
     shown = told.run("doctor")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "assistant" in shown.stdout
@@ -70,6 +74,13 @@ def test_what_the_configuration_gets_wrong(changed, old, new, check, status):
     report = changed.json("doctor", code=1 if status == "fail" else 0)
     assert status in status_of(report, check), report
     assert report["ok"] is (status != "fail")
+
+
+def test_scopes_that_no_call_can_meet(changed):
+    edit(changed, "# [tools.read_file]", '[tools.read_file]\nrequires = ["files:read", "x:y"]')
+    said = [c["what"] for c in changed.json("doctor")["checks"] if c["check"] == "tool read_file"]
+    assert any("requires x:y, which no agent's max_scope has" in what for what in said)
+    assert not any("files:read" in what or "no requires" in what for what in said)
 
 
 def test_without_a_configuration(project):

@@ -34,7 +34,9 @@ def test_it_founds_a_domain_that_is_sound(project):
     assert passphrase.read_text().strip() not in result.stdout
     assert project.json("doctor")["ok"] is True
     assert "agentguard doctor" in result.stdout
-    assert str(passphrase) in result.stdout
+    assert f"\n  ~/{passphrase.relative_to(project.home)}\n" in result.stdout
+    assert "name your tools in policies/authz.rego\n" in result.stdout
+    assert 'guard_tools(tools, "assistant")' in result.stdout
 
 
 def test_what_it_writes_is_to_be_edited(project):
@@ -52,11 +54,24 @@ def test_what_it_writes_is_to_be_edited(project):
 
 
 @pytest.mark.parametrize(
-    ("action", "path", "code"),
-    [("read_file", "README.md", 0), ("read_file", "a/../../x", 1), ("delete_file", "README.md", 1)],
+    ("action", "args", "code"),
+    [
+        ("read_file", {"path": "README.md"}, 0),
+        ("read_file", {"path": "docs/a.b/c"}, 0),
+        ("read_file", {"path": "a/../../x"}, 1),
+        ("read_file", {"path": "/etc/passwd"}, 1),
+        ("read_file", {"path": "a//b"}, 1),
+        ("read_file", {"path": "~/x"}, 1),
+        ("read_file", {"path": "docs/.env"}, 1),
+        ("read_file", {"path": ""}, 1),
+        ("read_file", {"path": ["README.md"]}, 1),
+        ("read_file", {"file_path": "README.md"}, 1),
+        ("read_file", {}, 1),
+        ("delete_file", {"path": "README.md"}, 1),
+    ],
 )
-def test_its_policy_allows_reads_alone(told, action, path, code):
-    call = {"agent": {"type": "assistant"}, "action": action, "args": {"path": path}}
+def test_its_policy_allows_reads_alone(told, action, args, code):
+    call = {"agent": {"type": "assistant"}, "action": action, "args": args}
     result = told.run("policy", "eval", "-", input=json.dumps(call))
     assert (result.returncode, result.stderr) == (code, "")
 

@@ -18,8 +18,9 @@ def test_check_says_what_a_policy_is(told):
     assert "authz.rego" in shown.stdout
     assert "data.agent.authz" in shown.stdout
     found = told.json("policy", "check")
-    assert list(found) == ["ok", "engine", "policy_sha256", "files", "allows_unknown"]
+    assert list(found) == ["ok", "engine", "policy_sha256", "files", "allows_unknown", "undeclared"]
     assert found["allows_unknown"] is False
+    assert found["undeclared"] == []
     assert found["policy_sha256"] in shown.stdout
 
 
@@ -39,6 +40,44 @@ def test_check_refuses_what_a_guard_refuses(project, policy, said):
     assert result.stderr.startswith("error [policy.invalid]: ")
     assert said in result.stderr
     assert result.stderr.count("\n") == 1
+    report = project.json("policy", "check", "policy.rego", code=1)
+    assert (report["ok"], list(report)) == (False, ["ok", "problems"])
+    assert (report["problems"][0]["code"], len(report["problems"])) == ("policy.invalid", 1)
+    assert said in report["problems"][0]["what"]
+
+
+def test_check_and_doctor_warn_of_input_that_nothing_declares(project):
+    assert project.run("init").returncode == 0
+    policy = project.folder / "policies" / "authz.rego"
+    rule = '\n# input.said\ndeny_reasons contains "no" if input.amount > input["limit"]\n'
+    policy.write_text(policy.read_text() + rule)
+    assert project.json("policy", "check")["undeclared"] == ["amount", "limit"]
+    result = project.run("policy", "check")
+    assert result.returncode == 0
+    assert "reads input.amount, which no `attributes`" in result.stderr
+    toml = project.folder / "agentguard.toml"
+    toml.write_text(toml.read_text() + '\n[tools.pay]\nattributes = { amount = "sum" }\n')
+    assert project.json("policy", "check")["undeclared"] == ["limit"]
+    assert project.json("policy", "check", policy)["undeclared"] == ["limit"]
+    warned = [c for c in project.json("doctor")["checks"] if c["status"] == "warn"]
+    assert [c["check"] for c in warned] == ["policy"]
+    assert "input.limit" in warned[0]["what"]
+
+
+def test_a_function_that_lies_beside_the_configuration_is_found_with_its_path(project):
+    assert project.run("init").returncode == 0
+    toml = project.folder / "agentguard.toml"
+    text = toml.read_text().replace('engine = "rego" ', 'engine = "function" ')
+    toml.write_text(text.replace('"policies/authz.rego"', '"rules:decide"'))
+    (project.folder / "rules.py").write_text(
+        "from agentguard import Decision\ndef decide(asked): return Decision.deny('never')\n"
+    )
+    result = project.python("-P", "-m", "agentguard.cli", "policy", "check")
+    assert result.returncode == 2
+    assert f"set PYTHONPATH={project.folder}\n" in result.stderr
+    found = project.environment | {"PYTHONPATH": str(project.folder)}
+    result = project.python("-P", "-m", "agentguard.cli", "policy", "check", env=found)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_check_warns_of_a_policy_that_allows_the_unknown(project):
@@ -97,9 +136,18 @@ def test_what_a_policy_says_does_not_steer_the_screen(project):
 
 @pytest.mark.parametrize(
     ("text", "code"),
-    [("", "json.malformed"), ("[]", "json.not_object"), ('{"a":1,"a":2}', "json.duplicate_key")],
+    [
+        ("", "json.malformed"),
+        ("null", "json.not_object"),
+        ("[]", "json.not_object"),
+        ('{"a":1,"a":2}', "json.duplicate_key"),
+    ],
 )
-def test_an_input_that_is_no_document(told, text, code):
+def test_an_input_that_is_no_document(told, tmp_path, text, code):
+    (tmp_path / "call.json").write_text(text)
+    named = told.run("policy", "eval", tmp_path / "call.json")
+    assert named.stderr.startswith(f"error [{code}]: {tmp_path / 'call.json'}")
+    assert ("the policy was not asked about that call" in named.stderr) == (text == "null")
     result = told.run("policy", "eval", "-", input=text)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith(f"error [{code}]: ")

@@ -58,8 +58,8 @@ def test_one_changed_byte_is_found_and_located(changed):
     ]
     file = settle(changed.state)
     data = file.read_bytes()
-    place = data.index(b'"hidden files')
-    file.write_bytes(data[: place + 1] + b"H" + data[place + 2 :])
+    place = data.index(b'"the argument path')
+    file.write_bytes(data[: place + 1] + b"T" + data[place + 2 :])
     report = changed.json("audit", "verify", code=1)
     assert (report["ok"], report["anchored"]) == (False, False)
     (problem,) = report["problems"]
@@ -69,6 +69,8 @@ def test_one_changed_byte_is_found_and_located(changed):
     shown = changed.run("audit", "verify")
     assert shown.returncode == 1
     assert "FAILED" in shown.stdout
+    assert "keeps one, but the log is not whole" in shown.stdout
+    assert "keeps none" not in shown.stdout
     file.write_bytes(data)
     assert changed.json("audit", "verify")["ok"] is True
 
@@ -121,6 +123,7 @@ def test_the_configuration_beside_a_state_names_its_anchor(project, tmp_path):
     assert project.run("init", "--anchor", "witness").returncode == 0
     result = project.run("audit", "verify", "--json", "--state", project.state, cwd=tmp_path)
     assert json.loads(result.stdout)["anchored"] is True
+    assert "keeps none" in project.run("audit", "verify", "--anchor", tmp_path / "none").stdout
     result = project.run("audit", "verify", "--anchor", tmp_path / "none", "--json")
     assert json.loads(result.stdout)["anchored"] is False
 
@@ -216,6 +219,14 @@ def test_a_state_that_is_not_there(changed, missing):
     result = changed.run("audit", "verify", "--json")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error [storage.missing]: ")
+
+
+def test_a_state_is_looked_for_before_its_anchor(project):
+    for state in (project.home / "nowhere", project.home):  # the default anchor is in the home
+        result = project.run("audit", "verify", "--state", state)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr.startswith("error [storage.missing]: there is no state at ")
+        assert result.stderr.endswith(", or correct --state\n")
 
 
 def test_a_read_only_state(changed, without_root_rights):

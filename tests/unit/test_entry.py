@@ -56,7 +56,7 @@ def test_what_says_more_less_or_else_is_no_entry(records, kind, change):
         case "more":
             value["comment"] = "x"
         case "less":
-            del value[sorted(set(value) - {"kind", "at"})[0]]
+            del value[min(set(value) - {"kind", "at"})]
         case "kind":
             value["kind"] = "freeze-all"
         case "no at":

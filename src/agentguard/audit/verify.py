@@ -22,7 +22,7 @@ from agentguard.envelope import Envelope, Statement
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
-from agentguard.identity.trust import TrustDocument, seconds
+from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
 from agentguard.invocation import call_digest, commitment
 
 
@@ -80,6 +80,8 @@ class ShardVerifier:
     _announced: set[str] = field(default_factory=lambda: {str(None)})
     _seen: set[bytes] = field(default_factory=set)
     _head: Checkpoint | None = None
+    _signer: TrustedKey | None = None  # of the checkpoint that comes next
+    _at: int = 0  # the time of the newest entry
     _intact: bool = True
 
     def walk(
@@ -149,9 +151,12 @@ class ShardVerifier:
         error: AgentguardError = VerificationError("the trust document has no log key")
         for trusted in self.trust.keys_for("log"):
             try:
-                return checkpoint.verify(note, trusted.key, origin=self.origin)
+                point = checkpoint.verify(note, trusted.key, origin=self.origin)
             except AgentguardError as raised:
                 error = raised
+            else:
+                self._signer = trusted
+                return point
         raise error
 
     def _compare(self, point: Checkpoint, whose: str) -> None:
@@ -169,6 +174,15 @@ class ShardVerifier:
             self._intact = False
         if self._intact and whose == "the log's own checkpoint":
             self._head = point
+            self._check_signer(point)
+
+    def _check_signer(self, point: Checkpoint) -> None:
+        """A checkpoint counts only if its key did when its newest entry was written."""
+        if self._signer is not None:
+            try:
+                self._signer.check(self._at)
+            except VerificationError as error:
+                self._found(point.size - 1, f"the checkpoint of {point.size} entries: {error}")
 
     def _beyond(self, point: Checkpoint, whose: str) -> None:
         self._found(
@@ -193,7 +207,7 @@ class ShardVerifier:
     def _entry(self, index: int, body: bytes, attachments: Sequence[Attachment]) -> None:
         try:
             parsed = entry.parse(body)
-            at = seconds(datetime.fromisoformat(parsed.at))
+            at = self._at = seconds(datetime.fromisoformat(parsed.at))
             if index == 0 and parsed.kind != "shard":
                 raise VerificationError("a shard begins with its opening entry")
             commitments = self._statements(index, parsed, at)

@@ -243,7 +243,5 @@ def _show(folder: Path, settings: Config, trust: TrustDocument, keep: Path | Non
     if folder.resolve() != Path.cwd():
         screen.line(f"  cd {shlex.quote(str(folder))}")
     screen.line(f"  name your tools in {_POLICY}")
-    screen.line("  agentguard doctor          is all of it sound?")
-    screen.line(
-        '  guard_tools(tools, "assistant")    in your code: from now on each call is checked'
-    )
+    screen.line('  guard_tools(tools, "assistant")    in your code (agentguard-langchain)')
+    screen.line("  agentguard doctor                  is all of it sound?")
