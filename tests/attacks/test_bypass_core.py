@@ -7,10 +7,12 @@ can't promise"). What is shown here is that nothing leads there by accident, or 
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import functools
 import inspect
 import pickle
+import threading
 from types import FunctionType
 
 import pytest
@@ -214,3 +216,144 @@ def test_denied_is_no_value_that_a_tool_could_return(effect, guard, ran):
     with pytest.raises(Denied):
         guard.new_agent("a").call(tool, "x")
     assert ran == []
+
+
+# --- arguments that change between the decision and the run ---------------------------------------
+
+
+def late(values: list[str], how: str) -> None:
+    """Change what was decided upon; ``same`` puts an equal value there."""
+    if how == "changed":
+        values.append("rm -rf /")
+    elif how == "same":
+        values[:] = list(values)
+
+
+@pytest.mark.parametrize("how", ["left alone", "same", "changed"])
+@pytest.mark.parametrize("by", ["policy", "facts"])
+def test_arguments_that_change_while_they_are_judged_do_not_run(ran, seen, examine, how, by):
+    commands = ["ls"]
+
+    def policy(_document):
+        late(commands, how if by == "policy" else "")
+        return Decision.allow()
+
+    def facts(_arguments):
+        late(commands, how if by == "facts" else "")
+        return {}
+
+    guard = Guard.ephemeral(policy)
+    tool = guard.tool(facts=facts)(ran.extend)
+    agent = guard.new_agent("a")
+    if how != "changed":
+        agent.call(tool, commands)
+        assert ran == ["ls"]
+        assert seen(guard).statuses == ["ok"]
+    else:
+        with pytest.raises(Denied) as caught:
+            agent.call(tool, commands)
+        assert caught.value.code == "arguments.changed"
+        assert ran == []
+        assert seen(guard).statuses == ["not_run"]
+    assert examine(guard).problems == ()
+    assert examine(guard).in_doubt == []
+
+
+def test_arguments_that_another_thread_changes_during_the_append_do_not_run(
+    guard, faults, ran, seen, examine
+):
+    tool = guard.tool(ran.extend)
+    agent = guard.new_agent("a")
+    for how, result in (("left alone", None), ("changed", "arguments.changed")):
+        commands = ["ls"]
+        faults.gate = threading.Event()
+        faults.entered.clear()
+        results: list[object] = []
+
+        def call(commands=commands, results=results):
+            try:
+                results.append(agent.call(tool, commands))
+            except Denied as denied:
+                results.append(denied.code)
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        assert faults.entered.wait(5)
+        late(commands, how)
+        faults.gate.set()
+        caller.join(10)
+        faults.gate = None
+        assert results == [result]
+    assert ran == ["ls"]
+    assert seen(guard).statuses == ["ok", "not_run"]
+    assert examine(guard).problems == ()
+    assert examine(guard).in_doubt == []
+
+
+@pytest.mark.parametrize("how", ["left alone", "changed"])
+async def test_arguments_that_another_task_changes_during_the_append_do_not_run(
+    guard, faults, ran, seen, examine, how
+):
+    @guard.tool
+    async def run(commands):
+        ran.extend(commands)
+
+    agent = guard.new_agent("a")
+    commands = ["ls"]
+    faults.gate = threading.Event()
+    faults.entered.clear()
+    call = asyncio.ensure_future(agent.acall(run, commands))
+    assert await asyncio.to_thread(faults.entered.wait, 5)
+    late(commands, how)
+    faults.gate.set()
+    if how == "changed":
+        with pytest.raises(Denied) as caught:
+            await call
+        assert caught.value.code == "arguments.changed"
+    else:
+        await call
+    assert ran == ([] if how == "changed" else ["ls"])
+    assert seen(guard).statuses == (["not_run"] if how == "changed" else ["ok"])
+    assert examine(guard).in_doubt == []
+
+
+def test_facts_can_not_change_what_the_policy_and_the_tool_read(ran):
+    documents = []
+
+    def policy(document):
+        documents.append(document)
+        return Decision.allow()
+
+    def facts(arguments):
+        arguments["commands"].append("rm -rf /")
+        return {}
+
+    guard = Guard.ephemeral(policy)
+
+    @guard.tool(facts=facts, attributes={"lifted": "commands"})
+    def run(commands):
+        ran.extend(commands)
+
+    guard.new_agent("a").call(run, commands=["ls"])
+    assert documents[0]["args"] == {"commands": ["ls"]}
+    assert documents[0]["lifted"] == ["ls"]
+    assert ran == ["ls"]
+
+
+# --- tools that return what is still to run -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("returned", "code"),
+    [(coroutine, "tool.async"), (lambda _x: generator(), "tool.generator")],
+    ids=["coroutine", "generator"],
+)
+def test_a_sync_tool_that_returns_what_is_still_to_run_is_an_error(guard, seen, returned, code):
+    @guard.tool
+    def deferred(x):
+        return returned(x)
+
+    with pytest.raises(ConfigError) as caught:
+        guard.new_agent("a").call(deferred, 1)
+    assert caught.value.code == code
+    assert seen(guard).statuses == ["error"]

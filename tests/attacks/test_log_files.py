@@ -217,6 +217,33 @@ def test_a_state_with_values_of_other_types_is_not_opened(used, statement):
     assert caught.value.code in {"storage.corrupt", "storage.failed"}
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TRIGGER t BEFORE INSERT ON entries BEGIN SELECT RAISE(IGNORE); END",
+        "CREATE TRIGGER t AFTER INSERT ON entries BEGIN DELETE FROM attachments; END",
+        "CREATE VIEW v AS SELECT * FROM entries",
+        "CREATE TABLE another (x)",
+        "CREATE INDEX i ON entries (body)",
+        "ALTER TABLE entries ADD COLUMN more TEXT",
+    ],
+)
+def test_a_schema_with_more_in_it_is_refused(used, ran, statement):
+    """A trigger would make the log swallow what it has acknowledged."""
+    change(used, statement)
+    for open_it in (used.open, lambda: SqliteReader(used.config.state)):
+        with pytest.raises(StorageError) as caught:
+            open_it()
+        assert caught.value.code == "storage.corrupt"
+    assert problems(used) == ["storage.corrupt"]
+
+
+def test_a_trigger_that_is_gone_again_does_no_harm(used, ran):
+    change(used, "CREATE TRIGGER t AFTER INSERT ON entries BEGIN SELECT 1; END", "DROP TRIGGER t")
+    use(used, ran, 1)
+    assert problems(used) == []
+
+
 # --- what a guard that opens such a state does ----------------------------------------------------
 
 

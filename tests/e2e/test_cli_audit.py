@@ -109,44 +109,6 @@ def test_the_table_has_every_entry_and_says_when_it_has_not(told):
     assert "shard" not in cut
 
 
-def test_a_call_is_one_row_and_all_has_the_rest(told):
-    rows = told.lines("audit", "list")
-    shown = told.run("audit", "list", env={"COLUMNS": "80"})
-    days = {row["at"][:10] for row in rows}
-    lines = [line for line in shown.stdout.splitlines() if line[:10] not in days]
-    calls = [line.split() for line in lines if line[15:].lstrip().startswith("call")]
-    wanted = [row for row in rows if row["kind"] == "authorization"]
-    assert [int(call[0]) for call in calls] == [row["index"] for row in wanted]
-    assert calls[0][1:5] == [wanted[0]["at"][11:19], "call", "allow", "ok"]
-    assert f"      {REFUSED}" in lines
-    hidden = len(rows) - len(wanted) - 2
-    assert lines[-1] == f"{hidden} more entries (outcomes, keys, configuration, policy): --all"
-    every = told.run("audit", "list", "--all").stdout
-    for kind in ("shard", "key", "config", "policy", "outcome"):
-        assert f"  {kind} " in f"{every} ".replace("\n", " \n")
-        assert f"  {kind} " not in f"{shown.stdout} ".replace("\n", " \n")
-    assert told.lines("audit", "list", "--all") == rows
-
-
-@pytest.mark.parametrize("width", ["20", "80"])
-def test_no_word_is_broken_in_a_narrow_terminal(told, width):
-    narrow = {"COLUMNS": width}
-    uri = told.json("agents", "show", "assistant")["instances"][0]["agent"]
-    digest = told.json("policy", "check")["policy_sha256"]
-    for command, words in (
-        ("audit list", ["index", "kind", "decision", "outcome", "agent", "tool", "read_file"]),
-        ("audit list", [r"evil[red]\x1b[31m\u202etool", "in_doubt", "interrupted"]),
-        ("agents list", ["assistant", "authority", "instances", "last call", "files:read"]),
-        ("agents show assistant", ["credential", uri]),
-        ("audit show 7", [uri, digest, "read_file"]),
-        ("doctor", [digest, "assistant:", "~/.local/state/agentguard,"]),
-        ("policy check", [f"{digest}\n"]),
-    ):
-        shown = told.run(*command.split(), env=narrow).stdout
-        for word in words:
-            assert word in shown, (command, word)
-
-
 def test_nothing_from_a_model_steers_the_screen(told):
     hostile = call_of(told, "read_file", 4)["index"]
     evil = call_of(told, HOSTILE_TOOL, 0)["index"]
@@ -361,8 +323,7 @@ def test_a_log_with_other_sql_types(changed):
             "UPDATE entries SET idx = 'x' WHERE idx = 5;"
         )
     connection.close()
-    assert changed.json("audit", "verify", code=1)["ok"] is False
-    for command in (["audit", "list"], ["audit", "show", "4"], ["agents", "list"]):
-        result = changed.run(*command)
-        assert result.returncode == 2
+    for command in ("audit verify", "audit list", "audit show 4", "agents list"):
+        result = changed.run(*command.split())
+        assert (result.returncode, result.stdout) == (2, "")
         assert result.stderr.startswith("error [storage.corrupt]: ")

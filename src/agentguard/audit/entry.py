@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Literal, NamedTuple
 
 from agentguard import canonical, envelope
@@ -16,6 +17,7 @@ from agentguard.canonical import JSON, Fragment
 from agentguard.decision import Decision, Requirement
 from agentguard.envelope import Envelope
 from agentguard.errors import DecodeError, EncodeError
+from agentguard.identity.trust import seconds
 from agentguard.keys import PublicKey, Signer
 
 Status = Literal["ok", "error", "unknown", "not_run"]
@@ -105,6 +107,14 @@ def parse(body: bytes) -> Entry:
     if canonical.dumps(value) != body:
         raise DecodeError(f"the {kind} entry is not canonical", code="entry.malformed")
     return Entry(kind, at, {name: value[name] for name in _MEMBERS[kind]})
+
+
+def time_of(at: str) -> int:
+    """Read an entry's time as seconds since the epoch; raises ``DecodeError``."""
+    try:
+        return seconds(datetime.fromisoformat(at))
+    except (ValueError, OverflowError) as error:
+        raise DecodeError("its time is not RFC 3339", code="entry.malformed") from error
 
 
 def shard(

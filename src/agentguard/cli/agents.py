@@ -11,6 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
+from agentguard.audit import entry
 from agentguard.cli import history, place, screen
 from agentguard.cli.history import Row
 from agentguard.cli.place import (
@@ -25,7 +26,7 @@ from agentguard.cli.portrait import alias
 from agentguard.config import AgentConfig
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.identity import credential
-from agentguard.identity.trust import TrustDocument, seconds
+from agentguard.identity.trust import TrustDocument
 from agentguard.invocation import timestamp
 
 app = typer.Typer(no_args_is_help=True, help="The agents, configured and seen in the log.")
@@ -53,9 +54,9 @@ class Instance:
         if self.token is None or self.token_at is None:
             return
         try:
-            at = seconds(datetime.fromisoformat(self.token_at))
+            at = entry.time_of(self.token_at)
             held = credential.verify(self.token, trust, at=at)
-        except (AgentguardError, ValueError) as error:
+        except AgentguardError as error:
             self.credential = f"does not verify: {error}"
             return
         until = timestamp(datetime.fromtimestamp(held.expires_at, UTC))

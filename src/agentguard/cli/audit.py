@@ -80,7 +80,7 @@ def list_entries(
     if len(newest) < count:
         screen.line(f"the newest {len(newest)} of {count} entries; --limit 0 lists them")
     if hidden:
-        screen.line(f"{_entries(hidden)} more (outcomes, keys, configuration, policy): --all")
+        screen.line(f"and {_entries(hidden)} of outcomes, keys, configuration and policy: --all")
 
 
 def _is_background(row: Row) -> bool:

@@ -82,7 +82,7 @@ def locate(config_file: Path | None, state: Path | None = None, anchor: str | No
     """Find the state and its anchor.
 
     A named state takes its anchor from ``config_file`` or, if they name this very state, from the
-    nearest configuration above the working directory or above the state; else it is the default.
+    nearest configuration above the working directory; else it is the default.
     Raises ``ConfigError``, or ``StorageError`` (``storage.missing``) where no state is.
     """
     settings: Config | None
@@ -151,12 +151,11 @@ def _require_state(state: Path) -> None:
 
 
 def _config_of(state: Path) -> Config | None:
-    for start in (Path.cwd(), state.absolute().parent):
-        found = _nearest(start)
-        settings = config.load(found) if found is not None else None
-        if settings is not None and settings.state.resolve() == state.resolve():
-            return settings
-    return None
+    """Only what stands where the person stands: beside a state lies what came with it."""
+    found = _nearest(Path.cwd())
+    settings = config.load(found) if found is not None else None
+    same = settings is not None and settings.state.resolve() == state.resolve()
+    return settings if same else None
 
 
 def _nearest(start: Path) -> Path | None:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final
 
 from agentguard import canonical
@@ -24,7 +23,7 @@ from agentguard.envelope import Envelope
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
-from agentguard.identity.trust import TrustDocument, seconds
+from agentguard.identity.trust import TrustDocument
 from agentguard.invocation import commitment
 from agentguard.ports import LogReader
 
@@ -204,12 +203,10 @@ def _credential(story: Story, trust: TrustDocument, token: str | None) -> Creden
         story.problems.append("no credential of this agent stands before the call")
         return None
     try:
-        at = seconds(datetime.fromisoformat(story.entry.at))
+        at = entry.time_of(story.entry.at)
         return credential.verify(token, trust, at=at)
     except AgentguardError as error:
         story.problems.append(f"the credential does not hold: {error}")
-    except ValueError:
-        story.problems.append("the entry's time is not RFC 3339")
     return None
 
 

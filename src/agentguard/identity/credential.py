@@ -24,6 +24,7 @@ AGENT_CLAIM: Final = "urn:agentguard:agent"
 MAX_LIFETIME: Final = 3600
 """A credential lives an hour at most, in seconds."""
 
+_LATEST: Final = 253_402_300_799  # the end of the year 9999
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?\Z")
 _CLAIMS: Final = frozenset({"iss", "sub", "iat", "exp", "jti", "cnf", AGENT_CLAIM})
 
@@ -152,6 +153,8 @@ def _parse(claims: Mapping[str, JSON], token: str) -> Credential:
 
 
 def _check_times(credential: Credential, at: int) -> None:
+    if not 0 <= credential.issued_at <= credential.expires_at <= _LATEST:
+        raise _malformed("its times are no times")
     if credential.expires_at - credential.issued_at > MAX_LIFETIME:
         message = f"the credential lives longer than {MAX_LIFETIME} s"
         raise VerificationError(message, code="credential.lifetime")

@@ -340,7 +340,8 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> None:
         raise StorageError(message, code="storage.version")
     found = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL").fetchmany(9)
     if sorted(str(sql) for (sql,) in found) != _STATEMENTS:
-        raise _damaged(path, "its schema is not that of a log")
+        message = f"{path} has tables, triggers or views that no log has: find out who made them"
+        raise StorageError(message, code="storage.corrupt")
 
 
 @contextmanager
