@@ -119,10 +119,14 @@ def test_a_state_alone_has_the_default_anchor(told, tmp_path):
     assert (result.returncode, "anchored" in result.stdout) == (0, True)
 
 
-def test_the_configuration_beside_a_state_names_its_anchor(project, tmp_path):
+def test_what_lies_beside_a_state_does_not_vouch_for_it(project, tmp_path):
+    """A forged bundle brings its own configuration and anchor; its owner stands in it."""
     assert project.run("init", "--anchor", "witness").returncode == 0
-    result = project.run("audit", "verify", "--json", "--state", project.state, cwd=tmp_path)
-    assert json.loads(result.stdout)["anchored"] is True
+    verify = ("audit", "verify", "--json", "--state", project.state)
+    elsewhere = project.run(*verify, cwd=tmp_path)
+    assert json.loads(elsewhere.stdout)["anchored"] is False
+    assert "UNTRUSTED KEY" in elsewhere.stderr
+    assert json.loads(project.run(*verify).stdout)["anchored"] is True
     assert "keeps none" in project.run("audit", "verify", "--anchor", tmp_path / "none").stdout
     result = project.run("audit", "verify", "--anchor", tmp_path / "none", "--json")
     assert json.loads(result.stdout)["anchored"] is False
