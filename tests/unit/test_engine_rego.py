@@ -323,7 +323,7 @@ def test_all_problems_are_reported_at_once():
 def test_without_the_extra_the_error_gives_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "regorus", None)
 
-    with pytest.raises(ConfigError, match=r"pip install 'agentguard\[rego\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[rego\]'"):
         policy("allow := true")
 
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def check(root: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, root / "scripts" / "reason-codes", "--check"]
+    command: list[str] = [sys.executable, str(root / "scripts" / "reason-codes"), "--check"]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

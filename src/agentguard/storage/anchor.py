@@ -7,6 +7,7 @@ commit; it never goes back to a smaller tree.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from contextlib import suppress
@@ -89,10 +90,8 @@ class Anchor:
             return
         try:
             if self._file is None:
-                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                flags = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-                self._file = os.open(self._path, flags, 0o600)
-            if self._owed:
+                self._open(self._path)
+            if self._owed and self._file is not None:
                 os.pwrite(self._file, self._owed, 0)
                 if len(self._owed) != self._length:
                     os.ftruncate(self._file, len(self._owed))
@@ -104,6 +103,20 @@ class Anchor:
                 'agentguard.toml to a writable directory, or to "" for none'
             )
             raise StorageError(message, code="anchor.unwritable") from error
+
+    def _open(self, path: Path) -> None:
+        """Open the file; it comes into being with its first checkpoint, and never empty."""
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            if not os.access(path.parent, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            if not self._owed:
+                return
+            new = path.with_name(f"{path.name}.{os.getpid()}")
+            new.write_bytes(self._owed)
+            new.chmod(0o600)
+            new.replace(path)
+        self._file = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def close(self) -> None:
         """Close the file."""
