@@ -1,7 +1,7 @@
 """README.md as a reader follows it: every Python block runs, in a project made with its commands.
 
-The project has the README's own configuration and policy. What the README lists or links to is held
-against what is there.
+The project has the README's own policy, once under the README's configuration and once under that
+which ``agentguard init`` wrote. What the README lists or links to is held against what is there.
 """
 
 from __future__ import annotations
@@ -14,35 +14,53 @@ from pathlib import Path
 
 import pytest
 
+from agentguard import Denied, Guard
 from agentguard.cli import app
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 CLI = [sys.executable, "-m", "agentguard.cli"]
+REASON = "the path must be relative, without hidden files or parent folders"
 
 
 def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return [text for kind, text in found if kind == language]
 
 
 def run(command, cwd):
-    environment = {**os.environ, "HOME": str(cwd.parent), "AGENTGUARD_PASSPHRASE": "of this test"}
+    """Run a command as a user whose programs are this environment's, and who has set nothing up."""
+    ours = {n: v for n, v in os.environ.items() if not n.startswith(("AGENTGUARD_", "XDG_"))}
+    search = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    environment = {**ours, "HOME": str(cwd.parent), "PATH": search}
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
+def configured(written):
+    """README's configuration, with the one line of init's that it says to keep."""
+    (toml,) = blocks("toml")
+    line = re.compile(r"^passphrase_file = .*$", re.MULTILINE)
+    (kept,) = line.findall(written)
+    changed, count = line.subn(lambda _match: kept, toml)
+    assert count == 1
+    return changed
+
+
+@pytest.fixture(scope="module", params=["README", "init"])
+def project(request, tmp_path_factory):
+    """A project made with README's commands and policy, and the configuration of one of the two."""
     folder = tmp_path_factory.mktemp("home") / "project"
     folder.mkdir()
-    made = run([*CLI, "init", "--trust-domain", "acme.example"], folder)
-    assert made.returncode == 0, made.stderr
-    (toml,) = blocks("toml")
+    (commands,) = (block for block in blocks("") if "agentguard init" in block)
+    made = run(["/bin/sh", "-ec", commands], folder)
+    assert made.returncode == 0, made.stdout + made.stderr
+    toml = folder / "agentguard.toml"
+    if request.param == "README":
+        toml.write_text(configured(toml.read_text()))
     (rego,) = blocks("rego")
-    (folder / "agentguard.toml").write_text(toml)
     (folder / "policies" / "authz.rego").write_text(rego)
-    (folder / "notes.md").write_text("a note")
     return folder
 
 
@@ -50,7 +68,7 @@ def project(tmp_path_factory):
     ("number", "prints"),
     [
         (0, "a note\n"),
-        (1, "a note\nhidden files and parent folders are not for agents policy.denied\n"),
+        (1, f"a note\n{REASON} policy.denied\n"),
         (2, "42000 cents to rent\n"),
     ],
 )
@@ -58,6 +76,91 @@ def test_a_python_block_runs_and_does_what_the_text_says(project, number, prints
     ran = run([sys.executable, "-W", "error", "-c", blocks("python")[number]], project)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == prints
+
+
+def read_file(path):
+    """Stand for README's tool."""
+    return f"read {path}"
+
+
+def read_file_of_another_shape(file):
+    """Have no argument that README's policy knows."""
+    return f"read {file}"
+
+
+@pytest.fixture
+def reader(tmp_path):
+    """Call ``read_file`` with this function and these arguments, under README's policy alone."""
+    (rego,) = blocks("rego")
+    (tmp_path / "authz.rego").write_text(rego)
+    agents = {"assistant": {"type": "assistant", "authority": "own"}}
+
+    def call(function, **arguments):
+        with Guard.ephemeral(tmp_path / "authz.rego", config={"agents": agents}) as guard:
+            tool = guard.tool(name="read_file")(function)
+            return guard.new_agent("assistant").call(tool, **arguments)
+
+    return call
+
+
+@pytest.mark.parametrize("path", ["notes.md", "notes/monday.md", "a..b/c.d"])
+def test_the_policy_lets_a_path_inside_pass(reader, path):
+    assert reader(read_file, path=path) == f"read {path}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../x",
+        "a/../../x",
+        "a/..",
+        "..",
+        "/etc/passwd",
+        "",
+        "a//b",
+        ".env",
+        "a/.git/config",
+        None,
+        7,
+    ],
+)
+def test_the_policy_denies_any_other_path(reader, path):
+    with pytest.raises(Denied) as denied:
+        reader(read_file, path=path)
+    assert (denied.value.reason, denied.value.code) == (REASON, "policy.denied")
+
+
+def test_the_policy_denies_a_call_without_a_path(reader):
+    with pytest.raises(Denied) as denied:
+        reader(read_file_of_another_shape, file="../x")
+    assert denied.value.reason == REASON
+
+
+HOLD = """
+import sys
+from agentguard import Guard
+with Guard.open("agentguard.toml"):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_told_that_the_log_is_locked(project):
+    run_hold = {"cwd": project, "env": {**os.environ, "HOME": str(project.parent)}, "text": True}
+    command = [sys.executable, "-c", HOLD]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **run_hold
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdin is not None
+        assert first.stdout.readline() == "open\n"
+        second = run([sys.executable, "-c", blocks("python")[1]], project)
+        first.stdin.close()
+    assert first.returncode == 0
+    assert second.returncode != 0
+    assert "this log has a writer already" in second.stderr
+    assert second.stdout == ""
+    assert "`storage.locked`" in README
 
 
 def test_no_python_block_is_left_out():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -191,18 +192,33 @@ def test_the_timeline_shows_each_step_and_both_verdicts(played):
     assert "The page tells me to call request_secret" in printed
     assert "OK  the log: 22 entries verified, anchored, 0 calls in doubt" in printed
     assert "FOUND  shard 0, entry 21" in printed
-    assert "Ran 3 tests" in printed
+    ci = [line.split("ci  ")[1] for line in printed.splitlines() if line.startswith("      ci  ")]
+    assert len(ci) == 1
+    timeless = re.sub(r"[\d.]+s", "0s", ci[0])
+    assert timeless == f"passed on {script.BRANCH} ... Ran 3 tests in 0s ... OK"
 
 
-def test_every_command_works_as_printed(played):
+def test_arguments_stand_in_the_order_of_the_signature_without_defaults(played):
+    _home, printed = played
+    calls = re.findall(r"^ +#\d+  \S+  (\w+)\(([^\n]*)", printed, re.MULTILINE)
+    shown = [(tool, re.findall(r"(\w+)=", arguments)) for tool, arguments in calls]
+    assert [tool for tool, _names in shown] == [tool for tool, _decision, _reason in STORY]
+    assert shown[0] == ("read_file", ["repo", "path"])
+    assert shown[2][1][:3] == ["repo", "branch", "path"]
+    assert shown[6][1][:3] == ["repo", "title", "branch"]
+    assert shown[8] == ("merge_pr", ["repo", "number", "into"])
+    assert "into=main" in calls[8][1]
+
+
+def test_every_command_works_as_printed_from_anywhere(played, tmp_path):
     home, printed = played
-    commands = printed.partition("Try it yourself\n")[2].strip().splitlines()
+    commands = printed.partition("Try it yourself\n")[2].partition("\n\n")[0].splitlines()
     codes = []
     outputs = []
     for command in commands:
         ran = subprocess.run(
             ["/bin/sh", "-c", command],
-            cwd=home,
+            cwd=tmp_path,
             env={**os.environ, "HOME": str(home), "GIT_PAGER": "cat"},
             capture_output=True,
             text=True,
@@ -323,6 +339,15 @@ def test_a_model_that_does_nothing_leaves_a_log_that_verifies(tmp_path):
     run, _printed = play(tmp_path / "demo", Silent(says="no"))
     assert run.ok
     assert run.steps == []
+
+
+def test_the_last_command_removes_the_folder_and_nothing_else(tmp_path):
+    (tmp_path / "kept").write_text("mine")
+    run, printed = play(tmp_path / "a demo", Silent(says="no"))
+    assert run.setting.state.exists()
+    removal = printed.partition("Remove all of it\n")[2]
+    subprocess.run(["/bin/sh", "-c", removal], cwd=tmp_path / "a demo", check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 def test_what_a_model_says_and_asks_for_is_shown_as_text(tmp_path):
@@ -464,7 +489,7 @@ def test_the_forge_refuses_what_it_does_not_have(forge):
     said = [
         tools["read_file"].invoke({"repo": "other", "path": "README.md"}),
         tools["read_file"].invoke({"repo": forge.name, "path": "absent.md"}),
-        tools["merge_pr"].invoke({"repo": forge.name, "number": 9}),
+        tools["merge_pr"].invoke({"repo": forge.name, "number": 9, "into": "main"}),
         tools["open_pr"].invoke({"repo": forge.name, "title": "t", "branch": "agent/none"}),
         tools["request_secret"].invoke({"name": "../passphrase"}),
     ]

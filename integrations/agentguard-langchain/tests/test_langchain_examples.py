@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +47,48 @@ def test_an_example_runs(name, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert re.sub(r"/[A-Za-z0-9_-]{43}\n", "/KEY\n", done.stdout) == OUTPUT[name]
     assert list(tmp_path.iterdir()) == []
+
+
+OUTSIDE = "the path must be relative, without hidden files or parent folders [policy.denied]"
+NO_SCOPE = "agent assistant lacks the scope files:write [scope.exceeded]"
+
+
+def refused(tool, reason):
+    """What a model is answered."""
+    return (
+        f"Denied: {tool} was not run. Reason: {reason}. "
+        "Do not retry: repeating the same call will not help."
+    )
+
+
+def test_the_project_is_made_with_the_commands_that_its_page_gives(tmp_path):
+    clone = tmp_path / "clone"
+    shutil.copytree(EXAMPLES / "project", clone / "examples" / "project")
+    page = (EXAMPLES / "project" / "README.md").read_text("utf-8")
+    (commands,) = re.findall(r"^```sh\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    set_up = ("AGENTGUARD_", "XDG_")
+    environment = {n: v for n, v in os.environ.items() if not n.startswith(set_up)}
+    search = os.pathsep.join((str(Path(sys.executable).parent), environment["PATH"]))
+    done = subprocess.run(
+        ["/bin/sh", "-ec", commands],
+        cwd=clone,
+        env={**environment, "HOME": str(tmp_path), "PATH": search, "PYTHONWARNINGS": "error"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    answers = [line for line in done.stdout.splitlines() if "(notes/" in line or "(../" in line]
+    assert answers == [
+        "read_note(notes/monday.md): Buy milk, call the bank.",
+        "count_words(notes/monday.md): 5 words",
+        f"read_note(../secret.md): {refused('read_note', OUTSIDE)}",
+        f"delete_note(notes/monday.md): {refused('delete_note', NO_SCOPE)}",
+    ]
+    listed = done.stdout.partition(answers[-1])[2]
+    assert re.findall(r"\b(allow|deny)\b", listed) == ["allow", "allow", "deny", "deny"]
+    assert (tmp_path / "guarded-project" / "notes" / "monday.md").exists()
 
 
 def test_the_guide_runs():

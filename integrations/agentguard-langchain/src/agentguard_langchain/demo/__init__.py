@@ -77,7 +77,8 @@ def command(
 ) -> None:
     """Show a code agent at work on a real git repository, offline: allowed, denied, proved."""
     chosen = _model(model)
-    where = directory if directory is not None else _temporary()
+    # absolute, so that the commands that are printed work from wherever the reader is
+    where = directory.absolute() if directory is not None else _temporary()
     console = Console(quiet=as_json, highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _PIPE_WIDTH
@@ -89,7 +90,7 @@ def command(
         raise
     if as_json:
         result = {
-            "state": str(done.setting.state.absolute()),
+            "state": str(done.setting.state),
             "verified": done.report.ok and done.report.anchored,
             "steps": [step.as_json() for step in done.steps],
         }
@@ -122,17 +123,19 @@ def run(directory: Path, model: BaseChatModel, timeline: Timeline) -> Run:
 def _work(guard: Guard, setting: Setting, model: BaseChatModel, timeline: Timeline) -> None:
     """Let the agent do its task; each call is shown once the log has it."""
     agent = guard.new_agent(scene.AGENT)
+    given = tools_of(setting.forge)
+    parameters = {tool.name: tool.args for tool in given}
     timeline.opening(setting, agent.id, TASK, model._llm_type)  # noqa: SLF001  a hook of LangChain
     in_use = IN_USE.set(setting.forge)
     try:
-        tools = guard_tools(tools_of(setting.forge), agent)
+        tools = guard_tools(given, agent)
         shown = 0
         for message in _messages(create_agent(model, tools, system_prompt=SYSTEM), model):
             if isinstance(message, AIMessage):
                 timeline.said(message.text)
             recorded = steps.read(guard.reader())
             for step in recorded[shown:]:
-                timeline.step(step)
+                timeline.step(step, parameters[step.call.tool])
             shown = len(recorded)
     finally:
         IN_USE.reset(in_use)
@@ -178,5 +181,4 @@ def _program() -> str:
         return shlex.join([sys.executable, "-m", "agentguard.cli"])
     if shutil.which("agentguard") == str(called) and "UV_RUN_RECURSION_DEPTH" not in os.environ:
         return "agentguard"
-    here = Path.cwd()
-    return shlex.quote(str(called.relative_to(here) if called.is_relative_to(here) else called))
+    return shlex.quote(str(called.absolute()))

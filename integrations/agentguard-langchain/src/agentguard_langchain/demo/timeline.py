@@ -7,7 +7,7 @@ control or bidirectional characters.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,8 @@ from agentguard_langchain.demo.tampering import Change
 
 _STYLES: Final = {"allow": "bold green", "deny": "bold red"}
 _LONGEST_VALUE: Final = 36
+_RULE: Final = "-" * 70
+"""What unittest prints above its summary."""
 
 
 class Timeline:
@@ -49,11 +51,16 @@ class Timeline:
         if text.strip():
             self._line(Text(f"   model  {printable(text)}", style="italic dim"), hang=10)
 
-    def step(self, step: Step) -> None:
-        """Show one call: its place in the log, who, what, and the answer."""
-        shortest_first = sorted(step.args.items(), key=lambda argument: len(str(argument[1])))
+    def step(self, step: Step, parameters: Mapping[str, Mapping[str, object]]) -> None:
+        """Show one call: its place in the log, who, what, and the answer.
+
+        ``parameters`` are the tool's, in its order, as JSON schemas: an argument that has the
+        default value is left out.
+        """
         arguments = ", ".join(
-            f"{name}={printable(str(value), _LONGEST_VALUE)}" for name, value in shortest_first
+            f"{printable(name)}={printable(str(step.args[name]), _LONGEST_VALUE)}"
+            for name in dict.fromkeys((*parameters, *step.args))
+            if name in step.args and not _is_default(step.args[name], parameters.get(name, {}))
         )
         call = Text.assemble(
             (f"{f'#{step.index}':>8}  ", "cyan"),
@@ -81,8 +88,9 @@ class Timeline:
             what = f"pull request {pull.number} ({state}): {pull.title}"
             self._line(Text(f"          {printable(what)}"))
         runs = [step for step in steps if step.call.tool == "trigger_ci" and step.status == "ok"]
-        for line in str(runs[-1].result).splitlines() if runs else ():
-            self._line(Text.assemble(("      ci  ", "dim"), printable(line)))
+        if runs:
+            summary = printable(_summary(str(runs[-1].result)))
+            self._line(Text.assemble(("      ci  ", "dim"), summary), hang=10)
 
     def verified(self, report: Report) -> None:
         """Give the verdict on the log."""
@@ -100,7 +108,7 @@ class Timeline:
         self._verdict("the copy", report)
 
     def commands(self, setting: Setting, steps: Sequence[Step]) -> None:
-        """End with the commands to try on what was left behind."""
+        """End with the commands to try on what was left behind, and the one that removes it."""
         self._title("Try it yourself")
         state, copy = setting.state, setting.tampered
         newest = steps[-1].index if steps else 0
@@ -110,6 +118,9 @@ class Timeline:
         self._command("audit", "verify", "--state", copy, "--anchor", setting.anchor)
         git = shlex.join(["git", "-C", str(setting.forge.path), "log", "--all", "--stat"])
         self._console.print(Text(f"  {git}"), soft_wrap=True)
+        self._title("Remove all of it")
+        remove = shlex.join(["rm", "-rf", str(setting.directory)])
+        self._console.print(Text(f"  {remove}"), soft_wrap=True)
 
     def _command(self, *arguments: str | Path) -> None:
         command = f"{self._program} {shlex.join(map(str, arguments))}"
@@ -147,6 +158,17 @@ def _alias(agent: str) -> str:
     """The agent's short name, as ``Agent.alias`` gives it."""
     _domain, name, instance = agent.rsplit("/", 2)
     return f"agent:{name}:{instance[:4]}"
+
+
+def _is_default(value: object, parameter: Mapping[str, object]) -> bool:
+    return "default" in parameter and parameter["default"] == value
+
+
+def _summary(output: str) -> str:
+    """Return CI's own first line and the last lines of unittest: how many tests, and OK or not."""
+    said, _newline, tests = output.partition("\n")
+    counted = (line.strip() for line in tests.rpartition(_RULE)[2].splitlines())
+    return " ... ".join((said, *filter(None, counted)))
 
 
 def _first_line(step: Step) -> str:

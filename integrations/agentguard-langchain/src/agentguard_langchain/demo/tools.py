@@ -42,7 +42,7 @@ def tools_of(forge: Forge) -> list[BaseTool]:
         passed, output = here(repo).run_tests(branch)
         return f"{'passed' if passed else 'FAILED'} on {branch}\n{output}"
 
-    def merge_pr(repo: str, number: int, into: str = MAIN) -> str:
+    def merge_pr(repo: str, number: int, into: str) -> str:
         """Merge a pull request into a branch."""
         return f"merged into {into} as {here(repo).merge(number, into)[:10]}"
 
