@@ -170,7 +170,7 @@ class Guard:
                 description=(function.__doc__ or "").strip(),
                 schema=function_schema(function),
                 origin=f"{function.__module__}:{function.__qualname__}",
-                requires=tuple(requires),
+                requires=_scopes(requires),
                 resource=resource,
                 attributes=dict(attributes or {}),
                 facts=facts,
@@ -237,6 +237,12 @@ class Guard:
         return f"<Guard of {self.trust.trust_domain}>"
 
 
+def _scopes(requires: object) -> tuple[str, ...]:
+    if not isinstance(requires, list | tuple) or not all(isinstance(s, str) for s in requires):
+        raise ConfigError(f"requires is a list of scopes, as in ['pr:write'], not {requires!r}")
+    return tuple(requires)
+
+
 def _require_function(function: Callable[..., Any]) -> None:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         message = (
@@ -292,6 +298,9 @@ def _clock() -> datetime:
 
 
 def _after_fork() -> None:
+    global _FOUND_LOCK  # noqa: PLW0603  a thread of the parent may have held it
+    _FOUND_LOCK = threading.Lock()
+    _FOUND.clear()  # the child opens a guard of its own
     for guard in list(_GUARDS):
         guard._renew_executor()  # noqa: SLF001  a guard and this file are one unit
 

@@ -84,6 +84,18 @@ class _Slot:
         self.error: StorageError | None = None
 
 
+class _Turn:
+    """One thread's lead: the batch that it took, and how its commit failed, if it did."""
+
+    __slots__ = ("batch", "failure", "own", "thread")
+
+    def __init__(self, own: _Slot | None) -> None:
+        self.own = own
+        self.thread = threading.get_ident()
+        self.batch: list[_Slot] = []
+        self.failure: StorageError | None = None
+
+
 class ShardLog:
     """An ``AuditLog`` with one shard."""
 
@@ -91,9 +103,12 @@ class ShardLog:
         self._backend = backend
         self._signer = signer
         self._shard = shard
-        self._changed = threading.Condition()
+        # The lock is entered by itself, never through the condition, whose Python code an interrupt
+        # could leave with the lock held.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._pending: list[_Slot] = []
-        self._busy = False
+        self._busy: _Turn | None = None
         self._closed = ""
         self._wake = threading.Event()
         self._flusher: threading.Thread | None = None
@@ -125,6 +140,7 @@ class ShardLog:
             while not self._settled(slot):
                 self._lead(slot)
         except BaseException:
+            self._recover()
             self._withdraw(slot)
             raise
         if slot.receipt is None:
@@ -142,23 +158,27 @@ class ShardLog:
     def flush(self) -> None:
         """Make everything enqueued durable; raises ``StorageError``."""
         while True:
-            with self._changed:
+            with self._lock:
                 while self._busy:
                     self._changed.wait()
                 if not self._pending:
                     return
-            self._lead(None)
+            try:
+                self._lead(None)
+            except BaseException:
+                self._recover()
+                raise
 
     def close(self) -> None:
         """Flush, and give the place back; raises ``StorageError`` if the flush failed."""
-        with self._changed:
+        with self._lock:
             if self._closed:
                 return
             self._closed = "the log is closed: open the guard again"
         try:
             self.flush()
         finally:
-            with self._changed:
+            with self._lock:
                 while self._busy:
                     self._changed.wait()
             self._wake.set()
@@ -171,13 +191,14 @@ class ShardLog:
             return  # its descriptors may be somebody else's by now
         self._closed = "this process is a fork: open a guard of its own in it"
         # the parent's threads held these, and do not exist here
-        self._changed = threading.Condition()
-        self._busy = False
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._busy = None
         self._pending = []
         self._backend.abandon()
 
     def _submit(self, slot: _Slot) -> None:
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise StorageError(self._closed, code="storage.closed")
             if len(self._pending) >= MAX_PENDING:
@@ -187,37 +208,40 @@ class ShardLog:
 
     def _withdraw(self, slot: _Slot) -> None:
         """Take back a record whose caller was interrupted, unless it is on its way already."""
-        with self._changed:
+        with self._lock:
             if slot in self._pending:
                 self._pending.remove(slot)
 
     def _settled(self, slot: _Slot) -> bool:
         """Wait until ``slot`` is done (True) or somebody has to lead (False)."""
-        with self._changed:
+        with self._lock:
             while not slot.done and self._busy:
                 self._changed.wait()
             return slot.done
 
     def _lead(self, own: _Slot | None) -> None:
         """Commit one batch, unless somebody else has begun to."""
-        leading = False
-        batch: list[_Slot] = []
-        failure: BaseException | None = None
+        turn = _Turn(own)
         try:
-            with self._changed:
-                if self._busy:
+            with self._lock:
+                if self._busy is not None:
                     return
-                self._busy = leading = True
-                batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
-            if batch:
-                self._commit(batch)
-        except BaseException as error:
-            failure = error
-            if own is None or not isinstance(error, StorageError):
+                self._busy = turn
+                turn.batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
+            if turn.batch:
+                self._commit(turn.batch)
+        except StorageError as error:
+            turn.failure = error
+            if own is None:
                 raise
         finally:
-            if leading:
-                self._settle(batch, own, failure)
+            self._settle(turn)
+
+    def _recover(self) -> None:
+        """End a turn of this thread that an interrupt has cut off before its own end."""
+        turn = self._busy
+        if turn is not None and turn.thread == threading.get_ident():
+            self._settle(turn)
 
     def _commit(self, batch: Sequence[_Slot]) -> None:
         before = self._head
@@ -232,6 +256,8 @@ class ShardLog:
             self._backend.write(
                 records, head, lambda: checkpoint.sign(head.checkpoint, self._signer)
             )
+            self._adopt(head)
+            self._place(batch, before)
         except BaseException as error:
             # the commit itself may have succeeded: only the backend knows
             try:
@@ -248,35 +274,34 @@ class ShardLog:
                 raise StorageError(message) from error
             if not isinstance(error, Exception) or durable.checkpoint != head.checkpoint:
                 raise
-        else:
-            self._adopt(head)
-            self._place(batch, before)
 
     def _place(self, batch: Sequence[_Slot], before: Head) -> None:
         first = before.checkpoint.size
         for offset, slot in enumerate(batch):
             slot.receipt = Receipt(self._shard, first + offset)
 
-    def _settle(
-        self, batch: Sequence[_Slot], own: _Slot | None, failure: BaseException | None
-    ) -> None:
-        """Tell everybody in the batch; what was only handed over goes back to the front."""
-        with self._changed:
+    def _settle(self, turn: _Turn) -> None:
+        """Tell everybody in the batch; what was only handed over goes back to the front.
+
+        Called once more where an interrupt cut it short, and then does the rest.
+        """
+        with self._lock:
+            if self._busy is not turn:
+                return
             again: list[_Slot] = []
-            for slot in batch:
+            for slot in turn.batch:
                 if slot.receipt is not None:
                     slot.done = True
-                elif slot is own or (slot.waiting and isinstance(failure, StorageError)):
+                elif slot is turn.own or (slot.waiting and turn.failure is not None):
                     slot.done = True
-                    slot.error = failure if isinstance(failure, StorageError) else None
+                    slot.error = turn.failure
                 else:
                     again.append(slot)
-            self._pending[:0] = again
-            self._busy = False
             self._changed.notify_all()
+            self._pending, self._busy = again + self._pending, None
 
     def _start_flusher(self) -> None:
-        with self._changed:
+        with self._lock:
             if self._flusher is None and not self._closed:
                 flusher = threading.Thread(
                     target=_flush_forever,
