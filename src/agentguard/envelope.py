@@ -1,7 +1,7 @@
 """DSSE envelopes (v1) and the in-toto Statements (v1) inside them.
 
-What agents and approvers sign in the log has this form; the predicates are made where their
-kind is at home (``invocation.py``, ``approval.py``, ``audit/entry.py``). Tokens are ``jws.py``'s.
+What agents and the issuer sign in the log has this form; the predicates are made where their
+kind is at home (``invocation.py``, ``audit/entry.py``). Tokens are ``jws.py``'s.
 """
 
 from __future__ import annotations

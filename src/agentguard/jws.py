@@ -1,7 +1,7 @@
 """Compact JWS (RFC 7515) with Ed25519 alone (RFC 8037, RFC 9864): made, parsed, verified.
 
-The claims and what they must hold stand where a token has its meaning (``identity.py``,
-``delegation``); here a token is a protected header, a payload and a signature.
+The claims and what they must hold stand where a token has its meaning (``identity/``);
+here a token is a protected header, a payload and a signature.
 """
 
 from __future__ import annotations

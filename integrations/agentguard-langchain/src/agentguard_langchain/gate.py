@@ -1,7 +1,7 @@
 """One call on its way through the layers of a tool: it is answered for once, then it runs.
 
 ``Gate`` holds the agent and asks it; ``Call`` is what is known of the call. Which functions are
-gated stands in ``guarded.py``, what a call binds in ``binding.py``, how a refusal looks in
+gated stands in ``gated.py``, what a call binds in ``binding.py``, how a refusal looks in
 ``denial.py``.
 """
 
