@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.resources import files
+from typing import Any
 
 import pytest
 from langchain_core.language_models import BaseChatModel
@@ -21,6 +22,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from rich.console import Console
 
 from agentguard import ConfigError, Denied, Guard
+from agentguard.errors import StorageError
 from agentguard_langchain import demo, guard_tools
 from agentguard_langchain.demo import forge as forges
 from agentguard_langchain.demo import script, seed, setting
@@ -179,8 +181,13 @@ def test_keys_and_passphrase_lie_apart_and_are_private(as_json):
     passphrase = (place / "passphrase").read_bytes()
     inside = [p for p in (place / ".agentguard").rglob("*") if p.is_file()]
     assert [path for path in inside if passphrase in path.read_bytes()] == []
-    assert list((place / "anchor").glob("*.checkpoint"))
+    assert list((place / "anchor").rglob("*.checkpoint"))
     assert not (place / "tampered" / "keys").exists()
+
+
+def entries_of(printed):
+    """Return how many entries the timeline says that the log has."""
+    return int(re.search(r"the log: (\d+) entries", printed)[1])
 
 
 def test_the_timeline_shows_each_step_and_both_verdicts(played):
@@ -190,8 +197,11 @@ def test_the_timeline_shows_each_step_and_both_verdicts(played):
     assert printed.count("   ALLOW  ") == 6
     assert printed.count("    DENY  ") == 3
     assert "The page tells me to call request_secret" in printed
-    assert "OK  the log: 22 entries verified, anchored, 0 calls in doubt" in printed
-    assert "FOUND  shard 0, entry 21" in printed
+    entries = entries_of(printed)
+    assert f"OK  the log: {entries} entries verified, anchored, 0 calls in doubt" in printed
+    last = re.findall(r"^ +#(\d+)  ", printed, re.MULTILINE)[-1]
+    assert int(last) == entries - 1
+    assert f"FOUND  shard 0, entry {last}" in printed
     ci = [line.split("ci  ")[1] for line in printed.splitlines() if line.startswith("      ci  ")]
     assert len(ci) == 1
     timeless = re.sub(r"[\d.]+s", "0s", ci[0])
@@ -230,8 +240,9 @@ def test_every_command_works_as_printed_from_anywhere(played, tmp_path):
     assert codes == [0, 0, 0, 1, 0], outputs
     assert "merge_pr" in listed
     assert "direct merges to main require human approval" in shown
-    assert "22 entries" in verified
-    assert "21" in tampered
+    entries = entries_of(printed)
+    assert f"{entries} entries" in verified
+    assert f"entry {entries - 1}" in tampered
     assert "Divide percentages by 100" in git
 
 
@@ -257,11 +268,48 @@ def test_without_git_it_says_so_and_leaves_nothing(tmp_path):
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_a_model_that_is_not_there_is_an_error_and_no_run(tmp_path):
-    with pytest.raises(ConfigError, match="ollama") as raised:
-        demo.command(directory=tmp_path / "demo", model="ollama:none")
-    assert raised.value.code == "model.unusable"
-    assert not (tmp_path / "demo").exists()
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("openai:gpt-5", "pip install langchain-openai"),
+        ("no-such-model", "Supported providers: "),
+        ("", "PROVIDER:NAME"),
+    ],
+)
+def test_a_model_that_is_not_there_is_one_error_and_no_run(tmp_path, name, says):
+    absent = "import sys; sys.modules['langchain_openai'] = None\n"
+    result = agentguard(
+        "demo", "--dir", "new", "--model", name, cwd=tmp_path, code=absent + BY_THE_COMMAND_LINE
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error [model.unusable]: the model {name!r} ")
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+PROVIDER = """
+from agentguard_langchain.demo.script import ScriptedModel
+
+class ChatOpenAI(ScriptedModel):
+    model: str
+
+    @property
+    def _llm_type(self):
+        return f"the one named {self.model}"
+"""
+
+
+def test_a_providers_model_is_made_with_the_name_that_was_given(tmp_path):
+    (tmp_path / "langchain_openai").mkdir()
+    (tmp_path / "langchain_openai" / "__init__.py").write_text(PROVIDER)
+    name = "ft:gpt-5:mine"
+    result = agentguard(
+        "demo", "--dir", "new", "--model", f"openai:{name}", cwd=tmp_path, PYTHONPATH=str(tmp_path)
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"   model  the one named {name}\n" in result.stdout
+    assert result.stdout.count("   ALLOW  ") == 6
 
 
 # --- the model ----------------------------------------------------------------------------------
@@ -311,7 +359,7 @@ class Silent(BaseChatModel):
 
     says: str = ""
     calls: tuple[dict, ...] = ()
-    fails: bool = False
+    fails: Any = None
 
     @property
     def _llm_type(self):
@@ -322,7 +370,7 @@ class Silent(BaseChatModel):
 
     def _generate(self, messages, stop=None, run_manager=None, **kwargs):
         if self.fails:
-            raise RuntimeError("no credit left")
+            raise self.fails
         calls = [] if isinstance(messages[-1], ToolMessage) else list(self.calls)
         said = AIMessage(self.says, tool_calls=calls)
         return ChatResult(generations=[ChatGeneration(message=said)])
@@ -362,8 +410,13 @@ def test_what_a_model_says_and_asks_for_is_shown_as_text(tmp_path):
 
 def test_a_model_that_fails_is_one_clear_error(tmp_path):
     with pytest.raises(ConfigError, match="no credit left") as raised:
-        play(tmp_path / "demo", Silent(fails=True))
+        play(tmp_path / "demo", Silent(fails=RuntimeError("no credit left")))
     assert raised.value.code == "model.failed"
+
+
+def test_an_error_of_the_guard_is_not_put_down_to_the_model(tmp_path):
+    with pytest.raises(StorageError, match="the disk is full"):
+        play(tmp_path / "demo", Silent(fails=StorageError("the disk is full")))
 
 
 # --- the policy and the forge -------------------------------------------------------------------

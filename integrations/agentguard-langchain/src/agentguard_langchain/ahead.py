@@ -13,10 +13,10 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
 
 from agentguard import Arguments, ConfigError, Decision, Invocation
-from agentguard_langchain.factories import schema_ahead
 from agentguard_langchain.gate import Call, current
 from agentguard_langchain.gated import entrance_of, gate_of, shape_of
 from agentguard_langchain.guarded import GuardedTool
+from agentguard_langchain.schemas import schema_ahead
 
 
 def bind_ahead(tool: BaseTool, tool_input: str | Mapping[str, Any]) -> Arguments:
@@ -37,7 +37,7 @@ def bind_ahead(tool: BaseTool, tool_input: str | Mapping[str, Any]) -> Arguments
         # an injected tool_call_id is asked for, and left out of what is bound
         raw = tool_input if isinstance(tool_input, str) else dict(tool_input)
         args, kwargs = shadow._to_args_and_kwargs(raw, "")  # noqa: SLF001
-    return entrance.bind(shape, args, kwargs, unsupplied=call.unsupplied)
+    return entrance.bind(shape, args, kwargs, made=call.made)
 
 
 def evaluate(

@@ -27,9 +27,10 @@ from pydantic.v1 import BaseModel as BaseModelV1
 
 from agentguard.arguments import Arguments, Binder, binder
 from agentguard.canonical import JSON
-from agentguard.errors import ConfigError
+from agentguard.errors import ArgumentsError, ConfigError
 from agentguard.tool import ToolSpec, function_schema
 from agentguard_langchain.factories import without_factory_defaults
+from agentguard_langchain.schemas import require_told
 
 RUNTIME: Final = "runtime"
 """LangGraph's ToolNode injects a parameter of this name whatever its annotation says."""
@@ -64,8 +65,9 @@ class Shape:
         """Read the schema of ``tool``; ``function`` describes one that has no JSON schema.
 
         ``configured`` puts in what the configuration says. Raises ``ConfigError`` for a schema
-        without a canonical form.
+        without a canonical form, or whose calls could not be bound to the same bytes twice.
         """
+        require_told(tool.args_schema, tool.name)
         injected, seen = _schemas(tool)
         schema = tool.args_schema
         return cls(
@@ -126,7 +128,7 @@ class Entrance:
     """How one callable of a tool takes its arguments.
 
     ``framework`` are the parameters that LangChain itself fills in; ``annotated`` those that are
-    marked as injected.
+    marked as injected; ``named`` those with a name of their own.
     """
 
     binder: Binder
@@ -134,6 +136,7 @@ class Entrance:
     annotations: Mapping[str, Any]
     framework: frozenset[str]
     annotated: frozenset[str]
+    named: frozenset[str]
     positional: tuple[str, ...]
     defaults: frozenset[str]
     variadic: str | None
@@ -157,14 +160,14 @@ class Entrance:
         parameters = signature.parameters
         configs = [n for n, type_ in annotations.items() if type_ is RunnableConfig][:1]
         variadic = [p.name for p in parameters.values() if p.kind is p.VAR_POSITIONAL]
+        named = frozenset(p.name for p in parameters.values() if p.kind not in _VARIADIC)
         return cls(
             binder=binder(function),
             signature=signature,
             annotations=annotations,
-            framework=frozenset({framework, *configs}) & frozenset(_named(signature)),
-            annotated=frozenset(
-                name for name, type_ in _named(signature).items() if _is_injected(type_)
-            ),
+            framework=frozenset({framework, *configs}) & named,
+            annotated=frozenset(n for n in named if _is_injected(parameters[n].annotation)),
+            named=named,
             positional=tuple(p.name for p in parameters.values() if p.kind in _POSITIONAL),
             defaults=frozenset(p.name for p in parameters.values() if p.default is not p.empty),
             variadic=variadic[0] if variadic else None,
@@ -180,20 +183,24 @@ class Entrance:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         *,
-        unsupplied: frozenset[str] = _NOBODY,
+        made: Mapping[str, Any],
     ) -> Arguments:
-        """Bind what the callable receives; ``unsupplied`` are values of default factories.
+        """Bind what the callable receives, less those of the values in ``made`` that it still has.
 
         Raises ``ArgumentsError``.
         """
         injected = self.injected(shape)
-        named = _named(self.signature)
-        absent = {name: None for name in injected if name in named and name not in kwargs}
+        absent = {name: None for name in injected if name in self.named and name not in kwargs}
         values = self.binder(args, {**absent, **kwargs})
         supplied = {*kwargs, *self.positional[: len(args)]}
         # a default that no model can see and nobody gave is the function's own affair
-        left_out = injected | unsupplied | (self.defaults - shape.visible - supplied)
-        by_name = RUNTIME in named and RUNTIME not in shape.visible
+        left_out = injected | (self.defaults - shape.visible - supplied)
+        # the very object that a factory made: another one in its place was supplied
+        left_out |= {n for n, value in made.items() if n in values and values[n] is value}
+        if any(value is given for value in made.values() for given in args):
+            message = "the only argument is one that a default factory made: give it a value"
+            raise ArgumentsError(message)
+        by_name = RUNTIME in self.named and RUNTIME not in shape.visible
         bound = {
             name: without_factory_defaults(value)
             for name, value in values.items()
@@ -209,15 +216,7 @@ _POSITIONAL: Final = (
     inspect.Parameter.POSITIONAL_ONLY,
     inspect.Parameter.POSITIONAL_OR_KEYWORD,
 )
-
-
-def _named(signature: inspect.Signature) -> dict[str, Any]:
-    """Return the annotations of the parameters that have a name of their own."""
-    return {
-        p.name: p.annotation
-        for p in signature.parameters.values()
-        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    }
+_VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def _annotations(function: Callable[..., Any]) -> dict[str, Any]:

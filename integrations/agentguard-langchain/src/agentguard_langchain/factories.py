@@ -1,80 +1,179 @@
-"""Pydantic models as a call's arguments: what somebody supplied, and what a factory made.
+"""Values that default factories made: which they are, and arguments without them.
 
 A default factory may answer differently each time (an id, the time), so a value that it made is
 no part of what was asked for, and would differ between the step that asks for approval and the
-step that executes.
+step that executes. Pydantic's models tell what somebody supplied (``model_fields_set``); private
+attributes and dataclasses don't. There only a factory whose value is always the same will do, and
+any other is refused: to leave the value out could hide one that was supplied. What a schema says
+before there are values stands in ``schemas.py``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from types import MemberDescriptorType
+from typing import Any, Final
 
 from langchain_core.utils.pydantic import get_fields
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic.v1 import BaseModel as BaseModelV1
-from pydantic.v1 import create_model as create_model_v1
+
+from agentguard.arguments import MAX_DEPTH
+from agentguard.errors import ArgumentsError
 
 Model = type[BaseModel] | type[BaseModelV1]
 
+_EMPTY: Final = (list, dict, set, frozenset, tuple, str, bytes, int, float, bool)
+"""Called without arguments, each gives the same value every time."""
+
+
+def is_model(kind: type) -> bool:
+    """Tell a pydantic model's class, v2 or v1."""
+    return issubclass(kind, BaseModel | BaseModelV1)
+
+
+def _makes_empty(factory: object) -> bool:
+    return any(factory is kind for kind in _EMPTY)
+
+
+def varies(factory: object) -> bool:
+    """Whether what a default factory makes may differ from call to call.
+
+    An empty value of a built-in type does not, nor does an instance of a dataclass or a model, as
+    far as its own factories don't: those are looked at where it is met.
+    """
+    if factory is None or factory is dataclasses.MISSING or _makes_empty(factory):
+        return False
+    return not (
+        isinstance(factory, type) and (dataclasses.is_dataclass(factory) or is_model(factory))
+    )
+
 
 @functools.lru_cache(maxsize=1024)
-def factory_fields(schema: Model) -> frozenset[str]:
-    """Return the fields of a model whose default is made by a factory."""
-    fields = get_fields(schema)
-    return frozenset(name for name, field in fields.items() if field.default_factory is not None)
+def factory_fields(kind: Model) -> Mapping[str, object]:
+    """Return the factories that make defaults of a model's fields, by the field's name."""
+    fields = get_fields(kind)
+    made = {name: field.default_factory for name, field in fields.items()}
+    return {name: factory for name, factory in made.items() if factory is not None}
 
 
-def unsupplied_fields(schema: Model, values: Mapping[str, Any]) -> frozenset[str]:
-    """Return the factory-made fields that ``values`` leave to the factory.
+def made_by_factories(model: BaseModel | BaseModelV1) -> dict[str, Any]:
+    """Return the values of a model's fields that a factory made, by name.
 
-    The validator says so, not the raw keys: an alias or a validator may supply a field.
+    The validator says so, not the raw keys: an alias or a validator may supply a field. A list or
+    the like that was made empty and no longer is has been filled by a validator.
     """
-    made = factory_fields(schema)
-    if not made:
-        return frozenset()
-    if issubclass(schema, BaseModelV1):
-        return made - schema.parse_obj(values).__fields_set__
-    return made - schema.model_validate(values).model_fields_set
-
-
-def without_factory_defaults(value: Any) -> Any:
-    """Return ``value`` with such fields of nested models left out; what has none is unchanged."""
-    kind = type(value)
-    if kind is dict:
-        return {key: without_factory_defaults(item) for key, item in value.items()}
-    if kind is list:
-        return [without_factory_defaults(item) for item in value]
-    if kind is tuple:
-        return tuple(without_factory_defaults(item) for item in value)
-    if not issubclass(kind, BaseModel | BaseModelV1):
-        return value
-    given = value.__fields_set__ if issubclass(kind, BaseModelV1) else value.model_fields_set
-    left_out = factory_fields(kind) - given
-    kept = {
-        name: without_factory_defaults(item)
-        for name, item in value.__dict__.items()
-        if name not in left_out
+    v1 = isinstance(model, BaseModelV1)
+    supplied: set[str] = getattr(model, "__fields_set__" if v1 else "model_fields_set")
+    held = model.__dict__
+    return {
+        name: held[name]
+        for name, factory in factory_fields(type(model)).items()
+        if name in held and name not in supplied and not (_makes_empty(factory) and held[name])
     }
-    if issubclass(kind, BaseModelV1):
-        return value.copy(exclude=left_out, update=kept)
-    trimmed = value.model_copy(update=kept)
-    for name in left_out:
-        trimmed.__dict__.pop(name, None)
-    return trimmed
 
 
-@functools.lru_cache(maxsize=256)
-def schema_ahead(schema: Model, injected: frozenset[str]) -> Model:
-    """Return ``schema``, validators and aliases and all, without asking for injected fields.
+@functools.lru_cache(maxsize=1024)
+def untold(kind: type) -> tuple[str, ...]:
+    """Return the members of a class that a factory varies and that can't tell whether it did.
 
-    The model-visible schema would not do: it drops validators and aliases, so that what is shown
-    ahead of execution is not what the tool receives.
+    Those are fields of a dataclass, or private attributes of a model.
     """
-    fields: dict[str, Any] = {name: (Any, None) for name in injected if name in get_fields(schema)}
-    if not fields:
-        return schema
-    if issubclass(schema, BaseModelV1):
-        return create_model_v1(schema.__name__, __base__=schema, **fields)
-    return create_model(schema.__name__, __base__=schema, **fields)
+    factories: dict[str, object] = {}
+    if dataclasses.is_dataclass(kind):
+        for field in dataclasses.fields(kind):
+            # pydantic has a way of its own to write the factory of a dataclass's field
+            holder = field.default if isinstance(field.default, FieldInfo) else field
+            factories[field.name] = holder.default_factory
+    else:
+        private: Mapping[str, Any] = getattr(kind, "__private_attributes__", {})
+        factories = {name: attribute.default_factory for name, attribute in private.items()}
+    return tuple(name for name, factory in factories.items() if varies(factory))
+
+
+def without_factory_defaults(value: Any, depth: int = 1) -> Any:
+    """Return ``value`` without what factories made in its models; itself if they made nothing.
+
+    Raises ``ArgumentsError`` where that can't be told. What has no encoding anyway is unchanged.
+    """
+    kind = type(value)
+    if depth > MAX_DEPTH:
+        return value  # too deep to be encoded
+    if kind is list or kind is tuple:
+        items = [without_factory_defaults(item, depth + 1) for item in value]
+        return value if _same(items, value) else kind(items)
+    if kind is dict:
+        _require_unchanged(value, depth)
+        by_key = {key: without_factory_defaults(item, depth + 1) for key, item in value.items()}
+        return value if _same(by_key.values(), value.values()) else by_key
+    if kind is set or kind is frozenset:
+        _require_unchanged(value, depth)
+    elif dataclasses.is_dataclass(kind) or is_model(kind):
+        return _structure(value, depth)
+    return value
+
+
+def _same(some: Iterable[object], others: Iterable[object]) -> bool:
+    return all(one is other for one, other in zip(some, others, strict=True))
+
+
+def _require_unchanged(hashed: Iterable[object], depth: int) -> None:
+    """Refuse members of sets and keys: without what a factory made, two of them may be equal."""
+    for item in hashed:
+        if without_factory_defaults(item, depth + 1) is not item:
+            message = (
+                f"a {type(item).__qualname__} in a set, or as a key, has a value that a default "
+                "factory made; pass a list, or give the value"
+            )
+            raise ArgumentsError(message)
+
+
+def _structure(value: Any, depth: int) -> Any:
+    kind: Any = type(value)
+    if told_by_nothing := untold(kind):
+        message = (
+            f"{kind.__qualname__}.{told_by_nothing[0]} has a default factory, and nothing tells "
+            "whether its value was made or supplied; make it a field of a pydantic model, or give "
+            "it a default"
+        )
+        raise ArgumentsError(message)
+    slots = _slots(kind)
+    filled = {name: slot.__get__(value) for name, slot in slots.items() if _is_set(slot, value)}
+    state = {**getattr(value, "__dict__", {}), **filled}
+    made = made_by_factories(value) if is_model(kind) else {}
+    asked = {name: item for name, item in state.items() if name not in made}
+    kept = {name: without_factory_defaults(item, depth + 1) for name, item in asked.items()}
+    if not made and _same(kept.values(), asked.values()):
+        return value
+    try:
+        # past the class's own code: its __init__ or __copy__ would validate, or have effects
+        changed = object.__new__(kind)
+    except TypeError as error:
+        raise ArgumentsError(f"a {kind.__qualname__} holds more than can be read") from error
+    for name, item in kept.items():
+        if name in slots:
+            slots[name].__set__(changed, item)
+        else:
+            changed.__dict__[name] = item
+    return changed
+
+
+@functools.lru_cache(maxsize=1024)
+def _slots(kind: type) -> Mapping[str, MemberDescriptorType]:
+    return {
+        name: member
+        for base in reversed(kind.__mro__)
+        for name, member in vars(base).items()
+        if isinstance(member, MemberDescriptorType)
+    }
+
+
+def _is_set(slot: MemberDescriptorType, value: object) -> bool:
+    try:
+        slot.__get__(value)
+    except AttributeError:
+        return False
+    return True

@@ -26,11 +26,12 @@ OnDeny = Literal["return", "raise"]
 class Call:
     """One call on its way through a tool's layers.
 
-    ``taken`` once a gate has answered for it, ``inside`` while its body runs; ``refusal`` is what
-    the gate raised instead.
+    ``parsing`` while its input is validated; ``made`` are the arguments that default factories
+    made then. ``taken`` once a gate has answered for it, ``inside`` while its body runs;
+    ``refusal`` is what the gate raised instead.
     """
 
-    __slots__ = ("config", "id", "inside", "refusal", "taken", "tool", "unsupplied")
+    __slots__ = ("config", "id", "inside", "made", "parsing", "refusal", "taken", "tool")
 
     def __init__(
         self, tool: BaseTool, call_id: str | None = None, config: RunnableConfig | None = None
@@ -38,7 +39,8 @@ class Call:
         self.tool = tool
         self.id = call_id
         self.config = config
-        self.unsupplied: frozenset[str] = frozenset()
+        self.parsing = False
+        self.made: Mapping[str, Any] = {}
         self.taken = False
         self.inside = False
         self.refusal: Denied | None = None

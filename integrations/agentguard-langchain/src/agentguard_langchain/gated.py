@@ -167,9 +167,7 @@ def _describe(tool: Guarded, entrance: Entrance, body: Body) -> Callable[[Call],
     def describe(call: Call) -> Invocation:
         shape = shape_of(tool)
         site = call.site(call.id or gate_of(tool).agent.call_id(tool.name))
-        bind = functools.partial(
-            entrance.bind, shape, body.args, body.kwargs, unsupplied=call.unsupplied
-        )
+        bind = functools.partial(entrance.bind, shape, body.args, body.kwargs, made=call.made)
         return Invocation.bind(shape.spec, bind, site)
 
     return describe

@@ -17,9 +17,10 @@ from langchain_core.tools import BaseTool, StructuredTool, Tool
 from pydantic import PrivateAttr
 
 from agentguard import ConfigError, Denied
-from agentguard_langchain.factories import unsupplied_fields
+from agentguard_langchain.factories import factory_fields, is_model
 from agentguard_langchain.gate import CURRENT, Call, Gate, current, not_pickled
 from agentguard_langchain.gated import SLOTS, Guarded, close_slots, gate_of, gated_method, shape_of
+from agentguard_langchain.schemas import stand_in
 
 _STOCK: Final = {
     "_run": (StructuredTool._run, Tool._run),  # noqa: SLF001  LangChain's hooks for tool authors
@@ -34,10 +35,34 @@ _ENTRIES: Final = (
 """Public ways into a tool, all of which end in ``_run`` or ``_arun`` as LangChain wrote them."""
 
 
+class _ArgsSchema:
+    """``args_schema``: as ever, but a stand-in to LangChain while it validates a call's input.
+
+    LangChain keeps of the validated model its values alone, not which of them were supplied; and
+    to validate once more would run the validators of the tool's author twice.
+    """
+
+    def __get__(self, tool: BaseTool | None, owner: type) -> Any:
+        if tool is None or "args_schema" not in tool.__dict__:
+            raise AttributeError("args_schema")
+        schema = tool.__dict__["args_schema"]
+        call = CURRENT.get()
+        if call is None or call.tool is not tool or not call.parsing:
+            return schema
+        modelled = isinstance(schema, type) and is_model(schema)
+        return stand_in(schema) if modelled and factory_fields(schema) else schema
+
+    def __set__(self, tool: BaseTool, value: object) -> None:
+        tool.__dict__["args_schema"] = value
+
+
 class GuardedTool(Guarded):
     """What the class of a guarded tool adds to that of the tool."""
 
     __slots__ = ()
+
+    # pydantic goes on keeping the field in the object, where serializers and copies find it
+    args_schema = _ArgsSchema()
 
     def run(self, tool_input: str | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Run the tool as LangChain does; ``handle_tool_error`` never sees a refusal."""
@@ -68,13 +93,16 @@ class GuardedTool(Guarded):
     def _parse_input(
         self, tool_input: str | dict[str, Any], tool_call_id: str | None
     ) -> str | dict[str, Any]:
-        parsed = super()._parse_input(tool_input, tool_call_id)
         call = CURRENT.get()
-        schema = self.args_schema
-        if schema is None or isinstance(schema, dict) or isinstance(tool_input, str):
-            return parsed
-        if call is not None and call.tool is self:
-            call.unsupplied = unsupplied_fields(schema, tool_input)
+        if call is None or call.tool is not self:
+            return super()._parse_input(tool_input, tool_call_id)
+        call.parsing = True
+        try:
+            parsed = super()._parse_input(tool_input, tool_call_id)
+        finally:
+            call.parsing = False
+        if isinstance(parsed, str):
+            call.made = {}  # validated, and then passed on as it came
         return parsed
 
     def __setattr__(self, name: str, value: Any) -> None:

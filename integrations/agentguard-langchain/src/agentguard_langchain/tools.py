@@ -1,6 +1,6 @@
 """``guard_tools``: the one line that puts an agent's tools behind its guard.
 
-What it accepts and refuses stands here; how a tool is gated stands in ``gate.py``.
+What it accepts and refuses stands here; how a tool is gated stands in ``guarded.py``.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ from langsmith import tracing_context
 from rich.console import Console
 
 from agentguard import ConfigError, Guard
-from agentguard.domain import Report
+from agentguard.errors import AgentguardError
+from agentguard.examination import Report
 from agentguard_langchain.demo import setting as scene
 from agentguard_langchain.demo import steps, tampering
 from agentguard_langchain.demo.forge import IN_USE
@@ -153,6 +154,8 @@ def _messages(graph: Any, model: BaseChatModel) -> Iterator[BaseMessage]:
             for update in graph.stream(question, options, stream_mode="updates"):
                 for node in update.values():
                     yield from node["messages"]
+        except AgentguardError:
+            raise  # the guard's own, whatever the model
         except Exception as error:
             if isinstance(model, ScriptedModel):
                 raise
@@ -164,10 +167,17 @@ def _model(name: str | None) -> BaseChatModel:
     if name is None:
         return ScriptedModel()
     try:
-        return init_chat_model(name)
+        made: object = init_chat_model(name)
+    except ImportError as error:  # LangChain's text gives the command that installs the package
+        message = f"the model {name!r} needs a package that is not here: {error}"
+        raise ConfigError(message, code="model.unusable") from error
     except Exception as error:
         message = f"the model {name!r} can't be used ({type(error).__name__}: {error})"
         raise ConfigError(message, code="model.unusable") from error
+    if not isinstance(made, BaseChatModel):  # without a name: a model to be named at each call
+        message = f"the model {name!r} is none: name one as PROVIDER:NAME"
+        raise ConfigError(message, code="model.unusable")
+    return made
 
 
 def _temporary() -> Path:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from agentguard import canonical
 from agentguard.audit import entry
+from agentguard.audit.statements import Authorization, read_authorization, read_outcome
 from agentguard.canonical import JSON
-from agentguard.cli.history import Authorization, read_authorization, read_outcome
 from agentguard.ports import LogReader
 
 

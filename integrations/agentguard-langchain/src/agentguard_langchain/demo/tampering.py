@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agentguard import domain
-from agentguard.domain import Report
+from agentguard.examination import Report, examine
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import sqlite
-from agentguard.storage.sqlite import SqliteReader
+from agentguard.storage.anchor import trust_path
+from agentguard.storage.reader import StateReader
 from agentguard_langchain.demo.setting import Setting
 
 _AT: Final = b'"at":"'
@@ -36,11 +36,11 @@ class Change:
 
 def verify(setting: Setting, state: Path) -> Report:
     """Verify the log in ``state`` with the trust document and the checkpoints of the anchor."""
-    kept = setting.anchor / domain.anchored_trust_name(setting.trust)
-    reader = SqliteReader(state)
+    kept = trust_path(setting.anchor, setting.trust.log)
+    reader = StateReader(state)
     try:
         trust = TrustDocument.loads(kept.read_bytes())
-        return domain.examine(reader, trust, anchor=setting.anchor)
+        return examine(reader, trust, anchor=setting.anchor)
     finally:
         reader.close()
 
@@ -52,7 +52,7 @@ def change_one_byte(setting: Setting, index: int) -> Change:
     """
     ignored = shutil.ignore_patterns("keys")
     shutil.copytree(setting.state, setting.tampered, ignore=ignored)
-    path = setting.tampered / sqlite.FILE
+    path = sqlite.shard_path(setting.tampered, 0)
     with closing(sqlite3.connect(path, isolation_level=None)) as copy:
         copy.execute("VACUUM")  # leaves no stale copy of a page: each entry stands there once
         copy.execute("PRAGMA wal_checkpoint(TRUNCATE)")

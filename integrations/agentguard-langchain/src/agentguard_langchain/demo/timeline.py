@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agentguard.cli.text import printable
-from agentguard.domain import Report
+from agentguard.examination import Report
 from agentguard_langchain.demo.forge import Forge
 from agentguard_langchain.demo.setting import Setting
 from agentguard_langchain.demo.steps import Step

@@ -1,0 +1,124 @@
+"""Schemas that stand in for a tool's own, and what a schema must not ask for.
+
+A call is validated once, by LangChain, which drops what pydantic then knows of the arguments: a
+stand-in notes it down (``stand_in``). Ahead of execution nobody injects anything
+(``schema_ahead``). What is done with factory-made values stands in ``factories.py``.
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import ABCMeta
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from langchain_core.utils.pydantic import get_fields
+from pydantic import BaseModel, create_model
+from pydantic.v1 import BaseModel as BaseModelV1
+from pydantic.v1 import create_model as create_model_v1
+
+from agentguard.errors import ConfigError
+from agentguard_langchain.factories import Model, is_model, made_by_factories, untold, varies
+from agentguard_langchain.gate import CURRENT
+
+
+class _Unannounced:
+    """Comes first among the bases of a stand-in: no class hears of it as of a subclass."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        """Tell nobody."""
+
+
+@functools.lru_cache(maxsize=256)
+def stand_in(schema: Model) -> Model:
+    """Return a class that passes for ``schema``, validates as it does, and notes the result.
+
+    What is validated is a ``schema`` itself, and the current call learns which of its values
+    factories made. Pydantic has no part in the class: a subclass that it made would validate into
+    instances of its own.
+    """
+    name = "parse_obj" if issubclass(schema, BaseModelV1) else "model_validate"
+    validate = getattr(schema, name)
+
+    def validate_and_note(_cls: type, *args: Any, **options: Any) -> Any:
+        model = validate(*args, **options)
+        call = CURRENT.get()
+        if call is not None and call.parsing and is_model(type(model)):
+            call.made = made_by_factories(model)
+        return model
+
+    members: dict[str, Any] = {
+        "__module__": schema.__module__,
+        "__qualname__": schema.__qualname__,
+        "__doc__": schema.__doc__,
+        name: classmethod(validate_and_note),
+    }
+    made: Model = ABCMeta.__new__(type(schema), schema.__name__, (_Unannounced, schema), members)
+    return made
+
+
+@functools.lru_cache(maxsize=256)
+def schema_ahead(schema: Model, injected: frozenset[str]) -> Model:
+    """Return ``schema``, validators and aliases and all, without asking for injected fields.
+
+    The model-visible schema would not do: it drops validators and aliases, so that what is shown
+    ahead of execution is not what the tool receives.
+    """
+    fields: dict[str, Any] = {name: (Any, None) for name in injected if name in get_fields(schema)}
+    if not fields:
+        return schema
+    if issubclass(schema, BaseModelV1):
+        return create_model_v1(schema.__name__, __base__=schema, **fields)
+    return create_model(schema.__name__, __base__=schema, **fields)
+
+
+def require_told(schema: object, tool: str) -> None:
+    """Raise ``ConfigError`` for a schema with a factory whose values nothing tells from others.
+
+    Fields of models tell; those of dataclasses and typed dictionaries, the items of tuples and
+    private attributes don't. Pydantic v1 knows factories in models only.
+    """
+    if not (isinstance(schema, type) and issubclass(schema, BaseModel)):
+        return
+    for place in _untold(schema, schema.__pydantic_core_schema__, schema.__qualname__, told=False):
+        message = (
+            f"tool {tool}: {place} has a default factory, and nothing tells whether its value was "
+            "made or supplied, so that two calls alike can't be bound alike; "
+            "make it a field of a pydantic model, or give it a default"
+        )
+        raise ConfigError(message, code="tool.unguardable")
+
+
+_NO_SCHEMA: Final = frozenset({"metadata", "serialization", "default", "expected", "config"})
+"""Members of pydantic's core schemas that hold anything but schemas."""
+
+
+def _untold(root: type, node: object, place: str, *, told: bool) -> Iterator[str]:
+    """Find the factories in a core schema; ``told`` says that the node is a model's field."""
+    if isinstance(node, list | tuple):
+        for item in node:
+            yield from _untold(root, item, place, told=False)
+    if not isinstance(node, Mapping):
+        return
+    kind, owner = node.get("type"), node.get("cls")
+    if kind == "default" and not told and varies(node.get("default_factory")):
+        yield place
+    if kind == "model" and isinstance(owner, type) and owner is not root:
+        # the root's own private attributes never reach the tool
+        yield from (f"{owner.__qualname__}.{name}" for name in untold(owner)[:1])
+    tells = kind == "model-field" or (kind == "model" and node["root_model"])
+    for name, item in node.items():
+        if name not in _NO_SCHEMA:
+            where = _where(node, name, place)
+            yield from _untold(root, item, where, told=tells and name == "schema")
+
+
+def _where(node: Mapping[str, Any], name: str, place: str) -> str:
+    """Return what to call a node's member: the class that it is of, or the field."""
+    if isinstance(owner := node.get("cls"), type):
+        return owner.__qualname__
+    if isinstance(node.get(name), Mapping) and str(node[name].get("type")).endswith("-field"):
+        return f"{place}.{name}"
+    return f"{place}.{node['name']}" if node.get("type") == "dataclass-field" else place

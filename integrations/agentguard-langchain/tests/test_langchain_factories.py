@@ -1,0 +1,592 @@
+"""Default factories: what they made is no part of a call, and what was supplied always is.
+
+A call is bound to the same bytes ahead of execution and at execution, however its schema is
+nested. Where that can't be, the tool or the call is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import uuid
+from typing import Annotated, Any, NotRequired
+
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.tools import BaseTool, StructuredTool, Tool
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, create_model
+from pydantic.v1 import BaseModel as BaseModelV1
+from pydantic.v1 import PrivateAttr as PrivateAttrV1
+from typing_extensions import TypedDict
+
+from agentguard import ArgumentsError, ConfigError, Decision, Denied, Guard
+from agentguard_langchain import bind_ahead, guard_tools
+
+GIVEN = "12345678-1234-5678-1234-567812345678"
+
+
+class Ticket(BaseModel):
+    title: str
+    id: uuid.UUID = Field(default_factory=uuid.uuid4)
+    note: str | None = None
+
+
+class FrozenTicket(Ticket):
+    model_config = ConfigDict(frozen=True)
+
+
+class OpenTicket(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Ticket]
+
+
+class Drawer(BaseModel):
+    ticket: Ticket
+    _tags: list[str] = PrivateAttr(default_factory=list)
+
+
+@dataclasses.dataclass
+class Envelope:
+    ticket: Ticket
+    tags: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sealed:
+    ticket: Ticket
+    tags: list[str] = dataclasses.field(default_factory=list)
+
+
+@pydantic.dataclasses.dataclass
+class Checked:
+    ticket: Ticket
+    envelope: Envelope | None = None
+
+
+@dataclasses.dataclass
+class Options:
+    level: int = 3
+
+
+@dataclasses.dataclass
+class Configured:
+    ticket: Ticket
+    options: Options = dataclasses.field(default_factory=Options)
+
+
+def say(**received: Any) -> str:
+    return repr(received)
+
+
+def tool_for(annotation: Any, **fields: Any) -> StructuredTool:
+    """A tool with one argument of this type; it tells what it received."""
+    schema = create_model("Args", value=(annotation, ...), **fields)
+    return StructuredTool.from_function(say, name="tell", description="T.", args_schema=schema)
+
+
+NESTED = {
+    "model": (Ticket, lambda ticket: ticket),
+    "dataclass": (Envelope, lambda ticket: {"ticket": ticket}),
+    "slots": (Sealed, lambda ticket: {"ticket": ticket}),
+    "pydantics-dataclass": (Checked, lambda ticket: {"ticket": ticket}),
+    "dataclass-in-that": (Checked, lambda t: {"ticket": t, "envelope": {"ticket": t}}),
+    "class-as-factory": (Configured, lambda ticket: {"ticket": ticket}),
+    "private": (Drawer, lambda ticket: {"ticket": ticket}),
+    "extra": (OpenTicket, lambda ticket: {"more": ticket}),
+    "list": (list[Envelope], lambda ticket: [{"ticket": ticket}, {"ticket": ticket}]),
+    "dict": (dict[str, Sealed], lambda ticket: {"monday": {"ticket": ticket}}),
+    "tuple": (tuple[Envelope, Drawer], lambda t: [{"ticket": t}, {"ticket": t}]),
+    "deep": (dict[str, list[tuple[Checked, ...]]], lambda t: {"a": [[{"ticket": t}]]}),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+async def test_nested_schemas_bind_alike_ahead_and_at_execution(allowing, name):
+    annotation, wrap = NESTED[name]
+    (guarded,) = guard_tools([tool_for(annotation)], allowing.agent)
+    made = {"value": wrap({"title": "t"})}
+    supplied = {"value": wrap({"title": "t", "id": GIVEN})}
+    for args in (made, supplied):
+        assert GIVEN in guarded.invoke(args) or args is made
+        await guarded.ainvoke(args)
+    calls = [call.encoded for call in allowing.log.calls()]
+    ahead = [bind_ahead(guarded, args).encoded for args in (made, made, supplied, supplied)]
+    assert calls == ahead
+    assert [GIVEN.encode() in one for one in ahead] == [False, False, True, True]
+
+
+def test_a_nested_null_is_not_the_same_as_nothing(allowing):
+    (guarded,) = guard_tools([tool_for(Ticket)], allowing.agent)
+    bound = [
+        bind_ahead(guarded, {"value": {"title": "t", **more}}).encoded
+        for more in ({}, {"note": None}, {"note": None})
+    ]
+    assert bound[0] != bound[1] == bound[2]
+
+
+def test_a_dataclass_is_made_once_and_never_copied_by_its_own_code(allowing):
+    made = []
+
+    @dataclasses.dataclass
+    class Counted:
+        ticket: Ticket
+
+        def __post_init__(self):
+            made.append(self)
+
+        def __copy__(self):
+            raise AssertionError("copied")
+
+        __deepcopy__ = __reduce_ex__ = __copy__
+
+    (guarded,) = guard_tools([tool_for(Counted)], allowing.agent)
+    assert "Counted" in guarded.invoke({"value": {"ticket": {"title": "t"}}})
+    assert len(made) == 1
+
+
+# --- what can't be told -------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Numbered:
+    id: uuid.UUID = dataclasses.field(default_factory=uuid.uuid4)
+
+
+@dataclasses.dataclass
+class NumberedByAnnotation:
+    id: Annotated[uuid.UUID, Field(default_factory=uuid.uuid4)]
+
+
+@dataclasses.dataclass
+class NumberedByField:
+    id: uuid.UUID = Field(default_factory=uuid.uuid4)  # noqa: RUF009  pydantic reads it
+
+
+@pydantic.dataclasses.dataclass
+class NumberedByPydantic:
+    id: uuid.UUID = Field(default_factory=uuid.uuid4)
+
+
+class NumberedDict(TypedDict):
+    id: NotRequired[Annotated[uuid.UUID, Field(default_factory=uuid.uuid4)]]
+
+
+class NumberedPrivately(BaseModel):
+    _id: uuid.UUID = PrivateAttr(default_factory=uuid.uuid4)
+
+
+class Tree(BaseModel):
+    leaf: Numbered | None = None
+    branches: list[Tree] = []
+
+
+UNTOLD = {
+    "dataclass": (Numbered, "Numbered.id"),
+    "annotation": (NumberedByAnnotation, "NumberedByAnnotation.id"),
+    "pydantics-field": (NumberedByField, "NumberedByField.id"),
+    "pydantics-dataclass": (NumberedByPydantic, "NumberedByPydantic.id"),
+    "typed-dict": (NumberedDict, "NumberedDict.id"),
+    "tuple": (
+        tuple[int, Annotated[int, Field(default_factory=itertools.count().__next__)]],
+        "Args.value",
+    ),
+    "private": (NumberedPrivately, "NumberedPrivately._id"),
+    "deep": (dict[str, list[Numbered | None]], "Numbered.id"),
+    "recursive": (Tree, "Numbered.id"),
+}
+
+
+# pydantic says that it has no effect in a tuple, and calls it all the same
+@pytest.mark.filterwarnings("ignore:The 'default_factory' attribute")
+@pytest.mark.parametrize("name", UNTOLD)
+def test_a_factory_that_leaves_no_trace_is_refused_at_registration(allowing, name):
+    annotation, place = UNTOLD[name]
+    with pytest.raises(ConfigError, match=f"tool tell: {place} has a default factory") as refused:
+        guard_tools([tool_for(annotation)], allowing.agent)
+    assert refused.value.code == "tool.unguardable"
+
+
+def test_the_same_in_fields_of_models_is_fine(allowing):
+    class Told(BaseModel):
+        id: Annotated[uuid.UUID, Field(default_factory=uuid.uuid4)]
+
+    class Tagged(TypedDict):
+        tags: NotRequired[Annotated[list[str], Field(default_factory=list)]]
+
+    class Defaulted(pydantic.RootModel[uuid.UUID]):
+        root: uuid.UUID = Field(default_factory=uuid.uuid4)
+
+    tools = [tool_for(Told), tool_for(Tagged), tool_for(dict[str, Defaulted])]
+    told, tagged, _defaulted = guard_tools(tools, allowing.agent)
+    assert bind_ahead(told, {"value": {}}).encoded == bind_ahead(told, {"value": {}}).encoded
+    assert bind_ahead(tagged, {"value": {}}).values == {"value": {"tags": []}}
+
+
+def test_the_arguments_own_private_attributes_never_reach_the_tool(allowing):
+    class Args(BaseModel):
+        x: int
+        _id: uuid.UUID = PrivateAttr(default_factory=uuid.uuid4)
+
+    tool = StructuredTool.from_function(lambda x: x, name="t", description="T.", args_schema=Args)
+    (guarded,) = guard_tools([tool], allowing.agent)
+    assert guarded.invoke({"x": 1}) == 1
+    assert bind_ahead(guarded, {"x": 1}).values == {"x": 1}
+
+
+class PrivateV1(BaseModelV1):
+    x: int = 0
+    _id: uuid.UUID = PrivateAttrV1(default_factory=uuid.uuid4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (Numbered, "arguments.unencodable"),
+        (NumberedByField, "arguments.unencodable"),
+        (NumberedPrivately, "arguments.unencodable"),
+        (PrivateV1, "arguments.unencodable"),
+        (Options, None),
+    ],
+)
+def test_a_value_that_no_schema_announced_is_refused_at_the_call(allowing, kind, code):
+    (guarded,) = guard_tools(
+        [tool_for(Annotated[Any, BeforeValidator(lambda _raw: [kind()])])], allowing.agent
+    )
+    if code is None:
+        guarded.invoke({"value": 1})
+        (call,) = allowing.log.calls()
+        assert call.encoded == bind_ahead(guarded, {"value": 1}).encoded
+        return
+    with pytest.raises(ArgumentsError, match="has a default factory"):
+        bind_ahead(guarded, {"value": 1})
+    with pytest.raises(Denied) as denied:
+        guarded.invoke({"value": 1})
+    assert denied.value.code == code
+    (call,) = allowing.log.calls()
+    assert (call.decision, call.encoded) == ("deny", None)
+
+
+def test_members_of_a_set_keep_apart(allowing):
+    tool = StructuredTool(name="t", description="T.", func=say, args_schema={"properties": {}})
+    (guarded,) = guard_tools([tool], allowing.agent)
+    made, supplied = FrozenTicket(title="t"), FrozenTicket(title="t", id=GIVEN)
+    for value in ({made}, frozenset({made, supplied}), {made: 1}, [{"a": {made}}]):
+        with pytest.raises(ArgumentsError, match="FrozenTicket in a set, or as a key"):
+            bind_ahead(guarded, {"value": value})
+    for value in ({supplied}, {supplied: 1}):
+        assert GIVEN.encode() in bind_ahead(guarded, {"value": value}).encoded
+
+
+# --- what was supplied is never hidden ----------------------------------------------------------
+
+
+class WithSerial(BaseModel):
+    x: int = 0
+    serial: str | None = Field(default_factory=lambda: None)
+    target: str | None = "nobody"
+
+
+class Rewriting(StructuredTool):
+    """Puts a value of its own in the place of one that a factory made."""
+
+    def _parse_input(self, tool_input: Any, tool_call_id: Any) -> Any:
+        parsed = super()._parse_input(tool_input, tool_call_id)
+        return {**parsed, "serial": tool_input.get("hidden", parsed["serial"])}
+
+
+def test_what_a_tool_puts_in_a_factorys_place_is_bound(allowing):
+    tool = Rewriting.from_function(
+        lambda **received: str(received), name="t", description="T.", args_schema=WithSerial
+    )
+    (guarded,) = guard_tools([tool], allowing.agent)
+    assert bind_ahead(guarded, {"hidden": "evil"}).values["serial"] == "evil"
+    assert "serial" not in bind_ahead(guarded, {}).values
+
+
+def test_a_supplied_value_that_is_the_factorys_very_object_is_bound(allowing):
+    tool = StructuredTool.from_function(
+        lambda **received: str(received), name="t", description="T.", args_schema=WithSerial
+    )
+    (guarded,) = guard_tools([tool], allowing.agent)
+    assert bind_ahead(guarded, {"target": None}).values == {"x": 0, "target": None}
+    both = bind_ahead(guarded, {"target": None, "serial": None}).values
+    assert both == {"x": 0, "target": None, "serial": None}
+
+
+def test_what_a_validator_fills_in_is_bound(allowing):
+    class Filled(Ticket):
+        @pydantic.model_validator(mode="after")
+        def fill(self) -> Filled:
+            self.id = uuid.UUID(GIVEN)
+            return self
+
+    (guarded,) = guard_tools([tool_for(Filled)], allowing.agent)
+    assert GIVEN.encode() in bind_ahead(guarded, {"value": {"title": "t"}}).encoded
+
+
+def test_what_a_validator_puts_into_a_made_list_is_bound(allowing):
+    class Noted(BaseModel):
+        title: str
+        notes: list[str] = Field(default_factory=list)
+
+        @pydantic.model_validator(mode="wrap")
+        @classmethod
+        def note(cls, raw: Any, validate: Any) -> Noted:
+            made = validate({"title": raw["title"]})
+            made.notes.extend(raw.get("hidden", []))
+            return made
+
+    nested, own = guard_tools(
+        [
+            tool_for(Noted),
+            StructuredTool.from_function(say, name="s", description="S.", args_schema=Noted),
+        ],
+        allowing.agent,
+    )
+    for hidden, bound in ((["evil"], True), ([], False)):
+        args = {"title": "t", "hidden": hidden}
+        assert ("notes" in bind_ahead(own, args).values) is bound
+        value = bind_ahead(nested, {"value": args}).values["value"]
+        assert ("notes" in value["fields"]) is bound
+
+
+def test_a_single_argument_that_a_factory_made_is_refused(allowing):
+    class Query(BaseModel):
+        query: str = Field(default_factory=lambda: str(uuid.uuid4()))
+
+    (guarded,) = guard_tools(
+        [Tool("t", lambda query: query, "T.", args_schema=Query)], allowing.agent
+    )
+    with pytest.raises(Denied, match="default factory"):
+        guarded.invoke({})
+    assert guarded.invoke({"query": "what"}) == "what"
+    assert guarded.invoke("why") == "why"
+
+
+# --- any nesting --------------------------------------------------------------------------------
+
+COUNT = itertools.count()
+SUPPLIED = st.integers(2**40, 2**41)
+OPTIONAL = {"made": SUPPLIED, "tags": st.lists(SUPPLIED, max_size=1)}
+
+
+def model(annotation: Any) -> Any:
+    made = Field(default_factory=COUNT.__next__)
+    tags = Field(default_factory=list)
+    return create_model("M", held=(annotation, ...), made=(int, made), tags=(list[int], tags))
+
+
+def structure(decorate: Any, **options: Any) -> Any:
+    def make(annotation: Any) -> Any:
+        tags = dataclasses.field(default_factory=list)
+        annotations = {"held": annotation, "tags": list[int]}
+        members = {"__module__": __name__, "__annotations__": annotations, "tags": tags}
+        return decorate(**options)(type("D", (), members))
+
+    return make
+
+
+def held(values: Any) -> Any:
+    return st.fixed_dictionaries({"held": values}, optional={"tags": OPTIONAL["tags"]})
+
+
+LAYERS: dict[str, tuple[Any, Any]] = {
+    "list": (lambda inner: list[inner], lambda values: st.lists(values, max_size=2)),
+    "dict": (
+        lambda inner: dict[str, inner],
+        lambda values: st.dictionaries(st.text("a$\xe9", max_size=2), values, max_size=2),
+    ),
+    "tuple": (lambda inner: tuple[inner, int], lambda values: st.tuples(values, SUPPLIED)),
+    "optional": (lambda inner: inner | None, lambda values: st.none() | values),
+    "model": (model, lambda values: st.fixed_dictionaries({"held": values}, optional=OPTIONAL)),
+    "dataclass": (structure(dataclasses.dataclass), held),
+    "slots": (structure(dataclasses.dataclass, frozen=True, slots=True), held),
+    "pydantics": (structure(pydantic.dataclasses.dataclass), held),
+}
+"""What can be put around a type, and around the raw values of that type."""
+
+
+@functools.cache
+def nested(layers: tuple[str, ...]) -> tuple[StructuredTool, Any]:
+    """A tool with an argument that is nested like this, and that argument's raw values."""
+    annotation, values = int, SUPPLIED
+    for layer in layers:
+        around, raw = LAYERS[layer]
+        annotation, values = around(annotation), raw(values)
+    return tool_for(annotation, serial=(int, Field(default_factory=COUNT.__next__))), values
+
+
+def numbers(raw: Any) -> set[int]:
+    """Return the numbers in raw arguments: all of them were supplied."""
+    if isinstance(raw, dict):
+        return numbers(list(raw.values()))
+    if isinstance(raw, list | tuple):
+        return {found for item in raw for found in numbers(item)}
+    return {raw} if isinstance(raw, int) else set()
+
+
+@st.composite
+def calls(draw):
+    around = st.lists(st.sampled_from(sorted(LAYERS)), min_size=1, max_size=3)
+    tool, values = nested(("model", *draw(around)))
+    return tool, {"value": draw(values), **draw(st.sampled_from([{}, {"serial": 2**42}]))}
+
+
+def test_any_nesting_binds_alike_ahead_and_at_execution():
+    seen: list[Any] = []
+
+    def policy(call: Any) -> Decision:
+        seen.append(dict(call["args"]))
+        return Decision.allow()
+
+    with Guard.ephemeral(policy) as guard:
+        agent = guard.new_agent("reviewer")
+
+        @given(calls())
+        def check(call: Any) -> None:
+            tool, args = call
+            (guarded,) = guard_tools([tool], agent)
+            ahead = bind_ahead(guarded, args)
+            guarded.invoke(args)
+            assert ahead.encoded == bind_ahead(guarded, args).encoded
+            assert dict(ahead.values) == seen[-1]
+            assert all(b"%d" % number in ahead.encoded for number in numbers(args))
+
+        check()
+
+
+# --- one validation -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counting():
+    """Schemas with a validator and a factory that count, as ``(schema, args, counts)``."""
+    counts = {"validated": 0, "nested": 0, "made": 0}
+
+    def count(name: str, value: Any) -> Any:
+        counts[name] += 1
+        return value
+
+    def made() -> str:
+        return count("made", "made")
+
+    class Inner(BaseModel):
+        y: int
+        id: str = Field(default_factory=made)
+
+        @pydantic.field_validator("y")
+        @classmethod
+        def counted(cls, value: int) -> int:
+            return count("nested", value)
+
+    class Outer(BaseModel):
+        model_config = ConfigDict(populate_by_name=True)
+        x: int = Field(alias="theX")
+        inner: Inner
+        serial: str = Field(default_factory=made, alias="theSerial")
+
+        @pydantic.model_validator(mode="after")
+        def counted(self) -> Outer:
+            assert type(self) is Outer
+            return count("validated", self)
+
+    return Outer, {"theX": 1, "inner": {"y": 2}}, counts
+
+
+class OldCounting(BaseModelV1):
+    x: int
+    serial: str = pydantic.v1.Field(default_factory=lambda: str(uuid.uuid4()))
+    counts: Any = None
+
+    @pydantic.v1.validator("x")
+    def counted(cls, value: int) -> int:  # noqa: N805  pydantic v1's form
+        OLD_COUNTS.append(value)
+        return value
+
+
+OLD_COUNTS: list[int] = []
+
+
+async def say_later(**received: Any) -> str:
+    return repr(received)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("by_alias", [True, False])
+@pytest.mark.parametrize("coroutine", [None, say_later])
+async def test_validators_and_factories_run_once_as_they_do_unguarded(
+    allowing, counting, asynchronous, by_alias, coroutine
+):
+    schema, args, counts = counting
+    if not by_alias:
+        args = {"x": 1, "inner": args["inner"]}
+    tool = StructuredTool.from_function(
+        say, coroutine, name="say", description="Say.", args_schema=schema
+    )
+    (guarded,) = guard_tools([tool], allowing.agent)
+    assert counts == {"validated": 0, "nested": 0, "made": 0}
+    results = []
+    for number, one in enumerate((tool, guarded), 1):
+        results.append(await one.ainvoke(args) if asynchronous else one.invoke(args))
+        assert counts == {"validated": number, "nested": number, "made": 2 * number}
+    assert results[0] == results[1]
+    (call,) = allowing.log.calls()
+    assert call.values.keys() == {"x", "inner"}
+    assert guarded.args_schema is schema
+
+
+def test_validators_of_pydantic_v1_run_once(allowing):
+    tool = StructuredTool.from_function(
+        say, name="say", description="Say.", args_schema=OldCounting
+    )
+    (guarded,) = guard_tools([tool], allowing.agent)
+    OLD_COUNTS.clear()
+    guarded.invoke({"x": 1})
+    guarded.invoke({"x": 2, "serial": "mine"})
+    assert OLD_COUNTS == [1, 2]
+    first, second = allowing.log.calls()
+    assert "serial" not in first.values
+    assert second.values["serial"] == "mine"
+
+
+def test_the_schemas_author_hears_of_no_subclass(allowing):
+    heard = []
+
+    class Listening(BaseModel):
+        serial: str = Field(default_factory=lambda: str(uuid.uuid4()))
+
+        def __init_subclass__(cls, **options: Any) -> None:
+            heard.append(cls)
+            super().__init_subclass__(**options)
+
+        @classmethod
+        def __pydantic_init_subclass__(cls, **_options: Any) -> None:
+            heard.append(cls)
+
+    tool = StructuredTool.from_function(say, name="s", description="S.", args_schema=Listening)
+    (guarded,) = guard_tools([tool], allowing.agent)
+    guarded.invoke({})
+    assert heard == []
+
+
+def test_input_that_the_schema_rejects_is_rejected_as_ever(allowing):
+    class Strict(BaseModel):
+        x: int
+        serial: str = Field(default_factory=str)
+
+    def make() -> BaseTool:
+        return StructuredTool.from_function(
+            say,
+            name="s",
+            description="S.",
+            args_schema=Strict,
+            handle_validation_error=str,
+        )
+
+    (guarded,) = guard_tools([make()], allowing.agent)
+    assert guarded.invoke({"x": "one"}) == make().invoke({"x": "one"})
+    assert "validation error for Strict" in guarded.invoke({"x": "one"})
+    assert allowing.log.calls() == []
