@@ -30,8 +30,6 @@ from agentguard.errors import ArgumentsError, EncodeError
 MAX_DEPTH: Final = canonical.MAX_DEPTH - 2
 """How deep arguments may be nested: the policy's input, which holds them, is read as JSON again."""
 
-_MAX_SAFE_INT: Final = 2**53 - 1
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Arguments:
@@ -122,7 +120,7 @@ def _key(name: object) -> str:
 
 
 def _int(value: Any, _depth: int, _path: str) -> JSON:
-    if -_MAX_SAFE_INT <= value <= _MAX_SAFE_INT:
+    if -canonical.MAX_INTEGER <= value <= canonical.MAX_INTEGER:
         return int(value)
     try:
         return {"$int": str(value)}

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from math import isinf
-from typing import Final, NoReturn, TypeAlias
+from typing import Final, NoReturn, TypeAlias, TypeGuard
 
 import orjson
 import rfc8785
@@ -44,8 +44,9 @@ _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 # ".0", and changes to exponents at smaller magnitudes. The upper bound keeps infinity out.
 _SMALLEST_SIMPLE: Final = 1e-5
 _LARGEST_SIMPLE: Final = 1e16
+_SORTED: Final = orjson.OPT_SORT_KEYS
 _RECORD_OPTIONS: Final = (
-    orjson.OPT_SORT_KEYS
+    _SORTED
     | orjson.OPT_STRICT_INTEGER
     | orjson.OPT_PASSTHROUGH_DATACLASS
     | orjson.OPT_PASSTHROUGH_DATETIME
@@ -53,15 +54,15 @@ _RECORD_OPTIONS: Final = (
 )
 
 
-def loads(data: bytes | str) -> JSON:
+def loads(data: bytes | str, *, limit: int = MAX_BYTES) -> JSON:
     """Decode one JSON text, refusing all that two decoders could read differently.
 
-    Takes at most ``MAX_BYTES`` of UTF-8 (or the same as text), at most ``MAX_DEPTH`` deep. An
+    Takes at most ``limit`` bytes of UTF-8 (or the same as text), at most ``MAX_DEPTH`` deep. An
     integer beyond ``MAX_INTEGER`` becomes a float, because RFC 8785 writes the float 1e17 as
     digits. Raises ``DecodeError`` (``json.malformed``, ``json.duplicate_key``, ``json.number``,
     ``json.surrogate``, ``json.depth``, ``json.size``, ``json.utf8``). RFC 8259, RFC 7493.
     """
-    text = _text(data)
+    text = _text(data, limit)
     if text.count("[") + text.count("{") > MAX_DEPTH:
         _check_depth(text)
     try:
@@ -86,6 +87,26 @@ def loads_object(data: bytes | str) -> dict[str, JSON]:
     return value
 
 
+def loads_canonical(data: bytes) -> JSON:
+    """Decode a JSON text that must be what ``dumps`` gives for its value, byte for byte.
+
+    Raises ``DecodeError``: as ``loads`` does, and ``json.not_canonical`` for another spelling.
+    """
+    if len(data) <= MAX_BYTES:
+        try:
+            value: JSON = orjson.loads(data)
+            # A simple value that comes out as it went in is the one that the text stands for: of a
+            # key that stands twice, or a number that is read otherwise, something would be lost.
+            if _is_simple(value, 0) and orjson.dumps(value, option=_SORTED) == data:
+                return value
+        except (orjson.JSONDecodeError, EncodeError, RecursionError):
+            pass  # the strict decoder, which is slower, says what is wrong
+    value = loads(data)
+    if dumps(value) != data:
+        raise DecodeError("JSON in another form than its canonical one", code="json.not_canonical")
+    return value
+
+
 def dumps(value: object) -> bytes:
     """Encode a JSON value in its one canonical form (RFC 8785).
 
@@ -96,7 +117,7 @@ def dumps(value: object) -> bytes:
     """
     try:
         if _is_simple(value, 0):
-            return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+            return orjson.dumps(value, option=_SORTED)
         return rfc8785.dumps(value)  # type: ignore[arg-type]  # _is_simple has seen every type
     except (TypeError, ValueError) as error:  # a lone surrogate, in either encoder's words
         raise _unencodable(str(error)) from None
@@ -114,6 +135,11 @@ def dumps_record(value: object) -> bytes:
         return orjson.dumps(value, option=_RECORD_OPTIONS)
     except TypeError as error:
         raise _unencodable(str(error)) from None
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """Tell a decoded JSON integer; ``true``, which Python's ``int`` takes in, is none."""
+    return type(value) is int
 
 
 def digest(value: object) -> str:
@@ -165,18 +191,18 @@ def b64_decode(text: str) -> bytes:
     return data
 
 
-def _text(data: bytes | str) -> str:
+def _text(data: bytes | str, limit: int) -> str:
     """Return ``data`` as text, having checked its size and that it is valid UTF-8."""
     # A str never has more characters than bytes: the cheap check comes before the encoding.
-    if len(data) > MAX_BYTES:
-        raise _too_long()
+    if len(data) > limit:
+        raise _too_long(limit)
     if isinstance(data, str):
         try:
             size = len(data.encode())
         except UnicodeEncodeError:
             raise _lone_surrogate() from None
-        if size > MAX_BYTES:
-            raise _too_long()
+        if size > limit:
+            raise _too_long(limit)
         text = data
     else:
         try:
@@ -258,7 +284,8 @@ def _is_simple(value: object, depth: int) -> bool:
     if type(value) is list:
         simple = True
         for item in value:
-            simple &= _is_simple(item, depth + 1)
+            if type(item) is not str:
+                simple &= _is_simple(item, depth + 1)
         return simple
     raise _unencodable(f"the type {type(value).__name__} has no JSON form")
 
@@ -269,8 +296,10 @@ def _is_simple_object(members: dict[object, object], depth: int) -> bool:
         if type(key) is not str:
             raise _unencodable(f"a key is of the type {type(key).__name__}, not str")
         # orjson sorts by code point, RFC 8785 by UTF-16 unit: the same for ASCII.
-        simple &= key.isascii()
-        simple &= _is_simple(member, depth)
+        if not key.isascii():
+            simple = False
+        if type(member) is not str:  # most are
+            simple &= _is_simple(member, depth)
     return simple
 
 
@@ -278,8 +307,8 @@ def _unencodable(problem: str) -> EncodeError:
     return EncodeError(f"no canonical JSON: {problem}", code="json.unencodable")
 
 
-def _too_long() -> DecodeError:
-    return DecodeError(f"JSON of more than {MAX_BYTES} bytes", code="json.size")
+def _too_long(limit: int) -> DecodeError:
+    return DecodeError(f"JSON of more than {limit} bytes", code="json.size")
 
 
 def _too_deep() -> DecodeError:

@@ -6,10 +6,13 @@ approval would have to meet. How an engine's answer becomes a decision stands in
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from agentguard import redaction
+from agentguard.canonical import JSON
 from agentguard.errors import AgentguardError
+from agentguard.redaction import Redaction
 
 Outcome = Literal["allow", "deny", "approval"]
 
@@ -29,6 +32,17 @@ class Requirement:
     ttl: int = 3600
     allow_self: bool = False
 
+    def as_json(self) -> dict[str, JSON]:
+        """Return the members of policy.md's ``approval``, all of them."""
+        return {
+            "reason": self.reason,
+            "approvers": list(self.approvers),
+            "roles": list(self.roles),
+            "quorum": self.quorum,
+            "ttl": self.ttl,
+            "allow_self": self.allow_self,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -36,13 +50,17 @@ class Decision:
 
     ``outcome`` is ``allow``, ``deny`` or ``approval`` (it may run once the ``requirements`` are
     met); ``code`` is the reason code, empty for a plain allow; ``reasons`` are sentences, made
-    by the policy's author or by agentguard, that hold no secrets.
+    by the policy's author or by agentguard, that hold no secrets. A policy answers with ``allow``,
+    ``deny`` or ``require_approval``: reason codes are agentguard's own, so that each means the same
+    whatever the policy (docs/reason-codes.md). ``redactions`` name what of the call's data is not
+    kept beside the log.
     """
 
     outcome: Outcome
     code: str = ""
     reasons: tuple[str, ...] = ()
     requirements: tuple[Requirement, ...] = field(default=())
+    redactions: tuple[Redaction, ...] = field(default=())
 
     @property
     def allowed(self) -> bool:
@@ -60,14 +78,26 @@ class Decision:
         return _ALLOW
 
     @classmethod
-    def deny(cls, *reasons: str, code: str = "policy.denied") -> Decision:
-        """The call must not run, and why."""
-        return cls("deny", code, reasons)
+    def deny(cls, *reasons: str) -> Decision:
+        """The policy says that the call must not run, and why (``policy.denied``)."""
+        return cls("deny", "policy.denied", reasons)
+
+    @classmethod
+    def refused(cls, reason: str, *, code: str) -> Decision:
+        """Agentguard itself refuses the call; no policy answers so."""
+        return cls("deny", code, (reason,))
 
     @classmethod
     def failed(cls, code: str, what: str, error: Exception) -> Decision:
         """A refusal: something broke. The error itself, which may tell secrets, stays out."""
-        return cls.deny(f"{what} ({type(error).__name__})", code=code)
+        return cls.refused(f"{what} ({type(error).__name__})", code=code)
+
+    def redacted(self, *pointers: str) -> Decision:
+        """The same answer, and these parts of the call's data are not kept (``/args/password``).
+
+        Raises ``DecodeError`` for what is no JSON Pointer into a call's record.
+        """
+        return replace(self, redactions=tuple(map(redaction.parse, pointers)))
 
     @classmethod
     def require_approval(cls, *requirements: Requirement) -> Decision:

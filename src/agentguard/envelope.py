@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from agentguard import canonical
 from agentguard.canonical import JSON, b64_decode, b64_encode
@@ -23,6 +23,8 @@ STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 """The ``_type`` of an in-toto Statement, version 1."""
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_ENVELOPE: Final = frozenset({"payload", "payloadType", "signatures"})
+_SIGNATURE: Final = frozenset({"keyid", "sig"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +50,13 @@ class Envelope:
         Raises ``DecodeError``: ``dsse.malformed``, also for two signatures with one key id;
         ``base64.malformed``.
         """
-        match value:
-            case {
-                "payload": str(payload),
-                "payloadType": str(kind),
-                "signatures": list(items),
-                **others,
-            } if not others:
-                signatures = tuple(_parse_signature(item) for item in items)
-            case _:
-                raise _malformed("expected payload, payloadType and signatures, and no more")
+        # of mappings `match` is slow, and this is done for every entry of a log
+        if not isinstance(value, dict) or value.keys() != _ENVELOPE:
+            raise _malformed("expected payload, payloadType and signatures, and no more")
+        payload, kind, items = value["payload"], value["payloadType"], value["signatures"]
+        if not (isinstance(payload, str) and isinstance(kind, str) and isinstance(items, list)):
+            raise _malformed("payload and payloadType are text, and signatures a list")
+        signatures = tuple([_parse_signature(item) for item in items])
         if len({key_id for key_id, _ in signatures}) != len(signatures):
             raise _malformed("two signatures name the same key")
         return cls(kind, b64_decode(payload), signatures)
@@ -129,20 +128,22 @@ def statement(
 def parse_statement(payload: bytes, kind: str) -> Statement:
     """Read a Statement that ``statement`` has made, byte for byte.
 
-    Raises ``DecodeError``: ``json.*``, or ``statement.malformed`` for another kind or form.
+    Raises ``DecodeError``: ``json.*`` (``json.not_canonical`` for another spelling), or
+    ``statement.malformed`` for another kind or form.
     """
-    value = canonical.loads_object(payload)
-    match value:
-        case {
-            "predicate": dict(predicate),
-            "subject": [{"digest": {"sha256": str(sha256)}, "name": str(name)}],
-        } if _SHA256.fullmatch(sha256):
-            if canonical.dumps(_members(kind, sha256, name, predicate)) == payload:
-                return Statement(sha256, name, predicate)
-    raise DecodeError(
-        f"not a canonical in-toto Statement of the kind {predicate_type(kind)}",
-        code="statement.malformed",
-    )
+    value: Any = canonical.loads_canonical(payload)
+    try:
+        predicate, subject = value["predicate"], value["subject"][0]
+        sha256, name = subject["digest"]["sha256"], subject["name"]
+    except (LookupError, TypeError):
+        raise _other_statement(kind) from None
+    if (
+        not (isinstance(predicate, dict) and isinstance(sha256, str) and isinstance(name, str))
+        or _SHA256.fullmatch(sha256) is None
+        or value != _members(kind, sha256, name, predicate)
+    ):
+        raise _other_statement(kind)
+    return Statement(sha256, name, predicate)
 
 
 def _members(
@@ -157,10 +158,17 @@ def _members(
 
 
 def _parse_signature(value: JSON) -> tuple[str, bytes]:
-    match value:
-        case {"keyid": str(key_id), "sig": str(signature), **others} if not others:
+    if isinstance(value, dict) and value.keys() == _SIGNATURE:
+        key_id, signature = value["keyid"], value["sig"]
+        if isinstance(key_id, str) and isinstance(signature, str):
             return key_id, b64_decode(signature)
     raise _malformed("a signature has keyid and sig, and no more")
+
+
+def _other_statement(kind: str) -> DecodeError:
+    return DecodeError(
+        f"not an in-toto Statement of the kind {predicate_type(kind)}", code="statement.malformed"
+    )
 
 
 def _malformed(problem: str) -> DecodeError:

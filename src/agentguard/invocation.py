@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
+import orjson
+
 from agentguard import canonical, envelope
 from agentguard.arguments import Arguments
 from agentguard.errors import ArgumentsError
@@ -77,8 +79,6 @@ class Invocation:
         tool: ToolSpec,
         binding: Callable[[], Arguments],
         site: CallSite,
-        *,
-        task_id: str | None = None,
     ) -> Invocation:
         """Run ``binding`` and keep what it returns, or the ``ArgumentsError`` that it raises.
 
@@ -93,7 +93,7 @@ class Invocation:
             message = f"the arguments of {tool.name} can't be read: {type(error).__name__}"
             arguments = ArgumentsError(message, code="arguments.invalid")
             arguments.__cause__ = error
-        return cls(tool, arguments, site, task_id, binding)
+        return cls(tool, arguments, site, binding=binding)
 
 
 def statement(agent_name: str, predicate: Mapping[str, object]) -> bytes:
@@ -138,4 +138,4 @@ def timestamp(moment: datetime) -> str:
         moment = moment.astimezone(UTC)
     if not moment.microsecond:
         return moment.isoformat(timespec="microseconds")[:-6] + "Z"
-    return moment.isoformat()[:-6] + "Z"  # the same, twice as fast
+    return orjson.dumps(moment, option=orjson.OPT_UTC_Z)[1:-1].decode()  # the same, faster

@@ -67,11 +67,6 @@ class PublicKey:
         return PublicKey, (self.raw,)
 
     @classmethod
-    def from_raw(cls, raw: bytes) -> PublicKey:
-        """Make a key from its 32 bytes; raises as the class does."""
-        return cls(raw)
-
-    @classmethod
     def from_jwk(cls, jwk: Mapping[str, object]) -> PublicKey:
         """Make a key from a JWK (RFC 8037, 2), whose other members are ignored.
 

@@ -2,30 +2,50 @@
 
 ``ToolSpec`` is a value: the name, what the model can see, and what the application says of it
 beside the code (the scope that it requires, its resource, the arguments that a policy reads at
-the top level, the look-up of facts). ``Tool`` is a plain function behind a guard; framework tools
-are wrapped by their adapters and share only ``ToolSpec``.
+the top level, the look-up of facts). ``Tool`` and ``AsyncTool`` are plain functions behind a guard;
+framework tools are wrapped by their adapters and share only ``ToolSpec``.
 """
 
 from __future__ import annotations
 
 import inspect
-import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    Literal,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    get_args,
+    get_origin,
+    overload,
+)
 
 from agentguard import canonical
-from agentguard.arguments import Binder, binder
+from agentguard.arguments import Arguments, Binder, binder
 from agentguard.canonical import JSON
 from agentguard.errors import ArgumentsError, ConfigError, EncodeError, UnguardedCallError
 
 P = ParamSpec("P")
+R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 FactsFunction = Callable[[Mapping[str, Any]], Any]
+"""Looks up, in a trusted place, what a policy needs to know about a call's arguments.
+
+Takes the bound arguments as JSON values; returns the mapping that stands at the top level of the
+policy's input. It may be a coroutine function where calls are made with ``acall`` or ``arun``.
+"""
 
 RESERVED: Final = frozenset(
     {"agent", "delegation", "action", "resource", "task_id", "args", "tool", "approval"}
@@ -35,6 +55,7 @@ RESERVED: Final = frozenset(
 MAX_RESOURCE: Final = 2048
 """Characters of a resource, once it is filled and escaped."""
 
+_TYPING: Final = frozenset({"typing", "typing_extensions", "annotationlib"})
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _PLAIN = re.compile(r"[A-Za-z0-9._~-]*")
@@ -113,33 +134,38 @@ class ToolSpec:
         """
         if self.resource is None:
             return None
-        literals, names = self._template
-        filled = [self._placeholder(name, values) for name in names]
-        resource = "".join(itertools.chain(*zip(literals, (*filled, ""), strict=True)))
+        resource, rest = self._template
+        for name, text in rest:
+            resource += self._placeholder(name, values) + text
         if len(resource) > MAX_RESOURCE:
             message = f"tool {self.name}: the resource takes more than {MAX_RESOURCE} characters"
             raise ArgumentsError(message, code="arguments.resource")
         return resource
 
+    @property
+    def in_resource(self) -> list[str]:
+        """The arguments that the resource names."""
+        return [name for name, _text in self._template[1]]
+
     @cached_property
-    def _template(self) -> tuple[list[str], list[str]]:
-        """The literal parts of the resource, and the arguments between them."""
-        parts = _PLACEHOLDER.split(self.resource or "")
-        return parts[::2], parts[1::2]
+    def _template(self) -> tuple[str, list[tuple[str, str]]]:
+        """The resource's text up to the first argument; each argument, and the text behind it."""
+        first, *rest = _PLACEHOLDER.split(self.resource or "")
+        return first, list(zip(rest[::2], rest[1::2], strict=True))
 
     def _placeholder(self, name: str, values: Mapping[str, JSON]) -> str:
         value = values.get(name)
+        if isinstance(value, str):
+            return escape(value)
         if isinstance(value, bool):
             return str(value).lower()
         if isinstance(value, int):
             return str(value)
-        if not isinstance(value, str):
-            message = (
-                f"tool {self.name}: resource {self.resource!r} needs the argument {name!r} "
-                "as a string or an integer"
-            )
-            raise ArgumentsError(message, code="arguments.resource")
-        return escape(value)
+        message = (
+            f"tool {self.name}: resource {self.resource!r} needs the argument {name!r} "
+            "as a string or an integer"
+        )
+        raise ArgumentsError(message, code="arguments.resource")
 
     def attributes_of(self, values: Mapping[str, JSON]) -> dict[str, JSON]:
         """Lift the configured arguments; one that the call does not have is left out."""
@@ -158,43 +184,120 @@ def escape(text: str) -> str:
     return "".join(chr(b) if b in _UNRESERVED else f"%{b:02X}" for b in data)
 
 
-class Tool(Generic[P, R_co]):
-    """A plain function behind a guard: run it with ``agent.call`` or ``agent.acall``.
+class GuardedFunction(Generic[P, R_co]):
+    """A plain function behind a guard, which runs only for an agent.
 
-    Calling it directly raises ``UnguardedCallError`` and does not run it.
+    ``P`` are its parameters, ``R_co`` what a caller gets in the end: of a coroutine function, what
+    it returns once it is awaited. Calling it directly raises ``UnguardedCallError`` and does not
+    run it.
     """
 
-    def __init__(self, spec: ToolSpec, function: Callable[P, R_co]) -> None:
+    is_async: ClassVar[bool]
+
+    def __init__(self, spec: ToolSpec, function: Callable[P, object]) -> None:
         self.spec: Final = spec
         self.bind: Final[Binder] = binder(function)
-        self.is_async: Final = inspect.iscoroutinefunction(function)
         self.__function = function
         self.__name__ = spec.name
         self.__doc__ = spec.description
 
-    def __call__(self, *_args: P.args, **_kwargs: P.kwargs) -> NoReturn:
-        """Refuse: a guarded tool runs only for an agent."""
-        message = f"{self.spec.name} is guarded: run it with agent.call({self.spec.name}, ...)"
-        raise UnguardedCallError(message)
+    if not TYPE_CHECKING:  # to a type checker it can't be called, so that it finds who does
+
+        def __call__(self, *_args: object, **_kwargs: object) -> NoReturn:
+            """Refuse: a guarded tool runs only for an agent."""
+            call = "acall" if self.is_async else "call"
+            name = self.spec.name
+            message = f"{name} is guarded: run it with agent.{call}({name}, ...)"
+            raise UnguardedCallError(message)
 
     def __repr__(self) -> str:
         """Name the tool."""
         return f"<guarded tool {self.spec.name}>"
 
-    def _bound_to(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], R_co]:
+    def _bound_to(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
         """Return the call itself, to be run once it is authorised."""
-        function: Callable[..., R_co] = self.__function
+        function: Callable[..., Any] = self.__function
         return lambda: function(*args, **kwargs)
 
 
+class Tool(GuardedFunction[P, R_co]):
+    """A guarded function: run it with ``agent.call``, or ``agent.acall`` in a worker thread."""
+
+    is_async = False
+
+
+class AsyncTool(GuardedFunction[P, R_co]):
+    """A guarded coroutine function: run it with ``agent.acall``.
+
+    It is a class of its own, and no ``Tool``, so that a type checker finds an ``agent.call`` of it
+    (docs/adr/0004-async-tools-are-a-type.md).
+    """
+
+    is_async = True
+
+
+class ToolDecorator(Protocol):
+    """What ``guard.tool(...)`` returns: it takes the function."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a coroutine function never is a Tool
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncTool[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Tool[P, R]: ...
+
+
+def guarded(spec: ToolSpec, function: Callable[P, R]) -> Tool[P, R] | AsyncTool[P, Any]:
+    """Put ``function`` behind a guard as ``spec``."""
+    if inspect.iscoroutinefunction(function):
+        return AsyncTool(spec, function)
+    return Tool(spec, function)
+
+
 def function_schema(function: Callable[..., object]) -> dict[str, JSON]:
-    """Describe a plain function's parameters, in place of a model-visible JSON schema."""
+    """Describe a plain function's parameters, in place of a model-visible JSON schema.
+
+    It is the same in every process: ``repr``, with its addresses and the order of its sets, has no
+    part in it.
+    """
     properties: dict[str, JSON] = {}
     required: list[JSON] = []
     for parameter in inspect.signature(function).parameters.values():
         annotation = parameter.annotation
-        text = "" if annotation is parameter.empty else inspect.formatannotation(annotation)
+        text = "" if annotation is parameter.empty else _annotation(annotation)
         properties[parameter.name] = {"kind": parameter.kind.name.lower(), "annotation": text}
         if parameter.default is parameter.empty:
             required.append(parameter.name)
     return {"type": "object", "properties": properties, "required": required}
+
+
+def _annotation(annotation: object) -> str:
+    """Write a parameter's annotation, evaluated or postponed, as text."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is not None:
+        types = {Annotated: 1, Literal: 0}.get(origin, len(arguments))  # behind them stand values
+        texts = [*map(_annotation, arguments[:types]), *map(_constant, arguments[types:])]
+        return f"{_annotation(origin)}[{', '.join(texts)}]"
+    if isinstance(annotation, str):
+        return annotation
+    if isinstance(annotation, list):  # the parameters in Callable[[int], str]
+        return f"[{', '.join(map(_annotation, annotation))}]"
+    if isinstance(annotation, type):
+        return _qualified(annotation)
+    if type(annotation).__module__ in _TYPING:
+        return repr(annotation)  # no more than a name: typing.Any, ~T, ForwardRef('x')
+    return _constant(annotation)
+
+
+def _constant(value: object) -> str:
+    """Write what stands in an annotation and is no type: its encoding, or else its type's name."""
+    try:
+        return Arguments.of({"value": value}).encoded.decode()
+    except ArgumentsError:
+        return _qualified(type(value))
+
+
+def _qualified(kind: type) -> str:
+    name = kind.__qualname__
+    return name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}"

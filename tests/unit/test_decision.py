@@ -13,7 +13,7 @@ from agentguard.approval import ApprovalRequest
 @pytest.mark.parametrize(
     "error",
     [
-        Denied(Decision.deny("no merges", code="policy.denied")),
+        Denied(Decision.deny("no merges")),
         ApprovalPending(ApprovalRequest("merge_pr", "ab" * 32, (Requirement("a person"),))),
     ],
 )

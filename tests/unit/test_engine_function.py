@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from agentguard import canonical
+from agentguard import Denied, Guard, canonical
 from agentguard.decision import Decision, Requirement
 from agentguard.engines.function import FunctionEngine
 from agentguard.errors import ConfigError, PolicyError
@@ -94,10 +94,41 @@ def test_only_a_decision_counts(answer):
     assert failure.value.code == "policy.error"
 
 
-def test_an_outcome_that_does_not_exist_denies():
-    unknown = Decision("Allow")  # type: ignore[arg-type]
+FORGED = [
+    Decision("Allow"),  # type: ignore[arg-type]
+    Decision("allow", "policy.denied"),
+    Decision("deny", "storage.failed", ("the log can't be written",)),
+    Decision("deny", "budget.exceeded", ("too much",)),
+    Decision("deny", "", ("too much",)),
+    Decision.refused("not mine to say", code="clock.skew"),
+    Decision.failed("facts.failed", "not mine to say", ValueError()),
+    Decision("approval", "approval.granted", (), (REQUIREMENT,)),
+]
 
-    assert decide(FunctionEngine(lambda _: unknown).evaluate(b"{}")).outcome == "deny"
+
+@pytest.mark.parametrize("decision", FORGED, ids=repr)
+def test_an_outcome_or_a_code_that_no_policy_gives_is_refused_aloud(decision):
+    with pytest.raises(PolicyError, match="say why in the reasons") as failure:
+        FunctionEngine(lambda _: decision).evaluate(b"{}")
+    assert failure.value.code == "policy.malformed"
+
+
+@pytest.mark.parametrize(
+    ("decision", "code"),
+    [
+        *((decision, "policy.malformed") for decision in FORGED),
+        (Decision.deny("too much"), "policy.denied"),
+        (Decision.require_approval(), "approval.unavailable"),
+    ],
+    ids=repr,
+)
+def test_a_denied_call_has_a_code_of_agentguards_whatever_the_policy_returns(decision, code):
+    guard = Guard.ephemeral(lambda _: decision)
+    with pytest.raises(Denied) as denied:
+        guard.new_agent("a").call(guard.tool(len), "x")
+    assert denied.value.code == code
+    (body,) = [b for _, b in guard.reader().entries(0) if b'"kind":"authorization"' in b]
+    assert json.loads(body)["code"] == code
 
 
 @pytest.mark.parametrize("document", [b"", b"{", b"\xff", b'{"a": "\\ud800"}'])
@@ -147,6 +178,16 @@ def test_the_digest_is_of_the_file_that_defines_the_function(function):
     assert list(engine.policy_files.values()) == [digest]
     assert engine.policy_sha256 == canonical.digest(dict(engine.policy_files))
     assert all(not path.startswith("/") for path in engine.policy_files)
+
+
+def test_the_digest_is_of_what_was_loaded_and_is_taken_once(monkeypatch):
+    engine = FunctionEngine(allow_everything)
+    digest = engine.policy_sha256
+    monkeypatch.setattr(canonical, "digest", None)
+
+    assert engine.policy_sha256 == digest
+    with pytest.raises(TypeError):
+        engine.policy_files["other.py"] = "0" * 64  # type: ignore[index]
 
 
 @pytest.mark.parametrize("function", [dict, eval("lambda _: None")])  # noqa: S307  a function without a file

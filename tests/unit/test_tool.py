@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import json
+import os
+import subprocess
+import sys
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from agentguard import Arguments, ArgumentsError, ConfigError, ToolSpec
+from agentguard import Arguments, ArgumentsError, ConfigError, ToolSpec, canonical
 from agentguard.tool import MAX_RESOURCE, escape, function_schema
 
 SPEC = ToolSpec("open_pr", "Open it.", {"type": "object"}, "acme.tools:open_pr")
@@ -124,6 +128,97 @@ def test_a_functions_parameters_are_its_schema():
         "b": "positional_or_keyword",
         "c": "keyword_only",
     }
-    assert "int" in schema["properties"]["a"]["annotation"]
+    assert schema["properties"]["a"]["annotation"] == "int"
     assert schema["properties"]["c"]["annotation"] == ""
     assert schema["required"] == ["a", "c"]
+
+
+ANNOTATED = """
+import enum, re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Optional, TypeVar
+
+from agentguard import ToolSpec
+from agentguard.tool import function_schema
+
+class Colour(enum.Enum):
+    RED = 1
+
+@dataclass(frozen=True)
+class Limit:
+    names: frozenset = frozenset({"a", "b", "c", "d", "e"})
+    most: int = 5
+
+class Plain:
+    pass
+
+T = TypeVar("T")
+
+def tool(
+    a: Annotated[int, lambda: 1, Plain(), Limit()],
+    b: Annotated[str, {"a", "b", "c", "d", "e"}, re.compile("x")],
+    c: Literal["1", 1, Colour.RED, None] = "1",
+    d: Callable[[int, "str"], Optional[list["Plain"]]] = lambda i, s: None,
+    e: Plain() = Plain(),
+    f: dict[str, Any] | None = None,
+    *args: Callable[..., T],
+    **kwargs: "T",
+) -> None: ...
+
+print(ToolSpec("tool", "", function_schema(tool), "m:tool").digest)
+"""
+CHANGES = (
+    ("", ""),
+    ("1, Colour", "2, Colour"),
+    ("most: int = 5", "most: int = 6"),
+    ("Annotated[int, lambda", "Annotated[float, lambda"),
+    ('{"a", "b", "c", "d", "e"}, re', '{"a"}, re'),
+    ("Optional[list", "Optional[set"),
+    ("e: Plain() =", "e: re.compile('x') ="),
+    ("**kwargs", "**others"),
+)
+RUN_EACH = "import json, sys; [exec(s, {'__name__': '__main__'}) for s in json.load(sys.stdin)]"
+
+
+def digests(hash_seed: str) -> list[str]:
+    """Describe each variant of the annotated tool in one process of its own."""
+    command: list[str] = [sys.executable, "-c", RUN_EACH]
+    run = subprocess.run(
+        command,
+        input=json.dumps([ANNOTATED.replace(*change) for change in CHANGES]),
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return run.stdout.splitlines()
+
+
+def test_the_digest_is_the_same_in_every_process_and_another_for_each_change():
+    first = digests("1")
+    assert digests("2") == first
+    assert len(set(first)) == len(CHANGES)
+
+
+def test_an_annotation_is_written_alike_postponed_or_not():
+    def evaluated(a, b, c, d): ...
+
+    evaluated.__annotations__ = {"a": int, "b": list[str], "c": dict[str, list[int]], "d": "str"}
+
+    def postponed(a: int, b: list[str], c: dict[str, list[int]], d: str): ...
+
+    assert function_schema(evaluated) == function_schema(postponed)
+    evaluated.__annotations__["b"] = list[int]
+    assert function_schema(evaluated) != function_schema(postponed)
+
+
+def test_a_value_and_a_name_of_the_same_letters_differ():
+    schemas = []
+    for annotation in (Literal["int"], Literal[1], Literal[True], Annotated[int, "int"], int):
+
+        def tool(a): ...
+
+        tool.__annotations__ = {"a": annotation}
+        schemas.append(canonical.digest(function_schema(tool)))
+    assert len(set(schemas)) == 5

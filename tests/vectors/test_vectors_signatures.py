@@ -58,7 +58,7 @@ def test_signed_note_the_key_id_and_the_signature(vectors: Path) -> None:
     name, key_id, encoded = example["vkey"].split("+", 2)
     algorithm, raw = b64_decode(encoded)[:1], b64_decode(encoded)[1:]
     note = f"{example['text']}\n{example['signature_line']}\n".encode()
-    key = PublicKey.from_raw(raw)
+    key = PublicKey(raw)
 
     assert algorithm == b"\x01"
     assert checkpoint.key_id(name, key).hex() == key_id
@@ -71,7 +71,7 @@ def test_signed_note_another_text_does_not_verify(vectors: Path) -> None:
     note = f"Another message.\n\n{example['signature_line']}\n".encode()
 
     with pytest.raises(VerificationError) as refused:
-        checkpoint.verify_note(note, name, PublicKey.from_raw(b64_decode(encoded)[1:]))
+        checkpoint.verify_note(note, name, PublicKey(b64_decode(encoded)[1:]))
     assert refused.value.code == "signature.invalid"
 
 

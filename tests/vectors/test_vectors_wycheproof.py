@@ -24,7 +24,7 @@ def groups(vectors: Path, name: str) -> list[dict[str, Any]]:
 def test_ed25519_151_of_151(vectors: Path) -> None:
     results: Counter[str] = Counter()
     for group in groups(vectors, "ed25519_test"):
-        key = PublicKey.from_raw(bytes.fromhex(group["publicKey"]["pk"]))
+        key = PublicKey(bytes.fromhex(group["publicKey"]["pk"]))
         assert PublicKey.from_jwk(group["publicKeyJwk"]) == key
         for case in group["tests"]:
             try:

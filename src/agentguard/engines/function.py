@@ -11,13 +11,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
 
-from agentguard import canonical
-from agentguard.decision import Decision, Requirement
+from agentguard import canonical, redaction
+from agentguard.decision import Decision
 from agentguard.errors import ConfigError, PolicyError
+
+_CODES: Final = {"allow": "", "deny": "policy.denied", "approval": "approval.required"}
+"""The reason codes of what ``Decision.allow``, ``deny`` and ``require_approval`` return."""
 
 
 class FunctionEngine:
@@ -39,13 +43,14 @@ class FunctionEngine:
         if _is_coroutine_function(decide):
             message = f"{self._called} is a coroutine function; a policy's function must be plain"
             raise ConfigError(message)
-        self._files = _files(decide)
+        self._files = MappingProxyType(_files(decide))
+        self._sha256 = canonical.digest(dict(self._files)) if self._files else None
         self.version: Final = metadata.version("agentguard")
 
     @property
     def policy_sha256(self) -> str | None:
         """SHA-256 (hex) of the canonical ``{path: sha256}``; None without a source file."""
-        return canonical.digest(self._files) if self._files else None
+        return self._sha256
 
     @property
     def policy_files(self) -> Mapping[str, str]:
@@ -55,9 +60,10 @@ class FunctionEngine:
     def evaluate(self, document: bytes) -> object:
         """Call the function and return its decision as a policy's document.
 
-        Raises ``PolicyError`` (``policy.error``) when the function raises an ``Exception`` or
-        returns anything but a ``Decision``. What it raised is the error's cause and no part of its
-        message, which reaches the model and the record.
+        Raises ``PolicyError``: ``policy.error`` when the function raises an ``Exception`` or
+        returns anything but a ``Decision``, ``policy.malformed`` for a ``Decision`` with an outcome
+        or a reason code that no policy gives. What it raised is the error's cause and no part of
+        its message, which reaches the model and the record.
         """
         try:
             given = orjson.loads(document)
@@ -71,7 +77,16 @@ class FunctionEngine:
         if not isinstance(decision, Decision):
             found = type(decision).__name__
             raise PolicyError(f"the policy's function {self._called} returned a {found}")
-        return _document(decision)
+        if decision.code != _CODES.get(decision.outcome):
+            message = (
+                f"the policy's function {self._called} returned an outcome or a reason code of its "
+                "own: use Decision.allow, deny or require_approval, and say why in the reasons"
+            )
+            raise PolicyError(message, code="policy.malformed")
+        if not decision.redactions:
+            return _document(decision)
+        obligations = [{"redact": redaction.dumps(asked)} for asked in decision.redactions]
+        return {**_document(decision), "obligations": obligations}
 
 
 def _document(decision: Decision) -> dict[str, Any]:
@@ -81,18 +96,10 @@ def _document(decision: Decision) -> dict[str, Any]:
         case "deny":
             return {"allow": False, "deny_reasons": list(decision.reasons)}
         case "approval":
-            return {"allow": False, "approval": [_required(r) for r in decision.requirements]}
-
-
-def _required(requirement: Requirement) -> dict[str, Any]:
-    return {
-        "reason": requirement.reason,
-        "approvers": list(requirement.approvers),
-        "roles": list(requirement.roles),
-        "quorum": requirement.quorum,
-        "ttl": requirement.ttl,
-        "allow_self": requirement.allow_self,
-    }
+            return {
+                "allow": False,
+                "approval": [needed.as_json() for needed in decision.requirements],
+            }
 
 
 def _name(decide: Callable[..., Any]) -> str:

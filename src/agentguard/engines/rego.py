@@ -22,10 +22,7 @@ import orjson
 from agentguard.engines import rego_gate
 from agentguard.engines.rego_source import RegoSource, invalid
 from agentguard.errors import ConfigError, PolicyError
-from agentguard.ports import UNDEFINED
-
-DEFAULT_QUERY: Final = "data.agent.authz"
-"""The package whose document is the policy's answer."""
+from agentguard.policy import DEFAULT_QUERY, UNDEFINED
 
 CHECK_TIMEOUT: Final = 20.0
 """How long the trial of a new policy may take, in seconds; it usually takes a tenth of one."""
