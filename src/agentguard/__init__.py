@@ -6,12 +6,14 @@ The names here are the public API. Modules below are public where their docstrin
 from __future__ import annotations
 
 from agentguard.agent import Agent
+from agentguard.ambient import idempotency_key
 from agentguard.approval import ApprovalPending
 from agentguard.arguments import Arguments
 from agentguard.decision import Decision, Denied, Requirement
 from agentguard.errors import (
     AgentguardError,
     ArgumentsError,
+    CallError,
     ConfigError,
     DecodeError,
     EncodeError,
@@ -24,7 +26,7 @@ from agentguard.errors import (
 )
 from agentguard.guard import Guard
 from agentguard.invocation import CallSite, Invocation
-from agentguard.tool import Tool, ToolSpec
+from agentguard.tool import AsyncTool, Tool, ToolSpec
 
 __all__ = [
     "Agent",
@@ -32,6 +34,8 @@ __all__ = [
     "ApprovalPending",
     "Arguments",
     "ArgumentsError",
+    "AsyncTool",
+    "CallError",
     "CallSite",
     "ConfigError",
     "Decision",
@@ -49,4 +53,5 @@ __all__ = [
     "ToolSpec",
     "UnguardedCallError",
     "VerificationError",
+    "idempotency_key",
 ]

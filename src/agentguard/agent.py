@@ -5,30 +5,31 @@ Made by ``Guard.new_agent``, which hands it the parts that it runs on.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, Never, ParamSpec, TypeVar, overload
+from typing import Any, Final, Never, ParamSpec, TypeVar
 
 from agentguard import canonical, drive, flow
 from agentguard.arguments import Arguments
 from agentguard.audit import entry
 from agentguard.canonical import Fragment
 from agentguard.config import AgentConfig
-from agentguard.decision import Decision
+from agentguard.decision import Decision, Denied
 from agentguard.domain import Domain
 from agentguard.effects import Actor, Line
-from agentguard.errors import ConfigError
+from agentguard.errors import AgentguardError, ConfigError
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile, Credential
 from agentguard.identity.trust import seconds
 from agentguard.invocation import CallSite, Invocation, timestamp
 from agentguard.keys import Ed25519Signer
-from agentguard.tool import Tool, ToolSpec
+from agentguard.tool import GuardedFunction, Tool, ToolSpec
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,64 +39,58 @@ RENEW_BEFORE: Final = 300
 
 
 class Agent:
-    """An agent instance: a name from the configuration, a key and a credential of its own."""
+    """An agent instance: a name from the configuration, a key and a credential of its own.
+
+    In a fork it is another instance: with a key of its own from its first call there.
+    """
 
     def __init__(
         self,
         profile: AgentConfig,
-        home: Domain,
-        line: Line,
+        home: Callable[[], Domain],
+        line: Callable[[], Line],
         executor: Callable[[], Executor],
         tool_spec: Callable[[ToolSpec], ToolSpec],
     ) -> None:
-        self._profile = profile.profile
+        self._profile = profile
         self._home = home
         self._line = line
         self._executor = executor
         self._tool_spec = tool_spec
-        self._renewal = threading.Lock()
         self._ordinals: defaultdict[str, Iterator[int]] = defaultdict(partial(itertools.count, 1))
-        signer = Ed25519Signer.from_seed(line.entropy(32))
-        uri = credential.agent_uri(home.trust.trust_domain, self.name, signer.public_key)
-        self._actor = Actor(
-            name=self.name,
-            authority=profile.authority,
-            scope=profile.max_scope,
-            signer=signer,
-            credential=self._credential,
-            description=_description(uri, self._profile, signer.key_id),
-            uri=uri,
-            principal=f"agent:{self.name}",
-        )
-        self._renew_at = 0
-        self._current: Credential | None = None
-        self._credential(max(line.clock(), line.log.last_at))
-        line.log.flush()
+        self._instance: _Instance | None = None
+        self._beginning = threading.Lock()
+        self._in_force()
+
+    def _in_force(self) -> _Instance:
+        if self._instance is not None:
+            return self._instance
+        with self._beginning:
+            if self._instance is None:
+                self._instance = _Instance(self._profile, self._home, self._line())
+            return self._instance
+
+    def _forked(self) -> None:
+        """In a fork: drop the key, which is the parent's."""
+        self._instance = None
+        self._beginning = threading.Lock()
 
     @property
     def name(self) -> str:
         """The name in the configuration, which all instances share."""
-        return self._profile.name
+        return self._profile.profile.name
 
     @property
     def id(self) -> str:
         """The instance's identifier, a ``spiffe://`` URI that ends in its key's thumbprint."""
-        return self._actor.uri
+        return self._in_force().actor.uri
 
     @property
     def alias(self) -> str:
         """A short name for display, such as ``agent:code-reviewer:7f3a``; it identifies nothing."""
-        return f"agent:{self.name}:{self._actor.signer.key_id[:4]}"
+        return f"agent:{self.name}:{self._in_force().actor.signer.key_id[:4]}"
 
-    @overload
-    def call(
-        self, tool: Tool[P, Coroutine[Any, Any, Any]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Never: ...
-
-    @overload
-    def call(self, tool: Tool[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
-
-    def call(self, tool: Tool[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def call(self, tool: Tool[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a guarded function if this agent may; return its result or raise its exception.
 
         Raises ``Denied`` when it may not, and then it did not run.
@@ -104,28 +99,27 @@ class Agent:
             message = f"{tool.spec.name} is a coroutine function: await agent.acall(...) instead"
             raise ConfigError(message, code="tool.async")
         bound = tool._bound_to(args, kwargs)  # noqa: SLF001  only an agent runs a tool
-        return self.run(self._invocation(tool, args, kwargs), bound)
+        result: R = self.run(self._invocation(tool, args, kwargs), bound)
+        return result
 
-    @overload
-    async def acall(
-        self, tool: Tool[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R: ...
-
-    @overload
-    async def acall(self, tool: Tool[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
-
-    async def acall(self, tool: Tool[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    async def acall(self, tool: GuardedFunction[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a guarded function, async or sync (in a worker thread), if this agent may.
 
         Raises ``Denied`` when it may not, and then it did not run.
         """
         bound = tool._bound_to(args, kwargs)  # noqa: SLF001  only an agent runs a tool
         run = bound if tool.is_async else partial(drive.in_thread, bound)
-        return await self.arun(self._invocation(tool, args, kwargs), run)
+        result: R = await self.arun(self._invocation(tool, args, kwargs), run)
+        return result
 
     def evaluate(self, invocation: Invocation) -> Decision:
         """For adapters: what the answer to a call would be. It signs and records nothing."""
-        return drive.run(flow.evaluate(self._actor, self._line, invocation), self._line, _no_tool)
+        try:
+            instance = self._in_force()
+        except AgentguardError as error:
+            return Decision.refused(str(error), code=error.code)
+        line = instance.line
+        return drive.run(flow.evaluate(instance.actor, line, invocation), line, _no_tool)
 
     def run(
         self,
@@ -139,8 +133,9 @@ class Agent:
         Exceptions of the classes in ``outcome_unknown`` (a framework's way to pause) are recorded
         as an unknown outcome. Raises ``Denied``, or what ``function`` raises.
         """
-        line = flow.guarded_call(self._actor, self._line, invocation, outcome_unknown)
-        return drive.run(line, self._line, function)  # type: ignore[no-any-return]
+        instance = self._acting()
+        calling = flow.guarded_call(instance.actor, instance.line, invocation, outcome_unknown)
+        return drive.run(calling, instance.line, function)  # type: ignore[no-any-return]
 
     async def arun(
         self,
@@ -150,15 +145,18 @@ class Agent:
         outcome_unknown: tuple[type[BaseException], ...] = (),
     ) -> R:
         """For adapters: the async twin of ``run``; ``function`` runs on the event loop."""
-        line = flow.guarded_call(self._actor, self._line, invocation, outcome_unknown)
-        return await drive.arun(line, self._line, function, self._executor())
+        if self._instance is None:
+            await asyncio.to_thread(self._acting)  # it writes
+        instance = self._acting()
+        calling = flow.guarded_call(instance.actor, instance.line, invocation, outcome_unknown)
+        return await drive.arun(calling, instance.line, function, self._executor())
 
     def call_id(self, tool: str) -> str:
         """For adapters: name the next call of ``tool``, where the framework gives no id."""
         return f"{tool}#{next(self._ordinals[tool])}"
 
     def _invocation(
-        self, tool: Tool[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, tool: GuardedFunction[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Invocation:
         site = CallSite(self.call_id(tool.spec.name))
         return Invocation.bind(tool.spec, lambda: Arguments.of(tool.bind(args, kwargs)), site)
@@ -167,31 +165,68 @@ class Agent:
         """For adapters: return ``spec`` with what ``[tools.NAME]`` of the configuration says."""
         return self._tool_spec(spec)
 
-    def _credential(self, now: datetime) -> Credential:
+    def _acting(self) -> _Instance:
+        """Return the instance that makes a call; without one (in a fork) the call is refused."""
+        if self._instance is not None:
+            return self._instance
+        try:
+            return self._in_force()
+        except AgentguardError as error:
+            raise Denied(Decision.refused(str(error), code=error.code)) from error
+
+    def __repr__(self) -> str:
+        instance = self._instance
+        return f"<Agent {instance.actor.uri if instance is not None else self.name}>"
+
+
+class _Instance:
+    """An agent in one process: its key, its credential, and the line that its calls run down."""
+
+    def __init__(self, profile: AgentConfig, home: Callable[[], Domain], line: Line) -> None:
+        self.line = line
+        self._profile = profile.profile
+        self._home = home
+        self._renewal = threading.Lock()
+        self._renew_at = 0
+        self._current: Credential | None = None
+        signer = Ed25519Signer.from_seed(line.entropy(32))
+        name = self._profile.name
+        uri = credential.agent_uri(home().trust.trust_domain, name, signer.public_key)
+        self.actor = Actor(
+            name=name,
+            authority=profile.authority,
+            scope=profile.max_scope,
+            signer=signer,
+            credential=self.credential,
+            description=_description(uri, self._profile, signer.key_id),
+            uri=uri,
+            principal=f"agent:{name}",
+        )
+        self.credential(max(line.clock(), line.log.last_at))
+        line.log.flush()
+
+    def credential(self, now: datetime) -> Credential:
         """Return the credential in force at ``now``, renewed, verified and recorded if need be."""
         at = seconds(now)
         if self._current is not None and at < self._renew_at:
             return self._current
         with self._renewal:
             if self._current is None or at >= self._renew_at:
-                home = self._home
+                home = self._home()
                 issued = credential.issue(
                     home.issuer,
                     home.trust.trust_domain,
                     self._profile,
-                    self._actor.signer.public_key,
+                    self.actor.signer.public_key,
                     now=at,
-                    jti=self._line.entropy(16).hex(),
+                    jti=self.line.entropy(16).hex(),
                 )
                 verified = credential.verify(issued.token, home.trust, at=at)
                 # it precedes, in the log, every call that is made with it
-                home.log.enqueue(entry.identity(verified.token, at=timestamp(now)))
+                self.line.log.enqueue(entry.identity(verified, at=timestamp(now)))
                 self._current = verified
                 self._renew_at = verified.expires_at - RENEW_BEFORE
             return self._current
-
-    def __repr__(self) -> str:
-        return f"<Agent {self._actor.uri}>"
 
 
 def _description(uri: str, profile: AgentProfile, instance: str) -> Fragment:

@@ -17,14 +17,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from agentguard import canonical
-from agentguard.errors import ConfigError, EncodeError
+from agentguard import canonical, redaction
+from agentguard.errors import ConfigError, DecodeError, EncodeError
 from agentguard.identity.credential import AgentProfile
+from agentguard.policy import DEFAULT_QUERY
+from agentguard.redaction import Redaction
 from agentguard.tool import ToolSpec
 
 FILE: Final = "agentguard.toml"
 DEFAULT_ANCHOR: Final = "~/.local/state/agentguard"
-DEFAULT_QUERY: Final = "data.agent.authz"
 _DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?\Z")
 
 
@@ -82,7 +83,24 @@ class Config:
     policy: PolicyConfig | None
     agents: Mapping[str, AgentConfig] = field(default_factory=dict)
     tools: Mapping[str, ToolConfig] = field(default_factory=dict)
+    redactions: Mapping[str, tuple[Redaction, ...]] = field(default_factory=dict)
     encoded: bytes = b"{}"
+
+    def require_redactable(self, spec: ToolSpec) -> None:
+        """Refuse a tool whose resource, which is signed and logged, would tell what is redacted.
+
+        Raises ``ConfigError``.
+        """
+        asked = self.redactions.get("*", ()) + self.redactions.get(spec.name, ())
+        redacted = redaction.with_attributes(asked, spec.attributes)
+        told = [name for name in spec.in_resource if redaction.concern(redacted, name)]
+        if told:
+            message = (
+                f"{self.source}: redact: the resource {spec.resource!r} of the tool {spec.name} "
+                f"is signed and logged, with the argument {told[0]!r} in it: take it out of the "
+                "resource, or do not redact it"
+            )
+            raise ConfigError(message)
 
 
 def load(path: Path) -> Config:
@@ -122,6 +140,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         policy=_policy(root.table("policy")) if "policy" in tables else None,
         agents={name: _agent(name, table) for name, table in root.tables("agents")},
         tools={name: _tool(table) for name, table in root.tables("tools")},
+        redactions=_redactions(root.table("redact")),
         encoded=_encoded(tables, source),
     )
     root.done()
@@ -209,6 +228,17 @@ def _tool(table: _Table) -> ToolConfig:
     )
     table.done()
     return config
+
+
+def _redactions(table: _Table) -> Mapping[str, tuple[Redaction, ...]]:
+    """Read ``[redact]``: JSON Pointers by the tool's name, ``*`` for every tool."""
+    redactions: dict[str, tuple[Redaction, ...]] = {}
+    for tool in table.names():
+        try:
+            redactions[tool] = tuple(map(redaction.parse, table.texts(tool, ())))
+        except DecodeError as error:
+            raise ConfigError(f"{table.name(tool)}: {error}") from error
+    return redactions
 
 
 def resolve(base: Path, text: str) -> Path:

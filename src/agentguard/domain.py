@@ -7,28 +7,28 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from agentguard.audit import entry
-from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment
-from agentguard.audit.verify import Problem, ShardReport, ShardVerifier
+from agentguard.audit import entry, registry
 from agentguard.config import Config
-from agentguard.errors import ConfigError, KeyMaterialError, StorageError
+from agentguard.errors import ConfigError, KeyMaterialError, StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
 from agentguard.invocation import timestamp
 from agentguard.keys import Ed25519Signer, Signer
-from agentguard.ports import AuditLog, LogReader
-from agentguard.storage import keystore
+from agentguard.ports import LogReader
+from agentguard.storage import anchor, keystore, succession
+from agentguard.storage import registry as registry_file
 from agentguard.storage.anchor import Anchor
+from agentguard.storage.lease import Lessor, shard_origin
 from agentguard.storage.log import ShardLog
 from agentguard.storage.memory import MemoryBackend
-from agentguard.storage.sqlite import SqliteBackend, SqliteReader
+from agentguard.storage.reader import StateReader
 
 PASSPHRASE_VARIABLE: Final = "AGENTGUARD_PASSPHRASE"  # noqa: S105  a name, no secret
 """The environment variable with the passphrase of the long-lived keys."""
@@ -36,12 +36,20 @@ PASSPHRASE_VARIABLE: Final = "AGENTGUARD_PASSPHRASE"  # noqa: S105  a name, no s
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """A trust domain taken up: its issuer, its trust document, its log to write, and to read."""
+    """A trust domain taken up: its issuer, its log's key and its trust document.
+
+    ``lease`` takes a shard of its log to write, as of a time; ``read`` opens the log to read.
+    ``registered`` are the log's shards that the issuer has listed. ``renewed`` takes the domain up
+    again if its keys were rotated, and is None if not.
+    """
 
     issuer: Signer
+    log_key: Signer
     trust: TrustDocument
-    log: AuditLog
+    lease: Callable[[datetime], ShardLog]
     read: Callable[[], LogReader]
+    registered: Callable[[], frozenset[int]]
+    renewed: Callable[[], Domain | None]
 
 
 def found(config: Config, passphrase: bytes, *, now: datetime) -> TrustDocument:
@@ -74,58 +82,116 @@ def found(config: Config, passphrase: bytes, *, now: datetime) -> TrustDocument:
 
 def _fill(config: Config, passphrase: bytes, now: datetime) -> TrustDocument:
     state = config.state
-    issuer, log_key, admin = (_new_key() for _ in range(3))
+    issuer, log_key, admin = (new_key() for _ in range(3))
     trust = _trust(config.trust_domain, now, issuer=issuer, log=log_key, admin=admin)
-    origin = shard_origin(trust)
-    anchor = Anchor(config.anchor, origin, log_key.public_key)
-    anchor.settle()  # first, since it may lie where this user can't write
+    if config.anchor is not None:
+        # first, since it may lie where this user can't write
+        Anchor(config.anchor, shard_origin(trust), [log_key.public_key]).settle()
+        keystore.write_new(anchor.trust_path(config.anchor, trust.log), trust.dumps())
     keystore.save_key(state, "issuer", issuer, passphrase)
     keystore.save_key(state, "log", log_key, passphrase)
     keystore.save_key(state, "admin", admin, passphrase)
     keystore.write_new(state / keystore.TRUST, trust.dumps())
-    if config.anchor is not None:
-        keystore.write_new(config.anchor / anchored_trust_name(trust), trust.dumps())
-    log = ShardLog(SqliteBackend.create(state, origin, anchor), log_key)
+    log = Lessor(state, config.anchor, trust, issuer, log_key).lease(now)
     try:
-        _open_shard(log, issuer, trust, now)
+        _announce_keys(log, issuer, trust, now)
     finally:
         log.close()
     return trust
 
 
-def take_up(config: Config, passphrase: bytes) -> Domain:
-    """Open the domain in ``config.state`` to act in it, as its log's one writer.
+def take_up(config: Config, passphrase: bytes, *, locked: bool = False) -> Domain:
+    """Open the domain in ``config.state`` to act in it, with the keys in force.
 
-    Raises ``StorageError``, ``KeyMaterialError`` or ``DecodeError``.
+    ``locked`` is for who is inside ``registry.locked`` already. Raises ``StorageError``,
+    ``KeyMaterialError`` or ``DecodeError``.
     """
     state = config.state
     if not state.is_dir():
         message = f"there is no state at {state}: run agentguard init"
         raise StorageError(message, code="storage.missing")
     keystore.refuse_if_exposed(state)
-    trust = keystore.load_trust(state)
-    if trust.trust_domain != config.trust_domain:
-        message = (
-            f"{config.source}: trust_domain: expected {trust.trust_domain!r}, for which the state "
-            f"{state} was founded, got {config.trust_domain!r}"
-        )
-        raise ConfigError(message)
-    issuer = keystore.load_key(state, "issuer", passphrase)
-    log_key = keystore.load_key(state, "log", passphrase)
-    _require_trusted(state, trust, issuer=issuer, log=log_key)
-    anchor = Anchor(config.anchor, shard_origin(trust), log_key.public_key)
-    log = ShardLog(SqliteBackend.open(state, anchor, log_key.public_key), log_key)
-    return Domain(issuer, trust, log, partial(SqliteReader, state))
+    trust, issuer, log_key = _in_force(config, passphrase, locked=locked)
+    require_trusted(state, trust, issuer=issuer, log=log_key)
+    lessor = Lessor(state, config.anchor, trust, issuer, log_key)
+
+    def lease(now: datetime) -> ShardLog:
+        try:
+            log = lessor.lease(now)
+        except VerificationError:
+            fresh = renewed()  # the registry may be a new issuer's by now
+            if fresh is None:
+                raise
+            return fresh.lease(now)
+        try:
+            succession.announce(state, log, issuer, now)
+        except BaseException:
+            log.close()
+            raise
+        return log
+
+    def renewed() -> Domain | None:
+        changed = succession.is_due(state) or keystore.load_trust(state) != trust
+        return take_up(config, passphrase) if changed else None
+
+    return Domain(
+        issuer, log_key, trust, lease, partial(StateReader, state), lessor.registered, renewed
+    )
+
+
+def _in_force(
+    config: Config, passphrase: bytes, *, locked: bool
+) -> tuple[TrustDocument, Ed25519Signer, Ed25519Signer]:
+    """Read the trust document, the issuer's key and the log's, all of one moment."""
+    state = config.state
+    while True:
+        if succession.is_due(state):
+            with nullcontext() if locked else registry_file.locked(state):
+                succession.finish(state, config.anchor, passphrase)
+        trust = keystore.load_trust(state)
+        if trust.trust_domain != config.trust_domain:
+            message = (
+                f"{config.source}: trust_domain: expected {trust.trust_domain!r}, for which the "
+                f"state {state} was founded, got {config.trust_domain!r}"
+            )
+            raise ConfigError(message)
+        if succession.is_due(state):
+            continue  # somebody rotates a key just now
+        issuer = keystore.load_key(state, "issuer", passphrase)
+        log_key = keystore.load_key(state, "log", passphrase)
+        if keystore.load_trust(state) == trust:
+            return trust, issuer, log_key
 
 
 def ephemeral(trust_domain: str, *, now: datetime) -> Domain:
-    """Make a domain in memory, gone with the process."""
-    issuer, log_key = _new_key(), _new_key()
+    """Make a domain in memory, gone with the process; its log can be leased once."""
+    issuer, log_key = new_key(), new_key()
     trust = _trust(trust_domain, now, issuer=issuer, log=log_key)
-    backend = MemoryBackend(shard_origin(trust), log_key)
-    log = ShardLog(backend, log_key)
-    _open_shard(log, issuer, trust, now)
-    return Domain(issuer, trust, log, lambda: backend)
+    listed = registry.seal(issuer, trust, [0], at=timestamp(now))
+    backend = MemoryBackend(shard_origin(trust), log_key, registry=listed)
+
+    def lease(moment: datetime) -> ShardLog:
+        if backend.read_head().checkpoint.size > 0:
+            message = "a guard in memory does not outlive a fork: make one in this process"
+            raise StorageError(message, code="storage.closed")
+        log = ShardLog(backend, log_key)
+        log.append(
+            entry.shard(
+                issuer,
+                log_key.public_key,
+                trust_domain=trust_domain,
+                origin=shard_origin(trust),
+                number=0,
+                heads=(),
+                at=timestamp(moment),
+            )
+        )
+        _announce_keys(log, issuer, trust, moment)
+        return log
+
+    return Domain(
+        issuer, log_key, trust, lease, lambda: backend, lambda: frozenset({0}), lambda: None
+    )
 
 
 def passphrase_of(config: Config) -> bytes:
@@ -154,25 +220,19 @@ def passphrase_of(config: Config) -> bytes:
     return passphrase
 
 
-def shard_origin(trust: TrustDocument, shard: int = 0) -> str:
-    """Name a shard: the origin of its checkpoints (C2SP tlog-checkpoint)."""
-    return f"{trust.log}/{shard}"
+def require_trusted(state: Path, trust: TrustDocument, **signers: Signer) -> None:
+    """Refuse keys that the trust document beside them does not know: nobody could verify them.
 
-
-def anchored_trust_name(trust: TrustDocument) -> str:
-    """Name the copy of the trust document that is kept with the anchors."""
-    return f"{trust.log.rpartition('/')[2]}.trust.json"
-
-
-def _require_trusted(state: Path, trust: TrustDocument, **signers: Signer) -> None:
-    """Refuse keys that the trust document beside them does not know: nobody could verify them."""
+    Nor are old ones taken, which were rotated out. Raises ``KeyMaterialError`` (``key.mismatch``).
+    """
     for use, signer in signers.items():
-        if signer.public_key not in [trusted.key for trusted in trust.keys if trusted.use == use]:
+        if signer.public_key not in trust.current(use):  # type: ignore[arg-type]
             message = f"the {use} key in {state} is not the one of {state / keystore.TRUST}"
             raise KeyMaterialError(f"{message}: restore the state", code="key.mismatch")
 
 
-def _new_key() -> Ed25519Signer:
+def new_key() -> Ed25519Signer:
+    """Make a key that did not exist before."""
     return Ed25519Signer.from_seed(os.urandom(32))
 
 
@@ -182,101 +242,7 @@ def _trust(trust_domain: str, now: datetime, **signers: Signer) -> TrustDocument
     return TrustDocument(trust_domain, f"{trust_domain}/log/{os.urandom(16).hex()}", keys)
 
 
-def _open_shard(log: AuditLog, issuer: Signer, trust: TrustDocument, now: datetime) -> None:
-    at = timestamp(now)
-    (log_key,) = (trusted.key for trusted in trust.keys_for("log"))
-    log.enqueue(
-        entry.shard(
-            issuer,
-            log_key,
-            trust_domain=trust.trust_domain,
-            origin=shard_origin(trust),
-            number=0,
-            at=at,
-        )
-    )
+def _announce_keys(log: ShardLog, issuer: Signer, trust: TrustDocument, now: datetime) -> None:
     for trusted in trust.keys:
-        log.enqueue(entry.key(issuer, trusted.as_json(), at=at))
+        log.enqueue(entry.key(issuer, trusted.as_json(), at=timestamp(now)))
     log.flush()
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The findings of a whole log. ``anchored`` means: each shard, by a checkpoint from outside."""
-
-    shards: tuple[ShardReport, ...]
-    problems: tuple[Problem, ...]
-
-    @property
-    def ok(self) -> bool:
-        """True when nothing was found."""
-        return not self.problems
-
-    @property
-    def entries(self) -> int:
-        """The number of entries in all shards."""
-        return sum(shard.entries for shard in self.shards)
-
-    @property
-    def kept(self) -> bool:
-        """True when a checkpoint kept outside was at hand for every shard, whatever it says."""
-        return bool(self.shards) and all(shard.kept for shard in self.shards)
-
-    @property
-    def anchored(self) -> bool:
-        """True when a checkpoint kept outside vouches for every shard."""
-        return bool(self.shards) and all(shard.anchored for shard in self.shards)
-
-    @property
-    def in_doubt(self) -> list[str]:
-        """The invocation ids of the calls that were authorised and have no outcome."""
-        return [invocation for shard in self.shards for invocation in shard.in_doubt]
-
-
-def examine(
-    reader: LogReader,
-    trust: TrustDocument,
-    *,
-    anchor: Path | None = None,
-    progress: Callable[[int], None] = lambda _entries: None,
-) -> Report:
-    """Verify every shard of a log against ``trust`` and the anchors in a directory.
-
-    Damage is reported, not raised: also a log that can't be read to its end.
-    """
-    reports: list[ShardReport] = []
-    problems: list[Problem] = []
-    try:
-        shards = reader.shards()
-    except StorageError as error:
-        return Report((), (Problem(0, None, str(error)),))
-    if not shards:
-        problems.append(Problem(0, None, "the log has no shard"))
-    for number in shards:
-        origin = shard_origin(trust, number)
-        kept: list[Checkpoint] = []
-        for trusted in trust.keys_for("log") if anchor is not None else ():
-            try:
-                seen = Anchor(anchor, origin, trusted.key).read()
-            except StorageError as error:
-                problems.append(Problem(number, None, str(error)))
-            else:
-                kept += [seen] if seen is not None else []
-        verifier = ShardVerifier(number, origin, trust, kept)
-        try:
-            for done in verifier.walk(
-                _with_attachments(reader, number), reader.checkpoints(number)
-            ):
-                progress(done)
-        except StorageError as error:
-            problems.append(Problem(number, None, str(error)))
-        reports.append(verifier.report())
-        problems += verifier.report().problems
-    return Report(tuple(reports), tuple(problems))
-
-
-def _with_attachments(
-    reader: LogReader, shard: int
-) -> Iterator[tuple[int, bytes, Sequence[Attachment]]]:
-    for index, body in reader.entries(shard):
-        yield index, body, reader.attachments(shard, index)

@@ -15,6 +15,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
+from agentguard import ambient
 from agentguard.effects import Append, Effect, Enqueue, Evaluate, Line, LookUp, Run
 from agentguard.errors import ConfigError, FactsError
 
@@ -51,7 +52,8 @@ def _perform(effect: Effect, line: Line, tool: Callable[[], Any]) -> Any:
         case Append():
             return line.log.append(effect.record)
         case Run():
-            return _finished(tool())
+            with ambient.running(effect.invocation_id):
+                return _finished(tool())
         case Enqueue():
             line.log.enqueue(effect.record)
             return None
@@ -108,8 +110,9 @@ async def arun(flow: Flow[T], line: Line, tool: Callable[[], Any], executor: Exe
 
 async def _aperform(effect: Effect, line: Line, tool: Callable[[], Any], executor: Executor) -> Any:
     if isinstance(effect, Run):
-        result = tool()
-        return _finished(await result if inspect.isawaitable(result) else result)
+        with ambient.running(effect.invocation_id):
+            result = tool()
+            return _finished(await result if inspect.isawaitable(result) else result)
     if isinstance(effect, Append):
         return await _finish(executor, partial(line.log.append, effect.record))
     if isinstance(effect, LookUp):

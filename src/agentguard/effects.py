@@ -15,13 +15,15 @@ from agentguard.audit.entry import Record
 from agentguard.canonical import Fragment
 from agentguard.identity.credential import Credential
 from agentguard.keys import Signer
-from agentguard.ports import AuditLog, Clock, Engine, Entropy, Facts
+from agentguard.ports import AuditLog, Clock, Engine, Entropy
+from agentguard.redaction import Redaction
+from agentguard.tool import FactsFunction
 
 
 class LookUp(NamedTuple):
     """Effect: call ``facts`` with ``values`` and send back what it returns."""
 
-    facts: Facts
+    facts: FactsFunction
     values: Mapping[str, Any]
 
 
@@ -38,7 +40,9 @@ class Append(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Effect: run the tool and send back its result."""
+    """Effect: run the tool, as this invocation, and send back its result."""
+
+    invocation_id: str
 
 
 class Enqueue(NamedTuple):
@@ -82,3 +86,9 @@ class Line:
     entropy: Entropy
     traceparent: Callable[[], str | None]
     config_sha256: str
+    redactions: Mapping[str, tuple[Redaction, ...]]
+    """What of a call's data is not kept, by the tool's name; ``*`` for every tool."""
+
+    def redactions_of(self, tool: str) -> tuple[Redaction, ...]:
+        """Return what the configuration redacts of a tool's calls."""
+        return self.redactions.get("*", ()) + self.redactions.get(tool, ())

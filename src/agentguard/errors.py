@@ -14,6 +14,7 @@ who will read it. The two exceptions that *steer* a guarded call, ``Denied`` and
     ├── PolicyError          a policy can't be loaded or evaluated
     ├── FactsError           a look-up of facts failed or collides with the policy's input
     ├── StorageError         the log can't be opened, read or written
+    ├── CallError            a call is not in the log, or not in the state that was expected
     ├── ConfigError          a mistake in agentguard.toml or in what was passed to the API
     ├── UnguardedCallError   a guarded tool was called past any agent
     ├── Denied               the call was refused
@@ -84,6 +85,12 @@ class StorageError(AgentguardError):
     """The audit log can't be opened, read or written."""
 
     default_code = "storage.failed"
+
+
+class CallError(AgentguardError):
+    """A call that is asked for is not in the log, or not in the state that was expected."""
+
+    default_code = "call.unknown"
 
 
 class ConfigError(AgentguardError):

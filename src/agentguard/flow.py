@@ -16,10 +16,10 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from agentguard import envelope, policy
-from agentguard.arguments import encode_result
-from agentguard.audit import entry
-from agentguard.audit.entry import Attachment, Receipt, Record, Ruling, Status
+from agentguard import envelope, policy, redaction
+from agentguard.arguments import Arguments, encode_result
+from agentguard.audit import entry, summary
+from agentguard.audit.entry import Attachment, Receipt, Record, Role, Ruling, Status
 from agentguard.canonical import sha256_hex
 from agentguard.decision import Decision, Denied
 from agentguard.effects import Actor, Append, Effect, Enqueue, Evaluate, Line, Run
@@ -27,6 +27,7 @@ from agentguard.envelope import Envelope
 from agentguard.errors import AgentguardError, EncodeError
 from agentguard.invocation import Invocation, commitment, statement, timestamp
 from agentguard.preparation import Prepared, effective_time, prepare
+from agentguard.redaction import Redaction
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -56,21 +57,25 @@ def guarded_call(
     prepared = yield from prepare(actor, line, invocation)  # 1, 2, 3
     sealed, unsigned = _sign(actor, prepared)  # 4
     decision, document = yield from _judge(actor, prepared)  # 5
-    decision = _written(_approve(unsigned or decision))  # 6
+    if unsigned is not None:
+        decision = replace(unsigned, redactions=decision.redactions)
+    decision = _written(_approve(decision))  # 6
     receipt, decision = yield from _authorize(
         actor, line, prepared, sealed, decision, document
     )  # 7
     if not decision.allowed:
         raise Denied(decision)
-    account = _Account(actor, line, prepared.salt, sealed, receipt)
+    account = _Account(
+        actor, line, prepared, sealed, receipt, _redactions(line, prepared, decision)
+    )
     if not invocation.is_unchanged():
         yield from account.close("not_run", None)
         reason = "the arguments were changed while the call was being decided"
-        raise Denied(Decision.deny(reason, code="arguments.changed"))
+        raise Denied(Decision.refused(reason, code="arguments.changed"))
     unknown: tuple[type[BaseException], ...] = (TimeoutError, *outcome_unknown)
     started = account.now()
     try:
-        result = yield Run()  # 8
+        result = yield Run(prepared.predicate["invocation_id"])  # 8
     except unknown as error:
         yield from account.close("unknown", started, error=error)
         raise
@@ -101,30 +106,27 @@ def _judge(
     actor: Actor, prepared: Prepared
 ) -> Generator[Effect, Any, tuple[Decision, bytes | None]]:
     """Return the decision, and the policy's input where the policy was asked."""
-    if prepared.refusal is not None or prepared.arguments is None:
-        return prepared.refusal or _unbound(), None
+    arguments = prepared.refusal or prepared.arguments
+    if isinstance(arguments, Decision):
+        return arguments, None
     try:
         document = policy.document(
             actor.description,
             prepared.invocation.tool,
-            prepared.arguments,
+            arguments,
             resource=prepared.predicate["resource"],
             task_id=prepared.predicate["task_id"],
             facts=prepared.facts,
         )
     except AgentguardError as error:
-        return Decision.deny(str(error), code=error.code), None
+        return Decision.refused(str(error), code=error.code), None
     try:
         answer = yield Evaluate(document)
         return policy.decide(answer), document
     except AgentguardError as error:
-        return Decision.deny(str(error), code=error.code), document
+        return Decision.refused(str(error), code=error.code), document
     except Exception as error:  # noqa: BLE001  an engine that breaks its contract denies as well
         return Decision.failed("policy.error", "the policy engine failed", error), document
-
-
-def _unbound() -> Decision:
-    return Decision.deny("the arguments are not bound", code="arguments.invalid")
 
 
 def _approve(decision: Decision) -> Decision:
@@ -132,7 +134,7 @@ def _approve(decision: Decision) -> Decision:
     if decision.outcome != "approval":
         return decision
     reasons = (*decision.reasons, "no approval mechanism is set up")
-    return Decision("deny", "approval.unavailable", reasons, decision.requirements)
+    return replace(decision, outcome="deny", code="approval.unavailable", reasons=reasons)
 
 
 def _written(decision: Decision) -> Decision:
@@ -158,11 +160,14 @@ def _authorize(
     salt = prepared.salt
     attachments: list[Attachment] = []
     bound, named = prepared.arguments, prepared.predicate["arguments"]
-    if bound is not None and named is not None:
-        attachments.append(Attachment("arguments", named, salt, bound.encoded))
+    redactions = _redactions(line, prepared, decision)
+    if isinstance(bound, Arguments) and named is not None:
+        copy = redaction.redact("args", bound.encoded, redactions) if redactions else None
+        attachments.append(_attachment("arguments", named, salt, bound.encoded, copy))
     committed = commitment(salt, document) if document is not None else None
     if document is not None and committed is not None:
-        attachments.append(Attachment("input", committed, salt, document))
+        copy = redaction.redact_input(document, redactions) if redactions else None
+        attachments.append(_attachment("input", committed, salt, document, copy))
     asked = document is not None
     engine, digest = line.engine_name, line.engine.policy_sha256
     ruling = Ruling(
@@ -172,16 +177,21 @@ def _authorize(
         digest if asked else None,
         line.config_sha256,
     )
+    beside = tuple(attachments)
     try:
-        record = entry.authorization(sealed, ruling, at=prepared.at, attachments=tuple(attachments))
+        record = entry.authorization(
+            sealed, prepared.predicate, ruling, at=prepared.at, attachments=beside
+        )
     except EncodeError as error:  # the policy asks for more than an entry can hold
-        decision = Decision.deny(str(error), code="policy.malformed")
+        decision = Decision.refused(str(error), code="policy.malformed")
         ruling = ruling._replace(decision=decision)
-        record = entry.authorization(sealed, ruling, at=prepared.at, attachments=tuple(attachments))
+        record = entry.authorization(
+            sealed, prepared.predicate, ruling, at=prepared.at, attachments=beside
+        )
     try:
         receipt: Receipt = yield Append(record)
     except AgentguardError as error:
-        refused = Decision.deny(str(error), code=error.code)
+        refused = Decision.refused(str(error), code=error.code)
         raise Denied(refused) from error
     except Exception as error:
         raise Denied(
@@ -190,10 +200,26 @@ def _authorize(
     except BaseException as error:
         # interrupted while the entry may already be durable: say that the tool did not run
         if decision.allowed:
-            account = _Account(actor, line, salt, sealed, None)
+            account = _Account(actor, line, prepared, sealed, None, redactions)
             yield from account.close("not_run", None, error=error)
         raise
     return receipt, decision
+
+
+def _redactions(line: Line, prepared: Prepared, decision: Decision) -> tuple[Redaction, ...]:
+    tool = prepared.invocation.tool
+    asked = line.redactions_of(tool.name) + decision.redactions
+    return redaction.with_attributes(asked, tool.attributes) if asked else ()
+
+
+def _attachment(
+    role: Role, committed: str, salt: bytes, data: bytes, copy: bytes | None
+) -> Attachment:
+    """Return what is kept: the data, or a copy of it under a salt and commitment of its own."""
+    if copy is None:
+        return Attachment(role, committed, salt, data)
+    salt = redaction.salt_of(salt)
+    return Attachment(role, commitment(salt, copy), salt, copy)
 
 
 # --- 9: the outcome -----------------------------------------------------------------------------
@@ -205,9 +231,10 @@ class _Account:
 
     actor: Actor
     line: Line
-    salt: bytes
+    prepared: Prepared
     sealed: Envelope
     receipt: Receipt | None
+    redactions: tuple[Redaction, ...]
 
     def now(self) -> str:
         now, _refusal = effective_time(self.line)
@@ -232,7 +259,8 @@ class _Account:
         self, status: Status, started: str | None, result: object, error: BaseException | None
     ) -> Record:
         encoded = encode_result(result) if status == "ok" else None
-        committed = commitment(self.salt, encoded) if encoded is not None else None
+        salt = self.prepared.salt
+        committed = commitment(salt, encoded) if encoded is not None else None
         ended = self.now()
         payload = entry.outcome_statement(
             sha256_hex(self.sealed.payload),
@@ -246,9 +274,14 @@ class _Account:
         )
         attachments: tuple[Attachment, ...] = ()
         if encoded is not None and committed is not None:
-            attachments = (Attachment("result", committed, self.salt, encoded),)
+            asked = self.redactions
+            copy = redaction.redact("result", encoded, asked) if asked else None
+            attachments = (_attachment("result", committed, salt, encoded, copy),)
         outcome = envelope.seal(payload, self.actor.signer)
-        return entry.outcome(outcome, at=ended, attachments=attachments)
+        about = summary.of_outcome(
+            self.prepared.predicate["invocation_id"], self.actor.uri, at=ended, status=status
+        )
+        return entry.outcome(outcome, about, committed, attachments=attachments)
 
 
 def _type_name(value: object) -> str:

@@ -6,11 +6,12 @@ each with a key of its own, and each of their calls runs down the line of ``flow
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,50 +22,106 @@ from agentguard import canonical, config, domain, telemetry
 from agentguard.agent import Agent
 from agentguard.audit import entry
 from agentguard.config import AgentConfig, Config
-from agentguard.decision import Decision
+from agentguard.domain import Domain
 from agentguard.effects import Line
-from agentguard.engines.function import FunctionEngine
-from agentguard.errors import ConfigError
+from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.credential import AgentProfile
 from agentguard.identity.trust import TrustDocument
 from agentguard.invocation import timestamp
+from agentguard.loading import PolicySource, configured_engine, engine_from
 from agentguard.ports import Engine, LogReader
-from agentguard.tool import FactsFunction, Tool, ToolSpec, function_schema
+from agentguard.storage.log import ShardLog
+from agentguard.tool import (
+    AsyncTool,
+    FactsFunction,
+    Tool,
+    ToolDecorator,
+    ToolSpec,
+    function_schema,
+    guarded,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-PolicySource = str | Path | Callable[[Mapping[str, Any]], Decision]
 
 
 class Guard:
     """A trust domain in use. Make one with ``open``, ``find`` or ``ephemeral``.
 
     It is a context manager, sync and async; ``close`` makes everything durable and gives the log
-    back. Its methods may be called from any thread.
+    back. Its methods may be called from any thread. In a fork it goes on with a shard of its own,
+    and each of its agents as a new instance with a key of its own; one in memory does not.
     """
 
-    def __init__(self, settings: Config, engine: Engine, home: domain.Domain) -> None:
+    def __init__(self, settings: Config, engine: Engine, home: Domain) -> None:
         self._settings = settings
+        self._engine = engine
         self._home = home
         self._closed = False
         self._free = settings.policy is None  # ephemeral: any agent name, every scope
-        self._renew_executor()
+        self._agents: weakref.WeakSet[Agent] = weakref.WeakSet()
+        self._line: Line | None = None
+        self._log: ShardLog | None = None
+        self._renew()
         _GUARDS.add(self)
-        self._line = Line(
+        self._in_force()
+
+    def _renew(self) -> None:
+        """Make what a fork does not inherit in working order: the executor's threads, the lock."""
+        self._executor = ThreadPoolExecutor(32, thread_name_prefix="agentguard")
+        self._beginning = threading.Lock()
+
+    def _in_force(self) -> Line:
+        """Return this process's line; a fork leases a shard of its own when it first needs one."""
+        if self._line is not None:
+            return self._line
+        with self._beginning:
+            if self._line is None:
+                self._line = self._begin()
+            return self._line
+
+    def _begin(self) -> Line:
+        if self._closed:
+            raise StorageError("the guard is closed: open it again", code="storage.closed")
+        log = self._renewed_home().lease(_clock())  # a fork may come long after a rotation
+        engine = self._engine
+        line = Line(
             engine=engine,
             engine_name={"name": engine.name, "version": engine.version},
-            log=home.log,
+            log=log,
             clock=_clock,
             entropy=os.urandom,
             traceparent=telemetry.traceparent,
-            config_sha256=canonical.sha256_hex(settings.encoded),
+            config_sha256=canonical.sha256_hex(self._settings.encoded),
+            redactions=self._settings.redactions,
         )
-        at = timestamp(max(_clock(), home.log.last_at))
-        home.log.enqueue(entry.config(settings.encoded, at=at))
-        home.log.append(
-            entry.policy(self._line.engine_name, engine.policy_sha256, engine.policy_files, at=at)
-        )
+        at = timestamp(max(_clock(), log.last_at))
+        try:
+            log.enqueue(entry.config(self._settings.encoded, at=at))
+            log.append(
+                entry.policy(line.engine_name, engine.policy_sha256, engine.policy_files, at=at)
+            )
+        except BaseException:
+            log.close()
+            raise
+        self._log = log
+        return line
+
+    def _renewed_home(self) -> Domain:
+        """Return the domain; it is taken up again where somebody has rotated its keys."""
+        renewed = self._home.renewed()
+        if renewed is not None:
+            self._home = renewed
+            if self._log is not None:
+                self._log.sign_with(renewed.log_key)
+        return self._home
+
+    def _forked(self) -> None:
+        """In a fork: drop the agents' keys and the parent's shard."""
+        self._line = self._log = None
+        self._renew()
+        for agent in list(self._agents):
+            agent._forked()  # noqa: SLF001  an agent is made here, and by nobody else
 
     @classmethod
     def open(
@@ -80,14 +137,10 @@ class Guard:
         ``KeyMaterialError`` or ``StorageError``.
         """
         settings = config.load(Path(path))
-        engine = load_engine(settings)
+        engine = configured_engine(settings)
         secret = passphrase() if callable(passphrase) else passphrase
         home = domain.take_up(settings, secret or domain.passphrase_of(settings))
-        try:
-            return cls(settings, engine, home)
-        except BaseException:
-            home.log.close()
-            raise
+        return cls(settings, engine, home)
 
     @classmethod
     def find(cls) -> Guard:
@@ -111,7 +164,7 @@ class Guard:
         taken, with its own authority and every scope, unless ``config`` says otherwise.
         """
         settings = _ephemeral_settings(config or {})
-        engine = _engine(policy, settings)
+        engine = engine_from(policy, settings.base)
         return cls(settings, engine, domain.ephemeral(settings.trust_domain, now=_clock()))
 
     def new_agent(self, name: str) -> Agent:
@@ -129,7 +182,16 @@ class Guard:
                 )
                 raise ConfigError(message, code="agent.unknown")
             profile = AgentConfig(AgentProfile(name), "own", None)
-        return Agent(profile, self._home, self._line, lambda: self._executor, self.tool_spec)
+        agent = Agent(
+            profile, self._renewed_home, self._in_force, lambda: self._executor, self.tool_spec
+        )
+        self._agents.add(agent)
+        return agent
+
+    @overload
+    def tool(  # type: ignore[overload-overlap]  # a coroutine function never is a Tool
+        self, function: Callable[P, Coroutine[Any, Any, R]]
+    ) -> AsyncTool[P, R]: ...
 
     @overload
     def tool(self, function: Callable[P, R]) -> Tool[P, R]: ...
@@ -143,7 +205,7 @@ class Guard:
         requires: tuple[str, ...] | list[str] = (),
         attributes: Mapping[str, str] | None = None,
         facts: FactsFunction | None = None,
-    ) -> Callable[[Callable[P, R]], Tool[P, R]]: ...
+    ) -> ToolDecorator: ...
 
     def tool(
         self,
@@ -163,7 +225,7 @@ class Guard:
         configuration overrides each.
         """
 
-        def guarded(function: Callable[..., Any]) -> Tool[..., Any]:
+        def guard(function: Callable[..., Any]) -> Tool[..., Any] | AsyncTool[..., Any]:
             _require_function(function)
             spec = ToolSpec(
                 name=name or function.__name__,
@@ -175,18 +237,19 @@ class Guard:
                 attributes=dict(attributes or {}),
                 facts=facts,
             )
-            return Tool(self.tool_spec(spec), function)
+            return guarded(self.tool_spec(spec), function)
 
-        return guarded(function) if function is not None else guarded
+        return guard(function) if function is not None else guard
 
     def tool_spec(self, spec: ToolSpec) -> ToolSpec:
-        """Return ``spec`` with what ``[tools.NAME]`` of the configuration says in its place."""
-        override = self._settings.tools.get(spec.name)
-        return override.over(spec) if override is not None else spec
+        """Return ``spec`` with what ``[tools.NAME]`` of the configuration says in its place.
 
-    def _renew_executor(self) -> None:
-        """Make the executor of the appends and look-ups; a fork does not inherit its threads."""
-        self._executor = ThreadPoolExecutor(32, thread_name_prefix="agentguard")
+        Raises ``ConfigError`` where its resource names an argument that ``[redact]`` redacts.
+        """
+        override = self._settings.tools.get(spec.name)
+        spec = override.over(spec) if override is not None else spec
+        self._settings.require_redactable(spec)
+        return spec
 
     @property
     def trust(self) -> TrustDocument:
@@ -195,7 +258,8 @@ class Guard:
 
     def reader(self) -> LogReader:
         """Return a reader of the log, with everything in it that was enqueued until now."""
-        self._home.log.flush()
+        if self._log is not None:
+            self._log.flush()
         return self._home.read()
 
     @property
@@ -207,7 +271,8 @@ class Guard:
         """Make everything durable and give the log back; calls are denied from then on."""
         self._closed = True
         try:
-            self._home.log.close()
+            if self._log is not None:
+                self._log.close()
         finally:
             self._executor.shutdown(wait=False)
 
@@ -231,7 +296,7 @@ class Guard:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        await asyncio.to_thread(self.close)
 
     def __repr__(self) -> str:
         return f"<Guard of {self.trust.trust_domain}>"
@@ -255,36 +320,6 @@ def _require_function(function: Callable[..., Any]) -> None:
         raise ConfigError(message, code="tool.invalid")
 
 
-def load_engine(settings: Config) -> Engine:
-    """Load the policy that a configuration names. Raises ``ConfigError`` or ``PolicyError``."""
-    policy = settings.policy
-    if policy is None:
-        raise ConfigError(f"{settings.source}: policy: expected a table with a path, found none")
-    if policy.engine == "function":
-        return FunctionEngine(config.load_callable(policy.path, f"{settings.source}: policy.path"))
-    path = config.resolve(settings.base, policy.path)
-    if not path.exists():
-        raise ConfigError(f"{settings.source}: policy.path: there is no {path}")
-    for file in (path, *path.rglob("*")) if path.is_dir() else (path,):
-        config.refuse_if_writable_by_others(file)
-    return _rego(path, policy.query)
-
-
-def _engine(policy: PolicySource, settings: Config) -> Engine:
-    if callable(policy):
-        return FunctionEngine(policy)
-    path = config.resolve(settings.base, str(policy))
-    if not path.exists():
-        raise ConfigError(f"there is no policy at {path}")
-    return _rego(path, config.DEFAULT_QUERY)
-
-
-def _rego(path: Path, query: str) -> Engine:
-    from agentguard.engines.rego import RegoEngine  # noqa: PLC0415  regorus is an optional extra
-
-    return RegoEngine.load(path, query=query)
-
-
 def _ephemeral_settings(tables: Mapping[str, Any]) -> Config:
     for durable in ("state", "anchor", "keys", "policy"):
         if durable in tables:
@@ -300,9 +335,8 @@ def _clock() -> datetime:
 def _after_fork() -> None:
     global _FOUND_LOCK  # noqa: PLW0603  a thread of the parent may have held it
     _FOUND_LOCK = threading.Lock()
-    _FOUND.clear()  # the child opens a guard of its own
     for guard in list(_GUARDS):
-        guard._renew_executor()  # noqa: SLF001  a guard and this file are one unit
+        guard._forked()  # noqa: SLF001  a guard and this file are one unit
 
 
 _GUARDS: weakref.WeakSet[Guard] = weakref.WeakSet()

@@ -9,19 +9,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
-from agentguard import canonical
+from agentguard import canonical, redaction
 from agentguard.arguments import Arguments
-from agentguard.canonical import JSON, Fragment
+from agentguard.canonical import JSON, Fragment, is_integer
 from agentguard.decision import Decision, Requirement
-from agentguard.errors import EncodeError, FactsError
+from agentguard.errors import DecodeError, EncodeError, FactsError
+from agentguard.redaction import Redaction
 from agentguard.tool import RESERVED, ToolSpec
+
+DEFAULT_QUERY: Final = "data.agent.authz"
+"""The package whose document is the policy's answer."""
 
 UNDEFINED: Final = object()
 """What an engine answers when the query has no value; never an allow."""
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_ALL_ARGUMENTS: Final[tuple[Redaction, ...]] = (("args",),)
 _REQUIREMENT: Final = frozenset({"reason", "approvers", "roles", "quorum", "ttl", "allow_self"})
 
 
@@ -65,17 +71,23 @@ def document(
     return canonical.dumps_record(members)
 
 
-def decide(answer: object) -> Decision:  # noqa: PLR0911  a row of the table each
+def decide(answer: object) -> Decision:
     """Turn the policy's package document into a decision: the one place, and it fails closed.
 
     Precedence: a deny reason or anything malformed, then an unknown obligation, then an approval,
     then ``allow``. Only ``allow is True`` allows.
     """
     if answer is UNDEFINED:
-        return _refuse("policy.undefined", "the policy's query is undefined")
+        return Decision.refused("the policy's query is undefined", code="policy.undefined")
     if not isinstance(answer, Mapping):
         return _malformed(f"the policy's document is a {type(answer).__name__}, not an object")
-    refusal = _refusal(answer) or _obligations(answer)
+    redactions, unmet = _obligations(answer.get("obligations", []))
+    decision = (_refusal(answer) or unmet) if unmet is not None else _ruled(answer)
+    return replace(decision, redactions=redactions) if redactions else decision
+
+
+def _ruled(answer: Mapping[str, JSON]) -> Decision:
+    refusal = _refusal(answer)
     if refusal is not None:
         return refusal
     requirements = _requirements(answer.get("approval", False))
@@ -88,7 +100,7 @@ def decide(answer: object) -> Decision:  # noqa: PLR0911  a row of the table eac
         return Decision.require_approval(*requirements)
     if allow:
         return Decision.allow()
-    return _refuse("policy.denied", "no rule of the policy allows this call")
+    return Decision.deny("no rule of the policy allows this call")
 
 
 def _refusal(answer: Mapping[str, JSON]) -> Decision | None:
@@ -106,15 +118,27 @@ def _refusal(answer: Mapping[str, JSON]) -> Decision | None:
     return Decision.deny(*sorted(dict.fromkeys(reasons)))
 
 
-def _obligations(answer: Mapping[str, JSON]) -> Decision | None:
-    obligations = answer.get("obligations", [])
-    if not isinstance(obligations, list):
-        return _malformed("obligations is no set")
-    if not obligations:
-        return None
-    return _refuse(
-        "obligation.unknown", "the policy asks for an obligation that this guard can't meet"
-    )
+def _obligations(value: JSON) -> tuple[tuple[Redaction, ...], Decision | None]:
+    """Read the obligations: a set of ``{"redact": pointer}``, and nothing else is known.
+
+    Where one can't be met, that refuses the call, and of its arguments nothing is kept: what the
+    policy would have redacted is not known.
+    """
+    if not isinstance(value, list):
+        return _ALL_ARGUMENTS, _malformed("obligations is no set")
+    redactions: list[Redaction] = []
+    unmet: Decision | None = None
+    for obligation in value:
+        match obligation:
+            case {"redact": str(pointer), **others} if not others:
+                try:
+                    redactions.append(redaction.parse(pointer))
+                except DecodeError as error:
+                    unmet = _malformed(str(error))
+            case _:
+                reason = "the policy asks for an obligation that this guard can't meet"
+                unmet = unmet or Decision.refused(reason, code="obligation.unknown")
+    return (*redactions, *(_ALL_ARGUMENTS if unmet is not None else ())), unmet
 
 
 def _requirements(value: JSON) -> tuple[Requirement, ...] | Decision:
@@ -137,19 +161,15 @@ def _requirement(value: JSON) -> Requirement | None:
     match {"reason": "approval required", "quorum": 1, "ttl": 3600, "allow_self": False, **value}:
         case {
             "reason": str(reason),
-            "quorum": int(quorum),
-            "ttl": int(ttl),
+            "quorum": quorum,
+            "ttl": ttl,
             "allow_self": bool(allow_self),
-        }:
+        } if is_integer(quorum) and is_integer(ttl):
             approvers, roles = _names(value.get("approvers", [])), _names(value.get("roles", []))
-            if approvers is None or roles is None or not (_positive(quorum) and _positive(ttl)):
+            if approvers is None or roles is None or quorum < 1 or ttl < 1:
                 return None
             return Requirement(reason, approvers, roles, quorum, ttl, allow_self)
     return None
-
-
-def _positive(value: int) -> bool:
-    return type(value) is int and value > 0  # True is an int, and no number of people
 
 
 def _names(value: JSON) -> tuple[str, ...] | None:
@@ -160,8 +180,4 @@ def _names(value: JSON) -> tuple[str, ...] | None:
 
 
 def _malformed(problem: str) -> Decision:
-    return _refuse("policy.malformed", problem)
-
-
-def _refuse(code: str, reason: str) -> Decision:
-    return Decision.deny(reason, code=code)
+    return Decision.refused(problem, code="policy.malformed")

@@ -8,26 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment, Receipt, Record
+from agentguard.audit.entry import Attachment, Receipt, Record, Stored
+from agentguard.audit.summary import Search
 from agentguard.policy import UNDEFINED
 
-__all__ = ["UNDEFINED", "AuditLog", "Clock", "Engine", "Entropy", "Facts", "LogReader"]
+__all__ = ["UNDEFINED", "AuditLog", "Clock", "Engine", "Entropy", "LogReader"]
 
 Clock = Callable[[], datetime]
 """Returns the wall-clock time, aware and in UTC."""
 
 Entropy = Callable[[int], bytes]
 """Returns that many random bytes, fit for keys."""
-
-Facts = Callable[[Mapping[str, Any]], Any]
-"""Looks up, in a trusted place, what a policy needs to know about a call's arguments.
-
-Takes the bound arguments as JSON values; returns the mapping that stands at the top level of the
-policy's input. It may be a coroutine function where calls are made with ``acall`` or ``arun``.
-"""
 
 
 class Engine(Protocol):
@@ -85,16 +79,31 @@ class AuditLog(Protocol):
 
 
 class LogReader(Protocol):
-    """Reads a log as it lies there, trusting nothing of it."""
+    """Reads a log as it lies there, trusting nothing of it. Each method raises ``StorageError``."""
+
+    def registry(self) -> bytes | None:
+        """The issuer's list of the shards (``audit/registry.py``), None if there is none."""
 
     def shards(self) -> Sequence[int]:
-        """The numbers of the shards."""
+        """The numbers of the shards that are there, in order."""
 
     def entries(self, shard: int) -> Iterator[tuple[int, bytes]]:
         """Yield ``(index, canonical bytes)`` in the order of the index."""
 
-    def checkpoints(self, shard: int) -> Iterator[bytes]:
-        """Yield the signed notes in the order of their size."""
+    def stored(self, shard: int) -> Iterator[Stored]:
+        """Yield the entries with all that stands beside them, in the order of the index."""
+
+    def entry(self, shard: int, index: int) -> Stored | None:
+        """One entry, None if it is not there."""
 
     def attachments(self, shard: int, index: int) -> Sequence[Attachment]:
         """What stands beside one entry."""
+
+    def search(self, shard: int, search: Search, *, after: int = -1) -> Iterator[int]:
+        """Yield, in order, the indices past ``after`` of the entries whose summaries match."""
+
+    def checkpoints(self, shard: int) -> Iterator[bytes]:
+        """Yield the signed notes in the order of their size."""
+
+    def checkpoint(self, shard: int, size: int | None = None) -> bytes | None:
+        """The signed note of one size, or the newest; None if there is none."""

@@ -11,13 +11,15 @@ from collections.abc import Generator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
+import orjson
+
 from agentguard.arguments import Arguments
-from agentguard.canonical import b64_encode, loads_object
+from agentguard.canonical import b64_encode
 from agentguard.decision import Decision
 from agentguard.effects import Actor, Effect, Line, LookUp
 from agentguard.errors import AgentguardError, ArgumentsError
 from agentguard.invocation import Invocation, commitment, timestamp
-from agentguard.ports import Facts
+from agentguard.tool import FactsFunction
 
 SALT_SIZE: Final = 32
 """Bytes of salt for a call's commitments."""
@@ -33,13 +35,16 @@ MAX_CLOCK_LAG: Final = timedelta(seconds=60)
 
 
 class Prepared(NamedTuple):
-    """A call after steps 1 to 3: what will be signed, and whether it is refused already."""
+    """A call after steps 1 to 3: what will be signed, and whether it is refused already.
+
+    In the place of arguments that can't be bound stands the refusal that they lead to.
+    """
 
     invocation: Invocation
     predicate: Mapping[str, Any]
     at: str
     salt: bytes
-    arguments: Arguments | None
+    arguments: Arguments | Decision
     facts: Mapping[str, Any]
     refusal: Decision | None
 
@@ -53,10 +58,11 @@ def prepare(actor: Actor, line: Line, invocation: Invocation) -> Generator[Effec
     refusal = _authority(actor, invocation.tool.requires, now, refusal)  # 2
     facts: Mapping[str, Any] = {}
     look_up = invocation.tool.facts
-    if refusal is None and bound is not None and look_up is not None:  # 3
+    if refusal is None and isinstance(bound, Arguments) and look_up is not None:  # 3
         facts, refusal = yield from _look_up(look_up, bound)
     head = line.log.head
     at = timestamp(now)
+    named = commitment(salt, bound.encoded) if salt and isinstance(bound, Arguments) else None
     predicate = {
         "invocation_id": invocation_id,
         "agent": actor.uri,
@@ -65,8 +71,8 @@ def prepare(actor: Actor, line: Line, invocation: Invocation) -> Generator[Effec
         "token_jti": None,
         "tool": {"name": invocation.tool.name, "digest": invocation.tool.digest},
         "resource": resource,
-        "arguments": commitment(salt, bound.encoded) if bound is not None and salt else None,
-        "unbound": bound.unbound if bound is not None else (),
+        "arguments": named,
+        "unbound": bound.unbound if isinstance(bound, Arguments) else (),
         "task_id": task_id,
         "call_site": site,
         "traceparent": line.traceparent(),
@@ -78,14 +84,15 @@ def prepare(actor: Actor, line: Line, invocation: Invocation) -> Generator[Effec
 
 def _bind(
     invocation: Invocation, refusal: Decision | None
-) -> tuple[Arguments | None, str | None, Decision | None]:
+) -> tuple[Arguments | Decision, str | None, Decision | None]:
     arguments = invocation.arguments
     if isinstance(arguments, ArgumentsError):
-        return None, None, refusal or Decision.deny(str(arguments), code=arguments.code)
+        unbound = Decision.refused(str(arguments), code=arguments.code)
+        return unbound, None, refusal or unbound
     try:
         return arguments, invocation.tool.resource_of(arguments.values), refusal
     except ArgumentsError as error:
-        return arguments, None, refusal or Decision.deny(str(error), code=error.code)
+        return arguments, None, refusal or Decision.refused(str(error), code=error.code)
 
 
 def effective_time(line: Line) -> tuple[datetime, Decision | None]:
@@ -93,13 +100,15 @@ def effective_time(line: Line) -> tuple[datetime, Decision | None]:
     last = line.log.last_at
     try:
         now = line.clock()
+        if now >= last:
+            return now, None
         lag = last - now
     except Exception as error:  # noqa: BLE001  the clock is a port: any failure of it denies
         return last, Decision.failed("clock.failed", "the clock can't be read", error)
     if lag > MAX_CLOCK_LAG:
         reason = f"the clock stands {lag.total_seconds():.0f} s behind the newest entry of the log"
-        return last, Decision.deny(reason, code="clock.skew")
-    return max(now, last), None
+        return last, Decision.refused(reason, code="clock.skew")
+    return last, None
 
 
 def _entropy(line: Line, refusal: Decision | None) -> tuple[bytes, str | None, Decision | None]:
@@ -109,7 +118,7 @@ def _entropy(line: Line, refusal: Decision | None) -> tuple[bytes, str | None, D
         failed = Decision.failed("entropy.failed", "no random bytes can be had", error)
         return b"", None, refusal or failed
     if len(drawn) != SALT_SIZE + ID_SIZE:
-        failed = Decision.deny("too few random bytes can be had", code="entropy.failed")
+        failed = Decision.refused("too few random bytes can be had", code="entropy.failed")
         return b"", None, refusal or failed
     return drawn[:SALT_SIZE], drawn[SALT_SIZE:].hex(), refusal
 
@@ -121,7 +130,7 @@ def _authority(
     try:
         actor.credential(now)
     except AgentguardError as error:
-        return refusal or Decision.deny(str(error), code=error.code)
+        return refusal or Decision.refused(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  an issuer may be a service: any failure of it denies
         return refusal or Decision.failed("credential.failed", "no credential can be had", error)
     if refusal is not None:
@@ -131,11 +140,11 @@ def _authority(
             f"agent {actor.name} acts only under a delegation, and none is in force; for an agent "
             'that acts by itself, say authority = "own" in its configuration'
         )
-        return Decision.deny(reason, code="delegation.missing")
+        return Decision.refused(reason, code="delegation.missing")
     missing = [] if actor.scope is None else [s for s in requires if s not in actor.scope]
     if missing:
         reason = f"agent {actor.name} lacks the scope {' '.join(missing)}"
-        return Decision.deny(reason, code="scope.exceeded")
+        return Decision.refused(reason, code="scope.exceeded")
     return None
 
 
@@ -147,21 +156,21 @@ def _site(
     try:
         if task_id is not None and len(task_id.encode()) > MAX_TASK_ID:
             reason = f"the task's id takes more than {MAX_TASK_ID} bytes"
-            return None, None, refusal or Decision.deny(reason, code="site.unencodable")
+            return None, None, refusal or Decision.refused(reason, code="site.unencodable")
         return invocation.site.digest(actor.name), task_id, refusal
     except (AgentguardError, UnicodeError):
         reason = "a name of the call's thread, turn or task holds text that can't be written down"
-        return None, None, refusal or Decision.deny(reason, code="site.unencodable")
+        return None, None, refusal or Decision.refused(reason, code="site.unencodable")
 
 
 def _look_up(
-    facts: Facts, arguments: Arguments
+    facts: FactsFunction, arguments: Arguments
 ) -> Generator[Effect, Any, tuple[Mapping[str, Any], Decision | None]]:
     try:
-        found = yield LookUp(facts, loads_object(arguments.encoded))  # a copy of their own
+        found = yield LookUp(facts, orjson.loads(arguments.encoded))  # a copy of their own
         if isinstance(found, Mapping):
             return dict(found), None
     except Exception as error:  # noqa: BLE001  the application's look-up may raise anything: it denies
         return {}, Decision.failed("facts.failed", "the look-up of facts failed", error)
     reason = f"the look-up of facts returned a {type(found).__name__}, not a mapping"
-    return {}, Decision.deny(reason, code="facts.invalid")
+    return {}, Decision.refused(reason, code="facts.invalid")

@@ -16,14 +16,18 @@ from typing import Any
 
 import pytest
 
-from agentguard import Decision, Guard, config, domain
+from agentguard import Decision, Guard, config, domain, examination
 from agentguard.audit.entry import Entry, parse
 from agentguard.canonical import loads_object
 from agentguard.config import Config
+from agentguard.domain import Domain
 from agentguard.engines.function import FunctionEngine
 from agentguard.envelope import Envelope
+from agentguard.examination import Report
+from agentguard.keys import Ed25519Signer
+from agentguard.ports import LogReader
 from agentguard.storage import keystore
-from agentguard.storage.sqlite import SqliteReader
+from agentguard.storage.reader import StateReader
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -115,6 +119,11 @@ class Seen:
         return [outcome["status"] for outcome in self.outcomes]
 
 
+def entries_of(reader: LogReader) -> list[Entry]:
+    """Read every entry of every shard, one shard after the other."""
+    return [parse(body) for shard in reader.shards() for _index, body in reader.entries(shard)]
+
+
 @dataclass
 class Place:
     """A durable domain in a folder of its own."""
@@ -122,21 +131,23 @@ class Place:
     config: Config
 
     def open(self, policy: Callable[[Any], Decision] = allow_all) -> Guard:
-        home = domain.take_up(self.config, PASSPHRASE)
-        return Guard(self.config, FunctionEngine(policy), home)
+        return Guard(self.config, FunctionEngine(policy), self.take_up())
 
-    def examine(self) -> domain.Report:
-        reader = SqliteReader(self.config.state)
+    def take_up(self) -> Domain:
+        return domain.take_up(self.config, PASSPHRASE)
+
+    def examine(self) -> Report:
+        reader = StateReader(self.config.state)
         try:
             trust = keystore.load_trust(self.config.state)
-            return domain.examine(reader, trust, anchor=self.config.anchor)
+            return examination.examine(reader, trust, anchor=self.config.anchor)
         finally:
             reader.close()
 
     def seen(self) -> Seen:
-        reader = SqliteReader(self.config.state)
+        reader = StateReader(self.config.state)
         try:
-            return Seen([parse(body) for _index, body in reader.entries(0)])
+            return Seen(entries_of(reader))
         finally:
             reader.close()
 
@@ -157,6 +168,9 @@ def template(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("template")
     settings = config.parse(tables(folder), source="template", base=folder)
     domain.found(settings, PASSPHRASE, now=datetime.now(UTC))
+    for path in (folder / "state" / "keys").iterdir():  # every process of a test decrypts them
+        key = Ed25519Signer.from_openssh(path.read_bytes(), PASSPHRASE)
+        path.write_bytes(key.to_openssh(PASSPHRASE, rounds=1))
     return folder
 
 
@@ -201,20 +215,20 @@ def guard():
 @pytest.fixture
 def faults(guard) -> Faults:
     """The backend of ``guard``'s log, which fails where the test says."""
-    guard._home.log._backend = Faults(guard._home.log._backend)
-    return guard._home.log._backend
+    guard._line.log._backend = Faults(guard._line.log._backend)
+    return guard._line.log._backend
 
 
 @pytest.fixture
 def seen() -> Callable[[Guard], Seen]:
     """Reads what a guard's log holds now."""
-    return lambda guard: Seen([parse(body) for _i, body in guard.reader().entries(0)])
+    return lambda guard: Seen(entries_of(guard.reader()))
 
 
 @pytest.fixture
-def examine() -> Callable[[Guard], domain.Report]:
+def examine() -> Callable[[Guard], Report]:
     """Verifies a guard's log as it stands now."""
-    return lambda guard: domain.examine(guard.reader(), guard.trust)
+    return lambda guard: examination.examine(guard.reader(), guard.trust)
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """Ways past a guard: none of what a guarded function offers runs it without an agent.
 
 Python hides nothing from code that wants to see it: the function lies under the mangled name
-``_Tool__function`` and whoever reaches for that does so on purpose (records.md, "What this can and
-can't promise"). What is shown here is that nothing leads there by accident, or from a model.
+``_GuardedFunction__function`` and whoever reaches for that does so on purpose (records.md, "What
+this can and can't promise"). What is shown here is that nothing leads there by accident, or from a
+model.
 """
 
 from __future__ import annotations
@@ -117,7 +118,9 @@ def test_nothing_unwraps_a_tool(effect):
     assert inspect.unwrap(tool) is tool
     for name in ("__wrapped__", "func", "coroutine", "__func__", "function", "run", "invoke"):
         assert not hasattr(tool, name), name
-    assert vars(tool)["_Tool__function"] is function  # deliberate access, and the only place
+    assert (
+        vars(tool)["_GuardedFunction__function"] is function
+    )  # deliberate access, and the only place
 
 
 def test_public_methods_of_a_tool_run_nothing(effect, ran):
@@ -256,7 +259,7 @@ def test_arguments_that_change_while_they_are_judged_do_not_run(ran, seen, exami
         assert ran == []
         assert seen(guard).statuses == ["not_run"]
     assert examine(guard).problems == ()
-    assert examine(guard).in_doubt == []
+    assert examine(guard).in_doubt == ()
 
 
 def test_arguments_that_another_thread_changes_during_the_append_do_not_run(
@@ -287,7 +290,7 @@ def test_arguments_that_another_thread_changes_during_the_append_do_not_run(
     assert ran == ["ls"]
     assert seen(guard).statuses == ["ok", "not_run"]
     assert examine(guard).problems == ()
-    assert examine(guard).in_doubt == []
+    assert examine(guard).in_doubt == ()
 
 
 @pytest.mark.parametrize("how", ["left alone", "changed"])
@@ -314,7 +317,7 @@ async def test_arguments_that_another_task_changes_during_the_append_do_not_run(
         await call
     assert ran == ([] if how == "changed" else ["ls"])
     assert seen(guard).statuses == (["not_run"] if how == "changed" else ["ok"])
-    assert examine(guard).in_doubt == []
+    assert examine(guard).in_doubt == ()
 
 
 def test_facts_can_not_change_what_the_policy_and_the_tool_read(ran):

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 import textwrap
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import pytest
 
-from agentguard import AgentguardError, Denied, KeyMaterialError, StorageError
-from agentguard.storage.sqlite import FILE, SqliteReader
+from agentguard import Denied, KeyMaterialError, StorageError
+from agentguard.audit import registry
+from agentguard.storage import keystore, shard_file
+from agentguard.storage.anchor import Anchor, anchor_path
+from agentguard.storage.reader import StateReader
+from agentguard.storage.sqlite import shard_path
 
 
 @pytest.fixture
@@ -37,9 +42,18 @@ def use(place, ran, calls):
             agent.call(tool, number)
 
 
+def file_of(place, shard=0):
+    return shard_path(place.config.state, shard)
+
+
+def anchor_of(place, shard=0):
+    trust = keystore.load_trust(place.config.state)
+    return anchor_path(place.config.anchor, f"{trust.log}/{shard}")
+
+
 def change(place, *statements):
     """What somebody with SQLite and the right to write does."""
-    connection = sqlite3.connect(place.config.state / FILE)
+    connection = sqlite3.connect(file_of(place))
     for statement in statements:
         parts = statement if isinstance(statement, tuple) else (statement,)
         connection.execute(*parts)
@@ -48,16 +62,13 @@ def change(place, *statements):
 
 
 def problems(place):
-    try:
-        report = place.examine()
-    except StorageError as error:  # what is no log at all is not walked
-        return [error.code]
+    report = place.examine()
     assert report.ok == (not report.problems)
     return [problem.what for problem in report.problems]
 
 
 def bodies(place):
-    reader = SqliteReader(place.config.state)
+    reader = StateReader(place.config.state)
     try:
         return list(reader.entries(0))
     finally:
@@ -79,7 +90,7 @@ def test_the_untouched_twin_verifies_and_is_anchored(used):
     report = used.examine()
     assert report.problems == ()
     assert report.anchored
-    assert report.in_doubt == []
+    assert report.in_doubt == ()
 
 
 # --- edits in place ------------------------------------------------------------------------------
@@ -103,9 +114,7 @@ EDITS = {
     "the first entry is gone": "DELETE FROM entries WHERE idx = 0",
     "the last entry is gone": "DELETE FROM entries WHERE idx = (SELECT max(idx) FROM entries)",
     "all entries are gone": "DELETE FROM entries",
-    "an entry is added": (
-        "INSERT INTO entries SELECT shard, max(idx) + 1, body FROM entries GROUP BY shard"
-    ),
+    "an entry is added": ("INSERT INTO entries SELECT max(idx) + 1, body FROM entries"),
     "a checkpoint is another's": (
         "UPDATE checkpoints SET note = (SELECT note FROM checkpoints ORDER BY size LIMIT 1)"
         " WHERE size = (SELECT max(size) FROM checkpoints)"
@@ -115,15 +124,20 @@ EDITS = {
         "DELETE FROM checkpoints WHERE size = (SELECT max(size) FROM checkpoints)"
     ),
     "all checkpoints are gone": "DELETE FROM checkpoints",
-    "the shard is gone": "DELETE FROM shards",
-    "the shard has another number": "UPDATE shards SET shard = 7",
-    "a second shard": "INSERT INTO shards VALUES (1, 'acme.example/log/x/1', 0, x'')",
     "arguments beside the log": "UPDATE attachments SET data = x'7b7d' WHERE role = 'arguments'",
     "a salt beside the log": "UPDATE attachments SET salt = zeroblob(32)",
     "a commitment beside the log": "UPDATE attachments SET commitment = 'x'",
     "a result on another entry": "UPDATE attachments SET idx = idx - 1 WHERE role = 'result'",
     "a table is gone": "DROP TABLE entries",
     "no checkpoints at all": "DROP TABLE checkpoints",
+    "a summary names another tool": "UPDATE summaries SET tool = 'x' WHERE tool = 'note'",
+    "a summary has another time": "UPDATE summaries SET at = '1999' WHERE idx = 12",
+    "a summary hides a call": "UPDATE summaries SET kind = 'key' WHERE kind = 'authorization'",
+    "a summary is another's": (
+        "UPDATE summaries SET invocation_id ="
+        " (SELECT max(invocation_id) FROM summaries) WHERE kind = 'authorization'"
+    ),
+    "a summary is gone": "DELETE FROM summaries WHERE idx = 12",
     "text that is no UTF-8": (
         "UPDATE attachments SET role = CAST(x'ff' AS TEXT) WHERE role = 'result'"
     ),
@@ -134,6 +148,97 @@ EDITS = {
 def test_every_edit_is_found(used, edit):
     change(used, edit)
     assert problems(used) != []
+
+
+def test_a_shard_that_is_gone_is_found(used, ran):
+    """A second shard is left, whose opening embeds the head of the first."""
+    two_shards(used, ran)
+    file_of(used, 0).unlink()
+    found = used.examine()
+    assert {problem.shard for problem in found.problems} == {0, 1}
+    assert any("the shard is missing" in problem.what for problem in found.problems)
+    assert any("embeds" in problem.what for problem in found.problems)
+    assert not found.anchored
+    with pytest.raises(StorageError) as caught:
+        used.open()
+    assert caught.value.code == "storage.rolled_back"
+
+
+def test_a_shard_under_another_number_is_found(used):
+    file_of(used, 0).rename(file_of(used, 7))
+    report = used.examine()
+    assert {problem.shard for problem in report.problems} == {0, 7}
+    assert any("another log's" in problem.what for problem in report.problems)
+    assert any("the shard is missing" in problem.what for problem in report.problems)
+
+
+def test_a_copy_as_a_second_shard_is_found(used):
+    shutil.copy(file_of(used, 0), file_of(used, 1))
+    report = used.examine()
+    assert report.problems
+    assert {problem.shard for problem in report.problems} == {1}
+
+
+def test_a_shard_that_nobody_has_written_to_yet_is_no_finding(used, ran):
+    """Its writer died making it, or is about to write: what the others hold is whole."""
+    make_empty(used, 1)
+    report = used.examine()
+    assert report.problems == ()
+    assert report.anchored
+    assert [shard.entries > 0 for shard in report.shards] == [True, False]
+    two_shards(used, ran)  # it is taken up
+    report = used.examine()
+    assert report.problems == ()
+    assert [shard.entries > 0 for shard in report.shards] == [True, True]
+
+
+@pytest.mark.parametrize("known", ["registry", "anchor"])
+def test_an_emptied_shard_that_is_known_is_found(used, ran, known):
+    """The twin of the above."""
+    two_shards(used, ran)
+    report = used.examine()
+    assert (report.ok, report.anchored) == (True, True)
+    if known == "registry":
+        anchor_of(used, 1).unlink()
+    else:
+        forget_in_registry(used, 1)
+    file_of(used, 1).unlink()
+    make_empty(used, 1)
+    report = used.examine()
+    assert {problem.shard for problem in report.problems} == {1}
+    assert not report.anchored
+
+
+def make_empty(place, shard):
+    origin = f"{keystore.load_trust(place.config.state).log}/{shard}"
+    file = shard_file.ShardFile.take(file_of(place, shard), origin, Anchor(None, origin, ()), ())
+    assert file is not None
+    file.close()
+
+
+def forget_in_registry(place, shard):
+    """Set the registry back to an older one, which the issuer has signed, too."""
+    home = place.take_up()
+    path = place.config.state / "registry.json"
+    listed = registry.verify(path.read_bytes(), home.trust)
+    older = registry.seal(home.issuer, home.trust, listed.shards - {shard}, at=listed.at)
+    path.write_bytes(older)
+
+
+def test_a_spelling_of_a_number_is_no_shard(used, ran):
+    """The twin of the above: what is named like no shard is none, for reader and writer alike."""
+    for name in ("00", "+1", "1 ", "x", "\N{SUPERSCRIPT TWO}"):
+        shutil.copy(file_of(used, 0), file_of(used, name))
+    assert problems(used) == []
+    use(used, ran, 1)
+    report = used.examine()
+    assert [shard.shard for shard in report.shards] == [0]
+
+
+def two_shards(place, ran):
+    with place.open() as first, place.open() as second:
+        for guard in (first, second):
+            guard.new_agent("reader").call(guard.tool(ran.append, name="note"), 0)
 
 
 def test_two_entries_that_swap_their_places_are_found(used):
@@ -156,7 +261,7 @@ def test_arguments_that_were_erased_leave_the_log_intact(used):
 
 def loosen(place):
     """Replace the strict tables by such that take any type."""
-    for table in ("entries", "checkpoints", "attachments", "shards"):
+    for table in ("entries", "checkpoints", "attachments", "shard"):
         change(
             place,
             f"CREATE TABLE loose AS SELECT * FROM {table}",  # noqa: S608  of the four above
@@ -165,9 +270,27 @@ def loosen(place):
         )
 
 
+def smuggle(place, statement):
+    """Write what the strict tables would refuse, and leave their schema as it was."""
+    file = file_of(place)
+    with closing(sqlite3.connect(file)) as connection:
+        found = connection.execute("SELECT sql, rowid FROM sqlite_master WHERE type = 'table'")
+        strict = found.fetchall()
+    loose = [(re.sub(r"NOT NULL|CHECK \([^)]*\)|STRICT,?", "", sql), row) for sql, row in strict]
+    for schema, then in ((loose, statement), (strict, "SELECT 1")):
+        with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+            connection.execute("PRAGMA writable_schema=ON")
+            connection.executemany("UPDATE sqlite_master SET sql = ? WHERE rowid = ?", schema)
+            (version,) = connection.execute("PRAGMA schema_version").fetchone()
+            connection.execute(f"PRAGMA schema_version={version + 1}")
+        with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+            connection.execute(then)
+
+
 def test_tables_that_lost_their_strictness_are_a_finding_themselves(used):
     loosen(used)
-    assert problems(used) == ["storage.corrupt"]
+    (problem,) = problems(used)
+    assert "tables, triggers or views that no log has" in problem
 
 
 @pytest.mark.parametrize(
@@ -177,41 +300,48 @@ def test_tables_that_lost_their_strictness_are_a_finding_themselves(used):
         "UPDATE entries SET body = NULL WHERE idx = 9",
         "UPDATE entries SET body = 'text' WHERE idx = 9",
         "UPDATE entries SET body = NULL",
-        "UPDATE entries SET idx = 'x' WHERE idx = 9",
-        "UPDATE entries SET idx = NULL WHERE idx = 9",
         "UPDATE checkpoints SET note = 7",
         "UPDATE checkpoints SET note = 'x'",
         "UPDATE checkpoints SET note = NULL",
         "UPDATE attachments SET data = 5",
         "UPDATE attachments SET salt = NULL",
-        "UPDATE attachments SET role = 5",
-        "UPDATE shards SET shard = 'a'",
-        "UPDATE shards SET shard = NULL",
-        "INSERT INTO entries SELECT * FROM entries WHERE idx = 9",
-        "INSERT INTO shards SELECT * FROM shards",
+        "UPDATE attachments SET role = 5 WHERE role = 'input'",
+        "UPDATE attachments SET commitment = x'00'",
+        "UPDATE attachments SET idx = idx || 'x' WHERE role = 'input'",
+        "UPDATE summaries SET kind = 5",
+        "UPDATE summaries SET tool = 5 WHERE tool IS NOT NULL",
+        "UPDATE summaries SET at = NULL",
     ],
 )
 def test_values_of_other_types_are_findings_and_no_crash(used, statement):
-    loosen(used)
-    change(used, statement)
+    """In tables that say they are strict: the types are those of the rows, not of the schema."""
+    smuggle(used, statement)
     assert problems(used) != []
+
+
+def test_the_twin_a_schema_that_was_loosened_and_restored_does_no_harm(used, ran):
+    smuggle(used, "SELECT 1")
+    assert problems(used) == []
+    use(used, ran, 1)
+    assert problems(used) == []
 
 
 @pytest.mark.parametrize(
     "statement",
     [
         "UPDATE entries SET body = 5",
-        "UPDATE entries SET idx = 'x'",
+        "UPDATE entries SET body = NULL",
         "UPDATE checkpoints SET note = 5",
-        "UPDATE shards SET size = 'x'",
-        "UPDATE shards SET range = 5",
-        "UPDATE shards SET origin = NULL",
-        "DELETE FROM shards",
+        "UPDATE checkpoints SET note = NULL",
+        "UPDATE shard SET size = 'x'",
+        "UPDATE shard SET size = NULL",
+        "UPDATE shard SET range = 5",
+        "UPDATE shard SET origin = NULL",
+        "DELETE FROM shard",
     ],
 )
 def test_a_state_with_values_of_other_types_is_not_opened(used, statement):
-    loosen(used)
-    change(used, statement)
+    smuggle(used, statement)
     with pytest.raises(StorageError) as caught:
         used.open()
     assert caught.value.code in {"storage.corrupt", "storage.failed"}
@@ -231,11 +361,12 @@ def test_a_state_with_values_of_other_types_is_not_opened(used, statement):
 def test_a_schema_with_more_in_it_is_refused(used, ran, statement):
     """A trigger would make the log swallow what it has acknowledged."""
     change(used, statement)
-    for open_it in (used.open, lambda: SqliteReader(used.config.state)):
+    for use_it in (used.open, lambda: bodies(used)):
         with pytest.raises(StorageError) as caught:
-            open_it()
+            use_it()
         assert caught.value.code == "storage.corrupt"
-    assert problems(used) == ["storage.corrupt"]
+    (problem,) = problems(used)
+    assert "tables, triggers or views that no log has" in problem
 
 
 def test_a_trigger_that_is_gone_again_does_no_harm(used, ran):
@@ -250,12 +381,12 @@ def test_a_trigger_that_is_gone_again_does_no_harm(used, ran):
 @pytest.mark.parametrize(
     "statement",
     [
-        ("UPDATE shards SET range = ?", (os.urandom(32 * 3),)),
-        ("UPDATE shards SET range = zeroblob(length(range))",),
-        ("UPDATE shards SET size = size - 1",),
-        ("UPDATE shards SET size = size + 1",),
-        ("UPDATE shards SET size = -1",),
-        ("UPDATE shards SET origin = 'acme.example/log/other/0'",),
+        ("UPDATE shard SET range = ?", (os.urandom(32 * 3),)),
+        ("UPDATE shard SET range = zeroblob(length(range))",),
+        ("UPDATE shard SET size = size - 1",),
+        ("UPDATE shard SET size = size + 1",),
+        ("UPDATE shard SET size = -1",),
+        ("UPDATE shard SET origin = 'acme.example/log/other/0'",),
         ("DELETE FROM entries WHERE idx = (SELECT max(idx) FROM entries)",),
         ("UPDATE entries SET body = x'00' WHERE idx = (SELECT max(idx) FROM entries)",),
         ("DELETE FROM checkpoints",),
@@ -267,17 +398,17 @@ def test_a_log_whose_end_was_changed_is_not_written_any_further(used, statement,
     if not anchored:
         shutil.rmtree(used.config.anchor)
     change(used, statement)
-    before = (used.config.state / FILE).read_bytes()
+    before = (file_of(used)).read_bytes()
     with pytest.raises(StorageError) as caught:
         used.open()
     assert caught.value.code in {"storage.corrupt", "storage.rolled_back"}
-    assert (used.config.state / FILE).read_bytes() == before
+    assert (file_of(used)).read_bytes() == before
 
 
 def test_a_refused_state_is_given_back(used, tmp_path, ran):
     """Refusing must not keep the lock: once it is repaired, the same process can open it."""
     copy = snapshot(used, tmp_path, "copy")
-    change(used, "UPDATE shards SET range = zeroblob(length(range))")
+    change(used, "UPDATE shard SET range = zeroblob(length(range))")
     for _ in range(2):
         with pytest.raises(StorageError) as caught:
             used.open()
@@ -307,17 +438,14 @@ def test_a_state_that_was_rolled_back_is_refused_and_found(used, tmp_path, ran):
 def test_a_forged_tail_of_the_same_length_is_found(used, tmp_path, ran):
     """A fork: another history with as many entries, signed by the log's own key."""
     base = snapshot(used, tmp_path, "base")
-    anchored = used.config.anchor / "kept"
-    shutil.copytree(used.config.anchor, anchored)
+    before = anchor_of(used).read_bytes()
     use(used, ran, 2)
-    real = {path.name: path.read_bytes() for path in used.config.anchor.glob("*.checkpoint")}
+    real = anchor_of(used).read_bytes()
     restore(used, base)
-    for path in anchored.iterdir():
-        shutil.copy(path, used.config.anchor)  # the forger sets the anchor back, too
+    anchor_of(used).write_bytes(before)  # the forger sets the anchor back, too
     use(used, ran, 2)
     assert problems(used) == []
-    for name, note in real.items():  # but somebody has kept what it was
-        (used.config.anchor / name).write_bytes(note)
+    anchor_of(used).write_bytes(real)  # but somebody has kept what it was
     assert any("differ" in what for what in problems(used))
     with pytest.raises(StorageError) as caught:
         used.open()
@@ -334,9 +462,9 @@ def test_without_an_anchor_a_rollback_shows_as_unanchored(used, tmp_path, ran):
     assert not report.anchored
 
 
-@pytest.mark.parametrize("note", [b"x", b"\xff" * 200, b"a\n1\nb\n\n"], ids=repr)
+@pytest.mark.parametrize("note", [b"x", b"\xff" * 200, b"a\n1\nb\n\n"], ids=len)
 def test_a_damaged_anchor_is_an_error_and_a_finding(used, note):
-    (anchor,) = used.config.anchor.glob("*.checkpoint")
+    anchor = anchor_of(used)
     anchor.write_bytes(note)
     with pytest.raises(StorageError, match="find out who changed it") as caught:
         used.open()
@@ -346,7 +474,7 @@ def test_a_damaged_anchor_is_an_error_and_a_finding(used, note):
 
 
 def test_an_anchor_of_another_log_is_damage(used):
-    (anchor,) = used.config.anchor.glob("*.checkpoint")
+    anchor = anchor_of(used)
     lines = anchor.read_bytes().split(b"\n")
     anchor.write_bytes(b"\n".join([b"acme.example/log/other/0", *lines[1:]]))
     with pytest.raises(StorageError) as caught:
@@ -360,17 +488,17 @@ def test_an_anchor_of_another_log_is_damage(used):
 @pytest.mark.parametrize("seed", range(8))
 def test_random_damage_to_the_file_is_typed_or_found(used, seed):
     chance = random.Random(seed)  # noqa: S311  damage, no secret
-    path = used.config.state / FILE
+    path = file_of(used)
     entries = bodies(used)
     data = bytearray(path.read_bytes())
     for _ in range(200):
         data[chance.randrange(len(data))] = chance.randrange(256)
     path.write_bytes(data)
+    found = problems(used)
     try:
-        found = problems(used)
         unharmed = bodies(used) == entries
-    except AgentguardError as error:
-        found, unharmed = [error.code], False
+    except StorageError:
+        unharmed = False
     assert found or unharmed  # the damage may lie where nothing is kept
     try:
         used.open().close()
@@ -380,29 +508,31 @@ def test_random_damage_to_the_file_is_typed_or_found(used, seed):
 
 @pytest.mark.parametrize("keep", [0, 1, 15, 100, 4096, 20_000])
 def test_a_truncated_file_is_typed(used, keep):
-    path = used.config.state / FILE
+    path = file_of(used)
     os.truncate(path, keep)
     with pytest.raises(StorageError) as caught:
         used.open()
     assert caught.value.code in {"storage.corrupt", "storage.missing", "storage.failed"}
     with pytest.raises(StorageError):
-        SqliteReader(used.config.state)
+        bodies(used)
+    assert problems(used) != []
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database" * 100, os.urandom(8192)], ids=len)
 def test_a_file_that_is_no_log_is_refused_and_left_alone(used, content):
-    path = used.config.state / FILE
+    path = file_of(used)
     path.write_bytes(content)
     with pytest.raises(StorageError) as caught:
         used.open()
     assert caught.value.code == "storage.corrupt"
     assert path.read_bytes() == content
     with pytest.raises(StorageError):
-        SqliteReader(used.config.state)
+        bodies(used)
+    assert problems(used) != []
 
 
 def test_somebody_elses_database_is_refused_and_left_alone(used):
-    path = used.config.state / FILE
+    path = file_of(used)
     path.unlink()
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE theirs (x)")
@@ -410,14 +540,17 @@ def test_somebody_elses_database_is_refused_and_left_alone(used):
     connection.close()
     with pytest.raises(StorageError, match="not a log of agentguard"):
         used.open()
+    assert any("not a log of agentguard" in what for what in problems(used))
 
 
 def test_a_newer_version_is_refused_and_left_alone(used):
     change(used, "PRAGMA user_version = 2")
-    for open_it in (used.open, lambda: SqliteReader(used.config.state)):
+    for use_it in (used.open, lambda: bodies(used)):
         with pytest.raises(StorageError, match="upgrade") as caught:
-            open_it()
+            use_it()
         assert caught.value.code == "storage.version"
+    (problem,) = problems(used)  # it does not pass for a log that verifies
+    assert "upgrade" in problem
     change(used, "PRAGMA user_version = 1")
     assert problems(used) == []
 
@@ -425,7 +558,9 @@ def test_a_newer_version_is_refused_and_left_alone(used):
 @pytest.mark.parametrize(
     ("name", "code"),
     [
-        (FILE, "storage.missing"),
+        ("shards/0.sqlite", "storage.rolled_back"),
+        ("shards", "storage.rolled_back"),
+        ("registry.json", "storage.rolled_back"),
         ("trust.json", "storage.missing"),
         ("keys/issuer", "key.unreadable"),
         ("keys/log", "key.unreadable"),
@@ -438,6 +573,16 @@ def test_a_missing_part_is_named(used, name, code):
     with pytest.raises((StorageError, KeyMaterialError)) as caught:
         used.open()
     assert caught.value.code == code
+    assert not path.exists()  # nothing is made in its place
+
+
+@pytest.mark.parametrize("name", ["shards/0.sqlite", "shards", "."])
+def test_a_log_without_a_shard_is_no_log_to_read(used, name):
+    path = used.config.state / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(StorageError) as caught:
+        StateReader(used.config.state)
+    assert caught.value.code == "storage.missing"
 
 
 def test_a_missing_write_ahead_log_is_found_by_the_anchor(place, tmp_path, ran):
@@ -458,43 +603,65 @@ def test_a_missing_write_ahead_log_is_found_by_the_anchor(place, tmp_path, ran):
 # --- who may write --------------------------------------------------------------------------------
 
 
-def test_a_second_writer_is_refused_while_the_first_goes_on(place, ran):
+def test_a_second_writer_has_a_shard_of_its_own(place, ran):
     first = place.open()
     agent = first.new_agent("reader")
     tool = first.tool(ran.append, name="note")
     agent.call(tool, 1)
-    with pytest.raises(StorageError, match="this log has a writer already") as caught:
-        place.open()
-    assert caught.value.code == "storage.locked"
-    agent.call(tool, 2)
-    first.close()
     with place.open() as second:
-        second.new_agent("reader").call(second.tool(ran.append, name="note"), 3)
-    assert ran == [1, 2, 3]
-    assert problems(place) == []
+        second.new_agent("reader").call(second.tool(ran.append, name="note"), 2)
+        agent.call(tool, 3)
+    agent.call(tool, 4)
+    first.close()
+    with place.open() as third:  # what was given back is taken up again
+        third.new_agent("reader").call(third.tool(ran.append, name="note"), 5)
+    assert ran == [1, 2, 3, 4, 5]
+    report = place.examine()
+    assert report.problems == ()
+    assert report.anchored
+    assert [shard.shard for shard in report.shards] == [0, 1]
+    assert place.seen().statuses == ["ok"] * 5
 
 
-def test_a_second_writer_in_another_process_is_refused(place):
+def test_a_shard_has_one_writer_in_all_processes(place):
     program = """
         import sys
         from pathlib import Path
         from agentguard.errors import StorageError
         from agentguard.keys import Ed25519Signer
         from agentguard.storage.anchor import Anchor
-        from agentguard.storage.sqlite import SqliteBackend
-        key = Ed25519Signer.from_seed(bytes(32)).public_key
+        from agentguard.storage.shard_file import ShardFile
+        keys = [Ed25519Signer.from_seed(bytes(32)).public_key]
         try:
-            SqliteBackend.open(Path(sys.argv[1]), Anchor(None, "x", key), key)
+            print(ShardFile.take(Path(sys.argv[1]), sys.argv[2], Anchor(None, "x", keys), keys))
         except StorageError as error:
             print(error.code)
     """
     guard = place.open()
-    arguments = [sys.executable, "-c", textwrap.dedent(program), str(place.config.state)]
+    origin = guard._line.log.head.origin
+    arguments = [sys.executable, "-c", textwrap.dedent(program), str(file_of(place)), origin]
     result = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "storage.locked"
+    assert result.stdout.strip() == "None"
     guard.close()
     result = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "storage.corrupt"  # another log key than the log's
+    place.open().close()
+
+
+def test_a_shard_of_another_origin_is_not_taken(used):
+    """The lock is free, and the file whole: but it is another's."""
+    trust = keystore.load_trust(used.config.state)
+    keys = [trusted.key for trusted in trust.keys_for("log")]
+    for origin, taken in ((f"{trust.log}/1", False), (f"{trust.log}/0", True)):
+        anchor = Anchor(None, origin, keys)
+        if taken:
+            file = shard_file.ShardFile.take(file_of(used), origin, anchor, keys)
+            assert file is not None
+            file.close()
+            continue
+        with pytest.raises(StorageError, match="another shard's") as caught:
+            shard_file.ShardFile.take(file_of(used), origin, anchor, keys)
+        assert caught.value.code == "storage.corrupt"
 
 
 def test_a_writer_past_the_lock_does_not_fork_the_log(place, ran):
@@ -503,11 +670,13 @@ def test_a_writer_past_the_lock_does_not_fork_the_log(place, ran):
     agent = first.new_agent("reader")
     tool = first.tool(ran.append, name="note")
     agent.call(tool, 1)
-    (place.config.state / "log.lock").unlink()
+    file_of(place).with_suffix(".lock").unlink()
     second = place.open()
     second.new_agent("reader").call(second.tool(ran.append, name="note"), 2)
-    with pytest.raises(Denied):
-        agent.call(tool, "overtaken")
+    for _ in range(2):
+        with pytest.raises(Denied) as caught:
+            agent.call(tool, "overtaken")
+        assert caught.value.code == "storage.locked"
     assert "overtaken" not in ran
     second.close()
     with suppress(StorageError):  # what it still had to write may have no place any more

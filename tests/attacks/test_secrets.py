@@ -46,7 +46,7 @@ def signers(guard):
     """All keys of a guard with an agent, and the objects that hold them."""
     agent = guard.new_agent("a")
     home = guard._home
-    return agent, [agent._actor.signer, home.issuer, home.log._signer]
+    return agent, [agent._instance.actor.signer, home.issuer, guard._line.log._signer]
 
 
 def clean(text: bytes | str, keys: list[Ed25519Signer]) -> bool:
@@ -69,7 +69,16 @@ def test_the_search_finds_a_key_in_every_spelling(signers):
 
 def test_no_object_prints_its_key(guard, signers):
     agent, keys = signers
-    values = [guard, agent, agent._actor, agent._line, guard._home, guard._home.log, *keys]
+    values = [
+        guard,
+        agent,
+        agent._instance.actor,
+        agent._instance,
+        guard._line,
+        guard._home,
+        guard._line.log,
+        *keys,
+    ]
     for value in values:
         assert clean(repr(value) + str(value) + f"{value}" + format(value), keys)
         assert clean(repr(getattr(value, "__dict__", {})), keys)
@@ -78,7 +87,7 @@ def test_no_object_prints_its_key(guard, signers):
 @pytest.mark.parametrize("take", [pickle.dumps, copy.copy, copy.deepcopy, dataclasses.asdict])
 def test_no_object_gives_its_key_to_a_copy_or_a_serialiser(guard, signers, take):
     agent, keys = signers
-    for value in (*keys, agent, agent._actor, guard, guard._home):
+    for value in (*keys, agent, agent._instance.actor, guard, guard._home):
         try:
             taken = take(value)
         except (TypeError, AgentguardError, AttributeError, pickle.PicklingError) as error:
@@ -121,7 +130,7 @@ def test_no_traceback_with_locals_shows_a_key(guard, signers, ran):
     for call in (
         lambda: agent.call(fail),
         lambda: agent.call(tool, unknown=1),
-        lambda: pickle.dumps(agent._actor.signer),
+        lambda: pickle.dumps(agent._instance.actor.signer),
         lambda: Ed25519Signer.from_openssh(b"no key", b"passphrase"),
         lambda: (guard.close(), agent.call(tool, 1)),
     ):
@@ -165,10 +174,10 @@ def test_nothing_is_logged_that_holds_a_key(guard, signers, ran, caplog):
     caplog.set_level(logging.DEBUG)
     tool = guard.tool(ran.append)
     agent.call(tool, 1)
-    guard._home.log.close()  # the next outcome can't be recorded, which is logged
+    guard._line.log.close()  # the next outcome can't be recorded, which is logged
     with pytest.raises(Denied):
         agent.call(tool, 2)
-    logging.getLogger("agentguard").error("with %r", agent._actor)
+    logging.getLogger("agentguard").error("with %r", agent._instance.actor)
     assert caplog.text
     assert clean(caplog.text, keys)
 
@@ -193,7 +202,7 @@ def test_no_file_of_a_domain_holds_a_key_in_the_clear(place, ran):
     agent = guard.new_agent("reader")
     agent.call(guard.tool(ran.append), "x")
     home = guard._home
-    keys = [agent._actor.signer, home.issuer, home.log._signer]
+    keys = [agent._instance.actor.signer, home.issuer, guard._line.log._signer]
 
     def files():
         return [path for path in place.config.base.rglob("*") if path.is_file()]
@@ -201,7 +210,7 @@ def test_no_file_of_a_domain_holds_a_key_in_the_clear(place, ran):
     assert all(clean(path.read_bytes(), keys) for path in files())  # while it is open
     guard.close()
     names = {path.name for path in files()}
-    assert {"issuer", "log", "admin", "trust.json", "log.sqlite"} <= names
+    assert {"issuer", "log", "admin", "trust.json", "0.sqlite", "registry.json"} <= names
     assert all(clean(path.read_bytes(), keys) for path in files())
     for name in ("issuer", "log", "admin"):
         data = (place.config.state / "keys" / name).read_bytes()

@@ -1,13 +1,17 @@
 """Storage that fails: the tool never runs without a durable authorization, and nothing is lost.
 
 A double in front of the real backend fails before a write, after it, or when the head is read;
-SQLite's own errors (a full disk, a damaged file) come from SQLite itself.
+SQLite's own errors (a full disk, a damaged file) come from SQLite itself, and the kernel's (EIO on
+fsync, ENOSPC, short writes) from the kernel: by a filter on one thread's system calls, and by a
+file system that is full.
 """
 
 from __future__ import annotations
 
 import os
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -17,6 +21,8 @@ import time
 import pytest
 
 from agentguard import Denied, Guard, StorageError
+from agentguard.examination import examine as examine_log
+from agentguard.storage.reader import StateReader
 
 
 def test_the_twin_everything_works(guard, faults, note, ran, seen, examine):
@@ -50,7 +56,7 @@ def test_a_write_that_fails_denies_and_later_calls_go_on(
     agent.call(note, text="after")
     assert ran == ["after"]
     assert examine(guard).ok
-    assert examine(guard).in_doubt == []
+    assert examine(guard).in_doubt == ()
     assert seen(guard).codes == [("allow", "")]
 
 
@@ -88,7 +94,7 @@ def test_an_interrupt_around_the_commit_is_raised_and_the_tool_is_not_run(
     assert ran == []
     report = examine(guard)
     assert report.problems == ()
-    assert report.in_doubt == []
+    assert report.in_doubt == ()
     assert seen(guard).statuses == ["not_run"]
     assert len(seen(guard).authorizations) == (1 if when == "after" else 0)
 
@@ -110,7 +116,8 @@ def test_a_denial_that_can_not_be_recorded_is_still_a_denial(faults, ran):
     guard = Guard.ephemeral(never, config={"agents": {"a": {}}})
     tool = guard.tool(ran.append)
     agent = guard.new_agent("a")
-    guard._home.log.close()
+    assert guard._line is not None
+    guard._line.log.close()
     with pytest.raises(Denied) as caught:
         agent.call(tool, 1)
     assert caught.value.code == "storage.closed"
@@ -127,12 +134,12 @@ def test_outcomes_wait_while_the_disk_is_away_and_are_written_when_it_is_back(
         with pytest.raises(Denied):
             agent.call(note, text="2")
     with pytest.raises(StorageError):
-        guard._home.log.flush()
+        guard._line.log.flush()
     faults.before = None
-    guard._home.log.flush()
+    guard._line.log.flush()
     assert ran == ["1"]
     assert examine(guard).ok
-    assert examine(guard).in_doubt == []
+    assert examine(guard).in_doubt == ()
     assert seen(guard).statuses == ["ok"]
 
 
@@ -141,7 +148,7 @@ def test_what_waits_is_bounded(guard, faults, note, ran, monkeypatch):
     agent = guard.new_agent("a")
     agent.call(note, text="1")
     faults.before = StorageError("away")
-    log = guard._home.log
+    log = guard._line.log
     log.enqueue(log._pending[0].record)
     with pytest.raises(Denied) as caught:
         agent.call(note, text="2")
@@ -202,7 +209,7 @@ def test_an_interrupted_leader_does_not_take_its_followers_along(
     for thread in followers:
         thread.start()
     deadline = time.monotonic() + 5
-    while len(guard._home.log._pending) < 4:
+    while len(guard._line.log._pending) < 4:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     gate, faults.gate = faults.gate, None
@@ -218,7 +225,7 @@ def test_an_interrupted_leader_does_not_take_its_followers_along(
     assert sorted(results, key=str) == sorted([KeyboardInterrupt, *["follower"] * 4], key=str)
     assert ran == ["follower"] * 4
     assert examine(guard).problems == ()
-    assert examine(guard).in_doubt == []
+    assert examine(guard).in_doubt == ()
 
 
 # --- SQLite's own errors -------------------------------------------------------------------------
@@ -229,7 +236,7 @@ def test_a_full_disk_denies_and_nothing_is_lost(place, ran):
     agent = guard.new_agent("reader")
     tool = guard.tool(ran.append)
     agent.call(tool, "before")
-    connection = guard._home.log._backend._connection
+    connection = guard._line.log._backend._connection
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count={pages + 1}")
 
@@ -248,7 +255,7 @@ def test_a_full_disk_denies_and_nothing_is_lost(place, ran):
     guard.close()
     report = place.examine()
     assert report.problems == ()
-    assert report.in_doubt == []
+    assert report.in_doubt == ()
     assert place.seen().statuses == ["ok"] * len(ran)
 
 
@@ -271,7 +278,7 @@ WRITER = """
     effects = []
     tool = guard.tool(effects.append)
     agent.call(tool, "before")
-    size = max(path.stat().st_size for path in (folder / "state").iterdir())
+    size = max(path.stat().st_size for path in (folder / "state" / "shards").iterdir())
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5000, resource.RLIM_INFINITY))
     code = None
@@ -303,7 +310,7 @@ def test_a_limit_on_the_files_size_denies_and_nothing_is_lost(place):
     assert code in {"storage.full", "storage.failed"}
     report = place.examine()
     assert report.problems == ()
-    assert report.in_doubt == []
+    assert report.in_doubt == ()
     assert place.seen().statuses == ["ok"] * int(effects)
 
 
@@ -311,12 +318,12 @@ def test_the_file_becomes_unwritable_under_an_open_guard(place, ran):
     guard = place.open()
     agent = guard.new_agent("reader")
     tool = guard.tool(ran.append)
-    guard._home.log._backend._connection.execute("PRAGMA query_only=ON")
+    guard._line.log._backend._connection.execute("PRAGMA query_only=ON")
     with pytest.raises(Denied) as caught:
         agent.call(tool, "x")
     assert caught.value.code == "storage.readonly"
     assert ran == []
-    guard._home.log._backend._connection.execute("PRAGMA query_only=OFF")
+    guard._line.log._backend._connection.execute("PRAGMA query_only=OFF")
     agent.call(tool, "y")
     guard.close()
     assert ran == ["y"]
@@ -326,8 +333,8 @@ def test_the_file_becomes_unwritable_under_an_open_guard(place, ran):
 def test_a_state_without_write_permission_is_refused(place):
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere; the test above makes SQLite refuse instead")
-    for path in place.config.state.iterdir():
-        path.chmod(0o400)
+    for path in place.config.state.rglob("*"):
+        path.chmod(0o500 if path.is_dir() else 0o400)
     place.config.state.chmod(0o500)
     with pytest.raises(StorageError) as caught:
         place.open()
@@ -339,7 +346,7 @@ def test_an_anchor_that_can_not_be_written_denies_before_a_second_batch(place, r
     agent = guard.new_agent("reader")
     tool = guard.tool(ran.append)
     agent.call(tool, "before")
-    anchor = guard._home.log._backend._anchor
+    anchor = guard._line.log._backend._anchor
     os.close(anchor._file)
     anchor._file = os.open(anchor._path, os.O_RDONLY)  # as on a file system gone read-only
     codes = []
@@ -357,3 +364,382 @@ def test_an_anchor_that_can_not_be_written_denies_before_a_second_batch(place, r
     guard.close()
     assert place.examine().ok
     assert place.examine().anchored
+
+
+# --- a commit of which nobody knows whether it has happened ---------------------------------------
+
+
+@pytest.fixture
+def doubted(place, faults):
+    """An open guard, its agent, and the backend of its log, which fails where the test says."""
+    guard = place.open()
+    log = guard._line.log
+    log._flusher = object()  # nothing becomes durable by itself
+    log._backend = type(faults)(log._backend, durable=True)
+    agent = guard.new_agent("reader")
+    yield guard, agent, log._backend
+    log._backend.before = log._backend.after = log._backend.at_head = None
+    guard.close()
+
+
+@pytest.mark.parametrize("committed", [True, False], ids=["it was durable", "it was not"])
+@pytest.mark.parametrize("tries", [0, 1, 3])
+def test_a_commit_of_unknown_fate_denies_until_the_head_is_read_and_goes_in_once(
+    place, doubted, ran, committed, tries
+):
+    guard, agent, faults = doubted
+    tool = guard.tool(ran.append, name="note")
+    agent.call(tool, "before")  # its outcome is in the batch whose fate is unknown
+    error = OSError(5, "I/O error")
+    faults.before, faults.after = (None, error) if committed else (error, None)
+    faults.at_head = StorageError("unreadable", code="storage.corrupt")
+    with pytest.raises(Denied) as caught:
+        agent.call(tool, "unknown")
+    assert caught.value.code == "storage.corrupt"
+    faults.before = faults.after = None  # it can be written again, but not yet known to
+    faults.entered.clear()
+    for _ in range(tries):
+        with pytest.raises(Denied):
+            agent.call(tool, "meanwhile")
+        with pytest.raises(StorageError):
+            guard._line.log.flush()
+    assert not faults.entered.is_set(), "something was written on top of what is unknown"
+    faults.at_head = None
+    agent.call(tool, "after")
+    guard.close()
+    assert ran == ["before", "after"]
+    report = place.examine()
+    assert report.problems == ()
+    assert report.anchored
+    seen = place.seen()
+    assert seen.statuses == ["ok", "ok"]
+    assert len(seen.authorizations) == (3 if committed else 2)
+    # what was denied may be on record as allowed: then it reads as in doubt, and never as done
+    assert len(report.in_doubt) == (1 if committed else 0)
+
+
+def test_what_waits_in_a_batch_of_unknown_fate_is_told_so_and_nothing_goes_in_twice(
+    place, doubted, ran
+):
+    guard, agent, faults = doubted
+    tool = guard.tool(ran.append, name="note")
+    faults.gate = threading.Event()
+    faults.after = OSError(5, "I/O error")
+    faults.at_head = StorageError("unreadable")
+    faults.entered.clear()
+    denied = []
+
+    def call(number):
+        with pytest.raises(Denied) as caught:
+            agent.call(tool, number)
+        denied.append(caught.value.code)
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    assert faults.entered.wait(5)
+    faults.gate.set()
+    for thread in threads:
+        thread.join(10)
+    assert denied == ["storage.failed"] * 6
+    assert ran == []
+    faults.after = faults.at_head = None
+    agent.call(tool, "after")
+    guard.close()
+    report = place.examine()
+    assert report.problems == ()
+    assert ran == ["after"]
+    bodies = [entry.members for entry in place.seen().entries if entry.kind == "authorization"]
+    assert len({str(body) for body in bodies}) == len(bodies)
+    assert place.seen().statuses == ["ok"]
+
+
+def test_a_process_that_dies_not_knowing_leaves_a_log_in_order(place, doubted, ran):
+    guard, agent, faults = doubted
+    tool = guard.tool(ran.append, name="note")
+    faults.after = OSError(5, "I/O error")
+    faults.at_head = StorageError("unreadable")
+    with pytest.raises(Denied):
+        agent.call(tool, "unknown")
+    # what a SIGKILL would leave: neither flushed nor closed
+    image = place.config.base / "image"
+    ignore = shutil.ignore_patterns("*-shm", "*.lock")
+    shutil.copytree(place.config.state, image / "state", ignore=ignore)
+    shutil.copytree(place.config.anchor, image / "anchor")
+    reader = StateReader(image / "state")
+    report = examine_log(reader, guard.trust, anchor=image / "anchor")
+    reader.close()
+    assert report.problems == ()
+    assert report.anchored
+    assert len(report.in_doubt) == 1
+    assert ran == []
+
+
+# --- the kernel's own errors ----------------------------------------------------------------------
+
+KERNEL = """
+    import ctypes, errno, os, platform, signal, struct, sys, threading
+    from datetime import UTC, datetime
+    from pathlib import Path
+    from agentguard import AgentguardError, Decision, Denied, Guard, config, domain
+    from agentguard.engines.function import FunctionEngine
+
+    folder = Path(sys.argv[1])
+    tables = {"trust_domain": "acme.example", "state": str(folder / "state"),
+              "anchor": str(folder / "anchor"),
+              "policy": {"engine": "function", "path": "unused:unused"},
+              "agents": {"reader": {"authority": "own"}}}
+    settings = config.parse(tables, source="agentguard.toml", base=folder)
+    home = domain.take_up(settings, b"correct horse battery staple")
+
+    def opened():
+        return Guard(settings, FunctionEngine(lambda _: Decision.allow()), home)
+
+    NUMBERS = {"x86_64": {"write": 1, "pwrite64": 18, "fsync": 74, "fdatasync": 75},
+               "aarch64": {"write": 64, "pwrite64": 68, "fsync": 82, "fdatasync": 83}}
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def let_fail(calls, error, file=None):
+        \"\"\"Have the kernel answer this thread's calls (to one file) with an error (seccomp).
+
+        With the error 0 it does nothing and returns 0: a write of no bytes.
+        \"\"\"
+        numbers = NUMBERS.get(platform.machine(), {})
+        for call in calls:
+            if call not in numbers:
+                sys.exit("no such system call known here: " + platform.machine())
+            code = [(0x20, 0, 0, 0)]  # the number of the call
+            if file is None:
+                code += [(0x15, 0, 1, numbers[call])]
+            else:
+                code += [(0x15, 0, 3, numbers[call]), (0x20, 0, 0, 16), (0x15, 0, 1, file)]
+            code += [(0x06, 0, 0, 0x00050000 | error), (0x06, 0, 0, 0x7FFF0000)]
+            program = b"".join(struct.pack("HBBI", *each) for each in code)
+            buffer = ctypes.create_string_buffer(program, len(program))
+            header = ctypes.create_string_buffer(
+                struct.pack("HxxxxxxP", len(code), ctypes.addressof(buffer)))
+            if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, header, 0, 0):
+                sys.exit("no seccomp here: " + os.strerror(ctypes.get_errno()))
+
+    def in_a_failing_thread(work, *failure):
+        \"\"\"Run ``work`` where the kernel fails; all other threads are well.\"\"\"
+        results = []
+
+        def run():
+            try:
+                let_fail(*failure)
+                results.append(work())
+            except BaseException as error:
+                results.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        (result,) = results
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def code_of(work):
+        try:
+            work()
+        except AgentguardError as error:
+            return error.code
+        return "none"
+
+    effects = []
+"""
+
+FAILURES = {
+    "EIO on fsync": ("('fsync', 'fdatasync'), errno.EIO", "storage.failed"),
+    "ENOSPC on fsync": ("('fsync', 'fdatasync'), errno.ENOSPC", "storage.failed"),
+    "EIO on write": ("('write', 'pwrite64'), errno.EIO", "storage.failed"),
+    "ENOSPC on write": ("('write', 'pwrite64'), errno.ENOSPC", "storage.full"),
+    "EDQUOT on write": ("('write', 'pwrite64'), errno.EDQUOT", "storage.failed"),
+    "short writes": ("('write', 'pwrite64'), 0", "storage.full"),
+}
+FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
+SOME = [*FAILURES] if FULL else ["EIO on fsync", "ENOSPC on write"]
+
+
+def in_the_kernel(place, text, *, end=0):
+    """Run a program whose system calls fail; return the words that it prints."""
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(KERNEL) + textwrap.dedent(text),
+            str(place.config.base),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if result.returncode == 1 and result.stderr.startswith("no s"):
+        pytest.skip(result.stderr.strip())
+    assert result.returncode == end, result.stderr
+    return result.stdout.split()
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_where_the_kernel_fails_a_call_is_denied_and_the_log_recovers(place, failure):
+    arguments, code = FAILURES[failure]
+    words = in_the_kernel(
+        place,
+        f"""
+        guard = opened()
+        agent = guard.new_agent("reader")
+        tool = guard.tool(effects.append, name="note")
+        agent.call(tool, "before")
+        guard._line.log.flush()  # or the flusher, which is well, would write for the others
+
+        def calls():
+            return [code_of(lambda: agent.call(tool, "denied")) for _ in range(3)]
+
+        print(*in_a_failing_thread(calls, {arguments}))
+        agent.call(tool, "after")
+        guard.close()
+        print(*effects)
+        """,
+    )
+    assert words == [code] * 3 + ["before", "after"]
+    report = place.examine()
+    assert report.problems == ()
+    assert report.anchored
+    assert report.in_doubt == ()
+    assert place.seen().statuses == ["ok", "ok"]
+    assert place.seen().codes == [("allow", "")] * 2
+
+
+@pytest.mark.parametrize("failure", SOME)
+def test_where_the_kernel_fails_and_the_process_dies_the_log_is_in_order(place, failure):
+    """What was not synced may be in the file all the same, with a checkpoint to match."""
+    arguments, _code = FAILURES[failure]
+    words = in_the_kernel(
+        place,
+        f"""
+        guard = opened()
+        agent = guard.new_agent("reader")
+        tool = guard.tool(effects.append, name="note")
+        agent.call(tool, "before")
+        guard._line.log.flush()
+        print(in_a_failing_thread(lambda: code_of(lambda: agent.call(tool, "denied")), {arguments}))
+        print(*effects, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        end=-signal.SIGKILL,
+    )
+    assert words[-1] == "before"
+    for _ in range(2):
+        report = place.examine()
+        assert report.problems == ()
+        assert len(report.in_doubt) == len(place.seen().authorizations) - 1
+        place.open().close()
+    assert place.examine().anchored
+
+
+@pytest.mark.parametrize("failure", SOME)
+@pytest.mark.parametrize("new", [False, True], ids=["taken up", "new"])
+def test_a_shard_that_can_not_be_opened_for_the_kernels_sake_is_opened_later(place, failure, new):
+    arguments, _code = FAILURES[failure]
+    words = in_the_kernel(
+        place,
+        f"""
+        first = opened() if {new} else None
+        print(in_a_failing_thread(lambda: code_of(opened), {arguments}))
+        guard = opened()
+        guard.new_agent("reader").call(guard.tool(effects.append, name="note"), "after")
+        guard.close()
+        if first:
+            first.close()
+        print(*effects)
+        """,
+    )
+    assert words[0].startswith("storage.")
+    assert words[1:] == ["after"]
+    report = place.examine()
+    assert report.problems == ()
+    assert report.anchored
+    assert [shard.shard for shard in report.shards] == ([0, 1] if new else [0])
+
+
+@pytest.mark.parametrize("error", ["errno.EIO", "errno.ENOSPC", "errno.EROFS"])
+def test_an_anchor_that_the_kernel_does_not_write_denies_before_a_second_batch(place, error):
+    words = in_the_kernel(
+        place,
+        f"""
+        guard = opened()
+        agent = guard.new_agent("reader")
+        tool = guard.tool(effects.append, name="note")
+        agent.call(tool, "before")
+        guard._line.log.flush()
+        file = guard._line.log._backend._anchor._file
+
+        def calls():
+            return [code_of(lambda: agent.call(tool, "meanwhile")) for _ in range(3)]
+
+        print(*in_a_failing_thread(calls, ("pwrite64",), {error}, file))
+        agent.call(tool, "after")
+        guard.close()
+        print(*effects)
+        """,
+    )
+    # the first rides on: its commit has happened when the anchor fails; but the flusher, which is
+    # well, may bring the anchor up to date and let another through
+    assert words[0] == "none"
+    assert "anchor.unwritable" in words[:3]
+    assert words[3:] == ["before", *["meanwhile"] * words[:3].count("none"), "after"]
+    report = place.examine()
+    assert report.problems == ()
+    assert report.anchored
+    assert report.in_doubt == ()
+
+
+FULL_DISK = """
+    import shutil
+    from agentguard.examination import examine
+    from agentguard.storage.reader import StateReader
+
+    guard = opened()
+    agent = guard.new_agent("reader")
+    tool = guard.tool(effects.append, name="note")
+    agent.call(tool, "before")
+    ballast = folder / "state" / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)) == 4096:
+                pass
+        except OSError:
+            pass
+    os.truncate(ballast, ballast.stat().st_size - 65536)
+    codes = {code_of(lambda: agent.call(tool, "x" * 3000)) for _ in range(60)}
+    written = len(effects)
+    ballast.unlink()
+    agent.call(tool, "after")
+    guard.close()
+    reader = StateReader(folder / "state")
+    report = examine(reader, home.trust, anchor=settings.anchor)
+    print(*sorted(codes), 0 < written < 60, len(effects) - written)
+    print(report.ok, report.anchored, len(report.in_doubt))
+"""
+
+
+def test_a_file_system_that_is_full_denies_and_nothing_is_lost(place):
+    """A real one, of two megabytes, in a mount name space of its own."""
+    program = textwrap.dedent(KERNEL) + textwrap.dedent(FULL_DISK)
+    mount = 'mount -t tmpfs -o size=2m none "$2/state" && cp -a "$2/kept/." "$2/state"'
+    script = f'{mount} || exit 77; exec "$0" -c "$1" "$2"'
+    shutil.copytree(place.config.state, place.config.base / "kept")
+    unshare = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    result = subprocess.run(
+        [*unshare, script, sys.executable, program, str(place.config.base)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if result.returncode == 77 or "unshare" in result.stderr:
+        pytest.skip(f"no file system can be mounted here: {result.stderr.strip()}")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["none", "storage.full", "True", "1", "True", "True", "0"]

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from agentguard.cli import main
+
 Result = subprocess.CompletedProcess[str]
 
 # One call of each kind. The last process dies inside its tool, so that call stays in doubt.
@@ -154,3 +156,96 @@ def without_root_rights() -> Callable[[], None]:
                     os._exit(99)
 
     return drop
+
+
+# Three guards at once, so three shards; each phase later than the one before, none in one shard.
+SHARDED = r"""
+import os, time
+from contextlib import ExitStack
+from dataclasses import replace
+from opentelemetry import trace
+from agentguard import Denied, Guard
+
+with ExitStack() as stack:
+    guards = [stack.enter_context(Guard.open("agentguard.toml")) for _ in range(3)]
+    assistant, reviewer, other = (
+        guard.new_agent(name)
+        for guard, name in zip(guards, ["assistant", "reviewer", "assistant"])
+    )
+
+    def tool(guard, name):
+        @guard.tool(name=name, requires=["files:read"])
+        def read(path: str) -> str:
+            if path == "missing":
+                raise FileNotFoundError(path)
+            if path == "power failure":
+                for one in guards[:2]:
+                    one.close()
+                os._exit(0)
+            return "the content of " + path
+        return read
+
+    def attempt(agent, guard, name, path, *, task=None, traced=None):
+        read = tool(guard, name)
+        asked = replace(agent._invocation(read, (path,), {}), task_id=task)
+        context = trace.SpanContext(traced or 0, 7, is_remote=False)
+        with trace.use_span(trace.NonRecordingSpan(context)):
+            try:
+                agent.run(asked, read._bound_to((path,), {}))
+            except (Denied, FileNotFoundError):
+                pass
+        time.sleep(0.002)
+
+    attempt(assistant, guards[0], "read_file", "a.txt", traced=0xABC)
+    attempt(reviewer, guards[1], "get_file", "b.txt", task="task-1")
+    attempt(other, guards[2], "read_file", ".hidden", traced=0xABC)
+    attempt(assistant, guards[0], "get_file", "missing", task="task-2")
+    attempt(reviewer, guards[1], "list_files", "../up", task="task-1")
+    attempt(other, guards[2], "read_file", "power failure", task="task-1")
+"""
+
+
+@pytest.fixture(scope="session")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with two agents and three shards of calls. Not to be changed."""
+    place = tmp_path_factory.mktemp("sharded") / "place"
+    made = Project(place / "home", place / "project")
+    made.home.mkdir(parents=True)
+    made.folder.mkdir()
+    assert made.run("init").returncode == 0
+    with (made.folder / "agentguard.toml").open("a") as file:
+        file.write(
+            '\n[agents.reviewer]\ntype = "assistant"\nauthority = "own"\n'
+            'max_scope = ["files:read"]\n'
+        )
+    called = made.python("-c", SHARDED)
+    assert (called.returncode, called.stderr) == (0, "")
+    return made
+
+
+@pytest.fixture
+def reshaped(sharded: Project, tmp_path: Path) -> Project:
+    """A copy of ``sharded`` for a test that changes it."""
+    return sharded.copy(tmp_path / "reshaped")
+
+
+@pytest.fixture
+def cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    """``cli(project, *ARGS)`` is ``agentguard ARGS`` in this process: no start, no imports."""
+
+    def run(project: Project, *args: str | Path) -> Result:
+        monkeypatch.chdir(project.folder)
+        monkeypatch.delenv("AGENTGUARD_PASSPHRASE", raising=False)
+        for name in ("HOME", "COLUMNS", "LC_ALL"):
+            monkeypatch.setenv(name, project.environment[name])
+        monkeypatch.setattr(sys, "argv", ["agentguard", *map(str, args)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        code = left.value.code
+        shown = capsys.readouterr()
+        return Result(args, code if isinstance(code, int) else 0, shown.out, shown.err)
+
+    return run

@@ -44,7 +44,7 @@ def unprintable(text: str) -> set[str]:
 
 
 def tamper(state: Path, statement: str, *parameters: object) -> None:
-    with sqlite3.connect(state / "log.sqlite") as connection:
+    with sqlite3.connect(state / "shards/0.sqlite") as connection:
         changed = connection.execute(statement, parameters).rowcount
     connection.close()
     assert changed == 1
@@ -56,7 +56,8 @@ def test_list_has_an_object_for_every_entry(told):
     assert [row["index"] for row in rows] == list(range(len(rows)))
     assert {row["shard"] for row in rows} == {0}
     kinds = [row["kind"] for row in rows]
-    assert kinds[:7] == ["shard", "key", "key", "key", "config", "policy", "identity"]
+    founded, opened = ["shard", "key", "key", "key"], ["shard", "config", "policy", "identity"]
+    assert kinds[:8] == founded + opened
     assert kinds.count("authorization") == 8
     assert kinds.count("outcome") == 5
     for row in rows:
@@ -97,15 +98,15 @@ def test_an_outcome_names_its_call(told):
 @pytest.mark.parametrize(("limit", "expected"), [("3", 3), ("0", None)])
 def test_a_limit_keeps_the_newest(told, limit, expected):
     every = told.lines("audit", "list")
-    assert told.lines("audit", "list", "--limit", limit) == every[-expected if expected else 0 :]
+    assert told.lines("audit", "list", "--last", limit) == every[-expected if expected else 0 :]
 
 
 def test_the_table_has_every_entry_and_says_when_it_has_not(told):
     whole = told.run("audit", "list").stdout
     for word in ("read_file", "allow", "deny", "in_doubt", "unknown", "hidden files"):
         assert word in whole
-    cut = told.run("audit", "list", "--limit", "2").stdout
-    assert "the newest 2 of " in cut
+    cut = told.run("audit", "list", "--last", "2").stdout
+    assert "the newest 2;" in cut
     assert "shard" not in cut
 
 
@@ -179,6 +180,9 @@ def test_show_tells_a_call_from_beginning_to_end(told):
         "config_sha256",
         "outcome",
         "problems",
+        "resolution",
+        "erasure",
+        "checkpoint",
     ]
     assert story["arguments"] == {"path": "README.md"}
     assert story["input"]["args"] == story["arguments"]
@@ -220,8 +224,8 @@ def test_a_call_is_found_by_any_of_its_names(told):
 
 
 def test_an_entry_that_is_no_call_is_shown_as_it_stands(told):
-    assert told.json("audit", "show", "4")["kind"] == "config"
-    assert "trust_domain" in told.run("audit", "show", "4").stdout
+    assert told.json("audit", "show", "5")["kind"] == "config"
+    assert "trust_domain" in told.run("audit", "show", "5").stdout
 
 
 @pytest.mark.parametrize("name", ["999", "7/0", "f" * 32])
@@ -284,7 +288,7 @@ def test_reading_needs_no_passphrase_and_no_lock(changed):
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"1\n"
-        for command in (["audit", "list"], ["audit", "show", "7"], ["audit", "verify"]):
+        for command in (["audit", "list"], ["audit", "show", "8"], ["audit", "verify"]):
             assert changed.run(*command).returncode == 0
         assert changed.run("agents", "list").returncode == 0
         assert changed.run("trust", "export").returncode == 0
@@ -315,15 +319,18 @@ def test_a_reader_that_goes_away_is_no_error(told):
 
 def test_a_log_with_other_sql_types(changed):
     """A file made by hand need not keep to the types that agentguard's own schema enforces."""
-    with sqlite3.connect(changed.state / "log.sqlite") as connection:
+    with sqlite3.connect(changed.state / "shards/0.sqlite") as connection:
         connection.executescript(
-            "ALTER TABLE entries RENAME TO old; CREATE TABLE entries (shard, idx, body);"
+            "ALTER TABLE entries RENAME TO old; CREATE TABLE entries (idx, body);"
             "INSERT INTO entries SELECT * FROM old;"
             "UPDATE entries SET body = NULL WHERE idx = 3;"
             "UPDATE entries SET idx = 'x' WHERE idx = 5;"
         )
     connection.close()
-    for command in ("audit verify", "audit list", "audit show 4", "agents list"):
+    report = changed.json("audit", "verify", code=1)
+    assert report["anchored"] is False
+    assert any("that no log has" in problem["what"] for problem in report["problems"])
+    for command in ("audit list", "audit show 4", "agents list"):
         result = changed.run(*command.split())
         assert (result.returncode, result.stdout) == (2, "")
         assert result.stderr.startswith("error [storage.corrupt]: ")

@@ -107,7 +107,7 @@ def test_a_wrong_passphrase(told):
 
 
 def test_a_log_that_was_changed(changed):
-    with closing(sqlite3.connect(changed.state / "log.sqlite")) as connection:
+    with closing(sqlite3.connect(changed.state / "shards/0.sqlite")) as connection:
         connection.execute("DELETE FROM entries WHERE idx > 9")
         connection.commit()
     report = changed.json("doctor", code=1)

@@ -18,7 +18,15 @@ COMMANDS = [
     "agents show",
     "audit list",
     "audit show",
+    "audit tail",
+    "audit export",
     "audit verify",
+    "audit prove",
+    "audit verify-evidence",
+    "audit resolve",
+    "audit erase",
+    "keys list",
+    "keys rotate",
     "policy check",
     "policy eval",
     "trust export",
@@ -136,10 +144,10 @@ def test_the_page_in_the_docs_shows_the_help_as_it_is(command):
 def test_every_command_is_in_the_page():
     listed = {
         f"{group} {line.split()[0]}".strip()
-        for group in ("", "agents", "audit", "policy", "trust")
+        for group in ("", "agents", "audit", "keys", "policy", "trust")
         for line in help_of(group).partition("Commands:\n")[2].splitlines()
     }
-    own = listed - {"agents", "audit", "policy", "trust"}
+    own = listed - {"agents", "audit", "keys", "policy", "trust"}
     assert own == {*COMMANDS, "demo"}
     for command in own:
         assert f"agentguard {command}`\n" in PAGE.read_text()

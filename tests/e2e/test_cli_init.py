@@ -21,7 +21,7 @@ def mode(path: Path) -> int:
 def test_it_founds_a_domain_that_is_sound(project):
     result = project.run("init", umask=0o002)
     assert (result.returncode, result.stderr) == (0, "")
-    assert {"agentguard.toml", "policies/authz.rego", ".agentguard/log.sqlite"} <= files_below(
+    assert {"agentguard.toml", "policies/authz.rego", ".agentguard/shards/0.sqlite"} <= files_below(
         project.folder
     )
     assert mode(project.folder / "agentguard.toml") == 0o644
@@ -82,10 +82,9 @@ def test_a_folder_a_domain_and_an_anchor_of_ones_own(project):
     folder = project.folder / "made" / "here"
     written = tomllib.loads((folder / "agentguard.toml").read_text())
     assert written["anchor"] == str(project.folder / "witness dir")
-    assert {p.suffix for p in (project.folder / "witness dir").iterdir()} == {
-        ".json",
-        ".checkpoint",
-    }
+    (log,) = (project.folder / "witness dir").iterdir()
+    assert files_below(log) == {"0.checkpoint", "trust.json"}
+    assert mode(log) == 0o700
     assert not project.anchor.exists()
     report = project.json("audit", "verify", "--config", folder / "agentguard.toml")
     assert report["anchored"] is True
@@ -135,12 +134,13 @@ def test_a_failure_half_way_leaves_nothing(project):
     (project.home / ".config").write_text("a file where a folder is needed")
     anchors = project.home / ".local" / "state" / "agentguard"
     anchors.mkdir(parents=True)
-    (anchors / "another.checkpoint").write_text("another domain's")
+    (anchors / "another").mkdir()
+    (anchors / "another" / "0.checkpoint").write_text("another domain's")
     result = project.run("init", "new")
     assert result.returncode == 2
     assert result.stderr.startswith("error [storage.readonly]: ")
     assert files_below(project.folder) == set()
-    assert files_below(anchors) == {"another.checkpoint"}
+    assert files_below(anchors) == {"another", "another/0.checkpoint"}
     (project.home / ".config").unlink()
     assert project.run("init", "new").returncode == 0
 

@@ -11,27 +11,28 @@ from pathlib import Path
 import pytest
 
 SWAP = """
-UPDATE entries SET idx = idx - 100 WHERE idx IN (7, 8);
-UPDATE entries SET idx = -85 - idx WHERE idx < 0;
+UPDATE entries SET idx = idx - 100 WHERE idx IN (8, 9);
+UPDATE entries SET idx = -83 - idx WHERE idx < 0;
 """
 
 
 def settle(state: Path) -> Path:
     """Bring everything into the one file and return it."""
-    file = state / "log.sqlite"
+    file = state / "shards/0.sqlite"
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return file
 
 
 def change(state: Path, script: str) -> None:
-    with closing(sqlite3.connect(state / "log.sqlite")) as connection:
+    with closing(sqlite3.connect(state / "shards/0.sqlite")) as connection:
         connection.executescript(script)
 
 
 def test_a_whole_log_verifies(told):
     report = told.json("audit", "verify")
-    assert list(report) == ["ok", "entries", "shards", "anchored", "in_doubt", "problems"]
+    members = ["ok", "entries", "shards", "anchored", "in_doubt", "problems", "unchecked"]
+    assert list(report) == members
     rows = told.lines("audit", "list")
     (doubtful,) = [row["invocation_id"] for row in rows if row["outcome"] == "in_doubt"]
     assert report == {
@@ -41,6 +42,7 @@ def test_a_whole_log_verifies(told):
         "anchored": True,
         "in_doubt": [doubtful],
         "problems": [],
+        "unchecked": [],
     }
     shown = told.run("audit", "verify")
     assert (shown.returncode, shown.stderr) == (0, "")
@@ -81,7 +83,7 @@ def test_one_changed_byte_is_found_and_located(changed):
         ("DELETE FROM entries WHERE idx = 8", "entry 8 is missing"),
         (SWAP, "differ"),
         ("DELETE FROM checkpoints", "no checkpoint"),
-        ("UPDATE attachments SET data = x'7b7d' WHERE idx = 7 AND role = 'input'", "changed"),
+        ("UPDATE attachments SET data = x'7b7d' WHERE idx = 8 AND role = 'input'", "changed"),
     ],
 )
 def test_tampering_with_the_file_is_found(changed, script, said):
@@ -142,7 +144,7 @@ def test_without_outside_trust_it_says_so(told, tmp_path):
     assert json.loads(scripted.stdout)["anchored"] is False
     assert "UNANCHORED" in scripted.stderr
     assert "UNTRUSTED KEY" in scripted.stderr
-    story = told.run("audit", "show", "7", env=stranger)
+    story = told.run("audit", "show", "8", env=stranger)
     assert "UNTRUSTED KEY" in story.stdout
 
 
@@ -187,13 +189,16 @@ def test_a_hostile_name_of_a_log_reaches_no_file(changed, name):
 
 
 def test_a_file_that_is_no_log(changed):
-    (changed.state / "log.sqlite-wal").unlink(missing_ok=True)
-    (changed.state / "log.sqlite").write_bytes(b"\x00garbage" * 1000)
-    for command in (["audit", "verify", "--json"], ["audit", "list"], ["agents", "list"]):
+    (changed.state / "shards/0.sqlite-wal").unlink(missing_ok=True)
+    (changed.state / "shards/0.sqlite").write_bytes(b"\x00garbage" * 1000)
+    for command in (["audit", "list"], ["agents", "list"]):
         result = changed.run(*command)
         assert (result.returncode, result.stdout) == (2, "")
         assert result.stderr.startswith("error [storage.corrupt]: ")
         assert result.stderr.count("\n") == 1
+    report = changed.json("audit", "verify", code=1)
+    assert (report["ok"], report["anchored"]) == (False, False)
+    assert {problem["shard"] for problem in report["problems"]} == {0}
 
 
 def test_pages_that_are_damaged_are_a_finding(changed):
@@ -209,15 +214,40 @@ def test_pages_that_are_damaged_are_a_finding(changed):
 
 def test_a_newer_version_is_refused(changed):
     change(changed.state, "PRAGMA user_version = 99")
-    result = changed.run("audit", "verify", "--json")
+    result = changed.run("audit", "list")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error [storage.version]: ")
     assert "upgrade" in result.stderr
+    report = changed.json("audit", "verify", code=1)  # the other shards are verified all the same
+    assert "upgrade" in report["problems"][0]["what"]
     change(changed.state, "PRAGMA user_version = 1")
     assert changed.run("audit", "verify").returncode == 0
 
 
-@pytest.mark.parametrize("missing", ["log.sqlite", "trust.json", ""])
+def test_a_second_shard_is_verified_too(changed):
+    """Two guards at once: what one writes is held against what the other knew of it."""
+    call = (
+        "from agentguard import Guard\n"
+        "with Guard.open('agentguard.toml') as one, Guard.open('agentguard.toml') as two:\n"
+        "    one.new_agent('assistant'), two.new_agent('assistant')"
+    )
+    assert changed.python("-c", call).returncode == 0
+    whole = changed.json("audit", "verify")
+    assert (whole["ok"], whole["anchored"], whole["shards"]) == (True, True, 2)
+    shown = changed.run("audit", "verify")
+    assert f"consistent: {whole['entries']} entries in 2 shards" in shown.stdout
+    (changed.state / "shards/1.sqlite").rename(changed.folder / "aside")
+    report = changed.json("audit", "verify", code=1)
+    assert (report["ok"], report["anchored"]) == (False, False)
+    (problem,) = report["problems"]
+    assert (problem["shard"], problem["index"]) == (1, None)
+    assert "missing" in problem["what"]
+    assert "\nanchored" not in changed.run("audit", "verify").stdout
+    doctor = changed.json("doctor", code=1)
+    assert any("missing" in c["what"] for c in doctor["checks"] if c["status"] == "fail")
+
+
+@pytest.mark.parametrize("missing", ["shards/0.sqlite", "trust.json", ""])
 def test_a_state_that_is_not_there(changed, missing):
     shutil.rmtree(changed.state / missing) if not missing else (changed.state / missing).unlink()
     result = changed.run("audit", "verify", "--json")
@@ -236,12 +266,13 @@ def test_a_state_is_looked_for_before_its_anchor(project):
 def test_a_read_only_state(changed, without_root_rights):
     """Evidence on a medium that nobody can write to: it is read, and nothing beside it is made."""
     settle(changed.state)
-    before = sorted(changed.state.iterdir())
-    changed.state.chmod(0o500)
-    for command in (["audit", "verify"], ["audit", "list"], ["audit", "show", "7"]):
+    before = sorted(changed.state.rglob("*"))
+    for folder in (changed.state / "shards", changed.state):
+        folder.chmod(0o500)
+    for command in (["audit", "verify"], ["audit", "list"], ["audit", "show", "8"]):
         result = changed.run(*command, preexec_fn=without_root_rights)
         assert (result.returncode, result.stderr) == (0, "")
-    assert sorted(changed.state.iterdir()) == before
+    assert sorted(changed.state.rglob("*")) == before
 
 
 def test_an_anchor_inside_the_state_vouches_for_nothing(changed):
@@ -254,7 +285,7 @@ def test_an_anchor_inside_the_state_vouches_for_nothing(changed):
 
 
 def test_a_damaged_anchor_is_a_finding(changed):
-    (anchor,) = changed.anchor.glob("*.checkpoint")
+    (anchor,) = changed.anchor.glob("*/0.checkpoint")
     anchor.write_bytes(anchor.read_bytes().replace(b"\n", b"\n1", 1))
     report = changed.json("audit", "verify", code=1)
     assert "anchor" in report["problems"][0]["what"]

@@ -36,7 +36,7 @@ def test_no_word_is_broken_in_a_narrow_terminal(told, width):
         ("audit list", [r"evil[red]\x1b[31m\u202etool", "in_doubt", "interrupted"]),
         ("agents list", ["assistant", "authority", "instances", "last call", "files:read"]),
         ("agents show assistant", ["credential", uri]),
-        ("audit show 7", [uri, digest, "read_file"]),
+        ("audit show 8", [uri, digest, "read_file"]),
         ("doctor", [digest, "assistant:", "~/.local/state/agentguard,"]),
         ("policy check", [f"{digest}\n"]),
     ):

@@ -73,6 +73,55 @@ def test_what_is_written_is_read_back_and_written_alike(value: canonical.JSON) -
     assert canonical.dumps(canonical.loads(data)) == data
 
 
+def strictly(data: bytes) -> canonical.JSON:
+    """What ``loads_canonical`` is to do, the slow way."""
+    value = canonical.loads(data)
+    if canonical.dumps(value) != data:
+        raise DecodeError("", code="json.not_canonical")
+    return value
+
+
+@given(
+    values.map(canonical.dumps)
+    | values.map(lambda value: json.dumps(value, separators=(",", ":"), sort_keys=True).encode())
+    | values.map(lambda value: json.dumps(value, ensure_ascii=False).encode())
+    | json_like.map(lambda text: text.encode(errors="surrogatepass"))
+)
+@example(b"1.0")
+@example(b"-0")
+@example(b"0.10")
+@example(b"1e-7")
+@example(b"9007199254740991")
+@example(b"9007199254740993")
+@example(b"9007199254740994")
+@example(b"18446744073709551616")
+@example(b"18446744073709552000")
+@example(b"1e400")
+@example(b"NaN")
+@example(b'{"a":1,"a":1}')
+@example(b'{"b":1,"a":1}')
+@example(b'{"a": 1}')
+@example(b'{"a":1}\n')
+@example(b"\xef\xbb\xbf{}")
+@example(b'"\\u0041"')
+@example(b'"\\ud800"')
+@example(b'"\xed\xa0\x80"')
+@example('{"\U00010000":1,"\uffff":1}'.encode())
+@example('{"\uffff":1,"\U00010000":1}'.encode())
+@example(b"[" * 64 + b"]" * 64)
+@example(b"[" * 65 + b"]" * 65)
+@example(b"[" * 5000 + b"]" * 5000)
+@example(b'"' + b"a" * (canonical.MAX_BYTES - 2) + b'"')
+@example(b'"' + b"a" * (canonical.MAX_BYTES - 1) + b'"')
+def test_the_fast_path_reads_what_the_strict_decoder_reads(data: bytes) -> None:
+    expected, found = outcome(strictly, data), outcome(canonical.loads_canonical, data)
+    if isinstance(expected, DecodeError):
+        assert isinstance(found, DecodeError)
+        assert found.code == expected.code
+    else:
+        assert repr(found) == repr(expected)  # an integer is not equal to a float here
+
+
 @given(simple_values)
 def test_a_record_has_the_same_bytes_as_the_canonical_form(value: canonical.JSON) -> None:
     assert canonical.dumps_record(value) == canonical.dumps(value)
@@ -181,7 +230,7 @@ def test_inclusion_proofs_hold_for_their_leaf_alone(data: st.DataObject) -> None
     leaves = hashes(data.draw(st.integers(1, 70)))
     index = data.draw(st.integers(0, len(leaves) - 1))
     root = naive_root(leaves)
-    proof = merkle.inclusion_proof(index, leaves)
+    proof = merkle.Tree(leaves).inclusion_proof(index)
 
     merkle.verify_inclusion(index, len(leaves), leaves[index], proof, root)
     for other in range(len(leaves)):
@@ -197,7 +246,7 @@ def test_consistency_proofs_hold_for_their_trees_alone(data: st.DataObject) -> N
     leaves = hashes(data.draw(st.integers(1, 70)))
     size = data.draw(st.integers(1, len(leaves)))
     old, new = naive_root(leaves[:size]), naive_root(leaves)
-    proof = merkle.consistency_proof(size, leaves)
+    proof = merkle.Tree(leaves).consistency_proof(size)
 
     merkle.verify_consistency(size, len(leaves), old, new, proof)
     edited = data.draw(st.integers(0, size - 1))
@@ -208,5 +257,5 @@ def test_consistency_proofs_hold_for_their_trees_alone(data: st.DataObject) -> N
             len(leaves),
             old,
             naive_root(rewritten),
-            merkle.consistency_proof(size, rewritten),
+            merkle.Tree(rewritten).consistency_proof(size),
         )

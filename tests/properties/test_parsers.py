@@ -103,7 +103,7 @@ def test_an_envelope_that_is_read_has_one_spelling(value: canonical.JSON) -> Non
 @given(st.binary(min_size=32, max_size=32))
 def test_any_32_bytes_are_a_key_or_our_error(raw: bytes) -> None:
     try:
-        key = PublicKey.from_raw(raw)
+        key = PublicKey(raw)
     except KeyMaterialError as error:
         assert error.code == "key.weak"  # noqa: PT017
     else:

@@ -25,7 +25,7 @@ def note(signer):
 
 @pytest.fixture
 def anchor(tmp_path, signer):
-    made = Anchor(tmp_path / "deep" / "anchor", ORIGIN, signer.public_key)
+    made = Anchor(tmp_path / "deep" / "anchor", ORIGIN, [signer.public_key])
     yield made
     made.close()
 
@@ -47,7 +47,7 @@ def test_the_newest_checkpoint_is_kept(anchor, note, signer, tmp_path):
     for size in (1, 9, 10, 100):
         anchor.write(note(size))
         assert anchor.read() == point(size)
-    again = Anchor(tmp_path / "deep" / "anchor", ORIGIN, signer.public_key)
+    again = Anchor(tmp_path / "deep" / "anchor", ORIGIN, [signer.public_key])
     assert again.read() == point(100)
     again.write(note(101))
     assert anchor.read() == point(101)
@@ -86,7 +86,7 @@ def test_a_log_with_less_or_else_than_was_seen_was_rolled_back(anchor, note, hea
 
 
 def test_an_anchor_nowhere_keeps_nothing_and_objects_to_nothing(signer, note, tmp_path):
-    nowhere = Anchor(None, ORIGIN, signer.public_key)
+    nowhere = Anchor(None, ORIGIN, [signer.public_key])
     nowhere.settle()
     nowhere.write(note(5))
     nowhere.check(point(0))

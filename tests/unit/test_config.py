@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentguard import ConfigError, Decision, Guard, PolicyError, ToolSpec, config
-from agentguard.guard import load_engine
+from agentguard.loading import configured_engine
 
 POLICY = '[policy]\npath = "p"\n'
 WHOLE = """
@@ -246,7 +246,7 @@ def print_nothing():
 def test_a_policy_that_is_not_there_is_named(written, tmp_path):
     settings = config.load(written('[policy]\npath = "authz.rego"\n'))
     with pytest.raises(ConfigError, match=r"policy\.path: there is no .*authz\.rego"):
-        load_engine(settings)
+        configured_engine(settings)
 
 
 @pytest.mark.parametrize("folder", [False, True])
@@ -259,10 +259,10 @@ def test_a_policy_that_others_can_write_is_refused(written, tmp_path, folder):
     settings = config.load(written(f'[policy]\npath = "{named}"\n'))
     file.chmod(0o666)
     with pytest.raises(ConfigError, match=r"authz\.rego") as caught:
-        load_engine(settings)
+        configured_engine(settings)
     assert caught.value.code == "config.exposed"
     file.chmod(0o644)
-    assert load_engine(settings).name == "rego"
+    assert configured_engine(settings).name == "rego"
 
 
 def test_a_policy_with_a_mistake_is_a_policy_error(written, tmp_path):
@@ -270,7 +270,7 @@ def test_a_policy_with_a_mistake_is_a_policy_error(written, tmp_path):
     settings = config.load(written('[policy]\npath = "authz.rego"\n'))
     file.write_text("package agent.authz\nallow := \n", encoding="utf-8")
     with pytest.raises(PolicyError, match=r"authz\.rego"):
-        load_engine(settings)
+        configured_engine(settings)
 
 
 # --- anything at all ------------------------------------------------------------------------------

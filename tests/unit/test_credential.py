@@ -92,9 +92,15 @@ MALFORMED = {
     "iat is text": lambda claims: claims.update(iat=str(NOW)),
     "iat is a fraction": lambda claims: claims.update(iat=NOW + 0.5),
     "exp is text": lambda claims: claims.update(exp="never"),
+    "exp is true": lambda claims: claims.update(exp=True),
+    "exp is a fraction": lambda claims: claims.update(exp=NOW + 0.5),
     "one claim more": lambda claims: claims.update(admin=True),
     "no key": lambda claims: claims.update(cnf={}),
-    "two confirmations": lambda claims: claims.update(cnf={"jkt": "x"}),
+    "another confirmation": lambda claims: claims.update(cnf={"jkt": "x"}),
+    "two confirmations": lambda claims: claims["cnf"].update(jkt="x"),
+    "a key for no algorithm": lambda claims: claims["cnf"]["jwk"].pop("alg"),
+    "a key for another algorithm": lambda claims: claims["cnf"]["jwk"].update(alg="ES256"),
+    "a key for the algorithm null": lambda claims: claims["cnf"]["jwk"].update(alg=None),
     "a private key": lambda claims: claims["cnf"]["jwk"].update(d="x"),
     "a key that is none": lambda claims: claims["cnf"]["jwk"].update(x="AAAA"),
     "another curve": lambda claims: claims["cnf"]["jwk"].update(crv="P-256"),
@@ -112,6 +118,28 @@ def test_a_token_that_says_less_more_or_else_is_refused(issued, signer, trust, c
     change(claims)
     with pytest.raises(AgentguardError):
         credential.verify(signed(claims, signer), trust, at=NOW)
+
+
+def test_either_name_of_the_algorithm_is_the_keys(issued, signer, trust, instance):
+    for name in ("EdDSA", "Ed25519"):
+        claims: dict[str, Any] = claims_of(issued)
+        claims["cnf"]["jwk"]["alg"] = name
+        assert credential.verify(signed(claims, signer), trust, at=NOW).key == instance
+
+
+def test_true_is_no_time_where_one_is_a_time(signer, instance):
+    """Python's True is an int, and equals 1."""
+    trust = TrustDocument(DOMAIN, "x", (TrustedKey("issuer", signer.public_key, 0),))
+    issued = credential.issue(signer, DOMAIN, PROFILE, instance, now=1, jti="j", lifetime=0)
+    claims = claims_of(issued)
+    assert (claims["iat"], claims["exp"]) == (1, 1)
+    for at in (0, 1):
+        with pytest.raises(VerificationError):  # the twin: read, and found not to be in force
+            credential.verify(signed(claims, signer), trust, at=at)
+        for claim in ("iat", "exp"):
+            with pytest.raises(DecodeError) as caught:
+                credential.verify(signed(claims | {claim: True}, signer), trust, at=at)
+            assert caught.value.code == "credential.malformed"
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from agentguard import ConfigError, KeyMaterialError, StorageError, config, domain
+from agentguard.audit import registry
 from agentguard.audit.entry import parse
+from agentguard.examination import examine
 from agentguard.storage import keystore
 from agentguard.storage.anchor import Anchor
-from agentguard.storage.sqlite import SqliteReader
+from agentguard.storage.reader import StateReader
 
 PASSPHRASE = b"correct horse"
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -39,23 +41,30 @@ def settings(tmp_path, original):
 
 
 def report(settings, trust=None, anchor=...):
-    reader = SqliteReader(settings.state)
+    reader = StateReader(settings.state)
     try:
         trust = trust or keystore.load_trust(settings.state)
-        return domain.examine(reader, trust, anchor=settings.anchor if anchor is ... else anchor)
+        return examine(reader, trust, anchor=settings.anchor if anchor is ... else anchor)
     finally:
         reader.close()
 
 
 def test_a_new_domain_is_whole_private_and_verifies(settings):
     names = {str(path.relative_to(settings.state)) for path in settings.state.rglob("*")}
-    assert {"keys/issuer", "keys/log", "keys/admin", "trust.json", "log.sqlite"} <= names
+    assert {
+        "keys/issuer",
+        "keys/log",
+        "keys/admin",
+        "trust.json",
+        "shards/0.sqlite",
+        "registry.json",
+    } <= names
     assert settings.state.stat().st_mode & 0o777 == 0o700
     trust = keystore.load_trust(settings.state)
     assert trust.trust_domain == "acme.example"
     assert sorted(key.use for key in trust.keys) == ["admin", "issuer", "log"]
     assert len({key.key.raw for key in trust.keys}) == 3
-    reader = SqliteReader(settings.state)
+    reader = StateReader(settings.state)
     kinds = [parse(body).kind for _index, body in reader.entries(0)]
     reader.close()
     assert kinds == ["shard", "key", "key", "key"]
@@ -64,7 +73,7 @@ def test_a_new_domain_is_whole_private_and_verifies(settings):
 
 
 def test_the_trust_document_is_also_kept_with_the_anchor(settings):
-    (kept,) = settings.anchor.glob("*.trust.json")
+    (kept,) = settings.anchor.glob("*/trust.json")
     assert kept.read_bytes() == (settings.state / "trust.json").read_bytes()
 
 
@@ -122,7 +131,7 @@ def test_two_who_found_one_domain_leave_one_whole_domain(tmp_path, monkeypatch):
     assert [error.code for error in errors] == ["storage.exists"]
     (trust,) = [outcome for outcome in outcomes if not isinstance(outcome, StorageError)]
     assert keystore.load_trust(settings.state) == trust
-    domain.take_up(settings, PASSPHRASE).log.close()
+    domain.take_up(settings, PASSPHRASE).lease(NOW).close()
     assert report(settings).ok
 
 
@@ -152,7 +161,7 @@ def test_a_domain_is_not_founded_without_a_passphrase(tmp_path):
     with pytest.raises(KeyMaterialError) as caught:
         domain.found(settings_in(tmp_path), b"", now=NOW)
     assert caught.value.code == "key.passphrase"
-    assert not (tmp_path / "state" / "log.sqlite").exists()
+    assert not (tmp_path / "state" / "shards/0.sqlite").exists()
 
 
 # --- taking it up ---------------------------------------------------------------------------------
@@ -162,7 +171,29 @@ def test_a_domain_is_taken_up_and_given_back(settings):
     for _ in range(2):
         home = domain.take_up(settings, PASSPHRASE)
         assert home.trust.trust_domain == "acme.example"
-        home.log.close()
+        log = home.lease(NOW)
+        assert log.shard == 0
+        log.close()
+    found = report(settings)
+    assert (found.ok, found.anchored, len(found.shards)) == (True, True, 1)
+
+
+def test_who_comes_second_adds_a_shard_and_knows_how_far_the_first_is(settings):
+    home = domain.take_up(settings, PASSPHRASE)
+    first = home.lease(NOW)
+    second = home.lease(NOW)
+    assert (first.shard, second.shard) == (0, 1)
+    found = report(settings)
+    assert (found.ok, found.anchored) == (True, True)
+    assert [shard.heads for shard in found.shards] == [(), ((0, first.head),)]
+    listed = registry.verify((settings.state / "registry.json").read_bytes(), home.trust)
+    assert listed.shards == {0, 1}
+    first.close()
+    again = home.lease(NOW)  # and who comes third takes what the first has given back
+    assert again.shard == 0
+    assert report(settings).shards[0].heads == ((first.head.size, second.head),)
+    again.close()
+    second.close()
 
 
 def test_another_domains_configuration_is_a_mistake(settings):
@@ -249,9 +280,9 @@ def test_another_trust_document_believes_nothing(settings, tmp_path):
 
 
 def test_progress_is_told(settings):
-    reader = SqliteReader(settings.state)
+    reader = StateReader(settings.state)
     told: list[int] = []
-    domain.examine(reader, keystore.load_trust(settings.state), progress=told.append)
+    examine(reader, keystore.load_trust(settings.state), progress=told.append)
     reader.close()
     assert told == [1, 2, 3, 4]
 
@@ -259,6 +290,17 @@ def test_progress_is_told(settings):
 def test_an_ephemeral_domain_leaves_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     home = domain.ephemeral("acme.example", now=NOW)
-    assert domain.examine(home.read(), home.trust).ok
-    home.log.close()
+    assert not examine(home.read(), home.trust).ok  # nobody has opened its shard
+    log = home.lease(NOW)
+    assert examine(home.read(), home.trust).ok
+    log.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_ephemeral_log_is_leased_once(tmp_path):
+    """As for a fork, which has its own copy of the memory: two histories would begin in one."""
+    home = domain.ephemeral("acme.example", now=NOW)
+    home.lease(NOW)
+    with pytest.raises(StorageError, match="does not outlive a fork") as caught:
+        home.lease(NOW)
+    assert caught.value.code == "storage.closed"

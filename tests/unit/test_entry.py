@@ -6,17 +6,34 @@ import pytest
 
 from agentguard import Decision, DecodeError, EncodeError
 from agentguard.audit import entry
-from agentguard.audit.entry import Ruling
+from agentguard.audit.entry import CallPlace, Ruling
+from agentguard.audit.summary import Summary
 from agentguard.canonical import b64_encode, dumps, loads_object
 from agentguard.envelope import seal, statement
+from agentguard.identity import credential
+from agentguard.identity.credential import AgentProfile
 
 AT = "2026-11-25T12:00:00.000000Z"
+AGENT = "spiffe://acme.example/agent/reader/x"
+PREDICATE = {
+    "invocation_id": "the-id",
+    "agent": AGENT,
+    "principal": "agent:reader",
+    "tool": {"name": "note", "digest": "0" * 64},
+    "arguments": "a" * 64,
+    "task_id": "the-task",
+    "traceparent": f"00-{'a' * 32}-{'b' * 16}-01",
+}
 
 
 @pytest.fixture
 def records(signer):
     """An entry of each kind."""
-    sealed = seal(statement("invocation", "0" * 64, "call", {}), signer)
+    sealed = seal(statement("invocation", "0" * 64, "call", PREDICATE), signer)
+    place = CallPlace(1, 7, "the-id", "0" * 64)
+    issued = credential.issue(
+        signer, "acme.example", AgentProfile("reader"), signer.public_key, now=1, jti="j"
+    )
     ruling = Ruling(Decision.deny("no"), None, None, None, "0" * 64)
     return {
         "shard": entry.shard(
@@ -25,25 +42,43 @@ def records(signer):
             trust_domain="acme.example",
             origin="acme.example/log/1/0",
             number=0,
+            heads=(),
             at=AT,
         ),
         "key": entry.key(signer, {"use": "log"}, at=AT),
         "policy": entry.policy({"name": "rego", "version": "1"}, None, {"é.rego": "0"}, at=AT),
         "config": entry.config(b'{"a":1}', at=AT),
-        "identity": entry.identity("a.b.c", at=AT),
-        "authorization": entry.authorization(sealed, ruling, at=AT),
-        "outcome": entry.outcome(sealed, at=AT),
+        "identity": entry.identity(issued, at=AT),
+        "authorization": entry.authorization(sealed, PREDICATE, ruling, at=AT),
+        "outcome": entry.outcome(sealed, Summary("outcome", AT, status="ok"), None),
+        "resolution": entry.resolution(signer, place, ran=True, note="é", at=AT),
+        "erasure": entry.erasure(signer, place, note="", at=AT),
     }
 
 
-KINDS = ["shard", "key", "policy", "config", "identity", "authorization", "outcome"]
+KINDS = [
+    "shard",
+    "key",
+    "policy",
+    "config",
+    "identity",
+    "authorization",
+    "outcome",
+    "resolution",
+    "erasure",
+]
+
+
+def test_no_kind_is_left_out(records):
+    assert KINDS == list(records) == list(entry._MEMBERS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_comes_back_as_it_was(records, kind):
     record = records[kind]
     parsed = entry.parse(record.body)
-    assert (parsed.kind, parsed.at, record.at) == (kind, AT, AT)
+    assert (parsed.kind, parsed.at) == (kind, AT)
+    assert (record.summary.kind, record.summary.at) == (kind, AT)
     assert dumps({"kind": kind, "at": AT, **parsed.members}) == record.body
 
 
@@ -82,7 +117,26 @@ def test_an_entry_that_could_not_be_read_again_is_not_written():
 
 def test_the_authorization_carries_the_signed_statement_whole(records, signer):
     invocation = entry.parse(records["authorization"].body).members["invocation"]
-    expected = statement("invocation", "0" * 64, "call", {})
+    expected = statement("invocation", "0" * 64, "call", PREDICATE)
     assert isinstance(invocation, dict)
     assert invocation["payload"] == b64_encode(expected)
     assert seal(expected, signer).as_json() == invocation
+
+
+def test_a_call_is_found_by_what_its_summary_says(records, signer):
+    assert records["authorization"].summary == Summary(
+        "authorization",
+        AT,
+        "the-id",
+        AGENT,
+        "agent:reader",
+        "note",
+        "deny",
+        None,
+        "the-task",
+        "a" * 32,
+    )
+    uri = credential.agent_uri("acme.example", "reader", signer.public_key)
+    assert records["identity"].summary == Summary("identity", AT, agent=uri)
+    assert records["resolution"].summary == Summary("resolution", AT, "the-id")
+    assert records["shard"].summary == Summary("shard", AT)

@@ -23,11 +23,11 @@ from agentguard import (
     Invocation,
     PolicyError,
     UnguardedCallError,
-    domain,
 )
 from agentguard.audit.entry import parse
 from agentguard.canonical import loads_object
 from agentguard.envelope import Envelope
+from agentguard.examination import examine
 from agentguard.policy import UNDEFINED
 
 
@@ -90,7 +90,7 @@ def outcomes(guard):
 
 
 def verified(guard):
-    report = domain.examine(guard.reader(), guard.trust)
+    report = examine(guard.reader(), guard.trust)
     assert report.problems == ()
     return report
 
@@ -102,7 +102,7 @@ def refused(guard, agent, tool, *args, **kwargs):
     last = records(guard, "authorization")[-1]
     assert (last["decision"], last["code"]) == ("deny", caught.value.code)
     assert last["reasons"] == list(caught.value.decision.reasons)
-    assert verified(guard).in_doubt == []
+    assert verified(guard).in_doubt == ()
     assert outcomes(guard) == []
     return caught.value.code
 
@@ -116,7 +116,7 @@ def test_an_allowed_call_runs_once_and_is_on_record(guard, note, ran):
     (outcome,) = outcomes(guard)
     assert outcome["status"] == "ok"
     assert outcome["authorization"]["shard"] == 0
-    assert verified(guard).in_doubt == []
+    assert verified(guard).in_doubt == ()
 
 
 def test_a_denied_call_does_not_run_and_its_reasons_are_on_record(ran):
@@ -213,10 +213,10 @@ def test_a_policy_function_answers_with_a_decision_or_denies(ran, answer, code):
 @pytest.mark.parametrize("drawn", [b"", b"short", b"x" * 31, None, "text" * 99, 5], ids=repr)
 def test_without_random_bytes_nothing_runs(guard, note, ran, drawn):
     agent = guard.new_agent("a")
-    good = agent._line
-    agent._line = dataclasses.replace(good, entropy=lambda _size: drawn)
+    good = agent._instance.line
+    agent._instance.line = dataclasses.replace(good, entropy=lambda _size: drawn)
     assert refused(guard, agent, note) == "entropy.failed"
-    agent._line = good
+    agent._instance.line = good
     agent.call(note, text="twin")
     assert ran == ["twin"]
 
@@ -226,7 +226,8 @@ def test_entropy_that_raises_denies_without_its_text(guard, note, ran):
         raise OSError("a secret path")
 
     agent = guard.new_agent("a")
-    agent._line = dataclasses.replace(agent._line, entropy=broken)
+    instance = agent._instance
+    instance.line = dataclasses.replace(instance.line, entropy=broken)
     assert refused(guard, agent, note) == "entropy.failed"
     assert "secret path" not in str(records(guard, "authorization"))
     assert ran == []
@@ -245,13 +246,14 @@ class BrokenSigner:
 
 def test_a_signer_that_fails_denies_and_the_refusal_is_recorded_unsigned(guard, note, ran):
     agent = guard.new_agent("a")
-    good = agent._actor
-    agent._actor = dataclasses.replace(good, signer=BrokenSigner(good.signer))
+    instance = agent._instance
+    good = instance.actor
+    instance.actor = dataclasses.replace(good, signer=BrokenSigner(good.signer))
     assert refused(guard, agent, note) == "signature.failed"
     (record,) = records(guard, "authorization")
     assert record["invocation"]["signatures"] == []
     assert "kms.internal" not in str(record)
-    agent._actor = good
+    instance.actor = good
     agent.call(note, text="twin")
     assert ran == ["twin"]
     assert records(guard, "authorization")[1]["invocation"]["signatures"] != []
@@ -259,14 +261,15 @@ def test_a_signer_that_fails_denies_and_the_refusal_is_recorded_unsigned(guard, 
 
 def test_a_signer_that_fails_after_the_tool_leaves_the_call_in_doubt(guard, ran, caplog):
     agent = guard.new_agent("a")
-    good = agent._actor.signer
+    instance = agent._instance
+    good = instance.actor.signer
 
     class FailsLater(BrokenSigner):
         def sign(self, data):
             return good.sign(data) if not ran else super().sign(data)
 
     tool = guard.tool(ran.append)
-    agent._actor = dataclasses.replace(agent._actor, signer=FailsLater(good))
+    instance.actor = dataclasses.replace(instance.actor, signer=FailsLater(good))
     agent.call(tool, 1)
     assert ran == [1]
     report = verified(guard)
@@ -276,10 +279,10 @@ def test_a_signer_that_fails_after_the_tool_leaves_the_call_in_doubt(guard, ran,
 
 def test_an_issuer_that_fails_denies(guard, note, ran):
     agent = guard.new_agent("a")
-    home, agent._renew_at = agent._home, 0
-    agent._home = dataclasses.replace(home, issuer=BrokenSigner(home.issuer))
+    home, agent._instance._renew_at = guard._home, 0
+    guard._home = dataclasses.replace(home, issuer=BrokenSigner(home.issuer))
     assert refused(guard, agent, note) == "credential.failed"
-    agent._home = home
+    guard._home = home
     agent.call(note, text="twin")
     assert ran == ["twin"]
 
@@ -555,7 +558,7 @@ def test_what_a_tool_raises_is_recorded_and_raised_as_it_is(guard, error, status
     assert outcome["status"] == status
     assert outcome["error_type"] == f"{type(error).__module__}.{type(error).__qualname__}"
     assert outcome["result"] is None
-    assert verified(guard).in_doubt == []
+    assert verified(guard).in_doubt == ()
 
 
 def test_a_pause_of_a_framework_is_an_unknown_outcome(guard, note):
@@ -599,7 +602,7 @@ def test_a_result_without_canonical_bytes_still_reaches_its_caller(guard, result
 
     assert guard.new_agent("a").call(give) is result
     report = verified(guard)
-    if report.in_doubt == []:
+    if report.in_doubt == ():
         (outcome,) = outcomes(guard)
         assert (outcome["status"], outcome["result"]) == ("ok", None)
 

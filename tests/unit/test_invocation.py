@@ -82,9 +82,10 @@ def test_binding_keeps_the_error_in_the_arguments_place():
         raise KeyError("secret text")
 
     site = CallSite("1")
-    bound = Invocation.bind(TOOL, lambda: Arguments.of({"x": 1}), site, task_id="t")
+    bound = Invocation.bind(TOOL, lambda: Arguments.of({"x": 1}), site)
     assert isinstance(bound.arguments, Arguments)
-    assert bound.task_id == "t"
+    assert bound.site is site
+    assert bound.is_unchanged()
     for binding in (broken, worse):
         kept = Invocation.bind(TOOL, binding, site).arguments
         assert isinstance(kept, ArgumentsError)

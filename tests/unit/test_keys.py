@@ -79,8 +79,8 @@ NON_CANONICAL = [encode(y, sign) for y in (P, P + 1, P + 3, 2**255 - 1) for sign
 
 @pytest.mark.parametrize("raw", [*SMALL, *NON_CANONICAL], ids=bytes.hex)
 def test_a_point_of_small_order_is_no_key(raw: bytes, signer: Ed25519Signer) -> None:
-    PublicKey.from_raw(signer.public_key.raw)
-    for make in (PublicKey, PublicKey.from_raw, from_x):
+    PublicKey(signer.public_key.raw)
+    for make in (PublicKey, from_x):
         with pytest.raises(KeyMaterialError) as refused:
             make(raw)
         assert refused.value.code == "key.weak"
@@ -108,7 +108,7 @@ def test_why_small_order_is_refused() -> None:
 @pytest.mark.parametrize("raw", [b"", bytes(31), bytes(33), bytearray(32)], ids=repr)
 def test_a_key_is_32_bytes(raw: bytes) -> None:
     with pytest.raises(KeyMaterialError) as refused:
-        PublicKey.from_raw(raw)
+        PublicKey(raw)
     assert refused.value.code == "key.malformed"
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 from agentguard.audit.merkle import HASH_SIZE
 from agentguard.canonical import MAX_BYTES, b64_decode, b64_encode
-from agentguard.errors import DecodeError, VerificationError
+from agentguard.errors import AgentguardError, DecodeError, VerificationError
 from agentguard.keys import PublicKey, Signer
 
 _ED25519: Final = b"\x01"
@@ -107,6 +108,22 @@ def verify(note: bytes, key: PublicKey, *, origin: str) -> Checkpoint:
         )
     _verify_signature(signed.body, signed.signatures, origin, key)
     return signed.checkpoint
+
+
+def verify_any(note: bytes, keys: Iterable[PublicKey], *, origin: str) -> Checkpoint:
+    """Return the checkpoint of the log ``origin``, signed with one of ``keys``.
+
+    Raises as ``verify`` does.
+    """
+    error: AgentguardError = VerificationError(
+        "there is no key to verify the checkpoint with", code="signature.missing"
+    )
+    for key in keys:
+        try:
+            return verify(note, key, origin=origin)
+        except AgentguardError as raised:
+            error = raised
+    raise error
 
 
 def verify_note(note: bytes, name: str, key: PublicKey) -> str:

@@ -7,20 +7,24 @@ the log, with what stands beside the log under a commitment.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from agentguard import canonical, envelope
+from agentguard.audit import summary
+from agentguard.audit.summary import Summary
 from agentguard.canonical import JSON, Fragment
-from agentguard.decision import Decision, Requirement
+from agentguard.decision import Decision
 from agentguard.envelope import Envelope
 from agentguard.errors import DecodeError, EncodeError
+from agentguard.identity.credential import Credential
 from agentguard.identity.trust import seconds
 from agentguard.keys import PublicKey, Signer
 
 Status = Literal["ok", "error", "unknown", "not_run"]
+Role = Literal["arguments", "input", "result"]
 
 _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
     "shard": frozenset({"statement"}),
@@ -42,27 +46,43 @@ _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
             "policy_sha256",
             "config_sha256",
             "approvals",
+            "copies",
         }
     ),
-    "outcome": frozenset({"statement"}),
+    "outcome": frozenset({"statement", "copies"}),
+    "resolution": frozenset({"statement"}),
+    "erasure": frozenset({"statement"}),
 }
 
 
 class Attachment(NamedTuple):
-    """Data beside the log; ``commitment`` (hex) is SHA-256 of ``salt || data``."""
+    """Data beside the log; ``commitment`` (hex) is SHA-256 of ``salt || data``.
 
-    role: Literal["arguments", "input", "result"]
+    It is the one that was stated or, of a call with redactions, one of the entry's ``copies``.
+    """
+
+    role: Role
     commitment: str
     salt: bytes
     data: bytes
 
 
 class Record(NamedTuple):
-    """An entry to be appended: its canonical bytes, its time, and what stands beside it."""
+    """An entry to be appended: its canonical bytes, and what stands beside it."""
 
     body: bytes
-    at: str
+    summary: Summary
     attachments: tuple[Attachment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An entry as it lies in a log, with what stands beside it, none of it verified."""
+
+    index: int
+    body: bytes
+    summary: Summary | None = None
+    attachments: Sequence[Attachment] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +102,16 @@ class Entry:
     members: Mapping[str, JSON]
 
 
+@dataclass(frozen=True, slots=True)
+class CallPlace:
+    """A call in the log: where its authorization stands, and the digest of its invocation (hex)."""
+
+    shard: int
+    index: int
+    invocation_id: str
+    invocation_sha256: str
+
+
 class Ruling(NamedTuple):
     """What an authorization entry says beside the invocation.
 
@@ -98,15 +128,15 @@ class Ruling(NamedTuple):
 
 def parse(body: bytes) -> Entry:
     """Read an entry; raises ``DecodeError`` (``json.*``, ``entry.malformed``)."""
-    value = canonical.loads_object(body)
-    kind, at = value.get("kind"), value.get("at")
+    members = canonical.loads_canonical(body)
+    if not isinstance(members, dict):
+        raise DecodeError("an entry is a JSON object", code="entry.malformed")
+    kind, at = members.pop("kind", None), members.pop("at", None)
     if not isinstance(kind, str) or not isinstance(at, str) or kind not in _MEMBERS:
         raise DecodeError(f"{kind!r} is no kind of entry known here", code="entry.malformed")
-    if value.keys() != _MEMBERS[kind] | {"kind", "at"}:
+    if members.keys() != _MEMBERS[kind]:
         raise DecodeError(f"the {kind} entry has other members", code="entry.malformed")
-    if canonical.dumps(value) != body:
-        raise DecodeError(f"the {kind} entry is not canonical", code="entry.malformed")
-    return Entry(kind, at, {name: value[name] for name in _MEMBERS[kind]})
+    return Entry(kind, at, members)
 
 
 def time_of(at: str) -> int:
@@ -118,15 +148,26 @@ def time_of(at: str) -> int:
 
 
 def shard(
-    issuer: Signer, log_key: PublicKey, *, trust_domain: str, origin: str, number: int, at: str
+    issuer: Signer,
+    log_key: PublicKey,
+    *,
+    trust_domain: str,
+    origin: str,
+    number: int,
+    heads: Sequence[bytes],
+    at: str,
 ) -> Record:
-    """Open a shard: the issuer names its origin and the key that signs its checkpoints."""
+    """Open a shard, or take it up again.
+
+    The issuer names its origin and the key that signs its checkpoints. ``heads`` are the newest
+    checkpoints of the other shards, as signed notes: none of them can be cut unseen from here on.
+    """
     predicate: dict[str, object] = {
         "trust_domain": trust_domain,
         "origin": origin,
         "shard": number,
         "log_key": log_key.jwk(),
-        "heads": [],  # of the other shards, each a signed checkpoint
+        "heads": [note.decode() for note in heads],
     }
     subject = canonical.sha256_hex(origin.encode())
     statement = envelope.statement("shard", subject, "origin", predicate)
@@ -163,15 +204,24 @@ def config(encoded: bytes, *, at: str) -> Record:
     )
 
 
-def identity(credential: str, *, at: str) -> Record:
+def identity(credential: Credential, *, at: str) -> Record:
     """Keep the credential (a compact JWS) with which an agent instance acts from here on."""
-    return _record({"kind": "identity", "at": at, "credential": credential})
+    members = {"kind": "identity", "at": at, "credential": credential.token}
+    return _record(members, summary.of_identity(credential.uri, at=at))
 
 
 def authorization(
-    invocation: Envelope, ruling: Ruling, *, at: str, attachments: tuple[Attachment, ...] = ()
+    invocation: Envelope,
+    predicate: Mapping[str, Any],
+    ruling: Ruling,
+    *,
+    at: str,
+    attachments: tuple[Attachment, ...] = (),
 ) -> Record:
-    """State the answer to one signed invocation; it is durable before the tool runs."""
+    """State the answer to one signed invocation; it is durable before the tool runs.
+
+    ``predicate`` is the one of the invocation's statement.
+    """
     decision = ruling.decision
     members = {
         "kind": "authorization",
@@ -181,15 +231,17 @@ def authorization(
         "decision": decision.outcome,
         "code": decision.code,
         "reasons": decision.reasons,
-        "requirements": [_requirement(needed) for needed in decision.requirements],
+        "requirements": [needed.as_json() for needed in decision.requirements],
         "mode": "enforce",
         "enforced": True,
         "engine": ruling.engine,
         "policy_sha256": ruling.policy_sha256,
         "config_sha256": ruling.config_sha256,
         "approvals": (),
+        "copies": _copies(attachments, predicate["arguments"], ruling.input_commitment),
     }
-    return _record(members, attachments)
+    about = summary.of_call(predicate, at=at, decision=decision.outcome)
+    return _record(members, about, attachments)
 
 
 def outcome_statement(
@@ -221,10 +273,49 @@ def outcome_statement(
     return envelope.statement("outcome", invocation_sha256, "invocation", predicate)
 
 
-def outcome(statement: Envelope, *, at: str, attachments: tuple[Attachment, ...] = ()) -> Record:
-    """Keep the agent's signed statement of a call's outcome."""
-    members = {"kind": "outcome", "at": at, "statement": statement.as_json()}
-    return _record(members, attachments)
+def outcome(
+    statement: Envelope,
+    about: Summary,
+    result: str | None,
+    *,
+    attachments: tuple[Attachment, ...] = (),
+) -> Record:
+    """Keep the agent's signed statement of a call's outcome; ``about`` summarises it.
+
+    ``result`` is the commitment (hex) that the statement makes.
+    """
+    members = {
+        "kind": "outcome",
+        "at": about.at,
+        "statement": statement.as_json(),
+        "copies": _copies(attachments, result),
+    }
+    return _record(members, about, attachments)
+
+
+def resolution(admin: Signer, call: CallPlace, *, ran: bool, note: str, at: str) -> Record:
+    """State, for a call in doubt, whether its tool ran; a person found out, the admin key signs."""
+    return _of_call("resolution", admin, call, {"ran": ran, "note": note}, at=at)
+
+
+def erasure(admin: Signer, call: CallPlace, *, note: str, at: str) -> Record:
+    """State that what stood beside a call's entries (arguments, input, result) is erased."""
+    return _of_call("erasure", admin, call, {"note": note}, at=at)
+
+
+def _copies(attachments: Sequence[Attachment], *stated: str | None) -> dict[str, object]:
+    """Return the commitments of what is kept under others than the ones that were stated."""
+    return {kept.role: kept.commitment for kept in attachments if kept.commitment not in stated}
+
+
+def _of_call(
+    kind: str, admin: Signer, call: CallPlace, said: Mapping[str, object], *, at: str
+) -> Record:
+    place = {"shard": call.shard, "index": call.index}
+    predicate = {"invocation_id": call.invocation_id, "authorization": place, **said}
+    statement = envelope.statement(kind, call.invocation_sha256, "invocation", predicate)
+    members = {"kind": kind, "at": at, "statement": envelope.seal(statement, admin).as_json()}
+    return _record(members, Summary(kind, at, call.invocation_id))
 
 
 def _signed(kind: str, at: str, statement: bytes, signer: Signer) -> Record:
@@ -232,20 +323,13 @@ def _signed(kind: str, at: str, statement: bytes, signer: Signer) -> Record:
     return _record({"kind": kind, "at": at, "statement": sealed.as_json()})
 
 
-def _record(members: Mapping[str, object], attachments: tuple[Attachment, ...] = ()) -> Record:
+def _record(
+    members: Mapping[str, object],
+    about: Summary | None = None,
+    attachments: tuple[Attachment, ...] = (),
+) -> Record:
     body = canonical.dumps_record(members)
     if len(body) > canonical.MAX_BYTES:
         message = f"a {members['kind']} entry of {len(body)} bytes is too long to be read again"
         raise EncodeError(message, code="entry.too_large")
-    return Record(body, str(members["at"]), attachments)
-
-
-def _requirement(needed: Requirement) -> dict[str, object]:
-    return {
-        "reason": needed.reason,
-        "approvers": needed.approvers,
-        "roles": needed.roles,
-        "quorum": needed.quorum,
-        "ttl": needed.ttl,
-        "allow_self": needed.allow_self,
-    }
+    return Record(body, about or Summary(str(members["kind"]), str(members["at"])), attachments)

@@ -1,12 +1,12 @@
 """RFC 6962 Merkle trees: hashes, the compact range of a growing tree, proofs and their checks.
 
-Plain functions on bytes (RFC 9162, 2.1, with SHA-256). What a leaf holds stands in
+All of it is about bytes (RFC 9162, 2.1, with SHA-256). What a leaf holds stands in
 ``audit/entry.py``, who vouches for a root in ``audit/checkpoint.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Final
 
@@ -17,6 +17,9 @@ HASH_SIZE: Final = 32
 
 EMPTY_ROOT: Final = sha256().digest()
 """The root of the tree without leaves."""
+
+_SMALL: Final = 256
+"""Leaves of a subtree whose root is computed anew for every proof."""
 
 
 def leaf_hash(data: bytes) -> bytes:
@@ -94,48 +97,83 @@ class CompactRange:
         return decoded
 
 
-def inclusion_proof(index: int, leaves: Sequence[bytes]) -> list[bytes]:
-    """Return the proof that ``leaves[index]`` is in the tree of these leaf hashes.
+class Tree:
+    """All the leaves of a tree, by their hashes, from which it is proved what the tree holds.
 
-    Raises ``IndexError`` if there is no such leaf. RFC 9162, 2.1.3.1.
+    It takes 32 bytes a leaf. The first proof hashes the whole tree, a further one little of it.
     """
-    if not 0 <= index < len(leaves):
-        message = f"no leaf {index} in a tree of {len(leaves)}"
-        raise IndexError(message)
-    proof: list[bytes] = []
-    start, end = 0, len(leaves)
-    while end - start > 1:
-        middle = start + _split(end - start)
-        if index < middle:
-            proof.append(_root(leaves[middle:end]))
-            end = middle
-        else:
-            proof.append(_root(leaves[start:middle]))
-            start = middle
-    return proof[::-1]
 
+    __slots__ = ("_leaves", "_roots")
 
-def consistency_proof(size1: int, leaves: Sequence[bytes]) -> list[bytes]:
-    """Return the proof that the tree of the first ``size1`` leaf hashes is a prefix of all.
+    def __init__(self, leaves: Iterable[bytes] = ()) -> None:
+        self._leaves = bytearray().join(leaves)
+        self._roots: dict[tuple[int, int], bytes] = {}
 
-    Raises ``IndexError`` if there are fewer leaves, or ``size1`` is 0. RFC 9162, 2.1.4.1.
-    """
-    if not 0 < size1 <= len(leaves):
-        message = f"no consistency proof from {size1} leaves to {len(leaves)}"
-        raise IndexError(message)
-    proof: list[bytes] = []
-    start, end = 0, len(leaves)
-    while size1 != end:
-        middle = start + _split(end - start)
-        if size1 <= middle:
-            proof.append(_root(leaves[middle:end]))
-            end = middle
-        else:
-            proof.append(_root(leaves[start:middle]))
-            start = middle
-    if start:  # the verifier knows the old root itself, but not a part of it
-        proof.append(_root(leaves[start:end]))
-    return proof[::-1]
+    @property
+    def size(self) -> int:
+        """The number of leaves."""
+        return len(self._leaves) // HASH_SIZE
+
+    def append(self, leaf: bytes) -> None:
+        """Add a leaf by its hash (32 bytes)."""
+        self._leaves += leaf
+        self._roots.clear()
+
+    def inclusion_proof(self, index: int) -> list[bytes]:
+        """Return the proof that the leaf at ``index`` is in the tree.
+
+        Raises ``IndexError`` if there is no such leaf. RFC 9162, 2.1.3.1.
+        """
+        if not 0 <= index < self.size:
+            message = f"no leaf {index} in a tree of {self.size}"
+            raise IndexError(message)
+        proof: list[bytes] = []
+        start, end = 0, self.size
+        while end - start > 1:
+            middle = start + _split(end - start)
+            if index < middle:
+                proof.append(self._root(middle, end))
+                end = middle
+            else:
+                proof.append(self._root(start, middle))
+                start = middle
+        return proof[::-1]
+
+    def consistency_proof(self, size1: int) -> list[bytes]:
+        """Return the proof that the tree of the first ``size1`` leaves is a prefix of this one.
+
+        Raises ``IndexError`` if there are fewer leaves, or ``size1`` is 0. RFC 9162, 2.1.4.1.
+        """
+        if not 0 < size1 <= self.size:
+            message = f"no consistency proof from {size1} leaves to {self.size}"
+            raise IndexError(message)
+        proof: list[bytes] = []
+        start, end = 0, self.size
+        while size1 != end:
+            middle = start + _split(end - start)
+            if size1 <= middle:
+                proof.append(self._root(middle, end))
+                end = middle
+            else:
+                proof.append(self._root(start, middle))
+                start = middle
+        if start:  # the verifier knows the old root itself, but not a part of it
+            proof.append(self._root(start, end))
+        return proof[::-1]
+
+    def _root(self, start: int, end: int) -> bytes:
+        """Return the root of a subtree; those of large ones are kept for the next proof."""
+        if end - start <= _SMALL:
+            tree = CompactRange()
+            for at in range(start * HASH_SIZE, end * HASH_SIZE, HASH_SIZE):
+                tree.append(bytes(self._leaves[at : at + HASH_SIZE]))
+            return tree.root()
+        root = self._roots.get((start, end))
+        if root is None:
+            middle = start + _split(end - start)
+            root = node_hash(self._root(start, middle), self._root(middle, end))
+            self._roots[start, end] = root
+        return root
 
 
 def verify_inclusion(
@@ -217,13 +255,6 @@ def _walk_consistency(node: int, last: int, root1: bytes, root2: bytes, path: li
         raise _invalid("the consistency proof is too short")
     if old != root1 or new != root2:
         raise _invalid("the consistency proof does not lead to both roots")
-
-
-def _root(leaves: Sequence[bytes]) -> bytes:
-    tree = CompactRange()
-    for leaf in leaves:
-        tree.append(leaf)
-    return tree.root()
 
 
 def _split(size: int) -> int:

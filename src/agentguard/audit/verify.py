@@ -8,21 +8,23 @@ through a checkpoint kept outside.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
-from agentguard import canonical, envelope
-from agentguard.audit import checkpoint, entry, merkle
+from agentguard.audit import checkpoint, entry, merkle, statements, summary
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment, Entry
+from agentguard.audit.entry import Entry, Stored
 from agentguard.audit.merkle import CompactRange
+from agentguard.audit.statements import Administered, Commitments, Credentials
+from agentguard.audit.summary import Summary
 from agentguard.canonical import JSON
-from agentguard.envelope import Envelope, Statement
-from agentguard.errors import AgentguardError, DecodeError, VerificationError
+from agentguard.envelope import Envelope
+from agentguard.errors import AgentguardError, VerificationError
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument, TrustedKey
-from agentguard.invocation import call_digest, commitment
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,93 +36,123 @@ class Problem:
     what: str
 
 
+class OpenCall(NamedTuple):
+    """An authorised call whose outcome has not been seen yet."""
+
+    place: int
+    invocation_id: str
+    invocation_sha256: str
+    issued: Credential
+
+
 @dataclass(frozen=True, slots=True)
 class ShardReport:
     """The findings of one shard.
 
     ``kept``: a checkpoint from outside was at hand; ``anchored``: and the log agrees with it.
-    ``in_doubt`` are the invocation ids of the calls without an outcome.
+    ``heads`` are the other shards' checkpoints that this one embeds, each with the index of its
+    entry, unverified; ``administered`` are the resolutions and erasures, likewise, which may be of
+    another shard's calls.
     """
 
+    shard: int
     entries: int
     head: Checkpoint | None
     kept: bool
     anchored: bool
-    in_doubt: tuple[str, ...]
+    open_calls: tuple[OpenCall, ...]
+    administered: tuple[tuple[int, Administered], ...]
+    heads: tuple[tuple[int, Checkpoint], ...]
     problems: tuple[Problem, ...]
 
 
-@dataclass(slots=True)
-class _Call:
-    """An authorised call whose outcome has not been seen yet."""
+class _Own(NamedTuple):
+    """A checkpoint of the log's own; ``signer`` is None where its signature was not checked."""
 
-    index: int
-    invocation_id: str
-    issued: Credential
+    point: Checkpoint
+    note: bytes
+    signer: TrustedKey | None
+
+
+class _Said(NamedTuple):
+    """What an entry says, as far as it bears on what stands beside it."""
+
+    summary: Summary
+    commitments: Commitments = MappingProxyType({})
 
 
 @dataclass(slots=True)
 class ShardVerifier:
     """Walks one shard, entry by entry in the order of the log.
 
-    ``kept`` are checkpoints of this shard from outside, verified. Feed it with ``entry`` and
-    ``checkpoint`` through ``walk``; it keeps only what is needed to go on.
+    ``kept`` are checkpoints of this shard from outside, verified. A shard that nobody knows yet
+    ``may_be_empty``: its writer died, or has not come to its first entry. Signatures are checked in
+    entries from the time ``since`` on (seconds since the epoch), and always the newest
+    checkpoint's; without ``contents`` only hashes and checkpoints are, and not what the entries
+    say. Feed it through ``walk``; it keeps only what is needed to go on.
     """
 
     shard: int
     origin: str
     trust: TrustDocument
     kept: Sequence[Checkpoint] = ()
-    signatures: bool = True
+    since: int = 0
+    contents: bool = True
+    may_be_empty: bool = False
     _tree: CompactRange = field(default_factory=CompactRange)
     _problems: list[Problem] = field(default_factory=list)
-    _credentials: dict[str, list[Credential]] = field(default_factory=dict)
-    _open: dict[bytes, _Call] = field(default_factory=dict)
+    _heads: list[tuple[int, Checkpoint]] = field(default_factory=list)
+    _administered: list[tuple[int, Administered]] = field(default_factory=list)
+    _credentials: Credentials = field(default_factory=Credentials)
+    _open: dict[str, OpenCall] = field(default_factory=dict)
     _announced: set[str] = field(default_factory=lambda: {str(None)})
-    _seen: set[bytes] = field(default_factory=set)
-    _head: Checkpoint | None = None
-    _signer: TrustedKey | None = None  # of the checkpoint that comes next
+    _seen: set[str] = field(default_factory=set)
+    _head: _Own | None = None
     _at: int = 0  # the time of the newest entry
     _intact: bool = True
 
-    def walk(
-        self,
-        entries: Iterable[tuple[int, bytes, Sequence[Attachment]]],
-        notes: Iterable[bytes],
-    ) -> Iterator[int]:
+    def walk(self, entries: Iterable[Stored], notes: Iterable[bytes]) -> Iterator[int]:
         """Check everything, yielding the number of entries so far; then see ``report``."""
-        roots = {point.size: point for point in self.kept}
+        kept: dict[int, list[Checkpoint]] = {}
+        for point in self.kept:  # two of one size may differ: then the log was forked
+            kept.setdefault(point.size, []).append(point)
         pending = iter(notes)
-        point = self._next_checkpoint(pending)
-        for index, body, attachments in entries:
-            if index != self._tree.size:
-                self._found(index, f"entry {self._tree.size} is missing: the next one is {index}")
+        own = self._next_checkpoint(pending)
+        stored = None
+        for stored in entries:
+            size = self._tree.size
+            if stored.index != size:
+                what = f"entry {size} is missing: the next one is {stored.index}"
+                self._found(stored.index, what)
                 self._intact = False
                 return
-            self._entry(index, body, attachments)
-            self._tree.append(merkle.leaf_hash(body))
-            size = self._tree.size
-            while point is not None and point.size <= size:
-                self._compare(point, "the log's own checkpoint")
-                point = self._next_checkpoint(pending)
-            if size in roots:
-                self._compare(roots[size], "a checkpoint kept outside the log")
+            if self.contents:
+                self._entry(stored)
+            self._tree.append(merkle.leaf_hash(stored.body))
+            size += 1
+            while own is not None and own.point.size <= size:
+                self._compare(own.point, "the log's own checkpoint")
+                self._adopt(own)
+                own = self._next_checkpoint(pending)
+            for point in kept.get(size, ()):
+                self._compare(point, "a checkpoint kept outside the log")
             yield size
-        while point is not None:
-            self._beyond(point, "the log's own checkpoint")
-            point = self._next_checkpoint(pending)
-        self._end()
+        while own is not None:
+            self._beyond(own.point, "the log's own checkpoint")
+            own = self._next_checkpoint(pending)
+        self._end(stored)
 
     def report(self) -> ShardReport:
         """Return the findings after a ``walk`` to its end."""
-        anchored = bool(self.kept) and self._intact
-        doubtful = tuple(call.invocation_id for call in self._open.values())
         return ShardReport(
+            shard=self.shard,
             entries=self._tree.size,
-            head=self._head,
+            head=self._head.point if self._head is not None else None,
             kept=bool(self.kept),
-            anchored=anchored,
-            in_doubt=doubtful,
+            anchored=bool(self.kept) and self._intact,
+            open_calls=tuple(self._open.values()),
+            administered=tuple(self._administered),
+            heads=tuple(self._heads),
             problems=tuple(self._problems),
         )
 
@@ -129,41 +161,40 @@ class ShardVerifier:
 
     # --- the tree and its checkpoints -----------------------------------------------------------
 
-    def _next_checkpoint(self, notes: Iterator[bytes]) -> Checkpoint | None:
+    def _next_checkpoint(self, notes: Iterator[bytes]) -> _Own | None:
+        before = self._head.point.size if self._head is not None else 0
         for note in notes:
             try:
-                point = self._verified(note)
+                own = self._own(note)
             except AgentguardError as error:
-                size = self._head.size if self._head is not None else 0
-                self._found(size, f"a checkpoint after entry {size - 1} does not verify: {error}")
+                what = f"a checkpoint after entry {before - 1} does not verify: {error}"
+                self._found(before, what)
                 self._intact = False
                 continue
-            if self._head is not None and point.size <= self._head.size:
-                self._found(point.size, "a checkpoint is repeated or out of order")
+            if own.point.size <= before:
+                self._found(own.point.size, "a checkpoint is repeated or out of order")
                 continue
-            return point
+            return own
         return None
 
-    def _verified(self, note: bytes) -> Checkpoint:
-        if not self.signatures:
-            return checkpoint.parse(note).checkpoint
-        error: AgentguardError = VerificationError("the trust document has no log key")
-        for trusted in self.trust.keys_for("log"):
-            try:
-                point = checkpoint.verify(note, trusted.key, origin=self.origin)
-            except AgentguardError as raised:
-                error = raised
-            else:
-                self._signer = trusted
-                return point
-        raise error
+    def _own(self, note: bytes) -> _Own:
+        if not self._checks_signatures():
+            point = checkpoint.parse(note).checkpoint
+            if point.origin != self.origin:
+                raise VerificationError("it is another log's", code="checkpoint.origin")
+            return _Own(point, note, None)
+        point, signer = statements.check_checkpoint(note, self.trust, self.origin)
+        return _Own(point, note, signer)
+
+    def _checks_signatures(self) -> bool:
+        return self.contents and self._at >= self.since
 
     def _compare(self, point: Checkpoint, whose: str) -> None:
         if point.size != self._tree.size:
             self._found(point.size, f"{whose} of {point.size} entries has no place in the log")
             self._intact = False
         elif point.root != self._tree.root() and self._intact:
-            first = self._head.size if self._head is not None else 0
+            first = self._head.point.size if self._head is not None else 0
             where = (
                 f"entries {first} to {point.size - 1} differ"
                 if point.size - first > 1
@@ -171,17 +202,18 @@ class ShardVerifier:
             )
             self._found(first, f"{where} from what {whose} of {point.size} entries vouches for")
             self._intact = False
-        if self._intact and whose == "the log's own checkpoint":
-            self._head = point
-            self._check_signer(point)
 
-    def _check_signer(self, point: Checkpoint) -> None:
+    def _adopt(self, own: _Own) -> None:
         """A checkpoint counts only if its key did when its newest entry was written."""
-        if self._signer is not None:
+        if not self._intact:
+            return
+        self._head = own
+        if own.signer is not None:
             try:
-                self._signer.check(self._at)
+                own.signer.check(self._at)
             except VerificationError as error:
-                self._found(point.size - 1, f"the checkpoint of {point.size} entries: {error}")
+                size = own.point.size
+                self._found(size - 1, f"the checkpoint of {size} entries: {error}")
 
     def _beyond(self, point: Checkpoint, whose: str) -> None:
         self._found(
@@ -190,147 +222,126 @@ class ShardVerifier:
         )
         self._intact = False
 
-    def _end(self) -> None:
+    def _end(self, newest: Stored | None) -> None:
         size = self._tree.size
-        if self._head is None or self._head.size != size:
+        if size == 0 and self.may_be_empty and not self.kept:
+            return
+        if self._head is None or self._head.point.size != size:
             if self._intact:
                 what = "the newest entries are under no checkpoint" if size else "it is empty"
                 self._found(size - 1 if size else None, what)
             self._intact = False
+        elif self._head.signer is None and newest is not None:
+            self._vouch(self._head, newest)
         for point in self.kept:
             if point.size > size:
                 self._beyond(point, "a checkpoint kept outside the log")
 
+    def _vouch(self, head: _Own, newest: Stored) -> None:
+        """Check the newest checkpoint's signature, which covers all that stands before it."""
+        try:
+            _point, signer = statements.check_checkpoint(head.note, self.trust, self.origin)
+            signer.check(entry.time_of(entry.parse(newest.body).at))
+        except AgentguardError as error:
+            self._found(newest.index, f"the newest checkpoint does not verify: {error}")
+            self._intact = False
+
     # --- what the entries say -------------------------------------------------------------------
 
-    def _entry(self, index: int, body: bytes, attachments: Sequence[Attachment]) -> None:
+    def _entry(self, stored: Stored) -> None:
         try:
-            parsed = entry.parse(body)
+            parsed = entry.parse(stored.body)
             at = self._at = entry.time_of(parsed.at)
-            if index == 0 and parsed.kind != "shard":
+            if stored.index == 0 and parsed.kind != "shard":
                 raise VerificationError("a shard begins with its opening entry")
-            commitments = self._statements(index, parsed, at)
-            _check_attachments(attachments, commitments)
+            said = self._statements(stored, parsed, at)
+            statements.check_attachments(stored.attachments, said.commitments)
+            if stored.summary != said.summary:
+                raise VerificationError(_other_columns(stored.summary, said.summary))
         except AgentguardError as error:
-            self._found(index, str(error))
+            self._found(stored.index, str(error))
 
-    def _statements(self, index: int, parsed: Entry, at: int) -> dict[str, JSON]:
-        """Check what is signed in an entry; return the commitments that it makes, by role."""
+    def _statements(self, stored: Stored, parsed: Entry, at: int) -> _Said:
+        """Check what is signed in an entry; return what it commits to, and its summary."""
+        index = stored.index
         match parsed.kind:
             case "shard":
                 self._shard(index, parsed, at)
             case "key":
-                self._signed_by_issuer(parsed, at)
+                self._issued(parsed, at)
             case "identity":
                 token = parsed.members["credential"]
                 verified = credential.verify(str(token), self.trust, at=at)
-                self._credentials.setdefault(verified.uri, []).append(verified)
+                self._credentials.add(verified)
+                return _Said(summary.of_identity(verified.uri, at=parsed.at))
             case "authorization":
                 return self._authorization(index, parsed, at)
             case "outcome":
-                return self._outcome(parsed)
+                return self._outcome(stored, parsed)
             case "config":
-                if canonical.digest(parsed.members["config"]) != parsed.members["config_sha256"]:
-                    raise VerificationError("the configuration does not have its digest")
-                self._announced.add(str(parsed.members["config_sha256"]))
+                self._announced.add(statements.check_config(parsed))
             case "policy":
                 self._announced.add(str(parsed.members["policy_sha256"]))
-        return {}
+            case "resolution" | "erasure":
+                said = statements.check_administered(
+                    parsed, self.trust, at, signatures=self._checks_signatures()
+                )
+                self._administered.append((index, said))
+                return _Said(Summary(parsed.kind, parsed.at, said.call.invocation_id))
+        return _Said(Summary(parsed.kind, parsed.at))
 
-    def _signed_by_issuer(self, parsed: Entry, at: int) -> dict[str, JSON]:
-        sealed = Envelope.parse(parsed.members["statement"])
-        if not sealed.signatures:
-            raise VerificationError(f"the {parsed.kind} entry is not signed")
-        issuer = self.trust.key("issuer", sealed.signatures[0][0], at=at)
-        payload = sealed.verify(issuer) if self.signatures else sealed.payload
-        return dict(envelope.parse_statement(payload, parsed.kind).predicate)
+    def _issued(self, parsed: Entry, at: int) -> Mapping[str, JSON]:
+        _issuer, said = statements.check_issued(
+            parsed, self.trust, at, signatures=self._checks_signatures()
+        )
+        return said
 
     def _shard(self, index: int, parsed: Entry, at: int) -> None:
-        opening = self._signed_by_issuer(parsed, at)
-        if index != 0:
-            raise VerificationError("a second opening entry in the middle of a shard")
-        if opening.get("origin") != self.origin or opening.get("shard") != self.shard:
-            raise VerificationError("the opening entry belongs to another shard or log")
+        opening = self._issued(parsed, at)
+        statements.check_opening(opening, self.origin, self.shard)
+        self._heads += [(index, head) for head in statements.read_heads(opening)]
 
-    def _authorization(self, index: int, parsed: Entry, at: int) -> dict[str, JSON]:
-        members = parsed.members
-        sealed = Envelope.parse(members["invocation"])
-        statement = envelope.parse_statement(sealed.payload, "invocation")
-        predicate = statement.predicate
-        allowed = members["decision"] == "allow"
-        issued = self._instance(str(predicate.get("agent")), at if allowed else None)
-        if sealed.signatures or allowed or members["code"] != "signature.failed":
-            self._signed_by(issued, sealed)
-        _check_invocation(issued, statement)
-        if not {str(members["config_sha256"]), str(members["policy_sha256"])} <= self._announced:
+    def _authorization(self, index: int, parsed: Entry, at: int) -> _Said:
+        call = statements.read_authorization(parsed)
+        issued = self._credentials.of_call(call, at)
+        statements.check_call(call, issued, signatures=self._checks_signatures())
+        if not {call.config_sha256, str(call.policy_sha256)} <= self._announced:
             raise VerificationError("a configuration or policy that no entry before it announces")
-        subject = bytes.fromhex(canonical.sha256_hex(sealed.payload))
+        subject = call.invocation_sha256
         if subject in self._seen:
             raise VerificationError("the same invocation stands in the log before")
         self._seen.add(subject)
-        if allowed:
-            self._open[subject] = _Call(index, str(predicate.get("invocation_id")), issued)
-        return {"arguments": predicate.get("arguments"), "input": members["input"]}
+        if call.allowed:
+            self._open[subject] = OpenCall(index, str(call.invocation_id), subject, issued)
+        about = summary.of_call(call.predicate, at=parsed.at, decision=call.decision)
+        return _Said(about, call.commitments)
 
-    def _outcome(self, parsed: Entry) -> dict[str, JSON]:
-        sealed = Envelope.parse(parsed.members["statement"])
-        statement = envelope.parse_statement(sealed.payload, "outcome")
-        place = statement.predicate.get("authorization")
-        call = self._open.pop(bytes.fromhex(statement.subject_sha256), None)
+    def _outcome(self, stored: Stored, parsed: Entry) -> _Said:
+        outcome = statements.read_outcome(parsed)
+        call = self._open.pop(outcome.invocation_sha256, None)
         if call is None:
-            if place is None and statement.predicate.get("status") == "not_run":
-                self._signed_by(self._holder(sealed), sealed)
-                return {}  # interrupted before its authorization was durable
-            raise VerificationError("an outcome without an authorised call that waits for one")
-        if place is not None and place != {"shard": self.shard, "index": call.index}:
-            raise VerificationError("an outcome names another place for its authorization")
+            if outcome.predicate.get("authorization") is not None or outcome.status != "not_run":
+                raise VerificationError("an outcome without an authorised call that waits for one")
+            # interrupted before its authorization was durable: only the digest of it is known
+            holder = self._credentials.holder(outcome.sealed)
+            self._signed_by(holder, outcome.sealed)
+            invocation_id = stored.summary.invocation_id if stored.summary is not None else None
+            about = summary.of_outcome(invocation_id, holder.uri, at=parsed.at, status="not_run")
+            return _Said(about)
+        statements.check_place(outcome, self.shard, call.place)
         # by the instance that made the call, whose credential may have run out while it ran
-        self._signed_by(call.issued, sealed)
-        return {"result": statement.predicate.get("result")}
-
-    def _instance(self, uri: str, at: int | None) -> Credential:
-        """Return a credential of an agent instance that stands earlier in this shard.
-
-        It must cover the time ``at``; a refusal (None) may be signed after the last one ran out,
-        for want of a new one.
-        """
-        known = self._credentials.get(uri)
-        if not known:
-            raise VerificationError(f"no credential of the agent {uri} stands before")
-        for issued in reversed(known):
-            if at is None or issued.issued_at <= at < issued.expires_at:
-                return issued
-        raise VerificationError(f"no credential of {uri} was valid then")
-
-    def _holder(self, sealed: Envelope) -> Credential:
-        """Return the credential of the key that a statement names, at whatever time."""
-        key_ids = {key_id for key_id, _signature in sealed.signatures}
-        for known in self._credentials.values():
-            if known[-1].key.thumbprint in key_ids:
-                return known[-1]
-        raise VerificationError("no credential of a statement's signer stands before")
+        self._signed_by(call.issued, outcome.sealed)
+        about = summary.of_outcome(
+            call.invocation_id, call.issued.uri, at=parsed.at, status=outcome.status
+        )
+        return _Said(about, outcome.commitments)
 
     def _signed_by(self, issued: Credential, sealed: Envelope) -> None:
-        if self.signatures:
-            sealed.verify(issued.key)
+        statements.check_signed(sealed, issued, signatures=self._checks_signatures())
 
 
-def _check_invocation(issued: Credential, statement: Statement) -> None:
-    predicate = statement.predicate
-    name = issued.profile.name
-    if predicate.get("chain_sha256") is None and predicate.get("principal") != f"agent:{name}":
-        raise VerificationError("an agent acts for a principal that no chain names")
-    try:
-        digest = call_digest(name, predicate)
-    except (KeyError, TypeError) as error:
-        raise DecodeError("an invocation lacks what its digest is made of") from error
-    if digest != statement.subject_sha256:
-        raise VerificationError("an invocation does not have its call digest")
-
-
-def _check_attachments(attachments: Sequence[Attachment], commitments: dict[str, JSON]) -> None:
-    for kept in attachments:
-        if kept.role not in commitments or kept.commitment != commitments[kept.role]:
-            raise VerificationError(f"the {kept.role} kept beside it are not what it commits to")
-        if commitment(kept.salt, kept.data) != kept.commitment:
-            raise VerificationError(f"the {kept.role} kept beside it were changed")
+def _other_columns(kept: Summary | None, recomputed: Summary) -> str:
+    if kept is None:
+        return "the columns by which it is searched for are missing"
+    other = [name for name in Summary._fields if getattr(kept, name) != getattr(recomputed, name)]
+    return f"the columns by which it is searched for were changed ({', '.join(other)})"

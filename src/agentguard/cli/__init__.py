@@ -15,11 +15,12 @@ from typing import Annotated, Final
 
 import typer
 
-from agentguard.cli import screen
+from agentguard.cli import evidence, screen, settling
 from agentguard.cli.agents import app as agents
 from agentguard.cli.audit import app as audit
 from agentguard.cli.doctor import doctor
 from agentguard.cli.founding import init
+from agentguard.cli.keys import app as keys
 from agentguard.cli.policy import app as policy
 from agentguard.cli.trust import app as trust
 from agentguard.errors import AgentguardError, ConfigError
@@ -41,7 +42,12 @@ app = typer.Typer(
 app.command("init")(init)
 app.command("doctor")(doctor)
 app.add_typer(agents, name="agents")
+audit.command("prove")(evidence.prove)
+audit.command("verify-evidence")(evidence.verify_evidence)
+audit.command("resolve")(settling.resolve)
+audit.command("erase")(settling.erase)
 app.add_typer(audit, name="audit")
+app.add_typer(keys, name="keys")
 app.add_typer(policy, name="policy")
 app.add_typer(trust, name="trust")
 

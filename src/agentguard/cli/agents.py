@@ -12,17 +12,11 @@ from typing import Annotated, Final
 import typer
 
 from agentguard.audit import entry
-from agentguard.cli import history, place, screen
-from agentguard.cli.history import Row
-from agentguard.cli.place import (
-    AnchorOption,
-    ConfigOption,
-    JsonOption,
-    Place,
-    StateOption,
-    TrustOption,
-)
+from agentguard.cli import history, options, screen
+from agentguard.cli.options import TrustedLog
+from agentguard.cli.place import JsonOption, Place
 from agentguard.cli.portrait import alias
+from agentguard.cli.rows import Row
 from agentguard.config import AgentConfig
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.identity import credential
@@ -109,14 +103,13 @@ class Known:
 
 
 @app.command("list")
-def list_agents(
-    *, config: ConfigOption = None, state: StateOption = None, json: JsonOption = False
-) -> None:
+@options.given(found=options.log)
+def list_agents(*, found: Place, json: JsonOption = False) -> None:
     """List the agents.
 
     Those of the configuration, and those seen in the log. With --json, one object a line.
     """
-    known = _known(place.locate(config, state))
+    known = _known(found)
     if json:
         for agent in known:
             screen.json_line(agent.as_json())
@@ -126,33 +119,29 @@ def list_agents(
 
 
 @app.command("show")
+@options.given(log=options.trusted_log)
 def show(
     name: Annotated[
         str, typer.Argument(metavar="NAME|URI", help="An agent's name, or one instance's URI.")
     ],
     *,
-    config: ConfigOption = None,
-    state: StateOption = None,
-    anchor: AnchorOption = None,
-    trust: TrustOption = None,
+    log: TrustedLog,
     json: JsonOption = False,
 ) -> None:
     """Show one agent and its instances.
 
     Their newest credentials are verified, each as of its entry in the log.
     """
-    found = place.locate(config, state, anchor)
-    believed = place.trust(found, trust)
-    agent = _named(_known(found), name)
+    agent = _named(_known(log.place), name)
     for instance in agent.instances:
-        instance.check(believed.document)
+        instance.check(log.trust.document)
     if json:
         instances = [instance.as_json() for instance in agent.instances]
         screen.json_line({**agent.as_json(), "instances": instances})
     else:
         _draw(agent)
-    if not believed.outside:
-        screen.warn(f"UNTRUSTED KEY: credentials are checked with {believed.source}")
+    if not log.trust.outside:
+        screen.warn(f"UNTRUSTED KEY: credentials are checked with {log.trust.source}")
 
 
 def _known(found: Place) -> list[Known]:

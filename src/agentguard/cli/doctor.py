@@ -7,7 +7,7 @@ changed and no lock is taken; keys are decrypted to see that they can be, and dr
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -17,10 +17,11 @@ import typer
 from agentguard import config as configuration
 from agentguard import domain
 from agentguard.cli import history, place, policy, screen
-from agentguard.cli.audit import unanchored, where
 from agentguard.cli.place import ConfigOption, JsonOption, Place
+from agentguard.cli.verdict import unanchored, where
 from agentguard.config import Config
 from agentguard.errors import AgentguardError, ConfigError
+from agentguard.examination import examine
 from agentguard.identity.trust import Use
 from agentguard.storage import keystore
 
@@ -185,7 +186,7 @@ def _log(settings: Config) -> Iterator[Finding]:
         believed = place.trust(found, None)
         reader = found.reader()
         with screen.counter("verifying entry") as count:
-            report = domain.examine(reader, believed.document, anchor=anchor, progress=count)
+            report = examine(reader, believed.document, anchor=anchor, progress=count)
         called = {row.tool for row in history.rows(reader) if row.tool is not None}
     except AgentguardError as error:
         yield Finding("fail", "log", str(error))
@@ -204,7 +205,7 @@ def _log(settings: Config) -> Iterator[Finding]:
     yield from _scopes(settings, called)
 
 
-def _doubt(calls: list[str]) -> str:
+def _doubt(calls: Sequence[str]) -> str:
     count = "1 call" if len(calls) == 1 else f"{len(calls)} calls"
     more = " (audit verify names the others)" if len(calls) > 1 else ""
     return f"{count} in doubt: find out what happened: agentguard audit show {calls[0]}{more}"

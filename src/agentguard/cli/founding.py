@@ -28,7 +28,7 @@ from agentguard.config import Config
 from agentguard.errors import AgentguardError, ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import keystore
-from agentguard.storage.anchor import anchor_path
+from agentguard.storage.anchor import log_folder
 
 _POLICY: Final = Path("policies", "authz.rego")
 _STATE: Final = ".agentguard"
@@ -171,8 +171,7 @@ def _found(made: _Made, settings: Config, passphrase: bytes) -> TrustDocument:
 def _forget(anchor: Path, state: Path) -> None:
     """Remove the anchors of this state alone: others keep theirs in the same folder."""
     trust = keystore.load_trust(state)
-    (anchor / domain.anchored_trust_name(trust)).unlink(missing_ok=True)
-    anchor_path(anchor, domain.shard_origin(trust)).unlink(missing_ok=True)
+    shutil.rmtree(log_folder(anchor, trust.log), ignore_errors=True)
 
 
 def _unwritable(path: Path, error: OSError) -> StorageError:

@@ -1,197 +1,227 @@
-"""The log as rows: each entry, and for each authorised call what became of it.
+"""The log as rows, in the order of their times: each entry, and what became of each call.
 
-Rows say what the log says. Nothing here is verified, and an entry that can't be read becomes a row
-of the kind ``damaged``; ``audit verify`` finds out what is true.
+The columns beside the entries only help to find them: what a row says was read from the entry.
+Nothing here is verified, and an entry that can't be read becomes a row of the kind ``damaged``;
+``audit verify`` finds out what is true.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import heapq
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
-from agentguard import canonical, envelope, jws
 from agentguard.audit import entry
 from agentguard.audit.entry import Entry
-from agentguard.canonical import JSON
-from agentguard.envelope import Envelope
-from agentguard.errors import AgentguardError, DecodeError
-from agentguard.ports import LogReader
+from agentguard.audit.statements import Authorization, Outcome, read_authorization, read_outcome
+from agentguard.audit.summary import Search
+from agentguard.cli import rows as made
+from agentguard.cli.filters import Filter
+from agentguard.cli.rows import Row, read_stated
+from agentguard.errors import AgentguardError
+from agentguard.storage.reader import StateReader
 
-NOT_RUN: Final = "interrupted before it ran"
-_STATUSES: Final = frozenset({"ok", "error", "unknown", "not_run"})
-_DECISIONS: Final = frozenset({"allow", "deny", "approval"})
+T = TypeVar("T")
 
+_EVERYTHING: Final = Filter()
+_REMEMBERED: Final = 4096
+"""Calls that are kept in memory, since their outcomes mostly follow soon."""
 
-@dataclass(frozen=True, slots=True)
-class Authorization:
-    """An authorization entry that was read: who called what, and the answer."""
-
-    sealed: Envelope
-    invocation_sha256: str
-    predicate: Mapping[str, JSON]
-    invocation_id: str | None
-    agent: str
-    principal: str
-    tool: str
-    decision: str
-    code: str
-    reasons: tuple[str, ...]
+_LAST: Final = "\U0010ffff"
+"""Sorts after every time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """An outcome entry that was read: of which invocation, and the agent's statement."""
+class _Read:
+    """An entry on its way into the order of all shards: by time, and then by place."""
 
-    sealed: Envelope
-    invocation_sha256: str
-    predicate: Mapping[str, JSON]
-    status: str
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One entry, as ``audit list --json`` gives it; None where its kind has no such thing.
-
-    ``credential`` is the compact JWS of an identity entry, which the list leaves out.
-    """
-
-    index: int
+    at: str
     shard: int
-    kind: str
-    at: str | None = None
-    agent: str | None = None
-    principal: str | None = None
-    tool: str | None = None
-    decision: str | None = None
-    reason: str | None = None
-    invocation_id: str | None = None
-    outcome: str | None = None
-    credential: str | None = None
-
-    def as_json(self) -> dict[str, JSON]:
-        """Return the members by name, but for the credential."""
-        return {name: getattr(self, name) for name in self.__slots__ if name != "credential"}
+    index: int
+    entry: Entry | None
+    problem: str = ""
 
 
-def rows(reader: LogReader) -> Iterator[Row]:
-    """Yield every entry of every shard, in the order of the log; raises ``StorageError``."""
-    for shard in reader.shards():
-        last, statuses = _outcomes(reader, shard)
-        running: dict[str, Authorization] = {}
-        for index, body in reader.entries(shard):
-            if index > last:
-                break  # appended since the outcomes were read: for the next time
+def _order(read: _Read) -> tuple[str, int, int]:
+    return read.at, read.shard, read.index
+
+
+class History:
+    """The rows of one log, of which one at a time is in memory."""
+
+    def __init__(self, reader: StateReader) -> None:
+        self._reader = reader
+        self._calls: dict[tuple[int, int], Authorization] = {}
+
+    def rows(
+        self,
+        wanted: Filter = _EVERYTHING,
+        *,
+        after: Mapping[int, int] | None = None,
+        newest_first: bool = False,
+        outcomes: bool = True,
+    ) -> Iterator[Row]:
+        """Yield the wanted entries of all shards, and those that can't be read.
+
+        ``after`` names indices, by shard, past which to begin. Without ``outcomes`` it is not
+        looked up what became of a call. Raises ``StorageError``.
+        """
+        streams: list[Iterator[_Read]] = []
+        for shard in self._reader.shards():
+            begin = after.get(shard, -1) if after is not None else -1
+            bodies = self._bodies(shard, wanted, after=begin, newest_first=newest_first)
+            streams.append(_in_order(shard, bodies, newest_first=newest_first))
+        for read in heapq.merge(*streams, key=_order, reverse=newest_first):
+            row = self._row(read, outcomes=outcomes)
+            if row.about is None or wanted.matches(row.about, row.outcome):
+                yield row
+
+    def call_of(self, shard: int, index: int, outcome: Entry) -> int | None:
+        """Return where the call of an outcome entry stands, None where it is not in its shard.
+
+        Raises ``DecodeError`` or ``StorageError``.
+        """
+        return self._outcome(made.of_entry(shard, index, outcome), outcome).call
+
+    def _bodies(
+        self, shard: int, wanted: Filter, *, after: int, newest_first: bool
+    ) -> Iterator[tuple[int, bytes]]:
+        reader = self._reader
+        if wanted.everything:  # so that no column can hide an entry
+            yield from reader.entries(shard, after=after, newest_first=newest_first)
+            return
+        if wanted.in_doubt:
+            selected = reader.unsettled(shard, newest_first=newest_first)
+        else:
+            selected = reader.search(shard, wanted.search, after=after, newest_first=newest_first)
+        for index in selected:
+            body = self._body(shard, index)
+            if body is not None:
+                yield index, body
+
+    def _body(self, shard: int, index: int) -> bytes | None:
+        at, body = next(self._reader.entries(shard, after=index - 1), (None, None))
+        return body if at == index else None
+
+    def _row(self, read: _Read, *, outcomes: bool) -> Row:
+        if read.entry is None:
+            return made.damaged(read.shard, read.index, read.problem)
+        row = made.of_entry(read.shard, read.index, read.entry)
+        try:
+            return self._of_kind(row, read.entry, outcomes=outcomes)
+        except AgentguardError as error:
+            return made.damaged(read.shard, read.index, str(error))
+
+    def _of_kind(self, row: Row, parsed: Entry, *, outcomes: bool) -> Row:
+        match parsed.kind:
+            case "authorization":
+                call = read_authorization(parsed)
+                self._remember(row.shard, row.index, call)
+                about = made.of_call(row, parsed, call)
+                return self._with_end(about, call) if outcomes and call.allowed else about
+            case "outcome":
+                return self._outcome(row, parsed)
+            case "identity":
+                return made.of_identity(row, parsed)
+            case "resolution" | "erasure":
+                return self._stated(row, parsed)
+        return row
+
+    # --- what belongs together ------------------------------------------------------------------
+
+    def _with_end(self, row: Row, call: Authorization) -> Row:
+        for read in self._of("outcome", row.shard, call, read_outcome):
+            if read.invocation_sha256 == call.invocation_sha256:
+                return made.ended(row, read.status)
+        for shard in self._reader.shards():
+            for said in self._of("resolution", shard, call, read_stated):
+                if said.is_of(row.shard, row.index, call):
+                    return made.settled(row, said)
+        return replace(row, outcome="in_doubt")
+
+    def _of(
+        self, kind: str, shard: int, call: Authorization, read: Callable[[Entry], T]
+    ) -> Iterator[T]:
+        """Yield the entries of a kind that belong to a call, as the columns say."""
+        if call.invocation_id is None:
+            return
+        for index in self._reader.search(shard, Search(kind, call.invocation_id)):
+            body = self._body(shard, index)
             try:
-                yield _row(shard, index, entry.parse(body), statuses, running)
-            except AgentguardError as error:
-                reason = f"it can't be read: {error}"
-                yield Row(index, shard, "damaged", reason=reason)
+                parsed = entry.parse(body) if body is not None else None
+                found = read(parsed) if parsed is not None and parsed.kind == kind else None
+            except AgentguardError:
+                continue  # it becomes a row of the kind damaged
+            if found is not None:
+                yield found
+
+    def _outcome(self, row: Row, parsed: Entry) -> Row:
+        read = read_outcome(parsed)
+        for index in self._calls_of(row, read):
+            began = self._call(row.shard, index)
+            if began is not None and began.invocation_sha256 == read.invocation_sha256:
+                return made.of_outcome(row, parsed, read, began, index)
+        return made.ended(row, read.status) if read.status != "not_run" else row
+
+    def _stated(self, row: Row, parsed: Entry) -> Row:
+        said = read_stated(parsed)
+        place = said.call
+        there = place.shard in self._reader.shards()
+        call = self._call(place.shard, place.index) if there else None
+        if call is None or not said.is_of(place.shard, place.index, call):
+            call = None
+        return made.of_stated(row, parsed, said, call)
+
+    def _calls_of(self, row: Row, read: Outcome) -> Iterator[int]:
+        """Yield where the call of an outcome may stand: where it says, or the columns do."""
+        match read.predicate.get("authorization"):
+            case {"shard": row.shard, "index": index} if type(index) is int:
+                yield index
+            case None:  # interrupted before its place was known
+                stored = self._reader.entry(row.shard, row.index)
+                about = stored.summary if stored is not None else None
+                if about is not None and about.invocation_id is not None:
+                    search = Search(kind="authorization", invocation_id=about.invocation_id)
+                    yield from self._reader.search(row.shard, search)
+
+    def _call(self, shard: int, index: int) -> Authorization | None:
+        """Return the call at a place, None where none can be read."""
+        known = self._calls.get((shard, index))
+        if known is not None:
+            return known
+        try:
+            body = self._body(shard, index)
+            parsed = entry.parse(body) if body is not None else None
+            if parsed is None or parsed.kind != "authorization":
+                return None
+            call = read_authorization(parsed)
+        except AgentguardError:
+            return None
+        self._remember(shard, index, call)
+        return call
+
+    def _remember(self, shard: int, index: int, call: Authorization) -> None:
+        if len(self._calls) >= _REMEMBERED:
+            self._calls.clear()
+        self._calls[shard, index] = call
 
 
-def read_authorization(parsed: Entry) -> Authorization:
-    """Read an authorization entry; raises ``DecodeError``."""
-    members = parsed.members
-    sealed = Envelope.parse(members["invocation"])
-    predicate = envelope.parse_statement(sealed.payload, "invocation").predicate
-    reasons = members["reasons"]
-    match (predicate, members):
-        case (
-            {
-                "invocation_id": str() | None as invocation_id,
-                "agent": str(agent),
-                "principal": str(principal),
-                "tool": {"name": str(tool)},
-            },
-            {"decision": str(decision), "code": str(code)},
-        ) if decision in _DECISIONS and isinstance(reasons, list):
-            return Authorization(
-                sealed,
-                canonical.sha256_hex(sealed.payload),
-                predicate,
-                invocation_id,
-                agent,
-                principal,
-                tool,
-                decision,
-                code,
-                tuple(str(reason) for reason in reasons),
-            )
-    raise DecodeError("the authorization entry lacks what it is made of", code="entry.malformed")
+def rows(reader: StateReader) -> Iterator[Row]:
+    """Yield every entry; what became of the calls is not looked up. Raises ``StorageError``."""
+    return History(reader).rows(outcomes=False)
 
 
-def read_outcome(parsed: Entry) -> Outcome:
-    """Read an outcome entry; raises ``DecodeError``."""
-    sealed = Envelope.parse(parsed.members["statement"])
-    statement = envelope.parse_statement(sealed.payload, "outcome")
-    status = statement.predicate.get("status")
-    if not isinstance(status, str) or status not in _STATUSES:
-        raise DecodeError(f"{status!r} is no status of an outcome", code="entry.malformed")
-    return Outcome(sealed, statement.subject_sha256, statement.predicate, status)
-
-
-def subject_of(token: str) -> str | None:
-    """Return whom a credential names, without verifying it; raises ``DecodeError``."""
-    subject = jws.parse(token).claims().get("sub")
-    return subject if isinstance(subject, str) else None
-
-
-def _outcomes(reader: LogReader, shard: int) -> tuple[int, dict[str, str]]:
-    """Return the last index of a shard, and each call's status by its invocation's digest."""
-    last = -1
-    statuses: dict[str, str] = {}
-    for index, body in reader.entries(shard):
-        last = index
+def _in_order(
+    shard: int, bodies: Iterator[tuple[int, bytes]], *, newest_first: bool
+) -> Iterator[_Read]:
+    """Read entries. Times never go back in a shard; if they were changed, the places count."""
+    edge, further = (_LAST, min) if newest_first else ("", max)
+    for index, body in bodies:
         try:
             parsed = entry.parse(body)
-            if parsed.kind == "outcome":
-                read = read_outcome(parsed)
-                statuses[read.invocation_sha256] = read.status
-        except AgentguardError:
-            continue  # it becomes a row of the kind damaged
-    return last, statuses
-
-
-def _row(
-    shard: int,
-    index: int,
-    parsed: Entry,
-    statuses: Mapping[str, str],
-    running: dict[str, Authorization],
-) -> Row:
-    """Make the row of one entry; ``running`` holds the authorised calls without an outcome yet."""
-    row = Row(index, shard, parsed.kind, parsed.at)
-    match parsed.kind:
-        case "authorization":
-            call = read_authorization(parsed)
-            if call.decision != "allow":
-                return _of_call(row, call, call.reasons, None)
-            running[call.invocation_sha256] = call
-            return _of_call(
-                row, call, call.reasons, statuses.get(call.invocation_sha256, "in_doubt")
-            )
-        case "outcome":
-            read = read_outcome(parsed)
-            began = running.pop(read.invocation_sha256, None)
-            if began is None:
-                return replace(row, outcome=None if read.status == "not_run" else read.status)
-            return replace(_of_call(row, began, (), read.status), decision=None)
-        case "identity":
-            token = str(parsed.members["credential"])
-            return replace(row, agent=subject_of(token), credential=token)
-    return row
-
-
-def _of_call(row: Row, call: Authorization, reasons: tuple[str, ...], status: str | None) -> Row:
-    if status == "not_run":
-        status, reasons = None, (*reasons, NOT_RUN)
-    return replace(
-        row,
-        agent=call.agent,
-        principal=call.principal,
-        tool=call.tool,
-        decision=call.decision,
-        reason="; ".join(reasons) or None,
-        invocation_id=call.invocation_id,
-        outcome=status,
-    )
+        except AgentguardError as error:
+            yield _Read(edge, shard, index, None, str(error))
+            continue
+        edge = further(edge, parsed.at)
+        yield _Read(edge, shard, index, parsed)

@@ -7,21 +7,19 @@ needs a passphrase or imports an application's code.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
-from agentguard import config, domain
+from agentguard import config
 from agentguard.config import Config
 from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import keystore, sqlite
-from agentguard.storage.sqlite import SqliteReader
-
-_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,100}\Z")
+from agentguard.storage.anchor import trust_path
+from agentguard.storage.reader import StateReader
 
 ConfigOption = Annotated[
     Path | None,
@@ -64,9 +62,9 @@ class Place:
     anchor: Path | None
     config: Config | None
 
-    def reader(self) -> SqliteReader:
+    def reader(self) -> StateReader:
         """Open the log for reading; raises ``StorageError``."""
-        return SqliteReader(self.state)
+        return StateReader(self.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +120,12 @@ def trust(place: Place, file: Path | None) -> Trust:
 
 def anchored_trust(place: Place, own: TrustDocument) -> Trust | None:
     """Return the copy kept with the anchors; of the state's ``own`` it takes only the name."""
-    name = domain.anchored_trust_name(own)
-    if place.anchor is None or not _PLAIN_NAME.match(name):
+    if place.anchor is None:
         return None
-    path = place.anchor / name
+    try:
+        path = trust_path(place.anchor, own.log)
+    except StorageError:
+        return None  # the state calls its log what none is called: no anchor can be of it
     if not path.exists():
         return None
     return Trust(TrustDocument.loads(_bytes(path)), from_home(path), outside=True)
@@ -144,7 +144,7 @@ def from_home(path: Path) -> str:
 
 def _require_state(state: Path) -> None:
     """Say that there is no state before anything is said of its anchor."""
-    if any((state / name).exists() for name in (keystore.TRUST, sqlite.FILE)):
+    if any((state / name).exists() for name in (keystore.TRUST, sqlite.FOLDER)):
         return
     message = f"there is no state at {state}: run agentguard init, or correct --state"
     raise StorageError(message, code="storage.missing")

@@ -23,7 +23,7 @@ from agentguard.config import Config
 from agentguard.decision import Decision
 from agentguard.engines.rego_source import RegoSource
 from agentguard.errors import ConfigError, DecodeError, PolicyError
-from agentguard.guard import load_engine
+from agentguard.loading import configured_engine
 from agentguard.ports import Engine
 from agentguard.tool import RESERVED
 
@@ -161,14 +161,14 @@ def _settings(path: Path | None, query: str | None, config: Path | None) -> Conf
             return settings
         table = {"engine": written.engine, "path": written.path, "query": query}
         return configuration.parse({"policy": table}, source=settings.source, base=settings.base)
-    table = {"path": str(path.absolute()), "query": query or configuration.DEFAULT_QUERY}
+    table = {"path": str(path.absolute()), "query": query or rule.DEFAULT_QUERY}
     return configuration.parse({"policy": table}, source="the command line", base=Path.cwd())
 
 
 def load(settings: Config) -> Engine:
     """Load the policy as a guard does. Raises ``ConfigError`` or ``PolicyError``."""
     try:
-        return load_engine(settings)
+        return configured_engine(settings)
     except ConfigError as error:
         raise on_path(error, settings) from error
 
@@ -223,7 +223,7 @@ def _ask(engine: Engine, document: bytes) -> Decision:
     try:
         return rule.decide(engine.evaluate(document))
     except PolicyError as error:
-        return Decision.deny(str(error), code=error.code)
+        return Decision.refused(str(error), code=error.code)
 
 
 def _document(document: str) -> dict[str, canonical.JSON]:

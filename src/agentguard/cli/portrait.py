@@ -13,11 +13,17 @@ from typing import Final
 
 from rich.text import Text
 
-from agentguard.cli import history, screen
+from agentguard import envelope
+from agentguard.audit.entry import Entry
+from agentguard.audit.statements import Outcome
+from agentguard.canonical import JSON
+from agentguard.cli import rows, screen
 from agentguard.cli.place import Trust
 from agentguard.cli.story import Story
+from agentguard.envelope import Envelope
 from agentguard.identity.credential import Credential
 
+_SHORT: Final = 8
 _URI: Final = re.compile(r"spiffe://[^/]+/agent/([^/]+)/([^/]{4})[^/]*\Z")
 
 
@@ -32,9 +38,17 @@ def draw(told: Story, believed: Trust) -> None:
     screen.sheet([*_who(told), *_what(told), *_why(told), *_then(told), *_evidence(told, believed)])
 
 
-def draw_entry(members: Mapping[str, object]) -> None:
-    """Print an entry that belongs to no call."""
-    screen.sheet((name, _written(value)) for name, value in members.items())
+def draw_entry(members: Mapping[str, JSON]) -> None:
+    """Print an entry that belongs to no call; of a signed one, what its statement says."""
+    shown = dict(members)
+    if "statement" in shown:
+        sealed = Envelope.parse(members["statement"])
+        said = envelope.parse_statement(sealed.payload, str(members["kind"]))
+        shown |= {
+            "statement": dict(said.predicate),
+            "signed by": [key for key, _ in sealed.signatures],
+        }
+    screen.sheet((name, _written(value)) for name, value in shown.items())
 
 
 def _who(told: Story) -> Iterator[tuple[str, str | Text]]:
@@ -67,12 +81,10 @@ def _credential(held: Credential) -> str:
 def _what(told: Story) -> Iterator[tuple[str, str | Text]]:
     said = told.call.predicate
     yield "tool", told.call.tool
-    if "arguments" in told.kept:
-        yield "arguments", _written(told.kept["arguments"])
-    elif said.get("arguments") is None:
+    if said.get("arguments") is None:
         yield "arguments", "could not be bound"
     else:
-        yield "arguments", f"not kept; their commitment is {said['arguments']}"
+        yield "arguments", _kept(told, "arguments", told.entry)
     for name in ("resource", "task_id", "traceparent"):
         if said.get(name) is not None:
             yield name, str(said[name])
@@ -94,35 +106,68 @@ def _why(told: Story) -> Iterator[tuple[str, str | Text]]:
 
 
 def _then(told: Story) -> Iterator[tuple[str, str | Text]]:
-    if told.call.decision != "allow":
+    yield "decided at", told.entry.at
+    if not told.call.allowed:
         yield "outcome", "the tool did not run"
-        return
-    if told.outcome is None:
+    elif told.outcome is None or told.outcome_entry is None:
+        yield from _in_doubt(told)
+    else:
+        yield from _ended(told, told.outcome, told.outcome_entry.entry)
+
+
+def _in_doubt(told: Story) -> Iterator[tuple[str, str | Text]]:
+    said = told.resolution
+    if said is None:
         yield "outcome", screen.styled("in_doubt", "in doubt: nothing is known since")
+        yield "resolve it", rows.remedy(told.call.invocation_id)
         return
-    status, said = told.outcome.status, told.outcome.predicate
-    shown = history.NOT_RUN if status == "not_run" else status
-    yield "outcome", screen.styled(status, shown)
+    how = "it ran; with which result is not known" if said.ran else "it did not run"
+    yield "outcome", screen.styled("resolved", f"resolved by a person: {how}")
+    yield "resolution", f"on {said.at} by the admin key: {said.note}"
+
+
+def _ended(told: Story, outcome: Outcome, parsed: Entry) -> Iterator[tuple[str, str | Text]]:
+    status, said = outcome.status, outcome.predicate
+    yield "outcome", screen.styled(status, rows.NOT_RUN if status == "not_run" else status)
     if said.get("error_type") is not None:
         yield "error", str(said["error_type"])
-    if "result" in told.kept:
-        yield "result", _written(told.kept["result"])
+    if said.get("result") is not None:
+        yield "result", _kept(told, "result", parsed)
     elif said.get("result_type") is not None:
-        yield "result", f"a {said['result_type']}, not kept"
+        yield "result", f"a {said['result_type']}, which has no canonical form"
     if said.get("started_at") is not None:
         yield "ran", f"from {said['started_at']} to {said.get('ended_at')}"
 
 
+def _kept(told: Story, role: str, parsed: Entry) -> str:
+    """Write what stands beside an entry, or say why it does not."""
+    copies = parsed.members.get("copies")
+    redacted = isinstance(copies, dict) and role in copies
+    if role in told.kept:
+        return ("redacted: " if redacted else "") + _written(told.kept[role])
+    said = told.erasure
+    if said is not None:
+        return f"erased on {said.at} by the admin key: {said.note}"
+    return f"not kept; what it commits to is {told.commitments()[role]}"
+
+
 def _evidence(told: Story, believed: Trust) -> Iterator[tuple[str, str | Text]]:
-    place = f"shard {told.shard}, entry {told.index}, at {told.entry.at}"
-    if told.outcome_index is not None:
-        place += f"; its outcome is entry {told.outcome_index}"
+    place = f"shard {told.shard}, entry {told.index}"
+    if told.outcome_entry is not None:
+        place += f"; its outcome is entry {told.outcome_entry.index}"
     yield "log", place
+    if told.head is not None:
+        root = told.head.root.hex()
+        yield "checkpoint", f"{told.head.size} entries of {told.head.origin}, root {root}"
     for problem in told.problems:
         yield "PROBLEM", screen.styled("fail", problem)
     if not told.problems:
         yield "checked", screen.styled("ok", "signatures, credential and commitments hold")
     yield "trust", believed.source if believed.outside else f"UNTRUSTED KEY: {believed.source}"
+    invocation_id = told.call.invocation_id
+    if invocation_id is not None:
+        file = f"{invocation_id[:_SHORT]}.json"
+        yield "to prove it", f"agentguard audit prove {invocation_id} -o {file}"
 
 
 def _written(value: object) -> str:

@@ -12,10 +12,19 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import IO, Final
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.text import Text
 
 from agentguard.cli.text import printable
@@ -26,6 +35,12 @@ _LONG: Final = 4000
 
 _WIDEST: Final = 24
 """Terminal cells up to which a column is aligned; a longer cell shifts its row."""
+
+_MEASURED: Final = 500
+"""Rows that a table's columns are measured by; more than these are printed as they come."""
+
+_EVERY: Final = 256
+"""Steps of a counter between two looks at the screen, which cost more than a step does."""
 
 _NARROWEST: Final = 20
 """Terminal cells that text has beside its head, however narrow the terminal is."""
@@ -43,6 +58,7 @@ _STYLES: Final = {
     "error": "red",
     "unknown": "yellow",
     "in_doubt": "bold yellow",
+    "resolved": "cyan",
     "damaged": "bold red",
 }
 
@@ -63,6 +79,11 @@ def error(code: str, message: str) -> None:
     _console(sys.stderr).print(_joined((styled("fail", f"error [{code}]: "), said)), soft_wrap=True)
 
 
+def count(number: int, one: str, more: str) -> str:
+    """Write a number of things."""
+    return f"{number:,} {one if number == 1 else more}"
+
+
 def styled(kind: str, text: str) -> Text:
     """Return escaped text in the colour of a decision, an outcome or a finding."""
     return Text(printable(text, _LONG), style=_STYLES.get(kind, "bold"))
@@ -74,16 +95,33 @@ def columns(names: Sequence[str], rows: Iterable[Row]) -> None:
     A cell longer than most shifts what follows it in its own row; put such columns last. A row's
     note stands below it, indented; a row without cells is a line of its own.
     """
-    made = [(tuple(_text(cell) for cell in cells), note) for cells, note in rows]
-    shown = [tuple(Text(name, style="bold") for name in names), *(cells for cells, _ in made)]
-    widths = [max(c[at].cell_len for c in shown if c) for at in range(len(names))]
-    console = _console(sys.stdout)
-    console.print(_aligned(shown[0], widths), soft_wrap=True)
-    for cells, note in made:
-        if cells:
-            console.print(_aligned(cells, widths), soft_wrap=True)
-        if note:
-            item("      " if cells else "", note)
+    coming = iter(rows)
+    first = list(islice(coming, _MEASURED))
+    table = Table(names, first)
+    table.print(chain(first, coming))
+
+
+class Table:
+    """Columns below their names, which are printed at once; rows may come later, and more.
+
+    They are as wide as the names and the cells of the rows in ``like``.
+    """
+
+    def __init__(self, names: Sequence[str], like: Iterable[Row]) -> None:
+        heads = tuple(Text(name, style="bold") for name in names)
+        shown = [heads, *([_text(cell) for cell in cells] for cells, _note in like if cells)]
+        self._widths = [max(cells[at].cell_len for cells in shown) for at in range(len(names))]
+        _console(sys.stdout).print(_aligned(heads, self._widths), soft_wrap=True)
+
+    def print(self, rows: Iterable[Row]) -> None:
+        """Print rows."""
+        console = _console(sys.stdout)
+        for cells, note in rows:
+            if cells:
+                line = _aligned((_text(cell) for cell in cells), self._widths)
+                console.print(line, soft_wrap=True)
+            if note:
+                item("      " if cells else "", note)
 
 
 def item(head: str | Text, text: str | Text) -> None:
@@ -111,20 +149,37 @@ def json_line(value: object) -> None:
 
 
 @contextmanager
-def counter(what: str) -> Iterator[Callable[[int], None]]:
-    """Yield a function that shows a growing number on stderr, where that is a terminal."""
+def counter(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Yield a function that shows a growing number on stderr, where that is a terminal.
+
+    With a ``total`` it is shown as a bar.
+    """
     console = _console(sys.stderr)
-    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed}"))
-    shown = Progress(
-        *columns,
+    if not console.is_terminal:
+        yield lambda _number: None
+        return
+    columns: list[ProgressColumn] = [
+        SpinnerColumn() if total is None else BarColumn(),
+        TextColumn("{task.description} {task.completed:,.0f}"),
+        _Rate(),
         TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with shown:
-        task = shown.add_task(what, total=None)
-        yield lambda number: shown.update(task, completed=number)
+    ]
+    with Progress(*columns, console=console, transient=True) as shown:
+        task = shown.add_task(what, total=total)
+
+        def show(number: int) -> None:
+            if number % _EVERY == 0:
+                shown.update(task, completed=number)
+
+        yield show
+
+
+class _Rate(ProgressColumn):
+    """How many steps a counter makes in a second."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate, nothing while it is unknown."""
+        return Text(f"{task.speed:,.0f}/s" if task.speed is not None else "")
 
 
 def _console(stream: IO[str]) -> Console:

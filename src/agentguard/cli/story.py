@@ -2,40 +2,58 @@
 
 The signatures, the credential and what stands beside the log under a commitment are checked on the
 way; what does not hold is a problem of the story. Whether the log around it is whole is
-``audit verify``'s question.
+``audit verify``'s question. Which call is meant stands in ``finding.py``.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 from agentguard import canonical
-from agentguard.audit import entry
+from agentguard.audit import entry, statements
+from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry
+from agentguard.audit.statements import Authorization, Commitments, Credentials, Outcome
 from agentguard.canonical import JSON
-from agentguard.cli import history
-from agentguard.cli.history import Authorization, Outcome
-from agentguard.envelope import Envelope
-from agentguard.errors import AgentguardError, ConfigError
+from agentguard.cli import finding
+from agentguard.cli.finding import Found
+from agentguard.errors import AgentguardError, DecodeError, VerificationError
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument
-from agentguard.invocation import commitment
-from agentguard.ports import LogReader
+from agentguard.storage import sqlite
+from agentguard.storage.lease import shard_origin
+from agentguard.storage.reader import StateReader
 
-_NUMBER: Final = re.compile(r"[0-9]{1,18}\Z")
+_OUTCOME_MEMBERS: Final = ("result_type", "error_type", "started_at", "ended_at")
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What the admin key has signed of a call, and where it stands; ``ran`` None in an erasure."""
+
+    shard: int
+    index: int
+    at: str
+    note: str
+    ran: bool | None
+
+    def as_json(self) -> dict[str, JSON]:
+        """Return its members, ``ran`` only where it is said."""
+        members = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in members.items() if value is not None}
 
 
 @dataclass(slots=True)
 class Story:
-    """One call: its authorization and, once there is one, its outcome.
+    """One call: its authorization and, once there are any, its outcome and the admin's word.
 
-    ``credential`` is None where it does not verify. ``kept`` holds what stands beside the log, by
-    role. ``problems`` says what does not hold.
+    ``credential`` is None where it does not verify, ``head`` (the newest checkpoint of its shard)
+    likewise. ``kept`` holds what stands beside the log, by role. ``problems`` says what does not
+    hold.
     """
 
     shard: int
@@ -43,10 +61,17 @@ class Story:
     entry: Entry
     call: Authorization
     credential: Credential | None = None
-    outcome_index: int | None = None
+    outcome_entry: Found | None = None
     outcome: Outcome | None = None
+    resolution: Noted | None = None
+    erasure: Noted | None = None
+    head: Checkpoint | None = None
     kept: dict[str, JSON] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+
+    def commitments(self) -> Commitments:
+        """What the call and its outcome commit to."""
+        return {**self.call.commitments, **(self.outcome.commitments if self.outcome else {})}
 
     def as_json(self) -> dict[str, JSON]:
         """Return what ``audit show --json`` prints."""
@@ -73,165 +98,132 @@ class Story:
             "config_sha256": members["config_sha256"],
             "outcome": self._outcome_json(),
             "problems": [*self.problems],
+            "resolution": self.resolution.as_json() if self.resolution is not None else None,
+            "erasure": self.erasure.as_json() if self.erasure is not None else None,
+            "checkpoint": _head_json(self.head),
         }
 
     def _outcome_json(self) -> JSON:
-        if self.outcome is None:
+        if self.outcome is None or self.outcome_entry is None:
             return None
         said = self.outcome.predicate
-        names = ("result_type", "error_type", "started_at", "ended_at")
         return {
-            "index": self.outcome_index,
+            "index": self.outcome_entry.index,
             "status": self.outcome.status,
             "result": self.kept.get("result"),
-            **{name: said.get(name) for name in names},
+            **{name: said.get(name) for name in _OUTCOME_MEMBERS},
         }
 
 
-def tell(reader: LogReader, wanted: str, trust: TrustDocument) -> Story | Entry:
-    """Find the call that an invocation id, an index or ``SHARD/INDEX`` names, and check it.
+def tell(reader: StateReader, found: Found, trust: TrustDocument) -> Story:
+    """Tell the story of the call whose authorization was found, and check it.
 
-    An index may also name the entry of its outcome; an entry that belongs to no call is returned
-    as it stands. Raises ``ConfigError`` (``call.unknown``), ``DecodeError`` for an entry that
-    can't be read, and ``StorageError``.
+    Raises ``DecodeError`` for an entry that can't be read, and ``StorageError``.
     """
-    place = _place(wanted)
-    if place is None:
-        found = _search(reader, trust, lambda _place, call: call.invocation_id == wanted)
-    else:
-        parsed = _entry(reader, *place)
-        if parsed.kind == "authorization":
-            history.read_authorization(parsed)  # one that can't be read is an error to report
-            found = _search(reader, trust, lambda at, _call: at == place)
-        elif parsed.kind == "outcome":
-            subject = history.read_outcome(parsed).invocation_sha256
-            found = _search(reader, trust, lambda _place, call: call.invocation_sha256 == subject)
+    call = statements.read_authorization(found.entry)
+    story = Story(found.shard, found.index, found.entry, call)
+    _Teller(reader, trust, story).tell()
+    return story
+
+
+@dataclass(slots=True)
+class _Teller:
+    """Adds to a story what belongs to it, each part checked."""
+
+    reader: StateReader
+    trust: TrustDocument
+    story: Story
+
+    def tell(self) -> None:
+        story = self.story
+        story.credential = issued = self._credential()
+        if issued is not None:
+            with self._problem("the invocation does not hold"):
+                statements.check_call(story.call, issued)
+        if story.call.allowed:
+            self._outcome()
+        self._keep(story.index, story.call.commitments)
+        if story.call.allowed and story.outcome is None:
+            story.resolution = self._noted("resolution")
+        committed = [role for role, said in story.commitments().items() if said is not None]
+        if not set(committed) <= story.kept.keys():
+            story.erasure = self._noted("erasure")
+        with self._problem("the newest checkpoint does not hold"):
+            story.head = self._head()
+
+    def _credential(self) -> Credential | None:
+        call, at = self.story.call, entry.time_of(self.story.entry.at)
+        newest: AgentguardError | None = None
+        for found in finding.credentials(self.reader, call, self._found()):
+            known = Credentials()
+            try:
+                token = str(found.entry.members["credential"])
+                known.add(credential.verify(token, self.trust, at=entry.time_of(found.entry.at)))
+                return known.of_call(call, at)
+            except (DecodeError, VerificationError) as error:
+                newest = newest or error
+        if newest is None:
+            self.story.problems.append("no credential of this agent stands before the call")
         else:
-            return parsed
-    if found is None:
-        message = f"the log holds no call {wanted}: agentguard audit list names them all"
-        raise ConfigError(message, code="call.unknown")
-    return found
-
-
-def _place(wanted: str) -> tuple[int, int] | None:
-    shard, slash, index = wanted.rpartition("/")
-    numbers = (shard if slash else "0", index)
-    if all(_NUMBER.match(number) for number in numbers):
-        return int(numbers[0]), int(numbers[1])
-    return None
-
-
-def _entry(reader: LogReader, shard: int, index: int) -> Entry:
-    for at, body in reader.entries(shard):
-        if at == index:
-            return entry.parse(body)
-    message = f"there is no entry {index} in shard {shard}: agentguard audit list names them all"
-    raise ConfigError(message, code="call.unknown")
-
-
-def _search(
-    reader: LogReader,
-    trust: TrustDocument,
-    matches: Callable[[tuple[int, int], Authorization], bool],
-) -> Story | None:
-    for shard in reader.shards():
-        story: Story | None = None
-        tokens: dict[str | None, str] = {}
-        for index, body in reader.entries(shard):
-            # an entry that can't be read is none of this call; audit verify names it
-            with suppress(AgentguardError):
-                parsed = entry.parse(body)
-                if story is None:
-                    story = _begins(shard, index, parsed, tokens, matches)
-                else:
-                    _ends(story, index, parsed)
-            if story is not None and (story.outcome is not None or story.call.decision != "allow"):
-                break
-        if story is not None:
-            _check(story, reader, trust, tokens.get(story.call.agent))
-            return story
-    return None
-
-
-def _begins(
-    shard: int,
-    index: int,
-    parsed: Entry,
-    tokens: dict[str | None, str],
-    matches: Callable[[tuple[int, int], Authorization], bool],
-) -> Story | None:
-    """Return the story that this entry begins, or remember the credential that it holds."""
-    if parsed.kind == "identity":
-        token = str(parsed.members["credential"])
-        tokens[history.subject_of(token)] = token
-    elif parsed.kind == "authorization":
-        call = history.read_authorization(parsed)
-        if matches((shard, index), call):
-            return Story(shard, index, parsed, call)
-    return None
-
-
-def _ends(story: Story, index: int, parsed: Entry) -> None:
-    if parsed.kind == "outcome":
-        outcome = history.read_outcome(parsed)
-        if outcome.invocation_sha256 == story.call.invocation_sha256:
-            story.outcome_index, story.outcome = index, outcome
-
-
-# --- what holds ---------------------------------------------------------------------------------
-
-
-def _check(story: Story, reader: LogReader, trust: TrustDocument, token: str | None) -> None:
-    story.credential = _credential(story, trust, token)
-    call = story.call
-    if call.sealed.signatures or call.decision == "allow" or call.code != "signature.failed":
-        _signature(story, call.sealed, "the invocation's signature")
-    commitments = {
-        "arguments": call.predicate.get("arguments"),
-        "input": story.entry.members["input"],
-    }
-    _keep(story, reader, story.index, commitments)
-    if story.outcome is not None and story.outcome_index is not None:
-        _signature(story, story.outcome.sealed, "the outcome's signature")
-        said = {"result": story.outcome.predicate.get("result")}
-        _keep(story, reader, story.outcome_index, said)
-
-
-def _credential(story: Story, trust: TrustDocument, token: str | None) -> Credential | None:
-    if token is None:
-        story.problems.append("no credential of this agent stands before the call")
+            self.story.problems.append(f"the credential does not hold: {newest}")
         return None
-    try:
-        at = entry.time_of(story.entry.at)
-        return credential.verify(token, trust, at=at)
-    except AgentguardError as error:
-        story.problems.append(f"the credential does not hold: {error}")
-    return None
 
+    def _outcome(self) -> None:
+        story = self.story
+        for found in finding.belonging(self.reader, "outcome", story.call, self._found())[:1]:
+            story.outcome_entry = found
+            story.outcome = outcome = statements.read_outcome(found.entry)
+            with self._problem("the outcome does not hold"):
+                statements.check_place(outcome, story.shard, story.index)
+                if story.credential is not None:  # without one, that is a problem already
+                    statements.check_signed(outcome.sealed, story.credential)
+            self._keep(found.index, outcome.commitments)
 
-def _signature(story: Story, sealed: Envelope, what: str) -> None:
-    if story.credential is None:
-        return  # without a key there is nothing to check it with, and that is a problem already
-    try:
-        sealed.verify(story.credential.key)
-    except AgentguardError as error:
-        story.problems.append(f"{what} does not hold: {error}")
+    def _noted(self, kind: str) -> Noted | None:
+        """Return the newest resolution or erasure of the call that the admin key has signed."""
+        noted: list[Noted] = []
+        for found in finding.belonging(self.reader, kind, self.story.call, self._found()):
+            with self._problem(f"the {kind} at {found.shard}/{found.index} does not hold"):
+                at = entry.time_of(found.entry.at)
+                said = statements.check_administered(found.entry, self.trust, at)
+                noted.append(Noted(found.shard, found.index, found.entry.at, said.note, said.ran))
+        return max(noted, key=lambda one: one.at, default=None)
 
+    def _head(self) -> Checkpoint:
+        story = self.story
+        note = self.reader.checkpoint(story.shard)
+        if note is None:
+            raise VerificationError("there is none")
+        origin = shard_origin(self.trust, story.shard)
+        head, _key = statements.check_checkpoint(note, self.trust, origin)
+        if head.size <= story.index:
+            raise VerificationError(f"it covers {head.size} entries, and not this one")
+        return head
 
-def _keep(story: Story, reader: LogReader, index: int, commitments: Mapping[str, JSON]) -> None:
-    """Take what stands beside an entry into the story, if it is what the entry commits to."""
-    for beside in reader.attachments(story.shard, index):
-        expected = commitments.get(beside.role)
-        if expected is None or commitment(beside.salt, beside.data) != expected:
-            story.problems.append(f"the {beside.role} kept beside the log were changed")
-            continue
-        if len(beside.data) > canonical.MAX_BYTES:
-            continue  # the policy's input may be longer than what is ever decoded
+    def _keep(self, index: int, commitments: Commitments) -> None:
+        """Take what stands beside an entry into the story, if it is what the entry commits to."""
+        for beside in self.reader.attachments(self.story.shard, index):
+            try:
+                statements.check_attachments([beside], commitments)
+                data = canonical.loads(beside.data, limit=sqlite.MAX_LENGTH)
+            except VerificationError:
+                self.story.problems.append(f"the {beside.role} kept beside the log were changed")
+            except DecodeError as error:
+                what = f"the {beside.role} kept beside the log are no JSON: {error}"
+                self.story.problems.append(what)
+            else:
+                self.story.kept[beside.role] = data
+
+    def _found(self) -> Found:
+        return Found(self.story.shard, self.story.index, self.story.entry)
+
+    @contextmanager
+    def _problem(self, what: str) -> Iterator[None]:
+        """Make what is raised below a problem of the story."""
         try:
-            story.kept[beside.role] = canonical.loads(beside.data)
-        except AgentguardError as error:
-            story.problems.append(f"the {beside.role} kept beside the log are no JSON: {error}")
+            yield
+        except (DecodeError, VerificationError) as error:
+            self.story.problems.append(f"{what}: {error}")
 
 
 def _credential_json(held: Credential | None) -> JSON:
@@ -245,3 +237,9 @@ def _credential_json(held: Credential | None) -> JSON:
         "expires_at": held.expires_at,
         "jti": held.jti,
     }
+
+
+def _head_json(head: Checkpoint | None) -> JSON:
+    if head is None:
+        return None
+    return {"origin": head.origin, "size": head.size, "root": head.root.hex()}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentguard import jws
-from agentguard.canonical import JSON
+from agentguard.canonical import JSON, is_integer
 from agentguard.errors import ConfigError, DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
 from agentguard.keys import PublicKey, Signer
@@ -25,6 +25,7 @@ MAX_LIFETIME: Final = 3600
 """A credential lives an hour at most, in seconds."""
 
 _LATEST: Final = 253_402_300_799  # the end of the year 9999
+_URI: Final = re.compile(r"spiffe://[^/]+/agent/([^/]+)/[^/]+")
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?\Z")
 _CLAIMS: Final = frozenset({"iss", "sub", "iat", "exp", "jti", "cnf", AGENT_CLAIM})
 
@@ -69,6 +70,15 @@ def agent_uri(trust_domain: str, name: str, key: PublicKey) -> str:
     return f"spiffe://{trust_domain}/agent/{name}/{key.thumbprint}"
 
 
+def agent_name(uri: str) -> str | None:
+    """Return the name in an instance's URI, for display and search; None where it is no such URI.
+
+    A verifier believes a name only from the issuer-signed credential.
+    """
+    match = _URI.fullmatch(uri)
+    return match[1] if match is not None else None
+
+
 def issue(
     issuer: Signer,
     trust_domain: str,
@@ -110,7 +120,7 @@ def verify(token: str, trust: TrustDocument, *, at: int) -> Credential:
     # kid and iat only choose among trusted keys; nothing else is read before the signature holds
     unverified = jws.parse(token)
     kid, issued_at = unverified.header.get("kid"), unverified.claims().get("iat")
-    if not isinstance(kid, str) or type(issued_at) is not int:
+    if not isinstance(kid, str) or not is_integer(issued_at):
         raise _malformed("it names no kid, or no iat in whole seconds")
     claims = jws.verify(token, trust.key("issuer", kid, at=issued_at), typ=TYPE).claims()
     credential = _parse(claims, token)
@@ -132,17 +142,24 @@ def _parse(claims: Mapping[str, JSON], token: str) -> Credential:
         case {
             "iss": str(),
             "sub": str(uri),
-            "iat": int(issued_at),
-            "exp": int(expires_at),
+            "iat": issued_at,
+            "exp": expires_at,
             "jti": str(jti),
-            "cnf": {"jwk": dict(jwk)},
+            "cnf": {"jwk": dict(jwk), **further},
             "urn:agentguard:agent": {
                 "name": str(name),
                 "type": str(kind),
                 "owner": str() | None as owner,
                 "version": str() | None as version,
             },
-        } if claims.keys() == _CLAIMS:
+        } if (
+            claims.keys() == _CLAIMS
+            and not further
+            and is_integer(issued_at)
+            and is_integer(expires_at)
+        ):
+            if "alg" not in jwk:  # its value is for from_jwk to check
+                raise _malformed("its key names no alg")
             try:
                 profile = AgentProfile(name, kind, owner, version)
             except ConfigError as error:

@@ -7,12 +7,12 @@ never takes it from the state that is checked.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final, Literal, get_args
 
 from agentguard import canonical
-from agentguard.canonical import JSON
+from agentguard.canonical import JSON, is_integer
 from agentguard.errors import DecodeError, KeyMaterialError, VerificationError
 from agentguard.keys import PublicKey
 
@@ -77,6 +77,34 @@ class TrustDocument:
         """Yield the keys for one use, whatever their time."""
         return (trusted for trusted in self.keys if trusted.use == use)
 
+    def current(self, use: Use) -> list[PublicKey]:
+        """Return the keys for one use to whose time no end is set."""
+        return [
+            trusted.key
+            for trusted in self.keys_for(use)
+            if trusted.not_after is None and trusted.compromised_since is None
+        ]
+
+    def rotated(
+        self, old: PublicKey, new: PublicKey, *, now: int, until: int, compromised_since: int | None
+    ) -> TrustDocument:
+        """Return a document in which ``new`` takes the place of ``old``, for the same use.
+
+        ``old`` counts for what was signed before ``until`` and, if it is compromised, before then
+        (seconds since the epoch). Raises ``VerificationError`` (``key.unknown``).
+        """
+        keys: list[TrustedKey] = []
+        for trusted in self.keys:
+            if trusted.key == old:
+                ended = replace(trusted, not_after=until, compromised_since=compromised_since)
+                keys += [ended, TrustedKey(trusted.use, new, now)]
+            else:
+                keys.append(trusted)
+        if len(keys) == len(self.keys):
+            message = f"{old.thumbprint} is no key of {self.trust_domain}"
+            raise VerificationError(message, code="key.unknown")
+        return replace(self, keys=tuple(keys))
+
     def dumps(self) -> bytes:
         """Write the document, in canonical form."""
         keys: list[JSON] = [trusted.as_json() for trusted in self.keys]
@@ -109,10 +137,15 @@ def _parse_key(value: JSON) -> TrustedKey:
             "use": str(use),
             "kid": str(kid),
             "jwk": dict(jwk),
-            "not_before": int(not_before),
-            "not_after": int() | None as not_after,
-            "compromised_since": int() | None as compromised_since,
-        } if use in _USES:
+            "not_before": not_before,
+            "not_after": not_after,
+            "compromised_since": compromised_since,
+        } if (
+            use in _USES
+            and is_integer(not_before)
+            and (not_after is None or is_integer(not_after))
+            and (compromised_since is None or is_integer(compromised_since))
+        ):
             try:
                 key = PublicKey.from_jwk(jwk)
             except (DecodeError, KeyMaterialError) as error:
@@ -129,4 +162,4 @@ def _malformed(problem: str) -> DecodeError:
 
 def seconds(moment: datetime) -> int:
     """Whole seconds since the epoch of an aware time."""
-    return int(moment.astimezone(UTC).timestamp())
+    return int(moment.timestamp())

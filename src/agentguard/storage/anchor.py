@@ -2,7 +2,8 @@
 
 Whoever cuts or replaces the state does not reach it there, and a rolled-back log is found out when
 it is opened or verified. One small file a shard, named after the origin, overwritten after each
-commit; it never goes back to a smaller tree.
+commit; it never goes back to a smaller tree. A log's anchors lie together, in a folder named after
+it, with a copy of its trust document.
 """
 
 from __future__ import annotations
@@ -10,25 +11,28 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from agentguard.audit import checkpoint
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.canonical import sha256_hex
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.keys import PublicKey
 
 _LOGGER = logging.getLogger("agentguard")
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9]{1,100}\Z")
 
 
 class Anchor:
     """The anchor of one shard in a directory, or nowhere (``directory`` None)."""
 
-    def __init__(self, directory: Path | None, origin: str, log_key: PublicKey) -> None:
+    def __init__(self, directory: Path | None, origin: str, log_keys: Iterable[PublicKey]) -> None:
         self._path = anchor_path(directory, origin) if directory is not None else None
         self._origin = origin
-        self._key = log_key
+        self._keys = tuple(log_keys)
         self._file: int | None = None
         self._owed = b""
         self._length = -1
@@ -48,7 +52,7 @@ class Anchor:
             message = f"the anchor {self._path} can't be read ({error.strerror})"
             raise StorageError(message, code="anchor.unreadable") from error
         try:
-            return checkpoint.verify(note, self._key, origin=self._origin)
+            return checkpoint.verify_any(note, self._keys, origin=self._origin)
         except AgentguardError as error:
             message = f"the anchor {self._path} is damaged ({error}): find out who changed it"
             raise StorageError(message, code="anchor.damaged") from error
@@ -126,5 +130,30 @@ class Anchor:
 
 
 def anchor_path(directory: Path, origin: str) -> Path:
-    """Return where the anchor of a shard lies in a directory."""
-    return directory / f"{sha256_hex(origin.encode())[:32]}.checkpoint"
+    """Return where the anchor of a shard, ``<log>/<number>``, lies in a directory."""
+    log, _slash, number = origin.rpartition("/")
+    return log_folder(directory, log) / f"{number}.checkpoint"
+
+
+def trust_path(directory: Path, log: str) -> Path:
+    """Return where the copy of a log's trust document lies in a directory."""
+    return log_folder(directory, log) / "trust.json"
+
+
+def log_folder(directory: Path, log: str) -> Path:
+    """Return where the anchors of a log lie; raises ``StorageError`` for no name of a log."""
+    name = log.rpartition("/")[2]
+    if _PLAIN_NAME.match(name) is None:  # it may come from a state that somebody has changed
+        message = f"{log!r} is no name of a log: its last part has letters and digits only"
+        raise StorageError(message, code="anchor.unreadable")
+    return directory / name
+
+
+def kept_shards(directory: Path, log: str) -> list[int]:
+    """Return the numbers of the shards of which an anchor is kept, in order."""
+    try:
+        names = [path.stem for path in log_folder(directory, log).glob("*.checkpoint")]
+    except OSError as error:
+        message = f"the anchors in {directory} can't be read ({error.strerror})"
+        raise StorageError(message, code="anchor.unreadable") from error
+    return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)

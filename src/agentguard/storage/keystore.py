@@ -1,8 +1,8 @@
 """The long-lived keys of a trust domain, encrypted at rest in OpenSSH's format.
 
 A state directory holds ``keys/issuer``, ``keys/log`` and ``keys/admin``, and the trust document
-with their public halves. The passphrase lies elsewhere (``[keys] passphrase_file``, or
-``AGENTGUARD_PASSPHRASE``).
+with their public halves; while a key is rotated (``succession.py``), ``keys/<use>.next`` too. The
+passphrase lies elsewhere (``[keys] passphrase_file``, or ``AGENTGUARD_PASSPHRASE``).
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from agentguard.keys import Ed25519Signer
 
 TRUST: Final = "trust.json"
 KEYS: Final = "keys"
+
+LONG_LIVED: Final[tuple[Use, ...]] = ("issuer", "log", "admin")
+"""The uses of the keys that lie in a state."""
 
 
 def write_new(path: Path, data: bytes) -> None:
@@ -37,19 +40,75 @@ def write_new(path: Path, data: bytes) -> None:
         raise StorageError(message, code="storage.readonly") from error
 
 
+def replace(path: Path, data: bytes) -> None:
+    """Write a file of mode 0600 in place of another, whole or not; raises ``StorageError``."""
+    new = path.with_name(f"{path.name}.new")
+    try:
+        new.unlink(missing_ok=True)
+        write_new(new, data)
+        new.replace(path)
+    except OSError as error:
+        message = f"{path} can't be replaced ({error.strerror}): give this user the right"
+        raise StorageError(message, code="storage.readonly") from error
+
+
 def save_key(state: Path, use: Use, signer: Ed25519Signer, passphrase: bytes) -> None:
     """Keep a key, encrypted; raises ``StorageError`` if there is one already."""
     write_new(state / KEYS / use, signer.to_openssh(passphrase))
 
 
+def save_next_key(state: Path, use: Use, signer: Ed25519Signer, passphrase: bytes) -> None:
+    """Keep, beside a key, the one that is to take its place; raises ``StorageError``."""
+    replace(_next(state, use), signer.to_openssh(passphrase))
+
+
+def next_key(state: Path, use: Use, passphrase: bytes) -> Ed25519Signer | None:
+    """Read the key that is to take a key's place, if there is one. Raises as ``load_key`` does."""
+    return _load(_next(state, use), passphrase) if _next(state, use).exists() else None
+
+
+def adopt_next_key(state: Path, use: Use) -> None:
+    """Put the next key in its place; it stays beside it until ``drop_next_key``."""
+    replace(state / KEYS / use, _next(state, use).read_bytes())
+
+
+def drop_next_key(state: Path, use: Use) -> None:
+    """Forget the next key: it is in its place, or will not be."""
+    _next(state, use).unlink(missing_ok=True)
+
+
+def next_keys(state: Path, *, adopted: bool) -> list[Use]:
+    """Return the uses with a next key: those where it is in its place already, or the others."""
+    return [
+        use
+        for use in LONG_LIVED
+        if (data := _bytes(_next(state, use))) is not None
+        and (data == _bytes(state / KEYS / use)) is adopted
+    ]
+
+
+def _next(state: Path, use: Use) -> Path:
+    return state / KEYS / f"{use}.next"
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:  # whoever needs it says what is wrong
+        return None
+
+
 def load_key(state: Path, use: Use, passphrase: bytes) -> Ed25519Signer:
     """Read a key. Raises ``KeyMaterialError``: ``key.unreadable``, ``key.passphrase``, ..."""
-    path = state / KEYS / use
+    return _load(state / KEYS / use, passphrase)
+
+
+def _load(path: Path, passphrase: bytes) -> Ed25519Signer:
     refuse_if_exposed(path)
     try:
         data = path.read_bytes()
     except OSError as error:
-        message = f"the {use} key {path} can't be read ({error.strerror}): check the state"
+        message = f"the key {path} can't be read ({error.strerror}): check the state"
         raise KeyMaterialError(message, code="key.unreadable") from error
     return Ed25519Signer.from_openssh(data, passphrase)
 

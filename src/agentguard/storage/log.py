@@ -4,7 +4,8 @@ Whoever appends first leads: it takes everything that is pending, hashes it into
 one checkpoint and has the backend write the batch; those who came meanwhile wait for it or lead
 the next batch. What the backend is (memory, SQLite) is its own affair.
 
-After a fork the child's copy refuses: two writers on one shard would fork the log.
+After a fork the child's copy refuses: two writers on one shard would fork the log. Which shard
+a process writes is settled in ``lease.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from agentguard.audit import checkpoint, merkle
 from agentguard.audit.checkpoint import Checkpoint
@@ -96,8 +97,16 @@ class _Turn:
         self.failure: StorageError | None = None
 
 
+class _Attempt(NamedTuple):
+    """A commit of which nobody knows yet whether it is durable."""
+
+    batch: Sequence[_Slot]
+    before: Head
+    after: Head
+
+
 class ShardLog:
-    """An ``AuditLog`` with one shard."""
+    """An ``AuditLog``: one shard, and its one writer."""
 
     def __init__(self, backend: Backend, signer: Signer, *, shard: int = 0) -> None:
         self._backend = backend
@@ -109,6 +118,7 @@ class ShardLog:
         self._changed = threading.Condition(self._lock)
         self._pending: list[_Slot] = []
         self._busy: _Turn | None = None
+        self._unknown: _Attempt | None = None
         self._closed = ""
         self._wake = threading.Event()
         self._flusher: threading.Thread | None = None
@@ -123,6 +133,11 @@ class ShardLog:
         self._last_at = datetime.fromisoformat(head.at)
 
     @property
+    def shard(self) -> int:
+        """The shard's number."""
+        return self._shard
+
+    @property
     def head(self) -> Checkpoint:
         """The newest durable checkpoint."""
         return self._head.checkpoint
@@ -131,6 +146,10 @@ class ShardLog:
     def last_at(self) -> datetime:
         """The time of the newest durable entry."""
         return self._last_at
+
+    def sign_with(self, signer: Signer) -> None:
+        """Sign the checkpoints from here on with another key of the log."""
+        self._signer = signer
 
     def append(self, record: Record) -> Receipt:
         """Make ``record``, and everything enqueued before it, durable; return its place."""
@@ -189,7 +208,7 @@ class ShardLog:
         """Refuse from here on: this process is a fork of the log's writer."""
         if self._closed:
             return  # its descriptors may be somebody else's by now
-        self._closed = "this process is a fork: open a guard of its own in it"
+        self._closed = "this log is the one of a process of which this one is a fork"
         # the parent's threads held these, and do not exist here
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -228,8 +247,12 @@ class ShardLog:
                     return
                 self._busy = turn
                 turn.batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
-            if turn.batch:
-                self._commit(turn.batch)
+            batch = turn.batch
+            if self._unknown is not None:
+                self._find_out(self._unknown)
+                batch = [slot for slot in batch if slot.receipt is None]
+            if batch:
+                self._commit(batch)
         except StorageError as error:
             turn.failure = error
             if own is None:
@@ -249,7 +272,7 @@ class ShardLog:
         at = before.at
         for slot in batch:
             tree.append(merkle.leaf_hash(slot.record.body))
-            at = max(at, slot.record.at)
+            at = max(at, slot.record.summary.at)
         head = Head(tree, Checkpoint(before.checkpoint.origin, tree.size, tree.root()), at)
         records = [slot.record for slot in batch]
         try:
@@ -260,20 +283,35 @@ class ShardLog:
             self._place(batch, before)
         except BaseException as error:
             # the commit itself may have succeeded: only the backend knows
+            self._unknown = _Attempt(batch, before, head)
             try:
-                durable = self._backend.read_head()
+                durable = self._find_out(self._unknown)
             except StorageError:
                 if not isinstance(error, Exception):
                     raise error from None  # an interrupt stays one
                 raise
-            self._adopt(durable)
-            if durable.checkpoint == head.checkpoint:
-                self._place(batch, before)
-            elif isinstance(error, Exception) and not isinstance(error, StorageError):
+            if not durable and isinstance(error, Exception) and not isinstance(error, StorageError):
                 message = f"the log can't be written ({type(error).__name__}: {error})"
                 raise StorageError(message) from error
-            if not isinstance(error, Exception) or durable.checkpoint != head.checkpoint:
+            if not durable or not isinstance(error, Exception):
                 raise
+
+    def _find_out(self, attempt: _Attempt) -> bool:
+        """Read the head again, and say whether ``attempt`` is durable; raises ``StorageError``.
+
+        Until this has succeeded nothing is written: what is in the log already would go into it
+        once more.
+        """
+        head = self._backend.read_head()
+        durable = head.checkpoint == attempt.after.checkpoint
+        if not durable and head.checkpoint != attempt.before.checkpoint:
+            message = "somebody else writes this shard, past its lock: find out who, and stop it"
+            raise StorageError(message, code="storage.locked")
+        self._adopt(head)
+        if durable:
+            self._place(attempt.batch, attempt.before)
+        self._unknown = None
+        return durable
 
     def _place(self, batch: Sequence[_Slot], before: Head) -> None:
         first = before.checkpoint.size

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from agentguard.audit import checkpoint
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment, Record
+from agentguard.audit.entry import Attachment, Record, Stored
 from agentguard.audit.merkle import CompactRange
+from agentguard.audit.summary import Search
 from agentguard.keys import Signer
 from agentguard.storage.log import BEGINNING, Head
 
@@ -17,9 +18,9 @@ class MemoryBackend:
 
     durable = False
 
-    def __init__(self, origin: str, signer: Signer, *, shard: int = 0) -> None:
-        self._shard = shard
+    def __init__(self, origin: str, signer: Signer, *, registry: bytes | None = None) -> None:
         self._signer = signer
+        self._registry = registry
         self._records: list[Record] = []
         self._checkpoints: list[Checkpoint] = []
         tree = CompactRange()
@@ -41,9 +42,13 @@ class MemoryBackend:
     def abandon(self) -> None:
         """A fork has its own copy of the memory; there is nothing to let go of."""
 
+    def registry(self) -> bytes | None:
+        """The issuer's list of the one shard."""
+        return self._registry
+
     def shards(self) -> Sequence[int]:
-        """The one shard."""
-        return (self._shard,)
+        """The one shard, number 0."""
+        return (0,)
 
     def entries(self, shard: int) -> Iterator[tuple[int, bytes]]:  # noqa: ARG002
         """Yield ``(index, canonical bytes)``."""
@@ -55,6 +60,31 @@ class MemoryBackend:
         for point in tuple(self._checkpoints):
             yield checkpoint.sign(point, self._signer)
 
-    def attachments(self, shard: int, index: int) -> Sequence[Attachment]:  # noqa: ARG002
+    def stored(self, shard: int) -> Iterator[Stored]:  # noqa: ARG002
+        """Yield the entries with all that stands beside them."""
+        for index, record in enumerate(tuple(self._records)):
+            yield Stored(index, *record)
+
+    def entry(self, shard: int, index: int) -> Stored | None:  # noqa: ARG002
+        """One entry."""
+        if not 0 <= index < len(self._records):
+            return None
+        return Stored(index, *self._records[index])
+
+    def attachments(self, shard: int, index: int) -> Sequence[Attachment]:
         """What stands beside one entry."""
-        return self._records[index].attachments
+        stored = self.entry(shard, index)
+        return stored.attachments if stored is not None else ()
+
+    def search(self, shard: int, search: Search, *, after: int = -1) -> Iterator[int]:  # noqa: ARG002
+        """Yield the indices of the entries whose summaries match."""
+        for index, record in enumerate(tuple(self._records)):
+            if index > after and search.matches(record.summary):
+                yield index
+
+    def checkpoint(self, shard: int, size: int | None = None) -> bytes | None:  # noqa: ARG002
+        """The signed note of one size, or the newest, signed now."""
+        for point in reversed(self._checkpoints):
+            if size is None or point.size == size:
+                return checkpoint.sign(point, self._signer)
+        return None

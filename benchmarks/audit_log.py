@@ -1,0 +1,355 @@
+"""What the audit log costs: appends, many processes, verification, memory, and growth.
+
+    uv run python benchmarks/audit_log.py [--small N] [--large N] [--full] [--json FILE]
+
+Each measured arm has its floor beside it, run alternately with the garbage collector off; the
+ratio is the median of the ratios of the repetitions. The floors are in ``states.py``: of an append,
+a bare group commit by the same threads (SQLite, WAL, every commit on the disk, one signature a
+commit); of a guarded call, that commit under the floor of ``guarded_call.py``; of the verification,
+the bare Ed25519 verifications, and without signatures SQLite's rows and their SHA-256. ``--full``
+compares logs of 10 thousand and a million entries, which takes half an hour and 3 GB in the
+temporary folder.
+
+Beside them stand the load average and the time of a bare fdatasync: past 1 ms what is durable is
+void.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from guarded_call import TABLES, VOID_OVER, decide, fdatasync_p50, floor, guarded, samples
+from measuring import (
+    Row,
+    apart,
+    compared,
+    middle,
+    no_collection,
+    peak,
+    ratio,
+    show,
+    timed,
+    tracked,
+)
+from states import State, bare_rows, bare_signatures, fill, found, group_commit
+
+from agentguard import Guard
+from agentguard.audit.entry import Record
+from agentguard.engines.rego import RegoEngine
+from agentguard.examination import examine
+
+CALLERS = (1, 8, 32)
+PROCESSES = THREADS = 8
+EACH = 50
+"""Calls of each of those threads."""
+LONG = 100_000
+"""Entries past which a log is verified only once, of each kind."""
+SAMPLE = 4000
+"""Entries of a log whose signatures are verified barely."""
+
+
+def main() -> None:
+    """Parse the command line, measure, print, and write the JSON file if one is named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--small", type=int, default=2_000, help="entries of the smaller log")
+    parser.add_argument("--large", type=int, default=20_000, help="entries of the larger log")
+    parser.add_argument("--full", action="store_true", help="10 thousand and a million entries")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    sizes = (10_000, 1_000_000) if options.full else (options.small, options.large)
+    figures = run(sizes, options.repetitions)
+    show(figures)
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def run(sizes: Sequence[int], repetitions: int) -> dict[str, Any]:
+    """Measure everything and return the figures."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        load, probe = os.getloadavg()[0], fdatasync_p50(folder)
+        rows += appends(folder, repetitions)
+        rows += calls(folder, repetitions)
+        rows += processes(folder)
+        states = [filled(folder / f"log-{size}", size) for size in sizes]
+        rows += verification(states, repetitions)
+        rows += reading(states)
+        rows += memory(folder, states)
+        rows += growth(states, repetitions)
+        probes = (probe, fdatasync_p50(folder))
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}",
+        "entries": sizes,
+        "load_average": [load, os.getloadavg()[0]],
+        "fdatasync_p50_us": [round(probe, 1) for probe in probes],
+        "durable_void": max(probes) > VOID_OVER,
+        "results": [row.rounded()._asdict() for row in rows],
+    }
+
+
+# --- appends and calls -----------------------------------------------------------------------
+
+
+def appends(folder: Path, repetitions: int) -> Iterator[Row]:
+    """Append the authorization of a call, with its arguments beside it."""
+    record = authorization(folder)
+    for callers in CALLERS:
+        log = found(folder / f"appends-{callers}").shard()
+        with group_commit(folder / f"appends-{callers}.sqlite") as bare:
+            yield compared(
+                f"append, {callers} callers",
+                "records/s",
+                [partial(bare.append, [record.body])] * callers,
+                [partial(log.append, record)] * callers,
+                repetitions,
+            )
+        log.close()
+
+
+def authorization(folder: Path) -> Record:
+    """Return the record of one real call."""
+    with found(folder / "record").guard() as guard:
+        guarded(guard)()
+        stored = [*guard.reader().stored(0)][-2]
+    if stored.summary is None:
+        raise ValueError(stored)
+    return Record(stored.body, stored.summary, tuple(stored.attachments))
+
+
+def calls(folder: Path, repetitions: int) -> Iterator[Row]:
+    """Make guarded calls from several threads of one process."""
+    with Guard.ephemeral(decide, config=TABLES) as guard:
+        document, bodies = samples(guard)
+    for callers in CALLERS:
+        state = found(folder / f"calls-{callers}")
+        engine = RegoEngine.load(state.folder / "authz.rego")
+        with state.guard() as guard, group_commit(folder / f"calls-{callers}.sqlite") as bare:
+            yield compared(
+                f"guarded call, {callers} callers",
+                "calls/s",
+                [floor(engine, document, bodies, bare.append) for _ in range(callers)],
+                [guarded(guard)] * callers,
+                repetitions,
+            )
+
+
+# --- many processes --------------------------------------------------------------------------
+
+
+def processes(folder: Path) -> Iterator[Row]:
+    """Make guarded calls from many processes of many threads each, on one state."""
+    state = found(folder / "processes")
+    context = get_context("spawn")
+    start, results = context.Barrier(PROCESSES), context.Queue()
+    workers = [context.Process(target=work, args=(state, start, results)) for _ in range(PROCESSES)]
+    for worker in workers:
+        worker.start()
+    times: list[float] = []
+    begun, ended = [], []
+    for _ in workers:
+        began, end, durations = results.get(timeout=600)
+        begun.append(began)
+        ended.append(end)
+        times += durations
+    for worker in workers:
+        worker.join()
+    entries = 2 * len(times) / (max(ended) - min(begun))
+    report = examine(state.reader(), state.trust, anchor=state.anchor)
+    verdict = "verified" if report.ok and report.anchored and not report.in_doubt else "BROKEN"
+    what = f"{PROCESSES} processes, {THREADS} threads each"
+    hundredths = statistics.quantiles(times, n=100)
+    shards = f"{len(report.shards)} shards, {verdict}"
+    yield Row(f"{what}", "entries/s", None, entries, None, shards)
+    yield Row(f"{what}: p50", "ms", None, hundredths[49], None)
+    yield Row(f"{what}: p99", "ms", None, hundredths[98], None, "of a call; target 20")
+
+
+def work(state: State, start: Any, results: Any) -> None:
+    """Be one of the processes: make calls, and hand over how long each took (ms)."""
+    times: list[float] = []
+    with state.guard() as guard:
+        call = guarded(guard)
+
+        def repeat() -> None:
+            for _ in range(EACH):
+                started = time.perf_counter()
+                call()
+                times.append((time.perf_counter() - started) * 1e3)
+
+        call()
+        start.wait()
+        began = time.monotonic()
+        with no_collection():
+            threads = [threading.Thread(target=repeat) for _ in range(THREADS)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        end = time.monotonic()
+    results.put((began, end, times))
+
+
+# --- verifying -------------------------------------------------------------------------------
+
+
+def verification(states: Sequence[State], repetitions: int) -> Iterator[Row]:
+    """Verify each log, with every signature and with none."""
+    for contents in (True, False):
+        slowest = []
+        for state in states:
+            row, cost = verified(state, repetitions, contents=contents)
+            slowest.append(cost)
+            yield row
+        what = "every signature" if contents else "no signatures"
+        growing = slowest[1] / slowest[0]
+        yield Row(f"verify, {what}, larger/smaller", "", None, growing, None, "linear: 1")
+
+
+def verified(state: State, repetitions: int, *, contents: bool) -> tuple[Row, float]:
+    """Verify a log beside its floor; return also the CPU time of an entry, in microseconds."""
+    floors, costs = [], []
+    size = state.size
+    bare, sample = bare_signatures(state, SAMPLE) if contents else (bare_rows(state), size)
+    signatures = 0
+    times = repetitions if size <= LONG else 1
+    with no_collection():
+        for _ in tracked(range(times), f"verifying {size} entries"):
+            started = time.process_time()
+            signatures = bare()
+            floors.append((time.process_time() - started) / sample * 1e6)
+            started = time.process_time()
+            report = examine(state.reader(), state.trust, anchor=state.anchor, contents=contents)
+            costs.append((time.process_time() - started) / size * 1e6)
+            if not report.ok or not report.anchored:
+                raise ValueError(report.problems)
+    rates, bare_rates = ([1e6 / cost for cost in each] for each in (costs, floors))
+    what = "every signature" if contents else "no signatures"
+    over = middle(costs) - middle(floors)
+    note = f"{over:.0f} µs an entry above"
+    if contents:
+        note += f" of {signatures / sample:.2f} signatures"
+    row = Row(
+        f"verify, {what}, {size} entries",
+        "entries/s",
+        middle(bare_rates),
+        middle(rates),
+        ratio(costs, floors),
+        note,
+    )
+    return row, middle(costs)
+
+
+# --- reading, memory, growth -----------------------------------------------------------------
+
+
+def reading(states: Sequence[State]) -> Iterator[Row]:
+    """Run the commands that look at a log."""
+    for state in states:
+        size = state.size
+        stored = state.reader().entry(0, size // 2)
+        wanted = stored.summary.invocation_id if stored and stored.summary else None
+        commands = {
+            "--help": ["--help"],
+            "audit list -n 50": ["audit", "list", "-n", "50"],
+            "audit show": ["audit", "show", str(wanted)],
+            "audit prove": ["audit", "prove", str(wanted), "-o", "-"],
+        }
+        for name, arguments in commands.items():
+            yield Row(
+                f"agentguard {name}, {size} entries", "ms", None, command(state, arguments), None
+            )
+
+
+def command(state: State, arguments: Sequence[str]) -> float:
+    """Return the median time of a command, in ms."""
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run(  # noqa: S603  the command line of this project
+            [sys.executable, "-m", "agentguard.cli", *arguments],
+            cwd=state.folder,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        times.append((time.perf_counter() - started) * 1e3)
+    return middle(times)
+
+
+def memory(folder: Path, states: Sequence[State]) -> Iterator[Row]:
+    """Measure what processes hold at most: a guard's, and a verification's."""
+    yield Row("memory of a guard, new log", "MB", None, apart(calling, found(folder / "new")), None)
+    for state in states:
+        name = f"{state.size} entries"
+        yield Row(
+            f"memory of a guard, {name}", "MB", None, apart(calling, state), None, "target 100"
+        )
+        yield Row(f"memory of verify, {name}", "MB", None, apart(verifying, state), None)
+
+
+def calling(state: State) -> float:
+    """Make a hundred calls; return the most memory that this process has held (MB)."""
+    with state.guard() as guard:
+        call = guarded(guard)
+        for _ in range(100):
+            call()
+    return peak()
+
+
+def verifying(state: State) -> float:
+    """Verify the log; return the most memory that this process has held (MB)."""
+    examine(state.reader(), state.trust, anchor=state.anchor)
+    return peak()
+
+
+def growth(states: Sequence[State], repetitions: int) -> Iterator[Row]:
+    """Make calls on the smaller and the larger log, alternately."""
+    small, large = states
+    costs: tuple[list[float], list[float]] = ([], [])
+    with small.guard() as first, large.guard() as second, no_collection():
+        both = guarded(first), guarded(second)
+        for call in both:
+            timed(call)
+        for _ in tracked(range(4 * repetitions), "growth"):
+            for call, cost in zip(both, costs, strict=True):
+                cost.append(timed(call))
+    yield Row(
+        "guarded call, smaller and larger log",
+        "µs",
+        middle(costs[0]),
+        middle(costs[1]),
+        ratio(costs[1], costs[0]),
+        "flat: 1",
+    )
+
+
+# --- figures ---------------------------------------------------------------------------------
+
+
+def filled(folder: Path, size: int) -> State:
+    """Make a log of a size."""
+    state = found(folder)
+    for _ in tracked(fill(state, size), f"a log of {size} entries", size // 2):
+        pass
+    return state
+
+
+if __name__ == "__main__":
+    main()

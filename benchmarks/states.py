@@ -1,0 +1,229 @@
+"""What the benchmarks measure on: states on disk, filled quickly, and the bare floors beside them.
+
+The entries are those of real guarded calls, each with its own signatures; only their commits are
+taken together, as those of many callers are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+
+import orjson
+from guarded_call import POLICY, TABLES, guarded
+
+from agentguard import Guard, config, domain
+from agentguard.audit import checkpoint
+from agentguard.audit.entry import Receipt, Record
+from agentguard.canonical import b64_decode, b64url_decode
+from agentguard.envelope import pae
+from agentguard.identity.trust import TrustDocument
+from agentguard.keys import Ed25519Signer, PublicKey
+from agentguard.loading import configured_engine
+from agentguard.storage import sqlite
+from agentguard.storage.log import ShardLog
+from agentguard.storage.reader import StateReader
+
+BATCH = 32
+"""Entries to a commit, and to a checkpoint, in a log that is filled."""
+
+PASSPHRASE = os.urandom(16).hex().encode()
+
+
+@dataclass(frozen=True)
+class State:
+    """A trust domain on disk: its configuration, and the passphrase of its keys."""
+
+    path: Path
+    passphrase: bytes
+    trust: TrustDocument
+
+    @property
+    def folder(self) -> Path:
+        """Where the configuration lies."""
+        return self.path.parent
+
+    @property
+    def anchor(self) -> Path:
+        """Where the anchors lie."""
+        return self.folder / "anchor"
+
+    def reader(self) -> StateReader:
+        """Open the log to read."""
+        return StateReader(config.load(self.path).state)
+
+    @property
+    def size(self) -> int:
+        """The number of entries of its first shard."""
+        note = self.reader().checkpoint(0)
+        return checkpoint.parse(note).checkpoint.size if note is not None else 0
+
+    def guard(self) -> Guard:
+        """Open a guard on it, as a program would."""
+        return Guard.open(self.path, passphrase=self.passphrase)
+
+    def shard(self) -> ShardLog:
+        """Take a shard of its log, without a guard."""
+        settings = config.load(self.path)
+        return domain.take_up(settings, self.passphrase).lease(datetime.now(UTC))
+
+
+def found(folder: Path) -> State:
+    """Found a trust domain in a new folder."""
+    folder.mkdir()
+    (folder / "authz.rego").write_text(POLICY)
+    (folder / "authz.rego").chmod(0o600)
+    path = folder / config.FILE
+    (agent,) = TABLES["agents"].values()
+    scope = ", ".join(f'"{name}"' for name in agent["max_scope"])
+    path.write_text(
+        f'trust_domain = "{TABLES["trust_domain"]}"\nanchor = "anchor"\n'
+        '[policy]\npath = "authz.rego"\n[agents.code-reviewer]\n'
+        f'type = "{agent["type"]}"\nauthority = "own"\nmax_scope = [{scope}]\n'
+    )
+    path.chmod(0o600)
+    trust = domain.found(config.load(path), PASSPHRASE, now=datetime.now(UTC))
+    return State(path, PASSPHRASE, trust)
+
+
+def fill(state: State, entries: int) -> Iterator[int]:
+    """Write a log of ``entries`` entries with a real guard, yielding how many there are so far."""
+    settings = config.load(state.path)
+    home = domain.take_up(settings, state.passphrase)
+    with Guard(
+        settings,
+        configured_engine(settings),
+        replace(home, lease=lambda now: _in_batches(home.lease(now))),
+    ) as guard:
+        call = guarded(guard)
+        for written in range(0, entries, 2):
+            call()
+            yield written
+    yield entries
+
+
+def _in_batches(log: ShardLog) -> ShardLog:
+    """Have an append return before it is durable, and commit ``BATCH`` entries at once."""
+    places = itertools.count(log.head.size)
+    enqueue = log.enqueue
+
+    def put(record: Record) -> Receipt:
+        place = next(places)
+        enqueue(record)
+        if place % BATCH == BATCH - 1:
+            log.flush()
+        return Receipt(log.shard, place)
+
+    log.append = log.enqueue = put  # type: ignore[method-assign, assignment]
+    return log
+
+
+class GroupCommit:
+    """The floor of an append: leader/follower group commit of bare rows, one signature a batch."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._signer = Ed25519Signer.from_seed(os.urandom(32))
+        self._changed = threading.Condition()
+        self._pending: list[tuple[Sequence[bytes], threading.Event]] = []
+        self._busy = False
+
+    def append(self, bodies: Sequence[bytes]) -> None:
+        """Make ``bodies`` durable, together with those of whoever waits."""
+        done = threading.Event()
+        with self._changed:
+            self._pending.append((bodies, done))
+            while not done.is_set() and self._busy:
+                self._changed.wait()
+            if done.is_set():
+                return
+            self._busy = True
+            batch, self._pending = self._pending, []
+        self._commit([(body,) for bodies, _done in batch for body in bodies])
+        with self._changed:
+            for _bodies, committed in batch:
+                committed.set()
+            self._busy = False
+            self._changed.notify_all()
+
+    def _commit(self, rows: list[tuple[bytes]]) -> None:
+        rows.append((self._signer.sign(rows[0][0]),))
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.executemany("INSERT INTO entries (body) VALUES (?)", rows)
+        self._connection.execute("COMMIT")
+
+
+@contextmanager
+def group_commit(path: Path) -> Iterator[GroupCommit]:
+    """Open a database of bare rows, in write-ahead mode with every commit on the disk."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("CREATE TABLE entries (idx INTEGER PRIMARY KEY, body BLOB)")
+    yield GroupCommit(connection)
+    connection.close()
+
+
+def bare_rows(state: State) -> Callable[[], int]:
+    """Return the floor of verifying without signatures: read each row, and hash it."""
+    path = sqlite.shard_path(config.load(state.path).state, 0)
+
+    def once() -> int:
+        connection = sqlite3.connect(path)
+        count = 0
+        for _index, body in connection.execute("SELECT idx, body FROM entries ORDER BY idx"):
+            sha256(body).digest()
+            count += 1
+        connection.close()
+        return count
+
+    return once
+
+
+def bare_signatures(state: State, sample: int) -> tuple[Callable[[], int], int]:
+    """Return the floor of verifying: the Ed25519 verifications of the first ``sample`` entries.
+
+    And the number of these entries; the checkpoints up to there are among the signatures.
+    """
+    reader = state.reader()
+    keys: dict[str, PublicKey] = {key.key.thumbprint: key.key for key in state.trust.keys}
+    held: list[tuple[PublicKey, bytes, bytes]] = []
+    size = 0
+    for size, body in itertools.islice(reader.entries(0), sample):  # noqa: B007  the last one counts
+        value = orjson.loads(body)
+        if value["kind"] == "identity":
+            claims = orjson.loads(_part(value["credential"], 1))
+            key = PublicKey.from_jwk(claims["cnf"]["jwk"])
+            keys[key.thumbprint] = key
+            signed, _dot, _rest = value["credential"].rpartition(".")
+            kid = orjson.loads(_part(signed, 0))["kid"]
+            held.append((keys[kid], _part(value["credential"], 2), signed.encode()))
+        envelope = value.get("invocation") or value.get("statement")
+        for signature in envelope["signatures"] if envelope else ():
+            message = pae(envelope["payloadType"], b64_decode(envelope["payload"]))
+            held.append((keys[signature["keyid"]], b64_decode(signature["sig"]), message))
+    (log_key,) = (trusted.key for trusted in state.trust.keys_for("log"))
+    for note in reader.checkpoints(0):
+        parsed = checkpoint.parse(note)
+        if parsed.checkpoint.size > size + 1:
+            break
+        held.append((log_key, parsed.signatures[0].signature, parsed.body))
+
+    def once() -> int:
+        for key, signature, message in held:
+            key.verify(signature, message)
+        return len(held)
+
+    return once, size + 1
+
+
+def _part(token: str, part: int) -> bytes:
+    return b64url_decode(token.split(".")[part])

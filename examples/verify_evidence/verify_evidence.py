@@ -1,0 +1,190 @@
+"""Verify the evidence of one call without agentguard: cryptography and the standard library alone.
+
+Run it with ``python verify_evidence.py EVIDENCE TRUST``. It checks what the proof rests on: that a
+log key of the trust document has signed the checkpoint, and every entry is under it; that the
+issuer has signed the credential, and the credential's key the call and its outcome; that digests
+and commitments are those of what is there; and that the log has only grown since the checkpoint
+that the call itself carries.
+
+It leaves to agentguard: the strict form of everything (members and lines that nobody asked for,
+keys and attachments that stand twice, base64 and JSON in another than their one form, a key's
+``not_before``, a credential's lifetime, ``iss`` and ``alg``); where entries stand in the log and
+which statements name their places; and entries that it has no need of, among them what the issuer
+says there of shards and keys, and what an administrator said of the call (docs/evidence.md).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from base64 import b64decode, urlsafe_b64encode
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+
+def need(holds: object, what: str) -> None:
+    """Refuse the file unless something holds."""
+    if not holds:
+        raise ValueError(what)
+
+
+def canonical(value: object) -> bytes:
+    """RFC 8785, for what is digested here: no floats with exponents, no keys beyond ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def decode(b64: str) -> bytes:
+    """RFC 4648: base64, or base64url without padding."""
+    return b64decode(b64.replace("-", "+").replace("_", "/") + "=" * (-len(b64) % 4), validate=True)
+
+
+def thumbprint(jwk: dict[str, str]) -> str:
+    """RFC 7638."""
+    members = canonical({name: jwk[name] for name in ("crv", "kty", "x")})
+    return urlsafe_b64encode(sha256(members).digest()).decode().rstrip("=")
+
+
+def check(jwk: dict[str, str], signature: bytes, signed: bytes) -> None:
+    """RFC 8032."""
+    Ed25519PublicKey.from_public_bytes(decode(jwk["x"])).verify(signature, signed)
+
+
+def trusted(trust: Any, use: str, kid: str, at: float) -> dict[str, str]:
+    """Return a key of the trust document that at that time had not ended, nor was compromised."""
+    (key,) = [key for key in trust["keys"] if (key["use"], key["kid"]) == (use, kid)]
+    for end in (key["not_after"], key["compromised_since"]):
+        need(end is None or at < end, f"the {use} key {kid} did not count then")
+    return dict(key["jwk"])
+
+
+def node(left: bytes, right: bytes) -> bytes:
+    """RFC 6962, 2.1."""
+    return sha256(b"\x01" + left + right).digest()
+
+
+def root(index: int, size: int, leaf: bytes, path: list[bytes]) -> bytes:
+    """RFC 6962, 2.1.1: return the root to which the inclusion proof of a leaf leads."""
+    if size == 1:
+        need(index == 0 and not path, "an inclusion proof of another length")
+        return leaf
+    left = 1 << ((size - 1).bit_length() - 1)
+    if index < left:
+        return node(root(index, left, leaf, path[:-1]), path[-1])
+    return node(path[-1], root(index - left, size - left, leaf, path[:-1]))
+
+
+def roots(old: int, size: int, known: list[bytes], path: list[bytes]) -> tuple[bytes, bytes]:
+    """RFC 6962, 2.1.2: return the roots of the old tree, which is ``known``, and of the new."""
+    if old == size:
+        (same,) = known + path
+        return same, same
+    left = 1 << ((size - 1).bit_length() - 1)
+    if old <= left:
+        before, after = roots(old, left, known, path[:-1])
+        return before, node(after, path[-1])
+    before, after = roots(old - left, size - left, [], path[:-1])
+    return node(path[-1], before), node(path[-1], after)
+
+
+def checkpoint(note: str, trust: Any, at: float) -> tuple[int, bytes]:
+    """C2SP signed-note, tlog-checkpoint: return the size and the root that a log key has signed."""
+    text, _, lines = note.rstrip("\n").rpartition("\n\n")
+    origin, size, top = text.split("\n")
+    need(origin.rpartition("/")[0] == trust["log"], "a checkpoint of another log")
+    signatures = {s[:4]: s[4:] for s in (decode(line.split(" ")[2]) for line in lines.split("\n"))}
+    for key in trust["keys"]:
+        key_id = sha256(f"{origin}\n\x01".encode() + decode(key["jwk"]["x"])).digest()[:4]
+        if key["use"] == "log" and key_id in signatures:
+            check(trusted(trust, "log", key["kid"], at), signatures[key_id], f"{text}\n".encode())
+            return int(size), decode(top)
+    raise ValueError("no log key of the trust document has signed the checkpoint")
+
+
+def entries(file: Any, trust: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """C2SP tlog-proof: return the entries by kind, and by origin the checkpoint of all of them."""
+    kinds, heads = dict[str, Any](), dict[str, Any]()
+    for item in file["entries"]:
+        entry, (proof, _, note) = json.loads(item["entry"]), item["proof"].partition("\n\n")
+        (_version, index, *path), origin = proof.split("\n"), note.partition("\n")[0]
+        entry["seconds"] = datetime.fromisoformat(entry["at"]).timestamp()
+        size, top = heads.setdefault(origin, checkpoint(note, trust, entry["seconds"]))
+        place, leaf = int(index[6:]), sha256(b"\x00" + item["entry"].encode()).digest()
+        need(root(place, size, leaf, [decode(line) for line in path]) == top, "not in the log")
+        kinds.setdefault(entry["kind"], []).append(entry)
+    return kinds, heads
+
+
+def claims(token: str, trust: Any) -> dict[str, Any]:
+    """RFC 7515: return what the issuer says of an agent instance in its credential."""
+    signed, _, signature = token.rpartition(".")
+    header, said = (json.loads(decode(part)) for part in signed.split("."))
+    check(trusted(trust, "issuer", header["kid"], said["iat"]), decode(signature), signed.encode())
+    return dict(said)
+
+
+def statement(envelope: Any, kind: str, jwk: Any, *, unsigned: bool = False) -> tuple[Any, ...]:
+    """DSSE, in-toto: return a signed statement's digest, that of its subject, and its predicate."""
+    payload = decode(envelope["payload"])
+    if envelope["signatures"] or not unsigned:
+        (signature,) = [s["sig"] for s in envelope["signatures"] if s["keyid"] == thumbprint(jwk)]
+        head = f"DSSEv1 28 application/vnd.in-toto+json {len(payload)} "
+        check(jwk, decode(signature), head.encode() + payload)
+    said = json.loads(payload)
+    need(said["predicateType"] == f"urn:agentguard:{kind}:v1", "a statement of another kind")
+    return sha256(payload).hexdigest(), said["subject"][0]["digest"]["sha256"], said["predicate"]
+
+
+def verify(evidence: bytes, trust_document: bytes) -> dict[str, Any]:
+    """Return what a file proves under a trust document; whatever is raised, it proves nothing."""
+    file, trust = json.loads(evidence), json.loads(trust_document)
+    kinds, heads = entries(file, trust)
+    (call,), (identity,), (config,) = kinds["authorization"], kinds["identity"], kinds["config"]
+
+    # Who: the credential's key has signed the call. A refusal for want of a signer is unsigned.
+    token, allowed = claims(identity["credential"], trust), call["decision"] == "allow"
+    name, jwk = token["urn:agentguard:agent"]["name"], token["cnf"]["jwk"]
+    unsigned = not allowed and call["code"] == "signature.failed"
+    digest, subject, said = statement(call["invocation"], "invocation", jwk, unsigned=unsigned)
+    uri = f"spiffe://{trust['trust_domain']}/agent/{name}/{thumbprint(jwk)}"
+    need(said["agent"] == token["sub"] == uri, "another agent")
+    need(not allowed or token["iat"] <= call["seconds"] < token["exp"], "a call out of time")
+
+    # What, for whom, and how it was decided.
+    need(said["invocation_id"] == file["invocation_id"], "another call")
+    digested = {"agent": name, "actors": [], "tool": said["tool"]["digest"]}
+    digested |= {n: said[n] for n in ("principal", "arguments", "resource", "task_id", "call_site")}
+    need(sha256(canonical(digested)).hexdigest() == subject, "another call digest")
+    stands = (said["principal"], said["chain_sha256"], call["approvals"], call["enforced"])
+    need(stands == (f"agent:{name}", None, [], True), "what no file of this version proves")
+    need(sha256(canonical(config["config"])).hexdigest() == call["config_sha256"], "another config")
+    for name in ("engine", "policy_sha256"):
+        need(call[name] == (kinds["policy"][0][name] if call["engine"] else None), "another policy")
+
+    # With which outcome, and what is kept beside the log.
+    outcome, held = None, {"arguments": said["arguments"], "input": call["input"], **call["copies"]}
+    for entry in kinds.get("outcome", []):
+        _, of, outcome = statement(entry["statement"], "outcome", jwk)
+        need(allowed and of == digest, "the outcome of another call")
+        held |= {"result": outcome["result"], **entry["copies"]}
+    for item in file["attachments"]:
+        salt, data = decode(item["salt"]), item["data"].encode()
+        hashed = (len(salt), sha256(salt + data).hexdigest())
+        need((32, item["commitment"]) == hashed == (32, held[item["role"]]), "changed data")
+
+    # The log has only grown since the checkpoint that the call carries.
+    (grown,), (size, top) = file["consistency"], heads[said["log"]["origin"]]
+    seen, path = decode(said["log"]["root"]), [decode(text) for text in grown["proof"]]
+    need(roots(said["log"]["size"], size, [seen], path) == (seen, top), "a log that was rewritten")
+
+    told = ("agent", "tool", "principal", "at", "decision", "code", "reasons", "policy_sha256")
+    kept = {item["role"]: json.loads(item["data"]) for item in file["attachments"]}
+    return {**{name: {**call, **said}[name] for name in told}, **kept, "outcome": outcome}
+
+
+if __name__ == "__main__":
+    sys.excepthook = lambda _type, error, _trace: print(f"refused: {error!r}", file=sys.stderr)
+    print(json.dumps(verify(*(Path(name).read_bytes() for name in sys.argv[1:3])), indent=2))

@@ -1,0 +1,162 @@
+"""The file with the evidence of one call: what it is made of, written and read.
+
+It is one JSON object in its canonical form, and a line feed (docs/evidence.md). What must hold
+between its parts stands in ``evidence.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+from agentguard import canonical
+from agentguard.audit import tlog_proof
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import Attachment
+from agentguard.audit.tlog_proof import TlogProof
+from agentguard.canonical import JSON, b64_decode, b64_encode, is_integer
+from agentguard.errors import DecodeError, EncodeError
+
+TYPE: Final = "urn:agentguard:evidence:v1"
+"""The ``type`` of the file."""
+
+MAX_BYTES: Final = 16 * 1024 * 1024
+"""The longest file that is read, in bytes."""
+
+_MEMBERS: Final = frozenset({"type", "invocation_id", "entries", "consistency", "attachments"})
+_ROLES: Final[Mapping[str, Literal["arguments", "input", "result"]]] = {
+    "arguments": "arguments",
+    "input": "input",
+    "result": "result",
+}
+
+
+class LoggedEntry(NamedTuple):
+    """An entry's canonical bytes, and the proof that the log holds them."""
+
+    body: bytes
+    proof: TlogProof
+
+
+class Extension(NamedTuple):
+    """The checkpoint that a statement carries, and the proof that the log has only grown since."""
+
+    seen: Checkpoint
+    hashes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceFile:
+    """What a file holds, well formed and not verified."""
+
+    invocation_id: str
+    entries: tuple[LoggedEntry, ...]
+    consistency: tuple[Extension, ...]
+    attachments: tuple[Attachment, ...]
+
+    def dumps(self) -> bytes:
+        """Write the file; raises ``EncodeError`` for an attachment that is no text."""
+        entries: list[JSON] = [
+            {"entry": held.body.decode(), "proof": held.proof.dumps()} for held in self.entries
+        ]
+        consistency: list[JSON] = [
+            {
+                "origin": extended.seen.origin,
+                "size": extended.seen.size,
+                "root": b64_encode(extended.seen.root),
+                "proof": [b64_encode(value) for value in extended.hashes],
+            }
+            for extended in self.consistency
+        ]
+        attachments: list[JSON] = [
+            {
+                "role": kept.role,
+                "commitment": kept.commitment,
+                "salt": b64_encode(kept.salt),
+                "data": _text(kept.data),
+            }
+            for kept in self.attachments
+        ]
+        members = {
+            "type": TYPE,
+            "invocation_id": self.invocation_id,
+            "entries": entries,
+            "consistency": consistency,
+            "attachments": attachments,
+        }
+        return canonical.dumps(members) + b"\n"
+
+    @classmethod
+    def loads(cls, data: bytes) -> EvidenceFile:
+        """Read a file that ``dumps`` could have written, byte for byte.
+
+        Raises ``DecodeError``: ``evidence.malformed``, or as its parts do (``json.*``,
+        ``proof.malformed``, ``note.malformed``, ``base64.malformed``).
+        """
+        match canonical.loads(data, limit=MAX_BYTES):
+            case {
+                "type": "urn:agentguard:evidence:v1",
+                "invocation_id": str(invocation_id),
+                "entries": [*entries],
+                "consistency": [*consistency],
+                "attachments": [*attachments],
+                **others,
+            } if not others:
+                read = cls(
+                    invocation_id,
+                    tuple(_parse_entry(item) for item in entries),
+                    tuple(_parse_extension(item) for item in consistency),
+                    tuple(_parse_attachment(item) for item in attachments),
+                )
+            case _:
+                raise _malformed(f"expected the members {', '.join(sorted(_MEMBERS))}")
+        if read.dumps() != data:
+            raise _malformed("it is not in its canonical form, with a line feed at its end")
+        return read
+
+
+def _parse_entry(value: JSON) -> LoggedEntry:
+    match value:
+        case {"entry": str(body), "proof": str(proof), **others} if not others:
+            return LoggedEntry(body.encode(), tlog_proof.parse(proof))
+    raise _malformed("an item of entries has an entry and its proof, and no more")
+
+
+def _parse_extension(value: JSON) -> Extension:
+    match value:
+        case {
+            "origin": str(origin),
+            "size": size,
+            "root": str(root),
+            "proof": [*hashes],
+            **others,
+        } if not others and is_integer(size):
+            seen = Checkpoint(origin, size, b64_decode(root))
+            return Extension(seen, tuple(b64_decode(str(value)) for value in hashes))
+    raise _malformed("an item of consistency has origin, size, root and proof, and no more")
+
+
+def _parse_attachment(value: JSON) -> Attachment:
+    match value:
+        case {
+            "role": str(role),
+            "commitment": str(commitment),
+            "salt": str(salt),
+            "data": str(data),
+            **others,
+        } if not others and role in _ROLES:
+            return Attachment(_ROLES[role], commitment, b64_decode(salt), data.encode())
+    raise _malformed("an attachment has role, commitment, salt and data, and no more")
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        message = "what stands beside the log is no JSON text"
+        raise EncodeError(message, code="json.unencodable") from None
+
+
+def _malformed(problem: str) -> DecodeError:
+    return DecodeError(f"not a file with evidence: {problem}", code="evidence.malformed")

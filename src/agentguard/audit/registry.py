@@ -1,0 +1,82 @@
+"""The registry of a log's shards: which there are, in the issuer's word.
+
+A shard that the registry names and that is not there was removed. A shard is registered once its
+opening entry, which the issuer signs too, is durable; so one that is there and is not named yet
+is no finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import NamedTuple
+
+from agentguard import canonical, envelope
+from agentguard.canonical import JSON
+from agentguard.envelope import Envelope
+from agentguard.errors import DecodeError, VerificationError
+from agentguard.identity.trust import TrustDocument, seconds
+from agentguard.invocation import timestamp
+from agentguard.keys import Signer
+
+
+class Registry(NamedTuple):
+    """The numbers of a log's shards, as of a time (RFC 3339)."""
+
+    shards: frozenset[int]
+    at: str
+
+
+def seal(issuer: Signer, trust: TrustDocument, shards: Iterable[int], *, at: str) -> bytes:
+    """Write the registry of ``trust.log``: a statement in a DSSE envelope, as canonical JSON."""
+    listed: list[JSON] = [*sorted(shards)]
+    predicate: dict[str, JSON] = {
+        "trust_domain": trust.trust_domain,
+        "log": trust.log,
+        "shards": listed,
+        "at": at,
+    }
+    subject = canonical.sha256_hex(trust.log.encode())
+    statement = envelope.statement("registry", subject, "log", predicate)
+    return canonical.dumps(envelope.seal(statement, issuer).as_json())
+
+
+def verify(data: bytes, trust: TrustDocument) -> Registry:
+    """Return the registry that an issuer of ``trust`` has signed for its log.
+
+    Raises ``DecodeError`` (``registry.malformed``, ``json.*``, ``dsse.*``) and
+    ``VerificationError`` (``signature.*``, ``key.*``, ``registry.log`` for another log's).
+    """
+    sealed = Envelope.parse(canonical.loads(data))
+    predicate = envelope.parse_statement(sealed.payload, "registry").predicate
+    match predicate:
+        case {
+            "trust_domain": str(),
+            "log": str(log),
+            "shards": [*shards],
+            "at": str(at),
+            **others,
+        } if not others:
+            numbers = frozenset(number for number in shards if type(number) is int and number >= 0)
+        case _:
+            raise _malformed("expected trust_domain, log, shards and at")
+    if shards != sorted(numbers):
+        raise _malformed("its shards are not numbers in their order")
+    try:
+        moment = datetime.fromisoformat(at)
+        canonical_time = timestamp(moment) == at
+    except (ValueError, OverflowError) as error:
+        raise _malformed("its time is not RFC 3339") from error
+    if not canonical_time:
+        raise _malformed("its time is not written as agentguard writes it, in UTC")
+    if not sealed.signatures:
+        raise VerificationError("the registry is not signed", code="signature.missing")
+    sealed.verify(trust.key("issuer", sealed.signatures[0][0], at=seconds(moment)))
+    if log != trust.log:
+        message = f"expected the registry of {trust.log}, found another log's"
+        raise VerificationError(message, code="registry.log")
+    return Registry(numbers, at)
+
+
+def _malformed(problem: str) -> DecodeError:
+    return DecodeError(f"not a registry of shards: {problem}", code="registry.malformed")

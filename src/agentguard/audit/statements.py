@@ -1,0 +1,334 @@
+"""What one signed statement of the log must hold, whoever asks: the log's verifier, or a proof.
+
+Authorizations and outcomes are read into values here, and every statement is checked against the
+credential, the keys and the digests that it is said to have. What must stand before what in a log
+is ``verify.py``'s business, what one call's proof must hold ``evidence.py``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from agentguard import canonical, envelope
+from agentguard.audit import checkpoint
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import Attachment, CallPlace, Entry
+from agentguard.canonical import JSON
+from agentguard.envelope import Envelope, Statement
+from agentguard.errors import AgentguardError, DecodeError, VerificationError
+from agentguard.identity.credential import Credential
+from agentguard.identity.trust import TrustDocument, TrustedKey, Use
+from agentguard.invocation import call_digest, commitment
+from agentguard.keys import PublicKey
+
+_SALT_SIZE: Final = 32
+_STATUSES: Final = frozenset({"ok", "error", "unknown", "not_run"})
+_COPIES_OF_CALL: Final = frozenset({"arguments", "input"})
+_COPIES_OF_OUTCOME: Final = frozenset({"result"})
+
+Commitments = Mapping[str, JSON]
+"""What an entry commits to: the SHA-256 (hex) by role, null where there is nothing."""
+
+
+class Authorization(NamedTuple):
+    """An authorization entry that was read: who called what, and the answer.
+
+    ``commitments`` are those of what is kept beside it: those that were stated, or of copies.
+    """
+
+    sealed: Envelope
+    invocation_sha256: str
+    call_sha256: str
+    predicate: Mapping[str, JSON]
+    invocation_id: str | None
+    agent: str
+    principal: str
+    tool: str
+    decision: str
+    code: str
+    reasons: tuple[str, ...]
+    commitments: Commitments
+    config_sha256: str
+    engine: Mapping[str, JSON] | None
+    policy_sha256: str | None
+
+    @property
+    def allowed(self) -> bool:
+        """True when the call may run."""
+        return self.decision == "allow"
+
+
+class Outcome(NamedTuple):
+    """An outcome entry that was read: of which invocation, and the agent's statement."""
+
+    sealed: Envelope
+    invocation_sha256: str
+    predicate: Mapping[str, JSON]
+    status: str
+    commitments: Commitments
+
+
+@dataclass(frozen=True, slots=True)
+class Administered:
+    """What the admin key says of a call: whether it ran (a resolution), or that it is erased."""
+
+    call: CallPlace
+    ran: bool | None
+    note: str
+    key: PublicKey
+
+
+def read_authorization(parsed: Entry) -> Authorization:
+    """Read an authorization entry; raises ``DecodeError``."""
+    members = parsed.members
+    copies = _read_copies(parsed, _COPIES_OF_CALL)
+    sealed = Envelope.parse(members["invocation"])
+    statement = envelope.parse_statement(sealed.payload, "invocation")
+    predicate = statement.predicate
+    tool, decision = predicate.get("tool"), members["decision"]
+    reasons, engine = members["reasons"], members["engine"]
+    if (
+        not isinstance(tool, dict)
+        or decision not in ("allow", "deny", "approval")
+        or not isinstance(reasons, list)
+        or not (engine is None or isinstance(engine, dict))
+    ):
+        raise _lacking("tool, decision, reasons or engine")
+    for name in ("task_id", "traceparent"):  # what it is searched for by
+        _text_or_none(predicate, name)
+    return Authorization(
+        sealed,
+        canonical.sha256_hex(sealed.payload),
+        statement.subject_sha256,
+        predicate,
+        _text_or_none(predicate, "invocation_id"),
+        _text(predicate, "agent"),
+        _text(predicate, "principal"),
+        _text(tool, "name"),
+        decision,
+        _text(members, "code"),
+        tuple([str(reason) for reason in reasons]),
+        {"arguments": predicate.get("arguments"), "input": members["input"], **copies},
+        _text(members, "config_sha256"),
+        engine,
+        _text_or_none(members, "policy_sha256"),
+    )
+
+
+def read_outcome(parsed: Entry) -> Outcome:
+    """Read an outcome entry; raises ``DecodeError``."""
+    sealed = Envelope.parse(parsed.members["statement"])
+    statement = envelope.parse_statement(sealed.payload, "outcome")
+    status = statement.predicate.get("status")
+    if not isinstance(status, str) or status not in _STATUSES:
+        raise DecodeError(f"{status!r} is no status of an outcome", code="entry.malformed")
+    copies = _read_copies(parsed, _COPIES_OF_OUTCOME)
+    commitments: Commitments = {"result": statement.predicate.get("result"), **copies}
+    return Outcome(sealed, statement.subject_sha256, statement.predicate, status, commitments)
+
+
+def _text(members: Mapping[str, JSON], name: str) -> str:
+    value = members.get(name)
+    if isinstance(value, str):
+        return value
+    raise _lacking(name)
+
+
+def _text_or_none(members: Mapping[str, JSON], name: str) -> str | None:
+    return None if members.get(name, "") is None else _text(members, name)
+
+
+def _lacking(what: str) -> DecodeError:
+    return DecodeError(f"the authorization entry lacks its {what}", code="entry.malformed")
+
+
+def _read_copies(parsed: Entry, roles: frozenset[str]) -> Mapping[str, str]:
+    """Return the commitments of the copies of a call with redactions, by role."""
+    members = parsed.members["copies"]
+    if isinstance(members, dict) and roles.issuperset(members):
+        copies = {role: value for role, value in members.items() if isinstance(value, str)}
+        if len(copies) == len(members):
+            return copies
+    raise DecodeError("copies holds commitments by role", code="entry.malformed")
+
+
+class Credentials:
+    """The verified credentials of agent instances, in the order in which they stand in a log."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, list[Credential]] = {}
+
+    def add(self, verified: Credential) -> None:
+        """Take one more, newer than those before."""
+        self._known.setdefault(verified.uri, []).append(verified)
+
+    def of_call(self, call: Authorization, at: int) -> Credential:
+        """Return the credential of the instance that made a call which was logged ``at``.
+
+        It must cover that time; a refusal may be signed after the last one ran out, for want of a
+        new one. Raises ``VerificationError``.
+        """
+        known = self._known.get(call.agent)
+        if not known:
+            raise _mismatch(f"no credential of the agent {call.agent} stands before")
+        for issued in reversed(known):
+            if not call.allowed or issued.issued_at <= at < issued.expires_at:
+                return issued
+        raise _mismatch(f"no credential of {call.agent} was valid then")
+
+    def holder(self, sealed: Envelope) -> Credential:
+        """Return the credential of the key that a statement names, at whatever time.
+
+        Raises ``VerificationError``.
+        """
+        key_ids = {key_id for key_id, _signature in sealed.signatures}
+        for known in self._known.values():
+            if known[-1].key.thumbprint in key_ids:
+                return known[-1]
+        raise _mismatch("no credential of a statement's signer stands before")
+
+
+def check_call(call: Authorization, issued: Credential, *, signatures: bool = True) -> None:
+    """Check that the instance has signed its call, acts for itself, and names the call rightly.
+
+    A refusal for want of a signer (``signature.failed``) is unsigned. Raises ``DecodeError`` or
+    ``VerificationError``.
+    """
+    if call.sealed.signatures or call.allowed or call.code != "signature.failed":
+        check_signed(call.sealed, issued, signatures=signatures)
+    name = issued.profile.name
+    if call.predicate.get("chain_sha256") is None and call.principal != f"agent:{name}":
+        raise _mismatch("an agent acts for a principal that no chain names")
+    try:
+        digest = call_digest(name, call.predicate)
+    except (KeyError, TypeError) as error:
+        raise DecodeError("an invocation lacks what its digest is made of") from error
+    if digest != call.call_sha256:
+        raise _mismatch("an invocation does not have its call digest")
+
+
+def check_place(outcome: Outcome, shard: int, index: int) -> None:
+    """Check that an outcome names no other place for its authorization than this one."""
+    place = outcome.predicate.get("authorization")
+    if place is not None and place != {"shard": shard, "index": index}:
+        raise _mismatch("an outcome names another place for its authorization")
+
+
+def check_signed(sealed: Envelope, issued: Credential, *, signatures: bool = True) -> None:
+    """Check that an instance has signed a statement; raises ``VerificationError``."""
+    if signatures:
+        sealed.verify(issued.key)
+
+
+def check_config(parsed: Entry) -> str:
+    """Return the digest of a config entry, which its configuration has."""
+    digest = str(parsed.members["config_sha256"])
+    if canonical.digest(parsed.members["config"]) != digest:
+        raise _mismatch("the configuration does not have its digest")
+    return digest
+
+
+def read_sealed(parsed: Entry) -> tuple[str, Statement]:
+    """Return the key id and the statement of an entry that embeds one, unverified.
+
+    Raises ``DecodeError``, and ``VerificationError`` (``signature.missing``) where it has no
+    signature.
+    """
+    sealed = Envelope.parse(parsed.members["statement"])
+    if not sealed.signatures:
+        message = f"the {parsed.kind} entry is not signed"
+        raise VerificationError(message, code="signature.missing")
+    return sealed.signatures[0][0], envelope.parse_statement(sealed.payload, parsed.kind)
+
+
+def check_issued(
+    parsed: Entry, trust: TrustDocument, at: int, *, signatures: bool = True
+) -> tuple[PublicKey, Mapping[str, JSON]]:
+    """Return the issuer's key and what it says in an entry of a kind that the issuer signs."""
+    key, statement = _check_by("issuer", parsed, trust, at, signatures=signatures)
+    return key, statement.predicate
+
+
+def check_administered(
+    parsed: Entry, trust: TrustDocument, at: int, *, signatures: bool = True
+) -> Administered:
+    """Return what the admin key says of a call, in a resolution or an erasure.
+
+    Raises ``DecodeError`` or ``VerificationError``.
+    """
+    key, statement = _check_by("admin", parsed, trust, at, signatures=signatures)
+    match statement.predicate:
+        case {
+            "invocation_id": str(invocation_id),
+            "authorization": {"shard": shard, "index": index},
+            "note": str(note),
+            **others,
+        } if type(shard) is int and type(index) is int:
+            ran = others.pop("ran", None)
+            if not others and isinstance(ran, bool) is (parsed.kind == "resolution"):
+                place = CallPlace(shard, index, invocation_id, statement.subject_sha256)
+                return Administered(place, ran if isinstance(ran, bool) else None, note, key)
+    raise DecodeError(f"not a statement of a call's {parsed.kind}", code="entry.malformed")
+
+
+def _check_by(
+    use: Use, parsed: Entry, trust: TrustDocument, at: int, *, signatures: bool
+) -> tuple[PublicKey, Statement]:
+    key_id, statement = read_sealed(parsed)
+    key = trust.key(use, key_id, at=at)
+    if signatures:
+        Envelope.parse(parsed.members["statement"]).verify(key)
+    return key, statement
+
+
+def check_opening(said: Mapping[str, JSON], origin: str, shard: int) -> None:
+    """Check that an opening entry's statement names this shard of this log."""
+    if said.get("origin") != origin or said.get("shard") != shard:
+        raise _mismatch("the opening entry belongs to another shard or log")
+
+
+def read_heads(said: Mapping[str, JSON]) -> list[Checkpoint]:
+    """Return the other shards' checkpoints that an opening entry's statement embeds.
+
+    Their signatures are not looked at. Raises ``DecodeError``.
+    """
+    notes = said.get("heads")
+    if not isinstance(notes, list):
+        raise DecodeError("an opening entry without heads", code="entry.malformed")
+    return [checkpoint.parse(str(note).encode()).checkpoint for note in notes]
+
+
+def check_attachments(attachments: Sequence[Attachment], commitments: Commitments) -> None:
+    """Check what stands beside an entry against what the entry commits to."""
+    for kept in attachments:
+        if kept.role not in commitments or kept.commitment != commitments[kept.role]:
+            raise _mismatch(f"the {kept.role} kept beside it are not what it commits to")
+        # a salt of another length would leave open where the data begins
+        size = len(kept.salt)
+        if size != _SALT_SIZE or commitment(kept.salt, kept.data) != kept.commitment:
+            raise _mismatch(f"the {kept.role} kept beside it were changed")
+
+
+def check_checkpoint(
+    note: bytes, trust: TrustDocument, origin: str
+) -> tuple[Checkpoint, TrustedKey]:
+    """Return a checkpoint of ``origin`` and the trusted log key that has signed it.
+
+    Whether that key counted then is the caller's question. Raises ``DecodeError`` or
+    ``VerificationError``.
+    """
+    error: AgentguardError = VerificationError(
+        "the trust document has no log key", code="signature.missing"
+    )
+    for trusted in trust.keys_for("log"):
+        try:
+            return checkpoint.verify(note, trusted.key, origin=origin), trusted
+        except AgentguardError as raised:
+            error = raised
+    raise error
+
+
+def _mismatch(problem: str) -> VerificationError:
+    return VerificationError(problem, code="statement.mismatch")

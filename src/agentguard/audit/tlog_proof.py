@@ -1,0 +1,60 @@
+"""Proofs that an entry is in a log, as text (C2SP tlog-proof).
+
+Here a proof is written and read. What a path of hashes shows stands in ``merkle.py``, what the
+checkpoint at its end is worth in ``checkpoint.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from agentguard.audit.merkle import HASH_SIZE
+from agentguard.canonical import MAX_BYTES, b64_decode, b64_encode
+from agentguard.errors import DecodeError
+
+HEADER: Final = "c2sp.org/tlog-proof@v1"
+"""The first line of a proof (C2SP tlog-proof, "Format")."""
+
+_INDEX: Final = re.compile(r"index (0|[1-9][0-9]{0,18})")
+
+
+@dataclass(frozen=True, slots=True)
+class TlogProof:
+    """An entry's index, its inclusion proof (32 bytes each), and the signed checkpoint.
+
+    There is no extra data: a line for it would be believed by nobody, and is refused.
+    """
+
+    index: int
+    hashes: tuple[bytes, ...]
+    note: bytes
+
+    def dumps(self) -> str:
+        """Write the proof (C2SP tlog-proof, "Format")."""
+        path = "".join(f"{b64_encode(value)}\n" for value in self.hashes)
+        return f"{HEADER}\nindex {self.index}\n{path}\n{self.note.decode()}"
+
+
+def parse(text: str) -> TlogProof:
+    """Read a proof that ``dumps`` could have written; the note in it is not looked at.
+
+    Raises ``DecodeError`` (``proof.malformed``, ``base64.malformed``).
+    """
+    if len(text) > MAX_BYTES:
+        raise _malformed(f"it is longer than {MAX_BYTES} characters")
+    # no line above the checkpoint is empty, so that the first empty line is where it begins
+    head, separator, note = text.partition("\n\n")
+    lines = head.split("\n")
+    index = _INDEX.fullmatch(lines[1]) if len(lines) > 1 else None
+    if lines[0] != HEADER or index is None or not separator:
+        raise _malformed("expected the header, an index, hashes, an empty line and a checkpoint")
+    hashes = tuple(b64_decode(line) for line in lines[2:])
+    if any(len(value) != HASH_SIZE for value in hashes):
+        raise _malformed(f"every hash of a proof is {HASH_SIZE} bytes")
+    return TlogProof(int(index[1]), hashes, note.encode())
+
+
+def _malformed(problem: str) -> DecodeError:
+    return DecodeError(f"not a proof of inclusion: {problem}", code="proof.malformed")

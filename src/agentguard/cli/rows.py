@@ -1,0 +1,179 @@
+"""A row: what one entry of the log says, and what became of its call, as the list gives it.
+
+Here an entry is read into a row, unverified, with what has been found out about it. How that is
+found in a log stands in ``history.py``, how a row is shown in ``listing.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+from agentguard import envelope, jws
+from agentguard.audit import summary
+from agentguard.audit.entry import CallPlace, Entry
+from agentguard.audit.statements import Authorization, Outcome
+from agentguard.audit.summary import Summary
+from agentguard.canonical import JSON
+from agentguard.envelope import Envelope
+from agentguard.errors import DecodeError
+
+DAMAGED: Final = "damaged"
+"""The kind of a row for an entry that can't be read."""
+
+NOT_RUN: Final = "interrupted before it ran"
+
+_MEMBERS: Final = (
+    "index",
+    "shard",
+    "kind",
+    "at",
+    "agent",
+    "principal",
+    "tool",
+    "decision",
+    "reason",
+    "invocation_id",
+    "outcome",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One entry, as ``audit list --json`` gives it; None where its kind has no such thing.
+
+    The list leaves out the members from ``entry`` on: the entry, and what it is about by its own
+    word, None for a damaged one; the compact JWS of an identity entry; whether a call in doubt
+    ran, as a person has stated; and, of an outcome, the index of its call.
+    """
+
+    index: int
+    shard: int
+    kind: str
+    at: str | None = None
+    agent: str | None = None
+    principal: str | None = None
+    tool: str | None = None
+    decision: str | None = None
+    reason: str | None = None
+    invocation_id: str | None = None
+    outcome: str | None = None
+    entry: Entry | None = None
+    about: Summary | None = None
+    credential: str | None = None
+    resolved: bool | None = None
+    call: int | None = None
+
+    def as_json(self) -> dict[str, JSON]:
+        """Return the members that the list gives, by name."""
+        return {name: getattr(self, name) for name in _MEMBERS}
+
+
+class Stated(NamedTuple):
+    """What a resolution or an erasure says of a call, unverified; ``ran`` None in an erasure."""
+
+    call: CallPlace
+    ran: bool | None
+    note: str
+
+    def is_of(self, shard: int, index: int, call: Authorization) -> bool:
+        """Whether it speaks of this call: by its place and the digest of its invocation."""
+        place = (shard, index, call.invocation_sha256)
+        return place == (self.call.shard, self.call.index, self.call.invocation_sha256)
+
+
+def read_stated(parsed: Entry) -> Stated:
+    """Read a resolution or an erasure, without verifying it; raises ``DecodeError``."""
+    payload = Envelope.parse(parsed.members["statement"]).payload
+    statement = envelope.parse_statement(payload, parsed.kind)
+    match statement.predicate:
+        case {
+            "invocation_id": str(invocation_id),
+            "authorization": {"shard": shard, "index": index},
+            "note": str(note),
+            **others,
+        } if type(shard) is int and type(index) is int:
+            ran = others.get("ran")
+            call = CallPlace(shard, index, invocation_id, statement.subject_sha256)
+            return Stated(call, ran if isinstance(ran, bool) else None, note)
+    raise DecodeError(f"not a statement of a call's {parsed.kind}", code="entry.malformed")
+
+
+def subject_of(token: str) -> str | None:
+    """Return whom a credential names, without verifying it; raises ``DecodeError``."""
+    subject = jws.parse(token).claims().get("sub")
+    return subject if isinstance(subject, str) else None
+
+
+def remedy(invocation_id: str | None) -> str:
+    """Name the command with which a person settles a call in doubt."""
+    return f"agentguard audit resolve {invocation_id} --ran|--not-ran --note TEXT"
+
+
+def damaged(shard: int, index: int, problem: str) -> Row:
+    """Make the row of an entry that can't be read."""
+    return Row(index, shard, DAMAGED, reason=f"it can't be read: {problem}")
+
+
+def of_entry(shard: int, index: int, parsed: Entry) -> Row:
+    """Make the row of an entry of which nothing is said but its kind and its time."""
+    about = Summary(parsed.kind, parsed.at)
+    return Row(index, shard, parsed.kind, parsed.at, entry=parsed, about=about)
+
+
+def of_identity(row: Row, parsed: Entry) -> Row:
+    """Add whose credential an entry keeps; raises ``DecodeError``."""
+    token = str(parsed.members["credential"])
+    uri = subject_of(token)
+    about = summary.of_identity(uri, at=parsed.at) if uri is not None else row.about
+    return replace(row, agent=uri, credential=token, about=about)
+
+
+def of_call(row: Row, parsed: Entry, call: Authorization) -> Row:
+    """Add what an authorization says; what became of it is not known yet."""
+    about = summary.of_call(call.predicate, at=parsed.at, decision=call.decision)
+    reason = "; ".join(call.reasons) or None
+    return replace(_named(row, call), decision=call.decision, reason=reason, about=about)
+
+
+def of_outcome(row: Row, parsed: Entry, read: Outcome, call: Authorization, index: int) -> Row:
+    """Add what an outcome says, and of which call, that stands at ``index``."""
+    about = summary.of_outcome(call.invocation_id, call.agent, at=parsed.at, status=read.status)
+    return ended(replace(_named(row, call), about=about, call=index), read.status)
+
+
+def of_stated(row: Row, parsed: Entry, said: Stated, call: Authorization | None) -> Row:
+    """Add what a resolution or an erasure says; ``call`` is None where its call is not there."""
+    invocation_id = said.call.invocation_id
+    return replace(
+        _named(row, call) if call is not None else row,
+        invocation_id=invocation_id,
+        reason=said.note,
+        resolved=said.ran,
+        about=Summary(parsed.kind, parsed.at, invocation_id),
+    )
+
+
+def ended(row: Row, status: str) -> Row:
+    """Add what became of a call, by its agent's word."""
+    if status == "not_run":
+        return replace(row, reason="; ".join(filter(None, (row.reason, NOT_RUN))))
+    return replace(row, outcome=status)
+
+
+def settled(row: Row, said: Stated) -> Row:
+    """Add what became of a call by a person's word: that it ran, but not with which result."""
+    how = f"a person has settled that it {'ran' if said.ran else 'did not run'}: {said.note}"
+    outcome = "unknown" if said.ran else None
+    reason = "; ".join(filter(None, (row.reason, how)))
+    return replace(row, outcome=outcome, reason=reason, resolved=said.ran)
+
+
+def _named(row: Row, call: Authorization) -> Row:
+    return replace(
+        row,
+        agent=call.agent,
+        principal=call.principal,
+        tool=call.tool,
+        invocation_id=call.invocation_id,
+    )

@@ -1,0 +1,103 @@
+"""``agentguard audit resolve`` and ``audit erase``: what the administrator adds to the log.
+
+Both need the passphrase of the keys, and sign with the admin key.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from agentguard import administration, domain
+from agentguard.audit.entry import Receipt
+from agentguard.cli import place, screen
+from agentguard.cli.place import ConfigOption, JsonOption
+from agentguard.cli.text import printable
+from agentguard.config import Config
+from agentguard.errors import ConfigError
+
+InvocationArgument = Annotated[
+    str, typer.Argument(metavar="INVOCATION_ID", help="The call's id, as audit list shows it.")
+]
+NoteOption = Annotated[
+    str, typer.Option("--note", metavar="TEXT", help="Why, or how you know; it is logged.")
+]
+
+
+def resolve(
+    invocation_id: InvocationArgument,
+    *,
+    ran: Annotated[
+        bool | None,
+        typer.Option("--ran/--not-ran", help="Whether the tool ran, as you have found out."),
+    ] = None,
+    note: NoteOption,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """State what became of a call in doubt.
+
+    It was authorised, and the log has no outcome: the process died, or its disk did. Find out
+    whether its tool ran, and say so; the statement is signed with the admin key and logged.
+    """
+    if ran is None:
+        raise ConfigError("say --ran or --not-ran", code="usage.missing")
+    settings = _settings(config)
+    recorded = administration.resolve(
+        settings,
+        domain.passphrase_of(settings),
+        invocation_id,
+        ran=ran,
+        note=note,
+        now=datetime.now(UTC),
+    )
+    if json:
+        screen.json_line({"invocation_id": invocation_id, "ran": ran, **_place(recorded)})
+        return
+    said = "ran" if ran else "did not run"
+    screen.line(f"resolved: {invocation_id} {said} (entry {_words(recorded)})")
+
+
+def erase(
+    invocation_id: InvocationArgument,
+    *,
+    note: NoteOption,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: it can't be undone.")] = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Erase a call's arguments, the policy's input and its result.
+
+    What the log says of the call, and every proof of it, holds without them. Copies elsewhere
+    (backups, exports, evidence files) are not reached.
+    """
+    settings = _settings(config)
+    question = f"Erase what call {printable(invocation_id)} was given and returned?"
+    if not yes and not typer.confirm(question, err=True):  # stdout is the answer's
+        raise typer.Exit(1)
+    done = administration.erase(
+        settings, domain.passphrase_of(settings), invocation_id, note=note, now=datetime.now(UTC)
+    )
+    if json:
+        found = {"invocation_id": invocation_id, "attachments": done.attachments}
+        screen.json_line({**found, **_place(done.recorded)})
+        return
+    what = f"{done.attachments} attachments" if done.attachments else "nothing was left to erase"
+    screen.line(f"erased: {what} of {invocation_id} (entry {_words(done.recorded)})")
+
+
+def _settings(config: ConfigOption) -> Config:
+    settings = place.locate(config).config
+    if settings is None:
+        raise ConfigError("there is no agentguard.toml: name it with --config")
+    return settings
+
+
+def _place(recorded: Receipt) -> dict[str, object]:
+    return {"shard": recorded.shard, "index": recorded.index}
+
+
+def _words(recorded: Receipt) -> str:
+    return f"{recorded.index} in shard {recorded.shard}"

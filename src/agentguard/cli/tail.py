@@ -1,0 +1,153 @@
+"""``agentguard audit tail``: the newest calls, and those that come, until it is interrupted.
+
+It reads as ``audit list`` does, takes no lock, and looks for news several times a second: in the
+shards that are there, and for new ones.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Annotated, Final
+
+import typer
+
+from agentguard.cli import filters, options, screen
+from agentguard.cli.filters import Filter
+from agentguard.cli.history import History
+from agentguard.cli.listing import COLUMNS, EveryOption, Table, newest
+from agentguard.cli.place import JsonOption, Place
+from agentguard.cli.rows import Row
+from agentguard.storage.reader import StateReader
+
+_PAUSE: Final = 0.1
+"""Seconds between two looks; each is one search for what is past the newest index, by shard."""
+
+_REOPEN: Final = 20
+"""Looks after which the files are opened anew: another may lie in a file's place by now."""
+
+_ALIKE: Final = (
+    "0/000000",
+    "00:00:00",
+    "resolution",
+    "approval",
+    "in_doubt",
+    "a-name-of-an-agent:0000",
+    "",
+)
+"""The cells of the widest row that is likely to come."""
+
+
+@options.given(wanted=filters.wanted, found=options.log)
+def tail(
+    *,
+    wanted: Filter,
+    last: Annotated[
+        int, typer.Option("-n", "--last", min=0, metavar="N", help="Begin with the newest N.")
+    ] = 10,
+    follow: Annotated[
+        bool, typer.Option("--follow/--no-follow", help="Whether to wait for more.")
+    ] = True,
+    every: EveryOption = False,
+    found: Place,
+    json: JsonOption = False,
+) -> None:
+    """Watch the calls as they come.
+
+    Prints the newest ones, and then what is logged, of every shard, unverified; Ctrl-C ends it. A
+    call is printed once it is authorised, and its outcome once there is one. With --json, one
+    object a line, as audit list prints them.
+    """
+    reader = found.reader()
+    table = Table(wanted, several=True, every=every or json)
+    news = _News(reader, wanted, table)
+    with suppress(KeyboardInterrupt):
+        show = _as_json if json else _as_table(table)
+        show(news.first(last))
+        while follow:
+            time.sleep(_PAUSE)
+            show(news.next())
+
+
+class _News:
+    """What is new in a log, look by look."""
+
+    def __init__(self, reader: StateReader, wanted: Filter, table: Table) -> None:
+        self._reader = reader
+        self._history = History(reader)
+        self._wanted = wanted
+        self._table = table
+        self._seen: dict[int, int] = {}
+        self._running: set[tuple[int, int]] = set()
+        self._looks = 0
+
+    def first(self, count: int) -> list[Row]:
+        """Return the newest rows that there are, the newest last."""
+        self._seen = {shard: self._end(shard) for shard in self._reader.shards()}
+        rows = self._history.rows(self._wanted, newest_first=True)
+        # what has come since is told by the next look
+        there = (row for row in rows if row.index <= self._seen.get(row.shard, -1))
+        shown = newest(filter(self._table.has, there), count)
+        self._running = {(row.shard, row.index) for row in shown if row.outcome == "in_doubt"}
+        return shown
+
+    def next(self) -> list[Row]:
+        """Return what has come since the last look."""
+        self._looks += 1
+        if self._looks % _REOPEN == 0:
+            self._reopen()
+        found: list[Row] = []
+        for row in self._history.rows(after=self._seen):
+            self._seen[row.shard] = row.index
+            if self._is_wanted(row):
+                found.append(row)
+        return found
+
+    def _is_wanted(self, row: Row) -> bool:
+        if row.call is not None and (row.shard, row.call) in self._running:
+            self._running.discard((row.shard, row.call))
+            return True  # the outcome of a call that was printed without it
+        if row.about is not None and not self._wanted.matches(row.about, row.outcome):
+            return False
+        if not self._table.has(row):
+            return False
+        if row.outcome == "in_doubt":
+            self._running.add((row.shard, row.index))
+        return True
+
+    def _end(self, shard: int) -> int:
+        index, _body = next(self._reader.entries(shard, newest_first=True), (-1, b""))
+        return index
+
+    def _reopen(self) -> None:
+        self._reader.close()
+        there = self._reader.shards()
+        for shard in self._seen.keys() - there:
+            del self._seen[shard]
+            screen.warn(f"shard {shard} is gone: agentguard audit verify says more")
+        for shard in there:
+            end = self._end(shard)
+            if end < self._seen.get(shard, -1):
+                self._seen[shard] = end
+                screen.warn(
+                    f"shard {shard} has fewer entries than it had: it was rolled back or replaced; "
+                    "agentguard audit verify says more"
+                )
+
+
+def _as_json(rows: Iterable[Row]) -> None:
+    for row in rows:
+        screen.json_line(row.as_json())
+    sys.stdout.flush()
+
+
+def _as_table(table: Table) -> Callable[[Iterable[Row]], None]:
+    shown = screen.Table(COLUMNS, [(_ALIKE, "")])
+
+    def show(rows: Iterable[Row]) -> None:
+        shown.print(table.lines(rows))
+        sys.stdout.flush()
+
+    return show

@@ -1,0 +1,169 @@
+"""What the verification of a log has found, in words: for ``audit verify`` and for ``doctor``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Final
+
+from agentguard.audit.summary import Search
+from agentguard.audit.verify import Problem, ShardReport
+from agentguard.cli import place, rows, screen
+from agentguard.cli.filters import Filter
+from agentguard.cli.history import History
+from agentguard.cli.options import TrustedLog
+from agentguard.cli.place import Trust
+from agentguard.cli.portrait import alias
+from agentguard.examination import Report
+from agentguard.storage.reader import StateReader
+
+_LISTED: Final = 20
+_COLUMNS: Final = ("shard", "entries", "under checkpoint", "anchored", "root")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A report, and what one has to know to judge it.
+
+    ``in_doubt`` holds the ids of the calls of which nothing is known since; ``unchecked`` says what
+    was left out, ``against`` which files' checkpoints counted beside the anchors.
+    """
+
+    log: TrustedLog
+    report: Report
+    in_doubt: Sequence[str]
+    unchecked: Sequence[str]
+    against: Sequence[Path]
+
+    def as_json(self) -> dict[str, object]:
+        """Return what ``audit verify --json`` prints."""
+        report = self.report
+        return {
+            "ok": report.ok,
+            "entries": report.entries,
+            "shards": len(report.shards),
+            "anchored": report.anchored,
+            "in_doubt": [*self.in_doubt],
+            "problems": [
+                {"shard": problem.shard, "index": problem.index, "what": problem.what}
+                for problem in report.problems
+            ],
+            "unchecked": [*self.unchecked],
+        }
+
+    def warnings(self) -> Iterator[str]:
+        """Say what the report does not vouch for."""
+        if not self.report.anchored:
+            yield unanchored(self.log.place.anchor, self.report)
+        if not self.log.trust.outside:
+            yield untrusted(self.log.trust)
+        if self.unchecked:
+            yield f"NOT CHECKED: {'; '.join(self.unchecked)}"
+
+    def draw(self, reader: StateReader) -> None:
+        """Print it for people; the calls in doubt are looked up in the log."""
+        report = self.report
+        gone = [(str(number), "missing", "", "", "") for number in report.missing]
+        screen.columns(_COLUMNS, ((cells, "") for cells in [*map(_cells, report.shards), *gone]))
+        _draw_problems(report.problems)
+        kind, said = ("ok", "consistent") if report.ok else ("fail", "FAILED")
+        entries = screen.count(report.entries, "entry", "entries")
+        shards = screen.count(len(report.shards), "shard", "shards")
+        screen.line(
+            screen.styled(kind, said),
+            f": {entries} in {shards} of {place.from_home(self.log.place.state)}",
+        )
+        if report.anchored:
+            screen.line(screen.styled("ok", "anchored"), f": by the checkpoints in {self._kept()}")
+        trust = self.log.trust
+        screen.line(f"trust: {trust.document.trust_domain}, from {trust.source}")
+        for warning in self.warnings():
+            screen.line(screen.styled("warn", warning))
+        self._draw_doubts(History(reader))
+
+    def _kept(self) -> str:
+        anchor = self.log.place.anchor
+        sources = [anchor] if anchor is not None else []
+        return ", ".join(place.from_home(source) for source in [*sources, *self.against])
+
+    def _draw_doubts(self, history: History) -> None:
+        if not self.in_doubt:
+            return
+        number = screen.count(len(self.in_doubt), "call", "calls")
+        screen.line()
+        screen.line(
+            screen.styled("in_doubt", f"{number} in doubt"),
+            ": authorised, and nothing is known since. Find out whether the tool ran, and say so:",
+        )
+        for invocation_id in self.in_doubt[:_LISTED]:
+            wanted = Filter(Search(kind="authorization", invocation_id=invocation_id))
+            for row in islice(history.rows(wanted), 1):
+                by = alias(row.agent or "")
+                screen.item("  ", f"{row.tool} by {by}, {row.at}, entry {row.shard}/{row.index}")
+            screen.item("    ", rows.remedy(invocation_id))
+        if len(self.in_doubt) > _LISTED:
+            others = len(self.in_doubt) - _LISTED
+            screen.line(f"  and {others} more: agentguard audit list --in-doubt")
+
+
+def where(problem: Problem) -> str:
+    """Name the place of a problem, for people."""
+    entry = f", entry {problem.index}" if problem.index is not None else ""
+    return f"shard {problem.shard}{entry}"
+
+
+def unanchored(anchor: Path | None, report: Report) -> str:
+    """Say why no checkpoint from outside vouches for a log: there is none, or the log is damaged.
+
+    A report has ``anchored`` false wherever the log is not whole; ``kept`` says which it is.
+    """
+    if report.kept:
+        why = f"{_kept_by(anchor)}, but the log is not whole or not the one it saw"
+    elif any(shard.kept for shard in report.shards):
+        missing = [str(shard.shard) for shard in report.shards if not shard.kept]
+        why = f"of shard {', '.join(missing)} there is none"
+    elif anchor is None:
+        why = "no anchor is named"
+    elif report.ok:
+        why = f"{place.from_home(anchor)} keeps none"
+    else:
+        why = f"{place.from_home(anchor)} has none that can be used"
+    return f"UNANCHORED: no checkpoint from outside the state vouches for this log ({why})"
+
+
+def untrusted(believed: Trust) -> str:
+    """Say that the keys come from what is checked with them."""
+    return (
+        f"UNTRUSTED KEY: the keys come from {believed.source}, a part of what is checked; "
+        "name a trust document of your own with --trust"
+    )
+
+
+def _kept_by(anchor: Path | None) -> str:
+    return f"{place.from_home(anchor)} keeps one" if anchor is not None else "one was named"
+
+
+def _cells(shard: ShardReport) -> tuple[str, ...]:
+    head = shard.head
+    anchored = "yes" if shard.anchored else "no" if shard.kept else "none kept"
+    return (
+        str(shard.shard),
+        f"{shard.entries:,}",
+        f"{head.size:,}" if head is not None else "none",
+        anchored,
+        head.root.hex()[:16] if head is not None else "",
+    )
+
+
+def _draw_problems(problems: Iterable[Problem]) -> None:
+    for shard, group in groupby(sorted(problems, key=_place), key=lambda problem: problem.shard):
+        screen.line(screen.styled("fail", f"shard {shard}"))
+        for problem in group:
+            entry = f"entry {problem.index}: " if problem.index is not None else ""
+            screen.item("  ", f"{entry}{problem.what}")
+
+
+def _place(problem: Problem) -> tuple[int, int]:
+    return problem.shard, -1 if problem.index is None else problem.index

@@ -1,0 +1,220 @@
+"""The examination of a whole log: every shard, the registry, and what anchors keep of them.
+
+It brings a reader, anchors and the verifier of ``audit/verify.py`` together. What it finds is
+reported, not raised: also a log that can't be read to its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import starmap
+from pathlib import Path
+
+from agentguard.audit import checkpoint, entry, registry, statements
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import CallPlace, Stored
+from agentguard.audit.verify import Problem, ShardReport, ShardVerifier
+from agentguard.errors import AgentguardError, StorageError
+from agentguard.identity.trust import TrustDocument
+from agentguard.ports import LogReader
+from agentguard.storage import anchor
+from agentguard.storage.anchor import Anchor
+from agentguard.storage.lease import shard_origin
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The findings of a whole log. ``anchored`` means: each shard, by a checkpoint from outside."""
+
+    shards: tuple[ShardReport, ...]
+    problems: tuple[Problem, ...]
+    in_doubt: tuple[str, ...] = ()
+    """The invocation ids of the calls that were authorised, and of which no outcome and no
+    resolution says what became of them."""
+    missing: tuple[int, ...] = ()
+    """The numbers of the shards that are known and not there."""
+
+    @property
+    def ok(self) -> bool:
+        """True when nothing was found."""
+        return not self.problems
+
+    @property
+    def entries(self) -> int:
+        """The number of entries in all shards."""
+        return sum(shard.entries for shard in self.shards)
+
+    @property
+    def kept(self) -> bool:
+        """True when a checkpoint kept outside was at hand for every shard, whatever it says."""
+        shards = self._begun()
+        return bool(shards) and all(shard.kept for shard in shards)
+
+    @property
+    def anchored(self) -> bool:
+        """True when a checkpoint kept outside vouches for every shard, and none is missing."""
+        shards = self._begun()
+        return bool(shards) and not self.missing and all(shard.anchored for shard in shards)
+
+    def _begun(self) -> list[ShardReport]:
+        """Leave out a shard whose writer has not come to its first entry: nothing is in it."""
+        return [shard for shard in self.shards if shard.entries or shard.kept or shard.problems]
+
+
+def examine(
+    reader: LogReader,
+    trust: TrustDocument,
+    *,
+    anchor: Path | None = None,
+    kept: Sequence[Checkpoint] = (),
+    since: int = 0,
+    contents: bool = True,
+    progress: Callable[[int], None] = lambda _entries: None,
+) -> Report:
+    """Verify every shard of a log against ``trust`` and the anchors in a directory.
+
+    ``kept`` are further checkpoints from outside, verified. ``since`` and ``contents`` leave out
+    what ``ShardVerifier`` says; without contents no call is known to be in doubt. ``progress`` is
+    told the number of entries so far, of all shards.
+    """
+    return _Examination(reader, trust, anchor, kept, since, contents, progress).report()
+
+
+@dataclass(slots=True)
+class _Examination:
+    reader: LogReader
+    trust: TrustDocument
+    anchors: Path | None
+    kept: Sequence[Checkpoint]
+    since: int
+    contents: bool
+    progress: Callable[[int], None]
+    problems: list[Problem] = field(default_factory=list)
+    entries: int = 0
+
+    def report(self) -> Report:
+        try:
+            present = sorted(self.reader.shards())
+            named = self._registered() | self._anchored()
+        except AgentguardError as error:
+            return Report((), (Problem(0, None, str(error)),))
+        if not present:
+            self.problems.append(Problem(0, None, "the log has no shard"))
+        reports = [self._shard(number, number in named) for number in present]
+        missing = tuple(sorted(named.difference(present)))
+        for number in missing:
+            what = "the shard is missing: the registry or an anchor knows it"
+            self.problems.append(Problem(number, None, what))
+        self._compare_heads(reports)
+        in_doubt = self._in_doubt(reports)
+        return Report(tuple(reports), tuple(self.problems), in_doubt, missing)
+
+    def _registered(self) -> frozenset[int]:
+        data = self.reader.registry()
+        if data is None:
+            self.problems.append(Problem(0, None, "the registry of the shards is missing"))
+            return frozenset()
+        try:
+            return registry.verify(data, self.trust).shards
+        except AgentguardError as error:
+            what = f"the registry of the shards does not verify: {error}"
+            self.problems.append(Problem(0, None, what))
+            return frozenset()
+
+    def _anchored(self) -> frozenset[int]:
+        shards = {number for number, _point in map(self._split, self.kept)}
+        if self.anchors is not None:
+            shards.update(anchor.kept_shards(self.anchors, self.trust.log))
+        return frozenset(shards)
+
+    def _split(self, point: Checkpoint) -> tuple[int, Checkpoint]:
+        return int(point.origin.rpartition("/")[2]), point
+
+    def _shard(self, number: int, known: bool) -> ShardReport:  # noqa: FBT001
+        origin = shard_origin(self.trust, number)
+        kept = [point for point in self.kept if point.origin == origin]
+        if self.anchors is not None:
+            keys = [trusted.key for trusted in self.trust.keys_for("log")]
+            try:
+                seen = Anchor(self.anchors, origin, keys).read()
+            except StorageError as error:
+                self.problems.append(Problem(number, None, str(error)))
+            else:
+                kept += [seen] if seen is not None else []
+        verifier = ShardVerifier(
+            number, origin, self.trust, kept, self.since, self.contents, may_be_empty=not known
+        )
+        before = self.entries
+        try:
+            entries: Iterable[Stored] = (
+                self.reader.stored(number)
+                if self.contents
+                else starmap(Stored, self.reader.entries(number))
+            )
+            for done in verifier.walk(entries, self.reader.checkpoints(number)):
+                self.entries = before + done
+                self.progress(self.entries)
+            report = verifier.report()
+        except StorageError as error:
+            self.problems.append(Problem(number, None, str(error)))
+            report = replace(verifier.report(), anchored=False)  # nobody knows what would follow
+        self.problems += report.problems
+        return report
+
+    def _compare_heads(self, reports: Sequence[ShardReport]) -> None:
+        """Hold each head that a shard's opening entries embed against the shard that it is of.
+
+        The walk has held that shard's own checkpoints against its entries.
+        """
+        for where in reports:
+            for index, head in where.heads:
+                what = self._head_problem(head)
+                if what is not None:
+                    self.problems.append(Problem(where.shard, index, what))
+
+    def _head_problem(self, head: Checkpoint) -> str | None:
+        number = head.origin.removeprefix(f"{self.trust.log}/")
+        if not number.isdecimal() or head.origin != shard_origin(self.trust, int(number)):
+            return "it embeds the head of another log"
+        try:
+            note = self.reader.checkpoint(int(number), head.size)
+            same = note is not None and checkpoint.parse(note).checkpoint == head
+        except AgentguardError as error:
+            return f"shard {number}, whose head it embeds, can't be read: {error}"
+        if same:
+            return None
+        return (
+            f"it embeds a head of shard {number} with {head.size} entries that is not in that "
+            "shard: it was cut, rolled back or forked"
+        )
+
+    def _in_doubt(self, reports: Sequence[ShardReport]) -> tuple[str, ...]:
+        """Return the calls of which nothing says what became of them, across all shards."""
+        open_calls = {
+            (report.shard, call.place, call.invocation_sha256): call.invocation_id
+            for report in reports
+            for call in report.open_calls
+        }
+        for report in reports:
+            for index, said in report.administered:
+                call = said.call
+                place = (call.shard, call.index, call.invocation_sha256)
+                if place not in open_calls and not self._is_call(call):
+                    what = (
+                        f"it speaks of a call at {call.index} in shard {call.shard}: none is there"
+                    )
+                    self.problems.append(Problem(report.shard, index, what))
+                elif said.ran is not None:
+                    open_calls.pop(place, None)
+        return tuple(open_calls.values())
+
+    def _is_call(self, call: CallPlace) -> bool:
+        try:
+            stored = self.reader.entry(call.shard, call.index)
+            parsed = entry.parse(stored.body) if stored is not None else None
+            if parsed is None or parsed.kind != "authorization":
+                return False
+            return statements.read_authorization(parsed).invocation_sha256 == call.invocation_sha256
+        except AgentguardError:
+            return False

@@ -1,0 +1,52 @@
+"""Loads the policy engine that a configuration, or a program, names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from agentguard import config
+from agentguard.config import Config
+from agentguard.decision import Decision
+from agentguard.engines.function import FunctionEngine
+from agentguard.errors import ConfigError
+from agentguard.policy import DEFAULT_QUERY
+from agentguard.ports import Engine
+
+PolicySource = str | Path | Callable[[Mapping[str, Any]], Decision]
+"""The path of a Rego file or folder, or a function from the policy's input to a ``Decision``."""
+
+
+def configured_engine(settings: Config) -> Engine:
+    """Load the policy that a configuration names. Raises ``ConfigError`` or ``PolicyError``."""
+    policy = settings.policy
+    if policy is None:
+        raise ConfigError(f"{settings.source}: policy: expected a table with a path, found none")
+    if policy.engine == "function":
+        return FunctionEngine(config.load_callable(policy.path, f"{settings.source}: policy.path"))
+    path = config.resolve(settings.base, policy.path)
+    if not path.exists():
+        raise ConfigError(f"{settings.source}: policy.path: there is no {path}")
+    for file in (path, *path.rglob("*")) if path.is_dir() else (path,):
+        config.refuse_if_writable_by_others(file)
+    return _rego(path, policy.query)
+
+
+def engine_from(source: PolicySource, base: Path) -> Engine:
+    """Load the policy that a program hands over; a path is relative to ``base``.
+
+    Raises ``ConfigError`` or ``PolicyError``.
+    """
+    if callable(source):
+        return FunctionEngine(source)
+    path = config.resolve(base, str(source))
+    if not path.exists():
+        raise ConfigError(f"there is no policy at {path}")
+    return _rego(path, DEFAULT_QUERY)
+
+
+def _rego(path: Path, query: str) -> Engine:
+    from agentguard.engines.rego import RegoEngine  # noqa: PLC0415  regorus is an optional extra
+
+    return RegoEngine.load(path, query=query)

@@ -1,0 +1,50 @@
+"""Erases what stands beside an entry, in place, so that its bytes are gone from the file.
+
+Copies that others have made (backups, snapshots of the file system) are out of its reach.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+
+from agentguard.errors import StorageError
+from agentguard.storage import sqlite
+
+
+def erase(state: Path, shard: int, indices: Iterable[int]) -> int:
+    """Remove all attachments of these entries, with their salts; return how many there were.
+
+    The shard's writer may be at work meanwhile. Raises ``StorageError``; ``storage.locked`` where
+    somebody reads the old bytes still, and then they are gone once this is done again.
+    """
+    path = sqlite.shard_path(state, shard)
+    sqlite.require_file(path)
+    if sqlite.was_inherited(path):
+        message = f"this process is a fork of one that has {path} open: erase in another"
+        raise StorageError(message, code="storage.locked")
+    with (
+        sqlite.INSIDE,
+        sqlite.errors(path),
+        closing(sqlite3.connect(path, **sqlite.OPTIONS)) as connection,
+    ):
+        sqlite.check_version(connection, path)
+        sqlite.make_durable(connection)
+        connection.execute("PRAGMA secure_delete=ON")  # zeros, and no free page with the old bytes
+        connection.execute("BEGIN IMMEDIATE")
+        removed = 0
+        for index in indices:
+            removed += connection.execute(
+                "DELETE FROM attachments WHERE idx = ?", (index,)
+            ).rowcount
+        connection.execute("COMMIT")
+        # the write-ahead log holds the pages as they were when they were written
+        (busy, *_pages) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        message = (
+            f"{path} is being read: what is erased may stand in its -wal file still; try again"
+        )
+        raise StorageError(message, code="storage.locked")
+    return removed

@@ -1,0 +1,159 @@
+"""Which shard a process writes: it leases a free one, or adds one to the log.
+
+So no writer waits for another. A lease is a lock that ends with its process; what a lease adds to
+the log (who opened the shard, how far the others are) stands in ``entry.shard``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from agentguard.audit import checkpoint, entry
+from agentguard.audit import registry as listed
+from agentguard.errors import AgentguardError, StorageError
+from agentguard.identity.trust import TrustDocument
+from agentguard.invocation import timestamp
+from agentguard.keys import Signer
+from agentguard.storage import anchor, registry, shard_file, sqlite
+from agentguard.storage.anchor import Anchor
+from agentguard.storage.log import ShardLog
+from agentguard.storage.reader import StateReader
+from agentguard.storage.shard_file import ShardFile
+
+_LOGGER = logging.getLogger("agentguard")
+
+
+@dataclass(frozen=True, slots=True)
+class Lessor:
+    """Gives out the shards of the log in a state directory.
+
+    ``anchors`` is the directory of the anchors, None for nowhere.
+    """
+
+    state: Path
+    anchors: Path | None
+    trust: TrustDocument
+    issuer: Signer
+    log_key: Signer
+
+    def lease(self, now: datetime) -> ShardLog:
+        """Return a shard to write, its opening entry durable; raises ``StorageError``."""
+        registered = self.registered()
+        number, file = self._free(registered) or self._new(registered)
+        try:
+            log = ShardLog(file, self.log_key, shard=number)
+        except BaseException:
+            file.close()
+            raise
+        try:
+            log.append(self.opening(number, at=timestamp(max(now, log.last_at))))
+            if number not in registered:
+                self._register(number, now)
+        except BaseException:
+            log.close()
+            raise
+        return log
+
+    def opening(self, number: int, *, at: str) -> entry.Record:
+        """Return the entry with which a shard is opened, or taken up again."""
+        return entry.shard(
+            self.issuer,
+            self.log_key.public_key,
+            trust_domain=self.trust.trust_domain,
+            origin=shard_origin(self.trust, number),
+            number=number,
+            heads=list(self._heads(number)),
+            at=at,
+        )
+
+    def registered(self) -> frozenset[int]:
+        """Return the shards of the registry; these, and all that have an anchor, must be there.
+
+        Raises ``StorageError`` (``storage.rolled_back``) or ``VerificationError``.
+        """
+        registered = self._listed()
+        known = registered | self._anchored()
+        present = sqlite.numbers(self.state)  # read last: a shard's file comes before its anchor
+        missing = sorted(known.difference(present))
+        if missing:
+            lost = f"the shard {sqlite.shard_path(self.state, missing[0])}"
+        elif present and not registered:
+            # a new one would leave out the shards that somebody has removed together with it
+            lost = f"the registry of the shards in {self.state}"
+        else:
+            return registered
+        message = f"{lost} is missing: restore the state; nothing is written until then"
+        raise StorageError(message, code="storage.rolled_back")
+
+    def _listed(self) -> frozenset[int]:
+        data = registry.read(self.state)
+        return listed.verify(data, self.trust).shards if data is not None else frozenset()
+
+    def _anchored(self) -> frozenset[int]:
+        if self.anchors is None:
+            return frozenset()
+        return frozenset(anchor.kept_shards(self.anchors, self.trust.log))
+
+    def _free(self, registered: frozenset[int]) -> tuple[int, ShardFile] | None:
+        numbers = sqlite.numbers(self.state)
+        # one that is not registered yet is somebody's who died opening it, or is opening it
+        for number in sorted(numbers, key=lambda number: (number not in registered, number)):
+            file = self._take(number)
+            if file is not None:
+                return number, file
+        return None
+
+    def _new(self, registered: frozenset[int]) -> tuple[int, ShardFile]:
+        with registry.locked(self.state):
+            # never one that was used: its anchor vouches for it
+            used = {*registered, *self._anchored(), *sqlite.numbers(self.state)}
+            number = max(used, default=-1) + 1
+            file = self._take(number)
+        if file is None:
+            message = f"the new shard {number} of {self.state} is taken already: call again"
+            raise StorageError(message, code="storage.locked")
+        return number, file
+
+    def _take(self, number: int) -> ShardFile | None:
+        path = sqlite.shard_path(self.state, number)
+        if sqlite.was_inherited(path):
+            return None
+        origin = shard_origin(self.trust, number)
+        keys = [trusted.key for trusted in self.trust.keys_for("log")]
+        return ShardFile.take(path, origin, Anchor(self.anchors, origin, keys), keys)
+
+    def _register(self, number: int, now: datetime) -> None:
+        with registry.locked(self.state):
+            shards = {*self._listed(), number}
+            registry.write(
+                self.state, listed.seal(self.issuer, self.trust, shards, at=timestamp(now))
+            )
+
+    def _heads(self, number: int) -> Iterable[bytes]:
+        """Yield the other shards' newest checkpoints, as far as they can be read and verify."""
+        others = [other for other in sqlite.numbers(self.state) if other != number]
+        if not others:
+            return
+        keys = [trusted.key for trusted in self.trust.keys_for("log")]
+        reader = StateReader(self.state)
+        try:
+            for other in others:
+                try:
+                    note = shard_file.inherited_note(sqlite.shard_path(self.state, other))
+                    note = note or reader.checkpoint(other)
+                    if note is not None:
+                        checkpoint.verify_any(note, keys, origin=shard_origin(self.trust, other))
+                        yield note
+                except AgentguardError as error:
+                    _LOGGER.warning("the newest checkpoint of shard %d: %s", other, error)
+        finally:
+            reader.close()
+
+
+def shard_origin(trust: TrustDocument, shard: int = 0) -> str:
+    """Name a shard: the origin of its checkpoints (C2SP tlog-checkpoint)."""
+    return f"{trust.log}/{shard}"

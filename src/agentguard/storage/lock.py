@@ -1,0 +1,62 @@
+"""Locks between processes: a file that stays locked as long as its holder lives (flock).
+
+A lock belongs to an open file, which a fork would share: the child lets go of all of them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from pathlib import Path
+
+from agentguard.errors import StorageError
+
+_HELD: set[int] = set()
+_OPENING = threading.Lock()  # no fork comes between opening a file and knowing of it
+
+
+def acquire(path: Path, *, wait: bool) -> int | None:
+    """Lock a file, which is made if need be; return its descriptor.
+
+    None where somebody else holds it and ``wait`` is false. Raises ``StorageError``
+    (``storage.readonly``).
+    """
+    try:
+        with _OPENING:
+            lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            _HELD.add(lock)
+    except OSError as error:
+        message = f"the lock {path} can't be opened ({error.strerror}): give this user the right"
+        raise StorageError(message, code="storage.readonly") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        release(lock)
+        return None
+    except OSError as error:
+        release(lock)
+        message = f"{path} can't be locked ({error.strerror}): keep the state on a local disk"
+        raise StorageError(message, code="storage.locked") from error
+    except BaseException:
+        release(lock)
+        raise
+    return lock
+
+
+def release(lock: int) -> None:
+    """Let go of a lock that ``acquire`` has returned."""
+    _HELD.discard(lock)
+    os.close(lock)
+
+
+def _let_go() -> None:
+    for lock in _HELD:
+        os.close(lock)
+    _HELD.clear()
+    _OPENING.release()
+
+
+os.register_at_fork(
+    before=_OPENING.acquire, after_in_parent=_OPENING.release, after_in_child=_let_go
+)

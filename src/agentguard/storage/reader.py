@@ -1,0 +1,234 @@
+"""Reading the log in a state directory, shard by shard, without taking any of it over."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from agentguard.audit.entry import Attachment, Stored
+from agentguard.audit.summary import Search, Summary
+from agentguard.storage import registry, sqlite
+
+
+class StateReader:
+    """A ``LogReader`` of a state directory; nothing that it returns has been verified."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self._open: dict[int, sqlite3.Connection] = {}
+        if not sqlite.numbers(state):
+            sqlite.require_file(sqlite.shard_path(state, 0))
+        weakref.finalize(self, _close, self._open)
+        _READERS.add(self)
+
+    def registry(self) -> bytes | None:
+        """The issuer's list of the shards."""
+        return registry.read(self._state)
+
+    def shards(self) -> Sequence[int]:
+        """The numbers of the shards whose files are there."""
+        return sqlite.numbers(self._state)
+
+    def entries(
+        self, shard: int, *, after: int = -1, newest_first: bool = False
+    ) -> Iterator[tuple[int, bytes]]:
+        """Yield ``(index, canonical bytes)`` past ``after``, in the order of the index."""
+        statement = _ordered(_ENTRIES.format("WHERE idx > ?"), newest_first=newest_first)
+        return self._rows(shard, _is_entry, statement, after)
+
+    def checkpoints(self, shard: int) -> Iterator[bytes]:
+        """Yield the signed notes."""
+        statement = "SELECT note FROM checkpoints ORDER BY size"
+        return (row[0] for row in self._rows(shard, _is_note, statement))
+
+    def checkpoint(self, shard: int, size: int | None = None) -> bytes | None:
+        """The signed note of one size, or the newest."""
+        statement = (
+            "SELECT note FROM checkpoints WHERE size = coalesce(?, size) ORDER BY size DESC LIMIT 1"
+        )
+        return next((row[0] for row in self._rows(shard, _is_note, statement, size)), None)
+
+    def stored(self, shard: int) -> Iterator[Stored]:
+        """Yield the entries with all that stands beside them: what has no entry is not seen."""
+        return self._stored(shard, None)
+
+    def entry(self, shard: int, index: int) -> Stored | None:
+        """One entry."""
+        return next(self._stored(shard, index), None)
+
+    def _stored(self, shard: int, index: int | None) -> Iterator[Stored]:
+        """Walk the three tables side by side: looking each entry's rows up takes far longer."""
+        where, asked = ("WHERE idx = ?", (index,)) if index is not None else ("", ())
+        about = self._rows(shard, _is_summary, _SUMMARIES.format(where), *asked)
+        beside = self._rows(shard, _is_attachment, _ATTACHMENTS.format(where), *asked)
+        row, attachment = next(about, None), next(beside, None)
+        for at, body in self._rows(shard, _is_entry, _ENTRIES.format(where), *asked):
+            while row is not None and row[0] < at:
+                row = next(about, None)
+            found = Summary(*row[1:]) if row is not None and row[0] == at else None
+            attachments: list[Attachment] = []
+            while attachment is not None and attachment[0] <= at:
+                if attachment[0] == at:
+                    attachments.append(Attachment(*attachment[1:]))
+                attachment = next(beside, None)
+            yield Stored(at, body, found, attachments)
+
+    def attachments(self, shard: int, index: int) -> Sequence[Attachment]:
+        """What stands beside one entry."""
+        stored = self.entry(shard, index)
+        return stored.attachments if stored is not None else ()
+
+    def search(
+        self, shard: int, search: Search, *, after: int = -1, newest_first: bool = False
+    ) -> Iterator[int]:
+        """Yield the indices of the entries whose summaries match."""
+        conditions, parameters = ["idx > ?"], [after]
+        for name, value in search._asdict().items():
+            if value is not None:
+                condition = _CONDITIONS.get(name, f"{name} = ?")
+                conditions.append(condition)
+                parameters += [value] * condition.count("?")
+        # of the names of Search alone
+        statement = _SEARCH.format(" AND ".join(conditions))
+        return self._indices(shard, _ordered(statement, newest_first=newest_first), *parameters)
+
+    def named(self, shard: int, prefix: str) -> Iterator[int]:
+        """Yield the indices of the authorizations of calls whose ids begin with ``prefix``."""
+        return self._indices(shard, _SEARCH.format(_NAMED), prefix, prefix)
+
+    def unsettled(self, shard: int, *, newest_first: bool = False) -> Iterator[int]:
+        """Yield the indices of the allowed calls to which no outcome belongs, by the summaries."""
+        statement = _SEARCH.format(_UNSETTLED)
+        return self._indices(shard, _ordered(statement, newest_first=newest_first))
+
+    def close(self) -> None:
+        """Close the files."""
+        _close(self._open)
+
+    def _connection(self, shard: int) -> sqlite3.Connection:
+        connection = self._open.get(shard)
+        if connection is None:
+            connection = self._open[shard] = _connect(sqlite.shard_path(self._state, shard))
+        return connection
+
+    def _indices(self, shard: int, statement: str, *parameters: Any) -> Iterator[int]:
+        try:
+            "".join(map(str, parameters)).encode()
+        except UnicodeEncodeError:  # what is no text stands in no entry
+            return iter(())
+        return (row[0] for row in self._rows(shard, _is_index, statement, *parameters))
+
+    def _rows(
+        self, shard: int, is_one: Callable[[Any], bool], statement: str, *parameters: Any
+    ) -> Iterator[Any]:
+        """Yield rows of the right types: in a file that was changed there may be others."""
+        path = sqlite.shard_path(self._state, shard)
+        with sqlite.errors(path):
+            with sqlite.INSIDE:
+                cursor = self._connection(shard).execute(statement, parameters)
+            try:
+                while (row := _fetch(cursor)) is not None:
+                    if not is_one(row):
+                        raise sqlite.damaged(path, "a row of it does not have the types of a log")
+                    yield row
+            finally:
+                with sqlite.INSIDE:  # to drop it is to reset its statement
+                    del cursor
+
+    def _forked(self) -> None:
+        """In a fork: leave the parent's connections alone; what is read here is opened anew."""
+        while self._open:
+            shard, connection = self._open.popitem()
+            sqlite.keep_inherited(sqlite.shard_path(self._state, shard), connection)
+
+
+def _fetch(cursor: sqlite3.Cursor) -> Any:
+    with sqlite.INSIDE:
+        return cursor.fetchone()
+
+
+_ENTRIES: Final = "SELECT idx, body FROM entries {} ORDER BY idx"
+_SUMMARIES: Final = "SELECT * FROM summaries {} ORDER BY idx"
+_ATTACHMENTS: Final = (
+    "SELECT idx, role, commitment, salt, data FROM attachments {} ORDER BY idx, role"
+)
+
+_SEARCH: Final = "SELECT idx FROM summaries WHERE {} ORDER BY idx"
+
+_NAMED: Final = (
+    "kind = 'authorization' AND invocation_id >= ? AND invocation_id < ? || char(1114111)"
+)
+_UNSETTLED: Final = """kind = 'authorization' AND decision = 'allow' AND NOT EXISTS (
+    SELECT 1 FROM summaries AS ended
+    WHERE ended.invocation_id = summaries.invocation_id AND ended.kind = 'outcome'
+)"""
+
+_CONDITIONS: Final = {
+    "agent": "(agent = ? OR instr(agent, '/agent/' || ? || '/') > 0)",
+    "since": "at >= ?",
+    "until": "at < ?",
+}
+
+
+def _ordered(statement: str, *, newest_first: bool) -> str:
+    return f"{statement} DESC" if newest_first else statement
+
+
+def _is_entry(row: tuple[Any, ...]) -> bool:
+    return tuple(map(type, row)) == (int, bytes)
+
+
+def _is_note(row: tuple[Any, ...]) -> bool:
+    return type(row[0]) is bytes
+
+
+def _is_index(row: tuple[Any, ...]) -> bool:
+    return type(row[0]) is int
+
+
+def _is_attachment(row: tuple[Any, ...]) -> bool:
+    return tuple(map(type, row)) == (int, str, str, bytes, bytes)
+
+
+def _is_summary(row: tuple[Any, ...]) -> bool:
+    index, kind, at, *others = map(type, row)
+    return (index, kind, at) == (int, str, str) and {str, type(None)}.issuperset(others)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    sqlite.require_file(path)
+    # A log on read-only storage, as an auditor gets it: even to read, SQLite would write there.
+    whole = not path.with_name(path.name + "-wal").exists()
+    frozen = "&immutable=1" if whole and not os.access(path.parent, os.W_OK) else ""
+    with sqlite.INSIDE, sqlite.errors(path):
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro{frozen}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            sqlite.check_version(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _close(connections: dict[int, sqlite3.Connection]) -> None:
+    with sqlite.INSIDE:
+        while connections:
+            connections.popitem()[1].close()
+
+
+def _after_fork() -> None:
+    for reader in list(_READERS):
+        reader._forked()  # noqa: SLF001  a reader and this file are one unit
+
+
+_READERS: weakref.WeakSet[StateReader] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_after_fork)

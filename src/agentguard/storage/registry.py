@@ -1,0 +1,57 @@
+"""The file of the shards' registry: the issuer's signed list, replaced whole.
+
+What the list says and how it is verified stands in ``audit/registry.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from agentguard.errors import StorageError
+from agentguard.storage import keystore, lock
+
+FILE: Final = "registry.json"
+_NEXT: Final = "registry.next"
+_LOCK: Final = "registry.lock"
+
+
+def read(state: Path) -> bytes | None:
+    """Return the list as it lies there, None if there is none; raises ``StorageError``."""
+    path = state / FILE
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        message = f"{path} can't be read ({error.strerror}): give this user the right"
+        raise StorageError(message, code="storage.readonly") from error
+
+
+def write(state: Path, data: bytes) -> None:
+    """Replace the list, durably; raises ``StorageError``. Call it inside ``locked`` only."""
+    keystore.replace(state / FILE, data)
+
+
+def write_next(state: Path, data: bytes) -> None:
+    """Keep, beside the list, the one that is to take its place. As ``write``."""
+    keystore.replace(state / _NEXT, data)
+
+
+def adopt_next(state: Path) -> None:
+    """Put the next list in its place, if there is one. As ``write``."""
+    with suppress(FileNotFoundError):
+        (state / _NEXT).replace(state / FILE)
+
+
+@contextmanager
+def locked(state: Path) -> Iterator[None]:
+    """Be the only process that changes the list; waits for its turn."""
+    held = lock.acquire(state / _LOCK, wait=True)
+    try:
+        yield
+    finally:
+        if held is not None:
+            lock.release(held)

@@ -1,0 +1,122 @@
+"""How a new long-lived key takes the place of an old one, in a state and its anchor.
+
+First the key and what it signs are laid beside the old ones, where nobody looks; then the new trust
+document is put in place, outside the state where there is an anchor, and from then on it counts;
+then the rest follows. Cut short before that point, it has never been; cut short after it, whoever
+takes the state up next finishes it. Which key, and why, is ``rotation.py``'s affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from datetime import datetime
+from pathlib import Path
+
+from agentguard.audit import entry, statements
+from agentguard.audit.summary import Search
+from agentguard.canonical import JSON
+from agentguard.errors import AgentguardError, VerificationError
+from agentguard.identity.trust import TrustDocument, Use
+from agentguard.invocation import timestamp
+from agentguard.keys import Ed25519Signer, Signer
+from agentguard.ports import LogReader
+from agentguard.storage import anchor, keystore, registry
+from agentguard.storage.log import ShardLog
+from agentguard.storage.reader import StateReader
+
+
+def begin(
+    state: Path,
+    anchors: Path | None,
+    trust: TrustDocument,
+    *,
+    use: Use,
+    new: Ed25519Signer,
+    passphrase: bytes,
+    listed: bytes | None,
+) -> None:
+    """Let ``trust`` count, in which ``new`` is the key for ``use``; then see ``finish``.
+
+    ``listed`` is the registry in the word of a new issuer. Call it inside ``registry.locked`` only.
+    Raises ``StorageError``.
+    """
+    keystore.save_next_key(state, use, new, passphrase)
+    if listed is not None:
+        registry.write_next(state, listed)
+    keystore.replace(_deciding(state, anchors, trust), trust.dumps())
+
+
+def is_due(state: Path) -> bool:
+    """Whether a key lies there that is to take another's place, so that ``finish`` is called."""
+    return bool(keystore.next_keys(state, adopted=False))
+
+
+def finish(state: Path, anchors: Path | None, passphrase: bytes) -> None:
+    """Put each next key in its place if the trust document that counts has it; else forget it.
+
+    Call it inside ``registry.locked`` only. Raises ``StorageError``, ``DecodeError`` or
+    ``KeyMaterialError``.
+    """
+    own = keystore.load_trust(state)
+    deciding = _deciding(state, anchors, own)
+    trust = TrustDocument.loads(deciding.read_bytes()) if deciding.exists() else own
+    for use in keystore.next_keys(state, adopted=False):
+        new = keystore.next_key(state, use, passphrase)
+        # an old one, which the document knows too, does not come back
+        if new is None or new.public_key not in trust.current(use):
+            keystore.drop_next_key(state, use)
+            continue
+        if trust != own:
+            keystore.replace(state / keystore.TRUST, trust.dumps())
+        if use == "issuer":
+            registry.adopt_next(state)
+        keystore.adopt_next_key(state, use)
+
+
+def require_same(state: Path, anchors: Path | None, trust: TrustDocument) -> None:
+    """Refuse to build on a trust document that somebody has changed in the state.
+
+    Raises ``VerificationError`` (``trust.changed``).
+    """
+    deciding = _deciding(state, anchors, trust)
+    if deciding.exists() and TrustDocument.loads(deciding.read_bytes()) != trust:
+        message = (
+            f"the trust document in {state} is not the one in {deciding}: find out who changed "
+            "it, and put the right one back; no key was rotated"
+        )
+        raise VerificationError(message, code="trust.changed")
+
+
+def announce(state: Path, log: ShardLog, issuer: Signer, now: datetime) -> None:
+    """Put in the log what a succession has changed: the keys that end, and those that begin.
+
+    Raises ``StorageError``.
+    """
+    if not keystore.next_keys(state, adopted=True):
+        return
+    with registry.locked(state), closing(StateReader(state)) as reader:
+        done = keystore.next_keys(state, adopted=True)
+        known = list(_announced(reader))
+        at = timestamp(max(now, log.last_at))
+        for trusted in keystore.load_trust(state).keys:
+            if trusted.as_json() not in known:
+                log.append(entry.key(issuer, trusted.as_json(), at=at))
+        for use in done:
+            keystore.drop_next_key(state, use)
+
+
+def _deciding(state: Path, anchors: Path | None, trust: TrustDocument) -> Path:
+    """Return the trust document that counts where two say different things."""
+    return anchor.trust_path(anchors, trust.log) if anchors is not None else state / keystore.TRUST
+
+
+def _announced(reader: LogReader) -> Iterator[dict[str, JSON]]:
+    for shard in reader.shards():
+        for index in reader.search(shard, Search(kind="key")):
+            # one that can't be read announces nothing; audit verify names it
+            with suppress(AgentguardError):
+                stored = reader.entry(shard, index)
+                parsed = entry.parse(stored.body) if stored is not None else None
+                if parsed is not None and parsed.kind == "key":
+                    yield {**statements.read_sealed(parsed)[1].predicate}

@@ -1,0 +1,581 @@
+"""Forks with a guard open, and servers that fork: each process has a shard and a key of its own.
+
+What a fork inherits (the parent's key, its shard, its locks, the state of SQLite) is never used in
+it: two writers on one shard would fork the log. Real processes throughout.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from agentguard.audit import entry, statements
+from agentguard.canonical import loads_object
+from agentguard.examination import Report, examine
+from agentguard.storage import keystore
+from agentguard.storage.reader import StateReader
+
+FORKS = 500 if os.environ.get("AGENTGUARD_ROUNDS") == "full" else 40
+
+OPEN = """
+    import gc, multiprocessing, os, signal, subprocess, sys, threading, time
+    from pathlib import Path
+    from agentguard import Decision, Denied, Guard, config, domain
+    from agentguard.engines.function import FunctionEngine
+
+    folder = Path(sys.argv[1])
+    tables = {"trust_domain": "acme.example", "state": str(folder / "state"),
+              "anchor": str(folder / "anchor"),
+              "policy": {"engine": "function", "path": "unused:unused"},
+              "agents": {"reader": {"authority": "own"}}}
+    settings = config.parse(tables, source="agentguard.toml", base=folder)
+    home = domain.take_up(settings, b"correct horse battery staple")
+
+    def opened():
+        return Guard(settings, FunctionEngine(lambda _: Decision.allow()), home)
+
+    guard = opened()
+    agent = guard.new_agent("reader")
+
+    @guard.tool
+    def note(text: str) -> str:
+        return text
+
+    def shard():
+        return guard._line.log.shard
+
+    def say(*words):
+        os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
+    def fork(work):
+        \"\"\"Run ``work`` in a fork, which exits as it says; return its process id.\"\"\"
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)  # hanging is dying
+            try:
+                work()
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                os._exit(1)
+            os._exit(0)
+        return child
+
+    def wait(*children):
+        for child in children:
+            assert os.waitpid(child, 0)[1] == 0, "a child failed"
+"""
+
+
+def with_a_guard(text: str) -> str:
+    body = textwrap.dedent(text)
+    assert not body.lstrip("\n").startswith(" "), "it would be part of the last function above"
+    return textwrap.dedent(OPEN) + body
+
+
+@pytest.fixture
+def run(place):
+    """Runs a program with a guard open on ``place``; returns the lines that it says."""
+
+    def run(text: str) -> list[str]:
+        program = with_a_guard(text)
+        result = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program, str(place.config.base)],
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        assert result.stderr == ""
+        return result.stdout.splitlines()
+
+    return run
+
+
+def verified(place, *, in_doubt: bool = False) -> Report:
+    """Verify the log; ``in_doubt``: some process was killed, and its last calls may be so."""
+    reader = StateReader(place.config.state)
+    try:
+        trust = keystore.load_trust(place.config.state)
+        report = examine(reader, trust, anchor=place.config.anchor)
+    finally:
+        reader.close()
+    assert report.problems == ()
+    assert report.anchored
+    assert in_doubt or list(report.in_doubt) == []
+    return report
+
+
+def calls(place) -> list[tuple[int, str, str]]:
+    """The shard, the agent's URI and the argument of every call on record."""
+    reader = StateReader(place.config.state)
+    try:
+        found = []
+        for shard in reader.shards():
+            for index, body in reader.entries(shard):
+                parsed = entry.parse(body)
+                if parsed.kind == "authorization":
+                    (kept,) = [
+                        loads_object(attachment.data)
+                        for attachment in reader.attachments(shard, index)
+                        if attachment.role == "arguments"
+                    ]
+                    call = statements.read_authorization(parsed)
+                    found.append((shard, call.agent, str(kept["text"])))
+        return found
+    finally:
+        reader.close()
+
+
+# --- parent, child, grandchild --------------------------------------------------------------------
+
+
+def test_parent_child_and_grandchild_each_go_on_in_a_shard_and_as_an_instance_of_their_own(
+    place, run
+):
+    lines = run(
+        """
+        def work(name, generations):
+            agent.call(note, text=name)
+            say(name, shard(), agent.id)
+            if generations:
+                child = fork(lambda: work(name + "/child", generations - 1))
+                agent.call(note, text=name)
+                wait(child)
+            agent.call(note, text=name)
+            guard.close()
+
+        work("parent", 2)
+        """
+    )
+    said = {name: (int(shard), uri) for name, shard, uri in map(str.split, lines)}
+    assert set(said) == {"parent", "parent/child", "parent/child/child"}
+    assert {shard for shard, _uri in said.values()} == {0, 1, 2}
+    assert len({uri for _shard, uri in said.values()}) == 3
+    verified(place)
+    on_record = Counter(calls(place))
+    assert on_record == Counter(
+        {
+            (*said["parent"], "parent"): 3,
+            (*said["parent/child"], "parent/child"): 3,
+            (*said["parent/child/child"], "parent/child/child"): 2,
+        }
+    )
+
+
+def test_the_parents_key_is_gone_from_the_childs_agent(place, run):
+    lines = run(
+        """
+        from agentguard.keys import Ed25519Signer
+        from agentguard.agent import _Instance
+
+        def instances():
+            gc.collect()
+            return [o for o in gc.get_objects() if isinstance(o, _Instance)]
+
+        agent.call(note, text="parent")
+        key = agent._instance.actor.signer.key_id
+        uri = agent.id
+
+        def child():
+            assert instances() == [], "the parent's instance is still there"
+            agent.call(note, text="child")
+            (own,) = instances()
+            assert own.actor.signer.key_id != key
+            assert agent.id != uri
+            assert agent.id.endswith(own.actor.signer.key_id)
+            guard.close()
+
+        wait(fork(child))
+        assert agent._instance.actor.signer.key_id == key
+        agent.call(note, text="parent")
+        guard.close()
+        """
+    )
+    assert lines == []
+    verified(place)
+    uris = {text: {uri for _s, uri, found in calls(place) if found == text} for text in NAMES}
+    assert len(uris["parent"]) == len(uris["child"]) == 1
+    assert uris["parent"] != uris["child"]
+
+
+NAMES = ("parent", "child")
+
+
+def test_a_fork_that_never_calls_takes_no_shard_and_leaves_the_parents_alone(place, run):
+    run(
+        """
+        agent.call(note, text="before")
+        wait(*(fork(lambda: None) for _ in range(3)))
+        wait(*(fork(guard.close) for _ in range(3)))
+        agent.call(note, text="after")
+        guard.close()
+        """
+    )
+    assert len(verified(place).shards) == 1
+    assert [text for _shard, _uri, text in calls(place)] == ["before", "after"]
+
+
+def test_what_was_enqueued_before_the_fork_is_written_once_and_by_the_parent(place, run):
+    run(
+        """
+        agent.call(note, text="parent")  # its outcome waits for 50 ms
+        wait(fork(lambda: agent.call(note, text="child") and guard.close()))
+        guard.close()
+        """
+    )
+    verified(place)
+    assert sorted(text for _shard, _uri, text in calls(place)) == ["child", "parent"]
+
+
+def test_a_child_outlives_its_parent(place, run):
+    """The parent's shard is free again, while the child, which has inherited it, works on."""
+    lines = run(
+        """
+        ready, go = os.pipe()
+        def child():
+            os.close(go)
+            os.read(ready, 1)  # until the parent's shard is somebody else's
+            for _ in range(20):
+                agent.call(note, text="child")
+            say("child", shard())
+            guard.close()
+
+        child = fork(child)
+        agent.call(note, text="parent")
+        guard.close()
+        other = opened()
+        say("other", other._line.log.shard)
+        os.close(go)
+        other.new_agent("reader").call(note, text="other")
+        wait(child)
+        other.close()
+        """
+    )
+    assert sorted(lines) == ["child 1", "other 0"]
+    verified(place)
+    found = Counter((shard, text) for shard, _uri, text in calls(place))
+    assert found == {(0, "parent"): 1, (0, "other"): 1, (1, "child"): 20}
+
+
+KILLED_WRITER = """
+    for _ in range(5):
+        agent.call(note, text="later")
+    assert shard() == 0
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("end", ["sys.exit(0)", "os._exit(0)"])
+def test_the_end_of_a_child_does_not_touch_what_was_written_after_it_was_forked(place, run, end):
+    """Its inherited connection, closed, would remove the write-ahead log of a later writer."""
+    (place.config.base / "killed.py").write_text(with_a_guard(KILLED_WRITER))
+    run(
+        f"""
+        agent.call(note, text="parent")
+        time.sleep(0.3)  # the flusher has done its work, and holds on to nothing
+        ready, go = os.pipe()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            os.close(go)
+            os.read(ready, 1)
+            from agentguard.storage import log, shard_file, sqlite
+            # all that refers to it, as at the interpreter's end
+            log._LOGS.clear()
+            log._UNFLUSHED.clear()
+            vars(shard_file).clear()
+            vars(sqlite).clear()
+            home = guard = agent = note = opened = shard = fork = wait = None
+            gc.collect()
+            {end}
+        guard.close()
+        killed = subprocess.run([sys.executable, folder / "killed.py", folder])
+        assert killed.returncode == -signal.SIGKILL
+        os.close(go)
+        wait(child)
+        """
+    )
+    verified(place, in_doubt=True)
+    assert Counter(text for _shard, _uri, text in calls(place)) == {"parent": 1, "later": 5}
+
+
+LOOK = """
+import sqlite3, sys
+from pathlib import Path
+
+for path in sorted(Path(sys.argv[1]).glob("state/shards/*.sqlite")):
+    connection = sqlite3.connect(path)  # one that may write, and that could be the last to close
+    connection.execute("SELECT count(*) FROM entries").fetchone()
+    connection.close()
+"""
+
+
+def test_a_child_does_not_write_a_shard_that_its_parent_was_reading(place, run):
+    """SQLite would take it for locked already, and whoever comes next for free."""
+    (place.config.base / "look.py").write_text(LOOK)
+    lines = run(
+        """
+        second = opened()
+        second.new_agent("reader").call(note, text="second")
+        second.close()  # its shard is free
+        reader = guard.reader()
+        assert all(list(reader.entries(number)) for number in reader.shards())
+
+        def child():
+            for number in range(30):
+                agent.call(note, text="child")
+                if number in (10, 20):
+                    subprocess.run([sys.executable, folder / "look.py", folder], check=True)
+            say(shard())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        child = fork(child)
+        reader.close()
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        guard.close()
+        """
+    )
+    assert lines == ["2"]
+    verified(place, in_doubt=True)
+    assert Counter(text for _shard, _uri, text in calls(place)) == {"second": 1, "child": 30}
+
+
+def test_a_fork_may_find_the_other_threads_anywhere(place, run):
+    """Also inside SQLite, whose own locks would then be held in the child by nobody."""
+    lines = run(
+        f"""
+        stop = threading.Event()
+        made = []
+
+        def work():
+            while not stop.is_set():
+                agent.call(note, text="parent")
+                made.append(1)
+
+        def child():
+            agent.call(note, text="child")
+            guard.close()
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range({FORKS}):
+                wait(fork(child))
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        guard.close()
+        say(len(made))
+        """
+    )
+    report = verified(place)
+    assert len(report.shards) == 2  # the children, one after the other, have shared one
+    found = Counter((shard, text) for shard, _uri, text in calls(place))
+    assert found == {(0, "parent"): int(lines[0]), (1, "child"): FORKS}
+
+
+def test_multiprocessing_with_the_fork_method(place, run):
+    lines = run(
+        """
+        context = multiprocessing.get_context("fork")
+        barrier = context.Barrier(3)
+
+        def serve(number, results):
+            agent.call(note, text=f"child {number}")
+            barrier.wait(20)  # all three have a shard now
+            results.put((shard(), agent.id))
+
+        results = context.SimpleQueue()
+        children = [context.Process(target=serve, args=(n, results)) for n in range(3)]
+        for child in children:
+            child.start()
+        agent.call(note, text="parent")
+        for _ in children:
+            say(*results.get())
+        for child in children:
+            child.join(20)
+            assert child.exitcode == 0
+        say(shard(), agent.id)
+        guard.close()
+        """
+    )
+    said = [line.split() for line in lines]
+    assert sorted(int(shard) for shard, _uri in said) == [0, 1, 2, 3]
+    assert len({uri for _shard, uri in said}) == 4
+    verified(place, in_doubt=True)  # by os._exit they end, and what was enqueued with them
+    texts = {text for _shard, _uri, text in calls(place)}
+    assert texts == {"parent", "child 0", "child 1", "child 2"}
+
+
+def test_a_childs_own_examination_agrees(place, run):
+    lines = run(
+        """
+        from agentguard.examination import examine
+
+        agent.call(note, text="parent")
+        def child():
+            agent.call(note, text="child")
+            report = examine(guard.reader(), guard.trust, anchor=settings.anchor)
+            say(report.ok, report.anchored, len(report.shards))
+            guard.close()
+
+        wait(fork(child))
+        agent.call(note, text="parent")
+        guard.close()
+        """
+    )
+    assert lines == ["True True 2"]
+    verified(place)
+
+
+# --- a pre-fork server ----------------------------------------------------------------------------
+
+APPLICATION = """
+import json, os, sys, time
+from pathlib import Path
+from urllib.parse import parse_qs
+from agentguard import Guard
+
+guard = Guard.open(Path(__file__).parent / "agentguard.toml",
+                   passphrase=b"correct horse battery staple")
+agent = guard.new_agent("reader")
+
+
+@guard.tool
+def note(text: str) -> str:
+    time.sleep(0.02)  # long enough for the next request to go to another worker
+    return text
+
+
+def application(environ, start_response):
+    (text,) = parse_qs(environ["QUERY_STRING"])["text"]
+    result = agent.call(note, text=text)
+    body = json.dumps({"pid": os.getpid(), "shard": guard._line.log.shard, "id": agent.id,
+                       "result": result}).encode()
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [body]
+"""
+
+POLICY = """
+from agentguard import Decision
+
+
+def decide(document):
+    return Decision.allow()
+"""
+
+CONFIG = """
+trust_domain = "acme.example"
+state = "state"
+anchor = "anchor"
+
+[policy]
+engine = "function"
+path = "decisions:decide"
+
+[agents.reader]
+authority = "own"
+"""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=20)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(20)
+        self.sock.connect(str(self._path))
+
+
+def ask(path: Path, text: str) -> dict[str, object]:
+    connection = _UnixConnection(path)
+    try:
+        connection.request("GET", f"/?text={quote(text)}")
+        response = connection.getresponse()
+        assert response.status == 200
+        return dict(json.loads(response.read()))
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def server(place, tmp_path):
+    """gunicorn with --preload and four workers, shut down by SIGTERM; yields its socket."""
+    (tmp_path / "application.py").write_text(APPLICATION)
+    (tmp_path / "decisions.py").write_text(POLICY)
+    (tmp_path / "agentguard.toml").write_text(CONFIG)
+    where = tmp_path / "s"
+    command = [sys.executable, "-m", "gunicorn", "--preload", "--workers=4", f"--bind=unix:{where}"]
+    process = subprocess.Popen(
+        [*command, "--no-control-socket", "application"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    def stop() -> str:
+        process.send_signal(signal.SIGTERM)
+        _nothing, errors = process.communicate(timeout=30)
+        return str(errors)
+
+    try:
+        deadline = time.monotonic() + 30
+        while not where.exists():
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield where, stop
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def test_a_server_that_preloads_and_forks(place, server):
+    where, stop = server
+    answers = []
+
+    def client(number: int) -> None:
+        for request in range(10):
+            answers.append(ask(where, f"{number}-{request}"))  # noqa: PERF401  seen as they come
+
+    # until every worker has had its turn, which the kernel decides
+    for round_ in range(20):
+        threads = [
+            threading.Thread(target=client, args=(8 * round_ + number,)) for number in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        if len({answer["pid"] for answer in answers}) == 4:
+            break
+    errors = stop()
+    assert "Traceback" not in errors
+    assert len(answers) % 80 == 0
+    by_process = {(answer["pid"], answer["shard"], answer["id"]) for answer in answers}
+    assert len(by_process) == 4
+    assert {shard for _pid, shard, _id in by_process} == {1, 2, 3, 4}  # 0 is the master's
+    assert len({uri for _pid, _shard, uri in by_process}) == 4
+    assert len(verified(place).shards) == 5
+    on_record = Counter(calls(place))
+    answered = Counter((a["shard"], a["id"], a["result"]) for a in answers)
+    assert on_record == answered

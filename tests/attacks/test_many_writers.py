@@ -1,0 +1,234 @@
+"""Many processes and threads on one state: everything is there, and each shard has one writer.
+
+Eight real processes with eight threads each, a few calls by default and many with
+``AGENTGUARD_ROUNDS=full``. What a fork inherits stands in ``test_forks.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+import pytest
+
+from agentguard.audit import entry, statements
+from agentguard.canonical import loads_object
+from agentguard.examination import Report, examine
+from agentguard.storage import keystore
+from agentguard.storage.reader import StateReader
+
+FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
+PROCESSES = 8
+THREADS = 8
+CALLS = 100 if FULL else 4
+
+WRITER = """
+    import json, os, sys, threading
+    from pathlib import Path
+    from agentguard import Decision, Guard, config, domain
+    from agentguard.engines.function import FunctionEngine
+
+    folder, name, threads, calls = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
+    tables = {"trust_domain": "acme.example", "state": str(folder / "state"),
+              "anchor": str(folder / "anchor"),
+              "policy": {"engine": "function", "path": "unused:unused"},
+              "agents": {"reader": {"authority": "own"}}}
+    settings = config.parse(tables, source="agentguard.toml", base=folder)
+    home = domain.take_up(settings, b"correct horse battery staple")
+    print("loaded", flush=True)
+    sys.stdin.readline()  # so that all lease at once
+
+    guard = Guard(settings, FunctionEngine(lambda _: Decision.allow()), home)
+    agent = guard.new_agent("reader")
+    shard = guard._line.log.shard
+    print(json.dumps({"shard": shard, "agent": agent.id}), flush=True)
+    sys.stdin.readline()  # so that all call at once
+
+    @guard.tool
+    def note(text: str) -> str:
+        return text
+
+    returned = []
+
+    def work(thread):
+        for number in range(calls):
+            returned.append(agent.call(note, text=f"{name}-{thread}-{number}"))
+
+    workers = [threading.Thread(target=work, args=(thread,)) for thread in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert guard._line.log.shard == shard
+    print(json.dumps(returned), flush=True)
+    sys.stdin.readline()  # so that all hold their shards to the end
+    guard.close()
+"""
+
+
+@dataclass
+class Writer:
+    """One process, which goes on at each ``go``."""
+
+    process: subprocess.Popen[str]
+
+    def go(self) -> None:
+        self._stdin().write("\n")
+        self._stdin().flush()
+
+    def _stdin(self) -> IO[str]:
+        assert self.process.stdin is not None
+        return self.process.stdin
+
+    def says(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"the process ended: {self.process.wait(10)}"
+        return line.strip() if line == "loaded\n" else json.loads(line)
+
+
+@contextmanager
+def writers(place, names: list[str], threads: int, calls: int) -> Iterator[list[Writer]]:
+    """Start processes on one state, and see that each ends well."""
+    program = textwrap.dedent(WRITER)
+    started: list[Writer] = []
+    try:
+        for name in names:
+            arguments = [str(place.config.base), name, str(threads), str(calls)]
+            process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-c", program, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            started.append(Writer(process))
+        yield started
+        for writer in started:
+            writer.process.communicate(timeout=60)
+            assert writer.process.returncode == 0
+    finally:
+        for writer in started:
+            if writer.process.poll() is None:
+                writer.process.kill()
+                writer.process.communicate()
+
+
+def all_say(started: list[Writer]) -> list[Any]:
+    return [writer.says() for writer in started]
+
+
+def all_go(started: list[Writer]) -> None:
+    for writer in started:
+        writer.go()
+
+
+def verified(place) -> Report:
+    """Verify the log, where some processes may be at work still, or were killed."""
+    reader = StateReader(place.config.state)
+    try:
+        trust = keystore.load_trust(place.config.state)
+        report = examine(reader, trust, anchor=place.config.anchor)
+    finally:
+        reader.close()
+    assert report.problems == ()
+    assert report.anchored
+    return report
+
+
+def on_record(place) -> tuple[Counter[tuple[int, str, str]], Counter[tuple[int, str]]]:
+    """Count the calls by shard, agent and argument, and the outcomes by shard and status."""
+    calls: Counter[tuple[int, str, str]] = Counter()
+    outcomes: Counter[tuple[int, str]] = Counter()
+    reader = StateReader(place.config.state)
+    try:
+        for shard in reader.shards():
+            for stored in reader.stored(shard):
+                parsed = entry.parse(stored.body)
+                if parsed.kind == "authorization":
+                    call = statements.read_authorization(parsed)
+                    kept = {a.role: loads_object(a.data) for a in stored.attachments}
+                    calls[shard, call.agent, str(kept["arguments"]["text"])] += 1
+                elif parsed.kind == "outcome":
+                    outcomes[shard, statements.read_outcome(parsed).status] += 1
+    finally:
+        reader.close()
+    return calls, outcomes
+
+
+def test_eight_processes_of_eight_threads(place):
+    names = [f"p{number}" for number in range(PROCESSES)]
+    with writers(place, names, THREADS, CALLS) as started:
+        assert all_say(started) == ["loaded"] * PROCESSES
+        all_go(started)
+        held = all_say(started)
+        shards = [said["shard"] for said in held]
+        assert sorted(shards) == list(range(PROCESSES)), "two at once on a shard, or a gap"
+        all_go(started)
+        returned = all_say(started)
+        verified(place)  # while all of them are open still
+        all_go(started)
+    report = verified(place)
+    assert list(report.in_doubt) == []
+    assert [shard.shard for shard in report.shards] == list(range(PROCESSES))
+
+    calls, outcomes = on_record(place)
+    expected = Counter(
+        (said["shard"], said["agent"], f"{name}-{thread}-{number}")
+        for name, said in zip(names, held, strict=True)
+        for thread in range(THREADS)
+        for number in range(CALLS)
+    )
+    assert calls == expected
+    assert outcomes == {(shard, "ok"): THREADS * CALLS for shard in shards}
+    assert [sorted(texts) for texts in returned] == [
+        sorted(f"{name}-{thread}-{number}" for thread in range(THREADS) for number in range(CALLS))
+        for name in names
+    ]
+
+
+@pytest.mark.parametrize("end", ["exit", "kill"])
+def test_a_process_that_ends_frees_its_shard_for_the_next(place, end):
+    """There are never more shards than there were processes at the same time."""
+    for generation in range(2):
+        names = [f"g{generation}p{number}" for number in range(2)]
+        with writers(place, names, 1, 2) as started:
+            all_say(started)
+            all_go(started)
+            assert sorted(said["shard"] for said in all_say(started)) == [0, 1]
+            all_go(started)
+            all_say(started)
+            if end == "kill":
+                for writer in started:
+                    writer.process.kill()
+                    writer.process.communicate()
+                started.clear()
+            else:
+                all_go(started)
+    reader = StateReader(place.config.state)
+    assert list(reader.shards()) == [0, 1]
+    reader.close()
+    report = verified(place)
+    assert end == "kill" or list(report.in_doubt) == []
+
+
+def test_threads_and_guards_of_one_process_share_nothing_but_the_state(place, ran):
+    """The twin in one process: four guards, each with its own shard."""
+    guards = [place.open() for _ in range(4)]
+    assert [guard._line.log.shard for guard in guards] == [0, 1, 2, 3]
+    for number, guard in enumerate(guards):
+        guard.new_agent("reader").call(guard.tool(ran.append, name="note"), number)
+    guards[1].close()
+    again = place.open()
+    assert again._line.log.shard == 1
+    for guard in [guards[0], *guards[2:], again]:
+        guard.close()
+    assert ran == [0, 1, 2, 3]
+    assert len(verified(place).shards) == 4

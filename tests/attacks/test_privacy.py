@@ -1,0 +1,793 @@
+"""What is redacted is nowhere, and what is erased is nowhere any more; the log verifies all the same.
+
+Whoever reads the state's files looks for the bytes themselves, and then for what would let them be
+guessed: with the salt of a call, a PIN of four digits is found from what the agent has signed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+import subprocess
+import sys
+import traceback
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentguard import (
+    CallError,
+    ConfigError,
+    Decision,
+    Denied,
+    Requirement,
+    StorageError,
+    administration,
+    canonical,
+    config,
+    domain,
+    proving,
+)
+from agentguard.audit import evidence, statements
+from agentguard.audit.entry import parse
+from agentguard.engines.function import FunctionEngine
+from agentguard.engines.rego import RegoEngine
+from agentguard.examination import examine
+from agentguard.guard import Guard
+from agentguard.storage import erasure, keystore, sqlite
+from agentguard.storage.reader import StateReader
+from agentguard.tool import ToolSpec
+
+PASSPHRASE = b"correct horse battery staple"
+SECRET = "hunter2-4711-\u20ac"
+CLEAR = "nothing-to-hide"
+
+
+def allow(_document: Any) -> Decision:
+    return Decision.allow()
+
+
+@dataclasses.dataclass
+class Scene:
+    """A durable domain in a folder, with or without a ``[redact]`` table."""
+
+    settings: config.Config
+    entropy: list[bytes] = dataclasses.field(default_factory=list)
+
+    def redacting(self, **redact: list[str]) -> Scene:
+        """The same domain, whose configuration redacts; ``every`` stands for ``*``."""
+        tables = {
+            "trust_domain": "acme.example",
+            "state": str(self.settings.state),
+            "anchor": str(self.settings.anchor),
+            "policy": {"engine": "function", "path": "unused:unused"},
+            "agents": {"reader": {"authority": "own", "max_scope": []}},
+            "redact": {"*" if name == "every" else name: told for name, told in redact.items()},
+        }
+        base = self.settings.base
+        return Scene(config.parse(tables, source="agentguard.toml", base=base), self.entropy)
+
+    def open(self, policy: Any = allow) -> Guard:
+        engine = FunctionEngine(policy) if callable(policy) else RegoEngine.from_source(policy)
+        guard = Guard(self.settings, engine, domain.take_up(self.settings, PASSPHRASE))
+        assert guard._line is not None
+
+        def draw(size: int) -> bytes:
+            self.entropy.append(os.urandom(size))
+            return self.entropy[-1]
+
+        guard._line = dataclasses.replace(guard._line, entropy=draw)
+        return guard
+
+    @property
+    def salts(self) -> list[bytes]:
+        """The salt of each call: the first 32 of the 48 bytes that it draws."""
+        return [drawn[:32] for drawn in self.entropy if len(drawn) == 48]
+
+    def holds(self, *needles: str | bytes) -> list[str]:
+        """The files, under the whole folder, in which any of the needles stands as bytes."""
+        spelled = [
+            form
+            for needle in needles
+            for form in spellings(needle.encode() if isinstance(needle, str) else needle)
+        ]
+        files = [path for path in self.settings.base.rglob("*") if path.is_file()]
+        assert {"0.sqlite", "registry.json"} <= {path.name for path in files}
+        return [path.name for path in files if any(form in path.read_bytes() for form in spelled)]
+
+    def verify(self) -> Any:
+        with closing(StateReader(self.settings.state)) as reader:
+            trust = keystore.load_trust(self.settings.state)
+            return examine(reader, trust, anchor=self.settings.anchor)
+
+    def calls(self) -> list[tuple[int, statements.Authorization]]:
+        with closing(StateReader(self.settings.state)) as reader:
+            return [
+                (index, statements.read_authorization(parsed))
+                for index, body in reader.entries(0)
+                if (parsed := parse(body)).kind == "authorization"
+            ]
+
+    def newest(self) -> str:
+        invocation_id = self.calls()[-1][1].invocation_id
+        assert invocation_id is not None
+        return invocation_id
+
+    def rows(self, statement: str, *parameters: Any) -> list[Any]:
+        with closing(sqlite3.connect(sqlite.shard_path(self.settings.state, 0))) as connection:
+            found = connection.execute(statement, parameters).fetchall()
+            connection.commit()
+            return found
+
+    def copies(self) -> dict[str, Any]:
+        """What is kept of all calls, by role; the newest call wins."""
+        kept = self.rows("SELECT role, data FROM attachments ORDER BY idx")
+        return {role: json.loads(data) for role, data in kept}
+
+
+def spellings(needle: bytes) -> list[bytes]:
+    """How bytes may lie in a file: as they are, in hex, in base64 (at any offset), escaped."""
+    inner = [base64.b64encode(b"\0" * pad + needle)[4 if pad else 0 : -4] for pad in range(3)]
+    escaped = json.dumps(needle.decode("utf-8", "replace")).strip('"').encode()
+    return [needle, needle.hex().encode(), needle.hex().upper().encode(), *inner, escaped]
+
+
+@pytest.fixture
+def scene(place) -> Scene:
+    return Scene(place.config).redacting()
+
+
+def login(guard: Guard, **options: Any) -> Any:
+    def login(user: str, password: Any) -> dict[str, Any]:
+        return {"user": user, "token": password}
+
+    return guard.tool(**options)(login)
+
+
+def call(guard: Guard, tool: Any, *args: Any) -> Any:
+    with guard:
+        return guard.new_agent("reader").call(tool, *args)
+
+
+# --- redaction ------------------------------------------------------------------------------------
+
+REGO = """
+package agent.authz
+default allow := false
+allow if input.action == "login"
+obligations contains {"redact": pointer} if { some pointer in ["/args/password", "/result/token"] }
+"""
+
+
+def by_function(_document: Any) -> Decision:
+    return Decision.allow().redacted("/args/password", "/result/token")
+
+
+WAYS = {
+    "every tool": ({"every": ["/args/password", "/result/token"]}, allow),
+    "this tool": ({"login": ["/args/password", "/result/token"]}, allow),
+    "both": ({"every": ["/args/password"], "login": ["/result/token"]}, allow),
+    "arguments and result as a whole": ({"login": ["/args", "/result"]}, allow),
+    "a Rego policy": ({}, REGO),
+    "a Python policy": ({}, by_function),
+    "configuration and policy": ({"login": ["/args/password"]}, by_function),
+}
+
+
+@pytest.mark.parametrize(("redact", "policy"), WAYS.values(), ids=WAYS)
+def test_what_is_redacted_is_nowhere(scene, redact, policy, caplog):
+    caplog.set_level(logging.DEBUG)
+    redacting = scene.redacting(**redact)
+    guard = redacting.open(policy)
+    tool = login(guard)
+    assert call(guard, tool, CLEAR, SECRET) == {"user": CLEAR, "token": SECRET}  # it got it whole
+    assert redacting.holds(SECRET) == []
+    assert SECRET not in caplog.text
+    report = redacting.verify()
+    assert (report.ok, report.anchored, report.problems) == (True, True, ())
+    whole = "as a whole" in str(redact) or redact.get("login") == ["/args", "/result"]
+    assert (redacting.holds(CLEAR) == []) is whole  # and nothing else was
+
+
+def test_what_is_not_redacted_is_there(scene):
+    """The twin: the same call in the same domain, and another tool's redaction."""
+    redacting = scene.redacting(other=["/args/password", "/result/token"])
+    guard = redacting.open()
+    call(guard, login(guard), CLEAR, SECRET)
+    assert redacting.holds(SECRET) == ["0.sqlite"]
+    assert redacting.verify().ok
+
+
+def test_a_redacted_call_can_be_proved_and_its_evidence_tells_nothing(scene):
+    redacting = scene.redacting(login=["/args/password", "/result/token"])
+    guard = redacting.open()
+    call(guard, login(guard), CLEAR, SECRET)
+    trust = keystore.load_trust(redacting.settings.state)
+    with closing(StateReader(redacting.settings.state)) as reader:
+        data = proving.prove(reader, trust, redacting.newest())
+    evidence.verify(data, trust)
+    assert not any(form in data for form in spellings(SECRET.encode()))
+    assert not any(form in data for form in spellings(redacting.salts[-1]))
+    assert CLEAR.encode() in data or base64.b64encode(CLEAR.encode())[:-4] in data
+
+
+def test_an_attribute_is_redacted_with_its_argument(scene):
+    for pointer in ("/args/password", "/secret"):
+        redacting = scene.redacting(login=[pointer, "/result"])
+        guard = redacting.open()
+        call(guard, login(guard, attributes={"secret": "password"}), CLEAR, SECRET)
+        assert redacting.holds(SECRET) == []
+        assert redacting.copies()["input"]["secret"] == {"$redacted": True}
+        assert redacting.verify().ok
+
+
+def test_a_fact_is_redacted(scene):
+    guard = scene.redacting(login=["/account/number", "/result", "/args"]).open()
+    tool = login(guard, facts=lambda _arguments: {"account": {"number": SECRET, "of": CLEAR}})
+    call(guard, tool, CLEAR, SECRET)
+    assert scene.holds(SECRET) == []
+    assert scene.copies()["input"]["account"] == {"number": {"$redacted": True}, "of": CLEAR}
+
+
+@dataclasses.dataclass
+class Credentials:
+    user: str
+    password: str
+
+
+def test_a_field_of_an_object_is_redacted(scene):
+    guard = scene.redacting(login=["/args/password/password", "/result/token/password"]).open()
+    call(guard, login(guard), CLEAR, Credentials(CLEAR, SECRET))
+    assert scene.holds(SECRET) == []
+    assert scene.copies()["arguments"]["password"]["fields"]["user"] == CLEAR
+
+
+DENYING = {
+    "a Python policy's denial": lambda _d: Decision.deny("no").redacted("/args/password"),
+    "a Python policy that asks for an approval": lambda _d: Decision.require_approval(
+        Requirement("two eyes")
+    ).redacted("/args/password"),
+    "a Rego policy's denial": """
+package agent.authz
+default allow := false
+deny_reason := "no"
+obligations := [{"redact": "/args/password"}]
+""",
+    "a Rego policy that asks for an approval": """
+package agent.authz
+default allow := false
+approval := true
+obligations := [{"redact": "/args/password"}]
+""",
+}
+
+
+@pytest.mark.parametrize("policy", DENYING.values(), ids=DENYING)
+def test_a_denied_call_is_redacted_too(scene, policy):
+    guard = scene.open(policy)
+    with pytest.raises(Denied):
+        call(guard, login(guard), CLEAR, SECRET)
+    assert scene.holds(SECRET) == []
+    assert scene.holds(CLEAR) == ["0.sqlite"]
+    assert scene.verify().ok
+
+
+def test_a_call_whose_signer_fails_is_redacted_too(scene):
+    """The policy was asked, and its obligations hold for the refusal that stands in its place."""
+
+    class Broken:
+        def __init__(self, inner: Any) -> None:
+            self.key_id, self.public_key = inner.key_id, inner.public_key
+
+        def sign(self, _data: bytes) -> bytes:
+            raise OSError("no token in the slot")
+
+    guard = scene.open(by_function)
+    agent = guard.new_agent("reader")
+    assert agent._instance is not None
+    agent._instance.actor = dataclasses.replace(
+        agent._instance.actor, signer=Broken(agent._instance.actor.signer)
+    )
+    with pytest.raises(Denied) as caught:
+        agent.call(login(guard), CLEAR, SECRET)
+    guard.close()
+    assert caught.value.code == "signature.failed"
+    assert scene.holds(SECRET) == []
+    assert scene.holds(CLEAR) == ["0.sqlite"]
+    assert scene.verify().ok
+
+
+UNMET = {
+    "unknown": ('[{"notify": "ops"}]', "obligation.unknown"),
+    "unknown beside a redaction": (
+        '[{"redact": "/args/password"}, {"notify": "ops"}]',
+        "obligation.unknown",
+    ),
+    "with a member too many": (
+        '[{"redact": "/args/password", "unless": "admin"}]',
+        "obligation.unknown",
+    ),
+    "no pointer": ('[{"redact": "args/password"}]', "policy.malformed"),
+    "an escape that is none": ('[{"redact": "/args/pass~word"}]', "policy.malformed"),
+    "what the log tells anyway": ('[{"redact": "/resource"}]', "policy.malformed"),
+    "every root": ('[{"redact": "/*/password"}]', "policy.malformed"),
+    "no string": ('[{"redact": ["/args/password"]}]', "obligation.unknown"),
+    "no object": ('["/args/password"]', "obligation.unknown"),
+    "no set": ('{"redact": "/args/password"}', "policy.malformed"),
+    "nothing": ("null", "policy.malformed"),
+}
+
+
+@pytest.mark.parametrize(("obligations", "code"), UNMET.values(), ids=UNMET)
+def test_an_obligation_that_can_not_be_met_denies_and_keeps_no_arguments(scene, obligations, code):
+    guard = scene.open(
+        f"package agent.authz\ndefault allow := false\nallow if true\nobligations := {obligations}\n"
+    )
+    with pytest.raises(Denied) as caught:
+        call(guard, login(guard), CLEAR, SECRET)
+    assert caught.value.code == code
+    assert scene.holds(SECRET, CLEAR) == []
+    assert scene.copies()["arguments"] == {"$redacted": True}
+    assert scene.verify().ok
+
+
+def test_where_the_policy_fails_only_the_configuration_redacts(scene):
+    """Nobody knows what a policy would have asked for that did not answer: docs/privacy.md."""
+
+    def broken(_document: Any) -> Decision:
+        raise LookupError(SECRET)
+
+    for redact, held in (({}, ["0.sqlite"]), ({"login": ["/args/password"]}, ["0.sqlite"])):
+        redacting = scene.redacting(**redact)
+        guard = redacting.open(broken)
+        with pytest.raises(Denied) as caught:
+            call(guard, login(guard), CLEAR, SECRET if not redact else SECRET[::-1])
+        assert caught.value.code == "policy.error"
+        assert redacting.holds(SECRET if not redact else SECRET[::-1]) == ([] if redact else held)
+        assert SECRET not in str(caught.value)
+    assert scene.verify().ok
+
+
+def test_no_exception_and_no_log_tells_what_is_redacted(scene, caplog):
+    caplog.set_level(logging.DEBUG)
+    guard = scene.redacting(every=["/args", "/result"]).open()
+
+    @guard.tool
+    def fail(password: str) -> None:
+        raise ValueError(password)  # it is the tool's own, and goes to the caller
+
+    @guard.tool
+    def refuse(password: str) -> str:
+        return password
+
+    with guard:
+        agent = guard.new_agent("reader")
+        with pytest.raises(ValueError, match="hunter2"):
+            agent.call(fail, SECRET)
+        for hostile in ({"password": object(), "x": SECRET}, {SECRET: 1, 2: object()}):
+            with pytest.raises(Denied) as caught:
+                agent.call(refuse, hostile)  # type: ignore[arg-type]
+            told = "".join(traceback.format_exception(caught.value)) + repr(caught.value.decision)
+            assert SECRET not in told.replace(repr(hostile), "")
+    assert scene.holds(SECRET) == []
+    assert SECRET not in caplog.text
+
+
+def test_an_interrupted_call_is_redacted_too(scene):
+    """Cancelled while its authorization is written: what is recorded then is a copy as well."""
+    guard = scene.redacting(every=["/args/password"]).open()
+
+    async def cancel() -> None:
+        agent = guard.new_agent("reader")
+        running = asyncio.create_task(agent.acall(login(guard), CLEAR, SECRET))
+        await asyncio.sleep(0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(cancel())
+    guard.close()
+    assert scene.holds(SECRET) == []
+    assert scene.verify().ok
+
+
+def test_arguments_that_change_meanwhile_are_redacted_too(scene):
+    given = {"pin": SECRET}
+
+    def meddling(_document: Any) -> Decision:
+        given["pin"] = SECRET[::-1]
+        return Decision.allow().redacted("/args/password")
+
+    guard = scene.open(meddling)
+    with pytest.raises(Denied) as caught:
+        call(guard, login(guard), CLEAR, given)
+    assert caught.value.code == "arguments.changed"
+    assert scene.holds(SECRET, SECRET[::-1]) == []
+    assert scene.verify().in_doubt == ()
+
+
+def test_long_arguments_and_results_are_redacted_and_recorded(scene):
+    """Past what JSON from outside may have: the input holds the arguments and more."""
+    guard = scene.redacting(login=["/args/password", "/result/token"]).open()
+    text = "x" * (canonical.MAX_BYTES - 200)
+    tool = login(guard, attributes={"name": "user"})
+    assert call(guard, tool, text, SECRET)["token"] == SECRET
+    assert scene.holds(SECRET) == []
+    report = scene.verify()
+    assert (report.ok, report.in_doubt) == (True, ())
+    assert {row[0] for row in scene.rows("SELECT role FROM attachments")} == {
+        "arguments",
+        "input",
+        "result",
+    }
+
+
+# --- resources --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pointer", ["/args/password", "/args/*", "/args", "/args/password/x", "/key"])
+@pytest.mark.parametrize("tool", ["every", "login"])
+def test_a_resource_may_not_tell_what_the_configuration_redacts(scene, tool, pointer):
+    guard = scene.redacting(**{tool: [pointer]}).open()
+    with guard, pytest.raises(ConfigError, match=r"'(user|password)' in it: take it") as caught:
+        login(guard, resource="vault:{user}/{password}", attributes={"key": "password"})
+    assert "agentguard.toml: redact: the resource" in str(caught.value)
+
+
+def test_a_resource_may_name_other_arguments(scene):
+    guard = scene.redacting(login=["/args/password", "/result"], other=["/args/user"]).open()
+    call(guard, login(guard, resource="user:{user}"), CLEAR, SECRET)
+    assert scene.calls()[-1][1].predicate["resource"] == f"user:{CLEAR}"
+    assert scene.holds(SECRET) == []
+
+
+def test_a_resource_of_the_configuration_and_an_adapters_tool_are_held_to_it_too(scene):
+    tables = {
+        "agents": {"reader": {"authority": "own"}},
+        "tools": {"login": {"resource": "vault:{password}"}},
+        "redact": {"login": ["/args/password"]},
+    }
+    with Guard.ephemeral(allow, config=tables) as guard:
+        with pytest.raises(ConfigError, match="is signed and logged"):
+            login(guard)
+        spec = ToolSpec("login", "", {}, "elsewhere:login")
+        with pytest.raises(ConfigError, match="is signed and logged"):
+            guard.new_agent("reader").tool_spec(spec)
+
+
+def test_a_resource_tells_what_only_the_policy_redacts(scene):
+    """It is signed before the policy is asked: docs/privacy.md says so."""
+    guard = scene.open(by_function)
+    call(guard, login(guard, resource="vault:{password}"), CLEAR, "plain")
+    assert scene.copies()["arguments"]["password"] == {"$redacted": True}
+    assert scene.calls()[-1][1].predicate["resource"] == "vault:plain"
+
+
+# --- the salt ----------------------------------------------------------------------------------------
+
+
+def guess_the_pin(scene: Scene) -> str | None:
+    """Try every PIN against what the agent has signed, with every salt that the state holds."""
+    _index, authorization = scene.calls()[-1]
+    committed = authorization.predicate["arguments"]
+    salts = {bytes(salt) for (salt,) in scene.rows("SELECT salt FROM attachments")}
+    for number in range(10_000):
+        guess = canonical.dumps({"password": f"{number:04}", "user": CLEAR})
+        for salt in salts:
+            if hashlib.sha256(salt + guess).hexdigest() == committed:
+                return f"{number:04}"
+    return None
+
+
+def test_a_short_secret_can_not_be_guessed_from_what_is_signed(scene):
+    redacting = scene.redacting(login=["/args/password", "/result"])
+    guard = redacting.open()
+    call(guard, login(guard), CLEAR, "4711")
+    assert guess_the_pin(redacting) is None
+    assert redacting.holds(*redacting.salts) == []
+    assert len(redacting.salts) == 1
+
+
+def test_with_its_salt_it_could_be(scene):
+    """The twin: the attack finds the PIN of a call that was not redacted, data or no data."""
+    guard = scene.open()
+    call(guard, login(guard), CLEAR, "4711")
+    assert scene.holds(*scene.salts) == ["0.sqlite"]
+    scene.rows("UPDATE attachments SET data = x'7b7d'")
+    assert guess_the_pin(scene) == "4711"
+
+
+def test_of_a_call_that_is_erased_the_pin_can_not_be_guessed_any_more(scene):
+    guard = scene.open()
+    call(guard, login(guard), CLEAR, "4711")
+    assert guess_the_pin(scene) == "4711"
+    erase(scene)
+    assert guess_the_pin(scene) is None
+    assert scene.holds(*scene.salts) == []
+
+
+@pytest.mark.parametrize("pointer", ["/args/password", "/result/token", "/args/nobody"])
+def test_a_call_with_any_redaction_keeps_no_salt(scene, pointer):
+    """What is kept whole (here the input or the result) would bring it along otherwise."""
+    redacting = scene.redacting(login=[pointer])
+    guard = redacting.open()
+    call(guard, login(guard), CLEAR, "4711")
+    assert redacting.holds(*redacting.salts) == []
+    assert redacting.verify().ok
+
+
+# --- a changed copy -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["arguments", "input", "result"])
+@pytest.mark.parametrize(
+    "change", ["data = x'7b7d'", "salt = zeroblob(32)", "data = CAST(x'20' || data AS BLOB)", "commitment = ?"]
+)
+def test_a_copy_that_somebody_changed_is_found(scene, role, change):
+    redacting = scene.redacting(login=["/args/password", "/result/token"])
+    guard = redacting.open()
+    call(guard, login(guard), CLEAR, SECRET)
+    assert redacting.verify().ok
+    parameters = ["0" * 64] if "?" in change else []
+    redacting.rows(f"UPDATE attachments SET {change} WHERE role = ?", *parameters, role)
+    index = redacting.rows("SELECT idx FROM attachments WHERE role = ?", role)[0][0]
+    problems = redacting.verify().problems
+    assert [(found.shard, found.index) for found in problems] == [(0, index)]
+    assert role in problems[0].what
+
+
+def test_a_copy_can_not_be_passed_off_as_the_whole(scene):
+    """With a salt and a commitment that fit each other, but not the entry."""
+    guard = scene.redacting(login=["/args/password"]).open()
+    call(guard, login(guard), CLEAR, SECRET)
+    salt, data = bytes(32), canonical.dumps({"password": "invented", "user": CLEAR})
+    forged = hashlib.sha256(salt + data).hexdigest()
+    scene.rows(
+        "UPDATE attachments SET salt = ?, data = ?, commitment = ? WHERE role = 'arguments'",
+        salt,
+        data,
+        forged,
+    )
+    assert "not what it commits to" in scene.verify().problems[0].what
+
+
+# --- erasure ------------------------------------------------------------------------------------------
+
+
+def erase(scene: Scene, invocation_id: str | None = None) -> administration.Erased:
+    return administration.erase(
+        scene.settings,
+        PASSPHRASE,
+        invocation_id or scene.newest(),
+        note="asked for by the data subject",
+        now=datetime.now(UTC),
+    )
+
+
+SHAPES = {
+    "small": (CLEAR, SECRET),
+    "many pages": (CLEAR * 5000, SECRET * 4000),
+    "in the middle of a page": (CLEAR, {"deep": [SECRET] * 40}),
+}
+
+
+@pytest.mark.parametrize("values", SHAPES.values(), ids=SHAPES)
+def test_what_is_erased_is_nowhere_any_more(scene, values):
+    guard = scene.open()
+    tool = login(guard)
+    with guard:
+        agent = guard.new_agent("reader")
+        agent.call(tool, "somebody", "else before")
+        agent.call(tool, *values)
+        wanted = scene.newest()
+        agent.call(tool, "somebody", "else after")
+    assert scene.holds(SECRET) == ["0.sqlite"]
+    assert scene.holds(scene.salts[1]) == ["0.sqlite"]
+    done = erase(scene, wanted)
+    assert (done.attachments, done.call.invocation_id) == (3, wanted)
+    assert scene.holds(SECRET, CLEAR, scene.salts[1]) == []
+    assert scene.holds(scene.salts[0]) == scene.holds(scene.salts[2]) == ["0.sqlite"]
+    assert scene.holds("else before") == scene.holds("else after") == ["0.sqlite"]
+    report = scene.verify()
+    assert (report.ok, report.anchored, report.in_doubt) == (True, True, ())
+
+
+def test_the_proof_of_an_erased_call_holds_before_and_after(scene):
+    guard = scene.open()
+    call(guard, login(guard), CLEAR, SECRET)
+    trust = keystore.load_trust(scene.settings.state)
+
+    def prove() -> bytes:
+        with closing(StateReader(scene.settings.state)) as reader:
+            return proving.prove(reader, trust, scene.newest())
+
+    before = prove()
+    erase(scene)
+    after = prove()
+    assert any(form in before for form in spellings(SECRET.encode()))
+    assert not any(form in after for form in spellings(SECRET.encode()))
+    evidence.verify(before, trust)  # a file that somebody has kept is out of the erasure's reach
+    evidence.verify(after, trust)
+
+
+def test_a_redacted_call_can_be_erased_as_well(scene):
+    guard = scene.redacting(login=["/args/password", "/result/token"]).open()
+    call(guard, login(guard), CLEAR, SECRET)
+    assert scene.holds(CLEAR) == ["0.sqlite"]
+    assert erase(scene).attachments == 3
+    assert scene.holds(CLEAR) == []
+    assert scene.verify().ok
+
+
+def test_a_crash_between_the_entry_and_the_erasure_is_made_good_by_doing_it_again(
+    scene, monkeypatch
+):
+    guard = scene.open()
+    call(guard, login(guard), CLEAR, SECRET)
+    with monkeypatch.context() as patched:
+        patched.setattr(erasure, "erase", lambda *_args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            erase(scene)
+    assert scene.holds(SECRET) == ["0.sqlite"]
+    assert scene.verify().ok
+    assert erase(scene).attachments == 3
+    assert scene.holds(SECRET) == []
+    assert erase(scene).attachments == 0  # and again is no harm
+    assert scene.verify().ok
+
+
+def test_a_call_with_nothing_to_erase(scene):
+    guard = scene.open()
+    with pytest.raises(Denied):
+        call(guard, login(guard), CLEAR, object())
+    assert erase(scene).attachments == 0
+    report = scene.verify()
+    assert (report.ok, report.in_doubt) == (True, ())
+
+
+def test_an_unknown_call_is_not_erased_and_nothing_is_logged(scene):
+    guard = scene.open()
+    call(guard, login(guard), CLEAR, SECRET)
+    before = scene.verify().entries
+    for unknown in ("0" * 32, "", scene.newest()[:16], scene.newest().upper(), "%"):
+        with pytest.raises(CallError) as caught:
+            erase(scene, unknown or " ")
+        assert caught.value.code == "call.unknown"
+    assert scene.verify().entries == before
+    assert scene.holds(SECRET) == ["0.sqlite"]
+
+
+def test_a_column_that_lies_does_not_have_another_calls_result_erased(scene):
+    guard = scene.open()
+    tool = login(guard)
+    with guard:
+        agent = guard.new_agent("reader")
+        agent.call(tool, "a", "what the first one said")
+        agent.call(tool, "b", "what the second one said")
+    (_, first), (_, second) = scene.calls()
+    scene.rows(
+        "UPDATE summaries SET invocation_id = ? WHERE kind = 'outcome' AND invocation_id = ?",
+        first.invocation_id,
+        second.invocation_id,
+    )
+    assert erase(scene, first.invocation_id).attachments == 3
+    assert scene.holds("what the second one said") == ["0.sqlite"]
+    assert scene.holds("what the first one said") == []
+
+
+def test_while_somebody_reads_the_old_bytes_it_says_that_they_are_still_there(scene, monkeypatch):
+    monkeypatch.setitem(sqlite.OPTIONS, "timeout", 0.2)
+    guard = scene.open()
+    call(guard, login(guard), CLEAR, SECRET)
+    path = sqlite.shard_path(scene.settings.state, 0)
+    with closing(sqlite3.connect(path, isolation_level=None)) as reading:
+        reading.execute("BEGIN")
+        assert reading.execute("SELECT count(*) FROM attachments").fetchone() == (3,)
+        with pytest.raises(StorageError, match="is being read: .* try again") as caught:
+            erase(scene)
+        assert caught.value.code == "storage.locked"
+        reading.execute("COMMIT")
+    assert erase(scene).attachments == 0
+    assert scene.holds(SECRET) == []
+    assert scene.verify().ok
+
+
+WRITER = """
+import sys, time
+from agentguard import Decision, Guard, config, domain
+from agentguard.engines.function import FunctionEngine
+from pathlib import Path
+
+folder = Path(sys.argv[1])
+tables = {"trust_domain": "acme.example", "state": str(folder / "state"),
+          "anchor": str(folder / "anchor"), "policy": {"path": "unused:unused"},
+          "agents": {"reader": {"authority": "own"}}}
+settings = config.parse(tables, source="agentguard.toml", base=folder)
+home = domain.take_up(settings, b"correct horse battery staple")
+with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard:
+    agent = guard.new_agent("reader")
+
+    @guard.tool
+    def login(user: str, password: str) -> str:
+        return password
+
+    agent.call(login, "nothing-to-hide", sys.argv[2])
+    print("ready", flush=True)
+    count = 1
+    while not (folder / "stop").exists():
+        agent.call(login, "somebody", f"else {count}")
+        count += 1
+    print(count, flush=True)
+"""
+
+
+def test_the_shards_writer_may_be_at_work_meanwhile(scene):
+    """In another process, which has the call's own pages in its cache and in its -wal."""
+    folder = scene.settings.base
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder), SECRET],
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+    ) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+        wanted = scene.calls()[0][1].invocation_id
+        done = erase(scene, wanted)
+        held = scene.holds(SECRET)
+        before = scene.verify().entries  # while it writes on
+        (folder / "stop").touch()
+        count = int(writer.stdout.readline())
+        assert writer.wait(timeout=30) == 0
+    assert (done.attachments, done.recorded.shard) == (3, 1)  # its own shard is the writer's
+    assert held == []
+    assert scene.holds(SECRET) == []
+    report = scene.verify()
+    assert (report.ok, report.anchored, report.in_doubt) == (True, True, ())
+    assert report.entries >= before
+    assert len(scene.calls()) == count
+
+
+def test_a_fork_does_not_erase_past_its_parents_connection(scene):
+    """SQLite in the fork believes that it has the parent's locks on the file."""
+    guard = scene.open()
+    tool = login(guard)
+    guard.new_agent("reader").call(tool, CLEAR, SECRET)
+    guard._line.log.flush()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            erasure.erase(scene.settings.state, 0, [0])
+        except StorageError as error:
+            code = 0 if error.code == "storage.locked" else 2
+        os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    guard.close()
+    assert erase(scene).attachments == 3
+
+
+def test_without_the_admin_key_nothing_is_erased(scene):
+    guard = scene.open()
+    call(guard, login(guard), CLEAR, SECRET)
+    (scene.settings.state / "keys" / "admin").unlink()
+    with pytest.raises(Exception, match="admin"):
+        erase(scene)
+    assert scene.holds(SECRET) == ["0.sqlite"]
+
+
+def test_files_stay_private(scene):
+    guard = scene.redacting(every=["/args"]).open()
+    call(guard, login(guard), CLEAR, SECRET)
+    erase(scene)
+    kept = [path for path in scene.settings.state.rglob("*") if path.is_file()]
+    modes = {Path(path).name: path.stat().st_mode & 0o077 for path in kept}
+    assert not any(modes.values()), modes

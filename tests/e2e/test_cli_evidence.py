@@ -1,0 +1,292 @@
+"""``agentguard audit prove`` and ``verify-evidence``: from one machine to a stranger's screen."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "verify_evidence" / "verify_evidence.py"
+HOSTILE_TOOL = "evil[red]\x1b[31m\u202etool"
+
+
+def call_of(told, tool: str, nth: int = 0) -> str:
+    rows = told.lines("audit", "list")
+    calls = [r for r in rows if r["kind"] == "authorization" and r["tool"] == tool]
+    return str(calls[nth]["invocation_id"])
+
+
+@pytest.fixture(scope="module")
+def calls(told):
+    """The calls of ``read_file``: ok, error, unknown, denied, hostile, not run, in doubt."""
+    rows = told.lines("audit", "list")
+    return [
+        r["invocation_id"] for r in rows if r["kind"] == "authorization" and r["tool"][0] == "r"
+    ]
+
+
+@pytest.fixture
+def stranger(told, tmp_path):
+    """Somebody elsewhere, who has nothing but the trust document."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    assert told.run("trust", "export", "-o", folder / "trust.json").returncode == 0
+    return folder
+
+
+def check(told, stranger, *args, home="/nonexistent", **options):
+    """Verify in another process, in the stranger's folder, without a home."""
+    command = ["audit", "verify-evidence", *args, "--trust", "trust.json"]
+    return told.run(*command, cwd=stranger, env={"HOME": home}, **options)
+
+
+def test_a_call_is_proved_to_a_stranger(told, calls, stranger):
+    file = stranger / "call.json"
+    made = told.run("audit", "prove", calls[0], "-o", file)
+    assert (made.returncode, made.stderr) == (0, "")
+    assert f"proves the call {calls[0]}" in made.stdout
+    shown = check(told, stranger, "call.json")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.startswith("proved, under the keys of project.internal:\n")
+    text = " ".join(shown.stdout.split())
+    for words in (
+        f"call {calls[0]}",
+        "agent agent:assistant:",
+        "issuer says name assistant, type assistant",
+        "for agent:assistant, on its own authority",
+        "tool read_file",
+        'arguments {"path": "README.md"}',
+        "resource file:README.md",
+        "decision allow",
+        "policy rego ",
+        "approvals none",
+        "outcome ok",
+        "result the content of README.md",
+        "by the log key ",
+        "What this file can't know:",
+        "the time: every time here is the log's word",
+        "does not isolate",
+        "whether a person approved",
+    ):
+        assert words in text, words
+    index = next(r["index"] for r in told.lines("audit", "list") if r["invocation_id"] == calls[0])
+    assert f"log entry {index} of project.internal/log/" in text
+    assert f"the call carries the checkpoint of {index} entries" in text
+    assert "whether there was an outcome" not in text
+
+
+def test_its_json_says_the_same(told, calls, stranger):
+    told.run("audit", "prove", calls[0], "-o", stranger / "call.json")
+    said = json.loads(check(told, stranger, "call.json", "--json").stdout)
+    story = told.json("audit", "show", calls[0])
+    assert said["ok"] is True
+    for name in ("invocation_id", "agent", "principal", "tool", "arguments", "input", "resource"):
+        assert said[name] == story[name], name
+    for name in ("decision", "code", "reasons", "engine", "policy_sha256", "config_sha256", "at"):
+        assert said[name] == story[name], name
+    assert said["outcome"]["result"] == "the content of README.md"
+    assert said["outcome"]["status"] == "ok"
+    assert said["credential"]["type"] == "assistant"
+    assert said["approvals"] == []
+    (point,) = said["checkpoints"]
+    assert point["size"] == told.json("audit", "verify")["entries"]
+    assert len(said["unknown"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("nth", "said"),
+    [
+        (1, ["outcome error", "error builtins.FileNotFoundError"]),
+        (2, ["outcome unknown"]),
+        (3, ["decision deny [policy.denied]", "hidden files", "the tool did not run"]),
+        (5, ["interrupted before it ran"]),
+        (6, ["in doubt: the file holds none", "whether there was an outcome"]),
+    ],
+)
+def test_it_says_how_the_call_ended(told, calls, stranger, nth, said):
+    told.run("audit", "prove", calls[nth], "-o", stranger / "call.json")
+    shown = check(told, stranger, "call.json")
+    assert shown.returncode == 0
+    for words in said:
+        assert words in " ".join(shown.stdout.split())
+
+
+def test_arguments_are_left_out_if_asked(told, calls, stranger):
+    made = told.run("audit", "prove", calls[0], "-o", stranger / "a.json", "--without-arguments")
+    assert made.returncode == 0
+    assert b"README.md" not in (stranger / "a.json").read_bytes().replace(b"file:README.md", b"")
+    shown = check(told, stranger, "a.json")
+    text = " ".join(shown.stdout.split())
+    assert shown.returncode == 0
+    assert "arguments left out of the file, or erased; their commitment is " in text
+    assert "result left out of the file, or erased; its commitment is " in text
+    assert "the arguments, the policy's input, the result: not in the file" in text
+    said = json.loads(check(told, stranger, "a.json", "--json").stdout)
+    assert (said["arguments"], said["outcome"]["result"]) == (None, None)
+    assert re.fullmatch(r"[0-9a-f]{64}", said["commitments"]["arguments"])
+
+
+def test_a_pipe_needs_no_file(told, calls, stranger):
+    made = told.run("audit", "prove", calls[0], "-o", "-")
+    assert made.returncode == 0
+    told.run("audit", "prove", calls[0], "-o", stranger / "call.json")
+    assert made.stdout.encode() == (stranger / "call.json").read_bytes()
+    assert check(told, stranger, "-", input=made.stdout).returncode == 0
+
+
+def test_nothing_is_overwritten_unasked(told, calls, stranger):
+    file = stranger / "call.json"
+    file.write_text("mine")
+    again = told.run("audit", "prove", calls[0], "-o", file)
+    assert (again.returncode, file.read_text()) == (2, "mine")
+    assert again.stderr.startswith("error [storage.exists]: ")
+    assert told.run("audit", "prove", calls[0], "-o", file, "--force").returncode == 0
+    assert check(told, stranger, "call.json").returncode == 0
+
+
+@pytest.mark.parametrize("wanted", ["f" * 32, "7", ""])
+def test_an_unknown_call_is_a_clear_error(told, stranger, wanted):
+    result = told.run("audit", "prove", wanted, "-o", stranger / "call.json")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error [call.unknown]: ")
+    assert not (stranger / "call.json").exists()
+
+
+def test_what_does_not_hold_is_refused(told, calls, stranger):
+    file = stranger / "call.json"
+    told.run("audit", "prove", calls[0], "-o", file)
+    file.write_bytes(file.read_bytes().replace(b"README.md", b"SECRET.md"))
+    shown = check(told, stranger, "call.json")
+    assert (shown.returncode, shown.stderr) == (1, "")
+    assert shown.stdout.startswith("FAILED [")
+    assert "README" not in shown.stdout
+    said = json.loads(check(told, stranger, "call.json", "--json").stdout)
+    assert sorted(said) == ["code", "ok", "problem"]
+    assert said["ok"] is False
+
+
+def test_another_domain_s_trust_document_believes_nothing(told, calls, stranger, project):
+    assert project.run("init", "--trust-domain", "project.internal").returncode == 0
+    told.run("audit", "prove", calls[0], "-o", stranger / "call.json")
+    (stranger / "trust.json").unlink()
+    assert project.run("trust", "export", "-o", stranger / "trust.json").returncode == 0
+    shown = check(told, stranger, "call.json")
+    assert (shown.returncode, shown.stdout[:27]) == (1, "FAILED [checkpoint.origin]:")
+
+
+def test_a_mistake_is_no_verdict(told, calls, stranger):
+    missing = check(told, stranger, "call.json")
+    assert (missing.returncode, missing.stderr[:24]) == (2, "error [storage.missing]:")
+    told.run("audit", "prove", calls[0], "-o", stranger / "call.json")
+    (stranger / "trust.json").write_text("{}")
+    wrong = check(told, stranger, "call.json")
+    assert (wrong.returncode, wrong.stderr[:25]) == (2, "error [trust.malformed]: ")
+    bare = told.run("audit", "verify-evidence", "call.json", cwd=stranger)
+    assert (bare.returncode, "--trust" in bare.stderr) == (2, True)
+
+
+def test_what_the_administrator_said_is_told(changed, stranger):
+    doubtful, ran = call_of(changed, "read_file", 6), call_of(changed, "read_file", 0)
+    note = "the file\x1b[2J is there"
+    assert changed.run("audit", "resolve", doubtful, "--ran", "--note", note).returncode == 0
+    erased = changed.run("audit", "erase", ran, "--note", "asked for", "--yes")
+    assert erased.returncode == 0
+    for wanted, words in (
+        (doubtful, ["in doubt", "resolved the tool ran, said the admin key", r"file\x1b[2J is"]),
+        (ran, ["outcome ok", "erased its data, said the admin key", "asked for", "left out"]),
+    ):
+        made = changed.run("audit", "prove", wanted, "-o", stranger / "call.json", "--force")
+        assert (made.returncode, made.stderr) == (0, "")
+        shown = check(changed, stranger, "call.json")
+        assert shown.returncode == 0
+        for said in words:
+            assert said in " ".join(shown.stdout.split()), said
+    said = json.loads(check(changed, stranger, "call.json", "--json").stdout)
+    assert said["arguments"] is None
+    assert [erasure["note"] for erasure in said["erasures"]] == ["asked for"]
+    command = [sys.executable, str(EXAMPLE), "call.json", "trust.json"]
+    independent = subprocess.run(command, cwd=stranger, capture_output=True, check=False)
+    assert (independent.returncode, independent.stderr) == (0, b"")
+
+
+def test_nothing_is_written_that_would_not_be_believed(told, calls, tmp_path):
+    """What was made is verified first, under the trust document that is named."""
+    assert told.run("trust", "export", "-o", tmp_path / "trust.json").returncode == 0
+    trust = json.loads((tmp_path / "trust.json").read_text())
+    arguments = ["audit", "prove", calls[0], "-o", tmp_path / "call.json", "--trust"]
+    assert told.run(*arguments, tmp_path / "trust.json", "--force").returncode == 0
+    (tmp_path / "call.json").unlink()
+    trust["keys"] = [{**key, "not_after": key["not_before"]} for key in trust["keys"]]
+    (tmp_path / "trust.json").write_text(json.dumps(trust))
+    result = told.run(*arguments, tmp_path / "trust.json")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error [key.expired]: the log does not prove this call")
+    assert not (tmp_path / "call.json").exists()
+
+
+def test_nothing_from_a_model_steers_the_screen(told, calls, stranger):
+    for wanted in (calls[4], call_of(told, HOSTILE_TOOL)):
+        told.run("audit", "prove", wanted, "-o", stranger / "call.json", "--force")
+        shown = check(told, stranger, "call.json").stdout
+        categories = {unicodedata.category(c) for c in shown.replace("\n", "")}
+        assert categories.isdisjoint({"Cc", "Cf", "Cs", "Zl", "Zp"})
+        assert check(told, stranger, "call.json", "--json").stdout.isascii()
+    shown = check(told, stranger, "call.json").stdout
+    assert r"evil[red]\x1b[31m\u202etool" in shown
+    (stranger / "call.json").write_text('{"\\u001b[2J":1}\n')
+    refused = check(told, stranger, "call.json").stdout
+    assert refused.startswith("FAILED [evidence.malformed]")
+    assert "\x1b" not in refused
+
+
+def test_the_independent_verifier_agrees(told, calls, stranger):
+    """As its README says: with none of agentguard to import."""
+    command = [sys.executable, "-W", "error", "-c", RUN, str(EXAMPLE), "call.json", "trust.json"]
+    for nth in (0, 3, 6):
+        told.run("audit", "prove", calls[nth], "-o", stranger / "call.json", "--force")
+        ran = subprocess.run(command, cwd=stranger, capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stderr) == (0, "")
+        said = json.loads(ran.stdout)
+        ours = json.loads(check(told, stranger, "call.json", "--json").stdout)
+        for name in ("invocation_id", "agent", "principal", "tool", "decision", "reasons", "at"):
+            assert said[name] == ours[name], name
+        assert said["arguments"] == ours["arguments"]
+    file = stranger / "call.json"
+    file.write_bytes(file.read_bytes().replace(b"power", b"power!"))
+    ran = subprocess.run(command, cwd=stranger, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr[:9]) == (1, "", "refused: ")
+
+
+RUN = """
+import runpy, sys
+sys.modules["agentguard"] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_the_page_and_the_readme_name_what_is_there():
+    pages = (ROOT / "docs" / "evidence.md", EXAMPLE.with_name("README.md"))
+    for page in pages:
+        text = page.read_text("utf-8")
+        commands = re.findall(r"^\$ (?:agentguard|python) (.*?)(?:  +#.*)?$", text, re.MULTILINE)
+        assert len(commands) == 3
+        links = re.findall(r"\]\(([^)#]+)\)", text)
+        assert [x for x in links if "://" not in x and not (page.parent / x).exists()] == []
+
+
+def test_the_commands_of_the_readme_run(told, calls, tmp_path):
+    text = EXAMPLE.with_name("README.md").read_text("utf-8")
+    commands = re.findall(r"^\$ (.*?)(?:  +#.*)?$", text, re.MULTILINE)
+    for command in commands:
+        name, *args = command.replace("INVOCATION_ID", calls[0]).split()
+        args = [str(EXAMPLE) if word == EXAMPLE.name else word for word in args]
+        args = [str(tmp_path / word) if word.endswith(".json") else word for word in args]
+        ran = told.run(*args) if name == "agentguard" else told.python(*args)
+        assert (ran.returncode, ran.stderr) == (0, ""), command

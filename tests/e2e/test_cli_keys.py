@@ -1,0 +1,137 @@
+"""``keys list`` and ``keys rotate``, and what those who verify see of it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+
+def rows(project):
+    return [(row["use"], row["state"]) for row in project.lines("keys", "list")]
+
+
+def settled(project):
+    found = project.json("audit", "verify")
+    assert (found["ok"], found["anchored"], found["problems"]) == (True, True, [])
+
+
+def test_a_new_domain_has_three_keys(told):
+    assert rows(told) == [("issuer", "current"), ("log", "current"), ("admin", "current")]
+    table = told.run("keys", "list")
+    assert table.returncode == 0
+    assert [line.split()[0] for line in table.stdout.splitlines()][-3:] == ["issuer", "log", "admin"]
+    assert "UNTRUSTED" not in table.stderr + table.stdout
+
+
+@pytest.mark.parametrize("use", ["issuer", "log", "admin"])
+def test_a_key_is_rotated(changed, use):
+    before = {row["use"]: row["kid"] for row in changed.lines("keys", "list")}
+    exported = changed.run("trust", "export").stdout
+    result = changed.run("keys", "rotate", use)
+    assert result.returncode == 0, result.stderr
+    said = re.fullmatch(
+        rf"rotated: the {use} key is (\S+)\n(\S+) counts until \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\n"
+        r"next: agentguard trust export, for everybody who verifies\n",
+        result.stdout,
+    )
+    assert said is not None, result.stdout
+    listed = changed.lines("keys", "list")
+    assert said[2] == before[use]
+    assert [(row["kid"], row["state"]) for row in listed if row["use"] == use] == [
+        (before[use], "ending"),
+        (said[1], "current"),
+    ]
+    doubt = changed.json("audit", "verify")["in_doubt"][0]
+    assert changed.run("audit", "resolve", doubt, "--ran", "--note", "n").returncode == 0
+    settled(changed)
+    new = changed.run("trust", "export")
+    assert new.returncode == 0
+    assert len(json.loads(new.stdout)["keys"]) == 4
+    old = changed.folder / "old-trust.json"
+    old.write_text(exported)
+    verified = changed.run("audit", "verify", "--trust", old)
+    assert verified.returncode == 1  # whoever verifies needs the new document
+
+
+def test_a_compromised_key(changed):
+    since = "2020-01-01T00:00:00Z"
+    result = changed.run("keys", "rotate", "admin", "--compromised-since", since)
+    assert result.returncode == 0, result.stderr
+    assert "is compromised since 2020-01-01 00:00:00" in result.stdout
+    assert "counts until" not in result.stdout
+    assert [state for use, state in rows(changed) if use == "admin"] == ["compromised", "current"]
+    settled(changed)  # it had signed nothing
+    result = changed.run("keys", "rotate", "log", "--compromised-since", since)
+    assert result.returncode == 0, result.stderr
+    found = changed.json("audit", "verify", code=1)
+    assert not found["ok"]
+
+
+def test_what_the_rotated_key_signed_is_proved_after(changed):
+    call = next(
+        row["invocation_id"] for row in changed.lines("audit", "list") if row["outcome"] == "ok"
+    )
+    early, late = changed.folder / "early.json", changed.folder / "late.json"
+    assert changed.run("audit", "prove", call, "-o", early).returncode == 0
+    for use in ("issuer", "log", "admin"):
+        assert changed.run("keys", "rotate", use).returncode == 0
+    trust = changed.folder / "trust.json"
+    assert changed.run("trust", "export", "-o", trust).returncode == 0
+    assert changed.run("audit", "prove", call, "-o", late).returncode == 0
+    for proof in (early, late):
+        result = changed.run("audit", "verify-evidence", proof, "--trust", trust)
+        assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["rotate"], "issuer|log|admin"),
+        (["rotate", "approver"], "approver"),
+        (["rotate", "log", "--overlap", "1"], "too short: take 2:00:00 or more"),
+        (["rotate", "log", "--overlap", "-5"], "--overlap"),
+        (["rotate", "log", "--overlap", "soon"], "--overlap"),
+        (["rotate", "log", "--overlap", "nan"], "overlap"),
+        (["rotate", "log", "--overlap", "1e12"], "overlap"),
+        (["rotate", "log", "--compromised-since", "yesterday"], "is no time: write one as in"),
+        (["rotate", "log", "--compromised-since", "2026-01-01"], "has no offset"),
+        (["rotate", "log", "--compromised-since", "2999-01-01T00:00:00Z"], "in the future"),
+    ],
+)
+def test_what_is_no_rotation_changes_nothing(changed, arguments, match):
+    before = changed.run("trust", "export").stdout
+    result = changed.run("keys", *arguments)
+    assert result.returncode == 2, result.stderr
+    assert match in result.stderr
+    assert "Traceback" not in result.stderr
+    assert changed.run("trust", "export").stdout == before
+
+
+def test_a_changed_trust_document_is_not_built_upon(changed):
+    path = changed.state / "trust.json"
+    document = json.loads(path.read_bytes())
+    document["keys"][2]["not_before"] = 0
+    path.write_text(json.dumps(document))
+    for command in (["keys", "rotate", "log"], ["trust", "export"]):
+        result = changed.run(*command)
+        assert result.returncode == 2
+        assert "[trust.changed]" in result.stderr
+    listed = {row["use"]: row["not_before"] for row in changed.lines("keys", "list")}
+    assert listed["admin"] > 0  # what is listed is the copy that is kept outside
+
+
+def test_without_a_copy_outside_it_says_whom_it_believes(changed):
+    (kept,) = changed.anchor.glob("*/trust.json")
+    kept.unlink()
+    result = changed.run("keys", "list")
+    assert result.returncode == 0
+    assert "UNTRUSTED KEY" in result.stderr + result.stdout
+
+
+def test_the_wrong_passphrase(changed):
+    result = changed.run("keys", "rotate", "log", env={"AGENTGUARD_PASSPHRASE": "not it"})
+    assert result.returncode == 2
+    assert "[key.passphrase]" in result.stderr
+    assert rows(changed) == [("issuer", "current"), ("log", "current"), ("admin", "current")]

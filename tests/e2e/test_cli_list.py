@@ -1,0 +1,302 @@
+"""``agentguard audit list``: each filter and what it leaves out, as a table and as JSON."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import typer
+
+from agentguard import canonical
+from agentguard.cli.filters import moment
+
+NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+A, B = "assistant", "reviewer"
+
+# The calls of the fixture, in their order: agent, tool, task, traced, decision, outcome.
+CALLS = [
+    (A, "read_file", None, True, "allow", "ok"),
+    (B, "get_file", "task-1", False, "allow", "ok"),
+    (A, "read_file", None, True, "deny", None),
+    (A, "get_file", "task-2", False, "allow", "error"),
+    (B, "list_files", "task-1", False, "deny", None),
+    (A, "read_file", "task-1", False, "allow", "in_doubt"),
+]
+
+
+@pytest.fixture
+def rows(cli, sharded):
+    """``rows(*ARGS)`` is what ``audit list ARGS --json`` prints, read."""
+
+    def read(*args):
+        result = cli(sharded, "audit", "list", *args, "--json")
+        assert (result.returncode, result.stderr) == (0, "")
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    return read
+
+
+@pytest.fixture
+def calls(rows):
+    """All calls, in their order."""
+    return [row for row in rows() if row["kind"] == "authorization"]
+
+
+def name_of(row):
+    return row["agent"].split("/")[-2]
+
+
+def test_the_calls_of_all_shards_are_listed_in_the_order_of_their_times(rows, calls):
+    listed = [(name_of(c), c["tool"], c["decision"], c["outcome"]) for c in calls]
+    assert listed == [(agent, tool, said, end) for agent, tool, _t, _s, said, end in CALLS]
+    assert [call["shard"] for call in calls] == [0, 1, 2, 0, 1, 2]
+    every = rows()
+    places = [(row["at"], row["shard"], row["index"]) for row in every]
+    assert places == sorted(places)
+    assert len({place[1:] for place in places}) == len(every)
+
+
+@pytest.mark.parametrize(
+    ("filters", "wanted"),
+    [
+        (("--agent", A), [0, 2, 3, 5]),
+        (("--agent", B), [1, 4]),
+        (("--agent", "assist"), []),
+        (("--principal", "agent:reviewer"), [1, 4]),
+        (("--principal", "reviewer"), []),
+        (("--tool", "read_file"), [0, 2, 5]),
+        (("--tool", "read"), []),
+        (("--decision", "allow"), [0, 1, 3, 5]),
+        (("--decision", "deny"), [2, 4]),
+        (("--decision", "approval"), []),
+        (("--task", "task-1"), [1, 4, 5]),
+        (("--task", "task"), []),
+        (("--trace", f"{0xABC:032x}"), [0, 2]),
+        (("--trace", f"{0xAB:032x}"), []),
+        (("--in-doubt",), [5]),
+        (("--in-doubt", "--agent", A), [5]),
+        (("--in-doubt", "--agent", B), []),
+        (("--agent", A, "--tool", "read_file", "--decision", "allow"), [0, 5]),
+        (("--task", "task-1", "--decision", "deny"), [4]),
+        (("--since", "1h"), [0, 1, 2, 3, 4, 5]),
+        (("--until", "1h"), []),
+        (("--tool", "get_file", "-n", "1"), [3]),
+        (("--tool", "get_file", "-n", "0"), [1, 3]),
+        (("--kind", "call", "-n", "2"), [4, 5]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_filter_takes_what_it_says_and_leaves_the_rest(rows, calls, filters, wanted):
+    listed = [row for row in rows(*filters) if row["kind"] == "authorization"]
+    assert listed == [calls[place] for place in wanted]
+
+
+def test_one_instance_is_not_the_other_of_its_name(rows, calls):
+    uris = [call["agent"] for call in calls if name_of(call) == A]
+    assert len(set(uris)) == 2
+    for uri in set(uris):
+        assert {row["agent"] for row in rows("--agent", uri)} == {uri}
+        kinds = [row["kind"] for row in rows("--agent", uri)]
+        assert (kinds[0], kinds.count("authorization")) == ("identity", 2)
+
+
+def test_a_filter_of_calls_lists_calls_and_no_outcomes(rows):
+    assert {row["kind"] for row in rows("--tool", "read_file")} == {"authorization"}
+    assert {row["kind"] for row in rows("--kind", "outcome")} == {"outcome"}
+    assert len(rows("--kind", "outcome")) == 3
+    assert {row["tool"] for row in rows("--kind", "outcome")} == {"read_file", "get_file"}
+
+
+def test_times_bound_what_is_listed(rows, calls):
+    third = calls[2]["at"]
+    later = [call for call in calls if call["at"] >= third]
+    kinds = ("--kind", "call")
+    assert rows(*kinds, "--since", third) == later
+    assert rows(*kinds, "--until", third) == calls[:2]
+    moved = datetime.fromisoformat(third).astimezone().isoformat()
+    assert rows(*kinds, "--since", moved) == later
+    today = third[:10]
+    assert rows(*kinds, "--since", today) == calls
+    assert rows(*kinds, "--until", today) == []
+    assert rows(*kinds, "--since", third, "--until", calls[4]["at"]) == calls[2:4]
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("30m", NOW - timedelta(minutes=30)),
+        ("2h", NOW - timedelta(hours=2)),
+        ("7d", NOW - timedelta(days=7)),
+        ("1w", NOW - timedelta(weeks=1)),
+        ("1h30m10s", NOW - timedelta(hours=1, minutes=30, seconds=10)),
+        ("2026-11-20", datetime(2026, 11, 20, tzinfo=UTC)),
+        ("2026-11-20T08:00:00Z", datetime(2026, 11, 20, 8, tzinfo=UTC)),
+        ("2026-11-20T08:00:00+02:00", datetime(2026, 11, 20, 6, tzinfo=UTC)),
+        ("2026-11-20 08:00", datetime(2026, 11, 20, 8, tzinfo=UTC)),
+    ],
+)
+def test_a_time(said, meant):
+    assert moment(said, NOW) == meant
+
+
+@pytest.mark.parametrize(
+    "said", ["", "7", "h", "-2h", "2 h", "yesterday", "999999999w", "2026-13-01", "9999999999d"]
+)
+def test_no_time(said):
+    with pytest.raises(typer.BadParameter, match="is no time"):
+        moment(said, NOW)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--since", "yesterday"),
+        ("--decision", "maybe"),
+        ("--kind", "nothing"),
+        ("--tool", "read_file", "--kind", "outcome"),
+        ("--last", "-1"),
+    ],
+)
+def test_a_wrong_filter_is_a_usage_error(cli, sharded, wrong):
+    result = cli(sharded, "audit", "list", *wrong)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "Invalid value" in result.stderr
+
+
+def test_the_table(cli, sharded, calls):
+    shown = cli(sharded, "audit", "list", "--kind", "call").stdout.splitlines()
+    lines = [line.split() for line in shown if "/" in line.split()[0]]
+    assert [line[0] for line in lines] == [f"{c['shard']}/{c['index']}" for c in calls]
+    assert [line[3] for line in lines] == [call["decision"] for call in calls]
+    doubtful = cli(sharded, "audit", "list", "--in-doubt").stdout
+    assert f"agentguard audit resolve {calls[5]['invocation_id']} --ran|--not-ran" in doubtful
+    assert calls[0]["invocation_id"] not in doubtful
+
+
+def test_nothing_found_is_said(cli, sharded, rows):
+    shown = cli(sharded, "audit", "list", "--tool", "nope", "--decision", "deny")
+    assert shown.stdout == "nothing in the log matches: tool nope, decision deny\n"
+    assert rows("--tool", "nope") == []
+    assert cli(sharded, "audit", "list", "--tool", "get_file").stdout.count("get_file") == 2
+
+
+def test_the_newest_are_listed_and_that_there_are_more(cli, sharded, rows):
+    every = rows()
+    assert rows("-n", "4") == every[-4:]
+    cut = cli(sharded, "audit", "list", "-n", "2", "--kind", "call").stdout
+    assert "these are the newest 2; --last 0 lists them all" in cut
+    whole = cli(sharded, "audit", "list", "-n", "6", "--kind", "call").stdout
+    assert "newest" not in whole
+
+
+def test_an_empty_log_says_so(cli, project):
+    assert cli(project, "init").returncode == 0
+    shown = cli(project, "audit", "list")
+    assert shown.stdout.startswith("no calls yet\n")
+    assert cli(project, "audit", "list", "--in-doubt").stdout.startswith("nothing in the log")
+
+
+# --- columns that lie ----------------------------------------------------------------------------
+
+
+def change(project, shard, statement, *parameters):
+    path = project.state / f"shards/{shard}.sqlite"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        assert connection.execute(statement, parameters).rowcount == 1
+
+
+def listed(cli, project, *args):
+    result = cli(project, "audit", "list", *args, "--json")
+    assert result.returncode == 0
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("column", "lie", "filters"),
+    [
+        ("tool", "innocent", ("--tool", "innocent")),
+        ("decision", "deny", ("--decision", "deny")),
+        ("principal", "agent:reviewer", ("--principal", "agent:reviewer")),
+        ("task_id", "task-9", ("--task", "task-9")),
+        ("at", "1999-01-01T00:00:00.000000Z", ("--until", "2000-01-01")),
+    ],
+)
+def test_a_changed_column_shows_nothing_that_the_entry_does_not_say(
+    cli, reshaped, calls, column, lie, filters
+):
+    call = calls[0]
+    before = listed(cli, reshaped, *filters)
+    change(reshaped, 0, f"UPDATE summaries SET {column} = ? WHERE idx = ?", lie, call["index"])  # noqa: S608
+    assert listed(cli, reshaped, *filters) == before
+    assert call not in before
+    # unfiltered, no column counts: the entry is listed, and as it is
+    assert call in listed(cli, reshaped)
+    report = json.loads(cli(reshaped, "audit", "verify", "--json").stdout)
+    problems = [problem for problem in report["problems"] if "columns" in problem["what"]]
+    assert [(p["shard"], p["index"]) for p in problems] == [(0, call["index"])]
+
+
+def test_a_removed_column_hides_no_call(cli, reshaped, calls):
+    call = calls[0]
+    change(reshaped, 0, "DELETE FROM summaries WHERE idx = ?", call["index"])
+    assert call in listed(cli, reshaped)
+    told = cli(reshaped, "audit", "show", f"0/{call['index']}", "--json")
+    assert json.loads(told.stdout)["invocation_id"] == call["invocation_id"]
+    assert cli(reshaped, "audit", "verify").returncode == 1
+
+
+def test_an_outcome_is_of_the_call_that_it_names(cli, reshaped, calls):
+    """A column that gives another call's outcome to the one in doubt settles nothing."""
+    doubtful = calls[5]["invocation_id"]
+    change(
+        reshaped,
+        2,
+        "UPDATE summaries SET kind = 'outcome', invocation_id = ?, status = 'ok' WHERE idx = ?",
+        doubtful,
+        calls[2]["index"],
+    )
+    (row,) = [row for row in listed(cli, reshaped) if row["invocation_id"] == doubtful]
+    assert row["outcome"] == "in_doubt"
+    told = json.loads(cli(reshaped, "audit", "show", doubtful, "--json").stdout)
+    assert told["outcome"] is None
+
+
+def test_a_story_finds_an_outcome_that_no_column_gives(cli, reshaped, calls):
+    call = calls[0]
+    statement = "UPDATE summaries SET invocation_id = NULL WHERE kind = 'outcome' AND idx > ?"
+    change(reshaped, 0, f"{statement} AND idx < ?", call["index"], calls[3]["index"])
+    told = json.loads(cli(reshaped, "audit", "show", call["invocation_id"], "--json").stdout)
+    assert told["outcome"]["status"] == "ok"
+    assert told["problems"] == []
+
+
+@pytest.mark.parametrize("name", ["task_id", "traceparent", "invocation_id", "tool"])
+@pytest.mark.parametrize("value", [7, {"a": []}, ["x"]])
+def test_a_call_that_is_not_made_as_calls_are_is_damaged(cli, reshaped, calls, name, value):
+    """Whoever has the log's key can write anything into it; readers say so, and go on."""
+    call = calls[0]
+    path = reshaped.state / "shards/0.sqlite"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        (body,) = connection.execute(
+            "SELECT body FROM entries WHERE idx = ?", (call["index"],)
+        ).fetchone()
+        members = json.loads(body)
+        sealed = members["invocation"]
+        statement = json.loads(base64.b64decode(sealed["payload"]))
+        statement["predicate"][name] = value
+        sealed["payload"] = base64.b64encode(canonical.dumps(statement)).decode()
+        connection.execute(
+            "UPDATE entries SET body = ? WHERE idx = ?", (canonical.dumps(members), call["index"])
+        )
+    (row,) = [
+        row for row in listed(cli, reshaped) if (row["shard"], row["index"]) == (0, call["index"])
+    ]
+    assert row["kind"] == "damaged"
+    for command in (("list",), ("show", f"0/{call['index']}"), ("export",), ("verify", "--json")):
+        assert "Traceback" not in cli(reshaped, "audit", *command).stderr
+    report = json.loads(cli(reshaped, "audit", "verify", "--json").stdout)
+    assert (0, call["index"]) in {(p["shard"], p["index"]) for p in report["problems"]}

@@ -1,0 +1,212 @@
+"""The stories of calls in a log of several shards, and what the administrator has added to them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from agentguard.cli import finding
+
+REDACTED = r"""
+from agentguard import Guard
+with Guard.open("agentguard.toml") as guard:
+    agent = guard.new_agent("assistant")
+
+    @guard.tool(requires=["files:read"])
+    def get_file(path: str, password: str) -> str:
+        return "secret of " + path
+
+    agent.call(get_file, "a.txt", "hunter2")
+"""
+
+
+@pytest.fixture
+def calls(cli, sharded):
+    """All calls, in their order."""
+    listed = cli(sharded, "audit", "list", "--json", "--kind", "call").stdout
+    return [json.loads(line) for line in listed.splitlines()]
+
+
+@pytest.fixture
+def told(cli):
+    """``told(project, NAME, ...)`` is the story that ``audit show NAME ... --json`` tells."""
+
+    def run(project, *args, code=0):
+        result = cli(project, "audit", "show", *args, "--json")
+        assert result.returncode == code, result.stderr
+        return json.loads(result.stdout)
+
+    return run
+
+
+def test_a_call_of_any_shard_is_found_by_each_of_its_names(told, sharded, calls):
+    for call in calls:
+        story = told(sharded, call["invocation_id"])
+        assert (story["shard"], story["index"]) == (call["shard"], call["index"])
+        assert story["problems"] == []
+        assert story["checkpoint"]["origin"].endswith(f"/{call['shard']}")
+        assert story["checkpoint"]["size"] > call["index"]
+        for name in (call["invocation_id"][:8], f"{call['shard']}/{call['index']}"):
+            assert told(sharded, name) == story
+        if story["outcome"] is not None:
+            assert told(sharded, f"{call['shard']}/{story['outcome']['index']}") == story
+
+
+def test_a_name_is_of_one_call_or_refused(cli, sharded, calls, monkeypatch):
+    for name in (calls[0]["invocation_id"][:7], "f" * 8, "3/0", "0/9999", "00000000"):
+        result = cli(sharded, "audit", "show", name)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr.startswith("error [call.unknown]: ")
+        assert "agentguard audit list" in result.stderr
+    monkeypatch.setattr(finding, "_SHORTEST", 0)
+    result = cli(sharded, "audit", "show", "")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error [call.ambiguous]: 6 calls begin with ")
+    assert sum(call["invocation_id"] in result.stderr for call in calls) == 5
+
+
+def test_a_trace_tells_all_its_calls(cli, sharded, calls):
+    traced = f"{0xABC:032x}"
+    stories = cli(sharded, "audit", "show", "--trace", traced, "--json").stdout.splitlines()
+    ids = [json.loads(story)["invocation_id"] for story in stories]
+    assert ids == [calls[0]["invocation_id"], calls[2]["invocation_id"]]
+    shown = cli(sharded, "audit", "show", "--trace", traced).stdout
+    assert shown.count("\ndecision ") == 2
+    unknown = cli(sharded, "audit", "show", "--trace", "0" * 32)
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert unknown.stderr.startswith("error [call.unknown]: ")
+
+
+@pytest.mark.parametrize("args", [(), ("0/8", "--trace", "0" * 32)])
+def test_a_call_or_a_trace_is_asked_for(cli, sharded, args):
+    result = cli(sharded, "audit", "show", *args)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "name a call, or a trace" in result.stderr
+
+
+def test_the_story_says_who_what_why_and_where(cli, sharded, calls):
+    call = calls[1]
+    shown = cli(sharded, "audit", "show", call["invocation_id"])
+    assert (shown.returncode, shown.stderr) == (0, "")
+    lines = dict(line.split("  ", 1) for line in shown.stdout.splitlines() if "  " in line)
+    said = {name: value.strip() for name, value in lines.items()}
+    assert call["agent"] in said["agent"]
+    assert said["credential"].startswith("type assistant, valid from ")
+    assert said["for"] == "agent:reviewer, on its own authority"
+    assert (said["tool"], said["arguments"]) == ("get_file", '{"path": "b.txt"}')
+    assert said["task_id"] == "task-1"
+    assert said["policy"].startswith("rego ")
+    assert (said["decision"], said["outcome"]) == ("allow", "ok")
+    assert said["decided at"] == call["at"]
+    assert said["log"].startswith(f"shard 1, entry {call['index']}; its outcome is entry ")
+    assert said["to prove it"].startswith(f"agentguard audit prove {call['invocation_id']} -o ")
+
+
+def test_agents_are_gathered_from_all_shards(cli, sharded):
+    agents = [json.loads(x) for x in cli(sharded, "agents", "list", "--json").stdout.splitlines()]
+    counts = {a["name"]: (a["instances"], a["allow"], a["deny"]) for a in agents}
+    assert counts == {"assistant": (2, 3, 1), "reviewer": (1, 1, 1)}
+
+
+# --- what the administrator adds ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ran", "outcome", "said"), [("--ran", "unknown", "it ran"), ("--not-ran", None, "did not run")]
+)
+def test_a_call_in_doubt_that_a_person_has_settled(cli, told, reshaped, calls, ran, outcome, said):
+    doubtful = calls[5]["invocation_id"]
+    assert "agentguard audit resolve" in cli(reshaped, "audit", "show", doubtful).stdout
+    note = "asked \x1b[2J the file server"
+    settled = cli(reshaped, "audit", "resolve", doubtful, ran, "--note", note)
+    assert settled.returncode == 0, settled.stderr
+    story = told(reshaped, doubtful)
+    assert story["resolution"]["ran"] is (ran == "--ran")
+    assert (story["resolution"]["note"], story["problems"]) == (note, [])
+    place = f"{story['resolution']['shard']}/{story['resolution']['index']}"
+    assert told(reshaped, place) == story
+    shown = cli(reshaped, "audit", "show", doubtful).stdout
+    assert "resolved by a person" in shown
+    assert said in shown
+    assert "\x1b" not in shown
+    listed = cli(reshaped, "audit", "list", "--json", "--kind", "call").stdout.splitlines()
+    (row,) = [row for row in map(json.loads, listed) if row["invocation_id"] == doubtful]
+    assert row["outcome"] == outcome
+    assert said in row["reason"]
+    table = cli(reshaped, "audit", "list").stdout
+    assert "resolved" in table
+    assert "resolution" in table
+    assert "\x1b" not in table
+    assert cli(reshaped, "audit", "list", "--in-doubt", "--json").stdout == ""
+    for options in ((), ("--no-signatures",)):
+        report = json.loads(cli(reshaped, "audit", "verify", *options, "--json").stdout)
+        assert (report["ok"], report["in_doubt"]) == (True, [])
+
+
+def test_a_resolution_that_the_admin_key_has_not_signed_settles_no_story(
+    cli, told, reshaped, calls
+):
+    doubtful = calls[5]["invocation_id"]
+    assert cli(reshaped, "audit", "resolve", doubtful, "--ran", "--note", "x").returncode == 0
+    row = json.loads(cli(reshaped, "audit", "list", "--kind", "resolution", "--json").stdout)
+    path = reshaped.state / f"shards/{row['shard']}.sqlite"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        (body,) = connection.execute(
+            "SELECT body FROM entries WHERE idx = ?", (row["index"],)
+        ).fetchone()
+        members = json.loads(body)
+        sealed = members["statement"]["signatures"][0]
+        sealed["sig"] = ("B" if sealed["sig"][0] == "A" else "A") + sealed["sig"][1:]
+        body = json.dumps(members, sort_keys=True, separators=(",", ":")).encode()
+        connection.execute("UPDATE entries SET body = ? WHERE idx = ?", (body, row["index"]))
+    story = told(reshaped, doubtful, code=1)
+    assert story["resolution"] is None
+    assert "the resolution at" in story["problems"][0]
+
+
+def test_what_was_erased_is_said_to_be(cli, told, reshaped, calls):
+    call = calls[1]["invocation_id"]
+    assert told(reshaped, call)["arguments"] == {"path": "b.txt"}
+    erased = cli(reshaped, "audit", "erase", call, "--yes", "--note", "asked for by \u202eher")
+    assert erased.returncode == 0, erased.stderr
+    story = told(reshaped, call)
+    assert (story["arguments"], story["input"], story["outcome"]["result"]) == (None, None, None)
+    assert story["erasure"]["note"] == "asked for by \u202eher"
+    assert story["problems"] == []
+    shown = cli(reshaped, "audit", "show", call).stdout
+    assert shown.count("by the admin key: asked for by \\u202eher") == 2
+    assert "erased on " in shown
+    twin = cli(reshaped, "audit", "show", calls[0]["invocation_id"]).stdout
+    assert "erased" not in twin
+    assert told(reshaped, calls[0]["invocation_id"])["erasure"] is None
+
+
+def test_what_was_removed_without_a_word_is_not_said_to_be_erased(cli, told, reshaped, calls):
+    call = calls[1]
+    with closing(sqlite3.connect(reshaped.state / "shards/1.sqlite")) as connection, connection:
+        connection.execute("DELETE FROM attachments WHERE idx = ?", (call["index"],))
+    assert told(reshaped, call["invocation_id"])["erasure"] is None
+    assert (
+        "not kept; what it commits to is"
+        in cli(reshaped, "audit", "show", call["invocation_id"]).stdout
+    )
+
+
+def test_what_was_redacted_is_said_to_be(cli, told, reshaped):
+    with (reshaped.folder / "agentguard.toml").open("a") as file:
+        file.write('\n[redact]\nget_file = ["/args/password", "/result"]\n')
+    called = reshaped.python("-c", REDACTED)
+    assert (called.returncode, called.stderr) == (0, "")
+    (row,) = cli(
+        reshaped, "audit", "list", "--tool", "get_file", "-n", "1", "--json"
+    ).stdout.splitlines()
+    story = told(reshaped, json.loads(row)["invocation_id"])
+    assert story["problems"] == []
+    assert story["arguments"]["path"] == "a.txt"
+    shown = cli(reshaped, "audit", "show", story["invocation_id"]).stdout
+    assert shown.count("redacted: {") == 2
+    assert "hunter2" not in shown
+    assert "secret of" not in shown

@@ -1,0 +1,249 @@
+"""``agentguard audit tail``: it sees what real processes write, while they write it."""
+
+from __future__ import annotations
+
+import json
+import queue
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing, contextmanager
+
+import pytest
+
+# Opens a guard, and makes a call of the tool that each line names; says when it has returned.
+WRITER = r"""
+import sys, time
+from agentguard import Denied, Guard
+
+with Guard.open("agentguard.toml") as guard:
+    agent = guard.new_agent("assistant")
+    print("open", flush=True)
+    for line in sys.stdin:
+        name, path = line.split()
+        @guard.tool(name=name, requires=["files:read"])
+        def read(path: str) -> str:
+            time.sleep(0.5 if path == "slow" else 0)
+            return path
+        try:
+            agent.call(read, path)
+        except Denied:
+            pass
+        print(time.time(), flush=True)
+"""
+PATIENCE = 20.0
+
+
+class Tail:
+    """A running ``audit tail``, and the lines that it has printed."""
+
+    def __init__(self, process):
+        self.process = process
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self._lines.put(line.rstrip("\n"))
+
+    def line(self):
+        return self._lines.get(timeout=PATIENCE)
+
+    def row(self):
+        return json.loads(self.line())
+
+    def until(self, wanted):
+        """Return the rows up to the first one that is wanted."""
+        rows = [self.row()]
+        while not wanted(rows[-1]):
+            rows.append(self.row())
+        return rows
+
+    def is_silent(self):
+        time.sleep(0.5)
+        return self._lines.empty()
+
+    def end(self):
+        self.process.send_signal(signal.SIGINT)
+        said = self.process.stderr.read()
+        return self.process.wait(PATIENCE), said
+
+
+@pytest.fixture
+def founded(cli, project):
+    assert cli(project, "init").returncode == 0
+    return project
+
+
+@contextmanager
+def tailing(project, *args):
+    command = [sys.executable, "-m", "agentguard.cli", "audit", "tail", *args]
+    with subprocess.Popen(
+        command,
+        cwd=project.folder,
+        env=project.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield Tail(process)
+        finally:
+            process.kill()
+
+
+@contextmanager
+def writing(project):
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER],
+        cwd=project.folder,
+        env=project.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        try:
+            yield process
+        finally:
+            process.stdin.close()
+            process.wait(PATIENCE)
+
+
+def make(process, tool, path="a.txt"):
+    """Have a call made, and return when it was over."""
+    process.stdin.write(f"{tool} {path}\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
+
+
+def is_call(row):
+    return row["kind"] == "authorization"
+
+
+def is_identity(row):
+    return row["kind"] == "identity"
+
+
+def is_outcome(row):
+    return row["kind"] == "outcome"
+
+
+def test_what_is_written_is_seen_at_once_whoever_writes(founded):
+    """One writer, another beside it in a shard that was not there, and one more after both."""
+    with tailing(founded, "--json", "-n", "0") as tail:
+        with writing(founded) as first:
+            tail.until(is_identity)
+            late = []
+            for number in range(5):
+                over = make(first, "read_file", f"{number}.txt")
+                rows = tail.until(is_outcome)
+                came = time.time()
+                assert [row["kind"] for row in rows] == ["authorization", "outcome"]
+                assert rows[0]["invocation_id"] == rows[1]["invocation_id"]
+                late.append(came - over)
+            assert min(late) < 0.3
+            with writing(founded) as second:
+                assert {row["shard"] for row in tail.until(is_identity)} == {1}
+                make(second, "get_file")
+                assert [row["tool"] for row in tail.until(is_outcome)] == ["get_file"] * 2
+                make(first, "list_files")
+                assert [row["shard"] for row in tail.until(is_outcome)] == [0, 0]
+        with writing(founded) as third:  # it takes a shard up again
+            make(third, "read_file", "again.txt")
+            rows = tail.until(is_outcome)
+            assert [row["kind"] for row in rows[-2:]] == ["authorization", "outcome"]
+            assert {row["shard"] for row in rows} == {0}
+        assert tail.end() == (0, "")
+
+
+def test_a_call_is_seen_before_it_is_over_and_then_its_outcome(founded):
+    with writing(founded) as writer, tailing(founded, "--json", "-n", "1") as tail:
+        assert tail.row()["kind"] == "identity"
+        writer.stdin.write("read_file slow\n")
+        writer.stdin.flush()
+        call = tail.row()
+        assert (call["kind"], call["outcome"]) == ("authorization", "in_doubt")
+        assert tail.is_silent()
+        writer.stdout.readline()
+        ended = tail.row()
+        assert (ended["kind"], ended["outcome"]) == ("outcome", "ok")
+        assert ended["invocation_id"] == call["invocation_id"]
+        assert tail.end() == (0, "")
+
+
+def test_filters_hold_for_what_comes_too(founded):
+    with writing(founded) as writer, tailing(founded, "--json", "--tool", "get_file") as tail:
+        make(writer, "read_file")
+        make(writer, "get_file", ".hidden")
+        make(writer, "get_file")
+        rows = tail.until(lambda row: row["outcome"] == "ok")
+        calls = [row for row in rows if is_call(row)]
+        assert [(row["tool"], row["decision"]) for row in calls] == [
+            ("get_file", "deny"),
+            ("get_file", "allow"),
+        ]
+        assert tail.end() == (0, "")
+
+
+def test_the_table_has_a_call_once_and_its_late_outcome(founded):
+    with writing(founded) as writer, tailing(founded) as tail:
+        assert tail.line().split()[:3] == ["index", "at", "kind"]
+        tail.line()  # the date
+        assert tail.line().split()[2] == "identity"
+        writer.stdin.write("read_file slow\n")
+        writer.stdin.flush()
+        assert tail.line().split()[2:5] == ["call", "allow", "in_doubt"]
+        writer.stdout.readline()
+        assert tail.line().split()[2:4] == ["outcome", "ok"]
+        make(writer, "read_file", ".hidden")
+        assert tail.line().split()[2:4] == ["call", "deny"]
+        tail.line()  # the reason
+        assert tail.is_silent()
+        assert tail.end() == (0, "")
+
+
+def test_without_following_it_ends(sharded, cli):
+    every = cli(sharded, "audit", "list", "--json").stdout.splitlines()
+    shown = cli(sharded, "audit", "tail", "--json", "--no-follow")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.splitlines() == every[-10:]
+    shown = cli(sharded, "audit", "tail", "--json", "--no-follow", "-n", "2", "--decision", "deny")
+    assert [json.loads(line)["decision"] for line in shown.stdout.splitlines()] == ["deny", "deny"]
+    nothing = cli(sharded, "audit", "tail", "--json", "--no-follow", "-n", "0")
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+
+
+def test_a_log_that_is_rolled_back_under_it_is_a_warning(founded, tmp_path):
+    shards = founded.state / "shards"
+    shutil.copytree(shards, tmp_path / "old")
+    with writing(founded) as writer:
+        make(writer, "read_file")
+    with tailing(founded, "--json", "-n", "1") as tail:
+        assert is_outcome(tail.row())
+        shutil.rmtree(shards)
+        shutil.copytree(tmp_path / "old", shards)
+        time.sleep(3)
+        code, said = tail.end()
+    assert code == 0
+    assert said == (
+        "warn: shard 0 has fewer entries than it had: it was rolled back or replaced; "
+        "agentguard audit verify says more\n"
+    )
+
+
+def test_a_damaged_entry_does_not_stop_it(founded):
+    with writing(founded) as writer:
+        make(writer, "read_file")
+    with closing(sqlite3.connect(founded.state / "shards/0.sqlite")) as connection, connection:
+        connection.execute("UPDATE entries SET body = x'00' WHERE idx = 5")
+    with tailing(founded, "--json", "-n", "0") as tail, writing(founded) as writer:
+        make(writer, "read_file")
+        assert [row["kind"] for row in tail.until(is_outcome)][-2:] == ["authorization", "outcome"]
+        assert tail.end() == (0, "")

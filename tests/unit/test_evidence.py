@@ -1,0 +1,348 @@
+"""The evidence of one call: what can be proved, what it then says, and the form of the file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from agentguard import Decision, Denied, Guard
+from agentguard.audit import checkpoint, entry, evidence, merkle, statements, tlog_proof
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import Attachment
+from agentguard.audit.tlog_proof import TlogProof
+from agentguard.errors import CallError, DecodeError, VerificationError
+from agentguard.invocation import commitment
+from agentguard.keys import Ed25519Signer
+from agentguard.proving import prove
+
+
+class Reader:
+    """What a guard's log holds, to be changed by a test."""
+
+    def __init__(self, guard):
+        reader = guard.reader()
+        self.bodies = [body for _index, body in reader.entries(0)]
+        self.notes = list(reader.checkpoints(0))
+        self.beside = {at: list(reader.attachments(0, at)) for at in range(len(self.bodies))}
+
+    def shards(self):
+        return (0,)
+
+    def entries(self, _shard):
+        return enumerate(self.bodies)
+
+    def checkpoint(self, _shard):
+        return self.notes[-1] if self.notes else None
+
+    def attachments(self, _shard, index):
+        return self.beside[index]
+
+    def ids(self, kind="authorization"):
+        parsed = [entry.parse(body) for body in self.bodies]
+        read = [statements.read_authorization(e) for e in parsed if e.kind == kind]
+        return [str(call.invocation_id) for call in read]
+
+
+def policy(call):
+    return Decision.deny("not three") if call["args"] == {"x": 3} else Decision.allow()
+
+
+@pytest.fixture
+def guard():
+    with Guard.ephemeral(policy) as guard:
+        yield guard
+
+
+@pytest.fixture
+def halve(guard):
+    @guard.tool(resource="number:{x}")
+    def halve(x):
+        if x == 7:
+            raise KeyboardInterrupt
+        return 10 // x
+
+    return halve
+
+
+@pytest.fixture
+def read(guard, halve):
+    """Make calls, and read the log with them."""
+
+    def read(*numbers: int) -> Any:
+        agent = guard.new_agent("reader")
+        for number in numbers:
+            try:
+                agent.call(halve, x=number)
+            except (Denied, ZeroDivisionError, KeyboardInterrupt):
+                continue
+        return Reader(guard)
+
+    return read
+
+
+def proved(reader, guard, nth=0, **options):
+    data = prove(reader, guard.trust, reader.ids()[nth], **options)
+    return evidence.verify(data, guard.trust)
+
+
+# --- what it says -------------------------------------------------------------------------------
+
+
+def test_a_call_that_ran(guard, read):
+    reader = read(2)
+    said = proved(reader, guard)
+    assert said.call.invocation_id == reader.ids()[0]
+    assert (said.call.tool, said.call.principal) == ("halve", "agent:reader")
+    assert said.call.agent == said.credential.uri
+    assert said.credential.profile.name == "reader"
+    assert said.call.predicate["resource"] == "number:2"
+    assert (said.call.decision, said.call.engine) == (
+        "allow",
+        {"name": "function", **_version(said)},
+    )
+    assert said.kept["arguments"] == {"x": 2}
+    assert said.kept["result"] == 5
+    assert said.outcome is not None
+    assert said.outcome.status == "ok"
+    assert said.outcome_place is not None
+    assert said.outcome_place.index == said.place.index + 1
+    (head,) = said.heads.values()
+    assert head.checkpoint.size == len(reader.bodies)
+    assert head.checkpoint == checkpoint.parse(reader.notes[-1]).checkpoint
+    assert said.seen.size == said.place.index
+    assert said.seen.root == _root(reader.bodies[: said.seen.size])
+
+
+def _version(said):
+    return {"version": said.call.engine["version"]}
+
+
+def _root(bodies):
+    tree = merkle.CompactRange()
+    for body in bodies:
+        tree.append(merkle.leaf_hash(body))
+    return tree.root()
+
+
+def test_each_call_of_a_log_is_proved_alone(guard, read):
+    reader = read(1, 0, 3, 7, 2)
+    said = [proved(reader, guard, nth) for nth in range(5)]
+    assert [s.call.decision for s in said] == ["allow", "allow", "deny", "allow", "allow"]
+    statuses = [s.outcome.status if s.outcome is not None else None for s in said]
+    assert statuses == ["ok", "error", None, "unknown", "ok"]
+    assert [s.call.reasons for s in said][2] == ("not three",)
+    assert [s.kept.get("result") for s in said] == [10, None, None, None, 5]
+
+
+def test_a_call_without_an_outcome_is_proved_as_far_as_it_goes(guard, read):
+    reader = read(2)
+    reader.bodies.pop()
+    reader.notes.pop()
+    said = proved(reader, guard)
+    assert (said.call.allowed, said.outcome) == (True, None)
+
+
+def test_what_was_refused_before_the_policy_names_none(guard, halve):
+    config = {"agents": {"reader": {"authority": "delegated"}}}
+    with Guard.ephemeral(policy, config=config) as strict:
+        tool = strict.tool(lambda: None)
+        with pytest.raises(Denied, match="delegation"):
+            strict.new_agent("reader").call(tool)
+        said = proved(Reader(strict), strict)
+    assert (said.call.code, said.call.engine) == ("delegation.missing", None)
+    assert said.call.policy_sha256 is None
+
+
+def test_a_refusal_for_want_of_a_signer_is_proved_unsigned(guard, halve):
+    agent = guard.new_agent("reader")
+    instance: Any = agent._instance
+    instance.actor = replace(instance.actor, signer=None)
+    with pytest.raises(Denied) as denied:
+        agent.call(halve, x=2)
+    assert denied.value.code == "signature.failed"
+    said = proved(Reader(guard), guard)
+    assert (said.call.code, said.call.sealed.signatures) == ("signature.failed", ())
+
+
+def test_attachments_can_be_left_out_or_be_erased(guard, read):
+    reader = read(2)
+    whole = proved(reader, guard)
+    assert sorted(whole.kept) == ["arguments", "input", "result"]
+    assert proved(reader, guard, attachments=False).kept == {}
+    index = whole.place.index
+    reader.beside[index] = [kept for kept in reader.beside[index] if kept.role != "arguments"]
+    erased = proved(reader, guard)
+    assert sorted(erased.kept) == ["input", "result"]
+    assert erased.call == whole.call
+
+
+def test_what_is_redacted_is_a_copy_that_the_log_vouches_for(read):
+    config = {"redact": {"halve": ["/args/x"]}}
+    with Guard.ephemeral(policy, config=config) as guard:
+
+        @guard.tool
+        def halve(x: int) -> int:
+            return 10 // x
+
+        guard.new_agent("reader").call(halve, x=2)
+        said = proved(Reader(guard), guard)
+    assert said.copied == {"arguments", "input", "result"}
+    assert said.kept["arguments"] != {"x": 2}
+    assert said.kept["result"] == 5
+    assert said.call.commitments["arguments"] != said.call.predicate["arguments"]
+
+
+def test_it_needs_nothing_but_the_bytes_and_the_trust_document(guard, read):
+    """The proof holds against a trust document that was written down and read again."""
+    reader = read(2)
+    data = prove(reader, guard.trust, reader.ids()[0])
+    written = type(guard.trust).loads(guard.trust.dumps())
+    assert evidence.verify(data, written) == evidence.verify(data, guard.trust)
+
+
+# --- what can't be proved -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wanted", ["", "f" * 32, "0", "reader"])
+def test_an_unknown_call(guard, read, wanted):
+    with pytest.raises(CallError) as error:
+        prove(read(2), guard.trust, wanted)
+    assert error.value.code == "call.unknown"
+
+
+def test_a_call_under_no_checkpoint_yet_is_unknown(guard, read):
+    reader = read(2)
+    wanted = reader.ids()[0]
+    place = proved(reader, guard).place.index
+    sizes = [checkpoint.parse(note).checkpoint.size for note in reader.notes]
+    reader.notes = [n for n, size in zip(reader.notes, sizes, strict=True) if size <= place]
+    with pytest.raises(CallError, match="no checkpoint of the log covers"):
+        prove(reader, guard.trust, wanted)
+    reader.notes = []
+    with pytest.raises(CallError, match="no checkpoint of the log covers"):
+        prove(reader, guard.trust, wanted)
+
+
+def test_a_changed_log_proves_nothing(guard, read):
+    reader = read(2, 1)
+    assert proved(reader, guard).call.allowed
+    wanted = reader.ids()[0]
+    reader.bodies[-1] = reader.bodies[-1].replace(b'"outcome"', b'"outcame"')
+    with pytest.raises(VerificationError, match="agentguard audit verify") as error:
+        prove(reader, guard.trust, wanted)
+    assert error.value.code == "proof.invalid"
+
+
+@pytest.mark.parametrize("data", [b'{"x":3}', b"\xff", b""])
+def test_changed_arguments_prove_nothing(guard, read, data):
+    reader = read(2)
+    wanted, index = reader.ids()[0], proved(reader, guard).place.index
+    changed = [k._replace(data=data) if k.role == "arguments" else k for k in reader.beside[index]]
+    reader.beside[index] = changed
+    with pytest.raises(VerificationError, match="agentguard audit verify"):
+        prove(reader, guard.trust, wanted)
+    assert prove(reader, guard.trust, wanted, attachments=False)
+
+
+def test_where_a_salt_ends_is_no_matter_of_taste():
+    """A commitment to salt and data says nothing of the border between the two."""
+    salt, data = b"s" * 31 + b"1", b"5"
+    shifted = Attachment("result", "", salt[:-1], b"15")
+    committed = commitment(salt, data)
+    assert commitment(shifted.salt, shifted.data) == committed
+    statements.check_attachments(
+        [Attachment("result", committed, salt, data)], {"result": committed}
+    )
+    with pytest.raises(VerificationError, match="were changed"):
+        statements.check_attachments(
+            [shifted._replace(commitment=committed)], {"result": committed}
+        )
+
+
+# --- the form -----------------------------------------------------------------------------------
+
+
+def test_the_file_is_canonical_json_that_any_tool_reads(guard, read):
+    reader = read(2)
+    data = prove(reader, guard.trust, reader.ids()[0])
+    value = json.loads(data)
+    written = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert data == written.encode() + b"\n"
+    assert sorted(value) == ["attachments", "consistency", "entries", "invocation_id", "type"]
+    kinds = [json.loads(item["entry"])["kind"] for item in value["entries"]]
+    assert kinds == ["shard", "key", "key", *kinds[3:]]
+    assert sorted(kinds[3:]) == ["authorization", "config", "identity", "outcome", "policy"]
+
+
+@pytest.fixture
+def proof(signer):
+    note = checkpoint.sign(Checkpoint("acme.example/log/a/0", 3, b"r" * 32), signer)
+    return TlogProof(2, (b"h" * 32,), note)
+
+
+def test_a_proof_is_written_as_c2sp_says(proof):
+    text = proof.dumps()
+    lines = text.split("\n")
+    assert lines[:2] == ["c2sp.org/tlog-proof@v1", "index 2"]
+    assert lines[2] == "aGhoaGhoaGhoaGhoaGhoaGhoaGhoaGhoaGhoaGhoaGg="
+    assert lines[3] == ""
+    assert "\n".join(lines[4:]).encode() == proof.note
+    assert tlog_proof.parse(text) == proof
+
+
+def test_a_proof_of_the_only_leaf_has_no_hash(proof):
+    alone = replace(proof, index=0, hashes=())
+    assert alone.dumps().startswith("c2sp.org/tlog-proof@v1\nindex 0\n\nacme.example/")
+    assert tlog_proof.parse(alone.dumps()) == alone
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("@v1", "@v2"),
+        ("index 2", "index 02"),
+        ("index 2", "index -2"),
+        ("index 2", "index +2"),
+        ("index 2", "index 2 "),
+        ("index 2", "index \u0662"),
+        ("index 2", "index 99999999999999999999"),
+        ("index 2", "index"),
+        ("index 2\n", ""),
+        ("index 2\n", "index 2\r\n"),
+        ("index 2\n", "extra YWJj\nindex 2\n"),
+        ("index 2\n", "index 2\nindex 2\n"),
+        ("\naGho", "\n aGho"),
+        ("aGg=\n", "aGh=\n"),
+        ("aGg=\n", "\n"),
+        ("aGg=\n\n", "aGg=\n"),
+        ("c2sp", "\nc2sp"),
+    ],
+)
+def test_another_form_of_a_proof_is_refused(proof, before, after):
+    text = proof.dumps()
+    changed = text.replace(before, after, 1)
+    assert changed != text
+    with pytest.raises(DecodeError):
+        checkpoint.parse(tlog_proof.parse(changed).note)
+    assert tlog_proof.parse(text) == proof
+
+
+def test_a_proof_that_is_too_long_is_refused(proof):
+    with pytest.raises(DecodeError, match="longer than"):
+        tlog_proof.parse(proof.dumps() + "x" * 300_000)
+
+
+def test_a_stranger_signs_nothing(guard, read, stranger):
+    reader = read(2)
+    data = prove(reader, guard.trust, reader.ids()[0])
+    assert isinstance(stranger, Ed25519Signer)
+    keys = tuple(
+        replace(key, key=stranger.public_key) if key.use == "log" else key
+        for key in guard.trust.keys
+    )
+    with pytest.raises(VerificationError) as error:
+        evidence.verify(data, replace(guard.trust, keys=keys))
+    assert error.value.code == "signature.missing"
