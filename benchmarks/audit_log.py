@@ -1,6 +1,7 @@
 """What the audit log costs: appends, many processes, verification, memory, and growth.
 
-    uv run python benchmarks/audit_log.py [--small N] [--large N] [--full] [--json FILE]
+    uv run python benchmarks/audit_log.py [--small N] [--large N] [--full] [--logs FOLDER]
+        [--json FILE]
 
 Each measured arm has its floor beside it, run alternately with the garbage collector off; the
 ratio is the median of the ratios of the repetitions. The floors are in ``states.py``: of an append,
@@ -69,16 +70,17 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=20_000, help="entries of the larger log")
     parser.add_argument("--full", action="store_true", help="10 thousand and a million entries")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--logs", type=Path, help="where the logs are kept for the next time")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     sizes = (10_000, 1_000_000) if options.full else (options.small, options.large)
-    figures = run(sizes, options.repetitions)
+    figures = run(sizes, options.repetitions, options.logs)
     show(figures)
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def run(sizes: Sequence[int], repetitions: int) -> dict[str, Any]:
+def run(sizes: Sequence[int], repetitions: int, logs: Path | None) -> dict[str, Any]:
     """Measure everything and return the figures."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
@@ -87,7 +89,7 @@ def run(sizes: Sequence[int], repetitions: int) -> dict[str, Any]:
         rows += appends(folder, repetitions)
         rows += calls(folder, repetitions)
         rows += processes(folder)
-        states = [filled(folder / f"log-{size}", size) for size in sizes]
+        states = [filled((logs or folder) / f"log-{size}", size) for size in sizes]
         rows += verification(states, repetitions)
         rows += reading(states)
         rows += memory(folder, states)
@@ -228,6 +230,7 @@ def verified(state: State, repetitions: int, *, contents: bool) -> tuple[Row, fl
     size = state.size
     bare, sample = bare_signatures(state, SAMPLE) if contents else (bare_rows(state), size)
     signatures = 0
+    trust = state.trust
     times = repetitions if size <= LONG else 1
     with no_collection():
         for _ in tracked(range(times), f"verifying {size} entries"):
@@ -235,7 +238,7 @@ def verified(state: State, repetitions: int, *, contents: bool) -> tuple[Row, fl
             signatures = bare()
             floors.append((time.process_time() - started) / sample * 1e6)
             started = time.process_time()
-            report = examine(state.reader(), state.trust, anchor=state.anchor, contents=contents)
+            report = examine(state.reader(), trust, anchor=state.anchor, contents=contents)
             costs.append((time.process_time() - started) / size * 1e6)
             if not report.ok or not report.anchored:
                 raise ValueError(report.problems)
@@ -344,11 +347,13 @@ def growth(states: Sequence[State], repetitions: int) -> Iterator[Row]:
 
 
 def filled(folder: Path, size: int) -> State:
-    """Make a log of a size."""
-    state = found(folder)
-    for _ in tracked(fill(state, size), f"a log of {size} entries", size // 2):
-        pass
-    return state
+    """Make a log of a size, unless it is there already."""
+    if not folder.exists():
+        half = folder.with_suffix(".unfinished")
+        for _ in tracked(fill(found(half), size), f"a log of {size} entries", size // 2):
+            pass
+        half.rename(folder)
+    return State(folder)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -24,32 +24,39 @@ from agentguard import Guard, config, domain
 from agentguard.audit import checkpoint
 from agentguard.audit.entry import Receipt, Record
 from agentguard.canonical import b64_decode, b64url_decode
+from agentguard.domain import StateDomain
 from agentguard.envelope import pae
 from agentguard.identity.trust import TrustDocument
 from agentguard.keys import Ed25519Signer, PublicKey
 from agentguard.loading import configured_engine
-from agentguard.storage import sqlite
+from agentguard.storage import keystore, sqlite
 from agentguard.storage.log import ShardLog
 from agentguard.storage.reader import StateReader
 
 BATCH = 32
 """Entries to a commit, and to a checkpoint, in a log that is filled."""
 
-PASSPHRASE = os.urandom(16).hex().encode()
-
 
 @dataclass(frozen=True)
 class State:
-    """A trust domain on disk: its configuration, and the passphrase of its keys."""
+    """A trust domain in a folder, with its configuration and the passphrase of its keys."""
 
-    path: Path
-    passphrase: bytes
-    trust: TrustDocument
+    folder: Path
 
     @property
-    def folder(self) -> Path:
-        """Where the configuration lies."""
-        return self.path.parent
+    def path(self) -> Path:
+        """Its configuration."""
+        return self.folder / config.FILE
+
+    @property
+    def passphrase(self) -> bytes:
+        """What unlocks its keys."""
+        return (self.folder / "passphrase").read_bytes()
+
+    @property
+    def trust(self) -> TrustDocument:
+        """Its public keys."""
+        return keystore.load_trust(config.load(self.path).state)
 
     @property
     def anchor(self) -> Path:
@@ -78,36 +85,42 @@ class State:
 
 def found(folder: Path) -> State:
     """Found a trust domain in a new folder."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
+    (folder / "passphrase").write_bytes(os.urandom(16).hex().encode())
     (folder / "authz.rego").write_text(POLICY)
     (folder / "authz.rego").chmod(0o600)
-    path = folder / config.FILE
+    state = State(folder)
     (agent,) = TABLES["agents"].values()
     scope = ", ".join(f'"{name}"' for name in agent["max_scope"])
-    path.write_text(
+    state.path.write_text(
         f'trust_domain = "{TABLES["trust_domain"]}"\nanchor = "anchor"\n'
         '[policy]\npath = "authz.rego"\n[agents.code-reviewer]\n'
         f'type = "{agent["type"]}"\nauthority = "own"\nmax_scope = [{scope}]\n'
     )
-    path.chmod(0o600)
-    trust = domain.found(config.load(path), PASSPHRASE, now=datetime.now(UTC))
-    return State(path, PASSPHRASE, trust)
+    state.path.chmod(0o600)
+    domain.found(config.load(state.path), state.passphrase, now=datetime.now(UTC))
+    return state
 
 
 def fill(state: State, entries: int) -> Iterator[int]:
     """Write a log of ``entries`` entries with a real guard, yielding how many there are so far."""
     settings = config.load(state.path)
     home = domain.take_up(settings, state.passphrase)
-    with Guard(
-        settings,
-        configured_engine(settings),
-        replace(home, lease=lambda now: _in_batches(home.lease(now))),
-    ) as guard:
+    batching = _Batching(settings, state.passphrase, home.trust, home.issuer, home.log_key)
+    with Guard(settings, configured_engine(settings), batching) as guard:
         call = guarded(guard)
         for written in range(0, entries, 2):
             call()
             yield written
     yield entries
+
+
+class _Batching(StateDomain):
+    """A domain whose shards are written in batches."""
+
+    def lease(self, now: datetime) -> ShardLog:
+        """Lease a shard."""
+        return _in_batches(super().lease(now))
 
 
 def _in_batches(log: ShardLog) -> ShardLog:
@@ -194,7 +207,8 @@ def bare_signatures(state: State, sample: int) -> tuple[Callable[[], int], int]:
     And the number of these entries; the checkpoints up to there are among the signatures.
     """
     reader = state.reader()
-    keys: dict[str, PublicKey] = {key.key.thumbprint: key.key for key in state.trust.keys}
+    trust = state.trust
+    keys: dict[str, PublicKey] = {key.key.thumbprint: key.key for key in trust.keys}
     held: list[tuple[PublicKey, bytes, bytes]] = []
     size = 0
     for size, body in itertools.islice(reader.entries(0), sample):  # noqa: B007  the last one counts
@@ -210,7 +224,7 @@ def bare_signatures(state: State, sample: int) -> tuple[Callable[[], int], int]:
         for signature in envelope["signatures"] if envelope else ():
             message = pae(envelope["payloadType"], b64_decode(envelope["payload"]))
             held.append((keys[signature["keyid"]], b64_decode(signature["sig"]), message))
-    (log_key,) = (trusted.key for trusted in state.trust.keys_for("log"))
+    (log_key,) = (trusted.key for trusted in trust.keys_for("log"))
     for note in reader.checkpoints(0):
         parsed = checkpoint.parse(note)
         if parsed.checkpoint.size > size + 1:

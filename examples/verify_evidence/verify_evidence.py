@@ -158,8 +158,8 @@ def verify(evidence: bytes, trust_document: bytes) -> dict[str, Any]:
     digested = {"agent": name, "actors": [], "tool": said["tool"]["digest"]}
     digested |= {n: said[n] for n in ("principal", "arguments", "resource", "task_id", "call_site")}
     need(sha256(canonical(digested)).hexdigest() == subject, "another call digest")
-    stands = (said["principal"], said["chain_sha256"], call["approvals"], call["enforced"])
-    need(stands == (f"agent:{name}", None, [], True), "what no file of this version proves")
+    how = said["principal"], said["chain_sha256"], call["mode"], call["enforced"], call["approvals"]
+    need(how == (f"agent:{name}", None, "enforce", True, []), "what this version never logs")
     need(sha256(canonical(config["config"])).hexdigest() == call["config_sha256"], "another config")
     for name in ("engine", "policy_sha256"):
         need(call[name] == (kinds["policy"][0][name] if call["engine"] else None), "another policy")
@@ -168,7 +168,7 @@ def verify(evidence: bytes, trust_document: bytes) -> dict[str, Any]:
     outcome, held = None, {"arguments": said["arguments"], "input": call["input"], **call["copies"]}
     for entry in kinds.get("outcome", []):
         _, of, outcome = statement(entry["statement"], "outcome", jwk)
-        need(allowed and of == digest, "the outcome of another call")
+        need(allowed and of == digest and [entry] == kinds["outcome"], "another call's outcome")
         held |= {"result": outcome["result"], **entry["copies"]}
     for item in file["attachments"]:
         salt, data = decode(item["salt"]), item["data"].encode()

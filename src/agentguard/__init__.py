@@ -9,6 +9,8 @@ from agentguard.agent import Agent
 from agentguard.ambient import idempotency_key
 from agentguard.approval import ApprovalPending
 from agentguard.arguments import Arguments
+from agentguard.audit.evidence import Evidence
+from agentguard.audit.evidence import verify as verify_evidence
 from agentguard.decision import Decision, Denied, Requirement
 from agentguard.errors import (
     AgentguardError,
@@ -24,7 +26,9 @@ from agentguard.errors import (
     UnguardedCallError,
     VerificationError,
 )
+from agentguard.examination import Report
 from agentguard.guard import Guard
+from agentguard.identity.trust import TrustDocument
 from agentguard.invocation import CallSite, Invocation
 from agentguard.tool import AsyncTool, Tool, ToolSpec
 
@@ -42,16 +46,20 @@ __all__ = [
     "DecodeError",
     "Denied",
     "EncodeError",
+    "Evidence",
     "FactsError",
     "Guard",
     "Invocation",
     "KeyMaterialError",
     "PolicyError",
+    "Report",
     "Requirement",
     "StorageError",
     "Tool",
     "ToolSpec",
+    "TrustDocument",
     "UnguardedCallError",
     "VerificationError",
     "idempotency_key",
+    "verify_evidence",
 ]

@@ -6,10 +6,11 @@ anything is done.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from agentguard import domain
 from agentguard.audit import entry, statements
@@ -17,13 +18,15 @@ from agentguard.audit.entry import CallPlace, Entry, Receipt
 from agentguard.audit.statements import Authorization
 from agentguard.audit.summary import Search
 from agentguard.config import Config
-from agentguard.domain import Domain
-from agentguard.errors import CallError
+from agentguard.domain import Domain, StateDomain
+from agentguard.errors import CallError, DecodeError, VerificationError
 from agentguard.invocation import timestamp
 from agentguard.keys import Signer
 from agentguard.ports import LogReader
-from agentguard.storage import erasure, keystore
+from agentguard.storage import erasure, keystore, registry
 from agentguard.storage.log import ShardLog
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +50,18 @@ def resolve(
     """State that the tool of a call in doubt ran, or did not; return where that is recorded.
 
     Raises ``CallError`` (``call.unknown``, ``call.settled`` where an outcome or a resolution is on
-    record), ``StorageError``, ``KeyMaterialError``.
+    record), ``EncodeError`` for a note that can't be written, and as ``domain.take_up`` and
+    ``Domain.lease`` do.
     """
     home, admin = _take_up(settings, passphrase)
-    reader = home.read()
-    call = find_call(reader, invocation_id)
-    settled = _settled(reader, call)
-    if settled is not None:
-        message = f"the call {invocation_id} is not in doubt: {settled}"
-        raise CallError(message, code="call.settled")
-    with _writing(home, now) as log:
-        at = timestamp(max(now, log.last_at))
-        return log.append(entry.resolution(admin, call, ran=ran, note=note, at=at))
+    with closing(home.read()) as reader:
+        call = find_call(reader, invocation_id)
+        _require_doubt(reader, call)  # before a shard is taken for nothing
+        # once more where nobody else resolves: of two that contradict each other one would be false
+        with _writing(home, now) as log, registry.locked(settings.state):
+            _require_doubt(reader, call)
+            at = timestamp(max(now, log.last_at))
+            return log.append(entry.resolution(admin, call, ran=ran, note=note, at=at))
 
 
 def erase(
@@ -69,18 +72,22 @@ def erase(
     May be done again, as after a crash in between. Raises as ``resolve`` does.
     """
     home, admin = _take_up(settings, passphrase)
-    reader = home.read()
-    call = find_call(reader, invocation_id)
-    with _writing(home, now) as log:
-        at = timestamp(max(now, log.last_at))
-        recorded = log.append(entry.erasure(admin, call, note=note, at=at))
-    outcomes = [i for shard, i in _speaking(reader, "outcome", call) if shard == call.shard]
+    with closing(home.read()) as reader:
+        call = find_call(reader, invocation_id)
+        with _writing(home, now) as log:
+            at = timestamp(max(now, log.last_at))
+            recorded = log.append(entry.erasure(admin, call, note=note, at=at))
+        outcomes = [i for shard, i in _speaking(reader, "outcome", call) if shard == call.shard]
     removed = erasure.erase(settings.state, call.shard, [call.index, *outcomes])
     return Erased(call, recorded, removed)
 
 
 def find_call(reader: LogReader, invocation_id: str) -> CallPlace:
-    """Return where a call's authorization stands; raises ``CallError`` (``call.unknown``)."""
+    """Return where a call's authorization stands.
+
+    An entry that can't be read is none, whatever its columns say; ``audit verify`` names it. Raises
+    ``CallError`` (``call.unknown``) or ``StorageError``.
+    """
     wanted = Search(kind="authorization", invocation_id=invocation_id)
     for shard in reader.shards():
         for index in reader.search(shard, wanted):
@@ -91,9 +98,11 @@ def find_call(reader: LogReader, invocation_id: str) -> CallPlace:
     raise CallError(message, code="call.unknown")
 
 
-def _authorization(reader: LogReader, shard: int, index: int) -> Authorization | None:
-    parsed = _entry(reader, shard, index, "authorization")
-    return statements.read_authorization(parsed) if parsed is not None else None
+def _require_doubt(reader: LogReader, call: CallPlace) -> None:
+    settled = _settled(reader, call)
+    if settled is not None:
+        message = f"the call {call.invocation_id} is not in doubt: {settled}"
+        raise CallError(message, code="call.settled")
 
 
 def _settled(reader: LogReader, call: CallPlace) -> str | None:
@@ -112,21 +121,30 @@ def _speaking(reader: LogReader, kind: str, call: CallPlace) -> Iterator[tuple[i
     wanted = Search(kind=kind, invocation_id=call.invocation_id)
     for shard in reader.shards():
         for index in reader.search(shard, wanted):
-            parsed = _entry(reader, shard, index, kind)
-            if parsed is None:
-                continue
-            _kid, said = statements.read_sealed(parsed)
-            if said.subject_sha256 == call.invocation_sha256:
+            said = _read(reader, shard, index, kind, statements.read_sealed)
+            if said is not None and said[1].subject_sha256 == call.invocation_sha256:
                 yield shard, index
 
 
-def _entry(reader: LogReader, shard: int, index: int, kind: str) -> Entry | None:
+def _authorization(reader: LogReader, shard: int, index: int) -> Authorization | None:
+    return _read(reader, shard, index, "authorization", statements.read_authorization)
+
+
+def _read(
+    reader: LogReader, shard: int, index: int, kind: str, read: Callable[[Entry], T]
+) -> T | None:
+    """Read an entry of this kind; None if it is of another, or can't be read."""
     stored = reader.entry(shard, index)
-    parsed = entry.parse(stored.body) if stored is not None else None
-    return parsed if parsed is not None and parsed.kind == kind else None
+    if stored is None:
+        return None
+    try:
+        parsed = entry.parse(stored.body)
+        return read(parsed) if parsed.kind == kind else None
+    except (DecodeError, VerificationError):
+        return None
 
 
-def _take_up(settings: Config, passphrase: bytes) -> tuple[Domain, Signer]:
+def _take_up(settings: Config, passphrase: bytes) -> tuple[StateDomain, Signer]:
     home = domain.take_up(settings, passphrase)
     admin = keystore.load_key(settings.state, "admin", passphrase)
     domain.require_trusted(settings.state, home.trust, admin=admin)

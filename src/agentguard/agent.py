@@ -88,7 +88,7 @@ class Agent:
     @property
     def alias(self) -> str:
         """A short name for display, such as ``agent:code-reviewer:7f3a``; it identifies nothing."""
-        return f"agent:{self.name}:{self._in_force().actor.signer.key_id[:4]}"
+        return credential.agent_alias(self.id)
 
     def call(self, tool: Tool[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a guarded function if this agent may; return its result or raise its exception.
@@ -159,7 +159,10 @@ class Agent:
         self, tool: GuardedFunction[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Invocation:
         site = CallSite(self.call_id(tool.spec.name))
-        return Invocation.bind(tool.spec, lambda: Arguments.of(tool.bind(args, kwargs)), site)
+        bind = tool.bind
+        return Invocation.bind(
+            tool.spec, lambda: Arguments.of(bind(args, kwargs), declared=bind.declared), site
+        )
 
     def tool_spec(self, spec: ToolSpec) -> ToolSpec:
         """For adapters: return ``spec`` with what ``[tools.NAME]`` of the configuration says."""
@@ -197,36 +200,38 @@ class _Instance:
             authority=profile.authority,
             scope=profile.max_scope,
             signer=signer,
-            credential=self.credential,
+            has_credential=self._has_credential,
+            renew=self._renew,
             description=_description(uri, self._profile, signer.key_id),
             uri=uri,
             principal=f"agent:{name}",
         )
-        self.credential(max(line.clock(), line.log.last_at))
+        self._renew(max(line.clock(), line.log.last_at))
         line.log.flush()
 
-    def credential(self, now: datetime) -> Credential:
-        """Return the credential in force at ``now``, renewed, verified and recorded if need be."""
+    def _has_credential(self, now: datetime) -> bool:
+        return self._current is not None and seconds(now) < self._renew_at
+
+    def _renew(self, now: datetime) -> None:
+        """Have a credential made, verified and recorded, unless another thread just did."""
         at = seconds(now)
-        if self._current is not None and at < self._renew_at:
-            return self._current
         with self._renewal:
-            if self._current is None or at >= self._renew_at:
-                home = self._home()
-                issued = credential.issue(
-                    home.issuer,
-                    home.trust.trust_domain,
-                    self._profile,
-                    self.actor.signer.public_key,
-                    now=at,
-                    jti=self.line.entropy(16).hex(),
-                )
-                verified = credential.verify(issued.token, home.trust, at=at)
-                # it precedes, in the log, every call that is made with it
-                self.line.log.enqueue(entry.identity(verified, at=timestamp(now)))
-                self._current = verified
-                self._renew_at = verified.expires_at - RENEW_BEFORE
-            return self._current
+            if self._has_credential(now):
+                return
+            home = self._home()
+            issued = credential.issue(
+                home.issuer,
+                home.trust.trust_domain,
+                self._profile,
+                self.actor.signer.public_key,
+                now=at,
+                jti=self.line.entropy(16).hex(),
+            )
+            verified = credential.verify(issued.token, home.trust, at=at)
+            # it precedes, in the log, every call that is made with it
+            self.line.log.enqueue(entry.identity(verified, at=timestamp(now)))
+            self._current = verified
+            self._renew_at = verified.expires_at - RENEW_BEFORE
 
 
 def _description(uri: str, profile: AgentProfile, instance: str) -> Fragment:

@@ -1,26 +1,30 @@
 """A call's arguments, as canonical bytes that equal arguments share and no others.
 
 Here live the exact table of the types that can be bound (records.md, "One call's bytes"), the
-``Arguments`` value that the policy reads and the invocation commits to, and the binder for plain
-Python functions. How a framework's tools are bound stands in that framework's adapter; it ends
-here all the same, in ``Arguments.of``.
+``Arguments`` value that the policy reads and the invocation commits to. Which values a call of a
+plain Python function has stands in ``binder.py``, that of a framework's tool in that framework's
+adapter; both end here, in ``Arguments.of``.
 
 Values without a JSON form become tagged objects, such as ``{"$decimal": "1.50"}``; a real key
 that begins with ``$`` gets one more, so that no argument can pretend to be a tag.
+
+A refusal's reason is signed and logged, where nothing can be redacted or erased any more. So it
+tells where in the arguments something is wrong by what the code declares, and quotes no key of a
+dictionary, no undeclared name and no value.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from agentguard import canonical
@@ -29,6 +33,18 @@ from agentguard.errors import ArgumentsError, EncodeError
 
 MAX_DEPTH: Final = canonical.MAX_DEPTH - 2
 """How deep arguments may be nested: the policy's input, which holds them, is read as JSON again."""
+
+_Place: TypeAlias = "tuple[_Place | None, str | int | None]"
+"""Where a value stands: in what (None: it is an argument), and its name or position in that.
+
+None stands for a name that nobody declared, which may be data.
+"""
+
+
+class FactoryMade(Enum):
+    """What an adapter binds in the place of a value that a default factory makes at each call."""
+
+    MADE = "made"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,9 +61,16 @@ class Arguments:
     unbound: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, values: Mapping[str, object], *, unbound: Sequence[str] = ()) -> Arguments:
+    def of(
+        cls,
+        values: Mapping[str, object],
+        *,
+        unbound: Sequence[str] = (),
+        declared: Collection[str] = (),
+    ) -> Arguments:
         """Encode ``values``, a mapping of argument names to Python values.
 
+        ``declared`` are the names that the tool's code or schema has, which an error may quote.
         Raises ``ArgumentsError``: ``arguments.unencodable`` for a value outside the table,
         ``arguments.too_large`` past 256 KiB.
         """
@@ -55,7 +78,10 @@ class Arguments:
             "".join(unbound).encode()
         except UnicodeError as error:
             raise ArgumentsError("the name of an injected argument is no text") from error
-        encoded_values = {_key(name): _encode(value, 1, name) for name, value in values.items()}
+        encoded_values = {
+            _key(name): _encode(value, 1, (None, name if name in declared else None))
+            for name, value in values.items()
+        }
         encoded = _dumps(encoded_values)
         return cls(MappingProxyType(encoded_values), encoded, tuple(sorted(unbound)))
 
@@ -63,7 +89,7 @@ class Arguments:
 def encode_result(value: object) -> bytes | None:
     """Return the canonical bytes of a tool's result, or None when it has none."""
     try:
-        return _dumps(_encode(value, 1, "result"))
+        return _dumps(_encode(value, 1, (None, "result")))
     except Exception:  # noqa: BLE001  the tool has run: whatever its result raises, it has no bytes
         return None
 
@@ -85,29 +111,40 @@ def _dumps(value: JSON) -> bytes:
 # --- the table ----------------------------------------------------------------------------------
 
 
-def _encode(value: object, depth: int, path: str) -> JSON:
+def _encode(value: object, depth: int, place: _Place) -> JSON:
     """Encode one value. Exact types only: a subclass may behave unlike what is written down."""
     kind = type(value)
     if value is None or kind is str or kind is bool:
         return value  # type: ignore[return-value]
     if depth > MAX_DEPTH:
-        message = f"argument {path!r} is nested more than {MAX_DEPTH} levels deep"
+        while outer := place[0]:
+            place = outer
+        message = f"argument {_told(place)} is nested more than {MAX_DEPTH} levels deep"
         raise ArgumentsError(message)
     encoder = _ENCODERS.get(kind)
     if encoder is not None:
-        return encoder(value, depth, path)
+        return encoder(value, depth, place)
     try:
-        return _encode_structure(value, depth, path)
+        return _encode_structure(value, depth, place)
     except ArgumentsError:
         raise
     except Exception as error:  # a user's class may raise from an attribute
-        raise _unencodable(value, path) from error
+        raise _unencodable(value, place) from error
 
 
-def _unencodable(value: object, path: str) -> ArgumentsError:
+def _told(place: _Place) -> str:
+    """Write down where a value stands, as ``'customer.addresses[2][...]'``."""
+    steps: list[str] = []
+    while place[0] is not None:
+        place, step = place
+        steps.append("[...]" if step is None else f"[{step}]" if type(step) is int else f".{step}")
+    return repr("".join([str(place[1] or "[...]"), *reversed(steps)]))
+
+
+def _unencodable(value: object, place: _Place) -> ArgumentsError:
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     message = (
-        f"argument {path!r} is a {kind}, which has no encoding; "
+        f"argument {_told(place)} is a {kind}, which has no encoding; "
         "pass plain values (numbers, strings, lists, dictionaries, dataclasses, models)"
     )
     return ArgumentsError(message)
@@ -119,7 +156,7 @@ def _key(name: object) -> str:
     return f"${name}" if name.startswith("$") else name
 
 
-def _int(value: Any, _depth: int, _path: str) -> JSON:
+def _int(value: Any, _depth: int, _place: _Place) -> JSON:
     if -canonical.MAX_INTEGER <= value <= canonical.MAX_INTEGER:
         return int(value)
     try:
@@ -128,55 +165,66 @@ def _int(value: Any, _depth: int, _path: str) -> JSON:
         return {"$int": hex(value)}
 
 
-def _float(value: Any, _depth: int, path: str) -> JSON:
+def _infinite(place: _Place) -> ArgumentsError:
+    message = f"argument {_told(place)} is no finite number: no policy could compare it"
+    return ArgumentsError(message)
+
+
+def _float(value: Any, _depth: int, place: _Place) -> JSON:
     if not math.isfinite(value):
-        raise ArgumentsError(f"argument {path!r} is {value}, which no policy can compare")
+        raise _infinite(place)
     return float(value)
 
 
-def _decimal(value: Any, _depth: int, path: str) -> JSON:
+def _decimal(value: Any, _depth: int, place: _Place) -> JSON:
     if not value.is_finite():
-        raise ArgumentsError(f"argument {path!r} is {value}, which no policy can compare")
+        raise _infinite(place)
     return {"$decimal": str(value)}
 
 
-def _list(value: Any, depth: int, path: str) -> JSON:
-    return [_encode(item, depth + 1, path) for item in value]
+def _list(value: Any, depth: int, place: _Place) -> JSON:
+    return [_encode(item, depth + 1, (place, at)) for at, item in enumerate(value)]
 
 
-def _set(value: Any, depth: int, path: str) -> JSON:
-    items = [_encode(item, depth + 2, path) for item in value]
+def _set(value: Any, depth: int, place: _Place) -> JSON:
+    inside = (place, None)
+    items = [_encode(item, depth + 2, inside) for item in value]
     return {"$set": sorted(items, key=_dumps)}
 
 
-def _dict(value: Any, depth: int, path: str) -> JSON:
+def _dict(value: Any, depth: int, place: _Place) -> JSON:
+    inside = (place, None)
     if all(type(key) is str for key in value):
-        return {_key(k): _encode(v, depth + 1, f"{path}.{k}") for k, v in value.items()}
+        return {_key(k): _encode(v, depth + 1, inside) for k, v in value.items()}
     pairs: list[JSON] = [
-        [_encode(k, depth + 3, path), _encode(v, depth + 3, path)] for k, v in value.items()
+        [_encode(k, depth + 3, inside), _encode(v, depth + 3, inside)] for k, v in value.items()
     ]
     return {"$dict": sorted(pairs, key=_dumps)}
 
 
-def _tuple(value: Any, depth: int, path: str) -> JSON:
-    return {"$tuple": [_encode(item, depth + 2, path) for item in value]}
+def _tuple(value: Any, depth: int, place: _Place) -> JSON:
+    return {"$tuple": [_encode(item, depth + 2, (place, at)) for at, item in enumerate(value)]}
 
 
-def _timedelta(value: Any, _depth: int, _path: str) -> JSON:
+def _timedelta(value: Any, _depth: int, _place: _Place) -> JSON:
     return {"$timedelta": [value.days, value.seconds, value.microseconds]}
 
 
-def _time(value: Any, _depth: int, path: str) -> JSON:
+def _time(value: Any, _depth: int, place: _Place) -> JSON:
     if value.tzinfo is not None and value.utcoffset() is None:
-        raise _unencodable(value, path)  # its zone has no offset without a date
+        raise _unencodable(value, place)  # its zone has no offset without a date
     return {"$time": value.isoformat()}
 
 
-def _tagged(tag: str, text: Callable[[Any], str]) -> Callable[[Any, int, str], JSON]:
-    return lambda value, _depth, _path: {tag: text(value)}
+_Encoder = Callable[[Any, int, _Place], JSON]
 
 
-_ENCODERS: Final[Mapping[type, Callable[[Any, int, str], JSON]]] = {
+def _tagged(tag: str, text: Callable[[Any], str]) -> _Encoder:
+    return lambda value, _depth, _place: {tag: text(value)}
+
+
+_ENCODERS: Final[Mapping[type, _Encoder]] = {
+    FactoryMade: lambda _value, _depth, _place: {"$made": True},
     int: _int,
     float: _float,
     list: _list,
@@ -196,23 +244,27 @@ _ENCODERS: Final[Mapping[type, Callable[[Any, int, str], JSON]]] = {
 }
 
 
-def _encode_structure(value: object, depth: int, path: str) -> JSON:
+def _encode_structure(value: object, depth: int, place: _Place) -> JSON:
     kind = type(value)
     name = f"{kind.__module__}:{kind.__qualname__}"
     if isinstance(value, Enum):
         return {
             "$enum": name,
             "name": value._name_,
-            "value": _encode(value._value_, depth + 1, path),
+            "value": _encode(value._value_, depth + 1, place),
         }
     if kind.__module__ == "pydantic.networks":
         return {"$url": name, "value": str(value)}
     groups = _members(value)
     if groups is None or _hides_state(value, groups):
-        raise _unencodable(value, path)
+        raise _unencodable(value, place)
+    declared = _declared(kind)
     encoded: dict[str, JSON] = {"$object": name}
     for group, members in groups.items():
-        encoded[group] = {_key(k): _encode(v, depth + 2, f"{path}.{k}") for k, v in members.items()}
+        encoded[group] = {
+            _key(k): _encode(v, depth + 2, (place, k if k in declared else None))
+            for k, v in members.items()
+        }
     return encoded
 
 
@@ -246,6 +298,16 @@ def _members(value: Any) -> dict[str, dict[str, object]] | None:
     return groups
 
 
+@functools.lru_cache(maxsize=1024)
+def _declared(kind: Any) -> frozenset[str]:
+    """Return the names of members that stand in the code; that of an extra value is data."""
+    if dataclasses.is_dataclass(kind):
+        return frozenset(field.name for field in dataclasses.fields(kind))
+    v2 = hasattr(kind, "__pydantic_fields__")
+    fields: Mapping[str, object] = kind.__pydantic_fields__ if v2 else kind.__fields__
+    return frozenset((*fields, *getattr(kind, "__private_attributes__", ())))
+
+
 def _is_model(kind: type) -> bool:
     """Tell a pydantic model, v2 or v1 (of which ``__fields__`` is asked only where it is real)."""
     v1 = any("__fields__" in base.__dict__ for base in kind.__mro__)
@@ -274,56 +336,3 @@ def _hides_state(value: object, groups: Mapping[str, Mapping[str, object]]) -> b
 def _slots(kind: type) -> tuple[str, ...]:
     slots = kind.__dict__.get("__slots__", ())
     return (slots,) if isinstance(slots, str) else tuple(slots)
-
-
-# --- plain functions ----------------------------------------------------------------------------
-
-Binder = Callable[[tuple[object, ...], Mapping[str, object]], dict[str, object]]
-
-
-def binder(function: Callable[..., object]) -> Binder:
-    """Return the function that binds positional and keyword arguments to names.
-
-    Defaults are filled in, ``**kwargs`` flattened, ``*args`` kept under its name. ``inspect``
-    runs here, once, and not at each call. The binder raises ``ArgumentsError``
-    (``arguments.invalid``) where Python would raise ``TypeError``.
-    """
-    signature = inspect.signature(function)
-    name = getattr(function, "__name__", "the tool")  # and no more of it: a closure can be read
-    parameters = signature.parameters.values()
-    plain = all(p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for p in parameters)
-    names = tuple(signature.parameters)
-    accepted = frozenset(names)
-    empty = inspect.Parameter.empty
-    defaults = {p.name: p.default for p in parameters if p.default is not empty}
-
-    def bind_fast(args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
-        # the usual call: all by name, or all by position; what is unusual is bound exactly
-        if (args and kwargs) or len(args) > len(names) or not accepted.issuperset(kwargs):
-            return bind_exactly(args, kwargs)
-        bound = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
-        return bound if len(bound) == len(names) else bind_exactly(args, kwargs)
-
-    def bind_exactly(args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
-        try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError as error:
-            message = f"the arguments do not fit {name}: {error}"
-            raise ArgumentsError(message, code="arguments.invalid") from error
-        bound.apply_defaults()
-        return _flatten(bound, signature)
-
-    return bind_fast if plain else bind_exactly
-
-
-def _flatten(bound: inspect.BoundArguments, signature: inspect.Signature) -> dict[str, object]:
-    values = dict(bound.arguments)
-    for parameter in signature.parameters.values():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            extra = values.pop(parameter.name, {})
-            repeated = set(extra) & set(values)
-            if repeated:
-                message = f"argument {min(repeated)!r} is given twice"
-                raise ArgumentsError(message, code="arguments.invalid")
-            values.update(extra)
-    return values

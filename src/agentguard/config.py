@@ -89,18 +89,20 @@ class Config:
     def require_redactable(self, spec: ToolSpec) -> None:
         """Refuse a tool whose resource, which is signed and logged, would tell what is redacted.
 
+        A pointer into an argument is no reason: a resource takes no argument that has parts.
         Raises ``ConfigError``.
         """
-        asked = self.redactions.get("*", ()) + self.redactions.get(spec.name, ())
-        redacted = redaction.with_attributes(asked, spec.attributes)
-        told = [name for name in spec.in_resource if redaction.concern(redacted, name)]
-        if told:
-            message = (
-                f"{self.source}: redact: the resource {spec.resource!r} of the tool {spec.name} "
-                f"is signed and logged, with the argument {told[0]!r} in it: take it out of the "
-                "resource, or do not redact it"
-            )
-            raise ConfigError(message)
+        for pointer in self.redactions.get("*", ()) + self.redactions.get(spec.name, ()):
+            redacted = redaction.with_attributes([pointer], spec.attributes)
+            for name in spec.in_resource:
+                if redaction.cover(redacted, name):
+                    message = (
+                        f"{self.source}: redact: {redaction.dumps(pointer)} redacts the argument "
+                        f"{name!r}, which the resource {spec.resource!r} of the tool {spec.name} "
+                        "tells: a resource is signed and logged; take the argument out of it, or "
+                        "do not redact it"
+                    )
+                    raise ConfigError(message)
 
 
 def load(path: Path) -> Config:

@@ -97,7 +97,7 @@ class Decision:
 
         Raises ``DecodeError`` for what is no JSON Pointer into a call's record.
         """
-        return replace(self, redactions=tuple(map(redaction.parse, pointers)))
+        return replace(self, redactions=self.redactions + tuple(map(redaction.parse, pointers)))
 
     @classmethod
     def require_approval(cls, *requirements: Requirement) -> Decision:

@@ -1,6 +1,6 @@
 """A trust domain at rest: how ``agentguard init`` founds one, and how a guard takes it up.
 
-A domain is its keys, its trust document and its log, in one state directory.
+A domain is its keys, its trust document and its log: in one state directory, or in memory.
 """
 
 from __future__ import annotations
@@ -8,24 +8,28 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from agentguard.audit import entry, registry
 from agentguard.config import Config
-from agentguard.errors import ConfigError, KeyMaterialError, StorageError, VerificationError
+from agentguard.errors import (
+    AgentguardError,
+    ConfigError,
+    KeyMaterialError,
+    StorageError,
+    VerificationError,
+)
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
 from agentguard.invocation import timestamp
 from agentguard.keys import Ed25519Signer, Signer
 from agentguard.ports import LogReader
-from agentguard.storage import anchor, keystore, succession
+from agentguard.storage import anchor, files, keystore, succession
 from agentguard.storage import registry as registry_file
 from agentguard.storage.anchor import Anchor
-from agentguard.storage.lease import Lessor, shard_origin
+from agentguard.storage.lease import Lessor
 from agentguard.storage.log import ShardLog
 from agentguard.storage.memory import MemoryBackend
 from agentguard.storage.reader import StateReader
@@ -33,23 +37,115 @@ from agentguard.storage.reader import StateReader
 PASSPHRASE_VARIABLE: Final = "AGENTGUARD_PASSPHRASE"  # noqa: S105  a name, no secret
 """The environment variable with the passphrase of the long-lived keys."""
 
+Passphrase = bytes | Callable[[], bytes]
+"""The passphrase, or who is asked for it: at once, and again whenever keys were rotated."""
 
-@dataclass(frozen=True, slots=True)
-class Domain:
-    """A trust domain taken up: its issuer, its log's key and its trust document.
 
-    ``lease`` takes a shard of its log to write, as of a time; ``read`` opens the log to read.
-    ``registered`` are the log's shards that the issuer has listed. ``renewed`` takes the domain up
-    again if its keys were rotated, and is None if not.
-    """
+class Domain(Protocol):
+    """A trust domain taken up: its keys in force, its trust document, and its log."""
 
+    @property
+    def trust(self) -> TrustDocument:
+        """The trust document, in which the two keys are in force."""
+
+    @property
+    def issuer(self) -> Signer:
+        """The issuer's key."""
+
+    @property
+    def log_key(self) -> Signer:
+        """The log's key."""
+
+    def lease(self, now: datetime) -> ShardLog:
+        """Take a shard of the log to write. Raises ``StorageError`` or ``VerificationError``."""
+
+    def read(self) -> LogReader:
+        """Open the log to read; raises ``StorageError``."""
+
+    def renewed(self) -> Domain | None:
+        """Take the domain up again if its keys were rotated or revoked; None if not."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StateDomain:
+    """The ``Domain`` in the state directory of a configuration."""
+
+    settings: Config
+    passphrase: Passphrase = field(repr=False)
+    trust: TrustDocument
     issuer: Signer
     log_key: Signer
+
+    def lease(self, now: datetime) -> ShardLog:
+        """Lease a shard, and announce in it the keys that were rotated or revoked."""
+        try:
+            log = self._lessor().lease(now)
+        except VerificationError:
+            fresh = self.renewed()  # what did not verify may be a new key's by now
+            if fresh is None:
+                raise
+            return fresh.lease(now)
+        try:
+            succession.announce(self.settings.state, log, self.issuer, now)
+        except BaseException:
+            log.close()
+            raise
+        return log
+
+    def read(self) -> StateReader:
+        """Open the log to read; whoever opens it may close it."""
+        return StateReader(self.settings.state)
+
+    def renewed(self) -> StateDomain | None:
+        """Take the domain up again if another trust document counts by now, or should."""
+        state = self.settings.state
+        changed = succession.is_due(state) or keystore.load_trust(state) != self.trust
+        return take_up(self.settings, self.passphrase) if changed else None
+
+    def registered(self) -> frozenset[int]:
+        """Return the shards that the issuer has listed; raises as ``lease`` does."""
+        return self._lessor().registered()
+
+    def _lessor(self) -> Lessor:
+        settings = self.settings
+        return Lessor(settings.state, settings.anchor, self.trust, self.issuer, self.log_key)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MemoryDomain:
+    """The ``Domain`` that is gone with its process; its log can be leased once."""
+
     trust: TrustDocument
-    lease: Callable[[datetime], ShardLog]
-    read: Callable[[], LogReader]
-    registered: Callable[[], frozenset[int]]
-    renewed: Callable[[], Domain | None]
+    issuer: Signer
+    log_key: Signer
+    backend: MemoryBackend
+
+    def lease(self, now: datetime) -> ShardLog:
+        """Lease the one shard; raises ``StorageError`` (``storage.closed``) the second time."""
+        if self.backend.read_head().checkpoint.size > 0:
+            message = "a guard in memory does not outlive a fork: make one in this process"
+            raise StorageError(message, code="storage.closed")
+        log = ShardLog(self.backend, self.log_key)
+        log.append(
+            entry.shard(
+                self.issuer,
+                self.log_key.public_key,
+                trust_domain=self.trust.trust_domain,
+                origin=self.trust.origin(0),
+                number=0,
+                heads=(),
+                at=timestamp(now),
+            )
+        )
+        _announce_keys(log, self.issuer, self.trust, now)
+        return log
+
+    def read(self) -> MemoryBackend:
+        """Read the log where it is written."""
+        return self.backend
+
+    def renewed(self) -> None:
+        """Nobody can rotate its keys."""
 
 
 def found(config: Config, passphrase: bytes, *, now: datetime) -> TrustDocument:
@@ -62,7 +158,7 @@ def found(config: Config, passphrase: bytes, *, now: datetime) -> TrustDocument:
         message = f"{state} is no empty directory: it is not overwritten; choose another state"
         raise StorageError(message, code="storage.exists")
     try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_folder(state)
         state.chmod(0o700)
         (state / keystore.KEYS).mkdir(mode=0o700)  # claims the state: only one can make it
     except FileExistsError as error:
@@ -84,14 +180,14 @@ def _fill(config: Config, passphrase: bytes, now: datetime) -> TrustDocument:
     state = config.state
     issuer, log_key, admin = (new_key() for _ in range(3))
     trust = _trust(config.trust_domain, now, issuer=issuer, log=log_key, admin=admin)
-    if config.anchor is not None:
-        # first, since it may lie where this user can't write
-        Anchor(config.anchor, shard_origin(trust), [log_key.public_key]).settle()
-        keystore.write_new(anchor.trust_path(config.anchor, trust.log), trust.dumps())
+    # first, since it may lie where this user can't write
+    Anchor(config.anchor, trust.origin(0), [log_key.public_key]).settle()
     keystore.save_key(state, "issuer", issuer, passphrase)
     keystore.save_key(state, "log", log_key, passphrase)
     keystore.save_key(state, "admin", admin, passphrase)
-    keystore.write_new(state / keystore.TRUST, trust.dumps())
+    files.write_new(state / keystore.TRUST, trust.dumps())
+    if config.anchor is not None:  # last, so that it names no key whose file never arrived
+        files.write_new(anchor.trust_path(config.anchor, trust.log), trust.dumps())
     log = Lessor(state, config.anchor, trust, issuer, log_key).lease(now)
     try:
         _announce_keys(log, issuer, trust, now)
@@ -100,98 +196,83 @@ def _fill(config: Config, passphrase: bytes, now: datetime) -> TrustDocument:
     return trust
 
 
-def take_up(config: Config, passphrase: bytes, *, locked: bool = False) -> Domain:
-    """Open the domain in ``config.state`` to act in it, with the keys in force.
+def take_up(settings: Config, passphrase: Passphrase) -> StateDomain:
+    """Open the domain in ``settings.state`` to act in it, with the keys in force.
 
-    ``locked`` is for who is inside ``registry.locked`` already. Raises ``StorageError``,
-    ``KeyMaterialError`` or ``DecodeError``.
+    Raises ``StorageError``, ``KeyMaterialError``, ``DecodeError``, ``VerificationError``
+    (``trust.changed``), or ``ConfigError`` for another domain's state.
     """
-    state = config.state
+    state = settings.state
+    _require_state(state)
+    while True:
+        home = _read(settings, passphrase)  # outside the lock: to decrypt a key is slow on purpose
+        with registry_file.locked(state):
+            # nobody rotates a key while this is held
+            if succession.is_due(state):
+                succession.finish(state, settings.anchor, _ask(passphrase))
+            elif keystore.load_trust(state) == home.trust:
+                return _checked(home)
+
+
+def take_up_locked(settings: Config, passphrase: Passphrase) -> StateDomain:
+    """Do as ``take_up``, for who is inside ``registry.locked`` already."""
+    state = settings.state
+    _require_state(state)
+    if succession.is_due(state):
+        succession.finish(state, settings.anchor, _ask(passphrase))
+    return _checked(_read(settings, passphrase))
+
+
+def _require_state(state: Path) -> None:
     if not state.is_dir():
         message = f"there is no state at {state}: run agentguard init"
         raise StorageError(message, code="storage.missing")
     keystore.refuse_if_exposed(state)
-    trust, issuer, log_key = _in_force(config, passphrase, locked=locked)
-    require_trusted(state, trust, issuer=issuer, log=log_key)
-    lessor = Lessor(state, config.anchor, trust, issuer, log_key)
-
-    def lease(now: datetime) -> ShardLog:
-        try:
-            log = lessor.lease(now)
-        except VerificationError:
-            fresh = renewed()  # the registry may be a new issuer's by now
-            if fresh is None:
-                raise
-            return fresh.lease(now)
-        try:
-            succession.announce(state, log, issuer, now)
-        except BaseException:
-            log.close()
-            raise
-        return log
-
-    def renewed() -> Domain | None:
-        changed = succession.is_due(state) or keystore.load_trust(state) != trust
-        return take_up(config, passphrase) if changed else None
-
-    return Domain(
-        issuer, log_key, trust, lease, partial(StateReader, state), lessor.registered, renewed
-    )
 
 
-def _in_force(
-    config: Config, passphrase: bytes, *, locked: bool
-) -> tuple[TrustDocument, Ed25519Signer, Ed25519Signer]:
-    """Read the trust document, the issuer's key and the log's, all of one moment."""
-    state = config.state
-    while True:
-        if succession.is_due(state):
-            with nullcontext() if locked else registry_file.locked(state):
-                succession.finish(state, config.anchor, passphrase)
-        trust = keystore.load_trust(state)
-        if trust.trust_domain != config.trust_domain:
-            message = (
-                f"{config.source}: trust_domain: expected {trust.trust_domain!r}, for which the "
-                f"state {state} was founded, got {config.trust_domain!r}"
-            )
-            raise ConfigError(message)
-        if succession.is_due(state):
-            continue  # somebody rotates a key just now
-        issuer = keystore.load_key(state, "issuer", passphrase)
-        log_key = keystore.load_key(state, "log", passphrase)
-        if keystore.load_trust(state) == trust:
-            return trust, issuer, log_key
+def _read(settings: Config, passphrase: Passphrase) -> StateDomain:
+    """Read the trust document, the issuer's key and the log's, which may not be of one moment."""
+    state = settings.state
+    trust = keystore.load_trust(state)
+    if trust.trust_domain != settings.trust_domain:
+        message = (
+            f"{settings.source}: trust_domain: expected {trust.trust_domain!r}, for which the "
+            f"state {state} was founded, got {settings.trust_domain!r}"
+        )
+        raise ConfigError(message)
+    secret = _ask(passphrase)
+    issuer = keystore.load_key(state, "issuer", secret)
+    log_key = keystore.load_key(state, "log", secret)
+    return StateDomain(settings, passphrase, trust, issuer, log_key)
 
 
-def ephemeral(trust_domain: str, *, now: datetime) -> Domain:
-    """Make a domain in memory, gone with the process; its log can be leased once."""
+def _checked(home: StateDomain) -> StateDomain:
+    state = home.settings.state
+    succession.require_same(state, home.settings.anchor, home.trust)
+    require_trusted(state, home.trust, issuer=home.issuer, log=home.log_key)
+    return home
+
+
+def _ask(passphrase: Passphrase) -> bytes:
+    if isinstance(passphrase, bytes):
+        return passphrase
+    try:
+        return passphrase()
+    except AgentguardError:
+        raise
+    except Exception as error:
+        # by its type alone: what it says may hold the passphrase
+        message = f"the function that is asked for the passphrase raised {type(error).__name__}"
+        raise KeyMaterialError(message, code="key.passphrase") from error
+
+
+def ephemeral(trust_domain: str, *, now: datetime) -> MemoryDomain:
+    """Make a domain in memory."""
     issuer, log_key = new_key(), new_key()
     trust = _trust(trust_domain, now, issuer=issuer, log=log_key)
     listed = registry.seal(issuer, trust, [0], at=timestamp(now))
-    backend = MemoryBackend(shard_origin(trust), log_key, registry=listed)
-
-    def lease(moment: datetime) -> ShardLog:
-        if backend.read_head().checkpoint.size > 0:
-            message = "a guard in memory does not outlive a fork: make one in this process"
-            raise StorageError(message, code="storage.closed")
-        log = ShardLog(backend, log_key)
-        log.append(
-            entry.shard(
-                issuer,
-                log_key.public_key,
-                trust_domain=trust_domain,
-                origin=shard_origin(trust),
-                number=0,
-                heads=(),
-                at=timestamp(moment),
-            )
-        )
-        _announce_keys(log, issuer, trust, moment)
-        return log
-
-    return Domain(
-        issuer, log_key, trust, lease, lambda: backend, lambda: frozenset({0}), lambda: None
-    )
+    backend = MemoryBackend(trust.origin(0), log_key, registry=listed)
+    return MemoryDomain(trust, issuer, log_key, backend)
 
 
 def passphrase_of(config: Config) -> bytes:

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from agentguard import ambient
-from agentguard.effects import Append, Effect, Enqueue, Evaluate, Line, LookUp, Run
+from agentguard.effects import Append, Effect, Enqueue, Evaluate, Line, LookUp, Renew, Run
 from agentguard.errors import ConfigError, FactsError
 
 T = TypeVar("T")
@@ -59,6 +59,9 @@ def _perform(effect: Effect, line: Line, tool: Callable[[], Any]) -> Any:
             return None
         case LookUp():
             return _look_up(effect)
+        case Renew():
+            effect.renew(effect.at)
+            return None
 
 
 def _finished(result: T) -> T:
@@ -115,6 +118,8 @@ async def _aperform(effect: Effect, line: Line, tool: Callable[[], Any], executo
             return _finished(await result if inspect.isawaitable(result) else result)
     if isinstance(effect, Append):
         return await _finish(executor, partial(line.log.append, effect.record))
+    if isinstance(effect, Renew):
+        return await _finish(executor, partial(effect.renew, effect.at))
     if isinstance(effect, LookUp):
         if inspect.iscoroutinefunction(effect.facts):
             return await effect.facts(effect.values)

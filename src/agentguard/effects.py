@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple
 
 from agentguard.audit.entry import Record
 from agentguard.canonical import Fragment
-from agentguard.identity.credential import Credential
 from agentguard.keys import Signer
 from agentguard.ports import AuditLog, Clock, Engine, Entropy
 from agentguard.redaction import Redaction
@@ -25,6 +24,13 @@ class LookUp(NamedTuple):
 
     facts: FactsFunction
     values: Mapping[str, Any]
+
+
+class Renew(NamedTuple):
+    """Effect: have a credential for ``at`` made, recorded and put in force."""
+
+    renew: Callable[[datetime], None]
+    at: datetime
 
 
 class Evaluate(NamedTuple):
@@ -51,14 +57,14 @@ class Enqueue(NamedTuple):
     record: Record
 
 
-Effect = LookUp | Evaluate | Append | Run | Enqueue
+Effect = Renew | LookUp | Evaluate | Append | Run | Enqueue
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
     """The agent instance on whose behalf the line runs.
 
-    ``credential`` returns the credential in force at a time, renewed if need be; ``scope`` is what
+    ``has_credential`` says whether one is in force at a time, ``renew`` has one made; ``scope`` is what
     the agent may do on its own authority, None meaning everything.
     """
 
@@ -66,7 +72,8 @@ class Actor:
     authority: Literal["own", "delegated"]
     scope: frozenset[str] | None
     signer: Signer
-    credential: Callable[[datetime], Credential]
+    has_credential: Callable[[datetime], bool]
+    renew: Callable[[datetime], None]
     description: Fragment
     """The canonical ``{id, name, type, instance}`` of the policy's input."""
 

@@ -15,12 +15,11 @@ from agentguard.audit import checkpoint, entry, registry, statements
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import CallPlace, Stored
 from agentguard.audit.verify import Problem, ShardReport, ShardVerifier
-from agentguard.errors import AgentguardError, StorageError
+from agentguard.errors import AgentguardError, StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument
 from agentguard.ports import LogReader
 from agentguard.storage import anchor
 from agentguard.storage.anchor import Anchor
-from agentguard.storage.lease import shard_origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +94,17 @@ class _Examination:
 
     def report(self) -> Report:
         try:
+            # in this order: what is named at a time is there from then on
+            registered = self._registered()
+            named = (registered or frozenset()) | self._anchored()
             present = sorted(self.reader.shards())
-            named = self._registered() | self._anchored()
         except AgentguardError as error:
             return Report((), (Problem(0, None, str(error)),))
         if not present:
             self.problems.append(Problem(0, None, "the log has no shard"))
         reports = [self._shard(number, number in named) for number in present]
+        if registered is not None:
+            self._find_unnamed(reports, registered)
         missing = tuple(sorted(named.difference(present)))
         for number in missing:
             what = "the shard is missing: the registry or an anchor knows it"
@@ -110,29 +113,35 @@ class _Examination:
         in_doubt = self._in_doubt(reports)
         return Report(tuple(reports), tuple(self.problems), in_doubt, missing)
 
-    def _registered(self) -> frozenset[int]:
+    def _find_unnamed(self, reports: Sequence[ShardReport], registered: frozenset[int]) -> None:
+        """A shard is registered before its writer comes to a second entry."""
+        begun = {report.shard for report in reports if report.entries > 1}
+        if begun <= registered:
+            return
+        for number in sorted(begun.difference(self._registered() or registered)):  # by now
+            what = "the registry does not name this shard: it was rolled back"
+            self.problems.append(Problem(number, None, what))
+
+    def _registered(self) -> frozenset[int] | None:
         data = self.reader.registry()
         if data is None:
             self.problems.append(Problem(0, None, "the registry of the shards is missing"))
-            return frozenset()
+            return None
         try:
             return registry.verify(data, self.trust).shards
         except AgentguardError as error:
             what = f"the registry of the shards does not verify: {error}"
             self.problems.append(Problem(0, None, what))
-            return frozenset()
+            return None
 
     def _anchored(self) -> frozenset[int]:
-        shards = {number for number, _point in map(self._split, self.kept)}
+        shards = {self.trust.shard_of(point.origin) for point in self.kept}
         if self.anchors is not None:
             shards.update(anchor.kept_shards(self.anchors, self.trust.log))
         return frozenset(shards)
 
-    def _split(self, point: Checkpoint) -> tuple[int, Checkpoint]:
-        return int(point.origin.rpartition("/")[2]), point
-
     def _shard(self, number: int, known: bool) -> ShardReport:  # noqa: FBT001
-        origin = shard_origin(self.trust, number)
+        origin = self.trust.origin(number)
         kept = [point for point in self.kept if point.origin == origin]
         if self.anchors is not None:
             keys = [trusted.key for trusted in self.trust.keys_for("log")]
@@ -145,22 +154,29 @@ class _Examination:
         verifier = ShardVerifier(
             number, origin, self.trust, kept, self.since, self.contents, may_be_empty=not known
         )
-        before = self.entries
         try:
-            entries: Iterable[Stored] = (
-                self.reader.stored(number)
-                if self.contents
-                else starmap(Stored, self.reader.entries(number))
-            )
-            for done in verifier.walk(entries, self.reader.checkpoints(number)):
-                self.entries = before + done
-                self.progress(self.entries)
-            report = verifier.report()
+            with self.reader.snapshot(number):
+                report = self._walked(verifier, number)
         except StorageError as error:
             self.problems.append(Problem(number, None, str(error)))
             report = replace(verifier.report(), anchored=False)  # nobody knows what would follow
         self.problems += report.problems
         return report
+
+    def _walked(self, verifier: ShardVerifier, number: int) -> ShardReport:
+        before = self.entries
+        entries: Iterable[Stored] = (
+            self.reader.stored(number)
+            if self.contents
+            else starmap(Stored, self.reader.entries(number))
+        )
+        for done in verifier.walk(entries, self.reader.checkpoints(number)):
+            self.entries = before + done
+            self.progress(self.entries)
+        for index, table in self.reader.strays(number):
+            what = f"in {table} something stands beside an entry that is not there"
+            self.problems.append(Problem(number, index, what))
+        return verifier.report()
 
     def _compare_heads(self, reports: Sequence[ShardReport]) -> None:
         """Hold each head that a shard's opening entries embed against the shard that it is of.
@@ -174,11 +190,12 @@ class _Examination:
                     self.problems.append(Problem(where.shard, index, what))
 
     def _head_problem(self, head: Checkpoint) -> str | None:
-        number = head.origin.removeprefix(f"{self.trust.log}/")
-        if not number.isdecimal() or head.origin != shard_origin(self.trust, int(number)):
+        try:
+            number = self.trust.shard_of(head.origin)
+        except VerificationError:
             return "it embeds the head of another log"
         try:
-            note = self.reader.checkpoint(int(number), head.size)
+            note = self.reader.checkpoint(number, head.size)
             same = note is not None and checkpoint.parse(note).checkpoint == head
         except AgentguardError as error:
             return f"shard {number}, whose head it embeds, can't be read: {error}"

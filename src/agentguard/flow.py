@@ -191,6 +191,9 @@ def _authorize(
     try:
         receipt: Receipt = yield Append(record)
     except AgentguardError as error:
+        if decision.allowed and error.code == "storage.unknown":
+            account = _Account(actor, line, prepared, sealed, None, redactions)
+            yield from account.close("not_run", None, error=error)
         refused = Decision.refused(str(error), code=error.code)
         raise Denied(refused) from error
     except Exception as error:

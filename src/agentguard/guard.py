@@ -13,23 +13,27 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from agentguard import canonical, config, domain, telemetry
+from agentguard import canonical, config, domain, proving, telemetry
 from agentguard.agent import Agent
 from agentguard.audit import entry
 from agentguard.config import AgentConfig, Config
 from agentguard.domain import Domain
 from agentguard.effects import Line
 from agentguard.errors import ConfigError, StorageError
+from agentguard.examination import Report, examine
 from agentguard.identity.credential import AgentProfile
 from agentguard.identity.trust import TrustDocument
 from agentguard.invocation import timestamp
 from agentguard.loading import PolicySource, configured_engine, engine_from
 from agentguard.ports import Engine, LogReader
+from agentguard.storage import fork
 from agentguard.storage.log import ShardLog
 from agentguard.tool import (
     AsyncTool,
@@ -70,6 +74,7 @@ class Guard:
         """Make what a fork does not inherit in working order: the executor's threads, the lock."""
         self._executor = ThreadPoolExecutor(32, thread_name_prefix="agentguard")
         self._beginning = threading.Lock()
+        self._renewing = threading.Lock()
 
     def _in_force(self) -> Line:
         """Return this process's line; a fork leases a shard of its own when it first needs one."""
@@ -109,12 +114,13 @@ class Guard:
 
     def _renewed_home(self) -> Domain:
         """Return the domain; it is taken up again where somebody has rotated its keys."""
-        renewed = self._home.renewed()
-        if renewed is not None:
-            self._home = renewed
-            if self._log is not None:
-                self._log.sign_with(renewed.log_key)
-        return self._home
+        with self._renewing:  # two at once could end with the older one
+            renewed = self._home.renewed()
+            if renewed is not None:
+                self._home = renewed
+                if self._log is not None:
+                    self._log.sign_with(renewed.log_key)
+            return self._home
 
     def _forked(self) -> None:
         """In a fork: drop the agents' keys and the parent's shard."""
@@ -133,13 +139,13 @@ class Guard:
         """Open the durable guard that an ``agentguard.toml`` describes.
 
         ``passphrase`` unlocks the long-lived keys; without it, ``AGENTGUARD_PASSPHRASE`` or
-        ``[keys] passphrase_file`` does. Raises ``ConfigError``, ``PolicyError``,
-        ``KeyMaterialError`` or ``StorageError``.
+        ``[keys] passphrase_file`` does. A function is asked again when keys were rotated, from
+        whatever thread, and its answer is not kept. Raises ``ConfigError``, ``PolicyError``,
+        ``KeyMaterialError``, ``StorageError`` or ``VerificationError``.
         """
         settings = config.load(Path(path))
         engine = configured_engine(settings)
-        secret = passphrase() if callable(passphrase) else passphrase
-        home = domain.take_up(settings, secret or domain.passphrase_of(settings))
+        home = domain.take_up(settings, passphrase or partial(domain.passphrase_of, settings))
         return cls(settings, engine, home)
 
     @classmethod
@@ -262,6 +268,25 @@ class Guard:
             self._log.flush()
         return self._home.read()
 
+    def prove(self, invocation_id: str, *, attachments: bool = True) -> bytes:
+        """Return the evidence of one call, for whoever holds the trust document alone.
+
+        It is what ``agentguard audit prove`` writes (docs/evidence.md); without ``attachments``
+        arguments, policy input and result are left out. Raises ``CallError`` (``call.unknown``),
+        ``StorageError`` or ``VerificationError``.
+        """
+        with closing(self.reader()) as reader:
+            return proving.prove(reader, self.trust, invocation_id, attachments=attachments)
+
+    def verify(self) -> Report:
+        """Verify the whole log, with the keys of this guard and the anchors that it keeps.
+
+        Trust it as far as this process: others verify with a trust document of their own
+        (``agentguard audit verify``). Raises ``StorageError`` where the log can't be opened.
+        """
+        with closing(self.reader()) as reader:
+            return examine(reader, self.trust, anchor=None if self._free else self._settings.anchor)
+
     @property
     def closed(self) -> bool:
         """True once the guard was closed."""
@@ -340,6 +365,6 @@ def _after_fork() -> None:
 
 
 _GUARDS: weakref.WeakSet[Guard] = weakref.WeakSet()
-os.register_at_fork(after_in_child=_after_fork)
+fork.at_fork(fork.Stage.GUARDS, in_child=_after_fork)
 _FOUND: dict[Path, Guard] = {}
 _FOUND_LOCK = threading.Lock()

@@ -7,6 +7,7 @@ protocol stands here once it has a user, and not before.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
 
@@ -87,11 +88,19 @@ class LogReader(Protocol):
     def shards(self) -> Sequence[int]:
         """The numbers of the shards that are there, in order."""
 
-    def entries(self, shard: int) -> Iterator[tuple[int, bytes]]:
-        """Yield ``(index, canonical bytes)`` in the order of the index."""
+    def entries(
+        self, shard: int, *, after: int = -1, newest_first: bool = False
+    ) -> Iterator[tuple[int, bytes]]:
+        """Yield ``(index, canonical bytes)`` past ``after``, in the order of the index."""
 
     def stored(self, shard: int) -> Iterator[Stored]:
         """Yield the entries with all that stands beside them, in the order of the index."""
+
+    def snapshot(self, shard: int) -> AbstractContextManager[None]:
+        """Read, within it, what one shard holds at one moment."""
+
+    def strays(self, shard: int) -> Iterator[tuple[int, str]]:
+        """Yield ``(index, table)`` of what is kept beside an entry that is not there."""
 
     def entry(self, shard: int, index: int) -> Stored | None:
         """One entry, None if it is not there."""
@@ -99,11 +108,22 @@ class LogReader(Protocol):
     def attachments(self, shard: int, index: int) -> Sequence[Attachment]:
         """What stands beside one entry."""
 
-    def search(self, shard: int, search: Search, *, after: int = -1) -> Iterator[int]:
+    def search(
+        self, shard: int, search: Search, *, after: int = -1, newest_first: bool = False
+    ) -> Iterator[int]:
         """Yield, in order, the indices past ``after`` of the entries whose summaries match."""
+
+    def named(self, shard: int, prefix: str) -> Iterator[int]:
+        """Yield the indices of the authorizations of calls whose ids begin with ``prefix``."""
+
+    def unsettled(self, shard: int, *, newest_first: bool = False) -> Iterator[int]:
+        """Yield the indices of the allowed calls to which no outcome belongs, by the summaries."""
 
     def checkpoints(self, shard: int) -> Iterator[bytes]:
         """Yield the signed notes in the order of their size."""
 
     def checkpoint(self, shard: int, size: int | None = None) -> bytes | None:
         """The signed note of one size, or the newest; None if there is none."""
+
+    def close(self) -> None:
+        """Let go of what is open; reading on opens it anew."""

@@ -16,7 +16,7 @@ import orjson
 from agentguard.arguments import Arguments
 from agentguard.canonical import b64_encode
 from agentguard.decision import Decision
-from agentguard.effects import Actor, Effect, Line, LookUp
+from agentguard.effects import Actor, Effect, Line, LookUp, Renew
 from agentguard.errors import AgentguardError, ArgumentsError
 from agentguard.invocation import Invocation, commitment, timestamp
 from agentguard.tool import FactsFunction
@@ -55,7 +55,10 @@ def prepare(actor: Actor, line: Line, invocation: Invocation) -> Generator[Effec
     salt, invocation_id, refusal = _entropy(line, refusal)
     bound, resource, refusal = _bind(invocation, refusal)  # 1
     site, task_id, refusal = _site(actor, invocation, refusal)
-    refusal = _authority(actor, invocation.tool.requires, now, refusal)  # 2
+    if not actor.has_credential(now):  # 2
+        failed = yield from _renew(actor, now)  # of a refused call too: its refusal is signed
+        refusal = refusal or failed
+    refusal = refusal or _authority(actor, invocation.tool.requires)
     facts: Mapping[str, Any] = {}
     look_up = invocation.tool.facts
     if refusal is None and isinstance(bound, Arguments) and look_up is not None:  # 3
@@ -123,18 +126,18 @@ def _entropy(line: Line, refusal: Decision | None) -> tuple[bytes, str | None, D
     return drawn[:SALT_SIZE], drawn[SALT_SIZE:].hex(), refusal
 
 
-def _authority(
-    actor: Actor, requires: tuple[str, ...], now: datetime, refusal: Decision | None
-) -> Decision | None:
-    """See to the credential, of a refused call too (its refusal is signed), then to the scope."""
+def _renew(actor: Actor, now: datetime) -> Generator[Effect, Any, Decision | None]:
     try:
-        actor.credential(now)
+        yield Renew(actor.renew, now)
     except AgentguardError as error:
-        return refusal or Decision.refused(str(error), code=error.code)
+        return Decision.refused(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  an issuer may be a service: any failure of it denies
-        return refusal or Decision.failed("credential.failed", "no credential can be had", error)
-    if refusal is not None:
-        return refusal
+        return Decision.failed("credential.failed", "no credential can be had", error)
+    return None
+
+
+def _authority(actor: Actor, requires: tuple[str, ...]) -> Decision | None:
+    """See to the scope."""
     if actor.authority != "own":
         reason = (
             f"agent {actor.name} acts only under a delegation, and none is in force; for an agent "

@@ -1,32 +1,45 @@
 """How the evidence of one call is made from a log: what is found in it, and the proofs over it.
 
-Nothing is believed here: what was put together is verified as a stranger would
-(``audit/evidence.py``) before anybody gets it. Each shard is read once, to its newest checkpoint,
-and a hash is held of each entry; the columns that a log is searched by are not believed.
+The columns of the log lead to the call, and to the other shards with something of it; where they
+know nothing of a call, all entries are looked through for it. Each shard that is needed is then
+read once, and of its entries no more than the hashes are held. Nothing is believed here: what was
+put together is verified as a stranger would (``audit/evidence.py``) before anybody gets it.
 """
 
 from __future__ import annotations
 
 import re
 from binascii import a2b_base64
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from itertools import count
+from typing import Final
 
 from agentguard import jws
-from agentguard.audit import checkpoint, entry, evidence, inclusion, merkle, statements
+from agentguard.audit import checkpoint, entry, evidence, merkle, statements
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment, Entry
+from agentguard.audit.entry import Entry, Stored
 from agentguard.audit.evidence import KeyName
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
 from agentguard.audit.statements import Authorization, Credentials
+from agentguard.audit.summary import Search
 from agentguard.audit.tlog_proof import TlogProof
-from agentguard.canonical import b64_decode
-from agentguard.errors import AgentguardError, CallError, VerificationError
+from agentguard.canonical import b64_decode, is_integer
+from agentguard.errors import (
+    AgentguardError,
+    CallError,
+    DecodeError,
+    EncodeError,
+    VerificationError,
+)
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument
 from agentguard.ports import LogReader
+
+Progress = Callable[[int], None]
+"""Is told how many entries have been read."""
 
 _CALL: Final = b'"kind":"authorization"'
 _OUTCOME: Final = b'"kind":"outcome"'
@@ -34,207 +47,260 @@ _PAYLOAD: Final = re.compile(rb'"payload":"([A-Za-z0-9+/=]+)"')
 
 
 def prove(
-    reader: LogReader, trust: TrustDocument, invocation_id: str, *, attachments: bool = True
+    reader: LogReader,
+    trust: TrustDocument,
+    invocation_id: str,
+    *,
+    attachments: bool = True,
+    progress: Progress = lambda _entries: None,
 ) -> bytes:
     """Return the file with the evidence of one call, verified under ``trust``.
 
     Without ``attachments``, arguments, policy input and result are left out, and only their
-    commitments are shown. Raises ``CallError`` (``call.unknown``), ``StorageError``, and what
-    ``evidence.verify`` raises where the log does not prove the call.
+    commitments are shown. Raises ``CallError`` (``call.unknown``), ``StorageError``, and
+    ``VerificationError`` where the log does not prove the call.
     """
-    file = _Search(reader, trust, invocation_id).file(attachments=attachments)
+    call = _find(reader, invocation_id, progress)
     try:
-        data = file.dumps()
+        data = _Search(reader, trust, call, progress).file(attachments=attachments).dumps()
         evidence.verify(data, trust)
-    except AgentguardError as error:
+    except (DecodeError, EncodeError, VerificationError) as error:
         message = f"the log does not prove this call ({error}): agentguard audit verify says more"
         raise VerificationError(message, code=error.code) from error
     return data
 
 
-class _Found(NamedTuple):
-    body: bytes
-    entry: Entry
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """The call that is to be proved, and where it stands; ``at`` in seconds since the epoch."""
+
+    shard: int
+    index: int
+    at: int
+    said: Authorization
+    invocation_id: str
 
 
-@dataclass(slots=True)
+def _find(reader: LogReader, wanted: str, progress: Progress) -> _Call:
+    """Find the call by the columns or, where they do not lead to it, in the entries."""
+    named = Search(kind="authorization", invocation_id=wanted)
+    for shard in reader.shards():
+        for index in reader.search(shard, named):
+            stored = reader.entry(shard, index)
+            found = _as_call(shard, index, stored.body, wanted) if stored is not None else None
+            if found is not None:
+                return found
+    read = count(1)
+    for shard in reader.shards():
+        for index, body in reader.entries(shard):
+            progress(next(read))
+            found = _as_call(shard, index, body, wanted) if _mentions(body, wanted) else None
+            if found is not None:
+                return found
+    raise _unknown(wanted)
+
+
+def _as_call(shard: int, index: int, body: bytes, wanted: str) -> _Call | None:
+    with suppress(AgentguardError):  # one that can't be read is not this call
+        parsed = entry.parse(body)
+        if parsed.kind == "authorization":
+            said = statements.read_authorization(parsed)
+            if said.invocation_id == wanted:
+                return _Call(shard, index, entry.time_of(parsed.at), said, wanted)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
 class _Shard:
-    """One shard up to its newest checkpoint: the hashes of all entries, and those of interest."""
+    """One shard up to its newest checkpoint: the hashes of all entries, and where a few stand.
+
+    ``own`` are the indices of what may belong to the call, by kind; ``keys`` those of the entries
+    that announce a key.
+    """
 
     number: int
     note: bytes
     head: Checkpoint
-    leaves: list[bytes] = field(default_factory=list)
-    entries: dict[int, _Found] = field(default_factory=dict)
-
-    def before(self, index: int, kind: str) -> Iterator[tuple[int, Entry]]:
-        """Yield the entries of a kind that stand before another, the newest first."""
-        for at in sorted(self.entries, reverse=True):
-            if at < index and self.entries[at].entry.kind == kind:
-                yield at, self.entries[at].entry
+    tree: merkle.Tree = field(default_factory=merkle.Tree)
+    own: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    keys: dict[KeyName, int] = field(default_factory=dict)
 
 
 class _Search:
-    """Looks for one call, and for everything that its statement needs."""
+    """Looks for everything that the statement of a call needs."""
 
-    def __init__(self, reader: LogReader, trust: TrustDocument, wanted: str) -> None:
+    def __init__(
+        self, reader: LogReader, trust: TrustDocument, call: _Call, progress: Progress
+    ) -> None:
         self._reader = reader
         self._trust = trust
-        self._wanted = wanted
-        self._scanned: dict[int, _Shard | None] = {}
-        self._call: Authorization | None = None
-        self._index = -1
-        self._outcome: int | None = None
-        self._chosen: set[tuple[int, int]] = set()
+        self._call = call
+        self._progress = progress
+        self._read = count(1)
+        self._shards: dict[int, _Shard | None] = {}
+        self._chosen: dict[tuple[int, int], Stored] = {}
         self._pending: list[KeyName] = []
 
     def file(self, *, attachments: bool) -> EvidenceFile:
-        shard, call = self._locate()
-        self._choose(shard, self._index)
-        self._choose_before(shard, call)
-        if self._outcome is not None:
-            self._choose(shard, self._outcome)
-        self._choose_administered(call)
-        seen, seen_in = self._seen(call)
+        """Choose what the proof needs: what is missing then, the verification says."""
+        call = self._call
+        shard = self._shard(call.shard)
+        if shard is None or call.index >= shard.head.size:
+            raise _unknown(call.invocation_id)
+        own = [call.index, *shard.own["outcome"][:1]]
+        for index in (*own, *shard.own["config"][-1:], *shard.own["policy"][-1:]):
+            self._choose(shard, index)
+        self._choose_identity(shard)
+        self._choose_administered()
+        seen, seen_in = self._seen()
         self._choose(seen_in, 0)
-        self._choose_keys(shard)
-        kept = self._attachments(shard) if attachments else []
+        self._choose_keys()
+        kept = [kept for i in own for kept in self._chosen[call.shard, i].attachments]
         return EvidenceFile(
-            self._wanted,
+            call.invocation_id,
             tuple(self._logged()),
-            (_extension(seen, seen_in),),
-            tuple(sorted(kept, key=lambda one: one.role)),
+            (Extension(seen, tuple(seen_in.tree.consistency_proof(seen.size))),),
+            tuple(sorted(kept, key=lambda one: one.role)) if attachments else (),
         )
 
     # --- reading ---------------------------------------------------------------------------------
 
-    def _shards(self) -> Iterator[_Shard]:
-        return filter(None, map(self._shard, self._reader.shards()))
-
-    def _locate(self) -> tuple[_Shard, Authorization]:
-        for shard in self._shards():
-            if self._call is not None:
-                return shard, self._call
-        message = (
-            f"no checkpoint of the log covers a call {self._wanted}: agentguard audit list names "
-            "the calls that there are"
-        )
-        raise CallError(message, code="call.unknown")
-
     def _shard(self, number: int) -> _Shard | None:
-        """Scan a shard, once; None where it has no checkpoint that can be read."""
-        if number not in self._scanned:
+        """Read a shard, once; None where it has no checkpoint that can be read."""
+        if number not in self._shards:
+            self._shards[number] = None
             note = self._reader.checkpoint(number)
-            self._scanned[number] = None
-            with suppress(AgentguardError):
+            with suppress(DecodeError):
                 if note is not None:
-                    head = checkpoint.parse(note).checkpoint
-                    self._scanned[number] = _Shard(number, note, head)
-            scanned = self._scanned[number]
-            if scanned is not None:
-                self._scan(scanned)
-        return self._scanned[number]
+                    shard = _Shard(number, note, checkpoint.parse(note).checkpoint)
+                    self._shards[number] = shard
+                    self._scan(shard)
+        return self._shards[number]
 
     def _scan(self, shard: _Shard) -> None:
         for index, body in self._reader.entries(shard.number):
             if index >= shard.head.size:
                 break  # appended since its checkpoint was read
-            shard.leaves.append(merkle.leaf_hash(body))
-            if self._is_of_interest(body):
-                # an entry that can't be read is none of this call; audit verify names it
-                with suppress(AgentguardError):
-                    found = _Found(body, entry.parse(body))
-                    self._recognise(index, found.entry)
-                    shard.entries[index] = found
+            self._progress(next(self._read))
+            shard.tree.append(merkle.leaf_hash(body))
+            # to parse all calls and outcomes of a long log would take minutes
+            if _CALL in body or (_OUTCOME in body and not self._may_end(shard, index, body)):
+                continue
+            # one that can't be read is none of this call; audit verify names it
+            with suppress(AgentguardError):
+                parsed = entry.parse(body)
+                if parsed.kind == "key":
+                    shard.keys.setdefault(_announced(parsed), index)
+                elif self._is_own(shard, index, parsed):
+                    shard.own[parsed.kind].append(index)
 
-    def _is_of_interest(self, body: bytes) -> bool:
-        """Whether an entry may be needed; to parse every call of a long log would take minutes."""
-        if _CALL in body:
-            return self._call is None and _mentions(body, self._wanted)
-        if _OUTCOME in body:
-            call = self._call
-            return call is not None and _mentions(body, call.invocation_sha256)
-        return True
+    def _may_end(self, shard: _Shard, index: int, body: bytes) -> bool:
+        """Whether an outcome may be the call's."""
+        after = shard.number == self._call.shard and index > self._call.index
+        return after and _mentions(body, self._call.said.invocation_sha256)
 
-    def _recognise(self, index: int, parsed: Entry) -> None:
-        if parsed.kind == "authorization":
-            call = statements.read_authorization(parsed)
-            if call.invocation_id == self._wanted:
-                self._call, self._index = call, index
-        elif parsed.kind == "outcome" and self._call is not None:
-            outcome = statements.read_outcome(parsed)
-            if outcome.invocation_sha256 == self._call.invocation_sha256:
-                self._outcome = index
+    def _is_own(self, shard: _Shard, index: int, parsed: Entry) -> bool:
+        """Whether an entry is about the call or, in its shard and before it, what it stands on."""
+        call, members = self._call.said, parsed.members
+        match parsed.kind:
+            case "outcome":
+                return statements.read_outcome(parsed).invocation_sha256 == call.invocation_sha256
+            case "resolution" | "erasure":
+                _kid, said = statements.read_sealed(parsed)
+                return said.subject_sha256 == call.invocation_sha256
+            case "identity":
+                own = jws.parse(str(members["credential"])).claims().get("sub") == call.agent
+            case "config":
+                own = members["config_sha256"] == call.config_sha256
+            case "policy":
+                decided = (call.engine, call.policy_sha256)
+                own = (members["engine"], members["policy_sha256"]) == decided
+            case _:
+                own = False
+        return own and shard.number == self._call.shard and index < self._call.index
 
-    # --- choosing: what is missing here, the verification says -----------------------------------
+    # --- choosing --------------------------------------------------------------------------------
 
     def _choose(self, shard: _Shard, index: int) -> None:
         """Take an entry, and note down the keys that its proof needs."""
-        if (shard.number, index) in self._chosen or index not in shard.entries:
+        if (shard.number, index) in self._chosen:
             return
-        self._chosen.add((shard.number, index))
-        self._pending += _signers(shard.entries[index].entry)
+        stored = self._stored(shard, index)
+        self._chosen[shard.number, index] = stored
+        self._pending += _signers(entry.parse(stored.body))
         if index != 0:
             self._choose(shard, 0)
         else:
             _point, key = statements.check_checkpoint(shard.note, self._trust, shard.head.origin)
             self._pending.append(("log", key.key.thumbprint))
 
-    def _choose_before(self, shard: _Shard, call: Authorization) -> None:
-        for index, parsed in shard.before(self._index, "identity"):
-            if self._covers(parsed, call, entry.time_of(shard.entries[self._index].entry.at)):
+    def _choose_identity(self, shard: _Shard) -> None:
+        """Take the newest credential that covers the call, else the newest, which tells why not."""
+        newest_first = shard.own["identity"][::-1]
+        for index in newest_first:
+            if self._covers(entry.parse(self._stored(shard, index).body)):
                 self._choose(shard, index)
-                break
-        for index, parsed in shard.before(self._index, "config"):
-            if parsed.members["config_sha256"] == call.config_sha256:
-                self._choose(shard, index)
-                break
-        decided = (call.engine, call.policy_sha256)
-        for index, parsed in shard.before(self._index, "policy") if call.engine else ():
-            if (parsed.members["engine"], parsed.members["policy_sha256"]) == decided:
-                self._choose(shard, index)
-                break
+                return
+        for index in newest_first[:1]:
+            self._choose(shard, index)
 
-    def _covers(self, parsed: Entry, call: Authorization, at: int) -> bool:
+    def _stored(self, shard: _Shard, index: int) -> Stored:
+        stored = self._reader.entry(shard.number, index)
+        if stored is None:
+            message = f"the entry {index} of {shard.head.origin} is gone"
+            raise VerificationError(message, code="evidence.incomplete")
+        return stored
+
+    def _covers(self, parsed: Entry) -> bool:
         known = Credentials()
         try:
             token = str(parsed.members["credential"])
             known.add(credential.verify(token, self._trust, at=entry.time_of(parsed.at)))
-            known.of_call(call, at)
-        except AgentguardError:
+            known.of_call(self._call.said, self._call.at)
+        except (DecodeError, VerificationError):
             return False
         return True
 
-    def _choose_administered(self, call: Authorization) -> None:
+    def _choose_administered(self) -> None:
         """Take what the administrator has said of the call, in whatever shard."""
-        for shard in self._shards():
-            for index, found in list(shard.entries.items()):
-                if found.entry.kind in ("resolution", "erasure"):
-                    _kid, said = statements.read_sealed(found.entry)
-                    if said.subject_sha256 == call.invocation_sha256:
-                        self._choose(shard, index)
+        for kind in ("resolution", "erasure"):
+            named = Search(kind, self._call.invocation_id)
+            for number in self._reader.shards():
+                if any(True for _index in self._reader.search(number, named)):
+                    self._shard(number)
+            for shard in filter(None, self._shards.values()):
+                for index in shard.own[kind]:
+                    self._choose(shard, index)
 
-    def _choose_keys(self, first: _Shard) -> None:
+    def _choose_keys(self) -> None:
         """Take the announcement of each key, from the call's shard if it has it."""
-        shards = [first, *(shard for shard in self._shards() if shard is not first)]
         done: set[KeyName] = set()
         while self._pending:
             name = self._pending.pop()
-            if name in done:
-                continue
-            done.add(name)
-            for shard in shards:
-                index = _announcement(shard, name)
-                if index is not None:
-                    self._choose(shard, index)
-                    break
+            if name not in done:
+                done.add(name)
+                shard = next((shard for shard in self._announcing() if name in shard.keys), None)
+                if shard is not None:
+                    self._choose(shard, shard.keys[name])
 
-    def _seen(self, call: Authorization) -> tuple[Checkpoint, _Shard]:
+    def _announcing(self) -> Iterator[_Shard]:
+        """Yield the shards that were read, then those that by their columns announce keys; all."""
+        read = [number for number, shard in self._shards.items() if shard is not None]
+        named = [number for number in self._reader.shards() if self._announces(number)]
+        for number in dict.fromkeys([*read, *named, *self._reader.shards()]):
+            shard = self._shard(number)
+            if shard is not None:
+                yield shard
+
+    def _announces(self, number: int) -> bool:
+        return any(True for _index in self._reader.search(number, Search(kind="key")))
+
+    def _seen(self) -> tuple[Checkpoint, _Shard]:
         """Return the checkpoint that the call carries, and the shard that it is of."""
-        match call.predicate.get("log"):
-            case {"origin": str(origin), "size": int(size), "root": str(root)}:
-                shard = self._shard(inclusion.shard_number(origin, self._trust))
-                if shard is not None and 0 < size <= len(shard.leaves):
+        match self._call.said.predicate.get("log"):
+            case {"origin": str(origin), "size": size, "root": str(root)} if is_integer(size):
+                shard = self._shard(self._trust.shard_of(origin))
+                if shard is not None and 0 < size <= shard.tree.size:
                     return Checkpoint(origin, size, b64_decode(root)), shard
         message = "the call carries no checkpoint that this log could have grown from"
         raise VerificationError(message, code="proof.invalid")
@@ -242,20 +308,22 @@ class _Search:
     # --- writing ---------------------------------------------------------------------------------
 
     def _logged(self) -> Iterator[LoggedEntry]:
-        places = [(self._scanned[number], index) for number, index in self._chosen]
+        places = [(self._shards[number], index) for number, index in self._chosen]
         held = [(shard, index) for shard, index in places if shard is not None]
         for shard, index in sorted(held, key=lambda place: (place[0].head.origin, place[1])):
-            path = tuple(merkle.inclusion_proof(index, shard.leaves))
-            yield LoggedEntry(shard.entries[index].body, TlogProof(index, path, shard.note))
-
-    def _attachments(self, shard: _Shard) -> list[Attachment]:
-        places = [self._index] if self._outcome is None else [self._index, self._outcome]
-        return [kept for at in places for kept in self._reader.attachments(shard.number, at)]
+            path = tuple(shard.tree.inclusion_proof(index))
+            body = self._chosen[shard.number, index].body
+            yield LoggedEntry(body, TlogProof(index, path, shard.note))
 
 
 def _mentions(body: bytes, wanted: str) -> bool:
     """Whether a payload in an entry holds this text."""
     return any(wanted.encode() in a2b_base64(found) for found in _PAYLOAD.findall(body))
+
+
+def _announced(parsed: Entry) -> KeyName:
+    _kid, said = statements.read_sealed(parsed)
+    return str(said.predicate.get("use")), str(said.predicate.get("kid"))
 
 
 def _signers(parsed: Entry) -> list[KeyName]:
@@ -270,14 +338,9 @@ def _signers(parsed: Entry) -> list[KeyName]:
     return []
 
 
-def _announcement(shard: _Shard, name: KeyName) -> int | None:
-    for index, found in shard.entries.items():
-        if found.entry.kind == "key":
-            _kid, said = statements.read_sealed(found.entry)
-            if (said.predicate.get("use"), said.predicate.get("kid")) == name:
-                return index
-    return None
-
-
-def _extension(seen: Checkpoint, shard: _Shard) -> Extension:
-    return Extension(seen, tuple(merkle.consistency_proof(seen.size, shard.leaves)))
+def _unknown(wanted: str) -> CallError:
+    message = (
+        f"no checkpoint of the log covers a call {wanted}: agentguard audit list names the calls "
+        "that there are"
+    )
+    return CallError(message, code="call.unknown")

@@ -78,11 +78,10 @@ def with_attributes(
     return tuple(dict.fromkeys(asked))
 
 
-def concern(redactions: Iterable[Redaction], argument: str) -> bool:
-    """Tell whether any part of an argument is redacted."""
-    return any(
-        root == "args" and (not below or below[0] in (argument, "*")) for root, *below in redactions
-    )
+def cover(redactions: Iterable[Redaction], argument: str) -> bool:
+    """Tell whether an argument is redacted whole, so that nothing may tell its value."""
+    whole = {("args",), ("args", "*"), ("args", argument)}
+    return any(redaction in whole for redaction in redactions)
 
 
 def redact(member: str, encoded: bytes, redactions: Iterable[Redaction]) -> bytes:

@@ -1,4 +1,4 @@
-"""Rotates a long-lived key of a trust domain.
+"""Rotates a long-lived key of a trust domain, and revokes one that was rotated before.
 
 The old key goes on counting for what it signed, and for a while for what running processes still
 sign with it, until they notice; or, if it is compromised, for nothing signed since. Whoever
@@ -7,14 +7,16 @@ verifies needs the new trust document.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from agentguard import domain
 from agentguard.audit import registry as listed
 from agentguard.config import Config
-from agentguard.errors import ConfigError
-from agentguard.identity.trust import TrustDocument, Use, seconds
+from agentguard.domain import StateDomain
+from agentguard.errors import AgentguardError, ConfigError
+from agentguard.identity.trust import TrustDocument, TrustedKey, Use, seconds
 from agentguard.invocation import timestamp
 from agentguard.storage import keystore, registry, succession
 
@@ -25,29 +27,54 @@ MIN_OVERLAP: Final = timedelta(hours=2)
 """Running processes look for new keys when they renew a credential, which is within the hour."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """A key that has taken another's place: it counts, whatever ``unfinished`` says.
+
+    ``unfinished`` is why the rest (the files that follow, the announcement in the log) could not be
+    done; whoever opens the state next does it. None where all is done.
+    """
+
+    trust: TrustDocument
+    old: TrustedKey
+    new: TrustedKey
+    unfinished: AgentguardError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """A key that counts for nothing since its compromise; ``unfinished`` as of ``Rotation``."""
+
+    trust: TrustDocument
+    key: TrustedKey
+    unfinished: AgentguardError | None
+
+
 def rotate(
     settings: Config,
     passphrase: bytes,
     use: Use,
     *,
     now: datetime,
-    overlap: timedelta = OVERLAP,
+    overlap: timedelta | None = None,
     compromised_since: datetime | None = None,
-) -> TrustDocument:
-    """Put a new key in the place of the one for ``use``; return the new trust document.
+) -> Rotation:
+    """Put a new key in the place of the one for ``use``.
 
-    A compromised key has no overlap: whatever it signed since then does not count. Raises
-    ``ConfigError``, ``StorageError``, ``KeyMaterialError``.
+    The old one goes on counting for ``overlap`` (``OVERLAP`` unless it is given). A compromised key
+    has none: whatever it signed since then does not count. Raises ``ConfigError``; and, with
+    nothing changed, as ``domain.take_up`` does.
     """
-    if compromised_since is None and overlap < MIN_OVERLAP:
-        raise ConfigError(f"an overlap of {overlap} is too short: take {MIN_OVERLAP} or more")
-    if compromised_since is not None and compromised_since > now:
-        message = "compromised_since lies in the future: name the time from which not to believe it"
-        raise ConfigError(message)
+    if compromised_since is None:
+        until = now + _overlap(overlap)
+    elif overlap is not None:
+        raise ConfigError("a compromised key has no overlap: name one of the two")
+    else:
+        _require_past(compromised_since, now)
+        until = now
     state, anchors = settings.state, settings.anchor
     with registry.locked(state):
-        home = domain.take_up(settings, passphrase, locked=True)
-        succession.require_same(state, anchors, home.trust)
+        home = domain.take_up_locked(settings, passphrase)
         old = keystore.load_key(state, use, passphrase)
         domain.require_trusted(state, home.trust, **{use: old})
         shards = home.registered()  # in the word of the old issuer, who counts until now
@@ -56,13 +83,69 @@ def rotate(
             old.public_key,
             new.public_key,
             now=seconds(now),
-            until=seconds(now if compromised_since is not None else now + overlap),
+            until=seconds(until),
             compromised_since=None if compromised_since is None else seconds(compromised_since),
         )
         resealed = listed.seal(new, trust, shards, at=timestamp(now)) if use == "issuer" else None
         succession.begin(
             state, anchors, trust, use=use, new=new, passphrase=passphrase, listed=resealed
         )
-        succession.finish(state, anchors, passphrase)
-    domain.take_up(settings, passphrase).lease(now).close()  # which announces the new key
-    return trust
+        unfinished = _finish(settings, passphrase)
+    unfinished = unfinished or _announce(settings, passphrase, now)
+    old_key, new_key = (trust.trusted(use, key.public_key.thumbprint) for key in (old, new))
+    return Rotation(trust, old_key, new_key, unfinished)
+
+
+def revoke(
+    settings: Config, passphrase: bytes, kid: str, *, compromised_since: datetime, now: datetime
+) -> Revocation:
+    """Let a key that was rotated before, named by its thumbprint, count for nothing since then.
+
+    Raises ``ConfigError``; ``VerificationError`` as ``TrustDocument.revoked`` does, for a key in
+    force: that one is rotated; and, with nothing changed, as ``domain.take_up`` does.
+    """
+    _require_past(compromised_since, now)
+    state, anchors = settings.state, settings.anchor
+    with registry.locked(state):
+        home = domain.take_up_locked(settings, passphrase)
+        trust = home.trust.revoked(kid, compromised_since=seconds(compromised_since))
+        succession.amend(state, anchors, trust, listed=_relisted(home, now))
+        unfinished = _finish(settings, passphrase)
+    unfinished = unfinished or _announce(settings, passphrase, now)
+    key = next(trusted for trusted in trust.keys if trusted.key.thumbprint == kid)
+    return Revocation(trust, key, unfinished)
+
+
+def _relisted(home: StateDomain, now: datetime) -> bytes:
+    return listed.seal(home.issuer, home.trust, home.registered(), at=timestamp(now))
+
+
+def _overlap(asked: timedelta | None) -> timedelta:
+    overlap = OVERLAP if asked is None else asked
+    if overlap < MIN_OVERLAP:
+        raise ConfigError(f"an overlap of {overlap} is too short: take {MIN_OVERLAP} or more")
+    return overlap
+
+
+def _require_past(compromised_since: datetime, now: datetime) -> None:
+    if compromised_since > now:
+        message = "compromised_since lies in the future: name the time from which not to believe it"
+        raise ConfigError(message)
+
+
+def _finish(settings: Config, passphrase: bytes) -> AgentguardError | None:
+    """Do what is left once a new trust document counts; return why it can't be done now."""
+    try:
+        succession.finish(settings.state, settings.anchor, passphrase)
+    except AgentguardError as error:
+        return error
+    return None
+
+
+def _announce(settings: Config, passphrase: bytes, now: datetime) -> AgentguardError | None:
+    """Take a shard, in which what has changed is announced; return why it can't be done now."""
+    try:
+        domain.take_up(settings, passphrase).lease(now).close()
+    except AgentguardError as error:
+        return error
+    return None

@@ -32,7 +32,8 @@ from typing import (
 )
 
 from agentguard import canonical
-from agentguard.arguments import Arguments, Binder, binder
+from agentguard.arguments import Arguments
+from agentguard.binder import Binder, binder
 from agentguard.canonical import JSON
 from agentguard.errors import ArgumentsError, ConfigError, EncodeError, UnguardedCallError
 

@@ -258,6 +258,32 @@ SEAMS = """
 """
 
 
+NEW_SHARD = """
+    made = []
+
+    def hook(event, arguments):
+        if event == "os.rename" and str(arguments[1]).endswith("1.sqlite"):
+            source = Path(arguments[0])
+            made.append(source.read_bytes()[18:20])
+            assert sorted(source.parent.glob("1.*")) == [source.with_suffix(".lock"), source]
+
+    sys.addaudithook(hook)
+    first, second = opened(), opened()
+    print(made)
+    for guard in (first, second):
+        guard.close()
+"""
+
+
+def test_a_new_shards_file_comes_into_being_whole_and_with_its_write_ahead_log(place):
+    """Killed on the way to one, it would need a recovery that no reader may carry out."""
+    for name in ("1.new", "1.new-journal", "1.new-wal", "1.new-shm"):  # of somebody who was killed
+        (place.config.state / "shards" / name).write_bytes(b"left behind" * 100)
+    result = run(place, NEW_SHARD, load=True)
+    assert result.stdout == r"[b'\x02\x02']" + "\n"  # the format's read and write version: WAL
+    assert place.examine().ok
+
+
 def test_kills_at_each_seam_of_leasing_a_shard_and_making_a_call(place):
     """One after the other, at each file that is opened, renamed, locked, ... on the way."""
     step = 1 if FULL else 7

@@ -1,4 +1,4 @@
-"""What is redacted is nowhere, and what is erased is nowhere any more; the log verifies all the same.
+"""What is redacted is nowhere, and what is erased is nowhere any more; the log verifies.
 
 Whoever reads the state's files looks for the bytes themselves, and then for what would let them be
 guessed: with the salt of a call, a PIN of four digits is found from what the agent has signed.
@@ -13,9 +13,11 @@ import hashlib
 import json
 import logging
 import os
+import re
 import sqlite3
 import subprocess
 import sys
+import tomllib
 import traceback
 from contextlib import closing
 from datetime import UTC, datetime
@@ -330,7 +332,8 @@ UNMET = {
 @pytest.mark.parametrize(("obligations", "code"), UNMET.values(), ids=UNMET)
 def test_an_obligation_that_can_not_be_met_denies_and_keeps_no_arguments(scene, obligations, code):
     guard = scene.open(
-        f"package agent.authz\ndefault allow := false\nallow if true\nobligations := {obligations}\n"
+        "package agent.authz\ndefault allow := false\nallow if true\n"
+        f"obligations := {obligations}\n"
     )
     with pytest.raises(Denied) as caught:
         call(guard, login(guard), CLEAR, SECRET)
@@ -362,20 +365,25 @@ def test_no_exception_and_no_log_tells_what_is_redacted(scene, caplog):
     guard = scene.redacting(every=["/args", "/result"]).open()
 
     @guard.tool
-    def fail(password: str) -> None:
+    def fail(password):
         raise ValueError(password)  # it is the tool's own, and goes to the caller
 
     @guard.tool
-    def refuse(password: str) -> str:
+    def refuse(password):
         return password
 
     with guard:
         agent = guard.new_agent("reader")
         with pytest.raises(ValueError, match="hunter2"):
             agent.call(fail, SECRET)
-        for hostile in ({"password": object(), "x": SECRET}, {SECRET: 1, 2: object()}):
+        for hostile in (
+            {"password": object(), "x": SECRET},
+            {SECRET: 1, 2: object()},
+            SECRET + "\ud800",
+            [SECRET, float("nan")],
+        ):
             with pytest.raises(Denied) as caught:
-                agent.call(refuse, hostile)  # type: ignore[arg-type]
+                agent.call(refuse, hostile)
             told = "".join(traceback.format_exception(caught.value)) + repr(caught.value.decision)
             assert SECRET not in told.replace(repr(hostile), "")
     assert scene.holds(SECRET) == []
@@ -431,10 +439,12 @@ def test_long_arguments_and_results_are_redacted_and_recorded(scene):
     }
 
 
-# --- resources --------------------------------------------------------------------------------------
+# --- resources ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pointer", ["/args/password", "/args/*", "/args", "/args/password/x", "/key"])
+@pytest.mark.parametrize(
+    "pointer", ["/args/password", "/args/*", "/args", "/args/password/x", "/key"]
+)
 @pytest.mark.parametrize("tool", ["every", "login"])
 def test_a_resource_may_not_tell_what_the_configuration_redacts(scene, tool, pointer):
     guard = scene.redacting(**{tool: [pointer]}).open()
@@ -472,7 +482,7 @@ def test_a_resource_tells_what_only_the_policy_redacts(scene):
     assert scene.calls()[-1][1].predicate["resource"] == "vault:plain"
 
 
-# --- the salt ----------------------------------------------------------------------------------------
+# --- the salt -------------------------------------------------------------------------------------
 
 
 def guess_the_pin(scene: Scene) -> str | None:
@@ -525,12 +535,21 @@ def test_a_call_with_any_redaction_keeps_no_salt(scene, pointer):
     assert redacting.verify().ok
 
 
-# --- a changed copy -----------------------------------------------------------------------------------
+# --- a changed copy -------------------------------------------------------------------------------
+
+
+CHANGE = "UPDATE attachments SET {} WHERE role = ?"
 
 
 @pytest.mark.parametrize("role", ["arguments", "input", "result"])
 @pytest.mark.parametrize(
-    "change", ["data = x'7b7d'", "salt = zeroblob(32)", "data = CAST(x'20' || data AS BLOB)", "commitment = ?"]
+    "change",
+    [
+        "data = x'7b7d'",
+        "salt = zeroblob(32)",
+        "data = CAST(x'20' || data AS BLOB)",
+        "commitment = ?",
+    ],
 )
 def test_a_copy_that_somebody_changed_is_found(scene, role, change):
     redacting = scene.redacting(login=["/args/password", "/result/token"])
@@ -538,7 +557,7 @@ def test_a_copy_that_somebody_changed_is_found(scene, role, change):
     call(guard, login(guard), CLEAR, SECRET)
     assert redacting.verify().ok
     parameters = ["0" * 64] if "?" in change else []
-    redacting.rows(f"UPDATE attachments SET {change} WHERE role = ?", *parameters, role)
+    redacting.rows(CHANGE.format(change), *parameters, role)
     index = redacting.rows("SELECT idx FROM attachments WHERE role = ?", role)[0][0]
     problems = redacting.verify().problems
     assert [(found.shard, found.index) for found in problems] == [(0, index)]
@@ -560,7 +579,7 @@ def test_a_copy_can_not_be_passed_off_as_the_whole(scene):
     assert "not what it commits to" in scene.verify().problems[0].what
 
 
-# --- erasure ------------------------------------------------------------------------------------------
+# --- erasure --------------------------------------------------------------------------------------
 
 
 def erase(scene: Scene, invocation_id: str | None = None) -> administration.Erased:
@@ -692,7 +711,7 @@ def test_while_somebody_reads_the_old_bytes_it_says_that_they_are_still_there(sc
     with closing(sqlite3.connect(path, isolation_level=None)) as reading:
         reading.execute("BEGIN")
         assert reading.execute("SELECT count(*) FROM attachments").fetchone() == (3,)
-        with pytest.raises(StorageError, match="is being read: .* try again") as caught:
+        with pytest.raises(StorageError, match=r"is being read: .* try again") as caught:
             erase(scene)
         assert caught.value.code == "storage.locked"
         reading.execute("COMMIT")
@@ -791,3 +810,23 @@ def test_files_stay_private(scene):
     kept = [path for path in scene.settings.state.rglob("*") if path.is_file()]
     modes = {Path(path).name: path.stat().st_mode & 0o077 for path in kept}
     assert not any(modes.values()), modes
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "privacy.md"
+
+
+def test_the_examples_in_the_documentation_run(tmp_path):
+    text = PAGE.read_text(encoding="utf-8")
+    (python,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(python, str(PAGE), "exec"), {})  # noqa: S102  a reader would paste it
+    (toml,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    parsed = config.parse(tomllib.loads(toml), source="privacy.md", base=tmp_path)
+    assert parsed.redactions["charge_card"] == (
+        ("args", "card"),
+        ("result", "receipt", "number"),
+    )
+    (rego,) = re.findall(r"```rego\n(.*?)```", text, re.DOTALL)
+    policy = f"package agent.authz\ndefault allow := false\nallow if true\n{rego}"
+    document = canonical.dumps({"args": {"kind": "medical", "diagnosis": "x"}})
+    answer = RegoEngine.from_source(policy).evaluate(document)
+    assert answer == {"allow": True, "obligations": [{"redact": "/args/diagnosis"}]}

@@ -35,7 +35,6 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.keys import Ed25519Signer, Signer
 from agentguard.storage import anchor, keystore
 from agentguard.storage.anchor import Anchor
-from agentguard.storage.lease import shard_origin
 from agentguard.storage.reader import StateReader
 from agentguard.storage.shard_file import ShardFile
 
@@ -133,7 +132,7 @@ class Log:
         for body in bodies:
             tree.append(merkle.leaf_hash(body))
             if tree.size in sizes:
-                point = Checkpoint(shard_origin(self.trust, shard), tree.size, tree.root())
+                point = Checkpoint(self.trust.origin(shard), tree.size, tree.root())
                 notes.append((tree.size, checkpoint.sign(point, signer)))
         with closing(sqlite3.connect(self.path(shard))) as connection:
             connection.execute("DELETE FROM checkpoints")
@@ -158,7 +157,7 @@ class Log:
 
     def anchor(self, shard: int) -> Path:
         assert self.config.anchor is not None
-        return anchor.anchor_path(self.config.anchor, shard_origin(self.trust, shard))
+        return anchor.anchor_path(self.config.anchor, self.trust.origin(shard))
 
     def write_registry(self, shards: Sequence[int], signer: Signer) -> None:
         at = registry.verify((self.state / "registry.json").read_bytes(), self.trust).at
@@ -330,7 +329,7 @@ def opening(log: Log, shard: int, of: int) -> tuple[int, int, int]:
             found += [
                 (index, head.size)
                 for head in read_heads(said)
-                if head.origin == shard_origin(log.trust, of)
+                if head.origin == log.trust.origin(of)
             ]
     index, size = max(found)
     return shard, index, size
@@ -363,13 +362,13 @@ def _another_version(log, shard, index):
 def _(log):
     *seen_by, _size = opening(log, 2, of=1)
     _another_version(log, 1, log.at(1, "policy", 0))
-    return (1, len(log.bodies(1))), tuple(seen_by)
+    return (1, 0), tuple(seen_by)
 
 
 @attack("edit what nobody has seen, and sign with the stolen log key")
 def _(log):
     _another_version(log, 4, log.at(4, "policy", -1))
-    return (4, len(log.bodies(4))), None
+    return (4, 0), None
 
 
 @attack("edit a summary, by which the log is searched")
@@ -562,20 +561,20 @@ def _(log):
     sizes = [log.sizes(shard)[-1] for shard in range(5)]
     log.bring_back("fork", "shards", "registry.json")
     assert [log.sizes(shard)[-1] for shard in range(5)] == sizes
-    return (0, sizes[0]), None
+    return (0, 0), None
 
 
 @attack("fork one shard that others have seen")
 def _(log):
     *seen_by, _size = opening(log, 4, of=0)
     log.bring_back("fork", "shards/0.sqlite")
-    return (0, log.sizes(0)[-1]), tuple(seen_by)
+    return (0, 0), tuple(seen_by)
 
 
 @attack("fork one shard that nobody has seen, but which has seen the others")
 def _(log):
     log.bring_back("fork", "shards/4.sqlite")
-    return (4, log.sizes(4)[-1]), (4, 0)
+    return (4, 0), (4, 0)
 
 
 @attack("sign a shard anew with another key")
@@ -811,9 +810,8 @@ def test_a_shard_that_was_rolled_back_is_refused_to_whoever_would_write_it(log, 
 
 def test_an_empty_shard_of_somebody_who_died_making_it_is_no_finding(log):
     """The twin: what nobody knows of and nothing stands in was never part of the log."""
-    origin = shard_origin(log.trust, 5)
-    key = log.log_key.public_key
-    taken = ShardFile.take(log.path(5), origin, Anchor(None, origin, [key]), [key])
+    origin = log.trust.origin(5)
+    taken = ShardFile.take(log.path(5), origin, Anchor(None, origin, ()), log.trust)
     assert taken is not None
     taken.close()
     report = log.examine()

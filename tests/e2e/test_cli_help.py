@@ -27,6 +27,7 @@ COMMANDS = [
     "audit erase",
     "keys list",
     "keys rotate",
+    "keys revoke",
     "policy check",
     "policy eval",
     "trust export",

@@ -21,7 +21,11 @@ def test_a_new_domain_has_three_keys(told):
     assert rows(told) == [("issuer", "current"), ("log", "current"), ("admin", "current")]
     table = told.run("keys", "list")
     assert table.returncode == 0
-    assert [line.split()[0] for line in table.stdout.splitlines()][-3:] == ["issuer", "log", "admin"]
+    assert [line.split()[0] for line in table.stdout.splitlines()][-3:] == [
+        "issuer",
+        "log",
+        "admin",
+    ]
     assert "UNTRUSTED" not in table.stderr + table.stdout
 
 
@@ -91,11 +95,13 @@ def test_what_the_rotated_key_signed_is_proved_after(changed):
         (["rotate"], "issuer|log|admin"),
         (["rotate", "approver"], "approver"),
         (["rotate", "log", "--overlap", "1"], "too short: take 2:00:00 or more"),
-        (["rotate", "log", "--overlap", "-5"], "--overlap"),
+        (["rotate", "log", "--overlap", "-5"], "Invalid value for '--overlap'"),
         (["rotate", "log", "--overlap", "soon"], "--overlap"),
-        (["rotate", "log", "--overlap", "nan"], "overlap"),
-        (["rotate", "log", "--overlap", "1e12"], "overlap"),
-        (["rotate", "log", "--compromised-since", "yesterday"], "is no time: write one as in"),
+        (["rotate", "log", "--overlap", "nan"], "Invalid value for '--overlap'"),
+        (["rotate", "log", "--overlap", "1e12"], "Invalid value for '--overlap'"),
+        (["rotate", "log", "--compromised-since", "yesterday"], "'yesterday' is no time"),
+        (["rotate", "log", "--compromised-since", "2h"], "'2h' is no time"),
+        (["rotate", "log", "--compromised-since", ""], "'' is no time"),
         (["rotate", "log", "--compromised-since", "2026-01-01"], "has no offset"),
         (["rotate", "log", "--compromised-since", "2999-01-01T00:00:00Z"], "in the future"),
     ],

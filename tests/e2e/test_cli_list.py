@@ -11,8 +11,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import typer
 
-from agentguard import canonical
-from agentguard.cli.filters import moment
+from agentguard import Decision, Denied, Guard, canonical
+from agentguard.audit.summary import Search
+from agentguard.cli import lookup
+from agentguard.cli.filters import Filter
+from agentguard.cli.history import History
+from agentguard.cli.times import moment
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 A, B = "assistant", "reviewer"
@@ -141,6 +145,25 @@ def test_times_bound_what_is_listed(rows, calls):
 )
 def test_a_time(said, meant):
     assert moment(said, NOW) == meant
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("2026-11-20T08:00:00Z", datetime(2026, 11, 20, 8, tzinfo=UTC)),
+        ("2026-11-20 08:00+02:00", datetime(2026, 11, 20, 6, tzinfo=UTC)),
+        ("2026-11-20T08:00:00", None),
+        ("2026-11-20", None),
+        ("2h", None),
+        ("yesterday", None),
+    ],
+)
+def test_an_exact_time(said, meant):
+    if meant is not None:
+        assert moment(said, NOW, exact=True) == meant
+        return
+    with pytest.raises(typer.BadParameter):
+        moment(said, NOW, exact=True)
 
 
 @pytest.mark.parametrize(
@@ -300,3 +323,24 @@ def test_a_call_that_is_not_made_as_calls_are_is_damaged(cli, reshaped, calls, n
         assert "Traceback" not in cli(reshaped, "audit", *command).stderr
     report = json.loads(cli(reshaped, "audit", "verify", "--json").stdout)
     assert (0, call["index"]) in {(p["shard"], p["index"]) for p in report["problems"]}
+
+
+def test_a_log_in_memory_is_listed_and_looked_up_as_one_on_disk_is():
+    def policy(call):
+        return Decision.allow() if call["args"]["path"] == "a" else Decision.deny("only a")
+
+    with Guard.ephemeral(policy) as guard:
+        read = guard.tool(name="read_file")(lambda path: path)
+        agent = guard.new_agent("assistant")
+        agent.call(read, path="a")
+        with pytest.raises(Denied):
+            agent.call(read, path="b")
+    reader = guard.reader()
+    history = History(reader)
+    listed = [row for row in history.rows(newest_first=True) if row.kind == "authorization"]
+    assert [(row.decision, row.outcome) for row in listed] == [("deny", None), ("allow", "ok")]
+    denied = Filter(Search(kind="authorization", decision="deny"))
+    (row,) = history.rows(denied)
+    assert (row.reason, row.tool) == ("only a", "read_file")
+    assert list(history.rows(Filter(in_doubt=True))) == []
+    assert lookup.find(reader, str(row.invocation_id)[:8]).index == row.index

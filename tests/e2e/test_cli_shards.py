@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from agentguard.cli import finding
+from agentguard.cli import lookup
 
 REDACTED = r"""
 from agentguard import Guard
@@ -61,7 +61,7 @@ def test_a_name_is_of_one_call_or_refused(cli, sharded, calls, monkeypatch):
         assert (result.returncode, result.stdout) == (2, "")
         assert result.stderr.startswith("error [call.unknown]: ")
         assert "agentguard audit list" in result.stderr
-    monkeypatch.setattr(finding, "_SHORTEST", 0)
+    monkeypatch.setattr(lookup, "_SHORTEST", 0)
     result = cli(sharded, "audit", "show", "")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error [call.ambiguous]: 6 calls begin with ")

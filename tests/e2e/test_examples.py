@@ -33,6 +33,15 @@ def test_plain_function(tmp_path):
     ]
 
 
+def test_idempotency(tmp_path):
+    assert output_of("idempotency.py", tmp_path) == [
+        "paid 4200 cents",
+        "paid 4200 cents",
+        "payments: 2, each under the id of its call in the log",
+        "outside of a call there is no key",
+    ]
+
+
 def test_custom_policy(tmp_path):
     lines = output_of("custom_policy/main.py", tmp_path)
     allowed = [line for line in lines if "denied" not in line]

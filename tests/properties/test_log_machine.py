@@ -40,7 +40,7 @@ from agentguard.audit.merkle import CompactRange
 from agentguard.examination import Report, examine
 from agentguard.identity.trust import TrustDocument, TrustedKey
 from agentguard.keys import Ed25519Signer
-from agentguard.storage.lease import Lessor, shard_origin
+from agentguard.storage.lease import Lessor
 from agentguard.storage.log import Head, ShardLog
 from agentguard.storage.reader import StateReader
 
@@ -548,7 +548,7 @@ def vouch(state: Path, shard: int, size: int, signer: Ed25519Signer) -> None:
         rows = connection.execute("SELECT body FROM entries WHERE idx < ? ORDER BY idx", (size,))
         for (body,) in rows.fetchall():
             tree.append(merkle.leaf_hash(body))
-        point = Checkpoint(shard_origin(TRUST, shard), size, tree.root())
+        point = Checkpoint(TRUST.origin(shard), size, tree.root())
         note = checkpoint.sign(point, signer)
         connection.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?)", (size, note))
 

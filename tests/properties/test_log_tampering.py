@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.keys import Signer
 from agentguard.storage import registry, sqlite
 from agentguard.storage.anchor import Anchor
-from agentguard.storage.lease import shard_origin
 from agentguard.storage.reader import StateReader
 from agentguard.storage.shard_file import ShardFile
 
@@ -52,8 +51,11 @@ class Copy:
     def shards(self) -> Sequence[int]:
         return (0,)
 
-    def entries(self, shard: int) -> Iterator[tuple[int, bytes]]:
-        return iter(self.rows)
+    def entries(
+        self, shard: int, *, after: int = -1, newest_first: bool = False
+    ) -> Iterator[tuple[int, bytes]]:
+        past = [(index, body) for index, body in self.rows if index > after]
+        return iter(past[::-1] if newest_first else past)
 
     def stored(self, shard: int) -> Iterator[Stored]:
         for index, body in self.rows:
@@ -62,13 +64,30 @@ class Copy:
     def entry(self, shard: int, index: int) -> Stored | None:
         return next((stored for stored in self.stored(shard) if stored.index == index), None)
 
+    def snapshot(self, shard: int) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def strays(self, shard: int) -> Iterator[tuple[int, str]]:
+        return iter(())
+
     def attachments(self, shard: int, index: int) -> Sequence[Attachment]:
         return self.beside.get(index, [])
 
-    def search(self, shard: int, search: Search, *, after: int = -1) -> Iterator[int]:
-        for index, body in self.rows:
-            if index > after and search.matches(self.summary(body)):
+    def search(
+        self, shard: int, search: Search, *, after: int = -1, newest_first: bool = False
+    ) -> Iterator[int]:
+        for index, body in self.entries(shard, after=after, newest_first=newest_first):
+            if search.matches(self.summary(body)):
                 yield index
+
+    def named(self, shard: int, prefix: str) -> Iterator[int]:
+        raise NotImplementedError  # nobody who verifies asks
+
+    def unsettled(self, shard: int, *, newest_first: bool = False) -> Iterator[int]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
 
     def checkpoints(self, shard: int) -> Iterator[bytes]:
         return iter(self.notes)
@@ -94,14 +113,14 @@ class Copy:
         tree = CompactRange()
         for body in self.bodies:
             tree.append(merkle.leaf_hash(body))
-        point = Checkpoint(shard_origin(self.trust), tree.size, tree.root())
+        point = Checkpoint(self.trust.origin(0), tree.size, tree.root())
         return replace(self, notes=[checkpoint.sign(point, self.signer)])
 
     def in_sqlite(self, folder: Path) -> StateReader:
         """The same in a file."""
-        origin, path = shard_origin(self.trust), sqlite.shard_path(folder, 0)
+        origin, path = self.trust.origin(0), sqlite.shard_path(folder, 0)
         path.unlink(missing_ok=True)
-        file = ShardFile.take(path, origin, Anchor(None, origin, ()), ())
+        file = ShardFile.take(path, origin, Anchor(None, origin, ()), self.trust)
         assert file is not None
         file.close()
         with closing(sqlite3.connect(path)) as connection:
@@ -167,7 +186,7 @@ def other():
 def anchors(log, tmp_path_factory):
     """The folder with the checkpoint that somebody has kept: of the whole log."""
     folder = tmp_path_factory.mktemp("anchors")
-    anchor = Anchor(folder, shard_origin(log.trust), [log.signer.public_key])
+    anchor = Anchor(folder, log.trust.origin(0), [log.signer.public_key])
     anchor.write(log.notes[-1])
     anchor.close()
     return folder

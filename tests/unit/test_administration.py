@@ -1,4 +1,4 @@
-"""A call in doubt is settled by the admin key, once; nothing else is settled, and nobody else can."""
+"""A call in doubt is settled by the admin key, once; nothing else is, and by nobody else."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from datetime import UTC, datetime
 
@@ -27,8 +28,9 @@ from agentguard import (
     envelope,
 )
 from agentguard.audit import entry, statements
-from agentguard.audit.entry import CallPlace, Record, parse
+from agentguard.audit.entry import CallPlace, Receipt, Record, parse
 from agentguard.audit.summary import Summary
+from agentguard.domain import StateDomain
 from agentguard.engines.function import FunctionEngine
 from agentguard.envelope import Envelope
 from agentguard.examination import examine
@@ -55,6 +57,7 @@ DYING = """
 import os, signal, sys
 from pathlib import Path
 from agentguard import Decision, Guard, config, domain
+from agentguard.domain import StateDomain
 from agentguard.engines.function import FunctionEngine
 
 folder = Path(sys.argv[1])
@@ -164,12 +167,13 @@ def test_a_killed_call_is_in_doubt_until_it_is_resolved(settings, ran):
     assert (after.ok, after.anchored, after.in_doubt) == (True, True, ())
     with closing(StateReader(settings.state)) as reader:
         stored = reader.entry(place.shard, place.index)
+        assert stored is not None
         trust = keystore.load_trust(settings.state)
         said = statements.check_administered(
             parse(stored.body), trust, int(datetime.now(UTC).timestamp())
         )
         assert (said.ran, said.note) == (ran, "asked the b\u00e4nk\n\x1b[31m")
-        assert said.key == administration_key(settings)
+        assert said.key_id == administration_key(settings).thumbprint
         assert said.call == administration.find_call(reader, before.in_doubt[0])
 
 
@@ -236,7 +240,9 @@ def test_columns_that_lie_settle_nothing_and_hide_nothing(settings):
     doubtful = in_doubt(settings)
     _index, done = calls(settings)["done"]
     with closing(sqlite3.connect(sqlite.shard_path(settings.state, 0))) as connection:
-        connection.execute("UPDATE summaries SET invocation_id = ? WHERE kind = 'outcome'", [doubtful])
+        connection.execute(
+            "UPDATE summaries SET invocation_id = ? WHERE kind = 'outcome'", [doubtful]
+        )
         connection.commit()
     resolve(settings, doubtful)  # the outcome with its id is another call's
     problems = report(settings).problems
@@ -267,7 +273,7 @@ def test_a_late_outcome_after_a_resolution_is_fine(settings):
     """The process was not dead: it was slow, and what it says is signed by the agent itself."""
     home = domain.take_up(settings, PASSPHRASE)
     with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard:
-        resolved = []
+        resolved: list[Receipt] = []
 
         @guard.tool(name="work")
         def work(what: str) -> str:
@@ -297,7 +303,101 @@ def test_a_note_that_can_not_be_written_is_refused(settings):
     assert opened_again.entries <= entries + 2  # the leases' opening entries, and nothing more
 
 
-# --- who else might resolve -------------------------------------------------------------------------
+# --- one at a time --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ran", [True, False])
+def test_of_two_resolutions_at_once_one_is_refused(settings, monkeypatch, ran):
+    """The other one is appended after the first has looked whether there is one."""
+    invocation_id, lease = in_doubt(settings), StateDomain.lease
+    between = []
+
+    def meanwhile(home, moment):
+        log = lease(home, moment)
+        if not between:
+            between.append(True)
+            resolve(settings, invocation_id, ran=not ran)
+        return log
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StateDomain, "lease", meanwhile)
+        with pytest.raises(CallError, match="its resolution is on record") as caught:
+            resolve(settings, invocation_id, ran=ran)
+    assert caught.value.code == "call.settled"
+    found = report(settings)
+    assert (found.ok, found.in_doubt) == (True, ())
+    said = [said for shard in found.shards for _index, said in shard.administered]
+    assert [one.ran for one in said] == [not ran]
+
+
+def test_many_at_once_settle_a_call_once(settings):
+    invocation_id = in_doubt(settings)
+    outcomes: list[object] = []
+    barrier = threading.Barrier(4)
+
+    def settle(ran):
+        barrier.wait()
+        try:
+            outcomes.append(resolve(settings, invocation_id, ran=ran))
+        except CallError as error:
+            outcomes.append(error.code)
+
+    threads = [threading.Thread(target=settle, args=(turn % 2 == 0,)) for turn in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 4
+    assert outcomes.count("call.settled") == 3
+    assert (report(settings).ok, report(settings).in_doubt) == (True, ())
+
+
+# --- entries that can't be read -------------------------------------------------------------------
+
+
+def unreadable(settings, kind, invocation_id):
+    """Append an entry of that name whose body is none, as somebody with the log's key could."""
+    log = domain.take_up(settings, PASSPHRASE).lease(datetime.now(UTC))
+    try:
+        place = log.append(Record(b'{"kind":"x"}', Summary(kind, now(), invocation_id)))
+        log.append(entry.policy({"name": "n", "version": "1"}, None, {}, at=now()))
+    finally:
+        log.close()
+    return place
+
+
+@pytest.mark.parametrize("kind", ["authorization", "outcome", "resolution"])
+def test_an_entry_that_can_not_be_read_settles_nothing_and_stops_nothing(settings, kind):
+    doubtful = in_doubt(settings)
+    _index, done = calls(settings)["done"]
+    place = unreadable(settings, kind, doubtful)
+    unreadable(settings, kind, "of no call")
+    with pytest.raises(CallError) as caught:
+        resolve(settings, "of no call")
+    assert caught.value.code == "call.unknown"
+    resolve(settings, doubtful)
+    administration.erase(
+        settings, PASSPHRASE, done.invocation_id, note="n", now=datetime.now(UTC)
+    )
+    found = report(settings)
+    assert not found.ok  # it is found where one looks for such things
+    assert (place.shard, place.index) in [(p.shard, p.index) for p in found.problems]
+    assert found.in_doubt == ()
+
+
+def test_an_unsigned_resolution_settles_nothing_and_stops_nothing(settings):
+    doubtful = in_doubt(settings)
+    good = entry.resolution(admin_of(settings), place_of(settings), ran=True, note="n", at=now())
+    body = canonical.loads_object(good.body)
+    sealed = Envelope.parse(body["statement"])
+    unsigned = Envelope(sealed.payload_type, sealed.payload, ())
+    body["statement"] = unsigned.as_json()
+    append(settings, Record(canonical.dumps(body), good.summary))
+    resolve(settings, doubtful)
+    assert report(settings).in_doubt == ()
+
+
+# --- who else might resolve -----------------------------------------------------------------------
 
 
 def place_of(settings, what="die"):
@@ -494,8 +594,6 @@ def test_the_log_is_free_again_afterwards(settings):
     with pytest.raises(CallError):
         resolve(settings, doubtful)
     with pytest.raises(EncodeError):
-        administration.erase(
-            settings, PASSPHRASE, doubtful, note="\ud800", now=datetime.now(UTC)
-        )
+        administration.erase(settings, PASSPHRASE, doubtful, note="\ud800", now=datetime.now(UTC))
     administration.erase(settings, PASSPHRASE, doubtful, note="n", now=datetime.now(UTC))
     assert len(report(settings).shards) == 1

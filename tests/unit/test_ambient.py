@@ -1,4 +1,4 @@
-"""The idempotency key: the invocation's id within the call, wherever the tool runs; nothing outside."""
+"""The idempotency key: the invocation's id within the call, wherever the tool runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def agent(guard):
 @pytest.fixture
 def tool(guard):
     @guard.tool
-    def tool() -> str:
+    def tool():
         return idempotency_key()
 
     return tool
@@ -47,7 +47,7 @@ def tool(guard):
 @pytest.fixture
 def atool(guard):
     @guard.tool
-    async def atool() -> str:
+    async def atool():
         before = idempotency_key()
         await asyncio.sleep(0)
         assert idempotency_key() == before
@@ -160,7 +160,11 @@ def test_after_an_exception_and_after_an_interrupt_it_is_gone(guard, agent):
         assert idempotency_key()
         raise {"error": ValueError, "interrupt": KeyboardInterrupt, "exit": SystemExit}[error]
 
-    for name, kind in (("error", ValueError), ("interrupt", KeyboardInterrupt), ("exit", SystemExit)):
+    for name, kind in (
+        ("error", ValueError),
+        ("interrupt", KeyboardInterrupt),
+        ("exit", SystemExit),
+    ):
         with pytest.raises(kind):
             agent.call(fail, name)
         outside()
@@ -188,16 +192,16 @@ def test_a_denied_call_has_none(agent):
 
 
 async def test_a_cancelled_call_leaves_none(guard, agent):
-    seen = []
+    seen, begun = [], asyncio.Event()
 
     @guard.tool
     async def forever():
         seen.append(idempotency_key())
+        begun.set()
         await asyncio.sleep(3600)
 
     call = asyncio.create_task(agent.acall(forever))
-    while not seen:
-        await asyncio.sleep(0.001)
+    await begun.wait()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
@@ -207,11 +211,12 @@ async def test_a_cancelled_call_leaves_none(guard, agent):
 
 def test_a_coroutine_that_is_closed_in_another_context(guard, agent):
     """As a garbage collector does it: the tool's own context can't be put back, and no one sees."""
-    seen = []
+    seen, begun = [], asyncio.Event()
 
     @guard.tool
     async def stops():
         seen.append(idempotency_key())
+        begun.set()
         await asyncio.sleep(3600)
 
     async def begin():
@@ -221,8 +226,7 @@ def test_a_coroutine_that_is_closed_in_another_context(guard, agent):
             await call
 
         task = asyncio.create_task(drive())
-        while not seen:
-            await asyncio.sleep(0.001)
+        await begun.wait()
         return call, task
 
     loop = asyncio.new_event_loop()
@@ -254,17 +258,15 @@ def test_a_langchain_tool_has_it(guard, agent):
     langchain = pytest.importorskip("langchain_core.tools")
     adapter = pytest.importorskip("agentguard_langchain")
 
-    @langchain.tool
     def pay(cents: int) -> str:
         """Pay."""
         return f"{cents}:{idempotency_key()}"
 
-    @langchain.tool
     async def apay(cents: int) -> str:
         """Pay, async."""
         return f"{cents}:{idempotency_key()}"
 
-    sync, coroutine = adapter.guard_tools([pay, apay], agent)
+    sync, coroutine = adapter.guard_tools([langchain.tool(pay), langchain.tool(apay)], agent)
     results = [
         sync.invoke({"cents": 1}),
         asyncio.run(sync.ainvoke({"cents": 2})),

@@ -24,7 +24,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentguard import Arguments, ArgumentsError
-from agentguard.arguments import binder, encode_result
+from agentguard.arguments import encode_result
+from agentguard.binder import binder
 
 
 class Colour(enum.Enum):

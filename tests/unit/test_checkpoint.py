@@ -40,6 +40,36 @@ def test_a_note_ends_with_its_signature(signer: Ed25519Signer) -> None:
     assert [s.name for s in parsed.signatures] == [ORIGIN]
 
 
+def test_of_many_keys_the_one_that_the_note_names_counts(
+    signer: Ed25519Signer, stranger: Ed25519Signer
+) -> None:
+    known = [stranger.public_key, signer.public_key]
+    note = checkpoint.sign(HEAD, signer)
+    for keys in (known, known[::-1]):
+        assert checkpoint.verify_any(note, keys, origin=ORIGIN) == (HEAD, signer.public_key)
+    both = note + line(stranger, HEAD.body())
+    assert checkpoint.verify_any(both, known, origin=ORIGIN)[1] == stranger.public_key
+
+
+def test_a_bad_signature_of_a_known_key_is_that_keys_error(
+    signer: Ed25519Signer, stranger: Ed25519Signer
+) -> None:
+    """And no other key's, of which the note has none; nor does another key make up for it."""
+    body = HEAD.body()
+    bad = body + b"\n" + line(signer, body + b"x")
+    known = [signer.public_key, stranger.public_key]
+    for note in (bad, bad + line(stranger, body)):
+        with pytest.raises(VerificationError) as caught:
+            checkpoint.verify_any(note, known, origin=ORIGIN)
+        assert caught.value.code == "signature.invalid"
+    with pytest.raises(VerificationError) as caught:
+        checkpoint.verify_any(bad, known[1:], origin=ORIGIN)
+    assert caught.value.code == "signature.missing"
+    with pytest.raises(VerificationError) as caught:
+        checkpoint.verify_any(bad, (), origin=ORIGIN)
+    assert caught.value.code == "signature.missing"
+
+
 @pytest.mark.parametrize(
     ("origin", "size", "root"),
     [

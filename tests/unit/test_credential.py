@@ -245,3 +245,26 @@ def test_good_names(name):
 def test_bad_names(name):
     with pytest.raises(ConfigError, match="no agent name"):
         AgentProfile(name)
+
+
+def test_a_short_name_is_for_display(issued, instance):
+    alias = f"agent:code-reviewer:{instance.thumbprint[:4]}"
+    assert credential.agent_alias(issued.uri) == alias
+    assert credential.agent_name(issued.uri) == "code-reviewer"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "assistant",
+        "spiffe://acme.example/agent/x",
+        "spiffe://acme.example/agent/x/",
+        "spiffe://acme.example/agent/x/y/z",
+        "https://acme.example/agent/x/y",
+        " spiffe://acme.example/agent/x/y",
+    ],
+)
+def test_what_is_no_instance_has_no_short_name(text):
+    assert credential.agent_alias(text) == text
+    assert credential.agent_name(text) is None

@@ -13,7 +13,7 @@ from agentguard import ConfigError, KeyMaterialError, StorageError, config, doma
 from agentguard.audit import registry
 from agentguard.audit.entry import parse
 from agentguard.examination import examine
-from agentguard.storage import keystore
+from agentguard.storage import files, keystore
 from agentguard.storage.anchor import Anchor
 from agentguard.storage.reader import StateReader
 
@@ -149,7 +149,7 @@ def test_a_founding_that_fails_leaves_nothing_in_the_way(tmp_path, monkeypatch, 
         def interrupted(*_args):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(keystore, "write_new", interrupted)
+        monkeypatch.setattr(files, "write_new", interrupted)
     with pytest.raises(expected):
         domain.found(failing, PASSPHRASE, now=NOW)
     monkeypatch.undo()

@@ -140,3 +140,23 @@ def test_a_call_is_found_by_what_its_summary_says(records, signer):
     assert records["identity"].summary == Summary("identity", AT, agent=uri)
     assert records["resolution"].summary == Summary("resolution", AT, "the-id")
     assert records["shard"].summary == Summary("shard", AT)
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        "2026-11-25",  # of no zone: elsewhere it would be another time
+        "2026-11-25T12:00:00",
+        "2026-11-25T12:00:00.000000",
+        "yesterday",
+        "",
+    ],
+)
+def test_a_time_without_an_offset_is_none(at):
+    with pytest.raises(DecodeError) as caught:
+        entry.time_of(at)
+    assert caught.value.code == "entry.malformed"
+
+
+def test_a_time_with_one_is_the_same_everywhere():
+    assert entry.time_of(AT) == entry.time_of("2026-11-25T14:00:00+02:00") == 1795608000

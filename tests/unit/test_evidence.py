@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import runpy
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +14,17 @@ import pytest
 from agentguard import Decision, Denied, Guard
 from agentguard.audit import checkpoint, entry, evidence, merkle, statements, tlog_proof
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment
+from agentguard.audit.entry import Attachment, Stored
+from agentguard.audit.summary import Summary
 from agentguard.audit.tlog_proof import TlogProof
+from agentguard.canonical import JSON
 from agentguard.errors import CallError, DecodeError, VerificationError
 from agentguard.invocation import commitment
 from agentguard.keys import Ed25519Signer
 from agentguard.proving import prove
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "verify_evidence" / "verify_evidence.py"
+INDEPENDENT = runpy.run_path(str(EXAMPLE))["verify"]
 
 
 class Reader:
@@ -24,21 +32,28 @@ class Reader:
 
     def __init__(self, guard):
         reader = guard.reader()
-        self.bodies = [body for _index, body in reader.entries(0)]
+        stored = list(reader.stored(0))
+        self.bodies = [one.body for one in stored]
+        self.columns = [one.summary for one in stored]
         self.notes = list(reader.checkpoints(0))
-        self.beside = {at: list(reader.attachments(0, at)) for at in range(len(self.bodies))}
+        self.beside = {one.index: list(one.attachments) for one in stored}
+        self.scans = 0
 
     def shards(self):
         return (0,)
 
     def entries(self, _shard):
+        self.scans += 1
         return enumerate(self.bodies)
+
+    def entry(self, _shard, index):
+        return Stored(index, self.bodies[index], self.columns[index], self.beside[index])
+
+    def search(self, _shard, wanted):
+        return (at for at, about in enumerate(self.columns) if about and wanted.matches(about))
 
     def checkpoint(self, _shard):
         return self.notes[-1] if self.notes else None
-
-    def attachments(self, _shard, index):
-        return self.beside[index]
 
     def ids(self, kind="authorization"):
         parsed = [entry.parse(body) for body in self.bodies]
@@ -85,6 +100,7 @@ def read(guard, halve):
 
 def proved(reader, guard, nth=0, **options):
     data = prove(reader, guard.trust, reader.ids()[nth], **options)
+    INDEPENDENT(data, guard.trust.dumps())
     return evidence.verify(data, guard.trust)
 
 
@@ -139,8 +155,8 @@ def test_each_call_of_a_log_is_proved_alone(guard, read):
 
 def test_a_call_without_an_outcome_is_proved_as_far_as_it_goes(guard, read):
     reader = read(2)
-    reader.bodies.pop()
-    reader.notes.pop()
+    for one in (reader.bodies, reader.columns, reader.notes):
+        one.pop()
     said = proved(reader, guard)
     assert (said.call.allowed, said.outcome) == (True, None)
 
@@ -203,6 +219,46 @@ def test_it_needs_nothing_but_the_bytes_and_the_trust_document(guard, read):
     assert evidence.verify(data, written) == evidence.verify(data, guard.trust)
 
 
+# --- how it is found -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def several(read):
+    """A log with three calls, and the evidence of the one in the middle."""
+    reader = read(1, 2, 5)
+    return reader, reader.ids()[1]
+
+
+def test_the_log_is_read_once(guard, several):
+    reader, wanted = several
+    told: list[int] = []
+    prove(reader, guard.trust, wanted, progress=told.append)
+    assert reader.scans == 1
+    assert told == list(range(1, len(reader.bodies) + 1))
+
+
+@pytest.mark.parametrize(
+    ("columns", "scans"),
+    [("none", 2), ("others", 2), ("of another call", 2), ("without the outcome", 1)],
+)
+def test_columns_that_were_changed_hide_nothing(guard, several, columns, scans):
+    """They are believed in nothing; it only takes longer."""
+    reader, wanted = several
+    whole = prove(reader, guard.trust, wanted)
+    reader.scans, kept = 0, list(reader.columns)
+    calls = [at for at, about in enumerate(kept) if about.kind == "authorization"]
+    if columns == "none":
+        reader.columns = [None] * len(kept)
+    elif columns == "others":
+        reader.columns = [Summary("outcome", about.at, wanted) for about in kept]
+    elif columns == "of another call":
+        reader.columns[calls[0]], reader.columns[calls[1]] = kept[calls[1]], kept[calls[0]]
+    else:
+        reader.columns = [about if about.kind != "outcome" else None for about in kept]
+    assert prove(reader, guard.trust, wanted) == whole
+    assert reader.scans == scans
+
+
 # --- what can't be proved -----------------------------------------------------------------------
 
 
@@ -234,6 +290,27 @@ def test_a_changed_log_proves_nothing(guard, read):
     with pytest.raises(VerificationError, match="agentguard audit verify") as error:
         prove(reader, guard.trust, wanted)
     assert error.value.code == "proof.invalid"
+
+
+def test_a_log_that_loses_an_entry_meanwhile_proves_nothing(guard, read, monkeypatch):
+    reader = read(2)
+    wanted, found = reader.ids()[0], reader.entry
+    monkeypatch.setattr(reader, "entry", lambda shard, at: found(shard, at) if at else None)
+    with pytest.raises(VerificationError, match="is gone"):
+        prove(reader, guard.trust, wanted)
+
+
+def test_true_is_no_number(guard, read):
+    """Python's ``True`` equals 1, and no JSON ``true`` is an index, a shard or a size."""
+    place: dict[str, JSON] = {"shard": 0, "index": 1}
+    outcome = statements.read_outcome(entry.parse(read(2).bodies[-1]))
+    for said, right in ((place, True), (place | {"index": True}, False)):
+        changed = outcome._replace(predicate={"authorization": said})
+        with nullcontext() if right else pytest.raises(VerificationError, match="another place"):
+            statements.check_place(changed, 0, 1)
+    statements.check_opening({"origin": "log/1", "shard": 1}, "log/1", 1)
+    with pytest.raises(VerificationError, match="another shard"):
+        statements.check_opening({"origin": "log/1", "shard": True}, "log/1", 1)
 
 
 @pytest.mark.parametrize("data", [b'{"x":3}', b"\xff", b""])

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from agentguard import DecodeError, KeyMaterialError, StorageError
-from agentguard.storage import keystore
+from agentguard.storage import files, keystore
 
 PASSPHRASE = b"correct horse"
 
@@ -84,10 +84,19 @@ def test_a_missing_key_or_trust_document_is_named(tmp_path):
         keystore.load_trust(tmp_path)
 
 
+def test_a_next_key_is_none_only_where_there_is_none(tmp_path, kept):
+    """Whatever else keeps it from being read, it may be the one that counts."""
+    assert keystore.next_keys(tmp_path, adopted=False) == []
+    (kept.parent / "log.next").mkdir()
+    with pytest.raises(KeyMaterialError, match=r"log\.next can't be read") as caught:
+        keystore.next_keys(tmp_path, adopted=False)
+    assert caught.value.code == "key.unreadable"
+
+
 def test_a_file_that_can_not_be_written_is_an_error_of_ours(tmp_path):
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(StorageError) as caught:
-        keystore.write_new(tmp_path / "file" / "below", b"x")
+        files.write_new(tmp_path / "file" / "below", b"x")
     assert caught.value.code in {"storage.readonly", "storage.exists"}
-    keystore.write_new(tmp_path / "new" / "below", b"x")
+    files.write_new(tmp_path / "new" / "below", b"x")
     assert (tmp_path / "new" / "below").read_bytes() == b"x"

@@ -21,10 +21,13 @@ from agentguard.audit.summary import Summary
 from agentguard.examination import examine
 from agentguard.identity.trust import TrustDocument, TrustedKey
 from agentguard.invocation import timestamp
-from agentguard.storage import lease, sqlite
+from agentguard.storage import lease, lock, sqlite
 from agentguard.storage import registry as file
-from agentguard.storage.lease import Lessor, shard_origin
+from agentguard.storage.anchor import Anchor
+from agentguard.storage.lease import Lessor
+from agentguard.storage.log import ShardLog
 from agentguard.storage.reader import StateReader
+from agentguard.storage.shard_file import ShardFile
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
@@ -54,7 +57,7 @@ def openings(lessor, shard):
             if one.kind == "shard"
         ]
     for one in said:
-        statements.check_opening(one, shard_origin(lessor.trust, shard), shard)
+        statements.check_opening(one, lessor.trust.origin(shard), shard)
     return [[(head.origin[-1], head.size) for head in statements.read_heads(one)] for one in said]
 
 
@@ -131,7 +134,10 @@ def test_a_process_that_dies_gives_its_shard_back(lessor):
         "import fcntl, sys, time; lock = open(sys.argv[1], 'r+'); fcntl.flock(lock, fcntl.LOCK_EX);"
         "print('held', flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", holder, str(path)], stdout=subprocess.PIPE) as died:
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(path)], stdout=subprocess.PIPE
+    ) as died:
+        assert died.stdout is not None
         assert died.stdout.readline() == b"held\n"
         other = lessor.lease(NOW)
         died.kill()
@@ -150,7 +156,7 @@ def test_the_opening_entrys_time_does_not_go_back(lessor):
     assert report(lessor).ok
 
 
-# --- what must be there ------------------------------------------------------------------------------
+# --- what must be there ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -196,7 +202,7 @@ def test_without_the_registry_nothing_is_leased(three):
 
 
 def test_a_registry_that_does_not_verify_stops_every_lease(three):
-    good = file.read(three.state)
+    good = file.read(three.state) or b"none"
     others = dataclasses.replace(three.trust, log="acme.example/log/other")
     forged = (
         registry.seal(three.log_key, three.trust, {0}, at=timestamp(NOW)),
@@ -253,30 +259,118 @@ def test_a_damaged_shard_is_not_passed_over(three):
 
 
 def test_a_lease_that_fails_gives_the_shard_back(three, monkeypatch):
-    real = lease.ShardLog.append
-    monkeypatch.setattr(
-        lease.ShardLog, "append", lambda *_a: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
-    with pytest.raises(KeyboardInterrupt):
-        three.lease(NOW)
-    monkeypatch.setattr(lease.ShardLog, "append", real)
+    with monkeypatch.context() as patched:
+        patched.setattr(ShardLog, "append", lambda *_a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            three.lease(NOW)
     log = three.lease(NOW)
     assert log.shard == 0
     log.close()
 
 
-# --- the heads of the others -------------------------------------------------------------------------
+# --- the heads of the others ----------------------------------------------------------------------
 
 
-def test_a_head_that_does_not_verify_is_left_out_and_told_in_the_programs_log(three, caplog):
-    """Somebody's forged checkpoint must not be vouched for; nor may it stop everybody's work."""
-    with closing(sqlite3.connect(sqlite.shard_path(three.state, 2))) as connection:
-        connection.execute("UPDATE checkpoints SET note = CAST(replace(note, '1', '2') AS BLOB)")
+FORGED = {
+    "edited": "UPDATE checkpoints SET note = CAST(replace(note, '\n1\n', '\n2\n') AS BLOB)",
+    "another log's": "UPDATE checkpoints SET note = CAST(replace(note, '4711', '4712') AS BLOB)",
+    "none": "DELETE FROM checkpoints",
+}
+
+
+@pytest.mark.parametrize("change", FORGED.values(), ids=FORGED)
+def test_a_registered_shard_whose_newest_checkpoint_does_not_verify_stops_every_lease(
+    three, change
+):
+    """It would be left out of the heads, and could be cut unseen from then on."""
+    path = sqlite.shard_path(three.state, 2)
+    kept = path.read_bytes()
+    edit(path, change)
+    before = sizes(three)
+    with pytest.raises(VerificationError, match=r"2\.sqlite does not verify .* nothing is written"):
+        three.lease(NOW)
+    assert sizes(three) == before
+    path.write_bytes(kept)
+    three.lease(NOW).close()
+    assert openings(three, 0)[-1] == [("1", 1), ("2", 1)]
+    assert report(three).ok
+
+
+def edit(path, statement):
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(statement)
         connection.commit()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def sizes(lessor):
+    with closing(StateReader(lessor.state)) as reader:
+        return {shard: len(list(reader.entries(shard))) for shard in (0, 1)}
+
+
+def test_a_registered_shard_that_can_not_be_read_stops_every_lease(three):
+    """It has to be repaired: nobody could say how far it was."""
+    path = sqlite.shard_path(three.state, 2)
+    kept = path.read_bytes()
+    path.write_bytes(kept[:100] + b"\xff" * (len(kept) - 100))
+    with pytest.raises(StorageError, match=r"2\.sqlite") as caught:
+        three.lease(NOW)
+    assert caught.value.code == "storage.corrupt"
+    path.write_bytes(kept)
+    three.lease(NOW).close()
+
+
+def test_a_shard_that_nobody_has_begun_stops_no_lease(three):
+    """Its writer died before its first entry, or has not come to it: there is nothing to embed."""
+    begun = three.lease(NOW)
+    origin = three.trust.origin(3)
+    made = ShardFile.take(
+        sqlite.shard_path(three.state, 3), origin, Anchor(None, origin, ()), three.trust
+    )
+    assert made is not None
     log = three.lease(NOW)
+    assert openings(three, log.shard)[-1] == [("0", 2), ("2", 1)]
+    for one in (begun, log, made):
+        one.close()
+
+
+def test_a_lease_that_leaves_out_a_head_that_was_embedded_before_is_found(three, monkeypatch):
+    """As of an issuer's key in the hands of somebody who hides how far a shard was."""
+    three.lease(NOW).close()
+    assert report(three).ok
+    heads = Lessor._heads
+    with monkeypatch.context() as patched:
+        patched.setattr(Lessor, "_heads", lambda self, number: heads(self, number)[:1])
+        three.lease(NOW).close()
+    found = report(three)
+    assert [(problem.shard, problem.index) for problem in found.problems] == [(0, 2)]
+    assert "leaves out the head of acme.example/log/4711/2" in found.problems[0].what
+
+
+# --- a new shard that somebody else is taking -----------------------------------------------------
+
+
+def test_a_new_shard_that_is_locked_for_a_moment_is_waited_for(lessor):
+    (lessor.state / "shards").mkdir(mode=0o700)
+    held = lock.acquire(lessor.state / "shards" / "0.lock", wait=False)
+    assert held is not None
+    timer = threading.Timer(0.15, lock.release, [held])
+    timer.start()
+    log = lessor.lease(NOW)
+    timer.join()
+    assert log.shard == 0
     log.close()
-    assert openings(three, 0)[-1] == [("1", 1)]
-    assert "the newest checkpoint of shard 2" in caplog.text
+
+
+def test_a_new_shard_that_stays_locked_is_not(lessor, monkeypatch):
+    monkeypatch.setattr(lease, "_PAUSE", 0.001)
+    (lessor.state / "shards").mkdir(mode=0o700)
+    held = lock.acquire(lessor.state / "shards" / "0.lock", wait=False)
+    assert held is not None
+    with pytest.raises(StorageError, match="somebody locks each new shard") as caught:
+        lessor.lease(NOW)
+    assert caught.value.code == "storage.locked"
+    lock.release(held)
 
 
 def test_the_heads_are_those_of_the_moment(three):
@@ -288,11 +382,6 @@ def test_the_heads_are_those_of_the_moment(three):
     for log in (*logs, last):
         log.close()
     assert report(three).ok
-
-
-def test_an_origin_names_the_log_and_the_shard(lessor):
-    assert shard_origin(lessor.trust) == "acme.example/log/4711/0"
-    assert shard_origin(lessor.trust, 12) == "acme.example/log/4711/12"
 
 
 def test_the_opening_entry_is_signed_by_the_issuer_and_names_the_logs_key(lessor):

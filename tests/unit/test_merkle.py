@@ -164,7 +164,7 @@ def test_there_is_no_proof_of_what_is_not_there() -> None:
 
 @pytest.mark.parametrize("size", [256, 257, 511, 512, 1000, 1025])
 def test_a_large_tree_proves_as_a_small_one_does(size: int) -> None:
-    """Its subtrees' roots are kept from one proof to the next, and go with the next leaf."""
+    """Its subtrees' roots are kept from one proof to the next, also when it has grown since."""
     leaves = [merkle.leaf_hash(b"%d" % index) for index in range(size)]
     kept = merkle.Tree(leaves[:-1])
     kept.inclusion_proof(0)

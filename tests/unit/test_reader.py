@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 
@@ -18,6 +19,8 @@ from agentguard.invocation import commitment
 from agentguard.ports import LogReader
 from agentguard.storage import sqlite
 from agentguard.storage.lease import Lessor
+from agentguard.storage.log import ShardLog
+from agentguard.storage.memory import MemoryBackend
 from agentguard.storage.reader import StateReader
 
 AT = "2026-11-25T12:00:00.000000Z"
@@ -203,13 +206,16 @@ def test_rows_of_other_types_are_refused(reader, lessor, statement, read):
     assert caught.value.code == "storage.corrupt"
 
 
+CHANGE = "UPDATE attachments SET {} WHERE role = 'result'"
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [("salt", "zeroblob(0)"), ("data", "zeroblob(0)"), ("role", "''"), ("commitment", "'x'")],
 )
 def test_attachments_are_shown_as_they_are(reader, lessor, column, value):
     """Whether they are what was committed to is the verifier's question, not the reader's."""
-    change(lessor, f"UPDATE attachments SET {column} = {value} WHERE role = 'result'")
+    change(lessor, CHANGE.format(f"{column} = {value}"))
     (kept,) = reader.attachments(0, 3)
     assert getattr(kept, column) in (b"", "", "x")
 
@@ -268,7 +274,14 @@ def test_a_later_format_says_so(lessor, log):
 
 
 def test_names_that_are_no_number_are_no_shards(lessor, log):
-    for name in ("01.sqlite", "-1.sqlite", "x.sqlite", "1.sqlite.bak", "\u0661.sqlite", "1 .sqlite"):
+    for name in (
+        "01.sqlite",
+        "-1.sqlite",
+        "x.sqlite",
+        "1.sqlite.bak",
+        "\u0661.sqlite",
+        "1 .sqlite",
+    ):
         (lessor.state / "shards" / name).write_bytes(b"")
     with closing(StateReader(lessor.state)) as reader:
         assert reader.shards() == [0]
@@ -288,3 +301,48 @@ def test_a_fork_reads_on_its_own(reader):
         os._exit(0 if len(list(reader.entries(0))) == 4 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert len(list(reader.entries(0))) == 4
+
+
+def call_of(n, decision):
+    """A record of which only the columns are those of a call."""
+    return Record(body_of(n), Summary("authorization", AT, f"{n:032x}", decision=decision))
+
+
+def end_of(n):
+    return Record(body_of(n), Summary("outcome", AT, f"{n:032x}", status="ok"))
+
+
+def test_a_log_in_memory_reads_as_one_on_disk(log, reader, signer):
+    for made in (
+        call_of(0xA1, "allow"),
+        call_of(0xA2, "deny"),
+        call_of(0xB1, "allow"),
+        end_of(0xA1),
+    ):
+        log.append(made)
+    memory = MemoryBackend(log.head.origin, signer)
+    copy = ShardLog(memory, signer)
+    for stored in reader.stored(0):
+        assert stored.summary is not None
+        copy.append(Record(stored.body, stored.summary, tuple(stored.attachments)))
+    readers: list[LogReader] = [reader, memory]
+    prefix = f"{0xA:031x}"
+    asked: list[Callable[[LogReader], Iterator[object]]] = [
+        lambda one: one.entries(0),
+        lambda one: one.entries(0, after=2),
+        lambda one: one.entries(0, after=99),
+        lambda one: one.entries(0, newest_first=True),
+        lambda one: one.entries(0, after=2, newest_first=True),
+        lambda one: one.search(0, Search(), after=-1),
+        lambda one: one.search(0, Search("policy"), after=1, newest_first=True),
+        lambda one: one.named(0, prefix),
+        lambda one: one.named(0, "f"),
+        lambda one: one.unsettled(0),
+        lambda one: one.unsettled(0, newest_first=True),
+    ]
+    for ask in asked:
+        on_disk, in_memory = ([*ask(one)] for one in readers)
+        assert in_memory == on_disk
+    assert [*memory.named(0, prefix)] == [4, 5]
+    assert [*memory.unsettled(0)] == [6]
+    assert [index for index, _body in memory.entries(0, after=5, newest_first=True)] == [7, 6]

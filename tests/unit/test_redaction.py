@@ -89,7 +89,7 @@ def test_what_an_entry_states_itself_can_not_be_redacted(root):
     assert redaction.parse(f"/{root}_of_the_order") == (f"{root}_of_the_order",)
 
 
-tokens = st.lists(st.text(st.characters(exclude_categories=("Cs",))), max_size=4)
+tokens = st.lists(st.text(st.characters(codec="utf-8")), max_size=4)
 
 
 @given(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True), tokens)
@@ -125,7 +125,15 @@ def test_a_pointer_covers_what_it_names_and_nothing_else(pointer, expected):
 
 @pytest.mark.parametrize(
     "pointer",
-    ["/args/nobody", "/args/pin/deeper", "/args/l/1", "/args/l/-", "/args/l/00", "/result", "/fact"],
+    [
+        "/args/nobody",
+        "/args/pin/deeper",
+        "/args/l/1",
+        "/args/l/-",
+        "/args/l/00",
+        "/result",
+        "/fact",
+    ],
 )
 def test_a_pointer_that_names_nothing_changes_nothing(pointer):
     value = {"pin": "1234", "l": [1]}
@@ -171,7 +179,7 @@ def test_a_pointer_reads_through_dataclasses_and_models(pointer):
 
 
 def test_an_extra_of_a_model_is_found_too():
-    value = {"card": Card(number="4711", pin="1234")}
+    value = {"card": Card.model_validate({"number": "4711", "pin": "1234"})}
     assert "1234" in json.dumps(after(value))
     redacted = after(value, "/args/card/pin")
     assert "1234" not in json.dumps(redacted)
@@ -219,7 +227,10 @@ def test_no_argument_can_pretend_to_be_redacted():
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text("ab*/~$", max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab*/~$", max_size=2), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text("ab*/~$", max_size=2), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -227,12 +238,21 @@ json_values = st.recursive(
 def places(value, path=()):
     """Yield the path of every value inside ``value`` that can be named, with the value."""
     yield path, value
-    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    members = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for name, member in members:
         yield from places(member, (*path, str(name)))
 
 
-@given(st.dictionaries(st.text("ab", min_size=1, max_size=2), json_values, min_size=1, max_size=3), st.data())
+@given(
+    st.dictionaries(st.text("ab", min_size=1, max_size=2), json_values, min_size=1, max_size=3),
+    st.data(),
+)
 def test_whatever_is_named_is_gone(value, data):
     encoded = Arguments.of(value).encoded
     every = [path for path, _member in places(json.loads(encoded)) if path]
@@ -240,7 +260,10 @@ def test_whatever_is_named_is_gone(value, data):
     redacted = json.loads(redaction.redact("args", encoded, [("args", *path)]))
     found = dict(places(redacted))
     assert found[path] == MARK or any(found.get(path[:end]) == MARK for end in range(len(path)))
-    assert not any(len(other) > len(path) and other[: len(path)] == path and other[-1] != "$redacted" for other in found)
+    assert not any(
+        len(other) > len(path) and other[: len(path)] == path and other[-1] != "$redacted"
+        for other in found
+    )
 
 
 @given(st.dictionaries(st.text("ab", max_size=2), json_values, max_size=3))
@@ -314,7 +337,15 @@ def test_an_attribute_and_its_argument_are_redacted_together(pointer, expected):
 
 @pytest.mark.parametrize(
     ("pointer", "concerned"),
-    [("/args", True), ("/args/*", True), ("/args/a", True), ("/args/a/b", True), ("/args/b", False), ("/result/a", False), ("/a", False)],
+    [
+        ("/args", True),
+        ("/args/*", True),
+        ("/args/a", True),
+        ("/args/a/b", True),
+        ("/args/b", False),
+        ("/result/a", False),
+        ("/a", False),
+    ],
 )
 def test_which_argument_a_redaction_concerns(pointer, concerned):
     assert redaction.concern([redaction.parse(pointer)], "a") is concerned

@@ -168,7 +168,7 @@ def test_a_damaged_registry_never_verifies(noise, place, cut):
         registry.verify(damaged, TRUST)
 
 
-# --- the file ----------------------------------------------------------------------------------------
+# --- the file -------------------------------------------------------------------------------------
 
 
 def test_the_file_is_replaced_whole_and_private(tmp_path):

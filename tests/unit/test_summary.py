@@ -73,7 +73,9 @@ ONE = Summary(
 def test_a_search_matches_what_it_asks_for_and_nothing_else(search, found, log):
     assert search.matches(ONE) is found
     log.append(Record(b"{}", ONE))
-    assert list(log.search(search)) == ([1] if found else [] if search != Search(kind="shard") else [0])
+    assert list(log.search(search)) == (
+        [1] if found else [] if search != Search(kind="shard") else [0]
+    )
 
 
 class Log:
@@ -85,7 +87,9 @@ class Log:
         keys = tuple(TrustedKey(use, signer.public_key, 0) for use in ("issuer", "log"))
         trust = TrustDocument("acme.example", "acme.example/log/1", keys)
         self.state = state
-        self.log = Lessor(state, None, trust, signer, signer).lease(datetime(2020, 1, 1, tzinfo=UTC))
+        self.log = Lessor(state, None, trust, signer, signer).lease(
+            datetime(2020, 1, 1, tzinfo=UTC)
+        )
 
     def append(self, *records):
         for record in records:
@@ -147,7 +151,11 @@ searches = st.builds(
 
 
 @settings(max_examples=40)
-@given(st.lists(summaries, max_size=12), st.lists(searches, min_size=1, max_size=12), st.integers(-1, 8))
+@given(
+    st.lists(summaries, max_size=12),
+    st.lists(searches, min_size=1, max_size=12),
+    st.integers(-1, 8),
+)
 def test_a_file_is_searched_as_memory_is(tmp_path_factory, found, asked, after):
     from agentguard.keys import Ed25519Signer  # noqa: PLC0415  a fixture can't be drawn anew here
 

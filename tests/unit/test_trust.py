@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -93,6 +94,71 @@ def test_what_says_less_or_else_is_no_trust_document(document, change):
 def test_what_is_no_json_object_is_none_either(data):
     with pytest.raises(AgentguardError):
         TrustDocument.loads(data)
+
+
+def test_an_origin_names_the_log_and_the_shard(document):
+    assert document.origin(0) == "acme.example/log/1/0"
+    for shard in (0, 7, 12, 999_999_999):
+        assert document.shard_of(document.origin(shard)) == shard
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "acme.example/log/2/0",
+        "acme.example/log/1",
+        "acme.example/log/1/",
+        "acme.example/log/1/00",
+        "acme.example/log/1/-1",
+        "acme.example/log/1/+1",
+        "acme.example/log/1/1_0",
+        "acme.example/log/1/\u0661",
+        "acme.example/log/1/1\n",
+        "acme.example/log/1/1234567890",
+        "acme.example/log/1/0/0",
+        "0",
+        "",
+    ],
+)
+def test_what_names_no_shard_of_the_log_is_refused(document, origin):
+    with pytest.raises(VerificationError) as caught:
+        document.shard_of(origin)
+    assert caught.value.code == "checkpoint.origin"
+
+
+def test_a_key_that_was_rotated_out_is_revoked(document, signer):
+    ended = replace(document.keys[1], compromised_since=None)
+    before = replace(document, keys=(document.keys[0], ended))
+    kid = ended.key.thumbprint
+    after = before.revoked(kid, compromised_since=120)
+    assert after.keys == (document.keys[0], replace(ended, compromised_since=120))
+    assert after.key("log", kid, at=119) == ended.key
+    with pytest.raises(VerificationError) as caught:
+        after.key("log", kid, at=120)
+    assert caught.value.code == "key.compromised"
+    assert after.revoked(kid, compromised_since=110).keys[1].compromised_since == 110
+
+
+@pytest.mark.parametrize("since", [150, 151])
+def test_a_compromise_is_not_put_off(document, since):
+    with pytest.raises(VerificationError) as caught:
+        document.revoked(document.keys[1].key.thumbprint, compromised_since=since)
+    assert caught.value.code == "key.compromised"
+    document.revoked(document.keys[1].key.thumbprint, compromised_since=149)
+
+
+def test_a_key_in_force_is_not_revoked_but_rotated(document):
+    with pytest.raises(VerificationError, match="agentguard keys rotate issuer") as caught:
+        document.revoked(document.keys[0].key.thumbprint, compromised_since=120)
+    assert caught.value.code == "key.current"
+
+
+def test_an_unknown_key_is_not_revoked(document):
+    kid = document.keys[1].key.thumbprint
+    for unknown in ("", kid[:-1], kid.swapcase()):
+        with pytest.raises(VerificationError) as caught:
+            document.revoked(unknown, compromised_since=100)
+        assert caught.value.code == "key.unknown"
 
 
 def test_seconds_know_the_zone():

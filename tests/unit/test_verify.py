@@ -60,7 +60,8 @@ def test_without_contents_no_call_is_known_to_be_in_doubt(guard):
         def __getattr__(self, name):
             return getattr(guard.reader(), name)
 
-        def entries(self, shard):
+        def entries(self, shard, *, after=-1, newest_first=False):
+            assert (after, newest_first) == (-1, False)
             return list(guard.reader().entries(shard))[:-1]
 
         def stored(self, shard):

@@ -16,7 +16,7 @@ from typing import Final
 
 from agentguard.audit.merkle import HASH_SIZE
 from agentguard.canonical import MAX_BYTES, b64_decode, b64_encode
-from agentguard.errors import AgentguardError, DecodeError, VerificationError
+from agentguard.errors import DecodeError, VerificationError
 from agentguard.keys import PublicKey, Signer
 
 _ED25519: Final = b"\x01"
@@ -97,8 +97,20 @@ def parse(note: bytes) -> SignedCheckpoint:
 def verify(note: bytes, key: PublicKey, *, origin: str) -> Checkpoint:
     """Return the checkpoint of the log ``origin``, signed with ``key``.
 
-    Raises ``DecodeError`` as ``parse`` does, and ``VerificationError``: ``checkpoint.origin``
-    for another log's, ``signature.missing``, ``signature.invalid``.
+    Raises as ``verify_any`` does.
+    """
+    return verify_any(note, (key,), origin=origin)[0]
+
+
+def verify_any(
+    note: bytes, keys: Iterable[PublicKey], *, origin: str
+) -> tuple[Checkpoint, PublicKey]:
+    """Return the checkpoint of the log ``origin``, and the key of ``keys`` that has signed it.
+
+    It is the first whose id the note has; a signature of it that does not hold is not made up for
+    by another. Raises ``DecodeError`` as ``parse`` does, and
+    ``VerificationError``: ``checkpoint.origin`` for another log's, ``signature.missing``,
+    ``signature.invalid``.
     """
     signed = parse(note)
     if signed.checkpoint.origin != origin:
@@ -106,24 +118,14 @@ def verify(note: bytes, key: PublicKey, *, origin: str) -> Checkpoint:
             f"expected a checkpoint of the log {origin}, found another log's",
             code="checkpoint.origin",
         )
-    _verify_signature(signed.body, signed.signatures, origin, key)
-    return signed.checkpoint
-
-
-def verify_any(note: bytes, keys: Iterable[PublicKey], *, origin: str) -> Checkpoint:
-    """Return the checkpoint of the log ``origin``, signed with one of ``keys``.
-
-    Raises as ``verify`` does.
-    """
-    error: AgentguardError = VerificationError(
-        "there is no key to verify the checkpoint with", code="signature.missing"
-    )
     for key in keys:
-        try:
-            return verify(note, key, origin=origin)
-        except AgentguardError as raised:
-            error = raised
-    raise error
+        if _find(signed.signatures, origin, key) is not None:
+            _verify_signature(signed.body, signed.signatures, origin, key)
+            return signed.checkpoint, key
+    raise VerificationError(
+        f"the checkpoint of {origin} has no signature with a key that is known for it",
+        code="signature.missing",
+    )
 
 
 def verify_note(note: bytes, name: str, key: PublicKey) -> str:
@@ -176,15 +178,18 @@ def _parse_signature(line: str) -> NoteSignature:
 def _verify_signature(
     body: bytes, signatures: tuple[NoteSignature, ...], name: str, key: PublicKey
 ) -> None:
+    found = _find(signatures, name, key)
+    if found is None:
+        raise VerificationError(
+            f"the note has no signature by {name} with the key {key.thumbprint}",
+            code="signature.missing",
+        )
+    key.verify(found.signature, body)
+
+
+def _find(signatures: tuple[NoteSignature, ...], name: str, key: PublicKey) -> NoteSignature | None:
     expected = key_id(name, key)
-    for found in signatures:
-        if found.name == name and found.key_id == expected:
-            key.verify(found.signature, body)
-            return
-    raise VerificationError(
-        f"the note has no signature by {name} with the key {key.thumbprint}",
-        code="signature.missing",
-    )
+    return next((one for one in signatures if (one.name, one.key_id) == (name, expected)), None)
 
 
 @lru_cache(maxsize=64)

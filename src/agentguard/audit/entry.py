@@ -140,11 +140,17 @@ def parse(body: bytes) -> Entry:
 
 
 def time_of(at: str) -> int:
-    """Read an entry's time as seconds since the epoch; raises ``DecodeError``."""
+    """Read an entry's time as seconds since the epoch; raises ``DecodeError``.
+
+    Without an offset it would be another time on another machine.
+    """
     try:
-        return seconds(datetime.fromisoformat(at))
+        moment = datetime.fromisoformat(at)
+        if moment.tzinfo is not None:
+            return seconds(moment)
     except (ValueError, OverflowError) as error:
         raise DecodeError("its time is not RFC 3339", code="entry.malformed") from error
+    raise DecodeError("its time has no offset", code="entry.malformed")
 
 
 def shard(

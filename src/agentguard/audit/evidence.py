@@ -59,7 +59,7 @@ def verify(data: bytes, trust: TrustDocument) -> Evidence:
     ``evidence.mismatch``, ``proof.invalid``, ``signature.*``, ``credential.*``, ``key.*``.
     """
     file = EvidenceFile.loads(data)
-    heads, held = inclusion.prove(file.entries, trust)
+    heads, held = inclusion.verify(file.entries, trust)
     return _Examination(file, trust, heads, held).evidence()
 
 
@@ -87,16 +87,16 @@ class _Examination:
         commitments = {**call.commitments, **(outcome.commitments if outcome is not None else {})}
         kept = self._kept(commitments)
         return Evidence(
-            call,
-            place,
-            issued,
-            outcome,
-            outcome_place,
-            administered,
-            seen,
-            self._heads,
-            kept,
-            self._copied(),
+            call=call,
+            place=place,
+            credential=issued,
+            outcome=outcome,
+            outcome_place=outcome_place,
+            administered=administered,
+            seen=seen,
+            heads=self._heads,
+            kept=kept,
+            copied=self._copied(),
         )
 
     def _of_kind(self, *kinds: str) -> list[Held]:
@@ -188,7 +188,7 @@ class _Examination:
                 said = statements.check_administered(held.entry, self._trust, held.at)
                 if said.call != of_this:
                     raise _mismatch("it is of another call")
-                self._used.add(("admin", said.key.thumbprint))
+                self._used.add(("admin", said.key_id))
             yield said, held.place
 
     def _seen(self, call: Authorization) -> Checkpoint:
@@ -197,7 +197,8 @@ class _Examination:
             raise _incomplete("it proves nothing, or too much, of the checkpoint in the call")
         seen, hashes = self._file.consistency[0]
         said = {"origin": seen.origin, "size": seen.size, "root": b64_encode(seen.root)}
-        if call.predicate.get("log") != said:
+        # as bytes: in Python, true is 1
+        if canonical.dumps(call.predicate.get("log")) != canonical.dumps(said):
             raise _mismatch("consistency is proved for another checkpoint than the call carries")
         if seen.origin not in self._heads:
             raise _incomplete(f"it holds no checkpoint of {seen.origin}")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 from agentguard import canonical
 from agentguard.audit import tlog_proof
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment
+from agentguard.audit.entry import Attachment, Role
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.canonical import JSON, b64_decode, b64_encode, is_integer
 from agentguard.errors import DecodeError, EncodeError
@@ -25,11 +25,7 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 """The longest file that is read, in bytes."""
 
 _MEMBERS: Final = frozenset({"type", "invocation_id", "entries", "consistency", "attachments"})
-_ROLES: Final[Mapping[str, Literal["arguments", "input", "result"]]] = {
-    "arguments": "arguments",
-    "input": "input",
-    "result": "result",
-}
+_ROLES: Final[Mapping[str, Role]] = {role: role for role in get_args(Role)}
 
 
 class LoggedEntry(NamedTuple):

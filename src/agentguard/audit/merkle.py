@@ -117,7 +117,6 @@ class Tree:
     def append(self, leaf: bytes) -> None:
         """Add a leaf by its hash (32 bytes)."""
         self._leaves += leaf
-        self._roots.clear()
 
     def inclusion_proof(self, index: int) -> list[bytes]:
         """Return the proof that the leaf at ``index`` is in the tree.
@@ -162,7 +161,7 @@ class Tree:
         return proof[::-1]
 
     def _root(self, start: int, end: int) -> bytes:
-        """Return the root of a subtree; those of large ones are kept for the next proof."""
+        """Return the root over some leaves; of many it is kept, for the next proof."""
         if end - start <= _SMALL:
             tree = CompactRange()
             for at in range(start * HASH_SIZE, end * HASH_SIZE, HASH_SIZE):

@@ -47,7 +47,7 @@ def verify(data: bytes, trust: TrustDocument) -> Registry:
     Raises ``DecodeError`` (``registry.malformed``, ``json.*``, ``dsse.*``) and
     ``VerificationError`` (``signature.*``, ``key.*``, ``registry.log`` for another log's).
     """
-    sealed = Envelope.parse(canonical.loads(data))
+    sealed = Envelope.parse(canonical.loads_canonical(data))
     predicate = envelope.parse_statement(sealed.payload, "registry").predicate
     match predicate:
         case {

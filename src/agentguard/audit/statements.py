@@ -15,9 +15,9 @@ from agentguard import canonical, envelope
 from agentguard.audit import checkpoint
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, CallPlace, Entry
-from agentguard.canonical import JSON
+from agentguard.canonical import JSON, is_integer
 from agentguard.envelope import Envelope, Statement
-from agentguard.errors import AgentguardError, DecodeError, VerificationError
+from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument, TrustedKey, Use
 from agentguard.invocation import call_digest, commitment
@@ -72,12 +72,20 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Administered:
-    """What the admin key says of a call: whether it ran (a resolution), or that it is erased."""
+    """What a resolution or an erasure says of a call, and the id of the admin key that it names.
+
+    ``ran`` says of a resolution whether the call ran; of an erasure it is None.
+    """
 
     call: CallPlace
     ran: bool | None
     note: str
-    key: PublicKey
+    key_id: str
+
+    def is_of(self, shard: int, index: int, call: Authorization) -> bool:
+        """Whether it speaks of this call: by its place and the digest of its invocation."""
+        place = (shard, index, call.invocation_sha256)
+        return place == (self.call.shard, self.call.index, self.call.invocation_sha256)
 
 
 def read_authorization(parsed: Entry) -> Authorization:
@@ -212,7 +220,9 @@ def check_call(call: Authorization, issued: Credential, *, signatures: bool = Tr
 def check_place(outcome: Outcome, shard: int, index: int) -> None:
     """Check that an outcome names no other place for its authorization than this one."""
     place = outcome.predicate.get("authorization")
-    if place is not None and place != {"shard": shard, "index": index}:
+    # as bytes: in Python, true is 1
+    expected = canonical.dumps({"shard": shard, "index": index})
+    if place is not None and canonical.dumps(place) != expected:
         raise _mismatch("an outcome names another place for its authorization")
 
 
@@ -236,11 +246,17 @@ def read_sealed(parsed: Entry) -> tuple[str, Statement]:
     Raises ``DecodeError``, and ``VerificationError`` (``signature.missing``) where it has no
     signature.
     """
+    key_id, statement, _sealed = _read_sealed(parsed)
+    return key_id, statement
+
+
+def _read_sealed(parsed: Entry) -> tuple[str, Statement, Envelope]:
     sealed = Envelope.parse(parsed.members["statement"])
     if not sealed.signatures:
         message = f"the {parsed.kind} entry is not signed"
         raise VerificationError(message, code="signature.missing")
-    return sealed.signatures[0][0], envelope.parse_statement(sealed.payload, parsed.kind)
+    statement = envelope.parse_statement(sealed.payload, parsed.kind)
+    return sealed.signatures[0][0], statement, sealed
 
 
 def check_issued(
@@ -258,34 +274,41 @@ def check_administered(
 
     Raises ``DecodeError`` or ``VerificationError``.
     """
-    key, statement = _check_by("admin", parsed, trust, at, signatures=signatures)
+    _check_by("admin", parsed, trust, at, signatures=signatures)
+    return read_administered(parsed)
+
+
+def read_administered(parsed: Entry) -> Administered:
+    """Read a resolution or an erasure, unverified; raises as ``read_sealed`` does."""
+    key_id, statement = read_sealed(parsed)
     match statement.predicate:
         case {
             "invocation_id": str(invocation_id),
             "authorization": {"shard": shard, "index": index},
             "note": str(note),
             **others,
-        } if type(shard) is int and type(index) is int:
+        } if is_integer(shard) and is_integer(index):
             ran = others.pop("ran", None)
             if not others and isinstance(ran, bool) is (parsed.kind == "resolution"):
                 place = CallPlace(shard, index, invocation_id, statement.subject_sha256)
-                return Administered(place, ran if isinstance(ran, bool) else None, note, key)
+                return Administered(place, ran if isinstance(ran, bool) else None, note, key_id)
     raise DecodeError(f"not a statement of a call's {parsed.kind}", code="entry.malformed")
 
 
 def _check_by(
     use: Use, parsed: Entry, trust: TrustDocument, at: int, *, signatures: bool
 ) -> tuple[PublicKey, Statement]:
-    key_id, statement = read_sealed(parsed)
+    key_id, statement, sealed = _read_sealed(parsed)
     key = trust.key(use, key_id, at=at)
     if signatures:
-        Envelope.parse(parsed.members["statement"]).verify(key)
+        sealed.verify(key)
     return key, statement
 
 
 def check_opening(said: Mapping[str, JSON], origin: str, shard: int) -> None:
     """Check that an opening entry's statement names this shard of this log."""
-    if said.get("origin") != origin or said.get("shard") != shard:
+    number = said.get("shard")
+    if said.get("origin") != origin or not is_integer(number) or number != shard:
         raise _mismatch("the opening entry belongs to another shard or log")
 
 
@@ -319,15 +342,9 @@ def check_checkpoint(
     Whether that key counted then is the caller's question. Raises ``DecodeError`` or
     ``VerificationError``.
     """
-    error: AgentguardError = VerificationError(
-        "the trust document has no log key", code="signature.missing"
-    )
-    for trusted in trust.keys_for("log"):
-        try:
-            return checkpoint.verify(note, trusted.key, origin=origin), trusted
-        except AgentguardError as raised:
-            error = raised
-    raise error
+    known = list(trust.keys_for("log"))
+    point, key = checkpoint.verify_any(note, (trusted.key for trusted in known), origin=origin)
+    return point, next(trusted for trusted in known if trusted.key == key)
 
 
 def _mismatch(problem: str) -> VerificationError:

@@ -102,13 +102,14 @@ class ShardVerifier:
     _tree: CompactRange = field(default_factory=CompactRange)
     _problems: list[Problem] = field(default_factory=list)
     _heads: list[tuple[int, Checkpoint]] = field(default_factory=list)
+    _embedded: set[str] = field(default_factory=set)  # the shards whose heads were seen so far
     _administered: list[tuple[int, Administered]] = field(default_factory=list)
     _credentials: Credentials = field(default_factory=Credentials)
     _open: dict[str, OpenCall] = field(default_factory=dict)
     _announced: set[str] = field(default_factory=lambda: {str(None)})
     _seen: set[str] = field(default_factory=set)
     _head: _Own | None = None
-    _at: int = 0  # the time of the newest entry
+    _at: int = 0  # the latest time of an entry so far
     _intact: bool = True
 
     def walk(self, entries: Iterable[Stored], notes: Iterable[bytes]) -> Iterator[int]:
@@ -195,6 +196,8 @@ class ShardVerifier:
             self._intact = False
         elif point.root != self._tree.root() and self._intact:
             first = self._head.point.size if self._head is not None else 0
+            if first >= point.size:  # the log's own checkpoint of this size agrees with it
+                first = 0
             where = (
                 f"entries {first} to {point.size - 1} differ"
                 if point.size - first > 1
@@ -241,7 +244,11 @@ class ShardVerifier:
         """Check the newest checkpoint's signature, which covers all that stands before it."""
         try:
             _point, signer = statements.check_checkpoint(head.note, self.trust, self.origin)
-            signer.check(entry.time_of(entry.parse(newest.body).at))
+            signer.check(max(self._at, entry.time_of(entry.parse(newest.body).at)))
+            if signer.compromised_since is not None and not self.contents:
+                raise VerificationError(
+                    "its key was compromised: only the contents tell since when"
+                )
         except AgentguardError as error:
             self._found(newest.index, f"the newest checkpoint does not verify: {error}")
             self._intact = False
@@ -251,7 +258,8 @@ class ShardVerifier:
     def _entry(self, stored: Stored) -> None:
         try:
             parsed = entry.parse(stored.body)
-            at = self._at = entry.time_of(parsed.at)
+            at = entry.time_of(parsed.at)
+            self._at = max(self._at, at)  # a key that has ended does not come back with an old date
             if stored.index == 0 and parsed.kind != "shard":
                 raise VerificationError("a shard begins with its opening entry")
             said = self._statements(stored, parsed, at)
@@ -299,7 +307,14 @@ class ShardVerifier:
     def _shard(self, index: int, parsed: Entry, at: int) -> None:
         opening = self._issued(parsed, at)
         statements.check_opening(opening, self.origin, self.shard)
-        self._heads += [(index, head) for head in statements.read_heads(opening)]
+        heads = statements.read_heads(opening)
+        self._heads += [(index, head) for head in heads]
+        # no shard ends: one that was there at an earlier opening is there at each later one
+        absent = sorted(self._embedded.difference(head.origin for head in heads))
+        self._embedded.update(head.origin for head in heads)
+        if absent:
+            message = f"it leaves out the head of {absent[0]}, which an opening before it embeds"
+            raise VerificationError(message, code="statement.mismatch")
 
     def _authorization(self, index: int, parsed: Entry, at: int) -> _Said:
         call = statements.read_authorization(parsed)

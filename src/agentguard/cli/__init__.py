@@ -2,8 +2,8 @@
 
 Here the commands are put together, those of other distributions included, and errors become one
 line and an exit code: 0 ok, 1 the check failed, 2 usage or configuration. Each command stands in a
-module of its own; what they share is where a domain lies (``place.py``) and how it is shown
-(``screen.py``).
+module of its own and imports no other command's; they share options (``options.py``), where a
+domain lies (``location.py``), how a log is read (``history.py``) and shown (``screen.py``).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Annotated, Final
 
 import typer
 
-from agentguard.cli import evidence, screen, settling
+from agentguard.cli import screen
 from agentguard.cli.agents import app as agents
 from agentguard.cli.audit import app as audit
 from agentguard.cli.doctor import doctor
-from agentguard.cli.founding import init
+from agentguard.cli.init import init
 from agentguard.cli.keys import app as keys
 from agentguard.cli.policy import app as policy
 from agentguard.cli.trust import app as trust
@@ -42,10 +42,6 @@ app = typer.Typer(
 app.command("init")(init)
 app.command("doctor")(doctor)
 app.add_typer(agents, name="agents")
-audit.command("prove")(evidence.prove)
-audit.command("verify-evidence")(evidence.verify_evidence)
-audit.command("resolve")(settling.resolve)
-audit.command("erase")(settling.erase)
 app.add_typer(audit, name="audit")
 app.add_typer(keys, name="keys")
 app.add_typer(policy, name="policy")

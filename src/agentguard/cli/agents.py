@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from agentguard.audit import entry
-from agentguard.cli import history, options, screen
-from agentguard.cli.options import TrustedLog
-from agentguard.cli.place import JsonOption, Place
-from agentguard.cli.portrait import alias
+from agentguard.cli import location, screen, times
+from agentguard.cli.history import History
+from agentguard.cli.location import Location
+from agentguard.cli.options import AnchorOption, ConfigOption, JsonOption, StateOption, TrustOption
 from agentguard.cli.rows import Row
 from agentguard.config import AgentConfig
 from agentguard.errors import AgentguardError, ConfigError
@@ -24,8 +23,6 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.invocation import timestamp
 
 app = typer.Typer(no_args_is_help=True, help="The agents, configured and seen in the log.")
-
-_URI: Final = re.compile(r"spiffe://[^/]+/agent/([^/]+)/[^/]+\Z")
 
 
 @dataclass(slots=True)
@@ -103,13 +100,14 @@ class Known:
 
 
 @app.command("list")
-@options.given(found=options.log)
-def list_agents(*, found: Place, json: JsonOption = False) -> None:
+def list_agents(
+    *, config: ConfigOption = None, state: StateOption = None, json: JsonOption = False
+) -> None:
     """List the agents.
 
     Those of the configuration, and those seen in the log. With --json, one object a line.
     """
-    known = _known(found)
+    known = _known(location.locate(config, state))
     if json:
         for agent in known:
             screen.json_line(agent.as_json())
@@ -119,20 +117,23 @@ def list_agents(*, found: Place, json: JsonOption = False) -> None:
 
 
 @app.command("show")
-@options.given(log=options.trusted_log)
 def show(
     name: Annotated[
         str, typer.Argument(metavar="NAME|URI", help="An agent's name, or one instance's URI.")
     ],
     *,
-    log: TrustedLog,
+    config: ConfigOption = None,
+    state: StateOption = None,
+    anchor: AnchorOption = None,
+    trust: TrustOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show one agent and its instances.
 
     Their newest credentials are verified, each as of its entry in the log.
     """
-    agent = _named(_known(log.place), name)
+    log = location.trusted_log(config, state, anchor, trust)
+    agent = _named(_known(log.location), name)
     for instance in agent.instances:
         instance.check(log.trust.document)
     if json:
@@ -144,13 +145,12 @@ def show(
         screen.warn(f"UNTRUSTED KEY: credentials are checked with {log.trust.source}")
 
 
-def _known(found: Place) -> list[Known]:
+def _known(where: Location) -> list[Known]:
     """Gather the agents, those of the configuration first; an instance's name is its URI's."""
-    tables = found.config.agents if found.config is not None else {}
+    tables = where.config.agents if where.config is not None else {}
     known = {name: Known(name, table) for name, table in tables.items()}
-    for instance in _instances(history.rows(found.reader())):
-        match = _URI.match(instance.uri)
-        name = match[1] if match else instance.uri
+    for instance in _instances(History(where.reader()).rows(outcomes=False)):
+        name = credential.agent_name(instance.uri) or instance.uri
         known.setdefault(name, Known(name, None)).instances.append(instance)
     return list(known.values())
 
@@ -189,7 +189,7 @@ def _cells(agent: Known) -> tuple[str, ...]:
         str(len(agent.instances)),
         str(agent.count("allow")),
         str(agent.count("deny")),
-        _time(agent.last_call),
+        times.shown(agent.last_call),
     )
 
 
@@ -226,14 +226,10 @@ def _draw_instance(instance: Instance) -> None:
     screen.line()
     screen.sheet(
         (
-            ("instance", alias(instance.uri)),
+            ("instance", credential.agent_alias(instance.uri)),
             ("URI", instance.uri),
             ("credential", instance.credential),
             ("calls", f"{allowed} allowed, {denied} denied"),
-            ("last call", _time(instance.last_call) or "none"),
+            ("last call", times.shown(instance.last_call) or "none"),
         )
     )
-
-
-def _time(at: str | None) -> str:
-    return (at or "")[:19].replace("T", " ")

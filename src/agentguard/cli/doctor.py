@@ -16,13 +16,15 @@ import typer
 
 from agentguard import config as configuration
 from agentguard import domain
-from agentguard.cli import history, place, policy, screen
-from agentguard.cli.place import ConfigOption, JsonOption, Place
-from agentguard.cli.verdict import unanchored, where
+from agentguard.cli import history, location, policy_source, screen
+from agentguard.cli.location import Location, from_home, is_inside
+from agentguard.cli.options import ConfigOption, JsonOption
+from agentguard.cli.verify_report import unanchored, where
 from agentguard.config import Config
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.examination import examine
 from agentguard.identity.trust import Use
+from agentguard.ports import LogReader
 from agentguard.storage import keystore
 
 _KEYS: Final[tuple[Use, ...]] = ("issuer", "log", "admin")
@@ -59,12 +61,11 @@ def doctor(*, config: ConfigOption = None, json: JsonOption = False) -> None:
 def _findings(path: Path | None) -> Iterator[Finding]:
     yield _platform()
     try:
-        source = path or configuration.find(Path.cwd())
-        settings = configuration.load(source)
+        settings = location.load(path)
     except AgentguardError as error:
         yield Finding("fail", "configuration", str(error))
         return
-    yield Finding("ok", "configuration", f"{place.from_home(source)} loads")
+    yield Finding("ok", "configuration", f"{from_home(Path(settings.source))} loads")
     yield from _agents(settings)
     yield from _facts(settings)
     yield _attempt("policy", lambda: _policy(settings))
@@ -90,22 +91,22 @@ def _platform() -> Finding:
 
 
 def _policy(settings: Config) -> str:
-    engine = policy.load(settings)
+    engine = policy_source.load(settings)
     return f"{engine.name} {engine.version} loads it; sha256 {engine.policy_sha256 or 'unknown'}"
 
 
 def _inputs(settings: Config) -> Iterator[Finding]:
     try:
-        names = policy.undeclared(settings, policy.declared(settings))
+        names = policy_source.undeclared(settings, policy_source.declared(settings))
     except AgentguardError:
         return  # why it can't be read is a finding already
     for name in names:
-        yield Finding("warn", "policy", policy.advice(name))
+        yield Finding("warn", "policy", policy_source.advice(name))
 
 
 def _state(settings: Config) -> str:
     keystore.refuse_if_exposed(settings.state)
-    return f"{place.from_home(settings.state)} is this user's alone"
+    return f"{from_home(settings.state)} is this user's alone"
 
 
 def _passphrase(settings: Config) -> Finding:
@@ -116,13 +117,13 @@ def _passphrase(settings: Config) -> Finding:
     if file is None:
         what = f"there is none at hand: set {domain.PASSPHRASE_VARIABLE} or [keys] passphrase_file"
         return Finding("fail", "passphrase", what)
-    if place.is_inside(file, settings.state):
+    if is_inside(file, settings.state):
         what = f"{file} lies with the keys that it protects: move it out of {settings.state}"
         return Finding("fail", "passphrase", what)
-    if place.is_inside(file, settings.base):
+    if is_inside(file, settings.base):
         what = f"{file} lies beside the configuration: see that it is never committed or copied"
         return Finding("warn", "passphrase", what)
-    return Finding("ok", "passphrase", f"{place.from_home(file)}, outside the state")
+    return Finding("ok", "passphrase", f"{from_home(file)}, outside the state")
 
 
 def _keys(settings: Config) -> str:
@@ -136,14 +137,14 @@ def _anchor(settings: Config) -> Iterator[Finding]:
     if settings.anchor is None:
         what = 'there is none: a state that is rolled back is not found out; set anchor, not ""'
         yield Finding("warn", "anchor", what)
-    elif place.is_inside(settings.anchor, settings.state):
+    elif is_inside(settings.anchor, settings.state):
         what = f"{settings.anchor} lies inside the state, for which it should vouch: move it out"
         yield Finding("fail", "anchor", what)
     elif not settings.anchor.is_dir():
         what = f"there is no {settings.anchor}: it is made with the next call that is recorded"
         yield Finding("warn", "anchor", what)
     else:
-        yield Finding("ok", "anchor", f"{place.from_home(settings.anchor)}, outside the state")
+        yield Finding("ok", "anchor", f"{from_home(settings.anchor)}, outside the state")
 
 
 def _agents(settings: Config) -> Iterator[Finding]:
@@ -172,22 +173,22 @@ def _facts(settings: Config) -> Iterator[Finding]:
         try:
             configuration.load_callable(tool.facts, tool.where)
         except ConfigError as error:
-            yield Finding("warn", check, str(policy.on_path(error, settings)))
+            yield Finding("warn", check, str(policy_source.on_path(error, settings)))
         else:
             yield Finding("ok", check, f"its facts come from {tool.facts}")
 
 
 def _log(settings: Config) -> Iterator[Finding]:
     anchor = settings.anchor
-    if anchor is not None and place.is_inside(anchor, settings.state):
+    if anchor is not None and is_inside(anchor, settings.state):
         anchor = None  # reported; it vouches for nothing
-    found = Place(settings.state, anchor, settings)
+    log = Location(settings.state, anchor, settings)
     try:
-        believed = place.trust(found, None)
-        reader = found.reader()
-        with screen.counter("verifying entry") as count:
+        believed = location.trust(log, None)
+        reader = log.reader()
+        with screen.counter("verifying entry", history.expected(reader)) as count:
             report = examine(reader, believed.document, anchor=anchor, progress=count)
-        called = {row.tool for row in history.rows(reader) if row.tool is not None}
+        called = _called(reader)
     except AgentguardError as error:
         yield Finding("fail", "log", str(error))
         return
@@ -203,6 +204,12 @@ def _log(settings: Config) -> Iterator[Finding]:
         yield Finding("warn", "log", _doubt(report.in_doubt))
     yield from _tools(settings, called)
     yield from _scopes(settings, called)
+
+
+def _called(reader: LogReader) -> set[str]:
+    """Return the tools that were called, by the columns, which were verified with the entries."""
+    summaries = (stored.summary for shard in reader.shards() for stored in reader.stored(shard))
+    return {about.tool for about in summaries if about is not None and about.tool is not None}
 
 
 def _doubt(calls: Sequence[str]) -> str:

@@ -7,13 +7,8 @@ evidence.
 from __future__ import annotations
 
 import json
-import os
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Annotated
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -22,38 +17,59 @@ from agentguard.audit import merkle, statements
 from agentguard.audit.entry import Attachment, Entry
 from agentguard.audit.statements import Commitments
 from agentguard.canonical import JSON
-from agentguard.cli import filters, options, screen
-from agentguard.cli.filters import Filter
+from agentguard.cli import files, filters, history, location, screen
 from agentguard.cli.history import History
-from agentguard.cli.listing import newest
-from agentguard.cli.place import Place
+from agentguard.cli.options import (
+    AgentOption,
+    ConfigOption,
+    DecisionOption,
+    ForceOption,
+    InDoubtOption,
+    KindOption,
+    OutputOption,
+    PrincipalOption,
+    SinceOption,
+    StateOption,
+    TaskOption,
+    ToolOption,
+    TraceOption,
+    UntilOption,
+)
 from agentguard.cli.rows import Row
-from agentguard.cli.verify import expected
-from agentguard.errors import AgentguardError, StorageError
+from agentguard.errors import AgentguardError
+from agentguard.ports import LogReader
 from agentguard.storage import sqlite
-from agentguard.storage.reader import StateReader
+
+AttachmentsOption = Annotated[
+    bool,
+    typer.Option(
+        "--attachments/--no-attachments",
+        help="Whether to add arguments, policy input and results.",
+    ),
+]
+LastOption = Annotated[
+    int, typer.Option("-n", "--last", min=0, metavar="N", help="The newest N; 0 for all.")
+]
 
 
-@options.given(wanted=filters.wanted, found=options.log)
-def export(
+def export(  # noqa: PLR0913  one for each option
     *,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help="A new file; by default stdout."),
-    ] = None,
-    attachments: Annotated[
-        bool,
-        typer.Option(
-            "--attachments/--no-attachments",
-            help="Whether to add arguments, policy input and results.",
-        ),
-    ] = True,
-    last: Annotated[
-        int, typer.Option("-n", "--last", min=0, metavar="N", help="The newest N; 0 for all.")
-    ] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
-    wanted: Filter,
-    found: Place,
+    output: OutputOption = None,
+    attachments: AttachmentsOption = True,
+    last: LastOption = 0,
+    force: ForceOption = False,
+    agent: AgentOption = None,
+    principal: PrincipalOption = None,
+    tool: ToolOption = None,
+    decision: DecisionOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    task: TaskOption = None,
+    trace: TraceOption = None,
+    kind: KindOption = None,
+    in_doubt: InDoubtOption = False,
+    config: ConfigOption = None,
+    state: StateOption = None,
 ) -> None:
     """Write the log as JSON lines.
 
@@ -61,24 +77,37 @@ def export(
     attachments (by role: arguments, input, result). They are written as they stand in the log,
     unverified; but what is not what its entry commits to is left out, and problems names it.
     """
-    reader = found.reader()
+    wanted = filters.wanted(
+        agent=agent,
+        principal=principal,
+        tool=tool,
+        decision=decision,
+        since=since,
+        until=until,
+        task=task,
+        trace=trace,
+        kind=kind,
+        in_doubt=in_doubt,
+    )
+    reader = location.locate(config, state).reader()
     rows = History(reader).rows(wanted, newest_first=bool(last), outcomes=wanted.in_doubt)
     if last:
-        rows = iter(newest(rows, last))
-    if output is None:
-        for row in rows:
-            sys.stdout.write(_line(reader, row, attachments=attachments))
-        return
-    total = expected(reader) if wanted.everything and not last else None
+        rows = iter(history.newest(rows, last))
+    total = history.expected(reader) if wanted.everything and not last else None
     number = 0
-    with _file(output, force=force) as file, screen.counter("exporting", total) as count:
+    streamed = files.is_stream(output)
+    with (
+        files.new(output, force=force) as file,
+        screen.counter("exporting", total, quiet=streamed) as count,
+    ):
         for number, row in enumerate(rows, start=1):
             file.write(_line(reader, row, attachments=attachments))
             count(number)
-    screen.line(f"{output} holds {screen.count(number, 'entry', 'entries')}")
+    if not streamed:
+        screen.line(f"{output} holds {screen.count(number, 'entry', 'entries')}")
 
 
-def _line(reader: StateReader, row: Row, *, attachments: bool) -> str:
+def _line(reader: LogReader, row: Row, *, attachments: bool) -> bytes:
     stored = reader.entry(row.shard, row.index)
     members: dict[str, object] = {
         "shard": row.shard,
@@ -93,7 +122,7 @@ def _line(reader: StateReader, row: Row, *, attachments: bool) -> str:
         problems += changed
     if problems:
         members["problems"] = problems
-    return json.dumps(members) + "\n"
+    return json.dumps(members).encode() + b"\n"
 
 
 def _entry(parsed: Entry) -> dict[str, JSON]:
@@ -104,21 +133,21 @@ def _beside(
     parsed: Entry | None, attachments: Sequence[Attachment]
 ) -> tuple[dict[str, JSON], list[str]]:
     """Decode what stands beside an entry, and say what of it was changed."""
-    found: dict[str, JSON] = {}
+    decoded: dict[str, JSON] = {}
     changed: list[str] = []
     if not attachments or parsed is None:
-        return found, changed
+        return decoded, changed
     try:
         commitments = _commitments(parsed)
     except AgentguardError as error:
-        return found, [str(error)]
+        return decoded, [str(error)]
     for beside in attachments:
         try:
             statements.check_attachments([beside], commitments)
-            found[beside.role] = canonical.loads(beside.data, limit=sqlite.MAX_LENGTH)
+            decoded[beside.role] = canonical.loads(beside.data, limit=sqlite.MAX_LENGTH)
         except AgentguardError as error:
             changed.append(str(error))
-    return found, changed
+    return decoded, changed
 
 
 def _commitments(parsed: Entry) -> Commitments:
@@ -128,34 +157,3 @@ def _commitments(parsed: Entry) -> Commitments:
         case "outcome":
             return statements.read_outcome(parsed).commitments
     return {}
-
-
-@contextmanager
-def _file(path: Path, *, force: bool) -> Iterator[IO[str]]:
-    """Make a file that only its owner can read, whole or not at all."""
-    if not force and path.exists():
-        raise _exists(path)
-    try:
-        new, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    try:
-        with os.fdopen(new, "w", encoding="ascii") as file:
-            yield file
-        if not force and path.exists():
-            raise _exists(path)
-        Path(name).replace(path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _exists(path: Path) -> StorageError:
-    message = f"{path} exists already: name another file, or overwrite it with --force"
-    return StorageError(message, code="storage.exists")
-
-
-def _unwritable(path: Path, error: OSError) -> StorageError:
-    message = f"{path} can't be written ({error.strerror}): name another file"
-    return StorageError(message, code="storage.readonly")

@@ -8,23 +8,31 @@ Nothing here is verified, and an entry that can't be read becomes a row of the k
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Final, TypeVar
 
-from agentguard.audit import entry
+from agentguard.audit import checkpoint, entry
 from agentguard.audit.entry import Entry
-from agentguard.audit.statements import Authorization, Outcome, read_authorization, read_outcome
+from agentguard.audit.statements import (
+    Authorization,
+    Outcome,
+    read_administered,
+    read_authorization,
+    read_outcome,
+)
 from agentguard.audit.summary import Search
-from agentguard.cli import rows as made
-from agentguard.cli.filters import Filter
-from agentguard.cli.rows import Row, read_stated
+from agentguard.canonical import is_integer
+from agentguard.cli import rows
+from agentguard.cli.filters import EVERYTHING, Filter
+from agentguard.cli.rows import Row
 from agentguard.errors import AgentguardError
-from agentguard.storage.reader import StateReader
+from agentguard.ports import LogReader
 
 T = TypeVar("T")
 
-_EVERYTHING: Final = Filter()
 _REMEMBERED: Final = 4096
 """Calls that are kept in memory, since their outcomes mostly follow soon."""
 
@@ -50,13 +58,13 @@ def _order(read: _Read) -> tuple[str, int, int]:
 class History:
     """The rows of one log, of which one at a time is in memory."""
 
-    def __init__(self, reader: StateReader) -> None:
+    def __init__(self, reader: LogReader) -> None:
         self._reader = reader
         self._calls: dict[tuple[int, int], Authorization] = {}
 
     def rows(
         self,
-        wanted: Filter = _EVERYTHING,
+        wanted: Filter = EVERYTHING,
         *,
         after: Mapping[int, int] | None = None,
         newest_first: bool = False,
@@ -82,7 +90,7 @@ class History:
 
         Raises ``DecodeError`` or ``StorageError``.
         """
-        return self._outcome(made.of_entry(shard, index, outcome), outcome).call
+        return self._outcome(rows.of_entry(shard, index, outcome), outcome).call
 
     def _bodies(
         self, shard: int, wanted: Filter, *, after: int, newest_first: bool
@@ -106,26 +114,26 @@ class History:
 
     def _row(self, read: _Read, *, outcomes: bool) -> Row:
         if read.entry is None:
-            return made.damaged(read.shard, read.index, read.problem)
-        row = made.of_entry(read.shard, read.index, read.entry)
+            return rows.damaged(read.shard, read.index, read.problem)
+        row = rows.of_entry(read.shard, read.index, read.entry)
         try:
             return self._of_kind(row, read.entry, outcomes=outcomes)
         except AgentguardError as error:
-            return made.damaged(read.shard, read.index, str(error))
+            return rows.damaged(read.shard, read.index, str(error))
 
     def _of_kind(self, row: Row, parsed: Entry, *, outcomes: bool) -> Row:
         match parsed.kind:
             case "authorization":
                 call = read_authorization(parsed)
                 self._remember(row.shard, row.index, call)
-                about = made.of_call(row, parsed, call)
+                about = rows.of_call(row, parsed, call)
                 return self._with_end(about, call) if outcomes and call.allowed else about
             case "outcome":
                 return self._outcome(row, parsed)
             case "identity":
-                return made.of_identity(row, parsed)
+                return rows.of_identity(row, parsed)
             case "resolution" | "erasure":
-                return self._stated(row, parsed)
+                return self._administered(row, parsed)
         return row
 
     # --- what belongs together ------------------------------------------------------------------
@@ -133,11 +141,11 @@ class History:
     def _with_end(self, row: Row, call: Authorization) -> Row:
         for read in self._of("outcome", row.shard, call, read_outcome):
             if read.invocation_sha256 == call.invocation_sha256:
-                return made.ended(row, read.status)
+                return rows.ended(row, read.status)
         for shard in self._reader.shards():
-            for said in self._of("resolution", shard, call, read_stated):
+            for said in self._of("resolution", shard, call, read_administered):
                 if said.is_of(row.shard, row.index, call):
-                    return made.settled(row, said)
+                    return rows.settled(row, said)
         return replace(row, outcome="in_doubt")
 
     def _of(
@@ -150,33 +158,33 @@ class History:
             body = self._body(shard, index)
             try:
                 parsed = entry.parse(body) if body is not None else None
-                found = read(parsed) if parsed is not None and parsed.kind == kind else None
+                said = read(parsed) if parsed is not None and parsed.kind == kind else None
             except AgentguardError:
                 continue  # it becomes a row of the kind damaged
-            if found is not None:
-                yield found
+            if said is not None:
+                yield said
 
     def _outcome(self, row: Row, parsed: Entry) -> Row:
         read = read_outcome(parsed)
         for index in self._calls_of(row, read):
             began = self._call(row.shard, index)
             if began is not None and began.invocation_sha256 == read.invocation_sha256:
-                return made.of_outcome(row, parsed, read, began, index)
-        return made.ended(row, read.status) if read.status != "not_run" else row
+                return rows.of_outcome(row, parsed, read, began, index)
+        return rows.ended(row, read.status) if read.status != "not_run" else row
 
-    def _stated(self, row: Row, parsed: Entry) -> Row:
-        said = read_stated(parsed)
+    def _administered(self, row: Row, parsed: Entry) -> Row:
+        said = read_administered(parsed)
         place = said.call
         there = place.shard in self._reader.shards()
         call = self._call(place.shard, place.index) if there else None
         if call is None or not said.is_of(place.shard, place.index, call):
             call = None
-        return made.of_stated(row, parsed, said, call)
+        return rows.of_administered(row, parsed, said, call)
 
     def _calls_of(self, row: Row, read: Outcome) -> Iterator[int]:
         """Yield where the call of an outcome may stand: where it says, or the columns do."""
         match read.predicate.get("authorization"):
-            case {"shard": row.shard, "index": index} if type(index) is int:
+            case {"shard": row.shard, "index": index} if is_integer(index):
                 yield index
             case None:  # interrupted before its place was known
                 stored = self._reader.entry(row.shard, row.index)
@@ -207,9 +215,17 @@ class History:
         self._calls[shard, index] = call
 
 
-def rows(reader: StateReader) -> Iterator[Row]:
-    """Yield every entry; what became of the calls is not looked up. Raises ``StorageError``."""
-    return History(reader).rows(outcomes=False)
+def newest(rows: Iterable[Row], number: int) -> list[Row]:
+    """Take the first of rows that come newest first, and return them newest last."""
+    return list(islice(rows, number))[::-1]
+
+
+def expected(reader: LogReader) -> int | None:
+    """Return how many entries a log has by its own word; None where it can't be read."""
+    with suppress(AgentguardError):
+        notes = [reader.checkpoint(shard) for shard in reader.shards()]
+        return sum(checkpoint.parse(note).checkpoint.size for note in notes if note is not None)
+    return None
 
 
 def _in_order(

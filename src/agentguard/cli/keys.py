@@ -8,10 +8,10 @@ from typing import Annotated, Final, Literal
 import typer
 
 from agentguard import domain, rotation
-from agentguard.cli import place, screen
-from agentguard.cli.place import AnchorOption, ConfigOption, JsonOption, StateOption, TrustOption
-from agentguard.errors import ConfigError, DecodeError
-from agentguard.identity.trust import TrustDocument, TrustedKey, Use, seconds
+from agentguard.cli import location, screen, times
+from agentguard.cli.options import AnchorOption, ConfigOption, JsonOption, StateOption, TrustOption
+from agentguard.errors import AgentguardError
+from agentguard.identity.trust import TrustedKey, seconds
 from agentguard.invocation import timestamp
 
 app = typer.Typer(no_args_is_help=True, help="The keys of the trust domain, and their rotation.")
@@ -35,7 +35,7 @@ def list_keys(
 
     With --json, one object a line.
     """
-    believed = place.trust(place.locate(config, state, anchor), trust)
+    believed = location.trusted_log(config, state, anchor, trust).trust
     keys = believed.document.keys
     if json:
         for trusted in keys:
@@ -47,21 +47,35 @@ def list_keys(
         screen.warn(f"UNTRUSTED KEY: these are the ones of {believed.source}")
 
 
+def _within_a_year(hours: float | None) -> float | None:
+    if hours is not None and not 0 <= hours <= _MAX_HOURS:  # nor NaN, which min and max let through
+        message = f"expected a number of hours up to {_MAX_HOURS}, got {hours:g}"
+        raise typer.BadParameter(message)
+    return hours
+
+
+OverlapOption = Annotated[
+    float | None,
+    typer.Option(
+        "--overlap",
+        metavar="HOURS",
+        callback=_within_a_year,
+        help="How long running processes may use the old key (24 if not given).",
+    ),
+]
+
+
 @app.command("rotate")
 def rotate(
     use: Annotated[_RotatedUse, typer.Argument(metavar="issuer|log|admin", help="Which key.")],
     *,
-    overlap: Annotated[
-        float,
-        typer.Option(
-            "--overlap", metavar="HOURS", help="How long running processes may use the old key."
-        ),
-    ] = rotation.OVERLAP / timedelta(hours=1),
+    overlap: OverlapOption = None,
     compromised_since: Annotated[
-        str | None,
+        datetime | None,
         typer.Option(
             "--compromised-since",
             metavar="TIME",
+            parser=times.given_exactly,
             help="The old key counts for nothing from then on (RFC 3339, with an offset).",
         ),
     ] = None,
@@ -73,53 +87,62 @@ def rotate(
     document (agentguard trust export). After a compromise restart every process that has the
     domain open: until it renews a credential, within the hour, it goes on with the old key.
     """
-    settings = place.locate(config).config
-    if settings is None:
-        raise ConfigError("there is no agentguard.toml: name it with --config")
-    trust = rotation.rotate(
+    settings = location.load_own(config)
+    done = rotation.rotate(
         settings,
         domain.passphrase_of(settings),
         use,
         now=datetime.now(UTC),
-        overlap=_hours(overlap),
-        compromised_since=_moment(compromised_since),
+        overlap=timedelta(hours=overlap) if overlap is not None else None,
+        compromised_since=compromised_since,
     )
-    old, new = _last_two(trust, use)
-    screen.line(f"rotated: the {use} key is {new.key.thumbprint}")
+    screen.line(f"rotated: the {use} key is {done.new.key.thumbprint}")
+    _end(done.old, done.unfinished)
+
+
+@app.command("revoke")
+def revoke(
+    key: Annotated[
+        str, typer.Argument(metavar="THUMBPRINT", help="The old key: see agentguard keys list.")
+    ],
+    *,
+    compromised_since: Annotated[
+        datetime,
+        typer.Option(
+            "--compromised-since",
+            metavar="TIME",
+            parser=times.given_exactly,
+            help="The key counts for nothing from then on (RFC 3339, with an offset).",
+        ),
+    ],
+    config: ConfigOption = None,
+) -> None:
+    """Mark a key as compromised that was rotated before.
+
+    The one in force is rotated instead. Give everybody who verifies the new trust document
+    (agentguard trust export).
+    """
+    settings = location.load_own(config)
+    done = rotation.revoke(
+        settings,
+        domain.passphrase_of(settings),
+        key,
+        compromised_since=compromised_since,
+        now=datetime.now(UTC),
+    )
+    screen.line(f"revoked: a {done.key.use} key counts for nothing any more that it signs")
+    _end(done.key, done.unfinished)
+
+
+def _end(old: TrustedKey, unfinished: AgentguardError | None) -> None:
     if old.compromised_since is not None:
         screen.line(f"{old.key.thumbprint} is compromised since {_time(old.compromised_since)}")
     else:
         screen.line(f"{old.key.thumbprint} counts until {_time(old.not_after)}")
+    if unfinished is not None:
+        screen.warn(f"this counts, but is not in the log yet: {unfinished}")
+        screen.warn("whoever opens the state next finishes and announces it")
     screen.line("next: agentguard trust export, for everybody who verifies")
-
-
-def _last_two(trust: TrustDocument, use: Use) -> tuple[TrustedKey, TrustedKey]:
-    new = max(
-        trust.keys_for(use), key=lambda trusted: (trusted.not_before, trusted.not_after is None)
-    )
-    position = trust.keys.index(new)
-    return trust.keys[position - 1], new
-
-
-def _hours(number: float) -> timedelta:
-    if not 0 <= number <= _MAX_HOURS:  # nor NaN
-        message = f"--overlap: expected a number of hours up to {_MAX_HOURS}, got {number:g}"
-        raise ConfigError(message)
-    return timedelta(hours=number)
-
-
-def _moment(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        message = f"{text!r} is no time: write one as in 2026-01-31T12:00:00Z"
-        raise DecodeError(message, code="time.malformed") from error
-    if moment.tzinfo is None:
-        message = f"{text!r} has no offset: write one as in 2026-01-31T12:00:00Z"
-        raise DecodeError(message, code="time.malformed")
-    return moment
 
 
 def _cells(trusted: TrustedKey) -> tuple[str, ...]:
@@ -143,6 +166,5 @@ def _state(trusted: TrustedKey) -> str:
 
 
 def _time(moment: int | None) -> str:
-    if moment is None:
-        return ""
-    return timestamp(datetime.fromtimestamp(moment, UTC))[:19].replace("T", " ")
+    at = timestamp(datetime.fromtimestamp(moment, UTC)) if moment is not None else None
+    return times.shown(at)

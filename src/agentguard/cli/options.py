@@ -1,74 +1,121 @@
-"""Options that several commands share: declared once, and given to a command as one value.
+"""Options and arguments that several commands share, each declared once, as a type.
 
-``given`` fills a command's parameter by a function whose own parameters become the command's
-options. Where a log lies and whom to believe about it stands in ``place.py``; the options that
-select entries are ``filters.py``'s.
+What they say is understood elsewhere: where a log lies in ``location.py``, which entries are wanted
+in ``filters.py``, a time in ``times.py``.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
 
-from agentguard.cli import place
-from agentguard.cli.place import (
-    AnchorOption,
-    ConfigOption,
-    Place,
-    StateOption,
-    Trust,
-    TrustOption,
-)
+import typer
 
+from agentguard.cli import times
 
-class TrustedLog(NamedTuple):
-    """Where a log lies, and whom to believe about it."""
+Kind = Literal[
+    "call",
+    "authorization",
+    "outcome",
+    "resolution",
+    "erasure",
+    "identity",
+    "config",
+    "policy",
+    "key",
+    "shard",
+]
+Decided = Literal["allow", "deny", "approval"]
 
-    place: Place
-    trust: Trust
+# --- where a log lies, and whom to believe about it ---------------------------------------------
 
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="The configuration; by default the nearest agentguard.toml, from here upwards.",
+    ),
+]
+StateOption = Annotated[
+    Path | None, typer.Option("--state", metavar="DIR", help="The state directory to read.")
+]
+AnchorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--anchor",
+        metavar="DIR",
+        help="Where checkpoints are kept outside the state; '' for nowhere.",
+    ),
+]
+TrustOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trust",
+        metavar="FILE",
+        help="The trust document to believe; by default the copy that is kept with the anchors.",
+    ),
+]
 
-def given(**makers: Callable[..., object]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Have the named parameters of a command made by functions, from options of their own."""
+# --- what is printed or written -----------------------------------------------------------------
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        asked = inspect.signature(command, eval_str=True).parameters.values()
-        own = {
-            name: inspect.signature(maker, eval_str=True).parameters
-            for name, maker in makers.items()
-        }
-        shown: dict[str, inspect.Parameter] = {}
-        for parameter in asked:
-            shown |= own.get(parameter.name, {parameter.name: parameter})
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+EveryOption = Annotated[
+    bool,
+    typer.Option("--all", help="Also the entries that are no call's; --json always has them."),
+]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="FILE", help="A new file; by default stdout."),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite FILE.")]
 
-        def run(**options: Any) -> None:
-            made = {
-                name: maker(**{option: options.pop(option) for option in own[name]})
-                for name, maker in makers.items()
-            }
-            command(**made, **options)
+# --- which entries are wanted -------------------------------------------------------------------
 
-        run.__doc__ = command.__doc__
-        run.__annotations__ = {name: one.annotation for name, one in shown.items()}
-        keywords = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in shown.values()]
-        run.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]  # typer's
-        return run
-
-    return decorate
-
-
-def log(config: ConfigOption = None, state: StateOption = None) -> Place:
-    """Find the log; raises as ``place.locate`` does."""
-    return place.locate(config, state)
-
-
-def trusted_log(
-    config: ConfigOption = None,
-    state: StateOption = None,
-    anchor: AnchorOption = None,
-    trust: TrustOption = None,
-) -> TrustedLog:
-    """Find the log, its anchor, and the trust document that counts; raises as ``place`` does."""
-    found = place.locate(config, state, anchor)
-    return TrustedLog(found, place.trust(found, trust))
+AgentOption = Annotated[
+    str | None,
+    typer.Option("--agent", metavar="NAME|URI", help="An agent, or one instance of it."),
+]
+PrincipalOption = Annotated[
+    str | None, typer.Option("--principal", metavar="NAME", help="Calls for somebody.")
+]
+ToolOption = Annotated[str | None, typer.Option("--tool", metavar="NAME", help="Calls of a tool.")]
+DecisionOption = Annotated[
+    Decided | None,
+    typer.Option(
+        "--decision",
+        metavar="DECISION",
+        help="Calls that were decided so: allow, deny or approval.",
+    ),
+]
+SinceOption = Annotated[
+    datetime | None,
+    typer.Option(
+        "--since",
+        metavar="TIME",
+        parser=times.given,
+        help="From a time on: 2026-11-25, 2026-11-25T09:30:00Z, or 30m, 2h, 7d ago.",
+    ),
+]
+UntilOption = Annotated[
+    datetime | None,
+    typer.Option("--until", metavar="TIME", parser=times.given, help="Before a time."),
+]
+TaskOption = Annotated[str | None, typer.Option("--task", metavar="ID", help="Calls of a task.")]
+TraceOption = Annotated[
+    str | None, typer.Option("--trace", metavar="ID", help="Calls of a trace (32 hex digits).")
+]
+KindOption = Annotated[
+    Kind | None,
+    typer.Option(
+        "--kind",
+        metavar="KIND",
+        help="Entries of a kind: call, outcome, resolution, erasure, identity, config, policy, "
+        "key, shard.",
+    ),
+]
+InDoubtOption = Annotated[
+    bool,
+    typer.Option("--in-doubt", help="Calls that were authorised, of which nothing is known since."),
+]

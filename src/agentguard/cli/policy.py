@@ -5,10 +5,6 @@ The application's code is not imported, unless the policy itself is a Python fun
 
 from __future__ import annotations
 
-import re
-import shlex
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -17,15 +13,12 @@ import typer
 from agentguard import canonical
 from agentguard import config as configuration
 from agentguard import policy as rule
-from agentguard.cli import screen
-from agentguard.cli.place import ConfigOption, JsonOption
+from agentguard.cli import files, location, policy_source, screen
+from agentguard.cli.options import ConfigOption, JsonOption
 from agentguard.config import Config
 from agentguard.decision import Decision
-from agentguard.engines.rego_source import RegoSource
-from agentguard.errors import ConfigError, DecodeError, PolicyError
-from agentguard.loading import configured_engine
+from agentguard.errors import ConfigError, DecodeError, PolicyError, StorageError
 from agentguard.ports import Engine
-from agentguard.tool import RESERVED
 
 app = typer.Typer(no_args_is_help=True, help="Check a policy, and ask it about a call.")
 
@@ -44,8 +37,6 @@ _STRANGE: Final = {
     "tool": {"name": "agentguard_policy_check", "schema_sha256": "0" * 64},
 }
 """A call of a tool that no policy has heard of, by an agent that no policy knows."""
-
-_READ: Final = re.compile(r"""(?<![\w.])input(?:\.|\[")([A-Za-z_]\w*)""")
 
 QueryOption = Annotated[
     str | None,
@@ -77,16 +68,12 @@ def check(
     """
     settings = _settings(path, query, config)
     try:
-        engine = load(settings)
+        engine = policy_source.load(settings)
         strange = _ask(engine, canonical.dumps(_STRANGE))
     except PolicyError as error:
-        if json:
-            problems = [{"code": error.code, "what": str(error)}]
-            screen.json_line({"ok": False, "problems": problems})
-        else:
-            screen.error(error.code, str(error))
+        _print_problem(error, json=json)
         raise typer.Exit(1) from error
-    elsewhere = undeclared(settings, _attributes(config))
+    elsewhere = policy_source.undeclared(settings, _attributes(config))
     if json:
         screen.json_line(
             {
@@ -103,13 +90,13 @@ def check(
     if strange.allowed:
         screen.warn("an unknown agent may call an unknown tool: does an allow lack its conditions?")
     for name in elsewhere:
-        screen.warn(advice(name))
+        screen.warn(policy_source.advice(name))
 
 
 @app.command("eval")
 def evaluate(
     document: Annotated[
-        str,
+        Path,
         typer.Argument(metavar="INPUT.json|-", help="The policy's input, or - for stdin."),
     ],
     *,
@@ -129,7 +116,7 @@ def evaluate(
     every guarded call goes through: an error of the policy is a denial.
     """
     asked = _document(document)
-    engine = load(_settings(policy, query, config))
+    engine = policy_source.load(_settings(policy, query, config))
     decision = _ask(engine, canonical.dumps(asked))
     if json:
         screen.json_line(
@@ -153,7 +140,7 @@ def evaluate(
 
 def _settings(path: Path | None, query: str | None, config: Path | None) -> Config:
     if path is None:
-        settings = configuration.load(config or configuration.find(Path.cwd()))
+        settings = location.load(config)
         written = settings.policy
         if written is None:
             raise ConfigError(f"{settings.source}: policy: expected a table with a path")
@@ -165,56 +152,9 @@ def _settings(path: Path | None, query: str | None, config: Path | None) -> Conf
     return configuration.parse({"policy": table}, source="the command line", base=Path.cwd())
 
 
-def load(settings: Config) -> Engine:
-    """Load the policy as a guard does. Raises ``ConfigError`` or ``PolicyError``."""
-    try:
-        return configured_engine(settings)
-    except ConfigError as error:
-        raise on_path(error, settings) from error
-
-
-def on_path(error: ConfigError, settings: Config) -> ConfigError:
-    """Return the error that says how the command line comes to import what it could not."""
-    if not isinstance(error.__cause__, ImportError) or error.code != ConfigError.default_code:
-        return error
-    folder = shlex.quote(str(settings.base))
-    message = f"{error}; where it lies beside agentguard.toml, set PYTHONPATH={folder}"
-    return ConfigError(message, code=error.code)
-
-
-def undeclared(settings: Config, attributes: Iterable[str]) -> list[str]:
-    """Return the members of its input that a Rego policy reads and no one is known to provide.
-
-    They are looked for in the text, so that one behind a variable is not found. Raises
-    ``PolicyError`` where the policy can't be read.
-    """
-    written = settings.policy
-    if written is None or written.engine != "rego":
-        return []
-    source = RegoSource.read(settings.base / Path(written.path).expanduser())
-    lines = (line for _, text in source.modules for line in text.splitlines())
-    code = (line for line in lines if not line.lstrip().startswith("#"))
-    read = {name for line in code for name in _READ.findall(line)}
-    return sorted(read - RESERVED - set(attributes))
-
-
-def declared(settings: Config) -> set[str]:
-    """Return the names that ``attributes`` in the configuration put into the policy's input."""
-    return {name for tool in settings.tools.values() for name in tool.attributes or ()}
-
-
-def advice(name: str) -> str:
-    """Say what to do about a member of the input that nothing declares."""
-    return (
-        f"the policy reads input.{name}, which no `attributes` in agentguard.toml names: it must "
-        "come from facts or from the code; where it is missing, a deny rule that reads it does "
-        f"not fire. Add a rule that denies if not input.{name}, or correct the name"
-    )
-
-
 def _attributes(config: Path | None) -> set[str]:
     try:
-        return declared(configuration.load(config or configuration.find(Path.cwd())))
+        return policy_source.declared(location.load(config))
     except ConfigError:
         return set()  # a policy can be checked where there is no configuration
 
@@ -226,8 +166,8 @@ def _ask(engine: Engine, document: bytes) -> Decision:
         return Decision.refused(str(error), code=error.code)
 
 
-def _document(document: str) -> dict[str, canonical.JSON]:
-    data, name = _read(document), "stdin" if document == "-" else document
+def _document(document: Path) -> dict[str, canonical.JSON]:
+    data, name = _read(document), "stdin" if files.is_stream(document) else document
     if data.strip() == b"null":
         message = (
             f"{name} holds null: the policy was not asked about that call, which was refused "
@@ -241,16 +181,20 @@ def _document(document: str) -> dict[str, canonical.JSON]:
         raise DecodeError(message, code=error.code) from error
 
 
-def _read(document: str) -> bytes:
+def _read(document: Path) -> bytes:
     limit = canonical.MAX_BYTES + 1  # one more than is decoded: too long is found out there
-    if document == "-":
-        return sys.stdin.buffer.read(limit)
     try:
-        with Path(document).open("rb") as file:
-            return file.read(limit)
-    except OSError as error:
-        message = f"{document} can't be read ({error.strerror}): name a JSON file, or - for stdin"
-        raise ConfigError(message, code="config.missing") from error
+        return files.read_or_stdin(document, limit)
+    except StorageError as error:
+        raise ConfigError(str(error), code="config.missing") from error
+
+
+def _print_problem(error: PolicyError, *, json: bool) -> None:
+    if json:
+        problems = [{"code": error.code, "what": str(error)}]
+        screen.json_line({"ok": False, "problems": problems})
+    else:
+        screen.error(error.code, str(error))
 
 
 def _draw(settings: Config, engine: Engine) -> None:

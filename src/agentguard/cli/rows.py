@@ -1,22 +1,20 @@
 """A row: what one entry of the log says, and what became of its call, as the list gives it.
 
 Here an entry is read into a row, unverified, with what has been found out about it. How that is
-found in a log stands in ``history.py``, how a row is shown in ``listing.py``.
+found in a log stands in ``history.py``, how a row is shown in ``table.py``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final
 
-from agentguard import envelope, jws
+from agentguard import jws
 from agentguard.audit import summary
-from agentguard.audit.entry import CallPlace, Entry
-from agentguard.audit.statements import Authorization, Outcome
+from agentguard.audit.entry import Entry
+from agentguard.audit.statements import Administered, Authorization, Outcome
 from agentguard.audit.summary import Summary
 from agentguard.canonical import JSON
-from agentguard.envelope import Envelope
-from agentguard.errors import DecodeError
 
 DAMAGED: Final = "damaged"
 """The kind of a row for an entry that can't be read."""
@@ -69,36 +67,6 @@ class Row:
         return {name: getattr(self, name) for name in _MEMBERS}
 
 
-class Stated(NamedTuple):
-    """What a resolution or an erasure says of a call, unverified; ``ran`` None in an erasure."""
-
-    call: CallPlace
-    ran: bool | None
-    note: str
-
-    def is_of(self, shard: int, index: int, call: Authorization) -> bool:
-        """Whether it speaks of this call: by its place and the digest of its invocation."""
-        place = (shard, index, call.invocation_sha256)
-        return place == (self.call.shard, self.call.index, self.call.invocation_sha256)
-
-
-def read_stated(parsed: Entry) -> Stated:
-    """Read a resolution or an erasure, without verifying it; raises ``DecodeError``."""
-    payload = Envelope.parse(parsed.members["statement"]).payload
-    statement = envelope.parse_statement(payload, parsed.kind)
-    match statement.predicate:
-        case {
-            "invocation_id": str(invocation_id),
-            "authorization": {"shard": shard, "index": index},
-            "note": str(note),
-            **others,
-        } if type(shard) is int and type(index) is int:
-            ran = others.get("ran")
-            call = CallPlace(shard, index, invocation_id, statement.subject_sha256)
-            return Stated(call, ran if isinstance(ran, bool) else None, note)
-    raise DecodeError(f"not a statement of a call's {parsed.kind}", code="entry.malformed")
-
-
 def subject_of(token: str) -> str | None:
     """Return whom a credential names, without verifying it; raises ``DecodeError``."""
     subject = jws.parse(token).claims().get("sub")
@@ -142,7 +110,7 @@ def of_outcome(row: Row, parsed: Entry, read: Outcome, call: Authorization, inde
     return ended(replace(_named(row, call), about=about, call=index), read.status)
 
 
-def of_stated(row: Row, parsed: Entry, said: Stated, call: Authorization | None) -> Row:
+def of_administered(row: Row, parsed: Entry, said: Administered, call: Authorization | None) -> Row:
     """Add what a resolution or an erasure says; ``call`` is None where its call is not there."""
     invocation_id = said.call.invocation_id
     return replace(
@@ -161,7 +129,7 @@ def ended(row: Row, status: str) -> Row:
     return replace(row, outcome=status)
 
 
-def settled(row: Row, said: Stated) -> Row:
+def settled(row: Row, said: Administered) -> Row:
     """Add what became of a call by a person's word: that it ran, but not with which result."""
     how = f"a person has settled that it {'ran' if said.ran else 'did not run'}: {said.note}"
     outcome = "unknown" if said.ran else None

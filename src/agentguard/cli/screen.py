@@ -149,13 +149,15 @@ def json_line(value: object) -> None:
 
 
 @contextmanager
-def counter(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+def counter(
+    what: str, total: int | None = None, *, quiet: bool = False
+) -> Iterator[Callable[[int], None]]:
     """Yield a function that shows a growing number on stderr, where that is a terminal.
 
-    With a ``total`` it is shown as a bar.
+    With a ``total`` it is shown as a bar; ``quiet``, not at all.
     """
     console = _console(sys.stderr)
-    if not console.is_terminal:
+    if quiet or not console.is_terminal:
         yield lambda _number: None
         return
     columns: list[ProgressColumn] = [

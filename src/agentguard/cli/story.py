@@ -2,7 +2,8 @@
 
 The signatures, the credential and what stands beside the log under a commitment are checked on the
 way; what does not hold is a problem of the story. Whether the log around it is whole is
-``audit verify``'s question. Which call is meant stands in ``finding.py``.
+``audit verify``'s question. Which call is meant stands in ``lookup.py``, how a story looks in
+``show.py``.
 """
 
 from __future__ import annotations
@@ -10,41 +11,43 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentguard import canonical
 from agentguard.audit import entry, statements
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry
-from agentguard.audit.statements import Authorization, Commitments, Credentials, Outcome
+from agentguard.audit.statements import (
+    Administered,
+    Authorization,
+    Commitments,
+    Credentials,
+    Outcome,
+)
 from agentguard.canonical import JSON
-from agentguard.cli import finding
-from agentguard.cli.finding import Found
+from agentguard.cli import lookup
+from agentguard.cli.lookup import Found
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument
+from agentguard.ports import LogReader
 from agentguard.storage import sqlite
-from agentguard.storage.lease import shard_origin
-from agentguard.storage.reader import StateReader
 
 _OUTCOME_MEMBERS: Final = ("result_type", "error_type", "started_at", "ended_at")
 
 
-@dataclass(frozen=True, slots=True)
-class Noted:
-    """What the admin key has signed of a call, and where it stands; ``ran`` None in an erasure."""
+class Noted(NamedTuple):
+    """What the admin key has signed of a call, and the entry that holds it."""
 
-    shard: int
-    index: int
-    at: str
-    note: str
-    ran: bool | None
+    said: Administered
+    found: Found
 
     def as_json(self) -> dict[str, JSON]:
-        """Return its members, ``ran`` only where it is said."""
-        members = {name: getattr(self, name) for name in self.__slots__}
-        return {name: value for name, value in members.items() if value is not None}
+        """Return the place, the time, the note and, of a resolution, whether the call ran."""
+        place: dict[str, JSON] = {"shard": self.found.shard, "index": self.found.index}
+        ran: dict[str, JSON] = {} if self.said.ran is None else {"ran": self.said.ran}
+        return {**place, "at": self.found.entry.at, "note": self.said.note, **ran}
 
 
 @dataclass(slots=True)
@@ -52,8 +55,8 @@ class Story:
     """One call: its authorization and, once there are any, its outcome and the admin's word.
 
     ``credential`` is None where it does not verify, ``head`` (the newest checkpoint of its shard)
-    likewise. ``kept`` holds what stands beside the log, by role. ``problems`` says what does not
-    hold.
+    likewise. ``attachments`` holds what stands beside the log, decoded, by role. ``problems`` says
+    what does not hold.
     """
 
     shard: int
@@ -66,7 +69,7 @@ class Story:
     resolution: Noted | None = None
     erasure: Noted | None = None
     head: Checkpoint | None = None
-    kept: dict[str, JSON] = field(default_factory=dict)
+    attachments: dict[str, JSON] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def commitments(self) -> Commitments:
@@ -85,8 +88,8 @@ class Story:
             "principal": call.principal,
             "credential": _credential_json(self.credential),
             "tool": call.predicate["tool"],
-            "arguments": self.kept.get("arguments"),
-            "input": self.kept.get("input"),
+            "arguments": self.attachments.get("arguments"),
+            "input": self.attachments.get("input"),
             "resource": call.predicate.get("resource"),
             "task_id": call.predicate.get("task_id"),
             "traceparent": call.predicate.get("traceparent"),
@@ -110,12 +113,12 @@ class Story:
         return {
             "index": self.outcome_entry.index,
             "status": self.outcome.status,
-            "result": self.kept.get("result"),
+            "result": self.attachments.get("result"),
             **{name: said.get(name) for name in _OUTCOME_MEMBERS},
         }
 
 
-def tell(reader: StateReader, found: Found, trust: TrustDocument) -> Story:
+def tell(reader: LogReader, found: Found, trust: TrustDocument) -> Story:
     """Tell the story of the call whose authorization was found, and check it.
 
     Raises ``DecodeError`` for an entry that can't be read, and ``StorageError``.
@@ -130,7 +133,7 @@ def tell(reader: StateReader, found: Found, trust: TrustDocument) -> Story:
 class _Teller:
     """Adds to a story what belongs to it, each part checked."""
 
-    reader: StateReader
+    reader: LogReader
     trust: TrustDocument
     story: Story
 
@@ -142,11 +145,11 @@ class _Teller:
                 statements.check_call(story.call, issued)
         if story.call.allowed:
             self._outcome()
-        self._keep(story.index, story.call.commitments)
+        self._attach(story.index, story.call.commitments)
         if story.call.allowed and story.outcome is None:
             story.resolution = self._noted("resolution")
         committed = [role for role, said in story.commitments().items() if said is not None]
-        if not set(committed) <= story.kept.keys():
+        if not set(committed) <= story.attachments.keys():
             story.erasure = self._noted("erasure")
         with self._problem("the newest checkpoint does not hold"):
             story.head = self._head()
@@ -154,7 +157,7 @@ class _Teller:
     def _credential(self) -> Credential | None:
         call, at = self.story.call, entry.time_of(self.story.entry.at)
         newest: AgentguardError | None = None
-        for found in finding.credentials(self.reader, call, self._found()):
+        for found in lookup.credentials(self.reader, call, self._found()):
             known = Credentials()
             try:
                 token = str(found.entry.members["credential"])
@@ -170,37 +173,37 @@ class _Teller:
 
     def _outcome(self) -> None:
         story = self.story
-        for found in finding.belonging(self.reader, "outcome", story.call, self._found())[:1]:
+        for found in lookup.belonging(self.reader, "outcome", story.call, self._found())[:1]:
             story.outcome_entry = found
             story.outcome = outcome = statements.read_outcome(found.entry)
             with self._problem("the outcome does not hold"):
                 statements.check_place(outcome, story.shard, story.index)
                 if story.credential is not None:  # without one, that is a problem already
                     statements.check_signed(outcome.sealed, story.credential)
-            self._keep(found.index, outcome.commitments)
+            self._attach(found.index, outcome.commitments)
 
     def _noted(self, kind: str) -> Noted | None:
         """Return the newest resolution or erasure of the call that the admin key has signed."""
         noted: list[Noted] = []
-        for found in finding.belonging(self.reader, kind, self.story.call, self._found()):
+        for found in lookup.belonging(self.reader, kind, self.story.call, self._found()):
             with self._problem(f"the {kind} at {found.shard}/{found.index} does not hold"):
                 at = entry.time_of(found.entry.at)
                 said = statements.check_administered(found.entry, self.trust, at)
-                noted.append(Noted(found.shard, found.index, found.entry.at, said.note, said.ran))
-        return max(noted, key=lambda one: one.at, default=None)
+                noted.append(Noted(said, found))
+        return max(noted, key=lambda one: one.found.entry.at, default=None)
 
     def _head(self) -> Checkpoint:
         story = self.story
         note = self.reader.checkpoint(story.shard)
         if note is None:
             raise VerificationError("there is none")
-        origin = shard_origin(self.trust, story.shard)
+        origin = self.trust.origin(story.shard)
         head, _key = statements.check_checkpoint(note, self.trust, origin)
         if head.size <= story.index:
             raise VerificationError(f"it covers {head.size} entries, and not this one")
         return head
 
-    def _keep(self, index: int, commitments: Commitments) -> None:
+    def _attach(self, index: int, commitments: Commitments) -> None:
         """Take what stands beside an entry into the story, if it is what the entry commits to."""
         for beside in self.reader.attachments(self.story.shard, index):
             try:
@@ -212,7 +215,7 @@ class _Teller:
                 what = f"the {beside.role} kept beside the log are no JSON: {error}"
                 self.story.problems.append(what)
             else:
-                self.story.kept[beside.role] = data
+                self.story.attachments[beside.role] = data
 
     def _found(self) -> Found:
         return Found(self.story.shard, self.story.index, self.story.entry)

@@ -14,13 +14,28 @@ from typing import Annotated, Final
 
 import typer
 
-from agentguard.cli import filters, options, screen
+from agentguard.cli import filters, location, screen
 from agentguard.cli.filters import Filter
-from agentguard.cli.history import History
-from agentguard.cli.listing import COLUMNS, EveryOption, Table, newest
-from agentguard.cli.place import JsonOption, Place
+from agentguard.cli.history import History, newest
+from agentguard.cli.options import (
+    AgentOption,
+    ConfigOption,
+    DecisionOption,
+    EveryOption,
+    InDoubtOption,
+    JsonOption,
+    KindOption,
+    PrincipalOption,
+    SinceOption,
+    StateOption,
+    TaskOption,
+    ToolOption,
+    TraceOption,
+    UntilOption,
+)
 from agentguard.cli.rows import Row
-from agentguard.storage.reader import StateReader
+from agentguard.cli.table import COLUMNS, Table
+from agentguard.ports import LogReader
 
 _PAUSE: Final = 0.1
 """Seconds between two looks; each is one search for what is past the newest index, by shard."""
@@ -40,10 +55,18 @@ _ALIKE: Final = (
 """The cells of the widest row that is likely to come."""
 
 
-@options.given(wanted=filters.wanted, found=options.log)
-def tail(
+def tail(  # noqa: PLR0913  one for each option
     *,
-    wanted: Filter,
+    agent: AgentOption = None,
+    principal: PrincipalOption = None,
+    tool: ToolOption = None,
+    decision: DecisionOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    task: TaskOption = None,
+    trace: TraceOption = None,
+    kind: KindOption = None,
+    in_doubt: InDoubtOption = False,
     last: Annotated[
         int, typer.Option("-n", "--last", min=0, metavar="N", help="Begin with the newest N.")
     ] = 10,
@@ -51,7 +74,8 @@ def tail(
         bool, typer.Option("--follow/--no-follow", help="Whether to wait for more.")
     ] = True,
     every: EveryOption = False,
-    found: Place,
+    config: ConfigOption = None,
+    state: StateOption = None,
     json: JsonOption = False,
 ) -> None:
     """Watch the calls as they come.
@@ -60,7 +84,19 @@ def tail(
     call is printed once it is authorised, and its outcome once there is one. With --json, one
     object a line, as audit list prints them.
     """
-    reader = found.reader()
+    wanted = filters.wanted(
+        agent=agent,
+        principal=principal,
+        tool=tool,
+        decision=decision,
+        since=since,
+        until=until,
+        task=task,
+        trace=trace,
+        kind=kind,
+        in_doubt=in_doubt,
+    )
+    reader = location.locate(config, state).reader()
     table = Table(wanted, several=True, every=every or json)
     news = _News(reader, wanted, table)
     with suppress(KeyboardInterrupt):
@@ -74,7 +110,7 @@ def tail(
 class _News:
     """What is new in a log, look by look."""
 
-    def __init__(self, reader: StateReader, wanted: Filter, table: Table) -> None:
+    def __init__(self, reader: LogReader, wanted: Filter, table: Table) -> None:
         self._reader = reader
         self._history = History(reader)
         self._wanted = wanted
@@ -98,12 +134,12 @@ class _News:
         self._looks += 1
         if self._looks % _REOPEN == 0:
             self._reopen()
-        found: list[Row] = []
+        news: list[Row] = []
         for row in self._history.rows(after=self._seen):
             self._seen[row.shard] = row.index
             if self._is_wanted(row):
-                found.append(row)
-        return found
+                news.append(row)
+        return news
 
     def _is_wanted(self, row: Row) -> bool:
         if row.call is not None and (row.shard, row.call) in self._running:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
-from agentguard.cli import place, screen
-from agentguard.cli.place import AnchorOption, ConfigOption, StateOption
-from agentguard.errors import StorageError, VerificationError
+from agentguard.cli import files, location, screen
+from agentguard.cli.options import (
+    AnchorOption,
+    ConfigOption,
+    ForceOption,
+    OutputOption,
+    StateOption,
+)
+from agentguard.errors import VerificationError
 from agentguard.storage import keystore
 
 app = typer.Typer(no_args_is_help=True, help="The public keys of the trust domain.")
@@ -24,10 +26,8 @@ def group() -> None:
 @app.command("export")
 def export(
     *,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help="A new file; by default stdout."),
-    ] = None,
+    output: OutputOption = None,
+    force: ForceOption = False,
     config: ConfigOption = None,
     state: StateOption = None,
     anchor: AnchorOption = None,
@@ -37,26 +37,16 @@ def export(
     JSON with public keys only, for those who verify the log. It is refused if the copy that is
     kept with the anchors says something else.
     """
-    found = place.locate(config, state, anchor)
-    own = keystore.load_trust(found.state)
-    kept = place.anchored_trust(found, own)
-    if kept is not None and kept.document != own:
+    where = location.locate(config, state, anchor)
+    own = keystore.load_trust(where.state)
+    anchored = location.anchored_trust(where, own)
+    if anchored is not None and anchored.document != own:
         message = (
-            f"the trust document in {found.state} is not the one in {kept.source}: "
+            f"the trust document in {where.state} is not the one in {anchored.source}: "
             "find out who changed it; nothing was exported"
         )
         raise VerificationError(message, code="trust.changed")
-    data = own.dumps() + b"\n"
-    if output is None:
-        sys.stdout.write(data.decode())
-        return
-    try:
-        with output.open("xb") as file:
-            file.write(data)
-    except FileExistsError as error:
-        message = f"{output} exists already: it is not overwritten"
-        raise StorageError(message, code="storage.exists") from error
-    except OSError as error:
-        message = f"{output} can't be written ({error.strerror}): name another file"
-        raise StorageError(message, code="storage.readonly") from error
-    screen.line(f"{output} holds {len(own.keys)} public keys of {own.trust_domain}")
+    with files.new(output, force=force) as file:
+        file.write(own.dumps() + b"\n")
+    if not files.is_stream(output):
+        screen.line(f"{output} holds {len(own.keys)} public keys of {own.trust_domain}")

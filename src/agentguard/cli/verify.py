@@ -1,31 +1,37 @@
 """``agentguard audit verify``: the whole log, held against keys and checkpoints from outside.
 
-What is checked stands in ``examination.py``, how the findings are told in ``verdict.py``.
+What is checked stands in ``examination.py``, how the findings are told in ``verify_report.py``. The
+files that ``--against`` names are read here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from agentguard.audit import checkpoint
-from agentguard.cli import options, screen, witness
-from agentguard.cli.filters import Filter, moment
+from agentguard.audit import checkpoint, statements
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.evidence_file import EvidenceFile
+from agentguard.cli import files, history, location, screen, times
+from agentguard.cli.filters import Filter
 from agentguard.cli.history import History
-from agentguard.cli.options import TrustedLog
-from agentguard.cli.place import JsonOption
-from agentguard.cli.verdict import Verdict
-from agentguard.errors import AgentguardError
+from agentguard.cli.options import AnchorOption, ConfigOption, JsonOption, StateOption, TrustOption
+from agentguard.cli.verify_report import VerifyReport
+from agentguard.errors import AgentguardError, DecodeError, VerificationError
 from agentguard.examination import examine
-from agentguard.identity.trust import seconds
+from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.invocation import timestamp
-from agentguard.storage.reader import StateReader
+from agentguard.ports import LogReader
+
+_NOTE: Final = re.compile(rb"(?:[^\n]+\n)+\n(?:\xe2\x80\x94 [^\n]*\n)+")
+"""A text without empty lines, an empty line, and signature lines (C2SP signed-note)."""
 
 _WITHOUT: Final = (
     "signatures, but for the newest checkpoint's of each shard",
@@ -34,31 +40,38 @@ _WITHOUT: Final = (
 )
 
 
-@options.given(log=options.trusted_log)
+CheckedSinceOption = Annotated[
+    datetime | None,
+    typer.Option(
+        "--since",
+        metavar="TIME",
+        parser=times.given,
+        help="Check signatures only from a time on: 2026-11-25, 2026-11-25T09:30:00Z, or 30m, "
+        "2h, 7d ago.",
+    ),
+]
+NoSignaturesOption = Annotated[
+    bool, typer.Option("--no-signatures", help="Check hashes, checkpoints and anchors only.")
+]
+AgainstOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--against",
+        metavar="FILE",
+        help="Checkpoints that somebody else has kept, or evidence; may be repeated.",
+    ),
+]
+
+
 def verify(
     *,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            "--since",
-            metavar="TIME",
-            help="Check signatures only from a time on: 2026-11-25, 2026-11-25T09:30:00Z, or 30m, "
-            "2h, 7d ago.",
-        ),
-    ] = None,
-    no_signatures: Annotated[
-        bool,
-        typer.Option("--no-signatures", help="Check hashes, checkpoints and anchors only."),
-    ] = False,
-    against: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--against",
-            metavar="FILE",
-            help="Checkpoints that somebody else has kept, or evidence; may be repeated.",
-        ),
-    ] = None,
-    log: TrustedLog,
+    since: CheckedSinceOption = None,
+    no_signatures: NoSignaturesOption = False,
+    against: AgainstOption = None,
+    config: ConfigOption = None,
+    state: StateOption = None,
+    anchor: AnchorOption = None,
+    trust: TrustOption = None,
     json: JsonOption = False,
 ) -> None:
     """Verify the whole log.
@@ -70,45 +83,81 @@ def verify(
     """
     if since is not None and no_signatures:
         raise typer.BadParameter("--since says which signatures to check, --no-signatures none")
-    begin = moment(since, datetime.now(UTC)) if since is not None else None
-    trust = log.trust.document
-    kept = list(chain.from_iterable(witness.kept(file, trust) for file in against or ()))
-    reader = log.place.reader()
-    with screen.counter("verifying entry", expected(reader)) as count:
+    log = location.trusted_log(config, state, anchor, trust)
+    document = log.trust.document
+    witnessed = list(chain.from_iterable(_checkpoints(file, document) for file in against or ()))
+    reader = log.location.reader()
+    with screen.counter("verifying entry", history.expected(reader)) as count:
         report = examine(
             reader,
-            trust,
-            anchor=log.place.anchor,
-            kept=kept,
-            since=seconds(begin) if begin is not None else 0,
+            document,
+            anchor=log.location.anchor,
+            kept=witnessed,
+            since=seconds(since) if since is not None else 0,
             contents=not no_signatures,
             progress=count,
         )
-    unchecked: Sequence[str] = _WITHOUT if no_signatures else ()
-    if begin is not None:
-        unchecked = [f"signatures before {timestamp(begin)}"]
     in_doubt = _in_doubt_by_columns(reader) if no_signatures else report.in_doubt
-    verdict = Verdict(log, report, in_doubt, unchecked, against or ())
+    unchecked = _unchecked(since, no_signatures=no_signatures)
+    told = VerifyReport(log, report, in_doubt, unchecked, against or ())
     if json:
-        screen.json_line(verdict.as_json())
-        for warning in verdict.warnings():
-            screen.warn(warning)
+        told.print_json()
     else:
-        verdict.draw(reader)
+        told.draw(reader)
     if not report.ok:
         raise typer.Exit(1)
 
 
-def _in_doubt_by_columns(reader: StateReader) -> list[str]:
+def _unchecked(since: datetime | None, *, no_signatures: bool) -> Sequence[str]:
+    """Say what is left out."""
+    if since is not None:
+        return [f"signatures before {timestamp(since)}"]
+    return _WITHOUT if no_signatures else ()
+
+
+def _in_doubt_by_columns(reader: LogReader) -> list[str]:
     with suppress(AgentguardError):  # a log that can't be read is a finding already
         rows = History(reader).rows(Filter(in_doubt=True))
         return [row.invocation_id for row in rows if row.invocation_id is not None]
     return []
 
 
-def expected(reader: StateReader) -> int | None:
-    """Return how many entries a log has by its own word; None where it can't be read."""
-    with suppress(AgentguardError):
-        notes = [reader.checkpoint(shard) for shard in reader.shards()]
-        return sum(checkpoint.parse(note).checkpoint.size for note in notes if note is not None)
-    return None
+# --- checkpoints that somebody else has kept ----------------------------------------------------
+
+
+def _checkpoints(path: Path, trust: TrustDocument) -> list[Checkpoint]:
+    """Return the checkpoints in a file, each signed by a log key of ``trust`` for its log.
+
+    Raises ``DecodeError`` or ``VerificationError``, which name the file, and ``StorageError``.
+    """
+    data = files.read(path)
+    try:
+        return [_verified(note, trust) for note in _notes(data)]
+    except DecodeError as error:
+        message = f"{path} holds neither signed checkpoints nor evidence: {error}"
+        raise DecodeError(message, code=error.code) from error
+    except AgentguardError as error:
+        message = f"{path} can't vouch for this log: {error}"
+        raise VerificationError(message, code=error.code) from error
+
+
+def _verified(note: bytes, trust: TrustDocument) -> Checkpoint:
+    origin = checkpoint.parse(note).checkpoint.origin
+    trust.shard_of(origin)
+    return statements.check_checkpoint(note, trust, origin)[0]
+
+
+def _notes(data: bytes) -> Iterator[bytes]:
+    if data.startswith(b"{"):
+        # one shard's entries stand under one checkpoint, which is there once for each
+        yield from dict.fromkeys(held.proof.note for held in EvidenceFile.loads(data).entries)
+        return
+    place = 0
+    while place < len(data):
+        found = _NOTE.match(data, place)
+        if found is None:
+            raise DecodeError("expected a signed note at its end", code="note.malformed")
+        yield found[0]
+        place = found.end()
+    if place == 0:
+        raise DecodeError("it is empty", code="note.malformed")

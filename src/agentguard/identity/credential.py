@@ -25,7 +25,10 @@ MAX_LIFETIME: Final = 3600
 """A credential lives an hour at most, in seconds."""
 
 _LATEST: Final = 253_402_300_799  # the end of the year 9999
-_URI: Final = re.compile(r"spiffe://[^/]+/agent/([^/]+)/[^/]+")
+_URI: Final = re.compile(r"spiffe://[^/]+/agent/([^/]+)/([^/]+)")
+_ALIAS: Final = 4
+"""Characters of a thumbprint in an instance's short name."""
+
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?\Z")
 _CLAIMS: Final = frozenset({"iss", "sub", "iat", "exp", "jti", "cnf", AGENT_CLAIM})
 
@@ -77,6 +80,15 @@ def agent_name(uri: str) -> str | None:
     """
     match = _URI.fullmatch(uri)
     return match[1] if match is not None else None
+
+
+def agent_alias(uri: str) -> str:
+    """Return an instance's short name, for display; a text that is no such URI as it is.
+
+    It is made like ``agent:code-reviewer:7f3a``, and identifies nothing.
+    """
+    match = _URI.fullmatch(uri)
+    return f"agent:{match[1]}:{match[2][:_ALIAS]}" if match is not None else uri
 
 
 def issue(

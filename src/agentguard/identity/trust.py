@@ -6,6 +6,7 @@ never takes it from the state that is checked.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,6 +21,9 @@ Use = Literal["issuer", "log", "admin", "approver"]
 
 DOCUMENT_TYPE: Final = "urn:agentguard:trust:v1"
 _USES: Final = frozenset(get_args(Use))
+
+SHARD_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,8}")
+"""How a shard's number is written, in origins and in names of files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +65,38 @@ class TrustDocument:
     log: str
     keys: tuple[TrustedKey, ...]
 
+    def origin(self, shard: int) -> str:
+        """Name a shard of the log: the origin of its checkpoints (C2SP tlog-checkpoint)."""
+        return f"{self.log}/{shard}"
+
+    def shard_of(self, origin: str) -> int:
+        """Return the number of the shard that an origin names.
+
+        Raises ``VerificationError`` (``checkpoint.origin``) for none of this log.
+        """
+        log, _slash, number = origin.rpartition("/")
+        if log != self.log or SHARD_NUMBER.fullmatch(number) is None:
+            message = f"{origin!r} is no shard of {self.log}"
+            raise VerificationError(message, code="checkpoint.origin")
+        return int(number)
+
     def key(self, use: Use, kid: str, *, at: int) -> PublicKey:
         """Return the key ``kid`` for ``use`` as of ``at`` (seconds since the epoch).
 
         Raises ``VerificationError``: ``key.unknown``, ``key.expired``, ``key.compromised``.
         """
+        trusted = self.trusted(use, kid)
+        trusted.check(at)
+        return trusted.key
+
+    def trusted(self, use: Use, kid: str) -> TrustedKey:
+        """Return the key ``kid`` for ``use``, whatever its time.
+
+        Raises ``VerificationError`` (``key.unknown``).
+        """
         for trusted in self.keys:
             if trusted.use == use and trusted.key.thumbprint == kid:
-                trusted.check(at)
-                return trusted.key
+                return trusted
         message = f"{kid} is no {use} key of {self.trust_domain}"
         raise VerificationError(message, code="key.unknown")
 
@@ -104,6 +131,34 @@ class TrustDocument:
             message = f"{old.thumbprint} is no key of {self.trust_domain}"
             raise VerificationError(message, code="key.unknown")
         return replace(self, keys=tuple(keys))
+
+    def revoked(self, kid: str, *, compromised_since: int) -> TrustDocument:
+        """Return a document in which a key that was rotated out counts for nothing since then.
+
+        ``kid`` is its thumbprint, ``compromised_since`` seconds since the epoch. Raises
+        ``VerificationError``: ``key.unknown``, ``key.current`` for one that is in force still,
+        ``key.compromised`` for one that is known to be compromised, since then or earlier.
+        """
+        known = [trusted for trusted in self.keys if trusted.key.thumbprint == kid]
+        if not known:
+            message = f"{kid} is no key of {self.trust_domain}: see agentguard keys list"
+            raise VerificationError(message, code="key.unknown")
+        for trusted in known:
+            since = trusted.compromised_since
+            if since is not None and since <= compromised_since:
+                message = f"the {trusted.use} key {kid} counts for nothing since then already"
+                raise VerificationError(message, code="key.compromised")
+            if trusted.not_after is None and since is None:
+                message = (
+                    f"{kid} is the {trusted.use} key in force: agentguard keys rotate "
+                    f"{trusted.use} --compromised-since puts a new one in its place"
+                )
+                raise VerificationError(message, code="key.current")
+        ended = tuple(
+            replace(trusted, compromised_since=compromised_since) if trusted in known else trusted
+            for trusted in self.keys
+        )
+        return replace(self, keys=ended)
 
     def dumps(self) -> bytes:
         """Write the document, in canonical form."""

@@ -21,8 +21,10 @@ from agentguard.audit import checkpoint
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.keys import PublicKey
+from agentguard.storage import files
 
 _LOGGER = logging.getLogger("agentguard")
+_SUFFIX: Final = ".checkpoint"
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9]{1,100}\Z")
 
 
@@ -52,13 +54,17 @@ class Anchor:
             message = f"the anchor {self._path} can't be read ({error.strerror})"
             raise StorageError(message, code="anchor.unreadable") from error
         try:
-            return checkpoint.verify_any(note, self._keys, origin=self._origin)
+            return checkpoint.verify_any(note, self._keys, origin=self._origin)[0]
         except AgentguardError as error:
             message = f"the anchor {self._path} is damaged ({error}): find out who changed it"
             raise StorageError(message, code="anchor.damaged") from error
 
-    def check(self, head: Checkpoint) -> None:
-        """Raise ``StorageError`` (``storage.rolled_back``) if more was seen here than ``head``."""
+    def check(self, head: Checkpoint) -> Checkpoint | None:
+        """Return what was seen here last, which is no more than ``head``.
+
+        Raises ``StorageError`` (``storage.rolled_back``) if it is more, or of the same size and
+        another.
+        """
         seen = self.read()
         if seen is None:
             if self._path is not None and head.size > 0:
@@ -69,7 +75,7 @@ class Anchor:
                     self._path,
                     head.size,
                 )
-            return
+            return None
         if seen.size > head.size or (seen.size == head.size and seen.root != head.root):
             message = (
                 f"the log has {head.size} entries, but its anchor {self._path} has seen "
@@ -77,6 +83,7 @@ class Anchor:
                 "written until then"
             )
             raise StorageError(message, code="storage.rolled_back")
+        return seen
 
     def write(self, note: bytes) -> None:
         """Keep a newer checkpoint. A failure is kept for ``settle``: the commit has happened."""
@@ -101,25 +108,23 @@ class Anchor:
                     os.ftruncate(self._file, len(self._owed))
                     self._length = len(self._owed)
                 self._owed = b""
-        except OSError as error:
+        except (OSError, StorageError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
             message = (
-                f"the anchor {self._path} can't be written ({error.strerror}): set anchor in "
+                f"the anchor {self._path} can't be written ({reason}): set anchor in "
                 'agentguard.toml to a writable directory, or to "" for none'
             )
             raise StorageError(message, code="anchor.unwritable") from error
 
     def _open(self, path: Path) -> None:
         """Open the file; it comes into being with its first checkpoint, and never empty."""
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_folder(path.parent)
         if not path.exists():
             if not os.access(path.parent, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             if not self._owed:
                 return
-            new = path.with_name(f"{path.name}.{os.getpid()}")
-            new.write_bytes(self._owed)
-            new.chmod(0o600)
-            new.replace(path)
+            files.replace(path, self._owed)
         self._file = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def close(self) -> None:
@@ -132,7 +137,7 @@ class Anchor:
 def anchor_path(directory: Path, origin: str) -> Path:
     """Return where the anchor of a shard, ``<log>/<number>``, lies in a directory."""
     log, _slash, number = origin.rpartition("/")
-    return log_folder(directory, log) / f"{number}.checkpoint"
+    return log_folder(directory, log) / f"{number}{_SUFFIX}"
 
 
 def trust_path(directory: Path, log: str) -> Path:
@@ -152,8 +157,7 @@ def log_folder(directory: Path, log: str) -> Path:
 def kept_shards(directory: Path, log: str) -> list[int]:
     """Return the numbers of the shards of which an anchor is kept, in order."""
     try:
-        names = [path.stem for path in log_folder(directory, log).glob("*.checkpoint")]
+        return files.numbered(log_folder(directory, log), _SUFFIX)
     except OSError as error:
         message = f"the anchors in {directory} can't be read ({error.strerror})"
         raise StorageError(message, code="anchor.unreadable") from error
-    return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)

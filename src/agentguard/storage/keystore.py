@@ -1,8 +1,9 @@
 """The long-lived keys of a trust domain, encrypted at rest in OpenSSH's format.
 
 A state directory holds ``keys/issuer``, ``keys/log`` and ``keys/admin``, and the trust document
-with their public halves; while a key is rotated (``succession.py``), ``keys/<use>.next`` too. The
-passphrase lies elsewhere (``[keys] passphrase_file``, or ``AGENTGUARD_PASSPHRASE``).
+with their public halves; while a key is rotated or revoked (``succession.py``), ``keys/<use>.next``
+or ``trust.next`` too. The passphrase lies elsewhere (``[keys] passphrase_file``, or
+``AGENTGUARD_PASSPHRASE``).
 """
 
 from __future__ import annotations
@@ -15,51 +16,25 @@ from typing import Final
 from agentguard.errors import KeyMaterialError, StorageError
 from agentguard.identity.trust import TrustDocument, Use
 from agentguard.keys import Ed25519Signer
+from agentguard.storage import files
 
 TRUST: Final = "trust.json"
 KEYS: Final = "keys"
+_NEXT_TRUST: Final = "trust.next"
+_UNANNOUNCED: Final = "trust.unannounced"
 
 LONG_LIVED: Final[tuple[Use, ...]] = ("issuer", "log", "admin")
 """The uses of the keys that lie in a state."""
 
 
-def write_new(path: Path, data: bytes) -> None:
-    """Write a file of mode 0600 that must not exist; raises ``StorageError``."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        with os.fdopen(file, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-    except FileExistsError as error:
-        message = f"{path} exists already: it is not overwritten"
-        raise StorageError(message, code="storage.exists") from error
-    except OSError as error:
-        message = f"{path} can't be written ({error.strerror}): give this user the right"
-        raise StorageError(message, code="storage.readonly") from error
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Write a file of mode 0600 in place of another, whole or not; raises ``StorageError``."""
-    new = path.with_name(f"{path.name}.new")
-    try:
-        new.unlink(missing_ok=True)
-        write_new(new, data)
-        new.replace(path)
-    except OSError as error:
-        message = f"{path} can't be replaced ({error.strerror}): give this user the right"
-        raise StorageError(message, code="storage.readonly") from error
-
-
 def save_key(state: Path, use: Use, signer: Ed25519Signer, passphrase: bytes) -> None:
     """Keep a key, encrypted; raises ``StorageError`` if there is one already."""
-    write_new(state / KEYS / use, signer.to_openssh(passphrase))
+    files.write_new(state / KEYS / use, signer.to_openssh(passphrase))
 
 
 def save_next_key(state: Path, use: Use, signer: Ed25519Signer, passphrase: bytes) -> None:
     """Keep, beside a key, the one that is to take its place; raises ``StorageError``."""
-    replace(_next(state, use), signer.to_openssh(passphrase))
+    files.replace(_next(state, use), signer.to_openssh(passphrase))
 
 
 def next_key(state: Path, use: Use, passphrase: bytes) -> Ed25519Signer | None:
@@ -69,16 +44,19 @@ def next_key(state: Path, use: Use, passphrase: bytes) -> Ed25519Signer | None:
 
 def adopt_next_key(state: Path, use: Use) -> None:
     """Put the next key in its place; it stays beside it until ``drop_next_key``."""
-    replace(state / KEYS / use, _next(state, use).read_bytes())
+    files.replace(state / KEYS / use, _next(state, use).read_bytes())
 
 
 def drop_next_key(state: Path, use: Use) -> None:
     """Forget the next key: it is in its place, or will not be."""
-    _next(state, use).unlink(missing_ok=True)
+    files.remove(_next(state, use))
 
 
 def next_keys(state: Path, *, adopted: bool) -> list[Use]:
-    """Return the uses with a next key: those where it is in its place already, or the others."""
+    """Return the uses with a next key: those where it is in its place already, or the others.
+
+    Raises ``KeyMaterialError`` (``key.unreadable``).
+    """
     return [
         use
         for use in LONG_LIVED
@@ -94,8 +72,15 @@ def _next(state: Path, use: Use) -> Path:
 def _bytes(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
-    except OSError:  # whoever needs it says what is wrong
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> KeyMaterialError:
+    message = f"the key {path} can't be read ({error.strerror}): check the state"
+    return KeyMaterialError(message, code="key.unreadable")
 
 
 def load_key(state: Path, use: Use, passphrase: bytes) -> Ed25519Signer:
@@ -108,20 +93,53 @@ def _load(path: Path, passphrase: bytes) -> Ed25519Signer:
     try:
         data = path.read_bytes()
     except OSError as error:
-        message = f"the key {path} can't be read ({error.strerror}): check the state"
-        raise KeyMaterialError(message, code="key.unreadable") from error
+        raise _unreadable(path, error) from error
     return Ed25519Signer.from_openssh(data, passphrase)
 
 
 def load_trust(state: Path) -> TrustDocument:
     """Read the trust document. Raises ``StorageError`` or ``DecodeError``."""
-    path = state / TRUST
+    return TrustDocument.loads(_document(state / TRUST))
+
+
+def save_next_trust(state: Path, trust: TrustDocument) -> None:
+    """Keep, beside the trust document, the one that is to take its place; ``StorageError``."""
+    files.replace(state / _NEXT_TRUST, trust.dumps())
+
+
+def next_trust(state: Path) -> bytes | None:
+    """Return the trust document that is to take its place, None if there is none."""
+    path = state / _NEXT_TRUST
+    return _document(path) if path.exists() else None
+
+
+def adopt_next_trust(state: Path) -> None:
+    """Put the next trust document in its place; what it changes is to be announced from then on."""
+    files.replace(state / TRUST, _document(state / _NEXT_TRUST))
+    files.move(state / _NEXT_TRUST, state / _UNANNOUNCED)
+
+
+def drop_next_trust(state: Path) -> None:
+    """Forget the next trust document: it will not be put in its place."""
+    files.remove(state / _NEXT_TRUST)
+
+
+def is_unannounced(state: Path) -> bool:
+    """Whether a trust document was put in its place that the log does not know of yet."""
+    return (state / _UNANNOUNCED).exists()
+
+
+def note_announced(state: Path) -> None:
+    """Note that the log knows the trust document that was put in its place."""
+    files.remove(state / _UNANNOUNCED)
+
+
+def _document(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         message = f"{path} can't be read ({error.strerror}): run agentguard init"
         raise StorageError(message, code="storage.missing") from error
-    return TrustDocument.loads(data)
 
 
 def refuse_if_exposed(path: Path, *, reading: bool = True) -> None:

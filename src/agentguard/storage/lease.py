@@ -7,14 +7,16 @@ the log (who opened the shard, how far the others are) stands in ``entry.shard``
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import time
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
-from agentguard.audit import checkpoint, entry
+from agentguard.audit import entry, statements
 from agentguard.audit import registry as listed
-from agentguard.errors import AgentguardError, StorageError
+from agentguard.errors import AgentguardError, StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument
 from agentguard.invocation import timestamp
 from agentguard.keys import Signer
@@ -25,6 +27,10 @@ from agentguard.storage.reader import StateReader
 from agentguard.storage.shard_file import ShardFile
 
 _LOGGER = logging.getLogger("agentguard")
+
+_ATTEMPTS: Final = 5
+_PAUSE: Final = 0.1
+"""Seconds that each attempt to take a new shard waits longer than the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +47,13 @@ class Lessor:
     log_key: Signer
 
     def lease(self, now: datetime) -> ShardLog:
-        """Return a shard to write, its opening entry durable; raises ``StorageError``."""
-        registered = self.registered()
-        number, file = self._free(registered) or self._new(registered)
+        """Return a shard to write, its opening entry durable.
+
+        Nothing is leased where another shard is missing, can't be read, or does not end in a
+        checkpoint that verifies: somebody has to look into it first. Raises ``StorageError`` or
+        ``VerificationError``.
+        """
+        registered, number, file = self._take_one()
         try:
             log = ShardLog(file, self.log_key, shard=number)
         except BaseException:
@@ -58,15 +68,25 @@ class Lessor:
             raise
         return log
 
+    def _take_one(self) -> tuple[frozenset[int], int, ShardFile]:
+        for attempt in range(_ATTEMPTS):
+            time.sleep(attempt * _PAUSE)
+            registered = self.registered()
+            taken = self._free(registered) or self._new(registered)
+            if taken is not None:
+                return registered, *taken
+        message = f"somebody locks each new shard of {self.state}, and makes none: find out who"
+        raise StorageError(message, code="storage.locked")
+
     def opening(self, number: int, *, at: str) -> entry.Record:
         """Return the entry with which a shard is opened, or taken up again."""
         return entry.shard(
             self.issuer,
             self.log_key.public_key,
             trust_domain=self.trust.trust_domain,
-            origin=shard_origin(self.trust, number),
+            origin=self.trust.origin(number),
             number=number,
-            heads=list(self._heads(number)),
+            heads=self._heads(number),
             at=at,
         )
 
@@ -102,29 +122,32 @@ class Lessor:
         numbers = sqlite.numbers(self.state)
         # one that is not registered yet is somebody's who died opening it, or is opening it
         for number in sorted(numbers, key=lambda number: (number not in registered, number)):
-            file = self._take(number)
+            try:
+                file = self._take(number)
+            except StorageError as error:
+                if error.code != "storage.unvouched":
+                    raise
+                _LOGGER.warning("%s", error)  # it stays as it is, and another is written
+                continue
             if file is not None:
                 return number, file
         return None
 
-    def _new(self, registered: frozenset[int]) -> tuple[int, ShardFile]:
+    def _new(self, registered: frozenset[int]) -> tuple[int, ShardFile] | None:
         with registry.locked(self.state):
             # never one that was used: its anchor vouches for it
             used = {*registered, *self._anchored(), *sqlite.numbers(self.state)}
             number = max(used, default=-1) + 1
             file = self._take(number)
-        if file is None:
-            message = f"the new shard {number} of {self.state} is taken already: call again"
-            raise StorageError(message, code="storage.locked")
-        return number, file
+        return (number, file) if file is not None else None
 
     def _take(self, number: int) -> ShardFile | None:
         path = sqlite.shard_path(self.state, number)
         if sqlite.was_inherited(path):
             return None
-        origin = shard_origin(self.trust, number)
+        origin = self.trust.origin(number)
         keys = [trusted.key for trusted in self.trust.keys_for("log")]
-        return ShardFile.take(path, origin, Anchor(self.anchors, origin, keys), keys)
+        return ShardFile.take(path, origin, Anchor(self.anchors, origin, keys), self.trust)
 
     def _register(self, number: int, now: datetime) -> None:
         with registry.locked(self.state):
@@ -133,27 +156,31 @@ class Lessor:
                 self.state, listed.seal(self.issuer, self.trust, shards, at=timestamp(now))
             )
 
-    def _heads(self, number: int) -> Iterable[bytes]:
-        """Yield the other shards' newest checkpoints, as far as they can be read and verify."""
+    def _heads(self, number: int) -> list[bytes]:
+        """Return the newest checkpoints of the other shards, all of them that have begun.
+
+        One that is left out could be cut unseen from then on.
+        """
+        registered = self._listed()
         others = [other for other in sqlite.numbers(self.state) if other != number]
         if not others:
-            return
-        keys = [trusted.key for trusted in self.trust.keys_for("log")]
-        reader = StateReader(self.state)
+            return []
+        with closing(StateReader(self.state)) as reader:
+            heads = [self._head(reader, other, begun=other in registered) for other in others]
+        return [note for note in heads if note is not None]
+
+    def _head(self, reader: StateReader, shard: int, *, begun: bool) -> bytes | None:
+        """Return a shard's newest checkpoint; None if nobody has come to its first entry yet."""
+        path = sqlite.shard_path(self.state, shard)
+        note = shard_file.inherited_note(path) or reader.checkpoint(shard)
+        if note is None and not begun:
+            return None
         try:
-            for other in others:
-                try:
-                    note = shard_file.inherited_note(sqlite.shard_path(self.state, other))
-                    note = note or reader.checkpoint(other)
-                    if note is not None:
-                        checkpoint.verify_any(note, keys, origin=shard_origin(self.trust, other))
-                        yield note
-                except AgentguardError as error:
-                    _LOGGER.warning("the newest checkpoint of shard %d: %s", other, error)
-        finally:
-            reader.close()
-
-
-def shard_origin(trust: TrustDocument, shard: int = 0) -> str:
-    """Name a shard: the origin of its checkpoints (C2SP tlog-checkpoint)."""
-    return f"{trust.log}/{shard}"
+            statements.check_checkpoint(note or b"", self.trust, self.trust.origin(shard))
+        except AgentguardError as error:
+            message = (
+                f"the newest checkpoint of {path} does not verify ({error}): find out who changed "
+                "it, and restore the state; nothing is written until then"
+            )
+            raise VerificationError(message, code=error.code) from error
+        return note

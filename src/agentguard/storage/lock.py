@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 from agentguard.errors import StorageError
+from agentguard.storage import fork
 
 _HELD: set[int] = set()
 _OPENING = threading.Lock()  # no fork comes between opening a file and knowing of it
@@ -57,6 +58,6 @@ def _let_go() -> None:
     _OPENING.release()
 
 
-os.register_at_fork(
-    before=_OPENING.acquire, after_in_parent=_OPENING.release, after_in_child=_let_go
+fork.at_fork(
+    fork.Stage.LOCKS, before=_OPENING.acquire, in_parent=_OPENING.release, in_child=_let_go
 )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from agentguard.audit.entry import Receipt, Record
 from agentguard.audit.merkle import CompactRange
 from agentguard.errors import StorageError
 from agentguard.keys import Signer
+from agentguard.storage import fork
 
 FLUSH_AFTER: Final = 0.05
 """Seconds within which an enqueued record becomes durable."""
@@ -127,6 +129,7 @@ class ShardLog:
         _LOGS.add(self)
         if backend.durable:
             _UNFLUSHED.add(self)
+            _close_at_exit()
 
     def _adopt(self, head: Head) -> None:
         self._head = head
@@ -286,10 +289,11 @@ class ShardLog:
             self._unknown = _Attempt(batch, before, head)
             try:
                 durable = self._find_out(self._unknown)
-            except StorageError:
+            except StorageError as unread:
                 if not isinstance(error, Exception):
                     raise error from None  # an interrupt stays one
-                raise
+                message = f"whether the entry is in the log is not known yet: {unread}"
+                raise StorageError(message, code="storage.unknown") from unread
             if not durable and isinstance(error, Exception) and not isinstance(error, StorageError):
                 message = f"the log can't be written ({type(error).__name__}: {error})"
                 raise StorageError(message) from error
@@ -390,10 +394,21 @@ def _close_all() -> None:
             _LOGGER.exception("a log could not be closed: its newest outcomes may be lost")
 
 
+_READY: set[int] = set()
+
+
+def _close_at_exit() -> None:
+    """Have the logs closed at the end of a multiprocessing child, too: it runs no ``atexit``."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and os.getpid() not in _READY:
+        _READY.add(os.getpid())
+        util.Finalize(None, _close_all, exitpriority=0)
+
+
 def _abandon_all() -> None:
     for log in list(_LOGS):
         log.abandon()
 
 
 atexit.register(_close_all)
-os.register_at_fork(after_in_child=_abandon_all)
+fork.at_fork(fork.Stage.LOGS, in_child=_abandon_all)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from agentguard.audit import checkpoint
 from agentguard.audit.checkpoint import Checkpoint
@@ -50,9 +51,15 @@ class MemoryBackend:
         """The one shard, number 0."""
         return (0,)
 
-    def entries(self, shard: int) -> Iterator[tuple[int, bytes]]:  # noqa: ARG002
-        """Yield ``(index, canonical bytes)``."""
-        for index, record in enumerate(tuple(self._records)):
+    def entries(
+        self,
+        shard: int,  # noqa: ARG002
+        *,
+        after: int = -1,
+        newest_first: bool = False,
+    ) -> Iterator[tuple[int, bytes]]:
+        """Yield ``(index, canonical bytes)`` past ``after``."""
+        for index, record in self._past(after, newest_first=newest_first):
             yield index, record.body
 
     def checkpoints(self, shard: int) -> Iterator[bytes]:  # noqa: ARG002
@@ -65,6 +72,14 @@ class MemoryBackend:
         for index, record in enumerate(tuple(self._records)):
             yield Stored(index, *record)
 
+    def snapshot(self, shard: int) -> AbstractContextManager[None]:  # noqa: ARG002
+        """A list that grows has no moment to keep: who reads takes a copy."""
+        return nullcontext()
+
+    def strays(self, shard: int) -> Iterator[tuple[int, str]]:  # noqa: ARG002
+        """Nothing: what stands beside an entry is kept with it."""
+        return iter(())
+
     def entry(self, shard: int, index: int) -> Stored | None:  # noqa: ARG002
         """One entry."""
         if not 0 <= index < len(self._records):
@@ -76,10 +91,32 @@ class MemoryBackend:
         stored = self.entry(shard, index)
         return stored.attachments if stored is not None else ()
 
-    def search(self, shard: int, search: Search, *, after: int = -1) -> Iterator[int]:  # noqa: ARG002
+    def search(
+        self,
+        shard: int,  # noqa: ARG002
+        search: Search,
+        *,
+        after: int = -1,
+        newest_first: bool = False,
+    ) -> Iterator[int]:
         """Yield the indices of the entries whose summaries match."""
-        for index, record in enumerate(tuple(self._records)):
-            if index > after and search.matches(record.summary):
+        for index, record in self._past(after, newest_first=newest_first):
+            if search.matches(record.summary):
+                yield index
+
+    def named(self, shard: int, prefix: str) -> Iterator[int]:
+        """Yield the indices of the authorizations of calls whose ids begin with ``prefix``."""
+        for index in self.search(shard, Search(kind="authorization")):
+            if (self._records[index].summary.invocation_id or "").startswith(prefix):
+                yield index
+
+    def unsettled(self, shard: int, *, newest_first: bool = False) -> Iterator[int]:
+        """Yield the indices of the allowed calls to which no outcome belongs."""
+        outcomes = self.search(shard, Search(kind="outcome"))
+        ended = {self._records[index].summary.invocation_id for index in outcomes}
+        allowed = Search(kind="authorization", decision="allow")
+        for index in self.search(shard, allowed, newest_first=newest_first):
+            if self._records[index].summary.invocation_id not in ended:
                 yield index
 
     def checkpoint(self, shard: int, size: int | None = None) -> bytes | None:  # noqa: ARG002
@@ -88,3 +125,7 @@ class MemoryBackend:
             if size is None or point.size == size:
                 return checkpoint.sign(point, self._signer)
         return None
+
+    def _past(self, after: int, *, newest_first: bool) -> Iterable[tuple[int, Record]]:
+        past = list(enumerate(self._records))[max(after + 1, 0) :]
+        return reversed(past) if newest_first else past

@@ -6,12 +6,13 @@ import os
 import sqlite3
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from agentguard.audit.entry import Attachment, Stored
 from agentguard.audit.summary import Search, Summary
-from agentguard.storage import registry, sqlite
+from agentguard.storage import fork, registry, sqlite
 
 
 class StateReader:
@@ -77,6 +78,24 @@ class StateReader:
                 attachment = next(beside, None)
             yield Stored(at, body, found, attachments)
 
+    @contextmanager
+    def snapshot(self, shard: int) -> Iterator[None]:
+        """Read, within it, what one shard holds at one moment, whoever writes meanwhile."""
+        connection, path = self._connection(shard), sqlite.shard_path(self._state, shard)
+        with sqlite.INSIDE, sqlite.errors(path):
+            connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            with sqlite.INSIDE, sqlite.errors(path):
+                connection.rollback()
+
+    def strays(self, shard: int) -> Iterator[tuple[int, str]]:
+        """Yield what stands beside no entry: ``(index, table)``, the first hundred."""
+        for table in ("summaries", "attachments"):
+            for index in self._indices(shard, _STRAYS.format(table)):
+                yield index, table
+
     def attachments(self, shard: int, index: int) -> Sequence[Attachment]:
         """What stands beside one entry."""
         stored = self.entry(shard, index)
@@ -106,7 +125,7 @@ class StateReader:
         return self._indices(shard, _ordered(statement, newest_first=newest_first))
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files; reading on opens them anew."""
         _close(self._open)
 
     def _connection(self, shard: int) -> sqlite3.Connection:
@@ -163,9 +182,10 @@ _NAMED: Final = (
     "kind = 'authorization' AND invocation_id >= ? AND invocation_id < ? || char(1114111)"
 )
 _UNSETTLED: Final = """kind = 'authorization' AND decision = 'allow' AND NOT EXISTS (
-    SELECT 1 FROM summaries AS ended
+    SELECT 1 FROM summaries AS ended JOIN entries ON entries.idx = ended.idx
     WHERE ended.invocation_id = summaries.invocation_id AND ended.kind = 'outcome'
 )"""
+_STRAYS: Final = "SELECT idx FROM {} WHERE idx NOT IN (SELECT idx FROM entries) LIMIT 100"
 
 _CONDITIONS: Final = {
     "agent": "(agent = ? OR instr(agent, '/agent/' || ? || '/') > 0)",
@@ -231,4 +251,4 @@ def _after_fork() -> None:
 
 
 _READERS: weakref.WeakSet[StateReader] = weakref.WeakSet()
-os.register_at_fork(after_in_child=_after_fork)
+fork.at_fork(fork.Stage.READERS, in_child=_after_fork)

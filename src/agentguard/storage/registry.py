@@ -6,12 +6,12 @@ What the list says and how it is verified stands in ``audit/registry.py``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from agentguard.errors import StorageError
-from agentguard.storage import keystore, lock
+from agentguard.storage import files, lock
 
 FILE: Final = "registry.json"
 _NEXT: Final = "registry.next"
@@ -32,18 +32,18 @@ def read(state: Path) -> bytes | None:
 
 def write(state: Path, data: bytes) -> None:
     """Replace the list, durably; raises ``StorageError``. Call it inside ``locked`` only."""
-    keystore.replace(state / FILE, data)
+    files.replace(state / FILE, data)
 
 
 def write_next(state: Path, data: bytes) -> None:
     """Keep, beside the list, the one that is to take its place. As ``write``."""
-    keystore.replace(state / _NEXT, data)
+    files.replace(state / _NEXT, data)
 
 
 def adopt_next(state: Path) -> None:
     """Put the next list in its place, if there is one. As ``write``."""
-    with suppress(FileNotFoundError):
-        (state / _NEXT).replace(state / FILE)
+    if (state / _NEXT).exists():
+        files.move(state / _NEXT, state / FILE)
 
 
 @contextmanager

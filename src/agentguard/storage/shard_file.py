@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from datetime import datetime
 from pathlib import Path
 
-from agentguard.audit import checkpoint, entry
+from agentguard.audit import entry, merkle, statements
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Record
 from agentguard.audit.merkle import CompactRange
-from agentguard.errors import AgentguardError
-from agentguard.keys import PublicKey
-from agentguard.storage import lock, sqlite
+from agentguard.errors import AgentguardError, StorageError
+from agentguard.identity.trust import TrustDocument
+from agentguard.storage import files, lock, sqlite
 from agentguard.storage.anchor import Anchor
 from agentguard.storage.log import BEGINNING, Head
 
@@ -39,15 +38,17 @@ class ShardFile:
 
     @classmethod
     def take(
-        cls, path: Path, origin: str, anchor: Anchor, log_keys: Iterable[PublicKey]
+        cls, path: Path, origin: str, anchor: Anchor, trust: TrustDocument
     ) -> ShardFile | None:
         """Become the one writer of the shard at ``path``; None while another process is.
 
         A file that does not exist is made, empty. Raises ``StorageError``: ``storage.readonly``,
-        ``storage.corrupt``, ``storage.version``; ``storage.rolled_back`` where the anchor has
-        seen more than the file holds.
+        ``storage.corrupt``, ``storage.version``; ``storage.rolled_back`` where the file does not
+        hold what the anchor has seen; ``storage.unvouched`` where a compromised key signed its
+        head and the anchor has not seen it.
         """
-        path.parent.mkdir(mode=0o700, exist_ok=True)
+        with sqlite.errors(path):
+            files.make_folder(path.parent)
         held = lock.acquire(path.with_suffix(".lock"), wait=False)
         if held is None:
             return None
@@ -66,15 +67,20 @@ class ShardFile:
             head = taken.read_head().checkpoint
             if head.origin != origin:
                 raise sqlite.damaged(path, "it is another shard's, or another log's")
-            taken._note = note = taken._check_head(head, log_keys)
-            anchor.check(head)
+            taken._note = note = taken._check_head(head, trust, anchor.read())
+            seen = anchor.check(head)
+            if seen is not None and seen.size < head.size:
+                taken._check_prefix(seen, head)
+            taken._check_beside(head)
             if note is not None:
                 anchor.write(note)
             anchor.settle()
             undo.pop_all()
         return taken
 
-    def _check_head(self, head: Checkpoint, log_keys: Iterable[PublicKey]) -> bytes | None:
+    def _check_head(
+        self, head: Checkpoint, trust: TrustDocument, seen: Checkpoint | None
+    ) -> bytes | None:
         """Refuse to sign onwards from a tree that no key of the log has vouched for.
 
         Returns the newest checkpoint's note, None for an empty shard.
@@ -83,18 +89,55 @@ class ShardFile:
             row = self._connection.execute(
                 "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1"
             ).fetchone()
+        if row is None and head.size == 0:
+            return None
         try:
-            note = bytes(row[0]) if row else None
-            signed = (
-                checkpoint.verify_any(note, log_keys, origin=head.origin)
-                if note is not None
-                else None
-            )
+            note = bytes(row[0]) if row else b""
+            signed, signer = statements.check_checkpoint(note, trust, head.origin)
         except (AgentguardError, TypeError, ValueError) as error:
             raise sqlite.damaged(self._path, str(error)) from error
-        if signed != head and head.size > 0:
+        if signed != head:
             raise sqlite.damaged(self._path, "its tree is not the one of its newest checkpoint")
+        if signer.compromised_since is not None and seen != head:
+            message = (
+                f"the newest entries of {self._path} are vouched for by a compromised key alone: "
+                "nothing is added to them"
+            )
+            raise StorageError(message, code="storage.unvouched")
         return note
+
+    def _check_prefix(self, seen: Checkpoint, head: Checkpoint) -> None:
+        """Refuse a shard that does not go on from what its anchor has seen.
+
+        It has been committed to and not anchored yet, or somebody has made it longer than it was.
+        """
+        tree = CompactRange()
+        with sqlite.INSIDE, sqlite.errors(self._path):
+            rows = self._connection.execute("SELECT idx, body FROM entries ORDER BY idx")
+            for index, body in rows:
+                if (type(body), index) != (bytes, tree.size):
+                    raise sqlite.damaged(self._path, f"entry {tree.size} is not there")
+                tree.append(merkle.leaf_hash(body))
+                if tree.size == seen.size and tree.root() != seen.root:
+                    message = (
+                        f"the first {seen.size} entries of {self._path} are not those that its "
+                        "anchor has seen: the state was rolled back or replaced. Restore it; "
+                        "nothing is written until then"
+                    )
+                    raise StorageError(message, code="storage.rolled_back")
+        if (tree.size, tree.root()) != (head.size, head.root):
+            raise sqlite.damaged(self._path, "its entries are not those of its newest checkpoint")
+
+    def _check_beside(self, head: Checkpoint) -> None:
+        """Refuse rows beside entries that are yet to come: they would be in the way."""
+        with sqlite.INSIDE, sqlite.errors(self._path):
+            for table in ("summaries", "attachments", "checkpoints"):
+                column, past = (
+                    ("size", head.size) if table == "checkpoints" else ("idx", head.size - 1)
+                )
+                statement = f"SELECT 1 FROM {table} WHERE {column} > ? LIMIT 1"  # noqa: S608
+                if self._connection.execute(statement, (past,)).fetchone() is not None:
+                    raise sqlite.damaged(self._path, f"{table} go on past its newest entry")
 
     def read_head(self) -> Head:
         """Read the durable end from the file."""
@@ -114,9 +157,9 @@ class ShardFile:
         try:
             tree = CompactRange.decode(size, peaks)
             at = entry.parse(last[1]).at if last else BEGINNING
-            datetime.fromisoformat(at)
+            entry.time_of(at)
             return Head(tree, Checkpoint(origin, size, tree.root()), at)
-        except (AgentguardError, ValueError) as error:
+        except AgentguardError as error:
             raise sqlite.damaged(self._path, str(error)) from error
 
     def write(self, records: Sequence[Record], head: Head, sign: Callable[[], bytes]) -> None:
@@ -177,12 +220,18 @@ _NOTES: dict[Path, bytes | None] = {}
 
 
 def _make(path: Path, origin: str) -> None:
-    """Make the file of an empty shard, whole or not at all."""
+    """Make the file of an empty shard, whole or not at all.
+
+    It has its write-ahead log from the first: somebody who died turning it on would leave a
+    journal behind, and with one a file can't be read, only written.
+    """
     new = path.with_suffix(".new")
-    new.unlink(missing_ok=True)  # of somebody who died making it: the lock is ours
+    for left in path.parent.glob(f"{new.name}*"):
+        left.unlink()  # of somebody who died making it: the lock is ours
     os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     connection = sqlite3.connect(new, **sqlite.OPTIONS)
     try:
+        sqlite.make_durable(connection)
         connection.executescript(
             f"BEGIN;{sqlite.SCHEMA}PRAGMA application_id={sqlite.APPLICATION};"
             f"PRAGMA user_version={sqlite.VERSION};COMMIT"
@@ -190,4 +239,4 @@ def _make(path: Path, origin: str) -> None:
         connection.execute("INSERT INTO shard VALUES (1, ?, 0, x'')", (origin,))
     finally:
         connection.close()
-    new.rename(path)
+    files.move(new, path)

@@ -6,7 +6,6 @@ What is written into it stands in ``shard_file.py``, what is read from it in ``r
 from __future__ import annotations
 
 import ctypes
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -15,9 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentguard.errors import StorageError
+from agentguard.storage import files, fork
 
 FOLDER: Final = "shards"
 """Where the shards lie in a state directory: ``shards/0.sqlite``, ``shards/1.sqlite``, ..."""
+
+_SUFFIX: Final = ".sqlite"
 
 VERSION: Final = 1
 APPLICATION: Final = 0x41474C31  # "AGL1"
@@ -71,7 +73,7 @@ _INHERITED: Final[set[Path]] = set()
 
 def shard_path(state: Path, number: int) -> Path:
     """Return where a shard lies in a state directory."""
-    return state / FOLDER / f"{number}.sqlite"
+    return state / FOLDER / f"{number}{_SUFFIX}"
 
 
 def numbers(state: Path) -> list[int]:
@@ -80,12 +82,10 @@ def numbers(state: Path) -> list[int]:
     Raises ``StorageError`` where the directory can't be read.
     """
     try:
-        names = [path.stem for path in (state / FOLDER).glob("*.sqlite")]
+        return files.numbered(state / FOLDER, _SUFFIX)
     except OSError as error:
         message = f"{state / FOLDER} can't be read ({error.strerror}): give this user the right"
         raise StorageError(message, code="storage.readonly") from error
-    # a number has one spelling: "01" would be a second shard 1
-    return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
 
 
 def keep_inherited(path: Path, connection: sqlite3.Connection) -> None:
@@ -155,9 +155,11 @@ def errors(path: Path) -> Iterator[None]:
     except (sqlite3.Error, OSError) as error:
         primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
         code, advice = _CODES.get(primary, ("storage.failed", "see what the system says"))
-        raise StorageError(f"the log {path} failed ({error}): {advice}", code=code) from error
+        # SQLite quotes what stands in the file, which may be made for a terminal
+        said = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
+        raise StorageError(f"the log {path} failed ({said}): {advice}", code=code) from error
 
 
-os.register_at_fork(
-    before=INSIDE.acquire, after_in_parent=INSIDE.release, after_in_child=INSIDE.release
+fork.at_fork(
+    fork.Stage.SQLITE, before=INSIDE.acquire, in_parent=INSIDE.release, in_child=INSIDE.release
 )

@@ -1,9 +1,10 @@
-"""How a new long-lived key takes the place of an old one, in a state and its anchor.
+"""How a new trust document takes the place of an old one, with its keys, in a state and its anchor.
 
-First the key and what it signs are laid beside the old ones, where nobody looks; then the new trust
-document is put in place, outside the state where there is an anchor, and from then on it counts;
-then the rest follows. Cut short before that point, it has never been; cut short after it, whoever
-takes the state up next finishes it. Which key, and why, is ``rotation.py``'s affair.
+First what is new (a key and what it signs, or the document alone) is laid beside the old, where
+nobody looks; then the new trust document is put in place, outside the state where there is an
+anchor, and from then on it counts; then the rest follows. Each step is durable before the next. Cut
+short before that point, it has never been; cut short after it, whoever takes the state up next
+finishes it. Which key, and why, is ``rotation.py``'s affair.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from pathlib import Path
 from agentguard.audit import entry, statements
 from agentguard.audit.summary import Search
 from agentguard.canonical import JSON
-from agentguard.errors import AgentguardError, VerificationError
+from agentguard.errors import AgentguardError, StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument, Use
 from agentguard.invocation import timestamp
 from agentguard.keys import Ed25519Signer, Signer
 from agentguard.ports import LogReader
-from agentguard.storage import anchor, keystore, registry
+from agentguard.storage import anchor, files, keystore, registry
 from agentguard.storage.log import ShardLog
 from agentguard.storage.reader import StateReader
 
@@ -44,23 +45,39 @@ def begin(
     keystore.save_next_key(state, use, new, passphrase)
     if listed is not None:
         registry.write_next(state, listed)
-    keystore.replace(_deciding(state, anchors, trust), trust.dumps())
+    files.replace(_deciding(state, anchors, trust), trust.dumps())
+
+
+def amend(state: Path, anchors: Path | None, trust: TrustDocument, *, listed: bytes) -> None:
+    """Let ``trust`` count, in which no key is new; then see ``finish``. As ``begin``.
+
+    ``listed`` is the registry in the word of the issuer in force: the one that is there may be in
+    that of a key which ``trust`` revokes.
+    """
+    registry.write_next(state, listed)
+    keystore.save_next_trust(state, trust)
+    files.replace(_deciding(state, anchors, trust), trust.dumps())
 
 
 def is_due(state: Path) -> bool:
-    """Whether a key lies there that is to take another's place, so that ``finish`` is called."""
-    return bool(keystore.next_keys(state, adopted=False))
+    """Whether a key or a document lies there that is to take another's place: see ``finish``."""
+    return keystore.next_trust(state) is not None or bool(keystore.next_keys(state, adopted=False))
 
 
 def finish(state: Path, anchors: Path | None, passphrase: bytes) -> None:
-    """Put each next key in its place if the trust document that counts has it; else forget it.
+    """Put what is next in its place if the trust document that counts has it; else forget it.
 
     Call it inside ``registry.locked`` only. Raises ``StorageError``, ``DecodeError`` or
     ``KeyMaterialError``.
     """
     own = keystore.load_trust(state)
-    deciding = _deciding(state, anchors, own)
-    trust = TrustDocument.loads(deciding.read_bytes()) if deciding.exists() else own
+    trust = _decided(state, anchors, own)
+    amended = keystore.next_trust(state)
+    if amended == trust.dumps():
+        registry.adopt_next(state)
+        keystore.adopt_next_trust(state)
+    elif amended is not None:
+        keystore.drop_next_trust(state)
     for use in keystore.next_keys(state, adopted=False):
         new = keystore.next_key(state, use, passphrase)
         # an old one, which the document knows too, does not come back
@@ -68,7 +85,7 @@ def finish(state: Path, anchors: Path | None, passphrase: bytes) -> None:
             keystore.drop_next_key(state, use)
             continue
         if trust != own:
-            keystore.replace(state / keystore.TRUST, trust.dumps())
+            files.replace(state / keystore.TRUST, trust.dumps())
         if use == "issuer":
             registry.adopt_next(state)
         keystore.adopt_next_key(state, use)
@@ -79,11 +96,10 @@ def require_same(state: Path, anchors: Path | None, trust: TrustDocument) -> Non
 
     Raises ``VerificationError`` (``trust.changed``).
     """
-    deciding = _deciding(state, anchors, trust)
-    if deciding.exists() and TrustDocument.loads(deciding.read_bytes()) != trust:
+    if _decided(state, anchors, trust) != trust:
         message = (
-            f"the trust document in {state} is not the one in {deciding}: find out who changed "
-            "it, and put the right one back; no key was rotated"
+            f"the trust document in {state} is not the one in {_deciding(state, anchors, trust)}: "
+            "find out who changed it, and put the right one back; nothing is written until then"
         )
         raise VerificationError(message, code="trust.changed")
 
@@ -91,9 +107,9 @@ def require_same(state: Path, anchors: Path | None, trust: TrustDocument) -> Non
 def announce(state: Path, log: ShardLog, issuer: Signer, now: datetime) -> None:
     """Put in the log what a succession has changed: the keys that end, and those that begin.
 
-    Raises ``StorageError``.
+    Raises ``StorageError`` or ``KeyMaterialError``.
     """
-    if not keystore.next_keys(state, adopted=True):
+    if not _is_to_announce(state):
         return
     with registry.locked(state), closing(StateReader(state)) as reader:
         done = keystore.next_keys(state, adopted=True)
@@ -104,11 +120,26 @@ def announce(state: Path, log: ShardLog, issuer: Signer, now: datetime) -> None:
                 log.append(entry.key(issuer, trusted.as_json(), at=at))
         for use in done:
             keystore.drop_next_key(state, use)
+        if keystore.is_unannounced(state):
+            keystore.note_announced(state)
+
+
+def _is_to_announce(state: Path) -> bool:
+    return keystore.is_unannounced(state) or bool(keystore.next_keys(state, adopted=True))
 
 
 def _deciding(state: Path, anchors: Path | None, trust: TrustDocument) -> Path:
     """Return the trust document that counts where two say different things."""
     return anchor.trust_path(anchors, trust.log) if anchors is not None else state / keystore.TRUST
+
+
+def _decided(state: Path, anchors: Path | None, own: TrustDocument) -> TrustDocument:
+    path = _deciding(state, anchors, own)
+    try:
+        return TrustDocument.loads(path.read_bytes()) if path.exists() else own
+    except OSError as error:
+        message = f"{path} can't be read ({error.strerror}): give this user the right"
+        raise StorageError(message, code="anchor.unreadable") from error
 
 
 def _announced(reader: LogReader) -> Iterator[dict[str, JSON]]:

@@ -4,8 +4,8 @@
 same ``Entrance.bind`` serves ahead of execution and at execution, and gives the same bytes
 (records.md, "One call's bytes"). Nothing here decides, signs or runs.
 
-Bound is what the model can see or somebody supplied, less the names that the framework injects,
-less the values of default factories that nobody supplied.
+Bound is what the model can see or somebody supplied, less the names that the framework injects;
+with a mark in the place of a value that a default factory made.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from langchain_core.utils.pydantic import get_fields
 from langgraph.prebuilt import ToolRuntime
 from pydantic.v1 import BaseModel as BaseModelV1
 
-from agentguard.arguments import Arguments, Binder, binder
+from agentguard.arguments import Arguments, FactoryMade
+from agentguard.binder import Binder, binder
 from agentguard.canonical import JSON
 from agentguard.errors import ArgumentsError, ConfigError
 from agentguard.tool import ToolSpec, function_schema
-from agentguard_langchain.factories import without_factory_defaults
+from agentguard_langchain.factories import is_model, with_marks
 from agentguard_langchain.schemas import require_told
+from agentguard_langchain.validators import may_fill_in
 
 RUNTIME: Final = "runtime"
 """LangGraph's ToolNode injects a parameter of this name whatever its annotation says."""
@@ -185,7 +187,7 @@ class Entrance:
         *,
         made: Mapping[str, Any],
     ) -> Arguments:
-        """Bind what the callable receives, less those of the values in ``made`` that it still has.
+        """Bind what the callable receives, with a mark in the place of a value in ``made``.
 
         Raises ``ArgumentsError``.
         """
@@ -196,20 +198,23 @@ class Entrance:
         # a default that no model can see and nobody gave is the function's own affair
         left_out = injected | (self.defaults - shape.visible - supplied)
         # the very object that a factory made: another one in its place was supplied
-        left_out |= {n for n, value in made.items() if n in values and values[n] is value}
+        marked = {n for n, value in made.items() if n in values and values[n] is value}
         if any(value is given for value in made.values() for given in args):
             message = "the only argument is one that a default factory made: give it a value"
             raise ArgumentsError(message)
+        schema = shape.args_schema
+        seen = isinstance(schema, type) and is_model(schema) and may_fill_in(schema)
         by_name = RUNTIME in self.named and RUNTIME not in shape.visible
         bound = {
-            name: without_factory_defaults(value)
+            name: FactoryMade.MADE if name in marked else with_marks(value, seen=seen)
             for name, value in values.items()
             if name not in left_out
             and not (name == self.variadic and value == ())
             and not (by_name and name == RUNTIME and isinstance(value, ToolRuntime | None))
         }
         unbound = (injected | ({RUNTIME} if by_name else _NOBODY)) - bound.keys()
-        return Arguments.of(bound, unbound=sorted(unbound))
+        declared = self.binder.declared | shape.visible
+        return Arguments.of(bound, unbound=sorted(unbound), declared=declared)
 
 
 _POSITIONAL: Final = (

@@ -1,11 +1,15 @@
-"""Values that default factories made: which they are, and arguments without them.
+"""Values that default factories made: which they are, and arguments with a mark in their place.
 
-A default factory may answer differently each time (an id, the time), so a value that it made is
-no part of what was asked for, and would differ between the step that asks for approval and the
-step that executes. Pydantic's models tell what somebody supplied (``model_fields_set``); private
-attributes and dataclasses don't. There only a factory whose value is always the same will do, and
-any other is refused: to leave the value out could hide one that was supplied. What a schema says
-before there are values stands in ``schemas.py``.
+A default factory may answer differently each time (an id, the time), so a value that it made
+would differ between the step that asks for approval and the step that executes. In its place
+stands ``FactoryMade.MADE``: the bytes are the same, and the policy sees that a factory fills in
+what was left out. What is always the same (an empty list) is bound as it is.
+
+Pydantic's models tell what somebody supplied (``model_fields_set``); private attributes and
+dataclasses don't. There a factory whose value varies is refused: a mark could hide a value that
+was supplied. Where the author's own code may have put one in unseen (``validators.py``), values
+are bound as they are, so that such calls may have other bytes each time. What a schema says before
+there are values stands in ``schemas.py``.
 """
 
 from __future__ import annotations
@@ -21,8 +25,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic.v1 import BaseModel as BaseModelV1
 
-from agentguard.arguments import MAX_DEPTH
+from agentguard.arguments import MAX_DEPTH, FactoryMade
 from agentguard.errors import ArgumentsError
+from agentguard_langchain.validators import may_fill_in
 
 Model = type[BaseModel] | type[BaseModelV1]
 
@@ -63,16 +68,18 @@ def factory_fields(kind: Model) -> Mapping[str, object]:
 def made_by_factories(model: BaseModel | BaseModelV1) -> dict[str, Any]:
     """Return the values of a model's fields that a factory made, by name.
 
-    The validator says so, not the raw keys: an alias or a validator may supply a field. A list or
-    the like that was made empty and no longer is has been filled by a validator.
+    The validator says so, not the raw keys: an alias or a validator may supply a field. Those that
+    are always the same are left out, and all of them where it can't be told.
     """
+    if may_fill_in(type(model)):
+        return {}
     v1 = isinstance(model, BaseModelV1)
     supplied: set[str] = getattr(model, "__fields_set__" if v1 else "model_fields_set")
     held = model.__dict__
     return {
         name: held[name]
         for name, factory in factory_fields(type(model)).items()
-        if name in held and name not in supplied and not (_makes_empty(factory) and held[name])
+        if name in held and name not in supplied and varies(factory)
     }
 
 
@@ -94,25 +101,26 @@ def untold(kind: type) -> tuple[str, ...]:
     return tuple(name for name, factory in factories.items() if varies(factory))
 
 
-def without_factory_defaults(value: Any, depth: int = 1) -> Any:
-    """Return ``value`` without what factories made in its models; itself if they made nothing.
+def with_marks(value: Any, depth: int = 1, *, seen: bool = False) -> Any:
+    """Return ``value`` with a mark for what factories made in its models; itself without any.
 
-    Raises ``ArgumentsError`` where that can't be told. What has no encoding anyway is unchanged.
+    ``seen`` says that code of the author's saw it whole: then there are no marks in it. Raises
+    ``ArgumentsError`` where it can't be told. What has no encoding anyway is unchanged.
     """
     kind = type(value)
     if depth > MAX_DEPTH:
         return value  # too deep to be encoded
     if kind is list or kind is tuple:
-        items = [without_factory_defaults(item, depth + 1) for item in value]
+        items = [with_marks(item, depth + 1, seen=seen) for item in value]
         return value if _same(items, value) else kind(items)
     if kind is dict:
-        _require_unchanged(value, depth)
-        by_key = {key: without_factory_defaults(item, depth + 1) for key, item in value.items()}
+        _require_unmarked(value, depth, seen=seen)
+        by_key = {key: with_marks(item, depth + 1, seen=seen) for key, item in value.items()}
         return value if _same(by_key.values(), value.values()) else by_key
     if kind is set or kind is frozenset:
-        _require_unchanged(value, depth)
+        _require_unmarked(value, depth, seen=seen)
     elif dataclasses.is_dataclass(kind) or is_model(kind):
-        return _structure(value, depth)
+        return _structure(value, depth, seen=seen)
     return value
 
 
@@ -120,10 +128,10 @@ def _same(some: Iterable[object], others: Iterable[object]) -> bool:
     return all(one is other for one, other in zip(some, others, strict=True))
 
 
-def _require_unchanged(hashed: Iterable[object], depth: int) -> None:
-    """Refuse members of sets and keys: without what a factory made, two of them may be equal."""
+def _require_unmarked(hashed: Iterable[object], depth: int, *, seen: bool) -> None:
+    """Refuse members of sets and keys: with marks in them, two may be equal."""
     for item in hashed:
-        if without_factory_defaults(item, depth + 1) is not item:
+        if with_marks(item, depth + 1, seen=seen) is not item:
             message = (
                 f"a {type(item).__qualname__} in a set, or as a key, has a value that a default "
                 "factory made; pass a list, or give the value"
@@ -131,7 +139,7 @@ def _require_unchanged(hashed: Iterable[object], depth: int) -> None:
             raise ArgumentsError(message)
 
 
-def _structure(value: Any, depth: int) -> Any:
+def _structure(value: Any, depth: int, *, seen: bool) -> Any:
     kind: Any = type(value)
     if told_by_nothing := untold(kind):
         message = (
@@ -143,17 +151,20 @@ def _structure(value: Any, depth: int) -> Any:
     slots = _slots(kind)
     filled = {name: slot.__get__(value) for name, slot in slots.items() if _is_set(slot, value)}
     state = {**getattr(value, "__dict__", {}), **filled}
-    made = made_by_factories(value) if is_model(kind) else {}
-    asked = {name: item for name, item in state.items() if name not in made}
-    kept = {name: without_factory_defaults(item, depth + 1) for name, item in asked.items()}
-    if not made and _same(kept.values(), asked.values()):
+    seen = seen or may_fill_in(kind)
+    made = made_by_factories(value) if is_model(kind) and not seen else {}
+    marked = {
+        name: FactoryMade.MADE if name in made else with_marks(item, depth + 1, seen=seen)
+        for name, item in state.items()
+    }
+    if _same(marked.values(), state.values()):
         return value
     try:
         # past the class's own code: its __init__ or __copy__ would validate, or have effects
         changed = object.__new__(kind)
     except TypeError as error:
         raise ArgumentsError(f"a {kind.__qualname__} holds more than can be read") from error
-    for name, item in kept.items():
+    for name, item in marked.items():
         if name in slots:
             slots[name].__set__(changed, item)
         else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from abc import ABCMeta
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 from langchain_core.utils.pydantic import get_fields
 from pydantic import BaseModel, create_model
@@ -20,6 +20,7 @@ from pydantic.v1 import create_model as create_model_v1
 from agentguard.errors import ConfigError
 from agentguard_langchain.factories import Model, is_model, made_by_factories, untold, varies
 from agentguard_langchain.gate import CURRENT
+from agentguard_langchain.validators import parts
 
 
 class _Unannounced:
@@ -91,10 +92,6 @@ def require_told(schema: object, tool: str) -> None:
         raise ConfigError(message, code="tool.unguardable")
 
 
-_NO_SCHEMA: Final = frozenset({"metadata", "serialization", "default", "expected", "config"})
-"""Members of pydantic's core schemas that hold anything but schemas."""
-
-
 def _untold(root: type, node: object, place: str, *, told: bool) -> Iterator[str]:
     """Find the factories in a core schema; ``told`` says that the node is a model's field."""
     if isinstance(node, list | tuple):
@@ -109,10 +106,9 @@ def _untold(root: type, node: object, place: str, *, told: bool) -> Iterator[str
         # the root's own private attributes never reach the tool
         yield from (f"{owner.__qualname__}.{name}" for name in untold(owner)[:1])
     tells = kind == "model-field" or (kind == "model" and node["root_model"])
-    for name, item in node.items():
-        if name not in _NO_SCHEMA:
-            where = _where(node, name, place)
-            yield from _untold(root, item, where, told=tells and name == "schema")
+    for name, item in parts(node):
+        where = _where(node, name, place)
+        yield from _untold(root, item, where, told=tells and name == "schema")
 
 
 def _where(node: Mapping[str, Any], name: str, place: str) -> str:

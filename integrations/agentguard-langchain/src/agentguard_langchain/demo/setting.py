@@ -16,7 +16,7 @@ from typing import Final
 from agentguard import config, domain
 from agentguard.errors import ConfigError
 from agentguard.identity.trust import TrustDocument
-from agentguard.storage import keystore
+from agentguard.storage.files import write_new
 from agentguard_langchain.demo.forge import Forge
 
 AGENT: Final = "code-agent"
@@ -124,9 +124,9 @@ def found(directory: Path) -> Setting:
     forge = Forge.found(directory)
     rules = files("agentguard_langchain.demo").joinpath("authz.rego").read_bytes()
     passphrase = secrets.token_urlsafe(32).encode()
-    keystore.write_new(directory / "policies" / "authz.rego", rules)
-    keystore.write_new(directory / _PASSPHRASE, passphrase)
-    keystore.write_new(directory / config.FILE, _CONFIG.encode())
+    write_new(directory / "policies" / "authz.rego", rules)
+    write_new(directory / _PASSPHRASE, passphrase)
+    write_new(directory / config.FILE, _CONFIG.encode())
     settings = config.load(directory / config.FILE)
     trust = domain.found(settings, passphrase, now=datetime.now(UTC))
     return Setting(directory, forge, trust)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sqlite3
 from contextlib import closing
 
 import pytest
+
+from agentguard import canonical
 
 NEVER = "0" * 32
 
@@ -54,7 +57,7 @@ def test_resolved_as_json(changed, doubtful):
 def test_what_is_missing_is_asked_for(changed, doubtful):
     without = changed.run("audit", "resolve", doubtful, "--note", "n")
     assert without.returncode == 2
-    assert "--ran or --not-ran" in without.stderr
+    assert "say which: --ran or --not-ran" in without.stderr
     assert changed.run("audit", "resolve", doubtful, "--ran").returncode == 2
     assert changed.run("audit", "resolve", "--ran", "--note", "n").returncode == 2
     assert changed.json("audit", "verify")["in_doubt"] == [doubtful]
@@ -76,6 +79,34 @@ def test_a_call_that_ended_or_was_denied_is_not_resolved(changed):
     result = changed.run("audit", "resolve", denied, "--ran", "--note", "n")
     refused(result, "call.settled")
     assert "it was denied" in result.stderr
+
+
+@pytest.mark.parametrize("lie", [{"ran": "yes"}, {"ran": None}, {"more": 1}, {"note": 7}])
+def test_what_is_no_resolution_settles_nothing(changed, doubtful, lie):
+    """What the list reads of one is read as ``audit verify`` reads it."""
+    place = changed.json("audit", "resolve", doubtful, "--ran", "--note", "n")
+    path = changed.state / "shards" / f"{place['shard']}.sqlite"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        where = "WHERE idx = ?"
+        (body,) = connection.execute(
+            f"SELECT body FROM entries {where}",  # noqa: S608
+            [place["index"]],
+        ).fetchone()
+        members = json.loads(body)
+        statement = json.loads(base64.b64decode(members["statement"]["payload"]))
+        statement["predicate"] |= lie
+        payload = base64.b64encode(canonical.dumps(statement)).decode()
+        members["statement"]["payload"] = payload
+        connection.execute(
+            f"UPDATE entries SET body = ? {where}",  # noqa: S608
+            [canonical.dumps(members), place["index"]],
+        )
+    rows = {row["index"]: row for row in changed.lines("audit", "list")}
+    assert rows[place["index"]]["kind"] == "damaged"
+    (call,) = [row for row in rows.values() if row["outcome"] == "in_doubt"]
+    assert call["invocation_id"] == doubtful
+    assert changed.json("audit", "show", doubtful)["resolution"] is None
+    assert not changed.json("audit", "verify", code=1)["ok"]
 
 
 @pytest.mark.parametrize("note", ["line\nline \x1b[31mred \u202e", "\u20ac" * 5000])

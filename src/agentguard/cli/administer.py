@@ -12,11 +12,9 @@ import typer
 
 from agentguard import administration, domain
 from agentguard.audit.entry import Receipt
-from agentguard.cli import place, screen
-from agentguard.cli.place import ConfigOption, JsonOption
+from agentguard.cli import location, screen
+from agentguard.cli.options import ConfigOption, JsonOption
 from agentguard.cli.text import printable
-from agentguard.config import Config
-from agentguard.errors import ConfigError
 
 InvocationArgument = Annotated[
     str, typer.Argument(metavar="INVOCATION_ID", help="The call's id, as audit list shows it.")
@@ -31,7 +29,9 @@ def resolve(
     *,
     ran: Annotated[
         bool | None,
-        typer.Option("--ran/--not-ran", help="Whether the tool ran, as you have found out."),
+        typer.Option(
+            "--ran/--not-ran", help="Whether the tool ran, as you have found out: one of the two."
+        ),
     ] = None,
     note: NoteOption,
     config: ConfigOption = None,
@@ -42,9 +42,9 @@ def resolve(
     It was authorised, and the log has no outcome: the process died, or its disk did. Find out
     whether its tool ran, and say so; the statement is signed with the admin key and logged.
     """
-    if ran is None:
-        raise ConfigError("say --ran or --not-ran", code="usage.missing")
-    settings = _settings(config)
+    if ran is None:  # a required option would be asked for as --ran alone, which leads the witness
+        raise typer.BadParameter("say which: --ran or --not-ran")
+    settings = location.load_own(config)
     recorded = administration.resolve(
         settings,
         domain.passphrase_of(settings),
@@ -73,7 +73,7 @@ def erase(
     What the log says of the call, and every proof of it, holds without them. Copies elsewhere
     (backups, exports, evidence files) are not reached.
     """
-    settings = _settings(config)
+    settings = location.load_own(config)
     question = f"Erase what call {printable(invocation_id)} was given and returned?"
     if not yes and not typer.confirm(question, err=True):  # stdout is the answer's
         raise typer.Exit(1)
@@ -81,18 +81,11 @@ def erase(
         settings, domain.passphrase_of(settings), invocation_id, note=note, now=datetime.now(UTC)
     )
     if json:
-        found = {"invocation_id": invocation_id, "attachments": done.attachments}
-        screen.json_line({**found, **_place(done.recorded)})
+        erased = {"invocation_id": invocation_id, "attachments": done.attachments}
+        screen.json_line({**erased, **_place(done.recorded)})
         return
     what = f"{done.attachments} attachments" if done.attachments else "nothing was left to erase"
     screen.line(f"erased: {what} of {invocation_id} (entry {_words(done.recorded)})")
-
-
-def _settings(config: ConfigOption) -> Config:
-    settings = place.locate(config).config
-    if settings is None:
-        raise ConfigError("there is no agentguard.toml: name it with --config")
-    return settings
 
 
 def _place(recorded: Receipt) -> dict[str, object]:

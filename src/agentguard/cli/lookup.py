@@ -15,13 +15,18 @@ from typing import Final
 
 from agentguard.audit import entry
 from agentguard.audit.entry import Entry
-from agentguard.audit.statements import Authorization, read_authorization, read_outcome
+from agentguard.audit.statements import (
+    Authorization,
+    read_administered,
+    read_authorization,
+    read_outcome,
+)
 from agentguard.audit.summary import Search
 from agentguard.cli.filters import Filter
 from agentguard.cli.history import History
-from agentguard.cli.rows import read_stated, subject_of
+from agentguard.cli.rows import subject_of
 from agentguard.errors import AgentguardError, CallError
-from agentguard.storage.reader import StateReader
+from agentguard.ports import LogReader
 
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,17}")
 _PAYLOAD: Final = re.compile(rb'"payload":"([A-Za-z0-9+/=]+)"')
@@ -41,7 +46,7 @@ class Found:
     entry: Entry
 
 
-def find(reader: StateReader, wanted: str) -> Found:
+def find(reader: LogReader, wanted: str) -> Found:
     """Find what an invocation id, its beginning, an index or ``SHARD/INDEX`` names.
 
     The entry of an outcome, a resolution or an erasure names its call; another is returned as it
@@ -59,7 +64,7 @@ def find(reader: StateReader, wanted: str) -> Found:
     raise _unknown(f"the log holds no entry {wanted}, and an id takes {_SHORTEST} characters")
 
 
-def of_trace(reader: StateReader, trace_id: str) -> Iterator[Found]:
+def of_trace(reader: LogReader, trace_id: str) -> Iterator[Found]:
     """Find the calls of a trace, in the order of their times; raises as ``find`` does."""
     wanted = Filter(Search(kind="authorization", trace_id=trace_id))
     found = None
@@ -70,7 +75,7 @@ def of_trace(reader: StateReader, trace_id: str) -> Iterator[Found]:
         raise _unknown(f"the log holds no call of the trace {trace_id}")
 
 
-def belonging(reader: StateReader, kind: str, call: Authorization, to: Found) -> list[Found]:
+def belonging(reader: LogReader, kind: str, call: Authorization, to: Found) -> list[Found]:
     """Return the entries of a kind (outcome, resolution, erasure) that speak of a call."""
     own = kind == "outcome"
     shards = [to.shard] if own else reader.shards()
@@ -90,7 +95,7 @@ def belonging(reader: StateReader, kind: str, call: Authorization, to: Found) ->
     return [one for one in scanned if _speaks_of(one.entry, kind, call, to)]
 
 
-def credentials(reader: StateReader, call: Authorization, before: Found) -> Iterator[Found]:
+def credentials(reader: LogReader, call: Authorization, before: Found) -> Iterator[Found]:
     """Yield the identity entries of a call's agent that stand before it, the newest first."""
     search = Search(kind="identity", agent=call.agent)
     none = True
@@ -108,28 +113,28 @@ def credentials(reader: StateReader, call: Authorization, before: Found) -> Iter
         yield from reversed(scanned)
 
 
-def _at(reader: StateReader, shard: int, index: int) -> Found | None:
+def _at(reader: LogReader, shard: int, index: int) -> Found | None:
     if shard not in reader.shards():
         return None
     at, body = next(reader.entries(shard, after=index - 1), (-1, b""))
     return Found(shard, index, entry.parse(body)) if at == index else None
 
 
-def _readable(reader: StateReader, shard: int, index: int) -> Found | None:
+def _readable(reader: LogReader, shard: int, index: int) -> Found | None:
     # one that can't be read is none of this call; audit verify names it
     with suppress(AgentguardError):
         return _at(reader, shard, index)
     return None
 
 
-def _call_of(reader: StateReader, found: Found) -> Found:
+def _call_of(reader: LogReader, found: Found) -> Found:
     """Return the call that an entry speaks of, or the entry."""
     place: tuple[int, int] | None = None
     if found.entry.kind == "outcome":
         index = History(reader).call_of(found.shard, found.index, found.entry)
         place = (found.shard, index) if index is not None else None
     elif found.entry.kind in ("resolution", "erasure"):
-        said = read_stated(found.entry).call
+        said = read_administered(found.entry).call
         place = (said.shard, said.index)
     call = _at(reader, *place) if place is not None else None
     if call is None or call.entry.kind != "authorization":
@@ -137,7 +142,7 @@ def _call_of(reader: StateReader, found: Found) -> Found:
     return call
 
 
-def _named(reader: StateReader, prefix: str) -> Found:
+def _named(reader: LogReader, prefix: str) -> Found:
     calls: dict[str, Found] = {}
     for shard in reader.shards():
         for index in reader.named(shard, prefix):
@@ -168,7 +173,7 @@ def _speaks_of(parsed: Entry, kind: str, call: Authorization, to: Found) -> bool
     try:
         if kind == "outcome":
             return read_outcome(parsed).invocation_sha256 == call.invocation_sha256
-        return read_stated(parsed).is_of(to.shard, to.index, call)
+        return read_administered(parsed).is_of(to.shard, to.index, call)
     except AgentguardError:
         return False
 
@@ -180,7 +185,7 @@ def _is_identity(parsed: Entry, uri: str) -> bool:
 
 
 def _scan(
-    reader: StateReader, shard: int, kind: str, after: int, text: str | None = None
+    reader: LogReader, shard: int, kind: str, after: int, text: str | None = None
 ) -> Iterator[Found]:
     """Look through all entries for those of a kind whose statement holds a text.
 

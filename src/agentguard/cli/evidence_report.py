@@ -16,7 +16,7 @@ from agentguard.audit.inclusion import Head, Place
 from agentguard.audit.statements import Administered
 from agentguard.canonical import JSON
 from agentguard.cli import rows, screen
-from agentguard.cli.portrait import alias
+from agentguard.identity.credential import agent_alias
 
 Row = tuple[str, str | Text]
 
@@ -87,7 +87,7 @@ def _said_json(said: Administered, place: Place) -> dict[str, object]:
         **({} if said.ran is None else {"ran": said.ran}),
         "note": said.note,
         "at": place.at,
-        "admin_key": said.key.thumbprint,
+        "admin_key": said.key_id,
         "origin": place.origin,
         "index": place.index,
     }
@@ -145,7 +145,7 @@ def _who(proved: Evidence) -> Iterator[Row]:
     held = proved.credential
     profile = held.profile
     yield "call", str(proved.call.invocation_id)
-    yield "agent", f"{alias(held.uri)}  {held.uri}"
+    yield "agent", f"{agent_alias(held.uri)}  {held.uri}"
     said = [f"name {profile.name}", f"type {profile.type}"]
     said += [f"owner {profile.owner}"] if profile.owner is not None else []
     said += [f"version {profile.version}"] if profile.version is not None else []
@@ -213,7 +213,7 @@ def _then(proved: Evidence) -> Iterator[Row]:
 
 def _since(proved: Evidence) -> Iterator[Row]:
     for said, place in proved.administered:
-        by = f"said the admin key {said.key.thumbprint} at {place.at}: {said.note}"
+        by = f"said the admin key {said.key_id} at {place.at}: {said.note}"
         if said.ran is None:
             yield "erased", f"its data, {by}"
         else:

@@ -23,7 +23,8 @@ from typing import Annotated, Final
 import typer
 
 from agentguard import config, domain
-from agentguard.cli import place, screen
+from agentguard.cli import screen
+from agentguard.cli.location import from_home, is_inside
 from agentguard.config import Config
 from agentguard.errors import AgentguardError, ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
@@ -68,21 +69,9 @@ def init(
     settings = _settings(folder, trust_domain, anchor)
     for path in (folder / config.FILE, folder / _POLICY, settings.state):
         _refuse_existing(path)
-    given = os.environ.get(domain.PASSPHRASE_VARIABLE)
-    passphrase = given or secrets.token_urlsafe(_ENTROPY)
     with _all_or_nothing() as made:
-        _folder(made, folder)
-        trust = _found(made, settings, passphrase.encode())
-        keep = None if given else _passphrase_file(trust)
-        if keep is not None:
-            _folder(made, keep.parent, mode=0o700)
-            _write(made, keep, passphrase + "\n", mode=0o600)
-        _folder(made, folder / _POLICY.parent)
-        _write(made, folder / _POLICY, _template("authz.rego"))
-        _write(made, folder / config.FILE, _toml(settings, keep))
-        _write(made, settings.state / ".gitignore", "*\n")
-        config.load(folder / config.FILE)  # what was written is what a guard will read
-    _show(folder, settings, trust, keep)
+        trust, passphrase_file = _make_all(made, folder, settings)
+    _show(folder, settings, trust, passphrase_file)
 
 
 def _settings(folder: Path, trust_domain: str | None, anchor: str) -> Config:
@@ -93,7 +82,7 @@ def _settings(folder: Path, trust_domain: str | None, anchor: str) -> Config:
         source="agentguard init",
         base=folder.absolute(),
     )
-    if settings.anchor is not None and place.is_inside(settings.anchor, settings.state):
+    if settings.anchor is not None and is_inside(settings.anchor, settings.state):
         message = f"the anchor {settings.anchor} lies inside the state: name a folder outside it"
         raise ConfigError(message, code="anchor.inside")
     return settings
@@ -128,6 +117,24 @@ def _all_or_nothing() -> Iterator[_Made]:
         raise
 
 
+def _make_all(made: _Made, folder: Path, settings: Config) -> tuple[TrustDocument, Path | None]:
+    """Make everything; return the trust document and the passphrase's file, if there is one."""
+    given = os.environ.get(domain.PASSPHRASE_VARIABLE)
+    passphrase = given or secrets.token_urlsafe(_ENTROPY)
+    _folder(made, folder)
+    trust = _make_state(made, settings, passphrase.encode())
+    passphrase_file = None if given else _passphrase_file(trust)
+    if passphrase_file is not None:
+        _folder(made, passphrase_file.parent, mode=0o700)
+        _write(made, passphrase_file, passphrase + "\n", mode=0o600)
+    _folder(made, folder / _POLICY.parent)
+    _write(made, folder / _POLICY, _template("authz.rego"))
+    _write(made, folder / config.FILE, _toml(settings, passphrase_file))
+    _write(made, settings.state / ".gitignore", "*\n")
+    config.load(folder / config.FILE)  # what was written is what a guard will read
+    return trust, passphrase_file
+
+
 def _folder(made: _Made, path: Path, *, mode: int = 0o755) -> None:
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
@@ -158,7 +165,7 @@ def _write(made: _Made, path: Path, text: str, *, mode: int = 0o644) -> None:
         raise _unwritable(path, error) from error
 
 
-def _found(made: _Made, settings: Config, passphrase: bytes) -> TrustDocument:
+def _make_state(made: _Made, settings: Config, passphrase: bytes) -> TrustDocument:
     state, anchor = settings.state, settings.anchor
     _make(state, 0o700)  # not there before: what will be in it is this run's
     made.append(lambda: shutil.rmtree(state))
@@ -194,8 +201,8 @@ def _template(name: str) -> str:
     return (files("agentguard.cli") / "template" / name).read_text(encoding="utf-8")
 
 
-def _toml(settings: Config, keep: Path | None) -> str:
-    if keep is None:
+def _toml(settings: Config, passphrase_file: Path | None) -> str:
+    if passphrase_file is None:
         keys = (
             f"# The passphrase of the keys is in {domain.PASSPHRASE_VARIABLE}; or, in a file:\n"
             '# [keys]\n# passphrase_file = "~/.config/agentguard/passphrase"'
@@ -203,11 +210,11 @@ def _toml(settings: Config, keep: Path | None) -> str:
     else:
         keys = (
             f"# The passphrase of the keys; {domain.PASSPHRASE_VARIABLE}, if set, goes before it.\n"
-            f"[keys]\npassphrase_file = {_quoted(place.from_home(keep))}"
+            f"[keys]\npassphrase_file = {_quoted(from_home(passphrase_file))}"
         )
     return Template(_template(config.FILE)).substitute(
         trust_domain=_quoted(settings.trust_domain),
-        anchor=_quoted("" if settings.anchor is None else place.from_home(settings.anchor)),
+        anchor=_quoted("" if settings.anchor is None else from_home(settings.anchor)),
         keys=keys,
     )
 
@@ -222,20 +229,22 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _show(folder: Path, settings: Config, trust: TrustDocument, keep: Path | None) -> None:
+def _show(
+    folder: Path, settings: Config, trust: TrustDocument, passphrase_file: Path | None
+) -> None:
     made = [
         (folder / config.FILE, "the configuration"),
         (folder / _POLICY, "the policy: reads are allowed, all else is denied"),
         (settings.state, f"keys, trust document and log, for you alone; {len(trust.keys)} keys"),
     ]
-    if keep is not None:
-        made.append((keep, "the passphrase of the keys: back it up, it is nowhere else"))
+    if passphrase_file is not None:
+        made.append((passphrase_file, "the passphrase of the keys: back it up, it is nowhere else"))
     if settings.anchor is not None:
         made.append((settings.anchor, "checkpoints of the log, outside the state"))
     screen.line(f"The trust domain {trust.trust_domain}, founded in:")
     for path, what in made:
         screen.line()
-        screen.line(f"  {place.from_home(path)}")
+        screen.line(f"  {from_home(path)}")
         screen.item("      ", what)
     screen.line()
     screen.line("Next:")

@@ -1,4 +1,7 @@
-"""What the verification of a log has found, in words: for ``audit verify`` and for ``doctor``."""
+"""What the verification of a log has found, in words: for ``audit verify`` and for ``doctor``.
+
+What is found stands in ``examination.py``; nothing is judged here.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,20 @@ from typing import Final
 
 from agentguard.audit.summary import Search
 from agentguard.audit.verify import Problem, ShardReport
-from agentguard.cli import place, rows, screen
+from agentguard.cli import rows, screen
 from agentguard.cli.filters import Filter
 from agentguard.cli.history import History
-from agentguard.cli.options import TrustedLog
-from agentguard.cli.place import Trust
-from agentguard.cli.portrait import alias
+from agentguard.cli.location import TrustedLog, from_home
 from agentguard.examination import Report
-from agentguard.storage.reader import StateReader
+from agentguard.identity.credential import agent_alias
+from agentguard.ports import LogReader
 
 _LISTED: Final = 20
 _COLUMNS: Final = ("shard", "entries", "under checkpoint", "anchored", "root")
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class VerifyReport:
     """A report, and what one has to know to judge it.
 
     ``in_doubt`` holds the ids of the calls of which nothing is known since; ``unchecked`` says what
@@ -37,32 +39,27 @@ class Verdict:
     unchecked: Sequence[str]
     against: Sequence[Path]
 
-    def as_json(self) -> dict[str, object]:
-        """Return what ``audit verify --json`` prints."""
+    def print_json(self) -> None:
+        """Print it for scripts; what it does not vouch for goes to stderr as well."""
         report = self.report
-        return {
-            "ok": report.ok,
-            "entries": report.entries,
-            "shards": len(report.shards),
-            "anchored": report.anchored,
-            "in_doubt": [*self.in_doubt],
-            "problems": [
-                {"shard": problem.shard, "index": problem.index, "what": problem.what}
-                for problem in report.problems
-            ],
-            "unchecked": [*self.unchecked],
-        }
+        screen.json_line(
+            {
+                "ok": report.ok,
+                "entries": report.entries,
+                "shards": len(report.shards),
+                "anchored": report.anchored,
+                "in_doubt": [*self.in_doubt],
+                "problems": [
+                    {"shard": problem.shard, "index": problem.index, "what": problem.what}
+                    for problem in report.problems
+                ],
+                "unchecked": [*self.unchecked],
+            }
+        )
+        for warning in self._warnings():
+            screen.warn(warning)
 
-    def warnings(self) -> Iterator[str]:
-        """Say what the report does not vouch for."""
-        if not self.report.anchored:
-            yield unanchored(self.log.place.anchor, self.report)
-        if not self.log.trust.outside:
-            yield untrusted(self.log.trust)
-        if self.unchecked:
-            yield f"NOT CHECKED: {'; '.join(self.unchecked)}"
-
-    def draw(self, reader: StateReader) -> None:
+    def draw(self, reader: LogReader) -> None:
         """Print it for people; the calls in doubt are looked up in the log."""
         report = self.report
         gone = [(str(number), "missing", "", "", "") for number in report.missing]
@@ -73,20 +70,31 @@ class Verdict:
         shards = screen.count(len(report.shards), "shard", "shards")
         screen.line(
             screen.styled(kind, said),
-            f": {entries} in {shards} of {place.from_home(self.log.place.state)}",
+            f": {entries} in {shards} of {from_home(self.log.location.state)}",
         )
         if report.anchored:
-            screen.line(screen.styled("ok", "anchored"), f": by the checkpoints in {self._kept()}")
+            screen.line(
+                screen.styled("ok", "anchored"), f": by the checkpoints in {self._witnesses()}"
+            )
         trust = self.log.trust
         screen.line(f"trust: {trust.document.trust_domain}, from {trust.source}")
-        for warning in self.warnings():
+        for warning in self._warnings():
             screen.line(screen.styled("warn", warning))
         self._draw_doubts(History(reader))
 
-    def _kept(self) -> str:
-        anchor = self.log.place.anchor
+    def _warnings(self) -> Iterator[str]:
+        """Say what the report does not vouch for."""
+        if not self.report.anchored:
+            yield unanchored(self.log.location.anchor, self.report)
+        if not self.log.trust.outside:
+            yield self.log.trust.warning()
+        if self.unchecked:
+            yield f"NOT CHECKED: {'; '.join(self.unchecked)}"
+
+    def _witnesses(self) -> str:
+        anchor = self.log.location.anchor
         sources = [anchor] if anchor is not None else []
-        return ", ".join(place.from_home(source) for source in [*sources, *self.against])
+        return ", ".join(from_home(source) for source in [*sources, *self.against])
 
     def _draw_doubts(self, history: History) -> None:
         if not self.in_doubt:
@@ -100,7 +108,7 @@ class Verdict:
         for invocation_id in self.in_doubt[:_LISTED]:
             wanted = Filter(Search(kind="authorization", invocation_id=invocation_id))
             for row in islice(history.rows(wanted), 1):
-                by = alias(row.agent or "")
+                by = agent_alias(row.agent or "")
                 screen.item("  ", f"{row.tool} by {by}, {row.at}, entry {row.shard}/{row.index}")
             screen.item("    ", rows.remedy(invocation_id))
         if len(self.in_doubt) > _LISTED:
@@ -127,22 +135,14 @@ def unanchored(anchor: Path | None, report: Report) -> str:
     elif anchor is None:
         why = "no anchor is named"
     elif report.ok:
-        why = f"{place.from_home(anchor)} keeps none"
+        why = f"{from_home(anchor)} keeps none"
     else:
-        why = f"{place.from_home(anchor)} has none that can be used"
+        why = f"{from_home(anchor)} has none that can be used"
     return f"UNANCHORED: no checkpoint from outside the state vouches for this log ({why})"
 
 
-def untrusted(believed: Trust) -> str:
-    """Say that the keys come from what is checked with them."""
-    return (
-        f"UNTRUSTED KEY: the keys come from {believed.source}, a part of what is checked; "
-        "name a trust document of your own with --trust"
-    )
-
-
 def _kept_by(anchor: Path | None) -> str:
-    return f"{place.from_home(anchor)} keeps one" if anchor is not None else "one was named"
+    return f"{from_home(anchor)} keeps one" if anchor is not None else "one was named"
 
 
 def _cells(shard: ShardReport) -> tuple[str, ...]:

@@ -1,44 +1,107 @@
-"""How one call, or one entry of the log, looks to a person.
+"""``agentguard audit show``: the story of one call, or of all calls of a trace, for a person.
 
-What a call is and whether it holds stands in ``story.py``; here it is only written out.
+What belongs to a story, and whether it holds, stands in ``story.py``; here it is written out.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping
+import json as jsonlib
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Annotated, Final
 
+import typer
 from rich.text import Text
 
 from agentguard import envelope
 from agentguard.audit.entry import Entry
 from agentguard.audit.statements import Outcome
 from agentguard.canonical import JSON
-from agentguard.cli import rows, screen
-from agentguard.cli.place import Trust
-from agentguard.cli.story import Story
+from agentguard.cli import location, lookup, rows, screen, story
+from agentguard.cli.location import Trust
+from agentguard.cli.lookup import Found
+from agentguard.cli.options import AnchorOption, ConfigOption, JsonOption, StateOption, TrustOption
+from agentguard.cli.story import Noted, Story
 from agentguard.envelope import Envelope
-from agentguard.identity.credential import Credential
+from agentguard.identity.credential import Credential, agent_alias
+from agentguard.ports import LogReader
 
 _SHORT: Final = 8
-_URI: Final = re.compile(r"spiffe://[^/]+/agent/([^/]+)/([^/]{4})[^/]*\Z")
+"""Characters of an invocation id that name a file well enough."""
 
 
-def alias(uri: str) -> str:
-    """Return the short name of an agent instance, for display; another text as it is."""
-    match = _URI.match(uri)
-    return f"agent:{match[1]}:{match[2]}" if match else uri
+CallArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="INVOCATION_ID|INDEX",
+        help="An invocation id, 8 or more characters of its beginning, an index, or SHARD/INDEX.",
+    ),
+]
+WholeTraceOption = Annotated[
+    str | None,
+    typer.Option("--trace", metavar="ID", help="All calls of a trace (32 hex digits)."),
+]
 
 
-def draw(told: Story, believed: Trust) -> None:
+def show(
+    call: CallArgument = None,
+    *,
+    trace: WholeTraceOption = None,
+    config: ConfigOption = None,
+    state: StateOption = None,
+    anchor: AnchorOption = None,
+    trust: TrustOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Tell the story of one call.
+
+    Who called what, for whom, what was decided and why, what became of it, and how to prove it. Its
+    signatures, its credential and its arguments are checked; exit code 1 if one does not hold.
+    """
+    if (call is None) is (trace is None):
+        raise typer.BadParameter("name a call, or a trace with --trace")
+    log = location.trusted_log(config, state, anchor, trust)
+    reader = log.location.reader()
+    found = lookup.find(reader, call) if call is not None else None
+    if found is not None and found.entry.kind != "authorization":
+        _show_entry(found, json=json)
+        return
+    calls = [found] if found is not None else lookup.of_trace(reader, trace or "")
+    if not _show_calls(reader, calls, log.trust, json=json):
+        raise typer.Exit(1)
+
+
+def _show_calls(reader: LogReader, calls: Iterable[Found], trust: Trust, *, json: bool) -> bool:
+    """Show the story of each call; return whether all of them hold."""
+    hold = True
+    for number, call in enumerate(calls):
+        told = story.tell(reader, call, trust.document)
+        hold = hold and not told.problems
+        if json:
+            screen.json_line(told.as_json())
+            continue
+        if number:
+            screen.line()
+        _draw(told, trust)
+    if json and not trust.outside:
+        screen.warn(trust.warning())
+    return hold
+
+
+def _show_entry(found: Found, *, json: bool) -> None:
+    members = {"kind": found.entry.kind, "at": found.entry.at, **found.entry.members}
+    if json:
+        screen.json_line(members)
+    else:
+        _draw_entry(members)
+
+
+def _draw(told: Story, believed: Trust) -> None:
     """Print a call's story."""
     screen.sheet([*_who(told), *_what(told), *_why(told), *_then(told), *_evidence(told, believed)])
 
 
-def draw_entry(members: Mapping[str, JSON]) -> None:
+def _draw_entry(members: Mapping[str, JSON]) -> None:
     """Print an entry that belongs to no call; of a signed one, what its statement says."""
     shown = dict(members)
     if "statement" in shown:
@@ -54,7 +117,7 @@ def draw_entry(members: Mapping[str, JSON]) -> None:
 def _who(told: Story) -> Iterator[tuple[str, str | Text]]:
     call = told.call
     yield "call", call.invocation_id or "without an id"
-    yield "agent", f"{alias(call.agent)}  {call.agent}"
+    yield "agent", f"{agent_alias(call.agent)}  {call.agent}"
     held = told.credential
     if held is None:
         yield "credential", screen.styled("fail", "none that holds")
@@ -84,7 +147,7 @@ def _what(told: Story) -> Iterator[tuple[str, str | Text]]:
     if said.get("arguments") is None:
         yield "arguments", "could not be bound"
     else:
-        yield "arguments", _kept(told, "arguments", told.entry)
+        yield "arguments", _attached(told, "arguments", told.entry)
     for name in ("resource", "task_id", "traceparent"):
         if said.get(name) is not None:
             yield name, str(said[name])
@@ -116,14 +179,14 @@ def _then(told: Story) -> Iterator[tuple[str, str | Text]]:
 
 
 def _in_doubt(told: Story) -> Iterator[tuple[str, str | Text]]:
-    said = told.resolution
-    if said is None:
+    noted = told.resolution
+    if noted is None:
         yield "outcome", screen.styled("in_doubt", "in doubt: nothing is known since")
         yield "resolve it", rows.remedy(told.call.invocation_id)
         return
-    how = "it ran; with which result is not known" if said.ran else "it did not run"
+    how = "it ran; with which result is not known" if noted.said.ran else "it did not run"
     yield "outcome", screen.styled("resolved", f"resolved by a person: {how}")
-    yield "resolution", f"on {said.at} by the admin key: {said.note}"
+    yield "resolution", _by_admin(noted)
 
 
 def _ended(told: Story, outcome: Outcome, parsed: Entry) -> Iterator[tuple[str, str | Text]]:
@@ -132,23 +195,26 @@ def _ended(told: Story, outcome: Outcome, parsed: Entry) -> Iterator[tuple[str, 
     if said.get("error_type") is not None:
         yield "error", str(said["error_type"])
     if said.get("result") is not None:
-        yield "result", _kept(told, "result", parsed)
+        yield "result", _attached(told, "result", parsed)
     elif said.get("result_type") is not None:
         yield "result", f"a {said['result_type']}, which has no canonical form"
     if said.get("started_at") is not None:
         yield "ran", f"from {said['started_at']} to {said.get('ended_at')}"
 
 
-def _kept(told: Story, role: str, parsed: Entry) -> str:
+def _attached(told: Story, role: str, parsed: Entry) -> str:
     """Write what stands beside an entry, or say why it does not."""
     copies = parsed.members.get("copies")
     redacted = isinstance(copies, dict) and role in copies
-    if role in told.kept:
-        return ("redacted: " if redacted else "") + _written(told.kept[role])
-    said = told.erasure
-    if said is not None:
-        return f"erased on {said.at} by the admin key: {said.note}"
+    if role in told.attachments:
+        return ("redacted: " if redacted else "") + _written(told.attachments[role])
+    if told.erasure is not None:
+        return f"erased {_by_admin(told.erasure)}"
     return f"not kept; what it commits to is {told.commitments()[role]}"
+
+
+def _by_admin(noted: Noted) -> str:
+    return f"on {noted.found.entry.at} by the admin key: {noted.said.note}"
 
 
 def _evidence(told: Story, believed: Trust) -> Iterator[tuple[str, str | Text]]:
@@ -171,4 +237,4 @@ def _evidence(told: Story, believed: Trust) -> Iterator[tuple[str, str | Text]]:
 
 
 def _written(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else jsonlib.dumps(value, ensure_ascii=False)

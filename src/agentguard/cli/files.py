@@ -1,0 +1,109 @@
+"""Files that a person names on the command line: read, or written anew.
+
+The files of a state and of the anchors are ``storage/``'s.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final
+
+from agentguard.errors import StorageError
+
+_STREAM: Final = Path("-")
+
+
+def is_stream(path: Path | None) -> bool:
+    """Whether a name means stdin or stdout, and no file."""
+    return path is None or path == _STREAM
+
+
+def read(path: Path) -> bytes:
+    """Read a file; raises ``StorageError`` (``storage.missing``)."""
+    with _opened(path) as file:
+        return file.read()
+
+
+def read_or_stdin(path: Path, limit: int = -1) -> bytes:
+    """Read a file, or stdin for ``-``, up to a number of bytes; raises as ``read`` does."""
+    if is_stream(path):
+        return sys.stdin.buffer.read(limit)
+    with _opened(path) as file:
+        return file.read(limit)
+
+
+@contextmanager
+def new(path: Path | None, *, force: bool) -> Iterator[IO[bytes]]:
+    """Write a file that only this user can read: whole, once the block has ended, or not at all.
+
+    Without a path, or with ``-``, it is stdout. Raises ``StorageError``: ``storage.exists`` where
+    something is there that ``force`` does not allow to be replaced, ``storage.readonly``.
+    """
+    if path is None or is_stream(path):
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    _refuse_existing(path, force=force)  # before long work, and once more when it is done
+    try:
+        file, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        with os.fdopen(file, "wb") as written:
+            yield written
+            written.flush()
+            os.fsync(file)
+        _put_in_place(Path(name), path, force=force)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        message = f"{path} can't be read ({error.strerror}): name a file that this user can read"
+        raise StorageError(message, code="storage.missing") from error
+
+
+def _refuse_existing(path: Path, *, force: bool) -> None:
+    if not os.path.lexists(path):
+        return
+    if not force:
+        raise _exists(path)
+    if not path.is_file():  # a device or a folder is not there to be replaced
+        message = f"{path} exists already, and is no file: name another"
+        raise StorageError(message, code="storage.exists")
+
+
+def _put_in_place(written: Path, path: Path, *, force: bool) -> None:
+    if force:
+        _refuse_existing(path, force=True)
+        written.replace(path)
+        return
+    try:
+        path.hardlink_to(written)  # unlike a rename it replaces nothing that has come meanwhile
+    except FileExistsError as error:
+        raise _exists(path) from error
+    except OSError:  # a file system without links
+        _refuse_existing(path, force=False)
+        written.replace(path)
+
+
+def _exists(path: Path) -> StorageError:
+    message = f"{path} exists already: name another file, or overwrite it with --force"
+    return StorageError(message, code="storage.exists")
+
+
+def _unwritable(path: Path, error: OSError) -> StorageError:
+    message = f"{path} can't be written ({error.strerror}): name another file"
+    return StorageError(message, code="storage.readonly")

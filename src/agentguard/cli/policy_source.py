@@ -1,0 +1,68 @@
+"""The configured policy: loaded as a guard does it, and what of its input nothing declares.
+
+For ``policy check``, ``policy eval`` and ``doctor``, which say it in their own ways.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from agentguard.config import Config
+from agentguard.engines.rego_source import RegoSource
+from agentguard.errors import ConfigError
+from agentguard.loading import configured_engine
+from agentguard.ports import Engine
+from agentguard.tool import RESERVED
+
+_READ: Final = re.compile(r"""(?<![\w.])input(?:\.|\[")([A-Za-z_]\w*)""")
+
+
+def load(settings: Config) -> Engine:
+    """Load the policy as a guard does. Raises ``ConfigError`` or ``PolicyError``."""
+    try:
+        return configured_engine(settings)
+    except ConfigError as error:
+        raise on_path(error, settings) from error
+
+
+def on_path(error: ConfigError, settings: Config) -> ConfigError:
+    """Return the error that says how the command line comes to import what it could not."""
+    if not isinstance(error.__cause__, ImportError) or error.code != ConfigError.default_code:
+        return error
+    folder = shlex.quote(str(settings.base))
+    message = f"{error}; where it lies beside agentguard.toml, set PYTHONPATH={folder}"
+    return ConfigError(message, code=error.code)
+
+
+def undeclared(settings: Config, attributes: Iterable[str]) -> list[str]:
+    """Return the members of its input that a Rego policy reads and no one is known to provide.
+
+    They are looked for in the text, so that one behind a variable is not found. Raises
+    ``PolicyError`` where the policy can't be read.
+    """
+    written = settings.policy
+    if written is None or written.engine != "rego":
+        return []
+    source = RegoSource.read(settings.base / Path(written.path).expanduser())
+    lines = (line for _, text in source.modules for line in text.splitlines())
+    code = (line for line in lines if not line.lstrip().startswith("#"))
+    read = {name for line in code for name in _READ.findall(line)}
+    return sorted(read - RESERVED - set(attributes))
+
+
+def declared(settings: Config) -> set[str]:
+    """Return the names that ``attributes`` in the configuration put into the policy's input."""
+    return {name for tool in settings.tools.values() for name in tool.attributes or ()}
+
+
+def advice(name: str) -> str:
+    """Say what to do about a member of the input that nothing declares."""
+    return (
+        f"the policy reads input.{name}, which no `attributes` in agentguard.toml names: it must "
+        "come from facts or from the code; where it is missing, a deny rule that reads it does "
+        f"not fire. Add a rule that denies if not input.{name}, or correct the name"
+    )

@@ -1,0 +1,84 @@
+"""The table of the log, for ``audit list`` and ``audit tail``: which rows it has, and their cells.
+
+What a row says stands in ``rows.py``, how cells become columns in ``screen.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from rich.text import Text
+
+from agentguard.cli import rows, screen
+from agentguard.cli.filters import Filter
+from agentguard.cli.rows import DAMAGED, Row
+from agentguard.identity.credential import agent_alias
+
+COLUMNS: Final = ("index", "at", "kind", "decision", "outcome", "agent", "tool")
+"""The names of the table's columns."""
+
+_BACKGROUND: Final = frozenset({"shard", "key", "config", "policy"})
+
+
+class Table:
+    """Makes the lines of a table from the rows that it has, and counts those that it leaves out.
+
+    It has no row that says nothing that another does not: an outcome stands in its call's row. Who
+    asks for a kind or for ``every`` entry gets those too. ``several``: the log has several shards.
+    """
+
+    def __init__(self, wanted: Filter, *, several: bool, every: bool) -> None:
+        self.hidden = 0
+        self._every = every or wanted.search.kind not in (None, "authorization")
+        self._several = several
+        self._remedies = wanted.in_doubt
+        self._day = ""
+
+    def has(self, row: Row) -> bool:
+        """Whether a row is one of the table's."""
+        repeats = row.kind in _BACKGROUND or (row.kind == "outcome" and row.call is not None)
+        if repeats and not self._every:
+            self.hidden += 1
+            return False
+        return True
+
+    def lines(self, wanted: Iterable[Row]) -> Iterator[screen.Row]:
+        """Yield the rows, and a line with the date wherever it changes."""
+        for row in wanted:
+            at = row.at or ""
+            if at and at[:10] != self._day:
+                self._day = at[:10]
+                yield (), screen.styled("", self._day)
+            yield self._cells(row), self._note(row)
+
+    def _cells(self, row: Row) -> tuple[str | Text, ...]:
+        outcome = _outcome(row)
+        return (
+            f"{row.shard}/{row.index}" if self._several or row.shard else str(row.index),
+            (row.at or "")[11:19],
+            _kind(row),
+            screen.styled(row.decision or "", row.decision or ""),
+            outcome,
+            agent_alias(row.agent or "").removeprefix("agent:"),
+            row.tool or "",
+        )
+
+    def _note(self, row: Row) -> str:
+        if self._remedies and row.outcome == "in_doubt":
+            return rows.remedy(row.invocation_id)
+        return row.reason or ""
+
+
+def _outcome(row: Row) -> str | Text:
+    if row.resolved is None:
+        return screen.styled(row.outcome or "", row.outcome or "")
+    if row.kind == "resolution":
+        return "ran" if row.resolved else "not ran"
+    return screen.styled("resolved", "resolved")
+
+
+def _kind(row: Row) -> str | Text:
+    if row.kind == DAMAGED:
+        return screen.styled(DAMAGED, row.kind)
+    return "call" if row.kind == "authorization" else row.kind

@@ -1,0 +1,113 @@
+"""Small files that must be there after a power cut: written whole, private, in the order asked for.
+
+A file's bytes are durable once the file is synced, its name once its folder is. Each function here
+does both before it returns, so that what is called later is never on disk without what came before.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from agentguard.errors import StorageError
+from agentguard.identity.trust import SHARD_NUMBER
+
+_NO_SYNC_OF_FOLDERS: Final = frozenset({errno.EINVAL, errno.ENOTSUP})
+"""What file systems answer that have no such thing: their names are as durable as they can be."""
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file of mode 0600 that must not exist; its folders are made.
+
+    Raises ``StorageError``: ``storage.exists``, ``storage.readonly``.
+    """
+    try:
+        make_folder(path.parent)
+        _write(path, data)
+        _sync(path.parent)
+    except FileExistsError as error:
+        message = f"{path} exists already: it is not overwritten"
+        raise StorageError(message, code="storage.exists") from error
+    except OSError as error:
+        message = f"{path} can't be written ({error.strerror}): give this user the right"
+        raise StorageError(message, code="storage.readonly") from error
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file of mode 0600 in place of another, whole or not; raises ``StorageError``."""
+    new = path.with_name(f"{path.name}.new")
+    with _replacing(path):
+        new.unlink(missing_ok=True)  # of somebody who died here
+        make_folder(path.parent)
+        _write(new, data)
+        new.replace(path)
+        _sync(path.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Put a file in the place of another in the same folder; raises ``StorageError``."""
+    with _replacing(target):
+        source.replace(target)
+        _sync(target.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if there is one; raises ``StorageError``."""
+    with _replacing(path):
+        path.unlink(missing_ok=True)
+        _sync(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of mode 0700, with those above it, where there is none; raises ``OSError``."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    _sync(folder.parent)
+
+
+def numbered(folder: Path, suffix: str) -> list[int]:
+    """Return the numbers of the files ``<number><suffix>`` in a folder, in order.
+
+    A number has one spelling: ``01`` would be a second shard 1. Raises ``OSError``.
+    """
+    try:
+        names = os.listdir(folder)  # noqa: PTH208  Path.glob passes over what it may not read
+    except FileNotFoundError:
+        return []
+    stems = [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
+    return sorted(int(stem) for stem in stems if SHARD_NUMBER.fullmatch(stem))
+
+
+def _write(path: Path, data: bytes) -> None:
+    file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    with os.fdopen(file, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in _NO_SYNC_OF_FOLDERS:
+            raise
+    finally:
+        os.close(opened)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        message = f"{path} can't be replaced ({error.strerror}): give this user the right"
+        raise StorageError(message, code="storage.readonly") from error

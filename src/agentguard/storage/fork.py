@@ -1,0 +1,69 @@
+"""What happens to everything that is open when the process forks, and in which order.
+
+``os.register_at_fork`` runs hooks in the order in which modules happen to be imported. Here each
+has its place instead; what it does stands in the module that it belongs to. In the child they run
+from the first stage to the last, and before the fork from the last to the first:
+
+- before: ``lock.py`` first waits until nobody is opening a lock's file, then ``sqlite.py`` until
+  nobody is inside SQLite. The other way round could wait for ever: whoever opens a file may have to
+  go into SQLite meanwhile, when the interpreter tidies a reader away; nobody does the reverse.
+- in the child: the connections of ``log.py`` and ``reader.py`` are set aside, never to be closed
+  there, before ``guard.py`` drops its guards' logs, with which they would be closed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from enum import IntEnum
+from functools import partial
+from typing import Final, NamedTuple
+
+
+class Stage(IntEnum):
+    """The order in which a child runs the hooks."""
+
+    SQLITE = 0
+    LOCKS = 1
+    LOGS = 2
+    READERS = 3
+    GUARDS = 4
+
+
+class _Hooks(NamedTuple):
+    before: Callable[[], object]
+    in_parent: Callable[[], object]
+    in_child: Callable[[], object]
+
+
+def _nothing() -> None:
+    """A stage that has no such hook."""
+
+
+_HOOKS: Final[dict[Stage, _Hooks]] = {}
+
+
+def at_fork(
+    stage: Stage,
+    *,
+    in_child: Callable[[], object],
+    before: Callable[[], object] = _nothing,
+    in_parent: Callable[[], object] = _nothing,
+) -> None:
+    """Have these run at each fork from now on, in the place of ``stage``, which has one owner."""
+    _HOOKS[stage] = _Hooks(before, in_parent, in_child)
+
+
+def _run(stage: Stage, moment: int) -> None:
+    hooks = _HOOKS.get(stage)
+    if hooks is not None:
+        hooks[moment]()
+
+
+# One registration for each: the interpreter runs the others also where one of them raises.
+for _stage in Stage:
+    os.register_at_fork(
+        before=partial(_run, _stage, 0),
+        after_in_parent=partial(_run, _stage, 1),
+        after_in_child=partial(_run, _stage, 2),
+    )

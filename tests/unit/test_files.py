@@ -1,0 +1,128 @@
+"""Small files that must be there after a power cut: what is synced before what is named."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from agentguard import StorageError
+from agentguard.storage import files
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """What reaches the disk or is named, in its order: syncs of files and folders, and renames."""
+    done = []
+    fsync, rename, unlink = os.fsync, os.replace, os.unlink
+
+    def synced(opened):
+        fsync(opened)
+        path = os.readlink(f"/proc/self/fd/{opened}")
+        done.append(("sync", os.path.basename(path)))
+
+    def renamed(source, target):
+        rename(source, target)
+        done.append(("name", os.path.basename(target)))
+
+    def unlinked(path, **options):
+        unlink(path, **options)
+        done.append(("forget", os.path.basename(path)))
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    monkeypatch.setattr(os, "unlink", unlinked)
+    return done
+
+
+def test_a_new_file_is_durable_with_its_name(tmp_path, steps):
+    files.write_new(tmp_path / "there", b"x")
+    assert steps == [("sync", "there"), ("sync", tmp_path.name)]
+    assert (tmp_path / "there").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(StorageError, match="not overwritten") as caught:
+        files.write_new(tmp_path / "there", b"y")
+    assert caught.value.code == "storage.exists"
+    assert (tmp_path / "there").read_bytes() == b"x"
+
+
+def test_the_folders_that_are_made_for_it_are_too(tmp_path, steps):
+    files.write_new(tmp_path / "a" / "b" / "there", b"x")
+    assert steps == [("sync", tmp_path.name), ("sync", "a"), ("sync", "there"), ("sync", "b")]
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_file_is_replaced_after_it_is_durable_and_before_what_follows(tmp_path, steps):
+    (tmp_path / "there").write_bytes(b"old")
+    (tmp_path / "there.new").write_bytes(b"of somebody who died")
+    (tmp_path / "there.new").chmod(0o644)
+    files.replace(tmp_path / "there", b"new")
+    assert steps == [
+        ("forget", "there.new"),
+        ("sync", "there.new"),
+        ("name", "there"),
+        ("sync", tmp_path.name),
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert (tmp_path / "there").read_bytes() == b"new"
+    assert (tmp_path / "there").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path):
+    (tmp_path / "victim").write_bytes(b"precious")
+    (tmp_path / "there").symlink_to(tmp_path / "victim")
+    (tmp_path / "there.new").symlink_to(tmp_path / "victim")
+    files.replace(tmp_path / "there", b"new")
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+    assert not (tmp_path / "there").is_symlink()
+
+
+def test_moves_and_removals_are_durable(tmp_path, steps):
+    (tmp_path / "next").write_bytes(b"x")
+    files.move(tmp_path / "next", tmp_path / "there")
+    files.remove(tmp_path / "there")
+    assert steps == [
+        ("name", "there"),
+        ("sync", tmp_path.name),
+        ("forget", "there"),
+        ("sync", tmp_path.name),
+    ]
+    assert list(tmp_path.iterdir()) == []
+    files.remove(tmp_path / "there")  # there is none, and that is fine
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_a_file_system_that_syncs_no_folders_is_used_and_one_that_fails_is_not(
+    tmp_path, monkeypatch, number
+):
+    fsync = os.fsync
+
+    def refuses(opened):
+        if os.path.isdir(f"/proc/self/fd/{opened}"):
+            raise OSError(number, os.strerror(number))
+        fsync(opened)
+
+    monkeypatch.setattr(os, "fsync", refuses)
+    if number == errno.EIO:
+        with pytest.raises(StorageError):
+            files.write_new(tmp_path / "there", b"x")
+    else:
+        files.write_new(tmp_path / "there", b"x")
+
+
+def test_what_can_not_be_written_says_so(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StorageError, match=r"folder can't be replaced"):
+        files.replace(tmp_path / "folder", b"x")
+    with pytest.raises(StorageError, match=r"none can't be replaced|there can't be replaced"):
+        files.move(tmp_path / "none", tmp_path / "there")
+
+
+def test_numbered_files_have_one_spelling(tmp_path):
+    for name in ("0.log", "12.log", "2.log", "01.log", "+1.log", "\u0661.log", "1.log.new", "x.log"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "1234567890.log").write_bytes(b"")
+    assert files.numbered(tmp_path, ".log") == [0, 2, 12]
+    assert files.numbered(tmp_path / "none", ".log") == []
+    with pytest.raises(NotADirectoryError):
+        files.numbered(tmp_path / "0.log", ".log")

@@ -1,0 +1,65 @@
+"""At a fork everything that is open has its turn, in one order, whoever was imported first."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+SCRIPT = """
+import os
+{imports}
+from agentguard.storage import fork
+
+def heard(moment, stage):
+    said.append(f"{{moment}} {{stage.name}}")
+
+said = []
+for stage, hooks in list(fork._HOOKS.items()):
+    fork._HOOKS[stage] = type(hooks)(*[
+        lambda hook=hook, moment=moment, stage=stage: (heard(moment, stage), hook())
+        for moment, hook in zip(hooks._fields, hooks)
+    ])
+reading, writing = os.pipe()
+child = os.fork()
+if child == 0:
+    os.write(writing, "\\n".join(said).encode())
+    os._exit(0)
+os.waitpid(child, 0)
+os.close(writing)
+print(os.read(reading, 10_000).decode())
+"""
+
+ORDER = [
+    "before GUARDS",
+    "before READERS",
+    "before LOGS",
+    "before LOCKS",
+    "before SQLITE",
+    "in_child SQLITE",
+    "in_child LOCKS",
+    "in_child LOGS",
+    "in_child READERS",
+    "in_child GUARDS",
+]
+
+
+def order(imports):
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(imports=imports)],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return result.stdout.splitlines()
+
+
+def test_the_order_is_not_that_of_the_imports():
+    modules = ["lock", "sqlite", "log", "reader"]
+    for names in (modules, modules[::-1]):
+        imports = "\n".join(f"import agentguard.storage.{name}" for name in names)
+        assert order(f"{imports}\nimport agentguard.guard") == ORDER
