@@ -117,9 +117,7 @@ def _encode(value: object, depth: int, place: _Place) -> JSON:
     if value is None or kind is str or kind is bool:
         return value  # type: ignore[return-value]
     if depth > MAX_DEPTH:
-        while outer := place[0]:
-            place = outer
-        message = f"argument {_told(place)} is nested more than {MAX_DEPTH} levels deep"
+        message = f"argument {_told(_root(place))} is nested more than {MAX_DEPTH} levels deep"
         raise ArgumentsError(message)
     encoder = _ENCODERS.get(kind)
     if encoder is not None:
@@ -132,13 +130,19 @@ def _encode(value: object, depth: int, place: _Place) -> JSON:
         raise _unencodable(value, place) from error
 
 
+def _root(place: _Place) -> _Place:
+    """Return the argument that a value stands in."""
+    return place if place[0] is None else _root(place[0])
+
+
 def _told(place: _Place) -> str:
     """Write down where a value stands, as ``'customer.addresses[2][...]'``."""
     steps: list[str] = []
-    while place[0] is not None:
-        place, step = place
+    outer, step = place
+    while outer is not None:
         steps.append("[...]" if step is None else f"[{step}]" if type(step) is int else f".{step}")
-    return repr("".join([str(place[1] or "[...]"), *reversed(steps)]))
+        outer, step = outer
+    return repr("".join([str(step or "[...]"), *reversed(steps)]))
 
 
 def _unencodable(value: object, place: _Place) -> ArgumentsError:
@@ -245,7 +249,7 @@ _ENCODERS: Final[Mapping[type, _Encoder]] = {
 
 
 def _encode_structure(value: object, depth: int, place: _Place) -> JSON:
-    kind = type(value)
+    kind: Any = type(value)
     name = f"{kind.__module__}:{kind.__qualname__}"
     if isinstance(value, Enum):
         return {

@@ -64,8 +64,8 @@ Effect = Renew | LookUp | Evaluate | Append | Run | Enqueue
 class Actor:
     """The agent instance on whose behalf the line runs.
 
-    ``has_credential`` says whether one is in force at a time, ``renew`` has one made; ``scope`` is what
-    the agent may do on its own authority, None meaning everything.
+    ``has_credential`` says whether one is in force at a time, ``renew`` has one made; ``scope`` is
+    what the agent may do on its own authority, None meaning everything.
     """
 
     name: str

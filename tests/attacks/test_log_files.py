@@ -708,20 +708,21 @@ def test_what_is_kept_is_readable_by_its_owner_alone(used):
 # --- what stands beside no entry ------------------------------------------------------------------
 
 
+STRAY_OUTCOME = """INSERT INTO summaries (idx, kind, at, invocation_id)
+    SELECT 1000000, 'outcome', at, invocation_id FROM summaries
+    WHERE kind = 'authorization' LIMIT 1"""
+
+
 @pytest.mark.parametrize(
     ("statement", "table"),
     [
-        (
-            "INSERT INTO summaries (idx, kind, at, invocation_id) SELECT 1000000, 'outcome', at,"
-            " invocation_id FROM summaries WHERE kind = 'authorization' LIMIT 1",
-            "summaries",
-        ),
+        (STRAY_OUTCOME, "summaries"),
         ("INSERT INTO attachments VALUES (1000000, 'result', 'x', x'00', x'7b7d')", "attachments"),
         ("INSERT INTO attachments VALUES (-1, 'result', 'x', x'00', x'7b7d')", "attachments"),
     ],
 )
 def test_what_stands_beside_no_entry_is_found(used, ran, statement, table):
-    """It would hide a call in doubt, be in the way of what is yet to come, or outlive an erasure."""
+    """It would hide a call in doubt, be in the way of a later entry, or outlive an erasure."""
     assert problems(used) == []
     change(used, statement)
     assert any(table in problem.what for problem in used.examine().problems)

@@ -442,7 +442,7 @@ def test_what_waits_in_a_batch_of_unknown_fate_is_told_so_and_nothing_goes_in_tw
     for thread in threads:
         thread.join(10)
     # those of the batch are told that nobody knows, those after it that nothing can be written
-    assert denied[0] == "storage.unknown"
+    assert "storage.unknown" in denied
     assert set(denied) <= {"storage.unknown", "storage.failed"}
     assert len(denied) == 6
     assert ran == []

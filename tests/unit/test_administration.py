@@ -310,7 +310,7 @@ def test_a_note_that_can_not_be_written_is_refused(settings):
 def test_of_two_resolutions_at_once_one_is_refused(settings, monkeypatch, ran):
     """The other one is appended after the first has looked whether there is one."""
     invocation_id, lease = in_doubt(settings), StateDomain.lease
-    between = []
+    between: list[bool] = []
 
     def meanwhile(home, moment):
         log = lease(home, moment)
@@ -376,9 +376,7 @@ def test_an_entry_that_can_not_be_read_settles_nothing_and_stops_nothing(setting
         resolve(settings, "of no call")
     assert caught.value.code == "call.unknown"
     resolve(settings, doubtful)
-    administration.erase(
-        settings, PASSPHRASE, done.invocation_id, note="n", now=datetime.now(UTC)
-    )
+    administration.erase(settings, PASSPHRASE, done.invocation_id, note="n", now=datetime.now(UTC))
     found = report(settings)
     assert not found.ok  # it is found where one looks for such things
     assert (place.shard, place.index) in [(p.shard, p.index) for p in found.problems]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -19,16 +20,16 @@ def steps(monkeypatch):
 
     def synced(opened):
         fsync(opened)
-        path = os.readlink(f"/proc/self/fd/{opened}")
-        done.append(("sync", os.path.basename(path)))
+        path = Path(f"/proc/self/fd/{opened}").readlink()
+        done.append(("sync", path.name))
 
     def renamed(source, target):
         rename(source, target)
-        done.append(("name", os.path.basename(target)))
+        done.append(("name", Path(target).name))
 
     def unlinked(path, **options):
         unlink(path, **options)
-        done.append(("forget", os.path.basename(path)))
+        done.append(("forget", Path(path).name))
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", renamed)
@@ -98,7 +99,7 @@ def test_a_file_system_that_syncs_no_folders_is_used_and_one_that_fails_is_not(
     fsync = os.fsync
 
     def refuses(opened):
-        if os.path.isdir(f"/proc/self/fd/{opened}"):
+        if Path(f"/proc/self/fd/{opened}").is_dir():
             raise OSError(number, os.strerror(number))
         fsync(opened)
 
@@ -119,7 +120,16 @@ def test_what_can_not_be_written_says_so(tmp_path):
 
 
 def test_numbered_files_have_one_spelling(tmp_path):
-    for name in ("0.log", "12.log", "2.log", "01.log", "+1.log", "\u0661.log", "1.log.new", "x.log"):
+    for name in (
+        "0.log",
+        "12.log",
+        "2.log",
+        "01.log",
+        "+1.log",
+        "\u0661.log",
+        "1.log.new",
+        "x.log",
+    ):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "1234567890.log").write_bytes(b"")
     assert files.numbered(tmp_path, ".log") == [0, 2, 12]

@@ -77,7 +77,7 @@ def branches(call: Any) -> list[Any]:
 def no_main(call: Any) -> Decision:
     """A rule that denies, written as docs/langchain.md says."""
     for branch in branches(call):
-        if branch == "main" or branch == MADE:
+        if branch in ("main", MADE):
             return Decision.deny("main is protected")
     return Decision.allow()
 
