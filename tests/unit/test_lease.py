@@ -236,6 +236,31 @@ def test_a_shard_that_nobody_has_registered_yet_is_taken_up(three):
     assert report(three).ok
 
 
+def test_several_who_die_before_they_register_a_shard_leave_a_log_in_order(lessor, monkeypatch):
+    """The first writes its opening and dies; the next one registers it before it writes another."""
+
+    class Death(BaseException):
+        pass
+
+    def dies(*_args):
+        raise Death
+
+    lessor.lease(NOW)  # somebody writes shard 0, so that the others come to shard 1
+    for _ in range(3):
+        with monkeypatch.context() as patched:
+            patched.setattr(Lessor, "_register", dies)
+            with pytest.raises(Death):
+                lessor.lease(NOW)
+        assert listed(lessor) == {0}
+        assert len(openings(lessor, 1)) == 1
+        found = report(lessor)
+        assert (found.ok, found.anchored) == (True, True), found.problems
+    taken = lessor.lease(NOW)
+    assert (taken.shard, taken.head.size, listed(lessor)) == (1, 2, {0, 1})
+    taken.close()
+    assert report(lessor).ok
+
+
 def test_a_number_is_never_used_twice(three):
     """Of a shard that was added last, and removed with all that knows it but its anchor's file."""
     remove(three, 2)

@@ -59,9 +59,14 @@ class Lessor:
         except BaseException:
             file.close()
             raise
+        # of the entries of a shard, only the first is ever written before the issuer lists it: where
+        # somebody died in between, it is listed before there is a second one
+        begun = log.head.size > 0
         try:
+            if begun and number not in registered:
+                self._register(number, now)
             log.append(self.opening(number, at=timestamp(max(now, log.last_at))))
-            if number not in registered:
+            if not begun and number not in registered:
                 self._register(number, now)
         except BaseException:
             log.close()
