@@ -59,8 +59,8 @@ class Lessor:
         except BaseException:
             file.close()
             raise
-        # of the entries of a shard, only the first is ever written before the issuer lists it: where
-        # somebody died in between, it is listed before there is a second one
+        # only the first entry of a shard is ever written before the issuer lists it: where somebody
+        # died in between, it is listed before there is a second one
         begun = log.head.size > 0
         try:
             if begun and number not in registered:
