@@ -113,11 +113,9 @@ def guarded(guard: Guard) -> Callable[[], object]:
 def samples(guard: Guard) -> tuple[bytes, list[bytes]]:
     """Make a call and return its policy input and the two entries that it wrote."""
     guarded(guard)()
-    reader = guard.reader()
-    bodies = [body for _index, body in reader.entries(0)][-2:]
-    index = sum(1 for _ in reader.entries(0)) - 2
-    (document,) = (a.data for a in reader.attachments(0, index) if a.role == "input")
-    return document, bodies
+    *_others, call, outcome = guard.reader().stored(0)
+    (document,) = (a.data for a in call.attachments if a.role == "input")
+    return document, [call.body, outcome.body]
 
 
 def floor(

@@ -15,7 +15,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 from agentguard import Decision, Guard
-from agentguard_langchain import evaluate, guard_tools
+from agentguard_langchain import aevaluate, guard_tools
 
 
 class ScriptedModel(BaseChatModel):
@@ -54,8 +54,9 @@ async def main() -> None:
         cashier = guard.new_agent("cashier")
         tools = guard_tools([transfer], cashier)
 
-        # What would the answer be? This runs nothing and records nothing.
-        print("ahead:", evaluate(tools[0], {"to": "bob", "amount": 5000}).reason)
+        # What would the answer be? This runs no tool and records no call.
+        answer = await aevaluate(tools[0], {"to": "bob", "amount": 5000})
+        print("ahead:", answer.reason)
 
         payments = [("alice", 20), ("bob", 5000), ("carol", 100)]
         calls = [

@@ -23,7 +23,8 @@ settings.load_profile("full" if os.environ.get("AGENTGUARD_ROUNDS") == "full" el
 WHERE = (
     "AGENTGUARD_VECTORS does not name a folder with the public test vectors (RFC 8037, "
     "cyberphone/json-canonicalization, transparency-dev/merkle, C2SP/wycheproof, C2SP signed-note, "
-    "secure-systems-lab/dsse, ietf-wg-wimse/draft-ietf-wimse-s2s-protocol)"
+    "secure-systems-lab/dsse, ietf-wg-wimse/draft-ietf-wimse-s2s-protocol): CONTRIBUTING.md says "
+    "how it is laid out"
 )
 
 

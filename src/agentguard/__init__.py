@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from agentguard.agent import Agent
 from agentguard.ambient import idempotency_key
-from agentguard.approval import ApprovalPending
+from agentguard.approval import ApprovalPending, ApprovalRequest
 from agentguard.arguments import Arguments
 from agentguard.audit.evidence import Evidence
 from agentguard.audit.evidence import verify as verify_evidence
@@ -36,6 +36,7 @@ __all__ = [
     "Agent",
     "AgentguardError",
     "ApprovalPending",
+    "ApprovalRequest",
     "Arguments",
     "ArgumentsError",
     "AsyncTool",

@@ -6,27 +6,24 @@ anything is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
 
-from agentguard import domain
+from agentguard import domain, whereabouts
 from agentguard.audit import entry, statements
-from agentguard.audit.entry import CallPlace, Entry, Receipt
-from agentguard.audit.statements import Authorization
-from agentguard.audit.summary import Search
+from agentguard.audit.entry import CallPlace, Receipt
 from agentguard.config import Config
 from agentguard.domain import Domain, StateDomain
-from agentguard.errors import CallError, DecodeError, VerificationError
+from agentguard.errors import CallError
+from agentguard.identity.trust import TrustDocument
 from agentguard.invocation import timestamp
 from agentguard.keys import Signer
 from agentguard.ports import LogReader
 from agentguard.storage import erasure, keystore, registry
 from agentguard.storage.log import ShardLog
-
-T = TypeVar("T")
+from agentguard.whereabouts import Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +52,15 @@ def resolve(
     """
     home, admin = _take_up(settings, passphrase)
     with closing(home.read()) as reader:
-        call = find_call(reader, invocation_id)
-        _require_doubt(reader, call)  # before a shard is taken for nothing
-        # once more where nobody else resolves: of two that contradict each other one would be false
+        call = _find(reader, invocation_id)
+        ends = _ends(reader)
+        _require_doubt(reader, call, home.trust, {})  # before a shard is taken for nothing
+        # what came since is looked at where nobody else resolves: of two that contradict each
+        # other one would be false
         with _writing(home, now) as log, registry.locked(settings.state):
-            _require_doubt(reader, call)
+            _require_doubt(reader, call, home.trust, ends)
             at = timestamp(max(now, log.last_at))
-            return log.append(entry.resolution(admin, call, ran=ran, note=note, at=at))
+            return log.append(entry.resolution(admin, call.place, ran=ran, note=note, at=at))
 
 
 def erase(
@@ -73,75 +72,58 @@ def erase(
     """
     home, admin = _take_up(settings, passphrase)
     with closing(home.read()) as reader:
-        call = find_call(reader, invocation_id)
+        call = _find(reader, invocation_id)
+        place = call.place
         with _writing(home, now) as log:
             at = timestamp(max(now, log.last_at))
-            recorded = log.append(entry.erasure(admin, call, note=note, at=at))
-        outcomes = [i for shard, i in _speaking(reader, "outcome", call) if shard == call.shard]
-    removed = erasure.erase(settings.state, call.shard, [call.index, *outcomes])
-    return Erased(call, recorded, removed)
+            recorded = log.append(entry.erasure(admin, place, note=note, at=at))
+        outcomes = whereabouts.speaking(reader, place.shard, ["outcome"], call.said)
+        indices = [place.index, *(found.index for found in outcomes)]
+    removed = erasure.erase(settings.state, place.shard, indices)
+    return Erased(place, recorded, removed)
 
 
-def find_call(reader: LogReader, invocation_id: str) -> CallPlace:
-    """Return where a call's authorization stands.
-
-    An entry that can't be read is none, whatever its columns say; ``audit verify`` names it. Raises
-    ``CallError`` (``call.unknown``) or ``StorageError``.
-    """
-    wanted = Search(kind="authorization", invocation_id=invocation_id)
-    for shard in reader.shards():
-        for index in reader.search(shard, wanted):
-            call = _authorization(reader, shard, index)
-            if call is not None and call.invocation_id == invocation_id:  # a column may lie
-                return CallPlace(shard, index, invocation_id, call.invocation_sha256)
-    message = f"there is no call {invocation_id} in the log: see agentguard audit list"
-    raise CallError(message, code="call.unknown")
+def _find(reader: LogReader, invocation_id: str) -> Call:
+    call = whereabouts.find(reader, invocation_id)
+    if call is None:
+        message = f"there is no call {invocation_id} in the log: see agentguard audit list"
+        raise CallError(message, code="call.unknown")
+    return call
 
 
-def _require_doubt(reader: LogReader, call: CallPlace) -> None:
-    settled = _settled(reader, call)
+def _ends(reader: LogReader) -> dict[int, int]:
+    """Return the index of each shard's newest entry."""
+    newest = {shard: reader.entries(shard, newest_first=True) for shard in reader.shards()}
+    return {shard: next(entries, (-1, b""))[0] for shard, entries in newest.items()}
+
+
+def _require_doubt(
+    reader: LogReader, call: Call, trust: TrustDocument, after: Mapping[int, int]
+) -> None:
+    """Raise ``CallError`` (``call.settled``) for a call that entries past these places settle."""
+    settled = _settled(reader, call, trust, after)
     if settled is not None:
-        message = f"the call {call.invocation_id} is not in doubt: {settled}"
+        message = f"the call {call.place.invocation_id} is not in doubt: {settled}"
         raise CallError(message, code="call.settled")
 
 
-def _settled(reader: LogReader, call: CallPlace) -> str | None:
-    """Return what settles a call, None where it is in doubt."""
-    authorization = _authorization(reader, call.shard, call.index)
-    if authorization is None or not authorization.allowed:
+def _settled(
+    reader: LogReader, call: Call, trust: TrustDocument, after: Mapping[int, int]
+) -> str | None:
+    """Return what settles a call, None where it is in doubt.
+
+    No column counts: the admin key is about to sign that nothing is known of the call. Nor does a
+    resolution that does not verify, as one that a compromised admin key has signed.
+    """
+    if not call.said.allowed:
         return "it was denied, and did not run"
-    for kind in ("outcome", "resolution"):
-        if any(True for _place in _speaking(reader, kind, call)):
-            return f"its {kind} is on record"
-    return None
-
-
-def _speaking(reader: LogReader, kind: str, call: CallPlace) -> Iterator[tuple[int, int]]:
-    """Yield the places of the outcomes, resolutions or erasures that are of a call."""
-    wanted = Search(kind=kind, invocation_id=call.invocation_id)
+    kinds = ("outcome", "resolution")
     for shard in reader.shards():
-        for index in reader.search(shard, wanted):
-            said = _read(reader, shard, index, kind, statements.read_sealed)
-            if said is not None and said[1].subject_sha256 == call.invocation_sha256:
-                yield shard, index
-
-
-def _authorization(reader: LogReader, shard: int, index: int) -> Authorization | None:
-    return _read(reader, shard, index, "authorization", statements.read_authorization)
-
-
-def _read(
-    reader: LogReader, shard: int, index: int, kind: str, read: Callable[[Entry], T]
-) -> T | None:
-    """Read an entry of this kind; None if it is of another, or can't be read."""
-    stored = reader.entry(shard, index)
-    if stored is None:
-        return None
-    try:
-        parsed = entry.parse(stored.body)
-        return read(parsed) if parsed.kind == kind else None
-    except (DecodeError, VerificationError):
-        return None
+        past = after.get(shard, -1)
+        for found in whereabouts.speaking(reader, shard, kinds, call.said, after=past):
+            if found.entry.kind == "outcome" or statements.counts(found.entry, trust):
+                return f"its {found.entry.kind} is on record"
+    return None
 
 
 def _take_up(settings: Config, passphrase: bytes) -> tuple[StateDomain, Signer]:

@@ -51,12 +51,14 @@ class Agent:
         line: Callable[[], Line],
         executor: Callable[[], Executor],
         tool_spec: Callable[[ToolSpec], ToolSpec],
+        tools_named: Callable[[], None],
     ) -> None:
         self._profile = profile
         self._home = home
         self._line = line
         self._executor = executor
         self._tool_spec = tool_spec
+        self._tools_named = tools_named
         self._ordinals: defaultdict[str, Iterator[int]] = defaultdict(partial(itertools.count, 1))
         self._instance: _Instance | None = None
         self._beginning = threading.Lock()
@@ -113,13 +115,26 @@ class Agent:
         return result
 
     def evaluate(self, invocation: Invocation) -> Decision:
-        """For adapters: what the answer to a call would be. It signs and records nothing."""
+        """For adapters: what the answer to a call would be; the call is not signed nor recorded.
+
+        A credential that is due is renewed, as by a call, and that is on record.
+        """
         try:
-            instance = self._in_force()
-        except AgentguardError as error:
-            return Decision.refused(str(error), code=error.code)
+            instance = self._acting()
+        except Denied as refused:
+            return refused.decision
         line = instance.line
         return drive.run(flow.evaluate(instance.actor, line, invocation), line, _no_tool)
+
+    async def aevaluate(self, invocation: Invocation) -> Decision:
+        """For adapters: the async twin of ``evaluate``; ``facts`` may be a coroutine function."""
+        try:
+            instance = await self._aacting()
+        except Denied as refused:
+            return refused.decision
+        line = instance.line
+        asking = flow.evaluate(instance.actor, line, invocation)
+        return await drive.arun(asking, line, _no_tool, self._executor())
 
     def run(
         self,
@@ -145,9 +160,7 @@ class Agent:
         outcome_unknown: tuple[type[BaseException], ...] = (),
     ) -> R:
         """For adapters: the async twin of ``run``; ``function`` runs on the event loop."""
-        if self._instance is None:
-            await asyncio.to_thread(self._acting)  # it writes
-        instance = self._acting()
+        instance = await self._aacting()
         calling = flow.guarded_call(instance.actor, instance.line, invocation, outcome_unknown)
         return await drive.arun(calling, instance.line, function, self._executor())
 
@@ -168,6 +181,10 @@ class Agent:
         """For adapters: return ``spec`` with what ``[tools.NAME]`` of the configuration says."""
         return self._tool_spec(spec)
 
+    def tools_named(self) -> None:
+        """For adapters: log configured tools that look misspelt, now that the tools are known."""
+        self._tools_named()
+
     def _acting(self) -> _Instance:
         """Return the instance that makes a call; without one (in a fork) the call is refused."""
         if self._instance is not None:
@@ -176,6 +193,11 @@ class Agent:
             return self._in_force()
         except AgentguardError as error:
             raise Denied(Decision.refused(str(error), code=error.code)) from error
+
+    async def _aacting(self) -> _Instance:
+        if self._instance is None:
+            await asyncio.to_thread(self._acting)  # it writes
+        return self._acting()
 
     def __repr__(self) -> str:
         instance = self._instance

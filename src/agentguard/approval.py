@@ -28,8 +28,9 @@ class ApprovalRequest:
 class ApprovalPending(AgentguardError):
     """The call waits for a person; its tool did not run.
 
-    This is no ``Denied``: the same call, made again with the same ``call_id`` once the approval
-    is there, runs. ``request`` says what is to be approved.
+    Nothing raises it in this release, which denies such a call (``approval.unavailable``). It is
+    no ``Denied``: the same call, made again with the same ``call_id`` once the approval is there,
+    runs. ``request`` says what is to be approved.
     """
 
     default_code: ClassVar[str] = "approval.pending"

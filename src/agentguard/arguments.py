@@ -18,21 +18,34 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
-from agentguard import canonical
+from agentguard import addresses, canonical
+from agentguard.budget import LEFT, bounded, spend, spent, too_large
 from agentguard.canonical import JSON
 from agentguard.errors import ArgumentsError, EncodeError
 
 MAX_DEPTH: Final = canonical.MAX_DEPTH - 2
 """How deep arguments may be nested: the policy's input, which holds them, is read as JSON again."""
+
+_SHORT: Final = 32
+"""Up to so many characters a key costs nothing of the budget: the value beside it does."""
 
 _Place: TypeAlias = "tuple[_Place | None, str | int | None]"
 """Where a value stands: in what (None: it is an argument), and its name or position in that.
@@ -78,10 +91,12 @@ class Arguments:
             "".join(unbound).encode()
         except UnicodeError as error:
             raise ArgumentsError("the name of an injected argument is no text") from error
-        encoded_values = {
-            _key(name): _encode(value, 1, (None, name if name in declared else None))
-            for name, value in values.items()
-        }
+        encoded_values = bounded(
+            lambda: {
+                _key(name): _encode(value, 1, (None, name if name in declared else None))
+                for name, value in values.items()
+            }
+        )
         encoded = _dumps(encoded_values)
         return cls(MappingProxyType(encoded_values), encoded, tuple(sorted(unbound)))
 
@@ -89,7 +104,7 @@ class Arguments:
 def encode_result(value: object) -> bytes | None:
     """Return the canonical bytes of a tool's result, or None when it has none."""
     try:
-        return _dumps(_encode(value, 1, (None, "result")))
+        return _dumps(bounded(lambda: _encode(value, 1, (None, "result"))))
     except Exception:  # noqa: BLE001  the tool has run: whatever its result raises, it has no bytes
         return None
 
@@ -100,11 +115,7 @@ def _dumps(value: JSON) -> bytes:
     except EncodeError as error:
         raise ArgumentsError(f"the arguments have no canonical form: {error}") from error
     if len(encoded) > canonical.MAX_BYTES:
-        message = (
-            f"the arguments take {len(encoded)} bytes, more than {canonical.MAX_BYTES}; "
-            "pass a reference (a path, an id) instead of the content"
-        )
-        raise ArgumentsError(message, code="arguments.too_large")
+        raise too_large()
     return encoded
 
 
@@ -114,6 +125,10 @@ def _dumps(value: JSON) -> bytes:
 def _encode(value: object, depth: int, place: _Place) -> JSON:
     """Encode one value. Exact types only: a subclass may behave unlike what is written down."""
     kind = type(value)
+    left = LEFT.get()  # spend, without the call of a function
+    left[0] -= 2 + len(value) if kind is str else 1  # type: ignore[arg-type]
+    if left[0] < 0:
+        raise too_large()
     if value is None or kind is str or kind is bool:
         return value  # type: ignore[return-value]
     if depth > MAX_DEPTH:
@@ -157,6 +172,8 @@ def _unencodable(value: object, place: _Place) -> ArgumentsError:
 def _key(name: object) -> str:
     if type(name) is not str:
         raise ArgumentsError(f"an argument's name must be a string, not {type(name).__name__}")
+    if len(name) > _SHORT:
+        spend(len(name))
     return f"${name}" if name.startswith("$") else name
 
 
@@ -164,9 +181,9 @@ def _int(value: Any, _depth: int, _place: _Place) -> JSON:
     if -canonical.MAX_INTEGER <= value <= canonical.MAX_INTEGER:
         return int(value)
     try:
-        return {"$int": str(value)}
+        return {"$int": spent(str(value))}
     except ValueError:  # Python's own limit on digits
-        return {"$int": hex(value)}
+        return {"$int": spent(hex(value))}
 
 
 def _infinite(place: _Place) -> ArgumentsError:
@@ -183,7 +200,7 @@ def _float(value: Any, _depth: int, place: _Place) -> JSON:
 def _decimal(value: Any, _depth: int, place: _Place) -> JSON:
     if not value.is_finite():
         raise _infinite(place)
-    return {"$decimal": str(value)}
+    return {"$decimal": spent(str(value))}
 
 
 def _list(value: Any, depth: int, place: _Place) -> JSON:
@@ -214,17 +231,49 @@ def _timedelta(value: Any, _depth: int, _place: _Place) -> JSON:
     return {"$timedelta": [value.days, value.seconds, value.microseconds]}
 
 
+def _datetime(value: Any, _depth: int, _place: _Place) -> JSON:
+    return {"$datetime": value.isoformat(), **_clock(value)}
+
+
 def _time(value: Any, _depth: int, place: _Place) -> JSON:
     if value.tzinfo is not None and value.utcoffset() is None:
         raise _unencodable(value, place)  # its zone has no offset without a date
-    return {"$time": value.isoformat()}
+    return {"$time": value.isoformat(), **_clock(value)}
+
+
+def _clock(value: datetime | time) -> dict[str, JSON]:
+    """Return what ISO 8601 leaves out: which of two equal readings, and the zone's name."""
+    more: dict[str, JSON] = {"fold": 1} if value.fold else {}
+    zone = value.tzinfo
+    if zone is not None and type(zone) is not timezone:
+        name = getattr(zone, "key", None) or getattr(zone, "zone", None)  # zoneinfo's; pytz's
+        if type(name) is str:
+            more["zone"] = spent(name)
+    return more
+
+
+def _deque(value: Any, depth: int, place: _Place) -> JSON:
+    items = [_encode(item, depth + 2, (place, at)) for at, item in enumerate(value)]
+    return {"$deque": items} if value.maxlen is None else {"$deque": items, "maxlen": value.maxlen}
+
+
+def _namedtuple(value: Any, depth: int, place: _Place) -> JSON:
+    kind = type(value)
+    fields = zip(kind._fields, tuple.__iter__(value), strict=True)
+    encoded = {_key(name): _encode(item, depth + 2, (place, name)) for name, item in fields}
+    return {"$object": f"{kind.__module__}:{kind.__qualname__}", "fields": encoded}
+
+
+def is_namedtuple(kind: type) -> bool:
+    """Tell a class that ``NamedTuple`` or ``namedtuple`` made, whose fields are all that it has."""
+    return kind.__bases__ == (tuple,) and "_fields" in vars(kind) and not kind.__dictoffset__
 
 
 _Encoder = Callable[[Any, int, _Place], JSON]
 
 
 def _tagged(tag: str, text: Callable[[Any], str]) -> _Encoder:
-    return lambda value, _depth, _place: {tag: text(value)}
+    return lambda value, _depth, _place: {tag: spent(text(value))}
 
 
 _ENCODERS: Final[Mapping[type, _Encoder]] = {
@@ -238,27 +287,40 @@ _ENCODERS: Final[Mapping[type, _Encoder]] = {
     frozenset: _set,
     Decimal: _decimal,
     bytes: _tagged("$bytes", canonical.b64url_encode),
-    datetime: _tagged("$datetime", datetime.isoformat),
+    datetime: _datetime,
     date: _tagged("$date", date.isoformat),
     time: _time,
     timedelta: _timedelta,
     UUID: _tagged("$uuid", str),
     **dict.fromkeys((PosixPath, PurePosixPath), _tagged("$path", str)),
     PureWindowsPath: _tagged("$windows_path", str),
+    deque: _deque,
+    **dict.fromkeys((IPv4Address, IPv6Address), _tagged("$ip", addresses.address)),
+    **dict.fromkeys((IPv4Network, IPv6Network), _tagged("$ip_network", addresses.network)),
+    **dict.fromkeys((IPv4Interface, IPv6Interface), _tagged("$ip_interface", addresses.interface)),
 }
 
 
 def _encode_structure(value: object, depth: int, place: _Place) -> JSON:
     kind: Any = type(value)
-    name = f"{kind.__module__}:{kind.__qualname__}"
+    name = spent(f"{kind.__module__}:{kind.__qualname__}")
     if isinstance(value, Enum):
         return {
             "$enum": name,
             "name": value._name_,
             "value": _encode(value._value_, depth + 1, place),
         }
+    if name == "pydantic.networks:NameEmail":
+        # its text, `name <email>`, is that of another one as well
+        parts = {"name": value.name, "email": value.email}  # type: ignore[attr-defined]
+        fields = {k: _encode(v, depth + 2, (place, k)) for k, v in parts.items()}
+        return {"$object": name, "fields": fields}
+    if is_namedtuple(kind):
+        return _namedtuple(value, depth, place)
+    if name == "pydantic.types:ByteSize" and not vars(value):
+        return {"$byte_size": _int(value, depth, place)}
     if kind.__module__ == "pydantic.networks":
-        return {"$url": name, "value": str(value)}
+        return {"$url": name, "value": spent(str(value))}
     groups = _members(value)
     if groups is None or _hides_state(value, groups):
         raise _unencodable(value, place)

@@ -86,6 +86,13 @@ class Config:
     redactions: Mapping[str, tuple[Redaction, ...]] = field(default_factory=dict)
     encoded: bytes = b"{}"
 
+    @property
+    def tool_names(self) -> Mapping[str, str]:
+        """The tools that it names, each with the place where it does."""
+        tables = {name: f"{self.source}: [tools.{name}]" for name in self.tools}
+        redacted = {name: f"{self.source}: {name} in [redact]" for name in self.redactions}
+        return {name: where for name, where in {**redacted, **tables}.items() if name != "*"}
+
     def require_redactable(self, spec: ToolSpec) -> None:
         """Refuse a tool whose resource, which is signed and logged, would tell what is redacted.
 

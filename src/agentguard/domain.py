@@ -6,10 +6,9 @@ A domain is its keys, its trust document and its log: in one state directory, or
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -26,9 +25,8 @@ from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
 from agentguard.invocation import timestamp
 from agentguard.keys import Ed25519Signer, Signer
 from agentguard.ports import LogReader
-from agentguard.storage import anchor, files, keystore, succession
+from agentguard.storage import files, founding, keystore, pinned, succession
 from agentguard.storage import registry as registry_file
-from agentguard.storage.anchor import Anchor
 from agentguard.storage.lease import Lessor
 from agentguard.storage.log import ShardLog
 from agentguard.storage.memory import MemoryBackend
@@ -78,6 +76,7 @@ class StateDomain:
 
     def lease(self, now: datetime) -> ShardLog:
         """Lease a shard, and announce in it the keys that were rotated or revoked."""
+        now = self.in_force(now)
         try:
             log = self._lessor().lease(now)
         except VerificationError:
@@ -101,6 +100,14 @@ class StateDomain:
         state = self.settings.state
         changed = succession.is_due(state) or keystore.load_trust(state) != self.trust
         return take_up(self.settings, self.passphrase) if changed else None
+
+    def in_force(self, now: datetime) -> datetime:
+        """Return ``now``, or when the newest key began to count: what is earlier, it can't sign.
+
+        Somebody has waited for a rotation, or has a clock that is behind another process's.
+        """
+        begun = max(key.not_before for key in self.trust.keys)
+        return max(now, datetime.fromtimestamp(begun, UTC))
 
     def registered(self) -> frozenset[int]:
         """Return the shards that the issuer has listed; raises as ``lease`` does."""
@@ -148,51 +155,40 @@ class MemoryDomain:
         """Nobody can rotate its keys."""
 
 
-def found(config: Config, passphrase: bytes, *, now: datetime) -> TrustDocument:
+def found(
+    config: Config,
+    passphrase: bytes,
+    *,
+    now: datetime,
+    ready: Callable[[TrustDocument], object] = lambda _trust: None,
+) -> TrustDocument:
     """Make keys, trust document and log in ``config.state``, which must hold none of them.
 
-    Raises ``StorageError`` (``storage.exists``, ``storage.readonly``).
+    Whoever dies founding leaves nothing there. ``ready`` is told when all is made, and nothing
+    counts yet: what it raises undoes it. Raises ``StorageError`` (``storage.exists``,
+    ``storage.readonly``).
     """
-    state = config.state
-    if state.exists() and (not state.is_dir() or any(state.iterdir())):
-        message = f"{state} is no empty directory: it is not overwritten; choose another state"
-        raise StorageError(message, code="storage.exists")
-    try:
-        files.make_folder(state)
-        state.chmod(0o700)
-        (state / keystore.KEYS).mkdir(mode=0o700)  # claims the state: only one can make it
-    except FileExistsError as error:
-        message = f"{state} is being founded by somebody else: it is not overwritten"
-        raise StorageError(message, code="storage.exists") from error
-    except OSError as error:
-        message = f"{state} can't be made ({error.strerror}): give this user the right"
-        raise StorageError(message, code="storage.readonly") from error
-    try:
-        return _fill(config, passphrase, now)
-    except BaseException:
-        # half a domain is none, and would be in the way of the next attempt
-        for made in state.iterdir():
-            shutil.rmtree(made) if made.is_dir() else made.unlink()
-        raise
-
-
-def _fill(config: Config, passphrase: bytes, now: datetime) -> TrustDocument:
-    state = config.state
     issuer, log_key, admin = (new_key() for _ in range(3))
     trust = _trust(config.trust_domain, now, issuer=issuer, log=log_key, admin=admin)
-    # first, since it may lie where this user can't write
-    Anchor(config.anchor, trust.origin(0), [log_key.public_key]).settle()
-    keystore.save_key(state, "issuer", issuer, passphrase)
-    keystore.save_key(state, "log", log_key, passphrase)
-    keystore.save_key(state, "admin", admin, passphrase)
-    files.write_new(state / keystore.TRUST, trust.dumps())
-    if config.anchor is not None:  # last, so that it names no key whose file never arrived
-        files.write_new(anchor.trust_path(config.anchor, trust.log), trust.dumps())
-    log = Lessor(state, config.anchor, trust, issuer, log_key).lease(now)
-    try:
-        _announce_keys(log, issuer, trust, now)
-    finally:
-        log.close()
+    with founding.filling(config.state) as state:
+        try:
+            if config.anchor is not None:  # first, since it may lie where this user can't write
+                pinned.keep(config.anchor, config.state, trust)
+            files.write_new(state / ".gitignore", b"*\n")
+            keystore.save_key(state, "issuer", issuer, passphrase)
+            keystore.save_key(state, "log", log_key, passphrase)
+            keystore.save_key(state, "admin", admin, passphrase)
+            files.write_new(state / keystore.TRUST, trust.dumps())
+            log = Lessor(state, config.anchor, trust, issuer, log_key).lease(now)
+            try:
+                _announce_keys(log, issuer, trust, now)
+            finally:
+                log.close()
+            ready(trust)
+        except BaseException:
+            if config.anchor is not None:
+                pinned.forget(config.anchor, trust.log)
+            raise
     return trust
 
 

@@ -81,7 +81,7 @@ def _look_up(effect: LookUp) -> Any:
     found = effect.facts(effect.values)
     if inspect.iscoroutine(found):
         found.close()
-        message = "the look-up of facts is a coroutine function: make this call with acall or arun"
+        message = "the look-up of facts is a coroutine function: use acall, arun or aevaluate"
         raise FactsError(message)
     return found
 

@@ -61,15 +61,15 @@ class Envelope:
             raise _malformed("two signatures name the same key")
         return cls(kind, b64_decode(payload), signatures)
 
-    def verify(self, key: PublicKey, *, payload_type: str = PAYLOAD_TYPE) -> bytes:
-        """Return the payload if it is of ``payload_type`` and ``key`` has signed it.
+    def verify(self, key: PublicKey) -> bytes:
+        """Return the payload if its type is a Statement's and ``key`` has signed it.
 
         Raises ``VerificationError``: ``dsse.type``, ``signature.missing`` if no signature names
         the key, ``signature.invalid``. DSSE, "Protocol".
         """
-        if self.payload_type != payload_type:
+        if self.payload_type != PAYLOAD_TYPE:
             raise VerificationError(
-                f"expected a payload of the type {payload_type}", code="dsse.type"
+                f"expected a payload of the type {PAYLOAD_TYPE}", code="dsse.type"
             )
         for key_id, signature in self.signatures:
             if key_id == key.thumbprint:
@@ -96,10 +96,10 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def seal(payload: bytes, signer: Signer, *, payload_type: str = PAYLOAD_TYPE) -> Envelope:
-    """Return ``payload`` in an envelope that ``signer`` has signed."""
-    signature = signer.sign(pae(payload_type, payload))
-    return Envelope(payload_type, payload, ((signer.key_id, signature),))
+def seal(payload: bytes, signer: Signer) -> Envelope:
+    """Return a Statement in an envelope that ``signer`` has signed."""
+    signature = signer.sign(pae(PAYLOAD_TYPE, payload))
+    return Envelope(PAYLOAD_TYPE, payload, ((signer.key_id, signature),))
 
 
 def unsigned(payload: bytes) -> Envelope:

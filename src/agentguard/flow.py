@@ -37,7 +37,10 @@ MAX_REASON: Final = 1024
 
 
 def evaluate(actor: Actor, line: Line, invocation: Invocation) -> Generator[Effect, Any, Decision]:
-    """Steps 1, 2, 3 and 5: what the answer would be. It signs, counts and records nothing."""
+    """Steps 1, 2, 3 and 5: what the answer would be; the call is not signed, counted or recorded.
+
+    A credential that is due is renewed in step 2, and that is on record.
+    """
     prepared = yield from prepare(actor, line, invocation)
     decision, _document = yield from _judge(actor, prepared)
     return decision

@@ -1,4 +1,4 @@
-"""``Guard``: the beginning of the public API, and the only place where the parts are wired.
+"""``Guard``: the beginning of the public API, and the only place where a line's parts are wired.
 
 A guard holds one trust domain: its policy engine, its issuer, its log. Agents are made from it,
 each with a key of its own, and each of their calls runs down the line of ``flow.py``.
@@ -14,11 +14,11 @@ import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import Any, Final, ParamSpec, Self, TypeVar, overload
 
 from agentguard import canonical, config, domain, proving, telemetry
 from agentguard.agent import Agent
@@ -26,13 +26,14 @@ from agentguard.audit import entry
 from agentguard.config import AgentConfig, Config
 from agentguard.domain import Domain
 from agentguard.effects import Line
-from agentguard.errors import ConfigError, StorageError
+from agentguard.errors import AgentguardError, ConfigError, StorageError
 from agentguard.examination import Report, examine
 from agentguard.identity.credential import AgentProfile
-from agentguard.identity.trust import TrustDocument
+from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.invocation import timestamp
 from agentguard.loading import PolicySource, configured_engine, engine_from
 from agentguard.ports import Engine, LogReader
+from agentguard.spelling import Spelling
 from agentguard.storage import fork
 from agentguard.storage.log import ShardLog
 from agentguard.tool import (
@@ -44,6 +45,9 @@ from agentguard.tool import (
     function_schema,
     guarded,
 )
+
+_LOOK_AFTER: Final = timedelta(minutes=5)
+"""After this time a guard looks for new keys before it signs a checkpoint."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,6 +68,7 @@ class Guard:
         self._closed = False
         self._free = settings.policy is None  # ephemeral: any agent name, every scope
         self._agents: weakref.WeakSet[Agent] = weakref.WeakSet()
+        self._spelling = Spelling(settings.tool_names)
         self._line: Line | None = None
         self._log: ShardLog | None = None
         self._renew()
@@ -73,7 +78,7 @@ class Guard:
     def _renew(self) -> None:
         """Make what a fork does not inherit in working order: the executor's threads, the lock."""
         self._executor = ThreadPoolExecutor(32, thread_name_prefix="agentguard")
-        self._beginning = threading.Lock()
+        self._beginning = threading.RLock()  # a signal's handler may close while this thread begins
         self._renewing = threading.Lock()
 
     def _in_force(self) -> Line:
@@ -86,9 +91,10 @@ class Guard:
             return self._line
 
     def _begin(self) -> Line:
-        if self._closed:
-            raise StorageError("the guard is closed: open it again", code="storage.closed")
-        log = self._renewed_home().lease(_clock())  # a fork may come long after a rotation
+        self._require_open()
+        self._looked = _clock()
+        self._signs_for = self._renewed_home()  # a fork may come long after a rotation
+        log = self._signs_for.lease(self._looked)
         engine = self._engine
         line = Line(
             engine=engine,
@@ -106,11 +112,17 @@ class Guard:
             log.append(
                 entry.policy(line.engine_name, engine.policy_sha256, engine.policy_files, at=at)
             )
+            self._log = log
+            self._require_open()  # still
         except BaseException:
             log.close()
             raise
-        self._log = log
+        log.before_signing(partial(_look, weakref.ref(self)))
         return line
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StorageError("the guard is closed: open it again", code="storage.closed")
 
     def _renewed_home(self) -> Domain:
         """Return the domain; it is taken up again where somebody has rotated its keys."""
@@ -118,9 +130,32 @@ class Guard:
             renewed = self._home.renewed()
             if renewed is not None:
                 self._home = renewed
-                if self._log is not None:
-                    self._log.sign_with(renewed.log_key)
             return self._home
+
+    def _look(self, at: str) -> None:
+        """See to it that the log signs entries up to the time ``at`` with a key that counts then.
+
+        An agent that waits for a tool renews no credential, however long that takes; entries that
+        wait to be written may be older than the new key. Raises ``StorageError``.
+        """
+        moment = datetime.fromisoformat(at)
+        self._look_for_keys(moment)
+        home = self._home
+        if home is not self._signs_for and self._log is not None:
+            key = home.trust.trusted("log", home.log_key.key_id)
+            if key.not_before <= seconds(moment):
+                self._log.sign_with(home.log_key)
+                self._signs_for = home
+
+    def _look_for_keys(self, moment: datetime) -> None:
+        if abs(moment - self._looked) < _LOOK_AFTER:
+            return
+        try:
+            self._renewed_home()
+        except (AgentguardError, OSError) as error:
+            message = f"whether the log's key still counts can't be found out: {error}"
+            raise StorageError(message, code=getattr(error, "code", "storage.failed")) from error
+        self._looked = moment
 
     def _forked(self) -> None:
         """In a fork: drop the agents' keys and the parent's shard."""
@@ -189,9 +224,15 @@ class Guard:
                 raise ConfigError(message, code="agent.unknown")
             profile = AgentConfig(AgentProfile(name), "own", None)
         agent = Agent(
-            profile, self._renewed_home, self._in_force, lambda: self._executor, self.tool_spec
+            profile,
+            self._renewed_home,
+            self._in_force,
+            lambda: self._executor,
+            self.tool_spec,
+            self._spelling.warn,
         )
         self._agents.add(agent)
+        self._spelling.warn()
         return agent
 
     @overload
@@ -243,7 +284,10 @@ class Guard:
                 attributes=dict(attributes or {}),
                 facts=facts,
             )
-            return guarded(self.tool_spec(spec), function)
+            tool = guarded(self.tool_spec(spec), function)
+            if self._agents:  # the tools that come before the first agent are looked at together
+                self._spelling.warn()
+            return tool
 
         return guard(function) if function is not None else guard
 
@@ -255,6 +299,7 @@ class Guard:
         override = self._settings.tools.get(spec.name)
         spec = override.over(spec) if override is not None else spec
         self._settings.require_redactable(spec)
+        self._spelling.heard(spec.name)
         return spec
 
     @property
@@ -294,10 +339,12 @@ class Guard:
 
     def close(self) -> None:
         """Make everything durable and give the log back; calls are denied from then on."""
-        self._closed = True
+        with self._beginning:  # no log is leased past it
+            self._closed = True
+            log = self._log
         try:
-            if self._log is not None:
-                self._log.close()
+            if log is not None:
+                log.close()
         finally:
             self._executor.shutdown(wait=False)
 
@@ -351,6 +398,13 @@ def _ephemeral_settings(tables: Mapping[str, Any]) -> Config:
             message = f"an ephemeral guard has no {durable}: pass the policy itself, or Guard.open"
             raise ConfigError(message)
     return config.parse(tables, source="config", base=Path.cwd())
+
+
+def _look(guard: weakref.ref[Guard], at: str) -> None:
+    """Look for a log that may outlive its guard, and is not to keep it."""
+    alive = guard()
+    if alive is not None:
+        alive._look(at)  # noqa: SLF001  a guard and this file are one unit
 
 
 def _clock() -> datetime:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -19,6 +19,9 @@ from agentguard import canonical, envelope
 from agentguard.arguments import Arguments
 from agentguard.errors import ArgumentsError
 from agentguard.tool import ToolSpec
+
+SALT_SIZE: Final = 32
+"""Bytes of the salt of a call's commitments."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 from agentguard import config
 from agentguard.config import Config
 from agentguard.decision import Decision
+from agentguard.engines import rego_source
 from agentguard.engines.function import FunctionEngine
 from agentguard.errors import ConfigError
 from agentguard.policy import DEFAULT_QUERY
@@ -25,11 +26,15 @@ def configured_engine(settings: Config) -> Engine:
         raise ConfigError(f"{settings.source}: policy: expected a table with a path, found none")
     if policy.engine == "function":
         return FunctionEngine(config.load_callable(policy.path, f"{settings.source}: policy.path"))
+    where = f"{settings.source}: policy.path"
     path = config.resolve(settings.base, policy.path)
-    if not path.exists():
-        raise ConfigError(f"{settings.source}: policy.path: there is no {path}")
-    for file in (path, *path.rglob("*")) if path.is_dir() else (path,):
-        config.refuse_if_writable_by_others(file)
+    try:
+        if not path.exists():
+            raise ConfigError(f"{where}: there is no {path}")
+        for place in rego_source.places(path):
+            config.refuse_if_writable_by_others(place)
+    except OSError as error:
+        raise _unreadable(where, error) from error
     return _rego(path, policy.query)
 
 
@@ -41,9 +46,20 @@ def engine_from(source: PolicySource, base: Path) -> Engine:
     if callable(source):
         return FunctionEngine(source)
     path = config.resolve(base, str(source))
-    if not path.exists():
-        raise ConfigError(f"there is no policy at {path}")
+    try:
+        if not path.exists():
+            raise ConfigError(f"there is no policy at {path}")
+    except OSError as error:
+        raise _unreadable("policy", error) from error
     return _rego(path, DEFAULT_QUERY)
+
+
+def _unreadable(where: str, error: OSError) -> ConfigError:
+    message = (
+        f"{where}: {error.filename} can't be read ({error.strerror}): give this user the right, or "
+        "take it out of the policy"
+    )
+    return ConfigError(message)
 
 
 def _rego(path: Path, query: str) -> Engine:

@@ -1,7 +1,7 @@
 """The narrow protocols through which the line reaches the world.
 
-Each is implemented below the line (``engines/``, ``storage/``) and wired in ``guard.py``. A
-protocol stands here once it has a user, and not before.
+Each is implemented on the line's far side (``engines/``, ``storage/``), and what a line runs on is
+wired in ``guard.py``. A protocol stands here once it has a user, and not before.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Protocol
 
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment, Receipt, Record, Stored
+from agentguard.audit.entry import Receipt, Record, Stored
 from agentguard.audit.summary import Search
 from agentguard.policy import UNDEFINED
 
@@ -103,10 +103,7 @@ class LogReader(Protocol):
         """Yield ``(index, table)`` of what is kept beside an entry that is not there."""
 
     def entry(self, shard: int, index: int) -> Stored | None:
-        """One entry, None if it is not there."""
-
-    def attachments(self, shard: int, index: int) -> Sequence[Attachment]:
-        """What stands beside one entry."""
+        """One entry with all that stands beside it, None if it is not there."""
 
     def search(
         self, shard: int, search: Search, *, after: int = -1, newest_first: bool = False

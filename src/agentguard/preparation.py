@@ -18,11 +18,8 @@ from agentguard.canonical import b64_encode
 from agentguard.decision import Decision
 from agentguard.effects import Actor, Effect, Line, LookUp, Renew
 from agentguard.errors import AgentguardError, ArgumentsError
-from agentguard.invocation import Invocation, commitment, timestamp
+from agentguard.invocation import SALT_SIZE, Invocation, commitment, timestamp
 from agentguard.tool import FactsFunction
-
-SALT_SIZE: Final = 32
-"""Bytes of salt for a call's commitments."""
 
 ID_SIZE: Final = 16
 """Bytes of an invocation's id."""

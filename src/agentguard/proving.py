@@ -1,29 +1,26 @@
 """How the evidence of one call is made from a log: what is found in it, and the proofs over it.
 
-The columns of the log lead to the call, and to the other shards with something of it; where they
-know nothing of a call, all entries are looked through for it. Each shard that is needed is then
-read once, and of its entries no more than the hashes are held. Nothing is believed here: what was
-put together is verified as a stranger would (``audit/evidence.py``) before anybody gets it.
+The call is found as ``whereabouts.py`` does; the columns of the log lead to the other shards with
+something of it. Each shard that is needed is then read once, and of its entries no more than the
+hashes are held. Nothing is believed here: what was put together is verified as a stranger would
+(``audit/evidence.py``) before anybody gets it.
 """
 
 from __future__ import annotations
 
-import re
-from binascii import a2b_base64
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Final
 
-from agentguard import jws
+from agentguard import jws, whereabouts
 from agentguard.audit import checkpoint, entry, evidence, merkle, statements
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry, Stored
 from agentguard.audit.evidence import KeyName
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
-from agentguard.audit.statements import Authorization, Credentials
+from agentguard.audit.statements import Credentials
 from agentguard.audit.summary import Search
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.canonical import b64_decode, is_integer
@@ -37,13 +34,7 @@ from agentguard.errors import (
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument
 from agentguard.ports import LogReader
-
-Progress = Callable[[int], None]
-"""Is told how many entries have been read."""
-
-_CALL: Final = b'"kind":"authorization"'
-_OUTCOME: Final = b'"kind":"outcome"'
-_PAYLOAD: Final = re.compile(rb'"payload":"([A-Za-z0-9+/=]+)"')
+from agentguard.whereabouts import Call, Progress
 
 
 def prove(
@@ -60,7 +51,9 @@ def prove(
     commitments are shown. Raises ``CallError`` (``call.unknown``), ``StorageError``, and
     ``VerificationError`` where the log does not prove the call.
     """
-    call = _find(reader, invocation_id, progress)
+    call = whereabouts.find(reader, invocation_id, progress)
+    if call is None:
+        raise _unknown(invocation_id)
     try:
         data = _Search(reader, trust, call, progress).file(attachments=attachments).dumps()
         evidence.verify(data, trust)
@@ -68,46 +61,6 @@ def prove(
         message = f"the log does not prove this call ({error}): agentguard audit verify says more"
         raise VerificationError(message, code=error.code) from error
     return data
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """The call that is to be proved, and where it stands; ``at`` in seconds since the epoch."""
-
-    shard: int
-    index: int
-    at: int
-    said: Authorization
-    invocation_id: str
-
-
-def _find(reader: LogReader, wanted: str, progress: Progress) -> _Call:
-    """Find the call by the columns or, where they do not lead to it, in the entries."""
-    named = Search(kind="authorization", invocation_id=wanted)
-    for shard in reader.shards():
-        for index in reader.search(shard, named):
-            stored = reader.entry(shard, index)
-            found = _as_call(shard, index, stored.body, wanted) if stored is not None else None
-            if found is not None:
-                return found
-    read = count(1)
-    for shard in reader.shards():
-        for index, body in reader.entries(shard):
-            progress(next(read))
-            found = _as_call(shard, index, body, wanted) if _mentions(body, wanted) else None
-            if found is not None:
-                return found
-    raise _unknown(wanted)
-
-
-def _as_call(shard: int, index: int, body: bytes, wanted: str) -> _Call | None:
-    with suppress(AgentguardError):  # one that can't be read is not this call
-        parsed = entry.parse(body)
-        if parsed.kind == "authorization":
-            said = statements.read_authorization(parsed)
-            if said.invocation_id == wanted:
-                return _Call(shard, index, entry.time_of(parsed.at), said, wanted)
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +83,12 @@ class _Search:
     """Looks for everything that the statement of a call needs."""
 
     def __init__(
-        self, reader: LogReader, trust: TrustDocument, call: _Call, progress: Progress
+        self, reader: LogReader, trust: TrustDocument, call: Call, progress: Progress
     ) -> None:
         self._reader = reader
         self._trust = trust
         self._call = call
+        self._at = entry.time_of(call.entry.at)
         self._progress = progress
         self._read = count(1)
         self._shards: dict[int, _Shard | None] = {}
@@ -143,11 +97,11 @@ class _Search:
 
     def file(self, *, attachments: bool) -> EvidenceFile:
         """Choose what the proof needs: what is missing then, the verification says."""
-        call = self._call
-        shard = self._shard(call.shard)
-        if shard is None or call.index >= shard.head.size:
-            raise _unknown(call.invocation_id)
-        own = [call.index, *shard.own["outcome"][:1]]
+        place = self._call.place
+        shard = self._shard(place.shard)
+        if shard is None or place.index >= shard.head.size:
+            raise _unknown(place.invocation_id)
+        own = [place.index, *shard.own["outcome"][:1]]
         for index in (*own, *shard.own["config"][-1:], *shard.own["policy"][-1:]):
             self._choose(shard, index)
         self._choose_identity(shard)
@@ -155,9 +109,9 @@ class _Search:
         seen, seen_in = self._seen()
         self._choose(seen_in, 0)
         self._choose_keys()
-        kept = [kept for i in own for kept in self._chosen[call.shard, i].attachments]
+        kept = [kept for i in own for kept in self._chosen[place.shard, i].attachments]
         return EvidenceFile(
-            call.invocation_id,
+            place.invocation_id,
             tuple(self._logged()),
             (Extension(seen, tuple(seen_in.tree.consistency_proof(seen.size))),),
             tuple(sorted(kept, key=lambda one: one.role)) if attachments else (),
@@ -184,7 +138,7 @@ class _Search:
             self._progress(next(self._read))
             shard.tree.append(merkle.leaf_hash(body))
             # to parse all calls and outcomes of a long log would take minutes
-            if _CALL in body or (_OUTCOME in body and not self._may_end(shard, index, body)):
+            if whereabouts.is_call(body) or self._ends_another(shard, index, body):
                 continue
             # one that can't be read is none of this call; audit verify names it
             with suppress(AgentguardError):
@@ -194,10 +148,13 @@ class _Search:
                 elif self._is_own(shard, index, parsed):
                     shard.own[parsed.kind].append(index)
 
-    def _may_end(self, shard: _Shard, index: int, body: bytes) -> bool:
-        """Whether an outcome may be the call's."""
-        after = shard.number == self._call.shard and index > self._call.index
-        return after and _mentions(body, self._call.said.invocation_sha256)
+    def _ends_another(self, shard: _Shard, index: int, body: bytes) -> bool:
+        """Whether an entry is an outcome, and not the call's."""
+        if not whereabouts.is_of(body, "outcome"):
+            return False
+        after = shard.number == self._call.place.shard and index > self._call.place.index
+        subject = self._call.said.invocation_sha256.encode()
+        return not (after and whereabouts.mentions(body, subject))
 
     def _is_own(self, shard: _Shard, index: int, parsed: Entry) -> bool:
         """Whether an entry is about the call or, in its shard and before it, what it stands on."""
@@ -207,7 +164,9 @@ class _Search:
                 return statements.read_outcome(parsed).invocation_sha256 == call.invocation_sha256
             case "resolution" | "erasure":
                 _kid, said = statements.read_sealed(parsed)
-                return said.subject_sha256 == call.invocation_sha256
+                own = said.subject_sha256 == call.invocation_sha256
+                # whoever had a key that is compromised makes no call unprovable
+                return own and statements.counts(parsed, self._trust)
             case "identity":
                 own = jws.parse(str(members["credential"])).claims().get("sub") == call.agent
             case "config":
@@ -217,7 +176,8 @@ class _Search:
                 own = (members["engine"], members["policy_sha256"]) == decided
             case _:
                 own = False
-        return own and shard.number == self._call.shard and index < self._call.index
+        place = self._call.place
+        return own and shard.number == place.shard and index < place.index
 
     # --- choosing --------------------------------------------------------------------------------
 
@@ -256,7 +216,7 @@ class _Search:
         try:
             token = str(parsed.members["credential"])
             known.add(credential.verify(token, self._trust, at=entry.time_of(parsed.at)))
-            known.of_call(self._call.said, self._call.at)
+            known.of_call(self._call.said, self._at)
         except (DecodeError, VerificationError):
             return False
         return True
@@ -264,7 +224,7 @@ class _Search:
     def _choose_administered(self) -> None:
         """Take what the administrator has said of the call, in whatever shard."""
         for kind in ("resolution", "erasure"):
-            named = Search(kind, self._call.invocation_id)
+            named = Search(kind, self._call.place.invocation_id)
             for number in self._reader.shards():
                 if any(True for _index in self._reader.search(number, named)):
                     self._shard(number)
@@ -314,11 +274,6 @@ class _Search:
             path = tuple(shard.tree.inclusion_proof(index))
             body = self._chosen[shard.number, index].body
             yield LoggedEntry(body, TlogProof(index, path, shard.note))
-
-
-def _mentions(body: bytes, wanted: str) -> bool:
-    """Whether a payload in an entry holds this text."""
-    return any(wanted.encode() in a2b_base64(found) for found in _PAYLOAD.findall(body))
 
 
 def _announced(parsed: Entry) -> KeyName:

@@ -66,15 +66,16 @@ def rotate(
     nothing changed, as ``domain.take_up`` does.
     """
     if compromised_since is None:
-        until = now + _overlap(overlap)
+        kept = _overlap(overlap)
     elif overlap is not None:
         raise ConfigError("a compromised key has no overlap: name one of the two")
     else:
         _require_past(compromised_since, now)
-        until = now
+        kept = timedelta(0)
     state, anchors = settings.state, settings.anchor
     with registry.locked(state):
         home = domain.take_up_locked(settings, passphrase)
+        now = home.in_force(now)
         old = keystore.load_key(state, use, passphrase)
         domain.require_trusted(state, home.trust, **{use: old})
         shards = home.registered()  # in the word of the old issuer, who counts until now
@@ -83,7 +84,7 @@ def rotate(
             old.public_key,
             new.public_key,
             now=seconds(now),
-            until=seconds(until),
+            until=seconds(now + kept),
             compromised_since=None if compromised_since is None else seconds(compromised_since),
         )
         resealed = listed.seal(new, trust, shards, at=timestamp(now)) if use == "issuer" else None
@@ -108,6 +109,7 @@ def revoke(
     state, anchors = settings.state, settings.anchor
     with registry.locked(state):
         home = domain.take_up_locked(settings, passphrase)
+        now = home.in_force(now)
         trust = home.trust.revoked(kid, compromised_since=seconds(compromised_since))
         succession.amend(state, anchors, trust, listed=_relisted(home, now))
         unfinished = _finish(settings, passphrase)

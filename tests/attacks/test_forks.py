@@ -125,12 +125,12 @@ def calls(place) -> list[tuple[int, str, str]]:
     try:
         found = []
         for shard in reader.shards():
-            for index, body in reader.entries(shard):
-                parsed = entry.parse(body)
+            for stored in reader.stored(shard):
+                parsed = entry.parse(stored.body)
                 if parsed.kind == "authorization":
                     (kept,) = [
                         loads_object(attachment.data)
-                        for attachment in reader.attachments(shard, index)
+                        for attachment in stored.attachments
                         if attachment.role == "arguments"
                     ]
                     call = statements.read_authorization(parsed)
@@ -388,6 +388,133 @@ def test_a_fork_may_find_the_other_threads_anywhere(place, run):
     assert len(report.shards) == 2  # the children, one after the other, have shared one
     found = Counter((shard, text) for shard, _uri, text in calls(place))
     assert found == {(0, "parent"): int(lines[0]), (1, "child"): FORKS}
+
+
+CLOSING = {
+    "by another thread": "threading.Thread(target=guard.close).start()",
+    "by this one, as in a signal's handler": "guard.close()",
+    "by nobody": "pass",
+}
+
+
+@pytest.mark.parametrize("how", CLOSING)
+def test_a_guard_that_is_closed_while_a_fork_begins_to_use_it_is_closed(place, run, how):
+    lines = run(
+        f"""
+        lease = domain.StateDomain.lease
+
+        def meanwhile(home, now):
+            {CLOSING[how]}
+            time.sleep(0.3)
+            return lease(home, now)
+
+        def attempt():
+            try:
+                return agent.call(note, text="ran")
+            except Denied as denied:
+                return denied.code
+
+        def child():
+            domain.StateDomain.lease = meanwhile
+            agent.evaluate(agent._invocation(note, ("first",), {{}}))  # records nothing
+            for thread in threading.enumerate():
+                if thread is not threading.main_thread() and not thread.daemon:
+                    thread.join()
+            say(guard.closed, attempt())
+            guard.close()
+
+        wait(fork(child))
+        domain.StateDomain.lease = lease
+        third = opened()  # nobody holds the child's shard any more
+        say(third._line.log.shard)
+        third.close()
+        guard.close()
+        """
+    )
+    expected = "False ran" if how == "by nobody" else "True storage.closed"
+    assert lines[0] == expected
+    assert lines[1] == "1"
+    verified(place)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_fork_while_a_lock_is_released_does_not_keep_it(place, run, inside):
+    """The child would have a descriptor that it does not know of, and the shard stay leased.
+
+    The twin is forked after the release.
+    """
+    lines = run(
+        f"""
+        from agentguard.storage import lock
+
+        held, close = set(lock._HELD), os.close
+        releasing, forked = threading.Event(), threading.Event()
+
+        def slowly(descriptor):
+            if descriptor in held:
+                releasing.set()
+                forked.wait(0.5)
+            close(descriptor)
+
+        closing = threading.Thread(target=guard.close)
+        os.close = slowly
+        closing.start()
+        assert releasing.wait(10)
+        if not {inside}:
+            forked.set()
+            closing.join()
+        done, tell = os.pipe()
+        child = fork(lambda: (close(tell), os.read(done, 1)))
+        forked.set()
+        closing.join()
+        os.close = close
+        second = opened()
+        say(second._line.log.shard)
+        second.close()
+        os.close(tell)
+        wait(child)
+        """
+    )
+    assert lines == ["0"]
+    verified(place)
+
+
+def test_a_fork_while_a_shard_can_not_be_taken_hangs_nothing(place, run):
+    """Its lock is given back: outside SQLite, which the fork waits for with the locks in hand."""
+    lines = run(
+        """
+        import sqlite3
+        from contextlib import closing, suppress
+        from agentguard import StorageError
+        from agentguard.storage import lock
+
+        guard.close()
+        path = folder / "state" / "shards" / "0.sqlite"
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE shard SET origin = 'elsewhere'")
+        release, releasing = lock.release, threading.Event()
+
+        def slowly(held):
+            releasing.set()
+            time.sleep(0.5)
+            release(held)
+
+        def take():
+            with suppress(StorageError):
+                opened()
+                say("opened")
+
+        lock.release = slowly
+        taking = threading.Thread(target=take)
+        signal.alarm(30)  # hanging is dying
+        taking.start()
+        assert releasing.wait(10)
+        wait(fork(lambda: None))
+        taking.join()
+        say("forked")
+        """
+    )
+    assert lines == ["forked"]
 
 
 def test_multiprocessing_with_the_fork_method(place, run):

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from agentguard import (
+    CallError,
     ConfigError,
     Decision,
     Denied,
@@ -335,6 +336,88 @@ def test_without_that_the_old_key_would_run_out(scene, monkeypatch, use):
     assert not scene.examine().ok
 
 
+@pytest.mark.parametrize("enqueued", [False, True], ids=["a call after it", "closed after it"])
+def test_a_tool_that_outlasts_the_overlap(scene, enqueued):
+    """No credential is renewed meanwhile: it is the log that has to notice."""
+    with scene.open() as guard:
+        agent = guard.new_agent("reader")
+
+        def slow(what: str) -> str:
+            scene.rotate("log", overlap=2 * HOUR)
+            scene.clock.advance(hours=3)
+            return what
+
+        agent.call(guard.tool(name="slow")(slow), "x")
+        if not enqueued:
+            agent.call(guard.tool(name="say")(lambda what: what), "y")
+    scene.good()
+    scene.call("afterwards")
+    scene.good()
+    for invocation_id in scene.calls():
+        evidence.verify(scene.prove(invocation_id), scene.trust)
+
+
+def test_an_outcome_waits_while_nobody_knows_whether_the_key_still_counts(scene):
+    """It is not signed with a key that may have ended, and not lost."""
+    answers = [PASSPHRASE]
+    home = domain.take_up(scene.settings, lambda: answers[0])
+    with Guard(scene.settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard:
+        agent = guard.new_agent("reader")
+
+        def slow(what: str) -> str:
+            scene.rotate("log", overlap=2 * HOUR)
+            scene.clock.advance(hours=3)
+            answers[0] = b"not yet"
+            return what
+
+        agent.call(guard.tool(name="slow")(slow), "x")
+        with pytest.raises(StorageError, match="still counts") as caught:
+            guard.reader()
+        assert caught.value.code == "key.passphrase"
+        answers[0] = PASSPHRASE
+        guard.reader().close()
+    report = scene.examine()
+    assert (report.problems, report.in_doubt) == ((), ())
+
+
+def test_what_waits_to_be_written_is_older_than_the_new_key(scene, monkeypatch):
+    with scene.open() as guard:
+        agent = guard.new_agent("reader")
+        tool = guard.tool(name="say")(lambda what: what)
+        agent.call(tool, "x")
+        with monkeypatch.context() as patched:
+            patched.setattr(ShardLog, "flush", lambda _log: None)
+            agent.call(tool, "its outcome waits")
+            scene.clock.advance(hours=1)
+            scene.rotate("log")
+            guard._renewed_home()  # as an agent would that renews its credential
+        guard.reader().close()
+        assert signing(guard, "log") != scene.key("log")
+        agent.call(tool, "y")
+        assert signing(guard, "log") == scene.key("log")
+    scene.good()
+
+
+def test_the_domain_is_not_asked_for_each_commit(scene, monkeypatch):
+    asked = []
+    real = StateDomain.renewed
+
+    def counted(home: StateDomain) -> StateDomain | None:
+        asked.append(scene.clock.now)
+        return real(home)
+
+    with scene.open() as guard:
+        agent = guard.new_agent("reader")
+        tool = guard.tool(name="say")(lambda what: what)
+        agent.call(tool, "x")
+        monkeypatch.setattr(StateDomain, "renewed", counted)
+        for _ in range(8):
+            agent.call(tool, "x")
+            scene.clock.advance(minutes=1)
+        guard.reader().close()
+    assert len(asked) == 1
+
+
 def test_many_agents_and_threads_take_the_new_keys(scene):
     with scene.open() as guard:
         agents = [guard.new_agent("reader") for _ in range(4)]
@@ -513,6 +596,38 @@ def test_what_a_compromised_admin_signed_before_still_counts(scene):
     assert not scene.examine().ok  # now the second one's key is said to have been stolen by then
 
 
+def test_a_stolen_admin_key_makes_no_call_unprovable_and_none_settled(scene):
+    """Whatever it has said since of a call counts for nothing, and the new key says it again."""
+    with scene.open() as guard:
+        agent = guard.new_agent("reader")
+        agent.call(guard.tool(name="say")(lambda what: what), "ended")
+        child = os.fork()
+        if child == 0:
+            agent.call(guard.tool(name="die")(os._exit), 0)
+        os.waitpid(child, 0)
+    ended, doubted = scene.calls()
+    since = scene.clock.now
+    scene.clock.advance(minutes=1)
+    said: dict[str, Any] = {"note": "by the thief", "now": scene.clock.now}
+    administration.erase(scene.settings, PASSPHRASE, ended, **said)
+    administration.resolve(scene.settings, PASSPHRASE, doubted, ran=False, **said)
+    assert scene.examine().in_doubt == ()
+    with pytest.raises(CallError, match="its resolution is on record"):
+        administration.resolve(scene.settings, PASSPHRASE, doubted, ran=True, **said)
+    scene.clock.advance(minutes=1)
+    scene.rotate("admin", compromised_since=since)
+    for call in (ended, doubted):
+        proved = evidence.verify(scene.prove(call), scene.trust)
+        assert proved.administered == ()
+    assert scene.examine().in_doubt == (doubted,)
+    administration.resolve(
+        scene.settings, PASSPHRASE, doubted, ran=True, note="by the owner", now=scene.clock.now
+    )
+    assert scene.examine().in_doubt == ()
+    ((resolution, _place),) = evidence.verify(scene.prove(doubted), scene.trust).administered
+    assert (resolution.ran, resolution.note) == (True, "by the owner")
+
+
 def test_an_overlap_and_a_compromise_exclude_each_other(scene):
     before = scene.trust
     with pytest.raises(ConfigError, match="no overlap"):
@@ -657,7 +772,7 @@ def test_a_revocation_cut_short_anywhere_is_finished_or_has_never_been(
         revoked.add(done)
         told = [key for key in scene.announced() if key["compromised_since"] is not None]
         assert len(told) == (1 if done else 0), met
-        assert not {"trust.next", "trust.unannounced"} & set(scene.names()), met
+        assert scene.left_over() == [], met
         if not done:
             scene.revoke(old, since)
         else:
@@ -810,6 +925,7 @@ STEPS: tuple[tuple[Any, str], ...] = (
     (files, "replace"),
     (files, "move"),
     (files, "remove"),
+    (files, "_write"),
     (keystore, "next_key"),
     (keystore, "adopt_next_key"),
     (keystore, "drop_next_key"),
@@ -888,7 +1004,7 @@ def test_cut_short_anywhere_it_is_finished_or_has_never_been(
         rotated.add(done)
         assert len(scene.own.keys) == (4 if done else 3), met
         assert len(scene.announced()) == (5 if done else 3), met
-        assert f"{use}.next" not in scene.left_over(), met
+        assert scene.left_over() == [], met
         scene.prove(scene.calls()[0])
         if FULL or place % 8 == 0:
             scene.rotate(use)  # and again
@@ -957,6 +1073,23 @@ def test_two_rotations_at_once_come_one_after_the_other(scene):
     kids = [key["kid"] for key in scene.announced()]
     assert {key.key.thumbprint for key in scene.trust.keys} == set(kids)
     scene.prove(scene.calls()[0])
+
+
+@pytest.mark.parametrize("use", ["issuer", "log"])
+def test_who_is_late_or_behind_signs_nothing_before_the_new_key_counts(scene, use):
+    """One has waited for another's rotation, with the time from before; or its clock is slow."""
+    before = scene.clock.now
+    scene.clock.advance(seconds=5)
+    scene.rotate(use)
+    scene.clock.advance(minutes=1)
+    with scene.open():  # so that another shard has to be added, and listed
+        domain.take_up(scene.settings, PASSPHRASE).lease(before).close()
+        scene.rotate("issuer", now=before)
+        scene.rotate("log", now=before)
+    old = scene.trust.keys[0].key
+    scene.revoke(old, before)
+    scene.call()
+    assert 1 in domain.take_up(scene.settings, PASSPHRASE).registered()
 
 
 def test_guards_that_open_during_a_rotation_take_one_whole_set_of_keys(scene):

@@ -400,7 +400,7 @@ def test_a_trigger_that_is_gone_again_does_no_harm(used, ran):
 @pytest.mark.parametrize("anchored", [True, False], ids=["anchored", "unanchored"])
 def test_a_log_whose_end_was_changed_is_not_written_any_further(used, statement, anchored):
     if not anchored:
-        shutil.rmtree(used.config.anchor)
+        anchor_of(used).unlink()
     change(used, statement)
     before = (file_of(used)).read_bytes()
     with pytest.raises(StorageError) as caught:

@@ -186,11 +186,11 @@ def test_no_entry_and_no_attachment_holds_a_key(guard, signers, ran):
     agent, keys = signers
     agent.call(guard.tool(ran.append), {"some": "argument"})
     reader = guard.reader()
-    entries = list(reader.entries(0))
+    entries = list(reader.stored(0))
     assert len(entries) > 5
-    for index, body in entries:
-        assert clean(body, keys)
-        for attachment in reader.attachments(0, index):
+    for stored in entries:
+        assert clean(stored.body, keys)
+        for attachment in stored.attachments:
             assert clean(b"".join([attachment.salt, attachment.data]), keys)
     for note in reader.checkpoints(0):
         assert clean(note, keys)

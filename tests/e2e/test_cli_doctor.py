@@ -57,6 +57,7 @@ def test_a_sound_set_up(told):
         ('anchor = "~/.local', 'anchor = ".agentguard/.local', "anchor", "fail"),
         ("trust_domain", "trust_domian", "configuration", "fail"),
         ("policies/authz.rego", "policies/other.rego", "policy", "fail"),
+        ("policies/authz.rego", "~nosuchuser/authz.rego", "policy", "fail"),
         ("~/.config/agentguard/", "~/nowhere/", "keys", "fail"),
         ('state = ".agentguard"', 'state = "elsewhere"', "state", "fail"),
         ("# [tools.read_file]", "[tools.read_fiel]", "tool read_fiel", "warn"),
@@ -74,6 +75,29 @@ def test_what_the_configuration_gets_wrong(changed, old, new, check, status):
     report = changed.json("doctor", code=1 if status == "fail" else 0)
     assert status in status_of(report, check), report
     assert report["ok"] is (status != "fail")
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "said"),
+    [
+        ("[tools.read_fiel]", "tool read_fiel", "is read_file meant?"),
+        ("[tools.merge]", "tool merge", "compare the name with the tool's"),
+        (
+            '[redact]\nread_fiel = ["/args/path"]',
+            "redact read_fiel",
+            "is read_file meant?; what it names is not redacted",
+        ),
+        ('[redact]\nread_file = ["/args/path"]', "redact read_file", None),
+        ('[redact]\n"*" = ["/args/path"]', "redact *", None),
+        ('[redact]\nmerge = ["/args/x"]\n[tools.merge]', "redact merge", None),
+    ],
+)
+def test_a_name_that_no_call_has(changed, table, name, said):
+    edit(changed, "# [tools.read_file]", table)
+    checks = changed.json("doctor")["checks"]
+    found = [check for check in checks if check["check"] == name]
+    assert [check["status"] for check in found] == ([] if said is None else ["warn"])
+    assert all(check["what"].endswith(f"matches nothing so far: {said}") for check in found)
 
 
 def test_scopes_that_no_call_can_meet(changed):

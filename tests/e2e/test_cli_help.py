@@ -31,6 +31,7 @@ COMMANDS = [
     "policy check",
     "policy eval",
     "trust export",
+    "trust pin",
 ]
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 HEAVY = [
@@ -92,8 +93,8 @@ def test_a_demo_that_is_not_installed_names_the_command_that_installs_it(project
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
         "error [command.missing]: agentguard demo needs agentguard-langchain, which is not "
-        "installed: from a clone of the project, run pip install '.[rego]' "
-        "./integrations/agentguard-langchain\n"
+        "installed: from a clone of the project, run pip install . "
+        "'./integrations/agentguard-langchain[demo]'\n"
     )
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import stat
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from agentguard.keys import Ed25519Signer
 
 
 def files_below(folder: Path) -> set[str]:
@@ -83,7 +88,7 @@ def test_a_folder_a_domain_and_an_anchor_of_ones_own(project):
     written = tomllib.loads((folder / "agentguard.toml").read_text())
     assert written["anchor"] == str(project.folder / "witness dir")
     (log,) = (project.folder / "witness dir").iterdir()
-    assert files_below(log) == {"0.checkpoint", "trust.json"}
+    assert files_below(log) == {"0.checkpoint", "states", "trust.json"}
     assert mode(log) == 0o700
     assert not project.anchor.exists()
     report = project.json("audit", "verify", "--config", folder / "agentguard.toml")
@@ -159,3 +164,70 @@ def test_a_mistake_is_said_and_nothing_is_made(project, options, code):
     assert result.stderr.startswith(f"error [{code}]: ")
     assert files_below(project.folder) == set()
     assert files_below(project.home) == set()
+
+
+# --- killed ---------------------------------------------------------------------------------------
+
+
+def kill_at(step, project, cli):
+    """Run ``init`` in a child that is killed at its ``step``-th sync; False if it was not."""
+    child = os.fork()
+    if child == 0:
+        try:
+            sync, steps = os.fsync, iter(range(1, step))
+
+            def counted(file):
+                if next(steps, None) is None:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                sync(file)
+
+            os.fsync = counted
+            cli(project, "init")
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def test_killed_at_any_step_it_goes_on_or_begins_anew(project, cli, monkeypatch):
+    monkeypatch.setitem(Ed25519Signer.to_openssh.__kwdefaults__, "rounds", 1)
+    founded, killed = [], True
+    for step in range(1, 100, 1 if os.environ.get("AGENTGUARD_ROUNDS") == "full" else 2):
+        for path in (project.home, project.folder):
+            shutil.rmtree(path)
+            path.mkdir()
+        killed = kill_at(step, project, cli)
+        if not killed:
+            break
+        before = project.state.exists() and (project.state / "trust.json").read_bytes()
+        founded.append(bool(before))
+        if (project.folder / "agentguard.toml").exists():  # it was the last to be synced
+            assert cli(project, "init").returncode == 2
+        else:
+            assert cli(project, "init").returncode == 0
+        after = (project.state / "trust.json").read_bytes()
+        assert before in (False, after)
+        assert cli(project, "doctor").returncode == 0
+        assert not list(project.folder.glob("*.founding"))
+    assert not killed
+    assert set(founded) == {True, False}
+
+
+def test_a_state_whose_passphrase_is_not_at_hand_is_not_taken_up(project, cli):
+    assert cli(project, "init").returncode == 0
+    (passphrase,) = (project.home / ".config" / "agentguard").iterdir()
+    (project.folder / "agentguard.toml").unlink()
+    kept = passphrase.rename(project.home / "kept")
+    before = files_below(project.folder)
+    refused = cli(project, "init")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("error [storage.exists]: ")
+    passphrase.write_text("another")
+    passphrase.chmod(0o600)
+    assert cli(project, "init").stderr.startswith("error [key.passphrase]: ")
+    kept.rename(passphrase)
+    other = cli(project, "init", "--trust-domain", "other.example")
+    assert other.stderr.startswith("error [config.invalid]: ")
+    assert files_below(project.folder) == before
+    (project.folder / "policies/authz.rego").write_text("mine")
+    assert cli(project, "init").returncode == 0
+    assert (project.folder / "policies/authz.rego").read_text() == "mine"

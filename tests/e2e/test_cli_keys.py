@@ -129,11 +129,14 @@ def test_a_changed_trust_document_is_not_built_upon(changed):
 
 
 def test_without_a_copy_outside_it_says_whom_it_believes(changed):
-    (kept,) = changed.anchor.glob("*/trust.json")
-    kept.unlink()
-    result = changed.run("keys", "list")
+    result = changed.run("keys", "list", "--anchor", "")
     assert result.returncode == 0
     assert "UNTRUSTED KEY" in result.stderr + result.stdout
+    (kept,) = changed.anchor.glob("*/trust.json")
+    kept.unlink()
+    result = changed.run("keys", "list")  # where there is an anchor, the state's does not do
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error [trust.changed]: ")
 
 
 def test_the_wrong_passphrase(changed):

@@ -297,6 +297,21 @@ def test_a_story_finds_an_outcome_that_no_column_gives(cli, reshaped, calls):
     assert told["problems"] == []
 
 
+@pytest.mark.parametrize("kind", ["authorization", "outcome", "resolution", "erasure"])
+def test_an_entry_that_holds_no_base64_is_none_of_a_call(cli, reshaped, calls, kind, tmp_path):
+    """Neither finding a call nor telling the story of one in doubt stops at it."""
+    body = f'{{"kind":"{kind}","payload":"A"}}'.encode()
+    change(reshaped, 2, "INSERT INTO entries SELECT max(idx) + 1, ? FROM entries", body)
+    proof = tmp_path / "proof.json"
+    unknown = cli(reshaped, "audit", "prove", "f" * 32, "-o", proof)
+    assert unknown.returncode == 2
+    assert "[call.unknown]" in unknown.stderr
+    proved = cli(reshaped, "audit", "prove", calls[5]["invocation_id"], "-o", proof)
+    assert proved.returncode == 0, proved.stderr
+    told = json.loads(cli(reshaped, "audit", "show", calls[5]["invocation_id"], "--json").stdout)
+    assert (told["outcome"], told["resolution"], told["problems"]) == (None, None, [])
+
+
 @pytest.mark.parametrize("name", ["task_id", "traceparent", "invocation_id", "tool"])
 @pytest.mark.parametrize("value", [7, {"a": []}, ["x"]])
 def test_a_call_that_is_not_made_as_calls_are_is_damaged(cli, reshaped, calls, name, value):

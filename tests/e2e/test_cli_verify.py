@@ -129,23 +129,30 @@ def test_what_lies_beside_a_state_does_not_vouch_for_it(project, tmp_path):
     assert json.loads(elsewhere.stdout)["anchored"] is False
     assert "UNTRUSTED KEY" in elsewhere.stderr
     assert json.loads(project.run(*verify).stdout)["anchored"] is True
-    assert "keeps none" in project.run("audit", "verify", "--anchor", tmp_path / "none").stdout
-    result = project.run("audit", "verify", "--anchor", tmp_path / "none", "--json")
-    assert json.loads(result.stdout)["anchored"] is False
+    assert project.json("audit", "verify", "--anchor", "")["anchored"] is False
+    result = project.run("audit", "verify", "--anchor", tmp_path / "none")
+    assert (result.returncode, result.stderr) == (1, "")  # one that is named is to know the state
+    assert result.stdout.startswith("FAILED: the state ")
 
 
 def test_without_outside_trust_it_says_so(told, tmp_path):
-    stranger = {"HOME": str(tmp_path)}
-    result = told.run("audit", "verify", env=stranger)
+    alone = ("--anchor", "")
+    result = told.run("audit", "verify", *alone)
     assert result.returncode == 0
     assert "UNANCHORED" in result.stdout
     assert "UNTRUSTED KEY" in result.stdout
-    scripted = told.run("audit", "verify", "--json", env=stranger)
+    scripted = told.run("audit", "verify", "--json", *alone)
     assert json.loads(scripted.stdout)["anchored"] is False
     assert "UNANCHORED" in scripted.stderr
     assert "UNTRUSTED KEY" in scripted.stderr
-    story = told.run("audit", "show", "8", env=stranger)
+    story = told.run("audit", "show", "8", *alone)
     assert "UNTRUSTED KEY" in story.stdout
+    stranger = {"HOME": str(tmp_path)}  # whose home has not the anchor that is configured
+    report = json.loads(told.run("audit", "verify", "--json", env=stranger).stdout)
+    assert (report["ok"], report["entries"], report["anchored"]) == (False, 0, False)
+    refused = told.run("audit", "show", "8", env=stranger)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("error [trust.changed]: ")
 
 
 def test_a_trust_document_of_ones_own(told, project, tmp_path):

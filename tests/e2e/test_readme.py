@@ -6,6 +6,7 @@ which ``agentguard init`` wrote. What the README lists or links to is held again
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -184,19 +185,58 @@ def test_the_set_up_is_sound(project):
 
 def commands():
     """The commands that exist: ``agentguard init``, ``agentguard audit list``, ..."""
-    for command in app.registered_commands:
-        yield f"agentguard {command.name}"
+    found = {f"agentguard {command.name}": command.callback for command in app.registered_commands}
     for group in app.registered_groups:
         assert group.typer_instance is not None
         for command in group.typer_instance.registered_commands:
             assert command.callback is not None
-            yield f"agentguard {group.name} {command.name or command.callback.__name__}"
+            name = command.name or command.callback.__name__
+            found[f"agentguard {group.name} {name}"] = command.callback
+    return found
 
 
 def test_the_table_of_commands_is_complete():
     named = set(re.findall(r"^\| `(agentguard [a-z -]+)` \|", README, re.MULTILINE))
     assert named | {"agentguard agents show"} == set(commands())
     assert "`agents show`" in README
+
+
+WRITING = {"init", "audit resolve", "audit erase", "keys rotate", "keys revoke"}
+JSON_ANYWAY = {"audit export", "audit prove", "trust export"}
+
+
+def test_the_commands_that_read_take_json_but_for_those_that_write_it_anyway():
+    without = {
+        name.removeprefix("agentguard ")
+        for name, callback in commands().items()
+        if "json" not in inspect.signature(callback).parameters
+    }
+    assert without - WRITING - {"demo"} == JSON_ANYWAY
+    (listed,) = re.findall(r"whose output is JSON anyway \((.*?)\)", README, re.DOTALL)
+    assert set(re.findall(r"`([a-z ]+)`", listed)) == JSON_ANYWAY
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("agents list", "agents show assistant", "audit list", "audit tail --no-follow"),
+        *("audit export", "audit verify", "keys list", "policy check", "trust export"),
+    ],
+)
+def test_commands_that_read_need_no_passphrase(project, tmp_path, command):
+    assert elsewhere(project, tmp_path, command).returncode == 0
+
+
+def test_but_for_doctor(project, tmp_path):
+    ran = elsewhere(project, tmp_path, "doctor")
+    assert ran.returncode == 1
+    assert re.search(r"^fail +keys: .*passphrase", ran.stdout, re.MULTILINE)
+    assert "need no passphrase (but for `doctor`" in README
+
+
+def elsewhere(project, home, command):
+    """Run a command for somebody with the project, but not with the passphrase of its keys."""
+    return run(["env", f"HOME={home}", *CLI, *command.split()], project)
 
 
 def test_it_begins_with_the_two_commands():

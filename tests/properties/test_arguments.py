@@ -13,11 +13,24 @@ import os
 import subprocess
 import sys
 import warnings
+from collections import deque
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pydantic
 from hypothesis import assume, given
@@ -107,9 +120,20 @@ def model(x: Any, private: Any, extra: dict[str, Any]) -> Model:
     return made
 
 
+class Named(NamedTuple):
+    x: Any
+    y: Any = None
+
+
+def queue(items: list[Any], maxlen: int | None) -> deque[Any]:
+    return deque(items, maxlen if maxlen is None else max(maxlen, len(items)))
+
+
 TRICKY = ["", "$", "$$", "$int", "$$int", "$decimal", "1", "1.0", "x", "X", "fields", "hidden"]
 text = st.one_of(st.sampled_from(TRICKY), st.text(max_size=5))
 zones = st.sampled_from([None, UTC, timezone(timedelta(hours=9)), timezone(timedelta(seconds=1))])
+named = st.sampled_from([ZoneInfo("UTC"), ZoneInfo("Europe/London"), ZoneInfo("Africa/Abidjan")])
+folds = st.sampled_from([0, 1])
 scalars = st.one_of(
     st.none(),
     st.booleans(),
@@ -122,7 +146,9 @@ scalars = st.one_of(
     st.binary(max_size=4),
     st.decimals(allow_nan=False, allow_infinity=False),
     st.sampled_from([Decimal("1.5"), Decimal("1.50"), Decimal("15E-1"), Decimal("-0")]),
-    st.datetimes(timezones=zones),
+    st.datetimes(timezones=zones | named),
+    st.builds(lambda when, fold: when.replace(fold=fold), st.datetimes(timezones=zones), folds),
+    st.builds(lambda when, fold: when.replace(fold=fold), st.times(timezones=zones), folds),
     st.dates(),
     st.times(timezones=zones),
     st.timedeltas(),
@@ -133,6 +159,14 @@ scalars = st.one_of(
     st.builds(PureWindowsPath, text),
     st.sampled_from(["http://a/", "https://a/?b"]).map(pydantic.AnyUrl),
     st.just("http://a/").map(pydantic.HttpUrl),
+    st.builds(pydantic.NameEmail, text, text),
+    st.ip_addresses(),
+    st.ip_addresses(v=4).map(lambda mapped: ip_address(f"::ffff:{mapped}")),
+    st.ip_addresses(v=6).map(lambda scoped: ip_address(f"{scoped}%{scoped.packed[0] % 2}")),
+    st.ip_addresses().map(ip_network),
+    st.builds(lambda host, size: ip_interface((host, size)), st.ip_addresses(), st.integers(0, 32)),
+    st.integers(-3, 3).map(pydantic.ByteSize),
+    st.integers().map(pydantic.ByteSize),
 )
 hashable = st.one_of(
     st.integers(-3, 3), text, st.booleans(), st.none(), st.tuples(st.integers(0, 2), text)
@@ -149,6 +183,8 @@ def structures(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         st.sets(hashable, max_size=3),
         st.frozensets(hashable, max_size=3),
         st.builds(Point, inner, inner),
+        st.builds(Named, inner, inner),
+        st.builds(queue, st.lists(inner, max_size=3), st.sampled_from([None, 0, 4])),
         st.builds(Other.Point, inner, inner),
         st.builds(Slotted, inner),
         st.builds(model, inner, inner, fields),
@@ -168,7 +204,12 @@ def qualified(value: object) -> str:
 
 
 def moment(value: Any) -> tuple[Any, ...]:
-    return (value.replace(tzinfo=None), value.utcoffset())
+    zone = getattr(value.tzinfo, "key", None)
+    return (value.replace(tzinfo=None, fold=0), value.utcoffset(), value.fold, zone)
+
+
+def read_moment(value: Any, more: Any) -> tuple[Any, ...]:
+    return (value.replace(tzinfo=None), value.utcoffset(), more.get("fold", 0), more.get("zone"))
 
 
 def pairs(mapping: dict[Any, Any], inside: Any) -> frozenset[Any]:
@@ -182,6 +223,8 @@ def meaning(value: Any) -> Any:  # noqa: C901, PLR0911, PLR0912  the table, a ro
             return ("enum", qualified(value), value.name, meaning(value.value))
         case None | bool() | str():
             return (type(value).__name__, value)
+        case pydantic.ByteSize():
+            return ("size", int(value))
         case int():
             return ("number", value) if abs(value) <= SAFE else ("int", value)
         case float():
@@ -198,6 +241,10 @@ def meaning(value: Any) -> Any:  # noqa: C901, PLR0911, PLR0912  the table, a ro
             return ("windows path", str(value))
         case PurePosixPath():
             return ("path", str(value))
+        case Named():
+            return ("object", qualified(value), parts(fields=value._asdict()))
+        case deque():
+            return ("deque", value.maxlen, tuple(map(meaning, value)))
         case list() | tuple():
             return (type(value).__name__, tuple(map(meaning, value)))
         case set() | frozenset():
@@ -224,8 +271,17 @@ def meaning(value: Any) -> Any:  # noqa: C901, PLR0911, PLR0912  the table, a ro
             fields, private = dict(value.__dict__), {"_private": value._private}
             unset = dict.fromkeys(set(fields) - value.__fields_set__)
             return ("object", qualified(value), parts(fields=fields, private=private, unset=unset))
+        case pydantic.NameEmail():
+            fields = {"name": value.name, "email": value.email}
+            return ("object", qualified(value), parts(fields=fields))
         case pydantic.AnyUrl():
             return ("url", qualified(value), str(value))
+        case IPv4Interface() | IPv6Interface():
+            return ("interface", value)
+        case IPv4Address() | IPv6Address():
+            return ("address", value)
+        case IPv4Network() | IPv6Network():
+            return ("network", value)
     raise AssertionError(type(value))
 
 
@@ -261,10 +317,10 @@ def understood(json: Any) -> Any:  # noqa: C901, PLR0911, PLR0912  the table, a 
             return ("UUID", UUID(written))
         case {"$decimal": written, **rest} if not rest:
             return ("Decimal", Decimal(written).as_tuple())
-        case {"$datetime": written, **rest} if not rest:
-            return ("datetime", moment(datetime.fromisoformat(written)))
-        case {"$time": written, **rest} if not rest:
-            return ("time", moment(time.fromisoformat(written)))
+        case {"$datetime": written, **rest} if rest.keys() <= {"fold", "zone"}:
+            return ("datetime", read_moment(datetime.fromisoformat(written), rest))
+        case {"$time": written, **rest} if rest.keys() <= {"fold", "zone"}:
+            return ("time", read_moment(time.fromisoformat(written), rest))
         case {"$date": written, **rest} if not rest:
             return ("date", date.fromisoformat(written))
         case {"$timedelta": [days, seconds, microseconds], **rest} if not rest:
@@ -281,6 +337,18 @@ def understood(json: Any) -> Any:  # noqa: C901, PLR0911, PLR0912  the table, a 
             return ("map", frozenset((understood(k), understood(v)) for k, v in items))
         case {"$enum": kind, "name": name, "value": written, **rest} if not rest:
             return ("enum", kind, name, understood(written))
+        case {"$ip": written, **rest} if not rest:
+            return ("address", ip_address(written))
+        case {"$ip_network": written, **rest} if not rest:
+            return ("network", ip_network(written))
+        case {"$ip_interface": written, **rest} if not rest:
+            return ("interface", ip_interface(written))
+        case {"$byte_size": {"$int": digits}, **rest} if not rest:
+            return ("size", int(digits, 0))
+        case {"$byte_size": size, **rest} if not rest:
+            return ("size", size)
+        case {"$deque": items, **rest} if rest.keys() <= {"maxlen"}:
+            return ("deque", rest.get("maxlen"), tuple(map(understood, items)))
         case {"$url": name, "value": written, **rest} if not rest:
             return ("url", name, written)
         case {"$object": name, **groups} if groups.keys() <= GROUPS:
@@ -377,4 +445,14 @@ def test_the_bytes_do_not_depend_on_the_hash_seed():
 def test_no_two_of_these_share_their_bytes():
     alike = [10**17, 1e17, "1", 1, True, "$int", {"$int": "1"}, {"$$int": "1"}, 2**53, {1: "x"}]
     alike += [[1], (1,), {1}, {"$tuple": [1]}, {"$set": [1]}, {"1": "x"}, {"$dict": [[1, "x"]]}]
+    assert len({encode({"v": value}) for value in alike}) == len(alike)
+
+
+def test_no_two_moments_and_no_two_addresses_share_their_bytes():
+    night, new_year = datetime(2026, 10, 25, 1, 30), datetime(2026, 1, 1)  # noqa: DTZ001  naive
+    zones = [UTC, ZoneInfo("UTC"), ZoneInfo("Europe/London"), ZoneInfo("Africa/Abidjan")]
+    alike: list[Any] = [night, night.replace(fold=1), time(1, 30), time(1, 30, fold=1), new_year]
+    alike += [new_year.replace(tzinfo=zone) for zone in zones]
+    alike += [time(1, 30, tzinfo=zone) for zone in (UTC, ZoneInfo("UTC"))]
+    alike += [pydantic.NameEmail("a", "b> <c"), pydantic.NameEmail("a <b>", "c")]
     assert len({encode({"v": value}) for value in alike}) == len(alike)

@@ -59,7 +59,7 @@ class Copy:
 
     def stored(self, shard: int) -> Iterator[Stored]:
         for index, body in self.rows:
-            yield Stored(index, body, self.summary(body), self.attachments(0, index))
+            yield Stored(index, body, self.summary(body), self.beside.get(index, []))
 
     def entry(self, shard: int, index: int) -> Stored | None:
         return next((stored for stored in self.stored(shard) if stored.index == index), None)
@@ -69,9 +69,6 @@ class Copy:
 
     def strays(self, shard: int) -> Iterator[tuple[int, str]]:
         return iter(())
-
-    def attachments(self, shard: int, index: int) -> Sequence[Attachment]:
-        return self.beside.get(index, [])
 
     def search(
         self, shard: int, search: Search, *, after: int = -1, newest_first: bool = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from agentguard import StorageError
@@ -112,6 +114,36 @@ def test_what_another_key_or_log_has_signed_is_damage(anchor, note, signer, stra
         assert caught.value.code == "anchor.damaged"
     path.write_bytes(kept)
     assert anchor.read() == point(5)
+
+
+def test_one_that_is_being_written_is_read_again(anchor, note, tmp_path, monkeypatch):
+    """In place: who reads meanwhile may see the beginning of one note and the end of another."""
+    anchor.write(note(9))
+    path = anchor_path(tmp_path / "deep" / "anchor", ORIGIN)
+    whole, half = note(10), note(10)[:-40] + path.read_bytes()[-40:]
+    paused = []
+
+    def pause(seconds):
+        paused.append(seconds)
+        path.write_bytes(whole if len(paused) > 2 else half)
+
+    monkeypatch.setattr("agentguard.storage.anchor.time.sleep", pause)
+    path.write_bytes(half)
+    assert anchor.read() == point(10)
+    assert len(paused) == 3
+
+
+def test_a_note_of_which_a_part_was_written_is_still_owed(anchor, note, monkeypatch):
+    anchor.write(note(5))
+    real = os.pwrite
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[:20], at))
+        anchor.write(note(1000))
+        with pytest.raises(StorageError, match="not all of it was written") as caught:
+            anchor.settle()
+    assert caught.value.code == "anchor.unwritable"
+    anchor.settle()
+    assert anchor.read() == point(1000)
 
 
 def test_an_anchor_that_can_not_be_read_is_an_error(anchor, note, tmp_path):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque, namedtuple
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -54,6 +55,22 @@ class Unset(pydantic.BaseModel):
     _p: int = pydantic.PrivateAttr()
 
 
+class Named(NamedTuple):
+    x: int
+    y: Any = None
+
+
+Made = namedtuple("Made", "x")  # noqa: PYI024  both kinds are bound
+
+
+class NamedPlus(Named):
+    """A named tuple with state of its own beside the fields."""
+
+
+class LooksNamed(tuple):  # noqa: SLOT001
+    _fields = ("x",)
+
+
 HERE = __name__
 
 
@@ -80,6 +97,15 @@ def encoded(value: object) -> str:
         (Decimal("1.50"), '{"$decimal":"1.50"}'),
         (datetime(2026, 1, 2, 3, tzinfo=UTC), '{"$datetime":"2026-01-02T03:00:00+00:00"}'),
         (datetime.fromisoformat("2026-01-02T03:00"), '{"$datetime":"2026-01-02T03:00:00"}'),
+        (
+            pydantic.TypeAdapter(datetime).validate_python("2026-01-02T03:00:00+09:00"),
+            '{"$datetime":"2026-01-02T03:00:00+09:00"}',
+        ),
+        (
+            datetime(2026, 10, 25, 1, 30, fold=1, tzinfo=ZoneInfo("Europe/London")),
+            '{"$datetime":"2026-10-25T01:30:00+00:00","fold":1,"zone":"Europe/London"}',
+        ),
+        (time(1, 30, fold=1), '{"$time":"01:30:00","fold":1}'),
         (date(2026, 1, 2), '{"$date":"2026-01-02"}'),
         (time(3, 4, 5, 6), '{"$time":"03:04:05.000006"}'),
         (timedelta(days=-1, microseconds=5), '{"$timedelta":[-1,0,5]}'),
@@ -104,9 +130,29 @@ def encoded(value: object) -> str:
         ),
         (Unset(x=1), f'{{"$object":"{HERE}:Unset","fields":{{"x":1}}}}'),
         (Unset(), f'{{"$object":"{HERE}:Unset","fields":{{"x":1}},"unset":{{"x":null}}}}'),
+        (deque([1, "a"]), '{"$deque":[1,"a"]}'),
+        (deque([1], 3), '{"$deque":[1],"maxlen":3}'),
+        (ip_address("10.0.0.1"), '{"$ip":"10.0.0.1"}'),
+        (ip_address("fe80::1%eth0"), '{"$ip":"fe80::1%eth0"}'),
+        # Python 3.13 writes it so, those before as ::ffff:a00:1
+        (ip_address("::ffff:10.0.0.1"), '{"$ip":"::ffff:10.0.0.1"}'),
+        (ip_address("::ffff:10.0.0.1%e"), '{"$ip":"::ffff:10.0.0.1%e"}'),
+        (ip_network("10.0.0.0/8"), '{"$ip_network":"10.0.0.0/8"}'),
+        (ip_network("::ffff:10.0.0.0/104"), '{"$ip_network":"::ffff:10.0.0.0/104"}'),
+        (ip_interface("10.0.0.1/8"), '{"$ip_interface":"10.0.0.1/8"}'),
+        (ip_interface("fe80::1%eth0/64"), '{"$ip_interface":"fe80::1%eth0/64"}'),
+        (ip_interface("::ffff:10.0.0.1%e/104"), '{"$ip_interface":"::ffff:10.0.0.1%e/104"}'),
+        (Named(1), f'{{"$object":"{HERE}:Named","fields":{{"x":1,"y":null}}}}'),
+        (Made(1), f'{{"$object":"{HERE}:Made","fields":{{"x":1}}}}'),
+        (pydantic.ByteSize(5), '{"$byte_size":5}'),
+        (pydantic.ByteSize(2**53), '{"$byte_size":{"$int":"9007199254740992"}}'),
         (
             pydantic.HttpUrl("http://a/"),
             '{"$url":"pydantic.networks:HttpUrl","value":"http://a/"}',
+        ),
+        (
+            pydantic.NameEmail("A", "a@b"),
+            '{"$object":"pydantic.networks:NameEmail","fields":{"email":"a@b","name":"A"}}',
         ),
     ],
     ids=repr,
@@ -154,9 +200,10 @@ class BrokenZone(tzinfo):
     dst = tzname = utcoffset
 
 
-class Pair(NamedTuple):
-    a: int
-    b: int
+def stamped() -> pydantic.ByteSize:
+    size = pydantic.ByteSize(1)
+    vars(size)["secret"] = 1
+    return size
 
 
 class Odd(enum.Enum):
@@ -202,7 +249,9 @@ REFUSED = {
     "subclass of str": Text("x"),
     "ordered dict": OrderedDict(a=1),
     "default dict": defaultdict(int),
-    "named tuple": Pair(1, 2),
+    "subclass of a named tuple": NamedPlus(1),
+    "tuple that looks named": LooksNamed((1,)),
+    "byte size with more state": stamped(),
     "namespace": SimpleNamespace(x=1),
     "slots": Slots(),
     "secret": pydantic.SecretStr("x"),

@@ -265,6 +265,52 @@ def test_a_policy_that_others_can_write_is_refused(written, tmp_path, folder):
     assert configured_engine(settings).name == "rego"
 
 
+@pytest.fixture
+def bundle(written, tmp_path):
+    """A policy in a folder, and the configuration that names the folder."""
+    folder = tmp_path / "policies"
+    (folder / "more").mkdir(parents=True)
+    (folder / "authz.rego").write_text("package agent.authz\nallow := true\n", encoding="utf-8")
+    (folder / "more" / "data.json").write_text("{}", encoding="utf-8")
+    return folder, config.load(written('[policy]\npath = "policies"\n'))
+
+
+def test_what_is_no_policy_may_lie_beside_it(bundle):
+    folder, settings = bundle
+    (folder / ".#authz.rego").symlink_to("carol@host.1234:1700000000")  # Emacs, while it edits
+    (folder / ".git").mkdir()
+    for name in (".git/authz.rego", "authz_test.rego", "README.md"):
+        (folder / name).touch()
+        (folder / name).chmod(0o666)
+    assert set(configured_engine(settings).policy_files) == {"authz.rego", "more/data.json"}
+
+
+@pytest.mark.parametrize("name", [".", "more", "more/data.json", "authz.rego"])
+def test_all_that_a_policy_is_read_from_is_its_owners_alone(bundle, name):
+    folder, settings = bundle
+    assert configured_engine(settings).name == "rego"
+    (folder / name).chmod(0o777)
+    with pytest.raises(ConfigError, match=re.escape(str(folder / name))) as caught:
+        configured_engine(settings)
+    assert caught.value.code == "config.exposed"
+
+
+def test_a_part_of_a_policy_that_can_not_be_read_is_named(bundle):
+    folder, settings = bundle
+    (folder / "more.rego").symlink_to("gone")
+    with pytest.raises(ConfigError, match=r"policy\.path: .*more\.rego can't be read \(No such"):
+        configured_engine(settings)
+
+
+def test_a_path_that_no_file_can_have_is_a_mistake(written):
+    path = "long" * 100
+    settings = config.load(written(f'[policy]\npath = "{path}"\n'))
+    with pytest.raises(ConfigError, match="can't be read"):
+        configured_engine(settings)
+    with pytest.raises(ConfigError, match="can't be read"):
+        Guard.ephemeral(policy=path)
+
+
 def test_a_policy_with_a_mistake_is_a_policy_error(written, tmp_path):
     file = tmp_path / "authz.rego"
     settings = config.load(written('[policy]\npath = "authz.rego"\n'))

@@ -6,8 +6,7 @@ import pickle
 
 import pytest
 
-from agentguard import ApprovalPending, Decision, Denied, Requirement
-from agentguard.approval import ApprovalRequest
+from agentguard import ApprovalPending, ApprovalRequest, Decision, Denied, Requirement
 
 
 @pytest.mark.parametrize(

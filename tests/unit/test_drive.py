@@ -215,6 +215,25 @@ async def test_facts_of_every_kind_are_awaited(ran, facts):
     assert ran == [1]
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [async_look_up, functools.partial(async_look_up), Source(), lambda _arguments: {"x": 1}],
+    ids=["function", "partial", "object", "sync"],
+)
+async def test_aevaluate_answers_as_acall_would_and_records_no_call(ran, facts):
+    guard = Guard.ephemeral(lambda d: Decision.allow() if d["args"]["x"] == 1 else Decision.deny())
+    agent, tool = guard.new_agent("a"), guard.tool(facts=facts)(ran.append)
+    site = CallSite("ahead")
+    asked = [Invocation(tool.spec, Arguments.of({"x": x}), site) for x in (1, 2)]
+    before = list(guard.reader().entries(0))
+    assert (await agent.aevaluate(asked[0])).allowed
+    assert (await agent.aevaluate(asked[1])).code == "policy.denied"
+    if facts is async_look_up:
+        assert agent.evaluate(asked[0]).code == "facts.failed"  # nobody awaits it there
+    assert ran == []
+    assert list(guard.reader().entries(0)) == before
+
+
 async def test_an_async_look_up_that_raises_denies(guard, agent, ran):
     async def broken(_arguments):
         raise OSError("a secret")

@@ -104,6 +104,11 @@ FORGED = [
     Decision.failed("facts.failed", "not mine to say", ValueError()),
     Decision("approval", "approval.granted", (), (REQUIREMENT,)),
 ]
+CONDITIONAL = [
+    Decision("allow", requirements=(REQUIREMENT,)),
+    Decision("allow", "", ("once somebody has looked at it",)),
+    Decision("allow", "", ("must be approved",), (REQUIREMENT,)),
+]
 
 
 @pytest.mark.parametrize("decision", FORGED, ids=repr)
@@ -113,10 +118,22 @@ def test_an_outcome_or_a_code_that_no_policy_gives_is_refused_aloud(decision):
     assert failure.value.code == "policy.malformed"
 
 
+@pytest.mark.parametrize("decision", CONDITIONAL, ids=repr)
+def test_an_allow_with_a_condition_is_no_allow(decision):
+    with pytest.raises(PolicyError, match="an allow with reasons or requirements") as failure:
+        FunctionEngine(lambda _: decision).evaluate(b"{}")
+    assert failure.value.code == "policy.malformed"
+    redacted = Decision.allow().redacted("/args/x")
+    assert FunctionEngine(lambda _: redacted).evaluate(b"{}") == {
+        "allow": True,
+        "obligations": [{"redact": "/args/x"}],
+    }
+
+
 @pytest.mark.parametrize(
     ("decision", "code"),
     [
-        *((decision, "policy.malformed") for decision in FORGED),
+        *((decision, "policy.malformed") for decision in (*FORGED, *CONDITIONAL)),
         (Decision.deny("too much"), "policy.denied"),
         (Decision.require_approval(), "approval.unavailable"),
     ],

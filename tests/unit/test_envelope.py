@@ -93,10 +93,11 @@ def test_an_altered_envelope_does_not_verify(signer: Ed25519Signer) -> None:
 
 
 def test_the_payload_type_is_signed(signer: Ed25519Signer) -> None:
-    sealed = envelope.seal(b"text", signer, payload_type="text/plain")
-    assert sealed.verify(signer.public_key, payload_type="text/plain") == b"text"
+    signature = signer.sign(envelope.pae("text/plain", payload()))
+    sealed = Envelope("text/plain", payload(), ((signer.key_id, signature),))
+    assert envelope.seal(payload(), signer).verify(signer.public_key) == payload()
 
-    renamed = Envelope(envelope.PAYLOAD_TYPE, b"text", sealed.signatures)
+    renamed = Envelope(envelope.PAYLOAD_TYPE, payload(), sealed.signatures)
     with pytest.raises(VerificationError) as refused:
         renamed.verify(signer.public_key)
     assert refused.value.code == "signature.invalid"

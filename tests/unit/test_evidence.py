@@ -6,6 +6,7 @@ import json
 import runpy
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ class Reader:
     def shards(self):
         return (0,)
 
-    def entries(self, _shard):
-        self.scans += 1
-        return enumerate(self.bodies)
+    def entries(self, _shard, *, after=-1):
+        self.scans += after < 0
+        return islice(enumerate(self.bodies), after + 1, None)
 
     def entry(self, _shard, index):
         return Stored(index, self.bodies[index], self.columns[index], self.beside[index])
@@ -262,11 +263,27 @@ def test_columns_that_were_changed_hide_nothing(guard, several, columns, scans):
 # --- what can't be proved -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wanted", ["", "f" * 32, "0", "reader"])
+@pytest.mark.parametrize("wanted", ["", "f" * 32, "0", "reader", "\ud800", '"'])
 def test_an_unknown_call(guard, read, wanted):
     with pytest.raises(CallError) as error:
         prove(read(2), guard.trust, wanted)
     assert error.value.code == "call.unknown"
+
+
+@pytest.mark.parametrize("payload", ["A", "A===", "=", "====", "AA=A"])
+@pytest.mark.parametrize("kind", ["authorization", "outcome"])
+def test_what_is_no_base64_mentions_no_call(guard, read, kind, payload):
+    """An entry that somebody has put there is none of the call's, whatever its columns say."""
+    reader = read(2)
+    wanted, forged = reader.ids()[0], f'{{"kind":"{kind}","payload":"{payload}"}}'.encode()
+    reader.bodies.insert(0, forged)  # it stands before the call
+    reader.bodies.append(forged)
+    reader.columns = [None] * len(reader.bodies)
+    with pytest.raises(CallError) as unknown:
+        prove(reader, guard.trust, "f" * 32)
+    assert unknown.value.code == "call.unknown"
+    with pytest.raises(VerificationError):  # the call is found, in a log that is not whole
+        prove(reader, guard.trust, wanted)
 
 
 def test_a_call_under_no_checkpoint_yet_is_unknown(guard, read):

@@ -612,8 +612,8 @@ def test_a_result_is_committed_to(guard, note):
     (outcome,) = outcomes(guard)
     assert outcome["result"] is not None
     assert outcome["result_type"] == "builtins.str"
-    last = [index for index, _body in guard.reader().entries(0)][-1]
-    (kept,) = guard.reader().attachments(0, last)
+    *_others, last = guard.reader().stored(0)
+    (kept,) = last.attachments
     assert (kept.role, kept.data, kept.commitment) == ("result", b'"hello"', outcome["result"])
 
 
@@ -635,6 +635,16 @@ def test_evaluate_answers_as_the_call_would_and_records_nothing(note):
     assert denied.code == "policy.denied"
     assert len(asked) == 2
     assert list(guard.reader().entries(0)) == before
+
+
+def test_evaluate_renews_a_credential_that_is_due_and_that_is_on_record(guard, note):
+    agent = guard.new_agent("a")
+    agent._instance._renew_at = 0
+    assert agent.evaluate(invocation(note)).allowed
+    assert agent.evaluate(invocation(note)).allowed
+    assert len(records(guard, "identity")) == 2
+    assert records(guard, "authorization") == []
+    verified(guard)
 
 
 def test_evaluate_tells_that_an_approval_is_needed(note):

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import os
 {imports}
@@ -63,3 +65,32 @@ def test_the_order_is_not_that_of_the_imports():
     for names in (modules, modules[::-1]):
         imports = "\n".join(f"import agentguard.storage.{name}" for name in names)
         assert order(f"{imports}\nimport agentguard.guard") == ORDER
+
+
+ONE_IS_GONE = """
+import os, signal, sys
+from pathlib import Path
+from agentguard.storage import lock
+
+held = lock.acquire(Path(sys.argv[1]), wait=False)
+if sys.argv[2] == "closed by somebody else":
+    os.close(held)
+child = os.fork()
+if child == 0:
+    signal.alarm(10)  # hanging is dying
+    lock.acquire(Path(sys.argv[1]), wait=False)
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize("lock", ["open", "closed by somebody else"])
+def test_a_fork_can_lock_whatever_became_of_the_locks_it_inherits(tmp_path, lock):
+    result = subprocess.run(
+        [sys.executable, "-c", ONE_IS_GONE, str(tmp_path / "lock"), lock],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=60,
+    )
+    assert result.stdout == "0\n", result.stderr

@@ -55,16 +55,6 @@ def test_a_key_that_others_can_read_is_refused(tmp_path, kept, mode):
     keystore.load_key(tmp_path, "issuer", PASSPHRASE)
 
 
-def test_what_only_must_not_be_written_may_be_read(tmp_path):
-    path = tmp_path / "public"
-    path.write_bytes(b"x")
-    path.chmod(0o644)
-    keystore.refuse_if_exposed(path, reading=False)
-    path.chmod(0o664)
-    with pytest.raises(KeyMaterialError, match="go-w"):
-        keystore.refuse_if_exposed(path, reading=False)
-
-
 @pytest.mark.parametrize("content", [b"", b"x", b"-----BEGIN OPENSSH PRIVATE KEY-----\n"], ids=repr)
 def test_a_damaged_key_is_an_error_of_ours(tmp_path, kept, content):
     kept.write_bytes(content)

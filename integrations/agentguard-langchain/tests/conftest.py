@@ -10,12 +10,14 @@ import itertools
 import json
 import uuid
 from base64 import b64decode
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Annotated, Any
+from ipaddress import IPv4Interface, IPv4Network, IPv6Address
+from typing import Annotated, Any, NamedTuple
 
 import pytest
 from langchain_core.language_models import BaseChatModel
@@ -31,7 +33,15 @@ from langchain_core.tools import (
     tool,
 )
 from langgraph.prebuilt import InjectedState, ToolRuntime
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
 from pydantic.v1 import BaseModel as BaseModelV1
 from pydantic.v1 import Field as FieldV1
 from pydantic.v1 import validator as validator_v1
@@ -67,16 +77,16 @@ class Log:
     def calls(self) -> list[Logged]:
         reader, keys, found, outcomes = self.guard.reader(), {}, [], {}
         for shard in reader.shards():
-            for index, body in reader.entries(shard):
-                read = entry.parse(body)
+            for stored in reader.stored(shard):
+                read = entry.parse(stored.body)
                 members: Any = read.members
                 if read.kind == "identity":
                     at = int(datetime.fromisoformat(read.at).timestamp())
                     issued = credential.verify(members["credential"], self.guard.trust, at=at)
                     keys[issued.uri] = issued.key
                 elif read.kind == "authorization":
-                    attached = {a.role: a.data for a in reader.attachments(shard, index)}
-                    found.append((index, members, attached.get("arguments")))
+                    attached = {a.role: a.data for a in stored.attachments}
+                    found.append((stored.index, members, attached.get("arguments")))
                 elif read.kind == "outcome":
                     payload = json.loads(b64decode(members["statement"]["payload"]))
                     place = payload["predicate"]["authorization"]["index"]
@@ -217,6 +227,11 @@ class Ticket(BaseModel):
 class Batch(BaseModel):
     first: Ticket
     by_day: dict[str, tuple[Ticket, ...]]
+
+
+class Pair(NamedTuple):
+    ticket: Ticket
+    times: int = 1
 
 
 class TicketV1(BaseModelV1):
@@ -418,6 +433,16 @@ def of_batch(batch: Batch) -> str:
     return batch.first.title
 
 
+def of_queue(queue: deque[Ticket], pair: Pair) -> str:
+    """Take tickets in other containers."""
+    return f"{len(queue)} {pair.ticket.title} {pair.times}"
+
+
+def of_addresses(host: IPv6Address, net: IPv4Network, at: IPv4Interface, size: ByteSize) -> str:
+    """Take what a network has."""
+    return f"{host} {net} {at} {size + 0}"
+
+
 def of_ticket(ticket: Ticket, more: list[Ticket]) -> str:
     """Take tickets."""
     return f"{ticket.title} {len(more)}"
@@ -554,6 +579,16 @@ KINDS = [
         "factory-deep",
         lambda: tool(of_batch),
         {"batch": {"first": {"title": "t"}, "by_day": {"monday": [{"title": "u"}]}}},
+    ),
+    Kind(
+        "factory-queue",
+        lambda: tool(of_queue),
+        {"queue": [{"title": "t"}], "pair": [{"title": "u"}]},
+    ),
+    Kind(
+        "addresses",
+        lambda: tool(of_addresses),
+        {"host": "::1", "net": "10.0.0.0/8", "at": "10.0.0.1/8", "size": "1KB"},
     ),
     Kind("factory", lambda: tool(with_serial), X),
     Kind("factory-given", lambda: tool(with_serial), {"x": 4, "serial": OF_TYPES["ident"]}),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import sys
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,8 +13,8 @@ from langchain_core.messages import ToolMessage
 from langchain_core.tools import StructuredTool, ToolException, tool
 from pydantic import ValidationError
 
-from agentguard import CallSite, Denied, ToolSpec
-from agentguard_langchain import GuardedToolDenied, evaluate, guard_tools
+from agentguard import CallSite, ConfigError, Decision, Denied, ToolSpec
+from agentguard_langchain import GuardedToolDenied, aevaluate, evaluate, guard_tools
 
 TEXT = (
     "Denied: count was not run. Reason: x is over 9 [policy.denied]. "
@@ -222,6 +224,29 @@ def test_evaluate_answers_without_running_or_recording(counted, limited):
     assert evaluate(guarded, {"x": "many"}).code == "arguments.invalid"
     assert counted.runs == []
     assert limited.log.calls() == []
+
+
+async def test_aevaluate_awaits_what_a_look_up_finds(counted, make, monkeypatch):
+    async def facts(values):
+        return {"size": values["x"]}
+
+    module = ModuleType("measures")
+    module.facts = facts  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "measures", module)
+    setup = make(
+        lambda given: Decision.allow() if given["size"] < 10 else Decision.deny("too large"),
+        tools={"count": {"facts": "measures:facts"}},
+    )
+    (guarded,) = guard_tools([counted.tool], setup.agent)
+    assert (await aevaluate(guarded, call("count", x=9))).allowed
+    assert (await aevaluate(guarded, {"x": 10})).reason == "too large"
+    assert (await aevaluate(guarded, {"x": "many"})).code == "arguments.invalid"
+    assert evaluate(guarded, {"x": 9}).code == "facts.failed"
+    with pytest.raises(ConfigError, match="not guarded"):
+        await aevaluate(counted.tool, {"x": 9})
+    assert counted.runs == []
+    assert setup.log.calls() == []
+    assert await guarded.ainvoke({"x": 9}) == "ran with 9"
 
 
 def test_the_exception_can_be_pickled(counted, limited):

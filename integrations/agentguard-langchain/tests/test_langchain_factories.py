@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 import uuid
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, ClassVar, NotRequired
 
 import pydantic
 import pytest
@@ -270,6 +270,35 @@ def test_a_value_that_no_schema_announced_is_refused_at_the_call(allowing, kind,
     assert denied.value.code == code
     (call,) = allowing.log.calls()
     assert (call.decision, call.encoded) == ("deny", None)
+
+
+@dataclasses.dataclass
+class Shared:
+    """It is over when this is looked at more often than it could be written down."""
+
+    x: int = 0
+    looks: ClassVar[int] = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__dict__":
+            Shared.looks += 1
+            assert Shared.looks < 256 * 1024
+        return super().__getattribute__(name)
+
+
+def test_arguments_that_share_their_parts_are_refused_in_time(allowing):
+    schema = {"title": "run", "type": "object", "properties": {"x": {"type": "array"}}}
+    tool = StructuredTool(name="run", description="d", args_schema=schema, func=lambda x: [len(x)])
+    (guarded,) = guard_tools([tool], allowing.agent)
+    shared: Any = Shared()
+    for _ in range(8):
+        shared = [shared, {"again": shared}]
+    assert guarded.invoke({"x": shared}) == [2]
+    for _ in range(20):
+        shared = [shared, {"again": shared}]
+    with pytest.raises(ArgumentsError) as caught:
+        bind_ahead(guarded, {"x": shared})
+    assert caught.value.code == "arguments.too_large"
 
 
 def test_members_of_a_set_keep_apart(allowing):

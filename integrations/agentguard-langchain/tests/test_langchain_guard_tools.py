@@ -218,6 +218,27 @@ def test_the_configuration_says_what_a_tool_requires(make):
         other.invoke({"x": 2})
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"tools": {"doubel": {"requires": ["x"]}}}, "[tools.doubel] matches no tool"),
+        ({"redact": {"doubel": ["/args/x"]}}, "doubel in [redact] matches no tool"),
+        ({"tools": {"double": {}, "trouble": {}}}, None),
+    ],
+)
+def test_a_misspelt_tool_of_the_configuration_is_said_once(make, caplog, config, said):
+    def trouble(x: int) -> str:
+        """Be close to the other one's name."""
+        return str(x)
+
+    setup = make(lambda _input: Decision.allow(), **config)
+    for agent in (setup.agent, setup.guard.new_agent("other")):
+        guard_tools([double, trouble], agent)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == (said is not None)
+    assert all(str(said) in text and "double is close to it" in text for text in told)
+
+
 def origin_digests(setup, *tools):
     for guarded in guard_tools(list(tools), setup.agent):
         args = "q" if guarded.args_schema is None else {"x": 1}

@@ -130,10 +130,25 @@ BOUND = {
     "hidden-default": {"x": 4},
     "factory": {"x": 4, "serial": {"$made": True}},
     "factory-given": {"x": 4, "serial": {"$uuid": "12345678-1234-5678-1234-567812345678"}},
+    "addresses": {
+        "host": {"$ip": "::1"},
+        "net": {"$ip_network": "10.0.0.0/8"},
+        "at": {"$ip_interface": "10.0.0.1/8"},
+        "size": {"$byte_size": 1000},
+    },
     "mcp": {"x": "5", "note": "n"},
     "dict-schema": {"x": "5"},
     "nothing": {},
 }
+
+
+async def test_marks_stand_in_named_tuples_and_queues_too(kinds, allowing):
+    (guarded,) = guard_tools([kinds["factory-queue"].make()], allowing.agent)
+    await guarded.ainvoke(tool_call(kinds["factory-queue"], guarded), CONFIG)
+    (logged,) = allowing.log.calls()
+    queued, paired = logged.values["queue"]["$deque"][0], logged.values["pair"]["fields"]
+    assert queued["fields"] == {"title": "t", "id": {"$made": True}, "tags": []}
+    assert (paired["ticket"]["fields"]["id"], paired["times"]) == ({"$made": True}, 1)
 
 
 @pytest.mark.parametrize("name", BOUND)

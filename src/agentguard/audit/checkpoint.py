@@ -21,7 +21,6 @@ from agentguard.keys import PublicKey, Signer
 
 _ED25519: Final = b"\x01"
 _KEY_ID_SIZE: Final = 4
-_SIGNATURE_SIZE: Final = 64
 _DASH: Final = "\u2014"
 _MAX_SIZE: Final = 2**63 - 1
 _NAME: Final = re.compile(r"[^\s+\x00-\x1f\x7f\ud800-\udfff]+")

@@ -1,7 +1,7 @@
 """The entries of the audit log: how each kind is written, and read again.
 
 An entry is canonical JSON ``{kind, at, ...}``; where somebody other than the log vouches for it,
-it embeds that signed statement (records.md, Audit log). ``Record`` is an entry on its way into
+it embeds that signed statement (records.md, The log). ``Record`` is an entry on its way into
 the log, with what stands beside the log under a commitment.
 """
 

@@ -24,7 +24,6 @@ TYPE: Final = "urn:agentguard:evidence:v1"
 MAX_BYTES: Final = 16 * 1024 * 1024
 """The longest file that is read, in bytes."""
 
-_MEMBERS: Final = frozenset({"type", "invocation_id", "entries", "consistency", "attachments"})
 _ROLES: Final[Mapping[str, Role]] = {role: role for role in get_args(Role)}
 
 
@@ -106,7 +105,8 @@ class EvidenceFile:
                     tuple(_parse_attachment(item) for item in attachments),
                 )
             case _:
-                raise _malformed(f"expected the members {', '.join(sorted(_MEMBERS))}")
+                expected = "attachments, consistency, entries, invocation_id, type"
+                raise _malformed(f"expected the members {expected}")
         if read.dumps() != data:
             raise _malformed("it is not in its canonical form, with a line feed at its end")
         return read

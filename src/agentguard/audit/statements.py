@@ -9,22 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 from agentguard import canonical, envelope
-from agentguard.audit import checkpoint
+from agentguard.audit import checkpoint, entry
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment, CallPlace, Entry
+from agentguard.audit.entry import Attachment, CallPlace, Entry, Status
 from agentguard.canonical import JSON, is_integer
 from agentguard.envelope import Envelope, Statement
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument, TrustedKey, Use
-from agentguard.invocation import call_digest, commitment
+from agentguard.invocation import SALT_SIZE, call_digest, commitment
 from agentguard.keys import PublicKey
 
-_SALT_SIZE: Final = 32
-_STATUSES: Final = frozenset({"ok", "error", "unknown", "not_run"})
+_STATUSES: Final = frozenset(get_args(Status))
 _COPIES_OF_CALL: Final = frozenset({"arguments", "input"})
 _COPIES_OF_OUTCOME: Final = frozenset({"result"})
 
@@ -278,6 +277,15 @@ def check_administered(
     return read_administered(parsed)
 
 
+def counts(parsed: Entry, trust: TrustDocument) -> bool:
+    """Whether a resolution or an erasure verifies; one that does not says nothing of its call."""
+    try:
+        check_administered(parsed, trust, entry.time_of(parsed.at))
+    except (DecodeError, VerificationError):
+        return False
+    return True
+
+
 def read_administered(parsed: Entry) -> Administered:
     """Read a resolution or an erasure, unverified; raises as ``read_sealed`` does."""
     key_id, statement = read_sealed(parsed)
@@ -330,7 +338,7 @@ def check_attachments(attachments: Sequence[Attachment], commitments: Commitment
             raise _mismatch(f"the {kept.role} kept beside it are not what it commits to")
         # a salt of another length would leave open where the data begins
         size = len(kept.salt)
-        if size != _SALT_SIZE or commitment(kept.salt, kept.data) != kept.commitment:
+        if size != SALT_SIZE or commitment(kept.salt, kept.data) != kept.commitment:
             raise _mismatch(f"the {kept.role} kept beside it were changed")
 
 

@@ -116,8 +116,8 @@ def _load(name: str, brought: EntryPoint | None) -> Callable[..., object]:
     message = f"agentguard {name} needs {missing}, which is not installed"
     if name == _DEMO:
         message += (
-            ": from a clone of the project, run pip install '.[rego]' "
-            "./integrations/agentguard-langchain"
+            ": from a clone of the project, run pip install . "
+            "'./integrations/agentguard-langchain[demo]'"
         )
     raise ConfigError(message, code="command.missing")
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 import typer
 
@@ -23,11 +23,9 @@ from agentguard.cli.verify_report import unanchored, where
 from agentguard.config import Config
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.examination import examine
-from agentguard.identity.trust import Use
 from agentguard.ports import LogReader
+from agentguard.spelling import closest
 from agentguard.storage import keystore
-
-_KEYS: Final[tuple[Use, ...]] = ("issuer", "log", "admin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +126,9 @@ def _passphrase(settings: Config) -> Finding:
 
 def _keys(settings: Config) -> str:
     passphrase = domain.passphrase_of(settings)
-    for use in _KEYS:
+    for use in keystore.LONG_LIVED:
         keystore.load_key(settings.state, use, passphrase)
-    return f"{', '.join(_KEYS)}: each opens with the passphrase"
+    return f"{', '.join(keystore.LONG_LIVED)}: each opens with the passphrase"
 
 
 def _anchor(settings: Config) -> Iterator[Finding]:
@@ -141,8 +139,8 @@ def _anchor(settings: Config) -> Iterator[Finding]:
         what = f"{settings.anchor} lies inside the state, for which it should vouch: move it out"
         yield Finding("fail", "anchor", what)
     elif not settings.anchor.is_dir():
-        what = f"there is no {settings.anchor}: it is made with the next call that is recorded"
-        yield Finding("warn", "anchor", what)
+        what = f"there is no {settings.anchor}: bring it back; for a new one, agentguard trust pin"
+        yield Finding("fail", "anchor", what)
     else:
         yield Finding("ok", "anchor", f"{from_home(settings.anchor)}, outside the state")
 
@@ -219,16 +217,26 @@ def _doubt(calls: Sequence[str]) -> str:
 
 
 def _tools(settings: Config, called: set[str]) -> Iterator[Finding]:
+    redacted = settings.redactions.keys() - {"*"}
     if not called:
-        if settings.tools:
+        if settings.tools or redacted:
             yield Finding("ok", "tools", "no call is recorded yet: nothing to compare with")
         return
     for name in settings.tools:
         if name in called:
             yield Finding("ok", f"tool {name}", "called before")
         else:
-            what = f"[tools.{name}] matches nothing so far: compare the name with the tool's"
-            yield Finding("warn", f"tool {name}", what)
+            yield Finding("warn", f"tool {name}", _unmatched(f"[tools.{name}]", name, called))
+    known = called | settings.tools.keys()
+    for name in sorted(redacted - known):
+        what = _unmatched(f"{name} in [redact]", name, known)
+        yield Finding("warn", f"redact {name}", f"{what}; what it names is not redacted")
+
+
+def _unmatched(where: str, name: str, known: set[str]) -> str:
+    tool = closest(name, sorted(known))
+    meant = f"is {tool} meant?" if tool else "compare the name with the tool's"
+    return f"{where} matches nothing so far: {meant}"
 
 
 def _scopes(settings: Config, called: set[str]) -> Iterator[Finding]:

@@ -18,23 +18,9 @@ from agentguard.audit.entry import Attachment, Entry
 from agentguard.audit.statements import Commitments
 from agentguard.canonical import JSON
 from agentguard.cli import files, filters, history, location, screen
+from agentguard.cli.filters import Filter
 from agentguard.cli.history import History
-from agentguard.cli.options import (
-    AgentOption,
-    ConfigOption,
-    DecisionOption,
-    ForceOption,
-    InDoubtOption,
-    KindOption,
-    OutputOption,
-    PrincipalOption,
-    SinceOption,
-    StateOption,
-    TaskOption,
-    ToolOption,
-    TraceOption,
-    UntilOption,
-)
+from agentguard.cli.options import ConfigOption, ForceOption, OutputOption, StateOption
 from agentguard.cli.rows import Row
 from agentguard.errors import AgentguardError
 from agentguard.ports import LogReader
@@ -52,22 +38,14 @@ LastOption = Annotated[
 ]
 
 
-def export(  # noqa: PLR0913  one for each option
+@filters.with_options
+def export(
     *,
     output: OutputOption = None,
     attachments: AttachmentsOption = True,
     last: LastOption = 0,
     force: ForceOption = False,
-    agent: AgentOption = None,
-    principal: PrincipalOption = None,
-    tool: ToolOption = None,
-    decision: DecisionOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    task: TaskOption = None,
-    trace: TraceOption = None,
-    kind: KindOption = None,
-    in_doubt: InDoubtOption = False,
+    wanted: Filter,
     config: ConfigOption = None,
     state: StateOption = None,
 ) -> None:
@@ -77,18 +55,6 @@ def export(  # noqa: PLR0913  one for each option
     attachments (by role: arguments, input, result). They are written as they stand in the log,
     unverified; but what is not what its entry commits to is left out, and problems names it.
     """
-    wanted = filters.wanted(
-        agent=agent,
-        principal=principal,
-        tool=tool,
-        decision=decision,
-        since=since,
-        until=until,
-        task=task,
-        trace=trace,
-        kind=kind,
-        in_doubt=in_doubt,
-    )
     reader = location.locate(config, state).reader()
     rows = History(reader).rows(wanted, newest_first=bool(last), outcomes=wanted.in_doubt)
     if last:

@@ -1,4 +1,4 @@
-"""Which entries of the log are wanted.
+"""Which entries of the log are wanted, and the options with which a command is asked for them.
 
 The columns that are kept beside the entries select, and what was selected is read and must match
 by itself (``history.py``).
@@ -6,14 +6,27 @@ by itself (``history.py``).
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import typer
 
 from agentguard.audit.summary import Search, Summary
-from agentguard.cli.options import Decided, Kind
+from agentguard.cli.options import (
+    AgentOption,
+    DecisionOption,
+    InDoubtOption,
+    KindOption,
+    PrincipalOption,
+    SinceOption,
+    TaskOption,
+    ToolOption,
+    TraceOption,
+    UntilOption,
+)
 from agentguard.invocation import timestamp
 
 _OF_CALLS: Final = ("principal", "tool", "decision", "task_id", "trace_id")
@@ -52,18 +65,39 @@ class Filter:
 EVERYTHING: Final = Filter()
 
 
-def wanted(  # noqa: PLR0913  one for each option
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that choose entries, where it has its parameter ``wanted``.
+
+    What they ask for is what ``wanted`` gets. Help lists them in that place, in their order here.
+    """
+    options = inspect.signature(_wanted, eval_str=True).parameters
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+        parameters += options.values() if name == "wanted" else [parameter]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        asked = {name: given.pop(name) for name in options}
+        command(wanted=_wanted(**asked), **given)
+
+    # what typer reads
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _wanted(  # noqa: PLR0913  one for each option
     *,
-    agent: str | None,
-    principal: str | None,
-    tool: str | None,
-    decision: Decided | None,
-    since: datetime | None,
-    until: datetime | None,
-    task: str | None,
-    trace: str | None,
-    kind: Kind | None,
-    in_doubt: bool,
+    agent: AgentOption = None,
+    principal: PrincipalOption = None,
+    tool: ToolOption = None,
+    decision: DecisionOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    task: TaskOption = None,
+    trace: TraceOption = None,
+    kind: KindOption = None,
+    in_doubt: InDoubtOption = False,
 ) -> Filter:
     """Make the filter that the options ask for; raises ``typer.BadParameter``."""
     search = Search(

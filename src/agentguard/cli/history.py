@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, TypeVar
 
+from agentguard import whereabouts
 from agentguard.audit import checkpoint, entry
 from agentguard.audit.entry import Entry
 from agentguard.audit.statements import (
@@ -104,13 +105,9 @@ class History:
         else:
             selected = reader.search(shard, wanted.search, after=after, newest_first=newest_first)
         for index in selected:
-            body = self._body(shard, index)
+            body = whereabouts.body(reader, shard, index)
             if body is not None:
                 yield index, body
-
-    def _body(self, shard: int, index: int) -> bytes | None:
-        at, body = next(self._reader.entries(shard, after=index - 1), (None, None))
-        return body if at == index else None
 
     def _row(self, read: _Read, *, outcomes: bool) -> Row:
         if read.entry is None:
@@ -155,14 +152,10 @@ class History:
         if call.invocation_id is None:
             return
         for index in self._reader.search(shard, Search(kind, call.invocation_id)):
-            body = self._body(shard, index)
-            try:
-                parsed = entry.parse(body) if body is not None else None
-                said = read(parsed) if parsed is not None and parsed.kind == kind else None
-            except AgentguardError:
-                continue  # it becomes a row of the kind damaged
-            if said is not None:
-                yield said
+            found = whereabouts.readable(self._reader, shard, index, kind)
+            if found is not None:
+                with suppress(AgentguardError):  # it becomes a row of the kind damaged
+                    yield read(found.entry)
 
     def _outcome(self, row: Row, parsed: Entry) -> Row:
         read = read_outcome(parsed)
@@ -199,11 +192,10 @@ class History:
         if known is not None:
             return known
         try:
-            body = self._body(shard, index)
-            parsed = entry.parse(body) if body is not None else None
-            if parsed is None or parsed.kind != "authorization":
+            found = whereabouts.readable(self._reader, shard, index, "authorization")
+            if found is None:
                 return None
-            call = read_authorization(parsed)
+            call = read_authorization(found.entry)
         except AgentguardError:
             return None
         self._remember(shard, index, call)

@@ -1,7 +1,8 @@
 """``agentguard init``: a trust domain in a folder, all of it or nothing.
 
 What it writes from stands in ``template/``. Nothing is ever overwritten: everything is looked at
-first, and if a later step fails, what this run has made is taken away again.
+first, and if a later step fails, what this run has made is taken away again. The configuration
+comes last: a state without one is that of an init that was killed, and the next one goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -28,8 +30,7 @@ from agentguard.cli.location import from_home, is_inside
 from agentguard.config import Config
 from agentguard.errors import AgentguardError, ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
-from agentguard.storage import keystore
-from agentguard.storage.anchor import log_folder
+from agentguard.storage import keystore, pinned
 
 _POLICY: Final = Path("policies", "authz.rego")
 _STATE: Final = ".agentguard"
@@ -64,13 +65,21 @@ def init(
 
     Makes keys, a log, a configuration, and an example policy that allows reads.
     The passphrase of the keys is AGENTGUARD_PASSPHRASE, or else a random one in a file of its own
-    outside the state. Nothing is overwritten.
+    outside the state. Nothing is overwritten. If it is killed, run it again: it goes on.
     """
     settings = _settings(folder, trust_domain, anchor)
-    for path in (folder / config.FILE, folder / _POLICY, settings.state):
+    _refuse_existing(folder / config.FILE)
+    begun = (settings.state / keystore.TRUST).is_file()
+    for path in () if begun else (folder / _POLICY, settings.state):
         _refuse_existing(path)
     with _all_or_nothing() as made:
-        trust, passphrase_file = _make_all(made, folder, settings)
+        _folder(made, folder)
+        trust, passphrase_file = _complete(settings) if begun else _make_state(made, settings)
+        if not (folder / _POLICY).exists():
+            _folder(made, folder / _POLICY.parent)
+            _write(made, folder / _POLICY, _template("authz.rego"))
+        _write(made, folder / config.FILE, _toml(settings, passphrase_file))
+        config.load(folder / config.FILE)  # what was written is what a guard will read
     _show(folder, settings, trust, passphrase_file)
 
 
@@ -117,24 +126,6 @@ def _all_or_nothing() -> Iterator[_Made]:
         raise
 
 
-def _make_all(made: _Made, folder: Path, settings: Config) -> tuple[TrustDocument, Path | None]:
-    """Make everything; return the trust document and the passphrase's file, if there is one."""
-    given = os.environ.get(domain.PASSPHRASE_VARIABLE)
-    passphrase = given or secrets.token_urlsafe(_ENTROPY)
-    _folder(made, folder)
-    trust = _make_state(made, settings, passphrase.encode())
-    passphrase_file = None if given else _passphrase_file(trust)
-    if passphrase_file is not None:
-        _folder(made, passphrase_file.parent, mode=0o700)
-        _write(made, passphrase_file, passphrase + "\n", mode=0o600)
-    _folder(made, folder / _POLICY.parent)
-    _write(made, folder / _POLICY, _template("authz.rego"))
-    _write(made, folder / config.FILE, _toml(settings, passphrase_file))
-    _write(made, settings.state / ".gitignore", "*\n")
-    config.load(folder / config.FILE)  # what was written is what a guard will read
-    return trust, passphrase_file
-
-
 def _folder(made: _Made, path: Path, *, mode: int = 0o755) -> None:
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
@@ -165,20 +156,50 @@ def _write(made: _Made, path: Path, text: str, *, mode: int = 0o644) -> None:
         raise _unwritable(path, error) from error
 
 
-def _make_state(made: _Made, settings: Config, passphrase: bytes) -> TrustDocument:
-    state, anchor = settings.state, settings.anchor
-    _make(state, 0o700)  # not there before: what will be in it is this run's
-    made.append(lambda: shutil.rmtree(state))
-    if anchor is not None:
-        _folder(made, anchor, mode=0o700)
-        made.append(lambda: _forget(anchor, state))
-    return domain.found(settings, passphrase, now=datetime.now(UTC))
+_Founded = tuple[TrustDocument, Path | None]
+"""The trust document, and the file with the passphrase, if there is one."""
 
 
-def _forget(anchor: Path, state: Path) -> None:
-    """Remove the anchors of this state alone: others keep theirs in the same folder."""
-    trust = keystore.load_trust(state)
-    shutil.rmtree(log_folder(anchor, trust.log), ignore_errors=True)
+def _make_state(made: _Made, settings: Config) -> _Founded:
+    given = os.environ.get(domain.PASSPHRASE_VARIABLE)
+    passphrase = given or secrets.token_urlsafe(_ENTROPY)
+
+    def keep_passphrase(trust: TrustDocument) -> None:
+        """Keep it before the state is there, which can't be opened without it."""
+        made.append(lambda: _forget(settings, trust))
+        if not given:
+            path = _passphrase_file(trust)
+            _folder(made, path.parent, mode=0o700)
+            _write(made, path, passphrase + "\n", mode=0o600)
+
+    if settings.anchor is not None:
+        _folder(made, settings.anchor, mode=0o700)
+    now = datetime.now(UTC)
+    trust = domain.found(settings, passphrase.encode(), now=now, ready=keep_passphrase)
+    return trust, None if given else _passphrase_file(trust)
+
+
+def _forget(settings: Config, trust: TrustDocument) -> None:
+    """Remove this run's state, if it is there, with its anchors: others keep theirs beside them."""
+    if keystore.load_trust(settings.state) == trust:
+        shutil.rmtree(settings.state)
+        if settings.anchor is not None:
+            pinned.forget(settings.anchor, trust.log)
+
+
+def _complete(settings: Config) -> _Founded:
+    """Take up the state of an init that was killed; raises as ``domain.take_up`` does."""
+    trust = keystore.load_trust(settings.state)
+    given = os.environ.get(domain.PASSPHRASE_VARIABLE)
+    file = None if given else _passphrase_file(trust)
+    if file is not None and not file.is_file():
+        message = (
+            f"{settings.state} exists already, and there is no {file} with its passphrase: nothing "
+            f"is overwritten; set {domain.PASSPHRASE_VARIABLE}, or choose another folder"
+        )
+        raise StorageError(message, code="storage.exists")
+    settings = replace(settings, passphrase_file=file)
+    return domain.take_up(settings, domain.passphrase_of(settings)).trust, file
 
 
 def _unwritable(path: Path, error: OSError) -> StorageError:

@@ -14,22 +14,7 @@ import typer
 from agentguard.cli import filters, location, screen
 from agentguard.cli.filters import Filter
 from agentguard.cli.history import History, newest
-from agentguard.cli.options import (
-    AgentOption,
-    ConfigOption,
-    DecisionOption,
-    EveryOption,
-    InDoubtOption,
-    JsonOption,
-    KindOption,
-    PrincipalOption,
-    SinceOption,
-    StateOption,
-    TaskOption,
-    ToolOption,
-    TraceOption,
-    UntilOption,
-)
+from agentguard.cli.options import ConfigOption, EveryOption, JsonOption, StateOption
 from agentguard.cli.table import COLUMNS, Table
 from agentguard.ports import LogReader
 
@@ -47,18 +32,10 @@ LastOption = Annotated[
 ]
 
 
-def list_entries(  # noqa: PLR0913  one for each option
+@filters.with_options
+def list_entries(
     *,
-    agent: AgentOption = None,
-    principal: PrincipalOption = None,
-    tool: ToolOption = None,
-    decision: DecisionOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    task: TaskOption = None,
-    trace: TraceOption = None,
-    kind: KindOption = None,
-    in_doubt: InDoubtOption = False,
+    wanted: Filter,
     last: LastOption = None,
     every: EveryOption = False,
     config: ConfigOption = None,
@@ -73,18 +50,6 @@ def list_entries(  # noqa: PLR0913  one for each option
     (allow, deny, approval), reason, invocation_id, outcome (ok, error, unknown, in_doubt: it was
     authorised and nothing is known since). What a kind does not have is null.
     """
-    wanted = filters.wanted(
-        agent=agent,
-        principal=principal,
-        tool=tool,
-        decision=decision,
-        since=since,
-        until=until,
-        task=task,
-        trace=trace,
-        kind=kind,
-        in_doubt=in_doubt,
-    )
     reader = location.locate(config, state).reader()
     if json:
         _print_json(History(reader), wanted, last or 0)

@@ -1,8 +1,8 @@
 """Where a trust domain lies, as the command line is told it, and whom to believe about its log.
 
-Which trust document counts (records.md, Audit log) is settled here: the one that was named, else
-the copy with the anchors, else, and then it is said, the state's own. Nothing here takes a lock,
-needs a passphrase or imports an application's code.
+Which trust document counts (records.md, The log) is settled here: the one that was named, else
+the copy with the anchors; where nobody has said where these are, and then it is said, the state's
+own. Nothing here takes a lock, needs a passphrase or imports an application's code.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from agentguard.config import Config
 from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.ports import LogReader
-from agentguard.storage import keystore, sqlite
+from agentguard.storage import keystore, pinned, sqlite
 from agentguard.storage.anchor import trust_path
 from agentguard.storage.reader import StateReader
 
@@ -26,12 +26,14 @@ from agentguard.storage.reader import StateReader
 class Location:
     """A state directory, and the directory with its anchors, None for nowhere.
 
-    ``config`` is None where a state was named for which no configuration was found.
+    ``config`` is None where a state was named for which no configuration was found; ``assumed``
+    says that nobody has named this anchor: it is the default.
     """
 
     state: Path
     anchor: Path | None
     config: Config | None
+    assumed: bool = False
 
     def reader(self) -> LogReader:
         """Open the log for reading; raises ``StorageError``."""
@@ -98,7 +100,7 @@ def locate(
     else:
         anchors = config.resolve(Path(), config.DEFAULT_ANCHOR)
     _check(state, anchors)
-    return Location(state, anchors, settings)
+    return Location(state, anchors, settings, assumed=anchor is None and settings is None)
 
 
 def trusted_log(
@@ -110,27 +112,33 @@ def trusted_log(
 
 
 def trust(location: Location, file: Path | None) -> Trust:
-    """Find the trust document that counts; raises ``DecodeError`` or ``StorageError``."""
+    """Find the trust document that counts; raises as ``anchored_trust`` does."""
     if file is not None:
         return Trust(TrustDocument.loads(files.read(file)), from_home(file), outside=True)
-    own = keystore.load_trust(location.state)
-    anchored = anchored_trust(location, own)
-    if anchored is not None:
-        return anchored
-    return Trust(own, from_home(location.state / keystore.TRUST), outside=False)
+    own = own_trust(location)
+    return anchored_trust(location, own.document) or own
+
+
+def own_trust(location: Location) -> Trust:
+    """Read the state's own trust document; raises ``DecodeError`` or ``StorageError``."""
+    document = keystore.load_trust(location.state)
+    return Trust(document, from_home(location.state / keystore.TRUST), outside=False)
 
 
 def anchored_trust(location: Location, own: TrustDocument) -> Trust | None:
-    """Return the copy kept with the anchors; of the state's ``own`` it takes only the name."""
-    if location.anchor is None:
+    """Return the copy kept with the anchors; of the state's ``own`` it takes only the name.
+
+    None without an anchor, or where the default one does not know the log. Raises ``StorageError``,
+    ``DecodeError``, or ``VerificationError`` (``trust.changed``) as ``pinned.require`` does.
+    """
+    anchors, state = location.anchor, location.state
+    if anchors is None:
         return None
-    try:
-        path = trust_path(location.anchor, own.log)
-    except StorageError:
-        return None  # the state calls its log what none is called: no anchor can be of it
-    if not path.exists():
+    pin = pinned.find if location.assumed else pinned.require
+    document = pin(anchors, state, own.log)
+    if document is None:
         return None
-    return Trust(TrustDocument.loads(files.read(path)), from_home(path), outside=True)
+    return Trust(document, from_home(trust_path(anchors, own.log)), outside=True)
 
 
 def is_inside(path: Path, folder: Path) -> bool:

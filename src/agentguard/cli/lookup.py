@@ -1,49 +1,32 @@
-"""Finding entries of the log: by a name that a person gives, or by the call that they belong to.
+"""Finding entries of the log: by a name that a person gives, or as a call's credentials.
 
-The columns beside the entries are asked first. Where they know nothing of a call, the entries
-themselves are looked through, so that a column that was changed hides nothing of it.
+What else belongs to a call, ``whereabouts.py`` finds.
 """
 
 from __future__ import annotations
 
 import re
-from binascii import a2b_base64
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
-from agentguard.audit import entry
+from agentguard import whereabouts
 from agentguard.audit.entry import Entry
-from agentguard.audit.statements import (
-    Authorization,
-    read_administered,
-    read_authorization,
-    read_outcome,
-)
+from agentguard.audit.statements import Authorization, read_administered, read_authorization
 from agentguard.audit.summary import Search
 from agentguard.cli.filters import Filter
 from agentguard.cli.history import History
 from agentguard.cli.rows import subject_of
 from agentguard.errors import AgentguardError, CallError
 from agentguard.ports import LogReader
+from agentguard.whereabouts import Found
 
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,17}")
-_PAYLOAD: Final = re.compile(rb'"payload":"([A-Za-z0-9+/=]+)"')
 _SHORTEST: Final = 8
 """Characters of an invocation id that name a call, if no other begins with them."""
 
 _NAMED: Final = 5
 """Calls that an ambiguous name is said to mean, at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An entry, and where it stands."""
-
-    shard: int
-    index: int
-    entry: Entry
 
 
 def find(reader: LogReader, wanted: str) -> Found:
@@ -75,56 +58,26 @@ def of_trace(reader: LogReader, trace_id: str) -> Iterator[Found]:
         raise _unknown(f"the log holds no call of the trace {trace_id}")
 
 
-def belonging(reader: LogReader, kind: str, call: Authorization, to: Found) -> list[Found]:
-    """Return the entries of a kind (outcome, resolution, erasure) that speak of a call."""
-    own = kind == "outcome"
-    shards = [to.shard] if own else reader.shards()
-    selected = (
-        _readable(reader, shard, index)
-        for shard in shards
-        for index in reader.search(shard, Search(kind, call.invocation_id))
-    )
-    by_columns = [one for one in selected if one and _speaks_of(one.entry, kind, call, to)]
-    if by_columns:
-        return by_columns
-    scanned = (
-        one
-        for shard in shards
-        for one in _scan(reader, shard, kind, to.index if own else -1, call.invocation_sha256)
-    )
-    return [one for one in scanned if _speaks_of(one.entry, kind, call, to)]
-
-
 def credentials(reader: LogReader, call: Authorization, before: Found) -> Iterator[Found]:
     """Yield the identity entries of a call's agent that stand before it, the newest first."""
     search = Search(kind="identity", agent=call.agent)
     none = True
     for index in reader.search(before.shard, search, newest_first=True):
-        found = _readable(reader, before.shard, index) if index < before.index else None
-        if found is not None and _is_identity(found.entry, call.agent):
+        found = whereabouts.readable(reader, before.shard, index, "identity")
+        if found is not None and index < before.index and _is_of(found.entry, call.agent):
             none = False
             yield found
     if none:
         scanned = [
             one
-            for one in _scan(reader, before.shard, "identity", -1)
-            if one.index < before.index and _is_identity(one.entry, call.agent)
+            for one in whereabouts.scan(reader, before.shard, ["identity"])
+            if one.index < before.index and _is_of(one.entry, call.agent)
         ]
         yield from reversed(scanned)
 
 
 def _at(reader: LogReader, shard: int, index: int) -> Found | None:
-    if shard not in reader.shards():
-        return None
-    at, body = next(reader.entries(shard, after=index - 1), (-1, b""))
-    return Found(shard, index, entry.parse(body)) if at == index else None
-
-
-def _readable(reader: LogReader, shard: int, index: int) -> Found | None:
-    # one that can't be read is none of this call; audit verify names it
-    with suppress(AgentguardError):
-        return _at(reader, shard, index)
-    return None
+    return whereabouts.at(reader, shard, index) if shard in reader.shards() else None
 
 
 def _call_of(reader: LogReader, found: Found) -> Found:
@@ -146,7 +99,7 @@ def _named(reader: LogReader, prefix: str) -> Found:
     calls: dict[str, Found] = {}
     for shard in reader.shards():
         for index in reader.named(shard, prefix):
-            found = _readable(reader, shard, index)
+            found = whereabouts.readable(reader, shard, index, "authorization")
             invocation_id = _id_of(found.entry) if found is not None else ""
             # the column may say anything
             if found is not None and invocation_id.startswith(prefix):
@@ -162,44 +115,14 @@ def _named(reader: LogReader, prefix: str) -> Found:
 
 def _id_of(parsed: Entry) -> str:
     with suppress(AgentguardError):
-        if parsed.kind == "authorization":
-            return read_authorization(parsed).invocation_id or ""
+        return read_authorization(parsed).invocation_id or ""
     return ""
 
 
-def _speaks_of(parsed: Entry, kind: str, call: Authorization, to: Found) -> bool:
-    if parsed.kind != kind:
-        return False
-    try:
-        if kind == "outcome":
-            return read_outcome(parsed).invocation_sha256 == call.invocation_sha256
-        return read_administered(parsed).is_of(to.shard, to.index, call)
-    except AgentguardError:
-        return False
-
-
-def _is_identity(parsed: Entry, uri: str) -> bool:
+def _is_of(parsed: Entry, uri: str) -> bool:
     with suppress(AgentguardError):
-        return parsed.kind == "identity" and subject_of(str(parsed.members["credential"])) == uri
+        return subject_of(str(parsed.members["credential"])) == uri
     return False
-
-
-def _scan(
-    reader: LogReader, shard: int, kind: str, after: int, text: str | None = None
-) -> Iterator[Found]:
-    """Look through all entries for those of a kind whose statement holds a text.
-
-    To parse every entry of a long log would take minutes.
-    """
-    mark = f'"kind":"{kind}"'.encode()
-    for index, body in reader.entries(shard, after=after):
-        if mark in body and (text is None or _mentions(body, text)):
-            with suppress(AgentguardError):
-                yield Found(shard, index, entry.parse(body))
-
-
-def _mentions(body: bytes, text: str) -> bool:
-    return any(text.encode() in a2b_base64(payload) for payload in _PAYLOAD.findall(body))
 
 
 def _unknown(problem: str) -> CallError:

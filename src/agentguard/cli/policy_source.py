@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 
+from agentguard import config
 from agentguard.config import Config
 from agentguard.engines.rego_source import RegoSource
 from agentguard.errors import ConfigError
@@ -42,12 +42,12 @@ def undeclared(settings: Config, attributes: Iterable[str]) -> list[str]:
     """Return the members of its input that a Rego policy reads and no one is known to provide.
 
     They are looked for in the text, so that one behind a variable is not found. Raises
-    ``PolicyError`` where the policy can't be read.
+    ``ConfigError`` or ``PolicyError`` where the policy can't be read.
     """
     written = settings.policy
     if written is None or written.engine != "rego":
         return []
-    source = RegoSource.read(settings.base / Path(written.path).expanduser())
+    source = RegoSource.read(config.resolve(settings.base, written.path))
     lines = (line for _, text in source.modules for line in text.splitlines())
     code = (line for line in lines if not line.lstrip().startswith("#"))
     read = {name for line in code for name in _READ.findall(line)}

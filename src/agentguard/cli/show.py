@@ -19,12 +19,12 @@ from agentguard.audit.statements import Outcome
 from agentguard.canonical import JSON
 from agentguard.cli import location, lookup, rows, screen, story
 from agentguard.cli.location import Trust
-from agentguard.cli.lookup import Found
 from agentguard.cli.options import AnchorOption, ConfigOption, JsonOption, StateOption, TrustOption
 from agentguard.cli.story import Noted, Story
 from agentguard.envelope import Envelope
 from agentguard.identity.credential import Credential, agent_alias
 from agentguard.ports import LogReader
+from agentguard.whereabouts import Found
 
 _SHORT: Final = 8
 """Characters of an invocation id that name a file well enough."""

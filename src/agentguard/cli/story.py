@@ -8,12 +8,12 @@ way; what does not hold is a problem of the story. Whether the log around it is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from agentguard import canonical
+from agentguard import canonical, whereabouts
 from agentguard.audit import entry, statements
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry
@@ -26,13 +26,13 @@ from agentguard.audit.statements import (
 )
 from agentguard.canonical import JSON
 from agentguard.cli import lookup
-from agentguard.cli.lookup import Found
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument
 from agentguard.ports import LogReader
 from agentguard.storage import sqlite
+from agentguard.whereabouts import Found
 
 _OUTCOME_MEMBERS: Final = ("result_type", "error_type", "started_at", "ended_at")
 
@@ -173,7 +173,7 @@ class _Teller:
 
     def _outcome(self) -> None:
         story = self.story
-        for found in lookup.belonging(self.reader, "outcome", story.call, self._found())[:1]:
+        for found in self._belonging("outcome", [story.shard], after=story.index)[:1]:
             story.outcome_entry = found
             story.outcome = outcome = statements.read_outcome(found.entry)
             with self._problem("the outcome does not hold"):
@@ -185,11 +185,12 @@ class _Teller:
     def _noted(self, kind: str) -> Noted | None:
         """Return the newest resolution or erasure of the call that the admin key has signed."""
         noted: list[Noted] = []
-        for found in lookup.belonging(self.reader, kind, self.story.call, self._found()):
+        for found in self._belonging(kind, self.reader.shards()):
             with self._problem(f"the {kind} at {found.shard}/{found.index} does not hold"):
                 at = entry.time_of(found.entry.at)
                 said = statements.check_administered(found.entry, self.trust, at)
-                noted.append(Noted(said, found))
+                if said.is_of(self.story.shard, self.story.index, self.story.call):
+                    noted.append(Noted(said, found))
         return max(noted, key=lambda one: one.found.entry.at, default=None)
 
     def _head(self) -> Checkpoint:
@@ -205,7 +206,8 @@ class _Teller:
 
     def _attach(self, index: int, commitments: Commitments) -> None:
         """Take what stands beside an entry into the story, if it is what the entry commits to."""
-        for beside in self.reader.attachments(self.story.shard, index):
+        stored = self.reader.entry(self.story.shard, index)
+        for beside in stored.attachments if stored is not None else ():
             try:
                 statements.check_attachments([beside], commitments)
                 data = canonical.loads(beside.data, limit=sqlite.MAX_LENGTH)
@@ -216,6 +218,9 @@ class _Teller:
                 self.story.problems.append(what)
             else:
                 self.story.attachments[beside.role] = data
+
+    def _belonging(self, kind: str, shards: Sequence[int], *, after: int = -1) -> list[Found]:
+        return whereabouts.belonging(self.reader, kind, self.story.call, shards, after=after)
 
     def _found(self) -> Found:
         return Found(self.story.shard, self.story.index, self.story.entry)

@@ -17,22 +17,7 @@ import typer
 from agentguard.cli import filters, location, screen
 from agentguard.cli.filters import Filter
 from agentguard.cli.history import History, newest
-from agentguard.cli.options import (
-    AgentOption,
-    ConfigOption,
-    DecisionOption,
-    EveryOption,
-    InDoubtOption,
-    JsonOption,
-    KindOption,
-    PrincipalOption,
-    SinceOption,
-    StateOption,
-    TaskOption,
-    ToolOption,
-    TraceOption,
-    UntilOption,
-)
+from agentguard.cli.options import ConfigOption, EveryOption, JsonOption, StateOption
 from agentguard.cli.rows import Row
 from agentguard.cli.table import COLUMNS, Table
 from agentguard.ports import LogReader
@@ -55,18 +40,10 @@ _ALIKE: Final = (
 """The cells of the widest row that is likely to come."""
 
 
-def tail(  # noqa: PLR0913  one for each option
+@filters.with_options
+def tail(
     *,
-    agent: AgentOption = None,
-    principal: PrincipalOption = None,
-    tool: ToolOption = None,
-    decision: DecisionOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    task: TaskOption = None,
-    trace: TraceOption = None,
-    kind: KindOption = None,
-    in_doubt: InDoubtOption = False,
+    wanted: Filter,
     last: Annotated[
         int, typer.Option("-n", "--last", min=0, metavar="N", help="Begin with the newest N.")
     ] = 10,
@@ -84,18 +61,6 @@ def tail(  # noqa: PLR0913  one for each option
     call is printed once it is authorised, and its outcome once there is one. With --json, one
     object a line, as audit list prints them.
     """
-    wanted = filters.wanted(
-        agent=agent,
-        principal=principal,
-        tool=tool,
-        decision=decision,
-        since=since,
-        until=until,
-        task=task,
-        trace=trace,
-        kind=kind,
-        in_doubt=in_doubt,
-    )
     reader = location.locate(config, state).reader()
     table = Table(wanted, several=True, every=every or json)
     news = _News(reader, wanted, table)

@@ -12,8 +12,8 @@ from agentguard.cli.options import (
     OutputOption,
     StateOption,
 )
-from agentguard.errors import VerificationError
-from agentguard.storage import keystore
+from agentguard.errors import ConfigError, VerificationError
+from agentguard.storage import keystore, pinned, registry
 
 app = typer.Typer(no_args_is_help=True, help="The public keys of the trust domain.")
 
@@ -35,7 +35,7 @@ def export(
     """Write the trust document.
 
     JSON with public keys only, for those who verify the log. It is refused if the copy that is
-    kept with the anchors says something else.
+    kept with the anchors says something else, or is not there.
     """
     where = location.locate(config, state, anchor)
     own = keystore.load_trust(where.state)
@@ -50,3 +50,24 @@ def export(
         file.write(own.dumps() + b"\n")
     if not files.is_stream(output):
         screen.line(f"{output} holds {len(own.keys)} public keys of {own.trust_domain}")
+
+
+@app.command("pin")
+def pin(*, config: ConfigOption = None) -> None:
+    """Let the anchor know the state, as it is now.
+
+    For an anchor that is new, or a state that you have put in the place of another: without it
+    nothing is written. See to it first that the log is whole (agentguard audit verify --anchor ''
+    --trust FILE). A trust document that is kept there already is not replaced.
+    """
+    settings = location.load_own(config)
+    if settings.anchor is None:
+        raise ConfigError(f"{settings.source}: anchor: expected a folder: there is none to pin in")
+    with registry.locked(settings.state):
+        own = keystore.load_trust(settings.state)
+        pinned.keep(settings.anchor, settings.state, own)
+    where = location.from_home(settings.anchor)
+    screen.line(f"{where} knows {location.from_home(settings.state)} as the log {own.log}")
+    for trusted in own.keys:
+        screen.line(f"  {trusted.use} key {trusted.key.thumbprint}")
+    screen.line("These keys are believed from now on: compare them with those that you handed out")

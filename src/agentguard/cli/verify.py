@@ -12,20 +12,22 @@ from contextlib import suppress
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, NoReturn
 
 import typer
 
 from agentguard.audit import checkpoint, statements
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.evidence_file import EvidenceFile
+from agentguard.audit.verify import Problem
 from agentguard.cli import files, history, location, screen, times
 from agentguard.cli.filters import Filter
 from agentguard.cli.history import History
+from agentguard.cli.location import Location, TrustedLog
 from agentguard.cli.options import AnchorOption, ConfigOption, JsonOption, StateOption, TrustOption
 from agentguard.cli.verify_report import VerifyReport
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
-from agentguard.examination import examine
+from agentguard.examination import Report, examine
 from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.invocation import timestamp
 from agentguard.ports import LogReader
@@ -83,7 +85,11 @@ def verify(
     """
     if since is not None and no_signatures:
         raise typer.BadParameter("--since says which signatures to check, --no-signatures none")
-    log = location.trusted_log(config, state, anchor, trust)
+    where = location.locate(config, state, anchor)
+    try:
+        log = TrustedLog(where, location.trust(where, trust))
+    except VerificationError as error:
+        _refuse(where, error, json=json)
     document = log.trust.document
     witnessed = list(chain.from_iterable(_checkpoints(file, document) for file in against or ()))
     reader = log.location.reader()
@@ -106,6 +112,17 @@ def verify(
         told.draw(reader)
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _refuse(where: Location, error: VerificationError, *, json: bool) -> NoReturn:
+    """Report a state that is not the one which its anchor knows: no more of it is looked at."""
+    if json:
+        log = TrustedLog(where, location.own_trust(where))
+        report = Report((), (Problem(0, None, str(error)),))
+        VerifyReport(log, report, (), (), ()).print_json()
+    else:
+        screen.line(screen.styled("fail", "FAILED"), f": {error}")
+    raise typer.Exit(1)
 
 
 def _unchecked(since: datetime | None, *, no_signatures: bool) -> Sequence[str]:

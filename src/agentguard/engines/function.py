@@ -62,8 +62,9 @@ class FunctionEngine:
 
         Raises ``PolicyError``: ``policy.error`` when the function raises an ``Exception`` or
         returns anything but a ``Decision``, ``policy.malformed`` for a ``Decision`` with an outcome
-        or a reason code that no policy gives. What it raised is the error's cause and no part of
-        its message, which reaches the model and the record.
+        or a reason code that no policy gives, or an allow with reasons or requirements. What it
+        raised is the error's cause and no part of its message, which reaches the model and the
+        record.
         """
         try:
             given = orjson.loads(document)
@@ -77,16 +78,25 @@ class FunctionEngine:
         if not isinstance(decision, Decision):
             found = type(decision).__name__
             raise PolicyError(f"the policy's function {self._called} returned a {found}")
-        if decision.code != _CODES.get(decision.outcome):
-            message = (
-                f"the policy's function {self._called} returned an outcome or a reason code of its "
-                "own: use Decision.allow, deny or require_approval, and say why in the reasons"
-            )
-            raise PolicyError(message, code="policy.malformed")
+        self._require_of_a_policy(decision)
         if not decision.redactions:
             return _document(decision)
         obligations = [{"redact": redaction.dumps(asked)} for asked in decision.redactions]
         return {**_document(decision), "obligations": obligations}
+
+    def _require_of_a_policy(self, decision: Decision) -> None:
+        """Refuse what ``Decision.allow``, ``deny`` and ``require_approval`` don't return."""
+        if decision.code != _CODES.get(decision.outcome):
+            found = "an outcome or a reason code of its own"
+            advice = "Decision.allow, deny or require_approval, and say why in the reasons"
+        elif decision.allowed and (decision.reasons or decision.requirements):
+            # dropped in silence, a condition that its author meant would be none
+            found = "an allow with reasons or requirements"
+            advice = "Decision.allow() for no condition at all, Decision.require_approval for one"
+        else:
+            return
+        message = f"the policy's function {self._called} returned {found}: use {advice}"
+        raise PolicyError(message, code="policy.malformed")
 
 
 def _document(decision: Decision) -> dict[str, Any]:

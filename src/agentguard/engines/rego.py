@@ -1,8 +1,9 @@
 """The embedded Rego engine: regorus, evaluated in this process.
 
-This file alone calls the native engine, and turns whatever it does into a value or a
-``PolicyError``. Reading files stands in ``rego_source.py``; what a policy must not contain, in
-``rego_gate.py``. The binding (``agentguard[rego]``) is imported when a policy is loaded.
+In this process this file alone calls the native engine, and turns whatever it does into a value or
+a ``PolicyError``; a new policy is tried in a child process first (``rego_probe.py``). Reading files
+stands in ``rego_source.py``; what a policy must not contain, in ``rego_gate.py``. The binding
+(``agentguard[rego]``) is imported when a policy is loaded.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class RegoSource:
         ``PolicyError`` (``policy.invalid``).
         """
         try:
-            found = {path.name: path} if not path.is_dir() else dict(_walk(path))
+            found = {path.name: path} if not path.is_dir() else _files(path)
             return cls.from_texts({name: file.read_bytes() for name, file in found.items()})
         except OSError as error:
             raise invalid(f"{error.filename}: can't be read: {error.strerror}") from error
@@ -77,8 +77,25 @@ def invalid(message: str) -> PolicyError:
     return PolicyError(message, code="policy.invalid")
 
 
-def _walk(root: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the files of a folder that belong to the policy, with their relative paths."""
+def places(path: Path) -> Iterator[Path]:
+    """Yield what ``RegoSource.read`` reads: the file, or each folder and its files of the policy.
+
+    Raises ``OSError``, and ``PolicyError`` for what no policy may hold.
+    """
+    if not path.is_dir():
+        yield path
+        return
+    for folder, files in _walk(path):
+        yield folder
+        yield from files
+
+
+def _files(root: Path) -> dict[str, Path]:
+    return {file.relative_to(root).as_posix(): file for _, files in _walk(root) for file in files}
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield each folder that is not hidden, with its files that belong to the policy."""
     for where, folders, names in os.walk(root, onerror=_raise):
         here = Path(where)
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -89,9 +106,12 @@ def _walk(root: Path) -> Iterator[tuple[str, Path]]:
         for name in names:
             if name in _UNREADABLE_DATA:
                 raise invalid(f"{here / name}: data is read from {_DATA} only; convert the file")
-            module = name.endswith(".rego") and not name.endswith("_test.rego")
-            if (module or name == _DATA) and not name.startswith("."):
-                yield (here / name).relative_to(root).as_posix(), here / name
+        yield here, [here / name for name in names if _belongs(name)]
+
+
+def _belongs(name: str) -> bool:
+    module = name.endswith(".rego") and not name.endswith("_test.rego")
+    return (module or name == _DATA) and not name.startswith(".")
 
 
 def _raise(error: OSError) -> NoReturn:

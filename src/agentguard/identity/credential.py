@@ -99,10 +99,9 @@ def issue(
     *,
     now: int,
     jti: str,
-    lifetime: int = MAX_LIFETIME,
 ) -> Credential:
-    """Issue a credential for ``key``, valid from ``now`` for ``lifetime`` seconds."""
-    uri = agent_uri(trust_domain, profile.name, key)
+    """Issue a credential for ``key``, valid from ``now`` for ``MAX_LIFETIME`` seconds."""
+    uri, expires_at = agent_uri(trust_domain, profile.name, key), now + MAX_LIFETIME
     agent: dict[str, JSON] = {
         "name": profile.name,
         "type": profile.type,
@@ -113,13 +112,13 @@ def issue(
         "iss": f"spiffe://{trust_domain}",
         "sub": uri,
         "iat": now,
-        "exp": now + lifetime,
+        "exp": expires_at,
         "jti": jti,
         "cnf": {"jwk": {**key.jwk(), "alg": "EdDSA"}},
         AGENT_CLAIM: agent,
     }
     token = jws.sign(claims, issuer, typ=TYPE, header={"kid": issuer.key_id})
-    return Credential(uri, profile, key, now, now + lifetime, jti, token)
+    return Credential(uri, profile, key, now, expires_at, jti, token)
 
 
 def verify(token: str, trust: TrustDocument, *, at: int) -> Credential:

@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import re
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,9 @@ from agentguard.storage import files
 
 _LOGGER = logging.getLogger("agentguard")
 _SUFFIX: Final = ".checkpoint"
+_PAUSES: Final = (0.01, 0.02, 0.03, 0.04)
+"""Seconds after which an anchor that seems damaged is read again: it is written in place."""
+
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9]{1,100}\Z")
 
 
@@ -42,8 +46,19 @@ class Anchor:
     def read(self) -> Checkpoint | None:
         """Return the checkpoint kept here, verified, or None if there is none.
 
-        Raises ``StorageError`` (``anchor.damaged``, ``anchor.unreadable``).
+        It is read again where somebody seems to be writing it. Raises ``StorageError``
+        (``anchor.damaged``, ``anchor.unreadable``).
         """
+        for pause in _PAUSES:
+            try:
+                return self._read()
+            except StorageError as error:
+                if error.code != "anchor.damaged":
+                    raise
+            time.sleep(pause)
+        return self._read()
+
+    def _read(self) -> Checkpoint | None:
         if self._path is None:
             return None
         try:
@@ -103,11 +118,7 @@ class Anchor:
             if self._file is None:
                 self._open(self._path)
             if self._owed and self._file is not None:
-                os.pwrite(self._file, self._owed, 0)
-                if len(self._owed) != self._length:
-                    os.ftruncate(self._file, len(self._owed))
-                    self._length = len(self._owed)
-                self._owed = b""
+                self._overwrite(self._file)
         except (OSError, StorageError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             message = (
@@ -115,6 +126,14 @@ class Anchor:
                 'agentguard.toml to a writable directory, or to "" for none'
             )
             raise StorageError(message, code="anchor.unwritable") from error
+
+    def _overwrite(self, file: int) -> None:
+        if os.pwrite(file, self._owed, 0) != len(self._owed):
+            raise OSError(errno.EIO, "not all of it was written")
+        if len(self._owed) != self._length:
+            os.ftruncate(file, len(self._owed))
+            self._length = len(self._owed)
+        self._owed = b""
 
     def _open(self, path: Path) -> None:
         """Open the file; it comes into being with its first checkpoint, and never empty."""

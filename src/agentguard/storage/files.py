@@ -48,6 +48,11 @@ def replace(path: Path, data: bytes) -> None:
         _sync(path.parent)
 
 
+def half_written(folder: Path) -> list[Path]:
+    """Return what ``replace`` leaves in a folder where somebody dies in it, or is at it now."""
+    return sorted(folder.glob("*.new"))
+
+
 def move(source: Path, target: Path) -> None:
     """Put a file in the place of another in the same folder; raises ``StorageError``."""
     with _replacing(target):

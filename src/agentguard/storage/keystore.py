@@ -142,8 +142,8 @@ def _document(path: Path) -> bytes:
         raise StorageError(message, code="storage.missing") from error
 
 
-def refuse_if_exposed(path: Path, *, reading: bool = True) -> None:
-    """Raise if others can write ``path``, or (``reading``) even read it.
+def refuse_if_exposed(path: Path) -> None:
+    """Raise if others can read or write ``path``.
 
     Raises ``KeyMaterialError`` (``key.exposed``) or, where the file can't be looked at,
     ``key.unreadable``.
@@ -153,9 +153,9 @@ def refuse_if_exposed(path: Path, *, reading: bool = True) -> None:
     except OSError as error:
         message = f"{path} can't be read ({error.strerror}): check the path and this user's rights"
         raise KeyMaterialError(message, code="key.unreadable") from error
-    forbidden = stat.S_IRWXG | stat.S_IRWXO if reading else stat.S_IWGRP | stat.S_IWOTH
-    if status.st_mode & forbidden or status.st_uid not in (os.getuid(), 0):
-        who = "read or write" if reading else "write"
-        mode = ("700" if path.is_dir() else "600") if reading else "go-w"
-        message = f"others can {who} {path}: run chmod {mode} on it, and see that you own it"
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO) or status.st_uid not in (os.getuid(), 0):
+        mode = "700" if path.is_dir() else "600"
+        message = (
+            f"others can read or write {path}: run chmod {mode} on it, and see that you own it"
+        )
         raise KeyMaterialError(message, code="key.exposed")

@@ -9,12 +9,21 @@ import fcntl
 import os
 import threading
 from pathlib import Path
+from typing import Literal, overload
 
 from agentguard.errors import StorageError
 from agentguard.storage import fork
 
 _HELD: set[int] = set()
-_OPENING = threading.Lock()  # no fork comes between opening a file and knowing of it
+_OPENING = threading.Lock()  # no fork comes between opening or closing a file and knowing of it
+
+
+@overload
+def acquire(path: Path, *, wait: Literal[True]) -> int: ...
+
+
+@overload
+def acquire(path: Path, *, wait: Literal[False]) -> int | None: ...
 
 
 def acquire(path: Path, *, wait: bool) -> int | None:
@@ -46,16 +55,19 @@ def acquire(path: Path, *, wait: bool) -> int | None:
 
 
 def release(lock: int) -> None:
-    """Let go of a lock that ``acquire`` has returned."""
-    _HELD.discard(lock)
-    os.close(lock)
+    """Let go of a lock that ``acquire`` has returned; not inside SQLite (``fork.py``)."""
+    with _OPENING:
+        _HELD.discard(lock)
+        os.close(lock)
 
 
 def _let_go() -> None:
-    for lock in _HELD:
-        os.close(lock)
-    _HELD.clear()
-    _OPENING.release()
+    try:
+        for lock in _HELD:
+            os.close(lock)
+        _HELD.clear()
+    finally:
+        _OPENING.release()
 
 
 fork.at_fork(

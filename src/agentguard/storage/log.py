@@ -113,6 +113,7 @@ class ShardLog:
     def __init__(self, backend: Backend, signer: Signer, *, shard: int = 0) -> None:
         self._backend = backend
         self._signer = signer
+        self._before_signing: Callable[[str], None] = _nothing
         self._shard = shard
         # The lock is entered by itself, never through the condition, whose Python code an interrupt
         # could leave with the lock held.
@@ -153,6 +154,14 @@ class ShardLog:
     def sign_with(self, signer: Signer) -> None:
         """Sign the checkpoints from here on with another key of the log."""
         self._signer = signer
+
+    def before_signing(self, look: Callable[[str], None]) -> None:
+        """Have somebody see, before each commit, whether the key still counts.
+
+        ``look`` is told the time of the newest entry. It may call ``sign_with``, appends nothing,
+        and raises ``StorageError`` where nothing is to be committed.
+        """
+        self._before_signing = look
 
     def append(self, record: Record) -> Receipt:
         """Make ``record``, and everything enqueued before it, durable; return its place."""
@@ -276,6 +285,7 @@ class ShardLog:
         for slot in batch:
             tree.append(merkle.leaf_hash(slot.record.body))
             at = max(at, slot.record.summary.at)
+        self._before_signing(at)
         head = Head(tree, Checkpoint(before.checkpoint.origin, tree.size, tree.root()), at)
         records = [slot.record for slot in batch]
         try:
@@ -358,6 +368,10 @@ class ShardLog:
     def closed(self) -> bool:
         """True once the log was closed, or abandoned by a fork."""
         return bool(self._closed)
+
+
+def _nothing(_at: str) -> None:
+    """What is done before each commit where nobody has asked for more."""
 
 
 def _flush_forever(reference: weakref.ref[ShardLog], wake: threading.Event) -> None:

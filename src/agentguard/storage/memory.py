@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from agentguard.audit import checkpoint
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment, Record, Stored
+from agentguard.audit.entry import Record, Stored
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.summary import Search
 from agentguard.keys import Signer
@@ -81,15 +81,10 @@ class MemoryBackend:
         return iter(())
 
     def entry(self, shard: int, index: int) -> Stored | None:  # noqa: ARG002
-        """One entry."""
+        """One entry with all that stands beside it."""
         if not 0 <= index < len(self._records):
             return None
         return Stored(index, *self._records[index])
-
-    def attachments(self, shard: int, index: int) -> Sequence[Attachment]:
-        """What stands beside one entry."""
-        stored = self.entry(shard, index)
-        return stored.attachments if stored is not None else ()
 
     def search(
         self,

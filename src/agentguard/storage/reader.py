@@ -58,7 +58,7 @@ class StateReader:
         return self._stored(shard, None)
 
     def entry(self, shard: int, index: int) -> Stored | None:
-        """One entry."""
+        """One entry with all that stands beside it."""
         return next(self._stored(shard, index), None)
 
     def _stored(self, shard: int, index: int | None) -> Iterator[Stored]:
@@ -95,11 +95,6 @@ class StateReader:
         for table in ("summaries", "attachments"):
             for index in self._indices(shard, _STRAYS.format(table)):
                 yield index, table
-
-    def attachments(self, shard: int, index: int) -> Sequence[Attachment]:
-        """What stands beside one entry."""
-        stored = self.entry(shard, index)
-        return stored.attachments if stored is not None else ()
 
     def search(
         self, shard: int, search: Search, *, after: int = -1, newest_first: bool = False

@@ -42,8 +42,18 @@ def write_next(state: Path, data: bytes) -> None:
 
 def adopt_next(state: Path) -> None:
     """Put the next list in its place, if there is one. As ``write``."""
-    if (state / _NEXT).exists():
+    if has_next(state):
         files.move(state / _NEXT, state / FILE)
+
+
+def has_next(state: Path) -> bool:
+    """Whether a list lies there that is to take the other's place."""
+    return (state / _NEXT).exists()
+
+
+def drop_next(state: Path) -> None:
+    """Forget the next list, if there is one: it will not be put in its place. As ``write``."""
+    files.remove(state / _NEXT)
 
 
 @contextmanager
@@ -53,5 +63,4 @@ def locked(state: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if held is not None:
-            lock.release(held)
+        lock.release(held)

@@ -52,8 +52,9 @@ class ShardFile:
         held = lock.acquire(path.with_suffix(".lock"), wait=False)
         if held is None:
             return None
-        with sqlite.INSIDE, ExitStack() as undo:
-            undo.callback(lock.release, held)
+        unlock = ExitStack()  # left last: a lock is released outside SQLite (fork.py)
+        unlock.callback(lock.release, held)
+        with unlock, sqlite.INSIDE, ExitStack() as undo:
             with sqlite.errors(path):
                 if not path.exists():
                     _make(path, origin)
@@ -76,6 +77,7 @@ class ShardFile:
                 anchor.write(note)
             anchor.settle()
             undo.pop_all()
+            unlock.pop_all()
         return taken
 
     def _check_head(

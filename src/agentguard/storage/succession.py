@@ -17,12 +17,12 @@ from pathlib import Path
 from agentguard.audit import entry, statements
 from agentguard.audit.summary import Search
 from agentguard.canonical import JSON
-from agentguard.errors import AgentguardError, StorageError, VerificationError
+from agentguard.errors import AgentguardError, VerificationError
 from agentguard.identity.trust import TrustDocument, Use
 from agentguard.invocation import timestamp
 from agentguard.keys import Ed25519Signer, Signer
 from agentguard.ports import LogReader
-from agentguard.storage import anchor, files, keystore, registry
+from agentguard.storage import anchor, files, keystore, pinned, registry
 from agentguard.storage.log import ShardLog
 from agentguard.storage.reader import StateReader
 
@@ -60,15 +60,21 @@ def amend(state: Path, anchors: Path | None, trust: TrustDocument, *, listed: by
 
 
 def is_due(state: Path) -> bool:
-    """Whether a key or a document lies there that is to take another's place: see ``finish``."""
-    return keystore.next_trust(state) is not None or bool(keystore.next_keys(state, adopted=False))
+    """Whether something lies there that is to take another's place: see ``finish``."""
+    return (
+        keystore.next_trust(state) is not None
+        or bool(keystore.next_keys(state, adopted=False))
+        or registry.has_next(state)
+        or bool(_half_written(state))
+    )
 
 
 def finish(state: Path, anchors: Path | None, passphrase: bytes) -> None:
     """Put what is next in its place if the trust document that counts has it; else forget it.
 
-    Call it inside ``registry.locked`` only. Raises ``StorageError``, ``DecodeError`` or
-    ``KeyMaterialError``.
+    A list that is next still, or a file that is half written, is of somebody who died before it
+    counted. Call it inside ``registry.locked`` only. Raises ``StorageError``, ``DecodeError``,
+    ``KeyMaterialError``, or ``VerificationError`` (``trust.changed``).
     """
     own = keystore.load_trust(state)
     trust = _decided(state, anchors, own)
@@ -89,12 +95,16 @@ def finish(state: Path, anchors: Path | None, passphrase: bytes) -> None:
         if use == "issuer":
             registry.adopt_next(state)
         keystore.adopt_next_key(state, use)
+    registry.drop_next(state)
+    for left in _half_written(state):
+        files.remove(left)
 
 
 def require_same(state: Path, anchors: Path | None, trust: TrustDocument) -> None:
     """Refuse to build on a trust document that somebody has changed in the state.
 
-    Raises ``VerificationError`` (``trust.changed``).
+    Nor on a state that is not the one which its anchor knows. Raises ``VerificationError``
+    (``trust.changed``), ``StorageError`` or ``DecodeError``.
     """
     if _decided(state, anchors, trust) != trust:
         message = (
@@ -128,18 +138,18 @@ def _is_to_announce(state: Path) -> bool:
     return keystore.is_unannounced(state) or bool(keystore.next_keys(state, adopted=True))
 
 
+def _half_written(state: Path) -> list[Path]:
+    return [*files.half_written(state), *files.half_written(state / keystore.KEYS)]
+
+
 def _deciding(state: Path, anchors: Path | None, trust: TrustDocument) -> Path:
     """Return the trust document that counts where two say different things."""
     return anchor.trust_path(anchors, trust.log) if anchors is not None else state / keystore.TRUST
 
 
 def _decided(state: Path, anchors: Path | None, own: TrustDocument) -> TrustDocument:
-    path = _deciding(state, anchors, own)
-    try:
-        return TrustDocument.loads(path.read_bytes()) if path.exists() else own
-    except OSError as error:
-        message = f"{path} can't be read ({error.strerror}): give this user the right"
-        raise StorageError(message, code="anchor.unreadable") from error
+    """Raise as ``pinned.require`` does: the state's own does not do where there is an anchor."""
+    return own if anchors is None else pinned.require(anchors, state, own.log)
 
 
 def _announced(reader: LogReader) -> Iterator[dict[str, JSON]]:

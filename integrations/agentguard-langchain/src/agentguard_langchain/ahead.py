@@ -1,12 +1,13 @@
 """A guarded tool's call ahead of execution: what it would bind, and what the answer would be.
 
-Nothing here runs a tool, and nothing is signed or recorded.
+Nothing here runs a tool, and no call is signed or recorded. A credential that is due is renewed, as
+by a call, and that is on record.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from langchain_core.messages import ToolCall
 from langchain_core.runnables import RunnableConfig
@@ -17,6 +18,9 @@ from agentguard_langchain.gate import Call, current
 from agentguard_langchain.gated import entrance_of, gate_of, shape_of
 from agentguard_langchain.guarded import GuardedTool
 from agentguard_langchain.schemas import schema_ahead
+
+_CALL_ID: Final = "the id of a call that is not made yet"
+"""What stands for the call's id; nobody else has this very object."""
 
 
 def bind_ahead(tool: BaseTool, tool_input: str | Mapping[str, Any]) -> Arguments:
@@ -36,8 +40,8 @@ def bind_ahead(tool: BaseTool, tool_input: str | Mapping[str, Any]) -> Arguments
     with current(call):
         # an injected tool_call_id is asked for, and left out of what is bound
         raw = tool_input if isinstance(tool_input, str) else dict(tool_input)
-        args, kwargs = shadow._to_args_and_kwargs(raw, "")  # noqa: SLF001
-    return entrance.bind(shape, args, kwargs, made=call.made)
+        args, kwargs = shadow._to_args_and_kwargs(raw, _CALL_ID)  # noqa: SLF001
+    return entrance.bind(shape, args, kwargs, made=call.made, call_id=_CALL_ID)
 
 
 def evaluate(
@@ -45,11 +49,33 @@ def evaluate(
     tool_input: str | Mapping[str, Any] | ToolCall,
     config: RunnableConfig | None = None,
 ) -> Decision:
-    """Return what the answer to ``tool.invoke(tool_input, config)`` would be, and run nothing.
+    """Return what the answer to ``tool.invoke(tool_input, config)`` would be, and run no tool.
 
     Raises ``ConfigError`` for a tool that is not guarded.
     """
     guarded = _guarded(tool)
+    return gate_of(guarded).agent.evaluate(_invocation(guarded, tool_input, config))
+
+
+async def aevaluate(
+    tool: BaseTool,
+    tool_input: str | Mapping[str, Any] | ToolCall,
+    config: RunnableConfig | None = None,
+) -> Decision:
+    """Return what the answer to ``tool.ainvoke`` would be: the async twin of ``evaluate``.
+
+    For an event loop, and for tools with a coroutine function as ``facts``. Raises
+    ``ConfigError`` for a tool that is not guarded.
+    """
+    guarded = _guarded(tool)
+    return await gate_of(guarded).agent.aevaluate(_invocation(guarded, tool_input, config))
+
+
+def _invocation(
+    guarded: GuardedTool,
+    tool_input: str | Mapping[str, Any] | ToolCall,
+    config: RunnableConfig | None,
+) -> Invocation:
     call_id: str | None = None
     raw: str | Mapping[str, Any]
     if not isinstance(tool_input, str) and tool_input.get("type") == "tool_call":
@@ -59,8 +85,7 @@ def evaluate(
         raw = cast("str | Mapping[str, Any]", tool_input)
     # a call without an id is numbered when it is made, not when somebody asks
     site = Call(guarded, config=config).site(call_id or f"{guarded.name}#ahead")
-    invocation = Invocation.bind(shape_of(guarded).spec, lambda: bind_ahead(guarded, raw), site)
-    return gate_of(guarded).agent.evaluate(invocation)
+    return Invocation.bind(shape_of(guarded).spec, lambda: bind_ahead(guarded, raw), site)
 
 
 def _guarded(tool: BaseTool) -> GuardedTool:

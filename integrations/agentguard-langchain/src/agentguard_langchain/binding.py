@@ -4,8 +4,8 @@
 same ``Entrance.bind`` serves ahead of execution and at execution, and gives the same bytes
 (records.md, "One call's bytes"). Nothing here decides, signs or runs.
 
-Bound is what the model can see or somebody supplied, less the names that the framework injects;
-with a mark in the place of a value that a default factory made.
+Bound is what the model can see or somebody supplied, less the names that the framework injects
+(``injection.py``); with a mark in the place of a value that a default factory made.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from langchain_core.runnables import RunnableConfig
-from langchain_core.tools import BaseTool, InjectedToolArg, Tool
-from langchain_core.tools.base import get_all_basemodel_annotations
+from langchain_core.tools import BaseTool, Tool
 from langchain_core.utils.pydantic import get_fields
 from langgraph.prebuilt import ToolRuntime
 from pydantic.v1 import BaseModel as BaseModelV1
@@ -31,11 +30,9 @@ from agentguard.canonical import JSON
 from agentguard.errors import ArgumentsError, ConfigError
 from agentguard.tool import ToolSpec, function_schema
 from agentguard_langchain.factories import is_model, with_marks
+from agentguard_langchain.injection import CALL_ID, RUNTIME, is_injected, read_function, stripped
 from agentguard_langchain.schemas import require_told
 from agentguard_langchain.validators import may_fill_in
-
-RUNTIME: Final = "runtime"
-"""LangGraph's ToolNode injects a parameter of this name whatever its annotation says."""
 
 _MCP_ADAPTERS: Final = "langchain_mcp_adapters.tools"
 _NOBODY: Final[frozenset[str]] = frozenset()
@@ -45,8 +42,8 @@ _NOBODY: Final[frozenset[str]] = frozenset()
 class Shape:
     """What the schema of a tool says, as long as name, description and schema stay the same.
 
-    ``visible`` are the names that the model can give; ``injected`` the fields of the full schema
-    that it can't.
+    ``visible`` are the names that the model is shown; ``injected`` those that ToolNode takes out of
+    what it gives; ``read`` the function of which ToolNode reads that.
     """
 
     spec: ToolSpec
@@ -55,6 +52,7 @@ class Shape:
     name: str
     description: str
     args_schema: object
+    read: object
 
     @classmethod
     def of(
@@ -80,6 +78,7 @@ class Shape:
             description=tool.description,
             # a dictionary could be changed in place, and the digest must then change as well
             args_schema=copy.deepcopy(schema) if isinstance(schema, dict) else schema,
+            read=read_function(tool),
         )
 
     def describes(self, tool: BaseTool, origin: str) -> bool:
@@ -89,28 +88,27 @@ class Shape:
             isinstance(schema, dict) and schema == self.args_schema
         ):
             return False
-        known = (self.name, self.description, self.spec.origin)
-        return (tool.name, tool.description, origin) == known
+        known = (self.name, self.description, self.spec.origin, self.read)
+        return (tool.name, tool.description, origin, read_function(tool)) == known
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # a value
 
 
 def _schemas(tool: BaseTool) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the fields that the schema marks as injected, and those that a model sees.
+    """Return the names that ToolNode injects or takes away, and those that a model sees.
 
     That a model is not shown a field does not make it injected: LangChain leaves fields with a
     validation alias out of what it shows, and takes them from the model all the same.
     """
-    if isinstance(tool.args_schema, dict):
-        return _NOBODY, frozenset(tool.args_schema.get("properties", {}))
     if tool.args_schema is None and isinstance(tool, Tool):
         return _NOBODY, _NOBODY  # one string, whatever its name
     visible = tool.tool_call_schema
-    names = get_fields(visible) if not isinstance(visible, dict) else {}
-    annotations = get_all_basemodel_annotations(tool.get_input_schema())
-    marked = {name for name, annotation in annotations.items() if _is_injected(annotation)}
-    return frozenset(marked) - frozenset(names), frozenset(names)
+    if isinstance(visible, dict):
+        names = frozenset(visible.get("properties", {}))
+    else:
+        names = frozenset(get_fields(visible))
+    return stripped(tool) - names, names
 
 
 def _json(tool: BaseTool, function: Callable[..., object]) -> Mapping[str, JSON]:
@@ -129,8 +127,9 @@ def _json(tool: BaseTool, function: Callable[..., object]) -> Mapping[str, JSON]
 class Entrance:
     """How one callable of a tool takes its arguments.
 
-    ``framework`` are the parameters that LangChain itself fills in; ``annotated`` those that are
-    marked as injected; ``named`` those with a name of their own.
+    ``framework`` are the parameters that LangChain itself fills in, whatever a model gives;
+    ``annotated`` those that are marked as injected, which binds nobody but ToolNode where it reads
+    the mark; ``named`` those with a name of their own.
     """
 
     binder: Binder
@@ -159,25 +158,33 @@ class Entrance:
                 "import their types at run time, not under TYPE_CHECKING"
             )
             raise ConfigError(message) from error
-        parameters = signature.parameters
-        configs = [n for n, type_ in annotations.items() if type_ is RunnableConfig][:1]
+        # LangChain takes the first whose type this is, annotated or not
+        configs = [n for n, type_ in annotations.items() if _plain(type_) is RunnableConfig][:1]
+        bound_by = binder(function)
+        parameters = bound_by.parameters
         variadic = [p.name for p in parameters.values() if p.kind is p.VAR_POSITIONAL]
         named = frozenset(p.name for p in parameters.values() if p.kind not in _VARIADIC)
+        marked = {n for n, p in signature.parameters.items() if is_injected(p.annotation)}
         return cls(
-            binder=binder(function),
+            binder=bound_by,
             signature=signature,
             annotations=annotations,
             framework=frozenset({framework, *configs}) & named,
-            annotated=frozenset(n for n in named if _is_injected(parameters[n].annotation)),
+            annotated=named & marked,
             named=named,
             positional=tuple(p.name for p in parameters.values() if p.kind in _POSITIONAL),
             defaults=frozenset(p.name for p in parameters.values() if p.default is not p.empty),
             variadic=variadic[0] if variadic else None,
         )
 
+    @property
+    def takes_position(self) -> bool:
+        """Whether an argument that is passed by position has a name."""
+        return bool(self.positional or self.variadic)
+
     def injected(self, shape: Shape) -> frozenset[str]:
         """Return the names that are not the model's to give."""
-        return ((self.annotated | shape.injected) - shape.visible) | self.framework
+        return shape.injected | self.framework
 
     def bind(
         self,
@@ -186,15 +193,18 @@ class Entrance:
         kwargs: Mapping[str, Any],
         *,
         made: Mapping[str, Any],
+        call_id: str | None,
     ) -> Arguments:
         """Bind what the callable receives, with a mark in the place of a value in ``made``.
 
-        Raises ``ArgumentsError``.
+        ``call_id`` is the one that LangChain fills in. Raises ``ArgumentsError``.
         """
-        injected = self.injected(shape)
-        absent = {name: None for name in injected if name in self.named and name not in kwargs}
+        by_position = frozenset(self.positional[: len(args)])
+        supplied = by_position | kwargs.keys()
+        # nobody injects by position: what stands there was the tool's only input
+        injected = self.injected(shape) - by_position
+        absent = dict.fromkeys((injected & self.named) - kwargs.keys())
         values = self.binder(args, {**absent, **kwargs})
-        supplied = {*kwargs, *self.positional[: len(args)]}
         # a default that no model can see and nobody gave is the function's own affair
         left_out = injected | (self.defaults - shape.visible - supplied)
         # the very object that a factory made: another one in its place was supplied
@@ -204,17 +214,25 @@ class Entrance:
             raise ArgumentsError(message)
         schema = shape.args_schema
         seen = isinstance(schema, type) and is_model(schema) and may_fill_in(schema)
-        by_name = RUNTIME in self.named and RUNTIME not in shape.visible
+        told = {n for n in values if self._tells(n, values[n], call_id)} - shape.visible
         bound = {
             name: FactoryMade.MADE if name in marked else with_marks(value, seen=seen)
             for name, value in values.items()
             if name not in left_out
+            and name not in told
             and not (name == self.variadic and value == ())
-            and not (by_name and name == RUNTIME and isinstance(value, ToolRuntime | None))
         }
-        unbound = (injected | ({RUNTIME} if by_name else _NOBODY)) - bound.keys()
+        unbound = (injected | told | (self.named & {RUNTIME} - shape.visible)) - bound.keys()
         declared = self.binder.declared | shape.visible
         return Arguments.of(bound, unbound=sorted(unbound), declared=declared)
+
+    def _tells(self, name: str, value: object, call_id: str | None) -> bool:
+        """Whether an argument's very value shows that the framework supplied it."""
+        if name == RUNTIME or name in self.annotated:
+            return isinstance(value, ToolRuntime) or (
+                name == CALL_ID and call_id is not None and value is call_id
+            )
+        return False
 
 
 _POSITIONAL: Final = (
@@ -233,16 +251,9 @@ def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
     return typing.get_type_hints(function, include_extras=True)
 
 
-def _is_injected(annotation: object) -> bool:
-    """Whether LangChain takes a parameter of this type from the framework, not the model."""
-    origin = typing.get_origin(annotation) or annotation
-    if isinstance(origin, type) and issubclass(origin, ToolRuntime):
-        return True
-    return any(
-        isinstance(mark, InjectedToolArg)
-        or (isinstance(mark, type) and issubclass(mark, InjectedToolArg))
-        for mark in typing.get_args(annotation)[1:]
-    )
+def _plain(annotation: object) -> object:
+    annotated = typing.get_origin(annotation) is typing.Annotated
+    return typing.get_args(annotation)[0] if annotated else annotation
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import deque
 from collections.abc import Iterable, Mapping
 from types import MemberDescriptorType
 from typing import Any, Final
@@ -25,7 +26,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic.v1 import BaseModel as BaseModelV1
 
-from agentguard.arguments import MAX_DEPTH, FactoryMade
+from agentguard.arguments import MAX_DEPTH, FactoryMade, is_namedtuple
+from agentguard.budget import bounded, spend
 from agentguard.errors import ArgumentsError
 from agentguard_langchain.validators import may_fill_in
 
@@ -101,27 +103,40 @@ def untold(kind: type) -> tuple[str, ...]:
     return tuple(name for name, factory in factories.items() if varies(factory))
 
 
-def with_marks(value: Any, depth: int = 1, *, seen: bool = False) -> Any:
+def with_marks(value: Any, *, seen: bool = False) -> Any:
     """Return ``value`` with a mark for what factories made in its models; itself without any.
 
     ``seen`` says that code of the author's saw it whole: then there are no marks in it. Raises
-    ``ArgumentsError`` where it can't be told. What has no encoding anyway is unchanged.
+    ``ArgumentsError`` where it can't be told, and for more parts than could be encoded
+    (``arguments.too_large``). What has no encoding anyway is unchanged.
     """
+    return bounded(lambda: _marked(value, 1, seen=seen))
+
+
+def _marked(value: Any, depth: int, *, seen: bool) -> Any:
     kind = type(value)
+    spend(1)  # its encoding takes a byte or more
     if depth > MAX_DEPTH:
         return value  # too deep to be encoded
-    if kind is list or kind is tuple:
-        items = [with_marks(item, depth + 1, seen=seen) for item in value]
-        return value if _same(items, value) else kind(items)
+    if kind in (list, tuple, deque) or is_namedtuple(kind):
+        held = [*tuple.__iter__(value)] if isinstance(value, tuple) else value
+        items = [_marked(item, depth + 1, seen=seen) for item in held]
+        return value if _same(items, held) else _remade(value, items)
     if kind is dict:
         _require_unmarked(value, depth, seen=seen)
-        by_key = {key: with_marks(item, depth + 1, seen=seen) for key, item in value.items()}
+        by_key = {key: _marked(item, depth + 1, seen=seen) for key, item in value.items()}
         return value if _same(by_key.values(), value.values()) else by_key
     if kind is set or kind is frozenset:
         _require_unmarked(value, depth, seen=seen)
     elif dataclasses.is_dataclass(kind) or is_model(kind):
         return _structure(value, depth, seen=seen)
     return value
+
+
+def _remade(value: Any, items: list[Any]) -> Any:
+    if isinstance(value, tuple):
+        return tuple.__new__(type(value), items)  # past a named tuple's own code
+    return deque(items, value.maxlen) if isinstance(value, deque) else items
 
 
 def _same(some: Iterable[object], others: Iterable[object]) -> bool:
@@ -131,7 +146,7 @@ def _same(some: Iterable[object], others: Iterable[object]) -> bool:
 def _require_unmarked(hashed: Iterable[object], depth: int, *, seen: bool) -> None:
     """Refuse members of sets and keys: with marks in them, two may be equal."""
     for item in hashed:
-        if with_marks(item, depth + 1, seen=seen) is not item:
+        if _marked(item, depth + 1, seen=seen) is not item:
             message = (
                 f"a {type(item).__qualname__} in a set, or as a key, has a value that a default "
                 "factory made; pass a list, or give the value"
@@ -154,7 +169,7 @@ def _structure(value: Any, depth: int, *, seen: bool) -> Any:
     seen = seen or may_fill_in(kind)
     made = made_by_factories(value) if is_model(kind) and not seen else {}
     marked = {
-        name: FactoryMade.MADE if name in made else with_marks(item, depth + 1, seen=seen)
+        name: FactoryMade.MADE if name in made else _marked(item, depth + 1, seen=seen)
         for name, item in state.items()
     }
     if _same(marked.values(), state.values()):

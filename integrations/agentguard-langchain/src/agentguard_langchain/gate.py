@@ -17,10 +17,14 @@ from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.tools import BaseTool
 from langgraph.errors import GraphBubbleUp
 
-from agentguard import Agent, CallSite, Denied, Invocation
+from agentguard import Agent, CallSite, ConfigError, Denied, Invocation
 from agentguard_langchain.denial import GuardedToolDenied, denial_message
 
 OnDeny = Literal["return", "raise"]
+
+
+class UnfinishedError(ConfigError):
+    """A tool left work behind that goes on by itself: nobody knows what becomes of it."""
 
 
 class Call:
@@ -55,6 +59,9 @@ class Call:
             namespace=None if namespace is None else str(namespace),
         )
 
+
+_UNKNOWN: Final = (GraphBubbleUp, UnfinishedError)
+"""What leaves the outcome of a call unknown: LangGraph's way to pause, and work left behind."""
 
 CURRENT: Final[ContextVar[Call | None]] = ContextVar("agentguard_langchain_call", default=None)
 """The call that ``run`` or ``arun`` began last in this context."""
@@ -106,20 +113,36 @@ class Body:
         self.call: Call | None = None
 
     def run(self) -> Any:
-        """Run the original."""
+        """Run the original; raises ``ConfigError`` where its work is still to come."""
         with self._running():
-            return self.function(*self.args, **self.kwargs)
+            return self._finished(self.function(*self.args, **self.kwargs))
 
     async def arun(self) -> Any:
-        """Run the original, which may return an awaitable."""
+        """Run the original, which may return an awaitable; raises as ``run`` does."""
         with self._running():
             result = self.function(*self.args, **self.kwargs)
-            return await result if inspect.isawaitable(result) else result
+            return self._finished(await result if inspect.isawaitable(result) else result)
 
     def begin(self, call: Call) -> None:
         """Let ``call`` be the one that this body answers for."""
         call.taken = True
         self.call = call
+
+    def _finished(self, result: Any) -> Any:
+        """Refuse a result whose effects are still to come: nobody would watch them."""
+        name = self.call.tool.name if self.call is not None else "this"
+        if inspect.isgenerator(result) or inspect.isasyncgen(result):
+            message = f"tool {name} returned a generator, which was not run: return a list instead"
+            raise ConfigError(message, code="tool.generator")
+        instead = "pass an async function as the tool's coroutine, or let a class await in _arun"
+        if inspect.iscoroutine(result):
+            result.close()
+            message = f"tool {name} returned a coroutine, which was not run: {instead}"
+            raise ConfigError(message, code="tool.async")
+        if inspect.isawaitable(result):
+            message = f"tool {name} returned an awaitable, which nobody awaits: {instead}"
+            raise UnfinishedError(message, code="tool.async")
+        return result
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -156,7 +179,7 @@ class Gate:
             return body.function(*body.args, **body.kwargs)
         body.begin(call)
         try:
-            return self.agent.run(describe(call), body.run, outcome_unknown=(GraphBubbleUp,))
+            return self.agent.run(describe(call), body.run, outcome_unknown=_UNKNOWN)
         except Denied as denied:
             if not body.started:
                 call.refusal = denied
@@ -170,9 +193,7 @@ class Gate:
             return await result if inspect.isawaitable(result) else result
         body.begin(call)
         try:
-            return await self.agent.arun(
-                describe(call), body.arun, outcome_unknown=(GraphBubbleUp,)
-            )
+            return await self.agent.arun(describe(call), body.arun, outcome_unknown=_UNKNOWN)
         except Denied as denied:
             if not body.started:
                 call.refusal = denied

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
-from langchain_core.tools import BaseTool
+from langchain_core.tools import BaseTool, Tool
 
 from agentguard import Agent, ConfigError, Invocation
 from agentguard_langchain.binding import Entrance, Shape, origin_of
@@ -96,15 +96,18 @@ def _innermost(tool: Guarded) -> tuple[Callable[..., Any], _Seal]:
 def gated_method(tool: type[BaseTool], name: str, original: object) -> Callable[..., Any]:
     """Return ``original``, the method ``name`` of a tool class, behind the gate of its tool.
 
-    Raises ``ConfigError`` for what is no plain method.
+    Raises ``ConfigError`` for what is no plain method, and for a generator.
     """
+    place = f"{tool.__qualname__}.{name}"
     if not inspect.isfunction(original):
-        message = f"{tool.__qualname__}.{name} is no plain method: agentguard can't guard it"
+        message = f"{place} is no plain method: agentguard can't guard it"
         raise ConfigError(message, code="tool.unguardable")
+    _refuse_generator(original, place)
     unbound = functools.partial(original, None)  # its signature is without self
     entrance = Entrance.of(unbound, tool.__qualname__, framework="run_manager")
     gate: Callable[..., Any]
-    if inspect.iscoroutinefunction(original):
+    # LangChain awaits what _arun returns, also where a decorator or its author made it no coroutine
+    if name == "_arun" or inspect.iscoroutinefunction(original):
 
         async def gate(self: Guarded, /, *args: Any, **kwargs: Any) -> Any:
             body = Body(functools.partial(original, self), args, kwargs, layered=True)
@@ -137,7 +140,15 @@ def close_slots(tool: Guarded) -> None:
 
 
 def _gated_function(tool: Guarded, slot: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    _refuse_generator(original, f"the {slot} of tool {tool.name}")
     entrance = Entrance.of(original, tool.name, framework="callbacks")
+    if isinstance(tool, Tool) and not entrance.takes_position:
+        message = (
+            f"tool {tool.name}: its {slot} has no name for an argument by position, in which way a "
+            "Tool passes its one input; make it a StructuredTool, or, where it is behind a "
+            "decorator that takes (*args, **kwargs), give that a signature of its own"
+        )
+        raise ConfigError(message, code="tool.unguardable")
     gate: Callable[..., Any]
     if slot == "coroutine" or inspect.iscoroutinefunction(original):
 
@@ -161,13 +172,28 @@ def _gated_function(tool: Guarded, slot: str, original: Callable[..., Any]) -> C
     return gate
 
 
+def _refuse_generator(function: Any, place: str) -> None:
+    """Raise ``ConfigError`` for a generator function, sync or async."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    called = function if inspect.isroutine(function) else type(function).__call__
+    if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+        message = (
+            f"{place} is a generator: its effects would come after the call is over, where nobody "
+            "watches them; return a list instead"
+        )
+        raise ConfigError(message, code="tool.generator")
+
+
 def _describe(tool: Guarded, entrance: Entrance, body: Body) -> Callable[[Call], Invocation]:
     """Return what binds a call of ``body``: at execution, so to what the original will receive."""
 
     def describe(call: Call) -> Invocation:
         shape = shape_of(tool)
         site = call.site(call.id or gate_of(tool).agent.call_id(tool.name))
-        bind = functools.partial(entrance.bind, shape, body.args, body.kwargs, made=call.made)
+        bind = functools.partial(
+            entrance.bind, shape, body.args, body.kwargs, made=call.made, call_id=call.id
+        )
         return Invocation.bind(shape.spec, bind, site)
 
     return describe

@@ -20,7 +20,7 @@ from agentguard import ConfigError, Denied
 from agentguard_langchain.factories import factory_fields, is_model
 from agentguard_langchain.gate import CURRENT, Call, Gate, current, not_pickled
 from agentguard_langchain.gated import SLOTS, Guarded, close_slots, gate_of, gated_method, shape_of
-from agentguard_langchain.schemas import stand_in
+from agentguard_langchain.schemas import Unannounced, stand_in
 
 _STOCK: Final = {
     "_run": (StructuredTool._run, Tool._run),  # noqa: SLF001  LangChain's hooks for tool authors
@@ -172,4 +172,5 @@ def _guarded_class(tool: type[BaseTool]) -> type[BaseTool]:
         original = inspect.getattr_static(tool, name)
         if original not in pure:
             namespace[name] = gated_method(tool, name, original)
-    return types.new_class(tool.__name__, (GuardedTool, tool), {}, lambda ns: ns.update(namespace))
+    bases = (Unannounced, GuardedTool, tool)
+    return types.new_class(tool.__name__, bases, {}, lambda ns: ns.update(namespace))

@@ -23,12 +23,19 @@ from agentguard_langchain.gate import CURRENT
 from agentguard_langchain.validators import parts
 
 
-class _Unannounced:
-    """Comes first among the bases of a stand-in: no class hears of it as of a subclass."""
+class Unannounced:
+    """Comes first among the bases of a class made here: no class hears of it as of a subclass.
+
+    An application may keep its classes in a registry, or ask for keywords when one is made.
+    """
 
     __slots__ = ()
 
     def __init_subclass__(cls) -> None:
+        """Tell nobody."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls) -> None:
         """Tell nobody."""
 
 
@@ -56,7 +63,7 @@ def stand_in(schema: Model) -> Model:
         "__doc__": schema.__doc__,
         name: classmethod(validate_and_note),
     }
-    made: Model = ABCMeta.__new__(type(schema), schema.__name__, (_Unannounced, schema), members)
+    made: Model = ABCMeta.__new__(type(schema), schema.__name__, (Unannounced, schema), members)
     return made
 
 

@@ -48,7 +48,9 @@ def guard_tools(
         kind = type(agent).__name__
         raise ConfigError(f"agent: expected an Agent or the name of one, got a {kind}")
     gate = Gate(owner, on_deny)
-    return [_guard_one(tool, gate) for tool in tools]
+    guarded = [_guard_one(tool, gate) for tool in tools]
+    owner.tools_named()
+    return guarded
 
 
 def _guard_one(tool: BaseTool | Callable[..., Any], gate: Gate) -> BaseTool:

@@ -1,7 +1,7 @@
 """The steps of the demo, as the log tells them: nothing here knows what the demo believes it did.
 
 A step is an authorization entry, with the arguments and the result that stand beside the log.
-Whether the log deserves belief is ``agentguard.domain.examine``'s to say.
+Whether the log deserves belief is ``agentguard.examination.examine``'s to say.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from agentguard import canonical
 from agentguard.audit import entry
+from agentguard.audit.entry import Stored
 from agentguard.audit.statements import Authorization, read_authorization, read_outcome
 from agentguard.canonical import JSON
 from agentguard.ports import LogReader
@@ -44,24 +45,24 @@ def read(reader: LogReader) -> list[Step]:
     """Return the calls in a log, in its order. Raises ``DecodeError`` or ``StorageError``."""
     steps: dict[str, Step] = {}
     for shard in reader.shards():
-        for index, body in reader.entries(shard):
-            parsed = entry.parse(body)
+        for stored in reader.stored(shard):
+            parsed = entry.parse(stored.body)
             if parsed.kind == "authorization":
                 call = read_authorization(parsed)
-                args = _beside(reader, shard, index, "arguments")
+                args = _beside(stored, "arguments")
                 steps[call.invocation_sha256] = Step(
-                    index, call, args if isinstance(args, dict) else {}
+                    stored.index, call, args if isinstance(args, dict) else {}
                 )
             elif parsed.kind == "outcome":
                 outcome = read_outcome(parsed)
                 if (step := steps.get(outcome.invocation_sha256)) is not None:
                     step.status = outcome.status
-                    step.result = _beside(reader, shard, index, "result")
+                    step.result = _beside(stored, "result")
     return list(steps.values())
 
 
-def _beside(reader: LogReader, shard: int, index: int, role: str) -> JSON:
-    for kept in reader.attachments(shard, index):
+def _beside(stored: Stored, role: str) -> JSON:
+    for kept in stored.attachments:
         if kept.role == role:
             return canonical.loads(kept.data)
     return None

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from agentguard.cli.text import printable
 from agentguard.examination import Report
+from agentguard.identity.credential import agent_alias
 from agentguard_langchain.demo.forge import Forge
 from agentguard_langchain.demo.setting import Setting
 from agentguard_langchain.demo.steps import Step
@@ -64,7 +65,7 @@ class Timeline:
         )
         call = Text.assemble(
             (f"{f'#{step.index}':>8}  ", "cyan"),
-            (f"{printable(_alias(step.call.agent))}  ", "magenta"),
+            (f"{printable(agent_alias(step.call.agent))}  ", "magenta"),
             (printable(step.call.tool), "bold"),
             f"({arguments})",
         )
@@ -152,12 +153,6 @@ class Timeline:
         for line in rest.wrap(self._console, max(20, self._console.width - hang)):
             self._console.print(first.append_text(line))
             first = Text(" " * hang)
-
-
-def _alias(agent: str) -> str:
-    """The agent's short name, as ``Agent.alias`` gives it."""
-    _domain, name, instance = agent.rsplit("/", 2)
-    return f"agent:{name}:{instance[:4]}"
 
 
 def _is_default(value: object, parameter: Mapping[str, object]) -> bool:

@@ -1,0 +1,124 @@
+"""Which log a state is, and by which keys: pinned outside the state, in the anchor directory.
+
+Whoever writes into a state can make its trust document say anything, also that the state is another
+log, of which no anchor knows. So the folder of a log's anchors, made when the log is founded, keeps
+a copy of the trust document, which decides, and the places of the states that it is pinned for. A
+state whose log has no copy here, or whose place is another log's, is not believed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from agentguard.errors import StorageError, VerificationError
+from agentguard.identity.trust import TrustDocument
+from agentguard.storage import anchor, files
+
+_PLACES: Final = "states"
+"""The file with the absolute paths of a log's states, each with a NUL after it."""
+
+
+def keep(anchors: Path, state: Path, trust: TrustDocument) -> None:
+    """Pin the place of a state to its log, and the log to its keys.
+
+    Raises ``StorageError``; ``VerificationError`` (``trust.changed``) where other keys are pinned:
+    only a rotation replaces them.
+    """
+    path = anchor.trust_path(anchors, trust.log)
+    kept = _read(path)
+    if kept is None:
+        files.replace(path, trust.dumps())
+    elif kept != trust.dumps():
+        message = f"the trust document in {state} is not the one in {path}: find out who changed it"
+        raise VerificationError(message, code="trust.changed")
+    places = {*_places(path.parent), _place(state)}
+    files.replace(path.parent / _PLACES, b"".join(place + b"\0" for place in sorted(places)))
+
+
+def forget(anchors: Path, log: str) -> None:
+    """Take away what is kept of a log that is not founded after all."""
+    shutil.rmtree(anchor.log_folder(anchors, log), ignore_errors=True)
+
+
+def find(anchors: Path, state: Path, log: str) -> TrustDocument | None:
+    """Return the trust document that is pinned for the log that ``state`` says it is, if any is.
+
+    Raises ``VerificationError`` (``trust.changed``) where the state's place is another log's, or
+    there can be no such log; ``StorageError``; ``DecodeError``.
+    """
+    try:
+        path = anchor.trust_path(anchors, log)
+    except StorageError as error:
+        message = f"the trust document in {state} was changed ({error}): restore the state"
+        raise VerificationError(message, code="trust.changed") from error
+    kept, place = _read(path), _place(state)
+    if place not in _places(path.parent):
+        for other in _holders(anchors, place):
+            message = (
+                f"the state {state} says that it is the log {log}, but {anchors} knows it as the "
+                f"log {other.name}: it was changed or replaced. Restore it; if you have put "
+                "another one there yourself, run agentguard trust pin"
+            )
+            raise VerificationError(message, code="trust.changed")
+    if kept is None:
+        return None
+    trust = TrustDocument.loads(kept)
+    if trust.log != log:
+        message = f"the state {state} says that it is the log {log}, and {path} {trust.log}"
+        raise VerificationError(f"{message}: restore the state", code="trust.changed")
+    return trust
+
+
+def require(anchors: Path, state: Path, log: str) -> TrustDocument:
+    """Return what ``find`` does; where that is None, raise ``VerificationError``, too."""
+    trust = find(anchors, state, log)
+    if trust is None:
+        message = (
+            f"the state {state} says that it is the log {log}, of which the anchor {anchors} keeps "
+            "no trust document: the state was changed, or this is not the anchor that it had. "
+            "Restore what is missing; if the anchor is a new one, see to it that the log is whole, "
+            "and run agentguard trust pin"
+        )
+        raise VerificationError(message, code="trust.changed")
+    return trust
+
+
+def _place(state: Path) -> bytes:
+    return os.fsencode(state.resolve())
+
+
+def _holders(anchors: Path, place: bytes) -> Iterator[Path]:
+    """Yield the folders of the logs that are pinned to this place."""
+    try:
+        folders = sorted(anchors.iterdir())
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _unreadable(anchors, error) from error
+    for folder in folders:
+        # what this user may not open is another's, who has no say about a state of this one's
+        if os.access(folder, os.X_OK) and place in _places(folder):
+            yield folder
+
+
+def _places(folder: Path) -> list[bytes]:
+    data = _read(folder / _PLACES)
+    return data.split(b"\0")[:-1] if data is not None else []
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    message = f"{path} can't be read ({error.strerror}): give this user the right"
+    return StorageError(message, code="anchor.unreadable")

@@ -1,0 +1,212 @@
+"""docs/policy.md as a reader follows it: its policies, its tables, its commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentguard import Arguments, Decision, Denied, Guard, PolicyError, ToolSpec
+from agentguard.canonical import Fragment, dumps
+from agentguard.engines.function import FunctionEngine
+from agentguard.engines.rego import RegoEngine
+from agentguard.engines.rego_gate import OUTPUTS
+from agentguard.flow import MAX_REASON, MAX_REASONS
+from agentguard.policy import decide, document
+from agentguard.tool import RESERVED
+
+PAGE = (Path(__file__).parents[2] / "docs" / "policy.md").read_text(encoding="utf-8")
+
+
+def block(language: str) -> str:
+    (text,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    return str(text)
+
+
+def table(header: str) -> list[list[str]]:
+    """The rows of the table that begins with this header."""
+    _, _, rest = PAGE.partition(f"| {header} |\n")
+    lines = rest.partition("\n\n")[0].splitlines()[1:]
+    return [line.strip("| ").split(" | ") for line in lines]
+
+
+def code(cell: str) -> str:
+    (found,) = re.findall(r"`([^`]*)`", cell)
+    return str(found)
+
+
+INPUT: dict[str, Any] = json.loads(block("json"))
+REGO = RegoEngine.from_source(block("rego"))
+
+
+def python_policy() -> Callable[..., Decision]:
+    names: dict[str, Any] = {}
+    exec(compile(block("python"), "policy.md", "exec"), names)  # noqa: S102  a reader would paste it
+    function: Callable[..., Decision] = names["policy"]
+    return function
+
+
+PYTHON = FunctionEngine(python_policy())
+
+
+@pytest.mark.parametrize("engine", [REGO, PYTHON], ids=["rego", "python"])
+@pytest.mark.parametrize(
+    ("changed", "outcome"),
+    [
+        ({}, "allow"),
+        ({"amount": 50_000}, "allow"),
+        ({"amount": 50_001}, "approval"),
+        ({"amount": 0}, "deny"),
+        ({"amount": None}, "deny"),
+        ({"amount": True}, "deny"),
+        ({"amount": "42000"}, "deny"),
+        ({"amount": {"$int": "9007199254740993"}}, "deny"),
+        ({"account": {"closed": True}}, "deny"),
+        ({"action": "merge_pr"}, "deny"),
+        ({"agent": INPUT["agent"] | {"type": "assistant"}}, "deny"),
+    ],
+)
+def test_the_policies_decide_as_the_page_says(engine, changed, outcome):
+    decision = decide(engine.evaluate(dumps(INPUT | changed)))
+    assert decision.outcome == outcome
+    assert decision.code in ("", "policy.denied", "approval.required")
+    assert outcome != "allow" or decision.redactions == (("args", "note"),)
+
+
+def test_without_its_attribute_the_call_is_denied():
+    decision = decide(REGO.evaluate(dumps({n: v for n, v in INPUT.items() if n != "amount"})))
+    assert decision.reasons == ("the amount must be a number above 0",)
+
+
+def test_the_input_is_what_a_guard_makes():
+    tool = ToolSpec("transfer", "", {}, "here", attributes={"amount": "cents"})
+    made = document(
+        Fragment(dumps(INPUT["agent"])),
+        tool,
+        Arguments.of(INPUT["args"]),
+        resource=INPUT["resource"],
+        task_id=None,
+        facts={"account": {"closed": False}},
+    )
+    assert json.loads(made) == INPUT | {
+        "tool": {"name": "transfer", "schema_sha256": tool.schema_sha256}
+    }
+    assert code(table("member | what it is | who says so")[0][0]) == "agent"
+
+
+def test_the_members_of_the_input_are_all_there():
+    described = [row[0] for row in table("member | what it is | who says so")]
+    own = [code(cell) for cell in described if "`" in cell]
+    assert own == [name for name in INPUT if name in RESERVED]
+    (reserved,) = re.findall(r"\*\*Reserved names\*\* are (.*?)\.", PAGE)
+    assert set(re.findall(r"`(\w+)`", reserved)) == RESERVED
+
+
+def test_an_approval_has_these_members_and_defaults():
+    (needed,) = decide({"approval": {}}).requirements
+    rows = table("member | default | what it says")
+    assert {code(name): json.loads(code(default)) for name, default, _ in rows} == needed.as_json()
+
+
+@pytest.mark.parametrize("row", table("the document | the decision"), ids=lambda row: row[0])
+def test_a_document_is_the_decision_beside_it(row):
+    decision = decide(json.loads(code(row[0])))
+    said = f"{decision.outcome} `{decision.code}`" if decision.code else decision.outcome
+    assert row[1] == said
+
+
+def test_the_members_of_the_document_are_all_there():
+    assert sorted(code(name) for name, _ in table("member | what it says")) == sorted(OUTPUTS)
+
+
+@pytest.mark.parametrize("row", table("refused | for"), ids=lambda row: code(row[0]))
+def test_what_the_page_says_is_refused_is_refused(row):
+    with pytest.raises(PolicyError) as refused:
+        RegoEngine.from_source(f"package agent.authz\n{code(row[0])}\n")
+    assert refused.value.code == "policy.invalid"
+
+
+def test_the_builtins_that_it_warns_of_are_there():
+    (named,) = re.findall(r"What (`time.*?`) return is no part", PAGE)
+    calls = {"time.now_ns": "", "rand.intn": '"a", 9', "uuid.rfc4122": '"a"'}
+    assert re.findall(r"`([\w.]+)`", named) == list(calls)
+    for name, arguments in calls.items():
+        RegoEngine.from_source(f"package agent.authz\nx := {name}({arguments})\n")
+
+
+def test_null_stands_below_every_number_and_text_above():
+    engine = RegoEngine.from_source("package agent.authz\nallow if input.amount <= 50000\n")
+    values: list[Any] = [None, False, True, 1, "1", [], {}]
+    below = {
+        json.dumps(value): decide(engine.evaluate(dumps({"amount": value}))).allowed
+        for value in values
+    }
+    assert below == {
+        **dict.fromkeys(("null", "false", "true", "1"), True),
+        **dict.fromkeys(('"1"', "[]", "{}"), False),
+    }
+
+
+def test_reasons_are_cut_as_it_says():
+    assert f"the first {MAX_REASONS} of them and {MAX_REASON} characters of each" in PAGE
+
+
+def test_a_guarded_call_reads_attribute_and_fact(tmp_path):
+    (tmp_path / "transfers.rego").write_text(block("rego"))
+    agents = {"teller": {"type": "treasury", "authority": "own"}}
+    closed = {"rent": False, "old": True}
+    with Guard.ephemeral(tmp_path / "transfers.rego", config={"agents": agents}) as guard:
+
+        @guard.tool(
+            attributes={"amount": "cents"},
+            facts=lambda args: {"account": {"closed": closed[args["account"]]}},
+        )
+        def transfer(account: str, cents: Any, note: str = "") -> str:
+            return f"{cents} to {account}{note}"
+
+        teller = guard.new_agent("teller")
+        assert teller.call(transfer, "rent", 42_000) == "42000 to rent"
+        refused: dict[str, tuple[str, Any]] = {
+            "policy.denied": ("old", 1),
+            "approval.unavailable": ("rent", 60_000),
+            "facts.failed": ("nowhere", 1),
+        }
+        for reason_code, arguments in refused.items():
+            with pytest.raises(Denied) as denied:
+                teller.call(transfer, *arguments)
+            assert denied.value.code == reason_code
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Each command of the page, and what it prints."""
+    for shown in block("console").split("$ ")[1:]:
+        command, _, printed = shown.partition("\n")
+        yield command, printed
+
+
+def test_the_commands_print_what_the_page_shows(tmp_path):
+    (tmp_path / "transfers.rego").write_text(block("rego"))
+    (tmp_path / "call.json").write_text(block("json"))
+    search = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    for command, printed in commands():
+        ran = subprocess.run(
+            ["/bin/sh", "-c", command],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": search, "HOME": str(tmp_path), "COLUMNS": "120"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if "policy check" in command:  # it prints digests
+            assert (ran.returncode, ran.stdout.startswith("sound: rego")) == (0, True)
+            assert re.findall(r"reads input\.(\w+)", ran.stderr) == ["account", "amount"]
+        else:
+            assert ran.stdout == printed
+            assert ran.returncode == int(not printed.startswith("allow"))
