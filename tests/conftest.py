@@ -1,4 +1,4 @@
-"""What every test can ask for: the public vectors, a key made for this test, hypothesis' rounds.
+"""What every test can ask for: the public vectors, keys, a trust domain, hypothesis' rounds.
 
 The vectors are not in this repository. AGENTGUARD_VECTORS names the folder that holds them; a
 clone without it skips those tests, and CI, where CI=true, fails them.
@@ -6,12 +6,21 @@ clone without it skips those tests, and CI, where CI=true, fails them.
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from agentguard.delegation import chain as chains
+from agentguard.delegation.chain import Chain, Terms
+from agentguard.identity import credential
+from agentguard.identity.credential import AgentProfile, Credential
+from agentguard.identity.trust import TrustDocument, TrustedKey
 from agentguard.keys import Ed25519Signer
 
 settings.register_profile("quick", max_examples=100, deadline=None)
@@ -49,3 +58,114 @@ def signer() -> Ed25519Signer:
 def stranger() -> Ed25519Signer:
     """Another signer, whom nobody has reason to believe."""
     return Ed25519Signer.from_seed(os.urandom(32))
+
+
+@dataclass(frozen=True)
+class Member:
+    """An agent instance outside any guard: its key and its credential."""
+
+    signer: Ed25519Signer
+    credential: Credential
+
+    @property
+    def uri(self) -> str:
+        return self.credential.uri
+
+
+class World:
+    """A trust domain without a guard, at the time ``now``: an issuer, and agents by their names."""
+
+    domain = "acme.example"
+    now = 1_800_000_000
+
+    def __init__(self) -> None:
+        self.issuer, self.log_key, self.admin = (self.key() for _ in range(3))
+        self.trust = self.trusting()
+        self._members: dict[str, Member] = {}
+        self._jti = itertools.count()
+
+    @staticmethod
+    def key() -> Ed25519Signer:
+        return Ed25519Signer.from_seed(os.urandom(32))
+
+    def trusting(self, **issuer: Any) -> TrustDocument:
+        """The trust document, with what it says of the issuer's key."""
+        keys = (
+            TrustedKey("issuer", self.issuer.public_key, **{"not_before": 0, **issuer}),
+            TrustedKey("log", self.log_key.public_key, 0),
+            TrustedKey("admin", self.admin.public_key, 0),
+        )
+        return TrustDocument(self.domain, f"{self.domain}/log/1", keys)
+
+    def jti(self) -> str:
+        return f"jti-{next(self._jti):08}"
+
+    def member(self, name: str) -> Member:
+        """An agent's instance, the same whenever it is asked for."""
+        if name not in self._members:
+            self._members[name] = self.instance(name)
+        return self._members[name]
+
+    def instance(
+        self, name: str, *, signer: Ed25519Signer | None = None, now: int | None = None
+    ) -> Member:
+        """An agent's instance with a key of its own; ``signer`` and ``now`` are for renewals."""
+        signer = signer or self.key()
+        issued = credential.issue(
+            self.issuer,
+            self.domain,
+            AgentProfile(name),
+            signer.public_key,
+            now=self.now if now is None else now,
+            jti=self.jti(),
+        )
+        return Member(signer, issued)
+
+    def begin(self, *scope: str, now: int | None = None, **terms: Any) -> Chain:
+        """The first hop: user:alice lends ``scope`` through service:ci."""
+        asked = {"principal": "user:alice", "via": "service:ci", **terms}
+        return chains.begin(
+            self.issuer,
+            self.domain,
+            Terms(scope=scope, **asked),
+            now=self.now if now is None else now,
+            jti=self.jti(),
+        )
+
+    def extend(
+        self,
+        chain: Chain,
+        to: Member,
+        *,
+        by: Member | None = None,
+        scope: Iterable[str] | None = None,
+        now: int | None = None,
+    ) -> Chain:
+        """One hop more, signed by an agent (``by``) or, in a service's place, by the issuer."""
+        return chains.extend(
+            chain,
+            self.issuer if by is None else by.signer,
+            to.credential,
+            by=None if by is None else by.credential,
+            scope=chain.leaf.scope if scope is None else scope,
+            now=self.now if now is None else now,
+            jti=self.jti(),
+        )
+
+    def chain(self, *names: str, scope: Iterable[str] = ("a", "b"), **terms: Any) -> Chain:
+        """From user:alice through service:ci to the agents of these names, one after another."""
+        chain, by = self.begin(*scope, **terms), None
+        for name in names:
+            chain, by = self.extend(chain, self.member(name), by=by), self.member(name)
+        return chain
+
+    def verify(self, chain: Chain, *, at: int | None = None, **trust: Any) -> Chain:
+        """Verify a chain as a stranger does, from its tokens alone."""
+        document = self.trusting(**trust) if trust else self.trust
+        return chains.loads(chain.dumps(), document, at=self.now if at is None else at)
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    """A trust domain without a guard."""
+    return World()

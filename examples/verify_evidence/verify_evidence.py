@@ -2,15 +2,17 @@
 
 Run it with ``python verify_evidence.py EVIDENCE TRUST``. It checks what the proof rests on: that a
 log key of the trust document has signed the checkpoint, and every entry is under it; that the
-issuer has signed the credential, and the credential's key the call and its outcome; that digests
-and commitments are those of what is there; and that the log has only grown since the checkpoint
-that the call itself carries.
+issuer has signed the credential, and the credential's key the call and its outcome; that each hop
+of the delegation, if there is one, is signed by whom the hop before it names, gives no more, and
+that the last one goes to the agent; that digests and commitments are those of what is there; and
+that the log has only grown since the checkpoint that the call itself carries.
 
 It leaves to agentguard: the strict form of everything (members and lines that nobody asked for,
 keys and attachments that stand twice, base64 and JSON in another than their one form, a key's
-``not_before``, a credential's lifetime, ``iss`` and ``alg``); where entries stand in the log and
-which statements name their places; and entries that it has no need of, among them what the issuer
-says there of shards and keys, and what an administrator said of the call (docs/evidence.md).
+``not_before``, a credential's lifetime, ``iss`` and ``alg``, the form of a hop's claims, and
+credentials in a chain that nothing needs); where entries stand in the log and which statements name
+their places; and entries that it has no need of, among them what the issuer says there of shards
+and keys, and what an administrator said of the call (docs/evidence.md).
 """
 
 from __future__ import annotations
@@ -53,11 +55,14 @@ def check(jwk: dict[str, str], signature: bytes, signed: bytes) -> None:
     Ed25519PublicKey.from_public_bytes(decode(jwk["x"])).verify(signature, signed)
 
 
-def trusted(trust: Any, use: str, kid: str, at: float) -> dict[str, str]:
-    """Return a key of the trust document that at that time had not ended, nor was compromised."""
+def trusted(trust: Any, use: str, kid: str, at: float, seen: float = 0) -> dict[str, str]:
+    """Return a key of the trust document that at that time had not ended, nor was compromised.
+
+    ``seen`` is when what it has signed was seen: a thief writes an older time into it.
+    """
     (key,) = [key for key in trust["keys"] if (key["use"], key["kid"]) == (use, kid)]
-    for end in (key["not_after"], key["compromised_since"]):
-        need(end is None or at < end, f"the {use} key {kid} did not count then")
+    for end, time in ((key["not_after"], at), (key["compromised_since"], max(at, seen))):
+        need(end is None or time < end, f"the {use} key {kid} did not count then")
     return dict(key["jwk"])
 
 
@@ -126,6 +131,58 @@ def claims(token: str, trust: Any) -> dict[str, Any]:
     return dict(said)
 
 
+def uri_of(credential: dict[str, Any], trust: Any) -> str:
+    """Return the name that an agent instance has by its key, which its credential must give."""
+    name, jwk = credential["urn:agentguard:agent"]["name"], credential["cnf"]["jwk"]
+    uri = f"spiffe://{trust['trust_domain']}/agent/{name}/{thumbprint(jwk)}"
+    need(credential["sub"] == uri, "a credential of another name or key")
+    return uri
+
+
+def chain(given: Any, trust: Any, times: tuple[float, ...]) -> tuple[Any, list[str], str]:
+    """docs/delegation.md: return the last hop of a chain, its actors by name, and its digest."""
+    domain, known = f"spiffe://{trust['trust_domain']}", given["credentials"]
+    agents = [(uri_of(said, trust), said) for said in (claims(token, trust) for token in known)]
+    held, parent, signed, ids, actors = None, None, b"", list[str](), list[str]()
+
+    def key_of(hop: Any, at: int) -> dict[str, str]:
+        """Return the key of the agent to whom a hop goes, by a credential that counted then."""
+        of = [c for uri, c in agents if uri == hop["client_id"] and c["iat"] <= at < c["exp"]]
+        need(of and thumbprint(of[0]["cnf"]["jwk"]) == hop["cnf"]["jkt"], "a hop to nobody known")
+        return dict(of[0]["cnf"]["jwk"])
+
+    for text, _, signature in (token.rpartition(".") for token in given["hops"]):
+        header, hop = (json.loads(decode(part)) for part in text.split("."))
+        first, at, kid, to = held is None, hop["iat"], header["kid"], hop["client_id"]
+        held = held or {**hop, "client_id": domain, "depth": 0, "asserted_by": "issuer"}
+        by_issuer = held["asserted_by"] == "issuer"
+        jwk = trusted(trust, "issuer", kid, at, times[0]) if by_issuer else key_of(held, at)
+        check(jwk, decode(signature), text.encode())
+        need((header["typ"], kid) == ("ag-hop+jwt", thumbprint(jwk)), "no hop, or another key")
+
+        # It goes on where the one before it ended, and gives no more.
+        says = ("application", "issuer") if first else (None, None)
+        link = {"iss": held["client_id"], "depth": held["depth"] + 1, "par": parent}
+        link |= {"sub": held["sub"], "txn": held["txn"]}
+        link |= {"assurance": says[0], "asserted_by": says[1]}
+        need({**hop, **link} == hop, "a hop that does not go on from the one before")
+        alike = [name.lower().startswith(("agent:", "spiffe:")) for name in (hop["sub"], to)]
+        need(alike == [False, not first or to == domain], "a user or service like an agent")
+        need({*hop["scope"].split()} <= {*held["scope"].split()}, "a hop with more scope")
+        need({*hop["aud"]} <= {*held["aud"]}, "a hop with a wider audience")
+        need(held["iat"] <= at < held["exp"] >= hop["exp"], "a hop that outlives the one before")
+        need(hop["depth"] <= hop["max_depth"] <= held["max_depth"], "a chain that is too deep")
+        most = [hop["max_calls"], held["max_calls"]]
+        need(None in most or most == sorted(most), "a hop with more calls")
+        need(all(at <= time < hop["exp"] for time in times), "a hop out of time")
+
+        trusted(trust, "issuer", hop["cnf"]["jkt"], at) if first else key_of(hop, at)
+        held, parent, signed = hop, sha256(text.encode()).hexdigest(), signed + text.encode()
+        ids, actors = [*ids, hop["jti"]], [*actors, to if first else f"agent:{to.split('/')[4]}"]
+    need(len(ids) == len({*ids}), "a hop that stands twice")
+    return held, actors, sha256(signed).hexdigest()
+
+
 def statement(envelope: Any, kind: str, jwk: Any, *, unsigned: bool = False) -> tuple[Any, ...]:
     """DSSE, in-toto: return a signed statement's digest, that of its subject, and its predicate."""
     payload = decode(envelope["payload"])
@@ -149,17 +206,25 @@ def verify(evidence: bytes, trust_document: bytes) -> dict[str, Any]:
     name, jwk = token["urn:agentguard:agent"]["name"], token["cnf"]["jwk"]
     unsigned = not allowed and call["code"] == "signature.failed"
     digest, subject, said = statement(call["invocation"], "invocation", jwk, unsigned=unsigned)
-    uri = f"spiffe://{trust['trust_domain']}/agent/{name}/{thumbprint(jwk)}"
-    need(said["agent"] == token["sub"] == uri, "another agent")
+    need(said["agent"] == uri_of(token, trust), "another agent")
     need(not allowed or token["iat"] <= call["seconds"] < token["exp"], "a call out of time")
 
-    # What, for whom, and how it was decided.
+    # For whom, and by which delegation.
+    principal, actors, lent = f"agent:{name}", list[str](), kinds.get("delegation", [])
+    if lent or said["chain_sha256"] is not None:
+        (logged,) = lent
+        hop, actors, named = chain(logged["chain"], trust, (logged["seconds"], call["seconds"]))
+        need((hop["client_id"], named) == (said["agent"], said["chain_sha256"]), "another chain")
+        need(hop["txn"] in (None, said["task_id"]), "a chain for another task")
+        principal = hop["sub"]
+
+    # What, and how it was decided.
     need(said["invocation_id"] == file["invocation_id"], "another call")
-    digested = {"agent": name, "actors": [], "tool": said["tool"]["digest"]}
+    digested = {"agent": name, "actors": actors, "tool": said["tool"]["digest"]}
     digested |= {n: said[n] for n in ("principal", "arguments", "resource", "task_id", "call_site")}
     need(sha256(canonical(digested)).hexdigest() == subject, "another call digest")
-    how = said["principal"], said["chain_sha256"], call["mode"], call["enforced"], call["approvals"]
-    need(how == (f"agent:{name}", None, "enforce", True, []), "what this version never logs")
+    how = said["principal"], call["mode"], call["enforced"], call["approvals"]
+    need(how == (principal, "enforce", True, []), "what this version never logs")
     need(sha256(canonical(config["config"])).hexdigest() == call["config_sha256"], "another config")
     for name in ("engine", "policy_sha256"):
         need(call[name] == (kinds["policy"][0][name] if call["engine"] else None), "another policy")
@@ -182,7 +247,8 @@ def verify(evidence: bytes, trust_document: bytes) -> dict[str, Any]:
 
     told = ("agent", "tool", "principal", "at", "decision", "code", "reasons", "policy_sha256")
     kept = {item["role"]: json.loads(item["data"]) for item in file["attachments"]}
-    return {**{name: {**call, **said}[name] for name in told}, **kept, "outcome": outcome}
+    shown = {name: {**call, **said}[name] for name in told} | {"actors": actors}
+    return {**shown, **kept, "outcome": outcome}
 
 
 if __name__ == "__main__":

@@ -12,12 +12,14 @@ from agentguard.arguments import Arguments
 from agentguard.audit.evidence import Evidence
 from agentguard.audit.evidence import verify as verify_evidence
 from agentguard.decision import Decision, Denied, Requirement
+from agentguard.delegated import Delegation, current_delegation
 from agentguard.errors import (
     AgentguardError,
     ArgumentsError,
     CallError,
     ConfigError,
     DecodeError,
+    DelegationError,
     EncodeError,
     FactsError,
     KeyMaterialError,
@@ -45,6 +47,8 @@ __all__ = [
     "ConfigError",
     "Decision",
     "DecodeError",
+    "Delegation",
+    "DelegationError",
     "Denied",
     "EncodeError",
     "Evidence",
@@ -61,6 +65,7 @@ __all__ = [
     "TrustDocument",
     "UnguardedCallError",
     "VerificationError",
+    "current_delegation",
     "idempotency_key",
     "verify_evidence",
 ]

@@ -1,4 +1,4 @@
-"""What the administrator does to a log: settle a call in doubt, erase a call's data.
+"""What the administrator does: settle a call in doubt, erase a call's data, revoke, freeze.
 
 Each is a statement that the admin key signs, appended like any other entry, and durable before
 anything is done.
@@ -6,10 +6,12 @@ anything is done.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from agentguard import domain, whereabouts
 from agentguard.audit import entry, statements
@@ -19,11 +21,14 @@ from agentguard.domain import Domain, StateDomain
 from agentguard.errors import CallError
 from agentguard.identity.trust import TrustDocument
 from agentguard.invocation import timestamp
-from agentguard.keys import Signer
+from agentguard.keys import Secret, Signer
 from agentguard.ports import LogReader
-from agentguard.storage import erasure, keystore, registry
+from agentguard.storage import erasure, keystore, registry, revocations
 from agentguard.storage.log import ShardLog
 from agentguard.whereabouts import Call
+
+# what a chain, a credential or a token can hold
+_REVOCABLE: Final = re.compile(r"[\x21-\x7e]{1,1024}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ class Erased:
 
 def resolve(
     settings: Config,
-    passphrase: bytes,
+    passphrase: Secret | bytes,
     invocation_id: str,
     *,
     ran: bool,
@@ -50,6 +55,7 @@ def resolve(
     record), ``EncodeError`` for a note that can't be written, and as ``domain.take_up`` and
     ``Domain.lease`` do.
     """
+    passphrase = Secret.of(passphrase)
     home, admin = _take_up(settings, passphrase)
     with closing(home.read()) as reader:
         call = _find(reader, invocation_id)
@@ -64,12 +70,13 @@ def resolve(
 
 
 def erase(
-    settings: Config, passphrase: bytes, invocation_id: str, *, note: str, now: datetime
+    settings: Config, passphrase: Secret | bytes, invocation_id: str, *, note: str, now: datetime
 ) -> Erased:
     """Erase a call's arguments, policy input and result, with their salts; every proof holds.
 
     May be done again, as after a crash in between. Raises as ``resolve`` does.
     """
+    passphrase = Secret.of(passphrase)
     home, admin = _take_up(settings, passphrase)
     with closing(home.read()) as reader:
         call = _find(reader, invocation_id)
@@ -126,7 +133,7 @@ def _settled(
     return None
 
 
-def _take_up(settings: Config, passphrase: bytes) -> tuple[StateDomain, Signer]:
+def _take_up(settings: Config, passphrase: Secret) -> tuple[StateDomain, Signer]:
     home = domain.take_up(settings, passphrase)
     admin = keystore.load_key(settings.state, "admin", passphrase)
     domain.require_trusted(settings.state, home.trust, admin=admin)
@@ -140,3 +147,55 @@ def _writing(home: Domain, now: datetime) -> Iterator[ShardLog]:
         yield log
     finally:
         log.close()
+
+
+def revoke(
+    settings: Config, passphrase: Secret | bytes, name: str, *, note: str, now: datetime
+) -> Receipt:
+    """Let nobody act any more under what ``name`` names; return where that is recorded.
+
+    It is the id of a token or hop, a key's thumbprint, an instance's URI, ``agent:<name>``, a
+    service or a principal (``Chain.names``). It counts at the next call of every process on the
+    state. Raises ``CallError`` (``revocation.name``) for what names nothing, ``EncodeError`` for a
+    note that can't be written, and as ``resolve`` does.
+    """
+    if not _REVOCABLE.fullmatch(name):
+        message = (
+            f"{name!r} names nothing that could be revoked: give a jti, a key's thumbprint, an "
+            "agent's URI, agent:NAME, a service or a principal"
+        )
+        raise CallError(message, code="revocation.name")
+    home, admin = _take_up(settings, Secret.of(passphrase))
+    with _writing(home, now) as log:
+        at = timestamp(max(now, log.last_at))
+        recorded = log.append(entry.revocation(admin, name, note=note, at=at))
+    home.revocations()  # reads what was just written, and so every process sees it
+    return recorded
+
+
+def freeze(
+    settings: Config, passphrase: Secret | bytes, *, frozen: bool, note: str, now: datetime
+) -> Receipt:
+    """Deny every call of every process on the state from now on, or (not ``frozen``) no more.
+
+    Raises ``EncodeError`` for a note that can't be written, and as ``resolve`` does.
+    """
+    home, admin = _take_up(settings, Secret.of(passphrase))
+    # of two at once each has a number of its own, and the higher one counts
+    with (
+        _writing(home, now) as log,
+        registry.locked(settings.state),
+        closing(home.read()) as reader,
+    ):
+        standing = revocations.current(settings.state, reader, home.trust)
+        statement = entry.freeze(
+            admin,
+            home.trust.trust_domain,
+            frozen=frozen,
+            sequence=standing.sequence + 1,
+            note=note,
+            at=timestamp(max(now, log.last_at)),
+        )
+        recorded = log.append(statement)
+    home.revocations()
+    return recorded

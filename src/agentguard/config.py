@@ -11,14 +11,15 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from agentguard import canonical, redaction
-from agentguard.errors import ConfigError, DecodeError, EncodeError
+from agentguard.delegation import grant
+from agentguard.errors import ConfigError, DecodeError, DelegationError, EncodeError
 from agentguard.identity.credential import AgentProfile
 from agentguard.policy import DEFAULT_QUERY
 from agentguard.redaction import Redaction
@@ -45,6 +46,22 @@ class AgentConfig:
     profile: AgentProfile
     authority: Literal["own", "delegated"]
     max_scope: frozenset[str] | None
+    roles: tuple[str, ...] = ()
+    of_roles: frozenset[str] = frozenset()
+    """What the roles allow."""
+
+    @property
+    def scope(self) -> frozenset[str] | None:
+        """All that it may ever do, by itself or under a delegation; None is everything."""
+        return None if self.max_scope is None else self.max_scope | self.of_roles
+
+
+@dataclass(frozen=True, slots=True)
+class PrincipalConfig:
+    """``[principals.NAME]``: the roles of a user, and what they allow to delegate."""
+
+    roles: tuple[str, ...]
+    scope: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +99,9 @@ class Config:
     passphrase_file: Path | None
     policy: PolicyConfig | None
     agents: Mapping[str, AgentConfig] = field(default_factory=dict)
+    principals: Mapping[str, PrincipalConfig] | None = None
+    """None where there is no ``[principals]``: then anybody delegates what the program says."""
+
     tools: Mapping[str, ToolConfig] = field(default_factory=dict)
     redactions: Mapping[str, tuple[Redaction, ...]] = field(default_factory=dict)
     encoded: bytes = b"{}"
@@ -92,6 +112,31 @@ class Config:
         tables = {name: f"{self.source}: [tools.{name}]" for name in self.tools}
         redacted = {name: f"{self.source}: {name} in [redact]" for name in self.redactions}
         return {name: where for name, where in {**redacted, **tables}.items() if name != "*"}
+
+    def lendable(self, subject: str, scope: Iterable[str] | None) -> tuple[str, ...]:
+        """Return what ``subject`` is to lend, if its roles allow that; ``scope`` None is all of it.
+
+        Raises ``DelegationError``: ``scope.malformed``, ``scope.exceeded``.
+        """
+        if self.principals is None:
+            if scope is None:
+                message = (
+                    f"say which scope {subject} lends: {self.source} has no [principals] whose "
+                    "roles would say so"
+                )
+                raise DelegationError(message, code="scope.malformed")
+            return grant.scopes(scope)
+        known = self.principals.get(subject)
+        allowed = known.scope if known is not None else frozenset[str]()
+        asked = grant.scopes(allowed if scope is None else scope)
+        more = [one for one in asked if one not in allowed]
+        if more:
+            message = (
+                f"the roles of {subject} do not allow {' '.join(more)}: see [principals] and "
+                f"[roles] in {self.source}"
+            )
+            raise DelegationError(message, code="scope.exceeded")
+        return asked
 
     def require_redactable(self, spec: ToolSpec) -> None:
         """Refuse a tool whose resource, which is signed and logged, would tell what is redacted.
@@ -139,6 +184,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
     keys = root.table("keys")
     passphrase_file = keys.text("passphrase_file", "")
     keys.done()
+    roles = {name: _role(table) for name, table in root.tables("roles")}
     config = Config(
         source=source,
         base=base,
@@ -147,7 +193,8 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         anchor=resolve(base, anchor) if anchor else None,
         passphrase_file=resolve(base, passphrase_file) if passphrase_file else None,
         policy=_policy(root.table("policy")) if "policy" in tables else None,
-        agents={name: _agent(name, table) for name, table in root.tables("agents")},
+        agents={name: _agent(name, table, roles) for name, table in root.tables("agents")},
+        principals=_principals(root, roles) if "principals" in tables else None,
         tools={name: _tool(table) for name, table in root.tables("tools")},
         redactions=_redactions(root.table("redact")),
         encoded=_encoded(tables, source),
@@ -211,17 +258,50 @@ def _policy(table: _Table) -> PolicyConfig:
     return policy
 
 
-def _agent(name: str, table: _Table) -> AgentConfig:
+def _role(table: _Table) -> frozenset[str]:
+    scope = table.scope("scope", ())
+    table.done()
+    return scope
+
+
+def _principals(root: _Table, roles: Mapping[str, frozenset[str]]) -> Mapping[str, PrincipalConfig]:
+    principals: dict[str, PrincipalConfig] = {}
+    for name, table in root.tables("principals"):
+        try:
+            grant.principal(name)
+        except DelegationError as error:
+            raise ConfigError(f"{table.name('')}: {error}") from error
+        named, scope = _roles(table, roles)
+        principals[name] = PrincipalConfig(named, scope)
+        table.done()
+    return principals
+
+
+def _roles(
+    table: _Table, known: Mapping[str, frozenset[str]]
+) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Read which of the ``[roles]`` somebody has, and what they allow together."""
+    named = tuple(sorted(set(table.texts("roles", ()))))
+    for role in named:
+        if role not in known:
+            raise table.mistake("roles", f"names of [roles]: {', '.join(sorted(known)) or 'none'}")
+    return named, frozenset[str]().union(*(known[role] for role in named))
+
+
+def _agent(name: str, table: _Table, known: Mapping[str, frozenset[str]]) -> AgentConfig:
     kind = table.text("type", "agent")
     owner, version = table.text("owner", ""), table.text("version", "")
     try:
         profile = AgentProfile(name, kind, owner or None, version or None)
     except ConfigError as error:
         raise ConfigError(f"{table.name('')}: {error}") from error
+    roles, of_roles = _roles(table, known)
     config = AgentConfig(
         profile,
         table.choice("authority", ("own", "delegated"), "delegated"),  # type: ignore[arg-type]
-        frozenset(table.texts("max_scope", ())),
+        table.scope("max_scope", ()),
+        roles,
+        of_roles,
     )
     table.done()
     return config
@@ -305,6 +385,12 @@ class _Table:
         if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
             raise self.mistake(key, "a list of strings")
         return tuple(value)
+
+    def scope(self, key: str, default: tuple[str, ...]) -> frozenset[str]:
+        try:
+            return frozenset(grant.scopes(self.texts(key, default)))
+        except DelegationError as error:
+            raise ConfigError(f"{self.name(key)}: {error}") from error
 
     def mapping(self, key: str) -> Mapping[str, str] | None:
         value = self._get(key)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,19 +24,20 @@ from agentguard.errors import (
 )
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
 from agentguard.invocation import timestamp
-from agentguard.keys import Ed25519Signer, Signer
-from agentguard.ports import LogReader
-from agentguard.storage import files, founding, keystore, pinned, succession
+from agentguard.keys import Ed25519Signer, Secret, Signer
+from agentguard.ports import LogReader, Revocations
+from agentguard.storage import files, founding, keystore, pinned, revocations, succession
 from agentguard.storage import registry as registry_file
 from agentguard.storage.lease import Lessor
 from agentguard.storage.log import ShardLog
 from agentguard.storage.memory import MemoryBackend
 from agentguard.storage.reader import StateReader
+from agentguard.storage.revocations import FileRevocations, MemoryRevocations
 
 PASSPHRASE_VARIABLE: Final = "AGENTGUARD_PASSPHRASE"  # noqa: S105  a name, no secret
 """The environment variable with the passphrase of the long-lived keys."""
 
-Passphrase = bytes | Callable[[], bytes]
+Passphrase = Secret | bytes | Callable[[], Secret | bytes]
 """The passphrase, or who is asked for it: at once, and again whenever keys were rotated."""
 
 
@@ -59,6 +61,9 @@ class Domain(Protocol):
 
     def read(self) -> LogReader:
         """Open the log to read; raises ``StorageError``."""
+
+    def revocations(self) -> Revocations:
+        """What was revoked, with what the log says of it; raises ``StorageError``."""
 
     def renewed(self) -> Domain | None:
         """Take the domain up again if its keys were rotated or revoked; None if not."""
@@ -94,6 +99,20 @@ class StateDomain:
     def read(self) -> StateReader:
         """Open the log to read; whoever opens it may close it."""
         return StateReader(self.settings.state)
+
+    def revocations(self) -> FileRevocations:
+        """Bring what is kept of revocations up to what the log says, and return it."""
+        state = self.settings.state
+        with closing(self.read()) as reader, registry_file.locked(state):
+            revocations.rebuild(state, reader, self.trust, self.log_key)
+        return FileRevocations(state, self._trust_by_now)
+
+    def _trust_by_now(self) -> TrustDocument:
+        """Return the trust document that counts, whatever was rotated since; raises as it does."""
+        state = self.settings.state
+        trust = keystore.load_trust(state)
+        succession.require_same(state, self.settings.anchor, trust)
+        return trust
 
     def renewed(self) -> StateDomain | None:
         """Take the domain up again if another trust document counts by now, or should."""
@@ -151,13 +170,17 @@ class MemoryDomain:
         """Read the log where it is written."""
         return self.backend
 
+    def revocations(self) -> MemoryRevocations:
+        """Nothing is revoked in memory; calls are counted."""
+        return MemoryRevocations()
+
     def renewed(self) -> None:
         """Nobody can rotate its keys."""
 
 
 def found(
     config: Config,
-    passphrase: bytes,
+    passphrase: Secret | bytes,
     *,
     now: datetime,
     ready: Callable[[TrustDocument], object] = lambda _trust: None,
@@ -168,6 +191,7 @@ def found(
     counts yet: what it raises undoes it. Raises ``StorageError`` (``storage.exists``,
     ``storage.readonly``).
     """
+    passphrase = Secret.of(passphrase)
     issuer, log_key, admin = (new_key() for _ in range(3))
     trust = _trust(config.trust_domain, now, issuer=issuer, log=log_key, admin=admin)
     with founding.filling(config.state) as state:
@@ -198,6 +222,7 @@ def take_up(settings: Config, passphrase: Passphrase) -> StateDomain:
     Raises ``StorageError``, ``KeyMaterialError``, ``DecodeError``, ``VerificationError``
     (``trust.changed``), or ``ConfigError`` for another domain's state.
     """
+    passphrase = held(passphrase)
     state = settings.state
     _require_state(state)
     while True:
@@ -212,6 +237,7 @@ def take_up(settings: Config, passphrase: Passphrase) -> StateDomain:
 
 def take_up_locked(settings: Config, passphrase: Passphrase) -> StateDomain:
     """Do as ``take_up``, for who is inside ``registry.locked`` already."""
+    passphrase = held(passphrase)
     state = settings.state
     _require_state(state)
     if succession.is_due(state):
@@ -249,11 +275,16 @@ def _checked(home: StateDomain) -> StateDomain:
     return home
 
 
-def _ask(passphrase: Passphrase) -> bytes:
-    if isinstance(passphrase, bytes):
-        return passphrase
+def held(passphrase: Passphrase) -> Passphrase:
+    """Return the passphrase as it is held, so that no traceback shows it."""
+    return Secret.of(passphrase) if isinstance(passphrase, bytes) else passphrase
+
+
+def _ask(passphrase: Passphrase) -> Secret:
+    if isinstance(passphrase, Secret | bytes):
+        return Secret.of(passphrase)
     try:
-        return passphrase()
+        return Secret.of(passphrase())
     except AgentguardError:
         raise
     except Exception as error:
@@ -271,14 +302,13 @@ def ephemeral(trust_domain: str, *, now: datetime) -> MemoryDomain:
     return MemoryDomain(trust, issuer, log_key, backend)
 
 
-def passphrase_of(config: Config) -> bytes:
+def passphrase_of(config: Config) -> Secret:
     """Find the passphrase: ``AGENTGUARD_PASSPHRASE``, else ``[keys] passphrase_file``.
 
     Raises ``KeyMaterialError`` (``key.passphrase``); it never asks at a terminal.
     """
-    from_environment = os.environ.get(PASSPHRASE_VARIABLE)
-    if from_environment:
-        return from_environment.encode()
+    if os.environ.get(PASSPHRASE_VARIABLE):
+        return Secret(os.fsencode(os.environ[PASSPHRASE_VARIABLE]))
     path = config.passphrase_file
     if path is None:
         message = (
@@ -288,11 +318,11 @@ def passphrase_of(config: Config) -> bytes:
         raise KeyMaterialError(message, code="key.passphrase")
     keystore.refuse_if_exposed(path)
     try:
-        passphrase = path.read_bytes().strip()
+        passphrase = Secret(path.read_bytes().strip())
     except OSError as error:
         message = f"{path} can't be read ({error.strerror}): check [keys] passphrase_file"
         raise KeyMaterialError(message, code="key.passphrase") from error
-    if not passphrase:
+    if not passphrase.reveal():
         raise KeyMaterialError(f"{path} holds no passphrase", code="key.passphrase")
     return passphrase
 

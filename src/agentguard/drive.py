@@ -13,13 +13,36 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Executor, wait
 from contextvars import copy_context
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from agentguard import ambient
-from agentguard.effects import Append, Effect, Enqueue, Evaluate, Line, LookUp, Renew, Run
+from agentguard.effects import (
+    Append,
+    Consume,
+    Effect,
+    Enqueue,
+    Evaluate,
+    Line,
+    LookUp,
+    Obtain,
+    Run,
+)
 from agentguard.errors import ConfigError, FactsError
 
 T = TypeVar("T")
+
+
+class Executors(NamedTuple):
+    """Threads that keep the event loop free: ``log`` for what writes, ``facts`` for look-ups.
+
+    They are two, so that slow look-ups, or ones that make guarded calls of their own, leave threads
+    for what those calls write.
+    """
+
+    log: Executor
+    facts: Executor
+
+
 Flow = Generator[Effect, Any, T]
 
 
@@ -46,32 +69,44 @@ def run(flow: Flow[T], line: Line, tool: Callable[[], Any]) -> T:
 
 
 def _perform(effect: Effect, line: Line, tool: Callable[[], Any]) -> Any:
+    work = _work(effect, line)
+    if work is not None:
+        return work()
     match effect:
         case Evaluate():
             return line.engine.evaluate(effect.document)
-        case Append():
-            return line.log.append(effect.record)
         case Run():
-            with ambient.running(effect.invocation_id):
+            with ambient.running(effect.invocation_id, effect.authority.lends):
                 return _finished(tool())
         case Enqueue():
             line.log.enqueue(effect.record)
             return None
         case LookUp():
             return _look_up(effect)
-        case Renew():
-            effect.renew(effect.at)
-            return None
+
+
+def _work(effect: Effect, line: Line) -> Callable[[], Any] | None:
+    """Return what carries out an effect that may wait for a disk; None for the others."""
+    match effect:
+        case Append():
+            return partial(line.log.append, effect.record)
+        case Obtain():
+            return partial(effect.obtain, effect.at)
+        case Consume():
+            return partial(line.revocations.consume, effect.limits)
+    return None
 
 
 def _finished(result: T) -> T:
     """Refuse a result whose effects are still to come: nobody would watch them."""
-    if inspect.iscoroutine(result):
-        result.close()
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
         message = "the tool returned a coroutine, which was not run: use acall, or an async tool"
         raise ConfigError(message, code="tool.async")
-    if inspect.isgenerator(result):
-        result.close()
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        if inspect.isgenerator(result):
+            result.close()
         message = "the tool returned a generator, which was not run: return a list instead"
         raise ConfigError(message, code="tool.generator")
     return result
@@ -86,14 +121,14 @@ def _look_up(effect: LookUp) -> Any:
     return found
 
 
-async def arun(flow: Flow[T], line: Line, tool: Callable[[], Any], executor: Executor) -> T:
+async def arun(flow: Flow[T], line: Line, tool: Callable[[], Any], executors: Executors) -> T:
     """Drive ``flow`` to its end on the event loop; ``tool`` may return an awaitable."""
     closed: GeneratorExit | None = None
     try:
         effect = next(flow)
         while True:
             try:
-                result = await _aperform(effect, line, tool, executor)
+                result = await _aperform(effect, line, tool, executors)
             except GeneratorExit as error:
                 # the coroutine is closed: to the flow, whose generators would read this as their
                 # own end, it is a cancellation; what it still does then does not wait
@@ -111,21 +146,22 @@ async def arun(flow: Flow[T], line: Line, tool: Callable[[], Any], executor: Exe
         raise
 
 
-async def _aperform(effect: Effect, line: Line, tool: Callable[[], Any], executor: Executor) -> Any:
+async def _aperform(
+    effect: Effect, line: Line, tool: Callable[[], Any], executors: Executors
+) -> Any:
     if isinstance(effect, Run):
-        with ambient.running(effect.invocation_id):
+        with ambient.running(effect.invocation_id, effect.authority.lends):
             result = tool()
             return _finished(await result if inspect.isawaitable(result) else result)
-    if isinstance(effect, Append):
-        return await _finish(executor, partial(line.log.append, effect.record))
-    if isinstance(effect, Renew):
-        return await _finish(executor, partial(effect.renew, effect.at))
+    work = _work(effect, line)
+    if work is not None:
+        return await _finish(executors.log, work)
     if isinstance(effect, LookUp):
         if inspect.iscoroutinefunction(effect.facts):
             return await effect.facts(effect.values)
         loop = asyncio.get_running_loop()
         look_up = partial(copy_context().run, effect.facts, effect.values)
-        found = await loop.run_in_executor(executor, look_up)
+        found = await loop.run_in_executor(executors.facts, look_up)
         return await found if inspect.isawaitable(found) else found
     return _perform(effect, line, tool)
 

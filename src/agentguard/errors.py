@@ -12,6 +12,7 @@ who will read it. The two exceptions that *steer* a guarded call, ``Denied`` and
     ├── VerificationError    well formed, but a signature, proof or credential does not hold
     ├── KeyMaterialError     a key can't be read, written or used
     ├── PolicyError          a policy can't be loaded or evaluated
+    ├── DelegationError      what is to be delegated is more than there is, or malformed
     ├── FactsError           a look-up of facts failed or collides with the policy's input
     ├── StorageError         the log can't be opened, read or written
     ├── CallError            a call is not in the log, or not in the state that was expected
@@ -73,6 +74,12 @@ class PolicyError(AgentguardError):
     """A policy can't be loaded, or its evaluation failed."""
 
     default_code = "policy.error"
+
+
+class DelegationError(AgentguardError):
+    """What is to be delegated is malformed, or more than whoever delegates it has."""
+
+    default_code = "delegation.refused"
 
 
 class FactsError(AgentguardError):

@@ -6,6 +6,7 @@ reported, not raised: also a log that can't be read to its end.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import starmap
@@ -110,8 +111,20 @@ class _Examination:
             what = "the shard is missing: the registry or an anchor knows it"
             self.problems.append(Problem(number, None, what))
         self._compare_heads(reports)
+        self._count_calls(reports)
         in_doubt = self._in_doubt(reports)
         return Report(tuple(reports), tuple(self.problems), in_doubt, missing)
+
+    def _count_calls(self, reports: Sequence[ShardReport]) -> None:
+        """A delegation that allows a number of calls was not used for more, in all shards."""
+        calls: Counter[tuple[str, int]] = Counter()
+        for report in reports:
+            calls.update({(jti, most): used for jti, most, used in report.counted})
+        for (jti, most), used in sorted(calls.items()):
+            if used > most:
+                shard = next(r.shard for r in reports if (jti, most) in {c[:2] for c in r.counted})
+                what = f"{used} calls were made under the delegation {jti}, which allows {most}"
+                self.problems.append(Problem(shard, None, what))
 
     def _find_unnamed(self, reports: Sequence[ShardReport], registered: frozenset[int]) -> None:
         """A shard is registered before its writer comes to a second entry."""

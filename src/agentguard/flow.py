@@ -12,8 +12,9 @@ is signed and appended like any other as long as the log can be written.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from agentguard import envelope, policy, redaction
@@ -22,11 +23,22 @@ from agentguard.audit import entry, summary
 from agentguard.audit.entry import Attachment, Receipt, Record, Role, Ruling, Status
 from agentguard.canonical import sha256_hex
 from agentguard.decision import Decision, Denied
-from agentguard.effects import Actor, Append, Effect, Enqueue, Evaluate, Line, Run
+from agentguard.effects import (
+    Actor,
+    Append,
+    Consume,
+    Effect,
+    Enqueue,
+    Evaluate,
+    Lent,
+    Line,
+    NotRun,
+    Run,
+)
 from agentguard.envelope import Envelope
 from agentguard.errors import AgentguardError, EncodeError
 from agentguard.invocation import Invocation, commitment, statement, timestamp
-from agentguard.preparation import Prepared, effective_time, prepare
+from agentguard.preparation import Prepared, effective_time, interrupted, prepare
 from agentguard.redaction import Redaction
 
 _LOGGER = logging.getLogger("agentguard")
@@ -36,13 +48,18 @@ MAX_REASON: Final = 1024
 """How many reasons of a refusal are kept, and how many characters of each."""
 
 
-def evaluate(actor: Actor, line: Line, invocation: Invocation) -> Generator[Effect, Any, Decision]:
+def evaluate(
+    actor: Actor, line: Line, invocation: Invocation, lent: Lent | None = None
+) -> Generator[Effect, Any, Decision]:
     """Steps 1, 2, 3 and 5: what the answer would be; the call is not signed, counted or recorded.
 
-    A credential that is due is renewed in step 2, and that is on record.
+    A credential that is due is renewed in step 2, and that is on record; so is a chain of
+    delegation that was not handed on to the agent before.
     """
-    prepared = yield from prepare(actor, line, invocation)
-    decision, _document = yield from _judge(actor, prepared)
+    prepared = yield from prepare(actor, line, invocation, lent)
+    decision, _document, interrupt = yield from _judge(actor, prepared)
+    if interrupt is not None:
+        raise interrupt
     return decision
 
 
@@ -50,35 +67,35 @@ def guarded_call(
     actor: Actor,
     line: Line,
     invocation: Invocation,
+    lent: Lent | None = None,
     outcome_unknown: tuple[type[BaseException], ...] = (),
 ) -> Generator[Effect, Any, Any]:
     """Steps 1 to 9: run the call if it may run; raises ``Denied`` if not.
 
+    ``lent`` is the delegation in force; None for none.
+
     An exception of the tool is recorded and raised as it is; one of ``outcome_unknown`` (a
     framework's way to pause), or that is no ``Exception``, is recorded as ``unknown``.
     """
-    prepared = yield from prepare(actor, line, invocation)  # 1, 2, 3
+    prepared = yield from prepare(actor, line, invocation, lent)  # 1, 2, 3
     sealed, unsigned = _sign(actor, prepared)  # 4
-    decision, document = yield from _judge(actor, prepared)  # 5
+    decision, document, interrupt = yield from _judge(actor, prepared)  # 5
     if unsigned is not None:
         decision = replace(unsigned, redactions=decision.redactions)
     decision = _written(_approve(decision))  # 6
-    receipt, decision = yield from _authorize(
-        actor, line, prepared, sealed, decision, document
-    )  # 7
+    decision = yield from _count(prepared, decision)
+    account = _Account(actor, line, prepared, sealed, _redactions(line, prepared, decision))
+    record, decision = _authorization(account, decision, document)
+    account.receipt = yield from _append(record, decision, account)  # 7
     if not decision.allowed:
-        raise Denied(decision)
-    account = _Account(
-        actor, line, prepared, sealed, receipt, _redactions(line, prepared, decision)
-    )
-    if not invocation.is_unchanged():
-        yield from account.close("not_run", None)
-        reason = "the arguments were changed while the call was being decided"
-        raise Denied(Decision.refused(reason, code="arguments.changed"))
+        raise interrupt or Denied(decision)
     unknown: tuple[type[BaseException], ...] = (TimeoutError, *outcome_unknown)
     started = account.now()
     try:
-        result = yield Run(prepared.predicate["invocation_id"])  # 8
+        result = yield Run(prepared.predicate["invocation_id"], prepared.authority)  # 8
+    except NotRun as not_run:
+        yield from account.close("not_run", None)
+        raise Denied(not_run.refusal) from None
     except unknown as error:
         yield from account.close("unknown", started, error=error)
         raise
@@ -97,7 +114,7 @@ def guarded_call(
 
 def _sign(actor: Actor, prepared: Prepared) -> tuple[Envelope, Decision | None]:
     """Seal the statement; where the signer fails, the refusal is recorded unsigned."""
-    payload = statement(actor.name, prepared.predicate)
+    payload = statement(actor.name, prepared.predicate, prepared.authority.actors)
     try:
         return envelope.seal(payload, actor.signer), None
     except Exception as error:  # noqa: BLE001  a signer may be a service: any failure of it denies
@@ -107,11 +124,11 @@ def _sign(actor: Actor, prepared: Prepared) -> tuple[Envelope, Decision | None]:
 
 def _judge(
     actor: Actor, prepared: Prepared
-) -> Generator[Effect, Any, tuple[Decision, bytes | None]]:
-    """Return the decision, and the policy's input where the policy was asked."""
+) -> Generator[Effect, Any, tuple[Decision, bytes | None, BaseException | None]]:
+    """Return the decision, the policy's input where it was asked, and what has cut it short."""
     arguments = prepared.refusal or prepared.arguments
     if isinstance(arguments, Decision):
-        return arguments, None
+        return arguments, None, prepared.interrupt
     try:
         document = policy.document(
             actor.description,
@@ -120,16 +137,19 @@ def _judge(
             resource=prepared.predicate["resource"],
             task_id=prepared.predicate["task_id"],
             facts=prepared.facts,
+            delegation=prepared.authority.description,
         )
     except AgentguardError as error:
-        return Decision.refused(str(error), code=error.code), None
+        return Decision.refused(str(error), code=error.code), None, None
     try:
         answer = yield Evaluate(document)
-        return policy.decide(answer), document
+        return policy.decide(answer), document, None
     except AgentguardError as error:
-        return Decision.refused(str(error), code=error.code), document
+        return Decision.refused(str(error), code=error.code), document, None
     except Exception as error:  # noqa: BLE001  an engine that breaks its contract denies as well
-        return Decision.failed("policy.error", "the policy engine failed", error), document
+        return Decision.failed("policy.error", "the policy engine failed", error), document, None
+    except BaseException as error:  # noqa: BLE001  raised again once the refusal is on record
+        return interrupted(error), document, error
 
 
 def _approve(decision: Decision) -> Decision:
@@ -138,6 +158,24 @@ def _approve(decision: Decision) -> Decision:
         return decision
     reasons = (*decision.reasons, "no approval mechanism is set up")
     return replace(decision, outcome="deny", code="approval.unavailable", reasons=reasons)
+
+
+def _count(prepared: Prepared, decision: Decision) -> Generator[Effect, Any, Decision]:
+    """Take one call from what the chain allows; without one left, the call is refused."""
+    limits = prepared.authority.limits
+    if not decision.allowed or not limits:
+        return decision
+    try:
+        if (yield Consume(limits)):
+            return decision
+        most = min(most for _jti, most in limits)
+        reason = f"the delegation allows {most} calls, and all of them are made"
+        refused = Decision.refused(reason, code="calls.exceeded")
+    except AgentguardError as error:
+        refused = Decision.refused(str(error), code=error.code)
+    except Exception as error:  # noqa: BLE001  what can't be counted is not allowed
+        refused = Decision.failed("storage.failed", "the calls can't be counted", error)
+    return replace(refused, redactions=decision.redactions)
 
 
 def _written(decision: Decision) -> Decision:
@@ -151,65 +189,67 @@ def _written(decision: Decision) -> Decision:
     return replace(decision, reasons=tuple(reasons))
 
 
-def _authorize(
-    actor: Actor,
-    line: Line,
-    prepared: Prepared,
-    sealed: Envelope,
-    decision: Decision,
-    document: bytes | None,
-) -> Generator[Effect, Any, tuple[Receipt, Decision]]:
-    """Append the answer, and return its place and what was written."""
-    salt = prepared.salt
-    attachments: list[Attachment] = []
-    bound, named = prepared.arguments, prepared.predicate["arguments"]
-    redactions = _redactions(line, prepared, decision)
-    if isinstance(bound, Arguments) and named is not None:
-        copy = redaction.redact("args", bound.encoded, redactions) if redactions else None
-        attachments.append(_attachment("arguments", named, salt, bound.encoded, copy))
-    committed = commitment(salt, document) if document is not None else None
-    if document is not None and committed is not None:
-        copy = redaction.redact_input(document, redactions) if redactions else None
-        attachments.append(_attachment("input", committed, salt, document, copy))
+def _authorization(
+    account: _Account, decision: Decision, document: bytes | None
+) -> tuple[Record, Decision]:
+    """Return the entry with the answer, and the answer as it is written.
+
+    ``document`` is the policy's input, None where no policy was asked.
+    """
+    line, prepared = account.line, account.prepared
+    committed = commitment(prepared.salt, document) if document is not None else None
     asked = document is not None
-    engine, digest = line.engine_name, line.engine.policy_sha256
     ruling = Ruling(
         decision,
         committed,
-        engine if asked else None,
-        digest if asked else None,
+        line.engine_name if asked else None,
+        line.engine.policy_sha256 if asked else None,
         line.config_sha256,
     )
-    beside = tuple(attachments)
+    beside = tuple(_attachments(account, document, committed))
+    written = partial(
+        entry.authorization, account.sealed, prepared.predicate, at=prepared.at, attachments=beside
+    )
     try:
-        record = entry.authorization(
-            sealed, prepared.predicate, ruling, at=prepared.at, attachments=beside
-        )
+        return written(ruling), decision
     except EncodeError as error:  # the policy asks for more than an entry can hold
-        decision = Decision.refused(str(error), code="policy.malformed")
-        ruling = ruling._replace(decision=decision)
-        record = entry.authorization(
-            sealed, prepared.predicate, ruling, at=prepared.at, attachments=beside
-        )
+        refused = Decision.refused(str(error), code="policy.malformed")
+        return written(ruling._replace(decision=refused)), refused
+
+
+def _attachments(
+    account: _Account, document: bytes | None, committed: str | None
+) -> Iterator[Attachment]:
+    """Yield what is kept beside the entry: the arguments, and the policy's input."""
+    prepared, redactions = account.prepared, account.redactions
+    bound, named = prepared.arguments, prepared.predicate["arguments"]
+    if isinstance(bound, Arguments) and named is not None:
+        copy = redaction.redact("args", bound.encoded, redactions) if redactions else None
+        yield _attachment("arguments", named, prepared.salt, bound.encoded, copy)
+    if document is not None and committed is not None:
+        copy = redaction.redact_input(document, redactions) if redactions else None
+        yield _attachment("input", committed, prepared.salt, document, copy)
+
+
+def _append(
+    record: Record, decision: Decision, account: _Account
+) -> Generator[Effect, Any, Receipt]:
+    """Have the answer durable; without that, the call is refused."""
     try:
         receipt: Receipt = yield Append(record)
     except AgentguardError as error:
         if decision.allowed and error.code == "storage.unknown":
-            account = _Account(actor, line, prepared, sealed, None, redactions)
             yield from account.close("not_run", None, error=error)
-        refused = Decision.refused(str(error), code=error.code)
-        raise Denied(refused) from error
+        raise Denied(Decision.refused(str(error), code=error.code)) from error
     except Exception as error:
-        raise Denied(
-            Decision.failed("storage.failed", "the log can't be written", error)
-        ) from error
+        failed = Decision.failed("storage.failed", "the log can't be written", error)
+        raise Denied(failed) from error
     except BaseException as error:
         # interrupted while the entry may already be durable: say that the tool did not run
         if decision.allowed:
-            account = _Account(actor, line, prepared, sealed, None, redactions)
             yield from account.close("not_run", None, error=error)
         raise
-    return receipt, decision
+    return receipt
 
 
 def _redactions(line: Line, prepared: Prepared, decision: Decision) -> tuple[Redaction, ...]:
@@ -231,16 +271,19 @@ def _attachment(
 # --- 9: the outcome -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Account:
-    """Writes what became of an authorised call, signed by the agent instance."""
+    """Writes what became of an authorised call, signed by the agent instance.
+
+    ``receipt`` is the place of its authorization, once that is known to be durable.
+    """
 
     actor: Actor
     line: Line
     prepared: Prepared
     sealed: Envelope
-    receipt: Receipt | None
     redactions: tuple[Redaction, ...]
+    receipt: Receipt | None = None
 
     def now(self) -> str:
         now, _refusal = effective_time(self.line)

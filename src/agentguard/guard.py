@@ -11,7 +11,7 @@ import inspect
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -21,17 +21,21 @@ from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar, overload
 
 from agentguard import canonical, config, domain, proving, telemetry
-from agentguard.agent import Agent
+from agentguard.agent import Agent, Body
 from agentguard.audit import entry
 from agentguard.config import AgentConfig, Config
+from agentguard.delegated import Delegation, Holder
+from agentguard.delegation import chain as chains
+from agentguard.delegation.chain import DEFAULT_DEPTH, Chain, Terms
 from agentguard.domain import Domain
+from agentguard.drive import Executors
 from agentguard.effects import Line
-from agentguard.errors import AgentguardError, ConfigError, StorageError
+from agentguard.errors import AgentguardError, ConfigError, DelegationError, StorageError
 from agentguard.examination import Report, examine
 from agentguard.identity.credential import AgentProfile
 from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.invocation import timestamp
-from agentguard.loading import PolicySource, configured_engine, engine_from
+from agentguard.loading import PolicySource, configured_engine, engine_from, logged
 from agentguard.ports import Engine, LogReader
 from agentguard.spelling import Spelling
 from agentguard.storage import fork
@@ -67,7 +71,7 @@ class Guard:
         self._home = home
         self._closed = False
         self._free = settings.policy is None  # ephemeral: any agent name, every scope
-        self._agents: weakref.WeakSet[Agent] = weakref.WeakSet()
+        self._agents: weakref.WeakSet[Body] = weakref.WeakSet()
         self._spelling = Spelling(settings.tool_names)
         self._line: Line | None = None
         self._log: ShardLog | None = None
@@ -77,7 +81,10 @@ class Guard:
 
     def _renew(self) -> None:
         """Make what a fork does not inherit in working order: the executor's threads, the lock."""
-        self._executor = ThreadPoolExecutor(32, thread_name_prefix="agentguard")
+        self._executors = Executors(
+            ThreadPoolExecutor(32, thread_name_prefix="agentguard"),
+            ThreadPoolExecutor(32, thread_name_prefix="agentguard-facts"),
+        )
         self._beginning = threading.RLock()  # a signal's handler may close while this thread begins
         self._renewing = threading.Lock()
 
@@ -93,9 +100,21 @@ class Guard:
     def _begin(self) -> Line:
         self._require_open()
         self._looked = _clock()
-        self._signs_for = self._renewed_home()  # a fork may come long after a rotation
-        log = self._signs_for.lease(self._looked)
-        engine = self._engine
+        self._signs_for = home = self._renewed_home()  # a fork may come long after a rotation
+        log = home.lease(self._looked)
+        try:
+            line = self._line_on(log, home)
+            self._log = log
+            self._require_open()  # still
+        except BaseException:
+            log.close()
+            raise
+        log.before_signing(partial(_look, weakref.ref(self)))
+        return line
+
+    def _line_on(self, log: ShardLog, home: Domain) -> Line:
+        """Put the parts of the line together, and announce in the log what calls are decided by."""
+        engine, settings = self._engine, self._settings
         line = Line(
             engine=engine,
             engine_name={"name": engine.name, "version": engine.version},
@@ -103,21 +122,16 @@ class Guard:
             clock=_clock,
             entropy=os.urandom,
             traceparent=telemetry.traceparent,
-            config_sha256=canonical.sha256_hex(self._settings.encoded),
-            redactions=self._settings.redactions,
+            config_sha256=canonical.sha256_hex(settings.encoded),
+            redactions=settings.redactions,
+            revocations=home.revocations(),
+            principal_roles={
+                name: principal.roles for name, principal in (settings.principals or {}).items()
+            },
         )
         at = timestamp(max(_clock(), log.last_at))
-        try:
-            log.enqueue(entry.config(self._settings.encoded, at=at))
-            log.append(
-                entry.policy(line.engine_name, engine.policy_sha256, engine.policy_files, at=at)
-            )
-            self._log = log
-            self._require_open()  # still
-        except BaseException:
-            log.close()
-            raise
-        log.before_signing(partial(_look, weakref.ref(self)))
+        log.enqueue(entry.config(settings.encoded, at=at))
+        log.append(entry.policy(line.engine_name, engine.policy_sha256, engine.policy_files, at=at))
         return line
 
     def _require_open(self) -> None:
@@ -162,7 +176,7 @@ class Guard:
         self._line = self._log = None
         self._renew()
         for agent in list(self._agents):
-            agent._forked()  # noqa: SLF001  an agent is made here, and by nobody else
+            agent.forked()
 
     @classmethod
     def open(
@@ -178,9 +192,11 @@ class Guard:
         whatever thread, and its answer is not kept. Raises ``ConfigError``, ``PolicyError``,
         ``KeyMaterialError``, ``StorageError`` or ``VerificationError``.
         """
+        given = domain.held(passphrase) if passphrase else None
+        del passphrase  # a traceback can show what a frame holds
         settings = config.load(Path(path))
-        engine = configured_engine(settings)
-        home = domain.take_up(settings, passphrase or partial(domain.passphrase_of, settings))
+        engine = logged(configured_engine(settings))
+        home = domain.take_up(settings, given or partial(domain.passphrase_of, settings))
         return cls(settings, engine, home)
 
     @classmethod
@@ -205,7 +221,7 @@ class Guard:
         taken, with its own authority and every scope, unless ``config`` says otherwise.
         """
         settings = _ephemeral_settings(config or {})
-        engine = engine_from(policy, settings.base)
+        engine = logged(engine_from(policy, settings.base))
         return cls(settings, engine, domain.ephemeral(settings.trust_domain, now=_clock()))
 
     def new_agent(self, name: str) -> Agent:
@@ -222,18 +238,85 @@ class Guard:
                     f"{self._settings.source}: there is no [agents.{name}]; known agents: {known}"
                 )
                 raise ConfigError(message, code="agent.unknown")
-            profile = AgentConfig(AgentProfile(name), "own", None)
-        agent = Agent(
+            profile = AgentConfig(AgentProfile(name), "own", max_scope=None)
+        body = Body(
             profile,
             self._renewed_home,
             self._in_force,
-            lambda: self._executor,
+            lambda: self._executors,
             self.tool_spec,
             self._spelling.warn,
         )
-        self._agents.add(agent)
+        self._agents.add(body)
         self._spelling.warn()
-        return agent
+        return Agent(body)
+
+    def delegate(
+        self,
+        subject: str,
+        *,
+        scope: Iterable[str] | None = None,
+        via: str | None = None,
+        task_id: str | None = None,
+        expires_in: timedelta | int = timedelta(hours=1),
+        max_depth: int = DEFAULT_DEPTH,
+        max_calls: int | None = None,
+        audience: Iterable[str] = (),
+    ) -> Delegation:
+        """Have ``subject``, whom this program has authenticated, lend ``scope`` to its agents.
+
+        In a ``with`` (or ``async with``) block the agents' calls are made for that user or service:
+        with no more than ``scope``, which an agent's own configuration may narrow further.
+        ``scope`` None is all that the roles of ``subject`` allow (``[principals]``). ``via`` names
+        the service through which it was asked for, ``expires_in`` is in seconds unless it is a
+        ``timedelta``, ``max_depth`` is how many hops the chain may have, ``max_calls`` how many
+        calls may be made under it altogether, and ``audience`` who may accept its access tokens.
+
+        Raises ``DelegationError``: ``scope.malformed``, ``scope.exceeded`` for more than the roles
+        of ``subject`` allow, ``principal.malformed``, ``hop.malformed``, ``delegation.depth``.
+        """
+        lifetime = (
+            int(expires_in.total_seconds()) if isinstance(expires_in, timedelta) else expires_in
+        )
+        terms = Terms(
+            principal=subject,
+            scope=self._settings.lendable(subject, scope),
+            via=via,
+            task_id=task_id,
+            audience=(audience,) if isinstance(audience, str) else tuple(audience),
+            expires_in=lifetime,
+            max_depth=max_depth,
+            max_calls=max_calls,
+        )
+        home = self._renewed_home()
+        domain_name, jti = home.trust.trust_domain, os.urandom(16).hex()
+        return self._held(
+            chains.begin(home.issuer, domain_name, terms, now=seconds(_clock()), jti=jti)
+        )
+
+    def resume(self, stored: bytes) -> Delegation:
+        """Take up what ``Delegation.dumps`` wrote, in whatever process of this trust domain.
+
+        Raises ``DecodeError`` or ``VerificationError`` for what does not verify or has expired,
+        ``StorageError``, and ``DelegationError`` (``delegation.revoked``, ``domain.frozen``,
+        ``delegation.holder``) for what can't be used any more.
+        """
+        home = self._renewed_home()
+        chain = chains.loads(stored, home.trust, at=seconds(_clock()))
+        if not chain.leaf.asserted:
+            message = "an agent of another process holds this chain: store what guard.delegate made"
+            raise DelegationError(message, code="delegation.holder")
+        refused = self._in_force().revocations.refusal(chain.names)
+        if refused is not None:
+            code, reason = refused
+            raise DelegationError(reason, code=code)
+        return self._held(chain)
+
+    def _held(self, chain: Chain) -> Delegation:
+        def holder(_now: datetime) -> Holder:
+            return Holder(self._renewed_home().issuer, None)
+
+        return Delegation(chain, holder, chain.leaf.scope)
 
     @overload
     def tool(  # type: ignore[overload-overlap]  # a coroutine function never is a Tool
@@ -346,7 +429,8 @@ class Guard:
             if log is not None:
                 log.close()
         finally:
-            self._executor.shutdown(wait=False)
+            for executor in self._executors:
+                executor.shutdown(wait=False)
 
     def __enter__(self) -> Self:
         return self

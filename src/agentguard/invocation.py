@@ -7,7 +7,7 @@ tokens and processes (records.md, "One call's bytes").
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -99,19 +99,24 @@ class Invocation:
         return cls(tool, arguments, site, binding=binding)
 
 
-def statement(agent_name: str, predicate: Mapping[str, object]) -> bytes:
+def statement(
+    agent_name: str, predicate: Mapping[str, object], actors: Sequence[str] = ()
+) -> bytes:
     """The canonical in-toto Statement of an invocation; raises ``EncodeError``.
 
     ``predicate`` has the members that records.md lists under "Invocation".
     """
-    return envelope.statement("invocation", call_digest(agent_name, predicate), "call", predicate)
+    subject = call_digest(agent_name, predicate, actors)
+    return envelope.statement("invocation", subject, "call", predicate)
 
 
-def call_digest(agent_name: str, predicate: Mapping[str, object]) -> str:
+def call_digest(
+    agent_name: str, predicate: Mapping[str, object], actors: Sequence[str] = ()
+) -> str:
     """SHA-256 (hex) over what makes a call this call; approvals bind to it.
 
-    ``predicate`` is the invocation's. The list of the chain's actors is empty: an agent on its
-    own authority has none.
+    ``predicate`` is the invocation's, ``actors`` are those of the chain (``Chain.actors``): an
+    agent on its own authority has none.
     """
     tool: Any = predicate["tool"]
     return canonical.sha256_hex(
@@ -119,7 +124,7 @@ def call_digest(agent_name: str, predicate: Mapping[str, object]) -> str:
             {
                 "agent": agent_name,
                 "principal": predicate["principal"],
-                "actors": [],
+                "actors": actors,
                 "tool": tool["digest"],
                 "arguments": predicate["arguments"],
                 "resource": predicate["resource"],

@@ -139,6 +139,42 @@ class Signer(Protocol):
         """Return the 64 bytes of the Ed25519 signature of ``data`` (RFC 8032, 5.1.6)."""
 
 
+class Secret:
+    """A passphrase on its way to the key that it opens.
+
+    A traceback can show whatever its frames hold: nothing prints, copies or serialises this.
+    ``reveal`` is for the call that needs the bytes, and no variable.
+    """
+
+    __slots__ = ("__value",)
+
+    def __init__(self, value: bytes) -> None:
+        self.__value = value
+
+    @classmethod
+    def of(cls, passphrase: Secret | bytes) -> Secret:
+        """Wrap a passphrase that is not yet; raises ``KeyMaterialError`` for what is no bytes."""
+        if isinstance(passphrase, Secret):
+            return passphrase
+        if not isinstance(passphrase, bytes):
+            del passphrase  # type: ignore[unreachable]  # from a function that is asked for it
+            raise KeyMaterialError("the passphrase must be bytes", code="key.passphrase")
+        return cls(passphrase)
+
+    def reveal(self) -> bytes:
+        """Return the passphrase."""
+        return self.__value
+
+    def __repr__(self) -> str:
+        return "<Secret>"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise _not_copied("a passphrase", "ask for it again instead")
+
+    def __getstate__(self) -> NoReturn:
+        raise _not_copied("a passphrase", "ask for it again instead")
+
+
 class Ed25519Signer:
     """A ``Signer`` whose key is in this process's memory.
 
@@ -163,15 +199,15 @@ class Ed25519Signer:
         return cls(Ed25519PrivateKey.from_private_bytes(seed))
 
     @classmethod
-    def from_openssh(cls, data: bytes, passphrase: bytes) -> Ed25519Signer:
+    def from_openssh(cls, data: bytes, passphrase: Secret | bytes) -> Ed25519Signer:
         """Read an encrypted OpenSSH private key file, as ``ssh-keygen -t ed25519`` writes it.
 
         Raises ``KeyMaterialError``: ``key.passphrase`` if it is empty or wrong,
         ``key.unencrypted`` if the file is not encrypted, ``key.unreadable`` otherwise.
         """
-        _require(passphrase)
+        passphrase = _required(passphrase)
         try:
-            key = load_ssh_private_key(data, passphrase)
+            key = _opened(data, passphrase)
         except TypeError:
             raise KeyMaterialError(
                 "the private key file is not encrypted; encrypt it with 'ssh-keygen -p -f FILE'",
@@ -195,16 +231,20 @@ class Ed25519Signer:
             )
         return cls(key)
 
-    def to_openssh(self, passphrase: bytes, *, rounds: int = 24) -> bytes:
+    def to_openssh(self, passphrase: Secret | bytes, *, rounds: int = 24) -> bytes:
         """Return the key as an OpenSSH file, encrypted under ``rounds`` of bcrypt's KDF.
 
         Raises ``KeyMaterialError`` (``key.passphrase``) if the passphrase is empty.
         """
-        _require(passphrase)
+        passphrase = _required(passphrase)
         encryption = PrivateFormat.OpenSSH.encryption_builder().kdf_rounds(rounds)
-        return self.__key.private_bytes(
-            Encoding.PEM, PrivateFormat.OpenSSH, encryption.build(passphrase)
-        )
+        try:
+            return self.__key.private_bytes(
+                Encoding.PEM, PrivateFormat.OpenSSH, encryption.build(passphrase.reveal())
+            )
+        except BaseException as error:
+            _forget_frames(error)
+            raise
 
     @property
     def key_id(self) -> str:
@@ -225,22 +265,36 @@ class Ed25519Signer:
 
     # pickle, copy.copy and copy.deepcopy all begin here.
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise _not_copied()
+        raise _not_copied("a signer", "pass its public_key instead")
 
     def __getstate__(self) -> NoReturn:
-        raise _not_copied()
+        raise _not_copied("a signer", "pass its public_key instead")
 
 
-def _require(passphrase: bytes) -> None:
-    if not passphrase:
+def _required(passphrase: Secret | bytes) -> Secret:
+    passphrase = Secret.of(passphrase)
+    if not passphrase.reveal():
         raise KeyMaterialError(
             "the passphrase is empty; private keys are kept encrypted only",
             code="key.passphrase",
         )
+    return passphrase
 
 
-def _not_copied() -> KeyMaterialError:
+def _opened(data: bytes, passphrase: Secret) -> object:
+    try:
+        return load_ssh_private_key(data, passphrase.reveal())
+    except BaseException as error:
+        _forget_frames(error)
+        raise
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Take cryptography's frames from an error, even an interrupt: they hold the passphrase."""
+    error.__cause__ = error.__context__ = error.__traceback__ = None
+
+
+def _not_copied(what: str, advice: str) -> KeyMaterialError:
     return KeyMaterialError(
-        "a signer is neither copied nor serialised; pass its public_key instead",
-        code="key.private",
+        f"{what} is neither copied nor serialised; {advice}", code="key.private"
     )

@@ -1,10 +1,11 @@
-"""Loads the policy engine that a configuration, or a program, names."""
+"""Loads the policy engine that a configuration, or a program, names; and what it warns of."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from agentguard import config
 from agentguard.config import Config
@@ -17,6 +18,9 @@ from agentguard.ports import Engine
 
 PolicySource = str | Path | Callable[[Mapping[str, Any]], Decision]
 """The path of a Rego file or folder, or a function from the policy's input to a ``Decision``."""
+
+
+_LOGGER: Final = logging.getLogger("agentguard")
 
 
 def configured_engine(settings: Config) -> Engine:
@@ -60,6 +64,19 @@ def _unreadable(where: str, error: OSError) -> ConfigError:
         "take it out of the policy"
     )
     return ConfigError(message)
+
+
+def warnings_of(engine: Engine) -> tuple[str, ...]:
+    """Return what an engine takes for a mistake in its policy, where it looks for any."""
+    found: tuple[str, ...] = getattr(engine, "warnings", ())
+    return found
+
+
+def logged(engine: Engine) -> Engine:
+    """Return the engine, with its warnings logged."""
+    for warning in warnings_of(engine):
+        _LOGGER.warning("the policy may not mean what it says: %s", warning)
+    return engine
 
 
 def _rego(path: Path, query: str) -> Engine:

@@ -39,16 +39,18 @@ def document(
     resource: str | None,
     task_id: str | None,
     facts: Mapping[str, Any],
+    delegation: Fragment | None = None,
 ) -> bytes:
     """Build the policy's input, as canonical JSON.
 
-    ``agent`` is its canonical ``{id, name, type, instance}``. Raises ``FactsError``
+    ``agent`` is its canonical ``{id, name, type, instance, roles}``, ``delegation`` that of the
+    chain under which it acts, None on its own authority. Raises ``FactsError``
     (``facts.conflict``) where a name at the top level is reserved or given twice, and
     ``facts.invalid`` where the facts are no JSON.
     """
     members: dict[str, object] = {
         "agent": agent,
-        "delegation": None,
+        "delegation": delegation,
         "action": tool.name,
         "resource": resource,
         "task_id": task_id,

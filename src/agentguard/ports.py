@@ -7,6 +7,7 @@ wired in ``guard.py``. A protocol stands here once it has a user, and not before
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
@@ -16,7 +17,7 @@ from agentguard.audit.entry import Receipt, Record, Stored
 from agentguard.audit.summary import Search
 from agentguard.policy import UNDEFINED
 
-__all__ = ["UNDEFINED", "AuditLog", "Clock", "Engine", "Entropy", "LogReader"]
+__all__ = ["UNDEFINED", "AuditLog", "Clock", "Engine", "Entropy", "LogReader", "Revocations"]
 
 Clock = Callable[[], datetime]
 """Returns the wall-clock time, aware and in UTC."""
@@ -77,6 +78,25 @@ class AuditLog(Protocol):
 
     def close(self) -> None:
         """Flush, and give the log back; raises ``StorageError``."""
+
+
+class Revocations(Protocol):
+    """What was revoked, whether all is frozen, and how many calls are left; shared by processes."""
+
+    def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
+        """Return why nobody of these names may act now, as reason code and words; None if they may.
+
+        Asked at every call, so it costs little. Raises ``StorageError``.
+        """
+
+    def consume(self, limits: Sequence[tuple[str, int]]) -> bool:
+        """Count one call under each ``(jti, most)``; count none where one of them has no call left.
+
+        It is durable and atomic. Raises ``StorageError``.
+        """
+
+    def close(self) -> None:
+        """Let go of what is open."""
 
 
 class LogReader(Protocol):

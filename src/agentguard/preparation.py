@@ -16,7 +16,7 @@ import orjson
 from agentguard.arguments import Arguments
 from agentguard.canonical import b64_encode
 from agentguard.decision import Decision
-from agentguard.effects import Actor, Effect, Line, LookUp, Renew
+from agentguard.effects import Actor, Authority, Effect, Lent, Line, LookUp, Obtain
 from agentguard.errors import AgentguardError, ArgumentsError
 from agentguard.invocation import SALT_SIZE, Invocation, commitment, timestamp
 from agentguard.tool import FactsFunction
@@ -35,19 +35,28 @@ class Prepared(NamedTuple):
     """A call after steps 1 to 3: what will be signed, and whether it is refused already.
 
     In the place of arguments that can't be bound stands the refusal that they lead to.
+    ``interrupt`` is what cut the look-up of facts short (a cancellation, say): it goes on once the
+    refusal that it means for this call is on record.
     """
 
     invocation: Invocation
+    authority: Authority
     predicate: Mapping[str, Any]
     at: str
     salt: bytes
     arguments: Arguments | Decision
     facts: Mapping[str, Any]
     refusal: Decision | None
+    interrupt: BaseException | None = None
 
 
-def prepare(actor: Actor, line: Line, invocation: Invocation) -> Generator[Effect, Any, Prepared]:
-    """Steps 1 to 3. It never raises for a call that must be refused: the refusal goes along."""
+def prepare(
+    actor: Actor, line: Line, invocation: Invocation, lent: Lent | None
+) -> Generator[Effect, Any, Prepared]:
+    """Steps 1 to 3. It never raises for a call that must be refused: the refusal goes along.
+
+    ``lent`` is the delegation in force, if there is one.
+    """
     now, refusal = effective_time(line)
     salt, invocation_id, refusal = _entropy(line, refusal)
     bound, resource, refusal = _bind(invocation, refusal)  # 1
@@ -55,31 +64,33 @@ def prepare(actor: Actor, line: Line, invocation: Invocation) -> Generator[Effec
     if not actor.has_credential(now):  # 2
         failed = yield from _renew(actor, now)  # of a refused call too: its refusal is signed
         refusal = refusal or failed
-    refusal = refusal or _authority(actor, invocation.tool.requires)
+    authority, unfounded = yield from _authority(actor, lent, now)
+    refusal = refusal or unfounded or _may(actor, line, authority, invocation.tool.requires)
     facts: Mapping[str, Any] = {}
+    interrupt: BaseException | None = None
     look_up = invocation.tool.facts
     if refusal is None and isinstance(bound, Arguments) and look_up is not None:  # 3
-        facts, refusal = yield from _look_up(look_up, bound)
+        facts, refusal, interrupt = yield from _look_up(look_up, bound)
     head = line.log.head
-    at = timestamp(now)
+    at = timestamp(now if authority.since is None else max(now, authority.since))
     named = commitment(salt, bound.encoded) if salt and isinstance(bound, Arguments) else None
     predicate = {
         "invocation_id": invocation_id,
         "agent": actor.uri,
-        "principal": actor.principal,
-        "chain_sha256": None,  # an agent on its own authority has neither chain nor token
-        "token_jti": None,
+        "principal": authority.principal,
+        "chain_sha256": authority.chain_sha256,
+        "token_jti": authority.token_jti,
         "tool": {"name": invocation.tool.name, "digest": invocation.tool.digest},
         "resource": resource,
         "arguments": named,
         "unbound": bound.unbound if isinstance(bound, Arguments) else (),
-        "task_id": task_id,
+        "task_id": task_id if authority.task_id is None else authority.task_id,
         "call_site": site,
         "traceparent": line.traceparent(),
         "issued_at": at,
         "log": {"origin": head.origin, "size": head.size, "root": b64_encode(head.root)},
     }
-    return Prepared(invocation, predicate, at, salt, bound, facts, refusal)
+    return Prepared(invocation, authority, predicate, at, salt, bound, facts, refusal, interrupt)
 
 
 def _bind(
@@ -125,7 +136,7 @@ def _entropy(line: Line, refusal: Decision | None) -> tuple[bytes, str | None, D
 
 def _renew(actor: Actor, now: datetime) -> Generator[Effect, Any, Decision | None]:
     try:
-        yield Renew(actor.renew, now)
+        yield Obtain(actor.renew, now)
     except AgentguardError as error:
         return Decision.refused(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  an issuer may be a service: any failure of it denies
@@ -133,18 +144,52 @@ def _renew(actor: Actor, now: datetime) -> Generator[Effect, Any, Decision | Non
     return None
 
 
-def _authority(actor: Actor, requires: tuple[str, ...]) -> Decision | None:
-    """See to the scope."""
-    if actor.authority != "own":
+def _authority(
+    actor: Actor, lent: Lent | None, now: datetime
+) -> Generator[Effect, Any, tuple[Authority, Decision | None]]:
+    """Return by what authority the call is made; with a refusal, the one it is recorded under."""
+    if lent is None:
+        if actor.own is not None:
+            return actor.own, None
         reason = (
-            f"agent {actor.name} acts only under a delegation, and none is in force; for an agent "
-            'that acts by itself, say authority = "own" in its configuration'
+            f"agent {actor.name} acts only under a delegation, and none is in force: make the call "
+            "inside guard.delegate(...), or with agent.under(delegation); for an agent that acts "
+            'by itself, say authority = "own" in its configuration'
         )
-        return Decision.refused(reason, code="delegation.missing")
-    missing = [] if actor.scope is None else [s for s in requires if s not in actor.scope]
+        return actor.alone, Decision.refused(reason, code="delegation.missing")
+    try:
+        authority = lent.authority(now)
+        if authority is None:
+            authority = yield Obtain(lent.derive, now)
+    except AgentguardError as error:
+        return actor.alone, Decision.refused(str(error), code=error.code)
+    except Exception as error:  # noqa: BLE001  an issuer may be a service: any failure of it denies
+        failed = Decision.failed("delegation.failed", "the delegation can't be used", error)
+        return actor.alone, failed
+    return authority, None
+
+
+def _may(
+    actor: Actor, line: Line, authority: Authority, requires: tuple[str, ...]
+) -> Decision | None:
+    """See to revocations and the scope."""
+    try:
+        refused = line.revocations.refusal(authority.names)
+    except AgentguardError as error:
+        return Decision.refused(str(error), code=error.code)
+    except Exception as error:  # noqa: BLE001  what can't be known is not allowed
+        return Decision.failed("storage.failed", "the revocations can't be read", error)
+    if refused is not None:
+        code, reason = refused
+        return Decision.refused(reason, code=code)
+    missing = authority.lacks(requires)
     if missing:
-        reason = f"agent {actor.name} lacks the scope {' '.join(missing)}"
-        return Decision.refused(reason, code="scope.exceeded")
+        whose = f"agent {actor.name}"
+        if authority.chain_sha256 is not None:
+            whose += f", acting for {authority.principal},"
+        return Decision.refused(
+            f"{whose} lacks the scope {' '.join(missing)}", code="scope.exceeded"
+        )
     return None
 
 
@@ -165,12 +210,21 @@ def _site(
 
 def _look_up(
     facts: FactsFunction, arguments: Arguments
-) -> Generator[Effect, Any, tuple[Mapping[str, Any], Decision | None]]:
+) -> Generator[Effect, Any, tuple[Mapping[str, Any], Decision | None, BaseException | None]]:
     try:
         found = yield LookUp(facts, orjson.loads(arguments.encoded))  # a copy of their own
         if isinstance(found, Mapping):
-            return dict(found), None
+            return dict(found), None, None
     except Exception as error:  # noqa: BLE001  the application's look-up may raise anything: it denies
-        return {}, Decision.failed("facts.failed", "the look-up of facts failed", error)
+        failed = Decision.failed("facts.failed", "the look-up of facts failed", error)
+        return {}, failed, None
+    except BaseException as error:  # noqa: BLE001  raised again once the refusal is on record
+        return {}, interrupted(error), error
     reason = f"the look-up of facts returned a {type(found).__name__}, not a mapping"
-    return {}, Decision.refused(reason, code="facts.invalid")
+    return {}, Decision.refused(reason, code="facts.invalid"), None
+
+
+def interrupted(error: BaseException) -> Decision:
+    """Refuse a call that was cut short (cancelled, Ctrl-C, sys.exit) before it was decided."""
+    reason = f"the call was interrupted before it was decided ({type(error).__name__})"
+    return Decision.refused(reason, code="call.interrupted")

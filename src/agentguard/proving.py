@@ -8,6 +8,7 @@ hashes are held. Nothing is believed here: what was put together is verified as 
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,6 +25,7 @@ from agentguard.audit.statements import Credentials
 from agentguard.audit.summary import Search
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.canonical import b64_decode, is_integer
+from agentguard.delegation import grant
 from agentguard.errors import (
     AgentguardError,
     CallError,
@@ -102,7 +104,8 @@ class _Search:
         if shard is None or place.index >= shard.head.size:
             raise _unknown(place.invocation_id)
         own = [place.index, *shard.own["outcome"][:1]]
-        for index in (*own, *shard.own["config"][-1:], *shard.own["policy"][-1:]):
+        founded_on = [shard.own[kind][-1:] for kind in ("config", "policy", "delegation")]
+        for index in (*own, *itertools.chain(*founded_on)):
             self._choose(shard, index)
         self._choose_identity(shard)
         self._choose_administered()
@@ -169,6 +172,8 @@ class _Search:
                 return own and statements.counts(parsed, self._trust)
             case "identity":
                 own = jws.parse(str(members["credential"])).claims().get("sub") == call.agent
+            case "delegation":
+                own = call.chain_sha256 == statements.chain_digest(parsed)
             case "config":
                 own = members["config_sha256"] == call.config_sha256
             case "policy":
@@ -286,6 +291,10 @@ def _signers(parsed: Entry) -> list[KeyName]:
     match parsed.kind:
         case "identity":
             return [("issuer", str(jws.parse(str(parsed.members["credential"])).header.get("kid")))]
+        case "delegation":
+            hops, credentials = statements.chain_tokens(parsed)
+            # the first two hops: the issuer signs for the first delegatee, too
+            return [("issuer", grant.key_id(token)) for token in (*hops[:2], *credentials)]
         case "shard" | "key":
             return [("issuer", statements.read_sealed(parsed)[0])]
         case "resolution" | "erasure":

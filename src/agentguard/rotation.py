@@ -18,6 +18,7 @@ from agentguard.domain import StateDomain
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.identity.trust import TrustDocument, TrustedKey, Use, seconds
 from agentguard.invocation import timestamp
+from agentguard.keys import Secret
 from agentguard.storage import keystore, registry, succession
 
 OVERLAP: Final = timedelta(hours=24)
@@ -52,7 +53,7 @@ class Revocation:
 
 def rotate(
     settings: Config,
-    passphrase: bytes,
+    passphrase: Secret | bytes,
     use: Use,
     *,
     now: datetime,
@@ -65,6 +66,7 @@ def rotate(
     has none: whatever it signed since then does not count. Raises ``ConfigError``; and, with
     nothing changed, as ``domain.take_up`` does.
     """
+    passphrase = Secret.of(passphrase)
     if compromised_since is None:
         kept = _overlap(overlap)
     elif overlap is not None:
@@ -98,13 +100,19 @@ def rotate(
 
 
 def revoke(
-    settings: Config, passphrase: bytes, kid: str, *, compromised_since: datetime, now: datetime
+    settings: Config,
+    passphrase: Secret | bytes,
+    kid: str,
+    *,
+    compromised_since: datetime,
+    now: datetime,
 ) -> Revocation:
     """Let a key that was rotated before, named by its thumbprint, count for nothing since then.
 
     Raises ``ConfigError``; ``VerificationError`` as ``TrustDocument.revoked`` does, for a key in
     force: that one is rotated; and, with nothing changed, as ``domain.take_up`` does.
     """
+    passphrase = Secret.of(passphrase)
     _require_past(compromised_since, now)
     state, anchors = settings.state, settings.anchor
     with registry.locked(state):
@@ -135,7 +143,7 @@ def _require_past(compromised_since: datetime, now: datetime) -> None:
         raise ConfigError(message)
 
 
-def _finish(settings: Config, passphrase: bytes) -> AgentguardError | None:
+def _finish(settings: Config, passphrase: Secret) -> AgentguardError | None:
     """Do what is left once a new trust document counts; return why it can't be done now."""
     try:
         succession.finish(settings.state, settings.anchor, passphrase)
@@ -144,7 +152,7 @@ def _finish(settings: Config, passphrase: bytes) -> AgentguardError | None:
     return None
 
 
-def _announce(settings: Config, passphrase: bytes, now: datetime) -> AgentguardError | None:
+def _announce(settings: Config, passphrase: Secret, now: datetime) -> AgentguardError | None:
     """Take a shard, in which what has changed is announced; return why it can't be done now."""
     try:
         domain.take_up(settings, passphrase).lease(now).close()

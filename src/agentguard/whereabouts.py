@@ -8,6 +8,7 @@ Nothing that is found here has been verified.
 
 from __future__ import annotations
 
+import itertools
 import re
 from binascii import Error, a2b_base64
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -94,6 +95,24 @@ def belonging(
     return led or [
         found for shard in shards for found in speaking(reader, shard, [kind], call, after=after)
     ]
+
+
+def delegation(reader: LogReader, call: Authorization, shard: int, before: int) -> Found | None:
+    """Return the entry, before a call in its shard, that keeps the chain which the call names.
+
+    Raises ``StorageError``.
+    """
+    wanted = Search(kind="delegation", agent=call.agent)
+    led = (
+        readable(reader, shard, index, "delegation")
+        for index in reader.search(shard, wanted, newest_first=True)
+    )
+    for found in itertools.chain(led, scan(reader, shard, ["delegation"])):
+        if found is None or found.index >= before:
+            continue
+        if statements.chain_digest(found.entry) == call.chain_sha256:
+            return found
+    return None
 
 
 def speaking(

@@ -24,7 +24,7 @@ from agentguard.domain import Domain
 from agentguard.engines.function import FunctionEngine
 from agentguard.envelope import Envelope
 from agentguard.examination import Report
-from agentguard.keys import Ed25519Signer
+from agentguard.keys import Ed25519Signer, Secret
 from agentguard.ports import LogReader
 from agentguard.storage import keystore
 from agentguard.storage.reader import StateReader
@@ -188,7 +188,8 @@ def place(tmp_path, template, decrypted, monkeypatch) -> Place:
 
     def load_once(state, use, passphrase):
         path = state / "keys" / use
-        kept = (path.read_bytes() if path.exists() else b"", passphrase)
+        spelt = Secret.of(passphrase).reveal()
+        kept = (path.read_bytes() if path.exists() else b"", spelt)
         if kept not in decrypted:
             decrypted[kept] = load(state, use, passphrase)
         return decrypted[kept]

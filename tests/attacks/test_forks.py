@@ -187,7 +187,7 @@ def test_the_parents_key_is_gone_from_the_childs_agent(place, run):
             return [o for o in gc.get_objects() if isinstance(o, _Instance)]
 
         agent.call(note, text="parent")
-        key = agent._instance.actor.signer.key_id
+        key = agent._body.in_force().actor.signer.key_id
         uri = agent.id
 
         def child():
@@ -200,7 +200,7 @@ def test_the_parents_key_is_gone_from_the_childs_agent(place, run):
             guard.close()
 
         wait(fork(child))
-        assert agent._instance.actor.signer.key_id == key
+        assert agent._body.in_force().actor.signer.key_id == key
         agent.call(note, text="parent")
         guard.close()
         """

@@ -495,7 +495,7 @@ with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard
     agent.call(say, "in the overlap")
     agentguard.guard._clock = lambda: datetime.now(UTC) + timedelta(minutes=56)
     guard._line = __import__("dataclasses").replace(guard._line, clock=agentguard.guard._clock)
-    agent._instance.line = guard._line
+    agent._body.in_force().line = guard._line
     agent.call(say, "renewed")
     print(guard._log._signer.key_id, guard._home.issuer.key_id, flush=True)
 """

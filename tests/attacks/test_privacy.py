@@ -295,9 +295,9 @@ def test_a_call_whose_signer_fails_is_redacted_too(scene):
 
     guard = scene.open(by_function)
     agent = guard.new_agent("reader")
-    assert agent._instance is not None
-    agent._instance.actor = dataclasses.replace(
-        agent._instance.actor, signer=Broken(agent._instance.actor.signer)
+    assert agent._body.in_force() is not None
+    agent._body.in_force().actor = dataclasses.replace(
+        agent._body.in_force().actor, signer=Broken(agent._body.in_force().actor.signer)
     )
     with pytest.raises(Denied) as caught:
         agent.call(login(guard), CLEAR, SECRET)

@@ -165,6 +165,87 @@ def test_a_misspelt_output_is_refused_unless_something_reads_it():
     assert ask(engine) == {"allow": True, "deny": []}
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dney_reasons",
+        "deny_reason_s",
+        "Deny_reasons",
+        "DENY",
+        "denies",
+        "Violations",
+        "Approval",
+        "aproval",
+        "obligatons",
+        "limits.deny_reasons",
+        "limits.Allow",
+    ],
+)
+def test_a_rule_like_an_output_that_no_output_reads_is_refused(name):
+    rule = f'{name} contains "no" if input.bad\n'
+
+    refused(rule, rf"^policy\.rego:2:1: nothing reads {name} on the way to allow, ")
+    refused(f"{rule}unused if count({name}) > 5", "nothing reads")
+    refused(f"{rule}unused if count({name}) > 5\nmore if unused", "nothing reads")
+    engine = policy(f"{rule}deny_reasons contains said if some said in {name}")
+    assert engine.warnings == ()
+    assert decide(ask(engine, bad=True)).reasons == ("no",)
+    indirect = "found := {said | some said in names}\ndeny_reasons := found"
+    engine = policy(f"{rule}names := {name}\n{indirect}")
+    assert decide(ask(engine, bad=True)).reasons == ("no",)
+
+
+@pytest.mark.parametrize("name", ["block", "Reject", "forbidden", "reasons", "allowed", "Allow"])
+def test_a_rule_that_may_be_meant_as_an_output_is_warned_of(name):
+    rule = f"{name} if input.bad\n"
+
+    (warning,) = policy(rule).warnings
+    assert warning.startswith(f"policy.rego:2:1: nothing reads {name} on the way to allow, ")
+    assert policy(f'{rule}deny_reasons contains "no" if {name}').warnings == ()
+
+
+@pytest.mark.parametrize("name", ["listed", "user", "limit", "shallow_copy", "in_order", "kind"])
+def test_a_helper_with_a_name_of_its_own_is_not_warned_of(name):
+    assert policy(f"{name} if input.x").warnings == ()
+
+
+def test_an_output_of_a_package_below_that_nothing_reads_is_refused(tmp_path):
+    main = "package agent.authz\nallow if input.ok\n"
+    read = "deny_reasons contains said if some said in data.agent.authz.limits.deny_reasons"
+
+    for output in ("allow", "approval", "deny_reason", "deny_reasons", "obligations"):
+        limits = f"package agent.authz.limits\n\n{output} := 5 if input.n > 100"
+        with pytest.raises(PolicyError, match=rf"limits\.rego:3:1: nothing .*limits\.{output} on"):
+            folder(tmp_path, main=main, limits=limits)
+    limits = 'package agent.authz.limits\ndeny_reasons contains "no" if input.n == 100'
+    engine = folder(tmp_path, main=main + read, limits=limits)
+    assert engine.warnings == ()
+    assert decide(ask(engine, ok=True, n=100)).reasons == ("no",)
+    assert decide(ask(engine, ok=True, n=1)).allowed
+
+
+@pytest.mark.parametrize(
+    ("package", "rule"),
+    [
+        ("agent.auth", "deny_reasons"),
+        ("agent", "deny"),
+        ("agent.authz.limits", "deny"),
+        ("agent.authz.limits", "dney_reasons"),
+        ("other", "Allow"),
+        ("other", "violation"),
+    ],
+)
+def test_an_output_of_another_package_may_be_meant_and_is_warned_of(tmp_path, package, rule):
+    main = "package agent.authz\nallow if input.ok\n"
+    more = f'package {package}\n{rule} contains "no"'
+
+    (warning,) = folder(tmp_path, main=main, more=more).warnings
+    assert warning.startswith(f"more.rego:2:1: nothing reads data.{package}.{rule} on the way to ")
+    assert "of data.agent.authz" in warning
+    read = f"deny_reasons contains said if some said in data.{package}.{rule}"
+    assert folder(tmp_path, main=main + read, more=more).warnings == ()
+
+
 def test_a_name_that_nothing_defines_is_refused(tmp_path):
     main = "package agent.authz\nallow if not data.blocked[input.user]"
 

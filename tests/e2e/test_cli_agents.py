@@ -20,6 +20,7 @@ def test_list_joins_the_configuration_with_the_log(told):
         "owner": None,
         "authority": "own",
         "max_scope": ["files:read"],
+        "roles": [],
         "instances": 2,
         "last_call": last,
         "allow": 6,
@@ -45,7 +46,10 @@ def test_agents_of_the_log_alone_are_listed_as_such(changed):
 def test_show_has_the_instances_with_their_credentials(told):
     agent = told.json("agents", "show", "assistant")
     first, second = agent["instances"]
-    assert list(first) == ["agent", "since", "credential", "last_call", "allow", "deny"]
+    assert list(first) == [
+        *("agent", "since", "credential", "last_call", "allow", "deny", "delegations")
+    ]
+    assert first["delegations"] == []
     assert (first["allow"], first["deny"]) == (5, 2)
     assert (second["allow"], second["deny"]) == (1, 0)
     assert first["credential"].startswith("verifies: assistant, until 20")

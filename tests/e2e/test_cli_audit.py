@@ -166,6 +166,7 @@ def test_show_tells_a_call_from_beginning_to_end(told):
         "agent",
         "principal",
         "credential",
+        "delegation",
         "tool",
         "arguments",
         "input",

@@ -51,7 +51,7 @@ def test_a_sound_set_up(told):
 @pytest.mark.parametrize(
     ("old", "new", "check", "status"),
     [
-        ('authority = "own"', 'authority = "delegated"', "agent assistant", "warn"),
+        ('authority = "own"', 'authority = "delegated"', "agent assistant", "ok"),
         ('max_scope = ["files:read"]', "max_scope = []", "agent assistant", "warn"),
         ('anchor = "~/.local/state/agentguard"', 'anchor = ""', "anchor", "warn"),
         ('anchor = "~/.local', 'anchor = ".agentguard/.local', "anchor", "fail"),
@@ -103,8 +103,18 @@ def test_a_name_that_no_call_has(changed, table, name, said):
 def test_scopes_that_no_call_can_meet(changed):
     edit(changed, "# [tools.read_file]", '[tools.read_file]\nrequires = ["files:read", "x:y"]')
     said = [c["what"] for c in changed.json("doctor")["checks"] if c["check"] == "tool read_file"]
-    assert any("requires x:y, which no agent's max_scope has" in what for what in said)
+    assert any("requires x:y, which no agent has" in what for what in said)
     assert not any("files:read" in what or "no requires" in what for what in said)
+
+
+def test_a_role_gives_scope(changed):
+    roles = 'max_scope = []\nroles = ["reader"]\n[roles.reader]\nscope = ["files:read", "x:y"]\n'
+    edit(changed, 'max_scope = ["files:read"]', roles)
+    edit(changed, "# [tools.read_file]", '[tools.read_file]\nrequires = ["files:read", "x:y"]')
+    edit(changed, 'authority = "own"', 'authority = "delegated"')
+    said = {check["what"]: check["status"] for check in changed.json("doctor")["checks"]}
+    assert said["acts under a delegation only, and then with no more than files:read x:y"] == "ok"
+    assert not any("which no agent has" in what for what in said)
 
 
 def test_without_a_configuration(project):

@@ -14,8 +14,11 @@ from agentguard.cli import app
 COMMANDS = [
     "init",
     "doctor",
+    "freeze",
+    "thaw",
     "agents list",
     "agents show",
+    "agents revoke",
     "audit list",
     "audit show",
     "audit tail",
@@ -30,9 +33,13 @@ COMMANDS = [
     "keys revoke",
     "policy check",
     "policy eval",
+    "token inspect",
+    "token verify",
+    "token revoke",
     "trust export",
     "trust pin",
 ]
+GROUPS = ["agents", "audit", "keys", "policy", "token", "trust"]
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 HEAVY = [
     "jwt",
@@ -64,7 +71,7 @@ def test_help_imports_no_framework(project):
     )
     shown = project.python("-c", script)
     assert (shown.returncode, shown.stderr) == (0, "[]\n")
-    for name in ("init", "demo", "doctor", "agents", "audit", "policy", "trust"):
+    for name in ("init", "demo", "doctor", "freeze", "thaw", *GROUPS):
         assert f"\n  {name} " in shown.stdout
 
 
@@ -146,10 +153,10 @@ def test_the_page_in_the_docs_shows_the_help_as_it_is(command):
 def test_every_command_is_in_the_page():
     listed = {
         f"{group} {line.split()[0]}".strip()
-        for group in ("", "agents", "audit", "keys", "policy", "trust")
+        for group in ("", *GROUPS)
         for line in help_of(group).partition("Commands:\n")[2].splitlines()
     }
-    own = listed - {"agents", "audit", "keys", "policy", "trust"}
+    own = listed - {*GROUPS}
     assert own == {*COMMANDS, "demo"}
     for command in own:
         assert f"agentguard {command}`\n" in PAGE.read_text()

@@ -18,7 +18,9 @@ def test_check_says_what_a_policy_is(told):
     assert "authz.rego" in shown.stdout
     assert "data.agent.authz" in shown.stdout
     found = told.json("policy", "check")
-    assert list(found) == ["ok", "engine", "policy_sha256", "files", "allows_unknown", "undeclared"]
+    about = ["ok", "engine", "policy_sha256", "files", "allows_unknown", "warnings", "undeclared"]
+    assert list(found) == about
+    assert found["warnings"] == []
     assert found["allows_unknown"] is False
     assert found["undeclared"] == []
     assert found["policy_sha256"] in shown.stdout
@@ -49,7 +51,7 @@ def test_check_refuses_what_a_guard_refuses(project, policy, said):
 def test_check_and_doctor_warn_of_input_that_nothing_declares(project):
     assert project.run("init").returncode == 0
     policy = project.folder / "policies" / "authz.rego"
-    rule = '\n# input.said\ndeny_reasons contains "no" if input.amount > input["limit"]\n'
+    rule = '\n# input.said\ndeny_reasons contains "no" if input.amount != input["limit"]\n'
     policy.write_text(policy.read_text() + rule)
     assert project.json("policy", "check")["undeclared"] == ["amount", "limit"]
     result = project.run("policy", "check")
@@ -62,6 +64,32 @@ def test_check_and_doctor_warn_of_input_that_nothing_declares(project):
     warned = [c for c in project.json("doctor")["checks"] if c["status"] == "warn"]
     assert [c["check"] for c in warned] == ["policy"]
     assert "input.limit" in warned[0]["what"]
+
+
+def test_check_doctor_and_a_guard_warn_of_what_may_be_a_mistake(project):
+    assert project.run("init").returncode == 0
+    opened = ("-c", "from agentguard import Guard; Guard.open().close()")
+    assert project.python(*opened).stderr == ""
+    policy = project.folder / "policies" / "authz.rego"
+    sound = policy.read_text()
+    line = sound.count("\n") + 2
+    policy.write_text(f"{sound}\nallow if input.args.amount >= 0\n")
+    said = f"authz.rego:{line}:28: input.args.amount is compared by order"
+    (warning,) = project.json("policy", "check")["warnings"]
+    assert warning.startswith(said)
+    assert "write is_number(input.args.amount)" in warning
+    shown = project.run("policy", "check")
+    assert shown.returncode == 0
+    assert said in shown.stderr
+    warned = [c["what"] for c in project.json("doctor")["checks"] if c["status"] == "warn"]
+    assert warned == [warning]
+    logged = project.python(*opened)
+    assert logged.returncode == 0
+    assert logged.stderr.count(said) == 1
+    advised = "allow if { is_number(input.args.amount); input.args.amount >= 0 }"
+    policy.write_text(f"{sound}\n{advised}\n")
+    assert project.json("policy", "check")["warnings"] == []
+    assert project.python(*opened).stderr == ""
 
 
 def test_a_function_that_lies_beside_the_configuration_is_found_with_its_path(project):

@@ -42,6 +42,29 @@ def test_idempotency(tmp_path):
     ]
 
 
+def test_delegation(tmp_path):
+    assert output_of("delegation.py", tmp_path) == [
+        "user:alice lends pr:write repo:read through service:forge for issue-17",
+        "coder: read_issue: discounts are wrong",
+        "coder: open_pr: opened",
+        (
+            "coder: read_secret: DENIED: agent coder, acting for user:alice, lacks the scope "
+            "secret:read [scope.exceeded]"
+        ),
+        "tester: read_issue: discounts are wrong",
+        (
+            "tester: open_pr: DENIED: agent tester, acting for user:alice, lacks the scope "
+            "pr:write [scope.exceeded]"
+        ),
+        "resumed: coder: read_issue: discounts are wrong",
+        (
+            "revoked: coder: read_issue: DENIED: her delegation was revoked: whatever goes back to "
+            "it is denied [delegation.revoked]"
+        ),
+        "the log verifies: True",
+    ]
+
+
 def test_custom_policy(tmp_path):
     lines = output_of("custom_policy/main.py", tmp_path)
     allowed = [line for line in lines if "denied" not in line]

@@ -17,7 +17,7 @@ from agentguard import Arguments, Decision, Denied, Guard, PolicyError, ToolSpec
 from agentguard.canonical import Fragment, dumps
 from agentguard.engines.function import FunctionEngine
 from agentguard.engines.rego import RegoEngine
-from agentguard.engines.rego_gate import OUTPUTS
+from agentguard.engines.rego_outputs import OUTPUTS
 from agentguard.flow import MAX_REASON, MAX_REASONS
 from agentguard.policy import decide, document
 from agentguard.tool import RESERVED
@@ -92,13 +92,48 @@ def test_the_input_is_what_a_guard_makes():
         tool,
         Arguments.of(INPUT["args"]),
         resource=INPUT["resource"],
-        task_id=None,
+        task_id=INPUT["task_id"],
         facts={"account": {"closed": False}},
+        delegation=Fragment(dumps(INPUT["delegation"])),
     )
     assert json.loads(made) == INPUT | {
         "tool": {"name": "transfer", "schema_sha256": tool.schema_sha256}
     }
     assert code(table("member | what it is | who says so")[0][0]) == "agent"
+
+
+def test_agent_and_delegation_are_as_a_guard_makes_them():
+    seen: list[Any] = []
+
+    def policy(call):
+        seen.append(call)
+        return Decision.allow()
+
+    teller = {"type": "treasury", "roles": ["cashier"], "max_scope": ["payments:write"]}
+    config = {
+        "trust_domain": "acme.example",
+        "roles": {"customer": {"scope": ["payments:write"]}, "cashier": {}},
+        "principals": {"user:alice": {"roles": ["customer"]}},
+        "agents": {"teller": teller},
+    }
+    with Guard.ephemeral(policy, config=config) as guard:
+
+        @guard.tool(requires=["payments:write"])
+        def transfer() -> None:
+            """Transfer money."""
+
+        agent = guard.new_agent("teller")
+        with guard.delegate("user:alice", via="service:banking-app", task_id="may-rent"):
+            agent.call(transfer)
+    (call,) = seen
+    written = json.loads(dumps(call).decode().replace(call["agent"]["instance"], "i1"))
+    for member in ("agent", "delegation", "task_id"):
+        assert written[member] == INPUT[member]
+
+
+def test_the_members_of_a_delegation_are_all_there():
+    described = [code(row[0]) for row in table("of `delegation` | what it is")]
+    assert described == list(INPUT["delegation"])
 
 
 def test_the_members_of_the_input_are_all_there():

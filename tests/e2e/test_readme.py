@@ -21,6 +21,7 @@ from agentguard.cli import app
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 CLI = [sys.executable, "-m", "agentguard.cli"]
+LACKS = "agent assistant, acting for user:alice, lacks the scope files:read scope.exceeded"
 REASON = "the path must be relative, without hidden files or parent folders"
 
 
@@ -71,6 +72,7 @@ def project(request, tmp_path_factory):
         (0, "a note\n"),
         (1, f"a note\n{REASON} policy.denied\n"),
         (2, "42000 cents to rent\n"),
+        (3, f"a note\n{LACKS}\n"),
     ],
 )
 def test_a_python_block_runs_and_does_what_the_text_says(project, number, prints):
@@ -173,7 +175,7 @@ def test_two_processes_open_one_state_and_so_does_a_fork(project):
 
 
 def test_no_python_block_is_left_out():
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 4
 
 
 def test_the_set_up_is_sound(project):
@@ -201,7 +203,7 @@ def test_the_table_of_commands_is_complete():
     assert "`agents show`" in README
 
 
-WRITING = {"init", "audit resolve", "audit erase", "keys rotate", "keys revoke"}
+WRITING = {"init", "audit resolve", "audit erase", "keys rotate", "keys revoke", "trust pin"}
 JSON_ANYWAY = {"audit export", "audit prove", "trust export"}
 
 
@@ -236,6 +238,7 @@ def test_but_for_doctor(project, tmp_path):
 
 def elsewhere(project, home, command):
     """Run a command for somebody with the project, but not with the passphrase of its keys."""
+    (home / ".local").symlink_to(project.parent / ".local")  # where the anchor is
     return run(["env", f"HOME={home}", *CLI, *command.split()], project)
 
 

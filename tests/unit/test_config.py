@@ -88,6 +88,57 @@ def test_what_is_not_said(written, tmp_path):
     assert plain.max_scope == frozenset()
 
 
+ROLES = """
+[roles.reader]
+scope = ["repo:read"]
+
+[roles.developer]
+scope = ["repo:read", "pr:write"]
+
+[roles.nobody]
+
+[agents.fixer]
+roles = ["reader"]
+max_scope = ["lint:run"]
+
+[agents.plain]
+
+[principals."user:alice"]
+roles = ["developer", "reader", "reader"]
+
+[principals."service:ci"]
+"""
+
+
+def test_roles_are_named_sets_of_scope(written):
+    settings = config.load(written(POLICY + ROLES))
+    fixer = settings.agents["fixer"]
+    assert fixer.roles == ("reader",)
+    assert fixer.max_scope == frozenset({"lint:run"})
+    assert fixer.scope == frozenset({"lint:run", "repo:read"})
+    assert settings.agents["plain"].scope == frozenset()
+    principals = settings.principals
+    assert principals is not None
+    alice = principals["user:alice"]
+    assert alice.roles == ("developer", "reader")
+    assert alice.scope == frozenset({"repo:read", "pr:write"})
+    assert principals["service:ci"] == config.PrincipalConfig((), frozenset())
+
+
+def test_without_principals_anybody_lends_what_the_program_says(written):
+    assert config.load(written(POLICY)).principals is None
+    assert config.load(written(POLICY + "[principals]\n")).principals == {}  # then nobody does
+
+
+def test_a_role_is_the_same_for_whoever_has_it(written):
+    """Access is managed by the role: to change it changes everybody's."""
+    before = config.load(written(POLICY + ROLES))
+    after = config.load(written(POLICY + ROLES.replace('"pr:write"', '"pr:merge"')))
+    for settings, expected in ((before, "pr:write"), (after, "pr:merge")):
+        assert settings.principals is not None
+        assert expected in settings.principals["user:alice"].scope
+
+
 def test_an_empty_anchor_means_none(written):
     assert config.load(written('anchor = ""\n' + POLICY)).anchor is None
 
@@ -141,6 +192,28 @@ def test_an_empty_list_of_scopes_is_said_and_not_left_out(written):
         (POLICY + "[tools.t]\nattributes = {a = 1}\n", "tools.t.attributes", "a table of strings"),
         (POLICY + "[tools.t]\nfacts = 5\n", "tools.t.facts", "a string"),
         (POLICY + '[tools.t]\nrequired = ["x"]\n', "tools.t.required", "unknown key"),
+        ("roles = 5\n" + POLICY, "roles", "a table"),
+        (POLICY + "[roles]\nr = []\n", "roles.r", "a table"),
+        (POLICY + '[roles.r]\nscope = "x"\n', "roles.r.scope", "a list of strings"),
+        (POLICY + "[roles.r]\nscope = [1]\n", "roles.r.scope", "a list of strings"),
+        (POLICY + '[roles.r]\nscope = ["a b"]\n', "roles.r.scope", "is no scope"),
+        (POLICY + '[roles.r]\nscope = [""]\n', "roles.r.scope", "is no scope"),
+        (POLICY + '[roles.r]\nscopes = ["a"]\n', "roles.r.scopes", "unknown key"),
+        (POLICY + '[agents.a]\nmax_scope = ["\u0430"]\n', "agents.a.max_scope", "is no scope"),
+        (POLICY + '[agents.a]\nroles = "r"\n', "agents.a.roles", "a list of strings"),
+        (POLICY + '[agents.a]\nroles = ["r"]\n', "agents.a.roles", "names of [roles]: none"),
+        (
+            POLICY + '[roles.q]\n[agents.a]\nroles = ["q", "r"]\n',
+            "agents.a.roles",
+            "names of [roles]: q",
+        ),
+        ("principals = 5\n" + POLICY, "principals", "a table"),
+        (POLICY + '[principals]\n"user:a" = 5\n', "principals.user:a", "a table"),
+        (POLICY + '[principals."user:a"]\nscope = ["x"]\n', "principals.user:a.scope", "unknown"),
+        (POLICY + '[principals."user:a"]\nroles = ["r"]\n', "principals.user:a.roles", "[roles]"),
+        (POLICY + '[principals."agent:a"]\n', "principals.agent:a", "names an agent"),
+        (POLICY + '[principals."user:\u0430"]\n', "principals.user:\u0430", "no name of a"),
+        (POLICY + '[principals.""]\n', "principals.", "no name of a"),
         ("verbose = true\n" + POLICY, "verbose", "unknown key"),
         (POLICY + "[telemetry]\n", "telemetry", "unknown key"),
     ],

@@ -236,9 +236,9 @@ def test_the_environment_comes_before_the_file(settings, tmp_path, monkeypatch):
     secret.chmod(0o600)
     settings = dataclasses.replace(settings, passphrase_file=secret)
     monkeypatch.delenv(domain.PASSPHRASE_VARIABLE, raising=False)
-    assert domain.passphrase_of(settings) == b"from the file"
+    assert domain.passphrase_of(settings).reveal() == b"from the file"
     monkeypatch.setenv(domain.PASSPHRASE_VARIABLE, "from the environment")
-    assert domain.passphrase_of(settings) == b"from the environment"
+    assert domain.passphrase_of(settings).reveal() == b"from the environment"
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "blank", "directory", "exposed", "none"])

@@ -9,11 +9,13 @@ from agentguard.audit import entry
 from agentguard.audit.entry import CallPlace, Ruling
 from agentguard.audit.summary import Summary
 from agentguard.canonical import b64_encode, dumps, loads_object
+from agentguard.delegation import chain
 from agentguard.envelope import seal, statement
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile
 
 AT = "2026-11-25T12:00:00.000000Z"
+TERMS = chain.Terms(principal="user:alice", scope=("a",))
 AGENT = "spiffe://acme.example/agent/reader/x"
 PREDICATE = {
     "invocation_id": "the-id",
@@ -53,6 +55,11 @@ def records(signer):
         "outcome": entry.outcome(sealed, Summary("outcome", AT, status="ok"), None),
         "resolution": entry.resolution(signer, place, ran=True, note="é", at=AT),
         "erasure": entry.erasure(signer, place, note="", at=AT),
+        "delegation": entry.delegation(
+            chain.begin(signer, "acme.example", TERMS, now=1, jti="0" * 32), at=AT
+        ),
+        "revocation": entry.revocation(signer, "agent:a", note="", at=AT),
+        "freeze": entry.freeze(signer, "acme.example", frozen=True, sequence=1, note="", at=AT),
     }
 
 
@@ -66,6 +73,9 @@ KINDS = [
     "outcome",
     "resolution",
     "erasure",
+    "delegation",
+    "revocation",
+    "freeze",
 ]
 
 

@@ -213,10 +213,10 @@ def test_a_policy_function_answers_with_a_decision_or_denies(ran, answer, code):
 @pytest.mark.parametrize("drawn", [b"", b"short", b"x" * 31, None, "text" * 99, 5], ids=repr)
 def test_without_random_bytes_nothing_runs(guard, note, ran, drawn):
     agent = guard.new_agent("a")
-    good = agent._instance.line
-    agent._instance.line = dataclasses.replace(good, entropy=lambda _size: drawn)
+    good = agent._body.in_force().line
+    agent._body.in_force().line = dataclasses.replace(good, entropy=lambda _size: drawn)
     assert refused(guard, agent, note) == "entropy.failed"
-    agent._instance.line = good
+    agent._body.in_force().line = good
     agent.call(note, text="twin")
     assert ran == ["twin"]
 
@@ -226,7 +226,7 @@ def test_entropy_that_raises_denies_without_its_text(guard, note, ran):
         raise OSError("a secret path")
 
     agent = guard.new_agent("a")
-    instance = agent._instance
+    instance = agent._body.in_force()
     instance.line = dataclasses.replace(instance.line, entropy=broken)
     assert refused(guard, agent, note) == "entropy.failed"
     assert "secret path" not in str(records(guard, "authorization"))
@@ -246,7 +246,7 @@ class BrokenSigner:
 
 def test_a_signer_that_fails_denies_and_the_refusal_is_recorded_unsigned(guard, note, ran):
     agent = guard.new_agent("a")
-    instance = agent._instance
+    instance = agent._body.in_force()
     good = instance.actor
     instance.actor = dataclasses.replace(good, signer=BrokenSigner(good.signer))
     assert refused(guard, agent, note) == "signature.failed"
@@ -261,7 +261,7 @@ def test_a_signer_that_fails_denies_and_the_refusal_is_recorded_unsigned(guard, 
 
 def test_a_signer_that_fails_after_the_tool_leaves_the_call_in_doubt(guard, ran, caplog):
     agent = guard.new_agent("a")
-    instance = agent._instance
+    instance = agent._body.in_force()
     good = instance.actor.signer
 
     class FailsLater(BrokenSigner):
@@ -279,7 +279,7 @@ def test_a_signer_that_fails_after_the_tool_leaves_the_call_in_doubt(guard, ran,
 
 def test_an_issuer_that_fails_denies(guard, note, ran):
     agent = guard.new_agent("a")
-    home, agent._instance._renew_at = guard._home, 0
+    home, agent._body.in_force()._renew_at = guard._home, 0
     guard._home = dataclasses.replace(home, issuer=BrokenSigner(home.issuer))
     assert refused(guard, agent, note) == "credential.failed"
     guard._home = home
@@ -639,7 +639,7 @@ def test_evaluate_answers_as_the_call_would_and_records_nothing(note):
 
 def test_evaluate_renews_a_credential_that_is_due_and_that_is_on_record(guard, note):
     agent = guard.new_agent("a")
-    agent._instance._renew_at = 0
+    agent._body.in_force()._renew_at = 0
     assert agent.evaluate(invocation(note)).allowed
     assert agent.evaluate(invocation(note)).allowed
     assert len(records(guard, "identity")) == 2

@@ -9,8 +9,14 @@ limit := data.limits.refund_cents[input.agent.name]
 allow if {
     input.action == "refund"
     input.order.paid
+    is_number(input.args.cents) # a text or an object would be above every number
     input.args.cents > 0
     input.args.cents <= limit
+}
+
+deny_reasons contains "the amount must be a plain number" if {
+    input.action == "refund"
+    not is_number(input.args.cents)
 }
 
 deny_reasons contains sprintf("%s may refund up to %d cents", [input.agent.name, limit]) if {

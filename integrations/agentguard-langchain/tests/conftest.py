@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import itertools
 import json
@@ -20,8 +21,9 @@ from ipaddress import IPv4Interface, IPv4Network, IPv6Address
 from typing import Annotated, Any, NamedTuple
 
 import pytest
+from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import (
@@ -46,7 +48,7 @@ from pydantic.v1 import BaseModel as BaseModelV1
 from pydantic.v1 import Field as FieldV1
 from pydantic.v1 import validator as validator_v1
 
-from agentguard import Agent, Decision, Guard
+from agentguard import Agent, Decision, Guard, verify_evidence
 from agentguard.audit import entry
 from agentguard.envelope import Envelope, parse_statement
 from agentguard.identity import credential
@@ -199,6 +201,142 @@ def scripted():
         return ScriptedModel(messages=iter([say(numbers, said) for said in script]))
 
     return _scripted
+
+
+class Obedient(BaseChatModel):
+    """Calls the tools that the last human message names as JSON; then repeats what they answered.
+
+    It keeps nothing, so that any number of users may talk to it at once.
+    """
+
+    @property
+    def _llm_type(self) -> str:
+        return "obedient"
+
+    def _generate(self, messages, stop=None, run_manager=None, **_options):
+        last = max(place for place, said in enumerate(messages) if said.type == "human")
+        answers = [said.text for said in messages[last:] if said.type == "tool"]
+        message = AIMessage("; ".join(answers) or "nothing to do")
+        if not answers and messages[last].text.startswith("["):
+            calls = [
+                {"name": name, "args": args, "id": f"call{last}.{number}", "type": "tool_call"}
+                for number, (name, args) in enumerate(json.loads(messages[last].text))
+            ]
+            message = AIMessage("", tool_calls=calls)
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def bind_tools(self, tools, **_options):
+        return self
+
+
+# --- a domain in which authority is lent --------------------------------------------------------
+
+LENT: Any = {
+    "agents": {
+        "orchestrator": {"max_scope": ["repo:read", "pr:write", "secret:read"]},
+        "fixer": {"max_scope": ["repo:read", "pr:write"]},
+        "tester": {"max_scope": ["repo:read"]},
+        "loner": {"authority": "own", "max_scope": ["repo:read"]},
+    },
+    "tools": {
+        "read": {"requires": ["repo:read"]},
+        "aread": {"requires": ["repo:read"]},
+        "write": {"requires": ["pr:write"]},
+        "secret": {"requires": ["secret:read"]},
+    },
+}
+
+
+def read(path: str) -> str:
+    """Read a file."""
+    return f"content of {path}"
+
+
+async def aread(path: str) -> str:
+    """Read a file."""
+    await asyncio.sleep(0)
+    return f"content of {path}"
+
+
+def write(path: str) -> str:
+    """Write a file."""
+    return f"wrote {path}"
+
+
+def secret(name: str) -> str:
+    """Read a secret."""
+    return f"secret {name}"
+
+
+class Told(NamedTuple):
+    """One call of the log: its tool and argument, the answer's code, and for whom it was made.
+
+    ``path`` is the principal and the agents of the chain, as a verifier finds them offline.
+    """
+
+    tool: str
+    value: Any
+    code: str
+    path: str
+    scope: str
+
+
+class Lent:
+    """A guard whose agents act for others, the policy's inputs, and the story of its log."""
+
+    read = tool(read)
+    aread = tool(aread)
+    write = tool(write)
+    secret = tool(secret)
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+        self.guard = Guard.ephemeral(policy=self._decide, config=LENT)
+        self.log = Log(self.guard)
+
+    def _decide(self, document):
+        self.seen.append(document)
+        return Decision.allow()
+
+    def lend(self, user="alice", scope=("pr:write", "repo:read", "secret:read"), **options):
+        """What a user lends: all scopes, unless said otherwise."""
+        return self.guard.delegate(f"user:{user}", scope=scope, **options)
+
+    def agents(self, *names):
+        return [self.guard.new_agent(name) for name in names]
+
+    def graph(self, tools, **options):
+        """An agent's graph, whose model does as it is told."""
+        return create_agent(Obedient(), tools, **options)
+
+    def asking(self, *calls):
+        """The input of such a graph, to make these calls at once."""
+        return {"messages": [HumanMessage(self.task(*calls))]}
+
+    def task(self, *calls):
+        return json.dumps(calls)
+
+    def story(self) -> list[Told]:
+        return [self.told(call) for call in self.log.calls()]
+
+    def told(self, call: Logged) -> Told:
+        proof = self.guard.prove(call.predicate["invocation_id"])
+        chain = verify_evidence(proof, self.guard.trust).chain
+        actors = chain.actors if chain else ()
+        agents = [actor for actor in actors if actor.startswith("agent:")]
+        names = [call.predicate["principal"], *agents]
+        path = ">".join(name.partition(":")[2] for name in names)
+        value = next(iter((call.values or {}).values()), None)
+        scope = " ".join(chain.leaf.scope) if chain else ""
+        return Told(call.tool, value, call.code or call.decision, path, scope)
+
+
+@pytest.fixture
+def lent():
+    """A guard whose agents act for others."""
+    made = Lent()
+    yield made
+    made.guard.close()
 
 
 # --- a tool of each kind ------------------------------------------------------------------------

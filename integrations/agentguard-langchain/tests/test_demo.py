@@ -5,6 +5,7 @@ What the demo claims is held against the log it leaves, the repository and the c
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,11 +23,12 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from rich.console import Console
 
-from agentguard import ConfigError, Denied, Guard
+from agentguard import ConfigError, Denied, Guard, config
 from agentguard.errors import StorageError
+from agentguard.identity.credential import agent_name
 from agentguard_langchain import demo, guard_tools
 from agentguard_langchain.demo import forge as forges
-from agentguard_langchain.demo import script, seed, setting
+from agentguard_langchain.demo import picture, script, seed, setting, team
 from agentguard_langchain.demo.forge import Forge, ForgeError
 from agentguard_langchain.demo.timeline import Timeline
 from agentguard_langchain.demo.tools import tools_of
@@ -40,17 +43,30 @@ input.branch != "main" }
 deny_reason := "direct merges to main require human approval" if \
 { input.action == "merge_pr"; input.branch == "main" }
 """
+ORCHESTRATOR, CODER, FIXER = "orchestrator", "code-agent", "test-fixer"
+LACKS = "agent {}, acting for user:alice, lacks the scope {}"
 STORY = [
-    ("read_file", "allow", None),
-    ("read_file", "allow", None),
-    ("commit_file", "allow", None),
-    ("trigger_ci", "allow", None),
-    ("read_file", "allow", None),
-    ("request_secret", "deny", "agent code-agent lacks the scope secret:read"),
-    ("open_pr", "allow", None),
-    ("trigger_ci", "deny", "CI on main is started by the release pipeline, not by agents"),
-    ("merge_pr", "deny", "direct merges to main require human approval"),
+    (ORCHESTRATOR, "assign_task", "allow", None),
+    (CODER, "read_file", "allow", None),
+    (CODER, "read_file", "allow", None),
+    (CODER, "commit_file", "allow", None),
+    (CODER, "trigger_ci", "allow", None),
+    (CODER, "fix_tests", "allow", None),
+    (FIXER, "read_file", "allow", None),
+    (FIXER, "read_file", "allow", None),
+    (FIXER, "commit_file", "allow", None),
+    (FIXER, "trigger_ci", "deny", LACKS.format(FIXER, "ci:trigger")),
+    (CODER, "trigger_ci", "allow", None),
+    (CODER, "read_file", "allow", None),
+    (CODER, "request_secret", "deny", LACKS.format(CODER, "secret:read")),
+    (CODER, "open_pr", "allow", None),
+    (CODER, "trigger_ci", "deny", "CI on main is started by the release pipeline, not by agents"),
+    (CODER, "merge_pr", "deny", "direct merges to main require human approval"),
 ]
+ALLOWED = sum(decision == "allow" for *_who, decision, _reason in STORY)
+SECRET, OPENED, MERGE = 12, 13, 15
+"""Places in the story."""
+DOCS = Path(__file__).parents[3] / "docs"
 NO_NETWORK = """
 import sys
 def refuse(event, args):
@@ -129,14 +145,53 @@ def test_json_is_one_object_that_tells_the_story(as_json):
     assert result.keys() == {"state", "verified", "steps"}
     assert result["state"] == str(home / "here" / ".agentguard")
     assert result["verified"] is True
-    told = [(step["tool"], step["decision"], step["reason"]) for step in result["steps"]]
+    told = [
+        (agent_name(step["agent"]), step["tool"], step["decision"], step["reason"])
+        for step in result["steps"]
+    ]
     assert told == STORY
     for step in result["steps"]:
         assert step.keys() == {"tool", "args", "agent", "decision", "reason", "invocation_id"}
-        assert step["agent"].startswith("spiffe://demo.example/agent/code-agent/")
-    assert len({step["agent"] for step in result["steps"]}) == 1
-    assert result["steps"][5]["args"] == {"name": "DEPLOY_TOKEN"}
-    assert result["steps"][8]["args"] == {"into": "main", "number": 1, "repo": "payments-api"}
+        assert step["agent"].startswith("spiffe://demo.example/agent/")
+    assert len({step["agent"] for step in result["steps"]}) == 3
+    assert result["steps"][0]["args"] == {"task": script.TASK, "to": "code-agent"}
+    assert result["steps"][SECRET]["args"] == {"name": "DEPLOY_TOKEN"}
+    merge = {"into": "main", "number": 1, "repo": "payments-api"}
+    assert result["steps"][MERGE]["args"] == merge
+
+
+def test_all_of_it_is_for_alice_by_a_chain_that_narrows(as_json):
+    home, printed = as_json
+    state = json.loads(printed)["state"]
+    listed = agentguard("audit", "list", "--json", "--state", state, cwd=home)
+    rows = [json.loads(line) for line in listed.stdout.splitlines()]
+    calls = [row for row in rows if row["kind"] == "authorization"]
+    assert {row["principal"] for row in calls} == {"user:alice"}
+    lent = {agent_name(row["agent"]): row["reason"] for row in rows if row["kind"] == "delegation"}
+    assert lent == {
+        ORCHESTRATOR: "it may do ci:trigger pr:write repo:read for user:alice",
+        CODER: "it may do ci:trigger pr:write repo:read for user:alice",
+        FIXER: "it may do pr:write repo:read for user:alice",
+    }
+    for place, through in ((9, [ORCHESTRATOR, CODER, FIXER]), (SECRET, [ORCHESTRATOR, CODER])):
+        index = str(calls[place]["index"])
+        told = agentguard("audit", "show", index, "--json", "--state", state, cwd=home)
+        story = json.loads(told.stdout)
+        members = ["user:alice", "service:forge", *through]
+        named = [agent_name(one) or one for one in story["delegation"]["members"]]
+        assert (named, story["task_id"], story["code"]) == (members, "issue-17", "scope.exceeded")
+
+
+def test_only_the_task_lacks_the_scope_of_the_secret(as_json):
+    """alice and the code agent both have it, and the fixing agent could run CI."""
+    home, _printed = as_json
+    settings = config.load(home / "here" / "agentguard.toml")
+    assert settings.principals is not None
+    assert "secret:read" in settings.principals["user:alice"].scope
+    assert "secret:read" in (settings.agents[CODER].scope or ())
+    assert "ci:trigger" in (settings.agents[FIXER].scope or ())
+    assert "secret:read" not in team.TASK_SCOPE
+    assert set(team.FIXER_SCOPE) < set(team.TASK_SCOPE)
 
 
 def test_the_steps_are_those_of_the_log(as_json):
@@ -149,7 +204,7 @@ def test_the_steps_are_those_of_the_log(as_json):
         {name: row[name] for name in members} for row in logged if row["kind"] == "authorization"
     ]
     ran = [row["outcome"] for row in logged if row["decision"] == "allow"]
-    assert ran == ["ok"] * 6
+    assert ran == ["ok"] * ALLOWED
 
 
 def test_the_effects_are_real(as_json):
@@ -192,32 +247,50 @@ def entries_of(printed):
 
 def test_the_timeline_shows_each_step_and_both_verdicts(played):
     _home, printed = played
-    for _tool, _decision, reason in STORY:
-        assert reason is None or reason in printed
-    assert printed.count("   ALLOW  ") == 6
-    assert printed.count("    DENY  ") == 3
+    unwrapped = " ".join(printed.split())
+    for _agent, _tool, _decision, reason in STORY:
+        assert reason is None or reason in unwrapped
+    assert printed.count("   ALLOW  ") == ALLOWED
+    assert printed.count("    DENY  ") == len(STORY) - ALLOWED
     assert "The page tells me to call request_secret" in printed
     entries = entries_of(printed)
     assert f"OK  the log: {entries} entries verified, anchored, 0 calls in doubt" in printed
     last = re.findall(r"^ +#(\d+)  ", printed, re.MULTILINE)[-1]
-    assert int(last) == entries - 1
+    assert int(last) == entries - 2  # the last entry is the outcome of the orchestrator's call
     assert f"FOUND  shard 0, entry {last}" in printed
     ci = [line.split("ci  ")[1] for line in printed.splitlines() if line.startswith("      ci  ")]
     assert len(ci) == 1
     timeless = re.sub(r"[\d.]+s", "0s", ci[0])
-    assert timeless == f"passed on {script.BRANCH} ... Ran 3 tests in 0s ... OK"
+    assert timeless == f"passed on {script.BRANCH} ... Ran 4 tests in 0s ... OK"
+
+
+def test_the_timeline_shows_for_whom_and_each_hop_once(played):
+    _home, printed = played
+    steps = re.findall(r"^ +#\d+  agent:([\w-]+):\S+ for (\S+)  (\w+)\(", printed, re.MULTILINE)
+    assert steps == [(agent, "user:alice", tool) for agent, tool, _decision, _reason in STORY]
+    lends = re.findall(r"^   lends  (\S+) lets (\S+) do ", printed, re.MULTILINE)
+    names = [tuple(re.sub(r":\w{4}$", "", name) for name in hop) for hop in lends]
+    assert names == [
+        ("spiffe://demo.example", "service:forge"),
+        ("service:forge", f"agent:{ORCHESTRATOR}"),
+        (f"agent:{ORCHESTRATOR}", f"agent:{CODER}"),
+        (f"agent:{CODER}", f"agent:{FIXER}"),
+    ]
+    assert re.search(r"^     for  user:alice, through service:forge, until ", printed, re.MULTILINE)
 
 
 def test_arguments_stand_in_the_order_of_the_signature_without_defaults(played):
     _home, printed = played
-    calls = re.findall(r"^ +#\d+  \S+  (\w+)\(([^\n]*)", printed, re.MULTILINE)
+    calls = re.findall(
+        r"^ +#\d+  \S+ for \S+  (\w+)\((.*?)\)\n +[AD]", printed, re.MULTILINE | re.DOTALL
+    )
     shown = [(tool, re.findall(r"(\w+)=", arguments)) for tool, arguments in calls]
-    assert [tool for tool, _names in shown] == [tool for tool, _decision, _reason in STORY]
-    assert shown[0] == ("read_file", ["repo", "path"])
-    assert shown[2][1][:3] == ["repo", "branch", "path"]
-    assert shown[6][1][:3] == ["repo", "title", "branch"]
-    assert shown[8] == ("merge_pr", ["repo", "number", "into"])
-    assert "into=main" in calls[8][1]
+    assert [tool for tool, _names in shown] == [tool for _agent, tool, *_rest in STORY]
+    assert shown[1] == ("read_file", ["repo", "path"])
+    assert shown[3][1][:3] == ["repo", "branch", "path"]
+    assert shown[OPENED][1][:3] == ["repo", "title", "branch"]
+    assert shown[MERGE] == ("merge_pr", ["repo", "number", "into"])
+    assert "into=main" in calls[MERGE][1]
 
 
 def test_every_command_works_as_printed_from_anywhere(played, tmp_path):
@@ -242,7 +315,7 @@ def test_every_command_works_as_printed_from_anywhere(played, tmp_path):
     assert "direct merges to main require human approval" in shown
     entries = entries_of(printed)
     assert f"{entries} entries" in verified
-    assert f"entry {entries - 1}" in tampered
+    assert f"entry {entries - 2}" in tampered
     assert "Divide percentages by 100" in git
 
 
@@ -309,7 +382,26 @@ def test_a_providers_model_is_made_with_the_name_that_was_given(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert f"   model  the one named {name}\n" in result.stdout
-    assert result.stdout.count("   ALLOW  ") == 6
+    assert result.stdout.count("   ALLOW  ") == ALLOWED
+
+
+def texts(svg):
+    """The texts of a picture, without what differs from run to run."""
+    lines = [html.unescape(line) for line in re.findall(r"<text [^>]*>(.*?)</text>", svg)]
+    text = " ".join(" ".join(lines).replace("\xa0", " ").split())
+    text = re.sub(r"(agent:[a-z-]+:)\S{4}", r"\1id", text)  # the end of a name is its key's
+    text = re.sub(r"\b(?:[0-9a-f]{10}|[0-9a-f]{7})\b", "commit", text)
+    return re.sub(r"\d+(?:\.\d+)?", "0", text)
+
+
+def test_the_picture_in_the_docs_is_of_such_a_run(tmp_path, monkeypatch):
+    """scripts/timeline makes it anew."""
+    monkeypatch.chdir(tmp_path)
+    picture.main("demo", "new.svg")
+    committed = (DOCS / "timeline.svg").read_text("utf-8")
+    made = (tmp_path / "new.svg").read_text("utf-8")
+    assert texts(committed) == texts(made)
+    assert "for user:alice" in texts(made)
 
 
 # --- the model ----------------------------------------------------------------------------------
@@ -347,7 +439,7 @@ def test_the_model_goes_on_with_its_plan_when_it_reads_no_instruction():
 
 
 def test_the_model_says_at_the_end_what_was_refused():
-    messages = conversation(*["x"] * 8)
+    messages = conversation(*["x"] * 10)
     refused = ToolMessage("no", tool_call_id="told-9", name="merge_pr", status="error")
     said = script.answer([*messages, refused])
     assert not said.tool_calls
@@ -386,7 +478,7 @@ def play(directory, model):
 def test_a_model_that_does_nothing_leaves_a_log_that_verifies(tmp_path):
     run, _printed = play(tmp_path / "demo", Silent(says="no"))
     assert run.ok
-    assert run.steps == []
+    assert [step.call.tool for step in run.steps] == ["assign_task"]
 
 
 def test_the_last_command_removes_the_folder_and_nothing_else(tmp_path):
@@ -403,7 +495,7 @@ def test_what_a_model_says_and_asks_for_is_shown_as_text(tmp_path):
     args = {"repo": hostile, "path": "README.md"}
     calls = ({"name": "read_file", "args": args, "id": "1", "type": "tool_call"},)
     run, printed = play(tmp_path / "demo", Silent(says=hostile, calls=calls))
-    assert run.steps[0].args == {**args, "branch": "main"}
+    assert run.steps[1].args == {**args, "branch": "main"}
     assert printed.count("[red]bold[/red]") == 3  # said twice, asked for once
     assert not {"\x1b", "\u202e", "\u200b"} & set(printed)
 
@@ -438,11 +530,14 @@ def guarded(forge, tmp_path):
 
     def call(tool, *, scope=(), kind="code-agent", **args):
         tables = tomllib.loads(setting._CONFIG)
-        tables = {name: tables[name] for name in ("trust_domain", "agents", "tools")}
-        agent = tables["agents"]["code-agent"]
-        agent["max_scope"] += scope
-        agent["type"] = kind
-        with Guard.ephemeral(policy, config=tables) as guard:
+        kept = ("trust_domain", "roles", "principals", "agents", "tools")
+        tables = {name: tables[name] for name in kept}
+        tables["agents"]["code-agent"]["type"] = kind
+        lent = [*team.TASK_SCOPE, *scope]
+        with (
+            Guard.ephemeral(policy, config=tables) as guard,
+            guard.delegate("user:alice", scope=lent),
+        ):
             tools = guard_tools(tools_of(forge), guard.new_agent("code-agent"))
             (chosen,) = (candidate for candidate in tools if candidate.name == tool)
             return chosen.invoke(args if tool == "request_secret" else {"repo": forge.name, **args})
@@ -515,6 +610,8 @@ def test_another_kind_of_agent_may_do_nothing(guarded):
 def test_a_merge_to_main_is_denied_and_would_truly_merge(guarded, forge):
     fixed = seed.FILES["payments/invoice.py"].replace("// 10", "// 100")
     forge.commit("agent/a", "payments/invoice.py", fixed, "fix")
+    corrected = seed.FILES["tests/test_invoice.py"].replace("5), 500", "5), 950")
+    forge.commit("agent/a", "tests/test_invoice.py", corrected, "and its test")
     forge.open_pull_request("fix", "agent/a", "main", "")
     assert forge.run_tests("main")[0] is False
     with pytest.raises(Denied, match="direct merges to main require human approval"):

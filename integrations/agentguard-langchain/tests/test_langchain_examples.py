@@ -31,6 +31,16 @@ call-bob: error: Denied: transfer was not run. Reason: a transfer may be 100 at 
 [policy.denied]. Do not retry: repeating the same call will not help.
 call-carol: success: 100 to carol
 """,
+    "subagents.py": """\
+  user:alice > lead ['repo:push', 'repo:read']: ask_reviewer
+  user:alice > lead > reviewer ['repo:read']: read_file
+  user:alice > lead ['repo:push', 'repo:read']: ask_fixer
+  user:alice > lead > fixer ['repo:push', 'repo:read']: read_file
+  user:alice > lead > fixer ['repo:push', 'repo:read']: push
+ask_reviewer: read_file: success, push: error
+ask_fixer: read_file: success, push: success
+nobody asks: error
+""",
 }
 
 
@@ -93,7 +103,7 @@ def test_the_project_is_made_with_the_commands_that_its_page_gives(tmp_path):
 
 def test_the_guide_runs():
     blocks = list(Sybil([PythonCodeBlockParser()]).parse(ROOT / "docs" / "langchain.md").examples())
-    assert len(blocks) == 3
+    assert len(blocks) == 7
     for block in blocks:
         block.evaluate()
     blocks[0].namespace["guard"].close()

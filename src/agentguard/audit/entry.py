@@ -17,6 +17,7 @@ from agentguard.audit import summary
 from agentguard.audit.summary import Summary
 from agentguard.canonical import JSON, Fragment
 from agentguard.decision import Decision
+from agentguard.delegation.chain import Chain
 from agentguard.envelope import Envelope
 from agentguard.errors import DecodeError, EncodeError
 from agentguard.identity.credential import Credential
@@ -52,6 +53,9 @@ _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
     "outcome": frozenset({"statement", "copies"}),
     "resolution": frozenset({"statement"}),
     "erasure": frozenset({"statement"}),
+    "delegation": frozenset({"chain"}),
+    "revocation": frozenset({"statement"}),
+    "freeze": frozenset({"statement"}),
 }
 
 
@@ -214,6 +218,30 @@ def identity(credential: Credential, *, at: str) -> Record:
     """Keep the credential (a compact JWS) with which an agent instance acts from here on."""
     members = {"kind": "identity", "at": at, "credential": credential.token}
     return _record(members, summary.of_identity(credential.uri, at=at))
+
+
+def delegation(chain: Chain, *, at: str) -> Record:
+    """Keep a chain, its signed hops and the credentials with them, under which calls are made."""
+    members = {"kind": "delegation", "at": at, "chain": Fragment(canonical.dumps(chain.as_json()))}
+    return _record(members, summary.of_delegation(chain, at=at))
+
+
+def revocation(admin: Signer, name: str, *, note: str, at: str) -> Record:
+    """State that nobody acts any more under what has this name: see ``Authority.names``."""
+    predicate: dict[str, object] = {"name": name, "note": note}
+    subject = canonical.sha256_hex(name.encode())
+    statement = envelope.statement("revocation", subject, "name", predicate)
+    return _signed("revocation", at, statement, admin)
+
+
+def freeze(
+    admin: Signer, trust_domain: str, *, frozen: bool, sequence: int, note: str, at: str
+) -> Record:
+    """State that all calls are denied from here on, or not any more; the highest number counts."""
+    predicate: dict[str, object] = {"frozen": frozen, "sequence": sequence, "note": note}
+    subject = canonical.sha256_hex(trust_domain.encode())
+    statement = envelope.statement("freeze", subject, "trust domain", predicate)
+    return _signed("freeze", at, statement, admin)
 
 
 def authorization(

@@ -20,6 +20,7 @@ from agentguard.audit.evidence_file import EvidenceFile
 from agentguard.audit.inclusion import Head, Held, Place, located
 from agentguard.audit.statements import Administered, Authorization, Credentials, Outcome
 from agentguard.canonical import JSON, b64_encode
+from agentguard.delegation.chain import Chain
 from agentguard.errors import VerificationError
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
@@ -33,6 +34,7 @@ KeyName = tuple[str, str]
 class Evidence:
     """What is proved about one call.
 
+    ``chain`` is the delegation under which the call was made, None on the agent's own authority;
     ``administered`` are the resolutions and erasures, with their places. ``seen`` is the checkpoint
     that the call itself carries; ``heads`` are by origin; ``kept`` holds what stands beside the
     entries, by role, as far as the file has it. What is in ``copied`` is kept as a copy, which may
@@ -42,6 +44,7 @@ class Evidence:
     call: Authorization
     place: Place
     credential: Credential
+    chain: Chain | None
     outcome: Outcome | None
     outcome_place: Place | None
     administered: tuple[tuple[Administered, Place], ...]
@@ -77,7 +80,8 @@ class _Examination:
 
     def evidence(self) -> Evidence:
         call, place, at = self._call()
-        issued = self._credential(call, place, at)
+        chain = self._chain(call, place, at)
+        issued = self._credential(call, place, chain, at)
         self._announced(call, place)
         outcome, outcome_place = self._outcome(call, place, issued)
         administered = tuple(self._administered(call, place))
@@ -90,6 +94,7 @@ class _Examination:
             call=call,
             place=place,
             credential=issued,
+            chain=chain,
             outcome=outcome,
             outcome_place=outcome_place,
             administered=administered,
@@ -129,11 +134,27 @@ class _Examination:
             members = held.entry.members
             if members["mode"] != "enforce" or members["enforced"] is not True:
                 raise _mismatch("it was not enforced, which this version can't judge")
-            if members["approvals"] != [] or call.predicate.get("chain_sha256") is not None:
-                raise _incomplete("it names approvals or a chain, whose proof is not in the file")
+            if members["approvals"] != []:
+                raise _incomplete("it names approvals, whose proof is not in the file")
             return call, held.place, held.at
 
-    def _credential(self, call: Authorization, place: Place, at: int) -> Credential:
+    def _chain(self, call: Authorization, place: Place, at: int) -> Chain | None:
+        if call.chain_sha256 is None:
+            if self._of_kind("delegation"):
+                raise _superfluous("the call was made on the agent's own authority")
+            return None
+        held = self._one_before("delegation", place)
+        with _where(held):
+            chain = statements.check_delegation(held.entry, self._trust, held.at)
+            if chain.sha256 != call.chain_sha256:
+                raise _mismatch("it keeps another chain than the call names")
+            self._used |= {("issuer", kid) for kid in chain.issuer_keys}
+            chain.check(at)
+        return chain
+
+    def _credential(
+        self, call: Authorization, place: Place, chain: Chain | None, at: int
+    ) -> Credential:
         held = self._one_before("identity", place)
         with _where(held):
             token = str(held.entry.members["credential"])
@@ -143,7 +164,7 @@ class _Examination:
         known.add(verified)
         with located("the call"):
             issued = known.of_call(call, at)
-            statements.check_call(call, issued)
+            statements.check_call(call, issued, chain, at)
         return issued
 
     def _announced(self, call: Authorization, place: Place) -> None:

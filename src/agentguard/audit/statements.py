@@ -16,6 +16,8 @@ from agentguard.audit import checkpoint, entry
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, CallPlace, Entry, Status
 from agentguard.canonical import JSON, is_integer
+from agentguard.delegation import chain as chains
+from agentguard.delegation.chain import Chain
 from agentguard.envelope import Envelope, Statement
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.credential import Credential
@@ -57,6 +59,12 @@ class Authorization(NamedTuple):
     def allowed(self) -> bool:
         """True when the call may run."""
         return self.decision == "allow"
+
+    @property
+    def chain_sha256(self) -> str | None:
+        """The digest of the chain of delegation; None on the agent's own authority."""
+        named = self.predicate.get("chain_sha256")
+        return named if named is None or isinstance(named, str) else str(named)
 
 
 class Outcome(NamedTuple):
@@ -197,19 +205,34 @@ class Credentials:
         raise _mismatch("no credential of a statement's signer stands before")
 
 
-def check_call(call: Authorization, issued: Credential, *, signatures: bool = True) -> None:
-    """Check that the instance has signed its call, acts for itself, and names the call rightly.
+def check_call(
+    call: Authorization,
+    issued: Credential,
+    chain: Chain | None,
+    at: int,
+    *,
+    signatures: bool = True,
+) -> None:
+    """Check that the instance has signed its call, may act for whom it says, and names it rightly.
 
-    A refusal for want of a signer (``signature.failed``) is unsigned. Raises ``DecodeError`` or
+    ``chain`` is the one that the call names, verified; ``at`` when the call was logged. A refusal
+    for want of a signer (``signature.failed``) is unsigned. Raises ``DecodeError`` or
     ``VerificationError``.
     """
     if call.sealed.signatures or call.allowed or call.code != "signature.failed":
         check_signed(call.sealed, issued, signatures=signatures)
     name = issued.profile.name
-    if call.predicate.get("chain_sha256") is None and call.principal != f"agent:{name}":
-        raise _mismatch("an agent acts for a principal that no chain names")
+    if chain is None:
+        if call.principal != f"agent:{name}":
+            raise _mismatch("an agent acts for a principal that no chain names")
+    else:
+        chain.check(at)
+        if (call.principal, call.agent) != (chain.principal, chain.leaf.delegatee):
+            raise _mismatch("its chain is of another principal, or ends with another agent")
+        if chain.root.task_id is not None and call.predicate.get("task_id") != chain.root.task_id:
+            raise _mismatch("its chain is for another task")
     try:
-        digest = call_digest(name, call.predicate)
+        digest = call_digest(name, call.predicate, chain.actors if chain is not None else ())
     except (KeyError, TypeError) as error:
         raise DecodeError("an invocation lacks what its digest is made of") from error
     if digest != call.call_sha256:
@@ -229,6 +252,30 @@ def check_signed(sealed: Envelope, issued: Credential, *, signatures: bool = Tru
     """Check that an instance has signed a statement; raises ``VerificationError``."""
     if signatures:
         sealed.verify(issued.key)
+
+
+def check_delegation(parsed: Entry, trust: TrustDocument, at: int) -> Chain:
+    """Return the chain that a delegation entry keeps, verified as of ``at``.
+
+    Raises ``DecodeError`` or ``VerificationError``.
+    """
+    members = parsed.members["chain"]
+    if not isinstance(members, dict):
+        raise DecodeError("a delegation entry keeps a chain", code="entry.malformed")
+    return chains.from_json(members, trust, at=at)
+
+
+def chain_tokens(parsed: Entry) -> tuple[list[str], list[str]]:
+    """Return the hops and the credentials that a delegation entry keeps, unverified."""
+    match parsed.members["chain"]:
+        case {"hops": [*hops], "credentials": [*credentials]}:
+            return list(map(str, hops)), list(map(str, credentials))
+    return [], []
+
+
+def chain_digest(parsed: Entry) -> str:
+    """Return the digest of the chain that a delegation entry keeps, unverified."""
+    return chains.digest(chain_tokens(parsed)[0])
 
 
 def check_config(parsed: Entry) -> str:
@@ -264,6 +311,35 @@ def check_issued(
     """Return the issuer's key and what it says in an entry of a kind that the issuer signs."""
     key, statement = _check_by("issuer", parsed, trust, at, signatures=signatures)
     return key, statement.predicate
+
+
+def check_revocation(
+    parsed: Entry, trust: TrustDocument, at: int, *, signatures: bool = True
+) -> str:
+    """Return the name that is revoked; raises ``DecodeError`` or ``VerificationError``."""
+    _key, statement = _check_by("admin", parsed, trust, at, signatures=signatures)
+    match statement.predicate:
+        case {"name": str(name), "note": str(), **others} if not others:
+            if statement.subject_sha256 == canonical.sha256_hex(name.encode()):
+                return name
+    raise DecodeError("not a statement of a revocation", code="entry.malformed")
+
+
+def check_freeze(
+    parsed: Entry, trust: TrustDocument, at: int, *, signatures: bool = True
+) -> tuple[int, bool]:
+    """Return a freeze's number and whether it freezes; raises as ``check_revocation`` does."""
+    _key, statement = _check_by("admin", parsed, trust, at, signatures=signatures)
+    match statement.predicate:
+        case {
+            "frozen": bool(frozen),
+            "sequence": sequence,
+            "note": str(),
+            **others,
+        } if not others and is_integer(sequence):
+            if statement.subject_sha256 == canonical.sha256_hex(trust.trust_domain.encode()):
+                return sequence, frozen
+    raise DecodeError("not a statement of a freeze", code="entry.malformed")
 
 
 def check_administered(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from agentguard.delegation.chain import Chain
 from agentguard.identity.credential import agent_name
 
 
@@ -95,6 +96,14 @@ def of_outcome(invocation_id: str | None, agent: str, *, at: str, status: str) -
 def of_identity(uri: str, *, at: str) -> Summary:
     """Summarise an identity entry: the instance whose credential it keeps."""
     return Summary("identity", at, agent=uri)
+
+
+def of_delegation(chain: Chain, *, at: str) -> Summary:
+    """Summarise a delegation entry: who acts under the chain that it keeps, and for whom."""
+    leaf = chain.leaf
+    return Summary(
+        "delegation", at, agent=leaf.delegatee, principal=chain.principal, task_id=leaf.task_id
+    )
 
 
 def trace_id(traceparent: str | None) -> str | None:

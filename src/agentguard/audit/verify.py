@@ -8,18 +8,20 @@ through a checkpoint kept outside.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from agentguard.audit import checkpoint, entry, merkle, statements, summary
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry, Stored
 from agentguard.audit.merkle import CompactRange
-from agentguard.audit.statements import Administered, Commitments, Credentials
+from agentguard.audit.statements import Administered, Authorization, Commitments, Credentials
 from agentguard.audit.summary import Summary
 from agentguard.canonical import JSON
+from agentguard.delegation.chain import Chain
 from agentguard.envelope import Envelope
 from agentguard.errors import AgentguardError, VerificationError
 from agentguard.identity import credential
@@ -64,6 +66,8 @@ class ShardReport:
     administered: tuple[tuple[int, Administered], ...]
     heads: tuple[tuple[int, Checkpoint], ...]
     problems: tuple[Problem, ...]
+    counted: tuple[tuple[str, int, int], ...] = ()
+    """Of each hop that allows a number of calls: its ``jti``, that number, and the calls here."""
 
 
 class _Own(NamedTuple):
@@ -79,6 +83,12 @@ class _Said(NamedTuple):
 
     summary: Summary
     commitments: Commitments = MappingProxyType({})
+
+
+_BRAKES: Final = {
+    "revocation": statements.check_revocation,
+    "freeze": statements.check_freeze,
+}
 
 
 @dataclass(slots=True)
@@ -104,6 +114,8 @@ class ShardVerifier:
     _heads: list[tuple[int, Checkpoint]] = field(default_factory=list)
     _embedded: set[str] = field(default_factory=set)  # the shards whose heads were seen so far
     _administered: list[tuple[int, Administered]] = field(default_factory=list)
+    _chains: dict[str, Chain] = field(default_factory=dict)
+    _calls: Counter[tuple[str, int]] = field(default_factory=Counter)
     _credentials: Credentials = field(default_factory=Credentials)
     _open: dict[str, OpenCall] = field(default_factory=dict)
     _announced: set[str] = field(default_factory=lambda: {str(None)})
@@ -155,6 +167,7 @@ class ShardVerifier:
             administered=tuple(self._administered),
             heads=tuple(self._heads),
             problems=tuple(self._problems),
+            counted=tuple((jti, most, used) for (jti, most), used in self._calls.items()),
         )
 
     def _found(self, index: int | None, what: str) -> None:
@@ -282,14 +295,18 @@ class ShardVerifier:
                 verified = credential.verify(str(token), self.trust, at=at)
                 self._credentials.add(verified)
                 return _Said(summary.of_identity(verified.uri, at=parsed.at))
+            case "delegation":
+                chain = statements.check_delegation(parsed, self.trust, at)
+                self._chains[chain.sha256] = chain
+                return _Said(summary.of_delegation(chain, at=parsed.at))
             case "authorization":
                 return self._authorization(index, parsed, at)
             case "outcome":
                 return self._outcome(stored, parsed)
-            case "config":
-                self._announced.add(statements.check_config(parsed))
-            case "policy":
-                self._announced.add(str(parsed.members["policy_sha256"]))
+            case "config" | "policy":
+                self._announce(parsed)
+            case "revocation" | "freeze":
+                _BRAKES[parsed.kind](parsed, self.trust, at, signatures=self._checks_signatures())
             case "resolution" | "erasure":
                 said = statements.check_administered(
                     parsed, self.trust, at, signatures=self._checks_signatures()
@@ -303,6 +320,12 @@ class ShardVerifier:
             parsed, self.trust, at, signatures=self._checks_signatures()
         )
         return said
+
+    def _announce(self, parsed: Entry) -> None:
+        if parsed.kind == "config":
+            self._announced.add(statements.check_config(parsed))
+        else:
+            self._announced.add(str(parsed.members["policy_sha256"]))
 
     def _shard(self, index: int, parsed: Entry, at: int) -> None:
         opening = self._issued(parsed, at)
@@ -319,7 +342,8 @@ class ShardVerifier:
     def _authorization(self, index: int, parsed: Entry, at: int) -> _Said:
         call = statements.read_authorization(parsed)
         issued = self._credentials.of_call(call, at)
-        statements.check_call(call, issued, signatures=self._checks_signatures())
+        chain = self._chain_of(call)
+        statements.check_call(call, issued, chain, at, signatures=self._checks_signatures())
         if not {call.config_sha256, str(call.policy_sha256)} <= self._announced:
             raise VerificationError("a configuration or policy that no entry before it announces")
         subject = call.invocation_sha256
@@ -327,9 +351,20 @@ class ShardVerifier:
             raise VerificationError("the same invocation stands in the log before")
         self._seen.add(subject)
         if call.allowed:
+            if chain is not None:
+                self._calls.update(chain.limits)
             self._open[subject] = OpenCall(index, str(call.invocation_id), subject, issued)
         about = summary.of_call(call.predicate, at=parsed.at, decision=call.decision)
         return _Said(about, call.commitments)
+
+    def _chain_of(self, call: Authorization) -> Chain | None:
+        """Return the chain that a call names."""
+        if call.chain_sha256 is None:
+            return None
+        chain = self._chains.get(call.chain_sha256)
+        if chain is None:
+            raise VerificationError("a chain of delegation that no entry before it keeps")
+        return chain
 
     def _outcome(self, stored: Stored, parsed: Entry) -> _Said:
         outcome = statements.read_outcome(parsed)

@@ -15,13 +15,14 @@ from typing import Annotated, Final
 
 import typer
 
-from agentguard.cli import screen
+from agentguard.cli import brake, screen
 from agentguard.cli.agents import app as agents
 from agentguard.cli.audit import app as audit
 from agentguard.cli.doctor import doctor
 from agentguard.cli.init import init
 from agentguard.cli.keys import app as keys
 from agentguard.cli.policy import app as policy
+from agentguard.cli.token import app as token
 from agentguard.cli.trust import app as trust
 from agentguard.errors import AgentguardError, ConfigError
 
@@ -41,10 +42,13 @@ app = typer.Typer(
 )
 app.command("init")(init)
 app.command("doctor")(doctor)
+app.command("freeze")(brake.freeze)
+app.command("thaw")(brake.thaw)
 app.add_typer(agents, name="agents")
 app.add_typer(audit, name="audit")
 app.add_typer(keys, name="keys")
 app.add_typer(policy, name="policy")
+app.add_typer(token, name="token")
 app.add_typer(trust, name="trust")
 
 

@@ -11,16 +11,12 @@ from typing import Annotated
 import typer
 
 from agentguard import administration, domain
-from agentguard.audit.entry import Receipt
 from agentguard.cli import location, screen
-from agentguard.cli.options import ConfigOption, JsonOption
+from agentguard.cli.options import ConfigOption, JsonOption, NoteOption
 from agentguard.cli.text import printable
 
 InvocationArgument = Annotated[
     str, typer.Argument(metavar="INVOCATION_ID", help="The call's id, as audit list shows it.")
-]
-NoteOption = Annotated[
-    str, typer.Option("--note", metavar="TEXT", help="Why, or how you know; it is logged.")
 ]
 
 
@@ -53,11 +49,8 @@ def resolve(
         note=note,
         now=datetime.now(UTC),
     )
-    if json:
-        screen.json_line({"invocation_id": invocation_id, "ran": ran, **_place(recorded)})
-        return
-    said = "ran" if ran else "did not run"
-    screen.line(f"resolved: {invocation_id} {said} (entry {_words(recorded)})")
+    said = f"resolved: {invocation_id} {'ran' if ran else 'did not run'}"
+    screen.recorded(said, {"invocation_id": invocation_id, "ran": ran}, recorded, json=json)
 
 
 def erase(
@@ -80,17 +73,6 @@ def erase(
     done = administration.erase(
         settings, domain.passphrase_of(settings), invocation_id, note=note, now=datetime.now(UTC)
     )
-    if json:
-        erased = {"invocation_id": invocation_id, "attachments": done.attachments}
-        screen.json_line({**erased, **_place(done.recorded)})
-        return
+    erased = {"invocation_id": invocation_id, "attachments": done.attachments}
     what = f"{done.attachments} attachments" if done.attachments else "nothing was left to erase"
-    screen.line(f"erased: {what} of {invocation_id} (entry {_words(done.recorded)})")
-
-
-def _place(recorded: Receipt) -> dict[str, object]:
-    return {"shard": recorded.shard, "index": recorded.index}
-
-
-def _words(recorded: Receipt) -> str:
-    return f"{recorded.index} in shard {recorded.shard}"
+    screen.recorded(f"erased: {what} of {invocation_id}", erased, done.recorded, json=json)

@@ -10,11 +10,20 @@ from typing import Annotated
 
 import typer
 
+from agentguard import administration, domain
 from agentguard.audit import entry
-from agentguard.cli import location, screen, times
+from agentguard.cli import delegations, location, screen, times
+from agentguard.cli.delegations import Live
 from agentguard.cli.history import History
 from agentguard.cli.location import Location
-from agentguard.cli.options import AnchorOption, ConfigOption, JsonOption, StateOption, TrustOption
+from agentguard.cli.options import (
+    AnchorOption,
+    ConfigOption,
+    JsonOption,
+    NoteOption,
+    StateOption,
+    TrustOption,
+)
 from agentguard.cli.rows import Row
 from agentguard.config import AgentConfig
 from agentguard.errors import AgentguardError, ConfigError
@@ -39,6 +48,7 @@ class Instance:
     decisions: Counter[str] = field(default_factory=Counter)
     last_call: str | None = None
     credential: str = "none in the log"
+    delegations: list[Live] = field(default_factory=list)
 
     def check(self, trust: TrustDocument) -> None:
         """Verify the newest credential as of its entry in the log."""
@@ -62,6 +72,7 @@ class Instance:
             "last_call": self.last_call,
             "allow": self.decisions["allow"],
             "deny": self.decisions["deny"],
+            "delegations": [live.as_json() for live in self.delegations],
         }
 
 
@@ -83,6 +94,7 @@ class Known:
             "owner": table.profile.owner if table else None,
             "authority": table.authority if table else None,
             "max_scope": sorted(table.max_scope or ()) if table else None,
+            "roles": list(table.roles) if table else None,
             "instances": len(self.instances),
             "last_call": self.last_call,
             "allow": self.count("allow"),
@@ -128,14 +140,16 @@ def show(
     trust: TrustOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show one agent and its instances.
+    """Show one agent, its instances and what they are lent.
 
-    Their newest credentials are verified, each as of its entry in the log.
+    Their newest credentials are verified, each as of its entry in the log; of the delegations those
+    are shown that have not expired.
     """
     log = location.trusted_log(config, state, anchor, trust)
     agent = _named(_known(log.location), name)
     for instance in agent.instances:
         instance.check(log.trust.document)
+        instance.delegations = delegations.live(log.location, log.trust.document, instance.uri)
     if json:
         instances = [instance.as_json() for instance in agent.instances]
         screen.json_line({**agent.as_json(), "instances": instances})
@@ -143,6 +157,32 @@ def show(
         _draw(agent)
     if not log.trust.outside:
         screen.warn(f"UNTRUSTED KEY: credentials are checked with {log.trust.source}")
+
+
+@app.command("revoke")
+def revoke(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME|URI", help="An agent's name, or one instance's URI.")
+    ],
+    *,
+    note: NoteOption,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Let an agent, or one instance, act no more.
+
+    Its next call is denied in every process on the state, and so is that of every agent to which it
+    has handed something on. It is signed with the admin key, logged, and can't be taken back: a
+    name that is revoked stays so.
+    """
+    settings = location.load_own(config)
+    revoked = name if "/" in name else f"agent:{name.removeprefix('agent:')}"
+    if "/" not in name and revoked.removeprefix("agent:") not in settings.agents:
+        _named(_known(location.locate(config)), name)  # says which ones there are
+    recorded = administration.revoke(
+        settings, domain.passphrase_of(settings), revoked, note=note, now=datetime.now(UTC)
+    )
+    screen.recorded(f"revoked: {revoked}", {"revoked": revoked}, recorded, json=json)
 
 
 def _known(where: Location) -> list[Known]:
@@ -212,6 +252,7 @@ def _draw(agent: Known) -> None:
                 ("owner", table.profile.owner or "none named"),
                 ("authority", table.authority),
                 ("max_scope", " ".join(sorted(table.max_scope or ())) or "none"),
+                ("roles", " ".join(table.roles) or "none"),
             )
         )
     if not agent.instances:
@@ -231,5 +272,6 @@ def _draw_instance(instance: Instance) -> None:
             ("credential", instance.credential),
             ("calls", f"{allowed} allowed, {denied} denied"),
             ("last call", times.shown(instance.last_call) or "none"),
+            *(("delegation", live.said()) for live in instance.delegations),
         )
     )

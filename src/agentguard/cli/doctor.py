@@ -23,6 +23,7 @@ from agentguard.cli.verify_report import unanchored, where
 from agentguard.config import Config
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.examination import examine
+from agentguard.loading import warnings_of
 from agentguard.ports import LogReader
 from agentguard.spelling import closest
 from agentguard.storage import keystore
@@ -95,9 +96,12 @@ def _policy(settings: Config) -> str:
 
 def _inputs(settings: Config) -> Iterator[Finding]:
     try:
+        doubts = warnings_of(policy_source.load(settings))
         names = policy_source.undeclared(settings, policy_source.declared(settings))
     except AgentguardError:
         return  # why it can't be read is a finding already
+    for doubt in doubts:
+        yield Finding("warn", "policy", doubt)
     for name in names:
         yield Finding("warn", "policy", policy_source.advice(name))
 
@@ -150,17 +154,18 @@ def _agents(settings: Config) -> Iterator[Finding]:
         yield Finding("warn", "agents", "none is configured: add an [agents.NAME] table")
     for name, agent in settings.agents.items():
         check = f"agent {name}"
-        if agent.authority == "delegated":
+        scope = " ".join(sorted(agent.scope or ()))
+        if not scope:
             what = (
-                "authority is delegated, which this release always denies (delegation.missing): "
-                'say authority = "own" for an agent that acts by itself'
+                "neither max_scope nor a role gives it any scope: every tool with `requires` is "
+                "denied to it (scope.exceeded)"
             )
             yield Finding("warn", check, what)
-        elif not agent.max_scope:
-            what = "max_scope is empty: every tool with `requires` is denied to it (scope.exceeded)"
-            yield Finding("warn", check, what)
+        elif agent.authority == "delegated":
+            what = f"acts under a delegation only, and then with no more than {scope}"
+            yield Finding("ok", check, what)
         else:
-            yield Finding("ok", check, f"own authority over {' '.join(sorted(agent.max_scope))}")
+            yield Finding("ok", check, f"own authority over {scope}")
 
 
 def _facts(settings: Config) -> Iterator[Finding]:
@@ -241,12 +246,12 @@ def _unmatched(where: str, name: str, known: set[str]) -> str:
 
 def _scopes(settings: Config, called: set[str]) -> Iterator[Finding]:
     """Compare what tools require with what agents have; what the code says is not known here."""
-    held = {scope for agent in settings.agents.values() for scope in agent.max_scope or ()}
+    held = {scope for agent in settings.agents.values() for scope in agent.scope or ()}
     for name, tool in settings.tools.items():
         for scope in sorted({*(tool.requires or ())} - held):
             what = (
-                f"requires {scope}, which no agent's max_scope has: each call is denied "
-                "(scope.exceeded)"
+                f"requires {scope}, which no agent has, by max_scope or a role: each call is "
+                "denied (scope.exceeded)"
             )
             yield Finding("warn", f"tool {name}", what)
     for name in sorted(called):

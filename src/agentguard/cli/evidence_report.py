@@ -15,7 +15,7 @@ from agentguard.audit.evidence import Evidence
 from agentguard.audit.inclusion import Head, Place
 from agentguard.audit.statements import Administered
 from agentguard.canonical import JSON
-from agentguard.cli import rows, screen
+from agentguard.cli import rows, screen, wording
 from agentguard.identity.credential import agent_alias
 
 Row = tuple[str, str | Text]
@@ -47,6 +47,7 @@ def as_json(proved: Evidence) -> dict[str, object]:
             "expires_at": held.expires_at,
         },
         "principal": call.principal,
+        "delegation": [hop.grant.claims() for hop in proved.chain.hops] if proved.chain else None,
         "tool": call.predicate["tool"],
         "arguments": proved.kept.get("arguments"),
         "input": proved.kept.get("input"),
@@ -120,6 +121,11 @@ def unknown(proved: Evidence) -> Iterator[str]:
         "the root above with a checkpoint that was kept elsewhere"
     )
     yield "whether a person approved: the log holds no approval of this call"
+    if proved.chain is not None:
+        yield (
+            "whether the delegation was revoked by then: what was denied for that is on record as "
+            "another call"
+        )
     if any(said.ran is not None for said, _place in proved.administered):
         yield "whether the tool ran: that it is resolved is a person's word"
     copies = sorted(proved.copied & proved.kept.keys())
@@ -153,6 +159,8 @@ def _who(proved: Evidence) -> Iterator[Row]:
     yield "issuer says", f"{', '.join(said)}; valid until {until}"
     own = proved.call.principal == f"agent:{profile.name}"
     yield "for", f"{proved.call.principal}{', on its own authority' if own else ''}"
+    if proved.chain is not None:
+        yield from wording.delegation(proved.chain)
 
 
 def _what(proved: Evidence) -> Iterator[Row]:

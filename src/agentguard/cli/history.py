@@ -127,11 +127,10 @@ class History:
                 return self._with_end(about, call) if outcomes and call.allowed else about
             case "outcome":
                 return self._outcome(row, parsed)
-            case "identity":
-                return rows.of_identity(row, parsed)
             case "resolution" | "erasure":
                 return self._administered(row, parsed)
-        return row
+        alone = rows.ALONE.get(parsed.kind)
+        return alone(row, parsed) if alone is not None else row
 
     # --- what belongs together ------------------------------------------------------------------
 

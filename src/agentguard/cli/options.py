@@ -20,6 +20,9 @@ Kind = Literal[
     "outcome",
     "resolution",
     "erasure",
+    "delegation",
+    "revocation",
+    "freeze",
     "identity",
     "config",
     "policy",
@@ -71,6 +74,10 @@ OutputOption = Annotated[
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite FILE.")]
 
+NoteOption = Annotated[
+    str, typer.Option("--note", metavar="TEXT", help="Why, or how you know; it is logged.")
+]
+
 # --- which entries are wanted -------------------------------------------------------------------
 
 AgentOption = Annotated[
@@ -111,8 +118,8 @@ KindOption = Annotated[
     typer.Option(
         "--kind",
         metavar="KIND",
-        help="Entries of a kind: call, outcome, resolution, erasure, identity, config, policy, "
-        "key, shard.",
+        help="Entries of a kind: call, outcome, resolution, erasure, delegation, revocation, "
+        "freeze, identity, config, policy, key, shard.",
     ),
 ]
 InDoubtOption = Annotated[

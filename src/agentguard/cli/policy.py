@@ -18,6 +18,7 @@ from agentguard.cli.options import ConfigOption, JsonOption
 from agentguard.config import Config
 from agentguard.decision import Decision
 from agentguard.errors import ConfigError, DecodeError, PolicyError, StorageError
+from agentguard.loading import warnings_of
 from agentguard.ports import Engine
 
 app = typer.Typer(no_args_is_help=True, help="Check a policy, and ask it about a call.")
@@ -28,6 +29,7 @@ _STRANGE: Final = {
         "name": "nobody",
         "type": "nothing",
         "instance": "none",
+        "roles": [],
     },
     "delegation": None,
     "action": "agentguard_policy_check",
@@ -63,8 +65,8 @@ def check(
 ) -> None:
     """Load a policy as a guard would.
 
-    Exit code 1 if it can't be used. Warns of one that allows what it can't know, and of each
-    member of its input that nothing declares.
+    Exit code 1 if it can't be used. Warns of one that allows what it can't know, of what may be a
+    mistake in it, and of each member of its input that nothing declares.
     """
     settings = _settings(path, query, config)
     try:
@@ -73,7 +75,7 @@ def check(
     except PolicyError as error:
         _print_problem(error, json=json)
         raise typer.Exit(1) from error
-    elsewhere = policy_source.undeclared(settings, _attributes(config))
+    doubts, elsewhere = warnings_of(engine), policy_source.undeclared(settings, _attributes(config))
     if json:
         screen.json_line(
             {
@@ -82,6 +84,7 @@ def check(
                 "policy_sha256": engine.policy_sha256,
                 "files": dict(engine.policy_files),
                 "allows_unknown": strange.allowed,
+                "warnings": list(doubts),
                 "undeclared": elsewhere,
             }
         )
@@ -89,6 +92,8 @@ def check(
         _draw(settings, engine)
     if strange.allowed:
         screen.warn("an unknown agent may call an unknown tool: does an allow lack its conditions?")
+    for doubt in doubts:
+        screen.warn(doubt)
     for name in elsewhere:
         screen.warn(policy_source.advice(name))
 

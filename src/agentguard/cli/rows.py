@@ -6,15 +6,18 @@ found in a log stands in ``history.py``, how a row is shown in ``table.py``.
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from agentguard import jws
-from agentguard.audit import summary
+from agentguard.audit import statements, summary
 from agentguard.audit.entry import Entry
 from agentguard.audit.statements import Administered, Authorization, Outcome
 from agentguard.audit.summary import Summary
 from agentguard.canonical import JSON
+from agentguard.delegation import grant
 
 DAMAGED: Final = "damaged"
 """The kind of a row for an entry that can't be read."""
@@ -75,7 +78,8 @@ def subject_of(token: str) -> str | None:
 
 def remedy(invocation_id: str | None) -> str:
     """Name the command with which a person settles a call in doubt."""
-    return f"agentguard audit resolve {invocation_id} --ran|--not-ran --note TEXT"
+    quoted = shlex.quote(str(invocation_id))  # a person will paste it, and it may be any text
+    return f"agentguard audit resolve {quoted} --ran|--not-ran --note TEXT"
 
 
 def damaged(shard: int, index: int, problem: str) -> Row:
@@ -95,6 +99,50 @@ def of_identity(row: Row, parsed: Entry) -> Row:
     uri = subject_of(token)
     about = summary.of_identity(uri, at=parsed.at) if uri is not None else row.about
     return replace(row, agent=uri, credential=token, about=about)
+
+
+def of_delegation(row: Row, parsed: Entry) -> Row:
+    """Add who acts under the chain that an entry keeps, for whom, and what it may do.
+
+    Raises ``DecodeError`` or ``VerificationError``.
+    """
+    hops, _credentials = statements.chain_tokens(parsed)
+    if not hops:
+        return row
+    leaf = grant.read(hops[-1])
+    return replace(
+        row,
+        agent=leaf.delegatee,
+        principal=leaf.principal,
+        reason=f"it may do {' '.join(leaf.scope) or 'nothing'} for {leaf.principal}",
+        about=Summary(
+            parsed.kind,
+            parsed.at,
+            agent=leaf.delegatee,
+            principal=leaf.principal,
+            task_id=leaf.task_id,
+        ),
+    )
+
+
+def of_brake(row: Row, parsed: Entry) -> Row:
+    """Add what a revocation or a freeze says; raises as ``statements.read_sealed`` does."""
+    _key_id, said = statements.read_sealed(parsed)
+    match said.predicate:
+        case {"name": str(name), "note": str(note)}:
+            return replace(row, reason=f"{name} is revoked: {note}")
+        case {"frozen": bool(frozen), "note": str(note)}:
+            return replace(row, reason=f"{'frozen' if frozen else 'thawed'}: {note}")
+    return row
+
+
+ALONE: Final[Mapping[str, Callable[[Row, Entry], Row]]] = {
+    "identity": of_identity,
+    "delegation": of_delegation,
+    "revocation": of_brake,
+    "freeze": of_brake,
+}
+"""What adds to a row all that its entry says, by kind: those that are of no call."""
 
 
 def of_call(row: Row, parsed: Entry, call: Authorization) -> Row:

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from typing import IO, Final
@@ -27,6 +27,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from agentguard.audit.entry import Receipt
 from agentguard.cli.text import printable
 
 _PIPE_WIDTH: Final = 160
@@ -66,6 +67,14 @@ _STYLES: Final = {
 def line(*parts: str | Text) -> None:
     """Print one line; a plain string is escaped, a ``Text`` is made by ``styled``."""
     _console(sys.stdout).print(_joined(parts), soft_wrap=True)
+
+
+def recorded(said: str, members: Mapping[str, object], place: Receipt, *, json: bool) -> None:
+    """Print what was done, and where it is on record."""
+    if json:
+        json_line({**members, "shard": place.shard, "index": place.index})
+    else:
+        line(f"{said} (entry {place.index} in shard {place.shard})")
 
 
 def warn(message: str) -> None:

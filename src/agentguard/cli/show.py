@@ -6,6 +6,7 @@ What belongs to a story, and whether it holds, stands in ``story.py``; here it i
 from __future__ import annotations
 
 import json as jsonlib
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Final
@@ -17,7 +18,7 @@ from agentguard import envelope
 from agentguard.audit.entry import Entry
 from agentguard.audit.statements import Outcome
 from agentguard.canonical import JSON
-from agentguard.cli import location, lookup, rows, screen, story
+from agentguard.cli import location, lookup, rows, screen, story, wording
 from agentguard.cli.location import Trust
 from agentguard.cli.options import AnchorOption, ConfigOption, JsonOption, StateOption, TrustOption
 from agentguard.cli.story import Noted, Story
@@ -125,6 +126,8 @@ def _who(told: Story) -> Iterator[tuple[str, str | Text]]:
         yield "credential", _credential(held)
     own = call.principal == f"agent:{held.profile.name}" if held is not None else False
     yield "for", f"{call.principal}, on its own authority" if own else call.principal
+    if told.chain is not None:
+        yield from wording.delegation(told.chain)
 
 
 def _credential(held: Credential) -> str:
@@ -232,8 +235,8 @@ def _evidence(told: Story, believed: Trust) -> Iterator[tuple[str, str | Text]]:
     yield "trust", believed.source if believed.outside else f"UNTRUSTED KEY: {believed.source}"
     invocation_id = told.call.invocation_id
     if invocation_id is not None:
-        file = f"{invocation_id[:_SHORT]}.json"
-        yield "to prove it", f"agentguard audit prove {invocation_id} -o {file}"
+        quoted, file = shlex.quote(invocation_id), shlex.quote(f"{invocation_id[:_SHORT]}.json")
+        yield "to prove it", f"agentguard audit prove {quoted} -o {file}"
 
 
 def _written(value: object) -> str:

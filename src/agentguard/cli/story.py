@@ -26,6 +26,7 @@ from agentguard.audit.statements import (
 )
 from agentguard.canonical import JSON
 from agentguard.cli import lookup
+from agentguard.delegation.chain import Chain
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
@@ -55,8 +56,8 @@ class Story:
     """One call: its authorization and, once there are any, its outcome and the admin's word.
 
     ``credential`` is None where it does not verify, ``head`` (the newest checkpoint of its shard)
-    likewise. ``attachments`` holds what stands beside the log, decoded, by role. ``problems`` says
-    what does not hold.
+    likewise, ``chain`` where it does not or the agent acted by itself. ``attachments`` holds what
+    stands beside the log, decoded, by role. ``problems`` says what does not hold.
     """
 
     shard: int
@@ -64,6 +65,7 @@ class Story:
     entry: Entry
     call: Authorization
     credential: Credential | None = None
+    chain: Chain | None = None
     outcome_entry: Found | None = None
     outcome: Outcome | None = None
     resolution: Noted | None = None
@@ -87,6 +89,7 @@ class Story:
             "agent": call.agent,
             "principal": call.principal,
             "credential": _credential_json(self.credential),
+            "delegation": _chain_json(self.chain),
             "tool": call.predicate["tool"],
             "arguments": self.attachments.get("arguments"),
             "input": self.attachments.get("input"),
@@ -140,9 +143,14 @@ class _Teller:
     def tell(self) -> None:
         story = self.story
         story.credential = issued = self._credential()
-        if issued is not None:
+        with self._problem("the delegation does not hold"):
+            story.chain = self._chain()
+        if issued is not None and (story.chain is not None) is (
+            story.call.chain_sha256 is not None
+        ):
             with self._problem("the invocation does not hold"):
-                statements.check_call(story.call, issued)
+                at = entry.time_of(story.entry.at)
+                statements.check_call(story.call, issued, story.chain, at)
         if story.call.allowed:
             self._outcome()
         self._attach(story.index, story.call.commitments)
@@ -170,6 +178,16 @@ class _Teller:
         else:
             self.story.problems.append(f"the credential does not hold: {newest}")
         return None
+
+    def _chain(self) -> Chain | None:
+        story = self.story
+        call = story.call
+        if call.chain_sha256 is None:
+            return None
+        found = whereabouts.delegation(self.reader, call, story.shard, story.index)
+        if found is None:
+            raise VerificationError("no entry before the call keeps its chain")
+        return statements.check_delegation(found.entry, self.trust, entry.time_of(found.entry.at))
 
     def _outcome(self) -> None:
         story = self.story
@@ -245,6 +263,13 @@ def _credential_json(held: Credential | None) -> JSON:
         "expires_at": held.expires_at,
         "jti": held.jti,
     }
+
+
+def _chain_json(chain: Chain | None) -> JSON:
+    if chain is None:
+        return None
+    hops: list[JSON] = [hop.grant.claims() for hop in chain.hops]
+    return {"sha256": chain.sha256, "members": list(chain.members), "hops": hops}
 
 
 def _head_json(head: Checkpoint | None) -> JSON:

@@ -66,7 +66,8 @@ class _Engines(threading.local):
 
 
 _engines: Final = _Engines()
-_checked: Final[set[tuple[str, str]]] = set()  # (policy digest, query): fit for use
+# What is fit for use, by policy digest and query, with what the gate warned of.
+_checked: Final[dict[tuple[str, str], tuple[str, ...]]] = {}
 
 
 class RegoEngine:
@@ -82,9 +83,10 @@ class RegoEngine:
         self._data = json.dumps(source.data)
         self._query = query
         self.version: Final = metadata.version("gordon-to-regorus")
-        if (source.sha256, query) not in _checked:
-            rego_gate.check(source, query, timeout=check_timeout)
-            _checked.add((source.sha256, query))
+        self._warnings = _checked.get((source.sha256, query))
+        if self._warnings is None:
+            self._warnings = rego_gate.check(source, query, timeout=check_timeout)
+            _checked[source.sha256, query] = self._warnings
 
     @classmethod
     def load(
@@ -115,6 +117,11 @@ class RegoEngine:
     def policy_files(self) -> Mapping[str, str]:
         """``{path: sha256 hex}``; paths are relative to the policy's folder."""
         return self._source.files
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What may be a mistake in the policy: a sentence each, with ``file:line:column``."""
+        return self._warnings or ()
 
     def evaluate(self, document: bytes) -> object:
         """Return the package's document for this input, or ``UNDEFINED``.

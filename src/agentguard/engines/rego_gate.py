@@ -18,16 +18,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from agentguard.engines import rego_tree
+from agentguard.engines import rego_order, rego_outputs, rego_tree
 from agentguard.engines.rego_source import RegoSource, invalid
 from agentguard.engines.rego_tree import Module, Names, Reference, Rule
 from agentguard.errors import ConfigError
 
-OUTPUTS: Final = ("allow", "approval", "deny_reason", "deny_reasons", "obligations")
-"""The rules of the policy's package that are read (policy.md, Output)."""
-
-# An author who writes one of these means an output; nothing reads it, so that it would fail open.
-_LOOKS_LIKE_OUTPUT: Final = ("deny", "denied", "violation", "approv", "obligation")
 _REFUSED: Final = {
     "http.send": "is only a stub here, and undefined; let the application look it up (facts)",
     "print": "would write arguments of calls to the standard error; remove it",
@@ -46,23 +41,24 @@ _WARM_UP: Final = json.dumps(
 )
 
 
-def check(source: RegoSource, query: str, *, timeout: float) -> None:
+def check(source: RegoSource, query: str, *, timeout: float) -> tuple[str, ...]:
     """Refuse a policy that is invalid, could fail open, or brings the engine down.
 
-    ``timeout`` (seconds) bounds the trial in the child process. Raises ``PolicyError``
-    (``policy.invalid``), and ``ConfigError`` when the child can't be started.
+    Returns warnings, of what may be meant and fails open if it isn't: a sentence each, with
+    ``file:line:column``. ``timeout`` (seconds) bounds the trial in the child process. Raises
+    ``PolicyError`` (``policy.invalid``), and ``ConfigError`` when the child can't be started.
     """
     report, end = _try(source, query, timeout)
+    warnings: tuple[str, ...] = ()
     if "tree" in report:
         # First what the tree says: of a recursive function, the child only knows that it died.
-        problems = list(_problems(report, source.data, tuple(query.split("."))))
-        if problems:
-            raise invalid("\n".join(problems))
+        warnings = _examined(report, source.data, tuple(query.split(".")))
     if "error" in report:
         place, text = locate(report["error"])
         raise invalid(f"{place}: {text}" if place else text)
     if "evaluated" not in report:
         raise invalid(f"the policy brings the engine down: {end}; simplify or split its rules")
+    return warnings
 
 
 def locate(error: str) -> tuple[str, str]:
@@ -111,17 +107,39 @@ def _report(output: bytes) -> dict[str, Any]:
     return report
 
 
-def _problems(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) -> Iterator[str]:
+def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) -> tuple[str, ...]:
+    """Return what the tree warns of; raises ``PolicyError`` for what is wrong in it."""
     try:
-        known = _Known([rego_tree.read(tree) for tree in json.loads(report["tree"])], data)
+        readers = [rego_tree.Reader(tree) for tree in json.loads(report["tree"])]
+        known = _Known([reader.module() for reader in readers], data)
+        unread = rego_outputs.unread(known.rules, _reached(known, query), query)
+        problems = [
+            *_wrong_query(known, query),
+            *_unknown_calls(known, frozenset(report["builtins"])),
+            *_undefined_names(known),
+            *_recursion(known),
+            *_data_in_place_of_rules(known, query),
+            *unread.mistakes,
+        ]
+        if problems:
+            raise invalid("\n".join(problems))
+        return (*unread.doubts, *rego_order.warnings(readers, query))
     except RecursionError as error:
         raise invalid("the policy's expressions are nested too deeply; split them") from error
-    yield from _wrong_query(known, query)
-    yield from _unknown_calls(known, frozenset(report["builtins"]))
-    yield from _undefined_names(known)
-    yield from _recursion(known)
-    yield from _data_in_place_of_rules(known, query)
-    yield from _unread_outputs(known, query)
+
+
+def _reached(known: _Known, query: Names) -> set[Names]:
+    """Return the paths of the rules that the answer is made of: the outputs, and what they read."""
+    reads: dict[Names, set[Names]] = defaultdict(set)
+    for rule, reference in _references(known):
+        reads[rule.path] |= known.read_by(rule, reference)
+    todo = {rule.path for rule in known.rules if rego_outputs.is_output(rule.path, query)}
+    reached: set[Names] = set()
+    while todo:
+        path = todo.pop()
+        reached.add(path)
+        todo |= reads[path] - reached
+    return reached
 
 
 class _Known:
@@ -207,7 +225,7 @@ def _recursion(known: _Known) -> Iterator[str]:
 
 def _data_in_place_of_rules(known: _Known, query: Names) -> Iterator[str]:
     """Where data and a rule have one path, this engine silently takes the data."""
-    outputs = {(*query, name): "the policy" for name in OUTPUTS}
+    outputs = {(*query, name): "the policy" for name in rego_outputs.OUTPUTS}
     for path, at in {**outputs, **{rule.path: rule.at for rule in known.rules}}.items():
         value: object = known.data
         for name in path[1:]:
@@ -219,15 +237,6 @@ def _data_in_place_of_rules(known: _Known, query: Names) -> Iterator[str]:
             continue
         if not isinstance(value, dict):
             yield f"{at}: a data.json has a value where {'.'.join(path)} needs an object"
-
-
-def _unread_outputs(known: _Known, query: Names) -> Iterator[str]:
-    """A misspelt output is a rule like any other: it would be evaluated, and never deny."""
-    read = {path for rule, name in _references(known) for path in known.read_by(rule, name)}
-    for rule in known.rules:
-        name = rule.path[len(query)] if rule.package == query else ""
-        if rule.path not in read and name not in OUTPUTS and name.startswith(_LOOKS_LIKE_OUTPUT):
-            yield f"{rule.at}: nothing reads {name}; what counts is {', '.join(OUTPUTS)}"
 
 
 def _references(known: _Known) -> Iterator[tuple[Rule, Reference]]:

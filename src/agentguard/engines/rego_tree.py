@@ -51,36 +51,34 @@ class Module:
     rules: tuple[Rule, ...]
 
 
-def read(tree: Mapping[str, Any]) -> Module:
-    """Read one module of the engine's ``get_ast_as_json``.
+class Reader:
+    """Reads one module of the engine's ``get_ast_as_json``: its package, imports and rules.
 
     Raises ``KeyError`` or ``TypeError`` when the tree has another shape than this version's.
     """
-    return _Reader(tree).module()
-
-
-class _Reader:
-    """Reads one module: knows its file, package, imports, and the names of its own rules."""
 
     def __init__(self, tree: Mapping[str, Any]) -> None:
         self._file: str = tree["source"]["file"]
         self._text: bytes = tree["source"]["contents"].encode()
-        self._package: Names = ("data", *_name(tree["ast"]["package"]["refr"]).path)
+        self.package: Names = ("data", *name_of(tree["ast"]["package"]["refr"]).path)
         self._imports = dict(self._import(node) for node in tree["ast"]["imports"])
-        self._rules = tree["ast"]["rules"]
+        self.rules = tree["ast"]["rules"]
 
     def module(self) -> Module:
-        return Module(self._package, tuple(self._rule(node) for node in self._rules))
+        """Return its rules, and the names that each of them refers to."""
+        return Module(self.package, tuple(self._rule(node) for node in self.rules))
 
     def _import(self, node: Mapping[str, Any]) -> tuple[str, Names]:
-        path = _name(node["refr"]).path
+        path = name_of(node["refr"]).path
         alias = node.get("as")
-        return (self._slice(alias) if alias else path[-1]), path
+        return (self.text_of(alias) if alias else path[-1]), path
 
-    def _slice(self, span: Mapping[str, Any]) -> str:
+    def text_of(self, span: Mapping[str, Any]) -> str:
+        """Return what stands there in the source."""
         return self._text[span["start"] : span["end"]].decode()
 
-    def _at(self, span: Mapping[str, Any]) -> str:
+    def at(self, span: Mapping[str, Any]) -> str:
+        """Return ``file:line:column``."""
         return f"{self._file}:{span['line']}:{span['col']}"
 
     def _rule(self, node: Mapping[str, Any]) -> Rule:
@@ -93,25 +91,29 @@ class _Reader:
             # A head is {refr, args | key, assign}: all of it but its own name may refer to others.
             body = [head.get("args"), head.get("key"), head.get("assign"), rule["bodies"]]
             function = form == "Func"
-        name = _name(head["refr"])
+        name = name_of(head["refr"])
         local = frozenset(self._locals(rule, head.get("args")))
         references = tuple(self._references([*body, *name.computed], local))
-        path, at = (*self._package, *name.path), self._at(rule["span"])
-        return Rule(self._package, path, at, function, references)
+        path = self.path_of(head["refr"])
+        return Rule(self.package, path, self.at(rule["span"]), function, references)
+
+    def path_of(self, head: Any) -> Names:
+        """Return the path of the rule with this name at its head, as far as it is known."""
+        return (*self.package, *name_of(head).path)
 
     def _locals(self, rule: Mapping[str, Any], arguments: object) -> Iterator[str]:
         """Yield the variables that a rule declares; they hide rules and imports."""
-        yield from _variables(arguments)
-        for node in _objects(rule):
+        yield from variables(arguments)
+        for node in objects(rule):
             match node:
                 case {"AssignExpr": {"op": "ColEq", "lhs": pattern}}:
-                    yield from _variables(pattern)
+                    yield from variables(pattern)
                 case {"SomeIn": {"key": key, "value": value}}:
-                    yield from _variables([key, value])
+                    yield from variables([key, value])
                 case {"SomeVars": {"vars": spans}}:
-                    yield from (self._slice(span) for span in spans)
+                    yield from (self.text_of(span) for span in spans)
                 case {"Every": {"key": key, "value": value}}:
-                    yield from (self._slice(span) for span in (key, value) if span)
+                    yield from (self.text_of(span) for span in (key, value) if span)
 
     def _references(self, nodes: list[Any], local: frozenset[str]) -> Iterator[Reference]:
         todo = list(nodes)
@@ -121,28 +123,29 @@ class _Reader:
                 case list():
                     todo.extend(node)
                 case {"Call": {"fcn": function, "params": parameters}}:
-                    name = _name(function)
-                    yield self._reference(name, call=True)
+                    name = name_of(function)
+                    yield self.reference(name, call=True)
                     todo.extend([*parameters, *name.computed])
                 case {"RefDot": _} | {"RefBrack": _} | {"Var": _}:
-                    name = _name(node)
+                    name = name_of(node)
                     if name.path and name.path[0] not in local:
-                        yield self._reference(name, call=False)
+                        yield self.reference(name, call=False)
                     todo.extend(name.computed)
                 case dict():
                     todo.extend(node.values())
 
-    def _reference(self, name: _Name, *, call: bool) -> Reference:
+    def reference(self, name: Name, *, call: bool) -> Reference:
+        """Resolve a name that no variable hides."""
         root, *rest = name.path or ("",)
         absolute = root in self._imports or root in _ROOTS
         path = (*self._imports.get(root, (root,)), *rest)
         if not absolute and not call:
-            path = (*self._package, *path)
-        return Reference(path, self._at(name.span), call, name.whole, absolute)
+            path = (*self.package, *path)
+        return Reference(path, self.at(name.span), call, name.whole, absolute)
 
 
 @dataclass(frozen=True, slots=True)
-class _Name:
+class Name:
     """A name as written: its constant path, the computed nodes in it, and where it begins."""
 
     path: Names
@@ -151,16 +154,18 @@ class _Name:
 
     @property
     def whole(self) -> bool:
+        """Whether nothing in it is computed."""
         return not self.computed
 
 
-def _name(node: Any) -> _Name:
+def name_of(node: Any) -> Name:
+    """Read a variable, or what hangs on one by dots and brackets."""
     names: list[str] = []
     computed: list[Any] = []
     while True:
         match node:
             case {"Var": {"value": str(root), "span": span}}:
-                return _Name((root, *reversed(names)), tuple(computed), span)
+                return Name((root, *reversed(names)), tuple(computed), span)
             case {"RefDot": {"refr": inner, "field": [_, str(name)]}}:
                 names.append(name)
             case {"RefBrack": {"refr": inner, "index": {"String": {"value": str(name)}}}}:
@@ -172,11 +177,12 @@ def _name(node: Any) -> _Name:
                 computed.append(index)
             case _:  # a call's result, a literal: it has no name
                 (literal,) = node.values()
-                return _Name((), (*computed, node), literal["span"])
+                return Name((), (*computed, node), literal["span"])
         node = inner
 
 
-def _objects(tree: object) -> Iterator[Mapping[str, Any]]:
+def objects(tree: object) -> Iterator[Mapping[str, Any]]:
+    """Yield every object in a part of the tree."""
     todo = [tree]
     while todo:
         node = todo.pop()
@@ -187,8 +193,9 @@ def _objects(tree: object) -> Iterator[Mapping[str, Any]]:
             todo.extend(node)
 
 
-def _variables(pattern: object) -> Iterator[str]:
-    for node in _objects(pattern):
+def variables(pattern: object) -> Iterator[str]:
+    """Yield the names that a pattern binds."""
+    for node in objects(pattern):
         match node:
             case {"Var": {"value": str(name)}} if name not in _ROOTS:
                 yield name

@@ -32,7 +32,6 @@ def erase(state: Path, shard: int, indices: Iterable[int]) -> int:
     ):
         sqlite.check_version(connection, path)
         sqlite.make_durable(connection)
-        connection.execute("PRAGMA secure_delete=ON")  # zeros, and no free page with the old bytes
         connection.execute("BEGIN IMMEDIATE")
         removed = 0
         for index in indices:

@@ -15,7 +15,7 @@ from typing import Final
 
 from agentguard.errors import KeyMaterialError, StorageError
 from agentguard.identity.trust import TrustDocument, Use
-from agentguard.keys import Ed25519Signer
+from agentguard.keys import Ed25519Signer, Secret
 from agentguard.storage import files
 
 TRUST: Final = "trust.json"
@@ -27,17 +27,17 @@ LONG_LIVED: Final[tuple[Use, ...]] = ("issuer", "log", "admin")
 """The uses of the keys that lie in a state."""
 
 
-def save_key(state: Path, use: Use, signer: Ed25519Signer, passphrase: bytes) -> None:
+def save_key(state: Path, use: Use, signer: Ed25519Signer, passphrase: Secret | bytes) -> None:
     """Keep a key, encrypted; raises ``StorageError`` if there is one already."""
     files.write_new(state / KEYS / use, signer.to_openssh(passphrase))
 
 
-def save_next_key(state: Path, use: Use, signer: Ed25519Signer, passphrase: bytes) -> None:
+def save_next_key(state: Path, use: Use, signer: Ed25519Signer, passphrase: Secret | bytes) -> None:
     """Keep, beside a key, the one that is to take its place; raises ``StorageError``."""
     files.replace(_next(state, use), signer.to_openssh(passphrase))
 
 
-def next_key(state: Path, use: Use, passphrase: bytes) -> Ed25519Signer | None:
+def next_key(state: Path, use: Use, passphrase: Secret | bytes) -> Ed25519Signer | None:
     """Read the key that is to take a key's place, if there is one. Raises as ``load_key`` does."""
     return _load(_next(state, use), passphrase) if _next(state, use).exists() else None
 
@@ -83,12 +83,12 @@ def _unreadable(path: Path, error: OSError) -> KeyMaterialError:
     return KeyMaterialError(message, code="key.unreadable")
 
 
-def load_key(state: Path, use: Use, passphrase: bytes) -> Ed25519Signer:
+def load_key(state: Path, use: Use, passphrase: Secret | bytes) -> Ed25519Signer:
     """Read a key. Raises ``KeyMaterialError``: ``key.unreadable``, ``key.passphrase``, ..."""
     return _load(state / KEYS / use, passphrase)
 
 
-def _load(path: Path, passphrase: bytes) -> Ed25519Signer:
+def _load(path: Path, passphrase: Secret | bytes) -> Ed25519Signer:
     refuse_if_exposed(path)
     try:
         data = path.read_bytes()

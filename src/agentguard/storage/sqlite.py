@@ -105,7 +105,11 @@ def was_inherited(path: Path) -> bool:
 
 
 def make_durable(connection: sqlite3.Connection) -> None:
-    """Have commits reach the disk before they return."""
+    """Have commits reach the disk before they return, and leave no old bytes on free pages.
+
+    What is erased later would stand there still where a writer has moved it before.
+    """
+    connection.execute("PRAGMA secure_delete=ON")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
 

@@ -20,7 +20,7 @@ from agentguard.canonical import JSON
 from agentguard.errors import AgentguardError, VerificationError
 from agentguard.identity.trust import TrustDocument, Use
 from agentguard.invocation import timestamp
-from agentguard.keys import Ed25519Signer, Signer
+from agentguard.keys import Ed25519Signer, Secret, Signer
 from agentguard.ports import LogReader
 from agentguard.storage import anchor, files, keystore, pinned, registry
 from agentguard.storage.log import ShardLog
@@ -34,7 +34,7 @@ def begin(
     *,
     use: Use,
     new: Ed25519Signer,
-    passphrase: bytes,
+    passphrase: Secret | bytes,
     listed: bytes | None,
 ) -> None:
     """Let ``trust`` count, in which ``new`` is the key for ``use``; then see ``finish``.
@@ -69,7 +69,7 @@ def is_due(state: Path) -> bool:
     )
 
 
-def finish(state: Path, anchors: Path | None, passphrase: bytes) -> None:
+def finish(state: Path, anchors: Path | None, passphrase: Secret | bytes) -> None:
     """Put what is next in its place if the trust document that counts has it; else forget it.
 
     A list that is next still, or a file that is half written, is of somebody who died before it

@@ -13,7 +13,7 @@ from langchain_core.messages import ToolCall
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
 
-from agentguard import Arguments, ConfigError, Decision, Invocation
+from agentguard import Agent, Arguments, ConfigError, Decision, Invocation
 from agentguard_langchain.gate import Call, current
 from agentguard_langchain.gated import entrance_of, gate_of, shape_of
 from agentguard_langchain.guarded import GuardedTool
@@ -54,7 +54,8 @@ def evaluate(
     Raises ``ConfigError`` for a tool that is not guarded.
     """
     guarded = _guarded(tool)
-    return gate_of(guarded).agent.evaluate(_invocation(guarded, tool_input, config))
+    agent = _acting(guarded, tool_input, config)
+    return agent.evaluate(_invocation(guarded, tool_input, config))
 
 
 async def aevaluate(
@@ -68,7 +69,8 @@ async def aevaluate(
     ``ConfigError`` for a tool that is not guarded.
     """
     guarded = _guarded(tool)
-    return await gate_of(guarded).agent.aevaluate(_invocation(guarded, tool_input, config))
+    agent = _acting(guarded, tool_input, config)
+    return await agent.aevaluate(_invocation(guarded, tool_input, config))
 
 
 def _invocation(
@@ -76,16 +78,30 @@ def _invocation(
     tool_input: str | Mapping[str, Any] | ToolCall,
     config: RunnableConfig | None,
 ) -> Invocation:
-    call_id: str | None = None
-    raw: str | Mapping[str, Any]
-    if not isinstance(tool_input, str) and tool_input.get("type") == "tool_call":
-        tool_call = cast("ToolCall", tool_input)
-        raw, call_id = tool_call["args"], tool_call["id"]
-    else:
-        raw = cast("str | Mapping[str, Any]", tool_input)
+    raw, call_id = _parts(tool_input)
     # a call without an id is numbered when it is made, not when somebody asks
     site = Call(guarded, config=config).site(call_id or f"{guarded.name}#ahead")
     return Invocation.bind(shape_of(guarded).spec, lambda: bind_ahead(guarded, raw), site)
+
+
+def _acting(
+    guarded: GuardedTool,
+    tool_input: str | Mapping[str, Any] | ToolCall,
+    config: RunnableConfig | None,
+) -> Agent:
+    raw, call_id = _parts(tool_input)
+    given = () if isinstance(raw, str) else raw.values()
+    return gate_of(guarded).acting(Call(guarded, call_id, config), given)
+
+
+def _parts(
+    tool_input: str | Mapping[str, Any] | ToolCall,
+) -> tuple[str | Mapping[str, Any], str | None]:
+    """Return a call's arguments, and its id if it has one."""
+    if not isinstance(tool_input, str) and tool_input.get("type") == "tool_call":
+        tool_call = cast("ToolCall", tool_input)
+        return tool_call["args"], tool_call["id"]
+    return cast("str | Mapping[str, Any]", tool_input), None
 
 
 def _guarded(tool: BaseTool) -> GuardedTool:

@@ -1,14 +1,15 @@
 """One call on its way through the layers of a tool: it is answered for once, then it runs.
 
 ``Gate`` holds the agent and asks it; ``Call`` is what is known of the call. Which functions are
-gated stands in ``gated.py``, what a call binds in ``binding.py``, how a refusal looks in
-``denial.py``.
+gated stands in ``gated.py``, what a call binds in ``binding.py``, under which delegation it is made
+in ``lending.py``, how a refusal looks in ``denial.py``.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final, Literal, NoReturn, Self
@@ -19,6 +20,7 @@ from langgraph.errors import GraphBubbleUp
 
 from agentguard import Agent, CallSite, ConfigError, Denied, Invocation
 from agentguard_langchain.denial import GuardedToolDenied, denial_message
+from agentguard_langchain.lending import Lender, acting, runtime_of
 
 OnDeny = Literal["return", "raise"]
 
@@ -123,6 +125,11 @@ class Body:
             result = self.function(*self.args, **self.kwargs)
             return self._finished(await result if inspect.isawaitable(result) else result)
 
+    @property
+    def given(self) -> Iterable[object]:
+        """All that the original is given."""
+        return (*self.args, *self.kwargs.values())
+
     def begin(self, call: Call) -> None:
         """Let ``call`` be the one that this body answers for."""
         call.taken = True
@@ -160,13 +167,19 @@ class Body:
 
 
 class Gate:
-    """The agent for which tools run, and what a refused tool call gives back."""
+    """The agent for which tools run, who lends it what, and what a refused tool call gives back."""
 
-    __slots__ = ("__weakref__", "agent", "on_deny")
+    __slots__ = ("__weakref__", "agent", "lender", "on_deny")
 
-    def __init__(self, agent: Agent, on_deny: OnDeny) -> None:
+    def __init__(self, agent: Agent, on_deny: OnDeny, lender: Lender | None = None) -> None:
         self.agent = agent
         self.on_deny = on_deny
+        self.lender = lender
+
+    def acting(self, call: Call, given: Iterable[object]) -> Agent:
+        """Return the agent as it makes ``call``, which was ``given`` these arguments."""
+        runtime = functools.partial(runtime_of, given, call.config, call.id)
+        return acting(self.agent, self.lender, runtime)
 
     def run(self, tool: BaseTool, body: Body, describe: Callable[[Call], Invocation]) -> Any:
         """Run ``body`` if the agent may, or as a further layer of a call that it may make.
@@ -178,8 +191,9 @@ class Gate:
         if call.inside:
             return body.function(*body.args, **body.kwargs)
         body.begin(call)
+        agent = self.acting(call, body.given)
         try:
-            return self.agent.run(describe(call), body.run, outcome_unknown=_UNKNOWN)
+            return agent.run(describe(call), body.run, outcome_unknown=_UNKNOWN)
         except Denied as denied:
             if not body.started:
                 call.refusal = denied
@@ -192,8 +206,9 @@ class Gate:
             result = body.function(*body.args, **body.kwargs)
             return await result if inspect.isawaitable(result) else result
         body.begin(call)
+        agent = self.acting(call, body.given)
         try:
-            return await self.agent.arun(describe(call), body.arun, outcome_unknown=_UNKNOWN)
+            return await agent.arun(describe(call), body.arun, outcome_unknown=_UNKNOWN)
         except Denied as denied:
             if not body.started:
                 call.refusal = denied

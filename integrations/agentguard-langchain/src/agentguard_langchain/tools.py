@@ -5,6 +5,7 @@ What it accepts and refuses stands here; how a tool is gated stands in ``guarded
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,15 +13,18 @@ from langchain_core.tools import BaseTool
 from langchain_core.tools import tool as make_tool
 
 from agentguard import Agent, ConfigError, Guard
+from agentguard.delegated import Delegation
 from agentguard_langchain.gate import Gate, OnDeny
 from agentguard_langchain.gated import gate_of
 from agentguard_langchain.guarded import GuardedTool, put_behind
+from agentguard_langchain.lending import Lender
 
 
 def guard_tools(
     tools: Sequence[BaseTool | Callable[..., Any]],
     agent: Agent | str,
     *,
+    delegation: Lender | None = None,
     on_deny: OnDeny = "return",
 ) -> list[BaseTool]:
     """Return the same tools, each call of which is bound, signed, decided and logged for ``agent``.
@@ -30,11 +34,17 @@ def guard_tools(
     become tools as ``langchain_core.tools.tool`` makes them. The tools that are passed in are left
     alone: hand only the returned ones to a model or a graph.
 
+    ``delegation`` says for whom each call is made, where no ``with guard.delegate(...)`` reaches:
+    in a graph that is built at import, or hosted. It is given the call's ``ToolRuntime``, or None
+    outside a graph, and returns a ``Delegation``; None leaves it to the context. Where it raises,
+    the call is refused. Inside another guarded call, what that one hands on counts instead.
+
     A refused tool call is answered by a ``ToolMessage`` with ``status="error"``; with
     ``on_deny="raise"``, and for a call that is no tool call, ``GuardedToolDenied`` is raised.
 
     Raises ``ConfigError`` for what can't be guarded: a dictionary that the model's provider runs, a
-    tool that another agent's guard already has, a class that does its work past ``_run``.
+    tool that another agent's guard already has, a class that does its work past ``_run``; and for
+    a ``delegation`` that is no function, or in vain, as with ``agent.under(...)``.
     """
     if on_deny not in ("return", "raise"):
         raise ConfigError(f"on_deny: expected 'return' or 'raise', got {on_deny!r}")
@@ -47,7 +57,8 @@ def guard_tools(
     if not isinstance(owner, Agent):
         kind = type(agent).__name__
         raise ConfigError(f"agent: expected an Agent or the name of one, got a {kind}")
-    gate = Gate(owner, on_deny)
+    _require_lender(delegation, owner)
+    gate = Gate(owner, on_deny, delegation)
     guarded = [_guard_one(tool, gate) for tool in tools]
     owner.tools_named()
     return guarded
@@ -60,12 +71,36 @@ def _guard_one(tool: BaseTool | Callable[..., Any], gate: Gate) -> BaseTool:
         return put_behind(tool, gate)
     present = gate_of(tool)
     if present.agent is not gate.agent:
+        same = present.agent.id == gate.agent.id
+        other = "under another delegation" if same else f"another instance than {gate.agent.id}"
         message = (
-            f"tool {tool.name} is already guarded for {present.agent.id}, another instance than "
-            f"{gate.agent.id}: guard the original tool for each agent"
+            f"tool {tool.name} is already guarded for {present.agent.id}, {other}: "
+            "guard the original tool for each agent"
         )
         raise ConfigError(message, code="tool.guarded")
-    return tool if present.on_deny == gate.on_deny else put_behind(tool, gate)
+    if gate.lender not in (None, present.lender):
+        message = (
+            f"tool {tool.name} is already guarded with another delegation function: guard the "
+            "original tool"
+        )
+        raise ConfigError(message, code="tool.guarded")
+    if present.on_deny == gate.on_deny:
+        return tool
+    return put_behind(tool, Gate(gate.agent, gate.on_deny, present.lender))
+
+
+def _require_lender(delegation: object, agent: Agent) -> None:
+    if delegation is None:
+        return
+    if isinstance(delegation, Delegation):
+        message = "delegation is a function that returns one: guard for agent.under(delegation)"
+        raise ConfigError(message)
+    if not callable(delegation) or inspect.iscoroutinefunction(delegation):
+        message = f"delegation: expected a function, no coroutine function, got {delegation!r}"
+        raise ConfigError(message)
+    if agent.delegation is not None:
+        message = "the agent is under a delegation already: a delegation function would be in vain"
+        raise ConfigError(message)
 
 
 def _refuse_unless_ours_to_run(tool: object, position: int) -> None:

@@ -30,6 +30,15 @@ inside if {
 	}
 }
 
+# A number is compared with is_number beside it: a text, a Decimal or an integer beyond 2^53-1 would
+# be above every number.
+#
+#   small if {
+#       is_number(input.args.cents)
+#       input.args.cents > 0
+#       input.args.cents <= 5000
+#   }
+
 # A reason denies, whatever else is allowed. The agent is told it; keep secrets out of it.
 deny_reasons contains "the argument path must be relative, without hidden files or parent folders" if {
 	input.action in reads

@@ -1,8 +1,9 @@
-"""``agentguard demo``: a code agent at work on a real git repository, offline, in seconds.
+"""``agentguard demo``: agents at work for alice on a real git repository, offline, in seconds.
 
 The command, and one run from the founding of a trust domain to the verification of its log. Where
-it plays stands in ``setting.py``, what it acts on in ``forge.py`` and ``tools.py``, the model in
-``script.py``; the log is read by ``steps.py`` and printed by ``timeline.py``.
+it plays stands in ``setting.py``, who works in it in ``team.py``, what they act on in ``forge.py``
+and ``tools.py``, the model in ``script.py``; the log is read by ``steps.py`` and printed by
+``timeline.py``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -24,6 +25,7 @@ from langchain.chat_models import init_chat_model
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool
 from langsmith import tracing_context
 from rich.console import Console
 
@@ -31,7 +33,7 @@ from agentguard import ConfigError, Guard
 from agentguard.errors import AgentguardError
 from agentguard.examination import Report
 from agentguard_langchain.demo import setting as scene
-from agentguard_langchain.demo import steps, tampering
+from agentguard_langchain.demo import steps, tampering, team
 from agentguard_langchain.demo.forge import IN_USE
 from agentguard_langchain.demo.script import SYSTEM, TASK, ScriptedModel
 from agentguard_langchain.demo.setting import Setting
@@ -76,7 +78,7 @@ def command(
         bool, typer.Option("--json", help="One JSON object instead of the timeline.")
     ] = False,
 ) -> None:
-    """Show a code agent at work on a real git repository, offline: allowed, denied, proved."""
+    """Show agents at work for alice on a real git repository, offline: allowed, denied, proved."""
     chosen = _model(model)
     # absolute, so that the commands that are printed work from wherever the reader is
     where = directory.absolute() if directory is not None else _temporary()
@@ -122,24 +124,48 @@ def run(directory: Path, model: BaseChatModel, timeline: Timeline) -> Run:
 
 
 def _work(guard: Guard, setting: Setting, model: BaseChatModel, timeline: Timeline) -> None:
-    """Let the agent do its task; each call is shown once the log has it."""
-    agent = guard.new_agent(scene.AGENT)
-    given = tools_of(setting.forge)
-    parameters = {tool.name: tool.args for tool in given}
-    timeline.opening(setting, agent.id, TASK, model._llm_type)  # noqa: SLF001  a hook of LangChain
+    """Let the task be done for which alice lends; each call is shown once the log has it."""
+    names = (scene.ORCHESTRATOR, scene.AGENT, scene.FIXER)
+    orchestrator, coder, fixer = map(guard.new_agent, names)
+    given = [*tools_of(setting.forge), team.fix_tests(setting.forge, fixer)]
+    graph = create_agent(model, guard_tools(given, coder), system_prompt=SYSTEM)
+    shown = _Shown(guard, timeline, given)
+
+    def work() -> str:
+        said = ""
+        shown.go_on()
+        for message in _messages(graph, model):
+            if isinstance(message, AIMessage):
+                said = message.text
+                timeline.said(said)
+            shown.go_on()
+        return said
+
+    lent = team.lend(guard)
+    timeline.opening(setting, lent, TASK, model._llm_type)  # noqa: SLF001  a hook of LangChain
     in_use = IN_USE.set(setting.forge)
     try:
-        tools = guard_tools(given, agent)
-        shown = 0
-        for message in _messages(create_agent(model, tools, system_prompt=SYSTEM), model):
-            if isinstance(message, AIMessage):
-                timeline.said(message.text)
-            recorded = steps.read(guard.reader())
-            for step in recorded[shown:]:
-                timeline.step(step, parameters[step.call.tool])
-            shown = len(recorded)
+        with lent:
+            orchestrator.call(team.assign_task(guard, work), TASK, scene.AGENT)
     finally:
         IN_USE.reset(in_use)
+
+
+class _Shown:
+    """The steps of the log that were shown so far."""
+
+    def __init__(self, guard: Guard, timeline: Timeline, tools: Sequence[BaseTool]) -> None:
+        self._guard = guard
+        self._timeline = timeline
+        self._parameters = {tool.name: tool.args for tool in tools}
+        self._steps = 0
+
+    def go_on(self) -> None:
+        """Show those that have come since."""
+        recorded = steps.read(self._guard.reader())
+        for step in recorded[self._steps :]:
+            self._timeline.step(step, self._parameters.get(step.call.tool, {}))
+        self._steps = len(recorded)
 
 
 def _messages(graph: Any, model: BaseChatModel) -> Iterator[BaseMessage]:

@@ -6,7 +6,9 @@ deny_reason := "direct merges to main require human approval" if { input.action 
 
 # The five rules above are a team's own, word for word. The rest covers the demo's other tools.
 
+allow if { input.agent.type == "orchestrator"; input.action == "assign_task"; input.args.to == "code-agent" }
 allow if { input.agent.type == "code-agent"; input.action == "read_file" }
+allow if { input.agent.name == "code-agent"; input.action == "fix_tests"; startswith(input.branch, "agent/") }
 allow if { input.agent.type == "code-agent"; input.action == "commit_file"; startswith(input.branch, "agent/") }
 
 deny_reason := "CI on main is started by the release pipeline, not by agents" if { input.action == "trigger_ci"; input.branch == "main" }

@@ -24,7 +24,8 @@ from agentguard_langchain.demo import seed
 BRANCH: Final = "agent/fix-discount"
 TASK: Final = (
     f"Fix {seed.ISSUE} of the repository {seed.REPOSITORY} on the branch {BRANCH}, run CI on it, "
-    f"follow {seed.RULES}, open a pull request, run CI on main, and merge into main."
+    f"have the tests fixed if it fails, follow {seed.RULES}, open a pull request, run CI on main, "
+    "and merge into main."
 )
 """What the person asks for."""
 
@@ -72,6 +73,15 @@ def _test_branch(_results: Results) -> Move:
     return Move("Do the tests pass now?", "trigger_ci", _in_repository(branch=BRANCH))
 
 
+def _fix_tests(_results: Results) -> Move:
+    args = _in_repository(issue=seed.ISSUE, branch=BRANCH)
+    return Move("A test fails that the issue calls wrong.", "fix_tests", args)
+
+
+def _test_again(_results: Results) -> Move:
+    return Move("And with the test corrected?", "trigger_ci", _in_repository(branch=BRANCH))
+
+
 def _read_rules(_results: Results) -> Move:
     return Move("What do contributors have to do?", "read_file", _in_repository(path=seed.RULES))
 
@@ -80,7 +90,7 @@ def _open_pr(results: Results) -> Move:
     args = _in_repository(
         title="Divide percentages by 100",
         branch=BRANCH,
-        body=f"Fixes {seed.ISSUE}. CI {results[3].partition(chr(10))[0]}.",
+        body=f"Fixes {seed.ISSUE}. CI {results[5].partition(chr(10))[0]}.",
     )
     return Move("I open the pull request.", "open_pr", args)
 
@@ -90,13 +100,13 @@ def _test_main(_results: Results) -> Move:
 
 
 def _merge(results: Results) -> Move:
-    found = re.search(r"pull request (\d+)", results[5])
+    found = re.search(r"pull request (\d+)", results[7])
     number = int(found[1]) if found else 1
     return Move("And now the merge.", "merge_pr", _in_repository(number=number, into="main"))
 
 
 _PLAN: Final[tuple[Callable[[Results], Move], ...]] = (
-    *(_read_issue, _read_source, _commit, _test_branch),
+    *(_read_issue, _read_source, _commit, _test_branch, _fix_tests, _test_again),
     *(_read_rules, _open_pr, _test_main, _merge),
 )
 

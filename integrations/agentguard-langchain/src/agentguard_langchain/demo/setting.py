@@ -19,8 +19,10 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.storage.files import write_new
 from agentguard_langchain.demo.forge import Forge
 
+ORCHESTRATOR: Final = "orchestrator"
 AGENT: Final = "code-agent"
-"""The name of the agent in the configuration."""
+FIXER: Final = "test-fixer"
+"""The names of the agents in the configuration."""
 
 _CONFIG: Final = """\
 trust_domain = "demo.example"
@@ -34,11 +36,37 @@ passphrase_file = "passphrase"
 engine = "rego"
 path = "policies/authz.rego"
 
+[roles.developer]
+scope = ["repo:read", "pr:write", "ci:trigger"]
+
+[roles.release-manager]
+scope = ["secret:read"]
+
+[principals."user:alice"]          # what she may lend: more than a task needs
+roles = ["developer", "release-manager"]
+
+[agents.orchestrator]              # none of them acts by itself, but for whoever lends it something
+type = "orchestrator"
+owner = "user:carol"
+roles = ["developer", "release-manager"]
+
 [agents.code-agent]
 type = "code-agent"
 owner = "user:carol"
-authority = "own"
-max_scope = ["repo:read", "pr:write", "ci:trigger"]
+roles = ["developer", "release-manager"]
+
+[agents.test-fixer]
+type = "code-agent"
+owner = "user:carol"
+roles = ["developer"]
+
+[tools.assign_task]
+requires = ["repo:read"]
+
+[tools.fix_tests]
+requires = ["pr:write"]
+resource = "repo:{repo}"
+attributes = { branch = "branch" }
 
 [tools.read_file]
 requires = ["repo:read"]

@@ -6,13 +6,21 @@ Whether the log deserves belief is ``agentguard.examination.examine``'s to say.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentguard import canonical
 from agentguard.audit import entry
 from agentguard.audit.entry import Stored
-from agentguard.audit.statements import Authorization, read_authorization, read_outcome
+from agentguard.audit.statements import (
+    Authorization,
+    chain_tokens,
+    read_authorization,
+    read_outcome,
+)
 from agentguard.canonical import JSON
+from agentguard.delegation import chain, grant
+from agentguard.delegation.grant import Grant
 from agentguard.ports import LogReader
 
 
@@ -20,12 +28,14 @@ from agentguard.ports import LogReader
 class Step:
     """One call as recorded, at ``index`` in the log.
 
-    ``status`` and ``result`` come from its outcome entry; None where there is none (yet).
+    ``hops`` are those of the delegation under which it was made; ``status`` and ``result`` come
+    from its outcome entry, None where there is none (yet).
     """
 
     index: int
     call: Authorization
     args: dict[str, JSON]
+    hops: Sequence[Grant] = ()
     status: str | None = None
     result: JSON = None
 
@@ -42,16 +52,26 @@ class Step:
 
 
 def read(reader: LogReader) -> list[Step]:
-    """Return the calls in a log, in its order. Raises ``DecodeError`` or ``StorageError``."""
+    """Return the calls in a log, in its order.
+
+    Raises ``DecodeError``, ``VerificationError`` or ``StorageError``.
+    """
     steps: dict[str, Step] = {}
+    chains: dict[str | None, Sequence[Grant]] = {}
     for shard in reader.shards():
         for stored in reader.stored(shard):
             parsed = entry.parse(stored.body)
-            if parsed.kind == "authorization":
+            if parsed.kind == "delegation":
+                tokens, _credentials = chain_tokens(parsed)
+                chains[chain.digest(tokens)] = [grant.read(token) for token in tokens]
+            elif parsed.kind == "authorization":
                 call = read_authorization(parsed)
                 args = _beside(stored, "arguments")
                 steps[call.invocation_sha256] = Step(
-                    stored.index, call, args if isinstance(args, dict) else {}
+                    stored.index,
+                    call,
+                    args if isinstance(args, dict) else {},
+                    chains.get(call.chain_sha256, ()),
                 )
             elif parsed.kind == "outcome":
                 outcome = read_outcome(parsed)

@@ -14,7 +14,10 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
+from agentguard import Delegation
+from agentguard.cli import wording
 from agentguard.cli.text import printable
+from agentguard.delegation.grant import Grant
 from agentguard.examination import Report
 from agentguard.identity.credential import agent_alias
 from agentguard_langchain.demo.forge import Forge
@@ -34,13 +37,14 @@ class Timeline:
     def __init__(self, console: Console, program: str) -> None:
         self._console = console
         self._program = program
+        self._lent: set[str] = set()
 
-    def opening(self, setting: Setting, agent: str, task: str, model: str) -> None:
-        """Say who is about to do what, and where."""
-        self._title("A code agent at work: each call signed, decided and logged before it runs")
+    def opening(self, setting: Setting, lent: Delegation, task: str, model: str) -> None:
+        """Say who is about to do what, for whom, and where."""
+        self._title("Agents at work for alice: each call signed, decided and logged before it runs")
         for name, value in (
             ("folder", str(setting.directory)),
-            ("agent", agent),
+            ("for", f"{lent.principal}, through {lent.via}, until {lent.expires_at:%H:%M:%S} UTC"),
             ("model", model),
             ("task", task),
         ):
@@ -53,11 +57,12 @@ class Timeline:
             self._line(Text(f"   model  {printable(text)}", style="italic dim"), hang=10)
 
     def step(self, step: Step, parameters: Mapping[str, Mapping[str, object]]) -> None:
-        """Show one call: its place in the log, who, what, and the answer.
+        """Show one call: its place in the log, who for whom, what, and the answer.
 
-        ``parameters`` are the tool's, in its order, as JSON schemas: an argument that has the
-        default value is left out.
+        Before it stand the hops that were not shown yet. ``parameters`` are the tool's, in its
+        order, as JSON schemas: an argument that has the default value is left out.
         """
+        self._lending(step)
         arguments = ", ".join(
             f"{printable(name)}={printable(str(step.args[name]), _LONGEST_VALUE)}"
             for name in dict.fromkeys((*parameters, *step.args))
@@ -65,7 +70,8 @@ class Timeline:
         )
         call = Text.assemble(
             (f"{f'#{step.index}':>8}  ", "cyan"),
-            (f"{printable(agent_alias(step.call.agent))}  ", "magenta"),
+            (f"{printable(agent_alias(step.call.agent))}", "magenta"),
+            (f" for {printable(str(step.call.principal))}  ", "dim"),
             (printable(step.call.tool), "bold"),
             f"({arguments})",
         )
@@ -78,6 +84,16 @@ class Timeline:
             Text.assemble((f"{decision.upper():>8}  ", style), (printable(answer[0]), answer[1])),
             hang=10,
         )
+
+    def _lending(self, step: Step) -> None:
+        """Show by which hops the agent came to what it may do."""
+        parent: Grant | None = None
+        for hop in step.hops:
+            if hop.jti not in self._lent:
+                self._lent.add(hop.jti)
+                said = printable(wording.said(hop, parent))
+                self._line(Text.assemble(("   lends  ", "blue"), (said, "blue")), hang=10)
+            parent = hop
 
     def effects(self, forge: Forge, steps: Sequence[Step]) -> None:
         """Show what has truly changed: the branches, the pull requests, the last run of CI."""
@@ -168,5 +184,5 @@ def _summary(output: str) -> str:
 
 def _first_line(step: Step) -> str:
     if step.status != "ok":
-        return f"({step.status or 'no outcome yet'})"
+        return f"({step.status or 'it runs'})"
     return str(step.result).partition("\n")[0]

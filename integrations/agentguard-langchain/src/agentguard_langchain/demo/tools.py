@@ -1,4 +1,4 @@
-"""The six tools of the demo's code agent: LangChain tools that truly act on the forge.
+"""Six tools of the demo's code agent: LangChain tools that truly act on the forge.
 
 They know nothing of agentguard: ``guard_tools`` puts each behind the guard.
 """

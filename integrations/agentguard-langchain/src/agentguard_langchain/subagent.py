@@ -1,0 +1,234 @@
+"""``guard_subagent``: a child graph, chain or tool that runs with less than its parent has.
+
+What is wrapped, and how it stays what it was, stands here; what is in force while it runs, in
+``extent.py``. The hop to the child's agent is made by its guarded tools, when they are used.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import types
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, TypeVar, overload
+
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.graph import Graph
+from langchain_core.runnables.utils import ConfigurableFieldSpec
+from langchain_core.tools import BaseTool
+from langgraph.pregel import Pregel
+
+from agentguard import Agent, ConfigError
+from agentguard.delegation import grant
+from agentguard_langchain.binding import Entrance, origin_of
+from agentguard_langchain.extent import Extent
+from agentguard_langchain.gated import METHODS, SLOTS
+from agentguard_langchain.guarded import GuardedTool
+
+Input = TypeVar("Input")
+Output = TypeVar("Output")
+AnyTool = TypeVar("AnyTool", bound=BaseTool)
+AnyGraph = TypeVar("AnyGraph", bound=Pregel[Any, Any, Any, Any])
+
+
+@overload
+def guard_subagent(  # type: ignore[overload-overlap]  # of the Runnables, tools stay tools
+    child: AnyTool, agent: Agent, *, scope: Sequence[str]
+) -> AnyTool: ...
+
+
+@overload
+def guard_subagent(child: AnyGraph, agent: Agent, *, scope: Sequence[str]) -> AnyGraph: ...
+
+
+@overload
+def guard_subagent(
+    child: Runnable[Input, Output], agent: Agent, *, scope: Sequence[str]
+) -> Runnable[Input, Output]: ...
+
+
+def guard_subagent(child: Any, agent: Agent, *, scope: Sequence[str]) -> Any:
+    """Return ``child`` as one that runs with no more than ``scope`` of what is in force there.
+
+    ``child`` is a compiled graph (``create_agent``'s), another Runnable, or a tool that runs one;
+    ``agent`` is for whom its tools are guarded: what else acts in it directly is refused
+    (``agent.mismatch``). A compiled graph stays one, and any other Runnable can be run as before.
+    Where less than ``scope`` is in force, each guarded call in it is refused (``invalid_scope``).
+    Where nothing is, ``agent`` acts as its configuration says: on its own authority, or not at all.
+
+    Raises ``ConfigError`` for what can't be wrapped, as a tool that is guarded already, and
+    ``DelegationError`` (``scope.malformed``).
+    """
+    given: object = agent
+    if not isinstance(given, Agent):
+        kind = type(given).__name__
+        message = f"agent: expected the Agent for whom the child's tools are guarded, got a {kind}"
+        raise ConfigError(message)
+    begin = functools.partial(Extent, agent, grant.scopes(scope))
+    if isinstance(child, BaseTool):
+        return _tool(child, begin)
+    if isinstance(child, Pregel):
+        return _graph(child, begin)
+    if isinstance(child, Runnable):
+        return _Subagent(child, begin)
+    hint = ": compile the graph first" if hasattr(child, "compile") else ""
+    message = f"child: expected a compiled graph, a Runnable or a tool, got {child!r}{hint}"
+    raise ConfigError(message)
+
+
+# --- graphs -------------------------------------------------------------------------------------
+
+
+def _graph(child: Pregel[Any, Any, Any, Any], begin: Callable[[], Extent]) -> object:
+    """Copy a graph, and give it a class of its own: it stays a subgraph to the graph around it.
+
+    All other ways to run a graph go through these two; what copies a graph keeps its class.
+    """
+    kind = type(child)
+
+    @functools.wraps(kind.stream)
+    def stream(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        return begin().stream(lambda: kind.stream(self, *args, **kwargs))
+
+    @functools.wraps(kind.astream)
+    def astream(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        return begin().astream(lambda: kind.astream(self, *args, **kwargs))
+
+    copied = copy.copy(child)
+    object.__setattr__(copied, "__class__", _subclass(kind, stream=stream, astream=astream))
+    return copied
+
+
+def _subclass(kind: type[Any], **methods: Callable[..., Any]) -> type[Any]:
+    names = ("__module__", "__qualname__", "__doc__")
+    members = {**{name: getattr(kind, name) for name in names}, **methods}
+    return types.new_class(kind.__name__, (kind,), {}, lambda namespace: namespace.update(members))
+
+
+# --- other Runnables ----------------------------------------------------------------------------
+
+
+class _Subagent(Runnable[Input, Output]):
+    """A Runnable around another one, each run of which is a sub-agent's."""
+
+    def __init__(self, child: Runnable[Input, Output], begin: Callable[[], Extent]) -> None:
+        self.name = child.get_name()
+        self._child = child
+        self._begin = begin
+
+    def invoke(self, input: Input, config: RunnableConfig | None = None, **kwargs: Any) -> Output:  # noqa: A002
+        """Run the child."""
+        with self._begin().entered():
+            return self._child.invoke(input, config, **kwargs)
+
+    async def ainvoke(
+        self,
+        input: Input,  # noqa: A002  the name that Runnable gives it
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Output:
+        """Run the child; the async twin of ``invoke``."""
+        with self._begin().entered():
+            return await self._child.ainvoke(input, config, **kwargs)
+
+    def stream(
+        self,
+        input: Input,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Iterator[Output]:
+        """Run the child as its output is asked for."""
+        return self._begin().stream(lambda: self._child.stream(input, config, **kwargs))
+
+    def astream(
+        self,
+        input: Input,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[Output]:
+        """Run the child as its output is asked for; the async twin of ``stream``."""
+        return self._begin().astream(lambda: self._child.astream(input, config, **kwargs))
+
+    @property
+    def InputType(self) -> Any:  # noqa: N802
+        """The child's."""
+        return self._child.InputType
+
+    @property
+    def OutputType(self) -> Any:  # noqa: N802
+        """The child's."""
+        return self._child.OutputType
+
+    @property
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        """The child's."""
+        return self._child.config_specs
+
+    def get_input_schema(self, config: RunnableConfig | None = None) -> type[Any]:
+        """Return the child's."""
+        return self._child.get_input_schema(config)
+
+    def get_output_schema(self, config: RunnableConfig | None = None) -> type[Any]:
+        """Return the child's."""
+        return self._child.get_output_schema(config)
+
+    def get_graph(self, config: RunnableConfig | None = None) -> Graph:
+        """Return the child's."""
+        return self._child.get_graph(config)
+
+    def __repr__(self) -> str:
+        return f"guard_subagent({self._child!r})"
+
+
+# --- tools --------------------------------------------------------------------------------------
+
+
+def _tool(child: BaseTool, begin: Callable[[], Extent]) -> BaseTool:
+    """Copy a tool, such that the body of each call is a run of the sub-agent."""
+    if isinstance(child, GuardedTool):
+        message = (
+            f"tool {child.name} is guarded, and its guard would then act as the sub-agent: wrap "
+            "the original tool, and guard what comes back for the parent: "
+            "guard_tools([guard_subagent(tool, child_agent, scope=...)], parent_agent)"
+        )
+        raise ConfigError(message, code="tool.guarded")
+    slots = {name: child.__dict__[name] for name in SLOTS if callable(child.__dict__.get(name))}
+    wrapped = {name: _within(function, child.name, begin) for name, function in slots.items()}
+    copied = child.model_copy(update=wrapped)
+    kind = type(child)
+    methods = {name: getattr(kind, name) for name in METHODS}
+    own = {name: _within(m, child.name, begin) for name, m in methods.items() if not _is_stock(m)}
+    if own:
+        object.__setattr__(copied, "__class__", _subclass(kind, **own))
+    return copied
+
+
+def _is_stock(method: Callable[..., Any]) -> bool:
+    """Whether it is LangChain's, which calls what stands in the slots, or the other method."""
+    return method.__module__.startswith("langchain_core.")
+
+
+def _within(
+    function: Callable[..., Any], tool: str, begin: Callable[[], Extent]
+) -> Callable[..., Any]:
+    """Return ``function`` as one that runs as the sub-agent, and looks as it did."""
+    within: Any
+    if inspect.iscoroutinefunction(function):
+
+        async def within(*args: Any, **kwargs: Any) -> Any:
+            with begin().entered():
+                return await function(*args, **kwargs)
+    else:
+
+        def within(*args: Any, **kwargs: Any) -> Any:
+            with begin().entered():
+                return function(*args, **kwargs)
+
+    entrance = Entrance.of(function, tool, framework="callbacks")
+    within.__signature__ = entrance.signature
+    within.__annotations__ = dict(entrance.annotations)
+    within.__module__, _, within.__qualname__ = origin_of(function).partition(":")
+    within.__name__ = getattr(function, "__name__", within.__name__)
+    within.__doc__ = getattr(function, "__doc__", None)
+    return within  # type: ignore[no-any-return]

@@ -1,0 +1,39 @@
+"""``agentguard freeze`` and ``thaw``: deny every call in every process, and let them go on.
+
+Both need the passphrase of the keys, and sign with the admin key.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from agentguard import administration, domain
+from agentguard.cli import location, screen
+from agentguard.cli.options import ConfigOption, JsonOption, NoteOption
+
+
+def freeze(*, note: NoteOption, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Deny every call of every agent, from its next one on.
+
+    In all processes on the state; calls that run already are not stopped. It is logged, and so is
+    what is denied by it.
+    """
+    _brake(note=note, config=config, json=json, frozen=True)
+
+
+def thaw(*, note: NoteOption, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Let calls go on after a freeze."""
+    _brake(note=note, config=config, json=json, frozen=False)
+
+
+def _brake(*, note: str, config: ConfigOption, json: bool, frozen: bool) -> None:
+    settings = location.load_own(config)
+    recorded = administration.freeze(
+        settings,
+        domain.passphrase_of(settings),
+        frozen=frozen,
+        note=note,
+        now=datetime.now(UTC),
+    )
+    said = "frozen: every call is denied from here on" if frozen else "thawed: calls go on"
+    screen.recorded(said, {"frozen": frozen}, recorded, json=json)

@@ -1,0 +1,77 @@
+"""The delegations under which an agent instance can still act, as the log keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from agentguard import whereabouts
+from agentguard.audit import entry, statements
+from agentguard.audit.summary import Search
+from agentguard.cli import wording
+from agentguard.cli.location import Location
+from agentguard.delegation.chain import Chain
+from agentguard.errors import AgentguardError
+from agentguard.identity.trust import TrustDocument, seconds
+from agentguard.ports import LogReader
+from agentguard.storage import revocations
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A chain that ends with an instance and has not expired; ``revoked`` says why it is denied."""
+
+    chain: Chain
+    revoked: str | None
+
+    def as_json(self) -> dict[str, object]:
+        """Return what ``--json`` prints of a delegation."""
+        leaf = self.chain.leaf
+        return {
+            "id": leaf.jti,
+            "for": self.chain.principal,
+            "through": list(self.chain.members[1:-1]),
+            "scope": list(leaf.scope),
+            "task_id": leaf.task_id,
+            "expires_at": leaf.expires_at,
+            "revoked": self.revoked,
+        }
+
+    def said(self) -> str:
+        """Write it down for people."""
+        leaf = self.chain.leaf
+        scope = " ".join(leaf.scope) or "nothing"
+        task = f", task {leaf.task_id}" if leaf.task_id is not None else ""
+        ended = f"; REVOKED: {self.revoked}" if self.revoked is not None else ""
+        until = wording.time(leaf)
+        return f"{scope} for {self.chain.principal}{task}, until {until} ({leaf.jti}){ended}"
+
+
+def live(where: Location, trust: TrustDocument, uri: str) -> list[Live]:
+    """Return the delegations of an instance that have not expired, the newest last.
+
+    One that does not verify is none: ``audit verify`` names it. Raises ``StorageError``.
+    """
+    with closing(where.reader()) as reader:
+        standing = revocations.current(where.state, reader, trust)
+        found = {chain.sha256: chain for chain in _chains(reader, trust, uri)}
+    now = seconds(datetime.now(UTC))
+    return [
+        Live(chain, reason[1] if (reason := standing.refusal(chain.names)) is not None else None)
+        for chain in found.values()
+        if now < chain.leaf.expires_at
+    ]
+
+
+def _chains(reader: LogReader, trust: TrustDocument, uri: str) -> Iterator[Chain]:
+    for shard in reader.shards():
+        for index in reader.search(shard, Search(kind="delegation", agent=uri)):
+            kept = whereabouts.readable(reader, shard, index, "delegation")
+            if kept is not None:
+                with suppress(AgentguardError):
+                    at = entry.time_of(kept.entry.at)
+                    chain = statements.check_delegation(kept.entry, trust, at)
+                    if chain.leaf.delegatee == uri:
+                        yield chain

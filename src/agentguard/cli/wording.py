@@ -1,0 +1,40 @@
+"""How a chain of delegation is told in words, by ``audit show`` and ``audit verify-evidence``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from agentguard.delegation.chain import Chain
+from agentguard.delegation.grant import Grant
+from agentguard.identity.credential import agent_alias
+
+
+def delegation(chain: Chain) -> Iterator[tuple[str, str]]:
+    """Yield what each hop says, and what the agent could do at the end of them."""
+    first = chain.root
+    yield "vouched for", f"by the {first.assurance}, which has authenticated {first.principal}"
+    parent: Grant | None = None
+    for hop in chain.hops:
+        yield f"hop {hop.grant.depth}", said(hop.grant, parent)
+        parent = hop.grant
+    leaf = chain.leaf
+    yield "may", f"{' '.join(leaf.scope) or 'nothing: its scope is empty'}; until {time(leaf)}"
+    for jti, most in chain.limits:
+        yield "calls", f"{most} at the most ({jti})"
+
+
+def said(grant: Grant, parent: Grant | None) -> str:
+    """Write down one hop; ``parent`` is the one before it, None for the first."""
+    if parent is None:
+        signed = ", signed by the issuer"
+    else:
+        signed = ", signed by the issuer in its place" if parent.asserted else ""
+    scope = " ".join(grant.scope) or "nothing"
+    whom = agent_alias(grant.delegatee)
+    return f"{agent_alias(grant.delegator)} lets {whom} do {scope} for {grant.principal}{signed}"
+
+
+def time(grant: Grant) -> str:
+    """Write down when a hop ends."""
+    return datetime.fromtimestamp(grant.expires_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,0 +1,244 @@
+"""Arguments that a policy compares by order, and that may be no numbers: warnings, not errors.
+
+Rego orders values of all types: a text or an object is above every number. A ``Decimal`` and an
+integer beyond 2^53-1 arrive as objects (records.md, "One call's bytes"), so that ``amount >= 0``
+holds for ``{"$decimal": "-5"}``. Where no ``is_number`` guards such a comparison (or ``is_string``,
+for what is compared as a text), its author is told. What a name stands for is followed through
+variables, rules and functions of the policy.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from agentguard.engines.rego_tree import Names, Reader, name_of, objects, variables
+from agentguard.tool import RESERVED
+
+_ORDER: Final = frozenset({"Lt", "Le", "Gt", "Ge"})
+_CHECKS: Final = (("is_number",), ("is_string",))
+_DENIES: Final = ("deny_reason", "deny_reasons")
+_PARAMETER: Final = ""
+"""Where the path of a function's parameter begins; its place follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a value is: a path from ``input``, a rule of the policy or a parameter.
+
+    ``whole`` tells that nothing computed follows it, such as the index of an element.
+    """
+
+    path: Names
+    whole: bool
+
+    def below(self, names: Names, *, whole: bool) -> Origin:
+        """What hangs on it by these names."""
+        return Origin((*self.path, *names), whole) if self.whole else self
+
+    @property
+    def is_argument(self) -> bool:
+        """Whether it is an argument, or an attribute, which is one under another name."""
+        root, *names = self.path
+        return root == "input" and (not names or names[0] == "args" or names[0] not in RESERVED)
+
+    def __str__(self) -> str:
+        return ".".join(self.path) + ("" if self.whole else "[...]")
+
+
+@dataclass(slots=True)
+class _Body:
+    """What one definition of a rule or function does with values."""
+
+    path: Names
+    function: bool
+    gives: list[Origin] = field(default_factory=list)
+    compared: list[tuple[str, Origin]] = field(default_factory=list)
+    numbers: set[Origin] = field(default_factory=set)
+    others: set[Origin] = field(default_factory=set)
+    calls: list[tuple[str, Names, list[Origin | None]]] = field(default_factory=list)
+
+
+def warnings(readers: Iterable[Reader], query: Names) -> Iterator[str]:
+    """Yield a sentence for each argument that a rule compares by order without ``is_number``.
+
+    In a rule that denies, ``is_number`` does not help by itself: what is no number would no longer
+    be denied. The policy must be free of recursion.
+    """
+    bodies = [_Reading(reader, node).body() for reader in readers for node in reader.rules]
+    policy = _Policy(bodies)
+    outputs = {(*query, name) for name in _DENIES}
+    denying = [body for body in bodies if body.path in outputs]
+    denied = policy.origins_of(value for body in denying for value in body.others)
+    required = policy.origins_of(
+        value for body in bodies if body.path not in outputs for value in body.numbers
+    )
+    for body in bodies:
+        denies = body.path in outputs
+        numbers = policy.origins_of(body.numbers)
+        safe = denied | (numbers & required if denies else numbers)
+        first: dict[Origin, str] = {}
+        for at, origin in policy.compared(body):
+            first.setdefault(origin, at)
+        for origin, at in first.items():
+            if origin.is_argument and origin not in safe:
+                yield f"{at}: {_sentence(origin, denies=denies)}"
+
+
+def _sentence(origin: Origin, *, denies: bool) -> str:
+    check = f"is_number({origin})"
+    advice = f"add a rule that denies if not {check}" if denies else f"write {check} in this rule"
+    return (
+        f"{origin} is compared by order, but a text or an object is above every number, and a "
+        f"Decimal or an integer beyond 2^53-1 is an object here; {advice} (is_string for a text)"
+    )
+
+
+class _Policy:
+    """What the values of a policy are, across its rules and functions."""
+
+    def __init__(self, bodies: Iterable[_Body]) -> None:
+        self._gives: dict[Names, list[Origin]] = defaultdict(list)
+        self._functions: dict[Names, list[_Body]] = defaultdict(list)
+        self._demands: dict[Names, list[Origin]] = {}
+        for body in bodies:
+            if body.function:
+                self._functions[body.path].append(body)
+            else:
+                self._gives[body.path] += body.gives
+
+    def origins_of(self, values: Iterable[Origin]) -> set[Origin]:
+        """Return what the values are in the end: arguments, or parameters."""
+        return {origin for value in values for origin in self._origins(value)}
+
+    def compared(self, body: _Body) -> Iterator[tuple[str, Origin]]:
+        """Yield what a body compares by order, and what a function does that it calls."""
+        for at, value in body.compared:
+            yield from ((at, origin) for origin in self._origins(value))
+        for at, function, given in body.calls:
+            for parameter in self._demanded_by(function):
+                place = int(parameter.path[1])
+                argument = given[place] if place < len(given) else None
+                if argument is not None:
+                    below = argument.below(parameter.path[2:], whole=parameter.whole)
+                    yield from ((at, origin) for origin in self._origins(below))
+
+    def _origins(self, value: Origin) -> Iterator[Origin]:
+        if value.path[0] != "data":
+            yield value
+            return
+        for length in range(len(value.path), 0, -1):
+            given = self._gives.get(value.path[:length], ())
+            for origin in given:
+                below = origin.below(value.path[length:], whole=value.whole)
+                yield from self._origins(below)
+            if given:
+                return
+
+    def _demanded_by(self, function: Names) -> list[Origin]:
+        """Return the parameters that must be numbers, and that the function does not check."""
+        if function not in self._demands:
+            self._demands[function] = [
+                origin
+                for body in self._functions.get(function, ())
+                for _at, origin in self.compared(body)
+                if origin.path[0] == _PARAMETER and origin not in self.origins_of(body.numbers)
+            ]
+        return self._demands[function]
+
+
+class _Reading:
+    """Reads one definition of a rule: knows what its variables and parameters stand for."""
+
+    def __init__(self, reader: Reader, node: Mapping[str, Any]) -> None:
+        self._reader = reader
+        ((kind, self._rule),) = node.items()
+        if kind == "Default":
+            self._head = self._rule
+        else:
+            ((_form, self._head),) = self._rule["head"].items()
+        arguments = self._head.get("args") or []
+        self._parameters = {
+            name: str(place)
+            for place, pattern in enumerate(arguments)
+            for name in variables(pattern)
+        }
+        self._bound = dict(self._bindings())
+
+    def body(self) -> _Body:
+        """Return what the definition does."""
+        path = self._reader.path_of(self._head["refr"])
+        body = _Body(path, function=bool(self._head.get("args")))
+        given = [self._head, *self._rule.get("bodies", [])]
+        for assigned in (part.get("assign") for part in given):
+            value = self._origin(assigned["value"]) if assigned else None
+            body.gives += [value] if value is not None else []
+        todo: list[tuple[Any, bool]] = [(self._rule, False)]
+        while todo:
+            node, negated = todo.pop()
+            if isinstance(node, dict):
+                self._note(body, node, negated=negated)
+                negated = negated or "NotExpr" in node
+                todo += [(part, negated) for part in reversed(node.values())]
+            elif isinstance(node, list):
+                todo += [(part, negated) for part in reversed(node)]
+        return body
+
+    def _note(self, body: _Body, node: Mapping[str, Any], *, negated: bool) -> None:
+        match node:
+            case {"BoolExpr": {"op": str(op), "lhs": left, "rhs": right, "span": span}}:
+                values = (self._origin(side) for side in (left, right) if op in _ORDER)
+                at = self._reader.at(span)
+                body.compared += [(at, value) for value in values if value is not None]
+            case {"Call": {"fcn": function, "params": [*parameters], "span": span}}:
+                called = self._reader.reference(name_of(function), call=True)
+                given = [self._origin(parameter) for parameter in parameters]
+                if called.path in _CHECKS:
+                    checked = body.others if negated else body.numbers
+                    checked |= {value for value in given if value is not None}
+                path = called.path if called.absolute else (*self._reader.package, *called.path)
+                body.calls.append((self._reader.at(span), path, given))
+
+    def _bindings(self) -> Iterator[tuple[str, tuple[Any, bool]]]:
+        """Yield the variables with what they are taken from, and whether they are all of it."""
+        for node in objects(self._rule):
+            match node:
+                case {"AssignExpr": {"lhs": {"Var": {"value": str(name)}}, "rhs": source}}:
+                    yield name, (source, True)
+                case {"AssignExpr": {"lhs": pattern, "rhs": source}}:
+                    yield from ((name, (source, False)) for name in variables(pattern))
+                case {"SomeIn": {"value": pattern, "collection": source}}:
+                    yield from ((name, (source, False)) for name in variables(pattern))
+                case {"Every": {"value": span, "domain": source}}:
+                    yield self._reader.text_of(span), (source, False)
+
+    def _origin(self, node: Any) -> Origin | None:
+        """Return what an expression is if it is a name, or what ``object.get`` takes from one."""
+        match node:
+            case {"Call": {"fcn": function, "params": [of, {"String": {"value": str(key)}}, _]}}:
+                value = self._origin(of) if name_of(function).path == ("object", "get") else None
+                return value.below((key,), whole=True) if value is not None else None
+            case {"Var": _} | {"RefDot": _} | {"RefBrack": _}:
+                name = name_of(node)
+                if not name.path:
+                    return None
+                root, *names = name.path
+                base = self._variable(root)
+                if base is not None:
+                    return base.below(tuple(names), whole=name.whole)
+                if root in self._bound:
+                    return None
+                return Origin(self._reader.reference(name, call=False).path, name.whole)
+        return None
+
+    def _variable(self, name: str) -> Origin | None:
+        if name in self._parameters:
+            return Origin((_PARAMETER, self._parameters[name]), whole=True)
+        if name not in self._bound:
+            return None
+        source, exact = self._bound.pop(name)  # for the time being: it may refer to itself
+        value = self._origin(source)
+        self._bound[name] = source, exact
+        return value if value is None or exact else Origin(value.path, whole=False)

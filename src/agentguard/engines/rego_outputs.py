@@ -1,0 +1,84 @@
+"""Rules that look like an output of the policy, and that its answer does not come to read.
+
+Such a rule is evaluated like any other, and never denies. What is certainly a mistake is told from
+what may be meant: a folder can hold the package of another query, or a library with more than it
+needs. What reaches an output is found in ``rego_gate.py``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from agentguard.engines.rego_tree import Names, Rule
+
+OUTPUTS: Final = ("allow", "approval", "deny_reason", "deny_reasons", "obligations")
+"""The rules of the policy's package that are read (policy.md, Output)."""
+
+# Who writes one of these means an output, in whatever case.
+_MEANT: Final = ("deny", "deni", "violation", "approv", "obligation")
+_MAYBE_MEANT: Final = ("block", "disallow", "forbid", "prohibit", "reason", "refus", "reject")
+
+
+@dataclass(slots=True)
+class Unread:
+    """What nothing reads, a sentence each: ``mistakes``, and ``doubts`` of what may be meant."""
+
+    mistakes: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+
+def is_output(path: Names, query: Names) -> bool:
+    """Whether the guard reads the rule itself."""
+    return path[: len(query)] == query and path[len(query) :][:1] in {(name,) for name in OUTPUTS}
+
+
+def unread(rules: Iterable[Rule], reached: set[Names], query: Names) -> Unread:
+    """Return the rules outside of ``reached`` that look like outputs, each where it first stands.
+
+    In the queried package a name like ``deny`` is a mistake, and below it an output of its own
+    (``data.agent.authz.limits.deny_reasons``): neither has another use.
+    """
+    found = Unread()
+    first: dict[Names, Rule] = {}
+    for rule in rules:
+        if rule.path not in reached:
+            first.setdefault(rule.path, rule)
+    for rule in first.values():
+        names = rule.path[len(rule.package) :]
+        own, below = rule.package == query, rule.path[: len(query)] == query
+        inner = names[1:] if own else names
+        if (own and _denies(names[0])) or (below and any(map(_is_named_output, inner))):
+            found.mistakes.append(_sentence(rule, query))
+        elif any(_denies(name) or _is_named_output(name) for name in names) or (
+            own and _may_be_meant(names[0])
+        ):
+            found.doubts.append(_sentence(rule, query))
+    return found
+
+
+def _sentence(rule: Rule, query: Names) -> str:
+    own = rule.package == query
+    name = ".".join(rule.path[len(query) :] if own else rule.path)
+    near = _near(rule.path[-1])
+    advice = f"did you mean {near}?" if own and near else "read it there, or rename it"
+    where = "" if own else f" of {'.'.join(query)}"
+    return f"{rule.at}: nothing reads {name} on the way to {', '.join(OUTPUTS)}{where}; {advice}"
+
+
+def _is_named_output(name: str) -> bool:
+    return name.lower() in OUTPUTS
+
+
+def _denies(name: str) -> bool:
+    return name.lower().startswith(_MEANT) or _near(name) not in (None, "allow")
+
+
+def _may_be_meant(name: str) -> bool:
+    return name.lower().startswith(_MAYBE_MEANT) or _near(name) is not None
+
+
+def _near(name: str) -> str | None:
+    return next(iter(difflib.get_close_matches(name.lower(), OUTPUTS, n=1, cutoff=0.8)), None)

@@ -1,0 +1,444 @@
+"""What was revoked, how that is kept, and how calls are counted (``storage/revocations.py``).
+
+What a running guard makes of it is in tests/attacks/test_revocation.py.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import threading
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentguard import canonical, config, domain
+from agentguard.audit import entry
+from agentguard.domain import StateDomain
+from agentguard.errors import StorageError
+from agentguard.identity.trust import TrustDocument
+from agentguard.invocation import timestamp
+from agentguard.keys import Ed25519Signer
+from agentguard.storage import files, keystore, registry, revocations
+from agentguard.storage.revocations import (
+    CALLS,
+    FILE,
+    FileRevocations,
+    MemoryRevocations,
+    Standing,
+)
+
+PASSPHRASE = b"correct horse"
+
+
+def refused(call, *args) -> str:
+    with pytest.raises(StorageError) as caught:
+        call(*args)
+    return caught.value.code
+
+
+# --- what counts ----------------------------------------------------------------------------------
+
+
+def test_a_name_that_is_revoked_denies_all_that_go_by_it():
+    standing = Standing().with_revoked("user:alice").with_revoked("agent:x")
+    assert standing.refusal(frozenset({"user:bob", "agent:y"})) is None
+    assert standing.refusal(frozenset()) is None
+    for names in ({"user:alice"}, {"user:bob", "agent:x"}):
+        found = standing.refusal(names)
+        assert found is not None
+        code, reason = found
+        assert code == "delegation.revoked"
+        assert min(names & standing.revoked) in reason
+
+
+@pytest.mark.parametrize("name", ["user:alic", "user:alice2", "USER:ALICE", "alice", ""])
+def test_names_are_compared_whole(name):
+    assert Standing().with_revoked("user:alice").refusal({name}) is None
+
+
+def test_a_freeze_denies_everybody_until_a_thaw_with_a_higher_number():
+    frozen = Standing().with_freeze(1, frozen=True)
+    assert frozen.refusal(frozenset()) == (
+        "domain.frozen",
+        "all calls are frozen: agentguard thaw lets them go on",
+    )
+    assert frozen.with_freeze(1, frozen=False).frozen
+    assert frozen.with_freeze(0, frozen=False).frozen
+    assert not frozen.with_freeze(2, frozen=False).frozen
+    assert not frozen.with_freeze(2, frozen=False).with_freeze(1, frozen=True).frozen
+
+
+def test_joined_is_all_that_either_says():
+    one = Standing().with_revoked("a").with_freeze(2, frozen=False)
+    two = Standing().with_revoked("b").with_freeze(1, frozen=True)
+    for joined in (one.joined(two), two.joined(one)):
+        assert joined.revoked == {"a", "b"}
+        assert (joined.sequence, joined.frozen) == (2, False)
+
+
+# --- a state --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def founded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("founded")
+    domain.found(settings_of(folder), PASSPHRASE, now=datetime.now(UTC))
+    for path in (folder / "state" / "keys").iterdir():  # it is read often
+        key = Ed25519Signer.from_openssh(path.read_bytes(), PASSPHRASE)
+        path.write_bytes(key.to_openssh(PASSPHRASE, rounds=1))
+    return folder
+
+
+def settings_of(folder):
+    tables = {"trust_domain": "acme.example", "state": "state", "anchor": "anchor"}
+    return config.parse(tables, source="agentguard.toml", base=folder)
+
+
+class Place:
+    """A state with keys, and its log, in which a test writes what it wants."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home: StateDomain = domain.take_up(settings_of(folder), PASSPHRASE)
+        self.state = folder / "state"
+        self.admin = keystore.load_key(self.state, "admin", PASSPHRASE)
+
+    @property
+    def trust(self) -> TrustDocument:
+        return self.home.trust
+
+    def write(self, *records: entry.Record) -> None:
+        with closing(self.home.lease(datetime.now(UTC))) as log:
+            for record in records:
+                log.append(record)
+
+    def revoke(self, *names: str, by: Any = None) -> None:
+        signer = by or self.admin
+        self.write(*(entry.revocation(signer, n, note="n", at=now()) for n in names))
+
+    def freeze(self, sequence: int, *, frozen: bool, by: Any = None, of: str = "acme.example"):
+        signer = by or self.admin
+        self.write(entry.freeze(signer, of, frozen=frozen, sequence=sequence, note="n", at=now()))
+
+    def rebuilt(self) -> Standing:
+        with closing(self.home.read()) as reader, registry.locked(self.state):
+            return revocations.rebuild(self.state, reader, self.trust, self.home.log_key)
+
+    def current(self, trust: TrustDocument | None = None) -> Standing:
+        with closing(self.home.read()) as reader:
+            return revocations.current(self.state, reader, trust or self.trust)
+
+    @property
+    def file(self) -> Path:
+        return self.state / FILE
+
+    def edit(self, **changes: Any) -> None:
+        """Change what is kept, as somebody who can write the file does."""
+        document: Any = canonical.loads(self.file.read_bytes())
+        document["standing"] |= changes
+        files.replace(self.file, canonical.dumps(document))
+
+    def sign(self, standing: Standing, signer: Any = None, log: str | None = None) -> None:
+        revocations.keep(self.state, log or self.trust.log, standing, signer or self.home.log_key)
+
+
+def now() -> str:
+    return timestamp(datetime.now(UTC))
+
+
+@pytest.fixture
+def place(founded, tmp_path):
+    shutil.copytree(founded, tmp_path, dirs_exist_ok=True)
+    return Place(tmp_path)
+
+
+def test_it_is_made_from_the_log(place):
+    assert place.current().revoked == frozenset()
+    assert not place.file.exists()  # to look writes nothing
+    place.revoke("user:alice", "jti-00000001")
+    place.freeze(1, frozen=True)
+    standing = place.rebuilt()
+    assert standing.revoked == {"user:alice", "jti-00000001"}
+    assert (standing.sequence, standing.frozen) == (1, True)
+    assert revocations.load(place.state).verify(place.trust) == standing
+    assert place.current() == standing
+
+
+def test_it_goes_on_where_it_ended(place, monkeypatch):
+    place.revoke("user:alice")
+    place.rebuilt()
+    place.revoke("user:bob")
+    read: list[bytes] = []
+    parse = entry.parse
+
+    def counted(body: bytes) -> entry.Entry:
+        read.append(body)
+        return parse(body)
+
+    monkeypatch.setattr(entry, "parse", counted)
+    assert place.current().revoked == {"user:alice", "user:bob"}
+    assert len(read) == 1  # the new one
+
+
+def test_nothing_new_is_not_written_again(place):
+    place.rebuilt()
+    before = place.file.stat()
+    place.write(entry.config(b"{}", at=now()))
+    place.rebuilt()
+    assert place.file.stat() == before
+    place.revoke("user:alice")
+    place.rebuilt()
+    assert place.file.stat() != before
+
+
+def test_only_the_admin_key_revokes(place, stranger):
+    for signer in (stranger, place.home.issuer, place.home.log_key):
+        place.revoke("user:alice", by=signer)
+        place.freeze(5, frozen=True, by=signer)
+    assert place.rebuilt() == place.current()
+    assert place.current()[:3] == Standing()[:3]
+    place.revoke("user:bob")
+    assert place.rebuilt().revoked == {"user:bob"}
+
+
+def test_a_freeze_of_another_domain_counts_for_nothing(place):
+    place.freeze(1, frozen=True, of="other.example")
+    assert not place.rebuilt().frozen
+    place.freeze(1, frozen=True)
+    assert place.rebuilt().frozen
+
+
+SPOILT: dict[str, Any] = {
+    "nothing": b"",
+    "no JSON": b"{",
+    "no object": b"[]",
+    "another object": b"{}",
+    "twice": b'{"keyid":"x","keyid":"x","sig":"","standing":{}}',
+    "not UTF-8": b"\xff",
+    "too deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("data", SPOILT.values(), ids=SPOILT)
+def test_a_damaged_file_is_made_anew_from_the_log(place, data):
+    place.revoke("user:alice")
+    place.rebuilt()
+    place.file.write_bytes(data)
+    assert refused(revocations.load, place.state) == "storage.corrupt"
+    assert place.rebuilt().revoked == {"user:alice"}
+    assert revocations.load(place.state).standing.revoked == {"user:alice"}
+
+
+EDITS: dict[str, dict[str, Any]] = {
+    "a name less": {"revoked": []},
+    "another name": {"revoked": ["user:bob"]},
+    "thawed": {"frozen": False, "sequence": 99},
+    "read further": {"read": [[0, 10**6]], "revoked": []},
+    "nothing read": {"read": [], "revoked": []},
+}
+
+
+@pytest.mark.parametrize("change", EDITS.values(), ids=EDITS)
+def test_an_edited_file_is_made_anew_from_the_log(place, change):
+    place.revoke("user:alice")
+    place.freeze(1, frozen=True)
+    kept = place.rebuilt()
+    place.edit(**change)
+    assert refused(revocations.load(place.state).verify, place.trust) == "storage.corrupt"
+    assert place.current() == kept
+    assert place.rebuilt() == kept
+
+
+MALFORMED: list[dict[str, Any]] = [
+    {"revoked": "user:alice"},
+    {"sequence": True},
+    {"sequence": 1.5},
+    {"frozen": 0},
+    {"frozen": None},
+    {"read": [[0]]},
+    {"read": [[0, True]]},
+    {"read": {"0": 5}},
+    {"more": 1},
+]
+
+
+@pytest.mark.parametrize("change", MALFORMED, ids=str)
+def test_what_has_not_its_form_is_damaged(place, change):
+    place.rebuilt()
+    assert revocations.load(place.state).standing.revoked == frozenset()
+    place.edit(**change)
+    assert refused(revocations.load, place.state) == "storage.corrupt"
+
+
+def test_it_is_believed_if_a_key_of_this_log_has_signed_it(place, stranger):
+    mine = Standing(frozenset({"kept"}), 3, frozen=False)
+    place.sign(mine)
+    assert revocations.load(place.state).verify(place.trust) == mine
+    for forged in (
+        lambda: place.sign(mine, stranger),
+        lambda: place.sign(mine, place.admin),
+        lambda: place.sign(mine, place.home.issuer),
+        lambda: place.sign(mine, log="acme.example/log/other"),
+    ):
+        forged()
+        assert refused(revocations.load(place.state).verify, place.trust) == "storage.corrupt"
+
+
+def test_a_log_key_that_was_rotated_vouches_still_and_a_stolen_one_does_not(place):
+    mine = Standing(frozenset({"kept"}))
+    place.sign(mine)
+    old = place.trust
+    ended = [replace(k, not_after=1) if k.use == "log" else k for k in old.keys]
+    stolen = [replace(k, compromised_since=1) if k.use == "log" else k for k in old.keys]
+    kept = revocations.load(place.state)
+    assert kept.verify(replace(old, keys=tuple(ended))) == mine
+    assert refused(kept.verify, replace(old, keys=tuple(stolen))) == "storage.corrupt"
+
+
+# --- a running process ----------------------------------------------------------------------------
+
+
+def test_it_sees_what_is_new_at_the_next_look(place):
+    running = place.home.revocations()
+    assert running.refusal({"user:alice"}) is None
+    place.revoke("user:alice")
+    assert running.refusal({"user:alice"}) is None  # it looks at the file
+    place.rebuilt()
+    assert running.refusal({"user:alice"})[0] == "delegation.revoked"
+    assert running.refusal({"user:bob"}) is None
+    place.freeze(1, frozen=True)
+    place.rebuilt()
+    assert running.refusal({"user:bob"})[0] == "domain.frozen"
+    place.freeze(2, frozen=False)
+    place.rebuilt()
+    assert running.refusal({"user:bob"}) is None
+    running.close()
+
+
+def test_it_never_forgets_what_it_has_seen(place):
+    place.revoke("user:alice")
+    place.freeze(1, frozen=True)
+    before = place.rebuilt()
+    running = place.home.revocations()
+    assert running.refusal(frozenset())[0] == "domain.frozen"
+    place.edit(revoked=[])
+    assert running.refusal({"user:alice"}) is not None
+    place.freeze(2, frozen=False)
+    after = place.rebuilt()
+    assert running.refusal(frozenset()) is None
+    assert running.refusal({"user:alice"})[0] == "delegation.revoked"
+    place.sign(before)  # rolled back: an old one, well signed
+    assert running.refusal(frozenset()) is None
+    assert running.refusal({"user:alice"})[0] == "delegation.revoked"
+    place.sign(after)
+    assert running.refusal({"user:bob"}) is None
+
+
+def test_no_edit_of_the_file_thaws_it(place, stranger):
+    place.freeze(1, frozen=True)
+    running = place.home.revocations()
+    assert running.refusal(frozenset())[0] == "domain.frozen"
+    place.edit(frozen=False, sequence=2)
+    assert refused(running.refusal, frozenset()) == "storage.corrupt"
+    place.sign(Standing(sequence=2, frozen=False), stranger)
+    assert refused(running.refusal, frozenset()) == "storage.corrupt"
+    place.rebuilt()
+    assert running.refusal(frozenset())[0] == "domain.frozen"
+    place.freeze(2, frozen=False)
+    place.rebuilt()
+    assert running.refusal(frozenset()) is None
+
+
+@pytest.mark.parametrize("data", SPOILT.values(), ids=SPOILT)
+def test_what_it_can_not_read_denies(place, data):
+    running = place.home.revocations()
+    assert running.refusal(frozenset()) is None
+    place.file.write_bytes(data)
+    for _ in range(2):
+        assert refused(running.refusal, frozenset()) == "storage.corrupt"
+    place.file.unlink()
+    for _ in range(2):
+        assert refused(running.refusal, frozenset()) == "storage.missing"
+    place.rebuilt()
+    assert running.refusal(frozenset()) is None
+
+
+# --- counted calls --------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["file", "memory"])
+def counting(request, tmp_path) -> Any:
+    if request.param == "memory":
+        return MemoryRevocations()
+    return FileRevocations(tmp_path, lambda: pytest.fail("counting trusts nobody"))
+
+
+A, B = "jti-aaaaaaaa", "jti-bbbbbbbb"
+
+
+def test_so_many_calls_and_no_more(counting):
+    assert [counting.consume([(A, 3)]) for _ in range(5)] == [True] * 3 + [False] * 2
+    assert counting.consume([(B, 1)])
+    assert counting.consume([])
+
+
+def test_under_several_limits_it_counts_under_each_or_under_none(counting):
+    limits = [(B, 3), (A, 1)]
+    assert [counting.consume(limits) for _ in range(4)] == [True, False, False, False]
+    assert [counting.consume([(B, 3)]) for _ in range(3)] == [True, True, False]
+
+
+def test_exactly_so_many_under_many_threads(counting):
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    left: list[bool] = []
+    try:
+        threads = [
+            threading.Thread(
+                target=lambda: left.extend(counting.consume([(A, 50), (B, 60)]) for _ in range(20))
+            )
+            for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert left.count(True) == 50
+    assert [counting.consume([(B, 60)]) for _ in range(11)].count(True) == 10
+
+
+def test_two_that_count_in_one_state_share_the_number(tmp_path):
+    one, two = (FileRevocations(tmp_path, lambda: pytest.fail("unasked")) for _ in range(2))
+    assert [counter.consume([(A, 3)]) for counter in (one, two, one, two)] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert (tmp_path / CALLS / A).stat().st_size == 3
+
+
+@pytest.mark.parametrize(
+    "jti", ["../../x1234", "", "short", "x" * 129, "a/b-aaaaaaa", "12345678\0"]
+)
+def test_an_id_is_no_path(tmp_path, jti):
+    counter = FileRevocations(tmp_path, lambda: pytest.fail("unasked"))
+    assert counter.consume([(A, 1)])
+    assert refused(counter.consume, [(jti, 1)]) == "storage.failed"
+    assert [path.name for path in (tmp_path / CALLS).iterdir()] == [A]
+
+
+def test_what_can_not_be_counted_is_an_error(tmp_path):
+    (tmp_path / CALLS).write_text("in the way")
+    counter = FileRevocations(tmp_path, lambda: pytest.fail("unasked"))
+    with pytest.raises(StorageError):
+        counter.consume([(A, 1)])
+    os.remove(tmp_path / CALLS)  # noqa: PTH107
+    assert counter.consume([(A, 1)])
