@@ -18,8 +18,17 @@ from typing import Any
 
 import pytest
 
-from agentguard import CallError, Decision, Denied, Guard, administration, config
-from agentguard.audit import entry
+from agentguard import (
+    CallError,
+    Decision,
+    Denied,
+    Guard,
+    KeyMaterialError,
+    administration,
+    config,
+    rotation,
+)
+from agentguard.audit import entry, statements
 from agentguard.canonical import dumps, loads, loads_object
 from agentguard.delegated import Delegation
 from agentguard.domain import StateDomain
@@ -315,8 +324,6 @@ def test_freezes_at_once_have_numbers_of_their_own(scene):
 
 
 def entry_of(scene: Scene, parsed: entry.Entry) -> tuple[int, bool]:
-    from agentguard.audit import statements  # noqa: PLC0415
-
     return statements.check_freeze(parsed, scene.guard.trust, entry.time_of(parsed.at))
 
 
@@ -615,8 +622,6 @@ def test_a_crash_while_the_file_is_written(scene, monkeypatch):
 
 def test_a_revocation_after_the_admin_key_was_rotated(scene):
     """A guard that runs since before knows the new key's word when it hears it."""
-    from agentguard import rotation  # noqa: PLC0415
-
     scene.freeze()
     assert set(scene.calls().values()) == {"domain.frozen"}
     for use in ("admin", "log"):
@@ -629,8 +634,6 @@ def test_a_revocation_after_the_admin_key_was_rotated(scene):
 
 
 def test_without_the_passphrase_nothing_is_revoked(scene):
-    from agentguard import KeyMaterialError  # noqa: PLC0415
-
     with pytest.raises(KeyMaterialError):
         administration.revoke(
             scene.place.config, b"wrong", "user:alice", note="n", now=datetime.now(UTC)
