@@ -1,0 +1,714 @@
+"""What the log and evidence say of delegated calls: every forgery is found, and where it is.
+
+The forger here is an insider with the log's own key, who signs anew what he has changed, and who
+has an agent's key as well: hashes and signatures agree, and only what is said does not hold. Chains
+that are forged hop by hop are in test_hostile_tokens.py, and in tests/e2e before both verifiers.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from agentguard import Decision, Denied, Guard, canonical, config, invocation, rotation
+from agentguard import envelope as envelopes
+from agentguard.audit import checkpoint, entry, evidence, merkle, statements, summary
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import Entry, Stored
+from agentguard.audit.evidence_file import EvidenceFile, LoggedEntry
+from agentguard.audit.verify import ShardReport, ShardVerifier
+from agentguard.canonical import b64_decode, loads_object
+from agentguard.errors import DecodeError, VerificationError
+from agentguard.identity.trust import TrustDocument
+from agentguard.invocation import timestamp
+from agentguard.keys import Signer
+from agentguard.storage import revocations
+
+PASSPHRASE = b"correct horse battery staple"
+AGENTS = {
+    "robot": {"authority": "own", "max_scope": ["read"]},
+    "worker": {"max_scope": ["read"]},
+    "helper": {"max_scope": ["read"]},
+}
+
+
+def attempt(agent: Any, tool: Any) -> str:
+    try:
+        return str(agent.call(tool))
+    except Denied as denied:
+        return denied.code
+
+
+# --- the log --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log in the hands of the insider: its entries, and the keys that he has."""
+
+    trust: TrustDocument
+    log_key: Signer
+    keys: dict[str, Signer]  # of agents, by their names
+    stored: tuple[Stored, ...]
+
+    def report(self) -> ShardReport:
+        """Number the entries, sign a checkpoint of them, and have all of it verified."""
+        tree = merkle.CompactRange()
+        for one in self.stored:
+            tree.append(merkle.leaf_hash(one.body))
+        origin = self.trust.origin(0)
+        note = checkpoint.sign(Checkpoint(origin, tree.size, tree.root()), self.log_key)
+        verifier = ShardVerifier(0, origin, self.trust)
+        entries = [replace(one, index=index) for index, one in enumerate(self.stored)]
+        for _done in verifier.walk(entries, [note]):
+            pass
+        return verifier.report()
+
+    @property
+    def problems(self) -> list[tuple[int | None, str]]:
+        return [(found.index, found.what) for found in self.report().problems]
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [entry.parse(one.body) for one in self.stored]
+
+    def delegation(self, principal: str, agent: str) -> int:
+        """Where the chain stands that leads from a principal to an agent."""
+        return next(
+            index
+            for index, one in enumerate(self.stored)
+            if one.summary is not None
+            and (one.summary.kind, one.summary.principal) == ("delegation", principal)
+            and f"/agent/{agent}/" in str(one.summary.agent)
+        )
+
+    def sha256(self, principal: str, agent: str) -> str:
+        return statements.chain_digest(self.entries[self.delegation(principal, agent)])
+
+    def call(self, principal: str, agent: str, decision: str = "allow") -> int:
+        """Where a call by an agent for a principal stands."""
+        return next(
+            index
+            for index, one in enumerate(self.stored)
+            if one.summary is not None
+            and (one.summary.kind, one.summary.principal) == ("authorization", principal)
+            and one.summary.decision == decision
+            and f"/agent/{agent}/" in str(one.summary.agent)
+        )
+
+    def with_entry(self, index: int, members: dict[str, Any], about: Any = None) -> Log:
+        """Put other members into an entry, and the columns beside it that go with them."""
+        old = self.stored[index]
+        new = replace(old, body=canonical.dumps(members), summary=about or old.summary)
+        return replace(self, stored=(*self.stored[:index], new, *self.stored[index + 1 :]))
+
+    def without(self, *gone: int) -> Log:
+        kept = (one for index, one in enumerate(self.stored) if index not in gone)
+        return replace(self, stored=tuple(kept))
+
+    def with_outcomes_of(self, *agents: str) -> Log:
+        """Leave out the outcomes of the others' calls, which stay in doubt: no finding."""
+        gone = [
+            index
+            for index, one in enumerate(self.stored)
+            if one.summary is not None
+            and one.summary.kind == "outcome"
+            and not any(f"/agent/{agent}/" in str(one.summary.agent) for agent in agents)
+        ]
+        return self.without(*gone)
+
+    def calling(
+        self,
+        index: int,
+        agent: str,
+        actors: list[str],
+        *,
+        at: str | None = None,
+        signer: Signer | None = None,
+        **said: Any,
+    ) -> Log:
+        """Have a call say other things of itself, signed by its agent."""
+        members: Any = loads_object(self.stored[index].body)
+        sealed = b64_decode(members["invocation"]["payload"])
+        predicate = {**json.loads(sealed)["predicate"], **said}
+        payload = invocation.statement(agent, predicate, actors)
+        members["invocation"] = envelopes.seal(payload, signer or self.keys[agent]).as_json()
+        members["at"] = at or members["at"]
+        decision = members["decision"]
+        about = summary.of_call(predicate, at=members["at"], decision=decision)
+        return self.with_entry(index, members, about)
+
+
+@pytest.fixture(scope="module")
+def log() -> Log:
+    """alice lends to the worker, which asks the helper; so does bob; the robot acts by itself."""
+    with Guard.ephemeral(lambda _d: Decision.allow(), config={"agents": AGENTS}) as guard:
+        agents = {name: guard.new_agent(name) for name in AGENTS}
+        agents["second"] = guard.new_agent("worker")
+        read = guard.tool(name="read", requires=["read"])(lambda: "ok")
+        secret = guard.tool(name="secret", requires=["secret"])(lambda: "ok")
+        ask = guard.tool(name="ask", requires=["read"])(lambda: attempt(agents["helper"], read))
+        for user in ("user:alice", "user:bob"):
+            lent = guard.delegate(
+                user, scope=["read"], via="service:ci", task_id=f"of {user}", expires_in=60
+            )
+            with lent:
+                assert attempt(agents["worker"], read) == "ok"
+                assert attempt(agents["worker"], ask) == "ok"
+                assert attempt(agents["worker"], secret) == "scope.exceeded"
+        with guard.delegate("user:carol", scope=["read"], max_calls=2):
+            assert attempt(agents["second"], read) == "ok"
+            assert attempt(agents["second"], read) == "ok"
+            assert attempt(agents["second"], read) == "calls.exceeded"
+        assert attempt(agents["robot"], read) == "ok"
+        assert guard.verify().problems == ()
+        home: Any = guard._home
+        return Log(
+            guard.trust,
+            home.log_key,
+            {name: agent._body.in_force().actor.signer for name, agent in agents.items()},
+            tuple(guard.reader().stored(0)),
+        )
+
+
+def test_the_untampered_twin(log):
+    assert log.problems == []
+    assert log.report().counted == ((log_chain(log, "user:carol", "worker").root.jti, 2, 2),)
+
+
+def log_chain(log: Log, principal: str, agent: str) -> Any:
+    parsed = log.entries[log.delegation(principal, agent)]
+    return statements.check_delegation(parsed, log.trust, entry.time_of(parsed.at))
+
+
+# --- the log: chains ------------------------------------------------------------------------------
+
+NOT_KEPT = "a chain of delegation that no entry before it keeps"
+
+
+def named_by(log: Log, index: int) -> set[int]:
+    """Where the calls stand that name the chain of a delegation entry."""
+    digest = statements.chain_digest(log.entries[index])
+    return {
+        place
+        for place, parsed in enumerate(log.entries)
+        if parsed.kind == "authorization"
+        and statements.read_authorization(parsed).chain_sha256 == digest
+    }
+
+
+def test_every_edit_of_a_chain_is_found_there_and_at_each_call_under_it(log):
+    index = log.delegation("user:alice", "worker")
+    calls = named_by(log, index)
+    assert len(calls) == 3
+    members: Any = loads_object(log.stored[index].body)
+    for part in ("hops", "credentials"):
+        for number, token in enumerate(members["chain"][part]):
+            for place in range(5, len(token), 97):
+                spoilt = json.loads(json.dumps(members))
+                other = "A" if token[place] != "A" else "B"
+                spoilt["chain"][part][number] = token[:place] + other + token[place + 1 :]
+                found = dict(log.with_entry(index, spoilt).problems)
+                assert index in found, (part, number, place)
+                assert calls <= found.keys()
+
+
+SPOILT: dict[str, Callable[[Log, Any], Any]] = {
+    "no hops": lambda _log, chain: {**chain, "hops": []},
+    "the last hop is gone": lambda _log, chain: {**chain, "hops": chain["hops"][:-1]},
+    "the first hop is gone": lambda _log, chain: {**chain, "hops": chain["hops"][1:]},
+    "in another order": lambda _log, chain: {**chain, "hops": chain["hops"][::-1]},
+    "no credentials": lambda _log, chain: {**chain, "credentials": []},
+    "a credential twice": lambda _log, chain: {**chain, "credentials": chain["credentials"] * 2},
+    "with bob's last hop": lambda log, chain: {
+        **chain,
+        "hops": [chain["hops"][0], bobs(log)["hops"][1]],
+    },
+    "with bob's first hop": lambda log, chain: {
+        **chain,
+        "hops": [bobs(log)["hops"][0], chain["hops"][1]],
+    },
+    "one member more": lambda _log, chain: {**chain, "more": []},
+    "no chain": lambda _log, _chain: None,
+    "a text": lambda _log, _chain: "chain",
+}
+
+
+def bobs(log: Log) -> Any:
+    return log.entries[log.delegation("user:bob", "worker")].members["chain"]
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_chain_that_does_not_hold_is_found(log, how):
+    log = log.with_outcomes_of()
+    index = log.delegation("user:alice", "worker")
+    members: Any = loads_object(log.stored[index].body)
+    assert log.with_entry(index, dict(members)).problems == []  # the twin
+    members["chain"] = SPOILT[how](log, members["chain"])
+    found = dict(log.with_entry(index, members).problems)
+    assert found.keys() == {index} | named_by(log, index)
+    assert NOT_KEPT not in found[index]
+
+
+def test_the_last_hop_cut_off_with_all_that_it_needs_is_another_chain(log):
+    """It verifies by itself: it is what the worker was given. The helper's call does not."""
+    log = log.with_outcomes_of()
+    index = log.delegation("user:alice", "helper")
+    members: Any = loads_object(log.stored[index].body)
+    members["chain"] = {
+        "hops": members["chain"]["hops"][:-1],
+        "credentials": members["chain"]["credentials"][:1],
+    }
+    about = log.stored[log.delegation("user:alice", "worker")].summary
+    assert about is not None
+    found = dict(log.with_entry(index, members, about._replace(at=members["at"])).problems)
+    assert found == dict.fromkeys(named_by(log, index), NOT_KEPT)
+
+
+def test_a_dropped_chain_is_missed_by_each_call_under_it(log):
+    index = log.delegation("user:alice", "worker")
+    calls = {place - 1 for place in named_by(log, index)}  # they have moved up
+    found = dict(log.without(index).problems)
+    assert {place: found[place] for place in calls} == dict.fromkeys(calls, NOT_KEPT)
+
+
+def test_a_chain_that_comes_after_its_call_is_none_of_it(log):
+    index = log.delegation("user:carol", "worker")
+    moved = log.without(index)
+    last = max(named_by(log, index))
+    stored = [*moved.stored[:last], log.stored[index], *moved.stored[last:]]
+    found = dict(replace(moved, stored=tuple(stored)).problems)
+    assert NOT_KEPT in found.values()
+
+
+def test_two_chains_swapped_are_told_by_their_columns(log):
+    one, two = log.delegation("user:alice", "worker"), log.delegation("user:bob", "worker")
+    alice: Any = loads_object(log.stored[one].body)
+    bob: Any = loads_object(log.stored[two].body)
+    alice["chain"], bob["chain"] = bob["chain"], alice["chain"]
+    found = dict(log.with_entry(one, alice).with_entry(two, bob).problems)
+    assert "columns" in found[one]
+    assert "columns" in found[two]
+    assert named_by(log, one) <= found.keys()  # alice's calls come before her chain now
+
+
+@pytest.mark.parametrize("column", ["agent", "principal", "task_id", "at", "kind"])
+def test_its_columns_are_recomputed(log, column):
+    index = log.delegation("user:alice", "worker")
+    about = log.stored[index].summary
+    assert about is not None
+    changed = log.with_entry(
+        index, loads_object(log.stored[index].body), about._replace(**{column: "x"})
+    )
+    assert [place for place, what in changed.problems if column in what] == [index]
+
+
+# --- the log: calls -------------------------------------------------------------------------------
+
+SERVICE = "service:ci"
+WORKER = [SERVICE, "agent:worker"]
+HELPER = [*WORKER, "agent:helper"]
+
+
+def call_of_alice(log: Log) -> tuple[Log, int]:
+    bare = log.with_outcomes_of()
+    return bare, bare.call("user:alice", "worker")
+
+
+def test_a_call_that_says_the_same_again_is_the_twin(log):
+    bare, index = call_of_alice(log)
+    assert bare.calling(index, "worker", WORKER).problems == []
+
+
+def test_a_call_in_bobs_name_under_bobs_chain_is_bobs(log):
+    """The worker was lent that as well: it is what he may say, wherever he says it."""
+    bare, _index = call_of_alice(log)
+    index = bare.call("user:bob", "worker")
+    same = bare.sha256("user:bob", "worker")
+    assert bare.calling(index, "worker", WORKER, chain_sha256=same).problems == []
+
+
+OTHERWISE: dict[str, tuple[Callable[[Log], dict[str, Any]], list[str], str]] = {
+    "another principal": (lambda _log: {"principal": "user:bob"}, WORKER, "another principal"),
+    "its own name": (lambda _log: {"principal": "agent:worker"}, WORKER, "another principal"),
+    "bob's chain": (
+        lambda log: {"chain_sha256": log.sha256("user:bob", "worker")},
+        WORKER,
+        "no entry before it keeps",  # it is lent later
+    ),
+    "a chain that the helper holds": (
+        lambda log: {"chain_sha256": log.sha256("user:alice", "helper")},
+        HELPER,
+        "no entry before it keeps",
+    ),
+    "no chain": (lambda _log: {"chain_sha256": None}, [], "a principal that no chain names"),
+    "a chain of nobody's": (
+        lambda _log: {"chain_sha256": "0" * 64},
+        WORKER,
+        "no entry before it keeps",
+    ),
+    "another task": (lambda _log: {"task_id": "of user:bob"}, WORKER, "another task"),
+    "no task": (lambda _log: {"task_id": None}, WORKER, "another task"),
+    "actors that were not asked": (lambda _log: {}, HELPER, "does not have its call digest"),
+    "no actors": (lambda _log: {}, [], "does not have its call digest"),
+    "the actors in another order": (lambda _log: {}, WORKER[::-1], "its call digest"),
+}
+
+
+@pytest.mark.parametrize("how", OTHERWISE)
+def test_a_call_that_is_not_what_its_chain_says_is_found(log, how):
+    said, actors, what = OTHERWISE[how]
+    bare, index = call_of_alice(log)
+    changed = bare.calling(index, "worker", actors, **said(bare))
+    ((place, found),) = changed.problems
+    assert place == index
+    assert what in found
+
+
+LATER: dict[str, tuple[str, str, dict[str, Any], list[str], str]] = {
+    "bob's call under alice's chain": (
+        "user:bob",
+        "worker",
+        {"chain": ("user:alice", "worker")},
+        WORKER,
+        "its chain is of another principal, or ends with another agent",
+    ),
+    "bob's call under alice's chain, in her name": (
+        "user:bob",
+        "worker",
+        {"chain": ("user:alice", "worker"), "principal": "user:alice"},
+        WORKER,
+        "its chain is for another task",
+    ),
+    "the helper under the worker's chain": (
+        "user:bob",
+        "helper",
+        {"chain": ("user:bob", "worker")},
+        WORKER,
+        "ends with another agent",
+    ),
+    "the worker under the helper's chain": (
+        "user:bob",
+        "worker",
+        {"chain": ("user:alice", "helper")},
+        HELPER,
+        "ends with another agent",
+    ),
+    "another instance's chain": (
+        "user:carol",
+        "worker",
+        {"chain": ("user:bob", "worker"), "principal": "user:bob"},
+        WORKER,
+        "ends with another agent",
+    ),
+    "a robot in somebody's name": (
+        "agent:robot",
+        "robot",
+        {"chain": ("user:alice", "worker"), "principal": "user:alice"},
+        WORKER,
+        "ends with another agent",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", LATER)
+def test_a_call_under_a_chain_of_others_is_found(log, how):
+    principal, agent, said, actors, what = LATER[how]
+    said = dict(said)
+    bare = log.with_outcomes_of()
+    index = bare.call(principal, agent)
+    signer = bare.keys["second"] if principal == "user:carol" else None
+    chain_sha256 = bare.sha256(*said.pop("chain"))
+    changed = bare.calling(index, agent, actors, signer=signer, chain_sha256=chain_sha256, **said)
+    found = dict(changed.problems)
+    assert found.keys() == {index}
+    assert what in found[index]
+
+
+def test_a_denied_call_is_held_to_the_same(log):
+    """A refusal that was never asked for is a lie about somebody, too."""
+    bare = log.with_outcomes_of()
+    index = bare.call("user:alice", "worker", "deny")
+    assert bare.calling(index, "worker", WORKER).problems == []
+    ((place, _what),) = bare.calling(index, "worker", WORKER, principal="user:bob").problems
+    assert place == index
+
+
+@pytest.mark.parametrize(
+    ("seconds", "what"),
+    [(30, None), (61, "it has expired"), (3000, "it has expired"), (-2, "not valid yet")],
+)
+def test_a_call_at_another_time_than_its_chain_counts(log, seconds, what):
+    bare, index = call_of_alice(log)
+    moment = datetime.fromisoformat(bare.entries[index].at) + timedelta(seconds=seconds)
+    changed = bare.calling(
+        index, "worker", WORKER, at=timestamp(moment), issued_at=timestamp(moment)
+    )
+    found = [found for place, found in changed.problems if place == index]
+    if what is None:
+        assert found == []
+    else:
+        assert what in found[0] or "no credential" in found[0]
+
+
+def test_another_agents_signature(log):
+    bare, index = call_of_alice(log)
+    for name in ("helper", "second", "robot"):
+        forged = bare.calling(index, "worker", WORKER, signer=bare.keys[name])
+        ((place, _what),) = forged.problems
+        assert place == index
+
+
+# --- the log: calls that were counted -------------------------------------------------------------
+
+
+def again(log: Log, index: int, number: int) -> Stored:
+    """A further call like one that is there, with an id of its own."""
+    fresh = log.calling(
+        index,
+        "worker",
+        ["spiffe://ephemeral.invalid", "agent:worker"],
+        signer=log.keys["second"],
+        invocation_id=f"{number:032x}",
+    )
+    return replace(fresh.stored[index], attachments=())
+
+
+def test_calls_are_counted_by_the_verifier(log):
+    bare = log.with_outcomes_of()
+    index = bare.call("user:carol", "worker")
+    (jti, most, used) = bare.report().counted[0]
+    assert (most, used) == (2, 2)
+    more = replace(bare, stored=(*bare.stored, *(again(bare, index, n) for n in range(3))))
+    assert more.report().counted == ((jti, 2, 5),)
+    assert more.problems == []  # of one shard alone: all of them together are counted below
+    denied = bare.call("user:carol", "worker", "deny")
+    assert bare.without(denied).report().counted == ((jti, 2, 2),)  # it was none
+
+
+@pytest.fixture
+def durable(place):
+    """The place, with these agents."""
+    tables = {**loads_object(place.config.encoded), "agents": AGENTS}
+    place.config = config.parse(tables, source="agentguard.toml", base=place.config.base)
+    return place
+
+
+def test_more_calls_than_were_allowed_are_found_over_all_shards(durable):
+    """Somebody has removed the counts while two processes were at work."""
+    with durable.open() as one, durable.open() as two:
+        lent = one.delegate("user:alice", scope=["read"], max_calls=3)
+        agents = [
+            one.new_agent("worker").under(lent),
+            two.new_agent("worker").under(two.resume(lent.dumps())),
+        ]
+        tools = [guard.tool(name="t", requires=["read"])(lambda: "ok") for guard in (one, two)]
+        found = [attempt(agents[n % 2], tools[n % 2]) for n in range(4)]
+        assert found == ["ok", "ok", "ok", "calls.exceeded"]
+        assert one.verify().problems == ()
+        shutil.rmtree(durable.config.state / revocations.CALLS)
+        assert [attempt(agents[n % 2], tools[n % 2]) for n in range(2)] == ["ok", "ok"]
+        (problem,) = one.verify().problems
+    assert problem.what == f"5 calls were made under the delegation {lent.id}, which allows 3"
+    assert problem.index is None
+    assert len(durable.examine().problems) == 1
+
+
+# --- evidence -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Proofs:
+    """Evidence of calls of one log, under one checkpoint: their entries fit one another."""
+
+    trust: TrustDocument
+    files: dict[str, EvidenceFile]
+
+    def of(self, name: str) -> EvidenceFile:
+        return self.files[name]
+
+    def entry(self, name: str, kind: str) -> LoggedEntry:
+        return next(e for e in self.of(name).entries if entry.parse(e.body).kind == kind)
+
+    def refused(self, file: EvidenceFile) -> tuple[str, str]:
+        with pytest.raises((DecodeError, VerificationError)) as caught:
+            evidence.verify(file.dumps(), self.trust)
+        return caught.value.code, str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def proofs() -> Proofs:
+    with Guard.ephemeral(lambda _d: Decision.allow(), config={"agents": AGENTS}) as guard:
+        worker, helper, robot = (guard.new_agent(n) for n in ("worker", "helper", "robot"))
+        read = guard.tool(name="read", requires=["read"])(lambda: "ok")
+        ask = guard.tool(name="ask", requires=["read"])(lambda: attempt(helper, read))
+        for user in ("user:alice", "user:bob"):
+            with guard.delegate(user, scope=["read"], via="service:ci"):
+                attempt(worker, ask)
+        attempt(robot, read)
+        ids = {
+            (about.principal, str(about.agent).split("/")[-2]): about.invocation_id
+            for about in (one.summary for one in guard.reader().stored(0))
+            if about is not None and about.kind == "authorization"
+        }
+        files = {
+            f"{agent} for {principal}": EvidenceFile.loads(guard.prove(str(invocation_id)))
+            for (principal, agent), invocation_id in ids.items()
+        }
+        return Proofs(guard.trust, files)
+
+
+ALICES = "worker for user:alice"
+ROBOTS = "robot for agent:robot"
+
+
+def with_entries(file: EvidenceFile, *entries: LoggedEntry) -> EvidenceFile:
+    """The file with these entries, in their order."""
+    return replace(file, entries=tuple(sorted(entries, key=lambda held: held.proof.index)))
+
+
+def others(file: EvidenceFile, *kinds: str) -> Iterator[LoggedEntry]:
+    return (held for held in file.entries if entry.parse(held.body).kind not in kinds)
+
+
+def test_the_evidence_of_a_delegated_call_has_its_chain(proofs):
+    for name, file in proofs.files.items():
+        agent, principal = name.split(" for ")
+        proved = evidence.verify(file.dumps(), proofs.trust)
+        assert proved.call.principal == principal
+        if principal == f"agent:{agent}":
+            assert proved.chain is None
+            continue
+        assert proved.chain is not None
+        assert proved.chain.principal == principal
+        assert proved.chain.sha256 == proved.call.chain_sha256
+        assert proved.chain.leaf.delegatee == proved.credential.uri
+        through = ["service:ci", "agent:worker"] + (["agent:helper"] if agent == "helper" else [])
+        assert proved.chain.actors == through
+
+
+def test_without_its_delegation_it_is_incomplete(proofs):
+    for name in (ALICES, "helper for user:bob"):
+        file = proofs.of(name)
+        code, said = proofs.refused(with_entries(file, *others(file, "delegation")))
+        assert code == "evidence.incomplete"
+        assert "delegation" in said
+
+
+def test_a_delegation_that_nothing_needs_is_superfluous(proofs):
+    robots, chain = proofs.of(ROBOTS), proofs.entry(ALICES, "delegation")
+    code, said = proofs.refused(with_entries(robots, *robots.entries, chain))
+    assert code == "evidence.superfluous"
+    assert "the agent's own authority" in said
+    file = proofs.of(ALICES)
+    for other in ("helper for user:alice", "worker for user:bob"):
+        more = with_entries(file, *file.entries, proofs.entry(other, "delegation"))
+        assert proofs.refused(more)[0] == "evidence.superfluous"
+
+
+@pytest.mark.parametrize("other", ["helper for user:alice", "worker for user:bob"])
+def test_another_chain_of_the_same_log_is_refused(proofs, other):
+    file, theirs = proofs.of(ALICES), proofs.entry(other, "delegation")
+    mixed = with_entries(file, *others(file, "delegation"), theirs)
+    code, said = proofs.refused(mixed)
+    assert code == "evidence.mismatch"
+    assert "delegation" in said
+
+
+def test_another_agents_credential_is_refused(proofs):
+    file = proofs.of(ALICES)
+    theirs = proofs.entry("helper for user:alice", "identity")
+    mixed = with_entries(file, *others(file, "identity"), theirs)
+    code, _said = proofs.refused(mixed)
+    assert code in {"statement.mismatch", "evidence.mismatch"}
+
+
+def test_every_edit_of_the_delegation_entry_is_refused_and_located(proofs):
+    file, held = proofs.of(ALICES), proofs.entry(ALICES, "delegation")
+    evidence.verify(with_entries(file, *file.entries).dumps(), proofs.trust)  # the twin
+    members: Any = loads_object(held.body)
+    edits: list[Any] = [{**members, "at": "2026-01-01T00:00:00.000000Z"}, {**members, "chain": {}}]
+    for part in ("hops", "credentials"):
+        for number, token in enumerate(members["chain"][part]):
+            spoilt = json.loads(json.dumps(members))
+            spoilt["chain"][part][number] = token[:-2] + ("AA" if token[-2:] != "AA" else "BB")
+            cut = json.loads(json.dumps(members))
+            del cut["chain"][part][number]
+            edits += [spoilt, cut]
+    for edit in edits:
+        forged = held._replace(body=canonical.dumps(edit))
+        mixed = with_entries(file, *others(file, "delegation"), forged)
+        code, said = proofs.refused(mixed)
+        assert code == "proof.invalid"
+        assert str(held.proof.index) in said
+
+
+def test_a_delegation_under_another_place_is_refused(proofs):
+    file, held = proofs.of(ALICES), proofs.entry(ALICES, "delegation")
+    for index in (held.proof.index - 1, held.proof.index + 1, 0):
+        moved = held._replace(proof=replace(held.proof, index=index))
+        mixed = with_entries(file, *others(file, "delegation"), moved)
+        assert proofs.refused(mixed)[0] in {"proof.invalid", "evidence.malformed"}
+
+
+def test_nobody_elses_trust_document_believes_it(proofs, world):
+    with pytest.raises(VerificationError):
+        evidence.verify(proofs.of(ALICES).dumps(), world.trust)
+
+
+def test_a_delegation_that_outlives_a_rotation_is_proved_with_both_keys(durable):
+    """Its first hop is signed with the old issuer's key, the second with the new one."""
+    with durable.open() as guard:
+        lent = guard.delegate("user:alice", scope=["read"], via="service:ci")
+        tool = guard.tool(name="t", requires=["read"])(lambda: "ok")
+        rotation.rotate(durable.config, PASSPHRASE, "issuer", now=datetime.now(UTC))
+        with lent:
+            assert attempt(guard.new_agent("worker"), tool) == "ok"
+        with closing(guard.reader()) as reader:
+            (invocation_id,) = [
+                one.summary.invocation_id
+                for shard in reader.shards()
+                for one in reader.stored(shard)
+                if one.summary is not None and one.summary.kind == "authorization"
+            ]
+        data = guard.prove(str(invocation_id))
+        proved = evidence.verify(data, guard.trust)
+        assert proved.chain is not None
+        assert len(proved.chain.issuer_keys) == 2
+        file = EvidenceFile.loads(data)
+        keys = [held for held in file.entries if entry.parse(held.body).kind == "key"]
+        for key in keys:
+            entries = [held for held in file.entries if held is not key]
+            with pytest.raises(VerificationError) as caught:
+                evidence.verify(replace(file, entries=tuple(entries)).dumps(), guard.trust)
+            # or the shard that announces it is there for nothing
+            assert caught.value.code in {"evidence.incomplete", "evidence.superfluous"}
+        assert guard.verify().problems == ()
+
+
+def test_a_delegation_begun_under_a_key_that_was_stolen_is_over(durable, clock):
+    """Who has the stolen key can date a delegation as he likes: none of it counts any more."""
+    with durable.open() as guard:
+        lent = guard.delegate("user:alice", scope=["read"])
+        stored = lent.dumps()
+        tool = guard.tool(name="t", requires=["read"])(lambda: "ok")
+        with lent:
+            assert attempt(guard.new_agent("worker"), tool) == "ok"
+        clock.advance(seconds=5)
+        since = clock.now
+        rotation.rotate(durable.config, PASSPHRASE, "issuer", now=since, compromised_since=since)
+        late = guard.new_agent("worker")
+        with lent:
+            assert attempt(late, tool) == "key.compromised"
+        with pytest.raises(VerificationError) as caught:
+            guard.resume(stored)
+        assert caught.value.code == "key.compromised"
+        with guard.delegate("user:alice", scope=["read"]):
+            assert attempt(late, tool) == "ok"
