@@ -1,0 +1,551 @@
+"""``token``, ``agents revoke``, ``freeze`` and ``thaw``, as they are typed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tomllib
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from agentguard import canonical, jws
+from agentguard.canonical import b64url_encode
+from agentguard.delegation import chain, grant, token
+from agentguard.keys import Ed25519Signer
+
+LENT = """
+import sys
+from agentguard import Denied, Guard
+
+with Guard.open("agentguard.toml") as guard:
+    coder, tester = guard.new_agent("coder"), guard.new_agent("tester")
+
+    @guard.tool(requires=["files:read"])
+    def read_file() -> None: ...
+
+    @guard.tool
+    def check() -> None:
+        tester.call(read_file)
+        open("token", "w").write(tester.access_token() + "\\n")
+
+    lent = guard.delegate(
+        "user:alice",
+        scope=["files:read", "files:write"],
+        via="service:chat",
+        task_id="issue-17",
+        max_calls=9,
+        expires_in=3600,
+    )
+    open("task.json", "wb").write(lent.dumps())
+    with lent:
+        coder.call(check)
+"""
+CALLS = """
+import sys
+from agentguard import Denied, DelegationError, Guard
+
+with Guard.open("agentguard.toml") as guard:
+    tool = guard.tool(name="read_file", requires=["files:read"])(lambda: "ok")
+    for name in sys.argv[1:]:
+        try:
+            lent = guard.resume(open("task.json", "rb").read())
+            print(guard.new_agent(name).under(lent).call(tool))
+        except (Denied, DelegationError) as refused:
+            print(refused.code)
+"""
+AGENTS = """
+[agents.coder]
+type = "assistant"
+max_scope = ["files:read", "files:write"]
+[agents.tester]
+type = "assistant"
+max_scope = ["files:read"]
+"""
+
+
+@pytest.fixture(scope="module")
+def lent(tmp_path_factory, told):
+    """A project in which alice lends to the coder, and the coder to the tester. Not to be changed.
+
+    ``token`` is the tester's access token, ``chain.json`` its chain, ``task.json`` what alice lent.
+    """
+    made = told.copy(tmp_path_factory.mktemp("lent") / "place")
+    with (made.folder / "agentguard.toml").open("a") as file:
+        file.write(AGENTS)
+    policy = "package agent.authz\nallow if true\n"
+    (made.folder / "policies" / "authz.rego").write_text(policy)
+    for path in (made.state / "keys").iterdir():  # every process of a test decrypts them
+        key = Ed25519Signer.from_openssh(path.read_bytes(), passphrase_of(made))
+        path.write_bytes(key.to_openssh(passphrase_of(made), rounds=1))
+    called = made.python("-c", LENT)
+    assert (called.returncode, called.stderr) == (0, "")
+    carried: Any = claims_of(made)[token.CHAIN_CLAIM]
+    write(made, "chain.json", {"type": chain.TYPE, **carried})
+    assert made.run("trust", "export", "-o", "trust.json").returncode == 0
+    return made
+
+
+@pytest.fixture
+def other(lent, tmp_path):
+    """A copy for a test that changes it."""
+    return lent.copy(tmp_path / "place")
+
+
+def claims_of(project) -> dict[str, Any]:
+    return jws.parse((project.folder / "token").read_text().strip()).claims()
+
+
+def write(project, name: str, document: Any) -> str:
+    (project.folder / name).write_bytes(canonical.dumps(document))
+    return name
+
+
+def words(result) -> str:
+    return " ".join(result.stdout.split())
+
+
+def told_as_json(result, code: int = 0) -> Any:
+    assert (result.returncode, result.stderr) == (code, "")
+    return json.loads(result.stdout)
+
+
+def refused(result, code: str) -> None:
+    """A mistake of whoever has typed it: one line, and exit code 2."""
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"[{code}]" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+# --- inspect --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["token", "chain.json"])
+def test_a_token_is_explained(lent, cli, name):
+    """Who, for whom, through whom, what, and until when."""
+    result = cli(lent, "token", "inspect", name)
+    assert (result.returncode, result.stderr) == (0, "")
+    said = words(result)
+    assert re.search(r"who agent:tester:\S{4}", said)
+    assert "for user:alice (assurance: application)" in said
+    assert re.search(r"through service:chat, then agent:coder:\S{4}", said)
+    assert "may files:read towards spiffe://project.internal" in said
+    assert "task issue-17" in said
+    assert re.search(r"until 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC", said)
+    assert "calls 9 (hop 1)" in said
+    assert "hop 1 spiffe://project.internal lets service:chat: files:read files:write;" in said
+    assert re.search(r"hop 2 service:chat lets agent:coder:\S{4}: files:read files:write;", said)
+    assert re.search(r"hop 3 agent:coder:\S{4} lets agent:tester:\S{4}: files:read;", said)
+    assert "it holds: every signature, link and limit" in said
+
+
+def test_what_alice_lent_is_explained(lent, cli):
+    said = words(cli(lent, "token", "inspect", "task.json"))
+    assert "who service:chat" in said
+    assert "through nobody" in said
+    assert "may files:read files:write" in said
+
+
+def test_inspected_as_json(lent, cli):
+    found = told_as_json(cli(lent, "token", "inspect", "token", "--json"))
+    assert (found["holds"], found["problem"]) == (True, None)
+    assert found["claims"]["sub"] == "user:alice"
+    assert token.CHAIN_CLAIM not in found["claims"]  # it is taken apart below
+    assert [hop["depth"] for hop in found["hops"]] == [1, 2, 3]
+    assert [hop["scope"] for hop in found["hops"]][1:] == ["files:read files:write", "files:read"]
+    found = told_as_json(cli(lent, "token", "inspect", "chain.json", "--json"))
+    assert found["claims"] is None
+    assert len(found["hops"]) == 3
+
+
+@pytest.mark.parametrize("name", ["token", "task.json", "chain.json"])
+def test_from_stdin(lent, name):
+    given = (lent.folder / name).read_text()
+    result = lent.run("token", "inspect", "-", input=given)
+    assert result.returncode == 0, result.stderr
+    assert "user:alice" in result.stdout
+    assert lent.run("token", "verify", "-", input=given).returncode == 0
+
+
+def spoilt(project, number: int, hop: str) -> str:
+    """The chain with another token in the place of one hop."""
+    document: Any = canonical.loads_object((project.folder / "chain.json").read_bytes())
+    document["hops"][number - 1] = hop
+    return write(project, f"spoilt-{number}.json", document)
+
+
+def hop_of(project, number: int) -> str:
+    document: Any = canonical.loads_object((project.folder / "chain.json").read_bytes())
+    return str(document["hops"][number - 1])
+
+
+def flipped(hop: str) -> str:
+    head, _dot, signature = hop.rpartition(".")
+    return f"{head}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}"
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_the_wrong_hop_is_named(other, cli, number):
+    name = spoilt(other, number, flipped(hop_of(other, number)))
+    result = cli(other, "token", "inspect", name)
+    assert result.returncode == 1
+    said = words(result)
+    assert f"it does not hold [signature.invalid]: hop {number}: the signature" in said
+    assert all(f"hop {n} " in said for n in (1, 2, 3))  # and what can be read is shown
+    found = told_as_json(cli(other, "token", "inspect", name, "--json"), 1)
+    assert found["holds"] is False
+    assert found["problem"]["code"] == "signature.invalid"
+    assert found["problem"]["what"].startswith(f"hop {number}: ")
+    for command in (["token", "verify", name], ["token", "verify", name, "--json"]):
+        result = cli(other, *command)
+        assert result.returncode == 1
+        assert f"hop {number}: " in result.stdout
+
+
+WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
+    "wider": ({"scope": "files:read files:write secrets:read"}, "hop.scope", "secrets:read"),
+    "longer": ({"exp": 4_000_000_000}, "hop.expiry", "it lives longer than the one before"),
+    "for bob": ({"sub": "user:bob"}, "hop.subject", "it is for another principal"),
+    "for another task": ({"txn": "issue-18"}, "hop.task", "it is for another task"),
+    "with more calls": ({"max_calls": 10}, "hop.calls", "it allows more calls"),
+}
+
+
+@pytest.mark.parametrize("how", WRONG)
+def test_it_says_why_a_hop_is_wrong(other, cli, how):
+    """Hop 2, which somebody with the issuer's key has signed."""
+    change, code, why = WRONG[how]
+    parsed = jws.parse(hop_of(other, 2))
+    issuer = issuer_of(other)
+    hop = jws.sign({**parsed.claims(), **change}, issuer, typ=grant.TYPE, header=kid_of(issuer))
+    result = cli(other, "token", "inspect", spoilt(other, 2, hop))
+    assert result.returncode == 1
+    assert f"it does not hold [{code}]: hop 2: " in words(result)
+    assert why in words(result)
+
+
+def issuer_of(project) -> Ed25519Signer:
+    key = (project.state / "keys" / "issuer").read_bytes()
+    return Ed25519Signer.from_openssh(key, passphrase_of(project))
+
+
+def passphrase_of(project) -> bytes:
+    settings = tomllib.loads((project.folder / "agentguard.toml").read_text())
+    path = settings["keys"]["passphrase_file"].replace("~", str(project.home))
+    return (project.folder / path).read_bytes().strip()
+
+
+def kid_of(signer: Ed25519Signer) -> dict[str, Any]:
+    return {"kid": signer.key_id}
+
+
+def test_a_hop_that_can_not_be_read_is_shown_as_such(other, cli):
+    for number, hop in ((2, "x"), (3, "e30.e30.AA"), (1, "a.b.c")):
+        name = spoilt(other, number, hop)
+        result = cli(other, "token", "inspect", name)
+        assert result.returncode == 1
+        assert f"hop {number} can't be read [" in words(result)
+        found = told_as_json(cli(other, "token", "inspect", name, "--json"), 1)
+        assert found["hops"][number - 1].keys() == {"error", "code"}
+
+
+def test_at_another_time(lent, cli):
+    now = datetime.now(UTC)
+    for later, command, code in (
+        (timedelta(minutes=6), ["token"], "token.expired"),
+        (timedelta(hours=2), ["task.json"], "hop.expired"),
+        (timedelta(days=-1), ["task.json"], "hop.not_yet_valid"),
+    ):
+        at = (now + later).strftime("%Y-%m-%dT%H:%M:%SZ")
+        result = cli(lent, "token", "inspect", *command, "--at", at)
+        assert (result.returncode, f"[{code}]" in result.stdout) == (1, True)
+        found = told_as_json(cli(lent, "token", "verify", *command, "--at", at, "--json"), 1)
+        assert (found["ok"], found["code"]) == (False, code)
+    at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert cli(lent, "token", "verify", "task.json", "--at", at).returncode == 0
+    assert cli(lent, "token", "verify", "task.json", "--at", "yesterday").returncode == 2
+
+
+def test_for_somebody_else(lent, cli):
+    for command in ("inspect", "verify"):
+        result = cli(lent, "token", command, "token", "--audience", "https://other.example")
+        assert result.returncode == 1
+        assert "it is for spiffe://project.internal, not for https://other.example" in result.stdout
+        named = cli(lent, "token", command, "token", "--audience", "spiffe://project.internal")
+        assert named.returncode == 0
+
+
+# --- whom to believe ------------------------------------------------------------------------------
+
+
+def test_elsewhere_with_the_trust_document_alone(lent, project, cli):
+    for name in ("token", "task.json", "trust.json"):
+        shutil.copy(lent.folder / name, project.folder)
+    for name in ("token", "task.json"):
+        for command in ("inspect", "verify"):
+            assert cli(project, "token", command, name, "--trust", "trust.json").returncode == 0
+    state = lent.state
+    assert (
+        cli(project, "token", "verify", "token", "--state", state, "--anchor", "").returncode == 0
+    )
+
+
+def test_without_one_it_is_explained_and_said_not_to_be_checked(lent, project, cli):
+    shutil.copy(lent.folder / "token", project.folder)
+    result = cli(project, "token", "inspect", "token")
+    assert result.returncode == 0
+    assert "NOT CHECKED: no trust document" in result.stdout
+    assert "it holds" not in result.stdout
+    assert told_as_json(cli(project, "token", "inspect", "token", "--json"))["holds"] is None
+    refused(cli(project, "token", "verify", "token"), "config.missing")
+    refused(cli(project, "token", "inspect", "token", "--state", "nowhere"), "storage.missing")
+
+
+def test_another_domain_believes_nothing_of_it(lent, project, cli):
+    assert project.run("init", "--trust-domain", "other.example").returncode == 0
+    for name in ("token", "task.json"):
+        shutil.copy(lent.folder / name, project.folder)
+        for command in ("inspect", "verify"):
+            result = cli(project, "token", command, name)
+            assert (result.returncode, "[key.unknown]" in result.stdout) == (1, True)
+
+
+# --- what is no token -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        ("", "jws.malformed"),
+        ("x", "jws.malformed"),
+        ("a.b.c", "base64.malformed"),
+        ("{}", "chain.malformed"),
+        ("{", "json.malformed"),
+        ('{"hops":5}', "chain.malformed"),
+        ('{"hops":[],"hops":[]}', "json.duplicate_key"),
+        ("[" * 1000, "jws.malformed"),
+        ('{"x":' * 1000, "json.depth"),
+        ('{"x":"' + "y" * 300_000 + '"}', "json.size"),
+        ("x" * 300_000, "jws.malformed"),
+    ],
+)
+def test_what_is_no_token(lent, project, cli, content, code):
+    (project.folder / "given").write_text(content)
+    trust = ["--trust", lent.folder / "trust.json"]
+    for command in ("inspect", "verify"):
+        refused(cli(project, "token", command, "given", *trust), code)
+
+
+def test_a_file_that_is_not_there(lent, cli):
+    for command in ("inspect", "verify"):
+        result = cli(lent, "token", command, "nothing")
+        assert result.returncode == 2
+        assert "nothing" in result.stderr
+
+
+def test_a_hop_alone_is_read_and_shows_nothing(other, cli):
+    (other.folder / "hop").write_text(hop_of(other, 2))
+    result = cli(other, "token", "inspect", "hop")
+    assert result.returncode == 1
+    assert "[chain.malformed]: a hop by itself shows nothing" in words(result)
+    assert "may files:read files:write" in words(result)
+
+
+def unsigned(claims: dict[str, Any], typ: str = token.TYPE) -> str:
+    header = b64url_encode(canonical.dumps({"alg": "EdDSA", "kid": "x", "typ": typ}))
+    return f"{header}.{b64url_encode(canonical.dumps(claims))}.AAAA"
+
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07[bold red]\u202e\r\n\x9b1m"
+
+
+def test_what_a_token_says_is_no_command_to_a_terminal(other, cli):
+    claims = claims_of(other)
+    hops: Any = claims[token.CHAIN_CLAIM]
+    grant_claims = jws.parse(hops["hops"][2]).claims()
+    hops["hops"][2] = unsigned({**grant_claims, "txn": HOSTILE}, grant.TYPE)
+    for change in ({"jti": HOSTILE}, {"sub": HOSTILE}, {"exp": 10**15}, {"exp": HOSTILE}, {}):
+        (other.folder / "hostile").write_text(unsigned({**claims, **change}))
+        result = cli(other, "token", "inspect", "hostile")
+        assert result.returncode == 1
+        shown = result.stdout
+        assert not any(ord(c) < 32 and c != "\n" for c in shown)
+        assert not {"\x7f", "\x9b", "\u202e"} & set(shown)
+        assert cli(other, "token", "inspect", "hostile", "--json").returncode == 1
+
+
+def test_a_thousand_hops_are_no_problem(other, cli):
+    document: Any = canonical.loads_object((other.folder / "chain.json").read_bytes())
+    document["hops"] = ["a.b.c"] * 1000
+    result = cli(other, "token", "inspect", write(other, "many.json", document))
+    assert result.returncode == 1
+    assert "[chain.malformed]" in result.stdout
+
+
+# --- verify, and revoke ---------------------------------------------------------------------------
+
+
+def test_verified(lent, cli):
+    for name in ("token", "task.json", "chain.json"):
+        result = cli(lent, "token", "verify", name)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout == "it holds: every signature, link and limit\n"
+        found = told_as_json(cli(lent, "token", "verify", name, "--json"))
+        assert found == {"ok": True, "code": None, "problem": None}
+
+
+def calls(project, *agents: str) -> list[str]:
+    called = project.python("-c", CALLS, *agents)
+    assert called.returncode == 0, called.stderr
+    return called.stdout.split()
+
+
+def codes(project, cli, *names: str) -> list[str | None]:
+    found = []
+    for name in names:
+        result = cli(project, "token", "verify", name, "--json")
+        told = json.loads(result.stdout)
+        assert result.returncode == (0 if told["ok"] else 1)
+        found.append(told["code"])
+    return found
+
+
+GIVEN = ["token", "chain.json", "task.json"]
+REVOKED = "delegation.revoked"
+
+
+@pytest.mark.parametrize(
+    ("what", "becomes", "acts"),
+    [
+        ("task.json", [REVOKED] * 3, [REVOKED, REVOKED]),  # and all that came of it
+        ("token", [REVOKED, REVOKED, None], ["ok", "ok"]),
+        ("user:alice", [REVOKED] * 3, [REVOKED, REVOKED]),
+        ("service:chat", [REVOKED] * 3, [REVOKED, REVOKED]),
+        ("agent:coder", [REVOKED, REVOKED, None], [REVOKED, "ok"]),
+        ("agent:tester", [REVOKED, REVOKED, None], ["ok", REVOKED]),
+        ("user:bob", [None] * 3, ["ok", "ok"]),
+        ("user:alice@mail.acme.example", [None] * 3, ["ok", "ok"]),  # two dots, and no token
+    ],
+)
+def test_revoked(other, cli, what, becomes, acts):
+    assert codes(other, cli, *GIVEN) == [None] * 3
+    result = cli(other, "token", "revoke", what, "--note", "it leaked")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.fullmatch(r"revoked: \S+ \(entry \d+ in shard \d+\)\n", result.stdout)
+    assert codes(other, cli, *GIVEN) == becomes
+    assert calls(other, "coder", "tester") == acts
+    assert other.run("audit", "verify").returncode == 0
+
+
+def test_revoked_as_json_and_by_the_token_itself(other, cli):
+    given = (other.folder / "token").read_text().strip()
+    chain_of: Any = claims_of(other)[token.CHAIN_CLAIM]
+    last = jws.parse(chain_of["hops"][-1]).claims()["jti"]
+    found = told_as_json(cli(other, "token", "revoke", given, "--note", "n", "--json"))
+    assert found.keys() == {"revoked", "shard", "index"}
+    assert found["revoked"] == last
+    assert other.run("token", "revoke", "-", "--note", "n", input=given).returncode == 0
+    assert codes(other, cli, *GIVEN) == [REVOKED, REVOKED, None]
+
+
+def test_what_is_revoked_and_why_is_in_the_log(other, cli):
+    assert cli(other, "token", "revoke", "user:alice", "--note", "it leaked").returncode == 0
+    (row,) = [row for row in other.lines("audit", "list") if row["kind"] == "revocation"]
+    assert row["reason"] == "user:alice is revoked: it leaked"
+
+
+def test_what_can_not_be_revoked(other, cli):
+    before = len(other.lines("audit", "list"))
+    refused(cli(other, "token", "revoke", "a name", "--note", "n"), "revocation.name")
+    refused(cli(other, "token", "revoke", "", "--note", "n"), "revocation.name")
+    (other.folder / "given").write_text("no token")
+    refused(cli(other, "token", "revoke", "given", "--note", "n"), "jws.malformed")
+    without = cli(other, "token", "revoke", "user:alice")
+    assert without.returncode == 2
+    assert "--note" in without.stderr
+    assert len(other.lines("audit", "list")) == before
+    assert codes(other, cli, *GIVEN) == [None] * 3
+
+
+def test_without_the_passphrase_nobody_is_revoked(other):
+    environment = {"AGENTGUARD_PASSPHRASE": "wrong"}
+    for command in (
+        ["token", "revoke", "user:alice"],
+        ["agents", "revoke", "coder"],
+        ["freeze"],
+        ["thaw"],
+    ):
+        result = other.run(*command, "--note", "n", env=environment)
+        refused(result, "key.passphrase")
+    assert calls(other, "coder") == ["ok"]
+
+
+# --- agents revoke, freeze, thaw ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["coder", "agent:coder"])
+def test_an_agent_is_revoked(other, cli, name):
+    result = cli(other, "agents", "revoke", name, "--note", "it misbehaves")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("revoked: agent:coder (entry ")
+    assert calls(other, "coder", "tester") == [REVOKED, "ok"]
+    assert codes(other, cli, "token", "task.json") == [REVOKED, None]  # it goes through the coder
+
+
+def test_one_instance_is_revoked(other, cli):
+    uri = claims_of(other)["client_id"]
+    found = told_as_json(cli(other, "agents", "revoke", uri, "--note", "n", "--json"))
+    assert found.keys() == {"revoked", "shard", "index"}
+    assert found["revoked"] == uri
+    assert codes(other, cli, "token") == [REVOKED]
+    assert calls(other, "tester") == ["ok"]  # the next instance
+
+
+def test_an_agent_that_nobody_knows_is_not_revoked(other, cli):
+    result = cli(other, "agents", "revoke", "codre", "--note", "n")
+    refused(result, "agent.unknown")
+    assert "coder" in result.stderr  # the ones that there are
+    assert cli(other, "agents", "revoke", "coder").returncode == 2
+    assert calls(other, "coder") == ["ok"]
+
+
+def test_freeze_and_thaw(other, cli):
+    result = cli(other, "freeze", "--note", "an incident")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("frozen: every call is denied from here on (entry ")
+    assert calls(other, "coder", "tester") == ["domain.frozen"] * 2
+    assert codes(other, cli, *GIVEN) == ["domain.frozen"] * 3
+    result = cli(other, "thaw", "--note", "over")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("thawed: calls go on (entry ")
+    assert calls(other, "coder", "tester") == ["ok", "ok"]
+    assert codes(other, cli, *GIVEN) == [None] * 3
+    rows = [row for row in other.lines("audit", "list") if row["kind"] == "freeze"]
+    assert [row["reason"] for row in rows] == ["frozen: an incident", "thawed: over"]
+    assert other.run("audit", "verify").returncode == 0
+
+
+def test_freeze_and_thaw_as_json(other, cli):
+    for command, frozen in (("freeze", True), ("thaw", False)):
+        found = told_as_json(cli(other, command, "--note", "n", "--json"))
+        assert found.keys() == {"frozen", "shard", "index"}
+        assert found["frozen"] is frozen
+    for command in ("freeze", "thaw"):
+        without = cli(other, command)
+        assert without.returncode == 2
+        assert "--note" in without.stderr
+
+
+def test_where_there_is_no_project(project, cli):
+    for command in (["freeze"], ["thaw"], ["token", "revoke", "x"], ["agents", "revoke", "x"]):
+        refused(cli(project, *command, "--note", "n"), "config.missing")
+
+
+def test_files_and_options_are_where_they_are_named(lent, project, cli):
+    """From another folder, with another home."""
+    where = ["--config", lent.folder / "agentguard.toml", "--anchor", lent.anchor]
+    for command in ("inspect", "verify"):
+        result = cli(project, "token", command, lent.folder / "task.json", *where)
+        assert (result.returncode, result.stderr) == (0, "")
