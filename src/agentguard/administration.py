@@ -93,7 +93,10 @@ def erase(
 def _find(reader: LogReader, invocation_id: str) -> Call:
     call = whereabouts.find(reader, invocation_id)
     if call is None:
-        message = f"there is no call {invocation_id} in the log: see agentguard audit list"
+        message = (
+            f"there is no call {invocation_id} in the log: agentguard audit list --json has the "
+            "ids of those that there are"
+        )
         raise CallError(message, code="call.unknown")
     return call
 

@@ -158,7 +158,11 @@ class Config:
 
 
 def load(path: Path) -> Config:
-    """Read ``agentguard.toml``. Raises ``ConfigError`` (``config.missing``, ``config.invalid``)."""
+    """Read ``agentguard.toml``.
+
+    Raises ``ConfigError``: ``config.missing``, ``config.invalid``, ``config.exposed``,
+    ``anchor.inside``.
+    """
     config = parse(_read(path), source=str(path), base=path.absolute().parent)
     if config.policy is None:
         raise ConfigError(f"{path}: policy: expected a table with a path, found none")
@@ -175,7 +179,10 @@ def find(start: Path) -> Path:
 
 
 def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
-    """Check the tables of a configuration; paths in it are relative to ``base``."""
+    """Check the tables of a configuration; paths in it are relative to ``base``.
+
+    Raises ``ConfigError`` (``config.invalid``, ``anchor.inside``).
+    """
     root = _Table(tables, source, "")
     trust_domain = root.text("trust_domain", "ephemeral.invalid")
     if not _DOMAIN.match(trust_domain):
@@ -200,7 +207,26 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         encoded=_encoded(tables, source),
     )
     root.done()
+    require_outside(config.anchor, config.state, f"{source}: anchor: ")
     return config
+
+
+def require_outside(anchor: Path | None, state: Path, where: str = "") -> None:
+    """Refuse an anchor inside the state, which would be rolled back with it.
+
+    ``where`` begins the message. Raises ``ConfigError`` (``anchor.inside``).
+    """
+    if anchor is not None and is_inside(anchor, state):
+        message = (
+            f"{where}{anchor} lies inside the state {state}, for which it should vouch: name a "
+            "folder outside it, or '' for none"
+        )
+        raise ConfigError(message, code="anchor.inside")
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether ``path`` is ``folder`` or below it, links followed."""
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def refuse_if_writable_by_others(path: Path) -> None:

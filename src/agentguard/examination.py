@@ -208,6 +208,8 @@ class _Examination:
         except VerificationError:
             return "it embeds the head of another log"
         try:
+            if number not in self.reader.shards():
+                return f"shard {number}, whose head it embeds, is missing"
             note = self.reader.checkpoint(number, head.size)
             same = note is not None and checkpoint.parse(note).checkpoint == head
         except AgentguardError as error:

@@ -304,7 +304,7 @@ def _signers(parsed: Entry) -> list[KeyName]:
 
 def _unknown(wanted: str) -> CallError:
     message = (
-        f"no checkpoint of the log covers a call {wanted}: agentguard audit list names the calls "
-        "that there are"
+        f"no checkpoint of the log covers a call {wanted}: agentguard audit list --json has the "
+        "ids of the calls that there are"
     )
     return CallError(message, code="call.unknown")

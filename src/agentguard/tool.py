@@ -250,10 +250,30 @@ class ToolDecorator(Protocol):
 
 
 def guarded(spec: ToolSpec, function: Callable[P, R]) -> Tool[P, R] | AsyncTool[P, Any]:
-    """Put ``function`` behind a guard as ``spec``."""
+    """Put ``function`` behind a guard as ``spec``.
+
+    Raises ``ConfigError`` where that names an argument which the function does not take.
+    """
+    _require_parameters(spec, function)
     if inspect.iscoroutinefunction(function):
         return AsyncTool(spec, function)
     return Tool(spec, function)
+
+
+def _require_parameters(spec: ToolSpec, function: Callable[..., object]) -> None:
+    parameters = inspect.signature(function).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return  # it takes whatever it is given
+    named = {"resource": spec.in_resource, "attributes": [*spec.attributes.values()]}
+    for where, names in named.items():
+        for name in names:
+            if name not in parameters:
+                takes = ", ".join(parameters) or "none"
+                message = (
+                    f"tool {spec.name}: {where} names the argument {name!r}, which the function "
+                    f"does not take; it takes {takes}"
+                )
+                raise ConfigError(message)
 
 
 def function_schema(function: Callable[..., object]) -> dict[str, JSON]:

@@ -10,6 +10,7 @@ from contextlib import closing
 import pytest
 
 from agentguard import canonical
+from agentguard.cli import lookup
 
 NEVER = "0" * 32
 
@@ -52,6 +53,34 @@ def test_resolved_as_json(changed, doubtful):
     assert told.keys() == {"invocation_id", "ran", "shard", "index"}
     assert (told["invocation_id"], told["ran"]) == (doubtful, True)
     assert changed.json("audit", "verify")["in_doubt"] == []
+
+
+def names_of(project, invocation_id):
+    (call,) = [row for row in calls(project) if row["invocation_id"] == invocation_id]
+    return [invocation_id[:8], invocation_id[:-1], f"0/{call['index']}", str(call["index"])]
+
+
+@pytest.mark.parametrize("nth", range(4))
+def test_a_call_has_the_names_that_show_takes(changed, doubtful, nth):
+    name = names_of(changed, doubtful)[nth]
+    result = changed.run("audit", "resolve", name, "--ran", "--note", "n")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"resolved: {doubtful} ran ")
+    call = ended(changed)
+    erased = changed.json("audit", "erase", names_of(changed, call)[nth], "--yes", "--note", "n")
+    assert erased["invocation_id"] == call
+    assert data_of(changed, call) == []
+
+
+@pytest.mark.parametrize("command", [["resolve", "--ran"], ["erase", "--yes"], ["prove", "-o-"]])
+def test_what_names_no_call_is_refused(cli, changed, monkeypatch, command):
+    note = [] if command[0] == "prove" else ["--note", "n"]
+    before = changed.lines("audit", "list")
+    for name in ("0/3", "9999", "f" * 8, before[-1]["agent"][:8]):
+        refused(cli(changed, "audit", *command, *note, name), "call.unknown")
+    monkeypatch.setattr(lookup, "_SHORTEST", 0)
+    refused(cli(changed, "audit", *command, *note, ""), "call.ambiguous")
+    assert changed.lines("audit", "list") == before
 
 
 def test_what_is_missing_is_asked_for(changed, doubtful):
@@ -181,9 +210,10 @@ def test_the_story_of_an_erased_call_says_so(changed):
 
 def test_it_asks_first(changed):
     invocation_id = ended(changed)
-    for answer, code in (("n\n", 1), ("\n", 1), ("", 1), ("y\n", 0)):
+    for answer, code in (("n\n", 1), ("\n", 1), ("", 2), ("y\n", 0)):
         result = changed.run("audit", "erase", invocation_id, "--note", "n", input=answer)
         assert result.returncode == code, result.stderr
+        assert ("say --yes" in result.stderr) is (answer == "")
         assert (data_of(changed, invocation_id) == []) is (code == 0)
 
 

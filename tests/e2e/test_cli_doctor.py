@@ -54,7 +54,7 @@ def test_a_sound_set_up(told):
         ('authority = "own"', 'authority = "delegated"', "agent assistant", "ok"),
         ('max_scope = ["files:read"]', "max_scope = []", "agent assistant", "warn"),
         ('anchor = "~/.local/state/agentguard"', 'anchor = ""', "anchor", "warn"),
-        ('anchor = "~/.local', 'anchor = ".agentguard/.local', "anchor", "fail"),
+        ('anchor = "~/.local', 'anchor = ".agentguard/.local', "configuration", "fail"),
         ("trust_domain", "trust_domian", "configuration", "fail"),
         ("policies/authz.rego", "policies/other.rego", "policy", "fail"),
         ("policies/authz.rego", "~nosuchuser/authz.rego", "policy", "fail"),
@@ -132,6 +132,35 @@ def test_rights_and_places(changed):
     assert status_of(report, "state") == {"fail"}
     assert status_of(report, "passphrase") == {"fail"}
     assert status_of(report, "keys") == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("place", "check"),
+    [
+        (".agentguard", "state"),
+        (".agentguard/shards", "state"),
+        (".agentguard/registry.lock", "state"),
+        (".agentguard/shards/0.lock", "state"),
+        (".agentguard/shards/0.sqlite", "state"),
+        ("anchor", "anchor"),
+        ("anchor/0.checkpoint", "anchor"),
+    ],
+)
+def test_what_can_not_be_written_is_found(changed, without_root_rights, place, check):
+    (anchors,) = changed.anchor.iterdir()
+    first, _slash, rest = place.partition("/")
+    path = anchors / rest if first == "anchor" else changed.folder / place
+    before = path.stat().st_mode
+    path.chmod(before & ~0o222)
+    try:
+        result = changed.run("doctor", "--json", preexec_fn=without_root_rights)
+    finally:
+        path.chmod(before)
+    report = json.loads(result.stdout)
+    assert (result.returncode, status_of(report, check)) == (1, {"fail"})
+    (what,) = [entry["what"] for entry in report["checks"] if entry["status"] == "fail"]
+    assert what.startswith(f"{path} can't be written: every call is denied")
+    assert changed.json("doctor")["ok"] is True
 
 
 def test_a_wrong_passphrase(told):

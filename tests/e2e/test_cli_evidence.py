@@ -41,6 +41,15 @@ def stranger(told, tmp_path):
     return folder
 
 
+def test_a_call_is_named_as_show_takes_it(told, calls):
+    rows = told.lines("audit", "list", "--kind", "call")
+    (index,) = [row["index"] for row in rows if row["invocation_id"] == calls[0]]
+    whole = told.run("audit", "prove", calls[0], "-o", "-").stdout
+    for name in (calls[0][:8], str(index), f"0/{index}", f"0/{index + 1}"):
+        proved = told.run("audit", "prove", name, "-o", "-")
+        assert (proved.returncode, proved.stdout) == (0, whole), proved.stderr
+
+
 def check(told, stranger, *args, home="/nonexistent", **options):
     """Verify in another process, in the stranger's folder, without a home."""
     command = ["audit", "verify-evidence", *args, "--trust", "trust.json"]

@@ -58,6 +58,8 @@ def test_what_is_no_file_is_never_replaced(cli, told, tmp_path, command):
         for force in ([], ["--force"]):
             refused = cli(told, *command, "-o", tmp_path / name, *force)
             assert (refused.returncode, refused.stdout) == (2, "")
+            assert "and is no file: name another" in refused.stderr
+            assert "--force" not in refused.stderr
             assert refused.stderr.startswith("error [storage.exists]: ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "pipe"]
     assert (tmp_path / "link").is_symlink()

@@ -8,6 +8,7 @@ import shutil
 import signal
 import stat
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,15 +122,22 @@ def test_the_passphrase_goes_where_xdg_says(project, tmp_path):
     assert project.json("doctor")["ok"] is True
 
 
-@pytest.mark.parametrize("name", ["agentguard.toml", "policies/authz.rego", ".agentguard"])
-def test_nothing_is_overwritten(project, name):
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("agentguard.toml", "config.invalid"),
+        ("policies/authz.rego", "storage.exists"),
+        (".agentguard", "storage.exists"),
+    ],
+)
+def test_nothing_is_overwritten(project, name, code):
     existing = project.folder / name
     existing.parent.mkdir(exist_ok=True)
     existing.write_text("mine")
     before = files_below(project.folder)
     result = project.run("init")
     assert result.returncode == 2
-    assert result.stderr.startswith("error [storage.exists]: ")
+    assert result.stderr.startswith(f"error [{code}]: ")
     assert existing.read_text() == "mine"
     assert files_below(project.folder) == before
     assert files_below(project.home) == set()
@@ -170,7 +178,10 @@ def test_a_mistake_is_said_and_nothing_is_made(project, options, code):
 
 
 def kill_at(step, project, cli):
-    """Run ``init`` in a child that is killed at its ``step``-th sync; False if it was not."""
+    """Run ``init`` in a child that is killed at its ``step``-th sync; False if it was not.
+
+    What it has not synced is lost.
+    """
     child = os.fork()
     if child == 0:
         try:
@@ -178,6 +189,8 @@ def kill_at(step, project, cli):
 
             def counted(file):
                 if next(steps, None) is None:
+                    if stat.S_ISREG(os.fstat(file).st_mode):
+                        os.ftruncate(file, 0)
                     os.kill(os.getpid(), signal.SIGKILL)
                 sync(file)
 
@@ -188,10 +201,19 @@ def kill_at(step, project, cli):
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
+def steps():
+    return range(1, 100, 1 if os.environ.get("AGENTGUARD_ROUNDS") == "full" else 2)
+
+
+def left_over(project):
+    """What a killed ``init`` leaves that the next one should have taken away."""
+    return [*project.folder.glob("*.founding"), *project.folder.rglob("*.new")]
+
+
 def test_killed_at_any_step_it_goes_on_or_begins_anew(project, cli, monkeypatch):
     monkeypatch.setitem(Ed25519Signer.to_openssh.__kwdefaults__, "rounds", 1)
     founded, killed = [], True
-    for step in range(1, 100, 1 if os.environ.get("AGENTGUARD_ROUNDS") == "full" else 2):
+    for step in steps():
         for path in (project.home, project.folder):
             shutil.rmtree(path)
             path.mkdir()
@@ -200,14 +222,11 @@ def test_killed_at_any_step_it_goes_on_or_begins_anew(project, cli, monkeypatch)
             break
         before = project.state.exists() and (project.state / "trust.json").read_bytes()
         founded.append(bool(before))
-        if (project.folder / "agentguard.toml").exists():  # it was the last to be synced
-            assert cli(project, "init").returncode == 2
-        else:
-            assert cli(project, "init").returncode == 0
+        assert cli(project, "init").returncode == 0
         after = (project.state / "trust.json").read_bytes()
         assert before in (False, after)
         assert cli(project, "doctor").returncode == 0
-        assert not list(project.folder.glob("*.founding"))
+        assert left_over(project) == []
     assert not killed
     assert set(founded) == {True, False}
 
@@ -231,3 +250,138 @@ def test_a_state_whose_passphrase_is_not_at_hand_is_not_taken_up(project, cli):
     (project.folder / "policies/authz.rego").write_text("mine")
     assert cli(project, "init").returncode == 0
     assert (project.folder / "policies/authz.rego").read_text() == "mine"
+
+
+# --- a configuration that is there already ------------------------------------------------------
+
+
+@pytest.fixture
+def cloned(project, tmp_path):
+    """A project as git has it, in the home of somebody else."""
+    assert project.run("init", "--trust-domain", "acme.example").returncode == 0
+    clone = replace(project, home=tmp_path / "other", folder=tmp_path / "clone")
+    clone.home.mkdir()
+    clone.folder.mkdir()
+    shutil.copy(project.folder / "agentguard.toml", clone.folder)
+    shutil.copytree(project.folder / "policies", clone.folder / "policies")
+    return clone
+
+
+def committed(project) -> dict[str, bytes]:
+    names = ("agentguard.toml", "policies/authz.rego")
+    return {name: (project.folder / name).read_bytes() for name in names}
+
+
+def test_a_clone_gets_its_keys_and_its_log(cloned):
+    before = committed(cloned)
+    missing = cloned.run("audit", "list")
+    assert f"run agentguard init {cloned.folder}" in missing.stderr
+    result = cloned.run("init")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert committed(cloned) == before
+    assert (cloned.state / ".gitignore").read_text() == "*\n"
+    assert mode(cloned.state) == 0o700
+    (passphrase,) = (cloned.home / ".config" / "agentguard").iterdir()
+    assert mode(passphrase) == 0o600
+    made, left = result.stdout.split("Left as it was:")
+    assert f"\n  ~/{passphrase.relative_to(cloned.home)}\n" in made
+    assert "agentguard.toml" in left
+    assert "agentguard.toml" not in made
+    assert cloned.json("doctor")["ok"] is True
+    assert cloned.json("audit", "verify")["anchored"] is True
+    assert json.loads((cloned.state / "trust.json").read_text())["trust_domain"] == "acme.example"
+    again = cloned.run("init")
+    assert (again.returncode, again.stdout) == (2, "")
+    assert again.stderr.startswith("error [storage.exists]: ")
+    assert "agentguard doctor" in again.stderr
+    assert cloned.json("doctor")["ok"] is True
+
+
+def test_a_passphrase_that_is_there_is_taken_and_kept(cloned):
+    named = tomllib.loads((cloned.folder / "agentguard.toml").read_text())["keys"]
+    file = cloned.home / named["passphrase_file"].removeprefix("~/")
+    file.parent.mkdir(parents=True)
+    file.write_text("mine\n")
+    file.chmod(0o600)
+    result = cloned.run("init")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert file.read_text() == "mine\n"
+    assert file.name in result.stdout.split("Left as it was:")[1]
+    assert cloned.json("doctor")["ok"] is True
+
+
+def test_a_clone_with_the_passphrase_in_the_environment(cloned):
+    toml = cloned.folder / "agentguard.toml"
+    toml.write_text(toml.read_text().partition("[keys]")[0] + '[policy]\npath = "policies"\n')
+    result = cloned.run("init")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "AGENTGUARD_PASSPHRASE, or [keys] passphrase_file" in result.stderr
+    assert not cloned.state.exists()
+    secret = {"AGENTGUARD_PASSPHRASE": "correct horse"}
+    assert cloned.run("init", env=secret).returncode == 0
+    assert files_below(cloned.home / ".config") == set()
+    assert cloned.run("doctor", env=secret).returncode == 0
+
+
+def test_a_clone_is_completed_or_left_alone(cloned):
+    before = files_below(cloned.folder)
+    (cloned.home / ".config").write_text("a file where a folder is needed")
+    assert cloned.run("init").returncode == 2
+    assert files_below(cloned.folder) == before
+    assert [path for path in cloned.home.rglob("*") if path.name == "0.checkpoint"] == []
+    (cloned.home / ".config").unlink()
+    options = cloned.run("init", "--trust-domain", "other.example")
+    assert (options.returncode, options.stdout) == (2, "")
+    assert "leave --trust-domain and --anchor to it" in options.stderr
+    assert files_below(cloned.folder) == before
+    assert cloned.run("init").returncode == 0
+
+
+def test_killed_in_a_clone_it_has_completed_it_or_begins_anew(cloned, cli, monkeypatch):
+    monkeypatch.setitem(Ed25519Signer.to_openssh.__kwdefaults__, "rounds", 1)
+    configuration, completed, kept, killed = committed(cloned), [], [], True
+    for step in steps():
+        shutil.rmtree(cloned.home)
+        cloned.home.mkdir()
+        shutil.rmtree(cloned.state, ignore_errors=True)
+        killed = kill_at(step, cloned, cli)
+        if not killed:
+            break
+        completed.append(cloned.state.exists())
+        secrets = {path: path.read_text() for path in cloned.home.rglob("*.passphrase")}
+        kept.append(bool(secrets))
+        assert cli(cloned, "init").returncode == (2 if completed[-1] else 0)
+        assert all(path.read_text() == secret for path, secret in secrets.items())
+        assert committed(cloned) == configuration
+        assert cli(cloned, "doctor").returncode == 0
+        assert left_over(cloned) == []
+        assert list(cloned.home.rglob("*.passphrase.new")) == []
+    assert not killed
+    assert set(completed) == {True, False}
+    assert set(kept) == {True, False}
+
+
+def test_a_passphrase_is_not_put_with_the_keys(cloned):
+    toml = cloned.folder / "agentguard.toml"
+    text = toml.read_text()
+    line = next(line for line in text.splitlines() if line.startswith("passphrase_file"))
+    toml.write_text(text.replace(line, 'passphrase_file = ".agentguard/passphrase"'))
+    before = files_below(cloned.folder)
+    result = cloned.run("init")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error [config.invalid]: ")
+    assert "name a file outside" in result.stderr
+    assert files_below(cloned.folder) == before
+    toml.write_text(text.replace(line, 'passphrase_file = "passphrase"'))
+    assert cloned.run("init").returncode == 0
+
+
+@pytest.mark.parametrize("below", [(), ("new",), ("new", "er")])
+def test_a_file_is_no_folder(project, below):
+    (project.folder / "file").write_text("mine")
+    result = project.run("init", Path("file", *below))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"error [storage.exists]: {project.folder / 'file'} is no folder: name one\n"
+    )
+    assert files_below(project.folder) == {"file"}

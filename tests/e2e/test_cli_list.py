@@ -180,6 +180,8 @@ def test_no_time(said):
         ("--since", "yesterday"),
         ("--decision", "maybe"),
         ("--kind", "nothing"),
+        ("--trace", "foo"),
+        ("--trace", "a" * 31),
         ("--tool", "read_file", "--kind", "outcome"),
         ("--last", "-1"),
     ],
@@ -188,6 +190,7 @@ def test_a_wrong_filter_is_a_usage_error(cli, sharded, wrong):
     result = cli(sharded, "audit", "list", *wrong)
     assert (result.returncode, result.stdout) == (2, "")
     assert "Invalid value" in result.stderr
+    assert "Value error" not in result.stderr
 
 
 def test_the_table(cli, sharded, calls):
@@ -214,6 +217,45 @@ def test_the_newest_are_listed_and_that_there_are_more(cli, sharded, rows):
     assert "these are the newest 2; --last 0 lists them all" in cut
     whole = cli(sharded, "audit", "list", "-n", "6", "--kind", "call").stdout
     assert "newest" not in whole
+
+
+def test_what_a_window_hides_is_counted_and_said_to_be_of_it(cli, sharded, rows):
+    def hidden(*args):
+        return cli(sharded, "audit", "list", *args).stdout.splitlines()[-1]
+
+    shown = rows()
+    background = ("shard", "key", "config", "policy", "outcome")
+    newest = [row for row in shown if row["kind"] not in background][-4]
+    place = shown.index(newest)
+    since = sum(row["kind"] in background for row in shown[place:])
+    assert since
+    said = " of outcomes, keys, configuration and policy"
+    assert hidden("-n", "4").startswith(f"and {since} entr")
+    assert hidden("-n", "4").endswith(f"{said} since the first of these: --all")
+    total = sum(row["kind"] in background for row in shown)
+    for args in ((), ("-n", "0"), ("-n", "99")):
+        assert hidden(*args) == f"and {total} entries{said}: --all"
+
+
+def test_a_name_that_is_no_principals_is_explained(cli, sharded):
+    shown = cli(sharded, "audit", "list", "--principal", "assistant").stdout
+    assert "as in agent:assistant" in shown
+    assert "as in" not in cli(sharded, "audit", "list", "--principal", "agent:nobody").stdout
+    assert "as in" not in cli(sharded, "audit", "list", "--principal", "agent:assistant").stdout
+
+
+@pytest.mark.parametrize("prefix", ["", "agent:"])
+def test_an_instance_has_the_short_name_that_tables_print(cli, sharded, calls, rows, prefix):
+    table = cli(sharded, "audit", "list", "--kind", "call").stdout
+    for uri in {call["agent"] for call in calls}:
+        short = f"{name_of({'agent': uri})}:{uri.rpartition('/')[2][:4]}"
+        assert f" {short} " in table
+        assert rows("--agent", f"{prefix}{short}") == rows("--agent", uri) != []
+        assert rows("--agent", f"{prefix}{short[:-1]}") == []
+        assert rows("--agent", f"{prefix}{short}", "--decision", "allow", "-n", "1") != []
+        shown = cli(sharded, "agents", "show", f"{prefix}{short}", "--json")
+        assert [one["agent"] for one in json.loads(shown.stdout)["instances"]] == [uri]
+    assert cli(sharded, "agents", "show", f"{prefix}assistant:____").returncode == 2
 
 
 def test_an_empty_log_says_so(cli, project):

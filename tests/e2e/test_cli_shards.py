@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
@@ -103,6 +105,75 @@ def test_the_story_says_who_what_why_and_where(cli, sharded, calls):
     assert said["decided at"] == call["at"]
     assert said["log"].startswith(f"shard 1, entry {call['index']}; its outcome is entry ")
     assert said["to prove it"].startswith(f"agentguard audit prove {call['invocation_id']} -o ")
+
+
+def options_of(project, given):
+    named = {
+        "--config": project.folder / "agentguard.toml",
+        "--state": project.state,
+        "--anchor": project.anchor,
+        "--trust": project.folder / "it's trust.json",
+    }
+    return [word for name in given for word in (name, str(named[name]))]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--config"],
+        ["--state", "--anchor"],
+        ["--config", "--state", "--anchor", "--trust"],
+    ],
+)
+def test_the_lines_to_paste_find_the_same_log(cli, reshaped, calls, tmp_path, given):
+    assert cli(reshaped, "trust", "export", "-o", "it's trust.json").returncode == 0
+    elsewhere = replace(reshaped, folder=tmp_path)
+    options = options_of(reshaped, given)
+    shown = cli(elsewhere, "audit", "show", calls[5]["invocation_id"], *options)
+    lines = dict(line.split("  ", 1) for line in shown.stdout.splitlines() if "  " in line)
+    prove = shlex.split(lines["to prove it"].strip())
+    assert prove[-len(options) :] == options
+    assert cli(elsewhere, *prove[1:]).returncode == 0
+    resolve = lines["resolve it"].strip()
+    if "--config" not in given:  # a state alone names no configuration to act by
+        assert resolve.endswith(" --note TEXT --config FILE")
+        return
+    words = shlex.split(resolve.replace("--ran|--not-ran", "--ran"))
+    assert words[-2:] == options[:2]
+    assert cli(elsewhere, *words[1:]).returncode == 0
+
+
+def test_the_lines_to_paste_are_whole_in_a_narrow_terminal(cli, sharded, calls):
+    command = ["audit", "show", calls[5]["invocation_id"], "--state", sharded.state]
+    wide = cli(sharded, *command).stdout.splitlines()
+    narrow = sharded.run(*command, env={"COLUMNS": "40"}).stdout.splitlines()
+    for name in ("to prove it", "resolve it"):
+        (line,) = [line for line in wide if line.startswith(name)]
+        assert line in narrow
+
+
+def test_the_nearest_configuration_needs_no_naming(cli, sharded, calls):
+    for command in (["audit", "show", calls[5]["invocation_id"]], ["audit", "list", "--in-doubt"]):
+        assert "--config" not in cli(sharded, *command).stdout
+    named = ["--config", sharded.folder / "agentguard.toml"]
+    assert "--config" not in cli(sharded, "audit", "list", "--in-doubt", *named).stdout
+
+
+def test_every_list_of_calls_in_doubt_says_how_to_act_from_elsewhere(cli, sharded, tmp_path):
+    elsewhere, toml = replace(sharded, folder=tmp_path), sharded.folder / "agentguard.toml"
+    for command in (["audit", "list", "--in-doubt"], ["audit", "verify"]):
+        assert (
+            f" --note TEXT --config {toml}\n" in cli(elsewhere, *command, "--config", toml).stdout
+        )
+
+
+def test_a_shard_that_is_gone_is_said_to_be_missing_wherever_it_is_named(cli, reshaped):
+    for path in reshaped.state.glob("shards/1.sqlite*"):
+        path.unlink()
+    shown = cli(reshaped, "audit", "verify")
+    assert shown.returncode == 1
+    assert "shard 1, whose head it embeds, is missing" in shown.stdout
+    assert "agentguard init" not in shown.stdout
 
 
 def test_agents_are_gathered_from_all_shards(cli, sharded):

@@ -166,9 +166,73 @@ def test_a_trust_document_of_ones_own(told, project, tmp_path):
     assert project.run("init").returncode == 0
     other = project.run("trust", "export").stdout
     (tmp_path / "trust.json").write_text(other)
+    refused = told.run(*named)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.count("\n") == 1
+    assert refused.stderr.startswith("error [checkpoint.origin]: ")
+    for log in (json.loads(exported)["log"], json.loads(other)["log"]):
+        assert log in refused.stderr
+    # of this log, but with other keys: that is a finding
+    keys = {**json.loads(other), "log": json.loads(exported)["log"]}
+    (tmp_path / "trust.json").write_text(json.dumps(keys))
     report = told.json(*named, code=1)
     assert report["ok"] is False
     assert report["problems"]
+
+
+def test_a_shard_of_the_document_that_is_named_makes_the_rest_a_finding(changed, project):
+    """A log into which somebody has put another's shard is looked at, not refused."""
+    assert project.run("init").returncode == 0
+    shutil.copy(project.state / "shards/0.sqlite", changed.state / "shards/1.sqlite")
+    assert changed.run("trust", "export", "-o", "own.json").returncode == 0
+    report = changed.json("audit", "verify", "--trust", "own.json", code=1)
+    assert {problem["shard"] for problem in report["problems"]} == {1}
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", "a note"])
+def test_a_file_that_is_no_trust_document_is_named(told, tmp_path, content):
+    file = tmp_path / "notes.md"
+    file.write_text(content)
+    evidence = told.run("audit", "verify-evidence", "-", "--trust", file, input="{}")
+    for result in (told.run("audit", "verify", "--trust", file), evidence):
+        assert (result.returncode, result.stdout) == (2, "")
+        assert f"{file} can't be read (" in result.stderr
+        assert "agentguard trust export" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        (".agentguard", "storage.readonly"),
+        (".agentguard/trust.json", "storage.readonly"),
+        ("anchor", "anchor.unreadable"),
+    ],
+)
+def test_what_may_not_be_read_is_named_with_what_to_do(changed, without_root_rights, name, code):
+    (anchors,) = changed.anchor.iterdir()
+    path = anchors if name == "anchor" else changed.folder / name
+    before = path.stat().st_mode
+    path.chmod(0)
+    try:
+        result = changed.run("audit", "verify", preexec_fn=without_root_rights)
+    finally:
+        path.chmod(before)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error [{code}]: ")
+    assert (
+        "/trust.json can't be read (Permission denied): give this user the right" in result.stderr
+    )
+    assert changed.run("audit", "verify").returncode == 0
+
+
+@pytest.mark.parametrize("file", ["trust.json", "registry.json"])
+def test_a_state_that_is_damaged_names_the_file(changed, file):
+    path = changed.state / file
+    path.write_text("{")
+    opened = changed.python("-c", "from agentguard import Guard; Guard.open('agentguard.toml')")
+    assert opened.returncode == 1
+    assert f"{path} " in opened.stderr.splitlines()[-1]
+    assert "restore it" in opened.stderr.splitlines()[-1]
 
 
 def test_a_replaced_trust_document_convinces_nobody(changed, project):

@@ -392,6 +392,32 @@ def test_a_policy_with_a_mistake_is_a_policy_error(written, tmp_path):
         configured_engine(settings)
 
 
+@pytest.mark.parametrize(
+    ("state", "anchor", "inside"),
+    [
+        (".agentguard", ".agentguard", True),
+        (".agentguard", ".agentguard/anchor", True),
+        (".agentguard", "elsewhere/../.agentguard/anchor", True),
+        (".agentguard", "link/anchor", True),
+        (".agentguard", ".agentguard-anchor", False),
+        (".agentguard/state", ".agentguard/anchor", False),
+        (".agentguard", "", False),
+    ],
+)
+def test_an_anchor_inside_the_state_is_refused(written, tmp_path, state, anchor, inside):
+    (tmp_path / ".agentguard").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / ".agentguard")
+    policy = '[policy]\npath = "authz.rego"\n'
+    path = written(f'state = "{state}"\nanchor = "{anchor}"\n{policy}')
+    if not inside:
+        assert config.load(path).state == tmp_path / state
+        return
+    with pytest.raises(ConfigError, match="lies inside the state") as caught:
+        config.load(path)
+    assert caught.value.code == "anchor.inside"
+    assert str(caught.value).startswith(f"{path}: anchor: ")
+
+
 # --- anything at all ------------------------------------------------------------------------------
 
 names = st.one_of(

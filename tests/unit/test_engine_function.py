@@ -89,7 +89,7 @@ def test_an_interrupt_passes_through():
 
 @pytest.mark.parametrize("answer", [True, None, {"allow": True}, "allow", Decision])
 def test_only_a_decision_counts(answer):
-    with pytest.raises(PolicyError, match="returned a") as failure:
+    with pytest.raises(PolicyError, match=r"returned a \w+: return Decision\.allow\(\)") as failure:
         FunctionEngine(lambda _: answer).evaluate(b"{}")
     assert failure.value.code == "policy.error"
 

@@ -371,6 +371,23 @@ def test_the_file_is_canonical_json_that_any_tool_reads(guard, read):
     assert sorted(kinds[3:]) == ["authorization", "config", "identity", "outcome", "policy"]
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda data: data.replace(b"\n", b"\r\n"),
+        lambda data: json.dumps(json.loads(data), indent=1).encode(),
+    ],
+    ids=["line ends", "pretty-printed"],
+)
+def test_a_file_that_was_changed_on_its_way_says_so(guard, read, changed):
+    reader = read(1)
+    data = prove(reader, guard.trust, reader.ids()[0])
+    assert evidence.verify(data, guard.trust).call.allowed
+    with pytest.raises(DecodeError, match="changed on its way; ask for the bytes") as caught:
+        evidence.verify(changed(data), guard.trust)
+    assert caught.value.code == "evidence.malformed"
+
+
 @pytest.fixture
 def proof(signer):
     note = checkpoint.sign(Checkpoint("acme.example/log/a/0", 3, b"r" * 32), signer)

@@ -342,3 +342,40 @@ def test_a_tool_takes_its_name_and_description_from_the_function():
     assert original.spec.origin.endswith("original")
     properties: Any = original.spec.schema["properties"]
     assert set(properties) == {"x", "rest", "y", "more"}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"resource": "x:{nope}"},
+        {"resource": "x:{x}:{nope}"},
+        {"attributes": {"q": "nope"}},
+        {"attributes": {"q": "x", "x": "nope"}},
+    ],
+)
+def test_an_argument_that_the_function_does_not_take_is_found_when_it_is_guarded(said):
+    guard = Guard.ephemeral(allow_all)
+    with pytest.raises(ConfigError, match=r"'nope'.*; it takes x") as caught:
+        guard.tool(**said)(lambda x: x)
+    assert caught.value.code == "config.invalid"
+    by_configuration = Guard.ephemeral(allow_all, config={"tools": {"f": said}})
+    with pytest.raises(ConfigError, match="'nope'"):
+        by_configuration.tool(name="f")(lambda x: x)
+    # one that takes whatever it is given may be given this
+    agent = guard.new_agent("a")
+    free = guard.tool(**said)(lambda x, **_more: x)
+    assert agent.call(free, x="1", nope="2") == "1"
+
+
+def test_an_anchor_inside_the_state_opens_no_guard(path):
+    text = path.read_text(encoding="utf-8")
+    outside = path.with_name("outside.toml")
+    outside.write_text(text, encoding="utf-8")
+    settings = config.load(outside)
+    inside = path.with_name("inside.toml")
+    lines = [line for line in text.splitlines() if not line.startswith("anchor")]
+    inside.write_text(f'anchor = "{settings.state}/anchor"\n' + "\n".join(lines), encoding="utf-8")
+    Guard.open(outside, passphrase=PASSPHRASE).close()
+    with pytest.raises(ConfigError) as caught:
+        Guard.open(inside, passphrase=PASSPHRASE)
+    assert caught.value.code == "anchor.inside"

@@ -26,6 +26,20 @@ def test_a_key_comes_back_under_its_passphrase_alone(tmp_path, kept, signer):
         assert caught.value.code == "key.passphrase"
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_wrong_passphrase_names_the_key_and_its_sources(tmp_path, kept, monkeypatch, there):
+    monkeypatch.delenv("AGENTGUARD_PASSPHRASE", raising=False)
+    if there:
+        monkeypatch.setenv("AGENTGUARD_PASSPHRASE", "of another domain")
+    with pytest.raises(KeyMaterialError) as caught:
+        keystore.load_key(tmp_path, "issuer", b"of another domain")
+    said = str(caught.value)
+    assert str(kept) in said
+    assert f"AGENTGUARD_PASSPHRASE (which {'is set' if there else 'is not set'})" in said
+    assert "[keys] passphrase_file" in said
+    assert "of another domain" not in said
+
+
 def test_ssh_keygen_reads_it(kept, signer):
     result = subprocess.run(
         ["ssh-keygen", "-y", "-P", PASSPHRASE.decode(), "-f", str(kept)],
@@ -69,9 +83,13 @@ def test_a_missing_key_or_trust_document_is_named(tmp_path):
     with pytest.raises(StorageError, match=r"trust\.json") as missing_trust:
         keystore.load_trust(tmp_path)
     assert missing_trust.value.code == "storage.missing"
-    (tmp_path / "trust.json").write_bytes(b"{}")
-    with pytest.raises(DecodeError):
-        keystore.load_trust(tmp_path)
+    for content, code in ((b"{}", "trust.malformed"), (b"{", "json.malformed")):
+        (tmp_path / "trust.json").write_bytes(content)
+        with pytest.raises(
+            DecodeError, match=r"trust\.json can't be read .*: restore it"
+        ) as broken:
+            keystore.load_trust(tmp_path)
+        assert broken.value.code == code
 
 
 def test_a_next_key_is_none_only_where_there_is_none(tmp_path, kept):

@@ -45,6 +45,25 @@ def test_every_set_of_shards_comes_back(shards):
 
 
 @pytest.mark.parametrize(
+    ("data", "raised", "code"),
+    [
+        (b"{", DecodeError, "json.malformed"),
+        (b"{}", DecodeError, "dsse.malformed"),
+        (sealed(GOOD, signer=Ed25519Signer.from_seed(bytes(32))), VerificationError, "key.unknown"),
+    ],
+    ids=["not JSON", "no envelope", "a stranger's"],
+)
+def test_a_file_that_does_not_verify_is_named_and_what_to_do(tmp_path, data, raised, code):
+    assert file.shards(tmp_path, TRUST) == frozenset()
+    file.write(tmp_path, sealed(GOOD))
+    assert file.shards(tmp_path, TRUST) == frozenset({0, 1, 5})
+    file.write(tmp_path, data)
+    with pytest.raises(raised, match=r"registry\.json does not verify .*: .* restore it") as caught:
+        file.shards(tmp_path, TRUST)
+    assert (caught.value.code, str(tmp_path) in str(caught.value)) == (code, True)
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"shards": [1, 0]},

@@ -73,3 +73,19 @@ def test_without_contents_no_call_is_known_to_be_in_doubt(guard):
 
     assert len(examine(Unsettled(), guard.trust).in_doubt) == 1
     assert examine(Unsettled(), guard.trust, contents=False).in_doubt == ()
+
+
+def test_the_first_checkpoint_is_named_so(guard):
+    class Spoilt:
+        """The reader of the guard, whose first checkpoint is none."""
+
+        def __getattr__(self, name):
+            return getattr(guard.reader(), name)
+
+        def checkpoints(self, shard):
+            first, *rest = guard.reader().checkpoints(shard)
+            return iter([first[:-5] + b"AAA=\n", *rest])
+
+    assert examine(guard.reader(), guard.trust).ok
+    (problem,) = examine(Spoilt(), guard.trust).problems
+    assert problem.what.startswith("the first checkpoint does not verify: ")

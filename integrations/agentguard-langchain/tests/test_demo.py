@@ -315,6 +315,8 @@ def test_every_command_works_as_printed_from_anywhere(played, tmp_path):
     assert "direct merges to main require human approval" in shown
     entries = entries_of(printed)
     assert f"{entries} entries" in verified
+    assert "anchored: by the checkpoints in" in verified
+    assert "UNTRUSTED KEY" not in shown
     assert f"entry {entries - 2}" in tampered
     assert "Divide percentages by 100" in git
 

@@ -108,7 +108,11 @@ class EvidenceFile:
                 expected = "attachments, consistency, entries, invocation_id, type"
                 raise _malformed(f"expected the members {expected}")
         if read.dumps() != data:
-            raise _malformed("it is not in its canonical form, with a line feed at its end")
+            problem = (
+                "it is not in its canonical form, with a line feed at its end: the file was "
+                "changed on its way; ask for the bytes as they were written"
+            )
+            raise _malformed(problem)
         return read
 
 

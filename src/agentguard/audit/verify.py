@@ -181,8 +181,9 @@ class ShardVerifier:
             try:
                 own = self._own(note)
             except AgentguardError as error:
-                what = f"a checkpoint after entry {before - 1} does not verify: {error}"
-                self._found(before, what)
+                after = f"a checkpoint after entry {before - 1}"
+                which = after if before else "the first checkpoint"
+                self._found(before, f"{which} does not verify: {error}")
                 self._intact = False
                 continue
             if own.point.size <= before:

@@ -5,23 +5,23 @@ Both need the passphrase of the keys, and sign with the admin key.
 
 from __future__ import annotations
 
+import sys
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from agentguard import administration, domain
-from agentguard.cli import location, screen
-from agentguard.cli.options import ConfigOption, JsonOption, NoteOption
+from agentguard.cli import location, naming, screen
+from agentguard.cli.options import CallArgument, ConfigOption, JsonOption, NoteOption
 from agentguard.cli.text import printable
-
-InvocationArgument = Annotated[
-    str, typer.Argument(metavar="INVOCATION_ID", help="The call's id, as audit list shows it.")
-]
+from agentguard.config import Config
+from agentguard.storage.reader import StateReader
 
 
 def resolve(
-    invocation_id: InvocationArgument,
+    call: CallArgument,
     *,
     ran: Annotated[
         bool | None,
@@ -41,6 +41,7 @@ def resolve(
     if ran is None:  # a required option would be asked for as --ran alone, which leads the witness
         raise typer.BadParameter("say which: --ran or --not-ran")
     settings = location.load_own(config)
+    invocation_id = _named(settings, call)
     recorded = administration.resolve(
         settings,
         domain.passphrase_of(settings),
@@ -54,7 +55,7 @@ def resolve(
 
 
 def erase(
-    invocation_id: InvocationArgument,
+    call: CallArgument,
     *,
     note: NoteOption,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask: it can't be undone.")] = False,
@@ -67,8 +68,9 @@ def erase(
     (backups, exports, evidence files) are not reached.
     """
     settings = location.load_own(config)
+    invocation_id = _named(settings, call)
     question = f"Erase what call {printable(invocation_id)} was given and returned?"
-    if not yes and not typer.confirm(question, err=True):  # stdout is the answer's
+    if not yes and not _confirmed(question):
         raise typer.Exit(1)
     done = administration.erase(
         settings, domain.passphrase_of(settings), invocation_id, note=note, now=datetime.now(UTC)
@@ -76,3 +78,19 @@ def erase(
     erased = {"invocation_id": invocation_id, "attachments": done.attachments}
     what = f"{done.attachments} attachments" if done.attachments else "nothing was left to erase"
     screen.recorded(f"erased: {what} of {invocation_id}", erased, done.recorded, json=json)
+
+
+def _confirmed(question: str) -> bool:
+    try:
+        return typer.confirm(question, err=True)  # stdout is the answer's
+    except typer.Abort:
+        if sys.stdin.isatty():
+            raise
+        typer.echo(err=True)  # the question's line is not ended yet
+        message = "nobody is there to be asked: nothing was erased; say --yes to erase unasked"
+        raise typer.BadParameter(message) from None
+
+
+def _named(settings: Config, call: str) -> str:
+    with closing(StateReader(settings.state)) as reader:
+        return naming.invocation_id(reader, call)

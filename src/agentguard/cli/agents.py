@@ -131,7 +131,12 @@ def list_agents(
 @app.command("show")
 def show(
     name: Annotated[
-        str, typer.Argument(metavar="NAME|URI", help="An agent's name, or one instance's URI.")
+        str,
+        typer.Argument(
+            metavar="NAME|URI",
+            help="An agent's name, or one instance: its URI, or its short name as in "
+            "assistant:Zq3x.",
+        ),
     ],
     *,
     config: ConfigOption = None,
@@ -196,12 +201,14 @@ def _known(where: Location) -> list[Known]:
 
 
 def _named(known: list[Known], name: str) -> Known:
+    named = credential.parse_alias(name)
+    wanted = {name, named[1]} if named is not None else {name}
     for agent in known:
         if agent.name == name:
             return agent
-        for instance in agent.instances:
-            if instance.uri == name:
-                return Known(agent.name, agent.configured, [instance])
+        found = [i for i in agent.instances if {i.uri, credential.agent_alias(i.uri)} & wanted]
+        if found:
+            return Known(agent.name, agent.configured, found)
     names = ", ".join(agent.name for agent in known) or "none"
     raise ConfigError(f"there is no agent {name}; known: {names}", code="agent.unknown")
 

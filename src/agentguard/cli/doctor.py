@@ -7,8 +7,10 @@ changed and no lock is taken; keys are decrypted to see that they can be, and dr
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,16 +19,17 @@ import typer
 from agentguard import config as configuration
 from agentguard import domain
 from agentguard.cli import history, location, policy_source, screen
-from agentguard.cli.location import Location, from_home, is_inside
+from agentguard.cli.location import Location, from_home
 from agentguard.cli.options import ConfigOption, JsonOption
 from agentguard.cli.verify_report import unanchored, where
-from agentguard.config import Config
-from agentguard.errors import AgentguardError, ConfigError
+from agentguard.config import Config, is_inside
+from agentguard.errors import AgentguardError, ConfigError, StorageError
 from agentguard.examination import examine
 from agentguard.loading import warnings_of
 from agentguard.ports import LogReader
 from agentguard.spelling import closest
-from agentguard.storage import keystore
+from agentguard.storage import keystore, sqlite
+from agentguard.storage.anchor import log_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +110,20 @@ def _inputs(settings: Config) -> Iterator[Finding]:
 
 
 def _state(settings: Config) -> str:
-    keystore.refuse_if_exposed(settings.state)
-    return f"{from_home(settings.state)} is this user's alone"
+    state, shards = settings.state, settings.state / sqlite.FOLDER
+    keystore.refuse_if_exposed(state)
+    below = shards.iterdir() if shards.is_dir() else ()
+    _require_writable([state, *state.glob("*.lock"), shards, *below])
+    return f"{from_home(state)} is this user's alone, and can be written"
+
+
+def _require_writable(paths: Iterable[Path]) -> None:
+    """Raise ``StorageError`` (``storage.readonly``) for one that is there and can't be written."""
+    for path in sorted(paths):
+        needed = os.W_OK | os.X_OK if path.is_dir() else os.W_OK
+        if path.exists() and not os.access(path, needed):
+            message = f"{path} can't be written: every call is denied; give this user the right"
+            raise StorageError(message, code="storage.readonly")
 
 
 def _passphrase(settings: Config) -> Finding:
@@ -139,14 +154,20 @@ def _anchor(settings: Config) -> Iterator[Finding]:
     if settings.anchor is None:
         what = 'there is none: a state that is rolled back is not found out; set anchor, not ""'
         yield Finding("warn", "anchor", what)
-    elif is_inside(settings.anchor, settings.state):
-        what = f"{settings.anchor} lies inside the state, for which it should vouch: move it out"
-        yield Finding("fail", "anchor", what)
     elif not settings.anchor.is_dir():
         what = f"there is no {settings.anchor}: bring it back; for a new one, agentguard trust pin"
         yield Finding("fail", "anchor", what)
     else:
-        yield Finding("ok", "anchor", f"{from_home(settings.anchor)}, outside the state")
+        yield _attempt("anchor", partial(_kept_outside, settings.anchor, settings.state))
+
+
+def _kept_outside(anchor: Path, state: Path) -> str:
+    folder = anchor
+    with suppress(AgentguardError):  # what is wrong with the trust document is told by the log's
+        own = log_folder(anchor, keystore.load_trust(state).log)
+        folder = own if own.is_dir() else anchor
+    _require_writable([folder, *folder.glob("*.checkpoint")])
+    return f"{from_home(anchor)}, outside the state"
 
 
 def _agents(settings: Config) -> Iterator[Finding]:
@@ -183,8 +204,6 @@ def _facts(settings: Config) -> Iterator[Finding]:
 
 def _log(settings: Config) -> Iterator[Finding]:
     anchor = settings.anchor
-    if anchor is not None and is_inside(anchor, settings.state):
-        anchor = None  # reported; it vouches for nothing
     log = Location(settings.state, anchor, settings)
     try:
         believed = location.trust(log, None)

@@ -13,9 +13,10 @@ import typer
 
 from agentguard import proving
 from agentguard.audit import evidence
-from agentguard.cli import evidence_report, files, history, location, screen
+from agentguard.cli import evidence_report, files, history, location, naming, screen
 from agentguard.cli.options import (
     AnchorOption,
+    CallArgument,
     ConfigOption,
     ForceOption,
     JsonOption,
@@ -23,13 +24,10 @@ from agentguard.cli.options import (
     TrustOption,
 )
 from agentguard.errors import DecodeError, VerificationError
-from agentguard.identity.trust import TrustDocument
 
 
 def prove(
-    invocation_id: Annotated[
-        str, typer.Argument(metavar="INVOCATION_ID", help="The call, as audit list names it.")
-    ],
+    call: CallArgument,
     *,
     output: Annotated[
         Path,
@@ -55,6 +53,7 @@ def prove(
     """
     log = location.trusted_log(config, state, anchor, trust)
     reader = log.location.reader()
+    invocation_id = naming.invocation_id(reader, call)
     with screen.counter("reading entry", history.expected(reader)) as count:
         data = proving.prove(
             reader,
@@ -90,7 +89,7 @@ def verify_evidence(
     --json, one object: ok, and code and problem, or what is proved, and unknown: what such a file
     can't know.
     """
-    document = TrustDocument.loads(files.read(trust))
+    document = location.trust_in(trust)
     data = files.read_or_stdin(file)
     try:
         proved = evidence.verify(data, document)

@@ -78,11 +78,11 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 def _refuse_existing(path: Path, *, force: bool) -> None:
     if not os.path.lexists(path):
         return
-    if not force:
-        raise _exists(path)
-    if not path.is_file():  # a device or a folder is not there to be replaced
+    if not path.is_file():  # a device or a folder is not there to be replaced, with --force or not
         message = f"{path} exists already, and is no file: name another"
         raise StorageError(message, code="storage.exists")
+    if not force:
+        raise _exists(path)
 
 
 def _put_in_place(written: Path, path: Path, *, force: bool) -> None:

@@ -27,6 +27,7 @@ from agentguard.cli.options import (
     TraceOption,
     UntilOption,
 )
+from agentguard.identity.credential import agent_alias, parse_alias
 from agentguard.invocation import timestamp
 
 _OF_CALLS: Final = ("principal", "tool", "decision", "task_id", "trace_id")
@@ -35,10 +36,14 @@ _OF_CALLS: Final = ("principal", "tool", "decision", "task_id", "trace_id")
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """The wanted entries: those that ``search`` matches; of them, calls ``in_doubt`` only."""
+    """The wanted entries: those that ``search`` matches; of them, calls ``in_doubt`` only.
+
+    With an ``alias``, only those of the instances whose short name it is.
+    """
 
     search: Search = field(default_factory=Search)
     in_doubt: bool = False
+    alias: str | None = None
 
     @property
     def everything(self) -> bool:
@@ -47,11 +52,14 @@ class Filter:
 
     def matches(self, about: Summary, outcome: str | None) -> bool:
         """Whether an entry is wanted, by what it says itself and what became of its call."""
+        if self.alias is not None and agent_alias(about.agent or "") != self.alias:
+            return False
         return self.search.matches(about) and (not self.in_doubt or outcome == "in_doubt")
 
     def __str__(self) -> str:
         """Say in words what is wanted; nothing, if everything is."""
         asked = self.search._asdict()
+        asked["agent"] = self.alias or self.search.agent
         if self.in_doubt or _is_of_calls(self.search):
             asked["kind"] = None  # it follows
         said = [
@@ -100,9 +108,10 @@ def _wanted(  # noqa: PLR0913  one for each option
     in_doubt: InDoubtOption = False,
 ) -> Filter:
     """Make the filter that the options ask for; raises ``typer.BadParameter``."""
+    name, alias = parse_alias(agent or "") or (agent, None)
     search = Search(
         kind="authorization" if kind == "call" else kind,
-        agent=agent,
+        agent=name,
         principal=principal,
         tool=tool,
         decision=decision,
@@ -119,7 +128,7 @@ def _wanted(  # noqa: PLR0913  one for each option
             )
             raise typer.BadParameter(message)
         search = search._replace(kind="authorization")
-    return Filter(search, in_doubt)
+    return Filter(search, in_doubt, alias)
 
 
 def _is_of_calls(search: Search) -> bool:

@@ -1,8 +1,11 @@
 """``agentguard init``: a trust domain in a folder, all of it or nothing.
 
-What it writes from stands in ``template/``. Nothing is ever overwritten: everything is looked at
-first, and if a later step fails, what this run has made is taken away again. The configuration
-comes last: a state without one is that of an init that was killed, and the next one goes on.
+What it writes from stands in ``template/``. For a configuration that is there already, as in a
+clone, it makes what is never committed: the keys and the log. Nothing is ever overwritten:
+everything is looked at first, and if a later step fails, what this run has made is taken away
+again (``made.py``). The state is there whole or not at all, after its passphrase; a new
+configuration comes last. So a state without one is that of an init that was killed, and the next
+one goes on; an init that was killed in a clone has left a passphrase at most, which the next takes.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ import secrets
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -25,10 +27,11 @@ from typing import Annotated, Final
 import typer
 
 from agentguard import config, domain
-from agentguard.cli import screen
-from agentguard.cli.location import from_home, is_inside
+from agentguard.cli import made, screen
+from agentguard.cli.location import from_home
+from agentguard.cli.made import Made
 from agentguard.config import Config
-from agentguard.errors import AgentguardError, ConfigError, StorageError
+from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import keystore, pinned
 
@@ -53,48 +56,81 @@ def init(
         ),
     ] = None,
     anchor: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--anchor",
             metavar="DIR",
-            help="Where checkpoints are kept outside the state; '' for nowhere.",
+            help="Where checkpoints are kept outside the state; '' for nowhere; by default "
+            f"{config.DEFAULT_ANCHOR}.",
         ),
-    ] = config.DEFAULT_ANCHOR,
+    ] = None,
 ) -> None:
     """Found a trust domain in a folder.
 
-    Makes keys, a log, a configuration, and an example policy that allows reads.
+    Makes keys, a log, a configuration, and an example policy that allows reads; where there is an
+    agentguard.toml already, as in a clone, only the keys and the log that it asks for.
     The passphrase of the keys is AGENTGUARD_PASSPHRASE, or else a random one in a file of its own
     outside the state. Nothing is overwritten. If it is killed, run it again: it goes on.
     """
-    settings = _settings(folder, trust_domain, anchor)
-    _refuse_existing(folder / config.FILE)
+    _require_folder(folder)
+    if os.path.lexists(folder / config.FILE):
+        if trust_domain is not None or anchor is not None:
+            message = f"{folder / config.FILE} is there: leave --trust-domain and --anchor to it"
+            raise typer.BadParameter(message)
+        _complete(folder)
+    else:
+        anchor = config.DEFAULT_ANCHOR if anchor is None else anchor
+        _found(folder, _settings(folder, trust_domain, anchor))
+
+
+def _found(folder: Path, settings: Config) -> None:
+    """Make everything, or what an init that was killed has left to be made."""
     begun = (settings.state / keystore.TRUST).is_file()
     for path in () if begun else (folder / _POLICY, settings.state):
-        _refuse_existing(path)
-    with _all_or_nothing() as made:
-        _folder(made, folder)
-        trust, passphrase_file = _complete(settings) if begun else _make_state(made, settings)
+        made.refuse_existing(path)
+    with made.all_or_nothing() as so_far:
+        made.folder(so_far, folder)
+        trust, passphrase_file = _take_up(settings) if begun else _make_new(so_far, settings)
         if not (folder / _POLICY).exists():
-            _folder(made, folder / _POLICY.parent)
-            _write(made, folder / _POLICY, _template("authz.rego"))
-        _write(made, folder / config.FILE, _toml(settings, passphrase_file))
+            made.folder(so_far, folder / _POLICY.parent)
+            made.file(so_far, folder / _POLICY, _template("authz.rego"))
+        made.file(so_far, folder / config.FILE, _toml(settings, passphrase_file))
         config.load(folder / config.FILE)  # what was written is what a guard will read
-    _show(folder, settings, trust, passphrase_file)
+    screen.line(f"The trust domain {trust.trust_domain}, founded in:")
+    _list(
+        (folder / config.FILE, "the configuration"),
+        (folder / _POLICY, "the policy: reads are allowed, all else is denied"),
+        *_kept(settings, trust, passphrase_file),
+    )
+    _next(folder, f"name your tools in {_POLICY}", _IN_CODE, _DOCTOR)
+
+
+def _complete(folder: Path) -> None:
+    """Make what an existing configuration lacks."""
+    settings = config.load(folder / config.FILE)
+    made.refuse_existing(settings.state, "agentguard doctor says whether it is sound")
+    passphrase, missing = _passphrase(settings)
+    with made.all_or_nothing() as so_far:
+        trust = _make_state(so_far, settings, passphrase, lambda _trust: missing)
+    screen.line(f"The trust domain {trust.trust_domain}, by its configuration; made:")
+    _list(*_kept(settings, trust, missing))
+    left = [(folder / config.FILE, "the configuration")]
+    if settings.passphrase_file is not None and settings.passphrase_file != missing:
+        left.append((settings.passphrase_file, "named there as the file of the passphrase"))
+    screen.line()
+    screen.line("Left as it was:")
+    _list(*left)
+    _next(folder, _DOCTOR)
 
 
 def _settings(folder: Path, trust_domain: str | None, anchor: str) -> Config:
     name = trust_domain or _domain_of(folder)
     where = anchor if anchor in ("", config.DEFAULT_ANCHOR) else str(Path(anchor).absolute())
-    settings = config.parse(
+    return config.parse(
         {"trust_domain": name, "state": _STATE, "anchor": where},
         source="agentguard init",
         base=folder.absolute(),
     )
-    if settings.anchor is not None and is_inside(settings.anchor, settings.state):
-        message = f"the anchor {settings.anchor} lies inside the state: name a folder outside it"
-        raise ConfigError(message, code="anchor.inside")
-    return settings
 
 
 def _domain_of(folder: Path) -> str:
@@ -102,81 +138,47 @@ def _domain_of(folder: Path) -> str:
     return f"{label or 'agents'}.internal"
 
 
-def _refuse_existing(path: Path) -> None:
-    if os.path.lexists(path):
-        message = f"{path} exists already: nothing is overwritten; choose another folder"
-        raise StorageError(message, code="storage.exists")
+def _require_folder(folder: Path) -> None:
+    path = folder.absolute()
+    there = next(path for path in (path, *path.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise StorageError(f"{there} is no folder: name one", code="storage.exists")
 
 
-# --- all or nothing -----------------------------------------------------------------------------
-
-_Made = list[Callable[[], object]]
-"""How to take away what was made, the oldest first."""
-
-
-@contextmanager
-def _all_or_nothing() -> Iterator[_Made]:
-    made: _Made = []
-    try:
-        yield made
-    except BaseException:
-        for undo in reversed(made):
-            with suppress(OSError, AgentguardError):  # the first error is the one to report
-                undo()
-        raise
-
-
-def _folder(made: _Made, path: Path, *, mode: int = 0o755) -> None:
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    for folder in reversed(missing):
-        _make(folder, mode)
-        made.append(folder.rmdir)
-
-
-def _make(folder: Path, mode: int) -> None:
-    try:
-        folder.mkdir(mode=mode)
-    except FileExistsError as error:  # made by somebody else since it was looked for
-        message = f"{folder} exists already: nothing is overwritten; choose another folder"
-        raise StorageError(message, code="storage.exists") from error
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-
-
-def _write(made: _Made, path: Path, text: str, *, mode: int = 0o644) -> None:
-    try:
-        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
-        made.append(path.unlink)
-        with os.fdopen(file, "w", encoding="utf-8") as stream:
-            os.fchmod(file, mode)  # exactly: no umask lets others write, or keeps readers out
-            stream.write(text)
-            stream.flush()
-            os.fsync(file)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
+# --- the state ----------------------------------------------------------------------------------
 
 _Founded = tuple[TrustDocument, Path | None]
 """The trust document, and the file with the passphrase, if there is one."""
 
 
-def _make_state(made: _Made, settings: Config) -> _Founded:
+def _make_new(so_far: Made, settings: Config) -> _Founded:
     given = os.environ.get(domain.PASSPHRASE_VARIABLE)
-    passphrase = given or secrets.token_urlsafe(_ENTROPY)
+    passphrase = given.encode() if given else _new_passphrase()
+    file = _no_file if given else _passphrase_file
+    trust = _make_state(so_far, settings, passphrase, file)
+    return trust, file(trust)
+
+
+def _make_state(
+    so_far: Made,
+    settings: Config,
+    passphrase: bytes,
+    file: Callable[[TrustDocument], Path | None],
+) -> TrustDocument:
+    """Make the state, and the ``file`` of its passphrase, if that is to be made."""
 
     def keep_passphrase(trust: TrustDocument) -> None:
         """Keep it before the state is there, which can't be opened without it."""
-        made.append(lambda: _forget(settings, trust))
-        if not given:
-            path = _passphrase_file(trust)
-            _folder(made, path.parent, mode=0o700)
-            _write(made, path, passphrase + "\n", mode=0o600)
+        so_far.append(lambda: _forget(settings, trust))
+        path = file(trust)
+        if path is not None:
+            made.folder(so_far, path.parent, mode=0o700)
+            made.file(so_far, path, passphrase.decode() + "\n", mode=0o600)
 
+    made.folder(so_far, settings.state.parent)
     if settings.anchor is not None:
-        _folder(made, settings.anchor, mode=0o700)
-    now = datetime.now(UTC)
-    trust = domain.found(settings, passphrase.encode(), now=now, ready=keep_passphrase)
-    return trust, None if given else _passphrase_file(trust)
+        made.folder(so_far, settings.anchor, mode=0o700)
+    return domain.found(settings, passphrase, now=datetime.now(UTC), ready=keep_passphrase)
 
 
 def _forget(settings: Config, trust: TrustDocument) -> None:
@@ -187,7 +189,7 @@ def _forget(settings: Config, trust: TrustDocument) -> None:
             pinned.forget(settings.anchor, trust.log)
 
 
-def _complete(settings: Config) -> _Founded:
+def _take_up(settings: Config) -> _Founded:
     """Take up the state of an init that was killed; raises as ``domain.take_up`` does."""
     trust = keystore.load_trust(settings.state)
     given = os.environ.get(domain.PASSPHRASE_VARIABLE)
@@ -202,12 +204,34 @@ def _complete(settings: Config) -> _Founded:
     return domain.take_up(settings, domain.passphrase_of(settings)).trust, file
 
 
-def _unwritable(path: Path, error: OSError) -> StorageError:
-    message = f"{path} can't be made ({error.strerror}): give this user the right"
-    return StorageError(message, code="storage.readonly")
+# --- the passphrase -----------------------------------------------------------------------------
 
 
-# --- what is written ----------------------------------------------------------------------------
+def _new_passphrase() -> bytes:
+    return secrets.token_urlsafe(_ENTROPY).encode()
+
+
+def _passphrase(settings: Config) -> tuple[bytes, Path | None]:
+    """Return the passphrase for an existing configuration, and its file if that is to be made.
+
+    Raises ``KeyMaterialError`` where the configuration names no file and the environment has none,
+    ``ConfigError`` for a file in the state, which is not there yet.
+    """
+    file = settings.passphrase_file
+    given = os.environ.get(domain.PASSPHRASE_VARIABLE)
+    if given or file is None or os.path.lexists(file):
+        return domain.passphrase_of(settings).reveal(), None
+    if config.is_inside(file, settings.state):
+        message = (
+            f"{settings.source}: keys.passphrase_file: {file} would lie with the keys that it "
+            f"protects: name a file outside {settings.state}"
+        )
+        raise ConfigError(message)
+    return _new_passphrase(), file
+
+
+def _no_file(_trust: TrustDocument) -> None:
+    """The passphrase comes from the environment, and is written nowhere."""
 
 
 def _passphrase_file(trust: TrustDocument) -> Path:
@@ -216,6 +240,9 @@ def _passphrase_file(trust: TrustDocument) -> Path:
     if not home.is_absolute():
         home = Path("~/.config").expanduser()
     return home / "agentguard" / f"{trust.log.rpartition('/')[2]}.passphrase"
+
+
+# --- what is written ----------------------------------------------------------------------------
 
 
 def _template(name: str) -> str:
@@ -250,27 +277,35 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _show(
-    folder: Path, settings: Config, trust: TrustDocument, passphrase_file: Path | None
-) -> None:
-    made = [
-        (folder / config.FILE, "the configuration"),
-        (folder / _POLICY, "the policy: reads are allowed, all else is denied"),
-        (settings.state, f"keys, trust document and log, for you alone; {len(trust.keys)} keys"),
-    ]
+# --- what is told -------------------------------------------------------------------------------
+
+_IN_CODE: Final = 'guard_tools(tools, "assistant")    in your code (agentguard-langchain)'
+_DOCTOR: Final = "agentguard doctor                  is all of it sound?"
+
+
+def _kept(
+    settings: Config, trust: TrustDocument, passphrase_file: Path | None
+) -> Iterator[tuple[Path, str]]:
+    """Yield what is never committed, and why it is there."""
+    what = f"keys, trust document and log, for you alone; {len(trust.keys)} keys"
+    yield settings.state, what
     if passphrase_file is not None:
-        made.append((passphrase_file, "the passphrase of the keys: back it up, it is nowhere else"))
+        yield passphrase_file, "the passphrase of the keys: back it up, it is nowhere else"
     if settings.anchor is not None:
-        made.append((settings.anchor, "checkpoints of the log, outside the state"))
-    screen.line(f"The trust domain {trust.trust_domain}, founded in:")
-    for path, what in made:
+        yield settings.anchor, "checkpoints of the log, outside the state"
+
+
+def _list(*paths: tuple[Path, str]) -> None:
+    for path, what in paths:
         screen.line()
         screen.line(f"  {from_home(path)}")
         screen.item("      ", what)
+
+
+def _next(folder: Path, *steps: str) -> None:
     screen.line()
     screen.line("Next:")
     if folder.resolve() != Path.cwd():
         screen.line(f"  cd {shlex.quote(str(folder))}")
-    screen.line(f"  name your tools in {_POLICY}")
-    screen.line('  guard_tools(tools, "assistant")    in your code (agentguard-langchain)')
-    screen.line("  agentguard doctor                  is all of it sound?")
+    for step in steps:
+        screen.line(f"  {step}")

@@ -9,7 +9,14 @@ import typer
 
 from agentguard import domain, rotation
 from agentguard.cli import location, screen, times
-from agentguard.cli.options import AnchorOption, ConfigOption, JsonOption, StateOption, TrustOption
+from agentguard.cli.options import (
+    AnchorOption,
+    ConfigOption,
+    JsonOption,
+    StateOption,
+    TrustOption,
+    one_of,
+)
 from agentguard.errors import AgentguardError
 from agentguard.identity.trust import TrustedKey, seconds
 from agentguard.invocation import timestamp
@@ -67,7 +74,10 @@ OverlapOption = Annotated[
 
 @app.command("rotate")
 def rotate(
-    use: Annotated[_RotatedUse, typer.Argument(metavar="issuer|log|admin", help="Which key.")],
+    use: Annotated[
+        _RotatedUse,
+        typer.Argument(metavar="issuer|log|admin", parser=one_of(_RotatedUse), help="Which key."),
+    ],
     *,
     overlap: OverlapOption = None,
     compromised_since: Annotated[

@@ -50,11 +50,14 @@ def list_entries(
     (allow, deny, approval), reason, invocation_id, outcome (ok, error, unknown, in_doubt: it was
     authorised and nothing is known since). What a kind does not have is null.
     """
-    reader = location.locate(config, state).reader()
+    where = location.locate(config, state)
+    reader = where.reader()
     if json:
         _print_json(History(reader), wanted, last or 0)
-    else:
-        _print_table(reader, wanted, _SHOWN if last is None else last, every=every)
+        return
+    several, acting = len(reader.shards()) > 1, location.acting(where)
+    table = Table(wanted, several=several, every=every, acting=acting)
+    _print_table(reader, wanted, table, _SHOWN if last is None else last)
 
 
 def _print_json(history: History, wanted: Filter, last: int) -> None:
@@ -63,17 +66,27 @@ def _print_json(history: History, wanted: Filter, last: int) -> None:
         screen.json_line(row.as_json())
 
 
-def _print_table(reader: LogReader, wanted: Filter, last: int, *, every: bool) -> None:
-    table = Table(wanted, several=len(reader.shards()) > 1, every=every)
+def _print_table(reader: LogReader, wanted: Filter, table: Table, last: int) -> None:
     coming = filter(table.has, History(reader).rows(wanted, newest_first=bool(last)))
     lines = table.lines(newest(coming, last) if last else coming)
     first = next(lines, None)
     if first is None:
         screen.line(f"nothing in the log matches: {wanted}" if str(wanted) else "no calls yet")
+        _hint(wanted.search.principal)
     else:
         screen.columns(COLUMNS, chain([first], lines))
+    hidden, where = table.hidden, ""
     if last and next(coming, None) is not None:
         screen.line(f"these are the newest {last}; --last 0 lists them all")
-    if table.hidden:
-        entries = screen.count(table.hidden, "entry", "entries")
-        screen.line(f"and {entries} of outcomes, keys, configuration and policy: --all")
+        where = " since the first of these"
+    else:
+        hidden = table.hidden  # what is older than the first of them was passed over just now
+    if hidden:
+        entries = screen.count(hidden, "entry", "entries")
+        screen.line(f"and {entries} of outcomes, keys, configuration and policy{where}: --all")
+
+
+def _hint(principal: str | None) -> None:
+    """An agent that acts by itself is its own principal, under a name that is not the agent's."""
+    if principal is not None and ":" not in principal:
+        screen.line(f"a principal's name is whole, as in agent:{principal}; --agent takes agents")

@@ -7,6 +7,7 @@ own. Nothing here takes a lock, needs a passphrase or imports an application's c
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -74,7 +75,7 @@ def load(config_file: Path | None) -> Config:
 def load_own(config_file: Path | None) -> Config:
     """Load the configuration of a state in which something is to be done; raises as ``locate``."""
     settings = load(config_file)
-    _check(settings.state, settings.anchor)
+    _check(settings.state, settings.anchor, settings)
     return settings
 
 
@@ -99,7 +100,7 @@ def locate(
         anchors = settings.anchor
     else:
         anchors = config.resolve(Path(), config.DEFAULT_ANCHOR)
-    _check(state, anchors)
+    _check(state, anchors, settings)
     return Location(state, anchors, settings, assumed=anchor is None and settings is None)
 
 
@@ -114,7 +115,7 @@ def trusted_log(
 def trust(location: Location, file: Path | None) -> Trust:
     """Find the trust document that counts; raises as ``anchored_trust`` does."""
     if file is not None:
-        return Trust(TrustDocument.loads(files.read(file)), from_home(file), outside=True)
+        return Trust(trust_in(file), from_home(file), outside=True)
     own = own_trust(location)
     return anchored_trust(location, own.document) or own
 
@@ -123,6 +124,12 @@ def own_trust(location: Location) -> Trust:
     """Read the state's own trust document; raises ``DecodeError`` or ``StorageError``."""
     document = keystore.load_trust(location.state)
     return Trust(document, from_home(location.state / keystore.TRUST), outside=False)
+
+
+def trust_in(file: Path) -> TrustDocument:
+    """Read the trust document that --trust names; raises ``DecodeError`` or ``StorageError``."""
+    remedy = "name with --trust what agentguard trust export has written"
+    return keystore.parse_trust(files.read(file), file, remedy)
 
 
 def anchored_trust(location: Location, own: TrustDocument) -> Trust | None:
@@ -141,9 +148,33 @@ def anchored_trust(location: Location, own: TrustDocument) -> Trust | None:
     return Trust(document, from_home(trust_path(anchors, own.log)), outside=True)
 
 
-def is_inside(path: Path, folder: Path) -> bool:
-    """Whether ``path`` is ``folder`` or below it, links followed."""
-    return path.resolve().is_relative_to(folder.resolve())
+def repeated(
+    config_file: Path | None, state: Path | None, anchor: str | None, trust_file: Path | None
+) -> str:
+    """Write the options that a command was given, for the line of another that reads the same."""
+    given = (
+        ("--config", config_file),
+        ("--state", state),
+        ("--anchor", anchor),
+        ("--trust", trust_file),
+    )
+    return "".join(
+        f" {name} {shlex.quote(str(value))}" for name, value in given if value is not None
+    )
+
+
+def acting(where: Location) -> str:
+    """Write the option with which a command acts in a state that was read.
+
+    Nothing, if it is that of the nearest configuration; ``FILE``, if its own is not known.
+    """
+    settings = where.config
+    if settings is None or settings.state.resolve() != where.state.resolve():
+        return " --config FILE"
+    nearest = _nearest()
+    if nearest is not None and nearest.samefile(settings.source):
+        return ""
+    return f" --config {shlex.quote(settings.source)}"
 
 
 def from_home(path: Path) -> str:
@@ -152,24 +183,41 @@ def from_home(path: Path) -> str:
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
-def _check(state: Path, anchors: Path | None) -> None:
+def _is_there(path: Path) -> bool:
+    """Whether there is something; what this user may not look at is an error, and no absence."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        message = f"{path} can't be read ({error.strerror}): give this user the right"
+        raise StorageError(message, code="storage.readonly") from error
+    return True
+
+
+def _check(state: Path, anchors: Path | None, settings: Config | None) -> None:
     """Say that there is no state before anything is said of its anchor."""
-    if not any((state / name).exists() for name in (keystore.TRUST, sqlite.FOLDER)):
-        message = f"there is no state at {state}: run agentguard init, or correct --state"
+    if not any(_is_there(state / name) for name in (keystore.TRUST, sqlite.FOLDER)):
+        where = ""
+        if settings is not None and settings.state == state:
+            # in another folder than the configuration's it would found another domain
+            where = f" {shlex.quote(str(settings.base))}"
+        message = f"there is no state at {state}: run agentguard init{where}, or correct --state"
         raise StorageError(message, code="storage.missing")
-    if anchors is not None and is_inside(anchors, state):
-        message = (
-            f"the anchor {anchors} lies inside the state {state}, for which it should vouch: "
-            "name another with --anchor, or none with --anchor ''"
-        )
-        raise ConfigError(message, code="anchor.inside")
+    config.require_outside(anchors, state, "the anchor ")
 
 
 def _config_of(state: Path) -> Config | None:
     """Only what stands where the person stands: beside a state lies what came with it."""
-    try:
-        nearest = config.find(Path.cwd())
-    except ConfigError:
+    nearest = _nearest()
+    if nearest is None:
         return None
     settings = config.load(nearest)
     return settings if settings.state.resolve() == state.resolve() else None
+
+
+def _nearest() -> Path | None:
+    try:
+        return config.find(Path.cwd())
+    except ConfigError:
+        return None

@@ -126,4 +126,4 @@ def _is_of(parsed: Entry, uri: str) -> bool:
 
 
 def _unknown(problem: str) -> CallError:
-    return CallError(f"{problem}: agentguard audit list names those that there are")
+    return CallError(f"{problem}: agentguard audit list shows those that there are")

@@ -6,9 +6,11 @@ in ``filters.py``, a time in ``times.py``.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 import typer
 
@@ -30,6 +32,42 @@ Kind = Literal[
     "shard",
 ]
 Decided = Literal["allow", "deny", "approval"]
+
+_TRACE: Final = re.compile(r"[0-9a-fA-F]{32}")
+
+
+def one_of(kind: Any) -> Callable[[str], str]:
+    """Return a parser of a ``Literal``'s values, which raises ``typer.BadParameter``.
+
+    Typer's own would say "Value error" to people.
+    """
+    choices: tuple[str, ...] = get_args(kind)
+
+    def choose(text: str) -> str:
+        if text not in choices:
+            raise typer.BadParameter(f"{text!r} is none of {', '.join(choices)}")
+        return text
+
+    return choose
+
+
+def trace_id(text: str) -> str:
+    """Read the id of a W3C trace; raises ``typer.BadParameter``."""
+    if _TRACE.fullmatch(text) is None:
+        raise typer.BadParameter(f"{text!r} is no trace id, which has 32 hex digits")
+    return text.lower()
+
+
+# --- which call is meant ------------------------------------------------------------------------
+
+CALL: Final = "INVOCATION_ID|INDEX"
+NAMES: Final = (
+    "An invocation id, 8 or more characters of its beginning, an index as audit list shows it, "
+    "or SHARD/INDEX."
+)
+"""How a person names a call."""
+
+CallArgument = Annotated[str, typer.Argument(metavar=CALL, help=NAMES)]
 
 # --- where a log lies, and whom to believe about it ---------------------------------------------
 
@@ -82,10 +120,15 @@ NoteOption = Annotated[
 
 AgentOption = Annotated[
     str | None,
-    typer.Option("--agent", metavar="NAME|URI", help="An agent, or one instance of it."),
+    typer.Option(
+        "--agent",
+        metavar="NAME|URI",
+        help="An agent, or one instance of it: its URI, or its short name as in assistant:Zq3x.",
+    ),
 ]
 PrincipalOption = Annotated[
-    str | None, typer.Option("--principal", metavar="NAME", help="Calls for somebody.")
+    str | None,
+    typer.Option("--principal", metavar="NAME", help="Calls for somebody, as in agent:assistant."),
 ]
 ToolOption = Annotated[str | None, typer.Option("--tool", metavar="NAME", help="Calls of a tool.")]
 DecisionOption = Annotated[
@@ -93,6 +136,7 @@ DecisionOption = Annotated[
     typer.Option(
         "--decision",
         metavar="DECISION",
+        parser=one_of(Decided),
         help="Calls that were decided so: allow, deny or approval.",
     ),
 ]
@@ -111,13 +155,17 @@ UntilOption = Annotated[
 ]
 TaskOption = Annotated[str | None, typer.Option("--task", metavar="ID", help="Calls of a task.")]
 TraceOption = Annotated[
-    str | None, typer.Option("--trace", metavar="ID", help="Calls of a trace (32 hex digits).")
+    str | None,
+    typer.Option(
+        "--trace", metavar="ID", parser=trace_id, help="Calls of a trace (32 hex digits)."
+    ),
 ]
 KindOption = Annotated[
     Kind | None,
     typer.Option(
         "--kind",
         metavar="KIND",
+        parser=one_of(Kind),
         help="Entries of a kind: call, outcome, resolution, erasure, delegation, revocation, "
         "freeze, identity, config, policy, key, shard.",
     ),

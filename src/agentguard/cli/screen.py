@@ -93,6 +93,11 @@ def count(number: int, one: str, more: str) -> str:
     return f"{number:,} {one if number == 1 else more}"
 
 
+def command(text: str) -> Text:
+    """Return an escaped command, which is never wrapped: a line is copied as it stands."""
+    return Text(printable(text, _LONG), no_wrap=True)
+
+
 def styled(kind: str, text: str) -> Text:
     """Return escaped text in the colour of a decision, an outcome or a finding."""
     return Text(printable(text, _LONG), style=_STYLES.get(kind, "bold"))
@@ -138,7 +143,9 @@ def item(head: str | Text, text: str | Text) -> None:
     console, first, body = _console(sys.stdout), _text(head), _text(text)
     indent = " " * first.cell_len
     room = max(console.width - len(indent), _NARROWEST)
-    lines = textwrap.wrap(body.plain, room, break_long_words=False, break_on_hyphens=False)
+    lines = [body.plain]
+    if not body.no_wrap:
+        lines = textwrap.wrap(body.plain, room, break_long_words=False, break_on_hyphens=False)
     for number, said in enumerate(lines or [""]):
         begun = first if number == 0 else Text(indent)
         console.print(Text("").join((begun, Text(said, style=body.style))), soft_wrap=True)

@@ -9,7 +9,7 @@ import json as jsonlib
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import typer
 from rich.text import Text
@@ -20,7 +20,16 @@ from agentguard.audit.statements import Outcome
 from agentguard.canonical import JSON
 from agentguard.cli import location, lookup, rows, screen, story, wording
 from agentguard.cli.location import Trust
-from agentguard.cli.options import AnchorOption, ConfigOption, JsonOption, StateOption, TrustOption
+from agentguard.cli.options import (
+    CALL,
+    NAMES,
+    AnchorOption,
+    ConfigOption,
+    JsonOption,
+    StateOption,
+    TrustOption,
+    trace_id,
+)
 from agentguard.cli.story import Noted, Story
 from agentguard.envelope import Envelope
 from agentguard.identity.credential import Credential, agent_alias
@@ -31,21 +40,16 @@ _SHORT: Final = 8
 """Characters of an invocation id that name a file well enough."""
 
 
-CallArgument = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="INVOCATION_ID|INDEX",
-        help="An invocation id, 8 or more characters of its beginning, an index, or SHARD/INDEX.",
-    ),
-]
 WholeTraceOption = Annotated[
     str | None,
-    typer.Option("--trace", metavar="ID", help="All calls of a trace (32 hex digits)."),
+    typer.Option(
+        "--trace", metavar="ID", parser=trace_id, help="All calls of a trace (32 hex digits)."
+    ),
 ]
 
 
 def show(
-    call: CallArgument = None,
+    call: Annotated[str | None, typer.Argument(metavar=CALL, help=NAMES)] = None,
     *,
     trace: WholeTraceOption = None,
     config: ConfigOption = None,
@@ -68,11 +72,21 @@ def show(
         _show_entry(found, json=json)
         return
     calls = [found] if found is not None else lookup.of_trace(reader, trace or "")
-    if not _show_calls(reader, calls, log.trust, json=json):
+    again = _Again(location.repeated(config, state, anchor, trust), location.acting(log.location))
+    if not _show_calls(reader, calls, log.trust, again, json=json):
         raise typer.Exit(1)
 
 
-def _show_calls(reader: LogReader, calls: Iterable[Found], trust: Trust, *, json: bool) -> bool:
+class _Again(NamedTuple):
+    """The options that the commands need which a story names, to find the same log."""
+
+    reading: str
+    acting: str
+
+
+def _show_calls(
+    reader: LogReader, calls: Iterable[Found], trust: Trust, again: _Again, *, json: bool
+) -> bool:
     """Show the story of each call; return whether all of them hold."""
     hold = True
     for number, call in enumerate(calls):
@@ -83,7 +97,7 @@ def _show_calls(reader: LogReader, calls: Iterable[Found], trust: Trust, *, json
             continue
         if number:
             screen.line()
-        _draw(told, trust)
+        _draw(told, trust, again)
     if json and not trust.outside:
         screen.warn(trust.warning())
     return hold
@@ -97,9 +111,10 @@ def _show_entry(found: Found, *, json: bool) -> None:
         _draw_entry(members)
 
 
-def _draw(told: Story, believed: Trust) -> None:
+def _draw(told: Story, believed: Trust, again: _Again) -> None:
     """Print a call's story."""
-    screen.sheet([*_who(told), *_what(told), *_why(told), *_then(told), *_evidence(told, believed)])
+    then, evidence = _then(told, again.acting), _evidence(told, believed, again.reading)
+    screen.sheet([*_who(told), *_what(told), *_why(told), *then, *evidence])
 
 
 def _draw_entry(members: Mapping[str, JSON]) -> None:
@@ -171,21 +186,21 @@ def _why(told: Story) -> Iterator[tuple[str, str | Text]]:
     yield "config", f"sha256 {members['config_sha256']}"
 
 
-def _then(told: Story) -> Iterator[tuple[str, str | Text]]:
+def _then(told: Story, acting: str) -> Iterator[tuple[str, str | Text]]:
     yield "decided at", told.entry.at
     if not told.call.allowed:
         yield "outcome", "the tool did not run"
     elif told.outcome is None or told.outcome_entry is None:
-        yield from _in_doubt(told)
+        yield from _in_doubt(told, acting)
     else:
         yield from _ended(told, told.outcome, told.outcome_entry.entry)
 
 
-def _in_doubt(told: Story) -> Iterator[tuple[str, str | Text]]:
+def _in_doubt(told: Story, acting: str) -> Iterator[tuple[str, str | Text]]:
     noted = told.resolution
     if noted is None:
         yield "outcome", screen.styled("in_doubt", "in doubt: nothing is known since")
-        yield "resolve it", rows.remedy(told.call.invocation_id)
+        yield "resolve it", screen.command(f"{rows.remedy(told.call.invocation_id)}{acting}")
         return
     how = "it ran; with which result is not known" if noted.said.ran else "it did not run"
     yield "outcome", screen.styled("resolved", f"resolved by a person: {how}")
@@ -220,7 +235,7 @@ def _by_admin(noted: Noted) -> str:
     return f"on {noted.found.entry.at} by the admin key: {noted.said.note}"
 
 
-def _evidence(told: Story, believed: Trust) -> Iterator[tuple[str, str | Text]]:
+def _evidence(told: Story, believed: Trust, reading: str) -> Iterator[tuple[str, str | Text]]:
     place = f"shard {told.shard}, entry {told.index}"
     if told.outcome_entry is not None:
         place += f"; its outcome is entry {told.outcome_entry.index}"
@@ -236,7 +251,8 @@ def _evidence(told: Story, believed: Trust) -> Iterator[tuple[str, str | Text]]:
     invocation_id = told.call.invocation_id
     if invocation_id is not None:
         quoted, file = shlex.quote(invocation_id), shlex.quote(f"{invocation_id[:_SHORT]}.json")
-        yield "to prove it", f"agentguard audit prove {quoted} -o {file}"
+        prove = f"agentguard audit prove {quoted} -o {file}{reading}"
+        yield "to prove it", screen.command(prove)
 
 
 def _written(value: object) -> str:

@@ -26,13 +26,15 @@ class Table:
 
     It has no row that says nothing that another does not: an outcome stands in its call's row. Who
     asks for a kind or for ``every`` entry gets those too. ``several``: the log has several shards.
+    ``acting`` is what a command needs that adds to the log (``location.acting``).
     """
 
-    def __init__(self, wanted: Filter, *, several: bool, every: bool) -> None:
+    def __init__(self, wanted: Filter, *, several: bool, every: bool, acting: str) -> None:
         self.hidden = 0
         self._every = every or wanted.search.kind not in (None, "authorization")
         self._several = several
         self._remedies = wanted.in_doubt
+        self._acting = acting
         self._day = ""
 
     def has(self, row: Row) -> bool:
@@ -64,9 +66,9 @@ class Table:
             row.tool or "",
         )
 
-    def _note(self, row: Row) -> str:
+    def _note(self, row: Row) -> str | Text:
         if self._remedies and row.outcome == "in_doubt":
-            return rows.remedy(row.invocation_id)
+            return screen.command(f"{rows.remedy(row.invocation_id)}{self._acting}")
         return row.reason or ""
 
 

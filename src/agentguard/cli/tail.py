@@ -61,8 +61,9 @@ def tail(
     call is printed once it is authorised, and its outcome once there is one. With --json, one
     object a line, as audit list prints them.
     """
-    reader = location.locate(config, state).reader()
-    table = Table(wanted, several=True, every=every or json)
+    where = location.locate(config, state)
+    reader = where.reader()
+    table = Table(wanted, several=True, every=every or json, acting=location.acting(where))
     news = _News(reader, wanted, table)
     with suppress(KeyboardInterrupt):
         show = _as_json if json else _as_table(table)

@@ -23,7 +23,7 @@ from agentguard.audit.verify import Problem
 from agentguard.cli import files, history, location, screen, times
 from agentguard.cli.filters import Filter
 from agentguard.cli.history import History
-from agentguard.cli.location import Location, TrustedLog
+from agentguard.cli.location import Location, TrustedLog, from_home
 from agentguard.cli.options import AnchorOption, ConfigOption, JsonOption, StateOption, TrustOption
 from agentguard.cli.verify_report import VerifyReport
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
@@ -93,6 +93,8 @@ def verify(
     document = log.trust.document
     witnessed = list(chain.from_iterable(_checkpoints(file, document) for file in against or ()))
     reader = log.location.reader()
+    if trust is not None:
+        _require_same_log(reader, log)
     with screen.counter("verifying entry", history.expected(reader)) as count:
         report = examine(
             reader,
@@ -123,6 +125,31 @@ def _refuse(where: Location, error: VerificationError, *, json: bool) -> NoRetur
     else:
         screen.line(screen.styled("fail", "FAILED"), f": {error}")
     raise typer.Exit(1)
+
+
+def _require_same_log(reader: LogReader, log: TrustedLog) -> None:
+    """Refuse a trust document that was named and is of another log: nothing would hold.
+
+    Raises ``VerificationError`` (``checkpoint.origin``), but not where some shard is of its log:
+    that is for the verification to find.
+    """
+    origins = list(filter(None, (_origin(reader, shard) for shard in reader.shards())))
+    named = log.trust.document.log
+    if origins and all(origin.rpartition("/")[0] != named for origin in origins):
+        message = (
+            f"{log.trust.source} is the trust document of {named}, and "
+            f"{from_home(log.location.state)} holds {origins[0].rpartition('/')[0]}: one of the "
+            "two is not the one you mean; nothing was checked"
+        )
+        raise VerificationError(message, code="checkpoint.origin")
+
+
+def _origin(reader: LogReader, shard: int) -> str | None:
+    """Return what a shard calls itself, None where that can't be read."""
+    with suppress(AgentguardError):
+        note = reader.checkpoint(shard)
+        return checkpoint.parse(note).checkpoint.origin if note is not None else None
+    return None
 
 
 def _unchecked(since: datetime | None, *, no_signatures: bool) -> Sequence[str]:

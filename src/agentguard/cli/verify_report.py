@@ -16,7 +16,7 @@ from agentguard.audit.verify import Problem, ShardReport
 from agentguard.cli import rows, screen
 from agentguard.cli.filters import Filter
 from agentguard.cli.history import History
-from agentguard.cli.location import TrustedLog, from_home
+from agentguard.cli.location import TrustedLog, acting, from_home
 from agentguard.examination import Report
 from agentguard.identity.credential import agent_alias
 from agentguard.ports import LogReader
@@ -110,7 +110,8 @@ class VerifyReport:
             for row in islice(history.rows(wanted), 1):
                 by = agent_alias(row.agent or "")
                 screen.item("  ", f"{row.tool} by {by}, {row.at}, entry {row.shard}/{row.index}")
-            screen.item("    ", rows.remedy(invocation_id))
+            remedy = f"{rows.remedy(invocation_id)}{acting(self.log.location)}"
+            screen.item("    ", screen.command(remedy))
         if len(self.in_doubt) > _LISTED:
             others = len(self.in_doubt) - _LISTED
             screen.line(f"  and {others} more: agentguard audit list --in-doubt")

@@ -77,7 +77,11 @@ class FunctionEngine:
             raise PolicyError(message) from error
         if not isinstance(decision, Decision):
             found = type(decision).__name__
-            raise PolicyError(f"the policy's function {self._called} returned a {found}")
+            message = (
+                f"the policy's function {self._called} returned a {found}: return "
+                "Decision.allow() or Decision.deny(...)"
+            )
+            raise PolicyError(message)
         self._require_of_a_policy(decision)
         if not decision.redactions:
             return _document(decision)

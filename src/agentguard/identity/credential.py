@@ -29,6 +29,8 @@ _URI: Final = re.compile(r"spiffe://[^/]+/agent/([^/]+)/([^/]+)")
 _ALIAS: Final = 4
 """Characters of a thumbprint in an instance's short name."""
 
+_SHORT: Final = re.compile(rf"(?:agent:)?([^/:]+):([A-Za-z0-9_-]{{{_ALIAS}}})")
+
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?\Z")
 _CLAIMS: Final = frozenset({"iss", "sub", "iat", "exp", "jti", "cnf", AGENT_CLAIM})
 
@@ -89,6 +91,15 @@ def agent_alias(uri: str) -> str:
     """
     match = _URI.fullmatch(uri)
     return f"agent:{match[1]}:{match[2][:_ALIAS]}" if match is not None else uri
+
+
+def parse_alias(text: str) -> tuple[str, str] | None:
+    """Return the name in a short name, and the short name as ``agent_alias`` writes it, or None.
+
+    ``agent:`` may be left out.
+    """
+    match = _SHORT.fullmatch(text)
+    return (match[1], f"agent:{match[1]}:{match[2]}") if match is not None else None
 
 
 def issue(

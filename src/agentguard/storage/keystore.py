@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from agentguard.errors import KeyMaterialError, StorageError
+from agentguard.errors import DecodeError, KeyMaterialError, StorageError
 from agentguard.identity.trust import TrustDocument, Use
 from agentguard.keys import Ed25519Signer, Secret
 from agentguard.storage import files
@@ -22,6 +22,7 @@ TRUST: Final = "trust.json"
 KEYS: Final = "keys"
 _NEXT_TRUST: Final = "trust.next"
 _UNANNOUNCED: Final = "trust.unannounced"
+_VARIABLE: Final = "AGENTGUARD_PASSPHRASE"  # as domain.py reads it; here it is only named
 
 LONG_LIVED: Final[tuple[Use, ...]] = ("issuer", "log", "admin")
 """The uses of the keys that lie in a state."""
@@ -94,12 +95,36 @@ def _load(path: Path, passphrase: Secret | bytes) -> Ed25519Signer:
         data = path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error
-    return Ed25519Signer.from_openssh(data, passphrase)
+    try:
+        return Ed25519Signer.from_openssh(data, passphrase)
+    except KeyMaterialError as error:
+        source = f"; {_sources()}" if error.code == "key.passphrase" else ""
+        raise KeyMaterialError(f"the key {path}: {error}{source}", code=error.code) from error
+
+
+def _sources() -> str:
+    """Say where a passphrase comes from: which of them it was is not known here."""
+    there = "is set" if os.environ.get(_VARIABLE) else "is not set"
+    return (
+        f"a passphrase is what the application passes, else that in {_VARIABLE} (which {there}), "
+        "else that in the file of [keys] passphrase_file"
+    )
 
 
 def load_trust(state: Path) -> TrustDocument:
-    """Read the trust document. Raises ``StorageError`` or ``DecodeError``."""
-    return TrustDocument.loads(_document(state / TRUST))
+    """Read the trust document. Raises ``StorageError`` or ``DecodeError``, which name it."""
+    path = state / TRUST
+    remedy = "restore it, from the copy with the anchors or from a backup"
+    return parse_trust(_document(path), path, remedy)
+
+
+def parse_trust(data: bytes, path: Path, remedy: str) -> TrustDocument:
+    """Read the trust document in a file; raises ``DecodeError``, which names it and the remedy."""
+    try:
+        return TrustDocument.loads(data)
+    except DecodeError as error:
+        message = f"{path} can't be read ({error}): {remedy}"
+        raise DecodeError(message, code=error.code) from error
 
 
 def save_next_trust(state: Path, trust: TrustDocument) -> None:
@@ -137,9 +162,12 @@ def note_announced(state: Path) -> None:
 def _document(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
-        message = f"{path} can't be read ({error.strerror}): run agentguard init"
+    except FileNotFoundError as error:
+        message = f"there is no {path}: run agentguard init, or restore the state"
         raise StorageError(message, code="storage.missing") from error
+    except OSError as error:
+        message = f"{path} can't be read ({error.strerror}): give this user the right"
+        raise StorageError(message, code="storage.readonly") from error
 
 
 def refuse_if_exposed(path: Path) -> None:

@@ -115,8 +115,7 @@ class Lessor:
         raise StorageError(message, code="storage.rolled_back")
 
     def _listed(self) -> frozenset[int]:
-        data = registry.read(self.state)
-        return listed.verify(data, self.trust).shards if data is not None else frozenset()
+        return registry.shards(self.state, self.trust)
 
     def _anchored(self) -> frozenset[int]:
         if self.anchors is None:

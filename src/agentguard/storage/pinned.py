@@ -16,7 +16,7 @@ from typing import Final
 
 from agentguard.errors import StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument
-from agentguard.storage import anchor, files
+from agentguard.storage import anchor, files, keystore
 
 _PLACES: Final = "states"
 """The file with the absolute paths of a log's states, each with a NUL after it."""
@@ -66,7 +66,8 @@ def find(anchors: Path, state: Path, log: str) -> TrustDocument | None:
             raise VerificationError(message, code="trust.changed")
     if kept is None:
         return None
-    trust = TrustDocument.loads(kept)
+    remedy = "find out who changed it, and put the right one back"
+    trust = keystore.parse_trust(kept, path, remedy)
     if trust.log != log:
         message = f"the state {state} says that it is the log {log}, and {path} {trust.log}"
         raise VerificationError(f"{message}: restore the state", code="trust.changed")

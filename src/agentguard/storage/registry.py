@@ -1,6 +1,7 @@
 """The file of the shards' registry: the issuer's signed list, replaced whole.
 
-What the list says and how it is verified stands in ``audit/registry.py``.
+What the list says and how it is verified stands in ``audit/registry.py``; here an error of that
+kind is given the file's name, and what to do.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from agentguard.errors import StorageError
+from agentguard.audit import registry
+from agentguard.errors import DecodeError, StorageError, VerificationError
+from agentguard.identity.trust import TrustDocument
 from agentguard.storage import files, lock
 
 FILE: Final = "registry.json"
@@ -28,6 +31,22 @@ def read(state: Path) -> bytes | None:
     except OSError as error:
         message = f"{path} can't be read ({error.strerror}): give this user the right"
         raise StorageError(message, code="storage.readonly") from error
+
+
+def shards(state: Path, trust: TrustDocument) -> frozenset[int]:
+    """Return the shards in the list, verified; none where there is no list.
+
+    Raises ``StorageError``, and ``DecodeError`` or ``VerificationError``, which name the file.
+    """
+    data = read(state)
+    try:
+        return registry.verify(data, trust).shards if data is not None else frozenset()
+    except (DecodeError, VerificationError) as error:
+        message = (
+            f"{state / FILE} does not verify ({error}): find out who changed it, and restore it "
+            "from a backup; nothing is written until then"
+        )
+        raise type(error)(message, code=error.code) from error
 
 
 def write(state: Path, data: bytes) -> None:

@@ -127,12 +127,12 @@ class Timeline:
     def commands(self, setting: Setting, steps: Sequence[Step]) -> None:
         """End with the commands to try on what was left behind, and the one that removes it."""
         self._title("Try it yourself")
-        state, copy = setting.state, setting.tampered
+        state, copy, anchor = setting.state, setting.tampered, setting.anchor
         newest = steps[-1].index if steps else 0
         self._command("audit", "list", "--state", state)
-        self._command("audit", "show", str(newest), "--state", state)
-        self._command("audit", "verify", "--state", state)
-        self._command("audit", "verify", "--state", copy, "--anchor", setting.anchor)
+        self._command("audit", "show", str(newest), "--state", state, "--anchor", anchor)
+        self._command("audit", "verify", "--state", state, "--anchor", anchor)
+        self._command("audit", "verify", "--state", copy, "--anchor", anchor)
         git = shlex.join(["git", "-C", str(setting.forge.path), "log", "--all", "--stat"])
         self._console.print(Text(f"  {git}"), soft_wrap=True)
         self._title("Remove all of it")
