@@ -1,4 +1,7 @@
-"""How the benchmarks of the log measure and print; what they measure stands in ``audit_log.py``."""
+"""How the benchmarks of the log and of delegation measure and print.
+
+What they measure stands in ``audit_log.py`` and ``delegation.py``.
+"""
 
 from __future__ import annotations
 
@@ -137,9 +140,9 @@ def ratio(values: Sequence[float], floors: Sequence[float]) -> float:
     return middle([value / base for value, base in zip(values, floors, strict=True)])
 
 
-def show(figures: dict[str, Any]) -> None:
+def show(figures: dict[str, Any], title: str = "audit log") -> None:
     """Print the figures as a table."""
-    table = Table(title=f"audit log ({figures['machine']})")
+    table = Table(title=f"{title} ({figures['machine']})")
     for heading in ("what", "unit", "floor", "measured", "ratio", ""):
         numbers = heading in ("floor", "measured", "ratio")
         table.add_column(heading, justify="right" if numbers else "left", no_wrap=True)
