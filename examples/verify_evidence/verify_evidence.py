@@ -35,8 +35,13 @@ def need(holds: object, what: str) -> None:
 
 
 def canonical(value: object) -> bytes:
-    """RFC 8785, for what is digested here: no floats with exponents, no keys beyond ASCII."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    """RFC 8785, for what is digested here: there are no floats with exponents."""
+
+    def by_code_units(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return dict(sorted(pairs, key=lambda pair: pair[0].encode("utf-16-be")))
+
+    ordered = json.loads(json.dumps(value), object_pairs_hook=by_code_units)
+    return json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def decode(b64: str) -> bytes:
@@ -100,7 +105,8 @@ def checkpoint(note: str, trust: Any, at: float) -> tuple[int, bytes]:
     text, _, lines = note.rstrip("\n").rpartition("\n\n")
     origin, size, top = text.split("\n")
     need(origin.rpartition("/")[0] == trust["log"], "a checkpoint of another log")
-    signatures = {s[:4]: s[4:] for s in (decode(line.split(" ")[2]) for line in lines.split("\n"))}
+    named = (line.split(" ") for line in lines.split("\n"))  # others may have signed as well
+    signatures = {(s := decode(b64))[:4]: s[4:] for _dash, name, b64 in named if name == origin}
     for key in trust["keys"]:
         key_id = sha256(f"{origin}\n\x01".encode() + decode(key["jwk"]["x"])).digest()[:4]
         if key["use"] == "log" and key_id in signatures:
@@ -187,9 +193,9 @@ def statement(envelope: Any, kind: str, jwk: Any, *, unsigned: bool = False) -> 
     """DSSE, in-toto: return a signed statement's digest, that of its subject, and its predicate."""
     payload = decode(envelope["payload"])
     if envelope["signatures"] or not unsigned:
-        (signature,) = [s["sig"] for s in envelope["signatures"] if s["keyid"] == thumbprint(jwk)]
-        head = f"DSSEv1 28 application/vnd.in-toto+json {len(payload)} "
-        check(jwk, decode(signature), head.encode() + payload)
+        (sig,) = [s["sig"] for s in envelope["signatures"] if s["keyid"] == thumbprint(jwk)]
+        head = b"DSSEv1 28 application/vnd.in-toto+json %d " % len(payload)
+        check(jwk, decode(sig), head + payload)
     said = json.loads(payload)
     need(said["predicateType"] == f"urn:agentguard:{kind}:v1", "a statement of another kind")
     return sha256(payload).hexdigest(), said["subject"][0]["digest"]["sha256"], said["predicate"]

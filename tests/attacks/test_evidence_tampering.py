@@ -275,6 +275,51 @@ def test_the_untampered_twins_are_accepted(log, ran, denied):
         assert refusal(written(log.proof(wanted)), log.trust) is None
 
 
+NAMES = ("\U0001f600", "\uff5e")
+"""They stand in one order by their code points, and in the other by UTF-16's code units."""
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"tools": {name: {"requires": []} for name in NAMES}},
+        {"redact": {name: ["/args/q"] for name in NAMES}},
+    ],
+)
+def test_names_of_the_configuration_are_sorted_as_rfc_8785_says(tables):
+    with Guard.ephemeral(lambda _call: Decision.allow(), config=tables) as guard:
+        guard.new_agent("reader").call(guard.tool(lambda: 1))
+        (index,) = guard.reader().search(0, Search("authorization"))
+        stored = guard.reader().entry(0, index)
+        assert stored is not None
+        assert stored.summary is not None
+        data = guard.prove(str(stored.summary.invocation_id))
+        assert refusal(data, guard.trust) is None
+
+
+def test_whoever_else_signs_a_checkpoint_is_in_nobodys_way(log, ran):
+    """A witness under another name, with the four bytes that the log's key has under its own."""
+    origin = log.trust.origin(0)
+    key_id = checkpoint.key_id(origin, log.signers["log"].public_key)
+    for name, data in (("witness.example", key_id + bytes(64)), ("w", b"abcde")):
+        line = f"\u2014 {name} {canonical.b64_encode(data)}\n"
+        witnessed = deepcopy(ran)
+        for item in witnessed["entries"]:
+            item["proof"] += line
+        assert refusal(written(witnessed), log.trust) is None
+
+
+def test_under_the_logs_own_name_it_would_be(log, ran):
+    """The twin."""
+    origin = log.trust.origin(0)
+    key_id = checkpoint.key_id(origin, log.signers["log"].public_key)
+    line = f"\u2014 {origin} {canonical.b64_encode(key_id + bytes(64))}\n"
+    witnessed = deepcopy(ran)
+    for item in witnessed["entries"]:
+        item["proof"] += line
+    assert refusal(written(witnessed), log.trust) is not None
+
+
 # --- one edit -----------------------------------------------------------------------------------
 
 
