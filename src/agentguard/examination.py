@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from itertools import starmap
 from pathlib import Path
 
-from agentguard.audit import checkpoint, entry, registry, statements
+from agentguard.audit import checkpoint, registry
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import CallPlace, Stored
-from agentguard.audit.verify import Problem, ShardReport, ShardVerifier
+from agentguard.audit.entry import Stored
+from agentguard.audit.verify import LISTED, Problem, ShardReport, ShardVerifier
 from agentguard.errors import AgentguardError, StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument
 from agentguard.ports import LogReader
+from agentguard.settlement import Settlement
 from agentguard.storage import anchor
 from agentguard.storage.anchor import Anchor
 
@@ -34,6 +35,8 @@ class Report:
     resolution says what became of them."""
     missing: tuple[int, ...] = ()
     """The numbers of the shards that are known and not there."""
+    damaged: tuple[int, ...] = ()
+    """The numbers of the shards whose files are damaged: a search in one might not end."""
 
     @property
     def ok(self) -> bool:
@@ -91,6 +94,7 @@ class _Examination:
     contents: bool
     progress: Callable[[int], None]
     problems: list[Problem] = field(default_factory=list)
+    damaged: set[int] = field(default_factory=set)
     entries: int = 0
 
     def report(self) -> Report:
@@ -112,8 +116,18 @@ class _Examination:
             self.problems.append(Problem(number, None, what))
         self._compare_heads(reports)
         self._count_calls(reports)
-        in_doubt = self._in_doubt(reports)
-        return Report(tuple(reports), tuple(self.problems), in_doubt, missing)
+        settlement = Settlement(self.reader, self.trust, reports, frozenset(self.damaged))
+        try:
+            self.problems += settlement.problems()
+        except StorageError as error:  # of a shard that could be read before
+            self.problems.append(Problem(0, None, str(error)))
+        return Report(
+            tuple(reports),
+            _listed(self.problems, reports),
+            settlement.in_doubt(),
+            missing,
+            tuple(sorted(self.damaged)),
+        )
 
     def _count_calls(self, reports: Sequence[ShardReport]) -> None:
         """A delegation that allows a number of calls was not used for more, in all shards."""
@@ -171,6 +185,7 @@ class _Examination:
             with self.reader.snapshot(number):
                 report = self._walked(verifier, number)
         except StorageError as error:
+            self.damaged.add(number)
             self.problems.append(Problem(number, None, str(error)))
             report = replace(verifier.report(), anchored=False)  # nobody knows what would follow
         self.problems += report.problems
@@ -186,7 +201,12 @@ class _Examination:
         for done in verifier.walk(entries, self.reader.checkpoints(number)):
             self.entries = before + done
             self.progress(self.entries)
-        for index, table in self.reader.strays(number):
+        verifier.compare_end(self.reader.end(number))
+        for what in self.reader.damage(number):
+            self.damaged.add(number)
+            self.problems.append(Problem(number, None, f"its file is damaged: {what}"))
+        strays = self.reader.strays(number) if number not in self.damaged else ()
+        for index, table in strays:
             what = f"in {table} something stands beside an entry that is not there"
             self.problems.append(Problem(number, index, what))
         return verifier.report()
@@ -221,32 +241,17 @@ class _Examination:
             "shard: it was cut, rolled back or forked"
         )
 
-    def _in_doubt(self, reports: Sequence[ShardReport]) -> tuple[str, ...]:
-        """Return the calls of which nothing says what became of them, across all shards."""
-        open_calls = {
-            (report.shard, call.place, call.invocation_sha256): call.invocation_id
-            for report in reports
-            for call in report.open_calls
-        }
-        for report in reports:
-            for index, said in report.administered:
-                call = said.call
-                place = (call.shard, call.index, call.invocation_sha256)
-                if place not in open_calls and not self._is_call(call):
-                    what = (
-                        f"it speaks of a call at {call.index} in shard {call.shard}: none is there"
-                    )
-                    self.problems.append(Problem(report.shard, index, what))
-                elif said.ran is not None:
-                    open_calls.pop(place, None)
-        return tuple(open_calls.values())
 
-    def _is_call(self, call: CallPlace) -> bool:
-        try:
-            stored = self.reader.entry(call.shard, call.index)
-            parsed = entry.parse(stored.body) if stored is not None else None
-            if parsed is None or parsed.kind != "authorization":
-                return False
-            return statements.read_authorization(parsed).invocation_sha256 == call.invocation_sha256
-        except AgentguardError:
-            return False
+def _listed(problems: Iterable[Problem], reports: Iterable[ShardReport]) -> tuple[Problem, ...]:
+    """Keep so many problems of each shard, and say of the others how many there are."""
+    further = Counter({report.shard: report.unlisted for report in reports})
+    listed: list[Problem] = []
+    seen = Counter[int]()
+    for problem in problems:
+        seen[problem.shard] += 1
+        if seen[problem.shard] > LISTED:
+            further[problem.shard] += 1
+        else:
+            listed.append(problem)
+    more = (Problem(n, None, f"and {count} more") for n, count in further.items() if count)
+    return (*listed, *more)

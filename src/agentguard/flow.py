@@ -311,9 +311,10 @@ class _Account:
         salt = self.prepared.salt
         committed = commitment(salt, encoded) if encoded is not None else None
         ended = self.now()
+        invocation_id = self.prepared.predicate["invocation_id"]
         payload = entry.outcome_statement(
             sha256_hex(self.sealed.payload),
-            authorization=self.receipt,
+            authorization=self.receipt or invocation_id,
             status=status,
             result=committed,
             result_type=_type_name(result) if status == "ok" else None,
@@ -327,9 +328,7 @@ class _Account:
             copy = redaction.redact("result", encoded, asked) if asked else None
             attachments = (_attachment("result", committed, salt, encoded, copy),)
         outcome = envelope.seal(payload, self.actor.signer)
-        about = summary.of_outcome(
-            self.prepared.predicate["invocation_id"], self.actor.uri, at=ended, status=status
-        )
+        about = summary.of_outcome(invocation_id, self.actor.uri, at=ended, status=status)
         return entry.outcome(outcome, about, committed, attachments=attachments)
 
 

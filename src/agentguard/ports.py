@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
 
-from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.checkpoint import Checkpoint, End
 from agentguard.audit.entry import Receipt, Record, Stored
 from agentguard.audit.summary import Search
 from agentguard.policy import UNDEFINED
@@ -141,6 +141,12 @@ class LogReader(Protocol):
 
     def checkpoint(self, shard: int, size: int | None = None) -> bytes | None:
         """The signed note of one size, or the newest; None if there is none."""
+
+    def end(self, shard: int) -> End | None:
+        """What the shard's writer would go on from; None if there is nothing."""
+
+    def damage(self, shard: int) -> Iterator[str]:
+        """Yield what is wrong with the way in which entries are found, in words."""
 
     def close(self) -> None:
         """Let go of what is open; reading on opens it anew."""

@@ -12,22 +12,36 @@ import os
 import random
 import re
 import shutil
+import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import textwrap
 from contextlib import closing, suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from agentguard import Decision, Denied, Guard, KeyMaterialError, StorageError, domain
+from agentguard import (
+    Decision,
+    Denied,
+    Guard,
+    KeyMaterialError,
+    StorageError,
+    administration,
+    domain,
+)
 from agentguard.audit import registry
 from agentguard.engines.function import FunctionEngine
+from agentguard.examination import examine
 from agentguard.storage import keystore, shard_file
 from agentguard.storage.anchor import Anchor, anchor_path
 from agentguard.storage.reader import StateReader
 from agentguard.storage.sqlite import shard_path
+
+PASSPHRASE = b"correct horse battery staple"
 
 
 @pytest.fixture
@@ -56,7 +70,11 @@ def anchor_of(place, shard=0):
 
 def change(place, *statements):
     """What somebody with SQLite and the right to write does."""
-    connection = sqlite3.connect(file_of(place))
+    change_in(place, 0, *statements)
+
+
+def change_in(place, shard, *statements):
+    connection = sqlite3.connect(file_of(place, shard))
     for statement in statements:
         parts = statement if isinstance(statement, tuple) else (statement,)
         connection.execute(*parts)
@@ -100,57 +118,114 @@ def test_the_untouched_twin_verifies_and_is_anchored(used):
 
 EDITS = {
     "a byte of an entry": (
-        "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), 'allow', 'aloow') AS BLOB)"
-        " WHERE idx = (SELECT max(idx) FROM entries"
-        " WHERE CAST(body AS TEXT) LIKE '%\"allow\"%')"
+        (
+            "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), 'allow', 'aloow') AS BLOB)"
+            " WHERE idx = (SELECT max(idx) FROM entries"
+            " WHERE CAST(body AS TEXT) LIKE '%\"allow\"%')"
+        ),
+        26,
     ),
     "a time": (
-        'UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), \'"at":"20\', \'"at":"19\')'
-        " AS BLOB) WHERE idx = 12"
+        (
+            'UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), \'"at":"20\', \'"at":"19\')'
+            " AS BLOB) WHERE idx = 12"
+        ),
+        12,
     ),
-    "a whole entry": "UPDATE entries SET body = x'7b7d' WHERE idx = 9",
-    "an empty entry": "UPDATE entries SET body = x'' WHERE idx = 9",
+    "a whole entry": ("UPDATE entries SET body = x'7b7d' WHERE idx = 9", 9),
+    "an empty entry": ("UPDATE entries SET body = x'' WHERE idx = 9", 9),
     "one entry over another": (
-        "UPDATE entries SET body = (SELECT body FROM entries WHERE idx = 10) WHERE idx = 12"
+        "UPDATE entries SET body = (SELECT body FROM entries WHERE idx = 10) WHERE idx = 12",
+        12,
     ),
-    "an entry in the middle is gone": "DELETE FROM entries WHERE idx = 9",
-    "the first entry is gone": "DELETE FROM entries WHERE idx = 0",
-    "the last entry is gone": "DELETE FROM entries WHERE idx = (SELECT max(idx) FROM entries)",
-    "all entries are gone": "DELETE FROM entries",
-    "an entry is added": ("INSERT INTO entries SELECT max(idx) + 1, body FROM entries"),
+    "an entry in the middle is gone": ("DELETE FROM entries WHERE idx = 9", 9),
+    "the first entry is gone": ("DELETE FROM entries WHERE idx = 0", 0),
+    "the last entry is gone": (
+        "DELETE FROM entries WHERE idx = (SELECT max(idx) FROM entries)",
+        27,
+    ),
+    "all entries are gone": ("DELETE FROM entries", 0),
+    "an entry is added": ("INSERT INTO entries SELECT max(idx) + 1, body FROM entries", 28),
     "a checkpoint is another's": (
-        "UPDATE checkpoints SET note = (SELECT note FROM checkpoints ORDER BY size LIMIT 1)"
-        " WHERE size = (SELECT max(size) FROM checkpoints)"
+        (
+            "UPDATE checkpoints SET note = (SELECT note FROM checkpoints ORDER BY size LIMIT 1)"
+            " WHERE size = (SELECT max(size) FROM checkpoints)"
+        ),
+        27,
     ),
-    "a checkpoint is damaged": "UPDATE checkpoints SET note = x'00'",
+    "a checkpoint is damaged": ("UPDATE checkpoints SET note = x'00'", 0),
     "the last checkpoint is gone": (
-        "DELETE FROM checkpoints WHERE size = (SELECT max(size) FROM checkpoints)"
+        "DELETE FROM checkpoints WHERE size = (SELECT max(size) FROM checkpoints)",
+        27,
     ),
-    "all checkpoints are gone": "DELETE FROM checkpoints",
-    "arguments beside the log": "UPDATE attachments SET data = x'7b7d' WHERE role = 'arguments'",
-    "a salt beside the log": "UPDATE attachments SET salt = zeroblob(32)",
-    "a commitment beside the log": "UPDATE attachments SET commitment = 'x'",
-    "a result on another entry": "UPDATE attachments SET idx = idx - 1 WHERE role = 'result'",
-    "a table is gone": "DROP TABLE entries",
-    "no checkpoints at all": "DROP TABLE checkpoints",
-    "a summary names another tool": "UPDATE summaries SET tool = 'x' WHERE tool = 'note'",
-    "a summary has another time": "UPDATE summaries SET at = '1999' WHERE idx = 12",
-    "a summary hides a call": "UPDATE summaries SET kind = 'key' WHERE kind = 'authorization'",
+    "all checkpoints are gone": ("DELETE FROM checkpoints", 27),
+    "arguments beside the log": (
+        "UPDATE attachments SET data = x'7b7d' WHERE role = 'arguments' AND idx >= 10",
+        10,
+    ),
+    "a salt beside the log": ("UPDATE attachments SET salt = zeroblob(32) WHERE idx = 11", 11),
+    "a commitment beside the log": ("UPDATE attachments SET commitment = 'x' WHERE idx = 12", 12),
+    "a result on another entry": (
+        "UPDATE attachments SET idx = idx - 1 WHERE role = 'result' AND idx = 15",
+        14,
+    ),
+    "a result is gone": ("DELETE FROM attachments WHERE role = 'result' AND idx = 15", 15),
+    "all that is kept is gone": ("DELETE FROM attachments", 8),
+    "a table is gone": ("DROP TABLE entries", None),
+    "no checkpoints at all": ("DROP TABLE checkpoints", None),
+    "a summary names another tool": ("UPDATE summaries SET tool = 'x' WHERE idx = 10", 10),
+    "a summary has another time": ("UPDATE summaries SET at = '1999' WHERE idx = 12", 12),
+    "a summary hides a call": ("UPDATE summaries SET kind = 'key' WHERE idx = 14", 14),
     "a summary is another's": (
-        "UPDATE summaries SET invocation_id ="
-        " (SELECT max(invocation_id) FROM summaries) WHERE kind = 'authorization'"
+        (
+            "UPDATE summaries SET invocation_id ="
+            " (SELECT invocation_id FROM summaries WHERE idx = 12) WHERE idx = 10"
+        ),
+        10,
     ),
-    "a summary is gone": "DELETE FROM summaries WHERE idx = 12",
+    "a summary is gone": ("DELETE FROM summaries WHERE idx = 12", 12),
     "text that is no UTF-8": (
-        "UPDATE attachments SET role = CAST(x'ff' AS TEXT) WHERE role = 'result'"
+        "UPDATE attachments SET role = CAST(x'ff' AS TEXT) WHERE role = 'result'",
+        None,
     ),
+    "the tree to go on from": ("UPDATE shard SET range = zeroblob(length(range))", None),
+    "the size to go on from": ("UPDATE shard SET size = size - 1", None),
+    "the origin to go on from": ("UPDATE shard SET origin = 'x'", None),
+    "nothing to go on from": ("DELETE FROM shard", None),
 }
+"""What somebody does to a log of 28 entries, and where; None for the shard as a whole."""
 
 
-@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
-def test_every_edit_is_found(used, edit):
+@pytest.mark.parametrize(("edit", "at"), EDITS.values(), ids=EDITS)
+def test_every_edit_is_found_and_located(used, edit, at):
+    """A commit has one checkpoint: an entry and the one that rode with it can't be told apart."""
     change(used, edit)
-    assert problems(used) != []
+    found = used.examine().problems
+    assert {problem.shard for problem in found} == {0}
+    where = [problem.index for problem in found]
+    if at is None:
+        assert set(where) == {None}
+    else:
+        assert any(index in (at - 1, at) for index in where), where
+        # of what is found before, nothing was whole: but a checkpoint that is said twice
+        earlier = [index for index in where if index is not None and index < at - 1]
+        assert len(earlier) <= edit.count("ORDER BY size"), where
+
+
+def test_older_checkpoints_are_not_asked_for(used, ran):
+    """The twin: the newest covers all that they have covered."""
+    change(used, "DELETE FROM checkpoints WHERE size < (SELECT max(size) FROM checkpoints)")
+    assert problems(used) == []
+    use(used, ran, 1)
+    assert problems(used) == []
+
+
+def test_problems_without_end_are_counted(place, ran):
+    use(place, ran, 60)
+    change(place, "UPDATE summaries SET at = '1999'")
+    report = place.examine()
+    assert [problem.index for problem in report.problems] == [*range(100), None]
+    assert report.problems[-1].what == f"and {report.entries - 100} more"
 
 
 def test_a_shard_that_is_gone_is_found(used, ran):
@@ -257,10 +332,190 @@ def test_two_entries_that_swap_their_places_are_found(used):
     assert problem.index <= 9
 
 
-def test_arguments_that_were_erased_leave_the_log_intact(used):
-    """The twin: deleting what stands beside the log, salt and all, is a right, no damage."""
-    change(used, "DELETE FROM attachments WHERE role IN ('arguments', 'input')")
+# --- what is gone ---------------------------------------------------------------------------------
+
+
+def erase(place, invocation_id):
+    return administration.erase(
+        place.config, PASSPHRASE, invocation_id, note="asked for", now=datetime.now(UTC)
+    )
+
+
+def ids_of(place, shard=0):
+    """The calls of a shard, by their index."""
+    with closing(sqlite3.connect(file_of(place, shard))) as connection:
+        statement = "SELECT idx, invocation_id FROM summaries WHERE kind = 'authorization'"
+        return dict(connection.execute(statement).fetchall())
+
+
+def test_what_is_gone_without_an_erasure_on_record_is_found(used):
+    change(used, "DELETE FROM attachments WHERE idx IN (10, 15)")
+    found = used.examine()
+    assert [(problem.index, problem.what) for problem in found.problems] == [
+        (10, "what was kept beside it is gone (arguments, input), and no erasure is on record"),
+        (15, "what was kept beside it is gone (result), and no erasure is on record"),
+    ]
+    assert found.anchored  # the log itself is whole
+
+
+def test_the_twin_with_an_erasure_on_record_is_none(used):
+    """Whether the rows are emptied, as it empties them, or gone."""
+    wanted = ids_of(used)[10]
+    erase(used, wanted)
     assert problems(used) == []
+    change(used, "DELETE FROM attachments WHERE idx IN (10, 11)")
+    assert problems(used) == []
+    change(used, "DELETE FROM attachments WHERE idx = 12")
+    (problem,) = used.examine().problems
+    assert problem.index == 12
+
+
+def test_emptied_rows_are_gone_as_well(used):
+    """Who writes what an erasure leaves behind has put none on record."""
+    change(used, "UPDATE attachments SET commitment = '', salt = x'', data = x'' WHERE idx = 10")
+    (problem,) = used.examine().problems
+    assert (problem.index, "is gone" in problem.what) == (10, True)
+
+
+def test_of_much_that_is_gone_the_number_is_told(place, ran):
+    use(place, ran, 30)
+    change(place, "DELETE FROM attachments")
+    found = place.examine().problems
+    assert [problem.index for problem in found] == [*range(8, 28), None]
+    assert "40 more entries: 60 have lost what was kept" in found[-1].what
+
+
+def test_what_is_erased_while_it_is_verified_is_no_finding(used, ran):
+    """The erasure comes into a shard that was walked already, of a call in one that was not."""
+    two_shards(used, ran)
+    (wanted,) = ids_of(used, 1).values()
+    reader = StateReader(used.config.state)
+    last = len(list(reader.entries(0)))
+    recorded = []
+
+    def progress(entries):
+        if entries == last:
+            recorded.append(erase(used, wanted).recorded)
+
+    trust = keystore.load_trust(used.config.state)
+    with closing(reader):
+        report = examine(reader, trust, anchor=used.config.anchor, progress=progress)
+    assert (recorded[0].shard, recorded[0].index >= last) == (0, True)
+    assert report.problems == ()
+    change_in(used, 0, "DELETE FROM attachments WHERE idx = 10")
+    assert [problem.index for problem in used.examine().problems] == [10]
+
+
+# --- what finds entries ---------------------------------------------------------------------------
+
+
+def rebuild_index(place, condition):
+    """Have the index hold other rows than its schema says, which still says so."""
+    with closing(sqlite3.connect(file_of(place), isolation_level=None)) as connection:
+        named = "FROM sqlite_master WHERE name = 'summaries_by_invocation'"
+        (schema,) = connection.execute(f"SELECT sql {named}").fetchone()
+        connection.execute("DROP INDEX summaries_by_invocation")
+        connection.execute(
+            f"CREATE INDEX summaries_by_invocation ON summaries (invocation_id) WHERE {condition}"
+        )
+        connection.execute("PRAGMA writable_schema=ON")
+        connection.execute(
+            "UPDATE sqlite_master SET sql = ? WHERE name = 'summaries_by_invocation'", (schema,)
+        )
+
+
+@pytest.mark.parametrize("contents", [True, False])
+def test_an_index_that_hides_entries_is_found(used, contents):
+    """Every outcome is missing in it: by what is looked up, all calls are in doubt."""
+    rebuild_index(used, "kind = 'authorization'")
+    with closing(StateReader(used.config.state)) as reader:
+        assert len(list(reader.unsettled(0))) == 10
+        trust = keystore.load_trust(used.config.state)
+        report = examine(reader, trust, contents=contents)
+    assert any("summaries_by_invocation" in problem.what for problem in report.problems)
+    assert report.damaged == (0,)
+
+
+def test_an_index_that_was_rebuilt_as_it_was_is_none(used):
+    """The twin."""
+    rebuild_index(used, "invocation_id IS NOT NULL")
+    assert problems(used) == []
+    change(used, "REINDEX")
+    assert problems(used) == []
+
+
+def pages_of(place, table):
+    """The file of shard 0 as bytes, the size of its pages, and the root of a table in it."""
+    with closing(sqlite3.connect(file_of(place))) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        named = "SELECT rootpage FROM sqlite_master WHERE name = ?"
+        (root,) = connection.execute(named, (table,)).fetchone()
+    data = bytearray(file_of(place).read_bytes())
+    (size,) = struct.unpack(">H", data[16:18])
+    return data, size, root
+
+
+def test_a_row_that_only_a_walk_finds_is_a_finding(used):
+    """A page of the table's tree says that less stands below it than does."""
+    data, size, root = pages_of(used, "entries")
+    start = (root - 1) * size
+    assert data[start] == 5  # an inner page of a table
+    (cell,) = struct.unpack(">H", data[start + 12 : start + 14])
+    hidden = data[start + cell + 4]  # the last index below its first child
+    data[start + cell + 4] = hidden - 1
+    file_of(used).write_bytes(data)
+    with closing(StateReader(used.config.state)) as reader:
+        assert hidden in [index for index, _body in reader.entries(0)]
+        assert reader.entry(0, hidden) is None
+    assert any("out of order" in what for what in problems(used))
+
+
+def inner_page(child, size):
+    """A page of a table's tree below which one and the same child stands 501 times."""
+    page = bytearray(size)
+    cells = [size - 5 * (number + 1) for number in range(500)]
+    for number, place in enumerate(cells):
+        page[place : place + 5] = struct.pack(">IB", child, number % 100)
+        page[12 + 2 * number : 14 + 2 * number] = struct.pack(">H", place)
+    page[:12] = struct.pack(">BHHHBI", 5, 0, 500, cells[-1], 0, child)
+    return bytes(page)
+
+
+@pytest.fixture
+def in_time():
+    """Ends a test that does not end by itself."""
+
+    def late(*_args):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 30)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("table", ["entries", "summaries", "checkpoints", "attachments"])
+@pytest.mark.parametrize("contents", [True, False])
+def test_a_small_file_with_rows_without_end_is_found_in_time(used, in_time, table, contents):
+    """Each of six pages stands 501 times below the next: 10^16 rows in some 100 KiB."""
+    data, size, root = pages_of(used, table)
+    page = bytes(data[(root - 1) * size : root * size])
+    for _level in range(6):
+        data += page
+        page = inner_page(len(data) // size, size)
+    data[(root - 1) * size : root * size] = page
+    data[28:32] = struct.pack(">I", len(data) // size)
+    file_of(used).write_bytes(data)
+    with closing(StateReader(used.config.state)) as reader:
+        trust = keystore.load_trust(used.config.state)
+        report = examine(reader, trust, anchor=used.config.anchor, contents=contents)
+    assert not report.ok
+    assert report.damaged == (0,)
+    assert len(report.problems) < 110
+
+
+# --- what is no log -------------------------------------------------------------------------------
 
 
 def loosen(place):
@@ -744,7 +999,7 @@ def test_what_an_anchor_has_not_seen_does_not_replace_what_it_has(used, tmp_path
     newest = snapshot(used, tmp_path, "new")
     restore(used, old)
     elsewhere = dataclasses.replace(used.config, anchor=None)
-    home = domain.take_up(elsewhere, b"correct horse battery staple")
+    home = domain.take_up(elsewhere, PASSPHRASE)
     unanchored: Any = Guard(elsewhere, FunctionEngine(lambda _: Decision.allow()), home)
     with unanchored as guard:
         agent = guard.new_agent("reader")

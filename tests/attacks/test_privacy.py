@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import random
 import re
 import sqlite3
 import subprocess
@@ -630,6 +631,79 @@ def test_what_is_erased_is_nowhere_any_more(scene, values):
     assert scene.holds("else before") == scene.holds("else after") == ["0.sqlite"]
     report = scene.verify()
     assert (report.ok, report.anchored, report.in_doubt) == (True, True, ())
+
+
+SIZES = {
+    "many to a page": (10, 100, 200),
+    "some to a page": (10, 400, 900, 1500, 3000),
+    "far more than a page": (300, 6000),
+}
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_of_hundreds_of_calls_each_that_is_erased_is_nowhere(scene, monkeypatch, sizes):
+    """With SQLite's own default, which keeps what is freed; here it may be built with another.
+
+    Nor does SQLite leave copies of the others in free space, where it would divide or merge pages:
+    no later erasure would reach them.
+    """
+    connect = sqlite3.connect
+
+    def connect_as_by_default(*args: Any, **options: Any) -> Any:
+        connection = connect(*args, **options)
+        connection.execute("PRAGMA secure_delete=OFF")
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connect_as_by_default)
+    chance = random.Random(len(sizes))  # noqa: S311  the same calls each time
+    erased: set[int] = set()
+    with scene.open() as guard:
+        tool = guard.tool(lambda a, b: {"a": a, "b": b}, name="login")
+        agent = guard.new_agent("reader")
+        for number in range(200):
+            agent.call(tool, f"<{number}>", f"<{number}>" * (chance.choice(sizes) // 5))
+            if number % 50 == 49:  # while the guard goes on writing
+                guard.reader().close()  # with the newest outcome in the log
+                erased |= erase_some(scene, chance)
+    file = sqlite.shard_path(scene.settings.state, 0).read_bytes()
+    assert {number for number in range(200) if b"<%d>" % number not in file} == erased
+    copies = [file.count(b'{"a":"<%d>"' % number) for number in range(200)]
+    assert max(copies) == 3  # arguments, input, result
+    assert 100 < len(erased) < 190
+
+
+def erase_some(scene: Scene, chance: random.Random) -> set[int]:
+    """Erase a half of the calls, of the oldest and of the newest too; return their numbers."""
+    kept = scene.rows("SELECT idx, data FROM attachments WHERE role = 'arguments' AND data <> x''")
+    numbers = {index: int(json.loads(data)["a"][1:-1]) for index, data in kept}
+    chosen = {min(numbers), max(numbers), *chance.sample(sorted(numbers), len(numbers) // 2)}
+    for index in chance.sample(sorted(chosen), len(chosen)):
+        erasure.erase(scene.settings.state, 0, [index, index + 1])
+    return {numbers[index] for index in chosen}
+
+
+def test_no_erasure_leaves_a_copy_of_what_is_erased_later(scene):
+    """Rows that are deleted one by one have SQLite merge pages: with these, a copy would stay."""
+    chance = random.Random(1)  # noqa: S311  the same rows each time
+    path = sqlite.shard_path(scene.settings.state, 0)
+    with scene.open():
+        pass  # makes the file
+    with closing(sqlite3.connect(path)) as connection:
+        for index in range(1000, 1150):
+            mark = b"<%d>" % index
+            data = mark * (chance.choice((600, 700)) // len(mark) + 1)
+            connection.execute(
+                "INSERT INTO attachments VALUES (?, 'result', ?, ?, ?)",
+                (index, "c" * 64, bytes(32), data),
+            )
+        connection.commit()
+    order = list(range(1000, 1150))
+    chance.shuffle(order)
+    for number, index in enumerate(order, start=1):
+        erasure.erase(scene.settings.state, 0, [index])
+        if number % 25 == 0:
+            file = path.read_bytes()
+            assert [one for one in order if b"<%d>" % one not in file] == order[:number]
 
 
 def test_the_proof_of_an_erased_call_holds_before_and_after(scene):

@@ -164,7 +164,7 @@ def test_without_the_passphrase_nothing_is_settled(changed, doubtful):
 def data_of(project, invocation_id):
     with closing(sqlite3.connect(project.state / "shards" / "0.sqlite")) as connection:
         return connection.execute(
-            "SELECT role, data FROM attachments WHERE idx IN "
+            "SELECT role, data FROM attachments WHERE data <> x'' AND idx IN "
             "(SELECT idx FROM summaries WHERE invocation_id = ?) ORDER BY role",
             [invocation_id],
         ).fetchall()

@@ -261,7 +261,7 @@ def test_what_was_removed_without_a_word_is_not_said_to_be_erased(cli, told, res
         connection.execute("DELETE FROM attachments WHERE idx = ?", (call["index"],))
     assert told(reshaped, call["invocation_id"])["erasure"] is None
     assert (
-        "not kept; what it commits to is"
+        "gone, and no erasure is on record; it commits to"
         in cli(reshaped, "audit", "show", call["invocation_id"]).stdout
     )
 

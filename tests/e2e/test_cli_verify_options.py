@@ -145,6 +145,7 @@ def reforge(project, row):
                 origin = checkpoint.parse(note[0]).checkpoint.origin
                 signed = checkpoint.sign(Checkpoint(origin, size, tree.root()), signer)
                 connection.execute("UPDATE checkpoints SET note = ? WHERE size = ?", (signed, size))
+        connection.execute("UPDATE shard SET range = ?", (tree.encode(),))
     return row["shard"], row["index"]
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from agentguard import Decision, Denied, Guard
 from agentguard.audit import checkpoint, merkle
-from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.checkpoint import Checkpoint, End
 from agentguard.audit.entry import Attachment, Stored
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.summary import Search, Summary
@@ -70,6 +70,14 @@ class Copy:
     def strays(self, shard: int) -> Iterator[tuple[int, str]]:
         return iter(())
 
+    def end(self, shard: int) -> End:
+        """A careful attacker changes it as well."""
+        tree = self.tree()
+        return End(self.trust.origin(0), tree.size, tree.encode())
+
+    def damage(self, shard: int) -> Iterator[str]:
+        return iter(())
+
     def search(
         self, shard: int, search: Search, *, after: int = -1, newest_first: bool = False
     ) -> Iterator[int]:
@@ -97,6 +105,12 @@ class Copy:
         """A careful attacker moves the columns for searches along with their entry."""
         return self.about.get(body, Summary("outcome", "2026-11-25T12:00:00.000000Z"))
 
+    def tree(self) -> CompactRange:
+        tree = CompactRange()
+        for body in self.bodies:
+            tree.append(merkle.leaf_hash(body))
+        return tree
+
     @property
     def bodies(self) -> list[bytes]:
         return [body for _index, body in self.rows]
@@ -107,9 +121,7 @@ class Copy:
 
     def signed_again(self) -> Copy:
         """The same with checkpoints to match: what the holder of the log's key can do."""
-        tree = CompactRange()
-        for body in self.bodies:
-            tree.append(merkle.leaf_hash(body))
+        tree = self.tree()
         point = Checkpoint(self.trust.origin(0), tree.size, tree.root())
         return replace(self, notes=[checkpoint.sign(point, self.signer)])
 
@@ -130,6 +142,7 @@ class Copy:
             many(f"INSERT INTO summaries VALUES {several}", about)  # noqa: S608  of our own columns
             many("INSERT INTO checkpoints VALUES (?, ?)", notes)
             many("INSERT INTO attachments VALUES (?, ?, ?, ?, ?)", beside)
+            connection.execute("UPDATE shard SET origin = ?, size = ?, range = ?", self.end(0))
             connection.commit()
         if self.listed is not None:
             registry.write(folder, self.listed)
@@ -346,9 +359,13 @@ def test_what_is_moved_beside_another_entry_is_found(log, data):
 
 
 @given(gone=st.sets(st.integers(0, 40)))
-def test_erasing_what_stands_beside_entries_leaves_the_log_intact(log, gone):
+def test_what_is_gone_from_beside_entries_is_found_and_located(log, gone):
+    """No erasure of these calls is on record. The hashes hold all the same."""
     beside = {index: kept for index, kept in log.beside.items() if index not in gone}
-    assert looked_at(replace(log, beside=beside)).ok
+    report = looked_at(replace(log, beside=beside))
+    lost = {index for index, kept in log.beside.items() if kept} & gone
+    assert {problem.index for problem in report.problems} == lost
+    assert examine(replace(log, beside=beside), log.trust, contents=False).ok
 
 
 def test_another_logs_trust_document_believes_nothing(log, other):

@@ -471,6 +471,67 @@ def test_the_administrators_own_is_not(settings):
     assert (found.ok, found.in_doubt) == (True, ())
 
 
+# --- resolutions that do not fit their calls ------------------------------------------------------
+
+
+def say(settings, where, *, ran=True, kind="resolution"):
+    """Append what the admin key says without asking what stands in the log; return its place."""
+    admin = admin_of(settings)
+    if kind == "erasure":
+        return append(settings, entry.erasure(admin, where, note="n", at=now()))
+    return append(settings, entry.resolution(admin, where, ran=ran, note="n", at=now()))
+
+
+def found(settings):
+    """Each finding: its shard, its index, and what it says."""
+    return [(one.shard, one.index, one.what) for one in report(settings).problems]
+
+
+def test_a_resolution_of_a_denied_call_is_found(settings):
+    home = domain.take_up(settings, PASSPHRASE)
+    with Guard(settings, FunctionEngine(lambda _d: Decision.deny("no")), home) as guard:
+        tool = guard.tool(name="work")(lambda what: what)
+        with pytest.raises(Denied):
+            guard.new_agent("a").call(tool, "denied")
+    place = say(settings, place_of(settings, "denied"))
+    assert found(settings) == [(0, place.index, "it resolves a call that was denied")]
+
+
+def test_a_resolution_of_a_call_that_has_an_outcome_is_found(settings):
+    place = say(settings, place_of(settings, "done"))
+    what = "it resolves a call whose outcome stands before it"
+    assert found(settings) == [(0, place.index, what)]
+
+
+def test_so_is_one_in_another_shard_that_has_seen_the_outcome(settings, opened):
+    """The guard holds shard 0, so that the administrator's lease embeds its head."""
+    place = say(settings, place_of(settings, "done"))
+    what = "it resolves a call whose outcome stands before it"
+    assert place.shard == 1
+    assert found(settings) == [(1, place.index, what)]
+
+
+def test_the_twin_an_erasure_of_any_call_is_none(settings):
+    """And the call in doubt may be resolved, in whatever shard."""
+    say(settings, place_of(settings, "done"), kind="erasure")
+    say(settings, place_of(settings, "die"), kind="erasure")
+    assert found(settings) == []
+    say(settings, place_of(settings, "die"))
+    assert found(settings) == []
+    assert report(settings).in_doubt == ()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_resolutions_that_contradict_each_other_are_found(settings, first):
+    where = place_of(settings, "die")
+    say(settings, where, ran=first)
+    say(settings, where, ran=first)  # once more the same: true, if it is true
+    assert found(settings) == []
+    place = say(settings, where, ran=not first)
+    what = "it contradicts another resolution of the same call"
+    assert found(settings) == [(0, place.index, what)]
+
+
 def elsewhere(settings, **changes):
     where = place_of(settings)
     fields = {

@@ -338,6 +338,8 @@ def test_a_log_in_memory_reads_as_one_on_disk(log, reader, signer):
         lambda one: one.named(0, "f"),
         lambda one: one.unsettled(0),
         lambda one: one.unsettled(0, newest_first=True),
+        lambda one: iter([one.end(0)]),
+        lambda one: one.damage(0),
     ]
     for ask in asked:
         on_disk, in_memory = ([*ask(one)] for one in readers)
@@ -345,3 +347,4 @@ def test_a_log_in_memory_reads_as_one_on_disk(log, reader, signer):
     assert [*memory.named(0, prefix)] == [4, 5]
     assert [*memory.unsettled(0)] == [6]
     assert [index for index, _body in memory.entries(0, after=5, newest_first=True)] == [7, 6]
+    assert (memory.end(0).origin, memory.end(0).size) == (log.head.origin, 8)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentguard.audit.merkle import HASH_SIZE
 from agentguard.canonical import MAX_BYTES, b64_decode, b64_encode
@@ -48,6 +48,17 @@ class Checkpoint:
     def body(self) -> bytes:
         """Return the text that is signed, without extension lines (tlog-checkpoint)."""
         return f"{self.origin}\n{self.size}\n{b64_encode(self.root)}\n".encode()
+
+
+class End(NamedTuple):
+    """What the writer of a shard goes on from, as it lies there, none of it verified.
+
+    ``peaks`` are those of the tree (``CompactRange.encode``).
+    """
+
+    origin: str
+    size: int
+    peaks: bytes
 
 
 @dataclass(frozen=True, slots=True)

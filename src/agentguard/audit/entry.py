@@ -281,7 +281,7 @@ def authorization(
 def outcome_statement(
     invocation_sha256: str,
     *,
-    authorization: Receipt | None,
+    authorization: Receipt | str,
     status: Status,
     result: str | None,
     result_type: str | None,
@@ -291,12 +291,12 @@ def outcome_statement(
 ) -> bytes:
     """Say what became of an authorised call (records.md, Outcome).
 
+    ``authorization`` is where it stands or, while nobody knows that, the invocation's id.
     ``result`` is a commitment (hex), or None where the result has no canonical form; then
     ``result_type`` still names its type.
     """
-    place = authorization and {"shard": authorization.shard, "index": authorization.index}
     predicate: dict[str, object] = {
-        "authorization": place,
+        "authorization": None,
         "status": status,
         "result": result,
         "result_type": result_type,
@@ -304,6 +304,10 @@ def outcome_statement(
         "started_at": started_at,
         "ended_at": ended_at,
     }
+    if isinstance(authorization, Receipt):
+        predicate["authorization"] = {"shard": authorization.shard, "index": authorization.index}
+    else:
+        predicate["invocation_id"] = authorization
     return envelope.statement("outcome", invocation_sha256, "invocation", predicate)
 
 

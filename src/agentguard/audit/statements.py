@@ -7,6 +7,7 @@ is ``verify.py``'s business, what one call's proof must hold ``evidence.py``'s.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, get_args
@@ -25,6 +26,7 @@ from agentguard.identity.trust import TrustDocument, TrustedKey, Use
 from agentguard.invocation import SALT_SIZE, call_digest, commitment
 from agentguard.keys import PublicKey
 
+_INVOCATION_ID: Final = re.compile(r"[0-9a-f]{32}")
 _STATUSES: Final = frozenset(get_args(Status))
 _COPIES_OF_CALL: Final = frozenset({"arguments", "input"})
 _COPIES_OF_OUTCOME: Final = frozenset({"result"})
@@ -68,10 +70,14 @@ class Authorization(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """An outcome entry that was read: of which invocation, and the agent's statement."""
+    """An outcome entry that was read: of which invocation, and the agent's statement.
+
+    ``invocation_id`` is what the statement says of its call where its place was not known yet.
+    """
 
     sealed: Envelope
     invocation_sha256: str
+    invocation_id: str | None
     predicate: Mapping[str, JSON]
     status: str
     commitments: Commitments
@@ -111,14 +117,14 @@ def read_authorization(parsed: Entry) -> Authorization:
         or not (engine is None or isinstance(engine, dict))
     ):
         raise _lacking("tool, decision, reasons or engine")
-    for name in ("task_id", "traceparent"):  # what it is searched for by
+    for name in ("invocation_id", "task_id", "traceparent"):  # what it is searched for by
         _text_or_none(predicate, name)
     return Authorization(
         sealed,
         canonical.sha256_hex(sealed.payload),
         statement.subject_sha256,
         predicate,
-        _text_or_none(predicate, "invocation_id"),
+        _id_or_none(predicate),
         _text(predicate, "agent"),
         _text(predicate, "principal"),
         _text(tool, "name"),
@@ -141,7 +147,15 @@ def read_outcome(parsed: Entry) -> Outcome:
         raise DecodeError(f"{status!r} is no status of an outcome", code="entry.malformed")
     copies = _read_copies(parsed, _COPIES_OF_OUTCOME)
     commitments: Commitments = {"result": statement.predicate.get("result"), **copies}
-    return Outcome(sealed, statement.subject_sha256, statement.predicate, status, commitments)
+    invocation_id = _id_or_none(statement.predicate)
+    return Outcome(
+        sealed,
+        statement.subject_sha256,
+        invocation_id,
+        statement.predicate,
+        status,
+        commitments,
+    )
 
 
 def _text(members: Mapping[str, JSON], name: str) -> str:
@@ -153,6 +167,14 @@ def _text(members: Mapping[str, JSON], name: str) -> str:
 
 def _text_or_none(members: Mapping[str, JSON], name: str) -> str | None:
     return None if members.get(name, "") is None else _text(members, name)
+
+
+def _id_or_none(predicate: Mapping[str, JSON]) -> str | None:
+    """Return an invocation's id, which is 16 bytes in hex: it goes into file names and commands."""
+    value = predicate.get("invocation_id")
+    if value is None or (isinstance(value, str) and _INVOCATION_ID.fullmatch(value)):
+        return value
+    raise DecodeError("an invocation's id is 32 lower-case hex digits", code="entry.malformed")
 
 
 def _lacking(what: str) -> DecodeError:

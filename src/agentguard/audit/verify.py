@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from agentguard.audit import checkpoint, entry, merkle, statements, summary
-from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.checkpoint import Checkpoint, End
 from agentguard.audit.entry import Entry, Stored
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.statements import Administered, Authorization, Commitments, Credentials
@@ -27,6 +27,9 @@ from agentguard.errors import AgentguardError, VerificationError
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument, TrustedKey
+
+LISTED: Final = 100
+"""Problems of one shard that are told one by one; of further ones only the number is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +51,27 @@ class OpenCall(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Gone:
+    """What an entry commits to and is not kept beside it: an erasure of its call may say why.
+
+    ``place`` is where the call's authorization stands.
+    """
+
+    index: int
+    roles: tuple[str, ...]
+    place: int
+    invocation_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class ShardReport:
     """The findings of one shard.
 
     ``kept``: a checkpoint from outside was at hand; ``anchored``: and the log agrees with it.
     ``heads`` are the other shards' checkpoints that this one embeds, each with the index of its
     entry, unverified; ``administered`` are the resolutions and erasures, likewise, which may be of
-    another shard's calls.
+    another shard's calls. ``gone`` is not judged here. ``unlisted`` is the number of problems
+    beyond those that are listed.
     """
 
     shard: int
@@ -65,7 +82,9 @@ class ShardReport:
     open_calls: tuple[OpenCall, ...]
     administered: tuple[tuple[int, Administered], ...]
     heads: tuple[tuple[int, Checkpoint], ...]
+    gone: tuple[Gone, ...]
     problems: tuple[Problem, ...]
+    unlisted: int
     counted: tuple[tuple[str, int, int], ...] = ()
     """Of each hop that allows a number of calls: its ``jti``, that number, and the calls here."""
 
@@ -79,10 +98,14 @@ class _Own(NamedTuple):
 
 
 class _Said(NamedTuple):
-    """What an entry says, as far as it bears on what stands beside it."""
+    """What an entry says, as far as it bears on what stands beside it.
+
+    ``call`` says of which call it is, if of one: the index, and the digest of the invocation.
+    """
 
     summary: Summary
     commitments: Commitments = MappingProxyType({})
+    call: tuple[int, str] | None = None
 
 
 _BRAKES: Final = {
@@ -111,6 +134,8 @@ class ShardVerifier:
     may_be_empty: bool = False
     _tree: CompactRange = field(default_factory=CompactRange)
     _problems: list[Problem] = field(default_factory=list)
+    _unlisted: int = 0
+    _gone: list[Gone] = field(default_factory=list)
     _heads: list[tuple[int, Checkpoint]] = field(default_factory=list)
     _embedded: set[str] = field(default_factory=set)  # the shards whose heads were seen so far
     _administered: list[tuple[int, Administered]] = field(default_factory=list)
@@ -120,6 +145,7 @@ class ShardVerifier:
     _open: dict[str, OpenCall] = field(default_factory=dict)
     _announced: set[str] = field(default_factory=lambda: {str(None)})
     _seen: set[str] = field(default_factory=set)
+    _strays: dict[str | None, int] = field(default_factory=dict)  # outcomes without a call, by id
     _head: _Own | None = None
     _at: int = 0  # the latest time of an entry so far
     _intact: bool = True
@@ -166,12 +192,23 @@ class ShardVerifier:
             open_calls=tuple(self._open.values()),
             administered=tuple(self._administered),
             heads=tuple(self._heads),
+            gone=tuple(self._gone),
             problems=tuple(self._problems),
+            unlisted=self._unlisted,
             counted=tuple((jti, most, used) for (jti, most), used in self._calls.items()),
         )
 
+    def compare_end(self, end: End | None) -> None:
+        """After a ``walk``, hold what the shard's writer would go on from against the entries."""
+        if self._intact and end != End(self.origin, self._tree.size, self._tree.encode()):
+            what = "its table shard, from which a writer goes on, does not agree with its entries"
+            self._found(None, what)
+
     def _found(self, index: int | None, what: str) -> None:
-        self._problems.append(Problem(self.shard, index, what))
+        if len(self._problems) < LISTED:
+            self._problems.append(Problem(self.shard, index, what))
+        else:
+            self._unlisted += 1
 
     # --- the tree and its checkpoints -----------------------------------------------------------
 
@@ -181,7 +218,7 @@ class ShardVerifier:
             try:
                 own = self._own(note)
             except AgentguardError as error:
-                after = f"a checkpoint after entry {before - 1}"
+                after = f"a checkpoint of more than {before} entries"
                 which = after if before else "the first checkpoint"
                 self._found(before, f"{which} does not verify: {error}")
                 self._intact = False
@@ -250,6 +287,10 @@ class ShardVerifier:
             self._intact = False
         elif self._head.signer is None and newest is not None:
             self._vouch(self._head, newest)
+        for call in self._open.values():
+            if call.invocation_id in self._strays:
+                what = f"an outcome of another call has the id of the call at {call.place}"
+                self._found(self._strays[call.invocation_id], what)
         for point in self.kept:
             if point.size > size:
                 self._beyond(point, "a checkpoint kept outside the log")
@@ -278,10 +319,18 @@ class ShardVerifier:
                 raise VerificationError("a shard begins with its opening entry")
             said = self._statements(stored, parsed, at)
             statements.check_attachments(stored.attachments, said.commitments)
+            self._note_gone(stored, said)
             if stored.summary != said.summary:
                 raise VerificationError(_other_columns(stored.summary, said.summary))
         except AgentguardError as error:
             self._found(stored.index, str(error))
+
+    def _note_gone(self, stored: Stored, said: _Said) -> None:
+        kept = {attachment.role for attachment in stored.attachments}
+        stated = (role for role, value in said.commitments.items() if value is not None)
+        roles = tuple(role for role in stated if role not in kept)
+        if roles and said.call is not None:
+            self._gone.append(Gone(stored.index, roles, *said.call))
 
     def _statements(self, stored: Stored, parsed: Entry, at: int) -> _Said:
         """Check what is signed in an entry; return what it commits to, and its summary."""
@@ -303,7 +352,7 @@ class ShardVerifier:
             case "authorization":
                 return self._authorization(index, parsed, at)
             case "outcome":
-                return self._outcome(stored, parsed)
+                return self._outcome(index, parsed)
             case "config" | "policy":
                 self._announce(parsed)
             case "revocation" | "freeze":
@@ -356,7 +405,7 @@ class ShardVerifier:
                 self._calls.update(chain.limits)
             self._open[subject] = OpenCall(index, str(call.invocation_id), subject, issued)
         about = summary.of_call(call.predicate, at=parsed.at, decision=call.decision)
-        return _Said(about, call.commitments)
+        return _Said(about, call.commitments, (index, subject))
 
     def _chain_of(self, call: Authorization) -> Chain | None:
         """Return the chain that a call names."""
@@ -367,25 +416,30 @@ class ShardVerifier:
             raise VerificationError("a chain of delegation that no entry before it keeps")
         return chain
 
-    def _outcome(self, stored: Stored, parsed: Entry) -> _Said:
+    def _outcome(self, index: int, parsed: Entry) -> _Said:
         outcome = statements.read_outcome(parsed)
-        call = self._open.pop(outcome.invocation_sha256, None)
+        subject = outcome.invocation_sha256
+        call = self._open.pop(subject, None)
         if call is None:
             if outcome.predicate.get("authorization") is not None or outcome.status != "not_run":
                 raise VerificationError("an outcome without an authorised call that waits for one")
-            # interrupted before its authorization was durable: only the digest of it is known
+            # interrupted before its authorization was durable: only what it says of it is known
             holder = self._credentials.holder(outcome.sealed)
             self._signed_by(holder, outcome.sealed)
-            invocation_id = stored.summary.invocation_id if stored.summary is not None else None
-            about = summary.of_outcome(invocation_id, holder.uri, at=parsed.at, status="not_run")
+            self._strays[outcome.invocation_id] = index
+            about = summary.of_outcome(
+                outcome.invocation_id, holder.uri, at=parsed.at, status="not_run"
+            )
             return _Said(about)
         statements.check_place(outcome, self.shard, call.place)
+        if outcome.invocation_id not in (None, call.invocation_id):
+            raise VerificationError("an outcome names another call than the one that it is of")
         # by the instance that made the call, whose credential may have run out while it ran
         self._signed_by(call.issued, outcome.sealed)
         about = summary.of_outcome(
             call.invocation_id, call.issued.uri, at=parsed.at, status=outcome.status
         )
-        return _Said(about, outcome.commitments)
+        return _Said(about, outcome.commitments, (call.place, subject))
 
     def _signed_by(self, issued: Credential, sealed: Envelope) -> None:
         statements.check_signed(sealed, issued, signatures=self._checks_signatures())

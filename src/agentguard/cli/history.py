@@ -174,16 +174,13 @@ class History:
         return rows.of_administered(row, parsed, said, call)
 
     def _calls_of(self, row: Row, read: Outcome) -> Iterator[int]:
-        """Yield where the call of an outcome may stand: where it says, or the columns do."""
+        """Yield where the call of an outcome may stand: where it says, or its id is found."""
         match read.predicate.get("authorization"):
             case {"shard": row.shard, "index": index} if is_integer(index):
                 yield index
-            case None:  # interrupted before its place was known
-                stored = self._reader.entry(row.shard, row.index)
-                about = stored.summary if stored is not None else None
-                if about is not None and about.invocation_id is not None:
-                    search = Search(kind="authorization", invocation_id=about.invocation_id)
-                    yield from self._reader.search(row.shard, search)
+            case None if read.invocation_id is not None:  # interrupted before its place was known
+                search = Search(kind="authorization", invocation_id=read.invocation_id)
+                yield from self._reader.search(row.shard, search)
 
     def _call(self, shard: int, index: int) -> Authorization | None:
         """Return the call at a place, None where none can be read."""

@@ -228,7 +228,7 @@ def _attached(told: Story, role: str, parsed: Entry) -> str:
         return ("redacted: " if redacted else "") + _written(told.attachments[role])
     if told.erasure is not None:
         return f"erased {_by_admin(told.erasure)}"
-    return f"not kept; what it commits to is {told.commitments()[role]}"
+    return f"gone, and no erasure is on record; it commits to {told.commitments()[role]}"
 
 
 def _by_admin(noted: Noted) -> str:

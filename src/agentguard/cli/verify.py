@@ -7,7 +7,7 @@ files that ``--against`` names are read here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from itertools import chain
@@ -38,8 +38,9 @@ _NOTE: Final = re.compile(rb"(?:[^\n]+\n)+\n(?:\xe2\x80\x94 [^\n]*\n)+")
 _WITHOUT: Final = (
     "signatures, but for the newest checkpoint's of each shard",
     "what the entries say: credentials, policies, arguments, results",
-    "the columns by which entries are found, from which the calls in doubt are taken",
 )
+_COLUMNS: Final = "the columns by which entries are found, from which the calls in doubt are taken"
+_DOUBTS: Final = "which calls are in doubt: in a file that is damaged they are not looked for"
 
 
 CheckedSinceOption = Annotated[
@@ -105,8 +106,12 @@ def verify(
             contents=not no_signatures,
             progress=count,
         )
-    in_doubt = _in_doubt_by_columns(reader) if no_signatures else report.in_doubt
-    unchecked = _unchecked(since, no_signatures=no_signatures)
+    by_columns = no_signatures and not report.damaged
+    in_doubt = _in_doubt_by_columns(reader) if by_columns else report.in_doubt
+    if no_signatures:
+        unchecked = [*_WITHOUT, _COLUMNS if by_columns else _DOUBTS]
+    else:
+        unchecked = [f"signatures before {timestamp(since)}"] if since is not None else []
     told = VerifyReport(log, report, in_doubt, unchecked, against or ())
     if json:
         told.print_json()
@@ -150,13 +155,6 @@ def _origin(reader: LogReader, shard: int) -> str | None:
         note = reader.checkpoint(shard)
         return checkpoint.parse(note).checkpoint.origin if note is not None else None
     return None
-
-
-def _unchecked(since: datetime | None, *, no_signatures: bool) -> Sequence[str]:
-    """Say what is left out."""
-    if since is not None:
-        return [f"signatures before {timestamp(since)}"]
-    return _WITHOUT if no_signatures else ()
 
 
 def _in_doubt_by_columns(reader: LogReader) -> list[str]:

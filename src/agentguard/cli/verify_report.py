@@ -107,7 +107,8 @@ class VerifyReport:
         )
         for invocation_id in self.in_doubt[:_LISTED]:
             wanted = Filter(Search(kind="authorization", invocation_id=invocation_id))
-            for row in islice(history.rows(wanted), 1):
+            found = history.rows(wanted) if not self.report.damaged else ()
+            for row in islice(found, 1):
                 by = agent_alias(row.agent or "")
                 screen.item("  ", f"{row.tool} by {by}, {row.at}, entry {row.shard}/{row.index}")
             remedy = f"{rows.remedy(invocation_id)}{acting(self.log.location)}"

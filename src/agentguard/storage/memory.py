@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from agentguard.audit import checkpoint
-from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.checkpoint import Checkpoint, End
 from agentguard.audit.entry import Record, Stored
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.summary import Search
@@ -78,6 +78,15 @@ class MemoryBackend:
 
     def strays(self, shard: int) -> Iterator[tuple[int, str]]:  # noqa: ARG002
         """Nothing: what stands beside an entry is kept with it."""
+        return iter(())
+
+    def end(self, shard: int) -> End:  # noqa: ARG002
+        """What the writer would go on from."""
+        point = self._head.checkpoint
+        return End(point.origin, point.size, self._head.tree.encode())
+
+    def damage(self, shard: int) -> Iterator[str]:  # noqa: ARG002
+        """Nothing: a list has no index beside it."""
         return iter(())
 
     def entry(self, shard: int, index: int) -> Stored | None:  # noqa: ARG002

@@ -7,9 +7,11 @@ import sqlite3
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from agentguard.audit.checkpoint import End
 from agentguard.audit.entry import Attachment, Stored
 from agentguard.audit.summary import Search, Summary
 from agentguard.storage import fork, registry, sqlite
@@ -39,19 +41,25 @@ class StateReader:
     ) -> Iterator[tuple[int, bytes]]:
         """Yield ``(index, canonical bytes)`` past ``after``, in the order of the index."""
         statement = _ordered(_ENTRIES.format("WHERE idx > ?"), newest_first=newest_first)
-        return self._rows(shard, _is_entry, statement, after)
+        return self._rows(shard, _ENTRY, statement, after, newest_first=newest_first)
 
     def checkpoints(self, shard: int) -> Iterator[bytes]:
         """Yield the signed notes."""
-        statement = "SELECT note FROM checkpoints ORDER BY size"
-        return (row[0] for row in self._rows(shard, _is_note, statement))
+        statement = "SELECT size, note FROM checkpoints ORDER BY size"
+        return (row[1] for row in self._rows(shard, _NOTE, statement))
 
     def checkpoint(self, shard: int, size: int | None = None) -> bytes | None:
         """The signed note of one size, or the newest."""
         statement = (
-            "SELECT note FROM checkpoints WHERE size = coalesce(?, size) ORDER BY size DESC LIMIT 1"
+            "SELECT size, note FROM checkpoints WHERE size = coalesce(?, size)"
+            " ORDER BY size DESC LIMIT 1"
         )
-        return next((row[0] for row in self._rows(shard, _is_note, statement, size)), None)
+        return next((row[1] for row in self._rows(shard, _NOTE, statement, size)), None)
+
+    def end(self, shard: int) -> End | None:
+        """What the writer would go on from."""
+        rows = self._rows(shard, _END, "SELECT origin, size, range FROM shard")
+        return next((End(*row) for row in rows), None)
 
     def stored(self, shard: int) -> Iterator[Stored]:
         """Yield the entries with all that stands beside them: what has no entry is not seen."""
@@ -63,11 +71,13 @@ class StateReader:
 
     def _stored(self, shard: int, index: int | None) -> Iterator[Stored]:
         """Walk the three tables side by side: looking each entry's rows up takes far longer."""
-        where, asked = ("WHERE idx = ?", (index,)) if index is not None else ("", ())
-        about = self._rows(shard, _is_summary, _SUMMARIES.format(where), *asked)
-        beside = self._rows(shard, _is_attachment, _ATTACHMENTS.format(where), *asked)
+        where, and_, asked = (
+            ("WHERE idx = ?", "AND idx = ?", (index,)) if index is not None else ("", "", ())
+        )
+        about = self._rows(shard, _SUMMARY, _SUMMARIES.format(where), *asked)
+        beside = self._rows(shard, _ATTACHMENT, _ATTACHMENTS.format(and_), *asked)
         row, attachment = next(about, None), next(beside, None)
-        for at, body in self._rows(shard, _is_entry, _ENTRIES.format(where), *asked):
+        for at, body in self._rows(shard, _ENTRY, _ENTRIES.format(where), *asked):
             while row is not None and row[0] < at:
                 row = next(about, None)
             found = Summary(*row[1:]) if row is not None and row[0] == at else None
@@ -96,6 +106,17 @@ class StateReader:
             for index in self._indices(shard, _STRAYS.format(table)):
                 yield index, table
 
+    def damage(self, shard: int) -> Iterator[str]:
+        """Yield what SQLite finds wrong with the file, the first ten.
+
+        It compares the index with its table, too: through that everything is found but by a walk.
+        While it looks (some seconds for a million entries) no guard of this process can write.
+        """
+        rows = self._rows(shard, _TEXT, f"PRAGMA integrity_check({_FINDINGS})")
+        lines = (line for (said,) in rows for line in said.splitlines())
+        found = (line for line in lines if line != "ok" and not line.startswith("***"))
+        return islice(found, _FINDINGS)
+
     def search(
         self, shard: int, search: Search, *, after: int = -1, newest_first: bool = False
     ) -> Iterator[int]:
@@ -108,7 +129,7 @@ class StateReader:
                 parameters += [value] * condition.count("?")
         # of the names of Search alone
         statement = _SEARCH.format(" AND ".join(conditions))
-        return self._indices(shard, _ordered(statement, newest_first=newest_first), *parameters)
+        return self._indices(shard, statement, *parameters, newest_first=newest_first)
 
     def named(self, shard: int, prefix: str) -> Iterator[int]:
         """Yield the indices of the authorizations of calls whose ids begin with ``prefix``."""
@@ -117,7 +138,7 @@ class StateReader:
     def unsettled(self, shard: int, *, newest_first: bool = False) -> Iterator[int]:
         """Yield the indices of the allowed calls to which no outcome belongs, by the summaries."""
         statement = _SEARCH.format(_UNSETTLED)
-        return self._indices(shard, _ordered(statement, newest_first=newest_first))
+        return self._indices(shard, statement, newest_first=newest_first)
 
     def close(self) -> None:
         """Close the files; reading on opens them anew."""
@@ -129,25 +150,43 @@ class StateReader:
             connection = self._open[shard] = _connect(sqlite.shard_path(self._state, shard))
         return connection
 
-    def _indices(self, shard: int, statement: str, *parameters: Any) -> Iterator[int]:
+    def _indices(
+        self, shard: int, statement: str, *parameters: Any, newest_first: bool = False
+    ) -> Iterator[int]:
         try:
             "".join(map(str, parameters)).encode()
         except UnicodeEncodeError:  # what is no text stands in no entry
             return iter(())
-        return (row[0] for row in self._rows(shard, _is_index, statement, *parameters))
+        statement = _ordered(statement, newest_first=newest_first)
+        rows = self._rows(shard, _INDEX, statement, *parameters, newest_first=newest_first)
+        return (row[0] for row in rows)
 
     def _rows(
-        self, shard: int, is_one: Callable[[Any], bool], statement: str, *parameters: Any
+        self,
+        shard: int,
+        shape: _Shape,
+        statement: str,
+        *parameters: Any,
+        newest_first: bool = False,
     ) -> Iterator[Any]:
-        """Yield rows of the right types: in a file that was changed there may be others."""
+        """Yield rows of the right types, in their order.
+
+        A file that was changed may hold others; and one row without end, where a page of it stands
+        in its tree more than once.
+        """
         path = sqlite.shard_path(self._state, shard)
+        last: Any = None
         with sqlite.errors(path):
             with sqlite.INSIDE:
                 cursor = self._connection(shard).execute(statement, parameters)
             try:
                 while (row := _fetch(cursor)) is not None:
-                    if not is_one(row):
+                    if not shape.fits(row):
                         raise sqlite.damaged(path, "a row of it does not have the types of a log")
+                    key = row[: shape.key]
+                    if last is not None and not (key < last if newest_first else last < key):
+                        raise sqlite.damaged(path, "rows of it are not in their order")
+                    last = key if shape.key else None
                     yield row
             finally:
                 with sqlite.INSIDE:  # to drop it is to reset its statement
@@ -168,7 +207,8 @@ def _fetch(cursor: sqlite3.Cursor) -> Any:
 _ENTRIES: Final = "SELECT idx, body FROM entries {} ORDER BY idx"
 _SUMMARIES: Final = "SELECT * FROM summaries {} ORDER BY idx"
 _ATTACHMENTS: Final = (
-    "SELECT idx, role, commitment, salt, data FROM attachments {} ORDER BY idx, role"
+    "SELECT idx, role, commitment, salt, data FROM attachments"  # noqa: S608  of a constant
+    f" WHERE NOT {sqlite.ERASED} {{}} ORDER BY idx, role"
 )
 
 _SEARCH: Final = "SELECT idx FROM summaries WHERE {} ORDER BY idx"
@@ -180,7 +220,10 @@ _UNSETTLED: Final = """kind = 'authorization' AND decision = 'allow' AND NOT EXI
     SELECT 1 FROM summaries AS ended JOIN entries ON entries.idx = ended.idx
     WHERE ended.invocation_id = summaries.invocation_id AND ended.kind = 'outcome'
 )"""
-_STRAYS: Final = "SELECT idx FROM {} WHERE idx NOT IN (SELECT idx FROM entries) LIMIT 100"
+_STRAYS: Final = (
+    "SELECT DISTINCT idx FROM {} WHERE idx NOT IN (SELECT idx FROM entries) ORDER BY idx LIMIT 100"
+)
+_FINDINGS: Final = 10
 
 _CONDITIONS: Final = {
     "agent": "(agent = ? OR instr(agent, '/agent/' || ? || '/') > 0)",
@@ -193,25 +236,29 @@ def _ordered(statement: str, *, newest_first: bool) -> str:
     return f"{statement} DESC" if newest_first else statement
 
 
-def _is_entry(row: tuple[Any, ...]) -> bool:
-    return tuple(map(type, row)) == (int, bytes)
+class _Shape(NamedTuple):
+    """The rows of a statement: of which types, and how many columns say where each stands."""
+
+    key: int
+    fits: Callable[[Any], bool]
 
 
-def _is_note(row: tuple[Any, ...]) -> bool:
-    return type(row[0]) is bytes
-
-
-def _is_index(row: tuple[Any, ...]) -> bool:
-    return type(row[0]) is int
-
-
-def _is_attachment(row: tuple[Any, ...]) -> bool:
-    return tuple(map(type, row)) == (int, str, str, bytes, bytes)
+def _of(*types: type) -> Callable[[Any], bool]:
+    return lambda row: tuple(map(type, row)) == types
 
 
 def _is_summary(row: tuple[Any, ...]) -> bool:
     index, kind, at, *others = map(type, row)
     return (index, kind, at) == (int, str, str) and {str, type(None)}.issuperset(others)
+
+
+_ENTRY: Final = _Shape(1, _of(int, bytes))
+_NOTE: Final = _Shape(1, _of(int, bytes))
+_INDEX: Final = _Shape(1, _of(int))
+_SUMMARY: Final = _Shape(1, _is_summary)
+_ATTACHMENT: Final = _Shape(2, _of(int, str, str, bytes, bytes))
+_END: Final = _Shape(0, _of(str, int, bytes))
+_TEXT: Final = _Shape(0, _of(str))
 
 
 def _connect(path: Path) -> sqlite3.Connection:

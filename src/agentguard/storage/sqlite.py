@@ -41,8 +41,13 @@ CREATE TABLE attachments (
     idx INTEGER NOT NULL, role TEXT NOT NULL,
     commitment TEXT NOT NULL, salt BLOB NOT NULL, data BLOB NOT NULL,
     PRIMARY KEY (idx, role)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 """
+# attachments has row ids, so that it only grows at its end: SQLite then moves no row to another
+# page, and leaves no copy of one in free space, where no erasure would reach it
+
+ERASED: Final = "(commitment, salt, data) = ('', x'', x'')"
+"""What is left of an attachment that was erased: to delete its row would be to move others."""
 
 MAX_LENGTH: Final = 16 * 1024 * 1024
 """Bytes of one value; SQLite refuses a longer one, and a file that claims to hold it."""
@@ -68,7 +73,18 @@ INSIDE: Final = threading.RLock()
 """Held by whoever is inside SQLite. A fork waits for it: SQLite's own locks, held by a thread that
 the child does not have, would hold the child up for ever."""
 
+_OWNED: Final = threading.Condition(INSIDE)
+
 _INHERITED: Final[set[Path]] = set()
+
+
+def is_inside() -> bool:
+    """Whether this thread holds ``INSIDE``: it has been interrupted there."""
+    try:
+        _OWNED.notify(0)  # to nobody; it raises where the lock is not this thread's
+    except RuntimeError:
+        return False
+    return True
 
 
 def shard_path(state: Path, number: int) -> Path:
@@ -105,13 +121,10 @@ def was_inherited(path: Path) -> bool:
 
 
 def make_durable(connection: sqlite3.Connection) -> None:
-    """Have commits reach the disk before they return, and leave no old bytes on free pages.
-
-    What is erased later would stand there still where a writer has moved it before.
-    """
-    connection.execute("PRAGMA secure_delete=ON")
+    """Have commits reach the disk before they return, and zeros in the place of what is freed."""
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA secure_delete=ON")  # by default it is off, but for some builds
 
 
 def damaged(path: Path, problem: str) -> StorageError:

@@ -1,0 +1,194 @@
+"""An outcome whose call's authorization never got into the log: what it may say, and hide.
+
+A call that is interrupted while its authorization is written says afterwards that its tool did not
+run; where the authorization is not in the log, nothing but this outcome names the call. By its
+columns a call in doubt is found, or hidden.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sqlite3
+from contextlib import closing, suppress
+
+import pytest
+
+from agentguard import Denied, StorageError, envelope
+from agentguard.audit import entry, statements, summary
+from agentguard.cli import rows
+from agentguard.cli.filters import Filter
+from agentguard.cli.history import History
+from agentguard.invocation import timestamp
+from agentguard.storage.reader import StateReader
+from agentguard.storage.sqlite import shard_path
+
+
+@pytest.fixture
+def opened(place):
+    with place.open() as guard:
+        yield guard
+
+
+@pytest.fixture
+def agent(opened):
+    return opened.new_agent("reader")
+
+
+def interrupt(guard, agent, ran, monkeypatch, *, durable):
+    """Make a call that is interrupted before, or after, its authorization is durable."""
+    log = guard._line.log
+    write = log._backend.write
+
+    def interrupted(*batch):
+        if durable:
+            write(*batch)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(log._backend, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            agent.call(guard.tool(ran.append, name="note"), "interrupted")
+    log.flush()
+
+
+def leave_in_doubt(guard, agent, ran, monkeypatch):
+    """Make a call whose outcome can't be handed over; return its id and its invocation's digest."""
+    with monkeypatch.context() as patched:
+        patched.setattr(guard._line.log, "enqueue", lambda _record: 1 / 0)
+        agent.call(guard.tool(ran.append, name="note"), "in doubt")
+    ((index, body),) = [
+        (index, body)
+        for index, body in guard.reader().entries(0)
+        if entry.parse(body).kind == "authorization"
+    ][-1:]
+    call = statements.read_authorization(entry.parse(body))
+    return index, call
+
+
+def in_doubt_by_columns(place):
+    with closing(StateReader(place.config.state)) as reader:
+        return [row.invocation_id for row in History(reader).rows(Filter(in_doubt=True))]
+
+
+def strays(place):
+    with closing(sqlite3.connect(shard_path(place.config.state, 0))) as connection:
+        asked = "SELECT idx, invocation_id FROM summaries WHERE status = 'not_run'"
+        return connection.execute(asked).fetchall()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_an_interrupted_call_is_not_in_doubt(place, opened, agent, ran, monkeypatch, durable):
+    """Its outcome is found by its id, whether its authorization is in the log or not."""
+    interrupt(opened, agent, ran, monkeypatch, durable=durable)
+    report = place.examine()
+    assert (report.problems, report.in_doubt) == ((), ())
+    assert in_doubt_by_columns(place) == []
+    with closing(StateReader(place.config.state)) as reader:
+        (said,) = [
+            statements.read_outcome(parsed)
+            for _index, body in reader.entries(0)
+            if (parsed := entry.parse(body)).kind == "outcome"
+        ]
+    assert said.predicate["authorization"] is None
+    assert said.invocation_id == strays(place)[0][1]
+    assert ran == []
+
+
+def test_its_column_hides_no_call_in_doubt(place, opened, agent, ran, monkeypatch):
+    interrupt(opened, agent, ran, monkeypatch, durable=False)
+    _index, call = leave_in_doubt(opened, agent, ran, monkeypatch)
+    report = place.examine()
+    assert (report.problems, report.in_doubt) == ((), (call.invocation_id,))
+    assert in_doubt_by_columns(place) == [call.invocation_id]
+    ((stray, _id),) = strays(place)
+    with closing(sqlite3.connect(shard_path(place.config.state, 0))) as connection:
+        changed = "UPDATE summaries SET invocation_id = ? WHERE idx = ?"
+        connection.execute(changed, [call.invocation_id, stray])
+        connection.commit()
+    assert in_doubt_by_columns(place) == []  # that is what it would be done for
+    report = place.examine()
+    assert report.in_doubt == (call.invocation_id,)
+    (problem,) = report.problems
+    assert (problem.index, "(invocation_id)" in problem.what) == (stray, True)
+
+
+def say(guard, agent, subject, *, named, column=None):
+    """Have the agent itself sign that a call was not run, and append that."""
+    log = guard._line.log
+    at = timestamp(log.last_at)
+    statement = entry.outcome_statement(
+        subject,
+        authorization=named,
+        status="not_run",
+        result=None,
+        result_type=None,
+        error_type=None,
+        started_at=None,
+        ended_at=at,
+    )
+    sealed = envelope.seal(statement, agent._instance.actor.signer)
+    about = summary.of_outcome(column or named, agent.id, at=at, status="not_run")
+    return log.append(entry.outcome(sealed, about, None)).index
+
+
+def test_an_agent_that_says_it_of_a_call_in_doubt_under_its_id(
+    place, opened, agent, ran, monkeypatch
+):
+    """By the columns the call is not in doubt any more; by its digest it is."""
+    _index, call = leave_in_doubt(opened, agent, ran, monkeypatch)
+    lie = say(opened, agent, "0" * 64, named=call.invocation_id)
+    report = place.examine()
+    assert report.in_doubt == (call.invocation_id,)
+    assert [problem.index for problem in report.problems] == [lie]
+
+
+def test_an_agent_that_says_it_under_an_id_of_its_own(place, opened, agent, ran, monkeypatch):
+    """The twin: that is what an interrupted call looks like."""
+    _index, call = leave_in_doubt(opened, agent, ran, monkeypatch)
+    say(opened, agent, "0" * 64, named="0" * 32)
+    report = place.examine()
+    assert (report.problems, report.in_doubt) == ((), (call.invocation_id,))
+
+
+def test_an_outcome_names_the_call_that_it_is_of(place, opened, agent, ran, monkeypatch):
+    _index, call = leave_in_doubt(opened, agent, ran, monkeypatch)
+    lie = say(opened, agent, call.invocation_sha256, named="0" * 32, column=call.invocation_id)
+    (problem,) = place.examine().problems
+    assert (problem.index, "names another call" in problem.what) == (lie, True)
+
+
+def test_the_twin_names_it(place, opened, agent, ran, monkeypatch):
+    _index, call = leave_in_doubt(opened, agent, ran, monkeypatch)
+    say(opened, agent, call.invocation_sha256, named=call.invocation_id)
+    report = place.examine()
+    assert (report.problems, report.in_doubt) == ((), ())
+
+
+# --- what an id is --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["x$(touch pwned); rm -rf ~ #", "", "0" * 31, "0" * 33, "A" * 32, "\u0660" * 32]
+)
+def test_an_agent_does_not_choose_what_an_id_looks_like(
+    place, opened, agent, ran, monkeypatch, name
+):
+    """It goes into commands that people are told to paste, and into the names of files."""
+    drawn = "agentguard.preparation._entropy"
+    monkeypatch.setattr(drawn, lambda _line, refusal: (bytes(32), name, refusal))
+    with suppress(Denied, StorageError):
+        agent.call(opened.tool(ran.append, name="note"), "hostile")
+    problems = place.examine().problems
+    assert any("32 lower-case hex digits" in problem.what for problem in problems)
+    with closing(StateReader(place.config.state)) as reader:
+        damaged = [row for row in History(reader).rows() if row.kind == "damaged"]
+        assert damaged
+        assert name == "" or all(name not in json.dumps(row.as_json()) for row in damaged)
+
+
+def test_a_command_quotes_what_it_names():
+    """Whatever an id looks like: what is read of an older log, or by another version."""
+    hostile = "x$(touch pwned); rm -rf ~ #"
+    assert shlex.split(rows.remedy(hostile))[:4] == ["agentguard", "audit", "resolve", hostile]
+    assert rows.remedy("0" * 32).startswith(f"agentguard audit resolve {'0' * 32} --ran|")
