@@ -290,10 +290,10 @@ class _Instance:
         self._max_scope = config.scope
         self._home = home
         self._holder = holder
-        self._renewal = threading.Lock()
+        self._renewal = threading.RLock()  # a signal handler may make a call meanwhile
         self._renew_at = 0
         self._current: Credential | None = None
-        self._borrowing = threading.Lock()
+        self._borrowing = threading.RLock()  # likewise
         self._borrowed: dict[tuple[str, tuple[str, ...]], _Borrowed] = {}
         signer = Ed25519Signer.from_seed(line.entropy(32))
         name = self._profile.name

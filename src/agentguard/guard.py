@@ -85,8 +85,9 @@ class Guard:
             ThreadPoolExecutor(32, thread_name_prefix="agentguard"),
             ThreadPoolExecutor(32, thread_name_prefix="agentguard-facts"),
         )
-        self._beginning = threading.RLock()  # a signal's handler may close while this thread begins
-        self._renewing = threading.Lock()
+        # a signal's handler may close, or make a call, while this thread begins or renews
+        self._beginning = threading.RLock()
+        self._renewing = threading.RLock()
 
     def _in_force(self) -> Line:
         """Return this process's line; a fork leases a shard of its own when it first needs one."""

@@ -1,18 +1,22 @@
 """An interrupt at the start of any function of the log's commit leaves a log that goes on.
 
-There, and at jumps back, is where CPython looks for signals.
+There, and at jumps back, is where CPython looks for signals. What a signal handler or the end of an
+object does with the log itself does not wait for the commit that it has interrupted.
 """
 
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 import threading
+from contextlib import suppress
 
 import pytest
 
-from agentguard import Decision, Guard
+from agentguard import Decision, Denied, Guard
 from agentguard.examination import examine
+from agentguard.identity import credential
 from agentguard.storage import log as storage_log
 
 FILE = storage_log.__file__
@@ -57,3 +61,145 @@ def test_an_interrupt_at_any_call_of_a_call_leaves_the_log_usable(event):
     assert agent.call(tool, 3) == 3
     report = examine(guard.reader(), guard.trust)
     assert report.ok, report.problems
+
+
+# --- a handler that comes to the log itself -------------------------------------------------------
+
+
+@pytest.fixture
+def handled():
+    """Has a function handle the signal USR1; ends a test that waits for itself."""
+    numbers = (signal.SIGUSR1, signal.SIGALRM)
+    before = [signal.getsignal(number) for number in numbers]
+
+    def late(*_args):
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 30)
+    yield lambda handler: signal.signal(signal.SIGUSR1, lambda *_args: handler())
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def interrupt_writes(guard):
+    """Send the signal once, in the midst of the next commit."""
+    log = guard._line.log
+    write, left = log._backend.write, [True]
+
+    def interrupted(*batch):
+        if left:
+            left.pop()
+            signal.raise_signal(signal.SIGUSR1)
+        write(*batch)
+
+    log._backend.write = interrupted
+
+
+def test_a_handler_that_makes_a_call_within_a_commit_is_denied(place, ran, handled):
+    codes: list[str] = []
+
+    def call():
+        with pytest.raises(Denied) as caught:
+            agent.call(tool, "from the handler")
+        codes.append(caught.value.code)
+
+    with place.open() as guard:
+        agent = guard.new_agent("reader")
+        tool = guard.tool(ran.append, name="note")
+        handled(call)
+        interrupt_writes(guard)
+        agent.call(tool, "interrupted")
+        agent.call(tool, "afterwards")
+    assert codes == ["storage.busy"]
+    assert ran == ["interrupted", "afterwards"]
+    report = place.examine()
+    assert (report.problems, report.in_doubt) == ((), ())
+
+
+def test_outside_of_a_commit_it_is_allowed(place, ran, handled):
+    """The twin."""
+    with place.open() as guard:
+        agent = guard.new_agent("reader")
+        tool = guard.tool(ran.append, name="note")
+        handled(lambda: agent.call(tool, "from the handler"))
+        signal.raise_signal(signal.SIGUSR1)
+    assert ran == ["from the handler"]
+    assert place.examine().ok
+
+
+def test_a_handler_that_closes_the_guard_within_a_commit(place, ran, handled):
+    """As one of SIGTERM does: the commit comes to its end, and so does the log."""
+    guard = place.open()
+    agent = guard.new_agent("reader")
+    tool = guard.tool(ran.append, name="note")
+    agent.call(tool, "before")  # its outcome is not written yet
+    handled(guard.close)
+    interrupt_writes(guard)
+    agent.call(tool, "interrupted")
+    assert guard.closed
+    with pytest.raises(Denied) as caught:
+        agent.call(tool, "afterwards")
+    assert caught.value.code == "storage.closed"
+    assert ran == ["before", "interrupted"]
+    report = place.examine()
+    assert report.problems == ()
+    assert len(report.in_doubt) == 1  # the outcome of the call came when the log was closed
+    place.open().close()  # the shard was given back
+
+
+def test_an_objects_end_may_make_a_call(place, ran):
+    """The garbage collector comes wherever it wants: also within a commit."""
+
+    class Ends:
+        def __init__(self):
+            self.itself = self
+
+        def __del__(self):
+            with suppress(Denied):
+                agent.call(tool, "at an end")
+
+    with place.open() as guard:
+        agent = guard.new_agent("reader")
+        tool = guard.tool(ran.append, name="note")
+        log = guard._line.log
+        write = log._backend.write
+
+        def collected(*batch):
+            gc.collect()
+            write(*batch)
+
+        log._backend.write = collected
+        for number in range(5):
+            Ends()
+            agent.call(tool, number)
+    assert [text for text in ran if text != "at an end"] == [0, 1, 2, 3, 4]
+    report = place.examine()
+    assert (report.problems, report.in_doubt) == ((), ())
+
+
+@pytest.mark.parametrize("within", ["the domain", "the credential"])
+def test_a_renewal_may_be_interrupted_by_a_call(place, ran, handled, monkeypatch, within):
+    """The credential is made anew within another call of the same agent's."""
+    with place.open() as guard:
+        agent = guard.new_agent("reader")
+        tool = guard.tool(ran.append, name="note")
+        handled(lambda: agent.call(tool, "from the handler"))
+        owner, name = (
+            (type(guard._home), "renewed") if within == "the domain" else (credential, "issue")
+        )
+        renew, left = getattr(owner, name), [True]
+
+        def interrupted(*args, **options):
+            if left:
+                left.pop()
+                signal.raise_signal(signal.SIGUSR1)
+            return renew(*args, **options)
+
+        monkeypatch.setattr(owner, name, interrupted)
+        agent._body.in_force()._renew_at = 0
+        agent.call(tool, "interrupted")
+    assert ran == ["from the handler", "interrupted"]
+    report = place.examine()
+    assert (report.problems, report.in_doubt) == ((), ())

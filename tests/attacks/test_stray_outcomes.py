@@ -127,7 +127,7 @@ def say(guard, agent, subject, *, named, column=None):
         started_at=None,
         ended_at=at,
     )
-    sealed = envelope.seal(statement, agent._instance.actor.signer)
+    sealed = envelope.seal(statement, agent._body.in_force().actor.signer)
     about = summary.of_outcome(column or named, agent.id, at=at, status="not_run")
     return log.append(entry.outcome(sealed, about, None)).index
 

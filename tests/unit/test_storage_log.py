@@ -6,6 +6,7 @@ How it behaves when storage fails stands in ``attacks/test_storage_faults.py``.
 from __future__ import annotations
 
 import gc
+import signal
 import threading
 import time
 import weakref
@@ -16,6 +17,7 @@ from agentguard import StorageError
 from agentguard.audit import checkpoint, entry, merkle
 from agentguard.audit.merkle import CompactRange
 from agentguard.keys import Ed25519Signer
+from agentguard.storage import sqlite
 from agentguard.storage.log import MAX_BATCH, ShardLog
 from agentguard.storage.memory import MemoryBackend
 
@@ -27,7 +29,7 @@ def record(number, at="2026-11-25T12:00:00.000000Z"):
 
 
 class Watched:
-    """A real backend that counts, and that can be held at its gate."""
+    """A real backend that counts, can be held at its gate, and lets a test in while it writes."""
 
     def __init__(self, inner, *, durable=False):
         self.inner = inner
@@ -37,6 +39,7 @@ class Watched:
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
+        self.within = []
 
     def read_head(self):
         return self.inner.read_head()
@@ -44,6 +47,9 @@ class Watched:
     def write(self, records, head, sign):
         self.entered.set()
         assert self.gate.wait(10), "the test never opened the gate"
+        within, self.within = self.within, []
+        for act in within:
+            act()
         self.inner.write(records, head, sign)
         self.batches.append(len(records))
 
@@ -228,6 +234,148 @@ def test_a_close_whose_flush_fails_says_so_and_gives_the_place_back(log, backend
         log.close()
     assert backend.closes == 1
     assert log.closed
+
+
+# --- a thread that comes to the log within its own commit -----------------------------------------
+
+
+def refused(within):
+    with pytest.raises(StorageError) as caught:
+        within()
+    return caught.value.code
+
+
+@pytest.fixture
+def in_time():
+    """Ends a test that waits for itself."""
+
+    def late(*_args):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 20)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_within_a_commit_nothing_waits_for_its_end(log, backend, in_time):
+    codes = []
+    backend.within = [
+        lambda: codes.append(refused(lambda: log.append(record(2)))),
+        lambda: codes.append(refused(log.flush)),
+    ]
+    assert log.append(record(1)).index == 0
+    assert codes == ["storage.busy"] * 2
+    assert bodies(backend) == [record(1).body]  # what was refused does not come after all
+    assert log.append(record(3)).index == 1
+
+
+def test_within_a_commit_a_record_can_be_handed_over(log, backend, in_time):
+    backend.within = [lambda: log.enqueue(record(2))]
+    log.append(record(1))
+    log.flush()
+    assert bodies(backend) == [record(1).body, record(2).body]
+
+
+@pytest.mark.parametrize("outer", ["append", "flush"])
+def test_a_close_within_a_commit_comes_at_its_end(log, backend, in_time, outer):
+    log.enqueue(record(0))
+
+    def close():
+        log.enqueue(record(2))
+        log.close()
+        assert (log.closed, backend.closes) == (True, 0)
+        log.close()
+
+    backend.within = [close]
+    if outer == "append":
+        assert log.append(record(1)).index == 1
+    else:
+        log.flush()
+    assert backend.closes == 1
+    assert bodies(backend)[-1] == record(2).body
+    assert refused(lambda: log.append(record(3))) == "storage.closed"
+    log.close()
+    assert backend.closes == 1
+
+
+def test_a_commit_that_fails_is_closed_as_well(log, backend, in_time):
+    def close():
+        log.close()
+        raise StorageError("away")
+
+    log.enqueue(record(0))
+    backend.within = [close]
+    with pytest.raises(StorageError, match="away"):
+        log.append(record(1))
+    assert backend.closes == 1
+    assert bodies(backend) == [record(0).body]
+
+
+def test_what_can_not_be_flushed_at_its_end_is_said(log, backend, in_time, caplog):
+    def close():
+        log.enqueue(record(2))
+        log.close()
+        backend.within = [fail]
+
+    def fail():
+        raise StorageError("away")
+
+    backend.within = [close]
+    assert log.append(record(1)).index == 0  # which is in the log
+    assert backend.closes == 1
+    assert "newest outcomes may be lost" in caplog.text
+
+
+def test_another_thread_waits_as_ever(log, backend, in_time):
+    """The twin: who leads is somebody else."""
+    backend.gate.clear()
+    receipts = []
+    leading = threading.Thread(target=lambda: receipts.append(log.append(record(1))))
+    leading.start()
+    assert backend.entered.wait(5)
+    threading.Timer(0.05, backend.gate.set).start()
+    assert log.append(record(2)).index == 1
+    leading.join(10)
+    assert [receipt.index for receipt in receipts] == [0]
+
+
+def test_inside_sqlite_nobody_waits_for_who_has_to_go_there(log, backend, in_time):
+    """As when a signal handler interrupts a reader: whoever leads may wait for it."""
+    backend.gate.clear()
+    leading = threading.Thread(target=log.append, args=(record(1),))
+    leading.start()
+    assert backend.entered.wait(5)
+    with sqlite.INSIDE:
+        assert refused(lambda: log.append(record(2))) == "storage.busy"
+        assert refused(log.flush) == "storage.busy"
+        log.close()
+        assert backend.closes == 0
+    backend.gate.set()
+    leading.join(10)
+    until(lambda: backend.closes == 1)
+    assert bodies(backend) == [record(1).body]
+
+
+def test_there_nobody_knows_what_becomes_of_a_record_that_somebody_takes_along(
+    log, backend, in_time, monkeypatch
+):
+    leading = threading.Thread(target=log.flush)
+    submit = log._submit
+
+    def submitted(slot):
+        submit(slot)
+        backend.gate.clear()
+        leading.start()
+        assert backend.entered.wait(5)
+
+    monkeypatch.setattr(log, "_submit", submitted)
+    with sqlite.INSIDE:
+        assert refused(lambda: log.append(record(1))) == "storage.unknown"
+    backend.gate.set()
+    leading.join(10)
+    assert bodies(backend) == [record(1).body]
 
 
 def test_a_log_in_memory_that_nobody_holds_goes_away(signer):

@@ -4,6 +4,9 @@ Whoever appends first leads: it takes everything that is pending, hashes it into
 one checkpoint and has the backend write the batch; those who came meanwhile wait for it or lead
 the next batch. What the backend is (memory, SQLite) is its own affair.
 
+Whoever leads may be interrupted by a signal handler, or by the end of an object, that comes to the
+log again. It does not wait there for itself: it is refused, and a close happens when the lead ends.
+
 After a fork the child's copy refuses: two writers on one shard would fork the log. Which shard
 a process writes is settled in ``lease.py``.
 """
@@ -26,7 +29,7 @@ from agentguard.audit.entry import Receipt, Record
 from agentguard.audit.merkle import CompactRange
 from agentguard.errors import StorageError
 from agentguard.keys import Signer
-from agentguard.storage import fork
+from agentguard.storage import fork, sqlite
 
 FLUSH_AFTER: Final = 0.05
 """Seconds within which an enqueued record becomes durable."""
@@ -88,15 +91,19 @@ class _Slot:
 
 
 class _Turn:
-    """One thread's lead: the batch that it took, and how its commit failed, if it did."""
+    """One thread's lead: the batch that it took, and how its commit failed, if it did.
 
-    __slots__ = ("batch", "failure", "own", "thread")
+    ``closes`` asks it to close the log at its end, for somebody who could not wait for it.
+    """
+
+    __slots__ = ("batch", "closes", "failure", "own", "thread")
 
     def __init__(self, own: _Slot | None) -> None:
         self.own = own
         self.thread = threading.get_ident()
         self.batch: list[_Slot] = []
         self.failure: StorageError | None = None
+        self.closes = False
 
 
 class _Attempt(NamedTuple):
@@ -164,7 +171,12 @@ class ShardLog:
         self._before_signing = look
 
     def append(self, record: Record) -> Receipt:
-        """Make ``record``, and everything enqueued before it, durable; return its place."""
+        """Make ``record``, and everything enqueued before it, durable; return its place.
+
+        Raises ``StorageError``: ``storage.busy`` within a commit of this thread's own.
+        """
+        if self._reentered():
+            raise _busy()
         slot = _Slot(record, waiting=True)
         self._submit(slot)
         try:
@@ -187,10 +199,12 @@ class ShardLog:
                 self._start_flusher()
 
     def flush(self) -> None:
-        """Make everything enqueued durable; raises ``StorageError``."""
+        """Make everything enqueued durable; raises ``StorageError`` as ``append`` does."""
         while True:
             with self._lock:
                 while self._busy:
+                    if self._reentered():
+                        raise _busy()
                     self._changed.wait()
                 if not self._pending:
                     return
@@ -201,20 +215,40 @@ class ShardLog:
                 raise
 
     def close(self) -> None:
-        """Flush, and give the place back; raises ``StorageError`` if the flush failed."""
+        """Flush, and give the place back; raises ``StorageError`` if the flush failed.
+
+        Within a commit of this thread's own it is done at the end of that one.
+        """
         with self._lock:
             if self._closed:
                 return
             self._closed = "the log is closed: open the guard again"
+            if self._handed_over():
+                return
+        self._end()
+
+    def _end(self) -> None:
         try:
             self.flush()
+        except StorageError as error:
+            if error.code != "storage.busy":  # then it is handed over below
+                raise
         finally:
             with self._lock:
-                while self._busy:
-                    self._changed.wait()
-            self._wake.set()
-            self._backend.close()
-            _UNFLUSHED.discard(self)
+                handed_over = self._handed_over()
+            if not handed_over:
+                self._wake.set()
+                self._backend.close()
+                _UNFLUSHED.discard(self)
+
+    def _handed_over(self) -> bool:
+        """Wait until nobody leads; True where this thread must not: then whoever leads closes."""
+        while self._busy is not None:
+            if self._reentered():
+                self._busy.closes = True
+                return True
+            self._changed.wait()
+        return False
 
     def abandon(self) -> None:
         """Refuse from here on: this process is a fork of the log's writer."""
@@ -247,8 +281,19 @@ class ShardLog:
         """Wait until ``slot`` is done (True) or somebody has to lead (False)."""
         with self._lock:
             while not slot.done and self._busy:
+                if self._reentered():
+                    raise _busy(on_its_way=slot not in self._pending)
                 self._changed.wait()
             return slot.done
+
+    def _reentered(self) -> bool:
+        """Whether somebody leads who could not come to an end while this thread waits for it.
+
+        It is this thread itself, which a signal handler or the end of an object has interrupted; or
+        this thread was interrupted inside SQLite, where whoever leads has to go.
+        """
+        turn = self._busy
+        return turn is not None and (turn.thread == threading.get_ident() or sqlite.is_inside())
 
     def _lead(self, own: _Slot | None) -> None:
         """Commit one batch, unless somebody else has begun to."""
@@ -258,8 +303,10 @@ class ShardLog:
                 if self._busy is not None:
                     return
                 self._busy = turn
-                turn.batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
-            batch = turn.batch
+                batch = self._pending[:MAX_BATCH]
+                number = len(batch)
+                turn.batch = batch
+                del self._pending[:number]  # in place: an object's end may enqueue meanwhile
             if self._unknown is not None:
                 self._find_out(self._unknown)
                 batch = [slot for slot in batch if slot.receipt is None]
@@ -270,13 +317,22 @@ class ShardLog:
             if own is None:
                 raise
         finally:
-            self._settle(turn)
+            self._conclude(turn)
 
     def _recover(self) -> None:
         """End a turn of this thread that an interrupt has cut off before its own end."""
         turn = self._busy
         if turn is not None and turn.thread == threading.get_ident():
-            self._settle(turn)
+            self._conclude(turn)
+
+    def _conclude(self, turn: _Turn) -> None:
+        self._settle(turn)
+        if turn.closes:
+            turn.closes = False
+            try:
+                self._end()
+            except StorageError:  # whoever has asked for it is not there to be told
+                _LOGGER.exception(_NOT_CLOSED)
 
     def _commit(self, batch: Sequence[_Slot]) -> None:
         before = self._head
@@ -350,7 +406,8 @@ class ShardLog:
                 else:
                     again.append(slot)
             self._changed.notify_all()
-            self._pending, self._busy = again + self._pending, None
+            self._pending[:0] = again
+            self._busy = None
 
     def _start_flusher(self) -> None:
         with self._lock:
@@ -374,6 +431,14 @@ def _nothing(_at: str) -> None:
     """What is done before each commit where nobody has asked for more."""
 
 
+def _busy(*, on_its_way: bool = False) -> StorageError:
+    """Refuse what came within a commit, which it can't wait for."""
+    message = "this thread was interrupted while the log is written: try again when that is done"
+    if on_its_way:
+        message = f"whether the entry is in the log is not known yet: {message}"
+    return StorageError(message, code="storage.unknown" if on_its_way else "storage.busy")
+
+
 def _flush_forever(reference: weakref.ref[ShardLog], wake: threading.Event) -> None:
     """Flush what is enqueued and not taken along by an append in time.
 
@@ -395,6 +460,7 @@ def _flush_forever(reference: weakref.ref[ShardLog], wake: threading.Event) -> N
 
 
 _LOGGER = logging.getLogger("agentguard")
+_NOT_CLOSED: Final = "a log could not be closed: its newest outcomes may be lost"
 _LOGS: weakref.WeakSet[ShardLog] = weakref.WeakSet()
 # A durable log lives until it is closed: dropping a guard must not drop what it still has to write.
 _UNFLUSHED: set[ShardLog] = set()
@@ -405,7 +471,7 @@ def _close_all() -> None:
         try:
             log.close()
         except StorageError:  # the others must be flushed all the same
-            _LOGGER.exception("a log could not be closed: its newest outcomes may be lost")
+            _LOGGER.exception(_NOT_CLOSED)
 
 
 _READY: set[int] = set()
