@@ -37,6 +37,15 @@ with Guard.open("agentguard.toml") as guard:
 """
 PATIENCE = 20.0
 
+# A job in the background inherits that Ctrl-C is ignored; a person's terminal does not.
+START = """
+import signal
+from agentguard.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+
 
 class Tail:
     """A running ``audit tail``, and the lines that it has printed."""
@@ -69,8 +78,8 @@ class Tail:
 
     def end(self):
         self.process.send_signal(signal.SIGINT)
-        said = self.process.stderr.read()
-        return self.process.wait(PATIENCE), said
+        code = self.process.wait(PATIENCE)
+        return code, self.process.stderr.read()
 
 
 @pytest.fixture
@@ -81,7 +90,7 @@ def founded(cli, project):
 
 @contextmanager
 def tailing(project, *args):
-    command = [sys.executable, "-m", "agentguard.cli", "audit", "tail", *args]
+    command = [sys.executable, "-c", START, "audit", "tail", *args]
     with subprocess.Popen(
         command,
         cwd=project.folder,
