@@ -1,7 +1,7 @@
 """``Delegation``: what a principal has lent, as an application holds it and puts it in force.
 
-How it is handed on to the agent that acts stands in ``agent.py``; what a chain is, and must hold,
-in ``delegation/``.
+How it is handed on to the agent that acts stands in ``instance.py``; what a chain is, and must
+hold, in ``delegation/``.
 """
 
 from __future__ import annotations

@@ -95,9 +95,6 @@ class Revocations(Protocol):
         It is durable and atomic. Raises ``StorageError``.
         """
 
-    def close(self) -> None:
-        """Let go of what is open."""
-
 
 class LogReader(Protocol):
     """Reads a log as it lies there, trusting nothing of it. Each method raises ``StorageError``."""

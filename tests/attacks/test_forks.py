@@ -180,11 +180,11 @@ def test_the_parents_key_is_gone_from_the_childs_agent(place, run):
     lines = run(
         """
         from agentguard.keys import Ed25519Signer
-        from agentguard.agent import _Instance
+        from agentguard.instance import Instance
 
         def instances():
             gc.collect()
-            return [o for o in gc.get_objects() if isinstance(o, _Instance)]
+            return [o for o in gc.get_objects() if isinstance(o, Instance)]
 
         agent.call(note, text="parent")
         key = agent._body.in_force().actor.signer.key_id

@@ -83,8 +83,9 @@ class FileRevocations:
         self._state = state
         self._trust = trust
         self._path = state / FILE
-        self._seen: tuple[int, int, int] | None = None
-        self._standing = Standing()
+        # the file's status, and what counted by it: one value, so that two threads that load at
+        # once never leave the one's status beside the other's standing
+        self._known: tuple[tuple[int, int, int] | None, Standing] = (None, Standing())
 
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Look whether there is something new, then in what counts."""
@@ -97,14 +98,15 @@ class FileRevocations:
             )
             raise StorageError(message, code="storage.missing") from error
         seen = (status.st_ino, status.st_mtime_ns, status.st_size)
-        if seen != self._seen:
+        known, standing = self._known
+        if seen != known:
             # what it was before is kept: nobody who changes the file brings anything back
             kept = load(self._state)
-            joined = self._standing.joined(kept.standing)
-            if self._standing.frozen and not joined.frozen:
+            joined = standing.joined(kept.standing)
+            if standing.frozen and not joined.frozen:
                 kept.verify(self._trust())  # to deny, anybody's word is enough
-            self._standing, self._seen = joined, seen
-        return self._standing.refusal(names)
+            self._known, standing = (seen, joined), joined
+        return standing.refusal(names)
 
     def consume(self, limits: Sequence[tuple[str, int]]) -> bool:
         """Count a call under each limit, or under none."""
@@ -128,9 +130,6 @@ class FileRevocations:
             message = f"the calls can't be counted in {folder} ({error.strerror})"
             raise StorageError(message) from error
 
-    def close(self) -> None:
-        """Nothing is open."""
-
 
 class MemoryRevocations:
     """The ``Revocations`` of a guard in memory: nothing is revoked, and calls are counted."""
@@ -151,9 +150,6 @@ class MemoryRevocations:
                 return False
             self._calls.update(jti for jti, _most in limits)
             return True
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 class Kept(NamedTuple):
