@@ -6,11 +6,8 @@ by itself (``history.py``).
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import typer
 
@@ -26,6 +23,7 @@ from agentguard.cli.options import (
     ToolOption,
     TraceOption,
     UntilOption,
+    gathered,
 )
 from agentguard.identity.credential import agent_alias, parse_alias
 from agentguard.invocation import timestamp
@@ -73,27 +71,6 @@ class Filter:
 EVERYTHING: Final = Filter()
 
 
-def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that choose entries, where it has its parameter ``wanted``.
-
-    What they ask for is what ``wanted`` gets. Help lists them in that place, in their order here.
-    """
-    options = inspect.signature(_wanted, eval_str=True).parameters
-    parameters: list[inspect.Parameter] = []
-    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
-        parameters += options.values() if name == "wanted" else [parameter]
-
-    @functools.wraps(command)
-    def run(**given: Any) -> None:
-        asked = {name: given.pop(name) for name in options}
-        command(wanted=_wanted(**asked), **given)
-
-    # what typer reads
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
-
-
 def _wanted(  # noqa: PLR0913  one for each option
     *,
     agent: AgentOption = None,
@@ -133,3 +110,7 @@ def _wanted(  # noqa: PLR0913  one for each option
 
 def _is_of_calls(search: Search) -> bool:
     return any(getattr(search, name) is not None for name in _OF_CALLS)
+
+
+with_options: Final = gathered("wanted", _wanted)
+"""Gives a command the options that choose entries, where it has its parameter ``wanted``."""

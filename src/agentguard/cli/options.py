@@ -6,6 +6,8 @@ in ``filters.py``, a time in ``times.py``.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
 from collections.abc import Callable
 from datetime import datetime
@@ -56,6 +58,34 @@ def trace_id(text: str) -> str:
     if _TRACE.fullmatch(text) is None:
         raise typer.BadParameter(f"{text!r} is no trace id, which has 32 hex digits")
     return text.lower()
+
+
+def gathered(
+    name: str, gather: Callable[..., object]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that gives a command the options of ``gather`` for its parameter ``name``.
+
+    What ``gather`` makes of them is what the command gets. Help lists them in that place, in their
+    order there.
+    """
+    options = inspect.signature(gather, eval_str=True).parameters
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        parameters: list[inspect.Parameter] = []
+        for own, parameter in inspect.signature(command, eval_str=True).parameters.items():
+            parameters += options.values() if own == name else [parameter]
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            asked = {option: given.pop(option) for option in options}
+            command(**{name: gather(**asked)}, **given)
+
+        # what typer reads
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
 
 
 # --- which call is meant ------------------------------------------------------------------------

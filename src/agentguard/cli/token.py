@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import typer
 from rich.text import Text
@@ -28,6 +28,7 @@ from agentguard.cli.options import (
     NoteOption,
     StateOption,
     TrustOption,
+    gathered,
 )
 from agentguard.delegation import chain as chains
 from agentguard.delegation import grant, token
@@ -88,9 +89,23 @@ class Read:
         return frozenset(found | ({jti} if isinstance(jti, str) else set()))
 
 
-@app.command("inspect")
-def inspect(
-    given: TokenArgument,
+class Asked(NamedTuple):
+    """What a token is held against: a log, whom to believe about it, who asks, and as of when."""
+
+    config: Path | None
+    state: Path | None
+    anchor: str | None
+    trust: Path | None
+    audience: str | None
+    at: datetime
+
+    @property
+    def names_a_state(self) -> bool:
+        """Whether it was said where the state is: then it is an error that there is none."""
+        return self.config is not None or self.state is not None
+
+
+def _asked(
     *,
     config: ConfigOption = None,
     state: StateOption = None,
@@ -98,6 +113,19 @@ def inspect(
     trust: TrustOption = None,
     audience: AudienceOption = None,
     at: AtOption = None,
+) -> Asked:
+    return Asked(config, state, anchor, trust, audience, at or datetime.now(UTC))
+
+
+_with_options: Final = gathered("asked", _asked)
+
+
+@app.command("inspect")
+@_with_options
+def inspect(
+    given: TokenArgument,
+    *,
+    asked: Asked,
     json: JsonOption = False,
 ) -> None:
     """Explain a token or a delegation: who, for whom, through whom, what, and until when.
@@ -106,16 +134,15 @@ def inspect(
     its signatures are checked.
     """
     read = _read(given)
-    moment = at or datetime.now(UTC)
     found: TrustDocument | None = None
     doubt = ""
     try:
-        found = _document(config, state, anchor, trust)
+        found = _document(asked)
     except AgentguardError as error:
-        if trust is not None or config is not None or state is not None:
+        if asked.trust is not None or asked.names_a_state:
             raise
         doubt = f"no trust document: {error}"
-    problem = _problem(read, found, audience, moment) if found is not None else None
+    problem = _problem(read, found, asked) if found is not None else None
     if json:
         screen.json_line(_as_json(read, problem, checked=found is not None))
     else:
@@ -132,15 +159,11 @@ def inspect(
 
 
 @app.command("verify")
+@_with_options
 def verify(
     given: TokenArgument,
     *,
-    config: ConfigOption = None,
-    state: StateOption = None,
-    anchor: AnchorOption = None,
-    trust: TrustOption = None,
-    audience: AudienceOption = None,
-    at: AtOption = None,
+    asked: Asked,
     json: JsonOption = False,
 ) -> None:
     """Verify a token or a delegation, as whoever receives it would; exit 1 if it does not hold.
@@ -148,10 +171,8 @@ def verify(
     Where a state is at hand, revocations count as well.
     """
     read = _read(given)
-    problem = _problem(
-        read, _document(config, state, anchor, trust), audience, at or datetime.now(UTC)
-    )
-    refused = None if problem is not None else _revoked(read, config, state, anchor, trust)
+    problem = _problem(read, _document(asked), asked)
+    refused = None if problem is not None else _revoked(read, asked)
     code, what = (problem.code, str(problem)) if problem is not None else refused or ("", "")
     if json:
         screen.json_line({"ok": not code, "code": code or None, "problem": what or None})
@@ -231,23 +252,20 @@ def _hops(members: Mapping[str, JSON]) -> list[Grant | AgentguardError]:
     return read
 
 
-def _document(
-    config: ConfigOption, state: StateOption, anchor: AnchorOption, trust: TrustOption
-) -> TrustDocument:
-    if trust is not None:
-        return TrustDocument.loads(files.read(trust))
-    return location.trusted_log(config, state, anchor, None).trust.document
+def _document(asked: Asked) -> TrustDocument:
+    if asked.trust is not None:  # so no state is needed
+        return location.trust_in(asked.trust)
+    return location.trusted_log(asked.config, asked.state, asked.anchor, None).trust.document
 
 
-def _problem(
-    read: Read, trust: TrustDocument, audience: str | None, at: datetime
-) -> AgentguardError | None:
+def _problem(read: Read, trust: TrustDocument, asked: Asked) -> AgentguardError | None:
     """Return what does not hold; None where all does."""
+    at = seconds(asked.at)
     try:
         if read.claims is not None:
-            token.verify(read.text, trust, at=seconds(at), audience=audience)
+            token.verify(read.text, trust, at=at, audience=asked.audience)
         elif read.text.startswith("{"):
-            chains.loads(read.text.encode(), trust, at=seconds(at))
+            chains.loads(read.text.encode(), trust, at=at)
         else:
             message = "a hop by itself shows nothing: give the token or the delegation"
             raise DecodeError(message, code="chain.malformed")
@@ -256,17 +274,15 @@ def _problem(
     return None
 
 
-def _revoked(
-    read: Read, config: ConfigOption, state: StateOption, anchor: AnchorOption, trust: TrustOption
-) -> tuple[str, str] | None:
+def _revoked(read: Read, asked: Asked) -> tuple[str, str] | None:
     """Look whether it was revoked, as far as there is a state whose log would say so."""
     try:
-        where = location.locate(config, state, anchor)
+        where = location.locate(asked.config, asked.state, asked.anchor)
     except AgentguardError:
-        if config is not None or state is not None:
+        if asked.names_a_state:
             raise
         return None
-    document = location.trust(where, trust).document
+    document = location.trust(where, asked.trust).document
     with closing(where.reader()) as reader:
         return revocations.current(where.state, reader, document).refusal(read.names)
 
