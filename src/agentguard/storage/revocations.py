@@ -38,6 +38,8 @@ _TYPE: Final = "application/vnd.agentguard.revocations+json"
 _MAX_BYTES: Final = 64 * 1024 * 1024
 _JTI: Final = re.compile(r"[A-Za-z0-9_-]{8,128}\Z")
 _KINDS: Final = (b'"kind":"revocation"', b'"kind":"freeze"')
+_UNKEPT: Final = 1000
+"""Entries that may be read once more at each opening, before how far they were read is kept."""
 
 
 class Standing(NamedTuple):
@@ -116,7 +118,7 @@ class FileRevocations:
                 files.make_folder(folder)
                 counters: list[int] = []
                 for jti, most in sorted(limits):  # in one order, so that nobody waits in a circle
-                    counter = _take(folder / _name(jti))
+                    counter = lock.acquire(folder / _name(jti), wait=True)
                     held.callback(lock.release, counter)
                     if os.fstat(counter).st_size >= most:
                         return False
@@ -137,11 +139,9 @@ class MemoryRevocations:
     def __init__(self) -> None:
         self._calls: Counter[str] = Counter()
         self._counting = threading.Lock()
-        self._standing = Standing()
 
-    def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
-        """Return why not."""
-        return self._standing.refusal(names)
+    def refusal(self, names: AbstractSet[str]) -> None:
+        """Nobody is refused."""
 
     def consume(self, limits: Sequence[tuple[str, int]]) -> bool:
         """Count a call under each limit, or under none."""
@@ -243,7 +243,7 @@ def rebuild(state: Path, reader: LogReader, trust: TrustDocument, signer: Signer
     if kept is not None:
         # how far it was read is worth a write now and then only
         read = sum(size for _shard, size in standing.read) - sum(size for _, size in kept.read)
-        if standing._replace(read=kept.read) == kept and read <= _WORTH_KEEPING:
+        if standing._replace(read=kept.read) == kept and read <= _UNKEPT:
             return standing
     keep(state, trust.log, standing, signer)
     return standing
@@ -266,9 +266,6 @@ def _read_on(standing: Standing, reader: LogReader, trust: TrustDocument) -> Sta
     return standing._replace(read=tuple(sorted(sizes.items())))
 
 
-_WORTH_KEEPING: Final = 1000
-
-
 def _with_entry(standing: Standing, body: bytes, trust: TrustDocument) -> Standing:
     """Add what an entry says, if the admin has signed it; audit verify names one that is false."""
     with suppress(AgentguardError):
@@ -280,13 +277,6 @@ def _with_entry(standing: Standing, body: bytes, trust: TrustDocument) -> Standi
             sequence, frozen = statements.check_freeze(parsed, trust, at)
             return standing.with_freeze(sequence, frozen=frozen)
     return standing
-
-
-def _take(path: Path) -> int:
-    counter = lock.acquire(path, wait=True)
-    if counter is None:
-        raise StorageError(f"{path} can't be locked", code="storage.locked")
-    return counter
 
 
 def _name(jti: str) -> str:
