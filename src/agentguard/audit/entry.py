@@ -223,7 +223,7 @@ def identity(credential: Credential, *, at: str) -> Record:
 def delegation(chain: Chain, *, at: str) -> Record:
     """Keep a chain, its signed hops and the credentials with them, under which calls are made."""
     members = {"kind": "delegation", "at": at, "chain": Fragment(canonical.dumps(chain.as_json()))}
-    return _record(members, summary.of_delegation(chain, at=at))
+    return _record(members, summary.of_delegation(chain.leaf, at=at))
 
 
 def revocation(admin: Signer, name: str, *, note: str, at: str) -> Record:

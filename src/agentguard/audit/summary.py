@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from agentguard.delegation.chain import Chain
+from agentguard.delegation.grant import Grant
 from agentguard.identity.credential import agent_name
 
 
@@ -98,11 +98,10 @@ def of_identity(uri: str, *, at: str) -> Summary:
     return Summary("identity", at, agent=uri)
 
 
-def of_delegation(chain: Chain, *, at: str) -> Summary:
-    """Summarise a delegation entry: who acts under the chain that it keeps, and for whom."""
-    leaf = chain.leaf
+def of_delegation(leaf: Grant, *, at: str) -> Summary:
+    """Summarise a delegation entry by its chain's last hop: who acts under it, and for whom."""
     return Summary(
-        "delegation", at, agent=leaf.delegatee, principal=chain.principal, task_id=leaf.task_id
+        "delegation", at, agent=leaf.delegatee, principal=leaf.principal, task_id=leaf.task_id
     )
 
 

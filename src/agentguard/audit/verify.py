@@ -348,7 +348,7 @@ class ShardVerifier:
             case "delegation":
                 chain = statements.check_delegation(parsed, self.trust, at)
                 self._chains[chain.sha256] = chain
-                return _Said(summary.of_delegation(chain, at=parsed.at))
+                return _Said(summary.of_delegation(chain.leaf, at=parsed.at))
             case "authorization":
                 return self._authorization(index, parsed, at)
             case "outcome":

@@ -115,13 +115,7 @@ def of_delegation(row: Row, parsed: Entry) -> Row:
         agent=leaf.delegatee,
         principal=leaf.principal,
         reason=f"it may do {' '.join(leaf.scope) or 'nothing'} for {leaf.principal}",
-        about=Summary(
-            parsed.kind,
-            parsed.at,
-            agent=leaf.delegatee,
-            principal=leaf.principal,
-            task_id=leaf.task_id,
-        ),
+        about=summary.of_delegation(leaf, at=parsed.at),
     )
 
 
