@@ -187,13 +187,13 @@ def test_it_goes_on_where_it_ended(place, monkeypatch):
 
 def test_nothing_new_is_not_written_again(place):
     place.rebuilt()
-    before = place.file.stat()
+    before = place.file.stat().st_ino  # a file that is replaced is another one
     place.write(entry.config(b"{}", at=now()))
     place.rebuilt()
-    assert place.file.stat() == before
+    assert place.file.stat().st_ino == before
     place.revoke("user:alice")
     place.rebuilt()
-    assert place.file.stat() != before
+    assert place.file.stat().st_ino != before
 
 
 def test_only_the_admin_key_revokes(place, stranger):
@@ -317,7 +317,6 @@ def test_it_sees_what_is_new_at_the_next_look(place):
     place.freeze(2, frozen=False)
     place.rebuilt()
     assert running.refusal({"user:bob"}) is None
-    running.close()
 
 
 def test_it_never_forgets_what_it_has_seen(place):
