@@ -76,8 +76,7 @@ class Delegation:
     @property
     def via(self) -> str | None:
         """The service through which it was lent; None for the application itself."""
-        first = self._chain.root
-        return None if first.delegatee == first.delegator else first.delegatee
+        return self._chain.via
 
     @property
     def members(self) -> tuple[str, ...]:

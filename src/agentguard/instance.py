@@ -262,15 +262,14 @@ def _description(uri: str, config: AgentConfig, instance: str) -> Fragment:
 
 def _delegation(chain: Chain, roles: Sequence[str]) -> Fragment:
     """The chain as the policy sees it (policy.md, Input)."""
-    first = chain.root
     described: dict[str, JSON] = {
         "subject": chain.principal,
         "actor": chain.principal,
-        "via": None if first.delegatee == first.delegator else first.delegatee,
+        "via": chain.via,
         "chain": list(chain.members),
         "scope": list(chain.leaf.scope),
         "depth": len(chain.hops),
-        "assurance": first.assurance,
+        "assurance": chain.root.assurance,
         "roles": list(roles),
     }
     return Fragment(canonical.dumps(described))

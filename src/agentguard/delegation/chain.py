@@ -66,6 +66,12 @@ class Chain:
         return self.root.principal
 
     @property
+    def via(self) -> str | None:
+        """The service through which it was lent; None for the application itself."""
+        first = self.root
+        return None if first.delegatee == first.delegator else first.delegatee
+
+    @property
     def members(self) -> tuple[str, ...]:
         """The principal, and every delegatee after it."""
         return (self.principal, *(hop.grant.delegatee for hop in self.hops))

@@ -15,6 +15,7 @@ from typing import Final, Literal
 from agentguard import jws
 from agentguard.canonical import JSON, is_integer
 from agentguard.errors import DecodeError, DelegationError, VerificationError
+from agentguard.identity import credential
 from agentguard.keys import PublicKey, Signer
 
 TYPE: Final = "ag-hop+jwt"
@@ -33,7 +34,6 @@ _NAME: Final = re.compile(r"[\x21-\x7e]{1,1024}\Z")
 _JTI: Final = re.compile(r"[A-Za-z0-9_-]{8,128}\Z")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}\Z")
-_AGENT: Final = re.compile(r"spiffe://[^/]+/agent/[^/]+/([^/]+)\Z")
 _CLAIMS: Final = frozenset(
     {
         *("iss", "sub", "client_id", "cnf", "scope", "aud", "iat", "exp", "jti", "txn"),
@@ -154,7 +154,7 @@ def is_agent_name(name: str) -> bool:
 
 def is_agent(delegatee: str) -> bool:
     """Whether a delegatee is an agent instance, by the form of its URI."""
-    return delegatee.startswith("spiffe://") and _AGENT.match(delegatee) is not None
+    return credential.agent_name(delegatee) is not None
 
 
 def sign(grant: Grant, signer: Signer) -> Hop:
