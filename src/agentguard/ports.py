@@ -15,9 +15,8 @@ from typing import Protocol
 from agentguard.audit.checkpoint import Checkpoint, End
 from agentguard.audit.entry import Receipt, Record, Stored
 from agentguard.audit.summary import Search
-from agentguard.policy import UNDEFINED
 
-__all__ = ["UNDEFINED", "AuditLog", "Clock", "Engine", "Entropy", "LogReader", "Revocations"]
+__all__ = ["AuditLog", "Clock", "Engine", "Entropy", "LogReader", "Revocations"]
 
 Clock = Callable[[], datetime]
 """Returns the wall-clock time, aware and in UTC."""
@@ -48,8 +47,8 @@ class Engine(Protocol):
     def evaluate(self, document: bytes) -> object:
         """Evaluate the query on ``document`` (canonical JSON) and return its JSON value.
 
-        Returns ``UNDEFINED`` when the query has no value. Raises ``PolicyError``, and nothing
-        else, for every failure, panics of native code included.
+        Returns ``policy.UNDEFINED`` when the query has no value. Raises ``PolicyError``, and
+        nothing else, for every failure, panics of native code included.
         """
 
 

@@ -19,8 +19,7 @@ import pytest
 from agentguard import canonical
 from agentguard.engines.rego import MAX_ENGINES_PER_THREAD, RegoEngine
 from agentguard.errors import ConfigError, PolicyError
-from agentguard.policy import decide
-from agentguard.ports import UNDEFINED
+from agentguard.policy import UNDEFINED, decide
 
 POLICIES = Path(__file__).parents[1] / "policies"
 MAIN = "direct merges to main require human approval"
