@@ -32,7 +32,7 @@ def test_a_note_ends_with_its_signature(signer: Ed25519Signer) -> None:
     note = checkpoint.sign(HEAD, signer)
 
     assert note == HEAD.body() + b"\n" + line(signer, HEAD.body())
-    assert checkpoint.verify(note, signer.public_key, origin=ORIGIN) == HEAD
+    assert checkpoint.verify_any(note, [signer.public_key], origin=ORIGIN)[0] == HEAD
     assert checkpoint.verify_note(note, ORIGIN, signer.public_key) == HEAD.body().decode()
     parsed = checkpoint.parse(note)
     assert parsed.checkpoint == HEAD
@@ -107,7 +107,7 @@ def test_the_key_id_depends_on_the_name_and_the_key(
 
 def refused(note: bytes, key: PublicKey, origin: str = ORIGIN) -> str:
     with pytest.raises((DecodeError, VerificationError)) as caught:
-        checkpoint.verify(note, key, origin=origin)
+        checkpoint.verify_any(note, [key], origin=origin)
     return caught.value.code
 
 
@@ -115,7 +115,7 @@ def test_only_the_logs_own_key_and_origin_verify(
     signer: Ed25519Signer, stranger: Ed25519Signer
 ) -> None:
     note = checkpoint.sign(HEAD, signer)
-    checkpoint.verify(note, signer.public_key, origin=ORIGIN)
+    checkpoint.verify_any(note, [signer.public_key], origin=ORIGIN)
 
     assert refused(note, stranger.public_key) == "signature.missing"
     assert refused(note, signer.public_key, "acme.example/log/1") == "checkpoint.origin"
@@ -138,7 +138,7 @@ def test_a_witness_may_sign_too_and_is_not_needed(
 
     for lines in (own + witness, witness + own, unknown + own, witness + unknown + own):
         note = HEAD.body() + b"\n" + lines
-        assert checkpoint.verify(note, signer.public_key, origin=ORIGIN) == HEAD
+        assert checkpoint.verify_any(note, [signer.public_key], origin=ORIGIN)[0] == HEAD
     note = HEAD.body() + b"\n" + witness + own
     assert checkpoint.verify_note(note, "witness.example/w1", stranger.public_key)
     assert refused(HEAD.body() + b"\n" + witness, signer.public_key) == "signature.missing"
@@ -194,7 +194,7 @@ def test_a_body_in_another_form_is_refused_though_well_signed(
 ) -> None:
     lines = HEAD.body().decode().splitlines()
     good = ("\n".join(lines) + "\n").encode()
-    checkpoint.verify(good + b"\n" + line(signer, good), signer.public_key, origin=ORIGIN)
+    checkpoint.verify_any(good + b"\n" + line(signer, good), [signer.public_key], origin=ORIGIN)
 
     body = ("\n".join(BODIES[how](lines)) + "\n").encode()
 
@@ -232,7 +232,7 @@ NOTES: dict[str, Callable[[bytes, bytes], bytes]] = {
 @pytest.mark.parametrize("how", NOTES)
 def test_a_note_in_another_form_is_refused(signer: Ed25519Signer, how: str) -> None:
     body, signature = HEAD.body(), line(signer, HEAD.body())
-    checkpoint.verify(body + b"\n" + signature, signer.public_key, origin=ORIGIN)
+    checkpoint.verify_any(body + b"\n" + signature, [signer.public_key], origin=ORIGIN)
 
     note = NOTES[how](body, signature)
 

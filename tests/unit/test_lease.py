@@ -428,5 +428,6 @@ def test_the_anchor_follows_each_lease(lessor):
     log.append(policy())
     log.close()
     note = (lessor.anchors / "4711" / "0.checkpoint").read_bytes()
-    point = checkpoint.verify(note, lessor.log_key.public_key, origin="acme.example/log/4711/0")
+    keys = [lessor.log_key.public_key]
+    point, _key = checkpoint.verify_any(note, keys, origin="acme.example/log/4711/0")
     assert point.size == 2

@@ -104,23 +104,14 @@ def parse(note: bytes) -> SignedCheckpoint:
     return SignedCheckpoint(checkpoint, body, signatures)
 
 
-def verify(note: bytes, key: PublicKey, *, origin: str) -> Checkpoint:
-    """Return the checkpoint of the log ``origin``, signed with ``key``.
-
-    Raises as ``verify_any`` does.
-    """
-    return verify_any(note, (key,), origin=origin)[0]
-
-
 def verify_any(
     note: bytes, keys: Iterable[PublicKey], *, origin: str
 ) -> tuple[Checkpoint, PublicKey]:
     """Return the checkpoint of the log ``origin``, and the key of ``keys`` that has signed it.
 
     It is the first whose id the note has; a signature of it that does not hold is not made up for
-    by another. Raises ``DecodeError`` as ``parse`` does, and
-    ``VerificationError``: ``checkpoint.origin`` for another log's, ``signature.missing``,
-    ``signature.invalid``.
+    by another. Raises ``DecodeError`` as ``parse`` does, and ``VerificationError``:
+    ``checkpoint.origin`` for another log's, ``signature.missing``, ``signature.invalid``.
     """
     signed = parse(note)
     if signed.checkpoint.origin != origin:
