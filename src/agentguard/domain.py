@@ -34,7 +34,7 @@ from agentguard.storage.memory import MemoryBackend
 from agentguard.storage.reader import StateReader
 from agentguard.storage.revocations import FileRevocations, MemoryRevocations
 
-PASSPHRASE_VARIABLE: Final = "AGENTGUARD_PASSPHRASE"  # noqa: S105  a name, no secret
+PASSPHRASE_VARIABLE: Final = keystore.PASSPHRASE_VARIABLE
 """The environment variable with the passphrase of the long-lived keys."""
 
 Passphrase = Secret | bytes | Callable[[], Secret | bytes]

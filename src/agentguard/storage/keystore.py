@@ -22,7 +22,9 @@ TRUST: Final = "trust.json"
 KEYS: Final = "keys"
 _NEXT_TRUST: Final = "trust.next"
 _UNANNOUNCED: Final = "trust.unannounced"
-_VARIABLE: Final = "AGENTGUARD_PASSPHRASE"  # as domain.py reads it; here it is only named
+
+PASSPHRASE_VARIABLE: Final = "AGENTGUARD_PASSPHRASE"  # noqa: S105  a name, no secret
+"""The environment variable with the passphrase: ``domain.py`` reads it, here it is only named."""
 
 LONG_LIVED: Final[tuple[Use, ...]] = ("issuer", "log", "admin")
 """The uses of the keys that lie in a state."""
@@ -104,10 +106,10 @@ def _load(path: Path, passphrase: Secret | bytes) -> Ed25519Signer:
 
 def _sources() -> str:
     """Say where a passphrase comes from: which of them it was is not known here."""
-    there = "is set" if os.environ.get(_VARIABLE) else "is not set"
+    there = "is set" if os.environ.get(PASSPHRASE_VARIABLE) else "is not set"
     return (
-        f"a passphrase is what the application passes, else that in {_VARIABLE} (which {there}), "
-        "else that in the file of [keys] passphrase_file"
+        f"a passphrase is what the application passes, else that in {PASSPHRASE_VARIABLE} "
+        f"(which {there}), else that in the file of [keys] passphrase_file"
     )
 
 
