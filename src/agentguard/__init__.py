@@ -1,6 +1,6 @@
 """agentguard: every tool call of an AI agent has an identity, an authority and a record.
 
-The names here are the public API. Modules below are public where their docstrings say so.
+The names here are the public API, and so is what a docstring below marks ``For adapters``.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from contextvars import copy_context
 from datetime import UTC, datetime
@@ -56,7 +56,7 @@ class Delegation:
 
     @property
     def key(self) -> tuple[str, tuple[str, ...]]:
-        """What it can be kept under: equal for one chain and scope, wherever it was resumed."""
+        """For agents: what it can be kept under: equal for one chain and scope, resumed or not."""
         return self._key
 
     @property
@@ -65,7 +65,7 @@ class Delegation:
         return self._chain
 
     def holder(self, now: datetime) -> Holder:
-        """Return who can hand the chain on; raises where there is nobody in this process."""
+        """For agents: return who can hand the chain on; raises where nobody here can."""
         return self._holder(now)
 
     @property
@@ -103,7 +103,7 @@ class Delegation:
         """When it ends."""
         return datetime.fromtimestamp(self._chain.leaf.expires_at, UTC)
 
-    def narrowed(self, *, scope: list[str] | tuple[str, ...]) -> Delegation:
+    def narrowed(self, *, scope: Iterable[str]) -> Delegation:
         """Return this delegation with no more than ``scope``, for a sub-agent.
 
         Raises ``DelegationError``: ``invalid_scope`` for more than there is, ``scope.malformed``.

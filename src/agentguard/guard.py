@@ -191,7 +191,7 @@ class Guard:
         ``passphrase`` unlocks the long-lived keys; without it, ``AGENTGUARD_PASSPHRASE`` or
         ``[keys] passphrase_file`` does. A function is asked again when keys were rotated, from
         whatever thread, and its answer is not kept. Raises ``ConfigError``, ``PolicyError``,
-        ``KeyMaterialError``, ``StorageError`` or ``VerificationError``.
+        ``KeyMaterialError``, ``StorageError``, ``DecodeError`` or ``VerificationError``.
         """
         given = domain.held(passphrase) if passphrase else None
         del passphrase  # a traceback can show what a frame holds
