@@ -6,7 +6,7 @@ approval would have to meet. How an engine's answer becomes a decision stands in
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from agentguard import redaction
@@ -59,8 +59,8 @@ class Decision:
     outcome: Outcome
     code: str = ""
     reasons: tuple[str, ...] = ()
-    requirements: tuple[Requirement, ...] = field(default=())
-    redactions: tuple[Redaction, ...] = field(default=())
+    requirements: tuple[Requirement, ...] = ()
+    redactions: tuple[Redaction, ...] = ()
 
     @property
     def allowed(self) -> bool:

@@ -1,7 +1,7 @@
 """The two drivers of the line: they carry out its effects, and throw what goes wrong back in.
 
 ``run`` blocks. ``arun`` keeps fsync and look-ups off the event loop, on an executor of the guard's
-own (an application's sync tools must not starve it), and finishes an append that has begun even if
+own (an application's sync tools must not starve it), and finishes a write that has begun even if
 its task is cancelled meanwhile: an executor's future is not cancelled with the loop's tasks.
 """
 
@@ -166,12 +166,12 @@ async def _aperform(
     return _perform(effect, line, tool)
 
 
-async def _finish(executor: Executor, append: Callable[[], T]) -> T:
-    """Wait for an append to the end; a cancellation is raised once its result is known."""
+async def _finish(executor: Executor, work: Callable[[], T]) -> T:
+    """Wait for what writes to its end; a cancellation is raised once its result is known."""
     try:
-        future = executor.submit(append)
+        future = executor.submit(work)
     except RuntimeError:  # the guard is closed, or the interpreter on its way out: the log says so
-        return append()
+        return work()
     waiter = asyncio.wrap_future(future)
     cancelled: asyncio.CancelledError | None = None
     while not waiter.done():

@@ -19,7 +19,6 @@ from agentguard.ports import Engine
 PolicySource = str | Path | Callable[[Mapping[str, Any]], Decision]
 """The path of a Rego file or folder, or a function from the policy's input to a ``Decision``."""
 
-
 _LOGGER: Final = logging.getLogger("agentguard")
 
 

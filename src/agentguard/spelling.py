@@ -11,6 +11,8 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+_LOGGER = logging.getLogger("agentguard")
+
 CLOSE: Final = 0.8
 """The ratio, as ``difflib`` has it, from which two names may be meant to be one."""
 
@@ -52,6 +54,3 @@ class Spelling:
                     self._configured[name],
                     tool,
                 )
-
-
-_LOGGER = logging.getLogger("agentguard")

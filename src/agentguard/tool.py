@@ -57,10 +57,12 @@ MAX_RESOURCE: Final = 2048
 """Characters of a resource, once it is filled and escaped."""
 
 _TYPING: Final = frozenset({"typing", "typing_extensions", "annotationlib"})
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-_PLAIN = re.compile(r"[A-Za-z0-9._~-]*")
-_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._~-]*")
+_UNRESERVED: Final = frozenset(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+)
 
 
 @dataclass(frozen=True)
