@@ -82,8 +82,7 @@ def guarded_call(
     decision, document, interrupt = yield from _judge(actor, prepared)  # 5
     if unsigned is not None:
         decision = replace(unsigned, redactions=decision.redactions)
-    decision = _written(_approve(decision))  # 6
-    decision = yield from _count(prepared, decision)
+    decision = yield from _count(prepared, _written(_approve(decision)))  # 6
     account = _Account(actor, line, prepared, sealed, _redactions(line, prepared, decision))
     record, decision = _authorization(account, decision, document)
     account.receipt = yield from _append(record, decision, account)  # 7
