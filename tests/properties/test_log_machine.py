@@ -40,8 +40,9 @@ from agentguard.audit.merkle import CompactRange
 from agentguard.examination import Report, examine
 from agentguard.identity.trust import TrustDocument, TrustedKey
 from agentguard.keys import Ed25519Signer
+from agentguard.storage.backend import Head
 from agentguard.storage.lease import Lessor
-from agentguard.storage.log import Head, ShardLog
+from agentguard.storage.log import ShardLog
 from agentguard.storage.reader import StateReader
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"

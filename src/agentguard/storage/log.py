@@ -2,7 +2,7 @@
 
 Whoever appends first leads: it takes everything that is pending, hashes it into the tree, signs
 one checkpoint and has the backend write the batch; those who came meanwhile wait for it or lead
-the next batch. What the backend is (memory, SQLite) is its own affair.
+the next batch. What the backend is (memory, SQLite) is its own affair (``backend.py``).
 
 Whoever leads may be interrupted by a signal handler, or by the end of an object, that comes to the
 log again. It does not wait there for itself: it is refused, and a close happens when the lead ends.
@@ -21,15 +21,15 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from agentguard.audit import checkpoint, merkle
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Receipt, Record
-from agentguard.audit.merkle import CompactRange
 from agentguard.errors import StorageError
 from agentguard.keys import Signer
 from agentguard.storage import fork, sqlite
+from agentguard.storage.backend import Backend, Head
 
 FLUSH_AFTER: Final = 0.05
 """Seconds within which an enqueued record becomes durable."""
@@ -37,44 +37,6 @@ FLUSH_AFTER: Final = 0.05
 MAX_BATCH: Final = 256
 MAX_PENDING: Final = 10_000
 """Records that wait while the backend fails; past it the log takes no more."""
-
-
-BEGINNING: Final = "1970-01-01T00:00:00.000000Z"
-"""The time of a shard without entries."""
-
-
-class Head:
-    """The durable end of a shard: its tree, its checkpoint, the time of its newest entry."""
-
-    __slots__ = ("at", "checkpoint", "tree")
-
-    def __init__(self, tree: CompactRange, checkpoint: Checkpoint, at: str) -> None:
-        self.tree = tree
-        self.checkpoint = checkpoint
-        self.at = at
-
-
-class Backend(Protocol):
-    """Where a shard's batches are written."""
-
-    @property
-    def durable(self) -> bool:
-        """False where nothing outlives the process, so that what is enqueued need not hurry."""
-
-    def read_head(self) -> Head:
-        """Read the durable end again; raises ``StorageError``."""
-
-    def write(self, records: Sequence[Record], head: Head, sign: Callable[[], bytes]) -> None:
-        """Write a batch and its head, all or nothing, durably; raises ``StorageError``.
-
-        ``sign`` makes the checkpoint's signed note.
-        """
-
-    def close(self) -> None:
-        """Give the place back."""
-
-    def abandon(self) -> None:
-        """Let go of what a fork has inherited, without a word to the place itself."""
 
 
 class _Slot:

@@ -11,7 +11,7 @@ from agentguard.audit.entry import Record, Stored
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.summary import Search
 from agentguard.keys import Signer
-from agentguard.storage.log import BEGINNING, Head
+from agentguard.storage.backend import BEGINNING, Head
 
 
 class MemoryBackend:

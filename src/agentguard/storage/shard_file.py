@@ -19,7 +19,7 @@ from agentguard.errors import AgentguardError, StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import files, lock, sqlite
 from agentguard.storage.anchor import Anchor
-from agentguard.storage.log import BEGINNING, Head
+from agentguard.storage.backend import BEGINNING, Head
 
 
 class ShardFile:
