@@ -1,7 +1,8 @@
 """agentguard.toml: read, checked, and turned into values.
 
 A mistake is a ``ConfigError`` that names the file, the key and what was expected; an unknown key is
-a mistake. Nothing here opens anything but the file itself: wiring is the guard's affair.
+a mistake (``tables.py``). Nothing here opens anything but the file itself: wiring is the guard's
+affair.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from agentguard import canonical, redaction
@@ -23,6 +23,7 @@ from agentguard.errors import ConfigError, DecodeError, DelegationError, EncodeE
 from agentguard.identity.credential import AgentProfile
 from agentguard.policy import DEFAULT_QUERY
 from agentguard.redaction import Redaction
+from agentguard.tables import Table
 from agentguard.tool import ToolSpec
 
 FILE: Final = "agentguard.toml"
@@ -183,7 +184,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
 
     Raises ``ConfigError`` (``config.invalid``, ``anchor.inside``).
     """
-    root = _Table(tables, source, "")
+    root = Table(tables, source, "")
     trust_domain = root.text("trust_domain", "ephemeral.invalid")
     if not _DOMAIN.match(trust_domain):
         raise root.mistake("trust_domain", "a domain name in lower case, as in 'acme.example'")
@@ -273,9 +274,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is no TOML: {error}") from error
 
 
-def _policy(table: _Table) -> PolicyConfig:
+def _policy(table: Table) -> PolicyConfig:
     policy = PolicyConfig(
-        engine=table.choice("engine", ("rego", "function"), "rego"),  # type: ignore[arg-type]
+        engine=table.choice("engine", ("rego", "function"), "rego"),
         path=table.text("path"),
         query=table.text("query", DEFAULT_QUERY),
     )
@@ -284,13 +285,13 @@ def _policy(table: _Table) -> PolicyConfig:
     return policy
 
 
-def _role(table: _Table) -> frozenset[str]:
-    scope = table.scope("scope", ())
+def _role(table: Table) -> frozenset[str]:
+    scope = table.scope("scope")
     table.done()
     return scope
 
 
-def _principals(root: _Table, roles: Mapping[str, frozenset[str]]) -> Mapping[str, PrincipalConfig]:
+def _principals(root: Table, roles: Mapping[str, frozenset[str]]) -> Mapping[str, PrincipalConfig]:
     principals: dict[str, PrincipalConfig] = {}
     for name, table in root.tables("principals"):
         try:
@@ -304,7 +305,7 @@ def _principals(root: _Table, roles: Mapping[str, frozenset[str]]) -> Mapping[st
 
 
 def _roles(
-    table: _Table, known: Mapping[str, frozenset[str]]
+    table: Table, known: Mapping[str, frozenset[str]]
 ) -> tuple[tuple[str, ...], frozenset[str]]:
     """Read which of the ``[roles]`` somebody has, and what they allow together."""
     named = tuple(sorted(set(table.texts("roles", ()))))
@@ -314,7 +315,7 @@ def _roles(
     return named, frozenset[str]().union(*(known[role] for role in named))
 
 
-def _agent(name: str, table: _Table, known: Mapping[str, frozenset[str]]) -> AgentConfig:
+def _agent(name: str, table: Table, known: Mapping[str, frozenset[str]]) -> AgentConfig:
     kind = table.text("type", "agent")
     owner, version = table.text("owner", ""), table.text("version", "")
     try:
@@ -324,8 +325,8 @@ def _agent(name: str, table: _Table, known: Mapping[str, frozenset[str]]) -> Age
     roles, of_roles = _roles(table, known)
     config = AgentConfig(
         profile,
-        table.choice("authority", ("own", "delegated"), "delegated"),  # type: ignore[arg-type]
-        table.scope("max_scope", ()),
+        table.choice("authority", ("own", "delegated"), "delegated"),
+        table.scope("max_scope"),
         roles,
         of_roles,
     )
@@ -333,7 +334,7 @@ def _agent(name: str, table: _Table, known: Mapping[str, frozenset[str]]) -> Age
     return config
 
 
-def _tool(table: _Table) -> ToolConfig:
+def _tool(table: Table) -> ToolConfig:
     config = ToolConfig(
         requires=table.texts("requires", None),
         resource=table.text("resource", "") or None,
@@ -345,7 +346,7 @@ def _tool(table: _Table) -> ToolConfig:
     return config
 
 
-def _redactions(table: _Table) -> Mapping[str, tuple[Redaction, ...]]:
+def _redactions(table: Table) -> Mapping[str, tuple[Redaction, ...]]:
     """Read ``[redact]``: JSON Pointers by the tool's name, ``*`` for every tool."""
     redactions: dict[str, tuple[Redaction, ...]] = {}
     for tool in table.names():
@@ -369,81 +370,3 @@ def _encoded(tables: Mapping[str, Any], source: str) -> bytes:
         return canonical.dumps(dict(tables))
     except EncodeError as error:
         raise ConfigError(f"{source}: it holds a value that has no place in it: {error}") from error
-
-
-class _Table:
-    """Reads one table, and knows at the end which of its keys nobody asked for."""
-
-    def __init__(self, members: Mapping[str, Any], source: str, path: str) -> None:
-        self._members = members
-        self._source = source
-        self._path = path
-        self._asked: set[str] = set()
-
-    def name(self, key: str) -> str:
-        return f"{self._source}: {self._path}{key}".removesuffix(".")
-
-    def mistake(self, key: str, expected: str) -> ConfigError:
-        return ConfigError(f"{self.name(key)}: expected {expected}, got {self._members.get(key)!r}")
-
-    def _get(self, key: str) -> object:
-        self._asked.add(key)
-        return self._members.get(key)
-
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self._get(key)
-        if value is None and default is not None:
-            return default
-        if not isinstance(value, str) or "\0" in value:
-            raise self.mistake(key, "a string without U+0000")
-        return value
-
-    def choice(self, key: str, choices: tuple[str, ...], default: str) -> str:
-        value = self.text(key, default)
-        if value not in choices:
-            raise self.mistake(key, " or ".join(repr(choice) for choice in choices))
-        return value
-
-    def texts(self, key: str, default: Any) -> Any:
-        value = self._get(key)
-        if value is None:
-            return default
-        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-            raise self.mistake(key, "a list of strings")
-        return tuple(value)
-
-    def scope(self, key: str, default: tuple[str, ...]) -> frozenset[str]:
-        try:
-            return frozenset(grant.scopes(self.texts(key, default)))
-        except DelegationError as error:
-            raise ConfigError(f"{self.name(key)}: {error}") from error
-
-    def mapping(self, key: str) -> Mapping[str, str] | None:
-        value = self._get(key)
-        if value is None:
-            return None
-        if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
-            raise self.mistake(key, "a table of strings")
-        return MappingProxyType(dict(value))
-
-    def table(self, key: str) -> _Table:
-        value = self._get(key)
-        if value is None:
-            value = {}
-        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-            raise self.mistake(key, "a table")
-        return _Table(value, self._source, f"{self._path}{key}.")
-
-    def tables(self, key: str) -> list[tuple[str, _Table]]:
-        outer = self.table(key)
-        return [(name, outer.table(name)) for name in outer.names()]
-
-    def names(self) -> list[str]:
-        return list(self._members)
-
-    def done(self) -> None:
-        unknown = sorted(set(self._members) - self._asked)
-        if unknown:
-            known = ", ".join(sorted(self._asked))
-            message = f"{self.name(unknown[0])}: unknown key; known here: {known}"
-            raise ConfigError(message)

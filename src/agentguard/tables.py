@@ -1,0 +1,110 @@
+"""One table of a configuration, read key by key: a mistake names the place and what was expected.
+
+It knows nothing of what a configuration holds; that is ``config.py``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from agentguard.delegation import grant
+from agentguard.errors import ConfigError, DelegationError
+
+Choice = TypeVar("Choice", bound=str)
+T = TypeVar("T")
+
+
+class Table:
+    """Reads one table, and knows at the end which of its keys nobody asked for.
+
+    ``source`` is the file, ``path`` what stands before a key in it (``agents.reviewer.``). Each
+    method that reads a key raises ``ConfigError`` for a value of another type.
+    """
+
+    def __init__(self, members: Mapping[str, Any], source: str, path: str) -> None:
+        self._members = members
+        self._source = source
+        self._path = path
+        self._asked: set[str] = set()
+
+    def name(self, key: str) -> str:
+        """Return the place of a key, for people; of the table itself for an empty one."""
+        return f"{self._source}: {self._path}{key}".removesuffix(".")
+
+    def mistake(self, key: str, expected: str) -> ConfigError:
+        """The error for a value that is not what was expected."""
+        return ConfigError(f"{self.name(key)}: expected {expected}, got {self._members.get(key)!r}")
+
+    def _get(self, key: str) -> object:
+        self._asked.add(key)
+        return self._members.get(key)
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """Return a string; without a default the key must be there."""
+        value = self._get(key)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, str) or "\0" in value:
+            raise self.mistake(key, "a string without U+0000")
+        return value
+
+    def choice(self, key: str, choices: tuple[Choice, ...], default: Choice) -> Choice:
+        """Return one of a few strings."""
+        value = self.text(key, default)
+        for choice in choices:
+            if choice == value:
+                return choice
+        raise self.mistake(key, " or ".join(repr(choice) for choice in choices))
+
+    def texts(self, key: str, default: T) -> tuple[str, ...] | T:
+        """Return a list of strings."""
+        value = self._get(key)
+        if value is None:
+            return default
+        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
+            raise self.mistake(key, "a list of strings")
+        return tuple(value)
+
+    def scope(self, key: str) -> frozenset[str]:
+        """Return a list of scopes as a set, empty where there is none."""
+        try:
+            return frozenset(grant.scopes(self.texts(key, ())))
+        except DelegationError as error:
+            raise ConfigError(f"{self.name(key)}: {error}") from error
+
+    def mapping(self, key: str) -> Mapping[str, str] | None:
+        """Return a table of strings, None where there is none."""
+        value = self._get(key)
+        if value is None:
+            return None
+        if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
+            raise self.mistake(key, "a table of strings")
+        return MappingProxyType(dict(value))
+
+    def table(self, key: str) -> Table:
+        """Return the table below a key, an empty one where there is none."""
+        value = self._get(key)
+        if value is None:
+            value = {}
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+            raise self.mistake(key, "a table")
+        return Table(value, self._source, f"{self._path}{key}.")
+
+    def tables(self, key: str) -> list[tuple[str, Table]]:
+        """Return the tables below a key, by name."""
+        outer = self.table(key)
+        return [(name, outer.table(name)) for name in outer.names()]
+
+    def names(self) -> list[str]:
+        """Return the keys that are there."""
+        return list(self._members)
+
+    def done(self) -> None:
+        """Raise ``ConfigError`` for a key that nobody has asked for."""
+        unknown = sorted(set(self._members) - self._asked)
+        if unknown:
+            known = ", ".join(sorted(self._asked))
+            message = f"{self.name(unknown[0])}: unknown key; known here: {known}"
+            raise ConfigError(message)
