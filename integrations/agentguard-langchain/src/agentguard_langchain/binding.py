@@ -24,11 +24,11 @@ from langchain_core.utils.pydantic import get_fields
 from langgraph.prebuilt import ToolRuntime
 from pydantic.v1 import BaseModel as BaseModelV1
 
-from agentguard.arguments import Arguments, FactoryMade
+from agentguard import Arguments, ArgumentsError, ConfigError, ToolSpec
+from agentguard.arguments import FactoryMade
 from agentguard.binder import Binder, binder
 from agentguard.canonical import JSON
-from agentguard.errors import ArgumentsError, ConfigError
-from agentguard.tool import ToolSpec, function_schema
+from agentguard.tool import function_schema
 from agentguard_langchain.factories import is_model, with_marks
 from agentguard_langchain.injection import CALL_ID, RUNTIME, is_injected, read_function, stripped
 from agentguard_langchain.schemas import require_told

@@ -8,7 +8,7 @@ from __future__ import annotations
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import ToolException
 
-from agentguard.decision import Decision, Denied
+from agentguard import Decision, Denied
 
 
 def denial_text(tool: str, decision: Decision) -> str:

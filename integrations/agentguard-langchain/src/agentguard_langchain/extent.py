@@ -12,10 +12,8 @@ from contextlib import contextmanager
 from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
-from agentguard import Agent
+from agentguard import Agent, Delegation, DelegationError
 from agentguard.ambient import Narrowing
-from agentguard.delegated import Delegation
-from agentguard.errors import DelegationError
 
 Item = TypeVar("Item")
 

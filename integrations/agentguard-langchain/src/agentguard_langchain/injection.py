@@ -18,7 +18,7 @@ from langchain_core.tools.base import get_all_basemodel_annotations
 from langchain_core.utils.pydantic import get_fields
 from langgraph.prebuilt import ToolRuntime
 
-from agentguard.errors import ConfigError
+from agentguard import ConfigError
 
 RUNTIME: Final = "runtime"
 """ToolNode injects a parameter of this name whatever its annotation says."""

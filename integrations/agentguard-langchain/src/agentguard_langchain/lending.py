@@ -18,9 +18,7 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.prebuilt import ToolRuntime
 from langgraph.runtime import Runtime, get_runtime
 
-from agentguard import Agent, AgentguardError, Denied, ambient
-from agentguard.delegated import Delegation
-from agentguard.errors import DelegationError
+from agentguard import Agent, AgentguardError, Delegation, DelegationError, Denied, ambient
 from agentguard_langchain.extent import Extent
 
 Lender = Callable[[ToolRuntime[Any, Any] | None], Delegation | None]

@@ -12,8 +12,7 @@ from typing import Any
 from langchain_core.tools import BaseTool
 from langchain_core.tools import tool as make_tool
 
-from agentguard import Agent, ConfigError, Guard
-from agentguard.delegated import Delegation
+from agentguard import Agent, ConfigError, Delegation, Guard
 from agentguard_langchain.gate import Gate, OnDeny
 from agentguard_langchain.gated import gate_of
 from agentguard_langchain.guarded import GuardedTool, put_behind

@@ -29,9 +29,7 @@ from langchain_core.tools import BaseTool
 from langsmith import tracing_context
 from rich.console import Console
 
-from agentguard import ConfigError, Guard
-from agentguard.errors import AgentguardError
-from agentguard.examination import Report
+from agentguard import AgentguardError, ConfigError, Guard, Report
 from agentguard_langchain.demo import setting as scene
 from agentguard_langchain.demo import steps, tampering, team
 from agentguard_langchain.demo.forge import IN_USE

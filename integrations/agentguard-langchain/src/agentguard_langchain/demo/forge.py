@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from agentguard.errors import AgentguardError, ConfigError
+from agentguard import AgentguardError, ConfigError
 from agentguard_langchain.demo import seed
 
 MAIN: Final = "main"

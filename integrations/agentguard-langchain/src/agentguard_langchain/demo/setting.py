@@ -13,9 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from agentguard import config, domain
-from agentguard.errors import ConfigError
-from agentguard.identity.trust import TrustDocument
+from agentguard import ConfigError, TrustDocument, config, domain
 from agentguard.storage.files import write_new
 from agentguard_langchain.demo.forge import Forge
 

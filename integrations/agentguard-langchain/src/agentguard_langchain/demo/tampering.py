@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agentguard.examination import Report, examine
-from agentguard.identity.trust import TrustDocument
+from agentguard import Report, TrustDocument
+from agentguard.examination import examine
 from agentguard.storage import sqlite
 from agentguard.storage.anchor import trust_path
 from agentguard.storage.reader import StateReader

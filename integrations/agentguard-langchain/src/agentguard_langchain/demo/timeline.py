@@ -14,11 +14,10 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from agentguard import Delegation
+from agentguard import Delegation, Report
 from agentguard.cli import wording
 from agentguard.cli.text import printable
 from agentguard.delegation.grant import Grant
-from agentguard.examination import Report
 from agentguard.identity.credential import agent_alias
 from agentguard_langchain.demo.forge import Forge
 from agentguard_langchain.demo.setting import Setting
