@@ -15,7 +15,8 @@ from pathlib import Path
 from agentguard.audit import checkpoint, registry
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Stored
-from agentguard.audit.verify import LISTED, Problem, ShardReport, ShardVerifier
+from agentguard.audit.findings import LISTED, Problem, ShardReport
+from agentguard.audit.verify import ShardVerifier
 from agentguard.errors import AgentguardError, StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument
 from agentguard.ports import LogReader

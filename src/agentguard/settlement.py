@@ -13,9 +13,9 @@ from typing import Final
 
 from agentguard.audit import entry, statements
 from agentguard.audit.entry import CallPlace, Entry
+from agentguard.audit.findings import Gone, Problem, ShardReport
 from agentguard.audit.statements import Administered, Authorization
 from agentguard.audit.summary import Search
-from agentguard.audit.verify import Gone, Problem, ShardReport
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
 from agentguard.ports import LogReader

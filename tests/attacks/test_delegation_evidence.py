@@ -23,7 +23,8 @@ from agentguard.audit import checkpoint, entry, evidence, merkle, statements, su
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry, Stored
 from agentguard.audit.evidence_file import EvidenceFile, LoggedEntry
-from agentguard.audit.verify import ShardReport, ShardVerifier
+from agentguard.audit.findings import ShardReport
+from agentguard.audit.verify import ShardVerifier
 from agentguard.canonical import b64_decode, loads_object
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument

@@ -19,7 +19,7 @@ import typer
 from agentguard.audit import checkpoint, statements
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.evidence_file import EvidenceFile
-from agentguard.audit.verify import Problem
+from agentguard.audit.findings import Problem
 from agentguard.cli import files, history, location, screen, times
 from agentguard.cli.filters import Filter
 from agentguard.cli.history import History

@@ -11,8 +11,8 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Final
 
+from agentguard.audit.findings import Problem, ShardReport
 from agentguard.audit.summary import Search
-from agentguard.audit.verify import Problem, ShardReport
 from agentguard.cli import rows, screen
 from agentguard.cli.filters import Filter
 from agentguard.cli.history import History
