@@ -269,7 +269,7 @@ def test_the_timeline_shows_for_whom_and_each_hop_once(played):
     steps = re.findall(r"^ +#\d+  agent:([\w-]+):\S+ for (\S+)  (\w+)\(", printed, re.MULTILINE)
     assert steps == [(agent, "user:alice", tool) for agent, tool, _decision, _reason in STORY]
     lends = re.findall(r"^   lends  (\S+) lets (\S+) do ", printed, re.MULTILINE)
-    names = [tuple(re.sub(r":\w{4}$", "", name) for name in hop) for hop in lends]
+    names = [tuple(re.sub(r":[\w-]{4}$", "", name) for name in hop) for hop in lends]
     assert names == [
         ("spiffe://demo.example", "service:forge"),
         ("service:forge", f"agent:{ORCHESTRATOR}"),
