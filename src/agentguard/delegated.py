@@ -14,7 +14,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from datetime import UTC, datetime
 from types import FrameType, TracebackType
-from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
+from typing import Any, Final, NamedTuple, ParamSpec, Self, TypeVar
 
 from agentguard import ambient
 from agentguard.delegation import grant
@@ -187,7 +187,7 @@ class Delegation:
     def _enter(self, frame: FrameType) -> Self:
         frame = _asking(frame)
         generator = _generator_of(frame)
-        block = _Block(ambient.Entry(self, generator), frame, of_generator=generator is not None)
+        block = _Block(ambient.Entry(self, generator), frame, generator)
         self._blocks.append(block)
         block.entry.begin()
         return self
@@ -198,7 +198,7 @@ class Delegation:
         own = next((block for block in reversed(self._blocks) if block.frame is frame), None)
         if own is None:
             # entered in one function and left in another, as a stack of contextlib's may be
-            own = next((one for one in reversed(self._plain) if one.entry.is_innermost), None)
+            own = self._entered_elsewhere(_generator_of(frame))
         if own is not None:
             self._blocks.remove(own)
             own.entry.end()
@@ -213,9 +213,18 @@ class Delegation:
                 with suppress(ValueError):  # another thread has just left it
                     self._blocks.remove(block)
 
+    def _entered_elsewhere(self, generator: FrameType | None) -> _Block | None:
+        """Return the block that code of ``generator``, or of none, leaves; None if that is open."""
+        if generator is not None:
+            for block in reversed(self._blocks):
+                if block.generator is generator:
+                    return block
+        found = self._plain or self._blocks
+        return next((block for block in reversed(found) if block.entry.is_innermost), None)
+
     @property
     def _plain(self) -> list[_Block]:
-        return [block for block in self._blocks if not block.of_generator]
+        return [block for block in self._blocks if block.generator is None]
 
     def __repr__(self) -> str:
         return f"<Delegation of {self.principal}: {' '.join(self._scope) or 'nothing'}>"
@@ -233,14 +242,17 @@ def current_delegation() -> Delegation | None:
 
 
 class _Block:
-    """A block in which a delegation is in force, and the frame of the code that it is part of."""
+    """A block in which a delegation is in force, and the frame of the code that entered it.
 
-    __slots__ = ("entry", "frame", "of_generator")
+    ``generator`` is the frame of the generator that this code is part of, None if of none.
+    """
 
-    def __init__(self, entry: ambient.Entry, frame: FrameType, *, of_generator: bool) -> None:
+    __slots__ = ("entry", "frame", "generator")
+
+    def __init__(self, entry: ambient.Entry, frame: FrameType, generator: FrameType | None) -> None:
         self.entry = entry
         self.frame = frame
-        self.of_generator = of_generator
+        self.generator = generator
 
 
 def _asking(frame: FrameType) -> FrameType:
@@ -251,22 +263,33 @@ def _asking(frame: FrameType) -> FrameType:
 
 
 def _generator_of(frame: FrameType) -> FrameType | None:
-    """Return the frame if it is a generator's, None for all others.
+    """Return the frame of the generator that code is part of, None where it is of none.
 
-    One that contextlib makes a context manager of is part of whoever enters that.
+    Functions that a generator calls, and coroutines that it awaits, are part of it: a class may
+    enter the block for it. A generator that contextlib makes a context manager of is part of
+    whoever enters that, and a generator expression, which has no block, of whoever goes through it.
     """
-    while _is_generators(frame):
-        asks = frame.f_back
-        while asks is not None and _is_generators(asks):
-            asks = asks.f_back
-        if asks is None or not _is_contextlibs(asks):
-            return frame
-        frame = _asking(asks)
+    at: FrameType | None = frame
+    while at is not None:
+        asks = at.f_back
+        if _is(at, _GENERATOR) and at.f_code.co_name != "<genexpr>":
+            while asks is not None and _is(asks, _GENERATOR):
+                asks = asks.f_back
+            if asks is None or not _is_contextlibs(asks):
+                return at
+            asks = _asking(asks)
+        elif _is(at, _COROUTINE) and not (asks and _is(asks, _GENERATOR | _COROUTINE)):
+            return None  # an event loop runs it, whoever runs that
+        at = asks
     return None
 
 
-def _is_generators(frame: FrameType) -> bool:
-    return bool(frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR))
+_COROUTINE: Final = inspect.CO_COROUTINE
+_GENERATOR: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+
+
+def _is(frame: FrameType, flags: int) -> bool:
+    return bool(frame.f_code.co_flags & flags)
 
 
 def _is_contextlibs(frame: FrameType) -> bool:

@@ -495,7 +495,7 @@ async def test_an_async_generator_that_is_closed_in_another_task(acts, alice, bo
 
         assert await asyncio.create_task(close()) == BOB
         assert acts() == BOB
-    assert closed == [BOB]  # of the task that closes it: it is that one's context
+    assert closed == [ALICE]  # it is its own block, whoever closes it
     assert acts() == NOBODY
     assert alice._blocks == []
 
