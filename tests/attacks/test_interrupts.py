@@ -7,10 +7,13 @@ object does with the log itself does not wait for the commit that it has interru
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 import threading
+from collections import Counter
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -127,6 +130,66 @@ def test_outside_of_a_commit_it_is_allowed(place, ran, handled):
         signal.raise_signal(signal.SIGUSR1)
     assert ran == ["from the handler"]
     assert place.examine().ok
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_handler_that_makes_a_call_while_one_is_counted_is_denied(
+    place, ran, handled, monkeypatch, durable
+):
+    """Both are under one delegation, of which the count is locked meanwhile."""
+    codes: list[str] = []
+
+    def call():
+        with pytest.raises(Denied) as caught:
+            agent.call(tool, "from the handler")
+        codes.append(caught.value.code)
+
+    def interrupted(*args):
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGUSR1)
+        return fdatasync(*args)
+
+    class Interrupted(Counter[str]):
+        def __getitem__(self, key):
+            if not codes:
+                signal.raise_signal(signal.SIGUSR1)
+            return super().__getitem__(key)
+
+    fdatasync = os.fdatasync
+    guard: Any = place.open() if durable else Guard.ephemeral(lambda _d: Decision.allow())
+    with guard:
+        agent = guard.new_agent("reader")
+        tool = guard.tool(ran.append, name="note")
+        lent = guard.delegate("user:alice", scope=[], max_calls=3)
+        with lent:
+            agent.call(tool, "before")
+            handled(call)
+            if durable:
+                monkeypatch.setattr(os, "fdatasync", interrupted)
+            else:
+                counters = guard._line.revocations
+                counters._calls = Interrupted(counters._calls)
+            agent.call(tool, "interrupted")
+            agent.call(tool, "afterwards")
+            with pytest.raises(Denied) as caught:
+                agent.call(tool, "too many")
+    assert codes == ["storage.busy"]
+    assert caught.value.code == "calls.exceeded"
+    assert ran == ["before", "interrupted", "afterwards"]
+
+
+def test_between_two_calls_it_is_counted(place, ran, handled):
+    """The twin."""
+    with place.open() as guard:
+        agent = guard.new_agent("reader")
+        tool = guard.tool(ran.append, name="note")
+        handled(lambda: agent.call(tool, "from the handler"))
+        with guard.delegate("user:alice", scope=[], max_calls=1):
+            signal.raise_signal(signal.SIGUSR1)
+            with pytest.raises(Denied) as caught:
+                agent.call(tool, "one more")
+    assert caught.value.code == "calls.exceeded"
+    assert ran == ["from the handler"]
 
 
 def test_a_handler_that_closes_the_guard_within_a_commit(place, ran, handled):

@@ -78,7 +78,31 @@ class Standing(NamedTuple):
         return "delegation.revoked", f"{revoked} was revoked: whatever goes back to it is denied"
 
 
-class FileRevocations:
+class _Counters:
+    """Count calls, but not while this thread counts one already: it would wait for itself.
+
+    A signal handler, or an object's end, may come in between.
+    """
+
+    def consume(self, limits: Sequence[tuple[str, int]]) -> bool:
+        """Count a call under each limit, or under none; raises ``StorageError``."""
+        if getattr(_THIS_THREAD, "counts", False):
+            message = "this thread was interrupted while it counts a call: try again afterwards"
+            raise StorageError(message, code="storage.busy")
+        _THIS_THREAD.counts = True
+        try:
+            return self._count(limits)
+        finally:
+            _THIS_THREAD.counts = False
+
+    def _count(self, limits: Sequence[tuple[str, int]]) -> bool:
+        raise NotImplementedError
+
+
+_THIS_THREAD: Final = threading.local()
+
+
+class FileRevocations(_Counters):
     """The ``Revocations`` of a state directory; safe from many threads, and after a fork."""
 
     def __init__(self, state: Path, trust: Callable[[], TrustDocument]) -> None:
@@ -110,8 +134,7 @@ class FileRevocations:
             self._known, standing = (seen, joined), joined
         return standing.refusal(names)
 
-    def consume(self, limits: Sequence[tuple[str, int]]) -> bool:
-        """Count a call under each limit, or under none."""
+    def _count(self, limits: Sequence[tuple[str, int]]) -> bool:
         folder = self._state / CALLS
         try:
             with ExitStack() as held:
@@ -133,7 +156,7 @@ class FileRevocations:
             raise StorageError(message) from error
 
 
-class MemoryRevocations:
+class MemoryRevocations(_Counters):
     """The ``Revocations`` of a guard in memory: nothing is revoked, and calls are counted."""
 
     def __init__(self) -> None:
@@ -143,8 +166,7 @@ class MemoryRevocations:
     def refusal(self, names: AbstractSet[str]) -> None:
         """Nobody is refused."""
 
-    def consume(self, limits: Sequence[tuple[str, int]]) -> bool:
-        """Count a call under each limit, or under none."""
+    def _count(self, limits: Sequence[tuple[str, int]]) -> bool:
         with self._counting:
             if any(self._calls[jti] >= most for jti, most in limits):
                 return False
