@@ -148,7 +148,12 @@ class Instance:
                 raise DelegationError(message, code="delegation.expired")
             home = self._home()
             before = self._borrowed.get(delegation.key)
-            chain = before.token.chain if before else self._handed_on(delegation, home, now)
+            # a key under which it was handed on may be known as stolen by now
+            chain = (
+                chains.from_json(before.token.chain.as_json(), home.trust, at=at)
+                if before
+                else self._handed_on(delegation, home, now)
+            )
             token = tokens.mint(chain, home.issuer, now=at, jti=self.line.entropy(16).hex())
             lasts = token.expires_at < chain.leaf.expires_at  # then it is renewed before its end
             borrowed = _Borrowed(

@@ -718,3 +718,25 @@ def test_a_delegation_begun_under_a_key_that_was_stolen_is_over(durable, clock):
         assert caught.value.code == "key.compromised"
         with guard.delegate("user:alice", scope=["read"]):
             assert attempt(late, tool) == "ok"
+
+
+@pytest.mark.parametrize("stolen", [True, False])
+def test_an_agent_that_acts_since_before_learns_it_with_its_next_token(durable, clock, stolen):
+    with durable.open() as guard:
+        tool = guard.tool(name="t", requires=["read"])(lambda: "ok")
+        worker = guard.new_agent("worker")
+        with guard.delegate("user:alice", scope=["read"], expires_in=86_400):
+            assert attempt(worker, tool) == "ok"
+            clock.advance(seconds=5)
+            since = clock.now
+            rotation.rotate(
+                durable.config,
+                PASSPHRASE,
+                "issuer",
+                now=since,
+                compromised_since=since if stolen else None,
+            )
+            for _ in range(2):
+                clock.advance(seconds=300)
+                assert attempt(worker, tool) == ("key.compromised" if stolen else "ok")
+        assert guard.verify().problems == ()
