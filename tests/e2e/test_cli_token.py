@@ -14,6 +14,7 @@ import pytest
 from agentguard import canonical, jws
 from agentguard.canonical import b64url_encode
 from agentguard.delegation import chain, grant, token
+from agentguard.identity.credential import agent_alias
 from agentguard.keys import Ed25519Signer
 
 LENT = """
@@ -503,10 +504,22 @@ def test_one_instance_is_revoked(other, cli):
     assert calls(other, "tester") == ["ok"]  # the next instance
 
 
+def test_one_instance_is_revoked_by_its_short_name(other, cli):
+    """Which stands for its URI: nobody goes by a short name."""
+    uri = claims_of(other)["client_id"]
+    for short in (agent_alias(uri), agent_alias(uri).removeprefix("agent:")):
+        found = told_as_json(cli(other, "agents", "revoke", short, "--note", "n", "--json"))
+        assert found["revoked"] == uri
+    assert codes(other, cli, "token") == [REVOKED]
+    assert calls(other, "tester") == ["ok"]  # the next instance
+
+
 def test_an_agent_that_nobody_knows_is_not_revoked(other, cli):
-    result = cli(other, "agents", "revoke", "codre", "--note", "n")
-    refused(result, "agent.unknown")
-    assert "coder" in result.stderr  # the ones that there are
+    unknown = "spiffe://acme.example/agent/tester/" + "A" * 43
+    for name in ("codre", "agent:codre", "tester:AAAA", "coder/tester", unknown):
+        result = cli(other, "agents", "revoke", name, "--note", "n")
+        refused(result, "agent.unknown")
+        assert "coder" in result.stderr  # the ones that there are
     assert cli(other, "agents", "revoke", "coder").returncode == 2
     assert calls(other, "coder") == ["ok"]
 

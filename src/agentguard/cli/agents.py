@@ -167,7 +167,10 @@ def show(
 @app.command("revoke")
 def revoke(
     name: Annotated[
-        str, typer.Argument(metavar="NAME|URI", help="An agent's name, or one instance's URI.")
+        str,
+        typer.Argument(
+            metavar="NAME|URI", help="An agent's name, or one instance: its URI or short name."
+        ),
     ],
     *,
     note: NoteOption,
@@ -181,9 +184,9 @@ def revoke(
     name that is revoked stays so.
     """
     settings = location.load_own(config)
-    revoked = name if "/" in name else f"agent:{name.removeprefix('agent:')}"
-    if "/" not in name and revoked.removeprefix("agent:") not in settings.agents:
-        _named(_known(location.locate(config)), name)  # says which ones there are
+    revoked = f"agent:{name.removeprefix('agent:')}"
+    if revoked.removeprefix("agent:") not in settings.agents:
+        revoked = _revocable(_named(_known(location.locate(config)), name), name)
     recorded = administration.revoke(
         settings, domain.passphrase_of(settings), revoked, note=note, now=datetime.now(UTC)
     )
@@ -211,6 +214,16 @@ def _named(known: list[Known], name: str) -> Known:
             return Known(agent.name, agent.configured, found)
     names = ", ".join(agent.name for agent in known) or "none"
     raise ConfigError(f"there is no agent {name}; known: {names}", code="agent.unknown")
+
+
+def _revocable(agent: Known, name: str) -> str:
+    """Return the name that cuts off what was asked for: a short name identifies nothing."""
+    if agent.name == name.removeprefix("agent:"):
+        return f"agent:{agent.name}"
+    if len(agent.instances) == 1:
+        return agent.instances[0].uri
+    found = ", ".join(instance.uri for instance in agent.instances)
+    raise ConfigError(f"{name} may be {found}: give the URI", code="agent.unknown")
 
 
 def _instances(rows: Iterable[Row]) -> Iterable[Instance]:
