@@ -451,6 +451,15 @@ def test_revoked_as_json_and_by_the_token_itself(other, cli):
     assert codes(other, cli, *GIVEN) == [REVOKED, REVOKED, None]
 
 
+def test_revoked_by_the_delegation_itself(other, cli):
+    """A short one is printable and has no spaces: it is no name for all that."""
+    given = (other.folder / "task.json").read_text().strip()
+    found = told_as_json(cli(other, "token", "revoke", given, "--note", "n", "--json"))
+    assert found["revoked"] == jws.parse(json.loads(given)["hops"][-1]).claims()["jti"]
+    assert codes(other, cli, *GIVEN) == [REVOKED] * 3
+    refused(cli(other, "token", "revoke", "{}", "--note", "n"), "chain.malformed")
+
+
 def test_what_is_revoked_and_why_is_in_the_log(other, cli):
     assert cli(other, "token", "revoke", "user:alice", "--note", "it leaked").returncode == 0
     (row,) = [row for row in other.lines("audit", "list") if row["kind"] == "revocation"]

@@ -206,7 +206,7 @@ def revoke(
     """
     settings = location.load_own(config)
     name = what
-    if what == "-" or _COMPACT_JWS.fullmatch(what) or _is_file(what):
+    if what == "-" or what.startswith("{") or _COMPACT_JWS.fullmatch(what) or _is_file(what):
         name = _id_of(_read(what))
     recorded = administration.revoke(
         settings, domain.passphrase_of(settings), name, note=note, now=datetime.now(UTC)
@@ -218,7 +218,7 @@ def _read(given: str) -> Read:
     """Take apart what was given; raises ``DecodeError`` or ``ConfigError`` for neither."""
     if given == "-":
         text = sys.stdin.read()
-    elif _COMPACT_JWS.fullmatch(given):
+    elif given.startswith("{") or _COMPACT_JWS.fullmatch(given):
         text = given
     else:
         text = files.read(Path(given)).decode("utf-8", "replace")
