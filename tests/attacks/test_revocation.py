@@ -512,6 +512,31 @@ def test_an_old_state_that_is_restored_beside_a_newer_log(scene):
         )
 
 
+@pytest.mark.parametrize("restored", [True, False])
+def test_old_shards_that_are_restored_beside_a_newer_file(durable, restored):
+    """It says how far they were read, and means others. Without an anchor nobody refuses them."""
+    tables = {**loads_object(durable.config.encoded), "anchor": ""}
+    durable.config = config.parse(tables, source="agentguard.toml", base=durable.config.base)
+    shards = durable.config.state / "shards"
+    with Scene(durable).guard:
+        pass
+    shutil.copytree(shards, durable.config.base / "old")
+    before = Scene(durable)
+    with before.guard:
+        before.calls()
+    before.revoke("user:bob")
+    if restored:
+        shutil.rmtree(shards)
+        shutil.copytree(durable.config.base / "old", shards)
+    before.revoke("user:alice")
+    late = Scene(durable)
+    with late.guard:
+        of_bob = {name.replace("alice", "bob") for name in ALL_OF_ALICE}
+        assert late.denied() == ALL_OF_ALICE | of_bob
+        late.freeze()
+        assert set(late.calls().values()) == {"domain.frozen"}
+
+
 # --- forged entries, and crashes ------------------------------------------------------------------
 
 

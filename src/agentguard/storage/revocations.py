@@ -265,7 +265,7 @@ def rebuild(state: Path, reader: LogReader, trust: TrustDocument, signer: Signer
     if kept is not None:
         # how far it was read is worth a write now and then only
         read = sum(size for _shard, size in standing.read) - sum(size for _, size in kept.read)
-        if standing._replace(read=kept.read) == kept and read <= _UNKEPT:
+        if standing._replace(read=kept.read) == kept and 0 <= read <= _UNKEPT:
             return standing
     keep(state, trust.log, standing, signer)
     return standing
@@ -281,6 +281,9 @@ def _read_on(standing: Standing, reader: LogReader, trust: TrustDocument) -> Sta
     sizes = dict(standing.read)
     for shard in reader.shards():
         start = sizes.get(shard, 0)
+        newest, _body = next(reader.entries(shard, newest_first=True), (-1, b""))
+        if newest < start - 1:  # an older shard was restored: what it holds now was never read
+            start = sizes[shard] = 0
         for index, body in reader.entries(shard, after=start - 1):
             sizes[shard] = index + 1
             if any(kind in body for kind in _KINDS):
