@@ -134,7 +134,9 @@ TrustOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 EveryOption = Annotated[
     bool,
-    typer.Option("--all", help="Also the entries that are no call's; --json always has them."),
+    typer.Option(
+        "--all", help="Also outcomes, keys, configuration and policy; --json always has them."
+    ),
 ]
 OutputOption = Annotated[
     Path | None,
