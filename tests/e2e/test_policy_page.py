@@ -241,7 +241,9 @@ def test_the_commands_print_what_the_page_shows(tmp_path):
         )
         if "policy check" in command:  # it prints digests
             assert (ran.returncode, ran.stdout.startswith("sound: rego")) == (0, True)
+            # of these the page tells, and of no other warning
             assert re.findall(r"reads input\.(\w+)", ran.stderr) == ["account", "amount"]
+            assert ran.stderr.count("warn: ") == 2
         else:
             assert ran.stdout == printed
             assert ran.returncode == int(not printed.startswith("allow"))
