@@ -316,6 +316,14 @@ def passphrase_of(config: Config) -> Secret:
             f"{config.source}"
         )
         raise KeyMaterialError(message, code="key.passphrase")
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        message = (
+            f"the file of the keys' passphrase, {path}, is not there: restore it, correct [keys] "
+            f"passphrase_file in {config.source}, or set {PASSPHRASE_VARIABLE}"
+        )
+        raise KeyMaterialError(message, code="key.passphrase") from error
     keystore.refuse_if_exposed(path)
     try:
         passphrase = Secret(path.read_bytes().strip())

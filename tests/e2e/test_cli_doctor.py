@@ -59,6 +59,7 @@ def test_a_sound_set_up(told):
         ("policies/authz.rego", "policies/other.rego", "policy", "fail"),
         ("policies/authz.rego", "~nosuchuser/authz.rego", "policy", "fail"),
         ("~/.config/agentguard/", "~/nowhere/", "keys", "fail"),
+        ("~/.config/agentguard/", "~/nowhere/", "passphrase", "fail"),
         ('state = ".agentguard"', 'state = "elsewhere"', "state", "fail"),
         ("# [tools.read_file]", "[tools.read_fiel]", "tool read_fiel", "warn"),
         ("# [tools.read_file]", "[tools.read_file]", "tool read_file", "ok"),

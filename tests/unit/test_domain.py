@@ -256,6 +256,8 @@ def test_a_passphrase_file_that_is_none_is_an_error_of_ours(settings, tmp_path, 
         domain.passphrase_of(settings)
     assert caught.value.code in {"key.passphrase", "key.exposed", "key.unreadable"}
     assert "AGENTGUARD_PASSPHRASE" in str(caught.value) or str(path) in str(caught.value)
+    if kind == "missing":
+        assert "restore it, correct [keys] passphrase_file in " in str(caught.value)
 
 
 # --- examining ------------------------------------------------------------------------------------

@@ -134,6 +134,12 @@ def _passphrase(settings: Config) -> Finding:
     if file is None:
         what = f"there is none at hand: set {domain.PASSPHRASE_VARIABLE} or [keys] passphrase_file"
         return Finding("fail", "passphrase", what)
+    if not os.path.lexists(file):
+        what = (
+            f"there is no {from_home(file)}: restore it, correct [keys] passphrase_file, or set "
+            f"{domain.PASSPHRASE_VARIABLE}"
+        )
+        return Finding("fail", "passphrase", what)
     if is_inside(file, settings.state):
         what = f"{file} lies with the keys that it protects: move it out of {settings.state}"
         return Finding("fail", "passphrase", what)
