@@ -28,6 +28,9 @@ from agentguard.tool import ToolSpec
 
 FILE: Final = "agentguard.toml"
 DEFAULT_ANCHOR: Final = "~/.local/state/agentguard"
+NO_DOMAIN: Final = "ephemeral.invalid"
+"""The trust domain where none is named, as for a guard in memory."""
+
 _DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?\Z")
 
 
@@ -185,7 +188,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
     Raises ``ConfigError`` (``config.invalid``, ``anchor.inside``).
     """
     root = Table(tables, source, "")
-    trust_domain = root.text("trust_domain", "ephemeral.invalid")
+    trust_domain = root.text("trust_domain", NO_DOMAIN)
     if not _DOMAIN.match(trust_domain):
         raise root.mistake("trust_domain", "a domain name in lower case, as in 'acme.example'")
     anchor = root.text("anchor", DEFAULT_ANCHOR)

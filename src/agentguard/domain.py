@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from agentguard.audit import entry, registry
-from agentguard.config import Config
+from agentguard.config import NO_DOMAIN, Config
 from agentguard.errors import (
     AgentguardError,
     ConfigError,
@@ -256,16 +256,22 @@ def _read(settings: Config, passphrase: Passphrase) -> StateDomain:
     """Read the trust document, the issuer's key and the log's, which may not be of one moment."""
     state = settings.state
     trust = keystore.load_trust(state)
-    if trust.trust_domain != settings.trust_domain:
-        message = (
-            f"{settings.source}: trust_domain: expected {trust.trust_domain!r}, for which the "
-            f"state {state} was founded, got {settings.trust_domain!r}"
-        )
-        raise ConfigError(message)
+    require_same_domain(settings, trust)
     secret = _ask(passphrase)
     issuer = keystore.load_key(state, "issuer", secret)
     log_key = keystore.load_key(state, "log", secret)
     return StateDomain(settings, passphrase, trust, issuer, log_key)
+
+
+def require_same_domain(settings: Config, trust: TrustDocument) -> None:
+    """Refuse a state that was founded for another trust domain than the configuration names."""
+    if trust.trust_domain != settings.trust_domain:
+        named = "none" if settings.trust_domain == NO_DOMAIN else repr(settings.trust_domain)
+        message = (
+            f"{settings.source}: trust_domain: expected {trust.trust_domain!r}, for which the "
+            f"state {settings.state} was founded, got {named}"
+        )
+        raise ConfigError(message)
 
 
 def _checked(home: StateDomain) -> StateDomain:

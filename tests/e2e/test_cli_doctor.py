@@ -56,6 +56,7 @@ def test_a_sound_set_up(told):
         ('anchor = "~/.local/state/agentguard"', 'anchor = ""', "anchor", "warn"),
         ('anchor = "~/.local', 'anchor = ".agentguard/.local', "configuration", "fail"),
         ("trust_domain", "trust_domian", "configuration", "fail"),
+        ("trust_domain =", "# trust_domain =", "state", "fail"),
         ("policies/authz.rego", "policies/other.rego", "policy", "fail"),
         ("policies/authz.rego", "~nosuchuser/authz.rego", "policy", "fail"),
         ("~/.config/agentguard/", "~/nowhere/", "keys", "fail"),

@@ -297,6 +297,15 @@ def test_a_clone_gets_its_keys_and_its_log(cloned):
     assert cloned.json("doctor")["ok"] is True
 
 
+def test_a_clone_whose_configuration_names_no_trust_domain_gets_nothing(cloned):
+    toml = cloned.folder / "agentguard.toml"
+    toml.write_text(toml.read_text().replace("trust_domain =", "# trust_domain ="))
+    result = cloned.run("init")
+    assert result.returncode == 2
+    assert "trust_domain: expected a domain name, as in 'acme.example', found none" in result.stderr
+    assert not cloned.state.exists()
+
+
 def test_a_passphrase_that_is_there_is_taken_and_kept(cloned):
     named = tomllib.loads((cloned.folder / "agentguard.toml").read_text())["keys"]
     file = cloned.home / named["passphrase_file"].removeprefix("~/")

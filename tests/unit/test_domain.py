@@ -200,6 +200,9 @@ def test_another_domains_configuration_is_a_mistake(settings):
     other = dataclasses.replace(settings, trust_domain="evil.example")
     with pytest.raises(ConfigError, match=r"trust_domain: expected 'acme\.example'"):
         domain.take_up(other, PASSPHRASE)
+    other = dataclasses.replace(settings, trust_domain=config.NO_DOMAIN)
+    with pytest.raises(ConfigError, match=r"was founded, got none$"):
+        domain.take_up(other, PASSPHRASE)
 
 
 @pytest.mark.parametrize("use", ["issuer", "log"])

@@ -114,6 +114,7 @@ def _state(settings: Config) -> str:
     keystore.refuse_if_exposed(state)
     below = shards.iterdir() if shards.is_dir() else ()
     _require_writable([state, *state.glob("*.lock"), shards, *below])
+    domain.require_same_domain(settings, keystore.load_trust(state))
     return f"{from_home(state)} is this user's alone, and can be written"
 
 

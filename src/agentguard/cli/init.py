@@ -109,6 +109,12 @@ def _complete(folder: Path) -> None:
     """Make what an existing configuration lacks."""
     settings = config.load(folder / config.FILE)
     made.refuse_existing(settings.state, "agentguard doctor says whether it is sound")
+    if settings.trust_domain == config.NO_DOMAIN:  # else that is signed into all that follows
+        message = (
+            f"{settings.source}: trust_domain: expected a domain name, as in 'acme.example', "
+            "found none"
+        )
+        raise ConfigError(message)
     passphrase, missing = _passphrase(settings)
     with made.all_or_nothing() as so_far:
         trust = _make_state(so_far, settings, passphrase, lambda _trust: missing)
