@@ -133,7 +133,8 @@ def _relisted(home: StateDomain, now: datetime) -> bytes:
 def _overlap(asked: timedelta | None) -> timedelta:
     overlap = OVERLAP if asked is None else asked
     if overlap < MIN_OVERLAP:
-        raise ConfigError(f"an overlap of {overlap} is too short: take {MIN_OVERLAP} or more")
+        hours = MIN_OVERLAP // timedelta(hours=1)  # the unit of --overlap
+        raise ConfigError(f"an overlap of {overlap} is too short: take {hours} hours or more")
     return overlap
 
 

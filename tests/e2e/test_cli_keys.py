@@ -94,7 +94,7 @@ def test_what_the_rotated_key_signed_is_proved_after(changed):
     [
         (["rotate"], "issuer|log|admin"),
         (["rotate", "approver"], "approver"),
-        (["rotate", "log", "--overlap", "1"], "too short: take 2:00:00 or more"),
+        (["rotate", "log", "--overlap", "1"], "too short: take 2 hours or more"),
         (["rotate", "log", "--overlap", "-5"], "Invalid value for '--overlap'"),
         (["rotate", "log", "--overlap", "soon"], "--overlap"),
         (["rotate", "log", "--overlap", "nan"], "Invalid value for '--overlap'"),
