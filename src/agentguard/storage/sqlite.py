@@ -136,7 +136,7 @@ def damaged(path: Path, problem: str) -> StorageError:
 def require_file(path: Path) -> None:
     """Raise ``StorageError`` (``storage.missing``) unless there is a file."""
     if not path.is_file():
-        message = f"there is no log at {path}: run agentguard init, or name the right state"
+        message = f"there is no log at {path}: restore the state, or name the right one"
         raise StorageError(message, code="storage.missing")
 
 
