@@ -254,6 +254,7 @@ def verify(evidence: bytes, trust_document: bytes) -> dict[str, Any]:
     told = ("agent", "tool", "principal", "at", "decision", "code", "reasons", "policy_sha256")
     kept = {item["role"]: json.loads(item["data"]) for item in file["attachments"]}
     shown = {name: {**call, **said}[name] for name in told} | {"actors": actors}
+    shown["signed"] = call["invocation"]["signatures"] != []  # else the log alone says all of it
     return {**shown, **kept, "outcome": outcome}
 
 

@@ -63,6 +63,11 @@ class Authorization(NamedTuple):
         return self.decision == "allow"
 
     @property
+    def signed(self) -> bool:
+        """False for a refusal whose signer failed: the log alone says that the agent asked."""
+        return bool(self.sealed.signatures)
+
+    @property
     def chain_sha256(self) -> str | None:
         """The digest of the chain of delegation; None on the agent's own authority."""
         named = self.predicate.get("chain_sha256")
@@ -241,7 +246,7 @@ def check_call(
     for want of a signer (``signature.failed``) is unsigned. Raises ``DecodeError`` or
     ``VerificationError``.
     """
-    if call.sealed.signatures or call.allowed or call.code != "signature.failed":
+    if call.signed or call.allowed or call.code != "signature.failed":
         check_signed(call.sealed, issued, signatures=signatures)
     name = issued.profile.name
     if chain is None:

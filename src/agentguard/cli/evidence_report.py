@@ -63,6 +63,7 @@ def as_json(proved: Evidence) -> dict[str, object]:
         "config_sha256": call.config_sha256,
         "approvals": [],
         "issued_at": call.predicate.get("issued_at"),
+        "signed": call.signed,
         "at": place.at,
         "outcome": _outcome_json(proved),
         "resolutions": [_said_json(*s) for s in proved.administered if s[0].ran is not None],
@@ -112,10 +113,16 @@ def unknown(proved: Evidence) -> Iterator[str]:
             "there was none"
         )
     yield "the time: every time here is the log's word, or the agent's"
-    yield (
-        "who used the key: it attributes the call to the agent instance, and does not isolate the "
-        "instance from other code in its process"
-    )
+    if not proved.call.signed:
+        yield (
+            "whether the agent asked for this at all: the refusal has no signature of its, and "
+            "only the log says so"
+        )
+    else:
+        yield (
+            "who used the key: it attributes the call to the agent instance, and does not isolate "
+            "the instance from other code in its process"
+        )
     yield (
         "what the holder of the log's key has rewritten before anybody kept a checkpoint: compare "
         "the root above with a checkpoint that was kept elsewhere"
@@ -197,7 +204,10 @@ def _why(proved: Evidence) -> Iterator[Row]:
 
 
 def _then(proved: Evidence) -> Iterator[Row]:
-    yield "signed at", str(proved.call.predicate.get("issued_at"))
+    if proved.call.signed:
+        yield "signed at", str(proved.call.predicate.get("issued_at"))
+    else:
+        yield "signed", screen.styled("warn", wording.UNSIGNED)
     yield "logged at", proved.place.at
     if not proved.call.allowed:
         yield "outcome", "the tool did not run"

@@ -187,6 +187,8 @@ def _why(told: Story) -> Iterator[tuple[str, str | Text]]:
 
 
 def _then(told: Story, acting: str) -> Iterator[tuple[str, str | Text]]:
+    if not told.call.signed:
+        yield "signed", screen.styled("warn", wording.UNSIGNED)
     yield "decided at", told.entry.at
     if not told.call.allowed:
         yield "outcome", "the tool did not run"
@@ -246,7 +248,8 @@ def _evidence(told: Story, believed: Trust, reading: str) -> Iterator[tuple[str,
     for problem in told.problems:
         yield "PROBLEM", screen.styled("fail", problem)
     if not told.problems:
-        yield "checked", screen.styled("ok", "signatures, credential and commitments hold")
+        checked = "signatures, credential" if told.call.signed else "credential"
+        yield "checked", screen.styled("ok", f"{checked} and commitments hold")
     yield "trust", believed.source if believed.outside else f"UNTRUSTED KEY: {believed.source}"
     invocation_id = told.call.invocation_id
     if invocation_id is not None:

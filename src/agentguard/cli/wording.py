@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Final
 
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.grant import Grant
 from agentguard.identity.credential import agent_alias
+
+UNSIGNED: Final = "by nobody: the agent's signer failed, and the log alone says that it asked"
 
 
 def delegation(chain: Chain) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,71 @@
+"""A refusal that no agent has signed, and what is told of it to people.
+
+Its agent's signer failed, so the log alone vouches for it: whoever has the log's key could have
+made it up. Nobody is told that the agent has signed it, or that its key says anything.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+
+from agentguard import Denied, proving
+from agentguard.audit import evidence
+from agentguard.cli import evidence_report, show, story
+from agentguard.cli.location import Trust
+from agentguard.storage import keystore
+from agentguard.storage.reader import StateReader
+from agentguard.whereabouts import Found, scan
+
+
+@pytest.fixture
+def told(place, capsys):
+    """Tell of a call by ``audit verify-evidence`` and by ``audit show``: what each prints."""
+
+    def tell(*, signs: bool) -> tuple[evidence.Evidence, str, str]:
+        with place.open() as guard:
+            tool = guard.tool(lambda: None, name="tool")
+            agent = guard.new_agent("reader")
+            instance = agent._body.in_force()
+            if signs:
+                agent.call(tool)
+            else:
+                instance.actor = replace(instance.actor, signer=None)
+                with pytest.raises(Denied):
+                    agent.call(tool)
+        trust = keystore.load_trust(place.config.state)
+        with closing(StateReader(place.config.state)) as reader:
+            (call,) = [Found(f.shard, f.index, f.entry) for f in scan(reader, 0, ["authorization"])]
+            read = story.tell(reader, call, trust)
+            data = proving.prove(reader, trust, str(read.call.invocation_id))
+        proved = evidence.verify(data, trust)
+        evidence_report.draw(proved)
+        by_evidence = capsys.readouterr().out
+        show._draw(read, Trust(trust, "here", outside=True), show._Again("", ""))
+        return proved, by_evidence, capsys.readouterr().out
+
+    return tell
+
+
+def test_nobody_is_said_to_have_signed_it(told):
+    proved, by_evidence, by_show = told(signs=False)
+    for shown in (by_evidence, by_show):
+        assert re.search(r"^signed +by nobody: the agent.s signer failed", shown, re.MULTILINE)
+    assert "signed at" not in by_evidence
+    assert "attributes the call to the agent instance" not in by_evidence
+    assert "whether the agent asked for this at all" in by_evidence
+    assert "signatures" not in by_show
+    assert json.loads(json.dumps(evidence_report.as_json(proved)))["signed"] is False
+
+
+def test_the_twin_is_signed(told):
+    proved, by_evidence, by_show = told(signs=True)
+    assert "by nobody" not in by_evidence + by_show
+    assert "signed at" in by_evidence
+    assert "attributes the call to the agent instance" in by_evidence
+    assert "signatures, credential and commitments hold" in by_show
+    assert evidence_report.as_json(proved)["signed"] is True
