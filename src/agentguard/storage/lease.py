@@ -6,6 +6,7 @@ the log (who opened the shard, how far the others are) stands in ``entry.shard``
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from contextlib import closing
@@ -141,7 +142,9 @@ class Lessor:
         with registry.locked(self.state):
             # never one that was used: its anchor vouches for it
             used = {*registered, *self._anchored(), *sqlite.numbers(self.state)}
-            number = max(used, default=-1) + 1
+            # the lowest: a file with a high number, which anybody can lay there, must not lead to
+            # one beyond those that a shard can have
+            number = next(number for number in itertools.count() if number not in used)
             file = self._take(number)
         return (number, file) if file is not None else None
 
