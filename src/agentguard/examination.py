@@ -96,6 +96,7 @@ class _Examination:
     progress: Callable[[int], None]
     problems: list[Problem] = field(default_factory=list)
     damaged: set[int] = field(default_factory=set)
+    calls: set[str] = field(default_factory=set)
     entries: int = 0
 
     def report(self) -> Report:
@@ -180,7 +181,14 @@ class _Examination:
             else:
                 kept += [seen] if seen is not None else []
         verifier = ShardVerifier(
-            number, origin, self.trust, kept, self.since, self.contents, may_be_empty=not known
+            number,
+            origin,
+            self.trust,
+            kept,
+            self.since,
+            self.contents,
+            may_be_empty=not known,
+            seen=self.calls,
         )
         try:
             with self.reader.snapshot(number):

@@ -60,7 +60,8 @@ class ShardVerifier:
     """Walks one shard, entry by entry in the order of the log.
 
     ``kept`` are checkpoints of this shard from outside, verified. A shard that nobody knows yet
-    ``may_be_empty``: its writer died, or has not come to its first entry. Signatures are checked in
+    ``may_be_empty``: its writer died, or has not come to its first entry. ``seen`` are the calls of
+    the shards before it, and gets its own: an agent has signed each once. Signatures are checked in
     entries from the time ``since`` on (seconds since the epoch), and always the newest
     checkpoint's; without ``contents`` only hashes and checkpoints are, and not what the entries
     say. Feed it through ``walk``; it keeps only what is needed to go on.
@@ -73,6 +74,7 @@ class ShardVerifier:
     since: int = 0
     contents: bool = True
     may_be_empty: bool = False
+    seen: set[str] = field(default_factory=set)
     _tree: CompactRange = field(default_factory=CompactRange)
     _problems: list[Problem] = field(default_factory=list)
     _unlisted: int = 0
@@ -85,7 +87,6 @@ class ShardVerifier:
     _credentials: Credentials = field(default_factory=Credentials)
     _open: dict[str, OpenCall] = field(default_factory=dict)
     _announced: set[str] = field(default_factory=lambda: {str(None)})
-    _seen: set[str] = field(default_factory=set)
     _strays: dict[str | None, int] = field(default_factory=dict)  # outcomes without a call, by id
     _head: _Own | None = None
     _at: int = 0  # the latest time of an entry so far
@@ -338,9 +339,9 @@ class ShardVerifier:
         if not {call.config_sha256, str(call.policy_sha256)} <= self._announced:
             raise VerificationError("a configuration or policy that no entry before it announces")
         subject = call.invocation_sha256
-        if subject in self._seen:
+        if subject in self.seen:
             raise VerificationError("the same invocation stands in the log before")
-        self._seen.add(subject)
+        self.seen.add(subject)
         if call.allowed:
             if chain is not None:
                 self._calls.update(chain.limits)
