@@ -1,17 +1,24 @@
 """Who has the log's key as well, and appends what no honest process would, with valid checkpoints.
 
-He can't make anything up that an agent signs, so he says again what one has signed once.
+He can't make anything up that an agent signs, so he says again what one has signed once; and what a
+stolen admin key signs he dates back. The entries around it tell on him.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import os
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from agentguard import rotation, whereabouts
 from agentguard.audit import entry
 from agentguard.audit.entry import Record
+from agentguard.invocation import timestamp
+from agentguard.storage import keystore
 from agentguard.storage.reader import StateReader
+
+PASSPHRASE = b"correct horse battery staple"
 
 CALL = ("config", "policy", "identity", "authorization")
 """The kinds of entries that a call takes in its shard."""
@@ -33,9 +40,40 @@ def test_a_call_stands_once_in_all_shards(place, kinds):
     assert (first.shard, log.shard) == (0, 1)
     copied = [s for s in stored if entry.parse(s.body).kind in kinds]
     for one in copied:
+        assert one.summary is not None
         log.append(Record(one.body, one.summary, tuple(one.attachments)))
     for opened in (log, first):
         opened.close()
     found = [(p.shard, p.what) for p in place.examine().problems]
     again = [(1, "the same invocation stands in the log before")]
     assert found == (again if "authorization" in kinds else [])
+
+
+@pytest.mark.parametrize("back", [timedelta(seconds=20), timedelta(0)])
+def test_what_a_stolen_key_signs_is_not_older_than_what_stands_before_it(place, back):
+    if (child := os.fork()) == 0:
+        guard = place.open()
+        guard.new_agent("reader").call(guard.tool(os._exit, name="die"), 0)
+    os.waitpid(child, 0)
+    (doubted,) = place.examine().in_doubt
+    stolen = keystore.load_key(place.config.state, "admin", PASSPHRASE)
+    since = datetime.now(UTC) + timedelta(seconds=10)
+    at = since + timedelta(seconds=10)  # of an honest entry, long after
+    log = place.take_up().lease(at)
+    reader = StateReader(place.config.state)
+    said = whereabouts.find(reader, doubted)
+    reader.close()
+    assert said is not None
+    log.append(
+        entry.resolution(stolen, said.place, ran=False, note="thief", at=timestamp(at - back))
+    )
+    log.close()
+    assert place.examine().in_doubt == ()  # nobody knows yet that it is stolen
+    rotation.rotate(
+        place.config, PASSPHRASE, "admin", now=at + timedelta(minutes=1), compromised_since=since
+    )
+    report = place.examine()
+    assert [p.what for p in report.problems] == [
+        f"the admin key {stolen.key_id} was compromised by then"
+    ]
+    assert report.in_doubt == (doubted,)

@@ -275,13 +275,17 @@ class ShardVerifier:
             self._gone.append(Gone(stored.index, roles, *said.call))
 
     def _statements(self, stored: Stored, parsed: Entry, at: int) -> _Said:
-        """Check what is signed in an entry; return what it commits to, and its summary."""
+        """Check what is signed in an entry; return what it commits to, and its summary.
+
+        A key of the issuer or the administrator must count at the entry's time and at that of all
+        entries before it: whoever has one that is compromised could give an older time.
+        """
         index = stored.index
         match parsed.kind:
             case "shard":
-                self._shard(index, parsed, at)
+                self._shard(index, parsed)
             case "key":
-                self._issued(parsed, at)
+                self._issued(parsed)
             case "identity":
                 token = parsed.members["credential"]
                 verified = credential.verify(str(token), self.trust, at=at)
@@ -298,18 +302,19 @@ class ShardVerifier:
             case "config" | "policy":
                 self._announce(parsed)
             case "revocation" | "freeze":
-                _BRAKES[parsed.kind](parsed, self.trust, at, signatures=self._checks_signatures())
+                signatures = self._checks_signatures()
+                _BRAKES[parsed.kind](parsed, self.trust, self._at, signatures=signatures)
             case "resolution" | "erasure":
                 said = statements.check_administered(
-                    parsed, self.trust, at, signatures=self._checks_signatures()
+                    parsed, self.trust, self._at, signatures=self._checks_signatures()
                 )
                 self._administered.append((index, said))
                 return _Said(Summary(parsed.kind, parsed.at, said.call.invocation_id))
         return _Said(Summary(parsed.kind, parsed.at))
 
-    def _issued(self, parsed: Entry, at: int) -> Mapping[str, JSON]:
+    def _issued(self, parsed: Entry) -> Mapping[str, JSON]:
         _issuer, said = statements.check_issued(
-            parsed, self.trust, at, signatures=self._checks_signatures()
+            parsed, self.trust, self._at, signatures=self._checks_signatures()
         )
         return said
 
@@ -319,8 +324,8 @@ class ShardVerifier:
         else:
             self._announced.add(str(parsed.members["policy_sha256"]))
 
-    def _shard(self, index: int, parsed: Entry, at: int) -> None:
-        opening = self._issued(parsed, at)
+    def _shard(self, index: int, parsed: Entry) -> None:
+        opening = self._issued(parsed)
         statements.check_opening(opening, self.origin, self.shard)
         heads = statements.read_heads(opening)
         self._heads += [(index, head) for head in heads]
