@@ -62,7 +62,7 @@ class Anchor:
         if self._path is None:
             return None
         try:
-            note = self._path.read_bytes()
+            note = files.read(self._path)
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,25 @@ from agentguard.identity.trust import SHARD_NUMBER
 
 _NO_SYNC_OF_FOLDERS: Final = frozenset({errno.EINVAL, errno.ENOTSUP})
 """What file systems answer that have no such thing: their names are as durable as they can be."""
+
+
+MAX_BYTES: Final = 16 * 1024 * 1024
+"""More than any small file of a state or an anchor holds."""
+
+
+def read(path: Path, *, limit: int = MAX_BYTES) -> bytes:
+    """Read a file; raises ``OSError``, also for what is none, or is longer than it can be.
+
+    Whoever may write there may have put a pipe in its place, which never ends, or a device.
+    """
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(opened, "rb") as file:
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"it is longer than {limit} bytes")
+    return data
 
 
 def write_new(path: Path, data: bytes) -> None:

@@ -47,7 +47,7 @@ def next_key(state: Path, use: Use, passphrase: Secret | bytes) -> Ed25519Signer
 
 def adopt_next_key(state: Path, use: Use) -> None:
     """Put the next key in its place; it stays beside it until ``drop_next_key``."""
-    files.replace(state / KEYS / use, _next(state, use).read_bytes())
+    files.replace(state / KEYS / use, files.read(_next(state, use)))
 
 
 def drop_next_key(state: Path, use: Use) -> None:
@@ -74,7 +74,7 @@ def _next(state: Path, use: Use) -> Path:
 
 def _bytes(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return files.read(path)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -94,7 +94,7 @@ def load_key(state: Path, use: Use, passphrase: Secret | bytes) -> Ed25519Signer
 def _load(path: Path, passphrase: Secret | bytes) -> Ed25519Signer:
     refuse_if_exposed(path)
     try:
-        data = path.read_bytes()
+        data = files.read(path)
     except OSError as error:
         raise _unreadable(path, error) from error
     try:
@@ -163,7 +163,7 @@ def note_announced(state: Path) -> None:
 
 def _document(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return files.read(path)
     except FileNotFoundError as error:
         message = f"there is no {path}: run agentguard init, or restore the state"
         raise StorageError(message, code="storage.missing") from error

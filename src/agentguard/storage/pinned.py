@@ -113,7 +113,7 @@ def _places(folder: Path) -> list[bytes]:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return files.read(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -25,7 +25,7 @@ def read(state: Path) -> bytes | None:
     """Return the list as it lies there, None if there is none; raises ``StorageError``."""
     path = state / FILE
     try:
-        return path.read_bytes()
+        return files.read(path)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -197,7 +197,7 @@ def load(state: Path) -> Kept:
     """Read what is kept; raises ``StorageError`` (``storage.corrupt``, ``storage.missing``)."""
     path = state / FILE
     try:
-        document = canonical.loads(path.read_bytes(), limit=_MAX_BYTES)
+        document = canonical.loads(files.read(path, limit=_MAX_BYTES), limit=_MAX_BYTES)
         match document:
             case {
                 "standing": {

@@ -58,6 +58,7 @@ class ShardFile:
             with sqlite.errors(path):
                 if not path.exists():
                     _make(path, origin)
+                sqlite.require_file(path)
                 connection = sqlite3.connect(path, **sqlite.OPTIONS)
                 undo.callback(connection.close)
                 # before a byte of somebody else's file changes

@@ -6,6 +6,7 @@ What is written into it stands in ``shard_file.py``, what is read from it in ``r
 from __future__ import annotations
 
 import ctypes
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -134,10 +135,17 @@ def damaged(path: Path, problem: str) -> StorageError:
 
 
 def require_file(path: Path) -> None:
-    """Raise ``StorageError`` (``storage.missing``) unless there is a file."""
+    """Raise ``StorageError`` (``storage.missing``) unless there is a file.
+
+    Also where what SQLite opens beside it is none (``storage.corrupt``): a pipe would never end.
+    """
     if not path.is_file():
         message = f"there is no log at {path}: restore the state, or name the right one"
         raise StorageError(message, code="storage.missing")
+    for suffix in ("-journal", "-wal", "-shm"):
+        beside = path.with_name(path.name + suffix)
+        if os.path.lexists(beside) and not beside.is_file():
+            raise damaged(path, f"{beside.name} is no file")
 
 
 def check_version(connection: sqlite3.Connection, path: Path) -> None:
