@@ -86,3 +86,15 @@ def test_nor_does_an_anchor(used):
     path.unlink()
     os.mkfifo(path)
     assert examine(used).startswith("found: the anchor ")
+
+
+@pytest.mark.parametrize("option", ["FILE", "--trust"])
+def test_a_file_without_end_is_no_evidence_and_no_trust_document(used, tmp_path, option):
+    trust = used.config.state / "trust.json"
+    endless = tmp_path / "endless.json"
+    with endless.open("wb") as file:
+        file.truncate(2**33)
+    file, by = (endless, trust) if option == "FILE" else (trust, endless)
+    command = ["-m", "agentguard.cli", "audit", "verify-evidence", file, "--trust", by]
+    said = run(*command, "--json") if option == "FILE" else run(*command)
+    assert ('"ok": false' in said or '"ok":false' in said) if option == "FILE" else said == ""

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from agentguard import proving
-from agentguard.audit import evidence
+from agentguard.audit import evidence, evidence_file
 from agentguard.cli import evidence_report, files, history, location, naming, screen
 from agentguard.cli.options import (
     AnchorOption,
@@ -90,7 +90,7 @@ def verify_evidence(
     can't know.
     """
     document = location.trust_in(trust)
-    data = files.read_or_stdin(file)
+    data = files.read_or_stdin(file, evidence_file.MAX_BYTES + 1)  # one too many tells
     try:
         proved = evidence.verify(data, document)
     except (DecodeError, VerificationError) as error:

@@ -23,10 +23,18 @@ def is_stream(path: Path | None) -> bool:
     return path is None or path == _STREAM
 
 
+LONGEST: Final = 16 * 1024 * 1024
+"""Bytes of a file that is read whole; nothing that agentguard reads is longer."""
+
+
 def read(path: Path) -> bytes:
-    """Read a file; raises ``StorageError`` (``storage.missing``)."""
+    """Read a file; raises ``StorageError``: ``storage.missing``, ``storage.failed`` if too long."""
     with _opened(path) as file:
-        return file.read()
+        data = file.read(LONGEST + 1)
+    if len(data) > LONGEST:
+        message = f"{path} is longer than {LONGEST} bytes, and so nothing that is read here"
+        raise StorageError(message, code="storage.failed")
+    return data
 
 
 def read_or_stdin(path: Path, limit: int = -1) -> bytes:
