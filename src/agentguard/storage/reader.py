@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -22,7 +23,8 @@ class StateReader:
 
     def __init__(self, state: Path) -> None:
         self._state = state
-        self._open: dict[int, sqlite3.Connection] = {}
+        self._open: dict[int, sqlite3.Connection] = {}  # the one used last stands last
+        self._walks: Counter[int] = Counter()  # that are not done yet, by shard
         if not sqlite.numbers(state):
             sqlite.require_file(sqlite.shard_path(state, 0))
         weakref.finalize(self, _close, self._open)
@@ -91,8 +93,9 @@ class StateReader:
     @contextmanager
     def snapshot(self, shard: int) -> Iterator[None]:
         """Read, within it, what one shard holds at one moment, whoever writes meanwhile."""
-        connection, path = self._connection(shard), sqlite.shard_path(self._state, shard)
+        path = sqlite.shard_path(self._state, shard)
         with sqlite.INSIDE, sqlite.errors(path):
+            connection = self._connection(shard)
             connection.execute("BEGIN")
         try:
             yield
@@ -145,10 +148,19 @@ class StateReader:
         _close(self._open)
 
     def _connection(self, shard: int) -> sqlite3.Connection:
-        connection = self._open.get(shard)
+        connection = self._open.pop(shard, None)
         if connection is None:
-            connection = self._open[shard] = _connect(sqlite.shard_path(self._state, shard))
+            self._close_idle()
+            connection = _connect(sqlite.shard_path(self._state, shard))
+        self._open[shard] = connection
         return connection
+
+    def _close_idle(self) -> None:
+        """Keep few files open: a log may have more shards than a process may have descriptors."""
+        oldest = list(self._open.items())
+        for shard, connection in oldest[: max(0, len(oldest) + 1 - _KEPT)]:
+            if not self._walks[shard] and not connection.in_transaction:
+                self._open.pop(shard).close()
 
     def _indices(
         self, shard: int, statement: str, *parameters: Any, newest_first: bool = False
@@ -179,6 +191,7 @@ class StateReader:
         with sqlite.errors(path):
             with sqlite.INSIDE:
                 cursor = self._connection(shard).execute(statement, parameters)
+                self._walks[shard] += 1
             try:
                 while (row := _fetch(cursor)) is not None:
                     if not shape.fits(row):
@@ -191,6 +204,7 @@ class StateReader:
             finally:
                 with sqlite.INSIDE:  # to drop it is to reset its statement
                     del cursor
+                    self._walks[shard] -= 1
 
     def _forked(self) -> None:
         """In a fork: leave the parent's connections alone; what is read here is opened anew."""
@@ -224,6 +238,9 @@ _STRAYS: Final = (
     "SELECT DISTINCT idx FROM {} WHERE idx NOT IN (SELECT idx FROM entries) ORDER BY idx LIMIT 100"
 )
 _FINDINGS: Final = 10
+
+_KEPT: Final = 64
+"""Shards whose files stay open while others are read; each takes three descriptors."""
 
 _CONDITIONS: Final = {
     "agent": "(agent = ? OR instr(agent, '/agent/' || ? || '/') > 0)",
