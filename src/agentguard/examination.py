@@ -225,9 +225,12 @@ class _Examination:
 
         The walk has held that shard's own checkpoints against its entries.
         """
+        known: dict[Checkpoint, str | None] = {}  # a shard that rests is embedded again and again
         for where in reports:
             for index, head in where.heads:
-                what = self._head_problem(head)
+                if head not in known:
+                    known[head] = self._head_problem(head)
+                what = known[head]
                 if what is not None:
                     self.problems.append(Problem(where.shard, index, what))
 
