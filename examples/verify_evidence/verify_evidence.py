@@ -229,7 +229,8 @@ def verify(evidence: bytes, trust_document: bytes) -> dict[str, Any]:
     digested = {"agent": name, "actors": actors, "tool": said["tool"]["digest"]}
     digested |= {n: said[n] for n in ("principal", "arguments", "resource", "task_id", "call_site")}
     need(sha256(canonical(digested)).hexdigest() == subject, "another call digest")
-    how = said["principal"], call["mode"], call["enforced"], call["approvals"]
+    # in Python, 1 is true
+    how = said["principal"], call["mode"], call["enforced"] is True, call["approvals"]
     need(how == (principal, "enforce", True, []), "what this version never logs")
     need(sha256(canonical(config["config"])).hexdigest() == call["config_sha256"], "another config")
     for name in ("engine", "policy_sha256"):
