@@ -568,6 +568,9 @@ def test_the_log_s_key_alone_makes_no_evidence(log, places, call, kind, change):
         ("outcome", {"more": 1}),
         ("authorization", {"copies": {"result": "0" * 64}}),
         ("outcome", {"copies": {"arguments": "0" * 64}}),
+        ("outcome", {"at": "2026-W48-3T10:00:00Z"}),
+        ("outcome", {"at": "2026-11-25é10:00:00Z"}),
+        ("outcome", {"at": "20261125T100000Z"}),
     ],
     ids=str,
 )

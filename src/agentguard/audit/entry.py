@@ -7,6 +7,7 @@ the log, with what stands beside the log under a commitment.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,6 +27,10 @@ from agentguard.keys import PublicKey, Signer
 
 Status = Literal["ok", "error", "unknown", "not_run"]
 Role = Literal["arguments", "input", "result"]
+
+_RFC3339: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:Z|[+-][0-9]{2}:[0-9]{2})?"
+)
 
 _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
     "shard": frozenset({"statement"}),
@@ -148,6 +153,8 @@ def time_of(at: str) -> int:
 
     Without an offset it would be another time on another machine.
     """
+    if _RFC3339.fullmatch(at) is None:  # Python reads more: weeks, any sign between date and time
+        raise DecodeError("its time is not RFC 3339", code="entry.malformed")
     try:
         moment = datetime.fromisoformat(at)
         if moment.tzinfo is not None:
