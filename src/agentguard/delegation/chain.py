@@ -148,6 +148,14 @@ class Terms:
 def begin(issuer: Signer, trust_domain: str, terms: Terms, *, now: int, jti: str) -> Chain:
     """Let the issuer vouch for the first hop; raises ``DelegationError`` for what can't be lent."""
     domain = f"spiffe://{trust_domain}"
+    grants.require_terms(
+        now=now,
+        expires_in=terms.expires_in,
+        task_id=terms.task_id,
+        max_depth=terms.max_depth,
+        max_calls=terms.max_calls,
+        audience=terms.audience,
+    )
     first = Grant(
         delegator=domain,
         principal=grants.principal(terms.principal),

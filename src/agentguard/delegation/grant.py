@@ -110,13 +110,14 @@ class Hop:
         return hashlib.sha256(self.signing_input).hexdigest()
 
 
-def scopes(asked: Iterable[object]) -> tuple[str, ...]:
+def scopes(asked: object) -> tuple[str, ...]:
     """Return scopes in the order in which a grant has them.
 
     Raises ``DelegationError`` (``scope.malformed``) for what is no scope-token (RFC 6749, 3.3).
     """
-    if isinstance(asked, str):
-        message = f"a scope is a list such as ['repo:read'], not the text {asked!r}"
+    if isinstance(asked, str) or not isinstance(asked, Iterable):
+        given = f"the text {asked!r}" if isinstance(asked, str) else repr(asked)
+        message = f"a scope is a list such as ['repo:read'], not {given}"
         raise DelegationError(message, code="scope.malformed")
     found: set[str] = set()
     for one in asked:
@@ -145,6 +146,38 @@ def principal(name: object, what: str = "principal") -> str:
         message = f"{name!r} names an agent, and a {what} is a user or a service"
         raise DelegationError(message, code="principal.malformed")
     return name
+
+
+def require_terms(
+    *,
+    now: int,
+    expires_in: object,
+    task_id: object,
+    max_depth: object,
+    max_calls: object,
+    audience: Iterable[object],
+) -> None:
+    """Refuse what a first hop can't say, by the name under which it was given.
+
+    ``_check`` would refuse it as well, in the words of a verifier. Raises ``DelegationError``
+    (``hop.malformed``, ``delegation.depth``).
+    """
+    said, code = None, "hop.malformed"
+    if not is_integer(expires_in) or not 1 <= expires_in <= _LATEST - now:
+        said = f"expires_in is {expires_in!r}: give a timedelta or whole seconds, from one second"
+        said += " on, that end before the year 10000"
+    elif not (task_id is None or isinstance(task_id, str)):
+        said = f"task_id is {task_id!r}: give a text, or None for no task"
+    elif not is_integer(max_depth) or not 1 <= max_depth <= MAX_DEPTH:
+        said, code = f"max_depth is {max_depth!r}: give 1 to {MAX_DEPTH} hops", "delegation.depth"
+    elif max_calls is not None and not (is_integer(max_calls) and 1 <= max_calls <= MAX_CALLS):
+        said = f"max_calls is {max_calls!r}: give a whole number from 1 on, or None for no limit"
+    else:
+        for name in audience:
+            if not isinstance(name, str) or not _NAME.match(name):
+                said = f"audience has {name!r}: give names in printable ASCII without spaces"
+    if said is not None:
+        raise DelegationError(said, code=code)
 
 
 def is_agent_name(name: str) -> bool:
