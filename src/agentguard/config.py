@@ -120,8 +120,10 @@ class Config:
     def lendable(self, subject: str, scope: Iterable[str] | None) -> tuple[str, ...]:
         """Return what ``subject`` is to lend, if its roles allow that; ``scope`` None is all of it.
 
-        Raises ``DelegationError``: ``scope.malformed``, ``scope.exceeded``.
+        Raises ``DelegationError``: ``principal.malformed``, ``scope.malformed``,
+        ``scope.exceeded``.
         """
+        grant.principal(subject)  # what is no name is not looked for in a table
         if self.principals is None:
             if scope is None:
                 message = (
@@ -134,6 +136,9 @@ class Config:
         allowed = known.scope if known is not None else frozenset[str]()
         asked = grant.scopes(allowed if scope is None else scope)
         more = [one for one in asked if one not in allowed]
+        if more and known is None:
+            message = f'{subject} lends nothing: {self.source} has no [principals."{subject}"]'
+            raise DelegationError(message, code="scope.exceeded")
         if more:
             message = (
                 f"the roles of {subject} do not allow {' '.join(more)}: see [principals] and "

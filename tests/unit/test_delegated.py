@@ -358,6 +358,11 @@ def test_the_roles_of_a_principal_say_what_it_may_lend():
         for nobody in ("user:eve", "user:bob", "user:Alice"):
             assert guard.delegate(nobody).scope == ()
             assert refused(guard.delegate, nobody, scope=["repo:read"]) == "scope.exceeded"
+        with pytest.raises(DelegationError, match=r'has no \[principals\."user:bob"\]$'):
+            guard.delegate("user:bob", scope=["repo:read"])
+        for malformed in ("agent:orchestrator", "user:alice smith", None):
+            code = refused(guard.delegate, malformed, scope=["repo:read"])
+            assert code == "principal.malformed"
         fixer = guard.new_agent("fixer")
         tool = guard.tool(name="t", requires=["repo:read"])(lambda: None)
         with guard.delegate("user:alice"):
