@@ -45,9 +45,14 @@ class Agent:
     def under(self, delegation: Delegation) -> Agent:
         """Return this instance as it acts under ``delegation``, wherever and whenever it is called.
 
-        For what a ``with`` block does not reach: generators, callbacks, threads of others.
+        For what a ``with`` block does not reach: generators, callbacks, threads of others. Raises
+        ``ConfigError`` for what is none: where a delegation got lost (None), an agent with an
+        authority of its own would use that unnoticed.
         """
-        return Agent(self._body, delegation)
+        given: object = delegation
+        if not isinstance(given, Delegation):
+            raise ConfigError(f"delegation: expected what guard.delegate returns, got {given!r}")
+        return Agent(self._body, given)
 
     def refusing(self, error: DelegationError) -> Agent:
         """For adapters: return this instance with each call refused, on record, for ``error``."""

@@ -372,6 +372,14 @@ def test_the_roles_of_a_principal_say_what_it_may_lend():
         assert document["agent"]["roles"] == ["reader"]
 
 
+def test_an_agent_acts_under_a_delegation_or_nothing_else():
+    with Guard.ephemeral(lambda _: Decision.allow(), config=CONFIG) as guard:
+        robot = guard.new_agent("robot")
+        for none in (None, "user:alice", robot):
+            with pytest.raises(ConfigError, match="delegation: expected what "):
+                robot.under(none)  # type: ignore[arg-type]
+
+
 # --- narrowed -------------------------------------------------------------------------------------
 
 
