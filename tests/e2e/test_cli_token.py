@@ -433,11 +433,25 @@ REVOKED = "delegation.revoked"
 def test_revoked(other, cli, what, becomes, acts):
     assert codes(other, cli, *GIVEN) == [None] * 3
     result = cli(other, "token", "revoke", what, "--note", "it leaked")
-    assert (result.returncode, result.stderr) == (0, "")
+    assert result.returncode == 0
+    assert ("nobody is called" in result.stderr) == (acts == ["ok", "ok"] and what != "token")
     assert re.fullmatch(r"revoked: \S+ \(entry \d+ in shard \d+\)\n", result.stdout)
     assert codes(other, cli, *GIVEN) == becomes
     assert calls(other, "coder", "tester") == acts
     assert other.run("audit", "verify").returncode == 0
+
+
+def test_a_name_that_nobody_has_is_revoked_with_a_warning(other, cli):
+    """Nothing is denied by it, and it can't be taken back: whoever has mistyped must hear of it."""
+    claims = claims_of(other)
+    uri = claims["client_id"]
+    known = [uri, uri.rpartition("/")[2], claims["jti"], "agent:assistant"]
+    for name in (*known, "coder", "task.jsn", "alice", short(uri), uri[:-1], "agent:codre"):
+        result = cli(other, "token", "revoke", name, "--note", "n")
+        assert result.returncode == 0
+        warning = f"warn: nobody is called {name} so far" if name not in known else ""
+        assert result.stderr.startswith(warning)
+        assert bool(result.stderr) is bool(warning)
 
 
 def test_revoked_as_json_and_by_the_token_itself(other, cli):

@@ -1,4 +1,7 @@
-"""The delegations under which an agent instance can still act, as the log keeps them."""
+"""The delegations under which an agent instance can still act, as the log keeps them.
+
+And the names that a revocation may have: who and what the log's delegations and credentials name.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,13 @@ from datetime import UTC, datetime
 from agentguard import whereabouts
 from agentguard.audit import entry, statements
 from agentguard.audit.summary import Search
-from agentguard.cli import wording
+from agentguard.cli import rows, wording
 from agentguard.cli.location import Location
+from agentguard.delegation import grant
 from agentguard.delegation.chain import Chain
+from agentguard.delegation.grant import Grant
 from agentguard.errors import AgentguardError
+from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.ports import LogReader
 from agentguard.storage import revocations
@@ -63,6 +69,39 @@ def live(where: Location, trust: TrustDocument, uri: str) -> list[Live]:
         for chain in found.values()
         if now < chain.leaf.expires_at
     ]
+
+
+def names(hop: Grant) -> frozenset[str]:
+    """Return all by which what went through a hop can be revoked, as the hop says itself."""
+    found = {hop.principal, hop.delegatee, hop.jti}
+    found |= {hop.key_id} if not hop.asserted else set()  # that one is the issuer's
+    name = credential.agent_name(hop.delegatee)
+    return frozenset(found | ({f"agent:{name}"} if name is not None else set()))
+
+
+def is_known(reader: LogReader, name: str) -> bool:
+    """Whether a delegation or a credential of the log has this name; raises ``StorageError``.
+
+    Nothing is verified. The ids of access tokens are not looked for: they stand in calls alone.
+    """
+    for kind, said in (("identity", _of_identity), ("delegation", _of_delegation)):
+        for shard in reader.shards():
+            for index in reader.search(shard, Search(kind=kind)):
+                kept = whereabouts.readable(reader, shard, index, kind)
+                with suppress(AgentguardError):
+                    if kept is not None and name in said(kept.entry):
+                        return True
+    return False
+
+
+def _of_identity(parsed: entry.Entry) -> frozenset[str]:
+    uri = rows.subject_of(str(parsed.members["credential"])) or ""
+    return frozenset({uri, uri.rpartition("/")[2], f"agent:{credential.agent_name(uri)}"})
+
+
+def _of_delegation(parsed: entry.Entry) -> frozenset[str]:
+    hops, _credentials = statements.chain_tokens(parsed)
+    return frozenset[str]().union(*(names(grant.read(hop)) for hop in hops))
 
 
 def _chains(reader: LogReader, trust: TrustDocument, uri: str) -> Iterator[Chain]:

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from agentguard import administration, canonical, domain, jws
 from agentguard.canonical import JSON
-from agentguard.cli import files, location, screen
+from agentguard.cli import delegations, files, location, screen
 from agentguard.cli.options import (
     AnchorOption,
     ConfigOption,
@@ -30,6 +30,7 @@ from agentguard.cli.options import (
     TrustOption,
     gathered,
 )
+from agentguard.config import Config
 from agentguard.delegation import chain as chains
 from agentguard.delegation import grant, token
 from agentguard.delegation.grant import Grant
@@ -37,11 +38,15 @@ from agentguard.errors import AgentguardError, ConfigError, DecodeError
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.storage import revocations
+from agentguard.storage.reader import StateReader
 
 app = typer.Typer(no_args_is_help=True, help="Access tokens and delegations.")
 
 # its header is a JSON object; a name may have dots as well (a trust domain's)
 _COMPACT_JWS: Final = re.compile(r"eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*")
+
+# as they are made here; that of an access token stands in calls alone, too many to look through
+_OWN_JTI: Final = re.compile(r"[0-9a-f]{32}")
 
 TokenArgument = Annotated[
     str,
@@ -81,10 +86,7 @@ class Read:
         found: set[str] = set()
         for hop in self.hops:
             if isinstance(hop, Grant):
-                found |= {hop.principal, hop.delegatee, hop.jti}
-                found |= {hop.key_id} if not hop.asserted else set()
-                name = credential.agent_name(hop.delegatee)
-                found |= {f"agent:{name}"} if name is not None else set()
+                found |= delegations.names(hop)
         jti = self.claims.get("jti") if self.claims is not None else None
         return frozenset(found | ({jti} if isinstance(jti, str) else set()))
 
@@ -205,13 +207,28 @@ def revoke(
     the admin key and logged, and can't be taken back.
     """
     settings = location.load_own(config)
-    name = what
+    name, doubtful = what, False
     if what == "-" or what.startswith("{") or _COMPACT_JWS.fullmatch(what) or _is_file(what):
         name = _id_of(_read(what))
+    else:
+        doubtful = not _OWN_JTI.fullmatch(what)
     recorded = administration.revoke(
         settings, domain.passphrase_of(settings), name, note=note, now=datetime.now(UTC)
     )
     screen.recorded(f"revoked: {name}", {"revoked": name}, recorded, json=json)
+    if doubtful and not _is_known(settings, name):  # afterwards: the brake does not wait
+        screen.warn(
+            f"nobody is called {name} so far, in the log or in {settings.source}, and nothing is "
+            "denied by it as yet: names are compared whole, as in user:alice, service:chat, "
+            "agent:NAME or an instance's whole URI, and a file must be there"
+        )
+
+
+def _is_known(settings: Config, name: str) -> bool:
+    if name in {*(settings.principals or ()), *(f"agent:{agent}" for agent in settings.agents)}:
+        return True
+    with closing(StateReader(settings.state)) as reader:
+        return delegations.is_known(reader, name)
 
 
 def _read(given: str) -> Read:
