@@ -140,6 +140,7 @@ def test_a_token_is_explained(lent, cli, name):
     assert re.search(r"hop 2 service:chat lets agent:coder:\S{4}: files:read files:write;", said)
     assert re.search(r"hop 3 agent:coder:\S{4} lets agent:tester:\S{4}: files:read;", said)
     assert "it holds: every signature, link and limit" in said
+    assert "token verify says whether it was revoked" in said  # nobody has asked that here
 
 
 def test_what_alice_lent_is_explained(lent, cli):

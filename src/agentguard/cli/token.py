@@ -153,7 +153,8 @@ def inspect(
         if found is None:
             screen.line(screen.styled("warn", "NOT CHECKED: "), doubt)
         elif problem is None:
-            screen.line(screen.styled("ok", "it holds: every signature, link and limit"))
+            holds = screen.styled("ok", "it holds: every signature, link and limit")
+            screen.line(holds, "; agentguard token verify says whether it was revoked")
         else:
             screen.line(screen.styled("fail", f"it does not hold [{problem.code}]: "), str(problem))
     if problem is not None:
