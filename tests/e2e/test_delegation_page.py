@@ -256,6 +256,10 @@ def test_an_agent_is_shown_with_what_it_is_lent(changed):
     told = run(changed, "agents", "show", "coder").stdout
     assert f"({name}); REVOKED: {name} was revoked" in told
     assert [one["id"] for one in shown_delegations(changed) if one["revoked"]] == [name]
+    assert run(changed, "freeze", "--note", "an incident").returncode == 0
+    told = run(changed, "agents", "show", "coder").stdout
+    assert told.count("FROZEN: all calls are frozen") == len(lent) - 1
+    assert f"({name}); REVOKED: {name} was revoked" in told  # and stays so
 
 
 def shown_delegations(folder) -> list[Any]:

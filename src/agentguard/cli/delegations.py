@@ -27,10 +27,13 @@ from agentguard.storage import revocations
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """A chain that ends with an instance and has not expired; ``revoked`` says why it is denied."""
+    """A chain that ends with an instance and has not expired.
+
+    ``refused`` is the code and the reason for which it is denied: revoked, or all is frozen.
+    """
 
     chain: Chain
-    revoked: str | None
+    refused: tuple[str, str] | None
 
     def as_json(self) -> dict[str, object]:
         """Return what ``--json`` prints of a delegation."""
@@ -42,7 +45,7 @@ class Live:
             "scope": list(leaf.scope),
             "task_id": leaf.task_id,
             "expires_at": leaf.expires_at,
-            "revoked": self.revoked,
+            "revoked": self.refused[1] if self.refused is not None else None,
         }
 
     def said(self) -> str:
@@ -50,7 +53,10 @@ class Live:
         leaf = self.chain.leaf
         scope = " ".join(leaf.scope) or "nothing"
         task = f", task {leaf.task_id}" if leaf.task_id is not None else ""
-        ended = f"; REVOKED: {self.revoked}" if self.revoked is not None else ""
+        ended = ""
+        if self.refused is not None:
+            code, reason = self.refused
+            ended = f"; {'FROZEN' if code == 'domain.frozen' else 'REVOKED'}: {reason}"
         until = wording.time(leaf)
         return f"{scope} for {self.chain.principal}{task}, until {until} ({leaf.jti}){ended}"
 
@@ -63,9 +69,11 @@ def live(where: Location, trust: TrustDocument, uri: str) -> list[Live]:
     with closing(where.reader()) as reader:
         standing = revocations.current(where.state, reader, trust)
         found = {chain.sha256: chain for chain in _chains(reader, trust, uri)}
+    thawed = standing._replace(frozen=False)
     now = seconds(datetime.now(UTC))
     return [
-        Live(chain, reason[1] if (reason := standing.refusal(chain.names)) is not None else None)
+        # what was revoked stays so after a thaw
+        Live(chain, thawed.refusal(chain.names) or standing.refusal(chain.names))
         for chain in found.values()
         if now < chain.leaf.expires_at
     ]
