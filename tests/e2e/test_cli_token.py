@@ -63,7 +63,9 @@ type = "assistant"
 max_scope = ["files:read", "files:write"]
 [agents.tester]
 type = "assistant"
-max_scope = ["files:read"]
+roles = ["reader"]
+[roles.reader]
+scope = ["files:read"]
 """
 
 
@@ -505,6 +507,12 @@ def test_without_the_passphrase_nobody_is_revoked(other):
         result = other.run(*command, "--note", "n", env=environment)
         refused(result, "key.passphrase")
     assert calls(other, "coder") == ["ok"]
+
+
+def test_what_roles_allow_is_shown_as_an_agents_scope(lent, cli):
+    assert "scope: files:read (roles: reader)" in cli(lent, "agents", "list").stdout
+    shown = words(cli(lent, "agents", "show", "tester"))
+    assert "max_scope none roles reader scope files:read" in shown
 
 
 # --- agents revoke, freeze, thaw ------------------------------------------------------------------

@@ -257,7 +257,8 @@ def _note(agent: Known) -> str:
     table = agent.configured
     if table is None:
         return "in the log only, not configured here"
-    return f"max_scope: {' '.join(sorted(table.max_scope or ())) or 'none'}"
+    roles = f" (roles: {' '.join(table.roles)})" if table.roles else ""
+    return f"scope: {' '.join(sorted(table.scope or ())) or 'none'}{roles}"
 
 
 def _draw(agent: Known) -> None:
@@ -273,6 +274,7 @@ def _draw(agent: Known) -> None:
                 ("authority", table.authority),
                 ("max_scope", " ".join(sorted(table.max_scope or ())) or "none"),
                 ("roles", " ".join(table.roles) or "none"),
+                ("scope", " ".join(sorted(table.scope or ())) or "none"),
             )
         )
     if not agent.instances:
