@@ -572,6 +572,22 @@ def test_freeze_and_thaw(other, cli):
     assert other.run("audit", "verify").returncode == 0
 
 
+def test_doctor_says_who_was_stopped(other, cli):
+    def stopped() -> list[str]:
+        checks = json.loads(cli(other, "doctor", "--json").stdout)["checks"]
+        warned = [one for one in checks if one["status"] == "warn"]
+        return [one["check"] for one in warned if "denied" in one["what"]]
+
+    with (other.folder / "agentguard.toml").open("a") as file:
+        file.write('[principals."user:alice"]\n')
+    assert stopped() == []
+    for command in (["agents", "revoke", "coder"], ["token", "revoke", "user:alice"], ["freeze"]):
+        assert cli(other, *command, "--note", "n").returncode == 0
+    assert stopped() == ["freeze", "agent coder", "principal user:alice"]
+    assert cli(other, "thaw", "--note", "n").returncode == 0
+    assert stopped() == ["agent coder", "principal user:alice"]
+
+
 def test_freeze_and_thaw_as_json(other, cli):
     for command, frozen in (("freeze", True), ("thaw", False)):
         found = told_as_json(cli(other, command, "--note", "n", "--json"))

@@ -28,8 +28,9 @@ from agentguard.examination import examine
 from agentguard.loading import warnings_of
 from agentguard.ports import LogReader
 from agentguard.spelling import closest
-from agentguard.storage import keystore, sqlite
+from agentguard.storage import keystore, revocations, sqlite
 from agentguard.storage.anchor import log_folder
+from agentguard.storage.revocations import Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +219,7 @@ def _log(settings: Config) -> Iterator[Finding]:
         with screen.counter("verifying entry", history.expected(reader)) as count:
             report = examine(reader, believed.document, anchor=anchor, progress=count)
         called = _called(reader)
+        standing = revocations.current(settings.state, reader, believed.document)
     except AgentguardError as error:
         yield Finding("fail", "log", str(error))
         return
@@ -231,8 +233,24 @@ def _log(settings: Config) -> Iterator[Finding]:
         yield Finding("warn", "log", f"UNTRUSTED KEY: checked with {believed.source} itself")
     if report.in_doubt:
         yield Finding("warn", "log", _doubt(report.in_doubt))
+    yield from _standing(settings, standing)
     yield from _tools(settings, called)
     yield from _scopes(settings, called)
+
+
+def _standing(settings: Config, standing: Standing) -> Iterator[Finding]:
+    """Name what the configuration lets act and an administrator has stopped."""
+    if standing.frozen:
+        what = "every call is denied (domain.frozen): agentguard thaw lets them go on"
+        yield Finding("warn", "freeze", what)
+    for name in settings.agents:
+        if f"agent:{name}" in standing.revoked:
+            what = "revoked, so that its calls are denied, for good: configure another name"
+            yield Finding("warn", f"agent {name}", what)
+    for name in settings.principals or ():
+        if name in standing.revoked:
+            what = "revoked, so that what is done for it is denied, for good"
+            yield Finding("warn", f"principal {name}", what)
 
 
 def _called(reader: LogReader) -> set[str]:
