@@ -388,6 +388,17 @@ def test_a_thousand_hops_are_no_problem(other, cli):
     assert "[chain.malformed]" in result.stdout
 
 
+def test_the_entry_of_a_delegation_is_told_in_words(lent, cli):
+    index = [row["index"] for row in lent.lines("audit", "list") if row["kind"] == "delegation"][-1]
+    said = words(cli(lent, "audit", "show", str(index)))
+    for number, whom in enumerate(("service:chat", "agent:coder:", "agent:tester:"), start=1):
+        assert f"lets {whom}" in said
+        assert f"hop {number} " in said
+    assert "eyJ" not in said
+    assert "checked no signature" in said
+    assert "eyJ" in json.dumps(lent.json("audit", "show", str(index))["chain"])
+
+
 # --- verify, and revoke ---------------------------------------------------------------------------
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 import json as jsonlib
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Annotated, Final, NamedTuple
 
 import typer
 from rich.text import Text
 
 from agentguard import envelope
+from agentguard.audit import statements
 from agentguard.audit.entry import Entry
 from agentguard.audit.statements import Outcome
 from agentguard.canonical import JSON
@@ -31,7 +34,9 @@ from agentguard.cli.options import (
     trace_id,
 )
 from agentguard.cli.story import Noted, Story
+from agentguard.delegation import grant
 from agentguard.envelope import Envelope
+from agentguard.errors import AgentguardError
 from agentguard.identity.credential import Credential, agent_alias
 from agentguard.ports import LogReader
 from agentguard.whereabouts import Found
@@ -108,7 +113,7 @@ def _show_entry(found: Found, *, json: bool) -> None:
     if json:
         screen.json_line(members)
     else:
-        _draw_entry(members)
+        _draw_entry(members, _hops(found.entry))
 
 
 def _draw(told: Story, believed: Trust, again: _Again) -> None:
@@ -117,9 +122,28 @@ def _draw(told: Story, believed: Trust, again: _Again) -> None:
     screen.sheet([*_who(told), *_what(told), *_why(told), *then, *evidence])
 
 
-def _draw_entry(members: Mapping[str, JSON]) -> None:
+def _hops(parsed: Entry) -> dict[str, JSON]:
+    """Tell the chain of a delegation entry in words; where it can't be read, it is shown raw."""
+    if parsed.kind != "delegation":
+        return {}
+    with suppress(AgentguardError):
+        hops = [grant.read(token) for token in statements.chain_tokens(parsed)[0]]
+        told: dict[str, JSON] = {
+            f"hop {hop.depth}": f"{wording.said(hop, parent)}; until {wording.time(hop)}; {hop.jti}"
+            for parent, hop in pairwise([None, *hops])
+            if hop is not None
+        }
+        checked = "no signature: audit show of a call does, and audit verify"
+        return {**told, "checked": checked} if told else {}
+    return {}
+
+
+def _draw_entry(members: Mapping[str, JSON], hops: Mapping[str, JSON]) -> None:
     """Print an entry that belongs to no call; of a signed one, what its statement says."""
     shown = dict(members)
+    if hops:
+        del shown["chain"]
+        shown |= hops
     if "statement" in shown:
         sealed = Envelope.parse(members["statement"])
         said = envelope.parse_statement(sealed.payload, str(members["kind"]))
