@@ -152,6 +152,22 @@ def test_what_alice_lent_is_explained(lent, cli):
     assert "may files:read files:write" in said
 
 
+def test_without_a_service_it_is_the_application(other, cli):
+    """Not the trust domain, which seems to let itself do something."""
+    program = (
+        "from agentguard import Guard\n"
+        "with Guard.open('agentguard.toml') as guard:\n"
+        "    coder = guard.new_agent('coder')\n"
+        "    with guard.delegate('user:alice', scope=['files:read']):\n"
+        "        open('token', 'w').write(coder.access_token())\n"
+    )
+    assert other.python("-c", program).returncode == 0
+    said = words(cli(other, "token", "inspect", "token"))
+    assert "through the application may" in said
+    assert "lets the application: files:read" in said
+    assert "hop 2 the application lets agent:coder:" in said
+
+
 def test_inspected_as_json(lent, cli):
     found = told_as_json(cli(lent, "token", "inspect", "token", "--json"))
     assert (found["holds"], found["problem"]) == (True, None)

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from agentguard import administration, canonical, domain, jws
 from agentguard.canonical import JSON
-from agentguard.cli import delegations, files, location, screen
+from agentguard.cli import delegations, files, location, screen, wording
 from agentguard.cli.options import (
     AnchorOption,
     ConfigOption,
@@ -35,7 +35,6 @@ from agentguard.delegation import chain as chains
 from agentguard.delegation import grant, token
 from agentguard.delegation.grant import Grant
 from agentguard.errors import AgentguardError, ConfigError, DecodeError
-from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.storage import revocations
 from agentguard.storage.reader import StateReader
@@ -317,9 +316,9 @@ def _rows(read: Read) -> Iterator[tuple[str, str | Text]]:
     readable = [hop for hop in read.hops if isinstance(hop, Grant)]
     if readable:
         first, last = readable[0], readable[-1]
-        yield "who", _name(last.delegatee)
+        yield "who", wording.delegatee(last)
         yield "for", f"{first.principal} (assurance: {first.assurance or 'none said'})"
-        through = [_name(hop.delegatee) for hop in readable[:-1]]
+        through = [wording.delegatee(hop) for hop in readable[:-1]]
         yield "through", ", then ".join(through) or "nobody"
         yield "may", " ".join(last.scope) or "nothing: its scope is empty"
         yield "towards", " ".join(last.audience)
@@ -330,17 +329,15 @@ def _rows(read: Read) -> Iterator[tuple[str, str | Text]]:
     if read.claims is not None:
         expires_at = read.claims.get("exp")
         yield "token", f"{read.claims.get('jti')}, until {_time(expires_at)}"
+    before = None
     for number, hop in enumerate(read.hops, start=1):
+        parent, before = before, hop if isinstance(hop, Grant) else None
         if isinstance(hop, Grant):
-            says = f"{_name(hop.delegator)} lets {_name(hop.delegatee)}: "
+            says = f"{wording.lets(hop, parent)}: "
             says += f"{' '.join(hop.scope) or 'nothing'}; until {_time(hop.expires_at)}; {hop.jti}"
             yield f"hop {number}", says
         else:
             yield f"hop {number}", screen.styled("fail", f"can't be read [{hop.code}]: {hop}")
-
-
-def _name(uri: str) -> str:
-    return credential.agent_alias(uri)
 
 
 def _time(moment: JSON) -> str:

@@ -34,8 +34,22 @@ def said(grant: Grant, parent: Grant | None) -> str:
     else:
         signed = ", signed by the issuer in its place" if parent.asserted else ""
     scope = " ".join(grant.scope) or "nothing"
-    whom = agent_alias(grant.delegatee)
-    return f"{agent_alias(grant.delegator)} lets {whom} do {scope} for {grant.principal}{signed}"
+    return f"{lets(grant, parent)} do {scope} for {grant.principal}{signed}"
+
+
+def lets(grant: Grant, parent: Grant | None) -> str:
+    """Write down who hands on to whom in a hop."""
+    by = agent_alias(grant.delegator)
+    if parent is not None and parent.delegatee == grant.delegator:
+        by = delegatee(parent)
+    return f"{by} lets {delegatee(grant)}"
+
+
+def delegatee(grant: Grant) -> str:
+    """Name whom a hop goes to; without a service that is the domain's own URI again."""
+    if grant.depth == 1 and grant.delegatee == grant.delegator:
+        return "the application"
+    return agent_alias(grant.delegatee)
 
 
 def time(grant: Grant) -> str:
