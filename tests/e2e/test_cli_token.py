@@ -476,7 +476,8 @@ def test_a_name_that_nobody_has_is_revoked_with_a_warning(other, cli):
     claims = claims_of(other)
     uri = claims["client_id"]
     known = [uri, uri.rpartition("/")[2], claims["jti"], "agent:assistant"]
-    for name in (*known, "coder", "task.jsn", "alice", short(uri), uri[:-1], "agent:codre"):
+    unknown = ("coder", "task.jsn", "alice", agent_alias(uri)[6:], uri[:-1], "agent:codre")
+    for name in (*known, *unknown):
         result = cli(other, "token", "revoke", name, "--note", "n")
         assert result.returncode == 0
         warning = f"warn: nobody is called {name} so far" if name not in known else ""
