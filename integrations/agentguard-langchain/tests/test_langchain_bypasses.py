@@ -341,6 +341,36 @@ def test_a_class_with_a_way_in_of_its_own_is_refused(limited, entry):
     guard_tools([Counting()], limited.agent)
 
 
+@pytest.mark.parametrize("name", ["invoke", "ainvoke", "run", "arun", "stream", "_run", "_arun"])
+def test_a_tool_with_a_way_in_of_its_own_is_refused(limited, name):
+    traced = Counting()
+    inner = getattr(traced, name)
+
+    @functools.wraps(inner)
+    def trace(*args, **kwargs):
+        return inner(*args, **kwargs)  # bound to the original
+
+    object.__setattr__(traced, name, trace)  # past pydantic, as a tracer does
+    with pytest.raises(ConfigError, match=f"its {name} was replaced on the object") as caught:
+        guard_tools([traced], limited.agent)
+    assert caught.value.code == "tool.unguardable"
+
+
+def test_what_traces_a_guarded_tool_stays_behind_the_guard(limited):
+    (guarded,) = guard_tools([Counting()], limited.agent)
+    inner, traced = guarded.invoke, []
+
+    def trace(*args, **kwargs):
+        traced.append(args)
+        return inner(*args, **kwargs)
+
+    object.__setattr__(guarded, "invoke", trace)
+    assert guarded.invoke({"x": 1}) == "ran with 1"
+    with pytest.raises(Denied):
+        guarded.invoke({"x": 30})
+    assert len(traced) == 2
+
+
 def test_a_method_that_is_no_plain_method_is_refused(limited):
     class Static(Counting):
         @staticmethod

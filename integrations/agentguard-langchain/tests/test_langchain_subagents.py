@@ -899,6 +899,15 @@ def test_a_guarded_tool_is_to_be_guarded_outside(lent, child):
     assert refused.value.code == "tool.guarded"
 
 
+def test_a_tool_with_a_way_in_of_its_own_is_refused(child):
+    traced = asks(child.graph)
+    inner = traced.invoke
+    object.__setattr__(traced, "invoke", inner)
+    with pytest.raises(ConfigError, match="its invoke was replaced on the object") as refused:
+        guard_subagent(traced, child.fixer, scope=READ)
+    assert refused.value.code == "tool.unguardable"
+
+
 def test_what_can_not_be_wrapped(lent, child):
     builder = StateGraph(MessagesState)
     with pytest.raises(ConfigError, match="compile the graph first"):

@@ -19,7 +19,15 @@ from pydantic import PrivateAttr
 from agentguard import ConfigError, Denied
 from agentguard_langchain.factories import factory_fields, is_model
 from agentguard_langchain.gate import CURRENT, Call, Gate, current, not_pickled
-from agentguard_langchain.gated import SLOTS, Guarded, close_slots, gate_of, gated_method, shape_of
+from agentguard_langchain.gated import (
+    METHODS,
+    SLOTS,
+    Guarded,
+    close_slots,
+    gate_of,
+    gated_method,
+    shape_of,
+)
 from agentguard_langchain.schemas import Unannounced, stand_in
 
 _STOCK: Final = {
@@ -136,9 +144,10 @@ class GuardedTool(Guarded):
 def put_behind(tool: BaseTool, gate: Gate) -> BaseTool:
     """Return a copy of ``tool`` of which every call passes ``gate``.
 
-    Raises ``ConfigError`` where that can't be promised: a class with a way in of its own, or
-    annotations that can't be resolved.
+    Raises ``ConfigError`` where that can't be promised: a class, or an object, with a way in of its
+    own, or annotations that can't be resolved.
     """
+    refuse_ways_of_its_own(tool)
     copied: Any = tool.model_copy()
     if not isinstance(tool, GuardedTool):
         object.__setattr__(copied, "__class__", _guarded_class(type(tool)))
@@ -147,6 +156,21 @@ def put_behind(tool: BaseTool, gate: Gate) -> BaseTool:
     close_slots(copied)
     shape_of(copied)  # what can't be described is found now, not at the first call
     return copied  # type: ignore[no-any-return]
+
+
+def refuse_ways_of_its_own(tool: BaseTool) -> None:
+    """Raise ``ConfigError`` for a tool object with a method in the place of its class's.
+
+    Whoever wraps a tool's ``invoke`` (to trace it, say) puts it there, past pydantic; a copy keeps
+    it, and it is bound to the original.
+    """
+    for name in (*_ENTRIES, *METHODS):
+        if name in tool.__dict__:
+            message = (
+                f"tool {tool.name} can't be guarded: its {name} was replaced on the object, and "
+                "may run the original past the guard; guard the tool, and wrap what comes back"
+            )
+            raise ConfigError(message, code="tool.unguardable")
 
 
 @functools.lru_cache(maxsize=256)

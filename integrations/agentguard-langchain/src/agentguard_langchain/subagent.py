@@ -24,7 +24,7 @@ from agentguard.delegation import grant
 from agentguard_langchain.binding import Entrance, origin_of
 from agentguard_langchain.extent import Extent
 from agentguard_langchain.gated import METHODS, SLOTS
-from agentguard_langchain.guarded import GuardedTool
+from agentguard_langchain.guarded import GuardedTool, refuse_ways_of_its_own
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
@@ -193,6 +193,7 @@ def _tool(child: BaseTool, begin: Callable[[], Extent]) -> BaseTool:
             "guard_tools([guard_subagent(tool, child_agent, scope=...)], parent_agent)"
         )
         raise ConfigError(message, code="tool.guarded")
+    refuse_ways_of_its_own(child)
     slots = {name: child.__dict__[name] for name in SLOTS if callable(child.__dict__.get(name))}
     wrapped = {name: _within(function, child.name, begin) for name, function in slots.items()}
     copied = child.model_copy(update=wrapped)
