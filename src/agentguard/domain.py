@@ -104,8 +104,8 @@ class StateDomain:
         """Bring what is kept of revocations up to what the log says, and return it."""
         state = self.settings.state
         with closing(self.read()) as reader, registry_file.locked(state):
-            revocations.rebuild(state, reader, self.trust, self.log_key)
-        return FileRevocations(state, self._trust_by_now)
+            standing = revocations.rebuild(state, reader, self.trust, self.log_key)
+        return FileRevocations(state, self._trust_by_now, standing)
 
     def _trust_by_now(self) -> TrustDocument:
         """Return the trust document that counts, whatever was rotated since; raises as it does."""

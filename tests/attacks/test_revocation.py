@@ -495,6 +495,19 @@ def test_no_edit_of_the_file_is_a_thaw(scene, changes):
     assert set(scene.calls().values()) == {"ok"}
 
 
+@pytest.mark.parametrize("edited", [False, True])
+def test_an_edit_before_the_first_call_brings_nobody_back(durable, edited):
+    before = Scene(durable)
+    old = before.file.read_bytes()  # the log's key has signed it
+    before.revoke("user:alice")
+    before.guard.close()
+    after = Scene(durable)
+    with after.guard:
+        if edited:
+            after.file.write_bytes(old)
+        assert after.denied() == ALL_OF_ALICE
+
+
 def test_an_old_state_that_is_restored_beside_a_newer_log(scene):
     """The file and the counts of an old backup: what the log says counts."""
     old = scene.place.config.base / "old"

@@ -374,7 +374,7 @@ def test_what_it_can_not_read_denies(place, data):
 def counting(request, tmp_path) -> Any:
     if request.param == "memory":
         return MemoryRevocations()
-    return FileRevocations(tmp_path, lambda: pytest.fail("counting trusts nobody"))
+    return FileRevocations(tmp_path, lambda: pytest.fail("counting trusts nobody"), Standing())
 
 
 A, B = "jti-aaaaaaaa", "jti-bbbbbbbb"
@@ -414,7 +414,9 @@ def test_exactly_so_many_under_many_threads(counting):
 
 
 def test_two_that_count_in_one_state_share_the_number(tmp_path):
-    one, two = (FileRevocations(tmp_path, lambda: pytest.fail("unasked")) for _ in range(2))
+    one, two = (
+        FileRevocations(tmp_path, lambda: pytest.fail("unasked"), Standing()) for _ in range(2)
+    )
     assert [counter.consume([(A, 3)]) for counter in (one, two, one, two)] == [
         True,
         True,
@@ -428,7 +430,7 @@ def test_two_that_count_in_one_state_share_the_number(tmp_path):
     "jti", ["../../x1234", "", "short", "x" * 129, "a/b-aaaaaaa", "12345678\0"]
 )
 def test_an_id_is_no_path(tmp_path, jti):
-    counter = FileRevocations(tmp_path, lambda: pytest.fail("unasked"))
+    counter = FileRevocations(tmp_path, lambda: pytest.fail("unasked"), Standing())
     assert counter.consume([(A, 1)])
     assert refused(counter.consume, [(jti, 1)]) == "storage.failed"
     assert [path.name for path in (tmp_path / CALLS).iterdir()] == [A]
@@ -436,7 +438,7 @@ def test_an_id_is_no_path(tmp_path, jti):
 
 def test_what_can_not_be_counted_is_an_error(tmp_path):
     (tmp_path / CALLS).write_text("in the way")
-    counter = FileRevocations(tmp_path, lambda: pytest.fail("unasked"))
+    counter = FileRevocations(tmp_path, lambda: pytest.fail("unasked"), Standing())
     with pytest.raises(StorageError):
         counter.consume([(A, 1)])
     os.remove(tmp_path / CALLS)  # noqa: PTH107

@@ -103,15 +103,19 @@ _THIS_THREAD: Final = threading.local()
 
 
 class FileRevocations(_Counters):
-    """The ``Revocations`` of a state directory; safe from many threads, and after a fork."""
+    """The ``Revocations`` of a state directory; safe from many threads, and after a fork.
 
-    def __init__(self, state: Path, trust: Callable[[], TrustDocument]) -> None:
+    It begins with the ``standing`` that the log gives: the file may be an older one by the first
+    call.
+    """
+
+    def __init__(self, state: Path, trust: Callable[[], TrustDocument], standing: Standing) -> None:
         self._state = state
         self._trust = trust
         self._path = state / FILE
         # the file's status, and what counted by it: one value, so that two threads that load at
         # once never leave the one's status beside the other's standing
-        self._known: tuple[tuple[int, int, int] | None, Standing] = (None, Standing())
+        self._known: tuple[tuple[int, int, int] | None, Standing] = (None, standing)
 
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Look whether there is something new, then in what counts."""
