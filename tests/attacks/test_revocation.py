@@ -496,6 +496,25 @@ def test_no_edit_of_the_file_is_a_thaw(scene, changes):
 
 
 @pytest.mark.parametrize("edited", [False, True])
+def test_a_thread_forgets_nothing_that_another_learns_while_it_reads(scene, monkeypatch, edited):
+    known, old, load = scene.guard._line.revocations, scene.file.read_bytes(), revocations.load
+    alice, refused = {"user:alice"}, []
+
+    def interrupted(state: Any) -> revocations.Kept:
+        monkeypatch.setattr(revocations, "load", load)
+        with ThreadPoolExecutor(1) as other:
+            refused.append(other.submit(known.refusal, alice).result())
+        if edited:
+            scene.file.write_bytes(old)
+        return load(state)
+
+    scene.revoke("user:alice")
+    monkeypatch.setattr(revocations, "load", interrupted)
+    refused += [known.refusal(alice), known.refusal(alice)]
+    assert [code for code, _reason in refused] == ["delegation.revoked"] * 3
+
+
+@pytest.mark.parametrize("edited", [False, True])
 def test_an_edit_before_the_first_call_brings_nobody_back(durable, edited):
     before = Scene(durable)
     old = before.file.read_bytes()  # the log's key has signed it

@@ -116,6 +116,7 @@ class FileRevocations(_Counters):
         # the file's status, and what counted by it: one value, so that two threads that load at
         # once never leave the one's status beside the other's standing
         self._known: tuple[tuple[int, int, int] | None, Standing] = (None, standing)
+        self._learning = threading.RLock()  # a signal handler may make a call meanwhile
 
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Look whether there is something new, then in what counts."""
@@ -132,10 +133,13 @@ class FileRevocations(_Counters):
         if seen != known:
             # what it was before is kept: nobody who changes the file brings anything back
             kept = load(self._state)
-            joined = standing.joined(kept.standing)
-            if standing.frozen and not joined.frozen:
-                kept.verify(self._trust())  # to deny, anybody's word is enough
-            self._known, standing = (seen, joined), joined
+            with self._learning:
+                # by now another thread may know more than this one did, or than the file still says
+                standing = self._known[1]
+                joined = standing.joined(kept.standing)
+                if standing.frozen and not joined.frozen:
+                    kept.verify(self._trust())  # to deny, anybody's word is enough
+                self._known, standing = (seen, joined), joined
         return standing.refusal(names)
 
     def _count(self, limits: Sequence[tuple[str, int]]) -> bool:
