@@ -236,7 +236,7 @@ class Body:
         self._home = home
         self._line = line
         self._instance: Instance | None = None
-        self._beginning = threading.Lock()
+        self._beginning = threading.RLock()  # a signal handler may make a call meanwhile
         self.in_force()
 
     @property
@@ -246,11 +246,14 @@ class Body:
 
     def in_force(self) -> Instance:
         """Return this process's instance; a fork makes one of its own when it first needs one."""
-        if self._instance is not None:
-            return self._instance
+        found = self._instance
+        return found if found is not None else self._begun()
+
+    def _begun(self) -> Instance:
         with self._beginning:
-            if self._instance is None:
-                self._instance = Instance(self.profile, self._home, self._line(), self.holder)
+            made = self._instance or Instance(self.profile, self._home, self._line(), self.holder)
+            if self._instance is None:  # else a signal handler has made one meanwhile
+                self._instance = made
             return self._instance
 
     def holder(self, now: datetime) -> Holder:
@@ -260,7 +263,7 @@ class Body:
     def forked(self) -> None:
         """In a fork: drop the key, which is the parent's."""
         self._instance = None
-        self._beginning = threading.Lock()
+        self._beginning = threading.RLock()
 
 
 def _unchanged(invocation: Invocation, function: Callable[[], R]) -> Callable[[], R]:

@@ -176,6 +176,33 @@ def test_parent_child_and_grandchild_each_go_on_in_a_shard_and_as_an_instance_of
     )
 
 
+def test_a_signal_handler_makes_a_call_while_the_childs_instance_is_made(place, run):
+    (line,) = run(
+        """
+        from agentguard import instance
+
+        class Interrupted(instance.Ed25519Signer):
+            @classmethod
+            def from_seed(cls, seed):
+                instance.Ed25519Signer = cls.__base__
+                signal.raise_signal(signal.SIGUSR1)
+                return cls.__base__.from_seed(seed)
+
+        def work():
+            instance.Ed25519Signer = Interrupted
+            signal.signal(signal.SIGUSR1, lambda *_: agent.call(note, text="handler"))
+            agent.call(note, text="child")
+            say(agent.id)
+            guard.close()
+
+        wait(fork(work))
+        guard.close()
+        """
+    )
+    verified(place)
+    assert calls(place) == [(1, line, "handler"), (1, line, "child")]
+
+
 def test_the_parents_key_is_gone_from_the_childs_agent(place, run):
     lines = run(
         """
