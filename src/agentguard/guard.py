@@ -498,7 +498,7 @@ def _clock() -> datetime:
 
 def _after_fork() -> None:
     global _FOUND_LOCK  # noqa: PLW0603  a thread of the parent may have held it
-    _FOUND_LOCK = threading.Lock()
+    _FOUND_LOCK = threading.RLock()
     for guard in list(_GUARDS):
         guard._forked()  # noqa: SLF001  a guard and this file are one unit
 
@@ -506,4 +506,4 @@ def _after_fork() -> None:
 _GUARDS: weakref.WeakSet[Guard] = weakref.WeakSet()
 fork.at_fork(fork.Stage.GUARDS, in_child=_after_fork)
 _FOUND: dict[Path, Guard] = {}
-_FOUND_LOCK = threading.Lock()
+_FOUND_LOCK = threading.RLock()  # the module of a policy may itself guard tools, as it is imported

@@ -218,6 +218,30 @@ def test_find_shares_one_guard_and_opens_it_again_once_closed(path, monkeypatch)
     second.close()
 
 
+def test_find_within_the_import_of_its_own_policy_is_an_error_and_no_hang(path, monkeypatch):
+    monkeypatch.setenv("AGENTGUARD_PASSPHRASE", PASSPHRASE.decode())
+    monkeypatch.syspath_prepend(path.parent)
+    policy = "from agentguard import Guard\nGuard.find()\n"  # as guard_tools(..., "reader") does
+    (path.parent / "guard_test_circle.py").write_text(policy + POLICY, encoding="utf-8")
+    folder = path.parent / "circle"
+    folder.mkdir(exist_ok=True)
+    text = path.read_text(encoding="utf-8").replace("guard_test_policy", "guard_test_circle")
+    (folder / "agentguard.toml").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(folder)
+    errors: list[ConfigError] = []
+
+    def find() -> None:
+        try:
+            Guard.find()
+        except ConfigError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=find, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert ["circular import" in str(error) for error in errors] == [True]
+
+
 def test_find_without_a_file_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="agentguard init") as caught:
