@@ -164,6 +164,15 @@ class _Known:
         above = {path[:length] for length in range(len(path))} & self._paths
         return above | self._below.get(path, set())
 
+    def has_data(self, names: Names) -> bool:
+        """Whether the data, which nobody adds to later, has a value under these names."""
+        value: object = self.data
+        for name in names:
+            if not isinstance(value, Mapping) or name not in value:
+                return False
+            value = value[name]
+        return True
+
     def calls(self, rule: Rule, call: Reference) -> bool:
         """Whether ``call`` is one of the policy's own functions."""
         path = call.path if call.absolute else (*rule.package, *call.path)
@@ -205,7 +214,7 @@ def _undefined_names(known: _Known) -> Iterator[str]:
         path = reference.path
         if reference.call or not reference.absolute or path[0] != "data" or len(path) == 1:
             continue
-        if path[1] not in known.data and not known.read_by(rule, reference):
+        if not known.has_data(path[1:]) and not known.read_by(rule, reference):
             name = ".".join(path)
             yield f"{reference.at}: no module defines {name}, and no data.json of the folder"
 
