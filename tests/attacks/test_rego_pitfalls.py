@@ -511,3 +511,58 @@ def test_an_error_does_not_repeat_an_argument(body):
     with pytest.raises(PolicyError, match="evaluation failed") as failure:
         ask(engine, secret="hunter2")
     assert "hunter2" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        'allow if { {"a": y} = input.x; y == 1 }',
+        'allow if { {"a": y} := input.x; y == 1 }',
+        'allow if { input.x = {"a": y}; y == 1 }',
+        'allow if { y := 1; {"a": y} = input.x }',
+        'allow if { z := input.x; z = {"a": y}; y == 1 }',
+        'allow if { [{"a": y}] := [input.x]; y == 1 }',
+        'allow if { {"b": {"a": y}} = {"b": input.x}; y == 1 }',
+        'allow if { some {"a": y} in [input.x]; y == 1 }',
+        'allow if { [y | {"a": y} = input.x][0] == 1 }',
+        'allow if f(input.x)\nf({"a": y}) if y == 1',
+        'allow if f(input.x)\nf({"a": 1}) := true',
+    ],
+)
+def test_an_object_as_a_pattern_is_refused(rules):
+    """The engine would take ``{"a": 1, "b": 2}`` for it, which Rego does not."""
+    with pytest.raises(PolicyError, match=r"policy\.rego:\d+:\d+: an object as a pattern holds"):
+        policy(rules)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        'allow if { {"a": 1} == input.x }',
+        'allow if { {"a": 1} = input.x }',
+        'allow if { y := 1; {"a": y} == input.x }',
+        'allow if { x := input.x; x == {"a": 1} }',
+        'allow if { {"a": 1} in [input.x] }',
+        'allow if { [[y]] := [[1 | input.x.a == 1; object.keys(input.x) == {"a"}]]; y == 1 }',
+    ],
+)
+def test_what_compares_whole_objects_is_exact(rule):
+    engine = policy(rule)
+    assert ask(engine, x={"a": 1})["allow"]
+    assert "allow" not in ask(engine, x={"a": 1, "b": 2})
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        'allow if { x := {"a": input.y}; x.a == 1 }',
+        'allow if { y := input.y; x = {"a": y}; x.a == 1 }',
+        'allow if { some x in [{"a": y} | y := input.y]; x.a == 1 }',
+        "allow if { some [y] in [[input.y]]; y == 1 }",
+        "allow if f([input.y])\nf([y]) if y == 1",
+        'allow if f({"a": input.y})\nf(x) if x.a == 1',
+    ],
+)
+def test_an_object_that_is_made_is_no_pattern(rule):
+    assert ask(policy(rule), y=1)["allow"]
+    assert "allow" not in ask(policy(rule), y=2)

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from agentguard.engines import rego_order, rego_outputs, rego_tree
+from agentguard.engines import rego_order, rego_outputs, rego_patterns, rego_tree
 from agentguard.engines.rego_source import RegoSource, invalid
 from agentguard.engines.rego_tree import Module, Names, Reference, Rule
 from agentguard.errors import ConfigError
@@ -120,6 +120,7 @@ def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) 
             *_recursion(known),
             *_data_in_place_of_rules(known, query),
             *unread.mistakes,
+            *(mistake for reader in readers for mistake in rego_patterns.mistakes(reader)),
         ]
         if problems:
             raise invalid("\n".join(problems))
