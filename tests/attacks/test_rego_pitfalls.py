@@ -492,6 +492,32 @@ def test_an_interrupt_passes_through_and_leaves_no_engine_behind(monkeypatch):
     assert ask(engine, n=3) == {"x": 3}
 
 
+@pytest.mark.parametrize("user", ["mallory", "bob"])
+def test_a_call_that_a_signal_handler_makes_leaves_the_interrupted_one_its_input(user):
+    """It comes between the input and the query, on the same thread."""
+    from agentguard.engines import rego  # noqa: PLC0415
+
+    engine = policy('allow if input.user in {"alice", "bob"}  # in a handler')
+    assert ask(engine, user="alice") == {"allow": True}
+    kept, within = rego._engines.by_policy, []
+
+    class Interrupted:
+        def __init__(self, native):
+            self.native = native
+            self.eval_query_as_json = native.eval_query_as_json
+
+        def set_input_json(self, document):
+            self.native.set_input_json(document)
+            if not within:
+                within.append(None)
+                within.append(ask(engine, user="alice"))
+
+    kept[engine.policy_sha256] = Interrupted(kept[engine.policy_sha256])
+    assert ask(engine, user=user) == ({"allow": True} if user == "bob" else {})
+    assert within == [None, {"allow": True}]
+    assert ask(engine, user="mallory") == {}
+
+
 @pytest.mark.parametrize(
     "body",
     [

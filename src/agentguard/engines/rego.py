@@ -131,34 +131,39 @@ class RegoEngine:
         arguments, is the exception's cause.
         """
         try:
-            engine = self._engine()
+            engine = self._taken()
             engine.set_input_json(document.decode())
-            return _value(engine.eval_query_as_json(self._query))
+            value = _value(engine.eval_query_as_json(self._query))
         except BaseException as error:
-            # An interrupted evaluation may leave anything in the engine; the next one is fresh.
-            _engines.by_policy.pop(self._source.sha256, None)
+            # An interrupted evaluation may leave anything in the engine: it is not given back.
             if isinstance(error, Exception):
                 raise PolicyError(_failure(error)) from error
             if type(error).__name__ == "PanicException":  # the binding does not export the class
                 message = "the policy engine panicked on this call's input; it was not decided"
                 raise PolicyError(message, code="policy.panic") from error
             raise
+        self._give_back(engine)
+        return value
 
-    def _engine(self) -> _Native:
-        """Return this thread's native engine for the policy, loaded on first use."""
-        kept, key = _engines.by_policy, self._source.sha256
-        engine = kept.get(key)
+    def _taken(self) -> _Native:
+        """Take this thread's native engine for the policy, or load one.
+
+        Nobody else has it meanwhile: a signal handler that makes a call of its own between the
+        input and the query would put its input in the place of this call's.
+        """
+        engine = _engines.by_policy.pop(self._source.sha256, None)
         if engine is None:
             engine = self._make()
             for path, text in self._source.modules:
                 engine.add_policy(path, text)
             engine.add_data_json(self._data)
-            kept[key] = engine
-            if len(kept) > MAX_ENGINES_PER_THREAD:
-                kept.popitem(last=False)
-        elif len(kept) > 1:
-            kept.move_to_end(key)
         return engine
+
+    def _give_back(self, engine: _Native) -> None:
+        kept = _engines.by_policy
+        kept[self._source.sha256] = engine
+        if len(kept) > MAX_ENGINES_PER_THREAD:
+            kept.popitem(last=False)
 
 
 def _binding() -> Any:
