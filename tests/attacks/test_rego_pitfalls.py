@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -499,7 +500,8 @@ def test_a_call_that_a_signal_handler_makes_leaves_the_interrupted_one_its_input
 
     engine = policy('allow if input.user in {"alice", "bob"}  # in a handler')
     assert ask(engine, user="alice") == {"allow": True}
-    kept, within = rego._engines.by_policy, []
+    kept: Any = rego._engines.by_policy
+    within: list[object] = []
 
     class Interrupted:
         def __init__(self, native):

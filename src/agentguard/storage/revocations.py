@@ -15,9 +15,9 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -78,31 +78,25 @@ class Standing(NamedTuple):
         return "delegation.revoked", f"{revoked} was revoked: whatever goes back to it is denied"
 
 
-class _Counters:
-    """Count calls, but not while this thread counts one already: it would wait for itself.
+class _Counting(threading.local):
+    """Whether this thread is counting a call."""
 
-    A signal handler, or an object's end, may come in between.
-    """
+    busy = False
 
-    def consume(self, limits: Sequence[tuple[str, int]]) -> bool:
-        """Count a call under each limit, or under none; raises ``StorageError``."""
-        if getattr(_THIS_THREAD, "counts", False):
-            message = "this thread was interrupted while it counts a call: try again afterwards"
+    @contextmanager
+    def once(self) -> Iterator[None]:
+        """Count; a signal handler that interrupts that would wait for its own thread for ever."""
+        if self.busy:
+            message = "this thread is counting another call: make this one when that is done"
             raise StorageError(message, code="storage.busy")
-        _THIS_THREAD.counts = True
+        self.busy = True
         try:
-            return self._count(limits)
+            yield
         finally:
-            _THIS_THREAD.counts = False
-
-    def _count(self, limits: Sequence[tuple[str, int]]) -> bool:
-        raise NotImplementedError
+            self.busy = False
 
 
-_THIS_THREAD: Final = threading.local()
-
-
-class FileRevocations(_Counters):
+class FileRevocations:
     """The ``Revocations`` of a state directory; safe from many threads, and after a fork.
 
     It begins with the ``standing`` that the log gives: the file may be an older one by the first
@@ -117,6 +111,7 @@ class FileRevocations(_Counters):
         # once never leave the one's status beside the other's standing
         self._known: tuple[tuple[int, int, int] | None, Standing] = (None, standing)
         self._learning = threading.RLock()  # a signal handler may make a call meanwhile
+        self._counting = _Counting()
 
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Look whether there is something new, then in what counts."""
@@ -142,10 +137,11 @@ class FileRevocations(_Counters):
                 self._known, standing = (seen, joined), joined
         return standing.refusal(names)
 
-    def _count(self, limits: Sequence[tuple[str, int]]) -> bool:
+    def consume(self, limits: Sequence[tuple[str, int]]) -> bool:
+        """Count a call under each limit, or under none."""
         folder = self._state / CALLS
         try:
-            with ExitStack() as held:
+            with self._counting.once(), ExitStack() as held:
                 files.make_folder(folder)
                 counters: list[int] = []
                 for jti, most in sorted(limits):  # in one order, so that nobody waits in a circle
@@ -164,18 +160,20 @@ class FileRevocations(_Counters):
             raise StorageError(message) from error
 
 
-class MemoryRevocations(_Counters):
+class MemoryRevocations:
     """The ``Revocations`` of a guard in memory: nothing is revoked, and calls are counted."""
 
     def __init__(self) -> None:
         self._calls: Counter[str] = Counter()
-        self._counting = threading.Lock()
+        self._lock = threading.Lock()
+        self._counting = _Counting()
 
     def refusal(self, names: AbstractSet[str]) -> None:
         """Nobody is refused."""
 
-    def _count(self, limits: Sequence[tuple[str, int]]) -> bool:
-        with self._counting:
+    def consume(self, limits: Sequence[tuple[str, int]]) -> bool:
+        """Count a call under each limit, or under none."""
+        with self._counting.once(), self._lock:
             if any(self._calls[jti] >= most for jti, most in limits):
                 return False
             self._calls.update(jti for jti, _most in limits)
