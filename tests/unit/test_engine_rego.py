@@ -373,6 +373,23 @@ def test_a_thread_may_use_more_policies_than_it_keeps():
         ]
 
 
+def test_an_error_dropped_by_another_thread_leaves_nothing_unraisable():
+    engine, errors = policy('allow if startswith(input.x, "a")'), []
+
+    def fail() -> None:
+        try:
+            ask(engine, x=1)
+        except PolicyError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    assert len(errors) == 1
+    errors.clear()
+    gc.collect()
+
+
 def test_an_engine_dropped_by_another_thread_leaves_nothing_unraisable():
     # pytest turns an unraisable exception, the binding's way to complain, into a failure.
     engines = [policy("x := input.n  # dropped")]

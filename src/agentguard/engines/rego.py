@@ -130,12 +130,15 @@ class RegoEngine:
         it, ``policy.panic`` when native code panicked. The engine's whole text, which may quote
         arguments, is the exception's cause.
         """
+        engine: _Native | None = None
         try:
             engine = self._taken()
             engine.set_input_json(document.decode())
             value = _value(engine.eval_query_as_json(self._query))
         except BaseException as error:
-            # An interrupted evaluation may leave anything in the engine: it is not given back.
+            # An interrupted evaluation may leave anything in the engine: it is not given back. Nor
+            # does it live on in the traceback, which another thread may be the last to hold.
+            engine = None
             if isinstance(error, Exception):
                 raise PolicyError(_failure(error)) from error
             if type(error).__name__ == "PanicException":  # the binding does not export the class
