@@ -189,7 +189,10 @@ class Agent:
         site = CallSite(self.call_id(tool.spec.name))
         bind = tool.bind
         return Invocation.bind(
-            tool.spec, lambda: Arguments.of(bind(args, kwargs), declared=bind.declared), site
+            tool.spec,
+            lambda: Arguments.of(bind(args, kwargs), declared=bind.declared),
+            site,
+            shared=False,  # the tuple and the dictionary were made for this call
         )
 
     def tool_spec(self, spec: ToolSpec) -> ToolSpec:

@@ -44,6 +44,8 @@ from agentguard.errors import ArgumentsError, EncodeError
 MAX_DEPTH: Final = canonical.MAX_DEPTH - 2
 """How deep arguments may be nested: the policy's input, which holds them, is read as JSON again."""
 
+_MUTABLE: Final = frozenset({list, dict})
+
 _SHORT: Final = 32
 """Up to so many characters a key costs nothing of the budget: the value beside it does."""
 
@@ -99,6 +101,11 @@ class Arguments:
         )
         encoded = _dumps(encoded_values)
         return cls(MappingProxyType(encoded_values), encoded, tuple(sorted(unbound)))
+
+    @property
+    def are_immutable(self) -> bool:
+        """Whether no value can change: whatever could is written as an object or a list."""
+        return _MUTABLE.isdisjoint(map(type, self.values.values()))
 
 
 def encode_result(value: object) -> bytes | None:

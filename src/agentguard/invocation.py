@@ -82,10 +82,14 @@ class Invocation:
         tool: ToolSpec,
         binding: Callable[[], Arguments],
         site: CallSite,
+        *,
+        shared: bool = True,
     ) -> Invocation:
         """Run ``binding`` and keep what it returns, or the ``ArgumentsError`` that it raises.
 
         Any other exception counts as arguments that can't be bound (``arguments.invalid``).
+        ``shared`` False says that nobody else holds what the values are taken from: then those that
+        can't change themselves are not looked at again.
         """
         arguments: Arguments | ArgumentsError
         try:
@@ -96,7 +100,8 @@ class Invocation:
             message = f"the arguments of {tool.name} can't be read: {type(error).__name__}"
             arguments = ArgumentsError(message, code="arguments.invalid")
             arguments.__cause__ = error
-        return cls(tool, arguments, site, binding=binding)
+        fixed = not shared and isinstance(arguments, Arguments) and arguments.are_immutable
+        return cls(tool, arguments, site, binding=None if fixed else binding)
 
 
 def statement(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -91,6 +92,34 @@ def test_binding_keeps_the_error_in_the_arguments_place():
         assert isinstance(kept, ArgumentsError)
         assert kept.code == "arguments.invalid"
         assert "secret text" not in str(kept)
+
+
+@pytest.mark.parametrize(
+    ("value", "shared", "looks"),
+    [
+        ("a", False, 1),
+        (7, False, 1),
+        (None, False, 1),
+        ("a", True, 2),
+        ([], False, 2),
+        ({}, False, 2),
+    ],
+)
+def test_only_what_could_change_is_looked_at_again(value, shared, looks):
+    looked = []
+
+    def binding():
+        looked.append(value)
+        return Arguments.of({"plain": 1, "x": value})
+
+    assert Invocation.bind(TOOL, binding, CallSite("1"), shared=shared).is_unchanged()
+    assert len(looked) == looks
+
+
+@pytest.mark.parametrize("value", [[], {}, set(), deque(), ([],), CallSite([])])  # type: ignore[arg-type]
+def test_whatever_may_change_is_not_immutable(value):
+    assert Arguments.of({"plain": "a"}).are_immutable
+    assert not Arguments.of({"plain": "a", "x": value}).are_immutable
 
 
 def test_an_interrupt_while_binding_is_not_kept():
