@@ -17,7 +17,7 @@ import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from contextvars import Context, ContextVar, Token
 from types import FrameType
 from typing import Final
@@ -340,21 +340,26 @@ def idempotency_key() -> str:
     return running
 
 
-@contextmanager
-def running(invocation_id: str, lends: object) -> Iterator[None]:
-    """Let ``idempotency_key`` answer within a call, and put in force what the call may hand on.
+class Running:
+    """Lets ``idempotency_key`` answer within a call, and puts in force what the call may hand on.
 
     ``lends`` None leaves in force what is: an agent acts on its own authority only where that is
     nothing.
     """
-    token = _RUNNING.set(invocation_id)
-    entry = Entry(lends) if lends is not None else None
-    if entry is not None:
-        entry.begin()
-    try:
-        yield
-    finally:
-        if entry is not None:
-            entry.end()
+
+    __slots__ = ("_entry", "_invocation_id", "_token")
+
+    def __init__(self, invocation_id: str, lends: object) -> None:
+        self._invocation_id = invocation_id
+        self._entry = Entry(lends) if lends is not None else None
+
+    def __enter__(self) -> None:
+        self._token = _RUNNING.set(self._invocation_id)
+        if self._entry is not None:
+            self._entry.begin()
+
+    def __exit__(self, *_raised: object) -> None:
+        if self._entry is not None:
+            self._entry.end()
         with suppress(ValueError):  # a coroutine may be closed in another context than its own
-            _RUNNING.reset(token)
+            _RUNNING.reset(self._token)

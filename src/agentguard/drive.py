@@ -69,24 +69,22 @@ def run(flow: Flow[T], line: Line, tool: Callable[[], Any]) -> T:
 
 
 def _perform(effect: Effect, line: Line, tool: Callable[[], Any]) -> Any:
-    work = _work(effect, line)
-    if work is not None:
-        return work()
     match effect:
         case Evaluate():
             return line.engine.evaluate(effect.document)
         case Run():
-            with ambient.running(effect.invocation_id, effect.authority.lends):
+            with ambient.Running(effect.invocation_id, effect.authority.lends):
                 return _finished(tool())
         case Enqueue():
             line.log.enqueue(effect.record)
             return None
         case LookUp():
             return _look_up(effect)
+    return _work(effect, line)()
 
 
-def _work(effect: Effect, line: Line) -> Callable[[], Any] | None:
-    """Return what carries out an effect that may wait for a disk; None for the others."""
+def _work(effect: Append | Obtain | Consume, line: Line) -> Callable[[], Any]:
+    """Return what carries out an effect that may wait for a disk."""
     match effect:
         case Append():
             return partial(line.log.append, effect.record)
@@ -94,7 +92,6 @@ def _work(effect: Effect, line: Line) -> Callable[[], Any] | None:
             return partial(effect.obtain, effect.at)
         case Consume():
             return partial(line.revocations.consume, effect.limits)
-    return None
 
 
 def _finished(result: T) -> T:
@@ -150,12 +147,11 @@ async def _aperform(
     effect: Effect, line: Line, tool: Callable[[], Any], executors: Executors
 ) -> Any:
     if isinstance(effect, Run):
-        with ambient.running(effect.invocation_id, effect.authority.lends):
+        with ambient.Running(effect.invocation_id, effect.authority.lends):
             result = tool()
             return _finished(await result if inspect.isawaitable(result) else result)
-    work = _work(effect, line)
-    if work is not None:
-        return await _finish(executors.log, work)
+    if isinstance(effect, Append | Obtain | Consume):
+        return await _finish(executors.log, _work(effect, line))
     if isinstance(effect, LookUp):
         if inspect.iscoroutinefunction(effect.facts):
             return await effect.facts(effect.values)
