@@ -117,7 +117,7 @@ def dumps(value: object) -> bytes:
     """
     try:
         if _is_simple(value, 0):
-            return _cut(orjson.dumps(value, option=_SORTED))
+            return b"%b" % orjson.dumps(value, option=_SORTED)  # a copy: see dumps_record
         return rfc8785.dumps(value)  # type: ignore[arg-type]  # _is_simple has seen every type
     except (TypeError, ValueError) as error:  # a lone surrogate, in either encoder's words
         raise _unencodable(str(error)) from None
@@ -132,17 +132,11 @@ def dumps_record(value: object) -> bytes:
     ``Fragment`` holds canonical bytes. Raises ``EncodeError`` (``json.unencodable``).
     """
     try:
-        return _cut(orjson.dumps(value, option=_RECORD_OPTIONS))
+        # A copy takes the memory that its length says. What orjson returns keeps its buffer, of
+        # 4 KiB and more, for as long as it lives.
+        return b"%b" % orjson.dumps(value, option=_RECORD_OPTIONS)
     except TypeError as error:
         raise _unencodable(str(error)) from None
-
-
-def _cut(data: bytes) -> bytes:
-    """Return a copy that takes no more memory than its length says.
-
-    What orjson returns keeps its buffer, of 4 KiB and more, for as long as it lives.
-    """
-    return b"%b" % data
 
 
 def is_integer(value: object) -> TypeGuard[int]:

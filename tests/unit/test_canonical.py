@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import struct
 import sys
+import tracemalloc
 import uuid
 from collections.abc import Callable
 from decimal import Decimal
@@ -329,3 +330,15 @@ def test_base64_has_one_text_for_each_value(text: str) -> None:
     with pytest.raises(DecodeError) as refused:
         canonical.b64_decode(text)
     assert refused.value.code == "base64.malformed"
+
+
+@pytest.mark.parametrize("encode", [canonical.dumps, canonical.dumps_record])
+def test_what_is_kept_takes_no_more_memory_than_its_length(encode):
+    tracemalloc.start()
+    try:
+        before, _peak = tracemalloc.get_traced_memory()
+        kept = [encode({"a": "x" * 100}) for _ in range(100)]
+        after, _peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 2 * sum(map(len, kept))
