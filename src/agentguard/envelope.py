@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agentguard import canonical
 from agentguard.canonical import JSON, b64_decode, b64_encode
@@ -27,8 +27,7 @@ _ENVELOPE: Final = frozenset({"payload", "payloadType", "signatures"})
 _SIGNATURE: Final = frozenset({"keyid", "sig"})
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """A DSSE envelope: ``signatures`` are pairs of key id (thumbprint) and 64 raw bytes."""
 
     payload_type: str
