@@ -142,7 +142,7 @@ def floor(
             signer.sign(payload)
             entry = orjson.dumps(statement, option=orjson.OPT_SORT_KEYS)
             tree.append(leaf_hash(entry))
-            entries.append(entry)
+            entries.append(b"%b" % entry)  # what orjson returns keeps a buffer of 4 KiB
         tree.root()
         commit(entries)
 
