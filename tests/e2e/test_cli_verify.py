@@ -318,7 +318,21 @@ def test_a_second_shard_is_verified_too(changed):
     assert any("missing" in c["what"] for c in doctor["checks"] if c["status"] == "fail")
 
 
-@pytest.mark.parametrize("missing", ["shards/0.sqlite", "trust.json", ""])
+@pytest.mark.parametrize("without", ["0.sqlite", ""])
+def test_a_log_whose_only_shard_is_gone_is_found_out(changed, without):
+    place = changed.state / "shards"
+    (place / without).unlink() if without else shutil.rmtree(place)
+    told = changed.json("audit", "verify", code=1)
+    assert (told["ok"], told["entries"], told["anchored"]) == (False, 0, False)
+    gone = {"shard": 0, "index": None}
+    assert {**gone, "what": "the log has no shard"} in told["problems"]
+    what = "the shard is missing: the registry or an anchor knows it"
+    assert {**gone, "what": what} in told["problems"]
+    shown = changed.run("audit", "verify")
+    assert (shown.returncode, "FAILED" in shown.stdout) == (1, True)
+
+
+@pytest.mark.parametrize("missing", ["trust.json", ""])
 def test_a_state_that_is_not_there(changed, missing):
     shutil.rmtree(changed.state / missing) if not missing else (changed.state / missing).unlink()
     result = changed.run("audit", "verify", "--json")

@@ -37,8 +37,12 @@ class Location:
     assumed: bool = False
 
     def reader(self) -> LogReader:
-        """Open the log for reading; raises ``StorageError``."""
+        """Open the log for reading; raises ``StorageError``, also where no shard is there."""
         return StateReader(self.state)
+
+    def reader_of_what_is_left(self) -> LogReader:
+        """Open the log for reading, though no shard be there; raises ``StorageError``."""
+        return StateReader(self.state, may_be_empty=True)
 
 
 @dataclass(frozen=True, slots=True)

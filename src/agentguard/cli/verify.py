@@ -93,7 +93,7 @@ def verify(
         _refuse(where, error, json=json)
     document = log.trust.document
     witnessed = list(chain.from_iterable(_checkpoints(file, document) for file in against or ()))
-    reader = log.location.reader()
+    reader = log.location.reader_of_what_is_left()
     if trust is not None:
         _require_same_log(reader, log)
     with screen.counter("verifying entry", history.expected(reader)) as count:

@@ -19,13 +19,17 @@ from agentguard.storage import fork, registry, sqlite
 
 
 class StateReader:
-    """A ``LogReader`` of a state directory; nothing that it returns has been verified."""
+    """A ``LogReader`` of a state directory; nothing that it returns has been verified.
 
-    def __init__(self, state: Path) -> None:
+    A state without any shard is an error (``storage.missing``), but where it ``may_be_empty``: its
+    verification says what is missing.
+    """
+
+    def __init__(self, state: Path, *, may_be_empty: bool = False) -> None:
         self._state = state
         self._open: dict[int, sqlite3.Connection] = {}  # the one used last stands last
         self._walks: Counter[int] = Counter()  # that are not done yet, by shard
-        if not sqlite.numbers(state):
+        if not may_be_empty and not sqlite.numbers(state):
             sqlite.require_file(sqlite.shard_path(state, 0))
         weakref.finalize(self, _close, self._open)
         _READERS.add(self)
