@@ -45,9 +45,9 @@ class Agent:
     def under(self, delegation: Delegation) -> Agent:
         """Return this instance as it acts under ``delegation``, wherever and whenever it is called.
 
-        For what a ``with`` block does not reach: generators, callbacks, threads of others. Raises
-        ``ConfigError`` for what is none: where a delegation got lost (None), an agent with an
-        authority of its own would use that unnoticed.
+        For what a ``with`` block does not reach: callbacks, threads of others, generators (which
+        ``Delegation.iterate`` goes through, too). Raises ``ConfigError`` for what is none: where a
+        delegation got lost (None), an agent with an authority of its own would use that unnoticed.
         """
         given: object = delegation
         if not isinstance(given, Delegation):

@@ -9,14 +9,21 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+)
 from contextlib import suppress
 from contextvars import copy_context
 from datetime import UTC, datetime
 from types import FrameType, TracebackType
-from typing import Any, Final, NamedTuple, ParamSpec, Self, TypeVar
+from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, overload
 
-from agentguard import ambient
+from agentguard import ambient, blocks, streams
 from agentguard.delegation import grant
 from agentguard.delegation.chain import Chain
 from agentguard.errors import ConfigError, DelegationError
@@ -25,6 +32,7 @@ from agentguard.keys import Signer
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Item = TypeVar("Item")
 
 
 class Holder(NamedTuple):
@@ -39,6 +47,9 @@ class Holder(NamedTuple):
 
 class Delegation:
     """What a principal has lent, to be put in force with ``with`` (or ``async with``).
+
+    A block of a generator is refused, with ``ConfigError`` (``delegation.generator``): it would be
+    in force for whoever asks for the items. ``iterate`` is for those.
 
     Made by ``Guard.delegate``, ``Guard.resume``, and for each guarded call that runs under one. It
     may be in force in many threads and tasks at once. ``narrowed`` gives one with less.
@@ -131,10 +142,11 @@ class Delegation:
         """Return ``function`` such that it runs with this in force, in whatever thread or task.
 
         A plain thread pool does not take contexts along: ``pool.submit(delegation.bind(work))``.
-        Raises ``ConfigError`` (``delegation.generator``), as does a function that returns one.
+        Raises ``ConfigError`` (``delegation.generator``) for a generator, as does a function that
+        returns one: ``iterate`` is for those.
         """
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise _generator(function)
+            raise _not_bound(function)
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -149,10 +161,49 @@ class Delegation:
             result = copy_context().run(self._run, function, *args, **kwargs)
             # what runs only later would do so past the block
             if inspect.isgenerator(result) or inspect.isasyncgen(result):
-                raise _generator(function)
+                raise _not_bound(function)
             return self._awaited(result) if inspect.iscoroutine(result) else result  # type: ignore[return-value]
 
         return bound
+
+    @overload
+    def iterate(
+        self, items: AsyncIterable[Item] | Callable[[], AsyncIterable[Item]]
+    ) -> AsyncGenerator[Item, None]: ...
+
+    @overload
+    def iterate(
+        self, items: Iterable[Item] | Callable[[], Iterable[Item]]
+    ) -> Generator[Item, None, None]: ...
+
+    def iterate(self, items: Any) -> Any:
+        """Return an iterator over ``items``, each of which is made with this in force.
+
+        ``items`` is an iterable or an async one, a generator or a graph's stream, or a function
+        that returns one, and is then called at once. All of it runs in one context, copied here:
+        the tasks that it starts, too, and whoever asks for an item gets nothing of it. Where the
+        iterator is closed or collected, ``items`` is closed, and what was in force has ended.
+
+        Raises ``ConfigError``: ``config.invalid`` for anything else; ``delegation.generator`` for
+        an iterator with a context of its own, made by ``iterate`` or by a sub-agent: a function
+        that makes it is taken.
+        """
+        if streams.has_begun(items):
+            message = (
+                "this iterator has a context of its own already, where this is not in force: give "
+                "a function that makes it, iterate(lambda: child.stream(...))"
+            )
+            raise ConfigError(message, code="delegation.generator")
+        entry = ambient.Entry(self)
+        context = streams.begun(entry)
+        try:
+            found = context.run(_iterable, items)
+        except BaseException:
+            context.run(entry.end)
+            raise
+        if isinstance(found, AsyncIterable):
+            return streams.aitems(entry, context, lambda: found)
+        return streams.items(entry, context, lambda: found)
 
     async def _awaited(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         with self:
@@ -163,7 +214,7 @@ class Delegation:
             return function(*args, **kwargs)
 
     def __enter__(self) -> Self:
-        return self._enter(sys._getframe(1))  # noqa: SLF001  the block's
+        return self._enter(sys._getframe())  # noqa: SLF001
 
     def __exit__(
         self,
@@ -171,10 +222,10 @@ class Delegation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave(sys._getframe(1))  # noqa: SLF001
+        self._leave(sys._getframe())  # noqa: SLF001
 
     async def __aenter__(self) -> Self:
-        return self._enter(sys._getframe(1))  # noqa: SLF001
+        return self._enter(sys._getframe())  # noqa: SLF001
 
     async def __aexit__(
         self,
@@ -182,12 +233,13 @@ class Delegation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave(sys._getframe(1))  # noqa: SLF001
+        self._leave(sys._getframe())  # noqa: SLF001
 
     def _enter(self, frame: FrameType) -> Self:
-        frame = _asking(frame)
-        generator = _generator_of(frame)
-        block = _Block(ambient.Entry(self, generator), frame, generator)
+        generator = blocks.generator_of(frame)
+        if generator is not None:
+            raise _not_entered(generator)
+        block = _Block(ambient.Entry(self), _asking(frame))
         self._blocks.append(block)
         block.entry.begin()
         return self
@@ -195,10 +247,11 @@ class Delegation:
     def _leave(self, frame: FrameType) -> None:
         """End the block that is left: it may be in another context than it was entered in."""
         frame = _asking(frame)
-        own = next((block for block in reversed(self._blocks) if block.frame is frame), None)
+        found = list(reversed(self._blocks))
+        own = next((block for block in found if block.frame is frame), None)
         if own is None:
             # entered in one function and left in another, as a stack of contextlib's may be
-            own = self._entered_elsewhere(_generator_of(frame))
+            own = next((block for block in found if block.entry.is_innermost), None)
         if own is not None:
             self._blocks.remove(own)
             own.entry.end()
@@ -206,25 +259,12 @@ class Delegation:
             # in another context, too: which block of several this was is not known, so the last
             # one to be left ends all of them
             self._left_elsewhere += 1
-        if self._left_elsewhere and self._left_elsewhere >= len(self._plain):
+        if self._left_elsewhere and self._left_elsewhere >= len(self._blocks):
             self._left_elsewhere = 0
-            for block in self._plain:
+            for block in list(self._blocks):
                 block.entry.end()
                 with suppress(ValueError):  # another thread has just left it
                     self._blocks.remove(block)
-
-    def _entered_elsewhere(self, generator: FrameType | None) -> _Block | None:
-        """Return the block that code of ``generator``, or of none, leaves; None if that is open."""
-        if generator is not None:
-            for block in reversed(self._blocks):
-                if block.generator is generator:
-                    return block
-        found = self._plain or self._blocks
-        return next((block for block in reversed(found) if block.entry.is_innermost), None)
-
-    @property
-    def _plain(self) -> list[_Block]:
-        return [block for block in self._blocks if block.generator is None]
 
     def __repr__(self) -> str:
         return f"<Delegation of {self.principal}: {' '.join(self._scope) or 'nothing'}>"
@@ -241,64 +281,49 @@ def current_delegation() -> Delegation | None:
     return found if isinstance(found, Delegation) else None
 
 
-class _Block:
-    """A block in which a delegation is in force, and the frame of the code that entered it.
+class _Block(NamedTuple):
+    """A block in which a delegation is in force, and the frame of the code that entered it."""
 
-    ``generator`` is the frame of the generator that this code is part of, None if of none.
-    """
-
-    __slots__ = ("entry", "frame", "generator")
-
-    def __init__(self, entry: ambient.Entry, frame: FrameType, generator: FrameType | None) -> None:
-        self.entry = entry
-        self.frame = frame
-        self.generator = generator
+    entry: ambient.Entry
+    frame: FrameType
 
 
 def _asking(frame: FrameType) -> FrameType:
-    """Return the frame for which contextlib enters or leaves a block."""
-    while frame.f_back is not None and _is_contextlibs(frame):
-        frame = frame.f_back
-    return frame
+    """Return the frame of what enters or leaves a block by the method that runs in ``frame``.
 
-
-def _generator_of(frame: FrameType) -> FrameType | None:
-    """Return the frame of the generator that code is part of, None where it is of none.
-
-    Functions that a generator calls, and coroutines that it awaits, are part of it: a class may
-    enter the block for it. A generator that contextlib makes a context manager of is part of
-    whoever enters that, and a generator expression, which has no block, of whoever goes through it.
+    What contextlib does is done for whoever calls it.
     """
-    at: FrameType | None = frame
-    while at is not None:
-        asks = at.f_back
-        if _is(at, _GENERATOR) and at.f_code.co_name != "<genexpr>":
-            while asks is not None and _is(asks, _GENERATOR):
-                asks = asks.f_back
-            if asks is None or not _is_contextlibs(asks):
-                return at
-            asks = _asking(asks)
-        elif _is(at, _COROUTINE) and not (asks and _is(asks, _GENERATOR | _COROUTINE)):
-            return None  # an event loop runs it, whoever runs that
-        at = asks
-    return None
+    asks = frame.f_back
+    while asks is not None and asks.f_globals.get("__name__") == "contextlib":
+        asks = asks.f_back
+    return asks or frame
 
 
-_COROUTINE: Final = inspect.CO_COROUTINE
-_GENERATOR: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+def _iterable(items: object) -> Iterable[Any] | AsyncIterable[Any]:
+    """Return what is to be gone through: ``items``, or what it returns as a function."""
+    found = items if isinstance(items, Iterable | AsyncIterable) or not callable(items) else items()
+    if isinstance(found, Iterable | AsyncIterable):
+        return found
+    if inspect.iscoroutine(found):
+        found.close()
+    message = f"iterate: expected an iterable or an async one, got a {type(found).__name__}"
+    raise ConfigError(message)
 
 
-def _is(frame: FrameType, flags: int) -> bool:
-    return bool(frame.f_code.co_flags & flags)
+_SHARED = "is a generator, and shares what is in force in it with whoever asks for its items"
 
 
-def _is_contextlibs(frame: FrameType) -> bool:
-    return frame.f_globals.get("__name__") == "contextlib"
+def _not_bound(function: Callable[..., object]) -> ConfigError:
+    name = getattr(function, "__name__", function)
+    message = f"{name} {_SHARED}: go through it with delegation.iterate(...)"
+    return ConfigError(message, code="delegation.generator")
 
 
-def _generator(function: Callable[..., object]) -> ConfigError:
+def _not_entered(generator: FrameType) -> ConfigError:
     message = (
-        f"{getattr(function, '__name__', function)} is a generator, which runs in the contexts of "
-        "those who ask for its items: use agent.under(delegation) in it"
+        f"the block belongs to {generator.f_code.co_qualname}, which {_SHARED}: leave the block "
+        "out, and go through the generator, or through what it goes through, with "
+        "delegation.iterate(...); or use agent.under(delegation) in it, or call a function that "
+        "has the whole with statement in it"
     )
     return ConfigError(message, code="delegation.generator")

@@ -8,7 +8,6 @@ where one leaks, somebody else's.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import subprocess
 import sys
@@ -322,77 +321,7 @@ def test_in_a_context_of_its_own_nothing_is_in_force(acts, alice):
         assert copy_context().run(acts) == ALICE
 
 
-# --- generators -----------------------------------------------------------------------------------
-
-
-def test_a_generators_block_is_its_own(acts, alice, bob):
-    """It shares the context of whoever asks for its items, and not what is in force there."""
-
-    def stream():
-        with bob:
-            yield acts()
-            yield acts()
-
-    with alice:
-        items = stream()
-        assert next(items) == BOB
-        assert acts() == ALICE
-        assert next(items) == BOB
-        items.close()
-        assert acts() == ALICE
-    assert acts() == NOBODY
-
-
-def test_between_the_items_nobody_acts_for_the_generators_user(acts, alice):
-    def stream():
-        with alice:
-            yield acts()
-            yield acts()
-
-    items = stream()
-    assert next(items) == ALICE
-    assert acts() == ENDED  # which of the two is meant is not known: nobody's authority is taken
-    assert next(items) == ALICE
-    items.close()
-    assert acts() == NOBODY
-
-
-def test_a_generator_that_goes_on_after_the_block_that_it_was_begun_in(acts, alice, bob):
-    def stream():
-        with bob:
-            yield acts()
-            yield acts()
-
-    with alice:
-        items = stream()
-        next(items)
-    assert acts() == ENDED
-    assert next(items) == BOB
-    assert list(items) == []
-    assert acts() == NOBODY
-    with alice:
-        assert acts() == ALICE
-    assert acts() == NOBODY
-
-
-def test_generators_of_many_users_in_turns(acts, guard):
-    def stream(user):
-        with guard.delegate(user, scope=["read"]):
-            for _ in range(3):
-                yield acts() == (user, user)
-
-    streams = [stream(user) for user in USERS[:20]]
-    with guard.delegate("user:outer", scope=["read"]):
-        for _ in range(2):
-            assert all(next(items) for items in streams)
-            assert acts() == ("user:outer", "user:outer")
-        for items in streams[::2]:
-            items.close()
-        assert all(next(items) for items in streams[1::2])
-        assert acts() == ("user:outer", "user:outer")
-    del streams[:], items
-    gc.collect()
-    assert acts() == NOBODY
+# --- generators (more of them in test_delegation_generators.py) -----------------------------------
 
 
 def test_a_generator_without_a_block_acts_for_whoever_asks(acts, alice, bob):
@@ -436,29 +365,6 @@ def test_a_context_manager_that_is_written_as_a_generator(acts, alice, bob):
     assert acts() == NOBODY
 
 
-def test_such_a_context_manager_in_a_generator_is_the_generators(acts, alice, bob):
-    @contextmanager
-    def session(delegation):
-        with delegation:
-            yield
-
-    def stream():
-        with session(alice), ExitStack() as stack:
-            stack.enter_context(session(alice))
-            yield acts()
-            yield acts()
-
-    with bob:
-        items = stream()
-        assert next(items) == ALICE
-        assert acts() == BOB
-        assert next(items) == ALICE
-        assert list(items) == []
-        assert acts() == BOB
-    assert acts() == NOBODY
-    assert alice._blocks == []
-
-
 async def test_an_async_one(acts, alice, bob):
     @asynccontextmanager
     async def session(delegation):
@@ -474,117 +380,45 @@ async def test_an_async_one(acts, alice, bob):
     assert acts() == NOBODY
 
 
-async def test_an_async_generator_that_is_closed_in_another_task(acts, alice, bob):
-    async def stream(delegation):
-        async with delegation:
-            try:
-                yield acts()
-                yield acts()
-            finally:
-                closed.append(acts())
+async def test_a_context_manager_that_is_left_in_another_task(acts, alice, bob):
+    """It is its own block that is left there, and not the task's; the first one's has ended."""
 
-    closed: list[Any] = []
+    @asynccontextmanager
+    async def session():
+        async with alice:
+            yield
+
+    first = session()
     with bob:
-        items = stream(alice)
-        assert await anext(items) == ALICE
+        await first.__aenter__()
 
-        async def close():
-            with bob:
-                await items.aclose()
+        async def leave():
+            with alice:
+                await first.__aexit__(None, None, None)
                 return acts()
 
-        assert await asyncio.create_task(close()) == BOB
-        assert acts() == BOB
-    assert closed == [ALICE]  # it is its own block, whoever closes it
-    assert acts() == NOBODY
+        assert await asyncio.create_task(leave()) == ALICE
+        assert acts() == ENDED
     assert alice._blocks == []
 
 
-async def test_closed_in_a_task_that_is_in_a_block_of_the_same_delegation(acts, alice):
-    """It is the generator's block that is left there, not the task's."""
+def test_a_context_manager_in_threads_of_a_pool(acts, alice, bob):
+    """As a server does it: entered and left in copies of the context, and in other threads."""
 
-    async def stream():
+    @contextmanager
+    def session():
         with alice:
             yield acts()
-            yield acts()
 
-    items = stream()
-
-    async def begin():
-        return await anext(items)
-
-    async def close():
-        with alice:
-            await items.aclose()
-            return acts()
-
-    assert await asyncio.create_task(begin()) == ALICE
-    assert await asyncio.create_task(close()) == ALICE
+    with bob, ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        sessions = [session() for _ in range(3)]
+        for one in sessions:
+            assert first.submit(copy_context().run, one.__enter__).result() == ALICE
+            assert acts() == BOB
+        for one in sessions:
+            second.submit(copy_context().run, one.__exit__, None, None, None).result()
+            assert acts() == BOB
     assert alice._blocks == []
-
-
-async def test_an_async_generator_that_is_collected(acts, alice, bob):
-    async def stream():
-        async with alice:
-            yield acts()
-            yield acts()
-
-    with bob:
-        items = stream()
-        assert await anext(items) == ALICE
-        del items
-        gc.collect()
-        for _ in range(5):  # the loop closes it in a task of its own
-            await asyncio.sleep(0)
-        assert acts() == BOB
-    assert acts() == NOBODY
-    assert alice._blocks == []
-
-
-async def test_what_a_generators_tasks_do_while_it_waits(acts, alice, bob):
-    """They are inside of it, though it is not running: they have a context of their own."""
-    go = asyncio.Event()
-
-    async def work():
-        await go.wait()
-        return acts()
-
-    async def stream():
-        with alice:
-            yield asyncio.create_task(work())
-            yield None
-
-    with bob:
-        items = stream()
-        task = await anext(items)
-        assert task is not None
-        go.set()
-        assert await task == ALICE
-        assert acts() == BOB
-        await items.aclose()
-
-
-async def test_streamed_responses_of_many_users(guard, robot, whoami):
-    """Each in a task of its own, as a server does it, some given up half way."""
-
-    async def stream(user):
-        async with guard.delegate(user, scope=["read"]):
-            for _ in range(4):
-                await asyncio.sleep(0)
-                yield await robot.acall(whoami)
-
-    async def serve(number):
-        user, found = USERS[number], []
-        items = stream(user)
-        async for item in items:
-            found.append(item)
-            if number % 3 == 0 and len(found) == 2:
-                break
-        if number % 2:
-            await items.aclose()
-        return all(item == user for item in found)
-
-    assert all(await asyncio.gather(*(serve(number) for number in range(40))))
 
 
 # --- blocks that are not left in their order ------------------------------------------------------
@@ -648,6 +482,21 @@ def test_left_in_another_function_than_it_was_entered_in(acts, alice, bob):
         leave(stack)
         assert acts() == BOB
     assert alice._blocks == []
+
+
+def test_what_was_left_elsewhere_is_not_passed_where_it_was_entered(acts, alice, bob):
+    """Only what was left first *here* leads to what is outside of it."""
+    here = copy_context()
+    here.run(bob.__enter__)
+    here.run(alice.__enter__)
+    inner = here.copy()
+    inner.run(bob.__enter__)
+    here.run(alice.__exit__, None, None, None)
+    assert here.run(acts) == BOB
+    inner.run(bob.__exit__, None, None, None)
+    assert inner.run(acts) == ENDED  # alice's, and not bob, who was outside of her
+    here.run(bob.__exit__, None, None, None)
+    assert here.run(acts) == NOBODY
 
 
 def test_left_once_too_often(acts, alice, bob):

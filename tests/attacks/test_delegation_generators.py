@@ -1,21 +1,34 @@
-"""Blocks of generators: in force while the generator runs, wherever it is asked, and only then.
+"""Generators: no block in one, and ``iterate``, with which items are made under a delegation.
 
-``robot`` may act by itself: where a block is lost, it acts for whoever is outside, or for nobody.
+A generator shares the context of whoever asks for its items. Each scenario that a block in one made
+unsafe stands here twice: the block is refused, and ``iterate`` does it for one user and no other.
+``robot`` may act by itself: where a context is lost, it acts for nobody, and where one leaks, for
+somebody else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import gc
 import sys
 import threading
 from collections import Counter
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import (
+    AsyncExitStack,
+    ExitStack,
+    aclosing,
+    asynccontextmanager,
+    closing,
+    contextmanager,
+)
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 import pytest
 
-from agentguard import Decision, Denied, Guard, ambient
+from agentguard import ConfigError, Decision, Denied, Guard, ambient, current_delegation
 
 FOR: ContextVar[Any] = ContextVar("for")
 SCOPE = ["read", "write"]
@@ -37,9 +50,13 @@ def guard():
 
 
 @pytest.fixture
-def acts(guard):
+def robot(guard):
+    return guard.new_agent("robot")
+
+
+@pytest.fixture
+def acts(guard, robot):
     """For whom the robot acts here, and with which scope."""
-    robot = guard.new_agent("robot")
     whoami = guard.tool(name="whoami")(lambda: FOR.get())  # noqa: PLW0108
 
     def attempt():
@@ -63,13 +80,30 @@ def bob(guard):
 
 @pytest.fixture
 def stream(acts):
-    def stream(block):
-        with block:
-            yield acts()
-            yield acts()
+    def stream():
+        for _ in range(3):
             yield acts()
 
     return stream
+
+
+@pytest.fixture
+def astream(acts):
+    """Items of which each is made half here, half in a task that it starts."""
+
+    async def work():
+        await asyncio.sleep(0)
+        return acts()
+
+    async def astream():
+        for _ in range(3):
+            yield acts(), await asyncio.create_task(work()), await asyncio.to_thread(acts)
+
+    return astream
+
+
+async def ask(items):
+    return await anext(items)
 
 
 class Session:
@@ -85,142 +119,345 @@ class Session:
         return self._delegation.__exit__(*error)
 
     async def __aenter__(self):
+        await asyncio.sleep(0)
         return await self._delegation.__aenter__()
 
     async def __aexit__(self, *error):
         return await self._delegation.__aexit__(*error)
 
 
-# --- resumed elsewhere ----------------------------------------------------------------------------
+class Awaited(Session):
+    """Its ``__aenter__`` is no coroutine function."""
+
+    def __aenter__(self):
+        return self
+
+    def __await__(self):
+        yield from asyncio.sleep(0).__await__()
+        return self._delegation.__enter__()
 
 
-def test_resumed_inside_of_another_block(acts, alice, bob, stream):
-    items = stream(alice)
-    assert next(items) == ALICE
-    with bob:
-        assert next(items) == ALICE
-        assert acts() == BOB
-        assert next(items) == ALICE
-        assert list(items) == []
-        assert acts() == BOB
-    assert acts() == NOBODY
+@contextmanager
+def managed(delegation):
+    with delegation:
+        yield
 
 
-def test_resumed_inside_of_a_call(guard, acts, alice, bob, stream):
-    items = stream(alice)
-    next(items)
-    found = []
-    tool = guard.tool(name="tool")(lambda: found.extend([next(items)[0], acts()[0]]))
-    with bob:
-        guard.new_agent("robot").call(tool)
-    assert found == ["user:alice", "user:bob"]
+@asynccontextmanager
+async def amanaged(delegation):
+    async with delegation:
+        yield
 
 
-@pytest.mark.parametrize("outside", [True, False])
-def test_each_item_in_another_context(acts, alice, bob, stream, outside):
-    """As a server does it that asks a sync generator in a thread pool."""
+# --- blocks of generators are refused -------------------------------------------------------------
+
+
+def a_with(delegation):
+    with delegation:
+        yield
+
+
+def a_class(delegation):
+    with Session(delegation):
+        yield
+
+
+def a_context_manager(delegation):
+    with managed(delegation):
+        yield
+
+
+def a_context_manager_around_a_class(delegation):
+    with managed(Session(delegation)):
+        yield
+
+
+def a_stack(delegation):
+    with ExitStack() as stack:
+        stack.enter_context(delegation)
+        yield
+
+
+def a_context_manager_on_a_stack(delegation):
+    with ExitStack() as stack:
+        stack.enter_context(managed(delegation))
+        yield
+
+
+def a_stack_in_a_comprehension(delegation):
+    with ExitStack() as stack:
+        assert all(stack.enter_context(one) for one in [delegation])
+        yield
+
+
+def a_stack_that_is_mapped(delegation):
+    with ExitStack() as stack:
+        list(map(stack.enter_context, [delegation]))
+        yield
+
+
+def a_helper(delegation):
+    lock = threading.Lock()
+
+    def enter(stack):
+        with lock:
+            stack.enter_context(delegation)
+
+    with ExitStack() as stack:
+        enter(stack)
+        yield
+
+
+def a_method(delegation):
+    delegation.__enter__()
+    yield
+    delegation.__exit__(None, None, None)
+
+
+def a_delegating_one(delegation):
+    yield from a_with(delegation)
+
+
+def a_coroutine_by_hand(delegation):
+    async def inside():
+        async with delegation:
+            await asyncio.sleep(0)
+
+    coroutine = inside()
+    with closing(coroutine):
+        yield coroutine.send(None)
+
+
+def at_the_end_of_another_block(delegation):
+    with ExitStack() as stack:
+        stack.callback(next, a_with(delegation))
+    yield
+
+
+REFUSED = [
+    a_with,
+    a_class,
+    a_context_manager,
+    a_context_manager_around_a_class,
+    a_stack,
+    a_context_manager_on_a_stack,
+    a_stack_in_a_comprehension,
+    a_stack_that_is_mapped,
+    a_helper,
+    a_method,
+    a_delegating_one,
+    a_coroutine_by_hand,
+    at_the_end_of_another_block,
+]
+
+
+def require_refused(error: ConfigError) -> None:
+    assert error.code == "delegation.generator"
+    assert "iterate" in str(error)
+
+
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("generator", REFUSED)
+def test_a_block_of_a_generator_is_refused(acts, alice, bob, generator, outside):
     with bob if outside else ExitStack():
-        items = stream(alice)
-        assert [copy_context().run(next, items) for _ in range(3)] == [ALICE] * 3
-        assert copy_context().run(next, items, None) is None
+        items = generator(alice)
+        with pytest.raises(ConfigError) as caught:
+            next(items)
+        require_refused(caught.value)
+        assert acts() == (BOB if outside else NOBODY)
+    assert acts() == NOBODY
+    assert alice._blocks == []
+
+
+async def an_async_with(delegation):
+    async with delegation:
+        yield
+
+
+async def a_plain_with(delegation):
+    with delegation:
+        yield
+
+
+async def an_async_class(delegation):
+    async with Session(delegation):
+        yield
+
+
+async def an_awaited_class(delegation):
+    async with Awaited(delegation):
+        yield
+
+
+async def an_async_context_manager(delegation):
+    async with amanaged(Session(delegation)):
+        yield
+
+
+async def an_async_stack(delegation):
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(delegation)
+        yield
+
+
+async def a_context_manager_on_an_async_stack(delegation):
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(amanaged(delegation))
+        yield
+
+
+async def an_async_helper(delegation):
+    async def enter(stack):
+        stack.enter_context(delegation)
+
+    with ExitStack() as stack:
+        await enter(stack)
+        yield
+
+
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize(
+    "generator",
+    [
+        an_async_with,
+        a_plain_with,
+        an_async_class,
+        an_awaited_class,
+        an_async_context_manager,
+        an_async_stack,
+        a_context_manager_on_an_async_stack,
+        an_async_helper,
+    ],
+)
+async def test_a_block_of_an_async_generator_is_refused(acts, alice, bob, generator, outside):
+    with bob if outside else ExitStack():
+        for items in (generator(alice), generator(alice)):
+            with pytest.raises(ConfigError) as caught:
+                await asyncio.wait_for(anext(items), 10)
+            require_refused(caught.value)
         assert acts() == (BOB if outside else NOBODY)
     assert alice._blocks == []
 
 
-async def test_each_item_in_another_task(acts, alice, bob):
-    async def items():
-        async with alice:
-            yield acts()
-            await asyncio.sleep(0)
-            yield acts()
-
-    async def ask(asked):
-        return await anext(asked)
-
-    with bob:
-        asked = items()
-        assert [await asyncio.create_task(ask(asked)) for _ in range(2)] == [ALICE] * 2
-        await asked.aclose()
-        assert acts() == BOB
+# --- whole blocks, which a generator may have done ------------------------------------------------
 
 
-def test_what_is_begun_inside_is_nearer(guard, acts, bob, stream):
-    """In a sub-agent's run in a context of its own, too, that a resumed generator asks."""
-    wide = guard.delegate("user:alice", scope=SCOPE)
-
-    class Less(ambient.Narrowing):
-        __slots__ = ()
-
-    def items():
-        with wide:
-            within = copy_context()
-            within.run(Less(lambda _lent: wide.narrowed(scope=["read"])).begin)
-            yield within.run(acts)
-            yield within.run(acts)
-            with bob:
-                yield acts()
-
-    with bob:
-        asked = items()
-        assert [copy_context().run(next, asked) for _ in range(3)] == [ALICE, ALICE, BOB]
-    asked.close()
+def whole_with(delegation, acts):
+    with delegation:
+        return acts()
 
 
-def test_a_context_that_is_entered_on_purpose(acts, alice, bob):
-    """What it has in force counts in it, also where a generator runs it."""
-    with bob:
-        bobs = copy_context()
-
-        def items():
-            with alice:
-                yield bobs.run(acts), Context().run(acts), acts()
-
-        assert next(items()) == (BOB, NOBODY, ALICE)
+def whole_class(delegation, acts):
+    with Session(delegation):
+        return acts()
 
 
-# --- entered by a function that the generator calls -----------------------------------------------
+def whole_context_manager(delegation, acts):
+    with managed(Session(delegation)):
+        return acts()
 
 
-def test_a_class_may_enter_it_for_the_generator(acts, alice, bob, stream):
-    items, others = stream(Session(alice)), stream(Session(bob))
-    assert (next(items), next(others)) == (ALICE, BOB)
-    assert acts() == ENDED  # and neither alice nor bob
-    assert (next(items), next(others)) == (ALICE, BOB)
-    items.close()
-    assert next(others) == BOB
-    others.close()
-    assert acts() == NOBODY
-    assert alice._blocks == bob._blocks == []
+def whole_decorated(delegation, acts):
+    return managed(delegation)(acts)()
 
 
-async def test_a_class_may_enter_it_for_an_async_generator(acts, alice, bob):
-    async def items():
-        async with Session(alice):
-            yield acts()
-            await asyncio.sleep(0)
-            yield acts()
+def whole_bound(delegation, acts):
+    return delegation.bind(acts)()
+
+
+@pytest.mark.parametrize(
+    "whole", [whole_with, whole_class, whole_context_manager, whole_decorated, whole_bound]
+)
+def test_a_function_that_a_generator_calls_may_have_a_whole_block(acts, alice, bob, whole):
+    def stream():
+        for _ in range(2):
+            yield whole(alice, acts), acts()
 
     with bob:
-        asked = items()
-        assert await anext(asked) == ALICE
-        assert acts() == BOB
-        assert await anext(asked) == ALICE
-        await asked.aclose()
-        assert acts() == BOB
+        for item in stream():
+            assert item == (ALICE, BOB)
+            assert acts() == BOB
     assert alice._blocks == []
 
 
-def test_outside_of_a_generator_the_class_enters_it_for_its_user(acts, alice, bob):
-    with Session(bob), Session(alice):
-        assert acts() == ALICE
-    assert acts() == NOBODY
+async def whole_async_with(delegation, acts):
+    async with delegation:
+        await asyncio.sleep(0)
+        return acts()
+
+
+async def whole_plain_with(delegation, acts):
+    with delegation:
+        await asyncio.sleep(0)
+        return acts()
+
+
+async def whole_async_class(delegation, acts):
+    async with Session(delegation):
+        await asyncio.sleep(0)
+        return acts()
+
+
+async def whole_awaited_class(delegation, acts):
+    async with Awaited(delegation):
+        await asyncio.sleep(0)
+        return acts()
+
+
+async def whole_async_context_manager(delegation, acts):
+    async with amanaged(Session(delegation)):
+        await asyncio.sleep(0)
+        return acts()
+
+
+async def whole_task(delegation, acts):
+    async def inside():
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(delegation)
+            return acts()
+
+    return await asyncio.create_task(inside())
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        whole_async_with,
+        whole_plain_with,
+        whole_async_class,
+        whole_awaited_class,
+        whole_async_context_manager,
+        whole_task,
+    ],
+)
+async def test_a_coroutine_that_a_generator_awaits_may_have_one(acts, alice, bob, whole):
+    async def stream():
+        for _ in range(2):
+            yield await whole(alice, acts), acts()
+
+    with bob:
+        assert [item async for item in stream()] == [(ALICE, BOB)] * 2
+        assert await asyncio.wait_for(anext(stream()), 10) == (ALICE, BOB)
+    assert alice._blocks == []
+
+
+def test_outside_of_generators_every_way_to_enter_one_is_open(acts, alice, bob):
+    with bob:
+        for enter in (managed, Session, lambda one: managed(Session(one))):
+            with enter(alice):
+                assert acts() == ALICE
+            with ExitStack() as stack:
+                assert all(stack.enter_context(one) is None for one in [managed(alice)])
+                stack.enter_context(enter(alice))
+                assert acts() == ALICE
+            assert acts() == BOB
+    assert alice._blocks == []
 
 
 async def test_a_task_is_no_part_of_the_generator_that_runs_its_loop(acts, alice):
-    """The twin: its block is its own, and nobody else's."""
-
     async def inside():
-        with Session(alice):
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(Session(alice))
             await asyncio.sleep(0)
             return acts()
 
@@ -228,25 +465,412 @@ async def test_a_task_is_no_part_of_the_generator_that_runs_its_loop(acts, alice
         await asyncio.sleep(0)
         return acts()
 
+    async def both():
+        return list(await asyncio.gather(inside(), outside()))
+
     def run():
         with asyncio.Runner() as runner:
             yield runner.run(both())
 
-    async def both():
-        return list(await asyncio.gather(inside(), outside()))
-
     assert await asyncio.to_thread(lambda: next(run())) == [ALICE, NOBODY]
 
 
-def test_a_generator_expression_enters_it_for_whoever_goes_through_it(acts, alice, bob):
-    with bob, ExitStack() as stack:
-        assert all(stack.enter_context(one) for one in [alice])
-        assert acts() == ALICE
+# --- iterate: one user, whoever asks --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_items_are_made_for_one_user_and_nothing_leaks(acts, alice, bob, stream, outside):
+    with bob if outside else ExitStack():
+        items = alice.iterate(stream())
+        here = BOB if outside else NOBODY
+        for _ in range(3):
+            assert next(items) == ALICE
+            assert acts() == here
+            assert copy_context().run(acts) == here
+            assert alice.bind(acts)() == ALICE
+        assert list(items) == []
+        assert acts() == here
     assert acts() == NOBODY
-    assert alice._blocks == []
 
 
-# --- greenlets and threads ------------------------------------------------------------------------
+def test_asked_inside_of_another_block_and_of_a_call(guard, robot, acts, alice, bob, stream):
+    items = alice.iterate(stream())
+    assert next(items) == ALICE
+    found = []
+    tool = guard.tool(name="tool")(lambda: found.extend([next(items), acts()[0]]))
+    with bob:
+        assert next(items) == ALICE
+        robot.call(tool)
+        assert acts() == BOB
+    assert found == [ALICE, "user:bob"]
+    assert acts() == NOBODY
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_each_item_in_another_context_and_thread(acts, alice, bob, stream, outside):
+    """As a server does it that asks a sync generator in a thread pool."""
+    with bob if outside else ExitStack(), ThreadPoolExecutor(2) as pool:
+        items = alice.iterate(stream())
+        assert copy_context().run(next, items) == ALICE
+        assert Context().run(next, items) == ALICE
+        assert pool.submit(next, items).result() == ALICE
+        assert pool.submit(next, items, None).result() is None
+        assert acts() == (BOB if outside else NOBODY)
+
+
+@pytest.mark.parametrize("outside", [False, True])
+async def test_each_item_in_another_task(acts, alice, bob, astream, outside):
+    """And what the generator starts is the user's too: ``wait_for`` asks in a task of its own."""
+    here = BOB if outside else NOBODY
+
+    async def task():
+        return acts()
+
+    with bob if outside else ExitStack():
+        asked = alice.iterate(astream())
+        assert await asyncio.create_task(ask(asked)) == (ALICE,) * 3
+        assert await asyncio.create_task(task()) == here  # between the items
+        assert await asyncio.to_thread(acts) == here
+        assert await asyncio.wait_for(anext(asked), 10) == (ALICE,) * 3
+        assert await asyncio.create_task(ask(asked), context=Context()) == (ALICE,) * 3
+        await asked.aclose()
+        assert acts() == here
+    assert acts() == NOBODY
+
+
+def test_generators_of_many_users_in_turns(acts, guard, stream):
+    users = [f"user:{number:03}" for number in range(20)]
+    streams = [guard.delegate(user, scope=["read"]).iterate(stream()) for user in users]
+    with guard.delegate("user:outer", scope=["read"]):
+        for _ in range(2):
+            assert [next(items)[0] for items in streams] == users
+            assert acts() == ("user:outer", ("read",))
+        for items in streams[::2]:
+            items.close()
+        assert [next(items)[0] for items in streams[1::2]] == users[1::2]
+    del streams[:], items
+    gc.collect()
+    assert acts() == NOBODY
+
+
+async def test_streamed_responses_of_many_users(guard, astream):
+    """Each in a task of its own, as a server does it, some given up half way."""
+
+    async def respond(user):
+        async for item in guard.delegate(user, scope=["read"]).iterate(astream()):
+            yield item
+
+    async def serve(number):
+        user, found = f"user:{number:03}", []
+        items = respond(user)
+        async for item in items:
+            found.extend(item)
+            if number % 3 == 0 and len(found) == 6:
+                break
+        if number % 2:
+            await items.aclose()
+        assert set(found) == {(user, ("read",))}
+
+    await asyncio.gather(*(serve(number) for number in range(40)))
+
+
+def test_what_is_put_in_force_inside_is_nearer(acts, alice, bob, stream):
+    def both():
+        yield acts()
+        yield from bob.iterate(stream())
+        yield whole_with(bob, acts)
+        yield acts()
+
+    assert list(alice.iterate(both())) == [ALICE, BOB, BOB, BOB, BOB, ALICE]
+
+
+def test_a_context_that_is_entered_on_purpose(acts, alice, bob):
+    """What it has in force counts in it, also where an item is made in it."""
+    with bob:
+        bobs = copy_context()
+
+    def items():
+        with ThreadPoolExecutor(1) as pool:
+            yield Context().run(acts), bobs.run(acts), acts(), pool.submit(acts).result()
+
+    assert next(alice.iterate(items())) == (NOBODY, ENDED, ALICE, NOBODY)
+
+
+def test_the_delegation_is_the_current_one_and_others_are_not_seen(alice, bob):
+    def items():
+        yield current_delegation()
+
+    with bob:
+        assert list(alice.iterate(items())) == [alice]
+        assert current_delegation() is bob
+
+
+# --- iterate: what it takes -----------------------------------------------------------------------
+
+
+class Both:
+    """Iterable and nothing else, its iterators having no ``close``."""
+
+    def __init__(self, acts):
+        self._acts = acts
+        self._left = 2
+
+    def __iter__(self):
+        return map(Both._act, [self] * 2)
+
+    def _act(self):
+        return self._acts()
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        if not self._left:
+            raise StopAsyncIteration
+        self._left -= 1
+        return self._acts()
+
+
+async def test_any_iterable_and_a_function_that_makes_one(acts, alice, stream, astream):
+    assert list(alice.iterate(acts() for _ in range(2))) == [ALICE] * 2
+    assert list(alice.iterate(Both(acts).__iter__())) == [ALICE] * 2
+    assert list(alice.iterate([1, 2])) == [1, 2]
+    assert [item async for item in alice.iterate(Both(acts))] == [ALICE] * 2
+    assert list(alice.iterate(stream)) == [ALICE] * 3
+    assert [item async for item in alice.iterate(astream)] == [(ALICE,) * 3] * 3
+    assert list(alice.iterate(lambda: [acts()])) == [ALICE]
+    assert list(alice.iterate(functools.partial(map, lambda _: acts(), "ab"))) == [ALICE] * 2
+    assert acts() == NOBODY
+
+
+async def test_anything_else_is_refused(acts, alice):
+    async def coroutine():
+        """Nothing to go through."""
+
+    for wrong in (None, 5, coroutine(), lambda: 5, coroutine):
+        with pytest.raises(ConfigError, match="expected an iterable") as caught:
+            alice.iterate(wrong)
+        assert caught.value.code == "config.invalid"
+    with pytest.raises(ZeroDivisionError):
+        alice.iterate(lambda: 1 / 0)
+    assert acts() == NOBODY
+
+
+async def test_an_iterator_with_a_context_of_its_own_is_refused(alice, bob, stream, astream):
+    """It would go on for whom it began; the function that makes it begins it here."""
+    for made in (bob.iterate(stream()), bob.iterate(astream())):
+        with pytest.raises(ConfigError, match="lambda") as caught:
+            alice.iterate(made)
+        assert caught.value.code == "delegation.generator"
+    assert list(alice.iterate(lambda: bob.iterate(stream()))) == [BOB] * 3
+
+
+# --- iterate: how it ends -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def left():
+    """What an inner generator found while it was closed."""
+    return []
+
+
+@pytest.fixture
+def closable(acts, left):
+    """A generator that leaves a context behind, and says for whom it was closed."""
+
+    def closable():
+        try:
+            yield copy_context()
+            yield acts()
+        finally:
+            left.append(acts())
+
+    return closable
+
+
+def end_by_closing(items):
+    items.close()
+
+
+def end_by_going_on(items):
+    list(items)
+
+
+def end_by_an_exception(items):
+    with pytest.raises(ZeroDivisionError):
+        items.throw(ZeroDivisionError)
+
+
+def end_by_collection(items):
+    del items
+    gc.collect()
+
+
+@pytest.mark.parametrize(
+    "end", [end_by_closing, end_by_going_on, end_by_an_exception, end_by_collection]
+)
+def test_it_ends_in_its_context_however_it_ends(acts, alice, bob, closable, left, end):
+    made = [alice.iterate(closable())]
+    with bob:
+        copied = next(made[0])
+        assert copied.run(acts) == ALICE
+        end(made.pop())
+        assert left == [ALICE]
+        assert copied.run(acts) == ENDED
+        assert acts() == BOB
+    assert acts() == NOBODY
+
+
+def test_a_loop_that_is_left_early(acts, alice, bob, closable, left):
+    with bob:
+        copied = None
+        for item in alice.iterate(closable()):
+            copied = item
+            break
+        assert copied is not None
+        assert left == [ALICE]
+        assert copied.run(acts) == ENDED
+        assert acts() == BOB
+
+
+def test_an_exception_in_the_generator_comes_out_as_it_is(acts, alice):
+    def fails():
+        yield copy_context()
+        raise KeyError(acts()[0])
+
+    items = alice.iterate(fails())
+    copied = next(items)
+    with pytest.raises(KeyError, match="user:alice"):
+        next(items)
+    assert copied.run(acts) == ENDED
+
+
+async def test_an_async_one_that_is_closed_in_another_task(acts, alice, bob, left):
+    go = asyncio.Event()
+
+    async def late():
+        await go.wait()
+        return acts()
+
+    async def inner():
+        try:
+            yield asyncio.create_task(late())
+            yield None
+        finally:
+            await asyncio.sleep(0)
+            left.append(acts())
+
+    with bob:
+        for closed in ("by a task", "by collection"):
+            go.clear()
+            items = alice.iterate(inner())
+            task = await anext(items)
+            assert task is not None
+
+            async def close(items):
+                with bob:
+                    await items.aclose()
+                    return acts()
+
+            if closed == "by a task":
+                assert await asyncio.create_task(close(items)) == BOB
+            del items
+            gc.collect()
+            for _ in range(9):  # the loop closes it in a task of its own
+                await asyncio.sleep(0)
+            go.set()
+            assert await task == ENDED
+            assert acts() == BOB
+    assert left == [ALICE] * 2
+    assert acts() == NOBODY
+
+
+async def test_what_a_generators_tasks_do_while_it_waits(acts, alice, bob):
+    """They are inside of it, though nobody asks."""
+    go = asyncio.Event()
+
+    async def work():
+        await go.wait()
+        return acts()
+
+    async def inner():
+        yield asyncio.create_task(work())
+        yield None
+
+    with bob:
+        async with aclosing(alice.iterate(inner())) as items:
+            task = await anext(items)
+            go.set()
+            assert await task == ALICE
+            assert acts() == BOB
+
+
+async def test_time_outs_reach_into_it(acts, alice, left):
+    async def inner():
+        try:
+            async with asyncio.timeout(0.01):
+                yield acts()
+                await asyncio.sleep(3600)
+        finally:
+            left.append(acts())
+
+    items = alice.iterate(inner())
+    assert await anext(items) == ALICE
+    with pytest.raises(TimeoutError):
+        await anext(items)
+
+    async def hangs():
+        try:
+            yield acts()
+            await asyncio.sleep(3600)
+        finally:
+            left.append(acts())
+
+    items = alice.iterate(hangs())
+    assert await anext(items) == ALICE
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(items), 0.01)
+    assert left == [ALICE] * 2
+    assert acts() == NOBODY
+
+
+def test_where_it_began_may_be_over(acts, alice, bob, stream):
+    """It is a delegation of its own, past any block; and its own block may be inside of it."""
+    with bob:
+        items = alice.iterate(stream())
+    assert list(items) == [ALICE] * 3
+    with alice:
+        items = bob.iterate(stream())
+        assert next(items) == BOB
+    assert next(items) == BOB
+
+
+def test_one_that_nobody_has_asked(acts, alice, stream):
+    alice.iterate(stream()).close()
+    del stream
+    gc.collect()
+    assert acts() == NOBODY
+
+
+# --- narrowings, greenlets and threads ------------------------------------------------------------
+
+
+def test_a_narrowing_inside_of_it_lessens_it(guard, acts, bob):
+    wide = guard.delegate("user:alice", scope=SCOPE)
+
+    class Less(ambient.Narrowing):
+        __slots__ = ()
+
+    def items():
+        within = copy_context()
+        within.run(Less(lambda _lent: wide.narrowed(scope=["read"])).begin)
+        yield within.run(acts)
+        yield acts()
+
+    with bob:
+        asked = wide.iterate(items())
+        found = [copy_context().run(next, asked) for _ in range(2)]
+    assert found == [ALICE, ("user:alice", ("read", "write"))]
 
 
 def test_a_greenlet_goes_on_where_its_parent_is(acts, alice, bob):
@@ -259,11 +883,10 @@ def test_a_greenlet_goes_on_where_its_parent_is(acts, alice, bob):
         return child.switch()
 
     def items():
-        with alice:
-            yield spawned()
+        yield spawned()
 
     with bob:
-        assert list(items()) == [ALICE]
+        assert list(alice.iterate(items())) == [ALICE]
         assert spawned() == BOB
 
 
@@ -284,21 +907,20 @@ def test_many_threads_ask_at_once(alice):
             ask()
 
     def items():
-        with alice:
-            contexts = [copy_context() for _ in range(3)]
-            threads = [threading.Thread(target=one.run, args=(work,)) for one in contexts]
-            for thread in threads:
-                thread.start()
-            for _ in range(20_000):
-                ask()
-            over.set()
-            for thread in threads:
-                thread.join()
-            yield wrong
+        contexts = [copy_context() for _ in range(3)]
+        threads = [threading.Thread(target=one.run, args=(work,)) for one in contexts]
+        for thread in threads:
+            thread.start()
+        for _ in range(20_000):
+            ask()
+        over.set()
+        for thread in threads:
+            thread.join()
+        yield wrong
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        assert next(items()) == {}
+        assert next(alice.iterate(items())) == {}
     finally:
         sys.setswitchinterval(interval)

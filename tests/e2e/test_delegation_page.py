@@ -122,7 +122,7 @@ def test_the_picture_is_of_such_a_chain(followed):
 
 
 def test_the_code_says_what_its_text_says():
-    assert len(blocks("python")) == 6
+    assert len(blocks("python")) == 7
     parameters = inspect.signature(Guard.delegate).parameters
     described = table("argument | default | what it says")
     assert [name for row in described for name in names(row[:1])] == list(parameters)[1:]

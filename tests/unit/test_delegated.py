@@ -462,6 +462,8 @@ def test_a_generator_is_not_bound(guard, orchestrator, read, asked):
 
     for generator in (numbers, anumbers, functools.partial(numbers, 1)):
         assert refused(lent.bind, generator, kind=ConfigError) == "delegation.generator"
+    with pytest.raises(ConfigError, match=r"delegation\.iterate"):
+        lent.bind(numbers)
     for made in (numbers(), anumbers(), (x for x in numbers())):
         bound = lent.bind(lambda made=made: made)
         assert refused(bound, kind=ConfigError) == "delegation.generator"

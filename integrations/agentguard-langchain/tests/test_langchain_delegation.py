@@ -403,16 +403,39 @@ def test_a_stream_that_is_consumed_elsewhere(lent):
     ]
 
 
-async def test_a_response_that_streams_and_is_closed_elsewhere(lent):
+@pytest.fixture
+def response(lent):
+    """A streamed response for somebody, as an application writes it."""
     (orchestrator,) = lent.agents("orchestrator")
-    graph = lent.graph(guard_tools([lent.aread], orchestrator))
+    graph = lent.graph(guard_tools([lent.aread, lent.read], orchestrator))
     called = lent.asking(("aread", {"path": "a"}))
 
     async def response(name):
-        async with lent.lend(name):
-            async for item in graph.astream(called, stream_mode="updates"):
-                yield item
+        async for item in lent.lend(name).iterate(graph.astream(called, stream_mode="updates")):
+            yield item
 
+    def blocked(name):
+        async def blocked():
+            async with lent.lend(name):
+                async for item in graph.astream(called, stream_mode="updates"):
+                    yield item
+
+        return blocked()
+
+    response.blocked = blocked
+    response.graph = graph
+    return response
+
+
+async def test_a_response_that_streams_with_a_block_in_it_is_refused(lent, response):
+    with pytest.raises(ConfigError, match="iterate") as caught:
+        await anext(response.blocked("alice"))
+    assert caught.value.code == "delegation.generator"
+    assert lent.story() == []
+
+
+async def test_a_response_that_streams_and_is_closed_elsewhere(lent, response):
+    (orchestrator,) = lent.agents("orchestrator")
     whole = [item async for item in response("alice")]
     assert "content of a" in str(whole)
     abandoned = response("bob")
@@ -420,8 +443,35 @@ async def test_a_response_that_streams_and_is_closed_elsewhere(lent):
     await asyncio.create_task(abandoned.aclose(), context=contextvars.Context())
     with pytest.raises(GuardedToolDenied) as denied:
         await guard_tools([lent.aread], orchestrator)[0].ainvoke({"path": "b"})
-    assert code_of(denied) == "delegation.ended"
+    assert code_of(denied) == "delegation.missing"
     assert [one.path for one in lent.story()] == ["alice>orchestrator", "orchestrator"]
+
+
+async def test_a_response_is_its_users_whoever_asks_for_each_item(lent, response):
+    """LangGraph starts a task for each node: they are the response's user's, not the asker's."""
+
+    async def ask(items):
+        return await anext(items, None)
+
+    with lent.lend("bob"):
+        for asking in (
+            lambda items: asyncio.create_task(ask(items)),
+            lambda items: asyncio.wait_for(ask(items), 10),
+            ask,
+        ):
+            items, found = response("alice"), []
+            while (item := await asking(items)) is not None:
+                found.append(item)
+            assert "content of a" in str(found)
+    assert {one.path for one in lent.story()} == {"alice>orchestrator"}
+
+
+def test_a_sync_stream_is_its_users_too(lent):
+    items = lent.lend("alice").iterate(streaming(lent))
+    next(items)
+    with lent.lend("bob"):
+        assert "content of a" in str(contextvars.copy_context().run(list, items))
+    assert [one.path for one in lent.story()] == ["alice>orchestrator"]
 
 
 async def test_a_task_that_outlives_its_call_has_nothing(lent):

@@ -103,7 +103,7 @@ def test_the_project_is_made_with_the_commands_that_its_page_gives(tmp_path):
 
 def test_the_guide_runs():
     blocks = list(Sybil([PythonCodeBlockParser()]).parse(ROOT / "docs" / "langchain.md").examples())
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     for block in blocks:
         block.evaluate()
     blocks[0].namespace["guard"].close()

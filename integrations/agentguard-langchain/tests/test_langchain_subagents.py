@@ -489,6 +489,22 @@ async def test_an_async_stream_that_other_tasks_consume(lent, child):
     assert short(lent) == ONLY_READS
 
 
+async def test_a_stream_under_a_delegation_is_begun_there(lent, child):
+    """One that began elsewhere would go on with what was in force there."""
+    scoped = child.only_reading()
+    options = {"stream_mode": "updates"}
+    for begun in (scoped.stream(child.task, **options), scoped.astream(child.task, **options)):
+        with pytest.raises(ConfigError, match="lambda") as refused:
+            lent.lend("alice").iterate(begun)
+        assert refused.value.code == "delegation.generator"
+    with lent.lend("bob"):
+        assert list(lent.lend("alice").iterate(lambda: scoped.stream(child.task, **options)))
+        astream = lent.lend("alice").iterate(lambda: scoped.astream(child.task, **options))
+        assert await collected(astream)
+    allowed = [one.path for one in lent.story() if one.code == "allow"]
+    assert allowed == ["alice>fixer"] * 2
+
+
 def test_a_stream_that_outlives_its_block_has_ended(lent, child):
     with lent.lend():
         items = child.only_reading().stream(child.task, stream_mode="updates")

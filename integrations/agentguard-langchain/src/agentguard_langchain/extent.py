@@ -1,18 +1,17 @@
 """The extent of a sub-agent: while it runs, no more than its scope is in force.
 
 What is in force where stands in the core's ``ambient.py``, what is wrapped so in ``subagent.py``.
-A stream runs in a context of its own, copied where it begins: whoever asks for its items, from
-wherever and as far as he likes, neither gets the sub-agent's scope nor lends it his own.
+A stream runs in a context of its own, copied where it begins (the core's ``streams.py``): whoever
+asks for its items neither gets the sub-agent's scope nor lends it his own.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from contextvars import Context, copy_context
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from agentguard import Agent, Delegation, DelegationError
+from agentguard import Agent, Delegation, DelegationError, streams
 from agentguard.ambient import Narrowing
 
 Item = TypeVar("Item")
@@ -47,18 +46,11 @@ class Extent(Narrowing):
 
     def stream(self, start: Callable[[], Iterator[Item]]) -> Iterator[Item]:
         """Begin it now, in a context of its own; there ``start`` is called, and its items made."""
-        context = self._began()
-        return _items(self, context, start)
+        return streams.items(self, streams.begun(self), start)
 
     def astream(self, start: Callable[[], AsyncIterator[Item]]) -> AsyncIterator[Item]:
         """Begin it now; the async twin of ``stream``."""
-        context = self._began()
-        return _aitems(self, context, start)
-
-    def _began(self) -> Context:
-        context = copy_context()
-        context.run(self.begin)
-        return context
+        return streams.aitems(self, streams.begun(self), start)
 
 
 def _narrowed(delegation: object, agent: Agent, scope: tuple[str, ...]) -> object:
@@ -69,75 +61,3 @@ def _narrowed(delegation: object, agent: Agent, scope: tuple[str, ...]) -> objec
     except DelegationError as error:
         message = f"the sub-agent {agent.name} is to have more than there is: {error}"
         raise DelegationError(message, code=error.code) from error
-
-
-def _items(extent: Extent, context: Context, start: Callable[[], Iterator[Item]]) -> Iterator[Item]:
-    items: Iterator[Item] | None = None
-    try:
-        items = context.run(start)
-        while True:
-            try:
-                item = context.run(next, items)
-            except StopIteration:
-                return
-            yield item
-    finally:
-        try:
-            close = getattr(items, "close", None)
-            if close is not None:
-                context.run(close)
-        finally:
-            context.run(extent.end)
-
-
-async def _aitems(
-    extent: Extent, context: Context, start: Callable[[], AsyncIterator[Item]]
-) -> AsyncIterator[Item]:
-    items: AsyncIterator[Item] | None = None
-    try:
-        items = context.run(start)
-        while True:
-            try:
-                item = await _Within(context, items.__anext__)
-            except StopAsyncIteration:
-                return
-            yield item
-    finally:
-        try:
-            close = getattr(items, "aclose", None)
-            if close is not None:
-                await _Within(context, close)
-        finally:
-            context.run(extent.end)
-
-
-class _Within(Awaitable[Item]):
-    """What ``make`` returns, awaited in this task, with each of its steps in ``context``.
-
-    A task of its own for each item would have a context too, but no time-out and no cancel scope
-    that the items share would live in it.
-    """
-
-    __slots__ = ("_context", "_make")
-
-    def __init__(self, context: Context, make: Callable[[], Awaitable[Item]]) -> None:
-        self._context = context
-        self._make = make
-
-    def __await__(self) -> Generator[Any, Any, Item]:
-        run = self._context.run
-        steps: Any = run(lambda: self._make().__await__())
-        try:
-            waited = run(next, steps)
-            while True:
-                try:
-                    sent = yield waited
-                except GeneratorExit:
-                    run(steps.close)
-                    raise
-                except BaseException as error:  # noqa: BLE001  what is awaited decides what it means
-                    waited = run(steps.throw, error)
-                else:
-                    waited = run(steps.send, sent)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
