@@ -73,6 +73,20 @@ def test_a_compromised_key(changed):
     assert not found["ok"]
 
 
+@pytest.mark.parametrize("key", ["-" + "Z" * 42, "--" + "Z" * 41])
+def test_a_thumbprint_may_begin_with_a_dash(changed, key):
+    since = ["--compromised-since", "2020-01-01T00:00:00Z"]
+    for arguments in ([key, *since], [*since, key], [*since, "--", key]):
+        result = changed.run("keys", "revoke", *arguments)
+        assert result.returncode == 2
+        assert key in result.stderr
+        assert "option" not in result.stderr
+    for misspelt in ("--compromised", "-compromised-since"):
+        result = changed.run("keys", "revoke", key, misspelt, "2020-01-01T00:00:00Z")
+        assert result.returncode == 2
+        assert "No such option" in result.stderr
+
+
 def test_what_the_rotated_key_signed_is_proved_after(changed):
     call = next(
         row["invocation_id"] for row in changed.lines("audit", "list") if row["outcome"] == "ok"

@@ -505,6 +505,35 @@ def test_revoked_by_the_delegation_itself(other, cli):
     refused(cli(other, "token", "revoke", "{}", "--note", "n"), "chain.malformed")
 
 
+DASHED = ["-Zq3xabcdefg", "-" + "Z" * 42, "--" + "Z" * 41, "-note-abc", "-" * 12]
+
+
+@pytest.mark.parametrize("name", DASHED)
+@pytest.mark.parametrize("place", ["before", "between", "after", "behind --"])
+def test_a_name_may_begin_with_a_dash(other, cli, name, place):
+    """One thumbprint in 64 does."""
+    if place != "behind --" and name == "-" * 12:
+        name = "-" + "_" * 12
+    words = {
+        "before": [name, "--note", "-reason-why", "--json"],
+        "between": ["--note", "-reason-why", name, "--json"],
+        "after": ["--json", "--note=-reason-why", name],
+        "behind --": ["--json", "--note", "-reason-why", "--", name],
+    }
+    result = cli(other, "token", "revoke", *words[place])
+    assert told_as_json(result)["revoked"] == name
+    (row,) = [row for row in other.lines("audit", "list") if row["kind"] == "revocation"]
+    assert row["reason"] == f"{name} is revoked: -reason-why"
+
+
+@pytest.mark.parametrize("option", ["--noet", "--not-an-option", "-n", "-note", "-config", "--"])
+def test_an_option_that_is_misspelt_is_no_name(other, cli, option):
+    result = cli(other, "token", "revoke", "user:alice", option, "it leaked")
+    assert result.returncode == 2
+    assert "No such option" in result.stderr or "--note" in result.stderr
+    assert not [row for row in other.lines("audit", "list") if row["kind"] == "revocation"]
+
+
 def test_what_is_revoked_and_why_is_in_the_log(other, cli):
     assert cli(other, "token", "revoke", "user:alice", "--note", "it leaked").returncode == 0
     (row,) = [row for row in other.lines("audit", "list") if row["kind"] == "revocation"]

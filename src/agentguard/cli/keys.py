@@ -14,6 +14,7 @@ from agentguard.cli.options import (
     ConfigOption,
     JsonOption,
     StateOption,
+    TakesNames,
     TrustOption,
     one_of,
 )
@@ -110,7 +111,7 @@ def rotate(
     _end(done.old, done.unfinished)
 
 
-@app.command("revoke")
+@app.command("revoke", cls=TakesNames)
 def revoke(
     key: Annotated[
         str, typer.Argument(metavar="THUMBPRINT", help="The old key: see agentguard keys list.")

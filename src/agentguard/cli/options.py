@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
 import typer
+from typer.core import TyperCommand
 
 from agentguard.cli import times
 
@@ -89,6 +90,40 @@ def gathered(
 
 
 # --- which call is meant ------------------------------------------------------------------------
+
+_DASHED: Final = re.compile(r"-[A-Za-z0-9_-]{7,127}")
+_THUMBPRINT_LENGTH: Final = 43
+
+
+class TakesNames(TyperCommand):
+    """A command of which an argument may be an id that begins with ``-``, as one in 64 does.
+
+    It has no option of one letter, so what begins with one ``-`` and is as long as an id is one;
+    with two, what has a thumbprint's length. Anything else is an option, or a misspelt one.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what was typed, with such ids put behind a ``--``."""
+        end = args.index("--") if "--" in args else len(args)
+        options = {name: one for one in self.params for name in (*one.opts, *one.secondary_opts)}
+        names: list[str] = []
+        others: list[str] = []
+        takes_value = False
+        for arg in args[:end]:
+            is_value, option = takes_value, options.get(arg)
+            takes_value = not is_value and option is not None and not getattr(option, "is_flag", 0)
+            is_name = not is_value and _is_dashed(arg) and f"-{arg}" not in options
+            (names if is_name and option is None else others).append(arg)
+        if not names:
+            return super().parse_args(ctx, args)
+        return super().parse_args(ctx, [*others, "--", *names, *args[end + 1 :]])
+
+
+def _is_dashed(arg: str) -> bool:
+    if arg.startswith("--"):
+        return len(arg) == _THUMBPRINT_LENGTH and _DASHED.fullmatch(arg) is not None
+    return _DASHED.fullmatch(arg) is not None
+
 
 CALL: Final = "INVOCATION_ID|INDEX"
 NAMES: Final = (

@@ -27,6 +27,7 @@ from agentguard.cli.options import (
     JsonOption,
     NoteOption,
     StateOption,
+    TakesNames,
     TrustOption,
     gathered,
 )
@@ -186,7 +187,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command("revoke")
+@app.command("revoke", cls=TakesNames)
 def revoke(
     what: Annotated[
         str,
