@@ -193,7 +193,7 @@ class Guard:
         whatever thread, and its answer is not kept. Raises ``ConfigError``, ``PolicyError``,
         ``KeyMaterialError``, ``StorageError``, ``DecodeError`` or ``VerificationError``.
         """
-        given = domain.held(passphrase) if passphrase else None
+        given = domain.held(passphrase) if passphrase is not None else None
         del passphrase  # a traceback can show what a frame holds
         settings = config.load(Path(path))
         engine = logged(configured_engine(settings))

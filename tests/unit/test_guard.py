@@ -188,6 +188,15 @@ def test_without_the_passphrase_nothing_opens(path, passphrase, code):
     Guard.open(path, passphrase=lambda: PASSPHRASE).close()  # and the lock was not kept
 
 
+def test_an_empty_passphrase_is_one_that_was_given(path, monkeypatch):
+    """It is refused, and none that the environment has takes its place."""
+    monkeypatch.setenv("AGENTGUARD_PASSPHRASE", PASSPHRASE.decode())
+    with pytest.raises(KeyMaterialError) as caught:
+        Guard.open(path, passphrase=b"")
+    assert caught.value.code == "key.passphrase"
+    Guard.open(path).close()
+
+
 def test_the_passphrase_comes_from_the_environment_or_a_file(path, monkeypatch, tmp_path):
     monkeypatch.setenv("AGENTGUARD_PASSPHRASE", PASSPHRASE.decode())
     Guard.open(path).close()
