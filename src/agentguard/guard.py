@@ -26,11 +26,18 @@ from agentguard.audit import entry
 from agentguard.config import AgentConfig, Config
 from agentguard.delegated import Delegation, Holder
 from agentguard.delegation import chain as chains
+from agentguard.delegation import grant
 from agentguard.delegation.chain import DEFAULT_DEPTH, Chain, Terms
 from agentguard.domain import Domain
 from agentguard.drive import Executors
 from agentguard.effects import Line
-from agentguard.errors import AgentguardError, ConfigError, DelegationError, StorageError
+from agentguard.errors import (
+    AgentguardError,
+    ConfigError,
+    DecodeError,
+    DelegationError,
+    StorageError,
+)
 from agentguard.examination import Report, examine
 from agentguard.identity.credential import AgentProfile
 from agentguard.identity.trust import TrustDocument, seconds
@@ -276,16 +283,13 @@ class Guard:
         Raises ``DelegationError``: ``scope.malformed``, ``scope.exceeded`` for more than the roles
         of ``subject`` allow, ``principal.malformed``, ``hop.malformed``, ``delegation.depth``.
         """
-        lifetime = (
-            int(expires_in.total_seconds()) if isinstance(expires_in, timedelta) else expires_in
-        )
         terms = Terms(
-            principal=subject,
+            principal=grant.principal(subject),
             scope=self._settings.lendable(subject, scope),
             via=via,
             task_id=task_id,
-            audience=(audience,) if isinstance(audience, str) else tuple(audience),
-            expires_in=lifetime,
+            audience=_names(audience),
+            expires_in=_lifetime(expires_in),
             max_depth=max_depth,
             max_calls=max_calls,
         )
@@ -302,6 +306,10 @@ class Guard:
         ``StorageError``, and ``DelegationError`` (``delegation.revoked``, ``domain.frozen``,
         ``delegation.holder``) for what can't be used any more.
         """
+        given: object = stored
+        if not isinstance(given, bytes | bytearray | str):
+            message = f"expected what Delegation.dumps wrote, got a {type(given).__name__}"
+            raise DecodeError(message, code="chain.malformed")
         home = self._renewed_home()
         chain = chains.loads(stored, home.trust, at=seconds(_clock()))
         if not chain.leaf.asserted:
@@ -463,6 +471,26 @@ def _scopes(requires: object) -> tuple[str, ...]:
     if not isinstance(requires, list | tuple) or not all(isinstance(s, str) for s in requires):
         raise ConfigError(f"requires is a list of scopes, as in ['pr:write'], not {requires!r}")
     return tuple(requires)
+
+
+def _lifetime(given: object) -> int:
+    """Return seconds; whether they are so many that nothing lasts so long is looked at later."""
+    if isinstance(given, timedelta):
+        return int(given.total_seconds())
+    if not isinstance(given, int | float):
+        message = f"expires_in is a timedelta or a number of seconds, not {given!r}"
+        raise DelegationError(message, code="hop.malformed")
+    return given  # type: ignore[return-value]  # a float is refused with the hop
+
+
+def _names(audience: object) -> tuple[str, ...]:
+    found = (audience,) if isinstance(audience, str) else audience
+    if isinstance(found, Iterable):
+        found = tuple(found)
+        if all(isinstance(name, str) for name in found):
+            return found
+    message = f"audience is a name or a list of names, not {audience!r}"
+    raise DelegationError(message, code="hop.malformed")
 
 
 def _require_function(function: Callable[..., Any]) -> None:

@@ -17,6 +17,7 @@ from agentguard import (
     AgentguardError,
     ConfigError,
     Decision,
+    DecodeError,
     Denied,
     Guard,
     VerificationError,
@@ -298,6 +299,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"scope": "repo:read"}, "scope.malformed"),
     ({"scope": 5}, "scope.malformed"),
     ({"scope": [5]}, "scope.malformed"),
+    ({"subject": ["user:alice"]}, "principal.malformed"),
     ({"scope": ["a b"]}, "scope.malformed"),
     ({"expires_in": 0}, "hop.malformed"),
     ({"expires_in": timedelta(0)}, "hop.malformed"),
@@ -317,6 +319,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"task_id": 5}, "hop.malformed"),
     ({"audience": ["a b"]}, "hop.malformed"),
     ({"audience": ["b", None]}, "hop.malformed"),
+    ({"audience": 5}, "hop.malformed"),
+    ({"audience": None}, "hop.malformed"),
+    ({"audience": [["a"]]}, "hop.malformed"),
+    ({"audience": ["a", 5]}, "hop.malformed"),
 ]
 
 
@@ -401,7 +407,9 @@ def test_narrowed(guard, orchestrator, read):
     assert guard.verify().problems == ()
 
 
-@pytest.mark.parametrize("scope", ["repo:read", [5], [None], [b"repo:read"], ["a b"], [["a"]]])
+@pytest.mark.parametrize(
+    "scope", ["repo:read", 5, None, [5], [None], [b"repo:read"], ["a b"], [["a"]]]
+)
 def test_narrowed_to_what_is_no_scope(guard, scope):
     lent = guard.delegate("user:alice", scope=SCOPE)
     assert refused(lent.narrowed, scope=scope) == "scope.malformed"
@@ -520,6 +528,13 @@ def test_what_does_not_verify_is_not_resumed(guard):
         with pytest.raises(AgentguardError) as caught:
             guard.resume(spoilt)
         assert caught.value.code.partition(".")[0] in {"json", "chain", "jws", "base64", "key"}
+
+
+@pytest.mark.parametrize("stored", [None, 5, {"type": "urn:agentguard:chain:v1"}, [], object()])
+def test_what_is_no_text_is_not_resumed(guard, stored):
+    with pytest.raises(DecodeError, match=r"Delegation\.dumps") as caught:
+        guard.resume(stored)
+    assert caught.value.code == "chain.malformed"
 
 
 def test_one_that_has_expired_is_over_in_its_block_too(monkeypatch):
