@@ -260,5 +260,8 @@ def verify(evidence: bytes, trust_document: bytes) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    missing = "".join(f"no {name}; " for name in sys.argv[1:] if not Path(name).exists())
+    if missing or sys.argv[3:] or not sys.argv[2:]:
+        sys.exit(f"{missing}usage: python {sys.argv[0]} EVIDENCE TRUST")
     sys.excepthook = lambda _type, error, _trace: print(f"refused: {error!r}", file=sys.stderr)
-    print(json.dumps(verify(*(Path(name).read_bytes() for name in sys.argv[1:3])), indent=2))
+    print(json.dumps(verify(*(Path(name).read_bytes() for name in sys.argv[1:])), indent=2))

@@ -276,6 +276,19 @@ def test_the_independent_verifier_agrees(told, calls, stranger):
     assert (ran.returncode, ran.stdout, ran.stderr[:9]) == (1, "", "refused: ")
 
 
+def test_the_independent_verifier_says_how_it_is_run(stranger):
+    def said(*arguments):
+        command = [sys.executable, "-W", "error", str(EXAMPLE), *map(str, arguments)]
+        ran = subprocess.run(command, cwd=stranger, capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stdout) == (1, "")
+        return ran.stderr
+
+    usage = f"usage: python {EXAMPLE} EVIDENCE TRUST\n"
+    for arguments in ([], [EXAMPLE], [EXAMPLE, EXAMPLE, EXAMPLE]):
+        assert said(*arguments) == usage
+    assert said("missing.json", EXAMPLE) == f"no missing.json; {usage}"
+
+
 def test_the_independent_verifier_is_short_and_stands_alone():
     """What an auditor reads: 175 lines without docstrings, and nothing else behind them."""
     text = EXAMPLE.read_text("utf-8")
