@@ -485,6 +485,23 @@ def test_a_name_that_nobody_has_is_revoked_with_a_warning(other, cli):
         assert bool(result.stderr) is bool(warning)
 
 
+@pytest.mark.parametrize(
+    "name", ["tsak.json", "./task", "tokens/alice", "/nowhere/tsak.json", ".json"]
+)
+def test_a_file_that_is_not_there_is_no_name(other, cli, name):
+    result = cli(other, "token", "revoke", name, "--note", "n")
+    refused(result, "revocation.name")
+    assert f"there is no file {name}" in result.stderr
+    assert not [row for row in other.lines("audit", "list") if row["kind"] == "revocation"]
+
+
+def test_a_name_may_look_like_a_files(other, cli):
+    with (other.folder / "agentguard.toml").open("a") as file:
+        file.write('[principals."team/alice.json"]\n')
+    result = cli(other, "token", "revoke", "team/alice.json", "--note", "n")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_revoked_as_json_and_by_the_token_itself(other, cli):
     given = (other.folder / "token").read_text().strip()
     chain_of: Any = claims_of(other)[token.CHAIN_CLAIM]
@@ -521,7 +538,8 @@ def test_a_name_may_begin_with_a_dash(other, cli, name, place):
         "behind --": ["--json", "--note", "-reason-why", "--", name],
     }
     result = cli(other, "token", "revoke", *words[place])
-    assert told_as_json(result)["revoked"] == name
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["revoked"] == name
     (row,) = [row for row in other.lines("audit", "list") if row["kind"] == "revocation"]
     assert row["reason"] == f"{name} is revoked: -reason-why"
 

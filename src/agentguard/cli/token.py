@@ -205,12 +205,19 @@ def revoke(
     """Cut off a token, a delegation, a key, an agent, or all that goes through somebody.
 
     The next call of every descendant is denied, in every process on the state. It is signed with
-    the admin key and logged, and can't be taken back.
+    the admin key and logged, and can't be taken back. A name that nothing goes by is taken, too,
+    with a warning: it may come.
     """
     settings = location.load_own(config)
     name, doubtful = what, False
     if what == "-" or what.startswith("{") or _COMPACT_JWS.fullmatch(what) or _is_file(what):
         name = _id_of(_read(what))
+    elif _looks_like_a_file(what) and not _is_known(settings, what):
+        message = (
+            f"there is no file {what}, and nothing in the log or the configuration goes by that "
+            "name: give the file's path, or the name of what is to be revoked"
+        )
+        raise ConfigError(message, code="revocation.name")
     else:
         doubtful = not _OWN_JTI.fullmatch(what)
     recorded = administration.revoke(
@@ -223,6 +230,11 @@ def revoke(
             "denied by it as yet: names are compared whole, as in user:alice, service:chat, "
             "agent:NAME or an instance's whole URI, and a file must be there"
         )
+
+
+def _looks_like_a_file(what: str) -> bool:
+    """Whether it is written like a path; that of a URI has a scheme."""
+    return what.endswith(".json") or ("/" in what and "://" not in what)
 
 
 def _is_known(settings: Config, name: str) -> bool:
