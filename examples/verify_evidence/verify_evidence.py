@@ -4,15 +4,17 @@ Run it with ``python verify_evidence.py EVIDENCE TRUST``. It checks what the pro
 log key of the trust document has signed the checkpoint, and every entry is under it; that the
 issuer has signed the credential, and the credential's key the call and its outcome; that each hop
 of the delegation, if there is one, is signed by whom the hop before it names, gives no more, and
-that the last one goes to the agent; that digests and commitments are those of what is there; and
-that the log has only grown since the checkpoint that the call itself carries.
+that the last one goes to the agent; that people on the roster, which the issuer has signed, have
+answered this call, and that this is enough; that digests and commitments are those of what is
+there; and that the log has only grown since the checkpoint that the call itself carries.
 
 It leaves to agentguard: the strict form of everything (members and lines that nobody asked for,
 keys and attachments that stand twice, base64 and JSON in another than their one form, a key's
-``not_before``, a credential's lifetime, ``iss`` and ``alg``, the form of a hop's claims, and
-credentials in a chain that nothing needs); where entries stand in the log and which statements name
-their places; and entries that it has no need of, among them what the issuer says there of shards
-and keys, and what an administrator said of the call (docs/evidence.md).
+``not_before``, a credential's lifetime, ``iss`` and ``alg``, the form of a hop's claims, of an
+answer and of a requirement, and credentials in a chain that nothing needs); where entries stand in
+the log and which statements name their places; and entries that it has no need of, among them what
+the issuer says there of shards and keys, and what an administrator said of the call
+(docs/evidence.md).
 """
 
 from __future__ import annotations
@@ -121,9 +123,10 @@ def entries(file: Any, trust: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     for item in file["entries"]:
         entry, (proof, _, note) = json.loads(item["entry"]), item["proof"].partition("\n\n")
         (_version, index, *path), origin = proof.split("\n"), note.partition("\n")[0]
+        entry |= {"origin": origin, "index": int(index[6:])}
         entry["seconds"] = datetime.fromisoformat(entry["at"]).timestamp()
         size, top = heads.setdefault(origin, checkpoint(note, trust, entry["seconds"]))
-        place, leaf = int(index[6:]), sha256(b"\x00" + item["entry"].encode()).digest()
+        place, leaf = entry["index"], sha256(b"\x00" + item["entry"].encode()).digest()
         need(root(place, size, leaf, [decode(line) for line in path]) == top, "not in the log")
         kinds.setdefault(entry["kind"], []).append(entry)
     return kinds, heads
@@ -201,6 +204,59 @@ def statement(envelope: Any, kind: str, jwk: Any, *, unsigned: bool = False) -> 
     return sha256(payload).hexdigest(), said["subject"][0]["digest"]["sha256"], said["predicate"]
 
 
+def approvals(call: Any, stated: Any, subject: str, requesters: Any, trust: Any) -> list[str]:
+    """docs/approvals.md: return who has answered, if the issuer's roster lets that be enough."""
+    if call["roster_sha256"] is None:
+        need(not call["approvals"] and not call["requirements"] and not stated, "no roster")
+        return []
+    (entry,), allowed = stated, call["decision"] == "allow"
+    kid = entry["statement"]["signatures"][0]["keyid"]
+    issuer = trusted(trust, "issuer", kid, entry["seconds"])
+    _, digest, roster = statement(entry["statement"], "roster", issuer)
+    members = {name: roster[name] for name in ("approvers", "application")}
+    named = (call["roster_sha256"], sha256(canonical(members)).hexdigest(), roster["trust_domain"])
+    need(named == (digest, digest, trust["trust_domain"]), "another roster")
+    need(entry["origin"] == call["origin"] and entry["index"] < call["index"], "a later roster")
+    keys, wanted = dict[str, Any](), sha256(canonical(call["requirements"])).hexdigest()
+    for name, one in roster["approvers"].items():
+        for jwk in one["keys"]:
+            need(keys.setdefault(thumbprint(jwk), (name, jwk))[0] == name, "a key of two people")
+    given = list[Any]()
+    for sealed in call["approvals"]:
+        kids = [signature["keyid"] for signature in sealed["signatures"]]
+        (name, jwk), vouched = (
+            keys[kids[0]] if kids else (None, None),
+            roster["application"] is True,
+        )
+        _, of, said = statement(sealed, "approval", jwk, unsigned=vouched)
+        who = roster["approvers"][name] if name else {"principal": said["approver"], "roles": []}
+        method = (1, "ed25519") if name else (0, "application")
+        need(method == (len(kids), said["method"]), "another method")
+        need((of, said["approver"]) == (subject, who["principal"]), "an answer to another call")
+        need(said["not_before"] - 60 <= int(call["seconds"]) < said["expires_at"], "out of time")
+        says = said["verdict"], said["requirement_sha256"]
+        need(not allowed or says == ("approve", wanted), "no approval of what was asked for")
+        rejected = call["code"] == "approval.rejected"
+        need(not rejected or said["verdict"] == "reject", "an approval of what was rejected")
+        given.append((name, who, said))
+    need(len({said["approval_id"] for *_, said in given}) == len(given), "an answer given twice")
+    to = {(s["request_id"], s["requirement_sha256"], s["displayed_sha256"]) for *_, s in given}
+    need(len(to) == 1, "no answer, or answers to several requests")
+    need(not allowed or call["requirements"], "nothing was asked for")
+    for asked in call["requirements"] if allowed else ():
+        named_only = asked["approvers"] or asked["roles"] or asked["quorum"] > 1
+        enough = {
+            who["principal"]
+            for name, who, _ in given
+            if (asked["allow_self"] or who["principal"] not in requesters)
+            and (name or not named_only)
+            and (not asked["approvers"] or name in asked["approvers"])
+            and (not asked["roles"] or {*asked["roles"]} & {*who["roles"]})
+        }
+        need(len(enough) >= asked["quorum"] > 0, "too few approvals")
+    return [f"{said['verdict']} by {said['approver']}" for *_, said in given]
+
+
 def verify(evidence: bytes, trust_document: bytes) -> dict[str, Any]:
     """Return what a file proves under a trust document; whatever is raised, it proves nothing."""
     file, trust = json.loads(evidence), json.loads(trust_document)
@@ -230,8 +286,11 @@ def verify(evidence: bytes, trust_document: bytes) -> dict[str, Any]:
     digested |= {n: said[n] for n in ("principal", "arguments", "resource", "task_id", "call_site")}
     need(sha256(canonical(digested)).hexdigest() == subject, "another call digest")
     # in Python, 1 is true
-    how = said["principal"], call["mode"], call["enforced"] is True, call["approvals"]
-    need(how == (principal, "enforce", True, []), "what this version never logs")
+    how = said["principal"], call["mode"], call["enforced"] is True
+    need(how == (principal, "enforce", True), "what this version never logs")
+    owner = token["urn:agentguard:agent"].get("owner")
+    asking = {principal, owner, owner if ":" in (owner or ":") else f"user:{owner}"}
+    people = approvals(call, kinds.get("roster", []), subject, asking, trust)
     need(sha256(canonical(config["config"])).hexdigest() == call["config_sha256"], "another config")
     for name in ("engine", "policy_sha256"):
         need(call[name] == (kinds["policy"][0][name] if call["engine"] else None), "another policy")
@@ -256,7 +315,7 @@ def verify(evidence: bytes, trust_document: bytes) -> dict[str, Any]:
     kept = {item["role"]: json.loads(item["data"]) for item in file["attachments"]}
     shown = {name: {**call, **said}[name] for name in told} | {"actors": actors}
     shown["signed"] = call["invocation"]["signatures"] != []  # else the log alone says all of it
-    return {**shown, **kept, "outcome": outcome}
+    return {**shown, **kept, "approvals": people, "outcome": outcome}
 
 
 if __name__ == "__main__":

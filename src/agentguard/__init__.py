@@ -13,8 +13,10 @@ from agentguard.audit.evidence import Evidence
 from agentguard.audit.evidence import verify as verify_evidence
 from agentguard.decision import Decision, Denied, Requirement
 from agentguard.delegated import Delegation, current_delegation
+from agentguard.desk import Desk
 from agentguard.errors import (
     AgentguardError,
+    ApprovalError,
     ArgumentsError,
     CallError,
     ConfigError,
@@ -32,11 +34,13 @@ from agentguard.examination import Report
 from agentguard.guard import Guard
 from agentguard.identity.trust import TrustDocument
 from agentguard.invocation import CallSite, Invocation
+from agentguard.keys import Ed25519Signer
 from agentguard.tool import AsyncTool, Tool, ToolSpec
 
 __all__ = [
     "Agent",
     "AgentguardError",
+    "ApprovalError",
     "ApprovalPending",
     "ApprovalRequest",
     "Arguments",
@@ -50,6 +54,8 @@ __all__ = [
     "Delegation",
     "DelegationError",
     "Denied",
+    "Desk",
+    "Ed25519Signer",
     "EncodeError",
     "Evidence",
     "FactsError",

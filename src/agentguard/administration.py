@@ -66,7 +66,9 @@ def resolve(
         with _writing(home, now) as log, registry.locked(settings.state):
             _require_doubt(reader, call, home.trust, ends)
             at = timestamp(max(now, log.last_at))
-            return log.append(entry.resolution(admin, call.place, ran=ran, note=note, at=at))
+            recorded = log.append(entry.resolution(admin, call.place, ran=ran, note=note, at=at))
+    home.journal().settle(invocation_id, ran=ran)
+    return recorded
 
 
 def erase(
@@ -86,6 +88,7 @@ def erase(
             recorded = log.append(entry.erasure(admin, place, note=note, at=at))
         outcomes = whereabouts.speaking(reader, place.shard, ["outcome"], call.said)
         indices = [place.index, *(found.index for found in outcomes)]
+    home.journal().settle(invocation_id, ran=True)  # without its result
     removed = erasure.erase(settings.state, place.shard, indices)
     return Erased(place, recorded, removed)
 

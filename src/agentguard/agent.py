@@ -19,6 +19,7 @@ from agentguard.arguments import Arguments
 from agentguard.config import AgentConfig
 from agentguard.decision import Decision, Denied
 from agentguard.delegated import Delegation, Holder
+from agentguard.desk import Desk
 from agentguard.domain import Domain
 from agentguard.drive import Executors
 from agentguard.effects import Line, NotRun
@@ -26,6 +27,8 @@ from agentguard.errors import AgentguardError, ConfigError, DelegationError
 from agentguard.identity import credential
 from agentguard.instance import Instance
 from agentguard.invocation import CallSite, Invocation
+from agentguard.journal import ResultCodec
+from agentguard.ports import Runs
 from agentguard.tool import GuardedFunction, Tool, ToolSpec
 
 P = ParamSpec("P")
@@ -81,7 +84,8 @@ class Agent:
     def call(self, tool: Tool[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a guarded function if this agent may; return its result or raise its exception.
 
-        Raises ``Denied`` when it may not, and then it did not run.
+        Raises ``Denied`` when it may not, or ``ApprovalPending`` while it waits for people; then it
+        did not run.
         """
         _require_guarded(tool)
         if tool.is_async:
@@ -94,7 +98,7 @@ class Agent:
     async def acall(self, tool: GuardedFunction[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a guarded function, async or sync (in a worker thread), if this agent may.
 
-        Raises ``Denied`` when it may not, and then it did not run.
+        Raises ``Denied`` or ``ApprovalPending`` as ``call`` does, and then it did not run.
         """
         _require_guarded(tool)
         bound = tool._bound_to(args, kwargs)  # noqa: SLF001  only an agent runs a tool
@@ -104,10 +108,12 @@ class Agent:
         result: R = await self.arun(invocation, run)
         return result
 
-    def evaluate(self, invocation: Invocation) -> Decision:
+    def evaluate(self, invocation: Invocation, *, codec: ResultCodec | None = None) -> Decision:
         """For adapters: what the answer to a call would be; the call is not signed nor recorded.
 
-        A credential that is due is renewed, as by a call, and that is on record.
+        A credential that is due is renewed, as by a call, and that is on record; so is the request
+        of a call that waits for a person, for which it raises ``ApprovalPending``. ``codec`` is
+        the one with which the call would be made.
         """
         try:
             instance = self._acting()
@@ -115,9 +121,12 @@ class Agent:
             return refused.decision
         line = instance.line
         lent = instance.lent(self._delegation)
-        return drive.run(flow.evaluate(instance.actor, line, invocation, lent), line, _no_tool)
+        asking = flow.evaluate(instance.actor, line, invocation, lent, codec)
+        return drive.run(asking, line, _no_tool)
 
-    async def aevaluate(self, invocation: Invocation) -> Decision:
+    async def aevaluate(
+        self, invocation: Invocation, *, codec: ResultCodec | None = None
+    ) -> Decision:
         """For adapters: the async twin of ``evaluate``; ``facts`` may be a coroutine function."""
         try:
             instance = await self._aacting()
@@ -125,7 +134,7 @@ class Agent:
             return refused.decision
         line = instance.line
         lent = instance.lent(self._delegation)
-        asking = flow.evaluate(instance.actor, line, invocation, lent)
+        asking = flow.evaluate(instance.actor, line, invocation, lent, codec)
         return await drive.arun(asking, line, _no_tool, self._body.executors())
 
     def run(
@@ -134,16 +143,24 @@ class Agent:
         function: Callable[[], R],
         *,
         outcome_unknown: tuple[type[BaseException], ...] = (),
+        suspends: tuple[type[BaseException], ...] = (),
+        codec: ResultCodec | None = None,
+        reentrant: bool = False,
     ) -> R:
         """For adapters: run ``function`` as ``invocation`` if this agent may.
 
-        Exceptions of the classes in ``outcome_unknown`` (a framework's way to pause) are recorded
-        as an unknown outcome. Raises ``Denied``, or what ``function`` raises.
+        Exceptions of the classes in ``outcome_unknown`` are recorded as an unknown outcome, and so
+        are those in ``suspends``, a framework's way to pause. With a ``codec``, a call that a
+        framework makes again when it resumes a run does not run again, unless it was suspended; a
+        ``reentrant`` one, a sub-agent's, also goes on where it was cut short. Raises ``Denied``,
+        ``ApprovalPending``, or what ``function`` raises.
         """
         instance = self._acting()
         lent = instance.lent(self._delegation)
         calling = flow.guarded_call(
-            instance.actor, instance.line, invocation, lent, outcome_unknown
+            *(instance.actor, instance.line, invocation, lent),
+            *(outcome_unknown, codec, suspends),
+            reentrant=reentrant,
         )
         return drive.run(calling, instance.line, _unchanged(invocation, function))  # type: ignore[no-any-return]
 
@@ -153,12 +170,17 @@ class Agent:
         function: Callable[[], Awaitable[R] | R],
         *,
         outcome_unknown: tuple[type[BaseException], ...] = (),
+        suspends: tuple[type[BaseException], ...] = (),
+        codec: ResultCodec | None = None,
+        reentrant: bool = False,
     ) -> R:
         """For adapters: the async twin of ``run``; ``function`` runs on the event loop."""
         instance = await self._aacting()
         lent = instance.lent(self._delegation)
         calling = flow.guarded_call(
-            instance.actor, instance.line, invocation, lent, outcome_unknown
+            *(instance.actor, instance.line, invocation, lent),
+            *(outcome_unknown, codec, suspends),
+            reentrant=reentrant,
         )
         tool = _unchanged(invocation, function)
         return await drive.arun(calling, instance.line, tool, self._body.executors())
@@ -195,6 +217,20 @@ class Agent:
             shared=False,  # the tuple and the dictionary were made for this call
         )
 
+    @property
+    def approvals(self) -> Desk:
+        """The desk where requests for approvals are answered, as ``Guard.approvals``."""
+        return self._body.desk()
+
+    @property
+    def runs(self) -> Runs:
+        """For adapters: what is kept of runs that go on later, perhaps in another process."""
+        return self._acting().line.runs
+
+    def resume(self, stored: bytes) -> Delegation:
+        """For adapters: take up a stored delegation; raises as ``Guard.resume`` does."""
+        return self._body.resume(stored)
+
     def tool_spec(self, spec: ToolSpec) -> ToolSpec:
         """For adapters: return ``spec`` with what ``[tools.NAME]`` of the configuration says."""
         return self._body.tool_spec(spec)
@@ -230,11 +266,15 @@ class Body:
         executors: Callable[[], Executors],
         tool_spec: Callable[[ToolSpec], ToolSpec],
         tools_named: Callable[[], None],
+        resume: Callable[[bytes], Delegation],
+        desk: Callable[[], Desk],
     ) -> None:
         self.profile = profile
         self.executors = executors
         self.tool_spec = tool_spec
         self.tools_named = tools_named
+        self.resume = resume
+        self.desk = desk
         self.ordinals: defaultdict[str, Iterator[int]] = defaultdict(partial(itertools.count, 1))
         self._home = home
         self._line = line

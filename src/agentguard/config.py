@@ -18,11 +18,20 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from agentguard import canonical, redaction
+from agentguard.approval import Limits
 from agentguard.delegation import grant
-from agentguard.errors import ConfigError, DecodeError, DelegationError, EncodeError
+from agentguard.errors import (
+    ConfigError,
+    DecodeError,
+    DelegationError,
+    EncodeError,
+    KeyMaterialError,
+)
 from agentguard.identity.credential import AgentProfile
+from agentguard.keys import PublicKey
 from agentguard.policy import DEFAULT_QUERY
 from agentguard.redaction import Redaction
+from agentguard.roster import Approver, Roster
 from agentguard.tables import Table
 from agentguard.tool import ToolSpec
 
@@ -107,6 +116,11 @@ class Config:
     """None where there is no ``[principals]``: then anybody delegates what the program says."""
 
     tools: Mapping[str, ToolConfig] = field(default_factory=dict)
+    roster: Roster = field(default_factory=Roster)
+    limits: Limits = field(default_factory=Limits)
+    on_request: str | None = None
+    """The function, as ``package.module:callable``, that is told of each request."""
+
     redactions: Mapping[str, tuple[Redaction, ...]] = field(default_factory=dict)
     encoded: bytes = b"{}"
 
@@ -201,6 +215,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
     passphrase_file = keys.text("passphrase_file", "")
     keys.done()
     roles = {name: _role(table) for name, table in root.tables("roles")}
+    approvals = root.table("approvals")
     config = Config(
         source=source,
         base=base,
@@ -212,9 +227,13 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         agents={name: _agent(name, table, roles) for name, table in root.tables("agents")},
         principals=_principals(root, roles) if "principals" in tables else None,
         tools={name: _tool(table) for name, table in root.tables("tools")},
+        roster=_roster(root, approvals),
+        limits=_limits(approvals),
+        on_request=approvals.text("on_request", "") or None,
         redactions=_redactions(root.table("redact")),
         encoded=_encoded(tables, source),
     )
+    approvals.done()
     root.done()
     require_outside(config.anchor, config.state, f"{source}: anchor: ")
     return config
@@ -340,6 +359,34 @@ def _agent(name: str, table: Table, known: Mapping[str, frozenset[str]]) -> Agen
     )
     table.done()
     return config
+
+
+def _roster(root: Table, approvals: Table) -> Roster:
+    """Read ``[approvers]``: each a principal, with its OpenSSH public keys and its roles."""
+    people: dict[str, Approver] = {}
+    for name, table in root.tables("approvers"):
+        principal, keys = table.text("principal", f"user:{name}"), table.texts("keys", ())
+        try:
+            grant.principal(principal)
+            found = tuple(PublicKey.from_openssh(key) for key in keys)
+        except (DelegationError, KeyMaterialError) as error:
+            raise ConfigError(f"{table.name('')}: {error}") from error
+        if not found:
+            raise table.mistake("keys", "a list of lines as in a file id_ed25519.pub, at least one")
+        people[name] = Approver(name, principal, found, tuple(table.texts("roles", ())))
+        table.done()
+    try:
+        return Roster(people, approvals.boolean("application", default=False))
+    except ConfigError as error:
+        raise ConfigError(f"{root.name('approvers')}: {error}") from error
+
+
+def _limits(approvals: Table) -> Limits:
+    usual = Limits()
+    return Limits(
+        approvals.count("pending_per_agent", usual.per_agent),
+        approvals.count("pending_per_principal", usual.per_principal),
+    )
 
 
 def _tool(table: Table) -> ToolConfig:

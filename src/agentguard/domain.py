@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
+from agentguard.approval import Limits
 from agentguard.audit import entry, registry
 from agentguard.config import NO_DOMAIN, Config
+from agentguard.desk import Store
 from agentguard.errors import (
     AgentguardError,
     ConfigError,
@@ -25,14 +27,17 @@ from agentguard.errors import (
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
 from agentguard.invocation import timestamp
 from agentguard.keys import Ed25519Signer, Secret, Signer
-from agentguard.ports import LogReader, Revocations
+from agentguard.ports import Journal, LogReader, Revocations, Runs
 from agentguard.storage import files, founding, keystore, pinned, revocations, succession
 from agentguard.storage import registry as registry_file
+from agentguard.storage.approvals import FileApprovals, MemoryApprovals
+from agentguard.storage.journal import FileJournal, MemoryJournal
 from agentguard.storage.lease import Lessor
 from agentguard.storage.log import ShardLog
 from agentguard.storage.memory import MemoryBackend
 from agentguard.storage.reader import StateReader
 from agentguard.storage.revocations import FileRevocations, MemoryRevocations
+from agentguard.storage.runs import FileRuns, MemoryRuns
 
 PASSPHRASE_VARIABLE: Final = keystore.PASSPHRASE_VARIABLE
 """The environment variable with the passphrase of the long-lived keys."""
@@ -64,6 +69,15 @@ class Domain(Protocol):
 
     def revocations(self) -> Revocations:
         """What was revoked, with what the log says of it; raises ``StorageError``."""
+
+    def approvals(self, limits: Limits) -> Store:
+        """Where requests for approvals wait, used approvals among them; raises ``StorageError``."""
+
+    def journal(self) -> Journal:
+        """What became of calls that may be made again."""
+
+    def runs(self) -> Runs:
+        """What adapters keep of runs that go on later."""
 
     def renewed(self) -> Domain | None:
         """Take the domain up again if its keys were rotated or revoked; None if not."""
@@ -106,6 +120,21 @@ class StateDomain:
         with closing(self.read()) as reader, registry_file.locked(state):
             standing = revocations.rebuild(state, reader, self.trust, self.log_key)
         return FileRevocations(state, self._trust_by_now, standing)
+
+    def approvals(self, limits: Limits) -> FileApprovals:
+        """Return the folder in the state; what the log says was used stays used."""
+        return FileApprovals(self.settings.state, limits, self.read)
+
+    def journal(self) -> FileJournal:
+        """Return the folder in the state, whose pages the log's key signs."""
+        return FileJournal(self.settings.state, self._keys_by_now)
+
+    def runs(self) -> FileRuns:
+        """Return the folder in the state, each file of which the log's key signs."""
+        return FileRuns(self.settings.state, self._keys_by_now)
+
+    def _keys_by_now(self) -> tuple[Signer, TrustDocument]:
+        return self.log_key, self._trust_by_now()
 
     def _trust_by_now(self) -> TrustDocument:
         """Return the trust document that counts, whatever was rotated since; raises as it does."""
@@ -173,6 +202,18 @@ class MemoryDomain:
     def revocations(self) -> MemoryRevocations:
         """Nothing is revoked in memory; calls are counted."""
         return MemoryRevocations()
+
+    def approvals(self, limits: Limits) -> MemoryApprovals:
+        """Requests in memory."""
+        return MemoryApprovals(limits)
+
+    def journal(self) -> MemoryJournal:
+        """A journal in memory."""
+        return MemoryJournal()
+
+    def runs(self) -> MemoryRuns:
+        """Runs in memory."""
+        return MemoryRuns()
 
     def renewed(self) -> None:
         """Nobody can rotate its keys."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, wait
 from contextvars import copy_context
@@ -16,20 +17,32 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from agentguard import ambient
+from agentguard.approval import ApprovalRequest
 from agentguard.effects import (
     Append,
+    Ask,
+    Begin,
     Consume,
     Effect,
     Enqueue,
     Evaluate,
+    Finish,
+    Forget,
     Line,
+    Look,
     LookUp,
     Obtain,
+    Recall,
     Run,
+    Spend,
+    Withdraw,
 )
 from agentguard.errors import ConfigError, FactsError
+from agentguard.ports import Journal
 
 T = TypeVar("T")
+
+_LOGGER = logging.getLogger("agentguard")
 
 
 class Executors(NamedTuple):
@@ -44,6 +57,11 @@ class Executors(NamedTuple):
 
 
 Flow = Generator[Effect, Any, T]
+
+Waiting = (
+    Append | Obtain | Consume | Look | Begin | Finish | Forget | Recall | Ask | Spend | Withdraw
+)
+"""The effects that may wait for a disk."""
 
 
 def run(flow: Flow[T], line: Line, tool: Callable[[], Any]) -> T:
@@ -80,18 +98,59 @@ def _perform(effect: Effect, line: Line, tool: Callable[[], Any]) -> Any:
             return None
         case LookUp():
             return _look_up(effect)
-    return _work(effect, line)()
+    return _work(effect, line)
 
 
-def _work(effect: Append | Obtain | Consume, line: Line) -> Callable[[], Any]:
-    """Return what carries out an effect that may wait for a disk."""
+def _work(effect: Waiting, line: Line) -> Any:
+    """Carry out an effect that may wait for a disk."""
     match effect:
         case Append():
-            return partial(line.log.append, effect.record)
+            return line.log.append(effect.record)
         case Obtain():
-            return partial(effect.obtain, effect.at)
+            return effect.obtain(effect.at)
         case Consume():
-            return partial(line.revocations.consume, effect.limits)
+            return line.revocations.consume(effect.limits)
+        case Look() | Begin() | Finish() | Forget():
+            return _journal(effect, line.journal)
+        case Recall() | Ask() | Spend() | Withdraw():
+            return _people(effect, line)
+
+
+def _journal(effect: Look | Begin | Finish | Forget, journal: Journal) -> Any:
+    match effect:
+        case Look():
+            return journal.look(effect.key)
+        case Begin():
+            return journal.begin(effect.key, effect.invocation_id)
+        case Finish():
+            return journal.finish(effect.key, effect.page)
+        case Forget():
+            return journal.forget(effect.key)
+
+
+def _people(effect: Recall | Ask | Spend | Withdraw, line: Line) -> Any:
+    match effect:
+        case Recall():
+            return line.approvals.recall(effect.key)
+        case Ask():
+            return _ask(effect, line)
+        case Spend():
+            return line.approvals.spend(effect.request, effect.approval_ids)
+        case Withdraw():
+            return line.approvals.withdraw(effect.key)
+
+
+def _ask(effect: Ask, line: Line) -> ApprovalRequest:
+    """Lay a request where approvers find it, and tell of it; who is told can't refuse it."""
+    standing = line.approvals.ask(effect.key, effect.request)
+    if line.on_request is not None and standing.request_id == effect.request.request_id:
+        try:
+            line.on_request(standing)
+        except Exception:
+            _LOGGER.exception(
+                "on_request failed: request %s waits all the same", standing.request_id
+            )
+    return standing
 
 
 def _finished(result: T) -> T:
@@ -150,8 +209,6 @@ async def _aperform(
         with ambient.Running(effect.invocation_id, effect.authority.lends):
             result = tool()
             return _finished(await result if inspect.isawaitable(result) else result)
-    if isinstance(effect, Append | Obtain | Consume):
-        return await _finish(executors.log, _work(effect, line))
     if isinstance(effect, LookUp):
         if inspect.iscoroutinefunction(effect.facts):
             return await effect.facts(effect.values)
@@ -159,7 +216,9 @@ async def _aperform(
         look_up = partial(copy_context().run, effect.facts, effect.values)
         found = await loop.run_in_executor(executors.facts, look_up)
         return await found if inspect.isawaitable(found) else found
-    return _perform(effect, line, tool)
+    if isinstance(effect, Evaluate | Enqueue):
+        return _perform(effect, line, tool)
+    return await _finish(executors.log, partial(_work, effect, line))
 
 
 async def _finish(executor: Executor, work: Callable[[], T]) -> T:

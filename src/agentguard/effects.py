@@ -11,12 +11,24 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
+from agentguard.approval import ApprovalRequest
 from agentguard.audit.entry import Record
 from agentguard.canonical import Fragment
 from agentguard.decision import Decision
+from agentguard.journal import Page
 from agentguard.keys import Signer
-from agentguard.ports import AuditLog, Clock, Engine, Entropy, Revocations
+from agentguard.ports import (
+    Approvals,
+    AuditLog,
+    Clock,
+    Engine,
+    Entropy,
+    Journal,
+    Revocations,
+    Runs,
+)
 from agentguard.redaction import Redaction
+from agentguard.roster import Roster
 from agentguard.tool import FactsFunction
 
 
@@ -38,6 +50,58 @@ class Consume(NamedTuple):
     """Effect: count one call under each of the limits, or none; send back whether it was left."""
 
     limits: Sequence[tuple[str, int]]
+
+
+class Recall(NamedTuple):
+    """Effect: read the request under ``key``, with its answers; send back None if there is none."""
+
+    key: str
+
+
+class Ask(NamedTuple):
+    """Effect: lay ``request`` under ``key``, durably; send back the one that lies there then."""
+
+    key: str
+    request: ApprovalRequest
+
+
+class Spend(NamedTuple):
+    """Effect: use a request up, and its approvals; send back whether none was used before."""
+
+    request: ApprovalRequest
+    approval_ids: Sequence[str]
+
+
+class Withdraw(NamedTuple):
+    """Effect: remove the request that lies under ``key``, with its answers."""
+
+    key: str
+
+
+class Look(NamedTuple):
+    """Effect: read the journal's page under ``key``; send back None if there is none."""
+
+    key: str
+
+
+class Begin(NamedTuple):
+    """Effect: say in the journal, durably, that a call begins; send back if it is the first."""
+
+    key: str
+    invocation_id: str
+
+
+class Finish(NamedTuple):
+    """Effect: put ``page`` in the place of the one that ``Begin`` has written."""
+
+    key: str
+    page: Page
+
+
+class Forget(NamedTuple):
+    """Effect: remove the page under ``key``."""
+
+    key: str
 
 
 class Evaluate(NamedTuple):
@@ -65,7 +129,23 @@ class Enqueue(NamedTuple):
     record: Record
 
 
-Effect = Obtain | LookUp | Evaluate | Consume | Append | Run | Enqueue
+Effect = (
+    Obtain
+    | LookUp
+    | Recall
+    | Look
+    | Evaluate
+    | Ask
+    | Consume
+    | Spend
+    | Append
+    | Withdraw
+    | Begin
+    | Run
+    | Enqueue
+    | Finish
+    | Forget
+)
 
 
 class NotRun(Exception):  # noqa: N818  it steers the line, as Denied does
@@ -136,6 +216,8 @@ class Actor:
     """The canonical ``{id, name, type, instance}`` of the policy's input."""
 
     uri: str
+    owner: str | None = None
+    """The principal whose agent it is, who may not approve what it asks for."""
 
     @property
     def alone(self) -> Authority:
@@ -159,6 +241,13 @@ class Line:
     """What of a call's data is not kept, by the tool's name; ``*`` for every tool."""
 
     principal_roles: Mapping[str, Sequence[str]]
+    approvals: Approvals
+    journal: Journal
+    runs: Runs
+    roster: Roster
+    trust_domain: str
+    on_request: Callable[[ApprovalRequest], object] | None = None
+    """Is told of each new request, once it can be answered."""
 
     def redactions_of(self, tool: str) -> tuple[Redaction, ...]:
         """Return what the configuration redacts of a tool's calls."""

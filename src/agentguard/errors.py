@@ -13,6 +13,7 @@ who will read it. The two exceptions that *steer* a guarded call, ``Denied`` and
     ├── KeyMaterialError     a key can't be read, written or used
     ├── PolicyError          a policy can't be loaded or evaluated
     ├── DelegationError      what is to be delegated is more than there is, or malformed
+    ├── ApprovalError        an approval can't be asked for or given so
     ├── FactsError           a look-up of facts failed or collides with the policy's input
     ├── StorageError         the log can't be opened, read or written
     ├── CallError            a call is not in the log, or not in the state that was expected
@@ -80,6 +81,12 @@ class DelegationError(AgentguardError):
     """What is to be delegated is malformed, or more than whoever delegates it has."""
 
     default_code = "delegation.refused"
+
+
+class ApprovalError(AgentguardError):
+    """An approval can't be asked for, or given, in this way."""
+
+    default_code = "approval.refused"
 
 
 class FactsError(AgentguardError):

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import starmap
 from pathlib import Path
 
-from agentguard.audit import checkpoint, registry
+from agentguard import whereabouts
+from agentguard.audit import checkpoint, registry, statements
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Stored
 from agentguard.audit.findings import LISTED, Problem, ShardReport
+from agentguard.audit.summary import Search
 from agentguard.audit.verify import ShardVerifier
 from agentguard.errors import AgentguardError, StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument
@@ -118,6 +122,8 @@ class _Examination:
             self.problems.append(Problem(number, None, what))
         self._compare_heads(reports)
         self._count_calls(reports)
+        self._count_approvals(reports)
+        self._find_unapproved(reports)
         settlement = Settlement(self.reader, self.trust, reports, frozenset(self.damaged))
         try:
             self.problems += settlement.problems()
@@ -141,6 +147,55 @@ class _Examination:
                 shard = next(r.shard for r in reports if (jti, most) in {c[:2] for c in r.counted})
                 what = f"{used} calls were made under the delegation {jti}, which allows {most}"
                 self.problems.append(Problem(shard, None, what))
+
+    def _count_approvals(self, reports: Sequence[ShardReport]) -> None:
+        """A request lets one call run, once, in all shards, and as an entry states it."""
+        used: dict[str, tuple[int, int]] = {}
+        requested = {asked.request_id: asked for r in reports for asked, _about in r.requests}
+        for report in reports:
+            for asked, index in report.approvals:
+                first = used.setdefault(asked.request_id, (report.shard, index))
+                if first != (report.shard, index):
+                    what = f"its approval was used before, by entry {first[1]} of shard {first[0]}"
+                    self.problems.append(Problem(report.shard, index, what))
+                if requested.get(asked.request_id) != asked:
+                    what = "no entry states the request that was approved, as it was approved"
+                    self.problems.append(Problem(report.shard, index, what))
+
+    def _find_unapproved(self, reports: Sequence[ShardReport]) -> None:
+        """No call for which people were asked ran without an answer of theirs, in any shard.
+
+        The walk has recomputed the columns by which the calls are looked for here; a shard whose
+        file is damaged has its finding already.
+        """
+        asked = [(requested, about) for report in reports for requested, about in report.requests]
+        digests = {requested.call_sha256 for requested, _about in asked}
+        searches = {
+            Search("authorization", principal=about.principal, tool=about.tool, decision="allow")
+            for _requested, about in asked
+        }
+        since = min((about.at for _requested, about in asked), default=None)
+        for report in reports:
+            if report.shard in self.damaged:
+                continue
+            for search in searches:
+                with suppress(StorageError):  # that it can't be read was found where it is walked
+                    found = self.reader.search(report.shard, search._replace(since=since))
+                    for index in found:
+                        self._require_approved(report.shard, index, digests)
+
+    def _require_approved(self, shard: int, index: int, digests: AbstractSet[str]) -> None:
+        found = whereabouts.readable(self.reader, shard, index, "authorization")
+        if found is None or found.entry.members["approvals"] != []:
+            return
+        with suppress(AgentguardError):  # what can't be read was found where it is walked
+            call = statements.read_authorization(found.entry)
+            if call.call_sha256 not in digests:
+                return
+            for ended in whereabouts.belonging(self.reader, "outcome", call, [shard]):
+                if statements.read_outcome(ended.entry).status != "not_run":
+                    what = "a call that people were asked to approve ran, and rests on no answer"
+                    self.problems.append(Problem(shard, ended.index, what))
 
     def _find_unnamed(self, reports: Sequence[ShardReport], registered: frozenset[int]) -> None:
         """A shard is registered before its writer comes to a second entry."""

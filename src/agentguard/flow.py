@@ -12,12 +12,12 @@ is signed and appended like any other as long as the log can be written.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from agentguard import envelope, policy, redaction
+from agentguard import envelope, redaction, replaying
 from agentguard.arguments import Arguments, encode_result
 from agentguard.audit import entry, summary
 from agentguard.audit.entry import Attachment, Receipt, Record, Role, Ruling, Status
@@ -29,17 +29,22 @@ from agentguard.effects import (
     Consume,
     Effect,
     Enqueue,
-    Evaluate,
     Lent,
     Line,
     NotRun,
     Run,
+    Spend,
+    Withdraw,
 )
 from agentguard.envelope import Envelope
 from agentguard.errors import AgentguardError, EncodeError
 from agentguard.invocation import Invocation, commitment, statement, timestamp
-from agentguard.preparation import Prepared, effective_time, interrupted, prepare
+from agentguard.journal import ResultCodec
+from agentguard.preparation import Prepared, effective_time, prepare
 from agentguard.redaction import Redaction
+from agentguard.replaying import Kept
+from agentguard.roster import Answer
+from agentguard.ruling import Ruled, rule
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -47,20 +52,29 @@ MAX_REASONS: Final = 16
 MAX_REASON: Final = 1024
 """How many reasons of a refusal are kept, and how many characters of each."""
 
+_ENDED: Final = frozenset({"", "approval.rejected", "approval.expired", "approval.consumed"})
+"""After these answers nobody needs the request any more; the others leave it as it is."""
+
 
 def evaluate(
-    actor: Actor, line: Line, invocation: Invocation, lent: Lent | None = None
+    actor: Actor,
+    line: Line,
+    invocation: Invocation,
+    lent: Lent | None = None,
+    codec: ResultCodec | None = None,
 ) -> Generator[Effect, Any, Decision]:
-    """Steps 1, 2, 3 and 5: what the answer would be; the call is not signed, counted or recorded.
+    """Steps 1, 2, 3, 5 and 6: what the answer would be; it is not signed, counted or recorded.
 
     A credential that is due is renewed in step 2, and that is on record; so is a chain of
-    delegation that was not handed on to the agent before.
+    delegation that was not handed on to the agent before, and the request of a call that waits for
+    a person, for which it raises ``ApprovalPending``.
     """
     prepared = yield from prepare(actor, line, invocation, lent)
-    decision, _document, interrupt = yield from _judge(actor, prepared)
-    if interrupt is not None:
-        raise interrupt
-    return decision
+    prepared, kept = yield from replaying.look(actor, prepared, codec)
+    ruled = yield from rule(actor, line, prepared, made_before=_was_made(kept))
+    if ruled.interrupt is not None:
+        raise ruled.interrupt
+    return ruled.decision
 
 
 def guarded_call(
@@ -69,46 +83,94 @@ def guarded_call(
     invocation: Invocation,
     lent: Lent | None = None,
     outcome_unknown: tuple[type[BaseException], ...] = (),
+    codec: ResultCodec | None = None,
+    suspends: tuple[type[BaseException], ...] = (),
+    *,
+    reentrant: bool = False,
 ) -> Generator[Effect, Any, Any]:
-    """Steps 1 to 9: run the call if it may run; raises ``Denied`` if not.
+    """Steps 1 to 9: run the call if it may run; raises ``Denied`` if not, or ``ApprovalPending``.
 
-    ``lent`` is the delegation in force; None for none.
+    ``lent`` is the delegation in force; None for none. With a ``codec`` a call whose site is stable
+    runs at most once, however often it is made: its result is handed out again.
 
-    An exception of the tool is recorded and raised as it is; one of ``outcome_unknown`` (a
-    framework's way to pause), or that is no ``Exception``, is recorded as ``unknown``.
+    An exception of the tool is recorded and raised as it is; one of ``outcome_unknown`` or
+    ``suspends``, or that is no ``Exception``, is recorded as ``unknown``. After one of ``suspends``
+    (a framework's way to pause) the call goes on when it is made again. A ``reentrant`` one (what
+    it does are guarded calls itself) may be made again until it is done.
     """
-    prepared = yield from prepare(actor, line, invocation, lent)  # 1, 2, 3
-    sealed, unsigned = _sign(actor, prepared)  # 4
-    decision, document, interrupt = yield from _judge(actor, prepared)  # 5
-    if unsigned is not None:
-        decision = replace(unsigned, redactions=decision.redactions)
-    decision = yield from _count(prepared, _written(_approve(decision)))  # 6
-    account = _Account(actor, line, prepared, sealed, _redactions(line, prepared, decision))
-    record, decision = _authorization(account, decision, document)
-    account.receipt = yield from _append(record, decision, account)  # 7
-    if not decision.allowed:
-        raise interrupt or Denied(decision)
-    unknown: tuple[type[BaseException], ...] = (TimeoutError, *outcome_unknown)
+    account, again = yield from _authorized(  # 1 to 7
+        actor, line, invocation, lent, codec, reentrant=reentrant
+    )
+    kept, invocation_id = account.kept, account.prepared.predicate["invocation_id"]
+    if kept is not None and kept.page is not None:
+        yield from account.close("not_run", None, replay_of=kept.page.invocation_id)
+        return again
+    refusal = yield from replaying.begin(kept, invocation_id)
+    if refusal is not None:
+        yield from account.close("not_run", None)
+        raise Denied(refusal)
     started = account.now()
     try:
-        result = yield Run(prepared.predicate["invocation_id"], prepared.authority)  # 8
+        result = yield Run(invocation_id, account.prepared.authority)  # 8
     except NotRun as not_run:
         yield from account.close("not_run", None)
+        yield from replaying.forget(kept)
         raise Denied(not_run.refusal) from None
-    except unknown as error:
+    except suspends as error:
         yield from account.close("unknown", started, error=error)
+        yield from replaying.forget(kept)  # it goes on when it is made again
         raise
     except Exception as error:
-        yield from account.close("error", started, error=error)
+        unknown = isinstance(error, (TimeoutError, *outcome_unknown))
+        yield from account.close("unknown" if unknown else "error", started, error=error)
+        yield from replaying.cut_short(kept, invocation_id) if unknown else replaying.forget(kept)
         raise
     except BaseException as error:
         yield from account.close("unknown", started, error=error)
+        yield from replaying.cut_short(kept, invocation_id)
         raise
     yield from account.close("ok", started, result=result)  # 9
+    redacted = any(pointer[0] == "result" for pointer in account.redactions)
+    yield from replaying.finish(kept, invocation_id, result, redacted=redacted)
     return result
 
 
-# --- 4, 5, 6, 7: sign, decide, approve, append --------------------------------------------------
+def _authorized(
+    actor: Actor,
+    line: Line,
+    invocation: Invocation,
+    lent: Lent | None,
+    codec: ResultCodec | None,
+    *,
+    reentrant: bool,
+) -> Generator[Effect, Any, tuple[_Account, Any]]:
+    """Steps 1 to 7; with the account of an authorised call its result, if it was made before."""
+    prepared = yield from prepare(actor, line, invocation, lent)  # 1, 2, 3
+    prepared, kept = yield from replaying.look(actor, prepared, codec, reentrant=reentrant)
+    sealed, unsigned = _sign(actor, prepared)  # 4
+    ruled = yield from rule(actor, line, prepared, made_before=_was_made(kept))  # 5, 6
+    decision, again = _written(ruled.decision), None
+    if unsigned is not None:
+        decision = replace(unsigned, redactions=decision.redactions)
+    if decision.allowed and kept is not None and kept.page is not None:
+        refusal, again = replaying.replay(kept.page, kept.codec)
+        decision = replace(refusal or decision, redactions=decision.redactions)
+    else:
+        decision = yield from _take(prepared, decision, ruled.answers)
+    account = _Account(actor, line, prepared, sealed, _redactions(line, prepared, decision), kept)
+    record, decision = _authorization(account, decision, ruled)
+    account.receipt = yield from _append(record, decision, account)  # 7
+    yield from _withdraw(prepared, decision)
+    if not decision.allowed:
+        raise ruled.interrupt or Denied(decision)
+    return account, again
+
+
+def _was_made(kept: Kept | None) -> bool:
+    return kept is not None and kept.page is not None
+
+
+# --- 4, 7: sign, count, append ------------------------------------------------------------------
 
 
 def _sign(actor: Actor, prepared: Prepared) -> tuple[Envelope, Decision | None]:
@@ -121,60 +183,37 @@ def _sign(actor: Actor, prepared: Prepared) -> tuple[Envelope, Decision | None]:
         return envelope.unsigned(payload), failed
 
 
-def _judge(
-    actor: Actor, prepared: Prepared
-) -> Generator[Effect, Any, tuple[Decision, bytes | None, BaseException | None]]:
-    """Return the decision, the policy's input where it was asked, and what has cut it short."""
-    arguments = prepared.refusal or prepared.arguments
-    if isinstance(arguments, Decision):
-        return arguments, None, prepared.interrupt
-    try:
-        document = policy.document(
-            actor.description,
-            prepared.invocation.tool,
-            arguments,
-            resource=prepared.predicate["resource"],
-            task_id=prepared.predicate["task_id"],
-            facts=prepared.facts,
-            delegation=prepared.authority.description,
-        )
-    except AgentguardError as error:
-        return Decision.refused(str(error), code=error.code), None, None
-    try:
-        answer = yield Evaluate(document)
-        return policy.decide(answer), document, None
-    except AgentguardError as error:
-        return Decision.refused(str(error), code=error.code), document, None
-    except Exception as error:  # noqa: BLE001  an engine that breaks its contract denies as well
-        return Decision.failed("policy.error", "the policy engine failed", error), document, None
-    except BaseException as error:  # noqa: BLE001  raised again once the refusal is on record
-        return interrupted(error), document, error
+def _take(
+    prepared: Prepared, decision: Decision, answers: Sequence[Answer]
+) -> Generator[Effect, Any, Decision]:
+    """Take what the call uses up: one of the calls of its chain, and its approvals.
 
-
-def _approve(decision: Decision) -> Decision:
-    """Refuse what needs an approval: no approval mechanism is set up."""
-    if decision.outcome != "approval":
-        return decision
-    reasons = (*decision.reasons, "no approval mechanism is set up")
-    return replace(decision, outcome="deny", code="approval.unavailable", reasons=reasons)
-
-
-def _count(prepared: Prepared, decision: Decision) -> Generator[Effect, Any, Decision]:
-    """Take one call from what the chain allows; without one left, the call is refused."""
+    That is durable before the authorization is: dying in between costs an approval, and no call
+    runs on one that was used.
+    """
     limits = prepared.authority.limits
-    if not decision.allowed or not limits:
+    asked = prepared.asked
+    if not decision.allowed or not (limits or answers):
         return decision
     try:
-        if (yield Consume(limits)):
+        if limits and not (yield Consume(limits)):
+            most = min(most for _jti, most in limits)
+            reason = f"the delegation allows {most} calls, and all of them are made"
+            refused = Decision.refused(reason, code="calls.exceeded")
+        elif answers and not (asked and (yield Spend(asked.request, _ids(answers)))):
+            reason = "the approval was used already: one approval lets one call run once"
+            refused = Decision.refused(reason, code="approval.consumed")
+        else:
             return decision
-        most = min(most for _jti, most in limits)
-        reason = f"the delegation allows {most} calls, and all of them are made"
-        refused = Decision.refused(reason, code="calls.exceeded")
     except AgentguardError as error:
         refused = Decision.refused(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  what can't be counted is not allowed
         refused = Decision.failed("storage.failed", "the calls can't be counted", error)
     return replace(refused, redactions=decision.redactions)
+
+
+def _ids(answers: Sequence[Answer]) -> Sequence[str]:
+    return [answer.said.approval_id for answer in answers]
 
 
 def _written(decision: Decision) -> Decision:
@@ -188,14 +227,9 @@ def _written(decision: Decision) -> Decision:
     return replace(decision, reasons=tuple(reasons))
 
 
-def _authorization(
-    account: _Account, decision: Decision, document: bytes | None
-) -> tuple[Record, Decision]:
-    """Return the entry with the answer, and the answer as it is written.
-
-    ``document`` is the policy's input, None where no policy was asked.
-    """
-    line, prepared = account.line, account.prepared
+def _authorization(account: _Account, decision: Decision, ruled: Ruled) -> tuple[Record, Decision]:
+    """Return the entry with the answer, and the answer as it is written."""
+    line, prepared, document = account.line, account.prepared, ruled.document
     committed = commitment(prepared.salt, document) if document is not None else None
     asked = document is not None
     ruling = Ruling(
@@ -204,6 +238,8 @@ def _authorization(
         line.engine_name if asked else None,
         line.engine.policy_sha256 if asked else None,
         line.config_sha256,
+        line.roster.sha256 if ruled.answers else None,
+        tuple(answer.sealed for answer in ruled.answers),
     )
     beside = tuple(_attachments(account, document, committed))
     written = partial(
@@ -251,6 +287,17 @@ def _append(
     return receipt
 
 
+def _withdraw(prepared: Prepared, decision: Decision) -> Generator[Effect, Any, None]:
+    """Remove the request of a call that is decided for good, with the arguments in it."""
+    if prepared.asked is None or prepared.asked_under is None or decision.code not in _ENDED:
+        return
+    try:
+        yield Withdraw(prepared.asked_under)
+    except Exception:
+        # it can't be used once more: its approvals are used up, or it has expired
+        _LOGGER.exception("a request for an approval could not be removed")
+
+
 def _redactions(line: Line, prepared: Prepared, decision: Decision) -> tuple[Redaction, ...]:
     tool = prepared.invocation.tool
     asked = line.redactions_of(tool.name) + decision.redactions
@@ -282,6 +329,7 @@ class _Account:
     prepared: Prepared
     sealed: Envelope
     redactions: tuple[Redaction, ...]
+    kept: Kept | None = None
     receipt: Receipt | None = None
 
     def now(self) -> str:
@@ -295,16 +343,23 @@ class _Account:
         *,
         result: object = None,
         error: BaseException | None = None,
+        replay_of: str | None = None,
     ) -> Generator[Effect, Any, None]:
         try:
-            record = self._record(status, started, result, error)
-            yield Enqueue(record)
+            record = self._record(status, started, result, error, replay_of)
+            # where a run may go on elsewhere, what became of the call is known there
+            yield Enqueue(record) if self.kept is None else Append(record)
         except Exception:
             # the tool has run, and its caller gets the result; the log shows the call in doubt
             _LOGGER.exception("an outcome could not be recorded: its call stays in doubt")
 
     def _record(
-        self, status: Status, started: str | None, result: object, error: BaseException | None
+        self,
+        status: Status,
+        started: str | None,
+        result: object,
+        error: BaseException | None,
+        replay_of: str | None,
     ) -> Record:
         encoded = encode_result(result) if status == "ok" else None
         salt = self.prepared.salt
@@ -320,6 +375,7 @@ class _Account:
             error_type=_type_name(error) if error is not None else None,
             started_at=started,
             ended_at=ended,
+            replay_of=replay_of,
         )
         attachments: tuple[Attachment, ...] = ()
         if encoded is not None and committed is not None:

@@ -22,12 +22,14 @@ from typing import Any, Final, ParamSpec, Self, TypeVar, overload
 
 from agentguard import canonical, config, domain, proving, telemetry
 from agentguard.agent import Agent, Body
+from agentguard.approval import ApprovalRequest
 from agentguard.audit import entry
 from agentguard.config import AgentConfig, Config
 from agentguard.delegated import Delegation, Holder
 from agentguard.delegation import chain as chains
 from agentguard.delegation import grant
 from agentguard.delegation.chain import DEFAULT_DEPTH, Chain, Terms
+from agentguard.desk import Desk, Store
 from agentguard.domain import Domain
 from agentguard.drive import Executors
 from agentguard.effects import Line
@@ -60,6 +62,13 @@ from agentguard.tool import (
 _LOOK_AFTER: Final = timedelta(minutes=5)
 """After this time a guard looks for new keys before it signs a checkpoint."""
 
+OnRequest = Callable[[ApprovalRequest], object]
+"""Is told of a request for an approval; what it raises is logged, and changes nothing.
+
+It is called by the thread that makes the call, or for ``acall`` by one of the guard's; the call
+goes on when it returns.
+"""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -72,8 +81,16 @@ class Guard:
     and each of its agents as a new instance with a key of its own; one in memory does not.
     """
 
-    def __init__(self, settings: Config, engine: Engine, home: Domain) -> None:
+    def __init__(
+        self, settings: Config, engine: Engine, home: Domain, on_request: OnRequest | None = None
+    ) -> None:
+        if on_request is None and settings.on_request is not None:
+            where = f"{settings.source}: approvals.on_request"
+            on_request = config.load_callable(settings.on_request, where)
+        _require_callback(on_request)
         self._settings = settings
+        self._on_request = on_request
+        self._requests: Store | None = None
         self._engine = engine
         self._home = home
         self._closed = False
@@ -133,14 +150,28 @@ class Guard:
             config_sha256=canonical.sha256_hex(settings.encoded),
             redactions=settings.redactions,
             revocations=home.revocations(),
+            approvals=self._store(home),
+            journal=home.journal(),
+            runs=home.runs(),
+            roster=settings.roster,
+            trust_domain=settings.trust_domain,
+            on_request=self._on_request,
             principal_roles={
                 name: principal.roles for name, principal in (settings.principals or {}).items()
             },
         )
         at = timestamp(max(_clock(), log.last_at))
         log.enqueue(entry.config(settings.encoded, at=at))
+        if settings.roster.can_answer:
+            log.enqueue(entry.roster(home.issuer, settings.trust_domain, settings.roster, at=at))
         log.append(entry.policy(line.engine_name, engine.policy_sha256, engine.policy_files, at=at))
         return line
+
+    def _store(self, home: Domain) -> Store:
+        """Return where requests wait; a guard in memory has one place for that."""
+        if self._requests is None:
+            self._requests = home.approvals(self._settings.limits)
+        return self._requests
 
     def _require_open(self) -> None:
         if self._closed:
@@ -192,20 +223,23 @@ class Guard:
         path: str | Path = config.FILE,
         *,
         passphrase: bytes | Callable[[], bytes] | None = None,
+        on_request: OnRequest | None = None,
     ) -> Self:
         """Open the durable guard that an ``agentguard.toml`` describes.
 
         ``passphrase`` unlocks the long-lived keys; without it, ``AGENTGUARD_PASSPHRASE`` or
         ``[keys] passphrase_file`` does. A function is asked again when keys were rotated, from
-        whatever thread, and its answer is not kept. Raises ``ConfigError``, ``PolicyError``,
-        ``KeyMaterialError``, ``StorageError``, ``DecodeError`` or ``VerificationError``.
+        whatever thread, and its answer is not kept. ``on_request``, no coroutine function, is told
+        of each new request for an approval, once it can be answered. Raises ``ConfigError``,
+        ``PolicyError``, ``KeyMaterialError``, ``StorageError``, ``DecodeError`` or
+        ``VerificationError``.
         """
         given = domain.held(passphrase) if passphrase is not None else None
         del passphrase  # a traceback can show what a frame holds
         settings = config.load(Path(path))
         engine = logged(configured_engine(settings))
         home = domain.take_up(settings, given or partial(domain.passphrase_of, settings))
-        return cls(settings, engine, home)
+        return cls(settings, engine, home, on_request)
 
     @classmethod
     def find(cls) -> Guard:
@@ -221,16 +255,24 @@ class Guard:
             return guard
 
     @classmethod
-    def ephemeral(cls, policy: PolicySource, *, config: Mapping[str, Any] | None = None) -> Self:
+    def ephemeral(
+        cls,
+        policy: PolicySource,
+        *,
+        config: Mapping[str, Any] | None = None,
+        on_request: OnRequest | None = None,
+    ) -> Self:
         """Make a guard in memory: for tests and notebooks.
 
         ``policy`` is the path of a Rego file or folder, or a function from the policy's input to
         a ``Decision``; ``config`` holds the tables of an ``agentguard.toml``. Any agent name is
         taken, with its own authority and every scope, unless ``config`` says otherwise.
+        ``on_request`` is that of ``open``. Raises ``ConfigError`` or ``PolicyError``.
         """
         settings = _ephemeral_settings(config or {})
         engine = logged(engine_from(policy, settings.base))
-        return cls(settings, engine, domain.ephemeral(settings.trust_domain, now=_clock()))
+        home = domain.ephemeral(settings.trust_domain, now=_clock())
+        return cls(settings, engine, home, on_request)
 
     def new_agent(self, name: str) -> Agent:
         """Make an agent instance: a new key, and a credential for it that is on record.
@@ -254,6 +296,8 @@ class Guard:
             lambda: self._executors,
             self.tool_spec,
             self._spelling.warn,
+            self.resume,
+            lambda: self.approvals,
         )
         self._agents.add(body)
         self._spelling.warn()
@@ -395,6 +439,12 @@ class Guard:
         return spec
 
     @property
+    def approvals(self) -> Desk:
+        """The desk where requests for approvals are answered."""
+        self._in_force()
+        return Desk(self._store(self._home), self._settings.roster, _clock)
+
+    @property
     def trust(self) -> TrustDocument:
         """The public keys with which this guard's log can be verified."""
         return self._home.trust
@@ -503,6 +553,13 @@ def _require_function(function: Callable[..., Any]) -> None:
     if not inspect.isroutine(function):
         message = f"{function!r} is no function: write one that calls it, and guard that"
         raise ConfigError(message, code="tool.invalid")
+
+
+def _require_callback(on_request: object) -> None:
+    """Raise ``ConfigError`` for what could tell nobody, as a coroutine that is not awaited."""
+    if on_request is None or (callable(on_request) and not inspect.iscoroutinefunction(on_request)):
+        return
+    raise ConfigError(f"on_request: expected a function, no coroutine function, got {on_request!r}")
 
 
 def _ephemeral_settings(tables: Mapping[str, Any]) -> Config:

@@ -72,6 +72,7 @@ class Instance:
             renew=self._renew,
             description=_description(uri, config, signer.key_id),
             uri=uri,
+            owner=config.profile.owner,
         )
         self._renew(self._now())
         line.log.flush()

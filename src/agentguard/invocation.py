@@ -17,6 +17,7 @@ import orjson
 
 from agentguard import canonical, envelope
 from agentguard.arguments import Arguments
+from agentguard.decision import Decision
 from agentguard.errors import ArgumentsError
 from agentguard.tool import ToolSpec
 
@@ -35,6 +36,11 @@ class CallSite:
     thread: str | None = None
     namespace: str | None = None
     turn: str | None = None
+
+    @property
+    def is_stable(self) -> bool:
+        """Whether the same call, made again, has the same site: a framework gives it a thread."""
+        return self.thread is not None
 
     def digest(self, agent: str) -> str:
         """SHA-256 (hex) over the agent's name and the site; raises ``EncodeError``."""
@@ -59,6 +65,9 @@ class Invocation:
     that the adapter hands over the error in the arguments' place. ``bind`` does so, and keeps the
     ``binding``, with which the line looks again, just before the tool runs, whether the arguments
     were changed since they were decided on.
+
+    ``refusal`` is why the adapter itself refuses the call (a person has rejected it where the
+    framework asks, say): it is signed and recorded like any other.
     """
 
     tool: ToolSpec
@@ -66,6 +75,7 @@ class Invocation:
     site: CallSite
     task_id: str | None = None
     binding: Callable[[], Arguments] | None = None
+    refusal: Decision | None = None
 
     def is_unchanged(self) -> bool:
         """Tell whether the arguments, bound once more, are still those that were decided on."""

@@ -17,7 +17,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PrivateFormat,
+    PublicFormat,
     load_ssh_private_key,
+    load_ssh_public_key,
 )
 
 from agentguard.canonical import b64url_decode, b64url_encode, dumps_record
@@ -98,6 +100,30 @@ class PublicKey:
             return cls(b64url_decode(x))
         except DecodeError as error:
             raise KeyMaterialError(f"the JWK's x: {error}", code="key.malformed") from None
+
+    @classmethod
+    def from_openssh(cls, line: str) -> PublicKey:
+        """Read a line as in a file ``id_ed25519.pub`` (RFC 8709, 4); its comment is ignored.
+
+        Raises ``KeyMaterialError`` (``key.malformed``, ``key.weak``).
+        """
+        try:
+            key = load_ssh_public_key(line.strip().encode())
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise KeyMaterialError(
+                "expected a line as in a file id_ed25519.pub: 'ssh-ed25519 AAAA...'",
+                code="key.malformed",
+            ) from error
+        if not isinstance(key, Ed25519PublicKey):
+            raise KeyMaterialError(
+                "the public key is of another type; expected ssh-ed25519", code="key.malformed"
+            )
+        return cls(key.public_bytes_raw())
+
+    def openssh(self) -> str:
+        """Return the key as a line of a file ``id_ed25519.pub``, without a comment."""
+        key: Ed25519PublicKey = self._key  # type: ignore[attr-defined]  # a slot, not a field
+        return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
     def jwk(self) -> dict[str, str]:
         """Return the key as a JWK with the members that RFC 7638 requires, and no others."""
@@ -209,10 +235,7 @@ class Ed25519Signer:
         try:
             key = _opened(data, passphrase)
         except TypeError:
-            raise KeyMaterialError(
-                "the private key file is not encrypted; encrypt it with 'ssh-keygen -p -f FILE'",
-                code="key.unencrypted",
-            ) from None
+            raise _not_encrypted() from None
         except (ValueError, InvalidTag, UnsupportedAlgorithm) as error:
             # Under a wrong passphrase the plain text is noise: its two check numbers differ, or
             # an AEAD cipher's tag does not hold. cryptography has no exception of its own for it.
@@ -279,6 +302,26 @@ def _required(passphrase: Secret | bytes) -> Secret:
             code="key.passphrase",
         )
     return passphrase
+
+
+def require_encrypted(data: bytes) -> None:
+    """Refuse a private key file that needs no passphrase, before anybody is asked for one.
+
+    Raises ``KeyMaterialError`` (``key.unencrypted``). What else is wrong with it, ``from_openssh``
+    says.
+    """
+    try:
+        load_ssh_private_key(data, None)
+    except (TypeError, ValueError, UnsupportedAlgorithm):
+        return
+    raise _not_encrypted()
+
+
+def _not_encrypted() -> KeyMaterialError:
+    return KeyMaterialError(
+        "the private key file is not encrypted; encrypt it with 'ssh-keygen -p -f FILE'",
+        code="key.unencrypted",
+    )
 
 
 def _opened(data: bytes, passphrase: Secret) -> object:

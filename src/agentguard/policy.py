@@ -40,11 +40,13 @@ def document(
     task_id: str | None,
     facts: Mapping[str, Any],
     delegation: Fragment | None = None,
+    approval: Fragment | None = None,
 ) -> bytes:
     """Build the policy's input, as canonical JSON.
 
     ``agent`` is its canonical ``{id, name, type, instance, roles}``, ``delegation`` that of the
-    chain under which it acts, None on its own authority. Raises ``FactsError``
+    chain under which it acts, None on its own authority; ``approval`` says who has approved, None
+    where nobody was asked yet. Raises ``FactsError``
     (``facts.conflict``) where a name at the top level is reserved or given twice, and
     ``facts.invalid`` where the facts are no JSON.
     """
@@ -57,6 +59,8 @@ def document(
         "args": Fragment(arguments.encoded),
         "tool": {"name": tool.name, "schema_sha256": tool.schema_sha256},
     }
+    if approval is not None:
+        members["approval"] = approval
     for name, value in tool.attributes_of(arguments.values).items():
         members[name] = Fragment(canonical.dumps(value))
     for name, value in facts.items():

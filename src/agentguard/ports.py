@@ -10,13 +10,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from agentguard.approval import ApprovalRequest
 from agentguard.audit.checkpoint import Checkpoint, End
 from agentguard.audit.entry import Receipt, Record, Stored
 from agentguard.audit.summary import Search
+from agentguard.envelope import Envelope
+from agentguard.journal import Page
 
-__all__ = ["AuditLog", "Clock", "Engine", "Entropy", "LogReader", "Revocations"]
+__all__ = [
+    "Approvals",
+    "Asked",
+    "AuditLog",
+    "Clock",
+    "Engine",
+    "Entropy",
+    "Journal",
+    "LogReader",
+    "Revocations",
+    "Runs",
+]
 
 Clock = Callable[[], datetime]
 """Returns the wall-clock time, aware and in UTC."""
@@ -93,6 +107,73 @@ class Revocations(Protocol):
 
         It is durable and atomic. Raises ``StorageError``.
         """
+
+
+class Asked(NamedTuple):
+    """A request as it lies there, with the answers to it, none of them verified."""
+
+    request: ApprovalRequest
+    answers: tuple[Envelope, ...]
+
+
+class Approvals(Protocol):
+    """Where requests wait for their answers; shared by processes. Each raises ``StorageError``."""
+
+    def has(self, key: str) -> bool:
+        """Whether a request lies under ``key``. Asked at every call, so it costs little."""
+
+    def recall(self, key: str) -> Asked | None:
+        """Read the request under ``key``; None if there is none."""
+
+    def ask(self, key: str, request: ApprovalRequest) -> ApprovalRequest:
+        """Lay a request under ``key``, durably, and return the one that lies there then.
+
+        Raises ``ApprovalError`` (``approval.limit``) where too many wait already.
+        """
+
+    def spend(self, request: ApprovalRequest, approval_ids: Sequence[str]) -> bool:
+        """Use a request and its approvals up, durably; return whether none was used before.
+
+        It is the request as the call rests on it: what lies there by now may be another.
+        """
+
+    def withdraw(self, key: str) -> None:
+        """Remove the request under ``key``, with its answers."""
+
+
+class Journal(Protocol):
+    """What became of calls that may be made again; shared by processes.
+
+    Each method raises ``StorageError``.
+    """
+
+    def look(self, key: str) -> Page | None:
+        """Return what is known of a call; None for nothing."""
+
+    def begin(self, key: str, invocation_id: str) -> bool:
+        """Say, durably, that a call begins; return whether it is the first."""
+
+    def finish(self, key: str, page: Page) -> None:
+        """Say what became of a call that has begun."""
+
+    def forget(self, key: str) -> None:
+        """Let a call be made anew."""
+
+
+class Runs(Protocol):
+    """What adapters keep of a run that goes on later. Each method raises ``StorageError``."""
+
+    def read(self, name: str) -> bytes | None:
+        """Return what was written under ``name``; None for nothing."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put ``data`` there, durably, in place of what was there."""
+
+    def add(self, name: str, data: bytes) -> bool:
+        """Put ``data`` there, durably, if nothing is there; return whether it is."""
+
+    def remove(self, name: str) -> None:
+        """Remove what is there, if anything is."""
 
 
 class LogReader(Protocol):

@@ -13,12 +13,14 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from agentguard import canonical
 from agentguard.arguments import Arguments
 from agentguard.canonical import b64_encode
 from agentguard.decision import Decision
-from agentguard.effects import Actor, Authority, Effect, Lent, Line, LookUp, Obtain
+from agentguard.effects import Actor, Authority, Effect, Lent, Line, LookUp, Obtain, Recall
 from agentguard.errors import AgentguardError, ArgumentsError
 from agentguard.invocation import SALT_SIZE, Invocation, commitment, timestamp
+from agentguard.ports import Asked
 from agentguard.tool import FactsFunction
 
 ID_SIZE: Final = 16
@@ -35,6 +37,8 @@ class Prepared(NamedTuple):
     """A call after steps 1 to 3: what will be signed, and whether it is refused already.
 
     In the place of arguments that can't be bound stands the refusal that they lead to.
+    ``asked_under`` is where a request for the call's approval lies, or would; ``asked`` is that
+    request, if there is one.
     ``interrupt`` is what cut the look-up of facts short (a cancellation, say): it goes on once the
     refusal that it means for this call is on record.
     """
@@ -48,6 +52,8 @@ class Prepared(NamedTuple):
     facts: Mapping[str, Any]
     refusal: Decision | None
     interrupt: BaseException | None = None
+    asked_under: str | None = None
+    asked: Asked | None = None
 
 
 def prepare(
@@ -58,6 +64,7 @@ def prepare(
     ``lent`` is the delegation in force, if there is one.
     """
     now, refusal = effective_time(line)
+    refusal = refusal or invocation.refusal
     salt, invocation_id, refusal = _entropy(line, refusal)
     bound, resource, refusal = _bind(invocation, refusal)  # 1
     site, task_id, refusal = _site(actor, invocation, refusal)
@@ -66,6 +73,14 @@ def prepare(
         refusal = refusal or failed
     authority, unfounded = yield from _authority(actor, lent, now)
     refusal = refusal or unfounded or _may(actor, line, authority, invocation.tool.requires)
+    task_id = task_id if authority.task_id is None else authority.task_id
+    key, asked = None, None
+    if refusal is None and line.roster.can_answer and isinstance(bound, Arguments):
+        key = _asked_under(actor, authority, invocation, (site, resource, task_id), bound)
+        asked, refusal = yield from _recall(line, key)
+        if asked is not None:  # it is the call that was shown, under the salt and the site shown
+            salt = asked.request.salt
+            site = site if invocation.site.is_stable else asked.request.call_site
     facts: Mapping[str, Any] = {}
     interrupt: BaseException | None = None
     look_up = invocation.tool.facts
@@ -84,13 +99,25 @@ def prepare(
         "resource": resource,
         "arguments": named,
         "unbound": bound.unbound if isinstance(bound, Arguments) else (),
-        "task_id": task_id if authority.task_id is None else authority.task_id,
+        "task_id": task_id,
         "call_site": site,
         "traceparent": line.traceparent(),
         "issued_at": at,
         "log": {"origin": head.origin, "size": head.size, "root": b64_encode(head.root)},
     }
-    return Prepared(invocation, authority, predicate, at, salt, bound, facts, refusal, interrupt)
+    return Prepared(
+        invocation,
+        authority,
+        predicate,
+        at,
+        salt,
+        bound,
+        facts,
+        refusal,
+        interrupt,
+        key,
+        asked,
+    )
 
 
 def _bind(
@@ -206,6 +233,48 @@ def _site(
     except (AgentguardError, UnicodeError):
         reason = "a name of the call's thread, turn or task holds text that can't be written down"
         return None, None, refusal or Decision.refused(reason, code="site.unencodable")
+
+
+def _asked_under(
+    actor: Actor,
+    authority: Authority,
+    invocation: Invocation,
+    named: tuple[str | None, str | None, str | None],
+    arguments: Arguments,
+) -> str:
+    """Name the place (64 hex digits) where a request for the call's approval lies.
+
+    It is the call's site. Where no framework names that in the same way when the call is made
+    again, it is the call itself: two equal ones then wait for one answer, which lets one of them
+    run.
+    """
+    site, resource, task_id = named
+    if invocation.site.is_stable and site is not None:
+        return site
+    return canonical.sha256_hex(
+        canonical.dumps_record(
+            {
+                "agent": actor.name,
+                "principal": authority.principal,
+                "actors": authority.actors,
+                "tool": invocation.tool.digest,
+                "arguments": canonical.sha256_hex(arguments.encoded),
+                "resource": resource,
+                "task_id": task_id,
+            }
+        )
+    )
+
+
+def _recall(line: Line, key: str) -> Generator[Effect, Any, tuple[Asked | None, Decision | None]]:
+    """Return the request that lies there; what can't be read refuses the call."""
+    try:
+        return ((yield Recall(key)) if line.approvals.has(key) else None), None
+    except AgentguardError as error:
+        return None, Decision.refused(str(error), code=error.code)
+    except Exception as error:  # noqa: BLE001  where requests lie is a port: any failure denies
+        failed = Decision.failed("storage.failed", "approvals can't be read", error)
+        return None, failed
 
 
 def _look_up(

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from agentguard import jws, whereabouts
-from agentguard.audit import checkpoint, entry, evidence, merkle, statements
+from agentguard.audit import approvals, checkpoint, entry, evidence, merkle, statements
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry, Stored
 from agentguard.audit.evidence import KeyName
@@ -104,7 +104,8 @@ class _Search:
         if shard is None or place.index >= shard.head.size:
             raise _unknown(place.invocation_id)
         own = [place.index, *shard.own["outcome"][:1]]
-        founded_on = [shard.own[kind][-1:] for kind in ("config", "policy", "delegation")]
+        kinds = ("config", "policy", "roster", "delegation")
+        founded_on = [shard.own[kind][-1:] for kind in kinds]
         for index in (*own, *itertools.chain(*founded_on)):
             self._choose(shard, index)
         self._choose_identity(shard)
@@ -179,6 +180,8 @@ class _Search:
             case "policy":
                 decided = (call.engine, call.policy_sha256)
                 own = (members["engine"], members["policy_sha256"]) == decided
+            case "roster":
+                own = self._call.entry.members["roster_sha256"] == approvals.roster_digest(parsed)
             case _:
                 own = False
         place = self._call.place
@@ -295,7 +298,7 @@ def _signers(parsed: Entry) -> list[KeyName]:
             hops, credentials = statements.chain_tokens(parsed)
             # the first two hops: the issuer signs for the first delegatee, too
             return [("issuer", grant.key_id(token)) for token in (*hops[:2], *credentials)]
-        case "shard" | "key":
+        case "shard" | "key" | "roster":
             return [("issuer", statements.read_sealed(parsed)[0])]
         case "resolution" | "erasure":
             return [("admin", statements.read_sealed(parsed)[0])]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from agentguard.canonical import is_integer
 from agentguard.delegation import grant
 from agentguard.errors import ConfigError, DelegationError
 
@@ -57,6 +58,24 @@ class Table:
             if choice == value:
                 return choice
         raise self.mistake(key, " or ".join(repr(choice) for choice in choices))
+
+    def boolean(self, key: str, *, default: bool) -> bool:
+        """Return true or false."""
+        value = self._get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self.mistake(key, "true or false")
+        return value
+
+    def count(self, key: str, default: int) -> int:
+        """Return a whole number from 1."""
+        value = self._get(key)
+        if value is None:
+            return default
+        if not is_integer(value) or value < 1:
+            raise self.mistake(key, "a whole number from 1")
+        return value
 
     def texts(self, key: str, default: T) -> tuple[str, ...] | T:
         """Return a list of strings."""

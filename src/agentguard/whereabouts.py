@@ -18,7 +18,7 @@ from itertools import count
 from typing import Final
 
 from agentguard import canonical
-from agentguard.audit import entry, statements
+from agentguard.audit import approvals, entry, statements
 from agentguard.audit.entry import CallPlace, Entry
 from agentguard.audit.statements import Authorization
 from agentguard.audit.summary import Search
@@ -111,6 +111,17 @@ def delegation(reader: LogReader, call: Authorization, shard: int, before: int) 
         if found is None or found.index >= before:
             continue
         if statements.chain_digest(found.entry) == call.chain_sha256:
+            return found
+    return None
+
+
+def roster(reader: LogReader, digest: str, shard: int, before: int) -> Found | None:
+    """Return the entry, before a call in its shard, that states the roster of this digest.
+
+    Raises ``StorageError``.
+    """
+    for found in scan(reader, shard, ["roster"]):
+        if found.index < before and approvals.roster_digest(found.entry) == digest:
             return found
     return None
 

@@ -8,12 +8,35 @@ import pytest
 
 from agentguard import ApprovalPending, ApprovalRequest, Decision, Denied, Requirement
 
+REQUEST = ApprovalRequest(
+    request_id="ab" * 16,
+    trust_domain="acme.example",
+    call_site="cd" * 32,
+    agent="spiffe://acme.example/agent/coder/x",
+    agent_name="coder",
+    principal="user:alice",
+    actors=("agent:coder",),
+    requesters=("user:alice",),
+    tool="merge_pr",
+    description="Merge.",
+    tool_digest="ef" * 32,
+    resource=None,
+    task_id="task-1",
+    arguments=b'{"branch":"main"}',
+    unbound=(),
+    salt=bytes(32),
+    requirements=(Requirement("a person"),),
+    policy_sha256=None,
+    requested_at=1_800_000_000,
+    expires_at=1_800_003_600,
+)
+
 
 @pytest.mark.parametrize(
     "error",
     [
         Denied(Decision.deny("no merges")),
-        ApprovalPending(ApprovalRequest("merge_pr", "ab" * 32, (Requirement("a person"),))),
+        ApprovalPending(REQUEST, "nobody has answered yet"),
     ],
 )
 def test_a_pickled_refusal_is_the_same_refusal(error):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agentguard import Decision, DecodeError, EncodeError
+from agentguard import ApprovalRequest, Decision, DecodeError, EncodeError, Requirement
 from agentguard.audit import entry
 from agentguard.audit.entry import CallPlace, Ruling
 from agentguard.audit.summary import Summary
@@ -13,6 +13,7 @@ from agentguard.delegation import chain
 from agentguard.envelope import seal, statement
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile
+from agentguard.roster import Approver, Roster
 
 AT = "2026-11-25T12:00:00.000000Z"
 TERMS = chain.Terms(principal="user:alice", scope=("a",))
@@ -36,6 +37,29 @@ def records(signer):
     issued = credential.issue(
         signer, "acme.example", AgentProfile("reader"), signer.public_key, now=1, jti="j"
     )
+    bob = Approver("bob", "user:bob", (signer.public_key,), ("lead",))
+    asked = ApprovalRequest(
+        request_id="0" * 32,
+        trust_domain="acme.example",
+        call_site="0" * 64,
+        agent=AGENT,
+        agent_name="reader",
+        principal="agent:reader",
+        actors=(),
+        requesters=("agent:reader",),
+        tool="note",
+        description="é",
+        tool_digest="0" * 64,
+        resource=None,
+        task_id="the-task",
+        arguments=b"{}",
+        unbound=(),
+        salt=bytes(32),
+        requirements=(Requirement("é"),),
+        policy_sha256=None,
+        requested_at=1,
+        expires_at=2,
+    )
     ruling = Ruling(Decision.deny("no"), None, None, None, "0" * 64)
     return {
         "shard": entry.shard(
@@ -49,6 +73,8 @@ def records(signer):
         ),
         "key": entry.key(signer, {"use": "log"}, at=AT),
         "policy": entry.policy({"name": "rego", "version": "1"}, None, {"é.rego": "0"}, at=AT),
+        "roster": entry.roster(signer, "acme.example", Roster({"bob": bob}), at=AT),
+        "request": entry.request(asked, at=AT),
         "config": entry.config(b'{"a":1}', at=AT),
         "identity": entry.identity(issued, at=AT),
         "authorization": entry.authorization(sealed, PREDICATE, ruling, at=AT),
@@ -67,6 +93,8 @@ KINDS = [
     "shard",
     "key",
     "policy",
+    "roster",
+    "request",
     "config",
     "identity",
     "authorization",

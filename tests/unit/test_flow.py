@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from agentguard import (
+    ApprovalPending,
     Arguments,
     ArgumentsError,
     CallSite,
@@ -569,9 +570,10 @@ def test_a_pause_of_a_framework_is_an_unknown_outcome(guard, note):
         raise Pause
 
     agent = guard.new_agent("a")
-    for unknown, status in (((Pause,), "unknown"), ((), "error")):
+    for named, status in (("suspends", "unknown"), ("outcome_unknown", "unknown"), (None, "error")):
+        options: Any = {} if named is None else {named: (Pause,)}
         with pytest.raises(Pause):
-            agent.run(invocation(note), pause, outcome_unknown=unknown)
+            agent.run(invocation(note), pause, **options)
         assert outcomes(guard)[-1]["status"] == status
 
 
@@ -648,5 +650,18 @@ def test_evaluate_renews_a_credential_that_is_due_and_that_is_on_record(guard, n
 
 
 def test_evaluate_tells_that_an_approval_is_needed(note):
+    people = {"approvals": {"application": True}}
+    guard = Guard.ephemeral(lambda _: Decision.require_approval(), config=people)
+    agent = guard.new_agent("a")
+    with pytest.raises(ApprovalPending) as pending:
+        agent.evaluate(invocation(note))
+    assert records(guard, "authorization") == []
+    assert len(records(guard, "request")) == 1
+    guard.approvals.vouch(pending.value.request, "approve", principal="user:bob")
+    assert agent.evaluate(invocation(note)).allowed
+    verified(guard)
+
+
+def test_evaluate_denies_what_nobody_can_approve(note):
     guard = Guard.ephemeral(lambda _: Decision.require_approval())
-    assert guard.new_agent("a").evaluate(invocation(note)).outcome == "approval"
+    assert guard.new_agent("a").evaluate(invocation(note)).code == "approval.unavailable"

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 
 from agentguard import canonical, envelope
+from agentguard.approval import ApprovalRequest
 from agentguard.audit import summary
 from agentguard.audit.summary import Summary
 from agentguard.canonical import JSON, Fragment
@@ -24,6 +25,7 @@ from agentguard.errors import DecodeError, EncodeError
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import seconds
 from agentguard.keys import PublicKey, Signer
+from agentguard.roster import Roster
 
 Status = Literal["ok", "error", "unknown", "not_run"]
 Role = Literal["arguments", "input", "result"]
@@ -36,6 +38,23 @@ _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
     "shard": frozenset({"statement"}),
     "key": frozenset({"statement"}),
     "policy": frozenset({"engine", "policy_sha256", "files"}),
+    "roster": frozenset({"statement"}),
+    "request": frozenset(
+        {
+            "request_id",
+            "call_digest",
+            "call_site",
+            "agent",
+            "principal",
+            "tool",
+            "resource",
+            "task_id",
+            "requirements",
+            "requirement_sha256",
+            "displayed_sha256",
+            "expires_at",
+        }
+    ),
     "config": frozenset({"config_sha256", "config"}),
     "identity": frozenset({"credential"}),
     "authorization": frozenset(
@@ -51,6 +70,7 @@ _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
             "engine",
             "policy_sha256",
             "config_sha256",
+            "roster_sha256",
             "approvals",
             "copies",
         }
@@ -125,7 +145,8 @@ class Ruling(NamedTuple):
     """What an authorization entry says beside the invocation.
 
     ``input_commitment`` (hex) and ``engine`` are None where authority refused before any policy
-    ran; ``policy_sha256`` is None where the engine can't say.
+    ran; ``policy_sha256`` is None where the engine can't say. ``approvals`` are the answers
+    of people on which it rests, and ``roster_sha256`` names the roster that they are on.
     """
 
     decision: Decision
@@ -133,6 +154,8 @@ class Ruling(NamedTuple):
     engine: Mapping[str, str] | None
     policy_sha256: str | None
     config_sha256: str
+    roster_sha256: str | None = None
+    approvals: tuple[Envelope, ...] = ()
 
 
 def parse(body: bytes) -> Entry:
@@ -221,6 +244,41 @@ def config(encoded: bytes, *, at: str) -> Record:
     )
 
 
+def roster(issuer: Signer, trust_domain: str, approvers: Roster, *, at: str) -> Record:
+    """State, signed by the issuer, who may approve from here on."""
+    predicate: dict[str, object] = {"trust_domain": trust_domain, **approvers.as_json()}
+    statement = envelope.statement("roster", approvers.sha256, "roster", predicate)
+    return _signed("roster", at, statement, issuer)
+
+
+def request(asked: ApprovalRequest, *, at: str) -> Record:
+    """State that a call waits for an approval; the arguments lie with the request alone."""
+    members = {
+        "kind": "request",
+        "at": at,
+        "request_id": asked.request_id,
+        "call_digest": asked.call_digest,
+        "call_site": asked.call_site,
+        "agent": asked.agent,
+        "principal": asked.principal,
+        "tool": {"name": asked.tool, "digest": asked.tool_digest},
+        "resource": asked.resource,
+        "task_id": asked.task_id,
+        "requirements": [needed.as_json() for needed in asked.requirements],
+        "requirement_sha256": asked.requirement_sha256,
+        "displayed_sha256": asked.displayed_sha256,
+        "expires_at": asked.expires_at,
+    }
+    about = summary.of_request(
+        at=at,
+        agent=asked.agent,
+        principal=asked.principal,
+        tool=asked.tool,
+        task_id=asked.task_id,
+    )
+    return _record(members, about)
+
+
 def identity(credential: Credential, *, at: str) -> Record:
     """Keep the credential (a compact JWS) with which an agent instance acts from here on."""
     members = {"kind": "identity", "at": at, "credential": credential.token}
@@ -278,14 +336,15 @@ def authorization(
         "engine": ruling.engine,
         "policy_sha256": ruling.policy_sha256,
         "config_sha256": ruling.config_sha256,
-        "approvals": (),
+        "roster_sha256": ruling.roster_sha256,
+        "approvals": [answer.as_json() for answer in ruling.approvals],
         "copies": _copies(attachments, predicate["arguments"], ruling.input_commitment),
     }
     about = summary.of_call(predicate, at=at, decision=decision.outcome)
     return _record(members, about, attachments)
 
 
-def outcome_statement(
+def outcome_statement(  # noqa: PLR0913  the members of one statement
     invocation_sha256: str,
     *,
     authorization: Receipt | str,
@@ -295,12 +354,14 @@ def outcome_statement(
     error_type: str | None,
     started_at: str | None,
     ended_at: str,
+    replay_of: str | None = None,
 ) -> bytes:
     """Say what became of an authorised call (records.md, Outcome).
 
     ``authorization`` is where it stands or, while nobody knows that, the invocation's id.
     ``result`` is a commitment (hex), or None where the result has no canonical form; then
-    ``result_type`` still names its type.
+    ``result_type`` still names its type. ``replay_of`` is the invocation whose result was handed
+    out in the place of this one's.
     """
     predicate: dict[str, object] = {
         "authorization": None,
@@ -311,6 +372,8 @@ def outcome_statement(
         "started_at": started_at,
         "ended_at": ended_at,
     }
+    if replay_of is not None:
+        predicate["replay_of"] = replay_of
     if isinstance(authorization, Receipt):
         predicate["authorization"] = {"shard": authorization.shard, "index": authorization.index}
     else:

@@ -13,18 +13,20 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from agentguard import canonical, jws
-from agentguard.audit import evidence_file, inclusion, merkle, statements
+from agentguard.audit import approvals, evidence_file, inclusion, merkle, statements
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import CallPlace
 from agentguard.audit.evidence_file import EvidenceFile
 from agentguard.audit.inclusion import Head, Held, Place, located
 from agentguard.audit.statements import Administered, Authorization, Credentials, Outcome
 from agentguard.canonical import JSON, b64_encode
+from agentguard.decision import Requirement
 from agentguard.delegation.chain import Chain
 from agentguard.errors import VerificationError
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument
+from agentguard.roster import Answer
 
 KeyName = tuple[str, str]
 """The use of a key and its thumbprint."""
@@ -35,6 +37,8 @@ class Evidence:
     """What is proved about one call.
 
     ``chain`` is the delegation under which the call was made, None on the agent's own authority;
+    ``required`` is what people had to meet, and ``approved`` are the answers of people on which it
+    rests, a rejection among them;
     ``administered`` are the resolutions and erasures, with their places. ``seen`` is the checkpoint
     that the call itself carries; ``heads`` are by origin; ``kept`` holds what stands beside the
     entries, by role, as far as the file has it. What is in ``copied`` is kept as a copy, which may
@@ -45,6 +49,8 @@ class Evidence:
     place: Place
     credential: Credential
     chain: Chain | None
+    required: tuple[Requirement, ...]
+    approved: tuple[Answer, ...]
     outcome: Outcome | None
     outcome_place: Place | None
     administered: tuple[tuple[Administered, Place], ...]
@@ -83,6 +89,7 @@ class _Examination:
         chain = self._chain(call, place, at)
         issued = self._credential(call, place, chain, at)
         self._announced(call, place)
+        approved = self._approved(call, place, issued, at)
         outcome, outcome_place = self._outcome(call, place, issued)
         administered = tuple(self._administered(call, place))
         seen = self._seen(call)
@@ -95,6 +102,8 @@ class _Examination:
             place=place,
             credential=issued,
             chain=chain,
+            required=approvals.requirements_of(self._one("authorization").entry),
+            approved=approved,
             outcome=outcome,
             outcome_place=outcome_place,
             administered=administered,
@@ -134,8 +143,6 @@ class _Examination:
             members = held.entry.members
             if members["mode"] != "enforce" or members["enforced"] is not True:
                 raise _mismatch("it was not enforced, which this version can't judge")
-            if members["approvals"] != []:
-                raise _incomplete("it names approvals, whose proof is not in the file")
             return call, held.place, held.at
 
     def _chain(self, call: Authorization, place: Place, at: int) -> Chain | None:
@@ -181,6 +188,27 @@ class _Examination:
         said = self._one_before("policy", place).entry.members
         if (said["engine"], said["policy_sha256"]) != (call.engine, call.policy_sha256):
             raise _mismatch("the policy entry is not of the policy that has decided")
+
+    def _approved(
+        self, call: Authorization, place: Place, issued: Credential, at: int
+    ) -> tuple[Answer, ...]:
+        """Check the answers on which the call rests against the roster of their day."""
+        held = self._one("authorization")
+        named = approvals.roster_named(held.entry)
+        people = None
+        if named is None:
+            if self._of_kind("roster"):
+                raise _superfluous("the call rests on no answers, and it holds a roster")
+        else:
+            stated = self._one_before("roster", place)
+            with _where(stated):
+                found = approvals.check_roster(stated.entry, self._trust, stated.at)
+                people = found.people
+                if people.sha256 != named:
+                    raise _mismatch("it is another roster than the call names")
+                self._used.add(("issuer", found.issuer.thumbprint))
+        with _where(held):
+            return approvals.check_approvals(call, held.entry, people, issued, at)
 
     def _outcome(
         self, call: Authorization, place: Place, issued: Credential

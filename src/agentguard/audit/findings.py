@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from agentguard.audit.approvals import Requested
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.statements import Administered
+from agentguard.audit.summary import Summary
 from agentguard.identity.credential import Credential
 
 LISTED: Final = 100
@@ -72,3 +74,9 @@ class ShardReport:
     unlisted: int
     counted: tuple[tuple[str, int, int], ...] = ()
     """Of each hop that allows a number of calls: its ``jti``, that number, and the calls here."""
+
+    approvals: tuple[tuple[Requested, int], ...] = ()
+    """The requests on whose approval calls rest here, each with the index of its call."""
+
+    requests: tuple[tuple[Requested, Summary], ...] = ()
+    """What people were asked here, each with the summary of its entry."""

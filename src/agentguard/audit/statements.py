@@ -87,6 +87,12 @@ class Outcome(NamedTuple):
     status: str
     commitments: Commitments
 
+    @property
+    def replay_of(self) -> str | None:
+        """The call whose result was handed out in the place of this one's, which did not run."""
+        named = self.predicate.get("replay_of")
+        return named if named is None else str(named)
+
 
 @dataclass(frozen=True, slots=True)
 class Administered:
@@ -150,6 +156,9 @@ def read_outcome(parsed: Entry) -> Outcome:
     status = statement.predicate.get("status")
     if not isinstance(status, str) or status not in _STATUSES:
         raise DecodeError(f"{status!r} is no status of an outcome", code="entry.malformed")
+    if _id_or_none(statement.predicate, "replay_of") is not None and status != "not_run":
+        message = "an outcome of a call that ran, and of one whose result was handed out again"
+        raise DecodeError(message, code="entry.malformed")
     copies = _read_copies(parsed, _COPIES_OF_OUTCOME)
     commitments: Commitments = {"result": statement.predicate.get("result"), **copies}
     invocation_id = _id_or_none(statement.predicate)
@@ -174,9 +183,9 @@ def _text_or_none(members: Mapping[str, JSON], name: str) -> str | None:
     return None if members.get(name, "") is None else _text(members, name)
 
 
-def _id_or_none(predicate: Mapping[str, JSON]) -> str | None:
+def _id_or_none(predicate: Mapping[str, JSON], name: str = "invocation_id") -> str | None:
     """Return an invocation's id, which is 16 bytes in hex: it goes into file names and commands."""
-    value = predicate.get("invocation_id")
+    value = predicate.get(name)
     if value is None or (isinstance(value, str) and _INVOCATION_ID.fullmatch(value)):
         return value
     raise DecodeError("an invocation's id is 32 lower-case hex digits", code="entry.malformed")

@@ -88,6 +88,11 @@ def of_call(predicate: Mapping[str, Any], *, at: str, decision: str) -> Summary:
     )
 
 
+def of_request(*, at: str, agent: str, principal: str, tool: str, task_id: str | None) -> Summary:
+    """Summarise a request entry: a call that waits for a person."""
+    return Summary("request", at, None, agent, principal, tool, "approval", None, task_id)
+
+
 def of_outcome(invocation_id: str | None, agent: str, *, at: str, status: str) -> Summary:
     """Summarise an outcome entry; the invocation's id stands in its authorization alone."""
     return Summary("outcome", at, invocation_id, agent, status=status)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from agentguard.audit import checkpoint, entry, merkle, statements, summary
+from agentguard.audit import approvals, checkpoint, entry, merkle, statements, summary
+from agentguard.audit.approvals import Requested
 from agentguard.audit.checkpoint import Checkpoint, End
 from agentguard.audit.entry import Entry, Stored
 from agentguard.audit.findings import LISTED, Gone, OpenCall, Problem, ShardReport
@@ -28,6 +29,7 @@ from agentguard.errors import AgentguardError, VerificationError
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument, TrustedKey
+from agentguard.roster import Roster
 
 
 class _Own(NamedTuple):
@@ -83,6 +85,9 @@ class ShardVerifier:
     _embedded: set[str] = field(default_factory=set)  # the shards whose heads were seen so far
     _administered: list[tuple[int, Administered]] = field(default_factory=list)
     _chains: dict[str, Chain] = field(default_factory=dict)
+    _rosters: dict[str, Roster] = field(default_factory=dict)
+    _approvals: list[tuple[Requested, int]] = field(default_factory=list)
+    _requests: list[tuple[Requested, Summary]] = field(default_factory=list)
     _calls: Counter[tuple[str, int]] = field(default_factory=Counter)
     _credentials: Credentials = field(default_factory=Credentials)
     _open: dict[str, OpenCall] = field(default_factory=dict)
@@ -138,6 +143,8 @@ class ShardVerifier:
             problems=tuple(self._problems),
             unlisted=self._unlisted,
             counted=tuple((jti, most, used) for (jti, most), used in self._calls.items()),
+            approvals=tuple(self._approvals),
+            requests=tuple(self._requests),
         )
 
     def compare_end(self, end: End | None) -> None:
@@ -282,35 +289,54 @@ class ShardVerifier:
         """
         index = stored.index
         match parsed.kind:
-            case "shard":
-                self._shard(index, parsed)
-            case "key":
-                self._issued(parsed)
-            case "identity":
-                token = parsed.members["credential"]
-                verified = credential.verify(str(token), self.trust, at=at)
-                self._credentials.add(verified)
-                return _Said(summary.of_identity(verified.uri, at=parsed.at))
-            case "delegation":
-                chain = statements.check_delegation(parsed, self.trust, at)
-                self._chains[chain.sha256] = chain
-                return _Said(summary.of_delegation(chain.leaf, at=parsed.at))
             case "authorization":
                 return self._authorization(index, parsed, at)
             case "outcome":
                 return self._outcome(index, parsed)
-            case "config" | "policy":
-                self._announce(parsed)
-            case "revocation" | "freeze":
-                signatures = self._checks_signatures()
-                _BRAKES[parsed.kind](parsed, self.trust, self._at, signatures=signatures)
-            case "resolution" | "erasure":
+            case "identity" | "delegation" | "request" | "resolution" | "erasure":
+                return self._about(index, parsed, at)
+        self._announcement(index, parsed)
+        return _Said(Summary(parsed.kind, parsed.at))
+
+    def _about(self, index: int, parsed: Entry, at: int) -> _Said:
+        """Check an entry that is searched for by whom or what it is about."""
+        signatures = self._checks_signatures()
+        match parsed.kind:
+            case "identity":
+                token = parsed.members["credential"]
+                verified = credential.verify(str(token), self.trust, at=at)
+                self._credentials.add(verified)
+                about = summary.of_identity(verified.uri, at=parsed.at)
+            case "delegation":
+                chain = statements.check_delegation(parsed, self.trust, at)
+                self._chains[chain.sha256] = chain
+                about = summary.of_delegation(chain.leaf, at=parsed.at)
+            case "request":
+                about = approvals.summary_of_request(parsed)
+                self._requests.append((approvals.read_request(parsed), about))
+            case _:
                 said = statements.check_administered(
-                    parsed, self.trust, self._at, signatures=self._checks_signatures()
+                    parsed, self.trust, self._at, signatures=signatures
                 )
                 self._administered.append((index, said))
-                return _Said(Summary(parsed.kind, parsed.at, said.call.invocation_id))
-        return _Said(Summary(parsed.kind, parsed.at))
+                about = Summary(parsed.kind, parsed.at, said.call.invocation_id)
+        return _Said(about)
+
+    def _announcement(self, index: int, parsed: Entry) -> None:
+        """Check an entry that tells what counts from here on."""
+        signatures = self._checks_signatures()
+        match parsed.kind:
+            case "shard":
+                self._shard(index, parsed)
+            case "key":
+                self._issued(parsed)
+            case "config" | "policy":
+                self._announce(parsed)
+            case "roster":
+                found = approvals.check_roster(parsed, self.trust, self._at, signatures=signatures)
+                self._rosters[found.people.sha256] = found.people
+            case "revocation" | "freeze":
+                _BRAKES[parsed.kind](parsed, self.trust, self._at, signatures=signatures)
 
     def _issued(self, parsed: Entry) -> Mapping[str, JSON]:
         _issuer, said = statements.check_issued(
@@ -347,7 +373,9 @@ class ShardVerifier:
         if subject in self.seen:
             raise VerificationError("the same invocation stands in the log before")
         self.seen.add(subject)
+        answers = approvals.check_approvals(call, parsed, self._roster_of(parsed), issued, at)
         if call.allowed:
+            self._approvals += [(asked, index) for asked in approvals.answered(answers)]
             if chain is not None:
                 self._calls.update(chain.limits)
             self._open[subject] = OpenCall(index, str(call.invocation_id), subject, issued)
@@ -362,6 +390,16 @@ class ShardVerifier:
         if chain is None:
             raise VerificationError("a chain of delegation that no entry before it keeps")
         return chain
+
+    def _roster_of(self, parsed: Entry) -> Roster | None:
+        """Return the roster that a call names."""
+        named = approvals.roster_named(parsed)
+        if named is None:
+            return None
+        people = self._rosters.get(named)
+        if people is None:
+            raise VerificationError("a roster of approvers that no entry before it states")
+        return people
 
     def _outcome(self, index: int, parsed: Entry) -> _Said:
         outcome = statements.read_outcome(parsed)

@@ -1,0 +1,101 @@
+"""The journal of calls that may be made again when a run goes on: at most once, and replayed.
+
+A framework that resumes a run makes calls again that were made before. What the journal says of
+such a call decides whether it runs, whether the result that is kept is handed out in its place, or
+whether it is refused because nobody knows what became of it. Here are the values; the line uses
+them in ``flow.py``, and pages are kept, signed with the log's key, by ``storage/journal.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+from agentguard import canonical
+from agentguard.canonical import JSON, b64_decode, b64_encode
+from agentguard.decision import Decision
+from agentguard.errors import AgentguardError, DecodeError
+
+State = Literal["begun", "unknown", "done", "unreplayable"]
+
+MAX_RESULT: Final = 8 << 20
+"""Bytes of a result that is kept; a longer one is not replayed."""
+
+
+class ResultCodec(Protocol):
+    """Writes a framework's results down, and reads them again; each adapter brings one.
+
+    ``dumps`` raises ``EncodeError`` for a result that can't be read again as it was, and ``loads``
+    ``DecodeError``. Neither pickles.
+    """
+
+    def dumps(self, result: Any) -> bytes:
+        """Return the bytes of a result."""
+
+    def loads(self, data: bytes) -> Any:
+        """Return the result of these bytes."""
+
+
+class Page(NamedTuple):
+    """What is known of one call: which invocation has made it, and its ``result`` if it is done."""
+
+    invocation_id: str
+    state: State
+    result: bytes | None = None
+
+    def refusal(self) -> Decision | None:
+        """Return why the call is refused, None where its result can be handed out."""
+        if self.state == "begun":
+            reason = (
+                f"an earlier attempt of this call ({self.invocation_id}) has begun, and nobody "
+                "knows whether it ran: find out, and say so with agentguard audit resolve"
+            )
+            return Decision.refused(reason, code="journal.in_doubt")
+        if self.state == "unknown":
+            reason = (
+                f"an earlier attempt of this call ({self.invocation_id}) was cut short, and nobody "
+                "knows whether it ran: find out, and make it as a new call if it did not"
+            )
+            return Decision.refused(reason, code="journal.in_doubt")
+        if self.state == "unreplayable" or self.result is None:
+            reason = (
+                f"this call has run already ({self.invocation_id}), and its result can't be given "
+                "again: go on without it"
+            )
+            return Decision.refused(reason, code="journal.unreplayable")
+        return None
+
+    def dumps(self) -> bytes:
+        """Write the page, in canonical form."""
+        page: dict[str, JSON] = {
+            "invocation_id": self.invocation_id,
+            "state": self.state,
+            "result": b64_encode(self.result) if self.result is not None else None,
+        }
+        return canonical.dumps(page)
+
+    @classmethod
+    def loads(cls, data: bytes) -> Page:
+        """Read a page; raises ``DecodeError`` (``journal.malformed``)."""
+        try:
+            page: JSON = canonical.loads(data, limit=2 * MAX_RESULT)
+            match page:
+                case {
+                    "invocation_id": str(invocation_id),
+                    "state": "begun" | "unknown" | "done" | "unreplayable" as state,
+                    "result": str() | None as result,
+                    **others,
+                } if not others:
+                    return cls(invocation_id, state, b64_decode(result) if result else None)
+        except AgentguardError as error:
+            raise _malformed() from error
+        raise _malformed()
+
+
+def key(members: Mapping[str, object]) -> str:
+    """Name a call in the journal, by all that makes it this call but the salt (64 hex digits)."""
+    return canonical.sha256_hex(canonical.dumps_record(members))
+
+
+def _malformed() -> DecodeError:
+    return DecodeError("not a page of the journal", code="journal.malformed")

@@ -1,0 +1,141 @@
+"""At most once: what the line does with the journal, where a call may be made again.
+
+That is so where a framework names the call in the same way when it resumes a run
+(``CallSite.is_stable``), and where the adapter brings a ``ResultCodec``. Authority and policy are
+asked before anything of an earlier attempt is handed out. What a page says stands in
+``journal.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from typing import Any, NamedTuple
+
+from agentguard import canonical, journal
+from agentguard.arguments import Arguments
+from agentguard.decision import Decision
+from agentguard.effects import Actor, Begin, Effect, Finish, Forget, Look
+from agentguard.errors import AgentguardError, DecodeError, EncodeError
+from agentguard.journal import MAX_RESULT, Page, ResultCodec
+from agentguard.preparation import Prepared
+
+_LOGGER = logging.getLogger("agentguard")
+
+
+class Kept(NamedTuple):
+    """Where a call stands in the journal, and what is there of it: None for nothing yet.
+
+    A ``reentrant`` call that was cut short may be made again: there is a page of it once it is
+    done.
+    """
+
+    key: str
+    codec: ResultCodec
+    page: Page | None
+    reentrant: bool = False
+
+
+def look(
+    actor: Actor, prepared: Prepared, codec: ResultCodec | None, *, reentrant: bool = False
+) -> Generator[Effect, Any, tuple[Prepared, Kept | None]]:
+    """Return what the journal has of a call; where it can't be read, the call is refused."""
+    bound = prepared.arguments
+    if (
+        codec is None
+        or prepared.refusal is not None
+        or not prepared.invocation.site.is_stable
+        or not isinstance(bound, Arguments)
+    ):
+        return prepared, None
+    key = _key(actor, prepared, bound)
+    try:
+        return prepared, Kept(key, codec, (yield Look(key)), reentrant)
+    except AgentguardError as error:
+        refusal = Decision.refused(str(error), code=error.code)
+    except Exception as error:  # noqa: BLE001  the journal is a port: any failure of it denies
+        refusal = Decision.failed("storage.failed", "the journal can't be read", error)
+    return prepared._replace(refusal=refusal), None
+
+
+def _key(actor: Actor, prepared: Prepared, bound: Arguments) -> str:
+    predicate, authority = prepared.predicate, prepared.authority
+    return journal.key(
+        {
+            "agent": actor.name,
+            "principal": authority.principal,
+            "actors": authority.actors,
+            "tool": prepared.invocation.tool.digest,
+            "arguments": canonical.sha256_hex(bound.encoded),
+            "resource": predicate["resource"],
+            "task_id": predicate["task_id"],
+            "call_site": predicate["call_site"],
+        }
+    )
+
+
+def replay(page: Page, codec: ResultCodec) -> tuple[Decision | None, Any]:
+    """Return why a call that was made before is refused, or else its result."""
+    refusal = page.refusal()
+    if refusal is not None or page.result is None:
+        return refusal, None
+    try:
+        return None, codec.loads(page.result)
+    except Exception:  # noqa: BLE001  the codec is an adapter's: what it can't read is not handed out
+        return page._replace(state="unreplayable").refusal(), None
+
+
+def begin(kept: Kept | None, invocation_id: str) -> Generator[Effect, Any, Decision | None]:
+    """Say that the tool is about to run; return the refusal where another attempt was first."""
+    if kept is None or kept.reentrant:
+        return None
+    try:
+        if (yield Begin(kept.key, invocation_id)):
+            return None
+        reason = "another attempt of this very call has begun: see what became of it"
+        return Decision.refused(reason, code="journal.in_doubt")
+    except AgentguardError as error:
+        return Decision.refused(str(error), code=error.code)
+    except Exception as error:  # noqa: BLE001  the journal is a port: any failure of it denies
+        return Decision.failed("storage.failed", "the journal can't be written", error)
+
+
+def finish(
+    kept: Kept | None, invocation_id: str, result: object, *, redacted: bool
+) -> Generator[Effect, Any, None]:
+    """Keep the result of a call that has run; where that fails, it stays in doubt.
+
+    One of which a part is ``redacted`` in the log is not kept here either.
+    """
+    if kept is None:
+        return
+    page = Page(invocation_id, "unreplayable")
+    try:
+        written = kept.codec.dumps(result) if not redacted else b""
+        if not redacted and len(written) <= MAX_RESULT:
+            page = Page(invocation_id, "done", written)
+    except (EncodeError, DecodeError):
+        pass
+    except Exception:
+        _LOGGER.exception("a result could not be written for the journal: it is not replayed")
+    yield from _write(kept, page)
+
+
+def cut_short(kept: Kept | None, invocation_id: str) -> Generator[Effect, Any, None]:
+    """Say that nobody knows whether the tool ran to its end."""
+    page = None if kept is None or kept.reentrant else Page(invocation_id, "unknown")
+    yield from _write(kept, page)
+
+
+def forget(kept: Kept | None) -> Generator[Effect, Any, None]:
+    """Let the call be made anew: it has failed, has not run, or was suspended by its framework."""
+    yield from _write(kept, None)
+
+
+def _write(kept: Kept | None, page: Page | None) -> Generator[Effect, Any, None]:
+    if kept is None:
+        return
+    try:
+        yield Finish(kept.key, page) if page is not None else Forget(kept.key)
+    except Exception:
+        _LOGGER.exception("the journal could not be written: a resumed run finds the call in doubt")

@@ -1,0 +1,267 @@
+"""Steps 5 and 6 of the line: what the policy says of a call, and what people say of it.
+
+A call that needs an approval leaves a request and waits (``ApprovalPending``). Once enough answers
+are there, the policy is asked again, with them in its input: it may still deny, or ask for more.
+What was shown to the approvers has to be met as well, whatever the policy asks for by now
+(docs/policy.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from agentguard import canonical, policy, roster
+from agentguard.approval import ApprovalPending, ApprovalRequest
+from agentguard.arguments import Arguments
+from agentguard.audit import entry
+from agentguard.canonical import Fragment
+from agentguard.decision import Decision
+from agentguard.effects import Actor, Append, Ask, Effect, Evaluate, Line
+from agentguard.errors import AgentguardError, ApprovalError
+from agentguard.identity.trust import seconds
+from agentguard.invocation import call_digest
+from agentguard.ports import Asked
+from agentguard.preparation import Prepared, interrupted
+from agentguard.roster import Answer
+
+
+class Ruled(NamedTuple):
+    """The answer to a call. ``document`` is the policy's input, None where it was not asked.
+
+    ``answers`` are those of the approvers on which it rests, a rejection among them; ``interrupt``
+    is what cut the policy's evaluation short.
+    """
+
+    decision: Decision
+    document: bytes | None = None
+    answers: tuple[Answer, ...] = ()
+    interrupt: BaseException | None = None
+
+
+def rule(
+    actor: Actor, line: Line, prepared: Prepared, *, made_before: bool = False
+) -> Generator[Effect, Any, Ruled]:
+    """Steps 5 and 6; raises ``ApprovalPending`` for a call that waits for a person.
+
+    One that was ``made_before`` does not run again, so nobody is asked to approve it once more.
+    """
+    ruled = yield from _judge(actor, prepared)
+    asked = prepared.asked
+    if ruled.decision.outcome == "deny" or (asked is None and ruled.decision.allowed):
+        return ruled
+    if made_before:
+        allowed = replace(Decision.allow(), redactions=ruled.decision.redactions)
+        return ruled._replace(decision=allowed)
+    try:
+        if asked is None:
+            pending = yield from _ask(actor, line, prepared, ruled.decision)
+        else:
+            decided = yield from _answered(actor, line, prepared, asked, ruled)
+            if isinstance(decided, Ruled):
+                return decided
+            pending = decided
+    except AgentguardError as error:
+        return _refused(ruled, Decision.refused(str(error), code=error.code))
+    except Exception as error:  # noqa: BLE001  where requests lie is a port: any failure denies
+        failed = Decision.failed("storage.failed", "approvals can't be read or written", error)
+        return _refused(ruled, failed)
+    raise pending
+
+
+def _refused(ruled: Ruled, decision: Decision, answers: tuple[Answer, ...] = ()) -> Ruled:
+    refusal = replace(decision, redactions=ruled.decision.redactions)
+    return Ruled(refusal, ruled.document, answers)
+
+
+# --- 5: the policy ------------------------------------------------------------------------------
+
+
+def _judge(
+    actor: Actor, prepared: Prepared, approval: Fragment | None = None
+) -> Generator[Effect, Any, Ruled]:
+    """Ask the policy, with what was ``approval`` of its input where people have approved."""
+    arguments = prepared.refusal or prepared.arguments
+    if isinstance(arguments, Decision):
+        return Ruled(arguments, interrupt=prepared.interrupt)
+    try:
+        document = policy.document(
+            actor.description,
+            prepared.invocation.tool,
+            arguments,
+            resource=prepared.predicate["resource"],
+            task_id=prepared.predicate["task_id"],
+            facts=prepared.facts,
+            delegation=prepared.authority.description,
+            approval=approval,
+        )
+    except AgentguardError as error:
+        return Ruled(Decision.refused(str(error), code=error.code))
+    try:
+        answer = yield Evaluate(document)
+        return Ruled(policy.decide(answer), document)
+    except AgentguardError as error:
+        return Ruled(Decision.refused(str(error), code=error.code), document)
+    except Exception as error:  # noqa: BLE001  an engine that breaks its contract denies as well
+        failed = Decision.failed("policy.error", "the policy engine failed", error)
+        return Ruled(failed, document)
+    except BaseException as error:  # noqa: BLE001  raised again once the refusal is on record
+        return Ruled(interrupted(error), document, interrupt=error)
+
+
+# --- 6: people ----------------------------------------------------------------------------------
+
+
+def _ask(
+    actor: Actor, line: Line, prepared: Prepared, decision: Decision
+) -> Generator[Effect, Any, ApprovalPending]:
+    """Put a request on record, and where approvers find it."""
+    if not line.roster.can_answer or prepared.asked_under is None:
+        reasons = (*decision.reasons, "no approvers are configured: see [approvers]")
+        raise ApprovalError("; ".join(reasons), code="approval.unavailable")
+    request = _request(actor, line, prepared, decision)
+    yield Append(entry.request(request, at=prepared.at))
+    standing = yield Ask(prepared.asked_under, request)
+    return ApprovalPending(standing, "nobody has answered yet")
+
+
+def _request(actor: Actor, line: Line, prepared: Prepared, decision: Decision) -> ApprovalRequest:
+    arguments, predicate = prepared.arguments, prepared.predicate
+    assert isinstance(arguments, Arguments)  # noqa: S101  the policy was asked about them
+    tool = prepared.invocation.tool
+    now = _now(prepared)
+    return ApprovalRequest(
+        request_id=predicate["invocation_id"],
+        trust_domain=line.trust_domain,
+        call_site=predicate["call_site"],
+        agent=actor.uri,
+        agent_name=actor.name,
+        principal=prepared.authority.principal,
+        actors=tuple(prepared.authority.actors),
+        requesters=tuple(sorted(_requesters(actor, prepared))),
+        tool=tool.name,
+        description=tool.description,
+        tool_digest=tool.digest,
+        resource=predicate["resource"],
+        task_id=predicate["task_id"],
+        arguments=arguments.encoded,
+        unbound=tuple(arguments.unbound),
+        salt=prepared.salt,
+        requirements=decision.requirements,
+        policy_sha256=line.engine.policy_sha256,
+        requested_at=now,
+        expires_at=now + min(needed.ttl for needed in decision.requirements),
+    )
+
+
+def _requesters(actor: Actor, prepared: Prepared) -> frozenset[str]:
+    """Who may not approve the call: for whom it is made, and whose agent makes it."""
+    return roster.requesters(prepared.authority.principal, actor.owner)
+
+
+def _answered(
+    actor: Actor, line: Line, prepared: Prepared, asked: Asked, ruled: Ruled
+) -> Generator[Effect, Any, Ruled | ApprovalPending]:
+    answers = tuple(_verified(line, asked, _now(prepared)))
+    refusal = _refusal(actor, line, prepared, asked.request, answers)
+    if refusal is not None:
+        return _refused(ruled, refusal, _rejections(answers))
+    requesters = _requesters(actor, prepared)
+    lacking = roster.missing(asked.request.requirements, answers, requesters=requesters)
+    if lacking is not None:
+        return ApprovalPending(asked.request, lacking)
+    again = yield from _judge(actor, prepared, _approval(answers))
+    if again.decision.outcome == "deny":
+        return again
+    lacking = roster.missing(again.decision.requirements, answers, requesters=requesters)
+    if lacking is not None:
+        refusal = Decision.refused(lacking, code="approval.insufficient")
+        return _refused(again, refusal, answers)
+    allowed = replace(
+        Decision.allow(),
+        requirements=asked.request.requirements,
+        redactions=again.decision.redactions,
+    )
+    return Ruled(allowed, again.document, answers)
+
+
+def _refusal(
+    actor: Actor,
+    line: Line,
+    prepared: Prepared,
+    request: ApprovalRequest,
+    answers: Sequence[Answer],
+) -> Decision | None:
+    """Refuse a call that no answer can let run any more."""
+    if request.trust_domain != line.trust_domain:
+        reason = f"the approval was asked for in another trust domain, {request.trust_domain}"
+        return Decision.refused(reason, code="approval.mismatch")
+    other = _difference(actor, prepared, request)
+    if other is not None:
+        return other
+    if _now(prepared) >= request.expires_at:
+        reason = "nobody has approved the call in time; make it again to ask again"
+        return Decision.refused(reason, code="approval.expired")
+    for answer in _rejections(answers):
+        note = f": {answer.said.note}" if answer.said.note else ""
+        reason = f"{answer.said.approver} has rejected this call{note}"
+        return Decision.refused(reason, code="approval.rejected")
+    return None
+
+
+def _now(prepared: Prepared) -> int:
+    return seconds(datetime.fromisoformat(prepared.at))
+
+
+def _rejections(answers: Sequence[Answer]) -> tuple[Answer, ...]:
+    return tuple(answer for answer in answers if answer.said.verdict == "reject")
+
+
+def _difference(actor: Actor, prepared: Prepared, request: ApprovalRequest) -> Decision | None:
+    """Refuse another call than the one that was shown, and say in what it differs."""
+    predicate, authority = prepared.predicate, prepared.authority
+    arguments, tool = prepared.arguments, prepared.invocation.tool
+    unbound = tuple(arguments.unbound) if isinstance(arguments, Arguments) else ()
+    shown = (request.tool, request.description, request.unbound)
+    if call_digest(actor.name, predicate, authority.actors) == request.call_digest:
+        if shown == (tool.name, tool.description, unbound):
+            return None
+        reason = "the request names or describes the tool otherwise than it is: it was changed"
+        return Decision.refused(reason, code="approval.mismatch")
+    if (authority.principal, tuple(authority.actors)) != (request.principal, request.actors):
+        reason = "the approval was asked for another principal, or for other agents in the chain"
+        return Decision.refused(reason, code="delegation.mismatch")
+    if predicate["tool"]["digest"] != request.tool_digest:
+        what = "the tool's name, description or schema has"
+    else:
+        what = "the arguments, the resource or the task have"
+    reason = f"{what} changed since the approval was asked for: make the call as a new one"
+    return Decision.refused(reason, code="approval.mismatch")
+
+
+def _verified(line: Line, asked: Asked, now: int) -> Sequence[Answer]:
+    """Return the answers that are good, in their order; one that is not counts for nothing."""
+    good: dict[str, Answer] = {}
+    for sealed in asked.answers:
+        try:
+            answer = line.roster.verify(sealed, asked.request, at=now)
+        except AgentguardError:
+            continue
+        good.setdefault(answer.said.approval_id, answer)
+    return tuple(sorted(good.values(), key=lambda one: (one.said.not_before, one.said.approver)))
+
+
+def _approval(answers: Sequence[Answer]) -> Fragment:
+    """The ``approval`` of the policy's input (docs/policy.md, Input)."""
+    named = [answer.approver for answer in answers if answer.approver is not None]
+    return Fragment(
+        canonical.dumps(
+            {
+                "approvers": sorted({approver.name for approver in named}),
+                "principals": sorted({answer.said.approver for answer in answers}),
+                "roles": sorted({role for approver in named for role in approver.roles}),
+            }
+        )
+    )

@@ -1,0 +1,292 @@
+"""Where requests for an approval wait for their answers: small files, shared by all processes.
+
+A request lies under the name of the place where the line looks for it, the answers to it beside
+each other in a folder of its own, and a used approval leaves an empty file for ever. Nothing here
+is believed: who reads an answer verifies it, and the log has what an answer has allowed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from agentguard import approval, canonical
+from agentguard.approval import ApprovalRequest, Limits
+from agentguard.audit import entry
+from agentguard.audit.summary import Search
+from agentguard.envelope import Envelope
+from agentguard.errors import AgentguardError, ApprovalError, StorageError
+from agentguard.invocation import timestamp
+from agentguard.ports import Asked, LogReader
+from agentguard.storage import files, lock
+
+FOLDER: Final = "approvals"
+_REQUESTS: Final = "requests"
+_ANSWERS: Final = "answers"
+_USED: Final = "used"
+MAX_ANSWERS: Final = 64
+"""How many answers to one request are read."""
+
+
+class FileApprovals:
+    """The ``Approvals`` of a state directory. Whoever looks may do so at any time, from anywhere.
+
+    With a ``log`` to read, what it says was used is used, whatever this folder says. Each method
+    raises ``StorageError``.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        limits: Limits = Limits(),  # noqa: B008  a value
+        log: Callable[[], LogReader] | None = None,
+    ) -> None:
+        self._folder = state / FOLDER
+        self._requests = os.fspath(self._folder / _REQUESTS)
+        self._limits = limits
+        self._log = log
+
+    def has(self, key: str) -> bool:
+        """Look whether there is a file of that name."""
+        try:
+            os.stat(f"{self._requests}/{key}")  # noqa: PTH116  it is asked at every call
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _unreadable(self._folder, error) from error
+        return True
+
+    def recall(self, key: str) -> Asked | None:
+        """Read the request, and the answers that are well formed."""
+        path = self._folder / _REQUESTS / key
+        try:
+            request = _read(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        return Asked(request, tuple(self._answers(request.request_id)))
+
+    def ask(self, key: str, request: ApprovalRequest) -> ApprovalRequest:
+        """Write the request, or return the one that another process has written first."""
+        with self._locked():
+            waiting = self._waiting(request.requested_at)
+            standing = next((asked for name, asked in waiting if name == key), None)
+            if standing is not None:
+                return standing
+            self._limits.check([asked for _key, asked in waiting], request)
+            files.write_new(self._folder / _REQUESTS / key, request.dumps())
+        return request
+
+    def spend(self, request: ApprovalRequest, approval_ids: Sequence[str]) -> bool:
+        """Leave an empty file for each, which must not be there, nor the request in the log."""
+        fresh = not self._is_in_the_log(request)
+        return self._leave((request.request_id, *approval_ids)) and fresh
+
+    def _is_in_the_log(self, request: ApprovalRequest) -> bool:
+        if self._log is None:
+            return False
+        with closing(self._log()) as reader:
+            return request.request_id in set(_used(reader, request))
+
+    def _leave(self, approval_ids: Sequence[str]) -> bool:
+        for approval_id in approval_ids:
+            try:
+                files.write_new(self._folder / _USED / approval_id, b"")
+            except StorageError as error:
+                if error.code == "storage.exists":
+                    return False
+                raise
+        return True
+
+    def withdraw(self, key: str) -> None:
+        """Remove the request, then its answers, which nobody looks for any more."""
+        with self._locked():
+            asked = self.recall(key)
+            self._remove(key, asked.request if asked is not None else None)
+
+    def pending(self) -> list[tuple[str, ApprovalRequest]]:
+        """Return all requests with what they lie under, the oldest first.
+
+        One that can't be read is left out: the call that looks for it finds out.
+        """
+        found: list[tuple[str, ApprovalRequest]] = []
+        for path in _within(self._folder / _REQUESTS):
+            with suppress(AgentguardError, OSError):
+                found.append((path.name, _read(path)))
+        return sorted(found, key=lambda one: (one[1].requested_at, one[1].request_id))
+
+    def answer(self, request: ApprovalRequest, sealed: Envelope) -> None:
+        """Lay an answer beside a request.
+
+        Raises ``ApprovalError`` (``request.unknown``) where it does not wait any more, or
+        ``StorageError``: ``storage.exists``, ``storage.full`` where too many lie there.
+        """
+        name = approval.read(sealed).approval_id
+        folder = self._folder / _ANSWERS / request.request_id
+        with self._locked():
+            if request.request_id not in {asked.request_id for _key, asked in self.pending()}:
+                message = f"the request {request.request_id} does not wait any more"
+                raise ApprovalError(message, code="request.unknown")
+            there = _within(folder)
+            if any(path.name == name for path in there):
+                message = f"the answer {name} is there already"
+                raise StorageError(message, code="storage.exists")
+            if len(there) >= MAX_ANSWERS:
+                message = f"there are {MAX_ANSWERS} answers to this request already"
+                raise StorageError(message, code="storage.full")
+            files.write_new(folder / name, canonical.dumps(sealed.as_json()))
+
+    def _waiting(self, now: int) -> list[tuple[str, ApprovalRequest]]:
+        """Remove what has expired, with the arguments in it; return what still waits."""
+        waiting: list[tuple[str, ApprovalRequest]] = []
+        for key, request in self.pending():
+            if now < request.expires_at:
+                waiting.append((key, request))
+            else:
+                self._remove(key, request)
+        return waiting
+
+    def _remove(self, key: str, request: ApprovalRequest | None) -> None:
+        files.remove(self._folder / _REQUESTS / key)
+        if request is not None:
+            self._forget_answers(request.request_id)
+
+    def _answers(self, request_id: str) -> Iterator[Envelope]:
+        for path in _within(self._folder / _ANSWERS / request_id)[:MAX_ANSWERS]:
+            with suppress(AgentguardError, OSError):
+                yield Envelope.parse(canonical.loads(_bytes(path)))
+
+    def _forget_answers(self, request_id: str) -> None:
+        folder = self._folder / _ANSWERS / request_id
+        for path in _within(folder):
+            files.remove(path)
+        with suppress(OSError):
+            folder.rmdir()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            files.make_folder(self._folder)
+        except OSError as error:
+            raise _unreadable(self._folder, error) from error
+        held = lock.acquire(self._folder / "lock", wait=True)
+        try:
+            yield
+        finally:
+            lock.release(held)
+
+
+class MemoryApprovals:
+    """The ``Approvals`` of a guard in memory."""
+
+    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008  a value
+        self._limits = limits
+        self._asked: dict[str, Asked] = {}
+        self._used: set[str] = set()
+        self._lock = threading.Lock()
+
+    def has(self, key: str) -> bool:
+        """Whether a request lies there."""
+        return key in self._asked
+
+    def recall(self, key: str) -> Asked | None:
+        """Return the request, with its answers."""
+        return self._asked.get(key)
+
+    def ask(self, key: str, request: ApprovalRequest) -> ApprovalRequest:
+        """Keep the request, or return the one that is there."""
+        with self._lock:
+            for expired in self._expired(request.requested_at):
+                del self._asked[expired]
+            if key in self._asked:
+                return self._asked[key].request
+            self._limits.check([asked.request for asked in self._asked.values()], request)
+            self._asked[key] = Asked(request, ())
+            return request
+
+    def _expired(self, now: int) -> list[str]:
+        return [key for key, asked in self._asked.items() if asked.request.expires_at <= now]
+
+    def spend(self, request: ApprovalRequest, approval_ids: Sequence[str]) -> bool:
+        """Remember them."""
+        with self._lock:
+            ids = {request.request_id, *approval_ids}
+            fresh = self._used.isdisjoint(ids)
+            self._used.update(ids)
+            return fresh
+
+    def withdraw(self, key: str) -> None:
+        """Forget the request."""
+        with self._lock:
+            self._asked.pop(key, None)
+
+    def pending(self) -> list[tuple[str, ApprovalRequest]]:
+        """Return all requests with what they lie under, the oldest first."""
+        with self._lock:
+            return [(key, asked.request) for key, asked in self._asked.items()]
+
+    def answer(self, request: ApprovalRequest, sealed: Envelope) -> None:
+        """Keep an answer; raises ``StorageError`` (``storage.exists``), or ``ApprovalError``."""
+        with self._lock:
+            for key, asked in self._asked.items():
+                if asked.request.request_id == request.request_id:
+                    name = approval.read(sealed).approval_id
+                    if name in {approval.read(one).approval_id for one in asked.answers}:
+                        message = f"the answer {name} is there already"
+                        raise StorageError(message, code="storage.exists")
+                    self._asked[key] = asked._replace(answers=(*asked.answers, sealed))
+                    return
+        message = f"the request {request.request_id} does not wait any more"
+        raise ApprovalError(message, code="request.unknown")
+
+
+def _used(reader: LogReader, request: ApprovalRequest) -> Iterator[str]:
+    """Yield the ids of the requests by whose approvals calls like that of ``request`` ran."""
+    since = timestamp(datetime.fromtimestamp(request.requested_at, UTC))
+    search = Search(
+        "authorization",
+        agent=request.agent_name,
+        tool=request.tool,
+        decision="allow",
+        since=since,
+    )
+    for shard in reader.shards():
+        for index in reader.search(shard, search):
+            stored = reader.entry(shard, index)
+            with suppress(AgentguardError):
+                if stored is not None:
+                    yield from _approvals(stored.body)
+
+
+def _approvals(body: bytes) -> Iterator[str]:
+    listed = entry.parse(body).members["approvals"]
+    for sealed in listed if isinstance(listed, list) else ():
+        yield approval.read(Envelope.parse(sealed)).request_id
+
+
+def _read(path: Path) -> ApprovalRequest:
+    return ApprovalRequest.loads(_bytes(path))
+
+
+def _bytes(path: Path) -> bytes:
+    return files.read(path, limit=approval.MAX_BYTES)
+
+
+def _within(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    message = f"{path} can't be read ({error.strerror}): give this user the right"
+    return StorageError(message, code="storage.readonly")

@@ -1,0 +1,116 @@
+"""Where the journal's pages are kept: a small file for each call, signed with the log's key.
+
+A result that is handed out in the place of a call's comes from nobody but a process that had that
+key: who can write in the state alone can make nobody believe a page. A page that does not verify
+refuses its call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from agentguard.errors import AgentguardError, StorageError
+from agentguard.journal import MAX_RESULT, Page
+from agentguard.storage import files
+from agentguard.storage.sealed import Keys, Seal
+
+FOLDER: Final = "journal"
+_TYPE: Final = "application/vnd.agentguard.journal+json"
+_MAX_BYTES: Final = 4 * MAX_RESULT
+
+
+class FileJournal:
+    """The ``Journal`` of a state directory; ``keys`` returns the log's key and the trust document.
+
+    Each method raises ``StorageError``.
+    """
+
+    def __init__(self, state: Path, keys: Keys) -> None:
+        self._folder = state / FOLDER
+        self._seal = Seal(keys, _TYPE, "page", _MAX_BYTES)
+
+    def look(self, key: str) -> Page | None:
+        """Return what is known of a call; None for nothing."""
+        path = self._folder / key
+        try:
+            data = files.read(path, limit=_MAX_BYTES)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            message = f"{path} can't be read ({error.strerror}): give this user the right"
+            raise StorageError(message, code="storage.readonly") from error
+        return self._verified(path, key, data)
+
+    def begin(self, key: str, invocation_id: str) -> bool:
+        """Say, durably, that a call begins; return whether it is the first."""
+        try:
+            files.write_new(self._folder / key, self._signed(key, Page(invocation_id, "begun")))
+        except StorageError as error:
+            if error.code == "storage.exists":
+                return False
+            raise
+        return True
+
+    def finish(self, key: str, page: Page) -> None:
+        """Say what became of a call that has begun."""
+        files.replace(self._folder / key, self._signed(key, page))
+
+    def forget(self, key: str) -> None:
+        """Let a call be made anew."""
+        files.remove(self._folder / key)
+
+    def settle(self, invocation_id: str, *, ran: bool) -> None:
+        """Say of a call that it ran, with no result to hand out, or let it be made anew."""
+        for key in self._of_call(invocation_id):
+            if ran:
+                self.finish(key, Page(invocation_id, "unreplayable"))
+            else:
+                self.forget(key)
+
+    def _of_call(self, invocation_id: str) -> Iterator[str]:
+        paths = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
+        for path in paths:
+            with suppress(AgentguardError):
+                page = self.look(path.name)
+                if page is not None and page.invocation_id == invocation_id:
+                    yield path.name
+
+    def _signed(self, key: str, page: Page) -> bytes:
+        return self._seal.sealed(key, page.dumps())
+
+    def _verified(self, path: Path, key: str, data: bytes) -> Page:
+        try:
+            return Page.loads(self._seal.opened(key, data))
+        except AgentguardError as error:
+            message = (
+                f"{path} does not hold ({error}): nobody knows whether its call has run; look at "
+                "agentguard audit list, and remove the file to let it be made anew"
+            )
+            raise StorageError(message, code="storage.corrupt") from error
+
+
+class MemoryJournal:
+    """The ``Journal`` of a guard in memory."""
+
+    def __init__(self) -> None:
+        self._pages: dict[str, Page] = {}
+
+    def look(self, key: str) -> Page | None:
+        """Return what is known of a call; None for nothing."""
+        return self._pages.get(key)
+
+    def begin(self, key: str, invocation_id: str) -> bool:
+        """Say that a call begins; return whether it is the first."""
+        page = Page(invocation_id, "begun")
+        return self._pages.setdefault(key, page) is page
+
+    def finish(self, key: str, page: Page) -> None:
+        """Say what became of a call that has begun."""
+        self._pages[key] = page
+
+    def forget(self, key: str) -> None:
+        """Let a call be made anew."""
+        self._pages.pop(key, None)

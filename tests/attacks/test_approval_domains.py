@@ -1,0 +1,65 @@
+"""A request and its answer are carried from one domain to another, where the same people approve.
+
+What bob approved for the rehearsal lets nothing run in earnest.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from agentguard import ApprovalPending, Decision, Denied, Guard, Requirement
+from agentguard.keys import Ed25519Signer
+
+BOB = Ed25519Signer.from_seed(os.urandom(32))
+
+
+def opened(trust_domain: str) -> tuple[Guard, Any, list[str]]:
+    """Return a guard of that domain, a call of its tool, and what has run."""
+    guard = Guard.ephemeral(
+        lambda _input: Decision.require_approval(Requirement("a person")),
+        config={
+            "trust_domain": trust_domain,
+            "approvers": {"bob": {"principal": "user:bob", "keys": [BOB.public_key.openssh()]}},
+        },
+    )
+    ran: list[str] = []
+
+    @guard.tool
+    def deploy(version: str) -> str:
+        """Deploy a version."""
+        ran.append(version)
+        return f"deployed {version}"
+
+    agent = guard.new_agent("deployer")
+    return guard, lambda: agent.call(deploy, "v2"), ran
+
+
+def carried(source: Guard, target: Guard) -> None:
+    """Put what waits in ``source`` in the place of what waits in ``target``."""
+    store: Any = target.approvals._store
+    theirs: Any = source.approvals._store
+    (key,), (asked,) = store._asked, theirs._asked.values()
+    store._asked[key] = asked
+
+
+@pytest.mark.parametrize(
+    ("domain", "code"), [("live.example", "approval.mismatch"), ("test.example", None)]
+)
+def test_an_approval_of_another_domain_lets_nothing_run(domain, code):
+    rehearsal, rehearse, _ran = opened("test.example")
+    earnest, call, ran = opened(domain)
+    with pytest.raises(ApprovalPending) as pending:
+        rehearse()
+    rehearsal.approvals.approve(pending.value.request, BOB)
+    with pytest.raises(ApprovalPending):
+        call()
+    carried(rehearsal, earnest)
+    if code is None:  # the twin: all else is alike
+        assert call() == "deployed v2"
+        return
+    with pytest.raises(Denied) as denied:
+        call()
+    assert (denied.value.code, ran) == (code, [])

@@ -1,0 +1,89 @@
+"""The desk: who waits for an answer learns of it, in a thread and on an event loop.
+
+Whose answers count is tried in ``tests/attacks/test_approvals.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+
+from agentguard import ApprovalPending, Decision, Desk, Guard
+from agentguard.keys import Ed25519Signer
+
+SOON = 1.0
+"""Seconds within which who waits has to know."""
+
+
+@pytest.fixture
+def bob():
+    return Ed25519Signer.from_seed(os.urandom(32))
+
+
+@pytest.fixture
+def guard(bob):
+    people = {"bob": {"principal": "user:bob", "keys": [bob.public_key.openssh()]}}
+    asking = lambda _input: Decision.require_approval()  # noqa: E731
+    with Guard.ephemeral(asking, config={"approvers": people}) as guard:
+        yield guard
+
+
+@pytest.fixture
+def desk(guard):
+    return guard.approvals
+
+
+@pytest.fixture
+def request_(guard):
+    tool = guard.tool(name="deploy")(lambda: "done")
+    with pytest.raises(ApprovalPending) as pending:
+        guard.new_agent("coder").call(tool)
+    return pending.value.request
+
+
+def waited(desk: Desk, request_, *, sync: bool, timeout: timedelta | float):
+    """Wait, in a thread or on an event loop of its own."""
+    if sync:
+        return desk.wait(request_, timeout=timeout)
+    return asyncio.run(desk.await_(request_, timeout=timeout))
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.parametrize("verdict", ["approve", "reject"])
+def test_who_waits_learns_of_an_answer_soon(desk, request_, bob, verdict, sync):
+    answered: list[float] = []
+
+    def answer() -> None:
+        getattr(desk, verdict)(request_, bob)
+        answered.append(time.monotonic())
+
+    timer = threading.Timer(0.2, answer)
+    timer.start()
+    assert waited(desk, request_, sync=sync, timeout=timedelta(minutes=1)) is True
+    known = time.monotonic()
+    timer.join()
+    assert known - answered[0] < SOON
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_who_waits_in_vain_is_told_so(desk, request_, sync):
+    assert waited(desk, request_, sync=sync, timeout=0.1) is False
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_nobody_waits_for_a_request_that_is_gone(desk, request_, sync):
+    desk.withdraw(request_)
+    assert waited(desk, request_, sync=sync, timeout=60) is True
+
+
+async def test_waiting_holds_no_event_loop(desk, request_, bob):
+    waiting = asyncio.create_task(desk.await_(request_, timeout=60))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    desk.approve(request_, bob)
+    assert await asyncio.wait_for(waiting, timeout=SOON)
