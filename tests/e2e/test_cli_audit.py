@@ -167,6 +167,8 @@ def test_show_tells_a_call_from_beginning_to_end(told):
         "principal",
         "credential",
         "delegation",
+        "requirements",
+        "approvals",
         "tool",
         "arguments",
         "input",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import time
 from contextlib import closing
 
 import pytest
+
+from agentguard.keys import Ed25519Signer
 
 
 def status_of(report: dict, check: str) -> set[str]:
@@ -177,3 +180,202 @@ def test_a_log_that_was_changed(changed):
         connection.commit()
     report = changed.json("doctor", code=1)
     assert "fail" in status_of(report, "log")
+
+
+# --- approvals ----------------------------------------------------------------------------------
+
+KEYS = [Ed25519Signer.from_seed(bytes([n]) * 32).public_key.openssh() for n in (1, 2, 3)]
+
+
+def on_the_roster(name: str, key: str, more: str = "") -> str:
+    return f'[approvers.{name}]\nkeys = ["{key}"]\n{more}\n'
+
+
+def approvals_of(project, rule: str, *tables: str) -> dict[str, str]:
+    """What doctor says of approvals, by status, with this rule in the policy."""
+    policy = project.folder / "policies" / "authz.rego"
+    policy.write_text(f"{policy.read_text()}\n{rule}\n")
+    toml = project.folder / "agentguard.toml"
+    toml.write_text("\n".join((toml.read_text(), *tables)))
+    checks = project.json("doctor")["checks"]
+    about = ("approvals", "requests", "agent assistant")
+    return {
+        check["what"]: check["status"]
+        for check in checks
+        if check["check"] in about or check["check"].startswith("approver")
+    }
+
+
+ASKS = 'approval := {"reason": "r", %s} if input.action == "merge"'
+
+
+def test_the_roster_is_listed(changed):
+    bob = on_the_roster("bob", KEYS[0], 'roles = ["release-manager"]')
+    said = approvals_of(changed, ASKS % '"roles": ["release-manager"]', bob)
+    assert said["user:bob, with 1 key, in the roles release-manager"] == "ok"
+    assert "warn" not in said.values()
+
+
+@pytest.mark.parametrize(
+    ("rule", "tables", "warned"),
+    [
+        (ASKS % '"quorum": 1', (), "there are no approvers"),
+        ('approval if input.action == "merge"', (), "there are no approvers"),
+        ('approval contains {"reason": "r"} if input.action == "x"', (), "there are no approvers"),
+        ('# approval := {"reason": "r"}', (), None),
+        (ASKS % '"quorum": 2', ("bob",), "a quorum of 2, and the roster has 1 person"),
+        (ASKS % '"quorum": 2', ("bob", "ann"), None),
+        (ASKS % '"roles": ["cfo", "boss"]', ("bob",), "the role cfo, which nobody"),
+        (ASKS % '"approvers": ["ann"]', ("bob",), "the approver ann, who is not on the roster"),
+        (ASKS % '"approvers": ["bob"]', ("bob",), None),
+    ],
+)
+def test_what_nobody_can_approve(changed, rule, tables, warned):
+    people = [on_the_roster(name, key) for name, key in zip(tables, KEYS, strict=False)]
+    said = approvals_of(changed, rule, *people)
+    found = [what for what, status in said.items() if status == "warn"]
+    if warned is None:
+        assert found == []
+    else:
+        assert any(warned in what for what in found), said
+
+
+def test_one_person_under_two_names_is_one_person(changed):
+    both = [
+        on_the_roster(name, key, 'principal = "user:bob"')
+        for name, key in zip(("bob", "bobby"), KEYS, strict=False)
+    ]
+    said = approvals_of(changed, ASKS % '"quorum": 2', *both)
+    assert any("a quorum of 2, and the roster has 1 person" in what for what in said)
+
+
+def test_the_only_approver_owns_the_agent(changed):
+    edit(changed, "[agents.assistant]", '[agents.assistant]\nowner = "user:bob"')
+    said = approvals_of(changed, "", on_the_roster("bob", KEYS[0]))
+    assert any(what.startswith("user:bob owns it, and is the only approver") for what in said)
+
+
+def test_the_applications_word_is_a_warning(changed):
+    said = approvals_of(changed, "", "[approvals]\napplication = true")
+    assert any(
+        what.startswith("application = true") and status == "warn" for what, status in said.items()
+    )
+
+
+ASK = """
+from agentguard import ApprovalPending, CallSite, Guard
+with Guard.open("agentguard.toml") as guard:
+    @guard.tool
+    def merge(branch: str) -> str: ...
+    try:
+        guard.new_agent("assistant").call(merge, "main")
+    except ApprovalPending:
+        pass
+"""
+
+
+def test_requests_that_wait_and_that_have_expired(changed):
+    bob = on_the_roster("bob", KEYS[0])
+    said = approvals_of(changed, ASKS % '"ttl": 1', bob)
+    assert not any("request" in what for what in said)
+    asked = changed.python("-c", ASK)
+    assert (asked.returncode, asked.stderr) == (0, "")
+    time.sleep(2.1)
+    said = approvals_of(changed, "")
+    assert [status for what, status in said.items() if "1 request has expired" in what] == ["warn"]
+
+
+def test_a_request_that_waits(changed):
+    approvals_of(changed, ASKS % '"quorum": 1', on_the_roster("bob", KEYS[0]))
+    assert changed.python("-c", ASK).returncode == 0
+    said = approvals_of(changed, "")
+    assert [status for what, status in said.items() if "1 request waits for people" in what] == [
+        "ok"
+    ]
+
+
+# --- a graph ------------------------------------------------------------------------------------
+
+GRAPH = """
+from langchain_core.language_models import FakeListChatModel
+from langchain.agents import create_agent
+from agentguard import Guard
+from agentguard_langchain import GuardMiddleware
+
+class Model(FakeListChatModel):
+    def bind_tools(self, tools, **kwargs):
+        return self
+
+def read_file(path: str) -> str:
+    "Read."
+    return path
+
+def write_file(path: str) -> str:
+    "Write."
+    return path
+
+bare = create_agent(Model(responses=[]), [read_file])
+
+def make():
+    guard = Guard.open("agentguard.toml")
+    middleware = [GuardMiddleware(guard.new_agent("assistant"))]
+    return create_agent(Model(responses=[]), [read_file, write_file], middleware=middleware)
+
+broken = 7
+"""
+
+
+def with_graph(project, name: str, code: int = 0):
+    """What doctor says of a graph of the application."""
+    (project.folder / "app.py").write_text(GRAPH)
+    return project.json("doctor", "--graph", f"app:{name}", code=code)
+
+
+def test_the_tools_of_a_graph_that_nothing_guards(changed):
+    edit(changed, "# [tools.read_file]", "[tools.read_fiel]\n[tools.read_file]\n[tools.pay]")
+    report = with_graph(changed, "bare")
+    assert report["tools"] == [{"tool": "read_file", "where": ["tools"], "agents": []}]
+    said = {c["what"]: c["status"] for c in report["checks"]}
+    assert said["read_file in tools is not guarded: nothing checks or records its calls"] == "warn"
+    assert said["[tools.read_fiel] names no tool of app:bare: is read_file meant?"] == "warn"
+    assert said["[tools.pay] names no tool of app:bare"] == "ok"
+    shown = changed.run("doctor", "--graph", "app:bare").stdout.splitlines()
+    assert shown[-2].split() == ["tool", "in", "guarded", "for"]
+    assert shown[-1].split() == ["read_file", "tools", "nobody"]
+
+
+def test_the_tools_of_a_graph_that_a_function_makes(changed):
+    report = with_graph(changed, "make")
+    assert [(tool["tool"], tool["agents"]) for tool in report["tools"]] == [
+        ("read_file", ["assistant"]),
+        ("write_file", ["assistant"]),
+    ]
+    (found,) = [c for c in report["checks"] if c["check"] == "graph app:make"]
+    assert (found["status"], found["what"]) == ("ok", "2 tools, all of them guarded")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("absent", "AttributeError"),
+        ("broken", "expected a graph or a list of tools, got a int"),
+        ("read_file", "TypeError"),
+    ],
+)
+def test_a_graph_that_can_not_be_looked_at(changed, name, says):
+    report = with_graph(changed, name, code=1)
+    assert report["tools"] == []
+    (found,) = [c for c in report["checks"] if c["check"] == f"graph app:{name}"]
+    assert found["status"] == "fail"
+    assert says in found["what"]
+
+
+def test_without_an_adapter_no_graph_can_be_looked_at(changed):
+    code = (
+        "import sys, importlib.metadata as m; m.entry_points = lambda **_group: ()\n"
+        "sys.argv = ['agentguard', 'doctor', '--graph', 'app:graph']\n"
+        "from agentguard.cli import main; main()"
+    )
+    ran = changed.python("-c", code)
+    assert ran.returncode == 1
+    assert "doctor --graph needs agentguard-langchain, which is not installed" in ran.stdout

@@ -19,6 +19,12 @@ COMMANDS = [
     "agents list",
     "agents show",
     "agents revoke",
+    "approvals list",
+    "approvals show",
+    "approvals approve",
+    "approvals reject",
+    "approvals export",
+    "approvals import",
     "audit list",
     "audit show",
     "audit tail",
@@ -39,7 +45,7 @@ COMMANDS = [
     "trust export",
     "trust pin",
 ]
-GROUPS = ["agents", "audit", "keys", "policy", "token", "trust"]
+GROUPS = ["agents", "approvals", "audit", "keys", "policy", "token", "trust"]
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 HEAVY = [
     "jwt",

@@ -204,7 +204,8 @@ def test_the_table_of_commands_is_complete():
 
 
 WRITING = {"init", "audit resolve", "audit erase", "keys rotate", "keys revoke", "trust pin"}
-JSON_ANYWAY = {"audit export", "audit prove", "trust export"}
+WRITING |= {"approvals approve", "approvals reject", "approvals import"}
+JSON_ANYWAY = {"approvals export", "audit export", "audit prove", "trust export"}
 
 
 def test_the_commands_that_read_take_json_but_for_those_that_write_it_anyway():

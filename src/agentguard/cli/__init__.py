@@ -17,6 +17,7 @@ import typer
 
 from agentguard.cli import brake, screen
 from agentguard.cli.agents import app as agents
+from agentguard.cli.approvals import app as approvals
 from agentguard.cli.audit import app as audit
 from agentguard.cli.doctor import doctor
 from agentguard.cli.init import init
@@ -45,6 +46,7 @@ app.command("doctor")(doctor)
 app.command("freeze")(brake.freeze)
 app.command("thaw")(brake.thaw)
 app.add_typer(agents, name="agents")
+app.add_typer(approvals, name="approvals")
 app.add_typer(audit, name="audit")
 app.add_typer(keys, name="keys")
 app.add_typer(policy, name="policy")

@@ -1,7 +1,8 @@
 """``agentguard doctor``: is this set-up sound, and what is weak in it.
 
 Each check yields findings, ``ok``, ``warn`` or ``fail``, whose text says what to do. Nothing is
-changed and no lock is taken; keys are decrypted to see that they can be, and dropped.
+changed and no lock is taken, but by what an application does whose graph is imported; keys are
+decrypted to see that they can be, and dropped.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import typer
 
 from agentguard import config as configuration
 from agentguard import domain
-from agentguard.cli import history, location, policy_source, screen
+from agentguard.cli import doctor_graph, doctor_people, history, location, policy_source, screen
+from agentguard.cli.doctor_graph import GraphTool
+from agentguard.cli.finding import Finding
 from agentguard.cli.location import Location, from_home
 from agentguard.cli.options import ConfigOption, JsonOption
 from agentguard.cli.verify_report import unanchored, where
@@ -33,30 +35,45 @@ from agentguard.storage.anchor import log_folder
 from agentguard.storage.revocations import Standing
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found, and what to do about it."""
-
-    status: Literal["ok", "warn", "fail"]
-    check: str
-    what: str
-
-
-def doctor(*, config: ConfigOption = None, json: JsonOption = False) -> None:
+def doctor(
+    *,
+    config: ConfigOption = None,
+    graph: Annotated[
+        str | None,
+        typer.Option(
+            "--graph",
+            metavar="MODULE:GRAPH",
+            help="Also import a graph of the application, or a function that makes one, and list "
+            "which of its tools are guarded.",
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
     """Check whether this set-up is sound.
 
-    Looks at configuration, policy, rights, keys, anchor, agents, tools and log; exit code 1 if a
-    check fails. With --json, one object: ok, checks (each with status, check, what). Look-ups of
-    facts are imported, as a guard does it: set PYTHONPATH as the application has it.
+    Looks at configuration, policy, rights, keys, anchor, agents, approvers, tools and log; exit
+    code 1 if a check fails. With --json, one object: ok, checks (each with status, check, what),
+    and for --graph tools (each with tool, where, agents). Look-ups of facts are imported, as a
+    guard does it: set PYTHONPATH as the application has it.
     """
     findings = list(_findings(config))
+    tools: list[GraphTool] = []
+    if graph is not None:
+        try:
+            tools = doctor_graph.tools_in(graph)
+            findings += doctor_graph.findings(graph, tools, location.load(config).tools)
+        except AgentguardError as error:
+            findings.append(Finding("fail", f"graph {graph}", str(error)))
     ok = all(finding.status != "fail" for finding in findings)
     if json:
         checks = [{"status": f.status, "check": f.check, "what": f.what} for f in findings]
-        screen.json_line({"ok": ok, "checks": checks})
+        listed = {} if graph is None else {"tools": [tool.as_json() for tool in tools]}
+        screen.json_line({"ok": ok, "checks": checks, **listed})
     else:
         for f in findings:
             screen.item(screen.styled(f.status, f"{f.status:6}"), f"{f.check}: {f.what}")
+        if tools:
+            doctor_graph.draw(tools)
     if not ok:
         raise typer.Exit(1)
 
@@ -73,6 +90,7 @@ def _findings(path: Path | None) -> Iterator[Finding]:
     yield from _facts(settings)
     yield _attempt("policy", lambda: _policy(settings))
     yield from _inputs(settings)
+    yield from doctor_people.approvals(settings)
     yield _attempt("state", lambda: _state(settings))
     yield _passphrase(settings)
     yield _attempt("keys", lambda: _keys(settings))

@@ -6,7 +6,7 @@ Here it is only written out; that it holds was found out before, in ``audit/evid
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from rich.text import Text
@@ -15,8 +15,9 @@ from agentguard.audit.evidence import Evidence
 from agentguard.audit.inclusion import Head, Place
 from agentguard.audit.statements import Administered
 from agentguard.canonical import JSON
-from agentguard.cli import rows, screen, wording
+from agentguard.cli import screen, wording
 from agentguard.identity.credential import agent_alias
+from agentguard.roster import Answer
 
 Row = tuple[str, str | Text]
 
@@ -61,7 +62,8 @@ def as_json(proved: Evidence) -> dict[str, object]:
         "engine": call.engine,
         "policy_sha256": call.policy_sha256,
         "config_sha256": call.config_sha256,
-        "approvals": [],
+        "requirements": [needed.as_json() for needed in proved.required],
+        "approvals": [wording.answer_json(answer) for answer in proved.approved],
         "issued_at": call.predicate.get("issued_at"),
         "signed": call.signed,
         "at": place.at,
@@ -80,7 +82,7 @@ def _outcome_json(proved: Evidence) -> dict[str, JSON] | None:
     if proved.outcome is None:
         return None
     said = proved.outcome.predicate
-    names = ("status", "result_type", "error_type", "started_at", "ended_at")
+    names = ("status", "result_type", "error_type", "started_at", "ended_at", "replay_of")
     return {name: said.get(name) for name in names} | {"result": proved.kept.get("result")}
 
 
@@ -127,7 +129,7 @@ def unknown(proved: Evidence) -> Iterator[str]:
         "what the holder of the log's key has rewritten before anybody kept a checkpoint: compare "
         "the root above with a checkpoint that was kept elsewhere"
     )
-    yield "whether a person approved: the log holds no approval of this call"
+    yield _unknown_of_people(proved.approved)
     if proved.chain is not None:
         yield (
             "whether the delegation was revoked by then: what was denied for that is on record as "
@@ -152,6 +154,17 @@ def unknown(proved: Evidence) -> Iterator[str]:
                 f"when this was logged: the log key {head.key.key.thumbprint} was compromised at "
                 f"{at}, and who has it could have written an earlier time"
             )
+
+
+def _unknown_of_people(answers: Sequence[Answer]) -> str:
+    if not answers:
+        return (
+            "whether a person approved: the log holds no approval of this call, and that none was "
+            "asked for is its word, which audit verify holds against the requests in it"
+        )
+    if any(answer.approver is None for answer in answers):
+        return "who approved: it is not signed, and the application alone says so"
+    return "when a person approved: the time is by the clock where the answer was signed"
 
 
 def _who(proved: Evidence) -> Iterator[Row]:
@@ -200,7 +213,12 @@ def _why(proved: Evidence) -> Iterator[Row]:
         name = " ".join(str(value) for _name, value in sorted(call.engine.items()))
         yield "policy", f"{name}, sha256 {call.policy_sha256 or 'unknown to it'}"
     yield "config", f"sha256 {call.config_sha256}"
-    yield "approvals", "none"
+    for needed in proved.required:
+        yield "asked for", wording.asked_for(needed)
+    if proved.approved:
+        yield from wording.answers(proved.approved)
+    else:
+        yield "approvals", "none"
 
 
 def _then(proved: Evidence) -> Iterator[Row]:
@@ -216,7 +234,8 @@ def _then(proved: Evidence) -> Iterator[Row]:
         yield "outcome", screen.styled("in_doubt", "in doubt: the file holds none")
         return
     status, said = proved.outcome.status, proved.outcome.predicate
-    yield "outcome", screen.styled(status, rows.NOT_RUN if status == "not_run" else status)
+    ended = wording.not_run(proved.outcome.replay_of) if status == "not_run" else status
+    yield "outcome", screen.styled(status, ended)
     if said.get("error_type") is not None:
         yield "error", str(said["error_type"])
     if "result" in proved.kept:

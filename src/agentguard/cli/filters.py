@@ -58,7 +58,7 @@ class Filter:
         """Say in words what is wanted; nothing, if everything is."""
         asked = self.search._asdict()
         asked["agent"] = self.alias or self.search.agent
-        if self.in_doubt or _is_of_calls(self.search):
+        if (self.in_doubt or _is_of_calls(self.search)) and self.search.kind == "authorization":
             asked["kind"] = None  # it follows
         said = [
             f"{name.removesuffix('_id')} {value}"
@@ -97,7 +97,10 @@ def _wanted(  # noqa: PLR0913  one for each option
         since=timestamp(since) if since is not None else None,
         until=timestamp(until) if until is not None else None,
     )
-    if in_doubt or _is_of_calls(search):
+    if decision == "approval" and search.kind is None:
+        search = search._replace(kind="request")
+    asked = search.kind == "request" and not in_doubt and trace is None  # a request says the rest
+    if (in_doubt or _is_of_calls(search)) and not asked:
         if search.kind not in (None, "authorization"):
             message = (
                 "--principal, --tool, --decision, --task, --trace and --in-doubt ask for calls: "

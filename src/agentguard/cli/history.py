@@ -137,7 +137,7 @@ class History:
     def _with_end(self, row: Row, call: Authorization) -> Row:
         for read in self._of("outcome", row.shard, call, read_outcome):
             if read.invocation_sha256 == call.invocation_sha256:
-                return rows.ended(row, read.status)
+                return rows.ended(row, read)
         for shard in self._reader.shards():
             for said in self._of("resolution", shard, call, read_administered):
                 if said.is_of(row.shard, row.index, call):
@@ -162,7 +162,7 @@ class History:
             began = self._call(row.shard, index)
             if began is not None and began.invocation_sha256 == read.invocation_sha256:
                 return rows.of_outcome(row, parsed, read, began, index)
-        return rows.ended(row, read.status) if read.status != "not_run" else row
+        return rows.ended(row, read) if read.status != "not_run" else row
 
     def _administered(self, row: Row, parsed: Entry) -> Row:
         said = read_administered(parsed)

@@ -25,12 +25,14 @@ Kind = Literal[
     "outcome",
     "resolution",
     "erasure",
+    "request",
     "delegation",
     "revocation",
     "freeze",
     "identity",
     "config",
     "policy",
+    "roster",
     "key",
     "shard",
 ]
@@ -233,8 +235,8 @@ KindOption = Annotated[
         "--kind",
         metavar="KIND",
         parser=one_of(Kind),
-        help="Entries of a kind: call, outcome, resolution, erasure, delegation, revocation, "
-        "freeze, identity, config, policy, key, shard.",
+        help="Entries of a kind: call, outcome, resolution, erasure, request, delegation, "
+        "revocation, freeze, identity, config, policy, roster, key, shard.",
     ),
 ]
 InDoubtOption = Annotated[

@@ -12,17 +12,16 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from agentguard import jws
-from agentguard.audit import statements, summary
+from agentguard.audit import approvals, statements, summary
 from agentguard.audit.entry import Entry
 from agentguard.audit.statements import Administered, Authorization, Outcome
 from agentguard.audit.summary import Summary
 from agentguard.canonical import JSON
+from agentguard.cli import wording
 from agentguard.delegation import grant
 
 DAMAGED: Final = "damaged"
 """The kind of a row for an entry that can't be read."""
-
-NOT_RUN: Final = "interrupted before it ran"
 
 _MEMBERS: Final = (
     "index",
@@ -130,9 +129,32 @@ def of_brake(row: Row, parsed: Entry) -> Row:
     return row
 
 
+def of_request(row: Row, parsed: Entry) -> Row:
+    """Add what a request for an approval says: who waits, for whom, with which tool, and why."""
+    match parsed.members:
+        case {
+            "agent": str(agent),
+            "principal": str(principal),
+            "tool": {"name": str(tool)},
+            "requirements": [*requirements],
+        }:
+            reasons = (str(one.get("reason")) for one in requirements if isinstance(one, dict))
+            return replace(
+                row,
+                agent=agent,
+                principal=principal,
+                tool=tool,
+                decision="approval",
+                reason="; ".join(reasons) or None,
+                about=approvals.summary_of_request(parsed),
+            )
+    return row
+
+
 ALONE: Final[Mapping[str, Callable[[Row, Entry], Row]]] = {
     "identity": of_identity,
     "delegation": of_delegation,
+    "request": of_request,
     "revocation": of_brake,
     "freeze": of_brake,
 }
@@ -142,14 +164,21 @@ ALONE: Final[Mapping[str, Callable[[Row, Entry], Row]]] = {
 def of_call(row: Row, parsed: Entry, call: Authorization) -> Row:
     """Add what an authorization says; what became of it is not known yet."""
     about = summary.of_call(call.predicate, at=parsed.at, decision=call.decision)
-    reason = "; ".join(call.reasons) or None
+    reason = "; ".join(call.reasons) or _approved(parsed)
     return replace(_named(row, call), decision=call.decision, reason=reason, about=about)
+
+
+def _approved(parsed: Entry) -> str | None:
+    """Name who has answered, unverified; raises ``DecodeError``."""
+    said = approvals.said_of(parsed)
+    done = (f"{'approved' if a.verdict == 'approve' else 'rejected'} by {a.approver}" for a in said)
+    return ", ".join(done) or None
 
 
 def of_outcome(row: Row, parsed: Entry, read: Outcome, call: Authorization, index: int) -> Row:
     """Add what an outcome says, and of which call, that stands at ``index``."""
     about = summary.of_outcome(call.invocation_id, call.agent, at=parsed.at, status=read.status)
-    return ended(replace(_named(row, call), about=about, call=index), read.status)
+    return ended(replace(_named(row, call), about=about, call=index), read)
 
 
 def of_administered(row: Row, parsed: Entry, said: Administered, call: Authorization | None) -> Row:
@@ -164,11 +193,12 @@ def of_administered(row: Row, parsed: Entry, said: Administered, call: Authoriza
     )
 
 
-def ended(row: Row, status: str) -> Row:
+def ended(row: Row, read: Outcome) -> Row:
     """Add what became of a call, by its agent's word."""
-    if status == "not_run":
-        return replace(row, reason="; ".join(filter(None, (row.reason, NOT_RUN))))
-    return replace(row, outcome=status)
+    if read.status == "not_run":
+        why = wording.not_run(read.replay_of)
+        return replace(row, reason="; ".join(filter(None, (row.reason, why))))
+    return replace(row, outcome=read.status)
 
 
 def settled(row: Row, said: Administered) -> Row:

@@ -17,10 +17,10 @@ import typer
 from rich.text import Text
 
 from agentguard import envelope
-from agentguard.audit import statements
+from agentguard.audit import approvals, statements
 from agentguard.audit.entry import Entry
 from agentguard.audit.statements import Outcome
-from agentguard.canonical import JSON
+from agentguard.canonical import JSON, is_integer
 from agentguard.cli import location, lookup, rows, screen, story, wording
 from agentguard.cli.location import Trust
 from agentguard.cli.options import (
@@ -113,7 +113,7 @@ def _show_entry(found: Found, *, json: bool) -> None:
     if json:
         screen.json_line(members)
     else:
-        _draw_entry(members, _hops(found.entry))
+        _draw_entry(members, {**_hops(found.entry), **_asked(found.entry)})
 
 
 def _draw(told: Story, believed: Trust, again: _Again) -> None:
@@ -138,12 +138,39 @@ def _hops(parsed: Entry) -> dict[str, JSON]:
     return {}
 
 
-def _draw_entry(members: Mapping[str, JSON], hops: Mapping[str, JSON]) -> None:
+def _asked(parsed: Entry) -> dict[str, JSON]:
+    """Tell a request for an approval in words; where it can't be read, it is shown raw."""
+    if parsed.kind != "request":
+        return {}
+    with suppress(AgentguardError):
+        asked, said = approvals.read_request(parsed), parsed.members
+        about, tool, until = approvals.summary_of_request(parsed), said["tool"], said["expires_at"]
+        needed = map(wording.asked_for, approvals.requirements_of(parsed))
+        told: dict[str, JSON] = {
+            "request": asked.request_id,
+            "agent": f"{agent_alias(about.agent or '')}  {about.agent}",
+            "for": about.principal,
+            "tool": about.tool,
+            "tool digest": f"sha256 {tool.get('digest')}" if isinstance(tool, dict) else None,
+            "resource": said["resource"],
+            "task_id": said["task_id"],
+            "asked for": "; ".join(needed),
+            "until": wording.moment(until) if is_integer(until) else until,
+            "call digest": asked.call_sha256,
+            "call site": said["call_site"],
+            "requirement": asked.requirement_sha256,
+            "as shown": asked.displayed_sha256,
+            "arguments": "not in the log: they lie with the request while it waits",
+        }
+        return {name: value for name, value in told.items() if value is not None}
+    return {}
+
+
+def _draw_entry(members: Mapping[str, JSON], told: Mapping[str, JSON]) -> None:
     """Print an entry that belongs to no call; of a signed one, what its statement says."""
     shown = dict(members)
-    if hops:
-        del shown["chain"]
-        shown |= hops
+    if told:  # in words, in the place of what they tell
+        shown = {"kind": members["kind"], "at": members["at"], **told}
     if "statement" in shown:
         sealed = Envelope.parse(members["statement"])
         said = envelope.parse_statement(sealed.payload, str(members["kind"]))
@@ -208,6 +235,10 @@ def _why(told: Story) -> Iterator[tuple[str, str | Text]]:
         name = " ".join(map(str, engine.values())) if isinstance(engine, dict) else str(engine)
         yield "policy", f"{name}, sha256 {members['policy_sha256'] or 'unknown to it'}"
     yield "config", f"sha256 {members['config_sha256']}"
+    with suppress(AgentguardError):  # what can't be read is a problem of the story
+        for needed in approvals.requirements_of(told.entry):
+            yield "asked for", wording.asked_for(needed)
+    yield from wording.answers(told.approved)
 
 
 def _then(told: Story, acting: str) -> Iterator[tuple[str, str | Text]]:
@@ -235,7 +266,8 @@ def _in_doubt(told: Story, acting: str) -> Iterator[tuple[str, str | Text]]:
 
 def _ended(told: Story, outcome: Outcome, parsed: Entry) -> Iterator[tuple[str, str | Text]]:
     status, said = outcome.status, outcome.predicate
-    yield "outcome", screen.styled(status, rows.NOT_RUN if status == "not_run" else status)
+    ended = wording.not_run(outcome.replay_of) if status == "not_run" else status
+    yield "outcome", screen.styled(status, ended)
     if said.get("error_type") is not None:
         yield "error", str(said["error_type"])
     if said.get("result") is not None:

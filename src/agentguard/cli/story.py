@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from agentguard import canonical, whereabouts
-from agentguard.audit import entry, statements
+from agentguard.audit import approvals, entry, statements
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry
 from agentguard.audit.statements import (
@@ -25,17 +25,18 @@ from agentguard.audit.statements import (
     Outcome,
 )
 from agentguard.canonical import JSON
-from agentguard.cli import lookup
+from agentguard.cli import lookup, wording
 from agentguard.delegation.chain import Chain
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument
 from agentguard.ports import LogReader
+from agentguard.roster import Answer
 from agentguard.storage import sqlite
 from agentguard.whereabouts import Found
 
-_OUTCOME_MEMBERS: Final = ("result_type", "error_type", "started_at", "ended_at")
+_OUTCOME_MEMBERS: Final = ("result_type", "error_type", "started_at", "ended_at", "replay_of")
 
 
 class Noted(NamedTuple):
@@ -66,6 +67,7 @@ class Story:
     call: Authorization
     credential: Credential | None = None
     chain: Chain | None = None
+    approved: tuple[Answer, ...] = ()
     outcome_entry: Found | None = None
     outcome: Outcome | None = None
     resolution: Noted | None = None
@@ -90,6 +92,8 @@ class Story:
             "principal": call.principal,
             "credential": _credential_json(self.credential),
             "delegation": _chain_json(self.chain),
+            "requirements": members["requirements"],
+            "approvals": [wording.answer_json(answer) for answer in self.approved],
             "tool": call.predicate["tool"],
             "arguments": self.attachments.get("arguments"),
             "input": self.attachments.get("input"),
@@ -151,6 +155,9 @@ class _Teller:
             with self._problem("the invocation does not hold"):
                 at = entry.time_of(story.entry.at)
                 statements.check_call(story.call, issued, story.chain, at)
+        if issued is not None:
+            with self._problem("the approvals do not hold"):
+                story.approved = self._approved(issued)
         if story.call.allowed:
             self._outcome()
         self._attach(story.index, story.call.commitments)
@@ -188,6 +195,19 @@ class _Teller:
         if found is None:
             raise VerificationError("no entry before the call keeps its chain")
         return statements.check_delegation(found.entry, self.trust, entry.time_of(found.entry.at))
+
+    def _approved(self, issued: Credential) -> tuple[Answer, ...]:
+        """Return the answers on which the call rests, against the roster of their day."""
+        story, people = self.story, None
+        named = approvals.roster_named(story.entry)
+        if named is not None:
+            found = whereabouts.roster(self.reader, named, story.shard, story.index)
+            if found is None:
+                raise VerificationError("no entry before the call states its roster")
+            at = entry.time_of(found.entry.at)
+            people = approvals.check_roster(found.entry, self.trust, at).people
+        at = entry.time_of(story.entry.at)
+        return approvals.check_approvals(story.call, story.entry, people, issued, at)
 
     def _outcome(self) -> None:
         story = self.story

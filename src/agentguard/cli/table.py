@@ -18,7 +18,7 @@ from agentguard.identity.credential import agent_alias
 COLUMNS: Final = ("index", "at", "kind", "decision", "outcome", "agent", "tool")
 """The names of the table's columns."""
 
-_BACKGROUND: Final = frozenset({"shard", "key", "config", "policy"})
+_BACKGROUND: Final = frozenset({"shard", "key", "config", "policy", "roster"})
 
 
 class Table:

@@ -1,14 +1,18 @@
-"""How a chain of delegation is told in words, by ``audit show`` and ``audit verify-evidence``."""
+"""How a delegation, and what people answered, is told by ``audit show`` and ``verify-evidence``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
+from agentguard.canonical import JSON
+from agentguard.decision import Requirement
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.grant import Grant
 from agentguard.identity.credential import agent_alias
+from agentguard.roster import Answer
 
 UNSIGNED: Final = "by nobody: the agent's signer failed, and the log alone says that it asked"
 
@@ -52,6 +56,66 @@ def delegatee(grant: Grant) -> str:
     return agent_alias(grant.delegatee)
 
 
+def not_run(replay_of: str | None) -> str:
+    """Say of an authorised call why its tool did not run."""
+    if replay_of is None:
+        return "interrupted before it ran"
+    return f"it did not run again: the result of the call {replay_of} was handed out"
+
+
+def asked_for(needed: Requirement) -> str:
+    """Write down one requirement."""
+    parts = [f"{needed.quorum} {'person' if needed.quorum == 1 else 'people'}"]
+    if needed.approvers:
+        parts.append(f"of {', '.join(needed.approvers)}")
+    if needed.roles:
+        parts.append(f"in a role of {', '.join(needed.roles)}")
+    if needed.allow_self:
+        parts.append("whoever asks among them")
+    return f"{' '.join(parts)} ({needed.reason})"
+
+
+def answers(given: Sequence[Answer]) -> Iterator[tuple[str, str]]:
+    """Yield who has answered a request for an approval, and how that is known."""
+    for answer in given:
+        said = answer.said
+        approver = answer.approver
+        if approver is None:
+            how = "by the application's word, unsigned"
+        else:
+            roles = f" ({', '.join(approver.roles)})" if approver.roles else ""
+            key_id, _signature = answer.sealed.signatures[0]
+            how = f"{approver.name} of the roster{roles}, signed with {key_id}"
+        at = moment(said.not_before)
+        note = f": {said.note}" if said.note else ""
+        done = "approved by" if said.verdict == "approve" else "rejected by"
+        yield done, f"{said.approver}, {how}, at {at}{note}"
+
+
+def answer_json(answer: Answer) -> dict[str, JSON]:
+    """Return what ``--json`` gives of an answer."""
+    said, approver = answer.said, answer.approver
+    return {
+        "approval_id": said.approval_id,
+        "request_id": said.request_id,
+        "verdict": said.verdict,
+        "approver": said.approver,
+        "name": approver.name if approver is not None else None,
+        "roles": list(approver.roles) if approver is not None else [],
+        "method": said.method,
+        "key": answer.sealed.signatures[0][0] if approver is not None else None,
+        "not_before": said.not_before,
+        "note": said.note,
+    }
+
+
 def time(grant: Grant) -> str:
     """Write down when a hop ends."""
-    return datetime.fromtimestamp(grant.expires_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return moment(grant.expires_at)
+
+
+def moment(seconds: int) -> str:
+    """Write down a time; one that no calendar has, as its number."""
+    with suppress(ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"{seconds} s since 1970"

@@ -1,0 +1,257 @@
+"""``agentguard approvals``: what waits for a person, whole as it is signed, and the answers to it.
+
+An answer is signed with a key of the person's own; none of the guard's keys is needed, nor its
+passphrase. How a request looks stands in ``request.py``, whose key signs in ``approver.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from agentguard import approval, canonical
+from agentguard.approval import ApprovalRequest, Verdict
+from agentguard.cli import approver, files, location, request, screen
+from agentguard.cli.options import ConfigOption, ForceOption, JsonOption, OutputOption
+from agentguard.desk import Desk
+from agentguard.identity.trust import seconds
+from agentguard.storage.approvals import FileApprovals
+
+app = typer.Typer(no_args_is_help=True, help="Calls that wait for a person, and their answers.")
+
+RequestArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="REQUEST", help="The request's id, or its beginning, as approvals list shows it."
+    ),
+]
+RequestOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--request", metavar="FILE", help="A request that approvals export has written; no state."
+    ),
+]
+KeyOption = Annotated[
+    Path,
+    typer.Option(
+        "--key",
+        metavar="FILE",
+        help="Your OpenSSH Ed25519 private key, encrypted; or its FILE.pub, to sign by ssh-agent.",
+    ),
+]
+AsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        metavar="PRINCIPAL",
+        help="Who you are on the roster, as in user:bob; for --request.",
+    ),
+]
+NoteOption = Annotated[
+    str, typer.Option("--note", metavar="TEXT", help="What to say beside it; it is logged.")
+]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not show the request and ask first.")]
+
+_DEFAULT_KEY = Path("~/.ssh/id_ed25519")
+
+
+@app.command("list")
+def list_requests(*, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """List what waits for an answer, the oldest first. With --json, one object a line."""
+    desk = _desk(config)
+    waiting = desk.pending()
+    if json:
+        for asked in waiting:
+            screen.json_line({**_members(asked), "missing": desk.missing(asked)})
+        return
+    if not waiting:
+        screen.line("nothing waits for an approval")
+        return
+    now = datetime.now(UTC)
+    names = ("request", "asked at", "time left", "agent", "for", "tool")
+    rows = (request.row(one, desk.missing(one), desk.answers(one), now) for one in waiting)
+    screen.columns(names, rows)
+
+
+@app.command("show")
+def show(
+    request_id: RequestArgument = None,
+    *,
+    request_file: RequestOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show a request whole, as it is signed: nothing is cut, and what can't print is escaped."""
+    asked, desk = _asked(request_id, request_file, config)
+    if json:
+        screen.json_line(_members(asked))
+        return
+    request.draw(asked, desk.answers(asked) if desk is not None else ())
+
+
+@app.command("approve")
+def approve(
+    request_id: RequestArgument = None,
+    *,
+    key: KeyOption = _DEFAULT_KEY,
+    note: NoteOption = "",
+    yes: YesOption = False,
+    request_file: RequestOption = None,
+    principal: AsOption = None,
+    output: OutputOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Approve a request: this exact call may run, once.
+
+    It is shown first. On another machine, name the exported request with --request and who you are
+    with --as: the signed answer is written to -o FILE, for approvals import.
+    """
+    options = _Options(key, note, yes, principal, output)
+    _answer("approve", _asked(request_id, request_file, config), options)
+
+
+@app.command("reject")
+def reject(
+    request_id: RequestArgument = None,
+    *,
+    key: KeyOption = _DEFAULT_KEY,
+    note: NoteOption = "",
+    yes: YesOption = False,
+    request_file: RequestOption = None,
+    principal: AsOption = None,
+    output: OutputOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Reject a request: the call is denied, and its agent is told the note."""
+    options = _Options(key, note, yes, principal, output)
+    _answer("reject", _asked(request_id, request_file, config), options)
+
+
+@app.command("export")
+def export(
+    request_id: RequestArgument,
+    *,
+    output: OutputOption = None,
+    force: ForceOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Write a request to a file, to be answered on another machine. It holds the arguments."""
+    asked, _desk = _asked(request_id, None, config)
+    with files.new(output, force=force) as file:
+        file.write(asked.dumps() + b"\n")
+    if not files.is_stream(output):
+        screen.line(f"written: {output}; agentguard approvals approve --request FILE answers it")
+
+
+@app.command("import")
+def import_answer(
+    file: Annotated[Path, typer.Argument(metavar="FILE|-", help="A signed answer.")],
+    *,
+    config: ConfigOption = None,
+) -> None:
+    """Take a signed answer that was made elsewhere, if it counts."""
+    desk = _desk(config)
+    asked, sealed = desk.loads(files.read_or_stdin(file, canonical.MAX_BYTES))
+    answer = desk.take(asked, sealed)
+    _say(answer.said.verdict, answer.said.approver, asked, desk)
+
+
+class _Options(NamedTuple):
+    """How a request is answered."""
+
+    key: Path
+    note: str
+    yes: bool
+    principal: str | None
+    output: Path | None
+
+
+class _Question(NamedTuple):
+    """A request, and the desk where it waits; None for one from a file."""
+
+    asked: ApprovalRequest
+    desk: Desk | None
+
+
+def _desk(config: Path | None) -> Desk:
+    settings = location.load_own(config)
+    return Desk(FileApprovals(settings.state), settings.roster, lambda: datetime.now(UTC))
+
+
+def _asked(request_id: str | None, file: Path | None, config: Path | None) -> _Question:
+    if (request_id is None) == (file is None):
+        raise typer.BadParameter(
+            "name one request: REQUEST as approvals list shows it, or --request"
+        )
+    if file is not None:
+        data = files.read_or_stdin(file, approval.MAX_BYTES + 2)
+        return _Question(ApprovalRequest.loads(data.removesuffix(b"\n")), None)
+    desk = _desk(config)
+    return _Question(desk.find(str(request_id)), desk)
+
+
+def _answer(verdict: Verdict, question: _Question, options: _Options) -> None:
+    asked, desk = question
+    if not options.yes:
+        request.draw(asked, desk.answers(asked) if desk is not None else ())
+        _confirm(verdict)
+    signer = approver.signer(options.key.expanduser())
+    principal = options.principal
+    if desk is not None:
+        own = desk.approver(signer.public_key).principal
+        if principal not in (None, own):
+            message = f"the key is {own}'s, and --as names {principal}: leave it out here"
+            raise typer.BadParameter(message)
+        principal = own
+    elif principal is None:
+        raise typer.BadParameter("say with --as who you are on the roster, as in --as user:bob")
+    sealed = approval.answer(
+        asked,
+        verdict,
+        approver=principal or "",
+        approval_id=os.urandom(16).hex(),
+        at=max(seconds(datetime.now(UTC)), asked.requested_at),
+        note=options.note,
+        signer=signer,
+    )
+    if desk is not None and options.output is None:
+        desk.take(asked, sealed)
+        _say(verdict, principal or "", asked, desk)
+        return
+    with files.new(options.output, force=False) as file:
+        file.write(canonical.dumps(sealed.as_json()) + b"\n")
+    if not files.is_stream(options.output):
+        screen.line(f"written: {options.output}; agentguard approvals import FILE takes it")
+
+
+def _say(verdict: str, principal: str, asked: ApprovalRequest, desk: Desk) -> None:
+    missing = desk.missing(asked)
+    then = f"; it still waits: {missing}" if missing is not None else ""
+    no = request.rejected_by(desk.answers(asked))
+    if no and verdict == "approve":
+        then = f"; but it was rejected by {no}, and stays so"
+    done = "approved" if verdict == "approve" else "rejected"
+    screen.line(f"{done} by {principal}: {asked.tool}, request {asked.request_id}{then}")
+
+
+def _confirm(verdict: Verdict) -> None:
+    try:
+        agreed = typer.confirm(f"{verdict.capitalize()} exactly this call?", err=True)
+    except typer.Abort:
+        if sys.stdin.isatty():
+            raise
+        typer.echo(err=True)  # the question's line is not ended yet
+        message = "nobody is there to be asked: nothing was answered; say --yes to answer unasked"
+        raise typer.BadParameter(message) from None
+    if not agreed:
+        raise typer.Exit(1)
+
+
+def _members(asked: ApprovalRequest) -> dict[str, Any]:
+    members: Any = canonical.loads(asked.dumps(), limit=approval.MAX_BYTES)
+    return dict(members)

@@ -1,0 +1,103 @@
+"""What ``agentguard doctor --graph`` says of a graph: which of its tools are guarded.
+
+Here the application's code is imported. How its graph is looked through is known to the adapter of
+its framework, which is found through an entry point.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import entry_points
+from typing import Final, NamedTuple
+
+from agentguard.canonical import JSON
+from agentguard.cli import screen
+from agentguard.cli.finding import Finding
+from agentguard.errors import AgentguardError, ConfigError
+from agentguard.spelling import closest
+
+GROUP: Final = "agentguard.graphs"
+"""The entry point group of functions that list a graph's tools: name, where, agents."""
+
+
+class GraphTool(NamedTuple):
+    """A tool of a graph, ``where`` it runs, and the ``agents`` for whom it is guarded."""
+
+    name: str
+    where: tuple[str, ...]
+    agents: tuple[str, ...]
+
+    def as_json(self) -> dict[str, JSON]:
+        """Return the members that ``doctor --json`` gives."""
+        return {"tool": self.name, "where": list(self.where), "agents": list(self.agents)}
+
+
+def tools_in(reference: str) -> list[GraphTool]:
+    """Import ``package.module:graph`` and list its tools; raises ``ConfigError``.
+
+    A function in its place is called, without arguments, to make the graph.
+    """
+    lists = _lists()
+    module_name, _, name = reference.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+        graph = found() if inspect.isfunction(found) else found
+        return [GraphTool(*tool) for tool in lists(graph)]
+    except AgentguardError:
+        raise
+    except Exception as error:
+        message = (
+            f"--graph {reference!r} can't be looked at ({type(error).__name__}: {error}); expected "
+            "package.module:graph, on Python's path: set PYTHONPATH as the application has it"
+        )
+        raise ConfigError(message) from error
+
+
+def findings(
+    reference: str, tools: Sequence[GraphTool], configured: Iterable[str]
+) -> Iterator[Finding]:
+    """Say which tools of a graph nothing guards, and which ``[tools]`` are not in it."""
+    check = f"graph {reference}"
+    bare = [tool for tool in tools if not tool.agents]
+    if not tools:
+        what = "no tools are found in it: what the code of a node calls by itself is not seen"
+        yield Finding("warn", check, what)
+    elif not bare:
+        many = screen.count(len(tools), "tool, which is guarded", "tools, all of them guarded")
+        yield Finding("ok", check, many)
+    for tool in bare:
+        place = f" in {_place(tool)}" if tool.where else ""
+        what = f"{tool.name}{place} is not guarded: nothing checks or records its calls"
+        yield Finding("warn", check, what)
+    names = {tool.name for tool in tools}
+    for name in configured:
+        if name not in names:
+            meant = closest(name, sorted(names))
+            what = f"[tools.{name}] names no tool of {reference}"
+            if meant is None:
+                yield Finding("ok", f"tool {name}", what)
+            else:
+                yield Finding("warn", f"tool {name}", f"{what}: is {meant} meant?")
+
+
+def draw(tools: Sequence[GraphTool]) -> None:
+    """Print the table of a graph's tools."""
+    nobody = screen.styled("warn", "nobody")
+    rows = [((t.name, _place(t), ", ".join(t.agents) if t.agents else nobody), "") for t in tools]
+    screen.columns(("tool", "in", "guarded for"), rows)
+
+
+def _place(tool: GraphTool) -> str:
+    return " > ".join(tool.where)
+
+
+def _lists() -> Callable[[object], Sequence[tuple[str, tuple[str, ...], tuple[str, ...]]]]:
+    for found in entry_points(group=GROUP):
+        return found.load()  # type: ignore[no-any-return]  # what the entry point names
+    message = (
+        "doctor --graph needs agentguard-langchain, which is not installed: from a clone of the "
+        "project, run pip install . ./integrations/agentguard-langchain"
+    )
+    raise ConfigError(message, code="command.missing")

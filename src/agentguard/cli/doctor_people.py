@@ -1,0 +1,137 @@
+"""What ``agentguard doctor`` says of approvals: who may give them, what is weak there, what waits.
+
+Of a Rego policy the text alone is looked at, as a person would: what it asks for in another way
+than by a literal is not seen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final, NamedTuple, Self
+
+from agentguard import config
+from agentguard.cli import screen
+from agentguard.cli.finding import Finding
+from agentguard.config import Config
+from agentguard.engines.rego_source import RegoSource
+from agentguard.errors import AgentguardError
+from agentguard.identity.trust import seconds
+from agentguard.storage.approvals import FileApprovals
+
+_RULE: Final = re.compile(r"^approval(?:\s|\[|:=|=|\{)", re.MULTILINE)
+_QUORUM: Final = re.compile(r'"quorum"\s*:\s*(\d+)')
+_NAMES: Final = r'"{}"\s*:\s*\[([^\]]*)\]'
+_TEXT: Final = re.compile(r'"([^"]*)"')
+
+
+class _Asked(NamedTuple):
+    """What a policy's rule ``approval`` asks for in so many words."""
+
+    quorum: int
+    roles: frozenset[str]
+    approvers: frozenset[str]
+
+    @classmethod
+    def of(cls, settings: Config) -> Self | None:
+        """Look for it in the modules of the policy's package; None where no such rule is seen."""
+        written = settings.policy
+        if written is None or written.engine != "rego":
+            return None
+        try:
+            source = RegoSource.read(config.resolve(settings.base, written.path))
+        except AgentguardError:
+            return None  # why it can't be read is a finding already
+        package = re.escape(written.query.removeprefix("data."))
+        begins = re.compile(rf"^package\s+{package}\s*$", re.MULTILINE)
+        code = (re.sub(r"(?m)^\s*#.*$", "", text) for _path, text in source.modules)
+        text = "\n".join(module for module in code if begins.search(module))
+        if not _RULE.search(text):
+            return None
+        quorums = map(int, _QUORUM.findall(text))
+        return cls(max(quorums, default=1), _named("roles", text), _named("approvers", text))
+
+
+def approvals(settings: Config) -> Iterator[Finding]:
+    """Check the roster, what the policy asks of it, and the requests that lie there."""
+    asked = _Asked.of(settings)
+    yield from _roster(settings)
+    if asked is not None:
+        yield from _lacking(settings, asked)
+    yield from _owners(settings)
+    yield from _requests(settings)
+
+
+def _roster(settings: Config) -> Iterator[Finding]:
+    people = settings.roster
+    for name, approver in people.approvers.items():
+        keys = screen.count(len(approver.keys), "key", "keys")
+        roles = f", in the roles {' '.join(approver.roles)}" if approver.roles else ", in no role"
+        yield Finding("ok", f"approver {name}", f"{approver.principal}, with {keys}{roles}")
+    if people.application:
+        what = (
+            "application = true: where the policy names nobody, the application's word counts for "
+            "an approval, without a signature; leave it out if people can sign"
+        )
+        yield Finding("warn", "approvals", what)
+
+
+def _lacking(settings: Config, asked: _Asked) -> Iterator[Finding]:
+    """Say which approvals the policy asks for that nobody on the roster can give."""
+    people = settings.roster
+    if not people.can_answer:
+        what = (
+            "the policy has a rule `approval`, and there are no approvers: what it asks people "
+            "about is denied (approval.unavailable); add [approvers.NAME]"
+        )
+        yield Finding("warn", "approvals", what)
+        return
+    persons = {approver.principal for approver in people.approvers.values()}
+    if asked.quorum > max(len(persons), 1):
+        who = screen.count(len(persons), "person", "people")
+        what = f"the policy asks for a quorum of {asked.quorum}, and the roster has {who}"
+        yield Finding("warn", "approvals", what)
+    held = {role for approver in people.approvers.values() for role in approver.roles}
+    for role in sorted(asked.roles - held):
+        what = f"the policy asks for the role {role}, which nobody on the roster has"
+        yield Finding("warn", "approvals", what)
+    for name in sorted(asked.approvers - people.approvers.keys()):
+        what = f"the policy asks for the approver {name}, who is not on the roster"
+        yield Finding("warn", "approvals", what)
+
+
+def _owners(settings: Config) -> Iterator[Finding]:
+    persons = {approver.principal for approver in settings.roster.approvers.values()}
+    for name, agent in settings.agents.items():
+        owner = agent.profile.owner
+        if persons == {owner}:
+            what = (
+                f"{owner} owns it, and is the only approver: unless a requirement has allow_self, "
+                "nobody may approve its calls"
+            )
+            yield Finding("warn", f"agent {name}", what)
+
+
+def _requests(settings: Config) -> Iterator[Finding]:
+    try:
+        asked = [request for _key, request in FileApprovals(settings.state).pending()]
+    except AgentguardError as error:
+        yield Finding("fail", "requests", str(error))
+        return
+    now = seconds(datetime.now(UTC))
+    waiting = [request for request in asked if now < request.expires_at]
+    if waiting:
+        many = screen.count(len(waiting), "request waits", "requests wait")
+        since = datetime.fromtimestamp(waiting[0].requested_at, UTC)
+        what = f"{many} for people, since {since:%Y-%m-%d %H:%M} UTC: agentguard approvals list"
+        yield Finding("ok", "requests", what)
+    if len(waiting) < len(asked):
+        over = screen.count(len(asked) - len(waiting), "request has", "requests have")
+        what = f"{over} expired: what it asked for was not run, and has to be called again"
+        yield Finding("warn", "requests", what)
+
+
+def _named(member: str, text: str) -> frozenset[str]:
+    lists = re.findall(_NAMES.format(member), text)
+    return frozenset(name for listed in lists for name in _TEXT.findall(listed))

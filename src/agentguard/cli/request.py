@@ -1,0 +1,106 @@
+"""How a request for an approval looks: whole, as it is signed, and as a row of a list.
+
+What came from a model or a tool can't steer the screen, nor look like a line of agentguard's: each
+value stands behind its name, on lines that begin with a bar.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from rich.text import Text
+
+from agentguard.approval import ApprovalRequest, Verdict
+from agentguard.cli import screen, wording
+from agentguard.cli.text import printable
+from agentguard.identity.trust import seconds
+from agentguard.roster import Answer
+
+_SHORT = 8
+
+
+def row(
+    asked: ApprovalRequest, missing: str | None, answers: Sequence[Answer], now: datetime
+) -> screen.Row:
+    """Return the row of a list, with what is still missing as its note, or what was answered."""
+    cells = (
+        asked.request_id[:_SHORT],
+        _time(asked.requested_at)[:19],
+        _left(asked.expires_at - seconds(now)),
+        asked.agent_name,
+        asked.principal,
+        asked.tool,
+    )
+    return cells, missing or f"{_answered(answers)}: it waits for its agent to go on"
+
+
+def rejected_by(answers: Sequence[Answer]) -> str:
+    """Return who has rejected a request, which no approval changes; empty where nobody has."""
+    return _who(answers, "reject")
+
+
+def _answered(answers: Sequence[Answer]) -> str:
+    if no := rejected_by(answers):
+        return f"answered, rejected by {no}"
+    return f"answered, approved by {_who(answers, 'approve')}"
+
+
+def _who(answers: Sequence[Answer], verdict: Verdict) -> str:
+    return ", ".join(sorted({one.said.approver for one in answers if one.said.verdict == verdict}))
+
+
+def draw(asked: ApprovalRequest, answers: Sequence[Answer]) -> None:
+    """Print a request whole, and the answers that it has by now."""
+    screen.line(screen.styled("approval", "Somebody is asked to approve exactly this call:"))
+    # never cut: what is signed is what is seen
+    screen.sheet((name, Text(printable(value))) for name, value in _said(asked))
+    screen.line(Text("arguments", style="bold"))
+    shown = json.dumps(json.loads(asked.arguments), indent=2, ensure_ascii=False)
+    for line in shown.splitlines():
+        # never cut and never wrapped: what is signed is what is seen
+        screen.line(Text(f"  | {printable(line)}", no_wrap=True))
+    screen.line(Text("what is signed", style="bold"))
+    screen.sheet(
+        (
+            ("request", asked.request_id),
+            ("call digest", asked.call_digest),
+            ("requirement", asked.requirement_sha256),
+            ("as shown", asked.displayed_sha256),
+        )
+    )
+    if answers:
+        screen.line(Text("answers so far", style="bold"))
+        screen.sheet((done, Text(printable(who))) for done, who in wording.answers(answers))
+
+
+def _said(asked: ApprovalRequest) -> Iterator[tuple[str, str]]:
+    yield "tool", asked.tool
+    yield "description", asked.description or "none"
+    yield "agent", f"{asked.agent_name}  {asked.agent}"
+    yield "domain", asked.trust_domain
+    yield "for", asked.principal
+    if asked.actors:
+        yield "through", ", ".join(asked.actors)
+    for name, value in (("resource", asked.resource), ("task", asked.task_id)):
+        if value is not None:
+            yield name, value
+    for needed in asked.requirements:
+        yield "asks for", wording.asked_for(needed)
+    if not all(needed.allow_self for needed in asked.requirements):
+        yield "not by", ", ".join(asked.requesters)
+    yield "asked at", _time(asked.requested_at)
+    yield "until", _time(asked.expires_at)
+    if asked.unbound:
+        yield "not in it", f"injected by the framework: {', '.join(asked.unbound)}"
+
+
+def _time(at: int) -> str:
+    return wording.moment(at)
+
+
+def _left(left: int) -> str:
+    minutes, rest = divmod(max(left, 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -1,0 +1,82 @@
+"""docs/approvals.md as a reader follows it: its code, its policy, its tables and its commands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from agentguard import Guard, config
+from agentguard.engines.rego import RegoEngine
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "approvals.md").read_text(encoding="utf-8")
+CODES = (DOCS / "reason-codes.md").read_text(encoding="utf-8")
+COMMANDS = (DOCS / "cli.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def test_the_code_does_what_the_page_says(project):
+    code, _test = blocks("python")
+    ran = project.python("-W", "error", "-c", code)
+    assert ran.stderr == ""
+    missing, result = ran.stdout.splitlines()
+    assert missing == "nobody has answered yet"
+    assert result == "merged into main"
+
+
+def test_the_test_of_a_program_is_one(tmp_path):
+    _code, test = blocks("python")
+    (plugin,) = re.findall(r"`(pytest_plugins = [^`]*)`", PAGE)
+    (tmp_path / "conftest.py").write_text(plugin)
+    (tmp_path / "test_refund.py").write_text(test)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "1 passed" in ran.stdout, ran.stdout
+
+
+@pytest.mark.parametrize(("branch", "asks"), [("main", True), ("fix", False)])
+def test_the_policy_asks_as_the_page_says(tmp_path, branch, asks):
+    (rego,) = blocks("rego")
+    (tmp_path / "authz.rego").write_text(rego)
+    engine = RegoEngine.load(tmp_path / "authz.rego")
+    answer = engine.evaluate(
+        b'{"action":"merge_pr","args":{"branch":"%s"}}' % branch.encode()  # what it reads
+    )
+    assert isinstance(answer, dict)
+    assert ("approval" in answer) is asks
+
+
+def test_the_tables_are_those_of_a_configuration(signer):
+    (toml,) = blocks("toml")
+    tables = tomllib.loads(re.sub(r'"ssh-ed25519 [^"]*"', f'"{signer.public_key.openssh()}"', toml))
+    read = config.parse(tables, source="page", base=Path.cwd())
+    assert read.roster.approvers["bob"].roles == ("release-manager",)
+    assert read.limits == config.parse({}, source="page", base=Path.cwd()).limits  # the defaults
+    assert not read.roster.application
+
+
+def test_the_commands_are_those_of_the_command_line():
+    for line in "".join(blocks("console")).splitlines():
+        command = " ".join(line.removeprefix("$ ").split()[:3])
+        assert f"## `{command}`" in COMMANDS
+
+
+def test_the_reason_codes_are_in_the_list():
+    for code in re.findall(r"`((?:approval|delegation)\.[a-z_]+)`", PAGE):
+        assert f"| `{code}` |" in CODES
+
+
+def test_what_the_desk_offers_is_there():
+    _, _, rest = PAGE.partition("- `guard.approvals` is the desk: ")
+    sentence = rest.partition(", which")[0]
+    with Guard.ephemeral(lambda _: None) as guard:  # type: ignore[arg-type, return-value]
+        for name in re.findall(r"`(\w+)[`(]", sentence):
+            assert hasattr(guard.approvals, name)
