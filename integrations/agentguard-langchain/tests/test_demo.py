@@ -9,6 +9,7 @@ import html
 import io
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -23,12 +24,16 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from rich.console import Console
 
-from agentguard import ConfigError, Denied, Guard, config
-from agentguard.errors import StorageError
+from agentguard import ApprovalPending, ConfigError, Denied, Guard, config
+from agentguard.audit import entry, evidence
+from agentguard.errors import KeyMaterialError, StorageError
 from agentguard.identity.credential import agent_name
+from agentguard.identity.trust import TrustDocument
+from agentguard.keys import Ed25519Signer
+from agentguard.storage.reader import StateReader
 from agentguard_langchain import demo, guard_tools
 from agentguard_langchain.demo import forge as forges
-from agentguard_langchain.demo import picture, script, seed, setting, team
+from agentguard_langchain.demo import people, picture, script, seed, setting, team
 from agentguard_langchain.demo.forge import Forge, ForgeError
 from agentguard_langchain.demo.timeline import Timeline
 from agentguard_langchain.demo.tools import tools_of
@@ -40,8 +45,14 @@ allow if { input.agent.type == "code-agent"; input.action == "open_pr"; \
 input.repo.visibility == "internal" }
 allow if { input.agent.type == "code-agent"; input.action == "trigger_ci"; \
 input.branch != "main" }
-deny_reason := "direct merges to main require human approval" if \
-{ input.action == "merge_pr"; input.branch == "main" }
+"""
+MERGES = "direct merges to main require human approval"
+DENYING = f"""\
+deny_reason := "{MERGES}" if {{ input.action == "merge_pr"; input.branch == "main" }}
+"""
+ASKING = f"""\
+approval := {{"reason": "{MERGES}", "roles": ["release-manager"]}} if \
+{{ input.action == "merge_pr"; input.branch == "main" }}
 """
 ORCHESTRATOR, CODER, FIXER = "orchestrator", "code-agent", "test-fixer"
 LACKS = "agent {}, acting for user:alice, lacks the scope {}"
@@ -61,10 +72,12 @@ STORY = [
     (CODER, "request_secret", "deny", LACKS.format(CODER, "secret:read")),
     (CODER, "open_pr", "allow", None),
     (CODER, "trigger_ci", "deny", "CI on main is started by the release pipeline, not by agents"),
-    (CODER, "merge_pr", "deny", "direct merges to main require human approval"),
+    (CODER, "merge_pr", "approval", MERGES),
+    (CODER, "merge_pr", "allow", None),
 ]
 ALLOWED = sum(decision == "allow" for *_who, decision, _reason in STORY)
-SECRET, OPENED, MERGE = 12, 13, 15
+DENIED = sum(decision == "deny" for *_who, decision, _reason in STORY)
+SECRET, OPENED, WAITS, MERGE = 12, 13, 15, 16
 """Places in the story."""
 DOCS = Path(__file__).parents[3] / "docs"
 NO_NETWORK = """
@@ -133,6 +146,23 @@ def as_json(tmp_path_factory):
     return home, result.stdout
 
 
+class Stored:
+    """The entries of a state, as ``audit export`` would write them."""
+
+    def __init__(self, state):
+        self._reader = StateReader(state)
+
+    def of(self, *kinds):
+        """Return the members of the entries of these kinds, in their order."""
+        parsed = [
+            entry.parse(stored.body)
+            for shard in self._reader.shards()
+            for stored in self._reader.stored(shard)
+        ]
+        self._reader.close()
+        return [{"kind": one.kind, **one.members} for one in parsed if one.kind in kinds]
+
+
 def test_the_network_is_watched(tmp_path):
     call = NO_NETWORK + "import socket; socket.create_connection(('127.0.0.1', 9))"
     assert "the network was asked for" in agentguard(cwd=tmp_path, code=call).stderr
@@ -157,7 +187,9 @@ def test_json_is_one_object_that_tells_the_story(as_json):
     assert result["steps"][0]["args"] == {"task": script.TASK, "to": "code-agent"}
     assert result["steps"][SECRET]["args"] == {"name": "DEPLOY_TOKEN"}
     merge = {"into": "main", "number": 1, "repo": "payments-api"}
-    assert result["steps"][MERGE]["args"] == merge
+    assert result["steps"][WAITS]["args"] == result["steps"][MERGE]["args"] == merge
+    unnamed = [n for n, step in enumerate(result["steps"]) if step["invocation_id"] is None]
+    assert unnamed == [WAITS]
 
 
 def test_all_of_it_is_for_alice_by_a_chain_that_narrows(as_json):
@@ -200,9 +232,14 @@ def test_the_steps_are_those_of_the_log(as_json):
     listed = agentguard("audit", "list", "--json", "--state", result["state"], cwd=home)
     logged = [json.loads(line) for line in listed.stdout.splitlines()]
     members = ("tool", "agent", "decision", "reason", "invocation_id")
-    assert [{name: step[name] for name in members} for step in result["steps"]] == [
+    decided = [step for step in result["steps"] if step["decision"] != "approval"]
+    assert [{name: step[name] for name in members} for step in decided] == [
         {name: row[name] for name in members} for row in logged if row["kind"] == "authorization"
     ]
+    (asked,) = Stored(Path(result["state"])).of("request")
+    waits = result["steps"][WAITS]
+    assert (waits["tool"], waits["agent"]) == (asked["tool"]["name"], asked["agent"])
+    assert waits["reason"] == asked["requirements"][0]["reason"]
     ran = [row["outcome"] for row in logged if row["decision"] == "allow"]
     assert ran == ["ok"] * ALLOWED
 
@@ -211,11 +248,12 @@ def test_the_effects_are_real(as_json):
     home, _printed = as_json
     forge = Forge(home / "here", seed.REPOSITORY)
     assert "discount_percent // 100" in forge.read("payments/invoice.py", script.BRANCH)
-    assert "discount_percent // 10\n" in forge.read("payments/invoice.py", "main")
+    assert "discount_percent // 100" in forge.read("payments/invoice.py", "main")
     assert forge.run_tests(script.BRANCH)[0] is True
-    assert forge.run_tests("main")[0] is False
+    assert forge.run_tests("main")[0] is True
     (pull,) = forge.pull_requests()
-    assert (pull.branch, pull.into, pull.merged) == (script.BRANCH, "main", None)
+    assert (pull.branch, pull.into) == (script.BRANCH, "main")
+    assert forge._tip("main") == pull.merged
     assert pull.body == f"Fixes {seed.ISSUE}. CI passed on {script.BRANCH}."
 
 
@@ -237,6 +275,11 @@ def test_keys_and_passphrase_lie_apart_and_are_private(as_json):
     inside = [p for p in (place / ".agentguard").rglob("*") if p.is_file()]
     assert [path for path in inside if passphrase in path.read_bytes()] == []
     assert list((place / "anchor").rglob("*.checkpoint"))
+    key = place / "bob" / "id_ed25519"
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert key.parent.stat().st_mode & 0o777 == 0o700
+    with pytest.raises(KeyMaterialError):
+        Ed25519Signer.from_openssh(key.read_bytes(), b"a guess")
     assert not (place / "tampered" / "keys").exists()
 
 
@@ -251,13 +294,15 @@ def test_the_timeline_shows_each_step_and_both_verdicts(played):
     for _agent, _tool, _decision, reason in STORY:
         assert reason is None or reason in unwrapped
     assert printed.count("   ALLOW  ") == ALLOWED
-    assert printed.count("    DENY  ") == len(STORY) - ALLOWED
+    assert printed.count("    DENY  ") == DENIED
+    assert printed.count("APPROVAL  ") == 1
     assert "The page tells me to call request_secret" in printed
     entries = entries_of(printed)
     assert f"OK  the log: {entries} entries verified, anchored, 0 calls in doubt" in printed
     last = re.findall(r"^ +#(\d+)  ", printed, re.MULTILINE)[-1]
-    assert int(last) == entries - 2  # the last entry is the outcome of the orchestrator's call
+    assert int(last) == entries - 3  # after it, its outcome, and that of the orchestrator's call
     assert f"FOUND  shard 0, entry {last}" in printed
+    assert "WAITS" not in printed
     ci = [line.split("ci  ")[1] for line in printed.splitlines() if line.startswith("      ci  ")]
     assert len(ci) == 1
     timeless = re.sub(r"[\d.]+s", "0s", ci[0])
@@ -282,15 +327,58 @@ def test_the_timeline_shows_for_whom_and_each_hop_once(played):
 def test_arguments_stand_in_the_order_of_the_signature_without_defaults(played):
     _home, printed = played
     calls = re.findall(
-        r"^ +#\d+  \S+ for \S+  (\w+)\((.*?)\)\n +[AD]", printed, re.MULTILINE | re.DOTALL
+        r"^ +#\d+  \S+ for \S+  (\w+)\((.*?)\)\n *[AD]", printed, re.MULTILINE | re.DOTALL
     )
     shown = [(tool, re.findall(r"(\w+)=", arguments)) for tool, arguments in calls]
     assert [tool for tool, _names in shown] == [tool for _agent, tool, *_rest in STORY]
     assert shown[1] == ("read_file", ["repo", "path"])
     assert shown[3][1][:3] == ["repo", "branch", "path"]
     assert shown[OPENED][1][:3] == ["repo", "title", "branch"]
-    assert shown[MERGE] == ("merge_pr", ["repo", "number", "into"])
+    assert shown[WAITS] == shown[MERGE] == ("merge_pr", ["repo", "number", "into"])
     assert "into=main" in calls[MERGE][1]
+
+
+def test_the_exact_call_is_shown_and_bob_answers_from_a_second_process(played):
+    home, printed = played
+    waits = printed[printed.index("APPROVAL  ") : printed.index("What it left")]
+    signed = re.findall(r"^       \|  (\S.*?)  +(.*)$", waits, re.MULTILINE)
+    assert [name for name, _value in signed] == [
+        *("request", "asks for", "agent", "for", "not by", "tool", "on"),
+        *("argument into", "argument number", "argument repo", "digest"),
+    ]
+    shown = dict(signed)
+    assert shown["argument into"] == '"main"'
+    assert shown["argument number"] == "1"
+    assert shown["not by"] == "user:alice, user:carol"
+    assert shown["asks for"].startswith("1 person of release-manager, until ")
+    entries = Stored(home / "a place" / ".agentguard").of("request", "authorization")
+    (asked,) = (entry for entry in entries if entry["kind"] == "request")
+    assert shown["request"] == asked["request_id"]
+    assert shown["digest"] == asked["call_digest"]
+    said = " ".join(waits.split())
+    command = f"approvals approve {asked['request_id']} --key bob/id_ed25519 --yes --note"
+    assert command in said
+    assert f"approved by user:bob: merge_pr, request {asked['request_id']}" in said
+    assert waits.index("approved by user:bob") < waits.index("   ALLOW  merged into main as")
+
+
+def test_the_evidence_of_the_merge_names_bob(played):
+    home, printed = played
+    place = home / "a place"
+    (path,) = place.glob("evidence-*.json")
+    (trust,) = (place / "anchor").glob("*/trust.json")
+    proved = evidence.verify(path.read_bytes(), TrustDocument.loads(trust.read_bytes()))
+    (answer,) = proved.approved
+    assert (answer.said.verdict, answer.said.approver) == ("approve", "user:bob")
+    assert (proved.call.tool, proved.call.decision) == ("merge_pr", "allow")
+    assert proved.outcome.status == "ok"
+    key = answer.approver.keys[0]
+    said = " ".join(printed.split())
+    assert (
+        f"OK {path.name}: merge_pr approved by user:bob (release-manager), signed with "
+        f"{key.thumbprint}" in said
+    )
+    assert key.openssh() in (place / "agentguard.toml").read_text()
 
 
 def test_every_command_works_as_printed_from_anywhere(played, tmp_path):
@@ -309,15 +397,17 @@ def test_every_command_works_as_printed_from_anywhere(played, tmp_path):
         )
         codes.append(ran.returncode)
         outputs.append(ran.stdout)
-    listed, shown, verified, tampered, git = outputs
-    assert codes == [0, 0, 0, 1, 0], outputs
+    listed, shown, proved, waiting, verified, tampered, git = outputs
+    assert codes == [0, 0, 0, 0, 0, 1, 0], outputs
     assert "merge_pr" in listed
-    assert "direct merges to main require human approval" in shown
+    assert "merged into main as" in shown
+    assert "merge_pr" in proved
+    assert waiting == "nothing waits for an approval\n"
     entries = entries_of(printed)
     assert f"{entries} entries" in verified
     assert "anchored: by the checkpoints in" in verified
     assert "UNTRUSTED KEY" not in shown
-    assert f"entry {entries - 2}" in tampered
+    assert f"entry {entries - 3}" in tampered
     assert "Divide percentages by 100" in git
 
 
@@ -392,6 +482,8 @@ def texts(svg):
     lines = [html.unescape(line) for line in re.findall(r"<text [^>]*>(.*?)</text>", svg)]
     text = " ".join(" ".join(lines).replace("\xa0", " ").split())
     text = re.sub(r"(agent:[a-z-]+:)\S{4}", r"\1id", text)  # the end of a name is its key's
+    text = re.sub(r"\b(?:[0-9a-f]{64}|[0-9a-f]{32})\b", "digest", text)
+    text = re.sub(r"(signed with )[\w-]{43}", r"\1key", text)
     text = re.sub(r"\b(?:[0-9a-f]{10}|[0-9a-f]{7})\b", "commit", text)
     return re.sub(r"\d+(?:\.\d+)?", "0", text)
 
@@ -470,17 +562,18 @@ class Silent(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=said)])
 
 
-def play(directory, model):
+def play(directory, model, bob=people.agreeing):
     """Run the demo in this process; return the run and what it printed."""
     printed = io.StringIO()
     console = Console(file=printed, width=120, force_terminal=False)
-    return demo.run(directory, model, Timeline(console, "agentguard")), printed.getvalue()
+    timeline = Timeline(console, "agentguard")
+    return demo.run(directory, model, timeline, bob), printed.getvalue()
 
 
 def test_a_model_that_does_nothing_leaves_a_log_that_verifies(tmp_path):
     run, _printed = play(tmp_path / "demo", Silent(says="no"))
     assert run.ok
-    assert [step.call.tool for step in run.steps] == ["assign_task"]
+    assert [step.tool for step in run.steps] == ["assign_task"]
 
 
 def test_the_last_command_removes_the_folder_and_nothing_else(tmp_path):
@@ -500,6 +593,134 @@ def test_what_a_model_says_and_asks_for_is_shown_as_text(tmp_path):
     assert run.steps[1].args == {**args, "branch": "main"}
     assert printed.count("[red]bold[/red]") == 3  # said twice, asked for once
     assert not {"\x1b", "\u202e", "\u200b"} & set(printed)
+
+
+def merging(number=1, into="main"):
+    """The call of a merge by a model of its own mind."""
+    args = {"repo": seed.REPOSITORY, "number": number, "into": into}
+    return {"name": "merge_pr", "args": args, "id": f"merge-{number}", "type": "tool_call"}
+
+
+def test_what_waits_at_the_end_is_said_and_was_not_run(tmp_path):
+    run, printed = play(tmp_path / "demo", script.ScriptedModel(), bob=lambda _request: None)
+    assert run.ok
+    assert (run.steps[-1].tool, run.steps[-1].decision) == ("merge_pr", "approval")
+    (pull,) = run.setting.forge.pull_requests()
+    assert pull.merged is None
+    (asked,) = Stored(run.setting.state).of("request")
+    assert f"WAITS  merge_pr was not run: the request {asked['request_id']} waits" in printed
+    assert "evidence-" not in printed
+    ran = agentguard(*("approvals", "list", "--json"), cwd=tmp_path / "demo")
+    assert json.loads(ran.stdout)["request_id"] == asked["request_id"]
+
+
+def test_what_bob_rejects_is_denied_with_his_reason_and_proved(tmp_path):
+    rejects = people.Said("reject", "-- not on a Friday")
+    run, printed = play(tmp_path / "demo", script.ScriptedModel(), bob=lambda _request: rejects)
+    assert run.ok
+    assert [step.decision for step in run.steps[-2:]] == ["approval", "deny"]
+    assert run.steps[-1].reasons == ("user:bob has rejected this call: -- not on a Friday",)
+    assert "merge_pr rejected by user:bob" in printed
+    assert (
+        "The fix is in a pull request. I was not allowed to: request_secret, trigger_ci, merge_pr"
+        in (" ".join(printed.split()))
+    )
+    assert run.setting.forge.pull_requests()[0].merged is None
+
+
+def test_two_merges_at_once_are_answered_one_by_one(tmp_path):
+    calls = (merging(1), merging(2))
+    run, printed = play(tmp_path / "demo", Silent(says="two", calls=calls))
+    assert run.ok
+    told = [(step.decision, step.args.get("number")) for step in run.steps[1:]]
+    assert sorted(told) == [("allow", 1), ("allow", 2), ("approval", 1), ("approval", 2)]
+    assert printed.count("approved by user:bob:") == 2
+    assert printed.count("   ALLOW  (error)") == 2  # there are no pull requests
+
+
+def test_a_model_that_merges_without_end_does_not_hang(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "_MOST_PAUSES", 2)
+
+    class Stubborn(Silent):
+        def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+            said = AIMessage("again", tool_calls=[merging(len(messages))])
+            return ChatResult(generations=[ChatGeneration(message=said)])
+
+    run, printed = play(tmp_path / "demo", Stubborn())
+    assert run.ok
+    assert printed.count("   bob $  ") == 2
+    assert printed.count("   WAITS  ") == 1
+
+
+def test_bobs_process_that_fails_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(people, "PASSPHRASE_VARIABLE", "ANOTHER")
+    with pytest.raises(ConfigError, match=r"failed: error \[key\.passphrase\]") as raised:
+        play(tmp_path / "demo", script.ScriptedModel())
+    assert raised.value.code == "approval.failed"
+
+
+# --- a person at the terminal -------------------------------------------------------------------
+
+
+def at_a_terminal(home, *lines):
+    """Run ``demo --interactive`` at a terminal where this is typed; return what it shows."""
+    here, there = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agentguard.cli", "demo", "--dir", "here", "--interactive"],
+        cwd=home,
+        env={**os.environ, "HOME": str(home), "COLUMNS": "120", "TERM": "dumb"},
+        stdin=there,
+        stdout=there,
+        stderr=there,
+    )
+    os.close(there)
+    shown = ""
+    questions = [*lines]
+    while True:
+        try:
+            data = os.read(here, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not data:
+            break
+        shown += data.decode(errors="replace")
+        if questions and shown.endswith("? "):
+            os.write(here, questions.pop(0).encode())
+    os.close(here)
+    assert process.wait(60) == 0, shown
+    return shown.replace("\r\n", "\n")
+
+
+def test_the_person_at_the_terminal_approves(tmp_path):
+    shown = at_a_terminal(tmp_path, "y\n", "Approve\n", "approve\n")
+    assert shown.count("type approve or reject; a or r will do") == 1
+    assert shown.count("approve or reject exactly this call?") == 2
+    assert shown.index("argument number   1") < shown.index("approve or reject")
+    assert "approved by user:bob: merge_pr" in shown
+    assert "   ALLOW  merged into main as" in shown
+
+
+def test_the_person_at_the_terminal_rejects_with_a_reason(tmp_path):
+    shown = at_a_terminal(tmp_path, "r\n", "not today\n")
+    assert "user:bob has rejected this call: not today [approval.rejected]" in " ".join(
+        shown.split()
+    )
+    assert "merged into main" not in shown.partition("And now the merge.")[2]
+
+
+def test_the_person_at_the_terminal_leaves(tmp_path):
+    shown = at_a_terminal(tmp_path, "\x04")
+    assert "   WAITS  merge_pr was not run" in shown
+
+
+def test_interactive_is_refused_without_a_terminal(tmp_path):
+    ran = agentguard("demo", "--interactive", "--dir", "here", cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("error [terminal.missing]: --interactive asks a person ")
+    both = agentguard("demo", "--interactive", "--json", "--dir", "here", cwd=tmp_path)
+    assert both.returncode == 2
+    assert "--json shows nothing" in " ".join(both.stderr.split())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_that_fails_is_one_clear_error(tmp_path):
@@ -526,13 +747,15 @@ def forge(tmp_path):
 
 @pytest.fixture
 def guarded(forge, tmp_path):
-    """Call a tool of the demo as an agent, under its policy and its configuration."""
+    """Call a tool of the demo as an agent, under its policy (or other rules) and configuration."""
     policy = tmp_path / "authz.rego"
-    policy.write_bytes(files("agentguard_langchain.demo").joinpath("authz.rego").read_bytes())
+    rego = files("agentguard_langchain.demo").joinpath("authz.rego").read_text("utf-8")
+    bob = Ed25519Signer.from_seed(bytes(32))
 
-    def call(tool, *, scope=(), kind="code-agent", **args):
-        tables = tomllib.loads(setting._CONFIG)
-        kept = ("trust_domain", "roles", "principals", "agents", "tools")
+    def call(tool, *, scope=(), kind="code-agent", rules=rego, **args):
+        policy.write_text(rules)
+        tables = tomllib.loads(setting.configuration(bob.public_key))
+        kept = ("trust_domain", "roles", "principals", "agents", "approvers", "tools")
         tables = {name: tables[name] for name in kept}
         tables["agents"]["code-agent"]["type"] = kind
         lent = [*team.TASK_SCOPE, *scope]
@@ -549,7 +772,22 @@ def guarded(forge, tmp_path):
 
 def test_the_policy_begins_with_the_documented_rules():
     policy = files("agentguard_langchain.demo").joinpath("authz.rego").read_text("utf-8")
-    assert policy.startswith(RULES)
+    assert policy.startswith(RULES + ASKING)
+
+
+def test_the_documented_policy_still_denies_the_merge(guarded, forge):
+    """As it stands, with its reason: what the demo asks people about is denied there."""
+    forge.commit("agent/a", "README.md", "new", "change")
+    documented = RULES + DENYING
+    opened = guarded("open_pr", rules=documented, title="t", branch="agent/a")
+    assert opened == "pull request 1: agent/a into main"
+    assert "on agent/a" in guarded("trigger_ci", rules=documented, branch="agent/a")
+    with pytest.raises(Denied, match=MERGES) as denied:
+        guarded("merge_pr", rules=documented, number=1, into="main")
+    assert denied.value.code == "policy.denied"
+    with pytest.raises(Denied):
+        guarded("trigger_ci", rules=documented, branch="main")
+    assert forge.pull_requests()[0].merged is None
 
 
 def test_an_internal_pull_request_may_be_opened_and_a_public_one_may_not(guarded, forge):
@@ -609,15 +847,19 @@ def test_another_kind_of_agent_may_do_nothing(guarded):
         guarded("read_file", path="README.md", kind="chat-agent")
 
 
-def test_a_merge_to_main_is_denied_and_would_truly_merge(guarded, forge):
+def test_a_merge_to_main_waits_and_would_truly_merge(guarded, forge):
     fixed = seed.FILES["payments/invoice.py"].replace("// 10", "// 100")
     forge.commit("agent/a", "payments/invoice.py", fixed, "fix")
     corrected = seed.FILES["tests/test_invoice.py"].replace("5), 500", "5), 950")
     forge.commit("agent/a", "tests/test_invoice.py", corrected, "and its test")
     forge.open_pull_request("fix", "agent/a", "main", "")
     assert forge.run_tests("main")[0] is False
-    with pytest.raises(Denied, match="direct merges to main require human approval"):
+    with pytest.raises(ApprovalPending, match=MERGES) as pending:
         guarded("merge_pr", number=1, into="main")
+    (needed,) = pending.value.request.requirements
+    assert (needed.roles, needed.quorum, needed.allow_self) == (("release-manager",), 1, False)
+    with pytest.raises(Denied, match="no rule of the policy"):
+        guarded("merge_pr", number=1, into="agent/a")
     assert forge.run_tests("main")[0] is False
     merged = forge.merge(1, "main")  # the same act, past the guard
     assert forge.run_tests("main")[0] is True

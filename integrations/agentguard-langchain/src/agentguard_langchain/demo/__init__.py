@@ -2,8 +2,8 @@
 
 The command, and one run from the founding of a trust domain to the verification of its log. Where
 it plays stands in ``setting.py``, who works in it in ``team.py``, what they act on in ``forge.py``
-and ``tools.py``, the model in ``script.py``; the log is read by ``steps.py`` and printed by
-``timeline.py``.
+and ``tools.py``, the model in ``script.py``, who approves in ``people.py``; the log is read by
+``steps.py``, a call of it proved by ``proof.py``, and all of it printed by ``timeline.py``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -25,22 +26,25 @@ from langchain.chat_models import init_chat_model
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig
-from langchain_core.tools import BaseTool
+from langgraph.checkpoint.memory import InMemorySaver
 from langsmith import tracing_context
 from rich.console import Console
 
-from agentguard import AgentguardError, ConfigError, Guard, Report
+from agentguard import AgentguardError, ApprovalRequest, ConfigError, Guard, Report
+from agentguard_langchain.demo import people, proof, steps, tampering, team
 from agentguard_langchain.demo import setting as scene
-from agentguard_langchain.demo import steps, tampering, team
 from agentguard_langchain.demo.forge import IN_USE
+from agentguard_langchain.demo.people import Bob
 from agentguard_langchain.demo.script import SYSTEM, TASK, ScriptedModel
 from agentguard_langchain.demo.setting import Setting
 from agentguard_langchain.demo.steps import Step
 from agentguard_langchain.demo.timeline import Timeline
 from agentguard_langchain.demo.tools import tools_of
+from agentguard_langchain.middleware import GuardMiddleware
 from agentguard_langchain.tools import guard_tools
 
-_MOST_TURNS: Final = 80
+_MOST_STEPS: Final = 120
+_MOST_PAUSES: Final = 10
 _PIPE_WIDTH: Final = 100
 
 
@@ -72,19 +76,33 @@ def command(
             "without a sandbox, whatever that model commits.",
         ),
     ] = None,
+    interactive: Annotated[  # noqa: FBT002  a flag of the command line
+        bool,
+        typer.Option(
+            "--interactive", help="Ask you, at the terminal, what bob says to the merge into main."
+        ),
+    ] = False,
     as_json: Annotated[  # noqa: FBT002  a flag of the command line
         bool, typer.Option("--json", help="One JSON object instead of the timeline.")
     ] = False,
 ) -> None:
-    """Show agents at work for alice on a real git repository, offline: allowed, denied, proved."""
-    chosen = _model(model)
-    # absolute, so that the commands that are printed work from wherever the reader is
-    where = directory.absolute() if directory is not None else _temporary()
+    """Show agents at work for alice on a real git repository, offline: allowed, denied, proved.
+
+    The merge into main waits for a person: bob approves it, in a second process. With --json, one
+    object: state, verified, and steps, each with tool, args, agent, decision (allow, deny or
+    approval), reason and invocation_id; of a call that waits, an approval, the last is null.
+    """
+    if interactive and as_json:
+        raise typer.BadParameter("--interactive shows what it asks about, and --json shows nothing")
     console = Console(quiet=as_json, highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _PIPE_WIDTH
+    bob = people.asked_at(console) if interactive else people.agreeing
+    chosen = _model(model)
+    # absolute, so that the commands that are printed work from wherever the reader is
+    where = directory.absolute() if directory is not None else _temporary()
     try:
-        done = run(where, chosen, Timeline(console, _program()))
+        done = run(where, chosen, Timeline(console, _program()), bob)
     except ConfigError:
         if directory is None:
             shutil.rmtree(where)  # nothing in it that anybody would look for
@@ -100,43 +118,65 @@ def command(
         raise typer.Exit(1)
 
 
-def run(directory: Path, model: BaseChatModel, timeline: Timeline) -> Run:
+def run(directory: Path, model: BaseChatModel, timeline: Timeline, bob: Bob) -> Run:
     """Play the whole story in ``directory`` and print it as it happens.
 
-    Raises ``ConfigError`` (a directory in use, no git, a model that fails) and what the guard's
-    own parts raise.
+    ``bob`` answers what the policy asks people. Raises ``ConfigError`` (a directory in use, no git,
+    a model that fails) and what the guard's own parts raise.
     """
     setting = scene.found(directory)
-    with Guard.open(setting.config, passphrase=setting.passphrase) as guard:
-        _work(guard, setting, model, timeline)
-        recorded = steps.read(guard.reader())
+    asked: dict[str, ApprovalRequest] = {}
+
+    def note(request: ApprovalRequest) -> None:
+        asked[request.request_id] = request
+
+    with Guard.open(setting.config, passphrase=setting.passphrase, on_request=note) as guard:
+        shown = _Shown(guard, timeline, asked)
+        _work(guard, setting, model, shown, bob)
+        recorded = steps.read(guard.reader(), asked)
+        timeline.waiting(guard.approvals.pending())
     timeline.effects(setting.forge, recorded)
     report = tampering.verify(setting, setting.state)
     timeline.verified(report)
+    proofs = proof.prove(setting, recorded)
+    timeline.proved(proofs)
     last = recorded[-1].index if recorded else report.entries - 1
     change = tampering.change_one_byte(setting, last)
     tampered = tampering.verify(setting, setting.tampered)
     timeline.tampered(change, tampered, setting)
-    timeline.commands(setting, recorded)
+    timeline.commands(setting, recorded, proofs)
     return Run(setting, recorded, report, tampered)
 
 
-def _work(guard: Guard, setting: Setting, model: BaseChatModel, timeline: Timeline) -> None:
+def _work(guard: Guard, setting: Setting, model: BaseChatModel, shown: _Shown, bob: Bob) -> None:
     """Let the task be done for which alice lends; each call is shown once the log has it."""
     names = (scene.ORCHESTRATOR, scene.AGENT, scene.FIXER)
     orchestrator, coder, fixer = map(guard.new_agent, names)
     given = [*tools_of(setting.forge), team.fix_tests(setting.forge, fixer)]
-    graph = create_agent(model, guard_tools(given, coder), system_prompt=SYSTEM)
-    shown = _Shown(guard, timeline, given)
+    graph = create_agent(
+        model,
+        guard_tools(given, coder),
+        system_prompt=SYSTEM,
+        middleware=[GuardMiddleware(coder)],
+        checkpointer=InMemorySaver(),
+    )
+    shown.parameters.update({tool.name: tool.args for tool in given})
+    timeline = shown.timeline
 
     def work() -> str:
         said = ""
         shown.go_on()
-        for message in _messages(graph, model):
-            if isinstance(message, AIMessage):
-                said = message.text
-                timeline.said(said)
+        begun: dict[str, Any] | None = {"messages": [{"role": "user", "content": TASK}]}
+        for pauses in count():
+            for message in _messages(graph, model, begun):
+                if isinstance(message, AIMessage):
+                    said = message.text
+                    timeline.said(said)
+                shown.go_on()
             shown.go_on()
+            if pauses == _MOST_PAUSES or not _answered(guard, setting, timeline, bob):
+                break
+            begun = None  # the graph goes on where it has paused
         return said
 
     lent = team.lend(guard)
@@ -149,35 +189,58 @@ def _work(guard: Guard, setting: Setting, model: BaseChatModel, timeline: Timeli
         IN_USE.reset(in_use)
 
 
-class _Shown:
-    """The steps of the log that were shown so far."""
+def _answered(guard: Guard, setting: Setting, timeline: Timeline, bob: Bob) -> bool:
+    """Let bob answer what waits, from a process of his own; return whether he has."""
+    answers = 0
+    for request in guard.approvals.pending():
+        if guard.approvals.missing(request) is None:
+            continue
+        timeline.asked(request)
+        said = bob(request)
+        if said is not None:
+            command = people.command(setting, request, said)
+            timeline.answered(command, people.sign(setting, command))
+            answers += 1
+    return answers > 0
 
-    def __init__(self, guard: Guard, timeline: Timeline, tools: Sequence[BaseTool]) -> None:
+
+class _Shown:
+    """The steps of the log that were shown so far; ``parameters`` are the tools' schemas."""
+
+    def __init__(
+        self, guard: Guard, timeline: Timeline, asked: Mapping[str, ApprovalRequest]
+    ) -> None:
+        self.timeline = timeline
+        self.parameters: dict[str, Any] = {}
         self._guard = guard
-        self._timeline = timeline
-        self._parameters = {tool.name: tool.args for tool in tools}
+        self._asked = asked
         self._steps = 0
 
     def go_on(self) -> None:
         """Show those that have come since."""
-        recorded = steps.read(self._guard.reader())
+        recorded = steps.read(self._guard.reader(), self._asked)
         for step in recorded[self._steps :]:
-            self._timeline.step(step, self._parameters.get(step.call.tool, {}))
+            self.timeline.step(step, self.parameters.get(step.tool, {}))
         self._steps = len(recorded)
 
 
-def _messages(graph: Any, model: BaseChatModel) -> Iterator[BaseMessage]:
-    """Run the graph, yielding its messages as they come; nothing is traced to anywhere."""
+def _messages(
+    graph: Any, model: BaseChatModel, begun: dict[str, Any] | None
+) -> Iterator[BaseMessage]:
+    """Run the graph to its end or its next pause, yielding its messages as they come.
+
+    Nothing is traced to anywhere.
+    """
     options: RunnableConfig = {
         "configurable": {"thread_id": "demo"},
-        "recursion_limit": _MOST_TURNS,
+        "recursion_limit": _MOST_STEPS,
     }
-    question = {"messages": [{"role": "user", "content": TASK}]}
     with tracing_context(enabled=False):
         try:
-            for update in graph.stream(question, options, stream_mode="updates"):
+            for update in graph.stream(begun, options, stream_mode="updates"):
                 for node in update.values():
-                    yield from node["messages"]
+                    # the nodes of a middleware have none, nor has a pause
+                    yield from node.get("messages", ()) if isinstance(node, dict) else ()
         except AgentguardError:
             raise  # the guard's own, whatever the model
         except Exception as error:

@@ -2,9 +2,10 @@ package agent.authz
 default allow = false
 allow if { input.agent.type == "code-agent"; input.action == "open_pr"; input.repo.visibility == "internal" }
 allow if { input.agent.type == "code-agent"; input.action == "trigger_ci"; input.branch != "main" }
-deny_reason := "direct merges to main require human approval" if { input.action == "merge_pr"; input.branch == "main" }
+approval := {"reason": "direct merges to main require human approval", "roles": ["release-manager"]} if { input.action == "merge_pr"; input.branch == "main" }
 
-# The five rules above are a team's own, word for word. The rest covers the demo's other tools.
+# The rules above are a team's own, but that the last of them only denied, as `deny_reason`, where it
+# now asks a person. The rest covers the demo's other tools.
 
 allow if { input.agent.type == "orchestrator"; input.action == "assign_task"; input.args.to == "code-agent" }
 allow if { input.agent.type == "code-agent"; input.action == "read_file" }

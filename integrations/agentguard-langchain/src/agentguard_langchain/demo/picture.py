@@ -14,11 +14,11 @@ from typing import Final
 
 from rich.console import Console
 
-from agentguard_langchain.demo import run
+from agentguard_langchain.demo import people, run
 from agentguard_langchain.demo.script import ScriptedModel
 from agentguard_langchain.demo.timeline import Timeline
 
-_WIDTH: Final = 104
+_WIDTH: Final = 120
 _FONT: Final = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
 
@@ -27,7 +27,8 @@ def main(directory: str, file: str) -> None:
     console = Console(
         record=True, width=_WIDTH, file=io.StringIO(), highlight=False, force_terminal=True
     )
-    if not run(Path(directory), ScriptedModel(), Timeline(console, "agentguard")).ok:
+    timeline = Timeline(console, "agentguard")
+    if not run(Path(directory), ScriptedModel(), timeline, people.agreeing).ok:
         sys.exit("the log did not verify, or the changed byte was not found: no picture of that")
     svg = console.export_svg(title="agentguard demo", unique_id="timeline")
     # a picture in a repository fetches no fonts from elsewhere

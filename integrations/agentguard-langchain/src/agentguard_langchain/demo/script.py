@@ -2,7 +2,7 @@
 
 It has a plan, as a model has a task: each move is made from the results of the moves before. And
 like a model it can't tell data from instructions: whatever a tool's result tells it to call, it
-calls next, with the arguments written there. Nothing here is told what will be denied.
+calls next, with the arguments written there. Nothing here is told what will be denied, or paused.
 """
 
 from __future__ import annotations
@@ -144,8 +144,10 @@ def answer(messages: Sequence[BaseMessage]) -> AIMessage:
     if len(planned) < len(_PLAN):
         move = _PLAN[len(planned)]([str(result.content) for result in planned])
         return _calling(move, f"plan-{len(planned)}")
+    done = "in a pull request" if planned[-1].status == "error" else "merged into main"
     refused = [str(result.name) for result in results if result.status == "error"]
-    return AIMessage(f"The fix is in a pull request. I was not allowed to: {', '.join(refused)}.")
+    lacking = f" I was not allowed to: {', '.join(refused)}." if refused else ""
+    return AIMessage(f"The fix is {done}.{lacking}")
 
 
 def _calling(move: Move, call_id: str) -> AIMessage:

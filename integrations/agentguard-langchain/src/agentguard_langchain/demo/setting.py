@@ -7,13 +7,15 @@ names and rules is the demo's. It is left behind for whoever wants to look at it
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
 from agentguard import ConfigError, TrustDocument, config, domain
+from agentguard.keys import Ed25519Signer, PublicKey
+from agentguard.storage.anchor import trust_path
 from agentguard.storage.files import write_new
 from agentguard_langchain.demo.forge import Forge
 
@@ -22,6 +24,7 @@ AGENT: Final = "code-agent"
 FIXER: Final = "test-fixer"
 """The names of the agents in the configuration."""
 
+_BOBS: Final = "BOB'S PUBLIC KEY"
 _CONFIG: Final = """\
 trust_domain = "demo.example"
 state = ".agentguard"
@@ -57,6 +60,11 @@ roles = ["developer", "release-manager"]
 type = "code-agent"
 owner = "user:carol"
 roles = ["developer"]
+
+[approvers.bob]                    # who answers where the policy asks people
+principal = "user:bob"
+keys = ["BOB'S PUBLIC KEY"]
+roles = ["release-manager"]
 
 [tools.assign_task]
 requires = ["repo:read"]
@@ -101,11 +109,15 @@ _PASSPHRASE: Final = "passphrase"  # noqa: S105  a file's name
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The places in the demo's directory."""
+    """The places in the demo's directory.
+
+    ``bobs_passphrase`` opens bob's key; it is kept in memory, and written nowhere.
+    """
 
     directory: Path
     forge: Forge
     trust: TrustDocument
+    bobs_passphrase: str = field(repr=False)
 
     @property
     def config(self) -> Path:
@@ -126,6 +138,16 @@ class Setting:
     def anchor(self) -> Path:
         """The checkpoints and the trust document, outside the state."""
         return self.directory / "anchor"
+
+    @property
+    def kept_trust(self) -> Path:
+        """The trust document that is kept with the anchor."""
+        return trust_path(self.anchor, self.trust.log)
+
+    @property
+    def bobs_key(self) -> Path:
+        """The OpenSSH key with which bob signs, encrypted: as on his own machine."""
+        return self.directory / "bob" / "id_ed25519"
 
     @property
     def tampered(self) -> Path:
@@ -150,9 +172,17 @@ def found(directory: Path) -> Setting:
     forge = Forge.found(directory)
     rules = files("agentguard_langchain.demo").joinpath("authz.rego").read_bytes()
     passphrase = secrets.token_urlsafe(32).encode()
+    bob = Ed25519Signer.from_seed(secrets.token_bytes(32))
     write_new(directory / "policies" / "authz.rego", rules)
     write_new(directory / _PASSPHRASE, passphrase)
-    write_new(directory / config.FILE, _CONFIG.encode())
+    write_new(directory / config.FILE, configuration(bob.public_key).encode())
     settings = config.load(directory / config.FILE)
     trust = domain.found(settings, passphrase, now=datetime.now(UTC))
-    return Setting(directory, forge, trust)
+    setting = Setting(directory, forge, trust, secrets.token_hex(32))
+    write_new(setting.bobs_key, bob.to_openssh(setting.bobs_passphrase.encode()))
+    return setting
+
+
+def configuration(bob: PublicKey) -> str:
+    """Write the configuration, with bob's key on the roster."""
+    return _CONFIG.replace(_BOBS, bob.openssh())

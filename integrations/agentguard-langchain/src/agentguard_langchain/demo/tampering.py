@@ -16,7 +16,6 @@ from typing import Final
 from agentguard import Report, TrustDocument
 from agentguard.examination import examine
 from agentguard.storage import sqlite
-from agentguard.storage.anchor import trust_path
 from agentguard.storage.reader import StateReader
 from agentguard_langchain.demo.setting import Setting
 
@@ -36,10 +35,9 @@ class Change:
 
 def verify(setting: Setting, state: Path) -> Report:
     """Verify the log in ``state`` with the trust document and the checkpoints of the anchor."""
-    kept = trust_path(setting.anchor, setting.trust.log)
     reader = StateReader(state)
     try:
-        trust = TrustDocument.loads(kept.read_bytes())
+        trust = TrustDocument.loads(setting.kept_trust.read_bytes())
         return examine(reader, trust, anchor=setting.anchor)
     finally:
         reader.close()

@@ -6,35 +6,38 @@ control or bidirectional characters.
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 from rich.text import Text
 
-from agentguard import Delegation, Report
+from agentguard import ApprovalRequest, Delegation, Report, Requirement
 from agentguard.cli import wording
 from agentguard.cli.text import printable
 from agentguard.delegation.grant import Grant
 from agentguard.identity.credential import agent_alias
 from agentguard_langchain.demo.forge import Forge
+from agentguard_langchain.demo.proof import Proof
 from agentguard_langchain.demo.setting import Setting
 from agentguard_langchain.demo.steps import Step
 from agentguard_langchain.demo.tampering import Change
 
-_STYLES: Final = {"allow": "bold green", "deny": "bold red"}
+_STYLES: Final = {"allow": "bold green", "deny": "bold red", "approval": "bold yellow"}
 _LONGEST_VALUE: Final = 36
 _RULE: Final = "-" * 70
 """What unittest prints above its summary."""
 
 
 class Timeline:
-    """Prints one run on a console; ``program`` is how the reader calls agentguard."""
+    """Prints one run on a ``console``; ``program`` is how the reader calls agentguard."""
 
     def __init__(self, console: Console, program: str) -> None:
-        self._console = console
+        self.console = console
         self._program = program
         self._lent: set[str] = set()
 
@@ -48,7 +51,7 @@ class Timeline:
             ("task", task),
         ):
             self._line(Text.assemble((f"{name:>8}  ", "dim"), printable(value)), hang=10)
-        self._console.print()
+        self.console.print()
 
     def said(self, text: str) -> None:
         """Show what the model says between its calls."""
@@ -69,20 +72,54 @@ class Timeline:
         )
         call = Text.assemble(
             (f"{f'#{step.index}':>8}  ", "cyan"),
-            (f"{printable(agent_alias(step.call.agent))}", "magenta"),
-            (f" for {printable(str(step.call.principal))}  ", "dim"),
-            (printable(step.call.tool), "bold"),
+            (f"{printable(agent_alias(step.agent))}", "magenta"),
+            (f" for {printable(step.principal)}  ", "dim"),
+            (printable(step.tool), "bold"),
             f"({arguments})",
         )
         self._line(call, hang=10)
-        decision = step.call.decision
-        refusal = f"{'; '.join(step.call.reasons)} [{step.call.code}]"
-        answer = (_first_line(step), "") if decision == "allow" else (refusal, "red")
-        style = _STYLES.get(decision, "bold yellow")
+        answer, style = _answer(step)
         self._line(
-            Text.assemble((f"{decision.upper():>8}  ", style), (printable(answer[0]), answer[1])),
+            Text.assemble(
+                (f"{step.decision.upper():>8}  ", _STYLES.get(step.decision, "")),
+                (printable(answer), style),
+            ),
             hang=10,
         )
+
+    def asked(self, request: ApprovalRequest) -> None:
+        """Show the exact call that a person is asked to approve: nothing of it is cut."""
+        needed = "; ".join(map(_needed, request.requirements))
+        until = datetime.fromtimestamp(request.expires_at, UTC)
+        self._signed("request", request.request_id)
+        self._signed("asks for", f"{needed}, until {until:%H:%M:%S} UTC")
+        self._signed(
+            "agent", f"{request.agent_name}, through {', '.join(request.actors) or 'nobody'}"
+        )
+        self._signed("for", request.principal)
+        self._signed("not by", ", ".join(request.requesters))
+        self._signed("tool", f"{request.tool}: {request.description}")
+        self._signed("on", request.resource or "nothing that is named")
+        for name, value in json.loads(request.arguments).items():
+            self._signed(f"argument {name}", json.dumps(value, ensure_ascii=False))
+        self._signed("digest", request.call_digest)
+
+    def answered(self, arguments: Sequence[str], said: str) -> None:
+        """Show the command with which bob has answered, in his process, and what it said."""
+        command = f"{self._program} {shlex.join(arguments)}"
+        self._line(Text.assemble(("   bob $  ", "yellow"), (printable(command), "bold")), hang=10)
+        for line in said.splitlines():
+            self._line(Text(f"          {printable(line)}"), hang=10)
+
+    def waiting(self, requests: Sequence[ApprovalRequest]) -> None:
+        """Say at the end which calls wait for a person: they have not run."""
+        for request in requests:
+            text = f"   WAITS  {request.tool} was not run: the request {request.request_id} waits"
+            self._line(Text(printable(text), style="bold yellow"), hang=10)
+
+    def _signed(self, name: str, value: str) -> None:
+        line = Text.assemble(("       |  ", "yellow"), (f"{printable(name):<16}  ", "dim"))
+        self._line(line.append(printable(value)), hang=28)
 
     def _lending(self, step: Step) -> None:
         """Show by which hops the agent came to what it may do."""
@@ -103,7 +140,7 @@ class Timeline:
             state = f"merged as {pull.merged[:10]}" if pull.merged else "open"
             what = f"pull request {pull.number} ({state}): {pull.title}"
             self._line(Text(f"          {printable(what)}"))
-        runs = [step for step in steps if step.call.tool == "trigger_ci" and step.status == "ok"]
+        runs = [step for step in steps if step.tool == "trigger_ci" and step.status == "ok"]
         if runs:
             summary = printable(_summary(str(runs[-1].result)))
             self._line(Text.assemble(("      ci  ", "dim"), summary), hang=10)
@@ -112,6 +149,24 @@ class Timeline:
         """Give the verdict on the log."""
         self._title("Can it be proved later?")
         self._verdict("the log", report)
+
+    def proved(self, proofs: Sequence[Proof]) -> None:
+        """Say who has answered, as the evidence of each call proves it."""
+        for path, evidence in proofs:
+            for answer in evidence.approved:
+                said = answer.said
+                person = answer.approver
+                who = (
+                    f"{said.approver}"
+                    if person is None
+                    else (
+                        f"{said.approver} ({', '.join(person.roles)}), signed with "
+                        f"{answer.sealed.signatures[0][0]}"
+                    )
+                )
+                done = "approved by" if said.verdict == "approve" else "rejected by"
+                text = f"      OK  {path.name}: {evidence.call.tool} {done} {who}"
+                self._line(Text(printable(text), style="bold green"), hang=10)
 
     def tampered(self, change: Change, report: Report, setting: Setting) -> None:
         """Say which byte was changed, and give the verdict on the copy."""
@@ -123,25 +178,30 @@ class Timeline:
         self._line(Text(f"  change  {what}", style="yellow"), hang=10)
         self._verdict("the copy", report)
 
-    def commands(self, setting: Setting, steps: Sequence[Step]) -> None:
+    def commands(self, setting: Setting, steps: Sequence[Step], proofs: Sequence[Proof]) -> None:
         """End with the commands to try on what was left behind, and the one that removes it."""
         self._title("Try it yourself")
         state, copy, anchor = setting.state, setting.tampered, setting.anchor
-        newest = steps[-1].index if steps else 0
+        calls = [step for step in steps if step.invocation_id is not None]
+        told = [step for step in calls if step.answered] or calls
         self._command("audit", "list", "--state", state)
-        self._command("audit", "show", str(newest), "--state", state, "--anchor", anchor)
+        for step in told[-1:]:
+            self._command("audit", "show", str(step.index), "--state", state, "--anchor", anchor)
+        for path, _proved in proofs[-1:]:
+            self._command("audit", "verify-evidence", path, "--trust", setting.kept_trust)
+        self._command("approvals", "list", "--config", setting.config)
         self._command("audit", "verify", "--state", state, "--anchor", anchor)
         self._command("audit", "verify", "--state", copy, "--anchor", anchor)
         git = shlex.join(["git", "-C", str(setting.forge.path), "log", "--all", "--stat"])
-        self._console.print(Text(f"  {git}"), soft_wrap=True)
+        self.console.print(Text(f"  {git}"), soft_wrap=True)
         self._title("Remove all of it")
         remove = shlex.join(["rm", "-rf", str(setting.directory)])
-        self._console.print(Text(f"  {remove}"), soft_wrap=True)
+        self.console.print(Text(f"  {remove}"), soft_wrap=True)
 
     def _command(self, *arguments: str | Path) -> None:
         command = f"{self._program} {shlex.join(map(str, arguments))}"
         # never wrapped: a line is copied as it stands
-        self._console.print(Text(f"  {command}"), soft_wrap=True)
+        self.console.print(Text(f"  {command}"), soft_wrap=True)
 
     def _verdict(self, what: str, report: Report) -> None:
         for problem in report.problems:
@@ -155,19 +215,25 @@ class Timeline:
             self._line(Text(text, style="bold green"))
 
     def _title(self, text: str) -> None:
-        self._console.print()
-        self._console.print(Text(text, style="bold"))
+        self.console.print()
+        self.console.print(Text(text, style="bold"))
 
     def _line(self, text: Text, *, hang: int = 0) -> None:
         """Print one line: cut at the console's width, or wrapped and indented by ``hang``."""
         if not hang:
-            text.truncate(self._console.width, overflow="ellipsis")
-            self._console.print(text, no_wrap=True)
+            text.truncate(self.console.width, overflow="ellipsis")
+            self.console.print(text, no_wrap=True)
             return
         first, rest = text[:hang], text[hang:]
-        for line in rest.wrap(self._console, max(20, self._console.width - hang)):
-            self._console.print(first.append_text(line))
+        for line in rest.wrap(self.console, max(20, self.console.width - hang)):
+            self.console.print(first.append_text(line))
             first = Text(" " * hang)
+
+
+def _needed(requirement: Requirement) -> str:
+    people = "1 person" if requirement.quorum == 1 else f"{requirement.quorum} people"
+    who = (*requirement.approvers, *requirement.roles)
+    return f"{people}{' of ' if who else ''}{', '.join(who)}"
 
 
 def _is_default(value: object, parameter: Mapping[str, object]) -> bool:
@@ -179,6 +245,16 @@ def _summary(output: str) -> str:
     said, _newline, tests = output.partition("\n")
     counted = (line.strip() for line in tests.rpartition(_RULE)[2].splitlines())
     return " ... ".join((said, *filter(None, counted)))
+
+
+def _answer(step: Step) -> tuple[str, str]:
+    """Return what came of a call, and the style of that."""
+    reason = "; ".join(step.reasons)
+    if step.decision == "allow":
+        return _first_line(step), ""
+    if step.decision == "approval":
+        return f"{reason}: the graph pauses", "yellow"
+    return f"{reason} [{step.code}]", "red"
 
 
 def _first_line(step: Step) -> str:

@@ -1,0 +1,45 @@
+"""What the demo proves of the calls that people have answered: who it was, from the evidence alone.
+
+The evidence is the file that ``agentguard audit prove`` writes; it is read again, and verified with
+the trust document from outside the state, as a stranger would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from agentguard import Evidence, TrustDocument, proving
+from agentguard.audit import evidence
+from agentguard.storage.files import write_new
+from agentguard.storage.reader import StateReader
+from agentguard_langchain.demo.setting import Setting
+from agentguard_langchain.demo.steps import Step
+
+
+class Proof(NamedTuple):
+    """A file with the evidence of one call, and what it proves."""
+
+    path: Path
+    proved: Evidence
+
+
+def prove(setting: Setting, steps: Sequence[Step]) -> list[Proof]:
+    """Write and verify the evidence of each call that rests on the answers of people.
+
+    Raises ``VerificationError``, ``DecodeError`` or ``StorageError``.
+    """
+    trust = TrustDocument.loads(setting.kept_trust.read_bytes())
+    proofs: list[Proof] = []
+    reader = StateReader(setting.state)
+    try:
+        for step in steps:
+            if not step.answered or step.invocation_id is None:
+                continue
+            path = setting.directory / f"evidence-{step.index}.json"
+            write_new(path, proving.prove(reader, trust, step.invocation_id))
+            proofs.append(Proof(path, evidence.verify(path.read_bytes(), trust)))
+    finally:
+        reader.close()
+    return proofs
