@@ -34,6 +34,7 @@ from langchain_core.tools import (
     Tool,
     tool,
 )
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.prebuilt import InjectedState, ToolRuntime
 from pydantic import (
     BaseModel,
@@ -48,10 +49,12 @@ from pydantic.v1 import BaseModel as BaseModelV1
 from pydantic.v1 import Field as FieldV1
 from pydantic.v1 import validator as validator_v1
 
-from agentguard import Agent, Decision, Guard, verify_evidence
+from agentguard import Agent, Decision, Guard, Requirement, approval, verify_evidence
 from agentguard.audit import entry
 from agentguard.envelope import Envelope, parse_statement
 from agentguard.identity import credential
+from agentguard.keys import Ed25519Signer
+from agentguard_langchain import GuardMiddleware
 
 # --- guards and their logs ----------------------------------------------------------------------
 
@@ -227,6 +230,12 @@ class Obedient(BaseChatModel):
 
     def bind_tools(self, tools, **_options):
         return self
+
+
+@pytest.fixture
+def obedient():
+    """A model that does as it is told."""
+    return Obedient()
 
 
 # --- a domain in which authority is lent --------------------------------------------------------
@@ -789,3 +798,116 @@ def counted():
             self.sync = StructuredTool.from_function(count, name="count")
 
     return Counted()
+
+
+# --- a domain in which people are asked ---------------------------------------------------------
+
+KEYS = {name: Ed25519Signer.from_seed(name[:1].encode() * 32) for name in ("bob", "carol", "eve")}
+
+
+def may_pay(document):
+    """Everybody may look; a payment over 100 needs a person, one over 10000 is denied."""
+    if document["action"] not in ("pay", "apay"):
+        return Decision.allow()
+    cents = document["args"]["cents"]
+    if cents > 10_000:
+        return Decision.deny("that is too much")
+    if cents > 100:
+        return Decision.require_approval(Requirement(f"{cents} cents is over 100"))
+    return Decision.allow()
+
+
+class People:
+    """A guard that asks bob or carol about payments over 100, and what has been paid."""
+
+    def __init__(self, policy=may_pay, *, delegated=False, **approvals: Any) -> None:
+        self.paid: list[tuple[str, int]] = []
+        self.asked: list[Any] = []
+        agents = {"authority": "delegated" if delegated else "own", "owner": "user:carol"}
+        config: dict[str, Any] = {
+            "approvers": {
+                name: {"principal": f"user:{name}", "keys": [KEYS[name].public_key.openssh()]}
+                for name in ("bob", "carol")
+            },
+            "approvals": approvals,
+            "agents": {"payer": {"max_scope": ["pay"], **agents}},
+        }
+        self.guard = Guard.ephemeral(policy=policy, config=config, on_request=self.asked.append)
+        self.agent = self.guard.new_agent("payer")
+        self.log = Log(self.guard)
+        paid = self.paid
+
+        def pay(to: str, cents: int) -> str:
+            """Pay somebody."""
+            paid.append((to, cents))
+            return f"paid {cents} to {to}"
+
+        async def apay(to: str, cents: int) -> str:
+            """Pay somebody."""
+            return pay(to, cents)
+
+        def look(what: str) -> str:
+            """Look at something."""
+            paid.append((what, 0))
+            return f"looked at {what}"
+
+        self.pay = StructuredTool.from_function(pay, apay, name="pay")
+        self.look = tool(look)
+        self.tools: list[Any] = [self.pay, self.look]
+
+    def graph(self, *, tools=None, middleware=None, saver=None, model=None, **options):
+        """An agent that does as it is told, guarded by the middleware."""
+        guarding = GuardMiddleware(self.agent, **options)
+        return create_agent(
+            model or Obedient(),
+            self.tools if tools is None else tools,
+            middleware=[guarding] if middleware is None else middleware(guarding),
+            checkpointer=InMemorySaver() if saver is None else saver,
+        )
+
+    def asking(self, *calls):
+        return {"messages": [HumanMessage(json.dumps(calls))]}
+
+    @property
+    def waiting(self):
+        """The requests that wait, the oldest first."""
+        return self.guard.approvals.pending()
+
+    def approve(self, *requests, by="bob"):
+        for request in requests or self.waiting:
+            self.guard.approvals.approve(request, KEYS[by])
+
+    def reject(self, *requests, by="bob", note=""):
+        for request in requests or self.waiting:
+            self.guard.approvals.reject(request, KEYS[by], note=note)
+
+    def signed(self, request, verdict="approve", by="bob"):
+        """An answer that somebody has signed elsewhere, as JSON."""
+        sealed = approval.answer(
+            request,
+            verdict,
+            approver=f"user:{by}",
+            approval_id=uuid.uuid4().hex,
+            at=request.requested_at,
+            signer=KEYS[by],
+        )
+        return sealed.as_json()
+
+    def codes(self):
+        """What the log says of each payment: how much, and the answer."""
+        calls = [call for call in self.log.calls() if call.tool == "pay"]
+        return sorted((call.values["cents"], call.code or call.decision) for call in calls)
+
+
+@pytest.fixture
+def people():
+    """A guard that asks people."""
+    made: list[People] = []
+
+    def _people(*args: Any, **options: Any) -> People:
+        made.append(People(*args, **options))
+        return made[-1]
+
+    yield _people
+    for one in made:
+        one.guard.close()

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from langchain_core.messages import HumanMessage
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
@@ -30,6 +31,29 @@ call-alice: success: 20 to alice
 call-bob: error: Denied: transfer was not run. Reason: a transfer may be 100 at most \
 [policy.denied]. Do not retry: repeating the same call will not help.
 call-carol: success: 100 to carol
+""",
+    "langgraph_approvals.py": """\
+waits: deploy {'service': 'api', 'target': 'production'}
+success: deployed api to staging
+success: deployed api to production
+error: Denied: deploy was not run. Reason: a person has rejected this call: not on a Friday \
+[approval.rejected]. Do not retry: repeating the same call will not help.
+the log verifies: True
+""",
+    "stategraph_approvals.py": """\
+one pause for A-2, A-4
+A-1: success: A-1: 19.00 refunded
+A-2: success: A-2: 99.00 refunded
+A-3: error: Denied: refund was not run. Reason: no refund is over 1000.00 [policy.denied]. Do not \
+retry: repeating the same call will not help.
+A-4: error: Denied: refund was not run. Reason: user:carol has rejected this call: it was never \
+paid [approval.rejected]. Do not retry: repeating the same call will not help.
+""",
+    "resume_later.py": """\
+it waits: a payment
+user:bob approves pay for user:alice
+paid 42.00 to ann
+the log verifies: True
 """,
     "subagents.py": """\
   user:alice > lead ['repo:push', 'repo:read']: ask_reviewer
@@ -103,7 +127,14 @@ def test_the_project_is_made_with_the_commands_that_its_page_gives(tmp_path):
 
 def test_the_guide_runs():
     blocks = list(Sybil([PythonCodeBlockParser()]).parse(ROOT / "docs" / "langchain.md").examples())
-    assert len(blocks) == 8
+    assert len(blocks) == 15
     for block in blocks:
         block.evaluate()
-    blocks[0].namespace["guard"].close()
+    named = blocks[0].namespace
+    deep = named["deep_agent"](
+        named["Model"](), [named["pay"]], named["teller"], named["bank"].new_agent("researcher")
+    )
+    asked = deep.invoke({"messages": [HumanMessage("ann")]}, {"configurable": {"thread_id": "d"}})
+    assert asked["__interrupt__"]
+    for name in ("guard", "bank", "books"):
+        named[name].close()

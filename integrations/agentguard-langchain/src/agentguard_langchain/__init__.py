@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from agentguard_langchain.ahead import aevaluate, bind_ahead, evaluate
+from agentguard_langchain.census import FoundTool, find_tools, unguarded
 from agentguard_langchain.denial import GuardedToolDenied
+from agentguard_langchain.middleware import GuardMiddleware
+from agentguard_langchain.nodes import guard_approval_node, guard_edge, guard_tool_node
 from agentguard_langchain.subagent import guard_subagent
 from agentguard_langchain.tools import guard_tools
 
 __all__ = [
+    "FoundTool",
+    "GuardMiddleware",
     "GuardedToolDenied",
     "aevaluate",
     "bind_ahead",
     "evaluate",
+    "find_tools",
+    "guard_approval_node",
+    "guard_edge",
     "guard_subagent",
+    "guard_tool_node",
     "guard_tools",
+    "unguarded",
 ]

@@ -13,14 +13,19 @@ from langchain_core.messages import ToolCall
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
 
-from agentguard import Agent, Arguments, ConfigError, Decision, Invocation
+from agentguard import Agent, Arguments, CallSite, ConfigError, Decision, Invocation
+from agentguard_langchain.codec import ToolResults
 from agentguard_langchain.gate import Call, current
 from agentguard_langchain.gated import entrance_of, gate_of, shape_of
 from agentguard_langchain.guarded import GuardedTool
+from agentguard_langchain.place import Place
 from agentguard_langchain.schemas import schema_ahead
 
 _CALL_ID: Final = "the id of a call that is not made yet"
 """What stands for the call's id; nobody else has this very object."""
+
+_RESULTS: Final = ToolResults()
+"""What a call has returned is not read ahead of it: any codec will do."""
 
 
 def bind_ahead(tool: BaseTool, tool_input: str | Mapping[str, Any]) -> Arguments:
@@ -55,7 +60,8 @@ def evaluate(
     """
     guarded = _guarded(tool)
     agent = _acting(guarded, tool_input, config)
-    return agent.evaluate(_invocation(guarded, tool_input, config))
+    invocation = _invocation(guarded, tool_input, config)
+    return agent.evaluate(invocation, codec=codec_at(Place.of(config), invocation))
 
 
 async def aevaluate(
@@ -70,7 +76,8 @@ async def aevaluate(
     """
     guarded = _guarded(tool)
     agent = _acting(guarded, tool_input, config)
-    return await agent.aevaluate(_invocation(guarded, tool_input, config))
+    invocation = _invocation(guarded, tool_input, config)
+    return await agent.aevaluate(invocation, codec=codec_at(Place.of(config), invocation))
 
 
 def _invocation(
@@ -78,10 +85,23 @@ def _invocation(
     tool_input: str | Mapping[str, Any] | ToolCall,
     config: RunnableConfig | None,
 ) -> Invocation:
-    raw, call_id = _parts(tool_input)
+    _raw, call_id = _parts(tool_input)
     # a call without an id is numbered when it is made, not when somebody asks
-    site = Call(guarded, config=config).site(call_id or f"{guarded.name}#ahead")
+    site = Call(guarded, call_id, config).site(lambda: f"{guarded.name}#ahead")
+    return invocation_of(guarded, tool_input, site)
+
+
+def invocation_of(
+    tool: BaseTool, tool_input: str | Mapping[str, Any] | ToolCall, site: CallSite
+) -> Invocation:
+    """Bind a call ahead of execution, at ``site``; raises ``ConfigError``."""
+    guarded, (raw, _call_id) = _guarded(tool), _parts(tool_input)
     return Invocation.bind(shape_of(guarded).spec, lambda: bind_ahead(guarded, raw), site)
+
+
+def codec_at(place: Place, invocation: Invocation) -> ToolResults | None:
+    """Return a codec where the call, made at ``place``, will be kept in the journal."""
+    return _RESULTS if place.recurs(invocation.site) else None
 
 
 def _acting(

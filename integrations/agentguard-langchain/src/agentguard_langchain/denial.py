@@ -5,17 +5,28 @@ When a call is refused, and who says so, stands in ``gate.py`` and in the core.
 
 from __future__ import annotations
 
+from typing import Final
+
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import ToolException
 
 from agentguard import Decision, Denied
 
+MAY_CALL_AGAIN: Final = frozenset({"approval.pending", "subagent.parallel"})
+"""After these refusals the same call may be made again."""
+
+MAY_HAVE_RUN: Final = frozenset({"journal.in_doubt", "journal.unreplayable"})
+"""A call that is refused so was made before."""
+
 
 def denial_text(tool: str, decision: Decision) -> str:
-    """Tell a model what was refused, why, and that the same call will be refused again."""
+    """Tell a model what was refused, why, and whether the same call will be refused again."""
     reason = decision.reason or "the policy does not allow it"
+    if decision.code in MAY_CALL_AGAIN:
+        return f"Not now: {tool} was not run. Reason: {reason} [{decision.code}]."
+    again = " again" if decision.code in MAY_HAVE_RUN else ""
     return (
-        f"Denied: {tool} was not run. Reason: {reason} [{decision.code}]. "
+        f"Denied: {tool} was not run{again}. Reason: {reason} [{decision.code}]. "
         "Do not retry: repeating the same call will not help."
     )
 

@@ -7,6 +7,7 @@ in ``lending.py``, how a refusal looks in ``denial.py``.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,15 +15,25 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final, Literal, NoReturn, Self
 
-from langchain_core.runnables import RunnableConfig, ensure_config
+from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
-from langgraph.errors import GraphBubbleUp
+from langgraph.errors import GraphBubbleUp, GraphDrained, GraphInterrupt
 
-from agentguard import Agent, CallSite, ConfigError, Denied, Invocation
+from agentguard import Agent, ApprovalPending, CallSite, ConfigError, Denied, Invocation
+from agentguard_langchain.codec import ToolResults
 from agentguard_langchain.denial import GuardedToolDenied, denial_message
 from agentguard_langchain.lending import Lender, acting, runtime_of
+from agentguard_langchain.place import Place
+from agentguard_langchain.placed import placed_here, placing
+from agentguard_langchain.waiting import Waiting
 
 OnDeny = Literal["return", "raise"]
+
+
+class SubagentTool:
+    """Marks the class of a tool that runs a sub-agent."""
+
+    __slots__ = ()
 
 
 class UnfinishedError(ConfigError):
@@ -37,7 +48,10 @@ class Call:
     ``refusal`` is what the gate raised instead.
     """
 
-    __slots__ = ("config", "id", "inside", "made", "parsing", "refusal", "taken", "tool")
+    __slots__ = (
+        *("config", "id", "inside", "made", "parsing", "place", "placed", "refusal", "taken"),
+        "tool",
+    )
 
     def __init__(
         self, tool: BaseTool, call_id: str | None = None, config: RunnableConfig | None = None
@@ -50,20 +64,27 @@ class Call:
         self.taken = False
         self.inside = False
         self.refusal: Denied | None = None
+        self.place = Place.of(config)
+        self.placed = placed_here(call_id, self.place)
 
-    def site(self, call_id: str) -> CallSite:
-        """Return where the call stands in a run; a tool by itself does not know the turn."""
-        configurable: Mapping[str, Any] = ensure_config(self.config).get("configurable") or {}
-        thread, namespace = configurable.get("thread_id"), configurable.get("checkpoint_ns")
-        return CallSite(
-            call_id=call_id,
-            thread=None if thread is None else str(thread),
-            namespace=None if namespace is None else str(namespace),
-        )
+    def site(self, otherwise: Callable[[], str]) -> CallSite:
+        """Return where the call stands in a run; a tool by itself does not know the turn.
+
+        ``otherwise`` names a call without an id. Made again it would have another name, so that it
+        is looked for by what it is, and not by its place in a thread.
+        """
+        if self.placed is not None:
+            return self.placed.site
+        if self.id is None:
+            return CallSite(otherwise())
+        return CallSite(self.id, self.place.thread, self.place.task)
 
 
 _UNKNOWN: Final = (GraphBubbleUp, UnfinishedError)
-"""What leaves the outcome of a call unknown: LangGraph's way to pause, and work left behind."""
+"""What leaves the outcome of a call unknown: a hand-off to another graph, and work left behind."""
+
+_SUSPENDS: Final = (GraphInterrupt, GraphDrained)
+"""LangGraph's ways to pause: the call is made again, and goes on, when the run is resumed."""
 
 CURRENT: Final[ContextVar[Call | None]] = ContextVar("agentguard_langchain_call", default=None)
 """The call that ``run`` or ``arun`` began last in this context."""
@@ -97,17 +118,19 @@ class Body:
     long as it runs. What such a body calls by ``run`` or ``invoke`` is a call of its own.
     """
 
-    __slots__ = ("args", "call", "function", "kwargs", "layered", "started")
+    __slots__ = ("args", "call", "codec", "function", "kwargs", "layered", "started")
 
     def __init__(
         self,
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        codec: ToolResults,
         *,
         layered: bool,
     ) -> None:
         self.function = function
+        self.codec = codec
         self.args = args
         self.kwargs = kwargs
         self.layered = layered
@@ -156,9 +179,10 @@ class Body:
         self.started = True
         call = self.call
         if call is None or not self.layered:
-            yield
+            with placing(None):  # what the body calls is another call
+                yield
             return
-        with current(call):
+        with placing(None), current(call):
             call.inside = True
             try:
                 yield
@@ -178,22 +202,33 @@ class Gate:
 
     def acting(self, call: Call, given: Iterable[object]) -> Agent:
         """Return the agent as it makes ``call``, which was ``given`` these arguments."""
+        if call.placed is not None and call.placed.agent.id == self.agent.id:
+            return call.placed.agent
         runtime = functools.partial(runtime_of, given, call.config, call.id)
         return acting(self.agent, self.lender, runtime)
 
     def run(self, tool: BaseTool, body: Body, describe: Callable[[Call], Invocation]) -> Any:
         """Run ``body`` if the agent may, or as a further layer of a call that it may make.
 
-        ``describe`` binds the call. Raises ``Denied``, or what the body raises; LangGraph's way to
-        pause leaves the outcome unknown.
+        ``describe`` binds the call. Raises ``Denied``, ``ApprovalPending``, or what the body
+        raises; LangGraph's way to pause leaves the outcome unknown.
         """
         call = call_of(tool)
         if call.inside:
             return body.function(*body.args, **body.kwargs)
         body.begin(call)
         agent = self.acting(call, body.given)
+        waiting = self._waiting(agent, call)
         try:
-            return agent.run(describe(call), body.run, outcome_unknown=_UNKNOWN)
+            waiting.begin()
+            while True:
+                try:
+                    invocation = waiting.told(describe(call))
+                    return agent.run(invocation, body.run, **_journal(tool, body, call, invocation))
+                except ApprovalPending as pending:
+                    if body.started:
+                        raise
+                    waiting.settle(pending)
         except Denied as denied:
             if not body.started:
                 call.refusal = denied
@@ -207,12 +242,25 @@ class Gate:
             return await result if inspect.isawaitable(result) else result
         body.begin(call)
         agent = self.acting(call, body.given)
+        waiting = self._waiting(agent, call)
         try:
-            return await agent.arun(describe(call), body.arun, outcome_unknown=_UNKNOWN)
+            waiting.begin()
+            while True:
+                try:
+                    invocation = waiting.told(describe(call))
+                    options = _journal(tool, body, call, invocation)
+                    return await agent.arun(invocation, body.arun, **options)
+                except ApprovalPending as pending:
+                    if body.started:
+                        raise
+                    await asyncio.to_thread(waiting.settle, pending)  # it writes
         except Denied as denied:
             if not body.started:
                 call.refusal = denied
             raise
+
+    def _waiting(self, agent: Agent, call: Call) -> Waiting:
+        return Waiting(agent, call.id, call.place, call.placed, self.on_deny)
 
     def refuse(self, tool: str, tool_call_id: str | None, denied: Denied) -> object:
         """Return the message that answers a tool call; raises ``GuardedToolDenied`` elsewhere."""
@@ -228,6 +276,16 @@ class Gate:
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise not_pickled()
+
+
+def _journal(tool: BaseTool, body: Body, call: Call, invocation: Invocation) -> dict[str, Any]:
+    """Return how a call is kept, so that it does not run again where a run is resumed."""
+    return {
+        "outcome_unknown": _UNKNOWN,
+        "suspends": _SUSPENDS,
+        "codec": body.codec if call.place.recurs(invocation.site) else None,
+        "reentrant": isinstance(tool, SubagentTool),
+    }
 
 
 def not_pickled() -> TypeError:

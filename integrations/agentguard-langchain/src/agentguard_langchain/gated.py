@@ -17,6 +17,7 @@ from langchain_core.tools import BaseTool, Tool
 
 from agentguard import Agent, ConfigError, Invocation
 from agentguard_langchain.binding import Entrance, Shape, origin_of
+from agentguard_langchain.codec import ToolResults
 from agentguard_langchain.gate import Body, Call, Gate
 
 SLOTS: Final = ("func", "coroutine")
@@ -105,17 +106,18 @@ def gated_method(tool: type[BaseTool], name: str, original: object) -> Callable[
     _refuse_generator(original, place)
     unbound = functools.partial(original, None)  # its signature is without self
     entrance = Entrance.of(unbound, tool.__qualname__, framework="run_manager")
+    codec = ToolResults(entrance.annotations.get("return"))
     gate: Callable[..., Any]
     # LangChain awaits what _arun returns, also where a decorator or its author made it no coroutine
     if name == "_arun" or inspect.iscoroutinefunction(original):
 
         async def gate(self: Guarded, /, *args: Any, **kwargs: Any) -> Any:
-            body = Body(functools.partial(original, self), args, kwargs, layered=True)
+            body = Body(functools.partial(original, self), args, kwargs, codec, layered=True)
             return await gate_of(self).arun(self, body, _describe(self, entrance, body))
     else:
 
         def gate(self: Guarded, /, *args: Any, **kwargs: Any) -> Any:
-            body = Body(functools.partial(original, self), args, kwargs, layered=True)
+            body = Body(functools.partial(original, self), args, kwargs, codec, layered=True)
             return gate_of(self).run(self, body, _describe(self, entrance, body))
 
     this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
@@ -149,16 +151,17 @@ def _gated_function(tool: Guarded, slot: str, original: Callable[..., Any]) -> C
             "decorator that takes (*args, **kwargs), give that a signature of its own"
         )
         raise ConfigError(message, code="tool.unguardable")
+    codec = ToolResults(entrance.annotations.get("return"))
     gate: Callable[..., Any]
     if slot == "coroutine" or inspect.iscoroutinefunction(original):
 
         async def gate(*args: Any, **kwargs: Any) -> Any:
-            body = Body(original, args, kwargs, layered=False)
+            body = Body(original, args, kwargs, codec, layered=False)
             return await gate_of(tool).arun(tool, body, _describe(tool, entrance, body))
     else:
 
         def gate(*args: Any, **kwargs: Any) -> Any:
-            body = Body(original, args, kwargs, layered=False)
+            body = Body(original, args, kwargs, codec, layered=False)
             return gate_of(tool).run(tool, body, _describe(tool, entrance, body))
 
     _dress(gate, original, entrance.signature, entrance)
@@ -190,7 +193,7 @@ def _describe(tool: Guarded, entrance: Entrance, body: Body) -> Callable[[Call],
 
     def describe(call: Call) -> Invocation:
         shape = shape_of(tool)
-        site = call.site(call.id or gate_of(tool).agent.call_id(tool.name))
+        site = call.site(functools.partial(gate_of(tool).agent.call_id, tool.name))
         bind = functools.partial(
             entrance.bind, shape, body.args, body.kwargs, made=call.made, call_id=call.id
         )

@@ -35,17 +35,27 @@ def acting(
     """Return ``agent`` as it makes a call here."""
     try:
         found = _found(agent, lender, runtime)
-        return agent if found is None else agent.under(_lessened(found))
+        return agent if found is None else agent.under(lessened(found))
     except GraphBubbleUp:
         raise
     except Exception as error:  # noqa: BLE001  the application's function may raise anything
-        return agent.refusing(_refusal(error))
+        return agent.refusing(refusal(error))
 
 
 def _found(
     agent: Agent, lender: Lender | None, runtime: Callable[[], ToolRuntime[Any, Any] | None]
 ) -> Delegation | None:
     """Return what the call is made under; None where that is for the core to look up."""
+    require_extent(agent)
+    if agent.delegation is not None:
+        return agent.delegation
+    if lender is None or ambient.is_lent_by_a_call():
+        return None
+    return lender(runtime())
+
+
+def require_extent(agent: Agent) -> None:
+    """Raise ``DelegationError`` (``agent.mismatch``) in the sub-agent of another agent."""
     nearest = ambient.innermost()
     if isinstance(nearest, Extent) and nearest.is_nearest and nearest.agent.id != agent.id:
         whose = nearest.agent.name
@@ -55,14 +65,10 @@ def _found(
             f"around the part of {whose} that is {agent.name}'s"
         )
         raise DelegationError(message, code="agent.mismatch")
-    if agent.delegation is not None:
-        return agent.delegation
-    if lender is None or ambient.is_lent_by_a_call():
-        return None
-    return lender(runtime())
 
 
-def _lessened(found: object) -> Delegation:
+def lessened(found: object) -> Delegation:
+    """Return what may be used here of what a function has returned; raises ``DelegationError``."""
     delegation = ambient.lessened(found) if isinstance(found, Delegation) else found
     if isinstance(delegation, Delegation):
         return delegation
@@ -73,7 +79,8 @@ def _lessened(found: object) -> Delegation:
     raise DelegationError(message, code="delegation.failed")
 
 
-def _refusal(error: Exception) -> DelegationError:
+def refusal(error: Exception) -> DelegationError:
+    """Return why a call is refused whose delegation could not be found out."""
     if isinstance(error, DelegationError):
         return error
     if isinstance(error, AgentguardError):

@@ -23,6 +23,7 @@ from agentguard import Agent, ConfigError
 from agentguard.delegation import grant
 from agentguard_langchain.binding import Entrance, origin_of
 from agentguard_langchain.extent import Extent
+from agentguard_langchain.gate import SubagentTool
 from agentguard_langchain.gated import METHODS, SLOTS
 from agentguard_langchain.guarded import GuardedTool, refuse_ways_of_its_own
 
@@ -100,10 +101,11 @@ def _graph(child: Pregel[Any, Any, Any, Any], begin: Callable[[], Extent]) -> ob
     return copied
 
 
-def _subclass(kind: type[Any], **methods: Callable[..., Any]) -> type[Any]:
+def _subclass(kind: type[Any], *marks: type, **methods: Callable[..., Any]) -> type[Any]:
     names = ("__module__", "__qualname__", "__doc__")
     members = {**{name: getattr(kind, name) for name in names}, **methods}
-    return types.new_class(kind.__name__, (kind,), {}, lambda namespace: namespace.update(members))
+    bases = (*marks, kind)
+    return types.new_class(kind.__name__, bases, {}, lambda namespace: namespace.update(members))
 
 
 # --- other Runnables ----------------------------------------------------------------------------
@@ -200,8 +202,7 @@ def _tool(child: BaseTool, begin: Callable[[], Extent]) -> BaseTool:
     kind = type(child)
     methods = {name: getattr(kind, name) for name in METHODS}
     own = {name: _within(m, child.name, begin) for name, m in methods.items() if not _is_stock(m)}
-    if own:
-        object.__setattr__(copied, "__class__", _subclass(kind, **own))
+    object.__setattr__(copied, "__class__", _subclass(kind, SubagentTool, **own))
     return copied
 
 

@@ -45,25 +45,31 @@ def guard_tools(
     tool that another agent's guard already has, a class that does its work past ``_run``; and for
     a ``delegation`` that is no function, or in vain, as with ``agent.under(...)``.
     """
-    if on_deny not in ("return", "raise"):
-        raise ConfigError(f"on_deny: expected 'return' or 'raise', got {on_deny!r}")
+    require_on_deny(on_deny)
     given: object = tools
     if not isinstance(given, Sequence):
         raise ConfigError("guard_tools takes a list of tools: guard_tools([tool], agent)")
     for position, tool in enumerate(tools):
         _refuse_unless_ours_to_run(tool, position)
-    owner: object = Guard.find().new_agent(agent) if isinstance(agent, str) else agent
-    if not isinstance(owner, Agent):
-        kind = type(agent).__name__
-        raise ConfigError(f"agent: expected an Agent or the name of one, got a {kind}")
-    _require_lender(delegation, owner)
+    owner = owner_of(agent)
+    require_lender(delegation, owner)
     gate = Gate(owner, on_deny, delegation)
-    guarded = [_guard_one(tool, gate) for tool in tools]
+    guarded = [guard_one(tool, gate) for tool in tools]
     owner.tools_named()
     return guarded
 
 
-def _guard_one(tool: BaseTool | Callable[..., Any], gate: Gate) -> BaseTool:
+def owner_of(agent: Agent | str) -> Agent:
+    """Return the agent, or make a new instance of the one of that name; raises ``ConfigError``."""
+    owner: object = Guard.find().new_agent(agent) if isinstance(agent, str) else agent
+    if isinstance(owner, Agent):
+        return owner
+    kind = type(agent).__name__
+    raise ConfigError(f"agent: expected an Agent or the name of one, got a {kind}")
+
+
+def guard_one(tool: BaseTool | Callable[..., Any], gate: Gate) -> BaseTool:
+    """Return a tool behind ``gate``; one that is guarded for the same agent already stays so."""
     if not isinstance(tool, BaseTool):
         return put_behind(make_tool(tool), gate)
     if not isinstance(tool, GuardedTool):
@@ -88,7 +94,14 @@ def _guard_one(tool: BaseTool | Callable[..., Any], gate: Gate) -> BaseTool:
     return put_behind(tool, Gate(gate.agent, gate.on_deny, present.lender))
 
 
-def _require_lender(delegation: object, agent: Agent) -> None:
+def require_on_deny(on_deny: object) -> None:
+    """Raise ``ConfigError`` for anything else than "return" and "raise"."""
+    if on_deny not in ("return", "raise"):
+        raise ConfigError(f"on_deny: expected 'return' or 'raise', got {on_deny!r}")
+
+
+def require_lender(delegation: object, agent: Agent) -> None:
+    """Raise ``ConfigError`` for what can't be a delegation function, or would be in vain."""
     if delegation is None:
         return
     if isinstance(delegation, Delegation):

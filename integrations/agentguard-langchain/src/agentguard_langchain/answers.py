@@ -1,0 +1,146 @@
+"""The answers that come back through an interrupt: what each of them changes.
+
+An answer that lets a call run is kept with its request, where the core verifies it: signed by an
+approver, or vouched for by the application where the configuration lets that count. A rejection
+always counts, whoever gives it: it lets nothing run.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from langchain_core.messages import ToolCall
+from langgraph.errors import GraphBubbleUp
+
+from agentguard import Agent, AgentguardError, ApprovalRequest, ConfigError
+from agentguard.approval import MAX_NOTE, Verdict, read
+from agentguard.envelope import Envelope
+from agentguard_langchain.payload import HumanDecision
+from agentguard_langchain.sitting import Shown, Sitting
+
+AnsweredBy = Callable[[HumanDecision, Any], str | None]
+"""Says who has given an answer: a principal, whom the application has authenticated, or None.
+
+It is given the decision as it came and the graph's ``Runtime``. What a decision says of itself is
+the client's word: believe the run's context instead.
+"""
+
+_NOBODY: Final = (
+    "it is not signed, and the application does not say who has given it: sign with agentguard "
+    "approvals approve, or see answered_by"
+)
+
+
+def require_answered_by(answered_by: object) -> None:
+    """Raise ``ConfigError`` for what can't say who has given an answer."""
+    if answered_by is None:
+        return
+    if not callable(answered_by) or inspect.iscoroutinefunction(answered_by):
+        message = f"answered_by: expected a function, no coroutine function, got {answered_by!r}"
+        raise ConfigError(message)
+
+
+class Answers(NamedTuple):
+    """What deals with answers, for the calls of ``agent``."""
+
+    agent: Agent
+    answered_by: AnsweredBy | None = None
+    runtime: Any = None
+
+    def deal(
+        self,
+        sitting: Sitting,
+        batch: Sequence[Shown],
+        calls: Mapping[str, ToolCall],
+        decisions: Sequence[HumanDecision],
+    ) -> None:
+        """Deal with the answers to a batch, by position.
+
+        Where a call was decided elsewhere meanwhile, that stands.
+        """
+        desk = self.agent.approvals
+        for one, decision in zip(batch, decisions, strict=True):
+            request = desk.at(one.call_site)
+            if request is None or request.request_id != one.request_id or not desk.waits(request):
+                continue
+            sitting.problems.pop(one.call_id, None)
+            try:
+                self._answer(sitting, calls[one.call_id], request, decision)
+            except AgentguardError as error:
+                sitting.problems[one.call_id] = str(error)
+
+    def _answer(
+        self, sitting: Sitting, call: ToolCall, request: ApprovalRequest, decision: HumanDecision
+    ) -> None:
+        signed = decision.get("approval")
+        if decision["type"] == "reject":
+            self._reject(sitting, call, request, decision)
+            return
+        if signed is not None:
+            self.agent.approvals.take(request, Envelope.parse(signed))
+        match decision["type"]:
+            case "approve" if signed is None:
+                self._vouch(request, "approve", decision)
+            case "edit":
+                self._edit(sitting, call, request, decision)
+
+    def _vouch(self, request: ApprovalRequest, verdict: Verdict, decision: HumanDecision) -> None:
+        principal = self._principal(decision)
+        if principal is None:
+            raise AgentguardError(_NOBODY, code="approval.unsigned")
+        note = str(decision.get("message") or "")[:MAX_NOTE]
+        self.agent.approvals.vouch(request, verdict, principal=principal, note=note)
+
+    def _principal(self, decision: HumanDecision) -> str | None:
+        if self.answered_by is None:
+            return None
+        try:
+            return self.answered_by(decision, self.runtime)
+        except GraphBubbleUp:
+            raise
+        except Exception as error:
+            message = f"who has given it can't be found out ({type(error).__name__})"
+            raise AgentguardError(message, code="approval.unsigned") from error
+
+    def _reject(
+        self, sitting: Sitting, call: ToolCall, request: ApprovalRequest, decision: HumanDecision
+    ) -> None:
+        signed = decision.get("approval")
+        try:
+            sealed = None if signed is None else Envelope.parse(signed)
+            if sealed is None or read(sealed).verdict != "reject":  # no approval comes that way
+                self._vouch(request, "reject", decision)
+            else:
+                self.agent.approvals.take(request, sealed)
+        except AgentguardError:
+            # nobody has to be believed for a call not to run
+            message = decision.get("message")
+            reason = f"a person has rejected this call{f': {message}' if message else ''}"
+            self._refuse(sitting, call, request, reason)
+
+    def _edit(
+        self, sitting: Sitting, call: ToolCall, request: ApprovalRequest, decision: HumanDecision
+    ) -> None:
+        action = decision["edited_action"]
+        if action["name"] != call["name"]:
+            reason = (
+                f"a person wants {action['name']} instead, and an edit can't change the tool: "
+                f"{call['name']} was rejected"
+            )
+            self._refuse(sitting, call, request, reason)
+            return
+        try:
+            sitting.edit(call["id"] or "", action["args"])
+        except (TypeError, ValueError):
+            reason = "a person has edited this call, to arguments that are no JSON"
+            self._refuse(sitting, call, request, reason)
+            return
+        self.agent.approvals.withdraw(request)
+
+    def _refuse(
+        self, sitting: Sitting, call: ToolCall, request: ApprovalRequest, reason: str
+    ) -> None:
+        sitting.refuse(call["id"] or "", reason)
+        self.agent.approvals.withdraw(request)

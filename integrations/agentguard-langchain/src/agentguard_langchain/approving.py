@@ -1,0 +1,140 @@
+"""The approval step: between the model and its tools, one pause for all calls that need people.
+
+It runs no tool and decides nothing for good: what it lets pass is decided, signed and recorded
+where the tool runs. How it pauses stands in ``waiting.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator, Sequence
+from typing import Any, NamedTuple
+
+from langchain_core.messages import ToolCall
+from langchain_core.tools import BaseTool
+
+from agentguard import Agent, ApprovalPending, Invocation
+from agentguard_langchain.ahead import codec_at, invocation_of
+from agentguard_langchain.answers import Answers
+from agentguard_langchain.payload import WITH_EDITS
+from agentguard_langchain.place import Place, Turn, last_turn, messages_of, past_turn
+from agentguard_langchain.sitting import Sitting, forget_turn
+from agentguard_langchain.waiting import Pending, sit
+from agentguard_langchain.ward import Ward
+
+
+class Approving(NamedTuple):
+    """The approval step of a ward; ``messages_key`` is where the state has the messages."""
+
+    ward: Ward
+    messages_key: str = "messages"
+
+    def step(self, state: object, handle: str | None, runtime: Any) -> None:
+        """Return once no call of the last message waits for people; pause until then."""
+        case = self._case(state, handle, runtime)
+        if case is None:
+            return
+        waiting = case.waiting()
+        try:
+            next(waiting)
+            while True:
+                waiting.send([one for call in case.open if (one := case.asked(call)) is not None])
+        except StopIteration:
+            return
+
+    async def astep(self, state: object, handle: str | None, runtime: Any) -> None:
+        """Return once no call of the last message waits for people; the async twin of ``step``."""
+        case = self._case(state, handle, runtime)
+        if case is None:
+            return
+        waiting = case.waiting()
+        found: Sequence[Pending] | None = None
+        # what is written is written in a thread; an exception of the generator comes through
+        while not await asyncio.to_thread(_has_ended, waiting, found):
+            asked = [await case.aasked(call) for call in case.open]
+            found = [one for one in asked if one is not None]
+
+    def _case(self, state: object, handle: str | None, runtime: Any) -> _Case | None:
+        messages = messages_of(state, self.messages_key)
+        turn = last_turn(messages)
+        if turn is None or not turn.open:
+            return None
+        place = Place.of(None)
+        forget_turn(self.ward.agent, place, past_turn(messages, turn.id))
+        agent = self.ward.acting(place, handle, lambda: runtime)
+        sitting = Sitting.of_turn(self.ward.agent, place, turn.id)
+        return _Case(self.ward, place, turn, sitting, agent, runtime)
+
+
+def _has_ended(
+    waiting: Generator[None, Sequence[Pending], None], found: Sequence[Pending] | None
+) -> bool:
+    try:
+        if found is None:
+            next(waiting)
+        else:
+            waiting.send(found)
+    except StopIteration:
+        return True
+    return False
+
+
+class _Case(NamedTuple):
+    """The calls of one message, and the agent as it would make them."""
+
+    ward: Ward
+    place: Place
+    turn: Turn
+    sitting: Sitting
+    agent: Agent
+    runtime: Any
+
+    def waiting(self) -> Generator[None, Sequence[Pending], None]:
+        answers = Answers(self.ward.agent, self.ward.answered_by, self.runtime)
+        calls = {call["id"] or "": call for call in self.turn.calls}
+        return sit(self.sitting, self.place, calls, answers, WITH_EDITS)
+
+    @property
+    def open(self) -> list[ToolCall]:
+        return self.sitting.open_calls(self.turn)
+
+    def asked(self, call: ToolCall) -> Pending | None:
+        """Return a call that waits for people, with what it waits for."""
+        tool = self.ward.known(self.place, call["name"])
+        try:
+            if tool is None:
+                self._stored(call)
+            else:
+                invocation = self._invocation(tool, call)
+                self.agent.evaluate(invocation, codec=codec_at(self.place, invocation))
+        except ApprovalPending as pending:
+            return call, pending
+        return None
+
+    async def aasked(self, call: ToolCall) -> Pending | None:
+        """Return a call that waits for people; the async twin of ``asked``."""
+        tool = self.ward.known(self.place, call["name"])
+        try:
+            if tool is None:
+                self._stored(call)
+            else:
+                invocation = self._invocation(tool, call)
+                await self.agent.aevaluate(invocation, codec=codec_at(self.place, invocation))
+        except ApprovalPending as pending:
+            return call, pending
+        return None
+
+    def _invocation(self, tool: BaseTool, call: ToolCall) -> Invocation:
+        site = self.place.site(self.turn.id, self.sitting.site_id(call["id"] or ""))
+        return invocation_of(tool, call, site)
+
+    def _stored(self, call: ToolCall) -> None:
+        """Raise ``ApprovalPending`` for a request that was made in another process, and waits.
+
+        That process knew the tool. Whatever the call is by now, its tool will find out.
+        """
+        site = self.place.site(self.turn.id, self.sitting.site_id(call["id"] or ""))
+        desk = self.ward.agent.approvals
+        request = desk.at(site.digest(self.ward.agent.name))
+        if request is not None and desk.waits(request):
+            raise ApprovalPending(request, desk.missing(request) or "")

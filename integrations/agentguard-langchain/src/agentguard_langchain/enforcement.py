@@ -1,0 +1,155 @@
+"""Enforcement around a tool call: the guarded tool is what runs, and its gate is told the site.
+
+It stands innermost of all that wraps tool calls, in the middleware and in ``guard_tool_node``. What
+a gate does with a call stands in ``gate.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from langchain_core.messages import ToolCall, ToolMessage
+from langgraph.prebuilt.tool_node import ToolCallRequest
+from langgraph.types import Command
+
+from agentguard import Decision
+from agentguard_langchain.answers import Answers
+from agentguard_langchain.gate import SubagentTool
+from agentguard_langchain.place import Place, Turn, messages_of, turn_of
+from agentguard_langchain.placed import Placed, placing
+from agentguard_langchain.sitting import Edit, Sitting
+from agentguard_langchain.ward import Ward
+
+Result = ToolMessage | Command[Any]
+
+
+class Enforcement(NamedTuple):
+    """What wraps the tool calls of a ward.
+
+    ``handle_key`` is where the state has the handle of the run's record, None for nowhere;
+    ``messages_key`` where it has the messages.
+    """
+
+    ward: Ward
+    handle_key: str | None = None
+    messages_key: str = "messages"
+    parallel_subagents: bool = True
+
+    def around(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]
+    ) -> Result:
+        """Have ``handler`` run the guarded tool in the place of the tool of ``request``."""
+        errand = self._errand(request)
+        if errand is None:
+            return handler(request)
+        with placing(errand.placed):
+            result: Result = errand.noted(handler(errand.request))
+        return result
+
+    async def aaround(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]]
+    ) -> Result:
+        """Have ``handler`` run the guarded tool; the async twin of ``around``."""
+        errand = self._errand(request)
+        if errand is None:
+            return await handler(request)
+        with placing(errand.placed):
+            result: Result = errand.noted(await handler(errand.request))
+        return result
+
+    def _errand(self, request: ToolCallRequest) -> _Errand | None:
+        """Return what is to be run; None where no tool has this name, which LangGraph answers."""
+        call, tool, ward = request.tool_call, request.tool, self.ward
+        call_id = call["id"]
+        if tool is None:
+            return None
+        runtime = replace(
+            request.runtime, tools=[ward.guarded_if_possible(one) for one in request.runtime.tools]
+        )
+        guarded = replace(request, tool=ward.guarded(tool), runtime=runtime)
+        place = Place.of(runtime.config)
+        turn = turn_of(messages_of(request.state, self.messages_key), call_id)
+        sitting = Sitting.of_turn(ward.agent, place, turn.id if turn is not None else None)
+        edit = sitting.edits.get(call_id or "")
+        if edit is not None:
+            call = sitting.edited(call)
+            guarded = guarded.override(tool_call=call)
+        agent = ward.acting(place, self._handle(request.state), lambda: runtime)
+        placed = Placed(
+            call_id=call_id or "",
+            task=place.task,
+            site=place.site(turn.id if turn is not None else None, sitting.site_id(call_id or "")),
+            agent=agent,
+            answers=Answers(agent, ward.answered_by, runtime),
+            refusal=self._refusal(call, turn, sitting, request),
+        )
+        return _Errand(guarded, placed, call, edit)
+
+    def _handle(self, state: object) -> str | None:
+        if self.handle_key is None or not isinstance(state, Mapping):
+            return None
+        handle = state.get(self.handle_key)
+        return handle if isinstance(handle, str) else None
+
+    def _refusal(
+        self, call: ToolCall, turn: Turn | None, sitting: Sitting, request: ToolCallRequest
+    ) -> Decision | None:
+        call_id = call["id"] or ""
+        if turn is not None and turn.is_ambiguous(call["id"]):
+            reason = f"two calls of one message have the id {call_id}: none of them is made"
+            return Decision.refused(reason, code="call.duplicate")
+        rejected = sitting.refusal(call_id)
+        if rejected is not None:
+            return rejected
+        if turn is not None and not self.parallel_subagents and self._comes_later(turn, request):
+            reason = "sub-agents work one at a time here; call it again when the other is done"
+            return Decision.refused(reason, code="subagent.parallel")
+        return None
+
+    def _comes_later(self, turn: Turn, request: ToolCallRequest) -> bool:
+        """Whether it is a call of a sub-agent, and not the first of its message."""
+        tools = {tool.name: tool for tool in request.runtime.tools}
+        runs = [c["id"] for c in turn.calls if isinstance(tools.get(c["name"]), SubagentTool)]
+        return request.tool_call["id"] in runs[1:]
+
+
+class _Errand(NamedTuple):
+    """A call as it is run: the request, what its gate is told, and what a person has changed."""
+
+    request: ToolCallRequest
+    placed: Placed
+    call: ToolCall
+    edit: Edit | None
+
+    def noted(self, result: Any) -> Any:
+        """Say before the result of an edited call what was run, and that the model's was not."""
+        if self.edit is None:
+            return result
+        executed = f"{self.call['name']}({json.dumps(self.edit.args)})"
+        note = (
+            f"A person has put another call in the place of this one; executed: {executed}. "
+            "Do not re-issue the original call."
+        )
+        if isinstance(result, ToolMessage):
+            return _with_note(result, note)
+        if isinstance(result, Command) and isinstance(result.update, dict):
+            messages = result.update.get("messages")
+            if isinstance(messages, list):
+                noted = [self._noted_message(message, note) for message in messages]
+                return replace(result, update={**result.update, "messages": noted})
+        return result
+
+    def _noted_message(self, message: Any, note: str) -> Any:
+        ours = isinstance(message, ToolMessage) and message.tool_call_id == self.call["id"]
+        return _with_note(message, note) if ours else message
+
+
+def _with_note(message: ToolMessage, note: str) -> ToolMessage:
+    if isinstance(message.content, str):
+        content: Any = f"{note}\n\n{message.content}"
+    else:
+        content = [{"type": "text", "text": note}, *message.content]
+    return message.model_copy(update={"content": content})

@@ -1,0 +1,109 @@
+"""The guard of a graph that is built by hand: an approval node, a tool node, and the edge between.
+
+They belong together: the node asks people, once a turn; the edge gives each call a task of its own,
+in which it can pause and be answered without another one getting its answer; the tool node
+enforces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from langchain_core.runnables import Runnable, RunnableLambda
+from langchain_core.tools import BaseTool
+from langgraph.graph import END
+from langgraph.prebuilt import ToolNode
+from langgraph.runtime import get_runtime
+from langgraph.types import Send
+
+from agentguard import Agent
+from agentguard_langchain.answers import AnsweredBy
+from agentguard_langchain.approving import Approving
+from agentguard_langchain.enforcement import Enforcement
+from agentguard_langchain.gate import OnDeny
+from agentguard_langchain.place import last_turn, messages_of
+from agentguard_langchain.ward import RunLender, Ward
+
+Tools = Sequence[BaseTool | Callable[..., Any]]
+
+
+def guard_approval_node(
+    tools: Tools,
+    agent: Agent | str,
+    *,
+    delegation: RunLender | None = None,
+    answered_by: AnsweredBy | None = None,
+    messages_key: str = "messages",
+) -> Runnable[Any, Any]:
+    """Return the node between the model and its tools: one pause for the calls that need people.
+
+    Nothing keeps for whom a run was begun: put the delegation in force around the ``invoke`` that
+    resumes, or let ``delegation`` say it. The arguments are those of ``GuardMiddleware``. Raises
+    ``ConfigError``.
+    """
+    approving = Approving(_ward(tools, agent, delegation, "return", answered_by), messages_key)
+
+    def guard_approval(state: Any) -> None:
+        approving.step(state, None, get_runtime())
+
+    async def aguard_approval(state: Any) -> None:
+        await approving.astep(state, None, get_runtime())
+
+    return RunnableLambda(guard_approval, aguard_approval, name="guard_approval")
+
+
+def guard_tool_node(
+    tools: Tools,
+    agent: Agent | str,
+    *,
+    delegation: RunLender | None = None,
+    on_deny: OnDeny = "return",
+    answered_by: AnsweredBy | None = None,
+    parallel_subagents: bool = True,
+    messages_key: str = "messages",
+    **options: Any,
+) -> ToolNode:
+    """Return the node that runs tools behind their guard; ``options`` are those of ``ToolNode``.
+
+    Come to it by ``guard_edge``: in one task with others, a call that needs people and has no
+    approval yet is refused (``approval.pending``). Raises ``ConfigError``.
+    """
+    ward = _ward(tools, agent, delegation, on_deny, answered_by)
+    enforcement = Enforcement(ward, None, messages_key, parallel_subagents)
+    return ToolNode(
+        ward.tools,
+        messages_key=messages_key,
+        wrap_tool_call=enforcement.around,
+        awrap_tool_call=enforcement.aaround,
+        **options,
+    )
+
+
+def guard_edge(
+    tools: str = "tools", otherwise: str = END, *, messages_key: str = "messages"
+) -> Callable[[Any], list[Send] | str]:
+    """Return the edge that sends each open call to the node ``tools``, in a task of its own.
+
+    Without one, it goes to ``otherwise``: ``add_conditional_edges("approval", guard_edge("tools"),
+    ["tools", END])``.
+    """
+
+    def send_calls(state: Any) -> list[Send] | str:
+        turn = last_turn(messages_of(state, messages_key))
+        calls = [] if turn is None else [c for c in turn.calls if c["id"] not in turn.answered]
+        return [Send(tools, [call]) for call in calls] or otherwise
+
+    return send_calls
+
+
+def _ward(
+    tools: Tools,
+    agent: Agent | str,
+    delegation: RunLender | None,
+    on_deny: OnDeny,
+    answered_by: AnsweredBy | None,
+) -> Ward:
+    ward = Ward(agent, delegation, on_deny, answered_by)
+    ward.give(tools)
+    return ward

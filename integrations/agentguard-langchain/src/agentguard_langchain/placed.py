@@ -1,0 +1,52 @@
+"""What is handed to the gate of a tool by the code around it, which knows more of the call.
+
+A tool is given its arguments and its id; a middleware, or the node that runs tools, knows the turn
+as well, for whom the run was begun, and what people have said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Final, NamedTuple
+
+from agentguard import Agent, CallSite, Decision
+from agentguard_langchain.answers import Answers
+from agentguard_langchain.place import Place
+
+
+class Placed(NamedTuple):
+    """A tool call as it is known around its tool: its site, who makes it, why it is refused.
+
+    ``answers`` deals with the answers to it.
+    """
+
+    call_id: str
+    task: str | None
+    site: CallSite
+    agent: Agent
+    answers: Answers
+    refusal: Decision | None = None
+
+
+_PLACED: Final[ContextVar[Placed | None]] = ContextVar("agentguard_langchain_placed", default=None)
+
+
+@contextmanager
+def placing(placed: Placed | None) -> Iterator[None]:
+    """Let the gate of the tool that is called within find ``placed``."""
+    token = _PLACED.set(placed)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # a coroutine may be closed in another context than its own
+            _PLACED.reset(token)
+
+
+def placed_here(call_id: str | None, place: Place) -> Placed | None:
+    """Return what is known of this call, which may have no id; of a call inside of it, nothing."""
+    found = _PLACED.get()
+    if found is not None and (found.call_id, found.task) == (call_id or "", place.task):
+        return found
+    return None

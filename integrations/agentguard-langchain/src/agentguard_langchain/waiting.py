@@ -1,0 +1,255 @@
+"""How a task waits for people: by one interrupt at a time, and never for an answer to another.
+
+``sit`` is the loop of a batch, ``Waiting`` the case of one call that comes to its tool without an
+approval. What is shown stands in ``payload.py``, what an answer changes in ``answers.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from typing import Final
+
+from langchain_core.messages import ToolCall
+from langgraph.config import get_config
+from langgraph.types import interrupt
+from pydantic import ValidationError
+
+from agentguard import Agent, ApprovalPending, Decision, Denied, Invocation
+from agentguard_langchain.answers import Answers
+from agentguard_langchain.payload import (
+    WITHOUT_EDITS,
+    Allowed,
+    Item,
+    decisions_schema,
+    decisions_type,
+    payload,
+)
+from agentguard_langchain.place import Place
+from agentguard_langchain.placed import Placed
+from agentguard_langchain.sitting import Shown, Sitting, claim, list_waiting
+
+Pending = tuple[ToolCall, ApprovalPending]
+"""A call that waits for people, with what it waits for."""
+
+
+def sit(
+    sitting: Sitting,
+    place: Place,
+    calls: Mapping[str, ToolCall],
+    answers: Answers,
+    allowed: Sequence[Allowed],
+) -> Generator[None, Sequence[Pending], None]:
+    """Pause until no call waits any more; each time it yields, send it the calls that wait.
+
+    ``calls`` are by id. What a batch shows is marked durably *before* the task first pauses with
+    it, and an answer that is there on the very pass that makes the mark was given to something
+    else: it is let go. A position that is decided elsewhere stays in its batch: answers are
+    matched by position.
+    """
+    agent = answers.agent
+    sitting.begin(place.task)
+    while True:
+        new = False
+        if sitting.shown is not None and not _stands(agent, sitting.shown, calls):
+            sitting.shown = None
+        if sitting.shown is None:
+            found = yield
+            if not found:
+                return
+            require_pause(place, found[0][1])
+            sitting.shown = [_shown(call, pending) for call, pending in found]
+            sitting.save(agent.runs)
+            list_waiting(agent, place, sitting.shown)
+            new = True
+        batch = sitting.shown
+        value = payload([_item(agent, sitting, one, calls) for one in batch], allowed)
+        _take_again(sitting, value)
+        while new:
+            interrupt(value, response_schema=decisions_schema(len(batch), allowed))
+            _count(1)
+            sitting.answered += 1
+            sitting.save(agent.runs)
+        _let_go_of_leftovers(sitting, value, agent)
+        offered = _offered()
+        try:
+            answer = interrupt(value, response_schema=decisions_type(len(batch), allowed))
+        except ValidationError:
+            _remember(sitting, offered)  # else every later pass would fail as this one
+            sitting.save(agent.runs)
+            raise
+        _count(1)
+        answers.deal(sitting, batch, calls, answer["decisions"])
+        _remember(sitting, offered)
+        sitting.answered += 1
+        sitting.shown = None
+        sitting.save(agent.runs)
+
+
+def _remember(sitting: Sitting, offered: str | None) -> None:
+    if offered is not None:
+        sitting.dealt.append(offered)
+
+
+def _let_go_of_leftovers(sitting: Sitting, value: object, agent: Agent) -> None:
+    """Let go of an answer that this task was given before.
+
+    LangGraph keeps what ``Command(resume=answer)`` has brought, and offers it to the task's next
+    interrupt as soon as somebody resumes the run with nothing: it would be taken for that person's.
+    """
+    while _offered() in sitting.dealt:
+        interrupt(value)
+        _count(1)
+        sitting.answered += 1
+        sitting.save(agent.runs)
+
+
+def _offered() -> str | None:
+    """Return the digest of the answer that the next interrupt takes, if it came without an id."""
+    scratchpad = get_config()["configurable"][_SCRATCHPAD]
+    if len(scratchpad.resume) > _count(0):
+        return None  # given to this very interrupt by its id, or taken before
+    offered = scratchpad.get_null_resume(False)  # noqa: FBT003  looked at, and left there
+    if offered is None:
+        return None
+    return sha256(json.dumps(offered, sort_keys=True, default=repr).encode()).hexdigest()
+
+
+def require_pause(place: Place, pending: ApprovalPending) -> None:
+    """Raise ``ApprovalPending`` where no graph can pause."""
+    if not place.pauses:
+        where = "no graph runs here" if place.task is None else "the graph has no checkpointer"
+        message = f"{pending.missing} ({where} that could pause: answer, and make the call again)"
+        raise ApprovalPending(pending.request, message) from pending
+
+
+def _stands(agent: Agent, shown: Sequence[Shown], calls: Mapping[str, ToolCall]) -> bool:
+    """Whether a batch still waits, and the message has not lost one of its calls since."""
+    return all(one.call_id in calls for one in shown) and any(_waits(agent, one) for one in shown)
+
+
+def _waits(agent: Agent, one: Shown) -> bool:
+    request = agent.approvals.at(one.call_site)
+    same = request is not None and request.request_id == one.request_id
+    return same and request is not None and agent.approvals.waits(request)
+
+
+def _shown(call: ToolCall, pending: ApprovalPending) -> Shown:
+    request = pending.request
+    return Shown(call["id"] or "", request.request_id, request.call_site)
+
+
+def _item(agent: Agent, sitting: Sitting, one: Shown, calls: Mapping[str, ToolCall]) -> Item:
+    request = agent.approvals.at(one.call_site)
+    if request is not None and request.request_id != one.request_id:
+        request = None
+    call = sitting.edited(calls[one.call_id])
+    return Item(call, request, sitting.problems.get(one.call_id))
+
+
+class Waiting:
+    """One tool call at its tool, while it is not decided.
+
+    It can pause there only in a task of its own; elsewhere its answer could become another call's.
+    ``on_deny`` "raise" has a call that can't wait raise ``ApprovalPending``.
+    """
+
+    __slots__ = ("_agent", "_answers", "_call_id", "_place", "_raises", "_refusal", "_sitting")
+
+    def __init__(
+        self, agent: Agent, call_id: str | None, place: Place, placed: Placed | None, on_deny: str
+    ) -> None:
+        self._agent = agent
+        self._call_id = call_id
+        self._place = place
+        self._answers = Answers(agent) if placed is None else placed.answers
+        self._refusal = None if placed is None else placed.refusal
+        self._raises = on_deny == "raise"
+        self._sitting: Sitting | None = None
+
+    def begin(self) -> None:
+        """Find out whether the task has paused for this call; those answers are taken again.
+
+        A tool may interrupt as well: what it is answered comes after that.
+        """
+        if self._call_id is None or not (self._place.alone and self._place.pauses):
+            return
+        sitting = Sitting.of_task(self._agent, self._place)
+        if sitting.owner in (None, self._call_id):
+            self._sitting = sitting
+            sitting.owner = self._call_id
+            sitting.begin(self._place.task)
+            _take_again(sitting, {"action_requests": [], "review_configs": [], "agentguard": []})
+
+    def told(self, invocation: Invocation) -> Invocation:
+        """Return the invocation, refused where somebody around the tool knows why."""
+        refusal = self._refusal
+        if refusal is None and self._sitting is not None:
+            refusal = self._sitting.refusal(self._call_id or "")
+        return invocation if refusal is None else replace(invocation, refusal=refusal)
+
+    def settle(self, pending: ApprovalPending) -> None:
+        """Pause, or return once an answer is dealt with.
+
+        Raises ``Denied`` (``approval.pending``) in a task that several calls share, and
+        ``ApprovalPending`` where nothing can pause.
+        """
+        if self._call_id is None:
+            raise pending
+        require_pause(self._place, pending)
+        sitting = self._sitting
+        if sitting is None or not claim(self._agent, self._place, self._call_id):
+            raise self._given_up(pending)
+        request = pending.request
+        args = json.loads(request.arguments)
+        call = ToolCall(name=request.tool, args=args, id=self._call_id, type="tool_call")
+        answered = sitting.answered
+        waiting = sit(sitting, self._place, {self._call_id: call}, self._answers, WITHOUT_EDITS)
+        next(waiting)
+        if sitting.answered == answered and self._agent.approvals.waits(request):
+            waiting.send([(call, pending)])
+
+    def _given_up(self, pending: ApprovalPending) -> Exception:
+        if self._raises:
+            return pending
+        # a model's next attempt has another id: nobody will make this very call again
+        self._agent.approvals.withdraw(pending.request)
+        reason = (
+            f"it needs an approval ({pending.request.reason}), and can't wait for one here, in one "
+            "task with other calls; call it again, by itself"
+        )
+        return Denied(Decision.refused(reason, code="approval.pending"))
+
+
+# --- how many answers this execution of a task has taken ----------------------------------------
+
+_TAKEN: Final[OrderedDict[int, tuple[object, int]]] = OrderedDict()
+_MAX_TAKEN: Final = 1024
+_SCRATCHPAD: Final = "__pregel_scratchpad"
+_LOCK: Final = threading.Lock()
+
+
+def _take_again(sitting: Sitting, value: object) -> None:
+    """Take the answers that were dealt with before, as LangGraph counts them by position.
+
+    A task may come here more than once in one execution, where its tool is tried again.
+    """
+    while _count(0) < sitting.answered:
+        interrupt(value)
+        _count(1)
+
+
+def _count(more: int) -> int:
+    """Return how many answers were taken in this execution, which LangGraph's scratchpad is."""
+    scratchpad = get_config()["configurable"][_SCRATCHPAD]
+    with _LOCK:
+        count: int = _TAKEN.pop(id(scratchpad), (scratchpad, 0))[1] + more
+        if count:
+            _TAKEN[id(scratchpad)] = (scratchpad, count)
+        while len(_TAKEN) > _MAX_TAKEN:
+            _TAKEN.popitem(last=False)
+        return count

@@ -1,0 +1,214 @@
+"""SIGKILL while a graph's tools run: in another process the graph goes on, and pays nothing twice.
+
+A process runs an agent in one thread after another, with checkpoints in SQLite, and is killed at a
+random moment, most of them between a tool's end and its checkpoint. A few rounds by default,
+``AGENTGUARD_ROUNDS=full`` for many.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from agentguard import config, domain, examination
+from agentguard.storage import keystore
+from agentguard.storage.reader import StateReader
+
+FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
+ROUNDS = 5 if FULL else 1
+KILLS = 5 if FULL else 2
+"""Of each round, on one state: with full rounds, 50 in all."""
+
+PROGRAM = '''
+import json, os, sys, time
+from langchain.agents import create_agent
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
+
+from agentguard import Decision, Guard
+from agentguard_langchain import GuardMiddleware, guard_tools
+
+
+def decide(document):
+    return Decision.allow()
+
+
+class Slow(SqliteSaver):
+    """Takes its time to keep what tools have done."""
+
+    def put_writes(self, config, writes, task_id, task_path=""):
+        if any("ToolMessage" in repr(value) for _channel, value in writes):
+            time.sleep(0.1)
+        super().put_writes(config, writes, task_id, task_path)
+
+
+class Model(BaseChatModel):
+    @property
+    def _llm_type(self):
+        return "scripted"
+
+    def _generate(self, messages, stop=None, run_manager=None, **options):
+        message = AIMessage("done")
+        if messages[-1].type == "human":
+            calls = [
+                {"name": "pay", "args": {"to": f"{messages[-1].text}-{n}"}, "id": f"c{n}"}
+                for n in range(2)
+            ]
+            message = AIMessage("", tool_calls=calls)
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def bind_tools(self, tools, **options):
+        return self
+
+
+effects = os.open("effects", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+
+
+def pay(to: str) -> str:
+    """Pay somebody."""
+    os.write(effects, f"{to}\\n".encode())  # seen by all, even after a SIGKILL
+    return f"paid {to}"
+
+
+def by_hand(agent, saver):
+    """Both calls in one task."""
+    graph = StateGraph(MessagesState)
+    graph.add_node("model", lambda state: {"messages": [Model().invoke(state["messages"])]})
+    graph.add_node("tools", ToolNode(guard_tools([pay], agent)))
+    graph.add_edge(START, "model")
+    graph.add_edge("model", "tools")
+    graph.add_edge("tools", END)
+    return graph.compile(checkpointer=saver)
+
+
+def answers(state):
+    return [m.content for m in state["messages"] if m.type == "tool"]
+
+
+def main(way, step, *names):
+    with (
+        Guard.open("agentguard.toml", passphrase=b"of this test") as guard,
+        Slow.from_conn_string("graph.db") as saver,
+    ):
+        agent = guard.new_agent("payer")
+        if way == "by_hand":
+            graph = by_hand(agent, saver)
+        else:
+            guarding = GuardMiddleware(agent)
+            graph = create_agent(Model(), [pay], middleware=[guarding], checkpointer=saver)
+        if step == "resume":
+            for name in names:
+                where = {"configurable": {"thread_id": name}}
+                state = graph.get_state(where)
+                values = state.values
+                if state.next:
+                    values = graph.invoke(None, where, durability="sync")
+                print(json.dumps([name, answers(values) if values else None]), flush=True)
+            return
+        print("ready", flush=True)
+        for number in range(1_000_000):
+            name = f"{names[0]}.{number}"
+            print(json.dumps([name, None]), flush=True)
+            where = {"configurable": {"thread_id": name}}
+            given = {"messages": [HumanMessage(name)]}
+            state = graph.invoke(given, where, durability="sync")
+            print(json.dumps([name, answers(state)]), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+'''
+
+TABLES = """
+trust_domain = "acme.example"
+anchor = "anchor"
+
+[policy]
+engine = "function"
+path = "program:decide"
+
+[agents.payer]
+authority = "own"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "program.py").write_text(PROGRAM, "utf-8")
+    (tmp_path / "agentguard.toml").write_text(textwrap.dedent(TABLES), "utf-8")
+    settings = config.load(tmp_path / "agentguard.toml")
+    domain.found(settings, b"of this test", now=datetime.now(UTC))
+    return tmp_path
+
+
+def killed_at_work(folder, way, name):
+    """Let a process work, and kill it; return the threads that it has begun, with their answers."""
+    command = [sys.executable, "program.py", way, "work", name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder) as working:
+        assert working.stdout is not None
+        assert working.stdout.readline() == "ready\n"
+        time.sleep(random.uniform(0.01, 0.4))  # noqa: S311  any moment will do
+        working.kill()
+        lines = working.stdout.read().splitlines(keepends=True)
+    return dict(json.loads(line) for line in lines if line.endswith("\n"))
+
+
+def resumed(folder, way, names):
+    command = [sys.executable, "program.py", way, "resume", *names]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(line) for line in done.stdout.splitlines())
+
+
+def effects_of(folder):
+    path = folder / "effects"
+    return Counter(path.read_text().split()) if path.exists() else Counter()
+
+
+@pytest.mark.parametrize("way", ["agent", "by_hand"])
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_a_graph_that_goes_on_pays_once_and_says_what_it_does_not_know(folder, round_, way):
+    last: dict[str, list[str]] = {}
+    for kill in range(KILLS):
+        begun = killed_at_work(folder, way, f"{kill}")
+        before = effects_of(folder)
+        assert set(before.values()) <= {1}
+        answered = resumed(folder, way, list(begun)[-3:])
+        after = effects_of(folder)
+        assert set(after.values()) <= {1}, "a call has run twice"
+        for name, texts in answered.items():
+            assert begun[name] in (None, texts)
+            for number, text in enumerate(texts or ()):
+                to = f"{name}-{number}"
+                if text == f"paid {to}":
+                    assert after[to] == 1
+                else:
+                    assert "[journal.in_doubt]" in text, text
+                    assert after[to] == before[to]
+            last[name] = texts
+        paid = {to.rpartition("-")[0] for to in after}
+        assert all(answered[name] for name in answered if name in paid), "a call was lost"
+    assert resumed(folder, way, list(last)) == last
+    assert set(effects_of(folder).values()) <= {1}
+    settings = config.load(folder / "agentguard.toml")
+    with closing(StateReader(settings.state)) as reader:
+        trust = keystore.load_trust(settings.state)
+        report = examination.examine(reader, trust, anchor=folder / "anchor")
+    assert report.problems == ()

@@ -1,0 +1,168 @@
+"""The tools of a real MCP server, in a process of its own, through langchain-mcp-adapters."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+from langchain_mcp_adapters.client import MultiServerMCPClient
+from langchain_mcp_adapters.tools import load_mcp_tools
+
+from agentguard import Decision, Requirement
+from agentguard_langchain import GuardedToolDenied, guard_tools
+from agentguard_langchain.gated import shape_of
+
+CONFIG: Any = {"configurable": {"thread_id": "t1"}}
+SERVER = '''
+from mcp.server.fastmcp import FastMCP
+
+server = FastMCP("files", log_level="ERROR")
+
+
+@server.tool()
+def write_file(path: str, text: str) -> str:
+    """Write a file."""
+    with open("written", "a") as file:
+        file.write(f"{path}={text};")
+    return f"wrote {path}"
+
+
+@server.tool()
+def count_lines(path: str) -> dict[str, int]:
+    """Count."""
+    return {"lines": len(path)}
+
+
+server.run()
+'''
+
+
+def policy(document):
+    args = document["args"]
+    if document["action"] == "count_lines":
+        return Decision.allow()
+    if args["path"].startswith("/etc"):
+        return Decision.deny("not there")
+    if args["path"] == "prod":
+        return Decision.require_approval(Requirement("prod needs a person"))
+    return Decision.allow()
+
+
+class Files:
+    """The server's tools, what it has written, and a guard."""
+
+    def __init__(self, desk, folder, tools):
+        self.desk = desk
+        self.tools = tools
+        self._written = folder / "written"
+
+    @property
+    def written(self):
+        return self._written.read_text() if self._written.exists() else ""
+
+    def calls(self):
+        return [(c.agent, c.tool, c.code or c.decision, c.values) for c in self.desk.log.calls()]
+
+
+def client_of(folder):
+    (folder / "server.py").write_text(SERVER)
+    connection: Any = {
+        "transport": "stdio",
+        "command": sys.executable,
+        "args": ["server.py"],
+        "cwd": str(folder),
+    }
+    return MultiServerMCPClient({"files": connection})
+
+
+@pytest.fixture
+def serving(people, tmp_path):
+    """A session with the server; it ends in the task that has begun it, as anyio wants it."""
+
+    @asynccontextmanager
+    async def _serving():
+        client = client_of(tmp_path)
+        async with client.session("files") as session:
+            yield Files(people(policy=policy), tmp_path, await load_mcp_tools(session))
+
+    return _serving
+
+
+async def test_a_tool_of_a_server_is_bound_signed_and_decided(serving):
+    async with serving() as files:
+        write, count = guard_tools(files.tools, files.desk.agent)
+        answer = await write.ainvoke({"path": "a", "text": "x"})
+        assert answer[0]["text"] == "wrote a"
+        with pytest.raises(GuardedToolDenied, match="not there"):
+            await write.ainvoke({"path": "/etc/passwd", "text": "x"})
+        call = {"name": "count_lines", "args": {"path": "abc"}, "id": "1", "type": "tool_call"}
+        counted = await count.ainvoke(call)
+        assert counted.artifact["structured_content"] == {"lines": 3}
+    agent = files.desk.agent.id
+    assert files.calls() == [
+        (agent, "write_file", "allow", {"path": "a", "text": "x"}),
+        (agent, "write_file", "policy.denied", {"path": "/etc/passwd", "text": "x"}),
+        (agent, "count_lines", "allow", {"path": "abc"}),
+    ]
+    assert files.written == "a=x;"
+
+
+async def test_an_agent_with_the_tools_of_a_server_waits_for_people(serving):
+    async with serving() as files:
+        desk = files.desk
+        graph = desk.graph(tools=files.tools)
+        calls = [
+            ("write_file", {"path": path, "text": "x"}) for path in ("prod", "/etc/passwd", "a")
+        ]
+        paused = await graph.ainvoke(desk.asking(*calls), CONFIG)
+        (pause,) = paused["__interrupt__"]
+        assert [action["args"]["path"] for action in pause.value["action_requests"]] == ["prod"]
+        assert files.written == ""
+        desk.approve()
+        state = await graph.ainvoke(None, CONFIG)
+    texts = [message.text for message in state["messages"] if message.type == "tool"]
+    assert [texts[0], texts[2]] == ["wrote prod", "wrote a"]
+    assert "not there [policy.denied]" in texts[1]
+    assert sorted(files.written.split(";")) == ["", "a=x", "prod=x"]
+    assert desk.guard.verify().ok
+
+
+async def test_a_call_of_a_server_is_made_once_and_its_artifact_comes_back(serving):
+    async with serving() as files:
+        desk = files.desk
+        graph = desk.graph(tools=files.tools)
+        calls = [("write_file", {"path": "a", "text": "x"}), ("count_lines", {"path": "abc"})]
+        first = await graph.ainvoke(desk.asking(*calls), CONFIG)
+        old = [one.config async for one in graph.aget_state_history(CONFIG) if "tools" in one.next]
+        again = await graph.ainvoke(None, old[-1])
+    for state in (first, again):
+        artifacts = [m.artifact for m in state["messages"] if m.type == "tool"]
+        assert artifacts[1]["structured_content"] == {"lines": 3}
+    assert files.written == "a=x;"
+
+
+async def test_a_delegation_reaches_a_servers_tool(serving):
+    async with serving() as files:
+        desk = files.desk
+        (write, _count) = guard_tools(files.tools, desk.agent)
+        with desk.guard.delegate("user:alice", scope=["pay"]):
+            await write.ainvoke({"path": "a", "text": "x"})
+    assert [call.predicate["principal"] for call in desk.log.calls()] == ["user:alice"]
+
+
+async def test_the_tools_of_a_client_begin_a_session_for_each_call(people, tmp_path):
+    client = client_of(tmp_path)
+    files = Files(people(policy=policy), tmp_path, await client.get_tools())
+    graph = files.desk.graph(tools=files.tools)
+    calls = [("write_file", {"path": path, "text": "x"}) for path in ("/etc/passwd", "a")]
+    await graph.ainvoke(files.desk.asking(*calls), CONFIG)
+    agent = files.desk.agent
+    assert sorted(call[:3] for call in files.calls()) == [
+        (agent.id, "write_file", "allow"),
+        (agent.id, "write_file", "policy.denied"),
+    ]
+    assert files.written == "a=x;"
+    (write,) = [tool for tool in guard_tools(files.tools, agent) if tool.name == "write_file"]
+    assert shape_of(cast("Any", write)).spec.origin == "mcp:files"
