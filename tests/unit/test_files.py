@@ -136,3 +136,19 @@ def test_numbered_files_have_one_spelling(tmp_path):
     assert files.numbered(tmp_path / "none", ".log") == []
     with pytest.raises(NotADirectoryError):
         files.numbered(tmp_path / "0.log", ".log")
+
+
+def test_what_is_added_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "folder" / "name"
+    files.add(path, b"first")
+    with pytest.raises(StorageError) as refused:
+        files.add(path, b"second")
+    assert (refused.value.code, path.read_bytes()) == ("storage.exists", b"first")
+
+    def killed(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "link", killed)  # dies once all is written, and before it has its name
+    with pytest.raises(KeyboardInterrupt):
+        files.add(path.with_name("other"), b"all of it")
+    assert [found.name for found in path.parent.iterdir()] == ["name"]

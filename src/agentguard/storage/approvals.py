@@ -80,7 +80,7 @@ class FileApprovals:
             if standing is not None:
                 return standing
             self._limits.check([asked for _key, asked in waiting], request)
-            files.write_new(self._folder / _REQUESTS / key, request.dumps())
+            files.add(self._folder / _REQUESTS / key, request.dumps())
         return request
 
     def spend(self, request: ApprovalRequest, approval_ids: Sequence[str]) -> bool:
@@ -97,7 +97,7 @@ class FileApprovals:
     def _leave(self, approval_ids: Sequence[str]) -> bool:
         for approval_id in approval_ids:
             try:
-                files.write_new(self._folder / _USED / approval_id, b"")
+                files.add(self._folder / _USED / approval_id, b"")
             except StorageError as error:
                 if error.code == "storage.exists":
                     return False
@@ -140,7 +140,7 @@ class FileApprovals:
             if len(there) >= MAX_ANSWERS:
                 message = f"there are {MAX_ANSWERS} answers to this request already"
                 raise StorageError(message, code="storage.full")
-            files.write_new(folder / name, canonical.dumps(sealed.as_json()))
+            files.add(folder / name, canonical.dumps(sealed.as_json()))
 
     def _waiting(self, now: int) -> list[tuple[str, ApprovalRequest]]:
         """Remove what has expired, with the arguments in it; return what still waits."""

@@ -57,6 +57,29 @@ def write_new(path: Path, data: bytes) -> None:
         raise StorageError(message, code="storage.readonly") from error
 
 
+def add(path: Path, data: bytes) -> None:
+    """Write a file of mode 0600 that must not exist, whole or not at all.
+
+    Whoever dies in it leaves none of that name, but perhaps one beside its folder (``.half-*``).
+    Raises ``StorageError``: ``storage.exists``, ``storage.readonly``.
+    """
+    half = path.parent.parent / f".half-{os.urandom(8).hex()}"
+    try:
+        make_folder(path.parent)
+        try:
+            _write(half, data)
+            os.link(half, path)
+        finally:
+            half.unlink(missing_ok=True)
+        _sync(path.parent)
+    except FileExistsError as error:
+        message = f"{path} exists already: it is not overwritten"
+        raise StorageError(message, code="storage.exists") from error
+    except OSError as error:
+        message = f"{path} can't be written ({error.strerror}): give this user the right"
+        raise StorageError(message, code="storage.readonly") from error
+
+
 def replace(path: Path, data: bytes) -> None:
     """Write a file of mode 0600 in place of another, whole or not; raises ``StorageError``."""
     new = path.with_name(f"{path.name}.new")

@@ -47,7 +47,7 @@ class FileJournal:
     def begin(self, key: str, invocation_id: str) -> bool:
         """Say, durably, that a call begins; return whether it is the first."""
         try:
-            files.write_new(self._folder / key, self._signed(key, Page(invocation_id, "begun")))
+            files.add(self._folder / key, self._signed(key, Page(invocation_id, "begun")))
         except StorageError as error:
             if error.code == "storage.exists":
                 return False

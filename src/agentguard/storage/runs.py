@@ -53,7 +53,7 @@ class FileRuns:
         """Put ``data`` there, durably, if nothing is there; return whether it is."""
         try:
             path = self._path(name)
-            files.write_new(path, self._seal.sealed(path.name, data))
+            files.add(path, self._seal.sealed(path.name, data))
         except StorageError as error:
             if error.code == "storage.exists":
                 return False
