@@ -26,7 +26,7 @@ from agentguard.storage import keystore
 from agentguard.storage.reader import StateReader
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
-ROUNDS = 5 if FULL else 1
+ROUNDS = 3 if FULL else 1
 KILLS = 5 if FULL else 2
 """Of each round, on one state: with full rounds, 50 in all."""
 
