@@ -73,7 +73,7 @@ STORY = [
     (CODER, "open_pr", "allow", None),
     (CODER, "trigger_ci", "deny", "CI on main is started by the release pipeline, not by agents"),
     (CODER, "merge_pr", "approval", MERGES),
-    (CODER, "merge_pr", "allow", None),
+    (CODER, "merge_pr", "allow", "approved by user:bob"),
 ]
 ALLOWED = sum(decision == "allow" for *_who, decision, _reason in STORY)
 DENIED = sum(decision == "deny" for *_who, decision, _reason in STORY)
