@@ -26,6 +26,7 @@ from contextlib import (
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
+import greenlet
 import pytest
 
 from agentguard import ConfigError, Decision, Denied, Guard, ambient, current_delegation
@@ -875,8 +876,6 @@ def test_a_narrowing_inside_of_it_lessens_it(guard, acts, bob):
 
 def test_a_greenlet_goes_on_where_its_parent_is(acts, alice, bob):
     """SQLAlchemy's asyncio runs sync code so, in the context of whoever waits for it."""
-    greenlet = pytest.importorskip("greenlet")
-
     def spawned():
         child = greenlet.greenlet(acts)
         child.gr_context = greenlet.getcurrent().gr_context

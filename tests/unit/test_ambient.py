@@ -8,6 +8,7 @@ import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import langchain_core.tools
 import pytest
 
 from agentguard import (
@@ -22,6 +23,7 @@ from agentguard import (
 from agentguard.arguments import Arguments
 from agentguard.audit import statements
 from agentguard.audit.entry import parse
+from agentguard_langchain import guard_tools
 
 
 @pytest.fixture
@@ -255,9 +257,6 @@ def test_for_adapters_run_has_it_too(guard, agent):
 
 
 def test_a_langchain_tool_has_it(guard, agent):
-    langchain = pytest.importorskip("langchain_core.tools")
-    adapter = pytest.importorskip("agentguard_langchain")
-
     def pay(cents: int) -> str:
         """Pay."""
         return f"{cents}:{idempotency_key()}"
@@ -266,7 +265,9 @@ def test_a_langchain_tool_has_it(guard, agent):
         """Pay, async."""
         return f"{cents}:{idempotency_key()}"
 
-    sync, coroutine = adapter.guard_tools([langchain.tool(pay), langchain.tool(apay)], agent)
+    sync, coroutine = guard_tools(
+        [langchain_core.tools.tool(pay), langchain_core.tools.tool(apay)], agent
+    )
     results = [
         sync.invoke({"cents": 1}),
         asyncio.run(sync.ainvoke({"cents": 2})),

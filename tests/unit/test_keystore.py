@@ -69,9 +69,10 @@ def test_a_key_that_others_can_read_is_refused(tmp_path, kept, mode):
     keystore.load_key(tmp_path, "issuer", PASSPHRASE)
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"-----BEGIN OPENSSH PRIVATE KEY-----\n"], ids=repr)
+@pytest.mark.parametrize("content", [b"", b"x", None], ids=["empty", "other", "header"])
 def test_a_damaged_key_is_an_error_of_ours(tmp_path, kept, content):
-    kept.write_bytes(content)
+    header = kept.read_bytes().splitlines(keepends=True)[0]
+    kept.write_bytes(header if content is None else content)
     with pytest.raises(KeyMaterialError):
         keystore.load_key(tmp_path, "issuer", PASSPHRASE)
 

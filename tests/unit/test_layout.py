@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = [ROOT / "src", ROOT / "integrations" / "agentguard-langchain" / "src"]
 MODULES = sorted(path for source in SOURCES for path in source.rglob("*.py"))
 NOT_OURS = {".git", ".venv", ".uv", "uv.lock", "dist", "build"}
-PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----(\\n|\s)+[A-Za-z0-9+/=]{40,}")
+PRIVATE_KEY = re.compile(rb"-{5}BEGIN [A-Z ]*PRIVATE KEY-{5}(\\n|\s)+[A-Za-z0-9+/=]{40,}")
 
 
 def lint_imports(tree: Path) -> subprocess.CompletedProcess[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import pytest
+from deepagents import create_deep_agent
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware
 from langchain_core.language_models import BaseChatModel
@@ -225,15 +226,14 @@ def test_graphs_that_hold_each_other_come_to_an_end():
 
 
 def test_the_general_purpose_sub_agent_of_deepagents_is_named(coder):
-    deepagents = pytest.importorskip("deepagents")
-    graph = deepagents.create_deep_agent(
+    graph = create_deep_agent(
         model=Mute(), tools=[read], middleware=[GuardMiddleware(coder)]
     )
     own = [tool for tool in find_tools(graph) if tool.where == ("tools",)]
     assert {tool.agents for tool in own} == {("coder",)}
     assert {"task", "read", "write_file"} <= {tool.name for tool in own}
     assert "tools > task > general-purpose > tools > read" in unguarded(graph)
-    guarded = deepagents.create_deep_agent(
+    guarded = create_deep_agent(
         model=Mute(), tools=guard_tools([read], coder), middleware=[GuardMiddleware(coder)]
     )
     assert "tools > task > general-purpose > tools > read" not in unguarded(guarded)
