@@ -876,6 +876,7 @@ def test_a_narrowing_inside_of_it_lessens_it(guard, acts, bob):
 
 def test_a_greenlet_goes_on_where_its_parent_is(acts, alice, bob):
     """SQLAlchemy's asyncio runs sync code so, in the context of whoever waits for it."""
+
     def spawned():
         child = greenlet.greenlet(acts)
         child.gr_context = greenlet.getcurrent().gr_context

@@ -226,9 +226,7 @@ def test_graphs_that_hold_each_other_come_to_an_end():
 
 
 def test_the_general_purpose_sub_agent_of_deepagents_is_named(coder):
-    graph = create_deep_agent(
-        model=Mute(), tools=[read], middleware=[GuardMiddleware(coder)]
-    )
+    graph = create_deep_agent(model=Mute(), tools=[read], middleware=[GuardMiddleware(coder)])
     own = [tool for tool in find_tools(graph) if tool.where == ("tools",)]
     assert {tool.agents for tool in own} == {("coder",)}
     assert {"task", "read", "write_file"} <= {tool.name for tool in own}
