@@ -205,6 +205,28 @@ class Agent:
         except AgentguardError as error:
             raise Denied(Decision.refused(str(error), code=error.code)) from error
 
+    def require_delegator(self, by: Agent) -> None:
+        """For adapters: raise ``DelegationError`` unless ``by`` may hand work on to this agent.
+
+        The code is ``delegation.delegatee``: ``[delegation]`` says who may.
+        """
+        self._body.profile.require_delegator(by.name)
+
+    def take_over(self, by: Agent) -> None:
+        """For adapters: take over work from ``by``, before any of it is done.
+
+        What ``by`` was lent is handed on at once, signed, and on record. Raises ``Denied`` where
+        it may not be (``delegation.delegatee``), or as a call under it would be refused.
+        """
+        instance = self._acting()
+        lent = instance.lent(self._delegation)
+        try:
+            self.require_delegator(by)
+            if lent is not None:
+                instance.access_token(lent)
+        except AgentguardError as error:
+            raise Denied(Decision.refused(str(error), code=error.code)) from error
+
     def _invocation(
         self, tool: GuardedFunction[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Invocation:

@@ -63,10 +63,23 @@ class AgentConfig:
     of_roles: frozenset[str] = frozenset()
     """What the roles allow."""
 
+    delegators: frozenset[str] | None = None
+    """The agents that may hand work on to it (``[delegation]``); None: nothing is said of that."""
+
     @property
     def scope(self) -> frozenset[str] | None:
         """All that it may ever do, by itself or under a delegation; None is everything."""
         return None if self.max_scope is None else self.max_scope | self.of_roles
+
+    def require_delegator(self, agent: str | None) -> None:
+        """Raise ``DelegationError`` (``delegation.delegatee``) unless ``agent`` may hand work on.
+
+        ``agent`` is the name of who hands it on to this one; to itself it may always.
+        """
+        name = self.profile.name
+        if self.delegators is not None and agent not in {name, *self.delegators}:
+            message = f"{agent} may not hand work on to {name}: [delegation] does not say so"
+            raise DelegationError(message, code="delegation.delegatee")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +128,13 @@ class Config:
     principals: Mapping[str, PrincipalConfig] | None = None
     """None where there is no ``[principals]``: then anybody delegates what the program says."""
 
+    delegatees: Mapping[str, frozenset[str]] | None = None
+    """``[delegation]``: to whom each agent may hand work on; None where it is not there."""
+
     tools: Mapping[str, ToolConfig] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """``[aliases]``: the name that a policy knows, by the one with which a tool comes."""
+
     roster: Roster = field(default_factory=Roster)
     limits: Limits = field(default_factory=Limits)
     on_request: str | None = None
@@ -129,7 +148,13 @@ class Config:
         """The tools that it names, each with the place where it does."""
         tables = {name: f"{self.source}: [tools.{name}]" for name in self.tools}
         redacted = {name: f"{self.source}: {name} in [redact]" for name in self.redactions}
-        return {name: where for name, where in {**redacted, **tables}.items() if name != "*"}
+        aliased = {name: f"{self.source}: {name} in [aliases]" for name in self.aliases}
+        named = {**redacted, **tables, **aliased}
+        return {name: where for name, where in named.items() if name != "*"}
+
+    def delegators(self, agent: str) -> frozenset[str] | None:
+        """Return the agents that may hand work on to ``agent``; None where nothing says so."""
+        return _delegators(self.delegatees, agent)
 
     def lendable(self, subject: str, scope: Iterable[str] | None) -> tuple[str, ...]:
         """Return what ``subject`` is to lend, if its roles allow that; ``scope`` None is all of it.
@@ -215,6 +240,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
     passphrase_file = keys.text("passphrase_file", "")
     keys.done()
     roles = {name: _role(table) for name, table in root.tables("roles")}
+    delegatees = _delegatees(root) if "delegation" in tables else None
     approvals = root.table("approvals")
     config = Config(
         source=source,
@@ -224,9 +250,14 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         anchor=resolve(base, anchor) if anchor else None,
         passphrase_file=resolve(base, passphrase_file) if passphrase_file else None,
         policy=_policy(root.table("policy")) if "policy" in tables else None,
-        agents={name: _agent(name, table, roles) for name, table in root.tables("agents")},
+        agents={
+            name: _agent(name, table, roles, _delegators(delegatees, name))
+            for name, table in root.tables("agents")
+        },
         principals=_principals(root, roles) if "principals" in tables else None,
+        delegatees=delegatees,
         tools={name: _tool(table) for name, table in root.tables("tools")},
+        aliases=_aliases(root.table("aliases")),
         roster=_roster(root, approvals),
         limits=_limits(approvals),
         on_request=approvals.text("on_request", "") or None,
@@ -342,7 +373,41 @@ def _roles(
     return named, frozenset[str]().union(*(known[role] for role in named))
 
 
-def _agent(name: str, table: Table, known: Mapping[str, frozenset[str]]) -> AgentConfig:
+def _delegatees(root: Table) -> Mapping[str, frozenset[str]]:
+    """Read ``[delegation]``: each agent, with those to whom it may hand work on."""
+    table, agents = root.table("delegation"), root.table("agents").names()
+    delegatees = {name: table.texts(name, ()) for name in table.names()}
+    for name, to in delegatees.items():
+        for agent in (name, *to):
+            if agents and agent not in agents:
+                known = ", ".join(sorted(agents))
+                raise ConfigError(f"{table.name(name)}: {agent!r} is none of [agents]: {known}")
+    return {name: frozenset(to) for name, to in delegatees.items()}
+
+
+def _delegators(
+    delegatees: Mapping[str, frozenset[str]] | None, agent: str
+) -> frozenset[str] | None:
+    if delegatees is None:
+        return None
+    return frozenset(name for name, to in delegatees.items() if agent in to)
+
+
+def _aliases(table: Table) -> Mapping[str, str]:
+    """Read ``[aliases]``; two tools can't be one to a policy."""
+    aliases = {name: table.text(name) for name in table.names()}
+    for name, alias in aliases.items():
+        if not alias or alias in aliases or list(aliases.values()).count(alias) > 1:
+            raise table.mistake(name, "a name that no other tool has")
+    return aliases
+
+
+def _agent(
+    name: str,
+    table: Table,
+    known: Mapping[str, frozenset[str]],
+    delegators: frozenset[str] | None,
+) -> AgentConfig:
     kind = table.text("type", "agent")
     owner, version = table.text("owner", ""), table.text("version", "")
     try:
@@ -356,6 +421,7 @@ def _agent(name: str, table: Table, known: Mapping[str, frozenset[str]]) -> Agen
         table.scope("max_scope"),
         roles,
         of_roles,
+        delegators,
     )
     table.done()
     return config

@@ -288,7 +288,8 @@ class Guard:
                     f"{self._settings.source}: there is no [agents.{name}]; known agents: {known}"
                 )
                 raise ConfigError(message, code="agent.unknown")
-            profile = AgentConfig(AgentProfile(name), "own", max_scope=None)
+            delegators = self._settings.delegators(name)
+            profile = AgentConfig(AgentProfile(name), "own", max_scope=None, delegators=delegators)
         body = Body(
             profile,
             self._renewed_home,
@@ -430,8 +431,11 @@ class Guard:
     def tool_spec(self, spec: ToolSpec) -> ToolSpec:
         """Return ``spec`` with what ``[tools.NAME]`` of the configuration says in its place.
 
+        With an alias (``[aliases]``) the policy, the log and the configuration know it under that.
         Raises ``ConfigError`` where its resource names an argument that ``[redact]`` redacts.
         """
+        self._spelling.heard(spec.name)
+        spec = spec.overridden(name=self._settings.aliases.get(spec.name))
         override = self._settings.tools.get(spec.name)
         spec = override.over(spec) if override is not None else spec
         self._settings.require_redactable(spec)

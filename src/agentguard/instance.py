@@ -52,6 +52,7 @@ class Instance:
         self.line = line
         self._profile = config.profile
         self._max_scope = config.scope
+        self._require_delegator = config.require_delegator
         self._home = home
         self._holder = holder
         self._renewal = threading.RLock()  # a signal handler may make a call meanwhile
@@ -172,6 +173,8 @@ class Instance:
         chain = delegation.chain
         if chain.leaf.delegatee != self.actor.uri or chain.leaf.scope != delegation.scope:
             holder = delegation.holder(now)
+            if holder.credential is not None:
+                self._require_delegator(credential.agent_name(holder.credential.uri))
             most = self._max_scope
             chain = chains.extend(
                 chain,

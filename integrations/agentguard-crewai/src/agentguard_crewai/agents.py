@@ -1,0 +1,271 @@
+"""``guard_agent``, and the class that a guarded agent gets.
+
+An agent stays the object that it is, and becomes one of a subclass made here. Whatever CrewAI gives
+it to run, in whatever way it is kicked off, is put behind its gate just before it is handed to an
+executor.
+"""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import Any, Final, Self
+
+from crewai import Agent as CrewAgent
+from crewai.agents.agent_builder.base_agent import BaseAgent
+from crewai.agents.cache.cache_handler import CacheHandler
+from crewai.agents.tools_handler import ToolsHandler
+from crewai.events.event_bus import crewai_event_bus
+from crewai.events.types.agent_events import AgentExecutionErrorEvent
+from crewai.tools import BaseTool
+from crewai.utilities.string_utils import sanitize_tool_name
+from pydantic import PrivateAttr
+
+from agentguard import ConfigError, Guard, current_delegation
+from agentguard_crewai import runs
+from agentguard_crewai.classes import guarded_class
+from agentguard_crewai.gate import ACTION, Action
+from agentguard_crewai.identity import Identity, OnApproval, Terms, name_of
+from agentguard_crewai.runs import Paused
+from agentguard_crewai.tools import gate_of, original_of, put_behind
+
+_EXECUTING: Final[ContextVar[Identity | None]] = ContextVar(
+    "agentguard_crewai_executing", default=None
+)
+"""Whose work this code is part of."""
+
+
+def guard_agent(
+    agent: BaseAgent,
+    guard: Guard,
+    *,
+    name: str | None = None,
+    on_approval: OnApproval = "wait",
+    timeout: timedelta | float = 30,
+) -> BaseAgent:
+    """Give an agent an identity of its own, with which each of its tool calls is made; return it.
+
+    ``name`` is that of its table in ``[agents]``, without it the role's (``Senior Writer`` is
+    ``senior-writer``). The agent that is passed in is changed, since tasks and crews refer to it.
+
+    A call that needs an approval waits for ``timeout`` seconds, and the model is then told that it
+    is missing; with ``on_approval="pause"`` what was begun with the agent raises
+    ``ApprovalPending`` at once. Raises ``ConfigError``: for a name that the configuration does not
+    have, an agent of another guard, one that does not run its tools through CrewAI.
+    """
+    given: object = agent
+    if not isinstance(given, BaseAgent):
+        raise ConfigError(f"agent: expected a CrewAI agent, got {given!r}")
+    return guarded(agent, Terms.of(guard, on_approval, timeout), name)
+
+
+def guarded(agent: BaseAgent, terms: Terms, name: str | None) -> BaseAgent:
+    """Guard one agent, unless it is already, in the same way; raises ``ConfigError``."""
+    present = identity_of(agent)
+    if present is not None:
+        if present.terms.guard is not terms.guard or name not in (None, present.agent.name):
+            message = f"the agent {agent.role!r} is already guarded, as {present.agent.id}"
+            raise ConfigError(message, code="agent.guarded")
+        return agent
+    if not isinstance(agent, CrewAgent):
+        message = (
+            f"the agent {agent.role!r} is a {type(agent).__name__}, which runs its tools by "
+            "itself, where agentguard can't check or record them: make it a crewai.Agent"
+        )
+        raise ConfigError(message, code="agent.unguardable")
+    identity = Identity(name if name is not None else name_of(_role(agent)), terms)
+    agent.__class__ = guarded_class(GuardedAgent, type(agent))
+    take_on(agent, identity)
+    return agent
+
+
+def _role(agent: CrewAgent) -> str:
+    """Return the role as it was written: inputs have no say in who an agent is."""
+    return agent._original_role or agent.role  # noqa: SLF001  kept by CrewAI for its own copies
+
+
+def identity_of(agent: BaseAgent) -> Identity | None:
+    """Return who a guarded agent is; None for one that is not guarded."""
+    return agent._agentguard if isinstance(agent, GuardedAgent) else None  # noqa: SLF001
+
+
+def take_on(agent: CrewAgent, identity: Identity) -> None:
+    """Let an agent of a guarded class be ``identity``, and keep results for nobody else."""
+    agent._agentguard = identity  # type: ignore[attr-defined]  # noqa: SLF001
+    if agent.cache_handler is not None:
+        agent.set_cache_handler(agent.cache_handler)
+
+
+class GuardedAgent(CrewAgent):
+    """What the class of a guarded agent adds to that of the agent.
+
+    Its identity lies in a private attribute, which is in no representation, dump or checkpoint.
+    """
+
+    _agentguard: Identity | None = PrivateAttr(default=None)
+    _agentguard_tools: dict[str, BaseTool] = PrivateAttr(default_factory=dict)
+
+    def _add_skill_loader_tool(self, tools: list[BaseTool], task: Any = None) -> list[BaseTool]:
+        """Put all tools behind the gate: CrewAI's last step before an executor gets them."""
+        identity = self.require_identity()
+        originals = [original_of(tool) for tool in tools]
+        found = super()._add_skill_loader_tool(originals, task)
+        guarded = [put_behind(tool, identity, identity_of) for tool in found]
+        self._agentguard_tools = {sanitize_tool_name(tool.name): tool for tool in guarded}
+        handler: ToolsHandler | None = self.tools_handler  # CrewAI sets it late
+        cache = handler.cache if handler is not None else None
+        if cache is not None and not isinstance(cache, _OwnResults):
+            self.set_cache_handler(cache)
+        identity.agent.tools_named()
+        return guarded
+
+    def require_identity(self) -> Identity:
+        """Return who the agent is; raises ``ConfigError`` where it lost that."""
+        if self._agentguard is None:
+            message = (
+                f"the agent {self.role!r} was made from a guarded one, and has no identity: "
+                "take agent.copy(), or guard it"
+            )
+            raise ConfigError(message, code="agent.unguarded")
+        return self._agentguard
+
+    def guarded_tool(self, name: str) -> BaseTool | None:
+        """Return the tool of this name that an executor was given last."""
+        return self._agentguard_tools.get(name)
+
+    def execute_task(self, task: Any, context: Any = None, tools: Any = None) -> Any:
+        """Execute a task as this identity."""
+        with _executing(self, task):
+            return super().execute_task(task, context, tools)
+
+    async def aexecute_task(self, task: Any, context: Any = None, tools: Any = None) -> Any:
+        """Execute a task as this identity."""
+        with _executing(self, task):
+            return await super().aexecute_task(task, context, tools)
+
+    def kickoff(self, *args: Any, **kwargs: Any) -> Any:
+        """Execute the agent by itself, as this identity; raises ``ConfigError`` for a restore."""
+        refuse_restoring("agent", args[3:], kwargs)
+        with _executing(self):
+            return super().kickoff(*args, **kwargs)
+
+    async def kickoff_async(self, *args: Any, **kwargs: Any) -> Any:
+        """Execute the agent by itself, as this identity; raises ``ConfigError`` for a restore."""
+        refuse_restoring("agent", args[3:], kwargs)
+        with _executing(self):
+            return await super().kickoff_async(*args, **kwargs)
+
+    def copy(self) -> Self:  # type: ignore[override]  # as CrewAI does
+        """Return a copy, with an identity of its own."""
+        return self._renewed(super().copy())
+
+    def __copy__(self) -> Self:
+        return self._renewed(super().__copy__())
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self._renewed(super().__deepcopy__(memo))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy, with an identity of its own."""
+        return self._renewed(super().model_copy(update=update, deep=deep))
+
+    def _renewed(self, copied: Self) -> Self:
+        take_on(copied, self.require_identity().renewed())
+        return copied
+
+    def set_fingerprint(self, fingerprint: Any) -> None:
+        """Take note that a model which writes its calls as text has made one.
+
+        CrewAI sets the fingerprint once before each, and no further time when it tries it again.
+        """
+        super().set_fingerprint(fingerprint)
+        ACTION.set(Action())
+
+    def set_cache_handler(self, cache_handler: CacheHandler) -> None:
+        """Keep results for this agent alone, whatever the crew shares."""
+        own = isinstance(cache_handler, _OwnResults) and cache_handler.is_of(self)
+        super().set_cache_handler(cache_handler if own else _OwnResults(self))
+
+
+@contextmanager
+def _executing(agent: GuardedAgent, task: Any = None) -> Iterator[None]:
+    """Do something as an agent, taken over from whoever's work this is part of.
+
+    The outermost one tells who began it that it waits. Raises ``Denied`` and ``ApprovalPending``.
+    """
+    identity, outer = agent.require_identity(), _EXECUTING.get()
+    with runs.joined() as run:
+        try:
+            run.require_going()
+            if outer is not None and outer is not identity:
+                identity.agent.take_over(outer.agent)
+            executing, action = _EXECUTING.set(identity), ACTION.set(None)
+            try:
+                yield
+            finally:
+                ACTION.reset(action)
+                _EXECUTING.reset(executing)
+            run.require_going()  # a planner's parallel steps take a pause for a failure
+        except Paused as paused:
+            if task is not None:  # closes what it has announced, as after an error
+                stopped = AgentExecutionErrorEvent(agent=agent, task=task, error=str(paused))
+                crewai_event_bus.emit(agent, event=stopped)
+            if outer is not None:
+                raise
+            raise paused.pending from None
+
+
+def refuse_restoring(what: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raise ``ConfigError`` for a checkpoint to go on from: what is in one has no identities."""
+    config = kwargs.get("from_checkpoint", args[0] if args else None)
+    if getattr(config, "restore_from", None) is not None:
+        message = (
+            f"a checkpoint holds no identities, and what is restored from one is not guarded: "
+            f"restore the {what} first, guard it, and kick that off"
+        )
+        raise ConfigError(message, code="agent.unguarded")
+
+
+class _OwnResults(CacheHandler):
+    """The results of one agent's tools, handed out as the calls that they answer: guarded.
+
+    CrewAI's cache is asked before a tool is. What lies in this one is given as the result of a call
+    that the agent may make now, and that is on record.
+    """
+
+    _owner: weakref.ref[GuardedAgent] = PrivateAttr()
+
+    def __init__(self, owner: GuardedAgent) -> None:
+        super().__init__()
+        self._owner = weakref.ref(owner)
+
+    def is_of(self, agent: GuardedAgent) -> bool:
+        return self._owner() is agent
+
+    def add(self, tool: str, input: str, output: Any) -> None:  # noqa: A002  CrewAI's name
+        super().add(tool, _for_whom(input), output)
+
+    def read(self, tool: str, input: str) -> Any | None:  # noqa: A002  CrewAI's name
+        found = super().read(tool, _for_whom(input))
+        owner = self._owner()
+        guarded = owner.guarded_tool(tool) if owner is not None else None
+        if found is None or guarded is None:
+            return None
+        try:
+            kwargs = guarded._validate_kwargs(  # noqa: SLF001  as its run does
+                json.loads(input) if input else {}
+            )
+        except (ValueError, TypeError):
+            return None  # what is wrong with them is said where the tool is run
+        return gate_of(guarded).run(lambda **_kwargs: found, (), kwargs)
+
+
+def _for_whom(given: str) -> str:
+    """Return a key that what was fetched for one principal has for no other."""
+    lent = current_delegation()
+    whose = None if lent is None else [lent.principal, *lent.scope]
+    return f"{given} {json.dumps(whose)}"

@@ -1,0 +1,68 @@
+"""What a call of a CrewAI tool binds: the tool's specification, and the values of its arguments."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from crewai.tools import BaseTool
+from crewai.tools.base_tool import Tool
+from crewai.tools.mcp_native_tool import MCPNativeTool
+from crewai.tools.mcp_tool_wrapper import MCPToolWrapper
+from crewai.utilities.string_utils import sanitize_tool_name
+from pydantic import BaseModel
+
+from agentguard import Arguments, ConfigError, ToolSpec
+from agentguard.binder import binder
+from agentguard.canonical import JSON
+
+
+def spec_of(tool: BaseTool) -> ToolSpec:
+    """Return the specification of a tool, under the name by which a model calls it.
+
+    Raises ``ConfigError`` for one that a model can't name.
+    """
+    return _spec(tool.name, tool.description, tool.args_schema, _origin(tool))
+
+
+@functools.lru_cache(maxsize=512)
+def _spec(name: str, description: str, schema: type[BaseModel], origin: str) -> ToolSpec:
+    known = sanitize_tool_name(name)
+    if not known:
+        message = f"tool {name!r}: no model can call it by a name, which is of a-z, 0-9 and _"
+        raise ConfigError(message, code="tool.invalid")
+    return ToolSpec(known, description, _schema(schema), origin)
+
+
+def _schema(schema: type[BaseModel]) -> Mapping[str, JSON]:
+    try:
+        return cast("Mapping[str, JSON]", schema.model_json_schema())
+    except Exception:  # noqa: BLE001  a field without a JSON schema: CrewAI shows a model nothing then
+        return {"type": "object", "properties": {name: {} for name in schema.model_fields}}
+
+
+def _origin(tool: BaseTool) -> str:
+    """Return where a tool comes from: ``module:qualname``, or ``mcp:<server>``."""
+    if isinstance(tool, MCPNativeTool | MCPToolWrapper):
+        return f"mcp:{tool.server_name}"
+    owner: Any = tool.func if isinstance(tool, Tool) else type(tool)
+    while isinstance(owner, functools.partial):
+        owner = owner.func
+    owner = owner if hasattr(owner, "__qualname__") else type(owner)
+    return f"{owner.__module__}:{owner.__qualname__}"
+
+
+def arguments_of(
+    function: Callable[..., object],
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    declared: Mapping[str, object],
+) -> Arguments:
+    """Bind what a tool's function receives; raises ``ArgumentsError``.
+
+    CrewAI passes all by name, validated by the tool's schema, with its defaults filled in;
+    ``declared`` has the names in that.
+    """
+    values = binder(function)(args, kwargs) if args else kwargs
+    return Arguments.of(values, declared=declared.keys())

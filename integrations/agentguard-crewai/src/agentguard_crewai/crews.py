@@ -1,0 +1,158 @@
+"""``guard_crew``, ``guard_crewbase``, and the class that a guarded crew gets."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from crewai import Crew, Task
+from crewai.agents.agent_builder.base_agent import BaseAgent
+from pydantic import PrivateAttr
+
+from agentguard import ConfigError, Guard
+from agentguard_crewai import runs
+from agentguard_crewai.agents import guarded, identity_of, refuse_restoring
+from agentguard_crewai.classes import guarded_class
+from agentguard_crewai.crewbase import crew_methods, names_in_yaml
+from agentguard_crewai.identity import OnApproval, Terms
+
+Class = TypeVar("Class", bound=type)
+
+
+def guard_crew(
+    crew: Crew,
+    guard: Guard,
+    *,
+    on_approval: OnApproval = "wait",
+    timeout: timedelta | float = 30,
+) -> Crew:
+    """Give each agent of a crew an identity of its own, and guard all their tool calls; return it.
+
+    The name of an agent in ``[agents]`` is its role's (``Senior Writer`` is ``senior-writer``),
+    unless ``guard_agent`` gave it another before. So is that of the manager that a hierarchical
+    crew makes for itself: ``crew-manager``. The crew and its agents that are passed in are changed.
+
+    ``on_approval`` and ``timeout`` (seconds) are those of ``guard_agent``: with ``"pause"``,
+    ``kickoff`` raises ``ApprovalPending`` at once. Raises ``ConfigError`` as ``guard_agent`` does.
+    """
+    given: object = crew
+    if not isinstance(given, Crew):
+        raise ConfigError(f"crew: expected a CrewAI crew, got {given!r}")
+    return _guarded(crew, Terms.of(guard, on_approval, timeout), {})
+
+
+def guard_crewbase(
+    guard: Guard,
+    *,
+    on_approval: OnApproval = "wait",
+    timeout: timedelta | float = 30,
+) -> Callable[[Class], Class]:
+    """Guard the crews of a class: to be put above ``@CrewBase``.
+
+    In its ``agents.yaml``, ``identity: NAME`` says which table in ``[agents]`` an agent has. A key
+    there that CrewAI does not know is an error: it drops them without a word. The options are those
+    of ``guard_crew``; raises ``ConfigError`` for a class without a method below ``@crew``.
+    """
+    terms = Terms.of(guard, on_approval, timeout)
+
+    def decorate(made: Class) -> Class:
+        methods = crew_methods(made)
+        if not methods:
+            name = getattr(made, "__name__", made)
+            message = f"guard_crewbase: {name} has no method below @crew; put it above @CrewBase"
+            raise ConfigError(message)
+        for name, method in methods.items():
+            setattr(made, name, _making_guarded(method, terms))
+        return made
+
+    return decorate
+
+
+def _making_guarded(method: Callable[..., Crew], terms: Terms) -> Callable[..., Crew]:
+    @functools.wraps(method)
+    def crew(self: Any, *args: Any, **kwargs: Any) -> Crew:
+        made = method(self, *args, **kwargs)
+        return _guarded(made, terms, names_in_yaml(self))
+
+    return crew
+
+
+def _guarded(crew: Crew, terms: Terms, names: Mapping[int, str]) -> Crew:
+    """Guard a crew and all agents in it; ``names`` are those of agents, by their ``id()``."""
+    present = crew._agentguard if isinstance(crew, GuardedCrew) else None  # noqa: SLF001
+    if present is not None and present.guard is not terms.guard:
+        message = f"the crew {crew.name!r} is already guarded, by another guard"
+        raise ConfigError(message, code="agent.guarded")
+    for agent in _members(crew):
+        guarded(agent, terms, names.get(id(agent)))
+    if present is None:
+        crew.__class__ = guarded_class(GuardedCrew, type(crew))
+    crew._agentguard = terms  # type: ignore[attr-defined]  # noqa: SLF001
+    if crew.cache:
+        for agent in _members(crew):
+            agent.set_cache_handler(crew._cache_handler)  # noqa: SLF001  each gets one of its own
+    return crew
+
+
+def _members(crew: Crew) -> Iterator[BaseAgent]:
+    """Yield the agents that a crew may put to work."""
+    seen: set[int] = set()
+    tasks: Iterable[Task] = crew.tasks
+    for agent in (*crew.agents, *(task.agent for task in tasks), crew.manager_agent):
+        if isinstance(agent, BaseAgent) and id(agent) not in seen:
+            seen.add(id(agent))
+            yield agent
+
+
+class GuardedCrew(Crew):
+    """What the class of a guarded crew adds to that of the crew."""
+
+    _agentguard: Terms | None = PrivateAttr(default=None)
+
+    def kickoff(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the crew; raises ``ConfigError`` where somebody in it has no identity."""
+        refuse_restoring("crew", args[2:], kwargs)
+        self._require_guarded()
+        with runs.joined():
+            return super().kickoff(*args, **kwargs)
+
+    async def akickoff(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the crew; raises ``ConfigError`` where somebody in it has no identity."""
+        refuse_restoring("crew", args[2:], kwargs)
+        self._require_guarded()
+        with runs.joined():
+            return await super().akickoff(*args, **kwargs)
+
+    def copy(self) -> Crew:  # type: ignore[override]  # as CrewAI does
+        """Return a copy whose agents are other instances of the same names."""
+        return _guarded(super().copy(), self._require_terms(), {})
+
+    def _create_manager_agent(self) -> None:
+        super()._create_manager_agent()
+        if self.manager_agent is not None:
+            guarded(self.manager_agent, self._require_terms(), None)
+
+    def _get_agent_to_use(self, task: Task) -> BaseAgent | None:
+        agent = super()._get_agent_to_use(task)
+        if agent is not None:
+            _require_identity(agent)
+        return agent
+
+    def _require_terms(self) -> Terms:
+        if self._agentguard is None:
+            message = f"the crew {self.name!r} was made from a guarded one: guard it"
+            raise ConfigError(message, code="agent.unguarded")
+        return self._agentguard
+
+    def _require_guarded(self) -> None:
+        self._require_terms()
+        for agent in _members(self):
+            _require_identity(agent)
+
+
+def _require_identity(agent: BaseAgent) -> None:
+    if identity_of(agent) is None:
+        message = f"the agent {agent.role!r} is not guarded: guard the crew once it is complete"
+        raise ConfigError(message, code="agent.unguarded")

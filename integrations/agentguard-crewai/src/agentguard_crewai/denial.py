@@ -1,0 +1,41 @@
+"""How a call that did not run looks to CrewAI: a ``ToolFailure``, which model and task are told of.
+
+When a call is refused, and who says so, stands in ``gate.py`` and in the core.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from crewai.tools.tool_failure import ToolFailure
+
+from agentguard import ApprovalPending, Decision
+
+_HAS_RUN: Final = frozenset({"journal.in_doubt", "journal.unreplayable"})
+"""A call that is refused so was made before."""
+
+
+def denied(tool: str, decision: Decision) -> ToolFailure:
+    """Tell a model what was refused, why, and that the same call will be refused again."""
+    reason = decision.reason or "the policy does not allow it"
+    again = " again" if decision.code in _HAS_RUN else ""
+    message = (
+        f"Denied: {tool} was not run{again}. Reason: {reason}. "
+        "Do not retry: repeating the same call will not help."
+    )
+    return ToolFailure(message=message, code=decision.code, details={"reason": reason})
+
+
+def waiting(tool: str, pending: ApprovalPending) -> ToolFailure:
+    """Tell a model that nobody has answered so far; the request stays, for a later call."""
+    request = pending.request.request_id
+    message = (
+        f"Not now: {tool} was not run. It waits for an approval, request {request}, which nobody "
+        "has given yet. Go on without it, and say that it is missing."
+    )
+    return ToolFailure(
+        message=message,
+        code="approval.pending",
+        retryable=True,
+        details={"request_id": request},
+    )

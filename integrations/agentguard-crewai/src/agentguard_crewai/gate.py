@@ -1,0 +1,261 @@
+"""One call of a crew's tool: decided, recorded, and run once; or answered in its place.
+
+It is the last step before the tool's own code, after hooks and validation. Which functions of a
+tool are gated stands in ``tools.py``, what a call binds in ``binding.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any, Final
+
+from crewai.agents.agent_builder.base_agent import BaseAgent
+from crewai.tools import BaseTool
+from crewai.tools.agent_tools.base_agent_tools import BaseAgentTool
+
+from agentguard import (
+    AgentguardError,
+    ApprovalPending,
+    Arguments,
+    CallSite,
+    ConfigError,
+    Decision,
+    DelegationError,
+    Denied,
+    Invocation,
+    ToolSpec,
+)
+from agentguard.canonical import sha256_hex
+from agentguard_crewai import runs
+from agentguard_crewai.binding import arguments_of, spec_of
+from agentguard_crewai.denial import denied, waiting
+from agentguard_crewai.identity import Identity
+from agentguard_crewai.results import ToolResults
+from agentguard_crewai.runs import Paused, Run
+
+
+class Action:
+    """One step of a model that writes its calls as text; CrewAI tries a call in it up to six times.
+
+    What the tool raised at first is raised at each further try, in which it does not run.
+    """
+
+    __slots__ = ("raised", "tool")
+
+    def __init__(self) -> None:
+        self.tool: BaseTool | None = None
+        self.raised: Exception | None = None
+
+
+ACTION: Final[ContextVar[Action | None]] = ContextVar("agentguard_crewai_action", default=None)
+"""The step that runs here; None where a model calls tools natively: CrewAI tries once then."""
+
+IdentityOf = Callable[[BaseAgent], Identity | None]
+"""Returns who an agent is; None for one that is not guarded."""
+
+
+class _Body:
+    """The tool's own code with its arguments; it runs once the call is authorised."""
+
+    __slots__ = ("args", "function", "kwargs", "started", "tool")
+
+    def __init__(
+        self,
+        tool: BaseTool,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        self.tool = tool
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+        self.started = False
+
+    def run(self) -> Any:
+        self.started = True
+        result = self.function(*self.args, **self.kwargs)
+        # CrewAI would run it, too, but after the call is over
+        return self._finished(asyncio.run(result) if inspect.iscoroutine(result) else result)
+
+    async def arun(self) -> Any:
+        self.started = True
+        result = self.function(*self.args, **self.kwargs)
+        return self._finished(await result if inspect.isawaitable(result) else result)
+
+    def _finished(self, result: Any) -> Any:
+        """Refuse a result whose effects are still to come: nobody would watch them."""
+        if inspect.isgenerator(result) or inspect.isasyncgen(result) or inspect.isawaitable(result):
+            message = (
+                f"tool {self.tool.name} returned a {type(result).__name__}, which was not run: "
+                "return a finished result instead"
+            )
+            raise ConfigError(message, code="tool.generator")
+        return result
+
+
+class Gate:
+    """An agent's instance in front of one tool."""
+
+    __slots__ = ("_configured", "_identity", "_identity_of", "_results", "tool")
+
+    def __init__(self, identity: Identity, tool: BaseTool, identity_of: IdentityOf) -> None:
+        self.tool = tool
+        self._identity = identity
+        self._identity_of = identity_of
+        self._configured: tuple[ToolSpec, ToolSpec] | None = None
+        self._results = ToolResults(tool.result_schema)
+        self.spec()  # what is wrong with it is found before a call is
+
+    def spec(self) -> ToolSpec:
+        """Return the tool's specification, as the configuration has it; raises ``ConfigError``."""
+        plain = spec_of(self.tool)
+        if self._configured is None or self._configured[0] is not plain:
+            self._configured = plain, self._identity.agent.tool_spec(plain)
+        return self._configured[1]
+
+    def run(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Run ``function`` if the agent may; return its result, or the failure in its place.
+
+        Raises what it raises, and ``Paused``.
+        """
+        action = ACTION.get()
+        if action is not None and action.tool is self.tool and action.raised is not None:
+            raise action.raised
+        body = _Body(self.tool, function, args, kwargs)
+        run = runs.current()
+        run.require_going()
+        invocation = self._invocation(run, function, args, kwargs)
+        until = time.monotonic() + self._identity.terms.timeout
+        try:
+            while True:
+                try:
+                    return self._identity.agent.run(invocation, body.run, **self._options(run))
+                except ApprovalPending as pending:
+                    if body.started:
+                        raise
+                    if self._identity.terms.on_approval == "pause":
+                        run.pause(pending)
+                    left = until - time.monotonic()
+                    if not self._identity.agent.approvals.wait(pending.request, timeout=left):
+                        return waiting(self.spec().name, pending)
+        except AgentguardError as error:
+            if body.started:
+                _remember(action, self.tool, error)
+                raise
+            return self._refusal(error)
+        except Exception as error:
+            _remember(action, self.tool, error)
+            raise
+
+    async def arun(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Run ``function``, which may be a coroutine function; the async twin of ``run``."""
+        action = ACTION.get()
+        if action is not None and action.tool is self.tool and action.raised is not None:
+            raise action.raised
+        body = _Body(self.tool, function, args, kwargs)
+        run = runs.current()
+        run.require_going()
+        invocation = self._invocation(run, function, args, kwargs)
+        agent, options = self._identity.agent, self._options(run)
+        until = time.monotonic() + self._identity.terms.timeout
+        try:
+            while True:
+                try:
+                    return await agent.arun(invocation, body.arun, **options)
+                except ApprovalPending as pending:
+                    if body.started:
+                        raise
+                    if self._identity.terms.on_approval == "pause":
+                        run.pause(pending)
+                    left = until - time.monotonic()
+                    if not await agent.approvals.await_(pending.request, timeout=left):
+                        return waiting(self.spec().name, pending)
+        except AgentguardError as error:
+            if body.started:
+                _remember(action, self.tool, error)
+                raise
+            return self._refusal(error)
+        except Exception as error:
+            _remember(action, self.tool, error)
+            raise
+
+    def _refusal(self, error: AgentguardError) -> Any:
+        decision = (
+            error.decision
+            if isinstance(error, Denied)
+            else Decision.refused(str(error), code=error.code)
+        )
+        return denied(self.spec().name, decision)
+
+    def _options(self, run: Run) -> dict[str, Any]:
+        """Return how the call is kept, so that it is not made again where the run is."""
+        return {
+            "suspends": (Paused,),
+            "codec": self._results if run.name is not None else None,
+            "reentrant": isinstance(self.tool, BaseAgentTool),
+        }
+
+    def _invocation(
+        self,
+        run: Run,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Invocation:
+        spec, agent = self.spec(), self._identity.agent
+        declared = self.tool.args_schema.model_fields
+        invocation = Invocation.bind(
+            spec,
+            lambda: arguments_of(function, args, kwargs, declared),
+            CallSite(agent.call_id(spec.name)),
+        )
+        bound = invocation.arguments
+        if run.name is not None and isinstance(bound, Arguments):
+            site = run.site(agent.name, spec.name, sha256_hex(bound.encoded))
+            invocation = replace(invocation, site=site)
+        if isinstance(self.tool, BaseAgentTool):
+            return self._handing_on(invocation, self.tool, kwargs)
+        return invocation
+
+    def _handing_on(
+        self, invocation: Invocation, tool: BaseAgentTool, kwargs: Mapping[str, Any]
+    ) -> Invocation:
+        """Refuse to hand work on to whom this agent may not, or to somebody without an identity."""
+        try:
+            for coworker in _coworkers(tool, kwargs):
+                identity = self._identity_of(coworker)
+                if identity is None:
+                    message = f"the coworker {coworker.role!r} is not guarded: guard the whole crew"
+                    raise DelegationError(message, code="agent.unguarded")
+                identity.agent.require_delegator(self._identity.agent)
+        except AgentguardError as error:
+            return replace(invocation, refusal=Decision.refused(str(error), code=error.code))
+        return invocation
+
+
+def _coworkers(tool: BaseAgentTool, kwargs: Mapping[str, Any]) -> list[BaseAgent]:
+    """Return the agents that the tool may choose for what it is told: those of that role."""
+    wanted = {
+        tool.sanitize_agent_name(name)
+        for name in map(str, filter(None, (tool._get_coworker(**_named(kwargs)),)))  # noqa: SLF001
+    }
+    return [one for one in tool.agents if tool.sanitize_agent_name(one.role) in wanted]
+
+
+def _named(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {"coworker": kwargs.get("coworker"), "co_worker": kwargs.get("co_worker")}
+
+
+def _remember(action: Action | None, tool: BaseTool, error: Exception) -> None:
+    if action is not None:
+        action.tool, action.raised = tool, error

@@ -1,0 +1,78 @@
+"""Who an agent of a crew is: its instance at the guard, and how it waits for approvals.
+
+Also the name that it has in the configuration, where nobody gave it one.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from datetime import timedelta
+from typing import Final, Literal, NamedTuple, NoReturn, Self
+
+from agentguard import Agent, ConfigError, Guard
+
+OnApproval = Literal["wait", "pause"]
+"""What a call does that needs an approval: hold its thread for a while, or stop the crew."""
+
+_DROPPED: Final = re.compile(r"[^a-z0-9]+")
+
+
+class Terms(NamedTuple):
+    """Whose guard it is, and how calls wait; ``timeout`` is in seconds."""
+
+    guard: Guard
+    on_approval: OnApproval
+    timeout: float
+
+    @classmethod
+    def of(cls, guard: Guard, on_approval: OnApproval, timeout: timedelta | float) -> Self:
+        """Check what an application gives; raises ``ConfigError``."""
+        given: tuple[object, object] = guard, timeout
+        if not isinstance(given[0], Guard):
+            raise ConfigError(f"guard: expected a Guard, as from Guard.open, got {guard!r}")
+        if on_approval not in ("wait", "pause"):
+            raise ConfigError(f"on_approval: expected 'wait' or 'pause', got {on_approval!r}")
+        if not isinstance(given[1], timedelta | int | float):
+            raise ConfigError(f"timeout: expected seconds or a timedelta, got {timeout!r}")
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        return cls(guard, on_approval, seconds)
+
+
+class Identity:
+    """The instance that an agent of a crew is, with a key of its own."""
+
+    __slots__ = ("agent", "terms")
+
+    def __init__(self, name: str, terms: Terms) -> None:
+        self.agent: Final[Agent] = terms.guard.new_agent(name)
+        self.terms: Final = terms
+
+    def renewed(self) -> Identity:
+        """Return another instance of the same name, for a copy of the agent."""
+        return Identity(self.agent.name, self.terms)
+
+    def __repr__(self) -> str:
+        return f"<Identity {self.agent.alias}>"
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # whoever copies an agent renews it
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        message = "a guarded agent can't be pickled: guard the agent where it runs"
+        raise TypeError(message)
+
+
+def name_of(role: str) -> str:
+    """Return the name in ``[agents]`` of an agent with this role: ``Senior Writer`` is
+    ``senior-writer``.
+
+    A role with placeholders is taken as it is written, and not as inputs fill it in: these may come
+    from anybody. Raises ``ConfigError`` where nothing is left of it.
+    """  # noqa: D205  the example belongs to the sentence
+    text = unicodedata.normalize("NFKD", role).encode("ascii", "ignore").decode().lower()
+    name = _DROPPED.sub("-", text).strip("-")
+    if not name:
+        message = f"the role {role!r} makes no name: give the agent one, with guard_agent(name=...)"
+        raise ConfigError(message)
+    return name

@@ -1,0 +1,90 @@
+"""What a tool has returned, as the bytes that the journal keeps, and back again.
+
+A result that is handed out in the place of a second run equals the one that the tool returned, and
+is of the same types all the way down. What can't be read again like that is not written: plain
+values, lists, tuples and dictionaries can, and models of the tool's ``result_schema``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+from crewai.tools.tool_failure import ToolFailure, ToolFailureReason
+from pydantic import BaseModel
+
+from agentguard import DecodeError, EncodeError
+
+_PLAIN: Final = frozenset({str, int, float, bool, type(None)})
+
+
+class ToolResults:
+    """The ``ResultCodec`` of a tool; ``schema`` is the model of its results, if it has one."""
+
+    __slots__ = ("_schema",)
+
+    def __init__(self, schema: type[BaseModel] | None) -> None:
+        self._schema = schema
+
+    def dumps(self, result: Any) -> bytes:
+        """Write a result; raises ``EncodeError`` for one that would not come back as it is."""
+        try:
+            data = orjson.dumps(self._node(result))
+            same = orjson.dumps(self._node(self.loads(data))) == data
+        except EncodeError:
+            raise
+        except Exception as error:
+            # values run code of their authors: whatever goes wrong in it, nothing is kept
+            raise EncodeError(f"a result can't be written ({type(error).__name__})") from error
+        if not same:
+            raise EncodeError(f"a {type(result).__name__} does not come back as it was")
+        return data
+
+    def loads(self, data: bytes) -> Any:
+        """Read a result; raises ``DecodeError``."""
+        try:
+            return self._value(orjson.loads(data))
+        except Exception as error:
+            raise DecodeError(f"no result of a tool ({type(error).__name__})") from error
+
+    def _node(self, value: Any) -> Any:
+        kind = type(value)
+        if kind in _PLAIN:
+            if kind is float and not math.isfinite(value):
+                raise EncodeError("a number that is none can't be kept")
+            return value
+        if kind is list or kind is tuple:
+            return [kind.__name__, *map(self._node, value)]
+        if kind is dict and all(type(key) is str for key in value):
+            return {key: self._node(item) for key, item in value.items()}
+        if kind is ToolFailure:
+            return ["failure", self._fields(value, reason=value.reason.value)]
+        if kind is self._schema and not value.__pydantic_private__:
+            return ["model", self._fields(value), sorted(value.__pydantic_fields_set__)]
+        raise EncodeError(f"a {kind.__module__}:{kind.__qualname__} can't be kept")
+
+    def _fields(self, value: BaseModel, **instead: str) -> dict[str, Any]:
+        if value.__pydantic_extra__:
+            raise EncodeError(f"a {type(value).__name__} with further members can't be kept")
+        return {name: self._node(item) for name, item in {**vars(value), **instead}.items()}
+
+    def _value(self, node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: self._value(item) for key, item in node.items()}
+        if not isinstance(node, list):
+            return node
+        match node:
+            case ["list", *items]:
+                return list(map(self._value, items))
+            case ["tuple", *items]:
+                return tuple(map(self._value, items))
+            case ["failure", fields]:
+                return self._failure(self._value(fields))
+            case ["model", fields, given] if self._schema is not None:
+                return self._schema.model_construct(set(given), **self._value(fields))
+        raise DecodeError("no result of a tool")
+
+    def _failure(self, fields: Mapping[str, Any]) -> ToolFailure:
+        return ToolFailure(**{**fields, "reason": ToolFailureReason(fields["reason"])})

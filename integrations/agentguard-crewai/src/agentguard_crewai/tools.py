@@ -1,0 +1,149 @@
+"""A crew's tool behind its gate: the same object to look at, and another one to run.
+
+A guarded tool shares all its state with the original (CrewAI counts the uses of a tool in it, and
+resets them), and its class is a subclass made here, so that whatever looks at the tool sees what it
+saw before. Only what does the tool's work is another function: it passes the gate, and runs as the
+original's.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+from crewai.tools import BaseTool
+from crewai.tools.base_tool import Tool
+
+from agentguard import ConfigError
+from agentguard_crewai.gate import Gate, IdentityOf
+from agentguard_crewai.identity import Identity
+
+_GATE: Final = "_agentguard_gate"
+_STATE: Final = (
+    "__dict__",
+    "__pydantic_private__",
+    "__pydantic_extra__",
+    "__pydantic_fields_set__",
+)
+_STOCK: Final[dict[str, tuple[Callable[..., Any], ...]]] = {
+    "run": (BaseTool.run, Tool.run),
+    "arun": (BaseTool.arun, Tool.arun),
+    "_run": (Tool._run,),  # noqa: SLF001  CrewAI's hooks for the authors of tools
+    "_arun": (BaseTool._arun, Tool._arun),  # noqa: SLF001
+}
+"""Ways in that do no work of their own: they go on to ``_run``, ``_arun`` or ``func``."""
+
+
+class _Gated:
+    """An attribute of a guarded tool: the original's function, behind the gate.
+
+    It has a setter, so that nothing that lies in the object itself takes its place.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, tool: BaseTool | None, owner: type) -> Any:
+        if tool is None:
+            return getattr(owner.__mro__[2], self._name)  # past the marker, as it was written
+        gate = gate_of(tool)
+        return _behind(gate, getattr(gate.tool, self._name))
+
+    def __set__(self, tool: BaseTool, value: object) -> None:
+        setattr(gate_of(tool).tool, self._name, value)
+
+
+def _behind(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]:
+    gated: Any
+    if inspect.iscoroutinefunction(function):
+
+        async def gated(*args: Any, **kwargs: Any) -> Any:
+            return await gate.arun(function, args, kwargs)
+    else:
+
+        def gated(*args: Any, **kwargs: Any) -> Any:
+            return gate.run(function, args, kwargs)
+
+    # and no __wrapped__, which would lead past the gate
+    gated.__signature__ = inspect.signature(function)
+    gated.__name__ = getattr(function, "__name__", gated.__name__)
+    gated.__doc__ = getattr(function, "__doc__", None)
+    gated.__annotations__ = dict(getattr(function, "__annotations__", {}))
+    return gated  # type: ignore[no-any-return]
+
+
+class GuardedTool:
+    """Marks the class of a guarded tool."""
+
+    __slots__ = ()
+
+    def __copy__(self) -> NoReturn:
+        raise _not_copied()
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        raise _not_copied()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise _not_copied()
+
+
+def _not_copied() -> TypeError:
+    return TypeError("a guarded tool can't be copied or pickled: take the original")
+
+
+def gate_of(tool: BaseTool) -> Gate:
+    """Return what a guarded tool stands behind; raises ``ConfigError`` where it lost that."""
+    gate = getattr(tool, _GATE, None)
+    if not isinstance(gate, Gate):
+        message = f"tool {tool.name} is the copy of a guarded tool, and not guarded: did not run"
+        raise ConfigError(message, code="tool.unguarded")
+    return gate
+
+
+def original_of(tool: BaseTool) -> BaseTool:
+    """Return the tool that a guarded one was made from, or else the tool itself."""
+    return gate_of(tool).tool if issubclass(type(tool), GuardedTool) else tool
+
+
+def put_behind(tool: BaseTool, identity: Identity, identity_of: IdentityOf) -> BaseTool:
+    """Return ``tool`` as ``identity`` may use it; raises ``ConfigError`` for no CrewAI tool."""
+    given: object = tool
+    if not isinstance(given, BaseTool):
+        message = f"{given!r} is no CrewAI tool: make it one, with crewai.tools.tool"
+        raise ConfigError(message, code="tool.unguardable")
+    original = original_of(tool)
+    kind = _guarded_class(type(original))
+    guarded: BaseTool = kind.__new__(kind)
+    for name in _STATE:
+        object.__setattr__(guarded, name, getattr(original, name))
+    object.__setattr__(guarded, _GATE, Gate(identity, original, identity_of))
+    return guarded
+
+
+@functools.lru_cache(maxsize=512)
+def _guarded_class(kind: type[BaseTool]) -> type[BaseTool]:
+    """Make the guarded subclass of a tool's class. It looks like that one."""
+    namespace = {"__module__": kind.__module__, "__doc__": kind.__doc__, "__slots__": (_GATE,)}
+    # under its own name CrewAI's registry would take it for the class of unguarded tools
+    namespace["__qualname__"] = f"guarded {kind.__qualname__}"
+    made: Any = types.new_class(
+        kind.__name__, (GuardedTool, kind), {}, lambda given: given.update(namespace)
+    )
+    made.__qualname__ = kind.__qualname__
+    for name in _gated_names(kind):
+        # past pydantic, which takes a field's name in a class for its default
+        type.__setattr__(made, name, _Gated(name))
+    return made  # type: ignore[no-any-return]
+
+
+def _gated_names(kind: type[BaseTool]) -> list[str]:
+    """Return what does the work of tools of a class."""
+    names = [name for name, stock in _STOCK.items() if _static(kind, name) not in stock]
+    return [*names, "func"] if issubclass(kind, Tool) else names
+
+
+def _static(kind: type, name: str) -> object:
+    return inspect.getattr_static(kind, name)

@@ -1,0 +1,206 @@
+"""What the adapter's tests share: a scripted model, guards in memory, and logs as an auditor reads.
+
+CrewAI's own telemetry is off, and what it stores lies in a folder of the test run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+os.environ["CREWAI_DISABLE_TELEMETRY"] = "true"
+os.environ["CREWAI_TRACING_ENABLED"] = "false"
+os.environ["CREWAI_STORAGE_DIR"] = tempfile.mkdtemp(prefix="agentguard-crewai-")
+
+import pytest
+from crewai import Agent, Crew, Task
+from crewai.llms.base_llm import BaseLLM
+from pydantic import PrivateAttr
+
+from agentguard.audit import entry
+from agentguard.delegation import chain as chains
+from agentguard.envelope import Envelope, parse_statement
+from agentguard.identity import credential
+from agentguard.testing import RecordedGuard
+
+Call = tuple[str, Mapping[str, Any]]
+"""The name of a tool, as a model gives it, and its arguments."""
+
+Step = Call | Sequence[Call] | str | Exception
+"""What a model answers: a call, several at once (natively), its final words, or an error."""
+
+
+class Scripted(BaseLLM):
+    """A model that says what it was told to say, natively or as text; ``heard`` is what it got."""
+
+    steps: list[Any] = []  # noqa: RUF012  a field of a pydantic model
+    native: bool = True
+    _heard: list[str] = PrivateAttr(default_factory=list)
+
+    @property
+    def heard(self) -> list[str]:
+        return self._heard
+
+    def call(self, messages: Any, *_args: Any, **_kwargs: Any) -> Any:
+        self._heard.append(str(messages if isinstance(messages, str) else messages[-1]["content"]))
+        step = self.steps.pop(0) if self.steps else "there is nothing left to say"
+        if isinstance(step, Exception):
+            raise step
+        if isinstance(step, str):
+            return step if self.native else f"Thought: I know.\nFinal Answer: {step}"
+        calls = [step] if isinstance(step[0], str) else list(step)
+        if not self.native:
+            ((name, arguments),) = calls
+            return f"Thought: go on.\nAction: {name}\nAction Input: {json.dumps(arguments)}\n"
+        return [
+            {
+                "id": f"call_{len(self._heard)}_{at}",
+                "type": "function",
+                "function": {"name": name, "arguments": json.dumps(arguments)},
+            }
+            for at, (name, arguments) in enumerate(calls)
+        ]
+
+    async def acall(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.call(messages, *args, **kwargs)
+
+    def supports_function_calling(self) -> bool:
+        return self.native
+
+    def supports_stop_words(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a model calls tools: natively, or in text that CrewAI reads (ReAct)."""
+
+    native: bool
+
+    def model(self, *steps: Step) -> Scripted:
+        """Return a model that goes through these steps."""
+        return Scripted(model="scripted", native=self.native, steps=list(steps))
+
+    def agent(self, role: str, *steps: Step, **options: Any) -> Agent:
+        """Return an agent with a model that goes through these steps."""
+        given = {"goal": "a goal", "backstory": "a story", "llm": self.model(*steps), **options}
+        return Agent(role=role, **given)
+
+    def crew(self, *agents: Agent, **options: Any) -> Crew:
+        """Return a crew with one task for each of its agents; ``options`` may have other tasks."""
+        tasks = [Task(description="a task", expected_output="words", agent=one) for one in agents]
+        return Crew(**{"agents": list(agents), "tasks": tasks, **options})
+
+
+@pytest.fixture(params=["native", "text"])
+def way(request) -> Way:
+    """Both ways in which a model calls tools, one after the other."""
+    return Way(request.param == "native")
+
+
+@pytest.fixture
+def native() -> Way:
+    """The way of models with function calling."""
+    return Way(native=True)
+
+
+@pytest.fixture
+def text() -> Way:
+    """The way of models that write their calls as text."""
+    return Way(native=False)
+
+
+@dataclass(frozen=True)
+class Signed:
+    """An authorization, its signatures verified: by whose key it was made, and for whom.
+
+    ``chain`` are the names of those in the chain of delegation, agents by their short names and by
+    nothing else; empty without a delegation. ``instance`` is the URI of the agent whose key signed.
+    """
+
+    agent: str
+    tool: str
+    decision: str
+    code: str
+    chain: tuple[str, ...]
+    scope: tuple[str, ...]
+    instance: str
+    arguments: Any
+    site: Any
+    outcome: str | None
+
+
+def _signed(guard: Any) -> list[Signed]:
+    """Read the log of a guard, and verify each invocation with the key of whom it names."""
+    found: list[tuple[Any, Any, Any]] = []
+    keys: dict[str, Any] = {}
+    lent: dict[str, Any] = {}
+    outcomes: dict[tuple[int, int], str] = {}
+    with closing(guard.reader()) as reader:
+        for shard in reader.shards():
+            for stored in reader.stored(shard):
+                read = entry.parse(stored.body)
+                members: Any = read.members
+                at = int(datetime.fromisoformat(read.at).timestamp())
+                if read.kind == "identity":
+                    issued = credential.verify(members["credential"], guard.trust, at=at)
+                    keys[issued.uri] = issued.key
+                elif read.kind == "delegation":
+                    chain = chains.from_json(members["chain"], guard.trust, at=at)
+                    lent[chain.sha256] = chain
+                elif read.kind == "authorization":
+                    attached = {a.role: a.data for a in stored.attachments}
+                    found.append(((shard, stored.index), members, attached.get("arguments")))
+                elif read.kind == "outcome":
+                    said = json.loads(b64decode(members["statement"]["payload"]))["predicate"]
+                    place = said["authorization"]
+                    if place is not None:
+                        outcomes[(place["shard"], place["index"])] = said["status"]
+    return [_one(keys, lent, outcomes, *one) for one in found]
+
+
+def _one(keys, lent, outcomes, place, members, arguments) -> Signed:
+    sealed = Envelope.parse(members["invocation"])
+    claimed = json.loads(sealed.payload)["predicate"]["agent"]
+    said: Any = parse_statement(sealed.verify(keys[claimed]), "invocation").predicate
+    chain = lent[said["chain_sha256"]] if said["chain_sha256"] is not None else None
+    return Signed(
+        agent=credential.agent_name(claimed) or "",
+        tool=said["tool"]["name"],
+        decision=members["decision"],
+        code=members["code"],
+        chain=() if chain is None else tuple(credential.agent_name(m) or m for m in chain.members),
+        scope=() if chain is None else tuple(chain.leaf.scope),
+        instance=claimed,
+        arguments=None if arguments is None else json.loads(arguments),
+        site=said["call_site"],
+        outcome=outcomes.get(place),
+    )
+
+
+@pytest.fixture
+def signed() -> Callable[[Any], list[Signed]]:
+    """Returns the calls of a guard, in their order, each verified."""
+    return _signed
+
+
+@pytest.fixture
+def recorded() -> Iterator[Callable[..., RecordedGuard]]:
+    """Make guards in memory whose policy a test sets (``agentguard.testing``); their logs verify."""
+    made: list[RecordedGuard] = []
+
+    def make(**tables: Any) -> RecordedGuard:
+        made.append(RecordedGuard.make(**tables))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.require_sound()
+        one.guard.close()
