@@ -1,4 +1,4 @@
-"""What would be published: both distributions are built, and looked into.
+"""What would be published: the distributions are built, and looked into.
 
 Each declares what its code imports, and no more; its source distribution has what its long
 description links to, and no tests.
@@ -24,6 +24,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 FOLDERS = {
     "agentguard": ROOT,
+    "agentguard_crewai": ROOT / "integrations" / "agentguard-crewai",
     "agentguard_langchain": ROOT / "integrations" / "agentguard-langchain",
 }
 ELSEWHERE = {"opentelemetry": "opentelemetry-api", "regorus": "gordon-to-regorus"}
@@ -109,6 +110,9 @@ def test_what_the_code_imports_is_declared_and_no_more(built):
 def test_what_only_the_demo_imports_is_behind_its_extra(built):
     if built.package == "agentguard":
         assert built.needs("demo") - built.needs() == {"agentguard-langchain"}
+        return
+    if built.package == "agentguard_crewai":
+        assert built.needs("demo") == built.needs()
         return
     only_there = built.imports(demo=True) - built.imports(demo=False)
     assert only_there == {"langsmith", "rich", "typer"}

@@ -20,7 +20,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 ROOT = Path(__file__).parents[2]
-SOURCES = [ROOT / "src", ROOT / "integrations" / "agentguard-langchain" / "src"]
+SOURCES = [
+    ROOT / "src",
+    ROOT / "integrations" / "agentguard-crewai" / "src",
+    ROOT / "integrations" / "agentguard-langchain" / "src",
+]
 MODULES = sorted(path for source in SOURCES for path in source.rglob("*.py"))
 NOT_OURS = {".git", ".venv", ".uv", "uv.lock", "dist", "build"}
 PRIVATE_KEY = re.compile(rb"-{5}BEGIN [A-Z ]*PRIVATE KEY-{5}(\\n|\s)+[A-Za-z0-9+/=]{40,}")
@@ -95,7 +99,8 @@ def test_each_module_says_what_it_is_and_has_a_noun_of_its_own(path):
 
 
 def test_the_distributions_declare_what_the_documentation_promises():
-    assert version("agentguard") == version("agentguard-langchain")
+    adapters = {version("agentguard-crewai"), version("agentguard-langchain")}
+    assert adapters == {version("agentguard")}
     commands = {
         command.name: command.value for command in entry_points(group="agentguard.commands")
     }

@@ -77,7 +77,7 @@ def guarded(agent: BaseAgent, terms: Terms, name: str | None) -> BaseAgent:
             "itself, where agentguard can't check or record them: make it a crewai.Agent"
         )
         raise ConfigError(message, code="agent.unguardable")
-    identity = Identity(name if name is not None else name_of(_role(agent)), terms)
+    identity = Identity.new(name if name is not None else name_of(_role(agent)), terms)
     agent.__class__ = guarded_class(GuardedAgent, type(agent))
     take_on(agent, identity)
     return agent

@@ -44,13 +44,18 @@ class Identity:
 
     __slots__ = ("agent", "terms")
 
-    def __init__(self, name: str, terms: Terms) -> None:
-        self.agent: Final[Agent] = terms.guard.new_agent(name)
+    def __init__(self, agent: Agent, terms: Terms) -> None:
+        self.agent: Final = agent
         self.terms: Final = terms
+
+    @classmethod
+    def new(cls, name: str, terms: Terms) -> Self:
+        """Make an instance; raises ``ConfigError`` for a name that the configuration lacks."""
+        return cls(terms.guard.new_agent(name), terms)
 
     def renewed(self) -> Identity:
         """Return another instance of the same name, for a copy of the agent."""
-        return Identity(self.agent.name, self.terms)
+        return Identity.new(self.agent.name, self.terms)
 
     def __repr__(self) -> str:
         return f"<Identity {self.agent.alias}>"

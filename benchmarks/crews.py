@@ -1,0 +1,175 @@
+"""What a guard adds to a tool call of a CrewAI crew, beside the same call of an unguarded one.
+
+    uv run python benchmarks/crews.py [--repetitions N] [--calls N] [--json FILE]
+
+A tool call is what CrewAI does between the model's answer and the tool's result: it parses and
+validates, runs hooks, emits events, and runs the tool, which does nothing. It is made on both ways:
+natively, and from the text of a model (ReAct). The guarded and the unguarded agent make calls
+alternately, with the garbage collector off; the difference is the median of the differences of the
+repetitions. Wall time: CrewAI handles its events in other threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, redirect_stdout
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ["CREWAI_DISABLE_TELEMETRY"] = "true"
+os.environ["CREWAI_TRACING_ENABLED"] = "false"
+
+import states
+from crewai import Agent, Task
+from crewai.agents.parser import AgentAction
+from crewai.llms.base_llm import BaseLLM
+from crewai.tools import tool
+from crewai.utilities.tool_utils import execute_tool_and_check_finality
+from guarded_call import POLICY, TABLES, VOID_OVER, fdatasync_p50
+from measuring import Row, middle, no_collection, show, tracked
+
+from agentguard import Guard
+from agentguard_crewai import guard_agent
+
+TOOLS = {"trigger_ci": {"attributes": {"branch": "branch"}}}
+
+
+class Silent(BaseLLM):
+    """A model that is never asked."""
+
+    def call(self, *_args: Any, **_kwargs: Any) -> str:
+        """Say nothing."""
+        return ""
+
+
+@tool
+def trigger_ci(repo: str, branch: str) -> str:
+    """Trigger the continuous integration of a branch."""
+    return f"{repo} {branch}"
+
+
+def member(guard: Guard | None) -> tuple[Any, Any, Task]:
+    """Return an agent with its executor and a task; guarded, if there is a guard."""
+    agent = Agent(
+        role="Reviewer", goal="g", backstory="b", llm=Silent(model="silent"), tools=[trigger_ci]
+    )
+    if guard is not None:
+        guard_agent(agent, guard, name="code-reviewer")
+    task = Task(description="d", expected_output="e", agent=agent)
+    agent.create_agent_executor(task=task)
+    executor: Any = agent.agent_executor
+    executor._setup_native_tools()  # noqa: SLF001  as its first step does
+    return agent, executor, task
+
+
+def natively(guard: Guard | None) -> Callable[[int], object]:
+    """Return a call of a model with function calling."""
+    _agent, executor, _task = member(guard)
+
+    def call(number: int) -> object:
+        arguments = {"repo": "payments-api", "branch": f"agent/fix-{number}"}
+        function = {"name": "trigger_ci", "arguments": json.dumps(arguments)}
+        given = {"id": f"call_{number}", "type": "function", "function": function}
+        return executor._execute_single_native_tool_call(given)["result"]  # noqa: SLF001
+
+    return call
+
+
+def in_text(guard: Guard | None) -> Callable[[int], object]:
+    """Return a call that a model has written as text."""
+    agent, executor, task = member(guard)
+
+    def call(number: int) -> object:
+        given = json.dumps({"repo": "payments-api", "branch": f"agent/fix-{number}"})
+        text = f"Thought: go on.\nAction: trigger_ci\nAction Input: {given}\n"
+        action = AgentAction(thought="", tool="trigger_ci", tool_input=given, text=text)
+        return execute_tool_and_check_finality(
+            agent_action=action,
+            tools=executor.tools,
+            agent_key=agent.key,
+            agent_role=agent.role,
+            tools_handler=executor.tools_handler,
+            task=task,
+            agent=agent,
+        ).result
+
+    return call
+
+
+def measured(
+    what: str, way: Callable[[Guard | None], Callable[[int], object]], guard: Guard, options: Any
+) -> Row:
+    """Return microseconds a call, unguarded and guarded; the note says what is added."""
+    bare, guarded, numbers = way(None), way(guard), itertools.count()
+    if bare(0) != guarded(0):
+        raise SystemExit(f"{what}: the guarded crew gave another result: {guarded(0)!r}")
+    floors: list[float] = []
+    times: list[float] = []
+    with no_collection(), redirect_stdout(io.StringIO()):  # CrewAI draws a panel for each call
+        for _ in tracked(range(options.repetitions), what):
+            floors.append(_time(bare, numbers, options.calls))
+            times.append(_time(guarded, numbers, options.calls))
+    added = middle([guarded - bare for guarded, bare in zip(times, floors, strict=True)])
+    ratios = [guarded / bare for guarded, bare in zip(times, floors, strict=True)]
+    return Row(what, "µs", middle(floors), middle(times), middle(ratios), f"{added:.0f} µs added")
+
+
+def _time(call: Callable[[int], object], numbers: Iterator[int], calls: int) -> float:
+    started = time.perf_counter()
+    for _ in range(calls):
+        call(next(numbers))
+    return (time.perf_counter() - started) / calls * 1e6
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure both ways, in memory and durable, and return the figures."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="agentguard-bench-") as name, ExitStack() as stack:
+        folder = Path(name)
+        before = os.getloadavg()[0], fdatasync_p50(folder)
+        (folder / "memory.rego").write_text(POLICY)
+        in_memory = Guard.ephemeral(folder / "memory.rego", config={**TABLES, "tools": TOOLS})
+        state = states.found(folder / "durable")
+        with state.path.open("a") as file:
+            file.write('[tools.trigger_ci]\nattributes = { branch = "branch" }\n')
+        guards = {"in memory": in_memory, "durable": state.guard()}
+        for where, guard in guards.items():
+            stack.enter_context(guard)
+            for what, way in (("native", natively), ("text", in_text)):
+                rows.append(measured(f"{what}, {where}, Rego", way, guard, options))
+        after = os.getloadavg()[0], fdatasync_p50(folder)
+    probes = [round(before[1], 1), round(after[1], 1)]
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, CrewAI {version('crewai')}",
+        "load_average": [before[0], after[0]],
+        "fdatasync_p50_us": probes,
+        "durable_void": max(probes) > VOID_OVER,
+        "results": [row.rounded()._asdict() for row in rows],
+    }
+
+
+def main() -> None:
+    """Parse the command line, measure, print, and write the JSON file if one is named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--repetitions", type=int, default=15)
+    parser.add_argument("--calls", type=int, default=100)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    figures = run(options)
+    show(figures, "a tool call of a crew")
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
