@@ -16,7 +16,6 @@ from typing import Any, Never, ParamSpec, TypeVar
 
 from agentguard import drive, flow
 from agentguard.arguments import Arguments
-from agentguard.config import AgentConfig
 from agentguard.decision import Decision, Denied
 from agentguard.delegated import Delegation, Holder
 from agentguard.desk import Desk
@@ -28,6 +27,7 @@ from agentguard.identity import credential
 from agentguard.instance import Instance
 from agentguard.invocation import CallSite, Invocation
 from agentguard.journal import ResultCodec
+from agentguard.members import AgentConfig
 from agentguard.ports import Runs
 from agentguard.tool import GuardedFunction, Tool, ToolSpec
 

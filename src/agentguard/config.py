@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from agentguard import canonical, redaction
+from agentguard import canonical, members, redaction
 from agentguard.approval import Limits
 from agentguard.delegation import grant
 from agentguard.errors import (
@@ -27,8 +27,8 @@ from agentguard.errors import (
     EncodeError,
     KeyMaterialError,
 )
-from agentguard.identity.credential import AgentProfile
 from agentguard.keys import PublicKey
+from agentguard.members import AgentConfig, PrincipalConfig
 from agentguard.policy import DEFAULT_QUERY
 from agentguard.redaction import Redaction
 from agentguard.roster import Approver, Roster
@@ -50,44 +50,6 @@ class PolicyConfig:
     engine: Literal["rego", "function"]
     path: str
     query: str
-
-
-@dataclass(frozen=True, slots=True)
-class AgentConfig:
-    """``[agents.NAME]``. ``max_scope`` None means everything, which only an ephemeral guard has."""
-
-    profile: AgentProfile
-    authority: Literal["own", "delegated"]
-    max_scope: frozenset[str] | None
-    roles: tuple[str, ...] = ()
-    of_roles: frozenset[str] = frozenset()
-    """What the roles allow."""
-
-    delegators: frozenset[str] | None = None
-    """The agents that may hand work on to it (``[delegation]``); None: nothing is said of that."""
-
-    @property
-    def scope(self) -> frozenset[str] | None:
-        """All that it may ever do, by itself or under a delegation; None is everything."""
-        return None if self.max_scope is None else self.max_scope | self.of_roles
-
-    def require_delegator(self, agent: str | None) -> None:
-        """Raise ``DelegationError`` (``delegation.delegatee``) unless ``agent`` may hand work on.
-
-        ``agent`` is the name of who hands it on to this one; to itself it may always.
-        """
-        name = self.profile.name
-        if self.delegators is not None and agent not in {name, *self.delegators}:
-            message = f"{agent} may not hand work on to {name}: [delegation] does not say so"
-            raise DelegationError(message, code="delegation.delegatee")
-
-
-@dataclass(frozen=True, slots=True)
-class PrincipalConfig:
-    """``[principals.NAME]``: the roles of a user, and what they allow to delegate."""
-
-    roles: tuple[str, ...]
-    scope: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +116,7 @@ class Config:
 
     def delegators(self, agent: str) -> frozenset[str] | None:
         """Return the agents that may hand work on to ``agent``; None where nothing says so."""
-        return _delegators(self.delegatees, agent)
+        return members.delegators_of(agent, self.delegatees)
 
     def lendable(self, subject: str, scope: Iterable[str] | None) -> tuple[str, ...]:
         """Return what ``subject`` is to lend, if its roles allow that; ``scope`` None is all of it.
@@ -239,8 +201,8 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
     keys = root.table("keys")
     passphrase_file = keys.text("passphrase_file", "")
     keys.done()
-    roles = {name: _role(table) for name, table in root.tables("roles")}
-    delegatees = _delegatees(root) if "delegation" in tables else None
+    roles = {name: members.read_role(table) for name, table in root.tables("roles")}
+    delegatees = members.read_delegatees(root) if "delegation" in tables else None
     approvals = root.table("approvals")
     config = Config(
         source=source,
@@ -251,10 +213,10 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         passphrase_file=resolve(base, passphrase_file) if passphrase_file else None,
         policy=_policy(root.table("policy")) if "policy" in tables else None,
         agents={
-            name: _agent(name, table, roles, _delegators(delegatees, name))
+            name: members.read_agent(name, table, roles, members.delegators_of(name, delegatees))
             for name, table in root.tables("agents")
         },
-        principals=_principals(root, roles) if "principals" in tables else None,
+        principals=members.read_principals(root, roles) if "principals" in tables else None,
         delegatees=delegatees,
         tools={name: _tool(table) for name, table in root.tables("tools")},
         aliases=_aliases(root.table("aliases")),
@@ -343,56 +305,6 @@ def _policy(table: Table) -> PolicyConfig:
     return policy
 
 
-def _role(table: Table) -> frozenset[str]:
-    scope = table.scope("scope")
-    table.done()
-    return scope
-
-
-def _principals(root: Table, roles: Mapping[str, frozenset[str]]) -> Mapping[str, PrincipalConfig]:
-    principals: dict[str, PrincipalConfig] = {}
-    for name, table in root.tables("principals"):
-        try:
-            grant.principal(name)
-        except DelegationError as error:
-            raise ConfigError(f"{table.name('')}: {error}") from error
-        named, scope = _roles(table, roles)
-        principals[name] = PrincipalConfig(named, scope)
-        table.done()
-    return principals
-
-
-def _roles(
-    table: Table, known: Mapping[str, frozenset[str]]
-) -> tuple[tuple[str, ...], frozenset[str]]:
-    """Read which of the ``[roles]`` somebody has, and what they allow together."""
-    named = tuple(sorted(set(table.texts("roles", ()))))
-    for role in named:
-        if role not in known:
-            raise table.mistake("roles", f"names of [roles]: {', '.join(sorted(known)) or 'none'}")
-    return named, frozenset[str]().union(*(known[role] for role in named))
-
-
-def _delegatees(root: Table) -> Mapping[str, frozenset[str]]:
-    """Read ``[delegation]``: each agent, with those to whom it may hand work on."""
-    table, agents = root.table("delegation"), root.table("agents").names()
-    delegatees = {name: table.texts(name, ()) for name in table.names()}
-    for name, to in delegatees.items():
-        for agent in (name, *to):
-            if agents and agent not in agents:
-                known = ", ".join(sorted(agents))
-                raise ConfigError(f"{table.name(name)}: {agent!r} is none of [agents]: {known}")
-    return {name: frozenset(to) for name, to in delegatees.items()}
-
-
-def _delegators(
-    delegatees: Mapping[str, frozenset[str]] | None, agent: str
-) -> frozenset[str] | None:
-    if delegatees is None:
-        return None
-    return frozenset(name for name, to in delegatees.items() if agent in to)
-
-
 def _aliases(table: Table) -> Mapping[str, str]:
     """Read ``[aliases]``; two tools can't be one to a policy."""
     aliases = {name: table.text(name) for name in table.names()}
@@ -400,31 +312,6 @@ def _aliases(table: Table) -> Mapping[str, str]:
         if not alias or alias in aliases or list(aliases.values()).count(alias) > 1:
             raise table.mistake(name, "a name that no other tool has")
     return aliases
-
-
-def _agent(
-    name: str,
-    table: Table,
-    known: Mapping[str, frozenset[str]],
-    delegators: frozenset[str] | None,
-) -> AgentConfig:
-    kind = table.text("type", "agent")
-    owner, version = table.text("owner", ""), table.text("version", "")
-    try:
-        profile = AgentProfile(name, kind, owner or None, version or None)
-    except ConfigError as error:
-        raise ConfigError(f"{table.name('')}: {error}") from error
-    roles, of_roles = _roles(table, known)
-    config = AgentConfig(
-        profile,
-        table.choice("authority", ("own", "delegated"), "delegated"),
-        table.scope("max_scope"),
-        roles,
-        of_roles,
-        delegators,
-    )
-    table.done()
-    return config
 
 
 def _roster(root: Table, approvals: Table) -> Roster:

@@ -24,7 +24,7 @@ from agentguard import canonical, config, domain, proving, telemetry
 from agentguard.agent import Agent, Body
 from agentguard.approval import ApprovalRequest
 from agentguard.audit import entry
-from agentguard.config import AgentConfig, Config
+from agentguard.config import Config
 from agentguard.delegated import Delegation, Holder
 from agentguard.delegation import chain as chains
 from agentguard.delegation import grant
@@ -45,6 +45,7 @@ from agentguard.identity.credential import AgentProfile
 from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.invocation import timestamp
 from agentguard.loading import PolicySource, configured_engine, engine_from, logged
+from agentguard.members import AgentConfig
 from agentguard.ports import Engine, LogReader
 from agentguard.spelling import Spelling
 from agentguard.storage import fork

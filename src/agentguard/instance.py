@@ -14,7 +14,6 @@ from typing import Final, NamedTuple
 from agentguard import ambient, canonical
 from agentguard.audit import entry
 from agentguard.canonical import JSON, Fragment
-from agentguard.config import AgentConfig
 from agentguard.delegated import Delegation, Holder
 from agentguard.delegation import chain as chains
 from agentguard.delegation import token as tokens
@@ -28,6 +27,7 @@ from agentguard.identity.credential import Credential
 from agentguard.identity.trust import seconds
 from agentguard.invocation import timestamp
 from agentguard.keys import Ed25519Signer
+from agentguard.members import AgentConfig
 
 RENEW_BEFORE: Final = 300
 """Seconds before its end at which a credential is renewed."""

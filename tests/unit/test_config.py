@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from agentguard import ConfigError, Decision, Guard, PolicyError, ToolSpec, config
 from agentguard.loading import configured_engine
+from agentguard.members import PrincipalConfig
 
 POLICY = '[policy]\npath = "p"\n'
 WHOLE = """
@@ -122,7 +123,7 @@ def test_roles_are_named_sets_of_scope(written):
     alice = principals["user:alice"]
     assert alice.roles == ("developer", "reader")
     assert alice.scope == frozenset({"repo:read", "pr:write"})
-    assert principals["service:ci"] == config.PrincipalConfig((), frozenset())
+    assert principals["service:ci"] == PrincipalConfig((), frozenset())
 
 
 def test_without_principals_anybody_lends_what_the_program_says(written):

@@ -25,11 +25,11 @@ from agentguard.cli.options import (
     TrustOption,
 )
 from agentguard.cli.rows import Row
-from agentguard.config import AgentConfig
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument
 from agentguard.invocation import timestamp
+from agentguard.members import AgentConfig
 
 app = typer.Typer(no_args_is_help=True, help="The agents, configured and seen in the log.")
 

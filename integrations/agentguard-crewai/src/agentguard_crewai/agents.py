@@ -17,26 +17,31 @@ from typing import Any, Final, Self
 
 from crewai import Agent as CrewAgent
 from crewai.agents.agent_builder.base_agent import BaseAgent
+from crewai.agents.agent_executor import AgentExecutor
 from crewai.agents.cache.cache_handler import CacheHandler
 from crewai.agents.tools_handler import ToolsHandler
-from crewai.events.event_bus import crewai_event_bus
-from crewai.events.types.agent_events import AgentExecutionErrorEvent
 from crewai.tools import BaseTool
 from crewai.utilities.string_utils import sanitize_tool_name
 from pydantic import PrivateAttr
 
 from agentguard import ConfigError, Guard, current_delegation
-from agentguard_crewai import runs
+from agentguard_crewai import runs, scopes
 from agentguard_crewai.classes import guarded_class
 from agentguard_crewai.gate import ACTION, Action
 from agentguard_crewai.identity import Identity, OnApproval, Terms, name_of
 from agentguard_crewai.runs import Paused
-from agentguard_crewai.tools import gate_of, original_of, put_behind
+from agentguard_crewai.tools import GuardedTool, gate_of, original_of, put_behind
 
 _EXECUTING: Final[ContextVar[Identity | None]] = ContextVar(
     "agentguard_crewai_executing", default=None
 )
 """Whose work this code is part of."""
+
+_WAYS: Final = (
+    *("execute_task", "aexecute_task", "kickoff", "kickoff_async", "akickoff", "copy"),
+    *("create_agent_executor", "_prepare_kickoff", "_add_skill_loader_tool"),
+)
+"""How an agent is put to work; CrewAI puts some on the object itself where it has remote agents."""
 
 
 def guard_agent(
@@ -77,6 +82,21 @@ def guarded(agent: BaseAgent, terms: Terms, name: str | None) -> BaseAgent:
             "itself, where agentguard can't check or record them: make it a crewai.Agent"
         )
         raise ConfigError(message, code="agent.unguardable")
+    if not (
+        isinstance(agent.executor_class, type) and issubclass(agent.executor_class, AgentExecutor)
+    ):
+        message = (
+            f"the agent {agent.role!r} can't be guarded: its executor_class is none of CrewAI's, "
+            "and may run tools in ways of its own"
+        )
+        raise ConfigError(message, code="agent.unguardable")
+    for method in _WAYS:
+        if method in vars(agent):
+            message = (
+                f"the agent {agent.role!r} can't be guarded: its {method} was replaced on the "
+                "object, as Agent(a2a=...) does, and may hand work on past the guard"
+            )
+            raise ConfigError(message, code="agent.unguardable")
     identity = Identity.new(name if name is not None else name_of(_role(agent)), terms)
     agent.__class__ = guarded_class(GuardedAgent, type(agent))
     take_on(agent, identity)
@@ -122,6 +142,16 @@ class GuardedAgent(CrewAgent):
             self.set_cache_handler(cache)
         identity.agent.tools_named()
         return guarded
+
+    def create_agent_executor(self, tools: Any = None, task: Any = None) -> None:
+        """Make an executor; raises ``ConfigError`` where a class of agents gives it other tools."""
+        super().create_agent_executor(tools, task)
+        _require_gated(self.agent_executor)
+
+    def _prepare_kickoff(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._prepare_kickoff(*args, **kwargs)
+        _require_gated(prepared[0])
+        return prepared
 
     def require_identity(self) -> Identity:
         """Return who the agent is; raises ``ConfigError`` where it lost that."""
@@ -174,6 +204,7 @@ class GuardedAgent(CrewAgent):
         return self._renewed(super().model_copy(update=update, deep=deep))
 
     def _renewed(self, copied: Self) -> Self:
+        copied.agent_executor = None  # it has the original's tools
         take_on(copied, self.require_identity().renewed())
         return copied
 
@@ -191,13 +222,29 @@ class GuardedAgent(CrewAgent):
         super().set_cache_handler(cache_handler if own else _OwnResults(self))
 
 
+def _require_gated(executor: Any) -> None:
+    """Look once more: no tool goes to an executor that is not behind a gate.
+
+    What runs a planner's steps is made anew: it would keep the tools that it was made with.
+    """
+    executor._step_executor = None  # noqa: SLF001
+    for tool in executor.original_tools:
+        if not isinstance(tool, GuardedTool):
+            message = f"tool {tool.name} came to an executor past the guard: it does not run"
+            raise ConfigError(message, code="tool.unguarded")
+    for structured in executor.tools:
+        if not isinstance(structured._original_tool, GuardedTool):  # noqa: SLF001
+            message = f"tool {structured.name} came to an executor past the guard: it does not run"
+            raise ConfigError(message, code="tool.unguarded")
+
+
 @contextmanager
 def _executing(agent: GuardedAgent, task: Any = None) -> Iterator[None]:
     """Do something as an agent, taken over from whoever's work this is part of.
 
     The outermost one tells who began it that it waits. Raises ``Denied`` and ``ApprovalPending``.
     """
-    identity, outer = agent.require_identity(), _EXECUTING.get()
+    identity, outer, before = agent.require_identity(), _EXECUTING.get(), scopes.opened()
     with runs.joined() as run:
         try:
             run.require_going()
@@ -211,9 +258,7 @@ def _executing(agent: GuardedAgent, task: Any = None) -> Iterator[None]:
                 _EXECUTING.reset(executing)
             run.require_going()  # a planner's parallel steps take a pause for a failure
         except Paused as paused:
-            if task is not None:  # closes what it has announced, as after an error
-                stopped = AgentExecutionErrorEvent(agent=agent, task=task, error=str(paused))
-                crewai_event_bus.emit(agent, event=stopped)
+            scopes.close(before, agent, task, str(paused))
             if outer is not None:
                 raise
             raise paused.pending from None

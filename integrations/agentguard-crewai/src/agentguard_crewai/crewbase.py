@@ -19,7 +19,7 @@ IDENTITY: Final = "identity"
 _PARTS: Final = ("role", "goal", "backstory")
 
 
-def crew_methods(made: type) -> dict[str, Callable[..., Crew]]:
+def crew_methods(made: object) -> dict[str, Callable[..., Crew]]:
     """Return the methods below ``@crew`` of a class; CrewAI does not mark them."""
     return {
         name: member

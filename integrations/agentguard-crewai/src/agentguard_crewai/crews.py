@@ -18,7 +18,7 @@ from agentguard_crewai.classes import guarded_class
 from agentguard_crewai.crewbase import crew_methods, names_in_yaml
 from agentguard_crewai.identity import OnApproval, Terms
 
-Class = TypeVar("Class", bound=type)
+Class = TypeVar("Class")
 
 
 def guard_crew(

@@ -1,0 +1,32 @@
+"""CrewAI's event scopes, which a pause leaves as an exception would: each closed once.
+
+CrewAI pairs the events that begin something with those that end it, and warns of what does not fit.
+Nothing of it sees a pause pass, so that what has begun by then is ended here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crewai.events.event_bus import crewai_event_bus
+from crewai.events.event_context import _event_id_stack, restore_event_scope
+from crewai.events.types.agent_events import AgentExecutionErrorEvent
+
+Scopes = tuple[tuple[str, str], ...]
+"""The open scopes, outermost first: the id of the event that began each, and its type."""
+
+
+def opened() -> Scopes:
+    """Return the scopes that are open here."""
+    return _event_id_stack.get()
+
+
+def close(before: Scopes, agent: Any, task: Any, reason: str) -> None:
+    """Close what an agent's work on a task has opened since ``before``."""
+    begun = opened()[len(before) : len(before) + 1]
+    restore_event_scope(before + begun)
+    if task is not None and begun and begun[0][1] == "agent_execution_started":
+        crewai_event_bus.emit(
+            agent, event=AgentExecutionErrorEvent(agent=agent, task=task, error=reason)
+        )
+    restore_event_scope(before)
