@@ -82,9 +82,8 @@ def guarded(agent: BaseAgent, terms: Terms, name: str | None) -> BaseAgent:
             "itself, where agentguard can't check or record them: make it a crewai.Agent"
         )
         raise ConfigError(message, code="agent.unguardable")
-    if not (
-        isinstance(agent.executor_class, type) and issubclass(agent.executor_class, AgentExecutor)
-    ):
+    executor: object = agent.executor_class
+    if not (isinstance(executor, type) and issubclass(executor, AgentExecutor)):
         message = (
             f"the agent {agent.role!r} can't be guarded: its executor_class is none of CrewAI's, "
             "and may run tools in ways of its own"
