@@ -21,16 +21,17 @@ from crewai.agents.agent_executor import AgentExecutor
 from crewai.agents.cache.cache_handler import CacheHandler
 from crewai.agents.tools_handler import ToolsHandler
 from crewai.tools import BaseTool
-from crewai.utilities.string_utils import sanitize_tool_name
 from pydantic import PrivateAttr
 
 from agentguard import ConfigError, Guard, current_delegation
 from agentguard_crewai import runs, scopes
+from agentguard_crewai.binding import names_of
 from agentguard_crewai.classes import guarded_class
+from agentguard_crewai.executor import require_gated
 from agentguard_crewai.gate import ACTION, Action
-from agentguard_crewai.identity import Identity, OnApproval, Terms, name_of
+from agentguard_crewai.identity import Identity, OnApproval, Terms, identity_of, name_of
 from agentguard_crewai.runs import Paused
-from agentguard_crewai.tools import GuardedTool, gate_of, original_of, put_behind
+from agentguard_crewai.tools import gate_of, original_of, put_behind
 
 _EXECUTING: Final[ContextVar[Identity | None]] = ContextVar(
     "agentguard_crewai_executing", default=None
@@ -107,11 +108,6 @@ def _role(agent: CrewAgent) -> str:
     return agent._original_role or agent.role  # noqa: SLF001  kept by CrewAI for its own copies
 
 
-def identity_of(agent: BaseAgent) -> Identity | None:
-    """Return who a guarded agent is; None for one that is not guarded."""
-    return agent._agentguard if isinstance(agent, GuardedAgent) else None  # noqa: SLF001
-
-
 def take_on(agent: CrewAgent, identity: Identity) -> None:
     """Let an agent of a guarded class be ``identity``, and keep results for nobody else."""
     agent._agentguard = identity  # type: ignore[attr-defined]  # noqa: SLF001
@@ -133,8 +129,11 @@ class GuardedAgent(CrewAgent):
         identity = self.require_identity()
         originals = [original_of(tool) for tool in tools]
         found = super()._add_skill_loader_tool(originals, task)
-        guarded = [put_behind(tool, identity, identity_of) for tool in found]
-        self._agentguard_tools = {sanitize_tool_name(tool.name): tool for tool in guarded}
+        names = names_of(found)
+        guarded = [
+            put_behind(tool, identity, name) for tool, name in zip(found, names, strict=True)
+        ]
+        self._agentguard_tools = dict(zip(names, guarded, strict=True))
         handler: ToolsHandler | None = self.tools_handler  # CrewAI sets it late
         cache = handler.cache if handler is not None else None
         if cache is not None and not isinstance(cache, _OwnResults):
@@ -145,11 +144,11 @@ class GuardedAgent(CrewAgent):
     def create_agent_executor(self, tools: Any = None, task: Any = None) -> None:
         """Make an executor; raises ``ConfigError`` where a class of agents gives it other tools."""
         super().create_agent_executor(tools, task)
-        _require_gated(self.agent_executor)
+        require_gated(self.agent_executor)
 
     def _prepare_kickoff(self, *args: Any, **kwargs: Any) -> Any:
         prepared = super()._prepare_kickoff(*args, **kwargs)
-        _require_gated(prepared[0])
+        require_gated(prepared[0])
         return prepared
 
     def require_identity(self) -> Identity:
@@ -219,22 +218,6 @@ class GuardedAgent(CrewAgent):
         """Keep results for this agent alone, whatever the crew shares."""
         own = isinstance(cache_handler, _OwnResults) and cache_handler.is_of(self)
         super().set_cache_handler(cache_handler if own else _OwnResults(self))
-
-
-def _require_gated(executor: Any) -> None:
-    """Look once more: no tool goes to an executor that is not behind a gate.
-
-    What runs a planner's steps is made anew: it would keep the tools that it was made with.
-    """
-    executor._step_executor = None  # noqa: SLF001
-    for tool in executor.original_tools:
-        if not isinstance(tool, GuardedTool):
-            message = f"tool {tool.name} came to an executor past the guard: it does not run"
-            raise ConfigError(message, code="tool.unguarded")
-    for structured in executor.tools:
-        if not isinstance(structured._original_tool, GuardedTool):  # noqa: SLF001
-            message = f"tool {structured.name} came to an executor past the guard: it does not run"
-            raise ConfigError(message, code="tool.unguarded")
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from crewai.tools import BaseTool
@@ -18,21 +19,33 @@ from agentguard.binder import binder
 from agentguard.canonical import JSON
 
 
-def spec_of(tool: BaseTool) -> ToolSpec:
-    """Return the specification of a tool, under the name by which a model calls it.
+def names_of(tools: Sequence[BaseTool]) -> list[str]:
+    """Return the names by which a model calls these tools, as CrewAI makes them.
 
-    Raises ``ConfigError`` for one that a model can't name.
+    Those of the same name get a number. Raises ``ConfigError`` for one that no model can name.
     """
-    return _spec(tool.name, tool.description, tool.args_schema, _origin(tool))
+    names: list[str] = []
+    for tool in tools:
+        known = name = sanitize_tool_name(tool.name)
+        if not known:
+            message = f"tool {tool.name!r}: a model calls a tool by a name of a-z, 0-9 and _"
+            raise ConfigError(message, code="tool.invalid")
+        for number in itertools.count(2):
+            if name not in names:
+                break
+            name = sanitize_tool_name(f"{known}_{number}")
+        names.append(name)
+    return names
+
+
+def spec_of(tool: BaseTool, name: str) -> ToolSpec:
+    """Return the specification of a tool, under the ``name`` by which a model calls it."""
+    return _spec(name, tool.description, tool.args_schema, _origin(tool))
 
 
 @functools.lru_cache(maxsize=512)
 def _spec(name: str, description: str, schema: type[BaseModel], origin: str) -> ToolSpec:
-    known = sanitize_tool_name(name)
-    if not known:
-        message = f"tool {name!r}: no model can call it by a name, which is of a-z, 0-9 and _"
-        raise ConfigError(message, code="tool.invalid")
-    return ToolSpec(known, description, _schema(schema), origin)
+    return ToolSpec(name, description, _schema(schema), origin)
 
 
 def _schema(schema: type[BaseModel]) -> Mapping[str, JSON]:

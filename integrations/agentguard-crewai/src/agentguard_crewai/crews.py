@@ -13,10 +13,10 @@ from pydantic import PrivateAttr
 
 from agentguard import ConfigError, Guard
 from agentguard_crewai import runs
-from agentguard_crewai.agents import guarded, identity_of, refuse_restoring
+from agentguard_crewai.agents import guarded, refuse_restoring
 from agentguard_crewai.classes import guarded_class
 from agentguard_crewai.crewbase import crew_methods, names_in_yaml
-from agentguard_crewai.identity import OnApproval, Terms
+from agentguard_crewai.identity import OnApproval, Terms, identity_of
 
 Class = TypeVar("Class")
 
@@ -125,8 +125,17 @@ class GuardedCrew(Crew):
         with runs.joined():
             return await super().akickoff(*args, **kwargs)
 
+    async def kickoff_async(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the crew in a thread; raises ``ConfigError`` as ``kickoff`` does."""
+        refuse_restoring("crew", args[2:], kwargs)
+        return await super().kickoff_async(*args, **kwargs)
+
     def copy(self) -> Crew:  # type: ignore[override]  # as CrewAI does
-        """Return a copy whose agents are other instances of the same names."""
+        """Return a copy whose agents are other instances of the same names.
+
+        Raises ``ConfigError`` where somebody in it has no identity.
+        """
+        self._require_guarded()
         return _guarded(super().copy(), self._require_terms(), {})
 
     def _create_manager_agent(self) -> None:

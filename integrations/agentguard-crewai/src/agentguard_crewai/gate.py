@@ -34,7 +34,7 @@ from agentguard.canonical import sha256_hex
 from agentguard_crewai import runs
 from agentguard_crewai.binding import arguments_of, spec_of
 from agentguard_crewai.denial import denied, waiting
-from agentguard_crewai.identity import Identity
+from agentguard_crewai.identity import Identity, identity_of
 from agentguard_crewai.results import ToolResults
 from agentguard_crewai.runs import Paused, Run
 
@@ -54,9 +54,6 @@ class Action:
 
 ACTION: Final[ContextVar[Action | None]] = ContextVar("agentguard_crewai_action", default=None)
 """The step that runs here; None where a model calls tools natively: CrewAI tries once then."""
-
-IdentityOf = Callable[[BaseAgent], Identity | None]
-"""Returns who an agent is; None for one that is not guarded."""
 
 
 class _Body:
@@ -102,19 +99,19 @@ class _Body:
 class Gate:
     """An agent's instance in front of one tool."""
 
-    __slots__ = ("_configured", "_identity", "_identity_of", "_results", "tool")
+    __slots__ = ("_configured", "_identity", "_name", "_results", "tool")
 
-    def __init__(self, identity: Identity, tool: BaseTool, identity_of: IdentityOf) -> None:
+    def __init__(self, identity: Identity, tool: BaseTool, name: str) -> None:
         self.tool = tool
+        self._name = name
         self._identity = identity
-        self._identity_of = identity_of
         self._configured: tuple[ToolSpec, ToolSpec] | None = None
         self._results = ToolResults(tool.result_schema)
         self.spec()  # what is wrong with it is found before a call is
 
     def spec(self) -> ToolSpec:
         """Return the tool's specification, as the configuration has it; raises ``ConfigError``."""
-        plain = spec_of(self.tool)
+        plain = spec_of(self.tool, self._name)
         if self._configured is None or self._configured[0] is not plain:
             self._configured = plain, self._identity.agent.tool_spec(plain)
         return self._configured[1]
@@ -233,7 +230,7 @@ class Gate:
         """Refuse to hand work on to whom this agent may not, or to somebody without an identity."""
         try:
             for coworker in _coworkers(tool, kwargs):
-                identity = self._identity_of(coworker)
+                identity = identity_of(coworker)
                 if identity is None:
                     message = f"the coworker {coworker.role!r} is not guarded: guard the whole crew"
                     raise DelegationError(message, code="agent.unguarded")

@@ -68,6 +68,12 @@ class Identity:
         raise TypeError(message)
 
 
+def identity_of(agent: object) -> Identity | None:
+    """Return who an agent of a crew is; None for one that is not guarded."""
+    found = getattr(agent, "_agentguard", None)  # a private attribute that guarded agents have
+    return found if isinstance(found, Identity) else None
+
+
 def name_of(role: str) -> str:
     """Return the name in ``[agents]`` of an agent with this role: ``Senior Writer`` is
     ``senior-writer``.

@@ -16,9 +16,10 @@ from typing import Any, Final, NoReturn
 
 from crewai.tools import BaseTool
 from crewai.tools.base_tool import Tool
+from crewai.tools.structured_tool import CrewStructuredTool
 
 from agentguard import ConfigError
-from agentguard_crewai.gate import Gate, IdentityOf
+from agentguard_crewai.gate import Gate
 from agentguard_crewai.identity import Identity
 
 _GATE: Final = "_agentguard_gate"
@@ -28,32 +29,60 @@ _STATE: Final = (
     "__pydantic_extra__",
     "__pydantic_fields_set__",
 )
-_STOCK: Final[dict[str, tuple[Callable[..., Any], ...]]] = {
+_STOCK: Final[dict[str, tuple[object, ...]]] = {
     "run": (BaseTool.run, Tool.run),
     "arun": (BaseTool.arun, Tool.arun),
     "_run": (Tool._run,),  # noqa: SLF001  CrewAI's hooks for the authors of tools
     "_arun": (BaseTool._arun, Tool._arun),  # noqa: SLF001
+    "func": (),
 }
-"""Ways in that do no work of their own: they go on to ``_run``, ``_arun`` or ``func``."""
+"""How a tool is run, and what does no work of its own there: it goes on to another of them."""
 
 
 class _Gated:
-    """An attribute of a guarded tool: the original's function, behind the gate.
+    """A way to run a guarded tool: the original's function, behind the gate.
 
-    It has a setter, so that nothing that lies in the object itself takes its place.
+    It has a setter, so that nothing that lies in the object itself takes its place; what lies there
+    already, as where somebody traces a tool, is behind the gate as well.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, written: object) -> None:
         self._name = name
+        self._written = written
 
     def __get__(self, tool: BaseTool | None, owner: type) -> Any:
         if tool is None:
-            return getattr(owner.__mro__[2], self._name)  # past the marker, as it was written
+            return self._written
         gate = gate_of(tool)
+        if self._written in _STOCK[self._name] and self._name not in vars(gate.tool):
+            return types.MethodType(self._written, tool)  # type: ignore[arg-type]  # a function
         return _behind(gate, getattr(gate.tool, self._name))
 
     def __set__(self, tool: BaseTool, value: object) -> None:
         setattr(gate_of(tool).tool, self._name, value)
+
+
+class _Structured:
+    """``to_structured_tool``: what a model's text runs, behind the gate whoever has made it."""
+
+    def __init__(self, written: Callable[[BaseTool], CrewStructuredTool]) -> None:
+        self._written = written
+
+    def __get__(self, tool: BaseTool | None, owner: type) -> Any:
+        return self._written if tool is None else functools.partial(self._made, tool)
+
+    def __set__(self, tool: BaseTool, value: object) -> None:
+        object.__setattr__(gate_of(tool).tool, "to_structured_tool", value)
+
+    def _made(self, tool: BaseTool) -> CrewStructuredTool:
+        gate = gate_of(tool)
+        replaced = vars(gate.tool).get("to_structured_tool")
+        made: CrewStructuredTool = replaced() if replaced is not None else self._written(tool)
+        stock = isinstance(made.func, types.MethodType) and made.func == tool._run  # noqa: SLF001
+        if not stock and getattr(made.func, _GATE, None) is not gate:
+            made.func = _behind(gate, made.func)
+        made._original_tool = tool  # noqa: SLF001  as CrewAI does
+        return made
 
 
 def _behind(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -72,6 +101,7 @@ def _behind(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]:
     gated.__name__ = getattr(function, "__name__", gated.__name__)
     gated.__doc__ = getattr(function, "__doc__", None)
     gated.__annotations__ = dict(getattr(function, "__annotations__", {}))
+    setattr(gated, _GATE, gate)
     return gated  # type: ignore[no-any-return]
 
 
@@ -108,8 +138,11 @@ def original_of(tool: BaseTool) -> BaseTool:
     return gate_of(tool).tool if issubclass(type(tool), GuardedTool) else tool
 
 
-def put_behind(tool: BaseTool, identity: Identity, identity_of: IdentityOf) -> BaseTool:
-    """Return ``tool`` as ``identity`` may use it; raises ``ConfigError`` for no CrewAI tool."""
+def put_behind(tool: BaseTool, identity: Identity, name: str) -> BaseTool:
+    """Return ``tool`` as ``identity`` may use it, under the ``name`` by which a model calls it.
+
+    Raises ``ConfigError`` for no CrewAI tool.
+    """
     given: object = tool
     if not isinstance(given, BaseTool):
         message = f"{given!r} is no CrewAI tool: make it one, with crewai.tools.tool"
@@ -117,9 +150,9 @@ def put_behind(tool: BaseTool, identity: Identity, identity_of: IdentityOf) -> B
     original = original_of(tool)
     kind = _guarded_class(type(original))
     guarded: BaseTool = kind.__new__(kind)
-    for name in _STATE:
-        object.__setattr__(guarded, name, getattr(original, name))
-    object.__setattr__(guarded, _GATE, Gate(identity, original, identity_of))
+    for part in _STATE:
+        object.__setattr__(guarded, part, getattr(original, part))
+    object.__setattr__(guarded, _GATE, Gate(identity, original, name))
     return guarded
 
 
@@ -133,17 +166,9 @@ def _guarded_class(kind: type[BaseTool]) -> type[BaseTool]:
         kind.__name__, (GuardedTool, kind), {}, lambda given: given.update(namespace)
     )
     made.__qualname__ = kind.__qualname__
-    for name in _gated_names(kind):
-        # past pydantic, which takes a field's name in a class for its default
-        type.__setattr__(made, name, _Gated(name))
+    # past pydantic, which takes a field's name in a class for its default
+    for name in _STOCK:
+        if name != "func" or issubclass(kind, Tool):
+            type.__setattr__(made, name, _Gated(name, inspect.getattr_static(kind, name, None)))
+    type.__setattr__(made, "to_structured_tool", _Structured(kind.to_structured_tool))
     return made  # type: ignore[no-any-return]
-
-
-def _gated_names(kind: type[BaseTool]) -> list[str]:
-    """Return what does the work of tools of a class."""
-    names = [name for name, stock in _STOCK.items() if _static(kind, name) not in stock]
-    return [*names, "func"] if issubclass(kind, Tool) else names
-
-
-def _static(kind: type, name: str) -> object:
-    return inspect.getattr_static(kind, name)
