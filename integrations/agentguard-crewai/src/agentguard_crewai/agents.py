@@ -270,6 +270,9 @@ class _OwnResults(CacheHandler):
         super().__init__()
         self._owner = weakref.ref(owner)
 
+    def __repr_name__(self) -> str:
+        return "CacheHandler"
+
     def is_of(self, agent: GuardedAgent) -> bool:
         return self._owner() is agent
 

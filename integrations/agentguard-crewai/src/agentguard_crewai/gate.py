@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from crewai.agents.agent_builder.base_agent import BaseAgent
@@ -57,9 +58,12 @@ ACTION: Final[ContextVar[Action | None]] = ContextVar("agentguard_crewai_action"
 
 
 class _Body:
-    """The tool's own code with its arguments; it runs once the call is authorised."""
+    """The tool's own code with its arguments; it runs once the call is authorised.
 
-    __slots__ = ("args", "function", "kwargs", "started", "tool")
+    ``begin`` is what has to go well before it, within the call.
+    """
+
+    __slots__ = ("args", "begin", "function", "kwargs", "started", "tool")
 
     def __init__(
         self,
@@ -67,20 +71,24 @@ class _Body:
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        begin: Callable[[], None],
     ) -> None:
         self.tool = tool
+        self.begin = begin
         self.function = function
         self.args = args
         self.kwargs = kwargs
         self.started = False
 
     def run(self) -> Any:
+        self.begin()
         self.started = True
         result = self.function(*self.args, **self.kwargs)
         # CrewAI would run it, too, but after the call is over
         return self._finished(asyncio.run(result) if inspect.iscoroutine(result) else result)
 
     async def arun(self) -> Any:
+        self.begin()
         self.started = True
         result = self.function(*self.args, **self.kwargs)
         return self._finished(await result if inspect.isawaitable(result) else result)
@@ -126,7 +134,7 @@ class Gate:
         action = ACTION.get()
         if action is not None and action.tool is self.tool and action.raised is not None:
             raise action.raised
-        body = _Body(self.tool, function, args, kwargs)
+        body = _Body(self.tool, function, args, kwargs, partial(self._hand_on, kwargs))
         run = runs.current()
         run.require_going()
         invocation = self._invocation(run, function, args, kwargs)
@@ -159,7 +167,7 @@ class Gate:
         action = ACTION.get()
         if action is not None and action.tool is self.tool and action.raised is not None:
             raise action.raised
-        body = _Body(self.tool, function, args, kwargs)
+        body = _Body(self.tool, function, args, kwargs, partial(self._hand_on, kwargs))
         run = runs.current()
         run.require_going()
         invocation = self._invocation(run, function, args, kwargs)
@@ -220,37 +228,39 @@ class Gate:
         if run.name is not None and isinstance(bound, Arguments):
             site = run.site(agent.name, spec.name, sha256_hex(bound.encoded))
             invocation = replace(invocation, site=site)
-        if isinstance(self.tool, BaseAgentTool):
-            return self._handing_on(invocation, self.tool, kwargs)
-        return invocation
-
-    def _handing_on(
-        self, invocation: Invocation, tool: BaseAgentTool, kwargs: Mapping[str, Any]
-    ) -> Invocation:
-        """Refuse to hand work on to whom this agent may not, or to somebody without an identity."""
         try:
-            for coworker in _coworkers(tool, kwargs):
-                identity = identity_of(coworker)
-                if identity is None:
-                    message = f"the coworker {coworker.role!r} is not guarded: guard the whole crew"
-                    raise DelegationError(message, code="agent.unguarded")
-                identity.agent.require_delegator(self._identity.agent)
+            for coworker in self._coworkers(kwargs):
+                coworker.agent.require_delegator(agent)
         except AgentguardError as error:
             return replace(invocation, refusal=Decision.refused(str(error), code=error.code))
         return invocation
 
+    def _hand_on(self, kwargs: Mapping[str, Any]) -> None:
+        """Hand on what this call was lent, before the coworker does anything; raises ``Denied``."""
+        for coworker in self._coworkers(kwargs):
+            if coworker is not self._identity:
+                coworker.agent.take_over(self._identity.agent)
 
-def _coworkers(tool: BaseAgentTool, kwargs: Mapping[str, Any]) -> list[BaseAgent]:
-    """Return the agents that the tool may choose for what it is told: those of that role."""
-    wanted = {
-        tool.sanitize_agent_name(name)
-        for name in map(str, filter(None, (tool._get_coworker(**_named(kwargs)),)))  # noqa: SLF001
-    }
-    return [one for one in tool.agents if tool.sanitize_agent_name(one.role) in wanted]
+    def _coworkers(self, kwargs: Mapping[str, Any]) -> list[Identity]:
+        """Return to whom the call hands work on; raises ``DelegationError`` for no identity."""
+        if not isinstance(self.tool, BaseAgentTool):
+            return []
+        found: list[Identity] = []
+        for coworker in _named(self.tool, kwargs):
+            identity = identity_of(coworker)
+            if identity is None:
+                message = f"the coworker {coworker.role!r} is not guarded: guard the whole crew"
+                raise DelegationError(message, code="agent.unguarded")
+            found.append(identity)
+        return found
 
 
-def _named(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    return {"coworker": kwargs.get("coworker"), "co_worker": kwargs.get("co_worker")}
+def _named(tool: BaseAgentTool, kwargs: Mapping[str, Any]) -> list[BaseAgent]:
+    """Return the agents that the tool chooses among: those of the role that it is told."""
+    told = {name: kwargs.get(name) for name in ("coworker", "co_worker")}
+    name = tool._get_coworker(**told)  # noqa: SLF001  as the tool itself
+    wanted = tool.sanitize_agent_name(name or "")
+    return [one for one in tool.agents if tool.sanitize_agent_name(one.role) == wanted]
 
 
 def _remember(action: Action | None, tool: BaseTool, error: Exception) -> None:

@@ -33,9 +33,11 @@ class Terms(NamedTuple):
             raise ConfigError(f"guard: expected a Guard, as from Guard.open, got {guard!r}")
         if on_approval not in ("wait", "pause"):
             raise ConfigError(f"on_approval: expected 'wait' or 'pause', got {on_approval!r}")
-        if not isinstance(given[1], timedelta | int | float):
+        if not isinstance(given[1], timedelta | int | float) or isinstance(given[1], bool):
             raise ConfigError(f"timeout: expected seconds or a timedelta, got {timeout!r}")
         seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        if not seconds >= 0:  # NaN is neither
+            raise ConfigError(f"timeout: expected 0 seconds or more, got {timeout!r}")
         return cls(guard, on_approval, seconds)
 
 

@@ -12,6 +12,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 from crewai.tools import BaseTool
@@ -97,7 +98,8 @@ def _behind(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]:
             return gate.run(function, args, kwargs)
 
     # and no __wrapped__, which would lead past the gate
-    gated.__signature__ = inspect.signature(function)
+    with suppress(ValueError, TypeError):  # what is written in C may not say
+        gated.__signature__ = inspect.signature(function)
     gated.__name__ = getattr(function, "__name__", gated.__name__)
     gated.__doc__ = getattr(function, "__doc__", None)
     gated.__annotations__ = dict(getattr(function, "__annotations__", {}))
