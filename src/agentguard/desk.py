@@ -147,12 +147,12 @@ class Desk:
         return self.find(approval.read(sealed).request_id), sealed
 
     def wait(self, request: ApprovalRequest, *, timeout: timedelta | float) -> bool:
-        """Wait until a request is answered, one way or the other; return whether it is.
+        """Wait until a request is answered, one way or the other, or has expired.
 
-        ``timeout`` is in seconds, unless it is a ``timedelta``.
+        ``timeout`` is in seconds, unless it is a ``timedelta``; returns False once that is over.
         """
         end = time.monotonic() + _in_seconds(timeout)
-        while not self._is_decided(request):
+        while not self._is_over(request):
             if time.monotonic() >= end:
                 return False
             time.sleep(LOOK_EVERY)
@@ -161,11 +161,14 @@ class Desk:
     async def await_(self, request: ApprovalRequest, *, timeout: timedelta | float) -> bool:  # noqa: ASYNC109
         """Wait as ``wait`` does, without holding the event loop."""
         end = time.monotonic() + _in_seconds(timeout)
-        while not await asyncio.to_thread(self._is_decided, request):
+        while not await asyncio.to_thread(self._is_over, request):
             if time.monotonic() >= end:
                 return False
             await asyncio.sleep(LOOK_EVERY)
         return True
+
+    def _is_over(self, request: ApprovalRequest) -> bool:
+        return seconds(self._clock()) >= request.expires_at or self._is_decided(request)
 
     def _is_decided(self, request: ApprovalRequest) -> bool:
         return self._key(request) is None or self.missing(request) is None

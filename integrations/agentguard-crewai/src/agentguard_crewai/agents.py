@@ -26,9 +26,9 @@ from pydantic import PrivateAttr
 from agentguard import ConfigError, Guard, current_delegation
 from agentguard_crewai import runs, scopes
 from agentguard_crewai.binding import names_of
+from agentguard_crewai.call import ACTION, Action
 from agentguard_crewai.classes import guarded_class
 from agentguard_crewai.executor import require_gated
-from agentguard_crewai.gate import ACTION, Action
 from agentguard_crewai.identity import Identity, OnApproval, Terms, identity_of, name_of
 from agentguard_crewai.runs import Paused
 from agentguard_crewai.tools import gate_of, original_of, put_behind
@@ -136,7 +136,7 @@ class GuardedAgent(CrewAgent):
         self._agentguard_tools = dict(zip(names, guarded, strict=True))
         handler: ToolsHandler | None = self.tools_handler  # CrewAI sets it late
         cache = handler.cache if handler is not None else None
-        if cache is not None and not isinstance(cache, _OwnResults):
+        if cache is not None and not _is_own(cache, self):
             self.set_cache_handler(cache)
         identity.agent.tools_named()
         return guarded
@@ -214,10 +214,11 @@ class GuardedAgent(CrewAgent):
         super().set_fingerprint(fingerprint)
         ACTION.set(Action())
 
-    def set_cache_handler(self, cache_handler: CacheHandler) -> None:
+    def set_cache_handler(self, cache_handler: CacheHandler) -> None:  # noqa: ARG002  CrewAI's
         """Keep results for this agent alone, whatever the crew shares."""
-        own = isinstance(cache_handler, _OwnResults) and cache_handler.is_of(self)
-        super().set_cache_handler(cache_handler if own else _OwnResults(self))
+        present = self.cache_handler
+        own = present if present is not None and _is_own(present, self) else _OwnResults(self)
+        super().set_cache_handler(own)
 
 
 @contextmanager
@@ -257,6 +258,14 @@ def refuse_restoring(what: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         raise ConfigError(message, code="agent.unguarded")
 
 
+def _received(tool: BaseTool, given: dict[str, Any]) -> dict[str, Any]:
+    """Return what a tool receives of what a model gives; raises ``ValueError``, ``TypeError``."""
+    if ACTION.get() is not None:  # of a model's text CrewAI passes on what the schema names
+        named = gate_of(tool).spec().schema.get("properties", {})
+        given = {name: value for name, value in given.items() if name in named}  # type: ignore[operator]
+    return tool._validate_kwargs(given)  # noqa: SLF001  as its run does
+
+
 class _OwnResults(CacheHandler):
     """The results of one agent's tools, handed out as the calls that they answer: guarded.
 
@@ -286,12 +295,15 @@ class _OwnResults(CacheHandler):
         if found is None or guarded is None:
             return None
         try:
-            kwargs = guarded._validate_kwargs(  # noqa: SLF001  as its run does
-                json.loads(input) if input else {}
-            )
+            kwargs = _received(guarded, json.loads(input) if input else {})
         except (ValueError, TypeError):
             return None  # what is wrong with them is said where the tool is run
         return gate_of(guarded).run(lambda **_kwargs: found, (), kwargs)
+
+
+def _is_own(cache: CacheHandler, agent: GuardedAgent) -> bool:
+    """Whether these are the results of this agent, and of no other."""
+    return isinstance(cache, _OwnResults) and cache.is_of(agent)
 
 
 def _for_whom(given: str) -> str:

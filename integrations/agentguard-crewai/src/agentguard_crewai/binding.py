@@ -77,5 +77,11 @@ def arguments_of(
     CrewAI passes all by name, validated by the tool's schema, with its defaults filled in;
     ``declared`` has the names in that.
     """
-    values = binder(function)(args, kwargs) if args else kwargs
-    return Arguments.of(values, declared=declared.keys())
+    return Arguments.of(by_name(function, args, kwargs), declared=declared.keys())
+
+
+def by_name(
+    function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> Mapping[str, object]:
+    """Return what a tool's function receives, by name; raises ``ArgumentsError``."""
+    return binder(function)(args, kwargs) if args else kwargs

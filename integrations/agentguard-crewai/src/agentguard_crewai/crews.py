@@ -17,6 +17,7 @@ from agentguard_crewai.agents import guarded, refuse_restoring
 from agentguard_crewai.classes import guarded_class
 from agentguard_crewai.crewbase import crew_methods, names_in_yaml
 from agentguard_crewai.identity import OnApproval, Terms, identity_of
+from agentguard_crewai.runs import Run
 
 Class = TypeVar("Class")
 
@@ -110,24 +111,23 @@ class GuardedCrew(Crew):
     """What the class of a guarded crew adds to that of the crew."""
 
     _agentguard: Terms | None = PrivateAttr(default=None)
+    _agentguard_run: Run | None = PrivateAttr(default=None)  # that of a stream, until it is read
 
     def kickoff(self, *args: Any, **kwargs: Any) -> Any:
         """Run the crew; raises ``ConfigError`` where somebody in it has no identity."""
-        refuse_restoring("crew", args[2:], kwargs)
-        self._require_guarded()
-        with runs.joined():
+        self._begin(args, kwargs)
+        with runs.joined(self._begun()):
             return super().kickoff(*args, **kwargs)
 
     async def akickoff(self, *args: Any, **kwargs: Any) -> Any:
         """Run the crew; raises ``ConfigError`` where somebody in it has no identity."""
-        refuse_restoring("crew", args[2:], kwargs)
-        self._require_guarded()
-        with runs.joined():
+        self._begin(args, kwargs)
+        with runs.joined(self._begun()):
             return await super().akickoff(*args, **kwargs)
 
     async def kickoff_async(self, *args: Any, **kwargs: Any) -> Any:
         """Run the crew in a thread; raises ``ConfigError`` as ``kickoff`` does."""
-        refuse_restoring("crew", args[2:], kwargs)
+        self._begin(args, kwargs)
         return await super().kickoff_async(*args, **kwargs)
 
     def copy(self) -> Crew:  # type: ignore[override]  # as CrewAI does
@@ -137,6 +137,19 @@ class GuardedCrew(Crew):
         """
         self._require_guarded()
         return _guarded(super().copy(), self._require_terms(), {})
+
+    def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        refuse_restoring("crew", args[2:], kwargs)
+        self._require_guarded()
+        if self.stream:  # what is kicked off runs when it is read, wherever that is
+            self._agentguard_run = runs.current()
+
+    def _begun(self) -> Run | None:
+        """Return the run in which a stream was kicked off that now runs."""
+        if self.stream:
+            return None
+        begun, self._agentguard_run = self._agentguard_run, None
+        return begun
 
     def _create_manager_agent(self) -> None:
         super()._create_manager_agent()

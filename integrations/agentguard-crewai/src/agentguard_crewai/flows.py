@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 from crewai import Crew
@@ -16,6 +16,7 @@ from crewai.flow import Flow
 from crewai.flow.async_feedback.types import HumanFeedbackPending, PendingFeedbackContext
 
 from agentguard import ApprovalPending
+from agentguard_crewai import runs
 from agentguard_crewai.runs import resumable
 
 ANSWERED: Final = "approval_answered"
@@ -29,8 +30,9 @@ def kickoff_or_pause(flow: Flow[Any], crew: Crew, inputs: Mapping[str, Any] | No
 
     The crew is one that was guarded with ``on_approval="pause"``. Let the method also listen to
     ``ANSWERED``: once ``Flow.from_pending(...).resume()`` is called it runs again, and the crew
-    goes on, without making again the calls that were completed. Raises CrewAI's
-    ``HumanFeedbackPending``, whose context names the request in its ``metadata``.
+    goes on, without making again the calls that were completed. In a ``resumable`` block the crew
+    is part of that run, which a process can take up that finds no pause of the flow. Raises
+    CrewAI's ``HumanFeedbackPending``, whose context names the request in its ``metadata``.
     """
     with _run_of(flow):
         return crew.kickoff(inputs=dict(inputs) if inputs is not None else None)
@@ -46,9 +48,10 @@ async def akickoff_or_pause(
 
 @contextmanager
 def _run_of(flow: Flow[Any]) -> Iterator[None]:
-    name = _resumed(flow) or os.urandom(16).hex()
+    present, resumed = runs.current().name, _resumed(flow)
+    name = present or resumed or os.urandom(16).hex()
     try:
-        with resumable(name):
+        with resumable(name) if present is None else nullcontext():
             yield
     except ApprovalPending as pending:
         raise HumanFeedbackPending(_context(flow, name, pending)) from None

@@ -8,11 +8,12 @@ how many of the same came before it in the run.
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final, NoReturn
+from heapq import heappop, heappush
+from typing import Final, NamedTuple, NoReturn
 
 from agentguard import ApprovalPending, CallSite, ConfigError
 
@@ -38,6 +39,7 @@ class Run:
         self.name = name
         self.pending: ApprovalPending | None = None
         self._made: Counter[tuple[str, str, str]] = Counter()
+        self._free: defaultdict[tuple[str, str, str], list[int]] = defaultdict(list)
         self._lock = threading.Lock()
 
     def pause(self, pending: ApprovalPending) -> NoReturn:
@@ -50,13 +52,37 @@ class Run:
         if self.pending is not None:
             raise Paused(self.pending)
 
-    def site(self, agent: str, tool: str, arguments: str) -> CallSite:
+    def take(self, agent: str, tool: str, arguments: str) -> Place:
         """Return the place of the next call that is this one; ``arguments`` is their SHA-256."""
         key = (agent, tool, arguments)
         with self._lock:
+            if self._free[key]:
+                return Place(self, key, heappop(self._free[key]))
             self._made[key] += 1
-            ordinal = self._made[key]
-        return CallSite(f"{tool}:{arguments[:32]}#{ordinal}", self.name)
+            return Place(self, key, self._made[key])
+
+    def give_back(self, key: tuple[str, str, str], ordinal: int) -> None:
+        """Let another call have the place of one that did not run, or has failed."""
+        with self._lock:
+            heappush(self._free[key], ordinal)
+
+
+class Place(NamedTuple):
+    """The place of a call in a run: by whom what is called, and how many of it came before."""
+
+    run: Run
+    key: tuple[str, str, str]
+    ordinal: int
+
+    @property
+    def site(self) -> CallSite:
+        """The place as it is signed."""
+        _agent, tool, arguments = self.key
+        return CallSite(f"{tool}:{arguments[:32]}#{self.ordinal}", self.run.name)
+
+    def free(self) -> None:
+        """Say that the call was not completed, and would be made at this place again."""
+        self.run.give_back(self.key, self.ordinal)
 
 
 _CURRENT: Final[ContextVar[Run | None]] = ContextVar("agentguard_crewai_run", default=None)
@@ -76,7 +102,7 @@ def resumable(name: str) -> Iterator[None]:
     other's, such as an order's number; use a block for one try only. Raises ``ConfigError``.
     """
     given: object = name
-    if not isinstance(given, str) or not given:
+    if not isinstance(given, str) or not given or not _is_text(given):
         raise ConfigError(f"resumable: expected the name of a run, got {given!r}")
     if _CURRENT.get() is not None:
         raise ConfigError(f"resumable: {name!r} is begun inside of another run")
@@ -85,14 +111,22 @@ def resumable(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def joined() -> Iterator[Run]:
-    """Be part of the run that is there, or of a new one without a name; raises ``ConfigError``."""
+def joined(begun: Run | None = None) -> Iterator[Run]:
+    """Be part of the run that is there, or else of ``begun``, or of a new one without a name."""
     present = _CURRENT.get()
     if present is None:
-        with _begun(Run(None)) as run:
+        with _begun(begun or Run(None)) as run:
             yield run
         return
     yield present
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextmanager

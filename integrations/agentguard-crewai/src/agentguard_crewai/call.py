@@ -1,0 +1,149 @@
+"""One call of a crew's tool: the tool's own code with its arguments, and how the call may end.
+
+Who decides about it stands in ``gate.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, Final, NamedTuple
+
+from crewai.tools import BaseTool
+from crewai.tools.tool_failure import ToolFailure
+
+from agentguard import AgentguardError, ApprovalPending, ConfigError, Decision, Denied, Invocation
+from agentguard_crewai.denial import denied, waiting
+from agentguard_crewai.identity import Terms
+from agentguard_crewai.runs import Place, Run
+
+_STAYS: Final = frozenset({"journal.in_doubt", "journal.unreplayable"})
+"""A call that is refused so may have run: its place in the run stays taken."""
+
+
+class Action:
+    """One step of a model that writes its calls as text; CrewAI tries a call in it up to six times.
+
+    What the tool raised at first is raised at each further try, in which it does not run.
+    """
+
+    __slots__ = ("raised", "tool")
+
+    def __init__(self) -> None:
+        self.tool: BaseTool | None = None
+        self.raised: Exception | None = None
+
+    def require_first(self, tool: BaseTool) -> None:
+        """Raise what the tool has raised in this step."""
+        if self.tool is tool and self.raised is not None:
+            raise self.raised
+
+
+ACTION: Final[ContextVar[Action | None]] = ContextVar("agentguard_crewai_action", default=None)
+"""The step that runs here; None where a model calls tools natively: CrewAI tries once then."""
+
+
+class Body(NamedTuple):
+    """The tool's own code with its arguments."""
+
+    tool: BaseTool
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def run(self) -> Any:
+        """Run it; raises ``ConfigError`` where its work is still to come."""
+        result = self.function(*self.args, **self.kwargs)
+        # CrewAI would run it, too, but after the call is over
+        return self._finished(asyncio.run(result) if inspect.iscoroutine(result) else result)
+
+    async def arun(self) -> Any:
+        """Run it; the async twin of ``run``."""
+        result = self.function(*self.args, **self.kwargs)
+        return self._finished(await result if inspect.isawaitable(result) else result)
+
+    def _finished(self, result: Any) -> Any:
+        """Refuse a result whose effects are still to come: nobody would watch them."""
+        if inspect.isgenerator(result) or inspect.isasyncgen(result) or inspect.isawaitable(result):
+            message = (
+                f"tool {self.tool.name} returned a {type(result).__name__}, which was not run: "
+                "return a finished result instead"
+            )
+            raise ConfigError(message, code="tool.generator")
+        return result
+
+
+class Call:
+    """A call on its way: ``invocation`` is decided on, and then ``run`` runs within it.
+
+    ``hand_on`` is what has to go well before the tool's own code, within the call; ``place`` is
+    where it stands in a run that has a name.
+    """
+
+    def __init__(
+        self,
+        body: Body,
+        invocation: Invocation,
+        run: Run,
+        place: Place | None,
+        hand_on: Callable[[], None],
+        terms: Terms,
+    ) -> None:
+        self.invocation: Final = invocation
+        self._body = body
+        self._run = run
+        self._place = place
+        self._hand_on = hand_on
+        self._pauses = terms.on_approval == "pause"
+        self._until = time.monotonic() + terms.timeout
+        self._started = False
+
+    def run(self) -> Any:
+        """Run the tool."""
+        self._hand_on()
+        self._started = True
+        return self._body.run()
+
+    async def arun(self) -> Any:
+        """Run the tool; the async twin of ``run``."""
+        self._hand_on()
+        self._started = True
+        return await self._body.arun()
+
+    def left(self, pending: ApprovalPending) -> float:
+        """Return for how many seconds the call waits; raises ``Paused`` where it stops the crew."""
+        if self._started:
+            raise pending  # the tool's own
+        if self._pauses:
+            self._run.pause(pending)
+        return self._until - time.monotonic()
+
+    def given_up(self, pending: ApprovalPending) -> ToolFailure:
+        """End the call: nobody has answered in time."""
+        self._give_back()
+        return waiting(self.invocation.tool.name, pending)
+
+    def ended(self, error: Exception) -> ToolFailure | None:
+        """End the call: return what takes the place of a refusal; None for the tool's own error."""
+        if self._started or not isinstance(error, AgentguardError):
+            action = ACTION.get()
+            if action is not None:
+                action.tool, action.raised = self._body.tool, error
+            if not isinstance(error, TimeoutError):  # in doubt, as the core has it
+                self._give_back()
+            return None
+        decision = (
+            error.decision
+            if isinstance(error, Denied)
+            else Decision.refused(str(error), code=error.code)
+        )
+        if decision.code not in _STAYS:
+            self._give_back()
+        return denied(self.invocation.tool.name, decision)
+
+    def _give_back(self) -> None:
+        if self._place is not None:
+            self._place.free()
