@@ -111,6 +111,7 @@ def _role(agent: CrewAgent) -> str:
 def take_on(agent: CrewAgent, identity: Identity) -> None:
     """Let an agent of a guarded class be ``identity``, and keep results for nobody else."""
     agent._agentguard = identity  # type: ignore[attr-defined]  # noqa: SLF001
+    agent._agentguard_tools = {}  # type: ignore[attr-defined]  # noqa: SLF001
     if agent.cache_handler is not None:
         agent.set_cache_handler(agent.cache_handler)
 

@@ -90,6 +90,7 @@ def _guarded(crew: Crew, terms: Terms, names: Mapping[int, str]) -> Crew:
         guarded(agent, terms, names.get(id(agent)))
     if present is None:
         crew.__class__ = guarded_class(GuardedCrew, type(crew))
+        crew._agentguard_run = None  # type: ignore[attr-defined]  # noqa: SLF001
     crew._agentguard = terms  # type: ignore[attr-defined]  # noqa: SLF001
     if crew.cache:
         for agent in _members(crew):

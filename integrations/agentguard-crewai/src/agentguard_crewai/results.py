@@ -61,12 +61,14 @@ class ToolResults:
             return {key: self._node(item) for key, item in value.items()}
         if kind is ToolFailure:
             return ["failure", self._fields(value, reason=value.reason.value)]
-        if kind is self._schema and not value.__pydantic_private__:
-            return ["model", self._fields(value), sorted(value.__pydantic_fields_set__)]
+        # pydantic leaves these two away where a model has a model_post_init of its own
+        if kind is self._schema and not getattr(value, "__pydantic_private__", None):
+            given = sorted(value.__pydantic_fields_set__)
+            return ["model", _fingerprint(kind), self._fields(value), given]
         raise EncodeError(f"a {kind.__module__}:{kind.__qualname__} can't be kept")
 
     def _fields(self, value: BaseModel, **instead: str) -> dict[str, Any]:
-        if value.__pydantic_extra__:
+        if getattr(value, "__pydantic_extra__", None):
             raise EncodeError(f"a {type(value).__name__} with further members can't be kept")
         return {name: self._node(item) for name, item in {**vars(value), **instead}.items()}
 
@@ -82,9 +84,18 @@ class ToolResults:
                 return tuple(map(self._value, items))
             case ["failure", fields]:
                 return self._failure(self._value(fields))
-            case ["model", fields, given] if self._schema is not None:
+            case ["model", known, fields, given] if (
+                self._schema is not None and known == _fingerprint(self._schema)
+            ):
                 return self._schema.model_construct(set(given), **self._value(fields))
         raise DecodeError("no result of a tool")
 
     def _failure(self, fields: Mapping[str, Any]) -> ToolFailure:
         return ToolFailure(**{**fields, "reason": ToolFailureReason(fields["reason"])})
+
+
+def _fingerprint(schema: type[BaseModel]) -> str:
+    """Return what a model is by: its name, and its fields with their types."""
+    fields = {name: repr(field.annotation) for name, field in schema.model_fields.items()}
+    said = f"{schema.__module__}:{schema.__qualname__} {sorted(fields.items())}"
+    return sha256(said.encode()).hexdigest()
