@@ -45,6 +45,7 @@ _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _SMALLEST_SIMPLE: Final = 1e-5
 _LARGEST_SIMPLE: Final = 1e16
 _SORTED: Final = orjson.OPT_SORT_KEYS
+_STRICT: Final = _SORTED | orjson.OPT_STRICT_INTEGER
 _RECORD_OPTIONS: Final = (
     _SORTED
     | orjson.OPT_STRICT_INTEGER
@@ -97,9 +98,10 @@ def loads_canonical(data: bytes) -> JSON:
             value: JSON = orjson.loads(data)
             # A simple value that comes out as it went in is the one that the text stands for: of a
             # key that stands twice, or a number that is read otherwise, something would be lost.
-            if _is_simple(value, 0) and orjson.dumps(value, option=_SORTED) == data:
+            simple = (data.isascii() and _is_plain(value)) or _is_simple(value, 0)
+            if simple and orjson.dumps(value, option=_STRICT) == data:
                 return value
-        except (orjson.JSONDecodeError, EncodeError, RecursionError):
+        except (orjson.JSONDecodeError, orjson.JSONEncodeError, EncodeError, RecursionError):
             pass  # the strict decoder, which is slower, says what is wrong
     value = loads(data)
     if dumps(value) != data:
@@ -263,6 +265,27 @@ def _constant(name: str) -> NoReturn:
 _DECODER: Final = json.JSONDecoder(
     object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
 )
+
+
+def _is_plain(value: JSON) -> bool:
+    """Whether ``_is_simple`` holds of what orjson has read of ASCII, by a quicker look.
+
+    Integers are left to the encoder. Where this is False, ``_is_simple`` may hold nevertheless.
+    """
+    values: list[JSON] = [value]
+    inner = 0
+    for one in values:  # which grows
+        if type(one) is str or one is None:  # most are
+            continue
+        if type(one) is dict:
+            values += one.values()
+            inner += 1
+        elif type(one) is list:
+            values += one
+            inner += 1
+        elif type(one) is float:
+            return False
+    return inner <= MAX_DEPTH  # so many can't stand too deep inside one another
 
 
 def _is_simple(value: object, depth: int) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from agentguard import canonical
@@ -56,7 +55,7 @@ class Envelope(NamedTuple):
         if not (isinstance(payload, str) and isinstance(kind, str) and isinstance(items, list)):
             raise _malformed("payload and payloadType are text, and signatures a list")
         signatures = tuple([_parse_signature(item) for item in items])
-        if len({key_id for key_id, _ in signatures}) != len(signatures):
+        if len(signatures) > 1 and len(dict(signatures)) != len(signatures):
             raise _malformed("two signatures name the same key")
         return cls(kind, b64_decode(payload), signatures)
 
@@ -80,8 +79,7 @@ class Envelope(NamedTuple):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(NamedTuple):
     """An in-toto Statement of ours: ``subject_sha256`` in hex, and the predicate's members."""
 
     subject_sha256: str

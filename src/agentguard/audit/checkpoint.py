@@ -61,8 +61,7 @@ class End(NamedTuple):
     peaks: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class NoteSignature:
+class NoteSignature(NamedTuple):
     """One signature line of a note: the key's name, its id (4 bytes) and the signature."""
 
     name: str
@@ -70,8 +69,7 @@ class NoteSignature:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class SignedCheckpoint:
+class SignedCheckpoint(NamedTuple):
     """A parsed note: the checkpoint, its ``body`` as signed, and the signatures, unverified."""
 
     checkpoint: Checkpoint
@@ -120,8 +118,9 @@ def verify_any(
             code="checkpoint.origin",
         )
     for key in keys:
-        if _find(signed.signatures, origin, key) is not None:
-            _verify_signature(signed.body, signed.signatures, origin, key)
+        found = _find(signed.signatures, origin, key)
+        if found is not None:
+            key.verify(found.signature, signed.body)
             return signed.checkpoint, key
     raise VerificationError(
         f"the checkpoint of {origin} has no signature with a key that is known for it",
@@ -136,7 +135,13 @@ def verify_note(note: bytes, name: str, key: PublicKey) -> str:
     (``signature.missing``, ``signature.invalid``).
     """
     text, signatures = _parse_note(note)
-    _verify_signature(text.encode(), signatures, name, key)
+    found = _find(signatures, name, key)
+    if found is None:
+        raise VerificationError(
+            f"the note has no signature by {name} with the key {key.thumbprint}",
+            code="signature.missing",
+        )
+    key.verify(found.signature, text.encode())
     return text
 
 
@@ -174,18 +179,6 @@ def _parse_signature(line: str) -> NoteSignature:
     if len(data) <= _KEY_ID_SIZE:
         raise _malformed("a signature begins with the 4 bytes of its key's id")
     return NoteSignature(match[1], data[:_KEY_ID_SIZE], data[_KEY_ID_SIZE:])
-
-
-def _verify_signature(
-    body: bytes, signatures: tuple[NoteSignature, ...], name: str, key: PublicKey
-) -> None:
-    found = _find(signatures, name, key)
-    if found is None:
-        raise VerificationError(
-            f"the note has no signature by {name} with the key {key.thumbprint}",
-            code="signature.missing",
-        )
-    key.verify(found.signature, body)
 
 
 def _find(signatures: tuple[NoteSignature, ...], name: str, key: PublicKey) -> NoteSignature | None:

@@ -122,8 +122,7 @@ class Receipt:
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """An entry that was read: its kind, its time (RFC 3339), and the members of its kind."""
 
     kind: str

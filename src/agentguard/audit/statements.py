@@ -180,7 +180,10 @@ def _text(members: Mapping[str, JSON], name: str) -> str:
 
 
 def _text_or_none(members: Mapping[str, JSON], name: str) -> str | None:
-    return None if members.get(name, "") is None else _text(members, name)
+    value = members.get(name, 0)
+    if value is None or isinstance(value, str):
+        return value
+    raise _lacking(name)
 
 
 def _id_or_none(predicate: Mapping[str, JSON], name: str = "invocation_id") -> str | None:
@@ -278,9 +281,9 @@ def check_call(
 def check_place(outcome: Outcome, shard: int, index: int) -> None:
     """Check that an outcome names no other place for its authorization than this one."""
     place = outcome.predicate.get("authorization")
-    # as bytes: in Python, true is 1
-    expected = canonical.dumps({"shard": shard, "index": index})
-    if place is not None and canonical.dumps(place) != expected:
+    named = place if isinstance(place, dict) else {}
+    same = named == {"shard": shard, "index": index}
+    if place is not None and not (same and all(map(is_integer, named.values()))):  # true is 1
         raise _mismatch("an outcome names another place for its authorization")
 
 
@@ -445,13 +448,12 @@ def read_heads(said: Mapping[str, JSON]) -> list[Checkpoint]:
 
 def check_attachments(attachments: Sequence[Attachment], commitments: Commitments) -> None:
     """Check what stands beside an entry against what the entry commits to."""
-    for kept in attachments:
-        if kept.role not in commitments or kept.commitment != commitments[kept.role]:
-            raise _mismatch(f"the {kept.role} kept beside it are not what it commits to")
+    for role, stated, salt, data in attachments:
+        if commitments.get(role) != stated:
+            raise _mismatch(f"the {role} kept beside it are not what it commits to")
         # a salt of another length would leave open where the data begins
-        size = len(kept.salt)
-        if size != SALT_SIZE or commitment(kept.salt, kept.data) != kept.commitment:
-            raise _mismatch(f"the {kept.role} kept beside it were changed")
+        if len(salt) != SALT_SIZE or commitment(salt, data) != stated:
+            raise _mismatch(f"the {role} kept beside it were changed")
 
 
 def check_checkpoint(

@@ -275,11 +275,11 @@ class ShardVerifier:
             self._found(stored.index, str(error))
 
     def _note_gone(self, stored: Stored, said: _Said) -> None:
-        kept = {attachment.role for attachment in stored.attachments}
-        stated = (role for role, value in said.commitments.items() if value is not None)
-        roles = tuple(role for role in stated if role not in kept)
+        kept = [attachment.role for attachment in stored.attachments]
+        stated = said.commitments.items()
+        roles = [role for role, value in stated if value is not None and role not in kept]
         if roles and said.call is not None:
-            self._gone.append(Gone(stored.index, roles, *said.call))
+            self._gone.append(Gone(stored.index, tuple(roles), *said.call))
 
     def _statements(self, stored: Stored, parsed: Entry, at: int) -> _Said:
         """Check what is signed in an entry; return what it commits to, and its summary.

@@ -197,14 +197,16 @@ class StateReader:
                 cursor = self._connection(shard).execute(statement, parameters)
                 self._walks[shard] += 1
             try:
-                while (row := _fetch(cursor)) is not None:
-                    if not shape.fits(row):
-                        raise sqlite.damaged(path, "a row of it does not have the types of a log")
-                    key = row[: shape.key]
-                    if last is not None and not (key < last if newest_first else last < key):
-                        raise sqlite.damaged(path, "rows of it are not in their order")
-                    last = key if shape.key else None
-                    yield row
+                while rows := _fetch(cursor, shape.ahead):
+                    for row in rows:
+                        if not shape.fits(row):
+                            what = "a row of it does not have the types of a log"
+                            raise sqlite.damaged(path, what)
+                        key = row[: shape.key]
+                        if last is not None and not (key < last if newest_first else last < key):
+                            raise sqlite.damaged(path, "rows of it are not in their order")
+                        last = key if shape.key else None
+                        yield row
             finally:
                 with sqlite.INSIDE:  # to drop it is to reset its statement
                     del cursor
@@ -217,9 +219,9 @@ class StateReader:
             sqlite.keep_inherited(sqlite.shard_path(self._state, shard), connection)
 
 
-def _fetch(cursor: sqlite3.Cursor) -> Any:
+def _fetch(cursor: sqlite3.Cursor, most: int) -> list[Any]:
     with sqlite.INSIDE:
-        return cursor.fetchone()
+        return cursor.fetchmany(most)
 
 
 _ENTRIES: Final = "SELECT idx, body FROM entries {} ORDER BY idx"
@@ -258,10 +260,14 @@ def _ordered(statement: str, *, newest_first: bool) -> str:
 
 
 class _Shape(NamedTuple):
-    """The rows of a statement: of which types, and how many columns say where each stands."""
+    """The rows of a statement: of which types, and how many columns say where each stands.
+
+    ``ahead`` is how many are fetched at once: more than one only of those that all are walked.
+    """
 
     key: int
     fits: Callable[[Any], bool]
+    ahead: int = 1
 
 
 def _of(*types: type) -> Callable[[Any], bool]:
@@ -269,15 +275,21 @@ def _of(*types: type) -> Callable[[Any], bool]:
 
 
 def _is_summary(row: tuple[Any, ...]) -> bool:
-    index, kind, at, *others = map(type, row)
-    return (index, kind, at) == (int, str, str) and {str, type(None)}.issuperset(others)
+    return tuple(map(type, row[:3])) == (int, str, str) and _TEXT_OR_NULL.issuperset(
+        map(type, row[3:])
+    )
 
 
-_ENTRY: Final = _Shape(1, _of(int, bytes))
+_TEXT_OR_NULL: Final = frozenset({str, type(None)})
+
+_AHEAD: Final = 8
+"""Rows of a walk that are fetched at once; few, because each may be as long as SQLite allows."""
+
+_ENTRY: Final = _Shape(1, _of(int, bytes), _AHEAD)
 _NOTE: Final = _Shape(1, _of(int, bytes))
 _INDEX: Final = _Shape(1, _of(int))
-_SUMMARY: Final = _Shape(1, _is_summary)
-_ATTACHMENT: Final = _Shape(2, _of(int, str, str, bytes, bytes))
+_SUMMARY: Final = _Shape(1, _is_summary, _AHEAD)
+_ATTACHMENT: Final = _Shape(2, _of(int, str, str, bytes, bytes), _AHEAD)
 _END: Final = _Shape(0, _of(str, int, bytes))
 _TEXT: Final = _Shape(0, _of(str))
 
