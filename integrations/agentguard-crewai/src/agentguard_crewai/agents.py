@@ -26,7 +26,7 @@ from pydantic import PrivateAttr
 from agentguard import ConfigError, Guard, current_delegation
 from agentguard_crewai import runs, scopes
 from agentguard_crewai.binding import names_of
-from agentguard_crewai.call import ACTION, Action
+from agentguard_crewai.call import ACTION, COWORKER_FAILED, Action
 from agentguard_crewai.classes import guarded_class
 from agentguard_crewai.executor import require_gated
 from agentguard_crewai.identity import Identity, OnApproval, Terms, identity_of, name_of
@@ -241,6 +241,11 @@ def _executing(agent: GuardedAgent, task: Any = None) -> Iterator[None]:
                 ACTION.reset(action)
                 _EXECUTING.reset(executing)
             run.require_going()  # a planner's parallel steps take a pause for a failure
+        except Exception as error:
+            failed = COWORKER_FAILED.get()
+            if outer is not None and failed is not None:
+                failed.append(error)
+            raise
         except Paused as paused:
             scopes.close(before, agent, task, str(paused))
             if outer is not None:

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 
 from crewai.tools import BaseTool
+from crewai.tools.agent_tools.base_agent_tools import BaseAgentTool
 from crewai.tools.tool_failure import ToolFailure
 
 from agentguard import AgentguardError, ApprovalPending, ConfigError, Decision, Denied, Invocation
@@ -46,6 +47,20 @@ ACTION: Final[ContextVar[Action | None]] = ContextVar("agentguard_crewai_action"
 """The step that runs here; None where a model calls tools natively: CrewAI tries once then."""
 
 
+class CoworkerFailedError(Exception):
+    """A coworker did not do what was handed on; ``told`` is what CrewAI tells the model of it."""
+
+    def __init__(self, told: object) -> None:
+        super().__init__("the coworker has failed")
+        self.told = told
+
+
+COWORKER_FAILED: Final[ContextVar[list[Exception] | None]] = ContextVar(
+    "agentguard_crewai_coworker_failed", default=None
+)
+"""What came out of the work that is handed on here: CrewAI takes it for a result."""
+
+
 class Body(NamedTuple):
     """The tool's own code with its arguments."""
 
@@ -56,9 +71,23 @@ class Body(NamedTuple):
 
     def run(self) -> Any:
         """Run it; raises ``ConfigError`` where its work is still to come."""
+        if isinstance(self.tool, BaseAgentTool):
+            return self._handed_on()
         result = self.function(*self.args, **self.kwargs)
         # CrewAI would run it, too, but after the call is over
         return self._finished(asyncio.run(result) if inspect.iscoroutine(result) else result)
+
+    def _handed_on(self) -> Any:
+        """Have a coworker work; raises ``CoworkerFailedError``."""
+        failed: list[Exception] = []
+        token = COWORKER_FAILED.set(failed)
+        try:
+            told = self.function(*self.args, **self.kwargs)
+        finally:
+            COWORKER_FAILED.reset(token)
+        if failed:
+            raise CoworkerFailedError(told) from failed[0]
+        return told
 
     async def arun(self) -> Any:
         """Run it; the async twin of ``run``."""
@@ -126,15 +155,18 @@ class Call:
         self._give_back()
         return waiting(self.invocation.tool.name, pending)
 
-    def ended(self, error: Exception) -> ToolFailure | None:
-        """End the call: return what takes the place of a refusal; None for the tool's own error."""
+    def ended(self, error: Exception) -> Any:
+        """End the call: return what takes the place of its result; raises the tool's own error."""
+        if isinstance(error, CoworkerFailedError):
+            self._give_back()
+            return error.told
         if self._started or not isinstance(error, AgentguardError):
             action = ACTION.get()
             if action is not None:
                 action.tool, action.raised = self._body.tool, error
             if not isinstance(error, TimeoutError):  # in doubt, as the core has it
                 self._give_back()
-            return None
+            raise error
         decision = (
             error.decision
             if isinstance(error, Denied)

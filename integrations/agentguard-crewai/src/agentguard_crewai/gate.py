@@ -72,11 +72,8 @@ class Gate:
                     left = call.left(pending)
                     if not agent.approvals.wait(pending.request, timeout=left):
                         return call.given_up(pending)
-        except Exception as error:
-            failure = call.ended(error)
-            if failure is None:
-                raise
-            return failure
+        except Exception as error:  # noqa: BLE001  what is the tool's own is raised again
+            return call.ended(error)
 
     async def arun(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -92,11 +89,8 @@ class Gate:
                     left = call.left(pending)
                     if not await agent.approvals.await_(pending.request, timeout=left):
                         return call.given_up(pending)
-        except Exception as error:
-            failure = call.ended(error)
-            if failure is None:
-                raise
-            return failure
+        except Exception as error:  # noqa: BLE001  what is the tool's own is raised again
+            return call.ended(error)
 
     def _run(self) -> Run:
         """Return the run that a call is part of; raises what the tool has raised in this step."""
