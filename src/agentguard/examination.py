@@ -100,7 +100,7 @@ class _Examination:
     progress: Callable[[int], None]
     problems: list[Problem] = field(default_factory=list)
     damaged: set[int] = field(default_factory=set)
-    calls: set[str] = field(default_factory=set)
+    calls: set[bytes] = field(default_factory=set)
     entries: int = 0
 
     def report(self) -> Report:

@@ -197,7 +197,9 @@ class StateReader:
                 cursor = self._connection(shard).execute(statement, parameters)
                 self._walks[shard] += 1
             try:
-                while rows := _fetch(cursor, shape.ahead):
+                damage: sqlite3.Error | None = None
+                while damage is None:
+                    rows, damage = _fetch(cursor, shape.ahead)
                     for row in rows:
                         if not shape.fits(row):
                             what = "a row of it does not have the types of a log"
@@ -207,6 +209,10 @@ class StateReader:
                             raise sqlite.damaged(path, "rows of it are not in their order")
                         last = key if shape.key else None
                         yield row
+                    if len(rows) < shape.ahead:
+                        break
+                if damage is not None:
+                    raise damage
             finally:
                 with sqlite.INSIDE:  # to drop it is to reset its statement
                     del cursor
@@ -219,9 +225,16 @@ class StateReader:
             sqlite.keep_inherited(sqlite.shard_path(self._state, shard), connection)
 
 
-def _fetch(cursor: sqlite3.Cursor, most: int) -> list[Any]:
+def _fetch(cursor: sqlite3.Cursor, most: int) -> tuple[list[Any], sqlite3.Error | None]:
+    """Return the next rows, ``most`` unless it ends, and what is wrong with the one behind them."""
+    rows: list[Any] = []
     with sqlite.INSIDE:
-        return cursor.fetchmany(most)
+        try:
+            while len(rows) < most and (row := cursor.fetchone()) is not None:
+                rows.append(row)
+        except sqlite3.Error as error:
+            return rows, error
+    return rows, None
 
 
 _ENTRIES: Final = "SELECT idx, body FROM entries {} ORDER BY idx"
