@@ -66,41 +66,39 @@ def guard_agent(
     given: object = agent
     if not isinstance(given, BaseAgent):
         raise ConfigError(f"agent: expected a CrewAI agent, got {given!r}")
-    return guarded(agent, Terms.of(guard, on_approval, timeout), name)
+    take_on(agent, identified(agent, Terms.of(guard, on_approval, timeout), name))
+    return agent
 
 
-def guarded(agent: BaseAgent, terms: Terms, name: str | None) -> BaseAgent:
-    """Guard one agent, unless it is already, in the same way; raises ``ConfigError``."""
+def identified(agent: BaseAgent, terms: Terms, name: str | None) -> Identity:
+    """Return who an agent is under these terms: who it is already, or else a new instance.
+
+    Nothing is changed yet. Raises ``ConfigError`` for an agent that can't be guarded.
+    """
     present = identity_of(agent)
     if present is not None:
         if present.terms.guard is not terms.guard or name not in (None, present.agent.name):
             message = f"the agent {agent.role!r} is already guarded, as {present.agent.id}"
             raise ConfigError(message, code="agent.guarded")
-        return agent
+        return present if present.terms == terms else Identity(present.agent, terms)
     if not isinstance(agent, CrewAgent):
-        message = (
-            f"the agent {agent.role!r} is a {type(agent).__name__}, which runs its tools by "
-            "itself, where agentguard can't check or record them: make it a crewai.Agent"
-        )
-        raise ConfigError(message, code="agent.unguardable")
+        raise _unguardable(agent, f"it is a {type(agent).__name__}, which runs its tools by itself")
     executor: object = agent.executor_class
     if not (isinstance(executor, type) and issubclass(executor, AgentExecutor)):
-        message = (
-            f"the agent {agent.role!r} can't be guarded: its executor_class is none of CrewAI's, "
-            "and may run tools in ways of its own"
-        )
-        raise ConfigError(message, code="agent.unguardable")
+        raise _unguardable(agent, "its executor_class is not CrewAI's: it runs tools by itself")
     for method in _WAYS:
         if method in vars(agent):
-            message = (
-                f"the agent {agent.role!r} can't be guarded: its {method} was replaced on the "
-                "object, as Agent(a2a=...) does, and may hand work on past the guard"
-            )
-            raise ConfigError(message, code="agent.unguardable")
-    identity = Identity.new(name if name is not None else name_of(_role(agent)), terms)
-    agent.__class__ = guarded_class(GuardedAgent, type(agent))
-    take_on(agent, identity)
-    return agent
+            replaced = f"its {method} was replaced on the object, as Agent(a2a=...) does"
+            raise _unguardable(agent, replaced)
+    return Identity.new(name if name is not None else name_of(_role(agent)), terms)
+
+
+def _unguardable(agent: BaseAgent, why: str) -> ConfigError:
+    message = (
+        f"the agent {agent.role!r} can't be guarded: {why}, where agentguard can't check or record "
+        "a call; make it a plain crewai.Agent"
+    )
+    return ConfigError(message, code="agent.unguardable")
 
 
 def _role(agent: CrewAgent) -> str:
@@ -108,10 +106,13 @@ def _role(agent: CrewAgent) -> str:
     return agent._original_role or agent.role  # noqa: SLF001  kept by CrewAI for its own copies
 
 
-def take_on(agent: CrewAgent, identity: Identity) -> None:
-    """Let an agent of a guarded class be ``identity``, and keep results for nobody else."""
-    agent._agentguard = identity  # type: ignore[attr-defined]  # noqa: SLF001
-    agent._agentguard_tools = {}  # type: ignore[attr-defined]  # noqa: SLF001
+def take_on(agent: Any, identity: Identity) -> None:
+    """Let an agent be ``identity`` from now on, and keep results for nobody else."""
+    if not isinstance(agent, GuardedAgent):
+        kind: type = type(agent)
+        agent.__class__ = guarded_class(GuardedAgent, kind)
+    agent._agentguard = identity  # noqa: SLF001
+    agent._agentguard_tools = {}  # noqa: SLF001
     if agent.cache_handler is not None:
         agent.set_cache_handler(agent.cache_handler)
 

@@ -10,22 +10,32 @@ from typing import Any, Final
 
 from crewai import Agent as CrewAgent
 from crewai import Crew
-from crewai.project.crew_base import AgentConfig
+from crewai.project.crew_base import AgentConfig, _filter_methods
 
 from agentguard import ConfigError
 from agentguard.spelling import closest
 
 IDENTITY: Final = "identity"
+_MADE: Final = "__agentguard_crew__"
 _PARTS: Final = ("role", "goal", "backstory")
 
 
-def crew_methods(made: object) -> dict[str, Callable[..., Crew]]:
-    """Return the methods below ``@crew`` of a class; CrewAI does not mark them."""
+def crew_methods(made: Any) -> dict[str, Callable[..., Crew]]:
+    """Return the methods below ``@crew`` of a class and its bases; CrewAI does not mark them."""
+    members: dict[str, Any] = {}
+    for base in reversed(made.__mro__):
+        members.update(vars(base))
     return {
         name: member
-        for name, member in vars(made).items()
+        for name, member in members.items()
         if callable(member) and any(map(_is_crew, _layers(member)))
     }
+
+
+def as_crew(method: Callable[..., Crew]) -> Callable[..., Crew]:
+    """Mark a method that makes a guarded crew, for whoever inherits it."""
+    setattr(method, _MADE, True)
+    return method
 
 
 def _layers(function: Any) -> Iterator[Any]:
@@ -36,7 +46,7 @@ def _layers(function: Any) -> Iterator[Any]:
 
 def _is_crew(function: Any) -> bool:
     code = getattr(function, "__code__", None)
-    return (
+    return hasattr(function, _MADE) or (
         code is not None
         and code.co_qualname == "crew.<locals>.wrapper"
         and function.__globals__.get("__name__") == "crewai.project.annotations"
@@ -52,29 +62,43 @@ def names_in_yaml(instance: Any) -> dict[int, str]:
     made = {name: make() for name, make in _agent_methods(instance).items()}
     found: dict[int, str] = {}
     for entry, members in entries.items():
-        name = _identity(f"{instance.original_agents_config_path}: {entry}", members)
+        where = f"{instance.original_agents_config_path}: {entry}"
+        name = _identity(where, members)
         if name is None:
             continue
-        agents = [made[entry]] if entry in made else _alike(members, made.values())
-        if not agents:
-            message = (
-                f"{instance.original_agents_config_path}: {entry}.{IDENTITY}: no agent of the "
-                f"crew is made from this: call the method below @agent {entry}"
-            )
-            raise ConfigError(message)
-        for agent in agents:
+        for agent in _agents_of(where, entry, members, made):
             if found.setdefault(id(agent), name) != name:
                 message = (
-                    f"{instance.original_agents_config_path}: two entries are as one agent, and "
-                    f"give it two identities: {found[id(agent)]} and {name}"
+                    f"{where}.{IDENTITY}: the agent {agent.role!r} is made from another entry as "
+                    f"well, which gives it another identity: {found[id(agent)]}, and {name}"
                 )
                 raise ConfigError(message)
     return found
 
 
 def _agent_methods(instance: Any) -> dict[str, Callable[[], CrewAgent]]:
-    names: Mapping[str, Any] = instance.__crew_metadata__["original_agents"]
+    names = _filter_methods(instance._all_methods, "is_agent")  # noqa: SLF001  CrewAI has no other
     return {name: getattr(instance, name) for name in names}
+
+
+def _agents_of(
+    where: str, entry: str, members: Mapping[str, Any], made: Mapping[str, CrewAgent]
+) -> list[CrewAgent]:
+    """Return the agents that were made from an entry: those that are as it says, or named so."""
+    alike = {
+        name: agent
+        for name, agent in made.items()
+        if all(getattr(agent, part) == members.get(part) for part in _PARTS)
+    }
+    if entry in alike or (not alike and entry in made):
+        return [made[entry]]
+    if alike:
+        return [*alike.values()]
+    message = (
+        f"{where}.{IDENTITY}: no agent of the crew is made from this: call the method below "
+        f"@agent {entry}"
+    )
+    raise ConfigError(message)
 
 
 def _identity(where: str, members: Mapping[str, Any]) -> str | None:
@@ -86,16 +110,9 @@ def _identity(where: str, members: Mapping[str, Any]) -> str | None:
             hint = f"; {meant} is close to it" if meant else ""
             message = f"{where}.{key}: CrewAI does not know this key, and drops it{hint}"
             raise ConfigError(message)
-    name = members.get(IDENTITY)
-    if name is not None and (not isinstance(name, str) or not name):
+    if IDENTITY not in members:
+        return None
+    name: object = members[IDENTITY]
+    if not isinstance(name, str) or not name:
         raise ConfigError(f"{where}.{IDENTITY}: expected the name of an agent, got {name!r}")
     return name
-
-
-def _alike(members: Mapping[str, Any], agents: Any) -> list[CrewAgent]:
-    """Return the agents that were made from an entry under another name."""
-    return [
-        agent
-        for agent in agents
-        if all(getattr(agent, part) == members.get(part) for part in _PARTS)
-    ]

@@ -13,9 +13,9 @@ from pydantic import PrivateAttr
 
 from agentguard import ConfigError, Guard
 from agentguard_crewai import runs
-from agentguard_crewai.agents import guarded, refuse_restoring
+from agentguard_crewai.agents import identified, refuse_restoring, take_on
 from agentguard_crewai.classes import guarded_class
-from agentguard_crewai.crewbase import crew_methods, names_in_yaml
+from agentguard_crewai.crewbase import as_crew, crew_methods, names_in_yaml
 from agentguard_crewai.identity import OnApproval, Terms, identity_of
 from agentguard_crewai.runs import Run
 
@@ -35,8 +35,9 @@ def guard_crew(
     unless ``guard_agent`` gave it another before. So is that of the manager that a hierarchical
     crew makes for itself: ``crew-manager``. The crew and its agents that are passed in are changed.
 
-    ``on_approval`` and ``timeout`` (seconds) are those of ``guard_agent``: with ``"pause"``,
-    ``kickoff`` raises ``ApprovalPending`` at once. Raises ``ConfigError`` as ``guard_agent`` does.
+    ``on_approval`` and ``timeout`` (seconds) are those of ``guard_agent``, for all agents of the
+    crew: with ``"pause"``, ``kickoff`` raises ``ApprovalPending`` at once. Raises ``ConfigError``
+    as ``guard_agent`` does, and has then changed nothing.
     """
     given: object = crew
     if not isinstance(given, Crew):
@@ -65,7 +66,7 @@ def guard_crewbase(
             message = f"guard_crewbase: {name} has no method below @crew; put it above @CrewBase"
             raise ConfigError(message)
         for name, method in methods.items():
-            setattr(made, name, _making_guarded(method, terms))
+            setattr(made, name, as_crew(_making_guarded(method, terms)))
         return made
 
     return decorate
@@ -77,6 +78,7 @@ def _making_guarded(method: Callable[..., Crew], terms: Terms) -> Callable[..., 
         made = method(self, *args, **kwargs)
         return _guarded(made, terms, names_in_yaml(self))
 
+    del crew.__wrapped__  # it leads to the unguarded crew
     return crew
 
 
@@ -86,14 +88,17 @@ def _guarded(crew: Crew, terms: Terms, names: Mapping[int, str]) -> Crew:
     if present is not None and present.guard is not terms.guard:
         message = f"the crew {crew.name!r} is already guarded, by another guard"
         raise ConfigError(message, code="agent.guarded")
-    for agent in _members(crew):
-        guarded(agent, terms, names.get(id(agent)))
+    members = [*_members(crew)]
+    # all of them, or none: whoever can't be guarded is found before anything is changed
+    identities = [identified(agent, terms, names.get(id(agent))) for agent in members]
+    for agent, identity in zip(members, identities, strict=True):
+        take_on(agent, identity)
     if present is None:
         crew.__class__ = guarded_class(GuardedCrew, type(crew))
         crew._agentguard_run = None  # type: ignore[attr-defined]  # noqa: SLF001
     crew._agentguard = terms  # type: ignore[attr-defined]  # noqa: SLF001
     if crew.cache:
-        for agent in _members(crew):
+        for agent in members:
             agent.set_cache_handler(crew._cache_handler)  # noqa: SLF001  each gets one of its own
     return crew
 
@@ -155,7 +160,8 @@ class GuardedCrew(Crew):
     def _create_manager_agent(self) -> None:
         super()._create_manager_agent()
         if self.manager_agent is not None:
-            guarded(self.manager_agent, self._require_terms(), None)
+            manager = self.manager_agent
+            take_on(manager, identified(manager, self._require_terms(), None))
 
     def _get_agent_to_use(self, task: Task) -> BaseAgent | None:
         agent = super()._get_agent_to_use(task)

@@ -1,0 +1,577 @@
+"""SIGKILL while a crew works: in another process its run goes on, and does nothing twice.
+
+One process has imported CrewAI, which takes its time, and forks for each piece of work; that one is
+killed at a random moment, or at a certain one. A few rounds by default, ``AGENTGUARD_ROUNDS=full``
+for many.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentguard import Ed25519Signer, administration, config, domain, examination
+from agentguard.audit import entry
+from agentguard.storage import keystore
+from agentguard.storage.reader import StateReader
+
+FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
+ROUNDS = 40 if FULL else 3
+PASSPHRASE = b"of this test"
+
+PROGRAM = '''
+import itertools, json, os, signal, sys, traceback
+
+os.environ["CREWAI_DISABLE_TELEMETRY"] = "true"
+os.environ["CREWAI_TRACING_ENABLED"] = "false"
+os.environ["CREWAI_STORAGE_DIR"] = os.getcwd()
+from crewai import Agent, Crew, Task
+from crewai.flow import Flow, listen, or_, start
+from crewai.flow.persistence import SQLiteFlowPersistence
+from crewai.hooks import register_after_tool_call_hook
+from crewai.llms.base_llm import BaseLLM
+from crewai.tools import tool
+
+from agentguard import ApprovalPending, Decision, Ed25519Signer, Guard
+from agentguard_crewai import ANSWERED, guard_crew, kickoff_or_pause, resumable
+
+ASKING = {"approval": False, "mode": "pause"}
+DIE = []
+RESULTS = {}
+
+
+def decide(document):
+    if ASKING["approval"] and document["action"] == "pay" and document["args"]["to"][-1] in "13":
+        return Decision.require_approval()
+    return Decision.allow()
+
+
+def say(*what):
+    """Acknowledge something; what is said is seen by all, even after a SIGKILL."""
+    os.write(SAID, (json.dumps(what) + "\\n").encode())
+
+
+def die(*where):
+    if DIE and DIE[0] == list(where):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@tool
+def look(what: str) -> str:
+    """Look at something."""
+    return f"looked at {what}"
+
+
+@tool
+def pay(to: str) -> str:
+    """Pay somebody."""
+    die("before", to)
+    os.write(EFFECTS, f"{to}\\n".encode())
+    die("after", to)
+    return f"paid {to}"
+
+
+def kept(context):
+    name = context.tool_input.get("to")
+    if name is not None:
+        RESULTS[name] = str(context.tool_result)
+
+
+class Model(BaseLLM):
+    steps: list = []
+    native: bool = True
+    name: str = ""
+
+    def call(self, messages, *args, **kwargs):
+        die("model", f"{self.name}-{len(self.steps)}")
+        step = self.steps.pop(0)
+        if isinstance(step, str):
+            return step if self.native else f"Thought: I know.\\nFinal Answer: {step}"
+        if not self.native:
+            ((tool, arguments),) = step
+            return f"Thought: go on.\\nAction: {tool}\\nAction Input: {json.dumps(arguments)}\\n"
+        return [
+            {
+                "id": f"call_{at}",
+                "type": "function",
+                "function": {"name": tool, "arguments": json.dumps(arguments)},
+            }
+            for at, (tool, arguments) in enumerate(step)
+        ]
+
+    def supports_function_calling(self):
+        return self.native
+
+    def supports_stop_words(self):
+        return False
+
+
+def agent(role, name, native, steps, **options):
+    model = Model(model="scripted", native=native, steps=steps, name=f"{name}-{role}")
+    given = {"goal": "a goal", "backstory": "a story", "max_retry_limit": 0, **options}
+    return Agent(role=role, llm=model, tools=[look, pay], **given)
+
+
+def order(guard, name):
+    """Two payments, at once where the model calls tools natively, and one by a coworker."""
+    native = name[-1] in "02468"
+    one, two, three = (("pay", {"to": f"{name}-{n}"}) for n in (1, 2, 3))
+    work = {"task": f"pay {name}-3", "context": "now", "coworker": "Worker"}
+    handed = [("delegate_work_to_coworker", work)]
+    both = [[one, two]] if native else [[one], [two]]
+    steps = [[("look", {"what": name})], *both, handed, "done"]
+    lead = agent("Lead", name, native, steps, allow_delegation=True)
+    worker = agent("Worker", name, native, [[three], "is paid"])
+    task = Task(description="a task", expected_output="words", agent=lead)
+    options = {"on_approval": ASKING["mode"], "timeout": 20}
+    return guard_crew(Crew(agents=[lead, worker], tasks=[task]), guard, **options)
+
+
+def lent(guard):
+    return guard.delegate("user:alice", scope=["pay"], via="crew:report")
+
+
+def approve(guard):
+    bob = Ed25519Signer.from_seed(bytes.fromhex(open("bob").read()))
+    for request in guard.approvals.pending():
+        guard.approvals.approve(request, bob)
+
+
+def run(guard, name):
+    """Do it to its end; whatever waits is approved, and the crew kicked off again."""
+    RESULTS.clear()
+    while True:
+        try:
+            with lent(guard), resumable(name):
+                assert order(guard, name).kickoff().raw == "done"
+            return dict(RESULTS)
+        except ApprovalPending as pending:
+            say("asks", name, pending.request.request_id)
+            approve(guard)
+            say("answered", name, pending.request.request_id)
+
+
+def work(guard, prefix):
+    for number in itertools.count():
+        name = f"{prefix}.{number}"
+        say("begun", name)
+        say("done", name, run(guard, name))
+
+
+def resume(guard, *names):
+    for name in names:
+        say("resumed", name, run(guard, name))
+
+
+def wait_for_all(guard, name):
+    """Begin it once, and have nobody answer."""
+    try:
+        with lent(guard), resumable(name):
+            order(guard, name).kickoff()
+    except ApprovalPending as pending:
+        say("asks", name, pending.request.request_id)
+
+
+class Paying(Flow):
+    @start()
+    def begin(self):
+        return "begun"
+
+    @listen(or_("begin", ANSWERED))
+    def order(self):
+        RESULTS.clear()
+        with lent(GUARD[0]):
+            return kickoff_or_pause(self, order(GUARD[0], self.state["name"])).raw
+
+    @listen("order")
+    def end(self, said):
+        return f"flow {said}"
+
+
+GUARD = []
+
+
+def flows(guard, prefix):
+    """Begin flows; each is paused when this says so."""
+    GUARD[:] = [guard]
+    store = SQLiteFlowPersistence("flows.db")
+    for number in itertools.count():
+        name = f"{prefix}.{number}"
+        flow = Paying(persistence=store, suppress_flow_events=True)
+        say("begun", name, flow.flow_id)
+        flow.kickoff(inputs={"name": name})
+        say("paused", name, flow.flow_id)
+
+
+def resume_flows(guard, *ids):
+    """Have all answered, and let the flows go on, to their ends."""
+    GUARD[:] = [guard]
+    store = SQLiteFlowPersistence("flows.db")
+    for flow_id in ids:
+        while True:
+            approve(guard)
+            flow = Paying.from_pending(flow_id, store, suppress_flow_events=True)
+            said = flow.resume()
+            if said == "flow done":
+                say("done", flow.state["name"], dict(RESULTS))
+                break
+
+
+def main(job, options, *arguments):
+    global EFFECTS, SAID
+    flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY
+    EFFECTS, SAID = os.open("effects", flags), os.open("said", flags)
+    ASKING.update(options.get("asking", {}))
+    DIE[:] = [options["die"]] if "die" in options else []
+    register_after_tool_call_hook(kept)
+    asked = lambda request: say("request", request.request_id)
+    with Guard.open("agentguard.toml", passphrase=b"of this test", on_request=asked) as guard:
+        globals()[job](guard, *arguments)
+
+
+def serve():
+    """Fork for each line of input, and say which process it is and how it has ended."""
+    import program  # what the policy's module imports is imported once
+
+    print("ready", flush=True)
+    for line in sys.stdin:
+        folder, *given = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            os.chdir(folder)
+            output = os.open("output", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            status = 1
+            try:
+                program.main(*given)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(status)
+        print(child, flush=True)
+        print(os.waitpid(child, 0)[1], flush=True)
+
+
+if __name__ == "__main__":
+    serve()
+'''
+
+TABLES = """
+trust_domain = "acme.example"
+state = "state"
+anchor = "anchor"
+
+[policy]
+engine = "function"
+path = "program:decide"
+
+[agents.lead]
+max_scope = ["pay"]
+
+[agents.worker]
+max_scope = ["pay"]
+"""
+
+
+class Forge:
+    """The process that forks."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "program.py").write_text(PROGRAM, "utf-8")
+        command = [sys.executable, "program.py"]
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, cwd=folder, **pipes)
+        assert self.process.stdout is not None
+        assert self.process.stdin is not None
+        self.told, self.tell = self.process.stdout, self.process.stdin
+        assert self.told.readline() == "ready\n"
+
+    def begin(self, *given: Any) -> int:
+        self.tell.write(json.dumps(given) + "\n")
+        self.tell.flush()
+        return int(self.told.readline())
+
+    def end(self) -> int:
+        return os.waitstatus_to_exitcode(int(self.told.readline()))
+
+    def close(self) -> None:
+        self.tell.close()
+        self.told.close()
+        self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
+    forge = Forge(tmp_path_factory.mktemp("forge"))
+    yield forge
+    forge.close()
+
+
+class Place:
+    """A state in a folder, the processes that work on it, and what they have done and said."""
+
+    def __init__(self, folder: Path, forge: Forge) -> None:
+        self.folder = folder
+        self.forge = forge
+        seed = os.urandom(32)
+        (folder / "bob").write_text(seed.hex())
+        bob = Ed25519Signer.from_seed(seed).public_key.openssh()
+        people = f'[approvers.bob]\nprincipal = "user:bob"\nkeys = ["{bob}"]\n'
+        (folder / "agentguard.toml").write_text(TABLES + people, "utf-8")
+        self.settings = config.load(folder / "agentguard.toml")
+        domain.found(self.settings, PASSPHRASE, now=datetime.now(UTC))
+        for path in (self.settings.state / "keys").iterdir():  # every process decrypts them
+            key = Ed25519Signer.from_openssh(path.read_bytes(), PASSPHRASE)
+            path.write_bytes(key.to_openssh(PASSPHRASE, rounds=1))
+
+    def lines(self, name: str) -> list[str]:
+        path = self.folder / name
+        return path.read_text("utf-8").splitlines() if path.exists() else []
+
+    def said(self, *kinds: str) -> list[Any]:
+        return [said for line in self.lines("said") if (said := json.loads(line))[0] in kinds]
+
+    @property
+    def effects(self) -> Counter[str]:
+        return Counter(self.lines("effects"))
+
+    def killed(self, job: str, *arguments: str, seconds: float = 0.5, **options: Any) -> None:
+        """Let a process work, and kill it at some moment once it does."""
+        before = len(self.lines("said"))
+        child = self.forge.begin(str(self.folder), job, options, *arguments)
+        until = time.monotonic() + 60
+        while len(self.lines("said")) == before:
+            assert time.monotonic() < until, self.lines("output")
+            time.sleep(0.001)
+        time.sleep(random.uniform(0.0, seconds))  # noqa: S311  any moment will do
+        os.kill(child, signal.SIGKILL)
+        assert self.forge.end() == -signal.SIGKILL, self.lines("output")
+
+    def done(self, job: str, *arguments: str, ends: int = 0, **options: Any) -> list[Any]:
+        """Let a process work to its end; return what it has said of runs that were."""
+        before = len(self.said("resumed", "done"))
+        self.forge.begin(str(self.folder), job, options, *arguments)
+        assert self.forge.end() == ends, "\n".join(self.lines("output"))
+        return self.said("resumed", "done")[before:]
+
+    def examine(self) -> examination.Report:
+        with closing(StateReader(self.settings.state)) as reader:
+            trust = keystore.load_trust(self.settings.state)
+            return examination.examine(reader, trust, anchor=self.settings.anchor)
+
+    def require_sound(self) -> None:
+        """The log verifies, and nothing was done twice or without having been authorised."""
+        assert self.examine().problems == ()
+        effects = self.effects
+        assert set(effects.values()) <= {1}, "a side effect came twice"
+        assert effects.keys() <= self.authorised().keys(), "one came without its authorization"
+
+    def authorised(self) -> dict[str, list[str]]:
+        """The ids of the calls that were allowed, by the payee in their arguments."""
+        found: dict[str, list[str]] = {}
+        with closing(StateReader(self.settings.state)) as reader:
+            for shard in reader.shards():
+                for stored in reader.stored(shard):
+                    parsed = entry.parse(stored.body)
+                    if parsed.kind == "authorization" and parsed.members["decision"] == "allow":
+                        for kept in stored.attachments:
+                            to = (
+                                json.loads(kept.data).get("to")
+                                if kept.role == "arguments"
+                                else None
+                            )
+                            if to is not None:
+                                found.setdefault(to, []).append(str(stored.index))
+        return found
+
+    def outcomes(self) -> int:
+        with closing(StateReader(self.settings.state)) as reader:
+            return sum(
+                entry.parse(stored.body).kind == "outcome"
+                for shard in reader.shards()
+                for stored in reader.stored(shard)
+            )
+
+
+@pytest.fixture
+def place(tmp_path, forge) -> Place:
+    return Place(tmp_path, forge)
+
+
+def attempt_in(result: str) -> str:
+    """The id of the earlier attempt, of which a refusal tells."""
+    (found,) = re.findall(r"\(([0-9a-f]{32})\)", result)
+    return str(found)
+
+
+# --- at any moment --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asking", [False, True], ids=["allowed", "approved"])
+def test_a_run_that_was_killed_goes_on_and_pays_once(place, asking):
+    """What is in doubt is refused and listed; what was acknowledged is as it was."""
+    options = {"asking": {"approval": asking}}
+    doubtful: set[str] = set()
+    for kill in range(ROUNDS):
+        place.killed("work", f"{kill}", **options)
+        place.require_sound()
+        before = place.effects
+        begun = [name for _kind, name in place.said("begun") if name.startswith(f"{kill}.")]
+        acknowledged = {name: results for _kind, name, results in place.said("done")}
+        for name in begun[:-1]:
+            assert acknowledged[name] == {f"{name}-{n}": f"paid {name}-{n}" for n in (1, 2, 3)}
+        resumed = place.done("resume", *begun[-3:], **options)
+        place.require_sound()
+        after, report = place.effects, place.examine()
+        assert [name for _kind, name, _results in resumed] == begun[-3:]
+        for _kind, name, results in resumed:
+            for to in (f"{name}-{n}" for n in (1, 2, 3)):
+                result = results.get(to)
+                if name in acknowledged or result is None:  # what a coworker has done is not asked
+                    assert before[to] == after[to] == 1
+                    assert result in (None, f"paid {to}")
+                elif result == f"paid {to}":
+                    assert after[to] == 1
+                elif "journal.in_doubt" in result:
+                    assert after[to] == before[to]
+                    doubtful.add(attempt_in(result))
+                else:  # it died between taking the approval and writing down what that allows
+                    assert asking, result
+                    assert "approval.consumed" in result
+                    assert after[to] == before[to] == 0
+        # a call whose end is on record, and not its result, is in doubt for the run alone
+        listed = set(report.in_doubt)
+        assert len(doubtful - listed) <= place.outcomes()
+    again = place.done("resume", *begun[-3:], **options)
+    for (_kind, name, results), (_again, same, once_more) in zip(resumed, again, strict=True):
+        assert name == same
+        for to, result in once_more.items():
+            assert result == results.get(to) or "approval.consumed" in results[to]
+    place.require_sound()
+    assert sum(place.effects.values()) > 0
+
+
+def test_a_flow_that_was_killed_while_it_was_paused_goes_on_and_pays_once(place):
+    asking = {"asking": {"approval": True}}
+    for kill in range(ROUNDS):
+        place.killed("flows", f"{kill}", **asking)
+        place.require_sound()
+        paused = [one[1:] for one in place.said("paused") if one[1].startswith(f"{kill}.")]
+        names = [name for name, _id in paused]
+        before = place.effects
+        assert all(before[f"{name}-1"] == 0 for name in names)
+        ended = place.done("resume_flows", *(flow_id for _name, flow_id in paused), **asking)
+        place.require_sound()
+        assert [name for _kind, name, _results in ended] == names
+        for name in names:
+            assert [place.effects[f"{name}-{n}"] for n in (1, 2, 3)] == [1, 1, 1]
+
+
+# --- at a certain moment --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["native-0", "text-1"])
+@pytest.mark.parametrize("payment", [1, 2, 3])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_tool_that_died_is_in_doubt_listed_and_not_run_again(place, name, payment, moment):
+    """Nobody can tell a tool that has run from one that has not: both are refused."""
+    to = f"{name}-{payment}"
+    place.done("resume", name, ends=-signal.SIGKILL, die=[moment, to])
+    place.require_sound()
+    before = place.effects
+    assert before[to] == (moment == "after")
+    (in_doubt, *others) = {*place.examine().in_doubt}
+    if payment == 3:  # and so is the delegation in which it was
+        assert len(others) == 1
+    ((_kind, _name, results),) = place.done("resume", name)
+    place.require_sound()
+    assert "journal.in_doubt" in results[to]
+    assert attempt_in(results[to]) in {in_doubt, *others}
+    assert place.effects[to] == before[to]
+    for n in {1, 2, 3} - {payment}:
+        sibling = results[f"{name}-{n}"]
+        # one that was made at once with it may have died with it
+        assert sibling == f"paid {name}-{n}" or ("native" in name and n < 3), sibling
+    assert {*place.examine().in_doubt} >= {attempt_in(results[to])}
+
+
+@pytest.mark.parametrize("ran", [True, False])
+@pytest.mark.parametrize("payment", [2, 3])
+def test_once_a_person_has_found_out_the_run_goes_on(place, payment, ran):
+    name, moment = "text-1", "after" if ran else "before"
+    to = f"{name}-{payment}"
+    place.done("resume", name, ends=-signal.SIGKILL, die=[moment, to])
+    ((_kind, _name, results),) = place.done("resume", name)
+    attempt = attempt_in(results[to])
+    if payment == 3:
+        name_of_it = place.authorised()[to]
+        assert len(name_of_it) == 1
+    said = {"ran": ran, "note": "asked the bank", "now": datetime.now(UTC)}
+    administration.resolve(place.settings, PASSPHRASE, attempt, **said)
+    assert attempt not in place.examine().in_doubt
+    ((_kind, _name, again),) = place.done("resume", name)
+    place.require_sound()
+    if payment == 3:  # the delegation was complete, in which that was told
+        assert to not in again
+    elif ran:
+        assert "journal.unreplayable" in again[to]
+    else:
+        assert again[to] == f"paid {to}"
+    assert place.effects[to] == (1 if ran or payment == 2 else 0)
+
+
+@pytest.mark.parametrize("name", ["native-0", "text-1"])
+@pytest.mark.parametrize("who", ["Lead", "Worker"])
+@pytest.mark.parametrize("left", [1, 2])
+def test_a_model_that_died_leaves_nothing_in_doubt(place, name, who, left):
+    """Between tools, in the coworker as well: its delegation goes on."""
+    place.done("resume", name, ends=-signal.SIGKILL, die=["model", f"{name}-{who}-{left}"])
+    place.require_sound()
+    ((_kind, _name, results),) = place.done("resume", name)
+    place.require_sound()
+    for n in (1, 2, 3):
+        to = f"{name}-{n}"
+        assert results.get(to, f"paid {to}") == f"paid {to}"
+        assert place.effects[to] == 1
+    ((_kind, _name, again),) = place.done("resume", name)
+    assert f"{name}-3" not in again  # the coworker is not asked once more
+    assert sum(place.effects.values()) == 3
+
+
+@pytest.mark.parametrize("mode", ["pause", "wait"])
+def test_one_that_was_killed_while_it_waited_pays_once_it_is_answered(place, mode):
+    asking = {"asking": {"approval": True, "mode": mode}}
+    name = "text-1"
+    child = place.forge.begin(str(place.folder), "wait_for_all", {**asking}, name)
+    until = time.monotonic() + 60
+    while not place.said("request"):
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    if mode == "wait":
+        os.kill(child, signal.SIGKILL)
+    assert place.forge.end() == (-signal.SIGKILL if mode == "wait" else 0), place.lines("output")
+    assert place.effects[f"{name}-1"] == 0
+    place.done("approve", **asking)
+    ((_kind, _name, results),) = place.done("resume", name, asking={"approval": True})
+    assert results[f"{name}-1"] == f"paid {name}-1"
+    assert [place.effects[f"{name}-{n}"] for n in (1, 2, 3)] == [1, 1, 1]
+    # one for each of the two that need it: the first one was found
+    assert len(place.said("request")) == 2
+    place.require_sound()

@@ -1,0 +1,882 @@
+"""For whom a crew acts: how what a user lends goes from agent to agent, and what ends it.
+
+What was lent is narrowed at each hop, and each hop is signed by who hands the work on, when that is
+done. Which ways a call can take stands in ``test_crewai_paths.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from crewai import Crew, Process, Task
+from crewai.tools import tool
+
+from agentguard import Decision, Guard, administration, config, current_delegation, domain
+from agentguard.audit import entry
+from agentguard.delegation import chain as chains
+from agentguard.engines.function import FunctionEngine
+from agentguard.identity import credential
+from agentguard.keys import Ed25519Signer
+from agentguard_crewai import guard_agent, guard_crew
+
+AGENTS = {
+    "lead": {"max_scope": ["read", "write", "publish"]},
+    "hand": {"max_scope": ["read", "write"]},
+    "third": {"max_scope": ["read"]},
+    "crew-manager": {"max_scope": ["read", "write", "publish"]},
+}
+ALL = ("read", "write", "publish", "pay")
+CREW = ("user:alice", "crew:report")
+DELEGATE, ASK = "delegate_work_to_coworker", "ask_question_to_coworker"
+READ: Any = ("read_file", {"path": "plan"})
+
+
+def hands(coworker, by=DELEGATE):
+    """What a model says to hand work on to a coworker, by either of CrewAI's tools."""
+    what = "task" if by == DELEGATE else "question"
+    return (by, {what: "read it", "context": "none", "coworker": coworker})
+
+
+def task_of(agent, **options):
+    return Task(description="a task", expected_output="words", agent=agent, **options)
+
+
+def codes(output):
+    return [one.failure.code for task in output.tasks_output for one in task.tool_failures]
+
+
+def hops(guard):
+    """The chains that were handed on, each verified, by the names of those in it."""
+    found = []
+    with closing(guard.reader()) as reader:
+        for shard in reader.shards():
+            for _index, body in reader.entries(shard):
+                read = entry.parse(body)
+                if read.kind == "delegation":
+                    at = int(datetime.fromisoformat(read.at).timestamp())
+                    members: Any = read.members
+                    chain = chains.from_json(members["chain"], guard.trust, at=at)
+                    found.append(tuple(credential.agent_name(m) or m for m in chain.members))
+    return found
+
+
+class Desk:
+    """A guard and a tool; ``ran`` are the files that were read, and for whom the tool saw it is."""
+
+    def __init__(self, made, signed):
+        self.made = made
+        self.guard: Guard = made.guard
+        self.ran: list[Any] = []
+        self._signed = signed
+
+        @tool
+        def read_file(path: str) -> str:
+            """Read a file."""
+            lent = current_delegation()
+            members = () if lent is None else lent.members
+            self.ran.append((path, tuple(credential.agent_name(m) or m for m in members)))
+            return f"the content of {path}"
+
+        self.read_file = read_file
+
+    def agent(self, way, role, *steps, **options):
+        return way.agent(role, *steps, **{"tools": [self.read_file], **options})
+
+    def three(self, way, by=(DELEGATE, ASK)):
+        """A crew whose lead hands work on to a hand, which hands it on to the third."""
+        lead = self.agent(way, "Lead", hands("Hand", by[0]), READ, "led", allow_delegation=True)
+        hand = self.agent(way, "Hand", READ, hands("Third", by[1]), "handed")
+        third = self.agent(way, "Third", READ, "done")
+        # CrewAI gives these to who executes a crew's task, and not to its coworkers
+        hand.tools = [self.read_file, *hand.get_delegation_tools([third])]
+        return guard_crew(Crew(agents=[lead, hand, third], tasks=[task_of(lead)]), self.guard)
+
+    def two(self, way, *steps, hand=(READ, "done")):
+        """A crew of two; its task is the lead's, the hand is a coworker."""
+        lead = self.agent(way, "Lead", *steps, allow_delegation=True)
+        other = self.agent(way, "Hand", *hand)
+        return guard_crew(Crew(agents=[lead, other], tasks=[task_of(lead)]), self.guard)
+
+    def lend(self, user="user:alice", scope=ALL, **terms):
+        return self.guard.delegate(user, scope=scope, **{"via": "crew:report", **terms})
+
+    def kickoff(self, crew, **terms):
+        with self.lend(**terms):
+            return crew.kickoff()
+
+    def calls(self):
+        return self._signed(self.guard)
+
+    def story(self):
+        """Who called what, and what became of it."""
+        return [(c.agent, c.tool, c.outcome or c.code) for c in self.calls()]
+
+
+@pytest.fixture
+def desk(recorded, signed):
+    """Makes a desk, with further tables of the configuration."""
+    return lambda **tables: Desk(recorded(**{"agents": AGENTS, **tables}), signed)
+
+
+# --- from hand to hand --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begin", ["kickoff", "akickoff"])
+def test_work_goes_from_hand_to_hand(desk, way, begin):
+    desk = desk()
+    crew = desk.three(way)
+    with desk.lend():
+        output = crew.kickoff() if begin == "kickoff" else asyncio.run(crew.akickoff())
+    assert (output.raw, codes(output)) == ("led", [])
+    lead, hand, third = (*CREW, "lead"), (*CREW, "lead", "hand"), (*CREW, "lead", "hand", "third")
+    assert [(c.tool, c.chain) for c in desk.calls()] == [
+        (DELEGATE, lead),
+        ("read_file", hand),
+        (ASK, hand),
+        ("read_file", third),
+        ("read_file", lead),  # what a coworker was lent is not left in force
+    ]
+    assert desk.ran == [("plan", hand), ("plan", third), ("plan", lead)]
+    for call in desk.calls():
+        assert call.agent == call.chain[-1]
+        assert set(call.scope) == set(AGENTS[call.agent]["max_scope"])
+        assert call.outcome == "ok"
+    assert hops(desk.guard) == [lead, hand, third]
+
+
+@pytest.mark.parametrize("by", [DELEGATE, ASK])
+def test_a_hop_is_signed_when_work_is_handed_over(desk, way, by):
+    desk = desk()
+    crew = desk.two(way, hands("Hand", by), "led", hand=("I make no call",))
+    desk.kickoff(crew)
+    assert desk.story() == [("lead", by, "ok")]
+    assert hops(desk.guard) == [(*CREW, "lead"), (*CREW, "lead", "hand")]
+
+
+def test_nobody_gets_more_than_the_user_has_lent(desk, way):
+    desk = desk()
+    desk.kickoff(desk.three(way), scope=["read"])
+    assert {call.scope for call in desk.calls()} == {("read",)}
+
+
+def test_what_is_lent_without_a_service_is_lent_by_the_application(desk, way):
+    desk = desk()
+    crew = desk.two(way, hands("Hand"), "led")
+    with desk.guard.delegate("user:alice", scope=ALL):
+        crew.kickoff()
+    assert [call.chain[0] for call in desk.calls()] == ["user:alice"] * 2
+    assert [call.chain[2:] for call in desk.calls()] == [("lead",), ("lead", "hand")]
+
+
+def test_the_policy_sees_who_is_in_the_chain(desk, way):
+    desk = desk()
+    desk.kickoff(desk.three(way))
+    seen = [
+        (
+            document["agent"]["name"],
+            document["delegation"]["subject"],
+            document["delegation"]["scope"],
+        )
+        for document in desk.made.asked
+    ]
+    assert seen == [
+        (call.agent, "user:alice", sorted(AGENTS[call.agent]["max_scope"])) for call in desk.calls()
+    ]
+
+
+def test_the_agents_of_two_tasks_were_not_handed_work_by_each_other(desk, way):
+    desk = desk()
+    lead, hand = (desk.agent(way, role, READ, "done") for role in ("Lead", "Hand"))
+    desk.kickoff(guard_crew(way.crew(lead, hand), desk.guard))
+    assert [call.chain for call in desk.calls()] == [(*CREW, "lead"), (*CREW, "hand")]
+
+
+def test_work_that_is_handed_to_several_at_once(desk, native):
+    desk = desk()
+    together = threading.Barrier(2, timeout=10)
+
+    @tool
+    def read_file(path: str) -> str:
+        """Read a file."""
+        together.wait()  # both coworkers are at work
+        return path
+
+    lead = native.agent("Lead", [hands("Hand"), hands("Third", ASK)], "led", allow_delegation=True)
+    others = [native.agent(role, READ, "done", tools=[read_file]) for role in ("Hand", "Third")]
+    crew = guard_crew(Crew(agents=[lead, *others], tasks=[task_of(lead)]), desk.guard)
+    desk.kickoff(crew)
+    assert sorted((c.agent, c.tool, c.chain, c.outcome) for c in desk.calls()) == [
+        ("hand", "read_file", (*CREW, "lead", "hand"), "ok"),
+        ("lead", ASK, (*CREW, "lead"), "ok"),
+        ("lead", DELEGATE, (*CREW, "lead"), "ok"),
+        ("third", "read_file", (*CREW, "lead", "third"), "ok"),
+    ]
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["manager", "made-by-the-crew"])
+@pytest.mark.parametrize("begin", ["kickoff", "akickoff"])
+def test_a_manager_hands_work_on(desk, way, given, begin):
+    desk = desk()
+    steps = (hands("Hand"), "led")
+    manager: dict[str, Any] = (
+        {"manager_agent": way.agent("Crew Manager", *steps)}
+        if given
+        else {"manager_llm": way.model(*steps)}
+    )
+    hand = desk.agent(way, "Hand", READ, "done")
+    crew = Crew(agents=[hand], tasks=[task_of(hand)], process=Process.hierarchical, **manager)
+    guard_crew(crew, desk.guard)
+    with desk.lend():
+        output: Any = crew.kickoff() if begin == "kickoff" else asyncio.run(crew.akickoff())
+    assert output.raw == "led"
+    assert [(c.agent, c.tool, c.chain, c.outcome) for c in desk.calls()] == [
+        ("crew-manager", DELEGATE, (*CREW, "crew-manager"), "ok"),
+        ("hand", "read_file", (*CREW, "crew-manager", "hand"), "ok"),
+    ]
+
+
+NESTED = {
+    "agent": lambda hand: hand.kickoff("go on"),
+    "crew": lambda hand: Crew(agents=[hand], tasks=[task_of(hand)]).kickoff(),
+    "task": lambda hand: task_of(hand).execute_sync(),
+    "thread": lambda hand: task_of(hand, async_execution=True).execute_async().result(),
+}
+
+
+@pytest.mark.parametrize("begin", NESTED)
+@pytest.mark.parametrize("table", [None, {"lead": ["hand"]}, {}], ids=["", "allowed", "denied"])
+def test_a_tool_that_begins_another_agent_hands_work_on(desk, way, begin, table):
+    desk = desk(**({} if table is None else {"delegation": table}))
+    hand = guard_agent(desk.agent(way, "Hand", READ, "done"), desk.guard)
+
+    @tool
+    def begin_work(what: str) -> str:
+        """Begin another agent's work."""
+        NESTED[begin](hand)
+        return what
+
+    lead = way.agent("Lead", ("begin_work", {"what": "it"}), "led", tools=[begin_work])
+    desk.kickoff(guard_crew(way.crew(lead), desk.guard))
+    if table == {}:
+        assert desk.story() == [("lead", "begin_work", "error")]
+        assert (desk.ran, hops(desk.guard)) == ([], [(*CREW, "lead")])
+    else:
+        assert [(c.tool, c.chain, c.outcome) for c in desk.calls()] == [
+            ("begin_work", (*CREW, "lead"), "ok"),
+            ("read_file", (*CREW, "lead", "hand"), "ok"),
+        ]
+
+
+def test_an_async_tool_that_begins_another_agent_hands_work_on(desk, way):
+    desk = desk()
+    hand: Any = guard_agent(desk.agent(way, "Hand", READ, "done"), desk.guard)
+
+    @tool
+    async def begin_work(what: str) -> str:
+        """Begin another agent's work."""
+        await hand.kickoff(what)  # a coroutine there, which runs later than it was made
+        return what
+
+    lead = way.agent("Lead", ("begin_work", {"what": "it"}), READ, "led")
+    lead.tools = [begin_work, desk.read_file]
+    desk.kickoff(guard_crew(way.crew(lead), desk.guard))
+    assert [(c.tool, c.chain, c.outcome) for c in desk.calls()] == [
+        ("begin_work", (*CREW, "lead"), "ok"),
+        ("read_file", (*CREW, "lead", "hand"), "ok"),
+        ("read_file", (*CREW, "lead"), "ok"),
+    ]
+
+
+def test_work_that_comes_back_to_who_is_still_at_it_is_not_done_as_somebody_else(desk, way):
+    desk = desk()
+    lead = desk.agent(way, "Lead", hands("Hand"), READ, "led", allow_delegation=True)
+    hand = desk.agent(way, "Hand", hands("Lead"), READ, "handed")
+    hand.tools = [desk.read_file, *hand.get_delegation_tools([lead])]
+    crew = guard_crew(Crew(agents=[lead, hand], tasks=[task_of(lead)]), desk.guard)
+    desk.kickoff(crew)  # CrewAI has one executor for an agent, which is busy
+    for call in desk.calls():
+        assert call.agent == call.chain[-1]
+    assert [(c.agent, c.tool) for c in desk.calls()] == [
+        ("lead", DELEGATE),
+        ("hand", DELEGATE),
+        ("hand", "read_file"),
+        ("lead", "read_file"),
+    ]
+    assert desk.calls()[-1].chain == (*CREW, "lead")
+
+
+# --- what a tool requires -----------------------------------------------------------------------
+
+REQUIRES = {"read_file": {"requires": ["write"]}}
+
+
+def test_a_tool_is_refused_without_the_scope_that_it_requires(desk, way):
+    desk = desk(tools=REQUIRES)
+    desk.kickoff(desk.three(way))
+    assert desk.story() == [
+        ("lead", DELEGATE, "ok"),
+        ("hand", "read_file", "ok"),
+        ("hand", ASK, "ok"),
+        ("third", "read_file", "scope.exceeded"),  # its max_scope has no more than read
+        ("lead", "read_file", "ok"),
+    ]
+    asked = [(document["agent"]["name"], document["action"]) for document in desk.made.asked]
+    assert ("third", "read_file") not in asked
+    assert ("hand", "read_file") in asked
+    assert [path for path, _members in desk.ran] == ["plan", "plan"]
+
+
+def test_a_tool_is_refused_where_the_user_has_not_lent_what_it_requires(desk, way):
+    desk = desk(tools=REQUIRES)
+    output = desk.kickoff(desk.two(way, READ, hands("Hand"), "led"), scope=["read"])
+    assert codes(output)[0] == "scope.exceeded"
+    assert desk.story() == [
+        ("lead", "read_file", "scope.exceeded"),
+        ("lead", DELEGATE, "ok"),
+        ("hand", "read_file", "scope.exceeded"),
+    ]
+    assert desk.ran == []
+    assert [document["action"] for document in desk.made.asked] == [DELEGATE]
+
+
+@pytest.mark.parametrize("scope", [ALL, ("read",)], ids=["allowed", "denied"])
+def test_handing_work_on_can_require_a_scope_as_well(desk, way, scope):
+    desk = desk(tools={DELEGATE: {"requires": ["publish"]}})
+    output = desk.kickoff(desk.two(way, hands("Hand"), "led"), scope=scope)
+    if scope == ALL:
+        assert desk.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
+    else:
+        assert codes(output) == ["scope.exceeded"]
+        assert desk.story() == [("lead", DELEGATE, "scope.exceeded")]
+        assert (desk.ran, hops(desk.guard)) == ([], [(*CREW, "lead")])
+
+
+@pytest.mark.parametrize("to", ["Hand", "Third"])
+def test_the_policy_decides_to_whom_work_is_handed(desk, way, to):
+    desk = desk()
+    desk.made.decide = lambda document: (
+        Decision.deny("not to the third")
+        if document["args"].get("coworker") == "Third"
+        else Decision.allow()
+    )
+    lead = way.agent("Lead", hands(to), "led", allow_delegation=True)
+    others = [desk.agent(way, role, READ, "done") for role in ("Hand", "Third")]
+    crew = guard_crew(Crew(agents=[lead, *others], tasks=[task_of(lead)]), desk.guard)
+    output = desk.kickoff(crew)
+    if to == "Hand":
+        assert desk.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
+    else:
+        assert codes(output) == ["policy.denied"]
+        assert desk.story() == [("lead", DELEGATE, "policy.denied")]
+        assert (desk.ran, hops(desk.guard)) == ([], [(*CREW, "lead")])
+
+
+# --- who may hand on to whom --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", [DELEGATE, ASK])
+@pytest.mark.parametrize(
+    ("table", "allowed"),
+    [
+        ({"lead": ["hand"]}, True),
+        ({"lead": ["third", "hand"]}, True),
+        ({"lead": ["third"]}, False),
+        ({"hand": ["lead"], "third": ["hand"]}, False),
+        ({}, False),
+    ],
+)
+def test_an_agent_hands_on_to_whom_the_configuration_says(desk, way, by, table, allowed):
+    desk = desk(delegation=table)
+    output = desk.kickoff(desk.two(way, hands("Hand", by), "led"))
+    first = desk.calls()[0]
+    assert (first.agent, first.chain) == ("lead", (*CREW, "lead"))
+    if allowed:
+        assert desk.story() == [("lead", by, "ok"), ("hand", "read_file", "ok")]
+        assert codes(output) == []
+    else:
+        assert desk.story() == [("lead", by, "delegation.delegatee")]
+        assert codes(output) == ["delegation.delegatee"]
+        assert (desk.ran, hops(desk.guard)) == ([], [(*CREW, "lead")])
+        assert desk.made.asked == []
+
+
+def test_a_coworker_hands_on_no_further_than_it_may(desk, way):
+    desk = desk(delegation={"lead": ["hand", "third"]})
+    desk.kickoff(desk.three(way))
+    assert desk.story() == [
+        ("lead", DELEGATE, "ok"),
+        ("hand", "read_file", "ok"),
+        ("hand", ASK, "delegation.delegatee"),
+        ("lead", "read_file", "ok"),
+    ]
+    assert desk.calls()[2].chain == (*CREW, "lead", "hand")
+
+
+@pytest.mark.parametrize("to", ["Hand", "Third"])
+def test_a_manager_hands_on_to_whom_it_may(desk, way, to):
+    desk = desk(delegation={"crew-manager": ["hand"]})
+    hand, third = (desk.agent(way, role, READ, "done") for role in ("Hand", "Third"))
+    crew = Crew(
+        agents=[hand, third],
+        tasks=[Task(description="a task", expected_output="words")],
+        process=Process.hierarchical,
+        manager_llm=way.model(hands(to), "led"),
+    )
+    output = desk.kickoff(guard_crew(crew, desk.guard))
+    if to == "Hand":
+        assert desk.story() == [("crew-manager", DELEGATE, "ok"), ("hand", "read_file", "ok")]
+    else:
+        assert codes(output) == ["delegation.delegatee"]
+        assert desk.story() == [("crew-manager", DELEGATE, "delegation.delegatee")]
+        assert desk.ran == []
+
+
+SPELLED = ["hand", "HAND", "  Hand ", '"Hand"', 'Ha"nd', "Hand\n", "[Hand, Third]", "\tHAND"]
+
+
+@pytest.mark.parametrize("spelled", SPELLED)
+@pytest.mark.parametrize("table", [{"lead": ["hand"]}, {"lead": ["third"]}], ids=["", "denied"])
+def test_a_role_that_crewai_takes_for_a_coworkers_is_that_coworkers(desk, native, spelled, table):
+    desk = desk(delegation=table)
+    lead = native.agent("Lead", hands(spelled), "led", allow_delegation=True)
+    others = [desk.agent(native, role, READ, "done") for role in (" Hand", "Third")]
+    crew = guard_crew(Crew(agents=[lead, *others], tasks=[task_of(lead)]), desk.guard)
+    output = desk.kickoff(crew)
+    if table == {"lead": ["hand"]}:
+        assert desk.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
+    else:
+        assert codes(output) == ["delegation.delegatee"]
+        assert desk.story() == [("lead", DELEGATE, "delegation.delegatee")]
+        assert desk.ran == []
+
+
+@pytest.mark.parametrize("coworker", ["nobody", "", "[]", "[nobody, Hand]", "Han d"])
+def test_work_for_a_coworker_that_is_not_there_is_done_by_nobody(desk, native, coworker):
+    desk = desk(delegation={"lead": ["hand"]})
+    desk.kickoff(desk.two(native, hands(coworker), "led"))
+    assert (desk.ran, hops(desk.guard)) == ([], [(*CREW, "lead")])
+    assert [(c.agent, c.tool) for c in desk.calls()] == [("lead", DELEGATE)]
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["allowed", "denied"])
+def test_of_two_agents_with_one_role_the_first_is_given_the_work(desk, way, order):
+    desk = desk(delegation={"lead": ["hand"]})
+    lead = way.agent("Lead", hands("Twin"), "led", allow_delegation=True)
+    twins = [desk.agent(way, "Twin", READ, "done") for _twin in range(2)]
+    for twin, name in zip(twins, ("hand", "third"), strict=True):
+        guard_agent(twin, desk.guard, name=name)
+    crew = guard_crew(Crew(agents=[lead, *twins[::order]], tasks=[task_of(lead)]), desk.guard)
+    output = desk.kickoff(crew)
+    if order == 1:
+        assert desk.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
+        # no hop for whom there was no work
+        assert hops(desk.guard) == [(*CREW, "lead"), (*CREW, "lead", "hand")]
+    else:
+        assert codes(output) == ["delegation.delegatee"]
+        assert desk.ran == []
+
+
+def test_an_agent_is_who_its_role_was_written_as_whatever_inputs_make_of_it(desk, way):
+    desk = desk(delegation={"lead": ["hand"]})
+    lead = way.agent("{who}", hands("Third"), "led", allow_delegation=True)
+    guard_agent(lead, desk.guard, name="lead")
+    hand = guard_agent(desk.agent(way, "The {other}", READ, "done"), desk.guard, name="hand")
+    crew = guard_crew(Crew(agents=[lead, hand], tasks=[task_of(lead)]), desk.guard)
+    lead.llm.steps[0] = hands("the third")
+    with desk.lend():
+        crew.kickoff(inputs={"who": "Third", "other": "Third"})
+    assert desk.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
+    assert lead.role == "Third"
+
+
+DIRECT = {
+    "by-name": lambda t: t.run(task="t", context="c", coworker="Hand"),
+    "_run": lambda t: t._run(task="t", context="c", coworker="Hand"),
+    "co_worker": lambda t: t._run(task="t", context="c", co_worker="Hand"),
+    "by-position": lambda t: t._run("t", "c", "Hand"),
+    "run-by-position": lambda t: t.run("t", "c", "Hand"),
+}
+
+
+@pytest.mark.parametrize("how", DIRECT)
+@pytest.mark.parametrize("table", [{"lead": ["hand"]}, {"lead": ["third"]}], ids=["", "denied"])
+def test_however_the_tool_is_called_it_hands_on_to_whom_it_may(desk, native, how, table):
+    desk = desk(delegation=table)
+    crew = desk.two(native)
+    lead, hand = crew.agents
+    lead.create_agent_executor(lead.get_delegation_tools([hand]))
+    delegate = lead.agent_executor.original_tools[0]
+    with desk.lend():
+        said = DIRECT[how](delegate)
+    if table == {"lead": ["hand"]}:
+        assert said == "done"
+        assert desk.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
+    else:
+        assert said.code == "delegation.delegatee"
+        assert desk.ran == []
+        assert "ok" not in [became for *_who, became in desk.story()]
+
+
+# --- what ends it -------------------------------------------------------------------------------
+
+
+def test_without_a_delegation_nobody_acts(desk, way):
+    desk = desk()
+    output = desk.two(way, READ, hands("Hand"), "led").kickoff()
+    assert codes(output) == ["delegation.missing"] * 2
+    assert desk.story() == [
+        ("lead", "read_file", "delegation.missing"),
+        ("lead", DELEGATE, "delegation.missing"),
+    ]
+    assert (desk.ran, hops(desk.guard), desk.made.asked) == ([], [], [])
+    assert {call.chain for call in desk.calls()} == {()}
+
+
+@pytest.mark.parametrize(("depth", "became"), [(4, "ok"), (3, "ok"), (2, "denied"), (1, "denied")])
+def test_a_chain_that_is_too_long_is_told_as_a_failure(desk, way, depth, became):
+    desk = desk()
+    output = desk.kickoff(desk.two(way, hands("Hand"), "led"), max_depth=depth)
+    if became == "ok":
+        assert desk.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
+        assert codes(output) == []
+    else:
+        assert codes(output) == ["delegation.depth"]
+        assert desk.ran == []
+        assert "ok" not in [outcome for *_who, outcome in desk.story()]
+
+
+def test_a_delegation_that_has_ended_is_no_longer_one(desk, way):
+    desk = desk()
+    ends: list[datetime] = []
+
+    @tool
+    def wait(what: str) -> str:
+        """Wait until what was lent has ended."""
+        time.sleep(max(0.0, (ends[0] - datetime.now(UTC)).total_seconds()) + 0.01)
+        return what
+
+    crew = desk.two(way, READ, ("wait", {"what": "it"}), READ, hands("Hand"), "led")
+    crew.agents[0].tools.append(wait)
+    with desk.lend(expires_in=2) as lent:
+        ends.append(lent.expires_at)
+        output = crew.kickoff()
+    assert codes(output) == ["delegation.expired"] * 2
+    assert desk.story() == [
+        ("lead", "read_file", "ok"),
+        ("lead", "wait", "ok"),
+        ("lead", "read_file", "delegation.expired"),
+        ("lead", DELEGATE, "delegation.expired"),
+    ]
+    assert [path for path, _members in desk.ran] == ["plan"]
+
+
+def test_no_more_calls_are_made_than_were_lent(desk, way):
+    desk = desk()
+    output = desk.kickoff(desk.two(way, hands("Hand"), READ, "led"), max_calls=2)
+    assert codes(output) == ["calls.exceeded"]
+    assert desk.story() == [
+        ("lead", DELEGATE, "ok"),
+        ("hand", "read_file", "ok"),
+        ("lead", "read_file", "calls.exceeded"),
+    ]
+
+
+PASSPHRASE = b"of this test"
+
+
+class Place(Desk):
+    """A desk whose guard is a durable one; ``revoke`` is what an administrator does meanwhile."""
+
+    def __init__(self, folder, signed):
+        self._settings = settings_of(folder)
+        home = domain.take_up(self._settings, PASSPHRASE)
+        engine = FunctionEngine(lambda _document: Decision.allow())
+        super().__init__(SimpleNamespace(guard=Guard(self._settings, engine, home)), signed)
+
+    def revoke(self, what):
+        at = datetime.now(UTC)
+        if what == "everything":
+            administration.freeze(self._settings, PASSPHRASE, frozen=True, note="n", now=at)
+        else:
+            administration.revoke(self._settings, PASSPHRASE, what, note="n", now=at)
+
+
+def settings_of(folder):
+    tables = {"trust_domain": "acme.example", "anchor": "", "agents": AGENTS}
+    return config.parse(tables, source="agentguard.toml", base=folder)
+
+
+@pytest.fixture(scope="module")
+def founded(tmp_path_factory):
+    """A domain that nobody has used yet, whose keys are encrypted with less work than is safe."""
+    settings = settings_of(tmp_path_factory.mktemp("founded"))
+    domain.found(settings, PASSPHRASE, now=datetime.now(UTC))
+    for path in (settings.state / "keys").iterdir():
+        key = Ed25519Signer.from_openssh(path.read_bytes(), PASSPHRASE)
+        path.write_bytes(key.to_openssh(PASSPHRASE, rounds=1))
+    return settings.base
+
+
+@pytest.fixture
+def place(tmp_path, founded, signed):
+    """A desk with a durable guard."""
+    shutil.copytree(founded, tmp_path, dirs_exist_ok=True)
+    made = Place(tmp_path, signed)
+    yield made
+    assert made.guard.verify().ok
+    made.guard.close()
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "stopped"),
+    [
+        ("agent:hand", "delegation.revoked", {"hand"}),
+        ("agent:lead", "delegation.revoked", {"hand", "lead"}),
+        ("user:alice", "delegation.revoked", {"hand", "lead"}),
+        ("crew:report", "delegation.revoked", {"hand", "lead"}),
+        ("this delegation", "delegation.revoked", {"hand", "lead"}),
+        ("everything", "domain.frozen", {"hand", "lead"}),
+        ("agent:third", "", set()),
+        ("user:bob", "", set()),
+    ],
+)
+def test_what_is_revoked_stops_at_its_next_call(place, way, what, code, stopped):
+    names: list[str] = []
+
+    @tool
+    def meanwhile(what: str) -> str:
+        """Let an administrator act meanwhile."""
+        place.revoke(*names)
+        return what
+
+    hand = (READ, ("meanwhile", {"what": "it"}), ("read_file", {"path": "paper"}), "done")
+    crew = place.two(way, hands("Hand"), READ, hands("Hand"), "led", hand=(*hand, "done again"))
+    crew.agents[1].tools.append(meanwhile)
+    with place.lend() as lent:
+        names.append(lent.id if what == "this delegation" else what)
+        output = crew.kickoff()
+
+    def became(agent):
+        return code if agent in stopped else "ok"
+
+    assert place.story()[:5] == [
+        ("lead", DELEGATE, "ok"),
+        ("hand", "read_file", "ok"),
+        ("hand", "meanwhile", "ok"),
+        ("hand", "read_file", became("hand")),
+        ("lead", "read_file", became("lead")),
+    ]
+    assert [path for path, _members in place.ran] == [
+        "plan",
+        *["paper"] * ("hand" not in stopped),
+        *["plan"] * ("lead" not in stopped),
+    ]
+    # the second handing over: a call of the lead's, or one that has failed for the hand's sake
+    again = code if "lead" in stopped else "error" if stopped else "ok"
+    assert place.story()[5:] == [("lead", DELEGATE, again)]
+    refused = {0: 0, 1: 2, 2: 3}[len(stopped)]
+    assert [one for one in codes(output) if one] == [code] * refused
+
+
+# --- an authority of one's own ------------------------------------------------------------------
+
+OWN = {**AGENTS, "lead": {"authority": "own", "max_scope": ["read", "write"]}}
+
+
+def test_an_agent_with_an_authority_of_its_own_acts_by_itself(desk, way):
+    desk = desk(agents=OWN)
+    crew = desk.two(way, READ, hands("Hand"), "led")
+    crew.kickoff()
+    # what it does by itself it can't lend on
+    assert desk.story() == [
+        ("lead", "read_file", "ok"),
+        ("lead", DELEGATE, "ok"),
+        ("hand", "read_file", "delegation.missing"),
+    ]
+    assert {call.chain for call in desk.calls()} == {()}
+    assert hops(desk.guard) == []
+
+
+def test_two_agents_with_an_authority_of_their_own(desk, way):
+    own = {**OWN, "hand": {"authority": "own", "max_scope": ["read"]}}
+    desk = desk(agents=own, tools={"read_file": {"requires": ["write"]}})
+    desk.two(way, READ, hands("Hand"), "led").kickoff()
+    assert desk.story() == [
+        ("lead", "read_file", "ok"),
+        ("lead", DELEGATE, "ok"),
+        ("hand", "read_file", "scope.exceeded"),
+    ]
+
+
+@pytest.mark.parametrize("table", [{"lead": ["hand"]}, {}], ids=["allowed", "denied"])
+def test_whom_it_hands_work_on_to_is_said_for_one_that_acts_by_itself_too(desk, way, table):
+    own = {**OWN, "hand": {"authority": "own", "max_scope": ["read"]}}
+    desk = desk(agents=own, delegation=table)
+    output = desk.two(way, hands("Hand"), "led").kickoff()
+    if table:
+        assert desk.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
+    else:
+        assert codes(output) == ["delegation.delegatee"]
+        assert (desk.story(), desk.ran) == ([("lead", DELEGATE, "delegation.delegatee")], [])
+
+
+def test_a_delegation_in_force_is_that_of_an_agent_with_its_own_authority_too(desk, way):
+    desk = desk(agents=OWN, tools={"read_file": {"requires": ["write"]}})
+    crew = desk.two(way, READ, hands("Hand"), "led")
+    desk.kickoff(crew, scope=["read"])
+    assert [(c.chain, c.outcome or c.code) for c in desk.calls()] == [
+        ((*CREW, "lead"), "scope.exceeded"),
+        ((*CREW, "lead"), "ok"),
+        ((*CREW, "lead", "hand"), "scope.exceeded"),
+    ]
+
+
+# --- two users ----------------------------------------------------------------------------------
+
+LENT = {"user:alice": ALL, "user:bob": ("read",)}
+
+
+def of_user(calls, user):
+    return [(c.agent, c.chain[1:], c.scope) for c in calls if c.chain[0] == user]
+
+
+def expected(user):
+    allowed = [sorted(set(LENT[user]) & set(AGENTS[agent]["max_scope"])) for agent in AGENTS]
+    lead, hand = (tuple(scope) for scope in allowed[:2])
+    via = ("crew:report", "lead")
+    return [("lead", via, lead), ("hand", (*via, "hand"), hand)]
+
+
+@pytest.mark.parametrize("begin", ["kickoff", "akickoff"])
+def test_two_users_one_after_another_with_one_crew(desk, way, begin):
+    desk = desk()
+    steps = (hands("Hand"), "led")
+    crew = desk.two(way, *steps, *steps, *steps, hand=(READ, "done") * 3)
+    for user in ("user:alice", "user:bob", "user:alice"):
+        with desk.lend(user, scope=LENT[user]):
+            if begin == "kickoff":
+                crew.kickoff()
+            else:
+                asyncio.run(crew.akickoff())
+    calls = desk.calls()
+    assert [call.chain[0] for call in calls] == [
+        *["user:alice"] * 2,
+        *["user:bob"] * 2,
+        *["user:alice"] * 2,
+    ]
+    for user, times in (("user:alice", 2), ("user:bob", 1)):
+        assert of_user(calls, user) == expected(user) * times
+    assert [members for _path, members in desk.ran] == [
+        call.chain for call in calls if call.tool == "read_file"
+    ]
+    assert len({call.instance for call in calls}) == len(("lead", "hand"))
+
+
+def together(desk, number):
+    """A tool that is called by as many at once, and tells for whom it was."""
+    barrier = threading.Barrier(number, timeout=20)
+
+    @tool
+    def read_file(path: str) -> str:
+        """Read a file."""
+        barrier.wait()
+        lent = current_delegation()
+        assert lent is not None
+        desk.ran.append(lent.principal)
+        return path
+
+    return read_file
+
+
+@pytest.mark.parametrize("sync", [True, False], ids=["threads", "tasks"])
+def test_two_users_at_once_with_copies_of_one_crew(desk, way, sync):
+    desk = desk()
+    crew = desk.two(way, hands("Hand"), "led")
+    crew.agents[1].tools = [together(desk, 2)]
+    copies = {user: crew.copy() for user in LENT}
+    for copied in copies.values():
+        for agent, steps in zip(
+            copied.agents, [(hands("Hand"), "led"), (READ, "done")], strict=True
+        ):
+            agent.llm = way.model(*steps)
+
+    def one(user):
+        with desk.lend(user, scope=LENT[user]):
+            return copies[user].kickoff().raw
+
+    async def aone(user):
+        with desk.lend(user, scope=LENT[user]):
+            return (await copies[user].akickoff()).raw
+
+    async def both():
+        return await asyncio.gather(*map(aone, LENT))
+
+    if sync:
+        with ThreadPoolExecutor(2) as threads:
+            assert list(threads.map(one, LENT)) == ["led", "led"]
+    else:
+        assert asyncio.run(both()) == ["led", "led"]
+    for user in LENT:
+        assert of_user(desk.calls(), user) == expected(user)
+    assert sorted(desk.ran) == sorted(LENT)
+
+
+def test_two_users_at_once_with_one_agent(desk, way):
+    desk = desk()
+    lead: Any = guard_agent(way.agent("Lead", tools=[together(desk, 2)]), desk.guard)
+    # both read first: what either of them is told does not depend on who was faster
+    lead.llm.steps = [READ, READ, "done", "done"]
+
+    def one(user):
+        with desk.lend(user, scope=LENT[user]):
+            return lead.kickoff("go on").raw
+
+    with ThreadPoolExecutor(2) as threads:
+        assert all("done" in said for said in threads.map(one, LENT))
+    assert sorted(call.chain for call in desk.calls()) == [
+        (user, "crew:report", "lead") for user in sorted(LENT)
+    ]
+    assert sorted(desk.ran) == sorted(LENT)
+    assert len({call.instance for call in desk.calls()}) == 1
+
+
+def test_two_users_at_once_with_the_same_crew_are_not_mixed_up(desk, way):
+    desk = desk()
+    entered, leave = threading.Event(), threading.Event()
+
+    @tool
+    def read_file(path: str) -> str:
+        """Read a file."""
+        entered.set()
+        assert leave.wait(20)
+        lent = current_delegation()
+        assert lent is not None
+        desk.ran.append(lent.principal)
+        return path
+
+    lead = way.agent("Lead", READ, *["done"] * 6, tools=[read_file])
+    crew = guard_crew(way.crew(lead), desk.guard)
+
+    def one(user):
+        with desk.lend(user, scope=LENT[user]):
+            return crew.kickoff()
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(one, "user:alice")
+        assert entered.wait(20)
+        # CrewAI has one executor for an agent, and refuses the second
+        with pytest.raises(RuntimeError, match="already running"):
+            threads.submit(one, "user:bob").result()
+        leave.set()
+        first.result()
+    assert [call.chain for call in desk.calls()] == [(*CREW, "lead")]
+    assert desk.ran == ["user:alice"]

@@ -1,0 +1,381 @@
+"""The tools of real MCP servers, in processes of their own, as CrewAI finds and calls them.
+
+A policy knows them by the names that the configuration gives them (``[aliases]``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crewai import Crew, Task
+from crewai.mcp import MCPServerHTTP, MCPServerSSE, MCPServerStdio
+from crewai.tools.mcp_tool_wrapper import MCPToolWrapper
+from crewai.utilities.string_utils import sanitize_tool_name
+from pydantic import create_model
+
+from agentguard import Decision, ToolSpec
+from agentguard.audit import entry
+from agentguard.envelope import Envelope
+from agentguard_crewai import guard_agent, guard_crew
+
+AGENTS = {"lead": {"max_scope": ["read", "write"]}, "hand": {"max_scope": ["read"]}}
+CHAIN = ("user:alice", "crew:report", "lead")
+DEPRECATED = pytest.mark.filterwarnings(
+    "ignore:Use `streamable_http_client` instead:DeprecationWarning"  # CrewAI does not yet
+)
+SERVER = '''
+import sys
+from mcp.server.fastmcp import FastMCP
+
+kind, written, port = sys.argv[1:]
+server = FastMCP("files", log_level="CRITICAL", host="127.0.0.1", port=int(port))
+
+
+@server.tool()
+def write_file(path: str, text: str = "x") -> str:
+    """Write a file."""
+    with open(written, "a") as file:
+        file.write(f"{path}={text};")
+    if path == "full":
+        raise ValueError("the disk is full")
+    return f"wrote {path}"
+
+
+server.run(kind)
+'''
+
+
+class Server:
+    """A server of one kind; ``config`` is how CrewAI reaches it, ``name`` what it calls it."""
+
+    def __init__(self, kind, config, name, written):
+        self.kind = kind
+        self.config = config
+        self.name = name
+        self.tool = sanitize_tool_name(f"{name}_write_file")
+        self._written = written
+
+    def written(self):
+        """What was written since this was asked for last."""
+        text = self._written.read_text()
+        self._written.write_text("")
+        return text
+
+
+def free_port():
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def begun(folder, kind, path):
+    """Begin a server that is reached over the network; return its process and its port."""
+    port = free_port()
+    arguments = [sys.executable, "server.py", kind, "written", str(port)]
+    process = subprocess.Popen(arguments, cwd=folder, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with suppress(OSError), closing(socket.create_connection(("127.0.0.1", port), timeout=5)):
+            return process, f"http://localhost:{port}/{path}", f"localhost:{port}_{path}"
+        time.sleep(0.05)
+    process.kill()
+    pytest.fail("the server did not begin")
+
+
+def folder_of(tmp_path_factory, kind):
+    folder = tmp_path_factory.mktemp(kind)
+    (folder / "server.py").write_text(SERVER)
+    (folder / "written").write_text("")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sse(tmp_path_factory):
+    """A server that sends events."""
+    folder = folder_of(tmp_path_factory, "sse")
+    process, url, name = begun(folder, "sse", "sse")
+    yield Server("sse", MCPServerSSE(url=url), name, folder / "written")
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def http(tmp_path_factory):
+    """A server with streamable HTTP."""
+    folder = folder_of(tmp_path_factory, "http")
+    process, url, name = begun(folder, "streamable-http", "mcp")
+    yield Server("http", MCPServerHTTP(url=url), name, folder / "written")
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def stdio(tmp_path_factory, monkeypatch):
+    """A server that CrewAI begins for each call."""
+    folder = folder_of(tmp_path_factory, "stdio")
+    monkeypatch.chdir(folder)
+    # the name of the command is part of the tools' names
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    config = MCPServerStdio(command="python", args=["server.py", "stdio", "written", "0"])
+    return Server("stdio", config, "python_server.py_stdio_written_0", folder / "written")
+
+
+@pytest.fixture
+def server(request):
+    """The server that a test is told to take."""
+    return request.getfixturevalue(request.param)
+
+
+class Desk:
+    """A guard whose policy lets everything be written but a secret; it knows aliases."""
+
+    def __init__(self, made, signed):
+        self.made = made
+        self.guard = made.guard
+        self._signed = signed
+        made.decide = lambda document: (
+            Decision.deny("it is secret")
+            if document["args"]["path"] == "secret"
+            else Decision.allow()
+        )
+
+    def lend(self, *scope):
+        return self.guard.delegate("user:alice", scope=scope or ["write"], via="crew:report")
+
+    def kickoff(self, agent, *scope):
+        crew = guard_crew(Crew(agents=[agent], tasks=[task_of(agent)]), self.guard)
+        with self.lend(*scope):
+            return crew.kickoff()
+
+    def calls(self):
+        return self._signed(self.guard)
+
+    def story(self):
+        return [(c.agent, c.tool, c.arguments["path"], c.outcome or c.code) for c in self.calls()]
+
+    def digests(self):
+        """The digests of the tools in the calls that were signed."""
+        with closing(self.guard.reader()) as reader:
+            read = [entry.parse(body) for _index, body in reader.entries(0)]
+        payloads: list[Any] = [
+            json.loads(Envelope.parse(one.members["invocation"]).payload)
+            for one in read
+            if one.kind == "authorization"
+        ]
+        return {payload["predicate"]["tool"]["digest"] for payload in payloads}
+
+
+@pytest.fixture
+def desk(recorded, signed):
+    """Makes a desk that knows the tool of a server as ``write_file``, and more tables."""
+
+    def make(server, **tables):
+        given = {"agents": AGENTS, "aliases": {server.tool: "write_file"}, **tables}
+        return Desk(recorded(**given), signed)
+
+    return make
+
+
+def task_of(agent):
+    return Task(description="a task", expected_output="words", agent=agent)
+
+
+def writes(server, *paths):
+    return [(server.tool, {"path": path}) for path in paths]
+
+
+def failures(output):
+    found = output.tasks_output[0].tool_failures
+    return [(one.failure.reason.value, one.failure.code) for one in found]
+
+
+BOTH = [("tool_reported", "policy.denied"), ("mcp_error", None)]
+
+
+def test_a_tool_of_a_server_that_is_begun_for_each_call(desk, stdio, native):
+    desk = desk(stdio)
+    steps = writes(stdio, "plan", "secret", "full")
+    output = desk.kickoff(native.agent("Lead", *steps, "done", mcps=[stdio.config]))
+    assert (output.raw, failures(output)) == ("done", BOTH)
+    assert desk.story() == [
+        ("lead", "write_file", "plan", "ok"),
+        ("lead", "write_file", "secret", "policy.denied"),
+        ("lead", "write_file", "full", "ok"),  # it has answered, that it could not
+    ]
+    assert {(call.chain, call.scope) for call in desk.calls()} == {(CHAIN, ("write",))}
+    assert stdio.written() == "plan=x;full=x;"
+
+
+def test_a_tool_of_a_server_that_sends_events(desk, sse, way):
+    desk = desk(sse)
+    steps = writes(sse, "plan", "secret", "full")
+    output = desk.kickoff(way.agent("Lead", *steps, "done", mcps=[sse.config]))
+    assert (output.raw, failures(output)) == ("done", BOTH)
+    assert "the disk is full" in str(output.tasks_output[0].messages)
+    assert desk.story() == [
+        ("lead", "write_file", "plan", "ok"),
+        ("lead", "write_file", "secret", "policy.denied"),
+        ("lead", "write_file", "full", "ok"),
+    ]
+    assert {(call.chain, call.scope) for call in desk.calls()} == {(CHAIN, ("write",))}
+    assert sse.written() == "plan=x;full=x;"
+
+
+@DEPRECATED
+def test_a_tool_of_a_server_with_streamable_http(desk, http, way):
+    desk = desk(http)
+    steps = writes(http, "plan", "secret")
+    desk.kickoff(way.agent("Lead", *steps, "done", mcps=[http.config]))
+    # CrewAI leaves this transport in another task than it has entered it in, where wait_for of
+    # Python 3.11 makes one, and takes that for an error of the call, which was made
+    made = "ok" if sys.version_info >= (3, 12) else "error"
+    assert desk.story() == [
+        ("lead", "write_file", "plan", made),
+        ("lead", "write_file", "secret", "policy.denied"),
+    ]
+    assert {(call.chain, call.scope) for call in desk.calls()} == {(CHAIN, ("write",))}
+    assert http.written() == "plan=x;"
+
+
+def test_the_policy_sees_what_the_server_is_sent(desk, sse, way):
+    desk = desk(sse)
+    said = (sse.tool, {"path": "plan", "text": "é"})
+    desk.kickoff(way.agent("Lead", said, *writes(sse, "paper"), "done", mcps=[sse.config]))
+    asked = [document["args"] for document in desk.made.asked]
+    assert asked == [{"path": "plan", "text": "é"}, {"path": "paper", "text": "x"}]
+    assert [call.arguments for call in desk.calls()] == asked
+    assert sse.written() == "plan=é;paper=x;"
+
+
+@pytest.mark.parametrize("server", ["sse", "stdio"], indirect=True)
+def test_where_a_tool_comes_from_is_part_of_what_is_signed(desk, server, native):
+    desk = desk(server)
+    lead: Any = native.agent("Lead", *writes(server, "secret"), "done", mcps=[server.config])
+    desk.kickoff(lead)
+    (found,) = lead.agent_executor.original_tools
+    schema = found.args_schema.model_json_schema()
+    origins = (f"mcp:{server.name}", "mcp:another", "crewai.tools.mcp_native_tool:MCPNativeTool")
+    digests = [ToolSpec("write_file", "Write a file.", schema, one).digest for one in origins]
+    assert desk.digests() == {digests[0]}
+    assert len(set(digests)) == len(origins)
+
+
+def test_without_an_alias_the_policy_knows_a_tool_as_the_model_does(recorded, signed, sse, way):
+    desk = Desk(recorded(agents=AGENTS), signed)
+    desk.kickoff(way.agent("Lead", *writes(sse, "plan", "secret"), "done", mcps=[sse.config]))
+    assert desk.story() == [
+        ("lead", sse.tool, "plan", "ok"),
+        ("lead", sse.tool, "secret", "policy.denied"),
+    ]
+    assert {document["action"] for document in desk.made.asked} == {sse.tool}
+    assert sse.written() == "plan=x;"
+
+
+LIMITS = {"write_file": {"requires": ["write"], "resource": "file:{path}"}}
+
+
+def test_what_the_configuration_says_of_a_tool_is_said_by_its_alias(desk, sse, way):
+    desk = desk(sse, tools=LIMITS)
+    output = desk.kickoff(way.agent("Lead", *writes(sse, "plan"), "done", mcps=[sse.config]))
+    assert failures(output) == []
+    (document,) = desk.made.asked
+    assert (document["action"], document["resource"]) == ("write_file", "file:plan")
+    assert desk.story() == [("lead", "write_file", "plan", "ok")]
+    assert sse.written() == "plan=x;"
+
+
+@pytest.mark.parametrize("server", ["sse", "stdio"], indirect=True)
+def test_without_the_scope_that_it_requires_a_server_is_not_called(desk, server, native):
+    desk = desk(server, tools=LIMITS)
+    steps = writes(server, "plan")
+    output = desk.kickoff(native.agent("Lead", *steps, "done", mcps=[server.config]), "read")
+    assert failures(output) == [("tool_reported", "scope.exceeded")]
+    assert desk.made.asked == []
+    assert desk.story() == [("lead", "write_file", "plan", "scope.exceeded")]
+    assert server.written() == ""
+
+
+def test_without_a_delegation_a_server_is_not_called(desk, sse, way):
+    desk = desk(sse)
+    lead = way.agent("Lead", *writes(sse, "plan"), "done", mcps=[sse.config])
+    output = guard_crew(way.crew(lead), desk.guard).kickoff()
+    assert failures(output) == [("tool_reported", "delegation.missing")]
+    assert (desk.made.asked, sse.written()) == ([], "")
+
+
+BEGIN = {
+    "kickoff": lambda agent: agent.kickoff("go on"),
+    "akickoff": lambda agent: asyncio.run(agent.akickoff("go on")),
+}
+
+
+@pytest.mark.parametrize("begin", BEGIN)
+def test_the_tools_of_a_server_of_an_agent_by_itself(desk, sse, way, begin):
+    desk = desk(sse)
+    steps = writes(sse, "plan", "secret")
+    lead = guard_agent(way.agent("Lead", *steps, "done", mcps=[sse.config]), desk.guard)
+    with desk.lend():
+        BEGIN[begin](lead)
+    assert desk.story() == [
+        ("lead", "write_file", "plan", "ok"),
+        ("lead", "write_file", "secret", "policy.denied"),
+    ]
+    assert {call.chain for call in desk.calls()} == {CHAIN}
+    assert sse.written() == "plan=x;"
+
+
+def test_several_calls_of_a_server_at_once(desk, sse, native):
+    desk = desk(sse)
+    steps = writes(sse, "plan", "secret", "paper")
+    output = desk.kickoff(native.agent("Lead", steps, "done", mcps=[sse.config]))
+    assert failures(output) == [("tool_reported", "policy.denied")]
+    assert sorted(desk.story()) == [
+        ("lead", "write_file", "paper", "ok"),
+        ("lead", "write_file", "plan", "ok"),
+        ("lead", "write_file", "secret", "policy.denied"),
+    ]
+    assert {call.chain for call in desk.calls()} == {CHAIN}
+    assert sorted(sse.written().split(";")) == ["", "paper=x", "plan=x"]
+
+
+def test_each_of_two_agents_calls_the_server_as_itself(desk, sse, way):
+    desk = desk(sse, tools=LIMITS)
+    agents = [
+        way.agent(role, *writes(sse, role), "done", mcps=[sse.config]) for role in ("Lead", "Hand")
+    ]
+    crew = guard_crew(way.crew(*agents), desk.guard)
+    with desk.lend("read", "write"):
+        crew.kickoff()
+    assert [(c.chain[-1], c.scope, c.outcome or c.code) for c in desk.calls()] == [
+        ("lead", ("read", "write"), "ok"),
+        ("hand", ("read",), "scope.exceeded"),
+    ]
+    assert sse.written() == "Lead=x;"
+
+
+@DEPRECATED
+def test_a_tool_that_crewai_makes_of_an_address(desk, http, way):
+    desk = desk(http)
+    schema = {"description": "Write a file.", "args_schema": create_model("Asked", path=(str, ...))}
+    made = MCPToolWrapper({"url": http.config.url}, "write_file", schema, http.name)
+    output = desk.kickoff(way.agent("Lead", *writes(http, "plan", "secret"), "done", tools=[made]))
+    assert failures(output) == [("tool_reported", "policy.denied")]
+    assert "wrote plan" in str(output.tasks_output[0].messages)
+    assert desk.story() == [
+        ("lead", "write_file", "plan", "ok"),
+        ("lead", "write_file", "secret", "policy.denied"),
+    ]
+    assert http.written() == "plan=x;"
+    json_schema = schema["args_schema"].model_json_schema()  # type: ignore[attr-defined]
+    signed = ToolSpec("write_file", "Write a file.", json_schema, f"mcp:{http.name}").digest
+    assert desk.digests() == {signed}
