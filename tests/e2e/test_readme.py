@@ -70,15 +70,22 @@ def project(request, tmp_path_factory):
     ("number", "prints"),
     [
         (0, "a note\n"),
-        (1, f"a note\n{REASON} policy.denied\n"),
-        (2, "42000 cents to rent\n"),
-        (3, f"a note\n{LACKS}\n"),
+        (1, "<Identity agent:researcher:"),
+        (2, f"a note\n{REASON} policy.denied\n"),
+        (3, "42000 cents to rent\n"),
+        (4, f"a note\n{LACKS}\n"),
     ],
 )
 def test_a_python_block_runs_and_does_what_the_text_says(project, number, prints):
-    ran = run([sys.executable, "-W", "error", "-c", blocks("python")[number]], project)
+    block = blocks("python")[number]
+    crewai = "crewai" in block
+    if crewai:
+        block += "\nprint(crew.agents[0]._agentguard)\n"
+    strict = [] if crewai else ["-W", "error"]  # CrewAI itself warns, as it is imported
+    ran = run([sys.executable, *strict, "-c", block], project)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout == prints
+    assert ran.stdout.startswith(prints)
+    assert crewai or ran.stdout == prints
 
 
 def read_file(path):
