@@ -182,7 +182,7 @@ def test_two_processes_open_one_state_and_so_does_a_fork(project):
 
 
 def test_no_python_block_is_left_out():
-    assert len(blocks("python")) == 4
+    assert len(blocks("python")) == 5
 
 
 def test_the_set_up_is_sound(project):
