@@ -30,7 +30,7 @@ from crewai.tools import tool
 from pydantic import BaseModel
 
 from agentguard import Ed25519Signer, Guard
-from agentguard_crewai import ANSWERED, guard_crew, kickoff_or_pause
+from agentguard_crewai import answered, guard_crew, kickoff_or_pause
 
 PROGRAM = Path(__file__).resolve()
 CONFIG = """\
@@ -142,12 +142,12 @@ class Trip(Flow[State]):
         lent = Guard.find().delegate("user:alice", scope=["trip:book", "trip:pay"], via="crew:trip")
         self.state.lent = lent.dumps().decode()
 
-    @listen(or_(lend, ANSWERED))
+    @listen(or_(lend, answered("book")))
     def book(self) -> str:
         """Let the crew work; once bob has answered, this is run again."""
         guard = Guard.find()
         with guard.resume(self.state.lent.encode()):
-            return str(kickoff_or_pause(self, crew(guard)))
+            return str(kickoff_or_pause(self, crew(guard), run=f"trip-{self.flow_id}"))
 
 
 def begin() -> tuple[str, str]:

@@ -193,7 +193,7 @@ def signed() -> Callable[[Any], list[Signed]]:
 
 @pytest.fixture
 def recorded() -> Iterator[Callable[..., RecordedGuard]]:
-    """Make guards in memory whose policy a test sets (``agentguard.testing``); their logs verify."""
+    """Make guards in memory whose policy a test sets; their logs verify in the end."""
     made: list[RecordedGuard] = []
 
     def make(**tables: Any) -> RecordedGuard:

@@ -775,7 +775,7 @@ def test_two_entries_that_are_alike_and_differ_in_identity_are_an_error(native, 
     }
     taken = ("one", "writer")
     team = begun(guard_crewbase(made.guard)(base_of(native, files(agents), taken)))
-    with pytest.raises(ConfigError, match="two entries are as one agent"):
+    with pytest.raises(ConfigError, match="gives it another identity: sleuth, and spy"):
         team.crew()
     agents["other"]["identity"] = "sleuth"
     begun(guard_crewbase(made.guard)(base_of(native, files(agents), taken))).crew()

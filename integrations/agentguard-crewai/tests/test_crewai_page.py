@@ -27,7 +27,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 import agentguard_crewai
 from agentguard import ApprovalPending, ConfigError, Decision, config
-from agentguard_crewai import ANSWERED, guard_agent, guard_crew, kickoff_or_pause
+from agentguard_crewai import answered, guard_agent, guard_crew, kickoff_or_pause
 
 ROOT = Path(__file__).parents[3]
 HERE = Path(__file__).parent
@@ -283,11 +283,11 @@ def flow(native, recorded, read_note, tmp_path, capsys):
         def begin(self):
             return "begun"
 
-        @listen(or_(begin, ANSWERED))
+        @listen(or_(begin, answered("read")))
         def read(self):
             member = native.agent("Reader", ("read_note", {"name": "a"}), "done", tools=[read_note])
             crew = guard_crew(native.crew(member), made.guard, on_approval="pause")
-            return kickoff_or_pause(self, crew).raw
+            return kickoff_or_pause(self, crew, run="note-7").raw
 
     return Reading, kept, made
 
@@ -316,22 +316,61 @@ def test_words_for_a_flow_are_for_a_model_to_classify(flow, monkeypatch, ran):
     assert kind.from_pending(begun.flow_id, kept).resume() == "done"
 
 
-def test_a_flow_that_fails_while_it_goes_on_is_no_longer_pending(flow, monkeypatch, ran):
+def test_a_flow_that_fails_while_it_goes_on_is_kicked_off_anew(flow, monkeypatch, ran):
     kind, kept, made = flow
     begun = kind(persistence=kept)
     begun.kickoff()
     made.approve()
     resumed = kind.from_pending(begun.flow_id, kept)
-
-    def fails(*_args, **_kwargs):
-        raise ConnectionError
-
-    monkeypatch.setattr(Crew, "kickoff", fails)
-    with pytest.raises(ConnectionError):
-        resumed.resume()
-    assert ran == []
+    with monkeypatch.context() as patched:
+        patched.setattr(agentguard_crewai.flows, "resumable", fails)
+        with pytest.raises(ConnectionError):
+            resumed.resume()
     with pytest.raises(ValueError, match="No pending feedback"):
         kind.from_pending(begun.flow_id, kept)
+    for _ in range(2):
+        assert kind(persistence=kept).kickoff() == "done"
+    assert ran == ["a"]
+
+
+def fails(*_args):
+    raise ConnectionError
+
+
+def test_of_two_methods_that_pause_at_once_crewai_keeps_one(
+    native, recorded, read_note, ran, tmp_path
+):
+    made, kept = recorded(), SQLiteFlowPersistence(str(tmp_path / "flows.db"))
+    made.decide = lambda _call: Decision.require_approval()
+
+    def read(flow, name):
+        member = native.agent("Reader", ("read_note", {"name": name}), "done", tools=[read_note])
+        crew = guard_crew(native.crew(member), made.guard, on_approval="pause")
+        return kickoff_or_pause(flow, crew, run=name).raw
+
+    class Both(Flow):
+        @start()
+        def begin(self):
+            return "begun"
+
+        @listen(or_(begin, answered("one")))
+        def one(self):
+            return read(self, "a")
+
+        @listen(or_(begin, answered("other")))
+        def other(self):
+            return read(self, "b")
+
+    begun = Both(persistence=kept)
+    (outcome,) = begun.kickoff().context.emit
+    assert outcome in {"one_answered", "other_answered"}
+    made.approve()
+    Both.from_pending(begun.flow_id, kept).resume()
+    assert ran == ["a" if outcome == "one_answered" else "b"]
+    with pytest.raises(ValueError, match="No pending feedback"):
+        Both.from_pending(begun.flow_id, kept)
+    Both(persistence=kept).kickoff()
+    assert sorted(ran) == ["a", "b"]
 
 
 def test_without_a_name_a_run_makes_each_call_again(way, recorded, read_note, ran):

@@ -237,6 +237,8 @@ REFUSED: dict[str, Any] = {
     "str of one's own": Text("a"),
     "int of one's own": Whole(1),
     "list of one's own": Listed(),
+    "list by its name": type("list", (list,), {})(),
+    "tuple by its name": type("tuple", (tuple,), {})(),
     "named tuple": Pair(1, 2),
     "dataclass": Data(),
     "another model": Like(title="t"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import sys
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
@@ -21,6 +22,7 @@ from uuid import UUID
 
 import pytest
 from crewai import Crew, Task
+from crewai.agent.planning_config import PlanningConfig
 from crewai.hooks import (
     register_after_tool_call_hook,
     register_before_tool_call_hook,
@@ -566,6 +568,20 @@ def test_a_failure_of_one_tool_is_none_of_another(bench, probe):
     output = bench.run([flaky(ran, 1), probe.read_file], *steps)
     assert (ran, probe.ran) == (["u", "u"], ["a"])
     assert "fetched u" in str(output.messages)
+
+
+def test_a_tool_that_failed_in_a_planners_step_runs_again_in_it(bench, native):
+    # the calls of one step are made in one context
+    step = {"step_number": 1, "description": "fetch", "tool_to_use": None, "depends_on": []}
+    said = json.dumps({"plan": "a plan", "ready": True, "steps": [step]})
+    planner = native.model(said)
+    planning = PlanningConfig(reasoning_effort="low", max_attempts=1, llm=planner)
+    ran: list[str] = []
+    call = "fetch", {"url": "u"}
+    bench.run([flaky(ran, 2)], call, call, call, "it is fetched", planning_config=planning)
+    assert planner.steps == []
+    assert ran == ["u", "u", "u"]
+    assert [outcome for *_, outcome in bench.made_calls] == ["error", "error", "ok"]
 
 
 def test_a_failure_of_one_agent_is_none_of_another(way, recorded, signed):
@@ -1136,7 +1152,7 @@ NAMES = {
     "ReadFile": "read_file",
     "read-file": "read_file",
     "HTTPReader": "http_reader",
-    "Größe lesen": "gro_e_lesen",
+    "Größe lesen": "groe_lesen",
     "lire l'été": "lire_lete",
     "x" * 80: "x" * 55 + "_" + sha256(b"x" * 80).hexdigest()[:8],
 }

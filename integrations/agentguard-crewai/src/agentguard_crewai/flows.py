@@ -15,7 +15,7 @@ from crewai.flow import Flow
 from crewai.flow.async_feedback.types import HumanFeedbackPending, PendingFeedbackContext
 from crewai.flow.flow_context import current_flow_method_name
 
-from agentguard import ApprovalPending
+from agentguard import ApprovalPending, ConfigError
 from agentguard_crewai.runs import resumable
 
 
@@ -52,15 +52,23 @@ async def akickoff_or_pause(
 
 @contextmanager
 def _pausing(flow: Flow[Any], run: str) -> Iterator[None]:
+    method = current_flow_method_name.get()
+    if not hasattr(type(flow), method):
+        message = (
+            "a crew is kicked off outside of the flow's methods (in a thread of its own?), where "
+            "it can't pause the flow: kick it off in the method itself"
+        )
+        raise ConfigError(message)
     try:
         with resumable(run):
             yield
     except ApprovalPending as pending:
-        raise HumanFeedbackPending(_context(flow, run, pending)) from None
+        raise HumanFeedbackPending(_context(flow, method, run, pending)) from None
 
 
-def _context(flow: Flow[Any], run: str, pending: ApprovalPending) -> PendingFeedbackContext:
-    method = current_flow_method_name.get()
+def _context(
+    flow: Flow[Any], method: str, run: str, pending: ApprovalPending
+) -> PendingFeedbackContext:
     return PendingFeedbackContext(
         flow_id=flow.flow_id,
         flow_class=f"{type(flow).__module__}.{type(flow).__qualname__}",

@@ -1,0 +1,613 @@
+"""Many crews at once, in threads, on event loops and in processes: each call is its own crew's.
+
+What a crew was told to do names the crew in every argument, so that a call whose key, chain,
+arguments or result came from elsewhere is seen. A few rounds by default, ``AGENTGUARD_ROUNDS=full``
+for many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crewai import Crew, Process, Task
+from crewai.tools import tool
+
+from agentguard import Ed25519Signer, Guard, config, current_delegation, domain
+from agentguard_crewai import guard_agent, guard_crew, resumable
+
+FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
+ROUNDS = 100 if FULL else 3
+CREWS = 20
+PROCESSES = 4
+NAMES = ("lead", "worker", "writer", "reader")
+AGENTS = {name: {"max_scope": ["notes"]} for name in (*NAMES, "crew-manager")}
+
+
+class World:
+    """One guard, two tools that all crews share, and what these have seen."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+        self.seen: list[tuple[str, str | None, tuple[str, ...]]] = []
+
+        @tool
+        def note(text: str) -> str:
+            """Note something."""
+            lent = current_delegation()
+            members = () if lent is None else lent.members
+            self.seen.append((text, None if lent is None else lent.principal, members))
+            return f"noted {text}"
+
+        @tool
+        def read(text: str) -> str:
+            """Read something."""
+            lent = current_delegation()
+            members = () if lent is None else lent.members
+            self.seen.append((text, None if lent is None else lent.principal, members))
+            return f"has read {text}"
+
+        self.tools = [note, read]
+
+    def crew(self, way: Any, number: int, role: str, coworker: str) -> tuple[Crew, list[Any]]:
+        """A crew whose first agent notes, hands on to a coworker who reads, and notes again."""
+        work = {"task": f"read {number}", "context": "now", "coworker": coworker}
+        lead = way.agent(
+            role,
+            ("note", {"text": f"{number} first"}),
+            ("delegate_work_to_coworker", work),
+            ("note", {"text": f"{number} last"}),
+            f"{number} is done",
+            tools=self.tools,
+            allow_delegation=True,
+        )
+        other = way.agent(
+            coworker,
+            ("read", {"text": f"{number} coworker"}),
+            ("note", {"text": f"{number} coworker"}),
+            f"{number} was read",
+            tools=self.tools,
+        )
+        task = Task(description=f"task {number}", expected_output="words", agent=lead)
+        crew = guard_crew(way.crew(lead, other, tasks=[task]), self.guard)
+        return crew, [lead, other]
+
+    def lent(self, number: int) -> Any:
+        return self.guard.delegate(f"user:u{number}", scope=["notes"], via=f"crew:c{number}")
+
+
+def told(text: str) -> int:
+    return int(text.split(maxsplit=1)[0])
+
+
+def require_apart(world: World, calls: list[Any], numbers: Any, names: dict[int, Any]) -> None:
+    """Each call's key, chain, scope and arguments are those of the crew that its arguments name."""
+    keys: dict[tuple[int, str], set[str]] = {}
+    made: Counter[tuple[int, str, str]] = Counter()
+    for call in calls:
+        number = told(call.arguments.get("text") or call.arguments["task"].removeprefix("read "))
+        role, coworker = names[number]
+        assert call.chain[:2] == (f"user:u{number}", f"crew:c{number}")
+        assert call.chain[2:] == ((role,) if call.agent == role else (role, coworker))
+        assert call.agent == call.chain[-1]
+        assert (call.scope, call.decision, call.outcome) == (("notes",), "allow", "ok")
+        keys.setdefault((number, call.agent), set()).add(call.instance)
+        made[number, call.agent, call.tool] += 1
+    assert all(len(of_one) == 1 for of_one in keys.values()), "one agent, one key"
+    everybody = [key for of_one in keys.values() for key in of_one]
+    assert len(set(everybody)) == len(everybody), "and no key of two agents"
+    for number in numbers:
+        role, coworker = names[number]
+        assert made[number, role, "note"] == 2
+        assert made[number, role, "delegate_work_to_coworker"] == 1
+        assert (made[number, coworker, "read"], made[number, coworker, "note"]) == (1, 1)
+    assert sum(made.values()) == 5 * len(list(numbers))
+    for text, principal, members in world.seen:  # what was in force while a tool ran
+        number = told(text)
+        role, coworker = names[number]
+        assert (principal, members[1]) == (f"user:u{number}", f"crew:c{number}")
+        last = coworker if "coworker" in text else role
+        assert members[-1].split("/")[-2] == last
+    assert len(world.seen) == 4 * len(list(numbers))
+
+
+def require_heard(number: int, agents: list[Any], *, native: bool) -> None:
+    """Nobody's model was told of another crew's results."""
+    lead, other = (" ".join(map(str, [*one.llm.heard, *one.tools_results])) for one in agents)
+    assert f"{number} was read" in lead
+    if not native:  # natively what a tool returned is not in the last message
+        assert f"noted {number} first" in lead
+        assert f"has read {number} coworker" in other
+    for heard in (lead, other):
+        words = heard.replace("\n", " ").split(" ")
+        for at, word in enumerate(words[:-1]):
+            if word in ("noted", "read", "has") and words[at + 1].isdigit():
+                assert words[at + 1] == str(number)
+
+
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_twenty_crews_at_once_are_kept_apart(recorded, signed, native, text, round_):
+    world = World(recorded(agents=AGENTS).guard)
+    numbers = range(CREWS)
+    names = {at: (NAMES[at % 4], NAMES[(at + 1 + round_ % 3) % 4]) for at in numbers}
+    ready = threading.Barrier(CREWS)
+
+    def one(number: int) -> str:
+        way = native if number % 2 else text
+        crew, agents = world.crew(way, number, *names[number])
+        ready.wait(60)
+        with world.lent(number):
+            output = asyncio.run(crew.akickoff()) if number % 3 == 0 else crew.kickoff()
+        require_heard(number, agents, native=way.native)
+        return output.raw
+
+    with ThreadPoolExecutor(CREWS) as threads:
+        said = list(threads.map(one, numbers))
+    assert said == [f"{number} is done" for number in numbers]
+    require_apart(world, signed(world.guard), numbers, names)
+
+
+async def test_crews_of_one_event_loop_are_kept_apart(recorded, signed, way):
+    world = World(recorded(agents=AGENTS).guard)
+    numbers = range(CREWS // 2)
+    names = {at: (NAMES[at % 4], NAMES[(at + 1) % 4]) for at in numbers}
+
+    async def one(number: int) -> str:
+        crew, agents = world.crew(way, number, *names[number])
+        with world.lent(number):
+            begin = crew.akickoff if number % 2 else crew.kickoff_async
+            output = await begin()
+        require_heard(number, agents, native=way.native)
+        return output.raw
+
+    said = await asyncio.gather(*map(one, numbers))
+    assert said == [f"{number} is done" for number in numbers]
+    require_apart(world, signed(world.guard), numbers, names)
+
+
+def test_named_runs_at_once_are_kept_apart(recorded, signed, way):
+    """All make the same calls but for who they are: nobody is handed another's results."""
+    world = World(recorded(agents=AGENTS).guard)
+    ran: list[str] = []
+
+    @tool
+    def fetch(what: str) -> str:
+        """Fetch something."""
+        lent = current_delegation()
+        assert lent is not None
+        ran.append(lent.principal)
+        return f"{what} of {lent.principal}"
+
+    def one(number: int) -> Any:
+        lead = way.agent("Lead", ("fetch", {"what": "mail"}), "done", tools=[fetch])
+        crew = guard_crew(way.crew(lead), world.guard)
+        with world.lent(number), resumable("mail"):
+            crew.kickoff()
+        lead.create_agent_executor()
+        return [*lead.llm.heard, *lead.tools_results]
+
+    for _ in range(2):
+        with ThreadPoolExecutor(8) as threads:
+            heard = list(threads.map(one, range(8)))
+        if not way.native:
+            for number, said in enumerate(heard):
+                assert f"mail of user:u{number}" in str(said)
+                assert str(said).count("mail of user:u") == str(said).count(f"user:u{number}")
+    assert sorted(ran) == sorted(f"user:u{number}" for number in range(8))
+    calls = signed(world.guard)
+    assert Counter(call.outcome for call in calls) == {"ok": 8, "not_run": 8}
+    assert {(*call.chain,) for call in calls} == {
+        (f"user:u{number}", f"crew:c{number}", "lead") for number in range(8)
+    }
+
+
+# --- one agent, one crew, several at once ---------------------------------------------------------
+
+
+def test_an_agent_of_two_tasks_at_once_makes_each_call_once_with_its_own_key(recorded, signed, way):
+    """CrewAI refuses to run its executor twice at once: what it does run is the agent's."""
+    world = World(recorded(agents=AGENTS).guard)
+    calls = [("note", {"text": f"0 number {at}"}) for at in range(2)]
+    lead = way.agent("Lead", *calls, "done", "done", tools=world.tools)
+    last = way.agent("Writer", "done")
+    tasks = [
+        Task(description="a task", expected_output="words", agent=lead, async_execution=True)
+        for _ in range(2)
+    ]
+    tasks.append(Task(description="a task", expected_output="words", agent=last))
+    crew = guard_crew(way.crew(lead, last, tasks=tasks), world.guard)
+    with world.lent(0):
+        try:
+            crew.kickoff()
+        except RuntimeError as error:
+            assert "already running" in str(error)  # noqa: PT017  as of an agent without a guard
+    made = signed(world.guard)
+    assert len({call.instance for call in made}) <= 1
+    assert {call.chain for call in made} <= {("user:u0", "crew:c0", "lead")}
+    assert len(made) == len(world.seen)
+    assert max(Counter(call.arguments["text"] for call in made).values(), default=1) == 1
+
+
+def test_agents_by_themselves_work_at_once(recorded, signed, way):
+    """Each kickoff has an executor of its own, and one agent does the work of several people."""
+    world = World(recorded(agents=AGENTS).guard)
+    numbers = range(6)
+    agents = [
+        guard_agent(
+            way.agent("Lead", ("note", {"text": f"{at} alone"}), "done", tools=world.tools),
+            world.guard,
+        )
+        for at in numbers
+    ]
+
+    def one(number: int) -> Any:
+        with world.lent(number):
+            return agents[number].kickoff("go").raw  # type: ignore[attr-defined]
+
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(one, numbers)) == ["done"] * 6
+    made = signed(world.guard)
+    assert {(call.arguments["text"], call.chain) for call in made} == {
+        (f"{at} alone", (f"user:u{at}", f"crew:c{at}", "lead")) for at in numbers
+    }
+    assert len({call.instance for call in made}) == 6
+
+
+def test_one_agent_that_is_kicked_off_for_several_people_at_once_acts_for_each(
+    recorded, signed, way
+):
+    """Its model answers whoever asks, so which call is whose is told by what is in force alone."""
+    world = World(recorded(agents=AGENTS).guard)
+    ready = threading.Barrier(4)
+
+    @tool
+    def whose() -> str:
+        """Tell for whom this is."""
+        ready.wait(30)  # all are in the middle of their calls
+        lent = current_delegation()
+        assert lent is not None
+        world.seen.append(("0", lent.principal, lent.members))
+        return lent.principal
+
+    said = [("whose", {})] * 4 + ["done"] * 4
+    lead = guard_agent(way.agent("Lead", *said, tools=[whose]), world.guard)
+
+    def one(number: int) -> Any:
+        with world.lent(number):
+            return lead.kickoff("go").raw  # type: ignore[attr-defined]
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(one, range(4))) == ["done"] * 4
+    people = sorted(f"user:u{number}" for number in range(4))
+    assert sorted(principal for _text, principal, _members in world.seen) == people
+    made = signed(world.guard)
+    assert sorted(call.chain for call in made) == [
+        (f"user:u{number}", f"crew:c{number}", "lead") for number in range(4)
+    ]
+    assert len({call.instance for call in made}) == 1
+    assert {call.outcome for call in made} == {"ok"}
+
+
+def test_a_crew_that_is_kicked_off_from_several_threads_mixes_nothing(recorded, signed, way):
+    """CrewAI refuses all but one of those that reach an agent at once: the others fail as they do
+    without a guard, and no call is made for somebody else.
+    """
+    world = World(recorded(agents=AGENTS).guard)
+    said = [("note", {"text": "0 mine"})] * 4 + ["done"] * 4
+    lead = way.agent("Lead", *said, tools=world.tools, max_retry_limit=0)
+    crew = guard_crew(way.crew(lead), world.guard)
+    ready = threading.Barrier(4)
+
+    def one(number: int) -> bool:
+        ready.wait(30)
+        with world.lent(number):
+            try:
+                crew.kickoff()
+            except RuntimeError as error:
+                assert "already running" in str(error)  # noqa: PT017
+                return False
+            return True
+
+    with ThreadPoolExecutor(4) as threads:
+        ran = list(threads.map(one, range(4)))
+    assert any(ran)
+    made = signed(world.guard)
+    assert len(made) == len(world.seen) >= 1
+    for call in made:
+        number = int(call.chain[0].removeprefix("user:u"))
+        assert call.chain == (f"user:u{number}", f"crew:c{number}", "lead")
+        assert ran[number]
+    assert {principal for _text, principal, _members in world.seen} == {
+        call.chain[0] for call in made
+    }
+
+
+def test_copies_of_a_crew_work_at_once_each_with_keys_of_its_own(recorded, signed, native):
+    world = World(recorded(agents=AGENTS).guard)
+    lead = native.agent("Lead", tools=world.tools)
+    crew = guard_crew(native.crew(lead), world.guard)
+
+    def one(number: int) -> str:
+        copied = crew.copy()
+        copied.agents[0].llm = native.model(("note", {"text": f"{number} copied"}), "done")
+        with world.lent(number):
+            return copied.kickoff().raw
+
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(one, range(6))) == ["done"] * 6
+    made = signed(world.guard)
+    assert {(call.arguments["text"], call.chain) for call in made} == {
+        (f"{at} copied", (f"user:u{at}", f"crew:c{at}", "lead")) for at in range(6)
+    }
+    assert len({call.instance for call in made}) == 6
+
+
+async def test_copies_for_several_inputs_work_at_once_each_with_keys_of_its_own(
+    recorded, signed, native
+):
+    world = World(recorded(agents=AGENTS).guard)
+    said = [("note", {"text": f"0 number {at}"}) for at in range(5)]
+    lead = native.agent("Lead", *said, *["done"] * 5, tools=world.tools)
+    crew = guard_crew(native.crew(lead), world.guard)
+    with world.lent(0):
+        outputs = await crew.akickoff_for_each([{}] * 5)
+    assert len(outputs) == 5
+    made = signed(world.guard)
+    assert sorted(call.arguments["text"] for call in made) == [f"0 number {at}" for at in range(5)]
+    assert {call.chain for call in made} == {("user:u0", "crew:c0", "lead")}
+    # a crew's copies share the script of their model: how many calls each makes is a race
+    assert 1 <= len({call.instance for call in made}) <= 5
+
+
+def test_managers_that_crews_make_at_once_are_their_own(recorded, signed, way):
+    world = World(recorded(agents=AGENTS).guard)
+    numbers = range(6)
+
+    def one(number: int) -> str:
+        work = {"task": f"read {number}", "context": "now", "coworker": "Worker"}
+        worker = way.agent("Worker", ("note", {"text": f"{number} managed"}), tools=world.tools)
+        worker.llm.steps.append("noted")
+        manager = way.model(("delegate_work_to_coworker", work), f"{number} is done")
+        task = Task(description="a task", expected_output="words")
+        crew = Crew(
+            agents=[worker], tasks=[task], process=Process.hierarchical, manager_llm=manager
+        )
+        with world.lent(number):
+            return guard_crew(crew, world.guard).kickoff().raw
+
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(one, numbers)) == [f"{number} is done" for number in numbers]
+    made = [call for call in signed(world.guard) if call.tool == "note"]
+    assert {(call.arguments["text"], call.chain) for call in made} == {
+        (f"{at} managed", (f"user:u{at}", f"crew:c{at}", "crew-manager", "worker"))
+        for at in numbers
+    }
+    handed = [call for call in signed(world.guard) if call.tool != "note"]
+    assert {(call.arguments["task"], call.chain) for call in handed} == {
+        (f"read {at}", (f"user:u{at}", f"crew:c{at}", "crew-manager")) for at in numbers
+    }
+    assert len({call.instance for call in handed}) == 6
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+PROGRAM = '''
+import asyncio, json, os, sys, threading, traceback
+
+os.environ["CREWAI_DISABLE_TELEMETRY"] = "true"
+os.environ["CREWAI_TRACING_ENABLED"] = "false"
+os.environ["CREWAI_STORAGE_DIR"] = os.getcwd()
+from crewai import Agent, Crew, Task
+from crewai.llms.base_llm import BaseLLM
+from crewai.tools import tool
+
+from agentguard import Decision, Guard, current_delegation
+from agentguard_crewai import guard_crew
+
+NAMES = ("lead", "worker", "writer", "reader")
+
+
+def decide(document):
+    return Decision.allow()
+
+
+class Model(BaseLLM):
+    steps: list = []
+    native: bool = True
+
+    def call(self, messages, *args, **kwargs):
+        step = self.steps.pop(0)
+        if isinstance(step, str):
+            return step if self.native else f"Thought: I know.\\nFinal Answer: {step}"
+        name, arguments = step
+        written = json.dumps(arguments)
+        if not self.native:
+            return f"Thought: go on.\\nAction: {name}\\nAction Input: {written}\\n"
+        function = {"name": name, "arguments": written}
+        return [{"id": "c", "type": "function", "function": function}]
+
+    def supports_function_calling(self):
+        return self.native
+
+    def supports_stop_words(self):
+        return False
+
+
+@tool
+def note(text: str) -> str:
+    """Note something."""
+    lent = current_delegation()
+    line = json.dumps([text, lent.principal, lent.members]) + "\\n"
+    os.write(SEEN, line.encode())
+    return f"noted {text}"
+
+
+def one(guard, number):
+    native = number % 2 == 0
+    lead, other = NAMES[number % 4], NAMES[(number + 1) % 4]
+    work = {"task": f"read {number}", "context": "now", "coworker": other}
+    steps = [
+        ("note", {"text": f"{number} first"}),
+        ("delegate_work_to_coworker", work),
+        f"{number} is done",
+    ]
+    then = [("note", {"text": f"{number} coworker"}), "noted"]
+    agents = [
+        Agent(
+            role=role,
+            goal="a goal",
+            backstory="a story",
+            llm=Model(model="scripted", native=native, steps=said),
+            tools=[note],
+            allow_delegation=role == lead,
+        )
+        for role, said in ((lead, steps), (other, then))
+    ]
+    task = Task(description="a task", expected_output="words", agent=agents[0])
+    crew = guard_crew(Crew(agents=agents, tasks=[task]), guard)
+    with guard.delegate(f"user:u{number}", scope=["notes"], via=f"crew:c{number}"):
+        output = asyncio.run(crew.akickoff()) if number % 3 == 0 else crew.kickoff()
+    assert output.raw == f"{number} is done", output.raw
+
+
+def main(process, crews):
+    global SEEN
+    SEEN = os.open("seen", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    with Guard.open("agentguard.toml", passphrase=b"of this test") as guard:
+        failed = []
+
+        def work(number):
+            try:
+                one(guard, number)
+            except BaseException:
+                failed.append(traceback.format_exc())
+
+        numbers = [process * crews + at for at in range(crews)]
+        threads = [threading.Thread(target=work, args=(number,)) for number in numbers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failed, failed[0]
+
+
+def serve():
+    """Fork so many processes at once for each line of input, and say how they have ended."""
+    import program
+
+    print("ready", flush=True)
+    for line in sys.stdin:
+        folder, processes, crews = json.loads(line)
+        children = []
+        for process in range(processes):
+            child = os.fork()
+            if child == 0:
+                os.chdir(folder)
+                output = os.open("output", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+                os.dup2(output, 1)
+                os.dup2(output, 2)
+                status = 1
+                try:
+                    program.main(process, crews)
+                    status = 0
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    sys.stdout.flush()
+                    os._exit(status)
+            children.append(child)
+        print(json.dumps([os.waitpid(child, 0)[1] for child in children]), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
+'''
+
+TABLES = """
+trust_domain = "acme.example"
+state = "state"
+anchor = "anchor"
+
+[policy]
+engine = "function"
+path = "program:decide"
+""" + "".join(f'\n[agents.{name}]\nmax_scope = ["notes"]\n' for name in NAMES)
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Has so many processes work in a folder; returns what they have said of their ends."""
+    folder = tmp_path_factory.mktemp("forks")
+    (folder / "program.py").write_text(PROGRAM, "utf-8")
+    command = [sys.executable, "program.py"]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=folder, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        told, tell = process.stdout, process.stdin
+        assert told.readline() == "ready\n"
+
+        def work(where: Path, processes: int, crews: int) -> list[int]:
+            tell.write(json.dumps([str(where), processes, crews]) + "\n")
+            tell.flush()
+            ends: list[int] = json.loads(told.readline())
+            return ends
+
+        yield work
+        tell.close()
+
+
+@pytest.fixture(scope="module")
+def founded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state that all rounds share."""
+    folder = tmp_path_factory.mktemp("founded")
+    (folder / "agentguard.toml").write_text(TABLES, "utf-8")
+    settings = config.load(folder / "agentguard.toml")
+    domain.found(settings, b"of this test", now=datetime.now(UTC))
+    for path in (settings.state / "keys").iterdir():  # every process decrypts them
+        key = Ed25519Signer.from_openssh(path.read_bytes(), b"of this test")
+        path.write_bytes(key.to_openssh(b"of this test", rounds=1))
+    return folder
+
+
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_processes_on_one_state_keep_their_crews_apart(founded, forks, signed, monkeypatch, round_):
+    seen = founded / "seen"
+    seen.unlink(missing_ok=True)
+    crews = 3
+    ends = forks(founded, PROCESSES, crews)
+    assert ends == [0] * PROCESSES, (founded / "output").read_text()[-4000:]
+    (founded / "program.py").write_text("def decide(document): ...", "utf-8")
+    monkeypatch.syspath_prepend(founded)
+    with Guard.open(founded / "agentguard.toml", passphrase=b"of this test") as guard:
+        assert guard.verify().ok
+        per_round = 3 * PROCESSES * crews
+        calls = signed(guard)
+        assert len(calls) == per_round * (round_ + 1)
+    lines = [json.loads(line) for line in seen.read_text().splitlines()]
+    assert len(lines) == 2 * PROCESSES * crews
+    for text, principal, members in lines:
+        number = told(text)
+        last = NAMES[(number + ("coworker" in text)) % 4]
+        assert (principal, members[1]) == (f"user:u{number}", f"crew:c{number}")
+        assert members[-1].split("/")[-2] == last
+    keys: dict[tuple[str, str, str], int] = Counter()
+    for call in calls:
+        number = told(call.arguments.get("text") or call.arguments["task"].removeprefix("read "))
+        role, coworker = NAMES[number % 4], NAMES[(number + 1) % 4]
+        expected = (role, coworker) if "coworker" in call.arguments.get("text", "") else (role,)
+        assert call.chain == (f"user:u{number}", f"crew:c{number}", *expected)
+        assert (call.agent, call.decision, call.outcome) == (expected[-1], "allow", "ok")
+        keys[call.instance, call.chain[0], call.agent] += 1
+    assert len({instance for instance, _principal, _agent in keys}) == len(keys)
+    assert len(keys) == 2 * PROCESSES * crews * (round_ + 1)
