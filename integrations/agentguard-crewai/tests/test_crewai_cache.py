@@ -186,7 +186,7 @@ def test_a_hit_needs_an_approval_of_its_own(way, lent, signed, vault):
 
     lent.decide = decide
     lead = way.agent("Lead", *read("x", "x", "x"), "done", tools=vault.tools)
-    crew = guard_crew(way.crew(lead, cache=True), lent.guard, timeout=1)
+    crew = guard_crew(way.crew(lead, cache=True), lent.guard, timeout=2)
     done = threading.Event()
     approving = threading.Thread(target=approve)
     approving.start()

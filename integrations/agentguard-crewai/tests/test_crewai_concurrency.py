@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -60,13 +61,12 @@ class World:
         self.tools = [note, read]
 
     def crew(self, way: Any, number: int, role: str, coworker: str) -> tuple[Crew, list[Any]]:
-        """A crew whose first agent notes, hands on to a coworker who reads, and notes again."""
+        """A crew whose first agent notes, and then hands on to a coworker who reads."""
         work = {"task": f"read {number}", "context": "now", "coworker": coworker}
         lead = way.agent(
             role,
             ("note", {"text": f"{number} first"}),
             ("delegate_work_to_coworker", work),
-            ("note", {"text": f"{number} last"}),
             f"{number} is done",
             tools=self.tools,
             allow_delegation=True,
@@ -74,7 +74,6 @@ class World:
         other = way.agent(
             coworker,
             ("read", {"text": f"{number} coworker"}),
-            ("note", {"text": f"{number} coworker"}),
             f"{number} was read",
             tools=self.tools,
         )
@@ -108,17 +107,17 @@ def require_apart(world: World, calls: list[Any], numbers: Any, names: dict[int,
     assert len(set(everybody)) == len(everybody), "and no key of two agents"
     for number in numbers:
         role, coworker = names[number]
-        assert made[number, role, "note"] == 2
+        assert made[number, role, "note"] == 1
         assert made[number, role, "delegate_work_to_coworker"] == 1
-        assert (made[number, coworker, "read"], made[number, coworker, "note"]) == (1, 1)
-    assert sum(made.values()) == 5 * len(list(numbers))
+        assert made[number, coworker, "read"] == 1
+    assert sum(made.values()) == 3 * len(list(numbers))
     for text, principal, members in world.seen:  # what was in force while a tool ran
         number = told(text)
         role, coworker = names[number]
         assert (principal, members[1]) == (f"user:u{number}", f"crew:c{number}")
         last = coworker if "coworker" in text else role
         assert members[-1].split("/")[-2] == last
-    assert len(world.seen) == 4 * len(list(numbers))
+    assert len(world.seen) == 2 * len(list(numbers))
 
 
 def require_heard(number: int, agents: list[Any], *, native: bool) -> None:
@@ -176,7 +175,7 @@ async def test_crews_of_one_event_loop_are_kept_apart(recorded, signed, way):
 
 
 def test_named_runs_at_once_are_kept_apart(recorded, signed, way):
-    """All make the same calls but for who they are: nobody is handed another's results."""
+    # all make the same calls but for who they are: nobody is handed another's results
     world = World(recorded(agents=AGENTS).guard)
     ran: list[str] = []
 
@@ -215,7 +214,7 @@ def test_named_runs_at_once_are_kept_apart(recorded, signed, way):
 
 
 def test_an_agent_of_two_tasks_at_once_makes_each_call_once_with_its_own_key(recorded, signed, way):
-    """CrewAI refuses to run its executor twice at once: what it does run is the agent's."""
+    # CrewAI refuses to run its executor twice at once: what it does run is the agent's
     world = World(recorded(agents=AGENTS).guard)
     calls = [("note", {"text": f"0 number {at}"}) for at in range(2)]
     lead = way.agent("Lead", *calls, "done", "done", tools=world.tools)
@@ -239,7 +238,7 @@ def test_an_agent_of_two_tasks_at_once_makes_each_call_once_with_its_own_key(rec
 
 
 def test_agents_by_themselves_work_at_once(recorded, signed, way):
-    """Each kickoff has an executor of its own, and one agent does the work of several people."""
+    # each kickoff has an executor of its own, and one agent does the work of several people
     world = World(recorded(agents=AGENTS).guard)
     numbers = range(6)
     agents = [
@@ -266,7 +265,7 @@ def test_agents_by_themselves_work_at_once(recorded, signed, way):
 def test_one_agent_that_is_kicked_off_for_several_people_at_once_acts_for_each(
     recorded, signed, way
 ):
-    """Its model answers whoever asks, so which call is whose is told by what is in force alone."""
+    # its model answers whoever asks, so which call is whose is told by what is in force alone
     world = World(recorded(agents=AGENTS).guard)
     ready = threading.Barrier(4)
 
@@ -299,9 +298,8 @@ def test_one_agent_that_is_kicked_off_for_several_people_at_once_acts_for_each(
 
 
 def test_a_crew_that_is_kicked_off_from_several_threads_mixes_nothing(recorded, signed, way):
-    """CrewAI refuses all but one of those that reach an agent at once: the others fail as they do
-    without a guard, and no call is made for somebody else.
-    """
+    # CrewAI refuses all but one of those that reach an agent at once: the others fail as they do
+    # without a guard, and no call is made for somebody else
     world = World(recorded(agents=AGENTS).guard)
     said = [("note", {"text": "0 mine"})] * 4 + ["done"] * 4
     lead = way.agent("Lead", *said, tools=world.tools, max_retry_limit=0)
@@ -568,8 +566,8 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def founded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state that all rounds share."""
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state that nobody has used yet."""
     folder = tmp_path_factory.mktemp("founded")
     (folder / "agentguard.toml").write_text(TABLES, "utf-8")
     settings = config.load(folder / "agentguard.toml")
@@ -581,20 +579,20 @@ def founded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
-def test_processes_on_one_state_keep_their_crews_apart(founded, forks, signed, monkeypatch, round_):
-    seen = founded / "seen"
-    seen.unlink(missing_ok=True)
+def test_processes_on_one_state_keep_their_crews_apart(
+    tmp_path, template, forks, signed, monkeypatch, round_
+):
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
     crews = 3
-    ends = forks(founded, PROCESSES, crews)
-    assert ends == [0] * PROCESSES, (founded / "output").read_text()[-4000:]
-    (founded / "program.py").write_text("def decide(document): ...", "utf-8")
-    monkeypatch.syspath_prepend(founded)
-    with Guard.open(founded / "agentguard.toml", passphrase=b"of this test") as guard:
+    ends = forks(tmp_path, PROCESSES, crews)
+    assert ends == [0] * PROCESSES, (tmp_path / "output").read_text()[-4000:]
+    (tmp_path / "program.py").write_text("def decide(document): ...", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with Guard.open(tmp_path / "agentguard.toml", passphrase=b"of this test") as guard:
         assert guard.verify().ok
-        per_round = 3 * PROCESSES * crews
         calls = signed(guard)
-        assert len(calls) == per_round * (round_ + 1)
-    lines = [json.loads(line) for line in seen.read_text().splitlines()]
+    assert len(calls) == 3 * PROCESSES * crews
+    lines = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
     assert len(lines) == 2 * PROCESSES * crews
     for text, principal, members in lines:
         number = told(text)
@@ -610,4 +608,4 @@ def test_processes_on_one_state_keep_their_crews_apart(founded, forks, signed, m
         assert (call.agent, call.decision, call.outcome) == (expected[-1], "allow", "ok")
         keys[call.instance, call.chain[0], call.agent] += 1
     assert len({instance for instance, _principal, _agent in keys}) == len(keys)
-    assert len(keys) == 2 * PROCESSES * crews * (round_ + 1)
+    assert len(keys) == 2 * PROCESSES * crews

@@ -444,7 +444,7 @@ def attempt_in(result: str) -> list[str]:
 
 @pytest.mark.parametrize("asking", [False, True], ids=["allowed", "approved"])
 def test_a_run_that_was_killed_goes_on_and_pays_once(place, asking):
-    """What is in doubt is refused and listed; what was acknowledged is as it was."""
+    # what is in doubt is refused and listed; what was acknowledged is as it was
     options = {"asking": {"approval": asking}}
     doubtful: set[str] = set()
     for kill in range(ROUNDS):
@@ -482,7 +482,7 @@ def test_a_run_that_was_killed_goes_on_and_pays_once(place, asking):
 
 
 def test_a_flow_that_was_killed_goes_on_or_is_begun_anew_and_pays_once(place):
-    """Before its pause, while it is paused and while it goes on, whatever CrewAI kept of it."""
+    # before its pause, while it is paused and while it goes on, whatever CrewAI kept of it
     asking = {"asking": {"approval": True}}
     for kill in range(ROUNDS):
         place.killed("flows", f"{kill}", **asking)
@@ -518,7 +518,7 @@ def require_told(result: str, to: str, before: Counter[str], after: Counter[str]
 @pytest.mark.parametrize("payment", [1, 2, 3])
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_tool_that_died_is_in_doubt_listed_and_not_run_again(place, name, payment, moment):
-    """Nobody can tell a tool that has run from one that has not: both are refused."""
+    # nobody can tell a tool that has run from one that has not: both are refused
     to = f"{name}-{payment}"
     place.done("resume", name, ends=-signal.SIGKILL, die=[moment, to])
     place.require_sound()
@@ -566,7 +566,7 @@ def test_once_a_person_has_found_out_the_run_goes_on(place, payment, ran):
 @pytest.mark.parametrize("who", ["Lead", "Worker"])
 @pytest.mark.parametrize("left", [1, 2])
 def test_a_model_that_died_leaves_nothing_in_doubt(place, name, who, left):
-    """Between tools, in the coworker as well: its delegation goes on."""
+    # between tools, in the coworker as well: its delegation goes on
     place.done("resume", name, ends=-signal.SIGKILL, die=["model", f"{name}-{who}-{left}"])
     place.require_sound()
     ((_kind, _name, results),) = place.done("resume", name)

@@ -393,7 +393,7 @@ def test_two_methods_pause_one_after_the_other(firm, signed):
 
 
 def test_of_methods_that_pause_at_once_none_pays_twice(firm):
-    """CrewAI keeps the pause of one of them; the flow is then kicked off anew for the other."""
+    # CrewAI keeps the pause of one of them; the flow is then kicked off anew for the other
 
     class AtOnce(Flow[dict[str, Any]]):
         @start()
@@ -464,7 +464,7 @@ def test_a_run_that_is_named_once_more_is_the_same_run(firm):
 
 
 def test_a_flow_that_was_lost_is_begun_again_under_its_name(firm):
-    """CrewAI strikes a pause off its list before it goes on with the flow."""
+    # CrewAI strikes a pause off its list before it goes on with the flow
     kind = ordering(firm, LOOK, PAY, RuntimeError("the model is down"))
     flow = firm.flow(kind)
     with firm.lent():
@@ -609,7 +609,7 @@ def test_a_run_is_not_begun_inside_of_another(firm):
 
 
 def test_what_is_no_method_of_a_flow_pauses_none(firm):
-    """In a thread of one's own CrewAI does not say which method it is: nothing would listen."""
+    # in a thread of one's own CrewAI does not say which method it is: nothing would listen
 
     class Threaded(Flow[dict[str, Any]]):
         @start()
@@ -637,7 +637,7 @@ def test_what_is_no_method_of_a_flow_pauses_none(firm):
 
 
 def test_an_answer_in_words_does_not_go_on_with_the_flow(firm, monkeypatch):
-    """CrewAI asks a model what outcome they are, and there is none to ask."""
+    # CrewAI asks a model what outcome they are, and there is none to ask
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     kind = ordering(firm)
     flow = firm.flow(kind)

@@ -136,11 +136,11 @@ def test_an_unknown_name_is_an_error_that_says_which_are_known(native, strict, s
     assert who(signed(guard)) == ["writer"]
 
 
-@pytest.mark.parametrize("name", ["", 5, "Lead", "lead "])
-def test_a_name_is_taken_as_it_is(native, strict, name):
+def test_a_name_is_taken_as_it_is(native, strict):
     guard = strict("lead")
-    with pytest.raises(ConfigError):
-        guard_agent(one_of(native, "Lead"), guard, name=name)
+    for name in ("", 5, "Lead", "lead "):
+        with pytest.raises(ConfigError, match=r"there is no \[agents\."):
+            guard_agent(one_of(native, "Lead"), guard, name=name)
 
 
 # --- inputs choose nobody ------------------------------------------------------------------------
@@ -779,6 +779,20 @@ def test_two_entries_that_are_alike_and_differ_in_identity_are_an_error(native, 
         team.crew()
     agents["other"]["identity"] = "sleuth"
     begun(guard_crewbase(made.guard)(base_of(native, files(agents), taken))).crew()
+
+
+def test_an_entry_that_nobody_uses_gives_its_identity_to_none_that_is_alike(
+    native, recorded, signed, files
+):
+    made = guard_with(recorded, "researcher", "spy", "writer")
+    agents = {"researcher": RESEARCHER, "unused": RESEARCHER, "writer": WRITER}
+    team = begun(guard_crewbase(made.guard)(base_of(native, files(agents))))
+    team.crew().kickoff()
+    assert who(signed(made.guard)) == ["researcher", "writer"]
+    agents["unused"] = {**RESEARCHER, "identity": "spy"}
+    team = begun(guard_crewbase(made.guard)(base_of(native, files(agents))))
+    with pytest.raises(ConfigError, match=r"unused.identity: no agent of the crew is made from"):
+        team.crew()
 
 
 def test_two_agents_of_alike_entries_have_their_own_identities(native, recorded, signed, files):

@@ -588,7 +588,7 @@ def test_what_a_coworker_has_completed_is_not_asked_of_it_again(shop, way, signe
 
 
 def test_a_coworker_that_failed_goes_on_in_the_next_try(shop, way, signed):
-    """CrewAI tells the error of a coworker as the result of the delegation."""
+    # CrewAI tells the error of a coworker as the result of the delegation
     for said, then in ((DOWN, DOWN), ("ann is paid", "done")):
         lead = shop.agent(way, DELEGATE, then, allow_delegation=True, tools=[])
         worker = shop.agent(way, PAY, LOOK, said, role="Worker")
@@ -608,7 +608,7 @@ def test_a_coworker_that_failed_goes_on_in_the_next_try(shop, way, signed):
 
 
 def test_a_coworker_that_is_stopped_goes_on(shop, way):
-    """A person's interrupt is no failure of the delegation."""
+    # a person's interrupt is no failure of the delegation
     for stop in (KeyboardInterrupt(), None):
         lead = shop.agent(way, DELEGATE, "done", allow_delegation=True, tools=[])
         worker = shop.agent(way, LOOK, PAY, "ann is paid", role="Worker")
@@ -806,7 +806,7 @@ def test_a_coworker_that_pauses_goes_on(shop, way, signed):
 
 
 def test_a_task_that_is_tried_again_makes_calls_of_its_own(shop, way):
-    """What CrewAI begins anew after an error of the model is as new to the run."""
+    # what CrewAI begins anew after an error of the model is as new to the run
     said = (PAY, DOWN, PAY, "done")
     first = shop.tried(way, *said, max_retry_limit=1)
     assert (first.raw, shop.ran) == ("done", ["ann", "ann"])

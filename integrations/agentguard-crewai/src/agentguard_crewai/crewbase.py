@@ -66,7 +66,7 @@ def names_in_yaml(instance: Any) -> dict[int, str]:
         name = _identity(where, members)
         if name is None:
             continue
-        for agent in _agents_of(where, entry, members, made):
+        for agent in _agents_of(where, entry, entries, made):
             if found.setdefault(id(agent), name) != name:
                 message = (
                     f"{where}.{IDENTITY}: the agent {agent.role!r} is made from another entry as "
@@ -82,13 +82,13 @@ def _agent_methods(instance: Any) -> dict[str, Callable[[], CrewAgent]]:
 
 
 def _agents_of(
-    where: str, entry: str, members: Mapping[str, Any], made: Mapping[str, CrewAgent]
+    where: str, entry: str, entries: Mapping[str, Any], made: Mapping[str, CrewAgent]
 ) -> list[CrewAgent]:
     """Return the agents that were made from an entry: those that are as it says, or named so."""
     alike = {
         name: agent
         for name, agent in made.items()
-        if all(getattr(agent, part) == members.get(part) for part in _PARTS)
+        if _is_as(agent, entries[entry]) and (name == entry or not _is_as(agent, entries.get(name)))
     }
     if entry in alike or (not alike and entry in made):
         return [made[entry]]
@@ -116,3 +116,7 @@ def _identity(where: str, members: Mapping[str, Any]) -> str | None:
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{where}.{IDENTITY}: expected the name of an agent, got {name!r}")
     return name
+
+
+def _is_as(agent: CrewAgent, members: Mapping[str, Any] | None) -> bool:
+    return members is not None and all(getattr(agent, part) == members.get(part) for part in _PARTS)
