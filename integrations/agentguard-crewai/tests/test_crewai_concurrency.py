@@ -61,7 +61,7 @@ class World:
         self.tools = [note, read]
 
     def crew(self, way: Any, number: int, role: str, coworker: str) -> tuple[Crew, list[Any]]:
-        """A crew whose first agent notes, and then hands on to a coworker who reads."""
+        """An agent notes, and hands on to a coworker who reads; this one has the next task, too."""
         work = {"task": f"read {number}", "context": "now", "coworker": coworker}
         lead = way.agent(
             role,
@@ -75,10 +75,11 @@ class World:
             coworker,
             ("read", {"text": f"{number} coworker"}),
             f"{number} was read",
+            ("note", {"text": f"{number} second"}),
+            f"{number} is done",
             tools=self.tools,
         )
-        task = Task(description=f"task {number}", expected_output="words", agent=lead)
-        crew = guard_crew(way.crew(lead, other, tasks=[task]), self.guard)
+        crew = guard_crew(way.crew(lead, other), self.guard)
         return crew, [lead, other]
 
     def lent(self, number: int) -> Any:
@@ -89,15 +90,23 @@ def told(text: str) -> int:
     return int(text.split(maxsplit=1)[0])
 
 
+def acting(text: str, role: str, coworker: str) -> tuple[str, ...]:
+    """Who acts for whom where a tool is told this text."""
+    if "second" in text:
+        return (coworker,)
+    return (role, coworker) if "coworker" in text else (role,)
+
+
 def require_apart(world: World, calls: list[Any], numbers: Any, names: dict[int, Any]) -> None:
     """Each call's key, chain, scope and arguments are those of the crew that its arguments name."""
     keys: dict[tuple[int, str], set[str]] = {}
     made: Counter[tuple[int, str, str]] = Counter()
     for call in calls:
-        number = told(call.arguments.get("text") or call.arguments["task"].removeprefix("read "))
+        text = call.arguments.get("text") or call.arguments["task"].removeprefix("read ")
+        number = told(text)
         role, coworker = names[number]
         assert call.chain[:2] == (f"user:u{number}", f"crew:c{number}")
-        assert call.chain[2:] == ((role,) if call.agent == role else (role, coworker))
+        assert call.chain[2:] == acting(text, role, coworker)
         assert call.agent == call.chain[-1]
         assert (call.scope, call.decision, call.outcome) == (("notes",), "allow", "ok")
         keys.setdefault((number, call.agent), set()).add(call.instance)
@@ -109,15 +118,16 @@ def require_apart(world: World, calls: list[Any], numbers: Any, names: dict[int,
         role, coworker = names[number]
         assert made[number, role, "note"] == 1
         assert made[number, role, "delegate_work_to_coworker"] == 1
-        assert made[number, coworker, "read"] == 1
-    assert sum(made.values()) == 3 * len(list(numbers))
+        assert (made[number, coworker, "read"], made[number, coworker, "note"]) == (1, 1)
+    assert sum(made.values()) == 4 * len(list(numbers))
     for text, principal, members in world.seen:  # what was in force while a tool ran
         number = told(text)
         role, coworker = names[number]
         assert (principal, members[1]) == (f"user:u{number}", f"crew:c{number}")
-        last = coworker if "coworker" in text else role
-        assert members[-1].split("/")[-2] == last
-    assert len(world.seen) == 2 * len(list(numbers))
+        assert tuple(member.split("/")[-2] for member in members[2:]) == acting(
+            text, role, coworker
+        )
+    assert len(world.seen) == 3 * len(list(numbers))
 
 
 def require_heard(number: int, agents: list[Any], *, native: bool) -> None:

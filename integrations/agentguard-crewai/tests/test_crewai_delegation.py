@@ -20,7 +20,14 @@ import pytest
 from crewai import Crew, Process, Task
 from crewai.tools import tool
 
-from agentguard import Decision, Guard, administration, config, current_delegation, domain
+from agentguard import (
+    Decision,
+    Guard,
+    administration,
+    config,
+    current_delegation,
+    domain,
+)
 from agentguard.audit import entry
 from agentguard.delegation import chain as chains
 from agentguard.engines.function import FunctionEngine
@@ -496,6 +503,17 @@ def test_an_agent_is_who_its_role_was_written_as_whatever_inputs_make_of_it(desk
         crew.kickoff(inputs={"who": "Third", "other": "Third"})
     assert desk.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
     assert lead.role == "Third"
+
+
+@pytest.mark.parametrize("who", ["Lead", "Third"])
+def test_an_agent_is_not_whom_inputs_have_made_of_its_role(desk, native, who):
+    desk = desk()
+    lead = desk.agent(native, "{who}", "done", READ, "done")
+    crew = native.crew(lead)
+    crew.kickoff(inputs={"who": who})  # before it is guarded
+    assert lead.role == who
+    desk.kickoff(guard_crew(crew, desk.guard))
+    assert [call.chain for call in desk.calls()] == [(*CREW, "who")]
 
 
 DIRECT = {

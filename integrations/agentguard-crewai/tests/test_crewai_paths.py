@@ -532,14 +532,20 @@ def test_what_replaced_a_way_into_the_tool_is_gated(desk, way, kind, name):
     made: Any = KINDS[kind](desk)
     desk.ran = getattr(made, "ran", desk.ran)
     original = getattr(made, name)
+    traces: list[Any] = []
 
     def traced(*args: Any, **kwargs: Any) -> Any:
+        traces.append(kwargs)
         return original(*args, **kwargs)  # as what measures or traces tools does
 
     object.__setattr__(made, name, traced)
+    way.crew(desk.lead(way, PLAN, "done", tools=[made])).kickoff()
+    unguarded = len(traces)
+    desk.ran.clear()
     lead = desk.lead(way, tools=[made])
     desk.kickoff(guard_crew(way.crew(lead), desk.guard))
     desk.require_both()
+    assert len(traces) == 2 * unguarded  # it is still traced, where CrewAI goes that way
 
 
 def test_a_tools_method_is_its_own_within_its_work(desk, way):
@@ -1031,6 +1037,36 @@ def test_a_deep_copy_of_an_agent_is_another_instance(desk, native, how):
     assert len({call.instance for call in desk.calls()}) == 2
 
 
+@pytest.mark.parametrize("how", ["model_copy", "copy.copy"])
+def test_an_agent_and_its_copy_can_be_at_work_at_once(desk, native, how):
+    together = threading.Barrier(2, timeout=10)
+
+    @tool
+    def read_file(path: str) -> str:
+        """Read a file."""
+        together.wait()
+        desk.ran.append(path)
+        return path
+
+    llm = Knowing(model="knowing", scripts={"": [PLAN, SECRET, "done"]})
+    lead = guard_agent(desk.lead(native, llm=llm, tools=[read_file]), desk.guard)
+    with desk.alice():
+        copied = COPIES[how](lead)
+        tasks = [task_of(one, async_execution=True) for one in (lead, copied)]
+        for waiting in [task.execute_async() for task in tasks]:
+            waiting.result(timeout=20)
+    desk.require_both(times=2)
+    assert len({call.instance for call in desk.calls()}) == 2
+
+
+def test_a_tool_that_another_agent_was_guarded_with_is_the_own_of_who_calls_it(desk, way):
+    lead: Any = guard_agent(desk.lead(way), desk.guard)
+    lead.create_agent_executor()
+    hand = way.agent("Hand", *BOTH, "done", tools=lead.agent_executor.original_tools)
+    desk.kickoff(guard_crew(way.crew(hand), desk.guard))
+    desk.require_both(agent="hand", chain=(*CHAIN[:2], "hand"))
+
+
 def test_what_is_made_from_the_class_of_a_guarded_agent_has_no_identity(desk, way):
     lead: Any = guard_agent(desk.lead(way), desk.guard)
     made = type(lead)(role="Lead", goal="g", backstory="b", llm=lead.llm, tools=lead.tools)
@@ -1215,6 +1251,15 @@ def test_a_crew_of_another_guard_is_an_error(desk, recorded, way):
     assert guard_crew(crew, desk.guard) is crew
     desk.kickoff(crew)
     desk.require_both()
+
+
+def test_a_crew_keeps_its_guard_whoever_is_put_into_it(desk, recorded, way):
+    other = recorded(agents=AGENTS)
+    crew = guard_crew(way.crew(desk.lead(way)), desk.guard)
+    hand = guard_agent(way.agent("Hand", "done"), other.guard)
+    crew.agents[:], crew.tasks[0].agent = [hand], hand
+    with pytest.raises(ConfigError, match=r"the crew .* is already guarded"):
+        guard_crew(crew, other.guard)
 
 
 class Foreign(BaseAgent):

@@ -16,6 +16,7 @@ import textwrap
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -319,6 +320,31 @@ def test_another_agent_makes_another_call(shop, way, signed):
     assert [call.chain for call in calls_of(signed, shop)] == [(*LENT, "lead"), (*LENT, "worker")]
 
 
+@pytest.mark.parametrize("order", [("Worker", "Lead"), ("Lead", "Worker")])
+def test_agents_that_make_the_same_call_in_another_order_make_no_other(shop, way, order):
+    for roles in (("Lead", "Worker"), order):
+        agents = [shop.agent(way, PAY, "done", role=role) for role in roles]
+        crew = shop.crew(way.crew(*agents))
+        with shop.lent(), resumable("order-1"):
+            assert crew.kickoff().raw == "done"
+    assert shop.ran == ["ann", "ann"]
+
+
+def test_tools_that_take_the_same_arguments_are_others(shop, way):
+    @tool
+    def peek(what: str) -> str:
+        """Look at something in passing."""
+        shop.ran.append(f"peek at {what}")
+        return f"peeked at {what}"
+
+    peeking = ("peek", {"what": "books"})
+    for said in ((LOOK, peeking), (peeking, LOOK)):
+        told = shop.tried(way, *said, "done", tools=[peek, *shop.tools])
+    assert shop.ran == ["books", "peek at books"]
+    assert "peeked at books" in told.heard
+    assert "looked at books as number 1" in told.heard
+
+
 def test_another_principals_call_is_another(shop, way, signed):
     for principal in ("user:alice", "user:bob", "user:alice"):
         lead = shop.agent(way, PAY, "done")
@@ -420,6 +446,24 @@ def test_of_a_call_that_was_cut_short_nobody_knows(shop, way, signed, error):
     (failure,) = second.failures
     assert (failure.retryable, "nobody knows whether it ran" in failure.message) == (False, True)
     assert [call.outcome for call in calls_of(signed, shop)] == ["unknown", None]
+
+
+@pytest.mark.parametrize("error", [TimeoutError("no answer"), KeyboardInterrupt()])
+def test_a_call_in_doubt_is_refused_however_often_the_model_makes_it(shop, way, error):
+    shop.failing = [error]
+    with shop.lent(), resumable("order-1"), suppress(KeyboardInterrupt):
+        shop.crew(way.crew(shop.agent(way, PAY, "done"))).kickoff()
+    for _ in range(2):
+        told = shop.tried(way, PAY, LOOK, PAY, BEN, PAY, "done")
+        assert told.codes == ["journal.in_doubt"] * 3
+    assert shop.ran == ["books", "ben"]
+
+
+def test_a_call_that_timed_out_is_in_doubt_at_once(shop, way):
+    shop.failing = [TimeoutError("no answer")]
+    told = shop.tried(way, PAY, LOOK, PAY, "done")
+    assert told.codes == ["TimeoutError", "journal.in_doubt"]
+    assert shop.ran == ["books"]
 
 
 def test_a_run_that_goes_on_twice_at_once_does_nothing_twice(shop, way):
@@ -544,6 +588,14 @@ def test_a_result_that_can_not_be_kept_is_not_given_again(shop, way, signed, res
         ("journal.unreplayable", None),
     ]
     assert {call.chain for call in calls} == {(*LENT, "lead")}
+
+
+def test_a_call_that_was_not_kept_is_refused_however_often_the_model_makes_it(shop, way):
+    shop.results = lambda _to, _at: {1, 2}
+    shop.tried(way, PAY, "done")
+    told = shop.tried(way, PAY, LOOK, PAY, BEN, PAY, "done")
+    assert told.codes == ["journal.unreplayable"] * 3
+    assert shop.ran == ["ann", "books", "ben"]
 
 
 def test_a_result_of_which_a_part_is_redacted_is_not_kept(shop, way):

@@ -21,9 +21,6 @@ from agentguard_crewai.denial import denied, waiting
 from agentguard_crewai.identity import Terms
 from agentguard_crewai.runs import Place, Run
 
-_STAYS: Final = frozenset({"journal.in_doubt", "journal.unreplayable"})
-"""A call that is refused so may have run: its place in the run stays taken."""
-
 
 class Action:
     """One step of a model that writes its calls as text; CrewAI tries a call in it up to six times.
@@ -156,24 +153,23 @@ class Call:
         return waiting(self.invocation.tool.name, pending)
 
     def ended(self, error: Exception) -> Any:
-        """End the call: return what takes the place of its result; raises the tool's own error."""
+        """End the call: return what takes the place of its result; raises the tool's own error.
+
+        Made again, the call has its place again: one that is in doubt is refused there once more.
+        """
+        self._give_back()
         if isinstance(error, CoworkerFailedError):
-            self._give_back()
             return error.told
         if self._started or not isinstance(error, AgentguardError):
             action = ACTION.get()
             if action is not None:
                 action.tool, action.raised = self._body.tool, error
-            if not isinstance(error, TimeoutError):  # in doubt, as the core has it
-                self._give_back()
             raise error
         decision = (
             error.decision
             if isinstance(error, Denied)
             else Decision.refused(str(error), code=error.code)
         )
-        if decision.code not in _STAYS:
-            self._give_back()
         return denied(self.invocation.tool.name, decision)
 
     def _give_back(self) -> None:
