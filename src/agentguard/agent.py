@@ -213,10 +213,11 @@ class Agent:
         self._body.profile.require_delegator(by.name)
 
     def take_over(self, by: Agent) -> None:
-        """For adapters: take over work from ``by``, before any of it is done.
+        """For adapters: take over work from ``by``, within its call and before any of it is done.
 
-        What ``by`` was lent is handed on at once, signed, and on record. Raises ``Denied`` where
-        it may not be (``delegation.delegatee``), or as a call under it would be refused.
+        What is in force, which is what ``by`` was lent, is handed on at once, signed and on record.
+        Raises ``Denied`` where ``by`` may not hand on to this agent (``delegation.delegatee``), or
+        as a call under it would be refused.
         """
         instance = self._acting()
         lent = instance.lent(self._delegation)

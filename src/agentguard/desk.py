@@ -149,7 +149,7 @@ class Desk:
     def wait(self, request: ApprovalRequest, *, timeout: timedelta | float) -> bool:
         """Wait until a request is answered, one way or the other, or has expired.
 
-        ``timeout`` is in seconds, unless it is a ``timedelta``; returns False once that is over.
+        Returns False where neither comes within ``timeout``: seconds, or a ``timedelta``.
         """
         end = time.monotonic() + _in_seconds(timeout)
         while not self._is_over(request):

@@ -433,9 +433,16 @@ class Guard:
         """Return ``spec`` with what ``[tools.NAME]`` of the configuration says in its place.
 
         With an alias (``[aliases]``) the policy, the log and the configuration know it under that.
-        Raises ``ConfigError`` where its resource names an argument that ``[redact]`` redacts.
+        Raises ``ConfigError`` for a tool whose own name is another one's alias, and where its
+        resource names an argument that ``[redact]`` redacts.
         """
         self._spelling.heard(spec.name)
+        if spec.name in self._settings.aliases.values():
+            message = (
+                f"{self._settings.source}: aliases: a tool comes with the name {spec.name}, which "
+                "is another one's alias: choose another alias"
+            )
+            raise ConfigError(message)
         spec = spec.overridden(name=self._settings.aliases.get(spec.name))
         override = self._settings.tools.get(spec.name)
         spec = override.over(spec) if override is not None else spec

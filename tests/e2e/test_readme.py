@@ -25,6 +25,35 @@ LACKS = "agent assistant, acting for user:alice, lacks the scope files:read scop
 REASON = "the path must be relative, without hidden files or parent folders"
 
 
+OFFLINE = """
+import json
+from contextlib import closing
+from crewai.llms.base_llm import BaseLLM
+from agentguard.audit import entry, statements
+from agentguard_crewai import agent_of
+
+class Scripted(BaseLLM):
+    def call(self, messages, *args, **kwargs):
+        if messages[-1]["role"] == "tool":
+            return messages[-1]["content"]
+        function = {"name": "search_notes", "arguments": json.dumps({"query": "otters"})}
+        return [{"id": "call_1", "type": "function", "function": function}]
+
+    def supports_function_calling(self):
+        return True
+
+researcher.llm = Scripted(model="scripted")
+said = crew.kickoff().raw
+guard = researcher._agentguard.terms.guard
+with closing(guard.reader()) as reader:
+    entries = [entry.parse(body) for _index, body in reader.entries(0)]
+(call,) = [statements.read_authorization(one) for one in entries if one.kind == "authorization"]
+assert call.agent == agent_of(researcher).id and guard.verify().ok
+print(said, "|", agent_of(researcher).name, call.tool, call.decision)
+"""
+"""What a reader has and this machine has not: a model. It calls the block's tool once."""
+
+
 def blocks(language):
     found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
     return [text for kind, text in found if kind == language]
@@ -70,7 +99,7 @@ def project(request, tmp_path_factory):
     ("number", "prints"),
     [
         (0, "a note\n"),
-        (1, "<Identity agent:researcher:"),
+        (1, "two notes about otters | researcher search_notes allow\n"),
         (2, f"a note\n{REASON} policy.denied\n"),
         (3, "42000 cents to rent\n"),
         (4, f"a note\n{LACKS}\n"),
@@ -79,13 +108,14 @@ def project(request, tmp_path_factory):
 def test_a_python_block_runs_and_does_what_the_text_says(project, number, prints):
     block = blocks("python")[number]
     crewai = "crewai" in block
+    if crewai and sys.version_info >= (3, 14):
+        pytest.skip("CrewAI is not for this Python")
     if crewai:
-        block += "\nprint(crew.agents[0]._agentguard)\n"
+        block += OFFLINE
     strict = [] if crewai else ["-W", "error"]  # CrewAI itself warns, as it is imported
     ran = run([sys.executable, *strict, "-c", block], project)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith(prints)
-    assert crewai or ran.stdout == prints
+    assert ran.stdout.endswith(prints) if crewai else ran.stdout == prints
 
 
 def read_file(path):

@@ -116,6 +116,15 @@ def test_a_mistake_in_these_tables_is_an_error(tables, message):
         made(**tables)
 
 
+def test_a_tool_that_comes_with_the_alias_of_another_is_an_error():
+    recorded = made(aliases={"mcp_docs_example_com_search": "search"})
+    with pytest.raises(ConfigError, match="which is another one's alias"):
+
+        @recorded.guard.tool
+        def search(query: str) -> str:
+            return query
+
+
 def test_a_tool_with_an_alias_is_known_by_it():
     recorded: RecordedGuard = made(
         agents={"worker": {"authority": "own", "max_scope": ["web:read"]}},

@@ -150,7 +150,8 @@ def lent(guard):
 def approve(guard):
     bob = Ed25519Signer.from_seed(bytes.fromhex(open("bob").read()))
     for request in guard.approvals.pending():
-        guard.approvals.approve(request, bob)
+        if guard.approvals.missing(request) is not None:
+            guard.approvals.approve(request, bob)
 
 
 def run(guard, name):
@@ -386,7 +387,7 @@ class Place:
         """Let a process work to its end; return what it has said of runs that were."""
         before = len(self.said("resumed", "done"))
         self.forge.begin(str(self.folder), job, options, *arguments)
-        assert self.forge.end() == ends, "\n".join(self.lines("output"))
+        assert self.forge.end() == ends, "\n".join(self.lines("output")[-20:])
         return self.said("resumed", "done")[before:]
 
     def examine(self) -> examination.Report:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from agentguard_crewai.agents import guard_agent
+from agentguard_crewai.agents import agent_of, guard_agent
 from agentguard_crewai.crews import guard_crew, guard_crewbase
 from agentguard_crewai.flows import akickoff_or_pause, answered, kickoff_or_pause
+from agentguard_crewai.identity import OnApproval
 from agentguard_crewai.runs import resumable
 
 __all__ = [
+    "OnApproval",
+    "agent_of",
     "akickoff_or_pause",
     "answered",
     "guard_agent",

@@ -7,31 +7,33 @@ executor.
 
 from __future__ import annotations
 
-import json
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from crewai import Agent as CrewAgent
+from crewai import Task
 from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.agents.agent_executor import AgentExecutor
 from crewai.agents.cache.cache_handler import CacheHandler
 from crewai.agents.tools_handler import ToolsHandler
+from crewai.state.checkpoint_config import CheckpointConfig
 from crewai.tools import BaseTool
+from crewai.utilities.types import LLMMessage
 from pydantic import PrivateAttr
 
-from agentguard import ConfigError, Guard, current_delegation
+from agentguard import Agent, ConfigError, Guard
 from agentguard_crewai import runs, scopes
 from agentguard_crewai.binding import names_of
+from agentguard_crewai.cache import OwnResults, is_own
 from agentguard_crewai.call import ACTION, COWORKER_FAILED, Action
 from agentguard_crewai.classes import guarded_class
-from agentguard_crewai.executor import require_gated
+from agentguard_crewai.executor import gate_executor
 from agentguard_crewai.identity import Identity, OnApproval, Terms, identity_of, name_of
 from agentguard_crewai.runs import Paused
-from agentguard_crewai.tools import gate_of, original_of, put_behind
+from agentguard_crewai.tools import original_of, put_behind
 
 _EXECUTING: Final[ContextVar[Identity | None]] = ContextVar(
     "agentguard_crewai_executing", default=None
@@ -45,14 +47,17 @@ _WAYS: Final = (
 """How an agent is put to work; CrewAI puts some on the object itself where it has remote agents."""
 
 
+Guarded = TypeVar("Guarded", bound=BaseAgent)
+
+
 def guard_agent(
-    agent: BaseAgent,
+    agent: Guarded,
     guard: Guard,
     *,
     name: str | None = None,
     on_approval: OnApproval = "wait",
     timeout: timedelta | float = 30,
-) -> BaseAgent:
+) -> Guarded:
     """Give an agent an identity of its own, with which each of its tool calls is made; return it.
 
     ``name`` is that of its table in ``[agents]``, without it the role's (``Senior Writer`` is
@@ -68,6 +73,18 @@ def guard_agent(
         raise ConfigError(f"agent: expected a CrewAI agent, got {given!r}")
     take_on(agent, identified(agent, Terms.of(guard, on_approval, timeout), name))
     return agent
+
+
+def agent_of(agent: BaseAgent) -> Agent:
+    """Return the instance that a guarded agent is: its ``id``, ``alias`` and ``name``.
+
+    Raises ``ConfigError`` (``agent.unguarded``) for one that is not guarded.
+    """
+    identity = identity_of(agent)
+    if identity is None:
+        message = f"the agent {agent.role!r} is not guarded: see guard_crew and guard_agent"
+        raise ConfigError(message, code="agent.unguarded")
+    return identity.agent
 
 
 def identified(agent: BaseAgent, terms: Terms, name: str | None) -> Identity:
@@ -126,7 +143,9 @@ class GuardedAgent(CrewAgent):
     _agentguard: Identity | None = PrivateAttr(default=None)
     _agentguard_tools: dict[str, BaseTool] = PrivateAttr(default_factory=dict)
 
-    def _add_skill_loader_tool(self, tools: list[BaseTool], task: Any = None) -> list[BaseTool]:
+    def _add_skill_loader_tool(
+        self, tools: list[BaseTool], task: Task | None = None
+    ) -> list[BaseTool]:
         """Put all tools behind the gate: CrewAI's last step before an executor gets them."""
         identity = self.require_identity()
         originals = [original_of(tool) for tool in tools]
@@ -138,19 +157,21 @@ class GuardedAgent(CrewAgent):
         self._agentguard_tools = dict(zip(names, guarded, strict=True))
         handler: ToolsHandler | None = self.tools_handler  # CrewAI sets it late
         cache = handler.cache if handler is not None else None
-        if cache is not None and not _is_own(cache, self):
+        if cache is not None and not is_own(cache, self):
             self.set_cache_handler(cache)
         identity.agent.tools_named()
         return guarded
 
-    def create_agent_executor(self, tools: Any = None, task: Any = None) -> None:
+    def create_agent_executor(
+        self, tools: list[BaseTool] | None = None, task: Task | None = None
+    ) -> None:
         """Make an executor; raises ``ConfigError`` where a class of agents gives it other tools."""
         super().create_agent_executor(tools, task)
-        require_gated(self.agent_executor)
+        gate_executor(self.agent_executor)
 
     def _prepare_kickoff(self, *args: Any, **kwargs: Any) -> Any:
         prepared = super()._prepare_kickoff(*args, **kwargs)
-        require_gated(prepared[0])
+        gate_executor(prepared[0])
         return prepared
 
     def require_identity(self) -> Identity:
@@ -167,27 +188,45 @@ class GuardedAgent(CrewAgent):
         """Return the tool of this name that an executor was given last."""
         return self._agentguard_tools.get(name)
 
-    def execute_task(self, task: Any, context: Any = None, tools: Any = None) -> Any:
+    def execute_task(
+        self, task: Task, context: str | None = None, tools: list[BaseTool] | None = None
+    ) -> Any:
         """Execute a task as this identity."""
         with _executing(self, task):
             return super().execute_task(task, context, tools)
 
-    async def aexecute_task(self, task: Any, context: Any = None, tools: Any = None) -> Any:
+    async def aexecute_task(
+        self, task: Task, context: str | None = None, tools: list[BaseTool] | None = None
+    ) -> Any:
         """Execute a task as this identity."""
         with _executing(self, task):
             return await super().aexecute_task(task, context, tools)
 
-    def kickoff(self, *args: Any, **kwargs: Any) -> Any:
+    def kickoff(
+        self,
+        messages: str | list[LLMMessage],
+        response_format: type[Any] | None = None,
+        input_files: dict[str, Any] | None = None,
+        from_checkpoint: CheckpointConfig | None = None,
+    ) -> Any:
         """Execute the agent by itself, as this identity; raises ``ConfigError`` for a restore."""
-        refuse_restoring("agent", args[3:], kwargs)
+        refuse_restoring("agent", from_checkpoint)
         with _executing(self):
-            return super().kickoff(*args, **kwargs)
+            return super().kickoff(messages, response_format, input_files, from_checkpoint)
 
-    async def kickoff_async(self, *args: Any, **kwargs: Any) -> Any:
+    async def kickoff_async(
+        self,
+        messages: str | list[LLMMessage],
+        response_format: type[Any] | None = None,
+        input_files: dict[str, Any] | None = None,
+        from_checkpoint: CheckpointConfig | None = None,
+    ) -> Any:
         """Execute the agent by itself, as this identity; raises ``ConfigError`` for a restore."""
-        refuse_restoring("agent", args[3:], kwargs)
+        refuse_restoring("agent", from_checkpoint)
         with _executing(self):
-            return await super().kickoff_async(*args, **kwargs)
+            return await super().kickoff_async(
+                messages, response_format, input_files, from_checkpoint
+            )
 
     def copy(self) -> Self:  # type: ignore[override]  # as CrewAI does
         """Return a copy, with an identity of its own."""
@@ -219,12 +258,12 @@ class GuardedAgent(CrewAgent):
     def set_cache_handler(self, cache_handler: CacheHandler) -> None:  # noqa: ARG002  CrewAI's
         """Keep results for this agent alone, whatever the crew shares."""
         present = self.cache_handler
-        own = present if present is not None and _is_own(present, self) else _OwnResults(self)
+        own = present if present is not None and is_own(present, self) else OwnResults(self)
         super().set_cache_handler(own)
 
 
 @contextmanager
-def _executing(agent: GuardedAgent, task: Any = None) -> Iterator[None]:
+def _executing(agent: GuardedAgent, task: Task | None = None) -> Iterator[None]:
     """Do something as an agent, taken over from whoever's work this is part of.
 
     The outermost one tells who began it that it waits. Raises ``Denied`` and ``ApprovalPending``.
@@ -254,67 +293,11 @@ def _executing(agent: GuardedAgent, task: Any = None) -> Iterator[None]:
             raise paused.pending from None
 
 
-def refuse_restoring(what: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def refuse_restoring(what: str, config: CheckpointConfig | None) -> None:
     """Raise ``ConfigError`` for a checkpoint to go on from: what is in one has no identities."""
-    config = kwargs.get("from_checkpoint", args[0] if args else None)
-    if getattr(config, "restore_from", None) is not None:
+    if config is not None and config.restore_from is not None:
         message = (
             f"a checkpoint holds no identities, and what is restored from one is not guarded: "
             f"restore the {what} first, guard it, and kick that off"
         )
         raise ConfigError(message, code="agent.unguarded")
-
-
-def _received(tool: BaseTool, given: dict[str, Any]) -> dict[str, Any]:
-    """Return what a tool receives of what a model gives; raises ``ValueError``, ``TypeError``."""
-    if ACTION.get() is not None:  # of a model's text CrewAI passes on what the schema names
-        named = gate_of(tool).spec().schema.get("properties", {})
-        given = {name: value for name, value in given.items() if name in named}  # type: ignore[operator]
-    return tool._validate_kwargs(given)  # noqa: SLF001  as its run does
-
-
-class _OwnResults(CacheHandler):
-    """The results of one agent's tools, handed out as the calls that they answer: guarded.
-
-    CrewAI's cache is asked before a tool is. What lies in this one is given as the result of a call
-    that the agent may make now, and that is on record.
-    """
-
-    _owner: weakref.ref[GuardedAgent] = PrivateAttr()
-
-    def __init__(self, owner: GuardedAgent) -> None:
-        super().__init__()
-        self._owner = weakref.ref(owner)
-
-    def __repr_name__(self) -> str:
-        return "CacheHandler"
-
-    def is_of(self, agent: GuardedAgent) -> bool:
-        return self._owner() is agent
-
-    def add(self, tool: str, input: str, output: Any) -> None:  # noqa: A002  CrewAI's name
-        super().add(tool, _for_whom(input), output)
-
-    def read(self, tool: str, input: str) -> Any | None:  # noqa: A002  CrewAI's name
-        found = super().read(tool, _for_whom(input))
-        owner = self._owner()
-        guarded = owner.guarded_tool(tool) if owner is not None else None
-        if found is None or guarded is None:
-            return None
-        try:
-            kwargs = _received(guarded, json.loads(input) if input else {})
-        except (ValueError, TypeError):
-            return None  # what is wrong with them is said where the tool is run
-        return gate_of(guarded).run(lambda **_kwargs: found, (), kwargs)
-
-
-def _is_own(cache: CacheHandler, agent: GuardedAgent) -> bool:
-    """Whether these are the results of this agent, and of no other."""
-    return isinstance(cache, _OwnResults) and cache.is_of(agent)
-
-
-def _for_whom(given: str) -> str:
-    """Return a key that what was fetched for one principal has for no other."""
-    lent = current_delegation()
-    whose = None if lent is None else [lent.principal, *lent.scope]
-    return f"{given} {json.dumps(whose)}"

@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 from crewai import Crew, Task
 from crewai.agents.agent_builder.base_agent import BaseAgent
+from crewai.crews.crew_output import CrewOutput
+from crewai.state.checkpoint_config import CheckpointConfig
+from crewai.types.streaming import CrewStreamingOutput
 from pydantic import PrivateAttr
 
 from agentguard import ConfigError, Guard
@@ -20,15 +23,16 @@ from agentguard_crewai.identity import OnApproval, Terms, identity_of
 from agentguard_crewai.runs import Run
 
 Class = TypeVar("Class")
+Guarded = TypeVar("Guarded", bound=Crew)
 
 
 def guard_crew(
-    crew: Crew,
+    crew: Guarded,
     guard: Guard,
     *,
     on_approval: OnApproval = "wait",
     timeout: timedelta | float = 30,
-) -> Crew:
+) -> Guarded:
     """Give each agent of a crew an identity of its own, and guard all their tool calls; return it.
 
     The name of an agent in ``[agents]`` is its role's (``Senior Writer`` is ``senior-writer``),
@@ -82,7 +86,7 @@ def _making_guarded(method: Callable[..., Crew], terms: Terms) -> Callable[..., 
     return crew
 
 
-def _guarded(crew: Crew, terms: Terms, names: Mapping[int, str]) -> Crew:
+def _guarded(crew: Guarded, terms: Terms, names: Mapping[int, str]) -> Guarded:
     """Guard a crew and all agents in it; ``names`` are those of agents, by their ``id()``."""
     present = crew._agentguard if isinstance(crew, GuardedCrew) else None  # noqa: SLF001
     if present is not None and present.guard is not terms.guard:
@@ -119,22 +123,37 @@ class GuardedCrew(Crew):
     _agentguard: Terms | None = PrivateAttr(default=None)
     _agentguard_run: Run | None = PrivateAttr(default=None)  # that of a stream, until it is read
 
-    def kickoff(self, *args: Any, **kwargs: Any) -> Any:
+    def kickoff(
+        self,
+        inputs: dict[str, Any] | None = None,
+        input_files: dict[str, Any] | None = None,
+        from_checkpoint: CheckpointConfig | None = None,
+    ) -> CrewOutput | CrewStreamingOutput:
         """Run the crew; raises ``ConfigError`` where somebody in it has no identity."""
-        self._begin(args, kwargs)
+        self._begin(from_checkpoint)
         with runs.joined(self._begun()):
-            return super().kickoff(*args, **kwargs)
+            return super().kickoff(inputs, input_files, from_checkpoint)
 
-    async def akickoff(self, *args: Any, **kwargs: Any) -> Any:
+    async def akickoff(
+        self,
+        inputs: dict[str, Any] | None = None,
+        input_files: dict[str, Any] | None = None,
+        from_checkpoint: CheckpointConfig | None = None,
+    ) -> CrewOutput | CrewStreamingOutput:
         """Run the crew; raises ``ConfigError`` where somebody in it has no identity."""
-        self._begin(args, kwargs)
+        self._begin(from_checkpoint)
         with runs.joined(self._begun()):
-            return await super().akickoff(*args, **kwargs)
+            return await super().akickoff(inputs, input_files, from_checkpoint)
 
-    async def kickoff_async(self, *args: Any, **kwargs: Any) -> Any:
+    async def kickoff_async(
+        self,
+        inputs: dict[str, Any] | None = None,
+        input_files: dict[str, Any] | None = None,
+        from_checkpoint: CheckpointConfig | None = None,
+    ) -> CrewOutput | CrewStreamingOutput:
         """Run the crew in a thread; raises ``ConfigError`` as ``kickoff`` does."""
-        self._begin(args, kwargs)
-        return await super().kickoff_async(*args, **kwargs)
+        self._begin(from_checkpoint)
+        return await super().kickoff_async(inputs, input_files, from_checkpoint)
 
     def copy(self) -> Crew:  # type: ignore[override]  # as CrewAI does
         """Return a copy whose agents are other instances of the same names.
@@ -144,8 +163,8 @@ class GuardedCrew(Crew):
         self._require_guarded()
         return _guarded(super().copy(), self._require_terms(), {})
 
-    def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        refuse_restoring("crew", args[2:], kwargs)
+    def _begin(self, from_checkpoint: CheckpointConfig | None) -> None:
+        refuse_restoring("crew", from_checkpoint)
         self._require_guarded()
         if self.stream:  # what is kicked off runs when it is read, wherever that is
             self._agentguard_run = runs.current()
@@ -168,6 +187,10 @@ class GuardedCrew(Crew):
         if agent is not None:
             _require_identity(agent)
         return agent
+
+    def pauses(self) -> bool:
+        """Whether a call that needs an approval stops the crew."""
+        return self._require_terms().on_approval == "pause"
 
     def _require_terms(self) -> Terms:
         if self._agentguard is None:

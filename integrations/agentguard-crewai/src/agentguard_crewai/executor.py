@@ -19,8 +19,8 @@ from agentguard_crewai.identity import identity_of
 from agentguard_crewai.tools import GuardedTool
 
 
-def require_gated(executor: Any) -> None:
-    """Look once more: no tool goes to an executor that is not behind a gate.
+def gate_executor(executor: Any) -> None:
+    """Look once more, as no tool goes to an executor that is not behind a gate; guard its own.
 
     What runs a planner's steps is made anew: it would keep the tools that it was made with. Raises
     ``ConfigError`` (``tool.unguarded``).
@@ -50,6 +50,7 @@ class GuardedExecutor(AgentExecutor):
         super()._register_deferred_file_reader(reader)
 
 
+# CrewAI finds the reader by its identity, so that it can be no other object
 class _GuardedReader(GuardedTool, DeferredToolResultReader):  # type: ignore[misc]  # not copied
     """The reader, whose every use is a guarded call of the agent that was given the result."""
 

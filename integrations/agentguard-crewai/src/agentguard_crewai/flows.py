@@ -14,8 +14,11 @@ from crewai import Crew
 from crewai.flow import Flow
 from crewai.flow.async_feedback.types import HumanFeedbackPending, PendingFeedbackContext
 from crewai.flow.flow_context import current_flow_method_name
+from crewai.flow.runtime import _iter_condition_events
+from crewai.flow.types import FlowMethodName
 
 from agentguard import ApprovalPending, ConfigError
+from agentguard_crewai.crews import GuardedCrew
 from agentguard_crewai.runs import resumable
 
 
@@ -38,7 +41,7 @@ def kickoff_or_pause(
     Raises CrewAI's ``HumanFeedbackPending``, whose context names the request in its ``metadata``,
     and ``ConfigError``.
     """
-    with _pausing(flow, run):
+    with _pausing(flow, crew, run):
         return crew.kickoff(inputs=dict(inputs) if inputs is not None else None)
 
 
@@ -46,17 +49,30 @@ async def akickoff_or_pause(
     flow: Flow[Any], crew: Crew, inputs: Mapping[str, Any] | None = None, *, run: str
 ) -> Any:
     """Kick off a crew in a flow's async method; the async twin of ``kickoff_or_pause``."""
-    with _pausing(flow, run):
+    with _pausing(flow, crew, run):
         return await crew.akickoff(inputs=dict(inputs) if inputs is not None else None)
 
 
 @contextmanager
-def _pausing(flow: Flow[Any], run: str) -> Iterator[None]:
+def _pausing(flow: Flow[Any], crew: Crew, run: str) -> Iterator[None]:
+    if not isinstance(crew, GuardedCrew):
+        message = f"the crew {crew.name!r} is not guarded: guard it, with on_approval='pause'"
+        raise ConfigError(message, code="agent.unguarded")
+    if not crew.pauses():
+        message = f"the crew {crew.name!r} waits for approvals: guard it with on_approval='pause'"
+        raise ConfigError(message)
     method = current_flow_method_name.get()
     if not hasattr(type(flow), method):
         message = (
             "a crew is kicked off outside of the flow's methods (in a thread of its own?), where "
             "it can't pause the flow: kick it off in the method itself"
+        )
+        raise ConfigError(message)
+    listens = flow._listen_condition(FlowMethodName(method))  # noqa: SLF001  CrewAI has no other
+    if listens is None or answered(method) not in _iter_condition_events(listens):
+        message = (
+            f"the flow's method {method} would not run again once people have answered: let it "
+            f"listen to that as well, as in @listen(or_(..., answered({method!r})))"
         )
         raise ConfigError(message)
     try:

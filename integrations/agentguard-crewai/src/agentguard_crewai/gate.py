@@ -36,9 +36,9 @@ from agentguard_crewai.runs import Paused, Run
 
 
 class Gate:
-    """An agent's instance in front of one tool."""
+    """An agent's instance in front of one tool; ``ways`` are its functions, and the gated ones."""
 
-    __slots__ = ("_configured", "_identity", "_name", "_results", "tool")
+    __slots__ = ("_configured", "_identity", "_name", "_results", "tool", "ways")
 
     def __init__(self, identity: Identity, tool: BaseTool, name: str) -> None:
         self.tool = tool
@@ -46,6 +46,7 @@ class Gate:
         self._identity = identity
         self._configured: tuple[ToolSpec, ToolSpec] | None = None
         self._results = ToolResults(tool.result_schema)
+        self.ways: dict[str, tuple[object, Callable[..., Any]]] = {}
         self.spec()  # what is wrong with it is found before a call is
 
     def spec(self) -> ToolSpec:
@@ -62,12 +63,18 @@ class Gate:
 
         Raises what it raises, and ``Paused``.
         """
-        agent, run = self._identity.agent, self._run()
+        agent, run = self._identity.agent, self._current_run()
         call = self._call(Body(self.tool, function, args, kwargs), run)
         try:
             while True:
                 try:
-                    return agent.run(call.invocation, call.run, **self._options(run))
+                    return agent.run(
+                        call.invocation,
+                        call.run,
+                        suspends=(Paused,),
+                        codec=self._codec(run),
+                        reentrant=self._hands_on,
+                    )
                 except ApprovalPending as pending:
                     left = call.left(pending)
                     if not agent.approvals.wait(pending.request, timeout=left):
@@ -79,12 +86,18 @@ class Gate:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
         """Run ``function``, which may be a coroutine function; the async twin of ``run``."""
-        agent, run = self._identity.agent, self._run()
+        agent, run = self._identity.agent, self._current_run()
         call = self._call(Body(self.tool, function, args, kwargs), run)
         try:
             while True:
                 try:
-                    return await agent.arun(call.invocation, call.arun, **self._options(run))
+                    return await agent.arun(
+                        call.invocation,
+                        call.arun,
+                        suspends=(Paused,),
+                        codec=self._codec(run),
+                        reentrant=self._hands_on,
+                    )
                 except ApprovalPending as pending:
                     left = call.left(pending)
                     if not await agent.approvals.await_(pending.request, timeout=left):
@@ -92,7 +105,7 @@ class Gate:
         except Exception as error:  # noqa: BLE001  what is the tool's own is raised again
             return call.ended(error)
 
-    def _run(self) -> Run:
+    def _current_run(self) -> Run:
         """Return the run that a call is part of; raises what the tool has raised in this step."""
         action = ACTION.get()
         if action is not None:
@@ -101,13 +114,14 @@ class Gate:
         run.require_going()
         return run
 
-    def _options(self, run: Run) -> dict[str, Any]:
-        """Return how the call is kept, so that it is not made again where the run is."""
-        return {
-            "suspends": (Paused,),
-            "codec": self._results if run.name is not None else None,
-            "reentrant": isinstance(self.tool, BaseAgentTool),
-        }
+    def _codec(self, run: Run) -> ToolResults | None:
+        """Return how results are kept, so that a call is not made again where its run is."""
+        return self._results if run.name is not None else None
+
+    @property
+    def _hands_on(self) -> bool:
+        """Whether a call is another agent's work: it goes on where it was cut short."""
+        return isinstance(self.tool, BaseAgentTool)
 
     def _call(self, body: Body, run: Run) -> Call:
         spec, agent = self.spec(), self._identity.agent

@@ -17,6 +17,7 @@ from crewai.tools.tool_failure import ToolFailure, ToolFailureReason
 from pydantic import BaseModel
 
 from agentguard import DecodeError, EncodeError
+from agentguard.journal import MAX_RESULT
 
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 
@@ -32,8 +33,8 @@ class ToolResults:
     def dumps(self, result: Any) -> bytes:
         """Write a result; raises ``EncodeError`` for one that would not come back as it is."""
         try:
-            data = orjson.dumps(self._node(result))
-            same = orjson.dumps(self._node(self.loads(data))) == data
+            data = orjson.dumps(self._node(result, _Budget()))
+            same = orjson.dumps(self._node(self.loads(data), _Budget())) == data
         except EncodeError:
             raise
         except Exception as error:
@@ -50,28 +51,30 @@ class ToolResults:
         except Exception as error:
             raise DecodeError(f"no result of a tool ({type(error).__name__})") from error
 
-    def _node(self, value: Any) -> Any:
+    def _node(self, value: Any, budget: _Budget) -> Any:
+        budget.spend(len(value) if type(value) is str else 4)
         kind = type(value)
         if kind in _PLAIN:
             if kind is float and not math.isfinite(value):
                 raise EncodeError("a number that is none can't be kept")
             return value
         if kind is list or kind is tuple:
-            return [kind.__name__, *map(self._node, value)]
+            return [kind.__name__, *(self._node(item, budget) for item in value)]
         if kind is dict and all(type(key) is str for key in value):
-            return {key: self._node(item) for key, item in value.items()}
+            budget.spend(sum(map(len, value)))
+            return {key: self._node(item, budget) for key, item in value.items()}
         if kind is ToolFailure:
-            return ["failure", self._fields(value, reason=value.reason.value)]
+            return ["failure", self._fields(value, budget, reason=value.reason.value)]
         # pydantic leaves these two away where a model has a model_post_init of its own
         if kind is self._schema and not getattr(value, "__pydantic_private__", None):
             given = sorted(value.__pydantic_fields_set__)
-            return ["model", _fingerprint(kind), self._fields(value), given]
+            return ["model", _fingerprint(kind), self._fields(value, budget), given]
         raise EncodeError(f"a {kind.__module__}:{kind.__qualname__} can't be kept")
 
-    def _fields(self, value: BaseModel, **instead: str) -> dict[str, Any]:
+    def _fields(self, value: BaseModel, budget: _Budget, **instead: str) -> dict[str, Any]:
         if getattr(value, "__pydantic_extra__", None):
             raise EncodeError(f"a {type(value).__name__} with further members can't be kept")
-        return {name: self._node(item) for name, item in {**vars(value), **instead}.items()}
+        return {name: self._node(item, budget) for name, item in {**vars(value), **instead}.items()}
 
     def _value(self, node: Any) -> Any:
         if isinstance(node, dict):
@@ -93,6 +96,18 @@ class ToolResults:
 
     def _failure(self, fields: Mapping[str, Any]) -> ToolFailure:
         return ToolFailure(**{**fields, "reason": ToolFailureReason(fields["reason"])})
+
+
+class _Budget:
+    """How much of a result may still be written: values that share parts grow as they are."""
+
+    def __init__(self) -> None:
+        self._left = MAX_RESULT
+
+    def spend(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise EncodeError(f"a result takes more than {MAX_RESULT} bytes")
 
 
 def _fingerprint(schema: type[BaseModel]) -> str:

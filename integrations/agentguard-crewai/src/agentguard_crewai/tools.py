@@ -57,7 +57,11 @@ class _Gated:
         gate = gate_of(tool)
         if self._written in _STOCK[self._name] and self._name not in vars(gate.tool):
             return types.MethodType(self._written, tool)  # type: ignore[arg-type]  # a function
-        return _behind(gate, getattr(gate.tool, self._name))
+        function = getattr(gate.tool, self._name)
+        known = gate.ways.get(self._name)
+        if known is None or known[0] != function:  # a bound method is another object each time
+            known = gate.ways[self._name] = function, _behind(gate, function)
+        return known[1]
 
     def __set__(self, tool: BaseTool, value: object) -> None:
         setattr(gate_of(tool).tool, self._name, value)

@@ -1,0 +1,83 @@
+"""What CrewAI caches of a guarded agent's tools: one agent's alone, and each hit a guarded call.
+
+CrewAI's cache is asked before a tool is, and is keyed by tool and arguments, not by who asks.
+"""
+
+from __future__ import annotations
+
+import json
+import weakref
+from typing import Any, Protocol
+
+from crewai.agents.cache.cache_handler import CacheHandler
+from crewai.tools import BaseTool
+from pydantic import PrivateAttr
+
+from agentguard import current_delegation
+from agentguard_crewai.call import ACTION
+from agentguard_crewai.tools import gate_of
+
+
+class Owner(Protocol):
+    """An agent, with the tools that it was given last."""
+
+    def guarded_tool(self, name: str) -> BaseTool | None:
+        """Return the tool of this name."""
+
+
+class OwnResults(CacheHandler):
+    """The results of one agent's tools, handed out as the calls that they answer: guarded.
+
+    What lies here is given as the result of a call that the agent may make now, and that is on
+    record.
+    """
+
+    _owner: weakref.ref[Owner] = PrivateAttr()
+
+    def __init__(self, owner: Owner) -> None:
+        super().__init__()
+        self._owner = weakref.ref(owner)
+
+    def __repr_name__(self) -> str:
+        return "CacheHandler"
+
+    def is_of(self, agent: Owner) -> bool:
+        """Whether these are the results of this agent."""
+        return self._owner() is agent
+
+    def add(self, tool: str, input: str, output: Any) -> None:  # noqa: A002  CrewAI's name
+        """Keep a result, for those for whom it was fetched."""
+        super().add(tool, _for_whom(input), output)
+
+    def read(self, tool: str, input: str) -> Any | None:  # noqa: A002  CrewAI's name
+        """Return what is kept, or the failure in its place; None where nothing is."""
+        found = super().read(tool, _for_whom(input))
+        owner = self._owner()
+        guarded = owner.guarded_tool(tool) if owner is not None else None
+        if found is None or guarded is None:
+            return None
+        try:
+            kwargs = _received(guarded, json.loads(input) if input else {})
+        except (ValueError, TypeError):
+            return None  # what is wrong with them is said where the tool is run
+        return gate_of(guarded).run(lambda **_kwargs: found, (), kwargs)
+
+
+def is_own(cache: CacheHandler, agent: Owner) -> bool:
+    """Whether these are the results of this agent, and of no other."""
+    return isinstance(cache, OwnResults) and cache.is_of(agent)
+
+
+def _received(tool: BaseTool, given: dict[str, Any]) -> dict[str, Any]:
+    """Return what a tool receives of what a model gives; raises ``ValueError``, ``TypeError``."""
+    if ACTION.get() is not None:  # of a model's text CrewAI passes on what the schema names
+        named: Any = gate_of(tool).spec().schema.get("properties", {})
+        given = {name: value for name, value in given.items() if name in named}
+    return tool._validate_kwargs(given)  # noqa: SLF001  as its run does
+
+
+def _for_whom(given: str) -> str:
+    """Return a key that what was fetched for one principal has for no other."""
+    lent = current_delegation()
+    whose = None if lent is None else [lent.principal, *lent.scope]
+    return f"{given} {json.dumps(whose)}"
