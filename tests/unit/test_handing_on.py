@@ -117,7 +117,7 @@ def test_a_mistake_in_these_tables_is_an_error(tables, message):
 
 
 def test_a_tool_that_comes_with_the_alias_of_another_is_an_error():
-    recorded = made(aliases={"mcp_docs_example_com_search": "search"})
+    recorded: RecordedGuard = made(aliases={"mcp_docs_example_com_search": "search"})
     with pytest.raises(ConfigError, match="which is another one's alias"):
 
         @recorded.guard.tool

@@ -27,6 +27,7 @@ import pytest
 from crewai import Crew, Process, Task
 from crewai.agent.planning_config import PlanningConfig
 from crewai.tools import tool
+from crewai.tools.tool_failure import ToolExecutionFailedError
 
 from agentguard import (
     ApprovalError,
@@ -234,7 +235,7 @@ def by_itself(how: Callable[[Any], Any]) -> Callable[..., Work]:
 
 
 def task(agent: Any = None, **options: Any) -> Task:
-    return Task(description="a task", expected_output="words", agent=agent, **options)
+    return Task(**{"description": "a task", "expected_output": "words", "agent": agent, **options})
 
 
 def asked_of(name: str, **arguments: str) -> tuple[str, dict[str, str]]:
@@ -890,6 +891,94 @@ def test_a_call_does_not_wait_for_a_request_that_is_over(offices, clock, way, si
     assert time.monotonic() - begun < 4, "nobody can answer any more: there is nothing to wait for"
     assert (failure.code, office.ran) == ("approval.expired", [])
     assert [call.code for call in payments(signed, office)] == ["approval.expired"]
+
+
+def test_a_crew_that_is_replayed_from_a_task_pauses_and_goes_on(office, way, signed):
+    office.answer = lambda *_needed: Decision.allow()
+    lead = way.agent("Lead", LOOK, "done", tools=office.tools)
+    worker = way.agent("Worker", PAY, "done", tools=office.tools)
+    tasks = [task(lead), task(worker, description="another task")]
+    crew = office.crew(way.crew(lead, worker, tasks=tasks))
+    with office.lent():
+        crew.kickoff()
+        office.answer = Decision.require_approval
+        for _ in range(2):
+            worker.llm.steps[:] = [BEN, "done"]
+            with pytest.raises(ApprovalPending):
+                within(lambda: crew.replay(str(tasks[1].id)))
+        office.approve()
+        worker.llm.steps[:] = [BEN, "done"]
+        assert crew.replay(str(tasks[1].id)).raw == "done"
+    assert office.ran == ["books", "ann", "ben"]
+    assert [call.chain for call in payments(signed, office)] == [(*LENT, "worker")] * 2
+
+
+def test_a_crew_in_a_tool_pauses_what_the_tool_is_part_of(office, way, signed):
+    @tool
+    def order(what: str) -> str:
+        """Have another crew see to something."""
+        inner = way.agent("Worker", LOOK, PAY, f"{what} is ordered", tools=office.tools)
+        return office.crew(way.crew(inner)).kickoff().raw
+
+    def tried() -> str:
+        lead = way.agent("Lead", ("order", {"what": "a cab"}), LOOK, "done", tools=[order])
+        with office.lent(), resumable("order-1"):
+            return office.crew(way.crew(lead)).kickoff().raw
+
+    with pytest.raises(ApprovalPending):
+        within(tried)
+    assert office.ran == ["books"]
+    office.approve()
+    assert tried() == "done"
+    assert tried() == "done"
+    assert office.ran == ["books", "ann"]
+    ordered = [call for call in signed(office.guard) if call.tool == "order"]
+    assert [(call.chain, call.outcome) for call in ordered] == [
+        ((*LENT, "lead"), "unknown"),
+        ((*LENT, "lead"), "ok"),
+        ((*LENT, "lead"), "not_run"),
+    ]
+    (paid,) = payments(signed, office)
+    assert (paid.agent, paid.chain) == ("worker", (*LENT, "lead", "worker"))
+
+
+@pytest.mark.parametrize("mode", ["wait", "pause"])
+def test_a_crew_that_is_to_fail_with_its_tools_fails_once_it_is_refused(office, way, mode):
+    office.terms = {"on_approval": mode, "timeout": 0}
+    lead = way.agent("Lead", tools=office.tools, tool_failure_policy="raise")
+    crew = office.crew(way.crew(lead))
+    with office.lent():
+        lead.llm.steps[:] = [PAY, LOOK, "done"]
+        if mode == "pause":
+            with pytest.raises(ApprovalPending):
+                crew.kickoff()
+        else:
+            with pytest.raises(ToolExecutionFailedError) as failed:
+                crew.kickoff()
+            assert failed.value.record.failure.code == "approval.pending"
+        assert office.ran == []
+        office.approve()
+        lead.llm.steps[:] = [PAY, LOOK, "done"]
+        assert crew.kickoff().raw == "done"
+    assert office.ran == ["ann", "books"]
+
+
+def test_what_is_lent_no_more_when_the_answer_comes_does_not_run(offices, clock, way, signed):
+    office = offices()
+    office.terms = {"on_approval": "wait", "timeout": 20}
+    lead = way.agent("Lead", PAY, "done", tools=office.tools)
+    crew = office.crew(way.crew(lead))
+
+    def later() -> None:
+        clock.ahead = timedelta(seconds=120)
+        office.approve()
+
+    lent = office.guard.delegate("user:alice", scope=["pay"], via="crew:report", expires_in=60)
+    with lent, office.answered(later):
+        (failure,) = failures(crew.kickoff())
+    assert (failure.code, office.ran) == ("delegation.expired", [])
+    (paid,) = payments(signed, office)
+    assert (paid.decision, paid.code) == ("deny", "delegation.expired")
 
 
 # --- who may answer -------------------------------------------------------------------------------

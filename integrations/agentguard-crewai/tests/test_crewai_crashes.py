@@ -35,7 +35,7 @@ ROUNDS = 40 if FULL else 3
 PASSPHRASE = b"of this test"
 
 PROGRAM = '''
-import itertools, json, os, signal, sys, traceback
+import itertools, json, os, signal, sys, time, traceback
 
 os.environ["CREWAI_DISABLE_TELEMETRY"] = "true"
 os.environ["CREWAI_TRACING_ENABLED"] = "false"
@@ -81,7 +81,9 @@ def look(what: str) -> str:
 def pay(to: str) -> str:
     """Pay somebody."""
     die("before", to)
+    time.sleep(0.01)  # so that some are killed in here
     os.write(EFFECTS, f"{to}\\n".encode())
+    time.sleep(0.01)
     die("after", to)
     return f"paid {to}"
 

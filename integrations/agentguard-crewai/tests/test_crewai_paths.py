@@ -9,6 +9,7 @@ both. How work is handed on stands in ``test_crewai_delegation.py``, servers' to
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
 import functools
 import inspect
@@ -33,6 +34,7 @@ from crewai.lite_agent import LiteAgent
 from crewai.llms.base_llm import BaseLLM
 from crewai.memory.unified_memory import Memory
 from crewai.state.checkpoint_config import CheckpointConfig
+from crewai.tasks.conditional_task import ConditionalTask
 from crewai.tools import BaseTool, tool
 from crewai.tools.base_tool import Tool, to_langchain
 from crewai.tools.tool_failure import ToolFailure
@@ -948,6 +950,70 @@ def test_a_second_try_after_a_guardrail(desk, way):
     desk.require_both()
 
 
+def test_a_second_try_of_an_agent_by_itself_after_a_guardrail(desk, way):
+    tries = []
+
+    def once(_output):
+        tries.append(len(desk.calls()))
+        return (len(tries) > 1, "not yet" if len(tries) == 1 else "done")
+
+    lead: Any = guard_agent(desk.lead(way, PLAN, "one", SECRET, "two", guardrail=once), desk.guard)
+    with desk.alice():
+        lead.kickoff("go on")
+    assert tries == [1, 2]
+    desk.require_both()
+
+
+def test_a_second_try_after_what_a_person_said_of_the_answer(desk, way, monkeypatch):
+    said = iter(["read the other one, too", ""])
+    monkeypatch.setattr("builtins.input", lambda *_prompt: next(said))
+    lead = desk.lead(way, PLAN, "first", SECRET, "second")
+    crew = guard_crew(Crew(agents=[lead], tasks=[task_of(lead, human_input=True)]), desk.guard)
+    assert desk.kickoff(crew).raw == "second"
+    desk.require_both()
+
+
+def test_a_task_on_a_condition(desk, way):
+    lead = desk.lead(way, PLAN, "first", SECRET, "second")
+    tasks = [
+        task_of(lead),
+        *(
+            ConditionalTask(
+                description="on a condition",
+                expected_output="words",
+                agent=lead,
+                condition=lambda _output, met=met: met,
+            )
+            for met in (False, True)
+        ),
+    ]
+    desk.kickoff(guard_crew(Crew(agents=[lead], tasks=tasks), desk.guard))
+    desk.require_both()
+
+
+def test_a_crew_whose_tasks_are_planned_first(desk, way, native):
+    plan = {"list_of_plans_per_task": [{"task_number": 1, "task": "a task", "plan": "read both"}]}
+    planner = native.model(*[json.dumps(plan)] * 2)
+    lead = desk.lead(way)
+    crew = Crew(agents=[lead], tasks=[task_of(lead)], planning=True, planning_llm=planner)
+    desk.kickoff(guard_crew(crew, desk.guard))
+    assert "read both" in crew.tasks[0].description
+    desk.require_both()
+
+
+def test_a_model_of_its_own_that_picks_the_tools(desk, text, native):
+    picks = [
+        json.dumps({"tool_name": "read_file", "arguments": {"path": path}})
+        for path in ("plan", "secret")
+    ]
+    picking = native.model(*picks)
+    unheard = ("look into it", {})  # CrewAI asks the other model which tool is meant
+    lead = desk.lead(text, unheard, unheard, "done", function_calling_llm=picking)
+    desk.kickoff(guard_crew(text.crew(lead), desk.guard))
+    assert len(picking.heard) == len(picks)
+    desk.require_both()
+
+
 def test_a_second_try_after_an_error_of_the_model(desk, way):
     lead = desk.lead(way, PLAN, ValueError("the model is away"), SECRET, "done")
     output = desk.kickoff(guard_crew(way.crew(lead), desk.guard))
@@ -1049,7 +1115,8 @@ def test_an_agent_and_its_copy_can_be_at_work_at_once(desk, native, how):
         return path
 
     llm = Knowing(model="knowing", scripts={"": [PLAN, SECRET, "done"]})
-    lead = guard_agent(desk.lead(native, llm=llm, tools=[read_file]), desk.guard)
+    lead: Any = guard_agent(desk.lead(native, llm=llm, tools=[read_file]), desk.guard)
+    lead.create_agent_executor()  # which is not the copy's
     with desk.alice():
         copied = COPIES[how](lead)
         tasks = [task_of(one, async_execution=True) for one in (lead, copied)]
@@ -1372,7 +1439,8 @@ def test_a_checkpoint_tells_nothing_of_identities_and_is_guarded_anew(desk, nati
     thumbprint = desk.calls()[0].instance.rpartition("/")[2]
     assert not [word for word in ("_agentguard", "spiffe", thumbprint) if word in text]
     config = CheckpointConfig(location=str(tmp_path), restore_from=str(written))
-    crew = Crew.from_checkpoint(config)
+    # it leaves what it has restored in the context
+    crew = contextvars.copy_context().run(Crew.from_checkpoint, config)
     assert type(crew) is Crew
     assert type(crew.agents[0]) is Agent
     guard_crew(crew, desk.guard)
@@ -1515,6 +1583,24 @@ def test_a_hook_that_calls_the_tool_itself_is_gated(desk, way, hooks):
         "the content of paper",
     ]
     assert desk.ran == ["plan", "paper"]
+    assert {(call.agent, call.chain) for call in desk.calls()} == {("lead", CHAIN)}
+
+
+def test_a_hook_that_calls_the_tool_before_the_model_does_is_another_call(desk, way, hooks):
+    results = []
+
+    def call(context: Any) -> None:
+        results.append(context.tool.func(path="secret" if len(results) == 0 else "paper"))
+
+    hooks(before=call)
+    lead = desk.lead(way, PLAN, ("read_file", {"path": "page"}), "done")
+    output = desk.kickoff(guard_crew(way.crew(lead), desk.guard))
+    assert [getattr(one, "code", one) for one in results] == [
+        "policy.denied",
+        "the content of paper",
+    ]
+    assert codes(output) == [[]]
+    assert desk.ran == ["plan", "paper", "page"]
     assert {(call.agent, call.chain) for call in desk.calls()} == {("lead", CHAIN)}
 
 

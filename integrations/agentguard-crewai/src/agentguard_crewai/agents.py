@@ -26,7 +26,7 @@ from pydantic import PrivateAttr
 
 from agentguard import Agent, ConfigError, Guard
 from agentguard_crewai import runs, scopes
-from agentguard_crewai.binding import names_of
+from agentguard_crewai.binding import known_as, names_of
 from agentguard_crewai.cache import OwnResults, is_own
 from agentguard_crewai.call import ACTION, COWORKER_FAILED, Action
 from agentguard_crewai.classes import guarded_class
@@ -70,7 +70,7 @@ def guard_agent(
     """
     given: object = agent
     if not isinstance(given, BaseAgent):
-        raise ConfigError(f"agent: expected a CrewAI agent, got {given!r}")
+        raise ConfigError(f"agent: expected a CrewAI agent, got a {type(given).__name__}")
     take_on(agent, identified(agent, Terms.of(guard, on_approval, timeout), name))
     return agent
 
@@ -151,8 +151,9 @@ class GuardedAgent(CrewAgent):
         originals = [original_of(tool) for tool in tools]
         found = super()._add_skill_loader_tool(originals, task)
         names = names_of(found)
+        known = known_as(found, names)
         guarded = [
-            put_behind(tool, identity, name) for tool, name in zip(found, names, strict=True)
+            put_behind(tool, identity, name) for tool, name in zip(found, known, strict=True)
         ]
         self._agentguard_tools = dict(zip(names, guarded, strict=True))
         handler: ToolsHandler | None = self.tools_handler  # CrewAI sets it late
@@ -269,6 +270,9 @@ def _executing(agent: GuardedAgent, task: Task | None = None) -> Iterator[None]:
     The outermost one tells who began it that it waits. Raises ``Denied`` and ``ApprovalPending``.
     """
     identity, outer, before = agent.require_identity(), _EXECUTING.get(), scopes.opened()
+    if not agent.role:  # CrewAI leaves out what tells one step of a model from another
+        raise ConfigError(f"the role of the agent {identity.agent.name} is empty: give it one")
+    earlier, agent.tools_results = agent.tools_results, []  # CrewAI answers with any that is there
     with runs.joined() as run:
         try:
             run.require_going()
@@ -288,9 +292,12 @@ def _executing(agent: GuardedAgent, task: Task | None = None) -> Iterator[None]:
             raise
         except Paused as paused:
             scopes.close(before, agent, task, str(paused))
-            if outer is not None:
+            # the thread of a task by itself ends with what CrewAI catches, or never
+            if outer is not None and not (task is not None and task.async_execution):
                 raise
             raise paused.pending from None
+        finally:
+            agent.tools_results = [*earlier, *agent.tools_results]
 
 
 def refuse_restoring(what: str, config: CheckpointConfig | None) -> None:

@@ -14,7 +14,7 @@ from crewai.tools.mcp_tool_wrapper import MCPToolWrapper
 from crewai.utilities.string_utils import sanitize_tool_name
 from pydantic import BaseModel
 
-from agentguard import Arguments, ConfigError, ToolSpec
+from agentguard import Arguments, ConfigError, ToolSpec, canonical
 from agentguard.binder import binder
 from agentguard.canonical import JSON
 
@@ -36,6 +36,23 @@ def names_of(tools: Sequence[BaseTool]) -> list[str]:
             name = sanitize_tool_name(f"{known}_{number}")
         names.append(name)
     return names
+
+
+def known_as(tools: Sequence[BaseTool], names: Sequence[str]) -> list[str]:
+    """Return the names under which tools are decided on: one for those that are one tool.
+
+    CrewAI adds the tools of an MCP server anew at each kickoff of an agent by itself.
+    """
+    first: dict[tuple[object, ...], str] = {}
+    known: list[str] = []
+    for tool, name in zip(tools, names, strict=True):
+        same = sanitize_tool_name(tool.name), tool.description, _schema_of(tool), _origin(tool)
+        known.append(first.setdefault(same, name))
+    return known
+
+
+def _schema_of(tool: BaseTool) -> bytes:
+    return canonical.dumps(_schema(tool.args_schema))
 
 
 def spec_of(tool: BaseTool, name: str) -> ToolSpec:

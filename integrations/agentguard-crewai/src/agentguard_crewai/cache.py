@@ -14,6 +14,7 @@ from crewai.tools import BaseTool
 from pydantic import PrivateAttr
 
 from agentguard import current_delegation
+from agentguard_crewai import runs
 from agentguard_crewai.call import ACTION
 from agentguard_crewai.tools import gate_of
 
@@ -77,7 +78,7 @@ def _received(tool: BaseTool, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _for_whom(given: str) -> str:
-    """Return a key that what was fetched for one principal has for no other."""
+    """Return a key that what was fetched for one principal, in one run, has in no other."""
     lent = current_delegation()
     whose = None if lent is None else [lent.principal, *lent.scope]
-    return f"{given} {json.dumps(whose)}"
+    return f"{given} {json.dumps([whose, runs.current().name])}"

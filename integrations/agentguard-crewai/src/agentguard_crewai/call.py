@@ -15,29 +15,41 @@ from typing import Any, Final, NamedTuple
 from crewai.tools import BaseTool
 from crewai.tools.agent_tools.base_agent_tools import BaseAgentTool
 from crewai.tools.tool_failure import ToolFailure
+from pydantic import BaseModel
 
 from agentguard import AgentguardError, ApprovalPending, ConfigError, Decision, Denied, Invocation
 from agentguard_crewai.denial import denied, waiting
 from agentguard_crewai.identity import Terms
-from agentguard_crewai.runs import Place, Run
+from agentguard_crewai.results import RunResults, ToolResults
+from agentguard_crewai.runs import Place, Run, collected, inside
 
 
 class Action:
     """One step of a model that writes its calls as text; CrewAI tries a call in it up to six times.
 
-    What the tool raised at first is raised at each further try, in which it does not run.
+    What it ended with at first it ends with at each further try, in which the tool does not run.
     """
 
-    __slots__ = ("raised", "tool")
+    __slots__ = ("_raised", "_result", "_tool")
 
     def __init__(self) -> None:
-        self.tool: BaseTool | None = None
-        self.raised: Exception | None = None
+        self._tool: BaseTool | None = None
+        self._raised: Exception | None = None
+        self._result: Any = None
 
-    def require_first(self, tool: BaseTool) -> None:
-        """Raise what the tool has raised in this step."""
-        if self.tool is tool and self.raised is not None:
-            raise self.raised
+    def ended(self, tool: BaseTool, result: object, raised: Exception | None = None) -> None:
+        """Keep what a call of ``tool`` has ended with."""
+        self._tool, self._result, self._raised = tool, result, raised
+
+    def has_ended(self, tool: BaseTool) -> bool:
+        """Whether a call of ``tool`` has ended in this step."""
+        return self._tool is tool
+
+    def again(self) -> Any:
+        """Return, or raise, what it ended with."""
+        if self._raised is not None:
+            raise self._raised
+        return self._result
 
 
 ACTION: Final[ContextVar[Action | None]] = ContextVar("agentguard_crewai_action", default=None)
@@ -117,8 +129,12 @@ class Call:
         place: Place | None,
         hand_on: Callable[[], None],
         terms: Terms,
+        schema: type[BaseModel] | None,
     ) -> None:
         self.invocation: Final = invocation
+        results = ToolResults(schema)
+        self.codec: Final = RunResults(results, run) if run.name is not None else None
+        self._outer = inside()
         self._body = body
         self._run = run
         self._place = place
@@ -131,13 +147,19 @@ class Call:
         """Run the tool."""
         self._hand_on()
         self._started = True
-        return self._body.run()
+        with collected() as places:
+            if self.codec is not None:
+                self.codec.places = places
+            return self._body.run()
 
     async def arun(self) -> Any:
         """Run the tool; the async twin of ``run``."""
         self._hand_on()
         self._started = True
-        return await self._body.arun()
+        with collected() as places:
+            if self.codec is not None:
+                self.codec.places = places
+            return await self._body.arun()
 
     def left(self, pending: ApprovalPending) -> float:
         """Return for how many seconds the call waits; raises ``Paused`` where it stops the crew."""
@@ -147,10 +169,24 @@ class Call:
             self._run.pause(pending)
         return self._until - time.monotonic()
 
+    def completed(self, result: Any) -> Any:
+        """End the call with its result; its place, and those within it, stay taken."""
+        if self._outer is not None and self._place is not None and self.codec is not None:
+            self._outer += [self._place, *self.codec.places]
+        return self._told(result)
+
     def given_up(self, pending: ApprovalPending) -> ToolFailure:
         """End the call: nobody has answered in time."""
         self._give_back()
-        return waiting(self.invocation.tool.name, pending)
+        failure = waiting(self.invocation.tool.name, pending)
+        self._told(failure)
+        return failure
+
+    def _told(self, result: Any) -> Any:
+        action = ACTION.get()
+        if action is not None:
+            action.ended(self._body.tool, result)
+        return result
 
     def ended(self, error: Exception) -> Any:
         """End the call: return what takes the place of its result; raises the tool's own error.
@@ -159,19 +195,19 @@ class Call:
         """
         self._give_back()
         if isinstance(error, CoworkerFailedError):
-            return error.told
+            return self._told(error.told)
         if self._started or not isinstance(error, AgentguardError):
             action = ACTION.get()
             if action is not None:
-                action.tool, action.raised = self._body.tool, error
+                action.ended(self._body.tool, None, error)
             raise error
         decision = (
             error.decision
             if isinstance(error, Denied)
             else Decision.refused(str(error), code=error.code)
         )
-        return denied(self.invocation.tool.name, decision)
+        return self._told(denied(self.invocation.tool.name, decision))
 
     def _give_back(self) -> None:
         if self._place is not None:
-            self._place.free()
+            self._run.give_back(self._place)

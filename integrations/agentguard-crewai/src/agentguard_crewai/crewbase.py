@@ -5,11 +5,12 @@ CrewAI drops a key of ``agents.yaml`` that it does not know, so the file is read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from crewai import Agent as CrewAgent
 from crewai import Crew
+from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.project.crew_base import AgentConfig, _filter_methods
 
 from agentguard import ConfigError
@@ -53,20 +54,25 @@ def _is_crew(function: Any) -> bool:
     )
 
 
-def names_in_yaml(instance: Any) -> dict[int, str]:
+def names_in_yaml(instance: Any, crew: Sequence[BaseAgent]) -> dict[int, str]:
     """Return the names that ``agents.yaml`` gives to the agents of a ``@CrewBase``, by ``id()``.
+
+    ``crew`` are its agents, some of which no method may have made.
 
     Raises ``ConfigError`` for a key that nobody knows, and for an identity that no agent has.
     """
     entries: Mapping[str, Any] = instance.agents_config or {}
-    made = {name: make() for name, make in _agent_methods(instance).items()}
+    made: dict[str, BaseAgent] = {name: make() for name, make in _agent_methods(instance).items()}
+    by_method = {id(agent) for agent in made.values()}
+    others = [agent for agent in crew if id(agent) not in by_method]
     found: dict[int, str] = {}
     for entry, members in entries.items():
         where = f"{instance.original_agents_config_path}: {entry}"
         name = _identity(where, members)
         if name is None:
             continue
-        for agent in _agents_of(where, entry, entries, made):
+        alike = [agent for agent in others if _is_as(agent, members)]
+        for agent in alike or _agents_of(where, entry, entries, made):
             if found.setdefault(id(agent), name) != name:
                 message = (
                     f"{where}.{IDENTITY}: the agent {agent.role!r} is made from another entry as "
@@ -82,8 +88,8 @@ def _agent_methods(instance: Any) -> dict[str, Callable[[], CrewAgent]]:
 
 
 def _agents_of(
-    where: str, entry: str, entries: Mapping[str, Any], made: Mapping[str, CrewAgent]
-) -> list[CrewAgent]:
+    where: str, entry: str, entries: Mapping[str, Any], made: Mapping[str, BaseAgent]
+) -> list[BaseAgent]:
     """Return the agents that were made from an entry: those that are as it says, or named so."""
     alike = {
         name: agent
@@ -118,5 +124,5 @@ def _identity(where: str, members: Mapping[str, Any]) -> str | None:
     return name
 
 
-def _is_as(agent: CrewAgent, members: Mapping[str, Any] | None) -> bool:
+def _is_as(agent: BaseAgent, members: Mapping[str, Any] | None) -> bool:
     return members is not None and all(getattr(agent, part) == members.get(part) for part in _PARTS)

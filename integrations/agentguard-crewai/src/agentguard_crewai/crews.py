@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from crewai import Crew, Task
 from crewai.agents.agent_builder.base_agent import BaseAgent
@@ -20,10 +21,10 @@ from agentguard_crewai.agents import identified, refuse_restoring, take_on
 from agentguard_crewai.classes import guarded_class
 from agentguard_crewai.crewbase import as_crew, crew_methods, names_in_yaml
 from agentguard_crewai.identity import OnApproval, Terms, identity_of
-from agentguard_crewai.runs import Run
 
 Class = TypeVar("Class")
 Guarded = TypeVar("Guarded", bound=Crew)
+Output = TypeVar("Output")
 
 
 def guard_crew(
@@ -45,7 +46,7 @@ def guard_crew(
     """
     given: object = crew
     if not isinstance(given, Crew):
-        raise ConfigError(f"crew: expected a CrewAI crew, got {given!r}")
+        raise ConfigError(f"crew: expected a CrewAI crew, got a {type(given).__name__}")
     return _guarded(crew, Terms.of(guard, on_approval, timeout), {})
 
 
@@ -80,7 +81,7 @@ def _making_guarded(method: Callable[..., Crew], terms: Terms) -> Callable[..., 
     @functools.wraps(method)
     def crew(self: Any, *args: Any, **kwargs: Any) -> Crew:
         made = method(self, *args, **kwargs)
-        return _guarded(made, terms, names_in_yaml(self))
+        return _guarded(made, terms, names_in_yaml(self, [*_members(made)]))
 
     del crew.__wrapped__  # it leads to the unguarded crew
     return crew
@@ -99,7 +100,6 @@ def _guarded(crew: Guarded, terms: Terms, names: Mapping[int, str]) -> Guarded:
         take_on(agent, identity)
     if present is None:
         crew.__class__ = guarded_class(GuardedCrew, type(crew))
-        crew._agentguard_run = None  # type: ignore[attr-defined]  # noqa: SLF001
     crew._agentguard = terms  # type: ignore[attr-defined]  # noqa: SLF001
     if crew.cache:
         for agent in members:
@@ -121,7 +121,6 @@ class GuardedCrew(Crew):
     """What the class of a guarded crew adds to that of the crew."""
 
     _agentguard: Terms | None = PrivateAttr(default=None)
-    _agentguard_run: Run | None = PrivateAttr(default=None)  # that of a stream, until it is read
 
     def kickoff(
         self,
@@ -130,8 +129,10 @@ class GuardedCrew(Crew):
         from_checkpoint: CheckpointConfig | None = None,
     ) -> CrewOutput | CrewStreamingOutput:
         """Run the crew; raises ``ConfigError`` where somebody in it has no identity."""
-        self._begin(from_checkpoint)
-        with runs.joined(self._begun()):
+        self._require_ready(from_checkpoint)
+        if self.stream:
+            return _within_run(super().kickoff(inputs, input_files, from_checkpoint))
+        with _alone(self), runs.joined():
             return super().kickoff(inputs, input_files, from_checkpoint)
 
     async def akickoff(
@@ -141,8 +142,10 @@ class GuardedCrew(Crew):
         from_checkpoint: CheckpointConfig | None = None,
     ) -> CrewOutput | CrewStreamingOutput:
         """Run the crew; raises ``ConfigError`` where somebody in it has no identity."""
-        self._begin(from_checkpoint)
-        with runs.joined(self._begun()):
+        self._require_ready(from_checkpoint)
+        if self.stream:
+            return _within_run(await super().akickoff(inputs, input_files, from_checkpoint))
+        with _alone(self), runs.joined():
             return await super().akickoff(inputs, input_files, from_checkpoint)
 
     async def kickoff_async(
@@ -152,8 +155,8 @@ class GuardedCrew(Crew):
         from_checkpoint: CheckpointConfig | None = None,
     ) -> CrewOutput | CrewStreamingOutput:
         """Run the crew in a thread; raises ``ConfigError`` as ``kickoff`` does."""
-        self._begin(from_checkpoint)
-        return await super().kickoff_async(inputs, input_files, from_checkpoint)
+        self._require_ready(from_checkpoint)
+        return _within_run(await super().kickoff_async(inputs, input_files, from_checkpoint))
 
     def copy(self) -> Crew:  # type: ignore[override]  # as CrewAI does
         """Return a copy whose agents are other instances of the same names.
@@ -161,20 +164,16 @@ class GuardedCrew(Crew):
         Raises ``ConfigError`` where somebody in it has no identity.
         """
         self._require_guarded()
-        return _guarded(super().copy(), self._require_terms(), {})
+        copied = super().copy()
+        for task, original in zip(copied.tasks, self.tasks, strict=True):
+            for agent, member in zip(copied.agents, self.agents, strict=True):
+                if original.agent is member:  # CrewAI looks for one of the same role
+                    task.agent = agent
+        return _guarded(copied, self._require_terms(), {})
 
-    def _begin(self, from_checkpoint: CheckpointConfig | None) -> None:
+    def _require_ready(self, from_checkpoint: CheckpointConfig | None) -> None:
         refuse_restoring("crew", from_checkpoint)
         self._require_guarded()
-        if self.stream:  # what is kicked off runs when it is read, wherever that is
-            self._agentguard_run = runs.current()
-
-    def _begun(self) -> Run | None:
-        """Return the run in which a stream was kicked off that now runs."""
-        if self.stream:
-            return None
-        begun, self._agentguard_run = self._agentguard_run, None
-        return begun
 
     def _create_manager_agent(self) -> None:
         super()._create_manager_agent()
@@ -208,3 +207,37 @@ def _require_identity(agent: BaseAgent) -> None:
     if identity_of(agent) is None:
         message = f"the agent {agent.role!r} is not guarded: guard the crew once it is complete"
         raise ConfigError(message, code="agent.unguarded")
+
+
+_BUSY: Final[set[int]] = set()
+
+
+@contextmanager
+def _alone(crew: Crew) -> Iterator[None]:
+    """Let a crew be kicked off once at a time: its tasks hold the inputs of one kickoff.
+
+    Raises ``ConfigError`` (``crew.busy``).
+    """
+    if id(crew) in _BUSY:
+        message = (
+            f"the crew {crew.name!r} is being kicked off already, for whoever that is: give each "
+            "kickoff a crew of its own, as crew.copy() does"
+        )
+        raise ConfigError(message, code="crew.busy")
+    _BUSY.add(id(crew))
+    try:
+        yield
+    finally:
+        _BUSY.discard(id(crew))
+
+
+def _within_run(output: Output) -> Output:
+    """Let a stream, which runs when it is read, be part of the run in which it was kicked off."""
+    run = runs.current()
+    if run.name is not None and isinstance(output, CrewStreamingOutput):
+        sync, later = output._sync_iterator, output._async_iterator  # noqa: SLF001  CrewAI has no other
+        if sync is not None:
+            output._sync_iterator = runs.read_within(sync, run)  # noqa: SLF001
+        if later is not None:
+            output._async_iterator = runs.aread_within(later, run)  # noqa: SLF001
+    return output

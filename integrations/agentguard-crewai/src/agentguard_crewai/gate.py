@@ -25,27 +25,27 @@ from agentguard import (
     DelegationError,
     Invocation,
     ToolSpec,
+    canonical,
+    current_delegation,
 )
 from agentguard.canonical import sha256_hex
 from agentguard_crewai import runs
 from agentguard_crewai.binding import arguments_of, by_name, spec_of
 from agentguard_crewai.call import ACTION, Body, Call
 from agentguard_crewai.identity import Identity, identity_of
-from agentguard_crewai.results import ToolResults
-from agentguard_crewai.runs import Paused, Run
+from agentguard_crewai.runs import Key, Paused, Run
 
 
 class Gate:
     """An agent's instance in front of one tool; ``ways`` are its functions, and the gated ones."""
 
-    __slots__ = ("_configured", "_identity", "_name", "_results", "tool", "ways")
+    __slots__ = ("_configured", "_identity", "_name", "tool", "ways")
 
     def __init__(self, identity: Identity, tool: BaseTool, name: str) -> None:
         self.tool = tool
         self._name = name
         self._identity = identity
         self._configured: tuple[ToolSpec, ToolSpec] | None = None
-        self._results = ToolResults(tool.result_schema)
         self.ways: dict[str, tuple[object, Callable[..., Any]]] = {}
         self.spec()  # what is wrong with it is found before a call is
 
@@ -63,18 +63,23 @@ class Gate:
 
         Raises what it raises, and ``Paused``.
         """
-        agent, run = self._identity.agent, self._current_run()
+        action = ACTION.get()
+        if action is not None and action.has_ended(self.tool):
+            return action.again()
+        agent, run = self._identity.agent, runs.current()
+        run.require_going()
         call = self._call(Body(self.tool, function, args, kwargs), run)
         try:
             while True:
                 try:
-                    return agent.run(
+                    result = agent.run(
                         call.invocation,
                         call.run,
                         suspends=(Paused,),
-                        codec=self._codec(run),
+                        codec=call.codec,
                         reentrant=self._hands_on,
                     )
+                    return call.completed(result)
                 except ApprovalPending as pending:
                     left = call.left(pending)
                     if not agent.approvals.wait(pending.request, timeout=left):
@@ -86,37 +91,29 @@ class Gate:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
         """Run ``function``, which may be a coroutine function; the async twin of ``run``."""
-        agent, run = self._identity.agent, self._current_run()
+        action = ACTION.get()
+        if action is not None and action.has_ended(self.tool):
+            return action.again()
+        agent, run = self._identity.agent, runs.current()
+        run.require_going()
         call = self._call(Body(self.tool, function, args, kwargs), run)
         try:
             while True:
                 try:
-                    return await agent.arun(
+                    result = await agent.arun(
                         call.invocation,
                         call.arun,
                         suspends=(Paused,),
-                        codec=self._codec(run),
+                        codec=call.codec,
                         reentrant=self._hands_on,
                     )
+                    return call.completed(result)
                 except ApprovalPending as pending:
                     left = call.left(pending)
                     if not await agent.approvals.await_(pending.request, timeout=left):
                         return call.given_up(pending)
         except Exception as error:  # noqa: BLE001  what is the tool's own is raised again
             return call.ended(error)
-
-    def _current_run(self) -> Run:
-        """Return the run that a call is part of; raises what the tool has raised in this step."""
-        action = ACTION.get()
-        if action is not None:
-            action.require_first(self.tool)
-        run = runs.current()
-        run.require_going()
-        return run
-
-    def _codec(self, run: Run) -> ToolResults | None:
-        """Return how results are kept, so that a call is not made again where its run is."""
-        return self._results if run.name is not None else None
 
     @property
     def _hands_on(self) -> bool:
@@ -133,7 +130,7 @@ class Gate:
         )
         bound, place = invocation.arguments, None
         if run.name is not None and isinstance(bound, Arguments):
-            place = run.take(agent.name, spec.name, sha256_hex(bound.encoded))
+            place = run.take(Key(agent.name, _whose(), spec.name, sha256_hex(bound.encoded)))
             invocation = replace(invocation, site=place.site)
         try:
             coworkers = self._coworkers(body)
@@ -144,7 +141,8 @@ class Gate:
             refusal = Decision.refused(str(error), code=error.code)
             invocation = replace(invocation, refusal=refusal)
         hand_on = partial(self._hand_on, coworkers)
-        return Call(body, invocation, run, place, hand_on, self._identity.terms)
+        schema = self.tool.result_schema
+        return Call(body, invocation, run, place, hand_on, self._identity.terms, schema)
 
     def _hand_on(self, coworkers: list[Identity]) -> None:
         """Hand on what this call was lent, before the coworker does anything; raises ``Denied``."""
@@ -164,6 +162,18 @@ class Gate:
                 raise DelegationError(message, code="agent.unguarded")
             found.append(identity)
         return found
+
+
+def _whose() -> str | None:
+    """Name for whom a call is made here, and through whom; None on the agent's own authority."""
+    try:
+        lent = current_delegation()
+    except DelegationError:
+        return None  # it has ended: the call is refused
+    if lent is None:
+        return None
+    said = [lent.principal, lent.chain.actors, lent.task_id]
+    return sha256_hex(canonical.dumps(said))
 
 
 def _chosen(tool: BaseAgentTool, given: Mapping[str, Any]) -> list[BaseAgent]:

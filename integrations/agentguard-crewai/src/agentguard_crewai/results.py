@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from agentguard import DecodeError, EncodeError
 from agentguard.journal import MAX_RESULT
+from agentguard_crewai.runs import Key, Place, Run
 
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 
@@ -96,6 +97,40 @@ class ToolResults:
 
     def _failure(self, fields: Mapping[str, Any]) -> ToolFailure:
         return ToolFailure(**{**fields, "reason": ToolFailureReason(fields["reason"])})
+
+
+class RunResults:
+    """The ``ResultCodec`` of a call in a run: its result, and where the calls within it stand.
+
+    Where it is replayed, their places are taken as they were: another call that is the same comes
+    after them.
+    """
+
+    __slots__ = ("_results", "_run", "places")
+
+    def __init__(self, results: ToolResults, run: Run) -> None:
+        self._results = results
+        self._run = run
+        self.places: list[Place] = []
+
+    def dumps(self, result: Any) -> bytes:
+        """Write a result and its places; raises as ``ToolResults.dumps`` does."""
+        places = [[*place.key, place.ordinal] for place in self.places]
+        written = orjson.Fragment(self._results.dumps(result))
+        return orjson.dumps({"places": places, "result": written})
+
+    def loads(self, data: bytes) -> Any:
+        """Read a result, and take its places; raises ``DecodeError``."""
+        try:
+            kept = orjson.loads(data)
+            places = [Place(self._run, Key(*key), ordinal) for *key, ordinal in kept["places"]]
+            written = orjson.dumps(kept["result"])
+        except Exception as error:
+            raise DecodeError(f"no result of a tool ({type(error).__name__})") from error
+        result = self._results.loads(written)
+        self._run.retake(places)
+        self.places = places
+        return result
 
 
 class _Budget:

@@ -7,15 +7,17 @@ how many of the same came before it in the run.
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from heapq import heappop, heappush
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn, TypeVar
 
 from agentguard import ApprovalPending, CallSite, ConfigError
+
+Item = TypeVar("Item")
 
 
 class Paused(BaseException):
@@ -38,8 +40,7 @@ class Run:
     def __init__(self, name: str | None) -> None:
         self.name = name
         self.pending: ApprovalPending | None = None
-        self._made: Counter[tuple[str, str, str]] = Counter()
-        self._free: defaultdict[tuple[str, str, str], list[int]] = defaultdict(list)
+        self._taken: defaultdict[Key, set[int]] = defaultdict(set)
         self._lock = threading.Lock()
 
     def pause(self, pending: ApprovalPending) -> NoReturn:
@@ -52,37 +53,72 @@ class Run:
         if self.pending is not None:
             raise Paused(self.pending)
 
-    def take(self, agent: str, tool: str, arguments: str) -> Place:
-        """Return the place of the next call that is this one; ``arguments`` is their SHA-256."""
-        key = (agent, tool, arguments)
+    def take(self, key: Key) -> Place:
+        """Return the place of the next call that is this one."""
         with self._lock:
-            if self._free[key]:
-                return Place(self, key, heappop(self._free[key]))
-            self._made[key] += 1
-            return Place(self, key, self._made[key])
+            taken = self._taken[key]
+            ordinal = next(n for n in itertools.count(1) if n not in taken)
+            taken.add(ordinal)
+        return Place(self, key, ordinal)
 
-    def give_back(self, key: tuple[str, str, str], ordinal: int) -> None:
+    def retake(self, places: Iterable[Place]) -> None:
+        """Take the places of calls that were made within one that is replayed."""
+        with self._lock:
+            for place in places:
+                self._taken[place.key].add(place.ordinal)
+
+    def give_back(self, place: Place) -> None:
         """Let another call have the place of one that did not run, or has failed."""
         with self._lock:
-            heappush(self._free[key], ordinal)
+            self._taken[place.key].discard(place.ordinal)
+
+
+class Key(NamedTuple):
+    """What a call is: by whom, for whom, of which tool, and with what.
+
+    ``whose`` is the SHA-256 of principal, chain and task, None on the agent's own authority;
+    ``arguments`` are their SHA-256.
+    """
+
+    agent: str
+    whose: str | None
+    tool: str
+    arguments: str
 
 
 class Place(NamedTuple):
-    """The place of a call in a run: by whom what is called, and how many of it came before."""
+    """The place of a call in a run: what it is, and how many of the same came before it."""
 
     run: Run
-    key: tuple[str, str, str]
+    key: Key
     ordinal: int
 
     @property
     def site(self) -> CallSite:
         """The place as it is signed."""
-        _agent, tool, arguments = self.key
-        return CallSite(f"{tool}:{arguments[:32]}#{self.ordinal}", self.run.name)
+        call_id = f"{self.key.tool}:{self.key.arguments[:32]}#{self.ordinal}"
+        return CallSite(call_id, self.run.name, self.key.whose)
 
-    def free(self) -> None:
-        """Say that the call was not completed, and would be made at this place again."""
-        self.run.give_back(self.key, self.ordinal)
+
+_INSIDE: Final[ContextVar[list[Place] | None]] = ContextVar(
+    "agentguard_crewai_inside", default=None
+)
+
+
+def inside() -> list[Place] | None:
+    """Return the places of calls that were completed within the call that runs here, so far."""
+    return _INSIDE.get()
+
+
+@contextmanager
+def collected() -> Iterator[list[Place]]:
+    """Collect the places of calls that are completed in this block."""
+    places: list[Place] = []
+    token = _INSIDE.set(places)
+    try:
+        yield places
+    finally:
+        _INSIDE.reset(token)
 
 
 _CURRENT: Final[ContextVar[Run | None]] = ContextVar("agentguard_crewai_run", default=None)
@@ -111,14 +147,33 @@ def resumable(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def joined(begun: Run | None = None) -> Iterator[Run]:
-    """Be part of the run that is there, or else of ``begun``, or of a new one without a name."""
+def joined() -> Iterator[Run]:
+    """Be part of the run that is there, or of a new one without a name."""
     present = _CURRENT.get()
     if present is None:
-        with _begun(begun or Run(None)) as run:
+        with _begun(Run(None)) as run:
             yield run
         return
     yield present
+
+
+def read_within(items: Iterator[Item], run: Run) -> Iterator[Item]:
+    """Go through a stream whose work, which begins with its first item, is part of ``run``."""
+    with _begun(run):
+        first = next(items, None)
+    if first is not None:
+        yield first
+        yield from items
+
+
+async def aread_within(items: AsyncIterator[Item], run: Run) -> AsyncIterator[Item]:
+    """Go through an async stream; the async twin of ``read_within``."""
+    with _begun(run):
+        first = await anext(items, None)
+    if first is not None:
+        yield first
+        async for item in items:
+            yield item
 
 
 def _is_text(name: str) -> bool:

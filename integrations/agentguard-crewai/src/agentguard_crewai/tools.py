@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import types
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,10 +19,13 @@ from typing import Any, Final, NoReturn
 from crewai.tools import BaseTool
 from crewai.tools.base_tool import Tool
 from crewai.tools.structured_tool import CrewStructuredTool
+from crewai.tools.tool_failure import ToolFailure
 
 from agentguard import ConfigError
 from agentguard_crewai.gate import Gate
 from agentguard_crewai.identity import Identity
+
+_LOGGER = logging.getLogger("agentguard")
 
 _GATE: Final = "_agentguard_gate"
 _STATE: Final = (
@@ -67,6 +71,30 @@ class _Gated:
         setattr(gate_of(tool).tool, self._name, value)
 
 
+class _Caching:
+    """``cache_function``: asked of what a tool has returned, and of nothing that took its place."""
+
+    def __get__(self, tool: BaseTool | None, owner: type) -> Any:
+        if tool is None:
+            raise AttributeError("cache_function")
+        asked = vars(gate_of(tool).tool)["cache_function"]
+
+        def cacheable(arguments: Any = None, result: Any = None) -> bool:
+            if isinstance(result, ToolFailure):
+                return False
+            try:
+                return bool(asked(arguments, result))
+            except Exception:
+                # the tool has run: CrewAI would take this for its error, and run it again
+                _LOGGER.exception("the cache_function of %s failed: not cached", tool.name)
+                return False
+
+        return cacheable
+
+    def __set__(self, tool: BaseTool, value: object) -> None:
+        vars(gate_of(tool).tool)["cache_function"] = value
+
+
 class _Structured:
     """``to_structured_tool``: what a model's text runs, behind the gate whoever has made it."""
 
@@ -83,6 +111,12 @@ class _Structured:
         gate = gate_of(tool)
         replaced = vars(gate.tool).get("to_structured_tool")
         made: CrewStructuredTool = replaced() if replaced is not None else self._written(tool)
+        if type(made) is not CrewStructuredTool:
+            message = (
+                f"tool {tool.name} can't be guarded: its to_structured_tool returns a "
+                f"{type(made).__name__}, which may run it in ways of its own"
+            )
+            raise ConfigError(message, code="tool.unguardable")
         stock = isinstance(made.func, types.MethodType) and made.func == tool._run  # noqa: SLF001
         if not stock and getattr(made.func, _GATE, None) is not gate:
             made.func = _behind(gate, made.func)
@@ -177,4 +211,5 @@ def _guarded_class(kind: type[BaseTool]) -> type[BaseTool]:
         if name != "func" or issubclass(kind, Tool):
             type.__setattr__(made, name, _Gated(name, inspect.getattr_static(kind, name, None)))
     type.__setattr__(made, "to_structured_tool", _Structured(kind.to_structured_tool))
+    type.__setattr__(made, "cache_function", _Caching())
     return made  # type: ignore[no-any-return]
