@@ -28,10 +28,13 @@ from crewai.agents.tools_handler import ToolsHandler
 from crewai.events.event_context import _event_id_stack, restore_event_scope
 from crewai.flow import Flow, listen, or_, start
 from crewai.flow.async_feedback.types import HumanFeedbackPending, PendingFeedbackContext
+from crewai.flow.flow_context import current_flow_method_name
 from crewai.flow.persistence import SQLiteFlowPersistence
+from crewai.flow.runtime import _iter_condition_events
+from crewai.flow.types import FlowMethodName
 from crewai.project import CrewBase, agent, task
 from crewai.project import crew as crew_method
-from crewai.project.crew_base import AgentConfig
+from crewai.project.crew_base import AgentConfig, _filter_methods
 from crewai.skills.tool import LoadSkillTool
 from crewai.state.checkpoint_config import CheckpointConfig, apply_checkpoint
 from crewai.tools import BaseTool, tool
@@ -705,7 +708,7 @@ def test_a_delegation_tool_has_its_coworker_execute_a_task(native, number, argum
         for role in ("Hand", " HAND", "Other")
     ]
     made = native.agent("Lead").get_delegation_tools(twins)[number]
-    where = "gate.py, _named"
+    where = "gate.py, _chosen"
     assert isinstance(made, BaseAgentTool)
     assert made.agents == twins
     told = {"context": "c", "coworker": "[ hand , Other]"}
@@ -983,8 +986,8 @@ def test_a_class_of_crews_keeps_its_file_and_its_methods(made):
     where = "crewbase.py"
     assert made.agents_config["lead"]["identity"] == "boss", changed("agents_config", where)
     assert str(made.original_agents_config_path).endswith("agents.yaml"), changed("path", where)
-    methods = made.__crew_metadata__["original_agents"]
-    assert list(methods) == ["lead"], changed("__crew_metadata__", where)
+    methods = _filter_methods(made._all_methods, "is_agent")
+    assert list(methods) == ["lead"], changed("_all_methods", where)
     assert made.lead() is made.crew().agents[0], changed("agents are made anew", where)
 
 
@@ -1011,24 +1014,23 @@ class Pausing(Flow[dict[str, Any]]):
 
     @listen(or_(begin, "answered"))
     def first(self) -> str:
-        feedback = self.last_human_feedback
-        TURNS.append(None if feedback is None else feedback.metadata.get("run"))
-        if feedback is None:
+        TURNS.append(current_flow_method_name.get())
+        if self.last_human_feedback is None:
             context = PendingFeedbackContext(
                 flow_id=self.flow_id,
                 flow_class=f"{type(self).__module__}.{type(self).__qualname__}",
-                method_name="",
+                method_name="first",
                 method_output=None,
                 message="it waits",
                 emit=["answered"],
                 default_outcome="answered",
-                metadata={"run": "r1"},
             )
             raise HumanFeedbackPending(context)
         return "done"
 
     @listen(first)
-    def second(self, result: str) -> str:
+    async def second(self, result: str) -> str:
+        TURNS.append(current_flow_method_name.get())
         return result
 
 
@@ -1039,10 +1041,58 @@ def test_a_flow_that_pauses_keeps_what_it_is_told_to(tmp_path):
     paused = flow.kickoff()
     where = "flows.py"
     assert isinstance(paused, HumanFeedbackPending), changed("a pause", where)
-    assert paused.context.method_name == "first", changed("who fills in the method", where)
+    assert paused.context.method_name == "first", changed("the method of a pause", where)
     resumed: Any = Pausing.from_pending(flow.flow_id, kept(), suppress_flow_events=True)
     assert resumed.resume() == "done", changed("how a flow goes on", where)
-    assert TURNS == [None, "r1"], changed("last_human_feedback.metadata", where)
+    assert TURNS == ["first", "first", "second"], changed("current_flow_method_name", where)
+    assert not hasattr(Pausing, current_flow_method_name.get()), changed("its default", where)
+
+
+def test_a_flow_tells_what_its_methods_listen_to():
+    flow, where = Pausing(suppress_flow_events=True), "flows.py"
+    told = {
+        name: listens if listens is None else sorted(_iter_condition_events(listens))
+        for name in ("begin", "first", "second")
+        for listens in [flow._listen_condition(FlowMethodName(name))]
+    }
+    expected = {"begin": None, "first": ["answered", "begin"], "second": ["first"]}
+    assert told == expected, changed("_listen_condition", where)
+
+
+def test_a_stream_runs_when_it_is_read(native):
+    where = "crews.py, _within_run"
+    crew = native.crew(native.agent("Lead", "done"), stream=True)
+    streaming: Any = crew.kickoff()
+    assert streaming._sync_iterator is not None, changed("what is iterated", where)
+    assert crew.agents[0].llm.heard == [], changed("it runs at once", where)  # type: ignore[union-attr]
+    list(streaming)
+    assert streaming.result.raw == "done"
+
+    async def later() -> Any:
+        return await crew.akickoff()
+
+    assert asyncio.run(later())._async_iterator is not None, changed("what is iterated", where)
+
+
+@pytest.mark.parametrize("begin", ["execute_task", "aexecute_task"])
+def test_an_agent_answers_with_any_result_that_is_there(native, begin):
+    lead: Any = native.agent("Lead", "done")
+    lead.tools_results.append({"result": "of another task", "result_as_answer": True})
+    task = task_of(lead)
+    said = (
+        lead.execute_task(task)
+        if begin == "execute_task"
+        else asyncio.run(lead.aexecute_task(task))
+    )
+    where = "agents.py, tools_results"
+    assert said == "of another task", changed("results of tools are emptied", where)
+
+
+def test_without_a_role_no_fingerprint_is_set(text, read_file, ran):
+    lead = watched(text, READ, "done", tools=[read_file], role="")
+    text.crew(lead).kickoff()
+    assert ran == ["plan"]
+    assert lead.noted("fingerprint") == [], changed("it is set now", "agents.py, _executing")
 
 
 def test_threads_of_crewai_are_those_that_the_adapter_knows(native):

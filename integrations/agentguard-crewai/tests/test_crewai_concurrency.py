@@ -24,7 +24,7 @@ import pytest
 from crewai import Crew, Process, Task
 from crewai.tools import tool
 
-from agentguard import Ed25519Signer, Guard, config, current_delegation, domain
+from agentguard import ConfigError, Ed25519Signer, Guard, config, current_delegation, domain
 from agentguard_crewai import guard_agent, guard_crew, resumable
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
@@ -307,9 +307,45 @@ def test_one_agent_that_is_kicked_off_for_several_people_at_once_acts_for_each(
     assert {call.outcome for call in made} == {"ok"}
 
 
-def test_a_crew_that_is_kicked_off_from_several_threads_mixes_nothing(recorded, signed, way):
-    # CrewAI refuses all but one of those that reach an agent at once: the others fail as they do
-    # without a guard, and no call is made for somebody else
+def test_a_crew_is_kicked_off_by_one_at_a_time(recorded, signed, way):
+    world = World(recorded(agents=AGENTS).guard)
+    going, held = threading.Event(), threading.Event()
+
+    @tool
+    def hold(text: str) -> str:
+        """Hold on until somebody lets go."""
+        held.set()
+        assert going.wait(30)
+        lent = current_delegation()
+        assert lent is not None
+        world.seen.append((text, lent.principal, lent.members))
+        return "held"
+
+    lead = way.agent("Lead", ("hold", {"text": "0"}), "done", tools=[hold])
+    crew = guard_crew(way.crew(lead), world.guard)
+
+    def begin(number: int) -> str:
+        with world.lent(number):
+            return crew.kickoff().raw
+
+    with ThreadPoolExecutor(5) as threads:
+        first = threads.submit(begin, 0)
+        assert held.wait(30)
+        for number in range(1, 5):
+            with pytest.raises(ConfigError) as refused:
+                threads.submit(begin, number).result()
+            assert refused.value.code == "crew.busy"
+        going.set()
+        assert first.result() == "done"
+    (made,) = signed(world.guard)
+    assert (made.chain, made.outcome) == (("user:u0", "crew:c0", "lead"), "ok")
+    assert [principal for _text, principal, _members in world.seen] == ["user:u0"]
+    lead.llm.steps[:] = [("hold", {"text": "1"}), "done"]
+    assert begin(1) == "done"  # and afterwards by anybody
+    assert signed(world.guard)[-1].chain == ("user:u1", "crew:c1", "lead")
+
+
+def test_of_those_that_kick_a_crew_off_at_the_same_moment_one_does(recorded, signed, way):
     world = World(recorded(agents=AGENTS).guard)
     said = [("note", {"text": "0 mine"})] * 4 + ["done"] * 4
     lead = way.agent("Lead", *said, tools=world.tools, max_retry_limit=0)
@@ -321,8 +357,8 @@ def test_a_crew_that_is_kicked_off_from_several_threads_mixes_nothing(recorded, 
         with world.lent(number):
             try:
                 crew.kickoff()
-            except RuntimeError as error:
-                assert "already running" in str(error)  # noqa: PT017
+            except ConfigError as error:
+                assert error.code == "crew.busy"  # noqa: PT017
                 return False
             return True
 

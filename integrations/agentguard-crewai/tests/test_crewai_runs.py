@@ -230,6 +230,36 @@ def test_a_stream_that_is_read_in_the_block_is_part_of_its_run(shop, way):
     assert shop.ran == ["ann"]
 
 
+def test_streams_of_one_crew_are_each_part_of_their_own_run(shop, way):
+    for _ in range(2):
+        lead = shop.agent(way, PAY, "done", PAY, "done")
+        crew = shop.crew(way.crew(lead, stream=True))
+        with shop.lent():
+            streams = []
+            for name in ("order-1", "order-2"):
+                with resumable(name):
+                    streams.append(crew.kickoff())
+            for stream in streams:
+                for _chunk in stream:
+                    pass
+                assert stream.result.raw == "done"
+    assert shop.ran == ["ann", "ann"]
+    assert shop.tried(way, PAY, "done", name="order-1").raw == "done"
+    assert shop.tried(way, PAY, "done", name="order-2").raw == "done"
+    assert shop.ran == ["ann", "ann"]
+
+
+def test_a_stream_that_nobody_reads_leaves_no_run_behind(shop, way):
+    shop.tried(way, PAY, "done")
+    crew = shop.crew(way.crew(shop.agent(way, PAY, "done"), stream=True))
+    with shop.lent():
+        with resumable("order-1"):
+            crew.kickoff()
+        crew.stream = False
+        assert crew.kickoff().raw == "done"
+    assert shop.ran == ["ann", "ann"]
+
+
 async def test_blocks_of_tasks_of_one_loop_are_runs_of_their_own(shop, way):
     async def one(name: str) -> str:
         crew = shop.crew(way.crew(shop.agent(way, PAY, "done")))
@@ -812,24 +842,55 @@ def test_each_run_needs_an_approval_of_its_own(shop, way):
     assert shop.ran == ["ann"]
 
 
-@pytest.mark.parametrize(
-    ("change", "code"), [("principal", "delegation.mismatch"), ("tool", "approval.mismatch")]
-)
-def test_what_was_asked_in_a_run_is_for_no_other_call(shop, way, signed, change, code):
+def test_what_was_asked_in_a_run_is_for_no_other_tool(shop, way, signed):
     shop.answers["pay"] = Decision.require_approval()
     with pytest.raises(ApprovalPending):
         shop.tried(way, PAY, "done")
     shop.log.approve()
-    tools = [shop.paying("Pay, or do not.")] if change == "tool" else shop.tools
-    lead = shop.agent(way, PAY, "done", tools=tools)
-    principal = "user:mallory" if change == "principal" else "user:alice"
-    told = shop.run(lead, shop.crew(way.crew(lead)), principal=principal)
-    assert (told.codes, shop.ran) == ([code], [])
+    lead = shop.agent(way, PAY, "done", tools=[shop.paying("Pay, or do not.")])
+    told = shop.run(lead, shop.crew(way.crew(lead)))
+    assert (told.codes, shop.ran) == (["approval.mismatch"], [])
     assert shop.tried(way, PAY, "done").raw == "done"
     assert shop.ran == ["ann"]
-    assert [(call.chain[0], call.code) for call in calls_of(signed, shop)] == [
-        (principal, code),
-        ("user:alice", ""),
+    assert [call.code for call in calls_of(signed, shop)] == ["approval.mismatch", ""]
+
+
+def test_what_was_asked_in_a_run_is_for_no_other_user(shop, way, signed):
+    shop.answers["pay"] = Decision.require_approval()
+    with pytest.raises(ApprovalPending):
+        shop.tried(way, PAY, "done")
+    shop.log.approve()
+    lead = shop.agent(way, PAY, "done", tools=shop.tools)
+    with pytest.raises(ApprovalPending):  # a request of its own
+        shop.run(lead, shop.crew(way.crew(lead)), principal="user:mallory")
+    assert shop.ran == []
+    assert shop.tried(way, PAY, "done").raw == "done"
+    assert shop.ran == ["ann"]
+    assert [(call.chain[0], call.code) for call in calls_of(signed, shop)] == [("user:alice", "")]
+
+
+def test_what_was_rejected_in_a_run_is_not_asked_again_in_it(shop, way, signed):
+    shop.answers["pay"] = Decision.require_approval()
+
+    def answer(how: Any) -> None:
+        (request,) = shop.guard.approvals.pending()
+        how(request, shop.log.approver)
+
+    with pytest.raises(ApprovalPending):
+        shop.tried(way, PAY, LOOK, BEN, "done")
+    answer(shop.guard.approvals.reject)
+    with pytest.raises(ApprovalPending) as paused:
+        shop.tried(way, PAY, LOOK, BEN, "done")
+    assert paused.value.request.arguments == b'{"cents":100,"to":"ben"}'
+    answer(shop.guard.approvals.approve)
+    told = shop.tried(way, PAY, LOOK, BEN, "done")
+    assert (told.raw, told.codes) == ("done", ["approval.rejected"])
+    assert shop.ran == ["books", "ben"]
+    assert shop.guard.approvals.pending() == []
+    assert [(call.arguments["to"], call.code) for call in calls_of(signed, shop)] == [
+        ("ann", "approval.rejected"),
+        ("ann", "approval.rejected"),
+        ("ben", ""),
     ]
 
 

@@ -94,8 +94,14 @@ def identified(agent: BaseAgent, terms: Terms, name: str | None) -> Identity:
     """
     present = identity_of(agent)
     if present is not None:
-        if present.terms.guard is not terms.guard or name not in (None, present.agent.name):
-            message = f"the agent {agent.role!r} is already guarded, as {present.agent.id}"
+        if present.terms.guard is not terms.guard:
+            message = (
+                f"the agent {agent.role!r} is already guarded, by another guard: make the agent "
+                "anew, or keep to one guard"
+            )
+            raise ConfigError(message, code="agent.guarded")
+        if name not in (None, present.agent.name):
+            message = f"the agent {agent.role!r} is already guarded, as {present.agent.name}"
             raise ConfigError(message, code="agent.guarded")
         return present if present.terms == terms else Identity(present.agent, terms)
     if not isinstance(agent, CrewAgent):
@@ -107,7 +113,11 @@ def identified(agent: BaseAgent, terms: Terms, name: str | None) -> Identity:
         if method in vars(agent):
             replaced = f"its {method} was replaced on the object, as Agent(a2a=...) does"
             raise _unguardable(agent, replaced)
-    return Identity.new(name if name is not None else name_of(_role(agent)), terms)
+    try:
+        return Identity.new(name if name is not None else name_of(_role(agent)), terms)
+    except ConfigError as error:
+        message = f"the agent with the role {_role(agent)!r}: {error}"
+        raise ConfigError(message, code=error.code) from error
 
 
 def _unguardable(agent: BaseAgent, why: str) -> ConfigError:
@@ -302,7 +312,7 @@ def _executing(agent: GuardedAgent, task: Task | None = None) -> Iterator[None]:
 
 def refuse_restoring(what: str, config: CheckpointConfig | None) -> None:
     """Raise ``ConfigError`` for a checkpoint to go on from: what is in one has no identities."""
-    if config is not None and config.restore_from is not None:
+    if config is not None and getattr(config, "restore_from", config) is not None:
         message = (
             f"a checkpoint holds no identities, and what is restored from one is not guarded: "
             f"restore the {what} first, guard it, and kick that off"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -18,38 +19,38 @@ from crewai.tools.tool_failure import ToolFailure
 from pydantic import BaseModel
 
 from agentguard import AgentguardError, ApprovalPending, ConfigError, Decision, Denied, Invocation
+from agentguard_crewai import rejection
 from agentguard_crewai.denial import denied, waiting
-from agentguard_crewai.identity import Terms
+from agentguard_crewai.identity import Identity
 from agentguard_crewai.results import RunResults, ToolResults
 from agentguard_crewai.runs import Place, Run, collected, inside
+
+_LOGGER = logging.getLogger("agentguard")
+
+_MISTAKES: Final = frozenset({"delegation.missing", "delegation.ended", "storage.closed"})
+"""Whoever wrote the program should hear of these: a crew goes on without what was refused."""
 
 
 class Action:
     """One step of a model that writes its calls as text; CrewAI tries a call in it up to six times.
 
-    What it ended with at first it ends with at each further try, in which the tool does not run.
+    What the tool raised at first is raised at each further try, in which it does not run.
     """
 
-    __slots__ = ("_raised", "_result", "_tool")
+    __slots__ = ("_body", "_raised")
 
     def __init__(self) -> None:
-        self._tool: BaseTool | None = None
+        self._body: Body | None = None
         self._raised: Exception | None = None
-        self._result: Any = None
 
-    def ended(self, tool: BaseTool, result: object, raised: Exception | None = None) -> None:
-        """Keep what a call of ``tool`` has ended with."""
-        self._tool, self._result, self._raised = tool, result, raised
+    def raised(self, body: Body, error: Exception) -> None:
+        """Keep what a call has raised."""
+        self._body, self._raised = body, error
 
-    def has_ended(self, tool: BaseTool) -> bool:
-        """Whether a call of ``tool`` has ended in this step."""
-        return self._tool is tool
-
-    def again(self) -> Any:
-        """Return, or raise, what it ended with."""
-        if self._raised is not None:
+    def raise_again(self, body: Body) -> None:
+        """Raise what this very call has raised in this step."""
+        if self._raised is not None and self._body is not None and self._body.is_as(body):
             raise self._raised
-        return self._result
 
 
 ACTION: Final[ContextVar[Action | None]] = ContextVar("agentguard_crewai_action", default=None)
@@ -77,6 +78,15 @@ class Body(NamedTuple):
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+
+    def is_as(self, other: Body) -> bool:
+        """Whether it is the same tool with the same arguments; what can't be compared is not."""
+        if self.tool is not other.tool:
+            return False
+        try:
+            return (self.args, dict(self.kwargs)) == (other.args, dict(other.kwargs))
+        except Exception:  # noqa: BLE001  a value of a user's class may raise anything
+            return False
 
     def run(self) -> Any:
         """Run it; raises ``ConfigError`` where its work is still to come."""
@@ -128,7 +138,7 @@ class Call:
         run: Run,
         place: Place | None,
         hand_on: Callable[[], None],
-        terms: Terms,
+        identity: Identity,
         schema: type[BaseModel] | None,
     ) -> None:
         self.invocation: Final = invocation
@@ -139,9 +149,11 @@ class Call:
         self._run = run
         self._place = place
         self._hand_on = hand_on
-        self._pauses = terms.on_approval == "pause"
-        self._until = time.monotonic() + terms.timeout
+        self._agent = identity.agent
+        self._pauses = identity.terms.on_approval == "pause"
+        self._until = time.monotonic() + identity.terms.timeout
         self._started = False
+        self._asked_anew = False
 
     def run(self) -> Any:
         """Run the tool."""
@@ -161,6 +173,13 @@ class Call:
                 self.codec.places = places
             return await self._body.arun()
 
+    def asks_anew(self, denied: Denied) -> bool:
+        """Whether a call that was to stop the crew asks once more: its request has expired."""
+        if self._started or not self._pauses or denied.code != "approval.expired":
+            return False
+        first, self._asked_anew = not self._asked_anew, True
+        return first
+
     def left(self, pending: ApprovalPending) -> float:
         """Return for how many seconds the call waits; raises ``Paused`` where it stops the crew."""
         if self._started:
@@ -173,20 +192,12 @@ class Call:
         """End the call with its result; its place, and those within it, stay taken."""
         if self._outer is not None and self._place is not None and self.codec is not None:
             self._outer += [self._place, *self.codec.places]
-        return self._told(result)
+        return result
 
     def given_up(self, pending: ApprovalPending) -> ToolFailure:
         """End the call: nobody has answered in time."""
         self._give_back()
-        failure = waiting(self.invocation.tool.name, pending)
-        self._told(failure)
-        return failure
-
-    def _told(self, result: Any) -> Any:
-        action = ACTION.get()
-        if action is not None:
-            action.ended(self._body.tool, result)
-        return result
+        return waiting(self.invocation.tool.name, pending)
 
     def ended(self, error: Exception) -> Any:
         """End the call: return what takes the place of its result; raises the tool's own error.
@@ -195,18 +206,22 @@ class Call:
         """
         self._give_back()
         if isinstance(error, CoworkerFailedError):
-            return self._told(error.told)
+            return error.told
         if self._started or not isinstance(error, AgentguardError):
             action = ACTION.get()
             if action is not None:
-                action.ended(self._body.tool, None, error)
+                action.raised(self._body, error)
             raise error
+        if error.code in _MISTAKES:
+            _LOGGER.warning("%s was not run: %s [%s]", self.invocation.tool.name, error, error.code)
         decision = (
             error.decision
             if isinstance(error, Denied)
             else Decision.refused(str(error), code=error.code)
         )
-        return self._told(denied(self.invocation.tool.name, decision))
+        if decision.code == "approval.rejected" and self._place is not None:
+            rejection.keep(self._agent, self._place, decision)
+        return denied(self.invocation.tool.name, decision)
 
     def _give_back(self) -> None:
         if self._place is not None:

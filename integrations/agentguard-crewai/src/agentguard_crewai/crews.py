@@ -91,7 +91,10 @@ def _guarded(crew: Guarded, terms: Terms, names: Mapping[int, str]) -> Guarded:
     """Guard a crew and all agents in it; ``names`` are those of agents, by their ``id()``."""
     present = crew._agentguard if isinstance(crew, GuardedCrew) else None  # noqa: SLF001
     if present is not None and present.guard is not terms.guard:
-        message = f"the crew {crew.name!r} is already guarded, by another guard"
+        message = (
+            f"the crew {crew.name!r} is already guarded, by another guard: make the crew anew, or "
+            "keep to one guard"
+        )
         raise ConfigError(message, code="agent.guarded")
     members = [*_members(crew)]
     # all of them, or none: whoever can't be guarded is found before anything is changed

@@ -14,16 +14,27 @@ from agentguard import ApprovalPending, Decision
 _HAS_RUN: Final = frozenset({"journal.in_doubt", "journal.unreplayable"})
 """A call that is refused so was made before."""
 
+_ASKS_ANEW: Final = frozenset({"approval.expired"})
+"""After these the same call may be made again."""
+
 
 def denied(tool: str, decision: Decision) -> ToolFailure:
-    """Tell a model what was refused, why, and that the same call will be refused again."""
+    """Tell a model what was refused, why, and whether the same call will be refused again."""
     reason = decision.reason or "the policy does not allow it"
     again = " again" if decision.code in _HAS_RUN else ""
-    message = (
-        f"Denied: {tool} was not run{again}. Reason: {reason}. "
-        "Do not retry: repeating the same call will not help."
+    if decision.code in _ASKS_ANEW:
+        message = f"Not now: {tool} was not run. Reason: {reason}."
+    else:
+        message = (
+            f"Denied: {tool} was not run{again}. Reason: {reason}. "
+            "Do not retry: repeating the same call will not help."
+        )
+    return ToolFailure(
+        message=message,
+        code=decision.code,
+        retryable=decision.code in _ASKS_ANEW,
+        details={"reason": reason},
     )
-    return ToolFailure(message=message, code=decision.code, details={"reason": reason})
 
 
 def waiting(tool: str, pending: ApprovalPending) -> ToolFailure:

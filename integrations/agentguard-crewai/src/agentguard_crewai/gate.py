@@ -23,13 +23,14 @@ from agentguard import (
     CallSite,
     Decision,
     DelegationError,
+    Denied,
     Invocation,
     ToolSpec,
     canonical,
     current_delegation,
 )
 from agentguard.canonical import sha256_hex
-from agentguard_crewai import runs
+from agentguard_crewai import rejection, runs
 from agentguard_crewai.binding import arguments_of, by_name, spec_of
 from agentguard_crewai.call import ACTION, Body, Call
 from agentguard_crewai.identity import Identity, identity_of
@@ -63,12 +64,13 @@ class Gate:
 
         Raises what it raises, and ``Paused``.
         """
+        body = Body(self.tool, function, args, kwargs)
         action = ACTION.get()
-        if action is not None and action.has_ended(self.tool):
-            return action.again()
+        if action is not None:
+            action.raise_again(body)
         agent, run = self._identity.agent, runs.current()
         run.require_going()
-        call = self._call(Body(self.tool, function, args, kwargs), run)
+        call = self._call(body, run)
         try:
             while True:
                 try:
@@ -80,6 +82,9 @@ class Gate:
                         reentrant=self._hands_on,
                     )
                     return call.completed(result)
+                except Denied as refused:
+                    if not call.asks_anew(refused):
+                        raise
                 except ApprovalPending as pending:
                     left = call.left(pending)
                     if not agent.approvals.wait(pending.request, timeout=left):
@@ -91,12 +96,13 @@ class Gate:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
         """Run ``function``, which may be a coroutine function; the async twin of ``run``."""
+        body = Body(self.tool, function, args, kwargs)
         action = ACTION.get()
-        if action is not None and action.has_ended(self.tool):
-            return action.again()
+        if action is not None:
+            action.raise_again(body)
         agent, run = self._identity.agent, runs.current()
         run.require_going()
-        call = self._call(Body(self.tool, function, args, kwargs), run)
+        call = self._call(body, run)
         try:
             while True:
                 try:
@@ -108,6 +114,9 @@ class Gate:
                         reentrant=self._hands_on,
                     )
                     return call.completed(result)
+                except Denied as refused:
+                    if not call.asks_anew(refused):
+                        raise
                 except ApprovalPending as pending:
                     left = call.left(pending)
                     if not await agent.approvals.await_(pending.request, timeout=left):
@@ -131,7 +140,9 @@ class Gate:
         bound, place = invocation.arguments, None
         if run.name is not None and isinstance(bound, Arguments):
             place = run.take(Key(agent.name, _whose(), spec.name, sha256_hex(bound.encoded)))
-            invocation = replace(invocation, site=place.site)
+            invocation = replace(
+                invocation, site=place.site, refusal=rejection.recalled(agent, place)
+            )
         try:
             coworkers = self._coworkers(body)
             for coworker in coworkers:
@@ -142,7 +153,7 @@ class Gate:
             invocation = replace(invocation, refusal=refusal)
         hand_on = partial(self._hand_on, coworkers)
         schema = self.tool.result_schema
-        return Call(body, invocation, run, place, hand_on, self._identity.terms, schema)
+        return Call(body, invocation, run, place, hand_on, self._identity, schema)
 
     def _hand_on(self, coworkers: list[Identity]) -> None:
         """Hand on what this call was lent, before the coworker does anything; raises ``Denied``."""

@@ -141,7 +141,8 @@ def resumable(name: str) -> Iterator[None]:
     if not isinstance(given, str) or not given or not _is_text(given):
         raise ConfigError(f"resumable: expected the name of a run, got {given!r}")
     if _CURRENT.get() is not None:
-        raise ConfigError(f"resumable: {name!r} is begun inside of another run")
+        message = f"the run {name!r} is begun inside of another run: leave one of the two out"
+        raise ConfigError(message)
     with _begun(Run(name)):
         yield
 
