@@ -144,7 +144,9 @@ def test_every_public_name_is_on_the_page_and_in_the_readme():
 
 
 def test_the_tables_are_those_of_a_configuration():
-    (toml,) = blocks("toml")
+    members, toml = blocks("toml")
+    who = config.parse(tomllib.loads(members), source="page", base=Path.cwd())
+    assert who.delegators("writer") == {"analyst"}
     read = config.parse(tomllib.loads(toml), source="page", base=Path.cwd())
     assert read.tools["search_docs"].requires == ("web:read",)
     server = MCPToolResolver._extract_server_name("https://docs.example.com/mcp")
