@@ -212,7 +212,7 @@ def _require_identity(agent: BaseAgent) -> None:
         raise ConfigError(message, code="agent.unguarded")
 
 
-_BUSY: Final[set[int]] = set()
+_BUSY: Final[dict[int, object]] = {}
 
 
 @contextmanager
@@ -221,17 +221,17 @@ def _alone(crew: Crew) -> Iterator[None]:
 
     Raises ``ConfigError`` (``crew.busy``).
     """
-    if id(crew) in _BUSY:
+    mine = object()
+    if _BUSY.setdefault(id(crew), mine) is not mine:  # one step, whatever other threads do
         message = (
             f"the crew {crew.name!r} is being kicked off already, for whoever that is: give each "
             "kickoff a crew of its own, as crew.copy() does"
         )
         raise ConfigError(message, code="crew.busy")
-    _BUSY.add(id(crew))
     try:
         yield
     finally:
-        _BUSY.discard(id(crew))
+        del _BUSY[id(crew)]
 
 
 def _within_run(output: Output) -> Output:
