@@ -35,7 +35,7 @@ ROUNDS = 40 if FULL else 3
 PASSPHRASE = b"of this test"
 
 PROGRAM = '''
-import itertools, json, os, signal, sys, time, traceback
+import itertools, json, logging, os, signal, sys, time, traceback
 
 os.environ["CREWAI_DISABLE_TELEMETRY"] = "true"
 os.environ["CREWAI_TRACING_ENABLED"] = "false"
@@ -260,6 +260,7 @@ def serve():
     """Fork for each line of input, and say which process it is and how it has ended."""
     import program  # what the policy's module imports is imported once
 
+    logging.disable(logging.WARNING)
     print("ready", flush=True)
     for line in sys.stdin:
         folder, *given = json.loads(line)

@@ -708,6 +708,42 @@ def test_a_coworker_that_is_stopped_goes_on(shop, way):
     )
 
 
+def test_what_lies_in_a_delegation_that_is_handed_out_keeps_its_place(shop, way, signed):
+    # the coworker pays the same person in two delegations, and the second one is cut short
+    other = (DELEGATE[0], {**DELEGATE[1], "task": "pay ann once more"})
+    told = None
+    for said in ((PAY, "first", DOWN), (PAY, "second")):
+        lead = shop.agent(way, DELEGATE, other, "done", allow_delegation=True, tools=[])
+        worker = shop.agent(way, *said, role="Worker")
+        crew = shop.crew(way.crew(lead, worker, tasks=[task(lead)]))
+        told = shop.run(lead, crew)
+    assert told.raw == "done"
+    assert shop.ran == ["ann", "ann"]  # the second one is no repetition of the first
+    paid = calls_of(signed, shop)
+    assert [call.outcome for call in paid] == ["ok", "ok"]
+    assert len({call.site for call in paid}) == 2
+    assert {call.chain for call in paid} == {(*LENT, "lead", "worker")}
+    for _ in range(2):  # and by then both are complete
+        lead = shop.agent(way, DELEGATE, other, "done", allow_delegation=True, tools=[])
+        worker = shop.agent(way, role="Worker")
+        shop.run(lead, shop.crew(way.crew(lead, worker, tasks=[task(lead)])))
+        assert len(worker.llm.heard) == 0
+    assert shop.ran == ["ann", "ann"]
+
+
+def test_a_coworker_that_does_it_itself_afterwards_does_it_once_more(shop, way):
+    # a delegation in which it has paid is handed out, and then it has a task of its own
+    for last in (DOWN, "done"):
+        lead = shop.agent(way, DELEGATE, "done", allow_delegation=True, tools=[])
+        worker = shop.agent(way, PAY, "is paid", PAY, last, role="Worker")
+        if last == "done":
+            worker = shop.agent(way, PAY, last, role="Worker")
+        crew = shop.crew(way.crew(lead, worker))
+        told = shop.run(lead, crew)
+    assert told.raw == "done"
+    assert shop.ran == ["ann", "ann"]
+
+
 def test_what_a_manager_has_given_away_is_not_asked_again(shop, way, signed):
     for last in (DOWN, "done"):
         worker = shop.agent(way, PAY, "ann is paid", role="Worker")
@@ -892,6 +928,35 @@ def test_what_was_rejected_in_a_run_is_not_asked_again_in_it(shop, way, signed):
         ("ann", "approval.rejected"),
         ("ben", ""),
     ]
+
+
+def test_what_was_rejected_in_one_run_is_asked_in_another(shop, way):
+    shop.answers["pay"] = Decision.require_approval()
+    for name in ("order-1", "order-2"):
+        with pytest.raises(ApprovalPending):
+            shop.tried(way, PAY, "done", name=name)
+        if name == "order-1":
+            (request,) = shop.guard.approvals.pending()
+            shop.guard.approvals.reject(request, shop.log.approver)
+            assert shop.tried(way, PAY, "done").codes == ["approval.rejected"]
+    shop.log.approve()
+    assert shop.tried(way, PAY, "done", name="order-2").codes == []
+    assert shop.tried(way, PAY, "done", name="order-1").codes == ["approval.rejected"]
+    assert shop.ran == ["ann"]
+
+
+def test_what_was_rejected_is_refused_however_often_the_model_makes_it(shop, way):
+    shop.answers["pay"] = Decision.require_approval()
+    with pytest.raises(ApprovalPending):
+        shop.tried(way, PAY, "done")
+    (request,) = shop.guard.approvals.pending()
+    shop.guard.approvals.reject(request, shop.log.approver)
+    told = shop.tried(way, PAY, LOOK, PAY, "done")
+    assert told.codes == ["approval.rejected"] * 2
+    assert shop.guard.approvals.pending() == []
+    shop.answers.clear()  # and whatever the policy says by now
+    assert shop.tried(way, PAY, "done").codes == ["approval.rejected"]
+    assert shop.ran == ["books"]
 
 
 def test_a_coworker_that_pauses_goes_on(shop, way, signed):
@@ -1094,7 +1159,7 @@ def test_another_process_goes_on_and_does_nothing_again(tmp_path, signed, monkey
     (tmp_path / "agentguard.toml").write_text(textwrap.dedent(TABLES) + people)
     settings = config.load(tmp_path / "agentguard.toml")
     domain.found(settings, b"of this test", now=datetime.now(UTC))
-    steps = [json.dumps(step) for step in (LOOK, PAY, LOOK, "done")]
+    steps = [json.dumps(step) for step in (LOOK, PAY, LOOK, BEN, "done")]
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     program = importlib.import_module("program")
@@ -1104,23 +1169,27 @@ def test_another_process_goes_on_and_does_nothing_again(tmp_path, signed, monkey
         program.main(*steps)
         return capsys.readouterr().out.splitlines()
 
-    assert here()[-1].startswith("pending ")
-    with Guard.open("agentguard.toml", passphrase=b"of this test") as guard:
-        (request,) = guard.approvals.pending()
-        guard.approvals.approve(request, bob)
+    for verdict in ("approve", "reject"):
+        assert here()[-1].startswith("pending ")
+        with Guard.open("agentguard.toml", passphrase=b"of this test") as guard:
+            (request,) = guard.approvals.pending()
+            getattr(guard.approvals, verdict)(request, bob, note="it is dear")
     started = "import sys, program; program.main(*sys.argv[1:])"  # tools of a module, as here
     command = [sys.executable, "-c", started, *steps]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     there, again = done.stdout.splitlines()[-2:], here()[-2:]
-    assert there == again  # the results, as they were
-    assert (there[1], "'number': 1" in there[0], "'ann', 2" in there[0]) == ("done", True, True)
+    assert there == again  # the results, as they were, and nobody is asked again
+    for told in ("'number': 1", "'ann', 2", "user:bob has rejected this call: it is dear"):
+        assert told in there[0]
+    assert there[1] == "done"
     assert (tmp_path / "effects").read_text().split() == ["books", "ann", "books"]
     with Guard.open("agentguard.toml", passphrase=b"of this test") as guard:
         assert guard.verify().ok
+        assert guard.approvals.pending() == []
         calls = signed(guard)
-        outcomes = [(call.tool, call.outcome) for call in calls]
-        assert outcomes.count(("look", "ok")) == 2
-        assert outcomes.count(("pay", "ok")) == 1
-        assert outcomes.count(("look", "not_run")) == 3
-        assert {call.chain for call in calls} == {(*LENT, "lead")}
+    outcomes = [(call.tool, call.code or call.outcome) for call in calls]
+    assert outcomes.count(("look", "ok")) == 2
+    assert outcomes.count(("pay", "ok")) == 1
+    assert outcomes.count(("pay", "approval.rejected")) == 2
+    assert {call.chain for call in calls} == {(*LENT, "lead")}

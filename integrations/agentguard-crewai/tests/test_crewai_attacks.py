@@ -1,0 +1,716 @@
+"""Attacks on guarded crews that have worked once, each with what goes through beside it.
+
+Places of calls in runs, results that outlive their task, copies of crews, crews that are shared or
+nested, streams, and tools that lead around the gate.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import yaml
+from crewai import Agent, Crew, Task
+from crewai.project import CrewBase, agent, crew, task
+from crewai.tools import BaseTool, tool
+from crewai.tools.structured_tool import CrewStructuredTool
+from crewai.tools.tool_failure import ToolFailure
+
+from agentguard import ApprovalPending, ConfigError, Decision, current_delegation
+from agentguard_crewai import agent_of, guard_agent, guard_crew, guard_crewbase, resumable
+
+PAY = ("pay", {"to": "ann"})
+BEN = ("pay", {"to": "ben"})
+LOOK = ("look", {})
+MAIL = ("read_mail", {"box": "inbox"})
+DOWN = RuntimeError("the model is down")
+"""Ends a try: agents here are not asked to try it again by themselves."""
+
+NO_ROLE = "the role of the agent who is empty"
+OWN_CLASS = "to_structured_tool returns a Own"
+ALIVE: list[Any] = []
+"""CrewAI keeps what a method of a ``@CrewBase`` made by the address of its object."""
+
+
+class Killed(BaseException):
+    """Ends a try as Ctrl-C does: nothing in between takes it for an error."""
+
+
+def own(*names: str) -> dict[str, Any]:
+    """Agents that act on their own authority."""
+    return {name: {"authority": "own"} for name in names}
+
+
+def lent(*names: str) -> dict[str, Any]:
+    """Agents that are lent what they may do."""
+    return {name: {"max_scope": ["pay"]} for name in names}
+
+
+def work(member: Any, **options: Any) -> Task:
+    """A task of this agent."""
+    return Task(**{"description": "a task", "expected_output": "words", "agent": member, **options})
+
+
+def hand_on(what: str) -> tuple[str, dict[str, str]]:
+    """Handing this on to the worker, as a model says it."""
+    given = {"task": what, "context": "now", "coworker": "Worker"}
+    return "delegate_work_to_coworker", given
+
+
+def paying(paid: list[str]) -> Any:
+    """A tool that pays, and keeps whom."""
+
+    @tool
+    def pay(to: str) -> str:
+        """Pay somebody."""
+        paid.append(to)
+        return f"paid {to}, receipt {len(paid)}"
+
+    return pay
+
+
+def failures(output: Any) -> list[str | None]:
+    """The codes of what was refused in a crew's tasks."""
+    return [
+        failed.failure.code for one in output.tasks_output for failed in one.tool_failures or []
+    ]
+
+
+def only_alice(document: Mapping[str, Any]) -> Decision:
+    """A policy: nobody else may."""
+    alice = document["delegation"]["subject"] == "user:alice"
+    return Decision.allow() if alice else Decision.deny("it is not yours")
+
+
+def asks_for_pay(document: Mapping[str, Any]) -> Decision:
+    """A policy: each payment needs an approval."""
+    return Decision.require_approval() if document["action"] == "pay" else Decision.allow()
+
+
+def read(stream: Any) -> str:
+    """Read a stream to its end."""
+    for _chunk in stream:
+        pass
+    return stream.result.raw
+
+
+# places of calls in a run
+
+
+def test_an_equal_call_after_a_replayed_delegation_is_really_made(way, recorded):
+    made, paid = recorded(agents=lent("lead", "worker")), []
+    made.decide = lambda document: (
+        Decision.require_approval() if document["action"] == "pay" and paid else Decision.allow()
+    )
+
+    def tried(*steps: Any) -> str:
+        said = hand_on("invoice 1"), hand_on("invoice 2"), "both are settled"
+        lead = way.agent("Lead", *said, allow_delegation=True, max_retry_limit=0)
+        worker = way.agent("Worker", *steps, tools=[paying(paid)], max_retry_limit=0)
+        made_up = way.crew(lead, worker, tasks=[work(lead)])
+        team = guard_crew(made_up, made.guard, on_approval="pause")
+        with made.guard.delegate("user:alice", scope=["pay"]), resumable("order-1"):
+            return team.kickoff().raw
+
+    with pytest.raises(ApprovalPending):
+        tried(PAY, "invoice 1 is paid", PAY, "invoice 2 is paid")
+    made.approve()
+    # the first delegation is replayed: the worker is only asked for the second
+    assert tried(PAY, "invoice 2 is paid") == "both are settled"
+    assert paid == ["ann", "ann"]
+    assert made.guard.approvals.pending() == []
+
+
+def test_an_equal_call_after_a_replayed_tool_that_kicks_a_crew_off_is_really_made(way, recorded):
+    made, paid = recorded(agents=own("lead", "worker")), []
+
+    @tool
+    def settle(invoice: int) -> str:
+        """Settle an invoice, with a crew."""
+        worker = way.agent("Worker", PAY, f"invoice {invoice} is paid", tools=[paying(paid)])
+        return guard_crew(way.crew(worker), made.guard).kickoff().raw
+
+    def tried(*steps: Any) -> str:
+        lead = way.agent("Lead", *steps, tools=[settle], max_retry_limit=0)
+        with resumable("order-1"):
+            return guard_crew(way.crew(lead), made.guard).kickoff().raw
+
+    first, second = ("settle", {"invoice": 1}), ("settle", {"invoice": 2})
+    with pytest.raises(RuntimeError, match="the model is down"):
+        tried(first, DOWN)
+    assert paid == ["ann"]
+    assert tried(first, second, "both") == "both"
+    assert paid == ["ann", "ann"]
+    assert tried(first, second, "both") == "both"
+    assert paid == ["ann", "ann"]
+
+
+def test_places_are_those_of_the_whole_call_whatever_was_called_before(way, recorded):
+    made, paid = recorded(agents=lent("lead", "worker")), []
+
+    def tried(said: list[Any], done: list[Any]) -> str:
+        lead = way.agent("Lead", *said, allow_delegation=True, max_retry_limit=0)
+        worker = way.agent("Worker", *done, tools=[paying(paid)], max_retry_limit=0)
+        team = guard_crew(way.crew(lead, worker, tasks=[work(lead), work(worker)]), made.guard)
+        with made.guard.delegate("user:alice", scope=["pay"]), resumable("order-1"):
+            return team.kickoff().raw
+
+    with pytest.raises(RuntimeError, match="the model is down"):
+        tried([hand_on("settle it"), "done"], [PAY, "paid", PAY, DOWN])
+    assert paid == ["ann", "ann"]
+    # the lead does not hand on any more; the worker makes what it has completed, and once more
+    assert tried(["I leave it to the worker"], [PAY, "done"]) == "done"
+    assert paid == ["ann", "ann"]
+    assert tried(["I leave it to the worker"], [PAY, BEN, PAY, "done"]) == "done"
+    assert paid == ["ann", "ann", "ben", "ann"]
+
+
+def test_places_of_two_users_in_one_run_are_their_own_in_any_order(way, recorded):
+    made, paid = recorded(agents=lent("worker")), []
+
+    def batch(*people: str) -> None:
+        with resumable("nightly"):
+            for one in people:
+                worker = way.agent("Worker", PAY, "done", tools=[paying(paid)], max_retry_limit=0)
+                with made.guard.delegate(one, scope=["pay"]):
+                    guard_crew(way.crew(worker), made.guard).kickoff()
+
+    batch("user:alice", "user:bob")
+    assert paid == ["ann", "ann"]
+    batch("user:bob", "user:alice")
+    assert paid == ["ann", "ann"]
+    batch("user:carol", "user:bob", "user:alice")
+    assert paid == ["ann", "ann", "ann"]
+
+
+def test_a_request_of_another_user_in_a_run_of_one_name_does_not_block_mine(way, recorded):
+    made, paid = recorded(agents=lent("lead")), []
+    made.decide = asks_for_pay
+
+    def order(who: str) -> Any:
+        lead = way.agent("Lead", PAY, "done", tools=[paying(paid)])
+        team = guard_crew(way.crew(lead), made.guard, on_approval="pause")
+        with made.guard.delegate(who, scope=["pay"]), resumable("order-7"):
+            return team.kickoff()
+
+    for who in ("user:bob", "user:alice"):
+        with pytest.raises(ApprovalPending) as waits:
+            order(who)
+        assert waits.value.request.principal == who
+    made.approve()
+    for count, who in enumerate(["user:alice", "user:bob"], 1):
+        assert failures(order(who)) == []
+        assert paid == ["ann"] * count
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"),
+    [
+        (TimeoutError("the bank did not answer in time"), "journal.in_doubt"),
+        (Killed(), "journal.in_doubt"),
+        (None, "journal.unreplayable"),
+    ],
+)
+def test_a_call_that_may_have_run_is_refused_however_often_it_is_made(way, recorded, ends, code):
+    made, paid = recorded(agents=own("lead")), []
+
+    @tool
+    def pay(to: str) -> object:
+        """Pay somebody."""
+        paid.append(to)
+        if to == "ann" and ends is not None:
+            raise ends
+        return dt.date(2026, 1, 1)
+
+    @tool
+    def look() -> str:
+        """Look."""
+        return "looked"
+
+    def tried(*steps: Any) -> Any:
+        lead = way.agent("Lead", *steps, tools=[pay, look], max_retry_limit=0)
+        with resumable("order-1"):
+            return guard_crew(way.crew(lead), made.guard).kickoff()
+
+    with pytest.raises((RuntimeError, Killed)):
+        tried(PAY, DOWN)
+    assert failures(tried(PAY, LOOK, PAY, LOOK, PAY, "done")) == [code] * 3
+    assert paid == ["ann"]
+    # another payment is no repetition
+    assert failures(tried(PAY, BEN, "done")) == [code]
+    assert paid == ["ann", "ben"]
+
+
+def test_a_model_that_repeats_what_has_timed_out_in_the_same_try_is_refused(way, recorded):
+    made, paid = recorded(agents=own("lead")), []
+
+    @tool
+    def pay(to: str) -> str:
+        """Pay somebody."""
+        paid.append(to)
+        raise TimeoutError("the bank did not answer in time")
+
+    lead = way.agent("Lead", PAY, PAY, "done", tools=[pay])
+    with resumable("order-1"):
+        output = guard_crew(way.crew(lead), made.guard).kickoff()
+    assert (paid, made.outcomes()) == (["ann"], ["unknown"])
+    assert "journal.in_doubt" in failures(output)
+
+
+# what is kept of earlier results
+
+
+class Mail(BaseTool):
+    """Whose mail it is, which is the answer of a task as it stands."""
+
+    name: str = "Read Mail"
+    description: str = "Read the mailbox."
+    result_as_answer: bool = True
+
+    def _run(self, box: str) -> str:
+        lent_here = current_delegation()
+        assert lent_here is not None
+        return f"the {box} of {lent_here.principal}"
+
+
+def test_the_answer_of_an_earlier_user_is_not_that_of_one_who_is_denied(text, recorded):
+    made = recorded(agents=lent("clerk"))
+    made.decide = only_alice
+    clerk = text.agent("Clerk", MAIL, MAIL, "I was not allowed to", tools=[Mail()])
+    team = guard_crew(text.crew(clerk), made.guard)
+    answers = []
+    for who in ("user:alice", "user:bob"):
+        with made.guard.delegate(who, scope=["pay"]):
+            answers.append(team.kickoff())
+    assert [one.raw for one in answers] == ["the inbox of user:alice", "I was not allowed to"]
+    assert [failures(one) for one in answers] == [[], ["policy.denied"]]
+
+
+def test_the_answer_of_an_earlier_task_is_not_that_of_one_that_is_denied(text, recorded):
+    made, sent = recorded(agents=own("clerk")), []
+    made.decide = lambda document: (
+        Decision.deny("too much") if document["args"]["cents"] > 100 else Decision.allow()
+    )
+
+    @tool(result_as_answer=True)
+    def pay(cents: int) -> str:
+        """Pay somebody."""
+        sent.append(cents)
+        return f"sent {cents}"
+
+    few, much = ("pay", {"cents": 50}), ("pay", {"cents": 5000})
+    clerk = text.agent("Clerk", few, much, "it was refused", few, tools=[pay])
+    tasks = [work(clerk), work(clerk), work(clerk)]
+    output = guard_crew(text.crew(clerk, tasks=tasks, cache=False), made.guard).kickoff()
+    assert [one.raw for one in output.tasks_output] == ["sent 50", "it was refused", "sent 50"]
+    assert sent == [50, 50]
+
+
+def test_a_cached_result_is_that_of_no_other_run(way, recorded):
+    made, paid = recorded(agents=lent("worker")), []
+    made.decide = asks_for_pay
+    worker = way.agent("Worker", *[PAY, PAY, "done"] * 2, tools=[paying(paid)])
+    team = guard_crew(way.crew(worker, cache=True), made.guard, on_approval="pause")
+    for count, order in enumerate(["order-7", "order-8"], 1):
+        with made.guard.delegate("user:alice", scope=["pay"]):
+            with resumable(order), pytest.raises(ApprovalPending):
+                team.kickoff()
+            made.approve()
+            with resumable(order):
+                assert team.kickoff().raw == "done"
+        assert paid == ["ann"] * count
+
+
+def test_a_cached_result_is_handed_out_within_its_run(way, recorded):
+    made, paid = recorded(agents=lent("worker")), []
+    said = PAY, BEN, PAY, "done"
+    worker = way.agent("Worker", *said, tools=[paying(paid)])
+    team = guard_crew(way.crew(worker, cache=True), made.guard)
+    with made.guard.delegate("user:alice", scope=["pay"]), resumable("order-7"):
+        team.kickoff()
+    assert paid == ["ann", "ben"]
+    assert made.outcomes() == ["ok", "ok", "ok"]
+
+
+@pytest.mark.parametrize("run", [None, "order-1"])
+def test_a_tool_whose_cache_function_raises_runs_once(way, recorded, run):
+    made, paid = recorded(agents=own("lead")), []
+    pay = paying(paid)
+    pay.cache_function = lambda _arguments, result: result["ok"]
+    lead = way.agent("Lead", PAY, "done", tools=[pay])
+    team = guard_crew(way.crew(lead, cache=True), made.guard)
+    if run is None:
+        assert team.kickoff().raw == "done"
+    else:
+        with resumable(run):
+            assert team.kickoff().raw == "done"
+    assert (paid, made.outcomes()) == (["ann"], ["ok"])
+
+
+def test_a_cache_function_is_asked_of_results_and_of_no_denial(way, recorded):
+    made, ran, asked = recorded(agents=own("lead")), [], []
+    made.decide = lambda document: (
+        Decision.deny("ask the office") if document["args"]["a"] > 5 else Decision.allow()
+    )
+
+    @tool
+    def multiply(a: int, b: int) -> int:
+        """Multiply."""
+        ran.append((a, b))
+        return a * b
+
+    def even(_arguments: Any, result: Any) -> bool:
+        asked.append(result)
+        return result % 2 == 0
+
+    multiply.cache_function = even
+    said = ("multiply", {"a": 7, "b": 1}), ("multiply", {"a": 2, "b": 3}), "done"
+    lead = way.agent("Lead", *said, tools=[multiply])
+    output = guard_crew(way.crew(lead, cache=True), made.guard).kickoff()
+    ((failed,),) = (one.tool_failures for one in output.tasks_output)
+    assert failed.failure.code == "policy.denied"
+    assert "Reason: ask the office." in failed.failure.message
+    assert (ran, [*map(int, asked)]) == ([(2, 3)], [6])
+    assert not any(isinstance(one, ToolFailure) for one in asked)
+    assert len(made.calls()) == 2
+
+
+# crews that are copied, shared and nested
+
+
+def test_a_copy_keeps_its_agents_whatever_inputs_make_of_the_roles(way, recorded, signed):
+    made, ran = recorded(agents=own("admin", "who")), []
+
+    @tool
+    def wipe(what: str) -> str:
+        """Wipe."""
+        ran.append(what)
+        return "wiped"
+
+    everything = "wipe", {"what": "everything"}
+    admin = way.agent("Admin", everything, "wiped", tools=[wipe])
+    guest = way.agent("{who}", *["the guest is done"] * 3)
+    team = guard_crew(way.crew(admin, guest, tasks=[work(guest)]), made.guard)
+    assert team.kickoff(inputs={"who": "Admin"}).raw == "the guest is done"
+    (output,) = team.kickoff_for_each([{"who": "Admin"}])
+    assert (output.raw, ran, signed(made.guard)) == ("the guest is done", [], [])
+    # a task of the admin's is still the admin's, in a copy as well
+    other = guard_crew(way.crew(admin, guest, tasks=[work(admin)]), made.guard).copy()
+    assert other.kickoff(inputs={"who": "Admin"}).raw == "wiped"
+    assert (ran, [call.agent for call in signed(made.guard)]) == (["everything"], ["admin"])
+
+
+def test_a_copy_tells_agents_of_one_role_apart(way, recorded, signed):
+    made, paid = recorded(agents=own("reader", "payer")), []
+    one = guard_agent(way.agent("Analyst", "done"), made.guard, name="reader")
+    two = guard_agent(
+        way.agent("Analyst", PAY, "done", tools=[paying(paid)]), made.guard, name="payer"
+    )
+    team = guard_crew(way.crew(one, two, tasks=[work(two), work(one)]), made.guard)
+    copied = team.copy()
+    assert [agent_of(each.agent).name for each in copied.tasks] == ["payer", "reader"]
+    copied.kickoff()
+    assert (paid, [call.agent for call in signed(made.guard)]) == (["ann"], ["payer"])
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_crew_is_kicked_off_once_at_a_time(way, recorded, shared):
+    made = recorded(agents=lent("looker", "payer"))
+    got: list[Any] = []
+
+    def bobs() -> None:
+        with made.guard.delegate("user:bob", scope=["pay"]):
+            try:
+                got.append((team if shared else copied).kickoff(inputs={"account": "BOB"}).raw)
+            except ConfigError as error:
+                got.append(error.code)
+
+    @tool
+    def look() -> str:
+        """Look."""
+        if not got:
+            other = threading.Thread(target=bobs)
+            other.start()
+            other.join(30)
+        return "looked"
+
+    # a copy of an agent takes its words from the same list: bob's are said first
+    words = [LOOK, "looked"] if shared else [LOOK, "bob's look", "looked"]
+    looker = way.agent("Looker", *words, tools=[look], max_retry_limit=0)
+    payer = way.agent("Payer", "done", "done")
+    tasks = [work(looker), work(payer, description="Pay to account {account}.")]
+    team = guard_crew(way.crew(looker, payer, tasks=tasks), made.guard)
+    copied = team.copy()
+    with made.guard.delegate("user:alice", scope=["pay"]):
+        assert team.kickoff(inputs={"account": "ALICE"}).raw == "done"
+    assert got == (["crew.busy"] if shared else ["done"])
+    assert "Pay to account ALICE." in payer.llm.heard[-1]
+    with made.guard.delegate("user:bob", scope=["pay"]):
+        team.kickoff(inputs={"account": "BOB"})  # it is free again
+
+
+@pytest.mark.parametrize("later", [True, False])
+def test_a_task_of_a_crew_inside_a_guarded_tool_pauses_and_does_not_hang(way, recorded, later):
+    made, paid = recorded(agents=own("lead", "worker", "closer")), []
+    made.decide = asks_for_pay
+
+    @tool
+    def settle() -> str:
+        """Settle it, with a crew."""
+        worker = way.agent("Worker", PAY, "paid", tools=[paying(paid)])
+        closer = way.agent("Closer", "closed")
+        tasks = [work(worker, async_execution=later), work(closer)]
+        inner = way.crew(worker, closer, tasks=tasks)
+        return guard_crew(inner, made.guard, on_approval="pause").kickoff().raw
+
+    def tried() -> Any:
+        got: list[Any] = []
+
+        def go() -> None:
+            lead = way.agent("Lead", ("settle", {}), "done", tools=[settle], max_retry_limit=0)
+            team = guard_crew(way.crew(lead), made.guard, on_approval="pause")
+            try:
+                with resumable("order-1"):
+                    got.append(team.kickoff().raw)
+            except Exception as error:  # noqa: BLE001  it is looked at below
+                got.append(error)
+
+        thread = threading.Thread(target=go, daemon=True)
+        thread.start()
+        thread.join(30)
+        assert got, "it hangs"
+        return got[0]
+
+    assert isinstance(tried(), ApprovalPending)
+    assert paid == []
+    made.approve()
+    assert tried() == "done"
+    assert paid == ["ann"]
+
+
+@pytest.mark.parametrize("who", ["", "someone"])
+def test_an_agent_whose_role_inputs_make_empty_is_refused(way, recorded, who):
+    made, ran = recorded(agents=own("who")), []
+
+    @tool
+    def pay(to: str) -> str:
+        """Pay somebody."""
+        ran.append(to)
+        raise ValueError("the bank's answer can't be read")
+
+    lead = way.agent("{who}", PAY, "done", tools=[pay], max_retry_limit=0)
+    team = guard_crew(way.crew(lead), made.guard)
+    if who:
+        with resumable("order-1"):
+            assert team.kickoff(inputs={"who": who}).raw == "done"
+        assert (ran, made.outcomes()) == (["ann"], ["error"])
+    else:
+        with resumable("order-1"), pytest.raises(ConfigError, match=NO_ROLE):
+            team.kickoff(inputs={"who": who})
+        assert (ran, made.calls()) == ([], [])
+
+
+# streams
+
+
+def test_two_streams_of_one_crew_are_each_of_their_own_run(way, recorded, signed):
+    made, paid = recorded(agents=lent("worker")), []
+    pay = paying(paid)
+    worker = way.agent("Worker", *[PAY, "done"] * 2, tools=[pay])
+    team = guard_crew(way.crew(worker, stream=True, cache=False), made.guard)
+    with made.guard.delegate("user:alice", scope=["pay"]):
+        streams = []
+        for order in ("order-7", "order-8"):
+            with resumable(order):
+                streams.append(team.kickoff())
+        assert [read(one) for one in streams] == ["done", "done"]
+        assert paid == ["ann", "ann"]
+        assert len({call.site for call in signed(made.guard)}) == 2
+        for order in ("order-7", "order-8"):
+            again = way.crew(way.agent("Worker", PAY, "done", tools=[pay]))
+            with resumable(order):
+                assert guard_crew(again, made.guard).kickoff().raw == "done"
+    assert paid == ["ann", "ann"]
+
+
+def test_a_stream_that_is_never_read_leaves_nothing_behind(way, recorded):
+    made, paid = recorded(agents=lent("worker")), []
+    made.decide = asks_for_pay
+
+    def team_of() -> Any:
+        worker = way.agent("Worker", *[PAY, "done"] * 3, tools=[paying(paid)])
+        return guard_crew(way.crew(worker, cache=False), made.guard, on_approval="pause")
+
+    team = team_of()
+    with made.guard.delegate("user:alice", scope=["pay"]):
+        with resumable("order-7"), pytest.raises(ApprovalPending):
+            team_of().kickoff()
+        made.approve()
+        team.stream = True
+        with resumable("order-7"):
+            team.kickoff()
+        team.stream = False
+        # part of no run: what was approved for the order is not its
+        with pytest.raises(ApprovalPending):
+            team.kickoff()
+        assert paid == []
+        with resumable("order-7"):
+            assert team_of().kickoff().raw == "done"
+        assert paid == ["ann"]
+
+
+# ways around the gate, and other names
+
+
+class Written(BaseTool):
+    """A tool like one of an MCP server, which CrewAI lists anew with each kickoff."""
+
+    name: str = "files_write"
+    description: str = "Write a file."
+    written: Any  # pydantic would copy a list
+
+    def _run(self, path: str) -> str:
+        self.written.append(path)
+        return f"wrote {path}"
+
+
+@pytest.mark.parametrize("name", ["files_write", "files_write_2"])
+def test_a_tool_that_is_listed_twice_is_one_tool(native, recorded, signed, name):
+    made, written = (
+        recorded(
+            agents={"lead": {"max_scope": ["read", "write"]}},
+            aliases={"files_write": "write_file"},
+            tools={"write_file": {"requires": ["write"]}},
+        ),
+        [],
+    )
+    made.decide = lambda document: (
+        Decision.deny("no secrets are written")
+        if (document["action"], document["args"]["path"]) == ("write_file", "secret")
+        else Decision.allow()
+    )
+    said = [(name, {"path": "secret"}), (name, {"path": "notes"}), "done"]
+    tools = [Written(written=written), Written(written=written)]
+    lead = guard_agent(native.agent("Lead", *said * 2, tools=tools), made.guard)
+    codes = []
+    for scope in (["read"], ["read", "write"]):
+        with made.guard.delegate("user:alice", scope=scope):
+            output: Any = lead.kickoff("write it")
+        codes.append([failed.failure.code for failed in output.tool_failures])
+    assert codes == [["scope.exceeded", "scope.exceeded"], ["policy.denied"]]
+    assert written == ["notes"]
+    assert {call.tool for call in signed(made.guard)} == {"write_file"}
+
+
+def test_two_tools_of_one_name_that_differ_are_two(native, recorded, signed):
+    made, written = recorded(agents=own("lead"), aliases={"files_write": "write_file"}), []
+    tools = [Written(written=written), Written(written=written, description="Append to a file.")]
+    said = ("files_write", {"path": "one"}), ("files_write_2", {"path": "two"}), "done"
+    guard_agent(native.agent("Lead", *said, tools=tools), made.guard).kickoff("write both")
+    assert [call.tool for call in signed(made.guard)] == ["write_file", "files_write_2"]
+    assert written == ["one", "two"]
+
+
+@pytest.mark.parametrize("native_too", [True, False])
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_structured_tool_of_a_class_of_its_own_is_refused(request, recorded, native_too, plain):
+    way = request.getfixturevalue("native" if native_too else "text")
+    made, ran = recorded(agents=own("lead")), []
+
+    class Own(CrewStructuredTool):
+        def invoke(self, input, config=None, **kwargs):  # noqa: A002  CrewAI's name
+            ran.append(input)
+            return "past the gate"
+
+    class Wipe(BaseTool):
+        name: str = "Wipe"
+        description: str = "Wipe."
+
+        def _run(self, what: str) -> str:
+            ran.append(what)
+            return f"wiped {what}"
+
+        def to_structured_tool(self) -> CrewStructuredTool:
+            given = {"name": self.name, "description": self.description, "func": self._run}
+            kind = CrewStructuredTool if plain else Own
+            structured = kind(**given, args_schema=self.args_schema)
+            structured._original_tool = self
+            return structured
+
+    made.decide = lambda document: (
+        Decision.deny("not all") if document["args"]["what"] == "all" else Decision.allow()
+    )
+    said = ("wipe", {"what": "all"}), ("wipe", {"what": "dust"}), "done"
+    lead = way.agent("Lead", *said, tools=[Wipe()], max_retry_limit=0)
+    team = guard_crew(way.crew(lead), made.guard)
+    if plain:
+        assert failures(team.kickoff()) == ["policy.denied"]
+        assert ran == ["dust"]
+        return
+    with pytest.raises(ConfigError, match=OWN_CLASS) as refused:
+        team.kickoff()
+    assert (refused.value.code, ran) == ("tool.unguardable", [])
+
+
+ANALYST = {"role": "Senior Analyst", "goal": "g", "backstory": "b"}
+
+
+@pytest.fixture
+def files(tmp_path) -> Iterator[Any]:
+    """Writes agents.yaml and tasks.yaml; returns their paths."""
+
+    def write(**members: str) -> tuple[str, str]:
+        written = {
+            "agents.yaml": {"analyst": {**ANALYST, **members}},
+            "tasks.yaml": {"work": {"description": "d", "expected_output": "e"}},
+        }
+        for name, content in written.items():
+            (tmp_path / name).write_text(yaml.safe_dump(content), "utf-8")
+        return str(tmp_path / "agents.yaml"), str(tmp_path / "tasks.yaml")
+
+    yield write
+    ALIVE.clear()
+
+
+@pytest.mark.parametrize("members", [{"identity": "reader"}, {}])
+@pytest.mark.parametrize("how", ["as documented", "copied", "made anew"])
+def test_an_identity_in_the_yaml_is_that_of_agents_made_anew_or_copied_in_crew(
+    way, recorded, signed, files, how, members
+):
+    made, paid = recorded(agents=own("reader", "senior-analyst")), []
+    pay, paths = paying(paid), files(**members)
+
+    @guard_crewbase(made.guard)
+    @CrewBase
+    class Team:
+        agents_config, tasks_config = paths
+
+        def made_anew(self) -> Agent:
+            given = self.agents_config["analyst"]
+            return Agent(config=given, llm=way.model(PAY, "done"), tools=[pay])
+
+        @agent
+        def analyst(self) -> Agent:
+            return self.made_anew()
+
+        @task
+        def work(self) -> Task:
+            return Task(config=self.tasks_config["work"], agent=self.analyst())
+
+        @crew
+        def crew(self) -> Crew:
+            if how == "as documented":
+                return Crew(agents=self.agents, tasks=self.tasks)
+            one = self.analyst().copy() if how == "copied" else self.made_anew()
+            return Crew(agents=[one], tasks=[work(one)])
+
+    team: Any = Team()
+    ALIVE.append(team)
+    team.crew().kickoff()
+    assert paid == ["ann"]
+    assert [call.agent for call in signed(made.guard)] == [
+        "reader" if members else "senior-analyst"
+    ]
