@@ -1145,7 +1145,7 @@ anchor = "anchor"
 
 [policy]
 engine = "function"
-path = "program:decide"
+path = "run_program:decide"
 
 [agents.lead]
 max_scope = ["pay"]
@@ -1155,14 +1155,14 @@ max_scope = ["pay"]
 def test_another_process_goes_on_and_does_nothing_again(tmp_path, signed, monkeypatch, capsys):
     bob = Ed25519Signer.from_seed(os.urandom(32))
     people = f'[approvers.bob]\nprincipal = "user:bob"\nkeys = ["{bob.public_key.openssh()}"]\n'
-    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "run_program.py").write_text(PROGRAM)
     (tmp_path / "agentguard.toml").write_text(textwrap.dedent(TABLES) + people)
     settings = config.load(tmp_path / "agentguard.toml")
     domain.found(settings, b"of this test", now=datetime.now(UTC))
     steps = [json.dumps(step) for step in (LOOK, PAY, LOOK, BEN, "done")]
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    program = importlib.import_module("program")
+    program = importlib.import_module("run_program")
 
     def here() -> list[str]:
         capsys.readouterr()
@@ -1174,7 +1174,7 @@ def test_another_process_goes_on_and_does_nothing_again(tmp_path, signed, monkey
         with Guard.open("agentguard.toml", passphrase=b"of this test") as guard:
             (request,) = guard.approvals.pending()
             getattr(guard.approvals, verdict)(request, bob, note="it is dear")
-    started = "import sys, program; program.main(*sys.argv[1:])"  # tools of a module, as here
+    started = "import sys, run_program; run_program.main(*sys.argv[1:])"  # tools of a module, as here
     command = [sys.executable, "-c", started, *steps]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
