@@ -1174,7 +1174,9 @@ def test_another_process_goes_on_and_does_nothing_again(tmp_path, signed, monkey
         with Guard.open("agentguard.toml", passphrase=b"of this test") as guard:
             (request,) = guard.approvals.pending()
             getattr(guard.approvals, verdict)(request, bob, note="it is dear")
-    started = "import sys, run_program; run_program.main(*sys.argv[1:])"  # tools of a module, as here
+    started = (
+        "import sys, run_program; run_program.main(*sys.argv[1:])"  # tools of a module, as here
+    )
     command = [sys.executable, "-c", started, *steps]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
