@@ -1,8 +1,8 @@
 """A crew in a Flow pauses at an approval; bob approves in another process, a third one goes on.
 
 Run it with ``python examples/crew_flow_approval.py``: offline, with a scripted model, in a folder
-that is gone afterwards (``--state DIR`` keeps one). What the crew has done before the pause, it
-does not do again.
+that is gone afterwards (``--state DIR`` keeps one); with ``--model PROVIDER/NAME`` a real model
+books. What the crew has done before the pause, it does not do again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 os.environ.setdefault("CREWAI_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("CREWAI_TRACING_ENABLED", "false")
 
-from crewai import Agent, Crew, Task
+from crewai import LLM, Agent, Crew, Task
 from crewai.events.utils.console_formatter import set_suppress_console_output
 from crewai.flow import Flow, HumanFeedbackPending, listen, or_, start
 from crewai.flow.persistence import SQLiteFlowPersistence
@@ -33,6 +33,9 @@ from agentguard import Ed25519Signer, Guard
 from agentguard_crewai import answered, guard_crew, kickoff_or_pause
 
 PROGRAM = Path(__file__).resolve()
+MODEL = "TRIP_MODEL"
+"""The environment variable that tells each process of a real model."""
+
 CONFIG = """\
 trust_domain = "travel.example"
 anchor = "anchor"
@@ -111,17 +114,29 @@ class ScriptedModel(BaseLLM):
         return 0
 
 
+def model() -> BaseLLM:
+    """Return the real model that was asked for, or else the scripted one."""
+    name = os.environ.get(MODEL)
+    if name is None:
+        script = [("book_seat", {"train": "ICE 1507"}), ("pay", {"cents": 5990}), "It is booked."]
+        return ScriptedModel(model="scripted", script=script)
+    try:
+        return LLM(model=name)
+    except ImportError as error:  # its text says what to install, or how models are named
+        sys.exit(f"--model {name}: {error}")
+
+
 def crew(guard: Guard) -> Crew:
     """Make the crew, as each process does that runs it."""
-    script = [("book_seat", {"train": "ICE 1507"}), ("pay", {"cents": 5990}), "It is booked."]
     agent = Agent(
         role="Travel Agent",  # [agents.travel-agent]
         goal="Book trips",
         backstory="You book trips.",
-        llm=ScriptedModel(model="scripted", script=script),
+        llm=model(),
         tools=[book_seat, pay],
     )
-    task = Task(description="Book a trip to Jena.", expected_output="What was done.", agent=agent)
+    what = "Book a seat in the train ICE 1507, and pay 5990 cents for it."
+    task = Task(description=what, expected_output="What was done.", agent=agent)
     return guard_crew(Crew(agents=[agent], tasks=[task]), guard, on_approval="pause")
 
 
@@ -206,12 +221,17 @@ def agentguard(*arguments: str, **environment: str) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="A crew in a Flow that waits for bob.")
     parser.add_argument("--state", type=Path, metavar="DIR", help="a new folder, which is kept")
+    parser.add_argument("--model", metavar="PROVIDER/NAME", help="a real model, as CrewAI names it")
     parser.add_argument("--resume", metavar="FLOW", help="go on with this flow: the third process")
     given = parser.parse_args()
     set_suppress_console_output(True)  # CrewAI's panels
+    if given.model:
+        os.environ[MODEL] = given.model
     if given.resume:
         resume(given.resume)
     elif given.state:
+        if given.state.exists():
+            parser.error(f"{given.state} is there already: name a new folder")
         given.state.mkdir(parents=True)
         with chdir(given.state):
             main()
