@@ -22,7 +22,10 @@ class ScriptedModel(BaseChatModel):
     """A model that says what it is told to say."""
 
     script: Iterator[AIMessage]
-    _llm_type: str = "scripted"
+
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
 
     def bind_tools(self, tools: Any, **kwargs: Any) -> ScriptedModel:  # noqa: ARG002
         """Take no notice of the tools: the script knows them."""

@@ -55,7 +55,9 @@ approval := {"reason": "a payment", "approvers": ["bob"]} if input.action == "pa
 class ScriptedModel(BaseChatModel):
     """A model that makes one payment, and is done."""
 
-    _llm_type: str = "scripted"
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
 
     def bind_tools(self, tools: Any, **kwargs: Any) -> ScriptedModel:  # noqa: ARG002
         """Take no notice of the tools: it knows them."""

@@ -211,7 +211,7 @@ def test_a_name_that_is_given_counts(way, recorded, signed):
 def test_another_name_for_the_same_agent_is_an_error(native, recorded, signed):
     made = guard_with(recorded, "lead", "sleuth")
     member = guard_agent(one_of(native, "Lead"), made.guard, name="sleuth")
-    with pytest.raises(ConfigError, match=r"already guarded, as .*/sleuth/") as refused:
+    with pytest.raises(ConfigError, match="already guarded, as sleuth") as refused:
         guard_agent(member, made.guard, name="lead")
     assert refused.value.code == "agent.guarded"
     guard_agent(member, made.guard, name="sleuth")

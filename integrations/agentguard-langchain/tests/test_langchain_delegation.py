@@ -643,7 +643,10 @@ class Caller(BaseChatModel):
     """Calls one tool, and then says what it answered."""
 
     tool: str
-    _llm_type: str = "caller"
+
+    @property
+    def _llm_type(self):
+        return "caller"
 
     def bind_tools(self, tools, **kwargs):
         return self
