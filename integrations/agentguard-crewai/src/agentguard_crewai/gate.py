@@ -34,7 +34,7 @@ from agentguard_crewai import rejection, runs
 from agentguard_crewai.binding import arguments_of, by_name, spec_of
 from agentguard_crewai.call import ACTION, Body, Call
 from agentguard_crewai.identity import Identity, identity_of
-from agentguard_crewai.runs import Key, Paused, Run
+from agentguard_crewai.runs import Key, Paused
 
 
 class Gate:
@@ -64,13 +64,7 @@ class Gate:
 
         Raises what it raises, and ``Paused``.
         """
-        body = Body(self.tool, function, args, kwargs)
-        action = ACTION.get()
-        if action is not None:
-            action.raise_again(body)
-        agent, run = self._identity.agent, runs.current()
-        run.require_going()
-        call = self._call(body, run)
+        agent, call = self._identity.agent, self._begun(Body(self.tool, function, args, kwargs))
         try:
             while True:
                 try:
@@ -96,13 +90,7 @@ class Gate:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
         """Run ``function``, which may be a coroutine function; the async twin of ``run``."""
-        body = Body(self.tool, function, args, kwargs)
-        action = ACTION.get()
-        if action is not None:
-            action.raise_again(body)
-        agent, run = self._identity.agent, runs.current()
-        run.require_going()
-        call = self._call(body, run)
+        agent, call = self._identity.agent, self._begun(Body(self.tool, function, args, kwargs))
         try:
             while True:
                 try:
@@ -129,7 +117,13 @@ class Gate:
         """Whether a call is another agent's work: it goes on where it was cut short."""
         return isinstance(self.tool, BaseAgentTool)
 
-    def _call(self, body: Body, run: Run) -> Call:
+    def _begun(self, body: Body) -> Call:
+        """Bind a call; raises what it has raised in this step, and ``Paused``."""
+        action = ACTION.get()
+        if action is not None:
+            action.raise_again(body)
+        run = runs.current()
+        run.require_going()
         spec, agent = self.spec(), self._identity.agent
         declared = self.tool.args_schema.model_fields
         invocation = Invocation.bind(
