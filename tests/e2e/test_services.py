@@ -1,0 +1,310 @@
+"""``scripts/services`` with the real OPA and Jaeger, on free ports; and its refusals, without them.
+
+A machine that has neither the programs nor a Go that can build them skips the first half, and CI,
+where CI=true, fails it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import ProxyHandler, Request, build_opener
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PORTS = (
+    "AGENTGUARD_OPA_PORT",
+    "AGENTGUARD_JAEGER_QUERY_PORT",
+    "AGENTGUARD_OTLP_HTTP_PORT",
+    "AGENTGUARD_OTLP_GRPC_PORT",
+)
+DIRECTLY = build_opener(ProxyHandler({}))
+
+
+class Services:
+    """The script with a folder of its own, on ports that are free."""
+
+    command: tuple[str | Path, ...] = (ROOT / "scripts" / "services",)
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            **dict.fromkeys(PORTS, "0"),
+            "AGENTGUARD_SERVICES": str(folder),
+            **environment,
+        }
+
+    def __call__(self, *arguments, **environment):
+        return subprocess.run(
+            [*self.command, *arguments],
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def urls(self):
+        """What ``env`` says, as a shell reads it."""
+        lines = self("env").stdout.splitlines()
+        words = [shlex.split(line) for line in lines]
+        assert all(export == "export" for export, _ in words)
+        return dict(assignment.split("=", 1) for _, assignment in words)
+
+    def pids(self):
+        return [int((self.folder / f"{name}.pid").read_text()) for name in ("opa", "jaeger")]
+
+
+def ask(url, body=None, method=None, kind="application/json"):
+    request = Request(url, body, {"Content-Type": kind}, method=method)  # noqa: S310  our own URLs
+    with DIRECTLY.open(request, timeout=10) as answer:
+        return json.loads(answer.read() or b"null")
+
+
+@pytest.fixture
+def services(tmp_path):
+    """Both servers, up."""
+    services = Services(tmp_path / "services")
+    started = services("up")
+    if started.returncode == 3 and os.environ.get("CI") != "true":
+        pytest.skip(next(line for line in started.stderr.splitlines() if "found no" in line))
+    assert started.returncode == 0, started.stderr
+    yield services
+    assert services("down").returncode == 0
+
+
+def test_what_is_up_answers_on_loopback_alone_and_is_down_after_down(services):
+    urls, pids = services.urls(), services.pids()
+    assert ask(urls["AGENTGUARD_OPA_URL"] + "/v1/policies")["result"] == []
+    assert ask(urls["AGENTGUARD_JAEGER_QUERY_URL"] + "/api/services")["data"] is None
+    ports = [int(url.rpartition(":")[2]) for url in urls.values() if url.startswith("http://")]
+    assert len(set(ports)) == 4
+    for port in ports:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        with pytest.raises(OSError):  # noqa: PT011  a wildcard would answer here too
+            socket.create_connection(("127.0.0.2", port), timeout=1)
+
+    table = services("status")
+    assert table.returncode == 0
+    for name, pid in zip(("opa", "jaeger"), pids, strict=True):
+        row = rf"^{name} +running +{pid} +\d+\.\d+\.\d+ +http://"
+        assert re.search(row, table.stdout, re.MULTILINE)
+
+    stopped = services("down")
+    assert (stopped.returncode, stopped.stdout) == (0, "opa: stopped\njaeger: stopped\n")
+    for port in ports:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=5)
+    table = services("status")
+    assert table.returncode == 1
+    assert re.findall(r"^(\w+) +stopped ", table.stdout, re.MULTILINE) == ["opa", "jaeger"]
+    assert services("env").returncode == 1
+    assert services("down").stdout == "opa: did not run\njaeger: did not run\n"
+
+
+def test_opa_decides_by_what_a_test_puts_there_and_logs_the_decision(services):
+    urls = services.urls()
+    opa = urls["AGENTGUARD_OPA_URL"]
+    policy = b'package agent.authz\nallow if input.agent.name == "reviewer"\n'
+    ask(f"{opa}/v1/policies/authz", policy, "PUT", "text/plain")
+    asked = json.dumps({"input": {"agent": {"name": "reviewer"}}}).encode()
+    answer = ask(f"{opa}/v1/data/agent/authz", asked)
+    assert answer["result"] == {"allow": True}
+    log = Path(urls["AGENTGUARD_OPA_LOG"]).read_text().splitlines()
+    decisions = [line for line in map(json.loads, log) if line["msg"] == "Decision Log"]
+    assert [decision["decision_id"] for decision in decisions] == [answer["decision_id"]]
+
+
+def test_a_span_that_is_sent_to_jaeger_comes_back(services):
+    urls = services.urls()
+    span = {
+        "traceId": "0af7651916cd43dd8448eb211c80319c",
+        "spanId": "b7ad6b7169203331",
+        "name": "execute_tool open_pr",
+        "kind": 1,
+        "startTimeUnixNano": str(time.time_ns()),
+        "endTimeUnixNano": str(time.time_ns()),
+    }
+    name = {"key": "service.name", "value": {"stringValue": "of-this-test"}}
+    sent = {
+        "resourceSpans": [{"resource": {"attributes": [name]}, "scopeSpans": [{"spans": [span]}]}]
+    }
+    ask(urls["AGENTGUARD_OTLP_ENDPOINT"] + "/v1/traces", json.dumps(sent).encode())
+    query = urls["AGENTGUARD_JAEGER_QUERY_URL"]
+    (trace,) = ask(f"{query}/api/traces?service=of-this-test")["data"]
+    assert [found["operationName"] for found in trace["spans"]] == ["execute_tool open_pr"]
+
+
+def test_up_starts_only_what_does_not_run(services):
+    opa, jaeger = services.pids()
+    before = services.urls()
+    assert services("up").returncode == 0
+    assert (services.pids(), services.urls()) == ([opa, jaeger], before)
+
+    os.kill(jaeger, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while "has died" not in (table := services("status")).stdout and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert table.returncode == 1
+    assert re.search(r"^jaeger +has died +- ", table.stdout, re.MULTILINE)
+    assert services("up").returncode == 0
+    assert services.pids()[0] == opa
+    assert services.pids()[1] != jaeger
+
+
+def test_what_runs_on_another_port_is_not_what_was_asked_for(services):
+    has = services.urls()["AGENTGUARD_OPA_URL"].rpartition(":")[2]
+    assert services("up", AGENTGUARD_OPA_PORT=has).returncode == 0
+    refused = services("up", AGENTGUARD_OPA_PORT="1")
+    assert refused.returncode == 1
+    assert f"opa runs already, on port {has} and not 1" in refused.stderr
+
+
+# From here on no server is needed: the programs are stand-ins, or are not there at all.
+
+
+class Bare(Services):
+    """A machine that has a shell, and beyond that only what a test puts on PATH."""
+
+    command = (sys.executable, ROOT / "tools" / "services.py")
+
+    def __init__(self, home: Path) -> None:
+        self.bin, self.cache = home / "bin", home / "cache" / "agentguard" / "tools"
+        self.bin.mkdir()
+        for name in ("sh", "sleep"):
+            self.put(name, f'exec {shutil.which(name)} "$@"')
+        super().__init__(home / "services", PATH=str(self.bin), XDG_CACHE_HOME=str(home / "cache"))
+
+    def put(self, name: str, *script: str) -> None:
+        (self.bin / name).write_text("\n".join(["#!/bin/sh", *script, ""]))
+        (self.bin / name).chmod(0o755)
+
+    def cached(self):
+        return {path.name: path for path in self.cache.glob("*/*") if path.name != "lock"}
+
+
+PROGRAM = '[ "$1" = version ] && echo 1.2.3 && exit'
+
+
+@pytest.fixture
+def bare(tmp_path):
+    bare = Bare(tmp_path)
+    yield bare
+    assert bare("down").returncode == 0
+
+
+def test_without_the_programs_and_go_it_says_how_to_get_them(bare):
+    refused = bare("up")
+    assert refused.returncode == 3
+    assert "found no opa on PATH or in " in refused.stderr
+    assert "there is no go on PATH" in refused.stderr
+    assert "install Go 1.26" in refused.stderr
+    assert "https://github.com/open-policy-agent/opa/releases" in refused.stderr
+    bare.put("opa", PROGRAM)
+    refused = bare("up")
+    assert refused.returncode == 3
+    assert "found no jaeger on PATH or in " in refused.stderr
+    assert "docker run" in refused.stderr
+
+
+def test_a_go_that_is_too_old_counts_as_none(bare):
+    bare.put("go", 'echo "go: go.mod requires go >= 1.26.0 (running go 1.19.8)" >&2', "exit 1")
+    refused = bare("up")
+    assert refused.returncode == 3
+    assert "requires go >= 1.26.0 (running go 1.19.8)" in refused.stderr
+    assert bare.cached() == {}
+
+
+def test_a_taken_port_is_named_and_nothing_is_started(bare):
+    for name in ("opa", "jaeger"):
+        bare.put(name, PROGRAM, "exec sleep 60")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        refused = bare("up", AGENTGUARD_OTLP_GRPC_PORT=str(port))
+        assert refused.returncode == 1
+        assert f"port {port} for jaeger can't be had (Address already in use)" in refused.stderr
+        assert "AGENTGUARD_OTLP_GRPC_PORT" in refused.stderr
+    assert not list(bare.folder.glob("*.pid"))
+    same = bare("up", AGENTGUARD_OPA_PORT=str(port), AGENTGUARD_OTLP_GRPC_PORT=str(port))
+    assert f"port {port} for jaeger can't be had" in same.stderr
+    assert "AGENTGUARD_OPA_PORT is no port: '80.1'" in bare("up", AGENTGUARD_OPA_PORT="80.1").stderr
+
+
+ANSWERING = """
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+HTTPServer(("127.0.0.1", int(sys.argv[1].split(":")[1])), Handler).serve_forever()
+"""
+
+
+def test_a_server_that_ends_at_once_is_shown_and_takes_the_other_down(bare):
+    bare.put("jaeger", PROGRAM, "echo 'no such storage: memory'", "exit 1")
+    bare.put("opa", PROGRAM, f"exec {sys.executable} -c {shlex.quote(ANSWERING)} $4")
+    failed = bare("up")
+    assert failed.returncode == 1
+    assert "jaeger has ended:\n    no such storage: memory\n" in failed.stderr
+    assert "opa" not in failed.stderr
+    assert re.findall(r"^(\w+) +stopped ", bare("status").stdout, re.MULTILINE) == ["opa", "jaeger"]
+
+
+def test_down_stops_no_other_process_that_has_the_pid_by_now(bare):
+    bare.folder.mkdir()
+    with subprocess.Popen(["sleep", "60"]) as bystander:
+        (bare.folder / "opa.pid").write_text(f"{bystander.pid}\n")
+        (bare.folder / "opa.lock").touch()
+        assert bare("down").stdout == "opa: did not run\njaeger: did not run\n"
+        assert bystander.poll() is None
+        bystander.kill()
+
+
+GO = """
+[ "$1" = list ] && exit
+while [ "$1" != -o ]; do shift; done
+echo '#!/bin/sh' >"$2"
+chmod +x "$2"
+{middle}
+echo '[ "$1" = version ] && echo 1.2.3' >>"$2"
+echo built >>"$HOME/builds"
+"""
+
+
+def test_a_build_counts_only_when_it_is_whole(bare, tmp_path):
+    bare.environment["HOME"] = str(tmp_path)
+    bare.put("chmod", f'exec {shutil.which("chmod")} "$@"')
+    bare.put("go", GO.format(middle="exit 1"))
+    assert bare("up").returncode == 3
+    assert bare.cached() == {}
+
+    bare.put("go", GO.format(middle="kill -9 $PPID; exit"))
+    assert bare("up").returncode == -signal.SIGKILL
+    (left,) = bare.cached()
+    assert left.startswith("opa.")
+
+    bare.put("go", GO.format(middle=":"))
+    assert "opa has ended" in bare("up").stderr  # the stand-in only knows its version
+    assert set(bare.cached()) == {"opa", "jaeger"}
+    bare("up")
+    assert (tmp_path / "builds").read_text() == "built\nbuilt\n"
+
+
+def test_usage(bare):
+    for arguments in ([], ["restart"], ["up", "now"]):
+        refused = bare(*arguments)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert refused.stderr == "usage: scripts/services up | down | status | env\n"

@@ -1,0 +1,251 @@
+"""The two servers: how each is started on loopback, known to live, asked, and stopped.
+
+A server holds a lock on a file for as long as it lives: it inherits the lock from whoever starts
+it. So whether it runs is known without trust in a pid, which could be another program's by now.
+What a person asks for, and when, is in ``services.py``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from binaries import TOOLS, Binary, Program
+
+LOOPBACK: Final = "127.0.0.1"
+STATE: Final = Path(os.environ.get("AGENTGUARD_SERVICES") or TOOLS.parent / ".services").absolute()
+READY_WITHIN: Final = 60.0
+STOPPED_WITHIN: Final = 15.0
+# The process notes its own pid before it becomes the server: no crash here can lose a server.
+LAUNCH: Final = ("sh", "-c", 'echo $$ >"$0" && exec "$@"')
+# Variables meant for other programs would change what the servers do, and OPA shows policies all.
+ENVIRONMENT: Final = ("PATH", "HOME", "TMPDIR")
+
+
+class FailedError(Exception):
+    """A server can't be started, found or stopped; says why."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port of a server: the variable that chooses it, and the one that tells its URL."""
+
+    variable: str
+    default: int
+    url_variable: str
+
+    def asked(self) -> int | None:
+        """Return the port that the environment asks for; 0 means any that is free."""
+        text = os.environ.get(self.variable)
+        if not text:
+            return None
+        if not (text.isascii() and text.isdecimal() and int(text) < 1 << 16):
+            raise FailedError(f"{self.variable} is no port: {text!r}")
+        return int(text)
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a server was started: its program, and its ports by their variables."""
+
+    binary: Binary
+    ports: Mapping[str, int]
+
+    def url(self, port: Port) -> str:
+        """Return where other programs find this port."""
+        return f"http://{LOOPBACK}:{self.ports[port.variable]}"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server. The first of its ports answers GET ``path`` with 200 once it is ready."""
+
+    program: Program
+    ports: tuple[Port, ...]
+    path: str
+    arguments: Callable[[Mapping[str, int]], list[str]]
+
+    @property
+    def name(self) -> str:
+        """Its name, which its files have too."""
+        return self.program.name
+
+    def file(self, suffix: str) -> Path:
+        """Return one of its files: json, pid, lock, log."""
+        return STATE / f"{self.name}.{suffix}"
+
+    def alive(self) -> bool:
+        """Whether the process that was started lives."""
+        try:
+            with self.file("lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def pid(self) -> int | None:
+        """Return the pid of the process that was started, once it has noted it."""
+        try:
+            return int(self.file("pid").read_text("ascii"))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def started(self) -> Start | None:
+        """Return how it was started, also where it has died since."""
+        try:
+            read = json.loads(self.file("json").read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+        return Start(Binary(**read["binary"]), read["ports"])
+
+    def answers(self) -> bool:
+        """Whether it is ready, and all its ports are open."""
+        started = self.started()
+        if started is None:
+            return False
+        first, *others = started.ports.values()
+        connection = http.client.HTTPConnection(LOOPBACK, first, timeout=5)
+        try:
+            connection.request("GET", self.path)
+            ready = connection.getresponse().status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+        return ready and all(is_open(port) for port in others)
+
+    def start(self, start: Start) -> None:
+        """Start it; it goes on when this process has ended."""
+        self.file("pid").unlink(missing_ok=True)  # that of one that has died
+        self.file("new").write_text(json.dumps(asdict(start)), "utf-8")
+        self.file("new").rename(self.file("json"))
+        ours = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        with self.file("lock").open("w") as lock, self.file("log").open("wb") as log:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            subprocess.Popen(
+                [*LAUNCH, self.file("pid"), start.binary.path, *self.arguments(start.ports)],
+                cwd=STATE,
+                env={**ours, **{name: str(port) for name, port in start.ports.items()}},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[lock.fileno()],
+                start_new_session=True,  # a Ctrl-C at the terminal is not meant for it
+            )
+
+    def wait(self) -> None:
+        """Return when it answers; raises FailedError where it ends before, or takes too long."""
+        deadline = time.monotonic() + READY_WITHIN
+        while not self.answers():
+            if not self.alive():
+                raise FailedError(f"{self.name} has ended:{self.tail()}")
+            if time.monotonic() > deadline:
+                raise FailedError(f"{self.name} does not answer:{self.tail()}")
+            time.sleep(0.02)
+        if not self.alive():
+            raise FailedError(f"another program answers in the place of {self.name}:{self.tail()}")
+
+    def stop(self) -> bool:
+        """Stop it if it lives, and forget it but for its log. Return whether it lived."""
+        lived = self.alive()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            deadline, sent = time.monotonic() + STOPPED_WITHIN, False
+            while self.alive() and time.monotonic() < deadline:
+                pid = self.pid()
+                if pid is not None and not sent:
+                    os.kill(pid, number)
+                    sent = True
+                time.sleep(0.02)
+        if self.alive():
+            raise FailedError(f"{self.name} does not stop; its pid: {self.pid()}")
+        for suffix in ("json", "pid", "lock"):
+            self.file(suffix).unlink(missing_ok=True)
+        return lived
+
+    def tail(self) -> str:
+        """Return the end of its log, to be read below a message."""
+        log = self.file("log")
+        lines = log.read_text("utf-8", "replace").splitlines()[-15:]
+        return "\n".join(["", *(f"    {line[:400]}" for line in lines), f"  all of it: {log}"])
+
+
+OPA: Final = Server(
+    Program(
+        "opa",
+        "github.com/open-policy-agent/opa",
+        "github.com/open-policy-agent/opa",
+        "-s -w",
+        "put OPA's program on PATH, as opa: https://github.com/open-policy-agent/opa/releases",
+    ),
+    (Port("AGENTGUARD_OPA_PORT", 8181, "AGENTGUARD_OPA_URL"),),
+    "/health",
+    lambda ports: [
+        *("run", "--server", "--addr", f"{LOOPBACK}:{ports['AGENTGUARD_OPA_PORT']}"),
+        *("--skip-version-check", "--log-format", "json"),
+        *("--log-level", "error", "--set", "decision_logs.console=true"),
+    ],
+)
+JAEGER: Final = Server(
+    Program(
+        "jaeger",
+        "github.com/jaegertracing/jaeger",
+        "github.com/jaegertracing/jaeger/cmd/jaeger",
+        "-s -w -X github.com/jaegertracing/jaeger/internal/version.latestVersion=v{version}",
+        "put Jaeger's program on PATH, as jaeger: https://www.jaegertracing.io/download/\n"
+        "To look at traces by hand this is enough: docker run --rm -p 127.0.0.1:16686:16686 "
+        "-p 127.0.0.1:4317:4317 -p 127.0.0.1:4318:4318 jaegertracing/jaeger",
+    ),
+    (
+        Port("AGENTGUARD_JAEGER_QUERY_PORT", 16686, "AGENTGUARD_JAEGER_QUERY_URL"),
+        Port("AGENTGUARD_OTLP_HTTP_PORT", 4318, "AGENTGUARD_OTLP_ENDPOINT"),
+        Port("AGENTGUARD_OTLP_GRPC_PORT", 4317, "AGENTGUARD_OTLP_GRPC_ENDPOINT"),
+    ),
+    "/api/services",
+    lambda _: ["--config", str(TOOLS / "jaeger" / "config.yaml")],
+)
+SERVERS: Final = (OPA, JAEGER)
+
+
+def is_open(port: int) -> bool:
+    """Whether somebody listens on this port of loopback."""
+    try:
+        socket.create_connection((LOOPBACK, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def choose(server: Server, held: ExitStack) -> dict[str, int]:
+    """Return the server's ports, all of them free; while ``held`` is open, nobody gets them twice.
+
+    Raises FailedError where one is taken.
+    """
+    chosen = {}
+    for port in server.ports:
+        asked = port.asked()
+        number = port.default if asked is None else asked
+        probe = held.enter_context(socket.socket())
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, number))
+            probe.listen()  # or another one could bind beside it
+        except OSError as error:
+            raise FailedError(
+                f"port {number} for {server.name} can't be had ({error.strerror}): stop what has "
+                f"it, or choose another with {port.variable} (0: any that is free)"
+            ) from error
+        chosen[port.variable] = probe.getsockname()[1]
+    return chosen

@@ -1,0 +1,129 @@
+"""Start, stop and find an OPA and a Jaeger for the tests: what ``scripts/services`` runs.
+
+    scripts/services up        start what does not run yet; both answer when this returns
+    scripts/services down      stop what was started, and nothing else
+    scripts/services status    a table; exits with 0 only where both answer
+    scripts/services env       the same as variables of a shell, for eval
+
+Both listen on loopback only, on the ports that the products have by default, or those that
+AGENTGUARD_OPA_PORT, AGENTGUARD_JAEGER_QUERY_PORT, AGENTGUARD_OTLP_HTTP_PORT and
+AGENTGUARD_OTLP_GRPC_PORT name (0: any that is free). AGENTGUARD_SERVICES names the folder for pids,
+ports and logs: by default .services, in the checkout. OPA's store is empty, for tests to fill
+through its REST API; each of its decisions is a line of its log. Jaeger keeps traces in memory.
+
+Exit codes: 1 a server does not run, 2 usage, 3 a program is not here and can't be built.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import ExitStack
+
+from binaries import UnavailableError, alone, find, say
+from servers import SERVERS, STATE, FailedError, Server, Start, choose
+
+
+def up() -> None:
+    """Start what does not run, all of it or nothing, and wait until everything answers."""
+    with alone(STATE):
+        missing = [server for server in SERVERS if not as_asked(server)]
+        binaries = [find(server.program) for server in missing]
+        with ExitStack() as held:
+            ports = [choose(server, held) for server in missing]
+        try:
+            for server, binary, theirs in zip(missing, binaries, ports, strict=True):
+                server.start(Start(binary, theirs))
+            for server in SERVERS:
+                server.wait()
+        except BaseException:
+            for server in missing:
+                server.stop()
+            raise
+
+
+def as_asked(server: Server) -> bool:
+    """Whether the server runs already; raises FailedError where it does so elsewhere."""
+    started = server.started()
+    if started is None or not server.alive():
+        return False
+    for port in server.ports:
+        asked, has = port.asked(), started.ports[port.variable]
+        if asked not in {None, 0, has}:
+            raise FailedError(
+                f"{server.name} runs already, on port {has} and not {asked}, which "
+                f"{port.variable} asks for: scripts/services down stops it"
+            )
+    return True
+
+
+def down() -> None:
+    """Stop what was started."""
+    with alone(STATE):
+        for server in SERVERS:
+            print(f"{server.name}: {'stopped' if server.stop() else 'did not run'}")
+
+
+def status() -> bool:
+    """Print a table; return whether everything answers."""
+    rows, good = [("server", "state", "pid", "version", "where")], True
+    for server in SERVERS:
+        started, alive = server.started(), server.alive()
+        answers = alive and server.answers()
+        good = good and answers
+        if started is None:
+            rows.append((server.name, "stopped", "-", "-", "-"))
+            continue
+        state = "running" if answers else "does not answer" if alive else "has died"
+        pid = str(server.pid() or "-") if alive else "-"
+        where = " ".join(started.url(port) for port in server.ports)
+        rows.append((server.name, state, pid, started.binary.version, where))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+    print(f"pids, ports and logs: {STATE}")
+    return good
+
+
+def env() -> None:
+    """Print where everything is, as commands of a shell."""
+    for server in SERVERS:
+        started = server.started()
+        if started is None or not server.alive():
+            raise FailedError(f"{server.name} does not run: scripts/services up starts it")
+        name = server.name.upper()
+        values = {port.url_variable: started.url(port) for port in server.ports}
+        values[f"AGENTGUARD_{name}_LOG"] = str(server.file("log"))
+        values[f"AGENTGUARD_{name}_PROGRAM"] = started.binary.path
+        for variable, value in values.items():
+            print(f"export {variable}={shlex.quote(value)}")
+
+
+def main(arguments: list[str]) -> int:
+    """Do what the command says; return the exit code."""
+    try:
+        match arguments:
+            case ["up"]:
+                up()
+                return 0 if status() else 1
+            case ["down"]:
+                down()
+            case ["status"]:
+                return 0 if status() else 1
+            case ["env"]:
+                env()
+            case _:
+                print("usage: scripts/services up | down | status | env", file=sys.stderr)
+                return 2
+    except (FailedError, OSError) as error:
+        say(str(error))
+        return 1
+    except UnavailableError as error:
+        say(str(error))
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
