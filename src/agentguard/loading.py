@@ -12,12 +12,13 @@ from agentguard.config import Config
 from agentguard.decision import Decision
 from agentguard.engines import rego_source
 from agentguard.engines.function import FunctionEngine
+from agentguard.engines.opa import OpaEngine, Server
 from agentguard.errors import ConfigError
 from agentguard.policy import DEFAULT_QUERY
 from agentguard.ports import Engine
 
-PolicySource = str | Path | Callable[[Mapping[str, Any]], Decision]
-"""The path of a Rego file or folder, or a function from the policy's input to a ``Decision``."""
+PolicySource = str | Path | Callable[[Mapping[str, Any]], Decision] | Engine
+"""A Rego file or folder, a function from the policy's input to a ``Decision``, or an engine."""
 
 _LOGGER: Final = logging.getLogger("agentguard")
 
@@ -29,6 +30,8 @@ def configured_engine(settings: Config) -> Engine:
         raise ConfigError(f"{settings.source}: policy: expected a table with a path, found none")
     if policy.engine == "function":
         return FunctionEngine(config.load_callable(policy.path, f"{settings.source}: policy.path"))
+    if policy.server is not None:
+        return _opa(policy.server, policy.query, f"{settings.source}: policy")
     where = f"{settings.source}: policy.path"
     path = config.resolve(settings.base, policy.path)
     try:
@@ -48,6 +51,8 @@ def engine_from(source: PolicySource, base: Path) -> Engine:
     """
     if callable(source):
         return FunctionEngine(source)
+    if not isinstance(source, str | Path):
+        return source
     path = config.resolve(base, str(source))
     try:
         if not path.exists():
@@ -76,6 +81,23 @@ def logged(engine: Engine) -> Engine:
     for warning in warnings_of(engine):
         _LOGGER.warning("the policy may not mean what it says: %s", warning)
     return engine
+
+
+def _opa(server: Server, query: str, where: str) -> Engine:
+    try:
+        for file in (server.ca, server.certificate):
+            if file is not None:
+                config.refuse_if_writable_by_others(file)
+        for file in (server.key, server.token_file):
+            if file is not None:
+                config.refuse_if_readable_by_all(file)
+        return OpaEngine(server, query)
+    except OSError as error:
+        raise _unreadable(where, error) from error
+    except ConfigError as error:
+        if error.code != ConfigError.default_code:
+            raise
+        raise ConfigError(f"{where}.{error}") from error
 
 
 def _rego(path: Path, query: str) -> Engine:

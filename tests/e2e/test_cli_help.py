@@ -49,6 +49,7 @@ GROUPS = ["agents", "approvals", "audit", "keys", "policy", "token", "trust"]
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 HEAVY = [
     "jwt",
+    "httpcore",
     "httpx",
     "starlette",
     "opentelemetry.sdk",

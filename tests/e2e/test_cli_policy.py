@@ -18,8 +18,9 @@ def test_check_says_what_a_policy_is(told):
     assert "authz.rego" in shown.stdout
     assert "data.agent.authz" in shown.stdout
     found = told.json("policy", "check")
-    about = ["ok", "engine", "policy_sha256", "files", "allows_unknown", "warnings", "undeclared"]
-    assert list(found) == about
+    about = ["ok", "engine", "policy_sha256", "evaluation", "files", "allows_unknown"]
+    assert list(found) == [*about, "warnings", "undeclared"]
+    assert found["evaluation"] is None
     assert found["warnings"] == []
     assert found["allows_unknown"] is False
     assert found["undeclared"] == []
@@ -126,7 +127,7 @@ def test_check_warns_of_a_policy_that_allows_the_unknown(project):
 def test_eval_decides_as_a_guard_does(told, tmp_path, changes, code, decision, reason):
     (tmp_path / "call.json").write_text(json.dumps(CALL | changes))
     answer = told.json("policy", "eval", tmp_path / "call.json", code=code)
-    assert list(answer) == ["decision", "code", "reasons", "policy_sha256"]
+    assert list(answer) == ["decision", "code", "reasons", "policy_sha256", "evaluation"]
     assert (answer["decision"], answer["code"]) == (decision, reason)
     shown = told.run("policy", "eval", "-", input=json.dumps(CALL | changes))
     assert shown.returncode == code
