@@ -24,7 +24,7 @@ value := input.a / input.b if input.rule == "quotient"
 
 value := input.a % input.b if input.rule == "remainder"
 
-value := [abs(input.a), round(input.a), ceil(input.a), floor(input.a)] if input.rule == "rounded"
+value := [abs(input.a), round(input.a)] if input.rule == "rounded"
 
 value := to_number(input.a) if input.rule == "to_number"
 
@@ -123,8 +123,6 @@ value := base64.encode(input.a) if input.rule == "base64.encode"
 value := base64url.decode(input.a) if input.rule == "base64url.decode"
 
 value := hex.encode(input.a) if input.rule == "hex.encode"
-
-value := urlquery.encode(input.a) if input.rule == "urlquery.encode"
 
 value := time.parse_rfc3339_ns(input.a) if input.rule == "time.parse_rfc3339_ns"
 
