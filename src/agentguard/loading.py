@@ -10,7 +10,8 @@ from typing import Any, Final
 from agentguard import config
 from agentguard.config import Config
 from agentguard.decision import Decision
-from agentguard.engines import rego_source
+from agentguard.engines import cedar_source, rego_source
+from agentguard.engines.cedar import CedarEngine
 from agentguard.engines.function import FunctionEngine
 from agentguard.engines.opa import OpaEngine, Server
 from agentguard.errors import ConfigError
@@ -18,7 +19,7 @@ from agentguard.policy import DEFAULT_QUERY
 from agentguard.ports import Engine
 
 PolicySource = str | Path | Callable[[Mapping[str, Any]], Decision] | Engine
-"""A Rego file or folder, a function from the policy's input to a ``Decision``, or an engine."""
+"""A file or folder in Rego or Cedar, a function from the input to a ``Decision``, or an engine."""
 
 _LOGGER: Final = logging.getLogger("agentguard")
 
@@ -37,10 +38,13 @@ def configured_engine(settings: Config) -> Engine:
     try:
         if not path.exists():
             raise ConfigError(f"{where}: there is no {path}")
-        for place in rego_source.places(path):
+        read = cedar_source if policy.engine == "cedar" else rego_source
+        for place in read.places(path):
             config.refuse_if_writable_by_others(place)
     except OSError as error:
         raise _unreadable(where, error) from error
+    if policy.engine == "cedar":
+        return CedarEngine.load(path)
     return _rego(path, policy.query)
 
 
@@ -59,6 +63,9 @@ def engine_from(source: PolicySource, base: Path) -> Engine:
             raise ConfigError(f"there is no policy at {path}")
     except OSError as error:
         raise _unreadable("policy", error) from error
+    cedar = path.suffix == ".cedar" or (path.is_dir() and any(path.glob("*.cedar")))
+    if cedar:
+        return CedarEngine.load(path)
     return _rego(path, DEFAULT_QUERY)
 
 

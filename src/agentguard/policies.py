@@ -15,9 +15,9 @@ from agentguard.errors import ConfigError
 from agentguard.policy import DEFAULT_QUERY, QUERY
 from agentguard.tables import Table
 
-EngineName = Literal["rego", "opa", "function"]
+EngineName = Literal["rego", "opa", "cedar", "function"]
 
-_ENGINES: Final[tuple[EngineName, ...]] = ("rego", "opa", "function")
+_ENGINES: Final[tuple[EngineName, ...]] = ("rego", "opa", "cedar", "function")
 
 
 @dataclass(frozen=True, slots=True)

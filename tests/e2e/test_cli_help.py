@@ -57,6 +57,7 @@ HEAVY = [
     "langchain_core",
     "langgraph",
     "crewai",
+    "cedarpy",
     "regorus",
     "agentguard_langchain",
 ]

@@ -206,3 +206,21 @@ def test_a_policy_that_others_can_write_is_refused(project):
     result = project.run("policy", "check", "policy.rego")
     assert result.returncode == 2
     assert result.stderr.startswith("error [config.exposed]: ")
+
+
+def test_check_and_eval_take_cedar(project):
+    text = 'permit(principal, action == Action::"read_file", resource);\n'
+    (project.folder / "p.cedar").write_text(text)
+    shown = project.run("policy", "check", "p.cedar")
+    assert shown.returncode == 0
+    assert shown.stdout.startswith("sound: cedar 4.")
+    assert "data." not in shown.stdout
+    assert "no schema" in shown.stderr
+    (project.folder / "call.json").write_text(json.dumps(CALL))
+    assert project.run("policy", "eval", "call.json", "--policy", "p.cedar").stdout == "allow\n"
+    (project.folder / "p.cedar").write_text("permit(principal, action, resource);\n")
+    assert project.json("policy", "check", "p.cedar")["allows_unknown"] is True
+    (project.folder / "p.cedar").write_text("permit(")
+    assert project.json("policy", "check", "p.cedar", code=1)["problems"][0]["code"] == (
+        "policy.invalid"
+    )

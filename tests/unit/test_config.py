@@ -165,7 +165,7 @@ def test_an_empty_list_of_scopes_is_said_and_not_left_out(written):
         (
             '[policy]\npath = "p"\nengine = "oPa"\n',
             "policy.engine",
-            "'rego' or 'opa' or 'function'",
+            "'rego' or 'opa' or 'cedar' or 'function'",
         ),
         ('[policy]\npath = "p"\nengine = 1\n', "policy.engine", "a string"),
         ('[policy]\npath = "p"\nmode = "observe"\n', "policy.mode", "'enforce'"),

@@ -41,7 +41,8 @@ def check(
     path: Annotated[
         Path | None,
         typer.Argument(
-            metavar="PATH", help="A Rego file or folder; by default the configuration's policy."
+            metavar="PATH",
+            help="A file or folder in Rego or Cedar; by default the configuration's policy.",
         ),
     ] = None,
     *,
@@ -95,7 +96,9 @@ def evaluate(
     policy: Annotated[
         Path | None,
         typer.Option(
-            "--policy", metavar="PATH", help="A Rego file or folder, not the configuration's."
+            "--policy",
+            metavar="PATH",
+            help="A file or folder in Rego or Cedar, not the configuration's.",
         ),
     ] = None,
     query: QueryOption = None,
@@ -140,7 +143,13 @@ def _settings(path: Path | None, query: str | None, config: Path | None) -> Conf
         if query is None:
             return settings
         return replace(settings, policy=replace(written, query=query))
-    table = {"path": str(path.absolute()), "query": query or rule.DEFAULT_QUERY}
+    cedar = path.suffix == ".cedar" or (path.is_dir() and any(path.glob("*.cedar")))
+    engine = "cedar" if cedar else "rego"
+    table = {
+        "engine": engine,
+        "path": str(path.absolute()),
+        "query": query or rule.DEFAULT_QUERY,
+    }
     return configuration.parse({"policy": table}, source="the command line", base=Path.cwd())
 
 
@@ -184,7 +193,7 @@ def _print_problem(error: PolicyError, *, json: bool) -> None:
 
 def _draw(settings: Config, engine: Engine, evaluation: Mapping[str, JSON] | None) -> None:
     written = settings.policy
-    query = written.query if written is not None and written.engine != "function" else ""
+    query = written.query if written is not None and written.engine in ("rego", "opa") else ""
     screen.line(screen.styled("ok", "sound"), f": {engine.name} {engine.version} {query}")
     for file, sha256 in engine.policy_files.items():
         screen.line(f"{sha256}  {file}")

@@ -8,7 +8,6 @@ code of its own. Nothing is asked twice, and nobody else is asked in its place.
 
 from __future__ import annotations
 
-import importlib
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -193,13 +192,14 @@ class OpaEngine:
 
 def _http() -> Any:
     try:
-        return importlib.import_module("agentguard.engines.opa_http")
+        from agentguard.engines import opa_http  # noqa: PLC0415  httpcore is an optional extra
     except ModuleNotFoundError as error:
         message = (
             "a policy on an OPA server needs the extra 'opa', which brings httpcore: install "
             "agentguard with it, from your clone: pip install '.[opa]'"
         )
         raise ConfigError(message, code="config.extra_missing") from error
+    return opa_http
 
 
 def _evaluation(members: Mapping[str, JSON]) -> dict[str, JSON]:
