@@ -312,8 +312,10 @@ def quoted_otherwise(call: dict[str, Any]) -> bool:
 
 
 KNOWN = {
+    "case": lambda call: not str(call["a"]).isascii(),
     "count": lambda call: astral(call["a"]),
     "indexof": lambda call: call["b"] == "",
+    "replace": lambda call: call["b"] == "" and not str(call["a"]).isascii(),
     "sprintf": quoted_otherwise,
 }
 """What differs in silence, and is not refused: by the rule, for which calls."""
@@ -365,6 +367,8 @@ def test_each_operator_and_builtin_gives_one_value_embedded_and_on_a_server(opa)
     [
         ("count", {"a": "\U0001f600"}),
         ("indexof", {"a": "x", "b": ""}),
+        ("case", {"a": "\u00df"}),
+        ("replace", {"a": "\u0080", "b": ""}),
         ("sprintf", {"a": "x", "b": 1, "n": -2}),
         ("sprintf", {"a": 1, "b": 1, "n": 2}),
         ("sprintf", {"a": "x", "b": ["\u0007"], "n": 2}),
