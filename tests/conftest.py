@@ -1,14 +1,20 @@
 """What every test can ask for: the public vectors, keys, a trust domain, hypothesis' rounds.
 
 The vectors are not in this repository. AGENTGUARD_VECTORS names the folder that holds them; a
-clone without it skips those tests, and CI, where CI=true, fails them.
+clone without it skips those tests, and CI, where CI=true, fails them. So it is with OPA, which
+AGENTGUARD_OPA names, or PATH has, or the cache in which scripts/services keeps it.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,3 +175,81 @@ class World:
 def world() -> World:
     """A trust domain without a guard."""
     return World()
+
+
+def _opa_binary() -> str:
+    named = os.environ.get("AGENTGUARD_OPA") or shutil.which("opa")
+    if named:
+        return named
+    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    cache = home if home.is_absolute() else Path.home() / ".cache"
+    found = sorted((cache / "agentguard" / "tools").glob("*/opa"))
+    if found:
+        return str(found[-1])
+    where = (
+        "there is no OPA: AGENTGUARD_OPA names none, PATH has none, and the cache of "
+        "scripts/services has none"
+    )
+    if os.environ.get("CI") == "true":
+        pytest.fail(where)
+    pytest.skip(where)
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
+class Opa:
+    """A real OPA of one test, on a port of its own; ``stop`` and ``start`` restart it there."""
+
+    def __init__(self, folder: Path, *arguments: str | Path, scheme: str = "http") -> None:
+        self.port = free_port()
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
+        self._log = folder / f"opa-{self.port}.log"
+        self._command = [
+            *(_opa_binary(), "run", "--server", "--addr", f"127.0.0.1:{self.port}"),
+            *("--disable-telemetry", "--set", "decision_logs.console=true"),
+            *map(str, arguments),
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def log(self) -> str:
+        """What it has written, its log of decisions among that."""
+        return self._log.read_text()
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        for _ in range(600):
+            assert self._process.poll() is None, self.log
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            time.sleep(0.05)
+        pytest.fail(f"OPA does not listen: {self.log}")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def opa(tmp_path: Path) -> Iterator[Callable[..., Opa]]:
+    """Start real OPAs with these arguments; they end with the test."""
+    started: list[Opa] = []
+
+    def start(*arguments: str | Path, scheme: str = "http") -> Opa:
+        server = Opa(tmp_path, *arguments, scheme=scheme)
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.stop()

@@ -14,10 +14,11 @@ import stat
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from agentguard import canonical, members, redaction
+from agentguard import canonical, members, policies, redaction
 from agentguard.approval import Limits
 from agentguard.delegation import grant
 from agentguard.errors import (
@@ -29,7 +30,7 @@ from agentguard.errors import (
 )
 from agentguard.keys import PublicKey
 from agentguard.members import AgentConfig, PrincipalConfig
-from agentguard.policy import DEFAULT_QUERY
+from agentguard.policies import PolicyConfig
 from agentguard.redaction import Redaction
 from agentguard.roster import Approver, Roster
 from agentguard.tables import Table
@@ -41,15 +42,6 @@ NO_DOMAIN: Final = "ephemeral.invalid"
 """The trust domain where none is named, as for a guard in memory."""
 
 _DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?\Z")
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyConfig:
-    """``[policy]``: the engine, and where its policy is (a path, or ``module:callable``)."""
-
-    engine: Literal["rego", "function"]
-    path: str
-    query: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +193,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
     keys = root.table("keys")
     passphrase_file = keys.text("passphrase_file", "")
     keys.done()
+    resolved = partial(resolve, base)
     roles = {name: members.read_role(table) for name, table in root.tables("roles")}
     delegatees = members.read_delegatees(root) if "delegation" in tables else None
     approvals = root.table("approvals")
@@ -211,7 +204,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         state=resolve(base, root.text("state", ".agentguard")),
         anchor=resolve(base, anchor) if anchor else None,
         passphrase_file=resolve(base, passphrase_file) if passphrase_file else None,
-        policy=_policy(root.table("policy")) if "policy" in tables else None,
+        policy=policies.read(root.table("policy"), resolved) if "policy" in tables else None,
         agents={
             name: members.read_agent(name, table, roles, members.delegators_of(name, delegatees))
             for name, table in root.tables("agents")
@@ -261,6 +254,18 @@ def refuse_if_writable_by_others(path: Path) -> None:
         raise ConfigError(message, code="config.exposed")
 
 
+def refuse_if_readable_by_all(path: Path) -> None:
+    """Raise ``ConfigError`` (``config.exposed``) if all can read ``path``, or others write it.
+
+    A group may read it: that is how secrets come into a container. Raises ``OSError`` where it
+    can't be looked at.
+    """
+    refuse_if_writable_by_others(path)
+    if path.stat().st_mode & stat.S_IROTH:
+        message = f"everybody can read {path}: run chmod o-rwx on it"
+        raise ConfigError(message, code="config.exposed")
+
+
 def load_callable(reference: str, where: str) -> Callable[..., Any]:
     """Import ``package.module:callable``; raises ``ConfigError``."""
     module_name, _, name = reference.partition(":")
@@ -292,17 +297,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is no UTF-8 text ({error.reason})") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is no TOML: {error}") from error
-
-
-def _policy(table: Table) -> PolicyConfig:
-    policy = PolicyConfig(
-        engine=table.choice("engine", ("rego", "function"), "rego"),
-        path=table.text("path"),
-        query=table.text("query", DEFAULT_QUERY),
-    )
-    table.choice("mode", ("enforce",), "enforce")
-    table.done()
-    return policy
 
 
 def _aliases(table: Table) -> Mapping[str, str]:

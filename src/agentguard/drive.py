@@ -46,14 +46,17 @@ _LOGGER = logging.getLogger("agentguard")
 
 
 class Executors(NamedTuple):
-    """Threads that keep the event loop free: ``log`` for what writes, ``facts`` for look-ups.
+    """Threads that keep the event loop free.
 
-    They are two, so that slow look-ups, or ones that make guarded calls of their own, leave threads
-    for what those calls write.
+    ``log`` is for what writes, ``facts`` for look-ups, ``engine`` for policies that a server
+    evaluates. They are three, so that slow look-ups, or ones that make guarded calls of their own,
+    leave threads for what those calls ask and write; and a slow server leaves some for the outcomes
+    of calls that it has allowed.
     """
 
     log: Executor
     facts: Executor
+    engine: Executor
 
 
 Flow = Generator[Effect, Any, T]
@@ -216,6 +219,9 @@ async def _aperform(
         look_up = partial(copy_context().run, effect.facts, effect.values)
         found = await loop.run_in_executor(executors.facts, look_up)
         return await found if inspect.isawaitable(found) else found
+    if isinstance(effect, Evaluate) and line.engine.waits:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(executors.engine, line.engine.evaluate, effect.document)
     if isinstance(effect, Evaluate | Enqueue):
         return _perform(effect, line, tool)
     return await _finish(executors.log, partial(_work, effect, line))

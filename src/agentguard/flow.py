@@ -240,6 +240,7 @@ def _authorization(account: _Account, decision: Decision, ruled: Ruled) -> tuple
         line.config_sha256,
         line.roster.sha256 if ruled.answers else None,
         tuple(answer.sealed for answer in ruled.answers),
+        ruled.evaluation,
     )
     beside = tuple(_attachments(account, document, committed))
     written = partial(

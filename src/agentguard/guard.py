@@ -109,6 +109,7 @@ class Guard:
         self._executors = Executors(
             ThreadPoolExecutor(32, thread_name_prefix="agentguard"),
             ThreadPoolExecutor(32, thread_name_prefix="agentguard-facts"),
+            ThreadPoolExecutor(32, thread_name_prefix="agentguard-engine"),
         )
         # a signal's handler may close, or make a call, while this thread begins or renews
         self._beginning = threading.RLock()
@@ -502,6 +503,7 @@ class Guard:
         finally:
             for executor in self._executors:
                 executor.shutdown(wait=False)
+            self._engine.close()
 
     def __enter__(self) -> Self:
         return self

@@ -10,14 +10,16 @@ from typing import Any, Final
 from agentguard import config
 from agentguard.config import Config
 from agentguard.decision import Decision
-from agentguard.engines import rego_source
+from agentguard.engines import cedar_source, rego_source
+from agentguard.engines.cedar import CedarEngine
 from agentguard.engines.function import FunctionEngine
+from agentguard.engines.opa import OpaEngine, Server
 from agentguard.errors import ConfigError
 from agentguard.policy import DEFAULT_QUERY
 from agentguard.ports import Engine
 
-PolicySource = str | Path | Callable[[Mapping[str, Any]], Decision]
-"""The path of a Rego file or folder, or a function from the policy's input to a ``Decision``."""
+PolicySource = str | Path | Callable[[Mapping[str, Any]], Decision] | Engine
+"""A file or folder in Rego or Cedar, a function from the input to a ``Decision``, or an engine."""
 
 _LOGGER: Final = logging.getLogger("agentguard")
 
@@ -29,15 +31,20 @@ def configured_engine(settings: Config) -> Engine:
         raise ConfigError(f"{settings.source}: policy: expected a table with a path, found none")
     if policy.engine == "function":
         return FunctionEngine(config.load_callable(policy.path, f"{settings.source}: policy.path"))
+    if policy.server is not None:
+        return _opa(policy.server, policy.query, f"{settings.source}: policy")
     where = f"{settings.source}: policy.path"
     path = config.resolve(settings.base, policy.path)
     try:
         if not path.exists():
             raise ConfigError(f"{where}: there is no {path}")
-        for place in rego_source.places(path):
+        read = cedar_source if policy.engine == "cedar" else rego_source
+        for place in read.places(path):
             config.refuse_if_writable_by_others(place)
     except OSError as error:
         raise _unreadable(where, error) from error
+    if policy.engine == "cedar":
+        return CedarEngine.load(path)
     return _rego(path, policy.query)
 
 
@@ -48,12 +55,17 @@ def engine_from(source: PolicySource, base: Path) -> Engine:
     """
     if callable(source):
         return FunctionEngine(source)
+    if not isinstance(source, str | Path):
+        return source
     path = config.resolve(base, str(source))
     try:
         if not path.exists():
             raise ConfigError(f"there is no policy at {path}")
     except OSError as error:
         raise _unreadable("policy", error) from error
+    cedar = path.suffix == ".cedar" or (path.is_dir() and any(path.glob("*.cedar")))
+    if cedar:
+        return CedarEngine.load(path)
     return _rego(path, DEFAULT_QUERY)
 
 
@@ -76,6 +88,23 @@ def logged(engine: Engine) -> Engine:
     for warning in warnings_of(engine):
         _LOGGER.warning("the policy may not mean what it says: %s", warning)
     return engine
+
+
+def _opa(server: Server, query: str, where: str) -> Engine:
+    try:
+        for file in (server.ca, server.certificate):
+            if file is not None:
+                config.refuse_if_writable_by_others(file)
+        for file in (server.key, server.token_file):
+            if file is not None:
+                config.refuse_if_readable_by_all(file)
+        return OpaEngine(server, query)
+    except OSError as error:
+        raise _unreadable(where, error) from error
+    except ConfigError as error:
+        if error.code != ConfigError.default_code:
+            raise
+        raise ConfigError(f"{where}.{error}") from error
 
 
 def _rego(path: Path, query: str) -> Engine:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from agentguard import canonical, redaction
@@ -23,12 +23,32 @@ from agentguard.tool import RESERVED, ToolSpec
 DEFAULT_QUERY: Final = "data.agent.authz"
 """The package whose document is the policy's answer."""
 
+QUERY: Final = re.compile(r"data(\.[A-Za-z_][A-Za-z0-9_]*)+")
+"""What names a package, to be matched as a whole."""
+
 UNDEFINED: Final = object()
 """What an engine answers when the query has no value; never an allow."""
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _ALL_ARGUMENTS: Final[tuple[Redaction, ...]] = (("args",),)
 _REQUIREMENT: Final = frozenset({"reason", "approvers", "roles", "quorum", "ttl", "allow_self"})
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What an engine answers that also says how it came about.
+
+    ``document`` is the policy's document or ``UNDEFINED``; ``evaluation`` is put on record with the
+    decision (records.md).
+    """
+
+    document: object
+    evaluation: Mapping[str, JSON]
+
+
+def evaluation_of(answer: object) -> Mapping[str, JSON] | None:
+    """Return what an engine's answer says of its evaluation; None for one that says nothing."""
+    return answer.evaluation if isinstance(answer, Evaluated) else None
 
 
 def document(
@@ -83,6 +103,8 @@ def decide(answer: object) -> Decision:
     Precedence: a deny reason or anything malformed, then an unknown obligation, then an approval,
     then ``allow``. Only ``allow is True`` allows.
     """
+    if isinstance(answer, Evaluated):
+        answer = answer.document
     if answer is UNDEFINED:
         return Decision.refused("the policy's query is undefined", code="policy.undefined")
     if not isinstance(answer, Mapping):

@@ -44,7 +44,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """``rego``, ``function``, ..."""
+        """``rego``, ``opa``, ``function``, ..."""
 
     @property
     def version(self) -> str:
@@ -58,12 +58,20 @@ class Engine(Protocol):
     def policy_files(self) -> Mapping[str, str]:
         """``{path: sha256 hex}`` of what was loaded; empty if unknown."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether ``evaluate`` may wait for somebody else: then it is kept off the event loop."""
+
     def evaluate(self, document: bytes) -> object:
         """Evaluate the query on ``document`` (canonical JSON) and return its JSON value.
 
-        Returns ``policy.UNDEFINED`` when the query has no value. Raises ``PolicyError``, and
+        Returns ``policy.UNDEFINED`` when the query has no value, and ``policy.Evaluated`` to say
+        more of the evaluation. Raises ``PolicyError``, and
         nothing else, for every failure, panics of native code included.
         """
+
+    def close(self) -> None:
+        """Let go of what is held open, such as connections."""
 
 
 class AuditLog(Protocol):

@@ -8,7 +8,7 @@ What was shown to the approvers has to be met as well, whatever the policy asks 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from agentguard import canonical, policy, roster
 from agentguard.approval import ApprovalPending, ApprovalRequest
 from agentguard.arguments import Arguments
 from agentguard.audit import entry
-from agentguard.canonical import Fragment
+from agentguard.canonical import JSON, Fragment
 from agentguard.decision import Decision
 from agentguard.effects import Actor, Append, Ask, Effect, Evaluate, Line
 from agentguard.errors import AgentguardError, ApprovalError
@@ -32,13 +32,14 @@ class Ruled(NamedTuple):
     """The answer to a call. ``document`` is the policy's input, None where it was not asked.
 
     ``answers`` are those of the approvers on which it rests, a rejection among them; ``interrupt``
-    is what cut the policy's evaluation short.
+    is what cut the policy's evaluation short, ``evaluation`` what the engine says of it.
     """
 
     decision: Decision
     document: bytes | None = None
     answers: tuple[Answer, ...] = ()
     interrupt: BaseException | None = None
+    evaluation: Mapping[str, JSON] | None = None
 
 
 def rule(
@@ -73,7 +74,7 @@ def rule(
 
 def _refused(ruled: Ruled, decision: Decision, answers: tuple[Answer, ...] = ()) -> Ruled:
     refusal = replace(decision, redactions=ruled.decision.redactions)
-    return Ruled(refusal, ruled.document, answers)
+    return Ruled(refusal, ruled.document, answers, evaluation=ruled.evaluation)
 
 
 # --- 5: the policy ------------------------------------------------------------------------------
@@ -101,7 +102,8 @@ def _judge(
         return Ruled(Decision.refused(str(error), code=error.code))
     try:
         answer = yield Evaluate(document)
-        return Ruled(policy.decide(answer), document)
+        evaluation = policy.evaluation_of(answer)
+        return Ruled(policy.decide(answer), document, evaluation=evaluation)
     except AgentguardError as error:
         return Ruled(Decision.refused(str(error), code=error.code), document)
     except Exception as error:  # noqa: BLE001  an engine that breaks its contract denies as well
@@ -184,7 +186,7 @@ def _answered(
         requirements=asked.request.requirements,
         redactions=again.decision.redactions,
     )
-    return Ruled(allowed, again.document, answers)
+    return Ruled(allowed, again.document, answers, evaluation=again.evaluation)
 
 
 def _refusal(

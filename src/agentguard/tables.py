@@ -6,6 +6,7 @@ It knows nothing of what a configuration holds; that is ``config.py``'s.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -76,6 +77,17 @@ class Table:
         if not is_integer(value) or value < 1:
             raise self.mistake(key, "a whole number from 1")
         return value
+
+    def seconds(self, key: str, default: float) -> float:
+        """Return a number above 0."""
+        value = self._get(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.mistake(key, "a number of seconds above 0")
+        if not (isfinite(value) and value > 0):
+            raise self.mistake(key, "a number of seconds above 0")
+        return float(value)
 
     def texts(self, key: str, default: T) -> tuple[str, ...] | T:
         """Return a list of strings."""

@@ -49,6 +49,7 @@ GROUPS = ["agents", "approvals", "audit", "keys", "policy", "token", "trust"]
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 HEAVY = [
     "jwt",
+    "httpcore",
     "httpx",
     "starlette",
     "opentelemetry.sdk",
@@ -56,6 +57,7 @@ HEAVY = [
     "langchain_core",
     "langgraph",
     "crewai",
+    "cedarpy",
     "regorus",
     "agentguard_langchain",
 ]

@@ -18,8 +18,9 @@ def test_check_says_what_a_policy_is(told):
     assert "authz.rego" in shown.stdout
     assert "data.agent.authz" in shown.stdout
     found = told.json("policy", "check")
-    about = ["ok", "engine", "policy_sha256", "files", "allows_unknown", "warnings", "undeclared"]
-    assert list(found) == about
+    about = ["ok", "engine", "policy_sha256", "evaluation", "files", "allows_unknown"]
+    assert list(found) == [*about, "warnings", "undeclared"]
+    assert found["evaluation"] is None
     assert found["warnings"] == []
     assert found["allows_unknown"] is False
     assert found["undeclared"] == []
@@ -126,7 +127,7 @@ def test_check_warns_of_a_policy_that_allows_the_unknown(project):
 def test_eval_decides_as_a_guard_does(told, tmp_path, changes, code, decision, reason):
     (tmp_path / "call.json").write_text(json.dumps(CALL | changes))
     answer = told.json("policy", "eval", tmp_path / "call.json", code=code)
-    assert list(answer) == ["decision", "code", "reasons", "policy_sha256"]
+    assert list(answer) == ["decision", "code", "reasons", "policy_sha256", "evaluation"]
     assert (answer["decision"], answer["code"]) == (decision, reason)
     shown = told.run("policy", "eval", "-", input=json.dumps(CALL | changes))
     assert shown.returncode == code
@@ -205,3 +206,21 @@ def test_a_policy_that_others_can_write_is_refused(project):
     result = project.run("policy", "check", "policy.rego")
     assert result.returncode == 2
     assert result.stderr.startswith("error [config.exposed]: ")
+
+
+def test_check_and_eval_take_cedar(project):
+    text = 'permit(principal, action == Action::"read_file", resource);\n'
+    (project.folder / "p.cedar").write_text(text)
+    shown = project.run("policy", "check", "p.cedar")
+    assert shown.returncode == 0
+    assert shown.stdout.startswith("sound: cedar 4.")
+    assert "data." not in shown.stdout
+    assert "no schema" in shown.stderr
+    (project.folder / "call.json").write_text(json.dumps(CALL))
+    assert project.run("policy", "eval", "call.json", "--policy", "p.cedar").stdout == "allow\n"
+    (project.folder / "p.cedar").write_text("permit(principal, action, resource);\n")
+    assert project.json("policy", "check", "p.cedar")["allows_unknown"] is True
+    (project.folder / "p.cedar").write_text("permit(")
+    assert project.json("policy", "check", "p.cedar", code=1)["problems"][0]["code"] == (
+        "policy.invalid"
+    )

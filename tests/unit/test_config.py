@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from agentguard import ConfigError, Decision, Guard, PolicyError, ToolSpec, config
 from agentguard.loading import configured_engine
 from agentguard.members import PrincipalConfig
+from agentguard.policies import PolicyConfig
 
 POLICY = '[policy]\npath = "p"\n'
 WHOLE = """
@@ -65,7 +66,7 @@ def test_everything_that_can_be_said(written, tmp_path):
     assert settings.state == tmp_path / "here"
     assert settings.anchor == tmp_path / "there"
     assert settings.passphrase_file == tmp_path / "secret"
-    assert settings.policy == config.PolicyConfig("function", "m:f", "data.x")
+    assert settings.policy == PolicyConfig("function", "m:f", "data.x")
     reviewer = settings.agents["code-reviewer"]
     assert reviewer.profile.owner == "user:carol"
     assert reviewer.authority == "own"
@@ -83,7 +84,7 @@ def test_what_is_not_said(written, tmp_path):
     assert settings.state == tmp_path / ".agentguard"
     assert settings.anchor == Path("~/.local/state/agentguard").expanduser()
     assert settings.passphrase_file is None
-    assert settings.policy == config.PolicyConfig("rego", "p", "data.agent.authz")
+    assert settings.policy == PolicyConfig("rego", "p", "data.agent.authz")
     plain = settings.agents["plain"]
     assert plain.authority == "delegated"  # losing a context never widens authority
     assert plain.max_scope == frozenset()
@@ -161,7 +162,11 @@ def test_an_empty_list_of_scopes_is_said_and_not_left_out(written):
         ("", "policy", "a table with a path"),
         ("[policy]\n", "policy.path", "a string"),
         ("[policy]\npath = 5\n", "policy.path", "a string"),
-        ('[policy]\npath = "p"\nengine = "opa"\n', "policy.engine", "'rego' or 'function'"),
+        (
+            '[policy]\npath = "p"\nengine = "oPa"\n',
+            "policy.engine",
+            "'rego' or 'opa' or 'cedar' or 'function'",
+        ),
         ('[policy]\npath = "p"\nengine = 1\n', "policy.engine", "a string"),
         ('[policy]\npath = "p"\nmode = "observe"\n', "policy.mode", "'enforce'"),
         ('[policy]\npath = "p"\nquerry = "x"\n', "policy.querry", "unknown key"),

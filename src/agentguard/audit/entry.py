@@ -82,6 +82,7 @@ _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
     "revocation": frozenset({"statement"}),
     "freeze": frozenset({"statement"}),
 }
+_OPTIONAL: Final[Mapping[str, frozenset[str]]] = {"authorization": frozenset({"evaluation"})}
 
 
 class Attachment(NamedTuple):
@@ -146,6 +147,7 @@ class Ruling(NamedTuple):
     ``input_commitment`` (hex) and ``engine`` are None where authority refused before any policy
     ran; ``policy_sha256`` is None where the engine can't say. ``approvals`` are the answers
     of people on which it rests, and ``roster_sha256`` names the roster that they are on.
+    ``evaluation`` is what an engine says of how its answer came about, None where it says nothing.
     """
 
     decision: Decision
@@ -155,6 +157,7 @@ class Ruling(NamedTuple):
     config_sha256: str
     roster_sha256: str | None = None
     approvals: tuple[Envelope, ...] = ()
+    evaluation: Mapping[str, JSON] | None = None
 
 
 def parse(body: bytes) -> Entry:
@@ -165,7 +168,7 @@ def parse(body: bytes) -> Entry:
     kind, at = members.pop("kind", None), members.pop("at", None)
     if not isinstance(kind, str) or not isinstance(at, str) or kind not in _MEMBERS:
         raise DecodeError(f"{kind!r} is no kind of entry known here", code="entry.malformed")
-    if members.keys() != _MEMBERS[kind]:
+    if members.keys() - _OPTIONAL.get(kind, frozenset()) != _MEMBERS[kind]:
         raise DecodeError(f"the {kind} entry has other members", code="entry.malformed")
     return Entry(kind, at, members)
 
@@ -321,7 +324,7 @@ def authorization(
     ``predicate`` is the one of the invocation's statement.
     """
     decision = ruling.decision
-    members = {
+    members: dict[str, object] = {
         "kind": "authorization",
         "at": at,
         "invocation": invocation.as_json(),
@@ -339,6 +342,8 @@ def authorization(
         "approvals": [answer.as_json() for answer in ruling.approvals],
         "copies": _copies(attachments, predicate["arguments"], ruling.input_commitment),
     }
+    if ruling.evaluation is not None:
+        members["evaluation"] = ruling.evaluation
     about = summary.of_call(predicate, at=at, decision=decision.outcome)
     return _record(members, about, attachments)
 

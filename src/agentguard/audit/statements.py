@@ -35,6 +35,41 @@ Commitments = Mapping[str, JSON]
 """What an entry commits to: the SHA-256 (hex) by role, null where there is nothing."""
 
 
+class Evaluation(NamedTuple):
+    """What a policy's server says of one evaluation: each text is its own word.
+
+    ``decision_id`` is under which its own log has it, ``version`` is the server's, ``revisions``
+    are those of its bundles by name.
+    """
+
+    decision_id: str | None
+    version: str | None
+    revisions: Mapping[str, str | None]
+
+    @classmethod
+    def parse(cls, value: JSON | Mapping[str, JSON]) -> Evaluation:
+        """Read the members of an entry's ``evaluation``; raises ``DecodeError``."""
+        match value:
+            case {
+                "decision_id": str() | None as decision_id,
+                "version": str() | None as version,
+                "revisions": {**revisions},
+                **others,
+            } if not others:
+                named: dict[str, str | None] = {
+                    str(bundle): revision
+                    for bundle, revision in revisions.items()
+                    if revision is None or isinstance(revision, str)
+                }
+                if len(named) == len(revisions):
+                    return cls(decision_id, version, named)
+        raise DecodeError("not what a server says of an evaluation", code="entry.malformed")
+
+    def as_json(self) -> dict[str, JSON]:
+        """Return the members of an entry's ``evaluation``."""
+        return {**self._asdict(), "revisions": dict(self.revisions)}
+
+
 class Authorization(NamedTuple):
     """An authorization entry that was read: who called what, and the answer.
 
@@ -56,6 +91,7 @@ class Authorization(NamedTuple):
     config_sha256: str
     engine: Mapping[str, JSON] | None
     policy_sha256: str | None
+    evaluation: Evaluation | None
 
     @property
     def allowed(self) -> bool:
@@ -146,6 +182,7 @@ def read_authorization(parsed: Entry) -> Authorization:
         _text(members, "config_sha256"),
         engine,
         _text_or_none(members, "policy_sha256"),
+        _read_evaluation(members),
     )
 
 
@@ -170,6 +207,15 @@ def read_outcome(parsed: Entry) -> Outcome:
         status,
         commitments,
     )
+
+
+def _read_evaluation(members: Mapping[str, JSON]) -> Evaluation | None:
+    """Return what a server has said of the evaluation, None where none was asked."""
+    if "evaluation" not in members:
+        return None
+    if members["engine"] is None:
+        raise _lacking("engine, of whose evaluation it tells")
+    return Evaluation.parse(members["evaluation"])
 
 
 def _text(members: Mapping[str, JSON], name: str) -> str:

@@ -18,7 +18,16 @@ import typer
 
 from agentguard import config as configuration
 from agentguard import domain
-from agentguard.cli import doctor_graph, doctor_people, history, location, policy_source, screen
+from agentguard.audit.statements import Evaluation
+from agentguard.cli import (
+    doctor_graph,
+    doctor_people,
+    history,
+    location,
+    policy_source,
+    screen,
+    wording,
+)
 from agentguard.cli.doctor_graph import GraphTool
 from agentguard.cli.finding import Finding
 from agentguard.cli.location import Location, from_home
@@ -113,6 +122,10 @@ def _platform() -> Finding:
 
 def _policy(settings: Config) -> str:
     engine = policy_source.load(settings)
+    if engine.waits:
+        _decision, evaluation = policy_source.probe(engine)
+        said = wording.evaluated(Evaluation.parse(evaluation)) if evaluation else "no more"
+        return f"{engine.name} {engine.version} answers: {said}"
     return f"{engine.name} {engine.version} loads it; sha256 {engine.policy_sha256 or 'unknown'}"
 
 

@@ -61,6 +61,7 @@ def as_json(proved: Evidence) -> dict[str, object]:
         "reasons": list(call.reasons),
         "engine": call.engine,
         "policy_sha256": call.policy_sha256,
+        "evaluation": call.evaluation.as_json() if call.evaluation else None,
         "config_sha256": call.config_sha256,
         "requirements": [needed.as_json() for needed in proved.required],
         "approvals": [wording.answer_json(answer) for answer in proved.approved],
@@ -212,6 +213,8 @@ def _why(proved: Evidence) -> Iterator[Row]:
     else:
         name = " ".join(str(value) for _name, value in sorted(call.engine.items()))
         yield "policy", f"{name}, sha256 {call.policy_sha256 or 'unknown to it'}"
+    if call.evaluation is not None:
+        yield "evaluated", wording.evaluated(call.evaluation)
     yield "config", f"sha256 {call.config_sha256}"
     for needed in proved.required:
         yield "asked for", wording.asked_for(needed)

@@ -5,40 +5,26 @@ The application's code is not imported, unless the policy itself is a Python fun
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from agentguard import canonical
 from agentguard import config as configuration
 from agentguard import policy as rule
-from agentguard.cli import files, location, policy_source, screen
+from agentguard.audit.statements import Evaluation
+from agentguard.canonical import JSON
+from agentguard.cli import files, location, policy_source, screen, wording
 from agentguard.cli.options import ConfigOption, JsonOption
 from agentguard.config import Config
-from agentguard.decision import Decision
 from agentguard.errors import ConfigError, DecodeError, PolicyError, StorageError
 from agentguard.loading import warnings_of
 from agentguard.ports import Engine
 
 app = typer.Typer(no_args_is_help=True, help="Check a policy, and ask it about a call.")
-
-_STRANGE: Final = {
-    "agent": {
-        "id": "spiffe://agentguard.invalid/agent/nobody/none",
-        "name": "nobody",
-        "type": "nothing",
-        "instance": "none",
-        "roles": [],
-    },
-    "delegation": None,
-    "action": "agentguard_policy_check",
-    "resource": None,
-    "task_id": None,
-    "args": {},
-    "tool": {"name": "agentguard_policy_check", "schema_sha256": "0" * 64},
-}
-"""A call of a tool that no policy has heard of, by an agent that no policy knows."""
 
 QueryOption = Annotated[
     str | None,
@@ -55,7 +41,8 @@ def check(
     path: Annotated[
         Path | None,
         typer.Argument(
-            metavar="PATH", help="A Rego file or folder; by default the configuration's policy."
+            metavar="PATH",
+            help="A file or folder in Rego or Cedar; by default the configuration's policy.",
         ),
     ] = None,
     *,
@@ -71,7 +58,7 @@ def check(
     settings = _settings(path, query, config)
     try:
         engine = policy_source.load(settings)
-        strange = _ask(engine, canonical.dumps(_STRANGE))
+        strange, evaluation = policy_source.probe(engine)
     except PolicyError as error:
         _print_problem(error, json=json)
         raise typer.Exit(1) from error
@@ -82,6 +69,7 @@ def check(
                 "ok": True,
                 "engine": {"name": engine.name, "version": engine.version},
                 "policy_sha256": engine.policy_sha256,
+                "evaluation": evaluation,
                 "files": dict(engine.policy_files),
                 "allows_unknown": strange.allowed,
                 "warnings": list(doubts),
@@ -89,7 +77,7 @@ def check(
             }
         )
     else:
-        _draw(settings, engine)
+        _draw(settings, engine, evaluation)
     if strange.allowed:
         screen.warn("an unknown agent may call an unknown tool: does an allow lack its conditions?")
     for doubt in doubts:
@@ -108,7 +96,9 @@ def evaluate(
     policy: Annotated[
         Path | None,
         typer.Option(
-            "--policy", metavar="PATH", help="A Rego file or folder, not the configuration's."
+            "--policy",
+            metavar="PATH",
+            help="A file or folder in Rego or Cedar, not the configuration's.",
         ),
     ] = None,
     query: QueryOption = None,
@@ -122,7 +112,7 @@ def evaluate(
     """
     asked = _document(document)
     engine = policy_source.load(_settings(policy, query, config))
-    decision = _ask(engine, canonical.dumps(asked))
+    decision, evaluation = policy_source.ask(engine, canonical.dumps(asked))
     if json:
         screen.json_line(
             {
@@ -130,6 +120,7 @@ def evaluate(
                 "code": decision.code,
                 "reasons": list(decision.reasons),
                 "policy_sha256": engine.policy_sha256,
+                "evaluation": evaluation,
             }
         )
     else:
@@ -151,9 +142,14 @@ def _settings(path: Path | None, query: str | None, config: Path | None) -> Conf
             raise ConfigError(f"{settings.source}: policy: expected a table with a path")
         if query is None:
             return settings
-        table = {"engine": written.engine, "path": written.path, "query": query}
-        return configuration.parse({"policy": table}, source=settings.source, base=settings.base)
-    table = {"path": str(path.absolute()), "query": query or rule.DEFAULT_QUERY}
+        return replace(settings, policy=replace(written, query=query))
+    cedar = path.suffix == ".cedar" or (path.is_dir() and any(path.glob("*.cedar")))
+    engine = "cedar" if cedar else "rego"
+    table = {
+        "engine": engine,
+        "path": str(path.absolute()),
+        "query": query or rule.DEFAULT_QUERY,
+    }
     return configuration.parse({"policy": table}, source="the command line", base=Path.cwd())
 
 
@@ -162,13 +158,6 @@ def _attributes(config: Path | None) -> set[str]:
         return policy_source.declared(location.load(config))
     except ConfigError:
         return set()  # a policy can be checked where there is no configuration
-
-
-def _ask(engine: Engine, document: bytes) -> Decision:
-    try:
-        return rule.decide(engine.evaluate(document))
-    except PolicyError as error:
-        return Decision.refused(str(error), code=error.code)
 
 
 def _document(document: Path) -> dict[str, canonical.JSON]:
@@ -202,10 +191,12 @@ def _print_problem(error: PolicyError, *, json: bool) -> None:
         screen.error(error.code, str(error))
 
 
-def _draw(settings: Config, engine: Engine) -> None:
+def _draw(settings: Config, engine: Engine, evaluation: Mapping[str, JSON] | None) -> None:
     written = settings.policy
-    query = written.query if written is not None and written.engine == "rego" else ""
+    query = written.query if written is not None and written.engine in ("rego", "opa") else ""
     screen.line(screen.styled("ok", "sound"), f": {engine.name} {engine.version} {query}")
     for file, sha256 in engine.policy_files.items():
         screen.line(f"{sha256}  {file}")
     screen.line(f"policy sha256: {engine.policy_sha256 or 'unknown to this engine'}")
+    if evaluation is not None:
+        screen.line(f"evaluated {wording.evaluated(Evaluation.parse(evaluation))}")

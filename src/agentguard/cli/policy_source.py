@@ -7,16 +7,35 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from agentguard import config
+from agentguard import canonical, config, policy
+from agentguard.canonical import JSON
 from agentguard.config import Config
+from agentguard.decision import Decision
 from agentguard.engines.rego_source import RegoSource
-from agentguard.errors import ConfigError
+from agentguard.errors import ConfigError, PolicyError
 from agentguard.loading import configured_engine
 from agentguard.ports import Engine
 from agentguard.tool import RESERVED
+
+_STRANGE: Final = {
+    "agent": {
+        "id": "spiffe://agentguard.invalid/agent/nobody/none",
+        "name": "nobody",
+        "type": "nothing",
+        "instance": "none",
+        "roles": [],
+    },
+    "delegation": None,
+    "action": "agentguard_policy_check",
+    "resource": None,
+    "task_id": None,
+    "args": {},
+    "tool": {"name": "agentguard_policy_check", "schema_sha256": "0" * 64},
+}
+"""A call of a tool that no policy has heard of, by an agent that no policy knows."""
 
 _READ: Final = re.compile(r"""(?<![\w.])input(?:\.|\[")([A-Za-z_]\w*)""")
 
@@ -27,6 +46,26 @@ def load(settings: Config) -> Engine:
         return configured_engine(settings)
     except ConfigError as error:
         raise on_path(error, settings) from error
+
+
+def ask(engine: Engine, document: bytes) -> tuple[Decision, Mapping[str, JSON] | None]:
+    """Ask about one call, by the rule of every guarded call; with what a server says of it."""
+    try:
+        answer = engine.evaluate(document)
+    except PolicyError as error:
+        return Decision.refused(str(error), code=error.code), None
+    return policy.decide(answer), policy.evaluation_of(answer)
+
+
+def probe(engine: Engine) -> tuple[Decision, Mapping[str, JSON] | None]:
+    """Ask about a call that no policy has heard of.
+
+    Raises ``PolicyError`` where a server does not answer, or has no such policy.
+    """
+    decision, evaluation = ask(engine, canonical.dumps(_STRANGE))
+    if engine.waits and decision.code.startswith(("engine.", "policy.undefined")):
+        raise PolicyError(decision.reason, code=decision.code)
+    return decision, evaluation
 
 
 def on_path(error: ConfigError, settings: Config) -> ConfigError:

@@ -234,6 +234,8 @@ def _why(told: Story) -> Iterator[tuple[str, str | Text]]:
         engine = members["engine"]
         name = " ".join(map(str, engine.values())) if isinstance(engine, dict) else str(engine)
         yield "policy", f"{name}, sha256 {members['policy_sha256'] or 'unknown to it'}"
+    if call.evaluation is not None:
+        yield "evaluated", wording.evaluated(call.evaluation)
     yield "config", f"sha256 {members['config_sha256']}"
     with suppress(AgentguardError):  # what can't be read is a problem of the story
         for needed in approvals.requirements_of(told.entry):

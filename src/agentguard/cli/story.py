@@ -105,6 +105,7 @@ class Story:
             "reasons": [*call.reasons],
             "engine": members["engine"],
             "policy_sha256": members["policy_sha256"],
+            "evaluation": call.evaluation.as_json() if call.evaluation else None,
             "config_sha256": members["config_sha256"],
             "outcome": self._outcome_json(),
             "problems": [*self.problems],

@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
+from agentguard.audit.statements import Evaluation
 from agentguard.canonical import JSON
 from agentguard.decision import Requirement
 from agentguard.delegation.chain import Chain
@@ -73,6 +74,15 @@ def asked_for(needed: Requirement) -> str:
     if needed.allow_self:
         parts.append("whoever asks among them")
     return f"{' '.join(parts)} ({needed.reason})"
+
+
+def evaluated(evaluation: Evaluation) -> str:
+    """Write down what a policy's server has said of an evaluation."""
+    parts = [f"by its word {evaluation.version or 'of no version'}"]
+    for bundle, revision in sorted(evaluation.revisions.items()):
+        parts.append(f"bundle {bundle} at {revision or 'no revision'}")
+    parts.append(f"decision id {evaluation.decision_id or 'none'}")
+    return ", ".join(parts)
 
 
 def answers(given: Sequence[Answer]) -> Iterator[tuple[str, str]]:

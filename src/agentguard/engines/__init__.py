@@ -1,6 +1,7 @@
 """The policy engines: each implements ``ports.Engine``.
 
-``rego`` evaluates Rego in this process, ``function`` a Python function. An engine answers with
+``rego`` and ``cedar`` evaluate policies in this process, ``opa`` asks an OPA server, ``function``
+calls a Python function. An engine answers with
 the policy's document or raises ``PolicyError``; what the document means stands in ``policy.py``.
 """
 

@@ -36,6 +36,7 @@ class FunctionEngine:
     """
 
     name: Final = "function"
+    waits: Final = False
 
     def __init__(self, decide: Callable[[Mapping[str, Any]], Decision]) -> None:
         self._decide = decide
@@ -87,6 +88,9 @@ class FunctionEngine:
             return _document(decision)
         obligations = [{"redact": redaction.dumps(asked)} for asked in decision.redactions]
         return {**_document(decision), "obligations": obligations}
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
     def _require_of_a_policy(self, decision: Decision) -> None:
         """Refuse what ``Decision.allow``, ``deny`` and ``require_approval`` don't return."""

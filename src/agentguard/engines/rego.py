@@ -23,7 +23,7 @@ import orjson
 from agentguard.engines import rego_gate
 from agentguard.engines.rego_source import RegoSource, invalid
 from agentguard.errors import ConfigError, PolicyError
-from agentguard.policy import DEFAULT_QUERY, UNDEFINED
+from agentguard.policy import DEFAULT_QUERY, QUERY, UNDEFINED
 
 CHECK_TIMEOUT: Final = 20.0
 """How long the trial of a new policy may take, in seconds; it usually takes a tenth of one."""
@@ -31,7 +31,6 @@ CHECK_TIMEOUT: Final = 20.0
 MAX_ENGINES_PER_THREAD: Final = 8
 """How many policies' engines a thread keeps; the one used longest ago makes room."""
 
-_QUERY: Final = re.compile(r"data(\.[A-Za-z_][A-Za-z0-9_]*)+")
 # What the engine says may quote an argument or a fact, and an error's message reaches the model
 # and the record. These texts quote the policy only.
 _QUOTES_NO_VALUE: Final = re.compile(
@@ -74,9 +73,10 @@ class RegoEngine:
     """A loaded Rego policy (``ports.Engine``); safe to use from many threads."""
 
     name: Final = "rego"
+    waits: Final = False
 
     def __init__(self, source: RegoSource, query: str, *, check_timeout: float) -> None:
-        if not _QUERY.fullmatch(query):
+        if not QUERY.fullmatch(query):
             raise invalid(f"the query {query!r} is not a package's path, such as {DEFAULT_QUERY}")
         self._make = _binding()
         self._source = source
@@ -147,6 +147,9 @@ class RegoEngine:
             raise
         self._give_back(engine)
         return value
+
+    def close(self) -> None:
+        """Nothing is held open: threads keep their native engines."""
 
     def _taken(self) -> _Native:
         """Take this thread's native engine for the policy, or load one.

@@ -89,7 +89,9 @@ def warnings(readers: Iterable[Reader], query: Names) -> Iterator[str]:
 
 def _sentence(origin: Origin, *, denies: bool) -> str:
     check = f"is_number({origin})"
-    advice = f"add a rule that denies if not {check}" if denies else f"write {check} in this rule"
+    advice = f"write {check} in this rule"
+    if denies:
+        advice = f"{advice} and in one of its own, and deny if not that one"
     return (
         f"{origin} is compared by order, but a text or an object is above every number, and a "
         f"Decimal or an integer beyond 2^53-1 is an object here; {advice} (is_string for a text)"

@@ -1,0 +1,159 @@
+"""The Cedar engine: policies in Cedar, evaluated in this process.
+
+How a call is put to Cedar, and what its decision means, stands here; reading and checking policies
+in ``cedar_source.py``. The binding (``agentguard[cedar]``) is imported when a policy is loaded.
+Cedar skips a policy that it can't evaluate, a ``forbid`` as well: here that denies the call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from agentguard.engines.cedar_source import CedarPolicy, CedarSource, binding
+from agentguard.errors import PolicyError
+
+_ESCAPES: Final = frozenset({"__entity", "__extn", "__expr"})
+"""Members by which Cedar's JSON turns a record into something else; a model may write them."""
+
+_NAMED: Final = re.compile(r"policy `(policy[0-9]+)`")
+
+
+class CedarEngine:
+    """Loaded Cedar policies (``ports.Engine``); safe to use from many threads."""
+
+    name: Final = "cedar"
+    waits: Final = False
+
+    def __init__(self, source: CedarSource) -> None:
+        self._cedar = binding()
+        self._source = source
+        self.version: Final = metadata.version("cedarpy")
+        self._policies, self._schema, self._known = source.checked()
+
+    @classmethod
+    def load(cls, path: Path) -> CedarEngine:
+        """Load a ``.cedar`` file, or a folder's, with its schema (``CedarSource.read``).
+
+        Raises ``PolicyError`` (``policy.invalid``) for what can't be read, does not fit the schema
+        or could fail open, and ``ConfigError`` without ``agentguard[cedar]``.
+        """
+        return cls(CedarSource.read(path))
+
+    @classmethod
+    def from_source(cls, source: str, schema: str | None = None) -> CedarEngine:
+        """Load policies from their text, and a schema in Cedar's syntax; raises as ``load``."""
+        texts = {"policy.cedar": source.encode()}
+        if schema is not None:
+            texts["schema.cedarschema"] = schema.encode()
+        return cls(CedarSource.from_texts(texts))
+
+    @property
+    def policy_sha256(self) -> str:
+        """SHA-256 (hex) of the canonical ``{path: sha256}`` of policies and schema."""
+        return self._source.sha256
+
+    @property
+    def policy_files(self) -> Mapping[str, str]:
+        """``{path: sha256 hex}``; paths are relative to the policy's folder."""
+        return self._source.files
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What may be a mistake in the policies."""
+        if self._schema is not None:
+            return ()
+        warning = (
+            "the Cedar policies have no schema: a misspelt attribute is found out when a call is "
+            "decided, and denies it; write a schema.cedarschema beside them"
+        )
+        return (warning,)
+
+    def evaluate(self, document: bytes) -> object:
+        """Return Cedar's decision as a policy's document (docs/policy.md, Cedar).
+
+        Raises ``PolicyError``: ``policy.error`` where a policy can't be evaluated or the input has
+        a value that Cedar has not, ``policy.undecided`` where Cedar decides nothing, as for a call
+        that the schema does not know, ``policy.panic`` when native code panicked. What Cedar says,
+        which may quote arguments, is no part of the message.
+        """
+        request, entities = _asked(orjson.loads(document))
+        try:
+            answer = self._cedar.is_authorized(request, self._policies, entities, self._schema)
+            decision, told = answer.decision.value, answer.diagnostics
+            errors, reasons = [*told.errors], [*told.reasons]
+        except BaseException as error:
+            if isinstance(error, Exception):
+                raise PolicyError("the call can't be put to Cedar") from error
+            if type(error).__name__ == "PanicException":  # the binding does not export the class
+                message = "Cedar panicked on this call's input; it was not decided"
+                raise PolicyError(message, code="policy.panic") from error
+            raise
+        if decision not in ("Allow", "Deny"):
+            message = "Cedar decides nothing about this call: the schema may not know it"
+            raise PolicyError(message, code="policy.undecided")
+        if errors:
+            raise PolicyError(self._failure(errors))
+        found = [self._known[reason] for reason in reasons]
+        if decision == "Allow" and found:
+            return _allowed(found)
+        return {"allow": False, "deny_reasons": [policy.reason for policy in found]}
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _failure(self, errors: list[str]) -> str:
+        ids = {name for error in errors for name in _NAMED.findall(error)}
+        named = sorted(self._known[name].name for name in ids if name in self._known)
+        which = ", ".join(named) or "a policy"
+        return f"{which} can't be evaluated for this call: does it ask for what the call has not?"
+
+
+def _allowed(permits: list[CedarPolicy]) -> dict[str, object]:
+    asked = [permit.approval for permit in permits if permit.approval is not None]
+    return {"allow": True, "approval": asked} if asked else {"allow": True}
+
+
+def _asked(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the request and the entities: the agent, and nothing else, has attributes."""
+    context = dict(document)
+    agent = _record(context.pop("agent", None) or {})
+    action, resource = context.pop("action", None), context.pop("resource", None)
+    roles = [{"type": "Role", "id": role} for role in agent.get("roles", [])]
+    principal = {"type": "Agent", "id": agent.get("name", "")}
+    request = {
+        "principal": principal,
+        "action": {"type": "Action", "id": action or ""},
+        "resource": {"type": "Resource", "id": resource or ""},
+        "context": _record(context),
+    }
+    entities: list[dict[str, Any]] = [{"uid": principal, "attrs": agent, "parents": roles}]
+    entities += [{"uid": role, "attrs": {}, "parents": []} for role in roles]
+    entities.append({"uid": request["resource"], "attrs": {}, "parents": []})
+    return request, entities
+
+
+def _record(members: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record without its nulls, which Cedar has not: ``has`` asks whether one is there."""
+    if not _ESCAPES.isdisjoint(members):
+        raise PolicyError("the input has a member that would be more than data to Cedar")
+    return {name: _value(value) for name, value in members.items() if value is not None}
+
+
+def _value(value: Any) -> Any:
+    match value:
+        case dict():
+            return _record(value)
+        case list():
+            return [_value(one) for one in value]
+        case bool() | str():
+            return value
+        case int() if -(2**63) <= value < 2**63:
+            return value
+    message = "the input has a value that Cedar has not: a fraction, or null in a list"
+    raise PolicyError(message)

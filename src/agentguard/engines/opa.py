@@ -1,0 +1,267 @@
+"""The OPA engine: a policy that an OPA server evaluates, asked over its Data API (v1).
+
+What is asked and what an answer means stands here; connections, time limits and credentials in
+``opa_http.py``, which brings the client (``agentguard[opa]``) and is imported when an engine is
+made. An answer that does not come in time, or is not of OPA's form, is a ``PolicyError`` with a
+code of its own. Nothing is asked twice, and nobody else is asked in its place.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Protocol
+from urllib.parse import SplitResult, urlsplit
+
+from agentguard import canonical
+from agentguard.canonical import JSON
+from agentguard.errors import ConfigError, DecodeError, PolicyError
+from agentguard.policy import DEFAULT_QUERY, QUERY, UNDEFINED, Evaluated
+
+TIMEOUT: Final = 2.0
+CONNECT_TIMEOUT: Final = 1.0
+MAX_ANSWER: Final = canonical.MAX_BYTES
+"""The longest answer that is read, in bytes."""
+
+MAX_REVISIONS: Final = 64
+MAX_TEXT: Final = 256
+"""How many bundles an answer may name, and how long an id, a name or a revision may be."""
+
+_PLAIN: Final = re.compile(rf"[ -~]{{0,{MAX_TEXT}}}")
+_EVALUATION_ERROR: Final = re.compile(r"(?:eval|rego)_[a-z_]{1,60}")
+_FILE: Final = re.compile(r"[\w./ -]{1,200}")
+_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where an OPA listens, and how this side shows who it is.
+
+    ``timeout`` is for a whole evaluation and ``connect_timeout`` for a connection to one address,
+    both in seconds. ``ca`` is a file with the certificates that are trusted, by default the
+    system's; ``certificate`` and ``key`` are the client's. A bearer token is in ``token_file``,
+    read for every evaluation, or in the environment's ``token_variable``. Raises ``ConfigError``,
+    whose message begins with the name of the member.
+    """
+
+    url: str
+    timeout: float = TIMEOUT
+    connect_timeout: float = CONNECT_TIMEOUT
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    token_file: Path | None = None
+    token_variable: str | None = None
+
+    def __post_init__(self) -> None:
+        encrypted = self.address.scheme == "https"
+        if self.token_file is not None and self.token_variable is not None:
+            raise ConfigError("token_variable: token_file names a token already: leave one out")
+        if self.key is not None and self.certificate is None:
+            raise ConfigError("key: there is no certificate for it: name one, or leave it out")
+        if not encrypted and (self.ca or self.certificate):
+            name = "ca" if self.ca else "certificate"
+            raise ConfigError(f"{name}: it is for https, and url begins with http")
+        if not encrypted and self.has_token and not self.is_local:
+            message = (
+                "url: a bearer token would go unencrypted over a network: begin it with https, or "
+                "have OPA on this machine"
+            )
+            raise ConfigError(message)
+
+    @property
+    def address(self) -> SplitResult:
+        """The parts of ``url``."""
+        parts = _split(self.url)
+        if (
+            parts is None
+            or parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or not self.url.isascii()
+            or parts.username is not None
+            or parts.password is not None
+            or "?" in self.url
+            or "#" in self.url
+            or not _PATH.fullmatch(parts.path)
+        ):
+            # a password in it, which must not be shown again, is the mistake with consequences
+            message = (
+                "url: expected one such as 'https://opa.example:8181', without user, password, "
+                "query or fragment"
+            )
+            raise ConfigError(message)
+        return parts
+
+    @property
+    def has_token(self) -> bool:
+        """Whether requests carry a bearer token."""
+        return self.token_file is not None or self.token_variable is not None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine: nobody is between."""
+        host = self.address.hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
+class _Client(Protocol):
+    """What is used of ``opa_http.Client``."""
+
+    def post(self, body: bytes) -> tuple[int, bytes]: ...
+    def close(self) -> None: ...
+
+
+class OpaEngine:
+    """A policy on an OPA server (``ports.Engine``); safe to use from many threads.
+
+    The server is asked for the first time when a call is decided: while it is down calls are
+    denied, and when it is back they pass. Raises ``ConfigError`` for a query that is no package's
+    path, for files that can't be used, and without ``agentguard[opa]``.
+    """
+
+    name: Final = "opa"
+    version: Final = "v1"
+    """The version of its API; each answer says of which OPA it is (``Evaluated.evaluation``)."""
+
+    policy_sha256: Final = None
+    """It is not known here what a server has loaded, and it may change between two calls."""
+
+    waits: Final = True
+
+    def __init__(self, server: Server, query: str = DEFAULT_QUERY) -> None:
+        if not QUERY.fullmatch(query):
+            raise ConfigError(f"query: {query!r} is no package's path, such as {DEFAULT_QUERY}")
+        self._server = server
+        path = "/".join(["/v1", *query.split(".")])
+        self._client: _Client = _http().Client(server, path, limit=MAX_ANSWER)
+
+    @property
+    def policy_files(self) -> Mapping[str, str]:
+        """Empty: the files are the server's."""
+        return MappingProxyType({})
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is weak in the way in which the server is asked."""
+        if self._server.address.scheme == "https" or self._server.is_local:
+            return ()
+        warning = (
+            "the policy's answers come over http: whoever is on the way can allow every call; let "
+            "OPA listen with TLS, and begin policy.url with https"
+        )
+        return (warning,)
+
+    def evaluate(self, document: bytes) -> object:
+        """Have the server evaluate the query on ``document``; return an ``Evaluated``.
+
+        Raises ``PolicyError``: ``policy.error`` where the evaluation failed, and for what went
+        wrong on the way ``engine.unreachable``, ``engine.disconnected``, ``engine.timeout``,
+        ``engine.tls``, ``engine.credential``, ``engine.unauthorized``, ``engine.failed``,
+        ``engine.malformed`` or ``engine.too_large``. No message holds a text of the server's but
+        the place in the policy where an evaluation failed.
+        """
+        status, body = self._client.post(b'{"input":' + document + b"}")
+        if status != 200:  # noqa: PLR2004  the only status with an answer
+            raise _failure(status, body)
+        try:
+            members = canonical.loads_object(body)
+        except DecodeError as error:
+            raise _malformed(f"is no JSON object ({error.code})") from error
+        return Evaluated(members.get("result", UNDEFINED), _evaluation(members))
+
+    def close(self) -> None:
+        """Close the connections; an evaluation after that opens new ones."""
+        self._client.close()
+
+
+def _http() -> Any:
+    try:
+        from agentguard.engines import opa_http  # noqa: PLC0415  httpcore is an optional extra
+    except ModuleNotFoundError as error:
+        message = (
+            "a policy on an OPA server needs the extra 'opa', which brings httpcore: install "
+            "agentguard with it, from your clone: pip install '.[opa]'"
+        )
+        raise ConfigError(message, code="config.extra_missing") from error
+    return opa_http
+
+
+def _evaluation(members: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Return what the server says of an evaluation (records.md, The log)."""
+    provenance = members.get("provenance", {})
+    if not isinstance(provenance, dict):
+        raise _malformed("has a provenance that is no object")
+    bundles = provenance.get("bundles") or {}
+    if not isinstance(bundles, dict) or len(bundles) > MAX_REVISIONS:
+        raise _malformed(f"names no bundles, or more than {MAX_REVISIONS}")
+    revisions: dict[str, JSON] = {}
+    for name, bundle in bundles.items():
+        revision = bundle.get("revision") if isinstance(bundle, dict) else None
+        revisions[_text(name) or ""] = _text(revision)
+    return {
+        "decision_id": _text(members.get("decision_id")),
+        "version": _text(provenance.get("version")),
+        "revisions": revisions,
+    }
+
+
+def _text(value: JSON) -> str | None:
+    """Return a name that is put on record as it is; None for one that is not there or empty."""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or not _PLAIN.fullmatch(value):
+        raise _malformed(
+            f"holds an id or a revision that is no line of at most {MAX_TEXT} characters"
+        )
+    return value
+
+
+def _failure(status: int, body: bytes) -> PolicyError:
+    if status in (401, 403):
+        message = f"the OPA server does not let this guard ask it ({status}): see [policy]"
+        return PolicyError(message, code="engine.unauthorized")
+    place = _failed_at(body) if status == 500 else None  # noqa: PLR2004
+    if place is not None:
+        return PolicyError(place)
+    return PolicyError(f"the OPA server answered with status {status}", code="engine.failed")
+
+
+def _failed_at(body: bytes) -> str | None:
+    """Say where and how an evaluation failed; None if it is something else that did.
+
+    OPA's messages are left out: they quote arguments.
+    """
+    try:
+        answer = canonical.loads_object(body)
+    except DecodeError:
+        return None
+    match answer:
+        case {"errors": [{"code": str(kind), **error}, *_]} if _EVALUATION_ERROR.fullmatch(kind):
+            failed = f"the policy's evaluation failed: {kind}"
+        case _:
+            return None
+    match error:
+        case {"location": {"file": str(file), "row": int(row), "col": int(column)}}:
+            if _FILE.fullmatch(file):
+                return f"{file}:{row}:{column}: {failed}"
+    return failed
+
+
+def _malformed(problem: str) -> PolicyError:
+    return PolicyError(f"the OPA server's answer {problem}", code="engine.malformed")

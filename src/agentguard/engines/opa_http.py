@@ -1,0 +1,298 @@
+"""One POST to an OPA server: kept-alive connections, one time limit for all of it, bounded reads.
+
+It knows HTTP and TLS, and nothing of policies. httpcore's limits are for each read by itself, so
+that a server which sends a byte now and then would hold a call for as long as it likes: the streams
+here look at the evaluation's own limit before each read and write. A proxy that the environment
+names is not used: it would decide, too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+import threading
+import time
+import weakref
+from collections.abc import Iterable
+from typing import Any, Final
+
+import httpcore
+
+from agentguard.engines.opa import Server
+from agentguard.errors import ConfigError, PolicyError
+
+_POOL: Final = 256
+"""The most connections at a time; a thread needs one, so that nobody waits for another's."""
+
+_IDLE: Final = 60.0
+_BEGINNING: Final = b"HTTP/1."
+_SLICE: Final = 16 * 1024
+_MAX_TOKEN: Final = 16 * 1024
+_TOKEN: Final = re.compile(rb"[!-~]+")
+_TARGET: Final = b"?strict-builtin-errors=true&provenance=true"
+
+
+class _Exchange:
+    """One request and its answer: when it must be over, and what has come."""
+
+    __slots__ = ("begun", "ended", "until")
+
+    def __init__(self, timeout: float) -> None:
+        self.until = time.monotonic() + timeout
+        self.begun = self.ended = False
+
+    def left(self, most: float | None) -> float:
+        """Return how many seconds the next step may take, at most ``most``."""
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise httpcore.ReadTimeout("the evaluation's time is over")
+        return left if most is None else min(left, most)
+
+    def saw(self, data: bytes) -> None:
+        """Look at what was read.
+
+        An answer begins with the first byte that comes after the question: what lay there before
+        it, behind the answer to another one, is none.
+        """
+        self.ended = self.ended or not data
+        if data and not self.begun and not _BEGINNING.startswith(data[: len(_BEGINNING)]):
+            raise httpcore.RemoteProtocolError("it does not begin as HTTP/1 does")
+        self.begun = self.begun or bool(data)
+
+
+class _Current(threading.local):
+    exchange: _Exchange | None = None
+    """The one that this thread is in."""
+
+
+_current: Final = _Current()
+
+
+def _left(most: float | None) -> float | None:
+    exchange = _current.exchange
+    return exchange.left(most) if exchange is not None else most
+
+
+class _Stream(httpcore.NetworkStream):
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        data = self._stream.read(max_bytes, _left(timeout))
+        if _current.exchange is not None:
+            _current.exchange.saw(data)
+        return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        for start in range(0, len(buffer), _SLICE):
+            self._stream.write(buffer[start : start + _SLICE], _left(timeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, _left(timeout)))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class _Network(httpcore.NetworkBackend):
+    def __init__(self) -> None:
+        self._system = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        stream = self._system.connect_tcp(host, port, _left(timeout), local_address, socket_options)
+        return _Stream(stream)
+
+
+def _close(pool: httpcore.ConnectionPool, process: int) -> None:
+    if process == os.getpid():  # in a fork a lock of the pool may be held for ever
+        pool.close()
+
+
+class Client:
+    """Posts to one path of one server; safe to use from many threads, and after a fork.
+
+    ``limit`` is of an answer's body, in bytes. Raises ``ConfigError`` for certificates, keys or a
+    token that can't be used.
+    """
+
+    def __init__(self, server: Server, path: str, *, limit: int) -> None:
+        self._server = server
+        self._limit = limit
+        address = server.address
+        host = (address.hostname or "").encode()
+        self._url = httpcore.URL(
+            scheme=address.scheme.encode(),
+            host=host,
+            port=address.port,
+            target=(address.path.rstrip("/") + path).encode() + _TARGET,
+        )
+        self._headers = [
+            (b"Host", address.netloc.encode()),
+            (b"Content-Type", b"application/json"),
+            (b"Accept", b"application/json"),
+            # what is compressed can be a thousand times as long as what is read
+            (b"Accept-Encoding", b"identity"),
+            (b"User-Agent", b"agentguard"),
+        ]
+        self._timeouts = {
+            "connect": min(server.connect_timeout, server.timeout),
+            **dict.fromkeys(("read", "write", "pool"), server.timeout),
+        }
+        self._tls = _tls(server) if address.scheme == "https" else None
+        if server.has_token:
+            try:
+                self._token()
+            except PolicyError as error:
+                name = "token_variable" if server.token_file is None else "token_file"
+                raise ConfigError(f"{name}: {error}") from error
+        self._pool: tuple[int, httpcore.ConnectionPool] = self._new_pool()
+
+    def _new_pool(self) -> tuple[int, httpcore.ConnectionPool]:
+        pool = httpcore.ConnectionPool(
+            ssl_context=self._tls,
+            max_connections=_POOL,
+            keepalive_expiry=_IDLE,
+            network_backend=_Network(),
+        )
+        process = os.getpid()
+        weakref.finalize(self, _close, pool, process)
+        return process, pool
+
+    def close(self) -> None:
+        """Close the connections."""
+        process, pool = self._pool
+        _close(pool, process)
+
+    def post(self, body: bytes) -> tuple[int, bytes]:
+        """Send ``body`` and return the answer's status and body.
+
+        Raises ``PolicyError``: see ``OpaEngine.evaluate``.
+        """
+        headers = [*self._headers, (b"Content-Length", str(len(body)).encode())]
+        if self._server.has_token:
+            headers.append((b"Authorization", b"Bearer " + self._token()))
+        outer, exchange = _current.exchange, _Exchange(self._server.timeout)
+        # A signal's handler, or an object's end, may come here within this thread's own exchange,
+        # which may hold the pool's lock.
+        pool = self._kept() if outer is None else self._new_pool()[1]
+        _current.exchange = exchange
+        try:
+            return self._exchanged(pool, exchange, headers, body)
+        except PolicyError:
+            raise
+        except Exception as error:
+            raise _fault(error, exchange) from error
+        finally:
+            _current.exchange = outer
+            if outer is not None:
+                pool.close()
+
+    def _kept(self) -> httpcore.ConnectionPool:
+        process, pool = self._pool
+        if process != os.getpid():  # its connections are the parent's
+            self._pool = process, pool = self._new_pool()
+        return pool
+
+    def _exchanged(
+        self,
+        pool: httpcore.ConnectionPool,
+        exchange: _Exchange,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes,
+    ) -> tuple[int, bytes]:
+        timeouts = {"timeout": self._timeouts}
+        with pool.stream(
+            "POST", self._url, headers=headers, content=body, extensions=timeouts
+        ) as answer:
+            for name, value in answer.headers:
+                if name.lower() == b"content-encoding" and value.lower() != b"identity":
+                    message = "the OPA server's answer is compressed, which it was not asked to be"
+                    raise PolicyError(message, code="engine.malformed")
+            read = bytearray()
+            if not exchange.begun:
+                answer.extensions["network_stream"].close()
+                message = "the OPA server answered before it was asked"
+                raise PolicyError(message, code="engine.malformed")
+            for part in answer.iter_stream():
+                read += part
+                if len(read) > self._limit:
+                    message = f"the OPA server's answer is longer than {self._limit} bytes"
+                    raise PolicyError(message, code="engine.too_large")
+            return answer.status, bytes(read)
+
+    def _token(self) -> bytes:
+        """Return the bearer token as it is now: it may be exchanged while the guard is open."""
+        file, variable = self._server.token_file, self._server.token_variable
+        try:
+            if file is not None:
+                with file.open("rb") as opened:
+                    token = opened.read(_MAX_TOKEN + 1).strip()
+            else:
+                token = os.environb.get(os.fsencode(variable or ""), b"").strip()
+        except OSError as error:
+            message = f"the token for the OPA server can't be read ({error.strerror})"
+            raise PolicyError(message, code="engine.credential") from error
+        if len(token) > _MAX_TOKEN or not _TOKEN.fullmatch(token):
+            message = "there is no token for the OPA server: expected one line without spaces"
+            raise PolicyError(message, code="engine.credential")
+        return token
+
+
+def _tls(server: Server) -> ssl.SSLContext:
+    name = "ca"
+    try:
+        context = ssl.create_default_context(cafile=server.ca)
+        if server.certificate is not None:
+            name = "certificate"
+            context.load_cert_chain(server.certificate, server.key, password=_no_passphrase)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        path = getattr(server, name)
+        raise ConfigError(f"{name}: {path} can't be used: {reason}") from error
+    return context
+
+
+def _no_passphrase() -> str:
+    """Refuse: one that is asked for at a terminal would hang a server."""
+    raise ValueError("the key is encrypted")
+
+
+def _fault(error: Exception, exchange: _Exchange) -> PolicyError:
+    """Say what went wrong on the way."""
+    if _is_of_tls(error):
+        code, what = "engine.tls", "no trusted connection to the OPA server can be made (TLS)"
+    elif isinstance(error, httpcore.TimeoutException):
+        code, what = "engine.timeout", "the OPA server did not answer in time"
+    elif isinstance(error, httpcore.ConnectError):
+        code, what = "engine.unreachable", "the OPA server can't be reached"
+    elif exchange.ended or isinstance(error, httpcore.NetworkError):
+        code, what = "engine.disconnected", "the OPA server hung up while it was asked"
+    elif isinstance(error, httpcore.RemoteProtocolError):
+        code, what = "engine.malformed", "the OPA server's answer is not HTTP"
+    else:
+        code, what = "engine.failed", f"the OPA server can't be asked ({type(error).__name__})"
+    return PolicyError(what, code=code)
+
+
+def _is_of_tls(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,72 @@
+"""``[policy]`` of a configuration: which engine decides, where its policy is, how it is asked.
+
+Nothing is opened here: ``loading.py`` makes the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from agentguard.engines.opa import CONNECT_TIMEOUT, TIMEOUT, Server
+from agentguard.errors import ConfigError
+from agentguard.policy import DEFAULT_QUERY, QUERY
+from agentguard.tables import Table
+
+EngineName = Literal["rego", "opa", "cedar", "function"]
+
+_ENGINES: Final[tuple[EngineName, ...]] = ("rego", "opa", "cedar", "function")
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyConfig:
+    """``[policy]``: the engine, and where its policy is.
+
+    ``path`` is a file or folder, or ``module:callable`` of a function, and empty for a server's;
+    ``server`` is None but for an OPA.
+    """
+
+    engine: EngineName
+    path: str
+    query: str
+    server: Server | None = None
+
+
+def read(table: Table, resolve: Callable[[str], Path]) -> PolicyConfig:
+    """Read ``[policy]``; ``resolve`` makes a path of it absolute. Raises ``ConfigError``."""
+    engine = table.choice("engine", _ENGINES, "rego")
+    query = table.text("query", DEFAULT_QUERY)
+    if engine == "opa":
+        if not QUERY.fullmatch(query):
+            raise table.mistake("query", f"a package's path, such as '{DEFAULT_QUERY}'")
+        policy = PolicyConfig(engine, "", query, _server(table, resolve))
+    else:
+        policy = PolicyConfig(engine, table.text("path"), query)
+    table.choice("mode", ("enforce",), "enforce")
+    table.done()
+    return policy
+
+
+def _server(table: Table, resolve: Callable[[str], Path]) -> Server:
+    def file(name: str) -> Path | None:
+        text = table.text(name, "")
+        return resolve(text) if text else None
+
+    url = table.text("url")
+    try:
+        return Server(
+            url,
+            timeout=table.seconds("timeout", TIMEOUT),
+            connect_timeout=table.seconds("connect_timeout", CONNECT_TIMEOUT),
+            ca=file("ca"),
+            certificate=file("certificate"),
+            key=file("key"),
+            token_file=file("token_file"),
+            token_variable=table.text("token_variable", "") or None,
+        )
+    except ConfigError as error:
+        if error.__cause__ is None and str(error).startswith(table.name("")):
+            raise  # of the table itself
+        raise ConfigError(f"{table.name('')}.{error}") from error

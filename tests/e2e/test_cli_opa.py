@@ -1,0 +1,127 @@
+"""The command line beside a real OPA: what is checked, what is on record, what is proved."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "verify_evidence" / "verify_evidence.py"
+CALLS = r"""
+import sys
+from agentguard import Denied, Guard
+
+with Guard.open("agentguard.toml") as guard:
+    @guard.tool(requires=["files:read"])
+    def read_file(path: str) -> str:
+        return path
+
+    assistant = guard.new_agent("assistant")
+    for path in sys.argv[1:]:
+        try:
+            assistant.call(read_file, path)
+        except Denied as denied:
+            print(denied.code)
+"""
+
+
+@pytest.fixture
+def served(project, opa):
+    """A project whose policy is on an OPA, as a bundle of revision r1."""
+    assert project.run("init").returncode == 0
+    bundle = project.folder / "policies"
+    (bundle / ".manifest").write_text(json.dumps({"revision": "r1", "roots": ["agent"]}))
+    server = opa("--bundle", bundle)
+    toml = project.folder / "agentguard.toml"
+    toml.write_text(
+        toml.read_text()
+        .replace('engine = "rego"', 'engine = "opa"')
+        .replace('path = "policies/authz.rego"', f'url = "{server.url}"')
+    )
+    return project, server
+
+
+def call(project, *paths: str) -> str:
+    ran = project.python("-c", CALLS, *paths)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout
+
+
+def calls_of(project) -> list[dict]:
+    listed = project.lines("audit", "list", "--kind", "authorization")
+    return [told for told in listed if told["invocation_id"]]
+
+
+def test_a_call_on_record_has_the_server_s_decision_id(served):
+    project, server = served
+    assert call(project, "README.md", ".ssh/id") == "policy.denied\n"
+    ids = set()
+    for told in calls_of(project):
+        shown = project.json("audit", "show", told["invocation_id"])
+        assert shown["engine"] == {"name": "opa", "version": "v1"}
+        assert shown["policy_sha256"] is None
+        assert list(shown["evaluation"]["revisions"].values()) == ["r1"]
+        ids.add(shown["evaluation"]["decision_id"])
+        drawn = project.run("audit", "show", told["invocation_id"]).stdout
+        assert f"decision id {shown['evaluation']['decision_id']}" in drawn
+    logged = [json.loads(line) for line in server.log.splitlines() if '"decision_id"' in line]
+    assert len(ids) == 2
+    assert ids == {line["decision_id"] for line in logged if "input" in line}
+    assert project.run("audit", "verify").returncode == 0
+
+
+def test_its_evidence_verifies_there_and_elsewhere(served):
+    project, _server = served
+    call(project, "README.md")
+    (told,) = calls_of(project)
+    trust = project.folder / "trust.json"
+    assert project.run("trust", "export", "--output", trust).returncode == 0
+    proof = project.folder / "call.evidence"
+    made = project.run("audit", "prove", told["invocation_id"], "--output", proof)
+    assert made.returncode == 0, made.stderr
+    report = project.json("audit", "verify-evidence", proof, "--trust", trust)
+    assert report["evaluation"]["decision_id"]
+    other = subprocess.run(
+        [sys.executable, str(EXAMPLE), str(proof), str(trust)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert other.returncode == 0, other.stderr
+
+
+def test_check_eval_and_doctor_ask_the_server(served):
+    project, server = served
+    shown = project.run("policy", "check")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.startswith("sound: opa v1 data.agent.authz\n")
+    assert "unknown to this engine" in shown.stdout
+    assert "at r1, decision id " in shown.stdout
+    assert list(project.json("policy", "check")["evaluation"]["revisions"].values()) == ["r1"]
+    asked = {"agent": {"type": "assistant"}, "action": "read_file", "args": {"path": "a"}}
+    (project.folder / "call.json").write_text(json.dumps(asked))
+    assert project.json("policy", "eval", "call.json")["decision"] == "allow"
+    checks = {c["check"]: c for c in project.json("doctor")["checks"]}
+    assert checks["policy"]["status"] == "ok"
+    assert "opa v1 answers: " in checks["policy"]["what"]
+
+    other = project.run("policy", "check", "--query", "data.agent.nothing")
+    assert (other.returncode, other.stdout) == (1, "")
+    assert other.stderr.startswith("error [policy.undefined]: ")
+
+    server.stop()
+    down = project.run("policy", "check")
+    assert (down.returncode, down.stdout) == (1, "")
+    assert down.stderr.startswith("error [engine.unreachable]: ")
+    report = project.json("policy", "eval", "call.json", code=1)
+    assert (report["decision"], report["code"]) == ("deny", "engine.unreachable")
+    checks = {c["check"]: c for c in project.json("doctor", code=1)["checks"]}
+    assert checks["policy"]["status"] == "fail"
+    assert call(project, "README.md") == "engine.unreachable\n"
+
+    server.start()
+    assert call(project, "README.md") == ""
+    assert project.run("policy", "check").returncode == 0
