@@ -15,6 +15,7 @@ from agentguard import (
     idempotency_key,
     verify_evidence,
 )
+from agentguard.audit.verify import Problem
 
 
 def called(guard: Guard) -> str:
@@ -54,7 +55,8 @@ def test_a_guard_verifies_its_log():
 
 def test_a_log_in_memory_is_verified_while_it_is_written():
     guard = Guard.ephemeral(lambda _: Decision.allow())
-    before, problems = guard.reader(), []
+    before = guard.reader()
+    problems: list[Problem] = []
     writer = threading.Thread(target=lambda: [called(guard) for _ in range(300)])
     writer.start()
     while writer.is_alive():
