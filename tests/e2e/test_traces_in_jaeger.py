@@ -177,7 +177,8 @@ def test_from_a_trace_to_the_proof_and_the_picture(cli, jaeger, service, sharded
     calls = [json.loads(row) for row in rows]
     assert [call["decision"] for call in calls] == ["allow", "deny"]
     now = time.time_ns() - 10**9
-    spans = [(traced, f"{1:016x}", "", "invoke_agent assistant", now, now + 10**8, {})]
+    first: tuple = (traced, f"{1:016x}", "", "invoke_agent assistant", now, now + 10**8, {})
+    spans = [first]
     for number, call in enumerate(calls, 2):
         with closing(sqlite3.connect(sharded.state / f"shards/{call['shard']}.sqlite")) as state:
             (note,) = state.execute("SELECT note FROM checkpoints ORDER BY size DESC").fetchone()
