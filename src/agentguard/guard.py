@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar, overload
 
-from agentguard import canonical, config, domain, proving, telemetry
+from agentguard import canonical, config, domain, proving
 from agentguard.agent import Agent, Body
 from agentguard.approval import ApprovalRequest
 from agentguard.audit import entry
@@ -50,6 +50,7 @@ from agentguard.ports import Engine, LogReader
 from agentguard.spelling import Spelling
 from agentguard.storage import fork
 from agentguard.storage.log import ShardLog
+from agentguard.telemetry import Telemetry
 from agentguard.tool import (
     AsyncTool,
     FactsFunction,
@@ -148,7 +149,7 @@ class Guard:
             log=log,
             clock=_clock,
             entropy=os.urandom,
-            traceparent=telemetry.traceparent,
+            telemetry=Telemetry(settings.telemetry, settings.trust_domain),
             config_sha256=canonical.sha256_hex(settings.encoded),
             redactions=settings.redactions,
             revocations=home.revocations(),
