@@ -10,6 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.metrics import _internal as metrics_api
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -77,6 +80,16 @@ def put_in_force(monkeypatch: pytest.MonkeyPatch, *processors: SpanProcessor) ->
         provider.add_span_processor(processor)
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
     return Spans(provider)
+
+
+@pytest.fixture
+def metrics(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemoryMetricReader]:
+    """An SDK that keeps all metrics, in force for this test alone."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    monkeypatch.setattr(metrics_api, "_METER_PROVIDER", provider)
+    yield reader
+    provider.shutdown()
 
 
 @pytest.fixture

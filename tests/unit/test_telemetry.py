@@ -575,3 +575,64 @@ def test_the_span_of_an_agents_run_has_its_calls_in_it(place, spans):
     assert [link.context.span_id for link in again.links] == [ids(first)[1]]
     assert again.attributes["error.type"] == "LookupError"
     assert "a text" not in again.to_json()
+
+
+def points(reader, name):
+    """The data points of a metric, by their attributes."""
+    data = reader.get_metrics_data()
+    scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics]
+    found = [metric for scope in scopes for metric in scope.metrics if metric.name == name]
+    return [
+        (dict(point.attributes), point) for metric in found for point in metric.data.data_points
+    ]
+
+
+def test_calls_are_counted_by_their_answer_with_and_without_spans(metrics):
+    place = Place()
+    place.call()
+    place.call()
+    with pytest.raises(Denied):
+        place.call("main")
+    place.ask()
+    common = {"gen_ai.agent.name": "reviewer", "gen_ai.tool.name": "push"}
+    counted = [(about, point.value) for about, point in points(metrics, "agentguard.calls")]
+    assert sorted(counted, key=str) == sorted(
+        [
+            ({"agentguard.policy.decision": "allow", **common}, 2),
+            (
+                {"agentguard.policy.decision": "deny", **common, "error.type": "policy.denied"},
+                1,
+            ),
+            ({"agentguard.policy.decision": "approval", **common}, 1),
+        ],
+        key=str,
+    )
+    took = points(metrics, "agentguard.decision.duration")
+    assert {about["agentguard.policy.decision"]: point.count for about, point in took} == {
+        "allow": 2,
+        "deny": 1,
+        "approval": 1,
+    }
+
+
+def test_what_waits_is_a_gauge_and_an_answer_has_its_time(metrics):
+    place, other = (Place(trust_domain="waiting.example") for _ in range(2))
+
+    def waiting():
+        found = points(metrics, "agentguard.approvals.pending")
+        ours = {"agentguard.trust_domain": "waiting.example"}  # guards of other tests may be there
+        return [point.value for about, point in found if about == ours]
+
+    request = place.ask()
+    assert waiting() == [1]
+    other.ask()
+    assert waiting() == [2]
+    place.guard.approvals.approve(request, place.bob)
+    place.call("release")
+    ((about, point),) = points(metrics, "agentguard.approval.duration")
+    assert about == {"agentguard.approval.status": "approved", "gen_ai.tool.name": "push"}
+    assert (point.count, point.sum >= 0) == (1, True)
+    assert waiting() == [1]
+    place.guard.close()
+    other.guard.close()
+    assert waiting() == []

@@ -50,6 +50,7 @@ INDEX: Final = "agentguard.audit.index"
 CHECKPOINT: Final = "agentguard.audit.checkpoint"
 OUTCOME: Final = "agentguard.outcome.status"
 REPLAY_OF: Final = "agentguard.outcome.replay_of"
+TRUST_DOMAIN: Final = "agentguard.trust_domain"
 LINK: Final = "agentguard.link"
 """Of a link: ``paused`` leads to the span that has asked for the approval, ``caller`` to the span
 in which a run was taken up whose trace is another."""
