@@ -34,6 +34,7 @@ from agentguard.policies import PolicyConfig
 from agentguard.redaction import Redaction
 from agentguard.roster import Approver, Roster
 from agentguard.tables import Table
+from agentguard.telemetry.settings import Settings as TelemetrySettings
 from agentguard.tool import ToolSpec
 
 FILE: Final = "agentguard.toml"
@@ -95,6 +96,7 @@ class Config:
     """The function, as ``package.module:callable``, that is told of each request."""
 
     redactions: Mapping[str, tuple[Redaction, ...]] = field(default_factory=dict)
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     encoded: bytes = b"{}"
 
     @property
@@ -217,6 +219,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         limits=_limits(approvals),
         on_request=approvals.text("on_request", "") or None,
         redactions=_redactions(root.table("redact")),
+        telemetry=_telemetry(root.table("telemetry")),
         encoded=_encoded(tables, source),
     )
     approvals.done()
@@ -357,6 +360,24 @@ def _redactions(table: Table) -> Mapping[str, tuple[Redaction, ...]]:
         except DecodeError as error:
             raise ConfigError(f"{table.name(tool)}: {error}") from error
     return redactions
+
+
+def _telemetry(table: Table) -> TelemetrySettings:
+    endpoint = table.text("endpoint", "")
+    if endpoint and not endpoint.startswith(("http://", "https://")):
+        raise table.mistake("endpoint", "the URL of an OTLP receiver, as http://localhost:4318")
+    settings = TelemetrySettings(
+        endpoint,
+        table.text("service_name", ""),
+        arguments=table.boolean("arguments", default=False),
+        results=table.boolean("results", default=False),
+        hash_users=table.boolean("hash_users", default=False),
+    )
+    if settings.service_name and not endpoint:
+        message = f"{table.name('service_name')}: it is sent with endpoint: set that as well"
+        raise ConfigError(message)
+    table.done()
+    return settings
 
 
 def resolve(base: Path, text: str) -> Path:

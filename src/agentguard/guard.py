@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar, overload
 
-from agentguard import canonical, config, domain, proving, telemetry
+from agentguard import canonical, config, domain, proving
 from agentguard.agent import Agent, Body
 from agentguard.approval import ApprovalRequest
 from agentguard.audit import entry
@@ -50,6 +50,7 @@ from agentguard.ports import Engine, LogReader
 from agentguard.spelling import Spelling
 from agentguard.storage import fork
 from agentguard.storage.log import ShardLog
+from agentguard.telemetry import Telemetry, metrics
 from agentguard.tool import (
     AsyncTool,
     FactsFunction,
@@ -103,6 +104,7 @@ class Guard:
         self._renew()
         _GUARDS.add(self)
         self._in_force()
+        metrics.watch_pending(self._waiting)
 
     def _renew(self) -> None:
         """Make what a fork does not inherit in working order: the executor's threads, the lock."""
@@ -148,7 +150,7 @@ class Guard:
             log=log,
             clock=_clock,
             entropy=os.urandom,
-            traceparent=telemetry.traceparent,
+            telemetry=Telemetry(settings.telemetry, settings.trust_domain),
             config_sha256=canonical.sha256_hex(settings.encoded),
             redactions=settings.redactions,
             revocations=home.revocations(),
@@ -174,6 +176,14 @@ class Guard:
         if self._requests is None:
             self._requests = home.approvals(self._settings.limits)
         return self._requests
+
+    def _waiting(self) -> tuple[str, object, int] | None:
+        """Count what waits for an approval, for the metrics."""
+        if self._closed or self._requests is None:
+            return None
+        desk = Desk(self._requests, self._settings.roster, _clock)
+        state = id(self) if self._free else self._settings.state
+        return self._settings.trust_domain, state, len(desk.pending())
 
     def _require_open(self) -> None:
         if self._closed:

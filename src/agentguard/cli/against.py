@@ -1,8 +1,8 @@
 """The files of ``audit verify --against``: checkpoints of the log that somebody else has kept.
 
-Signed notes and evidence carry the log key's signature. The spans of a trace store carry checkpoints
-without one (telemetry's ``agentguard.audit.checkpoint``): that the log said so is the store's word.
-How a log is held against them stands in ``audit/verify.py``.
+Signed notes and evidence carry the log key's signature. The spans of a trace store carry
+checkpoints without one (``agentguard.audit.checkpoint``, as ``Checkpoint.line`` writes it): that
+the log said so is the store's word. How a log is held against them stands in ``audit/verify.py``.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from agentguard.canonical import JSON
 from agentguard.cli import files, screen
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
-
-ATTRIBUTE: Final = "agentguard.audit.checkpoint"
-"""The attribute of a span that has the log's newest checkpoint (``Checkpoint.line``)."""
+from agentguard.telemetry import names
 
 _LONGEST: Final = 64 * 1024 * 1024  # bytes; some 25,000 spans
 _NAMED: Final = 3
@@ -103,7 +101,7 @@ def _reported(answer: dict[str, JSON], trust: TrustDocument, path: Path) -> Witn
     strangers = f"{screen.count(others.total(), 'span has', 'spans have')} checkpoints of "
     strangers += ", ".join([*sorted(others)[:_NAMED], *(["others"] if len(others) > _NAMED else [])])
     if not kept:
-        found = f"{strangers}, none is of {trust.log}" if others else f"no span has an {ATTRIBUTE}"
+        found = f"{strangers}, none is of {trust.log}" if others else f"no span has an {names.CHECKPOINT}"
         raise VerificationError(found, code="checkpoint.origin")
     number = screen.count(len(kept), "checkpoint", "checkpoints")
     unsigned = f"who wrote the {number} in {path}: they are as reported by the trace store"
@@ -138,9 +136,9 @@ def _of_span(span: JSON) -> Iterator[tuple[Checkpoint, str]]:
             raise _malformed("a span has no traceID and spanID in hex, or no tags")
     for tag in tags:
         match tag:
-            case {"key": "agentguard.audit.checkpoint", "value": str(line)}:
+            case {"key": names.CHECKPOINT, "value": str(line)}:
                 yield _point(line, where), where
-            case {"key": str(key)} if key != ATTRIBUTE:
+            case {"key": str(key)} if key != names.CHECKPOINT:
                 pass
             case _:
                 raise _malformed(f"a tag of {where} has no key, or no text as its value")
@@ -150,9 +148,9 @@ def _point(line: str, where: str) -> Checkpoint:
     try:
         point = checkpoint.parse_line(line)
     except DecodeError as error:
-        raise DecodeError(f"the {ATTRIBUTE} of {where} is {error}", code=error.code) from error
+        raise DecodeError(f"the {names.CHECKPOINT} of {where} is {error}", code=error.code) from error
     if point.size == 0:
-        raise _malformed(f"the {ATTRIBUTE} of {where} is of a log without entries")
+        raise _malformed(f"the {names.CHECKPOINT} of {where} is of a log without entries")
     return point
 
 
