@@ -229,7 +229,7 @@ def test_what_is_no_answer_of_jaeger_is_an_error(against, changed):
     partial = good | {"errors": [{"code": 500, "msg": "a shard of the storage is down"}]}
     assert "a shard of the storage is down" in against(changed, partial)
     nothing = answer(span_of({}))
-    assert f"no span has an {ATTRIBUTE}" in against(changed, nothing)
+    assert f"no span has {ATTRIBUTE}" in against(changed, nothing)
     (trace,) = good["data"]
     for wrong in (
         good | {"data": None},

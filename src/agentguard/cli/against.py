@@ -98,14 +98,20 @@ def _reported(answer: dict[str, JSON], trust: TrustDocument, path: Path) -> Witn
             continue
         whose = f"the trace store's unsigned checkpoint ({where})"
         kept.setdefault(point, Kept(point, whose))
-    strangers = f"{screen.count(others.total(), 'span has', 'spans have')} checkpoints of "
-    strangers += ", ".join([*sorted(others)[:_NAMED], *(["others"] if len(others) > _NAMED else [])])
+    strangers = _strangers(others)
     if not kept:
-        found = f"{strangers}, none is of {trust.log}" if others else f"no span has an {names.CHECKPOINT}"
-        raise VerificationError(found, code="checkpoint.origin")
+        why = f"{strangers}, none is of {trust.log}" if others else f"no span has {names.CHECKPOINT}"
+        raise VerificationError(why, code="checkpoint.origin")
     number = screen.count(len(kept), "checkpoint", "checkpoints")
     unsigned = f"who wrote the {number} in {path}: they are as reported by the trace store"
     return Witness((*kept.values(),), (unsigned, *([f"{strangers}, in {path}"] if others else [])))
+
+
+def _strangers(others: Counter[str]) -> str:
+    """Say which other logs there are checkpoints of."""
+    named = [*sorted(others)[:_NAMED], *(["others"] if len(others) > _NAMED else [])]
+    spans = screen.count(others.total(), "span has", "spans have")
+    return f"{spans} checkpoints of {', '.join(named)}"
 
 
 def _carried(answer: dict[str, JSON]) -> Iterator[tuple[Checkpoint, str]]:
