@@ -100,8 +100,10 @@ def _reported(answer: dict[str, JSON], trust: TrustDocument, path: Path) -> Witn
         kept.setdefault(point, Kept(point, whose))
     strangers = _strangers(others)
     if not kept:
-        why = f"{strangers}, none is of {trust.log}" if others else f"no span has {names.CHECKPOINT}"
-        raise VerificationError(why, code="checkpoint.origin")
+        why = f"{strangers}, none is of {trust.log}"
+        raise VerificationError(
+            why if others else f"no span has {names.CHECKPOINT}", code="checkpoint.origin"
+        )
     number = screen.count(len(kept), "checkpoint", "checkpoints")
     unsigned = f"who wrote the {number} in {path}: they are as reported by the trace store"
     return Witness((*kept.values(),), (unsigned, *([f"{strangers}, in {path}"] if others else [])))
@@ -154,7 +156,8 @@ def _point(line: str, where: str) -> Checkpoint:
     try:
         point = checkpoint.parse_line(line)
     except DecodeError as error:
-        raise DecodeError(f"the {names.CHECKPOINT} of {where} is {error}", code=error.code) from error
+        message = f"the {names.CHECKPOINT} of {where} is {error}"
+        raise DecodeError(message, code=error.code) from error
     if point.size == 0:
         raise _malformed(f"the {names.CHECKPOINT} of {where} is of a log without entries")
     return point
