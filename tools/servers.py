@@ -205,7 +205,8 @@ JAEGER: Final = Server(
         "github.com/jaegertracing/jaeger/cmd/jaeger",
         "-s -w -X github.com/jaegertracing/jaeger/internal/version.latestVersion=v{version}",
         "put Jaeger's program on PATH, as jaeger: https://www.jaegertracing.io/download/\n"
-        "To look at traces by hand this is enough: docker compose -f deploy/compose.yaml up -d --wait",
+        "To look at traces by hand this is enough: "
+        "docker compose -f deploy/compose.yaml up -d --wait",
     ),
     (
         Port("AGENTGUARD_JAEGER_QUERY_PORT", 16686, "AGENTGUARD_JAEGER_QUERY_URL"),

@@ -41,6 +41,9 @@ _WORDS: Final = 764  # where the identity begins
 _CELL: Final = 6.9  # a character, somewhat more than most monospaced fonts have at 11 px
 _THINNEST: Final = 3
 
+_ID: Final = 8
+"""Characters of an approval's id that tell it from others well enough."""
+
 _FONT: Final = """
   text { font: 11px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; white-space: pre; }
   .title { font-size: 15px; font-weight: 600; }
@@ -75,7 +78,7 @@ class Span:
     start: int
     duration: int
     tags: Mapping[str, str]
-    events: Sequence[tuple[int, str]]
+    events: Sequence[tuple[int, Mapping[str, str]]]
     children: list[Span] = field(default_factory=list)
 
     @property
@@ -123,15 +126,13 @@ def _span(span: dict[str, Any], processes: dict[str, Any]) -> Span:
         str(processes[span["processID"]]["serviceName"]),
         int(span["startTime"]),
         max(int(span["duration"]), 0),
-        {str(tag["key"]): str(tag["value"]) for tag in span["tags"]},
-        [(int(event["timestamp"]), _event(event["fields"])) for event in span["logs"]],
+        _read(span["tags"]),
+        [(int(event["timestamp"]), _read(event["fields"])) for event in span["logs"]],
     )
 
 
-def _event(fields: list[dict[str, Any]]) -> str:
-    said = {str(one["key"]): str(one["value"]) for one in fields}
-    name = said.pop("event", "event")
-    return ", ".join([name, *(f"{key} {value}" for key, value in sorted(said.items()))])
+def _read(tags: list[dict[str, Any]]) -> dict[str, str]:
+    return {str(tag["key"]): str(tag["value"]) for tag in tags}
 
 
 def tree(spans: Iterable[Span]) -> Iterator[tuple[int, Span]]:
@@ -199,7 +200,7 @@ def _scale(total: int, height: int) -> Iterator[str]:
         x = _BARS + _SPAN * quarter / 4
         yield f'<path class="rule" d="M{x:g} {_HEAD - 8}V{height - _MARGIN}"/>'
         anchor = "start" if quarter == 0 else "end" if quarter == 4 else "middle"  # noqa: PLR2004
-        said = _time(total * quarter // 4)
+        said = _time(total * quarter // 4) if quarter else "0"
         yield f'<text class="faint" x="{x:g}" y="{_HEAD - 14}" text-anchor="{anchor}">{said}</text>'
 
 
@@ -216,11 +217,11 @@ def _row(span: Span, depth: int, top: int, began: int, total: int) -> Iterator[s
         f'<rect class="{kind}" x="{x:.1f}" y="{middle - 7:g}" width="{width:.1f}" height="14" '
         f'rx="2"><title>{_escaped(_whole(span))}</title></rect>'
     )
-    for at, said in span.events:
+    for at, event in span.events:
         place = _BARS + _SPAN * min(max(at - began, 0), total) / total
         yield (
-            f'<circle class="event" cx="{place:.1f}" cy="{middle:g}" r="3.5">'
-            f"<title>{_escaped(said)}</title></circle>"
+            f'<circle class="event" cx="{place:.1f}" cy="{middle - 13:g}" r="2.5">'
+            f"<title>{_escaped(_listed(event))}</title></circle>"
         )
     for line, (said, style) in enumerate(_identity(span, kind)):
         yield _text(_WORDS, top + 15 + _LINE * line, said, style, _WIDTH - _WORDS - _MARGIN)
@@ -239,28 +240,40 @@ def _kind(span: Span) -> str:
 def _identity(span: Span, kind: str) -> Iterator[tuple[str, str]]:
     """Yield up to three lines that say who acted, for whom, what was decided and what proves it."""
     agent, principal = span.said("agent.id"), span.said("principal.id")
-    chain = span.said("delegation.chain")
+    chain = [member.removeprefix("agent:") for member in span.said("delegation.chain").split(">")]
     if agent or principal:
         acting = agent_alias(agent) if agent else "an agent"
         yield f"{acting}{f', for {principal}' if principal else ''}", "name"
-    if chain:
-        yield f"through {chain.replace('>', ' > ')}", ""
-    approval = " ".join(filter(None, (span.said("approval.status"), span.said("approval.id"))))
+    if any(chain):
+        yield " > ".join(chain), ""
     place = "/".join(filter(None, (span.said("audit.shard"), span.said("audit.index"))))
     last = [
         span.said("policy.decision"),
         span.tags.get("error.type", ""),
-        f"approval {approval}" if approval else "",
+        _approval(span),
         f"log entry {place}" if place else "",
     ]
     if any(last):
         yield " · ".join(filter(None, last)), kind
 
 
+def _approval(span: Span) -> str:
+    """Say how it stands with the approval, and whose answers there are."""
+    status, asked = span.said("approval.status"), span.said("approval.id")[:_ID]
+    answers = [event.get("agentguard.approval.approver", "") for _, event in span.events]
+    by = ", ".join(filter(None, dict.fromkeys(answers)))
+    if by:
+        return f"{status} by {by}"
+    return f"approval {asked} {status}" if status else ""
+
+
 def _whole(span: Span) -> str:
     """Return all that a span says, for whoever points at its bar."""
-    lines = [f"{span.name}, {_time(span.duration)}, {span.service}"]
-    return "\n".join([*lines, *(f"{name} = {value}" for name, value in sorted(span.tags.items()))])
+    return f"{span.name}, {_time(span.duration)}, {span.service}\n{_listed(span.tags)}"
+
+
+def _listed(said: Mapping[str, str]) -> str:
+    return "\n".join(f"{name} = {value}" for name, value in sorted(said.items()))
 
 
 def _text(x: float, y: float, said: str, style: str, room: float) -> str:

@@ -79,11 +79,13 @@ def bars(picture):
 
 
 def test_who_acted_for_whom_and_what_proves_it_stands_beside_each_bar():
-    picture = drawn(span(1, name="execute_tool merge", tags=IDENTITY))
+    answer = [{"key": "agentguard.approval.approver", "value": "user:bob"}]
+    decided = {"timestamp": BEGAN, "fields": answer}
+    picture = drawn(span(1, name="execute_tool merge", tags=IDENTITY, logs=[decided]))
     shown = texts(picture)
     assert "agent:code-reviewer:7f3a, for user:alice" in shown
-    assert "through user:alice > service:forge > agent:code-reviewer" in shown
-    assert "allow · approval approved ap-1 · log entry 2/17" in shown
+    assert "user:alice > service:forge > code-reviewer" in shown
+    assert "allow · approved by user:bob · log entry 2/17" in shown
     (bar,) = bars(picture)
     assert "agentguard.audit.index = 17" in "".join(bar.itertext())
 
@@ -164,7 +166,18 @@ def test_events_stand_on_the_bar():
     picture = drawn(span(1, logs=[asked]))
     (event,) = picture.iter(f"{SVG}circle")
     assert float(event.get("cx")) == 344 + 200
-    assert event.find(f"{SVG}title").text == "approval.requested"
+    assert event.find(f"{SVG}title").text == "event = approval.requested"
+
+
+def test_a_call_that_waits_says_for_which_approval():
+    waiting = IDENTITY | {"agentguard.policy.decision": "approval"}
+    waiting |= {
+        "agentguard.approval.status": "pending",
+        "agentguard.approval.id": "48cb2d9638725f4c",
+    }
+    assert "approval · approval 48cb2d96 pending · log entry 2/17" in texts(
+        drawn(span(1, tags=waiting))
+    )
 
 
 def test_whatever_is_coloured_has_a_light_and_a_dark_colour():

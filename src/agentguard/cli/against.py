@@ -137,7 +137,7 @@ def _carried(answer: dict[str, JSON]) -> Iterator[tuple[Checkpoint, str]]:
 def _of_span(span: JSON) -> Iterator[tuple[Checkpoint, str]]:
     match span:
         case {"traceID": str(trace_id), "spanID": str(span_id), "tags": [*tags]} if (
-            _HEX.fullmatch(trace_id) and _HEX.fullmatch(span_id)
+            _HEX.fullmatch(trace_id) is not None and _HEX.fullmatch(span_id) is not None
         ):
             where = f"span {span_id} of trace {trace_id}"
         case _:

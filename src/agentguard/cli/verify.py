@@ -54,8 +54,8 @@ AgainstOption = Annotated[
     typer.Option(
         "--against",
         metavar="FILE",
-        help="Checkpoints that somebody else has kept: signed ones, evidence, or traces as Jaeger's "
-        "API returns them; may be repeated.",
+        help="Checkpoints that somebody else has kept: signed ones, evidence, or traces as "
+        "Jaeger's API returns them; may be repeated.",
     ),
 ]
 
