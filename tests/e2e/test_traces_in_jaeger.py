@@ -9,19 +9,16 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sqlite3
 import subprocess
+import sys
 import time
 import uuid
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import ProxyHandler, Request, build_opener
 from xml.etree import ElementTree as ET
 
 import pytest
-
-from agentguard.audit import checkpoint
 
 ROOT = Path(__file__).parents[2]
 DIRECTLY = build_opener(ProxyHandler({}))
@@ -170,45 +167,116 @@ def test_a_file_is_written_whole_or_not_at_all(jaeger, service, tmp_path):
     assert "exists already" in jaeger.export(service, "-o", file, code=1)
 
 
-def test_from_a_trace_to_the_proof_and_the_picture(cli, jaeger, service, sharded, tmp_path):
-    """Spans with the attributes of the calls of one trace in the log: exported, verified, told."""
-    traced = f"{0xABC:032x}"
-    rows = cli(sharded, "audit", "list", "--trace", traced, "--json").stdout.splitlines()
-    calls = [json.loads(row) for row in rows]
-    assert [call["decision"] for call in calls] == ["allow", "deny"]
-    now = time.time_ns() - 10**9
-    first: tuple = (traced, f"{1:016x}", "", "invoke_agent assistant", now, now + 10**8, {})
-    spans = [first]
-    for number, call in enumerate(calls, 2):
-        with closing(sqlite3.connect(sharded.state / f"shards/{call['shard']}.sqlite")) as state:
-            (note,) = state.execute("SELECT note FROM checkpoints ORDER BY size DESC").fetchone()
-        attributes = {
-            "agentguard.agent.id": call["agent"],
-            "agentguard.policy.decision": call["decision"],
-            "agentguard.audit.shard": str(call["shard"]),
-            "agentguard.audit.index": str(call["index"]),
-            "agentguard.audit.checkpoint": checkpoint.parse(note).checkpoint.line(),
-        }
-        at = now + 10**7 * number
-        name = f"execute_tool {call['tool']}"
-        spans.append((traced, f"{number:016x}", f"{1:016x}", name, at, at + 10**7, attributes))
-    jaeger.send(service, *spans)
+# The demo, with its spans sent to a Jaeger: agents for alice, sub-agents, denials, an approval.
+DEMO = """
+import io, sys
+from pathlib import Path
 
-    file, picture = tmp_path / "traces.json", tmp_path / "trace.svg"
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from rich.console import Console
+
+from agentguard_langchain.demo import people, run
+from agentguard_langchain.demo.script import ScriptedModel
+from agentguard_langchain.demo.timeline import Timeline
+
+folder, endpoint, service = sys.argv[1:]
+provider = TracerProvider(resource=Resource({"service.name": service}))
+provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint + "/v1/traces")))
+trace.set_tracer_provider(provider)
+with trace.get_tracer("test").start_as_current_span("the user's request"):
+    timeline = Timeline(Console(file=io.StringIO()), "agentguard")
+    assert run(Path(folder), ScriptedModel(), timeline, people.agreeing).ok
+provider.shutdown()
+"""
+
+
+def tags(span):
+    return {tag["key"]: tag["value"] for tag in span["tags"]}
+
+
+@pytest.fixture(scope="module")
+def demo(jaeger, tmp_path_factory):
+    """The demo's folder, the file with its trace, and its spans, by the entries of the log."""
+    folder, service = tmp_path_factory.mktemp("demo") / "demo", f"demo-{uuid.uuid4()}"
+    played = subprocess.run(
+        [sys.executable, "-c", DEMO, folder, jaeger.otlp, service],
+        env={**os.environ, "NO_PROXY": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert played.returncode == 0, played.stderr
+    file = folder / "traces.json"
     jaeger.export(service, "-o", file)
-    report = cli(sharded, "audit", "verify", "--anchor", "", "--against", file, "--json")
-    assert json.loads(report.stdout)["ok"] is True
-    shown = cli(sharded, "audit", "verify", "--anchor", "", "--against", file).stdout
-    anchored = [line.split()[3] for line in shown.splitlines()[1:4]]
-    assert [anchored[call["shard"]] for call in calls] == ["yes", "yes"]
-    assert "none" in anchored
+    (trace,) = json.loads(file.read_text())["data"]
+    placed = [span for span in trace["spans"] if "agentguard.audit.index" in tags(span)]
+    return folder, file, {tags(span)["agentguard.audit.index"]: span for span in placed}
 
-    stories = cli(sharded, "audit", "show", "--trace", traced, "--json").stdout.splitlines()
-    told = [(story["shard"], story["index"]) for story in map(json.loads, stories)]
-    assert told == [(call["shard"], call["index"]) for call in calls]
 
-    waterfall = [ROOT / "scripts" / "waterfall", file, "-o", picture]
-    assert subprocess.run(waterfall, check=False).returncode == 0
-    said = "".join(ET.fromstring(picture.read_text()).itertext())  # noqa: S314  our own
-    for call in calls:
-        assert f"log entry {call['shard']}/{call['index']}" in said
+@pytest.fixture
+def audit(demo):
+    """``audit(*ARGS)`` is what ``agentguard audit ARGS --json`` prints in the demo's folder."""
+
+    def run(*arguments, code=0):
+        ran = subprocess.run(
+            [sys.executable, "-m", "agentguard.cli", "audit", *arguments, "--json"],
+            cwd=demo[0],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == code, ran.stderr
+        return [json.loads(line) for line in ran.stdout.splitlines()]
+
+    return run
+
+
+def test_a_trace_leads_to_the_stories_of_its_calls_and_each_span_to_its_own(demo, audit):
+    _, _, placed = demo
+    (trace_id,) = {span["traceID"] for span in placed.values()}
+    told = {story["index"]: story for story in audit("show", "--trace", trace_id)}
+    assert {call["index"] for call in audit("list", "--trace", trace_id)} == told.keys()
+    waiting = [
+        index for index in placed if tags(placed[index])["agentguard.policy.decision"] == "approval"
+    ]
+    assert told.keys() == placed.keys() - {*waiting}
+    assert {story["decision"] for story in told.values()} == {"allow", "deny"}
+    for index, story in told.items():
+        said = tags(placed[index])
+        assert story["traceparent"].startswith(f"00-{trace_id}-{placed[index]['spanID']}-")
+        assert said["agentguard.invocation.id"] == story["invocation_id"]
+        assert said["agentguard.agent.id"] == story["agent"]
+        assert said["agentguard.principal.id"] == story["principal"] == "user:alice"
+        assert said["agentguard.policy.decision"] == story["decision"]
+        assert story["problems"] == []
+    (request,) = waiting
+    (asked,) = audit("show", f"0/{request}")
+    assert asked["kind"] == "request"
+
+
+def test_the_trace_store_is_a_witness_of_the_log(demo, audit):
+    folder, file, placed = demo
+    (report,) = audit("verify", "--anchor", "", "--against", file)
+    assert (report["ok"], report["anchored"]) == (True, True)
+    assert f"who wrote the {len(placed)} checkpoints" in report["unchecked"][0]
+    tampered = folder / "tampered"
+    (report,) = audit("verify", "--state", tampered, "--anchor", "", "--against", file, code=1)
+    assert (report["ok"], report["anchored"]) == (False, False)
+
+
+def test_the_trace_is_drawn_with_the_identity_beside_each_bar(demo, audit):
+    folder, file, placed = demo
+    picture = folder / "trace.svg"
+    drawn = subprocess.run([ROOT / "scripts" / "waterfall", file, "-o", picture], check=False)
+    assert drawn.returncode == 0
+    said = "\n".join(node.text or "" for node in ET.fromstring(picture.read_text()).iter())  # noqa: S314
+    for index, span in placed.items():
+        assert span["operationName"] in said
+        assert f"log entry 0/{index}" in said
+    assert "allow · approved by user:bob" in said
+    assert "deny · scope.exceeded" in said
+    assert "user:alice > service:forge > orchestrator > code-agent > test-fixer" in said
