@@ -219,7 +219,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         limits=_limits(approvals),
         on_request=approvals.text("on_request", "") or None,
         redactions=_redactions(root.table("redact")),
-        telemetry=_telemetry(root.table("telemetry")),
+        telemetry=_telemetry(root.table("telemetry") if "telemetry" in tables else None),
         encoded=_encoded(tables, source),
     )
     approvals.done()
@@ -362,22 +362,16 @@ def _redactions(table: Table) -> Mapping[str, tuple[Redaction, ...]]:
     return redactions
 
 
-def _telemetry(table: Table) -> TelemetrySettings:
-    endpoint = table.text("endpoint", "")
-    if endpoint and not endpoint.startswith(("http://", "https://")):
+def _telemetry(table: Table | None) -> TelemetrySettings:
+    if table is None:
+        return TelemetrySettings()
+    endpoint, service = table.text("endpoint", ""), table.text("service_name", "")
+    if endpoint and not re.match(r"https?://[^/]", endpoint):
         raise table.mistake("endpoint", "the URL of an OTLP receiver, as http://localhost:4318")
-    settings = TelemetrySettings(
-        endpoint,
-        table.text("service_name", ""),
-        arguments=table.boolean("arguments", default=False),
-        results=table.boolean("results", default=False),
-        hash_users=table.boolean("hash_users", default=False),
-    )
-    if settings.service_name and not endpoint:
-        message = f"{table.name('service_name')}: it is sent with endpoint: set that as well"
-        raise ConfigError(message)
+    switches = ("metrics", "arguments", "results", "hash_users")
+    on = {name: table.boolean(name, default=False) for name in switches}
     table.done()
-    return settings
+    return TelemetrySettings(True, endpoint, service, **on)  # noqa: FBT003  it is there
 
 
 def resolve(base: Path, text: str) -> Path:

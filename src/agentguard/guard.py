@@ -50,7 +50,7 @@ from agentguard.ports import Engine, LogReader
 from agentguard.spelling import Spelling
 from agentguard.storage import fork
 from agentguard.storage.log import ShardLog
-from agentguard.telemetry import Telemetry, metrics
+from agentguard.telemetry import Telemetry, metrics, setup
 from agentguard.tool import (
     AsyncTool,
     FactsFunction,
@@ -249,6 +249,7 @@ class Guard:
         given = domain.held(passphrase) if passphrase is not None else None
         del passphrase  # a traceback can show what a frame holds
         settings = config.load(Path(path))
+        setup.follow(settings.telemetry)
         engine = logged(configured_engine(settings))
         home = domain.take_up(settings, given or partial(domain.passphrase_of, settings))
         return cls(settings, engine, home, on_request)
@@ -282,6 +283,7 @@ class Guard:
         ``on_request`` is that of ``open``. Raises ``ConfigError`` or ``PolicyError``.
         """
         settings = _ephemeral_settings(config or {})
+        setup.follow(settings.telemetry)
         engine = logged(engine_from(policy, settings.base))
         home = domain.ephemeral(settings.trust_domain, now=_clock())
         return cls(settings, engine, home, on_request)
@@ -503,7 +505,10 @@ class Guard:
         return self._closed
 
     def close(self) -> None:
-        """Make everything durable and give the log back; calls are denied from then on."""
+        """Make everything durable and give the log back; calls are denied from then on.
+
+        Spans that ``telemetry.configure`` has set up are sent, in some seconds or not now.
+        """
         with self._beginning:  # no log is leased past it
             self._closed = True
             log = self._log
@@ -514,6 +519,7 @@ class Guard:
             for executor in self._executors:
                 executor.shutdown(wait=False)
             self._engine.close()
+            setup.flush()
 
     def __enter__(self) -> Self:
         return self

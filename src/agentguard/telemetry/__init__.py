@@ -14,9 +14,19 @@ from agentguard.telemetry import agents
 from agentguard.telemetry.agents import SILENT, AgentSpan
 from agentguard.telemetry.calls import Call, Evaluation, identity
 from agentguard.telemetry.settings import Settings
+from agentguard.telemetry.setup import ENDPOINTS, configure, flush
 from agentguard.telemetry.tracing import attached, fails_open, inside, person
 
-__all__ = ["AgentSpan", "Settings", "Telemetry", "attached", "inside"]
+__all__ = [
+    "ENDPOINTS",
+    "AgentSpan",
+    "Settings",
+    "Telemetry",
+    "attached",
+    "configure",
+    "flush",
+    "inside",
+]
 
 
 class Telemetry:

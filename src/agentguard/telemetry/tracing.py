@@ -43,6 +43,12 @@ def fails_open(function: Callable[P, R]) -> Callable[P, R | None]:
     return harmless
 
 
+def is_set_up() -> bool:
+    """Whether an SDK is in force, and not the API's own silent providers."""
+    silent = trace.ProxyTracerProvider | trace.NoOpTracerProvider
+    return not isinstance(trace.get_tracer_provider(), silent)
+
+
 class _Cache:
     """The tracer of the provider that was in force last: making one costs more than a span."""
 
@@ -54,8 +60,7 @@ def tracer() -> Tracer | None:
     """Return the tracer; None where no SDK is set up, so that nothing would record."""
     provider = trace.get_tracer_provider()
     if provider is not _Cache.provider:
-        silent = isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider)
-        _Cache.tracer = None if silent else provider.get_tracer(names.SCOPE)
+        _Cache.tracer = provider.get_tracer(names.SCOPE) if is_set_up() else None
         _Cache.provider = provider
     return _Cache.tracer
 
