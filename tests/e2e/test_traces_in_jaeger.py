@@ -173,24 +173,19 @@ import io, sys
 from pathlib import Path
 
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from rich.console import Console
 
+from agentguard import telemetry
 from agentguard_langchain.demo import people, run
 from agentguard_langchain.demo.script import ScriptedModel
 from agentguard_langchain.demo.timeline import Timeline
 
 folder, endpoint, service = sys.argv[1:]
-provider = TracerProvider(resource=Resource({"service.name": service}))
-provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint + "/v1/traces")))
-trace.set_tracer_provider(provider)
+assert telemetry.configure(endpoint=endpoint, service_name=service)
 with trace.get_tracer("test").start_as_current_span("the user's request"):
     timeline = Timeline(Console(file=io.StringIO()), "agentguard")
     assert run(Path(folder), ScriptedModel(), timeline, people.agreeing).ok
-provider.shutdown()
+assert telemetry.flush(30)
 """
 
 
