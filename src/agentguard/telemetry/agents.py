@@ -20,9 +20,12 @@ class AgentSpan:
     Where no SDK is set up it does nothing. None of its methods raises an ``Exception``.
     """
 
-    def __init__(self, span: Span | None, identity: dict[str, Any]) -> None:
+    def __init__(
+        self, span: Span | None, identity: dict[str, Any], around: Context | None = None
+    ) -> None:
         self._span = span
         self._identity = identity
+        self._around = around
         self._token: Any = None
         self._context = None if span is None else trace.set_span_in_context(span)
         self._traceparent = None if span is None else tracing.traceparent_of(span)
@@ -31,6 +34,11 @@ class AgentSpan:
     def context(self) -> Context | None:
         """The context of what the agent does: for threads, and for ``telemetry.attached``."""
         return self._context
+
+    @property
+    def parent_id(self) -> int:
+        """The id of the span in whose context it was begun, 0 for none."""
+        return trace.get_current_span(self._around).get_span_context().span_id
 
     @property
     def traceparent(self) -> str | None:
@@ -67,6 +75,20 @@ class AgentSpan:
         self.end(error)
 
 
+class Enriched(AgentSpan):
+    """Somebody else's span that stands for an agent's work: it says whose, and they end it."""
+
+    def __init__(self, span: Span, identity: dict[str, Any], around: Context | None) -> None:
+        super().__init__(span, identity, around)
+        span.set_attributes(identity)
+
+    @fails_open
+    def end(self, error: BaseException | None = None) -> None:  # noqa: ARG002  theirs to say
+        """Set what its own attributes may have displaced; they may have ended it before."""
+        if self._span is not None and self._span.is_recording():
+            tracing.set_attributes(self._span, self._identity)
+
+
 SILENT = AgentSpan(None, {})
 """In the place of a span that could not be had."""
 
@@ -82,6 +104,8 @@ def begin(agent_name: str, identity: dict[str, Any], run: AgentRun) -> AgentSpan
     if run.conversation is not None:
         attributes[names.CONVERSATION] = tracing.text(run.conversation)
     attributes |= identity
+    if run.inside is not None:
+        return Enriched(run.inside, attributes, run.parent)
     span = tracer.start_span(
         f"{names.INVOKE_AGENT} {tracing.text(agent_name)}",
         context,
@@ -90,4 +114,4 @@ def begin(agent_name: str, identity: dict[str, Any], run: AgentRun) -> AgentSpan
         start_time=run.started,
         record_exception=False,
     )
-    return AgentSpan(span, attributes)
+    return AgentSpan(span, attributes, run.parent)

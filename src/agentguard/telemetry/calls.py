@@ -230,6 +230,9 @@ class Call:
         if span is None:
             return
         self._say(span, self._attributes, code)
+        if self._host and code is None and self._outcome != "ok":
+            # what waits or pauses is no error: an instrumentor would say so, and OK is final
+            span.set_status(StatusCode.OK)
         if not self._host:
             tracing.set_attributes(span, {**self._about(), **self._attributes, **self._identity})
             span.end()
