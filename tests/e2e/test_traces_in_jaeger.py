@@ -167,28 +167,6 @@ def test_a_file_is_written_whole_or_not_at_all(jaeger, service, tmp_path):
     assert "exists already" in jaeger.export(service, "-o", file, code=1)
 
 
-# The demo, with its spans sent to a Jaeger: agents for alice, sub-agents, denials, an approval.
-DEMO = """
-import io, sys
-from pathlib import Path
-
-from opentelemetry import trace
-from rich.console import Console
-
-from agentguard import telemetry
-from agentguard_langchain.demo import people, run
-from agentguard_langchain.demo.script import ScriptedModel
-from agentguard_langchain.demo.timeline import Timeline
-
-folder, endpoint, service = sys.argv[1:]
-assert telemetry.configure(endpoint=endpoint, service_name=service)
-with trace.get_tracer("test").start_as_current_span("the user's request"):
-    timeline = Timeline(Console(file=io.StringIO()), "agentguard")
-    assert run(Path(folder), ScriptedModel(), timeline, people.agreeing).ok
-assert telemetry.flush(30)
-"""
-
-
 def tags(span):
     return {tag["key"]: tag["value"] for tag in span["tags"]}
 
@@ -198,7 +176,7 @@ def demo(jaeger, tmp_path_factory):
     """The demo's folder, the file with its trace, and its spans, by the entries of the log."""
     folder, service = tmp_path_factory.mktemp("demo") / "demo", f"demo-{uuid.uuid4()}"
     played = subprocess.run(
-        [sys.executable, "-c", DEMO, folder, jaeger.otlp, service],
+        [sys.executable, ROOT / "tools" / "traced_demo.py", folder, jaeger.otlp, service],
         env={**os.environ, "NO_PROXY": "127.0.0.1"},
         capture_output=True,
         text=True,
