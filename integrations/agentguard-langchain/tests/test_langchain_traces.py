@@ -256,6 +256,33 @@ async def test_a_graph_that_is_built_by_hand(team, spans, sync):
     assert asked.context.span_id in {link.context.span_id for link in paid.links}
 
 
+@SYNC
+async def test_a_sub_agent_that_is_no_graph_has_a_run_as_well(team, spans, sync):
+    agent = team.guard.new_agent("payer")
+    look = guard_tools(team.people.tools, agent)[1]
+
+    def ask(task: str) -> str:
+        """Ask the clerk."""
+        return look.invoke({"what": task})
+
+    async def aask(task: str) -> str:
+        """Ask the clerk."""
+        return await look.ainvoke({"what": task})
+
+    asks = StructuredTool.from_function(ask, aask, name="ask")
+    graph = team.graph(guard_subagent(asks, agent, scope=["pay"]))
+    with team.lend():
+        await ran(graph, asking(("ask", {"task": "x"})), sync=sync)
+    assert spans.tree() == [
+        "invoke_agent payer",
+        "  execute_tool ask",
+        "    invoke_agent payer",
+        "      execute_tool look",
+    ]
+    inner, _ = spans.named("invoke_agent payer")
+    assert inner.attributes["gen_ai.agent.id"] == agent.id
+
+
 def test_outside_a_graph_a_tool_call_is_a_span_by_itself(team, spans):
     look = guard_tools(team.people.tools, team.people.agent)[1]
     with team.lend():

@@ -105,6 +105,8 @@ def begin(agent_name: str, identity: dict[str, Any], run: AgentRun) -> AgentSpan
         attributes[names.CONVERSATION] = tracing.text(run.conversation)
     attributes |= identity
     if run.inside is not None:
+        for link in links:
+            run.inside.add_link(link.context, link.attributes)
         return Enriched(run.inside, attributes, run.parent)
     span = tracer.start_span(
         f"{names.INVOKE_AGENT} {tracing.text(agent_name)}",

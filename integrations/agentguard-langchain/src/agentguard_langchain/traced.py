@@ -103,6 +103,7 @@ class _Runs(BaseCallbackHandler):
 
 
 _RUNS: Final = _Runs()
+_SUBAGENT: Final = context.create_key("agentguard_subagent")
 
 
 class _WhereAnSdkIs:
@@ -136,7 +137,7 @@ def run_span(
     if manager is None or found is None:
         return None
     run_id, run = found
-    theirs = _span_of(manager, run_id)
+    theirs = _span_of(manager, run_id) or _of_subagent(agent, run.around)
 
     def begin() -> AgentSpan:
         return agent.span(
@@ -148,6 +149,44 @@ def run_span(
         )
 
     return _RUNS.begun(run, begin)
+
+
+@contextmanager
+def subagent(agent: Agent) -> Iterator[None]:
+    """Let what is done here be a run of a sub-agent; a graph's run in it is the same one."""
+    span = _subagent_span(agent)
+    if span is None or span.context is None:
+        yield
+        return
+    here = trace.get_current_span(span.context)
+    with telemetry.attached(context.set_value(_SUBAGENT, (agent.id, here), span.context)):
+        try:
+            yield
+        except GraphBubbleUp:
+            span.end()
+            raise
+        except BaseException as error:
+            span.end(error)
+            raise
+        span.end()
+
+
+@fails_open
+def _subagent_span(agent: Agent) -> AgentSpan | None:
+    manager = manager_of(None)
+    run_id = None if manager is None else manager.parent_run_id
+    if manager is not None and run_id is not None and _span_of(manager, run_id) is not None:
+        return None  # an instrumentor has one
+    return agent.span() if is_set_up() else None
+
+
+def _of_subagent(agent: Agent, around: Context) -> Span | None:
+    """Return the span of the sub-agent whose whole work is what was begun in this context."""
+    found = context.get_value(_SUBAGENT, around)
+    if not isinstance(found, tuple):
+        return None
+    whose, span = found
+    return span if whose == agent.id and trace.get_current_span(around) is span else None
 
 
 @contextmanager
