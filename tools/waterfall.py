@@ -118,10 +118,12 @@ def spans_of(trace: dict[str, Any]) -> list[Span]:
 
 
 def _span(span: dict[str, Any], processes: dict[str, Any]) -> Span:
-    callers = [one["spanID"] for one in span["references"] if one["refType"] == "CHILD_OF"]
+    ours = [one for one in span["references"] if one["traceID"] == span["traceID"]]
+    # Of a caller that the span has a link to as well, Jaeger returns the link alone.
+    callers = sorted(ours, key=lambda one: one["refType"] != "CHILD_OF")
     return Span(
         str(span["spanID"]),
-        next(iter(callers), None),
+        next((str(one["spanID"]) for one in callers), None),
         str(span["operationName"]),
         str(processes[span["processID"]]["serviceName"]),
         int(span["startTime"]),

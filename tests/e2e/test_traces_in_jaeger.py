@@ -174,9 +174,10 @@ def tags(span):
 @pytest.fixture(scope="module")
 def demo(jaeger, tmp_path_factory):
     """The demo's folder, the file with its trace, and its spans, by the entries of the log."""
-    folder, service = tmp_path_factory.mktemp("demo") / "demo", f"demo-{uuid.uuid4()}"
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    command = [sys.executable, "-m", "agentguard.cli", "demo", "--json", "--dir", folder]
     played = subprocess.run(
-        [sys.executable, ROOT / "tools" / "traced_demo.py", folder, jaeger.otlp, service],
+        [*command, "--otlp", jaeger.otlp],
         env={**os.environ, "NO_PROXY": "127.0.0.1"},
         capture_output=True,
         text=True,
@@ -184,7 +185,7 @@ def demo(jaeger, tmp_path_factory):
     )
     assert played.returncode == 0, played.stderr
     file = folder / "traces.json"
-    jaeger.export(service, "-o", file)
+    jaeger.export("--trace", json.loads(played.stdout)["trace_id"], "-o", file)
     (trace,) = json.loads(file.read_text())["data"]
     placed = [span for span in trace["spans"] if "agentguard.audit.index" in tags(span)]
     return folder, file, {tags(span)["agentguard.audit.index"]: span for span in placed}

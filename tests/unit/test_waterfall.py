@@ -122,6 +122,20 @@ def test_spans_whose_callers_are_not_there_or_call_themselves_are_drawn_once():
     assert names(drawn(span(7, 7))) == [(0, "span 7")]
 
 
+def test_a_caller_that_is_linked_to_is_a_caller_and_a_link_elsewhere_is_not():
+    """A run that goes on is below the one that has paused, which it has a link to."""
+
+    def link(number, trace=TRACE):
+        return {"refType": "FOLLOWS_FROM", "traceID": trace, "spanID": f"{number:016x}"}
+
+    goes_on, resumed, elsewhere = span(2, start=1), span(3, 1, start=2), span(4, start=3)
+    goes_on["references"] = [link(1)]
+    resumed["references"].insert(0, link(2))
+    elsewhere["references"] = [link(1, "ff" * 16)]
+    picture = drawn(span(1), goes_on, resumed, elsewhere)
+    assert names(picture) == [(0, "span 1"), (1, "span 2"), (1, "span 3"), (0, "span 4")]
+
+
 def test_a_deep_trace_is_drawn():
     assert len(bars(drawn(*(span(n, n - 1 or None, start=n) for n in range(1, 1500))))) == 1499
 
