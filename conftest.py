@@ -1,8 +1,22 @@
-"""What is collected: the CrewAI adapter's tests only on a Python that CrewAI itself has."""
+"""What all tests share: what is collected, and the spans that a test has made.
+
+The CrewAI adapter's tests are collected only on a Python that CrewAI itself has.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.metrics import _internal as metrics_api
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 CREWAI_ENDS = (3, 14)
 """The first Python that CrewAI is not for (its own requires-python)."""
@@ -15,3 +29,72 @@ def pytest_report_header() -> str | None:
     if not collect_ignore:
         return None
     return f"left out: {collect_ignore[0]}, since CrewAI is not for this Python"
+
+
+class Spans:
+    """What has been exported by now. ``provider`` is the one in force."""
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self.provider = provider
+        self._exporter = InMemorySpanExporter()
+        provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+
+    def all(self) -> list[ReadableSpan]:
+        """Return the spans in the order in which they ended."""
+        return list(self._exporter.get_finished_spans())
+
+    def named(self, name: str) -> list[ReadableSpan]:
+        """Return the spans of this name."""
+        return [span for span in self.all() if span.name == name]
+
+    def one(self, name: str) -> ReadableSpan:
+        """Return the only span of this name."""
+        (span,) = self.named(name)
+        return span
+
+    def forget(self) -> None:
+        """Forget what was exported."""
+        self._exporter.clear()
+
+    def tree(self) -> list[str]:
+        """Return the names, those of children indented under their parents, in order of start."""
+        spans = sorted(self.all(), key=lambda span: span.start_time or 0)
+        known = {span.context.span_id for span in spans}
+        lines: list[str] = []
+
+        def add(parent: int | None, depth: int) -> None:
+            for span in spans:
+                above = span.parent.span_id if span.parent is not None else None
+                if (above if above in known else None) == parent:
+                    lines.append("  " * depth + span.name)
+                    add(span.context.span_id, depth + 1)
+
+        add(None, 0)
+        return lines
+
+
+def put_in_force(monkeypatch: pytest.MonkeyPatch, *processors: SpanProcessor) -> Spans:
+    """Set an SDK up for one test."""
+    provider = TracerProvider(resource=Resource.create({"service.name": "tests"}))
+    for processor in processors:
+        provider.add_span_processor(processor)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    return Spans(provider)
+
+
+@pytest.fixture
+def metrics(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemoryMetricReader]:
+    """An SDK that keeps all metrics, in force for this test alone."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    monkeypatch.setattr(metrics_api, "_METER_PROVIDER", provider)
+    yield reader
+    provider.shutdown()
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
+    """An SDK that keeps all spans, in force for this test alone."""
+    made = put_in_force(monkeypatch)
+    yield made
+    made.provider.shutdown()

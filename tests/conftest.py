@@ -1,15 +1,14 @@
 """What every test can ask for: the public vectors, keys, a trust domain, hypothesis' rounds.
 
 The vectors are not in this repository. AGENTGUARD_VECTORS names the folder that holds them; a
-clone without it skips those tests, and CI, where CI=true, fails them. So it is with OPA, which
-AGENTGUARD_OPA names, or PATH has, or the cache in which scripts/services keeps it.
+clone without it skips those tests, and CI, where CI=true, fails them. So it is with OPA: the one
+that ``scripts/services env`` names, or that it would start without building it.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -19,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import binaries
 import pytest
+import servers
 from hypothesis import HealthCheck, settings
 
 from agentguard.delegation import chain as chains
@@ -178,18 +179,13 @@ def world() -> World:
 
 
 def _opa_binary() -> str:
-    named = os.environ.get("AGENTGUARD_OPA") or shutil.which("opa")
+    named = os.environ.get("AGENTGUARD_OPA_PROGRAM")
     if named:
         return named
-    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    cache = home if home.is_absolute() else Path.home() / ".cache"
-    found = sorted((cache / "agentguard" / "tools").glob("*/opa"))
-    if found:
-        return str(found[-1])
-    where = (
-        "there is no OPA: AGENTGUARD_OPA names none, PATH has none, and the cache of "
-        "scripts/services has none"
-    )
+    found = binaries.present(servers.OPA.program)
+    if found is not None:
+        return found.path
+    where = "there is no opa on PATH or in the cache: scripts/services up says how to get it"
     if os.environ.get("CI") == "true":
         pytest.fail(where)
     pytest.skip(where)

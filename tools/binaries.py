@@ -83,12 +83,17 @@ def find(program: Program) -> Binary:
 
     Raises UnavailableError.
     """
-    found = tried(shutil.which(program.name)) or tried(program.cache() / program.name)
+    found = present(program)
     if found:
         return found
     go = find_go(program)
     with alone(program.cache()):
         return tried(program.cache() / program.name) or build(program, go)  # somebody may just have
+
+
+def present(program: Program) -> Binary | None:
+    """Return the program of PATH, or the cached one, if there is one."""
+    return tried(shutil.which(program.name)) or tried(program.cache() / program.name)
 
 
 def tried(path: str | Path | None) -> Binary | None:

@@ -205,8 +205,8 @@ JAEGER: Final = Server(
         "github.com/jaegertracing/jaeger/cmd/jaeger",
         "-s -w -X github.com/jaegertracing/jaeger/internal/version.latestVersion=v{version}",
         "put Jaeger's program on PATH, as jaeger: https://www.jaegertracing.io/download/\n"
-        "To look at traces by hand this is enough: docker run --rm -p 127.0.0.1:16686:16686 "
-        "-p 127.0.0.1:4317:4317 -p 127.0.0.1:4318:4318 jaegertracing/jaeger",
+        "To look at traces by hand this is enough: "
+        "docker compose -f deploy/compose.yaml up -d --wait",
     ),
     (
         Port("AGENTGUARD_JAEGER_QUERY_PORT", 16686, "AGENTGUARD_JAEGER_QUERY_URL"),

@@ -14,6 +14,9 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Never, ParamSpec, TypeVar
 
+from opentelemetry.context import Context
+from opentelemetry.trace import Span
+
 from agentguard import drive, flow
 from agentguard.arguments import Arguments
 from agentguard.decision import Decision, Denied
@@ -29,6 +32,7 @@ from agentguard.invocation import CallSite, Invocation
 from agentguard.journal import ResultCodec
 from agentguard.members import AgentConfig
 from agentguard.ports import Runs
+from agentguard.telemetry import AgentSpan
 from agentguard.tool import GuardedFunction, Tool, ToolSpec
 
 P = ParamSpec("P")
@@ -120,9 +124,10 @@ class Agent:
         except Denied as refused:
             return refused.decision
         line = instance.line
+        watch = line.telemetry.evaluation(instance.actor, invocation)
         lent = instance.lent(self._delegation)
-        asking = flow.evaluate(instance.actor, line, invocation, lent, codec)
-        return drive.run(asking, line, _no_tool)
+        asking = flow.evaluate(instance.actor, line, invocation, watch, lent, codec)
+        return drive.run(asking, line, _no_tool, watch)
 
     async def aevaluate(
         self, invocation: Invocation, *, codec: ResultCodec | None = None
@@ -133,9 +138,10 @@ class Agent:
         except Denied as refused:
             return refused.decision
         line = instance.line
+        watch = line.telemetry.evaluation(instance.actor, invocation)
         lent = instance.lent(self._delegation)
-        asking = flow.evaluate(instance.actor, line, invocation, lent, codec)
-        return await drive.arun(asking, line, _no_tool, self._body.executors())
+        asking = flow.evaluate(instance.actor, line, invocation, watch, lent, codec)
+        return await drive.arun(asking, line, _no_tool, watch, self._body.executors())
 
     def run(
         self,
@@ -156,13 +162,14 @@ class Agent:
         ``ApprovalPending``, or what ``function`` raises.
         """
         instance = self._acting()
+        watch = instance.line.telemetry.call(instance.actor, invocation)
         lent = instance.lent(self._delegation)
         calling = flow.guarded_call(
-            *(instance.actor, instance.line, invocation, lent),
+            *(instance.actor, instance.line, invocation, watch, lent),
             *(outcome_unknown, codec, suspends),
             reentrant=reentrant,
         )
-        return drive.run(calling, instance.line, _unchanged(invocation, function))  # type: ignore[no-any-return]
+        return drive.run(calling, instance.line, _unchanged(invocation, function), watch)  # type: ignore[no-any-return]
 
     async def arun(
         self,
@@ -176,14 +183,41 @@ class Agent:
     ) -> R:
         """For adapters: the async twin of ``run``; ``function`` runs on the event loop."""
         instance = await self._aacting()
+        watch = instance.line.telemetry.call(instance.actor, invocation)
         lent = instance.lent(self._delegation)
         calling = flow.guarded_call(
-            *(instance.actor, instance.line, invocation, lent),
+            *(instance.actor, instance.line, invocation, watch, lent),
             *(outcome_unknown, codec, suspends),
             reentrant=reentrant,
         )
         tool = _unchanged(invocation, function)
-        return await drive.arun(calling, instance.line, tool, self._body.executors())
+        return await drive.arun(calling, instance.line, tool, watch, self._body.executors())
+
+    def span(
+        self,
+        *,
+        conversation: str | None = None,
+        delegation: Delegation | None = None,
+        paused: str | None = None,
+        parent: Context | None = None,
+        started: int | None = None,
+        inside: Span | None = None,
+    ) -> AgentSpan:
+        """For adapters: begin the span ``invoke_agent`` of a run of this agent.
+
+        ``conversation`` is the framework's thread; ``delegation`` is for whom, where that is
+        neither ``under`` nor in force here. ``paused``, a ``traceparent``, is the run that this one
+        goes on. ``parent`` is the context around it (None: the current one), ``started`` the time
+        at which it began (nanoseconds since the epoch; None: now). ``inside`` is a span that stands
+        for the run already: that is enriched, and none is begun. What it does is inside it where it
+        is entered, as a context manager or with ``telemetry.attached``.
+        """
+        instance = self._body.in_force()
+        run = instance.run(delegation or self._delegation)
+        run = run._replace(conversation=conversation, paused=paused, parent=parent, started=started)
+        found = instance.line.telemetry.agent(instance.actor, run._replace(inside=inside))
+        span: AgentSpan = found
+        return span
 
     def call_id(self, tool: str) -> str:
         """For adapters: name the next call of ``tool``, where the framework gives no id."""

@@ -58,6 +58,7 @@ _REQUEST: Final = frozenset(
         "salt",
         "requirements",
         "policy_sha256",
+        "traceparent",
         "requested_at",
         "expires_at",
     }
@@ -85,7 +86,8 @@ class ApprovalRequest:
     ``arguments`` are the canonical bytes of the bound arguments and ``salt`` that of their
     commitment; digests are SHA-256 in hex, times seconds since the epoch. ``requesters`` are the
     principals who may not approve it, unless a requirement has ``allow_self``: for whom the call
-    is made, and the agent's owner.
+    is made, and the agent's owner. ``traceparent`` (W3C) is the span that asks: the call goes on in
+    its trace.
     """
 
     request_id: str
@@ -106,6 +108,7 @@ class ApprovalRequest:
     salt: bytes
     requirements: tuple[Requirement, ...]
     policy_sha256: str | None
+    traceparent: str | None
     requested_at: int
     expires_at: int
 
@@ -161,6 +164,7 @@ class ApprovalRequest:
             "salt": b64_encode(self.salt),
             "requirements": [needed.as_json() for needed in self.requirements],
             "policy_sha256": self.policy_sha256,
+            "traceparent": self.traceparent,
             "requested_at": self.requested_at,
             "expires_at": self.expires_at,
         }
@@ -236,6 +240,7 @@ def _request(document: Mapping[str, Any]) -> ApprovalRequest:
         salt=b64_decode(document["salt"]),
         requirements=tuple([read_requirement(one) for one in document["requirements"]]),
         policy_sha256=_text_or_none(document["policy_sha256"]),
+        traceparent=_text_or_none(document["traceparent"]),
         requested_at=_integer(document["requested_at"]),
         expires_at=_integer(document["expires_at"]),
     )

@@ -34,6 +34,7 @@ from agentguard.policies import PolicyConfig
 from agentguard.redaction import Redaction
 from agentguard.roster import Approver, Roster
 from agentguard.tables import Table
+from agentguard.telemetry.settings import Settings as TelemetrySettings
 from agentguard.tool import ToolSpec
 
 FILE: Final = "agentguard.toml"
@@ -95,6 +96,7 @@ class Config:
     """The function, as ``package.module:callable``, that is told of each request."""
 
     redactions: Mapping[str, tuple[Redaction, ...]] = field(default_factory=dict)
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     encoded: bytes = b"{}"
 
     @property
@@ -217,6 +219,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         limits=_limits(approvals),
         on_request=approvals.text("on_request", "") or None,
         redactions=_redactions(root.table("redact")),
+        telemetry=_telemetry(root.table("telemetry") if "telemetry" in tables else None),
         encoded=_encoded(tables, source),
     )
     approvals.done()
@@ -357,6 +360,18 @@ def _redactions(table: Table) -> Mapping[str, tuple[Redaction, ...]]:
         except DecodeError as error:
             raise ConfigError(f"{table.name(tool)}: {error}") from error
     return redactions
+
+
+def _telemetry(table: Table | None) -> TelemetrySettings:
+    if table is None:
+        return TelemetrySettings()
+    endpoint, service = table.text("endpoint", ""), table.text("service_name", "")
+    if endpoint and not re.match(r"https?://[^/]", endpoint):
+        raise table.mistake("endpoint", "the URL of an OTLP receiver, as http://localhost:4318")
+    switches = ("metrics", "arguments", "results", "hash_users")
+    on = {name: table.boolean(name, default=False) for name in switches}
+    table.done()
+    return TelemetrySettings(True, endpoint, service, **on)  # noqa: FBT003  it is there
 
 
 def resolve(base: Path, text: str) -> Path:

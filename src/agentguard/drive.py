@@ -35,6 +35,7 @@ from agentguard.effects import (
     Recall,
     Run,
     Spend,
+    Watch,
     Withdraw,
 )
 from agentguard.errors import ConfigError, FactsError
@@ -67,14 +68,24 @@ Waiting = (
 """The effects that may wait for a disk."""
 
 
-def run(flow: Flow[T], line: Line, tool: Callable[[], Any]) -> T:
-    """Drive ``flow`` to its end, running ``tool`` where it says so."""
+def run(flow: Flow[T], line: Line, tool: Callable[[], Any], watch: Watch) -> T:
+    """Drive ``flow`` to its end, running ``tool`` where it says so, in the context of ``watch``."""
+    try:
+        result = _run(flow, line, tool, watch)
+    except BaseException as error:
+        watch.end(error)
+        raise
+    watch.end(None)
+    return result
+
+
+def _run(flow: Flow[T], line: Line, tool: Callable[[], Any], watch: Watch) -> T:
     thrown: BaseException | None = None
     try:
         effect = next(flow)
         while True:
             try:
-                result = _perform(effect, line, tool)
+                result = _perform(effect, line, tool, watch)
             except BaseException as error:  # noqa: BLE001  the flow decides what it means
                 thrown = error
                 effect = flow.throw(error)
@@ -89,18 +100,19 @@ def run(flow: Flow[T], line: Line, tool: Callable[[], Any]) -> T:
         raise
 
 
-def _perform(effect: Effect, line: Line, tool: Callable[[], Any]) -> Any:
+def _perform(effect: Effect, line: Line, tool: Callable[[], Any], watch: Watch) -> Any:
     match effect:
         case Evaluate():
             return line.engine.evaluate(effect.document)
         case Run():
-            with ambient.Running(effect.invocation_id, effect.authority.lends):
+            with watch, ambient.Running(effect.invocation_id, effect.authority.lends):
                 return _finished(tool())
         case Enqueue():
             line.log.enqueue(effect.record)
             return None
         case LookUp():
-            return _look_up(effect)
+            with watch:
+                return _look_up(effect)
     return _work(effect, line)
 
 
@@ -180,14 +192,28 @@ def _look_up(effect: LookUp) -> Any:
     return found
 
 
-async def arun(flow: Flow[T], line: Line, tool: Callable[[], Any], executors: Executors) -> T:
+async def arun(
+    flow: Flow[T], line: Line, tool: Callable[[], Any], watch: Watch, executors: Executors
+) -> T:
     """Drive ``flow`` to its end on the event loop; ``tool`` may return an awaitable."""
+    try:
+        result = await _arun(flow, line, tool, watch, executors)
+    except BaseException as error:
+        watch.end(error)
+        raise
+    watch.end(None)
+    return result
+
+
+async def _arun(
+    flow: Flow[T], line: Line, tool: Callable[[], Any], watch: Watch, executors: Executors
+) -> T:
     closed: GeneratorExit | None = None
     try:
         effect = next(flow)
         while True:
             try:
-                result = await _aperform(effect, line, tool, executors)
+                result = await _aperform(effect, line, tool, watch, executors)
             except GeneratorExit as error:
                 # the coroutine is closed: to the flow, whose generators would read this as their
                 # own end, it is a cancellation; what it still does then does not wait
@@ -206,25 +232,30 @@ async def arun(flow: Flow[T], line: Line, tool: Callable[[], Any], executors: Ex
 
 
 async def _aperform(
-    effect: Effect, line: Line, tool: Callable[[], Any], executors: Executors
+    effect: Effect, line: Line, tool: Callable[[], Any], watch: Watch, executors: Executors
 ) -> Any:
     if isinstance(effect, Run):
-        with ambient.Running(effect.invocation_id, effect.authority.lends):
+        with watch, ambient.Running(effect.invocation_id, effect.authority.lends):
             result = tool()
             return _finished(await result if inspect.isawaitable(result) else result)
     if isinstance(effect, LookUp):
-        if inspect.iscoroutinefunction(effect.facts):
-            return await effect.facts(effect.values)
-        loop = asyncio.get_running_loop()
-        look_up = partial(copy_context().run, effect.facts, effect.values)
-        found = await loop.run_in_executor(executors.facts, look_up)
-        return await found if inspect.isawaitable(found) else found
+        with watch:
+            return await _alook_up(effect, executors.facts)
     if isinstance(effect, Evaluate) and line.engine.waits:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(executors.engine, line.engine.evaluate, effect.document)
     if isinstance(effect, Evaluate | Enqueue):
-        return _perform(effect, line, tool)
+        return _perform(effect, line, tool, watch)
     return await _finish(executors.log, partial(_work, effect, line))
+
+
+async def _alook_up(effect: LookUp, executor: Executor) -> Any:
+    if inspect.iscoroutinefunction(effect.facts):
+        return await effect.facts(effect.values)
+    loop = asyncio.get_running_loop()
+    look_up = partial(copy_context().run, effect.facts, effect.values)
+    found = await loop.run_in_executor(executor, look_up)
+    return await found if inspect.isawaitable(found) else found
 
 
 async def _finish(executor: Executor, work: Callable[[], T]) -> T:

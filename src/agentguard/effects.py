@@ -1,7 +1,8 @@
 """The effects that the line of a guarded call yields, and the values that it runs on.
 
 An effect is what may block or run somebody else's code; the drivers of ``drive.py`` carry it out.
-``Actor`` is the agent instance for which the line runs, ``Line`` the parts that it runs on.
+``Actor`` is the agent instance for which the line runs, ``Line`` the parts that it runs on, and a
+``Watch`` is told of one call as it goes.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
-from agentguard.approval import ApprovalRequest
-from agentguard.audit.entry import Record
+from agentguard.approval import Approval, ApprovalRequest
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import Attachment, Receipt, Record
 from agentguard.canonical import Fragment
 from agentguard.decision import Decision
+from agentguard.invocation import Invocation
 from agentguard.journal import Page
 from agentguard.keys import Signer
 from agentguard.ports import (
@@ -216,6 +219,7 @@ class Actor:
     """The canonical ``{id, name, type, instance}`` of the policy's input."""
 
     uri: str
+    type: str = ""
     owner: str | None = None
     """The principal whose agent it is, who may not approve what it asks for."""
 
@@ -223,6 +227,104 @@ class Actor:
     def alone(self) -> Authority:
         """Itself, without authority: what a refused call is recorded under."""
         return self.own or Authority(f"agent:{self.name}", frozenset(), frozenset())
+
+
+class Watch(Protocol):
+    """Sees one call go down the line, for telemetry: it is told what happens, and has no say.
+
+    No method raises an ``Exception``: whatever fails in it is its own affair. As a context manager
+    it puts its span in the context where code runs that is not the line's: facts, and the tool.
+    """
+
+    def begin(self, authority: Authority, task_id: str | None, paused: str | None) -> str | None:
+        """The call is made by this authority; return its span as a W3C ``traceparent``.
+
+        ``paused`` is that of the attempt that has asked for an approval, which this one goes on.
+        """
+
+    def decided(self, decision: Decision, policy_sha256: str | None) -> None:
+        """The policy has answered, or the call was refused before it was asked."""
+
+    def asks(self) -> str | None:
+        """People are about to be asked; return the span that asks, as a ``traceparent``."""
+
+    def requested(self, request: ApprovalRequest, receipt: Receipt, head: Checkpoint) -> None:
+        """A request for an approval is on record, at this place of the log."""
+
+    def waits(self, request: ApprovalRequest) -> None:
+        """The call waits for people to answer this request."""
+
+    def answered(self, request: ApprovalRequest, answers: Sequence[Approval]) -> None:
+        """People have answered the request, one way or the other."""
+
+    def recorded(
+        self,
+        decision: Decision,
+        invocation: Recorded,
+        receipt: Receipt,
+        head: Checkpoint,
+    ) -> None:
+        """The answer to the call is on record, at this place of the log."""
+
+    def suspended(self) -> None:
+        """The tool has paused, in its framework's way: that is no error."""
+
+    def outcome(
+        self,
+        status: str,
+        error_type: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        replay_of: str | None = None,
+    ) -> None:
+        """What became of the call, with what is kept of its result."""
+
+    def end(self, error: BaseException | None) -> None:
+        """The line ends here, with this exception or with a result."""
+
+    def __enter__(self) -> object:
+        """Enter the context of the call's span."""
+
+    def __exit__(self, *raised: object) -> None:
+        """Leave it."""
+
+
+class Recorded(NamedTuple):
+    """An invocation as it is on record: its id, its digest (hex), what is kept beside it."""
+
+    id: str | None
+    sha256: str
+    attachments: Sequence[Attachment]
+
+
+class AgentRun(NamedTuple):
+    """What an agent does for one request: for whom, and where in its framework and in a trace.
+
+    ``actors`` are those of the chain, the agent among them; ``paused`` is the run that this one
+    goes on, a ``traceparent``; ``parent`` is the context around it, of OpenTelemetry's, ``started``
+    in nanoseconds since the epoch, and ``inside`` somebody else's span that stands for it already.
+    """
+
+    principal: str
+    actors: Sequence[str]
+    task_id: str | None
+    conversation: str | None = None
+    paused: str | None = None
+    parent: Any = None
+    started: int | None = None
+    inside: Any = None
+
+
+class Telemetry(Protocol):
+    """Watches calls, and the runs of agents; no method raises an ``Exception``."""
+
+    def agent(self, actor: Actor, run: AgentRun) -> Any:
+        """Begin the span of a run: an ``AgentSpan`` (``telemetry/agents.py``)."""
+
+    def call(self, actor: Actor, invocation: Invocation) -> Watch:
+        """Watch a call that is made."""
+
+    def evaluation(self, actor: Actor, invocation: Invocation) -> Watch:
+        """Watch the look-up of what the answer to a call would be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +337,7 @@ class Line:
     revocations: Revocations
     clock: Clock
     entropy: Entropy
-    traceparent: Callable[[], str | None]
+    telemetry: Telemetry
     config_sha256: str
     redactions: Mapping[str, tuple[Redaction, ...]]
     """What of a call's data is not kept, by the tool's name; ``*`` for every tool."""

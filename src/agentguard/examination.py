@@ -16,7 +16,7 @@ from pathlib import Path
 
 from agentguard import whereabouts
 from agentguard.audit import checkpoint, registry, statements
-from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.checkpoint import Checkpoint, Kept
 from agentguard.audit.entry import Stored
 from agentguard.audit.findings import LISTED, Problem, ShardReport
 from agentguard.audit.summary import Search
@@ -75,14 +75,14 @@ def examine(
     trust: TrustDocument,
     *,
     anchor: Path | None = None,
-    kept: Sequence[Checkpoint] = (),
+    kept: Sequence[Kept] = (),
     since: int = 0,
     contents: bool = True,
     progress: Callable[[int], None] = lambda _entries: None,
 ) -> Report:
     """Verify every shard of a log against ``trust`` and the anchors in a directory.
 
-    ``kept`` are further checkpoints from outside, verified. ``since`` and ``contents`` leave out
+    ``kept`` are further checkpoints from outside. ``since`` and ``contents`` leave out
     what ``ShardVerifier`` says; without contents no call is known to be in doubt. ``progress`` is
     told the number of entries so far, of all shards.
     """
@@ -94,7 +94,7 @@ class _Examination:
     reader: LogReader
     trust: TrustDocument
     anchors: Path | None
-    kept: Sequence[Checkpoint]
+    kept: Sequence[Kept]
     since: int
     contents: bool
     progress: Callable[[int], None]
@@ -118,7 +118,7 @@ class _Examination:
             self._find_unnamed(reports, registered)
         missing = tuple(sorted(named.difference(present)))
         for number in missing:
-            what = "the shard is missing: the registry or an anchor knows it"
+            what = "the shard is missing: the registry or a checkpoint kept outside knows it"
             self.problems.append(Problem(number, None, what))
         self._compare_heads(reports)
         self._count_calls(reports)
@@ -219,14 +219,14 @@ class _Examination:
             return None
 
     def _anchored(self) -> frozenset[int]:
-        shards = {self.trust.shard_of(point.origin) for point in self.kept}
+        shards = {self.trust.shard_of(seen.point.origin) for seen in self.kept}
         if self.anchors is not None:
             shards.update(anchor.kept_shards(self.anchors, self.trust.log))
         return frozenset(shards)
 
     def _shard(self, number: int, known: bool) -> ShardReport:  # noqa: FBT001
         origin = self.trust.origin(number)
-        kept = [point for point in self.kept if point.origin == origin]
+        kept = [seen for seen in self.kept if seen.point.origin == origin]
         if self.anchors is not None:
             keys = [trusted.key for trusted in self.trust.keys_for("log")]
             try:
@@ -234,7 +234,7 @@ class _Examination:
             except StorageError as error:
                 self.problems.append(Problem(number, None, str(error)))
             else:
-                kept += [seen] if seen is not None else []
+                kept += [Kept(seen)] if seen is not None else []
         verifier = ShardVerifier(
             number,
             origin,

@@ -32,8 +32,10 @@ from agentguard.effects import (
     Lent,
     Line,
     NotRun,
+    Recorded,
     Run,
     Spend,
+    Watch,
     Withdraw,
 )
 from agentguard.envelope import Envelope
@@ -60,6 +62,7 @@ def evaluate(
     actor: Actor,
     line: Line,
     invocation: Invocation,
+    watch: Watch,
     lent: Lent | None = None,
     codec: ResultCodec | None = None,
 ) -> Generator[Effect, Any, Decision]:
@@ -69,7 +72,7 @@ def evaluate(
     delegation that was not handed on to the agent before, and the request of a call that waits for
     a person, for which it raises ``ApprovalPending``.
     """
-    prepared = yield from prepare(actor, line, invocation, lent)
+    prepared = yield from prepare(actor, line, invocation, lent, watch)
     prepared, kept = yield from replaying.look(actor, prepared, codec)
     ruled = yield from rule(actor, line, prepared, made_before=_was_made(kept))
     if ruled.interrupt is not None:
@@ -77,10 +80,11 @@ def evaluate(
     return ruled.decision
 
 
-def guarded_call(
+def guarded_call(  # noqa: PLR0913  what an adapter says of a call
     actor: Actor,
     line: Line,
     invocation: Invocation,
+    watch: Watch,
     lent: Lent | None = None,
     outcome_unknown: tuple[type[BaseException], ...] = (),
     codec: ResultCodec | None = None,
@@ -96,10 +100,11 @@ def guarded_call(
     An exception of the tool is recorded and raised as it is; one of ``outcome_unknown`` or
     ``suspends``, or that is no ``Exception``, is recorded as ``unknown``. After one of ``suspends``
     (a framework's way to pause) the call goes on when it is made again. A ``reentrant`` one (what
-    it does are guarded calls itself) may be made again until it is done.
+    it does are guarded calls itself) may be made again until it is done. ``watch`` is told of all
+    of it but the end.
     """
     account, again = yield from _authorized(  # 1 to 7
-        actor, line, invocation, lent, codec, reentrant=reentrant
+        actor, line, invocation, watch, lent, codec, reentrant=reentrant
     )
     kept, invocation_id = account.kept, account.prepared.predicate["invocation_id"]
     if kept is not None and kept.page is not None:
@@ -117,6 +122,7 @@ def guarded_call(
         yield from replaying.forget(kept)
         raise Denied(not_run.refusal) from None
     except suspends as error:
+        watch.suspended()
         yield from account.close("unknown", started, error=error)
         yield from replaying.forget(kept)  # it goes on when it is made again
         raise
@@ -139,13 +145,14 @@ def _authorized(
     actor: Actor,
     line: Line,
     invocation: Invocation,
+    watch: Watch,
     lent: Lent | None,
     codec: ResultCodec | None,
     *,
     reentrant: bool,
 ) -> Generator[Effect, Any, tuple[_Account, Any]]:
     """Steps 1 to 7; with the account of an authorised call its result, if it was made before."""
-    prepared = yield from prepare(actor, line, invocation, lent)  # 1, 2, 3
+    prepared = yield from prepare(actor, line, invocation, lent, watch)  # 1, 2, 3
     prepared, kept = yield from replaying.look(actor, prepared, codec, reentrant=reentrant)
     sealed, unsigned = _sign(actor, prepared)  # 4
     ruled = yield from rule(actor, line, prepared, made_before=_was_made(kept))  # 5, 6
@@ -160,6 +167,8 @@ def _authorized(
     account = _Account(actor, line, prepared, sealed, _redactions(line, prepared, decision), kept)
     record, decision = _authorization(account, decision, ruled)
     account.receipt = yield from _append(record, decision, account)  # 7
+    recorded = Recorded(account.id, sha256_hex(sealed.payload), record.attachments)
+    watch.recorded(decision, recorded, account.receipt, line.log.head)
     yield from _withdraw(prepared, decision)
     if not decision.allowed:
         raise ruled.interrupt or Denied(decision)
@@ -333,6 +342,12 @@ class _Account:
     kept: Kept | None = None
     receipt: Receipt | None = None
 
+    @property
+    def id(self) -> str | None:
+        """The invocation's id; None where there was no entropy for one."""
+        found: str | None = self.prepared.predicate["invocation_id"]
+        return found
+
     def now(self) -> str:
         now, _refusal = effective_time(self.line)
         return timestamp(now)
@@ -350,7 +365,10 @@ class _Account:
             record = self._record(status, started, result, error, replay_of)
             # where a run may go on elsewhere, what became of the call is known there
             yield Enqueue(record) if self.kept is None else Append(record)
+            error_type = _type_name(error) if error is not None else None
+            self.prepared.watch.outcome(status, error_type, record.attachments, replay_of)
         except Exception:
+            self.prepared.watch.outcome("in_doubt")
             # the tool has run, and its caller gets the result; the log shows the call in doubt
             _LOGGER.exception("an outcome could not be recorded: its call stays in doubt")
 

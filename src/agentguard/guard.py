@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar, overload
 
-from agentguard import canonical, config, domain, proving, telemetry
+from agentguard import canonical, config, domain, proving
 from agentguard.agent import Agent, Body
 from agentguard.approval import ApprovalRequest
 from agentguard.audit import entry
@@ -50,6 +50,7 @@ from agentguard.ports import Engine, LogReader
 from agentguard.spelling import Spelling
 from agentguard.storage import fork
 from agentguard.storage.log import ShardLog
+from agentguard.telemetry import Telemetry, metrics, setup
 from agentguard.tool import (
     AsyncTool,
     FactsFunction,
@@ -103,6 +104,7 @@ class Guard:
         self._renew()
         _GUARDS.add(self)
         self._in_force()
+        metrics.watch_pending(self._waiting)
 
     def _renew(self) -> None:
         """Make what a fork does not inherit in working order: the executor's threads, the lock."""
@@ -148,7 +150,7 @@ class Guard:
             log=log,
             clock=_clock,
             entropy=os.urandom,
-            traceparent=telemetry.traceparent,
+            telemetry=Telemetry(settings.telemetry, settings.trust_domain),
             config_sha256=canonical.sha256_hex(settings.encoded),
             redactions=settings.redactions,
             revocations=home.revocations(),
@@ -174,6 +176,14 @@ class Guard:
         if self._requests is None:
             self._requests = home.approvals(self._settings.limits)
         return self._requests
+
+    def _waiting(self) -> tuple[str, object, int] | None:
+        """Count what waits for an approval, for the metrics."""
+        if self._closed or self._requests is None:
+            return None
+        desk = Desk(self._requests, self._settings.roster, _clock)
+        state = id(self) if self._free else self._settings.state
+        return self._settings.trust_domain, state, len(desk.pending())
 
     def _require_open(self) -> None:
         if self._closed:
@@ -239,6 +249,7 @@ class Guard:
         given = domain.held(passphrase) if passphrase is not None else None
         del passphrase  # a traceback can show what a frame holds
         settings = config.load(Path(path))
+        setup.follow(settings.telemetry)
         engine = logged(configured_engine(settings))
         home = domain.take_up(settings, given or partial(domain.passphrase_of, settings))
         return cls(settings, engine, home, on_request)
@@ -272,6 +283,7 @@ class Guard:
         ``on_request`` is that of ``open``. Raises ``ConfigError`` or ``PolicyError``.
         """
         settings = _ephemeral_settings(config or {})
+        setup.follow(settings.telemetry)
         engine = logged(engine_from(policy, settings.base))
         home = domain.ephemeral(settings.trust_domain, now=_clock())
         return cls(settings, engine, home, on_request)
@@ -493,7 +505,10 @@ class Guard:
         return self._closed
 
     def close(self) -> None:
-        """Make everything durable and give the log back; calls are denied from then on."""
+        """Make everything durable and give the log back; calls are denied from then on.
+
+        Spans that ``telemetry.configure`` has set up are sent, in some seconds or not now.
+        """
         with self._beginning:  # no log is leased past it
             self._closed = True
             log = self._log
@@ -504,6 +519,7 @@ class Guard:
             for executor in self._executors:
                 executor.shutdown(wait=False)
             self._engine.close()
+            setup.flush()
 
     def __enter__(self) -> Self:
         return self

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -20,7 +21,7 @@ from agentguard.delegation import token as tokens
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.token import AccessToken
 from agentguard.domain import Domain
-from agentguard.effects import Actor, Authority, Line
+from agentguard.effects import Actor, AgentRun, Authority, Line
 from agentguard.errors import DelegationError
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
@@ -73,6 +74,7 @@ class Instance:
             renew=self._renew,
             description=_description(uri, config, signer.key_id),
             uri=uri,
+            type=self._profile.type,
             owner=config.profile.owner,
         )
         self._renew(self._now())
@@ -131,6 +133,19 @@ class Instance:
         except DelegationError as error:
             return _Refused(error)
         return _Lent(self, found) if isinstance(found, Delegation) else None
+
+    def run(self, delegation: Delegation | DelegationError | None) -> AgentRun:
+        """Describe a run of this agent under ``delegation``, or else what is in force here."""
+        found: object = delegation
+        with suppress(DelegationError):  # it has ended: each call of the run is refused for that
+            found = delegation or ambient.in_force()
+        own = f"agent:{self.actor.name}"
+        if not isinstance(found, Delegation):
+            return AgentRun(self.actor.alone.principal, (), None)
+        chain = found.chain
+        handed = chain.leaf.delegatee == self.actor.uri  # else that is done at the first call
+        actors = chain.actors if handed else [*chain.actors, own]
+        return AgentRun(chain.principal, actors, chain.root.task_id)
 
     def borrowed(self, delegation: Delegation, now: datetime) -> _Borrowed | None:
         """Return what was handed on to this instance already, if it is good for a call now."""

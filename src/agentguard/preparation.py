@@ -17,7 +17,7 @@ from agentguard import canonical
 from agentguard.arguments import Arguments
 from agentguard.canonical import b64_encode
 from agentguard.decision import Decision
-from agentguard.effects import Actor, Authority, Effect, Lent, Line, LookUp, Obtain, Recall
+from agentguard.effects import Actor, Authority, Effect, Lent, Line, LookUp, Obtain, Recall, Watch
 from agentguard.errors import AgentguardError, ArgumentsError
 from agentguard.invocation import SALT_SIZE, Invocation, commitment, timestamp
 from agentguard.ports import Asked
@@ -43,6 +43,7 @@ class Prepared(NamedTuple):
     refusal that it means for this call is on record.
     """
 
+    watch: Watch
     invocation: Invocation
     authority: Authority
     predicate: Mapping[str, Any]
@@ -57,7 +58,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    actor: Actor, line: Line, invocation: Invocation, lent: Lent | None
+    actor: Actor, line: Line, invocation: Invocation, lent: Lent | None, watch: Watch
 ) -> Generator[Effect, Any, Prepared]:
     """Steps 1 to 3. It never raises for a call that must be refused: the refusal goes along.
 
@@ -81,6 +82,10 @@ def prepare(
         if asked is not None:  # it is the call that was shown, under the salt and the site shown
             salt = asked.request.salt
             site = site if invocation.site.is_stable else asked.request.call_site
+    # before code runs that is not the line's, and before the statement that names the trace
+    traceparent = watch.begin(
+        authority, task_id, None if asked is None else asked.request.traceparent
+    )
     facts: Mapping[str, Any] = {}
     interrupt: BaseException | None = None
     look_up = invocation.tool.facts
@@ -101,11 +106,12 @@ def prepare(
         "unbound": bound.unbound if isinstance(bound, Arguments) else (),
         "task_id": task_id,
         "call_site": site,
-        "traceparent": line.traceparent(),
+        "traceparent": traceparent,
         "issued_at": at,
         "log": {"origin": head.origin, "size": head.size, "root": b64_encode(head.root)},
     }
     return Prepared(
+        watch,
         invocation,
         authority,
         predicate,

@@ -49,7 +49,7 @@ def rule(
 
     One that was ``made_before`` does not run again, so nobody is asked to approve it once more.
     """
-    ruled = yield from _judge(actor, prepared)
+    ruled = yield from _judge(actor, line, prepared)
     asked = prepared.asked
     if ruled.decision.outcome == "deny" or (asked is None and ruled.decision.allowed):
         return ruled
@@ -69,6 +69,7 @@ def rule(
     except Exception as error:  # noqa: BLE001  where requests lie is a port: any failure denies
         failed = Decision.failed("storage.failed", "approvals can't be read or written", error)
         return _refused(ruled, failed)
+    prepared.watch.waits(pending.request)
     raise pending
 
 
@@ -81,9 +82,18 @@ def _refused(ruled: Ruled, decision: Decision, answers: tuple[Answer, ...] = ())
 
 
 def _judge(
-    actor: Actor, prepared: Prepared, approval: Fragment | None = None
+    actor: Actor, line: Line, prepared: Prepared, approval: Fragment | None = None
 ) -> Generator[Effect, Any, Ruled]:
     """Ask the policy, with what was ``approval`` of its input where people have approved."""
+    ruled = yield from _asked(actor, prepared, approval)
+    asked = ruled.document is not None
+    prepared.watch.decided(ruled.decision, line.engine.policy_sha256 if asked else None)
+    return ruled
+
+
+def _asked(
+    actor: Actor, prepared: Prepared, approval: Fragment | None
+) -> Generator[Effect, Any, Ruled]:
     arguments = prepared.refusal or prepared.arguments
     if isinstance(arguments, Decision):
         return Ruled(arguments, interrupt=prepared.interrupt)
@@ -124,7 +134,8 @@ def _ask(
         reasons = (*decision.reasons, "no approvers are configured: see [approvers]")
         raise ApprovalError("; ".join(reasons), code="approval.unavailable")
     request = _request(actor, line, prepared, decision)
-    yield Append(entry.request(request, at=prepared.at))
+    receipt = yield Append(entry.request(request, at=prepared.at))
+    prepared.watch.requested(request, receipt, line.log.head)
     standing = yield Ask(prepared.asked_under, request)
     return ApprovalPending(standing, "nobody has answered yet")
 
@@ -153,6 +164,7 @@ def _request(actor: Actor, line: Line, prepared: Prepared, decision: Decision) -
         salt=prepared.salt,
         requirements=decision.requirements,
         policy_sha256=line.engine.policy_sha256,
+        traceparent=prepared.watch.asks(),
         requested_at=now,
         expires_at=now + min(needed.ttl for needed in decision.requirements),
     )
@@ -167,6 +179,7 @@ def _answered(
     actor: Actor, line: Line, prepared: Prepared, asked: Asked, ruled: Ruled
 ) -> Generator[Effect, Any, Ruled | ApprovalPending]:
     answers = tuple(_verified(line, asked, _now(prepared)))
+    prepared.watch.answered(asked.request, [answer.said for answer in answers])
     refusal = _refusal(actor, line, prepared, asked.request, answers)
     if refusal is not None:
         return _refused(ruled, refusal, _rejections(answers))
@@ -174,7 +187,7 @@ def _answered(
     lacking = roster.missing(asked.request.requirements, answers, requesters=requesters)
     if lacking is not None:
         return ApprovalPending(asked.request, lacking)
-    again = yield from _judge(actor, prepared, _approval(answers))
+    again = yield from _judge(actor, line, prepared, _approval(answers))
     if again.decision.outcome == "deny":
         return again
     lacking = roster.missing(again.decision.requirements, answers, requesters=requesters)

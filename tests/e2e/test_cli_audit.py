@@ -180,6 +180,7 @@ def test_show_tells_a_call_from_beginning_to_end(told):
         "reasons",
         "engine",
         "policy_sha256",
+        "evaluation",
         "config_sha256",
         "outcome",
         "problems",

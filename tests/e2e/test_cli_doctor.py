@@ -105,6 +105,25 @@ def test_a_name_that_no_call_has(changed, table, name, said):
     assert all(check["what"].endswith(f"matches nothing so far: {said}") for check in found)
 
 
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("", ["no endpoint, here or in OTEL_EXPORTER_OTLP_ENDPOINT"]),
+        ('endpoint = "http://localhost:4318"', ["traces go to http://localhost:4318"]),
+        (
+            'endpoint = "http://t:4318"\nmetrics = true\nhash_users = true\nresults = true',
+            ["traces and metrics go to http://t:4318, with people by digests", "results of calls"],
+        ),
+    ],
+)
+def test_where_traces_go_and_what_they_hold(changed, table, said):
+    edit(changed, "[policy]", f"[telemetry]\n{table}\n\n[policy]")
+    found = [c for c in changed.json("doctor")["checks"] if c["check"] == "telemetry"]
+    assert len(found) == len(said)
+    assert all(what in one["what"] for one, what in zip(found, said, strict=True))
+    assert [one["status"] for one in found] == ["ok", "warn"][: len(said)]
+
+
 def test_scopes_that_no_call_can_meet(changed):
     edit(changed, "# [tools.read_file]", '[tools.read_file]\nrequires = ["files:read", "x:y"]')
     said = [c["what"] for c in changed.json("doctor")["checks"] if c["check"] == "tool read_file"]

@@ -80,6 +80,7 @@ def test_the_calls_of_all_shards_are_listed_in_the_order_of_their_times(rows, ca
         (("--task", "task-1"), [1, 4, 5]),
         (("--task", "task"), []),
         (("--trace", f"{0xABC:032x}"), [0, 2]),
+        (("--trace", f"{0xABC:016X}"), [0, 2]),
         (("--trace", f"{0xAB:032x}"), []),
         (("--in-doubt",), [5]),
         (("--in-doubt", "--agent", A), [5]),

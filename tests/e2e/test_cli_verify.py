@@ -326,7 +326,7 @@ def test_a_log_whose_only_shard_is_gone_is_found_out(changed, without):
     assert (told["ok"], told["entries"], told["anchored"]) == (False, 0, False)
     gone = {"shard": 0, "index": None}
     assert {**gone, "what": "the log has no shard"} in told["problems"]
-    what = "the shard is missing: the registry or an anchor knows it"
+    what = "the shard is missing: the registry or a checkpoint kept outside knows it"
     assert {**gone, "what": what} in told["problems"]
     shown = changed.run("audit", "verify")
     assert (shown.returncode, "FAILED" in shown.stdout) == (1, True)

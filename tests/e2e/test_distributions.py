@@ -138,7 +138,12 @@ def test_the_source_has_what_its_readme_links_to_and_no_tests(built):
     assert [link for link in within if link not in files | folders] == []
     assert [file for file in files if "tests" in PurePosixPath(file).parts] == []
     if built.package == "agentguard":
-        assert {"CHANGELOG.md", "docs/architecture.md", "docs/timeline.svg"} <= files
+        assert {
+            "CHANGELOG.md",
+            "docs/architecture.md",
+            "docs/img/trace.svg",
+            "docs/timeline.svg",
+        } <= files
 
 
 def test_the_wheel_has_the_package_alone(built):

@@ -214,7 +214,7 @@ def test_without_the_programs_and_go_it_says_how_to_get_them(bare):
     refused = bare("up")
     assert refused.returncode == 3
     assert "found no jaeger on PATH or in " in refused.stderr
-    assert "docker run" in refused.stderr
+    assert "docker compose -f deploy/compose.yaml up" in refused.stderr
 
 
 def test_a_go_that_is_too_old_counts_as_none(bare):

@@ -221,7 +221,11 @@ def test_an_empty_list_of_scopes_is_said_and_not_left_out(written):
         (POLICY + '[principals."user:\u0430"]\n', "principals.user:\u0430", "no name of a"),
         (POLICY + '[principals.""]\n', "principals.", "no name of a"),
         ("verbose = true\n" + POLICY, "verbose", "unknown key"),
-        (POLICY + "[telemetry]\n", "telemetry", "unknown key"),
+        (POLICY + "[telemetri]\n", "telemetri", "unknown key"),
+        (POLICY + "[telemetry]\nhash = true", "telemetry.hash", "unknown key"),
+        (POLICY + '[telemetry]\nendpoint = "localhost:4318"', "telemetry.endpoint", "the URL of"),
+        (POLICY + '[telemetry]\nresults = "no"', "telemetry.results", "true or false"),
+        (POLICY + "[telemetry]\nservice_name = 1", "telemetry.service_name", "a string"),
     ],
 )
 def test_a_mistake_names_the_file_the_key_and_what_was_expected(written, text, key, says):

@@ -27,6 +27,7 @@ REQUEST = ApprovalRequest(
     salt=bytes(32),
     requirements=(Requirement("a person"),),
     policy_sha256=None,
+    traceparent=None,
     requested_at=1_800_000_000,
     expires_at=1_800_003_600,
 )

@@ -57,6 +57,7 @@ def records(signer):
         salt=bytes(32),
         requirements=(Requirement("é"),),
         policy_sha256=None,
+        traceparent=None,
         requested_at=1,
         expires_at=2,
     )

@@ -26,6 +26,7 @@ _MAX_SIZE: Final = 2**63 - 1
 _NAME: Final = re.compile(r"[^\s+\x00-\x1f\x7f\ud800-\udfff]+")
 _CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f]")
 _SIGNATURE_LINE: Final = re.compile(rf"{_DASH} ([^ ]+) ([^ ]+)")
+_LINE: Final = re.compile(r"([^ ]+) ([0-9]{1,19}) ([^ ]+)")
 _BODY: Final = re.compile(r"([^\n]*)\n([0-9]{1,19})\n([^\n]*)\n")
 
 
@@ -48,6 +49,17 @@ class Checkpoint:
     def body(self) -> bytes:
         """Return the text that is signed, without extension lines (tlog-checkpoint)."""
         return f"{self.origin}\n{self.size}\n{b64_encode(self.root)}\n".encode()
+
+    def line(self) -> str:
+        """Return it as one line, ``origin size root``, as a span carries it; see ``parse_line``."""
+        return f"{self.origin} {self.size} {b64_encode(self.root)}"
+
+
+class Kept(NamedTuple):
+    """A checkpoint that was kept outside its log, and ``whose`` it is, in the words of findings."""
+
+    point: Checkpoint
+    whose: str = "a checkpoint kept outside the log"
 
 
 class End(NamedTuple):
@@ -100,6 +112,21 @@ def parse(note: bytes) -> SignedCheckpoint:
     if checkpoint.body() != body:
         raise _malformed("the checkpoint is not in its canonical form")
     return SignedCheckpoint(checkpoint, body, signatures)
+
+
+def parse_line(line: str) -> Checkpoint:
+    """Read what ``Checkpoint.line`` writes, which nobody has signed.
+
+    Raises ``DecodeError`` (``note.malformed``, ``base64.malformed``).
+    """
+    match = _LINE.fullmatch(line)
+    point = Checkpoint(match[1], int(match[2]), b64_decode(match[3])) if match is not None else None
+    if point is None or point.line() != line:
+        raise DecodeError(
+            "not a checkpoint in one line: expected its origin, size and root in base64",
+            code="note.malformed",
+        )
+    return point
 
 
 def verify_any(

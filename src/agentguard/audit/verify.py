@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from agentguard.audit import approvals, checkpoint, entry, merkle, statements, summary
 from agentguard.audit.approvals import Requested
-from agentguard.audit.checkpoint import Checkpoint, End
+from agentguard.audit.checkpoint import Checkpoint, End, Kept
 from agentguard.audit.entry import Entry, Stored
 from agentguard.audit.findings import LISTED, Gone, OpenCall, Problem, ShardReport
 from agentguard.audit.merkle import CompactRange
@@ -61,7 +61,7 @@ _BRAKES: Final = {
 class ShardVerifier:
     """Walks one shard, entry by entry in the order of the log.
 
-    ``kept`` are checkpoints of this shard from outside, verified. A shard that nobody knows yet
+    ``kept`` are checkpoints of this shard from outside. A shard that nobody knows yet
     ``may_be_empty``: its writer died, or has not come to its first entry. ``seen`` are the calls of
     the shards before it, and gets its own: an agent has signed each once. Signatures are checked in
     entries from the time ``since`` on (seconds since the epoch), and always the newest
@@ -72,7 +72,7 @@ class ShardVerifier:
     shard: int
     origin: str
     trust: TrustDocument
-    kept: Sequence[Checkpoint] = ()
+    kept: Sequence[Kept] = ()
     since: int = 0
     contents: bool = True
     may_be_empty: bool = False
@@ -94,14 +94,15 @@ class ShardVerifier:
     _announced: set[str] = field(default_factory=lambda: {str(None)})
     _strays: dict[str | None, int] = field(default_factory=dict)  # outcomes without a call, by id
     _head: _Own | None = None
+    _seen: int = 0  # the size up to which what was kept outside agrees
     _at: int = 0  # the latest time of an entry so far
     _intact: bool = True
 
     def walk(self, entries: Iterable[Stored], notes: Iterable[bytes]) -> Iterator[int]:
         """Check everything, yielding the number of entries so far; then see ``report``."""
-        kept: dict[int, list[Checkpoint]] = {}
-        for point in self.kept:  # two of one size may differ: then the log was forked
-            kept.setdefault(point.size, []).append(point)
+        kept: dict[int, list[Kept]] = {}
+        for seen in self.kept:  # two of one size may differ: then the log was forked
+            kept.setdefault(seen.point.size, []).append(seen)
         pending = iter(notes)
         own = self._next_checkpoint(pending)
         stored = None
@@ -117,14 +118,17 @@ class ShardVerifier:
             self._tree.append(merkle.leaf_hash(stored.body))
             size += 1
             while own is not None and own.point.size <= size:
-                self._compare(own.point, "the log's own checkpoint")
+                before = self._head.point.size if self._head is not None else 0
+                self._compare(Kept(own.point, "the log's own checkpoint"), before)
                 self._adopt(own)
                 own = self._next_checkpoint(pending)
-            for point in kept.get(size, ()):
-                self._compare(point, "a checkpoint kept outside the log")
+            for seen in kept.get(size, ()):
+                self._compare(seen, self._seen)
+            if self._intact and size in kept:
+                self._seen = size
             yield size
         while own is not None:
-            self._beyond(own.point, "the log's own checkpoint")
+            self._beyond(Kept(own.point, "the log's own checkpoint"))
             own = self._next_checkpoint(pending)
         self._end(stored)
 
@@ -190,20 +194,19 @@ class ShardVerifier:
     def _checks_signatures(self) -> bool:
         return self.contents and self._at >= self.since
 
-    def _compare(self, point: Checkpoint, whose: str) -> None:
+    def _compare(self, seen: Kept, before: int) -> None:
+        """Hold a checkpoint against the entries so far; at ``before`` its like agreed last."""
+        point, whose = seen
         if point.size != self._tree.size:
             self._found(point.size, f"{whose} of {point.size} entries has no place in the log")
             self._intact = False
         elif point.root != self._tree.root() and self._intact:
-            first = self._head.point.size if self._head is not None else 0
-            if first >= point.size:  # the log's own checkpoint of this size agrees with it
-                first = 0
             where = (
-                f"entries {first} to {point.size - 1} differ"
-                if point.size - first > 1
+                f"entries {before} to {point.size - 1} differ"
+                if point.size - before > 1
                 else "the entry differs"
             )
-            self._found(first, f"{where} from what {whose} of {point.size} entries vouches for")
+            self._found(before, f"{where} from what {whose} of {point.size} entries vouches for")
             self._intact = False
 
     def _adopt(self, own: _Own) -> None:
@@ -218,7 +221,8 @@ class ShardVerifier:
                 size = own.point.size
                 self._found(size - 1, f"the checkpoint of {size} entries: {error}")
 
-    def _beyond(self, point: Checkpoint, whose: str) -> None:
+    def _beyond(self, seen: Kept) -> None:
+        point, whose = seen
         self._found(
             self._tree.size,
             f"the log ends here, but {whose} vouches for {point.size} entries: its tail is cut off",
@@ -240,9 +244,9 @@ class ShardVerifier:
             if call.invocation_id in self._strays:
                 what = f"an outcome of another call has the id of the call at {call.place}"
                 self._found(self._strays[call.invocation_id], what)
-        for point in self.kept:
-            if point.size > size:
-                self._beyond(point, "a checkpoint kept outside the log")
+        furthest = max(self.kept, key=lambda seen: seen.point.size, default=None)
+        if furthest is not None and furthest.point.size > size:
+            self._beyond(furthest)
 
     def _vouch(self, head: _Own, newest: Stored) -> None:
         """Check the newest checkpoint's signature, which covers all that stands before it."""

@@ -11,13 +11,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from agentguard import config as configuration
-from agentguard import domain
+from agentguard import domain, telemetry
 from agentguard.audit.statements import Evaluation
 from agentguard.cli import (
     doctor_graph,
@@ -104,6 +105,7 @@ def _findings(path: Path | None) -> Iterator[Finding]:
     yield _passphrase(settings)
     yield _attempt("keys", lambda: _keys(settings))
     yield from _anchor(settings)
+    yield from _telemetry(settings)
     yield from _log(settings)
 
 
@@ -198,6 +200,28 @@ def _anchor(settings: Config) -> Iterator[Finding]:
         yield Finding("fail", "anchor", what)
     else:
         yield _attempt("anchor", partial(_kept_outside, settings.anchor, settings.state))
+
+
+def _telemetry(settings: Config) -> Iterator[Finding]:
+    """Say where traces go, and what of calls they hold."""
+    told = settings.telemetry
+    if not told.present:
+        return
+    where = told.endpoint or next(filter(None, map(os.environ.get, telemetry.ENDPOINTS)), None)
+    if where is None:
+        what = "no endpoint, here or in OTEL_EXPORTER_OTLP_ENDPOINT: the application sends, or none"
+        yield Finding("ok", "telemetry", what)
+    elif find_spec("opentelemetry.exporter.otlp.proto.http") is None:
+        what = "no guard opens without the exporter: pip install 'agentguard[otlp]'"
+        yield Finding("fail", "telemetry", what)
+    else:
+        sent = "traces and metrics" if told.metrics else "traces"
+        whom = "people by digests" if told.hash_users else "people by name"
+        yield Finding("ok", "telemetry", f"{sent} go to {where}, with {whom}")
+    held = [name for name in ("arguments", "results") if getattr(told, name)]
+    if held:
+        what = f"{' and '.join(held)} of calls are in the spans: who reads traces reads them"
+        yield Finding("warn", "telemetry", what)
 
 
 def _kept_outside(anchor: Path, state: Path) -> str:

@@ -24,15 +24,15 @@ def is_stream(path: Path | None) -> bool:
 
 
 LONGEST: Final = 16 * 1024 * 1024
-"""Bytes of a file that is read whole; nothing that agentguard reads is longer."""
+"""Bytes of a file that is read whole; nothing that agentguard writes to be read is longer."""
 
 
-def read(path: Path) -> bytes:
+def read(path: Path, limit: int = LONGEST) -> bytes:
     """Read a file; raises ``StorageError``: ``storage.missing``, ``storage.failed`` if too long."""
     with _opened(path) as file:
-        data = file.read(LONGEST + 1)
-    if len(data) > LONGEST:
-        message = f"{path} is longer than {LONGEST} bytes, and so nothing that is read here"
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        message = f"{path} is longer than {limit} bytes, and so nothing that is read here"
         raise StorageError(message, code="storage.failed")
     return data
 

@@ -38,7 +38,7 @@ Kind = Literal[
 ]
 Decided = Literal["allow", "deny", "approval"]
 
-_TRACE: Final = re.compile(r"[0-9a-fA-F]{32}")
+_TRACE: Final = re.compile(r"(?:[0-9a-fA-F]{16}){1,2}")
 
 
 def one_of(kind: Any) -> Callable[[str], str]:
@@ -57,10 +57,13 @@ def one_of(kind: Any) -> Callable[[str], str]:
 
 
 def trace_id(text: str) -> str:
-    """Read the id of a W3C trace; raises ``typer.BadParameter``."""
+    """Read the id of a W3C trace; raises ``typer.BadParameter``.
+
+    One whose first half is zeros may be without these, as Jaeger writes it.
+    """
     if _TRACE.fullmatch(text) is None:
         raise typer.BadParameter(f"{text!r} is no trace id, which has 32 hex digits")
-    return text.lower()
+    return text.lower().rjust(32, "0")
 
 
 def gathered(

@@ -1,39 +1,32 @@
 """``agentguard audit verify``: the whole log, held against keys and checkpoints from outside.
 
-What is checked stands in ``examination.py``, how the findings are told in ``verify_report.py``. The
-files that ``--against`` names are read here.
+What is checked stands in ``examination.py``, how the findings are told in ``verify_report.py``; the
+files that ``--against`` names are read in ``against.py``.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
 import typer
 
-from agentguard.audit import checkpoint, statements
-from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.evidence_file import EvidenceFile
+from agentguard.audit import checkpoint
 from agentguard.audit.findings import Problem
-from agentguard.cli import files, history, location, screen, times
+from agentguard.cli import against as witnesses
+from agentguard.cli import history, location, screen, times
 from agentguard.cli.filters import Filter
 from agentguard.cli.history import History
 from agentguard.cli.location import Location, TrustedLog, from_home
 from agentguard.cli.options import AnchorOption, ConfigOption, JsonOption, StateOption, TrustOption
 from agentguard.cli.verify_report import VerifyReport
-from agentguard.errors import AgentguardError, DecodeError, VerificationError
+from agentguard.errors import AgentguardError, VerificationError
 from agentguard.examination import Report, examine
-from agentguard.identity.trust import TrustDocument, seconds
+from agentguard.identity.trust import seconds
 from agentguard.invocation import timestamp
 from agentguard.ports import LogReader
-
-_NOTE: Final = re.compile(rb"(?:[^\n]+\n)+\n(?:\xe2\x80\x94 [^\n]*\n)+")
-"""A text without empty lines, an empty line, and signature lines (C2SP signed-note)."""
 
 _WITHOUT: Final = (
     "signatures, but for the newest checkpoint's of each shard",
@@ -61,7 +54,8 @@ AgainstOption = Annotated[
     typer.Option(
         "--against",
         metavar="FILE",
-        help="Checkpoints that somebody else has kept, or evidence; may be repeated.",
+        help="Checkpoints that somebody else has kept: signed ones, evidence, or traces as "
+        "Jaeger's API returns them; may be repeated.",
     ),
 ]
 
@@ -92,7 +86,7 @@ def verify(
     except VerificationError as error:
         _refuse(where, error, json=json)
     document = log.trust.document
-    witnessed = list(chain.from_iterable(_checkpoints(file, document) for file in against or ()))
+    heard = [witnesses.read(file, document) for file in against or ()]
     reader = log.location.reader_of_what_is_left()
     if trust is not None:
         _require_same_log(reader, log)
@@ -101,7 +95,7 @@ def verify(
             reader,
             document,
             anchor=log.location.anchor,
-            kept=witnessed,
+            kept=[kept for witness in heard for kept in witness.kept],
             since=seconds(since) if since is not None else 0,
             contents=not no_signatures,
             progress=count,
@@ -112,6 +106,7 @@ def verify(
         unchecked = [*_WITHOUT, _COLUMNS if by_columns else _DOUBTS]
     else:
         unchecked = [f"signatures before {timestamp(since)}"] if since is not None else []
+    unchecked += [said for witness in heard for said in witness.unchecked]
     told = VerifyReport(log, report, in_doubt, unchecked, against or ())
     if json:
         told.print_json()
@@ -162,44 +157,3 @@ def _in_doubt_by_columns(reader: LogReader) -> list[str]:
         rows = History(reader).rows(Filter(in_doubt=True))
         return [row.invocation_id for row in rows if row.invocation_id is not None]
     return []
-
-
-# --- checkpoints that somebody else has kept ----------------------------------------------------
-
-
-def _checkpoints(path: Path, trust: TrustDocument) -> list[Checkpoint]:
-    """Return the checkpoints in a file, each signed by a log key of ``trust`` for its log.
-
-    Raises ``DecodeError`` or ``VerificationError``, which name the file, and ``StorageError``.
-    """
-    data = files.read(path)
-    try:
-        return [_verified(note, trust) for note in _notes(data)]
-    except DecodeError as error:
-        message = f"{path} holds neither signed checkpoints nor evidence: {error}"
-        raise DecodeError(message, code=error.code) from error
-    except AgentguardError as error:
-        message = f"{path} can't vouch for this log: {error}"
-        raise VerificationError(message, code=error.code) from error
-
-
-def _verified(note: bytes, trust: TrustDocument) -> Checkpoint:
-    origin = checkpoint.parse(note).checkpoint.origin
-    trust.shard_of(origin)
-    return statements.check_checkpoint(note, trust, origin)[0]
-
-
-def _notes(data: bytes) -> Iterator[bytes]:
-    if data.startswith(b"{"):
-        # one shard's entries stand under one checkpoint, which is there once for each
-        yield from dict.fromkeys(held.proof.note for held in EvidenceFile.loads(data).entries)
-        return
-    place = 0
-    while place < len(data):
-        found = _NOTE.match(data, place)
-        if found is None:
-            raise DecodeError("expected a signed note at its end", code="note.malformed")
-        yield found[0]
-        place = found.end()
-    if place == 0:
-        raise DecodeError("it is empty", code="note.malformed")

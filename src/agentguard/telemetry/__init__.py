@@ -1,0 +1,57 @@
+"""OpenTelemetry: spans and metrics of guarded calls. The one part of agentguard that may fail open.
+
+The core needs the API of OpenTelemetry alone, which is silent until an SDK is set up: by the
+application, by ``configure``, or by ``[telemetry]`` of agentguard.toml (docs/traces.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentguard.effects import Actor, AgentRun, Watch
+from agentguard.invocation import Invocation
+from agentguard.telemetry import agents
+from agentguard.telemetry.agents import SILENT, AgentSpan
+from agentguard.telemetry.calls import Call, Evaluation, identity
+from agentguard.telemetry.settings import Settings
+from agentguard.telemetry.setup import ENDPOINTS, configure, flush
+from agentguard.telemetry.tracing import attached, fails_open, inside, person
+
+__all__ = [
+    "ENDPOINTS",
+    "AgentSpan",
+    "Settings",
+    "Telemetry",
+    "attached",
+    "configure",
+    "flush",
+    "inside",
+]
+
+
+class Telemetry:
+    """Watches the calls of one guard (``effects.Telemetry``), and the work of its agents."""
+
+    def __init__(self, settings: Settings, trust_domain: str) -> None:
+        self._settings = settings
+        self._trust_domain = trust_domain
+
+    def call(self, actor: Actor, invocation: Invocation) -> Watch:
+        """Watch a call that is made."""
+        return Call(self._settings, self._trust_domain, actor, invocation)
+
+    def evaluation(self, actor: Actor, invocation: Invocation) -> Watch:
+        """Watch the look-up of what the answer to a call would be."""
+        return Evaluation(self._settings, self._trust_domain, actor, invocation)
+
+    def agent(self, actor: Actor, run: AgentRun) -> AgentSpan:
+        """Begin the span of an agent's run (``Agent.span``)."""
+        return agents.begin(actor.name, self._identity(actor, run) or {}, run) or SILENT
+
+    @fails_open
+    def _identity(self, actor: Actor, run: AgentRun) -> dict[str, Any]:
+        hashed = self._settings.hash_users
+        return identity(
+            *(actor, run.principal, run.actors, run.task_id),
+            lambda name: person(name, self._trust_domain, hashed=hashed),
+        )

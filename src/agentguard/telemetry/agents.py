@@ -1,0 +1,119 @@
+"""The span of an agent's work in a framework: ``invoke_agent``. Adapters begin and end it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, StatusCode
+
+from agentguard.effects import AgentRun
+from agentguard.telemetry import names, tracing
+from agentguard.telemetry.tracing import fails_open
+
+
+class AgentSpan:
+    """A span ``invoke_agent``; in a ``with`` block it is the current one, and it ends with that.
+
+    Where no SDK is set up it does nothing. None of its methods raises an ``Exception``.
+    """
+
+    def __init__(
+        self, span: Span | None, identity: dict[str, Any], around: Context | None = None
+    ) -> None:
+        self._span = span
+        self._identity = identity
+        self._around = around
+        self._token: Any = None
+        self._context = None if span is None else trace.set_span_in_context(span)
+        self._traceparent = None if span is None else tracing.traceparent_of(span)
+
+    @property
+    def context(self) -> Context | None:
+        """The context of what the agent does: for threads, and for ``telemetry.attached``."""
+        return self._context
+
+    @property
+    def parent_id(self) -> int:
+        """The id of the span in whose context it was begun, 0 for none."""
+        return trace.get_current_span(self._around).get_span_context().span_id
+
+    @property
+    def traceparent(self) -> str | None:
+        """The span, for a run that goes on elsewhere."""
+        return self._traceparent
+
+    @fails_open
+    def end(self, error: BaseException | None = None) -> None:
+        """End the span; ``error`` is what has ended the agent's work, less a framework's pause."""
+        span, self._span = self._span, None
+        if span is None:
+            return
+        attributes = self._identity
+        if error is not None:
+            code = getattr(error, "code", None)
+            kind = code if isinstance(code, str) else type(error).__qualname__
+            attributes = {names.ERROR_TYPE: kind, **attributes}
+            span.set_status(StatusCode.ERROR, kind)
+            span.set_attribute(names.ERROR_TYPE, kind)
+        tracing.set_attributes(span, attributes)
+        span.end()
+
+    def __enter__(self) -> Self:
+        self._token = tracing.attach(self._context)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        tracing.detach(self._context, self._token)
+        self.end(error)
+
+
+class Enriched(AgentSpan):
+    """Somebody else's span that stands for an agent's work: it says whose, and they end it."""
+
+    def __init__(self, span: Span, identity: dict[str, Any], around: Context | None) -> None:
+        super().__init__(span, identity, around)
+        span.set_attributes(identity)
+
+    @fails_open
+    def end(self, error: BaseException | None = None) -> None:  # noqa: ARG002  theirs to say
+        """Set what its own attributes may have displaced; they may have ended it before."""
+        if self._span is not None and self._span.is_recording():
+            tracing.set_attributes(self._span, self._identity)
+
+
+SILENT = AgentSpan(None, {})
+"""In the place of a span that could not be had."""
+
+
+@fails_open
+def begin(agent_name: str, identity: dict[str, Any], run: AgentRun) -> AgentSpan:
+    """Start the span of an agent's run."""
+    tracer = tracing.tracer()
+    if tracer is None:
+        return SILENT
+    context, links = tracing.resumed(tracing.parse(run.paused), run.parent)
+    attributes = {names.OPERATION: names.INVOKE_AGENT}
+    if run.conversation is not None:
+        attributes[names.CONVERSATION] = tracing.text(run.conversation)
+    attributes |= identity
+    if run.inside is not None:
+        for link in links:
+            run.inside.add_link(link.context, link.attributes)
+        return Enriched(run.inside, attributes, run.parent)
+    span = tracer.start_span(
+        f"{names.INVOKE_AGENT} {tracing.text(agent_name)}",
+        context,
+        attributes=attributes,
+        links=links,
+        start_time=run.started,
+        record_exception=False,
+    )
+    return AgentSpan(span, attributes, run.parent)

@@ -1,0 +1,357 @@
+"""The span of a guarded call: ``execute_tool``, or ``agentguard.authorize`` in somebody else's.
+
+The line tells what happens to a call (``effects.Watch``), and here it becomes attributes, events
+and a status. Arguments and results are in them only where ``[telemetry]`` says so, and the texts of
+errors never. Nothing here raises an ``Exception``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, StatusCode
+
+from agentguard.approval import Approval, ApprovalPending, ApprovalRequest
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import Attachment, Receipt
+from agentguard.canonical import b64_encode
+from agentguard.decision import Decision, Denied
+from agentguard.effects import Actor, Authority, Recorded
+from agentguard.invocation import Invocation
+from agentguard.telemetry import metrics, names, tracing
+from agentguard.telemetry.settings import Settings
+from agentguard.telemetry.tracing import fails_open
+
+_RAN: Final = frozenset({"ok", "error", "unknown", "in_doubt"})
+"""Outcomes of a tool that has begun: what it raises then is its own, and no refusal of the call."""
+
+_STATUS: Final = {
+    "": "approved",
+    "approval.rejected": "rejected",
+    "approval.expired": "expired",
+    "approval.consumed": "consumed",
+}
+"""What became of an approval, by the reason code of the answer to its call."""
+
+
+class Call:
+    """Watches one call (``effects.Watch``)."""
+
+    __slots__ = (
+        *("_actor", "_answers", "_attributes", "_authority", "_authorize", "_begun", "_context"),
+        *("_decision", "_host", "_identity", "_invocation", "_outcome", "_outcome_error"),
+        *("_request", "_settings", "_span", "_started", "_suspended", "_task_id", "_token"),
+        *("_took", "_trust_domain"),
+    )
+
+    def __init__(
+        self, settings: Settings, trust_domain: str, actor: Actor, invocation: Invocation
+    ) -> None:
+        self._settings = settings
+        self._trust_domain = trust_domain
+        self._actor = actor
+        self._invocation = invocation
+        self._started = time.time_ns()
+        self._begun = time.perf_counter()
+        self._span: Span | None = None
+        self._authorize: Span | None = None
+        self._host = False
+        self._context: Context | None = None
+        self._token: Any = None
+        self._attributes: dict[str, Any] = {}
+        self._identity: dict[str, Any] = {}
+        self._decision: Decision | None = None
+        self._took = 0.0
+        self._request: ApprovalRequest | None = None
+        self._answers: Sequence[Approval] = ()
+        self._outcome: str | None = None
+        self._outcome_error: str | None = None
+        self._suspended = False
+
+    # --- told by the line -----------------------------------------------------------------------
+
+    @fails_open
+    def begin(self, authority: Authority, task_id: str | None, paused: str | None) -> str | None:
+        """Start the span, with all that is known by now."""
+        return self._open(authority, task_id, paused)
+
+    def _open(self, authority: Authority, task_id: str | None, paused: str | None) -> str | None:
+        tracer = tracing.tracer()
+        if tracer is None:
+            return tracing.traceparent_of(trace.get_current_span())
+        self._identity = identity(
+            self._actor, authority.principal, authority.actors, task_id, self._named
+        )
+        attributes = {**self._about(), **self._identity}
+        before = tracing.parse(paused)
+        host = tracing.host()
+        if host is not None:
+            self._span, self._host = host, True
+            host.set_attributes(attributes)
+            if before is not None:
+                host.add_link(before, {names.LINK: "paused"})
+            self._authorize = tracer.start_span(
+                names.AUTHORIZE,
+                trace.set_span_in_context(host),
+                attributes=attributes,
+                start_time=self._started,
+                record_exception=False,
+            )
+        else:
+            parent, links = tracing.resumed(before, None)
+            self._span = tracer.start_span(
+                f"{names.EXECUTE_TOOL} {tracing.text(self._invocation.tool.name)}",
+                parent,
+                attributes=attributes,
+                links=links,
+                start_time=self._started,
+                record_exception=False,
+            )
+        self._context = tracing.entered(self._span)
+        return tracing.traceparent_of(self._span)
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            names.OPERATION: names.EXECUTE_TOOL,
+            names.TOOL_NAME: tracing.text(self._invocation.tool.name),
+            names.TOOL_TYPE: "function",
+            names.TOOL_CALL_ID: tracing.text(self._invocation.site.call_id),
+        }
+
+    @fails_open
+    def decided(self, decision: Decision, policy_sha256: str | None) -> None:
+        """Have it as an event: it may be asked more than once."""
+        found: dict[str, Any] = {names.DECISION: decision.outcome}
+        if decision.code:
+            found[names.DECISION_CODE] = decision.code
+        if policy_sha256 is not None:
+            found[names.POLICY] = self._attributes[names.POLICY] = policy_sha256
+        self._event(names.POLICY_DECISION, found)
+
+    def asks(self) -> str | None:
+        """Return the span that asks."""
+        return tracing.traceparent_of(self._span or trace.get_current_span())
+
+    @fails_open
+    def requested(self, request: ApprovalRequest, receipt: Receipt, head: Checkpoint) -> None:
+        """Have it as an event, with the place of the request in the log."""
+        self._attributes.update(_place(receipt, head))
+        asked = {names.APPROVAL: request.request_id, names.APPROVAL_EXPIRES: request.expires_at}
+        self._event(names.APPROVAL_REQUESTED, asked)
+
+    @fails_open
+    def waits(self, request: ApprovalRequest) -> None:
+        """Say that it waits, which is no error."""
+        self._request = request
+        self._attributes[names.APPROVAL] = request.request_id
+        self._attributes[names.APPROVAL_STATUS] = "pending"
+        self._attributes[names.DECISION] = "approval"
+
+    @fails_open
+    def answered(self, request: ApprovalRequest, answers: Sequence[Approval]) -> None:
+        """Have each answer as an event."""
+        self._request, self._answers = request, answers
+        for answer in answers:
+            said: dict[str, Any] = {
+                names.APPROVAL: request.request_id,
+                names.APPROVAL_STATUS: "approved" if answer.verdict == "approve" else "rejected",
+                names.APPROVER: self._named(answer.approver),
+                names.APPROVAL_METHOD: answer.method,
+                names.APPROVAL_ANSWER: answer.approval_id,
+            }
+            self._event(names.APPROVAL_DECIDED, said)
+
+    @fails_open
+    def recorded(
+        self, decision: Decision, invocation: Recorded, receipt: Receipt, head: Checkpoint
+    ) -> None:
+        """Say where the evidence is, and end what stands for the authorization alone."""
+        self._decision, self._took = decision, time.perf_counter() - self._begun
+        found = self._attributes
+        found[names.DECISION] = decision.outcome
+        found[names.INVOCATION_SHA256] = invocation.sha256
+        if invocation.id is not None:
+            found[names.INVOCATION] = invocation.id
+        found.update(_place(receipt, head))
+        if self._request is not None:
+            found[names.APPROVAL] = self._request.request_id
+            if decision.code in _STATUS:
+                found[names.APPROVAL_STATUS] = _STATUS[decision.code]
+        if self._settings.arguments:
+            self._keep(names.TOOL_ARGUMENTS, "arguments", invocation.attachments)
+        self._end_authorize(None if decision.allowed else decision.code)
+
+    def suspended(self) -> None:
+        """Remember that what the tool raises is no error."""
+        self._suspended = True
+
+    @fails_open
+    def outcome(
+        self,
+        status: str,
+        error_type: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        replay_of: str | None = None,
+    ) -> None:
+        """Say what became of the call."""
+        self._outcome, self._outcome_error = status, error_type
+        self._attributes[names.OUTCOME] = "suspended" if self._suspended else status
+        if replay_of is not None:
+            self._attributes[names.REPLAY_OF] = replay_of
+        if self._settings.results:
+            self._keep(names.TOOL_RESULT, "result", attachments)
+
+    def end(self, error: BaseException | None) -> None:
+        """End the span, and count the call."""
+        code = self._error_type(error)
+        self._finish(code)
+        self._count(code)
+
+    # --- the span -------------------------------------------------------------------------------
+
+    def _error_type(self, error: BaseException | None) -> str | None:
+        """Return what went wrong, as a short word, None for nothing: never the error's own text."""
+        if error is None or self._suspended or isinstance(error, ApprovalPending):
+            return None
+        if isinstance(error, Denied) and self._outcome not in _RAN:
+            return error.code
+        kind = type(error)
+        builtin = kind.__module__ == "builtins"
+        return self._outcome_error if self._outcome_error and not builtin else kind.__qualname__
+
+    @fails_open
+    def _finish(self, code: str | None) -> None:
+        self._end_authorize(code)
+        span = self._span
+        if span is None:
+            return
+        self._say(span, self._attributes, code)
+        if self._host and code is None and self._outcome != "ok":
+            # what waits or pauses is no error: an instrumentor would say so, and OK is final
+            span.set_status(StatusCode.OK)
+        if not self._host:
+            tracing.set_attributes(span, {**self._about(), **self._attributes, **self._identity})
+            span.end()
+
+    def _end_authorize(self, code: str | None) -> None:
+        span, self._authorize = self._authorize, None
+        if span is not None:
+            self._say(span, self._attributes, code)
+            span.end()
+
+    def _say(self, span: Span, attributes: dict[str, Any], code: str | None) -> None:
+        if not span.is_recording():
+            return
+        if code is not None:
+            attributes = {**attributes, names.ERROR_TYPE: code}
+            span.set_status(StatusCode.ERROR, code)
+        span.set_attributes(attributes)
+
+    def _event(self, name: str, attributes: dict[str, Any]) -> None:
+        if self._span is not None and self._span.is_recording():
+            self._span.add_event(name, attributes)
+
+    def _keep(self, name: str, role: str, attachments: Sequence[Attachment]) -> None:
+        for attachment in attachments:
+            if attachment.role == role:
+                self._attributes[name] = attachment.data.decode()
+
+    def _named(self, name: str) -> str:
+        return tracing.person(name, self._trust_domain, hashed=self._settings.hash_users)
+
+    def __enter__(self) -> None:
+        if self._context is not None:
+            self._token = tracing.attach(self._context)
+
+    def __exit__(self, *_raised: object) -> None:
+        if self._context is not None:
+            tracing.detach(self._context, self._token)
+
+    # --- the metrics ----------------------------------------------------------------------------
+
+    @fails_open
+    def _count(self, code: str | None) -> None:
+        decision = self._decision
+        waits = self._attributes.get(names.APPROVAL_STATUS) == "pending"
+        took = self._took if decision is not None else time.perf_counter() - self._begun
+        outcome = "approval" if waits else "deny"
+        if decision is not None:
+            outcome, code = decision.outcome, decision.code
+        name, tool = self._actor.name, self._invocation.tool.name
+        metrics.count_call(decision=outcome, code=code or "", agent=name, tool=tool, seconds=took)
+        if self._request is not None and self._answers and decision is not None:
+            answered = max(answer.not_before for answer in self._answers)
+            waited = max(0, answered - self._request.requested_at)
+            verdict = _STATUS.get(decision.code, "approved")
+            metrics.record_approval(waited, verdict=verdict, tool=tool)
+
+
+class Evaluation(Call):
+    """Watches the look-up of what the answer would be: it has a span only where people are asked.
+
+    That is then the span of the attempt that waits; the call itself is made, and watched, later.
+    """
+
+    __slots__ = ("_opened",)
+
+    def __init__(
+        self, settings: Settings, trust_domain: str, actor: Actor, invocation: Invocation
+    ) -> None:
+        super().__init__(settings, trust_domain, actor, invocation)
+        self._opened: Callable[[], str | None] | None = None
+
+    def begin(self, authority: Authority, task_id: str | None, paused: str | None) -> str | None:
+        """Remember how the span would start."""
+        self._opened = lambda: self._open(authority, task_id, paused)
+        return None
+
+    @fails_open
+    def asks(self) -> str | None:
+        """Start the span, now that people are asked."""
+        return self._opened() if self._opened is not None else None
+
+    def end(self, error: BaseException | None) -> None:
+        """End the span, if there is one."""
+        if self._span is not None:
+            super().end(error)
+
+
+def identity(
+    actor: Actor,
+    principal: str,
+    actors: Sequence[str],
+    task_id: str | None,
+    named: Callable[[str], str],
+) -> dict[str, Any]:
+    """Return who acts, for whom and through whom: the attributes that each span has.
+
+    ``named`` writes a principal, or hides it.
+    """
+    uri, name = tracing.text(actor.uri), tracing.text(actor.name)
+    found: dict[str, Any] = {
+        names.GEN_AI_AGENT_ID: uri,
+        names.GEN_AI_AGENT_NAME: name,
+        names.AGENT_ID: uri,
+        names.AGENT_TYPE: tracing.text(actor.type),
+        names.PRINCIPAL: named(principal),
+        names.CHAIN: ">".join(named(one) for one in (principal, *actors)),
+        names.DEPTH: len(actors),
+    }
+    if principal.startswith("user:"):
+        found[names.USER] = found[names.PRINCIPAL]
+    if task_id is not None:
+        found[names.TASK] = tracing.text(task_id)
+    return found
+
+
+def _place(receipt: Receipt, head: Checkpoint) -> dict[str, Any]:
+    """Where it stands in the log, and how the log stood then: whoever keeps this is a witness."""
+    return {
+        names.SHARD: receipt.shard,
+        names.INDEX: receipt.index,
+        names.CHECKPOINT: f"{head.origin} {head.size} {b64_encode(head.root)}",
+    }

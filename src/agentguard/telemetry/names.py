@@ -1,0 +1,67 @@
+"""The names of spans, attributes, events and metrics (docs/traces.md lists them for users).
+
+Those of the GenAI semantic conventions are constants of our own: they are in development, and have
+moved out of the package of OpenTelemetry that used to have them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SCOPE: Final = "agentguard"
+"""The instrumentation scope of all that is made here."""
+
+EXECUTE_TOOL: Final = "execute_tool"
+INVOKE_AGENT: Final = "invoke_agent"
+AUTHORIZE: Final = "agentguard.authorize"
+"""The spans; the first two are followed by the tool's or the agent's name."""
+
+OPERATION: Final = "gen_ai.operation.name"
+TOOL_NAME: Final = "gen_ai.tool.name"
+TOOL_TYPE: Final = "gen_ai.tool.type"
+TOOL_CALL_ID: Final = "gen_ai.tool.call.id"
+TOOL_ARGUMENTS: Final = "gen_ai.tool.call.arguments"
+TOOL_RESULT: Final = "gen_ai.tool.call.result"
+GEN_AI_AGENT_ID: Final = "gen_ai.agent.id"
+GEN_AI_AGENT_NAME: Final = "gen_ai.agent.name"
+CONVERSATION: Final = "gen_ai.conversation.id"
+ERROR_TYPE: Final = "error.type"
+USER: Final = "user.id"
+
+AGENT_ID: Final = "agentguard.agent.id"
+AGENT_TYPE: Final = "agentguard.agent.type"
+PRINCIPAL: Final = "agentguard.principal.id"
+CHAIN: Final = "agentguard.delegation.chain"
+DEPTH: Final = "agentguard.delegation.depth"
+TASK: Final = "agentguard.task.id"
+INVOCATION: Final = "agentguard.invocation.id"
+INVOCATION_SHA256: Final = "agentguard.invocation.sha256"
+DECISION: Final = "agentguard.policy.decision"
+DECISION_CODE: Final = "agentguard.policy.code"
+POLICY: Final = "agentguard.policy.digest"
+APPROVAL: Final = "agentguard.approval.id"
+APPROVAL_STATUS: Final = "agentguard.approval.status"
+APPROVER: Final = "agentguard.approval.approver"
+APPROVAL_METHOD: Final = "agentguard.approval.method"
+APPROVAL_ANSWER: Final = "agentguard.approval.answer.id"
+APPROVAL_EXPIRES: Final = "agentguard.approval.expires_at"
+SHARD: Final = "agentguard.audit.shard"
+INDEX: Final = "agentguard.audit.index"
+CHECKPOINT: Final = "agentguard.audit.checkpoint"
+OUTCOME: Final = "agentguard.outcome.status"
+REPLAY_OF: Final = "agentguard.outcome.replay_of"
+TRUST_DOMAIN: Final = "agentguard.trust_domain"
+LINK: Final = "agentguard.link"
+"""Of a link: ``paused`` leads to the span that has asked for the approval, ``caller`` to the span
+in which a run was taken up whose trace is another."""
+
+POLICY_DECISION: Final = "policy.decision"
+APPROVAL_REQUESTED: Final = "approval.requested"
+APPROVAL_DECIDED: Final = "approval.decided"
+"""The events."""
+
+CALLS: Final = "agentguard.calls"
+DECISION_DURATION: Final = "agentguard.decision.duration"
+APPROVAL_DURATION: Final = "agentguard.approval.duration"
+APPROVALS_PENDING: Final = "agentguard.approvals.pending"
+"""The metrics."""

@@ -1,0 +1,188 @@
+"""An SDK set up where the application has none: batches over OTLP, in the background.
+
+The SDK and the exporter (``agentguard[otlp]``) are imported only here, and only when they are
+asked for. Nothing of it holds a call up: spans wait in a queue of bounded size, and whoever flushes
+it, or exits, waits for so many seconds at most.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import metrics, trace
+
+from agentguard.errors import ConfigError
+from agentguard.telemetry import tracing
+from agentguard.telemetry.settings import Settings
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+
+_LOGGER = logging.getLogger("agentguard")
+
+FLUSH_SECONDS: Final = 2.0
+"""How long ``flush`` waits, and with it the end of a guard and of the process."""
+
+ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+"""The variables that say where traces go."""
+
+_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_PATH: Final = "/v1/"
+
+
+def configure(
+    *, endpoint: str | None = None, service_name: str | None = None, metrics: bool = False
+) -> bool:
+    """Set up OpenTelemetry's SDK for this process, unless the application has done so.
+
+    ``endpoint`` is the base URL of an OTLP receiver that takes http/protobuf, such as
+    ``http://localhost:4318``; ``service_name`` is under what a trace store keeps the spans. Without
+    them the standard variables count (``OTEL_EXPORTER_OTLP_ENDPOINT``, ``OTEL_SERVICE_NAME``, and
+    all others that the SDK knows: samplers, limits, headers, batches). ``metrics`` sends metrics to
+    the same place, once a minute: Jaeger takes none.
+
+    Returns whether it was set up here. Raises ``ConfigError`` without ``agentguard[otlp]``
+    (``config.extra_missing``), and for a protocol in those variables that it does not have.
+    """
+    if tracing.is_set_up():
+        _LOGGER.info("OpenTelemetry is set up already: agentguard adds no exporter")
+        return False
+    _require_protocol(endpoint)
+    resource = _resource(service_name)
+    providers = [_sending_traces(endpoint, resource)]
+    if metrics:
+        providers.append(_sending_metrics(endpoint, resource))
+    _Flusher.start(providers)
+    return True
+
+
+def follow(settings: Settings) -> None:
+    """Set up what ``[telemetry]`` says; raises as ``configure`` does."""
+    if settings.endpoint or (settings.present and any(map(os.environ.get, ENDPOINTS))):
+        configure(
+            endpoint=settings.endpoint or None,
+            service_name=settings.service_name or None,
+            metrics=settings.metrics,
+        )
+
+
+def flush(seconds: float = FLUSH_SECONDS) -> bool:
+    """Have what was set up by ``configure`` sent now; return whether that was done in time."""
+    flusher = _Flusher.running
+    return flusher is not None and flusher.flush(seconds)
+
+
+class _Flusher:
+    """A thread that sends what waits: the SDK's own ``force_flush`` waits as long as it takes.
+
+    It runs from the beginning, since no thread can be started when the interpreter exits.
+    """
+
+    running: _Flusher | None = None
+
+    def __init__(self, providers: Sequence[Any]) -> None:
+        self._providers = providers
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin: in a fork the thread of the parent is not there."""
+        self._asked: SimpleQueue[threading.Event] = SimpleQueue()
+        threading.Thread(target=self._work, args=(self._asked,), daemon=True).start()
+
+    def _work(self, asked: SimpleQueue[threading.Event]) -> None:
+        while True:
+            done = asked.get()
+            self._flush()
+            done.set()
+
+    @tracing.fails_open
+    def _flush(self) -> None:
+        for provider in self._providers:
+            provider.force_flush()
+
+    def flush(self, seconds: float) -> bool:
+        done = threading.Event()
+        self._asked.put(done)
+        return done.wait(seconds)
+
+    @classmethod
+    def start(cls, providers: Sequence[Any]) -> None:
+        """Run one for these providers, which is asked when the process exits."""
+        cls.running = cls(providers)
+        atexit.register(flush)
+        os.register_at_fork(after_in_child=tracing.fails_open(cls.running.renew))
+
+
+def _resource(service_name: str | None) -> Resource:
+    try:
+        from opentelemetry.sdk.resources import SERVICE_NAME, Resource  # noqa: PLC0415  an extra
+    except ImportError as error:
+        raise _missing() from error
+    if service_name is not None:
+        return Resource.create({SERVICE_NAME: service_name})
+    found = Resource.create()
+    named = str(found.attributes.get(SERVICE_NAME, ""))
+    return found.merge(Resource({SERVICE_NAME: "agentguard"})) if "unknown" in named else found
+
+
+def _sending_traces(endpoint: str | None, resource: Resource) -> Any:
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
+            OTLPSpanExporter,
+        )
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+    except ImportError as error:
+        raise _missing() from error
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    exporter = OTLPSpanExporter(endpoint=_of_signal(endpoint, "traces"))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    return provider
+
+
+def _sending_metrics(endpoint: str | None, resource: Resource) -> Any:
+    try:
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import (  # noqa: PLC0415
+            OTLPMetricExporter,
+        )
+        from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415
+        from opentelemetry.sdk.metrics.export import (  # noqa: PLC0415
+            PeriodicExportingMetricReader,
+        )
+    except ImportError as error:
+        raise _missing() from error
+    exporter = OTLPMetricExporter(endpoint=_of_signal(endpoint, "metrics"))
+    reader = PeriodicExportingMetricReader(exporter)
+    provider = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
+    metrics.set_meter_provider(provider)
+    return provider
+
+
+def _of_signal(endpoint: str | None, signal: str) -> str | None:
+    """Return the URL to which a signal is sent; None for that of the variables."""
+    if endpoint is None:
+        return None
+    base, _, _ = endpoint.partition(_PATH)
+    return f"{base.rstrip('/')}{_PATH}{signal}"
+
+
+def _require_protocol(endpoint: str | None) -> None:
+    named = next((os.environ[name] for name in _PROTOCOLS if os.environ.get(name)), "")
+    if endpoint is None and named not in ("", "http/protobuf"):
+        message = (
+            f"the OTEL_* variables ask for OTLP over {named}: agentguard sends http/protobuf; name "
+            "that and its port (usually 4318), or set up an SDK in the application"
+        )
+        raise ConfigError(message)
+
+
+def _missing() -> ConfigError:
+    message = "telemetry needs an SDK and an exporter: pip install 'agentguard[otlp]'"
+    return ConfigError(message, code="config.extra_missing")

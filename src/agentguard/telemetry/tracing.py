@@ -1,0 +1,170 @@
+"""The tracer that is in force, the contexts of spans, and how all of it fails open.
+
+A span's parent, links and attributes are decided in ``calls.py`` and ``agents.py``.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from hashlib import sha256
+from typing import Any, Final, ParamSpec, TypeVar
+
+from opentelemetry import context, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanContext, Tracer
+
+from agentguard.telemetry import names
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_LOGGER = logging.getLogger("agentguard")
+_HOST: Final = context.create_key("agentguard_host")
+_FAILED: set[str] = set()
+
+
+def fails_open(function: Callable[P, R]) -> Callable[P, R | None]:
+    """Have a function return None where it raises; the first time, the log says so."""
+
+    @functools.wraps(function)
+    def harmless(*args: P.args, **kwargs: P.kwargs) -> R | None:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001  telemetry must not stop a call
+            kind = type(error).__name__  # its text may tell secrets
+            if kind not in _FAILED:
+                _FAILED.add(kind)
+                _LOGGER.warning("telemetry failed (%s): calls go on without it", kind)
+            return None
+
+    return harmless
+
+
+def is_set_up() -> bool:
+    """Whether an SDK is in force, and not the API's own silent providers."""
+    silent = trace.ProxyTracerProvider | trace.NoOpTracerProvider
+    return not isinstance(trace.get_tracer_provider(), silent)
+
+
+class _Cache:
+    """The tracer of the provider that was in force last: making one costs more than a span."""
+
+    provider: object = None
+    tracer: Tracer | None = None
+
+
+def tracer() -> Tracer | None:
+    """Return the tracer; None where no SDK is set up, so that nothing would record."""
+    provider = trace.get_tracer_provider()
+    if provider is not _Cache.provider:
+        _Cache.tracer = provider.get_tracer(names.SCOPE) if is_set_up() else None
+        _Cache.provider = provider
+    return _Cache.tracer
+
+
+@fails_open
+def traceparent_of(span: Span) -> str | None:
+    """Return a span as a W3C ``traceparent``, None for one that is none."""
+    found = span.get_span_context()
+    if not found.is_valid:
+        return None
+    return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags & 0xFF:02x}"
+
+
+@fails_open
+def parse(traceparent: str | None) -> SpanContext | None:
+    """Read a ``traceparent``; None for none, and for what is none."""
+    parts = traceparent.split("-") if traceparent is not None else []
+    if len(parts) < 4:  # noqa: PLR2004  version, trace, span, flags
+        return None
+    flags = trace.TraceFlags(int(parts[3], 16))
+    found = SpanContext(int(parts[1], 16), int(parts[2], 16), is_remote=True, trace_flags=flags)
+    return found if found.is_valid else None
+
+
+def resumed(
+    paused: SpanContext | None, parent: Context | None
+) -> tuple[Context | None, list[Link]]:
+    """Return in which context a span goes on that continues ``paused``, and what it links to.
+
+    It stays in that one's trace: under ``parent`` (None: the current context) where that is of the
+    same trace, and else under ``paused`` itself, with a link to who has taken it up.
+    """
+    if paused is None:
+        return parent, []
+    links = [Link(paused, {names.LINK: "paused"})]
+    caller = trace.get_current_span(parent).get_span_context()
+    if caller.is_valid and caller.trace_id == paused.trace_id:
+        return parent, links
+    if caller.is_valid:
+        links.append(Link(caller, {names.LINK: "caller"}))
+    return trace.set_span_in_context(trace.NonRecordingSpan(paused), parent), links
+
+
+def inside(span: Span) -> AbstractContextManager[None]:
+    """For adapters: have the next guarded call here enrich ``span``, which stands for it already.
+
+    Then there is one span for it, with ``agentguard.authorize`` in it. What the tool does is inside
+    ``span`` as well, and no longer enriches it.
+    """
+    return attached(context.set_value(_HOST, span, trace.set_span_in_context(span)))
+
+
+def host() -> Span | None:
+    """Return the span that stands for a guarded call that is made here."""
+    found = context.get_value(_HOST)
+    return found if isinstance(found, Span) else None
+
+
+def entered(span: Span) -> Context:
+    """Return the context of code that runs inside a call's ``span``."""
+    return context.set_value(_HOST, None, trace.set_span_in_context(span))
+
+
+@contextmanager
+def attached(found: Context | None) -> Any:
+    """Make a context the current one; None leaves it as it is."""
+    token = attach(found)
+    try:
+        yield
+    finally:
+        detach(found, token)
+
+
+@fails_open
+def attach(found: Context | None) -> Any:
+    """Make a context the current one; return what ``detach`` takes."""
+    return None if found is None else context.attach(found)
+
+
+@fails_open
+def detach(found: Context | None, token: Any) -> None:
+    """Put back what was current, unless this is another context: a coroutine closed elsewhere."""
+    if token is not None and context.get_current() is found:
+        context.detach(token)
+
+
+def set_attributes(span: Span, attributes: Mapping[str, Any]) -> None:
+    """Set attributes that must not be lost at the end of a span.
+
+    An SDK that is over its limit drops the oldest: whatever the tool has set counts for less.
+    """
+    kept = getattr(span, "attributes", None)
+    if kept is not None and any(name not in kept for name in attributes):
+        span.set_attributes(attributes)
+
+
+def text(value: str) -> str:
+    """Return text as an exporter can write it: lone surrogates would lose a whole batch."""
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+
+
+def person(name: str, trust_domain: str, *, hashed: bool) -> str:
+    """Return the name of a principal, or for a person its digest: the same in all of a domain."""
+    if not hashed or not name.startswith("user:"):
+        return text(name)
+    data = f"{trust_domain}\0{name}".encode("utf-8", "surrogatepass")
+    return f"user:sha256:{sha256(data).hexdigest()}"

@@ -1,0 +1,120 @@
+"""No secret is in what is exported: arguments, results, keys, tokens, the texts of errors.
+
+Each is planted where it would be found in the log, and searched for in all that an exporter would
+send. With the opt-ins of ``[telemetry]``, arguments and results are there, and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+
+from agentguard import (
+    ApprovalPending,
+    Arguments,
+    CallSite,
+    Decision,
+    Denied,
+    Guard,
+    Invocation,
+    Requirement,
+    telemetry,
+)
+from agentguard.keys import Ed25519Signer
+
+SECRETS = {
+    name: f"PLANTED-{name}-{os.urandom(8).hex()}"
+    for name in (
+        *("argument", "result", "exception", "facts", "reason", "requirement", "note", "resource"),
+        *("description", "refused"),
+    )
+}
+
+
+def answer(document):
+    args = document["args"]
+    if args.get("branch") == "main":
+        return Decision.deny(f"no: {args['secret']} {SECRETS['reason']}")
+    if args.get("branch") == "release":
+        return Decision.require_approval(Requirement(SECRETS["requirement"]))
+    return Decision.allow()
+
+
+@pytest.fixture(params=["as it is", "by opt-in"])
+def opted_in(request):
+    return request.param == "by opt-in"
+
+
+def exported(spans):
+    """All that an exporter would send, as text."""
+    found = "\n".join(span.to_json() for span in spans.all())
+    return found + encode_spans(spans.all()).SerializeToString().decode("utf-8", "replace")
+
+
+def test_what_is_planted_is_not_exported(opted_in, spans):
+    bob = Ed25519Signer.from_seed(os.urandom(32))
+    tables = {
+        "approvers": {"bob": {"keys": [bob.public_key.openssh()]}},
+        "telemetry": {"arguments": opted_in, "results": opted_in},
+    }
+    with Guard.ephemeral(answer, config=tables) as guard:
+        agent = guard.new_agent("coder")
+        token = _work(guard, agent, bob)
+    sent = exported(spans)
+    names = {span.name for span in spans.all()}
+    assert {"execute_tool push", "execute_tool fail", "invoke_agent coder"} <= names
+    assert {"push.tool", "agentguard.authorize"} <= names
+    found = {name for name, secret in SECRETS.items() if secret in sent}
+    # what is planted in an argument comes with the arguments
+    assert found == ({"argument", "result", "resource", "refused"} if opted_in else set())
+    assert token not in sent
+    assert token.rpartition(".")[2] not in sent
+
+
+def _work(guard: Guard, agent, bob):
+    """Make calls that are allowed, denied, failed, approved, rejected, refused; return a token."""
+
+    @guard.tool(
+        resource="repo:{repo}",
+        facts=lambda _arguments: {"secret": SECRETS["facts"]},
+    )
+    def push(branch: str, secret: str, repo: str = SECRETS["resource"]) -> str:
+        return SECRETS["result"]
+
+    push_spec = push.spec.overridden(name="push")
+
+    @guard.tool
+    def fail(secret: str) -> None:
+        raise LookupError(SECRETS["exception"])
+
+    with guard.delegate("user:alice", scope=["all"]) as lent, agent.span(conversation="t"):
+        token = agent.access_token()
+        agent.call(push, "fix", SECRETS["argument"])
+        with suppress(Denied):
+            agent.call(push, "main", SECRETS["argument"])
+        with suppress(LookupError):
+            agent.call(fail, SECRETS["argument"])
+        for verdict in ("approve", "reject"):
+            with pytest.raises(ApprovalPending) as pending:
+                agent.call(push, "release", SECRETS["argument"])
+            decide = getattr(guard.approvals, verdict)
+            decide(pending.value.request, bob, note=SECRETS["note"])
+            with suppress(Denied):
+                agent.call(push, "release", SECRETS["argument"])
+        tracer = trace.get_tracer("an instrumentor")
+        with tracer.start_as_current_span("push.tool") as theirs, telemetry.inside(theirs):
+            agent.call(push, "fix", SECRETS["argument"])
+        refused = Invocation(
+            push_spec,
+            Arguments.of({"branch": "fix", "secret": SECRETS["refused"], "repo": "r"}),
+            CallSite("call_1"),
+            refusal=Decision.refused(SECRETS["refused"], code="approval.rejected"),
+        )
+        with suppress(Denied):
+            agent.run(refused, lambda: None)
+    assert lent is not None
+    return token

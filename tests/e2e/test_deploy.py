@@ -1,0 +1,209 @@
+"""``deploy/``: what can be tried of it without Docker.
+
+The compose file against what it must hold, the versions against the pinned ones, the configurations
+and the policy with the real programs: Jaeger is a collector too, and runs both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from urllib.request import ProxyHandler, Request, build_opener
+
+import binaries
+import pytest
+import servers
+import yaml
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+SERVICES = COMPOSE["services"]
+DIRECTLY = build_opener(ProxyHandler({}))
+
+
+def program(server):
+    """The program of a server, as ``scripts/services`` finds it."""
+    named = os.environ.get(f"AGENTGUARD_{server.name.upper()}_PROGRAM")
+    if named is not None:
+        return named
+    found = binaries.present(server.program)
+    if found is not None:
+        return found.path
+    where = f"there is no {server.name} on PATH or in the cache: scripts/services up builds it"
+    if os.environ.get("CI") == "true":
+        pytest.fail(where)
+    pytest.skip(where)
+
+
+def pinned(module, package):
+    text = (ROOT / "tools" / module / "go.mod").read_text()
+    (version,) = re.findall(rf"^\t{package} v(\S+)", text, re.MULTILINE)
+    return version
+
+
+def test_the_images_are_the_versions_that_the_tests_build():
+    images = {name: service["image"] for name, service in SERVICES.items()}
+    major, minor, patch = pinned("jaeger", "github.com/jaegertracing/jaeger").split(".")
+    assert major == "1"
+    assert images == {
+        # the module goes on counting from 1, the product from 2: 1.63 is 2.0
+        "jaeger": f"jaegertracing/jaeger:2.{int(minor) - 63}.{patch}",
+        "opa": f"openpolicyagent/opa:{pinned('opa', 'github.com/open-policy-agent/opa')}",
+        "collector": "otel/opentelemetry-collector:"
+        + pinned("jaeger", "go.opentelemetry.io/collector/otelcol"),
+    }
+
+
+def test_every_port_is_open_to_this_machine_alone():
+    ports = [port for service in SERVICES.values() for port in service["ports"]]
+    assert sorted(ports) == sorted(f"127.0.0.1:{port}:{port}" for port in (4317, 4318, 8181, 16686))
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_a_service_is_confined_and_reads_what_is_there(name):
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    for volume in service["volumes"]:
+        source, inside, mode = volume.replace(
+            "${AGENTGUARD_POLICIES:-./policies}", "./policies"
+        ).split(":")
+        assert (DEPLOY / source).exists()
+        assert mode == "ro"
+        assert inside in service["command"]
+    assert ("healthcheck" in service) is (name != "collector")
+
+
+class Running:
+    """Programs of one test, in the background."""
+
+    def __init__(self, folder):
+        self.folder, self.stack = folder, ExitStack()
+
+    def start(self, *command):
+        log = self.stack.enter_context((self.folder / f"{id(command)}.log").open("wb"))
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
+        self.stack.callback(process.wait)
+        self.stack.callback(process.kill)
+        return process
+
+    def answer(self, url, body=None, until=lambda _: True):
+        """What a server answers, asked until it is up and the answer is as it must become."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            request = Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
+            with suppress(OSError), DIRECTLY.open(request, timeout=5) as answered:
+                said = json.loads(answered.read() or b"null")
+                if until(said):
+                    return said
+            time.sleep(0.05)
+        return pytest.fail(
+            f"no answer from {url}: {[*map(Path.read_text, self.folder.glob('*.log'))]}"
+        )
+
+
+@pytest.fixture
+def running(tmp_path):
+    running = Running(tmp_path)
+    with running.stack:
+        yield running
+
+
+def free_ports(number):
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
+        return [one.getsockname()[1] for one in held]
+
+
+def settings(endpoints):
+    return [f"--set={name}=127.0.0.1:{port}" for name, port in endpoints.items()]
+
+
+def test_what_is_sent_to_the_collector_is_found_in_jaeger(running):
+    jaeger = program(servers.JAEGER)
+    query, health, between, grpc, http = free_ports(5)
+    otlp = "receivers.otlp.protocols"
+    ours = {
+        "extensions.jaeger_query.http.endpoint": query,
+        "extensions.jaeger_query.grpc.endpoint": 0,
+        "extensions.healthcheckv2.http.endpoint": health,
+        f"{otlp}.grpc.endpoint": between,
+    }
+    theirs = {
+        f"{otlp}.grpc.endpoint": grpc,
+        f"{otlp}.http.endpoint": http,
+        "exporters.otlp.endpoint": between,
+    }
+    running.start(jaeger, f"--config={DEPLOY / 'jaeger.yaml'}", *settings(ours))
+    asked = SERVICES["jaeger"]["healthcheck"]["test"][-1]
+    running.answer(asked.replace(":13133/", f":{health}/"))
+    running.start(jaeger, f"--config={DEPLOY / 'collector.yaml'}", *settings(theirs))
+
+    now = str(time.time_ns())
+    span = {"traceId": "0af7651916cd43dd8448eb211c80319c", "spanId": "b7ad6b7169203331"}
+    span |= {"name": "execute_tool read", "startTimeUnixNano": now, "endTimeUnixNano": now}
+    name = {"key": "service.name", "value": {"stringValue": "agents"}}
+    resource = {"attributes": [name]}
+    body = {"resourceSpans": [{"resource": resource, "scopeSpans": [{"spans": [span]}]}]}
+    running.answer(f"http://127.0.0.1:{http}/v1/traces", json.dumps(body).encode())
+    found = running.answer(
+        f"http://127.0.0.1:{query}/api/traces?service=agents", until=lambda said: said["data"]
+    )
+    assert [one["operationName"] for one in found["data"][0]["spans"]] == ["execute_tool read"]
+
+
+@pytest.mark.parametrize("name", ["jaeger.yaml", "collector.yaml"])
+def test_a_mistake_in_a_configuration_would_be_found(tmp_path, name):
+    text = (DEPLOY / name).read_text()
+    broken = tmp_path / name
+    broken.write_text(text.replace("receivers: [otlp]", "receivers: [oltp]"))
+
+    def validated(file):
+        command = [program(servers.JAEGER), "validate", f"--config={file}"]
+        return subprocess.run(command, capture_output=True, check=False).returncode
+
+    assert validated(DEPLOY / name) == 0
+    assert validated(broken) != 0
+
+
+def test_opa_runs_as_the_file_says_and_decides_by_the_example(running):
+    opa = program(servers.OPA)
+    (port,) = free_ports(1)
+    changed = {"--addr=0.0.0.0:8181": f"--addr=127.0.0.1:{port}", "/policies": DEPLOY / "policies"}
+    command = [changed.get(part, part) for part in SERVICES["opa"]["command"]]
+    process = running.start(opa, *command)
+
+    def decided(agent, action, **args):
+        asked = {"input": {"agent": {"type": agent}, "action": action, "args": args}}
+        url = f"http://127.0.0.1:{port}/v1/data/agent/authz"
+        return running.answer(url, json.dumps(asked).encode())
+
+    inside = decided("assistant", "read_file", path="docs/policy.md")
+    assert inside["result"]["allow"] is True
+    for path in ("docs/../keys", "docs//x", "keys", None):
+        assert decided("assistant", "read_file", path=path)["result"]["allow"] is False
+    merged = decided("code-agent", "merge_pr", base="main")["result"]
+    assert (merged["allow"], "approval" in merged) == (True, True)
+    assert decided("code-agent", "merge_pr", base="dev")["result"]["allow"] is False
+    logged = "".join(file.read_text() for file in running.folder.glob("*.log"))
+    assert f'"decision_id":"{inside["decision_id"]}"' in logged
+
+    _, inside_image, *check = SERVICES["opa"]["healthcheck"]["test"]
+    assert inside_image == "/opa"
+    asking = [opa, *(part.replace(":8181/", f":{port}/") for part in check)]
+    assert subprocess.run(asking, capture_output=True, check=False).returncode == 0
+    process.kill()
+    process.wait()
+    assert subprocess.run(asking, capture_output=True, check=False).returncode != 0
+
+
+def test_the_example_has_nothing_that_the_two_engines_see_otherwise(cli, project):
+    checked = cli(project, "policy", "check", DEPLOY / "policies" / "authz.rego")
+    assert (checked.returncode, checked.stderr) == (0, "")

@@ -1,0 +1,205 @@
+"""An SDK that is set up in one call, by agentguard.toml or by variables; and a receiver of OTLP.
+
+Each program is a process of its own, since a process has one SDK. The receiver is a small one of
+this test, which can also refuse, or never answer; the real Jaeger is in ``test_jaeger.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from collections import defaultdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+CALL = """
+from agentguard import Decision, Guard, telemetry
+
+{setup}
+with Guard.ephemeral(lambda _input: Decision.allow(), config={config}) as guard:
+    @guard.tool
+    def push(branch: str) -> str:
+        return branch
+
+    agent = guard.new_agent("coder")
+    print(agent.call(push, "fix"))
+    {middle}
+"""
+
+
+class Receiver:
+    """Keeps what is sent, by its path. ``holds`` has it answer nothing."""
+
+    def __init__(self, *, holds=False):
+        self.bodies: defaultdict[str, list[bytes]] = defaultdict(list)
+        self.let_go = threading.Event()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.bodies[self.path].append(body)
+                if holds:
+                    receiver.let_go.wait()
+                    return
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_arguments):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def spans(self):
+        """The names of services and spans."""
+        found = []
+        for body in self.bodies["/v1/traces"]:
+            for sent in ExportTraceServiceRequest.FromString(body).resource_spans:
+                named = {a.key: a.value.string_value for a in sent.resource.attributes}
+                spans = [span for scope in sent.scope_spans for span in scope.spans]
+                found += [(named["service.name"], span.name) for span in spans]
+        return found
+
+    def metrics(self):
+        found = set()
+        for body in self.bodies["/v1/metrics"]:
+            for sent in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+                found |= {m.name for scope in sent.scope_metrics for m in scope.metrics}
+        return found
+
+    def close(self):
+        self.let_go.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def receiver():
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def hanging():
+    receiver = Receiver(holds=True)
+    yield receiver
+    receiver.close()
+
+
+def run(setup="", config=None, middle="", **environment):
+    program = CALL.format(setup=textwrap.dedent(setup), config=config or {}, middle=middle)
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**bare, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_in_one_call(receiver):
+    done = run(f"telemetry.configure(endpoint={receiver.url!r}, service_name='mine')")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fix\n", "")
+    assert receiver.spans() == [("mine", "execute_tool push")]
+    assert receiver.metrics() == set()
+
+
+def test_by_the_configuration_with_metrics(receiver):
+    table = {"endpoint": receiver.url + "/", "service_name": "theirs", "metrics": True}
+    done = run(config={"telemetry": table})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert receiver.spans() == [("theirs", "execute_tool push")]
+    assert {"agentguard.calls", "agentguard.decision.duration"} <= receiver.metrics()
+
+
+@pytest.mark.parametrize("how", ["a table", "a call"])
+def test_by_the_standard_variables(receiver, how):
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_SERVICE_NAME": "environment"}
+    if how == "a table":
+        done = run(config={"telemetry": {}}, **variables)
+    else:
+        done = run("telemetry.configure()", **variables)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert receiver.spans() == [("environment", "execute_tool push")]
+
+
+def test_without_a_table_and_a_call_the_variables_are_the_applications_affair(receiver):
+    done = run(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url)
+    assert (done.returncode, done.stdout) == (0, "fix\n")
+    assert receiver.spans() == []
+
+
+def test_a_sampler_of_the_variables_counts(receiver):
+    setup = f"telemetry.configure(endpoint={receiver.url!r})"
+    done = run(setup, OTEL_TRACES_SAMPLER="always_off")
+    assert (done.returncode, done.stdout) == (0, "fix\n")
+    assert receiver.spans() == []
+    assert run(setup, OTEL_TRACES_SAMPLER="always_on").returncode == 0
+    assert receiver.spans() == [("agentguard", "execute_tool push")]
+
+
+def test_the_applications_own_sdk_stays_in_force(receiver):
+    setup = f"""
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider
+        own = TracerProvider()
+        trace.set_tracer_provider(own)
+        assert telemetry.configure(endpoint={receiver.url!r}) is False
+        assert trace.get_tracer_provider() is own
+    """
+    done = run(setup)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fix\n", "")
+    assert receiver.spans() == []
+
+
+def test_what_a_fork_does_is_sent_as_well(receiver):
+    fork = """telemetry.flush()
+    import os
+    from opentelemetry import trace
+    if os.fork():
+        os.wait()
+    else:
+        trace.get_tracer("of the child").start_span("in the child").end()"""
+    done = run(f"telemetry.configure(endpoint={receiver.url!r})", middle=fork)
+    assert done.returncode == 0
+    sent = [("agentguard", "execute_tool push"), ("agentguard", "in the child")]
+    assert receiver.spans() == sent
+
+
+def test_nobody_there_is_no_error_of_a_call():
+    done = run("telemetry.configure(endpoint='http://127.0.0.1:1')")
+    assert (done.returncode, done.stdout) == (0, "fix\n")
+
+
+def test_a_receiver_that_never_answers_does_not_hold_the_end_up(hanging):
+    done = run(f"telemetry.configure(endpoint={hanging.url!r})")  # it ends while that still waits
+    assert (done.returncode, done.stdout) == (0, "fix\n")
+    assert not hanging.let_go.is_set()
+    assert hanging.spans() == [("agentguard", "execute_tool push")]
+
+
+def test_another_protocol_is_refused(receiver):
+    refused = run("telemetry.configure()", OTEL_EXPORTER_OTLP_PROTOCOL="grpc")
+    assert refused.returncode == 1
+    assert "OTLP over grpc: agentguard sends http/protobuf" in refused.stderr
+
+
+def test_without_the_extra_it_says_what_to_install():
+    hide = "import sys; sys.modules['opentelemetry.sdk'] = None"
+    refused = run(f"{hide}\ntelemetry.configure(endpoint='http://127.0.0.1:1')")
+    assert refused.returncode == 1
+    assert "pip install 'agentguard[otlp]'" in refused.stderr
+    assert run(hide).stdout == "fix\n"

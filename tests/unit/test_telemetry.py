@@ -1,0 +1,638 @@
+"""The spans and metrics of guarded calls, as an SDK exports them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import pytest
+from opentelemetry import context, trace
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.trace import StatusCode
+
+from agentguard import (
+    ApprovalPending,
+    Arguments,
+    CallSite,
+    Decision,
+    Denied,
+    Guard,
+    Invocation,
+    telemetry,
+)
+from agentguard.audit import entry, statements
+from agentguard.keys import Ed25519Signer
+
+TABLES: dict[str, Any] = {
+    "trust_domain": "acme.example",
+    "agents": {
+        "reviewer": {"type": "code-agent", "authority": "own", "max_scope": ["pr:write"]},
+        "tester": {"type": "test-agent"},
+    },
+}
+
+
+def answer(document):
+    """Deny what goes to main; have people asked about a release."""
+    branch = document["args"].get("branch")
+    if branch == "main":
+        return Decision.deny("nobody pushes to main")
+    return Decision.require_approval() if branch == "release" else Decision.allow()
+
+
+class Place:
+    """A guard, an agent with a tool, and a person who approves."""
+
+    def __init__(self, **tables: Any) -> None:
+        self.bob = Ed25519Signer.from_seed(os.urandom(32))
+        people = {"bob": {"keys": [self.bob.public_key.openssh()]}}
+        self.guard = Guard.ephemeral(answer, config={**TABLES, "approvers": people, **tables})
+        self.agent = self.guard.new_agent("reviewer")
+        self.check: Any = None
+        self.does: Any = lambda branch: f"pushed {branch}"
+
+        @self.guard.tool(requires=["pr:write"])
+        def push(branch: str) -> str:
+            """Push a branch."""
+            return self.does(branch)
+
+        self.push = push
+
+    def call(self, branch="fix"):
+        return self.agent.call(self.push, branch=branch)
+
+    def ask(self, branch="release"):
+        with pytest.raises(ApprovalPending) as pending:
+            self.call(branch)
+        return pending.value.request
+
+    def entries(self, kind):
+        with closing(self.guard.reader()) as reader:
+            stored = [(index, entry.parse(body)) for index, body in reader.entries(0)]
+        return [(index, found) for index, found in stored if found.kind == kind]
+
+    def recorded(self):
+        """The place of the last authorization in the log, and its invocation's predicate."""
+        index, found = self.entries("authorization")[-1]
+        call = statements.read_authorization(found)
+        return index, call
+
+
+@pytest.fixture
+def place():
+    return Place()
+
+
+def ids(span):
+    return span.context.trace_id, span.context.span_id
+
+
+def traceparent(span):
+    trace_id, span_id = ids(span)
+    return f"00-{trace_id:032x}-{span_id:016x}-{span.context.trace_flags:02x}"
+
+
+def test_an_allowed_call_is_one_span_that_says_who_what_and_where_the_evidence_is(
+    place: Place, spans
+):
+    assert place.call() == "pushed fix"
+    span = spans.one("execute_tool push")
+    assert spans.tree() == ["execute_tool push"]
+    index, call = place.recorded()
+    predicate = call.predicate
+    attributes = dict(span.attributes)
+    origin, size, root = attributes.pop("agentguard.audit.checkpoint").split(" ")
+    assert attributes == {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "push",
+        "gen_ai.tool.type": "function",
+        "gen_ai.tool.call.id": "push#1",
+        "gen_ai.agent.id": place.agent.id,
+        "gen_ai.agent.name": "reviewer",
+        "agentguard.agent.id": place.agent.id,
+        "agentguard.agent.type": "code-agent",
+        "agentguard.principal.id": "agent:reviewer",
+        "agentguard.delegation.chain": "agent:reviewer",
+        "agentguard.delegation.depth": 0,
+        "agentguard.invocation.id": predicate["invocation_id"],
+        "agentguard.invocation.sha256": call.invocation_sha256,
+        "agentguard.policy.decision": "allow",
+        "agentguard.policy.digest": call.policy_sha256,
+        "agentguard.audit.shard": 0,
+        "agentguard.audit.index": index,
+        "agentguard.outcome.status": "ok",
+    }
+    assert predicate["traceparent"] == traceparent(span)
+    assert span.status.status_code is StatusCode.UNSET
+    assert [event.name for event in span.events] == ["policy.decision"]
+    with closing(place.guard.reader()) as reader:  # a checkpoint of the log, with the entry in it
+        notes = [note.decode().split("\n") for note in reader.checkpoints(0)]
+    assert [origin, size, root] in [note[:3] for note in notes]
+    assert int(size) > index
+
+
+def test_a_denial_is_an_error_with_its_reason_code(place, spans):
+    with pytest.raises(Denied):
+        place.call("main")
+    span = spans.one("execute_tool push")
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.status.description == "policy.denied"
+    assert span.attributes["error.type"] == "policy.denied"
+    assert span.attributes["agentguard.policy.decision"] == "deny"
+    assert span.attributes["agentguard.audit.index"] == place.recorded()[0]
+    assert "agentguard.outcome.status" not in span.attributes
+    (event,) = span.events
+    assert dict(event.attributes) == {
+        "agentguard.policy.decision": "deny",
+        "agentguard.policy.code": "policy.denied",
+        "agentguard.policy.digest": place.recorded()[1].policy_sha256,
+    }
+
+
+def test_a_call_without_authority_is_an_error_as_well(place, spans):
+    with pytest.raises(Denied):
+        place.guard.new_agent("tester").call(place.push, branch="fix")
+    span = spans.one("execute_tool push")
+    assert span.attributes["error.type"] == "delegation.missing"
+    assert span.attributes["agentguard.agent.type"] == "test-agent"
+
+
+def test_what_a_tool_raises_is_an_error_of_its_type_alone(place, spans):
+    def fail(_branch):
+        raise LookupError("the text may tell secrets")
+
+    place.does = fail
+    with pytest.raises(LookupError):
+        place.call()
+    span = spans.one("execute_tool push")
+    assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "LookupError")
+    assert span.attributes["error.type"] == "LookupError"
+    assert span.attributes["agentguard.policy.decision"] == "allow"
+    assert span.attributes["agentguard.outcome.status"] == "error"
+    assert [event.name for event in span.events] == ["policy.decision"]
+
+
+def test_what_a_tool_was_denied_inside_is_the_tools_error(place, spans):
+    other = place.guard.new_agent("tester")
+    place.does = lambda _branch: other.call(place.push, branch="fix")
+    with pytest.raises(Denied):
+        place.call()
+    inner, outer = spans.named("execute_tool push")
+    assert inner.attributes["error.type"] == "delegation.missing"
+    assert outer.attributes["error.type"] == "agentguard.decision.Denied"
+    assert inner.parent.span_id == outer.context.span_id
+
+
+def test_a_call_that_waits_is_no_error_and_goes_on_in_its_trace(place, spans):
+    tracer = trace.get_tracer("an application")
+    with tracer.start_as_current_span("the request"):
+        request = place.ask()
+    waiting = spans.one("execute_tool push")
+    assert request.traceparent == traceparent(waiting)
+    assert waiting.status.status_code is StatusCode.UNSET
+    assert waiting.attributes["agentguard.approval.status"] == "pending"
+    assert waiting.attributes["agentguard.approval.id"] == request.request_id
+    assert waiting.attributes["agentguard.policy.decision"] == "approval"
+    ((index, _entry),) = place.entries("request")
+    assert waiting.attributes["agentguard.audit.index"] == index
+    assert [event.name for event in waiting.events] == ["policy.decision", "approval.requested"]
+
+    answered = place.guard.approvals.approve(request, place.bob)
+    with tracer.start_as_current_span("another request") as another:
+        assert place.call("release") == "pushed release"
+    _, resumed = spans.named("execute_tool push")
+    assert resumed.context.trace_id == waiting.context.trace_id
+    assert resumed.parent.span_id == waiting.context.span_id
+    links = {link.attributes["agentguard.link"]: link.context.span_id for link in resumed.links}
+    assert links == {
+        "paused": waiting.context.span_id,
+        "caller": another.get_span_context().span_id,
+    }
+    assert resumed.attributes["agentguard.approval.status"] == "approved"
+    assert resumed.attributes["agentguard.approval.id"] == request.request_id
+    decided = [event for event in resumed.events if event.name == "approval.decided"]
+    assert [dict(event.attributes) for event in decided] == [
+        {
+            "agentguard.approval.id": request.request_id,
+            "agentguard.approval.status": "approved",
+            "agentguard.approval.approver": "user:bob",
+            "agentguard.approval.method": "ed25519",
+            "agentguard.approval.answer.id": answered.said.approval_id,
+        }
+    ]
+    assert place.recorded()[1].predicate["traceparent"].split("-")[1] == (
+        f"{waiting.context.trace_id:032x}"
+    )
+
+
+def test_within_the_trace_that_has_waited_a_resumed_call_stays_where_it_is_made(
+    place: Place, spans
+):
+    tracer = trace.get_tracer("an application")
+    with tracer.start_as_current_span("the run") as run:
+        request = place.ask()
+        place.guard.approvals.approve(request, place.bob)
+        place.call("release")
+    waiting, resumed = spans.named("execute_tool push")
+    assert resumed.parent.span_id == run.get_span_context().span_id
+    assert [link.context.span_id for link in resumed.links] == [waiting.context.span_id]
+
+
+def test_a_rejection_is_an_error(place, spans):
+    place.guard.approvals.reject(place.ask(), place.bob)
+    with pytest.raises(Denied):
+        place.call("release")
+    _, refused = spans.named("execute_tool push")
+    assert refused.attributes["error.type"] == "approval.rejected"
+    assert refused.attributes["agentguard.approval.status"] == "rejected"
+
+
+def test_an_evaluation_has_a_span_only_where_people_are_asked(place, spans):
+    def at(branch):
+        bind = lambda: Arguments.of({"branch": branch})  # noqa: E731
+        return Invocation.bind(place.push.spec, bind, CallSite("call_1", thread="t"))
+
+    assert place.agent.evaluate(at("fix")).allowed
+    assert place.agent.evaluate(at("main")).outcome == "deny"
+    assert spans.all() == []
+    with pytest.raises(ApprovalPending) as pending:
+        place.agent.evaluate(at("release"))
+    waiting = spans.one("execute_tool push")
+    assert waiting.attributes["agentguard.approval.status"] == "pending"
+    assert pending.value.request.traceparent == traceparent(waiting)
+    with pytest.raises(ApprovalPending):
+        place.agent.evaluate(at("release"))  # which asks nobody anew
+    assert len(spans.all()) == 1
+    place.guard.approvals.approve(pending.value.request, place.bob)
+    assert place.agent.run(at("release"), lambda: "pushed") == "pushed"
+    assert spans.all()[-1].parent.span_id == ids(waiting)[1]
+
+
+def test_the_tools_own_spans_and_the_facts_are_inside(place: Place, spans):
+    tracer = trace.get_tracer("an application")
+
+    def look_up(_arguments):
+        with tracer.start_as_current_span("SELECT"):
+            return {}
+
+    @place.guard.tool(facts=look_up)
+    def fetch() -> str:
+        with tracer.start_as_current_span("GET"):
+            return place.call()
+
+    place.agent.call(fetch)
+    assert spans.tree() == ["execute_tool fetch", "  SELECT", "  GET", "    execute_tool push"]
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+async def test_async_calls_each_have_their_own(place: Place, spans):
+    tracer = trace.get_tracer("an application")
+
+    async def look_up(_arguments):
+        with tracer.start_as_current_span("SELECT"):
+            await asyncio.sleep(0)
+            return {}
+
+    @place.guard.tool(facts=look_up)
+    async def fetch(name: str) -> str:
+        with tracer.start_as_current_span(f"GET {name}"):
+            await asyncio.sleep(0.01)
+            return await place.agent.acall(place.push, branch=name)  # in a worker thread
+
+    with tracer.start_as_current_span("the request") as request:
+        names = [f"b{n}" for n in range(5)]
+        await asyncio.gather(*(place.agent.acall(fetch, name) for name in names))
+        assert trace.get_current_span() is request
+    assert {span.context.trace_id for span in spans.all()} == {spans.all()[0].context.trace_id}
+    by_id = {span.context.span_id: span for span in spans.all()}
+    got = [span for span in spans.all() if span.name.startswith("GET")]
+    assert {by_id[span.parent.span_id].name for span in got} == {"execute_tool fetch"}
+    assert len({span.parent.span_id for span in got}) == 5
+    pushed = spans.named("execute_tool push")
+    assert {by_id[span.parent.span_id].name for span in pushed} == {f"GET {n}" for n in names}
+    selected = spans.named("SELECT")
+    assert {by_id[span.parent.span_id].name for span in selected} == {"execute_tool fetch"}
+
+
+async def test_a_call_that_is_cancelled_ends_its_span(place: Place, spans):
+    begun = asyncio.Event()
+
+    @place.guard.tool
+    async def wait() -> None:
+        begun.set()
+        await asyncio.sleep(60)
+
+    task = asyncio.create_task(place.agent.acall(wait))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    span = spans.one("execute_tool wait")
+    assert span.attributes["error.type"].endswith("CancelledError")
+    assert span.attributes["agentguard.outcome.status"] == "unknown"
+
+
+async def test_a_coroutine_that_is_closed_elsewhere_ends_its_span(place: Place, spans, caplog):
+    @place.guard.tool
+    async def wait() -> None:
+        await asyncio.sleep(60)
+
+    calling: Any = place.agent.acall(wait)
+    calling.send(None)
+    while spans.all() == [] and calling.cr_await is not None and not _sleeps(calling):
+        await asyncio.sleep(0.01)
+        calling.send(None)
+    thread = threading.Thread(target=calling.close)
+    thread.start()
+    thread.join()
+    assert spans.one("execute_tool wait").attributes["agentguard.outcome.status"] == "unknown"
+    assert "detach" not in caplog.text
+
+
+def _sleeps(coroutine):
+    while coroutine is not None:
+        if getattr(coroutine, "__qualname__", "") == "sleep":
+            return True
+        coroutine = getattr(coroutine, "cr_await", None)
+    return False
+
+
+def test_in_threads_a_call_is_where_its_context_is(place, spans):
+    tracer = trace.get_tracer("an application")
+
+    def work(name):
+        with tracer.start_as_current_span(name):
+            place.call(name)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, [f"t{n}" for n in range(32)]))
+    by_id = {span.context.span_id: span.name for span in spans.all()}
+    parents = [by_id[span.parent.span_id] for span in spans.named("execute_tool push")]
+    assert sorted(parents) == sorted(f"t{n}" for n in range(32))
+
+
+def test_for_whom_and_through_whom_stands_on_each(place: Place, spans):
+    tester = place.guard.new_agent("tester")
+    place.does = lambda branch: tester.call(place.check, branch)
+
+    @place.guard.tool
+    def check(branch: str) -> str:
+        return f"checked {branch}"
+
+    place.check = check
+    lends: dict[str, Any] = {"via": "service:orchestrator", "task_id": "task_1"}
+    with place.guard.delegate("user:alice", scope=["pr:write"], **lends):
+        place.call()
+    inner, outer = spans.all()
+    assert spans.tree() == ["execute_tool push", "  execute_tool check"]
+    assert outer.attributes["agentguard.principal.id"] == "user:alice"
+    assert outer.attributes["user.id"] == "user:alice"
+    assert outer.attributes["agentguard.delegation.chain"] == (
+        "user:alice>service:orchestrator>agent:reviewer"
+    )
+    assert outer.attributes["agentguard.delegation.depth"] == 2
+    assert inner.attributes["agentguard.delegation.chain"] == (
+        "user:alice>service:orchestrator>agent:reviewer>agent:tester"
+    )
+    assert inner.attributes["agentguard.task.id"] == outer.attributes["agentguard.task.id"]
+    assert inner.attributes["agentguard.task.id"] == "task_1"
+
+
+def test_where_so_configured_people_are_named_by_digests(spans):
+    place = Place(telemetry={"hash_users": True})
+    with place.guard.delegate("user:alice", scope=["pr:write"]):
+        request = place.ask()
+        place.guard.approvals.approve(request, place.bob)
+        place.call("release")
+    for span in spans.all():
+        assert "alice" not in span.to_json()
+        assert "bob" not in span.to_json()
+        assert span.attributes["user.id"].startswith("user:sha256:")
+        chain = span.attributes["agentguard.delegation.chain"]
+        assert chain == f"{span.attributes['user.id']}>spiffe://acme.example>agent:reviewer"
+    assert len({span.attributes["user.id"] for span in spans.all()}) == 1
+
+
+def test_arguments_and_results_are_there_only_by_opt_in_and_redacted(spans):
+    Place().call("fix")
+    told = spans.one("execute_tool push")
+    assert "gen_ai.tool.call.arguments" not in told.attributes
+    assert "gen_ai.tool.call.result" not in told.attributes
+    spans.forget()
+    Place(telemetry={"arguments": True, "results": True}).call("fix")
+    told = spans.one("execute_tool push")
+    assert json.loads(told.attributes["gen_ai.tool.call.arguments"]) == {"branch": "fix"}
+    assert json.loads(told.attributes["gen_ai.tool.call.result"]) == "pushed fix"
+    spans.forget()
+    redacted = {"push": ["/args/branch", "/result"]}
+    Place(telemetry={"arguments": True, "results": True}, redact=redacted).call("fix")
+    assert '"fix' not in spans.one("execute_tool push").to_json()
+    assert "pushed fix" not in spans.one("execute_tool push").to_json()
+
+
+class Codec:
+    def dumps(self, result):
+        return json.dumps(result).encode()
+
+    def loads(self, data):
+        return json.loads(data)
+
+
+def at(place, branch="fix"):
+    def bind():
+        return Arguments.of({"branch": branch})
+
+    return Invocation.bind(place.push.spec, bind, CallSite("call_1", thread="t"))
+
+
+def test_a_call_whose_result_is_handed_out_again_says_of_which(place, spans):
+    for _ in range(2):
+        assert place.agent.run(at(place), lambda: "pushed", codec=Codec()) == "pushed"
+    first, again = spans.all()
+    assert again.attributes["agentguard.outcome.status"] == "not_run"
+    assert (
+        again.attributes["agentguard.outcome.replay_of"]
+        == (first.attributes["agentguard.invocation.id"])
+    )
+    assert again.status.status_code is StatusCode.UNSET
+
+
+def test_a_call_in_doubt_is_refused_and_says_so(place, spans):
+    def cut():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        place.agent.run(at(place), cut, codec=Codec())
+    with pytest.raises(Denied):
+        place.agent.run(at(place), lambda: "pushed", codec=Codec())
+    first, again = spans.all()
+    assert first.attributes["agentguard.outcome.status"] == "unknown"
+    assert first.attributes["error.type"] == "KeyboardInterrupt"
+    assert again.attributes["error.type"] == "journal.in_doubt"
+
+
+class PauseError(Exception):
+    """A framework's way to pause."""
+
+
+def test_a_tool_that_pauses_is_no_error(place, spans):
+    def pause():
+        raise PauseError
+
+    with pytest.raises(PauseError):
+        place.agent.run(at(place), pause, codec=Codec(), suspends=(PauseError,))
+    span = spans.one("execute_tool push")
+    assert span.status.status_code is StatusCode.UNSET
+    assert "error.type" not in span.attributes
+    assert span.attributes["agentguard.outcome.status"] == "suspended"
+
+
+@pytest.mark.parametrize("limit", [128, 30])
+def test_what_a_tool_adds_does_not_displace_the_identity(place, monkeypatch, limit, spans):
+    provider = TracerProvider(span_limits=SpanLimits(max_span_attributes=limit))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    kept = type(spans)(provider)
+
+    def add(_branch):
+        for number in range(300):
+            trace.get_current_span().set_attribute(f"mine.{number}", number)
+
+    place.does = add
+    place.call()
+    attributes = kept.one("execute_tool push").attributes
+    assert len(attributes) == limit
+    assert attributes["gen_ai.agent.name"] == "reviewer"
+    assert attributes["agentguard.policy.decision"] == "allow"
+    assert attributes["agentguard.audit.index"] == place.recorded()[0]
+    assert attributes["gen_ai.operation.name"] == "execute_tool"
+
+
+def test_without_an_sdk_the_record_names_the_span_around_it(place):
+    outer = trace.NonRecordingSpan(trace.SpanContext(7, 8, is_remote=True))
+    token = context.attach(trace.set_span_in_context(outer))
+    try:
+        place.call()
+    finally:
+        context.detach(token)
+    assert place.recorded()[1].predicate["traceparent"] == f"00-{7:032x}-{8:016x}-00"
+    place.call()
+    assert place.recorded()[1].predicate["traceparent"] is None
+
+
+def test_in_a_tool_span_of_somebody_else_only_the_authorization_is_added(place: Place, spans):
+    tracer = trace.get_tracer("an instrumentor")
+    place.does = lambda branch: place.agent.call(place.check, branch)
+
+    @place.guard.tool
+    def check(branch: str) -> str:
+        return branch
+
+    place.check = check
+    with tracer.start_as_current_span("push.tool") as theirs, telemetry.inside(theirs):
+        place.call()
+    assert spans.tree() == ["push.tool", "  agentguard.authorize", "  execute_tool check"]
+    for name in ("push.tool", "agentguard.authorize"):
+        attributes = spans.one(name).attributes
+        assert attributes["gen_ai.agent.name"] == "reviewer"
+        assert attributes["agentguard.policy.decision"] == "allow"
+        assert attributes["agentguard.audit.checkpoint"]
+    assert spans.one("push.tool").attributes["agentguard.outcome.status"] == "ok"
+    calls = [statements.read_authorization(found) for _, found in place.entries("authorization")]
+    assert calls[0].predicate["traceparent"] == traceparent(spans.one("push.tool"))
+
+    spans.forget()
+    started = tracer.start_as_current_span("push.tool")
+    with pytest.raises(Denied), started as theirs, telemetry.inside(theirs):
+        place.call("main")
+    assert spans.one("push.tool").attributes["error.type"] == "policy.denied"
+    assert spans.one("agentguard.authorize").status.status_code is StatusCode.ERROR
+
+
+def test_the_span_of_an_agents_run_has_its_calls_in_it(place, spans):
+    lent = place.guard.delegate("user:alice", scope=["pr:write"])
+    with lent, place.agent.span(conversation="thread-1") as run:
+        place.call()
+    assert spans.tree() == ["invoke_agent reviewer", "  execute_tool push"]
+    attributes = spans.one("invoke_agent reviewer").attributes
+    assert attributes["gen_ai.operation.name"] == "invoke_agent"
+    assert attributes["gen_ai.conversation.id"] == "thread-1"
+    assert attributes["gen_ai.agent.id"] == place.agent.id
+    assert attributes["agentguard.delegation.chain"] == (
+        "user:alice>spiffe://acme.example>agent:reviewer"
+    )
+
+    first = spans.one("invoke_agent reviewer")
+    assert run.traceparent == traceparent(first)
+    with pytest.raises(LookupError), place.agent.span(paused=run.traceparent):
+        raise LookupError("a text")
+    _, again = spans.named("invoke_agent reviewer")
+    assert again.context.trace_id == first.context.trace_id
+    assert [link.context.span_id for link in again.links] == [ids(first)[1]]
+    assert again.attributes["error.type"] == "LookupError"
+    assert "a text" not in again.to_json()
+
+
+def points(reader, name):
+    """The data points of a metric, by their attributes."""
+    data = reader.get_metrics_data()
+    scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics]
+    found = [metric for scope in scopes for metric in scope.metrics if metric.name == name]
+    return [
+        (dict(point.attributes), point) for metric in found for point in metric.data.data_points
+    ]
+
+
+def test_calls_are_counted_by_their_answer_with_and_without_spans(metrics):
+    place = Place()
+    place.call()
+    place.call()
+    with pytest.raises(Denied):
+        place.call("main")
+    place.ask()
+    common = {"gen_ai.agent.name": "reviewer", "gen_ai.tool.name": "push"}
+    counted = [(about, point.value) for about, point in points(metrics, "agentguard.calls")]
+    assert sorted(counted, key=str) == sorted(
+        [
+            ({"agentguard.policy.decision": "allow", **common}, 2),
+            (
+                {"agentguard.policy.decision": "deny", **common, "error.type": "policy.denied"},
+                1,
+            ),
+            ({"agentguard.policy.decision": "approval", **common}, 1),
+        ],
+        key=str,
+    )
+    took = points(metrics, "agentguard.decision.duration")
+    assert {about["agentguard.policy.decision"]: point.count for about, point in took} == {
+        "allow": 2,
+        "deny": 1,
+        "approval": 1,
+    }
+
+
+def test_what_waits_is_a_gauge_and_an_answer_has_its_time(metrics):
+    place, other = (Place(trust_domain="waiting.example") for _ in range(2))
+
+    def waiting():
+        found = points(metrics, "agentguard.approvals.pending")
+        ours = {"agentguard.trust_domain": "waiting.example"}  # guards of other tests may be there
+        return [point.value for about, point in found if about == ours]
+
+    request = place.ask()
+    assert waiting() == [1]
+    other.ask()
+    assert waiting() == [2]
+    place.guard.approvals.approve(request, place.bob)
+    place.call("release")
+    ((about, point),) = points(metrics, "agentguard.approval.duration")
+    assert about == {"agentguard.approval.status": "approved", "gen_ai.tool.name": "push"}
+    assert (point.count, point.sum >= 0) == (1, True)
+    assert waiting() == [1]
+    place.guard.close()
+    other.guard.close()
+    assert waiting() == []

@@ -1,0 +1,203 @@
+"""Export traces from Jaeger's query API into one file: what ``scripts/jaeger-export`` runs.
+
+The file has the form of Jaeger's own answers, and is what ``agentguard audit verify --against`` and
+``scripts/waterfall`` take. Jaeger cuts an answer off at a number of traces and does not say so, nor
+which it left out; so a time of which that many come is asked for again in halves.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, NamedTuple
+
+import httpx
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from agentguard.cli import files, times
+from agentguard.cli.options import ForceOption, OutputOption, trace_id
+from agentguard.errors import StorageError
+
+_TIMEOUT: Final = 60.0  # seconds, of one question
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# A proxy is for what is elsewhere.
+_DIRECTLY: Final = dict.fromkeys(("all://127.0.0.1", "all://[::1]", "all://localhost"))
+
+Trace = dict[str, Any]
+
+
+class ExportError(Exception):
+    """The traces can't be had; says why."""
+
+
+class Period(NamedTuple):
+    """A period of time, in microseconds since the epoch; both ends belong to it."""
+
+    start: int
+    end: int
+
+    def halves(self) -> tuple[Period, Period]:
+        """Return its earlier and its later half; raises ExportError for a single microsecond.
+
+        They share the middle: a span that began within that microsecond is in the later half.
+        """
+        if self.end - self.start <= 1:
+            raise ExportError("as many traces as --limit began in one microsecond: raise it")
+        middle = (self.start + self.end) // 2
+        return Period(self.start, middle), Period(middle, self.end)
+
+
+def traces_of(
+    jaeger: httpx.Client, service: str, whole: Period, limit: int
+) -> Iterator[tuple[list[Trace], Period]]:
+    """Yield the traces that have spans of a service in a period, part by part of the period.
+
+    A trace comes with every part that it has spans in. Raises ExportError.
+    """
+    pending = [whole]
+    while pending:
+        period = pending.pop()
+        found = ask(
+            jaeger,
+            "/api/traces",
+            {"service": service, "start": period.start, "end": period.end, "limit": limit},
+        )
+        if len(found) < limit:
+            yield found, period
+        else:
+            pending += reversed(period.halves())
+
+
+def ask(jaeger: httpx.Client, path: str, query: dict[str, str | int]) -> list[Trace]:
+    """Ask for traces; raises ExportError for all but a whole answer."""
+    try:
+        answer = jaeger.get(path, params=query)
+    except httpx.HTTPError as error:
+        raise ExportError(f"{jaeger.base_url} does not answer: {error!r}") from error
+    try:
+        said = answer.json()
+        failed, found = said.get("errors"), said.get("data")
+    except (ValueError, AttributeError):
+        failed = found = None
+    if answer.status_code != httpx.codes.OK or failed or not isinstance(found, list):
+        what = failed or repr(answer.text[:200])
+        raise ExportError(f"{answer.url} answers {answer.status_code} and no traces: {what}")
+    return found
+
+
+def begin(trace: Trace) -> tuple[int, str]:
+    """Return by what traces are ordered: when the first span began, and the id."""
+    return min((span["startTime"] for span in trace["spans"]), default=0), trace["traceID"]
+
+
+@contextmanager
+def progress(whole: Period) -> Iterator[Any]:
+    """Show on a terminal how much of the time is done, and how many traces there are."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=whole.end - whole.start)
+
+        def done(period: Period, traces: int) -> None:
+            bar.update(task, advance=period.end - period.start, description=f"{traces:,} traces")
+
+        yield done
+
+
+def microseconds(moment: datetime) -> int:
+    """Return a time as Jaeger's API has it."""
+    since = moment - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def collect(jaeger: httpx.Client, service: str, whole: Period, limit: int) -> list[Trace]:
+    """Return the traces that have spans of a service in a period, once each, the oldest first."""
+    held: dict[str, Trace] = {}
+    with progress(whole) as done:
+        for found, period in traces_of(jaeger, service, whole, limit):
+            for trace in found:
+                before = held.get(trace["traceID"])
+                if before is None or len(before["spans"]) < len(trace["spans"]):
+                    held[trace["traceID"]] = trace  # it may have grown meanwhile
+            done(period, len(held))
+    return sorted(held.values(), key=begin)
+
+
+def export(
+    service: Annotated[
+        str | None, typer.Argument(metavar="SERVICE", help="The service.name of the traces.")
+    ] = None,
+    *,
+    trace: Annotated[
+        str | None,
+        typer.Option("--trace", metavar="ID", parser=trace_id, help="One trace, of any time."),
+    ] = None,
+    url: Annotated[
+        str,
+        typer.Option(
+            "--url",
+            metavar="URL",
+            envvar="AGENTGUARD_JAEGER_QUERY_URL",
+            help="Where Jaeger's query API is.",
+        ),
+    ] = "http://127.0.0.1:16686",
+    since: Annotated[
+        str,
+        typer.Option(
+            "--since", metavar="TIME", help="Spans from a time on, as audit list takes them."
+        ),
+    ] = "1h",
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="Up to a time; by default now.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=2, metavar="N", help="Traces to ask for at once.")
+    ] = 200,
+    output: OutputOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Export the traces of a service from Jaeger, as JSON."""
+    if (service is None) is (trace is None):
+        raise typer.BadParameter("name a service, or a trace with --trace")
+    now = datetime.now(UTC)
+    whole = Period(
+        microseconds(times.moment(since, now)),
+        microseconds(times.moment(until, now) if until is not None else now),
+    )
+    if whole.start >= whole.end:
+        raise typer.BadParameter("--since is not before --until")
+    with (
+        files.new(output, force=force) as file,
+        httpx.Client(base_url=url, timeout=_TIMEOUT, mounts=_DIRECTLY) as jaeger,
+    ):
+        found = (
+            ask(jaeger, f"/api/traces/{trace}", {})
+            if trace is not None
+            else collect(jaeger, service or "", whole, limit)
+        )
+        answer = {"data": found, "total": len(found), "limit": 0, "offset": 0, "errors": None}
+        file.write(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
+    spans = sum(len(trace["spans"]) for trace in found)
+    say(f"{len(found):,} traces with {spans:,} spans")
+
+
+def say(text: str) -> None:
+    """Tell the person who waits."""
+    print(f"scripts/jaeger-export: {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(export)
+    try:
+        app(prog_name="scripts/jaeger-export")
+    except (ExportError, StorageError) as error:
+        say(str(error))
+        sys.exit(1)
