@@ -15,7 +15,7 @@ from agentguard import (
     idempotency_key,
     verify_evidence,
 )
-from agentguard.audit.verify import Problem
+from agentguard.audit.findings import Problem
 
 
 def called(guard: Guard) -> str:
