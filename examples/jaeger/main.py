@@ -13,6 +13,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
@@ -131,7 +132,8 @@ def main() -> None:
             print(graph.invoke(None, thread)["messages"][-1].text)
     _version, trace_id, _span_id, _flags = (request.traceparent or "---").split("-")
     print(f"the trace:   {JAEGER}/trace/{trace_id}")
-    print(f"what failed: {JAEGER}/search?service={SERVICE}&tags=%7B%22error%22%3A%22true%22%7D")
+    denied = urlencode({"service": SERVICE, "tags": '{"agentguard.policy.decision":"deny"}'})
+    print(f"all denials: {JAEGER}/api/traces?{denied}")
 
 
 main()

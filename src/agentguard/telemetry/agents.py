@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,7 +22,7 @@ class AgentSpan:
     """
 
     def __init__(
-        self, span: Span | None, identity: dict[str, Any], around: Context | None = None
+        self, span: Span | None, identity: Mapping[str, Any], around: Context | None = None
     ) -> None:
         self._span = span
         self._identity = identity
@@ -58,7 +59,8 @@ class AgentSpan:
             attributes = {names.ERROR_TYPE: kind, **attributes}
             span.set_status(StatusCode.ERROR, kind)
             span.set_attribute(names.ERROR_TYPE, kind)
-        tracing.set_attributes(span, attributes)
+        if tracing.has_dropped(span):
+            span.set_attributes(attributes)
         span.end()
 
     def __enter__(self) -> Self:
@@ -78,15 +80,15 @@ class AgentSpan:
 class Enriched(AgentSpan):
     """Somebody else's span that stands for an agent's work: it says whose, and they end it."""
 
-    def __init__(self, span: Span, identity: dict[str, Any], around: Context | None) -> None:
+    def __init__(self, span: Span, identity: Mapping[str, Any], around: Context | None) -> None:
         super().__init__(span, identity, around)
         span.set_attributes(identity)
 
     @fails_open
     def end(self, error: BaseException | None = None) -> None:  # noqa: ARG002  theirs to say
         """Set what its own attributes may have displaced; they may have ended it before."""
-        if self._span is not None and self._span.is_recording():
-            tracing.set_attributes(self._span, self._identity)
+        if self._span is not None and tracing.has_dropped(self._span):
+            self._span.set_attributes(self._identity)
 
 
 SILENT = AgentSpan(None, {})
@@ -94,13 +96,13 @@ SILENT = AgentSpan(None, {})
 
 
 @fails_open
-def begin(agent_name: str, identity: dict[str, Any], run: AgentRun) -> AgentSpan:
+def begin(agent_name: str, identity: Mapping[str, Any], run: AgentRun) -> AgentSpan:
     """Start the span of an agent's run."""
     tracer = tracing.tracer()
     if tracer is None:
         return SILENT
     context, links = tracing.resumed(tracing.parse(run.paused), run.parent)
-    attributes = {names.OPERATION: names.INVOKE_AGENT}
+    attributes: dict[str, Any] = {names.OPERATION: names.INVOKE_AGENT}
     if run.conversation is not None:
         attributes[names.CONVERSATION] = tracing.text(run.conversation)
     attributes |= identity
