@@ -19,7 +19,7 @@ Outcome = Literal["allow", "deny", "approval"]
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """One approval that a policy asks for (policy.md, Output).
+    """One approval that a policy asks for (policies.md, Output).
 
     ``approvers`` are names of the roster, of ``roles`` any one suffices; ``quorum`` counts
     distinct people; ``ttl`` is in seconds; ``allow_self`` lifts the separation of duties.
@@ -33,7 +33,7 @@ class Requirement:
     allow_self: bool = False
 
     def as_json(self) -> dict[str, JSON]:
-        """Return the members of policy.md's ``approval``, all of them."""
+        """Return the members of policies.md's ``approval``, all of them."""
         return {
             "reason": self.reason,
             "approvers": list(self.approvers),

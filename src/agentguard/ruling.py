@@ -3,7 +3,7 @@
 A call that needs an approval leaves a request and waits (``ApprovalPending``). Once enough answers
 are there, the policy is asked again, with them in its input: it may still deny, or ask for more.
 What was shown to the approvers has to be met as well, whatever the policy asks for by now
-(docs/policy.md).
+(docs/policies.md).
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ def _verified(line: Line, asked: Asked, now: int) -> Sequence[Answer]:
 
 
 def _approval(answers: Sequence[Answer]) -> Fragment:
-    """The ``approval`` of the policy's input (docs/policy.md, Input)."""
+    """The ``approval`` of the policy's input (docs/policies.md, Input)."""
     named = [answer.approver for answer in answers if answer.approver is not None]
     return Fragment(
         canonical.dumps(

@@ -1,4 +1,4 @@
-"""docs/policy.md as a reader follows it: its policies, its tables, its commands."""
+"""docs/policies.md as a reader follows it: its policies, its tables, its commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from agentguard.flow import MAX_REASON, MAX_REASONS
 from agentguard.policy import decide, document
 from agentguard.tool import RESERVED
 
-PAGE = (Path(__file__).parents[2] / "docs" / "policy.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text(encoding="utf-8")
 
 
 def block(language: str) -> str:
@@ -48,7 +48,7 @@ REGO = RegoEngine.from_source(block("rego"))
 
 def python_policy() -> Callable[..., Decision]:
     names: dict[str, Any] = {}
-    exec(compile(block("python"), "policy.md", "exec"), names)  # noqa: S102  a reader would paste it
+    exec(compile(block("python"), "policies.md", "exec"), names)  # noqa: S102  a reader would paste it
     function: Callable[..., Decision] = names["policy"]
     return function
 
