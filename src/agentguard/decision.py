@@ -88,6 +88,14 @@ class Decision:
         return cls("deny", code, (reason,))
 
     @classmethod
+    def observed(cls, decision: Decision) -> Decision:
+        """An allow, since the policy is only observed; the reason says what it has answered."""
+        code = f" [{decision.code}]" if decision.code else ""
+        reason = f"the policy is only observed; it says {decision.outcome}{code}"
+        said = "; ".join((reason, *decision.reasons))
+        return cls("allow", reasons=(said,), redactions=decision.redactions)
+
+    @classmethod
     def failed(cls, code: str, what: str, error: Exception) -> Decision:
         """A refusal: something broke. The error itself, which may tell secrets, stays out."""
         return cls.refused(f"{what} ({type(error).__name__})", code=code)

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from agentguard.approval import ApprovalRequest
-from agentguard.audit.entry import Record
+from agentguard.audit.entry import Mode, Record
 from agentguard.canonical import Fragment
 from agentguard.decision import Decision
 from agentguard.journal import Page
@@ -248,6 +248,9 @@ class Line:
     trust_domain: str
     on_request: Callable[[ApprovalRequest], object] | None = None
     """Is told of each new request, once it can be answered."""
+
+    mode: Mode = "enforce"
+    """Whether the policy's answer counts, or is only on record (``observe``)."""
 
     def redactions_of(self, tool: str) -> tuple[Redaction, ...]:
         """Return what the configuration redacts of a tool's calls."""

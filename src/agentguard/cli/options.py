@@ -36,7 +36,7 @@ Kind = Literal[
     "key",
     "shard",
 ]
-Decided = Literal["allow", "deny", "approval"]
+Decided = Literal["allow", "deny", "approval", "observe"]
 
 _TRACE: Final = re.compile(r"[0-9a-fA-F]{32}")
 
@@ -206,7 +206,8 @@ DecisionOption = Annotated[
         "--decision",
         metavar="DECISION",
         parser=one_of(Decided),
-        help="Calls that were decided so: allow, deny or approval.",
+        help="Calls that were decided so: allow, deny or approval; observe for those that ran "
+        "while the policy was only observed.",
     ),
 ]
 SinceOption = Annotated[

@@ -21,7 +21,7 @@ from agentguard.cli import files, location, policy_source, screen, wording
 from agentguard.cli.options import ConfigOption, JsonOption
 from agentguard.config import Config
 from agentguard.errors import ConfigError, DecodeError, PolicyError, StorageError
-from agentguard.loading import warnings_of
+from agentguard.loading import observed, warnings_of
 from agentguard.ports import Engine
 
 app = typer.Typer(no_args_is_help=True, help="Check a policy, and ask it about a call.")
@@ -82,6 +82,9 @@ def check(
         screen.warn("an unknown agent may call an unknown tool: does an allow lack its conditions?")
     for doubt in doubts:
         screen.warn(doubt)
+    not_enforced = observed(settings)
+    if not_enforced is not None:
+        screen.warn(not_enforced)
     for name in elsewhere:
         screen.warn(policy_source.advice(name))
 
