@@ -181,6 +181,25 @@ OutputOption = Annotated[
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite FILE.")]
 
+# --- which policy is asked --------------------------------------------------------------------
+
+PolicyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy",
+        metavar="PATH",
+        help="A file or folder in Rego or Cedar, not the configuration's.",
+    ),
+]
+QueryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--query",
+        metavar="DATA.PATH",
+        help="The package to ask; by default the configuration's, or data.agent.authz.",
+    ),
+]
+
 NoteOption = Annotated[
     str, typer.Option("--note", metavar="TEXT", help="Why, or how you know; it is logged.")
 ]
