@@ -39,6 +39,7 @@ COMMANDS = [
     "keys revoke",
     "policy check",
     "policy eval",
+    "policy replay",
     "policy test",
     "token inspect",
     "token verify",

@@ -1,4 +1,4 @@
-"""``agentguard policy test``: tables of cases for every engine, and Rego's own tests by a real OPA."""
+"""``agentguard policy test``: tables of cases for every engine, and Rego's tests by a real OPA."""
 
 from __future__ import annotations
 

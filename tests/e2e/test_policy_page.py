@@ -229,7 +229,8 @@ def commands() -> Iterator[tuple[str, str]]:
 def test_the_commands_print_what_the_page_shows(tmp_path):
     (tmp_path / "transfers.rego").write_text(block("rego"))
     (tmp_path / "call.json").write_text(block("json"))
-    (table,) = re.findall(r"^```toml\n(# transfers_test\.toml\n.*?)^```$", PAGE, re.DOTALL | re.M)
+    begins = r"^```toml\n(# transfers_test\.toml\n.*?)^```$"
+    (table,) = re.findall(begins, PAGE, re.DOTALL | re.MULTILINE)
     (tmp_path / "transfers_test.toml").write_text(table)
     search = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     for command, printed in commands():

@@ -14,7 +14,15 @@ import typer
 from agentguard import canonical
 from agentguard.audit.statements import Evaluation
 from agentguard.canonical import JSON
-from agentguard.cli import files, location, policy_source, policy_tests, screen, wording
+from agentguard.cli import (
+    files,
+    location,
+    policy_replay,
+    policy_source,
+    policy_tests,
+    screen,
+    wording,
+)
 from agentguard.cli.options import ConfigOption, JsonOption, PolicyOption, QueryOption
 from agentguard.config import Config
 from agentguard.errors import ConfigError, DecodeError, PolicyError, StorageError
@@ -23,6 +31,7 @@ from agentguard.ports import Engine
 
 app = typer.Typer(no_args_is_help=True, help="Check and test a policy, and ask it about calls.")
 app.command("test")(policy_tests.run_tests)
+app.command("replay")(policy_replay.replay)
 
 
 @app.command("check")

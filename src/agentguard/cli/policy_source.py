@@ -65,6 +65,12 @@ def chosen(path: Path | None, query: str | None, config: Path | None) -> Config:
     return configuration.parse({"policy": table}, source="the command line", base=Path.cwd())
 
 
+def at_server(url: str, query: str | None) -> Config:
+    """Return the configuration of a policy on an OPA server; raises ``ConfigError``."""
+    table = {"engine": "opa", "url": url, "query": query or policy.DEFAULT_QUERY}
+    return configuration.parse({"policy": table}, source="the command line", base=Path.cwd())
+
+
 def policy_of(settings: Config) -> PolicyConfig:
     """Return what a configuration says of its policy; raises ``ConfigError`` if it names none."""
     if settings.policy is None:
