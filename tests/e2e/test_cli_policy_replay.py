@@ -175,8 +175,8 @@ def test_what_was_erased_or_changed_is_not_replayed(recorded):
     base = sqlite3.connect(recorded.state / "shards" / "0.sqlite")
     with base:
         base.execute(
-            "UPDATE attachments SET data = CAST(replace(CAST(data AS TEXT), 'docs', 'evil') AS BLOB) "
-            "WHERE role = 'input' AND idx = ?",
+            "UPDATE attachments SET data = CAST(replace(CAST(data AS TEXT), 'docs', 'evil') "
+            "AS BLOB) WHERE role = 'input' AND idx = ?",
             [calls[2]["index"]],
         )
     base.close()
