@@ -270,7 +270,7 @@ MADE = {"docs/policies.md": page_policy, "a table in data.json": big_table}
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_a_policy_decides_alike_embedded_and_on_a_server(name, opa, tmp_path):
+def test_a_policy_decides_alike_embedded_and_on_a_server(name, opa, tmp_path, record_property):
     path = MADE[name](tmp_path) if name in MADE else ROOT / name
     embedded = RegoEngine.load(path)
     # as a bundle, so that the server reads what the embedded engine does
@@ -290,6 +290,7 @@ def test_a_policy_decides_alike_embedded_and_on_a_server(name, opa, tmp_path):
         event(outcome)
 
     agree()
+    record_property("outcomes", dict(outcomes))
     wanted = {"allow", "deny"} | ({"approval"} if name in APPROVED else set())
     assert wanted <= outcomes.keys(), outcomes  # else nothing was compared
 
@@ -348,7 +349,7 @@ def calls(draw: st.DrawFn) -> dict[str, Any]:
     return {"rule": draw(st.sampled_from(RULES)), "a": first, "b": second, "n": number}
 
 
-def test_each_operator_and_builtin_gives_one_value_embedded_and_on_a_server(opa):
+def test_each_operator_and_builtin_gives_one_value_embedded_and_on_a_server(opa, record_property):
     embedded = RegoEngine.load(OPERATORS)
     server = OpaEngine(Server(opa(OPERATORS).url, timeout=20.0))
     seen: Counter[str] = Counter()
@@ -362,6 +363,7 @@ def test_each_operator_and_builtin_gives_one_value_embedded_and_on_a_server(opa)
         seen[call["rule"]] += 1
 
     agree()
+    record_property("outcomes", dict(seen))
     assert len(seen) > len(RULES) * 0.9
 
 
@@ -557,3 +559,45 @@ def test_with_another_input_nothing_of_a_call_is_sure_to_be_there(opa, tmp_path)
     document = canonical.dumps({"action": "abc"})
     ours, theirs = ungated(REPLACED, document)[1], answer(server, document)[1]
     assert (ours.keys(), theirs.keys()) == ({"allow", "other"}, set())
+
+
+UNIONS = [
+    'allow if {\n    input.a |\n    {"x"}\n    false\n}',
+    'allow if { {"x"} | {"y"} == input.a }',
+    'allow if { {"x"} | {"y"} | {"z"}; input.b }',
+    'allow := true if { f(input.a) | {"x"}; input.b }\nf(x) := x',
+    'deny_reasons contains "no" if { input.a[_] | {"x"}; input.b }',
+    'allow if { {"x"} | {"y"} in input.a }',
+]
+
+
+@pytest.mark.parametrize("rule", UNIONS)
+def test_a_body_that_is_a_comprehension_to_a_server_is_refused(opa, tmp_path, rule):
+    source = f"package agent.authz\n{rule}\n"
+    (tmp_path / "p.rego").write_text(source)
+    with pytest.raises(PolicyError, match=r"p\.rego:\d:\d+: a body that begins with") as refused:
+        RegoEngine.load(tmp_path / "p.rego")
+    assert refused.value.code == "policy.invalid"
+    document = canonical.dumps({"b": False})
+    server = OpaEngine(Server(opa(tmp_path / "p.rego").url, timeout=20.0))
+    holds = answer(server, document)[1]
+    assert holds.get("allow") == "True" or holds.get("deny_reasons")
+    ours = ungated(source, document)[1] or {}
+    assert not ours.get("allow")
+    assert not ours.get("deny_reasons")
+
+
+def test_a_set_is_no_condition_but_may_be_compared_or_have_a_name(opa, tmp_path):
+    with pytest.raises(PolicyError, match="a condition holds always"):
+        RegoEngine.from_source('package agent.authz\nallow if { input.a | {"x"} }\n')
+    (tmp_path / "p.rego").write_text(
+        """package agent.authz
+allow if { all := {"x"} | {input.a}; "y" in all }
+deny_reasons contains "z" if { {x | x := input.a} == {"z"} }
+"""
+    )
+    embedded = RegoEngine.load(tmp_path / "p.rego")
+    server = OpaEngine(Server(opa(tmp_path / "p.rego").url, timeout=20.0))
+    for call, allows in (({"a": "y"}, True), ({"a": "z"}, False), ({}, False)):
+        document = canonical.dumps(call)
+        assert require_agreement(embedded, server, document) == ("allow" if allows else "deny")
