@@ -236,6 +236,12 @@ class Opa:
             self._process = None
 
 
+@pytest.fixture(scope="session")
+def opa_program() -> str:
+    """The program of a real OPA."""
+    return _opa_binary()
+
+
 @pytest.fixture
 def opa(tmp_path: Path) -> Iterator[Callable[..., Opa]]:
     """Start real OPAs with these arguments; they end with the test."""

@@ -207,7 +207,8 @@ def statement(envelope: Any, kind: str, jwk: Any, *, unsigned: bool = False) -> 
 def approvals(call: Any, stated: Any, subject: str, requesters: Any, trust: Any) -> list[str]:
     """docs/approvals.md: return who has answered, if the issuer's roster lets that be enough."""
     if call["roster_sha256"] is None:
-        need(not call["approvals"] and not call["requirements"] and not stated, "no roster")
+        asked = call["requirements"] if call["enforced"] is True else []
+        need(not call["approvals"] and not asked and not stated, "no roster")
         return []
     (entry,), allowed = stated, call["decision"] == "allow"
     kid = entry["statement"]["signatures"][0]["keyid"]
@@ -264,7 +265,10 @@ def verify(evidence: bytes, trust_document: bytes) -> dict[str, Any]:
     (call,), (identity,), (config,) = kinds["authorization"], kinds["identity"], kinds["config"]
 
     # Who: the credential's key has signed the call. A refusal for want of a signer is unsigned.
-    token, allowed = claims(identity["credential"], trust), call["decision"] == "allow"
+    # One that is not enforced ran whatever the policy said: the policy was only observed.
+    enforced = call["enforced"] is True  # in Python, 1 is true
+    token = claims(identity["credential"], trust)
+    allowed = call["decision"] == "allow" or not enforced
     name, jwk = token["urn:agentguard:agent"]["name"], token["cnf"]["jwk"]
     unsigned = not allowed and call["code"] == "signature.failed"
     digest, subject, said = statement(call["invocation"], "invocation", jwk, unsigned=unsigned)
@@ -285,9 +289,11 @@ def verify(evidence: bytes, trust_document: bytes) -> dict[str, Any]:
     digested = {"agent": name, "actors": actors, "tool": said["tool"]["digest"]}
     digested |= {n: said[n] for n in ("principal", "arguments", "resource", "task_id", "call_site")}
     need(sha256(canonical(digested)).hexdigest() == subject, "another call digest")
-    # in Python, 1 is true
-    how = said["principal"], call["mode"], call["enforced"] is True
-    need(how == (principal, "enforce", True), "what this version never logs")
+    need(said["principal"] == principal, "another principal")
+    mode = config["config"].get("policy", {}).get("mode", "enforce")
+    need(call["mode"] == mode in ("enforce", "observe"), "another mode than is configured")
+    observed = call["enforced"] is False and mode == "observe" and call["engine"] is not None
+    need(enforced or (observed and call["roster_sha256"] is None), "not enforced, nor observed")
     owner = token["urn:agentguard:agent"].get("owner")
     asking = {principal, owner, owner if ":" in (owner or ":") else f"user:{owner}"}
     people = approvals(call, kinds.get("roster", []), subject, asking, trust)
@@ -311,7 +317,8 @@ def verify(evidence: bytes, trust_document: bytes) -> dict[str, Any]:
     seen, path = decode(said["log"]["root"]), [decode(text) for text in grown["proof"]]
     need(roots(said["log"]["size"], size, [seen], path) == (seen, top), "a log that was rewritten")
 
-    told = ("agent", "tool", "principal", "at", "decision", "code", "reasons", "policy_sha256")
+    told = ["agent", "tool", "principal", "at", "decision", "code", "reasons", "policy_sha256"]
+    told += ["mode", "enforced"]
     kept = {item["role"]: json.loads(item["data"]) for item in file["attachments"]}
     shown = {name: {**call, **said}[name] for name in told} | {"actors": actors}
     shown["signed"] = call["invocation"]["signatures"] != []  # else the log alone says all of it

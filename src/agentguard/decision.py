@@ -19,7 +19,7 @@ Outcome = Literal["allow", "deny", "approval"]
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """One approval that a policy asks for (policy.md, Output).
+    """One approval that a policy asks for (policies.md, Output).
 
     ``approvers`` are names of the roster, of ``roles`` any one suffices; ``quorum`` counts
     distinct people; ``ttl`` is in seconds; ``allow_self`` lifts the separation of duties.
@@ -33,7 +33,7 @@ class Requirement:
     allow_self: bool = False
 
     def as_json(self) -> dict[str, JSON]:
-        """Return the members of policy.md's ``approval``, all of them."""
+        """Return the members of policies.md's ``approval``, all of them."""
         return {
             "reason": self.reason,
             "approvers": list(self.approvers),
@@ -86,6 +86,14 @@ class Decision:
     def refused(cls, reason: str, *, code: str) -> Decision:
         """Agentguard itself refuses the call; no policy answers so."""
         return cls("deny", code, (reason,))
+
+    @classmethod
+    def observed(cls, decision: Decision) -> Decision:
+        """An allow, since the policy is only observed; the reason says what it has answered."""
+        code = f" [{decision.code}]" if decision.code else ""
+        reason = f"the policy is only observed; it says {decision.outcome}{code}"
+        said = "; ".join((reason, *decision.reasons))
+        return cls("allow", reasons=(said,), redactions=decision.redactions)
 
     @classmethod
     def failed(cls, code: str, what: str, error: Exception) -> Decision:

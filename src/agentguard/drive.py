@@ -243,7 +243,9 @@ async def _aperform(
             return await _alook_up(effect, executors.facts)
     if isinstance(effect, Evaluate) and line.engine.waits:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(executors.engine, line.engine.evaluate, effect.document)
+        # in the call's context: a server is told the trace
+        ask = partial(copy_context().run, line.engine.evaluate, effect.document)
+        return await loop.run_in_executor(executors.engine, ask)
     if isinstance(effect, Evaluate | Enqueue):
         return _perform(effect, line, tool, watch)
     return await _finish(executors.log, partial(_work, effect, line))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from agentguard.approval import Approval, ApprovalRequest
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment, Receipt, Record
+from agentguard.audit.entry import Attachment, Mode, Receipt, Record
 from agentguard.canonical import Fragment
 from agentguard.decision import Decision
 from agentguard.invocation import Invocation
@@ -289,11 +289,15 @@ class Watch(Protocol):
 
 
 class Recorded(NamedTuple):
-    """An invocation as it is on record: its id, its digest (hex), what is kept beside it."""
+    """An invocation as it is on record: its id, its digest (hex), what is kept beside it.
+
+    Where the answer to it is not ``enforced`` the policy is only observed: the call runs.
+    """
 
     id: str | None
     sha256: str
     attachments: Sequence[Attachment]
+    enforced: bool
 
 
 class AgentRun(NamedTuple):
@@ -350,6 +354,9 @@ class Line:
     trust_domain: str
     on_request: Callable[[ApprovalRequest], object] | None = None
     """Is told of each new request, once it can be answered."""
+
+    mode: Mode = "enforce"
+    """Whether the policy's answer counts, or is only on record (``observe``)."""
 
     def redactions_of(self, tool: str) -> tuple[Redaction, ...]:
         """Return what the configuration redacts of a tool's calls."""

@@ -54,8 +54,8 @@ MAX_REASONS: Final = 16
 MAX_REASON: Final = 1024
 """How many reasons of a refusal are kept, and how many characters of each."""
 
-_ENDED: Final = frozenset({"", "approval.rejected", "approval.expired", "approval.consumed"})
-"""After these answers nobody needs the request any more; the others leave it as it is."""
+_ENDED: Final = frozenset({"approval.rejected", "approval.expired", "approval.consumed"})
+"""After these refusals nobody needs the request any more; the others leave it as it is."""
 
 
 def evaluate(
@@ -77,7 +77,7 @@ def evaluate(
     ruled = yield from rule(actor, line, prepared, made_before=_was_made(kept))
     if ruled.interrupt is not None:
         raise ruled.interrupt
-    return ruled.decision
+    return ruled.decision if ruled.enforced else Decision.observed(ruled.decision)
 
 
 def guarded_call(  # noqa: PLR0913  what an adapter says of a call
@@ -156,22 +156,23 @@ def _authorized(
     prepared, kept = yield from replaying.look(actor, prepared, codec, reentrant=reentrant)
     sealed, unsigned = _sign(actor, prepared)  # 4
     ruled = yield from rule(actor, line, prepared, made_before=_was_made(kept))  # 5, 6
-    decision, again = _written(ruled.decision), None
+    ruled, again = ruled._replace(decision=_written(ruled.decision)), None
     if unsigned is not None:
-        decision = replace(unsigned, redactions=decision.redactions)
-    if decision.allowed and kept is not None and kept.page is not None:
+        ruled = ruled.refused(unsigned)
+    if ruled.runs and kept is not None and kept.page is not None:
         refusal, again = replaying.replay(kept.page, kept.codec)
-        decision = replace(refusal or decision, redactions=decision.redactions)
+        ruled = ruled if refusal is None else ruled.refused(refusal)
     else:
-        decision = yield from _take(prepared, decision, ruled.answers)
-    account = _Account(actor, line, prepared, sealed, _redactions(line, prepared, decision), kept)
-    record, decision = _authorization(account, decision, ruled)
-    account.receipt = yield from _append(record, decision, account)  # 7
-    recorded = Recorded(account.id, sha256_hex(sealed.payload), record.attachments)
-    watch.recorded(decision, recorded, account.receipt, line.log.head)
-    yield from _withdraw(prepared, decision)
-    if not decision.allowed:
-        raise ruled.interrupt or Denied(decision)
+        ruled = yield from _take(prepared, ruled)
+    redactions = _redactions(line, prepared, ruled.decision)
+    account = _Account(actor, line, prepared, sealed, redactions, kept)
+    record, ruled = _authorization(account, ruled)
+    account.receipt = yield from _append(record, account, runs=ruled.runs)  # 7
+    recorded = Recorded(account.id, sha256_hex(sealed.payload), record.attachments, ruled.enforced)
+    watch.recorded(ruled.decision, recorded, account.receipt, line.log.head)
+    yield from _withdraw(prepared, ruled)
+    if not ruled.runs:
+        raise ruled.interrupt or Denied(ruled.decision)
     return account, again
 
 
@@ -192,18 +193,16 @@ def _sign(actor: Actor, prepared: Prepared) -> tuple[Envelope, Decision | None]:
         return envelope.unsigned(payload), failed
 
 
-def _take(
-    prepared: Prepared, decision: Decision, answers: Sequence[Answer]
-) -> Generator[Effect, Any, Decision]:
+def _take(prepared: Prepared, ruled: Ruled) -> Generator[Effect, Any, Ruled]:
     """Take what the call uses up: one of the calls of its chain, and its approvals.
 
     That is durable before the authorization is: dying in between costs an approval, and no call
     runs on one that was used.
     """
-    limits = prepared.authority.limits
+    limits, answers = prepared.authority.limits, ruled.answers
     asked = prepared.asked
-    if not decision.allowed or not (limits or answers):
-        return decision
+    if not ruled.runs or not (limits or answers):
+        return ruled
     try:
         if limits and not (yield Consume(limits)):
             most = min(most for _jti, most in limits)
@@ -213,12 +212,12 @@ def _take(
             reason = "the approval was used already: one approval lets one call run once"
             refused = Decision.refused(reason, code="approval.consumed")
         else:
-            return decision
+            return ruled
     except AgentguardError as error:
         refused = Decision.refused(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  what can't be counted is not allowed
         refused = Decision.failed("storage.failed", "the calls can't be counted", error)
-    return replace(refused, redactions=decision.redactions)
+    return ruled.refused(refused)
 
 
 def _ids(answers: Sequence[Answer]) -> Sequence[str]:
@@ -236,13 +235,13 @@ def _written(decision: Decision) -> Decision:
     return replace(decision, reasons=tuple(reasons))
 
 
-def _authorization(account: _Account, decision: Decision, ruled: Ruled) -> tuple[Record, Decision]:
+def _authorization(account: _Account, ruled: Ruled) -> tuple[Record, Ruled]:
     """Return the entry with the answer, and the answer as it is written."""
     line, prepared, document = account.line, account.prepared, ruled.document
     committed = commitment(prepared.salt, document) if document is not None else None
     asked = document is not None
     ruling = Ruling(
-        decision,
+        ruled.decision,
         committed,
         line.engine_name if asked else None,
         line.engine.policy_sha256 if asked else None,
@@ -250,16 +249,19 @@ def _authorization(account: _Account, decision: Decision, ruled: Ruled) -> tuple
         line.roster.sha256 if ruled.answers else None,
         tuple(answer.sealed for answer in ruled.answers),
         ruled.evaluation,
+        line.mode,
+        ruled.enforced,
     )
     beside = tuple(_attachments(account, document, committed))
     written = partial(
         entry.authorization, account.sealed, prepared.predicate, at=prepared.at, attachments=beside
     )
     try:
-        return written(ruling), decision
+        return written(ruling), ruled
     except EncodeError as error:  # the policy asks for more than an entry can hold
         refused = Decision.refused(str(error), code="policy.malformed")
-        return written(ruling._replace(decision=refused)), refused
+        ruled = ruled._replace(decision=refused)
+        return written(ruling._replace(decision=refused)), ruled
 
 
 def _attachments(
@@ -276,14 +278,12 @@ def _attachments(
         yield _attachment("input", committed, prepared.salt, document, copy)
 
 
-def _append(
-    record: Record, decision: Decision, account: _Account
-) -> Generator[Effect, Any, Receipt]:
+def _append(record: Record, account: _Account, *, runs: bool) -> Generator[Effect, Any, Receipt]:
     """Have the answer durable; without that, the call is refused."""
     try:
         receipt: Receipt = yield Append(record)
     except AgentguardError as error:
-        if decision.allowed and error.code == "storage.unknown":
+        if runs and error.code == "storage.unknown":
             yield from account.close("not_run", None, error=error)
         raise Denied(Decision.refused(str(error), code=error.code)) from error
     except Exception as error:
@@ -291,15 +291,16 @@ def _append(
         raise Denied(failed) from error
     except BaseException as error:
         # interrupted while the entry may already be durable: say that the tool did not run
-        if decision.allowed:
+        if runs:
             yield from account.close("not_run", None, error=error)
         raise
     return receipt
 
 
-def _withdraw(prepared: Prepared, decision: Decision) -> Generator[Effect, Any, None]:
+def _withdraw(prepared: Prepared, ruled: Ruled) -> Generator[Effect, Any, None]:
     """Remove the request of a call that is decided for good, with the arguments in it."""
-    if prepared.asked is None or prepared.asked_under is None or decision.code not in _ENDED:
+    ended = ruled.runs or ruled.decision.code in _ENDED
+    if prepared.asked is None or prepared.asked_under is None or not ended:
         return
     try:
         yield Withdraw(prepared.asked_under)

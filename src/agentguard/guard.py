@@ -44,7 +44,7 @@ from agentguard.examination import Report, examine
 from agentguard.identity.credential import AgentProfile
 from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.invocation import timestamp
-from agentguard.loading import PolicySource, configured_engine, engine_from, logged
+from agentguard.loading import PolicySource, engine_from, logged, opened
 from agentguard.members import AgentConfig
 from agentguard.ports import Engine, LogReader
 from agentguard.spelling import Spelling
@@ -160,6 +160,7 @@ class Guard:
             roster=settings.roster,
             trust_domain=settings.trust_domain,
             on_request=self._on_request,
+            mode=settings.policy.mode if settings.policy is not None else "enforce",
             principal_roles={
                 name: principal.roles for name, principal in (settings.principals or {}).items()
             },
@@ -250,7 +251,7 @@ class Guard:
         del passphrase  # a traceback can show what a frame holds
         settings = config.load(Path(path))
         setup.follow(settings.telemetry)
-        engine = logged(configured_engine(settings))
+        engine = opened(settings)
         home = domain.take_up(settings, given or partial(domain.passphrase_of, settings))
         return cls(settings, engine, home, on_request)
 

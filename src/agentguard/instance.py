@@ -273,7 +273,7 @@ class _Refused(NamedTuple):
 
 
 def _description(uri: str, config: AgentConfig, instance: str) -> Fragment:
-    """The agent as the policy sees it (policy.md, Input)."""
+    """The agent as the policy sees it (policies.md, Input)."""
     described = {
         "id": uri,
         "name": config.profile.name,
@@ -285,7 +285,7 @@ def _description(uri: str, config: AgentConfig, instance: str) -> Fragment:
 
 
 def _delegation(chain: Chain, roles: Sequence[str]) -> Fragment:
-    """The chain as the policy sees it (policy.md, Input)."""
+    """The chain as the policy sees it (policies.md, Input)."""
     described: dict[str, JSON] = {
         "subject": chain.principal,
         "actor": chain.principal,

@@ -90,6 +90,28 @@ def logged(engine: Engine) -> Engine:
     return engine
 
 
+def observed(settings: Config) -> str | None:
+    """Return what is to be warned of where the configuration has the policy only observed."""
+    if settings.policy is None or settings.policy.mode == "enforce":
+        return None
+    return (
+        'the policy is only observed ([policy] mode = "observe"): calls run whatever it says, and '
+        "nobody is asked to approve them; take the line out to have it enforced"
+    )
+
+
+def opened(settings: Config) -> Engine:
+    """Load the policy that a configuration names, for a guard; log what there is to warn of.
+
+    Raises as ``configured_engine`` does.
+    """
+    engine = logged(configured_engine(settings))
+    warning = observed(settings)
+    if warning is not None:
+        _LOGGER.warning("%s: %s", settings.source, warning)
+    return engine
+
+
 def _opa(server: Server, query: str, where: str) -> Engine:
     try:
         for file in (server.ca, server.certificate):

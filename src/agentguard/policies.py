@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from agentguard.audit.entry import Mode
 from agentguard.engines.opa import CONNECT_TIMEOUT, TIMEOUT, Server
 from agentguard.errors import ConfigError
 from agentguard.policy import DEFAULT_QUERY, QUERY
@@ -18,6 +19,7 @@ from agentguard.tables import Table
 EngineName = Literal["rego", "opa", "cedar", "function"]
 
 _ENGINES: Final[tuple[EngineName, ...]] = ("rego", "opa", "cedar", "function")
+_MODES: Final[tuple[Mode, ...]] = ("enforce", "observe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,26 +27,28 @@ class PolicyConfig:
     """``[policy]``: the engine, and where its policy is.
 
     ``path`` is a file or folder, or ``module:callable`` of a function, and empty for a server's;
-    ``server`` is None but for an OPA.
+    ``server`` is None but for an OPA. In the ``mode`` observe the policy is asked, its answer is on
+    record, and calls run whatever it says (docs/policies.md, Observing one).
     """
 
     engine: EngineName
     path: str
     query: str
     server: Server | None = None
+    mode: Mode = "enforce"
 
 
 def read(table: Table, resolve: Callable[[str], Path]) -> PolicyConfig:
     """Read ``[policy]``; ``resolve`` makes a path of it absolute. Raises ``ConfigError``."""
     engine = table.choice("engine", _ENGINES, "rego")
     query = table.text("query", DEFAULT_QUERY)
+    mode = table.choice("mode", _MODES, "enforce")
     if engine == "opa":
         if not QUERY.fullmatch(query):
             raise table.mistake("query", f"a package's path, such as '{DEFAULT_QUERY}'")
-        policy = PolicyConfig(engine, "", query, _server(table, resolve))
+        policy = PolicyConfig(engine, "", query, _server(table, resolve), mode)
     else:
-        policy = PolicyConfig(engine, table.text("path"), query)
-    table.choice("mode", ("enforce",), "enforce")
+        policy = PolicyConfig(engine, table.text("path"), query, mode=mode)
     table.done()
     return policy
 

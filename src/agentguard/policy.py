@@ -2,7 +2,7 @@
 
 ``document`` builds what a policy sees; ``decide`` turns what an engine answers into a
 ``Decision``. Both are pure; calling the engine is an effect of the flow. Shapes and precedence are
-those of docs/policy.md.
+those of docs/policies.md.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A call that needs an approval leaves a request and waits (``ApprovalPending``). Once enough answers
 are there, the policy is asked again, with them in its input: it may still deny, or ask for more.
 What was shown to the approvers has to be met as well, whatever the policy asks for by now
-(docs/policy.md).
+(docs/policies.md).
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Ruled(NamedTuple):
     """The answer to a call. ``document`` is the policy's input, None where it was not asked.
 
     ``answers`` are those of the approvers on which it rests, a rejection among them; ``interrupt``
-    is what cut the policy's evaluation short, ``evaluation`` what the engine says of it.
+    is what cut the policy's evaluation short, ``evaluation`` what the engine says of it. An answer
+    of the policy's that is not ``enforced`` is only observed: the call runs whatever it is.
     """
 
     decision: Decision
@@ -40,6 +41,17 @@ class Ruled(NamedTuple):
     answers: tuple[Answer, ...] = ()
     interrupt: BaseException | None = None
     evaluation: Mapping[str, JSON] | None = None
+    enforced: bool = True
+
+    @property
+    def runs(self) -> bool:
+        """Whether the call may run."""
+        return self.decision.allowed or not self.enforced
+
+    def refused(self, decision: Decision) -> Ruled:
+        """The same call, refused for a reason that no policy gives; what it redacts stays."""
+        refusal = replace(decision, redactions=self.decision.redactions)
+        return self._replace(decision=refusal, enforced=True)
 
 
 def rule(
@@ -50,6 +62,8 @@ def rule(
     One that was ``made_before`` does not run again, so nobody is asked to approve it once more.
     """
     ruled = yield from _judge(actor, line, prepared)
+    if line.mode == "observe" and ruled.document is not None and ruled.interrupt is None:
+        return ruled._replace(enforced=False)
     asked = prepared.asked
     if ruled.decision.outcome == "deny" or (asked is None and ruled.decision.allowed):
         return ruled
@@ -269,7 +283,7 @@ def _verified(line: Line, asked: Asked, now: int) -> Sequence[Answer]:
 
 
 def _approval(answers: Sequence[Answer]) -> Fragment:
-    """The ``approval`` of the policy's input (docs/policy.md, Input)."""
+    """The ``approval`` of the policy's input (docs/policies.md, Input)."""
     named = [answer.approver for answer in answers if answer.approver is not None]
     return Fragment(
         canonical.dumps(

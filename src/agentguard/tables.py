@@ -52,9 +52,17 @@ class Table:
             raise self.mistake(key, "a string without U+0000")
         return value
 
-    def choice(self, key: str, choices: tuple[Choice, ...], default: Choice) -> Choice:
-        """Return one of a few strings."""
-        value = self.text(key, default)
+    def known(self, key: str) -> None:
+        """Take a key for known: who reads it does not come here for its value."""
+        self._asked.add(key)
+
+    def choice(
+        self, key: str, choices: tuple[Choice, ...], default: Choice | None = None
+    ) -> Choice:
+        """Return one of a few strings; without a default the key must be there."""
+        if self._get(key) is None and default is not None:
+            return default
+        value = self.text(key) if self._get(key) is not None else None
         for choice in choices:
             if choice == value:
                 return choice

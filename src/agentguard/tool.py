@@ -51,7 +51,7 @@ policy's input. It may be a coroutine function where calls are made with ``acall
 RESERVED: Final = frozenset(
     {"agent", "delegation", "action", "resource", "task_id", "args", "tool", "approval"}
 )
-"""Names at the top level of the policy's input that belong to agentguard (policy.md, Input)."""
+"""Names at the top level of the policy's input that belong to agentguard (policies.md, Input)."""
 
 MAX_RESOURCE: Final = 2048
 """Characters of a resource, once it is filled and escaped."""

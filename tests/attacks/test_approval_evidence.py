@@ -458,6 +458,18 @@ ANSWERS: dict[str, Answers] = {
 }
 
 
+def test_a_call_is_not_passed_off_as_one_of_an_observed_policy(two):
+    """The configuration that the call names has the policy enforced."""
+    assert two.holds()
+    forged = two.saying(
+        mode="observe", enforced=False, approvals=[], roster_sha256=None, decision="approval"
+    )
+    assert [what for _index, what in forged.problems()] == [
+        "the policy was asked in another mode than is configured"
+    ]
+    assert not forged.holds()
+
+
 @pytest.mark.parametrize("how", [how for how in ANSWERS if how != "another member"])
 def test_other_answers_are_found_by_all(two, how):
     bob, carol = two.answers

@@ -536,6 +536,8 @@ def test_the_forger_s_tool_makes_what_prove_makes(log, ran, places, call):
         ("authorization", {"mode": "observe"}),
         ("authorization", {"enforced": False}),
         ("authorization", {"enforced": 1}),
+        ("authorization", {"mode": "observe", "enforced": False}),
+        ("authorization", {"mode": "audit"}),
         ("authorization", {"approvals": [{}]}),
         ("authorization", {"decision": "deny"}),
         ("authorization", {"decision": "maybe"}),

@@ -6,6 +6,7 @@ fill the memory, write what it wants to the log, or be taken for an allow withou
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import socket
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 
 import pytest
+from opentelemetry import trace
 
 from agentguard import Denied, Guard, PolicyError
 from agentguard.audit import entry
@@ -26,10 +28,14 @@ Behaviour = Callable[[socket.socket], None]
 
 
 def answer(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
-    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
+    json = (
+        ["Content-Type: application/json"] if not any("-Type: " in one for one in headers) else []
+    )
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *json, *headers]
     return "\r\n".join((*lines, "", "")).encode() + body
 
 
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 ALLOW = b'{"result":{"allow":true}}'
 
 
@@ -190,12 +196,54 @@ def test_only_200_allows(hostile, status, code):
 
 
 @pytest.mark.parametrize(
+    ("media_type", "code"),
+    [
+        ("application/json", "allow"),
+        ("Application/JSON; charset=utf-8", "allow"),
+        ("text/html", "engine.malformed"),
+        ("text/plain; application/json", "engine.malformed"),
+        ("application/json-seq", "engine.malformed"),
+        ("", "engine.malformed"),
+    ],
+)
+def test_what_reads_like_an_answer_and_is_of_another_type(hostile, media_type, code):
+    hostile.says(answer(ALLOW, f"Content-Type: {media_type}"))
+    assert outcome(engine_of(hostile)) == code
+
+
+def spans_seen(hostile: Hostile) -> list[bytes]:
+    """The headers with a span in the requests, none where there is none."""
+    lines = (line for request in hostile.requests for line in request.split(b"\r\n"))
+    return [line for line in lines if line.lower().startswith(b"traceparent:")]
+
+
+def test_the_server_is_told_the_span_in_which_it_is_asked_and_nothing_else(hostile):
+    hostile.says(answer(ALLOW))
+    context = trace.SpanContext(0xABC, 0xDEF, is_remote=False, trace_flags=trace.TraceFlags(1))
+    with Guard.ephemeral(engine_of(hostile)) as guard:
+
+        @guard.tool
+        def transfer() -> None:
+            pass
+
+        agent = guard.new_agent("teller")
+        agent.call(transfer)
+        asyncio.run(agent.acall(transfer))
+        assert spans_seen(hostile) == []
+        with trace.use_span(trace.NonRecordingSpan(context)):
+            agent.call(transfer)
+            asyncio.run(agent.acall(transfer))
+    told = spans_seen(hostile)
+    assert [line.split(b"-")[1] for line in told] == [b"%032x" % 0xABC] * 2
+
+
+@pytest.mark.parametrize(
     "parts",
     [
         [b"\x00\x01\x02\x03\r\n\r\n"],
-        [b"HTTP/1.1 200 OK\r\nContent-Length: 25\r\nContent-Length: 26\r\n\r\n" + ALLOW],
-        [b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n" + ALLOW],
-        [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n" + ALLOW],
+        [OK + b"Content-Length: 25\r\nContent-Length: 26\r\n\r\n" + ALLOW],
+        [OK + b"Content-Length: -1\r\n\r\n" + ALLOW],
+        [OK + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n" + ALLOW],
         [b"HTTP/1.1 200 OK\r\nX: " + b"a" * 500_000 + b"\r\n\r\n" + ALLOW],
         [b"SSH-2.0-OpenSSH_9.6\r\n"],
     ],
@@ -211,8 +259,8 @@ def test_what_is_no_http(hostile, parts):
     [
         b"",
         b"HTTP/1.1 200",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + ALLOW,
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n19\r\n" + ALLOW,
+        OK + b"Content-Length: 1000\r\n\r\n" + ALLOW,
+        OK + b"Transfer-Encoding: chunked\r\n\r\n19\r\n" + ALLOW,
     ],
     ids=["nothing", "status", "length", "chunk"],
 )
@@ -234,7 +282,7 @@ def slowly(data: bytes) -> Behaviour:
     "data",
     [
         answer(ALLOW),
-        b"HTTP/1.1 200 OK\r\nContent-Length: 25\r\n\r\n" + b" " * 1000,
+        OK + b"Content-Length: 25\r\n\r\n" + b" " * 1000,
         b"HTTP/1.1 100 Continue\r\n\r\n" * 100,
     ],
     ids=["head", "body", "continue"],
@@ -248,7 +296,7 @@ def test_a_byte_now_and_then_gains_no_time(hostile, data):
 
 def test_an_endless_answer_takes_no_memory(hostile):
     def endless(connection: socket.socket) -> None:
-        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(OK + b"Transfer-Encoding: chunked\r\n\r\n")
         while True:
             connection.sendall(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
 

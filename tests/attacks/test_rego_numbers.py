@@ -127,7 +127,7 @@ def test_without_it_a_negative_decimal_passes_and_the_policy_is_warned_of(tmp_pa
 
 
 @pytest.mark.parametrize("operator", ["<", "<=", ">", ">="])
-@pytest.mark.parametrize("form", ["{0} {1} 5", "5 {1} {0}", "not {0} {1} 5"])
+@pytest.mark.parametrize("form", ["{0} {1} 5", "5 {1} {0}", "{0} != 1; not {0} {1} 5"])
 def test_every_comparison_by_order_is_warned_of(operator, form):
     (warning,) = warned("allow if { " + form.format("input.args.n", operator) + " }")
     assert warning.startswith("policy.rego:2:")

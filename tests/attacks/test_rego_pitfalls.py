@@ -248,13 +248,13 @@ def test_an_output_of_another_package_may_be_meant_and_is_warned_of(tmp_path, pa
 
 
 def test_a_name_that_nothing_defines_is_refused(tmp_path):
-    main = "package agent.authz\nallow if not data.blocked[input.user]"
+    main = "package agent.authz\nallow if not data.blocked[input.action]"
 
     with pytest.raises(PolicyError, match=r"main\.rego:2:14: no module defines data\.blocked"):
         folder(tmp_path, main=main)
     engine = folder(tmp_path, main=main, data={"blocked": {"mallory": True}})
-    assert ask(engine, user="mallory") == {}
-    assert ask(engine, user="alice") == {"allow": True}
+    assert ask(engine, action="mallory") == {}
+    assert ask(engine, action="alice") == {"allow": True}
 
 
 @pytest.mark.parametrize(
@@ -267,26 +267,26 @@ def test_a_name_that_nothing_defines_is_refused(tmp_path):
     ],
 )
 def test_a_name_that_data_has_not_is_refused_at_any_depth(tmp_path, imported, name):
-    main = f"package agent.authz\n{imported}\nallow if not {name}[input.user]"
+    main = f"package agent.authz\n{imported}\nallow if not {name}[input.action]"
 
     for lists in ({"blockd": {"mallory": True}}, {}, ["blocked"], "blocked"):
         with pytest.raises(PolicyError, match=r"no module defines data\.lists\.blocked, and no"):
             folder(tmp_path, main=main, data={"lists": lists})
     engine = folder(tmp_path, main=main, data={"lists": {"blocked": {"mallory": True}}})
-    assert ask(engine, user="mallory") == {}
-    assert ask(engine, user="alice") == {"allow": True}
+    assert ask(engine, action="mallory") == {}
+    assert ask(engine, action="alice") == {"allow": True}
 
 
 def test_a_name_of_a_module_is_no_less_refused_for_data_beside_it(tmp_path):
     more = 'package agent.lists\nblocked contains "mallory"'
     for name, refused in (("blocked", False), ("blockd", True), ("given", False)):
-        main = f"package agent.authz\nallow if not input.user in data.agent.lists.{name}"
+        main = f"package agent.authz\nallow if not input.action in data.agent.lists.{name}"
         data = {"agent": {"lists": {"given": ["mallory"]}}}
         if refused:
             with pytest.raises(PolicyError, match=r"no module defines data\.agent\.lists\.blockd"):
                 folder(tmp_path, main=main, more=more, data=data)
         else:
-            assert ask(folder(tmp_path, main=main, more=more, data=data), user="mallory") == {}
+            assert ask(folder(tmp_path, main=main, more=more, data=data), action="mallory") == {}
 
 
 def test_data_can_not_stand_in_a_rules_place(tmp_path):

@@ -39,6 +39,8 @@ COMMANDS = [
     "keys revoke",
     "policy check",
     "policy eval",
+    "policy replay",
+    "policy test",
     "token inspect",
     "token verify",
     "token revoke",

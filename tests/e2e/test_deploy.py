@@ -185,7 +185,7 @@ def test_opa_runs_as_the_file_says_and_decides_by_the_example(running):
         url = f"http://127.0.0.1:{port}/v1/data/agent/authz"
         return running.answer(url, json.dumps(asked).encode())
 
-    inside = decided("assistant", "read_file", path="docs/policy.md")
+    inside = decided("assistant", "read_file", path="docs/policies.md")
     assert inside["result"]["allow"] is True
     for path in ("docs/../keys", "docs//x", "keys", None):
         assert decided("assistant", "read_file", path=path)["result"]["allow"] is False

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import httpcore
+import pytest
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def output_of(example, folder):
-    """Run an example in an empty folder, with warnings as errors; return its lines."""
+def output_of(example, folder, **variables):
+    """Run an example in an empty folder, with warnings as errors; return its lines.
+
+    It sees no policy server but one that is given as ``AGENTGUARD_OPA_URL``.
+    """
+    usual = {name: text for name, text in os.environ.items() if name != "AGENTGUARD_OPA_URL"}
     ran = subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLES / example)],
         cwd=folder,
-        env={**os.environ, "HOME": str(folder)},
+        env={**usual, "HOME": str(folder), **variables},
         capture_output=True,
         text=True,
         check=False,
@@ -85,3 +94,74 @@ def test_custom_policy(tmp_path):
         ),
         ("intern-bot, 1 cents of A-1", "no rule of the policy allows this call [policy.denied]"),
     ]
+
+
+EMBEDDED = [
+    "embedded:",
+    "  release-bot deploys web to staging: web is on staging",
+    "  release-bot deploys web to production: denied, production is frozen [policy.denied]",
+    (
+        "  release-bot deploys web to laptop: denied, the target is neither staging nor "
+        "production [policy.denied]"
+    ),
+    (
+        "  intern-bot deploys web to staging: denied, no rule of the policy allows this call "
+        "[policy.denied]"
+    ),
+]
+
+
+def test_one_policy_embedded_and_on_opa(tmp_path, opa):
+    alone = output_of("opa/main.py", tmp_path)
+    assert alone[: len(EMBEDDED)] == EMBEDDED
+    assert alone[len(EMBEDDED)].startswith("There is no AGENTGUARD_OPA_URL.")
+
+    server = opa()
+    (folder := tmp_path / "empty").mkdir()
+    lines = output_of("opa/main.py", folder, AGENTGUARD_OPA_URL=server.url)
+    assert lines == [
+        *EMBEDDED,
+        "on OPA:",
+        *EMBEDDED[1:],
+        "  decision ids on record, as in the log of OPA: 4",
+        "the same answers: True",
+    ]
+    listed = httpcore.request("GET", f"{server.url}/v1/policies")
+    assert json.loads(listed.content)["result"] == []
+
+
+def test_cedar(tmp_path):
+    lines = output_of("cedar/main.py", tmp_path)
+    assert lines[:-1] == [
+        "support-bot, 4900 cents of A-1: 4900 cents of A-1 refunded",
+        (
+            "support-bot, 9900 cents of A-1: denied, no rule of the policy allows this call "
+            "[policy.denied]"
+        ),
+        "billing-bot, 9900 cents of A-1: 9900 cents of A-1 refunded",
+        "billing-bot, 9900 cents of A-2: denied, the order was never paid [policy.denied]",
+    ]
+    assert lines[-1].startswith("refused at load: the policy unpaid: ")
+
+
+def commands() -> list[tuple[str, str]]:
+    """The ``policy test`` commands of the examples' pages, and the page of each."""
+    return [
+        (page.parent.name, line.removeprefix("$ agentguard "))
+        for page in sorted(EXAMPLES.glob("*/README.md"))
+        for line in page.read_text().splitlines()
+        if line.startswith("$ agentguard policy test")
+    ]
+
+
+@pytest.mark.parametrize(("example", "command"), commands(), ids=[name for name, _ in commands()])
+def test_the_cases_of_an_example_hold(example, command):
+    ran = subprocess.run(
+        [sys.executable, "-m", "agentguard.cli", *shlex.split(command)],
+        cwd=EXAMPLES.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
+    assert example in {"cedar", "opa"}

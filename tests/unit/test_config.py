@@ -168,7 +168,7 @@ def test_an_empty_list_of_scopes_is_said_and_not_left_out(written):
             "'rego' or 'opa' or 'cedar' or 'function'",
         ),
         ('[policy]\npath = "p"\nengine = 1\n', "policy.engine", "a string"),
-        ('[policy]\npath = "p"\nmode = "observe"\n', "policy.mode", "'enforce'"),
+        ('[policy]\npath = "p"\nmode = "audit"\n', "policy.mode", "'enforce' or 'observe'"),
         ('[policy]\npath = "p"\nquerry = "x"\n', "policy.querry", "unknown key"),
         ("policy = 5\n", "policy", "a table"),
         ('trust_domain = "Acme"\n' + POLICY, "trust_domain", "a domain name"),

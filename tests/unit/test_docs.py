@@ -68,7 +68,7 @@ def missing(source: str) -> list[str]:
         files = [folder / page for folder in (ROOT, ROOT / "docs") if (folder / page).is_file()]
         if not files:
             found.append(page)
-        elif section and page.removeprefix("docs/") in ("policy.md", "records.md"):
+        elif section and page.removeprefix("docs/") in ("policies.md", "records.md"):
             begins = rf"^(#+ |- |)(\*\*)?{re.escape(section)}(\*\*.*|)$"
             if not re.search(begins, files[0].read_text(encoding="utf-8"), re.MULTILINE):
                 found.append(f"{page}, {section}")
@@ -82,7 +82,7 @@ def test_what_a_docstring_names_of_the_pages_is_there(module):
 
 def test_what_is_not_there_is_found():
     source = (
-        'X = 1\n"""As in policy.md (records.md, The log), and no_such.md."""\n'
+        'X = 1\n"""As in policies.md (records.md, The log), and no_such.md."""\n'
         'def f():\n    """Of docs/none.md (records.md, Audit\n    log)."""\n'
     )
     assert missing(source) == ["no_such.md", "docs/none.md", "records.md, Audit log"]

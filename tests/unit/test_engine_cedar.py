@@ -1,6 +1,6 @@
 """The Cedar engine: what a call is to it, what denies, how an approval is asked for.
 
-The policies of docs/policy.md are held against its page in e2e/test_policy_page.py.
+The policies of docs/policies.md are held against its page in e2e/test_policy_page.py.
 """
 
 from __future__ import annotations
@@ -329,6 +329,20 @@ def test_a_folder_is_its_policies_and_their_schema(tmp_path):
         CedarEngine.load(made / "nothing.cedar")
 
 
+@pytest.mark.parametrize("below", ["more", "more/still"])
+def test_a_policy_in_a_folder_below_is_not_passed_over(tmp_path, below):
+    made = folder(tmp_path, a_cedar=AUTHZ)
+    (made / below).mkdir(parents=True)
+    assert decision(CedarEngine.load(made)).allowed
+    (made / below / "deny.cedar").write_text("forbid(principal, action, resource);")
+    with pytest.raises(PolicyError, match=rf"{below}/deny\.cedar: .* move it up"):
+        CedarEngine.load(made)
+    (made / below / "deny.cedar").rename(made / below / "deny.txt")
+    (made / ".git").mkdir()
+    (made / ".git" / "deny.cedar").write_text("forbid(principal, action, resource);")
+    assert decision(CedarEngine.load(made)).allowed
+
+
 def test_the_configuration_names_it(tmp_path):
     made = folder(tmp_path, a_cedar=AUTHZ)
     toml = tmp_path / "agentguard.toml"
@@ -386,7 +400,7 @@ def test_without_the_extra_it_says_what_to_install():
 
 
 def test_the_page_s_policy_and_schema_are_good():
-    page = (Path(__file__).parents[2] / "docs" / "policy.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "policies.md").read_text(encoding="utf-8")
     text = page.partition("```cedar\n")[2].partition("```")[0]
     schema = page.partition("```cedarschema\n")[2].partition("```")[0]
     engine = policy(text, schema)

@@ -29,6 +29,7 @@ from agentguard.roster import Roster
 
 Status = Literal["ok", "error", "unknown", "not_run"]
 Role = Literal["arguments", "input", "result"]
+Mode = Literal["enforce", "observe"]
 
 _RFC3339: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:Z|[+-][0-9]{2}:[0-9]{2})?"
@@ -148,6 +149,7 @@ class Ruling(NamedTuple):
     ran; ``policy_sha256`` is None where the engine can't say. ``approvals`` are the answers
     of people on which it rests, and ``roster_sha256`` names the roster that they are on.
     ``evaluation`` is what an engine says of how its answer came about, None where it says nothing.
+    An answer that is not ``enforced``, in the ``mode`` observe, did not count: the call ran.
     """
 
     decision: Decision
@@ -158,6 +160,8 @@ class Ruling(NamedTuple):
     roster_sha256: str | None = None
     approvals: tuple[Envelope, ...] = ()
     evaluation: Mapping[str, JSON] | None = None
+    mode: Mode = "enforce"
+    enforced: bool = True
 
 
 def parse(body: bytes) -> Entry:
@@ -333,8 +337,8 @@ def authorization(
         "code": decision.code,
         "reasons": decision.reasons,
         "requirements": [needed.as_json() for needed in decision.requirements],
-        "mode": "enforce",
-        "enforced": True,
+        "mode": ruling.mode,
+        "enforced": ruling.enforced,
         "engine": ruling.engine,
         "policy_sha256": ruling.policy_sha256,
         "config_sha256": ruling.config_sha256,
@@ -344,7 +348,8 @@ def authorization(
     }
     if ruling.evaluation is not None:
         members["evaluation"] = ruling.evaluation
-    about = summary.of_call(predicate, at=at, decision=decision.outcome)
+    effect = decision.outcome if ruling.enforced else summary.OBSERVED
+    about = summary.of_call(predicate, at=at, decision=effect)
     return _record(members, about, attachments)
 
 

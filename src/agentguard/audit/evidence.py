@@ -140,9 +140,6 @@ class _Examination:
             call = statements.read_authorization(held.entry)
             if call.invocation_id != self._file.invocation_id:
                 raise _mismatch("it is of another call than the file says")
-            members = held.entry.members
-            if members["mode"] != "enforce" or members["enforced"] is not True:
-                raise _mismatch("it was not enforced, which this version can't judge")
             return call, held.place, held.at
 
     def _chain(self, call: Authorization, place: Place, at: int) -> Chain | None:
@@ -179,6 +176,8 @@ class _Examination:
         with _where(held):
             if statements.check_config(held.entry) != call.config_sha256:
                 raise _mismatch("it is not the configuration that the call was decided under")
+            if statements.mode_of(held.entry) != call.mode:
+                raise _mismatch("it has the policy asked in another mode than the call says")
         if call.engine is None:
             if call.policy_sha256 is not None:
                 raise _mismatch("the call names a policy and no engine")

@@ -80,3 +80,6 @@ class ShardReport:
 
     requests: tuple[tuple[Requested, Summary], ...] = ()
     """What people were asked here, each with the summary of its entry."""
+
+    observed: int = 0
+    """How many calls ran whatever the policy said: it was only observed."""

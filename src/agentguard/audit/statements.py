@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, get_args
 
 from agentguard import canonical, envelope
-from agentguard.audit import checkpoint, entry
+from agentguard.audit import checkpoint, entry, summary
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, CallPlace, Entry, Status
 from agentguard.canonical import JSON, is_integer
@@ -74,6 +74,8 @@ class Authorization(NamedTuple):
     """An authorization entry that was read: who called what, and the answer.
 
     ``commitments`` are those of what is kept beside it: those that were stated, or of copies.
+    Where the ``decision`` was not ``enforced``, the policy was only observed (``mode``), and the
+    call ran whatever it said.
     """
 
     sealed: Envelope
@@ -92,11 +94,18 @@ class Authorization(NamedTuple):
     engine: Mapping[str, JSON] | None
     policy_sha256: str | None
     evaluation: Evaluation | None
+    mode: str
+    enforced: bool
 
     @property
     def allowed(self) -> bool:
         """True when the call may run."""
-        return self.decision == "allow"
+        return self.decision == "allow" or not self.enforced
+
+    @property
+    def effect(self) -> str:
+        """The decision where it was enforced, else ``summary.OBSERVED``."""
+        return self.decision if self.enforced else summary.OBSERVED
 
     @property
     def signed(self) -> bool:
@@ -183,6 +192,7 @@ def read_authorization(parsed: Entry) -> Authorization:
         engine,
         _text_or_none(members, "policy_sha256"),
         _read_evaluation(members),
+        *_read_mode(members),
     )
 
 
@@ -216,6 +226,20 @@ def _read_evaluation(members: Mapping[str, JSON]) -> Evaluation | None:
     if members["engine"] is None:
         raise _lacking("engine, of whose evaluation it tells")
     return Evaluation.parse(members["evaluation"])
+
+
+def _read_mode(members: Mapping[str, JSON]) -> tuple[str, bool]:
+    """Return in which mode the policy was asked, and whether the decision was enforced.
+
+    What is not enforced is a policy's answer, on which no person's approval rests.
+    """
+    match members["mode"], members["enforced"]:
+        case "enforce", True:
+            return "enforce", True
+        case "observe", bool(enforced):
+            if enforced or (members["engine"] is not None and members["roster_sha256"] is None):
+                return "observe", enforced
+    raise _lacking("mode, or is not enforced though no policy was observed")
 
 
 def _text(members: Mapping[str, JSON], name: str) -> str:
@@ -361,6 +385,14 @@ def chain_tokens(parsed: Entry) -> tuple[list[str], list[str]]:
 def chain_digest(parsed: Entry) -> str:
     """Return the digest of the chain that a delegation entry keeps, unverified."""
     return chains.digest(chain_tokens(parsed)[0])
+
+
+def mode_of(parsed: Entry) -> str:
+    """Return the mode in which the policy is asked under a config entry's configuration."""
+    match parsed.members["config"]:
+        case {"policy": {"mode": str(mode)}}:
+            return mode
+    return "enforce"
 
 
 def check_config(parsed: Entry) -> str:

@@ -7,16 +7,20 @@ the verifier recomputes every summary from its entry.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from agentguard.delegation.grant import Grant
 from agentguard.identity.credential import agent_name
+
+OBSERVED: Final = "observe"
+"""The ``decision`` of a call that ran whatever the policy said: it was not enforced."""
 
 
 class Summary(NamedTuple):
     """What an entry is about; None where that kind of entry does not say.
 
-    ``agent`` is an instance's URI, ``decision`` as in the entry (allow, deny), ``status`` that of
+    ``agent`` is an instance's URI, ``decision`` as in the entry (allow, deny) where it was
+    enforced, and ``OBSERVED`` where it was not, ``status`` that of
     an outcome, ``at`` the entry's time (RFC 3339, UTC, so that it sorts).
     """
 

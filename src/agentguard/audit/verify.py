@@ -92,6 +92,8 @@ class ShardVerifier:
     _credentials: Credentials = field(default_factory=Credentials)
     _open: dict[str, OpenCall] = field(default_factory=dict)
     _announced: set[str] = field(default_factory=lambda: {str(None)})
+    _modes: dict[str, str] = field(default_factory=dict)
+    _observed: int = 0
     _strays: dict[str | None, int] = field(default_factory=dict)  # outcomes without a call, by id
     _head: _Own | None = None
     _seen: int = 0  # the size up to which what was kept outside agrees
@@ -149,6 +151,7 @@ class ShardVerifier:
             counted=tuple((jti, most, used) for (jti, most), used in self._calls.items()),
             approvals=tuple(self._approvals),
             requests=tuple(self._requests),
+            observed=self._observed,
         )
 
     def compare_end(self, end: End | None) -> None:
@@ -350,7 +353,9 @@ class ShardVerifier:
 
     def _announce(self, parsed: Entry) -> None:
         if parsed.kind == "config":
-            self._announced.add(statements.check_config(parsed))
+            digest = statements.check_config(parsed)
+            self._announced.add(digest)
+            self._modes[digest] = statements.mode_of(parsed)
         else:
             self._announced.add(str(parsed.members["policy_sha256"]))
 
@@ -373,6 +378,9 @@ class ShardVerifier:
         statements.check_call(call, issued, chain, at, signatures=self._checks_signatures())
         if not {call.config_sha256, str(call.policy_sha256)} <= self._announced:
             raise VerificationError("a configuration or policy that no entry before it announces")
+        if self._modes.get(call.config_sha256) != call.mode:
+            raise VerificationError("the policy was asked in another mode than is configured")
+        self._observed += not call.enforced
         subject = call.invocation_sha256
         if (digest := bytes.fromhex(subject)) in self.seen:  # half as long: there are many
             raise VerificationError("the same invocation stands in the log before")
@@ -383,7 +391,7 @@ class ShardVerifier:
             if chain is not None:
                 self._calls.update(chain.limits)
             self._open[subject] = OpenCall(index, str(call.invocation_id), subject, issued)
-        about = summary.of_call(call.predicate, at=parsed.at, decision=call.decision)
+        about = summary.of_call(call.predicate, at=parsed.at, decision=call.effect)
         return _Said(about, call.commitments, (index, subject))
 
     def _chain_of(self, call: Authorization) -> Chain | None:

@@ -37,7 +37,7 @@ from agentguard.cli.verify_report import unanchored, where
 from agentguard.config import Config, is_inside
 from agentguard.errors import AgentguardError, ConfigError, StorageError
 from agentguard.examination import examine
-from agentguard.loading import warnings_of
+from agentguard.loading import observed, warnings_of
 from agentguard.ports import LogReader
 from agentguard.spelling import closest
 from agentguard.storage import keystore, revocations, sqlite
@@ -132,6 +132,9 @@ def _policy(settings: Config) -> str:
 
 
 def _inputs(settings: Config) -> Iterator[Finding]:
+    not_enforced = observed(settings)
+    if not_enforced is not None:
+        yield Finding("warn", "policy", not_enforced)
     try:
         doubts = warnings_of(policy_source.load(settings))
         names = policy_source.undeclared(settings, policy_source.declared(settings))

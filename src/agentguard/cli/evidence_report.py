@@ -57,6 +57,8 @@ def as_json(proved: Evidence) -> dict[str, object]:
         "task_id": call.predicate.get("task_id"),
         "traceparent": call.predicate.get("traceparent"),
         "decision": call.decision,
+        "mode": call.mode,
+        "enforced": call.enforced,
         "code": call.code,
         "reasons": list(call.reasons),
         "engine": call.engine,
@@ -205,7 +207,12 @@ def _what(proved: Evidence) -> Iterator[Row]:
 def _why(proved: Evidence) -> Iterator[Row]:
     call = proved.call
     code = f" [{call.code}]" if call.code else ""
-    yield "decision", screen.styled(call.decision, f"{call.decision}{code}")
+    if call.enforced:
+        yield "decision", screen.styled(call.decision, f"{call.decision}{code}")
+    else:
+        would = f"would {wording.WOULD[call.decision]}{code}"
+        yield "decision", screen.styled("warn", f"NOT ENFORCED: {would}")
+        yield "mode", screen.styled("warn", wording.observed(call))
     for reason in call.reasons:
         yield "reason", reason
     if call.engine is None:

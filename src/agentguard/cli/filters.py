@@ -6,7 +6,7 @@ by itself (``history.py``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import typer
@@ -113,6 +113,13 @@ def _wanted(  # noqa: PLR0913  one for each option
 
 def _is_of_calls(search: Search) -> bool:
     return any(getattr(search, name) is not None for name in _OF_CALLS)
+
+
+def calls(wanted: Filter) -> Filter:
+    """Return the calls among what is wanted; raises ``typer.BadParameter`` where there are none."""
+    if wanted.search.kind not in (None, "authorization"):
+        raise typer.BadParameter("only calls are asked for here: leave --kind out")
+    return replace(wanted, search=wanted.search._replace(kind="authorization"))
 
 
 with_options: Final = gathered("wanted", _wanted)

@@ -36,6 +36,7 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.storage import keystore, pinned
 
 _POLICY: Final = Path("policies", "authz.rego")
+_CASES: Final = Path("policies", "authz_test.toml")
 _STATE: Final = ".agentguard"
 _NOT_PLAIN: Final = re.compile(r"[^a-z0-9]+")
 _ENTROPY: Final = 32
@@ -86,20 +87,22 @@ def init(
 def _found(folder: Path, settings: Config) -> None:
     """Make everything, or what an init that was killed has left to be made."""
     begun = (settings.state / keystore.TRUST).is_file()
-    for path in () if begun else (folder / _POLICY, settings.state):
+    for path in () if begun else (folder / _POLICY, folder / _CASES, settings.state):
         made.refuse_existing(path)
     with made.all_or_nothing() as so_far:
         made.folder(so_far, folder)
         trust, passphrase_file = _take_up(settings) if begun else _make_new(so_far, settings)
-        if not (folder / _POLICY).exists():
-            made.folder(so_far, folder / _POLICY.parent)
-            made.file(so_far, folder / _POLICY, _template("authz.rego"))
+        for path in (_POLICY, _CASES):
+            if not (folder / path).exists():
+                made.folder(so_far, folder / path.parent)
+                made.file(so_far, folder / path, _template(path.name))
         made.file(so_far, folder / config.FILE, _toml(settings, passphrase_file))
         config.load(folder / config.FILE)  # what was written is what a guard will read
     screen.line(f"The trust domain {trust.trust_domain}, founded in:")
     _list(
         (folder / config.FILE, "the configuration"),
         (folder / _POLICY, "the policy: reads are allowed, all else is denied"),
+        (folder / _CASES, "what it must say of some calls: agentguard policy test"),
         *_kept(settings, trust, passphrase_file),
     )
     _next(folder, f"name your tools in {_POLICY}", *_IN_CODE, _DOCTOR)

@@ -47,8 +47,9 @@ def list_entries(
     They are listed as they stand in the log, unverified; times are UTC. Filters are combined.
 
     With --json, one object a line: index, shard, kind, at, agent, principal, tool, decision
-    (allow, deny, approval), reason, invocation_id, outcome (ok, error, unknown, in_doubt: it was
-    authorised and nothing is known since). What a kind does not have is null.
+    (allow, deny, approval), enforced (false for a call that ran while the policy was only
+    observed), reason, invocation_id, outcome (ok, error, unknown, in_doubt: it was authorised and
+    nothing is known since). What a kind does not have is null.
     """
     where = location.locate(config, state)
     reader = where.reader()

@@ -36,7 +36,7 @@ Kind = Literal[
     "key",
     "shard",
 ]
-Decided = Literal["allow", "deny", "approval"]
+Decided = Literal["allow", "deny", "approval", "observe"]
 
 _TRACE: Final = re.compile(r"(?:[0-9a-fA-F]{16}){1,2}")
 
@@ -184,6 +184,25 @@ OutputOption = Annotated[
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite FILE.")]
 
+# --- which policy is asked --------------------------------------------------------------------
+
+PolicyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy",
+        metavar="PATH",
+        help="A file or folder in Rego or Cedar, not the configuration's.",
+    ),
+]
+QueryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--query",
+        metavar="DATA.PATH",
+        help="The package to ask; by default the configuration's, or data.agent.authz.",
+    ),
+]
+
 NoteOption = Annotated[
     str, typer.Option("--note", metavar="TEXT", help="Why, or how you know; it is logged.")
 ]
@@ -209,7 +228,8 @@ DecisionOption = Annotated[
         "--decision",
         metavar="DECISION",
         parser=one_of(Decided),
-        help="Calls that were decided so: allow, deny or approval.",
+        help="Calls that were decided so: allow, deny or approval; observe for those that ran "
+        "while the policy was only observed.",
     ),
 ]
 SinceOption = Annotated[

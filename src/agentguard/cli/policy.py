@@ -6,34 +6,32 @@ The application's code is not imported, unless the policy itself is a Python fun
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from agentguard import canonical
-from agentguard import config as configuration
-from agentguard import policy as rule
 from agentguard.audit.statements import Evaluation
 from agentguard.canonical import JSON
-from agentguard.cli import files, location, policy_source, screen, wording
-from agentguard.cli.options import ConfigOption, JsonOption
+from agentguard.cli import (
+    files,
+    location,
+    policy_replay,
+    policy_source,
+    policy_tests,
+    screen,
+    wording,
+)
+from agentguard.cli.options import ConfigOption, JsonOption, PolicyOption, QueryOption
 from agentguard.config import Config
 from agentguard.errors import ConfigError, DecodeError, PolicyError, StorageError
-from agentguard.loading import warnings_of
+from agentguard.loading import observed, warnings_of
 from agentguard.ports import Engine
 
-app = typer.Typer(no_args_is_help=True, help="Check a policy, and ask it about a call.")
-
-QueryOption = Annotated[
-    str | None,
-    typer.Option(
-        "--query",
-        metavar="DATA.PATH",
-        help="The package to ask; by default the configuration's, or data.agent.authz.",
-    ),
-]
+app = typer.Typer(no_args_is_help=True, help="Check and test a policy, and ask it about calls.")
+app.command("test")(policy_tests.run_tests)
+app.command("replay")(policy_replay.replay)
 
 
 @app.command("check")
@@ -55,7 +53,7 @@ def check(
     Exit code 1 if it can't be used. Warns of one that allows what it can't know, of what may be a
     mistake in it, and of each member of its input that nothing declares.
     """
-    settings = _settings(path, query, config)
+    settings = policy_source.chosen(path, query, config)
     try:
         engine = policy_source.load(settings)
         strange, evaluation = policy_source.probe(engine)
@@ -82,6 +80,9 @@ def check(
         screen.warn("an unknown agent may call an unknown tool: does an allow lack its conditions?")
     for doubt in doubts:
         screen.warn(doubt)
+    not_enforced = observed(settings)
+    if not_enforced is not None:
+        screen.warn(not_enforced)
     for name in elsewhere:
         screen.warn(policy_source.advice(name))
 
@@ -93,14 +94,7 @@ def evaluate(
         typer.Argument(metavar="INPUT.json|-", help="The policy's input, or - for stdin."),
     ],
     *,
-    policy: Annotated[
-        Path | None,
-        typer.Option(
-            "--policy",
-            metavar="PATH",
-            help="A file or folder in Rego or Cedar, not the configuration's.",
-        ),
-    ] = None,
+    policy: PolicyOption = None,
     query: QueryOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
@@ -111,7 +105,7 @@ def evaluate(
     every guarded call goes through: an error of the policy is a denial.
     """
     asked = _document(document)
-    engine = policy_source.load(_settings(policy, query, config))
+    engine = policy_source.load(policy_source.chosen(policy, query, config))
     decision, evaluation = policy_source.ask(engine, canonical.dumps(asked))
     if json:
         screen.json_line(
@@ -132,25 +126,6 @@ def evaluate(
             screen.line('  the input has no "action", the name of the tool')
     if not decision.allowed:
         raise typer.Exit(1)
-
-
-def _settings(path: Path | None, query: str | None, config: Path | None) -> Config:
-    if path is None:
-        settings = location.load(config)
-        written = settings.policy
-        if written is None:
-            raise ConfigError(f"{settings.source}: policy: expected a table with a path")
-        if query is None:
-            return settings
-        return replace(settings, policy=replace(written, query=query))
-    cedar = path.suffix == ".cedar" or (path.is_dir() and any(path.glob("*.cedar")))
-    engine = "cedar" if cedar else "rego"
-    table = {
-        "engine": engine,
-        "path": str(path.absolute()),
-        "query": query or rule.DEFAULT_QUERY,
-    }
-    return configuration.parse({"policy": table}, source="the command line", base=Path.cwd())
 
 
 def _attributes(config: Path | None) -> set[str]:

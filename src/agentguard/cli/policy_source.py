@@ -1,6 +1,6 @@
 """The configured policy: loaded as a guard does it, and what of its input nothing declares.
 
-For ``policy check``, ``policy eval`` and ``doctor``, which say it in their own ways.
+For the commands of ``policy`` and ``doctor``, which say it in their own ways.
 """
 
 from __future__ import annotations
@@ -8,15 +8,20 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
-from agentguard import canonical, config, policy
+from agentguard import canonical, policy
+from agentguard import config as configuration
 from agentguard.canonical import JSON
+from agentguard.cli import location
 from agentguard.config import Config
 from agentguard.decision import Decision
 from agentguard.engines.rego_source import RegoSource
 from agentguard.errors import ConfigError, PolicyError
 from agentguard.loading import configured_engine
+from agentguard.policies import PolicyConfig
 from agentguard.ports import Engine
 from agentguard.tool import RESERVED
 
@@ -38,6 +43,39 @@ _STRANGE: Final = {
 """A call of a tool that no policy has heard of, by an agent that no policy knows."""
 
 _READ: Final = re.compile(r"""(?<![\w.])input(?:\.|\[")([A-Za-z_]\w*)""")
+
+
+def chosen(path: Path | None, query: str | None, config: Path | None) -> Config:
+    """Return the configuration whose policy is asked: the nearest one, or one of a path alone.
+
+    Raises ``ConfigError``.
+    """
+    if path is None:
+        settings = location.load(config)
+        written = policy_of(settings)
+        if query is None:
+            return settings
+        return replace(settings, policy=replace(written, query=query))
+    cedar = path.suffix == ".cedar" or (path.is_dir() and any(path.glob("*.cedar")))
+    table = {
+        "engine": "cedar" if cedar else "rego",
+        "path": str(path.absolute()),
+        "query": query or policy.DEFAULT_QUERY,
+    }
+    return configuration.parse({"policy": table}, source="the command line", base=Path.cwd())
+
+
+def at_server(url: str, query: str | None) -> Config:
+    """Return the configuration of a policy on an OPA server; raises ``ConfigError``."""
+    table = {"engine": "opa", "url": url, "query": query or policy.DEFAULT_QUERY}
+    return configuration.parse({"policy": table}, source="the command line", base=Path.cwd())
+
+
+def policy_of(settings: Config) -> PolicyConfig:
+    """Return what a configuration says of its policy; raises ``ConfigError`` if it names none."""
+    if settings.policy is None:
+        raise ConfigError(f"{settings.source}: policy: expected a table with a path")
+    return settings.policy
 
 
 def load(settings: Config) -> Engine:
@@ -86,7 +124,7 @@ def undeclared(settings: Config, attributes: Iterable[str]) -> list[str]:
     written = settings.policy
     if written is None or written.engine != "rego":
         return []
-    source = RegoSource.read(config.resolve(settings.base, written.path))
+    source = RegoSource.read(configuration.resolve(settings.base, written.path))
     lines = (line for _, text in source.modules for line in text.splitlines())
     code = (line for line in lines if not line.lstrip().startswith("#"))
     read = {name for line in code for name in _READ.findall(line)}

@@ -32,6 +32,7 @@ _MEMBERS: Final = (
     "principal",
     "tool",
     "decision",
+    "enforced",
     "reason",
     "invocation_id",
     "outcome",
@@ -41,6 +42,9 @@ _MEMBERS: Final = (
 @dataclass(frozen=True, slots=True)
 class Row:
     """One entry, as ``audit list --json`` gives it; None where its kind has no such thing.
+
+    Of a call that ran while the policy was only observed, ``decision`` is what it would have been,
+    and was not ``enforced``.
 
     The list leaves out the members from ``entry`` on: the entry, and what it is about by its own
     word, None for a damaged one; the compact JWS of an identity entry; whether a call in doubt
@@ -55,6 +59,7 @@ class Row:
     principal: str | None = None
     tool: str | None = None
     decision: str | None = None
+    enforced: bool | None = None
     reason: str | None = None
     invocation_id: str | None = None
     outcome: str | None = None
@@ -163,9 +168,15 @@ ALONE: Final[Mapping[str, Callable[[Row, Entry], Row]]] = {
 
 def of_call(row: Row, parsed: Entry, call: Authorization) -> Row:
     """Add what an authorization says; what became of it is not known yet."""
-    about = summary.of_call(call.predicate, at=parsed.at, decision=call.decision)
+    about = summary.of_call(call.predicate, at=parsed.at, decision=call.effect)
     reason = "; ".join(call.reasons) or _approved(parsed)
-    return replace(_named(row, call), decision=call.decision, reason=reason, about=about)
+    return replace(
+        _named(row, call),
+        decision=call.decision,
+        enforced=call.enforced,
+        reason=reason,
+        about=about,
+    )
 
 
 def _approved(parsed: Entry) -> str | None:

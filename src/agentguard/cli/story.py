@@ -101,6 +101,8 @@ class Story:
             "task_id": call.predicate.get("task_id"),
             "traceparent": call.predicate.get("traceparent"),
             "decision": call.decision,
+            "mode": call.mode,
+            "enforced": call.enforced,
             "code": call.code,
             "reasons": [*call.reasons],
             "engine": members["engine"],

@@ -10,7 +10,7 @@ from typing import Final
 
 from rich.text import Text
 
-from agentguard.cli import rows, screen
+from agentguard.cli import rows, screen, wording
 from agentguard.cli.filters import Filter
 from agentguard.cli.rows import DAMAGED, Row
 from agentguard.identity.credential import agent_alias
@@ -60,7 +60,7 @@ class Table:
             f"{row.shard}/{row.index}" if self._several or row.shard else str(row.index),
             (row.at or "")[11:19],
             _kind(row),
-            screen.styled(row.decision or "", row.decision or ""),
+            _decision(row),
             outcome,
             agent_alias(row.agent or "").removeprefix("agent:"),
             row.tool or "",
@@ -70,6 +70,12 @@ class Table:
         if self._remedies and row.outcome == "in_doubt":
             return screen.command(f"{rows.remedy(row.invocation_id)}{self._acting}")
         return row.reason or ""
+
+
+def _decision(row: Row) -> Text:
+    if row.enforced is False:
+        return screen.styled("warn", f"would {wording.WOULD[row.decision or '']}")
+    return screen.styled(row.decision or "", row.decision or "")
 
 
 def _outcome(row: Row) -> str | Text:

@@ -49,6 +49,7 @@ class VerifyReport:
                 "shards": len(report.shards),
                 "anchored": report.anchored,
                 "in_doubt": [*self.in_doubt],
+                "observed": self._observed(),
                 "problems": [
                     {"shard": problem.shard, "index": problem.index, "what": problem.what}
                     for problem in report.problems
@@ -88,8 +89,17 @@ class VerifyReport:
             yield unanchored(self.log.location.anchor, self.report)
         if not self.log.trust.outside:
             yield self.log.trust.warning()
+        if self._observed():
+            calls = screen.count(self._observed(), "call", "calls")
+            yield (
+                f"NOT ENFORCED: {calls} ran while the policy was only observed, whatever it said: "
+                "agentguard audit list --decision observe"
+            )
         if self.unchecked:
             yield f"NOT CHECKED: {'; '.join(self.unchecked)}"
+
+    def _observed(self) -> int:
+        return sum(shard.observed for shard in self.report.shards)
 
     def _witnesses(self) -> str:
         anchor = self.log.location.anchor

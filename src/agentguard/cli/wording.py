@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
-from agentguard.audit.statements import Evaluation
+from agentguard.audit.statements import Authorization, Evaluation
 from agentguard.canonical import JSON
 from agentguard.decision import Requirement
 from agentguard.delegation.chain import Chain
@@ -16,6 +16,18 @@ from agentguard.identity.credential import agent_alias
 from agentguard.roster import Answer
 
 UNSIGNED: Final = "by nobody: the agent's signer failed, and the log alone says that it asked"
+
+
+WOULD: Final = {"allow": "allow", "deny": "deny", "approval": "ask"}
+"""What a policy that is only observed would do, by its decision."""
+
+
+def observed(call: Authorization) -> str:
+    """Say that a call ran whatever the policy said."""
+    return (
+        "the policy was only observed (mode observe): the call was let run whatever it said, and "
+        f"no policy has authorised it; it would {WOULD[call.decision]}"
+    )
 
 
 def delegation(chain: Chain) -> Iterator[tuple[str, str]]:

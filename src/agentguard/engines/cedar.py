@@ -75,7 +75,7 @@ class CedarEngine:
         return (warning,)
 
     def evaluate(self, document: bytes) -> object:
-        """Return Cedar's decision as a policy's document (docs/policy.md, Cedar).
+        """Return Cedar's decision as a policy's document (docs/policies.md, Cedar).
 
         Raises ``PolicyError``: ``policy.error`` where a policy can't be evaluated or the input has
         a value that Cedar has not, ``policy.undecided`` where Cedar decides nothing, as for a call

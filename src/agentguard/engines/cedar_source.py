@@ -124,6 +124,10 @@ def binding() -> Any:
 
 
 def _files(folder: Path) -> list[Path]:
+    for below in sorted(folder.glob("*/**/*.cedar")):
+        if not any(part.startswith(".") for part in below.relative_to(folder).parts):
+            # passed over in silence, a forbid in it would forbid nothing
+            raise _invalid(f"{below}: policies of folders below are not read; move it up")
     shown = [file for file in sorted(folder.iterdir()) if not file.name.startswith(".")]
     return [file for file in shown if file.suffix == ".cedar" or file.name == SCHEMA]
 

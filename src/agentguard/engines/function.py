@@ -27,7 +27,7 @@ _CODES: Final = {"allow": "", "deny": "policy.denied", "approval": "approval.req
 class FunctionEngine:
     """A policy written as a Python function (``ports.Engine``).
 
-    ``decide`` gets the policy's input (policy.md, Input), a new copy each time, and may be called
+    ``decide`` gets the policy's input (policies.md, Input), a new copy each time, and may be called
     from many threads at once. Raises ``ConfigError`` for a coroutine function.
 
     ``policy_files`` names the file that defines the function, and ``policy_sha256`` covers it; what

@@ -3,7 +3,8 @@
 It knows HTTP and TLS, and nothing of policies. httpcore's limits are for each read by itself, so
 that a server which sends a byte now and then would hold a call for as long as it likes: the streams
 here look at the evaluation's own limit before each read and write. A proxy that the environment
-names is not used: it would decide, too.
+names is not used: it would decide, too. The current span goes along, so that the server's log of
+its decisions carries the trace.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Final
 
 import httpcore
 
+from agentguard import telemetry
 from agentguard.engines.opa import Server
 from agentguard.errors import ConfigError, PolicyError
 
@@ -26,6 +28,7 @@ _POOL: Final = 256
 """The most connections at a time; a thread needs one, so that nobody waits for another's."""
 
 _IDLE: Final = 60.0
+_ANSWERED: Final = 200
 _BEGINNING: Final = b"HTTP/1."
 _SLICE: Final = 16 * 1024
 _MAX_TOKEN: Final = 16 * 1024
@@ -187,6 +190,9 @@ class Client:
         headers = [*self._headers, (b"Content-Length", str(len(body)).encode())]
         if self._server.has_token:
             headers.append((b"Authorization", b"Bearer " + self._token()))
+        span = telemetry.traceparent()
+        if span is not None:
+            headers.append((b"traceparent", span.encode()))
         outer, exchange = _current.exchange, _Exchange(self._server.timeout)
         # A signal's handler, or an object's end, may come here within this thread's own exchange,
         # which may hold the pool's lock.
@@ -220,10 +226,7 @@ class Client:
         with pool.stream(
             "POST", self._url, headers=headers, content=body, extensions=timeouts
         ) as answer:
-            for name, value in answer.headers:
-                if name.lower() == b"content-encoding" and value.lower() != b"identity":
-                    message = "the OPA server's answer is compressed, which it was not asked to be"
-                    raise PolicyError(message, code="engine.malformed")
+            _require_json(answer)
             read = bytearray()
             if not exchange.begun:
                 answer.extensions["network_stream"].close()
@@ -252,6 +255,18 @@ class Client:
             message = "there is no token for the OPA server: expected one line without spaces"
             raise PolicyError(message, code="engine.credential")
         return token
+
+
+def _require_json(answer: httpcore.Response) -> None:
+    """Refuse an answer that OPA would not give, as a gateway's page: whatever it reads like."""
+    said = {name.lower(): value.lower() for name, value in answer.headers}
+    if said.get(b"content-encoding", b"identity") != b"identity":
+        message = "the OPA server's answer is compressed, which it was not asked to be"
+        raise PolicyError(message, code="engine.malformed")
+    media_type = said.get(b"content-type", b"").partition(b";")[0].strip()
+    if answer.status == _ANSWERED and media_type != b"application/json":
+        message = "the OPA server's answer is not of the type application/json"
+        raise PolicyError(message, code="engine.malformed")
 
 
 def _tls(server: Server) -> ssl.SSLContext:

@@ -133,15 +133,12 @@ def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) 
             *_recursion(known),
             *_data_in_place_of_rules(known, query),
             *unread.mistakes,
+            *rego_negation.mistakes(readers),
             *(mistake for reader in readers for mistake in rego_patterns.mistakes(reader)),
         ]
         if problems:
             raise invalid("\n".join(problems))
-        return (
-            *unread.doubts,
-            *rego_order.warnings(readers, query),
-            *rego_negation.warnings(readers),
-        )
+        return (*unread.doubts, *rego_order.warnings(readers, query))
     except RecursionError as error:
         raise invalid("the policy's expressions are nested too deeply; split them") from error
 

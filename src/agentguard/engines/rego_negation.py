@@ -1,15 +1,16 @@
-"""Negations that hold here and do not on an OPA server: warnings, not errors.
+"""Negations that a missing value decides otherwise on an OPA server: mistakes, found at load.
 
 OPA takes what a negated call or comparison is given out of the negation
 (open-policy-agent/opa#8387): ``not is_number(input.args.cents)`` is undefined there where the
 argument is missing, so that a rule which denies by it does not fire. Here it holds, as its author
-meant.
-``not`` of a name alone, or of ``==``, is the same on both.
+meant. ``not`` of a name alone, or of ``==``, is the same on both; and so is one whose values can't
+be missing: every input has them, or another expression of the same body needs them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from agentguard.engines.rego_tree import Name, Names, Reader, name_of, objects
@@ -23,26 +24,29 @@ _ALWAYS: Final = frozenset(
         *(("input", "tool", name) for name in ("name", "schema_sha256")),
     }
 )
-"""What every input has (docs/policy.md, Input)."""
+"""What every input has (docs/policies.md, Input)."""
 
 _CLOSED: Final = ("ArrayCompr", "SetCompr", "ObjectCompr")
 
 
-def warnings(readers: Iterable[Reader]) -> Iterator[str]:
+def mistakes(readers: Iterable[Reader]) -> Iterator[str]:
     """Yield a sentence for each negation that a missing value decides otherwise on a server."""
     readers = list(readers)
     lacking = {rule.path for reader in readers for rule in reader.module().rules}
     lacking -= set(_defined(readers))
+    always = frozenset[Names]() if _replaces_input(readers) else _ALWAYS
     for reader in readers:
         for node in reader.rules:
-            for negated in _negations(node):
-                found = next(_missing(reader, negated, lacking), None)
+            for negated, there in _negations(reader, node, always):
+                found = next(_missing(reader, negated, lacking, there), None)
                 if found is not None:
                     named = ".".join(found.path) + ("" if found.whole else "[...]")
                     yield (
                         f"{reader.at(found.span)}: where {named} is missing, this `not` holds here "
                         "and not on an OPA server, where a denial would not fire; give what it "
-                        "negates a rule of its own, and write `not` of that rule"
+                        "negates a rule of its own (`fits if ...`) and write `not fits`, which "
+                        "holds without the value on both; or bind the value before it "
+                        "(`x := ...`), and the rule does not apply without it"
                     )
 
 
@@ -69,17 +73,70 @@ def _conditions(rule: Mapping[str, Any]) -> bool:
     return bool(rule["bodies"]) or computed
 
 
-def _negations(tree: object) -> Iterator[Any]:
-    for node in objects(tree):
+def _replaces_input(readers: Iterable[Reader]) -> bool:
+    """Whether a ``with`` anywhere gives rules another input than a call's."""
+    for reader in readers:
+        for node in objects(reader.rules):
+            for replaced in node.get("with_mods", ()):
+                if reader.reference(name_of(replaced["refr"]), call=False).path[0] == "input":
+                    return True
+    return False
+
+
+def _negations(
+    reader: Reader, tree: object, known: AbstractSet[Names]
+) -> Iterator[tuple[Any, AbstractSet[Names]]]:
+    """Yield what is negated, each with the names that have a value wherever it is evaluated.
+
+    ``known`` are those of the bodies around ``tree``.
+    """
+    match tree:
+        case {"stmts": [*statements]}:
+            # a variable may be another one further in; the input is the same everywhere
+            needed = {name for one in statements for name in _needed(reader, one)}
+            for statement in statements:
+                match statement["literal"]:
+                    case {"NotExpr": {"expr": expression}}:
+                        replaced = bool(statement.get("with_mods"))
+                        yield expression, frozenset() if replaced else known | needed
+            inner = known | {name for name in needed if name[0] == "input"}
+            for statement in statements:
+                yield from _negations(reader, statement["literal"], inner)
+        case dict():
+            for value in tree.values():
+                yield from _negations(reader, value, known)
+        case list():
+            for value in tree:
+                yield from _negations(reader, value, known)
+
+
+def _needed(reader: Reader, statement: Mapping[str, Any]) -> Iterator[Names]:
+    """Yield the names without which a statement, and so its body, does not hold."""
+    if statement.get("with_mods"):
+        return
+    match statement["literal"]:
+        case {"Expr": {"expr": expression}}:
+            todo = [expression]
+        case {"SomeIn": {"collection": expression}} | {"Every": {"domain": expression}}:
+            todo = [expression]
+        case _:
+            return
+    while todo:
+        node = todo.pop()
         match node:
-            case {"NotExpr": {"expr": expression}}:
-                yield expression
+            case {"Var": _} | {"RefDot": _} | {"RefBrack": _}:
+                path = reader.reference(name := name_of(node), call=False).path
+                if name.path:
+                    yield from (path[:length] for length in range(1, len(path) + 1))
+        todo += _below(node)
 
 
-def _missing(reader: Reader, expression: Any, lacking: set[Names]) -> Iterator[Name]:
+def _missing(
+    reader: Reader, expression: Any, lacking: set[Names], there: AbstractSet[Names]
+) -> Iterator[Name]:
     """Yield the names within a negated expression that may have no value.
 
-    ``lacking`` are the rules that may have none.
+    ``lacking`` are the rules that may have none, ``there`` the names that have one.
     """
     match expression:
         case {"BoolExpr": {"op": "Eq", "lhs": left, "rhs": right}}:
@@ -91,7 +148,7 @@ def _missing(reader: Reader, expression: Any, lacking: set[Names]) -> Iterator[N
         match node:
             case {"Var": _} | {"RefDot": _} | {"RefBrack": _}:
                 name = name_of(node)
-                if name.path and _may_lack(reader, name, lacking):
+                if name.path and _may_lack(reader, name, lacking, there):
                     yield name
                 todo += name.computed
             case dict():
@@ -127,11 +184,11 @@ def _parts(inner: Mapping[str, Any]) -> Iterator[Any]:
                 yield part
 
 
-def _may_lack(reader: Reader, name: Name, lacking: set[Names]) -> bool:
+def _may_lack(reader: Reader, name: Name, lacking: set[Names], there: AbstractSet[Names]) -> bool:
     path = reader.reference(name, call=False).path
     root = name.path[0]
-    if root == "input":
-        return not (name.whole and path in _ALWAYS)
-    if name.whole and (len(name.path) == 1 or root == "data"):
+    if name.whole and path in there:
+        return False
+    if name.whole and root != "input" and (len(name.path) == 1 or root == "data"):
         return path in lacking  # a variable has a value, and so has what data.json holds
     return True

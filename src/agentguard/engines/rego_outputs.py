@@ -15,7 +15,7 @@ from typing import Final
 from agentguard.engines.rego_tree import Names, Rule
 
 OUTPUTS: Final = ("allow", "approval", "deny_reason", "deny_reasons", "obligations")
-"""The rules of the policy's package that are read (policy.md, Output)."""
+"""The rules of the policy's package that are read (policies.md, Output)."""
 
 # Who writes one of these means an output, in whatever case.
 _MEANT: Final = ("deny", "deni", "violation", "approv", "obligation")

@@ -1,21 +1,32 @@
-"""Objects as patterns, which this engine reads more loosely than Rego does.
+"""Objects as patterns, and unions as conditions: what means otherwise than its author thought.
 
 In Rego ``{"role": role} = x`` holds for an object with this one member. Here it holds for one with
 more members as well, so that a rule allows what its author never saw. Comparisons of whole values
 (``x == {"role": "lead"}``) and arrays as patterns are exact here, too.
+
+A body that begins with a union is a comprehension to OPA, and mostly not here: to it
+``allow if { input.roles | {"a"} == xs }`` asks whether there is a set, and that holds always.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from agentguard.engines.rego_tree import Reader, objects, variables
 
+_SIDED: Final = ("ArithExpr", "AssignExpr", "BinExpr", "BoolExpr")
+
 
 def mistakes(reader: Reader) -> Iterator[str]:
-    """Yield a sentence for each object that is a pattern in a module."""
+    """Yield a sentence for each object that is a pattern in a module, and each such union."""
     for node in reader.rules:
+        for span in _unions(node):
+            yield (
+                f"{reader.at(span)}: a body that begins with `|` is a comprehension to an OPA "
+                "server, and one that is a condition holds always; give the union a name first "
+                "(`all := x | y`)"
+            )
         ((_kind, rule),) = node.items()
         for span in _spans(rule):
             yield (
@@ -23,6 +34,27 @@ def mistakes(reader: Reader) -> Iterator[str]:
                 "members; take the members by name, and compare object.keys where there must be "
                 "no others"
             )
+
+
+def _unions(rule: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield where a body begins with a union, be it only the left side of its first condition."""
+    for node in objects(rule):
+        match node:
+            case {"stmts": [{"literal": {"Expr": {"expr": {"SetCompr": whole}}}}, *_]}:
+                yield whole["span"]
+            case {"stmts": [{"literal": {"Expr": {"expr": first}}}, *_]}:
+                yield from _begins_with_union(first)
+
+
+def _begins_with_union(expression: Any) -> Iterator[Mapping[str, Any]]:
+    while isinstance(expression, dict):
+        ((kind, inner),) = expression.items()
+        if kind == "BinExpr" and inner["op"] == "Union":
+            yield inner["span"]
+            return
+        if kind not in (*_SIDED, "Membership"):
+            return
+        expression = inner["value"] if kind == "Membership" else inner["lhs"]
 
 
 def _spans(rule: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

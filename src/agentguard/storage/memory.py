@@ -11,7 +11,7 @@ from agentguard.audit import checkpoint
 from agentguard.audit.checkpoint import Checkpoint, End
 from agentguard.audit.entry import Record, Stored
 from agentguard.audit.merkle import CompactRange
-from agentguard.audit.summary import Search
+from agentguard.audit.summary import OBSERVED, Search
 from agentguard.keys import Signer
 from agentguard.storage.backend import BEGINNING, Head
 
@@ -131,8 +131,10 @@ class MemoryBackend:
         """Yield the indices of the allowed calls to which no outcome belongs."""
         outcomes = self.search(shard, Search(kind="outcome"))
         ended = {self._records[index].summary.invocation_id for index in outcomes}
-        allowed = Search(kind="authorization", decision="allow")
-        for index in self.search(shard, allowed, newest_first=newest_first):
+        calls = Search(kind="authorization")
+        for index in self.search(shard, calls, newest_first=newest_first):
+            if self._records[index].summary.decision not in ("allow", OBSERVED):
+                continue
             if self._records[index].summary.invocation_id not in ended:
                 yield index
 

@@ -249,7 +249,7 @@ _SEARCH: Final = "SELECT idx FROM summaries WHERE {} ORDER BY idx"
 _NAMED: Final = (
     "kind = 'authorization' AND invocation_id >= ? AND invocation_id < ? || char(1114111)"
 )
-_UNSETTLED: Final = """kind = 'authorization' AND decision = 'allow' AND NOT EXISTS (
+_UNSETTLED: Final = """kind = 'authorization' AND decision IN ('allow', 'observe') AND NOT EXISTS (
     SELECT 1 FROM summaries AS ended JOIN entries ON entries.idx = ended.idx
     WHERE ended.invocation_id = summaries.invocation_id AND ended.kind = 'outcome'
 )"""

@@ -20,6 +20,7 @@ from opentelemetry.trace import Span, StatusCode
 from agentguard.approval import Approval, ApprovalPending, ApprovalRequest
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Receipt
+from agentguard.audit.summary import OBSERVED
 from agentguard.canonical import b64_encode
 from agentguard.decision import Decision, Denied
 from agentguard.effects import Actor, Authority, Recorded
@@ -63,7 +64,7 @@ class Call:
 
     __slots__ = (
         *("_actor", "_answers", "_attributes", "_authority", "_authorize", "_begun", "_context"),
-        *("_decision", "_host", "_identity", "_invocation", "_outcome", "_outcome_error"),
+        *("_decision", "_enforced", "_host", "_identity", "_invocation", "_outcome", "_outcome_error"),
         *("_records",),
         *("_request", "_settings", "_span", "_started", "_suspended", "_task_id", "_token"),
         *("_took", "_trust_domain"),
@@ -87,6 +88,7 @@ class Call:
         self._attributes: dict[str, Any] = {}
         self._identity: Mapping[str, Any] = {}
         self._decision: Decision | None = None
+        self._enforced = True
         self._took = 0.0
         self._request: ApprovalRequest | None = None
         self._answers: Sequence[Approval] = ()
@@ -209,7 +211,11 @@ class Call:
                 found[names.APPROVAL_STATUS] = _STATUS[decision.code]
         if self._settings.arguments:
             self._keep(names.TOOL_ARGUMENTS, "arguments", invocation.attachments)
-        self._end_authorize(None if decision.allowed else decision.code)
+        self._enforced = invocation.enforced
+        if not invocation.enforced:
+            found[names.ENFORCED] = False
+        refused = invocation.enforced and not decision.allowed
+        self._end_authorize(decision.code if refused else None)
 
     def suspended(self) -> None:
         """Remember that what the tool raises is no error."""
@@ -308,6 +314,8 @@ class Call:
         outcome = "approval" if waits else "deny"
         if decision is not None:
             outcome, code = decision.outcome, decision.code
+            if not self._enforced:
+                outcome = OBSERVED
         name, tool = self._actor.name, self._invocation.tool.name
         metrics.count_call(decision=outcome, code=code or "", agent=name, tool=tool, seconds=took)
         if self._request is not None and self._answers and decision is not None:

@@ -2,6 +2,7 @@
 # this file does not speak of is denied.
 #
 #   agentguard policy check               is it sound?
+#   agentguard policy test                does it say what authz_test.toml expects?
 #   agentguard policy eval call.json      what does it say of one call?
 #
 # The input: input.agent {name, type, instance, id}, input.action (the tool), input.args,

@@ -1,0 +1,207 @@
+"""Tables of cases: calls, and what a policy is to say of each (docs/policies.md, Testing one).
+
+A table is read into cases here, each with a whole input as a guard would make it; nobody is asked.
+What a case leaves out comes from the configuration, as far as that knows the agent and the tool.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from agentguard import canonical
+from agentguard.canonical import JSON
+from agentguard.cli import files
+from agentguard.config import Config
+from agentguard.decision import Decision, Outcome
+from agentguard.errors import ArgumentsError, ConfigError, DecodeError, EncodeError, StorageError
+from agentguard.tables import Table
+from agentguard.tool import ToolSpec
+
+SUFFIXES: Final = (".toml", ".json")
+
+_OUTCOMES: Final[tuple[Outcome, ...]] = ("allow", "deny", "approval")
+_INSTANCE: Final = "test"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One case: what is asked, and what is expected; a ``code`` or ``reasons`` of None is any."""
+
+    file: Path
+    name: str
+    document: bytes
+    decision: Outcome
+    code: str | None
+    reasons: tuple[str, ...] | None
+
+    def holds(self, decided: Decision) -> bool:
+        """Whether a decision is the expected one; reasons count in whatever order."""
+        return (
+            decided.outcome == self.decision
+            and self.code in (None, decided.code)
+            and (self.reasons is None or sorted(self.reasons) == sorted(decided.reasons))
+        )
+
+
+def read(path: Path, settings: Config) -> list[Case]:
+    """Read a table, in TOML or JSON by its name.
+
+    Raises ``ConfigError``, which names the file and the case.
+    """
+    members = _members(path)
+    table = Table(members, str(path), "")
+    shared = _input(table, members)
+    listed = members.get("case")
+    if not isinstance(listed, list) or not listed:
+        raise ConfigError(f"{path}: case: expected a list of cases, as [[case]] makes in TOML")
+    table.known("case")
+    table.done()
+    cases = [
+        _case(path, f"case {number}", one, shared, settings)
+        for number, one in enumerate(listed, start=1)
+    ]
+    names = [case.name for case in cases]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{path}: two cases have the name {twice!r}: give each its own")
+    return cases
+
+
+def _members(path: Path) -> dict[str, Any]:
+    try:
+        data = files.read(path)
+    except StorageError as error:
+        raise ConfigError(str(error), code="config.missing") from error
+    try:
+        if path.suffix != ".json":
+            return tomllib.loads(data.decode())
+        value = canonical.loads(data, limit=files.LONGEST)
+        if isinstance(value, dict):
+            return value
+    except (DecodeError, ValueError) as error:  # UnicodeDecodeError, TOMLDecodeError
+        kind = "JSON" if path.suffix == ".json" else "TOML"
+        raise ConfigError(f"{path} is no {kind}: {error}") from error
+    raise ConfigError(f"{path}: expected an object with a list 'case'")
+
+
+def _case(
+    path: Path, called: str, members: object, shared: Mapping[str, Any], settings: Config
+) -> Case:
+    if not isinstance(members, dict):
+        raise ConfigError(f"{path}: {called}: expected a table")
+    table = Table(members, str(path), f"{called}: ")
+    name = table.text("name")
+    table = Table(members, str(path), f"case {name!r}: ")
+    table.known("name")
+    given = _merged(shared, _input(table, members))
+    case = Case(
+        path,
+        name,
+        _document(table, given, settings),
+        table.choice("expect", _OUTCOMES),
+        table.text("code", "") if "code" in members else None,
+        table.texts("reasons", None),
+    )
+    table.done()
+    return case
+
+
+def _input(table: Table, members: Mapping[str, Any]) -> Mapping[str, Any]:
+    table.table("input")  # raises for what is none
+    given: Mapping[str, Any] = members.get("input", {})
+    return given
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the members of one object over those of another, and so within objects of both."""
+    merged = dict(below)
+    for name, value in above.items():
+        under = merged.get(name)
+        if isinstance(under, Mapping) and isinstance(value, Mapping):
+            merged[name] = _merged(under, value)
+        else:
+            merged[name] = value
+    return merged
+
+
+def _document(table: Table, given: dict[str, Any], settings: Config) -> bytes:
+    """Return the whole input: what every input has, below what is given."""
+    action = given.get("action")
+    if not isinstance(action, str):
+        raise ConfigError(f"{table.name('input.action')}: expected the name of a tool")
+    usual: dict[str, Any] = {
+        "agent": {},
+        "delegation": None,
+        "resource": None,
+        "task_id": None,
+        "args": {},
+        "tool": {"name": action, "schema_sha256": "0" * 64},
+    }
+    whole = _merged(usual, given)
+    if not (isinstance(whole["agent"], dict) and isinstance(whole["args"], dict)):
+        raise ConfigError(f"{table.name('input')}: agent and args are objects")
+    try:
+        whole["agent"] = _merged(_agent(whole["agent"], settings), whole["agent"])
+        if isinstance(whole["delegation"], Mapping):
+            lent = _delegation(table, whole, settings)
+            whole["delegation"] = _merged(lent, whole["delegation"])
+        for name, value in _of_tool(action, whole["args"], settings):
+            if name not in given:
+                whole[name] = value
+        return canonical.dumps(whole)
+    except (EncodeError, ArgumentsError) as error:
+        raise ConfigError(f"{table.name('input')}: {error}") from error
+
+
+def _agent(given: Mapping[str, Any], settings: Config) -> dict[str, Any]:
+    name = given.get("name", "")
+    known = settings.agents.get(name) if isinstance(name, str) else None
+    return {
+        "id": f"spiffe://{settings.trust_domain}/agent/{name}/{_INSTANCE}",
+        "name": name,
+        "type": known.profile.type if known is not None else "agent",
+        "instance": _INSTANCE,
+        "roles": list(known.roles) if known is not None else [],
+    }
+
+
+def _delegation(table: Table, whole: Mapping[str, Any], settings: Config) -> dict[str, Any]:
+    subject = whole["delegation"].get("subject")
+    if not isinstance(subject, str):
+        where = table.name("input.delegation.subject")
+        raise ConfigError(f"{where}: expected for whom the agent acts, as in 'user:alice'")
+    principal = (settings.principals or {}).get(subject)
+    return {
+        "subject": subject,
+        "actor": subject,
+        "via": None,
+        "chain": [subject, whole["agent"]["id"]],
+        "scope": [],
+        "depth": 1,
+        "assurance": "application",
+        "roles": list(principal.roles) if principal is not None else [],
+    }
+
+
+def _of_tool(
+    action: str, arguments: Mapping[str, JSON], settings: Config
+) -> Iterator[tuple[str, JSON]]:
+    """Yield what the configuration makes of a tool's arguments: attributes, and its resource."""
+    configured = settings.tools.get(action)
+    if configured is None:
+        return
+    spec = ToolSpec(
+        name=action,
+        description="",
+        schema={},
+        origin="",
+        resource=configured.resource,
+        attributes=dict(configured.attributes or {}),
+    )
+    yield from spec.attributes_of(arguments).items()
+    if spec.resource is not None:
+        yield "resource", spec.resource_of(arguments)

@@ -1,0 +1,321 @@
+"""``agentguard policy replay``: recorded calls, put to another policy: what would change.
+
+The policy's input lies beside each call's entry, which commits to it by a salted SHA-256; only what
+has that digest is replayed. A call whose input is not there any more, or only a redacted copy of
+it, is counted and named as such. Which calls are meant stands in ``filters.py``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from agentguard import canonical, flow
+from agentguard.audit import approvals, statements
+from agentguard.audit.entry import Entry
+from agentguard.audit.statements import Authorization
+from agentguard.canonical import JSON
+from agentguard.cli import filters, history, location, policy_source, screen
+from agentguard.cli.filters import Filter
+from agentguard.cli.history import History
+from agentguard.cli.options import ConfigOption, JsonOption, QueryOption, StateOption
+from agentguard.cli.rows import Row
+from agentguard.config import Config
+from agentguard.decision import Decision, Requirement
+from agentguard.errors import AgentguardError, PolicyError
+from agentguard.identity.credential import agent_alias
+from agentguard.ports import Engine, LogReader
+from agentguard.storage import sqlite
+
+_COLUMNS: Final = ("index", "agent", "tool", "recorded", "replayed")
+
+_LEFT: Final = {
+    "refused_before": "refused before any policy was asked",
+    "not_the_policy": "refused after the policy, so that its answer is not on record",
+    "redacted": "of which a redacted copy of the input is kept",
+    "gone": "whose input was erased or not kept",
+    "changed": "whose input is not what the entry commits to: see audit verify",
+    "damaged": "which can't be read: see audit verify",
+}
+"""Why a call can't be replayed, in the words that follow its number."""
+
+_OF_POLICIES: Final = ("policy.", "engine.", "obligation.")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a policy said of a call, or says: an approval stands with what has to be met.
+
+    ``terms`` is None where it is not on record what would have had to be met.
+    """
+
+    decision: str
+    code: str
+    reasons: tuple[str, ...]
+    terms: tuple[Requirement, ...] | None = ()
+
+    @classmethod
+    def of(cls, decision: Decision) -> Answer:
+        """Make it of a decision, its reasons cut as a guard writes them."""
+        kept = decision.reasons[: flow.MAX_REASONS]
+        reasons = tuple(reason[: flow.MAX_REASON] for reason in kept)
+        return cls(decision.outcome, decision.code, reasons, decision.requirements)
+
+    @classmethod
+    def recorded(cls, call: Authorization, parsed: Entry) -> Answer | None:
+        """Read the policy's answer from a call's entry; None where that holds another's.
+
+        One that people have approved was an approval.
+        """
+        terms = approvals.requirements_of(parsed)
+        if call.decision == "allow" and terms:
+            reasons = tuple(needed.reason for needed in terms)
+            return cls("approval", "approval.required", reasons, terms)
+        if call.code == "approval.unavailable":
+            return cls("approval", "approval.required", (), None)
+        own = call.decision != "deny" or call.code.startswith(_OF_POLICIES)
+        return cls(call.decision, call.code, call.reasons, terms) if own else None
+
+    def change(self, now: Answer) -> str | None:
+        """Say what differs in another answer: the ``decision``, or the ``reasons`` alone."""
+        if self.decision != now.decision:
+            return "decision"
+        if self.terms is None:
+            return None
+        if _unworded(self.terms) != _unworded(now.terms or ()):
+            return "decision"
+        return None if (self.code, self.reasons) == (now.code, now.reasons) else "reasons"
+
+    def as_json(self) -> dict[str, JSON]:
+        """Return the members by name."""
+        terms: JSON = None
+        if self.terms is not None:
+            terms = [needed.as_json() for needed in self.terms]
+        return {
+            "decision": self.decision,
+            "code": self.code,
+            "reasons": [*self.reasons],
+            "requirements": terms,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A call that was replayed: its row, and both answers."""
+
+    row: Row
+    call: Authorization
+    before: Answer
+    now: Answer
+
+    @property
+    def change(self) -> str | None:
+        """What differs, None if nothing does."""
+        return self.before.change(self.now)
+
+    def as_json(self) -> dict[str, JSON]:
+        """Return what ``--json`` lists of it."""
+        row, call = self.row, self.call
+        return {
+            "shard": row.shard,
+            "index": row.index,
+            "at": row.at,
+            "invocation_id": call.invocation_id,
+            "agent": call.agent,
+            "principal": call.principal,
+            "tool": call.tool,
+            "enforced": call.enforced,
+            "policy_sha256": call.policy_sha256,
+            "change": self.change,
+            "recorded": self.before.as_json(),
+            "replayed": self.now.as_json(),
+        }
+
+
+@filters.with_options
+def replay(
+    policy: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PATH|URL",
+            help="A file or folder in Rego or Cedar, or the URL of an OPA; by default the "
+            "configuration's policy, as it is by now.",
+        ),
+    ] = None,
+    *,
+    query: QueryOption = None,
+    wanted: Filter,
+    last: Annotated[
+        int, typer.Option("-n", "--last", min=0, metavar="N", help="The newest N; by default all.")
+    ] = 0,
+    fail_on_change: Annotated[
+        bool,
+        typer.Option(
+            "--fail-on-change",
+            help="Exit code 1 if a decision would change, or no call can be replayed.",
+        ),
+    ] = False,
+    config: ConfigOption = None,
+    state: StateOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Put recorded calls to another policy.
+
+    Says of which the decision would be another. They are read as they stand in the log, unverified,
+    but for their inputs, each of which must have the digest in its entry: exit code 1 if one has
+    not. Calls of which no whole input is kept are counted. Filters are combined.
+    """
+    reader = location.locate(config, state).reader()
+    engine = policy_source.load(_chosen(policy, query, config))
+    if engine.waits:
+        policy_source.probe(engine)  # a server that is down would change every call
+    rows = History(reader).rows(filters.calls(wanted), newest_first=bool(last), outcomes=False)
+    coming = iter(history.newest(rows, last)) if last else rows
+    left: Counter[str] = Counter()
+    counted: Counter[str | None] = Counter()
+    changed: list[Replayed] = []
+    with screen.counter("replaying call", quiet=json) as count:
+        for number, one in enumerate(_replayed(reader, engine, coming, left), start=1):
+            count(number)
+            counted[one.change] += 1
+            if one.change is not None:
+                changed.append(one)
+    if json:
+        _print_json(engine, counted, left, changed)
+    else:
+        _draw(reader, counted, left, changed)
+    nothing = counted.total() == 0
+    if left["changed"] or (fail_on_change and (nothing or counted["decision"])):
+        raise typer.Exit(1)
+
+
+def _chosen(policy: str | None, query: str | None, config: Path | None) -> Config:
+    if policy is not None and policy.startswith(("http://", "https://")):
+        return policy_source.at_server(policy, query)
+    return policy_source.chosen(Path(policy) if policy is not None else None, query, config)
+
+
+def _replayed(
+    reader: LogReader, engine: Engine, rows: Iterator[Row], left: Counter[str]
+) -> Iterator[Replayed]:
+    """Yield the calls that can be replayed, and count the others by why not."""
+    for row in rows:
+        if row.entry is None:
+            left["damaged"] += 1
+            continue
+        call = statements.read_authorization(row.entry)
+        before = Answer.recorded(call, row.entry)
+        found = _input(reader, row, call)
+        if isinstance(found, str):
+            left[found] += 1
+        elif before is None:
+            left["not_the_policy"] += 1
+        else:
+            yield Replayed(row, call, before, Answer.of(_asked(engine, found)))
+
+
+def _input(reader: LogReader, row: Row, call: Authorization) -> bytes | str:
+    """Return the input that the policy was asked about, or why it can't be had."""
+    if call.engine is None:
+        return "refused_before"
+    copies = row.entry.members["copies"] if row.entry is not None else None
+    if isinstance(copies, dict) and "input" in copies:
+        return "redacted"
+    stored = reader.entry(row.shard, row.index)
+    for beside in stored.attachments if stored is not None else ():
+        if beside.role == "input":
+            try:
+                statements.check_attachments([beside], call.commitments)
+            except AgentguardError:
+                return "changed"
+            return beside.data
+    return "gone"
+
+
+def _asked(engine: Engine, document: bytes) -> Decision:
+    """Ask as a guard does: before anybody approves, and then with who had approved."""
+    members = canonical.loads(document, limit=sqlite.MAX_LENGTH)
+    if not isinstance(members, dict) or "approval" not in members:
+        return _decided(engine, document)
+    del members["approval"]
+    first = _decided(engine, canonical.dumps(members))
+    if first.outcome != "approval":
+        return first
+    second = _decided(engine, document)
+    return second if second.outcome == "deny" else first
+
+
+def _decided(engine: Engine, document: bytes) -> Decision:
+    decision, _evaluation = policy_source.ask(engine, document)
+    if engine.waits and decision.code.startswith("engine."):
+        message = f"{decision.reason}: the replay is not complete; make it again"
+        raise PolicyError(message, code=decision.code)
+    return decision
+
+
+def _unworded(terms: tuple[Requirement, ...]) -> list[bytes]:
+    """Return what has to be met, in whatever order and words."""
+    return sorted(canonical.dumps({**needed.as_json(), "reason": ""}) for needed in terms)
+
+
+def _print_json(
+    engine: Engine,
+    counted: Counter[str | None],
+    left: Counter[str],
+    changed: list[Replayed],
+) -> None:
+    screen.json_line(
+        {
+            "engine": {"name": engine.name, "version": engine.version},
+            "policy_sha256": engine.policy_sha256,
+            "replayed": counted.total(),
+            "changed": counted["decision"],
+            "other_reasons": counted["reasons"],
+            "not_replayed": {name: left[name] for name in _LEFT},
+            "calls": [one.as_json() for one in changed],
+        }
+    )
+
+
+def _draw(
+    reader: LogReader,
+    counted: Counter[str | None],
+    left: Counter[str],
+    changed: list[Replayed],
+) -> None:
+    several = len(reader.shards()) > 1
+    if changed:
+        screen.columns(_COLUMNS, (_cells(one, several=several) for one in changed))
+    calls = screen.count(counted.total(), "call", "calls")
+    kind = "warn" if counted["decision"] else "ok"
+    said = screen.styled(kind, f"{counted['decision']} would change")
+    more = f", {counted['reasons']} have other reasons" if counted["reasons"] else ""
+    screen.line(said, f" of {calls} replayed{more}")
+    for name, why in _LEFT.items():
+        if left[name]:
+            number = screen.count(left[name], "call", "calls")
+            screen.line(screen.styled("warn", "not replayed"), f": {number} {why}")
+
+
+def _cells(one: Replayed, *, several: bool) -> screen.Row:
+    row, before, now = one.row, one.before, one.now
+    place = f"{row.shard}/{row.index}" if several or row.shard else str(row.index)
+    cells = (
+        place,
+        agent_alias(row.agent or "").removeprefix("agent:"),
+        row.tool or "",
+        screen.styled(before.decision, before.decision),
+        screen.styled(now.decision, now.decision),
+    )
+    said = [_worded(before), _worded(now)]
+    return cells, " -> ".join(said)
+
+
+def _worded(answer: Answer) -> str:
+    code = f"[{answer.code}] " if answer.code else ""
+    return f"{code}{'; '.join(answer.reasons)}".strip() or answer.decision

@@ -1,0 +1,361 @@
+"""``[policy] mode = "observe"``: the policy is asked and on record, and calls run whatever it says.
+
+Only the policy's answer gives way. Identity, scope, delegation, revocation and the log still deny,
+nothing but the configuration brings the mode about, and nobody can take an observed call for one
+that a policy has let run: not in the log, and not in its evidence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentguard import Decision, Denied, Guard, PolicyError, Requirement, config
+from agentguard.approval import ApprovalPending
+from agentguard.audit import entry, evidence, statements
+from agentguard.engines.function import FunctionEngine
+from agentguard.errors import AgentguardError, DecodeError
+from agentguard.invocation import CallSite
+from agentguard.policies import PolicyConfig
+from agentguard.storage.reader import StateReader
+
+STABLE = CallSite("c1", thread="t", turn="1")
+EXAMPLE = Path(__file__).parents[2] / "examples" / "verify_evidence" / "verify_evidence.py"
+PEOPLE = {"approvals": {"application": True}}
+
+
+class Down:
+    """An engine that fails in its own ways."""
+
+    name = "function"
+    version = "0"
+    waits = False
+    policy_sha256 = None
+    policy_files: dict[str, str] = {}  # noqa: RUF012  as a port asks for it
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def evaluate(self, _document: bytes) -> object:
+        raise self.error
+
+    def close(self) -> None: ...
+
+
+class Observed:
+    """A place whose configuration may have the policy only observed."""
+
+    def __init__(self, place, mode="observe", **tables) -> None:
+        self.place = place
+        self.settings = config.parse(
+            {
+                **json.loads(place.config.encoded),
+                "policy": {"engine": "function", "path": "unused:unused", "mode": mode},
+                **tables,
+            },
+            source="agentguard.toml",
+            base=place.config.base,
+        )
+
+    def open(self, policy):
+        engine = policy if isinstance(policy, Down) else FunctionEngine(policy)
+        return Guard(self.settings, engine, self.place.take_up())
+
+
+def says(decision: Decision) -> Any:
+    return lambda _call: decision
+
+
+ANSWERS = {
+    "allow": says(Decision.allow()),
+    "deny": says(Decision.deny("no")),
+    "approval": says(Decision.require_approval(Requirement("a lead", roles=("lead",)))),
+    "policy.error": Down(PolicyError("it broke")),
+    "engine.unreachable": Down(PolicyError("nobody there", code="engine.unreachable")),
+    "a bug": Down(RuntimeError("s3cret")),
+}
+RECORDED = {
+    "allow": ("allow", ""),
+    "deny": ("deny", "policy.denied"),
+    "approval": ("approval", "approval.required"),
+    "policy.error": ("deny", "policy.error"),
+    "engine.unreachable": ("deny", "engine.unreachable"),
+    "a bug": ("deny", "policy.error"),
+}
+
+
+def noted(guard, ran, **spec):
+    @guard.tool(**spec)
+    def note(text=""):
+        ran.append(text)
+        return text
+
+    return note
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["call", "acall"])
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_the_call_runs_and_the_answer_is_on_record(place, ran, answer, asynchronous):
+    with Observed(place).open(ANSWERS[answer]) as guard:
+        note, agent = noted(guard, ran), guard.new_agent("reader")
+        done = asyncio.run(agent.acall(note, "x")) if asynchronous else agent.call(note, "x")
+        assert done == "x"
+    assert ran == ["x"]
+    (call,) = place.seen().authorizations
+    assert (call["decision"], call["code"]) == RECORDED[answer]
+    assert (call["mode"], call["enforced"], call["approvals"]) == ("observe", False, [])
+    assert "s3cret" not in json.dumps(call)
+    assert place.seen().statuses == ["ok"]
+    report = place.examine()
+    assert report.problems == ()
+    assert [shard.observed for shard in report.shards] == [1]
+
+
+@pytest.mark.parametrize("answer", [name for name in ANSWERS if name != "allow"])
+def test_enforced_the_same_answer_denies(place, ran, answer):
+    with Observed(place, "enforce").open(ANSWERS[answer]) as guard:
+        note, agent = noted(guard, ran), guard.new_agent("reader")
+        with pytest.raises(Denied):
+            agent.call(note, "x")
+    assert ran == []
+    (call,) = place.seen().authorizations
+    assert (call["mode"], call["enforced"]) == ("enforce", True)
+    assert place.examine().shards[0].observed == 0
+
+
+def test_nobody_is_asked_and_what_would_be_asked_is_on_record(place, ran):
+    with Observed(place, **PEOPLE).open(ANSWERS["approval"]) as guard:
+        note, agent = noted(guard, ran), guard.new_agent("reader")
+        agent.call(note)
+        assert guard.approvals.pending() == []
+    (call,) = place.seen().authorizations
+    assert [needed["roles"] for needed in call["requirements"]] == [["lead"]]
+    assert call["roster_sha256"] is None
+    assert "request" not in {one.kind for one in place.seen().entries}
+    assert place.examine().problems == ()
+
+
+def test_an_answer_ahead_of_the_call_says_that_it_runs_and_what_the_policy_says(place, ran):
+    with Observed(place, **PEOPLE).open(ANSWERS["approval"]) as guard:
+        note, agent = noted(guard, ran), guard.new_agent("reader")
+        ahead = agent.evaluate(agent._invocation(note, ("x",), {}))
+    assert ahead.allowed
+    assert ahead.reason == (
+        "the policy is only observed; it says approval [approval.required]; a lead"
+    )
+
+
+def test_a_request_from_before_is_withdrawn_once_its_call_has_run(place, ran):
+    asking = says(Decision.require_approval(Requirement(roles=("lead",))))
+    with Observed(place, "enforce", **PEOPLE).open(asking) as guard:
+        note, agent = noted(guard, ran), guard.new_agent("reader")
+        invocation = replace(agent._invocation(note, ("x",), {}), site=STABLE)
+        with pytest.raises(ApprovalPending):
+            agent.run(invocation, note._bound_to(("x",), {}))
+        assert len(guard.approvals.pending()) == 1
+    with Observed(place, **PEOPLE).open(asking) as guard:
+        note, agent = noted(guard, ran), guard.new_agent("reader")
+        invocation = replace(agent._invocation(note, ("x",), {}), site=STABLE)
+        agent.run(invocation, note._bound_to(("x",), {}))
+        assert guard.approvals.pending() == []
+    assert ran == ["x"]
+    assert place.examine().problems == ()
+
+
+# --- what is not the policy's still denies
+
+
+def denied(place, code: str) -> None:
+    """The last call was refused, and that was enforced."""
+    call = place.seen().authorizations[-1]
+    assert (call["decision"], call["code"]) == ("deny", code)
+    assert (call["mode"], call["enforced"]) == ("observe", True)
+    assert place.examine().problems == ()
+
+
+def test_a_scope_that_is_lacking_denies(place, ran):
+    with Observed(place).open(ANSWERS["allow"]) as guard:
+        tool = noted(guard, ran, requires=["notes:write"])
+        with pytest.raises(Denied, match="scope"):
+            guard.new_agent("reader").call(tool, "x")
+    assert ran == []
+    denied(place, "scope.exceeded")
+
+
+def test_facts_that_fail_deny(place, ran):
+    def facts(_values: Any) -> Any:
+        return {"action": "another"}
+
+    with Observed(place).open(ANSWERS["allow"]) as guard:
+        tool = noted(guard, ran, facts=facts)
+        with pytest.raises(Denied):
+            guard.new_agent("reader").call(tool, "x")
+    assert ran == []
+    denied(place, "facts.conflict")
+
+
+def test_the_calls_that_a_delegation_allows_are_counted(place, ran):
+    tables = {"agents": {"reader": {"max_scope": ["a"]}}}
+    with Observed(place, **tables).open(ANSWERS["deny"]) as guard:
+        note, agent = noted(guard, ran), guard.new_agent("reader")
+        with guard.delegate("user:alice", scope=["a"], max_calls=1):
+            agent.call(note, "first")
+            with pytest.raises(Denied, match="allows 1 calls"):
+                agent.call(note, "second")
+        with pytest.raises(Denied, match="delegation"):
+            agent.call(note, "third")
+    assert ran == ["first"]
+    codes = [(call["code"], call["enforced"]) for call in place.seen().authorizations]
+    assert codes == [
+        ("policy.denied", False),
+        ("calls.exceeded", True),
+        ("delegation.missing", True),
+    ]
+    assert place.examine().problems == ()
+
+
+def test_a_signer_that_fails_denies(place, ran):
+    with Observed(place).open(ANSWERS["deny"]) as guard:
+        note, agent = noted(guard, ran), guard.new_agent("reader")
+        agent.call(note, "before")
+        instance = agent._body.in_force()
+        instance.actor = replace(instance.actor, signer=None)
+        with pytest.raises(Denied) as refused:
+            agent.call(note, "after")
+    assert refused.value.code == "signature.failed"
+    assert ran == ["before"]
+    denied(place, "signature.failed")
+
+
+def test_a_log_that_can_not_be_written_denies(place, ran):
+    with Observed(place).open(ANSWERS["deny"]) as guard:
+        note, agent = noted(guard, ran), guard.new_agent("reader")
+        agent.call(note, "before")
+        guard.close()
+        with pytest.raises((Denied, AgentguardError)):
+            agent.call(note, "after")
+    assert ran == ["before"]
+
+
+def test_an_interrupted_evaluation_does_not_run(place, ran):
+    with Observed(place).open(Down(KeyboardInterrupt())) as guard:
+        note, agent = noted(guard, ran), guard.new_agent("reader")
+        with pytest.raises(KeyboardInterrupt):
+            agent.call(note, "x")
+    assert ran == []
+    denied(place, "call.interrupted")
+
+
+def test_what_a_policy_redacts_is_redacted(place, ran):
+    policy = says(Decision.deny("no").redacted("/args/text"))
+    with Observed(place).open(policy) as guard:
+        guard.new_agent("reader").call(noted(guard, ran), "s3cret")
+    assert ran == ["s3cret"]
+    with closing(StateReader(place.config.state)) as reader:
+        kept = [one.data for stored in reader.stored(0) for one in stored.attachments]
+    assert kept
+    assert not [data for data in kept if b'"text":"s3cret"' in data]
+
+
+# --- where the mode comes from
+
+
+def test_the_mode_comes_from_the_configuration_alone(place, ran, monkeypatch):
+    for name in ("AGENTGUARD_MODE", "AGENTGUARD_POLICY_MODE", "AGENTGUARD_OBSERVE"):
+        monkeypatch.setenv(name, "observe")
+    with pytest.raises(AgentguardError, match="no policy"):
+        Guard.ephemeral(ANSWERS["allow"], config={"policy": {"mode": "observe"}})
+    with pytest.raises(AgentguardError, match=r"policy\.mode: expected 'enforce' or 'observe'"):
+        Observed(place, "audit")
+    with Observed(place, "enforce").open(ANSWERS["deny"]) as guard:
+
+        @guard.tool
+        def meddle(mode):
+            ran.append(mode)
+
+        with pytest.raises(Denied):
+            guard.new_agent("reader").call(meddle, mode="observe")
+    assert ran == []
+    assert PolicyConfig("rego", "p", "data.agent.authz").mode == "enforce"
+
+
+# --- what is proved of such a call
+
+
+@pytest.fixture
+def proved(place, ran):
+    """Evidence of one call, in the mode and with the answer of the policy's that is given."""
+
+    def make(mode, answer):
+        with Observed(place, mode).open(ANSWERS[answer]) as guard:
+            guard.new_agent("reader").call(noted(guard, ran), "x")
+            invocation_id = None
+            with closing(guard.reader()) as reader:
+                for stored in reader.stored(0):
+                    about = stored.summary
+                    if about is not None and about.kind == "authorization":
+                        invocation_id = about.invocation_id
+            assert invocation_id is not None
+            return guard.prove(invocation_id), guard.trust
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("mode", "answer", "said"),
+    [
+        ("observe", "deny", ("deny", "observe", False)),
+        ("observe", "approval", ("approval", "observe", False)),
+        ("observe", "allow", ("allow", "observe", False)),
+        ("enforce", "allow", ("allow", "enforce", True)),
+    ],
+)
+def test_the_evidence_says_that_no_policy_has_authorised_it(proved, tmp_path, mode, answer, said):
+    data, trust = proved(mode, answer)
+    call = evidence.verify(data, trust).call
+    assert (call.decision, call.mode, call.enforced) == said
+    assert call.allowed
+
+    (tmp_path / "call.json").write_bytes(data)
+    (tmp_path / "trust.json").write_bytes(trust.dumps())
+    other = subprocess.run(
+        [sys.executable, str(EXAMPLE), "call.json", "trust.json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert other.returncode == 0, other.stderr
+    report = json.loads(other.stdout)
+    assert (report["decision"], report["mode"], report["enforced"]) == said
+
+
+def test_a_mode_that_no_guard_writes_is_not_read(place, ran):
+    with Observed(place).open(ANSWERS["allow"]) as guard:
+        guard.new_agent("reader").call(noted(guard, ran), "x")
+    with closing(StateReader(place.config.state)) as reader:
+        bodies = [entry.parse(body) for _index, body in reader.entries(0)]
+    (call,) = [one for one in bodies if one.kind == "authorization"]
+    read = statements.read_authorization(call)
+    assert (read.mode, read.enforced) == ("observe", False)
+    (written,) = [one for one in bodies if one.kind == "config"]
+    assert statements.mode_of(written) == read.mode
+    changes: list[dict[str, Any]] = [
+        {"mode": "enforce"},
+        {"mode": "enforce", "enforced": 1},
+        {"mode": "watch"},
+        {"engine": None},
+        {"roster_sha256": "0" * 64},
+        {"enforced": "false"},
+    ]
+    for change in changes:
+        with pytest.raises(DecodeError, match="mode"):
+            statements.read_authorization(call._replace(members={**call.members, **change}))

@@ -1,0 +1,227 @@
+"""``agentguard policy replay``: calls on record, put to another policy, and what can't be."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+
+import pytest
+
+CALLS = r"""
+from agentguard import ApprovalPending, Denied, Guard
+
+with Guard.open("agentguard.toml") as guard:
+    @guard.tool(requires=["files:read"])
+    def read_file(path: str) -> str:
+        return path
+
+    @guard.tool
+    def merge(branch: str) -> str:
+        return branch
+
+    @guard.tool(requires=["keys:read"])
+    def read_key() -> str: ...
+
+    @guard.tool
+    def sign_in(password: str) -> None: ...
+
+    assistant = guard.new_agent("assistant")
+    def attempt(tool, *args):
+        try:
+            assistant.call(tool, *args)
+        except Denied:
+            pass
+        except ApprovalPending as pending:
+            guard.approvals.vouch(pending.request, "approve", principal="user:bob")
+            assistant.call(tool, *args)
+
+    attempt(read_file, "README.md")
+    attempt(read_file, ".ssh/id")
+    attempt(read_file, "docs/a.md")
+    attempt(merge, "main")
+    attempt(read_key)
+    attempt(sign_in, "hunter2")
+"""
+POLICY = """package agent.authz
+allow if input.action in {"read_file", "sign_in"}
+deny_reasons contains "no hidden files" if {
+    is_string(input.args.path)
+    startswith(input.args.path, ".")
+}
+approval := {"reason": "a second look"} if input.action == "merge"
+"""
+NONE_LEFT = {
+    "refused_before": 1,
+    "not_the_policy": 0,
+    "redacted": 1,
+    "gone": 0,
+    "changed": 0,
+    "damaged": 0,
+}
+"""Of the calls above: ``read_key`` lacks its scope, ``sign_in`` is redacted."""
+
+
+@pytest.fixture
+def recorded(project):
+    assert project.run("init").returncode == 0
+    with (project.folder / "agentguard.toml").open("a") as toml:
+        toml.write('\n[approvals]\napplication = true\n[redact]\nsign_in = ["/args/password"]\n')
+    (project.folder / "policies" / "authz.rego").write_text(POLICY)
+    called = project.python("-c", CALLS)
+    assert (called.returncode, called.stderr) == (0, "")
+    return project
+
+
+def other(project, *changes: tuple[str, str]) -> str:
+    """Another policy: this one, changed."""
+    text = POLICY
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (project.folder / "other.rego").write_text(text)
+    return "other.rego"
+
+
+def test_the_same_policy_changes_nothing(recorded):
+    report = recorded.json("policy", "replay", "--fail-on-change")
+    assert (report["replayed"], report["changed"], report["other_reasons"]) == (4, 0, 0)
+    assert report["not_replayed"] == NONE_LEFT
+    assert report["calls"] == []
+    shown = recorded.run("policy", "replay")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "0 would change of 4 calls replayed" in shown.stdout
+    assert "not replayed: 1 call refused before any policy was asked" in shown.stdout
+    assert "not replayed: 1 call of which a redacted copy of the input is kept" in shown.stdout
+
+
+def test_what_would_change_is_told(recorded):
+    policy = other(recorded, ('startswith(input.args.path, ".")', 'input.args.path == "docs/a.md"'))
+    report = recorded.json("policy", "replay", policy)
+    assert (report["replayed"], report["changed"]) == (4, 2)
+    denied, allowed = report["calls"]
+    assert denied["change"] == allowed["change"] == "decision"
+    assert (denied["recorded"]["decision"], denied["replayed"]["decision"]) == ("deny", "allow")
+    assert (allowed["recorded"]["decision"], allowed["replayed"]["decision"]) == ("allow", "deny")
+    assert allowed["replayed"]["reasons"] == ["no hidden files"]
+    assert report["policy_sha256"] != denied["policy_sha256"]
+    story = recorded.json("audit", "show", allowed["invocation_id"])
+    assert story["arguments"] == {"path": "docs/a.md"}
+
+    assert recorded.run("policy", "replay", policy).returncode == 0
+    failing = recorded.run("policy", "replay", policy, "--fail-on-change")
+    assert failing.returncode == 1
+    assert "2 would change of 4 calls replayed" in failing.stdout
+    assert "-> [policy.denied] no hidden files" in failing.stdout
+    rows = recorded.lines("audit", "list")
+    assert len([row for row in rows if row["kind"] == "authorization"]) == 6  # nothing was added
+
+
+def test_other_words_are_no_other_decision(recorded):
+    policy = other(recorded, ("no hidden files", "hidden"), ("a second look", "look again"))
+    report = recorded.json("policy", "replay", policy, "--fail-on-change")
+    assert (report["changed"], report["other_reasons"]) == (0, 2)
+    assert {one["change"] for one in report["calls"]} == {"reasons"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "decision"),
+    [
+        ('{"reason": "a second look", "quorum": 2}', "approval"),
+        ('{"reason": "a second look", "roles": ["lead"]}', "approval"),
+        ("false", "deny"),
+    ],
+)
+def test_a_call_that_people_approved_was_an_approval(recorded, changed, decision):
+    policy = other(recorded, ('{"reason": "a second look"}', changed))
+    report = recorded.json("policy", "replay", policy, "--tool", "merge")
+    (merge,) = report["calls"]
+    assert merge["recorded"]["decision"] == "approval"
+    assert merge["replayed"]["decision"] == decision
+    assert merge["change"] == "decision"
+
+
+def test_one_that_is_denied_once_it_is_approved_is_a_denial(recorded):
+    text = 'deny_reasons contains "not by bob" if "user:bob" in input.approval.principals\n'
+    policy = other(recorded, ("approval :=", f"{text}approval :="))
+    (merge,) = recorded.json("policy", "replay", policy)["calls"]
+    assert (merge["replayed"]["decision"], merge["replayed"]["reasons"]) == ("deny", ["not by bob"])
+
+
+def test_filters_choose_the_calls(recorded):
+    deny = other(recorded, ("allow if", "allow if false\nunused if"))
+    assert recorded.json("policy", "replay", deny, "--tool", "merge")["changed"] == 0
+    assert recorded.json("policy", "replay", deny, "--tool", "read_file")["changed"] == 2
+    assert recorded.json("policy", "replay", deny, "--last", "3")["replayed"] == 1
+    nobody = recorded.json("policy", "replay", deny, "--tool", "nothing")
+    assert nobody["replayed"] == 0
+    assert recorded.json(
+        "policy", "replay", "--fail-on-change", "--tool", "x", code=1
+    ) == nobody | {"policy_sha256": recorded.json("policy", "check")["policy_sha256"]}
+    wrong = recorded.run("policy", "replay", "--kind", "outcome")
+    assert (wrong.returncode, "leave --kind out" in wrong.stderr) == (2, True)
+
+
+def test_what_was_erased_or_changed_is_not_replayed(recorded):
+    rows = [row for row in recorded.lines("audit", "list") if row["tool"] == "read_file"]
+    calls = [row for row in rows if row["kind"] == "authorization"]
+    erased = recorded.run(
+        "audit", "erase", calls[0]["invocation_id"], "--note", "asked to", "--yes"
+    )
+    assert erased.returncode == 0, erased.stderr
+    report = recorded.json("policy", "replay")
+    assert report["not_replayed"] == NONE_LEFT | {"gone": 1}
+    assert report["replayed"] == 3
+
+    base = sqlite3.connect(recorded.state / "shards" / "0.sqlite")
+    with base:
+        base.execute(
+            "UPDATE attachments SET data = CAST(replace(CAST(data AS TEXT), 'docs', 'evil') "
+            "AS BLOB) WHERE role = 'input' AND idx = ?",
+            [calls[2]["index"]],
+        )
+    base.close()
+    report = recorded.json("policy", "replay", code=1)
+    assert report["not_replayed"] == NONE_LEFT | {"gone": 1, "changed": 1}
+    shown = recorded.run("policy", "replay")
+    assert shown.returncode == 1
+    assert "1 call whose input is not what the entry commits to" in shown.stdout
+
+
+def test_calls_of_an_observed_policy_are_replayed(project):
+    assert project.run("init").returncode == 0
+    toml = project.folder / "agentguard.toml"
+    toml.write_text(toml.read_text().replace("[policy]\n", '[policy]\nmode = "observe"\n'))
+    (project.folder / "policies" / "authz.rego").write_text(POLICY)
+    assert project.python("-c", CALLS).returncode == 0
+    same = project.json("policy", "replay", "--fail-on-change")
+    assert (same["replayed"], same["changed"]) == (5, 0)
+    strict = other(
+        project, ("approval := {", 'deny_reason := "never" if input.action == "merge"\n#')
+    )
+    (merge,) = project.json("policy", "replay", strict)["calls"]
+    assert (merge["enforced"], merge["recorded"]["decision"]) == (False, "approval")
+
+
+def test_other_engines_are_asked_as_well(recorded, opa):
+    server = opa(recorded.folder / "policies" / "authz.rego")
+    report = recorded.json("policy", "replay", server.url, "--fail-on-change")
+    assert (report["engine"]["name"], report["replayed"], report["changed"]) == ("opa", 4, 0)
+    (recorded.folder / "other.cedar").write_text("permit(principal, action, resource);")
+    cedar = recorded.json("policy", "replay", "other.cedar")
+    assert (cedar["engine"]["name"], cedar["changed"]) == ("cedar", 2)
+
+    server.stop()
+    down = recorded.run("policy", "replay", server.url)
+    assert (down.returncode, down.stdout) == (2, "")
+    assert down.stderr.startswith("error [engine.unreachable]: ")
+    password = recorded.run("policy", "replay", server.url.replace("//", "//bob:s3cret@"))
+    assert password.returncode == 2
+    assert "s3cret" not in password.stderr
+
+
+def test_a_policy_that_can_not_be_used_replays_nothing(recorded):
+    (recorded.folder / "other.rego").write_text("package agent.authz\nallow if {")
+    ran = recorded.run("policy", "replay", "other.rego")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("error [policy.invalid]: ")
+    assert json.loads(recorded.run("policy", "replay", "--json").stdout)["replayed"] == 4
