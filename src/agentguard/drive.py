@@ -103,7 +103,8 @@ def _run(flow: Flow[T], line: Line, tool: Callable[[], Any], watch: Watch) -> T:
 def _perform(effect: Effect, line: Line, tool: Callable[[], Any], watch: Watch) -> Any:
     match effect:
         case Evaluate():
-            return line.engine.evaluate(effect.document)
+            with watch:  # a server is told the trace
+                return line.engine.evaluate(effect.document)
         case Run():
             with watch, ambient.Running(effect.invocation_id, effect.authority.lends):
                 return _finished(tool())
@@ -243,8 +244,8 @@ async def _aperform(
             return await _alook_up(effect, executors.facts)
     if isinstance(effect, Evaluate) and line.engine.waits:
         loop = asyncio.get_running_loop()
-        # in the call's context: a server is told the trace
-        ask = partial(copy_context().run, line.engine.evaluate, effect.document)
+        with watch:
+            ask = partial(copy_context().run, line.engine.evaluate, effect.document)
         return await loop.run_in_executor(executors.engine, ask)
     if isinstance(effect, Evaluate | Enqueue):
         return _perform(effect, line, tool, watch)

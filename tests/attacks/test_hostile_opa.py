@@ -233,8 +233,23 @@ def test_the_server_is_told_the_span_in_which_it_is_asked_and_nothing_else(hosti
         with trace.use_span(trace.NonRecordingSpan(context)):
             agent.call(transfer)
             asyncio.run(agent.acall(transfer))
-    told = spans_seen(hostile)
-    assert [line.split(b"-")[1] for line in told] == [b"%032x" % 0xABC] * 2
+        told = spans_seen(hostile)
+        assert [line.split(b"-")[1] for line in told] == [b"%032x" % 0xABC] * 2
+
+
+def test_the_span_that_the_server_is_told_is_the_calls(hostile, spans):
+    hostile.says(answer(ALLOW))
+    with Guard.ephemeral(engine_of(hostile)) as guard:
+
+        @guard.tool
+        def transfer() -> None:
+            pass
+
+        agent = guard.new_agent("teller")
+        agent.call(transfer)
+        asyncio.run(agent.acall(transfer))
+    made = [b"%016x" % span.context.span_id for span in spans.named("execute_tool transfer")]
+    assert [line.split(b"-")[2] for line in spans_seen(hostile)] == made
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,11 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import httpcore
+from opentelemetry import trace
 
-from agentguard import telemetry
 from agentguard.engines.opa import Server
 from agentguard.errors import ConfigError, PolicyError
+from agentguard.telemetry import tracing
 
 _POOL: Final = 256
 """The most connections at a time; a thread needs one, so that nobody waits for another's."""
@@ -190,7 +191,7 @@ class Client:
         headers = [*self._headers, (b"Content-Length", str(len(body)).encode())]
         if self._server.has_token:
             headers.append((b"Authorization", b"Bearer " + self._token()))
-        span = telemetry.traceparent()
+        span = tracing.traceparent_of(trace.get_current_span())
         if span is not None:
             headers.append((b"traceparent", span.encode()))
         outer, exchange = _current.exchange, _Exchange(self._server.timeout)

@@ -64,9 +64,18 @@ class Call:
 
     __slots__ = (
         *("_actor", "_answers", "_attributes", "_authority", "_authorize", "_begun", "_context"),
-        *("_decision", "_enforced", "_host", "_identity", "_invocation", "_outcome", "_outcome_error"),
-        *("_records",),
-        *("_request", "_settings", "_span", "_started", "_suspended", "_task_id", "_token"),
+        *("_decision", "_enforced", "_host", "_identity", "_invocation", "_outcome"),
+        *(
+            "_outcome_error",
+            "_records",
+            "_request",
+            "_settings",
+            "_span",
+            "_started",
+            "_suspended",
+            "_task_id",
+            "_token",
+        ),
         *("_took", "_trust_domain"),
     )
 
