@@ -832,7 +832,7 @@ class People:
             "approvals": approvals,
             "agents": {
                 "payer": {"max_scope": ["pay"], **agents},
-                **dict.fromkeys(("clerk", "other"), {"max_scope": ["pay"], "authority": "own"}),
+                **{name: {"max_scope": ["pay"], "authority": "own"} for name in ("clerk", "other")},
             },
         }
         self.guard = Guard.ephemeral(policy=policy, config=config, on_request=self.asked.append)
