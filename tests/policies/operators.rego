@@ -44,7 +44,10 @@ value := sort(input.a) if input.rule == "sort"
 
 value := sum(input.a) if input.rule == "sum"
 
-value := input.a in input.b if input.rule == "in"
+value := true if {
+	input.rule == "in"
+	input.a in input.b
+}
 
 value := input.b[input.a] if input.rule == "lookup"
 

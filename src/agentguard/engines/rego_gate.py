@@ -18,7 +18,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from agentguard.engines import rego_negation, rego_order, rego_outputs, rego_patterns, rego_tree
+from agentguard.engines import (
+    rego_negation,
+    rego_order,
+    rego_outputs,
+    rego_patterns,
+    rego_tree,
+    rego_unbound,
+)
 from agentguard.engines.rego_source import RegoSource, invalid
 from agentguard.engines.rego_tree import Module, Names, Reference, Rule
 from agentguard.errors import ConfigError
@@ -135,6 +142,7 @@ def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) 
             *unread.mistakes,
             *rego_negation.mistakes(readers),
             *(mistake for reader in readers for mistake in rego_patterns.mistakes(reader)),
+            *(mistake for reader in readers for mistake in rego_unbound.mistakes(reader)),
         ]
         if problems:
             raise invalid("\n".join(problems))

@@ -1,16 +1,20 @@
-"""Negations that a missing value decides otherwise on an OPA server: mistakes, found at load.
+"""What a missing value decides otherwise on an OPA server: mistakes, found at load.
 
 OPA takes what a negated call or comparison is given out of the negation
 (open-policy-agent/opa#8387): ``not is_number(input.args.cents)`` is undefined there where the
 argument is missing, so that a rule which denies by it does not fire. Here it holds, as its author
 meant. ``not`` of a name alone, or of ``==``, is the same on both; and so is one whose values can't
 be missing: every input has them, or another expression of the same body needs them.
+
+And ``x in y`` is false here where one of the two is missing, and undefined there. As a condition by
+itself that is the same; as a value, in ``(x in y) == false``, it is not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any, Final
 
 from agentguard.engines.rego_tree import Name, Names, Reader, name_of, objects
@@ -29,24 +33,47 @@ _ALWAYS: Final = frozenset(
 _CLOSED: Final = ("ArrayCompr", "SetCompr", "ObjectCompr")
 
 
+_ADVICE: Final = (
+    "give what it negates a rule of its own (`fits if ...`) and write `not fits`, which holds "
+    "without the value on both; or bind the value before it (`x := ...`), and the rule does not "
+    "apply without it"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Which names may have no value: ``lacking`` rules, and the results of own ``functions``."""
+
+    lacking: AbstractSet[Names]
+    functions: AbstractSet[Names]
+
+
 def mistakes(readers: Iterable[Reader]) -> Iterator[str]:
-    """Yield a sentence for each negation that a missing value decides otherwise on a server."""
+    """Yield a sentence for each expression that a missing value decides otherwise on a server."""
     readers = list(readers)
-    lacking = {rule.path for reader in readers for rule in reader.module().rules}
-    lacking -= set(_defined(readers))
+    rules = [rule for reader in readers for rule in reader.module().rules]
+    known = _Known(
+        {rule.path for rule in rules} - set(_defined(readers)),
+        {rule.path for rule in rules if rule.function},
+    )
     always = frozenset[Names]() if _replaces_input(readers) else _ALWAYS
     for reader in readers:
         for node in reader.rules:
-            for negated, there in _negations(reader, node, always):
-                found = next(_missing(reader, negated, lacking, there), None)
-                if found is not None:
-                    named = ".".join(found.path) + ("" if found.whole else "[...]")
+            for kind, expression, there in _watched(reader, node, always):
+                found = next(_missing(reader, expression, known, there), None)
+                if found is None:
+                    continue
+                named = ".".join(found.path) + ("" if found.whole else "[...]")
+                where = f"{reader.at(found.span)}: where {named} is missing, this"
+                if kind == "NotExpr":
                     yield (
-                        f"{reader.at(found.span)}: where {named} is missing, this `not` holds here "
-                        "and not on an OPA server, where a denial would not fire; give what it "
-                        "negates a rule of its own (`fits if ...`) and write `not fits`, which "
-                        "holds without the value on both; or bind the value before it "
-                        "(`x := ...`), and the rule does not apply without it"
+                        f"{where} `not` holds here and not on an OPA server, where a denial would "
+                        f"not fire; {_ADVICE}"
+                    )
+                else:
+                    yield (
+                        f"{where} `in` is false here and without a value on an OPA server; make it "
+                        "a condition by itself, in a rule of its own if need be"
                     )
 
 
@@ -83,31 +110,46 @@ def _replaces_input(readers: Iterable[Reader]) -> bool:
     return False
 
 
-def _negations(
-    reader: Reader, tree: object, known: AbstractSet[Names]
-) -> Iterator[tuple[Any, AbstractSet[Names]]]:
-    """Yield what is negated, each with the names that have a value wherever it is evaluated.
+def _watched(
+    reader: Reader, tree: object, known: AbstractSet[Names], *, condition: bool = False
+) -> Iterator[tuple[str, Any, AbstractSet[Names]]]:
+    """Yield what is negated (``NotExpr``), and each ``Membership`` that is a value.
 
-    ``known`` are those of the bodies around ``tree``.
+    With each stand the names that have a value wherever it is evaluated; ``known`` are those of the
+    bodies around ``tree``. A ``condition`` is a membership that stands by itself.
     """
     match tree:
         case {"stmts": [*statements]}:
-            # a variable may be another one further in; the input is the same everywhere
-            needed = {name for one in statements for name in _needed(reader, one)}
-            for statement in statements:
-                match statement["literal"]:
-                    case {"NotExpr": {"expr": expression}}:
-                        replaced = bool(statement.get("with_mods"))
-                        yield expression, frozenset() if replaced else known | needed
-            inner = known | {name for name in needed if name[0] == "input"}
-            for statement in statements:
-                yield from _negations(reader, statement["literal"], inner)
+            yield from _in_body(reader, statements, known)
+        case {"Membership": inside}:
+            if not condition:
+                yield "Membership", tree, known
+            yield from _watched(reader, inside, known)
         case dict():
             for value in tree.values():
-                yield from _negations(reader, value, known)
+                yield from _watched(reader, value, known)
         case list():
             for value in tree:
-                yield from _negations(reader, value, known)
+                yield from _watched(reader, value, known)
+
+
+def _in_body(
+    reader: Reader, statements: list[Any], known: AbstractSet[Names]
+) -> Iterator[tuple[str, Any, AbstractSet[Names]]]:
+    # a variable may be another one further in; the input is the same everywhere
+    needed = {name for one in statements for name in _needed(reader, one)}
+    inner = known | {name for name in needed if name[0] == "input"}
+    for statement in statements:
+        literal = statement["literal"]
+        match literal:
+            case {"NotExpr": {"expr": expression}}:
+                replaced = bool(statement.get("with_mods"))
+                yield "NotExpr", expression, frozenset() if replaced else known | needed
+                yield from _watched(reader, expression, inner, condition=True)
+            case {"Expr": {"expr": expression}}:
+                yield from _watched(reader, expression, inner, condition=True)
+            case _:
+                yield from _watched(reader, literal, inner)
 
 
 def _needed(reader: Reader, statement: Mapping[str, Any]) -> Iterator[Names]:
@@ -115,6 +157,8 @@ def _needed(reader: Reader, statement: Mapping[str, Any]) -> Iterator[Names]:
     if statement.get("with_mods"):
         return
     match statement["literal"]:
+        case {"Expr": {"expr": {"Membership": _} as expression}}:
+            todo = _below(expression)
         case {"Expr": {"expr": expression}}:
             todo = [expression]
         case {"SomeIn": {"collection": expression}} | {"Every": {"domain": expression}}:
@@ -128,19 +172,19 @@ def _needed(reader: Reader, statement: Mapping[str, Any]) -> Iterator[Names]:
                 path = reader.reference(name := name_of(node), call=False).path
                 if name.path:
                     yield from (path[:length] for length in range(1, len(path) + 1))
+            case {"Membership": _}:  # it has a value without what it is made of
+                continue
         todo += _below(node)
 
 
 def _missing(
-    reader: Reader, expression: Any, lacking: set[Names], there: AbstractSet[Names]
+    reader: Reader, expression: Any, known: _Known, there: AbstractSet[Names]
 ) -> Iterator[Name]:
-    """Yield the names within a negated expression that may have no value.
-
-    ``lacking`` are the rules that may have none, ``there`` the names that have one.
-    """
+    """Yield the names within an expression that may have no value, ``there`` are those that do."""
     match expression:
         case {"BoolExpr": {"op": "Eq", "lhs": left, "rhs": right}}:
-            todo = [*_below(left), *_below(right)]
+            # OPA leaves names in the negation, and takes out what is computed
+            todo = [part for side in (left, right) for part in _computed(side)]
         case _:
             todo = _below(expression)
     while todo:
@@ -148,12 +192,23 @@ def _missing(
         match node:
             case {"Var": _} | {"RefDot": _} | {"RefBrack": _}:
                 name = name_of(node)
-                if name.path and _may_lack(reader, name, lacking, there):
+                if name.path and _may_lack(reader, name, known, there):
                     yield name
                 todo += name.computed
+            case {"Call": {"fcn": function}}:
+                name = name_of(function)
+                called = reader.reference(name, call=True)
+                path = called.path if called.absolute else (*reader.package, *called.path)
+                if path in known.functions:
+                    yield name
+                todo += _below(node)
             case dict():
                 if not any(closed in node for closed in _CLOSED):
                     todo += _below(node)
+
+
+def _computed(node: Any) -> list[Any]:
+    return [node] if "Call" in node else _below(node)
 
 
 def _below(node: Any) -> list[Any]:
@@ -184,11 +239,11 @@ def _parts(inner: Mapping[str, Any]) -> Iterator[Any]:
                 yield part
 
 
-def _may_lack(reader: Reader, name: Name, lacking: set[Names], there: AbstractSet[Names]) -> bool:
+def _may_lack(reader: Reader, name: Name, known: _Known, there: AbstractSet[Names]) -> bool:
     path = reader.reference(name, call=False).path
     root = name.path[0]
     if name.whole and path in there:
         return False
     if name.whole and root != "input" and (len(name.path) == 1 or root == "data"):
-        return path in lacking  # a variable has a value, and so has what data.json holds
+        return path in known.lacking  # a variable has a value, and so has what data.json holds
     return True
