@@ -168,7 +168,8 @@ def _authorized(
     account = _Account(actor, line, prepared, sealed, redactions, kept)
     record, ruled = _authorization(account, ruled)
     account.receipt = yield from _append(record, account, runs=ruled.runs)  # 7
-    recorded = Recorded(account.id, sha256_hex(sealed.payload), record.attachments, ruled.enforced)
+    invocation_id, digest = prepared.predicate["invocation_id"], sha256_hex(sealed.payload)
+    recorded = Recorded(invocation_id, digest, record.attachments, ruled.enforced)
     watch.recorded(ruled.decision, recorded, account.receipt, line.log.head)
     yield from _withdraw(prepared, ruled)
     if not ruled.runs:
@@ -342,12 +343,6 @@ class _Account:
     redactions: tuple[Redaction, ...]
     kept: Kept | None = None
     receipt: Receipt | None = None
-
-    @property
-    def id(self) -> str | None:
-        """The invocation's id; None where there was no entropy for one."""
-        found: str | None = self.prepared.predicate["invocation_id"]
-        return found
 
     def now(self) -> str:
         now, _refusal = effective_time(self.line)
