@@ -155,7 +155,6 @@ def encoded(value: object) -> str:
             '{"$object":"pydantic.networks:NameEmail","fields":{"email":"a@b","name":"A"}}',
         ),
     ],
-    ids=repr,
 )
 def test_the_table(value, written):
     assert encoded(value) == written

@@ -74,7 +74,6 @@ def test_allow_true_and_nothing_against_it_allows(answer):
         (ALLOW | {"approval": {"approver": ["bob"]}}, "policy.malformed"),
         (ALLOW | {"approval": {"allow_self": 1}}, "policy.malformed"),
     ],
-    ids=repr,
 )
 def test_everything_else_denies(answer, code):
     decision = decide(answer)
@@ -170,7 +169,6 @@ class Chameleon(str):
         {"x": 2**60},
         {Chameleon("agent"): {"name": "root"}},
     ],
-    ids=repr,
 )
 def test_facts_that_are_no_json_object_are_refused(facts):
     with pytest.raises((FactsError, EncodeError)):

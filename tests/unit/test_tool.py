@@ -48,9 +48,7 @@ def test_the_digest_is_stable():
     assert len(SPEC.digest) == 64
 
 
-@pytest.mark.parametrize(
-    "schema", [{"x": object()}, {"x": float("nan")}, {"x": "\ud800"}, {1: 2}], ids=repr
-)
+@pytest.mark.parametrize("schema", [{"x": object()}, {"x": float("nan")}, {"x": "\ud800"}, {1: 2}])
 def test_a_schema_that_is_no_json_is_a_mistake(schema):
     with pytest.raises(ConfigError, match="no JSON description"):
         ToolSpec("t", "", schema, "m:t")

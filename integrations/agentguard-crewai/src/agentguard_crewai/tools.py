@@ -62,9 +62,9 @@ class _Gated:
         if self._written in _STOCK[self._name] and self._name not in vars(gate.tool):
             return types.MethodType(self._written, tool)  # type: ignore[arg-type]  # a function
         function = getattr(gate.tool, self._name)
-        known = gate.ways.get(self._name)
+        known = gate.entry_points.get(self._name)
         if known is None or known[0] != function:  # a bound method is another object each time
-            known = gate.ways[self._name] = function, _behind(gate, function)
+            known = gate.entry_points[self._name] = function, _behind(gate, function)
         return known[1]
 
     def __set__(self, tool: BaseTool, value: object) -> None:
@@ -178,7 +178,7 @@ def original_of(tool: BaseTool) -> BaseTool:
     return gate_of(tool).tool if issubclass(type(tool), GuardedTool) else tool
 
 
-def put_behind(tool: BaseTool, identity: Identity, name: str) -> BaseTool:
+def gated_tool(tool: BaseTool, identity: Identity, name: str) -> BaseTool:
     """Return ``tool`` as ``identity`` may use it, under the ``name`` by which a model calls it.
 
     Raises ``ConfigError`` for no CrewAI tool.
