@@ -21,6 +21,7 @@ from crewai.agents.cache.cache_handler import CacheHandler
 from crewai.agents.tools_handler import ToolsHandler
 from crewai.state.checkpoint_config import CheckpointConfig
 from crewai.tools import BaseTool
+from crewai.utilities.agent_utils import is_inside_event_loop
 from crewai.utilities.types import LLMMessage
 from pydantic import PrivateAttr
 
@@ -42,6 +43,7 @@ from agentguard_crewai.identity import (
 )
 from agentguard_crewai.runs import Paused
 from agentguard_crewai.tools import gated_tool, original_of
+from agentguard_crewai.tracing import agent_span
 
 _EXECUTING: Final[ContextVar[Identity | None]] = ContextVar(
     "agentguard_crewai_executing", default=None
@@ -219,6 +221,8 @@ class GuardedAgent(CrewAgent):
     ) -> Any:
         """Execute the agent by itself, as this identity; raises ``ConfigError`` for a restore."""
         refuse_restoring("agent", from_checkpoint)
+        if is_inside_event_loop():  # what CrewAI returns there is kickoff_async
+            return super().kickoff(messages, response_format, input_files, from_checkpoint)
         with _executing(self):
             return super().kickoff(messages, response_format, input_files, from_checkpoint)
 
@@ -288,13 +292,14 @@ def _executing(agent: GuardedAgent, task: Task | None = None) -> Iterator[None]:
                 run.require_going()
                 if outer is not None:
                     hand_over(identity, outer)
-                executing, action = _EXECUTING.set(identity), ACTION.set(None)
-                try:
-                    yield
-                finally:
-                    ACTION.reset(action)
-                    _EXECUTING.reset(executing)
-                run.require_going()  # a planner's parallel steps take a pause for a failure
+                with agent_span(identity, run, task):
+                    executing, action = _EXECUTING.set(identity), ACTION.set(None)
+                    try:
+                        yield
+                    finally:
+                        ACTION.reset(action)
+                        _EXECUTING.reset(executing)
+                    run.require_going()  # a planner's parallel steps take a pause for a failure
         except Paused as paused:
             scopes.close(before, agent, task, str(paused))
             # the thread of a task by itself ends with what CrewAI catches, or never

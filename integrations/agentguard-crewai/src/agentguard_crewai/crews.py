@@ -20,7 +20,8 @@ from agentguard_crewai import runs
 from agentguard_crewai.agents import assign_identity, refuse_restoring, resolve_identity
 from agentguard_crewai.classes import guarded_class
 from agentguard_crewai.crewbase import as_crew, crew_methods, names_in_yaml
-from agentguard_crewai.identity import GuardOptions, OnApproval, require_identity
+from agentguard_crewai.identity import GuardOptions, OnApproval, identity_of, require_identity
+from agentguard_crewai.tracing import crew_span
 
 Class = TypeVar("Class")
 Guarded = TypeVar("Guarded", bound=Crew)
@@ -135,7 +136,7 @@ class GuardedCrew(Crew):
         _require_ready(self, from_checkpoint)
         if self.stream:
             return _within_run(super().kickoff(inputs, input_files, from_checkpoint))
-        with _alone(self), runs.joined():
+        with _working(self):
             return super().kickoff(inputs, input_files, from_checkpoint)
 
     async def akickoff(
@@ -148,7 +149,7 @@ class GuardedCrew(Crew):
         _require_ready(self, from_checkpoint)
         if self.stream:
             return _within_run(await super().akickoff(inputs, input_files, from_checkpoint))
-        with _alone(self), runs.joined():
+        with _working(self):
             return await super().akickoff(inputs, input_files, from_checkpoint)
 
     async def kickoff_async(
@@ -229,6 +230,14 @@ def _alone(crew: Crew) -> Iterator[None]:
         yield
     finally:
         del _BUSY[id(crew)]
+
+
+@contextmanager
+def _working(crew: Crew) -> Iterator[None]:
+    """Let a crew work by itself, as part of the run that is there, in a span of its own."""
+    member = identity_of(next(_members(crew), None))
+    with _alone(crew), runs.joined() as run, crew_span(crew.name or "crew", run, member):
+        yield
 
 
 def _within_run(output: Output) -> Output:

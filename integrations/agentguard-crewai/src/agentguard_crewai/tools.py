@@ -24,6 +24,7 @@ from crewai.tools.tool_failure import ToolFailure
 from agentguard import ConfigError
 from agentguard_crewai.gate import Gate
 from agentguard_crewai.identity import Identity
+from agentguard_crewai.tracing import tool_span
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -51,7 +52,7 @@ class _Gated:
     already, as where somebody traces a tool, is behind the gate as well.
     """
 
-    def __init__(self, name: str, written: object) -> None:
+    def __init__(self, name: str, written: Any) -> None:
         self._name = name
         self._written = written
 
@@ -60,7 +61,7 @@ class _Gated:
             return self._written
         gate = gate_of(tool)
         if self._written in _STOCK[self._name] and self._name not in vars(gate.tool):
-            return types.MethodType(self._written, tool)  # type: ignore[arg-type]  # a function
+            return self._written.__get__(tool, owner)  # what traces it is no plain function
         function = getattr(gate.tool, self._name)
         known = gate.entry_points.get(self._name)
         if known is None or known[0] != function:  # a bound method is another object each time
@@ -129,11 +130,13 @@ def _behind(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]:
     if inspect.iscoroutinefunction(function):
 
         async def gated(*args: Any, **kwargs: Any) -> Any:
-            return await gate.arun(function, args, kwargs)
+            with tool_span(gate.tool):
+                return await gate.arun(function, args, kwargs)
     else:
 
         def gated(*args: Any, **kwargs: Any) -> Any:
-            return gate.run(function, args, kwargs)
+            with tool_span(gate.tool):
+                return gate.run(function, args, kwargs)
 
     # and no __wrapped__, which would lead past the gate
     with suppress(ValueError, TypeError):  # what is written in C may not say
