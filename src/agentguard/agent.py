@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Never, ParamSpec, TypeVar
 
 from opentelemetry.context import Context
+from opentelemetry.trace import Span
 
 from agentguard import drive, flow
 from agentguard.arguments import Arguments
@@ -200,19 +201,22 @@ class Agent:
         paused: str | None = None,
         parent: Context | None = None,
         started: int | None = None,
+        inside: Span | None = None,
     ) -> AgentSpan:
         """For adapters: begin the span ``invoke_agent`` of a run of this agent.
 
         ``conversation`` is the framework's thread; ``delegation`` is for whom, where that is
         neither ``under`` nor in force here. ``paused``, a ``traceparent``, is the run that this one
         goes on. ``parent`` is the context around it (None: the current one), ``started`` the time
-        at which it began (nanoseconds since the epoch; None: now). What it does is inside it where
-        it is entered, as a context manager or with ``telemetry.attached``.
+        at which it began (nanoseconds since the epoch; None: now). ``inside`` is a span that stands
+        for the run already: that is enriched, and none is begun. What it does is inside it where it
+        is entered, as a context manager or with ``telemetry.attached``.
         """
         instance = self._body.in_force()
         run = instance.run(delegation or self._delegation)
         run = run._replace(conversation=conversation, paused=paused, parent=parent, started=started)
-        span: AgentSpan = instance.line.telemetry.agent(instance.actor, run)
+        found = instance.line.telemetry.agent(instance.actor, run._replace(inside=inside))
+        span: AgentSpan = found
         return span
 
     def call_id(self, tool: str) -> str:

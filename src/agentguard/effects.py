@@ -300,17 +300,18 @@ class AgentRun(NamedTuple):
     """What an agent does for one request: for whom, and where in its framework and in a trace.
 
     ``actors`` are those of the chain, the agent among them; ``paused`` is the run that this one
-    goes on, a ``traceparent``; ``parent`` is the context around it, of OpenTelemetry's, and
-    ``started`` in nanoseconds since the epoch.
+    goes on, a ``traceparent``; ``parent`` is the context around it, of OpenTelemetry's, ``started``
+    in nanoseconds since the epoch, and ``inside`` somebody else's span that stands for it already.
     """
 
     principal: str
     actors: Sequence[str]
     task_id: str | None
-    conversation: str | None
-    paused: str | None
-    parent: Any
-    started: int | None
+    conversation: str | None = None
+    paused: str | None = None
+    parent: Any = None
+    started: int | None = None
+    inside: Any = None
 
 
 class Telemetry(Protocol):

@@ -141,11 +141,11 @@ class Instance:
             found = delegation or ambient.in_force()
         own = f"agent:{self.actor.name}"
         if not isinstance(found, Delegation):
-            return AgentRun(self.actor.alone.principal, (), None, None, None, None, None)
+            return AgentRun(self.actor.alone.principal, (), None)
         chain = found.chain
         handed = chain.leaf.delegatee == self.actor.uri  # else that is done at the first call
         actors = chain.actors if handed else [*chain.actors, own]
-        return AgentRun(chain.principal, actors, chain.root.task_id, None, None, None, None)
+        return AgentRun(chain.principal, actors, chain.root.task_id)
 
     def borrowed(self, delegation: Delegation, now: datetime) -> _Borrowed | None:
         """Return what was handed on to this instance already, if it is good for a call now."""

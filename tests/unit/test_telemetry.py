@@ -265,6 +265,7 @@ def test_an_evaluation_has_a_span_only_where_people_are_asked(place, spans):
     waiting = spans.one("execute_tool push")
     assert waiting.attributes["agentguard.approval.status"] == "pending"
     assert pending.value.request.traceparent == traceparent(waiting)
+    assert [event.name for event in waiting.events] == ["policy.decision", "approval.requested"]
     with pytest.raises(ApprovalPending):
         place.agent.evaluate(at("release"))  # which asks nobody anew
     assert len(spans.all()) == 1

@@ -6,16 +6,17 @@ application, by ``configure``, or by ``[telemetry]`` of agentguard.toml (docs/tr
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from agentguard.effects import Actor, AgentRun, Watch
 from agentguard.invocation import Invocation
-from agentguard.telemetry import agents
+from agentguard.telemetry import agents, metrics
 from agentguard.telemetry.agents import SILENT, AgentSpan
-from agentguard.telemetry.calls import Call, Evaluation, identity
+from agentguard.telemetry.calls import Call, Evaluation, Silent, identity
 from agentguard.telemetry.settings import Settings
 from agentguard.telemetry.setup import ENDPOINTS, configure, flush
-from agentguard.telemetry.tracing import attached, fails_open, inside, person
+from agentguard.telemetry.tracing import attached, fails_open, inside, tracer
 
 __all__ = [
     "ENDPOINTS",
@@ -47,10 +48,14 @@ class Telemetry:
 
     def call(self, actor: Actor, invocation: Invocation) -> Watch:
         """Watch a call that is made."""
+        if _is_silent():
+            return _SILENT
         return Call(self._settings, self._trust_domain, actor, invocation)
 
     def evaluation(self, actor: Actor, invocation: Invocation) -> Watch:
         """Watch the look-up of what the answer to a call would be."""
+        if _is_silent():
+            return _SILENT
         return Evaluation(self._settings, self._trust_domain, actor, invocation)
 
     def agent(self, actor: Actor, run: AgentRun) -> AgentSpan:
@@ -58,9 +63,14 @@ class Telemetry:
         return agents.begin(actor.name, self._identity(actor, run) or {}, run) or SILENT
 
     @fails_open
-    def _identity(self, actor: Actor, run: AgentRun) -> dict[str, Any]:
-        hashed = self._settings.hash_users
-        return identity(
-            *(actor, run.principal, run.actors, run.task_id),
-            lambda name: person(name, self._trust_domain, hashed=hashed),
-        )
+    def _identity(self, actor: Actor, run: AgentRun) -> Mapping[str, Any]:
+        who = (run.principal, tuple(run.actors), run.task_id)
+        return identity(self._settings, self._trust_domain, actor, *who)
+
+
+_SILENT: Final = Silent()
+
+
+@fails_open
+def _is_silent() -> bool:
+    return tracer() is None and not metrics.is_set_up()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,9 +24,12 @@ class AgentSpan:
     Where no SDK is set up it does nothing. None of its methods raises an ``Exception``.
     """
 
-    def __init__(self, span: Span | None, identity: dict[str, Any]) -> None:
+    def __init__(
+        self, span: Span | None, identity: Mapping[str, Any], around: Context | None = None
+    ) -> None:
         self._span = span
         self._identity = identity
+        self._around = around
         self._token: Any = None
         self._context = None if span is None else trace.set_span_in_context(span)
         self._traceparent = None if span is None else tracing.traceparent_of(span)
@@ -34,6 +38,11 @@ class AgentSpan:
     def context(self) -> Context | None:
         """The context of what the agent does: for threads, and for ``telemetry.attached``."""
         return self._context
+
+    @property
+    def parent_id(self) -> int:
+        """The id of the span in whose context it was begun, 0 for none."""
+        return trace.get_current_span(self._around).get_span_context().span_id
 
     @property
     def traceparent(self) -> str | None:
@@ -53,7 +62,8 @@ class AgentSpan:
             attributes = {names.ERROR_TYPE: kind, **attributes}
             span.set_status(StatusCode.ERROR, kind)
             span.set_attribute(names.ERROR_TYPE, kind)
-        tracing.set_attributes(span, attributes)
+        if tracing.has_dropped(span):
+            span.set_attributes(attributes)
         span.end()
 
     def __enter__(self) -> Self:
@@ -70,21 +80,39 @@ class AgentSpan:
         self.end(error)
 
 
+class Enriched(AgentSpan):
+    """Somebody else's span that stands for an agent's work: it says whose, and they end it."""
+
+    def __init__(self, span: Span, identity: Mapping[str, Any], around: Context | None) -> None:
+        super().__init__(span, identity, around)
+        span.set_attributes(identity)
+
+    @fails_open
+    def end(self, error: BaseException | None = None) -> None:  # noqa: ARG002  theirs to say
+        """Set what its own attributes may have displaced; they may have ended it before."""
+        if self._span is not None and tracing.has_dropped(self._span):
+            self._span.set_attributes(self._identity)
+
+
 SILENT = AgentSpan(None, {})
 """In the place of a span that could not be had."""
 
 
 @fails_open
-def begin(agent_name: str, identity: dict[str, Any], run: AgentRun) -> AgentSpan:
+def begin(agent_name: str, identity: Mapping[str, Any], run: AgentRun) -> AgentSpan:
     """Start the span of an agent's run."""
     tracer = tracing.tracer()
     if tracer is None:
         return SILENT
     context, links = tracing.resumed(tracing.parse(run.paused), run.parent)
-    attributes = {names.OPERATION: names.INVOKE_AGENT}
+    attributes: dict[str, Any] = {names.OPERATION: names.INVOKE_AGENT}
     if run.conversation is not None:
         attributes[names.CONVERSATION] = tracing.text(run.conversation)
     attributes |= identity
+    if run.inside is not None:
+        for link in links:
+            run.inside.add_link(link.context, link.attributes)
+        return Enriched(run.inside, attributes, run.parent)
     span = tracer.start_span(
         f"{names.INVOKE_AGENT} {tracing.text(agent_name)}",
         context,
@@ -93,7 +121,7 @@ def begin(agent_name: str, identity: dict[str, Any], run: AgentRun) -> AgentSpan
         start_time=run.started,
         record_exception=False,
     )
-    return AgentSpan(span, attributes)
+    return AgentSpan(span, attributes, run.parent)
 
 
 @fails_open

@@ -7,8 +7,10 @@ errors never. Nothing here raises an ``Exception``.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -38,12 +40,31 @@ _STATUS: Final = {
 """What became of an approval, by the reason code of the answer to its call."""
 
 
+class Silent:
+    """Watches nothing: there is no SDK (``effects.Watch``)."""
+
+    def begin(self, *_told: object) -> str | None:
+        """Return the span around the call, which may come from another process."""
+        return self.asks()
+
+    def asks(self) -> str | None:
+        """Return the span around the call."""
+        return tracing.traceparent_of(trace.get_current_span())
+
+    def _nothing(self, *_told: object) -> None:
+        """Take no notice."""
+
+    decided = requested = waits = answered = recorded = suspended = outcome = end = _nothing
+    __enter__ = __exit__ = _nothing
+
+
 class Call:
     """Watches one call (``effects.Watch``)."""
 
     __slots__ = (
         *("_actor", "_answers", "_attributes", "_authority", "_authorize", "_begun", "_context"),
         *("_decision", "_host", "_identity", "_invocation", "_outcome", "_outcome_error"),
+        *("_records",),
         *("_request", "_settings", "_span", "_started", "_suspended", "_task_id", "_token"),
         *("_took", "_trust_domain"),
     )
@@ -60,10 +81,11 @@ class Call:
         self._span: Span | None = None
         self._authorize: Span | None = None
         self._host = False
+        self._records = False
         self._context: Context | None = None
         self._token: Any = None
         self._attributes: dict[str, Any] = {}
-        self._identity: dict[str, Any] = {}
+        self._identity: Mapping[str, Any] = {}
         self._decision: Decision | None = None
         self._took = 0.0
         self._request: ApprovalRequest | None = None
@@ -81,11 +103,10 @@ class Call:
 
     def _open(self, authority: Authority, task_id: str | None, paused: str | None) -> str | None:
         tracer = tracing.tracer()
-        if tracer is None:
+        if tracer is None:  # there are metrics alone
             return tracing.traceparent_of(trace.get_current_span())
-        self._identity = identity(
-            self._actor, authority.principal, authority.actors, task_id, self._named
-        )
+        who = (authority.principal, tuple(authority.actors), task_id)
+        self._identity = identity(self._settings, self._trust_domain, self._actor, *who)
         attributes = {**self._about(), **self._identity}
         before = tracing.parse(paused)
         host = tracing.host()
@@ -111,6 +132,7 @@ class Call:
                 start_time=self._started,
                 record_exception=False,
             )
+        self._records = self._span.is_recording()
         self._context = tracing.entered(self._span)
         return tracing.traceparent_of(self._span)
 
@@ -125,6 +147,8 @@ class Call:
     @fails_open
     def decided(self, decision: Decision, policy_sha256: str | None) -> None:
         """Have it as an event: it may be asked more than once."""
+        if not self._records:
+            return
         found: dict[str, Any] = {names.DECISION: decision.outcome}
         if decision.code:
             found[names.DECISION_CODE] = decision.code
@@ -171,6 +195,8 @@ class Call:
     ) -> None:
         """Say where the evidence is, and end what stands for the authorization alone."""
         self._decision, self._took = decision, time.perf_counter() - self._begun
+        if not self._records:
+            return
         found = self._attributes
         found[names.DECISION] = decision.outcome
         found[names.INVOCATION_SHA256] = invocation.sha256
@@ -230,8 +256,12 @@ class Call:
         if span is None:
             return
         self._say(span, self._attributes, code)
+        if self._host and code is None and self._outcome != "ok":
+            # what waits or pauses is no error: an instrumentor would say so, and OK is final
+            span.set_status(StatusCode.OK)
         if not self._host:
-            tracing.set_attributes(span, {**self._about(), **self._attributes, **self._identity})
+            if tracing.has_dropped(span):
+                span.set_attributes({**self._about(), **self._attributes, **self._identity})
             span.end()
 
     def _end_authorize(self, code: str | None) -> None:
@@ -241,7 +271,7 @@ class Call:
             span.end()
 
     def _say(self, span: Span, attributes: dict[str, Any], code: str | None) -> None:
-        if not span.is_recording():
+        if not self._records:
             return
         if code is not None:
             attributes = {**attributes, names.ERROR_TYPE: code}
@@ -249,7 +279,7 @@ class Call:
         span.set_attributes(attributes)
 
     def _event(self, name: str, attributes: dict[str, Any]) -> None:
-        if self._span is not None and self._span.is_recording():
+        if self._span is not None and self._records:
             self._span.add_event(name, attributes)
 
     def _keep(self, name: str, role: str, attachments: Sequence[Attachment]) -> None:
@@ -293,23 +323,31 @@ class Evaluation(Call):
     That is then the span of the attempt that waits; the call itself is made, and watched, later.
     """
 
-    __slots__ = ("_opened",)
+    __slots__ = ("_answer", "_opened")
 
     def __init__(
         self, settings: Settings, trust_domain: str, actor: Actor, invocation: Invocation
     ) -> None:
         super().__init__(settings, trust_domain, actor, invocation)
         self._opened: Callable[[], str | None] | None = None
+        self._answer: tuple[Decision, str | None] | None = None
 
     def begin(self, authority: Authority, task_id: str | None, paused: str | None) -> str | None:
         """Remember how the span would start."""
         self._opened = lambda: self._open(authority, task_id, paused)
         return None
 
+    def decided(self, decision: Decision, policy_sha256: str | None) -> None:
+        """Remember it for the span."""
+        self._answer = (decision, policy_sha256)
+
     @fails_open
     def asks(self) -> str | None:
         """Start the span, now that people are asked."""
-        return self._opened() if self._opened is not None else None
+        opened = self._opened() if self._opened is not None else None
+        if self._answer is not None:
+            super().decided(*self._answer)
+        return opened
 
     def end(self, error: BaseException | None) -> None:
         """End the span, if there is one."""
@@ -318,31 +356,43 @@ class Evaluation(Call):
 
 
 def identity(
+    settings: Settings,
+    trust_domain: str,
     actor: Actor,
     principal: str,
-    actors: Sequence[str],
+    actors: tuple[str, ...],
     task_id: str | None,
-    named: Callable[[str], str],
-) -> dict[str, Any]:
-    """Return who acts, for whom and through whom: the attributes that each span has.
+) -> Mapping[str, Any]:
+    """Return who acts, for whom and through whom: the attributes that each span has."""
+    hashed = settings.hash_users
+    who = (tracing.person(one, trust_domain, hashed=hashed) for one in (principal, *actors))
+    return _identity(actor.uri, actor.name, actor.type, tuple(who), task_id, principal)
 
-    ``named`` writes a principal, or hides it.
-    """
-    uri, name = tracing.text(actor.uri), tracing.text(actor.name)
+
+@functools.lru_cache(4096)  # it is the same for all calls that an agent makes for one task
+def _identity(
+    uri: str,
+    name: str,
+    kind: str,
+    members: tuple[str, ...],
+    task_id: str | None,
+    principal: str,
+) -> Mapping[str, Any]:
+    uri = tracing.text(uri)
     found: dict[str, Any] = {
         names.GEN_AI_AGENT_ID: uri,
-        names.GEN_AI_AGENT_NAME: name,
+        names.GEN_AI_AGENT_NAME: tracing.text(name),
         names.AGENT_ID: uri,
-        names.AGENT_TYPE: tracing.text(actor.type),
-        names.PRINCIPAL: named(principal),
-        names.CHAIN: ">".join(named(one) for one in (principal, *actors)),
-        names.DEPTH: len(actors),
+        names.AGENT_TYPE: tracing.text(kind),
+        names.PRINCIPAL: members[0],
+        names.CHAIN: ">".join(members),
+        names.DEPTH: len(members) - 1,
     }
     if principal.startswith("user:"):
-        found[names.USER] = found[names.PRINCIPAL]
+        found[names.USER] = members[0]
     if task_id is not None:
         found[names.TASK] = tracing.text(task_id)
-    return found
+    return MappingProxyType(found)
 
 
 def _place(receipt: Receipt, head: Checkpoint) -> dict[str, Any]:

@@ -41,6 +41,12 @@ def _instruments() -> _Instruments | None:
     return _Cache.instruments
 
 
+@fails_open
+def is_set_up() -> bool:
+    """Whether anybody counts."""
+    return _instruments() is not None
+
+
 def _made(meter: Meter) -> _Instruments:
     meter.create_observable_gauge(
         names.APPROVALS_PENDING,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 from typing import Any, Final, ParamSpec, TypeVar
@@ -147,14 +147,9 @@ def detach(found: Context | None, token: Any) -> None:
         context.detach(token)
 
 
-def set_attributes(span: Span, attributes: Mapping[str, Any]) -> None:
-    """Set attributes that must not be lost at the end of a span.
-
-    An SDK that is over its limit drops the oldest: whatever the tool has set counts for less.
-    """
-    kept = getattr(span, "attributes", None)
-    if kept is not None and any(name not in kept for name in attributes):
-        span.set_attributes(attributes)
+def has_dropped(span: Span) -> bool:
+    """Whether a span is over the SDK's limit, which drops the oldest attributes: ours."""
+    return bool(getattr(span, "dropped_attributes", 0))
 
 
 def text(value: str) -> str:

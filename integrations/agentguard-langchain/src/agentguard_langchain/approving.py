@@ -14,11 +14,13 @@ from langchain_core.messages import ToolCall
 from langchain_core.tools import BaseTool
 
 from agentguard import Agent, ApprovalPending, Invocation
+from agentguard.telemetry import AgentSpan
 from agentguard_langchain.ahead import codec_at, invocation_of
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.payload import WITH_EDITS
 from agentguard_langchain.place import Place, Turn, last_turn, messages_of, past_turn
 from agentguard_langchain.sitting import Sitting, forget_turn
+from agentguard_langchain.traced import within
 from agentguard_langchain.waiting import Pending, sit
 from agentguard_langchain.ward import Ward
 
@@ -63,7 +65,8 @@ class Approving(NamedTuple):
         forget_turn(self.ward.agent, place, past_turn(messages, turn.id))
         agent = self.ward.acting(place, handle, lambda: runtime)
         sitting = Sitting.of_turn(self.ward.agent, place, turn.id)
-        return _Case(self.ward, place, turn, sitting, agent, runtime)
+        span = self.ward.span(place, handle, agent)
+        return _Case(self.ward, place, turn, sitting, agent, runtime, span)
 
 
 def _has_ended(
@@ -88,6 +91,7 @@ class _Case(NamedTuple):
     sitting: Sitting
     agent: Agent
     runtime: Any
+    span: AgentSpan | None
 
     def waiting(self) -> Generator[None, Sequence[Pending], None]:
         answers = Answers(self.ward.agent, self.ward.answered_by, self.runtime)
@@ -106,7 +110,8 @@ class _Case(NamedTuple):
                 self._stored(call)
             else:
                 invocation = self._invocation(tool, call)
-                self.agent.evaluate(invocation, codec=codec_at(self.place, invocation))
+                with within(self.span):
+                    self.agent.evaluate(invocation, codec=codec_at(self.place, invocation))
         except ApprovalPending as pending:
             return call, pending
         return None
@@ -119,7 +124,9 @@ class _Case(NamedTuple):
                 self._stored(call)
             else:
                 invocation = self._invocation(tool, call)
-                await self.agent.aevaluate(invocation, codec=codec_at(self.place, invocation))
+                codec = codec_at(self.place, invocation)
+                with within(self.span):
+                    await self.agent.aevaluate(invocation, codec=codec)
         except ApprovalPending as pending:
             return call, pending
         return None

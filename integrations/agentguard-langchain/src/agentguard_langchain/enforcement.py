@@ -77,7 +77,9 @@ class Enforcement(NamedTuple):
         if edit is not None:
             call = sitting.edited(call)
             guarded = guarded.override(tool_call=call)
-        agent = ward.acting(place, self._handle(request.state), lambda: runtime)
+        handle = self._handle(request.state)
+        agent = ward.acting(place, handle, lambda: runtime)
+        ward.span(place, handle, agent)  # begun here, it goes on the one that has paused
         placed = Placed(
             call_id=call_id or "",
             task=place.task,

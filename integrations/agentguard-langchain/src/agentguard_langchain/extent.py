@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from agentguard import Agent, Delegation, DelegationError, streams
 from agentguard.ambient import Narrowing
+from agentguard_langchain.traced import subagent
 
 Item = TypeVar("Item")
 
@@ -40,7 +41,8 @@ class Extent(Narrowing):
         """Let it last as long as a block."""
         self.begin()
         try:
-            yield
+            with subagent(self.agent):
+                yield
         finally:
             self.end()
 

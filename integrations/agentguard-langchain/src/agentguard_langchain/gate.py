@@ -25,6 +25,7 @@ from agentguard_langchain.denial import GuardedToolDenied, denial_message
 from agentguard_langchain.lending import Lender, acting, runtime_of
 from agentguard_langchain.place import Place
 from agentguard_langchain.placed import placed_here, placing
+from agentguard_langchain.traced import calling, manager_of
 from agentguard_langchain.waiting import Waiting
 
 OnDeny = Literal["return", "raise"]
@@ -49,8 +50,8 @@ class Call:
     """
 
     __slots__ = (
-        *("config", "id", "inside", "made", "parsing", "place", "placed", "refusal", "taken"),
-        "tool",
+        *("config", "id", "inside", "made", "manager", "parsing", "place", "placed", "refusal"),
+        *("taken", "tool"),
     )
 
     def __init__(
@@ -64,6 +65,7 @@ class Call:
         self.taken = False
         self.inside = False
         self.refusal: Denied | None = None
+        self.manager = manager_of(config)
         self.place = Place.of(config)
         self.placed = placed_here(call_id, self.place)
 
@@ -216,6 +218,7 @@ class Gate:
         call = call_of(tool)
         if call.inside:
             return body.function(*body.args, **body.kwargs)
+        announced = call is CURRENT.get()
         body.begin(call)
         agent = self.acting(call, body.given)
         waiting = self._waiting(agent, call)
@@ -224,7 +227,9 @@ class Gate:
             while True:
                 try:
                     invocation = waiting.told(describe(call))
-                    return agent.run(invocation, body.run, **_journal(tool, body, call, invocation))
+                    options = _journal(tool, body, call, invocation)
+                    with calling(agent, call.place, call.manager, announced=announced):
+                        return agent.run(invocation, body.run, **options)
                 except ApprovalPending as pending:
                     if body.started:
                         raise
@@ -240,6 +245,7 @@ class Gate:
         if call.inside:
             result = body.function(*body.args, **body.kwargs)
             return await result if inspect.isawaitable(result) else result
+        announced = call is CURRENT.get()
         body.begin(call)
         agent = self.acting(call, body.given)
         waiting = self._waiting(agent, call)
@@ -249,7 +255,8 @@ class Gate:
                 try:
                     invocation = waiting.told(describe(call))
                     options = _journal(tool, body, call, invocation)
-                    return await agent.arun(invocation, body.arun, **options)
+                    with calling(agent, call.place, call.manager, announced=announced):
+                        return await agent.arun(invocation, body.arun, **options)
                 except ApprovalPending as pending:
                     if body.started:
                         raise

@@ -92,7 +92,10 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
             return None
         if before is not None:
             forget(agent, place, before)
-        handle = RunRecord.open(agent, place, self._ward.lent(lambda: runtime).delegation)
+        lent = self._ward.lent(lambda: runtime).delegation
+        acting = agent if lent is None else agent.under(lent)
+        span = self._ward.span(place, None, acting)
+        handle = RunRecord.open(agent, place, lent, None if span is None else span.traceparent)
         if not place.namespace:  # else the thread is another graph's
             withdraw_all(agent, place)
         messages = self._all_answered(place, state["messages"])

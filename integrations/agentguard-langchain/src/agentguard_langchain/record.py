@@ -25,16 +25,19 @@ class RunRecord:
     """For whom a run was begun: ``principal``, None for nobody but the agent itself.
 
     ``stored`` is the delegation, None for one that can't be stored (what a guarded call has handed
-    on): the call around the run hands it on anew.
+    on): the call around the run hands it on anew. ``traceparent`` is its span, None for none.
     """
 
     principal: str | None
     stored: bytes | None = None
+    traceparent: str | None = None
 
     @classmethod
-    def open(cls, agent: Agent, place: Place, lent: Delegation | None) -> str:
+    def open(
+        cls, agent: Agent, place: Place, lent: Delegation | None, traceparent: str | None
+    ) -> str:
         """Write the record of a run that begins here, durably; return its handle."""
-        record = cls(None if lent is None else lent.principal, _stored(lent))
+        record = cls(None if lent is None else lent.principal, _stored(lent), traceparent)
         handle = f"{_OWN if lent is None else _LENT}{os.urandom(16).hex()}"
         agent.runs.write(_name(agent, place, handle), record._dumps())
         return handle
@@ -47,11 +50,13 @@ class RunRecord:
             return None
         read = json.loads(data)
         stored = read["delegation"]
-        return cls(read["principal"], None if stored is None else b64decode(stored))
+        told = None if stored is None else b64decode(stored)
+        return cls(read["principal"], told, read.get("traceparent"))
 
     def _dumps(self) -> bytes:
         stored = None if self.stored is None else b64encode(self.stored).decode()
-        return json.dumps({"principal": self.principal, "delegation": stored}).encode()
+        record = {"principal": self.principal, "delegation": stored}
+        return json.dumps({**record, "traceparent": self.traceparent}).encode()
 
     def require(self, principal: str | None) -> None:
         """Raise ``DelegationError`` (``delegation.mismatch``) where another principal goes on."""

@@ -16,6 +16,7 @@ from langchain_core.tools import BaseTool
 from langgraph.errors import GraphBubbleUp
 
 from agentguard import Agent, ConfigError, Delegation, DelegationError, ambient
+from agentguard.telemetry import AgentSpan
 from agentguard_langchain.answers import AnsweredBy, require_answered_by
 from agentguard_langchain.gate import Gate, OnDeny, not_pickled
 from agentguard_langchain.gated import gate_of
@@ -30,6 +31,7 @@ from agentguard_langchain.tools import (
     require_lender,
     require_on_deny,
 )
+from agentguard_langchain.traced import manager_of, run_span
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -197,6 +199,15 @@ class Ward:
             raise
         except Exception as error:  # noqa: BLE001  the application's function may return anything
             return self.agent.refusing(refusal(error))
+
+    def span(self, place: Place, handle: str | None, agent: Agent) -> AgentSpan | None:
+        """Return the span of the run of this handle, which may go on another one; None for none."""
+
+        def paused() -> str | None:
+            record = None if handle is None else RunRecord.find(self.agent, place, handle)
+            return None if record is None else record.traceparent
+
+        return run_span(agent, place, manager_of(None), paused)
 
     def _in_run(self, place: Place, handle: str, lent: Lent) -> Lent:
         """Hold what is lent here against the run's record, which may lend what is not here."""

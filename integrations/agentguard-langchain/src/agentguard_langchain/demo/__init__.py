@@ -3,7 +3,8 @@
 The command, and one run from the founding of a trust domain to the verification of its log. Where
 it plays stands in ``setting.py``, who works in it in ``team.py``, what they act on in ``forge.py``
 and ``tools.py``, the model in ``script.py``, who approves in ``people.py``; the log is read by
-``steps.py``, a call of it proved by ``proof.py``, and all of it printed by ``timeline.py``.
+``steps.py``, a call of it proved by ``proof.py``, its trace sent by ``trace.py``, and all of it
+printed by ``timeline.py``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from langsmith import tracing_context
 from rich.console import Console
 
 from agentguard import AgentguardError, ApprovalRequest, ConfigError, Guard, Report
-from agentguard_langchain.demo import people, proof, steps, tampering, team
+from agentguard_langchain.demo import people, proof, steps, tampering, team, trace
 from agentguard_langchain.demo import setting as scene
 from agentguard_langchain.demo.forge import IN_USE
 from agentguard_langchain.demo.people import Bob
@@ -40,6 +41,7 @@ from agentguard_langchain.demo.setting import Setting
 from agentguard_langchain.demo.steps import Step
 from agentguard_langchain.demo.timeline import Timeline
 from agentguard_langchain.demo.tools import tools_of
+from agentguard_langchain.demo.trace import Sent
 from agentguard_langchain.middleware import GuardMiddleware
 from agentguard_langchain.tools import guard_tools
 
@@ -50,12 +52,16 @@ _PIPE_WIDTH: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run: the steps that its log tells, the verdict on the log and on the changed copy."""
+    """One run: the steps that its log tells, the verdict on the log and on the changed copy.
+
+    ``sent`` is its trace, None for one that is not sent anywhere.
+    """
 
     setting: Setting
     steps: list[Step]
     report: Report
     tampered: Report
+    sent: Sent | None
 
     @property
     def ok(self) -> bool:
@@ -82,6 +88,14 @@ def command(
             "--interactive", help="Ask you, at the terminal, what bob says to the merge into main."
         ),
     ] = False,
+    otlp: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Send the trace to an OTLP receiver, such as Jaeger's http://localhost:4318, and "
+            "print where to look for it.",
+        ),
+    ] = None,
     as_json: Annotated[  # noqa: FBT002  a flag of the command line
         bool, typer.Option("--json", help="One JSON object instead of the timeline.")
     ] = False,
@@ -90,7 +104,8 @@ def command(
 
     The merge into main waits for a person: bob approves it, in a second process. With --json, one
     object: state, verified, and steps, each with tool, args, agent, decision (allow, deny or
-    approval), reason and invocation_id; of a call that waits, an approval, the last is null.
+    approval), reason and invocation_id; of a call that waits, an approval, the last is null. With
+    --otlp also trace_id, and sent: whether the trace was taken in time.
     """
     if interactive and as_json:
         raise typer.BadParameter("--interactive shows what it asks about, and --json shows nothing")
@@ -99,30 +114,42 @@ def command(
         console.width = _PIPE_WIDTH
     bob = people.asked_at(console) if interactive else people.agreeing
     chosen = _model(model)
+    if otlp is not None:
+        trace.begin(otlp)
     # absolute, so that the commands that are printed work from wherever the reader is
     where = directory.absolute() if directory is not None else _temporary()
     try:
-        done = run(where, chosen, Timeline(console, _program()), bob)
+        done = run(where, chosen, Timeline(console, _program()), bob, otlp=otlp)
     except ConfigError:
         if directory is None:
             shutil.rmtree(where)  # nothing in it that anybody would look for
         raise
+    sent = done.sent
     if as_json:
         result = {
             "state": str(done.setting.state),
             "verified": done.report.ok and done.report.anchored,
             "steps": [step.as_json() for step in done.steps],
+            **({"trace_id": sent.trace_id, "sent": sent.in_time} if sent is not None else {}),
         }
         typer.echo(json.dumps(result))
     if not done.ok:
         raise typer.Exit(1)
 
 
-def run(directory: Path, model: BaseChatModel, timeline: Timeline, bob: Bob) -> Run:
+def run(
+    directory: Path,
+    model: BaseChatModel,
+    timeline: Timeline,
+    bob: Bob,
+    *,
+    otlp: str | None = None,
+) -> Run:
     """Play the whole story in ``directory`` and print it as it happens.
 
-    ``bob`` answers what the policy asks people. Raises ``ConfigError`` (a directory in use, no git,
-    a model that fails) and what the guard's own parts raise.
+    ``bob`` answers what the policy asks people; to ``otlp`` the trace is sent. Raises
+    ``ConfigError`` (a directory in use, no git, a model that fails) and what the guard's own parts
+    raise.
     """
     setting = scene.found(directory)
     asked: dict[str, ApprovalRequest] = {}
@@ -132,7 +159,7 @@ def run(directory: Path, model: BaseChatModel, timeline: Timeline, bob: Bob) -> 
 
     with Guard.open(setting.config, passphrase=setting.passphrase, on_request=note) as guard:
         shown = _Shown(guard, timeline, asked)
-        _work(guard, setting, model, shown, bob)
+        traceparent = _work(guard, setting, model, shown, bob)
         recorded = steps.read(guard.reader(), asked)
         timeline.waiting(guard.approvals.pending())
     timeline.effects(setting.forge, recorded)
@@ -144,12 +171,20 @@ def run(directory: Path, model: BaseChatModel, timeline: Timeline, bob: Bob) -> 
     change = tampering.change_one_byte(setting, last)
     tampered = tampering.verify(setting, setting.tampered)
     timeline.tampered(change, tampered, setting)
+    sent = trace.end(otlp, traceparent) if otlp is not None else None
+    if sent is not None:
+        timeline.sent(sent)
     timeline.commands(setting, recorded, proofs)
-    return Run(setting, recorded, report, tampered)
+    return Run(setting, recorded, report, tampered, sent)
 
 
-def _work(guard: Guard, setting: Setting, model: BaseChatModel, shown: _Shown, bob: Bob) -> None:
-    """Let the task be done for which alice lends; each call is shown once the log has it."""
+def _work(
+    guard: Guard, setting: Setting, model: BaseChatModel, shown: _Shown, bob: Bob
+) -> str | None:
+    """Let the task be done for which alice lends; each call is shown once the log has it.
+
+    Returns the span of all of it, a ``traceparent``.
+    """
     names = (scene.ORCHESTRATOR, scene.AGENT, scene.FIXER)
     orchestrator, coder, fixer = map(guard.new_agent, names)
     given = [*tools_of(setting.forge), team.fix_tests(setting.forge, fixer)]
@@ -183,10 +218,11 @@ def _work(guard: Guard, setting: Setting, model: BaseChatModel, shown: _Shown, b
     timeline.opening(setting, lent, TASK, model._llm_type)  # noqa: SLF001  a hook of LangChain
     in_use = IN_USE.set(setting.forge)
     try:
-        with lent:
+        with lent, orchestrator.span(conversation="demo") as span:
             orchestrator.call(team.assign_task(guard, work), TASK, scene.AGENT)
     finally:
         IN_USE.reset(in_use)
+    return span.traceparent
 
 
 def _answered(guard: Guard, setting: Setting, timeline: Timeline, bob: Bob) -> bool:

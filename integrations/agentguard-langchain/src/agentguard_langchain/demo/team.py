@@ -77,7 +77,8 @@ def fix_tests(forge: Forge, fixer: Agent) -> BaseTool:
         lent = current_delegation()
         if lent is None:
             return correct(repo, issue, branch)  # and each of its calls is refused
-        with lent.narrowed(scope=[one for one in FIXER_SCOPE if one in lent.scope]):
+        less = lent.narrowed(scope=[one for one in FIXER_SCOPE if one in lent.scope])
+        with less, fixer.span():
             return correct(repo, issue, branch)
 
     return StructuredTool.from_function(fix_tests, handle_tool_error=True)

@@ -26,6 +26,7 @@ from agentguard_langchain.demo.proof import Proof
 from agentguard_langchain.demo.setting import Setting
 from agentguard_langchain.demo.steps import Step
 from agentguard_langchain.demo.tampering import Change
+from agentguard_langchain.demo.trace import SEARCHES, Sent
 
 _STYLES: Final = {"allow": "bold green", "deny": "bold red", "approval": "bold yellow"}
 _LONGEST_VALUE: Final = 36
@@ -197,6 +198,24 @@ class Timeline:
         self._title("Remove all of it")
         remove = shlex.join(["rm", "-rf", str(setting.directory)])
         self.console.print(Text(f"  {remove}"), soft_wrap=True)
+
+    def sent(self, sent: Sent) -> None:
+        """Say where the trace is, and what to search for."""
+        self._title("The trace")
+        if not sent.in_time:
+            text = f"it was not taken in time: does an OTLP receiver listen at {sent.endpoint}?"
+            self._line(Text(f"  {text}", style="bold yellow"))
+            return
+        lines = [
+            f"in Jaeger:    {sent.link}",
+            f"as JSON:      {sent.api}",
+            "find it by the tags of a span, in the page's field Tags or by the query API:",
+        ]
+        for tags in SEARCHES:
+            named = " ".join(f"{name}={value}" for name, value in tags.items())
+            lines += [f"  {named}", f"    {sent.search(tags)}"]
+        for line in lines:
+            self.console.print(Text(f"  {line}"), soft_wrap=True)
 
     def _command(self, *arguments: str | Path) -> None:
         command = f"{self._program} {shlex.join(map(str, arguments))}"

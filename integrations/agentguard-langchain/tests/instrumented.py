@@ -1,0 +1,172 @@
+"""Scenes beside an instrumentor, as a process: prints their spans, and the traceparents of logs.
+
+    python instrumented.py OpenLLMetry|OpenInference sync|async
+
+It is no test module: ``test_langchain_traces.py`` runs it. The instrumentors patch LangChain's
+classes, and can't be taken out of a process again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from contextlib import closing
+from typing import Any
+
+from langchain.agents import create_agent
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.tools import StructuredTool
+from langgraph.checkpoint.memory import InMemorySaver
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from agentguard import Decision, Guard
+from agentguard.audit import entry, statements
+from agentguard.keys import Ed25519Signer
+from agentguard_langchain import GuardMiddleware, guard_subagent
+
+SCENES: dict[str, Any] = {
+    "allowed": ["look", {"what": "it"}],
+    "paused": ["ask", {"task": json.dumps(["pay", {"cents": 500}])}],
+    "denied": ["pay", {"cents": 20_000}],
+}
+"""By their names, the call that an agent makes in each."""
+
+
+class Obedient(BaseChatModel):
+    """Calls the tool that the user's message names as JSON, and repeats what it answers."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "obedient"
+
+    def _generate(self, messages, stop=None, run_manager=None, **_options):
+        answers = [said.text for said in messages if said.type == "tool"]
+        message = AIMessage("; ".join(answers))
+        if not answers:
+            name, args = json.loads(messages[-1].text)
+            call = {"name": name, "args": args, "id": "call1", "type": "tool_call"}
+            message = AIMessage("", tool_calls=[call])
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def bind_tools(self, tools, **_options):
+        return self
+
+
+def answer(document):
+    """Have people asked about a payment over 100; deny one over 10000."""
+    cents = document["args"].get("cents", 0)
+    if cents > 10_000:
+        return Decision.deny("too much")
+    return Decision.require_approval() if cents > 100 else Decision.allow()
+
+
+def two_ways(function, name):
+    """Make a tool of a function, with an async twin."""
+
+    async def twin(**given: Any) -> str:
+        return await asyncio.to_thread(function, **given)
+
+    return StructuredTool.from_function(function, twin, name=name, infer_schema=True)
+
+
+def pay(cents: int) -> str:
+    """Pay somebody."""
+    return f"paid {cents}"
+
+
+def look(what: str) -> str:
+    """Look at something."""
+    return f"saw {what}"
+
+
+def instrument(name: str) -> None:
+    """Switch an instrumentor on."""
+    if name == "OpenLLMetry":
+        from opentelemetry.instrumentation.langchain import LangchainInstrumentor  # noqa: PLC0415
+
+        LangchainInstrumentor().instrument()
+    else:
+        from openinference.instrumentation.langchain import LangChainInstrumentor  # noqa: PLC0415
+
+        LangChainInstrumentor().instrument()
+
+
+def play(guard: Guard, scene: str, *, sync: bool) -> None:
+    """Let an agent make the call of a scene."""
+    parent, clerk = guard.new_agent("payer"), guard.new_agent("clerk")
+    tools = [two_ways(pay, "pay"), two_ways(look, "look")]
+    child = create_agent(Obedient(), tools, middleware=[GuardMiddleware(clerk)])
+
+    def ask(task: str) -> str:
+        """Ask the clerk."""
+        return child.invoke({"messages": [("user", task)]})["messages"][-1].text
+
+    async def aask(task: str) -> str:
+        """Ask the clerk."""
+        return (await child.ainvoke({"messages": [("user", task)]}))["messages"][-1].text
+
+    asks = StructuredTool.from_function(ask, aask, name="ask")
+    graph = create_agent(
+        Obedient(),
+        [*tools, guard_subagent(asks, clerk, scope=["pay"])],
+        middleware=[GuardMiddleware(parent)],
+        checkpointer=InMemorySaver(),
+    )
+    given: Any = {"messages": [("user", json.dumps(SCENES[scene]))]}
+    config: Any = {"configurable": {"thread_id": "t1"}}
+    with guard.delegate("user:alice", scope=["pay"]):
+        if sync:
+            graph.invoke(given, config)
+        else:
+            asyncio.run(graph.ainvoke(given, config))
+
+
+def main() -> None:
+    """Play each scene, and print what was exported."""
+    instrumentor, how = sys.argv[1:]
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    instrument(instrumentor)
+    bob = Ed25519Signer.from_seed(os.urandom(32))
+    config: Any = {"approvers": {"bob": {"keys": [bob.public_key.openssh()]}}}
+    told = {}
+    for scene in SCENES:
+        exporter.clear()
+        with Guard.ephemeral(answer, config=config) as guard:
+            play(guard, scene, sync=how == "sync")
+            with closing(guard.reader()) as reader:
+                entries = [entry.parse(body) for _, body in reader.entries(0)]
+        calls = [statements.read_authorization(e) for e in entries if e.kind == "authorization"]
+        told[scene] = {
+            "spans": [as_json(span) for span in exporter.get_finished_spans()],
+            "traceparents": [call.predicate["traceparent"] for call in calls],
+        }
+    sys.stdout.write(json.dumps(told, default=str))
+
+
+def as_json(span: ReadableSpan) -> dict[str, Any]:
+    """Return what the test looks at."""
+    assert span.context is not None
+    assert span.instrumentation_scope is not None
+    return {
+        "name": span.name,
+        "scope": span.instrumentation_scope.name,
+        "trace": f"{span.context.trace_id:032x}",
+        "span": f"{span.context.span_id:016x}",
+        "parent": f"{span.parent.span_id:016x}" if span.parent else None,
+        "status": span.status.status_code.name,
+        "attributes": dict(span.attributes or {}),
+    }
+
+
+if __name__ == "__main__":
+    main()
