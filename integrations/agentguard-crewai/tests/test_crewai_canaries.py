@@ -32,6 +32,7 @@ from crewai.flow.flow_context import current_flow_method_name
 from crewai.flow.persistence import SQLiteFlowPersistence
 from crewai.flow.runtime import _iter_condition_events
 from crewai.flow.types import FlowMethodName
+from crewai.mcp.tool_resolver import MCPToolResolver
 from crewai.project import CrewBase, agent, task
 from crewai.project import crew as crew_method
 from crewai.project.crew_base import AgentConfig, _filter_methods
@@ -192,6 +193,14 @@ def test_whatever_the_adapter_overrides_stands_in_this_file(ours, theirs):
     overridden = {name for name in written if hasattr(theirs, name)}
     pydantics = {"model_post_init", "__replace__"}
     assert overridden - pydantics <= set(SIGNATURES[theirs])
+
+
+def test_a_tool_of_a_server_is_told_from_others_by_the_configuration_of_its_client():
+    known = MCPToolResolver._resolve_native.__code__.co_cellvars
+    assert "mcp_config" in known, changed("an MCP tool's client factory", "binding.py, _state")
+    made = MCPNativeTool(dict, "look", {}, "files", server_reference="docs")
+    assert made.server_reference == "docs", changed("MCPNativeTool", "binding.py, _state")
+    assert made._client_factory is dict, changed("MCPNativeTool", "binding.py, _state")
 
 
 def test_remote_agents_replace_what_the_adapter_looks_at_on_the_object():
