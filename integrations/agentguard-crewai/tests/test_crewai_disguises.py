@@ -5,13 +5,15 @@ Each has worked once, and each has what goes through beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import posixpath
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 from crewai.tools import BaseTool, tool
 from crewai.tools.mcp_native_tool import MCPNativeTool
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from agentguard import ApprovalPending, Decision
 from agentguard_crewai import guard_crew, resumable
@@ -166,3 +168,170 @@ def test_tools_of_one_name_that_can_not_be_compared_are_two(native, recorded, si
     said = ("query", {"sql": "x"}), ("query_2", {"sql": "x"}), "done"
     guard_crew(native.crew(native.agent("Lead", *said, tools=tools)), made.guard).kickoff()
     assert [call.tool for call in signed(made.guard)] == ["query", "query_2"]
+
+
+# tools with a run of their own
+
+
+class Place(BaseModel):
+    """Where something is written; a path is one below /data."""
+
+    path: str
+    mode: str = "overwrite"
+
+    @field_validator("path")
+    @classmethod
+    def below_data(cls, path: str) -> str:
+        return posixpath.normpath(posixpath.join("/data", path.strip()))
+
+
+class Write(BaseTool):
+    """Writes a file."""
+
+    name: str = "write"
+    description: str = "Write a file."
+    args_schema: type[BaseModel] = Place
+    written: Any
+
+    def _run(self, path: str, mode: str) -> str:
+        self.written.append((path, mode))
+        return f"wrote {path}"
+
+
+class Timed(Write):
+    """Looks at how long it takes, as many a tool does around CrewAI's own run."""
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        return super().run(*args, **kwargs)
+
+
+class Alone(Write):
+    """Does all its work in run."""
+
+    def run(self, **kwargs: Any) -> Any:
+        return self._run(kwargs["path"], kwargs.get("mode", "overwrite"))
+
+
+def traced(run: Callable[..., Any]) -> Callable[..., Any]:
+    def outer(*args: Any, **kwargs: Any) -> Any:
+        return run(*args, **kwargs)
+
+    return outer
+
+
+def traced_class(written: Any, monkeypatch: Any) -> BaseTool:
+    monkeypatch.setattr(BaseTool, "run", traced(BaseTool.run))
+    fresh: Any = type("Fresh", (Write,), {})  # one that nothing has looked at so far
+    return fresh(written=written)
+
+
+def traced_object(written: Any, _monkeypatch: Any) -> BaseTool:
+    made = Write(written=written)
+    vars(made)["run"] = traced(made.run)
+    return made
+
+
+WRITERS = {
+    "CrewAI's run": lambda written, _: Write(written=written),
+    "a run of its own": lambda written, _: Timed(written=written),
+    "a run that does the work": lambda written, _: Alone(written=written),
+    "a run traced in CrewAI's class": traced_class,
+    "a run traced on the object": traced_object,
+}
+
+
+def no_secrets(document: Mapping[str, Any]) -> Decision:
+    """A policy: nothing below /data/secret, and nothing that is there is lost."""
+    given = document["args"]
+    if given["path"].startswith("/data/secret"):
+        return Decision.deny("it is secret")
+    return Decision.deny("append") if given["mode"] == "overwrite" else Decision.allow()
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_policy_sees_the_arguments_that_the_tools_code_gets(
+    way, recorded, signed, monkeypatch, writer
+):
+    made, written = recorded(agents=own("lead")), []
+    made.decide = no_secrets
+    said = (
+        ("write", {"path": " public/../secret/keys", "mode": "append"}),
+        ("write", {"path": "notes"}),
+        ("write", {"path": " public/../notes", "mode": "append"}),
+        "done",
+    )
+    lead = way.agent("Lead", *said, tools=[WRITERS[writer](written, monkeypatch)])
+    output = guard_crew(way.crew(lead), made.guard).kickoff()
+    assert failures(output) == ["policy.denied", "policy.denied"]
+    assert written == [("/data/notes", "append")]
+    assert [call.arguments for call in signed(made.guard)] == [
+        {"path": "/data/secret/keys", "mode": "append"},
+        {"path": "/data/notes", "mode": "overwrite"},
+        {"path": "/data/notes", "mode": "append"},
+    ]
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_people_approve_the_arguments_that_the_tools_code_gets(
+    native, recorded, monkeypatch, writer
+):
+    made, written = recorded(agents=own("lead")), []
+    made.decide = lambda _document: Decision.require_approval()
+
+    def tried() -> str:
+        writing = WRITERS[writer](written, monkeypatch)
+        lead = native.agent("Lead", ("write", {"path": "notes"}), "done", tools=[writing])
+        return guard_crew(native.crew(lead), made.guard, on_approval="pause").kickoff().raw
+
+    with pytest.raises(ApprovalPending) as asked:
+        tried()
+    shown = json.loads(asked.value.request.arguments)
+    assert shown == {"path": "/data/notes", "mode": "overwrite"}
+    made.approve()
+    assert tried() == "done"
+    assert written == [("/data/notes", "overwrite")]
+
+
+class Counted(BaseModel):
+    """Each check adds one."""
+
+    amount: int
+
+    @field_validator("amount")
+    @classmethod
+    def one_more(cls, amount: int) -> int:
+        return amount + 1
+
+
+class Pay(BaseTool):
+    """Pays."""
+
+    name: str = "pay"
+    description: str = "Pay."
+    args_schema: type[BaseModel] = Counted
+    paid: Any
+
+    def _run(self, amount: int) -> str:
+        self.paid.append(amount)
+        return "paid"
+
+
+class TimedPay(Pay):
+    """Pays, in a run of its own."""
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        return super().run(*args, **kwargs)
+
+
+@pytest.mark.parametrize("kind", [Pay, TimedPay])
+def test_a_run_of_its_own_whose_arguments_would_be_others_does_not_run(
+    native, recorded, signed, kind
+):
+    made, paid = recorded(agents=own("lead")), []
+    lead = native.agent("Lead", ("pay", {"amount": 1}), "done", tools=[kind(paid=paid)])
+    guard_crew(native.crew(lead), made.guard).kickoff()
+    if kind is Pay:
+        assert (paid, [call.arguments for call in signed(made.guard)]) == ([2], [{"amount": 2}])
+    else:
+        assert (paid, signed(made.guard)) == ([], [])
+        assert "write _run instead of run" in lead.llm.heard[-1]
