@@ -714,3 +714,70 @@ def test_an_identity_in_the_yaml_is_that_of_agents_made_anew_or_copied_in_crew(
     assert [call.agent for call in signed(made.guard)] == [
         "reader" if members else "senior-analyst"
     ]
+
+
+def entries(made: Any, paths: tuple[str, str], way: Any, second: Any) -> Any:
+    """A crew of the agent of a method and ``second``, which makes one of it; each pays."""
+
+    @guard_crewbase(made.guard)
+    @CrewBase
+    class Team:
+        agents_config, tasks_config = paths
+
+        def made_anew(self) -> Agent:
+            said = [PAY, "done"] * 4
+            given = self.agents_config["analyst"]
+            return Agent(config=given, llm=way.model(*said), tools=[paying([])])
+
+        @agent
+        def analyst(self) -> Agent:
+            return self.made_anew()
+
+        @task
+        def work(self) -> Task:
+            return Task(config=self.tasks_config["work"], agent=self.analyst())
+
+        @crew
+        def crew(self) -> Crew:
+            one = second(self)
+            return Crew(agents=[*self.agents, one], tasks=[*self.tasks, work(one)])
+
+    team: Any = Team()
+    ALIVE.append(team)
+    return team
+
+
+@pytest.mark.parametrize("members", [{"identity": "reader"}, {}])
+@pytest.mark.parametrize("second", ["copied", "made anew"])
+def test_an_identity_in_the_yaml_is_that_of_all_agents_of_the_entry(
+    way, recorded, signed, files, second, members
+):
+    made = recorded(agents=own("reader", "senior-analyst"))
+    seconds = {
+        "copied": lambda team: team.analyst().copy(),
+        "made anew": lambda team: team.made_anew(),
+    }
+    entries(made, files(**members), way, seconds[second]).crew().kickoff()
+    expected = "reader" if members else "senior-analyst"
+    assert [call.agent for call in signed(made.guard)] == [expected] * 2
+
+
+def test_an_identity_in_the_yaml_is_that_of_copies_that_are_made_after_a_kickoff(
+    way, recorded, signed, files
+):
+    made = recorded(agents=own("reader", "topic-analyst"))
+    paths = files(identity="reader", role="{topic} Analyst")
+    team = entries(made, paths, way, lambda team: team.analyst().copy())
+    for topic in ("Tax", "Law"):
+        team.crew().kickoff(inputs={"topic": topic})
+    assert {call.agent for call in signed(made.guard)} == {"reader"}
+    assert len(signed(made.guard)) == 4
+
+
+def test_an_agent_of_another_role_has_its_own_name_beside_one_of_the_yaml(
+    way, recorded, signed, files
+):
+    made = recorded(agents=own("reader", "payer"))
+    payer = way.agent("Payer", PAY, "done", tools=[paying([])])
+    entries(made, files(identity="reader"), way, lambda _team: payer).crew().kickoff()
+    assert [call.agent for call in signed(made.guard)] == ["reader", "payer"]

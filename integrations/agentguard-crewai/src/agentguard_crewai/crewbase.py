@@ -72,7 +72,14 @@ def names_in_yaml(instance: Any, crew: Sequence[BaseAgent]) -> dict[int, str]:
         if name is None:
             continue
         alike = [agent for agent in others if _is_as(agent, members)]
-        for agent in alike or _agents_of(where, entry, entries, made):
+        alike += _made_from(entry, entries, made)
+        if not alike:
+            message = (
+                f"{where}.{IDENTITY}: no agent of the crew is made from this: call the method "
+                f"below @agent {entry}"
+            )
+            raise ConfigError(message)
+        for agent in alike:
             if found.setdefault(id(agent), name) != name:
                 message = (
                     f"{where}.{IDENTITY}: the agent {agent.role!r} is made from another entry as "
@@ -87,24 +94,19 @@ def _agent_methods(instance: Any) -> dict[str, Callable[[], CrewAgent]]:
     return {name: getattr(instance, name) for name in names}
 
 
-def _agents_of(
-    where: str, entry: str, entries: Mapping[str, Any], made: Mapping[str, BaseAgent]
+def _made_from(
+    entry: str, entries: Mapping[str, Any], made: Mapping[str, BaseAgent]
 ) -> list[BaseAgent]:
-    """Return the agents that were made from an entry: those that are as it says, or named so."""
-    alike = {
-        name: agent
+    """Return the agents that methods made from an entry: all that are as it says, or one named so.
+
+    A method that has an entry of its own which says the same made its agent from that.
+    """
+    alike = [
+        agent
         for name, agent in made.items()
         if _is_as(agent, entries[entry]) and (name == entry or not _is_as(agent, entries.get(name)))
-    }
-    if entry in alike or (not alike and entry in made):
-        return [made[entry]]
-    if alike:
-        return [*alike.values()]
-    message = (
-        f"{where}.{IDENTITY}: no agent of the crew is made from this: call the method below "
-        f"@agent {entry}"
-    )
-    raise ConfigError(message)
+    ]
+    return alike or [made[entry]] if entry in made else alike
 
 
 def _identity(where: str, members: Mapping[str, Any]) -> str | None:
@@ -125,4 +127,8 @@ def _identity(where: str, members: Mapping[str, Any]) -> str | None:
 
 
 def _is_as(agent: BaseAgent, members: Mapping[str, Any] | None) -> bool:
-    return members is not None and all(getattr(agent, part) == members.get(part) for part in _PARTS)
+    """Whether an agent is as an entry says, before inputs were filled in."""
+    return members is not None and all(
+        (getattr(agent, f"_original_{part}") or getattr(agent, part)) == members.get(part)
+        for part in _PARTS
+    )
