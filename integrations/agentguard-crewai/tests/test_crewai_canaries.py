@@ -213,7 +213,7 @@ def test_remote_agents_replace_what_the_adapter_looks_at_on_the_object():
         and isinstance(node.args[1], ast.Constant)
     }
     known = {"execute_task", "aexecute_task", "kickoff", "kickoff_async"}
-    assert found == known, changed(f"Agent(a2a=...) replaces {found}", "agents.py, _WAYS")
+    assert found == known, changed(f"Agent(a2a=...) replaces {found}", "agents.py, _ENTRY_POINTS")
 
 
 @pytest.mark.parametrize("private", ["_original_role", "_last_messages", "crew", "tools_handler"])

@@ -20,10 +20,9 @@ from agentguard_crewai.tools import gate_of
 
 
 class Owner(Protocol):
-    """An agent, with the tools that it was given last."""
+    """A guarded agent, with the tools that its executor was given last, by their names."""
 
-    def guarded_tool(self, name: str) -> BaseTool | None:
-        """Return the tool of this name."""
+    _agentguard_tools: dict[str, BaseTool]
 
 
 class OwnResults(CacheHandler):
@@ -54,7 +53,7 @@ class OwnResults(CacheHandler):
         """Return what is kept, or the failure in its place; None where nothing is."""
         found = super().read(tool, _for_whom(input))
         owner = self._owner()
-        guarded = owner.guarded_tool(tool) if owner is not None else None
+        guarded = owner._agentguard_tools.get(tool) if owner is not None else None  # noqa: SLF001
         if found is None or guarded is None:
             return None
         try:

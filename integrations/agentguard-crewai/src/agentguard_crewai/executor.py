@@ -5,8 +5,9 @@ CrewAI's executor puts a long result into a file, and gives the model a tool to 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
+from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.agents.agent_executor import AgentExecutor
 from crewai.tools.agent_tools.deferred_tool_result_reader import DeferredToolResultReader
 from pydantic import PrivateAttr
@@ -15,11 +16,11 @@ from agentguard import ConfigError
 from agentguard_crewai.binding import names_of
 from agentguard_crewai.classes import guarded_class
 from agentguard_crewai.gate import Gate
-from agentguard_crewai.identity import identity_of
+from agentguard_crewai.identity import require_identity
 from agentguard_crewai.tools import GuardedTool
 
 
-def gate_executor(executor: Any) -> None:
+def gate_executor(executor: AgentExecutor) -> None:
     """Look once more, as no tool goes to an executor that is not behind a gate; guard its own.
 
     What runs a planner's steps is made anew: it would keep the tools that it was made with. Raises
@@ -32,18 +33,14 @@ def gate_executor(executor: Any) -> None:
             raise ConfigError(message, code="tool.unguarded")
     executor._step_executor = None  # noqa: SLF001
     if not isinstance(executor, GuardedExecutor):
-        kind: type = type(executor)
-        executor.__class__ = guarded_class(GuardedExecutor, kind)
+        executor.__class__ = guarded_class(GuardedExecutor, type(executor))
 
 
 class GuardedExecutor(AgentExecutor):
     """What the class of a guarded agent's executor adds to CrewAI's."""
 
     def _register_deferred_file_reader(self, reader: DeferredToolResultReader) -> None:
-        identity = identity_of(self.agent)
-        if identity is None:
-            message = "the agent has lost its identity: it reads no results"
-            raise ConfigError(message, code="agent.unguarded")
+        identity = require_identity(cast("BaseAgent", self.agent))
         name = names_of([*self.original_tools, reader])[-1]
         reader.__class__ = _GuardedReader
         reader._agentguard_gate = Gate(identity, reader, name)  # type: ignore[attr-defined]  # noqa: SLF001

@@ -102,20 +102,20 @@ class ToolResults:
 class RunResults:
     """The ``ResultCodec`` of a call in a run: its result, and where the calls within it stand.
 
-    Where it is replayed, their places are taken as they were: another call that is the same comes
-    after them.
+    ``places`` is filled as those are completed. Where the call is replayed, their places are taken
+    as they were: another call that is the same comes after them.
     """
 
-    __slots__ = ("_results", "_run", "places")
+    __slots__ = ("_places", "_results", "_run")
 
-    def __init__(self, results: ToolResults, run: Run) -> None:
+    def __init__(self, results: ToolResults, run: Run, places: list[Place]) -> None:
         self._results = results
         self._run = run
-        self.places: list[Place] = []
+        self._places = places
 
     def dumps(self, result: Any) -> bytes:
         """Write a result and its places; raises as ``ToolResults.dumps`` does."""
-        places = [[*place.key, place.ordinal] for place in self.places]
+        places = [[*place.key, place.ordinal] for place in self._places]
         written = orjson.Fragment(self._results.dumps(result))
         return orjson.dumps({"places": places, "result": written})
 
@@ -129,7 +129,7 @@ class RunResults:
             raise DecodeError(f"no result of a tool ({type(error).__name__})") from error
         result = self._results.loads(written)
         self._run.retake(places)
-        self.places = places
+        self._places.extend(places)
         return result
 
 

@@ -111,12 +111,11 @@ def inside() -> list[Place] | None:
 
 
 @contextmanager
-def collected() -> Iterator[list[Place]]:
+def collected(places: list[Place]) -> Iterator[None]:
     """Collect the places of calls that are completed in this block."""
-    places: list[Place] = []
     token = _INSIDE.set(places)
     try:
-        yield places
+        yield
     finally:
         _INSIDE.reset(token)
 
@@ -143,7 +142,7 @@ def resumable(name: str) -> Iterator[None]:
     if _CURRENT.get() is not None:
         message = f"the run {name!r} is begun inside of another run: leave one of the two out"
         raise ConfigError(message)
-    with _begun(Run(name)):
+    with _in_force(Run(name)):
         yield
 
 
@@ -152,7 +151,7 @@ def joined() -> Iterator[Run]:
     """Be part of the run that is there, or of a new one without a name."""
     present = _CURRENT.get()
     if present is None:
-        with _begun(Run(None)) as run:
+        with _in_force(Run(None)) as run:
             yield run
         return
     yield present
@@ -160,7 +159,7 @@ def joined() -> Iterator[Run]:
 
 def read_within(items: Iterator[Item], run: Run) -> Iterator[Item]:
     """Go through a stream whose work, which begins with its first item, is part of ``run``."""
-    with _begun(run):
+    with _in_force(run):
         first = next(items, None)
     if first is not None:
         yield first
@@ -169,7 +168,7 @@ def read_within(items: Iterator[Item], run: Run) -> Iterator[Item]:
 
 async def aread_within(items: AsyncIterator[Item], run: Run) -> AsyncIterator[Item]:
     """Go through an async stream; the async twin of ``read_within``."""
-    with _begun(run):
+    with _in_force(run):
         first = await anext(items, None)
     if first is not None:
         yield first
@@ -186,7 +185,7 @@ def _is_text(name: str) -> bool:
 
 
 @contextmanager
-def _begun(run: Run) -> Iterator[Run]:
+def _in_force(run: Run) -> Iterator[Run]:
     token = _CURRENT.set(run)
     try:
         yield run

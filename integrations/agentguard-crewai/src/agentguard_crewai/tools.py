@@ -70,10 +70,10 @@ class _Gated:
             if base in _STOCK[self._name]:
                 return vars(base)[self._name].__get__(tool, owner)
         function = getattr(gate.tool, self._name)
-        known = gate.ways.get(self._name)
+        known = gate.entry_points.get(self._name)
         if known is None or known[0] != function:  # a bound method is another object each time
             gated = _behind(gate, function, unchecked=self._name in _UNCHECKED)
-            known = gate.ways[self._name] = function, gated
+            known = gate.entry_points[self._name] = function, gated
         return known[1]
 
     def __set__(self, tool: BaseTool, value: object) -> None:
@@ -207,7 +207,7 @@ def original_of(tool: BaseTool) -> BaseTool:
     return gate_of(tool).tool if issubclass(type(tool), GuardedTool) else tool
 
 
-def put_behind(tool: BaseTool, identity: Identity, name: str) -> BaseTool:
+def gated_tool(tool: BaseTool, identity: Identity, name: str) -> BaseTool:
     """Return ``tool`` as ``identity`` may use it, under the ``name`` by which a model calls it.
 
     Raises ``ConfigError`` for no CrewAI tool.
