@@ -5,7 +5,7 @@ CrewAI drops a key of ``agents.yaml`` that it does not know, so the file is read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from crewai import Agent as CrewAgent
@@ -64,11 +64,13 @@ def names_in_yaml(instance: Any, crew: Sequence[BaseAgent]) -> dict[int, str]:
     entries: Mapping[str, Any] = instance.agents_config or {}
     made: dict[str, BaseAgent] = {name: make() for name, make in _agent_methods(instance).items()}
     by_method = {id(agent) for agent in made.values()}
+    kinds: set[type[BaseAgent]] = {CrewAgent, *map(type, made.values()), *map(type, crew)}
+    known = {IDENTITY, *AgentConfig.__annotations__}.union(*(k.model_fields for k in kinds))
     others = [agent for agent in crew if id(agent) not in by_method]
     found: dict[int, str] = {}
     for entry, members in entries.items():
         where = f"{instance.original_agents_config_path}: {entry}"
-        name = _identity(where, members)
+        name = _identity(where, members, known)
         if name is None:
             continue
         alike = [agent for agent in others if _is_as(agent, members)]
@@ -109,9 +111,11 @@ def _made_from(
     return alike or [made[entry]] if entry in made else alike
 
 
-def _identity(where: str, members: Mapping[str, Any]) -> str | None:
-    """Return what an entry says of the identity; raises ``ConfigError``."""
-    known = {*CrewAgent.model_fields, *AgentConfig.__annotations__, IDENTITY}
+def _identity(where: str, members: Mapping[str, Any], known: Collection[str]) -> str | None:
+    """Return what an entry says of the identity; raises ``ConfigError``.
+
+    ``known`` are the keys that CrewAI makes something of.
+    """
     for key in members:
         if key not in known:
             meant = closest(str(key), known)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
+from contextlib import aclosing, closing, contextmanager
 from contextvars import ContextVar
 from typing import Final, NamedTuple, NoReturn, TypeVar
 
@@ -198,23 +198,28 @@ def joined() -> Iterator[Run]:
     yield present
 
 
-def read_within(items: Iterator[Item], run: Run) -> Iterator[Item]:
-    """Go through a stream whose work, which begins with its first item, is part of ``run``."""
-    with _in_force(run):
-        first = next(items, None)
-    if first is not None:
-        yield first
-        yield from items
+def read_within(items: Generator[Item], run: Run) -> Iterator[Item]:
+    """Go through a stream whose work, which begins with its first item, is part of ``run``.
+
+    Whoever closes this closes the stream, which waits for its work to end.
+    """
+    with closing(items):
+        with _in_force(run):
+            first = next(items, None)
+        if first is not None:
+            yield first
+            yield from items
 
 
-async def aread_within(items: AsyncIterator[Item], run: Run) -> AsyncIterator[Item]:
+async def aread_within(items: AsyncGenerator[Item], run: Run) -> AsyncIterator[Item]:
     """Go through an async stream; the async twin of ``read_within``."""
-    with _in_force(run):
-        first = await anext(items, None)
-    if first is not None:
-        yield first
-        async for item in items:
-            yield item
+    async with aclosing(items):
+        with _in_force(run):
+            first = await anext(items, None)
+        if first is not None:
+            yield first
+            async for item in items:
+                yield item
 
 
 def _is_text(name: str) -> bool:
