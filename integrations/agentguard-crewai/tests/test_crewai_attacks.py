@@ -544,6 +544,35 @@ def test_a_copy_tells_agents_of_one_role_apart(way, recorded, signed):
     assert (paid, [call.agent for call in signed(made.guard)]) == (["ann"], ["payer"])
 
 
+@pytest.mark.parametrize("begin", ["kickoff of a copy", "kickoff_for_each"])
+@pytest.mark.parametrize("whose", ["payer", "reader"])
+def test_a_copy_gives_the_task_of_an_agent_that_is_in_no_crew_to_nobody_else(
+    way, recorded, signed, begin, whose
+):
+    made, paid = recorded(agents=own("reader", "payer")), []
+    pays, said = [PAY, "paid"] * 3, ["nothing is to be paid"] * 3
+    payer = way.agent("Analyst", *pays, tools=[paying(paid)])
+    guard_agent(payer, made.guard, name="payer")
+    reader = guard_agent(way.agent("Analyst", *said), made.guard, name="reader")
+    member, other = (payer, reader) if whose == "reader" else (reader, payer)
+    tasks = [work(other), work(other), work(member)]
+    team = guard_crew(Crew(agents=[member], tasks=tasks), made.guard)
+    copied = team.copy()
+    assert [agent_of(each.agent).name for each in copied.tasks] == [
+        whose,
+        whose,
+        agent_of(member).name,
+    ]
+    assert copied.tasks[0].agent is copied.tasks[1].agent is not other
+    if begin == "kickoff_for_each":
+        team.kickoff_for_each([{}])
+    else:
+        copied.kickoff()
+    calls = 2 if whose == "payer" else 1
+    assert paid == ["ann"] * calls
+    assert [call.agent for call in signed(made.guard)] == ["payer"] * calls
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_crew_is_kicked_off_once_at_a_time(way, recorded, shared):
     made = recorded(agents=lent("looker", "payer"))
@@ -587,20 +616,11 @@ def test_a_result_is_the_answer_of_no_other_users_crew(text, recorded, signed, s
     made.decide = only_alice
     bob_begins, bob_looks, alice_is_done = (threading.Event() for _ in range(3))
 
-    class Mail(BaseTool):
-        name: str = "read_mail"
-        description: str = "Read mail."
-        result_as_answer: bool = True
-
-        def _run(self, box: str) -> str:
-            return f"the {box} of {current_delegation().principal}"
-
-    class Slow(Knowledge):
-        def query(self, *_args: Any, **_kwargs: Any) -> list[Any]:
-            if current_delegation().principal == "user:bob":
-                bob_looks.set()
-                alice_is_done.wait(30)
-            return []
+    def slow(*_args: Any, **_kwargs: Any) -> list[Any]:
+        if current_delegation().principal == "user:bob":
+            bob_looks.set()
+            alice_is_done.wait(30)
+        return []
 
     class Waits(type(text.model())):  # type: ignore[misc]  # the scripted model
         def call(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
@@ -616,8 +636,9 @@ def test_a_result_is_the_answer_of_no_other_users_crew(text, recorded, signed, s
         model = Waits(model="scripted", native=False, steps=said)
         given = {"goal": "g", "backstory": "b", "tools": [Mail()], "max_retry_limit": 0}
         made_up = Agent(role="Clerk", llm=model, **given)
-        slow = Slow.model_construct(sources=[], storage=None, collection_name="c", embedder=None)
-        vars(made_up)["knowledge"] = slow
+        known = Knowledge.model_construct(sources=[], storage=None, collection_name="c")
+        object.__setattr__(known, "query", slow)
+        vars(made_up)["knowledge"] = known
         return made_up
 
     clerk = clerk_of()

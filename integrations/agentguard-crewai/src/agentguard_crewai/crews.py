@@ -177,10 +177,13 @@ class GuardedCrew(Crew):
         """
         options = _require_guarded(self)
         copied = super().copy()
+        members = [*self.agents, self.manager_agent]
+        twins = dict(zip(map(id, members), [*copied.agents, copied.manager_agent], strict=True))
         for task, original in zip(copied.tasks, self.tasks, strict=True):
-            for agent, member in zip(copied.agents, self.agents, strict=True):
-                if original.agent is member:  # CrewAI looks for one of the same role
-                    task.agent = agent
+            if original.agent is not None:  # CrewAI looks for any of the same role
+                if id(original.agent) not in twins:
+                    twins[id(original.agent)] = original.agent.copy()
+                task.agent = twins[id(original.agent)]
         return _guarded(copied, options, {})
 
     def _create_manager_agent(self) -> None:
