@@ -685,6 +685,45 @@ def test_all_keys_that_crewai_knows_are_taken(native, recorded, signed, files):
     assert who(signed(made.guard)) == ["researcher", "writer"]
 
 
+class Budgeted(Agent):
+    """An agent with a field of its own."""
+
+    budget: int = 0
+
+
+def budgeted(native: Any, paths: tuple[str, str], kind: type[Agent]) -> Any:
+    @CrewBase
+    class Team:
+        agents_config = paths[0]
+        tasks_config = paths[1]
+
+        @agent
+        def researcher(self) -> Agent:
+            given = self.agents_config["researcher"]
+            return kind(config=given, llm=native.model(CALL, "done"), tools=[look])
+
+        @task
+        def research(self) -> Task:
+            return Task(config=self.tasks_config["research"], agent=self.researcher())
+
+        @crew
+        def crew(self) -> Crew:
+            return Crew(agents=self.agents, tasks=self.tasks)
+
+    return Team
+
+
+def test_a_key_of_the_agents_own_class_is_taken(native, recorded, signed, files):
+    made = guard_with(recorded, "sleuth")
+    paths = files({"researcher": {**RESEARCHER, "budget": 3, "identity": "sleuth"}})
+    team = begun(guard_crewbase(made.guard)(budgeted(native, paths, Budgeted)))
+    team.crew().kickoff()
+    assert team.researcher().budget == 3
+    assert who(signed(made.guard)) == ["sleuth"]
+    with pytest.raises(ConfigError, match=r"researcher\.budget: CrewAI does not know this key"):
+        begun(guard_crewbase(made.guard)(budgeted(native, paths, Agent))).crew()
+
+
 def test_an_identity_that_is_not_configured_is_an_error(native, strict, files):
     guard = strict("researcher", "writer")
     paths = files({"researcher": {**RESEARCHER, "identity": "nobody"}, "writer": WRITER})

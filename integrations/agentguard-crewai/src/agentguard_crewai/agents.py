@@ -27,6 +27,7 @@ from pydantic import PrivateAttr
 
 from agentguard import Agent, ConfigError, Guard
 from agentguard_crewai import runs, scopes
+from agentguard_crewai.answers import of_this_work
 from agentguard_crewai.binding import known_as, names_of
 from agentguard_crewai.cache import OwnResults, is_own
 from agentguard_crewai.call import ACTION, Action
@@ -285,8 +286,7 @@ def _executing(agent: GuardedAgent, task: Task | None = None) -> Iterator[None]:
     identity, outer, before = require_identity(agent), _EXECUTING.get(), scopes.opened()
     if not agent.role:  # CrewAI leaves out what tells one step of a model from another
         raise ConfigError(f"the role of the agent {identity.agent.name} is empty: give it one")
-    earlier, agent.tools_results = agent.tools_results, []  # CrewAI answers with any that is there
-    with runs.joined() as run:
+    with runs.joined() as run, runs.attempt(agent, task), of_this_work(agent):
         try:
             with handed_over():
                 run.require_going()
@@ -306,8 +306,6 @@ def _executing(agent: GuardedAgent, task: Task | None = None) -> Iterator[None]:
             if outer is not None and not (task is not None and task.async_execution):
                 raise
             raise paused.pending from None
-        finally:
-            agent.tools_results = [*earlier, *agent.tools_results]
 
 
 def refuse_restoring(what: str, config: CheckpointConfig | None) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -43,16 +45,47 @@ def known_as(tools: Sequence[BaseTool], names: Sequence[str]) -> list[str]:
 
     CrewAI adds the tools of an MCP server anew at each kickoff of an agent by itself.
     """
-    first: dict[tuple[object, ...], str] = {}
+    firsts: defaultdict[str, list[tuple[BaseTool, str]]] = defaultdict(list)
     known: list[str] = []
     for tool, name in zip(tools, names, strict=True):
-        same = sanitize_tool_name(tool.name), tool.description, _schema_of(tool), _origin(tool)
-        known.append(first.setdefault(same, name))
+        alike = firsts[sanitize_tool_name(tool.name)]
+        same = next((first for one, first in alike if _is_same(one, tool)), None)
+        if same is None:
+            alike.append((tool, name))
+        known.append(same or name)
     return known
 
 
-def _schema_of(tool: BaseTool) -> bytes:
-    return canonical.dumps(_schema(tool.args_schema))
+def _is_same(one: BaseTool, other: BaseTool) -> bool:
+    """Whether two tools do the same: what they look like says nothing of whose account they use."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    try:
+        return _state(one) == _state(other)
+    except Exception:  # noqa: BLE001  a value of a user's class may raise anything
+        return False
+
+
+def _state(tool: BaseTool) -> dict[str, object]:
+    """Return all that a tool holds; what CrewAI counts in it, or makes anew, is left out."""
+    state = {**vars(tool), **(tool.__pydantic_extra__ or {}), **(tool.__pydantic_private__ or {})}
+    for counted in ("current_usage_count", "_usage_lock"):
+        state.pop(counted, None)
+    state["args_schema"] = canonical.dumps(_schema(tool.args_schema))
+    if isinstance(tool, MCPNativeTool):
+        factory = state["_client_factory"]  # another one at each kickoff, of the same server
+        state["_client_factory"] = tool.server_reference or _cells(factory).get(
+            "mcp_config", factory
+        )
+    return state
+
+
+def _cells(function: Any) -> Mapping[str, object]:
+    if not inspect.isfunction(function):
+        return {}
+    return inspect.getclosurevars(function).nonlocals
 
 
 def spec_of(tool: BaseTool, name: str) -> ToolSpec:

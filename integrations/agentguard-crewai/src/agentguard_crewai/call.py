@@ -37,24 +37,25 @@ _MISTAKES: Final = frozenset({"delegation.missing", "delegation.ended", "storage
 
 
 class Action:
-    """One step of a model that writes its calls as text; CrewAI tries a call in it up to six times.
+    """One step of a model that writes its calls as text; CrewAI tries its call up to six times.
 
-    What the tool raised at first is raised at each further try, in which it does not run.
+    What the tool raised at first is raised at each further try, in which it does not run. Such a
+    step is one call: a try may have other arguments, which a schema's factories make anew.
     """
 
-    __slots__ = ("_body", "_raised")
+    __slots__ = ("_raised", "_tool")
 
     def __init__(self) -> None:
-        self._body: Body | None = None
+        self._tool: BaseTool | None = None
         self._raised: Exception | None = None
 
-    def raised(self, body: Body, error: Exception) -> None:
-        """Keep what a call has raised."""
-        self._body, self._raised = body, error
+    def raised(self, tool: BaseTool, error: Exception) -> None:
+        """Keep what a tool has raised."""
+        self._tool, self._raised = tool, error
 
-    def raise_again(self, body: Body) -> None:
-        """Raise what this very call has raised in this step."""
-        if self._raised is not None and self._body is not None and self._body.same_call_as(body):
+    def raise_again(self, tool: BaseTool) -> None:
+        """Raise what this very tool has raised in this step."""
+        if self._raised is not None and self._tool is tool:
             raise self._raised
 
 
@@ -69,15 +70,6 @@ class Body(NamedTuple):
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-
-    def same_call_as(self, other: Body) -> bool:
-        """Whether it is the same tool with the same arguments; what can't be compared is not."""
-        if self.tool is not other.tool:
-            return False
-        try:
-            return (self.args, dict(self.kwargs)) == (other.args, dict(other.kwargs))
-        except Exception:  # noqa: BLE001  a value of a user's class may raise anything
-            return False
 
     def run(self) -> Any:
         """Run it; raises ``ConfigError`` where its work is still to come."""
@@ -189,7 +181,7 @@ class Call:
         if self._started or not isinstance(error, AgentguardError):
             action = ACTION.get()
             if action is not None:
-                action.raised(self._body, error)
+                action.raised(self._body.tool, error)
             raise error
         if error.code in _MISTAKES:
             _LOGGER.warning("%s was not run: %s [%s]", self.invocation.tool.name, error, error.code)

@@ -105,9 +105,6 @@ def _guarded(crew: Guarded, options: GuardOptions, names: Mapping[int, str]) -> 
     if present is None:
         crew.__class__ = guarded_class(GuardedCrew, type(crew))
     crew._agentguard = options  # type: ignore[attr-defined]  # noqa: SLF001
-    if crew.cache:
-        for agent in members:
-            agent.set_cache_handler(crew._cache_handler)  # noqa: SLF001  each gets one of its own
     return crew
 
 
@@ -162,6 +159,18 @@ class GuardedCrew(Crew):
         _require_ready(self, from_checkpoint)
         return _within_run(await super().kickoff_async(inputs, input_files, from_checkpoint))
 
+    async def kickoff_for_each_async(
+        self, inputs: list[dict[str, Any]], input_files: dict[str, Any] | None = None
+    ) -> list[CrewOutput | CrewStreamingOutput] | CrewStreamingOutput:
+        """Run copies of the crew in threads; raises ``ConfigError`` as ``copy`` does."""
+        return _within_run(await super().kickoff_for_each_async(inputs, input_files))
+
+    async def akickoff_for_each(
+        self, inputs: list[dict[str, Any]], input_files: dict[str, Any] | None = None
+    ) -> list[CrewOutput | CrewStreamingOutput] | CrewStreamingOutput:
+        """Run copies of the crew; raises ``ConfigError`` as ``copy`` does."""
+        return _within_run(await super().akickoff_for_each(inputs, input_files))
+
     def copy(self) -> Crew:  # type: ignore[override]  # as CrewAI does
         """Return a copy whose agents are other instances of the same names.
 
@@ -169,10 +178,13 @@ class GuardedCrew(Crew):
         """
         options = _require_guarded(self)
         copied = super().copy()
+        members = [*self.agents, self.manager_agent]
+        twins = dict(zip(map(id, members), [*copied.agents, copied.manager_agent], strict=True))
         for task, original in zip(copied.tasks, self.tasks, strict=True):
-            for agent, member in zip(copied.agents, self.agents, strict=True):
-                if original.agent is member:  # CrewAI looks for one of the same role
-                    task.agent = agent
+            if original.agent is not None:  # CrewAI looks for any of the same role
+                if id(original.agent) not in twins:
+                    twins[id(original.agent)] = original.agent.copy()
+                task.agent = twins[id(original.agent)]
         return _guarded(copied, options, {})
 
     def _create_manager_agent(self) -> None:
@@ -244,7 +256,9 @@ def _within_run(output: Output) -> Output:
     """Let a stream, which runs when it is read, be part of the run in which it was kicked off."""
     run = runs.current()
     if run.name is not None and isinstance(output, CrewStreamingOutput):
-        sync, later = output._sync_iterator, output._async_iterator  # noqa: SLF001  CrewAI has no other
+        # CrewAI's iterators are generators, and there is no other way to them
+        sync: Any = output._sync_iterator  # noqa: SLF001
+        later: Any = output._async_iterator  # noqa: SLF001
         if sync is not None:
             output._sync_iterator = runs.read_within(sync, run)  # noqa: SLF001
         if later is not None:

@@ -117,7 +117,7 @@ class Gate:
         """Bind a call; raises what it has raised in this step, and ``Paused``."""
         action = ACTION.get()
         if action is not None:
-            action.raise_again(body)
+            action.raise_again(body.tool)
         run = runs.current()
         run.require_going()
         spec, agent = self.spec(), self._identity.agent

@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
+from contextlib import aclosing, closing, contextmanager
 from contextvars import ContextVar
 from typing import Final, NamedTuple, NoReturn, TypeVar
 
@@ -120,6 +120,47 @@ def collected(places: list[Place]) -> Iterator[None]:
         _INSIDE.reset(token)
 
 
+class _Attempt(NamedTuple):
+    """An agent's work on a task, as far as it went: the places of the calls completed in it."""
+
+    agent: object
+    task: object
+    places: list[Place]
+
+
+_ATTEMPT: Final[ContextVar[_Attempt | None]] = ContextVar("agentguard_crewai_attempt", default=None)
+
+
+@contextmanager
+def attempt(agent: object, task: object | None) -> Iterator[None]:
+    """Do an agent's work on a task, None for what is no task's.
+
+    CrewAI tries again what has failed, within the attempt that did (``max_retry_limit``). The
+    agent begins anew then: the calls that it had completed are not made again in a run that has a
+    name, as in another try of the run.
+    """
+    outer, failed = inside(), _ATTEMPT.get()
+    if (
+        failed is not None
+        and task is not None
+        and failed.agent is agent
+        and failed.task is task
+        and failed.places is outer  # nothing was called in between
+    ):
+        for place in failed.places:
+            place.run.give_back(place)
+        failed.places.clear()
+    places: list[Place] = []
+    token = _ATTEMPT.set(_Attempt(agent, task, places))
+    try:
+        with collected(places):
+            yield
+    finally:
+        _ATTEMPT.reset(token)
+        if outer is not None:
+            outer += places
+
+
 _CURRENT: Final[ContextVar[Run | None]] = ContextVar("agentguard_crewai_run", default=None)
 
 
@@ -157,23 +198,28 @@ def joined() -> Iterator[Run]:
     yield present
 
 
-def read_within(items: Iterator[Item], run: Run) -> Iterator[Item]:
-    """Go through a stream whose work, which begins with its first item, is part of ``run``."""
-    with _in_force(run):
-        first = next(items, None)
-    if first is not None:
-        yield first
-        yield from items
+def read_within(items: Generator[Item], run: Run) -> Iterator[Item]:
+    """Go through a stream whose work, which begins with its first item, is part of ``run``.
+
+    Whoever closes this closes the stream, which waits for its work to end.
+    """
+    with closing(items):
+        with _in_force(run):
+            first = next(items, None)
+        if first is not None:
+            yield first
+            yield from items
 
 
-async def aread_within(items: AsyncIterator[Item], run: Run) -> AsyncIterator[Item]:
+async def aread_within(items: AsyncGenerator[Item], run: Run) -> AsyncIterator[Item]:
     """Go through an async stream; the async twin of ``read_within``."""
-    with _in_force(run):
-        first = await anext(items, None)
-    if first is not None:
-        yield first
-        async for item in items:
-            yield item
+    async with aclosing(items):
+        with _in_force(run):
+            first = await anext(items, None)
+        if first is not None:
+            yield first
+            async for item in items:
+                yield item
 
 
 def _is_text(name: str) -> bool:
