@@ -27,8 +27,13 @@ FOLDERS = {
     "agentguard_crewai": ROOT / "integrations" / "agentguard-crewai",
     "agentguard_langchain": ROOT / "integrations" / "agentguard-langchain",
 }
-ELSEWHERE = {"opentelemetry": "opentelemetry-api", "regorus": "gordon-to-regorus"}
-"""Distributions that are not called as what they hold."""
+ELSEWHERE = {
+    "opentelemetry": "opentelemetry-api",
+    "opentelemetry.exporter": "opentelemetry-exporter-otlp-proto-http",
+    "opentelemetry.sdk": "opentelemetry-sdk",
+    "regorus": "gordon-to-regorus",
+}
+"""Distributions that are not called as what they hold; of several in one package, its parts."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,9 @@ def imported(tree: ast.AST) -> Iterator[str]:
             case ast.Import(names=names):
                 yield from (name.name.partition(".")[0] for name in names)
             case ast.ImportFrom(module=str(module), level=0):
-                yield module.partition(".")[0]
+                first, _, rest = module.partition(".")
+                part = f"{first}.{rest.partition('.')[0]}"
+                yield part if part in ELSEWHERE else first
             case ast.Call(func=ast.Attribute(attr="import_module"), args=[ast.Constant(str(name))]):
                 yield name
 
@@ -104,7 +111,7 @@ def built(request, tmp_path_factory) -> Built:
 
 def test_what_the_code_imports_is_declared_and_no_more(built):
     declared = set[str]().union(
-        *(built.needs(extra) for extra in ("rego", "opa", "cedar", "testing"))
+        *(built.needs(extra) for extra in ("rego", "opa", "cedar", "otlp", "testing"))
     )
     assert declared == built.imports(demo=False)
 
@@ -119,7 +126,7 @@ def test_what_only_the_demo_imports_is_behind_its_extra(built):
     only_there = built.imports(demo=True) - built.imports(demo=False)
     assert only_there == {"langsmith", "rich", "typer"}
     assert built.needs("demo") - built.needs() == only_there
-    engine = [needed for needed in built.requirements if needed.extras == {"rego"}]
+    engine = [needed for needed in built.requirements if needed.extras == {"rego", "otlp"}]
     assert [needed.name for needed in engine] == ["agentguard"]
     assert all(needed.marker is not None for needed in engine)
 
