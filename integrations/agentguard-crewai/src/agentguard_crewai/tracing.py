@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from functools import partial
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from crewai.flow.flow_context import current_flow_id
 from crewai.tools import BaseTool
@@ -25,6 +25,8 @@ from agentguard.telemetry.agents import SILENT
 from agentguard.telemetry.tracing import fails_open
 from agentguard_crewai.identity import Identity
 from agentguard_crewai.runs import Paused, Run
+
+Value = TypeVar("Value")
 
 
 class _Traced(NamedTuple):
@@ -86,7 +88,13 @@ def _span(
     else:
         span.end()
     finally:
-        _TRACED.reset(token)
+        _put_back(_TRACED, token)
+
+
+@fails_open
+def _put_back(variable: ContextVar[Value], token: Token[Value]) -> None:
+    """Let a variable be what it was; a coroutine that is closed elsewhere has no say there."""
+    variable.reset(token)
 
 
 @fails_open
@@ -133,7 +141,7 @@ def tool_span(tool: BaseTool) -> Iterator[None]:
         with telemetry.inside(span):
             yield
     finally:
-        _ENRICHED.reset(token)
+        _put_back(_ENRICHED, token)
 
 
 @fails_open
