@@ -777,6 +777,55 @@ def test_a_stream_that_is_never_read_leaves_nothing_behind(way, recorded):
         assert paid == ["ann"]
 
 
+async def _aread(stream: Any) -> str:
+    async for _chunk in stream:
+        pass
+    return stream.result.raw
+
+
+@pytest.mark.parametrize("whose", ["user:alice", None])
+def test_a_stream_is_never_read_for_another_user(way, recorded, signed, whose):
+    made, paid = recorded(agents=lent("worker")), []
+    worker = way.agent("Worker", PAY, "done", tools=[paying(paid)])
+    team = guard_crew(way.crew(worker, stream=True), made.guard)
+    with made.guard.delegate(whose, scope=["pay"]) if whose else nullcontext():
+        stream = team.kickoff()
+    with made.guard.delegate("user:bob", scope=["pay"]):
+        with pytest.raises(ConfigError, match="another delegation in force") as refused:
+            read(stream)
+        assert refused.value.code == "delegation.elsewhere"
+        assert (paid, signed(made.guard)) == ([], [])
+        assert read(team.kickoff()) == "done"  # his own is
+    assert (paid, [call.chain[0] for call in signed(made.guard)]) == (["ann"], ["user:bob"])
+
+
+@pytest.mark.parametrize("begin", ["akickoff", "kickoff_async"])
+async def test_an_async_stream_is_never_read_for_another_user(way, recorded, signed, begin):
+    made, paid = recorded(agents=lent("worker")), []
+    worker = way.agent("Worker", PAY, "done", tools=[paying(paid)])
+    team = guard_crew(way.crew(worker, stream=True), made.guard)
+    with made.guard.delegate("user:alice", scope=["pay"]):
+        stream = await getattr(team, begin)()
+    with made.guard.delegate("user:bob", scope=["pay"]):
+        with pytest.raises(ConfigError, match="another delegation in force"):
+            await _aread(stream)
+        assert (paid, signed(made.guard)) == ([], [])
+        assert await _aread(await getattr(team, begin)()) == "done"
+    assert (paid, [call.chain[0] for call in signed(made.guard)]) == (["ann"], ["user:bob"])
+
+
+def test_a_stream_is_read_where_its_delegation_is_in_force_again(way, recorded, signed):
+    made, paid = recorded(agents=lent("worker")), []
+    worker = way.agent("Worker", PAY, "done", tools=[paying(paid)])
+    team = guard_crew(way.crew(worker, stream=True), made.guard)
+    with made.guard.delegate("user:alice", scope=["pay"]) as lent_here:
+        stored = lent_here.dumps()
+        stream = team.kickoff()
+    with made.guard.resume(stored):
+        assert read(stream) == "done"
+    assert (paid, [call.chain[0] for call in signed(made.guard)]) == (["ann"], ["user:alice"])
+
+
 # ways around the gate, and other names
 
 

@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from crewai import Task
 from crewai.tools import BaseTool, tool
+from crewai.tools.base_tool import Tool
 from crewai.tools.mcp_native_tool import MCPNativeTool
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from agentguard import ApprovalPending, Decision
 from agentguard_crewai import guard_crew, resumable
@@ -335,3 +337,46 @@ def test_a_run_of_its_own_whose_arguments_would_be_others_does_not_run(
     else:
         assert (paid, signed(made.guard)) == ([], [])
         assert "write _run instead of run" in lead.llm.heard[-1]
+
+
+# results from the cache
+
+
+@pytest.mark.parametrize("tenants", [("acme", "acme"), ("acme", "evil")])
+def test_a_result_from_the_cache_is_that_of_the_very_arguments(way, recorded, signed, tenants):
+    made, asked, tenant = recorded(agents=own("lead")), [], ["acme"]
+
+    class Asked(BaseModel):
+        sql: str
+        tenant: str = Field(default_factory=lambda: tenant[0])
+
+    def query(sql: str, tenant: str) -> str:
+        asked.append(tenant)
+        return f"{sql} of {tenant}"
+
+    querying = Tool(name="query", description="Query.", func=query, args_schema=Asked)
+    lead = way.agent("Lead", *[("query", {"sql": "all"}), "done"] * 2, tools=[querying])
+    team = guard_crew(way.crew(lead, cache=True), made.guard)
+    for tenant[0] in tenants:
+        output = team.kickoff()
+    assert asked == list(dict.fromkeys(tenants))
+    assert f"all of {tenants[-1]}" in str(output.tasks_output[-1].messages)
+    assert [call.arguments["tenant"] for call in signed(made.guard)] == list(tenants)
+
+
+@pytest.mark.parametrize("databases", [("test", "test"), ("test", "prod")])
+def test_a_result_from_the_cache_is_that_of_the_very_tool(way, recorded, databases):
+    made, asked = recorded(agents=own("lead")), []
+    lead = way.agent("Lead", *[("query", {"sql": "all"}), "done"] * 2)
+    tasks = [
+        Task(
+            description="a task",
+            expected_output="words",
+            agent=lead,
+            tools=[Query(database=one, asked=asked)],
+        )
+        for one in databases
+    ]
+    output = guard_crew(way.crew(lead, tasks=tasks, cache=True), made.guard).kickoff()
+    assert asked == list(dict.fromkeys(databases))
+    assert f"all at {databases[-1]}" in str(output.tasks_output[-1].messages)

@@ -49,14 +49,14 @@ def known_as(tools: Sequence[BaseTool], names: Sequence[str]) -> list[str]:
     known: list[str] = []
     for tool, name in zip(tools, names, strict=True):
         alike = firsts[sanitize_tool_name(tool.name)]
-        same = next((first for one, first in alike if _is_same(one, tool)), None)
+        same = next((first for one, first in alike if is_same(one, tool)), None)
         if same is None:
             alike.append((tool, name))
         known.append(same or name)
     return known
 
 
-def _is_same(one: BaseTool, other: BaseTool) -> bool:
+def is_same(one: BaseTool, other: BaseTool) -> bool:
     """Whether two tools do the same: what they look like says nothing of whose account they use."""
     if one is other:
         return True

@@ -244,14 +244,14 @@ def _alone(crew: Crew) -> Iterator[None]:
 
 
 def _within_run(output: Output) -> Output:
-    """Let a stream, which runs when it is read, be part of the run in which it was kicked off."""
-    run = runs.current()
-    if run.name is not None and isinstance(output, CrewStreamingOutput):
+    """Let a stream, which runs when it is read, do so as where it was kicked off."""
+    if isinstance(output, CrewStreamingOutput):
+        kickoff = runs.kickoff_here()
         # CrewAI's iterators are generators, and there is no other way to them
         sync: Any = output._sync_iterator  # noqa: SLF001
         later: Any = output._async_iterator  # noqa: SLF001
         if sync is not None:
-            output._sync_iterator = runs.read_within(sync, run)  # noqa: SLF001
+            output._sync_iterator = runs.read_within(sync, kickoff)  # noqa: SLF001
         if later is not None:
-            output._async_iterator = runs.aread_within(later, run)  # noqa: SLF001
+            output._async_iterator = runs.aread_within(later, kickoff)  # noqa: SLF001
     return output

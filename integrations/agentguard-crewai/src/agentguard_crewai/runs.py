@@ -15,7 +15,13 @@ from contextlib import aclosing, closing, contextmanager
 from contextvars import ContextVar
 from typing import Final, NamedTuple, NoReturn, TypeVar
 
-from agentguard import ApprovalPending, CallSite, ConfigError
+from agentguard import (
+    ApprovalPending,
+    CallSite,
+    ConfigError,
+    DelegationError,
+    current_delegation,
+)
 
 Item = TypeVar("Item")
 
@@ -198,23 +204,55 @@ def joined() -> Iterator[Run]:
     yield present
 
 
-def read_within(items: Generator[Item], run: Run) -> Iterator[Item]:
-    """Go through a stream whose work, which begins with its first item, is part of ``run``.
+class Kickoff(NamedTuple):
+    """Where a crew that streams was kicked off: in which run, and with what it was lent."""
+
+    run: Run
+    lent: object
+
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Begin its work, which is part of the run; raises ``ConfigError`` in another's block."""
+        if _lent() not in (None, self.lent):
+            message = (
+                "a crew that streams works when it is read, and this one was kicked off with "
+                "another delegation in force than now: read it in the block that kicked it off"
+            )
+            raise ConfigError(message, code="delegation.elsewhere")
+        with _in_force(self.run):
+            yield
+
+
+def kickoff_here() -> Kickoff:
+    """Return where this code is."""
+    return Kickoff(current(), _lent())
+
+
+def _lent() -> object:
+    try:
+        lent = current_delegation()
+    except DelegationError:
+        return None  # it has ended: each call says so
+    return None if lent is None else lent.key
+
+
+def read_within(items: Generator[Item], kickoff: Kickoff) -> Iterator[Item]:
+    """Go through a stream whose work begins with its first item, as where it was kicked off.
 
     Whoever closes this closes the stream, which waits for its work to end.
     """
     with closing(items):
-        with _in_force(run):
+        with kickoff.begun():
             first = next(items, None)
         if first is not None:
             yield first
             yield from items
 
 
-async def aread_within(items: AsyncGenerator[Item], run: Run) -> AsyncIterator[Item]:
+async def aread_within(items: AsyncGenerator[Item], kickoff: Kickoff) -> AsyncIterator[Item]:
     """Go through an async stream; the async twin of ``read_within``."""
     async with aclosing(items):
-        with _in_force(run):
+        with kickoff.begun():
             first = await anext(items, None)
         if first is not None:
             yield first
