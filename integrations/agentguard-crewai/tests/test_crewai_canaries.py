@@ -889,7 +889,9 @@ def test_a_role_is_kept_as_it_was_written(native):
     assert lead._original_role is None
     native.crew(lead).kickoff(inputs={"what": "Senior"})
     assert lead.role == "Senior Writer"
-    assert lead._original_role == "{what} Writer", changed("_original_role", "agents.py, _role")
+    assert lead._original_role == "{what} Writer", changed(
+        "_original_role", "agents.py, _require_of_crewai"
+    )
     assert lead.copy().role in ("Senior Writer", "{what} Writer")
 
 
