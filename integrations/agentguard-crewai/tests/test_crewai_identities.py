@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import math
 import pickle
 import sys
@@ -28,6 +29,7 @@ from crewai.project import (
     before_kickoff,
     crew,
     llm,
+    load_crew,
     task,
 )
 from crewai.project import tool as crew_tool
@@ -780,6 +782,29 @@ def test_a_key_of_the_agents_own_class_is_taken(native, recorded, signed, files)
     assert who(signed(made.guard)) == ["sleuth"]
     with pytest.raises(ConfigError, match=r"researcher\.budget: CrewAI does not know this key"):
         begun(guard_crewbase(made.guard)(budgeted(native, paths, Agent))).crew()
+
+
+@pytest.mark.filterwarnings("ignore")  # of what CrewAI says of its own files
+def test_a_crew_of_json_files_is_guarded_once_it_is_loaded(native, recorded, signed, tmp_path):
+    told = {**RESEARCHER, "llm": "openai/gpt-4.1-mini"}
+    task = {"name": "t", "description": "d", "expected_output": "e", "agent": "researcher"}
+    (tmp_path / "agents").mkdir()
+    path = tmp_path / "crew.jsonc"
+    path.write_text(json.dumps({"name": "news", "agents": ["researcher"], "tasks": [task]}))
+
+    def load(**more: str) -> Crew:
+        (tmp_path / "agents" / "researcher.jsonc").write_text(json.dumps({**told, **more}))
+        loaded, _inputs = load_crew(path)
+        return loaded  # type: ignore[no-any-return]
+
+    with pytest.raises(Exception, match=r"unsupported field.* identity"):
+        load(identity="sleuth")
+    team, made = load(), guard_with(recorded, "sleuth")
+    member: Any = team.agents[0]
+    member.llm, member.tools = native.model(CALL, "done"), [look]
+    guard_agent(member, made.guard, name="sleuth")
+    guard_crew(team, made.guard).kickoff()
+    assert who(signed(made.guard)) == ["sleuth"]
 
 
 def test_an_identity_that_is_not_configured_is_an_error(native, strict, files):
