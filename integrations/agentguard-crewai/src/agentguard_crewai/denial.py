@@ -10,9 +10,7 @@ from typing import Final
 from crewai.tools.tool_failure import ToolFailure
 
 from agentguard import ApprovalPending, Decision
-
-_HAS_RUN: Final = frozenset({"journal.in_doubt", "journal.unreplayable"})
-"""A call that is refused so was made before."""
+from agentguard.decision import MAY_HAVE_RUN
 
 _ASKS_ANEW: Final = frozenset({"approval.expired"})
 """After these the same call may be made again."""
@@ -41,8 +39,8 @@ def for_crews(decision: Decision) -> Decision:
 
 def denied(tool: str, decision: Decision) -> ToolFailure:
     """Tell a model what was refused, why, and whether the same call will be refused again."""
-    reason = decision.reason or "the policy does not allow it"
-    again = " again" if decision.code in _HAS_RUN else ""
+    reason = decision.told_reason
+    again = " again" if decision.code in MAY_HAVE_RUN else ""
     if decision.code in _ASKS_ANEW:
         message = f"Not now: {tool} was not run. Reason: {reason}."
     else:
