@@ -266,8 +266,8 @@ class Guard:
         """Make a guard in memory: for tests and notebooks.
 
         ``policy`` is the path of a Rego file or folder, or a function from the policy's input to
-        a ``Decision``; ``config`` holds the tables of an ``agentguard.toml``. Any agent name is
-        taken, with its own authority and every scope, unless ``config`` says otherwise.
+        a ``Decision``; ``config`` holds the tables of an ``agentguard.toml``. Without an ``agents``
+        table in it any agent name is taken, with its own authority and every scope.
         ``on_request`` is that of ``open``. Raises ``ConfigError`` or ``PolicyError``.
         """
         settings = _ephemeral_settings(config or {})
@@ -277,8 +277,9 @@ class Guard:
 
     def require_agent(self, name: str) -> None:
         """Raise ``ConfigError`` (``agent.unknown``) for a name without an ``[agents]`` table."""
-        if name not in self._settings.agents and not self._free:
-            known = ", ".join(sorted(self._settings.agents)) or "none"
+        agents = self._settings.agents
+        if name not in agents and (agents or not self._free):
+            known = ", ".join(sorted(agents)) or "none"
             message = f"{self._settings.source}: there is no [agents.{name}]; known agents: {known}"
             raise ConfigError(message, code="agent.unknown")
 
