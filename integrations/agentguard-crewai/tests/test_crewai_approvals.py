@@ -427,8 +427,8 @@ def test_the_model_is_told_who_rejected_and_why(office, way):
 
 
 def test_whoever_runs_a_crew_is_told_once_that_it_waits(office, way, caplog):
-    office.terms = {"on_approval": "wait", "timeout": 0.1}
-    crew = office.crew(way.crew(way.agent("Lead", PAY, "done", tools=office.tools)))
+    office.terms = {"on_approval": "wait", "timeout": 0}
+    crew = office.crew(way.crew(way.agent("Lead", PAY, LOOK, PAY, "done", tools=office.tools)))
     with office.lent():
         crew.kickoff()
     (request,) = office.waiting

@@ -634,6 +634,10 @@ def test_of_a_models_text_a_tool_gets_what_its_schema_names(text, read_file, ran
     assert ran == ["plan"], changed("further arguments", "cache.py, _received")
 
 
+def test_a_tool_may_say_what_its_results_are():
+    assert "result_schema" in BaseTool.model_fields, changed("result_schema", "call.py, Call")
+
+
 def test_a_cache_is_named_in_its_representation():
     assert CacheHandler().__repr_name__() == "CacheHandler", changed("its name", "cache.py")
 

@@ -134,7 +134,6 @@ class Call:
         self._until = time.monotonic() + identity.options.timeout
         self._started = False
         self._asked_anew = False
-        self._told: set[str] = set()
 
     def run(self) -> Any:
         """Run the tool; what has to go well before its own code does so within the call."""
@@ -167,8 +166,8 @@ class Call:
         if self._pauses:
             self._run.pause(pending)
         request = pending.request.request_id
-        if request not in self._told:
-            self._told.add(request)
+        if request not in self._run.told:
+            self._run.told.add(request)
             _LOGGER.warning("%s", pending)
         return self._until - time.monotonic()
 

@@ -41,12 +41,14 @@ class Paused(BaseException):
 class Run:
     """One try of a run; ``name`` None for one that can't be begun again.
 
-    ``pending`` is what it waits for once it has paused: nothing runs in it any more.
+    ``pending`` is what it waits for once it has paused: nothing runs in it any more. ``told`` are
+    the ids of requests that the log of the application has named.
     """
 
     def __init__(self, name: str | None) -> None:
         self.name = name
         self.pending: ApprovalPending | None = None
+        self.told: set[str] = set()
         self._taken: defaultdict[Key, set[int]] = defaultdict(set)
         self._lock = threading.Lock()
 
