@@ -11,7 +11,14 @@ import itertools
 import threading
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
-from contextlib import aclosing, closing, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    ExitStack,
+    aclosing,
+    closing,
+    contextmanager,
+)
 from contextvars import ContextVar
 from typing import Final, NamedTuple, NoReturn, TypeVar
 
@@ -40,12 +47,14 @@ class Paused(BaseException):
 class Run:
     """One try of a run; ``name`` None for one that can't be begun again.
 
-    ``pending`` is what it waits for once it has paused: nothing runs in it any more.
+    ``pending`` is what it waits for once it has paused: nothing runs in it any more. ``told`` are
+    the ids of requests that the log of the application has named.
     """
 
     def __init__(self, name: str | None) -> None:
         self.name = name
         self.pending: ApprovalPending | None = None
+        self.told: set[str] = set()
         self._taken: defaultdict[Key, set[int]] = defaultdict(set)
         self._lock = threading.Lock()
 
@@ -175,22 +184,38 @@ def current() -> Run:
     return _CURRENT.get() or Run(None)
 
 
-@contextmanager
-def resumable(name: str) -> Iterator[None]:
+class resumable(AbstractContextManager[None], AbstractAsyncContextManager[None]):  # noqa: N801  used as a function
     """Name the run whose crews are kicked off in this block, so that it can be begun again.
 
     After a pause or a crash, run the same block with the same ``name``: calls that were completed
     are not made again, their results are handed out as they were. ``name`` is one run's and no
-    other's, such as an order's number; use a block for one try only. Raises ``ConfigError``.
+    other's, such as an order's number; use a block, ``with`` or ``async with``, for one try only.
+    Raises ``ConfigError``.
     """
-    given: object = name
-    if not isinstance(given, str) or not given or not _is_text(given):
-        raise ConfigError(f"resumable: expected the name of a run, got {given!r}")
-    if _CURRENT.get() is not None:
-        message = f"the run {name!r} is begun inside of another run: leave one of the two out"
-        raise ConfigError(message)
-    with _in_force(Run(name)):
-        yield
+
+    def __init__(self, name: str) -> None:
+        given: object = name
+        if not isinstance(given, str) or not given or not _is_text(given):
+            raise ConfigError(f"resumable: expected the name of a run, got {given!r}")
+        self._name = name
+        self._block = ExitStack()
+
+    def __enter__(self) -> None:
+        if _CURRENT.get() is not None:
+            message = (
+                f"the run {self._name!r} is begun inside of another run: leave one of the two out"
+            )
+            raise ConfigError(message)
+        self._block.enter_context(_in_force(Run(self._name)))
+
+    def __exit__(self, *raised: object) -> None:
+        self._block.close()
+
+    async def __aenter__(self) -> None:
+        self.__enter__()
+
+    async def __aexit__(self, *raised: object) -> None:
+        self._block.close()
 
 
 @contextmanager
