@@ -51,6 +51,10 @@ class Gate:
         self.entry_points: dict[str, tuple[object, Callable[..., Any]]] = {}
         self.spec()  # what is wrong with it is found before a call is
 
+    def is_of(self, identity: Identity) -> bool:
+        """Whether it is this one's calls that pass here."""
+        return self._identity.agent is identity.agent
+
     def spec(self) -> ToolSpec:
         """Return the tool's specification, as the configuration has it; raises ``ConfigError``."""
         plain = spec_of(self.tool, self._name)
