@@ -19,6 +19,7 @@ from crewai.tools.tool_failure import ToolFailure
 
 from agentguard import AgentguardError, ApprovalPending, ConfigError, Decision, Denied, Invocation
 from agentguard_crewai import rejection
+from agentguard_crewai.binding import require_repeatable
 from agentguard_crewai.delegation import (
     CoworkerFailedError,
     hand_over,
@@ -32,7 +33,9 @@ from agentguard_crewai.runs import Place, Run, collected, inside
 
 _LOGGER = logging.getLogger("agentguard")
 
-_MISTAKES: Final = frozenset({"delegation.missing", "delegation.ended", "storage.closed"})
+_MISTAKES: Final = frozenset(
+    {"arguments.unrepeatable", "delegation.missing", "delegation.ended", "storage.closed"}
+)
 """Whoever wrote the program should hear of these: a crew goes on without what was refused."""
 
 
@@ -156,6 +159,7 @@ class Call:
         if self._started:
             raise pending  # the tool's own
         if self._pauses:
+            require_repeatable(self._body.tool)
             self._run.pause(pending)
         request = pending.request.request_id
         if request not in self._run.told:

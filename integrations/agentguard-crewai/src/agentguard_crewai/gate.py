@@ -28,7 +28,7 @@ from agentguard import (
 )
 from agentguard.canonical import sha256_hex
 from agentguard_crewai import rejection, runs
-from agentguard_crewai.binding import arguments_of, by_name, spec_of
+from agentguard_crewai.binding import arguments_of, by_name, require_repeatable, spec_of
 from agentguard_crewai.call import ACTION, Body, Call
 from agentguard_crewai.delegation import coworker_of, is_handover
 from agentguard_crewai.identity import Identity
@@ -139,6 +139,8 @@ class Gate:
             )
         coworker = None
         try:
+            if run.name is not None:
+                require_repeatable(self.tool)
             if is_handover(self.tool):
                 given = by_name(body.function, body.args, body.kwargs)
                 coworker = coworker_of(self.tool, given)
