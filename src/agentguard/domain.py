@@ -196,8 +196,8 @@ class MemoryDomain:
         return log
 
     def read(self) -> MemoryBackend:
-        """Read the log where it is written."""
-        return self.backend
+        """Return the log as it is now."""
+        return self.backend.copied()
 
     def revocations(self) -> MemoryRevocations:
         """Nothing is revoked in memory; calls are counted."""

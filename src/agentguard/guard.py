@@ -278,8 +278,8 @@ class Guard:
         """Make a guard in memory: for tests and notebooks.
 
         ``policy`` is the path of a Rego file or folder, or a function from the policy's input to
-        a ``Decision``; ``config`` holds the tables of an ``agentguard.toml``. Any agent name is
-        taken, with its own authority and every scope, unless ``config`` says otherwise.
+        a ``Decision``; ``config`` holds the tables of an ``agentguard.toml``. Without an ``agents``
+        table in it any agent name is taken, with its own authority and every scope.
         ``on_request`` is that of ``open``. Raises ``ConfigError`` or ``PolicyError``.
         """
         settings = _ephemeral_settings(config or {})
@@ -288,20 +288,23 @@ class Guard:
         home = domain.ephemeral(settings.trust_domain, now=_clock())
         return cls(settings, engine, home, on_request)
 
+    def require_agent(self, name: str) -> None:
+        """Raise ``ConfigError`` (``agent.unknown``) for a name without an ``[agents]`` table."""
+        agents = self._settings.agents
+        if name not in agents and (agents or not self._free):
+            known = ", ".join(sorted(agents)) or "none"
+            message = f"{self._settings.source}: there is no [agents.{name}]; known agents: {known}"
+            raise ConfigError(message, code="agent.unknown")
+
     def new_agent(self, name: str) -> Agent:
         """Make an agent instance: a new key, and a credential for it that is on record.
 
         Raises ``ConfigError`` (``agent.unknown``) for a name without an ``[agents]`` table, and
         ``StorageError`` where the credential can't be recorded.
         """
+        self.require_agent(name)
         profile = self._settings.agents.get(name)
         if profile is None:
-            if not self._free:
-                known = ", ".join(sorted(self._settings.agents)) or "none"
-                message = (
-                    f"{self._settings.source}: there is no [agents.{name}]; known agents: {known}"
-                )
-                raise ConfigError(message, code="agent.unknown")
             delegators = self._settings.delegators(name)
             profile = AgentConfig(AgentProfile(name), "own", max_scope=None, delegators=delegators)
         body = Body(

@@ -43,6 +43,7 @@ def test_it_founds_a_domain_that_is_sound(project):
     assert f"\n  ~/{passphrase.relative_to(project.home)}\n" in result.stdout
     assert "name your tools in policies/authz.rego\n" in result.stdout
     assert 'guard_tools(tools, "assistant")' in result.stdout
+    assert "guard_crew(crew, Guard.find())" in result.stdout
 
 
 def test_what_it_writes_is_to_be_edited(project):

@@ -265,6 +265,15 @@ def test_an_ephemeral_guard_takes_no_durable_tables():
     Guard.ephemeral(allow_all, config={"agents": {"a": {}}}).close()
 
 
+def test_an_ephemeral_guard_that_names_agents_knows_no_others():
+    guard = Guard.ephemeral(allow_all, config={"agents": {"reader": {}}})
+    assert guard.new_agent("reader").name == "reader"
+    with pytest.raises(ConfigError, match="known agents: reader") as caught:
+        guard.new_agent("raeder")
+    assert caught.value.code == "agent.unknown"
+    assert Guard.ephemeral(allow_all).new_agent("raeder").name == "raeder"
+
+
 def test_an_ephemeral_guard_needs_a_policy_that_exists(tmp_path):
     with pytest.raises(ConfigError, match="there is no policy"):
         Guard.ephemeral(tmp_path / "none.rego")

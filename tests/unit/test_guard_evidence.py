@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from agentguard import (
@@ -13,6 +15,7 @@ from agentguard import (
     idempotency_key,
     verify_evidence,
 )
+from agentguard.audit.findings import Problem
 
 
 def called(guard: Guard) -> str:
@@ -48,3 +51,15 @@ def test_a_guard_verifies_its_log():
     report = guard.verify()
     assert report.ok
     assert not report.anchored  # nobody keeps a checkpoint of a log in memory
+
+
+def test_a_log_in_memory_is_verified_while_it_is_written():
+    guard = Guard.ephemeral(lambda _: Decision.allow())
+    before = guard.reader()
+    problems: list[Problem] = []
+    writer = threading.Thread(target=lambda: [called(guard) for _ in range(300)])
+    writer.start()
+    while writer.is_alive():
+        problems += guard.verify().problems
+    assert problems == []
+    assert len(list(before.stored(0))) < len(list(guard.reader().stored(0)))

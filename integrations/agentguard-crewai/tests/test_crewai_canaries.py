@@ -16,6 +16,7 @@ import threading
 from collections import defaultdict
 from contextvars import ContextVar
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import crewai
@@ -51,6 +52,7 @@ from crewai.utilities.string_utils import sanitize_tool_name
 from pydantic import BaseModel, PrivateAttr
 
 from agentguard_crewai.agents import GuardedAgent
+from agentguard_crewai.cache import OwnResults
 from agentguard_crewai.crews import GuardedCrew
 from agentguard_crewai.executor import GuardedExecutor, _GuardedReader
 
@@ -193,15 +195,22 @@ def test_what_is_overridden_or_called_takes_what_it_took(kind, name):
         (GuardedCrew, Crew),
         (GuardedExecutor, AgentExecutor),
         (_GuardedReader, DeferredToolResultReader),
+        (OwnResults, CacheHandler),
     ],
 )
 def test_whatever_the_adapter_overrides_stands_in_this_file(ours, theirs):
     written = {name for name, value in vars(ours).items() if inspect.isfunction(value)}
     overridden = {name for name in written if hasattr(theirs, name)}
-    pydantics = {"model_post_init", "__replace__"}
+    pydantics = {"model_post_init", "__replace__", "__init__", "__repr_name__", "__setattr__"}
     assert overridden - pydantics <= set(SIGNATURES[theirs])
-    named_by_others = {n for n in written - overridden if not n.startswith("_agentguard")}
-    assert not named_by_others, "a method of the adapter may replace one that a user has written"
+
+
+@pytest.mark.parametrize("ours", [GuardedAgent, GuardedCrew, GuardedExecutor, _GuardedReader])
+def test_no_method_of_the_adapter_takes_the_place_of_a_users(ours):
+    theirs = ours.__mro__[2 if ours is _GuardedReader else 1]
+    written = {name for name, value in vars(ours).items() if inspect.isfunction(value)}
+    own = {name for name in written if not hasattr(theirs, name)}
+    assert {name for name in own if not name.startswith("_agentguard")} == set()
 
 
 def test_a_tool_of_a_server_is_told_from_others_by_the_configuration_of_its_client():
@@ -605,6 +614,43 @@ def test_a_crew_offers_its_agents_one_cache(way, native):
     assert not watched(way).noted("cache"), changed("agents cache by themselves", where)
 
 
+def test_a_cache_function_is_asked_once_a_tool_has_run_and_its_error_is_another_try(way):
+    asked: list[Any] = []
+
+    @tool
+    def read_file(path: str) -> str:
+        """Read a file."""
+        asked.append("ran")
+        return path
+
+    def cached(args: Any, result: Any) -> bool:
+        asked.append((args, result))
+        raise ValueError("not to be had")
+
+    read_file.cache_function = cached
+    lead = way.agent("Lead", READ, "done", tools=[read_file], cache_handler=CacheHandler())
+    way.crew(lead).kickoff()
+    where = "tools.py, _Caching"
+    assert asked[:2] == ["ran", ({"path": "plan"}, "plan")], changed("when it is asked", where)
+    tries = asked.count("ran")
+    assert (tries > 1) == (not way.native), changed(f"{tries} tries", where)
+
+
+def test_of_a_models_text_a_tool_gets_what_its_schema_names(text, read_file, ran):
+    further = ("read_file", {"path": "plan", "owner": "alice"})
+    lead = text.agent("Lead", further, "done", tools=[read_file])
+    assert text.crew(lead).kickoff().tasks_output[0].tool_failures == []
+    assert ran == ["plan"], changed("further arguments", "cache.py, _received")
+
+
+def test_a_tool_may_say_what_its_results_are():
+    assert "result_schema" in BaseTool.model_fields, changed("result_schema", "call.py, Call")
+
+
+def test_a_cache_is_named_in_its_representation():
+    assert CacheHandler().__repr_name__() == "CacheHandler", changed("its name", "cache.py")
+
+
 # --- failures and tries -------------------------------------------------------------------------
 
 
@@ -701,6 +747,34 @@ def test_what_is_no_exception_passes_through_crewai(native, text, how):
         begin = (lambda: asyncio.run(crew.akickoff())) if how == "akickoff" else crew.kickoff  # noqa: B023
         with pytest.raises(Stop):
             contextvars.copy_context().run(begin)  # CrewAI leaves its scopes open
+
+
+def test_what_is_no_exception_ends_the_thread_of_a_task_and_leaves_it_open(native, monkeypatch):
+    ended: Queue[Any] = Queue()
+    monkeypatch.setattr(threading, "excepthook", lambda told: ended.put(told.exc_type))
+
+    @tool
+    def read_file(path: str) -> str:
+        """Read a file."""
+        raise Stop
+
+    lead = native.agent("Lead", READ, "done", tools=[read_file])
+    future = task_of(lead, async_execution=True).execute_async(lead)
+    assert ended.get(timeout=60) is Stop
+    assert not future.done(), changed("whoever waits for such a task is told", "agents.py")
+
+
+def test_parallel_steps_of_a_plan_take_what_is_no_exception_for_a_failure():
+    path = Path(crewai.__file__).parent / "agents" / "agent_executor.py"
+    written = ast.parse(path.read_text("utf-8"))
+    gathered = [
+        node
+        for node in ast.walk(written)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "asyncio.gather"
+    ]
+    taken = [{one.arg: ast.unparse(one.value) for one in node.keywords} for node in gathered]
+    where = "agents.py, _executing"
+    assert taken == [{"return_exceptions": "True"}], changed("how steps end", where)
 
 
 # --- work that is handed on ---------------------------------------------------------------------
@@ -893,12 +967,37 @@ def test_a_copy_of_an_agent_is_of_its_class_and_of_a_crew_is_not(native):
         assert copied._secret == "it", changed("shallow copies", "agents.py, __copy__")
 
 
+def test_a_copy_of_a_crew_keeps_the_order_of_agents_and_finds_a_tasks_by_its_role(native):
+    twins = [native.agent("Lead"), native.agent("Lead"), native.agent("Hand")]
+    crew = Crew(agents=twins, tasks=[task_of(one) for one in twins])
+    copied = crew.copy()
+    where = "crews.py, copy"
+    assert [one.role for one in copied.agents] == ["Lead", "Lead", "Hand"], changed("order", where)
+    found = [copied.agents.index(one.agent) for one in copied.tasks]
+    assert found == [0, 0, 2], changed("how a task's agent is found", where)
+
+
+async def test_an_agents_akickoff_is_its_kickoff_async(native):
+    asked: list[Any] = []
+
+    class Asked(Agent):
+        async def kickoff_async(self, *args: Any, **kwargs: Any) -> Any:
+            asked.append((args, kwargs))
+            return "done"
+
+    lead = Asked(role="Lead", goal="g", backstory="b", llm=native.model())
+    assert await lead.akickoff("go on") == "done"
+    assert len(asked) == 1, changed("Agent.akickoff", "agents.py, kickoff_async")
+
+
 def test_a_role_is_kept_as_it_was_written(native):
     lead: Any = native.agent("{what} Writer", "done")
     assert lead._original_role is None
     native.crew(lead).kickoff(inputs={"what": "Senior"})
     assert lead.role == "Senior Writer"
-    assert lead._original_role == "{what} Writer", changed("_original_role", "agents.py, _role")
+    assert lead._original_role == "{what} Writer", changed(
+        "_original_role", "agents.py, _require_of_crewai"
+    )
     assert lead.copy().role in ("Senior Writer", "{what} Writer")
 
 

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import json
 import posixpath
+import uuid
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from crewai import Task
 from crewai.tools import BaseTool, tool
+from crewai.tools.base_tool import Tool
 from crewai.tools.mcp_native_tool import MCPNativeTool
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from agentguard import ApprovalPending, Decision
 from agentguard_crewai import guard_crew, resumable
@@ -335,3 +339,106 @@ def test_a_run_of_its_own_whose_arguments_would_be_others_does_not_run(
     else:
         assert (paid, signed(made.guard)) == ([], [])
         assert "write _run instead of run" in lead.llm.heard[-1]
+
+
+# results from the cache
+
+
+@pytest.mark.parametrize("tenants", [("acme", "acme"), ("acme", "evil")])
+def test_a_result_from_the_cache_is_that_of_the_very_arguments(way, recorded, signed, tenants):
+    made, asked, tenant = recorded(agents=own("lead")), [], ["acme"]
+
+    class Asked(BaseModel):
+        sql: str
+        tenant: str = Field(default_factory=lambda: tenant[0])
+
+    def query(sql: str, tenant: str) -> str:
+        asked.append(tenant)
+        return f"{sql} of {tenant}"
+
+    querying = Tool(name="query", description="Query.", func=query, args_schema=Asked)
+    lead = way.agent("Lead", *[("query", {"sql": "all"}), "done"] * 2, tools=[querying])
+    team = guard_crew(way.crew(lead, cache=True), made.guard)
+    for tenant[0] in tenants:
+        output = team.kickoff()
+    assert asked == list(dict.fromkeys(tenants))
+    assert f"all of {tenants[-1]}" in str(output.tasks_output[-1].messages)
+    assert [call.arguments["tenant"] for call in signed(made.guard)] == list(tenants)
+
+
+@pytest.mark.parametrize("databases", [("test", "test"), ("test", "prod")])
+def test_a_result_from_the_cache_is_that_of_the_very_tool(way, recorded, databases):
+    made, asked = recorded(agents=own("lead")), []
+    lead = way.agent("Lead", *[("query", {"sql": "all"}), "done"] * 2)
+    tasks = [
+        Task(
+            description="a task",
+            expected_output="words",
+            agent=lead,
+            tools=[Query(database=one, asked=asked)],
+        )
+        for one in databases
+    ]
+    output = guard_crew(way.crew(lead, tasks=tasks, cache=True), made.guard).kickoff()
+    assert asked == list(dict.fromkeys(databases))
+    assert f"all at {databases[-1]}" in str(output.tasks_output[-1].messages)
+
+
+# arguments that a schema makes anew
+
+
+class Keyed(BaseModel):
+    """Has a key that is made anew with each call."""
+
+    key: str = Field(default_factory=lambda: uuid.uuid4().hex)
+
+
+class Direct(Keyed):
+    """Whom to pay, and a key."""
+
+    to: str
+
+
+class Nested(BaseModel):
+    """Whom to pay, and further below a key."""
+
+    to: str
+    more: list[Keyed] = [Keyed()]
+
+
+class Made(BaseModel):
+    """Whom to pay, and what is made in the same way each time."""
+
+    to: str
+    notes: list[str] = Field(default_factory=list)
+    more: list[Sql] = Field(default_factory=list)
+
+
+@pytest.mark.parametrize("schema", [Direct, Nested, Made])
+@pytest.mark.parametrize("how", ["a run with a name", "a pause", "neither"])
+def test_a_call_that_would_not_be_known_again_is_refused(way, recorded, schema, how):
+    made, paid = recorded(agents=own("lead")), []
+    made.decide = lambda _document: (
+        Decision.require_approval() if how == "a pause" and not paid else Decision.allow()
+    )
+
+    def pay(to: str, **_more: Any) -> str:
+        paid.append(to)
+        return "paid"
+
+    def tried() -> Any:
+        paying = Tool(name="pay", description="Pay.", func=pay, args_schema=schema)
+        lead = way.agent("Lead", ("pay", {"to": "ann"}), "done", tools=[paying])
+        team = guard_crew(way.crew(lead), made.guard, on_approval="pause")
+        with resumable("order-1") if how == "a run with a name" else nullcontext():
+            return team.kickoff()
+
+    if schema is Made and how == "a pause":
+        with pytest.raises(ApprovalPending):
+            tried()
+        made.approve()
+    output = tried()
+    if schema is Made or how == "neither":
+        assert (paid, failures(output)) == (["ann"], [])
+    else:
+        assert (paid, failures(output)) == ([], ["arguments.unrepeatable"])

@@ -1135,6 +1135,21 @@ def test_any_other_text_names_a_run(shop, native, name):
     assert shop.ran == ["ann"]
 
 
+async def test_a_run_may_be_an_async_block(shop, way):
+    for _ in range(2):
+        crew = shop.crew(way.crew(shop.agent(way, PAY, "done")))
+        with shop.lent():
+            async with resumable("order-1"):
+                await crew.akickoff()
+    assert shop.ran == ["ann"]
+    async with resumable("order-1"):
+        with pytest.raises(ConfigError, match="is begun inside of another run"):
+            async with resumable("order-2"):
+                pass
+    with resumable("order-1"):  # and it is over
+        pass
+
+
 def test_a_block_that_was_left_by_an_error_is_over(shop, way):
     with pytest.raises(ZeroDivisionError), resumable("order-1"):
         raise ZeroDivisionError

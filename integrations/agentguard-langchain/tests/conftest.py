@@ -830,7 +830,10 @@ class People:
                 for name in ("bob", "carol")
             },
             "approvals": approvals,
-            "agents": {"payer": {"max_scope": ["pay"], **agents}},
+            "agents": {
+                "payer": {"max_scope": ["pay"], **agents},
+                **{key: {"max_scope": ["pay"], "authority": "own"} for key in ("clerk", "other")},
+            },
         }
         self.guard = Guard.ephemeral(policy=policy, config=config, on_request=self.asked.append)
         self.agent = self.guard.new_agent("payer")

@@ -353,11 +353,12 @@ def _scopes(settings: Config, called: set[str]) -> Iterator[Finding]:
                 "denied (scope.exceeded)"
             )
             yield Finding("warn", f"tool {name}", what)
+    beside = " or [delegation] says who may" if settings.delegatees is not None else ""
     for name in sorted(called):
         configured = settings.tools.get(name)
         if configured is None or not configured.requires:
             what = (
-                "called, no requires in agentguard.toml: unless the code names a scope, every "
-                f"agent may ask for it and the policy alone decides; add it to [tools.{name}]"
+                f"called, no requires in agentguard.toml: unless the code names a scope{beside}, "
+                f"every agent may ask for it and the policy alone decides; add it to [tools.{name}]"
             )
             yield Finding("warn", f"tool {name}", what)

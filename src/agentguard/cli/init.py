@@ -102,7 +102,7 @@ def _found(folder: Path, settings: Config) -> None:
         (folder / _POLICY, "the policy: reads are allowed, all else is denied"),
         *_kept(settings, trust, passphrase_file),
     )
-    _next(folder, f"name your tools in {_POLICY}", _IN_CODE, _DOCTOR)
+    _next(folder, f"name your tools in {_POLICY}", *_IN_CODE, _DOCTOR)
 
 
 def _complete(folder: Path) -> None:
@@ -285,7 +285,10 @@ def _quoted(text: str) -> str:
 
 # --- what is told -------------------------------------------------------------------------------
 
-_IN_CODE: Final = 'guard_tools(tools, "assistant")    in your code (agentguard-langchain)'
+_IN_CODE: Final = (
+    'guard_tools(tools, "assistant")    in your code (agentguard-langchain), or',
+    "guard_crew(crew, Guard.find())     for agents that [agents] names (agentguard-crewai)",
+)
 _DOCTOR: Final = "agentguard doctor                  is all of it sound?"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Self
 
 from agentguard.audit import checkpoint
 from agentguard.audit.checkpoint import Checkpoint, End
@@ -15,13 +17,14 @@ from agentguard.storage.backend import BEGINNING, Head
 
 
 class MemoryBackend:
-    """Keeps the records of one shard in a list; also a ``LogReader``."""
+    """Keeps the records of one shard in a list; what ``copied`` returns is a ``LogReader``."""
 
     durable = False
 
     def __init__(self, origin: str, signer: Signer, *, registry: bytes | None = None) -> None:
         self._signer = signer
         self._registry = registry
+        self._one_moment = threading.Lock()
         self._records: list[Record] = []
         self._checkpoints: list[Checkpoint] = []
         tree = CompactRange()
@@ -33,9 +36,19 @@ class MemoryBackend:
 
     def write(self, records: Sequence[Record], head: Head, sign: Callable[[], bytes]) -> None:  # noqa: ARG002
         """Keep the batch. Its checkpoint is signed when somebody reads it."""
-        self._records.extend(records)
-        self._checkpoints.append(head.checkpoint)
-        self._head = head
+        with self._one_moment:
+            self._records.extend(records)
+            self._checkpoints.append(head.checkpoint)
+            self._head = head
+
+    def copied(self) -> Self:
+        """Return a log that holds what this one does now, whoever writes on here."""
+        with self._one_moment:
+            copy = type(self)(self._head.checkpoint.origin, self._signer, registry=self._registry)
+            copy._records.extend(self._records)  # noqa: SLF001  of its own kind
+            copy._checkpoints.extend(self._checkpoints)  # noqa: SLF001
+            copy._head = self._head  # noqa: SLF001
+        return copy
 
     def close(self) -> None:
         """Keep everything: a closed guard's log can still be read."""
@@ -64,16 +77,16 @@ class MemoryBackend:
 
     def checkpoints(self, shard: int) -> Iterator[bytes]:  # noqa: ARG002
         """Yield the signed notes, signed now."""
-        for point in tuple(self._checkpoints):
+        for point in self._checkpoints:
             yield checkpoint.sign(point, self._signer)
 
     def stored(self, shard: int) -> Iterator[Stored]:  # noqa: ARG002
         """Yield the entries with all that stands beside them."""
-        for index, record in enumerate(tuple(self._records)):
+        for index, record in enumerate(self._records):
             yield Stored(index, *record)
 
     def snapshot(self, shard: int) -> AbstractContextManager[None]:  # noqa: ARG002
-        """A list that grows has no moment to keep: who reads takes a copy."""
+        """Nothing to do: who reads has a copy of one moment."""
         return nullcontext()
 
     def strays(self, shard: int) -> Iterator[tuple[int, str]]:  # noqa: ARG002

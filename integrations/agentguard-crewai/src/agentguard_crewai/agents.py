@@ -78,7 +78,8 @@ def guard_agent(
     A call that needs an approval waits for ``timeout`` seconds, and the model is then told that it
     is missing; with ``on_approval="pause"`` what was begun with the agent raises
     ``ApprovalPending`` at once. Raises ``ConfigError``: for a name that the configuration does not
-    have, an agent of another guard, one that does not run its tools through CrewAI.
+    have, an agent of another guard, one that does not run its tools through CrewAI; and
+    ``StorageError`` where its credential can't be recorded. The agent is then as it was.
     """
     given: object = agent
     if not isinstance(given, BaseAgent):
@@ -99,7 +100,20 @@ def agent_of(agent: BaseAgent) -> Agent:
 def resolve_identity(agent: BaseAgent, options: GuardOptions, name: str | None) -> Identity:
     """Return who an agent is under these options: who it is already, or else a new instance.
 
-    Nothing is changed yet. Raises ``ConfigError`` for an agent that can't be guarded.
+    The agent is not changed yet; a new instance's credential is on record. Raises as
+    ``require_guardable`` does, and ``StorageError`` where it can't be recorded.
+    """
+    known, present = require_guardable(agent, options, name), identity_of(agent)
+    if present is None:
+        return Identity.new(known, options)
+    return present if present.options == options else Identity(present.agent, options)
+
+
+def require_guardable(agent: BaseAgent, options: GuardOptions, name: str | None) -> str:
+    """Return the name of the identity that an agent has, or would get; nothing is changed.
+
+    Raises ``ConfigError`` for an agent that can't be guarded, and for a name that the configuration
+    lacks.
     """
     present = identity_of(agent)
     if present is not None:
@@ -110,9 +124,33 @@ def resolve_identity(agent: BaseAgent, options: GuardOptions, name: str | None) 
             )
             raise ConfigError(message, code="agent.guarded")
         if name not in (None, present.agent.name):
-            message = f"the agent {agent.role!r} is already guarded, as {present.agent.name}"
+            message = (
+                f"the agent {agent.role!r} is already guarded, as {present.agent.name}: give it "
+                f"the name {name} where it is guarded first, or make the agent anew"
+            )
             raise ConfigError(message, code="agent.guarded")
-        return present if present.options == options else Identity(present.agent, options)
+        return present.agent.name
+    role = _require_of_crewai(agent)
+    known = name if name is not None else name_of(role)
+    try:
+        options.guard.require_agent(known)
+    except ConfigError as error:
+        message = f"the agent with the role {role!r}: {error}"
+        if name is None:
+            message += (
+                f". Its name is made of its role: add [agents.{known}], or give it another one, "
+                "with guard_agent(agent, guard, name=...) before the crew is guarded, or with "
+                "identity: in agents.yaml and guard_crewbase (guard_crew does not see that key)"
+            )
+        raise ConfigError(message, code=error.code) from error
+    return known
+
+
+def _require_of_crewai(agent: BaseAgent) -> str:
+    """Return the role of an agent as it was written: inputs have no say in who an agent is.
+
+    Raises ``ConfigError`` for one that runs its tools past what is overridden here.
+    """
     if not isinstance(agent, CrewAgent):
         raise _unguardable(agent, f"it is a {type(agent).__name__}, which runs its tools by itself")
     executor: object = agent.executor_class
@@ -122,11 +160,7 @@ def resolve_identity(agent: BaseAgent, options: GuardOptions, name: str | None) 
         if method in vars(agent):
             replaced = f"its {method} was replaced on the object, as Agent(a2a=...) does"
             raise _unguardable(agent, replaced)
-    try:
-        return Identity.new(name if name is not None else name_of(_role(agent)), options)
-    except ConfigError as error:
-        message = f"the agent with the role {_role(agent)!r}: {error}"
-        raise ConfigError(message, code=error.code) from error
+    return agent._original_role or agent.role  # noqa: SLF001  kept by CrewAI for its own copies
 
 
 def _unguardable(agent: BaseAgent, why: str) -> ConfigError:
@@ -135,11 +169,6 @@ def _unguardable(agent: BaseAgent, why: str) -> ConfigError:
         "a call; make it a plain crewai.Agent"
     )
     return ConfigError(message, code="agent.unguardable")
-
-
-def _role(agent: CrewAgent) -> str:
-    """Return the role as it was written: inputs have no say in who an agent is."""
-    return agent._original_role or agent.role  # noqa: SLF001  kept by CrewAI for its own copies
 
 
 def assign_identity(agent: BaseAgent, identity: Identity) -> None:
@@ -221,7 +250,7 @@ class GuardedAgent(CrewAgent):
         from_checkpoint: CheckpointConfig | None = None,
     ) -> Any:
         """Execute the agent by itself, as this identity; raises ``ConfigError`` for a restore."""
-        refuse_restoring("agent", from_checkpoint)
+        _require_ready(self, from_checkpoint)
         if is_inside_event_loop():  # what CrewAI returns there is kickoff_async
             return super().kickoff(messages, response_format, input_files, from_checkpoint)
         with _executing(self):
@@ -235,7 +264,7 @@ class GuardedAgent(CrewAgent):
         from_checkpoint: CheckpointConfig | None = None,
     ) -> Any:
         """Execute the agent by itself, as this identity; raises ``ConfigError`` for a restore."""
-        refuse_restoring("agent", from_checkpoint)
+        _require_ready(self, from_checkpoint)
         with _executing(self):
             return await super().kickoff_async(
                 messages, response_format, input_files, from_checkpoint
@@ -268,6 +297,11 @@ class GuardedAgent(CrewAgent):
         present = self.cache_handler
         own = present if present is not None and is_own(present, self) else OwnResults(self)
         super().set_cache_handler(own)
+
+
+def _require_ready(agent: GuardedAgent, from_checkpoint: CheckpointConfig | None) -> None:
+    refuse_restoring("agent", from_checkpoint)
+    require_identity(agent).options.require_open()
 
 
 def _renewed(copied: Renewed, original: GuardedAgent) -> Renewed:

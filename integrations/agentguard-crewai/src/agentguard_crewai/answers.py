@@ -32,6 +32,10 @@ class _Answers(list[dict[str, Any]]):
         return super().__iter__() if within is None else iter(within)
 
 
+# whoever writes down what it is, as CrewAI does with agents, finds what it was
+_Answers.__name__ = _Answers.__qualname__ = list.__name__
+
+
 @contextmanager
 def of_this_work(agent: BaseAgent) -> Iterator[None]:
     """Let CrewAI answer a task (``result_as_answer``) with nothing from the agent's other work."""

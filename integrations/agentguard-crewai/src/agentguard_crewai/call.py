@@ -19,20 +19,23 @@ from crewai.tools.tool_failure import ToolFailure
 
 from agentguard import AgentguardError, ApprovalPending, ConfigError, Decision, Denied, Invocation
 from agentguard_crewai import rejection
+from agentguard_crewai.binding import require_repeatable
 from agentguard_crewai.delegation import (
     CoworkerFailedError,
     hand_over,
     is_handover,
     run_handed_over,
 )
-from agentguard_crewai.denial import denied, waiting
+from agentguard_crewai.denial import denied, for_crews, waiting
 from agentguard_crewai.identity import Identity
 from agentguard_crewai.results import RunResults, ToolResults
 from agentguard_crewai.runs import Place, Run, collected, inside
 
 _LOGGER = logging.getLogger("agentguard")
 
-_MISTAKES: Final = frozenset({"delegation.missing", "delegation.ended", "storage.closed"})
+_MISTAKES: Final = frozenset(
+    {"arguments.unrepeatable", "delegation.missing", "delegation.ended", "storage.closed"}
+)
 """Whoever wrote the program should hear of these: a crew goes on without what was refused."""
 
 
@@ -156,7 +159,12 @@ class Call:
         if self._started:
             raise pending  # the tool's own
         if self._pauses:
+            require_repeatable(self._body.tool)
             self._run.pause(pending)
+        request = pending.request.request_id
+        if request not in self._run.told:
+            self._run.told.add(request)
+            _LOGGER.warning("%s", pending)
         return self._until - time.monotonic()
 
     def completed(self, result: Any) -> Any:
@@ -183,13 +191,14 @@ class Call:
             if action is not None:
                 action.raised(self._body.tool, error)
             raise error
-        if error.code in _MISTAKES:
-            _LOGGER.warning("%s was not run: %s [%s]", self.invocation.tool.name, error, error.code)
-        decision = (
+        decision = for_crews(
             error.decision
             if isinstance(error, Denied)
             else Decision.refused(str(error), code=error.code)
         )
+        if error.code in _MISTAKES:
+            told = self.invocation.tool.name, decision.reason, decision.code
+            _LOGGER.warning("%s was not run: %s [%s]", *told)
         if decision.code == "approval.rejected" and self._place is not None:
             rejection.keep(self._identity.agent, self._place, decision)
         return denied(self.invocation.tool.name, decision)

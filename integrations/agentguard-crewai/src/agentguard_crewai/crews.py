@@ -8,19 +8,31 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
-from crewai import Crew, Task
+from crewai import Crew, Process, Task
 from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.crews.crew_output import CrewOutput
 from crewai.state.checkpoint_config import CheckpointConfig
 from crewai.types.streaming import CrewStreamingOutput
+from crewai.utilities.i18n import get_i18n
 from pydantic import PrivateAttr
 
 from agentguard import ConfigError, Guard
 from agentguard_crewai import runs
-from agentguard_crewai.agents import assign_identity, refuse_restoring, resolve_identity
+from agentguard_crewai.agents import (
+    assign_identity,
+    refuse_restoring,
+    require_guardable,
+    resolve_identity,
+)
 from agentguard_crewai.classes import guarded_class
 from agentguard_crewai.crewbase import as_crew, crew_methods, names_in_yaml
-from agentguard_crewai.identity import GuardOptions, OnApproval, identity_of, require_identity
+from agentguard_crewai.identity import (
+    GuardOptions,
+    OnApproval,
+    identity_of,
+    name_of,
+    require_identity,
+)
 from agentguard_crewai.tracing import crew_span
 
 Class = TypeVar("Class")
@@ -43,7 +55,9 @@ def guard_crew(
 
     ``on_approval`` and ``timeout`` (seconds) are those of ``guard_agent``, for all agents of the
     crew: with ``"pause"``, ``kickoff`` raises ``ApprovalPending`` at once. Raises ``ConfigError``
-    as ``guard_agent`` does, and has then changed nothing.
+    and ``StorageError`` as ``guard_agent`` does; no agent is changed then. What ``ConfigError``
+    says is found before anything is on record; after a ``StorageError`` the credentials that were
+    made by then stay there.
     """
     given: object = crew
     if not isinstance(given, Crew):
@@ -98,7 +112,11 @@ def _guarded(crew: Guarded, options: GuardOptions, names: Mapping[int, str]) -> 
         )
         raise ConfigError(message, code="agent.guarded")
     members = [*_members(crew)]
-    # all of them, or none: whoever can't be guarded is found before anything is changed
+    # all of them, or none: whoever can't be guarded is found before anything is on record
+    for agent in members:
+        require_guardable(agent, options, names.get(id(agent)))
+    if crew.process is Process.hierarchical and crew.manager_agent is None:
+        _require_manager(crew, options)
     identities = [resolve_identity(agent, options, names.get(id(agent))) for agent in members]
     for agent, identity in zip(members, identities, strict=True):
         assign_identity(agent, identity)
@@ -106,6 +124,20 @@ def _guarded(crew: Guarded, options: GuardOptions, names: Mapping[int, str]) -> 
         crew.__class__ = guarded_class(GuardedCrew, type(crew))
     crew._agentguard = options  # type: ignore[attr-defined]  # noqa: SLF001
     return crew
+
+
+def _require_manager(crew: Crew, options: GuardOptions) -> None:
+    """Raise ``ConfigError`` where the manager that the crew will make has no name to go by."""
+    role = get_i18n(prompt_file=crew.prompt_file).retrieve("hierarchical_manager_agent", "role")
+    name = name_of(role)
+    try:
+        options.guard.require_agent(name)
+    except ConfigError as error:
+        message = (
+            f"the manager that the crew {crew.name!r} makes for itself is {name}: {error}. Add "
+            "that table, or give the crew a manager_agent"
+        )
+        raise ConfigError(message, code=error.code) from error
 
 
 def _members(crew: Crew) -> Iterator[BaseAgent]:
@@ -211,7 +243,7 @@ def options_of(crew: Crew) -> GuardOptions:
 
 def _require_ready(crew: GuardedCrew, from_checkpoint: CheckpointConfig | None) -> None:
     refuse_restoring("crew", from_checkpoint)
-    _require_guarded(crew)
+    _require_guarded(crew).require_open()
 
 
 def _require_guarded(crew: GuardedCrew) -> GuardOptions:
@@ -253,14 +285,14 @@ def _working(crew: Crew) -> Iterator[None]:
 
 
 def _within_run(output: Output) -> Output:
-    """Let a stream, which runs when it is read, be part of the run in which it was kicked off."""
-    run = runs.current()
-    if run.name is not None and isinstance(output, CrewStreamingOutput):
+    """Let a stream, which runs when it is read, do so as where it was kicked off."""
+    if isinstance(output, CrewStreamingOutput):
+        kickoff = runs.kickoff_here()
         # CrewAI's iterators are generators, and there is no other way to them
         sync: Any = output._sync_iterator  # noqa: SLF001
         later: Any = output._async_iterator  # noqa: SLF001
         if sync is not None:
-            output._sync_iterator = runs.read_within(sync, run)  # noqa: SLF001
+            output._sync_iterator = runs.read_within(sync, kickoff)  # noqa: SLF001
         if later is not None:
-            output._async_iterator = runs.aread_within(later, run)  # noqa: SLF001
+            output._async_iterator = runs.aread_within(later, kickoff)  # noqa: SLF001
     return output

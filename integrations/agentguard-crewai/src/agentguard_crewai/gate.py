@@ -28,7 +28,7 @@ from agentguard import (
 )
 from agentguard.canonical import sha256_hex
 from agentguard_crewai import rejection, runs
-from agentguard_crewai.binding import arguments_of, by_name, spec_of
+from agentguard_crewai.binding import arguments_of, by_name, require_repeatable, spec_of
 from agentguard_crewai.call import ACTION, Body, Call
 from agentguard_crewai.delegation import coworker_of, is_handover
 from agentguard_crewai.identity import Identity
@@ -50,6 +50,10 @@ class Gate:
         self._configured: tuple[ToolSpec, ToolSpec] | None = None
         self.entry_points: dict[str, tuple[object, Callable[..., Any]]] = {}
         self.spec()  # what is wrong with it is found before a call is
+
+    def is_of(self, identity: Identity) -> bool:
+        """Whether it is this one's calls that pass here."""
+        return self._identity.agent is identity.agent
 
     def spec(self) -> ToolSpec:
         """Return the tool's specification, as the configuration has it; raises ``ConfigError``."""
@@ -135,6 +139,8 @@ class Gate:
             )
         coworker = None
         try:
+            if run.name is not None:
+                require_repeatable(self.tool)
             if is_handover(self.tool):
                 given = by_name(body.function, body.args, body.kwargs)
                 coworker = coworker_of(self.tool, given)

@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple, NoReturn, Self
 
 from crewai.agents.agent_builder.base_agent import BaseAgent
 
-from agentguard import Agent, ConfigError, Guard
+from agentguard import Agent, ConfigError, Guard, StorageError
 
 OnApproval = Literal["wait", "pause"]
 """What a call does that needs an approval: hold its thread for a while, or stop the crew."""
@@ -42,6 +42,12 @@ class GuardOptions(NamedTuple):
             raise ConfigError(f"timeout: expected 0 seconds or more, got {timeout!r}")
         return cls(guard, on_approval, seconds)
 
+    def require_open(self) -> None:
+        """Raise ``StorageError`` (``storage.closed``) where each call would be refused."""
+        if self.guard.closed:
+            message = "the guard is closed: open it again, and guard the crew with it"
+            raise StorageError(message, code="storage.closed")
+
 
 class Identity:
     """The instance that an agent of a crew is, with a key of its own."""
@@ -54,7 +60,11 @@ class Identity:
 
     @classmethod
     def new(cls, name: str, options: GuardOptions) -> Self:
-        """Make an instance; raises ``ConfigError`` for a name that the configuration lacks."""
+        """Make an instance.
+
+        Raises ``ConfigError`` for a name that the configuration lacks, ``StorageError`` where its
+        credential can't be recorded.
+        """
         return cls(options.guard.new_agent(name), options)
 
     def renewed(self) -> Identity:
@@ -84,7 +94,7 @@ def require_identity(agent: BaseAgent) -> Identity:
     if identity is None:
         message = (
             f"the agent {agent.role!r} is not guarded: guard the crew once it is complete "
-            "(guard_crew), or the agent (guard_agent)"
+            "(guard_crew), or the agent (guard_agent); copies of a guarded one are made with copy()"
         )
         raise ConfigError(message, code="agent.unguarded")
     return identity

@@ -17,7 +17,7 @@ from crewai.tools.tool_failure import ToolFailure, ToolFailureReason
 from pydantic import BaseModel
 
 from agentguard import DecodeError, EncodeError
-from agentguard.journal import MAX_RESULT
+from agentguard.journal import MAX_RESULT, dumps_checked
 from agentguard_crewai.runs import Key, Place, Run
 
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
@@ -33,17 +33,9 @@ class ToolResults:
 
     def dumps(self, result: Any) -> bytes:
         """Write a result; raises ``EncodeError`` for one that would not come back as it is."""
-        try:
-            data = orjson.dumps(self._node(result, _Budget()))
-            same = orjson.dumps(self._node(self.loads(data), _Budget())) == data
-        except EncodeError:
-            raise
-        except Exception as error:
-            # values run code of their authors: whatever goes wrong in it, nothing is kept
-            raise EncodeError(f"a result can't be written ({type(error).__name__})") from error
-        if not same:
-            raise EncodeError(f"a {type(result).__name__} does not come back as it was")
-        return data
+        return dumps_checked(
+            lambda value: orjson.dumps(self._node(value, _Budget())), self.loads, result
+        )
 
     def loads(self, data: bytes) -> Any:
         """Read a result; raises ``DecodeError``."""

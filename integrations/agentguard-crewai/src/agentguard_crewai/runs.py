@@ -11,11 +11,24 @@ import itertools
 import threading
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
-from contextlib import aclosing, closing, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    ExitStack,
+    aclosing,
+    closing,
+    contextmanager,
+)
 from contextvars import ContextVar
 from typing import Final, NamedTuple, NoReturn, TypeVar
 
-from agentguard import ApprovalPending, CallSite, ConfigError
+from agentguard import (
+    ApprovalPending,
+    CallSite,
+    ConfigError,
+    DelegationError,
+    current_delegation,
+)
 
 Item = TypeVar("Item")
 
@@ -34,12 +47,14 @@ class Paused(BaseException):
 class Run:
     """One try of a run; ``name`` None for one that can't be begun again.
 
-    ``pending`` is what it waits for once it has paused: nothing runs in it any more.
+    ``pending`` is what it waits for once it has paused: nothing runs in it any more. ``told`` are
+    the ids of requests that the log of the application has named.
     """
 
     def __init__(self, name: str | None) -> None:
         self.name = name
         self.pending: ApprovalPending | None = None
+        self.told: set[str] = set()
         self._taken: defaultdict[Key, set[int]] = defaultdict(set)
         self._lock = threading.Lock()
 
@@ -169,22 +184,38 @@ def current() -> Run:
     return _CURRENT.get() or Run(None)
 
 
-@contextmanager
-def resumable(name: str) -> Iterator[None]:
+class resumable(AbstractContextManager[None], AbstractAsyncContextManager[None]):  # noqa: N801  used as a function
     """Name the run whose crews are kicked off in this block, so that it can be begun again.
 
     After a pause or a crash, run the same block with the same ``name``: calls that were completed
     are not made again, their results are handed out as they were. ``name`` is one run's and no
-    other's, such as an order's number; use a block for one try only. Raises ``ConfigError``.
+    other's, such as an order's number; use a block, ``with`` or ``async with``, for one try only.
+    Raises ``ConfigError``.
     """
-    given: object = name
-    if not isinstance(given, str) or not given or not _is_text(given):
-        raise ConfigError(f"resumable: expected the name of a run, got {given!r}")
-    if _CURRENT.get() is not None:
-        message = f"the run {name!r} is begun inside of another run: leave one of the two out"
-        raise ConfigError(message)
-    with _in_force(Run(name)):
-        yield
+
+    def __init__(self, name: str) -> None:
+        given: object = name
+        if not isinstance(given, str) or not given or not _is_text(given):
+            raise ConfigError(f"resumable: expected the name of a run, got {given!r}")
+        self._name = name
+        self._block = ExitStack()
+
+    def __enter__(self) -> None:
+        if _CURRENT.get() is not None:
+            message = (
+                f"the run {self._name!r} is begun inside of another run: leave one of the two out"
+            )
+            raise ConfigError(message)
+        self._block.enter_context(_in_force(Run(self._name)))
+
+    def __exit__(self, *raised: object) -> None:
+        self._block.close()
+
+    async def __aenter__(self) -> None:
+        self.__enter__()
+
+    async def __aexit__(self, *raised: object) -> None:
+        self._block.close()
 
 
 @contextmanager
@@ -198,23 +229,55 @@ def joined() -> Iterator[Run]:
     yield present
 
 
-def read_within(items: Generator[Item], run: Run) -> Iterator[Item]:
-    """Go through a stream whose work, which begins with its first item, is part of ``run``.
+class Kickoff(NamedTuple):
+    """Where a crew that streams was kicked off: in which run, and with what it was lent."""
+
+    run: Run
+    lent: object
+
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Begin its work, which is part of the run; raises ``ConfigError`` in another's block."""
+        if _lent() not in (None, self.lent):
+            message = (
+                "a crew that streams works when it is read, and this one was kicked off with "
+                "another delegation in force than now: read it in the block that kicked it off"
+            )
+            raise ConfigError(message, code="delegation.elsewhere")
+        with _in_force(self.run):
+            yield
+
+
+def kickoff_here() -> Kickoff:
+    """Return where this code is."""
+    return Kickoff(current(), _lent())
+
+
+def _lent() -> object:
+    try:
+        lent = current_delegation()
+    except DelegationError:
+        return None  # it has ended: each call says so
+    return None if lent is None else lent.key
+
+
+def read_within(items: Generator[Item], kickoff: Kickoff) -> Iterator[Item]:
+    """Go through a stream whose work begins with its first item, as where it was kicked off.
 
     Whoever closes this closes the stream, which waits for its work to end.
     """
     with closing(items):
-        with _in_force(run):
+        with kickoff.begun():
             first = next(items, None)
         if first is not None:
             yield first
             yield from items
 
 
-async def aread_within(items: AsyncGenerator[Item], run: Run) -> AsyncIterator[Item]:
+async def aread_within(items: AsyncGenerator[Item], kickoff: Kickoff) -> AsyncIterator[Item]:
     """Go through an async stream; the async twin of ``read_within``."""
     async with aclosing(items):
-        with _in_force(run):
+        with kickoff.begun():
             first = await anext(items, None)
         if first is not None:
             yield first

@@ -127,8 +127,7 @@ class _Structured:
                 f"{type(made).__name__}, which may run it in ways of its own"
             )
             raise ConfigError(message, code="tool.unguardable")
-        stock = isinstance(made.func, types.MethodType) and made.func == tool._run  # noqa: SLF001
-        if not stock and getattr(made.func, _GATE, None) is not gate:
+        if not is_gated(made.func, tool):
             made.func = _behind(gate, made.func)
         made._original_tool = tool  # noqa: SLF001  as CrewAI does
         return made
@@ -203,6 +202,12 @@ def gate_of(tool: BaseTool) -> Gate:
         message = f"tool {tool.name} is the copy of a guarded tool, and not guarded: did not run"
         raise ConfigError(message, code="tool.unguarded")
     return gate
+
+
+def is_gated(function: object, tool: BaseTool) -> bool:
+    """Whether a function passes the gate of this guarded tool."""
+    own = isinstance(function, types.MethodType) and function == tool._run  # noqa: SLF001
+    return own or getattr(function, _GATE, None) is gate_of(tool)
 
 
 def original_of(tool: BaseTool) -> BaseTool:
