@@ -167,7 +167,8 @@ def _authorized(
     account = _Account(actor, line, prepared, sealed, _redactions(line, prepared, decision), kept)
     record, decision = _authorization(account, decision, ruled)
     account.receipt = yield from _append(record, decision, account)  # 7
-    recorded = Recorded(account.id, sha256_hex(sealed.payload), record.attachments)
+    invocation_id, digest = prepared.predicate["invocation_id"], sha256_hex(sealed.payload)
+    recorded = Recorded(invocation_id, digest, record.attachments)
     watch.recorded(decision, recorded, account.receipt, line.log.head)
     yield from _withdraw(prepared, decision)
     if not decision.allowed:
@@ -341,12 +342,6 @@ class _Account:
     redactions: tuple[Redaction, ...]
     kept: Kept | None = None
     receipt: Receipt | None = None
-
-    @property
-    def id(self) -> str | None:
-        """The invocation's id; None where there was no entropy for one."""
-        found: str | None = self.prepared.predicate["invocation_id"]
-        return found
 
     def now(self) -> str:
         now, _refusal = effective_time(self.line)

@@ -6,6 +6,7 @@ this test, which can also refuse, or never answer; the real Jaeger is in ``test_
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import textwrap
 import threading
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
@@ -38,7 +40,7 @@ with Guard.ephemeral(lambda _input: Decision.allow(), config={config}) as guard:
 class Receiver:
     """Keeps what is sent, by its path. ``holds`` has it answer nothing."""
 
-    def __init__(self, *, holds=False):
+    def __init__(self, *, holds=False, status=200):
         self.bodies: defaultdict[str, list[bytes]] = defaultdict(list)
         self.let_go = threading.Event()
         receiver = self
@@ -50,7 +52,7 @@ class Receiver:
                 if holds:
                     receiver.let_go.wait()
                     return
-                self.send_response(200)
+                self.send_response(status)
                 self.end_headers()
 
             def log_message(self, *_arguments):
@@ -189,6 +191,28 @@ def test_a_receiver_that_never_answers_does_not_hold_the_end_up(hanging):
     assert (done.returncode, done.stdout) == (0, "fix\n")
     assert not hanging.let_go.is_set()
     assert hanging.spans() == [("agentguard", "execute_tool push")]
+
+
+def demo(folder, url):
+    """Run the demo, with its trace sent to ``url``; return what it prints as JSON."""
+    command = [Path(sys.executable).with_name("agentguard"), "demo", "--json", "--dir", folder]
+    done = subprocess.run(
+        [*command, "--otlp", url], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_demo_sends_its_trace_and_says_whether_it_was_taken(receiver, tmp_path):
+    told = demo(tmp_path / "taken", receiver.url)
+    assert (told["verified"], told["sent"]) == (True, True)
+    assert ("agentguard-demo", "invoke_agent orchestrator") in receiver.spans()
+
+    refusing = Receiver(status=404)
+    told = demo(tmp_path / "refused", refusing.url)
+    refusing.close()
+    assert (told["verified"], told["sent"]) == (True, False)
+    assert len(told["trace_id"]) == 32
 
 
 def test_another_protocol_is_refused(receiver):

@@ -13,7 +13,8 @@ from agentguard.effects import Actor, AgentRun, Watch
 from agentguard.invocation import Invocation
 from agentguard.telemetry import agents, metrics
 from agentguard.telemetry.agents import SILENT, AgentSpan
-from agentguard.telemetry.calls import Call, Evaluation, Silent, identity
+from agentguard.telemetry.calls import Call, Evaluation, Silent
+from agentguard.telemetry.identity import identity
 from agentguard.telemetry.settings import Settings
 from agentguard.telemetry.setup import ENDPOINTS, configure, flush
 from agentguard.telemetry.tracing import attached, fails_open, inside, tracer

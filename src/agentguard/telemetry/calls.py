@@ -7,10 +7,8 @@ errors never. Nothing here raises an ``Exception``.
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -25,6 +23,7 @@ from agentguard.decision import Decision, Denied
 from agentguard.effects import Actor, Authority, Recorded
 from agentguard.invocation import Invocation
 from agentguard.telemetry import metrics, names, tracing
+from agentguard.telemetry.identity import identity
 from agentguard.telemetry.settings import Settings
 from agentguard.telemetry.tracing import fails_open
 
@@ -353,46 +352,6 @@ class Evaluation(Call):
         """End the span, if there is one."""
         if self._span is not None:
             super().end(error)
-
-
-def identity(
-    settings: Settings,
-    trust_domain: str,
-    actor: Actor,
-    principal: str,
-    actors: tuple[str, ...],
-    task_id: str | None,
-) -> Mapping[str, Any]:
-    """Return who acts, for whom and through whom: the attributes that each span has."""
-    hashed = settings.hash_users
-    who = (tracing.person(one, trust_domain, hashed=hashed) for one in (principal, *actors))
-    return _identity(actor.uri, actor.name, actor.type, tuple(who), task_id, principal)
-
-
-@functools.lru_cache(4096)  # it is the same for all calls that an agent makes for one task
-def _identity(
-    uri: str,
-    name: str,
-    kind: str,
-    members: tuple[str, ...],
-    task_id: str | None,
-    principal: str,
-) -> Mapping[str, Any]:
-    uri = tracing.text(uri)
-    found: dict[str, Any] = {
-        names.GEN_AI_AGENT_ID: uri,
-        names.GEN_AI_AGENT_NAME: tracing.text(name),
-        names.AGENT_ID: uri,
-        names.AGENT_TYPE: tracing.text(kind),
-        names.PRINCIPAL: members[0],
-        names.CHAIN: ">".join(members),
-        names.DEPTH: len(members) - 1,
-    }
-    if principal.startswith("user:"):
-        found[names.USER] = members[0]
-    if task_id is not None:
-        found[names.TASK] = tracing.text(task_id)
-    return MappingProxyType(found)
 
 
 def _place(receipt: Receipt, head: Checkpoint) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from agentguard.telemetry.settings import Settings
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -55,10 +57,11 @@ def configure(
         return False
     _require_protocol(endpoint)
     resource = _resource(service_name)
-    providers = [_sending_traces(endpoint, resource)]
+    provider, exporter = _sending_traces(endpoint, resource)
+    providers = [provider]
     if metrics:
         providers.append(_sending_metrics(endpoint, resource))
-    _Flusher.start(providers)
+    _Flusher.start(providers, exporter)
     return True
 
 
@@ -73,9 +76,31 @@ def follow(settings: Settings) -> None:
 
 
 def flush(seconds: float = FLUSH_SECONDS) -> bool:
-    """Have what was set up by ``configure`` sent now; return whether that was done in time."""
+    """Have what waits sent now, by what ``configure`` has set up.
+
+    Returns whether that was done in time, and every span so far was taken.
+    """
     flusher = _Flusher.running
     return flusher is not None and flusher.flush(seconds)
+
+
+class _Noting:
+    """An exporter of spans that notes whether any was refused, or could not be sent."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+        self.failed = False
+        self.force_flush, self.shutdown = exporter.force_flush, exporter.shutdown
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send spans."""
+        try:
+            result = self._exporter.export(spans)
+        except BaseException:
+            self.failed = True
+            raise
+        self.failed |= result.name != "SUCCESS"
+        return result
 
 
 class _Flusher:
@@ -86,8 +111,9 @@ class _Flusher:
 
     running: _Flusher | None = None
 
-    def __init__(self, providers: Sequence[Any]) -> None:
+    def __init__(self, providers: Sequence[Any], exporter: _Noting) -> None:
         self._providers = providers
+        self._exporter = exporter
         self.renew()
 
     def renew(self) -> None:
@@ -109,12 +135,12 @@ class _Flusher:
     def flush(self, seconds: float) -> bool:
         done = threading.Event()
         self._asked.put(done)
-        return done.wait(seconds)
+        return done.wait(seconds) and not self._exporter.failed
 
     @classmethod
-    def start(cls, providers: Sequence[Any]) -> None:
+    def start(cls, providers: Sequence[Any], exporter: _Noting) -> None:
         """Run one for these providers, which is asked when the process exits."""
-        cls.running = cls(providers)
+        cls.running = cls(providers, exporter)
         atexit.register(flush)
         os.register_at_fork(after_in_child=tracing.fails_open(cls.running.renew))
 
@@ -131,7 +157,7 @@ def _resource(service_name: str | None) -> Resource:
     return found.merge(Resource({SERVICE_NAME: "agentguard"})) if "unknown" in named else found
 
 
-def _sending_traces(endpoint: str | None, resource: Resource) -> Any:
+def _sending_traces(endpoint: str | None, resource: Resource) -> tuple[Any, _Noting]:
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
             OTLPSpanExporter,
@@ -141,10 +167,10 @@ def _sending_traces(endpoint: str | None, resource: Resource) -> Any:
     except ImportError as error:
         raise _missing() from error
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    exporter = OTLPSpanExporter(endpoint=_of_signal(endpoint, "traces"))
-    provider.add_span_processor(BatchSpanProcessor(exporter))
+    exporter = _Noting(OTLPSpanExporter(endpoint=_of_signal(endpoint, "traces")))
+    provider.add_span_processor(BatchSpanProcessor(exporter))  # type: ignore[arg-type]  # it is one
     trace.set_tracer_provider(provider)
-    return provider
+    return provider, exporter
 
 
 def _sending_metrics(endpoint: str | None, resource: Resource) -> Any:

@@ -203,7 +203,7 @@ class Timeline:
         """Say where the trace is, and what to search for."""
         self._title("The trace")
         if not sent.in_time:
-            text = f"it was not taken in time: does an OTLP receiver listen at {sent.endpoint}?"
+            text = f"it was not taken (in time): does an OTLP receiver listen at {sent.endpoint}?"
             self._line(Text(f"  {text}", style="bold yellow"))
             return
         lines = [
