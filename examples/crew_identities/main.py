@@ -1,7 +1,8 @@
 """A crew of two whose members have identities: who did what for alice, and the proof of it.
 
 Run it with ``python examples/crew_identities/main.py``: offline, with a scripted model. With
-``--model PROVIDER/NAME`` a real one works. See README.md beside this file.
+``--model PROVIDER/NAME`` a real one works, and ``--otlp URL`` sends its trace to Jaeger. See
+README.md beside this file.
 """
 
 from __future__ import annotations
@@ -32,12 +33,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agentguard import ApprovalRequest, Ed25519Signer, Evidence, Guard, verify_evidence
+from agentguard import (
+    ApprovalRequest,
+    Ed25519Signer,
+    Evidence,
+    Guard,
+    telemetry,
+    verify_evidence,
+)
 from agentguard_crewai import guard_crewbase
 
 HERE = Path(__file__).resolve().parent
 CONSOLE = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 TOPIC = "heat pumps"
+JAEGER = os.environ.get("AGENTGUARD_JAEGER_QUERY_URL", "http://localhost:16686")
 
 
 # The crew: as CrewAI's own projects have it, but for one line.
@@ -292,6 +301,11 @@ def report(guard: Guard, folder: Path) -> bool:
             said = agentguard(folder, *VERIFY)
             say(f"$ agentguard {' '.join(VERIFY)}")
             say("".join(line for line in said.splitlines(keepends=True) if line.startswith(SHOWN)))
+    if telemetry.flush():
+        _version, trace_id, _span, _flags = str(proofs[0][1].call.predicate["traceparent"]).split(
+            "-"
+        )
+        say(f"The trace in Jaeger: {JAEGER}/trace/{trace_id}")
     return verified
 
 
@@ -328,7 +342,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A crew of two whose members have identities.")
     parser.add_argument("--model", metavar="PROVIDER/NAME", help="a real model, as CrewAI names it")
     parser.add_argument("--state", type=Path, metavar="DIR", help="a new folder, which is kept")
+    parser.add_argument("--otlp", metavar="URL", help="where its trace is sent: Jaeger has 4318")
     given = parser.parse_args()
+    if given.otlp:
+        telemetry.configure(endpoint=given.otlp, service_name="newsroom")
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.state.absolute() if given.state else Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,12 +13,14 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlencode
 from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
+from agentguard import Ed25519Signer, config, domain
 from agentguard.storage.reader import StateReader
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +118,7 @@ def test_a_graph_with_a_sub_agent_and_an_approval(jaeger):
         "      invoke_agent writer",
         "        execute_tool publish",
     ]
-    assert tree_of_the_readme() == tree(spans)
+    assert shown(readme(), "shows this tree:") == tree(spans)
     sales, salaries = (span for span in spans if span.name == "execute_tool read_note")
     assert sales.tags["agentguard.outcome.status"] == "ok"
     assert "error" not in sales.tags
@@ -154,9 +156,9 @@ def readme():
     return (ROOT / "examples" / "jaeger" / "README.md").read_text(encoding="utf-8")
 
 
-def tree_of_the_readme():
-    """The names of the tree that the example's page shows."""
-    block = readme().split("shows this tree:")[1].split("```")[1]
+def shown(page, before):
+    """The names of the tree that a page shows after these words."""
+    block = page.split(before)[1].split("```")[1]
     lines = [line for line in block.split("\n") if line]
     indents = [len(line) - len(line.lstrip()) for line in lines]
     words = [" ".join(line.split()[:2]) for line in lines]
@@ -215,3 +217,157 @@ def test_the_demo_says_where_to_look(jaeger, tmp_path):
     for url in searches:
         found = jaeger.ask(url.removeprefix(jaeger.query))
         assert trace_id in {trace["traceID"] for trace in found}
+
+
+# Crews, on a Python that CrewAI is for.
+
+
+def test_a_crew(jaeger):
+    pytest.importorskip("agentguard_crewai")
+    example = ROOT / "examples" / "crew_identities" / "main.py"
+    said = run(sys.executable, example, "--otlp", jaeger.otlp)
+    (link,) = (line.split()[-1] for line in said.splitlines() if "trace in Jaeger:" in line)
+    trace_id = link.rpartition("/")[2]
+    expected = shown((ROOT / "docs" / "crewai.md").read_text("utf-8"), "is one trace:")
+    spans = jaeger.trace(trace_id, len(expected))
+    assert tree(spans) == expected
+    refused, asked, published = (s for s in spans if s.name == "execute_tool publish_report")
+    through = "user:alice>crew:newsroom>agent:"
+    assert refused.tags["agentguard.delegation.chain"] == f"{through}researcher>agent:writer"
+    assert published.tags["agentguard.delegation.chain"] == f"{through}writer"
+    assert [span.name for span in spans if span.tags.get("error")] == [refused.name]
+    assert refused.tags["error.type"] == "scope.exceeded"
+    assert asked.tags["agentguard.approval.status"] == "pending"
+    assert published.links == [asked.id]
+    assert published.events == ["policy.decision", "approval.decided", "policy.decision"]
+    assert spans[0].tags["gen_ai.workflow.name"] == "Newsroom"
+    for span in spans[1:]:
+        assert span.tags["user.id"] == "user:alice"
+        assert span.tags["agentguard.task.id"] == "report-7"
+        assert f"/{span.tags['gen_ai.agent.name']}/" in span.tags["gen_ai.agent.id"]
+    for name, value in {
+        "gen_ai.agent.id": published.tags["gen_ai.agent.id"],
+        "agentguard.policy.decision": "deny",
+        "agentguard.delegation.chain": f"{through}researcher>agent:writer",
+        "agentguard.invocation.id": published.tags["agentguard.invocation.id"],
+        "gen_ai.workflow.name": "Newsroom",
+    }.items():
+        assert trace_id in jaeger.search("newsroom", **{name: value})
+        assert trace_id not in jaeger.search("newsroom", **{name: value + "x"})
+
+
+PAUSES = '''
+import json, os, sys
+
+os.environ["CREWAI_DISABLE_TELEMETRY"] = "true"
+os.environ["CREWAI_TRACING_ENABLED"] = "false"
+os.environ["CREWAI_STORAGE_DIR"] = os.getcwd()
+from crewai import Agent, Crew, Task
+from crewai.llms.base_llm import BaseLLM
+from crewai.tools import tool
+
+from agentguard import ApprovalPending, Decision, Ed25519Signer, Guard
+from agentguard_crewai import guard_crew, resumable
+
+
+def decide(document):
+    return Decision.require_approval() if document["action"] == "pay" else Decision.allow()
+
+
+class Model(BaseLLM):
+    steps: list
+
+    def call(self, *args, **kwargs):
+        if not self.steps:
+            return "done"
+        name, arguments = self.steps.pop(0)
+        function = {"name": name, "arguments": json.dumps(arguments)}
+        return [{"id": "c", "type": "function", "function": function}]
+
+    def supports_function_calling(self):
+        return True
+
+
+@tool
+def pay(to: str) -> str:
+    """Pay somebody."""
+    return f"paid {to}"
+
+
+def agent(role, *steps, **options):
+    model = Model(model="scripted", steps=list(steps))
+    return Agent(role=role, goal="g", backstory="b", llm=model, **options)
+
+
+if __name__ == "__main__":
+    work = {"task": "pay ann", "context": "c", "coworker": "Clerk"}
+    lead = agent("Lead", ("delegate_work_to_coworker", work), allow_delegation=True)
+    clerk = agent("Clerk", ("pay", {"to": "ann"}), tools=[pay])
+    task = Task(description="a task", expected_output="words", agent=lead)
+    crew = Crew(name="bank", agents=[lead, clerk], tasks=[task])
+    with Guard.open("agentguard.toml", passphrase=b"of this test") as guard:
+        for seed in sys.argv[1:]:
+            (request,) = guard.approvals.pending()
+            guard.approvals.approve(request, Ed25519Signer.from_seed(bytes.fromhex(seed)))
+        guard_crew(crew, guard, on_approval="pause")
+        with guard.delegate("user:alice", scope=["pay"], via="crew:bank"), resumable("order-1"):
+            try:
+                print(crew.kickoff().raw)
+            except ApprovalPending as pending:
+                print(pending.request.traceparent)
+'''
+SETTINGS = """
+trust_domain = "bank.example"
+state = "state"
+anchor = "anchor"
+
+[policy]
+engine = "function"
+path = "pauses:decide"
+
+[agents.lead]
+max_scope = ["pay"]
+
+[agents.clerk]
+max_scope = ["pay"]
+
+[telemetry]
+endpoint = "{endpoint}"
+service_name = "{service}"
+
+[approvers.bob]
+principal = "user:bob"
+keys = ["{key}"]
+"""
+PAUSED = """
+invoke_workflow bank
+  invoke_agent lead
+    execute_tool delegate_work_to_coworker
+      invoke_agent clerk
+        execute_tool pay
+"""
+
+
+def test_a_crew_that_pauses_and_goes_on_in_another_process(jaeger, tmp_path, monkeypatch):
+    pytest.importorskip("agentguard_crewai")
+    seed = os.urandom(32)
+    bob = Ed25519Signer.from_seed(seed)
+    service = f"bank-{os.urandom(4).hex()}"
+    tables = SETTINGS.format(endpoint=jaeger.otlp, service=service, key=bob.public_key.openssh())
+    (tmp_path / "pauses.py").write_text(PAUSES)
+    (tmp_path / "agentguard.toml").write_text(tables)
+    domain.found(config.load(tmp_path / "agentguard.toml"), b"of this test", now=datetime.now(UTC))
+    monkeypatch.chdir(tmp_path)
+    traceparent = run(sys.executable, "pauses.py").split()[-1]
+    assert run(sys.executable, "pauses.py", seed.hex()).split()[-1] == "done"
+
+    first = PAUSED.strip("\n").splitlines()
+    spans = jaeger.trace(traceparent.split("-")[1], 2 * len(first))
+    assert tree(spans) == [*first, *(f"  {line}" for line in first)]
+    workflow, again = (span for span in spans if span.name == "invoke_workflow bank")
+    asked, paid = (span for span in spans if span.name == "execute_tool pay")
+    assert (again.links, paid.links) == ([workflow.id], [asked.id])
+    assert not [span for span in spans if span.tags.get("error")]
+    assert asked.id == traceparent.split("-")[2]
+    trace_ids = jaeger.search(service, **{"gen_ai.conversation.id": "order-1"})
+    assert trace_ids == {traceparent.split("-")[1]}

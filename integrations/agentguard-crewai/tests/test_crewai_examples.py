@@ -314,6 +314,13 @@ def test_a_flow_that_has_paused_goes_on_in_another_process(tmp_path, signed):
     assert "the crew says: It is booked." in ran.stdout
 
 
+def test_without_a_key_for_a_real_model_a_flow_ends_with_one_sentence(tmp_path):
+    ran = run(tmp_path, FLOW, "--model", "openai/gpt-test")
+    assert ran.returncode == 1
+    assert "Traceback" not in ran.stderr
+    assert ran.stderr.splitlines()[-1].startswith("--model openai/gpt-test failed: ValueError: ")
+
+
 @pytest.fixture
 def flow(tmp_path):
     """Return a copy of crew_flow_approval in which one text is another."""

@@ -28,7 +28,16 @@ __all__ = [
     "configure",
     "flush",
     "inside",
+    "workflow",
 ]
+
+
+def workflow(name: str, *, conversation: str | None = None, paused: str | None = None) -> AgentSpan:
+    """For adapters: begin the span ``invoke_workflow`` of what several agents do together.
+
+    ``conversation`` and ``paused`` are those of ``Agent.span``.
+    """
+    return agents.begin_workflow(name, conversation, paused) or SILENT
 
 
 class Telemetry:

@@ -1,4 +1,7 @@
-"""The span of an agent's work in a framework: ``invoke_agent``. Adapters begin and end it."""
+"""The spans of what agents do in a framework, which adapters begin and end.
+
+``invoke_agent`` is one agent's work, ``invoke_workflow`` that of several, such as a crew's.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from agentguard.telemetry.tracing import fails_open
 
 
 class AgentSpan:
-    """A span ``invoke_agent``; in a ``with`` block it is the current one, and it ends with that.
+    """A span of agents' work; in a ``with`` block it is the current one, and it ends with that.
 
     Where no SDK is set up it does nothing. None of its methods raises an ``Exception``.
     """
@@ -119,3 +122,24 @@ def begin(agent_name: str, identity: Mapping[str, Any], run: AgentRun) -> AgentS
         record_exception=False,
     )
     return AgentSpan(span, attributes, run.parent)
+
+
+@fails_open
+def begin_workflow(name: str, conversation: str | None, paused: str | None) -> AgentSpan:
+    """Start the span of a workflow (``telemetry.workflow``)."""
+    tracer = tracing.tracer()
+    if tracer is None:
+        return SILENT
+    context, links = tracing.resumed(tracing.parse(paused), None)
+    workflow = tracing.text(name)
+    attributes = {names.OPERATION: names.INVOKE_WORKFLOW, names.WORKFLOW_NAME: workflow}
+    if conversation is not None:
+        attributes[names.CONVERSATION] = tracing.text(conversation)
+    span = tracer.start_span(
+        f"{names.INVOKE_WORKFLOW} {workflow}",
+        context,
+        attributes=attributes,
+        links=links,
+        record_exception=False,
+    )
+    return AgentSpan(span, attributes)
