@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import json
 import subprocess
 import sys
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import StructuredTool, tool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.errors import GraphRecursionError
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 from opentelemetry import trace
@@ -22,6 +25,7 @@ from opentelemetry.trace import StatusCode
 
 from agentguard_langchain import GuardMiddleware, guard_approval_node, guard_subagent, guard_tools
 from agentguard_langchain.nodes import guard_edge, guard_tool_node
+from agentguard_langchain.traced import _RUNS
 
 CONFIG: Any = {"configurable": {"thread_id": "t1"}}
 SYNC = pytest.mark.parametrize("sync", [True, False])
@@ -301,6 +305,24 @@ def test_a_guarded_tool_in_a_tool_nests_in_it(team, spans):
     with team.lend():
         team.graph(ask).invoke(asking(("ask", {"what": "a"})), CONFIG)
     assert spans.tree() == ["invoke_agent payer", "  execute_tool ask", "    execute_tool look"]
+
+
+async def test_no_run_is_kept_once_it_is_over(team, spans):
+    graph = team.graph()
+    with team.lend():
+        graph.invoke(asking(("look", {"what": "a"})), CONFIG)
+        graph.invoke(asking(("pay", {"to": "a", "cents": 500})), CONFIG)  # pauses
+        with pytest.raises(GraphRecursionError):
+            graph.invoke(asking(("look", {"what": "a"})), {**CONFIG, "recursion_limit": 2})
+        for _ in graph.stream(asking(("look", {"what": "a"})), CONFIG):
+            break  # the rest is not asked for
+        async with aclosing(graph.astream(asking(("look", {"what": "a"})), CONFIG)) as items:
+            async for _ in items:
+                break
+    gc.collect()  # which closes the other one
+    assert _RUNS._runs == {}
+    failed = [s for s in spans.named("invoke_agent payer") if "error.type" in s.attributes]
+    assert [span.attributes["error.type"] for span in failed] == ["GraphRecursionError"]
 
 
 def test_without_an_sdk_langchain_is_left_alone(team):
