@@ -508,7 +508,7 @@ def test_an_agent_is_who_its_role_was_written_as_whatever_inputs_make_of_it(desk
 
 @pytest.mark.parametrize("who", ["Lead", "Third"])
 def test_an_agent_is_not_whom_inputs_have_made_of_its_role(desk, native, who):
-    desk = desk()
+    desk = desk(agents={**AGENTS, "who": {"max_scope": ["read"]}})
     lead = desk.agent(native, "{who}", "done", READ, "done")
     crew = native.crew(lead)
     crew.kickoff(inputs={"who": who})  # before it is guarded
