@@ -770,7 +770,7 @@ def test_a_stream_is_never_read_for_another_user(way, recorded, signed, whose):
     with made.guard.delegate("user:bob", scope=["pay"]):
         with pytest.raises(ConfigError, match="another delegation in force") as refused:
             read(stream)
-        assert refused.value.code == "delegation.elsewhere"
+        assert refused.value.code == "crew.elsewhere"
         assert (paid, signed(made.guard)) == ([], [])
         assert read(team.kickoff()) == "done"  # his own is
     assert (paid, [call.chain[0] for call in signed(made.guard)]) == (["ann"], ["user:bob"])
