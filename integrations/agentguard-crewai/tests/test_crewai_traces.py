@@ -250,6 +250,26 @@ invoke_workflow report
 """)
 
 
+def test_another_agent_at_the_same_task_has_a_span_of_its_own(desk, native, spans):
+    hand = guard_agent(desk.agent(native, "Hand", READ, "done"), desk.guard)
+
+    @tool
+    def ask() -> str:
+        """Ask somebody."""
+        return str(hand.execute_task(task))
+
+    lead = native.agent("Lead", ("ask", {}), "done", tools=[ask])
+    task = task_of(lead)
+    guard_crew(Crew(name="report", agents=[lead], tasks=[task]), desk.guard).kickoff()
+    assert spans.tree() == tree("""
+invoke_workflow report
+  invoke_agent lead
+    execute_tool ask
+      invoke_agent hand
+        execute_tool read_file
+""")
+
+
 # --- threads, tasks and streams -------------------------------------------------------------------
 
 

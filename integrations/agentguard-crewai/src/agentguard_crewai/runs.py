@@ -243,7 +243,7 @@ class Kickoff(NamedTuple):
                 "a crew that streams works when it is read, and this one was kicked off with "
                 "another delegation in force than now: read it in the block that kicked it off"
             )
-            raise ConfigError(message, code="delegation.elsewhere")
+            raise ConfigError(message, code="crew.elsewhere")
         with _in_force(self.run):
             yield
 

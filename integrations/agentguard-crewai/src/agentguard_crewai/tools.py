@@ -206,8 +206,10 @@ def gate_of(tool: BaseTool) -> Gate:
 
 def is_gated(function: object, tool: BaseTool) -> bool:
     """Whether a function passes the gate of this guarded tool."""
-    own = isinstance(function, types.MethodType) and function == tool._run  # noqa: SLF001
-    return own or getattr(function, _GATE, None) is gate_of(tool)
+    if isinstance(function, types.MethodType) and function.__self__ is tool:
+        # CrewAI's goes on to func, also where somebody has replaced the tool's _run meanwhile
+        return function == tool._run or function.__func__ is Tool._run  # noqa: SLF001
+    return getattr(function, _GATE, None) is gate_of(tool)
 
 
 def original_of(tool: BaseTool) -> BaseTool:

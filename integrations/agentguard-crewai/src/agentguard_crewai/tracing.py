@@ -28,10 +28,11 @@ Value = TypeVar("Value")
 
 
 class _Traced(NamedTuple):
-    """What is in a span here: part of which run and conversation, and which task it is."""
+    """What is in a span here: part of which run and conversation, and whose work on which task."""
 
     run: Run
     conversation: str | None
+    identity: Identity | None
     task: object
 
 
@@ -52,7 +53,8 @@ def agent_span(identity: Identity, run: Run, task: object) -> Iterator[None]:
     A ``task`` that CrewAI tries again, within the try that has failed, is in that one's.
     """
     outer = _TRACED.get()
-    if outer is not None and task is not None and outer.task is task:
+    tried = outer is not None and task is not None and outer.task is task
+    if outer is not None and tried and outer.identity is identity:
         yield
         return
     with _span(run, identity, task, partial(_of_agent, identity)):
@@ -71,7 +73,7 @@ def _span(
     else:  # within an agent's work it is its executor that is the flow
         conversation, paused = run.name or current_flow_id.get(), _recalled(identity, run)
     span = begin(conversation=conversation, paused=paused) or SILENT
-    token = _TRACED.set(_Traced(run, conversation, task))
+    token = _TRACED.set(_Traced(run, conversation, identity, task))
     try:
         with telemetry.attached(span.context):
             yield
