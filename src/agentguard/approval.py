@@ -396,8 +396,10 @@ class ApprovalPending(AgentguardError):
     default_code: ClassVar[str] = "approval.pending"
 
     def __init__(self, request: ApprovalRequest, missing: str) -> None:
+        told = any(missing.startswith(f"{one.reason}: ") for one in request.requirements)
+        why = "" if told else f" ({request.reason})"
         super().__init__(
-            f"{request.tool} waits for approval ({request.reason}): {missing}; "
+            f"{request.tool} waits for approval{why}: {missing}; "
             f"see agentguard approvals show {request.request_id[:8]}"
         )
         self.request = request

@@ -7,7 +7,7 @@ approval would have to meet. How an engine's answer becomes a decision stands in
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from agentguard import redaction
 from agentguard.canonical import JSON
@@ -15,6 +15,9 @@ from agentguard.errors import AgentguardError
 from agentguard.redaction import Redaction
 
 Outcome = Literal["allow", "deny", "approval"]
+
+MAY_HAVE_RUN: Final = frozenset({"journal.in_doubt", "journal.unreplayable"})
+"""A call that is refused with one of these codes was made before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,11 @@ class Decision:
     def reason(self) -> str:
         """The reasons as one line."""
         return "; ".join(self.reasons)
+
+    @property
+    def told_reason(self) -> str:
+        """The reason of a refusal as a model is told it: some policies give none."""
+        return self.reason or "the policy does not allow it"
 
     @classmethod
     def allow(cls) -> Decision:

@@ -275,20 +275,23 @@ class Guard:
         home = domain.ephemeral(settings.trust_domain, now=_clock())
         return cls(settings, engine, home, on_request)
 
+    def require_agent(self, name: str) -> None:
+        """Raise ``ConfigError`` (``agent.unknown``) for a name without an ``[agents]`` table."""
+        agents = self._settings.agents
+        if name not in agents and (agents or not self._free):
+            known = ", ".join(sorted(agents)) or "none"
+            message = f"{self._settings.source}: there is no [agents.{name}]; known agents: {known}"
+            raise ConfigError(message, code="agent.unknown")
+
     def new_agent(self, name: str) -> Agent:
         """Make an agent instance: a new key, and a credential for it that is on record.
 
         Raises ``ConfigError`` (``agent.unknown``) for a name without an ``[agents]`` table, and
         ``StorageError`` where the credential can't be recorded.
         """
+        self.require_agent(name)
         profile = self._settings.agents.get(name)
         if profile is None:
-            if self._settings.agents or not self._free:
-                known = ", ".join(sorted(self._settings.agents)) or "none"
-                message = (
-                    f"{self._settings.source}: there is no [agents.{name}]; known agents: {known}"
-                )
-                raise ConfigError(message, code="agent.unknown")
             delegators = self._settings.delegators(name)
             profile = AgentConfig(AgentProfile(name), "own", max_scope=None, delegators=delegators)
         body = Body(

@@ -8,13 +8,13 @@ them in ``flow.py``, and pages are kept, signed with the log's key, by ``storage
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from agentguard import canonical
 from agentguard.canonical import JSON, b64_decode, b64_encode
 from agentguard.decision import Decision
-from agentguard.errors import AgentguardError, DecodeError
+from agentguard.errors import AgentguardError, DecodeError, EncodeError
 
 State = Literal["begun", "unknown", "done", "unreplayable"]
 
@@ -34,6 +34,27 @@ class ResultCodec(Protocol):
 
     def loads(self, data: bytes) -> Any:
         """Return the result of these bytes."""
+
+
+def dumps_checked(
+    write: Callable[[Any], bytes], read: Callable[[bytes], Any], result: Any
+) -> bytes:
+    """Write a result, which has to be written the same once it was read again.
+
+    Raises ``EncodeError`` for one that is not, whatever ``write`` and ``read`` raise.
+    """
+    try:
+        data = write(result)
+        same = write(read(data)) == data
+    except EncodeError:
+        raise
+    except Exception as error:
+        # values run code of their authors: whatever goes wrong in it, nothing is kept
+        raise EncodeError(f"a result can't be written ({type(error).__name__})") from error
+    if not same:
+        kind = type(result)
+        raise EncodeError(f"a {kind.__module__}:{kind.__qualname__} does not come back as it was")
+    return data
 
 
 class Page(NamedTuple):

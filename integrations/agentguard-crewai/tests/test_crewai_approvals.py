@@ -426,6 +426,17 @@ def test_the_model_is_told_who_rejected_and_why(office, way):
     assert "user:bob has rejected this call: not on a Friday" in told
 
 
+def test_whoever_runs_a_crew_is_told_once_that_it_waits(office, way, caplog):
+    office.terms = {"on_approval": "wait", "timeout": 0}
+    crew = office.crew(way.crew(way.agent("Lead", PAY, LOOK, PAY, "done", tools=office.tools)))
+    with office.lent():
+        crew.kickoff()
+    (request,) = office.waiting
+    (line,) = [one.getMessage() for one in caplog.records if one.name == "agentguard"]
+    assert line.startswith("pay waits for approval (")
+    assert line.endswith(f"see agentguard approvals show {request.request_id[:8]}")
+
+
 def test_the_model_is_told_which_request_waits(office, way):
     office.terms = {"on_approval": "wait", "timeout": timedelta(seconds=0.1)}
     lead = way.agent("Lead", PAY, "done", tools=office.tools)
@@ -827,6 +838,7 @@ def test_who_catches_the_pause_learns_what_is_asked(office, way):
     office.approve("bob")
     with office.lent(), pytest.raises(ApprovalPending, match="1 of 2") as paused:
         office.crew(way.crew(way.agent("Lead", PAY, "done", tools=office.tools))).kickoff()
+    assert str(paused.value).count("payments need two people") == 1
     assert "1 of 2" in paused.value.missing
 
 

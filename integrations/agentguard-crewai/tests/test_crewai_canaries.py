@@ -16,6 +16,7 @@ import threading
 from collections import defaultdict
 from contextvars import ContextVar
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import crewai
@@ -32,6 +33,7 @@ from crewai.flow.flow_context import current_flow_method_name
 from crewai.flow.persistence import SQLiteFlowPersistence
 from crewai.flow.runtime import _iter_condition_events
 from crewai.flow.types import FlowMethodName
+from crewai.mcp.tool_resolver import MCPToolResolver
 from crewai.project import CrewBase, agent, task
 from crewai.project import crew as crew_method
 from crewai.project.crew_base import AgentConfig, _filter_methods
@@ -50,8 +52,9 @@ from crewai.utilities.string_utils import sanitize_tool_name
 from pydantic import BaseModel, PrivateAttr
 
 from agentguard_crewai.agents import GuardedAgent
+from agentguard_crewai.cache import OwnResults
 from agentguard_crewai.crews import GuardedCrew
-from agentguard_crewai.executor import GuardedExecutor
+from agentguard_crewai.executor import GuardedExecutor, _GuardedReader
 
 READ: Any = ("read_file", {"path": "plan"})
 
@@ -140,11 +143,14 @@ SIGNATURES = {
         "kickoff": "(inputs=None, input_files=None, from_checkpoint=None)",
         "kickoff_async": "(inputs=None, input_files=None, from_checkpoint=None)",
         "akickoff": "(inputs=None, input_files=None, from_checkpoint=None)",
+        "kickoff_for_each_async": "(inputs, input_files=None)",
+        "akickoff_for_each": "(inputs, input_files=None)",
         "copy": "()",
         "_create_manager_agent": "()",
         "_get_agent_to_use": "(task)",
     },
     AgentExecutor: {"_register_deferred_file_reader": "(reader)"},
+    DeferredToolResultReader: {"_run": "(file_path, start_line=1, line_count=None)"},
     CacheHandler: {"add": "(tool, input, output)", "read": "(tool, input)"},
     BaseTool: {
         "run": "(*args, **kwargs)",
@@ -162,7 +168,6 @@ SIGNATURES = {
     },
     BaseAgentTool: {
         "_get_coworker": "(coworker, **kwargs)",
-        "_execute": "(agent_name, task, context=None)",
         "sanitize_agent_name": "(name)",
     },
 }
@@ -185,13 +190,35 @@ def test_what_is_overridden_or_called_takes_what_it_took(kind, name):
 
 @pytest.mark.parametrize(
     ("ours", "theirs"),
-    [(GuardedAgent, Agent), (GuardedCrew, Crew), (GuardedExecutor, AgentExecutor)],
+    [
+        (GuardedAgent, Agent),
+        (GuardedCrew, Crew),
+        (GuardedExecutor, AgentExecutor),
+        (_GuardedReader, DeferredToolResultReader),
+        (OwnResults, CacheHandler),
+    ],
 )
 def test_whatever_the_adapter_overrides_stands_in_this_file(ours, theirs):
     written = {name for name, value in vars(ours).items() if inspect.isfunction(value)}
     overridden = {name for name in written if hasattr(theirs, name)}
-    pydantics = {"model_post_init", "__replace__"}
+    pydantics = {"model_post_init", "__replace__", "__init__", "__repr_name__", "__setattr__"}
     assert overridden - pydantics <= set(SIGNATURES[theirs])
+
+
+@pytest.mark.parametrize("ours", [GuardedAgent, GuardedCrew, GuardedExecutor, _GuardedReader])
+def test_no_method_of_the_adapter_takes_the_place_of_a_users(ours):
+    theirs = ours.__mro__[2 if ours is _GuardedReader else 1]
+    written = {name for name, value in vars(ours).items() if inspect.isfunction(value)}
+    own = {name for name in written if not hasattr(theirs, name)}
+    assert {name for name in own if not name.startswith("_agentguard")} == set()
+
+
+def test_a_tool_of_a_server_is_told_from_others_by_the_configuration_of_its_client():
+    known = MCPToolResolver._resolve_native.__code__.co_cellvars
+    assert "mcp_config" in known, changed("an MCP tool's client factory", "binding.py, _state")
+    made = MCPNativeTool(dict, "look", {}, "files", server_reference="docs")
+    assert made.server_reference == "docs", changed("MCPNativeTool", "binding.py, _state")
+    assert made._client_factory is dict, changed("MCPNativeTool", "binding.py, _state")
 
 
 def test_remote_agents_replace_what_the_adapter_looks_at_on_the_object():
@@ -204,10 +231,10 @@ def test_remote_agents_replace_what_the_adapter_looks_at_on_the_object():
         and isinstance(node.args[1], ast.Constant)
     }
     known = {"execute_task", "aexecute_task", "kickoff", "kickoff_async"}
-    assert found == known, changed(f"Agent(a2a=...) replaces {found}", "agents.py, _WAYS")
+    assert found == known, changed(f"Agent(a2a=...) replaces {found}", "agents.py, _ENTRY_POINTS")
 
 
-@pytest.mark.parametrize("private", ["_original_role", "_last_messages", "crew", "tools_handler"])
+@pytest.mark.parametrize("private", ["_original_role", "tools_handler"])
 def test_an_agent_has_what_the_adapter_looks_for(private):
     known = {*Agent.__private_attributes__, *Agent.model_fields}
     assert private in known, changed(f"Agent.{private} is gone", "agents.py")
@@ -453,8 +480,7 @@ def test_a_structured_tool_runs_the_method_of_the_tool(read_file):
         assert structured._original_tool is one, changed("what it keeps of the tool", where)
 
 
-@pytest.mark.parametrize("enter", ["run", "_run"])
-def test_each_path_runs_a_tool_by_what_the_adapter_gates(way, enter):
+def test_each_path_runs_a_tool_by_what_the_adapter_gates(way):
     """Natively ``run``, which is looked up on the tool, and in text ``_run``."""
     entered: list[str] = []
 
@@ -469,7 +495,7 @@ def test_each_path_runs_a_tool_by_what_the_adapter_gates(way, enter):
 
     way.crew(way.agent("Lead", READ, "done", tools=[Entered()])).kickoff()
     expected = ["run", "_run"] if way.native else ["_run"]
-    assert entered == expected, changed(f"{enter} on this path", "tools.py")
+    assert entered == expected, changed(f"a tool is run by {entered}", "tools.py")
 
 
 def test_the_names_of_tools():
@@ -557,7 +583,7 @@ def test_the_cache_is_asked_before_a_tool_is(way):
     lead = way.agent("Lead", READ, again, READ, "done", tools=[read_file], cache_handler=handler)
     way.crew(lead).kickoff()
     told = '{"path": "plan"}'
-    where = "agents.py, _OwnResults"
+    where = "cache.py, OwnResults"
     assert handler._noted[:3] == [
         ("read", "read_file", told),
         ("ran", "plan"),
@@ -577,7 +603,7 @@ def test_a_crew_offers_its_agents_one_cache(way, native):
         manager_llm=native.model("done"),
         cache=True,
     )
-    where = "crews.py, _guarded"
+    where = "agents.py, assign_identity"
     for one in (lead, hand):
         assert one.noted("cache") == [crew._cache_handler], changed("who offers a cache", where)
         assert isinstance(one.tools_handler, ToolsHandler)
@@ -586,6 +612,43 @@ def test_a_crew_offers_its_agents_one_cache(way, native):
     manager: Any = crew.manager_agent
     assert manager.cache_handler is crew._cache_handler, changed("the manager's cache", where)
     assert not watched(way).noted("cache"), changed("agents cache by themselves", where)
+
+
+def test_a_cache_function_is_asked_once_a_tool_has_run_and_its_error_is_another_try(way):
+    asked: list[Any] = []
+
+    @tool
+    def read_file(path: str) -> str:
+        """Read a file."""
+        asked.append("ran")
+        return path
+
+    def cached(args: Any, result: Any) -> bool:
+        asked.append((args, result))
+        raise ValueError("not to be had")
+
+    read_file.cache_function = cached
+    lead = way.agent("Lead", READ, "done", tools=[read_file], cache_handler=CacheHandler())
+    way.crew(lead).kickoff()
+    where = "tools.py, _Caching"
+    assert asked[:2] == ["ran", ({"path": "plan"}, "plan")], changed("when it is asked", where)
+    tries = asked.count("ran")
+    assert (tries > 1) == (not way.native), changed(f"{tries} tries", where)
+
+
+def test_of_a_models_text_a_tool_gets_what_its_schema_names(text, read_file, ran):
+    further = ("read_file", {"path": "plan", "owner": "alice"})
+    lead = text.agent("Lead", further, "done", tools=[read_file])
+    assert text.crew(lead).kickoff().tasks_output[0].tool_failures == []
+    assert ran == ["plan"], changed("further arguments", "cache.py, _received")
+
+
+def test_a_tool_may_say_what_its_results_are():
+    assert "result_schema" in BaseTool.model_fields, changed("result_schema", "call.py, Call")
+
+
+def test_a_cache_is_named_in_its_representation():
+    assert CacheHandler().__repr_name__() == "CacheHandler", changed("its name", "cache.py")
 
 
 # --- failures and tries -------------------------------------------------------------------------
@@ -634,7 +697,7 @@ def test_a_fingerprint_is_set_once_before_each_text_action(text):
 
     lead = watched(text, READ, ("read_file", {"path": "b"}), "done", tools=[read_file])
     text.crew(lead).kickoff()
-    where = "gate.py, Action"
+    where = "call.py, Action"
     assert tries == [*["plan"] * 6, *["b"] * 6], changed("how often CrewAI tries", where)
     assert len(lead.noted("fingerprint")) == 2, changed("when a fingerprint is set", where)
 
@@ -642,7 +705,7 @@ def test_a_fingerprint_is_set_once_before_each_text_action(text):
 def test_a_fingerprint_is_not_set_for_native_calls(native, read_file):
     lead = watched(native, READ, "done", tools=[read_file])
     native.crew(lead).kickoff()
-    assert lead.noted("fingerprint") == [], changed("native calls set it", "gate.py, Action")
+    assert lead.noted("fingerprint") == [], changed("native calls set it", "call.py, Action")
 
 
 def test_a_native_call_is_tried_once(native):
@@ -655,7 +718,7 @@ def test_a_native_call_is_tried_once(native):
         raise ValueError(path)
 
     output = native.crew(native.agent("Lead", READ, "done", tools=[read_file])).kickoff()
-    assert tries == ["plan"], changed("native calls are tried again", "gate.py, Action")
+    assert tries == ["plan"], changed("native calls are tried again", "call.py, Action")
     (failed,) = output.tasks_output[0].tool_failures
     assert failed.failure.reason is ToolFailureReason.EXCEPTION
 
@@ -686,6 +749,34 @@ def test_what_is_no_exception_passes_through_crewai(native, text, how):
             contextvars.copy_context().run(begin)  # CrewAI leaves its scopes open
 
 
+def test_what_is_no_exception_ends_the_thread_of_a_task_and_leaves_it_open(native, monkeypatch):
+    ended: Queue[Any] = Queue()
+    monkeypatch.setattr(threading, "excepthook", lambda told: ended.put(told.exc_type))
+
+    @tool
+    def read_file(path: str) -> str:
+        """Read a file."""
+        raise Stop
+
+    lead = native.agent("Lead", READ, "done", tools=[read_file])
+    future = task_of(lead, async_execution=True).execute_async(lead)
+    assert ended.get(timeout=60) is Stop
+    assert not future.done(), changed("whoever waits for such a task is told", "agents.py")
+
+
+def test_parallel_steps_of_a_plan_take_what_is_no_exception_for_a_failure():
+    path = Path(crewai.__file__).parent / "agents" / "agent_executor.py"
+    written = ast.parse(path.read_text("utf-8"))
+    gathered = [
+        node
+        for node in ast.walk(written)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "asyncio.gather"
+    ]
+    taken = [{one.arg: ast.unparse(one.value) for one in node.keywords} for node in gathered]
+    where = "agents.py, _executing"
+    assert taken == [{"return_exceptions": "True"}], changed("how steps end", where)
+
+
 # --- work that is handed on ---------------------------------------------------------------------
 
 
@@ -708,7 +799,7 @@ def test_a_delegation_tool_has_its_coworker_execute_a_task(native, number, argum
         for role in ("Hand", " HAND", "Other")
     ]
     made = native.agent("Lead").get_delegation_tools(twins)[number]
-    where = "gate.py, _chosen"
+    where = "delegation.py, coworker_of"
     assert isinstance(made, BaseAgentTool)
     assert made.agents == twins
     told = {"context": "c", "coworker": "[ hand , Other]"}
@@ -716,7 +807,8 @@ def test_a_delegation_tool_has_its_coworker_execute_a_task(native, number, argum
     given = [one._given for one in twins]
     assert given == [[("work", "c", None)], [], []], changed("who gets the work", where)
     said = made.run(**{argument: "fail", **told})
-    assert "it can't be done" in said, changed("what a coworker raises is not a text", "gate.py")
+    where = "delegation.py, run_handed_over"
+    assert "it can't be done" in said, changed("what a coworker raises is not a text", where)
     assert made._get_coworker("a", co_worker="b") == "a"
     assert made._get_coworker(None, co_worker="b") == "b"
     assert made._get_coworker(coworker=None, co_worker="[x, y]") == "x"
@@ -726,7 +818,9 @@ def test_a_delegation_tool_has_its_coworker_execute_a_task(native, number, argum
 def test_delegation_tools_are_the_only_ones_that_hand_work_on():
     kinds = {kind.__name__ for kind in BaseAgentTool.__subclasses__()}
     theirs = {k for k in kinds if not k.startswith("_")}
-    assert theirs == {"DelegateWorkTool", "AskQuestionTool"}, changed("those tools", "gate.py")
+    assert theirs == {"DelegateWorkTool", "AskQuestionTool"}, changed(
+        "those tools", "delegation.py"
+    )
 
 
 @pytest.mark.parametrize("begin", ["kickoff", "akickoff", "replay"])
@@ -873,12 +967,37 @@ def test_a_copy_of_an_agent_is_of_its_class_and_of_a_crew_is_not(native):
         assert copied._secret == "it", changed("shallow copies", "agents.py, __copy__")
 
 
+def test_a_copy_of_a_crew_keeps_the_order_of_agents_and_finds_a_tasks_by_its_role(native):
+    twins = [native.agent("Lead"), native.agent("Lead"), native.agent("Hand")]
+    crew = Crew(agents=twins, tasks=[task_of(one) for one in twins])
+    copied = crew.copy()
+    where = "crews.py, copy"
+    assert [one.role for one in copied.agents] == ["Lead", "Lead", "Hand"], changed("order", where)
+    found = [copied.agents.index(one.agent) for one in copied.tasks]
+    assert found == [0, 0, 2], changed("how a task's agent is found", where)
+
+
+async def test_an_agents_akickoff_is_its_kickoff_async(native):
+    asked: list[Any] = []
+
+    class Asked(Agent):
+        async def kickoff_async(self, *args: Any, **kwargs: Any) -> Any:
+            asked.append((args, kwargs))
+            return "done"
+
+    lead = Asked(role="Lead", goal="g", backstory="b", llm=native.model())
+    assert await lead.akickoff("go on") == "done"
+    assert len(asked) == 1, changed("Agent.akickoff", "agents.py, kickoff_async")
+
+
 def test_a_role_is_kept_as_it_was_written(native):
     lead: Any = native.agent("{what} Writer", "done")
     assert lead._original_role is None
     native.crew(lead).kickoff(inputs={"what": "Senior"})
     assert lead.role == "Senior Writer"
-    assert lead._original_role == "{what} Writer", changed("_original_role", "agents.py, _role")
+    assert lead._original_role == "{what} Writer", changed(
+        "_original_role", "agents.py, _require_of_crewai"
+    )
     assert lead.copy().role in ("Senior Writer", "{what} Writer")
 
 

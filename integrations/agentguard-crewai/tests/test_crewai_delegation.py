@@ -508,7 +508,7 @@ def test_an_agent_is_who_its_role_was_written_as_whatever_inputs_make_of_it(desk
 
 @pytest.mark.parametrize("who", ["Lead", "Third"])
 def test_an_agent_is_not_whom_inputs_have_made_of_its_role(desk, native, who):
-    desk = desk()
+    desk = desk(agents={**AGENTS, "who": {"max_scope": ["read"]}})
     lead = desk.agent(native, "{who}", "done", READ, "done")
     crew = native.crew(lead)
     crew.kickoff(inputs={"who": who})  # before it is guarded
@@ -545,13 +545,51 @@ def test_however_the_tool_is_called_it_hands_on_to_whom_it_may(desk, native, how
         assert "ok" not in [became for *_who, became in desk.story()]
 
 
+# --- what fails ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("copes", [True, False])
+def test_a_failure_that_a_coworker_copes_with_is_none_of_what_was_handed_over(desk, way, copes):
+    desk = desk()
+    third = guard_agent(
+        desk.agent(way, "Third", RuntimeError("the model is down"), max_retry_limit=0), desk.guard
+    )
+
+    @tool
+    def ask_third(what: str) -> str:
+        """Ask the third."""
+        try:
+            return str(third.execute_task(task_of(third)))
+        except RuntimeError:
+            return "the third is away"
+
+    down = RuntimeError("the model is down")
+    hand = way.agent(
+        "Hand",
+        ("ask_third", {"what": "it"}),
+        "done" if copes else down,
+        tools=[ask_third],
+        max_retry_limit=0,
+    )
+    lead = desk.agent(way, "Lead", hands("Hand"), "led", allow_delegation=True)
+    crew = guard_crew(Crew(agents=[lead, hand], tasks=[task_of(lead)]), desk.guard)
+    assert desk.kickoff(crew).raw == "led"
+    told = "ok" if copes else "error"
+    assert desk.story() == [("lead", DELEGATE, told), ("hand", "ask_third", "ok")]
+
+
 # --- what ends it -------------------------------------------------------------------------------
 
 
-def test_without_a_delegation_nobody_acts(desk, way):
+def test_without_a_delegation_nobody_acts(desk, way, caplog):
     desk = desk()
     output = desk.two(way, READ, hands("Hand"), "led").kickoff()
     assert codes(output) == ["delegation.missing"] * 2
+    told = output.tasks_output[0].tool_failures[0].failure.message
+    assert "kick off the crew inside a block of guard.delegate(...)" in told
+    logged = [one.getMessage() for one in caplog.records if one.name == "agentguard"]
+    assert len(logged) == 2
+    assert [line.count("[delegation.missing]") for line in logged] == [1, 1]
     assert desk.story() == [
         ("lead", "read_file", "delegation.missing"),
         ("lead", DELEGATE, "delegation.missing"),

@@ -6,12 +6,14 @@ work on to whom stands elsewhere.
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import json
 import math
 import pickle
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from types import ModuleType
 from typing import Any
@@ -27,12 +29,14 @@ from crewai.project import (
     before_kickoff,
     crew,
     llm,
+    load_crew,
     task,
 )
 from crewai.project import tool as crew_tool
 from crewai.tools import tool
 
-from agentguard import ApprovalPending, ConfigError, Decision, Guard, config, domain
+from agentguard import ApprovalPending, ConfigError, Decision, Guard, StorageError, config, domain
+from agentguard.audit import entry
 from agentguard_crewai import guard_agent, guard_crew, guard_crewbase
 
 CALL = ("look", {"at": "x"})
@@ -502,6 +506,57 @@ def hierarchical(way: Any, **options: Any) -> Crew:
     return Crew(agents=[writer], tasks=[job], process=Process.hierarchical, **options)
 
 
+def kinds_in(guard: Guard) -> list[str]:
+    """The entries of a guard's log, by their kinds."""
+    with closing(guard.reader()) as reader:
+        shards = [*reader.shards()]
+        return [entry.parse(body).kind for shard in shards for _at, body in reader.entries(shard)]
+
+
+def test_a_crew_of_which_one_can_not_be_guarded_leaves_nothing_on_record(native, strict):
+    guard = strict("lead", "writer")
+    for role, why in (("!!!", "makes no name"), ("Nobody", "there is no")):
+        crew = native.crew(one_of(native, "Lead"), one_of(native, role))
+        with pytest.raises(ConfigError, match=why):
+            guard_crew(crew, guard)
+        assert "identity" not in kinds_in(guard)
+    guard_crew(native.crew(one_of(native, "Lead"), one_of(native, "Writer")), guard)
+    assert kinds_in(guard).count("identity") == 2
+
+
+def test_where_a_role_names_no_table_the_ways_out_are_named(native, strict):
+    guard = strict("analyst")
+    with pytest.raises(ConfigError, match=r"there is no \[agents.senior-analyst\]") as refused:
+        guard_crew(native.crew(one_of(native, "Senior Analyst")), guard)
+    for way_out in ("add [agents.senior-analyst]", "name=...", "identity: in agents.yaml"):
+        assert way_out in str(refused.value)
+    with pytest.raises(ConfigError, match=r"there is no \[agents.boss\]") as refused:
+        guard_agent(one_of(native, "Senior Analyst"), guard, name="boss")
+    assert "role: add" not in str(refused.value)
+    guard_crew(native.crew(guard_agent(one_of(native, "It"), guard, name="analyst")), guard)
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda crew: crew.kickoff(),
+        lambda crew: asyncio.run(crew.kickoff_async()),
+        lambda crew: asyncio.run(crew.akickoff()),
+        lambda crew: crew.agents[0].kickoff("go on"),
+        lambda crew: asyncio.run(crew.agents[0].kickoff_async("go on")),
+    ],
+    ids=["kickoff", "kickoff_async", "akickoff", "agent", "agent_async"],
+)
+def test_with_a_closed_guard_nothing_is_kicked_off(native, strict, begin):
+    crew = guard_crew(native.crew(one_of(native, "Lead")), guard := strict("lead"))
+    guard.close()
+    lead: Any = crew.agents[0]
+    with pytest.raises(StorageError, match="the guard is closed: open it again") as refused:
+        begin(crew)
+    assert refused.value.code == "storage.closed"
+    assert lead.llm.heard == []
+
+
 def managed(calls: list[Any]) -> list[tuple[str, str]]:
     return sorted((call.agent, call.tool) for call in calls)
 
@@ -521,10 +576,15 @@ def test_the_manager_that_a_crew_makes_is_the_crew_manager(way, recorded, signed
 
 def test_without_a_table_for_the_manager_nothing_runs(way, strict, signed):
     guard = strict("writer")
-    crew = guard_crew(hierarchical(way, manager_llm=way.model(HANDED, "done")), guard)
-    with pytest.raises(ConfigError, match=r"there is no \[agents.crew-manager\]"):
-        crew.kickoff()
-    assert signed(guard) == []
+    crew = hierarchical(way, manager_llm=way.model(HANDED, "done"), name="news")
+    before = kinds_in(guard)
+    with pytest.raises(ConfigError, match=r"there is no \[agents.crew-manager\]") as refused:
+        guard_crew(crew, guard)
+    assert refused.value.code == "agent.unknown"
+    assert "the manager that the crew 'news' makes for itself is crew-manager" in str(refused.value)
+    assert kinds_in(guard) == before
+    crew.manager_agent = way.agent("Writer", "done", allow_delegation=True)
+    guard_crew(crew, guard)
 
 
 @pytest.mark.parametrize("name", [None, "chief"])
@@ -683,6 +743,68 @@ def test_all_keys_that_crewai_knows_are_taken(native, recorded, signed, files):
     team.crew().kickoff()
     assert team.researcher().max_iter == 9
     assert who(signed(made.guard)) == ["researcher", "writer"]
+
+
+class Budgeted(Agent):
+    """An agent with a field of its own."""
+
+    budget: int = 0
+
+
+def budgeted(native: Any, paths: tuple[str, str], kind: type[Agent]) -> Any:
+    @CrewBase
+    class Team:
+        agents_config = paths[0]
+        tasks_config = paths[1]
+
+        @agent
+        def researcher(self) -> Agent:
+            given = self.agents_config["researcher"]
+            return kind(config=given, llm=native.model(CALL, "done"), tools=[look])
+
+        @task
+        def research(self) -> Task:
+            return Task(config=self.tasks_config["research"], agent=self.researcher())
+
+        @crew
+        def crew(self) -> Crew:
+            return Crew(agents=self.agents, tasks=self.tasks)
+
+    return Team
+
+
+def test_a_key_of_the_agents_own_class_is_taken(native, recorded, signed, files):
+    made = guard_with(recorded, "sleuth")
+    paths = files({"researcher": {**RESEARCHER, "budget": 3, "identity": "sleuth"}})
+    team = begun(guard_crewbase(made.guard)(budgeted(native, paths, Budgeted)))
+    team.crew().kickoff()
+    assert team.researcher().budget == 3
+    assert who(signed(made.guard)) == ["sleuth"]
+    with pytest.raises(ConfigError, match=r"researcher\.budget: CrewAI does not know this key"):
+        begun(guard_crewbase(made.guard)(budgeted(native, paths, Agent))).crew()
+
+
+@pytest.mark.filterwarnings("ignore")  # of what CrewAI says of its own files
+def test_a_crew_of_json_files_is_guarded_once_it_is_loaded(native, recorded, signed, tmp_path):
+    told = {**RESEARCHER, "llm": "openai/gpt-4.1-mini"}
+    task = {"name": "t", "description": "d", "expected_output": "e", "agent": "researcher"}
+    (tmp_path / "agents").mkdir()
+    path = tmp_path / "crew.jsonc"
+    path.write_text(json.dumps({"name": "news", "agents": ["researcher"], "tasks": [task]}))
+
+    def load(**more: str) -> Crew:
+        (tmp_path / "agents" / "researcher.jsonc").write_text(json.dumps({**told, **more}))
+        loaded, _inputs = load_crew(path)
+        return loaded  # type: ignore[no-any-return]
+
+    with pytest.raises(Exception, match=r"unsupported field.* identity"):
+        load(identity="sleuth")
+    team, made = load(), guard_with(recorded, "sleuth")
+    member: Any = team.agents[0]
+    member.llm, member.tools = native.model(CALL, "done"), [look]
+    guard_agent(member, made.guard, name="sleuth")
+    guard_crew(team, made.guard).kickoff()
+    assert who(signed(made.guard)) == ["sleuth"]
 
 
 def test_an_identity_that_is_not_configured_is_an_error(native, strict, files):

@@ -15,8 +15,8 @@ from crewai.tools.tool_failure import ToolFailure, ToolFailureReason
 from agentguard import ApprovalPending, Decision, Denied, Guard
 from agentguard.testing import AdapterTests, Probe, RecordedGuard
 from agentguard_crewai import guard_agent
-from agentguard_crewai.agents import take_on
-from agentguard_crewai.identity import Identity, Terms
+from agentguard_crewai.agents import assign_identity
+from agentguard_crewai.identity import GuardOptions, Identity
 
 
 class _Kit(AdapterTests):
@@ -40,7 +40,7 @@ class _Kit(AdapterTests):
     def member(self, way, agent, function, *steps):
         member = way.agent("A member", *steps, tools=[tool(function)])
         guard_agent(member, self.guard, name=agent.name, on_approval="pause")
-        take_on(member, Identity(agent, Terms.of(self.guard, "pause", 0)))
+        assign_identity(member, Identity(agent, GuardOptions.of(self.guard, "pause", 0)))
         return member
 
 

@@ -334,6 +334,22 @@ def test_the_tools_of_a_server_of_an_agent_by_itself(desk, sse, way, begin):
     assert sse.written() == "plan=x;"
 
 
+def test_a_tool_of_a_server_that_is_listed_anew_at_each_kickoff_is_one_tool(desk, sse, native):
+    desk = desk(sse)
+    second = (f"{sse.tool}_2", {"path": "secret"}), (f"{sse.tool}_2", {"path": "paper"})
+    steps = *writes(sse, "plan"), "done", *second, "done"
+    lead = guard_agent(native.agent("Lead", *steps, mcps=[sse.config]), desk.guard)
+    with desk.lend():
+        lead.kickoff("go on")
+        lead.kickoff("go on")
+    assert desk.story() == [
+        ("lead", "write_file", "plan", "ok"),
+        ("lead", "write_file", "secret", "policy.denied"),
+        ("lead", "write_file", "paper", "ok"),
+    ]
+    assert sse.written() == "plan=x;paper=x;"
+
+
 def test_several_calls_of_a_server_at_once(desk, sse, native):
     desk = desk(sse)
     steps = writes(sse, "plan", "secret", "paper")

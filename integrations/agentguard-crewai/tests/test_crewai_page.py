@@ -7,7 +7,9 @@ that each has its test. Here is what the page says of CrewAI itself, and of what
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 import tomllib
 import types
@@ -26,7 +28,7 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 import agentguard_crewai
-from agentguard import ApprovalPending, ConfigError, Decision, config
+from agentguard import ApprovalPending, ConfigError, Decision, Guard, config
 from agentguard_crewai import answered, guard_agent, guard_crew, kickoff_or_pause
 
 ROOT = Path(__file__).parents[3]
@@ -66,6 +68,35 @@ def test_the_code_runs(tmp_path, monkeypatch):
     for name in ("guard", "desk", "bank"):
         assert module.__dict__[name].verify().ok
         module.__dict__[name].close()
+
+
+def test_the_way_from_an_empty_folder(tmp_path, monkeypatch, capsys, native, signed):
+    home = tmp_path / "home"
+    for name in [name for name in os.environ if name.startswith(("XDG_", "AGENTGUARD_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    command = [sys.executable, "-m", "agentguard.cli", "init"]
+    subprocess.run(command, check=True, capture_output=True)
+    table, *_others = blocks("toml")
+    with Path("agentguard.toml").open("a", encoding="utf-8") as file:
+        file.write(f"\n{table}")
+    Path("notes.txt").write_text("All is well.")
+    (program,) = blocks("py")
+    calls = [("read_file", {"path": path}) for path in ("notes.txt", "../secret")]
+    model = native.model(*calls, "It says that all is well.")
+    asked = '"openai/gpt-4.1-mini"'
+    assert program.count(asked) == 1
+    exec(program.replace(asked, "model"), {"model": model, "__name__": "crew"})  # noqa: S102
+    assert "It says that all is well." in capsys.readouterr().out
+    assert "All is well." in model.heard[1]
+    with Guard.find() as guard:
+        made = [(call.agent, call.tool, call.decision, call.code) for call in signed(guard)]
+    assert made == [
+        ("analyst", "read_file", "allow", ""),
+        ("analyst", "read_file", "deny", "policy.denied"),
+    ]
 
 
 WAYS = {
@@ -144,7 +175,7 @@ def test_every_public_name_is_on_the_page_and_in_the_readme():
 
 
 def test_the_tables_are_those_of_a_configuration():
-    members, toml = blocks("toml")
+    _begun, members, toml = blocks("toml")
     who = config.parse(tomllib.loads(members), source="page", base=Path.cwd())
     assert who.delegators("writer") == {"analyst"}
     read = config.parse(tomllib.loads(toml), source="page", base=Path.cwd())

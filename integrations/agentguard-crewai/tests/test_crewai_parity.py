@@ -1015,6 +1015,17 @@ def test_without_a_cache_the_tool_runs_alike(same, way, how, where):
     assert [ran[1] for ran in run.seen["ran"]] == ["a", "b", "a"]
 
 
+def test_an_agent_that_only_a_task_has_is_offered_no_cache_alike(same, way, how):
+    def build(watch):
+        lead = watch.agent(way, "Lead", "done")
+        writer = watch.agent(way, "Writer", *calls_of("aba"), "done", tools=[reader(watch)])
+        task = Task(description="a task", expected_output="words", agent=writer)
+        return way.crew(lead, tasks=[task], cache=True)
+
+    run = same(build, how)
+    assert [ran[1] for ran in run.seen["ran"]] == ["a", "b", "a"]
+
+
 def test_a_cache_function_has_the_same_say(same, way, how):
     def build(watch):
         def cached(args, result):

@@ -16,16 +16,17 @@ import textwrap
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from crewai import Crew, Process, Task
+from crewai.llms.base_llm import BaseLLM
 from crewai.tools import BaseTool, tool
 from crewai.tools.tool_failure import ToolFailure
-from pydantic import BaseModel
+from pydantic import BaseModel, PrivateAttr
 
 from agentguard import (
     ApprovalPending,
@@ -228,6 +229,79 @@ def test_a_stream_that_is_read_in_the_block_is_part_of_its_run(shop, way):
                 pass
         assert stream.result.raw == "done"
     assert shop.ran == ["ann"]
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["in_the_block", "after_it"])
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda crew: crew.kickoff_async(),
+        lambda crew: crew.akickoff(),
+        lambda crew: crew.kickoff_for_each_async([{}]),
+        lambda crew: crew.akickoff_for_each([{}]),
+    ],
+    ids=["async", "akickoff", "for_each_async", "akickoff_for_each"],
+)
+async def test_an_async_stream_is_part_of_the_run_that_began_it(shop, way, begin, inside):
+    async def read(stream: Any) -> None:
+        async for _chunk in stream:
+            pass
+
+    for _ in range(2):
+        crew = shop.crew(way.crew(shop.agent(way, PAY, "done"), stream=True))
+        with shop.lent():
+            with resumable("order-1"):
+                stream = await begin(crew)
+                if inside:
+                    await read(stream)
+            if not inside:
+                await read(stream)
+    assert shop.ran == ["ann"]
+
+
+class Chatty(BaseLLM):
+    """A model that says a word, and then thinks until it is told to go on."""
+
+    _ended: list[str] = PrivateAttr(default_factory=list)
+    _go_on: threading.Event = PrivateAttr(default_factory=threading.Event)
+
+    def call(self, *_args: Any, **_kwargs: Any) -> str:
+        self._emit_stream_chunk_event("one")
+        self._go_on.wait(60)
+        self._ended.append("ended")
+        return "done"
+
+    def supports_function_calling(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("block", [lambda: resumable("order-1"), nullcontext], ids=["run", "none"])
+async def test_an_async_stream_that_is_closed_has_ended(shop, native, block):
+    model = Chatty(model="chatty")
+    crew = shop.crew(native.crew(shop.agent(native, llm=model), stream=True))
+    before = asyncio.all_tasks()
+    with shop.lent(), block():
+        stream: Any = await crew.akickoff()
+        chunks = aiter(stream)
+        await anext(chunks)
+        assert asyncio.all_tasks() > before
+        await stream.aclose()
+        assert asyncio.all_tasks() == before
+    model._go_on.set()
+
+
+@pytest.mark.parametrize("block", [lambda: resumable("order-1"), nullcontext], ids=["run", "none"])
+def test_a_stream_that_is_closed_has_ended(shop, native, block):
+    model = Chatty(model="chatty")
+    crew = shop.crew(native.crew(shop.agent(native, llm=model), stream=True))
+    with shop.lent(), block():
+        stream: Any = crew.kickoff()
+        chunks = iter(stream)
+        next(chunks)
+        assert model._ended == []
+        model._go_on.set()
+        stream.close()
+        assert model._ended == ["ended"]
 
 
 def test_streams_of_one_crew_are_each_part_of_their_own_run(shop, way):
@@ -983,14 +1057,14 @@ def test_a_coworker_that_pauses_goes_on(shop, way, signed):
 # --- what CrewAI itself tries again ---------------------------------------------------------------
 
 
-def test_a_task_that_is_tried_again_makes_calls_of_its_own(shop, way):
-    # what CrewAI begins anew after an error of the model is as new to the run
+def test_a_task_that_is_tried_again_repeats_no_call(shop, way):
+    # CrewAI begins it anew after an error of the model, as another try of the run does
     said = (PAY, DOWN, PAY, "done")
     first = shop.tried(way, *said, max_retry_limit=1)
-    assert (first.raw, shop.ran) == ("done", ["ann", "ann"])
+    assert (first.raw, shop.ran) == ("done", ["ann"])
     second = shop.tried(way, *said, max_retry_limit=1)
-    assert (second.raw, shop.ran) == ("done", ["ann", "ann"])
-    assert "paid ann as number 2" in second.heard
+    assert (second.raw, shop.ran) == ("done", ["ann"])
+    assert "paid ann as number 1" in second.heard
 
 
 def test_a_task_that_a_guardrail_sends_back_makes_calls_of_its_own(shop, way):
@@ -1059,6 +1133,21 @@ def test_any_other_text_names_a_run(shop, native, name):
     for _ in range(2):
         assert shop.tried(native, PAY, "done", name=name).codes == []
     assert shop.ran == ["ann"]
+
+
+async def test_a_run_may_be_an_async_block(shop, way):
+    for _ in range(2):
+        crew = shop.crew(way.crew(shop.agent(way, PAY, "done")))
+        with shop.lent():
+            async with resumable("order-1"):
+                await crew.akickoff()
+    assert shop.ran == ["ann"]
+    async with resumable("order-1"):
+        with pytest.raises(ConfigError, match="is begun inside of another run"):
+            async with resumable("order-2"):
+                pass
+    with resumable("order-1"):  # and it is over
+        pass
 
 
 def test_a_block_that_was_left_by_an_error_is_over(shop, way):

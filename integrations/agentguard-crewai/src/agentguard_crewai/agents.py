@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, cast
 
 from crewai import Agent as CrewAgent
 from crewai import Task
@@ -26,21 +26,30 @@ from pydantic import PrivateAttr
 
 from agentguard import Agent, ConfigError, Guard
 from agentguard_crewai import runs, scopes
+from agentguard_crewai.answers import of_this_work
 from agentguard_crewai.binding import known_as, names_of
 from agentguard_crewai.cache import OwnResults, is_own
-from agentguard_crewai.call import ACTION, COWORKER_FAILED, Action
+from agentguard_crewai.call import ACTION, Action
 from agentguard_crewai.classes import guarded_class
+from agentguard_crewai.delegation import hand_over, handed_over
 from agentguard_crewai.executor import gate_executor
-from agentguard_crewai.identity import Identity, OnApproval, Terms, identity_of, name_of
+from agentguard_crewai.identity import (
+    GuardOptions,
+    Identity,
+    OnApproval,
+    identity_of,
+    name_of,
+    require_identity,
+)
 from agentguard_crewai.runs import Paused
-from agentguard_crewai.tools import original_of, put_behind
+from agentguard_crewai.tools import gated_tool, original_of
 
 _EXECUTING: Final[ContextVar[Identity | None]] = ContextVar(
     "agentguard_crewai_executing", default=None
 )
 """Whose work this code is part of."""
 
-_WAYS: Final = (
+_ENTRY_POINTS: Final = (
     *("execute_task", "aexecute_task", "kickoff", "kickoff_async", "akickoff", "copy"),
     *("create_agent_executor", "_prepare_kickoff", "_add_skill_loader_tool"),
 )
@@ -48,6 +57,7 @@ _WAYS: Final = (
 
 
 Guarded = TypeVar("Guarded", bound=BaseAgent)
+Renewed = TypeVar("Renewed", bound="GuardedAgent")
 
 
 def guard_agent(
@@ -66,12 +76,14 @@ def guard_agent(
     A call that needs an approval waits for ``timeout`` seconds, and the model is then told that it
     is missing; with ``on_approval="pause"`` what was begun with the agent raises
     ``ApprovalPending`` at once. Raises ``ConfigError``: for a name that the configuration does not
-    have, an agent of another guard, one that does not run its tools through CrewAI.
+    have, an agent of another guard, one that does not run its tools through CrewAI; and
+    ``StorageError`` where its credential can't be recorded. The agent is then as it was.
     """
     given: object = agent
     if not isinstance(given, BaseAgent):
         raise ConfigError(f"agent: expected a CrewAI agent, got a {type(given).__name__}")
-    take_on(agent, identified(agent, Terms.of(guard, on_approval, timeout), name))
+    options = GuardOptions.of(guard, on_approval, timeout)
+    assign_identity(agent, resolve_identity(agent, options, name))
     return agent
 
 
@@ -80,44 +92,73 @@ def agent_of(agent: BaseAgent) -> Agent:
 
     Raises ``ConfigError`` (``agent.unguarded``) for one that is not guarded.
     """
-    identity = identity_of(agent)
-    if identity is None:
-        message = f"the agent {agent.role!r} is not guarded: see guard_crew and guard_agent"
-        raise ConfigError(message, code="agent.unguarded")
-    return identity.agent
+    return require_identity(agent).agent
 
 
-def identified(agent: BaseAgent, terms: Terms, name: str | None) -> Identity:
-    """Return who an agent is under these terms: who it is already, or else a new instance.
+def resolve_identity(agent: BaseAgent, options: GuardOptions, name: str | None) -> Identity:
+    """Return who an agent is under these options: who it is already, or else a new instance.
 
-    Nothing is changed yet. Raises ``ConfigError`` for an agent that can't be guarded.
+    The agent is not changed yet; a new instance's credential is on record. Raises as
+    ``require_guardable`` does, and ``StorageError`` where it can't be recorded.
+    """
+    known, present = require_guardable(agent, options, name), identity_of(agent)
+    if present is None:
+        return Identity.new(known, options)
+    return present if present.options == options else Identity(present.agent, options)
+
+
+def require_guardable(agent: BaseAgent, options: GuardOptions, name: str | None) -> str:
+    """Return the name of the identity that an agent has, or would get; nothing is changed.
+
+    Raises ``ConfigError`` for an agent that can't be guarded, and for a name that the configuration
+    lacks.
     """
     present = identity_of(agent)
     if present is not None:
-        if present.terms.guard is not terms.guard:
+        if present.options.guard is not options.guard:
             message = (
                 f"the agent {agent.role!r} is already guarded, by another guard: make the agent "
                 "anew, or keep to one guard"
             )
             raise ConfigError(message, code="agent.guarded")
         if name not in (None, present.agent.name):
-            message = f"the agent {agent.role!r} is already guarded, as {present.agent.name}"
+            message = (
+                f"the agent {agent.role!r} is already guarded, as {present.agent.name}: give it "
+                f"the name {name} where it is guarded first, or make the agent anew"
+            )
             raise ConfigError(message, code="agent.guarded")
-        return present if present.terms == terms else Identity(present.agent, terms)
+        return present.agent.name
+    role = _require_of_crewai(agent)
+    known = name if name is not None else name_of(role)
+    try:
+        options.guard.require_agent(known)
+    except ConfigError as error:
+        message = f"the agent with the role {role!r}: {error}"
+        if name is None:
+            message += (
+                f". Its name is made of its role: add [agents.{known}], or give it another one, "
+                "with guard_agent(agent, guard, name=...) before the crew is guarded, or with "
+                "identity: in agents.yaml and guard_crewbase (guard_crew does not see that key)"
+            )
+        raise ConfigError(message, code=error.code) from error
+    return known
+
+
+def _require_of_crewai(agent: BaseAgent) -> str:
+    """Return the role of an agent as it was written: inputs have no say in who an agent is.
+
+    Raises ``ConfigError`` for one that runs its tools past what is overridden here.
+    """
     if not isinstance(agent, CrewAgent):
         raise _unguardable(agent, f"it is a {type(agent).__name__}, which runs its tools by itself")
     executor: object = agent.executor_class
     if not (isinstance(executor, type) and issubclass(executor, AgentExecutor)):
         raise _unguardable(agent, "its executor_class is not CrewAI's: it runs tools by itself")
-    for method in _WAYS:
+    for method in _ENTRY_POINTS:
         if method in vars(agent):
             replaced = f"its {method} was replaced on the object, as Agent(a2a=...) does"
             raise _unguardable(agent, replaced)
-    try:
-        return Identity.new(name if name is not None else name_of(_role(agent)), terms)
-    except ConfigError as error:
-        message = f"the agent with the role {_role(agent)!r}: {error}"
-        raise ConfigError(message, code=error.code) from error
+    return agent._original_role or agent.role  # noqa: SLF001  kept by CrewAI for its own copies
 
 
 def _unguardable(agent: BaseAgent, why: str) -> ConfigError:
@@ -128,18 +169,13 @@ def _unguardable(agent: BaseAgent, why: str) -> ConfigError:
     return ConfigError(message, code="agent.unguardable")
 
 
-def _role(agent: CrewAgent) -> str:
-    """Return the role as it was written: inputs have no say in who an agent is."""
-    return agent._original_role or agent.role  # noqa: SLF001  kept by CrewAI for its own copies
-
-
-def take_on(agent: Any, identity: Identity) -> None:
+def assign_identity(agent: BaseAgent, identity: Identity) -> None:
     """Let an agent be ``identity`` from now on, and keep results for nobody else."""
     if not isinstance(agent, GuardedAgent):
-        kind: type = type(agent)
-        agent.__class__ = guarded_class(GuardedAgent, kind)
-    agent._agentguard = identity  # noqa: SLF001
-    agent._agentguard_tools = {}  # noqa: SLF001
+        agent.__class__ = guarded_class(GuardedAgent, type(agent))
+    given: Any = agent
+    given._agentguard = identity  # noqa: SLF001
+    given._agentguard_tools = {}  # noqa: SLF001
     if agent.cache_handler is not None:
         agent.set_cache_handler(agent.cache_handler)
 
@@ -157,13 +193,13 @@ class GuardedAgent(CrewAgent):
         self, tools: list[BaseTool], task: Task | None = None
     ) -> list[BaseTool]:
         """Put all tools behind the gate: CrewAI's last step before an executor gets them."""
-        identity = self.require_identity()
+        identity = require_identity(self)
         originals = [original_of(tool) for tool in tools]
         found = super()._add_skill_loader_tool(originals, task)
         names = names_of(found)
         known = known_as(found, names)
         guarded = [
-            put_behind(tool, identity, name) for tool, name in zip(found, known, strict=True)
+            gated_tool(tool, identity, name) for tool, name in zip(found, known, strict=True)
         ]
         self._agentguard_tools = dict(zip(names, guarded, strict=True))
         handler: ToolsHandler | None = self.tools_handler  # CrewAI sets it late
@@ -178,26 +214,17 @@ class GuardedAgent(CrewAgent):
     ) -> None:
         """Make an executor; raises ``ConfigError`` where a class of agents gives it other tools."""
         super().create_agent_executor(tools, task)
-        gate_executor(self.agent_executor)
+        gate_executor(cast("AgentExecutor", self.agent_executor))
 
-    def _prepare_kickoff(self, *args: Any, **kwargs: Any) -> Any:
-        prepared = super()._prepare_kickoff(*args, **kwargs)
+    def _prepare_kickoff(
+        self,
+        messages: str | list[LLMMessage],
+        response_format: type[Any] | None = None,
+        input_files: dict[str, Any] | None = None,
+    ) -> Any:
+        prepared = super()._prepare_kickoff(messages, response_format, input_files)
         gate_executor(prepared[0])
         return prepared
-
-    def require_identity(self) -> Identity:
-        """Return who the agent is; raises ``ConfigError`` where it lost that."""
-        if self._agentguard is None:
-            message = (
-                f"the agent {self.role!r} was made from a guarded one, and has no identity: "
-                "take agent.copy(), or guard it"
-            )
-            raise ConfigError(message, code="agent.unguarded")
-        return self._agentguard
-
-    def guarded_tool(self, name: str) -> BaseTool | None:
-        """Return the tool of this name that an executor was given last."""
-        return self._agentguard_tools.get(name)
 
     def execute_task(
         self, task: Task, context: str | None = None, tools: list[BaseTool] | None = None
@@ -221,7 +248,7 @@ class GuardedAgent(CrewAgent):
         from_checkpoint: CheckpointConfig | None = None,
     ) -> Any:
         """Execute the agent by itself, as this identity; raises ``ConfigError`` for a restore."""
-        refuse_restoring("agent", from_checkpoint)
+        _require_ready(self, from_checkpoint)
         with _executing(self):
             return super().kickoff(messages, response_format, input_files, from_checkpoint)
 
@@ -233,7 +260,7 @@ class GuardedAgent(CrewAgent):
         from_checkpoint: CheckpointConfig | None = None,
     ) -> Any:
         """Execute the agent by itself, as this identity; raises ``ConfigError`` for a restore."""
-        refuse_restoring("agent", from_checkpoint)
+        _require_ready(self, from_checkpoint)
         with _executing(self):
             return await super().kickoff_async(
                 messages, response_format, input_files, from_checkpoint
@@ -241,22 +268,17 @@ class GuardedAgent(CrewAgent):
 
     def copy(self) -> Self:  # type: ignore[override]  # as CrewAI does
         """Return a copy, with an identity of its own."""
-        return self._renewed(super().copy())
+        return _renewed(super().copy(), self)
 
     def __copy__(self) -> Self:
-        return self._renewed(super().__copy__())
+        return _renewed(super().__copy__(), self)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return self._renewed(super().__deepcopy__(memo))
+        return _renewed(super().__deepcopy__(memo), self)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy, with an identity of its own."""
-        return self._renewed(super().model_copy(update=update, deep=deep))
-
-    def _renewed(self, copied: Self) -> Self:
-        copied.agent_executor = None  # it has the original's tools
-        take_on(copied, self.require_identity().renewed())
-        return copied
+        return _renewed(super().model_copy(update=update, deep=deep), self)
 
     def set_fingerprint(self, fingerprint: Any) -> None:
         """Take note that a model which writes its calls as text has made one.
@@ -273,41 +295,46 @@ class GuardedAgent(CrewAgent):
         super().set_cache_handler(own)
 
 
+def _require_ready(agent: GuardedAgent, from_checkpoint: CheckpointConfig | None) -> None:
+    refuse_restoring("agent", from_checkpoint)
+    require_identity(agent).options.require_open()
+
+
+def _renewed(copied: Renewed, original: GuardedAgent) -> Renewed:
+    """Give a copy an identity of its own, of the original's name."""
+    copied.agent_executor = None  # it has the original's tools
+    assign_identity(copied, require_identity(original).renewed())
+    return copied
+
+
 @contextmanager
 def _executing(agent: GuardedAgent, task: Task | None = None) -> Iterator[None]:
     """Do something as an agent, taken over from whoever's work this is part of.
 
     The outermost one tells who began it that it waits. Raises ``Denied`` and ``ApprovalPending``.
     """
-    identity, outer, before = agent.require_identity(), _EXECUTING.get(), scopes.opened()
+    identity, outer, before = require_identity(agent), _EXECUTING.get(), scopes.opened()
     if not agent.role:  # CrewAI leaves out what tells one step of a model from another
         raise ConfigError(f"the role of the agent {identity.agent.name} is empty: give it one")
-    earlier, agent.tools_results = agent.tools_results, []  # CrewAI answers with any that is there
-    with runs.joined() as run:
+    with runs.joined() as run, runs.attempt(agent, task), of_this_work(agent):
         try:
-            run.require_going()
-            if outer is not None and outer is not identity:
-                identity.agent.take_over(outer.agent)
-            executing, action = _EXECUTING.set(identity), ACTION.set(None)
-            try:
-                yield
-            finally:
-                ACTION.reset(action)
-                _EXECUTING.reset(executing)
-            run.require_going()  # a planner's parallel steps take a pause for a failure
-        except Exception as error:
-            failed = COWORKER_FAILED.get()
-            if outer is not None and failed is not None:
-                failed.append(error)
-            raise
+            with handed_over():
+                run.require_going()
+                if outer is not None:
+                    hand_over(identity, outer)
+                executing, action = _EXECUTING.set(identity), ACTION.set(None)
+                try:
+                    yield
+                finally:
+                    ACTION.reset(action)
+                    _EXECUTING.reset(executing)
+                run.require_going()  # a planner's parallel steps take a pause for a failure
         except Paused as paused:
             scopes.close(before, agent, task, str(paused))
             # the thread of a task by itself ends with what CrewAI catches, or never
             if outer is not None and not (task is not None and task.async_execution):
                 raise
             raise paused.pending from None
-        finally:
-            agent.tools_results = [*earlier, *agent.tools_results]
 
 
 def refuse_restoring(what: str, config: CheckpointConfig | None) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, cast, get_args
 
 from crewai.tools import BaseTool
 from crewai.tools.base_tool import Tool
@@ -43,16 +45,47 @@ def known_as(tools: Sequence[BaseTool], names: Sequence[str]) -> list[str]:
 
     CrewAI adds the tools of an MCP server anew at each kickoff of an agent by itself.
     """
-    first: dict[tuple[object, ...], str] = {}
+    firsts: defaultdict[str, list[tuple[BaseTool, str]]] = defaultdict(list)
     known: list[str] = []
     for tool, name in zip(tools, names, strict=True):
-        same = sanitize_tool_name(tool.name), tool.description, _schema_of(tool), _origin(tool)
-        known.append(first.setdefault(same, name))
+        alike = firsts[sanitize_tool_name(tool.name)]
+        same = next((first for one, first in alike if is_same(one, tool)), None)
+        if same is None:
+            alike.append((tool, name))
+        known.append(same or name)
     return known
 
 
-def _schema_of(tool: BaseTool) -> bytes:
-    return canonical.dumps(_schema(tool.args_schema))
+def is_same(one: BaseTool, other: BaseTool) -> bool:
+    """Whether two tools do the same: what they look like says nothing of whose account they use."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    try:
+        return _state(one) == _state(other)
+    except Exception:  # noqa: BLE001  a value of a user's class may raise anything
+        return False
+
+
+def _state(tool: BaseTool) -> dict[str, object]:
+    """Return all that a tool holds; what CrewAI counts in it, or makes anew, is left out."""
+    state = {**vars(tool), **(tool.__pydantic_extra__ or {}), **(tool.__pydantic_private__ or {})}
+    for counted in ("current_usage_count", "_usage_lock"):
+        state.pop(counted, None)
+    state["args_schema"] = canonical.dumps(_schema(tool.args_schema))
+    if isinstance(tool, MCPNativeTool):
+        factory = state["_client_factory"]  # another one at each kickoff, of the same server
+        state["_client_factory"] = tool.server_reference or _cells(factory).get(
+            "mcp_config", factory
+        )
+    return state
+
+
+def _cells(function: Any) -> Mapping[str, object]:
+    if not inspect.isfunction(function):
+        return {}
+    return inspect.getclosurevars(function).nonlocals
 
 
 def spec_of(tool: BaseTool, name: str) -> ToolSpec:
@@ -102,3 +135,43 @@ def by_name(
 ) -> Mapping[str, object]:
     """Return what a tool's function receives, by name; raises ``ArgumentsError``."""
     return binder(function)(args, kwargs) if args else kwargs
+
+
+_CONSTANT: Final = (bool, bytes, dict, float, frozenset, int, list, set, str, tuple)
+
+
+def require_repeatable(tool: BaseTool) -> None:
+    """Raise ``ConfigError`` for a tool whose schema fills in other values with each call.
+
+    What a factory makes that is none of plain values is taken for another one each time.
+    """
+    name = _made_anew(tool.args_schema)
+    if name is not None:
+        message = (
+            f"the argument {name} of the tool {tool.name} has a default_factory, and may be made "
+            "anew with each call, which is then not known again once the crew goes on: give the "
+            "field a default, or let the tool's own code make the value"
+        )
+        raise ConfigError(message, code="arguments.unrepeatable")
+
+
+@functools.lru_cache(maxsize=512)
+def _made_anew(schema: type[BaseModel]) -> str | None:
+    """Return the name of a field, at whatever depth, that a factory may fill in anew."""
+    models = [schema]
+    for model in models:  # it grows
+        for name, field in model.model_fields.items():
+            factory: Any = field.default_factory
+            if factory is not None and factory not in _CONSTANT and factory not in models:
+                if not (isinstance(factory, type) and issubclass(factory, BaseModel)):
+                    return name
+                models.append(factory)
+            models += [inner for inner in _models_in(field.annotation) if inner not in models]
+    return None
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import weakref
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from crewai.agents.cache.cache_handler import CacheHandler
 from crewai.tools import BaseTool
@@ -15,15 +15,15 @@ from pydantic import PrivateAttr
 
 from agentguard import current_delegation
 from agentguard_crewai import runs
+from agentguard_crewai.binding import is_same
 from agentguard_crewai.call import ACTION
-from agentguard_crewai.tools import gate_of
+from agentguard_crewai.tools import gate_of, original_of
 
 
 class Owner(Protocol):
-    """An agent, with the tools that it was given last."""
+    """A guarded agent, with the tools that its executor was given last, by their names."""
 
-    def guarded_tool(self, name: str) -> BaseTool | None:
-        """Return the tool of this name."""
+    _agentguard_tools: dict[str, BaseTool]
 
 
 class OwnResults(CacheHandler):
@@ -47,21 +47,57 @@ class OwnResults(CacheHandler):
         return self._owner() is agent
 
     def add(self, tool: str, input: str, output: Any) -> None:  # noqa: A002  CrewAI's name
-        """Keep a result, for those for whom it was fetched."""
-        super().add(tool, _for_whom(input), output)
+        """Keep a result, for those for whom it was fetched, with what it is the result of."""
+        call = self._call(tool, input)
+        if call is not None:
+            super().add(tool, _for_whom(input), _Kept(original_of(call.tool), call.kwargs, output))
 
     def read(self, tool: str, input: str) -> Any | None:  # noqa: A002  CrewAI's name
         """Return what is kept, or the failure in its place; None where nothing is."""
         found = super().read(tool, _for_whom(input))
+        if not isinstance(found, _Kept) or found.output is None:
+            return None
+        call = self._call(tool, input)
+        if call is None or not _is_result_of(found, call):
+            return None
+        return gate_of(call.tool).run(lambda **_kwargs: found.output, (), call.kwargs)
+
+    def _call(self, tool: str, given: str) -> _Call | None:
+        """Return which call this is; None for none, and what is wrong with it is said elsewhere."""
         owner = self._owner()
-        guarded = owner.guarded_tool(tool) if owner is not None else None
-        if found is None or guarded is None:
+        guarded = owner._agentguard_tools.get(tool) if owner is not None else None  # noqa: SLF001
+        if guarded is None:
             return None
         try:
-            kwargs = _received(guarded, json.loads(input) if input else {})
+            return _Call(guarded, _received(guarded, json.loads(given) if given else {}))
         except (ValueError, TypeError):
-            return None  # what is wrong with them is said where the tool is run
-        return gate_of(guarded).run(lambda **_kwargs: found, (), kwargs)
+            return None
+
+
+class _Call(NamedTuple):
+    """A guarded tool, and what it receives."""
+
+    tool: BaseTool
+    kwargs: dict[str, Any]
+
+
+class _Kept(NamedTuple):
+    """A result, with the tool that has returned it and what that had received."""
+
+    tool: BaseTool
+    kwargs: dict[str, Any]
+    output: Any
+
+
+def _is_result_of(kept: _Kept, call: _Call) -> bool:
+    """Whether this very call would have it: one name may be another tool's in another task.
+
+    And what a model leaves out, the schema's factories may fill in otherwise by now.
+    """
+    try:
+        return is_same(kept.tool, original_of(call.tool)) and bool(kept.kwargs == call.kwargs)
+    except Exception:  # noqa: BLE001  a value of a user's class may raise anything
+        return False
 
 
 def is_own(cache: CacheHandler, agent: Owner) -> bool:

@@ -11,64 +11,59 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from crewai.tools import BaseTool
-from crewai.tools.agent_tools.base_agent_tools import BaseAgentTool
 from crewai.tools.tool_failure import ToolFailure
-from pydantic import BaseModel
 
 from agentguard import AgentguardError, ApprovalPending, ConfigError, Decision, Denied, Invocation
 from agentguard_crewai import rejection
-from agentguard_crewai.denial import denied, waiting
+from agentguard_crewai.binding import require_repeatable
+from agentguard_crewai.delegation import (
+    CoworkerFailedError,
+    hand_over,
+    is_handover,
+    run_handed_over,
+)
+from agentguard_crewai.denial import denied, for_crews, waiting
 from agentguard_crewai.identity import Identity
 from agentguard_crewai.results import RunResults, ToolResults
 from agentguard_crewai.runs import Place, Run, collected, inside
 
 _LOGGER = logging.getLogger("agentguard")
 
-_MISTAKES: Final = frozenset({"delegation.missing", "delegation.ended", "storage.closed"})
+_MISTAKES: Final = frozenset(
+    {"arguments.unrepeatable", "delegation.missing", "delegation.ended", "storage.closed"}
+)
 """Whoever wrote the program should hear of these: a crew goes on without what was refused."""
 
 
 class Action:
-    """One step of a model that writes its calls as text; CrewAI tries a call in it up to six times.
+    """One step of a model that writes its calls as text; CrewAI tries its call up to six times.
 
-    What the tool raised at first is raised at each further try, in which it does not run.
+    What the tool raised at first is raised at each further try, in which it does not run. Such a
+    step is one call: a try may have other arguments, which a schema's factories make anew.
     """
 
-    __slots__ = ("_body", "_raised")
+    __slots__ = ("_raised", "_tool")
 
     def __init__(self) -> None:
-        self._body: Body | None = None
+        self._tool: BaseTool | None = None
         self._raised: Exception | None = None
 
-    def raised(self, body: Body, error: Exception) -> None:
-        """Keep what a call has raised."""
-        self._body, self._raised = body, error
+    def raised(self, tool: BaseTool, error: Exception) -> None:
+        """Keep what a tool has raised."""
+        self._tool, self._raised = tool, error
 
-    def raise_again(self, body: Body) -> None:
-        """Raise what this very call has raised in this step."""
-        if self._raised is not None and self._body is not None and self._body.is_as(body):
+    def raise_again(self, tool: BaseTool) -> None:
+        """Raise what this very tool has raised in this step."""
+        if self._raised is not None and self._tool is tool:
             raise self._raised
 
 
 ACTION: Final[ContextVar[Action | None]] = ContextVar("agentguard_crewai_action", default=None)
 """The step that runs here; None where a model calls tools natively: CrewAI tries once then."""
-
-
-class CoworkerFailedError(Exception):
-    """A coworker did not do what was handed on; ``told`` is what CrewAI tells the model of it."""
-
-    def __init__(self, told: object) -> None:
-        super().__init__("the coworker has failed")
-        self.told = told
-
-
-COWORKER_FAILED: Final[ContextVar[list[Exception] | None]] = ContextVar(
-    "agentguard_crewai_coworker_failed", default=None
-)
-"""What came out of the work that is handed on here: CrewAI takes it for a result."""
 
 
 class Body(NamedTuple):
@@ -79,34 +74,14 @@ class Body(NamedTuple):
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
-    def is_as(self, other: Body) -> bool:
-        """Whether it is the same tool with the same arguments; what can't be compared is not."""
-        if self.tool is not other.tool:
-            return False
-        try:
-            return (self.args, dict(self.kwargs)) == (other.args, dict(other.kwargs))
-        except Exception:  # noqa: BLE001  a value of a user's class may raise anything
-            return False
-
     def run(self) -> Any:
         """Run it; raises ``ConfigError`` where its work is still to come."""
-        if isinstance(self.tool, BaseAgentTool):
-            return self._handed_on()
-        result = self.function(*self.args, **self.kwargs)
+        function = partial(self.function, *self.args, **self.kwargs)
+        if is_handover(self.tool):
+            return run_handed_over(function)
+        result = function()
         # CrewAI would run it, too, but after the call is over
         return self._finished(asyncio.run(result) if inspect.iscoroutine(result) else result)
-
-    def _handed_on(self) -> Any:
-        """Have a coworker work; raises ``CoworkerFailedError``."""
-        failed: list[Exception] = []
-        token = COWORKER_FAILED.set(failed)
-        try:
-            told = self.function(*self.args, **self.kwargs)
-        finally:
-            COWORKER_FAILED.reset(token)
-        if failed:
-            raise CoworkerFailedError(told) from failed[0]
-        return told
 
     async def arun(self) -> Any:
         """Run it; the async twin of ``run``."""
@@ -127,8 +102,8 @@ class Body(NamedTuple):
 class Call:
     """A call on its way: ``invocation`` is decided on, and then ``run`` runs within it.
 
-    ``hand_on`` is what has to go well before the tool's own code, within the call; ``place`` is
-    where it stands in a run that has a name.
+    ``identity`` makes it, and hands work over with it to ``coworker``, if that is somebody;
+    ``place`` is where it stands in a run that has a name.
     """
 
     def __init__(
@@ -137,41 +112,40 @@ class Call:
         invocation: Invocation,
         run: Run,
         place: Place | None,
-        hand_on: Callable[[], None],
         identity: Identity,
-        schema: type[BaseModel] | None,
+        coworker: Identity | None,
     ) -> None:
         self.invocation: Final = invocation
-        results = ToolResults(schema)
-        self.codec: Final = RunResults(results, run) if run.name is not None else None
+        self._within: list[Place] = []
+        results = RunResults(ToolResults(body.tool.result_schema), run, self._within)
+        self.codec: Final = results if run.name is not None else None
         self._outer = inside()
         self._body = body
         self._run = run
         self._place = place
-        self._hand_on = hand_on
-        self._agent = identity.agent
-        self._pauses = identity.terms.on_approval == "pause"
-        self._until = time.monotonic() + identity.terms.timeout
+        self._identity = identity
+        self._coworker = coworker
+        self._pauses = identity.options.on_approval == "pause"
+        self._until = time.monotonic() + identity.options.timeout
         self._started = False
         self._asked_anew = False
 
     def run(self) -> Any:
-        """Run the tool."""
-        self._hand_on()
-        self._started = True
-        with collected() as places:
-            if self.codec is not None:
-                self.codec.places = places
+        """Run the tool; what has to go well before its own code does so within the call."""
+        self._begin()
+        with collected(self._within):
             return self._body.run()
 
     async def arun(self) -> Any:
         """Run the tool; the async twin of ``run``."""
-        self._hand_on()
-        self._started = True
-        with collected() as places:
-            if self.codec is not None:
-                self.codec.places = places
+        self._begin()
+        with collected(self._within):
             return await self._body.arun()
+
+    def _begin(self) -> None:
+        if self._coworker is not None:
+            hand_over(self._coworker, self._identity)
+        self._started = True
 
     def asks_anew(self, denied: Denied) -> bool:
         """Whether a call that was to stop the crew asks once more: its request has expired."""
@@ -180,18 +154,23 @@ class Call:
         first, self._asked_anew = not self._asked_anew, True
         return first
 
-    def left(self, pending: ApprovalPending) -> float:
+    def seconds_left(self, pending: ApprovalPending) -> float:
         """Return for how many seconds the call waits; raises ``Paused`` where it stops the crew."""
         if self._started:
             raise pending  # the tool's own
         if self._pauses:
+            require_repeatable(self._body.tool)
             self._run.pause(pending)
+        request = pending.request.request_id
+        if request not in self._run.told:
+            self._run.told.add(request)
+            _LOGGER.warning("%s", pending)
         return self._until - time.monotonic()
 
     def completed(self, result: Any) -> Any:
         """End the call with its result; its place, and those within it, stay taken."""
-        if self._outer is not None and self._place is not None and self.codec is not None:
-            self._outer += [self._place, *self.codec.places]
+        if self._outer is not None and self._place is not None:
+            self._outer += [self._place, *self._within]
         return result
 
     def given_up(self, pending: ApprovalPending) -> ToolFailure:
@@ -210,17 +189,18 @@ class Call:
         if self._started or not isinstance(error, AgentguardError):
             action = ACTION.get()
             if action is not None:
-                action.raised(self._body, error)
+                action.raised(self._body.tool, error)
             raise error
-        if error.code in _MISTAKES:
-            _LOGGER.warning("%s was not run: %s [%s]", self.invocation.tool.name, error, error.code)
-        decision = (
+        decision = for_crews(
             error.decision
             if isinstance(error, Denied)
             else Decision.refused(str(error), code=error.code)
         )
+        if error.code in _MISTAKES:
+            told = self.invocation.tool.name, decision.reason, decision.code
+            _LOGGER.warning("%s was not run: %s [%s]", *told)
         if decision.code == "approval.rejected" and self._place is not None:
-            rejection.keep(self._agent, self._place, decision)
+            rejection.keep(self._identity.agent, self._place, decision)
         return denied(self.invocation.tool.name, decision)
 
     def _give_back(self) -> None:

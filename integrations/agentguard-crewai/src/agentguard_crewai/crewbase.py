@@ -5,7 +5,7 @@ CrewAI drops a key of ``agents.yaml`` that it does not know, so the file is read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from crewai import Agent as CrewAgent
@@ -64,15 +64,24 @@ def names_in_yaml(instance: Any, crew: Sequence[BaseAgent]) -> dict[int, str]:
     entries: Mapping[str, Any] = instance.agents_config or {}
     made: dict[str, BaseAgent] = {name: make() for name, make in _agent_methods(instance).items()}
     by_method = {id(agent) for agent in made.values()}
+    kinds: set[type[BaseAgent]] = {CrewAgent, *map(type, made.values()), *map(type, crew)}
+    known = {IDENTITY, *AgentConfig.__annotations__}.union(*(k.model_fields for k in kinds))
     others = [agent for agent in crew if id(agent) not in by_method]
     found: dict[int, str] = {}
     for entry, members in entries.items():
         where = f"{instance.original_agents_config_path}: {entry}"
-        name = _identity(where, members)
+        name = _identity(where, members, known)
         if name is None:
             continue
         alike = [agent for agent in others if _is_as(agent, members)]
-        for agent in alike or _agents_of(where, entry, entries, made):
+        alike += _made_from(entry, entries, made)
+        if not alike:
+            message = (
+                f"{where}.{IDENTITY}: no agent of the crew is made from this: call the method "
+                f"below @agent {entry}"
+            )
+            raise ConfigError(message)
+        for agent in alike:
             if found.setdefault(id(agent), name) != name:
                 message = (
                     f"{where}.{IDENTITY}: the agent {agent.role!r} is made from another entry as "
@@ -87,29 +96,26 @@ def _agent_methods(instance: Any) -> dict[str, Callable[[], CrewAgent]]:
     return {name: getattr(instance, name) for name in names}
 
 
-def _agents_of(
-    where: str, entry: str, entries: Mapping[str, Any], made: Mapping[str, BaseAgent]
+def _made_from(
+    entry: str, entries: Mapping[str, Any], made: Mapping[str, BaseAgent]
 ) -> list[BaseAgent]:
-    """Return the agents that were made from an entry: those that are as it says, or named so."""
-    alike = {
-        name: agent
+    """Return the agents that methods made from an entry: all that are as it says, or one named so.
+
+    A method that has an entry of its own which says the same made its agent from that.
+    """
+    alike = [
+        agent
         for name, agent in made.items()
         if _is_as(agent, entries[entry]) and (name == entry or not _is_as(agent, entries.get(name)))
-    }
-    if entry in alike or (not alike and entry in made):
-        return [made[entry]]
-    if alike:
-        return [*alike.values()]
-    message = (
-        f"{where}.{IDENTITY}: no agent of the crew is made from this: call the method below "
-        f"@agent {entry}"
-    )
-    raise ConfigError(message)
+    ]
+    return alike or [made[entry]] if entry in made else alike
 
 
-def _identity(where: str, members: Mapping[str, Any]) -> str | None:
-    """Return what an entry says of the identity; raises ``ConfigError``."""
-    known = {*CrewAgent.model_fields, *AgentConfig.__annotations__, IDENTITY}
+def _identity(where: str, members: Mapping[str, Any], known: Collection[str]) -> str | None:
+    """Return what an entry says of the identity; raises ``ConfigError``.
+
+    ``known`` are the keys that CrewAI makes something of.
+    """
     for key in members:
         if key not in known:
             meant = closest(str(key), known)
@@ -125,4 +131,8 @@ def _identity(where: str, members: Mapping[str, Any]) -> str | None:
 
 
 def _is_as(agent: BaseAgent, members: Mapping[str, Any] | None) -> bool:
-    return members is not None and all(getattr(agent, part) == members.get(part) for part in _PARTS)
+    """Whether an agent is as an entry says, before inputs were filled in."""
+    return members is not None and all(
+        (getattr(agent, f"_original_{part}") or getattr(agent, part)) == members.get(part)
+        for part in _PARTS
+    )

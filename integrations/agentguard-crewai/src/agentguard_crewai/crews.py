@@ -8,19 +8,25 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
-from crewai import Crew, Task
+from crewai import Crew, Process, Task
 from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.crews.crew_output import CrewOutput
 from crewai.state.checkpoint_config import CheckpointConfig
 from crewai.types.streaming import CrewStreamingOutput
+from crewai.utilities.i18n import get_i18n
 from pydantic import PrivateAttr
 
 from agentguard import ConfigError, Guard
 from agentguard_crewai import runs
-from agentguard_crewai.agents import identified, refuse_restoring, take_on
+from agentguard_crewai.agents import (
+    assign_identity,
+    refuse_restoring,
+    require_guardable,
+    resolve_identity,
+)
 from agentguard_crewai.classes import guarded_class
 from agentguard_crewai.crewbase import as_crew, crew_methods, names_in_yaml
-from agentguard_crewai.identity import OnApproval, Terms, identity_of
+from agentguard_crewai.identity import GuardOptions, OnApproval, name_of, require_identity
 
 Class = TypeVar("Class")
 Guarded = TypeVar("Guarded", bound=Crew)
@@ -42,12 +48,14 @@ def guard_crew(
 
     ``on_approval`` and ``timeout`` (seconds) are those of ``guard_agent``, for all agents of the
     crew: with ``"pause"``, ``kickoff`` raises ``ApprovalPending`` at once. Raises ``ConfigError``
-    as ``guard_agent`` does, and has then changed nothing.
+    and ``StorageError`` as ``guard_agent`` does; no agent is changed then. What ``ConfigError``
+    says is found before anything is on record; after a ``StorageError`` the credentials that were
+    made by then stay there.
     """
     given: object = crew
     if not isinstance(given, Crew):
         raise ConfigError(f"crew: expected a CrewAI crew, got a {type(given).__name__}")
-    return _guarded(crew, Terms.of(guard, on_approval, timeout), {})
+    return _guarded(crew, GuardOptions.of(guard, on_approval, timeout), {})
 
 
 def guard_crewbase(
@@ -62,7 +70,7 @@ def guard_crewbase(
     there that CrewAI does not know is an error: it drops them without a word. The options are those
     of ``guard_crew``; raises ``ConfigError`` for a class without a method below ``@crew``.
     """
-    terms = Terms.of(guard, on_approval, timeout)
+    options = GuardOptions.of(guard, on_approval, timeout)
 
     def decorate(made: Class) -> Class:
         methods = crew_methods(made)
@@ -71,43 +79,58 @@ def guard_crewbase(
             message = f"guard_crewbase: {name} has no method below @crew; put it above @CrewBase"
             raise ConfigError(message)
         for name, method in methods.items():
-            setattr(made, name, as_crew(_making_guarded(method, terms)))
+            setattr(made, name, as_crew(_making_guarded(method, options)))
         return made
 
     return decorate
 
 
-def _making_guarded(method: Callable[..., Crew], terms: Terms) -> Callable[..., Crew]:
+def _making_guarded(method: Callable[..., Crew], options: GuardOptions) -> Callable[..., Crew]:
     @functools.wraps(method)
     def crew(self: Any, *args: Any, **kwargs: Any) -> Crew:
         made = method(self, *args, **kwargs)
-        return _guarded(made, terms, names_in_yaml(self, [*_members(made)]))
+        return _guarded(made, options, names_in_yaml(self, [*_members(made)]))
 
     del crew.__wrapped__  # it leads to the unguarded crew
     return crew
 
 
-def _guarded(crew: Guarded, terms: Terms, names: Mapping[int, str]) -> Guarded:
+def _guarded(crew: Guarded, options: GuardOptions, names: Mapping[int, str]) -> Guarded:
     """Guard a crew and all agents in it; ``names`` are those of agents, by their ``id()``."""
     present = crew._agentguard if isinstance(crew, GuardedCrew) else None  # noqa: SLF001
-    if present is not None and present.guard is not terms.guard:
+    if present is not None and present.guard is not options.guard:
         message = (
             f"the crew {crew.name!r} is already guarded, by another guard: make the crew anew, or "
             "keep to one guard"
         )
         raise ConfigError(message, code="agent.guarded")
     members = [*_members(crew)]
-    # all of them, or none: whoever can't be guarded is found before anything is changed
-    identities = [identified(agent, terms, names.get(id(agent))) for agent in members]
+    # all of them, or none: whoever can't be guarded is found before anything is on record
+    for agent in members:
+        require_guardable(agent, options, names.get(id(agent)))
+    if crew.process is Process.hierarchical and crew.manager_agent is None:
+        _require_manager(crew, options)
+    identities = [resolve_identity(agent, options, names.get(id(agent))) for agent in members]
     for agent, identity in zip(members, identities, strict=True):
-        take_on(agent, identity)
+        assign_identity(agent, identity)
     if present is None:
         crew.__class__ = guarded_class(GuardedCrew, type(crew))
-    crew._agentguard = terms  # type: ignore[attr-defined]  # noqa: SLF001
-    if crew.cache:
-        for agent in members:
-            agent.set_cache_handler(crew._cache_handler)  # noqa: SLF001  each gets one of its own
+    crew._agentguard = options  # type: ignore[attr-defined]  # noqa: SLF001
     return crew
+
+
+def _require_manager(crew: Crew, options: GuardOptions) -> None:
+    """Raise ``ConfigError`` where the manager that the crew will make has no name to go by."""
+    role = get_i18n(prompt_file=crew.prompt_file).retrieve("hierarchical_manager_agent", "role")
+    name = name_of(role)
+    try:
+        options.guard.require_agent(name)
+    except ConfigError as error:
+        message = (
+            f"the manager that the crew {crew.name!r} makes for itself is {name}: {error}. Add "
+            "that table, or give the crew a manager_agent"
+        )
+        raise ConfigError(message, code=error.code) from error
 
 
 def _members(crew: Crew) -> Iterator[BaseAgent]:
@@ -123,7 +146,7 @@ def _members(crew: Crew) -> Iterator[BaseAgent]:
 class GuardedCrew(Crew):
     """What the class of a guarded crew adds to that of the crew."""
 
-    _agentguard: Terms | None = PrivateAttr(default=None)
+    _agentguard: GuardOptions | None = PrivateAttr(default=None)
 
     def kickoff(
         self,
@@ -132,7 +155,7 @@ class GuardedCrew(Crew):
         from_checkpoint: CheckpointConfig | None = None,
     ) -> CrewOutput | CrewStreamingOutput:
         """Run the crew; raises ``ConfigError`` where somebody in it has no identity."""
-        self._require_ready(from_checkpoint)
+        _require_ready(self, from_checkpoint)
         if self.stream:
             return _within_run(super().kickoff(inputs, input_files, from_checkpoint))
         with _alone(self), runs.joined():
@@ -145,7 +168,7 @@ class GuardedCrew(Crew):
         from_checkpoint: CheckpointConfig | None = None,
     ) -> CrewOutput | CrewStreamingOutput:
         """Run the crew; raises ``ConfigError`` where somebody in it has no identity."""
-        self._require_ready(from_checkpoint)
+        _require_ready(self, from_checkpoint)
         if self.stream:
             return _within_run(await super().akickoff(inputs, input_files, from_checkpoint))
         with _alone(self), runs.joined():
@@ -158,58 +181,70 @@ class GuardedCrew(Crew):
         from_checkpoint: CheckpointConfig | None = None,
     ) -> CrewOutput | CrewStreamingOutput:
         """Run the crew in a thread; raises ``ConfigError`` as ``kickoff`` does."""
-        self._require_ready(from_checkpoint)
+        _require_ready(self, from_checkpoint)
         return _within_run(await super().kickoff_async(inputs, input_files, from_checkpoint))
+
+    async def kickoff_for_each_async(
+        self, inputs: list[dict[str, Any]], input_files: dict[str, Any] | None = None
+    ) -> list[CrewOutput | CrewStreamingOutput] | CrewStreamingOutput:
+        """Run copies of the crew in threads; raises ``ConfigError`` as ``copy`` does."""
+        return _within_run(await super().kickoff_for_each_async(inputs, input_files))
+
+    async def akickoff_for_each(
+        self, inputs: list[dict[str, Any]], input_files: dict[str, Any] | None = None
+    ) -> list[CrewOutput | CrewStreamingOutput] | CrewStreamingOutput:
+        """Run copies of the crew; raises ``ConfigError`` as ``copy`` does."""
+        return _within_run(await super().akickoff_for_each(inputs, input_files))
 
     def copy(self) -> Crew:  # type: ignore[override]  # as CrewAI does
         """Return a copy whose agents are other instances of the same names.
 
         Raises ``ConfigError`` where somebody in it has no identity.
         """
-        self._require_guarded()
+        options = _require_guarded(self)
         copied = super().copy()
+        members = [*self.agents, self.manager_agent]
+        twins = dict(zip(map(id, members), [*copied.agents, copied.manager_agent], strict=True))
         for task, original in zip(copied.tasks, self.tasks, strict=True):
-            for agent, member in zip(copied.agents, self.agents, strict=True):
-                if original.agent is member:  # CrewAI looks for one of the same role
-                    task.agent = agent
-        return _guarded(copied, self._require_terms(), {})
-
-    def _require_ready(self, from_checkpoint: CheckpointConfig | None) -> None:
-        refuse_restoring("crew", from_checkpoint)
-        self._require_guarded()
+            if original.agent is not None:  # CrewAI looks for any of the same role
+                if id(original.agent) not in twins:
+                    twins[id(original.agent)] = original.agent.copy()
+                task.agent = twins[id(original.agent)]
+        return _guarded(copied, options, {})
 
     def _create_manager_agent(self) -> None:
         super()._create_manager_agent()
         if self.manager_agent is not None:
             manager = self.manager_agent
-            take_on(manager, identified(manager, self._require_terms(), None))
+            assign_identity(manager, resolve_identity(manager, options_of(self), None))
 
     def _get_agent_to_use(self, task: Task) -> BaseAgent | None:
         agent = super()._get_agent_to_use(task)
         if agent is not None:
-            _require_identity(agent)
+            require_identity(agent)
         return agent
 
-    def pauses(self) -> bool:
-        """Whether a call that needs an approval stops the crew."""
-        return self._require_terms().on_approval == "pause"
 
-    def _require_terms(self) -> Terms:
-        if self._agentguard is None:
-            message = f"the crew {self.name!r} was made from a guarded one: guard it"
-            raise ConfigError(message, code="agent.unguarded")
-        return self._agentguard
-
-    def _require_guarded(self) -> None:
-        self._require_terms()
-        for agent in _members(self):
-            _require_identity(agent)
-
-
-def _require_identity(agent: BaseAgent) -> None:
-    if identity_of(agent) is None:
-        message = f"the agent {agent.role!r} is not guarded: guard the crew once it is complete"
+def options_of(crew: Crew) -> GuardOptions:
+    """Return with which options a crew is guarded; raises ``ConfigError`` for one that is not."""
+    options = crew._agentguard if isinstance(crew, GuardedCrew) else None  # noqa: SLF001
+    if options is None:
+        message = f"the crew {crew.name!r} is not guarded: see guard_crew"
         raise ConfigError(message, code="agent.unguarded")
+    return options
+
+
+def _require_ready(crew: GuardedCrew, from_checkpoint: CheckpointConfig | None) -> None:
+    refuse_restoring("crew", from_checkpoint)
+    _require_guarded(crew).require_open()
+
+
+def _require_guarded(crew: GuardedCrew) -> GuardOptions:
+    """Return the options of a crew; raises ``ConfigError`` where somebody has no identity."""
+    options = options_of(crew)
+    for agent in _members(crew):
+        require_identity(agent)
+    return options
 
 
 _BUSY: Final[dict[int, object]] = {}
@@ -235,12 +270,14 @@ def _alone(crew: Crew) -> Iterator[None]:
 
 
 def _within_run(output: Output) -> Output:
-    """Let a stream, which runs when it is read, be part of the run in which it was kicked off."""
-    run = runs.current()
-    if run.name is not None and isinstance(output, CrewStreamingOutput):
-        sync, later = output._sync_iterator, output._async_iterator  # noqa: SLF001  CrewAI has no other
+    """Let a stream, which runs when it is read, do so as where it was kicked off."""
+    if isinstance(output, CrewStreamingOutput):
+        kickoff = runs.kickoff_here()
+        # CrewAI's iterators are generators, and there is no other way to them
+        sync: Any = output._sync_iterator  # noqa: SLF001
+        later: Any = output._async_iterator  # noqa: SLF001
         if sync is not None:
-            output._sync_iterator = runs.read_within(sync, run)  # noqa: SLF001
+            output._sync_iterator = runs.read_within(sync, kickoff)  # noqa: SLF001
         if later is not None:
-            output._async_iterator = runs.aread_within(later, run)  # noqa: SLF001
+            output._async_iterator = runs.aread_within(later, kickoff)  # noqa: SLF001
     return output

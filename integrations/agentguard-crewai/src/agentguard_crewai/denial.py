@@ -10,18 +10,37 @@ from typing import Final
 from crewai.tools.tool_failure import ToolFailure
 
 from agentguard import ApprovalPending, Decision
-
-_HAS_RUN: Final = frozenset({"journal.in_doubt", "journal.unreplayable"})
-"""A call that is refused so was made before."""
+from agentguard.decision import MAY_HAVE_RUN
 
 _ASKS_ANEW: Final = frozenset({"approval.expired"})
 """After these the same call may be made again."""
 
 
+_INSTEAD: Final = {
+    "delegation.missing": (
+        "the agent acts only for somebody, and nothing is lent to it here: kick off the crew "
+        "inside a block of guard.delegate(...), begun in the very thread that kicks it off (or run "
+        "that thread's work with contextvars.copy_context().run); an agent that acts by itself has "
+        'authority = "own" in its table of [agents]'
+    ),
+    "delegation.ended": (
+        "what was lent for this kickoff has ended: let the block of guard.delegate(...) around it "
+        "last until the crew is done, and a stream is read"
+    ),
+}
+"""What a crew's user does, in the words of a crew; the core speaks of single calls."""
+
+
+def for_crews(decision: Decision) -> Decision:
+    """Return the same refusal, with a reason that says what a crew's user does about it."""
+    reason = _INSTEAD.get(decision.code)
+    return decision if reason is None else Decision.refused(reason, code=decision.code)
+
+
 def denied(tool: str, decision: Decision) -> ToolFailure:
     """Tell a model what was refused, why, and whether the same call will be refused again."""
-    reason = decision.reason or "the policy does not allow it"
-    again = " again" if decision.code in _HAS_RUN else ""
+    reason = decision.told_reason
+    again = " again" if decision.code in MAY_HAVE_RUN else ""
     if decision.code in _ASKS_ANEW:
         message = f"Not now: {tool} was not run. Reason: {reason}."
     else:

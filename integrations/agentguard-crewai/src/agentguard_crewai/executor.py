@@ -5,9 +5,12 @@ CrewAI's executor puts a long result into a file, and gives the model a tool to 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, cast
 
+from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.agents.agent_executor import AgentExecutor
+from crewai.tools import BaseTool
 from crewai.tools.agent_tools.deferred_tool_result_reader import DeferredToolResultReader
 from pydantic import PrivateAttr
 
@@ -15,35 +18,63 @@ from agentguard import ConfigError
 from agentguard_crewai.binding import names_of
 from agentguard_crewai.classes import guarded_class
 from agentguard_crewai.gate import Gate
-from agentguard_crewai.identity import identity_of
-from agentguard_crewai.tools import GuardedTool
+from agentguard_crewai.identity import Identity, require_identity
+from agentguard_crewai.tools import GuardedTool, gate_of, is_gated
+
+_TOOLS: Final = ("tools", "original_tools")
 
 
-def gate_executor(executor: Any) -> None:
+def gate_executor(executor: AgentExecutor) -> None:
     """Look once more, as no tool goes to an executor that is not behind a gate; guard its own.
 
     What runs a planner's steps is made anew: it would keep the tools that it was made with. Raises
     ``ConfigError`` (``tool.unguarded``).
     """
-    made = [structured._original_tool for structured in executor.tools]  # noqa: SLF001
-    for tool in (*executor.original_tools, *made):
-        if not isinstance(tool, GuardedTool):
-            message = f"tool {tool.name} came to an executor past the guard: it does not run"
-            raise ConfigError(message, code="tool.unguarded")
     executor._step_executor = None  # noqa: SLF001
     if not isinstance(executor, GuardedExecutor):
-        kind: type = type(executor)
-        executor.__class__ = guarded_class(GuardedExecutor, kind)
+        executor.__class__ = guarded_class(GuardedExecutor, type(executor))
+    for kind in _TOOLS:
+        setattr(executor, kind, getattr(executor, kind))
+        list(getattr(executor, kind))
+
+
+class _Tools(list[Any]):
+    """An executor's tools, looked at wherever they are used: callbacks and hooks have them, too."""
+
+    def __init__(self, tools: Iterable[Any], identity: Identity) -> None:
+        super().__init__(tools)
+        self._identity = identity
+
+    def __iter__(self) -> Iterator[Any]:
+        for tool in super().__iter__():
+            if not _is_guarded(tool, self._identity):
+                message = (
+                    f"tool {tool.name} came to an executor past the guard: it does not run; give "
+                    "it to the agent, or to its task, before the agent begins"
+                )
+                raise ConfigError(message, code="tool.unguarded")
+            yield tool
+
+
+def _is_guarded(tool: Any, identity: Identity) -> bool:
+    """Whether a tool, or what a model's text runs of one, is behind the gate of this agent."""
+    original: Any = tool if isinstance(tool, BaseTool) else tool._original_tool  # noqa: SLF001
+    if not isinstance(original, GuardedTool):
+        return False
+    guarded = cast("BaseTool", original)
+    return gate_of(guarded).is_of(identity) and (original is tool or is_gated(tool.func, guarded))
 
 
 class GuardedExecutor(AgentExecutor):
     """What the class of a guarded agent's executor adds to CrewAI's."""
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _TOOLS:
+            value = _Tools(value, require_identity(cast("BaseAgent", self.agent)))
+        super().__setattr__(name, value)
+
     def _register_deferred_file_reader(self, reader: DeferredToolResultReader) -> None:
-        identity = identity_of(self.agent)
-        if identity is None:
-            message = "the agent has lost its identity: it reads no results"
-            raise ConfigError(message, code="agent.unguarded")
+        identity = require_identity(cast("BaseAgent", self.agent))
         name = names_of([*self.original_tools, reader])[-1]
         reader.__class__ = _GuardedReader
         reader._agentguard_gate = Gate(identity, reader, name)  # type: ignore[attr-defined]  # noqa: SLF001

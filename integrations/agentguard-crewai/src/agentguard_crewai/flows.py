@@ -18,7 +18,7 @@ from crewai.flow.runtime import _iter_condition_events
 from crewai.flow.types import FlowMethodName
 
 from agentguard import ApprovalPending, ConfigError
-from agentguard_crewai.crews import GuardedCrew
+from agentguard_crewai.crews import options_of
 from agentguard_crewai.runs import resumable
 
 
@@ -55,10 +55,7 @@ async def akickoff_or_pause(
 
 @contextmanager
 def _pausing(flow: Flow[Any], crew: Crew, run: str) -> Iterator[None]:
-    if not isinstance(crew, GuardedCrew):
-        message = f"the crew {crew.name!r} is not guarded: guard it, with on_approval='pause'"
-        raise ConfigError(message, code="agent.unguarded")
-    if not crew.pauses():
+    if options_of(crew).on_approval != "pause":
         message = f"the crew {crew.name!r} waits for approvals: guard it with on_approval='pause'"
         raise ConfigError(message)
     method = current_flow_method_name.get()

@@ -2,19 +2,16 @@
 
 It is the last step before the tool's own code, after hooks and validation. Which functions of a
 tool are gated stands in ``tools.py``, what a call binds in ``binding.py``, how it ends in
-``call.py``.
+``call.py``, to whom it hands work over in ``delegation.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.tools import BaseTool
-from crewai.tools.agent_tools.base_agent_tools import BaseAgentTool
 
 from agentguard import (
     AgentguardError,
@@ -31,24 +28,32 @@ from agentguard import (
 )
 from agentguard.canonical import sha256_hex
 from agentguard_crewai import rejection, runs
-from agentguard_crewai.binding import arguments_of, by_name, spec_of
+from agentguard_crewai.binding import arguments_of, by_name, require_repeatable, spec_of
 from agentguard_crewai.call import ACTION, Body, Call
-from agentguard_crewai.identity import Identity, identity_of
+from agentguard_crewai.delegation import coworker_of, is_handover
+from agentguard_crewai.identity import Identity
 from agentguard_crewai.runs import Key, Paused
 
 
 class Gate:
-    """An agent's instance in front of one tool; ``ways`` are its functions, and the gated ones."""
+    """An agent's instance in front of one tool.
 
-    __slots__ = ("_configured", "_identity", "_name", "tool", "ways")
+    ``entry_points`` are the tool's functions, and the gated ones: making one takes 19 us.
+    """
+
+    __slots__ = ("_configured", "_identity", "_name", "entry_points", "tool")
 
     def __init__(self, identity: Identity, tool: BaseTool, name: str) -> None:
         self.tool = tool
         self._name = name
         self._identity = identity
         self._configured: tuple[ToolSpec, ToolSpec] | None = None
-        self.ways: dict[str, tuple[object, Callable[..., Any]]] = {}
+        self.entry_points: dict[str, tuple[object, Callable[..., Any]]] = {}
         self.spec()  # what is wrong with it is found before a call is
+
+    def is_of(self, identity: Identity) -> bool:
+        """Whether it is this one's calls that pass here."""
+        return self._identity.agent is identity.agent
 
     def spec(self) -> ToolSpec:
         """Return the tool's specification, as the configuration has it; raises ``ConfigError``."""
@@ -64,7 +69,7 @@ class Gate:
 
         Raises what it raises, and ``Paused``.
         """
-        agent, call = self._identity.agent, self._begun(Body(self.tool, function, args, kwargs))
+        agent, call = self._identity.agent, self._bind(Body(self.tool, function, args, kwargs))
         try:
             while True:
                 try:
@@ -73,14 +78,14 @@ class Gate:
                         call.run,
                         suspends=(Paused,),
                         codec=call.codec,
-                        reentrant=self._hands_on,
+                        reentrant=is_handover(self.tool),  # goes on where it was cut short
                     )
                     return call.completed(result)
                 except Denied as refused:
                     if not call.asks_anew(refused):
                         raise
                 except ApprovalPending as pending:
-                    left = call.left(pending)
+                    left = call.seconds_left(pending)
                     if not agent.approvals.wait(pending.request, timeout=left):
                         return call.given_up(pending)
         except Exception as error:  # noqa: BLE001  what is the tool's own is raised again
@@ -90,7 +95,7 @@ class Gate:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
         """Run ``function``, which may be a coroutine function; the async twin of ``run``."""
-        agent, call = self._identity.agent, self._begun(Body(self.tool, function, args, kwargs))
+        agent, call = self._identity.agent, self._bind(Body(self.tool, function, args, kwargs))
         try:
             while True:
                 try:
@@ -99,29 +104,24 @@ class Gate:
                         call.arun,
                         suspends=(Paused,),
                         codec=call.codec,
-                        reentrant=self._hands_on,
+                        reentrant=is_handover(self.tool),  # goes on where it was cut short
                     )
                     return call.completed(result)
                 except Denied as refused:
                     if not call.asks_anew(refused):
                         raise
                 except ApprovalPending as pending:
-                    left = call.left(pending)
+                    left = call.seconds_left(pending)
                     if not await agent.approvals.await_(pending.request, timeout=left):
                         return call.given_up(pending)
         except Exception as error:  # noqa: BLE001  what is the tool's own is raised again
             return call.ended(error)
 
-    @property
-    def _hands_on(self) -> bool:
-        """Whether a call is another agent's work: it goes on where it was cut short."""
-        return isinstance(self.tool, BaseAgentTool)
-
-    def _begun(self, body: Body) -> Call:
+    def _bind(self, body: Body) -> Call:
         """Bind a call; raises what it has raised in this step, and ``Paused``."""
         action = ACTION.get()
         if action is not None:
-            action.raise_again(body)
+            action.raise_again(body.tool)
         run = runs.current()
         run.require_going()
         spec, agent = self.spec(), self._identity.agent
@@ -137,36 +137,19 @@ class Gate:
             invocation = replace(
                 invocation, site=place.site, refusal=rejection.recalled(agent, place)
             )
+        coworker = None
         try:
-            coworkers = self._coworkers(body)
-            for coworker in coworkers:
+            if run.name is not None:
+                require_repeatable(self.tool)
+            if is_handover(self.tool):
+                given = by_name(body.function, body.args, body.kwargs)
+                coworker = coworker_of(self.tool, given)
+            if coworker is not None:
                 coworker.agent.require_delegator(agent)
         except AgentguardError as error:
-            coworkers = []
             refusal = Decision.refused(str(error), code=error.code)
             invocation = replace(invocation, refusal=refusal)
-        hand_on = partial(self._hand_on, coworkers)
-        schema = self.tool.result_schema
-        return Call(body, invocation, run, place, hand_on, self._identity, schema)
-
-    def _hand_on(self, coworkers: list[Identity]) -> None:
-        """Hand on what this call was lent, before the coworker does anything; raises ``Denied``."""
-        for coworker in coworkers:
-            if coworker is not self._identity:
-                coworker.agent.take_over(self._identity.agent)
-
-    def _coworkers(self, body: Body) -> list[Identity]:
-        """Return to whom the call hands work on; raises ``DelegationError`` for no identity."""
-        if not isinstance(self.tool, BaseAgentTool):
-            return []
-        found: list[Identity] = []
-        for coworker in _chosen(self.tool, by_name(body.function, body.args, body.kwargs)):
-            identity = identity_of(coworker)
-            if identity is None:
-                message = f"the coworker {coworker.role!r} is not guarded: guard the whole crew"
-                raise DelegationError(message, code="agent.unguarded")
-            found.append(identity)
-        return found
+        return Call(body, invocation, run, place, self._identity, coworker)
 
 
 def _whose() -> str | None:
@@ -179,11 +162,3 @@ def _whose() -> str | None:
         return None
     said = [lent.principal, lent.chain.actors, lent.task_id]
     return sha256_hex(canonical.dumps(said))
-
-
-def _chosen(tool: BaseAgentTool, given: Mapping[str, Any]) -> list[BaseAgent]:
-    """Return the agent that the tool chooses for what it is given: the first one of that role."""
-    told = {name: given.get(name) for name in ("coworker", "co_worker")}
-    name = tool._get_coworker(**told)  # noqa: SLF001  as the tool itself
-    wanted = tool.sanitize_agent_name(name or "")
-    return [one for one in tool.agents if tool.sanitize_agent_name(one.role) == wanted][:1]

@@ -10,7 +10,9 @@ import unicodedata
 from datetime import timedelta
 from typing import Final, Literal, NamedTuple, NoReturn, Self
 
-from agentguard import Agent, ConfigError, Guard
+from crewai.agents.agent_builder.base_agent import BaseAgent
+
+from agentguard import Agent, ConfigError, Guard, StorageError
 
 OnApproval = Literal["wait", "pause"]
 """What a call does that needs an approval: hold its thread for a while, or stop the crew."""
@@ -18,7 +20,7 @@ OnApproval = Literal["wait", "pause"]
 _DROPPED: Final = re.compile(r"[^a-z0-9]+")
 
 
-class Terms(NamedTuple):
+class GuardOptions(NamedTuple):
     """Whose guard it is, and how calls wait; ``timeout`` is in seconds."""
 
     guard: Guard
@@ -40,24 +42,34 @@ class Terms(NamedTuple):
             raise ConfigError(f"timeout: expected 0 seconds or more, got {timeout!r}")
         return cls(guard, on_approval, seconds)
 
+    def require_open(self) -> None:
+        """Raise ``StorageError`` (``storage.closed``) where each call would be refused."""
+        if self.guard.closed:
+            message = "the guard is closed: open it again, and guard the crew with it"
+            raise StorageError(message, code="storage.closed")
+
 
 class Identity:
     """The instance that an agent of a crew is, with a key of its own."""
 
-    __slots__ = ("agent", "terms")
+    __slots__ = ("agent", "options")
 
-    def __init__(self, agent: Agent, terms: Terms) -> None:
+    def __init__(self, agent: Agent, options: GuardOptions) -> None:
         self.agent: Final = agent
-        self.terms: Final = terms
+        self.options: Final = options
 
     @classmethod
-    def new(cls, name: str, terms: Terms) -> Self:
-        """Make an instance; raises ``ConfigError`` for a name that the configuration lacks."""
-        return cls(terms.guard.new_agent(name), terms)
+    def new(cls, name: str, options: GuardOptions) -> Self:
+        """Make an instance.
+
+        Raises ``ConfigError`` for a name that the configuration lacks, ``StorageError`` where its
+        credential can't be recorded.
+        """
+        return cls(options.guard.new_agent(name), options)
 
     def renewed(self) -> Identity:
         """Return another instance of the same name, for a copy of the agent."""
-        return Identity.new(self.agent.name, self.terms)
+        return Identity.new(self.agent.name, self.options)
 
     def __repr__(self) -> str:
         return f"<Identity {self.agent.alias}>"
@@ -74,6 +86,18 @@ def identity_of(agent: object) -> Identity | None:
     """Return who an agent of a crew is; None for one that is not guarded."""
     found = getattr(agent, "_agentguard", None)  # a private attribute that guarded agents have
     return found if isinstance(found, Identity) else None
+
+
+def require_identity(agent: BaseAgent) -> Identity:
+    """Return who an agent is; raises ``ConfigError`` (``agent.unguarded``) for one without."""
+    identity = identity_of(agent)
+    if identity is None:
+        message = (
+            f"the agent {agent.role!r} is not guarded: guard the crew once it is complete "
+            "(guard_crew), or the agent (guard_agent); copies of a guarded one are made with copy()"
+        )
+        raise ConfigError(message, code="agent.unguarded")
+    return identity
 
 
 def name_of(role: str) -> str:

@@ -17,7 +17,7 @@ from crewai.tools.tool_failure import ToolFailure, ToolFailureReason
 from pydantic import BaseModel
 
 from agentguard import DecodeError, EncodeError
-from agentguard.journal import MAX_RESULT
+from agentguard.journal import MAX_RESULT, dumps_checked
 from agentguard_crewai.runs import Key, Place, Run
 
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
@@ -33,17 +33,9 @@ class ToolResults:
 
     def dumps(self, result: Any) -> bytes:
         """Write a result; raises ``EncodeError`` for one that would not come back as it is."""
-        try:
-            data = orjson.dumps(self._node(result, _Budget()))
-            same = orjson.dumps(self._node(self.loads(data), _Budget())) == data
-        except EncodeError:
-            raise
-        except Exception as error:
-            # values run code of their authors: whatever goes wrong in it, nothing is kept
-            raise EncodeError(f"a result can't be written ({type(error).__name__})") from error
-        if not same:
-            raise EncodeError(f"a {type(result).__name__} does not come back as it was")
-        return data
+        return dumps_checked(
+            lambda value: orjson.dumps(self._node(value, _Budget())), self.loads, result
+        )
 
     def loads(self, data: bytes) -> Any:
         """Read a result; raises ``DecodeError``."""
@@ -102,20 +94,20 @@ class ToolResults:
 class RunResults:
     """The ``ResultCodec`` of a call in a run: its result, and where the calls within it stand.
 
-    Where it is replayed, their places are taken as they were: another call that is the same comes
-    after them.
+    ``places`` is filled as those are completed. Where the call is replayed, their places are taken
+    as they were: another call that is the same comes after them.
     """
 
-    __slots__ = ("_results", "_run", "places")
+    __slots__ = ("_places", "_results", "_run")
 
-    def __init__(self, results: ToolResults, run: Run) -> None:
+    def __init__(self, results: ToolResults, run: Run, places: list[Place]) -> None:
         self._results = results
         self._run = run
-        self.places: list[Place] = []
+        self._places = places
 
     def dumps(self, result: Any) -> bytes:
         """Write a result and its places; raises as ``ToolResults.dumps`` does."""
-        places = [[*place.key, place.ordinal] for place in self.places]
+        places = [[*place.key, place.ordinal] for place in self._places]
         written = orjson.Fragment(self._results.dumps(result))
         return orjson.dumps({"places": places, "result": written})
 
@@ -129,7 +121,7 @@ class RunResults:
             raise DecodeError(f"no result of a tool ({type(error).__name__})") from error
         result = self._results.loads(written)
         self._run.retake(places)
-        self.places = places
+        self._places.extend(places)
         return result
 
 

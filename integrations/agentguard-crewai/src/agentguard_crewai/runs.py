@@ -10,12 +10,25 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    ExitStack,
+    aclosing,
+    closing,
+    contextmanager,
+)
 from contextvars import ContextVar
 from typing import Final, NamedTuple, NoReturn, TypeVar
 
-from agentguard import ApprovalPending, CallSite, ConfigError
+from agentguard import (
+    ApprovalPending,
+    CallSite,
+    ConfigError,
+    DelegationError,
+    current_delegation,
+)
 
 Item = TypeVar("Item")
 
@@ -34,12 +47,14 @@ class Paused(BaseException):
 class Run:
     """One try of a run; ``name`` None for one that can't be begun again.
 
-    ``pending`` is what it waits for once it has paused: nothing runs in it any more.
+    ``pending`` is what it waits for once it has paused: nothing runs in it any more. ``told`` are
+    the ids of requests that the log of the application has named.
     """
 
     def __init__(self, name: str | None) -> None:
         self.name = name
         self.pending: ApprovalPending | None = None
+        self.told: set[str] = set()
         self._taken: defaultdict[Key, set[int]] = defaultdict(set)
         self._lock = threading.Lock()
 
@@ -111,14 +126,54 @@ def inside() -> list[Place] | None:
 
 
 @contextmanager
-def collected() -> Iterator[list[Place]]:
+def collected(places: list[Place]) -> Iterator[None]:
     """Collect the places of calls that are completed in this block."""
-    places: list[Place] = []
     token = _INSIDE.set(places)
     try:
-        yield places
+        yield
     finally:
         _INSIDE.reset(token)
+
+
+class _Attempt(NamedTuple):
+    """An agent's work on a task, as far as it went: the places of the calls completed in it."""
+
+    agent: object
+    task: object
+    places: list[Place]
+
+
+_ATTEMPT: Final[ContextVar[_Attempt | None]] = ContextVar("agentguard_crewai_attempt", default=None)
+
+
+@contextmanager
+def attempt(agent: object, task: object | None) -> Iterator[None]:
+    """Do an agent's work on a task, None for what is no task's.
+
+    CrewAI tries again what has failed, within the attempt that did (``max_retry_limit``). The
+    agent begins anew then: the calls that it had completed are not made again in a run that has a
+    name, as in another try of the run.
+    """
+    outer, failed = inside(), _ATTEMPT.get()
+    if (
+        failed is not None
+        and task is not None
+        and failed.agent is agent
+        and failed.task is task
+        and failed.places is outer  # nothing was called in between
+    ):
+        for place in failed.places:
+            place.run.give_back(place)
+        failed.places.clear()
+    places: list[Place] = []
+    token = _ATTEMPT.set(_Attempt(agent, task, places))
+    try:
+        with collected(places):
+            yield
+    finally:
+        _ATTEMPT.reset(token)
+        if outer is not None:
+            outer += places
 
 
 _CURRENT: Final[ContextVar[Run | None]] = ContextVar("agentguard_crewai_run", default=None)
@@ -129,22 +184,38 @@ def current() -> Run:
     return _CURRENT.get() or Run(None)
 
 
-@contextmanager
-def resumable(name: str) -> Iterator[None]:
+class resumable(AbstractContextManager[None], AbstractAsyncContextManager[None]):  # noqa: N801  used as a function
     """Name the run whose crews are kicked off in this block, so that it can be begun again.
 
     After a pause or a crash, run the same block with the same ``name``: calls that were completed
     are not made again, their results are handed out as they were. ``name`` is one run's and no
-    other's, such as an order's number; use a block for one try only. Raises ``ConfigError``.
+    other's, such as an order's number; use a block, ``with`` or ``async with``, for one try only.
+    Raises ``ConfigError``.
     """
-    given: object = name
-    if not isinstance(given, str) or not given or not _is_text(given):
-        raise ConfigError(f"resumable: expected the name of a run, got {given!r}")
-    if _CURRENT.get() is not None:
-        message = f"the run {name!r} is begun inside of another run: leave one of the two out"
-        raise ConfigError(message)
-    with _begun(Run(name)):
-        yield
+
+    def __init__(self, name: str) -> None:
+        given: object = name
+        if not isinstance(given, str) or not given or not _is_text(given):
+            raise ConfigError(f"resumable: expected the name of a run, got {given!r}")
+        self._name = name
+        self._block = ExitStack()
+
+    def __enter__(self) -> None:
+        if _CURRENT.get() is not None:
+            message = (
+                f"the run {self._name!r} is begun inside of another run: leave one of the two out"
+            )
+            raise ConfigError(message)
+        self._block.enter_context(_in_force(Run(self._name)))
+
+    def __exit__(self, *raised: object) -> None:
+        self._block.close()
+
+    async def __aenter__(self) -> None:
+        self.__enter__()
+
+    async def __aexit__(self, *raised: object) -> None:
+        self._block.close()
 
 
 @contextmanager
@@ -152,29 +223,66 @@ def joined() -> Iterator[Run]:
     """Be part of the run that is there, or of a new one without a name."""
     present = _CURRENT.get()
     if present is None:
-        with _begun(Run(None)) as run:
+        with _in_force(Run(None)) as run:
             yield run
         return
     yield present
 
 
-def read_within(items: Iterator[Item], run: Run) -> Iterator[Item]:
-    """Go through a stream whose work, which begins with its first item, is part of ``run``."""
-    with _begun(run):
-        first = next(items, None)
-    if first is not None:
-        yield first
-        yield from items
+class Kickoff(NamedTuple):
+    """Where a crew that streams was kicked off: in which run, and with what it was lent."""
+
+    run: Run
+    lent: object
+
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Begin its work, which is part of the run; raises ``ConfigError`` in another's block."""
+        if _lent() not in (None, self.lent):
+            message = (
+                "a crew that streams works when it is read, and this one was kicked off with "
+                "another delegation in force than now: read it in the block that kicked it off"
+            )
+            raise ConfigError(message, code="crew.elsewhere")
+        with _in_force(self.run):
+            yield
 
 
-async def aread_within(items: AsyncIterator[Item], run: Run) -> AsyncIterator[Item]:
+def kickoff_here() -> Kickoff:
+    """Return where this code is."""
+    return Kickoff(current(), _lent())
+
+
+def _lent() -> object:
+    try:
+        lent = current_delegation()
+    except DelegationError:
+        return None  # it has ended: each call says so
+    return None if lent is None else lent.key
+
+
+def read_within(items: Generator[Item], kickoff: Kickoff) -> Iterator[Item]:
+    """Go through a stream whose work begins with its first item, as where it was kicked off.
+
+    Whoever closes this closes the stream, which waits for its work to end.
+    """
+    with closing(items):
+        with kickoff.begun():
+            first = next(items, None)
+        if first is not None:
+            yield first
+            yield from items
+
+
+async def aread_within(items: AsyncGenerator[Item], kickoff: Kickoff) -> AsyncIterator[Item]:
     """Go through an async stream; the async twin of ``read_within``."""
-    with _begun(run):
-        first = await anext(items, None)
-    if first is not None:
-        yield first
-        async for item in items:
-            yield item
+    async with aclosing(items):
+        with kickoff.begun():
+            first = await anext(items, None)
+        if first is not None:
+            yield first
+            async for item in items:
+                yield item
 
 
 def _is_text(name: str) -> bool:
@@ -186,7 +294,7 @@ def _is_text(name: str) -> bool:
 
 
 @contextmanager
-def _begun(run: Run) -> Iterator[Run]:
+def _in_force(run: Run) -> Iterator[Run]:
     token = _CURRENT.set(run)
     try:
         yield run

@@ -34,14 +34,20 @@ _STATE: Final = (
     "__pydantic_extra__",
     "__pydantic_fields_set__",
 )
-_STOCK: Final[dict[str, tuple[object, ...]]] = {
-    "run": (BaseTool.run, Tool.run),
-    "arun": (BaseTool.arun, Tool.arun),
-    "_run": (Tool._run,),  # noqa: SLF001  CrewAI's hooks for the authors of tools
-    "_arun": (BaseTool._arun, Tool._arun),  # noqa: SLF001
+_STOCK: Final[dict[str, tuple[type, ...]]] = {
+    "run": (BaseTool, Tool),
+    "arun": (BaseTool, Tool),
+    "_run": (Tool,),
+    "_arun": (BaseTool, Tool),
     "func": (),
 }
-"""How a tool is run, and what does no work of its own there: it goes on to another of them."""
+"""How a tool is run, and where what is written for that goes on to another of them.
+
+Whatever stands there: who traces CrewAI's tools replaces it, and goes on to it.
+"""
+
+_UNCHECKED: Final = ("run", "arun")
+"""These are given what a model said; CrewAI's own check it, and fill in what is missing."""
 
 
 class _Gated:
@@ -51,20 +57,23 @@ class _Gated:
     already, as where somebody traces a tool, is behind the gate as well.
     """
 
-    def __init__(self, name: str, written: object) -> None:
+    def __init__(self, name: str, kind: type[BaseTool]) -> None:
         self._name = name
-        self._written = written
+        self._kind = kind
 
     def __get__(self, tool: BaseTool | None, owner: type) -> Any:
         if tool is None:
-            return self._written
+            return inspect.getattr_static(self._kind, self._name, None)
         gate = gate_of(tool)
-        if self._written in _STOCK[self._name] and self._name not in vars(gate.tool):
-            return types.MethodType(self._written, tool)  # type: ignore[arg-type]  # a function
+        if self._name not in vars(gate.tool):
+            base = next((one for one in self._kind.__mro__ if self._name in vars(one)), None)
+            if base in _STOCK[self._name]:
+                return vars(base)[self._name].__get__(tool, owner)
         function = getattr(gate.tool, self._name)
-        known = gate.ways.get(self._name)
+        known = gate.entry_points.get(self._name)
         if known is None or known[0] != function:  # a bound method is another object each time
-            known = gate.ways[self._name] = function, _behind(gate, function)
+            gated = _behind(gate, function, unchecked=self._name in _UNCHECKED)
+            known = gate.entry_points[self._name] = function, gated
         return known[1]
 
     def __set__(self, tool: BaseTool, value: object) -> None:
@@ -117,23 +126,42 @@ class _Structured:
                 f"{type(made).__name__}, which may run it in ways of its own"
             )
             raise ConfigError(message, code="tool.unguardable")
-        stock = isinstance(made.func, types.MethodType) and made.func == tool._run  # noqa: SLF001
-        if not stock and getattr(made.func, _GATE, None) is not gate:
+        if not is_gated(made.func, tool):
             made.func = _behind(gate, made.func)
         made._original_tool = tool  # noqa: SLF001  as CrewAI does
         return made
 
 
-def _behind(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]:
+def _checked(tool: BaseTool, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return what CrewAI's own ``run`` makes of a model's arguments, for one that stands before it.
+
+    Raises ``ValueError`` for what the schema rejects, and ``ConfigError`` where the tool's code
+    would get something else in the end.
+    """
+    checked = tool._validate_kwargs(kwargs)  # noqa: SLF001  as its run does
+    if tool._validate_kwargs(checked) != checked:  # noqa: SLF001
+        message = (
+            f"tool {tool.name} can't be guarded: it has a run of its own, and its args_schema "
+            "makes something else of what it has made; write _run instead of run, or have its "
+            "validators leave as it is what they have returned before"
+        )
+        raise ConfigError(message, code="tool.unguardable")
+    return checked
+
+
+def _behind(gate: Gate, function: Callable[..., Any], *, unchecked: bool = False) -> Any:
+    """Return ``function`` behind the gate; ``unchecked`` where a model's arguments come as said."""
     gated: Any
     if inspect.iscoroutinefunction(function):
 
         async def gated(*args: Any, **kwargs: Any) -> Any:
-            return await gate.arun(function, args, kwargs)
+            given = _checked(gate.tool, kwargs) if unchecked and not args else kwargs
+            return await gate.arun(function, args, given)
     else:
 
         def gated(*args: Any, **kwargs: Any) -> Any:
-            return gate.run(function, args, kwargs)
+            given = _checked(gate.tool, kwargs) if unchecked and not args else kwargs
+            return gate.run(function, args, given)
 
     # and no __wrapped__, which would lead past the gate
     with suppress(ValueError, TypeError):  # what is written in C may not say
@@ -142,7 +170,7 @@ def _behind(gate: Gate, function: Callable[..., Any]) -> Callable[..., Any]:
     gated.__doc__ = getattr(function, "__doc__", None)
     gated.__annotations__ = dict(getattr(function, "__annotations__", {}))
     setattr(gated, _GATE, gate)
-    return gated  # type: ignore[no-any-return]
+    return gated
 
 
 class GuardedTool:
@@ -173,12 +201,20 @@ def gate_of(tool: BaseTool) -> Gate:
     return gate
 
 
+def is_gated(function: object, tool: BaseTool) -> bool:
+    """Whether a function passes the gate of this guarded tool."""
+    if isinstance(function, types.MethodType) and function.__self__ is tool:
+        # CrewAI's goes on to func, also where somebody has replaced the tool's _run meanwhile
+        return function == tool._run or function.__func__ is Tool._run  # noqa: SLF001
+    return getattr(function, _GATE, None) is gate_of(tool)
+
+
 def original_of(tool: BaseTool) -> BaseTool:
     """Return the tool that a guarded one was made from, or else the tool itself."""
     return gate_of(tool).tool if issubclass(type(tool), GuardedTool) else tool
 
 
-def put_behind(tool: BaseTool, identity: Identity, name: str) -> BaseTool:
+def gated_tool(tool: BaseTool, identity: Identity, name: str) -> BaseTool:
     """Return ``tool`` as ``identity`` may use it, under the ``name`` by which a model calls it.
 
     Raises ``ConfigError`` for no CrewAI tool.
@@ -209,7 +245,7 @@ def _guarded_class(kind: type[BaseTool]) -> type[BaseTool]:
     # past pydantic, which takes a field's name in a class for its default
     for name in _STOCK:
         if name != "func" or issubclass(kind, Tool):
-            type.__setattr__(made, name, _Gated(name, inspect.getattr_static(kind, name, None)))
+            type.__setattr__(made, name, _Gated(name, kind))
     type.__setattr__(made, "to_structured_tool", _Structured(kind.to_structured_tool))
     type.__setattr__(made, "cache_function", _Caching())
     return made  # type: ignore[no-any-return]

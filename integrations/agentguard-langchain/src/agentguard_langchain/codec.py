@@ -24,7 +24,7 @@ from langgraph.types import Command, Overwrite, Send, TimeoutPolicy
 from pydantic import BaseModel
 
 from agentguard.errors import DecodeError, EncodeError
-from agentguard.journal import MAX_RESULT
+from agentguard.journal import MAX_RESULT, dumps_checked
 from agentguard_langchain.scalars import SCALARS, TAGGED, is_plain
 
 _KNOWN: Final[tuple[type, ...]] = (
@@ -56,17 +56,9 @@ class ToolResults:
 
     def dumps(self, result: Any) -> bytes:
         """Write a result; raises ``EncodeError`` for one that would not come back as it is."""
-        try:
-            data = _Writer(self._classes).written(result)
-            same = _Writer(self._classes).written(self.loads(data)) == data
-        except EncodeError:
-            raise
-        except Exception as error:
-            # values run code of their authors: whatever goes wrong in it, nothing is kept
-            raise EncodeError(f"a result can't be written ({type(error).__name__})") from error
-        if not same:
-            raise EncodeError(f"a {_name(type(result))} does not come back as it was")
-        return data
+        return dumps_checked(
+            lambda value: _Writer(self._classes).written(value), self.loads, result
+        )
 
     def loads(self, data: bytes) -> Any:
         """Read a result; raises ``DecodeError``."""

@@ -11,17 +11,15 @@ from langchain_core.messages import ToolMessage
 from langchain_core.tools import ToolException
 
 from agentguard import Decision, Denied
+from agentguard.decision import MAY_HAVE_RUN
 
 MAY_CALL_AGAIN: Final = frozenset({"approval.pending", "subagent.parallel"})
 """After these refusals the same call may be made again."""
 
-MAY_HAVE_RUN: Final = frozenset({"journal.in_doubt", "journal.unreplayable"})
-"""A call that is refused so was made before."""
-
 
 def denial_text(tool: str, decision: Decision) -> str:
     """Tell a model what was refused, why, and whether the same call will be refused again."""
-    reason = decision.reason or "the policy does not allow it"
+    reason = decision.told_reason
     if decision.code in MAY_CALL_AGAIN:
         return f"Not now: {tool} was not run. Reason: {reason} [{decision.code}]."
     again = " again" if decision.code in MAY_HAVE_RUN else ""

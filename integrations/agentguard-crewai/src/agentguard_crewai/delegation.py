@@ -1,0 +1,87 @@
+"""Work that an agent of a crew hands over to a coworker: to whom, in whose name, and how it fails.
+
+CrewAI hands over with a tool (*Delegate work to coworker*, *Ask question to coworker*), which has
+the coworker execute a task, and takes what that raises for a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final, TypeGuard
+
+from crewai.tools import BaseTool
+from crewai.tools.agent_tools.base_agent_tools import BaseAgentTool
+
+from agentguard_crewai.identity import Identity, require_identity
+
+
+class CoworkerFailedError(Exception):
+    """A coworker did not do what was handed over; ``told`` is what CrewAI tells the model of it."""
+
+    def __init__(self, told: object) -> None:
+        super().__init__("the coworker has failed")
+        self.told = told
+
+
+_FAILED: Final[ContextVar[list[Exception] | None]] = ContextVar(
+    "agentguard_crewai_coworker_failed", default=None
+)
+"""What came out of the work that is handed over here; None within that work, and elsewhere."""
+
+
+def is_handover(tool: BaseTool) -> TypeGuard[BaseAgentTool]:
+    """Whether a call of this tool is another agent's work."""
+    return isinstance(tool, BaseAgentTool)
+
+
+def coworker_of(tool: BaseAgentTool, given: Mapping[str, object]) -> Identity | None:
+    """Return to whom a call hands work over, None for nobody: as CrewAI, the first of that role.
+
+    ``given`` are the tool's arguments by name. Raises ``ConfigError`` for one without an identity.
+    """
+    told: dict[str, Any] = {name: given.get(name) for name in ("coworker", "co_worker")}
+    name = tool._get_coworker(**told)  # noqa: SLF001  as the tool itself
+    wanted = tool.sanitize_agent_name(name or "")
+    for one in tool.agents:
+        if tool.sanitize_agent_name(one.role) == wanted:
+            return require_identity(one)
+    return None
+
+
+def hand_over(to: Identity, by: Identity) -> None:
+    """Sign the hop to a coworker, before it does anything; raises ``Denied``."""
+    if to is not by:
+        to.agent.take_over(by.agent)
+
+
+def run_handed_over(function: Callable[[], Any]) -> Any:
+    """Have a coworker work; raises ``CoworkerFailedError``."""
+    failed: list[Exception] = []
+    token = _FAILED.set(failed)
+    try:
+        told = function()
+    finally:
+        _FAILED.reset(token)
+    if failed:
+        raise CoworkerFailedError(told) from failed[0]
+    return told
+
+
+@contextmanager
+def handed_over() -> Iterator[None]:
+    """Do an agent's work: what it raises is the failure of whoever handed it over.
+
+    What fails within it, and is coped with there, is not.
+    """
+    failed = _FAILED.get()
+    token = _FAILED.set(None)
+    try:
+        yield
+    except Exception as error:
+        if failed is not None:
+            failed.append(error)
+        raise
+    finally:
+        _FAILED.reset(token)
