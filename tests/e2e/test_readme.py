@@ -44,7 +44,7 @@ class Scripted(BaseLLM):
 
 researcher.llm = Scripted(model="scripted")
 said = crew.kickoff().raw
-guard = researcher._agentguard.terms.guard
+guard = researcher._agentguard.options.guard
 with closing(guard.reader()) as reader:
     entries = [entry.parse(body) for _index, body in reader.entries(0)]
 (call,) = [statements.read_authorization(one) for one in entries if one.kind == "authorization"]
