@@ -116,11 +116,7 @@ def binding() -> Any:
     try:
         return importlib.import_module("cedarpy")
     except ModuleNotFoundError as error:
-        message = (
-            "a Cedar policy needs the extra 'cedar', which brings cedarpy: install agentguard with "
-            "it, from your clone: pip install '.[cedar]'"
-        )
-        raise ConfigError(message, code="config.extra_missing") from error
+        raise ConfigError.without_extra("cedar", what="a Cedar policy", brings="cedarpy") from error
 
 
 def _files(folder: Path) -> list[Path]:

@@ -194,11 +194,9 @@ def _http() -> Any:
     try:
         from agentguard.engines import opa_http  # noqa: PLC0415  httpcore is an optional extra
     except ModuleNotFoundError as error:
-        message = (
-            "a policy on an OPA server needs the extra 'opa', which brings httpcore: install "
-            "agentguard with it, from your clone: pip install '.[opa]'"
-        )
-        raise ConfigError(message, code="config.extra_missing") from error
+        raise ConfigError.without_extra(
+            "opa", what="a policy on an OPA server", brings="httpcore"
+        ) from error
     return opa_http
 
 
