@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -130,6 +131,8 @@ def main() -> None:
         guard.approvals.approve(request, BOB)
         with lent:
             print(graph.invoke(None, thread)["messages"][-1].text)
+    if not telemetry.flush():
+        sys.exit(f"the trace was not taken (in time): does an OTLP receiver listen at {OTLP}?")
     _version, trace_id, _span_id, _flags = (request.traceparent or "---").split("-")
     print(f"the trace:   {JAEGER}/trace/{trace_id}")
     denied = urlencode({"service": SERVICE, "tags": '{"agentguard.policy.decision":"deny"}'})

@@ -16,7 +16,7 @@ from agentguard.telemetry.agents import SILENT, AgentSpan
 from agentguard.telemetry.calls import Call, Evaluation, Silent
 from agentguard.telemetry.identity import identity
 from agentguard.telemetry.settings import Settings
-from agentguard.telemetry.setup import ENDPOINTS, configure, flush, require_exporter
+from agentguard.telemetry.setup import ENDPOINTS, configure, flush, is_sent, require_exporter
 from agentguard.telemetry.tracing import attached, fails_open, inside, tracer
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "configure",
     "flush",
     "inside",
+    "is_sent",
     "require_exporter",
     "workflow",
 ]
