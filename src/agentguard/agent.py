@@ -150,16 +150,18 @@ class Agent:
         *,
         outcome_unknown: tuple[type[BaseException], ...] = (),
         suspends: tuple[type[BaseException], ...] = (),
+        hands_on: tuple[type[BaseException], ...] = (),
         codec: ResultCodec | None = None,
         reentrant: bool = False,
     ) -> R:
         """For adapters: run ``function`` as ``invocation`` if this agent may.
 
         Exceptions of the classes in ``outcome_unknown`` are recorded as an unknown outcome, and so
-        are those in ``suspends``, a framework's way to pause. With a ``codec``, a call that a
-        framework makes again when it resumes a run does not run again, unless it was suspended; a
-        ``reentrant`` one, a sub-agent's, also goes on where it was cut short. Raises ``Denied``,
-        ``ApprovalPending``, or what ``function`` raises.
+        are those in ``suspends``, a framework's way to pause, and in ``hands_on``, its way to go on
+        elsewhere: neither is an error. With a ``codec``, a call that a framework makes again when
+        it resumes a run does not run again, unless it was suspended; a ``reentrant`` one, a
+        sub-agent's, also goes on where it was cut short. Raises ``Denied``, ``ApprovalPending``, or
+        what ``function`` raises.
         """
         instance = self._acting()
         watch = instance.line.telemetry.call(instance.actor, invocation)
@@ -167,6 +169,7 @@ class Agent:
         calling = flow.guarded_call(
             *(instance.actor, instance.line, invocation, watch, lent),
             *(outcome_unknown, codec, suspends),
+            hands_on=hands_on,
             reentrant=reentrant,
         )
         return drive.run(calling, instance.line, _unchanged(invocation, function), watch)  # type: ignore[no-any-return]
@@ -178,6 +181,7 @@ class Agent:
         *,
         outcome_unknown: tuple[type[BaseException], ...] = (),
         suspends: tuple[type[BaseException], ...] = (),
+        hands_on: tuple[type[BaseException], ...] = (),
         codec: ResultCodec | None = None,
         reentrant: bool = False,
     ) -> R:
@@ -188,6 +192,7 @@ class Agent:
         calling = flow.guarded_call(
             *(instance.actor, instance.line, invocation, watch, lent),
             *(outcome_unknown, codec, suspends),
+            hands_on=hands_on,
             reentrant=reentrant,
         )
         tool = _unchanged(invocation, function)

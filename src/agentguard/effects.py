@@ -269,6 +269,9 @@ class Watch(Protocol):
     def suspended(self) -> None:
         """The tool has paused, in its framework's way: that is no error."""
 
+    def handed_on(self) -> None:
+        """The tool has handed the run on, in its framework's way: that is no error either."""
+
     def outcome(
         self,
         status: str,

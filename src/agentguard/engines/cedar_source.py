@@ -101,6 +101,11 @@ class CedarSource:
         return cedar.PolicySet.from_str(whole), schema, known
 
 
+def is_policy(path: Path) -> bool:
+    """Whether what lies there, a file or a folder, is taken for Cedar, and not for Rego."""
+    return path.suffix == ".cedar" or (path.is_dir() and any(path.glob("*.cedar")))
+
+
 def places(path: Path) -> Iterator[Path]:
     """Yield what ``CedarSource.read`` reads: the file, or the folder and its files of the policy.
 

@@ -119,7 +119,6 @@ def begin(agent_name: str, identity: Mapping[str, Any], run: AgentRun) -> AgentS
         attributes=attributes,
         links=links,
         start_time=run.started,
-        record_exception=False,
     )
     return AgentSpan(span, attributes, run.parent)
 
@@ -132,7 +131,11 @@ def begin_workflow(name: str, conversation: str | None, paused: str | None) -> A
         return SILENT
     context, links = tracing.resumed(tracing.parse(paused), None)
     workflow = tracing.text(name)
-    attributes = {names.OPERATION: names.INVOKE_WORKFLOW, names.WORKFLOW_NAME: workflow}
+    attributes = {
+        names.OPERATION: names.INVOKE_WORKFLOW,
+        names.WORKFLOW_NAME: workflow,
+        names.GEN_AI_AGENT_NAME: workflow,
+    }
     if conversation is not None:
         attributes[names.CONVERSATION] = tracing.text(conversation)
     span = tracer.start_span(
@@ -140,6 +143,5 @@ def begin_workflow(name: str, conversation: str | None, paused: str | None) -> A
         context,
         attributes=attributes,
         links=links,
-        record_exception=False,
     )
     return AgentSpan(span, attributes)
