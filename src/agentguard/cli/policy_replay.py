@@ -251,7 +251,8 @@ def _asked(engine: Engine, document: bytes) -> Decision:
 def _decided(engine: Engine, document: bytes) -> Decision:
     decision, _evaluation = policy_source.ask(engine, document)
     if engine.waits and decision.code.startswith("engine."):
-        message = f"{decision.reason}: the replay is not complete; make it again"
+        why = policy_source.explained(engine, decision, document)
+        message = f"{why}; the replay is not complete: make it again"
         raise PolicyError(message, code=decision.code)
     return decision
 
