@@ -1,6 +1,6 @@
 """A lead agent has a sub-agent publish a report, bob approves that, and Jaeger shows all of it.
 
-    docker run --rm -p 16686:16686 -p 4318:4318 jaegertracing/jaeger    # in another terminal
+    docker compose -f deploy/compose.yaml up jaeger collector    # in another terminal
     uv run python examples/jaeger/main.py
 
 Runs without a model: ``ScriptedModel`` stands in for one. Put ``init_chat_model("...")`` in its
