@@ -128,6 +128,13 @@ def test_what_is_no_jaeger_is_said(jaeger):
     assert "and no traces" in jaeger.export("x", "--url", jaeger.otlp, code=1)
 
 
+def test_a_service_that_there_is_not_is_said_and_which_there_are(jaeger, service):
+    sent(jaeger, service, 1)
+    refused = jaeger.export("nosuch", code=1)
+    assert "knows no service nosuch; it knows: " in refused
+    assert service in refused
+
+
 def test_a_file_is_written_whole_or_not_at_all(jaeger, service, tmp_path):
     sent(jaeger, service, 1)
     file = tmp_path / "traces.json"
@@ -183,8 +190,9 @@ def audit(demo):
 def test_a_trace_leads_to_the_stories_of_its_calls_and_each_span_to_its_own(demo, audit):
     _, _, placed = demo
     (trace_id,) = {span["traceID"] for span in placed.values()}
-    told = {story["index"]: story for story in audit("show", "--trace", trace_id)}
-    assert {call["index"] for call in audit("list", "--trace", trace_id)} == told.keys()
+    shown = {one["index"]: one for one in audit("show", "--trace", trace_id)}
+    assert {one["index"] for one in audit("list", "--trace", trace_id)} == shown.keys()
+    told = {index: story for index, story in shown.items() if "kind" not in story}
     waiting = [
         index for index in placed if tags(placed[index])["agentguard.policy.decision"] == "approval"
     ]
@@ -201,6 +209,8 @@ def test_a_trace_leads_to_the_stories_of_its_calls_and_each_span_to_its_own(demo
     (request,) = waiting
     (asked,) = audit("show", f"0/{request}")
     assert asked["kind"] == "request"
+    assert asked["traceparent"].startswith(f"00-{trace_id}-{placed[request]['spanID']}-")
+    assert shown.keys() - told.keys() == {request}  # as long as it waits, it is all there is
 
 
 def test_the_trace_store_is_a_witness_of_the_log(demo, audit):

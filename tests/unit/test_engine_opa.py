@@ -522,6 +522,8 @@ def test_what_can_be_said_of_a_server(tmp_path):
         (('url = "http://opa.example:99999"',), "url"),
         (('url = "http://opa.example/a b"',), "url"),
         (('url = "http://"',), "url"),
+        (('url = "http://opa.example/v1/data/agent/authz"',), "url"),
+        (('url = "http://opa.example/prefix/v1/data"',), "url"),
         (('url = "http://opa.example"', 'token_variable = "T"'), "url"),
         (('url = "http://opa.example"', 'ca = "a"'), "ca"),
         (('url = "http://opa.example"', 'certificate = "a"'), "certificate"),

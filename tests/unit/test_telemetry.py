@@ -648,6 +648,26 @@ def points(reader, name):
     ]
 
 
+@pytest.mark.parametrize("around", ["itself", "its parent", "another trace"])
+def test_a_span_of_theirs_that_goes_on_links_to_the_run_that_has_paused_alone(place, spans, around):
+    """Its parent and its trace are its instrumentor's to say, and it does not lead to itself."""
+    with place.agent.span() as first:
+        pass
+    tracer = trace.get_tracer("theirs")
+    parent, other = tracer.start_span("parent"), tracer.start_span("other", context.Context())
+    theirs = tracer.start_span("graph", trace.set_span_in_context(parent))
+    here = {"itself": theirs, "its parent": parent, "another trace": other}[around]
+    again = place.agent.span(
+        paused=first.traceparent, parent=trace.set_span_in_context(here), inside=theirs
+    )
+    again.end()
+    theirs.end()
+    graph = spans.one("graph")
+    paused = ids(spans.one("invoke_agent reviewer"))
+    assert [link.context.span_id for link in graph.links] == [paused[1]]
+    assert [dict(link.attributes) for link in graph.links] == [{"agentguard.link": "paused"}]
+
+
 @pytest.fixture(params=["no spans", "sampled out", "recording"])
 def sampling(request, monkeypatch):
     """Whether there are spans beside the metrics, and whether they record."""

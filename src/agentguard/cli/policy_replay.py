@@ -20,7 +20,7 @@ from agentguard.audit import approvals, statements
 from agentguard.audit.entry import Entry
 from agentguard.audit.statements import Authorization
 from agentguard.canonical import JSON
-from agentguard.cli import filters, history, location, policy_source, screen
+from agentguard.cli import filters, history, location, policy_source, screen, wording
 from agentguard.cli.filters import Filter
 from agentguard.cli.history import History
 from agentguard.cli.options import ConfigOption, JsonOption, QueryOption, StateOption
@@ -251,7 +251,8 @@ def _asked(engine: Engine, document: bytes) -> Decision:
 def _decided(engine: Engine, document: bytes) -> Decision:
     decision, _evaluation = policy_source.ask(engine, document)
     if engine.waits and decision.code.startswith("engine."):
-        message = f"{decision.reason}: the replay is not complete; make it again"
+        why = policy_source.explained(engine, decision, document)
+        message = f"{why}; the replay is not complete: make it again"
         raise PolicyError(message, code=decision.code)
     return decision
 
@@ -311,6 +312,8 @@ def _cells(one: Replayed, *, several: bool) -> screen.Row:
         screen.styled(now.decision, now.decision),
     )
     said = [_worded(before), _worded(now)]
+    if one.change == "decision" and before.decision == now.decision:  # then what has to be met is
+        said = ["; ".join(map(wording.asked_for, answer.terms or ())) for answer in (before, now)]
     return cells, " -> ".join(said)
 
 

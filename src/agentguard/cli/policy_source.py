@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -100,10 +101,21 @@ def probe(engine: Engine) -> tuple[Decision, Mapping[str, JSON] | None]:
 
     Raises ``PolicyError`` where a server does not answer, or has no such policy.
     """
-    decision, evaluation = ask(engine, canonical.dumps(_STRANGE))
+    document = canonical.dumps(_STRANGE)
+    decision, evaluation = ask(engine, document)
     if engine.waits and decision.code.startswith(("engine.", "policy.undefined")):
-        raise PolicyError(decision.reason, code=decision.code)
+        raise PolicyError(explained(engine, decision, document), code=decision.code)
     return decision, evaluation
+
+
+def explained(engine: Engine, decision: Decision, document: bytes) -> str:
+    """Return a denial's reason, with what its engine has to say beyond that (``explain``)."""
+    explain = getattr(engine, "explain", None)
+    more = None
+    if explain is not None and decision.code not in ("", "policy.denied"):
+        with suppress(PolicyError):  # the reason says it
+            more = explain(document, decision.code)
+    return f"{decision.reason}: {more}" if more else decision.reason
 
 
 def on_path(error: ConfigError, settings: Config) -> ConfigError:

@@ -22,16 +22,24 @@ from agentguard.cli.policy_cases import Case
 from agentguard.config import Config, resolve
 from agentguard.decision import Decision
 from agentguard.errors import ConfigError
+from agentguard.ports import Engine
 
 _COLUMNS = ("", "expected", "got", "case")
 
 
 @dataclass(frozen=True, slots=True)
 class _Tried:
-    """A case, and what the policy said of it."""
+    """A case, what the policy said of it, and why in the words of its engine."""
 
     case: Case
     decided: Decision
+    why: str
+
+    @classmethod
+    def by(cls, engine: Engine, case: Case) -> _Tried:
+        """Ask the engine about a case."""
+        decided, _evaluation = policy_source.ask(engine, case.document)
+        return cls(case, decided, policy_source.explained(engine, decided, case.document))
 
     @property
     def ok(self) -> bool:
@@ -93,11 +101,7 @@ def run_tests(
     described = _described(settings, config)
     cases = [case for table in found.tables for case in policy_cases.read(table, described)]
     engine = policy_source.load(settings) if cases else None
-    tried = [
-        _Tried(case, policy_source.ask(engine, case.document)[0])
-        for case in cases
-        if engine is not None
-    ]
+    tried = [_Tried.by(engine, case) for case in cases if engine is not None]
     rego, skipped = _rego(settings, found.rego, opa)
     failed = sum(not one.ok for one in tried) + sum(one.passed is False for one in rego)
     ran = len(tried) + sum(one.passed is not None for one in rego)
@@ -210,7 +214,7 @@ def _difference(one: _Tried) -> str:
     """Say what a failed case expected, and what came instead."""
     case, decided = one.case, one.decided
     code = f" [{decided.code}]" if decided.code else ""
-    got = f"got {decided.outcome}{code}: {decided.reason or 'without a reason'}"
+    got = f"got {decided.outcome}{code}: {one.why or 'without a reason'}"
     if case.reasons is not None and decided.outcome == case.decision:
         return f"{got}; expected the reasons {'; '.join(case.reasons) or 'of none'}"
     return f"{got}; expected [{case.code}]" if case.code not in (None, decided.code) else got

@@ -92,13 +92,22 @@ class CedarSource:
             schema = _parsed(SCHEMA, cedar.Schema.from_str, self.schema)
             problems = cedar.validate_policies(whole, schema)
             if not problems.validation_passed:
+                places = self._places(known)
                 said = (
-                    f"{known[error.policy_id].name if error.policy_id in known else SCHEMA}: "
-                    f"{error.error}"
+                    f"{places.get(error.policy_id, SCHEMA)}: {error.error}"
                     for error in problems.errors
                 )
                 raise _invalid("\n".join(said))
         return cedar.PolicySet.from_str(whole), schema, known
+
+    def _places(self, known: Mapping[str, CedarPolicy]) -> dict[str, str]:
+        """Return each policy's file and name. Cedar numbers them in their order, over all files."""
+        files: list[str] = []
+        for path, text in self.policies.items():
+            written = json.loads(binding().policies_to_json_str(text))
+            files += [path] * len(written["staticPolicies"])
+        ids = (f"policy{number}" for number in range(len(files)))
+        return {name: f"{file}: {known[name].name}" for name, file in zip(ids, files, strict=True)}
 
 
 def is_policy(path: Path) -> bool:

@@ -97,6 +97,12 @@ class Server:
                 "query or fragment"
             )
             raise ConfigError(message)
+        if "/v1/data/" in f"{parts.path}/":
+            message = (
+                "url: leave out /v1/data and what follows, which is asked for by itself: the "
+                "package goes into query, as data.agent.authz"
+            )
+            raise ConfigError(message)
         return parts
 
     @property
@@ -151,6 +157,7 @@ class OpaEngine:
         if not QUERY.fullmatch(query):
             raise ConfigError(f"query: {query!r} is no package's path, such as {DEFAULT_QUERY}")
         self._server = server
+        self._query = query
         path = "/".join(["/v1", *query.split(".")])
         self._client: _Client = _http().Client(server, path, limit=MAX_ANSWER)
 
@@ -187,6 +194,22 @@ class OpaEngine:
         except DecodeError as error:
             raise _malformed(f"is no JSON object ({error.code})") from error
         return Evaluated(members.get("result", UNDEFINED), _evaluation(members))
+
+    def explain(self, _document: bytes, code: str) -> str:
+        """Say where a refusal with this code comes from, and what to do, to who sets this up.
+
+        It is no part of what is put on record of a call.
+        """
+        url, query = self._server.url, self._query
+        match code:
+            case "policy.undefined":
+                return f"{url} has no {query}: load the policy there, or correct [policy] query"
+            case "engine.unreachable":
+                return f"nobody listens at {url}: start OPA there, or correct [policy] url"
+            case "engine.timeout":
+                return f"{url} was asked for {query}: look at its load, or raise [policy] timeout"
+            case _:
+                return f"{url} was asked for {query}: see its log"
 
     def close(self) -> None:
         """Close the connections; an evaluation after that opens new ones."""

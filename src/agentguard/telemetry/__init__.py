@@ -16,7 +16,7 @@ from agentguard.telemetry.agents import SILENT, AgentRun, AgentSpan
 from agentguard.telemetry.calls import Call, Evaluation, Silent
 from agentguard.telemetry.identity import identity
 from agentguard.telemetry.settings import Settings
-from agentguard.telemetry.setup import ENDPOINTS, configure, flush, require_exporter
+from agentguard.telemetry.setup import ENDPOINTS, configure, flush, is_sent, require_exporter
 from agentguard.telemetry.tracing import attached, fails_open, inside, is_set_up, tracer
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "fails_open",
     "flush",
     "inside",
+    "is_sent",
     "is_set_up",
     "require_exporter",
     "workflow",

@@ -121,15 +121,16 @@ def begin(agent_name: str, identity: Mapping[str, Any], run: AgentRun) -> AgentS
     tracer = tracing.tracer()
     if tracer is None:
         return SILENT
-    context, links = tracing.resumed(tracing.parse(run.paused), run.parent)
     attributes: dict[str, Any] = {names.OPERATION: names.INVOKE_AGENT}
     if run.conversation is not None:
         attributes[names.CONVERSATION] = tracing.text(run.conversation)
     attributes |= identity
-    if run.inside is not None:
-        for link in links:
-            run.inside.add_link(link.context, link.attributes)
+    before = tracing.parse(run.paused)
+    if run.inside is not None:  # its trace and its parent are theirs to say
+        if before is not None:
+            run.inside.add_link(before, {names.LINK: "paused"})
         return Enriched(run.inside, attributes, run.parent)
+    context, links = tracing.resumed(before, run.parent)
     span = tracer.start_span(
         f"{names.INVOKE_AGENT} {tracing.text(agent_name)}",
         context,

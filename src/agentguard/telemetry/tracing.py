@@ -15,7 +15,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from opentelemetry import context, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanContext, Tracer
+from opentelemetry.trace import Link, Span, SpanContext, Tracer, TracerProvider
 
 from agentguard.telemetry import names
 
@@ -49,10 +49,29 @@ def fails_open(function: Callable[P, R]) -> Callable[P, R | None]:
     return harmless
 
 
+_NONE: Final = trace.ProxyTracerProvider | trace.NoOpTracerProvider
+"""The API's own silent providers."""
+
+
+class _StandIn:
+    """What is in force as long as the application has set up no SDK."""
+
+    provider: TracerProvider | None = None
+
+
+def stand_in(provider: TracerProvider) -> None:
+    """Put a provider in force until the application sets up one."""
+    _StandIn.provider = provider
+
+
+def is_applications() -> bool:
+    """Whether an SDK is set up for the whole process."""
+    return not isinstance(trace.get_tracer_provider(), _NONE)
+
+
 def is_set_up() -> bool:
     """Whether an SDK is in force, and not the API's own silent providers."""
-    silent = trace.ProxyTracerProvider | trace.NoOpTracerProvider
-    return not isinstance(trace.get_tracer_provider(), silent)
+    return _StandIn.provider is not None or is_applications()
 
 
 class _Cache:
@@ -65,6 +84,8 @@ class _Cache:
 def tracer() -> Tracer | None:
     """Return the tracer; None where no SDK is set up, so that nothing would record."""
     provider = trace.get_tracer_provider()
+    if _StandIn.provider is not None and isinstance(provider, _NONE):
+        provider = _StandIn.provider
     if provider is not _Cache.provider:
         _Cache.tracer = provider.get_tracer(names.SCOPE, names.VERSION) if is_set_up() else None
         _Cache.provider = provider
