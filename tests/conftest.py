@@ -13,10 +13,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, build_opener
 
 import binaries
 import pytest
@@ -192,27 +195,37 @@ def _opa_binary() -> str:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
+    """A port of the loopback that nobody listens on; by the next moment somebody may."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port: int = listening.getsockname()[1]
         return port
 
 
+DIRECTLY = build_opener(ProxyHandler({}))
+PORTS_TRIED = 5
+
+
 class Opa:
     """A real OPA of one test, on a port of its own; ``stop`` and ``start`` restart it there."""
 
     def __init__(self, folder: Path, *arguments: str | Path, scheme: str = "http") -> None:
-        self.port = free_port()
-        self.url = f"{scheme}://127.0.0.1:{self.port}"
-        self._log = folder / f"opa-{self.port}.log"
-        self._command = [
-            *(_opa_binary(), "run", "--server", "--addr", f"127.0.0.1:{self.port}"),
-            *("--disable-telemetry", "--set", "decision_logs.console=true"),
-            *map(str, arguments),
-        ]
+        self._scheme = scheme
+        self._label = os.urandom(8).hex()
         self._process: subprocess.Popen[bytes] | None = None
-        self.start()
+        for _ in range(PORTS_TRIED):
+            self.port = free_port()
+            self.url = f"{scheme}://127.0.0.1:{self.port}"
+            self._log = folder / f"opa-{self.port}.log"
+            self._command = [
+                *(_opa_binary(), "run", "--server", "--addr", f"127.0.0.1:{self.port}"),
+                *("--disable-telemetry", "--set", "decision_logs.console=true"),
+                *("--set", f"labels.test={self._label}"),
+                *map(str, arguments),
+            ]
+            if self._begins():
+                return
+        pytest.fail(f"OPA ends at once: {self.log}")
 
     @property
     def log(self) -> str:
@@ -220,14 +233,32 @@ class Opa:
         return self._log.read_text()
 
     def start(self) -> None:
+        assert self._begins(), self.log
+
+    def _begins(self) -> bool:
+        """Whether it answers, and has not ended: as where somebody has taken its port."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         for _ in range(600):
-            assert self._process.poll() is None, self.log
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
+            if self._process.poll() is not None:
+                return False
+            if self._answers():
+                return True
             time.sleep(0.05)
-        pytest.fail(f"OPA does not listen: {self.log}")
+        pytest.fail(f"OPA does not answer: {self.log}")
+
+    def _answers(self) -> bool:
+        """Whether it is this one that listens, where anybody may ask it for its label."""
+        try:
+            if self._scheme == "https":
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return True
+            with DIRECTLY.open(f"{self.url}/v1/config", timeout=5) as answer:
+                return self._label.encode() in answer.read()
+        except HTTPError as refused:  # of one that wants a token
+            return refused.code == HTTPStatus.UNAUTHORIZED
+        except (OSError, HTTPException):
+            return False
 
     def stop(self) -> None:
         if self._process is not None:

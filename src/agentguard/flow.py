@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -49,10 +49,6 @@ from agentguard.roster import Answer
 from agentguard.ruling import Ruled, rule
 
 _LOGGER = logging.getLogger("agentguard")
-
-MAX_REASONS: Final = 16
-MAX_REASON: Final = 1024
-"""How many reasons of a refusal are kept, and how many characters of each."""
 
 _ENDED: Final = frozenset({"approval.rejected", "approval.expired", "approval.consumed"})
 """After these refusals nobody needs the request any more; the others leave it as it is."""
@@ -156,7 +152,7 @@ def _authorized(
     prepared, kept = yield from replaying.look(actor, prepared, codec, reentrant=reentrant)
     sealed, unsigned = _sign(actor, prepared)  # 4
     ruled = yield from rule(actor, line, prepared, made_before=_was_made(kept))  # 5, 6
-    ruled, again = ruled._replace(decision=_written(ruled.decision)), None
+    ruled, again = ruled._replace(decision=ruled.decision.cut()), None
     if unsigned is not None:
         ruled = ruled.refused(unsigned)
     if ruled.runs and kept is not None and kept.page is not None:
@@ -223,17 +219,6 @@ def _take(prepared: Prepared, ruled: Ruled) -> Generator[Effect, Any, Ruled]:
 
 def _ids(answers: Sequence[Answer]) -> Sequence[str]:
     return [answer.said.approval_id for answer in answers]
-
-
-def _written(decision: Decision) -> Decision:
-    """Cut the reasons to what an entry and a model can take: arguments may be quoted in them."""
-    if not decision.reasons:
-        return decision
-    reasons = [
-        reason[:MAX_REASON].encode("utf-8", "backslashreplace").decode()
-        for reason in decision.reasons[:MAX_REASONS]
-    ]
-    return replace(decision, reasons=tuple(reasons))
 
 
 def _authorization(account: _Account, ruled: Ruled) -> tuple[Record, Ruled]:

@@ -33,6 +33,7 @@ from agentguard.desk import Desk, Store
 from agentguard.domain import Domain
 from agentguard.drive import Executors
 from agentguard.effects import Line
+from agentguard.engines.opa import MAX_AT_ONCE
 from agentguard.errors import (
     AgentguardError,
     ConfigError,
@@ -111,7 +112,8 @@ class Guard:
         self._executors = Executors(
             ThreadPoolExecutor(32, thread_name_prefix="agentguard"),
             ThreadPoolExecutor(32, thread_name_prefix="agentguard-facts"),
-            ThreadPoolExecutor(32, thread_name_prefix="agentguard-engine"),
+            # an evaluation's time begins in its thread: it must not wait for one
+            ThreadPoolExecutor(MAX_AT_ONCE, thread_name_prefix="agentguard-engine"),
         )
         # a signal's handler may close, or make a call, while this thread begins or renews
         self._beginning = threading.RLock()

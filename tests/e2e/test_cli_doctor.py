@@ -124,6 +124,18 @@ def test_where_traces_go_and_what_they_hold(changed, table, said):
     assert [one["status"] for one in found] == ["ok", "warn"][: len(said)]
 
 
+@pytest.mark.parametrize("package", ["opentelemetry.exporter", "opentelemetry.sdk"])
+def test_traces_without_the_extra(changed, package):
+    edit(changed, "[policy]", "[telemetry]\nendpoint = 'http://127.0.0.1:1'\n\n[policy]")
+    program = f"import sys; sys.modules[{package!r}] = None\n"
+    program += "from agentguard.cli import main\nmain()"
+    done = changed.python("-c", program, "doctor", "--json")
+    assert (done.returncode, done.stderr) == (1, "")
+    (found,) = (c for c in json.loads(done.stdout)["checks"] if c["check"] == "telemetry")
+    assert found["status"] == "fail"
+    assert "from your clone: pip install '.[otlp]'" in found["what"]
+
+
 def test_scopes_that_no_call_can_meet(changed):
     edit(changed, "# [tools.read_file]", '[tools.read_file]\nrequires = ["files:read", "x:y"]')
     said = [c["what"] for c in changed.json("doctor")["checks"] if c["check"] == "tool read_file"]

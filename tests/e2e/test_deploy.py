@@ -94,6 +94,28 @@ class Running:
         self.stack.callback(process.kill)
         return process
 
+    def on_free_ports(self, number, command, url, body=None):
+        """Start what ``command`` says for so many ports; on others where somebody took one."""
+        for _ in range(5):
+            ports = free_ports(number)
+            process = self.start(*command(*ports))
+            if self.answers(process, url(*ports), body):
+                return process, ports
+        return pytest.fail(f"it ends at once: {self.logs()}")
+
+    def answers(self, process, url, body):
+        """Whether it answers, and has not ended."""
+        deadline = time.monotonic() + 30
+        while process.poll() is None and time.monotonic() < deadline:
+            request = Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
+            with suppress(OSError), DIRECTLY.open(request, timeout=5):
+                return process.poll() is None
+            time.sleep(0.05)
+        return False
+
+    def logs(self):
+        return [*map(Path.read_text, self.folder.glob("*.log"))]
+
     def answer(self, url, body=None, until=lambda _: True):
         """What a server answers, asked until it is up and the answer is as it must become."""
         deadline = time.monotonic() + 30
@@ -104,9 +126,7 @@ class Running:
                 if until(said):
                     return said
             time.sleep(0.05)
-        return pytest.fail(
-            f"no answer from {url}: {[*map(Path.read_text, self.folder.glob('*.log'))]}"
-        )
+        return pytest.fail(f"no answer from {url}: {self.logs()}")
 
 
 @pytest.fixture
@@ -128,24 +148,35 @@ def settings(endpoints):
 
 def test_what_is_sent_to_the_collector_is_found_in_jaeger(running):
     jaeger = program(servers.JAEGER)
-    query, health, between, grpc, http = free_ports(5)
     otlp = "receivers.otlp.protocols"
-    ours = {
-        "extensions.jaeger_query.http.endpoint": query,
-        "extensions.jaeger_query.grpc.endpoint": 0,
-        "extensions.healthcheckv2.http.endpoint": health,
-        f"{otlp}.grpc.endpoint": between,
-    }
-    theirs = {
-        f"{otlp}.grpc.endpoint": grpc,
-        f"{otlp}.http.endpoint": http,
-        "exporters.otlp.endpoint": between,
-    }
-    running.start(jaeger, f"--config={DEPLOY / 'jaeger.yaml'}", *settings(ours))
     asked = SERVICES["jaeger"]["healthcheck"]["test"][-1]
-    running.answer(asked.replace(":13133/", f":{health}/"))
-    running.start(jaeger, f"--config={DEPLOY / 'collector.yaml'}", *settings(theirs))
 
+    def store(query, health, between):
+        ours = {
+            "extensions.jaeger_query.http.endpoint": query,
+            "extensions.jaeger_query.grpc.endpoint": 0,
+            "extensions.healthcheckv2.http.endpoint": health,
+            f"{otlp}.grpc.endpoint": between,
+        }
+        return jaeger, f"--config={DEPLOY / 'jaeger.yaml'}", *settings(ours)
+
+    def healthy(_query, health, _between):
+        return asked.replace(":13133/", f":{health}/")
+
+    _, (query, _, between) = running.on_free_ports(3, store, healthy)
+
+    def collector(grpc, http):
+        theirs = {
+            f"{otlp}.grpc.endpoint": grpc,
+            f"{otlp}.http.endpoint": http,
+            "exporters.otlp.endpoint": between,
+        }
+        return jaeger, f"--config={DEPLOY / 'collector.yaml'}", *settings(theirs)
+
+    def receives(_grpc, http):
+        return f"http://127.0.0.1:{http}/v1/traces"
+
+    _, (_, http) = running.on_free_ports(2, collector, receives, b"{}")
     now = str(time.time_ns())
     span = {"traceId": "0af7651916cd43dd8448eb211c80319c", "spanId": "b7ad6b7169203331"}
     span |= {"name": "execute_tool read", "startTimeUnixNano": now, "endTimeUnixNano": now}
@@ -175,10 +206,13 @@ def test_a_mistake_in_a_configuration_would_be_found(tmp_path, name):
 
 def test_opa_runs_as_the_file_says_and_decides_by_the_example(running):
     opa = program(servers.OPA)
-    (port,) = free_ports(1)
-    changed = {"--addr=0.0.0.0:8181": f"--addr=127.0.0.1:{port}", "/policies": DEPLOY / "policies"}
-    command = [changed.get(part, part) for part in SERVICES["opa"]["command"]]
-    process = running.start(opa, *command)
+
+    def command(port):
+        addr, policies = f"--addr=127.0.0.1:{port}", DEPLOY / "policies"
+        changed = {"--addr=0.0.0.0:8181": addr, "/policies": policies}
+        return opa, *(changed.get(part, part) for part in SERVICES["opa"]["command"])
+
+    process, (port,) = running.on_free_ports(1, command, "http://127.0.0.1:{}/health".format)
 
     def decided(agent, action, **args):
         asked = {"input": {"agent": {"type": agent}, "action": action, "args": args}}

@@ -138,6 +138,29 @@ def test_by_the_standard_variables(receiver, how):
     assert receiver.spans() == [("environment", "execute_tool push")]
 
 
+@pytest.mark.parametrize(
+    ("base", "path"),
+    [
+        ("", ""),
+        ("/", ""),
+        ("/v1/traces", ""),
+        ("/v1/metrics/", ""),
+        ("/api/v1/tenant-7/otlp", "/api/v1/tenant-7/otlp"),
+        ("/v1/traces/of/us/", "/v1/traces/of/us"),
+    ],
+)
+def test_the_signals_have_their_paths_below_the_base_url(receiver, base, path):
+    done = run(f"telemetry.configure(endpoint={receiver.url + base!r}, metrics=True)")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(receiver.bodies) == {f"{path}/v1/traces", f"{path}/v1/metrics"}
+
+
+def test_a_service_may_have_any_name(receiver):
+    setup = f"telemetry.configure(endpoint={receiver.url!r})"
+    assert run(setup, OTEL_SERVICE_NAME="known-unknowns").returncode == 0
+    assert receiver.spans() == [("known-unknowns", "execute_tool push")]
+
+
 def test_without_a_table_and_a_call_the_variables_are_the_applications_affair(receiver):
     done = run(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url)
     assert (done.returncode, done.stdout) == (0, "fix\n")
@@ -225,5 +248,5 @@ def test_without_the_extra_it_says_what_to_install():
     hide = "import sys; sys.modules['opentelemetry.sdk'] = None"
     refused = run(f"{hide}\ntelemetry.configure(endpoint='http://127.0.0.1:1')")
     assert refused.returncode == 1
-    assert "pip install 'agentguard[otlp]'" in refused.stderr
+    assert "from your clone: pip install '.[otlp]'" in refused.stderr
     assert run(hide).stdout == "fix\n"

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +42,7 @@ from agentguard.spelling import closest
 from agentguard.storage import keystore, revocations, sqlite
 from agentguard.storage.anchor import log_folder
 from agentguard.storage.revocations import Standing
+from agentguard.telemetry import Settings
 
 
 def doctor(
@@ -214,17 +214,19 @@ def _telemetry(settings: Config) -> Iterator[Finding]:
     if where is None:
         what = "no endpoint, here or in OTEL_EXPORTER_OTLP_ENDPOINT: the application sends, or none"
         yield Finding("ok", "telemetry", what)
-    elif find_spec("opentelemetry.exporter.otlp.proto.http") is None:
-        what = "no guard opens without the exporter: pip install 'agentguard[otlp]'"
-        yield Finding("fail", "telemetry", what)
     else:
-        sent = "traces and metrics" if told.metrics else "traces"
-        whom = "people by digests" if told.hash_users else "people by name"
-        yield Finding("ok", "telemetry", f"{sent} go to {where}, with {whom}")
+        yield _attempt("telemetry", partial(_sent, told, where))
     held = [name for name in ("arguments", "results") if getattr(told, name)]
     if held:
         what = f"{' and '.join(held)} of calls are in the spans: who reads traces reads them"
         yield Finding("warn", "telemetry", what)
+
+
+def _sent(told: Settings, where: str) -> str:
+    telemetry.require_exporter()
+    sent = "traces and metrics" if told.metrics else "traces"
+    whom = "people by digests" if told.hash_users else "people by name"
+    return f"{sent} go to {where}, with {whom}"
 
 
 def _kept_outside(anchor: Path, state: Path) -> str:

@@ -15,7 +15,7 @@ from typing import Annotated, Final
 
 import typer
 
-from agentguard import canonical, flow
+from agentguard import canonical
 from agentguard.audit import approvals, statements
 from agentguard.audit.entry import Entry
 from agentguard.audit.statements import Authorization
@@ -62,9 +62,7 @@ class Answer:
     @classmethod
     def of(cls, decision: Decision) -> Answer:
         """Make it of a decision, its reasons cut as a guard writes them."""
-        kept = decision.reasons[: flow.MAX_REASONS]
-        reasons = tuple(reason[: flow.MAX_REASON] for reason in kept)
-        return cls(decision.outcome, decision.code, reasons, decision.requirements)
+        return cls(decision.outcome, decision.code, decision.cut().reasons, decision.requirements)
 
     @classmethod
     def recorded(cls, call: Authorization, parsed: Entry) -> Answer | None:

@@ -18,6 +18,7 @@ from agentguard.canonical import JSON
 from agentguard.cli import location
 from agentguard.config import Config
 from agentguard.decision import Decision
+from agentguard.engines import cedar_source
 from agentguard.engines.rego_source import RegoSource
 from agentguard.errors import ConfigError, PolicyError
 from agentguard.loading import configured_engine
@@ -56,9 +57,8 @@ def chosen(path: Path | None, query: str | None, config: Path | None) -> Config:
         if query is None:
             return settings
         return replace(settings, policy=replace(written, query=query))
-    cedar = path.suffix == ".cedar" or (path.is_dir() and any(path.glob("*.cedar")))
     table = {
-        "engine": "cedar" if cedar else "rego",
+        "engine": "cedar" if cedar_source.is_policy(path) else "rego",
         "path": str(path.absolute()),
         "query": query or policy.DEFAULT_QUERY,
     }

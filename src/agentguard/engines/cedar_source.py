@@ -101,6 +101,11 @@ class CedarSource:
         return cedar.PolicySet.from_str(whole), schema, known
 
 
+def is_policy(path: Path) -> bool:
+    """Whether what lies there, a file or a folder, is taken for Cedar, and not for Rego."""
+    return path.suffix == ".cedar" or (path.is_dir() and any(path.glob("*.cedar")))
+
+
 def places(path: Path) -> Iterator[Path]:
     """Yield what ``CedarSource.read`` reads: the file, or the folder and its files of the policy.
 
@@ -116,11 +121,7 @@ def binding() -> Any:
     try:
         return importlib.import_module("cedarpy")
     except ModuleNotFoundError as error:
-        message = (
-            "a Cedar policy needs the extra 'cedar', which brings cedarpy: install agentguard with "
-            "it, from your clone: pip install '.[cedar]'"
-        )
-        raise ConfigError(message, code="config.extra_missing") from error
+        raise ConfigError.without_extra("cedar", what="a Cedar policy", brings="cedarpy") from error
 
 
 def _files(folder: Path) -> list[Path]:

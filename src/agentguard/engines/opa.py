@@ -24,6 +24,9 @@ from agentguard.policy import DEFAULT_QUERY, QUERY, UNDEFINED, Evaluated
 
 TIMEOUT: Final = 2.0
 CONNECT_TIMEOUT: Final = 1.0
+MAX_AT_ONCE: Final = 256
+"""The most evaluations at a time, each with a connection: and for async calls, with a thread."""
+
 MAX_ANSWER: Final = canonical.MAX_BYTES
 """The longest answer that is read, in bytes."""
 
@@ -194,11 +197,9 @@ def _http() -> Any:
     try:
         from agentguard.engines import opa_http  # noqa: PLC0415  httpcore is an optional extra
     except ModuleNotFoundError as error:
-        message = (
-            "a policy on an OPA server needs the extra 'opa', which brings httpcore: install "
-            "agentguard with it, from your clone: pip install '.[opa]'"
-        )
-        raise ConfigError(message, code="config.extra_missing") from error
+        raise ConfigError.without_extra(
+            "opa", what="a policy on an OPA server", brings="httpcore"
+        ) from error
     return opa_http
 
 

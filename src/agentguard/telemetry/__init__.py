@@ -16,18 +16,22 @@ from agentguard.telemetry.agents import SILENT, AgentSpan
 from agentguard.telemetry.calls import Call, Evaluation, Silent
 from agentguard.telemetry.identity import identity
 from agentguard.telemetry.settings import Settings
-from agentguard.telemetry.setup import ENDPOINTS, configure, flush
-from agentguard.telemetry.tracing import attached, fails_open, inside, tracer
+from agentguard.telemetry.setup import ENDPOINTS, configure, flush, require_exporter
+from agentguard.telemetry.tracing import attached, fails_open, inside, is_set_up, tracer
 
 __all__ = [
     "ENDPOINTS",
+    "SILENT",
     "AgentSpan",
     "Settings",
     "Telemetry",
     "attached",
     "configure",
+    "fails_open",
     "flush",
     "inside",
+    "is_set_up",
+    "require_exporter",
     "workflow",
 ]
 

@@ -18,7 +18,6 @@ from opentelemetry.trace import Span, StatusCode
 from agentguard.approval import Approval, ApprovalPending, ApprovalRequest
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Receipt
-from agentguard.audit.summary import OBSERVED
 from agentguard.canonical import b64_encode
 from agentguard.decision import Decision, Denied
 from agentguard.effects import Actor, Authority, Recorded
@@ -205,6 +204,7 @@ class Call:
     ) -> None:
         """Say where the evidence is, and end what stands for the authorization alone."""
         self._decision, self._took = decision, time.perf_counter() - self._begun
+        self._enforced = invocation.enforced
         if not self._records:
             return
         found = self._attributes
@@ -219,7 +219,6 @@ class Call:
                 found[names.APPROVAL_STATUS] = _STATUS[decision.code]
         if self._settings.arguments:
             self._keep(names.TOOL_ARGUMENTS, "arguments", invocation.attachments)
-        self._enforced = invocation.enforced
         if not invocation.enforced:
             found[names.ENFORCED] = False
         refused = invocation.enforced and not decision.allowed
@@ -319,32 +318,40 @@ class Call:
         decision = self._decision
         waits = self._attributes.get(names.APPROVAL_STATUS) == "pending"
         took = self._took if decision is not None else time.perf_counter() - self._begun
-        outcome = "approval" if waits else "deny"
+        decided: dict[str, str | bool] = {names.DECISION: "approval" if waits else "deny"}
         if decision is not None:
-            outcome, code = decision.outcome, decision.code
-            if not self._enforced:
-                outcome = OBSERVED
-        name, tool = self._actor.name, self._invocation.tool.name
-        metrics.count_call(decision=outcome, code=code or "", agent=name, tool=tool, seconds=took)
+            decided[names.DECISION] = decision.outcome
+            code = decision.code if self._enforced else None
+        if not self._enforced:
+            decided[names.ENFORCED] = False
+        tool = self._invocation.tool.name
+        about = {**decided, names.GEN_AI_AGENT_NAME: self._actor.name, names.TOOL_NAME: tool}
+        if decision is not None and decision.code:
+            about[names.DECISION_CODE] = decision.code
+        if code:
+            about[names.ERROR_TYPE] = code
+        metrics.count_call(about, decided, seconds=took)
         if self._request is not None and self._answers and decision is not None:
-            answered = max(answer.not_before for answer in self._answers)
-            waited = max(0, answered - self._request.requested_at)
-            verdict = _STATUS.get(decision.code, "approved")
-            metrics.record_approval(waited, verdict=verdict, tool=tool)
+            verdict = _STATUS.get(decision.code)
+            if verdict is not None:
+                answered = max(answer.not_before for answer in self._answers)
+                waited = max(0, answered - self._request.requested_at)
+                metrics.record_approval(waited, verdict=verdict, tool=tool)
 
 
 class Evaluation(Call):
-    """Watches the look-up of what the answer would be: it has a span only where people are asked.
+    """Watches the look-up of what the answer would be: it counts only where people are asked.
 
-    That is then the span of the attempt that waits; the call itself is made, and watched, later.
+    Its span is then that of the attempt that waits; the call itself is made, and watched, later.
     """
 
-    __slots__ = ("_answer", "_opened")
+    __slots__ = ("_answer", "_asked", "_opened")
 
     def __init__(
         self, settings: Settings, trust_domain: str, actor: Actor, invocation: Invocation
     ) -> None:
         super().__init__(settings, trust_domain, actor, invocation)
+        self._asked = False
         self._opened: Callable[[], str | None] | None = None
         self._answer: tuple[Decision, str | None] | None = None
 
@@ -360,14 +367,15 @@ class Evaluation(Call):
     @fails_open
     def asks(self) -> str | None:
         """Start the span, now that people are asked."""
+        self._asked = True
         opened = self._opened() if self._opened is not None else None
         if self._answer is not None:
             super().decided(*self._answer)
         return opened
 
     def end(self, error: BaseException | None) -> None:
-        """End the span, if there is one."""
-        if self._span is not None:
+        """End the span and count the attempt, if it was one."""
+        if self._asked:
             super().end(error)
 
 

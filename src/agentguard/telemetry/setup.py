@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from importlib import import_module
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,7 +36,14 @@ ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_EN
 """The variables that say where traces go."""
 
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-_PATH: Final = "/v1/"
+_PATHS: Final = ("/v1/traces", "/v1/metrics")
+"""What a base URL does not end with: OTLP's own path of each signal."""
+
+_EXTRA: Final = (
+    "opentelemetry.sdk.trace.export",
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+)
 
 
 def configure(
@@ -55,6 +63,7 @@ def configure(
     if tracing.is_set_up():
         _LOGGER.info("OpenTelemetry is set up already: agentguard adds no exporter")
         return False
+    require_exporter()
     _require_protocol(endpoint)
     resource = _resource(service_name)
     provider, exporter = _sending_traces(endpoint, resource)
@@ -145,27 +154,34 @@ class _Flusher:
         os.register_at_fork(after_in_child=tracing.fails_open(cls.running.renew))
 
 
-def _resource(service_name: str | None) -> Resource:
+def require_exporter() -> None:
+    """Raise ``ConfigError`` (``config.extra_missing``) unless SDK and exporter are installed."""
     try:
-        from opentelemetry.sdk.resources import SERVICE_NAME, Resource  # noqa: PLC0415  an extra
+        for module in _EXTRA:
+            import_module(module)
     except ImportError as error:
-        raise _missing() from error
+        brings = "OpenTelemetry's SDK and its exporter"
+        raise ConfigError.without_extra("otlp", what="sending telemetry", brings=brings) from error
+
+
+def _resource(service_name: str | None) -> Resource:
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource  # noqa: PLC0415  an extra
+
     if service_name is not None:
         return Resource.create({SERVICE_NAME: service_name})
     found = Resource.create()
-    named = str(found.attributes.get(SERVICE_NAME, ""))
-    return found.merge(Resource({SERVICE_NAME: "agentguard"})) if "unknown" in named else found
+    # what the SDK says where nobody has named the service: "unknown_service:python"
+    nameless = str(found.attributes.get(SERVICE_NAME, "")).startswith("unknown_service")
+    return found.merge(Resource({SERVICE_NAME: "agentguard"})) if nameless else found
 
 
 def _sending_traces(endpoint: str | None, resource: Resource) -> tuple[Any, _Noting]:
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
-            OTLPSpanExporter,
-        )
-        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
-    except ImportError as error:
-        raise _missing() from error
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
+        OTLPSpanExporter,
+    )
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     exporter = _Noting(OTLPSpanExporter(endpoint=_of_signal(endpoint, "traces")))
     provider.add_span_processor(BatchSpanProcessor(exporter))  # type: ignore[arg-type]  # it is one
@@ -174,16 +190,12 @@ def _sending_traces(endpoint: str | None, resource: Resource) -> tuple[Any, _Not
 
 
 def _sending_metrics(endpoint: str | None, resource: Resource) -> Any:
-    try:
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import (  # noqa: PLC0415
-            OTLPMetricExporter,
-        )
-        from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415
-        from opentelemetry.sdk.metrics.export import (  # noqa: PLC0415
-            PeriodicExportingMetricReader,
-        )
-    except ImportError as error:
-        raise _missing() from error
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import (  # noqa: PLC0415
+        OTLPMetricExporter,
+    )
+    from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader  # noqa: PLC0415
+
     exporter = OTLPMetricExporter(endpoint=_of_signal(endpoint, "metrics"))
     reader = PeriodicExportingMetricReader(exporter)
     provider = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
@@ -195,8 +207,10 @@ def _of_signal(endpoint: str | None, signal: str) -> str | None:
     """Return the URL to which a signal is sent; None for that of the variables."""
     if endpoint is None:
         return None
-    base, _, _ = endpoint.partition(_PATH)
-    return f"{base.rstrip('/')}{_PATH}{signal}"
+    base = endpoint.rstrip("/")
+    for path in _PATHS:
+        base = base.removesuffix(path)
+    return f"{base.rstrip('/')}/v1/{signal}"
 
 
 def _require_protocol(endpoint: str | None) -> None:
@@ -207,8 +221,3 @@ def _require_protocol(endpoint: str | None) -> None:
             "that and its port (usually 4318), or set up an SDK in the application"
         )
         raise ConfigError(message)
-
-
-def _missing() -> ConfigError:
-    message = "telemetry needs an SDK and an exporter: pip install 'agentguard[otlp]'"
-    return ConfigError(message, code="config.extra_missing")
