@@ -2,7 +2,7 @@
 
 The line tells what happens to a call (``effects.Watch``), and here it becomes attributes, events
 and a status. Arguments and results are in them only where ``[telemetry]`` says so, and the texts of
-errors never. Nothing here raises an ``Exception``.
+errors never. Nothing here raises (see ``tracing.fails_open``).
 """
 
 from __future__ import annotations
@@ -244,6 +244,7 @@ class Call:
         if self._settings.results:
             self._keep(names.TOOL_RESULT, "result", attachments)
 
+    @fails_open
     def end(self, error: BaseException | None) -> None:
         """End the span, and count the call."""
         code = self._error_type(error)

@@ -5,6 +5,7 @@ A span's parent, links and attributes are decided in ``calls.py`` and ``agents.p
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 from collections.abc import Callable
@@ -24,16 +25,23 @@ R = TypeVar("R")
 _LOGGER = logging.getLogger("agentguard")
 _HOST: Final = context.create_key("agentguard_host")
 _FAILED: set[str] = set()
+_FROM_OUTSIDE: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)
 
 
 def fails_open(function: Callable[P, R]) -> Callable[P, R | None]:
-    """Have a function return None where it raises; the first time, the log says so."""
+    """Have a function return None where it raises; the first time, the log says so.
+
+    What ends a program or a task is raised on: it may come from outside, at any time. All else is
+    telemetry's own, also where it is no ``Exception``, such as a panic of native code.
+    """
 
     @functools.wraps(function)
     def harmless(*args: P.args, **kwargs: P.kwargs) -> R | None:
         try:
             return function(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001  telemetry must not stop a call
+        except _FROM_OUTSIDE:
+            raise
+        except BaseException as error:  # noqa: BLE001  telemetry must not stop a call
             kind = type(error).__name__  # its text may tell secrets
             if kind not in _FAILED:
                 _FAILED.add(kind)
