@@ -76,7 +76,7 @@ class AgentSpan:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        tracing.detach(self._context, self._token)
+        tracing.detach(self._token)
         self.end(error)
 
 

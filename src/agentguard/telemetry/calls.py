@@ -310,7 +310,7 @@ class Call:
 
     def __exit__(self, *_raised: object) -> None:
         if self._context is not None:
-            tracing.detach(self._context, self._token)
+            tracing.detach(self._token)
 
     # --- the metrics ----------------------------------------------------------------------------
 

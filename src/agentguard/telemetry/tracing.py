@@ -9,7 +9,8 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from contextvars import Token
 from hashlib import sha256
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -139,20 +140,22 @@ def attached(found: Context | None) -> Any:
     try:
         yield
     finally:
-        detach(found, token)
+        detach(token)
 
 
 @fails_open
-def attach(found: Context | None) -> Any:
+def attach(found: Context | None) -> Token[Context] | None:
     """Make a context the current one; return what ``detach`` takes."""
     return None if found is None else context.attach(found)
 
 
 @fails_open
-def detach(found: Context | None, token: Any) -> None:
-    """Put back what was current, unless this is another context: a coroutine closed elsewhere."""
-    if token is not None and context.get_current() is found:
-        context.detach(token)
+def detach(token: Token[Context] | None) -> None:
+    """Put back what was current before, whatever the code in between has left attached."""
+    if token is None:
+        return
+    with suppress(ValueError):  # a coroutine that is closed in another context has no say there
+        token.var.reset(token)  # OpenTelemetry's own detach would log that as an error
 
 
 def has_dropped(span: Span) -> bool:
