@@ -14,6 +14,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, StatusCode
 
 from agentguard.effects import AgentRun
+from agentguard.errors import AgentguardError
 from agentguard.telemetry import names, tracing
 from agentguard.telemetry.tracing import fails_open
 
@@ -57,8 +58,9 @@ class AgentSpan:
             return
         attributes = self._identity
         if error is not None:
-            code = getattr(error, "code", None)
-            kind = code if isinstance(code, str) else type(error).__qualname__
+            # what others have as their code may be any text, such as that of a SystemExit
+            ours = error.code if isinstance(error, AgentguardError) else None
+            kind = ours or type(error).__qualname__
             attributes = {names.ERROR_TYPE: kind, **attributes}
             span.set_status(StatusCode.ERROR, kind)
             span.set_attribute(names.ERROR_TYPE, kind)
