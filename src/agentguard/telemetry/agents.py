@@ -63,9 +63,7 @@ class AgentSpan:
             kind = ours or type(error).__qualname__
             attributes = {names.ERROR_TYPE: kind, **attributes}
             span.set_status(StatusCode.ERROR, kind)
-            span.set_attribute(names.ERROR_TYPE, kind)
-        if tracing.has_dropped(span):
-            span.set_attributes(attributes)
+        span.set_attributes(attributes)  # whatever code inside has written into the current span
         span.end()
 
     def __enter__(self) -> Self:
@@ -91,8 +89,8 @@ class Enriched(AgentSpan):
 
     @fails_open
     def end(self, error: BaseException | None = None) -> None:  # noqa: ARG002  theirs to say
-        """Set what its own attributes may have displaced; they may have ended it before."""
-        if self._span is not None and tracing.has_dropped(self._span):
+        """Set again what others may have displaced or replaced; they may have ended it before."""
+        if self._span is not None and self._span.is_recording():
             self._span.set_attributes(self._identity)
 
 

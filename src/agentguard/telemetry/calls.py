@@ -269,13 +269,13 @@ class Call:
         span = self._span
         if span is None:
             return
-        self._say(span, self._attributes, code)
+        # all of it, once more: the tool can write into the current span, and the SDK drops what is
+        # oldest of more attributes than its limit
+        self._say(span, {**self._about(), **self._attributes, **self._identity}, code)
         if self._host and code is None and self._outcome != "ok":
             # what waits or pauses is no error: an instrumentor would say so, and OK is final
             span.set_status(StatusCode.OK)
         if not self._host:
-            if tracing.has_dropped(span):
-                span.set_attributes({**self._about(), **self._attributes, **self._identity})
             span.end()
 
     def _end_authorize(self, code: str | None) -> None:

@@ -158,11 +158,6 @@ def detach(token: Token[Context] | None) -> None:
         token.var.reset(token)  # OpenTelemetry's own detach would log that as an error
 
 
-def has_dropped(span: Span) -> bool:
-    """Whether a span is over the SDK's limit, which drops the oldest attributes: ours."""
-    return bool(getattr(span, "dropped_attributes", 0))
-
-
 def text(value: str) -> str:
     """Return text as an exporter can write it: lone surrogates would lose a whole batch."""
     return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
