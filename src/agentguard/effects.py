@@ -231,8 +231,9 @@ class Actor:
 class Watch(Protocol):
     """Sees one call go down the line, for telemetry: it is told what happens, and has no say.
 
-    No method raises an ``Exception``: whatever fails in it is its own affair. As a context manager
-    it puts its span in the context where code runs that is not the line's: facts, and the tool.
+    No method raises but what ends the program or the task (an interrupt, say): whatever fails in it
+    is its own affair. As a context manager it puts its span in the context where code runs that is
+    not the line's: facts, and the tool.
     """
 
     def begin(self, authority: Authority, task_id: str | None, paused: str | None) -> str | None:

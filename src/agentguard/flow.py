@@ -70,7 +70,7 @@ def evaluate(
     """
     prepared = yield from prepare(actor, line, invocation, lent, watch)
     prepared, kept = yield from replaying.look(actor, prepared, codec)
-    ruled = yield from rule(actor, line, prepared, made_before=_was_made(kept))
+    ruled = yield from rule(actor, line, prepared, kept.page if kept is not None else None)
     if ruled.interrupt is not None:
         raise ruled.interrupt
     return ruled.decision if ruled.enforced else Decision.observed(ruled.decision)
@@ -136,7 +136,9 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
         raise
     yield from account.close("ok", started, result=result)  # 9
     redacted = any(pointer[0] == "result" for pointer in account.redactions)
-    yield from replaying.finish(kept, invocation_id, result, redacted=redacted)
+    yield from replaying.finish(
+        kept, invocation_id, result, redacted=redacted, enforced=account.enforced
+    )
     return result
 
 
@@ -154,17 +156,18 @@ def _authorized(
     prepared = yield from prepare(actor, line, invocation, lent, watch)  # 1, 2, 3
     prepared, kept = yield from replaying.look(actor, prepared, codec, reentrant=reentrant)
     sealed, unsigned = _sign(actor, prepared)  # 4
-    ruled = yield from rule(actor, line, prepared, made_before=_was_made(kept))  # 5, 6
+    page = kept.page if kept is not None else None
+    ruled = yield from rule(actor, line, prepared, page)  # 5, 6
     ruled, again = ruled._replace(decision=ruled.decision.cut()), None
     if unsigned is not None:
         ruled = ruled.refused(unsigned)
-    if ruled.runs and kept is not None and kept.page is not None:
-        refusal, again = replaying.replay(kept.page, kept.codec)
+    if ruled.runs and kept is not None and page is not None:
+        refusal, again = replaying.replay(page, kept.codec)
         ruled = ruled if refusal is None else ruled.refused(refusal)
     else:
         ruled = yield from _take(prepared, ruled)
     redactions = _redactions(line, prepared, ruled.decision)
-    account = _Account(actor, line, prepared, sealed, redactions, kept)
+    account = _Account(actor, line, prepared, sealed, redactions, kept, enforced=ruled.enforced)
     record, ruled = _authorization(account, ruled)
     account.receipt = yield from _append(record, account, runs=ruled.runs)  # 7
     invocation_id, digest = prepared.predicate["invocation_id"], sha256_hex(sealed.payload)
@@ -174,10 +177,6 @@ def _authorized(
     if not ruled.runs:
         raise ruled.interrupt or Denied(ruled.decision)
     return account, again
-
-
-def _was_made(kept: Kept | None) -> bool:
-    return kept is not None and kept.page is not None
 
 
 # --- 4, 7: sign, count, append ------------------------------------------------------------------
@@ -321,7 +320,8 @@ def _attachment(
 class _Account:
     """Writes what became of an authorised call, signed by the agent instance.
 
-    ``receipt`` is the place of its authorization, once that is known to be durable.
+    ``receipt`` is the place of its authorization, once that is known to be durable. The policy's
+    answer to a call that is not ``enforced`` is only observed.
     """
 
     actor: Actor
@@ -331,6 +331,7 @@ class _Account:
     redactions: tuple[Redaction, ...]
     kept: Kept | None = None
     receipt: Receipt | None = None
+    enforced: bool = True
 
     def now(self) -> str:
         now, _refusal = effective_time(self.line)

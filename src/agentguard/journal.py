@@ -58,11 +58,15 @@ def dumps_checked(
 
 
 class Page(NamedTuple):
-    """What is known of one call: which invocation has made it, and its ``result`` if it is done."""
+    """What is known of one call: which invocation has made it, and its ``result`` if it is done.
+
+    One that is not ``enforced`` ran while the policy was only observed, whatever that said of it.
+    """
 
     invocation_id: str
     state: State
     result: bytes | None = None
+    enforced: bool = True
 
     def refusal(self) -> Decision | None:
         """Return why the call is refused, None where its result can be handed out."""
@@ -86,13 +90,26 @@ class Page(NamedTuple):
             return Decision.refused(reason, code="journal.unreplayable")
         return None
 
+    def unapproved(self) -> Decision | None:
+        """Return why a call that needs an approval is refused, None where it had what it needed."""
+        if self.enforced:
+            return None
+        reason = (
+            f"this call has run already ({self.invocation_id}), while the policy was only "
+            "observed, and nobody had approved it: go on without its result, or make it as a new "
+            "call, which asks for the approval and runs once more"
+        )
+        return Decision.refused(reason, code="journal.observed")
+
     def dumps(self) -> bytes:
-        """Write the page, in canonical form."""
+        """Write the page, in canonical form; ``enforced`` is in it only where it is false."""
         page: dict[str, JSON] = {
             "invocation_id": self.invocation_id,
             "state": self.state,
             "result": b64_encode(self.result) if self.result is not None else None,
         }
+        if not self.enforced:
+            page["enforced"] = False
         return canonical.dumps(page)
 
     @classmethod
@@ -106,8 +123,9 @@ class Page(NamedTuple):
                     "state": "begun" | "unknown" | "done" | "unreplayable" as state,
                     "result": str() | None as result,
                     **others,
-                } if not others:
-                    return cls(invocation_id, state, b64_decode(result) if result else None)
+                } if not others or (len(others) == 1 and others.get("enforced") is False):
+                    kept = b64_decode(result) if result else None
+                    return cls(invocation_id, state, kept, enforced=not others)
         except AgentguardError as error:
             raise _malformed() from error
         raise _malformed()

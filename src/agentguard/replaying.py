@@ -101,11 +101,12 @@ def begin(kept: Kept | None, invocation_id: str) -> Generator[Effect, Any, Decis
 
 
 def finish(
-    kept: Kept | None, invocation_id: str, result: object, *, redacted: bool
+    kept: Kept | None, invocation_id: str, result: object, *, redacted: bool, enforced: bool
 ) -> Generator[Effect, Any, None]:
     """Keep the result of a call that has run; where that fails, it stays in doubt.
 
-    One of which a part is ``redacted`` in the log is not kept here either.
+    One of which a part is ``redacted`` in the log is not kept here either; of one that was not
+    ``enforced`` the page says so.
     """
     if kept is None:
         return
@@ -113,7 +114,7 @@ def finish(
     try:
         written = kept.codec.dumps(result) if not redacted else b""
         if not redacted and len(written) <= MAX_RESULT:
-            page = Page(invocation_id, "done", written)
+            page = Page(invocation_id, "done", written, enforced=enforced)
     except (EncodeError, DecodeError):
         pass
     except Exception:

@@ -23,6 +23,7 @@ from agentguard.effects import Actor, Append, Ask, Effect, Evaluate, Line
 from agentguard.errors import AgentguardError, ApprovalError
 from agentguard.identity.trust import seconds
 from agentguard.invocation import call_digest
+from agentguard.journal import Page
 from agentguard.ports import Asked
 from agentguard.preparation import Prepared, interrupted
 from agentguard.roster import Answer
@@ -55,11 +56,12 @@ class Ruled(NamedTuple):
 
 
 def rule(
-    actor: Actor, line: Line, prepared: Prepared, *, made_before: bool = False
+    actor: Actor, line: Line, prepared: Prepared, made_before: Page | None = None
 ) -> Generator[Effect, Any, Ruled]:
     """Steps 5 and 6; raises ``ApprovalPending`` for a call that waits for a person.
 
-    One that was ``made_before`` does not run again, so nobody is asked to approve it once more.
+    One that was ``made_before`` does not run again, so nobody is asked to approve it once more; if
+    it ran while the policy was only observed, nobody ever was, and it is refused.
     """
     ruled = yield from _judge(actor, line, prepared)
     if line.mode == "observe" and ruled.document is not None and ruled.interrupt is None:
@@ -67,9 +69,8 @@ def rule(
     asked = prepared.asked
     if ruled.decision.outcome == "deny" or (asked is None and ruled.decision.allowed):
         return ruled
-    if made_before:
-        allowed = replace(Decision.allow(), redactions=ruled.decision.redactions)
-        return ruled._replace(decision=allowed)
+    if made_before is not None:
+        return _made(ruled, made_before)
     try:
         if asked is None:
             pending = yield from _ask(actor, line, prepared, ruled.decision)
@@ -85,6 +86,15 @@ def rule(
         return _refused(ruled, failed)
     prepared.watch.waits(pending.request)
     raise pending
+
+
+def _made(ruled: Ruled, page: Page) -> Ruled:
+    """Let a call have its result again that needs an approval, if it ran as one that had it."""
+    unapproved = page.unapproved()
+    if unapproved is not None:
+        return _refused(ruled, unapproved)
+    allowed = replace(Decision.allow(), redactions=ruled.decision.redactions)
+    return ruled._replace(decision=allowed)
 
 
 def _refused(ruled: Ruled, decision: Decision, answers: tuple[Answer, ...] = ()) -> Ruled:

@@ -18,12 +18,22 @@ from typing import Any
 
 import pytest
 
-from agentguard import Decision, Denied, Guard, PolicyError, Requirement, config
+from agentguard import (
+    Arguments,
+    Decision,
+    Denied,
+    Guard,
+    Invocation,
+    PolicyError,
+    Requirement,
+    config,
+)
 from agentguard.approval import ApprovalPending
 from agentguard.audit import entry, evidence, statements
 from agentguard.engines.function import FunctionEngine
 from agentguard.errors import AgentguardError, DecodeError
 from agentguard.invocation import CallSite
+from agentguard.journal import Page
 from agentguard.policies import PolicyConfig
 from agentguard.storage.reader import StateReader
 
@@ -359,3 +369,88 @@ def test_a_mode_that_no_guard_writes_is_not_read(place, ran):
     for change in changes:
         with pytest.raises(DecodeError, match="mode"):
             statements.read_authorization(call._replace(members={**call.members, **change}))
+
+
+# --- what ran while the policy was observed, and is made again after the switch to enforce
+
+
+class Text:
+    """Keeps text as a result."""
+
+    def dumps(self, result: str) -> bytes:
+        return result.encode()
+
+    def loads(self, data: bytes) -> str:
+        return data.decode()
+
+
+def again(guard, ran):
+    """Make the one call of a run, as a framework does that goes on with it."""
+    note, agent = noted(guard, ran), guard.new_agent("reader")
+    call = Invocation.bind(note.spec, lambda: Arguments.of({"text": "x"}), STABLE)
+
+    def run():
+        ran.append("x")
+        return "x"
+
+    return agent.run(call, run, codec=Text())
+
+
+def test_no_observed_call_is_handed_out_as_one_that_was_approved(place, ran):
+    with Observed(place, **PEOPLE).open(ANSWERS["approval"]) as guard:
+        assert [again(guard, ran), again(guard, ran)] == ["x", "x"]
+    with Observed(place, "enforce", **PEOPLE).open(ANSWERS["approval"]) as guard:
+        with pytest.raises(Denied, match="make it as a new call") as denied:
+            again(guard, ran)
+        assert guard.approvals.pending() == []
+    assert denied.value.code == "journal.observed"
+    assert ran == ["x"]
+    decisions = [(call["decision"], call["enforced"]) for call in place.seen().authorizations]
+    assert decisions == [("approval", False), ("approval", False), ("deny", True)]
+    assert place.examine().problems == ()
+
+
+def test_one_that_was_approved_before_but_ran_observed_is_not_either(place, ran):
+    policy = says(Decision.require_approval(Requirement("somebody")))
+    with Observed(place, "enforce", **PEOPLE).open(policy) as guard:
+        with pytest.raises(ApprovalPending) as pending:
+            again(guard, ran)
+        guard.approvals.vouch(pending.value.request, "approve", principal="user:bob")
+    with Observed(place, **PEOPLE).open(policy) as guard:
+        again(guard, ran)
+    guard = Observed(place, "enforce", **PEOPLE).open(policy)
+    with guard, pytest.raises(Denied) as denied:
+        again(guard, ran)
+    assert denied.value.code == "journal.observed"
+    assert ran == ["x"]
+
+
+@pytest.mark.parametrize("mode", ["observe", "enforce"])
+def test_one_that_the_policy_allows_by_itself_is_handed_out(place, ran, mode):
+    with Observed(place, mode).open(ANSWERS["allow"]) as guard:
+        again(guard, ran)
+    with Observed(place, "enforce").open(ANSWERS["allow"]) as guard:
+        assert again(guard, ran) == "x"
+    assert ran == ["x"]
+
+
+def test_one_that_people_have_approved_is_handed_out(place, ran):
+    policy = says(Decision.require_approval(Requirement("somebody")))
+    with Observed(place, "enforce", **PEOPLE).open(policy) as guard:
+        with pytest.raises(ApprovalPending) as pending:
+            again(guard, ran)
+        guard.approvals.vouch(pending.value.request, "approve", principal="user:bob")
+        assert [again(guard, ran), again(guard, ran)] == ["x", "x"]
+    assert ran == ["x"]
+
+
+def test_a_page_says_whether_its_call_was_enforced():
+    observed = Page("0" * 32, "done", b"x", enforced=False)
+    assert Page.loads(observed.dumps()) == observed
+    assert Page.loads(observed._replace(enforced=True).dumps()).enforced
+    before = b'{"invocation_id":"00000000000000000000000000000000","result":null,"state":"done"}'
+    assert Page.loads(before).enforced
+    written = json.loads(observed.dumps())
+    for other in (True, 0, None, "false"):
+        with pytest.raises(DecodeError):
+            Page.loads(json.dumps({**written, "enforced": other}).encode())

@@ -24,14 +24,24 @@ class BrokenError(Exception):
     """What the parts of a broken SDK raise."""
 
 
+class Panic(BaseException):
+    """What native code raises that has panicked: no ``Exception``."""
+
+
 class BrokenStart(SpanProcessor):
+    def __init__(self, error: type[BaseException] = BrokenError):
+        self.error = error
+
     def on_start(self, span, parent_context=None):
-        raise BrokenError
+        raise self.error
 
 
 class BrokenEnd(SpanProcessor):
+    def __init__(self, error: type[BaseException] = BrokenError):
+        self.error = error
+
     def on_end(self, span):
-        raise BrokenError
+        raise self.error
 
 
 class BrokenExporter(SpanExporter):
@@ -84,6 +94,8 @@ def with_processor(processor):
 BROKEN = {
     "the start of a span": lambda: with_processor(BrokenStart()),
     "the end of a span": lambda: with_processor(BrokenEnd()),
+    "a panic at the start": lambda: with_processor(BrokenStart(Panic)),
+    "a panic at the end": lambda: with_processor(BrokenEnd(Panic)),
     "an exporter": lambda: with_processor(SimpleSpanProcessor(BrokenExporter())),
     "a sampler": lambda: TracerProvider(sampler=BrokenSampler()),
     "a provider": BrokenProvider,
@@ -150,6 +162,17 @@ def test_what_a_tool_raises_is_what_the_caller_gets(guard: Guard):
 
     with pytest.raises(LookupError, match="of the tool"):
         guard.new_agent("coder").call(fail)
+
+
+@pytest.mark.parametrize(
+    "interrupt", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError]
+)
+def test_an_interrupt_that_comes_meanwhile_is_not_lost(guard, monkeypatch, interrupt):
+    push, _ = tools(guard)
+    agent = guard.new_agent("coder")
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", with_processor(BrokenStart(interrupt)))
+    with pytest.raises(interrupt):
+        agent.call(push, "fix")
 
 
 def test_a_failure_is_logged_once_by_its_type_alone(guard, monkeypatch, caplog):

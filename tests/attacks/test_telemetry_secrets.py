@@ -118,3 +118,39 @@ def _work(guard: Guard, agent, bob):
             agent.run(refused, lambda: None)
     assert lent is not None
     return token
+
+
+class ApiError(Exception):
+    """Has a code, as other libraries' errors do; here it is a text."""
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+
+
+@pytest.mark.parametrize("kind", [SystemExit, ApiError])
+def test_the_text_of_what_ends_an_agents_work_is_not_exported(spans, kind):
+    with Guard.ephemeral(answer) as guard:
+        agent = guard.new_agent("coder")
+
+        @guard.tool
+        def fail() -> None:
+            raise kind(SECRETS["exception"])
+
+        with pytest.raises(kind), agent.span():
+            agent.call(fail)
+        with pytest.raises(kind), telemetry.workflow("crew"):
+            raise kind(SECRETS["exception"])
+    assert SECRETS["exception"] not in exported(spans)
+    for name in ("invoke_agent coder", "invoke_workflow crew"):
+        span = spans.one(name)
+        assert span.attributes["error.type"] == span.status.description == kind.__qualname__
+
+
+def test_the_reason_code_of_what_ends_it_is(spans):
+    with Guard.ephemeral(answer) as guard:
+        agent = guard.new_agent("coder")
+        with pytest.raises(Denied), agent.span():
+            raise Denied(Decision.refused(SECRETS["reason"], code="policy.denied"))
+    assert SECRETS["reason"] not in exported(spans)
+    span = spans.one("invoke_agent coder")
+    assert span.attributes["error.type"] == span.status.description == "policy.denied"

@@ -13,6 +13,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, StatusCode
 
+from agentguard.errors import AgentguardError
 from agentguard.telemetry import names, tracing
 from agentguard.telemetry.tracing import fails_open
 
@@ -74,13 +75,12 @@ class AgentSpan:
             return
         attributes = self._identity
         if error is not None:
-            code = getattr(error, "code", None)
-            kind = code if isinstance(code, str) else type(error).__qualname__
+            # what others have as their code may be any text, such as that of a SystemExit
+            ours = error.code if isinstance(error, AgentguardError) else None
+            kind = ours or type(error).__qualname__
             attributes = {names.ERROR_TYPE: kind, **attributes}
             span.set_status(StatusCode.ERROR, kind)
-            span.set_attribute(names.ERROR_TYPE, kind)
-        if tracing.has_dropped(span):
-            span.set_attributes(attributes)
+        span.set_attributes(attributes)  # whatever code inside has written into the current span
         span.end()
 
     def __enter__(self) -> Self:
@@ -93,7 +93,7 @@ class AgentSpan:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        tracing.detach(self._context, self._token)
+        tracing.detach(self._token)
         self.end(error)
 
 
@@ -106,8 +106,8 @@ class Enriched(AgentSpan):
 
     @fails_open
     def end(self, error: BaseException | None = None) -> None:  # noqa: ARG002  theirs to say
-        """Set what its own attributes may have displaced; they may have ended it before."""
-        if self._span is not None and tracing.has_dropped(self._span):
+        """Set again what others may have displaced or replaced; they may have ended it before."""
+        if self._span is not None and self._span.is_recording():
             self._span.set_attributes(self._identity)
 
 

@@ -2,7 +2,7 @@
 
 The line tells what happens to a call (``effects.Watch``), and here it becomes attributes, events
 and a status. Arguments and results are in them only where ``[telemetry]`` says so, and the texts of
-errors never. Nothing here raises an ``Exception``.
+errors never. Nothing here raises (see ``tracing.fails_open``).
 """
 
 from __future__ import annotations
@@ -232,6 +232,7 @@ class Call:
         if self._settings.results:
             self._keep(names.TOOL_RESULT, "result", attachments)
 
+    @fails_open
     def end(self, error: BaseException | None) -> None:
         """End the span, and count the call."""
         code = self._error_type(error)
@@ -257,13 +258,13 @@ class Call:
         span = self._span
         if span is None:
             return
-        self._say(span, self._attributes, code)
+        # all of it, once more: the tool can write into the current span, and the SDK drops what is
+        # oldest of more attributes than its limit
+        self._say(span, {**self._about(), **self._attributes, **self._identity}, code)
         if self._host and code is None and self._outcome != "ok":
             # what waits or pauses is no error: an instrumentor would say so, and OK is final
             span.set_status(StatusCode.OK)
         if not self._host:
-            if tracing.has_dropped(span):
-                span.set_attributes({**self._about(), **self._attributes, **self._identity})
             span.end()
 
     def _end_authorize(self, code: str | None) -> None:
@@ -298,7 +299,7 @@ class Call:
 
     def __exit__(self, *_raised: object) -> None:
         if self._context is not None:
-            tracing.detach(self._context, self._token)
+            tracing.detach(self._token)
 
     # --- the metrics ----------------------------------------------------------------------------
 

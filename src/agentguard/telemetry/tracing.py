@@ -5,11 +5,13 @@ A span's parent, links and attributes are decided in ``calls.py`` and ``agents.p
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from contextvars import Token
 from hashlib import sha256
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -30,16 +32,23 @@ _TRACEPARENT: Final = re.compile(
     "-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})"
     "(?(later)(?:-.*)?)"  # what later versions add
 )
+_FROM_OUTSIDE: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)
 
 
 def fails_open(function: Callable[P, R]) -> Callable[P, R | None]:
-    """Have a function return None where it raises; the first time, the log says so."""
+    """Have a function return None where it raises; the first time, the log says so.
+
+    What ends a program or a task is raised on: it may come from outside, at any time. All else is
+    telemetry's own, also where it is no ``Exception``, such as a panic of native code.
+    """
 
     @functools.wraps(function)
     def harmless(*args: P.args, **kwargs: P.kwargs) -> R | None:
         try:
             return function(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001  telemetry must not stop a call
+        except _FROM_OUTSIDE:
+            raise
+        except BaseException as error:  # noqa: BLE001  telemetry must not stop a call
             kind = type(error).__name__  # its text may tell secrets
             if kind not in _FAILED:
                 _FAILED.add(kind)
@@ -158,25 +167,22 @@ def attached(found: Context | None) -> Any:
     try:
         yield
     finally:
-        detach(found, token)
+        detach(token)
 
 
 @fails_open
-def attach(found: Context | None) -> Any:
+def attach(found: Context | None) -> Token[Context] | None:
     """Make a context the current one; return what ``detach`` takes."""
     return None if found is None else context.attach(found)
 
 
 @fails_open
-def detach(found: Context | None, token: Any) -> None:
-    """Put back what was current, unless this is another context: a coroutine closed elsewhere."""
-    if token is not None and context.get_current() is found:
-        context.detach(token)
-
-
-def has_dropped(span: Span) -> bool:
-    """Whether a span is over the SDK's limit, which drops the oldest attributes: ours."""
-    return bool(getattr(span, "dropped_attributes", 0))
+def detach(token: Token[Context] | None) -> None:
+    """Put back what was current before, whatever the code in between has left attached."""
+    if token is None:
+        return
+    with suppress(ValueError):  # a coroutine that is closed in another context has no say there
+        token.var.reset(token)  # OpenTelemetry's own detach would log that as an error
 
 
 def text(value: str) -> str:

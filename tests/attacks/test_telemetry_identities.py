@@ -1,0 +1,125 @@
+"""No tool, and no name, has a trace say that somebody else acted, or for whom.
+
+A trace proves nothing; but people look at it first, and witnesses are told to search in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from opentelemetry import context, trace
+from opentelemetry.sdk.trace import ReadableSpan
+
+from agentguard import Decision, Guard, telemetry
+
+
+@pytest.fixture
+def guard():
+    with Guard.ephemeral(lambda _call: Decision.allow()) as guard:
+        yield guard
+
+
+def leaky(guard: Guard) -> Any:
+    @guard.tool
+    def leak() -> None:
+        context.attach(context.set_value("left", "behind"))
+
+    return leak
+
+
+def leaky_async(guard: Guard) -> Any:
+    @guard.tool
+    async def leak() -> None:
+        await asyncio.sleep(0)
+        context.attach(context.set_value("left", "behind"))
+
+    return leak
+
+
+async def call_for(guard: Guard, user: str, tool: Any, *, in_span: bool) -> None:
+    agent = guard.new_agent("coder")
+    with guard.delegate(user, scope=[]):
+        if in_span:
+            with agent.span():
+                context.attach(context.set_value("left", "behind"))
+        if tool.is_async:
+            await agent.acall(tool)
+        else:
+            agent.call(tool)
+
+
+@pytest.mark.parametrize("in_span", [False, True], ids=["call", "span"])
+@pytest.mark.parametrize("leak", [leaky, leaky_async])
+async def test_what_a_tool_leaves_attached_is_not_around_the_next_users_call(
+    guard, spans, leak, in_span
+):
+    tool = leak(guard)
+    await call_for(guard, "user:alice", tool, in_span=in_span)
+    await call_for(guard, "user:bob", tool, in_span=in_span)
+    calls = [span for span in spans.all() if span.name == "execute_tool leak"]
+    assert [span.attributes["user.id"] for span in calls] == ["user:alice", "user:bob"]
+    assert [span.parent for span in calls] == [None, None]
+    assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+async def test_what_was_attached_around_the_calls_stays(guard, spans):
+    with trace.get_tracer("an application").start_as_current_span("request") as request:
+        await call_for(guard, "user:alice", leaky(guard), in_span=False)
+        assert trace.get_current_span() is request
+        await call_for(guard, "user:alice", leaky(guard), in_span=False)
+    assert spans.tree() == ["request", "  execute_tool leak", "  execute_tool leak"]
+
+
+FORGED = {
+    "user.id": "user:ceo",
+    "agentguard.principal.id": "user:ceo",
+    "agentguard.agent.id": "spiffe://elsewhere/agent/a/b",
+    "gen_ai.agent.name": "treasurer",
+    "gen_ai.tool.name": "read",
+    "gen_ai.operation.name": "chat",
+    "agentguard.policy.decision": "deny",
+}
+
+
+def forge() -> None:
+    trace.get_current_span().set_attributes({**FORGED, "of.the.tool": 1})
+
+
+def forged(span: ReadableSpan) -> dict[str, Any]:
+    assert span.attributes is not None
+    return {name: said for name, said in FORGED.items() if span.attributes.get(name) == said}
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["ours", "an instrumentor's"])
+def test_a_tool_that_writes_into_the_current_span_forges_no_identity(guard, spans, inside):
+    pay, agent = guard.tool(name="pay")(forge), guard.new_agent("coder")
+    with guard.delegate("user:mallory", scope=[]):
+        if inside:
+            tracer = trace.get_tracer("an instrumentor")
+            with tracer.start_as_current_span("pay.tool") as theirs, telemetry.inside(theirs):
+                agent.call(pay)
+        else:
+            agent.call(pay)
+    span = spans.one("pay.tool" if inside else "execute_tool pay")
+    assert forged(span) == {}
+    assert span.attributes["user.id"] == "user:mallory"
+    assert span.attributes["of.the.tool"] == 1
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["ours", "an instrumentor's"])
+def test_neither_does_what_runs_in_an_agents_span(guard, spans, inside):
+    agent = guard.new_agent("coder")
+    with guard.delegate("user:mallory", scope=[]):
+        if inside:
+            tracer = trace.get_tracer("an instrumentor")
+            with tracer.start_as_current_span("graph") as theirs, agent.span(inside=theirs):
+                forge()
+        else:
+            with agent.span():
+                forge()
+    span = spans.one("graph" if inside else "invoke_agent coder")
+    assert {name for name in forged(span) if "tool" not in name and "policy" not in name} == set()
+    assert span.attributes["user.id"] == "user:mallory"
+    assert span.attributes["of.the.tool"] == 1
