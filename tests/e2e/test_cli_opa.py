@@ -117,7 +117,7 @@ def test_check_eval_and_doctor_ask_the_server(served):
     down = project.run("policy", "check")
     assert (down.returncode, down.stdout) == (1, "")
     assert down.stderr.startswith("error [engine.unreachable]: ")
-    where = f"nobody listens at {server.url}: start OPA there, or correct [policy] url"
+    where = f"start OPA at {server.url}, or correct [policy] url"
     assert where in down.stderr
     assert where in project.run("policy", "eval", "call.json").stdout
     replayed = project.run("policy", "replay")

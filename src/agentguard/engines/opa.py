@@ -205,7 +205,7 @@ class OpaEngine:
             case "policy.undefined":
                 return f"{url} has no {query}: load the policy there, or correct [policy] query"
             case "engine.unreachable":
-                return f"nobody listens at {url}: start OPA there, or correct [policy] url"
+                return f"start OPA at {url}, or correct [policy] url"
             case "engine.timeout":
                 return f"{url} was asked for {query}: look at its load, or raise [policy] timeout"
             case _:
