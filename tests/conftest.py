@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import socket
 import subprocess
 import time
@@ -181,14 +182,14 @@ def world() -> World:
     return World()
 
 
-def _opa_binary() -> str:
-    named = os.environ.get("AGENTGUARD_OPA_PROGRAM")
+def _program(server: servers.Server) -> str:
+    named = os.environ.get(f"AGENTGUARD_{server.name.upper()}_PROGRAM")
     if named:
         return named
-    found = binaries.present(servers.OPA.program)
+    found = binaries.present(server.program)
     if found is not None:
         return found.path
-    where = "there is no opa on PATH or in the cache: scripts/services up says how to get it"
+    where = f"there is no {server.name} on PATH or in the cache: scripts/services up says how"
     if os.environ.get("CI") == "true":
         pytest.fail(where)
     pytest.skip(where)
@@ -204,6 +205,8 @@ def free_port() -> int:
 
 DIRECTLY = build_opener(ProxyHandler({}))
 PORTS_TRIED = 5
+UNAVAILABLE = 3
+"""What ``scripts/services`` exits with where a program is not here and can't be built."""
 
 
 class Opa:
@@ -218,7 +221,7 @@ class Opa:
             self.url = f"{scheme}://127.0.0.1:{self.port}"
             self._log = folder / f"opa-{self.port}.log"
             self._command = [
-                *(_opa_binary(), "run", "--server", "--addr", f"127.0.0.1:{self.port}"),
+                *(_program(servers.OPA), "run", "--server", "--addr", f"127.0.0.1:{self.port}"),
                 *("--disable-telemetry", "--set", "decision_logs.console=true"),
                 *("--set", f"labels.test={self._label}"),
                 *map(str, arguments),
@@ -270,7 +273,43 @@ class Opa:
 @pytest.fixture(scope="session")
 def opa_program() -> str:
     """The program of a real OPA."""
-    return _opa_binary()
+    return _program(servers.OPA)
+
+
+@pytest.fixture(scope="session")
+def jaeger_program() -> str:
+    """The program of a real Jaeger, which is a collector as well."""
+    return _program(servers.JAEGER)
+
+
+@pytest.fixture(scope="session")
+def jaeger_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """Where a real Jaeger is asked, and where spans are sent.
+
+    It is the one that ``scripts/services env`` names, or else one of this session's own.
+    """
+    names = ("AGENTGUARD_JAEGER_QUERY_URL", "AGENTGUARD_OTLP_ENDPOINT")
+    if all(os.environ.get(name) for name in names):
+        yield os.environ[names[0]], os.environ[names[1]]
+        return
+    ports = {port.variable: "0" for server in servers.SERVERS for port in server.ports}
+    folder = str(tmp_path_factory.mktemp("services"))
+    environment = {**os.environ, **ports, "AGENTGUARD_SERVICES": folder}
+
+    def services(command: str) -> subprocess.CompletedProcess[str]:
+        script = Path(__file__).parents[1] / "scripts" / "services"
+        return subprocess.run(
+            [script, command], env=environment, capture_output=True, text=True, check=False
+        )
+
+    up = services("up")
+    if up.returncode == UNAVAILABLE and os.environ.get("CI") != "true":
+        pytest.skip(next(line for line in up.stderr.splitlines() if "found no" in line))
+    assert up.returncode == 0, up.stderr
+    words = [shlex.split(line)[1] for line in services("env").stdout.splitlines()]
+    urls = dict(word.split("=", 1) for word in words)
+    yield urls[names[0]], urls[names[1]]
+    assert services("down").returncode == 0
 
 
 @pytest.fixture

@@ -86,6 +86,7 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
     codec: ResultCodec | None = None,
     suspends: tuple[type[BaseException], ...] = (),
     *,
+    hands_on: tuple[type[BaseException], ...] = (),
     reentrant: bool = False,
 ) -> Generator[Effect, Any, Any]:
     """Steps 1 to 9: run the call if it may run; raises ``Denied`` if not, or ``ApprovalPending``.
@@ -93,11 +94,11 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
     ``lent`` is the delegation in force; None for none. With a ``codec`` a call whose site is stable
     runs at most once, however often it is made: its result is handed out again.
 
-    An exception of the tool is recorded and raised as it is; one of ``outcome_unknown`` or
-    ``suspends``, or that is no ``Exception``, is recorded as ``unknown``. After one of ``suspends``
-    (a framework's way to pause) the call goes on when it is made again. A ``reentrant`` one (what
-    it does are guarded calls itself) may be made again until it is done. ``watch`` is told of all
-    of it but the end.
+    An exception of the tool is recorded and raised as it is; one of ``outcome_unknown``,
+    ``hands_on`` (a framework's way to go on elsewhere) or ``suspends``, or that is no
+    ``Exception``, is recorded as ``unknown``. After one of ``suspends`` (a framework's way to
+    pause) the call goes on when it is made again. A ``reentrant`` one (what it does are guarded
+    calls itself) may be made again until it is done. ``watch`` is told of all of it but the end.
     """
     account, again = yield from _authorized(  # 1 to 7
         actor, line, invocation, watch, lent, codec, reentrant=reentrant
@@ -123,7 +124,9 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
         yield from replaying.forget(kept)  # it goes on when it is made again
         raise
     except Exception as error:
-        unknown = isinstance(error, (TimeoutError, *outcome_unknown))
+        unknown = isinstance(error, (TimeoutError, *outcome_unknown, *hands_on))
+        if isinstance(error, hands_on):
+            watch.handed_on()
         yield from account.close("unknown" if unknown else "error", started, error=error)
         yield from replaying.cut_short(kept, invocation_id) if unknown else replaying.forget(kept)
         raise

@@ -97,6 +97,7 @@ class Guard:
         self._engine = engine
         self._home = home
         self._closed = False
+        self._telemetry = Telemetry(settings.telemetry, settings.trust_domain)
         self._free = settings.policy is None  # ephemeral: any agent name, every scope
         self._agents: weakref.WeakSet[Body] = weakref.WeakSet()
         self._spelling = Spelling(settings.tool_names)
@@ -152,7 +153,6 @@ class Guard:
             log=log,
             clock=_clock,
             entropy=os.urandom,
-            telemetry=Telemetry(settings.telemetry, settings.trust_domain),
             config_sha256=canonical.sha256_hex(settings.encoded),
             redactions=settings.redactions,
             revocations=home.revocations(),
@@ -319,6 +319,7 @@ class Guard:
             self._spelling.warn,
             self.resume,
             lambda: self.approvals,
+            self._telemetry,
         )
         self._agents.add(body)
         self._spelling.warn()

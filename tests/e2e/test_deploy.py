@@ -7,7 +7,6 @@ and the policy with the real programs: Jaeger is a collector too, and runs both.
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import subprocess
@@ -16,9 +15,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.request import ProxyHandler, Request, build_opener
 
-import binaries
 import pytest
-import servers
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -26,20 +23,6 @@ DEPLOY = ROOT / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 SERVICES = COMPOSE["services"]
 DIRECTLY = build_opener(ProxyHandler({}))
-
-
-def program(server):
-    """The program of a server, as ``scripts/services`` finds it."""
-    named = os.environ.get(f"AGENTGUARD_{server.name.upper()}_PROGRAM")
-    if named is not None:
-        return named
-    found = binaries.present(server.program)
-    if found is not None:
-        return found.path
-    where = f"there is no {server.name} on PATH or in the cache: scripts/services up builds it"
-    if os.environ.get("CI") == "true":
-        pytest.fail(where)
-    pytest.skip(where)
 
 
 def pinned(module, package):
@@ -146,8 +129,8 @@ def settings(endpoints):
     return [f"--set={name}=127.0.0.1:{port}" for name, port in endpoints.items()]
 
 
-def test_what_is_sent_to_the_collector_is_found_in_jaeger(running):
-    jaeger = program(servers.JAEGER)
+def test_what_is_sent_to_the_collector_is_found_in_jaeger(running, jaeger_program):
+    jaeger = jaeger_program
     otlp = "receivers.otlp.protocols"
     asked = SERVICES["jaeger"]["healthcheck"]["test"][-1]
 
@@ -191,21 +174,21 @@ def test_what_is_sent_to_the_collector_is_found_in_jaeger(running):
 
 
 @pytest.mark.parametrize("name", ["jaeger.yaml", "collector.yaml"])
-def test_a_mistake_in_a_configuration_would_be_found(tmp_path, name):
+def test_a_mistake_in_a_configuration_would_be_found(tmp_path, name, jaeger_program):
     text = (DEPLOY / name).read_text()
     broken = tmp_path / name
     broken.write_text(text.replace("receivers: [otlp]", "receivers: [oltp]"))
 
     def validated(file):
-        command = [program(servers.JAEGER), "validate", f"--config={file}"]
+        command = [jaeger_program, "validate", f"--config={file}"]
         return subprocess.run(command, capture_output=True, check=False).returncode
 
     assert validated(DEPLOY / name) == 0
     assert validated(broken) != 0
 
 
-def test_opa_runs_as_the_file_says_and_decides_by_the_example(running):
-    opa = program(servers.OPA)
+def test_opa_runs_as_the_file_says_and_decides_by_the_example(running, opa_program):
+    opa = opa_program
 
     def command(port):
         addr, policies = f"--addr=127.0.0.1:{port}", DEPLOY / "policies"

@@ -1,14 +1,12 @@
 """From a trace in a real Jaeger to the proof: exported, held against the log, told, drawn.
 
-The Jaeger is the one that ``scripts/services env`` names, or else one of this file's own. A machine
-that has none and can't build it skips this, and CI, where CI=true, fails it.
+A machine that has no Jaeger and can't build it skips this, and CI, where CI=true, fails it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -22,7 +20,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DIRECTLY = build_opener(ProxyHandler({}))
-PORTS = ("OPA", "JAEGER_QUERY", "OTLP_HTTP", "OTLP_GRPC")
 
 
 @dataclass(frozen=True)
@@ -70,34 +67,8 @@ class Jaeger:
 
 
 @pytest.fixture(scope="module")
-def jaeger(tmp_path_factory):
-    names = ("AGENTGUARD_JAEGER_QUERY_URL", "AGENTGUARD_OTLP_ENDPOINT")
-    if all(os.environ.get(name) for name in names):
-        yield Jaeger(*(os.environ[name] for name in names))
-        return
-    environment = {
-        **os.environ,
-        "AGENTGUARD_SERVICES": str(tmp_path_factory.mktemp("services")),
-        **{f"AGENTGUARD_{port}_PORT": "0" for port in PORTS},
-    }
-
-    def services(command):
-        return subprocess.run(
-            [ROOT / "scripts" / "services", command],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    up = services("up")
-    if up.returncode == 3 and os.environ.get("CI") != "true":
-        pytest.skip(next(line for line in up.stderr.splitlines() if "found no" in line))
-    assert up.returncode == 0, up.stderr
-    words = [shlex.split(line)[1] for line in services("env").stdout.splitlines()]
-    urls = dict(word.split("=", 1) for word in words)
-    yield Jaeger(*(urls[name] for name in names))
-    assert services("down").returncode == 0
+def jaeger(jaeger_urls):
+    return Jaeger(*jaeger_urls)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -596,6 +597,45 @@ def test_the_span_of_an_agents_run_has_its_calls_in_it(place, spans):
     assert [link.context.span_id for link in again.links] == [ids(first)[1]]
     assert again.attributes["error.type"] == "LookupError"
     assert "a text" not in again.to_json()
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "goes_on"),
+    [
+        (f"00-{1:032x}-{2:016x}-01", True),
+        (f"42-{1:032x}-{2:016x}-01-of-later", True),
+        (f"00-{1:032x}-{2:016x}-01-of-later", False),
+        (f"ff-{1:032x}-{2:016x}-01", False),
+        (f"0-{1:032x}-{2:016x}-01", False),
+        ("00-0x1-+2-01", False),
+        (f"00-{0xA:032X}-{2:016x}-01", False),
+        (f"00-{0:032x}-{2:016x}-01", False),
+    ],
+)
+def test_a_run_goes_on_from_what_is_a_traceparent_alone(place, spans, traceparent, goes_on):
+    with place.agent.span(paused=traceparent):
+        pass
+    (span,) = spans.all()
+    assert (span.context.trace_id == 1) is goes_on
+    assert [link.context.span_id for link in span.links] == ([2] if goes_on else [])
+
+
+def test_spans_and_metrics_say_which_version_made_them(place, spans, metrics):
+    place.call()
+    scope = spans.one("execute_tool push").instrumentation_scope
+    assert (scope.name, scope.version) == ("agentguard", metadata.version("agentguard"))
+    (made,) = metrics.get_metrics_data().resource_metrics
+    (scope,) = (one.scope for one in made.scope_metrics)
+    assert (scope.name, scope.version) == ("agentguard", metadata.version("agentguard"))
+
+
+def test_a_workflow_is_named_as_both_versions_of_the_conventions_have_it(spans):
+    with telemetry.workflow("newsroom"):
+        pass
+    span = spans.one("invoke_workflow newsroom")
+    assert span.attributes["gen_ai.operation.name"] == "invoke_workflow"
+    assert span.attributes["gen_ai.workflow.name"] == "newsroom"
+    assert span.attributes["gen_ai.agent.name"] == "newsroom"
 
 
 def points(reader, name):

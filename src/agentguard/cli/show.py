@@ -224,15 +224,7 @@ def _what(told: Story) -> Iterator[tuple[str, str | Text]]:
 
 def _why(told: Story) -> Iterator[tuple[str, str | Text]]:
     call, members = told.call, told.entry.members
-    code = f" [{call.code}]" if call.code else ""
-    if call.enforced:
-        yield "decision", screen.styled(call.decision, f"{call.decision}{code}")
-    else:
-        would = f"would {wording.WOULD[call.decision]}{code}"
-        yield "decision", screen.styled("warn", f"NOT ENFORCED: {would}")
-        yield "mode", screen.styled("warn", wording.observed(call))
-    for reason in call.reasons:
-        yield "reason", reason
+    yield from wording.decided(call)
     if members["engine"] is None:
         yield "policy", "not asked: authority refused before"
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -53,55 +54,40 @@ class Silent:
     def _nothing(self, *_told: object) -> None:
         """Take no notice."""
 
-    decided = requested = waits = answered = recorded = suspended = outcome = end = _nothing
+    decided = requested = waits = answered = recorded = outcome = end = _nothing
+    suspended = handed_on = _nothing
     __enter__ = __exit__ = _nothing
 
 
+@dataclass(slots=True, eq=False)
 class Call:
     """Watches one call (``effects.Watch``)."""
 
-    __slots__ = (
-        *("_actor", "_answers", "_attributes", "_authority", "_authorize", "_begun", "_context"),
-        *("_decision", "_enforced", "_host", "_identity", "_invocation", "_outcome"),
-        *(
-            "_outcome_error",
-            "_records",
-            "_request",
-            "_settings",
-            "_span",
-            "_started",
-            "_suspended",
-            "_task_id",
-            "_token",
-        ),
-        *("_took", "_trust_domain"),
-    )
+    _settings: Settings
+    _trust_domain: str
+    _actor: Actor
+    _invocation: Invocation
+    _started: int = field(default_factory=time.time_ns, init=False)
+    _begun: float = field(default_factory=time.perf_counter, init=False)
+    _took: float = field(default=0.0, init=False)
 
-    def __init__(
-        self, settings: Settings, trust_domain: str, actor: Actor, invocation: Invocation
-    ) -> None:
-        self._settings = settings
-        self._trust_domain = trust_domain
-        self._actor = actor
-        self._invocation = invocation
-        self._started = time.time_ns()
-        self._begun = time.perf_counter()
-        self._span: Span | None = None
-        self._authorize: Span | None = None
-        self._host = False
-        self._records = False
-        self._context: Context | None = None
-        self._token: Any = None
-        self._attributes: dict[str, Any] = {}
-        self._identity: Mapping[str, Any] = {}
-        self._decision: Decision | None = None
-        self._enforced = True
-        self._took = 0.0
-        self._request: ApprovalRequest | None = None
-        self._answers: Sequence[Approval] = ()
-        self._outcome: str | None = None
-        self._outcome_error: str | None = None
-        self._suspended = False
+    _span: Span | None = field(default=None, init=False)
+    _authorize: Span | None = field(default=None, init=False)
+    _host: bool = field(default=False, init=False)
+    _records: bool = field(default=False, init=False)
+    _context: Context | None = field(default=None, init=False)
+    _token: Any = field(default=None, init=False)
+    _attributes: dict[str, Any] = field(default_factory=dict, init=False)
+    _identity: Mapping[str, Any] = field(default_factory=dict, init=False)
+
+    _decision: Decision | None = field(default=None, init=False)
+    _enforced: bool = field(default=True, init=False)
+    _request: ApprovalRequest | None = field(default=None, init=False)
+    _answers: Sequence[Approval] = field(default=(), init=False)
+    _outcome: str | None = field(default=None, init=False)
+    _outcome_error: str | None = field(default=None, init=False)
+    _suspended: bool = field(default=False, init=False)
+    _handed_on: bool = field(default=False, init=False)
 
     # --- told by the line -----------------------------------------------------------------------
 
@@ -129,7 +115,6 @@ class Call:
                 trace.set_span_in_context(host),
                 attributes=attributes,
                 start_time=self._started,
-                record_exception=False,
             )
         else:
             parent, links = tracing.resumed(before, None)
@@ -139,7 +124,6 @@ class Call:
                 attributes=attributes,
                 links=links,
                 start_time=self._started,
-                record_exception=False,
             )
         self._records = self._span.is_recording()
         self._context = tracing.entered(self._span)
@@ -228,6 +212,10 @@ class Call:
         """Remember that what the tool raises is no error."""
         self._suspended = True
 
+    def handed_on(self) -> None:
+        """Remember that what the tool raises is no error."""
+        self._handed_on = True
+
     @fails_open
     def outcome(
         self,
@@ -255,7 +243,8 @@ class Call:
 
     def _error_type(self, error: BaseException | None) -> str | None:
         """Return what went wrong, as a short word, None for nothing: never the error's own text."""
-        if error is None or self._suspended or isinstance(error, ApprovalPending):
+        steers = self._suspended or self._handed_on or isinstance(error, ApprovalPending)
+        if error is None or steers:
             return None
         if isinstance(error, Denied) and self._outcome not in _RAN:
             return error.code

@@ -36,7 +36,9 @@ def _instruments() -> _Instruments | None:
     if provider is not _Cache.provider:
         # what the API itself has is silent; of a proxy for the SDK there is no public class
         silent = type(provider).__module__.startswith("opentelemetry.metrics")
-        _Cache.instruments = None if silent else _made(provider.get_meter(names.SCOPE))
+        _Cache.instruments = (
+            None if silent else _made(provider.get_meter(names.SCOPE, names.VERSION))
+        )
         _Cache.provider = provider
     return _Cache.instruments
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import Token
@@ -27,6 +28,11 @@ _LOGGER = logging.getLogger("agentguard")
 _HOST: Final = context.create_key("agentguard_host")
 _FAILED: set[str] = set()
 _FROM_OUTSIDE: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)
+_TRACEPARENT: Final = re.compile(
+    "(?:00|(?P<later>(?!00|ff)[0-9a-f]{2}))"
+    "-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})"
+    "(?(later)(?:-.*)?)"  # what later versions add
+)
 
 
 def fails_open(function: Callable[P, R]) -> Callable[P, R | None]:
@@ -69,7 +75,7 @@ def tracer() -> Tracer | None:
     """Return the tracer; None where no SDK is set up, so that nothing would record."""
     provider = trace.get_tracer_provider()
     if provider is not _Cache.provider:
-        _Cache.tracer = provider.get_tracer(names.SCOPE) if is_set_up() else None
+        _Cache.tracer = provider.get_tracer(names.SCOPE, names.VERSION) if is_set_up() else None
         _Cache.provider = provider
     return _Cache.tracer
 
@@ -85,12 +91,12 @@ def traceparent_of(span: Span) -> str | None:
 
 @fails_open
 def parse(traceparent: str | None) -> SpanContext | None:
-    """Read a ``traceparent``; None for none, and for what is none."""
-    parts = traceparent.split("-") if traceparent is not None else []
-    if len(parts) < 4:  # noqa: PLR2004  version, trace, span, flags
+    """Read a ``traceparent``; None for none, and for what is none (W3C Trace Context, 3.2.2)."""
+    read = _TRACEPARENT.fullmatch(traceparent or "")
+    if read is None:
         return None
-    flags = trace.TraceFlags(int(parts[3], 16))
-    found = SpanContext(int(parts[1], 16), int(parts[2], 16), is_remote=True, trace_flags=flags)
+    trace_id, span_id, flags = (int(part, 16) for part in read.group("trace", "span", "flags"))
+    found = SpanContext(trace_id, span_id, is_remote=True, trace_flags=trace.TraceFlags(flags))
     return found if found.is_valid else None
 
 
