@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,7 +24,8 @@ from agentguard.cli import files, times
 from agentguard.cli.options import ForceOption, OutputOption, trace_id
 from agentguard.errors import StorageError
 
-_TIMEOUT: Final = 60.0  # seconds, of one question
+_TIMEOUT: Final = 60.0  # seconds, of one question with its whole answer
+_LONGEST: Final = 64 * 1024 * 1024  # bytes of one answer, as audit verify --against takes them
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # A proxy is for what is elsewhere.
 _DIRECTLY: Final = dict.fromkeys(("all://127.0.0.1", "all://[::1]", "all://localhost"))
@@ -62,7 +64,7 @@ def traces_of(
     pending = [whole]
     while pending:
         period = pending.pop()
-        found = ask(
+        found = ask_for_traces(
             jaeger,
             "/api/traces",
             {"service": service, "start": period.start, "end": period.end, "limit": limit},
@@ -74,19 +76,41 @@ def traces_of(
 
 
 def ask(jaeger: httpx.Client, path: str, query: dict[str, str | int]) -> list[Any]:
-    """Ask for traces, or names; raises ExportError for all but a whole answer."""
+    """Ask for traces, or names; raises ExportError for all but a whole answer.
+
+    It has to be there within _LONGEST and _TIMEOUT, and is asked for as it is: what is packed may
+    unpack to any size.
+    """
+    ends, data = time.monotonic() + _TIMEOUT, bytearray()
+    headers = {"Accept-Encoding": "identity"}
     try:
-        answer = jaeger.get(path, params=query)
+        with jaeger.stream("GET", path, params=query, headers=headers) as answer:
+            for part in answer.iter_raw():
+                data += part
+                if len(data) > _LONGEST:
+                    problem = f"{_LONGEST >> 20} MiB: ask for fewer traces at once with --limit"
+                    raise ExportError(f"{answer.url} answers with more than {problem}")
+                if time.monotonic() > ends:
+                    problem = f"{_TIMEOUT:g} s: ask for a shorter time, or fewer at once"
+                    raise ExportError(f"{answer.url} goes on answering for more than {problem}")
     except httpx.HTTPError as error:
         raise ExportError(f"{jaeger.base_url} does not answer: {error!r}") from error
     try:
-        said = answer.json()
+        said = json.loads(data)
         failed, found = said.get("errors"), said.get("data")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         failed = found = None
     if answer.status_code != httpx.codes.OK or failed or not isinstance(found, list):
-        what = failed or repr(answer.text[:200])
+        what = failed or repr(bytes(data[:200]))
         raise ExportError(f"{answer.url} answers {answer.status_code} and no traces: {what}")
+    return found
+
+
+def ask_for_traces(jaeger: httpx.Client, path: str, query: dict[str, str | int]) -> list[Trace]:
+    """Ask for traces; raises ExportError."""
+    found = ask(jaeger, path, query)
+    if not all(map(is_trace, found)):
+        raise ExportError(f"{jaeger.base_url} answers with what is no trace of Jaeger's")
     return found
 
 
@@ -96,6 +120,16 @@ def require_known(jaeger: httpx.Client, service: str) -> None:
     if service not in known:
         listed = ", ".join(sorted(map(str, known))) or "none"
         raise ExportError(f"{jaeger.base_url} knows no service {service}; it knows: {listed}")
+
+
+def is_trace(found: Any) -> bool:
+    """Whether it has the members of a trace by which it is told from others, and put in order."""
+    match found:
+        case {"traceID": str(), "spans": [*spans]}:
+            return all(
+                isinstance(span, dict) and isinstance(span.get("startTime"), int) for span in spans
+            )
+    return False
 
 
 def begin(trace: Trace) -> tuple[int, str]:
@@ -186,7 +220,7 @@ def export(
         httpx.Client(base_url=url, timeout=_TIMEOUT, mounts=_DIRECTLY) as jaeger,
     ):
         found = (
-            ask(jaeger, f"/api/traces/{trace}", {})
+            ask_for_traces(jaeger, f"/api/traces/{trace}", {})
             if trace is not None
             else collect(jaeger, service or "", whole, limit)
         )

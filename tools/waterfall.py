@@ -27,6 +27,7 @@ from agentguard.identity.credential import agent_alias
 
 _LONGEST: Final = 64 * 1024 * 1024  # bytes, as audit verify --against takes them
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST: Final = 253_402_300_800_000_000 - 1  # microseconds since then, to the end of the year 9999
 
 # Pixels.
 _WIDTH: Final = 1280
@@ -98,6 +99,7 @@ def choose(answer: Any, trace_id: str | None) -> dict[str, Any]:
     """Return the trace that is meant; raises DrawingError where that is not one."""
     try:
         traces = {trace["traceID"]: trace for trace in answer["data"]}
+        spans = {name: len(trace["spans"]) for name, trace in traces.items()}
     except (KeyError, TypeError):
         raise DrawingError("expected traces as Jaeger's query API returns them") from None
     if not traces:
@@ -105,7 +107,7 @@ def choose(answer: Any, trace_id: str | None) -> dict[str, Any]:
     if trace_id is None and len(traces) == 1:
         (trace_id,) = traces
     if trace_id not in traces:
-        listed = ", ".join(f"{name} ({len(trace['spans'])})" for name, trace in traces.items())
+        listed = ", ".join(f"{name} ({many})" for name, many in spans.items())
         raise DrawingError(f"name one with --trace, of these (spans): {printable(listed, 2000)}")
     found: dict[str, Any] = traces[trace_id]
     return found
@@ -115,7 +117,7 @@ def spans_of(trace: dict[str, Any]) -> list[Span]:
     """Read a trace's spans; raises DrawingError."""
     try:
         return [_span(span, trace["processes"]) for span in trace["spans"]]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise DrawingError(f"a span is not as Jaeger's query API has it: {error!r}") from error
 
 
@@ -123,13 +125,16 @@ def _span(span: dict[str, Any], processes: dict[str, Any]) -> Span:
     ours = [one for one in span["references"] if one["traceID"] == span["traceID"]]
     # Of a caller that the span has a link to as well, Jaeger returns the link alone.
     callers = sorted(ours, key=lambda one: one["refType"] != "CHILD_OF")
+    start, duration = int(span["startTime"]), max(int(span["duration"]), 0)
+    if not 0 <= start <= start + duration <= _LATEST:
+        raise ValueError("its times are no times from 1970 to 9999")
     return Span(
         str(span["spanID"]),
         next((str(one["spanID"]) for one in callers), None),
         str(span["operationName"]),
         str(processes[span["processID"]]["serviceName"]),
-        int(span["startTime"]),
-        max(int(span["duration"]), 0),
+        start,
+        duration,
         _read(span["tags"]),
         [(int(event["timestamp"]), _read(event["fields"])) for event in span["logs"]],
     )
@@ -282,9 +287,9 @@ def _listed(said: Mapping[str, str]) -> str:
 
 def _text(x: float, y: float, said: str, style: str, room: float) -> str:
     """Write a text where it has so much room; what is longer is cut, and whole in its title."""
-    shown, cells = printable(said), int(room / _CELL)
-    title = ""
-    if cell_len(shown) > cells:
+    cells = int(room / _CELL)
+    shown, title = printable(said[: cells + 1]), ""
+    if len(said) > cells or cell_len(shown) > cells:
         title = f"<title>{_escaped(said)}</title>"
         while cell_len(shown) >= cells:
             shown = shown[:-1]

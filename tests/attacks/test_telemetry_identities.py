@@ -123,3 +123,22 @@ def test_neither_does_what_runs_in_an_agents_span(guard, spans, inside):
     assert {name for name in forged(span) if "tool" not in name and "policy" not in name} == set()
     assert span.attributes["user.id"] == "user:mallory"
     assert span.attributes["of.the.tool"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "member"),
+    [
+        ("user:mallory>agent:treasurer", "user:mallory%3Eagent:treasurer"),
+        ("user:mallory%3Eagent:treasurer", "user:mallory%253Eagent:treasurer"),
+        ("user:alice", "user:alice"),
+    ],
+)
+def test_a_name_adds_no_member_to_the_chain(guard, spans, name, member):
+    read = guard.tool(name="read")(lambda: None)
+    with guard.delegate(name, scope=[]):
+        guard.new_agent("coder").call(read)
+    attributes = spans.one("execute_tool read").attributes
+    first, *others = attributes["agentguard.delegation.chain"].split(">")
+    assert (first, others[-1]) == (member, "agent:coder")
+    assert len(others) == attributes["agentguard.delegation.depth"]
+    assert attributes["agentguard.principal.id"] == name

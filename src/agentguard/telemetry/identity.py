@@ -42,7 +42,7 @@ def _identity(
         names.AGENT_ID: uri,
         names.AGENT_TYPE: tracing.text(kind),
         names.PRINCIPAL: members[0],
-        names.CHAIN: ">".join(members),
+        names.CHAIN: ">".join(map(_member, members)),
         names.DEPTH: len(members) - 1,
     }
     if principal.startswith("user:"):
@@ -50,3 +50,8 @@ def _identity(
     if task_id is not None:
         found[names.TASK] = tracing.text(task_id)
     return MappingProxyType(found)
+
+
+def _member(name: str) -> str:
+    """Return a name as it stands in a chain: a ``>`` in it, percent-encoded, parts no members."""
+    return name.replace("%", "%25").replace(">", "%3E")

@@ -27,12 +27,12 @@ R = TypeVar("R")
 _LOGGER = logging.getLogger("agentguard")
 _HOST: Final = context.create_key("agentguard_host")
 _FAILED: set[str] = set()
+_FROM_OUTSIDE: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)
 _TRACEPARENT: Final = re.compile(
     "(?:00|(?P<later>(?!00|ff)[0-9a-f]{2}))"
     "-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})"
     "(?(later)(?:-.*)?)"  # what later versions add
 )
-_FROM_OUTSIDE: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)
 
 
 def fails_open(function: Callable[P, R]) -> Callable[P, R | None]:
