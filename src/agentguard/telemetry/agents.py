@@ -39,7 +39,7 @@ class AgentRun(NamedTuple):
 class AgentSpan:
     """A span of agents' work; in a ``with`` block it is the current one, and it ends with that.
 
-    Where no SDK is set up it does nothing. None of its methods raises an ``Exception``.
+    Where no SDK is set up it does nothing. None of its methods raises (see ``fails_open``).
     """
 
     def __init__(
