@@ -647,3 +647,43 @@ def test_a_variable_that_a_negation_uses_before_it_has_a_value_is_refused(opa, t
         for call in ({"user": "bob", "users": {"bob": 1}}, {"user": "alice"}, {})
     }
     assert outcomes <= {"allow", "deny"}
+
+
+OWN = [
+    ("agent.authz", "import data.agent.authz as self", "self.closed", "closed"),
+    ("agent.authz", "import data.agent.authz", "authz.closed", "data.agent.authz.closed"),
+    ("agent.authz", "import data.agent", "agent.authz.closed", "data.agent.authz.closed"),
+    ("agent.authz", "import data as all", "all.agent.authz.closed", "closed"),
+    ("lib", "import data.lib as self", "self.closed", "closed"),
+]
+
+
+@pytest.mark.parametrize(("package", "line", "through", "instead"), OWN)
+def test_an_import_of_the_own_package_is_refused_and_what_it_says_to_write_agrees(
+    opa, tmp_path, package, line, through, instead
+):
+    """Through it the embedded engine misses what stands further down: the denial never fires."""
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    asked = {"agent.authz": "data.agent.authz.blocked", "lib": "data.lib.blocked"}[package]
+    (folder / "authz.rego").write_text(
+        "package agent.authz\nallow if input.action\n"
+        f'deny_reasons contains "closed" if {asked}\n'
+    )
+    file = folder / "x.rego"
+    rules = 'blocked if {}\nclosed if input.account == "A-13"\n'
+    file.write_text(f"package {package}\n{line}\n{rules.format(through)}")
+    with pytest.raises(PolicyError, match=r"x\.rego:2:1: .* own package, .* bare name") as refused:
+        RegoEngine.load(folder)
+    assert refused.value.code == "policy.invalid"
+    # an import of a rule, or of another package, is right
+    file.write_text(
+        f"package {package}\nimport data.{package}.closed as other\nimport data.more\n"
+        f"{rules.format(instead)}blocked if more.closed\nblocked if {{ other; input.b }}\n"
+    )
+    (folder / "more.rego").write_text('package more\nclosed if input.account == "A-14"\n')
+    embedded = RegoEngine.load(folder)
+    server = OpaEngine(Server(opa("--bundle", folder).url, timeout=20.0))
+    for account, wanted in (("A-13", "deny"), ("A-14", "deny"), ("A-1", "allow")):
+        document = canonical.dumps({"action": "pay", "account": account})
+        assert require_agreement(embedded, server, document) == wanted
