@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -404,6 +405,32 @@ def test_a_policy_that_kills_the_engine_is_refused():
     # Asks for more memory than the trial may have: the native code aborts.
     refused("x := count(numbers.range(1, 500000000))", "brings the engine down")
     assert ask(policy("x := count(numbers.range(1, 500))")) == {"x": 500}
+
+
+@pytest.mark.parametrize(
+    ("expression", "instead", "argument"),
+    [
+        ("count(numbers.range(1, input.a)) < 9", "input.a < 9", 2**52),
+        ("count(numbers.range_step(1, input.a, 1)) < 9", "input.a < 9", 2**52),
+        (
+            "count(net.cidr_expand(input.a)) < 9",
+            "net.cidr_is_valid(input.a); endswith(input.a, `/32`)",
+            "0.0.0.0/0",
+        ),
+        ("units.parse(input.a) < 9", "to_number(input.a) < 9", "1e999999"),
+        ("units.parse_bytes(input.a) < 9", "to_number(input.a) < 9", "1e999999"),
+    ],
+)
+def test_a_builtin_that_one_argument_lets_run_out_of_bounds_is_refused(
+    expression, instead, argument
+):
+    name = expression.removeprefix("count(").partition("(")[0]
+    refused(f"allow if {expression}", rf"{name} .*can (end|hold) this process")
+    engine = policy(f"allow if {{ {instead} }}")
+    with suppress(PolicyError):  # 1e999999 is no number to the engine, which denies
+        assert ask(engine, a=argument) == {}
+    small: dict[type, object] = {int: 3, str: "10.0.0.1/32" if "cidr" in name else "3"}
+    assert ask(engine, a=small[type(argument)]) == {"allow": True}
 
 
 def test_a_policy_nested_beyond_reading_is_refused():

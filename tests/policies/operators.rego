@@ -131,14 +131,6 @@ value := time.parse_rfc3339_ns(input.a) if input.rule == "time.parse_rfc3339_ns"
 
 value := time.date(input.n) if input.rule == "time.date"
 
-value := units.parse_bytes(input.a) if input.rule == "units.parse_bytes"
-
-value := numbers.range(1, input.n) if {
-	input.rule == "numbers.range"
-	input.n > -20
-	input.n < 20
-}
-
 value := [p | walk(input.a, [p, v]); is_string(v)] if input.rule == "walk"
 
 value := true if {

@@ -667,8 +667,7 @@ def test_an_import_of_the_own_package_is_refused_and_what_it_says_to_write_agree
     folder.mkdir()
     asked = {"agent.authz": "data.agent.authz.blocked", "lib": "data.lib.blocked"}[package]
     (folder / "authz.rego").write_text(
-        "package agent.authz\nallow if input.action\n"
-        f'deny_reasons contains "closed" if {asked}\n'
+        f'package agent.authz\nallow if input.action\ndeny_reasons contains "closed" if {asked}\n'
     )
     file = folder / "x.rego"
     rules = 'blocked if {}\nclosed if input.account == "A-13"\n'

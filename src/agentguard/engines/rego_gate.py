@@ -44,6 +44,19 @@ _REFUSED: Final = {
     "json.marshal": "writes some characters otherwise than OPA does; compare values as they are",
     "urlquery.encode": "writes ~ otherwise than OPA does; compare texts as they are",
     "urlquery.encode_object": "writes ~ otherwise than OPA does; compare texts as they are",
+    # One argument of a call takes all memory, or all time, and nothing can stop it.
+    **dict.fromkeys(
+        ("numbers.range", "numbers.range_step"),
+        "makes as many numbers as an argument says, which can end this process; compare the bounds",
+    ),
+    "net.cidr_expand": (
+        "lists as many addresses as an argument says, which can end this process; let the "
+        "application look the network up (facts)"
+    ),
+    **dict.fromkeys(
+        ("units.parse", "units.parse_bytes"),
+        "can hold this process for good, and rounds otherwise than OPA does; take a number",
+    ),
     "http.send": "is only a stub here, and undefined; let the application look it up (facts)",
     "print": "would write arguments of calls to the standard error; remove it",
 }
