@@ -27,7 +27,7 @@ from agentguard.cli.options import ConfigOption, JsonOption, QueryOption, StateO
 from agentguard.cli.rows import Row
 from agentguard.config import Config
 from agentguard.decision import Decision, Requirement
-from agentguard.errors import AgentguardError, PolicyError
+from agentguard.errors import AgentguardError
 from agentguard.identity.credential import agent_alias
 from agentguard.ports import Engine, LogReader
 from agentguard.storage import sqlite
@@ -241,21 +241,13 @@ def _asked(engine: Engine, document: bytes) -> Decision:
     """Ask as a guard does: before anybody approves, and then with who had approved."""
     members = canonical.loads(document, limit=sqlite.MAX_LENGTH)
     if not isinstance(members, dict) or "approval" not in members:
-        return _decided(engine, document)
+        return policy_source.surely(engine, document)
     del members["approval"]
-    first = _decided(engine, canonical.dumps(members))
+    first = policy_source.surely(engine, canonical.dumps(members))
     if first.outcome != "approval":
         return first
-    second = _decided(engine, document)
+    second = policy_source.surely(engine, document)
     return second if second.outcome == "deny" else first
-
-
-def _decided(engine: Engine, document: bytes) -> Decision:
-    decision, _evaluation = policy_source.ask(engine, document)
-    if engine.waits and decision.code.startswith("engine."):
-        message = f"{decision.reason}: the replay is not complete; make it again"
-        raise PolicyError(message, code=decision.code)
-    return decision
 
 
 def _unworded(terms: tuple[Requirement, ...]) -> list[bytes]:
