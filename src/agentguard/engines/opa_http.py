@@ -9,9 +9,11 @@ its decisions carries the trace.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import ssl
+import stat
 import threading
 import time
 import weakref
@@ -245,8 +247,12 @@ class Client:
         file, variable = self._server.token_file, self._server.token_variable
         try:
             if file is not None:
-                with file.open("rb") as opened:
-                    token = opened.read(_MAX_TOKEN + 1).strip()
+                # Not to wait for a pipe that stands in its place.
+                opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                with os.fdopen(opened, "rb") as source:
+                    if not stat.S_ISREG(os.fstat(opened).st_mode):
+                        raise OSError(errno.EINVAL, "it is no regular file")
+                    token = source.read(_MAX_TOKEN + 1).strip()
             else:
                 token = os.environb.get(os.fsencode(variable or ""), b"").strip()
         except OSError as error:
