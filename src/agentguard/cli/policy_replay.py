@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import typer
 
@@ -23,6 +23,7 @@ from agentguard.canonical import JSON
 from agentguard.cli import filters, history, location, policy_source, screen
 from agentguard.cli.filters import Filter
 from agentguard.cli.history import History
+from agentguard.cli.location import Location
 from agentguard.cli.options import ConfigOption, JsonOption, QueryOption, StateOption
 from agentguard.cli.rows import Row
 from agentguard.config import Config
@@ -38,7 +39,9 @@ _LEFT: Final = {
     "refused_before": "refused before any policy was asked",
     "not_the_policy": "refused after the policy, so that its answer is not on record",
     "redacted": "of which a redacted copy of the input is kept",
+    "handed_out": "that the journal answered with the result of an earlier one, and no policy",
     "gone": "whose input was erased or not kept",
+    "missing": "whose input is gone without an erasure on record: see audit verify",
     "changed": "whose input is not what the entry commits to: see audit verify",
     "damaged": "which can't be read: see audit verify",
 }
@@ -137,6 +140,14 @@ class Replayed:
         }
 
 
+class _Log(NamedTuple):
+    """The log whose calls are replayed, and how its entries belong together."""
+
+    where: Location
+    reader: LogReader
+    history: History
+
+
 @filters.with_options
 def replay(
     policy: Annotated[
@@ -170,17 +181,19 @@ def replay(
     but for their inputs, each of which must have the digest in its entry: exit code 1 if one has
     not. Calls of which no whole input is kept are counted. Filters are combined.
     """
-    reader = location.locate(config, state).reader()
+    where = location.locate(config, state)
+    reader = where.reader()
+    log = _Log(where, reader, History(reader))
     engine = policy_source.load(_chosen(policy, query, config))
     if engine.waits:
         policy_source.probe(engine)  # a server that is down would change every call
-    rows = History(reader).rows(filters.calls(wanted), newest_first=bool(last), outcomes=False)
+    rows = log.history.rows(filters.calls(wanted), newest_first=bool(last), outcomes=False)
     coming = iter(history.newest(rows, last)) if last else rows
     left: Counter[str] = Counter()
     counted: Counter[str | None] = Counter()
     changed: list[Replayed] = []
     with screen.counter("replaying call", quiet=json) as count:
-        for number, one in enumerate(_replayed(reader, engine, coming, left), start=1):
+        for number, one in enumerate(_replayed(log, engine, coming, left), start=1):
             count(number)
             counted[one.change] += 1
             if one.change is not None:
@@ -190,7 +203,7 @@ def replay(
     else:
         _draw(reader, counted, left, changed)
     nothing = counted.total() == 0
-    if left["changed"] or (fail_on_change and (nothing or counted["decision"])):
+    if left["changed"] or left["missing"] or (fail_on_change and (nothing or counted["decision"])):
         raise typer.Exit(1)
 
 
@@ -201,7 +214,7 @@ def _chosen(policy: str | None, query: str | None, config: Path | None) -> Confi
 
 
 def _replayed(
-    reader: LogReader, engine: Engine, rows: Iterator[Row], left: Counter[str]
+    log: _Log, engine: Engine, rows: Iterator[Row], left: Counter[str]
 ) -> Iterator[Replayed]:
     """Yield the calls that can be replayed, and count the others by why not."""
     for row in rows:
@@ -210,23 +223,25 @@ def _replayed(
             continue
         call = statements.read_authorization(row.entry)
         before = Answer.recorded(call, row.entry)
-        found = _input(reader, row, call)
+        found = _input(log, row, call)
         if isinstance(found, str):
             left[found] += 1
         elif before is None:
             left["not_the_policy"] += 1
+        elif call.decision == "allow" and log.history.handed_out(row.shard, call):
+            left["handed_out"] += 1
         else:
             yield Replayed(row, call, before, Answer.of(_asked(engine, found)))
 
 
-def _input(reader: LogReader, row: Row, call: Authorization) -> bytes | str:
+def _input(log: _Log, row: Row, call: Authorization) -> bytes | str:
     """Return the input that the policy was asked about, or why it can't be had."""
     if call.engine is None:
         return "refused_before"
     copies = row.entry.members["copies"] if row.entry is not None else None
     if isinstance(copies, dict) and "input" in copies:
         return "redacted"
-    stored = reader.entry(row.shard, row.index)
+    stored = log.reader.entry(row.shard, row.index)
     for beside in stored.attachments if stored is not None else ():
         if beside.role == "input":
             try:
@@ -234,7 +249,10 @@ def _input(reader: LogReader, row: Row, call: Authorization) -> bytes | str:
             except AgentguardError:
                 return "changed"
             return beside.data
-    return "gone"
+    trust = location.own_trust(log.where).document
+    if call.commitments.get("input") is None or log.history.erased(row, call, trust):
+        return "gone"
+    return "missing"
 
 
 def _asked(engine: Engine, document: bytes) -> Decision:

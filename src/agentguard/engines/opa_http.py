@@ -18,6 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Final
 
 import httpcore
@@ -247,12 +248,7 @@ class Client:
         file, variable = self._server.token_file, self._server.token_variable
         try:
             if file is not None:
-                # Not to wait for a pipe that stands in its place.
-                opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-                with os.fdopen(opened, "rb") as source:
-                    if not stat.S_ISREG(os.fstat(opened).st_mode):
-                        raise OSError(errno.EINVAL, "it is no regular file")
-                    token = source.read(_MAX_TOKEN + 1).strip()
+                token = _beginning(file).strip()
             else:
                 token = os.environb.get(os.fsencode(variable or ""), b"").strip()
         except OSError as error:
@@ -262,6 +258,15 @@ class Client:
             message = "there is no token for the OPA server: expected one line without spaces"
             raise PolicyError(message, code="engine.credential")
         return token
+
+
+def _beginning(path: Path) -> bytes:
+    """Read a file as far as a token can be; a pipe in its place is not waited for."""
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(opened, "rb") as file:
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return file.read(_MAX_TOKEN + 1)
 
 
 def _require_json(answer: httpcore.Response) -> None:
