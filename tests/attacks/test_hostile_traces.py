@@ -70,7 +70,7 @@ def export(server, file):
     with httpx.Client(
         base_url=f"http://127.0.0.1:{server.server_port}", mounts=jaeger_export._DIRECTLY
     ) as client:
-        found = jaeger_export.ask(client, f"/api/traces/{TRACE}", {})
+        found = jaeger_export.ask_for_traces(client, f"/api/traces/{TRACE}", {})
     file.write_text(json.dumps(found))
 
 

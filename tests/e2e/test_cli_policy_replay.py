@@ -54,7 +54,9 @@ NONE_LEFT = {
     "refused_before": 1,
     "not_the_policy": 0,
     "redacted": 1,
+    "handed_out": 0,
     "gone": 0,
+    "missing": 0,
     "changed": 0,
     "damaged": 0,
 }
@@ -195,6 +197,41 @@ def test_what_was_erased_or_changed_is_not_replayed(recorded):
     shown = recorded.run("policy", "replay")
     assert shown.returncode == 1
     assert "1 call whose input is not what the entry commits to" in shown.stdout
+    base = sqlite3.connect(recorded.state / "shards" / "0.sqlite")
+    with base:
+        base.execute(
+            "DELETE FROM attachments WHERE role = 'input' AND idx = ?", [calls[2]["index"]]
+        )
+    base.close()
+    report = recorded.json("policy", "replay", "--fail-on-change", code=1)
+    assert report["not_replayed"] == NONE_LEFT | {"gone": 1, "missing": 1}
+
+
+JOURNAL = r"""
+from agentguard import Arguments, CallSite, Guard, Invocation
+class Codec:
+    def dumps(self, result): return result.encode()
+    def loads(self, data): return data.decode()
+with Guard.open("agentguard.toml") as guard:
+    merge = guard.tool(name="merge")(lambda branch: branch)
+    assistant = guard.new_agent("assistant")
+    site = CallSite("c1", thread="t", turn="m1")
+    for _ in range(2):
+        inv = Invocation.bind(merge.spec, lambda: Arguments.of({"branch": "main"}), site)
+        try:
+            assistant.run(inv, lambda: "done", codec=Codec())
+        except Exception as pending:
+            guard.approvals.vouch(pending.request, "approve", principal="user:bob")
+            assistant.run(inv, lambda: "done", codec=Codec())
+"""
+
+
+def test_a_call_that_the_journal_answered_is_passed_over(recorded):
+    made = recorded.python("-c", JOURNAL)
+    assert made.returncode == 0, made.stderr
+    report = recorded.json("policy", "replay", "--fail-on-change")
+    assert report["not_replayed"] == NONE_LEFT | {"handed_out": 1}
+    assert (report["replayed"], report["changed"]) == (5, 0)
 
 
 def test_calls_of_an_observed_policy_are_replayed(project):

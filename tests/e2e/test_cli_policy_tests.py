@@ -287,3 +287,36 @@ def test_a_policy_that_can_not_be_used_is_no_denial_that_a_case_expects(written)
     ran = written.run("policy", "test")
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.startswith("error [policy.invalid]: ")
+
+
+def test_a_server_that_does_not_answer_is_no_denial_that_a_case_expects(written, opa):
+    server = opa(written.folder / "policies" / "authz.rego")
+    table = written.folder / "denied.toml"
+    table.write_text(
+        '[[case]]\nname = "x"\ninput.action = "read_file"\ninput.args.path = ".a"\n'
+        'expect = "deny"\n'
+    )
+    configure(written, f'engine = "opa"\nurl = "{server.url}"')
+    assert written.run("policy", "test", str(table)).returncode == 0
+    misspelt = written.run("policy", "test", str(table), "--query", "data.agent.auhtz")
+    assert (misspelt.returncode, misspelt.stdout) == (2, "")
+    assert misspelt.stderr.startswith("error [policy.undefined]: ")
+    server.stop()
+    down = written.run("policy", "test", str(table))
+    assert (down.returncode, down.stdout) == (2, "")
+    assert down.stderr.startswith("error [engine.unreachable]: ")
+
+
+@pytest.mark.parametrize(("code", "holds"), [("", False), ('code = "policy.error"', True)])
+def test_a_policy_that_fails_denies_only_for_a_case_that_says_so(written, code, holds):
+    (written.folder / "policies" / "authz.rego").write_text(
+        "package agent.authz\nallow := false if startswith(input.args.path, 1)\n"
+    )
+    table = written.folder / "fails.toml"
+    table.write_text(
+        '[[case]]\nname = "x"\ninput.action = "read_file"\ninput.args.path = ".a"\n'
+        f'expect = "deny"\n{code}\n'
+    )
+    ran = written.run("policy", "test", str(table))
+    assert ran.returncode == (0 if holds else 1)
+    assert ("name the code if it is expected" in ran.stdout) is not holds

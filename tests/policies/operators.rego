@@ -91,8 +91,6 @@ value := substring(input.a, 1, 2) if input.rule == "substring"
 
 value := replace(input.a, input.b, "-") if input.rule == "replace"
 
-value := [lower(input.a), upper(input.a)] if input.rule == "case"
-
 value := [trim(input.a, "/ "), trim_space(input.a), trim_prefix(input.a, "/")] if input.rule == "trim"
 
 value := [trim_left(input.a, "."), trim_right(input.a, "."), trim_suffix(input.a, "/")] if {
@@ -105,39 +103,31 @@ value := strings.reverse(input.a) if input.rule == "strings.reverse"
 
 value := regex.match(`^[a-z]+(/[a-z0-9_.-]+)*$`, input.a) if input.rule == "regex.match"
 
-value := regex.replace(input.a, `[0-9]+`, "#") if input.rule == "regex.replace"
-
-value := regex.split(`[/.]`, input.a) if input.rule == "regex.split"
-
 value := glob.match("*/*.git", ["/"], input.a) if input.rule == "glob.match"
 
 value := glob.match("acme/**", ["/"], input.a) if input.rule == "glob.match deep"
 
-value := net.cidr_contains("10.0.0.0/8", input.a) if input.rule == "net.cidr_contains"
+value := [
+	regex.match(`^(?:[^/:]+://)?[a-z0-9.-]+(:[0-9]{1,5})?$`, input.a),
+	regex.match(`(?i)^(admin|root)`, input.a),
+	regex.match(`[^ -~]`, input.a),
+	glob.match("*.example.com", [], input.a),
+	glob.match("v*.*", ["."], input.a),
+] if {
+	input.rule == "patterns"
+}
 
 value := semver.compare(input.a, "1.2.3") if input.rule == "semver.compare"
-
-value := semver.is_valid(input.a) if input.rule == "semver.is_valid"
 
 value := json.unmarshal(input.a) if input.rule == "json.unmarshal"
 
 value := base64.encode(input.a) if input.rule == "base64.encode"
-
-value := base64url.decode(input.a) if input.rule == "base64url.decode"
 
 value := hex.encode(input.a) if input.rule == "hex.encode"
 
 value := time.parse_rfc3339_ns(input.a) if input.rule == "time.parse_rfc3339_ns"
 
 value := time.date(input.n) if input.rule == "time.date"
-
-value := units.parse_bytes(input.a) if input.rule == "units.parse_bytes"
-
-value := numbers.range(1, input.n) if {
-	input.rule == "numbers.range"
-	input.n > -20
-	input.n < 20
-}
 
 value := [p | walk(input.a, [p, v]); is_string(v)] if input.rule == "walk"
 
@@ -181,3 +171,37 @@ value := any_of(input.a) if input.rule == "default function"
 default any_of(_) := "other"
 
 any_of(x) := "seven" if x == 7
+
+value := strings.count(input.a, input.b) if input.rule == "strings.count"
+
+value := strings.any_prefix_match(input.a, input.b) if input.rule == "strings.any_prefix_match"
+
+value := strings.any_suffix_match(input.a, input.b) if input.rule == "strings.any_suffix_match"
+
+value := object.filter(input.a, ["x", "y"]) if input.rule == "object.filter"
+
+value := object.subset(input.a, input.b) if input.rule == "object.subset"
+
+value := object.union_n([input.a, input.b]) if input.rule == "object.union_n"
+
+value := json.patch(input.a, [{"op": "add", "path": "/x", "value": input.b}]) if input.rule == "json.patch"
+
+value := product(input.a) if input.rule == "product"
+
+value := hex.decode(input.a) if input.rule == "hex.decode"
+
+value := base64url.encode_no_pad(input.a) if input.rule == "base64url.encode"
+
+value := net.cidr_is_valid(input.a) if input.rule == "net.cidr_is_valid"
+
+value := [time.clock(input.n), time.weekday(input.n)] if input.rule == "time.clock"
+
+value := time.diff(input.n, 0) if input.rule == "time.diff"
+
+value := graph.reachable(input.a, {"x"}) if input.rule == "graph.reachable"
+
+value := uuid.parse(input.a) if input.rule == "uuid.parse"
+
+value := indexof_n(input.a, input.b) if input.rule == "indexof_n"
+
+value := time.parse_duration_ns(input.a) if input.rule == "time.parse_duration_ns"

@@ -363,6 +363,9 @@ def test_a_token_from_a_file_that_is_exchanged_meanwhile(locked, tmp_path):
         assert code_of(engine) == "engine.credential"
     file.unlink()
     assert code_of(engine) == "engine.credential"
+    os.mkfifo(file)  # to which nobody ever writes
+    assert code_of(engine) == "engine.credential"
+    file.unlink()
     file.write_text("t0ken")
     assert decide(ask(engine)).allowed
 

@@ -18,8 +18,10 @@ from agentguard import whereabouts
 from agentguard.audit import checkpoint, entry
 from agentguard.audit.entry import Entry
 from agentguard.audit.statements import (
+    Administered,
     Authorization,
     Outcome,
+    check_administered,
     read_administered,
     read_authorization,
     read_outcome,
@@ -30,6 +32,7 @@ from agentguard.cli import rows
 from agentguard.cli.filters import EVERYTHING, Filter
 from agentguard.cli.rows import Row
 from agentguard.errors import AgentguardError
+from agentguard.identity.trust import TrustDocument
 from agentguard.ports import LogReader
 
 T = TypeVar("T")
@@ -92,6 +95,26 @@ class History:
         Raises ``DecodeError`` or ``StorageError``.
         """
         return self._outcome(rows.of_entry(shard, index, outcome), outcome).call
+
+    def handed_out(self, shard: int, call: Authorization) -> bool:
+        """Whether a call did not run, since the journal had the result of an earlier one."""
+        ends = self._of("outcome", shard, call, read_outcome)
+        return any(
+            end.replay_of is not None and end.invocation_sha256 == call.invocation_sha256
+            for end in ends
+        )
+
+    def erased(self, row: Row, call: Authorization, trust: TrustDocument) -> bool:
+        """Whether the admin key has signed that a call's data are erased."""
+
+        def read(parsed: Entry) -> Administered:
+            return check_administered(parsed, trust, entry.time_of(parsed.at))
+
+        return any(
+            said.is_of(row.shard, row.index, call)
+            for shard in self._reader.shards()
+            for said in self._of("erasure", shard, call, read)
+        )
 
     def _bodies(
         self, shard: int, wanted: Filter, *, after: int, newest_first: bool

@@ -25,11 +25,15 @@ SUFFIXES: Final = (".toml", ".json")
 
 _OUTCOMES: Final[tuple[Outcome, ...]] = ("allow", "deny", "approval")
 _INSTANCE: Final = "test"
+_DENIED: Final = "policy.denied"
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One case: what is asked, and what is expected; a ``code`` or ``reasons`` of None is any."""
+    """One case: what is asked, and what is expected.
+
+    ``reasons`` of None are any, and a ``code`` of None is any but that of a failure.
+    """
 
     file: Path
     name: str
@@ -40,11 +44,14 @@ class Case:
 
     def holds(self, decided: Decision) -> bool:
         """Whether a decision is the expected one; reasons count in whatever order."""
-        return (
-            decided.outcome == self.decision
-            and self.code in (None, decided.code)
-            and (self.reasons is None or sorted(self.reasons) == sorted(decided.reasons))
-        )
+        alike = self.reasons is None or sorted(self.reasons) == sorted(decided.reasons)
+        return alike and self.expects(decided)
+
+    def expects(self, decided: Decision) -> bool:
+        """Whether outcome and code are the expected ones: a policy that fails also denies."""
+        any_code = decided.outcome != "deny" or decided.code == _DENIED
+        alike = any_code if self.code is None else decided.code == self.code
+        return alike and decided.outcome == self.decision
 
 
 def read(path: Path, settings: Config) -> list[Case]:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import typer
 
@@ -23,11 +23,12 @@ from agentguard.canonical import JSON
 from agentguard.cli import filters, history, location, policy_source, screen, wording
 from agentguard.cli.filters import Filter
 from agentguard.cli.history import History
+from agentguard.cli.location import Location
 from agentguard.cli.options import ConfigOption, JsonOption, QueryOption, StateOption
 from agentguard.cli.rows import Row
 from agentguard.config import Config
 from agentguard.decision import Decision, Requirement
-from agentguard.errors import AgentguardError, PolicyError
+from agentguard.errors import AgentguardError
 from agentguard.identity.credential import agent_alias
 from agentguard.ports import Engine, LogReader
 from agentguard.storage import sqlite
@@ -38,7 +39,9 @@ _LEFT: Final = {
     "refused_before": "refused before any policy was asked",
     "not_the_policy": "refused after the policy, so that its answer is not on record",
     "redacted": "of which a redacted copy of the input is kept",
+    "handed_out": "that the journal answered with the result of an earlier one, and no policy",
     "gone": "whose input was erased or not kept",
+    "missing": "whose input is gone without an erasure on record: see audit verify",
     "changed": "whose input is not what the entry commits to: see audit verify",
     "damaged": "which can't be read: see audit verify",
 }
@@ -135,6 +138,14 @@ class Replayed:
         }
 
 
+class _Log(NamedTuple):
+    """The log whose calls are replayed, and how its entries belong together."""
+
+    where: Location
+    reader: LogReader
+    history: History
+
+
 @filters.with_options
 def replay(
     policy: Annotated[
@@ -168,17 +179,19 @@ def replay(
     but for their inputs, each of which must have the digest in its entry: exit code 1 if one has
     not. Calls of which no whole input is kept are counted. Filters are combined.
     """
-    reader = location.locate(config, state).reader()
+    where = location.locate(config, state)
+    reader = where.reader()
+    log = _Log(where, reader, History(reader))
     engine = policy_source.load(_chosen(policy, query, config))
     if engine.waits:
         policy_source.probe(engine)  # a server that is down would change every call
-    rows = History(reader).rows(filters.calls(wanted), newest_first=bool(last), outcomes=False)
+    rows = log.history.rows(filters.calls(wanted), newest_first=bool(last), outcomes=False)
     coming = iter(history.newest(rows, last)) if last else rows
     left: Counter[str] = Counter()
     counted: Counter[str | None] = Counter()
     changed: list[Replayed] = []
     with screen.counter("replaying call", quiet=json) as count:
-        for number, one in enumerate(_replayed(reader, engine, coming, left), start=1):
+        for number, one in enumerate(_replayed(log, engine, coming, left), start=1):
             count(number)
             counted[one.change] += 1
             if one.change is not None:
@@ -188,7 +201,7 @@ def replay(
     else:
         _draw(reader, counted, left, changed)
     nothing = counted.total() == 0
-    if left["changed"] or (fail_on_change and (nothing or counted["decision"])):
+    if left["changed"] or left["missing"] or (fail_on_change and (nothing or counted["decision"])):
         raise typer.Exit(1)
 
 
@@ -199,7 +212,7 @@ def _chosen(policy: str | None, query: str | None, config: Path | None) -> Confi
 
 
 def _replayed(
-    reader: LogReader, engine: Engine, rows: Iterator[Row], left: Counter[str]
+    log: _Log, engine: Engine, rows: Iterator[Row], left: Counter[str]
 ) -> Iterator[Replayed]:
     """Yield the calls that can be replayed, and count the others by why not."""
     for row in rows:
@@ -208,23 +221,25 @@ def _replayed(
             continue
         call = statements.read_authorization(row.entry)
         before = Answer.recorded(call, row.entry)
-        found = _input(reader, row, call)
+        found = _input(log, row, call)
         if isinstance(found, str):
             left[found] += 1
         elif before is None:
             left["not_the_policy"] += 1
+        elif call.decision == "allow" and log.history.handed_out(row.shard, call):
+            left["handed_out"] += 1
         else:
             yield Replayed(row, call, before, Answer.of(_asked(engine, found)))
 
 
-def _input(reader: LogReader, row: Row, call: Authorization) -> bytes | str:
+def _input(log: _Log, row: Row, call: Authorization) -> bytes | str:
     """Return the input that the policy was asked about, or why it can't be had."""
     if call.engine is None:
         return "refused_before"
     copies = row.entry.members["copies"] if row.entry is not None else None
     if isinstance(copies, dict) and "input" in copies:
         return "redacted"
-    stored = reader.entry(row.shard, row.index)
+    stored = log.reader.entry(row.shard, row.index)
     for beside in stored.attachments if stored is not None else ():
         if beside.role == "input":
             try:
@@ -232,29 +247,23 @@ def _input(reader: LogReader, row: Row, call: Authorization) -> bytes | str:
             except AgentguardError:
                 return "changed"
             return beside.data
-    return "gone"
+    trust = location.own_trust(log.where).document
+    if call.commitments.get("input") is None or log.history.erased(row, call, trust):
+        return "gone"
+    return "missing"
 
 
 def _asked(engine: Engine, document: bytes) -> Decision:
     """Ask as a guard does: before anybody approves, and then with who had approved."""
     members = canonical.loads(document, limit=sqlite.MAX_LENGTH)
     if not isinstance(members, dict) or "approval" not in members:
-        return _decided(engine, document)
+        return policy_source.surely(engine, document)
     del members["approval"]
-    first = _decided(engine, canonical.dumps(members))
+    first = policy_source.surely(engine, canonical.dumps(members))
     if first.outcome != "approval":
         return first
-    second = _decided(engine, document)
+    second = policy_source.surely(engine, document)
     return second if second.outcome == "deny" else first
-
-
-def _decided(engine: Engine, document: bytes) -> Decision:
-    decision, _evaluation = policy_source.ask(engine, document)
-    if engine.waits and decision.code.startswith("engine."):
-        why = policy_source.explained(engine, decision, document)
-        message = f"{why}; the replay is not complete: make it again"
-        raise PolicyError(message, code=decision.code)
-    return decision
 
 
 def _unworded(terms: tuple[Requirement, ...]) -> list[bytes]:

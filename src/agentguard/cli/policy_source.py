@@ -96,6 +96,16 @@ def ask(engine: Engine, document: bytes) -> tuple[Decision, Mapping[str, JSON] |
     return policy.decide(answer), policy.evaluation_of(answer)
 
 
+def surely(engine: Engine, document: bytes) -> Decision:
+    """Ask about one call of several; raises ``PolicyError`` where a server does not answer."""
+    decision, _evaluation = ask(engine, document)
+    if engine.waits and decision.code.startswith("engine."):
+        why = explained(engine, decision, document)
+        message = f"{why}; not every call was put to the policy: run this again"
+        raise PolicyError(message, code=decision.code)
+    return decision
+
+
 def probe(engine: Engine) -> tuple[Decision, Mapping[str, JSON] | None]:
     """Ask about a call that no policy has heard of.
 

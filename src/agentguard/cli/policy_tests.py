@@ -37,8 +37,8 @@ class _Tried:
 
     @classmethod
     def by(cls, engine: Engine, case: Case) -> _Tried:
-        """Ask the engine about a case."""
-        decided, _evaluation = policy_source.ask(engine, case.document)
+        """Ask the engine about a case; raises ``PolicyError`` where a server does not answer."""
+        decided = policy_source.surely(engine, case.document)
         return cls(case, decided, policy_source.explained(engine, decided, case.document))
 
     @property
@@ -100,8 +100,7 @@ def run_tests(
     found = _Tests(tables, ()) if tables else _beside(settings)
     described = _described(settings, config)
     cases = [case for table in found.tables for case in policy_cases.read(table, described)]
-    engine = policy_source.load(settings) if cases else None
-    tried = [_Tried.by(engine, case) for case in cases if engine is not None]
+    tried = _tried(settings, cases) if cases else []
     rego, skipped = _rego(settings, found.rego, opa)
     failed = sum(not one.ok for one in tried) + sum(one.passed is False for one in rego)
     ran = len(tried) + sum(one.passed is not None for one in rego)
@@ -125,6 +124,14 @@ def run_tests(
             screen.error("test.none", _nothing(settings))
     if not ok:
         raise typer.Exit(1)
+
+
+def _tried(settings: Config, cases: Sequence[Case]) -> list[_Tried]:
+    """Ask about each case. Raises ``PolicyError`` where nobody answers: no case expects that."""
+    engine = policy_source.load(settings)
+    if engine.waits:
+        policy_source.probe(engine)
+    return [_Tried.by(engine, case) for case in cases]
 
 
 def _beside(settings: Config) -> _Tests:
@@ -215,9 +222,13 @@ def _difference(one: _Tried) -> str:
     case, decided = one.case, one.decided
     code = f" [{decided.code}]" if decided.code else ""
     got = f"got {decided.outcome}{code}: {one.why or 'without a reason'}"
-    if case.reasons is not None and decided.outcome == case.decision:
+    if case.reasons is not None and case.expects(decided):
         return f"{got}; expected the reasons {'; '.join(case.reasons) or 'of none'}"
-    return f"{got}; expected [{case.code}]" if case.code not in (None, decided.code) else got
+    if case.code not in (None, decided.code):
+        return f"{got}; expected [{case.code}]"
+    if case.code is None and decided.outcome == case.decision:
+        return f"{got}; that is no answer of the policy's rules: name the code if it is expected"
+    return got
 
 
 def _rego_rows(rego: Sequence[RegoTest]) -> Iterator[screen.Row]:

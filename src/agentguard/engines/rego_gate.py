@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentguard.engines import (
+    rego_builtins,
     rego_negation,
     rego_order,
     rego_outputs,
@@ -30,23 +31,6 @@ from agentguard.engines.rego_source import RegoSource, invalid
 from agentguard.engines.rego_tree import Module, Names, Reference, Rule
 from agentguard.errors import ConfigError
 
-_BITS: Final = ("and", "or", "xor", "negate", "lsh", "rsh")
-_REFUSED: Final = {
-    # Found by tests/properties/test_two_engines.py: values that OPA gives otherwise, in silence.
-    **{
-        f"bits.{name}": "is undefined here for large numbers, where OPA has a value"
-        for name in _BITS
-    },
-    "ceil": "has another value in OPA between -1 and 0; compare numbers as they are",
-    "floor": "has another value in OPA between -1 and 0; compare numbers as they are",
-    "format_int": "writes large numbers otherwise than OPA does; compare numbers as they are",
-    "json.filter": "leaves members out that OPA keeps; make the object by a comprehension",
-    "json.marshal": "writes some characters otherwise than OPA does; compare values as they are",
-    "urlquery.encode": "writes ~ otherwise than OPA does; compare texts as they are",
-    "urlquery.encode_object": "writes ~ otherwise than OPA does; compare texts as they are",
-    "http.send": "is only a stub here, and undefined; let the application look it up (facts)",
-    "print": "would write arguments of calls to the standard error; remove it",
-}
 _ABSENT: Final = ("io.jwt.", "crypto.", "graphql.", "net.cidr_merge")
 _WARM_UP: Final = json.dumps(
     {
@@ -137,10 +121,12 @@ def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) 
             *_wrong_query(known, query),
             *_unknown_calls(known, frozenset(report["builtins"])),
             *_undefined_names(known),
+            *(mistake for reader in readers for mistake in _own_package(reader)),
             *_recursion(known),
             *_data_in_place_of_rules(known, query),
             *unread.mistakes,
             *rego_negation.mistakes(readers),
+            *(mistake for reader in readers for mistake in rego_builtins.mistakes(reader)),
             *(mistake for reader in readers for mistake in rego_patterns.mistakes(reader)),
             *(mistake for reader in readers for mistake in rego_unbound.mistakes(reader)),
         ]
@@ -217,10 +203,11 @@ def _unknown_calls(known: _Known, builtins: frozenset[str]) -> Iterator[str]:
             continue
         if not call.whole:
             yield f"{call.at}: a function's name can't be computed"
-        elif name in _REFUSED:
-            yield f"{call.at}: {name} {_REFUSED[name]}"
+        elif name in rego_builtins.REFUSED:
+            yield f"{call.at}: {name} {rego_builtins.REFUSED[name]}"
         elif call.absolute or name not in builtins:
-            names = [*builtins, *(".".join(path) for path in known.functions)]
+            own = (".".join(path) for path in known.functions)
+            names = [*(builtins - rego_builtins.REFUSED.keys()), *own]
             yield f"{call.at}: there is no function {name}; {_advice(name, names)}"
 
 
@@ -240,6 +227,18 @@ def _undefined_names(known: _Known) -> Iterator[str]:
         if not known.has_data(path[1:]) and not known.read_by(rule, reference):
             name = ".".join(path)
             yield f"{reference.at}: no module defines {name}, and no data.json of the folder"
+
+
+def _own_package(reader: rego_tree.Reader) -> Iterator[str]:
+    """By way of such an import a rule further down is undefined: a denial that asks it is none."""
+    for node in reader.imports:
+        path = rego_tree.name_of(node["refr"]).path
+        if path == reader.package[: len(path)]:
+            yield (
+                f"{reader.at(node['span'])}: {'.'.join(path)} is this file's own package, or holds "
+                "it; the engine misses rules that are read through such an import: write a rule's "
+                "bare name, or its whole path from data on"
+            )
 
 
 def _recursion(known: _Known) -> Iterator[str]:

@@ -61,7 +61,8 @@ class Reader:
         self._file: str = tree["source"]["file"]
         self._text: bytes = tree["source"]["contents"].encode()
         self.package: Names = ("data", *name_of(tree["ast"]["package"]["refr"]).path)
-        self._imports = dict(self._import(node) for node in tree["ast"]["imports"])
+        self.imports: list[Mapping[str, Any]] = tree["ast"]["imports"]
+        self._imports = dict(self._import(node) for node in self.imports)
         self.rules = tree["ast"]["rules"]
 
     def module(self) -> Module:

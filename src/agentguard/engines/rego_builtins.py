@@ -1,0 +1,166 @@
+"""Builtins that OPA decides otherwise, or that run out of bounds, and what to write instead.
+
+Most are refused wholly. Of ``regex.match``, ``glob.match`` and ``sprintf`` the two engines read
+most patterns alike: these have to be written where they are used, so that they can be looked at.
+What is listed was found by tests/properties/test_two_engines.py, which holds it against a real OPA.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from agentguard.engines.rego_tree import Reader, name_of, objects
+
+_FACTS: Final = "let the application do it (facts)"
+
+
+def _each(names: str, why: str) -> dict[str, str]:
+    return dict.fromkeys(names.split(), why)
+
+
+REFUSED: Final = {
+    **_each(
+        "bits.and bits.or bits.xor bits.negate bits.lsh bits.rsh",
+        "is undefined here for large numbers, where OPA has a value",
+    ),
+    **_each("ceil floor", "has another value in OPA between -1 and 0; compare numbers as they are"),
+    "format_int": "writes large numbers otherwise than OPA does; compare numbers as they are",
+    **_each(
+        "json.filter json.remove",
+        "leaves other members than OPA does; make the object by a comprehension",
+    ),
+    **_each(
+        "json.marshal json.marshal_with_options yaml.marshal",
+        "writes some characters otherwise than OPA does; compare values as they are",
+    ),
+    **_each(
+        "json.is_valid json.match_schema yaml.unmarshal",
+        f"takes some texts otherwise than OPA does; {_FACTS}",
+    ),
+    **_each(
+        "urlquery.encode urlquery.encode_object",
+        "writes ~ otherwise than OPA does; compare texts as they are",
+    ),
+    **_each(
+        "urlquery.decode urlquery.decode_object",
+        f"drops characters, & among them, that OPA keeps; {_FACTS}",
+    ),
+    **_each(
+        "base64.decode base64.is_valid base64url.decode",
+        f"takes other texts than OPA does, and bytes that are no UTF-8 otherwise; {_FACTS}",
+    ),
+    "glob.quote_meta": "leaves characters as they are that OPA quotes; write the pattern out",
+    **_each(
+        "lower upper",
+        "knows other letters than OPA does (İ, Σ, ß); compare by regex.match with (?i), or "
+        f"{_FACTS}",
+    ),
+    "net.cidr_contains": (
+        f"takes IPv4-mapped IPv6 addresses for no part of an IPv4 network, where OPA does; {_FACTS}"
+    ),
+    "opa.runtime": "tells of the engine, which is another one on an OPA server; remove it",
+    **_each(
+        "regex.find_all_string_submatch_n regex.find_n regex.is_valid regex.replace regex.split "
+        "regex.template_match",
+        f"takes some patterns otherwise than OPA does; ask regex.match, or {_FACTS}",
+    ),
+    "semver.is_valid": "takes no v1.2.3, which OPA takes; compare by semver.compare",
+    "strings.replace_n": (
+        "replaces again in what it has put in, which OPA does not; use replace, one after another"
+    ),
+    "time.format": f"reads some layouts otherwise than OPA does; {_FACTS}",
+    "time.add_date": "counts months otherwise than OPA does; add nanoseconds, or take a date apart",
+    "graph.reachable_paths": "ends cycles otherwise than OPA does; use graph.reachable",
+    # One argument of a call takes all memory, or all time, and nothing can stop it.
+    **_each(
+        "numbers.range numbers.range_step",
+        "makes as many numbers as an argument says, which can end this process; compare the bounds",
+    ),
+    "net.cidr_expand": (
+        f"lists as many addresses as an argument says, which can end this process; {_FACTS}"
+    ),
+    **_each(
+        "units.parse units.parse_bytes",
+        "can hold this process for good, and rounds otherwise than OPA does; take a number",
+    ),
+    "http.send": "is only a stub here, and undefined; let the application look it up (facts)",
+    "trace": "has another value in OPA, and nobody reads the note; remove it",
+    "print": "would write arguments of calls to the standard error; remove it",
+}
+"""By name, what is wrong with a builtin, and what to write instead."""
+
+_ESCAPED: Final = r"\\[-!\"#$%&'()*+,./:;=?@\[\\\]^_`{|}~]"
+_REGEX: Final = re.compile(
+    rf"""(?:
+        [^\\\[\](){{}}?*+]                              # a character, or . ^ $ |
+      | {_ESCAPED}
+      | \[ \^? (?: (?!&&|--|~~) [^\\\[\]] | {_ESCAPED} )+ \]
+      | \( (?: \?[ims]*: | \?[ims]+\) | (?!\?) )
+      | \)
+      | (?: [*+?] | \{{ \d+ (?:,\d*)? \}} ) \??
+    )*""",
+    re.VERBOSE | re.DOTALL,
+)
+_FOLDS: Final = re.compile(r"\(\?[ms]*i")
+_GLOB: Final = re.compile(r"(?:[\w ./:@-]|\*(?!\*))+")
+_BELOW: Final = "/**"
+_VERBS: Final = re.compile(r"(?:[^%]|%[%dsv])*", re.DOTALL)
+
+_TAKEN: Final = {
+    "regex.match": (
+        "characters, classes such as [a-z0-9_] in the place of \\d, \\w and \\s, groups, |, *, +, "
+        "?, {n}, ^, $, and (?i) before ASCII alone"
+    ),
+    "glob.match": (
+        "letters, digits and marks, *, and /** at the end for what lies below, with the separators "
+        '[], ["/"] or ["."]'
+    ),
+    "sprintf": "%s, %v, %d and %%, without width or precision",
+}
+"""Builtins whose patterns are looked at: what both engines read alike."""
+
+
+def mistakes(reader: Reader) -> Iterator[str]:
+    """Yield a sentence for each pattern in a module that the engines read otherwise, or may."""
+    for node in objects(reader.rules):
+        match node:
+            case {"Call": {"fcn": function, "params": [first, *more]}}:
+                called = name_of(function)
+                name = ".".join(called.path)
+                if name in _TAKEN and not _alike(name, first, more):
+                    yield (
+                        f"{reader.at(called.span)}: OPA reads what {name} is given here "
+                        f"otherwise, or may; write it out here, of {_TAKEN[name]}"
+                    )
+
+
+def _alike(name: str, first: Any, more: Sequence[Any]) -> bool:
+    text = _literal(first)
+    if text is None:
+        return False
+    if name == "glob.match":
+        separators = _separators(more[0]) if more else None
+        if text.endswith(_BELOW) and separators == ["/"]:
+            text = text.removesuffix(_BELOW)
+        return separators in ([], ["/"], ["."]) and _GLOB.fullmatch(text) is not None
+    if name == "sprintf":
+        return _VERBS.fullmatch(text) is not None
+    # what (?i) makes of other letters depends on the version of Unicode
+    folded = _FOLDS.search(text) is not None and not text.isascii()
+    return _REGEX.fullmatch(text) is not None and not folded
+
+
+def _literal(node: Any) -> str | None:
+    match node:
+        case {"String": {"value": str(text)}} | {"RawString": {"value": str(text)}}:
+            return text
+    return None
+
+
+def _separators(node: Any) -> list[str | None] | None:
+    match node:
+        case {"Array": {"items": items}}:
+            return [_literal(item) for item in items]
+    return None
