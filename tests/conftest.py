@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, build_opener
 
 import binaries
 import pytest
@@ -178,41 +182,53 @@ def world() -> World:
     return World()
 
 
-def _opa_binary() -> str:
-    named = os.environ.get("AGENTGUARD_OPA_PROGRAM")
+def _program(server: servers.Server) -> str:
+    named = os.environ.get(f"AGENTGUARD_{server.name.upper()}_PROGRAM")
     if named:
         return named
-    found = binaries.present(servers.OPA.program)
+    found = binaries.present(server.program)
     if found is not None:
         return found.path
-    where = "there is no opa on PATH or in the cache: scripts/services up says how to get it"
+    where = f"there is no {server.name} on PATH or in the cache: scripts/services up says how"
     if os.environ.get("CI") == "true":
         pytest.fail(where)
     pytest.skip(where)
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
+    """A port of the loopback that nobody listens on; by the next moment somebody may."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port: int = listening.getsockname()[1]
         return port
 
 
+DIRECTLY = build_opener(ProxyHandler({}))
+PORTS_TRIED = 5
+UNAVAILABLE = 3
+"""What ``scripts/services`` exits with where a program is not here and can't be built."""
+
+
 class Opa:
     """A real OPA of one test, on a port of its own; ``stop`` and ``start`` restart it there."""
 
     def __init__(self, folder: Path, *arguments: str | Path, scheme: str = "http") -> None:
-        self.port = free_port()
-        self.url = f"{scheme}://127.0.0.1:{self.port}"
-        self._log = folder / f"opa-{self.port}.log"
-        self._command = [
-            *(_opa_binary(), "run", "--server", "--addr", f"127.0.0.1:{self.port}"),
-            *("--disable-telemetry", "--set", "decision_logs.console=true"),
-            *map(str, arguments),
-        ]
+        self._scheme = scheme
+        self._label = os.urandom(8).hex()
         self._process: subprocess.Popen[bytes] | None = None
-        self.start()
+        for _ in range(PORTS_TRIED):
+            self.port = free_port()
+            self.url = f"{scheme}://127.0.0.1:{self.port}"
+            self._log = folder / f"opa-{self.port}.log"
+            self._command = [
+                *(_program(servers.OPA), "run", "--server", "--addr", f"127.0.0.1:{self.port}"),
+                *("--disable-telemetry", "--set", "decision_logs.console=true"),
+                *("--set", f"labels.test={self._label}"),
+                *map(str, arguments),
+            ]
+            if self._begins():
+                return
+        pytest.fail(f"OPA ends at once: {self.log}")
 
     @property
     def log(self) -> str:
@@ -220,14 +236,32 @@ class Opa:
         return self._log.read_text()
 
     def start(self) -> None:
+        assert self._begins(), self.log
+
+    def _begins(self) -> bool:
+        """Whether it answers, and has not ended: as where somebody has taken its port."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         for _ in range(600):
-            assert self._process.poll() is None, self.log
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
+            if self._process.poll() is not None:
+                return False
+            if self._answers():
+                return True
             time.sleep(0.05)
-        pytest.fail(f"OPA does not listen: {self.log}")
+        pytest.fail(f"OPA does not answer: {self.log}")
+
+    def _answers(self) -> bool:
+        """Whether it is this one that listens, where anybody may ask it for its label."""
+        try:
+            if self._scheme == "https":
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return True
+            with DIRECTLY.open(f"{self.url}/v1/config", timeout=5) as answer:
+                return self._label.encode() in answer.read()
+        except HTTPError as refused:  # of one that wants a token
+            return refused.code == HTTPStatus.UNAUTHORIZED
+        except (OSError, HTTPException):
+            return False
 
     def stop(self) -> None:
         if self._process is not None:
@@ -239,7 +273,43 @@ class Opa:
 @pytest.fixture(scope="session")
 def opa_program() -> str:
     """The program of a real OPA."""
-    return _opa_binary()
+    return _program(servers.OPA)
+
+
+@pytest.fixture(scope="session")
+def jaeger_program() -> str:
+    """The program of a real Jaeger, which is a collector as well."""
+    return _program(servers.JAEGER)
+
+
+@pytest.fixture(scope="session")
+def jaeger_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """Where a real Jaeger is asked, and where spans are sent.
+
+    It is the one that ``scripts/services env`` names, or else one of this session's own.
+    """
+    names = ("AGENTGUARD_JAEGER_QUERY_URL", "AGENTGUARD_OTLP_ENDPOINT")
+    if all(os.environ.get(name) for name in names):
+        yield os.environ[names[0]], os.environ[names[1]]
+        return
+    ports = {port.variable: "0" for server in servers.SERVERS for port in server.ports}
+    folder = str(tmp_path_factory.mktemp("services"))
+    environment = {**os.environ, **ports, "AGENTGUARD_SERVICES": folder}
+
+    def services(command: str) -> subprocess.CompletedProcess[str]:
+        script = Path(__file__).parents[1] / "scripts" / "services"
+        return subprocess.run(
+            [script, command], env=environment, capture_output=True, text=True, check=False
+        )
+
+    up = services("up")
+    if up.returncode == UNAVAILABLE and os.environ.get("CI") != "true":
+        pytest.skip(next(line for line in up.stderr.splitlines() if "found no" in line))
+    assert up.returncode == 0, up.stderr
+    words = [shlex.split(line)[1] for line in services("env").stdout.splitlines()]
+    urls = dict(word.split("=", 1) for word in words)
+    yield urls[names[0]], urls[names[1]]
+    assert services("down").returncode == 0
 
 
 @pytest.fixture

@@ -52,9 +52,14 @@ class Program:
         found: list[str] = re.findall(rf"^\s*{line}", text, re.MULTILINE)
         return found[0]
 
+    @property
+    def version(self) -> str:
+        """The version that go.mod pins."""
+        return self.pinned(rf"{self.module} v(\S+)")
+
     def linker(self) -> str:
         """Return the flags, with the version: a program that is built from a module knows none."""
-        return self.flags.format(version=self.pinned(rf"{self.module} v(\S+)"))
+        return self.flags.format(version=self.version)
 
     def cache(self) -> Path:
         """Return the folder for what is built from the module as it stands."""
@@ -92,8 +97,18 @@ def find(program: Program) -> Binary:
 
 
 def present(program: Program) -> Binary | None:
-    """Return the program of PATH, or the cached one, if there is one."""
-    return tried(shutil.which(program.name)) or tried(program.cache() / program.name)
+    """Return the program of PATH, or the cached one, if there is one.
+
+    In CI, where CI=true, one of PATH counts only if it is of the pinned version.
+    """
+    on_path = tried(shutil.which(program.name))
+    if on_path is None or on_path.version == program.version:
+        return on_path or tried(program.cache() / program.name)
+    if os.environ.get("CI") == "true":
+        say(f"{on_path.path} is {on_path.version}: CI takes {program.version}, as go.mod pins it")
+        return tried(program.cache() / program.name)
+    say(f"takes {on_path.path}, which is {on_path.version}; go.mod pins {program.version}")
+    return on_path
 
 
 def tried(path: str | Path | None) -> Binary | None:
@@ -125,7 +140,8 @@ def find_go(program: Program) -> str:
 def unavailable(program: Program, why: str) -> UnavailableError:
     """Say what was looked for and how to get it."""
     return UnavailableError(
-        f"found no {program.name} on PATH or in {program.cache()}: {why}. Either\n"
+        f"found no {program.name} {program.version} on PATH or in {program.cache()}: {why}. "
+        "Either\n"
         f"  - install Go {program.pinned('go (.*)')} or newer: it is then built here, once;\n"
         f"  - or {program.elsewhere}"
     )

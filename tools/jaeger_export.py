@@ -73,8 +73,8 @@ def traces_of(
             pending += reversed(period.halves())
 
 
-def ask(jaeger: httpx.Client, path: str, query: dict[str, str | int]) -> list[Trace]:
-    """Ask for traces; raises ExportError for all but a whole answer."""
+def ask(jaeger: httpx.Client, path: str, query: dict[str, str | int]) -> list[Any]:
+    """Ask for traces, or names; raises ExportError for all but a whole answer."""
     try:
         answer = jaeger.get(path, params=query)
     except httpx.HTTPError as error:
@@ -88,6 +88,14 @@ def ask(jaeger: httpx.Client, path: str, query: dict[str, str | int]) -> list[Tr
         what = failed or repr(answer.text[:200])
         raise ExportError(f"{answer.url} answers {answer.status_code} and no traces: {what}")
     return found
+
+
+def require_known(jaeger: httpx.Client, service: str) -> None:
+    """Raise ExportError for a service of which Jaeger has never had a span."""
+    known = ask(jaeger, "/api/services", {})
+    if service not in known:
+        listed = ", ".join(sorted(map(str, known))) or "none"
+        raise ExportError(f"{jaeger.base_url} knows no service {service}; it knows: {listed}")
 
 
 def begin(trace: Trace) -> tuple[int, str]:
@@ -182,6 +190,8 @@ def export(
             if trace is not None
             else collect(jaeger, service or "", whole, limit)
         )
+        if service is not None and not found:
+            require_known(jaeger, service)
         answer = {"data": found, "total": len(found), "limit": 0, "offset": 0, "errors": None}
         file.write(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
     spans = sum(len(trace["spans"]) for trace in found)

@@ -100,6 +100,8 @@ def choose(answer: Any, trace_id: str | None) -> dict[str, Any]:
         traces = {trace["traceID"]: trace for trace in answer["data"]}
     except (KeyError, TypeError):
         raise DrawingError("expected traces as Jaeger's query API returns them") from None
+    if not traces:
+        raise DrawingError("there is no trace in it: export a time in which there are some")
     if trace_id is None and len(traces) == 1:
         (trace_id,) = traces
     if trace_id not in traces:

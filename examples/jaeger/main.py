@@ -1,6 +1,6 @@
 """A lead agent has a sub-agent publish a report, bob approves that, and Jaeger shows all of it.
 
-    docker run --rm -p 16686:16686 -p 4318:4318 jaegertracing/jaeger    # in another terminal
+    docker compose -f deploy/compose.yaml up jaeger collector    # in another terminal
     uv run python examples/jaeger/main.py
 
 Runs without a model: ``ScriptedModel`` stands in for one. Put ``init_chat_model("...")`` in its
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -130,6 +131,8 @@ def main() -> None:
         guard.approvals.approve(request, BOB)
         with lent:
             print(graph.invoke(None, thread)["messages"][-1].text)
+    if not telemetry.flush():
+        sys.exit(f"the trace was not taken (in time): does an OTLP receiver listen at {OTLP}?")
     _version, trace_id, _span_id, _flags = (request.traceparent or "---").split("-")
     print(f"the trace:   {JAEGER}/trace/{trace_id}")
     denied = urlencode({"service": SERVICE, "tags": '{"agentguard.policy.decision":"deny"}'})

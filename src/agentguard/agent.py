@@ -10,6 +10,7 @@ import itertools
 import threading
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, Never, ParamSpec, TypeVar
@@ -32,7 +33,7 @@ from agentguard.invocation import CallSite, Invocation
 from agentguard.journal import ResultCodec
 from agentguard.members import AgentConfig
 from agentguard.ports import Runs
-from agentguard.telemetry import AgentSpan
+from agentguard.telemetry import AgentSpan, Telemetry
 from agentguard.tool import GuardedFunction, Tool, ToolSpec
 
 P = ParamSpec("P")
@@ -124,7 +125,7 @@ class Agent:
         except Denied as refused:
             return refused.decision
         line = instance.line
-        watch = line.telemetry.evaluation(instance.actor, invocation)
+        watch = self._body.telemetry.evaluation(instance.actor, invocation)
         lent = instance.lent(self._delegation)
         asking = flow.evaluate(instance.actor, line, invocation, watch, lent, codec)
         return drive.run(asking, line, _no_tool, watch)
@@ -138,7 +139,7 @@ class Agent:
         except Denied as refused:
             return refused.decision
         line = instance.line
-        watch = line.telemetry.evaluation(instance.actor, invocation)
+        watch = self._body.telemetry.evaluation(instance.actor, invocation)
         lent = instance.lent(self._delegation)
         asking = flow.evaluate(instance.actor, line, invocation, watch, lent, codec)
         return await drive.arun(asking, line, _no_tool, watch, self._body.executors())
@@ -150,23 +151,26 @@ class Agent:
         *,
         outcome_unknown: tuple[type[BaseException], ...] = (),
         suspends: tuple[type[BaseException], ...] = (),
+        hands_on: tuple[type[BaseException], ...] = (),
         codec: ResultCodec | None = None,
         reentrant: bool = False,
     ) -> R:
         """For adapters: run ``function`` as ``invocation`` if this agent may.
 
         Exceptions of the classes in ``outcome_unknown`` are recorded as an unknown outcome, and so
-        are those in ``suspends``, a framework's way to pause. With a ``codec``, a call that a
-        framework makes again when it resumes a run does not run again, unless it was suspended; a
-        ``reentrant`` one, a sub-agent's, also goes on where it was cut short. Raises ``Denied``,
-        ``ApprovalPending``, or what ``function`` raises.
+        are those in ``suspends``, a framework's way to pause, and in ``hands_on``, its way to go on
+        elsewhere: neither is an error. With a ``codec``, a call that a framework makes again when
+        it resumes a run does not run again, unless it was suspended; a ``reentrant`` one, a
+        sub-agent's, also goes on where it was cut short. Raises ``Denied``, ``ApprovalPending``, or
+        what ``function`` raises.
         """
         instance = self._acting()
-        watch = instance.line.telemetry.call(instance.actor, invocation)
+        watch = self._body.telemetry.call(instance.actor, invocation)
         lent = instance.lent(self._delegation)
         calling = flow.guarded_call(
             *(instance.actor, instance.line, invocation, watch, lent),
             *(outcome_unknown, codec, suspends),
+            hands_on=hands_on,
             reentrant=reentrant,
         )
         return drive.run(calling, instance.line, _unchanged(invocation, function), watch)  # type: ignore[no-any-return]
@@ -178,16 +182,18 @@ class Agent:
         *,
         outcome_unknown: tuple[type[BaseException], ...] = (),
         suspends: tuple[type[BaseException], ...] = (),
+        hands_on: tuple[type[BaseException], ...] = (),
         codec: ResultCodec | None = None,
         reentrant: bool = False,
     ) -> R:
         """For adapters: the async twin of ``run``; ``function`` runs on the event loop."""
         instance = await self._aacting()
-        watch = instance.line.telemetry.call(instance.actor, invocation)
+        watch = self._body.telemetry.call(instance.actor, invocation)
         lent = instance.lent(self._delegation)
         calling = flow.guarded_call(
             *(instance.actor, instance.line, invocation, watch, lent),
             *(outcome_unknown, codec, suspends),
+            hands_on=hands_on,
             reentrant=reentrant,
         )
         tool = _unchanged(invocation, function)
@@ -215,9 +221,7 @@ class Agent:
         instance = self._body.in_force()
         run = instance.run(delegation or self._delegation)
         run = run._replace(conversation=conversation, paused=paused, parent=parent, started=started)
-        found = instance.line.telemetry.agent(instance.actor, run._replace(inside=inside))
-        span: AgentSpan = found
-        return span
+        return self._body.telemetry.agent(instance.actor, run._replace(inside=inside))
 
     def call_id(self, tool: str) -> str:
         """For adapters: name the next call of ``tool``, where the framework gives no id."""
@@ -312,29 +316,22 @@ class Agent:
         return f"<Agent {self.id if self._body.has_begun else self.name}>"
 
 
+@dataclass(eq=False)
 class Body:
     """What an agent's handles share: its instance in this process, and what it is made of."""
 
-    def __init__(
-        self,
-        profile: AgentConfig,
-        home: Callable[[], Domain],
-        line: Callable[[], Line],
-        executors: Callable[[], Executors],
-        tool_spec: Callable[[ToolSpec], ToolSpec],
-        tools_named: Callable[[], None],
-        resume: Callable[[bytes], Delegation],
-        desk: Callable[[], Desk],
-    ) -> None:
-        self.profile = profile
-        self.executors = executors
-        self.tool_spec = tool_spec
-        self.tools_named = tools_named
-        self.resume = resume
-        self.desk = desk
+    profile: AgentConfig
+    _home: Callable[[], Domain]
+    _line: Callable[[], Line]
+    executors: Callable[[], Executors]
+    tool_spec: Callable[[ToolSpec], ToolSpec]
+    tools_named: Callable[[], None]
+    resume: Callable[[bytes], Delegation]
+    desk: Callable[[], Desk]
+    telemetry: Telemetry
+
+    def __post_init__(self) -> None:
         self.ordinals: defaultdict[str, Iterator[int]] = defaultdict(partial(itertools.count, 1))
-        self._home = home
-        self._line = line
         self._instance: Instance | None = None
         self._beginning = threading.RLock()  # a signal handler may make a call meanwhile
         self.in_force()

@@ -34,6 +34,7 @@ from agentguard.policies import PolicyConfig
 from agentguard.redaction import Redaction
 from agentguard.roster import Approver, Roster
 from agentguard.tables import Table
+from agentguard.telemetry.settings import ENDPOINT, RECEIVER
 from agentguard.telemetry.settings import Settings as TelemetrySettings
 from agentguard.tool import ToolSpec
 
@@ -366,8 +367,8 @@ def _telemetry(table: Table | None) -> TelemetrySettings:
     if table is None:
         return TelemetrySettings()
     endpoint, service = table.text("endpoint", ""), table.text("service_name", "")
-    if endpoint and not re.match(r"https?://[^/]", endpoint):
-        raise table.mistake("endpoint", "the URL of an OTLP receiver, as http://localhost:4318")
+    if endpoint and not ENDPOINT.match(endpoint):
+        raise table.mistake("endpoint", RECEIVER)
     switches = ("metrics", "arguments", "results", "hash_users")
     on = {name: table.boolean(name, default=False) for name in switches}
     table.done()

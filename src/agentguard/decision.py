@@ -16,6 +16,10 @@ from agentguard.redaction import Redaction
 
 Outcome = Literal["allow", "deny", "approval"]
 
+MAX_REASONS: Final = 16
+MAX_REASON: Final = 1024
+"""How many reasons of an answer are kept, and how many characters of each."""
+
 MAY_HAVE_RUN: Final = frozenset({"journal.in_doubt", "journal.unreplayable"})
 """A call that is refused with one of these codes was made before."""
 
@@ -107,6 +111,16 @@ class Decision:
     def failed(cls, code: str, what: str, error: Exception) -> Decision:
         """A refusal: something broke. The error itself, which may tell secrets, stays out."""
         return cls.refused(f"{what} ({type(error).__name__})", code=code)
+
+    def cut(self) -> Decision:
+        """Cut the reasons, which may quote arguments, to what an entry and a model can take."""
+        if not self.reasons:
+            return self
+        reasons = (
+            reason[:MAX_REASON].encode("utf-8", "backslashreplace").decode()
+            for reason in self.reasons[:MAX_REASONS]
+        )
+        return replace(self, reasons=tuple(reasons))
 
     def redacted(self, *pointers: str) -> Decision:
         """The same answer, and these parts of the call's data are not kept (``/args/password``).

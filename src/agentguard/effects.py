@@ -17,7 +17,6 @@ from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Mode, Receipt, Record
 from agentguard.canonical import Fragment
 from agentguard.decision import Decision
-from agentguard.invocation import Invocation
 from agentguard.journal import Page
 from agentguard.keys import Signer
 from agentguard.ports import (
@@ -269,6 +268,9 @@ class Watch(Protocol):
     def suspended(self) -> None:
         """The tool has paused, in its framework's way: that is no error."""
 
+    def handed_on(self) -> None:
+        """The tool has handed the run on, in its framework's way: that is no error either."""
+
     def outcome(
         self,
         status: str,
@@ -300,37 +302,6 @@ class Recorded(NamedTuple):
     enforced: bool
 
 
-class AgentRun(NamedTuple):
-    """What an agent does for one request: for whom, and where in its framework and in a trace.
-
-    ``actors`` are those of the chain, the agent among them; ``paused`` is the run that this one
-    goes on, a ``traceparent``; ``parent`` is the context around it, of OpenTelemetry's, ``started``
-    in nanoseconds since the epoch, and ``inside`` somebody else's span that stands for it already.
-    """
-
-    principal: str
-    actors: Sequence[str]
-    task_id: str | None
-    conversation: str | None = None
-    paused: str | None = None
-    parent: Any = None
-    started: int | None = None
-    inside: Any = None
-
-
-class Telemetry(Protocol):
-    """Watches calls, and the runs of agents; no method raises an ``Exception``."""
-
-    def agent(self, actor: Actor, run: AgentRun) -> Any:
-        """Begin the span of a run: an ``AgentSpan`` (``telemetry/agents.py``)."""
-
-    def call(self, actor: Actor, invocation: Invocation) -> Watch:
-        """Watch a call that is made."""
-
-    def evaluation(self, actor: Actor, invocation: Invocation) -> Watch:
-        """Watch the look-up of what the answer to a call would be."""
-
-
 @dataclass(frozen=True, slots=True)
 class Line:
     """The parts that the line runs on, the same for every call of a guard."""
@@ -341,7 +312,6 @@ class Line:
     revocations: Revocations
     clock: Clock
     entropy: Entropy
-    telemetry: Telemetry
     config_sha256: str
     redactions: Mapping[str, tuple[Redaction, ...]]
     """What of a call's data is not kept, by the tool's name; ``*`` for every tool."""

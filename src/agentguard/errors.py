@@ -112,6 +112,15 @@ class ConfigError(AgentguardError):
 
     default_code = "config.invalid"
 
+    @classmethod
+    def without_extra(cls, name: str, *, what: str, brings: str) -> ConfigError:
+        """Say that ``what`` needs an extra that is not installed (``config.extra_missing``)."""
+        message = (
+            f"{what} needs the extra '{name}', which brings {brings}: install agentguard with it, "
+            f"from your clone: pip install '.[{name}]'"
+        )
+        return cls(message, code="config.extra_missing")
+
 
 class UnguardedCallError(AgentguardError):
     """A guarded tool was called directly, past any agent; it did not run."""

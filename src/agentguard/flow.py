@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -49,10 +49,6 @@ from agentguard.roster import Answer
 from agentguard.ruling import Ruled, rule
 
 _LOGGER = logging.getLogger("agentguard")
-
-MAX_REASONS: Final = 16
-MAX_REASON: Final = 1024
-"""How many reasons of a refusal are kept, and how many characters of each."""
 
 _ENDED: Final = frozenset({"approval.rejected", "approval.expired", "approval.consumed"})
 """After these refusals nobody needs the request any more; the others leave it as it is."""
@@ -90,6 +86,7 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
     codec: ResultCodec | None = None,
     suspends: tuple[type[BaseException], ...] = (),
     *,
+    hands_on: tuple[type[BaseException], ...] = (),
     reentrant: bool = False,
 ) -> Generator[Effect, Any, Any]:
     """Steps 1 to 9: run the call if it may run; raises ``Denied`` if not, or ``ApprovalPending``.
@@ -97,11 +94,11 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
     ``lent`` is the delegation in force; None for none. With a ``codec`` a call whose site is stable
     runs at most once, however often it is made: its result is handed out again.
 
-    An exception of the tool is recorded and raised as it is; one of ``outcome_unknown`` or
-    ``suspends``, or that is no ``Exception``, is recorded as ``unknown``. After one of ``suspends``
-    (a framework's way to pause) the call goes on when it is made again. A ``reentrant`` one (what
-    it does are guarded calls itself) may be made again until it is done. ``watch`` is told of all
-    of it but the end.
+    An exception of the tool is recorded and raised as it is; one of ``outcome_unknown``,
+    ``hands_on`` (a framework's way to go on elsewhere) or ``suspends``, or that is no
+    ``Exception``, is recorded as ``unknown``. After one of ``suspends`` (a framework's way to
+    pause) the call goes on when it is made again. A ``reentrant`` one (what it does are guarded
+    calls itself) may be made again until it is done. ``watch`` is told of all of it but the end.
     """
     account, again = yield from _authorized(  # 1 to 7
         actor, line, invocation, watch, lent, codec, reentrant=reentrant
@@ -127,7 +124,9 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
         yield from replaying.forget(kept)  # it goes on when it is made again
         raise
     except Exception as error:
-        unknown = isinstance(error, (TimeoutError, *outcome_unknown))
+        unknown = isinstance(error, (TimeoutError, *outcome_unknown, *hands_on))
+        if isinstance(error, hands_on):
+            watch.handed_on()
         yield from account.close("unknown" if unknown else "error", started, error=error)
         yield from replaying.cut_short(kept, invocation_id) if unknown else replaying.forget(kept)
         raise
@@ -156,7 +155,7 @@ def _authorized(
     prepared, kept = yield from replaying.look(actor, prepared, codec, reentrant=reentrant)
     sealed, unsigned = _sign(actor, prepared)  # 4
     ruled = yield from rule(actor, line, prepared, made_before=_was_made(kept))  # 5, 6
-    ruled, again = ruled._replace(decision=_written(ruled.decision)), None
+    ruled, again = ruled._replace(decision=ruled.decision.cut()), None
     if unsigned is not None:
         ruled = ruled.refused(unsigned)
     if ruled.runs and kept is not None and kept.page is not None:
@@ -223,17 +222,6 @@ def _take(prepared: Prepared, ruled: Ruled) -> Generator[Effect, Any, Ruled]:
 
 def _ids(answers: Sequence[Answer]) -> Sequence[str]:
     return [answer.said.approval_id for answer in answers]
-
-
-def _written(decision: Decision) -> Decision:
-    """Cut the reasons to what an entry and a model can take: arguments may be quoted in them."""
-    if not decision.reasons:
-        return decision
-    reasons = [
-        reason[:MAX_REASON].encode("utf-8", "backslashreplace").decode()
-        for reason in decision.reasons[:MAX_REASONS]
-    ]
-    return replace(decision, reasons=tuple(reasons))
 
 
 def _authorization(account: _Account, ruled: Ruled) -> tuple[Record, Ruled]:

@@ -33,6 +33,7 @@ from agentguard.desk import Desk, Store
 from agentguard.domain import Domain
 from agentguard.drive import Executors
 from agentguard.effects import Line
+from agentguard.engines.opa import MAX_AT_ONCE
 from agentguard.errors import (
     AgentguardError,
     ConfigError,
@@ -96,6 +97,7 @@ class Guard:
         self._engine = engine
         self._home = home
         self._closed = False
+        self._telemetry = Telemetry(settings.telemetry, settings.trust_domain)
         self._free = settings.policy is None  # ephemeral: any agent name, every scope
         self._agents: weakref.WeakSet[Body] = weakref.WeakSet()
         self._spelling = Spelling(settings.tool_names)
@@ -111,7 +113,8 @@ class Guard:
         self._executors = Executors(
             ThreadPoolExecutor(32, thread_name_prefix="agentguard"),
             ThreadPoolExecutor(32, thread_name_prefix="agentguard-facts"),
-            ThreadPoolExecutor(32, thread_name_prefix="agentguard-engine"),
+            # an evaluation's time begins in its thread: it must not wait for one
+            ThreadPoolExecutor(MAX_AT_ONCE, thread_name_prefix="agentguard-engine"),
         )
         # a signal's handler may close, or make a call, while this thread begins or renews
         self._beginning = threading.RLock()
@@ -150,7 +153,6 @@ class Guard:
             log=log,
             clock=_clock,
             entropy=os.urandom,
-            telemetry=Telemetry(settings.telemetry, settings.trust_domain),
             config_sha256=canonical.sha256_hex(settings.encoded),
             redactions=settings.redactions,
             revocations=home.revocations(),
@@ -317,6 +319,7 @@ class Guard:
             self._spelling.warn,
             self.resume,
             lambda: self.approvals,
+            self._telemetry,
         )
         self._agents.add(body)
         self._spelling.warn()

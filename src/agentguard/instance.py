@@ -21,7 +21,7 @@ from agentguard.delegation import token as tokens
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.token import AccessToken
 from agentguard.domain import Domain
-from agentguard.effects import Actor, AgentRun, Authority, Line
+from agentguard.effects import Actor, Authority, Line
 from agentguard.errors import DelegationError
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
@@ -29,6 +29,7 @@ from agentguard.identity.trust import seconds
 from agentguard.invocation import timestamp
 from agentguard.keys import Ed25519Signer
 from agentguard.members import AgentConfig
+from agentguard.telemetry import AgentRun
 
 RENEW_BEFORE: Final = 300
 """Seconds before its end at which a credential is renewed."""

@@ -63,8 +63,7 @@ def engine_from(source: PolicySource, base: Path) -> Engine:
             raise ConfigError(f"there is no policy at {path}")
     except OSError as error:
         raise _unreadable("policy", error) from error
-    cedar = path.suffix == ".cedar" or (path.is_dir() and any(path.glob("*.cedar")))
-    if cedar:
+    if cedar_source.is_policy(path):
         return CedarEngine.load(path)
     return _rego(path, DEFAULT_QUERY)
 

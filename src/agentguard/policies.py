@@ -48,6 +48,8 @@ def read(table: Table, resolve: Callable[[str], Path]) -> PolicyConfig:
             raise table.mistake("query", f"a package's path, such as '{DEFAULT_QUERY}'")
         policy = PolicyConfig(engine, "", query, _server(table, resolve), mode)
     else:
+        if "url" in table.names() and "path" not in table.names():
+            raise table.mistake("engine", "'opa', since there is a url and no path")
         policy = PolicyConfig(engine, table.text("path"), query, mode=mode)
     table.done()
     return policy

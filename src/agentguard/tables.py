@@ -36,8 +36,9 @@ class Table:
         return f"{self._source}: {self._path}{key}".removesuffix(".")
 
     def mistake(self, key: str, expected: str) -> ConfigError:
-        """The error for a value that is not what was expected."""
-        return ConfigError(f"{self.name(key)}: expected {expected}, got {self._members.get(key)!r}")
+        """The error for a value that is not what was expected, or is not there."""
+        got = f"got {self._members[key]!r}" if key in self._members else "found none"
+        return ConfigError(f"{self.name(key)}: expected {expected}, {got}")
 
     def _get(self, key: str) -> object:
         self._asked.add(key)
@@ -48,7 +49,9 @@ class Table:
         value = self._get(key)
         if value is None and default is not None:
             return default
-        if not isinstance(value, str) or "\0" in value:
+        if not isinstance(value, str):
+            raise self.mistake(key, "a string")
+        if "\0" in value:
             raise self.mistake(key, "a string without U+0000")
         return value
 

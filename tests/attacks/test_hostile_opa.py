@@ -298,15 +298,14 @@ def slowly(data: bytes) -> Behaviour:
     [
         answer(ALLOW),
         OK + b"Content-Length: 25\r\n\r\n" + b" " * 1000,
-        b"HTTP/1.1 100 Continue\r\n\r\n" * 100,
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 5 + answer(ALLOW),
     ],
     ids=["head", "body", "continue"],
 )
 def test_a_byte_now_and_then_gains_no_time(hostile, data):
+    """With time for each read it would come to its end, which is another answer."""
     hostile.does = slowly(data)
-    started = time.monotonic()
     assert outcome(engine_of(hostile, timeout=0.3)) == "engine.timeout"
-    assert time.monotonic() - started < 2
 
 
 def test_an_endless_answer_takes_no_memory(hostile):
@@ -342,18 +341,44 @@ def test_a_bomb_is_not_unpacked(hostile):
 def test_a_late_answer_is_not_taken_for_the_next_call_s(hostile):
     """The connection on which an answer came too late is not used again."""
 
+    too_late, sent = threading.Event(), threading.Event()
+
     def late(connection: socket.socket) -> None:
         if len(hostile.requests) == 1:
-            time.sleep(0.5)
-            connection.sendall(answer(ALLOW))
+            too_late.wait()
+            with suppress(OSError):
+                connection.sendall(answer(ALLOW))
+            sent.set()
         else:
             connection.sendall(answer(b'{"result":{"allow":false}}'))
 
     hostile.does = late
-    engine = engine_of(hostile, timeout=0.2)
+    engine = engine_of(hostile)
     assert outcome(engine) == "engine.timeout"
-    time.sleep(0.5)
+    too_late.set()
+    assert sent.wait(60)
     assert outcome(engine) == "policy.denied"
+
+
+async def test_no_call_waits_for_another_one(hostile):
+    """The server answers none before all have asked: in vain, if one waits for another's thread."""
+    many = 160
+    all_have = threading.Barrier(many, timeout=10)
+
+    def once_all_have_asked(connection: socket.socket) -> None:
+        with suppress(threading.BrokenBarrierError):
+            all_have.wait()
+            connection.sendall(answer(ALLOW))
+
+    hostile.does = once_all_have_asked
+    async with Guard.ephemeral(engine_of(hostile, timeout=20.0, connect_timeout=20.0)) as guard:
+
+        @guard.tool
+        async def read() -> str:
+            return "read"
+
+        reader = guard.new_agent("reader")
+        assert await asyncio.gather(*(reader.acall(read) for _ in range(many))) == ["read"] * many
 
 
 def test_two_answers_to_one_question(hostile):

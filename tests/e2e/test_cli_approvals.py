@@ -153,6 +153,43 @@ def test_the_answers_so_far_are_shown(project, bob):
     assert r": read \x1b[2J" in shown
 
 
+TRACED = """
+from opentelemetry import context, trace
+around = trace.NonRecordingSpan(trace.SpanContext(0xABC, 7, is_remote=False))
+context.attach(trace.set_span_in_context(around))
+"""
+
+
+@pytest.mark.usefixtures("bob")
+def test_what_waits_in_a_trace_is_found_by_it(project):
+    trace_id = f"{0xABC:032x}"
+    assert project.python("-c", MERGE).stdout.startswith("pending ")  # in no trace
+    (untraced,) = requests(project)
+    assert trace_id not in project.run("approvals", "show", untraced["request_id"]).stdout
+    assert project.run("audit", "show", "--trace", trace_id).returncode == 2
+
+    other = MERGE.replace('"main"', '"next"')
+    assert project.python("-c", TRACED + other).stdout.startswith("pending ")
+    (traced,) = (one for one in requests(project) if one != untraced)
+    assert trace_id in project.run("approvals", "show", traced["request_id"]).stdout
+    (row,) = project.lines("audit", "list", "--trace", trace_id)
+    (shown,) = project.lines("audit", "show", "--trace", trace_id)
+    assert (
+        (row["kind"], row["index"])
+        == (shown["kind"], shown["index"])
+        == (
+            "request",
+            row["index"],
+        )
+    )
+    assert shown["request_id"] == traced["request_id"]
+    drawn = project.run("audit", "show", "--trace", trace_id).stdout
+    assert traced["request_id"] in drawn
+    assert project.run("audit", "list", "--trace", trace_id).stdout.count("request") == 1
+    verified = project.run("audit", "verify")
+    assert verified.returncode == 0, verified.stderr
+
+
 def test_what_is_shown_is_whole_and_steers_no_terminal(project, bob):
     project.python("-c", MERGE)
     (request,) = requests(project)

@@ -124,6 +124,39 @@ def test_where_traces_go_and_what_they_hold(changed, table, said):
     assert [one["status"] for one in found] == ["ok", "warn"][: len(said)]
 
 
+@pytest.mark.parametrize(
+    ("table", "variables", "status", "said"),
+    [
+        (False, {}, "ok", "traces go to http://t:4318, with people by name"),
+        (False, {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "warn", "ask for OTLP over grpc"),
+        (True, {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "fail", "ask for OTLP over grpc"),
+        (True, {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, "ok", "traces go to http://t"),
+        (True, {"OTEL_TRACES_EXPORTER": "none"}, "ok", "OTEL_TRACES_EXPORTER has no traces sent"),
+    ],
+)
+def test_where_variables_have_traces_go(changed, table, variables, status, said):
+    if table:
+        edit(changed, "[policy]", "[telemetry]\n\n[policy]")
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://t:4318", **variables}
+    done = changed.run("doctor", "--json", env=variables)
+    assert done.returncode == (status == "fail")
+    (found,) = (c for c in json.loads(done.stdout)["checks"] if c["check"] == "telemetry")
+    assert found["status"] == status
+    assert said in found["what"]
+
+
+@pytest.mark.parametrize("package", ["opentelemetry.exporter", "opentelemetry.sdk"])
+def test_traces_without_the_extra(changed, package):
+    edit(changed, "[policy]", "[telemetry]\nendpoint = 'http://127.0.0.1:1'\n\n[policy]")
+    program = f"import sys; sys.modules[{package!r}] = None\n"
+    program += "from agentguard.cli import main\nmain()"
+    done = changed.python("-c", program, "doctor", "--json")
+    assert (done.returncode, done.stderr) == (1, "")
+    (found,) = (c for c in json.loads(done.stdout)["checks"] if c["check"] == "telemetry")
+    assert found["status"] == "fail"
+    assert "from your clone: pip install '.[otlp]'" in found["what"]
+
+
 def test_scopes_that_no_call_can_meet(changed):
     edit(changed, "# [tools.read_file]", '[tools.read_file]\nrequires = ["files:read", "x:y"]')
     said = [c["what"] for c in changed.json("doctor")["checks"] if c["check"] == "tool read_file"]

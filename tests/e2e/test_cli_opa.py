@@ -111,15 +111,23 @@ def test_check_eval_and_doctor_ask_the_server(served):
     other = project.run("policy", "check", "--query", "data.agent.nothing")
     assert (other.returncode, other.stdout) == (1, "")
     assert other.stderr.startswith("error [policy.undefined]: ")
+    assert f"{server.url} has no data.agent.nothing: load the policy there" in other.stderr
 
     server.stop()
     down = project.run("policy", "check")
     assert (down.returncode, down.stdout) == (1, "")
     assert down.stderr.startswith("error [engine.unreachable]: ")
+    where = f"start OPA at {server.url}, or correct [policy] url"
+    assert where in down.stderr
+    assert where in project.run("policy", "eval", "call.json").stdout
+    replayed = project.run("policy", "replay")
+    assert replayed.returncode == 2
+    assert where in " ".join(replayed.stderr.split())
     report = project.json("policy", "eval", "call.json", code=1)
     assert (report["decision"], report["code"]) == ("deny", "engine.unreachable")
     checks = {c["check"]: c for c in project.json("doctor", code=1)["checks"]}
     assert checks["policy"]["status"] == "fail"
+    assert where in checks["policy"]["what"]
     assert call(project, "README.md") == "engine.unreachable\n"
 
     server.start()

@@ -208,6 +208,35 @@ def test_a_policy_that_others_can_write_is_refused(project):
     assert result.stderr.startswith("error [config.exposed]: ")
 
 
+def test_eval_and_test_say_what_does_not_fit_a_cedar_schema(project):
+    folder = project.folder / "cedar"
+    folder.mkdir()
+    (folder / "p.cedar").write_text("permit(principal, action, resource);")
+    (folder / "schema.cedarschema").write_text(
+        "entity Role; entity Resource; entity Agent in [Role] = "
+        "{name: String, id?: String, type?: String, instance?: String, roles?: Set<String>};"
+        "type Context = {n: Long, args?: {}, tool?: {name: String, schema_sha256: String}};"
+        'action "read" appliesTo {principal: Agent, resource: Resource, context: Context};'
+    )
+    for action, said in (("read", None), ("write", 'action `Action::"write"` does not exist')):
+        asked = {"agent": {"name": "a"}, "action": action, "n": 1}
+        (project.folder / "call.json").write_text(json.dumps(asked))
+        shown = project.run("policy", "eval", "call.json", "--policy", folder)
+        assert shown.returncode == (said is not None)
+        assert shown.stdout.startswith("allow\n" if said is None else "deny [policy.undecided]\n")
+        assert said is None or said in shown.stdout
+    cases = "".join(
+        f'[[case]]\nname = "{action}"\nexpect = "allow"\n'
+        f'input = {{agent.name = "a", action = "{action}", n = 1}}\n'
+        for action in ("read", "write")
+    )
+    (folder / "p_test.toml").write_text(cases)
+    tested = project.run("policy", "test", "--policy", folder)
+    assert tested.returncode == 1
+    assert "1 failed of 2 tests" in tested.stdout
+    assert 'action `Action::"write"` does not exist' in tested.stdout
+
+
 def test_check_and_eval_take_cedar(project):
     text = 'permit(principal, action == Action::"read_file", resource);\n'
     (project.folder / "p.cedar").write_text(text)

@@ -126,20 +126,30 @@ def test_other_words_are_no_other_decision(recorded):
 
 
 @pytest.mark.parametrize(
-    ("changed", "decision"),
+    ("changed", "decision", "said"),
     [
-        ('{"reason": "a second look", "quorum": 2}', "approval"),
-        ('{"reason": "a second look", "roles": ["lead"]}', "approval"),
-        ("false", "deny"),
+        (
+            '{"reason": "a second look", "quorum": 2}',
+            "approval",
+            "1 person (a second look) -> 2 people (a second look)",
+        ),
+        (
+            '{"reason": "a second look", "roles": ["lead"]}',
+            "approval",
+            "1 person (a second look) -> 1 person in a role of lead (a second look)",
+        ),
+        ("false", "deny", "a second look -> [policy.denied] no rule of the policy"),
     ],
 )
-def test_a_call_that_people_approved_was_an_approval(recorded, changed, decision):
+def test_a_call_that_people_approved_was_an_approval(recorded, changed, decision, said):
     policy = other(recorded, ('{"reason": "a second look"}', changed))
     report = recorded.json("policy", "replay", policy, "--tool", "merge")
     (merge,) = report["calls"]
     assert merge["recorded"]["decision"] == "approval"
     assert merge["replayed"]["decision"] == decision
     assert merge["change"] == "decision"
+    shown = " ".join(recorded.run("policy", "replay", policy, "--tool", "merge").stdout.split())
+    assert said in shown
 
 
 def test_one_that_is_denied_once_it_is_approved_is_a_denial(recorded):

@@ -7,7 +7,6 @@ and the policy with the real programs: Jaeger is a collector too, and runs both.
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import subprocess
@@ -16,9 +15,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.request import ProxyHandler, Request, build_opener
 
-import binaries
 import pytest
-import servers
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -26,20 +23,6 @@ DEPLOY = ROOT / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 SERVICES = COMPOSE["services"]
 DIRECTLY = build_opener(ProxyHandler({}))
-
-
-def program(server):
-    """The program of a server, as ``scripts/services`` finds it."""
-    named = os.environ.get(f"AGENTGUARD_{server.name.upper()}_PROGRAM")
-    if named is not None:
-        return named
-    found = binaries.present(server.program)
-    if found is not None:
-        return found.path
-    where = f"there is no {server.name} on PATH or in the cache: scripts/services up builds it"
-    if os.environ.get("CI") == "true":
-        pytest.fail(where)
-    pytest.skip(where)
 
 
 def pinned(module, package):
@@ -94,6 +77,28 @@ class Running:
         self.stack.callback(process.kill)
         return process
 
+    def on_free_ports(self, number, command, url, body=None):
+        """Start what ``command`` says for so many ports; on others where somebody took one."""
+        for _ in range(5):
+            ports = free_ports(number)
+            process = self.start(*command(*ports))
+            if self.answers(process, url(*ports), body):
+                return process, ports
+        return pytest.fail(f"it ends at once: {self.logs()}")
+
+    def answers(self, process, url, body):
+        """Whether it answers, and has not ended."""
+        deadline = time.monotonic() + 30
+        while process.poll() is None and time.monotonic() < deadline:
+            request = Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
+            with suppress(OSError), DIRECTLY.open(request, timeout=5):
+                return process.poll() is None
+            time.sleep(0.05)
+        return False
+
+    def logs(self):
+        return [*map(Path.read_text, self.folder.glob("*.log"))]
+
     def answer(self, url, body=None, until=lambda _: True):
         """What a server answers, asked until it is up and the answer is as it must become."""
         deadline = time.monotonic() + 30
@@ -104,9 +109,7 @@ class Running:
                 if until(said):
                     return said
             time.sleep(0.05)
-        return pytest.fail(
-            f"no answer from {url}: {[*map(Path.read_text, self.folder.glob('*.log'))]}"
-        )
+        return pytest.fail(f"no answer from {url}: {self.logs()}")
 
 
 @pytest.fixture
@@ -126,26 +129,37 @@ def settings(endpoints):
     return [f"--set={name}=127.0.0.1:{port}" for name, port in endpoints.items()]
 
 
-def test_what_is_sent_to_the_collector_is_found_in_jaeger(running):
-    jaeger = program(servers.JAEGER)
-    query, health, between, grpc, http = free_ports(5)
+def test_what_is_sent_to_the_collector_is_found_in_jaeger(running, jaeger_program):
+    jaeger = jaeger_program
     otlp = "receivers.otlp.protocols"
-    ours = {
-        "extensions.jaeger_query.http.endpoint": query,
-        "extensions.jaeger_query.grpc.endpoint": 0,
-        "extensions.healthcheckv2.http.endpoint": health,
-        f"{otlp}.grpc.endpoint": between,
-    }
-    theirs = {
-        f"{otlp}.grpc.endpoint": grpc,
-        f"{otlp}.http.endpoint": http,
-        "exporters.otlp.endpoint": between,
-    }
-    running.start(jaeger, f"--config={DEPLOY / 'jaeger.yaml'}", *settings(ours))
     asked = SERVICES["jaeger"]["healthcheck"]["test"][-1]
-    running.answer(asked.replace(":13133/", f":{health}/"))
-    running.start(jaeger, f"--config={DEPLOY / 'collector.yaml'}", *settings(theirs))
 
+    def store(query, health, between):
+        ours = {
+            "extensions.jaeger_query.http.endpoint": query,
+            "extensions.jaeger_query.grpc.endpoint": 0,
+            "extensions.healthcheckv2.http.endpoint": health,
+            f"{otlp}.grpc.endpoint": between,
+        }
+        return jaeger, f"--config={DEPLOY / 'jaeger.yaml'}", *settings(ours)
+
+    def healthy(_query, health, _between):
+        return asked.replace(":13133/", f":{health}/")
+
+    _, (query, _, between) = running.on_free_ports(3, store, healthy)
+
+    def collector(grpc, http):
+        theirs = {
+            f"{otlp}.grpc.endpoint": grpc,
+            f"{otlp}.http.endpoint": http,
+            "exporters.otlp.endpoint": between,
+        }
+        return jaeger, f"--config={DEPLOY / 'collector.yaml'}", *settings(theirs)
+
+    def receives(_grpc, http):
+        return f"http://127.0.0.1:{http}/v1/traces"
+
+    _, (_, http) = running.on_free_ports(2, collector, receives, b"{}")
     now = str(time.time_ns())
     span = {"traceId": "0af7651916cd43dd8448eb211c80319c", "spanId": "b7ad6b7169203331"}
     span |= {"name": "execute_tool read", "startTimeUnixNano": now, "endTimeUnixNano": now}
@@ -160,25 +174,28 @@ def test_what_is_sent_to_the_collector_is_found_in_jaeger(running):
 
 
 @pytest.mark.parametrize("name", ["jaeger.yaml", "collector.yaml"])
-def test_a_mistake_in_a_configuration_would_be_found(tmp_path, name):
+def test_a_mistake_in_a_configuration_would_be_found(tmp_path, name, jaeger_program):
     text = (DEPLOY / name).read_text()
     broken = tmp_path / name
     broken.write_text(text.replace("receivers: [otlp]", "receivers: [oltp]"))
 
     def validated(file):
-        command = [program(servers.JAEGER), "validate", f"--config={file}"]
+        command = [jaeger_program, "validate", f"--config={file}"]
         return subprocess.run(command, capture_output=True, check=False).returncode
 
     assert validated(DEPLOY / name) == 0
     assert validated(broken) != 0
 
 
-def test_opa_runs_as_the_file_says_and_decides_by_the_example(running):
-    opa = program(servers.OPA)
-    (port,) = free_ports(1)
-    changed = {"--addr=0.0.0.0:8181": f"--addr=127.0.0.1:{port}", "/policies": DEPLOY / "policies"}
-    command = [changed.get(part, part) for part in SERVICES["opa"]["command"]]
-    process = running.start(opa, *command)
+def test_opa_runs_as_the_file_says_and_decides_by_the_example(running, opa_program):
+    opa = opa_program
+
+    def command(port):
+        addr, policies = f"--addr=127.0.0.1:{port}", DEPLOY / "policies"
+        changed = {"--addr=0.0.0.0:8181": addr, "/policies": policies}
+        return opa, *(changed.get(part, part) for part in SERVICES["opa"]["command"])
+
+    process, (port,) = running.on_free_ports(1, command, "http://127.0.0.1:{}/health".format)
 
     def decided(agent, action, **args):
         asked = {"input": {"agent": {"type": agent}, "action": action, "args": args}}

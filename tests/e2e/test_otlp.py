@@ -40,7 +40,7 @@ with Guard.ephemeral(lambda _input: Decision.allow(), config={config}) as guard:
 class Receiver:
     """Keeps what is sent, by its path. ``holds`` has it answer nothing."""
 
-    def __init__(self, *, holds=False, status=200):
+    def __init__(self, *, holds=False, status=200, page=False):
         self.bodies: defaultdict[str, list[bytes]] = defaultdict(list)
         self.let_go = threading.Event()
         receiver = self
@@ -53,6 +53,8 @@ class Receiver:
                     receiver.let_go.wait()
                     return
                 self.send_response(status)
+                media_type = "text/html; charset=utf-8" if page else "application/x-protobuf"
+                self.send_header("Content-Type", media_type)
                 self.end_headers()
 
             def log_message(self, *_arguments):
@@ -138,10 +140,136 @@ def test_by_the_standard_variables(receiver, how):
     assert receiver.spans() == [("environment", "execute_tool push")]
 
 
-def test_without_a_table_and_a_call_the_variables_are_the_applications_affair(receiver):
-    done = run(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url)
+@pytest.mark.parametrize(
+    ("base", "path"),
+    [
+        ("", ""),
+        ("/", ""),
+        ("/v1/traces", ""),
+        ("/v1/metrics/", ""),
+        ("/api/v1/tenant-7/otlp", "/api/v1/tenant-7/otlp"),
+        ("/v1/traces/of/us/", "/v1/traces/of/us"),
+    ],
+)
+def test_the_signals_have_their_paths_below_the_base_url(receiver, base, path):
+    done = run(f"telemetry.configure(endpoint={receiver.url + base!r}, metrics=True)")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(receiver.bodies) == {f"{path}/v1/traces", f"{path}/v1/metrics"}
+
+
+def test_a_service_may_have_any_name(receiver):
+    setup = f"telemetry.configure(endpoint={receiver.url!r})"
+    assert run(setup, OTEL_SERVICE_NAME="known-unknowns").returncode == 0
+    assert receiver.spans() == [("known-unknowns", "execute_tool push")]
+
+
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP", "OTEL_EXPORTER_OTLP_TRACES"])
+def test_the_variables_suffice(receiver, variable):
+    url = receiver.url + ("/v1/traces" if variable.endswith("TRACES") else "")
+    done = run(**{f"{variable}_ENDPOINT": url, "OTEL_SERVICE_NAME": "environment"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fix\n", "")
+    assert receiver.spans() == [("environment", "execute_tool push")]
+
+
+OWN = """
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    own = TracerProvider()
+    trace.set_tracer_provider(own)
+    assert trace.get_tracer_provider() is own"""
+
+
+def test_an_application_that_sets_up_an_sdk_has_it_in_force_before_and_after_the_variables(
+    receiver,
+):
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
+    done = run(textwrap.dedent(OWN), **variables)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fix\n", "")
+    assert receiver.spans() == []
+
+    done = run(middle=f"{OWN}\n    print(agent.call(push, 'late'))", **variables)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fix\nlate\n", "")
+    assert receiver.spans() == [("agentguard", "execute_tool push")]  # of the first call alone
+
+
+def test_what_a_call_sets_up_follows_the_variables(receiver):
+    call = "telemetry.configure(service_name='late')\n    print(agent.call(push, 'late'))"
+    done = run(middle=call, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fix\nlate\n", "")
+    sent = [("agentguard", "execute_tool push"), ("late", "execute_tool push")]
+    assert sorted(receiver.spans()) == sent
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+        {"OTEL_BSP_MAX_QUEUE_SIZE": "-1"},
+        {"OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER": "nobody's"},
+        {"OTEL_TRACES_EXPORTER": "none"},
+    ],
+)
+def test_variables_alone_deny_no_call(receiver, more):
+    done = run(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url, **more)
     assert (done.returncode, done.stdout) == (0, "fix\n")
     assert receiver.spans() == []
+
+
+def test_variables_alone_without_the_extra(receiver):
+    hide = "import sys; sys.modules['opentelemetry.sdk'] = None"
+    done = run(hide, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fix\n", "")
+
+
+@pytest.mark.parametrize("how", ["a table", "a call"])
+def test_none_sends_none(receiver, how):
+    table = {"endpoint": receiver.url, "metrics": True}
+    call = f"assert telemetry.configure(**{table!r}) is SET"
+    for variables, sent in (
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, {"/v1/traces", "/v1/metrics"}),
+        ({"OTEL_TRACES_EXPORTER": "none"}, {"/v1/metrics"}),
+        ({"OTEL_METRICS_EXPORTER": "none"}, {"/v1/traces"}),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}, set()),
+    ):
+        receiver.bodies.clear()
+        setup = call.replace("SET", str(bool(sent)))
+        done = (
+            run(config={"telemetry": table}, **variables)
+            if how == "a table"
+            else run(setup, **variables)
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "fix\n", "")
+        assert set(receiver.bodies) == sent
+
+
+def test_another_exporter_is_not_replaced_in_silence(receiver):
+    done = run(f"telemetry.configure(endpoint={receiver.url!r})", OTEL_TRACES_EXPORTER="console")
+    assert (done.returncode, done.stdout) == (0, "fix\n")
+    assert "OTEL_TRACES_EXPORTER=console: agentguard sends traces over OTLP alone" in done.stderr
+    assert receiver.spans() == []
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:4318", "4318", "", "ftp://localhost"])
+def test_an_endpoint_is_a_url(endpoint):
+    done = run(f"telemetry.configure(endpoint={endpoint!r})")
+    assert done.returncode == 1
+    expected = "endpoint: expected the URL of an OTLP receiver, as http://localhost:4318"
+    assert f"{expected}, got {endpoint!r}" in done.stderr
+
+
+def test_a_web_page_takes_no_spans(receiver):
+    """As Jaeger's page, which answers all that is sent to it with status 200."""
+    page = Receiver(page=True)
+    flushed = "print(telemetry.flush())"
+    done = run(f"telemetry.configure(endpoint={page.url!r})", middle=flushed)
+    page.close()
+    assert (done.returncode, done.stdout) == (0, "fix\nFalse\n")
+    assert f"spans are lost: {page.url} answers with a web page" in done.stderr
+    assert "http://localhost:4318" in done.stderr
+    assert done.stderr.count("spans are lost") == 1
+
+    done = run(f"telemetry.configure(endpoint={receiver.url!r})", middle=flushed)
+    assert (done.stdout, done.stderr) == ("fix\nTrue\n", "")
 
 
 def test_a_sampler_of_the_variables_counts(receiver):
@@ -208,11 +336,23 @@ def test_the_demo_sends_its_trace_and_says_whether_it_was_taken(receiver, tmp_pa
     assert (told["verified"], told["sent"]) == (True, True)
     assert ("agentguard-demo", "invoke_agent orchestrator") in receiver.spans()
 
-    refusing = Receiver(status=404)
-    told = demo(tmp_path / "refused", refusing.url)
-    refusing.close()
+    page = Receiver(page=True)
+    told = demo(tmp_path / "page", page.url)
+    page.close()
     assert (told["verified"], told["sent"]) == (True, False)
     assert len(told["trace_id"]) == 32
+
+
+def test_the_demo_takes_a_url():
+    done = subprocess.run(
+        [Path(sys.executable).with_name("agentguard"), "demo", "--otlp", "localhost:4318"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "expected the URL of an OTLP receiver" in " ".join(done.stderr.split())
 
 
 def test_another_protocol_is_refused(receiver):
@@ -225,5 +365,22 @@ def test_without_the_extra_it_says_what_to_install():
     hide = "import sys; sys.modules['opentelemetry.sdk'] = None"
     refused = run(f"{hide}\ntelemetry.configure(endpoint='http://127.0.0.1:1')")
     assert refused.returncode == 1
-    assert "pip install 'agentguard[otlp]'" in refused.stderr
+    assert "from your clone: pip install '.[otlp]'" in refused.stderr
     assert run(hide).stdout == "fix\n"
+
+
+def test_the_example_prints_no_link_to_a_trace_that_was_not_taken(receiver):
+    example = Path(__file__).parents[2] / "examples" / "jaeger" / "main.py"
+    page = Receiver(page=True)
+    for url, taken in ((page.url, False), (receiver.url, True)):
+        done = subprocess.run(
+            [sys.executable, example],
+            env={**os.environ, "AGENTGUARD_OTLP_ENDPOINT": url},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert (done.returncode == 0, "/trace/" in done.stdout) == (taken, taken)
+        assert ("the trace was not taken" in done.stderr) is not taken
+    page.close()

@@ -15,10 +15,10 @@ import pytest
 
 from agentguard import Arguments, Decision, Denied, Guard, PolicyError, ToolSpec
 from agentguard.canonical import Fragment, dumps
+from agentguard.decision import MAX_REASON, MAX_REASONS
 from agentguard.engines.function import FunctionEngine
 from agentguard.engines.rego import RegoEngine
 from agentguard.engines.rego_outputs import OUTPUTS
-from agentguard.flow import MAX_REASON, MAX_REASONS
 from agentguard.policy import decide, document
 from agentguard.tool import RESERVED
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
+import servers
 
 ROOT = Path(__file__).parents[2]
 PORTS = (
@@ -193,7 +194,12 @@ class Bare(Services):
         return {path.name: path for path in self.cache.glob("*/*") if path.name != "lock"}
 
 
-PROGRAM = '[ "$1" = version ] && echo 1.2.3 && exit'
+VERSIONS = {server.name: server.program.version for server in servers.SERVERS}
+
+
+def saying(version):
+    """A program that knows its version."""
+    return f'[ "$1" = version ] && echo {version} && exit'
 
 
 @pytest.fixture
@@ -206,15 +212,30 @@ def bare(tmp_path):
 def test_without_the_programs_and_go_it_says_how_to_get_them(bare):
     refused = bare("up")
     assert refused.returncode == 3
-    assert "found no opa on PATH or in " in refused.stderr
+    assert f"found no opa {VERSIONS['opa']} on PATH or in " in refused.stderr
     assert "there is no go on PATH" in refused.stderr
     assert "install Go 1.26" in refused.stderr
     assert "https://github.com/open-policy-agent/opa/releases" in refused.stderr
-    bare.put("opa", PROGRAM)
+    bare.put("opa", saying(VERSIONS["opa"]))
     refused = bare("up")
     assert refused.returncode == 3
-    assert "found no jaeger on PATH or in " in refused.stderr
+    assert f"found no jaeger {VERSIONS['jaeger']} on PATH or in " in refused.stderr
     assert "docker compose -f deploy/compose.yaml up" in refused.stderr
+
+
+def test_in_ci_only_the_pinned_version_counts(bare):
+    bare.put("opa", saying("0.0.1"))
+    bare.put("jaeger", saying(VERSIONS["jaeger"]))
+    refused = bare("up", CI="true")
+    assert refused.returncode == 3
+    assert f"{bare.bin / 'opa'} is 0.0.1: CI takes {VERSIONS['opa']}" in refused.stderr
+    assert "jaeger" not in refused.stderr
+
+    elsewhere = bare("up", CI="")
+    assert f"takes {bare.bin / 'opa'}, which is 0.0.1; go.mod pins" in elsewhere.stderr
+    assert elsewhere.returncode == 1  # they only know their versions
+    bare.put("opa", saying(VERSIONS["opa"]))
+    assert bare("up", CI="true").returncode == 1
 
 
 def test_a_go_that_is_too_old_counts_as_none(bare):
@@ -227,7 +248,7 @@ def test_a_go_that_is_too_old_counts_as_none(bare):
 
 def test_a_taken_port_is_named_and_nothing_is_started(bare):
     for name in ("opa", "jaeger"):
-        bare.put(name, PROGRAM, "exec sleep 60")
+        bare.put(name, saying(VERSIONS[name]), "exec sleep 60")
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         refused = bare("up", AGENTGUARD_OTLP_GRPC_PORT=str(port))
@@ -254,8 +275,10 @@ HTTPServer(("127.0.0.1", int(sys.argv[1].split(":")[1])), Handler).serve_forever
 
 
 def test_a_server_that_ends_at_once_is_shown_and_takes_the_other_down(bare):
-    bare.put("jaeger", PROGRAM, "echo 'no such storage: memory'", "exit 1")
-    bare.put("opa", PROGRAM, f"exec {sys.executable} -c {shlex.quote(ANSWERING)} $4")
+    bare.put("jaeger", saying(VERSIONS["jaeger"]), "echo 'no such storage: memory'", "exit 1")
+    bare.put(
+        "opa", saying(VERSIONS["opa"]), f"exec {sys.executable} -c {shlex.quote(ANSWERING)} $4"
+    )
     failed = bare("up")
     assert failed.returncode == 1
     assert "jaeger has ended:\n    no such storage: memory\n" in failed.stderr

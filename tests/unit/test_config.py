@@ -160,7 +160,14 @@ def test_an_empty_list_of_scopes_is_said_and_not_left_out(written):
     ("text", "key", "says"),
     [
         ("", "policy", "a table with a path"),
-        ("[policy]\n", "policy.path", "a string"),
+        ("[policy]\n", "policy.path", "a string, found none"),
+        (
+            '[policy]\nurl = "http://o"\n',
+            "policy.engine",
+            "'opa', since there is a url and no path",
+        ),
+        (POLICY + "[telemetry]\nendpoint = 4318\n", "telemetry.endpoint", "a string, got 4318"),
+        ('[policy]\npath = "a\\u0000"\n', "policy.path", "a string without U+0000"),
         ("[policy]\npath = 5\n", "policy.path", "a string"),
         (
             '[policy]\npath = "p"\nengine = "oPa"\n',

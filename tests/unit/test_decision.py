@@ -1,4 +1,4 @@
-"""The exceptions that steer a call survive a process boundary whole."""
+"""The exceptions that steer a call survive a process boundary whole; what is kept of reasons."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import pickle
 import pytest
 
 from agentguard import ApprovalPending, ApprovalRequest, Decision, Denied, Requirement
+from agentguard.cli.policy_replay import Answer
+from agentguard.decision import MAX_REASON, MAX_REASONS
 
 REQUEST = ApprovalRequest(
     request_id="ab" * 16,
@@ -31,6 +33,16 @@ REQUEST = ApprovalRequest(
     requested_at=1_800_000_000,
     expires_at=1_800_003_600,
 )
+
+
+def test_reasons_are_cut_to_what_an_entry_takes_and_a_replay_sees_the_same():
+    decision = Decision.deny(*(f"\ud800{number}" + "x" * MAX_REASON for number in range(20)))
+    cut = decision.cut()
+    kept = "x" * (MAX_REASON - 2)
+    assert cut.reasons[0] == f"\\ud8000{kept}"
+    assert len(cut.reasons) == MAX_REASONS
+    assert Answer.of(decision).reasons == cut.reasons
+    assert Decision.deny("no").cut() == Decision.deny("no")
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,16 @@ def test_what_the_schema_does_not_know_is_not_decided():
     assert refusal(engine, more=1) == "policy.undecided"
 
 
+def test_who_tries_a_policy_is_told_what_cedar_finds():
+    engine = policy('@id("big") permit(principal, action, resource) when { context.n > 1 };')
+    asked = canonical.dumps(CALL | {"n": "s3cret"})
+    said = engine.explain(asked, "policy.error")
+    assert said is not None
+    assert "the policy big" in said
+    assert "type error: expected long, got string" in said
+    assert engine.explain(canonical.dumps(CALL | {"n": 2}), "policy.denied") is None
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -221,6 +231,19 @@ def test_a_panic_denies(monkeypatch):
 
 
 # --- what is refused when it is loaded
+
+
+def test_what_does_not_fit_the_schema_is_named_with_its_file(tmp_path):
+    good = "permit(principal, action, resource); " * 2
+    bad = '@id("misspelt") permit(principal, action, resource) when { context.brunch == "a" };'
+    (tmp_path / "a.cedar").write_text(good)
+    (tmp_path / "b.cedar").write_text(good + bad)
+    (tmp_path / "schema.cedarschema").write_text(SCHEMA)
+    with pytest.raises(PolicyError) as raised:
+        CedarEngine.load(tmp_path)
+    assert str(raised.value).startswith("b.cedar: the policy misspelt: ")
+    (tmp_path / "b.cedar").write_text(good + bad.replace("brunch", "branch"))
+    assert CedarEngine.load(tmp_path).warnings == ()
 
 
 def test_what_is_no_cedar_or_does_not_fit_the_schema_is_refused():

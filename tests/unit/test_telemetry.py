@@ -8,11 +8,15 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry import context, trace
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 from opentelemetry.trace import StatusCode
 
 from agentguard import (
@@ -23,9 +27,12 @@ from agentguard import (
     Denied,
     Guard,
     Invocation,
+    config,
+    domain,
     telemetry,
 )
 from agentguard.audit import entry, statements
+from agentguard.engines.function import FunctionEngine
 from agentguard.keys import Ed25519Signer
 
 TABLES: dict[str, Any] = {
@@ -45,13 +52,25 @@ def answer(document):
     return Decision.require_approval() if branch == "release" else Decision.allow()
 
 
+def in_memory(answer: Any, tables: dict[str, Any]) -> Guard:
+    """A guard with ``[policy]``, which only a durable one may have, and nothing on disk."""
+    settings = config.parse({"state": "unused", **tables}, source="agentguard.toml", base=Path())
+    home = domain.ephemeral(settings.trust_domain, now=datetime.now(UTC))
+    return Guard(settings, FunctionEngine(answer), home)
+
+
 class Place:
     """A guard, an agent with a tool, and a person who approves."""
 
-    def __init__(self, **tables: Any) -> None:
+    def __init__(self, answer: Any = answer, **tables: Any) -> None:
         self.bob = Ed25519Signer.from_seed(os.urandom(32))
         people = {"bob": {"keys": [self.bob.public_key.openssh()]}}
-        self.guard = Guard.ephemeral(answer, config={**TABLES, "approvers": people, **tables})
+        tables = {**TABLES, "approvers": people, **tables}
+        self.guard = (
+            in_memory(answer, tables)
+            if "policy" in tables
+            else Guard.ephemeral(answer, config=tables)
+        )
         self.agent = self.guard.new_agent("reviewer")
         self.check: Any = None
         self.does: Any = lambda branch: f"pushed {branch}"
@@ -65,6 +84,11 @@ class Place:
 
     def call(self, branch="fix"):
         return self.agent.call(self.push, branch=branch)
+
+    def bound(self, branch):
+        """The same call, as an adapter makes it."""
+        bind = lambda: Arguments.of({"branch": branch})  # noqa: E731
+        return Invocation.bind(self.push.spec, bind, CallSite("call_1", thread="t"))
 
     def ask(self, branch="release"):
         with pytest.raises(ApprovalPending) as pending:
@@ -253,10 +277,7 @@ def test_a_rejection_is_an_error(place, spans):
 
 
 def test_an_evaluation_has_a_span_only_where_people_are_asked(place, spans):
-    def at(branch):
-        bind = lambda: Arguments.of({"branch": branch})  # noqa: E731
-        return Invocation.bind(place.push.spec, bind, CallSite("call_1", thread="t"))
-
+    at = place.bound
     assert place.agent.evaluate(at("fix")).allowed
     assert place.agent.evaluate(at("main")).outcome == "deny"
     assert spans.all() == []
@@ -578,6 +599,45 @@ def test_the_span_of_an_agents_run_has_its_calls_in_it(place, spans):
     assert "a text" not in again.to_json()
 
 
+@pytest.mark.parametrize(
+    ("traceparent", "goes_on"),
+    [
+        (f"00-{1:032x}-{2:016x}-01", True),
+        (f"42-{1:032x}-{2:016x}-01-of-later", True),
+        (f"00-{1:032x}-{2:016x}-01-of-later", False),
+        (f"ff-{1:032x}-{2:016x}-01", False),
+        (f"0-{1:032x}-{2:016x}-01", False),
+        ("00-0x1-+2-01", False),
+        (f"00-{0xA:032X}-{2:016x}-01", False),
+        (f"00-{0:032x}-{2:016x}-01", False),
+    ],
+)
+def test_a_run_goes_on_from_what_is_a_traceparent_alone(place, spans, traceparent, goes_on):
+    with place.agent.span(paused=traceparent):
+        pass
+    (span,) = spans.all()
+    assert (span.context.trace_id == 1) is goes_on
+    assert [link.context.span_id for link in span.links] == ([2] if goes_on else [])
+
+
+def test_spans_and_metrics_say_which_version_made_them(place, spans, metrics):
+    place.call()
+    scope = spans.one("execute_tool push").instrumentation_scope
+    assert (scope.name, scope.version) == ("agentguard", metadata.version("agentguard"))
+    (made,) = metrics.get_metrics_data().resource_metrics
+    (scope,) = (one.scope for one in made.scope_metrics)
+    assert (scope.name, scope.version) == ("agentguard", metadata.version("agentguard"))
+
+
+def test_a_workflow_is_named_as_both_versions_of_the_conventions_have_it(spans):
+    with telemetry.workflow("newsroom"):
+        pass
+    span = spans.one("invoke_workflow newsroom")
+    assert span.attributes["gen_ai.operation.name"] == "invoke_workflow"
+    assert span.attributes["gen_ai.workflow.name"] == "newsroom"
+    assert span.attributes["gen_ai.agent.name"] == "newsroom"
+
+
 def points(reader, name):
     """The data points of a metric, by their attributes."""
     data = reader.get_metrics_data()
@@ -588,6 +648,45 @@ def points(reader, name):
     ]
 
 
+@pytest.mark.parametrize("around", ["itself", "its parent", "another trace"])
+def test_a_span_of_theirs_that_goes_on_links_to_the_run_that_has_paused_alone(place, spans, around):
+    """Its parent and its trace are its instrumentor's to say, and it does not lead to itself."""
+    with place.agent.span() as first:
+        pass
+    tracer = trace.get_tracer("theirs")
+    parent, other = tracer.start_span("parent"), tracer.start_span("other", context.Context())
+    theirs = tracer.start_span("graph", trace.set_span_in_context(parent))
+    here = {"itself": theirs, "its parent": parent, "another trace": other}[around]
+    again = place.agent.span(
+        paused=first.traceparent, parent=trace.set_span_in_context(here), inside=theirs
+    )
+    again.end()
+    theirs.end()
+    graph = spans.one("graph")
+    paused = ids(spans.one("invoke_agent reviewer"))
+    assert [link.context.span_id for link in graph.links] == [paused[1]]
+    assert [dict(link.attributes) for link in graph.links] == [{"agentguard.link": "paused"}]
+
+
+@pytest.fixture(params=["no spans", "sampled out", "recording"])
+def sampling(request, monkeypatch):
+    """Whether there are spans beside the metrics, and whether they record."""
+    if request.param != "no spans":
+        sampler = ALWAYS_OFF if request.param == "sampled out" else ALWAYS_ON
+        monkeypatch.setattr(trace, "_TRACER_PROVIDER", TracerProvider(sampler=sampler))
+
+
+def counts(metrics):
+    """What has been counted by now: one agent's calls of one tool, by the other attributes."""
+    common = {"gen_ai.agent.name": "reviewer", "gen_ai.tool.name": "push"}
+    found = points(metrics, "agentguard.calls")
+    assert all(about.items() >= common.items() for about, _ in found)
+    left = [(about.items() - common.items(), point.value) for about, point in found]
+    told = [(dict(about), value) for about, value in left]
+    return sorted(told, key=lambda one: one[0]["agentguard.policy.decision"])
+
+
+@pytest.mark.usefixtures("sampling")
 def test_calls_are_counted_by_their_answer_with_and_without_spans(metrics):
     place = Place()
     place.call()
@@ -595,25 +694,64 @@ def test_calls_are_counted_by_their_answer_with_and_without_spans(metrics):
     with pytest.raises(Denied):
         place.call("main")
     place.ask()
-    common = {"gen_ai.agent.name": "reviewer", "gen_ai.tool.name": "push"}
-    counted = [(about, point.value) for about, point in points(metrics, "agentguard.calls")]
-    assert sorted(counted, key=str) == sorted(
-        [
-            ({"agentguard.policy.decision": "allow", **common}, 2),
-            (
-                {"agentguard.policy.decision": "deny", **common, "error.type": "policy.denied"},
-                1,
-            ),
-            ({"agentguard.policy.decision": "approval", **common}, 1),
-        ],
-        key=str,
-    )
+    assert counts(metrics) == [
+        ({"agentguard.policy.decision": "allow"}, 2),
+        ({"agentguard.policy.decision": "approval"}, 1),
+        (
+            {
+                "agentguard.policy.decision": "deny",
+                "agentguard.policy.code": "policy.denied",
+                "error.type": "policy.denied",
+            },
+            1,
+        ),
+    ]
     took = points(metrics, "agentguard.decision.duration")
-    assert {about["agentguard.policy.decision"]: point.count for about, point in took} == {
-        "allow": 2,
-        "deny": 1,
-        "approval": 1,
-    }
+    assert [(about, point.count) for about, point in sorted(took, key=str)] == [
+        ({"agentguard.policy.decision": "allow"}, 2),
+        ({"agentguard.policy.decision": "approval"}, 1),
+        ({"agentguard.policy.decision": "deny"}, 1),
+    ]
+
+
+@pytest.mark.usefixtures("sampling")
+def test_a_look_up_is_counted_once_where_people_are_asked(metrics):
+    place = Place()
+    place.agent.evaluate(place.bound("fix"))
+    place.agent.evaluate(place.bound("main"))
+    assert counts(metrics) == []
+    for _ in range(2):  # the second one asks nobody
+        with pytest.raises(ApprovalPending):
+            place.agent.evaluate(place.bound("release"))
+    assert counts(metrics) == [({"agentguard.policy.decision": "approval"}, 1)]
+
+
+@pytest.mark.usefixtures("sampling")
+def test_what_is_only_observed_is_counted_as_decided_and_as_no_error(metrics):
+    policy = {"engine": "function", "path": "unused:unused", "mode": "observe"}
+    place = Place(policy=policy)
+    for branch in ("fix", "main", "release"):
+        place.call(branch)
+    observed = {"agentguard.policy.enforced": False}
+    assert counts(metrics) == [
+        ({"agentguard.policy.decision": "allow", **observed}, 1),
+        (
+            {
+                "agentguard.policy.decision": "approval",
+                "agentguard.policy.code": "approval.required",
+                **observed,
+            },
+            1,
+        ),
+        (
+            {
+                "agentguard.policy.decision": "deny",
+                "agentguard.policy.code": "policy.denied",
+                **observed,
+            },
+            1,
+        ),
+    ]
 
 
 def test_what_waits_is_a_gauge_and_an_answer_has_its_time(metrics):
@@ -637,3 +775,23 @@ def test_what_waits_is_a_gauge_and_an_answer_has_its_time(metrics):
     place.guard.close()
     other.guard.close()
     assert waiting() == []
+
+
+def test_the_time_of_an_answer_that_settles_nothing_is_not_recorded(metrics):
+    frozen: list[bool] = []
+
+    def decide(document):
+        return Decision.deny("frozen") if frozen and "approval" in document else answer(document)
+
+    place = Place(decide)
+    request = place.ask()
+    place.guard.approvals.approve(request, place.bob)
+    frozen.append(True)
+    with pytest.raises(Denied) as denied:
+        place.call("release")
+    assert denied.value.code == "policy.denied"
+    assert points(metrics, "agentguard.approval.duration") == []
+    frozen.clear()
+    place.call("release")
+    ((about, point),) = points(metrics, "agentguard.approval.duration")
+    assert (about["agentguard.approval.status"], point.count) == ("approved", 1)

@@ -227,6 +227,15 @@ def test_the_command_draws_the_trace_that_is_named(tmp_path):
     assert picture.read_text() == waterfall.draw(several["data"][1])
 
 
+def test_a_file_without_traces_is_said(tmp_path):
+    file = tmp_path / "traces.json"
+    file.write_text('{"data": []}')
+    for more in ((), ("--trace", "ff")):
+        refused = run(file, *more)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "there is no trace in it" in refused.stderr
+
+
 @pytest.mark.parametrize("written", ["{", "[]", '{"data": null}', '{"data": [1]}', "[" * 10000])
 def test_what_is_no_trace_is_said_in_one_line(tmp_path, written):
     file = tmp_path / "traces.json"

@@ -8,11 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +32,12 @@ DEPRECATED = pytest.mark.filterwarnings(
     "ignore:Use `streamable_http_client` instead:DeprecationWarning"  # CrewAI does not yet
 )
 SERVER = '''
-import sys
+import socket, sys
+import uvicorn
 from mcp.server.fastmcp import FastMCP
 
-kind, written, port = sys.argv[1:]
-server = FastMCP("files", log_level="CRITICAL", host="127.0.0.1", port=int(port))
+kind, written = sys.argv[1:]
+server = FastMCP("files", log_level="CRITICAL", host="127.0.0.1")
 
 
 @server.tool()
@@ -51,7 +50,13 @@ def write_file(path: str, text: str = "x") -> str:
     return f"wrote {path}"
 
 
-server.run(kind)
+if kind == "stdio":
+    server.run(kind)
+else:
+    app = server.sse_app() if kind == "sse" else server.streamable_http_app()
+    listening = socket.create_server(("127.0.0.1", 0))
+    print(listening.getsockname()[1], flush=True)
+    uvicorn.Server(uvicorn.Config(app, log_level="critical")).run([listening])
 '''
 
 
@@ -72,24 +77,15 @@ class Server:
         return text
 
 
-def free_port():
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def begun(folder, kind, path):
     """Begin a server that is reached over the network; return its process and its port."""
-    port = free_port()
-    arguments = [sys.executable, "server.py", kind, "written", str(port)]
-    process = subprocess.Popen(arguments, cwd=folder, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        with suppress(OSError), closing(socket.create_connection(("127.0.0.1", port), timeout=5)):
-            return process, f"http://localhost:{port}/{path}", f"localhost:{port}_{path}"
-        time.sleep(0.05)
-    process.kill()
-    pytest.fail("the server did not begin")
+    arguments = [sys.executable, "server.py", kind, "written"]
+    process = subprocess.Popen(
+        arguments, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    port = process.stdout.readline().strip()  # it listens there by now
+    assert port, "the server did not begin"
+    return process, f"http://localhost:{port}/{path}", f"localhost:{port}_{path}"
 
 
 def folder_of(tmp_path_factory, kind):
@@ -106,7 +102,7 @@ def sse(tmp_path_factory):
     process, url, name = begun(folder, "sse", "sse")
     yield Server("sse", MCPServerSSE(url=url), name, folder / "written")
     process.kill()
-    process.wait()
+    process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +112,7 @@ def http(tmp_path_factory):
     process, url, name = begun(folder, "streamable-http", "mcp")
     yield Server("http", MCPServerHTTP(url=url), name, folder / "written")
     process.kill()
-    process.wait()
+    process.communicate()
 
 
 @pytest.fixture
@@ -126,8 +122,8 @@ def stdio(tmp_path_factory, monkeypatch):
     monkeypatch.chdir(folder)
     # the name of the command is part of the tools' names
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    config = MCPServerStdio(command="python", args=["server.py", "stdio", "written", "0"])
-    return Server("stdio", config, "python_server.py_stdio_written_0", folder / "written")
+    config = MCPServerStdio(command="python", args=["server.py", "stdio", "written"])
+    return Server("stdio", config, "python_server.py_stdio_written", folder / "written")
 
 
 @pytest.fixture

@@ -170,6 +170,7 @@ invoke_workflow report
     }
     assert spans.one("invoke_workflow report").attributes == {
         "gen_ai.operation.name": "invoke_workflow",
+        "gen_ai.agent.name": "report",
         "gen_ai.workflow.name": "report",
     }
     calls = [

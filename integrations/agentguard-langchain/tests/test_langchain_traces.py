@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import StructuredTool, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphRecursionError
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
 from langgraph.types import Command
 from opentelemetry import trace
 from opentelemetry.trace import StatusCode
@@ -180,6 +181,45 @@ async def test_a_pause_of_a_sub_agent_is_no_error_and_the_run_goes_on_in_its_tra
     assert [link.context.span_id for link in paid.links] == [asked.context.span_id]
     assert paid.attributes["agentguard.approval.status"] == "approved"
     assert paid.attributes["agentguard.approval.id"] == asked.attributes["agentguard.approval.id"]
+
+
+@SYNC
+async def test_a_hand_off_to_the_graph_around_is_no_error(team, spans, sync):
+    def leave(_state):
+        answer = ToolMessage("handed off", tool_call_id="call0")
+        return Command(graph=Command.PARENT, update={"messages": [answer]}, goto="after")
+
+    inner = StateGraph(MessagesState)
+    inner.add_node("leave", leave)
+    inner.add_edge(START, "leave")
+    child = inner.compile()
+
+    def look(what: str) -> str:
+        """Hand off, unless there is nothing to hand."""
+        if what == "nothing":
+            raise LookupError(what)
+        return str(child.invoke({"messages": []}))
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("tools", ToolNode(guard_tools([tool(look)], team.people.agent)))
+    graph.add_node("after", lambda _state: {"messages": [AIMessage("after")]})
+    graph.add_edge(START, "tools")
+
+    def call(what):
+        asked = {"name": "look", "args": {"what": what}, "id": "call0"}
+        return {"messages": [AIMessage("", tool_calls=[asked])]}
+
+    with team.lend():
+        state = await ran(graph.compile(), call("x"), sync=sync)
+        assert state["messages"][-1].text == "after"
+        with pytest.raises(LookupError):
+            await ran(graph.compile(), call("nothing"), sync=sync)
+    handed, failed = spans.named("execute_tool look")
+    assert handed.status.status_code is StatusCode.UNSET
+    assert handed.attributes["agentguard.outcome.status"] == "unknown"
+    assert "error.type" not in handed.attributes
+    assert failed.status.status_code is StatusCode.ERROR
+    assert failed.attributes["error.type"] == "LookupError"
 
 
 @SYNC

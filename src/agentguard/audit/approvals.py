@@ -131,15 +131,21 @@ def answered(answers: Sequence[Answer]) -> frozenset[Requested]:
 
 def summary_of_request(parsed: Entry) -> Summary:
     """Summarise a request entry from its members; raises ``DecodeError``."""
-    match parsed.members:
+    match {"traceparent": None, **parsed.members}:
         case {
             "agent": str(agent),
             "principal": str(principal),
             "tool": {"name": str(tool)},
             "task_id": str() | None as task_id,
+            "traceparent": str() | None as traceparent,
         }:
             return summary.of_request(
-                at=parsed.at, agent=agent, principal=principal, tool=tool, task_id=task_id
+                at=parsed.at,
+                agent=agent,
+                principal=principal,
+                tool=tool,
+                task_id=task_id,
+                traceparent=traceparent,
             )
     raise DecodeError("a request names agent, principal, tool and task", code="entry.malformed")
 

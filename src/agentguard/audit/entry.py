@@ -83,7 +83,10 @@ _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
     "revocation": frozenset({"statement"}),
     "freeze": frozenset({"statement"}),
 }
-_OPTIONAL: Final[Mapping[str, frozenset[str]]] = {"authorization": frozenset({"evaluation"})}
+_OPTIONAL: Final[Mapping[str, frozenset[str]]] = {
+    "authorization": frozenset({"evaluation"}),
+    "request": frozenset({"traceparent"}),
+}
 
 
 class Attachment(NamedTuple):
@@ -274,6 +277,7 @@ def request(asked: ApprovalRequest, *, at: str) -> Record:
         "requirement_sha256": asked.requirement_sha256,
         "displayed_sha256": asked.displayed_sha256,
         "expires_at": asked.expires_at,
+        **({} if asked.traceparent is None else {"traceparent": asked.traceparent}),
     }
     about = summary.of_request(
         at=at,
@@ -281,6 +285,7 @@ def request(asked: ApprovalRequest, *, at: str) -> Record:
         principal=asked.principal,
         tool=asked.tool,
         task_id=asked.task_id,
+        traceparent=asked.traceparent,
     )
     return _record(members, about)
 

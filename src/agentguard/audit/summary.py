@@ -92,9 +92,26 @@ def of_call(predicate: Mapping[str, Any], *, at: str, decision: str) -> Summary:
     )
 
 
-def of_request(*, at: str, agent: str, principal: str, tool: str, task_id: str | None) -> Summary:
+def of_request(
+    *,
+    at: str,
+    agent: str,
+    principal: str,
+    tool: str,
+    task_id: str | None,
+    traceparent: str | None,
+) -> Summary:
     """Summarise a request entry: a call that waits for a person."""
-    return Summary("request", at, None, agent, principal, tool, "approval", None, task_id)
+    return Summary(
+        "request",
+        at,
+        agent=agent,
+        principal=principal,
+        tool=tool,
+        decision="approval",
+        task_id=task_id,
+        trace_id=trace_id(traceparent),
+    )
 
 
 def of_outcome(invocation_id: str | None, agent: str, *, at: str, status: str) -> Summary:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +43,7 @@ from agentguard.spelling import closest
 from agentguard.storage import keystore, revocations, sqlite
 from agentguard.storage.anchor import log_folder
 from agentguard.storage.revocations import Standing
+from agentguard.telemetry import Settings
 
 
 def doctor(
@@ -208,23 +209,30 @@ def _anchor(settings: Config) -> Iterator[Finding]:
 def _telemetry(settings: Config) -> Iterator[Finding]:
     """Say where traces go, and what of calls they hold."""
     told = settings.telemetry
-    if not told.present:
-        return
     where = told.endpoint or next(filter(None, map(os.environ.get, telemetry.ENDPOINTS)), None)
+    if where is None and not told.present:
+        return
     if where is None:
         what = "no endpoint, here or in OTEL_EXPORTER_OTLP_ENDPOINT: the application sends, or none"
         yield Finding("ok", "telemetry", what)
-    elif find_spec("opentelemetry.exporter.otlp.proto.http") is None:
-        what = "no guard opens without the exporter: pip install 'agentguard[otlp]'"
-        yield Finding("fail", "telemetry", what)
+    elif not telemetry.is_sent("traces"):
+        yield Finding("ok", "telemetry", "OTEL_TRACES_EXPORTER has no traces sent over OTLP")
     else:
-        sent = "traces and metrics" if told.metrics else "traces"
-        whom = "people by digests" if told.hash_users else "people by name"
-        yield Finding("ok", "telemetry", f"{sent} go to {where}, with {whom}")
+        found = _attempt("telemetry", partial(_sent, told, where))
+        # without a table a guard opens all the same
+        failed = found.status == "fail" and not told.present
+        yield replace(found, status="warn") if failed else found
     held = [name for name in ("arguments", "results") if getattr(told, name)]
     if held:
         what = f"{' and '.join(held)} of calls are in the spans: who reads traces reads them"
         yield Finding("warn", "telemetry", what)
+
+
+def _sent(told: Settings, where: str) -> str:
+    telemetry.require_exporter(told.endpoint or None)
+    sent = "traces and metrics" if told.metrics else "traces"
+    whom = "people by digests" if told.hash_users else "people by name"
+    return f"{sent} go to {where}, with {whom}"
 
 
 def _kept_outside(anchor: Path, state: Path) -> str:

@@ -206,15 +206,7 @@ def _what(proved: Evidence) -> Iterator[Row]:
 
 def _why(proved: Evidence) -> Iterator[Row]:
     call = proved.call
-    code = f" [{call.code}]" if call.code else ""
-    if call.enforced:
-        yield "decision", screen.styled(call.decision, f"{call.decision}{code}")
-    else:
-        would = f"would {wording.WOULD[call.decision]}{code}"
-        yield "decision", screen.styled("warn", f"NOT ENFORCED: {would}")
-        yield "mode", screen.styled("warn", wording.observed(call))
-    for reason in call.reasons:
-        yield "reason", reason
+    yield from wording.decided(call)
     if call.engine is None:
         yield "policy", "not asked: the call was refused before"
     else:

@@ -99,7 +99,8 @@ def _wanted(  # noqa: PLR0913  one for each option
     )
     if decision == "approval" and search.kind is None:
         search = search._replace(kind="request")
-    asked = search.kind == "request" and not in_doubt and trace is None  # a request says the rest
+    # a request says all of it as well, and a trace has both
+    asked = not in_doubt and (search.kind == "request" or (trace is not None and kind is None))
     if (in_doubt or _is_of_calls(search)) and not asked:
         if search.kind not in (None, "authorization"):
             message = (

@@ -48,8 +48,11 @@ def find(reader: LogReader, wanted: str) -> Found:
 
 
 def of_trace(reader: LogReader, trace_id: str) -> Iterator[Found]:
-    """Find the calls of a trace, in the order of their times; raises as ``find`` does."""
-    wanted = Filter(Search(kind="authorization", trace_id=trace_id))
+    """Find the calls of a trace, and its requests for approvals, in the order of their times.
+
+    Raises as ``find`` does.
+    """
+    wanted = Filter(Search(trace_id=trace_id))
     found = None
     for row in History(reader).rows(wanted, outcomes=False):
         if row.entry is not None:

@@ -120,7 +120,10 @@ def evaluate(
     else:
         code = f" [{decision.code}]" if decision.code else ""
         screen.line(screen.styled(decision.outcome, f"{decision.outcome}{code}"))
-        for reason in decision.reasons:
+        told = decision.reasons
+        if decision.code not in ("", "policy.denied"):
+            told = (policy_source.explained(engine, decision, canonical.dumps(asked)),)
+        for reason in told:
             screen.line(f"  {reason}")
         if decision.code == "policy.denied" and "action" not in asked:
             screen.line('  the input has no "action", the name of the tool')

@@ -15,12 +15,12 @@ from typing import Annotated, Final, NamedTuple
 
 import typer
 
-from agentguard import canonical, flow
+from agentguard import canonical
 from agentguard.audit import approvals, statements
 from agentguard.audit.entry import Entry
 from agentguard.audit.statements import Authorization
 from agentguard.canonical import JSON
-from agentguard.cli import filters, history, location, policy_source, screen
+from agentguard.cli import filters, history, location, policy_source, screen, wording
 from agentguard.cli.filters import Filter
 from agentguard.cli.history import History
 from agentguard.cli.location import Location
@@ -65,9 +65,7 @@ class Answer:
     @classmethod
     def of(cls, decision: Decision) -> Answer:
         """Make it of a decision, its reasons cut as a guard writes them."""
-        kept = decision.reasons[: flow.MAX_REASONS]
-        reasons = tuple(reason[: flow.MAX_REASON] for reason in kept)
-        return cls(decision.outcome, decision.code, reasons, decision.requirements)
+        return cls(decision.outcome, decision.code, decision.cut().reasons, decision.requirements)
 
     @classmethod
     def recorded(cls, call: Authorization, parsed: Entry) -> Answer | None:
@@ -323,6 +321,8 @@ def _cells(one: Replayed, *, several: bool) -> screen.Row:
         screen.styled(now.decision, now.decision),
     )
     said = [_worded(before), _worded(now)]
+    if one.change == "decision" and before.decision == now.decision:  # then what has to be met is
+        said = ["; ".join(map(wording.asked_for, answer.terms or ())) for answer in (before, now)]
     return cells, " -> ".join(said)
 
 

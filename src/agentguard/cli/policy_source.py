@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from agentguard.canonical import JSON
 from agentguard.cli import location
 from agentguard.config import Config
 from agentguard.decision import Decision
+from agentguard.engines import cedar_source
 from agentguard.engines.rego_source import RegoSource
 from agentguard.errors import ConfigError, PolicyError
 from agentguard.loading import configured_engine
@@ -56,9 +58,8 @@ def chosen(path: Path | None, query: str | None, config: Path | None) -> Config:
         if query is None:
             return settings
         return replace(settings, policy=replace(written, query=query))
-    cedar = path.suffix == ".cedar" or (path.is_dir() and any(path.glob("*.cedar")))
     table = {
-        "engine": "cedar" if cedar else "rego",
+        "engine": "cedar" if cedar_source.is_policy(path) else "rego",
         "path": str(path.absolute()),
         "query": query or policy.DEFAULT_QUERY,
     }
@@ -99,7 +100,8 @@ def surely(engine: Engine, document: bytes) -> Decision:
     """Ask about one call of several; raises ``PolicyError`` where a server does not answer."""
     decision, _evaluation = ask(engine, document)
     if engine.waits and decision.code.startswith("engine."):
-        message = f"{decision.reason}: not every call was put to the policy; run this again"
+        why = explained(engine, decision, document)
+        message = f"{why}; not every call was put to the policy: run this again"
         raise PolicyError(message, code=decision.code)
     return decision
 
@@ -109,10 +111,21 @@ def probe(engine: Engine) -> tuple[Decision, Mapping[str, JSON] | None]:
 
     Raises ``PolicyError`` where a server does not answer, or has no such policy.
     """
-    decision, evaluation = ask(engine, canonical.dumps(_STRANGE))
+    document = canonical.dumps(_STRANGE)
+    decision, evaluation = ask(engine, document)
     if engine.waits and decision.code.startswith(("engine.", "policy.undefined")):
-        raise PolicyError(decision.reason, code=decision.code)
+        raise PolicyError(explained(engine, decision, document), code=decision.code)
     return decision, evaluation
+
+
+def explained(engine: Engine, decision: Decision, document: bytes) -> str:
+    """Return a denial's reason, with what its engine has to say beyond that (``explain``)."""
+    explain = getattr(engine, "explain", None)
+    more = None
+    if explain is not None and decision.code not in ("", "policy.denied"):
+        with suppress(PolicyError):  # the reason says it
+            more = explain(document, decision.code)
+    return f"{decision.reason}: {more}" if more else decision.reason
 
 
 def on_path(error: ConfigError, settings: Config) -> ConfigError:

@@ -22,16 +22,24 @@ from agentguard.cli.policy_cases import Case
 from agentguard.config import Config, resolve
 from agentguard.decision import Decision
 from agentguard.errors import ConfigError
+from agentguard.ports import Engine
 
 _COLUMNS = ("", "expected", "got", "case")
 
 
 @dataclass(frozen=True, slots=True)
 class _Tried:
-    """A case, and what the policy said of it."""
+    """A case, what the policy said of it, and why in the words of its engine."""
 
     case: Case
     decided: Decision
+    why: str
+
+    @classmethod
+    def by(cls, engine: Engine, case: Case) -> _Tried:
+        """Ask the engine about a case; raises ``PolicyError`` where nobody answers."""
+        decided = policy_source.surely(engine, case.document)
+        return cls(case, decided, policy_source.explained(engine, decided, case.document))
 
     @property
     def ok(self) -> bool:
@@ -123,7 +131,7 @@ def _tried(settings: Config, cases: Sequence[Case]) -> list[_Tried]:
     engine = policy_source.load(settings)
     if engine.waits:
         policy_source.probe(engine)
-    return [_Tried(case, policy_source.surely(engine, case.document)) for case in cases]
+    return [_Tried.by(engine, case) for case in cases]
 
 
 def _beside(settings: Config) -> _Tests:
@@ -213,7 +221,7 @@ def _difference(one: _Tried) -> str:
     """Say what a failed case expected, and what came instead."""
     case, decided = one.case, one.decided
     code = f" [{decided.code}]" if decided.code else ""
-    got = f"got {decided.outcome}{code}: {decided.reason or 'without a reason'}"
+    got = f"got {decided.outcome}{code}: {one.why or 'without a reason'}"
     if case.reasons is not None and case.expects(decided):
         return f"{got}; expected the reasons {'; '.join(case.reasons) or 'of none'}"
     if case.code not in (None, decided.code):

@@ -13,6 +13,7 @@ from datetime import datetime
 from rich.text import Text
 
 from agentguard.approval import ApprovalRequest, Verdict
+from agentguard.audit import summary
 from agentguard.cli import screen, wording
 from agentguard.cli.text import printable
 from agentguard.identity.trust import seconds
@@ -83,7 +84,8 @@ def _said(asked: ApprovalRequest) -> Iterator[tuple[str, str]]:
     yield "for", asked.principal
     if asked.actors:
         yield "through", ", ".join(asked.actors)
-    for name, value in (("resource", asked.resource), ("task", asked.task_id)):
+    trace = summary.trace_id(asked.traceparent)
+    for name, value in (("resource", asked.resource), ("task", asked.task_id), ("trace", trace)):
         if value is not None:
             yield name, value
     for needed in asked.requirements:

@@ -95,6 +95,11 @@ def _show_calls(
     """Show the story of each call; return whether all of them hold."""
     hold = True
     for number, call in enumerate(calls):
+        if call.entry.kind != "authorization":
+            if number and not json:
+                screen.line()
+            _show_entry(call, json=json)
+            continue
         told = story.tell(reader, call, trust.document)
         hold = hold and not told.problems
         if json:
@@ -111,7 +116,7 @@ def _show_calls(
 def _show_entry(found: Found, *, json: bool) -> None:
     members = {"kind": found.entry.kind, "at": found.entry.at, **found.entry.members}
     if json:
-        screen.json_line(members)
+        screen.json_line({"shard": found.shard, "index": found.index, **members})
     else:
         _draw_entry(members, {**_hops(found.entry), **_asked(found.entry)})
 
@@ -154,6 +159,7 @@ def _asked(parsed: Entry) -> dict[str, JSON]:
             "tool digest": f"sha256 {tool.get('digest')}" if isinstance(tool, dict) else None,
             "resource": said["resource"],
             "task_id": said["task_id"],
+            "traceparent": said.get("traceparent"),
             "asked for": "; ".join(needed),
             "until": wording.moment(until) if is_integer(until) else until,
             "call digest": asked.call_sha256,
@@ -224,15 +230,7 @@ def _what(told: Story) -> Iterator[tuple[str, str | Text]]:
 
 def _why(told: Story) -> Iterator[tuple[str, str | Text]]:
     call, members = told.call, told.entry.members
-    code = f" [{call.code}]" if call.code else ""
-    if call.enforced:
-        yield "decision", screen.styled(call.decision, f"{call.decision}{code}")
-    else:
-        would = f"would {wording.WOULD[call.decision]}{code}"
-        yield "decision", screen.styled("warn", f"NOT ENFORCED: {would}")
-        yield "mode", screen.styled("warn", wording.observed(call))
-    for reason in call.reasons:
-        yield "reason", reason
+    yield from wording.decided(call)
     if members["engine"] is None:
         yield "policy", "not asked: authority refused before"
     else:

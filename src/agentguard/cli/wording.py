@@ -7,8 +7,11 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
+from rich.text import Text
+
 from agentguard.audit.statements import Authorization, Evaluation
 from agentguard.canonical import JSON
+from agentguard.cli import screen
 from agentguard.decision import Requirement
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.grant import Grant
@@ -28,6 +31,19 @@ def observed(call: Authorization) -> str:
         "the policy was only observed (mode observe): the call was let run whatever it said, and "
         f"no policy has authorised it; it would {WOULD[call.decision]}"
     )
+
+
+def decided(call: Authorization) -> Iterator[tuple[str, str | Text]]:
+    """Yield the answer to a call and its reasons, and whether they counted."""
+    code = f" [{call.code}]" if call.code else ""
+    if call.enforced:
+        yield "decision", screen.styled(call.decision, f"{call.decision}{code}")
+    else:
+        would = f"would {WOULD[call.decision]}{code}"
+        yield "decision", screen.styled("warn", f"NOT ENFORCED: {would}")
+        yield "mode", screen.styled("warn", observed(call))
+    for reason in call.reasons:
+        yield "reason", reason
 
 
 def delegation(chain: Chain) -> Iterator[tuple[str, str]]:

@@ -104,6 +104,25 @@ class CedarEngine:
             return _allowed(found)
         return {"allow": False, "deny_reasons": [policy.reason for policy in found]}
 
+    def explain(self, document: bytes, code: str) -> str | None:
+        """Return what Cedar finds about a call that it refuses with this code; None for nothing.
+
+        It may quote arguments: it is for who tries a policy, and no part of what is put on record.
+        Raises as ``evaluate`` does.
+        """
+        if code not in ("policy.undecided", "policy.error"):
+            return None
+        request, entities = _asked(orjson.loads(document))
+        answer = self._cedar.is_authorized(request, self._policies, entities, self._schema)
+        return "; ".join(map(self._renamed, answer.diagnostics.errors)) or None
+
+    def _renamed(self, error: str) -> str:
+        def name(found: re.Match[str]) -> str:
+            known = self._known.get(found[1])
+            return known.name if known is not None else found[0]
+
+        return _NAMED.sub(name, error)
+
     def close(self) -> None:
         """Nothing is held open."""
 

@@ -92,13 +92,27 @@ class CedarSource:
             schema = _parsed(SCHEMA, cedar.Schema.from_str, self.schema)
             problems = cedar.validate_policies(whole, schema)
             if not problems.validation_passed:
+                places = self._places(known)
                 said = (
-                    f"{known[error.policy_id].name if error.policy_id in known else SCHEMA}: "
-                    f"{error.error}"
+                    f"{places.get(error.policy_id, SCHEMA)}: {error.error}"
                     for error in problems.errors
                 )
                 raise _invalid("\n".join(said))
         return cedar.PolicySet.from_str(whole), schema, known
+
+    def _places(self, known: Mapping[str, CedarPolicy]) -> dict[str, str]:
+        """Return each policy's file and name. Cedar numbers them in their order, over all files."""
+        files: list[str] = []
+        for path, text in self.policies.items():
+            written = json.loads(binding().policies_to_json_str(text))
+            files += [path] * len(written["staticPolicies"])
+        ids = (f"policy{number}" for number in range(len(files)))
+        return {name: f"{file}: {known[name].name}" for name, file in zip(ids, files, strict=True)}
+
+
+def is_policy(path: Path) -> bool:
+    """Whether what lies there, a file or a folder, is taken for Cedar, and not for Rego."""
+    return path.suffix == ".cedar" or (path.is_dir() and any(path.glob("*.cedar")))
 
 
 def places(path: Path) -> Iterator[Path]:
@@ -116,11 +130,7 @@ def binding() -> Any:
     try:
         return importlib.import_module("cedarpy")
     except ModuleNotFoundError as error:
-        message = (
-            "a Cedar policy needs the extra 'cedar', which brings cedarpy: install agentguard with "
-            "it, from your clone: pip install '.[cedar]'"
-        )
-        raise ConfigError(message, code="config.extra_missing") from error
+        raise ConfigError.without_extra("cedar", what="a Cedar policy", brings="cedarpy") from error
 
 
 def _files(folder: Path) -> list[Path]:

@@ -24,6 +24,9 @@ from agentguard.policy import DEFAULT_QUERY, QUERY, UNDEFINED, Evaluated
 
 TIMEOUT: Final = 2.0
 CONNECT_TIMEOUT: Final = 1.0
+MAX_AT_ONCE: Final = 256
+"""The most evaluations at a time, each with a connection: and for async calls, with a thread."""
+
 MAX_ANSWER: Final = canonical.MAX_BYTES
 """The longest answer that is read, in bytes."""
 
@@ -94,6 +97,12 @@ class Server:
                 "query or fragment"
             )
             raise ConfigError(message)
+        if "/v1/data/" in f"{parts.path}/":
+            message = (
+                "url: leave out /v1/data and what follows, which is asked for by itself: the "
+                "package goes into query, as data.agent.authz"
+            )
+            raise ConfigError(message)
         return parts
 
     @property
@@ -148,6 +157,7 @@ class OpaEngine:
         if not QUERY.fullmatch(query):
             raise ConfigError(f"query: {query!r} is no package's path, such as {DEFAULT_QUERY}")
         self._server = server
+        self._query = query
         path = "/".join(["/v1", *query.split(".")])
         self._client: _Client = _http().Client(server, path, limit=MAX_ANSWER)
 
@@ -185,6 +195,22 @@ class OpaEngine:
             raise _malformed(f"is no JSON object ({error.code})") from error
         return Evaluated(members.get("result", UNDEFINED), _evaluation(members))
 
+    def explain(self, _document: bytes, code: str) -> str:
+        """Say where a refusal with this code comes from, and what to do, to who sets this up.
+
+        It is no part of what is put on record of a call.
+        """
+        url, query = self._server.url, self._query
+        match code:
+            case "policy.undefined":
+                return f"{url} has no {query}: load the policy there, or correct [policy] query"
+            case "engine.unreachable":
+                return f"start OPA at {url}, or correct [policy] url"
+            case "engine.timeout":
+                return f"{url} was asked for {query}: look at its load, or raise [policy] timeout"
+            case _:
+                return f"{url} was asked for {query}: see its log"
+
     def close(self) -> None:
         """Close the connections; an evaluation after that opens new ones."""
         self._client.close()
@@ -194,11 +220,9 @@ def _http() -> Any:
     try:
         from agentguard.engines import opa_http  # noqa: PLC0415  httpcore is an optional extra
     except ModuleNotFoundError as error:
-        message = (
-            "a policy on an OPA server needs the extra 'opa', which brings httpcore: install "
-            "agentguard with it, from your clone: pip install '.[opa]'"
-        )
-        raise ConfigError(message, code="config.extra_missing") from error
+        raise ConfigError.without_extra(
+            "opa", what="a policy on an OPA server", brings="httpcore"
+        ) from error
     return opa_http
 
 

@@ -24,12 +24,9 @@ from typing import Any, Final
 import httpcore
 from opentelemetry import trace
 
-from agentguard.engines.opa import Server
+from agentguard.engines.opa import MAX_AT_ONCE, Server
 from agentguard.errors import ConfigError, PolicyError
 from agentguard.telemetry import tracing
-
-_POOL: Final = 256
-"""The most connections at a time; a thread needs one, so that nobody waits for another's."""
 
 _IDLE: Final = 60.0
 _ANSWERED: Final = 200
@@ -173,7 +170,7 @@ class Client:
     def _new_pool(self) -> tuple[int, httpcore.ConnectionPool]:
         pool = httpcore.ConnectionPool(
             ssl_context=self._tls,
-            max_connections=_POOL,
+            max_connections=MAX_AT_ONCE,
             keepalive_expiry=_IDLE,
             network_backend=_Network(),
         )

@@ -176,11 +176,9 @@ def _binding() -> Any:
     try:
         return importlib.import_module("regorus").Engine
     except ModuleNotFoundError as error:
-        message = (
-            "a Rego policy needs the extra 'rego', which brings gordon-to-regorus: install "
-            "agentguard with it, from your clone: pip install '.[rego]'"
-        )
-        raise ConfigError(message, code="config.extra_missing") from error
+        raise ConfigError.without_extra(
+            "rego", what="a Rego policy", brings="gordon-to-regorus"
+        ) from error
 
 
 def _value(answer: str) -> object:

@@ -9,25 +9,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agentguard.effects import Actor, AgentRun, Watch
+from agentguard.effects import Actor, Watch
 from agentguard.invocation import Invocation
 from agentguard.telemetry import agents, metrics
-from agentguard.telemetry.agents import SILENT, AgentSpan
+from agentguard.telemetry.agents import SILENT, AgentRun, AgentSpan
 from agentguard.telemetry.calls import Call, Evaluation, Silent
 from agentguard.telemetry.identity import identity
 from agentguard.telemetry.settings import Settings
-from agentguard.telemetry.setup import ENDPOINTS, configure, flush
-from agentguard.telemetry.tracing import attached, fails_open, inside, tracer
+from agentguard.telemetry.setup import ENDPOINTS, configure, flush, is_sent, require_exporter
+from agentguard.telemetry.tracing import attached, fails_open, inside, is_set_up, tracer
 
 __all__ = [
     "ENDPOINTS",
+    "SILENT",
+    "AgentRun",
     "AgentSpan",
     "Settings",
     "Telemetry",
     "attached",
     "configure",
+    "fails_open",
     "flush",
     "inside",
+    "is_sent",
+    "is_set_up",
+    "require_exporter",
     "workflow",
 ]
 
@@ -41,7 +47,7 @@ def workflow(name: str, *, conversation: str | None = None, paused: str | None =
 
 
 class Telemetry:
-    """Watches the calls of one guard (``effects.Telemetry``), and the work of its agents."""
+    """Watches the calls of one guard, and the work of its agents; nothing here raises."""
 
     def __init__(self, settings: Settings, trust_domain: str) -> None:
         self._settings = settings

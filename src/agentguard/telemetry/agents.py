@@ -5,17 +5,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, StatusCode
 
-from agentguard.effects import AgentRun
 from agentguard.telemetry import names, tracing
 from agentguard.telemetry.tracing import fails_open
+
+
+class AgentRun(NamedTuple):
+    """What an agent does for one request: for whom, and where in its framework and in a trace.
+
+    ``actors`` are those of the chain, the agent among them; ``paused`` is the run that this one
+    goes on, a ``traceparent``; ``parent`` is the context around it, ``started`` in nanoseconds
+    since the epoch, and ``inside`` somebody else's span that stands for it already.
+    """
+
+    principal: str
+    actors: Sequence[str]
+    task_id: str | None
+    conversation: str | None = None
+    paused: str | None = None
+    parent: Context | None = None
+    started: int | None = None
+    inside: Span | None = None
 
 
 class AgentSpan:
@@ -104,22 +121,22 @@ def begin(agent_name: str, identity: Mapping[str, Any], run: AgentRun) -> AgentS
     tracer = tracing.tracer()
     if tracer is None:
         return SILENT
-    context, links = tracing.resumed(tracing.parse(run.paused), run.parent)
     attributes: dict[str, Any] = {names.OPERATION: names.INVOKE_AGENT}
     if run.conversation is not None:
         attributes[names.CONVERSATION] = tracing.text(run.conversation)
     attributes |= identity
-    if run.inside is not None:
-        for link in links:
-            run.inside.add_link(link.context, link.attributes)
+    before = tracing.parse(run.paused)
+    if run.inside is not None:  # its trace and its parent are theirs to say
+        if before is not None:
+            run.inside.add_link(before, {names.LINK: "paused"})
         return Enriched(run.inside, attributes, run.parent)
+    context, links = tracing.resumed(before, run.parent)
     span = tracer.start_span(
         f"{names.INVOKE_AGENT} {tracing.text(agent_name)}",
         context,
         attributes=attributes,
         links=links,
         start_time=run.started,
-        record_exception=False,
     )
     return AgentSpan(span, attributes, run.parent)
 
@@ -132,7 +149,11 @@ def begin_workflow(name: str, conversation: str | None, paused: str | None) -> A
         return SILENT
     context, links = tracing.resumed(tracing.parse(paused), None)
     workflow = tracing.text(name)
-    attributes = {names.OPERATION: names.INVOKE_WORKFLOW, names.WORKFLOW_NAME: workflow}
+    attributes = {
+        names.OPERATION: names.INVOKE_WORKFLOW,
+        names.WORKFLOW_NAME: workflow,
+        names.GEN_AI_AGENT_NAME: workflow,
+    }
     if conversation is not None:
         attributes[names.CONVERSATION] = tracing.text(conversation)
     span = tracer.start_span(
@@ -140,6 +161,5 @@ def begin_workflow(name: str, conversation: str | None, paused: str | None) -> A
         context,
         attributes=attributes,
         links=links,
-        record_exception=False,
     )
     return AgentSpan(span, attributes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -18,7 +19,6 @@ from opentelemetry.trace import Span, StatusCode
 from agentguard.approval import Approval, ApprovalPending, ApprovalRequest
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Receipt
-from agentguard.audit.summary import OBSERVED
 from agentguard.canonical import b64_encode
 from agentguard.decision import Decision, Denied
 from agentguard.effects import Actor, Authority, Recorded
@@ -54,55 +54,40 @@ class Silent:
     def _nothing(self, *_told: object) -> None:
         """Take no notice."""
 
-    decided = requested = waits = answered = recorded = suspended = outcome = end = _nothing
+    decided = requested = waits = answered = recorded = outcome = end = _nothing
+    suspended = handed_on = _nothing
     __enter__ = __exit__ = _nothing
 
 
+@dataclass(slots=True, eq=False)
 class Call:
     """Watches one call (``effects.Watch``)."""
 
-    __slots__ = (
-        *("_actor", "_answers", "_attributes", "_authority", "_authorize", "_begun", "_context"),
-        *("_decision", "_enforced", "_host", "_identity", "_invocation", "_outcome"),
-        *(
-            "_outcome_error",
-            "_records",
-            "_request",
-            "_settings",
-            "_span",
-            "_started",
-            "_suspended",
-            "_task_id",
-            "_token",
-        ),
-        *("_took", "_trust_domain"),
-    )
+    _settings: Settings
+    _trust_domain: str
+    _actor: Actor
+    _invocation: Invocation
+    _started: int = field(default_factory=time.time_ns, init=False)
+    _begun: float = field(default_factory=time.perf_counter, init=False)
+    _took: float = field(default=0.0, init=False)
 
-    def __init__(
-        self, settings: Settings, trust_domain: str, actor: Actor, invocation: Invocation
-    ) -> None:
-        self._settings = settings
-        self._trust_domain = trust_domain
-        self._actor = actor
-        self._invocation = invocation
-        self._started = time.time_ns()
-        self._begun = time.perf_counter()
-        self._span: Span | None = None
-        self._authorize: Span | None = None
-        self._host = False
-        self._records = False
-        self._context: Context | None = None
-        self._token: Any = None
-        self._attributes: dict[str, Any] = {}
-        self._identity: Mapping[str, Any] = {}
-        self._decision: Decision | None = None
-        self._enforced = True
-        self._took = 0.0
-        self._request: ApprovalRequest | None = None
-        self._answers: Sequence[Approval] = ()
-        self._outcome: str | None = None
-        self._outcome_error: str | None = None
-        self._suspended = False
+    _span: Span | None = field(default=None, init=False)
+    _authorize: Span | None = field(default=None, init=False)
+    _host: bool = field(default=False, init=False)
+    _records: bool = field(default=False, init=False)
+    _context: Context | None = field(default=None, init=False)
+    _token: Any = field(default=None, init=False)
+    _attributes: dict[str, Any] = field(default_factory=dict, init=False)
+    _identity: Mapping[str, Any] = field(default_factory=dict, init=False)
+
+    _decision: Decision | None = field(default=None, init=False)
+    _enforced: bool = field(default=True, init=False)
+    _request: ApprovalRequest | None = field(default=None, init=False)
+    _answers: Sequence[Approval] = field(default=(), init=False)
+    _outcome: str | None = field(default=None, init=False)
+    _outcome_error: str | None = field(default=None, init=False)
+    _suspended: bool = field(default=False, init=False)
+    _handed_on: bool = field(default=False, init=False)
 
     # --- told by the line -----------------------------------------------------------------------
 
@@ -130,7 +115,6 @@ class Call:
                 trace.set_span_in_context(host),
                 attributes=attributes,
                 start_time=self._started,
-                record_exception=False,
             )
         else:
             parent, links = tracing.resumed(before, None)
@@ -140,7 +124,6 @@ class Call:
                 attributes=attributes,
                 links=links,
                 start_time=self._started,
-                record_exception=False,
             )
         self._records = self._span.is_recording()
         self._context = tracing.entered(self._span)
@@ -205,6 +188,7 @@ class Call:
     ) -> None:
         """Say where the evidence is, and end what stands for the authorization alone."""
         self._decision, self._took = decision, time.perf_counter() - self._begun
+        self._enforced = invocation.enforced
         if not self._records:
             return
         found = self._attributes
@@ -219,7 +203,6 @@ class Call:
                 found[names.APPROVAL_STATUS] = _STATUS[decision.code]
         if self._settings.arguments:
             self._keep(names.TOOL_ARGUMENTS, "arguments", invocation.attachments)
-        self._enforced = invocation.enforced
         if not invocation.enforced:
             found[names.ENFORCED] = False
         refused = invocation.enforced and not decision.allowed
@@ -228,6 +211,10 @@ class Call:
     def suspended(self) -> None:
         """Remember that what the tool raises is no error."""
         self._suspended = True
+
+    def handed_on(self) -> None:
+        """Remember that what the tool raises is no error."""
+        self._handed_on = True
 
     @fails_open
     def outcome(
@@ -255,7 +242,8 @@ class Call:
 
     def _error_type(self, error: BaseException | None) -> str | None:
         """Return what went wrong, as a short word, None for nothing: never the error's own text."""
-        if error is None or self._suspended or isinstance(error, ApprovalPending):
+        steers = self._suspended or self._handed_on or isinstance(error, ApprovalPending)
+        if error is None or steers:
             return None
         if isinstance(error, Denied) and self._outcome not in _RAN:
             return error.code
@@ -319,32 +307,40 @@ class Call:
         decision = self._decision
         waits = self._attributes.get(names.APPROVAL_STATUS) == "pending"
         took = self._took if decision is not None else time.perf_counter() - self._begun
-        outcome = "approval" if waits else "deny"
+        decided: dict[str, str | bool] = {names.DECISION: "approval" if waits else "deny"}
         if decision is not None:
-            outcome, code = decision.outcome, decision.code
-            if not self._enforced:
-                outcome = OBSERVED
-        name, tool = self._actor.name, self._invocation.tool.name
-        metrics.count_call(decision=outcome, code=code or "", agent=name, tool=tool, seconds=took)
+            decided[names.DECISION] = decision.outcome
+            code = decision.code if self._enforced else None
+        if not self._enforced:
+            decided[names.ENFORCED] = False
+        tool = self._invocation.tool.name
+        about = {**decided, names.GEN_AI_AGENT_NAME: self._actor.name, names.TOOL_NAME: tool}
+        if decision is not None and decision.code:
+            about[names.DECISION_CODE] = decision.code
+        if code:
+            about[names.ERROR_TYPE] = code
+        metrics.count_call(about, decided, seconds=took)
         if self._request is not None and self._answers and decision is not None:
-            answered = max(answer.not_before for answer in self._answers)
-            waited = max(0, answered - self._request.requested_at)
-            verdict = _STATUS.get(decision.code, "approved")
-            metrics.record_approval(waited, verdict=verdict, tool=tool)
+            verdict = _STATUS.get(decision.code)
+            if verdict is not None:
+                answered = max(answer.not_before for answer in self._answers)
+                waited = max(0, answered - self._request.requested_at)
+                metrics.record_approval(waited, verdict=verdict, tool=tool)
 
 
 class Evaluation(Call):
-    """Watches the look-up of what the answer would be: it has a span only where people are asked.
+    """Watches the look-up of what the answer would be: it counts only where people are asked.
 
-    That is then the span of the attempt that waits; the call itself is made, and watched, later.
+    Its span is then that of the attempt that waits; the call itself is made, and watched, later.
     """
 
-    __slots__ = ("_answer", "_opened")
+    __slots__ = ("_answer", "_asked", "_opened")
 
     def __init__(
         self, settings: Settings, trust_domain: str, actor: Actor, invocation: Invocation
     ) -> None:
         super().__init__(settings, trust_domain, actor, invocation)
+        self._asked = False
         self._opened: Callable[[], str | None] | None = None
         self._answer: tuple[Decision, str | None] | None = None
 
@@ -360,14 +356,15 @@ class Evaluation(Call):
     @fails_open
     def asks(self) -> str | None:
         """Start the span, now that people are asked."""
+        self._asked = True
         opened = self._opened() if self._opened is not None else None
         if self._answer is not None:
             super().decided(*self._answer)
         return opened
 
     def end(self, error: BaseException | None) -> None:
-        """End the span, if there is one."""
-        if self._span is not None:
+        """End the span and count the attempt, if it was one."""
+        if self._asked:
             super().end(error)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter as Counts
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from opentelemetry import metrics
@@ -36,7 +36,9 @@ def _instruments() -> _Instruments | None:
     if provider is not _Cache.provider:
         # what the API itself has is silent; of a proxy for the SDK there is no public class
         silent = type(provider).__module__.startswith("opentelemetry.metrics")
-        _Cache.instruments = None if silent else _made(provider.get_meter(names.SCOPE))
+        _Cache.instruments = (
+            None if silent else _made(provider.get_meter(names.SCOPE, names.VERSION))
+        )
         _Cache.provider = provider
     return _Cache.instruments
 
@@ -74,14 +76,14 @@ def _made(meter: Meter) -> _Instruments:
 
 
 @fails_open
-def count_call(*, decision: str, code: str, agent: str, tool: str, seconds: float) -> None:
-    """Count a call that was answered, after so many ``seconds``."""
+def count_call(
+    about: Mapping[str, str | bool], decided: Mapping[str, str | bool], *, seconds: float
+) -> None:
+    """Count a call that was answered after so many ``seconds``; ``decided`` says how alone."""
     made = _instruments()
-    if made is None:
-        return
-    attributes = {names.DECISION: decision, names.GEN_AI_AGENT_NAME: agent, names.TOOL_NAME: tool}
-    made.decision.record(seconds, {names.DECISION: decision})
-    made.calls.add(1, {**attributes, names.ERROR_TYPE: code} if code else attributes)
+    if made is not None:
+        made.decision.record(seconds, decided)
+        made.calls.add(1, about)
 
 
 @fails_open

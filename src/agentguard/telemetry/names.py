@@ -1,15 +1,20 @@
 """The names of spans, attributes, events and metrics (docs/traces.md lists them for users).
 
 Those of the GenAI semantic conventions are constants of our own: they are in development, and have
-moved out of the package of OpenTelemetry that used to have them.
+moved out of the package of OpenTelemetry that used to have them. They are those of version 1.41.0
+of OpenTelemetry's conventions, the last before GenAI's moved to a repository of their own (release
+0.1.0 of open-telemetry/semantic-conventions-genai says so). From that release is the one addition
+that workflows have ``gen_ai.agent.name``, there in the place of ``gen_ai.workflow.name``.
 """
 
 from __future__ import annotations
 
+from importlib import metadata
 from typing import Final
 
 SCOPE: Final = "agentguard"
-"""The instrumentation scope of all that is made here."""
+VERSION: Final = metadata.version("agentguard")
+"""The instrumentation scope of all that is made here, and its version."""
 
 EXECUTE_TOOL: Final = "execute_tool"
 INVOKE_AGENT: Final = "invoke_agent"

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from typing import Final, NamedTuple
+
+ENDPOINT: Final = re.compile(r"https?://[^/]")
+"""How the base URL of an OTLP receiver begins."""
+
+RECEIVER: Final = "the URL of an OTLP receiver, as http://localhost:4318"
 
 
 class Settings(NamedTuple):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
@@ -14,7 +15,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from opentelemetry import context, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanContext, Tracer
+from opentelemetry.trace import Link, Span, SpanContext, Tracer, TracerProvider
 
 from agentguard.telemetry import names
 
@@ -24,6 +25,11 @@ R = TypeVar("R")
 _LOGGER = logging.getLogger("agentguard")
 _HOST: Final = context.create_key("agentguard_host")
 _FAILED: set[str] = set()
+_TRACEPARENT: Final = re.compile(
+    "(?:00|(?P<later>(?!00|ff)[0-9a-f]{2}))"
+    "-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})"
+    "(?(later)(?:-.*)?)"  # what later versions add
+)
 
 
 def fails_open(function: Callable[P, R]) -> Callable[P, R | None]:
@@ -43,10 +49,29 @@ def fails_open(function: Callable[P, R]) -> Callable[P, R | None]:
     return harmless
 
 
+_NONE: Final = trace.ProxyTracerProvider | trace.NoOpTracerProvider
+"""The API's own silent providers."""
+
+
+class _StandIn:
+    """What is in force as long as the application has set up no SDK."""
+
+    provider: TracerProvider | None = None
+
+
+def stand_in(provider: TracerProvider) -> None:
+    """Put a provider in force until the application sets up one."""
+    _StandIn.provider = provider
+
+
+def is_applications() -> bool:
+    """Whether an SDK is set up for the whole process."""
+    return not isinstance(trace.get_tracer_provider(), _NONE)
+
+
 def is_set_up() -> bool:
     """Whether an SDK is in force, and not the API's own silent providers."""
-    silent = trace.ProxyTracerProvider | trace.NoOpTracerProvider
-    return not isinstance(trace.get_tracer_provider(), silent)
+    return _StandIn.provider is not None or is_applications()
 
 
 class _Cache:
@@ -59,8 +84,10 @@ class _Cache:
 def tracer() -> Tracer | None:
     """Return the tracer; None where no SDK is set up, so that nothing would record."""
     provider = trace.get_tracer_provider()
+    if _StandIn.provider is not None and isinstance(provider, _NONE):
+        provider = _StandIn.provider
     if provider is not _Cache.provider:
-        _Cache.tracer = provider.get_tracer(names.SCOPE) if is_set_up() else None
+        _Cache.tracer = provider.get_tracer(names.SCOPE, names.VERSION) if is_set_up() else None
         _Cache.provider = provider
     return _Cache.tracer
 
@@ -76,12 +103,12 @@ def traceparent_of(span: Span) -> str | None:
 
 @fails_open
 def parse(traceparent: str | None) -> SpanContext | None:
-    """Read a ``traceparent``; None for none, and for what is none."""
-    parts = traceparent.split("-") if traceparent is not None else []
-    if len(parts) < 4:  # noqa: PLR2004  version, trace, span, flags
+    """Read a ``traceparent``; None for none, and for what is none (W3C Trace Context, 3.2.2)."""
+    read = _TRACEPARENT.fullmatch(traceparent or "")
+    if read is None:
         return None
-    flags = trace.TraceFlags(int(parts[3], 16))
-    found = SpanContext(int(parts[1], 16), int(parts[2], 16), is_remote=True, trace_flags=flags)
+    trace_id, span_id, flags = (int(part, 16) for part in read.group("trace", "span", "flags"))
+    found = SpanContext(trace_id, span_id, is_remote=True, trace_flags=trace.TraceFlags(flags))
     return found if found.is_valid else None
 
 

@@ -20,9 +20,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Span
 
 from agentguard import ApprovalPending, telemetry
-from agentguard.telemetry import AgentSpan
-from agentguard.telemetry.agents import SILENT
-from agentguard.telemetry.tracing import fails_open
+from agentguard.telemetry import SILENT, AgentSpan, fails_open
 from agentguard_crewai.identity import Identity
 from agentguard_crewai.runs import Paused, Run
 

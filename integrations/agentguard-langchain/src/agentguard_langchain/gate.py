@@ -82,8 +82,11 @@ class Call:
         return CallSite(self.id, self.place.thread, self.place.task)
 
 
-_UNKNOWN: Final = (GraphBubbleUp, UnfinishedError)
-"""What leaves the outcome of a call unknown: a hand-off to another graph, and work left behind."""
+_UNKNOWN: Final = (UnfinishedError,)
+"""What leaves the outcome of a call unknown: work left behind."""
+
+_HANDS_ON: Final = (GraphBubbleUp,)
+"""LangGraph's ways to go on elsewhere, as in the graph around this one; it is no error."""
 
 _SUSPENDS: Final = (GraphInterrupt, GraphDrained)
 """LangGraph's ways to pause: the call is made again, and goes on, when the run is resumed."""
@@ -290,6 +293,7 @@ def _journal(tool: BaseTool, body: Body, call: Call, invocation: Invocation) -> 
     return {
         "outcome_unknown": _UNKNOWN,
         "suspends": _SUSPENDS,
+        "hands_on": _HANDS_ON,
         "codec": body.codec if call.place.recurs(invocation.site) else None,
         "reentrant": isinstance(tool, SubagentTool),
     }

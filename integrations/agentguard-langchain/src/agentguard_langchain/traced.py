@@ -25,8 +25,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from agentguard import Agent, telemetry
-from agentguard.telemetry import AgentSpan
-from agentguard.telemetry.tracing import fails_open, is_set_up
+from agentguard.telemetry import AgentSpan, fails_open, is_set_up
 from agentguard_langchain.place import Place
 
 
