@@ -141,7 +141,7 @@ def test_cedar(tmp_path):
         "billing-bot, 9900 cents of A-1: 9900 cents of A-1 refunded",
         "billing-bot, 9900 cents of A-2: denied, the order was never paid [policy.denied]",
     ]
-    assert lines[-1].startswith("refused at load: the policy unpaid: ")
+    assert lines[-1].startswith("refused at load: policy.cedar: the policy unpaid: ")
 
 
 def commands() -> list[tuple[str, str]]:
