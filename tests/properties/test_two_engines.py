@@ -426,6 +426,20 @@ REFUSED = [
     ('time.format([1700000000000000000, "UTC", input.a])', "RFC822"),
     ("time.add_date(input.a, 1, 2, 3)", -1),
     ("trace(input.a)", "x"),
+    ("net.cidr_is_valid(input.a)", "10.0.0.0/+8"),
+    ("to_number(input.a)", " 1"),
+    ("time.parse_rfc3339_ns(input.a)", "2024-01-02 03:04:05Z"),
+    ('time.parse_ns("2006-01-02", input.a)', "2024-1-2"),
+    ("json.verify_schema(input.a)", True),
+    ("uuid.parse(input.a)", "00000000-0000-0000-0000-000000000000"),
+    ('object.subset(input.a, {"a": 1})', 1),
+    ('indexof_n(input.a, "")', "ab"),
+    ("yaml.is_valid(input.a)", "a: 1\n---\nb: 2\n"),
+    ('substring("abc", 0, input.a)', 0.5),
+    ("regex.match(`^a**$`, input.a)", "aa"),
+    ("regex.match(`^a{2}{3}$`, input.a)", "aaaaaa"),
+    ("regex.match(`^a{1001}$`, input.a)", "a" * 1001),
+    ("regex.match(`^a{01}$`, input.a)", "a"),
     ("units.parse_bytes(input.a)", ".5"),
     # patterns, and texts with verbs
     ("regex.match(`^\\d+$`, input.a)", "\u0661"),
@@ -463,9 +477,9 @@ def test_what_would_differ_in_silence_is_refused_at_load(opa, tmp_path, expressi
     assert refused.value.code == "policy.invalid"
     document = canonical.dumps({"a": value})
     server = OpaEngine(Server(opa(tmp_path / "p.rego").url, timeout=20.0))
-    theirs = answer(server, document)
-    assert theirs[0] == "value"
-    assert ungated(source, document) != theirs
+    ours, theirs = ungated(source, document), answer(server, document)
+    assert ours != theirs
+    assert "value" in {ours[0], theirs[0]}
 
 
 PARTS = {

@@ -2,6 +2,7 @@
 
 Most are refused wholly. Of ``regex.match``, ``glob.match`` and ``sprintf`` the two engines read
 most patterns alike: these have to be written where they are used, so that they can be looked at.
+So have numbers, separators and replacements of a few others.
 What is listed was found by tests/properties/test_two_engines.py, which holds it against a real OPA.
 """
 
@@ -36,7 +37,8 @@ REFUSED: Final = {
         "writes some characters otherwise than OPA does; compare values as they are",
     ),
     **_each(
-        "json.is_valid json.match_schema yaml.unmarshal",
+        "json.is_valid json.match_schema json.verify_schema yaml.unmarshal "
+        "net.cidr_is_valid to_number time.parse_rfc3339_ns time.parse_ns uuid.parse",
         f"takes some texts otherwise than OPA does; {_FACTS}",
     ),
     **_each(
@@ -60,6 +62,8 @@ REFUSED: Final = {
     "net.cidr_contains": (
         f"takes IPv4-mapped IPv6 addresses for no part of an IPv4 network, where OPA does; {_FACTS}"
     ),
+    "object.subset": ("has a value for what is no object, where OPA has none; compare the members"),
+    "indexof_n": "has a value for an empty text, where OPA has none; use contains",
     "opa.runtime": "tells of the engine, which is another one on an OPA server; remove it",
     **_each(
         "regex.find_all_string_submatch_n regex.find_n regex.is_valid regex.replace regex.split "
@@ -81,6 +85,13 @@ REFUSED: Final = {
     "net.cidr_expand": (
         f"lists as many addresses as an argument says, which can end this process; {_FACTS}"
     ),
+    "json.patch": (
+        "doubles a document as often as an argument says, which can end this process; make the "
+        "object by a comprehension, as OPA does as well"
+    ),
+    "yaml.is_valid": (
+        f"takes very long for some texts, and has another answer in OPA for several; {_FACTS}"
+    ),
     **_each(
         "units.parse units.parse_bytes",
         "can hold this process for good, and rounds otherwise than OPA does; take a number",
@@ -92,14 +103,18 @@ REFUSED: Final = {
 """By name, what is wrong with a builtin, and what to write instead."""
 
 _ESCAPED: Final = r"\\[-!\"#$%&'()*+,./:;=?@\[\\\]^_`{|}~]"
+_COUNT: Final = "(?:0|[1-9][0-9]{0,2}|1000)"  # OPA takes 01 for a text, and no more than 1000
+_OFTEN: Final = rf"(?: (?: [*+?] | \{{ {_COUNT} (?:,{_COUNT}?)? \}} ) \?? )?"
 _REGEX: Final = re.compile(
     rf"""(?:
-        [^\\\[\](){{}}?*+]                              # a character, or . ^ $ |
-      | {_ESCAPED}
-      | \[ \^? (?: (?!&&|--|~~) [^\\\[\]] | {_ESCAPED} )+ \]
+        (?:
+            [^\\\[\](){{}}?*+^$|]                       # a character, or .
+          | {_ESCAPED}
+          | \[ \^? (?: (?!&&|--|~~) [^\\\[\]] | {_ESCAPED} )+ \]
+          | \)
+        ) {_OFTEN}
+      | [\^$|]
       | \( (?: \?[ims]*: | \?[ims]+\) | (?!\?) )
-      | \)
-      | (?: [*+?] | \{{ \d+ (?:,\d*)? \}} ) \??
     )*""",
     re.VERBOSE | re.DOTALL,
 )
@@ -118,8 +133,13 @@ _TAKEN: Final = {
         '[], ["/"] or ["."]'
     ),
     "sprintf": "%s, %v, %d and %%, without width or precision",
+    "walk": "two arguments, as in walk(x, [path, value])",
+    "replace": "a text in the last place",
+    "concat": "a text in the first place",
+    "substring": "whole numbers below 2^31 in the last two places",
+    "array.slice": "whole numbers below 2^31 in the last two places",
 }
-"""Builtins whose patterns are looked at: what both engines read alike."""
+"""Builtins whose arguments are looked at: what both engines read alike, and none can make long."""
 
 
 def mistakes(reader: Reader) -> Iterator[str]:
@@ -132,14 +152,25 @@ def mistakes(reader: Reader) -> Iterator[str]:
                 if name in _TAKEN and not _alike(name, first, more):
                     yield (
                         f"{reader.at(called.span)}: OPA reads what {name} is given here "
-                        f"otherwise, or may; write it out here, of {_TAKEN[name]}"
+                        f"otherwise, or may; write it out here: {_TAKEN[name]}"
                     )
 
 
 def _alike(name: str, first: Any, more: Sequence[Any]) -> bool:
+    match name:
+        case "walk":
+            return len(more) == 1
+        case "replace":
+            return len(more) == 2 and _literal(more[1]) is not None  # noqa: PLR2004
+        case "substring" | "array.slice":
+            return all(map(_is_small, more))
     text = _literal(first)
-    if text is None:
-        return False
+    return text is not None and _is_read_alike(name, text, more)
+
+
+def _is_read_alike(name: str, text: str, more: Sequence[Any]) -> bool:
+    if name == "concat":
+        return True
     if name == "glob.match":
         separators = _separators(more[0]) if more else None
         if text.endswith(_BELOW) and separators == ["/"]:
@@ -157,6 +188,13 @@ def _literal(node: Any) -> str | None:
         case {"String": {"value": str(text)}} | {"RawString": {"value": str(text)}}:
             return text
     return None
+
+
+def _is_small(node: Any) -> bool:
+    match node:
+        case {"Number": {"value": number}}:
+            return re.fullmatch("-?[0-9]{1,9}", str(number)) is not None
+    return False
 
 
 def _separators(node: Any) -> list[str | None] | None:
