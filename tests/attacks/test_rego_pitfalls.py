@@ -587,6 +587,15 @@ def test_an_error_does_not_repeat_an_argument(body):
         'allow if { [y | {"a": y} = input.x][0] == 1 }',
         'allow if f(input.x)\nf({"a": y}) if y == 1',
         'allow if f(input.x)\nf({"a": 1}) := true',
+        'allow if { [{"a": 1}, _] = [input.x, 1] }',
+        'allow if { z = input.x; z = {"a": y}; y == 1 }',
+        'allow if { z = {"a": y}; y == 1 }\nz := input.x',
+        'allow if { seen[z]; z = {"a": y}; y == 1 }\nseen contains input.x',
+        'allow if { [[{"a": 1}], _] = [[input.x], 1] }',
+        'allow if { some {"a": 1} in [input.x] }',
+        'allow if { some [{"a": 1}] in [[input.x]] }',
+        'allow if { some {"a": 1}, _ in {input.x: 1} }',
+        'allow if seen[[{"a": 1}, _]]\nseen contains [input.x, 1]',
     ],
 )
 def test_an_object_as_a_pattern_is_refused(rules):
@@ -603,6 +612,11 @@ def test_an_object_as_a_pattern_is_refused(rules):
         'allow if { y := 1; {"a": y} == input.x }',
         'allow if { x := input.x; x == {"a": 1} }',
         'allow if { {"a": 1} in [input.x] }',
+        'allow if { [{"a": 1}] = [input.x] }',
+        'allow if { [{"a": 1}] in [[input.x]] }',
+        'allow if { [y, 1] = [input.x, 1]; y == {"a": 1} }',
+        'allow if { some [y] in [[input.x]]; y == {"a": 1} }',
+        'allow if seen[{"a": 1}]\nseen contains input.x',
         'allow if { [[y]] := [[1 | input.x.a == 1; object.keys(input.x) == {"a"}]]; y == 1 }',
     ],
 )
@@ -698,3 +712,25 @@ def test_a_package_below_the_one_that_is_asked_counts_as_its_file(tmp_path):
     engine = folder(tmp_path, **files, b=sub.format("lib"))
     assert ask(engine, args={"env": "prod"}) == {"allow": True, "deny_reasons": ["closed"]}
     assert ask(engine, args={}) == {"allow": True, "deny_reasons": []}
+
+
+@pytest.mark.parametrize(
+    ("rules", "name"),
+    [
+        ("allow if same(input.x, input.y)\nsame(x, x) := true", "x"),
+        ("allow if same([input.x], input.y)\nsame([x], x) := true", "x"),
+        ("allow if { some k, k in [input.y]; input.x == 0 }", "k"),
+        ("allow if { some k, [k, _] in [[input.y, 1]]; input.x == 0 }", "k"),
+        ("allow if { every k, k in [input.y] { k == input.x } }", "k"),
+    ],
+)
+def test_a_name_that_stands_for_two_values_is_refused(rules, name):
+    """Named apart, they are compared."""
+    refused(rules, rf"policy\.rego:\d:\d+: {name} stands here twice, .* name them apart")
+    engine = policy(
+        "allow if { same(input.x, input.y); some k, v in [input.y]; k == v }\n"
+        "same(x, y) if x == y\nany_two(_, _) := true\n"
+        "deny_reason := 1 if { not any_two(1, 2); some _, _ in [1] }\n"
+    )
+    assert ask(engine, x=0, y=0) == {"allow": True}
+    assert ask(engine, x=0, y=1) == {}

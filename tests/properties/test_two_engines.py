@@ -864,3 +864,45 @@ def test_imports_of_a_package_in_several_files_are_refused_and_whole_paths_agree
     for env, wanted in (("prod", "deny"), ("test", "allow")):
         document = canonical.dumps({"args": {"env": env}, "agent": {"type": "b"}})
         assert require_agreement(embedded, server, document) == wanted
+
+
+LOOSE = [
+    (
+        "same(x, x) := true\nallow if same(input.a, input.b)",
+        "same(x, y) if x == y",
+        "same(x, x) := true",
+    ),
+    (
+        "allow if { some k, k in [input.b, 5]; input.a == 0 }",
+        "some k, v in [input.b, 5]; k == v",
+        "some k, k in [input.b, 5]",
+    ),
+    (
+        'allow if { [{"r": 0}, _] = [input.o, 1] }',
+        '[o, _] = [input.o, 1]; o == {"r": 0}',
+        '[{"r": 0}, _] = [input.o, 1]',
+    ),
+    (
+        'allow if { some {"r": 0} in [input.o] }',
+        '{"r": 0} in [input.o]',
+        'some {"r": 0} in [input.o]',
+    ),
+]
+
+
+@pytest.mark.parametrize(("rules", "strict", "loose"), LOOSE)
+def test_what_is_matched_more_loosely_embedded_is_refused(opa, tmp_path, rules, strict, loose):
+    source = f"package agent.authz\n{rules}\n"
+    file = tmp_path / "p.rego"
+    file.write_text(source)
+    with pytest.raises(PolicyError, match=r"p\.rego:2:\d+: (an object as|\w stands)") as refused:
+        RegoEngine.load(file)
+    assert refused.value.code == "policy.invalid"
+    other = canonical.dumps({"a": 0, "b": 9, "o": {"r": 0, "revoked": True}})
+    assert ungated(source, other)[1] == {"allow": "True"}
+    file.write_text(source.replace(loose, strict))
+    embedded = RegoEngine.load(file)
+    server = OpaEngine(Server(opa(file).url, timeout=20.0))
+    alike = canonical.dumps({"a": 0, "b": 0, "o": {"r": 0}})
+    assert require_agreement(embedded, server, alike) == "allow"
+    assert require_agreement(embedded, server, other) == "deny"
