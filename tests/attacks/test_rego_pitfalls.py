@@ -598,6 +598,15 @@ def test_an_error_does_not_repeat_an_argument(body):
         'allow if { [y | {"a": y} = input.x][0] == 1 }',
         'allow if f(input.x)\nf({"a": y}) if y == 1',
         'allow if f(input.x)\nf({"a": 1}) := true',
+        'allow if { [{"a": 1}, _] = [input.x, 1] }',
+        'allow if { z = input.x; z = {"a": y}; y == 1 }',
+        'allow if { z = {"a": y}; y == 1 }\nz := input.x',
+        'allow if { seen[z]; z = {"a": y}; y == 1 }\nseen contains input.x',
+        'allow if { [[{"a": 1}], _] = [[input.x], 1] }',
+        'allow if { some {"a": 1} in [input.x] }',
+        'allow if { some [{"a": 1}] in [[input.x]] }',
+        'allow if { some {"a": 1}, _ in {input.x: 1} }',
+        'allow if seen[[{"a": 1}, _]]\nseen contains [input.x, 1]',
     ],
 )
 def test_an_object_as_a_pattern_is_refused(rules):
@@ -614,6 +623,11 @@ def test_an_object_as_a_pattern_is_refused(rules):
         'allow if { y := 1; {"a": y} == input.x }',
         'allow if { x := input.x; x == {"a": 1} }',
         'allow if { {"a": 1} in [input.x] }',
+        'allow if { [{"a": 1}] = [input.x] }',
+        'allow if { [{"a": 1}] in [[input.x]] }',
+        'allow if { [y, 1] = [input.x, 1]; y == {"a": 1} }',
+        'allow if { some [y] in [[input.x]]; y == {"a": 1} }',
+        'allow if seen[{"a": 1}]\nseen contains input.x',
         'allow if { [[y]] := [[1 | input.x.a == 1; object.keys(input.x) == {"a"}]]; y == 1 }',
     ],
 )
@@ -637,3 +651,97 @@ def test_what_compares_whole_objects_is_exact(rule):
 def test_an_object_that_is_made_is_no_pattern(rule):
     assert ask(policy(rule), y=1)["allow"]
     assert "allow" not in ask(policy(rule), y=2)
+
+
+# --- imports: one table for each package of the engine
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("import input.agent as a\nallow if a.x", "import input.args as a\ndeny_reason := a.y"),
+        ("import input.args as a\nallow if a.x", "import input.args as a\ndeny_reason := a.y"),
+        ("allow if input.args.x", "import input.args as a\ndeny_reason := a.y"),
+        ("import input.args as a\nallow if a.x", "deny_reason := a\na := input.args.y"),
+        ("import input.args as a\nallow if a.x", "deny_reason := a if some a in [input.args.y]"),
+    ],
+)
+def test_an_import_in_a_package_of_several_files_is_refused(tmp_path, one, other):
+    head = "package agent.authz\n"
+    said = r"[ab]\.rego:2:1: data\.agent\.authz has several .* write input\.a.* in the place of a"
+
+    with pytest.raises(PolicyError, match=said):
+        folder(tmp_path, a=f"{head}{one}\n", b=f"{head}{other}\n")
+    engine = folder(
+        tmp_path, a=f"{head}allow if input.args.x\n", b=f"{head}deny_reason := input.args.y\n"
+    )
+    assert ask(engine, args={"x": 1, "y": 2}) == {"allow": True, "deny_reason": 2}
+
+
+def test_files_of_different_packages_have_their_own_imports(tmp_path):
+    engine = folder(
+        tmp_path,
+        a="package agent.authz\nimport input.args as a\nimport data.lib\nallow if a.x\n"
+        'deny_reasons contains "z" if lib.z\n',
+        d="package lib\nimport input.agent as a\nz if a.z\n",
+    )
+    assert ask(engine, args={"x": 1, "z": 1}, agent={}) == {"allow": True, "deny_reasons": []}
+    assert ask(engine, args={}, agent={"x": 1, "z": 1}) == {"deny_reasons": ["z"]}
+
+
+@pytest.mark.parametrize(
+    "rule", ["off := 1", 'deny_reasons contains "x" if { some off; input.args[off] == 1 }']
+)
+def test_an_import_that_its_own_file_hides_is_refused(rule):
+    text = "import input.agent.off\nallow if off\n"
+
+    refused(text + rule, r"policy\.rego:4:\d+: off is also the import at policy\.rego:2:1")
+    renamed = text.replace("off\n", "off as gone\n", 1).replace("if off", "if gone")
+    assert ask(policy(renamed + rule), agent={"off": True})["allow"]
+
+
+@pytest.mark.parametrize("name", ["input", "data"])
+def test_an_import_named_as_a_root_is_refused(tmp_path, name):
+    text = "package agent.authz\nimport data.lib as {}\nallow if {}.q\n"
+    lib = "package lib\nq if input.w\n"
+
+    with pytest.raises(PolicyError, match=rf"a\.rego:2:1: an import can't have the name {name}"):
+        folder(tmp_path, a=text.format(name, name), b=lib)
+    assert ask(folder(tmp_path, a=text.format("lib", "lib"), b=lib), w=True) == {"allow": True}
+
+
+def test_a_package_below_the_one_that_is_asked_counts_as_its_file(tmp_path):
+    """Its rule would be undefined to the rule that reads it."""
+    sub = 'package {}.sub\nimport input.args as a\nq if a.env == "prod"\n'
+    text = "package agent.authz\n{}\n"
+    deny = 'deny_reasons contains "closed" if data.{}.sub.q'
+    files = {"a": text.format("allow := true"), "c": text.format(deny.format("agent.authz"))}
+
+    with pytest.raises(PolicyError, match=r"b\.rego:2:1: data\.agent\.authz has several files"):
+        folder(tmp_path, **files, b=sub.format("agent.authz"))
+    files["c"] = text.format(deny.format("lib"))
+    engine = folder(tmp_path, **files, b=sub.format("lib"))
+    assert ask(engine, args={"env": "prod"}) == {"allow": True, "deny_reasons": ["closed"]}
+    assert ask(engine, args={}) == {"allow": True, "deny_reasons": []}
+
+
+@pytest.mark.parametrize(
+    ("rules", "name"),
+    [
+        ("allow if same(input.x, input.y)\nsame(x, x) := true", "x"),
+        ("allow if same([input.x], input.y)\nsame([x], x) := true", "x"),
+        ("allow if { some k, k in [input.y]; input.x == 0 }", "k"),
+        ("allow if { some k, [k, _] in [[input.y, 1]]; input.x == 0 }", "k"),
+        ("allow if { every k, k in [input.y] { k == input.x } }", "k"),
+    ],
+)
+def test_a_name_that_stands_for_two_values_is_refused(rules, name):
+    """Named apart, they are compared."""
+    refused(rules, rf"policy\.rego:\d:\d+: {name} stands here twice, .* name them apart")
+    engine = policy(
+        "allow if { same(input.x, input.y); some k, v in [input.y]; k == v }\n"
+        "same(x, y) if x == y\nany_two(_, _) := true\n"
+        "deny_reason := 1 if { not any_two(1, 2); some _, _ in [1] }\n"
+    )
+    assert ask(engine, x=0, y=0) == {"allow": True}
+    assert ask(engine, x=0, y=1) == {}

@@ -814,11 +814,13 @@ def test_an_import_of_the_own_package_is_refused_and_what_it_says_to_write_agree
     folder = tmp_path / "policies"
     folder.mkdir()
     asked = {"agent.authz": "data.agent.authz.blocked", "lib": "data.lib.blocked"}[package]
-    (folder / "authz.rego").write_text(
-        f'package agent.authz\nallow if input.action\ndeny_reasons contains "closed" if {asked}\n'
-    )
     file = folder / "x.rego"
     rules = 'blocked if {}\nclosed if input.account == "A-13"\n'
+    outputs = f'allow if input.action\ndeny_reasons contains "closed" if {asked}\n'
+    if package == "agent.authz":  # it has imports, and therefore one file
+        rules += outputs
+    else:
+        (folder / "authz.rego").write_text(f"package agent.authz\n{outputs}")
     file.write_text(f"package {package}\n{line}\n{rules.format(through)}")
     with pytest.raises(PolicyError, match=r"x\.rego:2:1: .* own package, .* bare name") as refused:
         RegoEngine.load(folder)
@@ -834,3 +836,87 @@ def test_an_import_of_the_own_package_is_refused_and_what_it_says_to_write_agree
     for account, wanted in (("A-13", "deny"), ("A-14", "deny"), ("A-1", "allow")):
         document = canonical.dumps({"action": "pay", "account": account})
         assert require_agreement(embedded, server, document) == wanted
+
+
+FILES = [
+    (
+        'import input.agent as a\nallow if a.type == "b"\n',
+        "import input.args as a",
+        "a",
+        "input.args",
+    ),
+    (
+        'import input.args as a\nallow if a.env == "prod"\n',
+        "import input.args as a",
+        "a",
+        "input.args",
+    ),
+    ("allow if input.args.env\n", "import input.args", "args", "input.args"),
+    ("allow if input.args.env\n", "import data.lib", "lib", "data.lib"),
+]
+
+
+@pytest.mark.parametrize(("first", "line", "name", "path"), FILES)
+def test_imports_of_a_package_in_several_files_are_refused_and_whole_paths_agree(
+    opa, tmp_path, first, line, name, path
+):
+    """The embedded engine misses what the second file imports: its denial never fires."""
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    a, b = folder / "a.rego", folder / "b.rego"
+    deny = 'deny_reasons contains "closed" if {}.env == "prod"\n'
+    (folder / "lib.rego").write_text("package lib\nenv := input.args.env\n")
+    a.write_text(f"package agent.authz\n{first}")
+    b.write_text(f"package agent.authz\n{line}\n{deny.format(name)}")
+    with pytest.raises(PolicyError, match=r"b\.rego:2:1: .* has several files") as refused:
+        RegoEngine.load(folder)
+    assert refused.value.code == "policy.invalid"
+    a.write_text("package agent.authz\nallow if input.args.env\n")
+    b.write_text(f"package agent.authz\n{deny.format(path)}")
+    embedded = RegoEngine.load(folder)
+    server = OpaEngine(Server(opa("--bundle", folder).url, timeout=20.0))
+    for env, wanted in (("prod", "deny"), ("test", "allow")):
+        document = canonical.dumps({"args": {"env": env}, "agent": {"type": "b"}})
+        assert require_agreement(embedded, server, document) == wanted
+
+
+LOOSE = [
+    (
+        "same(x, x) := true\nallow if same(input.a, input.b)",
+        "same(x, y) if x == y",
+        "same(x, x) := true",
+    ),
+    (
+        "allow if { some k, k in [input.b, 5]; input.a == 0 }",
+        "some k, v in [input.b, 5]; k == v",
+        "some k, k in [input.b, 5]",
+    ),
+    (
+        'allow if { [{"r": 0}, _] = [input.o, 1] }',
+        '[o, _] = [input.o, 1]; o == {"r": 0}',
+        '[{"r": 0}, _] = [input.o, 1]',
+    ),
+    (
+        'allow if { some {"r": 0} in [input.o] }',
+        '{"r": 0} in [input.o]',
+        'some {"r": 0} in [input.o]',
+    ),
+]
+
+
+@pytest.mark.parametrize(("rules", "strict", "loose"), LOOSE)
+def test_what_is_matched_more_loosely_embedded_is_refused(opa, tmp_path, rules, strict, loose):
+    source = f"package agent.authz\n{rules}\n"
+    file = tmp_path / "p.rego"
+    file.write_text(source)
+    with pytest.raises(PolicyError, match=r"p\.rego:2:\d+: (an object as|\w stands)") as refused:
+        RegoEngine.load(file)
+    assert refused.value.code == "policy.invalid"
+    other = canonical.dumps({"a": 0, "b": 9, "o": {"r": 0, "revoked": True}})
+    assert ungated(source, other)[1] == {"allow": "True"}
+    file.write_text(source.replace(loose, strict))
+    embedded = RegoEngine.load(file)
+    server = OpaEngine(Server(opa(file).url, timeout=20.0))
+    alike = canonical.dumps({"a": 0, "b": 0, "o": {"r": 0}})
+    assert require_agreement(embedded, server, alike) == "allow"
+    assert require_agreement(embedded, server, other) == "deny"

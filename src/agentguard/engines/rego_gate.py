@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from agentguard.engines import (
     rego_builtins,
+    rego_imports,
     rego_negation,
     rego_order,
     rego_outputs,
@@ -121,7 +122,7 @@ def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) 
             *_wrong_query(known, query),
             *_unknown_calls(known, frozenset(report["builtins"])),
             *_undefined_names(known),
-            *(mistake for reader in readers for mistake in _own_package(reader)),
+            *rego_imports.mistakes(readers, query),
             *_recursion(known),
             *_data_in_place_of_rules(known, query),
             *unread.mistakes,
@@ -227,18 +228,6 @@ def _undefined_names(known: _Known) -> Iterator[str]:
         if not known.has_data(path[1:]) and not known.read_by(rule, reference):
             name = ".".join(path)
             yield f"{reference.at}: no module defines {name}, and no data.json of the folder"
-
-
-def _own_package(reader: rego_tree.Reader) -> Iterator[str]:
-    """By way of such an import a rule further down is undefined: a denial that asks it is none."""
-    for node in reader.imports:
-        path = rego_tree.name_of(node["refr"]).path
-        if path == reader.package[: len(path)]:
-            yield (
-                f"{reader.at(node['span'])}: {'.'.join(path)} is this file's own package, or holds "
-                "it; the engine misses rules that are read through such an import: write a rule's "
-                "bare name, or its whole path from data on"
-            )
 
 
 def _recursion(known: _Known) -> Iterator[str]:
