@@ -440,6 +440,24 @@ def test_a_builtin_that_one_argument_lets_run_out_of_bounds_is_refused(
     assert ask(engine, a=small[type(argument)]) == {"allow": True}
 
 
+@pytest.mark.parametrize(
+    ("grows", "bounded", "value"),
+    [
+        ("replace(input.a, ` `, input.a)", "replace(input.a, ` `, `-`)", "a-b"),
+        ("concat(input.a, split(input.a, ` `))", "concat(`-`, split(input.a, ` `))", "a-b"),
+    ],
+)
+def test_a_result_as_long_as_two_arguments_together_is_refused(grows, bounded, value):
+    name = grows.partition("(")[0]
+    refused(f"x := {grows}", rf"what {name} makes of two arguments .*can end this process")
+    assert ask(policy(f"x := {bounded}"), a="a b") == {"x": value}
+
+
+def test_places_in_a_text_are_whole_numbers_that_are_written_out():
+    refused("x := substring(input.a, 0, input.n)", r"what substring is given here .*whole numbers")
+    assert ask(policy("x := substring(input.a, 1, -1)"), a="abc") == {"x": "bc"}
+
+
 def test_a_relation_is_asked_with_both_arguments():
     """As a value, walk is a relation to OPA, and here an array: a denial by it would not fire."""
     refused(

@@ -87,7 +87,7 @@ REFUSED: Final = {
     ),
     "json.patch": (
         "doubles a document as often as an argument says, which can end this process; make the "
-        "object by a comprehension, as OPA does as well"
+        "object by a comprehension"
     ),
     "yaml.is_valid": (
         f"takes very long for some texts, and has another answer in OPA for several; {_FACTS}"
@@ -134,25 +134,31 @@ _TAKEN: Final = {
     ),
     "sprintf": "%s, %v, %d and %%, without width or precision",
     "walk": "two arguments, as in walk(x, [path, value])",
-    "replace": "a text in the last place",
-    "concat": "a text in the first place",
     "substring": "whole numbers below 2^31 in the last two places",
     "array.slice": "whole numbers below 2^31 in the last two places",
 }
-"""Builtins whose arguments are looked at: what both engines read alike, and none can make long."""
+"""Builtins whose arguments are looked at: what both engines read alike."""
+
+_BOUNDED: Final = {"replace": "a text in the last place", "concat": "a text in the first place"}
+"""Builtins whose result grows with the product of two arguments, unless one is written out."""
 
 
 def mistakes(reader: Reader) -> Iterator[str]:
-    """Yield a sentence for each pattern in a module that the engines read otherwise, or may."""
+    """Yield a sentence for each call in a module with an argument that has to be written out."""
     for node in objects(reader.rules):
         match node:
             case {"Call": {"fcn": function, "params": [first, *more]}}:
                 called = name_of(function)
-                name = ".".join(called.path)
+                name, at = ".".join(called.path), reader.at(called.span)
                 if name in _TAKEN and not _alike(name, first, more):
                     yield (
-                        f"{reader.at(called.span)}: OPA reads what {name} is given here "
+                        f"{at}: OPA reads what {name} is given here "
                         f"otherwise, or may; write it out here: {_TAKEN[name]}"
+                    )
+                if name in _BOUNDED and not _is_bounded(name, first, more):
+                    yield (
+                        f"{at}: what {name} makes of two arguments of a call can end this process; "
+                        f"write one out here: {_BOUNDED[name]}"
                     )
 
 
@@ -160,8 +166,6 @@ def _alike(name: str, first: Any, more: Sequence[Any]) -> bool:
     match name:
         case "walk":
             return len(more) == 1
-        case "replace":
-            return len(more) == 2 and _literal(more[1]) is not None  # noqa: PLR2004
         case "substring" | "array.slice":
             return all(map(_is_small, more))
     text = _literal(first)
@@ -169,8 +173,6 @@ def _alike(name: str, first: Any, more: Sequence[Any]) -> bool:
 
 
 def _is_read_alike(name: str, text: str, more: Sequence[Any]) -> bool:
-    if name == "concat":
-        return True
     if name == "glob.match":
         separators = _separators(more[0]) if more else None
         if text.endswith(_BELOW) and separators == ["/"]:
@@ -188,6 +190,11 @@ def _literal(node: Any) -> str | None:
         case {"String": {"value": str(text)}} | {"RawString": {"value": str(text)}}:
             return text
     return None
+
+
+def _is_bounded(name: str, first: Any, more: Sequence[Any]) -> bool:
+    written = first if name == "concat" else more[-1] if more else None
+    return _literal(written) is not None
 
 
 def _is_small(node: Any) -> bool:
