@@ -214,7 +214,7 @@ class Opa:
 
     def __init__(self, folder: Path, *arguments: str | Path, scheme: str = "http") -> None:
         self._scheme = scheme
-        self._label = os.urandom(8).hex()
+        self._label = f"t{os.urandom(8).hex()}"  # digits alone would be a number to it
         self._process: subprocess.Popen[bytes] | None = None
         for _ in range(PORTS_TRIED):
             self.port = free_port()

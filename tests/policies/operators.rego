@@ -118,8 +118,6 @@ value := [
 
 value := semver.compare(input.a, "1.2.3") if input.rule == "semver.compare"
 
-value := json.unmarshal(input.a) if input.rule == "json.unmarshal"
-
 value := base64.encode(input.a) if input.rule == "base64.encode"
 
 value := hex.encode(input.a) if input.rule == "hex.encode"
@@ -186,7 +184,19 @@ value := product(input.a) if input.rule == "product"
 
 value := hex.decode(input.a) if input.rule == "hex.decode"
 
-value := base64url.encode_no_pad(input.a) if input.rule == "base64url.encode"
+value := [base64url.encode(input.a), base64url.encode_no_pad(input.a)] if {
+	input.rule == "base64url.encode"
+}
+
+value := [is_set(input.a), is_set({input.a})] if input.rule == "is_set"
+
+value := union({{x | some x in input.a}, {x | some x in input.b}}) if input.rule == "union of sets"
+
+value := intersection({{x | some x in input.a}, {x | some x in input.b}}) if {
+	input.rule == "intersection of sets"
+}
+
+value := time.now_ns() > 1700000000000000000 if input.rule == "time.now_ns"
 
 
 value := [time.clock(input.n), time.weekday(input.n)] if input.rule == "time.clock"

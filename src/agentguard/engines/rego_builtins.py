@@ -14,11 +14,16 @@ from typing import Any, Final
 
 from agentguard.engines.rego_tree import Reader, name_of, objects
 
-_FACTS: Final = "let the application do it (facts)"
+FACTS: Final = "let the application do it (facts)"
+"""What to do where a policy can't."""
+
+
+def _names(names: str) -> list[str]:
+    return names.split()
 
 
 def _each(names: str, why: str) -> dict[str, str]:
-    return dict.fromkeys(names.split(), why)
+    return dict.fromkeys(_names(names), why)
 
 
 REFUSED: Final = {
@@ -37,9 +42,9 @@ REFUSED: Final = {
         "writes some characters otherwise than OPA does; compare values as they are",
     ),
     **_each(
-        "json.is_valid json.match_schema json.verify_schema yaml.unmarshal "
+        "json.is_valid json.match_schema json.unmarshal json.verify_schema yaml.unmarshal "
         "net.cidr_is_valid to_number time.parse_rfc3339_ns time.parse_ns uuid.parse",
-        f"takes some texts otherwise than OPA does; {_FACTS}",
+        f"takes some texts otherwise than OPA does; {FACTS}",
     ),
     **_each(
         "urlquery.encode urlquery.encode_object",
@@ -47,34 +52,39 @@ REFUSED: Final = {
     ),
     **_each(
         "urlquery.decode urlquery.decode_object",
-        f"drops characters, & among them, that OPA keeps; {_FACTS}",
+        f"drops characters, & among them, that OPA keeps; {FACTS}",
     ),
     **_each(
         "base64.decode base64.is_valid base64url.decode",
-        f"takes other texts than OPA does, and bytes that are no UTF-8 otherwise; {_FACTS}",
+        f"takes other texts than OPA does, and bytes that are no UTF-8 otherwise; {FACTS}",
     ),
     "glob.quote_meta": "leaves characters as they are that OPA quotes; write the pattern out",
     **_each(
         "lower upper",
         "knows other letters than OPA does (İ, Σ, ß); compare by regex.match with (?i), or "
-        f"{_FACTS}",
+        f"{FACTS}",
     ),
     "net.cidr_contains": (
-        f"takes IPv4-mapped IPv6 addresses for no part of an IPv4 network, where OPA does; {_FACTS}"
+        f"takes IPv4-mapped IPv6 addresses for no part of an IPv4 network, where OPA does; {FACTS}"
     ),
     "object.subset": ("has a value for what is no object, where OPA has none; compare the members"),
     "indexof_n": "has a value for an empty text, where OPA has none; use contains",
+    **_each(
+        "rand.intn uuid.rfc4122",
+        "has another value each time, so that no decision can be made again; let the application "
+        "draw it (facts)",
+    ),
     "opa.runtime": "tells of the engine, which is another one on an OPA server; remove it",
     **_each(
         "regex.find_all_string_submatch_n regex.find_n regex.is_valid regex.replace regex.split "
         "regex.template_match",
-        f"takes some patterns otherwise than OPA does; ask regex.match, or {_FACTS}",
+        f"takes some patterns otherwise than OPA does; ask regex.match, or {FACTS}",
     ),
     "semver.is_valid": "takes no v1.2.3, which OPA takes; compare by semver.compare",
     "strings.replace_n": (
         "replaces again in what it has put in, which OPA does not; use replace, one after another"
     ),
-    "time.format": f"reads some layouts otherwise than OPA does; {_FACTS}",
+    "time.format": f"reads some layouts otherwise than OPA does; {FACTS}",
     "time.add_date": "counts months otherwise than OPA does; add nanoseconds, or take a date apart",
     "graph.reachable_paths": "ends cycles otherwise than OPA does; use graph.reachable",
     # One argument of a call takes all memory, or all time, and nothing can stop it.
@@ -83,14 +93,14 @@ REFUSED: Final = {
         "makes as many numbers as an argument says, which can end this process; compare the bounds",
     ),
     "net.cidr_expand": (
-        f"lists as many addresses as an argument says, which can end this process; {_FACTS}"
+        f"lists as many addresses as an argument says, which can end this process; {FACTS}"
     ),
     "json.patch": (
         "doubles a document as often as an argument says, which can end this process; make the "
         "object by a comprehension"
     ),
     "yaml.is_valid": (
-        f"takes very long for some texts, and has another answer in OPA for several; {_FACTS}"
+        f"takes very long for some texts, and has another answer in OPA for several; {FACTS}"
     ),
     **_each(
         "units.parse units.parse_bytes",
@@ -101,6 +111,21 @@ REFUSED: Final = {
     "print": "would write arguments of calls to the standard error; remove it",
 }
 """By name, what is wrong with a builtin, and what to write instead."""
+
+COMPARED: Final = frozenset(
+    _names(
+        "abs array.concat array.reverse array.slice base64.encode base64url.encode "
+        "base64url.encode_no_pad concat contains count endswith glob.match graph.reachable "
+        "hex.decode hex.encode indexof intersection is_array is_boolean is_null is_number "
+        "is_object is_set is_string max min object.filter object.get object.keys "
+        "object.remove object.union object.union_n product regex.match replace round "
+        "semver.compare sort split sprintf startswith strings.any_prefix_match "
+        "strings.any_suffix_match strings.count strings.reverse substring sum time.clock "
+        "time.date time.diff time.now_ns time.parse_duration_ns time.weekday trim trim_left "
+        "trim_prefix trim_right trim_space trim_suffix type_name union walk"
+    )
+)
+"""The builtins that were held against OPA's, and are taken."""
 
 _ESCAPED: Final = r"\\[-!\"#$%&'()*+,./:;=?@\[\\\]^_`{|}~]"
 _COUNT: Final = "(?:0|[1-9][0-9]{0,2}|1000)"  # OPA takes 01 for a text, and no more than 1000

@@ -20,6 +20,8 @@ from typing import Any, Final
 
 from agentguard.engines import (
     rego_builtins,
+    rego_expressions,
+    rego_heads,
     rego_imports,
     rego_negation,
     rego_order,
@@ -28,6 +30,7 @@ from agentguard.engines import (
     rego_tree,
     rego_unbound,
 )
+from agentguard.engines.rego_presence import Presence
 from agentguard.engines.rego_source import RegoSource, invalid
 from agentguard.engines.rego_tree import Module, Names, Reference, Rule
 from agentguard.errors import ConfigError
@@ -72,9 +75,9 @@ def locate(error: str) -> tuple[str, str]:
     place, _, rest = text.partition("\n")
     if not place.startswith("-->"):
         return "", " ".join(text.split())
-    # Between the two the engine draws the line of source, with a "|" in the margin.
-    message = next((line for line in rest.splitlines() if "|" not in line.split(" ", 3)[:3]), "")
-    return place.removeprefix("-->").strip(), message.removeprefix("error:").strip(" :")
+    # Between the two the engine draws the line of source; a message may have several lines.
+    message = rest.partition("\nerror:")[2].strip(" :").partition("\n")[0]
+    return place.removeprefix("-->").strip(), message
 
 
 def _try(source: RegoSource, query: str, timeout: float) -> tuple[dict[str, Any], str]:
@@ -116,8 +119,9 @@ def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) 
     """Return what the tree warns of; raises ``PolicyError`` for what is wrong in it."""
     try:
         readers = [rego_tree.Reader(tree) for tree in json.loads(report["tree"])]
-        known = _Known([reader.module() for reader in readers], data)
+        known = _Known([reader.module for reader in readers], data)
         unread = rego_outputs.unread(known.rules, _reached(known, query), query)
+        presence = Presence.of(readers)
         problems = [
             *_wrong_query(known, query),
             *_unknown_calls(known, frozenset(report["builtins"])),
@@ -126,7 +130,9 @@ def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) 
             *_recursion(known),
             *_data_in_place_of_rules(known, query),
             *unread.mistakes,
-            *rego_negation.mistakes(readers),
+            *rego_negation.mistakes(readers, presence),
+            *rego_heads.mistakes(readers, presence),
+            *rego_expressions.mistakes(readers),
             *(mistake for reader in readers for mistake in rego_builtins.mistakes(reader)),
             *(mistake for reader in readers for mistake in rego_patterns.mistakes(reader)),
             *(mistake for reader in readers for mistake in rego_unbound.mistakes(reader)),
@@ -208,8 +214,11 @@ def _unknown_calls(known: _Known, builtins: frozenset[str]) -> Iterator[str]:
             yield f"{call.at}: {name} {rego_builtins.REFUSED[name]}"
         elif call.absolute or name not in builtins:
             own = (".".join(path) for path in known.functions)
-            names = [*(builtins - rego_builtins.REFUSED.keys()), *own]
+            names = [*(builtins & rego_builtins.COMPARED), *own]
             yield f"{call.at}: there is no function {name}; {_advice(name, names)}"
+        elif name not in rego_builtins.COMPARED:
+            advice = rego_builtins.FACTS
+            yield f"{call.at}: {name} has not been held against an OPA server; {advice}"
 
 
 def _advice(name: str, names: list[str]) -> str:

@@ -37,6 +37,7 @@ def mistakes(readers: list[Reader], query: Names) -> Iterator[str]:
         yield from _own_package(reader)
         yield from _reserved(reader)
         yield from _hidden(reader)
+        yield from _hiding(reader)
     for package, together in packages.items():
         yield from _shared(package, together)
 
@@ -83,6 +84,18 @@ def _hidden(reader: Reader) -> Iterator[str]:
                 f"{reader.at(span)}: {name} is also the import at {imported[name].at}, which the "
                 "engine takes in its place; give one of the two another name"
             )
+
+
+def _hiding(reader: Reader) -> Iterator[str]:
+    """A variable that `some` declares is the rule with its name here, and not on a server."""
+    rules = {rule.path[len(reader.package)]: rule.at for rule in reader.module.rules}
+    for node in objects(reader.rules):
+        for span in node.get("SomeVars", {}).get("vars", []):
+            if (name := reader.text_of(span)) in rules:
+                yield (
+                    f"{reader.at(span)}: {name} is also the rule at {rules[name]}, which the "
+                    "engine takes in its place; give one of the two another name"
+                )
 
 
 def _declared(reader: Reader) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -1,13 +1,13 @@
 """Objects as patterns, and unions as conditions: what means otherwise than its author thought.
 
-In Rego ``{"role": role} = x`` holds for an object with this one member. Here it holds for one with
+In Rego ``{"role": role} := x`` holds for an object with this one member. Here it holds for one with
 more members as well, so that a rule allows what its author never saw. Comparisons of whole values
 (``x == {"role": "lead"}``) and arrays as patterns are exact here, too.
 
 A name that stands twice among a function's parameters, or as key and value of ``some``, makes the
 two equal in Rego; here the latter value counts, and ``same(x, x)`` holds for any two.
 
-A body that begins with a union is a comprehension to OPA, and mostly not here: to it
+What begins with a union is a comprehension to OPA, and mostly not here: to it
 ``allow if { input.roles | {"a"} == xs }`` asks whether there is a set, and that holds always.
 """
 
@@ -24,20 +24,18 @@ _SIDED: Final = ("ArithExpr", "AssignExpr", "BinExpr", "BoolExpr")
 
 def mistakes(reader: Reader) -> Iterator[str]:
     """Yield a sentence for each such pattern, name and union in a module."""
-    rules = {rule.path[len(reader.package)] for rule in reader.module().rules}
     for node in reader.rules:
         for span in _unions(node):
             yield (
-                f"{reader.at(span)}: a body that begins with `|` is a comprehension to an OPA "
-                "server, and one that is a condition holds always; give the union a name first "
-                "(`all := x | y`)"
+                f"{reader.at(span)}: what begins with a union is a comprehension to an OPA server, "
+                "and as a condition holds always; give the union a name first (`all := x | y`)"
             )
         ((_kind, rule),) = node.items()
-        for span in _spans(rule, rules):
+        for span in _spans(rule):
             yield (
                 f"{reader.at(span)}: an object as a pattern holds here also for objects with more "
                 "members; take the members by name, and compare object.keys where there must be "
-                "no others, or write == where the whole is known, and := for a name of its own"
+                "no others"
             )
         for name, span in _repeated(reader, rule):
             yield (
@@ -62,12 +60,16 @@ def _repeated(reader: Reader, rule: Mapping[str, Any]) -> Iterator[tuple[str, Ma
 
 
 def _unions(rule: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield where a body begins with a union, be it only the left side of its first condition."""
+    """Yield where a body, a set, an array or an object begins with a union, or its left side."""
     for node in objects(rule):
         match node:
             case {"stmts": [{"literal": {"Expr": {"expr": {"SetCompr": whole}}}}, *_]}:
                 yield whole["span"]
             case {"stmts": [{"literal": {"Expr": {"expr": first}}}, *_]}:
+                yield from _begins_with_union(first)
+            case {"Array": {"items": [first, *_]}} | {"Set": {"items": [first, *_]}}:
+                yield from _begins_with_union(first)
+            case {"Object": {"fields": [[_, _, first], *_]}}:
                 yield from _begins_with_union(first)
 
 
@@ -82,58 +84,25 @@ def _begins_with_union(expression: Any) -> Iterator[Mapping[str, Any]]:
         expression = inner["value"] if kind == "Membership" else inner["lhs"]
 
 
-def _bound(rule: Mapping[str, Any]) -> set[str]:
-    """Return the variables that get a value elsewhere than in one `=`."""
-    bound = set(variables([*_heads(rule)]))
-    unified = Counter[str]()
-    for node in objects(rule):
-        match node:
-            case {"AssignExpr": {"op": "ColEq", "lhs": pattern}} | {"RefBrack": {"index": pattern}}:
-                bound |= set(variables(pattern))
-            case {"SomeIn": {"key": key, "value": value}}:
-                bound |= set(variables([key, value]))
-            case {"AssignExpr": {"op": "Eq", "lhs": left, "rhs": right}}:
-                unified.update(set(variables([left, right])))
-    return bound | {name for name, n in unified.items() if n > 1}
-
-
-def _spans(rule: Mapping[str, Any], rules: set[str]) -> Iterator[Mapping[str, Any]]:
-    """Yield where the outermost objects stand that are patterns; ``rules`` are their names."""
-    declared = rules | _bound(rule)
-    for part in _heads(rule):  # what is constant in a parameter is matched as loosely
+def _spans(rule: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield where the outermost objects stand that are patterns."""
+    for part in _heads(rule):
         yield from (found["span"] for found in _literals(part))
     for node in objects(rule):
         match node:
-            case {"AssignExpr": {"op": "ColEq", "lhs": pattern}}:
-                sides = [pattern]
-            case {"AssignExpr": {"op": "Eq", "lhs": left, "rhs": right}}:
-                # a variable that nothing else binds gets the object
-                sides = [a for a, b in ((left, right), (right, left)) if not _is_new(b, declared)]
+            case {"AssignExpr": {"lhs": pattern}}:
+                yield from (found["span"] for found in _literals(pattern))
             case {"SomeIn": {"key": key, "value": value}}:
-                # what is constant is matched as loosely
                 yield from (found["span"] for found in _literals([key, value]))
-                continue
-            case {"RefBrack": {"index": index}}:
-                sides = [index]
-            case _:
-                continue
-        for side in sides:
-            # a side without a variable is compared as a whole
-            if any(variables(side)):
-                yield from (found["span"] for found in _literals(side))
+            case {"RefBrack": {"index": index}} if any(variables(index)):
+                # an index without a variable is compared as a whole
+                yield from (found["span"] for found in _literals(index))
 
 
 def _heads(rule: Mapping[str, Any]) -> Iterator[Any]:
     """Yield the parameters of a function."""
     head = rule.get("head")
     yield from (part.get("args") for part in ([rule] if head is None else head.values()))
-
-
-def _is_new(node: Any, declared: set[str]) -> bool:
-    match node:
-        case {"Var": {"value": str(name)}}:
-            return name not in declared
-    return False
 
 
 def _literals(pattern: Any) -> Iterator[Mapping[str, Any]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from agentguard import canonical
+from agentguard.engines import rego_expressions
 from agentguard.errors import EncodeError, PolicyError
 
 MAX_MODULE_BYTES: Final = 1024 * 1024
@@ -130,7 +131,11 @@ def _module(path: str, content: bytes) -> str:
 def _parse_data(path: str, content: bytes) -> dict[str, Any]:
     try:
         value = json.loads(
-            content.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant
+            content.decode(),
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+            parse_int=lambda number: int(_plain(path, number)),
+            parse_float=lambda number: float(_plain(path, number)),
         )
     except (ValueError, RecursionError) as error:
         raise invalid(f"{path}: not JSON: {error}") from error
@@ -150,6 +155,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _plain(path: str, number: str) -> str:
+    if not rego_expressions.is_plain(number):
+        raise invalid(f"{path}: {number} {rego_expressions.NOT_PLAIN}")
+    return number
 
 
 def _nest(folders: list[str], value: dict[str, Any]) -> dict[str, Any]:

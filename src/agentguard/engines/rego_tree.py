@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 Names: TypeAlias = tuple[str, ...]
@@ -65,8 +66,9 @@ class Reader:
         self._imports = dict(self._import(node) for node in self.imports)
         self.rules = tree["ast"]["rules"]
 
+    @cached_property
     def module(self) -> Module:
-        """Return its rules, and the names that each of them refers to."""
+        """Its rules, and the names that each of them refers to."""
         return Module(self.package, tuple(self._rule(node) for node in self.rules))
 
     def _import(self, node: Mapping[str, Any]) -> tuple[str, Names]:
@@ -200,3 +202,20 @@ def variables(pattern: object) -> Iterator[str]:
         match node:
             case {"Var": {"value": str(name)}} if name not in _ROOTS:
                 yield name
+
+
+def used_variables(expression: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the names, with their spans, that an expression has no value without.
+
+    What is called is none, and a comprehension has its own.
+    """
+    todo = [expression]
+    while todo:
+        match todo.pop():
+            case {"Var": {"value": str(name), "span": span}} if name not in _ROOTS:
+                yield name, span
+            case dict() as node:
+                own = ("fcn", "ArrayCompr", "SetCompr", "ObjectCompr")
+                todo += [value for kind, value in node.items() if kind not in own]
+            case list() as nodes:
+                todo += nodes

@@ -1,8 +1,11 @@
-"""Variables that a negation uses before another expression of the body binds them: mistakes.
+"""Variables that the engine takes for unbound where Rego does not: mistakes.
 
 To Rego the order of a body's expressions means nothing. This engine evaluates
-``not data.members[user]; user = input.user`` as it stands: the negation does not hold for the
+``not data.members[user]; input.users[user]`` as it stands: the negation does not hold for the
 variable without a value, and a rule that denies by it never fires. ``:=`` can't come later.
+
+The variables of ``every`` it takes for unbound within a pattern, which then holds for any element,
+and in an index under ``not``, which then never holds.
 """
 
 from __future__ import annotations
@@ -10,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from agentguard.engines.rego_tree import Reader, name_of, objects, variables
+from agentguard.engines.rego_tree import Reader, objects, used_variables, variables
 
 
 def mistakes(reader: Reader) -> Iterator[str]:
-    """Yield a sentence for each variable that is bound too late."""
-    outer = {rule.path[len(reader.package)] for rule in reader.module().rules}
+    """Yield a sentence for each variable that is bound too late, or not at all."""
+    outer = {rule.path[len(reader.package)] for rule in reader.module.rules}
     for node in reader.rules:
         ((_kind, rule),) = node.items()
         heads = [rule] if rule.get("head") is None else rule["head"].values()
@@ -26,6 +29,32 @@ def mistakes(reader: Reader) -> Iterator[str]:
                     f"{reader.at(span)}: this `not` uses {name} before it has a value, and does "
                     f"not hold here; put the expression that gives {name} its value before it"
                 )
+        for loop in objects(rule):
+            match loop:
+                case {"Every": {"key": key, "value": value, "query": query}}:
+                    names = {reader.text_of(span) for span in (key, value) if span}
+                    for name, span in _in_an_index(query, names):
+                        yield (
+                            f"{reader.at(span)}: to the engine {name} of `every` has no value in "
+                            f"this place; give it a name first (`x := {name}`), and use that here"
+                        )
+
+
+def _in_an_index(query: Any, names: set[str]) -> Iterator[tuple[str, Any]]:
+    """Yield where ``names`` stand in a pattern that is looked up, or in a negated index."""
+    for node in objects(query):
+        match node:
+            case {"RefBrack": {"index": {"Array": _} as index}}:
+                indices = [index]
+            case {"NotExpr": negated}:
+                indices = [
+                    inner["RefBrack"]["index"] for inner in objects(negated) if "RefBrack" in inner
+                ]
+            case _:
+                continue
+        for name, span in used_variables(indices):
+            if name in names:
+                yield name, span
 
 
 def _late(statements: list[Any], given: set[str]) -> Iterator[tuple[str, Any]]:
@@ -34,22 +63,7 @@ def _late(statements: list[Any], given: set[str]) -> Iterator[tuple[str, Any]]:
         literal = statement["literal"]
         if "NotExpr" in literal:
             later = set(variables(statements[place + 1 :]))
-            for name, span in _used(literal["NotExpr"]["expr"]):
+            for name, span in used_variables(literal["NotExpr"]["expr"]):
                 if name in later and name not in bound:
                     yield name, span
         bound.update(variables(statement))
-
-
-def _used(expression: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the variables of an expression that are its body's."""
-    todo = [expression]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, list):
-            todo += node
-        elif isinstance(node, dict):
-            if "Var" in node and node["Var"]["value"] not in ("input", "data"):
-                yield node["Var"]["value"], name_of(node).span
-            # what is called is no variable; a comprehension's are its own
-            own = ("fcn", "ArrayCompr", "SetCompr", "ObjectCompr")
-            todo += [value for kind, value in node.items() if kind not in own]

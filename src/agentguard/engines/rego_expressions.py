@@ -1,0 +1,113 @@
+"""Expressions that the two engines evaluate otherwise, as far as it can be seen in their text.
+
+Numbers that are written in another way than they are printed, sets that are ordered, a key with a
+value before ``in``, an object with a key twice, ``=`` and ``with``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from agentguard.engines.rego_tree import Names, Reader, name_of, objects
+
+# As the two print it: OPA keeps 1.0 and 1e3 as they are written, and takes them for other keys.
+_PLAIN: Final = re.compile(r"(?!-0\Z)-?(?P<whole>0|[1-9][0-9]*)(?P<fraction>\.[0-9]*[1-9])?")
+_DIGITS: Final = 15
+_WHOLE: Final = 2**63
+NOT_PLAIN: Final = (
+    "may be another number, key or text to an OPA server; write 1 for 1.0 and 1000 for 1e3, whole "
+    f"numbers below 2^63, and others with no more than {_DIGITS} digits"
+)
+"""What is wrong with a number that is not plain."""
+
+_KEYED: Final = (
+    "a key with a value before `in` holds here where both are missing, and not on an OPA server; "
+    "write collection[key] == value"
+)
+_ORDERED: Final = (
+    "sets stand elsewhere in the order of values on an OPA server; compare their count, or their "
+    "elements"
+)
+_UNIFIED: Final = (
+    "`=` does not compare everywhere here, and holds for any element within `every`; write == to "
+    "compare, and := to give a name"
+)
+_TWICE: Final = (
+    "an object with a key twice has another value on an OPA server; give each key once, and a "
+    "computed one in an object of its own (object.union)"
+)
+_WITH: Final = (
+    "`with` is not always heard here, and is for tests; give a function what it is to look at"
+)
+_ORDER: Final = frozenset({"Lt", "Le", "Gt", "Ge"})
+_SETS: Final = frozenset({"union", "intersection", "object.keys", "graph.reachable"})
+
+
+def mistakes(readers: list[Reader]) -> Iterator[str]:
+    """Yield a sentence for each such value in the modules."""
+    sets = {
+        reader.path_of(node["Spec"]["head"]["Set"]["refr"])
+        for reader in readers
+        for node in reader.rules
+        if "Set" in node.get("Spec", {"head": {}})["head"]
+    }
+    for reader in readers:
+        for node in objects(reader.rules):
+            yield from (f"{reader.at(span)}: {said}" for span, said in _said(reader, node, sets))
+
+
+def _said(
+    reader: Reader, node: Mapping[str, Any], sets: set[Names]
+) -> Iterator[tuple[Mapping[str, Any], str]]:
+    match node:
+        case {"Number": {"span": span}} if not is_plain(written := reader.text_of(span)):
+            yield span, f"{written} {NOT_PLAIN}"
+        case {"Membership": {"span": span, "key": dict()}}:
+            yield span, _KEYED
+        case {"BoolExpr": {"op": op, "lhs": left, "rhs": right, "span": span}} if op in _ORDER:
+            if any(_is_set(reader, one, sets) for one in (left, right)):
+                yield span, _ORDERED
+        case {"AssignExpr": {"op": "Eq", "span": span}}:
+            yield span, _UNIFIED
+        case {"Object": {"span": span, "fields": fields}}:
+            keys = [_constant(reader, key) for _, key, _ in fields]
+            if len(keys) != len(set(keys)) or (len(keys) > 1 and None in keys):
+                yield span, _TWICE
+        case {"with_mods": [{"span": span}, *_]}:
+            yield span, _WITH
+
+
+def _constant(reader: Reader, key: Mapping[str, Any]) -> str | None:
+    """Return a key that is a constant; texts are alike whichever their quotes."""
+    ((kind, inner),) = key.items()
+    match kind:
+        case "String" | "RawString":
+            return json.dumps(inner["value"])
+        case "Number" | "Bool" | "Null":
+            return reader.text_of(inner["span"])
+    return None
+
+
+def is_plain(number: str) -> bool:
+    """Whether a number is written as both engines print it, and means the same in both."""
+    parts = _PLAIN.fullmatch(number)
+    if parts is None:
+        return False
+    if parts["fraction"]:
+        return len((parts["whole"] + parts["fraction"][1:]).lstrip("0")) <= _DIGITS
+    return len(parts["whole"]) <= len(str(_WHOLE)) and int(parts["whole"]) < _WHOLE
+
+
+def _is_set(reader: Reader, node: Mapping[str, Any], sets: set[Names]) -> bool:
+    match node:
+        case {"Set": _} | {"SetCompr": _} | {"BinExpr": _}:
+            return True
+        case {"Call": {"fcn": function}}:
+            return ".".join(name_of(function).path) in _SETS
+        case {"Var": _} | {"RefDot": _} | {"RefBrack": _}:
+            name = name_of(node)
+            return name.whole and reader.reference(name, call=False).path in sets
+    return False

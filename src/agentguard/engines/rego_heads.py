@@ -1,0 +1,124 @@
+"""Heads of rules: the forms that both engines read alike, and values that must be there.
+
+A body that holds in several ways (``some x in input.args.items``) gives a value for each of them.
+Where the head's value is missing for one, the embedded engine drops what the ways before it gave:
+``deny_reasons contains x.name if { some x in input.args.items; x.closed }`` denies nothing when the
+last one has no name. By Rego only that way is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from agentguard.engines.rego_presence import ALWAYS, CLOSED, Presence, below, needed
+from agentguard.engines.rego_tree import Names, Reader, name_of, objects, used_variables, variables
+
+
+def mistakes(readers: list[Reader], presence: Presence) -> Iterator[str]:
+    """Yield a sentence for each head that gives something else here than on a server."""
+    heads = [(reader, *_head(node)) for reader in readers for node in reader.rules]
+    keyed = {
+        reader.path_of(head["refr"])
+        for reader, _form, head in heads
+        if name_of(head["refr"]).computed
+    }
+    for reader, form, head in heads:
+        yield from _form(reader, form, head)
+        yield from _mixed(reader, head, keyed)
+    for reader in readers:
+        for node in reader.rules:
+            if (rule := node.get("Spec")) is not None:
+                yield from _values(reader, rule, presence)
+
+
+def _head(rule: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return the form of a rule and its head."""
+    if (default := rule.get("Default")) is not None:
+        return "Func" if default["args"] else "Compr", default
+    ((form, head),) = rule["Spec"]["head"].items()
+    return form, head
+
+
+def _form(reader: Reader, form: str, head: Mapping[str, Any]) -> Iterator[str]:
+    parts, node = 0, head["refr"]
+    while "Var" not in node:
+        ((_kind, inner),) = node.items()
+        node, parts = inner["refr"], parts + 1
+    computed = not name_of(head["refr"]).whole
+    if form != "Func" and (parts > 1 or (computed and form == "Set")):
+        yield (
+            f"{reader.at(head['span'])}: a rule with several keys, and a set with one that is "
+            "computed, have other values on an OPA server; give it one key at most "
+            "(`limits[team] := {...}`)"
+        )
+
+
+def _mixed(reader: Reader, head: Mapping[str, Any], keyed: AbstractSet[Names]) -> Iterator[str]:
+    name = name_of(head["refr"])
+    if name.whole and (above := reader.path_of(head["refr"])[:-1]) in keyed:
+        yield (
+            f"{reader.at(head['span'])}: {above[-1]} has this key and computed ones, which the "
+            f"engine misses where {'.'.join(name.path)} is read before; compute all of them, "
+            "or none"
+        )
+
+
+def _values(reader: Reader, rule: Mapping[str, Any], presence: Presence) -> Iterator[str]:
+    ((_form, head),) = rule["head"].items()
+    single = {one.path[len(reader.package)] for one in reader.module.rules}
+    single |= set(variables(head.get("args"))) | set(_assigned(rule))
+    shared = [*name_of(head["refr"]).computed, head.get("key")]
+    for body in rule["bodies"] or [{"assign": None, "query": {"stmts": []}}]:
+        statements = body["query"]["stmts"]
+        assigned = body["assign"] or head.get("assign")
+        given = [one for one in [*shared, assigned and assigned["value"]] if one]
+        if any(_iterates(one, single | set(variables(statements))) for one in given):
+            yield (
+                f"{reader.at(rule['span'])}: `[_]` in the head of a rule gives other values on an "
+                "OPA server; take the elements in the body (`some x in ...`)"
+            )
+        elif any(_holds_often(one["literal"], single) for one in statements):
+            there = ALWAYS | needed(reader, statements)
+            for name in presence.missing(reader, given, there):
+                named = ".".join(name.path) + ("" if name.whole else "[...]")
+                yield (
+                    f"{reader.at(name.span)}: where {named} is missing for one of the values that "
+                    "the body goes through, the engine drops what it found for others, and a "
+                    "denial does not fire; bind it in the body (`value := ...`), and use that here"
+                )
+
+
+def _assigned(rule: Mapping[str, Any]) -> Iterator[str]:
+    for node in objects(rule):
+        match node:
+            case {"AssignExpr": {"op": "ColEq", "lhs": pattern}}:
+                yield from variables(pattern)
+
+
+def _holds_often(literal: Mapping[str, Any], single: set[str]) -> bool:
+    """Whether a condition may hold in several ways; ``single`` names have one value."""
+    match literal:
+        case {"SomeIn": _} | {"SomeVars": _}:
+            return True
+        case {"Expr": {"expr": expression}}:
+            return _iterates(expression, single)
+    return False
+
+
+def _iterates(expression: Any, single: set[str]) -> bool:
+    todo = [expression]
+    while todo:
+        match node := todo.pop():
+            case {"RefBrack": {"refr": inner, "index": index}}:
+                if not single.issuperset(name for name, _ in used_variables(index)):
+                    return True
+                todo.append(inner)
+            case {"RefDot": {"refr": inner}}:
+                todo.append(inner)
+            case {"Call": {"fcn": function}} if name_of(function).path == ("walk",):
+                return True
+        if not any(closed in node for closed in CLOSED):
+            todo += below(node)
+    return False

@@ -1,0 +1,160 @@
+"""Which values are there: what every input has, what a body needs, what may be missing.
+
+By Rego an expression with a missing value in it is undefined. The two engines differ in what comes
+of that where it is negated (``rego_negation.py``) and in the head of a rule (``rego_heads.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any, Final
+
+from agentguard.engines.rego_tree import Name, Names, Reader, name_of, objects
+
+ALWAYS: Final = frozenset(
+    {
+        ("input",),
+        ("input", "agent"),
+        *(("input", "agent", name) for name in ("id", "name", "type", "instance", "roles")),
+        *(("input", name) for name in ("action", "resource", "task_id", "args", "delegation")),
+        *(("input", "tool", name) for name in ("name", "schema_sha256")),
+    }
+)
+"""What every input has (docs/policies.md, Input)."""
+
+CLOSED: Final = ("ArrayCompr", "SetCompr", "ObjectCompr")
+"""What has a value whatever is missing in it."""
+
+_EMPTY: Final = (("max",), ("min",))
+"""Builtins that have no value for what is empty; the others have one, or fail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """What may have no value: ``lacking`` rules, and results of the policy's ``functions``."""
+
+    lacking: AbstractSet[Names]
+    functions: AbstractSet[Names]
+
+    @classmethod
+    def of(cls, readers: list[Reader]) -> Presence:
+        """Return what is there in the policy of these modules."""
+        rules = [rule for reader in readers for rule in reader.module.rules]
+        return cls(
+            {rule.path for rule in rules} - set(_defined(readers)),
+            {rule.path for rule in rules if rule.function},
+        )
+
+    def missing(
+        self, reader: Reader, expressions: list[Any], there: AbstractSet[Names]
+    ) -> Iterator[Name]:
+        """Yield the names in expressions that may have no value; ``there`` are those that do."""
+        todo = list(expressions)
+        while todo:
+            node = todo.pop(0)
+            match node:
+                case {"Var": _} | {"RefDot": _} | {"RefBrack": _}:
+                    name = name_of(node)
+                    if name.path and self._may_lack(reader, name, there):
+                        yield name
+                    todo += name.computed
+                case {"Call": {"fcn": function}}:
+                    name = name_of(function)
+                    called = reader.reference(name, call=True)
+                    path = called.path if called.absolute else (*reader.package, *called.path)
+                    if path in self.functions or called.path in _EMPTY:
+                        yield name
+                    todo += below(node)
+                case dict():
+                    if not any(closed in node for closed in CLOSED):
+                        todo += below(node)
+
+    def _may_lack(self, reader: Reader, name: Name, there: AbstractSet[Names]) -> bool:
+        path = reader.reference(name, call=False).path
+        root = name.path[0]
+        if name.whole and path in there:
+            return False
+        if name.whole and root != "input" and (len(name.path) == 1 or root == "data"):
+            # a variable has a value, and so has what data.json holds
+            return path in self.lacking
+        return True
+
+
+def _defined(readers: Iterable[Reader]) -> Iterator[Names]:
+    """Yield the rules that always have a value: with a default, or sets and objects of parts."""
+    for reader in readers:
+        for node in reader.rules:
+            ((kind, rule),) = node.items()
+            if kind == "Default":
+                yield reader.path_of(rule["refr"])
+                continue
+            ((form, head),) = rule["head"].items()
+            constant = form == "Compr" and not _conditions(rule)
+            if form == "Set" or constant:
+                yield reader.path_of(head["refr"])
+
+
+def _conditions(rule: Mapping[str, Any]) -> bool:
+    """Whether a rule has a body, or a value that is no literal."""
+    ((_form, head),) = rule["head"].items()
+    assigned = head.get("assign")
+    names = ("Var", "RefDot", "RefBrack", "Call")
+    computed = any(name in node for node in objects(assigned) for name in names)
+    return bool(rule["bodies"]) or computed
+
+
+def needed(reader: Reader, statements: Iterable[Mapping[str, Any]]) -> set[Names]:
+    """Return the names without which a statement, and so its body, does not hold."""
+    return {name for statement in statements for name in _needed(reader, statement)}
+
+
+def _needed(reader: Reader, statement: Mapping[str, Any]) -> Iterator[Names]:
+    match statement["literal"]:
+        case {"Expr": {"expr": {"Membership": _} as expression}}:
+            todo = below(expression)
+        case {"Expr": {"expr": expression}}:
+            todo = [expression]
+        case {"SomeIn": {"collection": expression}} | {"Every": {"domain": expression}}:
+            todo = [expression]
+        case _:
+            return
+    while todo:
+        node = todo.pop()
+        match node:
+            case {"Var": _} | {"RefDot": _} | {"RefBrack": _}:
+                path = reader.reference(name := name_of(node), call=False).path
+                if name.path:
+                    yield from (path[:length] for length in range(1, len(path) + 1))
+            case {"Membership": _}:  # it has a value without what it is made of
+                continue
+        todo += below(node)
+
+
+def below(node: Any) -> list[Any]:
+    """What a call, an operator or a literal is made of; of a name what is computed in it."""
+    match node:
+        case {"Var": _} | {"RefDot": _} | {"RefBrack": _}:
+            return list(name_of(node).computed)
+        case {"Call": {"params": [*parameters]}}:
+            return list(parameters)
+        case {"Membership": {"key": key, "value": value, "collection": collection}}:
+            return [part for part in (key, value, collection) if part]
+        case dict():
+            ((kind, inner),) = list(node.items())[:1]
+            if kind in CLOSED or not isinstance(inner, dict):
+                return []
+            return [part for part in _parts(inner) if isinstance(part, dict)]
+    return []
+
+
+def _parts(inner: Mapping[str, Any]) -> Iterator[Any]:
+    for value in inner.values():
+        todo = list(value) if isinstance(value, list) else [value]
+        while todo:
+            part = todo.pop(0)
+            if isinstance(part, list):
+                todo = [*part, *todo]
+            elif isinstance(part, dict) and "line" not in part:
+                yield part

@@ -1,0 +1,289 @@
+"""Rules that the embedded engine evaluates otherwise than an OPA server does: each is refused.
+
+Each is shown to differ on a real OPA, mostly so that a denial does not fire, or an allow holds,
+embedded. Its twin says what its author meant, is taken, and has one value on both.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import regorus  # type: ignore[import-untyped]  # the binding has no annotations
+from two_engines import FAILED, answer, ungated
+
+from agentguard import PolicyError, canonical
+from agentguard.engines import rego_builtins
+from agentguard.engines.opa import OpaEngine, Server
+from agentguard.engines.rego import RegoEngine
+
+ITEMS = [{"closed": True, "name": "a"}, {"closed": True}]
+
+
+class Case(NamedTuple):
+    """A policy's rules, of what they are refused, and a call that shows why."""
+
+    rules: str
+    said: str
+    call: dict[str, Any]
+    instead: str
+
+
+CASES = {
+    # a value in a rule's head that one of several ways of its body lacks
+    "a reason that the last item lacks": Case(
+        "deny_reasons contains x.name if { some x in input.items; x.closed }",
+        "where x.name is missing for one of the values",
+        {"items": ITEMS},
+        "deny_reasons contains name if { some x in input.items; x.closed; name := x.name }",
+    ),
+    "within a text": Case(
+        'deny_reasons contains sprintf("%v", [x.name]) if { some x in input.items; x.closed }',
+        "where x.name is missing for one",
+        {"items": ITEMS},
+        'deny_reasons contains sprintf("%v", [name]) if { some x in input.items; name := x.name }',
+    ),
+    "by an index": Case(
+        "deny_reasons contains x.name if { x := input.items[_]; x.closed }",
+        "where x.name is missing for one",
+        {"items": ITEMS},
+        "deny_reasons contains x.name if { x := input.items[_]; is_string(x.name) }",
+    ),
+    "by a declared variable": Case(
+        "deny_reasons contains input.items[i].name if { some i; input.items[i].closed }",
+        r"where input.items\[...\] is missing for one",
+        {"items": ITEMS},
+        "deny_reasons contains name if { some i; name := input.items[i].name }",
+    ),
+    "by walk": Case(
+        "deny_reasons contains x.name if { walk(input.items, [_, x]); x.closed }",
+        "where x.name is missing for one",
+        {"items": ITEMS},
+        "deny_reasons contains name if { walk(input.items, [_, x]); x.closed; name := x.name }",
+    ),
+    "a function's result": Case(
+        "deny_reasons contains named(x) if { some x in input.items; x.closed }\nnamed(x) := x.name",
+        "where named is missing for one",
+        {"items": ITEMS},
+        "deny_reasons contains n if { some x in input.items; n := named(x) }\nnamed(x) := x.name",
+    ),
+    "a key": Case(
+        "closed[x.name] := true if { some x in input.items; x.closed }",
+        "where x.name is missing for one",
+        {"items": ITEMS},
+        "closed[name] := true if { some x in input.items; x.closed; name := x.name }",
+    ),
+    "a value behind else": Case(
+        "first := 1 if input.none else := x.name if { some x in input.items }",
+        "where x.name is missing for one",
+        {"items": ITEMS},
+        "first := 1 if input.none else := name if { some x in input.items; name := x.name }",
+    ),
+    "elements in the head itself": Case(
+        "deny_reasons contains input.items[_].name",
+        r"`\[_\]` in the head",
+        {"items": ITEMS},
+        "deny_reasons contains name if { some x in input.items; name := x.name }",
+    ),
+    # forms of heads
+    "a set with a key": Case(
+        "over[input.team] contains 1 if input.none",
+        "a set with one that is",
+        {"team": "a"},
+        "over.all contains 1 if input.none",
+    ),
+    "two keys": Case(
+        'limits[x].of := 1 if { some x in ["a"]; input.none }',
+        "a rule with several keys",
+        {},
+        'limits[x] := {"of": 1} if { some x in ["a"]; input.none }',
+    ),
+    "a key beside computed ones": Case(
+        'deny_reason := "closed" if blocked["a"]\n'
+        'blocked[k] := v if some k, v in input.table\nblocked["a"] := true if input.none',
+        "blocked has this key and computed ones",
+        {"table": {"a": True}},
+        'deny_reason := "closed" if blocked["a"]\nblocked[k] := v if some k, v in input.table\n'
+        'blocked[k] := true if { k := "a"; input.none }',
+    ),
+    # `every`, whose variables the engine takes for unbound
+    "= within every": Case(
+        'allow if { every x in input.tags { x = "ok" } }',
+        "`=` does not compare everywhere",
+        {"tags": ["bad"]},
+        'allow if { every x in input.tags { x == "ok" } }',
+    ),
+    "= with the constant first": Case(
+        'allow if { every x in input.tags { "ok" = x } }',
+        "`=` does not compare everywhere",
+        {"tags": ["ok", "bad"]},
+        'allow if { every x in input.tags { "ok" == x } }',
+    ),
+    "a pattern within every": Case(
+        "allow if { every x in input.tags { seen[[x, y]]; y } }\n"
+        "seen contains [k, true] if some k in input.ok",
+        "to the engine x of `every` has no value",
+        {"tags": ["bad"], "ok": ["ok"]},
+        "allow if { every x in input.tags { tag := x; seen[[tag, y]]; y } }\n"
+        "seen contains [k, true] if some k in input.ok",
+    ),
+    "a negated index within every": Case(
+        'deny_reason := "unknown" if { every x in input.tags { not input.known[x] } }',
+        "to the engine x of `every` has no value",
+        {"tags": ["bad"], "known": {}},
+        'deny_reason := "unknown" if { every x in input.tags { tag := x; not input.known[tag] } }',
+    ),
+    # expressions
+    "a key with a value": Case(
+        'allow if { input.role, input.name in ["alice"] }',
+        "a key with a value before `in`",
+        {},
+        'allow if { ["alice"][input.role] == input.name }',
+    ),
+    "with, of the policy's own": Case(
+        "allow if { wanted with input.other as wanted }\nwanted := input.name",
+        "`with` is not always heard",
+        {"name": "a"},
+        "allow if wanted\nwanted := input.name",
+    ),
+    "an object with a key twice": Case(
+        'limits := {"a": input.none, "a": 1}',
+        "an object with a key twice",
+        {},
+        'limits := {"a": 1}',
+    ),
+    "a key twice, in other quotes": Case(
+        'limits := {"a": input.none, `a`: 1}',
+        "an object with a key twice",
+        {},
+        'limits := {"a": 1}',
+    ),
+    "a computed key that is another's": Case(
+        'limits := {input.team: 1, "a": 2}',
+        "an object with a key twice",
+        {"team": "a"},
+        'limits := object.union({input.team: 1}, {"a": 2})',
+    ),
+    "the least of nothing": Case(
+        'deny_reason := "none" if { not min(found) in [1] }\nfound contains 1 if input.none',
+        "where min is missing",
+        {},
+        'deny_reason := "none" if not least\nleast if min(found) in [1]\n'
+        "found contains 1 if input.none",
+    ),
+    "a set in the order of values": Case(
+        "allow if input.table < {1}",
+        "sets stand elsewhere in the order",
+        {"table": {}},
+        "allow if count(input.table) < count({1})",
+    ),
+    "a set by its name in the order": Case(
+        "allow if input.table < given\ngiven contains 1",
+        "sets stand elsewhere in the order",
+        {"table": {}},
+        "allow if count(input.table) < count(given)\ngiven contains 1",
+    ),
+    "a number with a point": Case(
+        "limits := {1.0: true}", "1.0 may be another number", {}, "limits := {1: true}"
+    ),
+    "a number with an exponent": Case(
+        "limits := {1e3: true}", "1e3 may be another number", {}, "limits := {1000: true}"
+    ),
+    "a fraction with a zero": Case(
+        "limits := {-1.50: true}", "-1.50 may be another number", {}, "limits := {-1.5: true}"
+    ),
+    "minus zero": Case(
+        "limits := {-0: true}", "-0 may be another number", {}, "limits := {0: true}"
+    ),
+    # names
+    "a variable that is a rule as well": Case(
+        'allow if { some name; input.table[name] }\nname := "other" if input.none == 1',
+        "name is also the rule at",
+        {"table": {"a": True}},
+        'allow if { some key; input.table[key] }\nname := "other" if input.none == 1',
+    ),
+    # unions
+    "a set that begins with a union": Case(
+        "limits := [1 | ({1, input.none} | {2})]",
+        "what begins with a union",
+        {},
+        "limits := [1 | all := {1, input.none} | {2}; all]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_differs_is_refused_and_what_it_says_to_write_agrees(opa, tmp_path, name):
+    rules, said, call, instead = CASES[name]
+    document = canonical.dumps(call)
+    file = tmp_path / "p.rego"
+    head = "package agent.authz\n\nlast := input.last\n"
+
+    source = f"{head}{rules}\n"
+    file.write_text(source)
+    with pytest.raises(PolicyError, match=rf"p\.rego:\d:\d+: .*{said}") as refused:
+        RegoEngine.load(file)
+    assert refused.value.code == "policy.invalid"
+    server = OpaEngine(Server(opa(file).url, timeout=20.0))
+    ours, theirs = ungated(source, document), answer(server, document)
+    assert theirs[0] == "value"
+    assert ours[0] == FAILED or ours != theirs
+
+    file.write_text(f"{head}{instead}\n")
+    embedded = RegoEngine.load(file)
+    server = OpaEngine(Server(opa(file).url, timeout=20.0))
+    assert answer(embedded, document) == answer(server, document)
+    assert answer(embedded, document)[0] == "value"
+
+
+def test_numbers_of_data_are_as_plain(tmp_path):
+    (tmp_path / "p.rego").write_text("package agent.authz\nallow if input.n == data.limit\n")
+    for written in ("1.0", "1e3", "1.50", "-0", "0.1234567890123456", "9223372036854775808"):
+        (tmp_path / "data.json").write_text(f'{{"limit": {written}}}')
+        message = rf"^data\.json: {re.escape(written)} may be another number, .* write 1 for 1\.0"
+        with pytest.raises(PolicyError, match=message) as refused:
+            RegoEngine.load(tmp_path)
+        assert refused.value.code == "policy.invalid"
+    for written in ("1", "-7", "0", "0.5", "1234567890123456789", "0.123456789012345"):
+        (tmp_path / "data.json").write_text(f'{{"limit": {written}}}')
+        assert RegoEngine.load(tmp_path).evaluate(b'{"n": 2}') == {}
+
+
+def test_an_error_tells_its_reason_on_every_line():
+    for lines in (0, 5, 50, 500):
+        source = "package agent.authz\n" + "\n" * lines + "allow if { x == }\n"
+        with pytest.raises(PolicyError, match=rf":{lines + 2}:17: expecting expression"):
+            RegoEngine.from_source(source)
+
+
+OPERATORS = Path(__file__).parents[1] / "policies" / "operators.rego"
+
+
+def builtins() -> set[str]:
+    """What the engine has, without the names that it keeps for itself."""
+    native = regorus.Engine()
+    native.add_policy("p.rego", "package p\nnames := opa.runtime().builtins")
+    (found,) = json.loads(native.eval_query_as_json("data.p.names"))["result"]
+    names = {*found["expressions"][0]["value"]}
+    return {name for name in names if not name.startswith("__")}
+
+
+def test_each_builtin_is_refused_or_compared_with_opas():
+    refused, compared = rego_builtins.REFUSED.keys(), rego_builtins.COMPARED
+    assert builtins() | {"print"} == compared | refused
+    assert not refused & compared
+    called = set(re.findall(r"\b([a-z][a-z0-9_.]*)\(", OPERATORS.read_text()))
+    assert compared <= called
+
+
+@pytest.mark.parametrize("name", ["__builtin_sets.union", "__builtin_sets.intersection"])
+def test_a_builtin_that_nobody_compared_is_refused(name):
+    with pytest.raises(PolicyError, match=rf":2:10: {name} has not been held against") as refused:
+        RegoEngine.from_source(f"package agent.authz\nvalue := {name}({{{{1}}, {{2}}}})\n")
+    assert refused.value.code == "policy.invalid"
+    same = name.rpartition(".")[2]
+    engine = RegoEngine.from_source(f"package agent.authz\nvalue := {same}({{{{1}}, {{2}}}})\n")
+    assert engine.evaluate(b"{}") == {"value": [1, 2] if same == "union" else []}
