@@ -58,6 +58,13 @@ CASES = {
         {"items": ITEMS},
         "deny_reasons contains name if { some i; name := input.items[i].name }",
     ),
+    "by a variable that a comprehension has as well": Case(
+        "deny_reasons contains input.items[i].name if {\n"
+        "    input.items[i].closed\n    count([i | i := 1]) == 1\n}",
+        r"where input.items\[...\] is missing for one",
+        {"items": ITEMS},
+        "deny_reasons contains name if { some i; name := input.items[i].name }",
+    ),
     "by walk": Case(
         "deny_reasons contains x.name if { walk(input.items, [_, x]); x.closed }",
         "where x.name is missing for one",

@@ -13,7 +13,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from agentguard.engines.rego_presence import ALWAYS, CLOSED, Presence, below, needed
-from agentguard.engines.rego_tree import Names, Reader, name_of, objects, used_variables, variables
+from agentguard.engines.rego_tree import Names, Reader, name_of, used_variables, variables
 
 
 def mistakes(readers: list[Reader], presence: Presence) -> Iterator[str]:
@@ -67,11 +67,12 @@ def _mixed(reader: Reader, head: Mapping[str, Any], keyed: AbstractSet[Names]) -
 
 def _values(reader: Reader, rule: Mapping[str, Any], presence: Presence) -> Iterator[str]:
     ((_form, head),) = rule["head"].items()
-    single = {one.path[len(reader.package)] for one in reader.module.rules}
-    single |= set(variables(head.get("args"))) | set(_assigned(rule))
+    bound = {one.path[len(reader.package)] for one in reader.module.rules}
+    bound |= set(variables(head.get("args")))
     shared = [*name_of(head["refr"]).computed, head.get("key")]
     for body in rule["bodies"] or [{"assign": None, "query": {"stmts": []}}]:
         statements = body["query"]["stmts"]
+        single = bound | set(_assigned(statements))
         assigned = body["assign"] or head.get("assign")
         given = [one for one in [*shared, assigned and assigned["value"]] if one]
         if any(_iterates(one, single | set(variables(statements))) for one in given):
@@ -90,10 +91,10 @@ def _values(reader: Reader, rule: Mapping[str, Any], presence: Presence) -> Iter
                 )
 
 
-def _assigned(rule: Mapping[str, Any]) -> Iterator[str]:
-    for node in objects(rule):
-        match node:
-            case {"AssignExpr": {"op": "ColEq", "lhs": pattern}}:
+def _assigned(statements: list[Any]) -> Iterator[str]:
+    for statement in statements:
+        match statement["literal"]:
+            case {"Expr": {"expr": {"AssignExpr": {"lhs": pattern}}}}:
                 yield from variables(pattern)
 
 
