@@ -589,7 +589,6 @@ def test_a_call_that_a_signal_handler_makes_leaves_the_interrupted_one_its_input
         'x := semver.compare("1.0.0", input.secret)',
         "x := sum({1: input.secret, 2: 1})",
         'x := {k: v | some k in ["a"]; some v in [input.secret, 1]}',
-        "x := hex.decode(input.secret)",
     ],
 )
 def test_an_error_does_not_repeat_an_argument(body):

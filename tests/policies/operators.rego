@@ -182,8 +182,6 @@ value := object.union_n([input.a, input.b]) if input.rule == "object.union_n"
 
 value := product(input.a) if input.rule == "product"
 
-value := hex.decode(input.a) if input.rule == "hex.decode"
-
 value := [base64url.encode(input.a), base64url.encode_no_pad(input.a)] if {
 	input.rule == "base64url.encode"
 }

@@ -381,6 +381,7 @@ REFUSED = [
     ("base64.decode(input.a)", "Infinity"),
     ("base64url.decode(input.a)", "Infinity"),
     ("base64.is_valid(input.a)", "aGk=\n"),
+    ("hex.decode(input.a)", "e3ac"),
     ("glob.quote_meta(input.a)", "a*b[c]"),
     ('graph.reachable_paths(input.a, {"a"})', {"a": ["a"]}),
     ("lower(input.a)", "ADM\u0130N"),

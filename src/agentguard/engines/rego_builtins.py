@@ -55,7 +55,7 @@ REFUSED: Final = {
         f"drops characters, & among them, that OPA keeps; {FACTS}",
     ),
     **_each(
-        "base64.decode base64.is_valid base64url.decode",
+        "base64.decode base64.is_valid base64url.decode hex.decode",
         f"takes other texts than OPA does, and bytes that are no UTF-8 otherwise; {FACTS}",
     ),
     "glob.quote_meta": "leaves characters as they are that OPA quotes; write the pattern out",
@@ -116,7 +116,7 @@ COMPARED: Final = frozenset(
     _names(
         "abs array.concat array.reverse array.slice base64.encode base64url.encode "
         "base64url.encode_no_pad concat contains count endswith glob.match graph.reachable "
-        "hex.decode hex.encode indexof intersection is_array is_boolean is_null is_number "
+        "hex.encode indexof intersection is_array is_boolean is_null is_number "
         "is_object is_set is_string max min object.filter object.get object.keys "
         "object.remove object.union object.union_n product regex.match replace round "
         "semver.compare sort split sprintf startswith strings.any_prefix_match "

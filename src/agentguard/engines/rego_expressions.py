@@ -1,7 +1,7 @@
 """Expressions that the two engines evaluate otherwise, as far as it can be seen in their text.
 
-Numbers that are written in another way than they are printed, sets that are ordered, a key with a
-value before ``in``, an object with a key twice, ``=`` and ``with``.
+Numbers that are written in another way than they are printed, sets that are ordered or written with
+computed elements, a key with a value before ``in``, an object with a key twice, ``=`` and ``with``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from agentguard.engines.rego_builtins import COMPARED
 from agentguard.engines.rego_tree import Names, Reader, name_of, objects
 
 # As the two print it: OPA keeps 1.0 and 1e3 as they are written, and takes them for other keys.
@@ -39,10 +40,15 @@ _TWICE: Final = (
     "an object with a key twice has another value on an OPA server; give each key once, and a "
     "computed one in an object of its own (object.union)"
 )
+_COMPUTED: Final = (
+    "a set that is written with a computed element has elements twice on an OPA server where two "
+    "are equal; write an array, or {x | some x in [...]}"
+)
 _WITH: Final = (
     "`with` is not always heard here, and is for tests; give a function what it is to look at"
 )
 _ORDER: Final = frozenset({"Lt", "Le", "Gt", "Ge"})
+_EVALUATED: Final = ("Var", "Call", "ArrayCompr", "SetCompr", "ObjectCompr", "Membership")
 _SETS: Final = frozenset({"union", "intersection", "object.keys", "graph.reachable"})
 
 
@@ -55,8 +61,13 @@ def mistakes(readers: list[Reader]) -> Iterator[str]:
         if "Set" in node.get("Spec", {"head": {}})["head"]
     }
     for reader in readers:
+        whole = {id(part) for node in objects(reader.rules) for part in _taken_whole(node)}
         for node in objects(reader.rules):
             yield from (f"{reader.at(span)}: {said}" for span, said in _said(reader, node, sets))
+            match node:
+                case {"Set": {"span": span, "items": [_, _, *_] as items}} if id(node) not in whole:
+                    if None in (_constant(reader, item) for item in items):
+                        yield f"{reader.at(span)}: {_COMPUTED}"
 
 
 def _said(
@@ -80,15 +91,27 @@ def _said(
             yield span, _WITH
 
 
-def _constant(reader: Reader, key: Mapping[str, Any]) -> str | None:
-    """Return a key that is a constant; texts are alike whichever their quotes."""
-    ((kind, inner),) = key.items()
-    match kind:
-        case "String" | "RawString":
-            return json.dumps(inner["value"])
-        case "Number" | "Bool" | "Null":
-            return reader.text_of(inner["span"])
-    return None
+def _taken_whole(node: Mapping[str, Any]) -> list[Any]:
+    """Return the parts that are taken as sets are, an element once, however they are written."""
+    match node:
+        case {"Call": {"fcn": function, "params": [*parameters]}}:
+            return parameters if ".".join(name_of(function).path) in COMPARED else []
+        case {"BinExpr": inner} | {"ArithExpr": inner} | {"BoolExpr": inner}:
+            return [inner["lhs"], inner["rhs"]]
+        case {"Membership": {"collection": collection}}:
+            return [collection]
+    return []
+
+
+def _constant(reader: Reader, value: Mapping[str, Any]) -> str | None:
+    """Return a key or an element that is a constant; texts are alike whichever their quotes."""
+    if any(kind in node for node in objects(value) for kind in _EVALUATED):
+        return None
+    match value:
+        case {"String": {"value": text}} | {"RawString": {"value": text}}:
+            return json.dumps(text)
+    ((_kind, inner),) = value.items()
+    return reader.text_of(inner["span"])
 
 
 def is_plain(number: str) -> bool:
