@@ -4,8 +4,8 @@ To Rego the order of a body's expressions means nothing. This engine evaluates
 ``not data.members[user]; input.users[user]`` as it stands: the negation does not hold for the
 variable without a value, and a rule that denies by it never fires. ``:=`` can't come later.
 
-The variables of ``every`` it takes for unbound within a pattern, which then holds for any element,
-and in an index under ``not``, which then never holds.
+The variables of ``every`` and ``walk`` it takes for unbound within a pattern, which then holds for
+any element, and in an index under ``not``, which then never holds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from agentguard.engines.rego_tree import Reader, objects, used_variables, variables
+from agentguard.engines.rego_tree import Reader, name_of, objects, used_variables, variables
 
 
 def mistakes(reader: Reader) -> Iterator[str]:
@@ -31,13 +31,21 @@ def mistakes(reader: Reader) -> Iterator[str]:
                 )
         for loop in objects(rule):
             match loop:
-                case {"Every": {"key": key, "value": value, "query": query}}:
+                case {"Every": {"key": key, "value": value, "query": scope}}:
                     names = {reader.text_of(span) for span in (key, value) if span}
-                    for name, span in _in_an_index(query, names):
-                        yield (
-                            f"{reader.at(span)}: to the engine {name} of `every` has no value in "
-                            f"this place; give it a name first (`x := {name}`), and use that here"
-                        )
+                case {"Call": {"fcn": function, "params": [_, pattern]}} if _is_walk(function):
+                    names, scope = set(variables(pattern)), rule
+                case _:
+                    continue
+            for name, span in _in_an_index(scope, names):
+                yield (
+                    f"{reader.at(span)}: to the engine {name} of `every` or `walk` has no value in "
+                    f"this place; give it a name first (`x := {name}`), and use that here"
+                )
+
+
+def _is_walk(function: Any) -> bool:
+    return name_of(function).path == ("walk",)
 
 
 def _in_an_index(query: Any, names: set[str]) -> Iterator[tuple[str, Any]]:
