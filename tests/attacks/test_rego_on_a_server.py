@@ -134,20 +134,22 @@ CASES = {
         "seen contains [k, true] if some k in input.ok",
         "to the engine x of `every` or `walk` has no value",
         {"tags": ["bad"], "ok": ["ok"]},
-        "allow if { every x in input.tags { tag := x; seen[[tag, y]]; y } }\n"
+        "allow if { every x in input.tags { known(x) } }\nknown(x) if { seen[[x, y]]; y }\n"
         "seen contains [k, true] if some k in input.ok",
     ),
     "a negated index within every": Case(
         'deny_reason := "unknown" if { every x in input.tags { not input.known[x] } }',
         "to the engine x of `every` or `walk` has no value",
         {"tags": ["bad"], "known": {}},
-        'deny_reason := "unknown" if { every x in input.tags { tag := x; not input.known[tag] } }',
+        'deny_reason := "unknown" if { every x in input.tags { not known(x) } }\n'
+        "known(x) if input.known[x]",
     ),
     "a negated index of what walk finds": Case(
         'deny_reason := "unknown" if { walk(input.tag, [_, x]); not input.known[x] }',
         "to the engine x of `every` or `walk` has no value",
         {"tag": "bad", "known": {}},
-        'deny_reason := "unknown" if { walk(input.tag, [_, x]); tag := x; not input.known[tag] }',
+        'deny_reason := "unknown" if { walk(input.tag, [_, x]); not known(x) }\n'
+        "known(x) if input.known[x]",
     ),
     # expressions
     "a key with a value": Case(

@@ -40,7 +40,8 @@ def mistakes(reader: Reader) -> Iterator[str]:
             for name, span in _in_an_index(scope, names):
                 yield (
                     f"{reader.at(span)}: to the engine {name} of `every` or `walk` has no value in "
-                    f"this place; give it a name first (`x := {name}`), and use that here"
+                    f"this place; ask it in a function of its own (`known(x) if ...`, and here "
+                    f"`known({name})`)"
                 )
 
 
