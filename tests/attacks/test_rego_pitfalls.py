@@ -7,6 +7,7 @@ right answer.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -751,3 +752,44 @@ def test_a_name_that_stands_for_two_values_is_refused(rules, name):
     )
     assert ask(engine, x=0, y=0) == {"allow": True}
     assert ask(engine, x=0, y=1) == {}
+
+
+# --- an output without a value, though its conditions hold
+
+
+@pytest.mark.parametrize(
+    ("rule", "missing"),
+    [
+        (
+            'deny_reasons contains sprintf("%v", [input.args.account]) if input.closed',
+            "input.args.account",
+        ),
+        ("deny_reason := input.args.why if input.closed", "input.args.why"),
+        ("deny_reason := 1 if input.none else := input.args.why if input.closed", "input.args.why"),
+        ('approval := {"roles": [roles[input.args.kind]]} if input.args.kind', "roles[...]"),
+        ('obligations contains {"redact": input.args.path}', "input.args.path"),
+        ("deny_reasons contains said(input.closed) if input.closed", "said"),
+        ("deny_reason := why if input.closed", "why"),
+    ],
+)
+def test_an_output_that_may_say_nothing_though_its_rule_holds_is_warned_of(rule, missing):
+    rest = 'roles := {"a": "lead"}\nsaid(x) := x.text\nwhy := input.args.why\nallow if input.ok\n'
+
+    (warning,) = policy(f"{rule}\n{rest}").warnings
+    assert re.match(rf"policy\.rego:2:\d+: where {re.escape(missing)} is missing, ", warning)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        'deny_reasons contains "closed" if input.closed',
+        "deny_reason := input.agent.name if input.closed",
+        "deny_reasons contains why if { why := input.args.why }",
+        "deny_reason := input.args.why if is_string(input.args.why)",
+        'deny_reason := object.get(input.args, "why", "closed") if input.closed',
+        "allow := input.args.ok",
+        "limit := input.args.limit",
+    ],
+)
+def test_an_output_that_says_what_is_there_is_not(rule):
+    assert policy(f"{rule}\nallow if input.ok").warnings == ()

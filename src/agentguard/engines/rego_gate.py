@@ -139,7 +139,11 @@ def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) 
         ]
         if problems:
             raise invalid("\n".join(problems))
-        return (*unread.doubts, *rego_order.warnings(readers, query))
+        return (
+            *unread.doubts,
+            *rego_heads.warnings(readers, presence, query),
+            *rego_order.warnings(readers, query),
+        )
     except RecursionError as error:
         raise invalid("the policy's expressions are nested too deeply; split them") from error
 

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, Final
 
 from agentguard.engines.rego_presence import ALWAYS, CLOSED, Presence, below, needed
 from agentguard.engines.rego_tree import Names, Reader, name_of, used_variables, variables
+
+_MUST_HOLD: Final = ("approval", "deny_reason", "deny_reasons", "obligations")
+"""Outputs that keep a call from running as it stands: without a value they do not."""
 
 
 def mistakes(readers: list[Reader], presence: Presence) -> Iterator[str]:
@@ -31,6 +34,29 @@ def mistakes(readers: list[Reader], presence: Presence) -> Iterator[str]:
         for node in reader.rules:
             if (rule := node.get("Spec")) is not None:
                 yield from _values(reader, rule, presence)
+
+
+def warnings(readers: list[Reader], presence: Presence, query: Names) -> Iterator[str]:
+    """Yield a sentence for each output with a value that may be missing though its body holds.
+
+    Then nothing is denied, asked for or redacted, on both engines.
+    """
+    for reader in readers:
+        for node in reader.rules:
+            if (rule := node.get("Spec")) is None:
+                continue
+            ((_form, head),) = rule["head"].items()
+            path = reader.path_of(head["refr"])
+            if path[: len(query)] != query or path[len(query)] not in _MUST_HOLD:
+                continue
+            for given, statements in _bodies(head, rule):
+                for name in presence.missing(reader, given, ALWAYS | needed(reader, statements)):
+                    named = ".".join(name.path) + ("" if name.whole else "[...]")
+                    yield (
+                        f"{reader.at(name.span)}: where {named} is missing, {path[-1]} says "
+                        "nothing, though the rule's conditions hold; leave it out of what is said, "
+                        "or have a rule for calls without it"
+                    )
 
 
 def _head(rule: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -65,16 +91,21 @@ def _mixed(reader: Reader, head: Mapping[str, Any], keyed: AbstractSet[Names]) -
         )
 
 
+def _bodies(head: Mapping[str, Any], rule: Mapping[str, Any]) -> Iterator[tuple[list[Any], Any]]:
+    """Yield, for each body of a rule, what its head is made of, and its statements."""
+    shared = [*name_of(head["refr"]).computed, head.get("key")]
+    for body in rule["bodies"] or [{"assign": None, "query": {"stmts": []}}]:
+        assigned = body["assign"] or head.get("assign")
+        given = [*shared, assigned and assigned["value"]]
+        yield [one for one in given if one], body["query"]["stmts"]
+
+
 def _values(reader: Reader, rule: Mapping[str, Any], presence: Presence) -> Iterator[str]:
     ((_form, head),) = rule["head"].items()
     bound = {one.path[len(reader.package)] for one in reader.module.rules}
     bound |= set(variables(head.get("args")))
-    shared = [*name_of(head["refr"]).computed, head.get("key")]
-    for body in rule["bodies"] or [{"assign": None, "query": {"stmts": []}}]:
-        statements = body["query"]["stmts"]
+    for given, statements in _bodies(head, rule):
         single = bound | set(_assigned(statements))
-        assigned = body["assign"] or head.get("assign")
-        given = [one for one in [*shared, assigned and assigned["value"]] if one]
         if any(_iterates(one, single | set(variables(statements))) for one in given):
             yield (
                 f"{reader.at(rule['span'])}: `[_]` in the head of a rule gives other values on an "
