@@ -21,6 +21,7 @@ import gc
 import json
 import os
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -151,11 +152,23 @@ def spent(call: Callable[[], object], calls: int, provider: TracerProvider | Non
     return (time.thread_time() - started) / calls * 1e6
 
 
+def functions(call: Callable[[], object]) -> int:
+    """Return how many functions one call calls, of Python and of C: a measure without a clock."""
+    events: list[str] = []
+    sys.setprofile(lambda _frame, event, _value: events.append(event))
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return events.count("call") + events.count("c_call")
+
+
 def run(repetitions: int, calls: int) -> dict[str, Any]:
     """Measure every arm beside the floor and return the figures."""
     names = (OFF, *(arm.name for arm in ARMS))
     costs: dict[str, list[float]] = {name: [] for name in names}
     plains: dict[str, list[float]] = {name: [] for name in names}
+    counts: dict[str, list[tuple[int, int]]] = {name: [] for name in names}
     floors: list[float] = []
     before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
@@ -172,19 +185,29 @@ def run(repetitions: int, calls: int) -> dict[str, Any]:
                     floors.append(spent(bare, calls))
                     costs[OFF].append(spent(call, calls))
                     plains[OFF].append(costs[OFF][-1])
+                    counts[OFF].append((functions(call), functions(call)))
                     for arm in ARMS:
                         provider = arm.provider()
                         both = sample.beside(call, provider.get_tracer("plain"))
                         plains[arm.name].append(spent(both, calls, provider))
+                        beside = functions(both)
                         with in_force(provider):
                             costs[arm.name].append(spent(call, calls, provider))
+                            counts[arm.name].append((functions(call), beside))
     gc.collect()
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}",
         "load_average": [before, os.getloadavg()[0]],
         "floor_us": round(middle(floors), 1),
-        "results": [row(name, costs[name], costs[OFF], floors, plains[name]) for name in names],
+        "results": [
+            {
+                **row(name, costs[name], costs[OFF], floors, plains[name]),
+                "functions": min(made for made, _ in counts[name]),
+                "functions_with_plain": min(made for _, made in counts[name]),
+            }
+            for name in names
+        ],
     }
 
 
@@ -217,7 +240,8 @@ def added(costs: Sequence[float], off: Sequence[float]) -> float:
 def show(figures: dict[str, Any]) -> None:
     """Print the figures as a table."""
     table = Table(title=f"telemetry of a guarded call ({figures['machine']})")
-    headings = ("call µs", "added", "plain adds", "to off", "+ plain", "to floor", "+ plain")
+    times = ("call µs", "added", "plain adds", "to off", "+ plain", "to floor", "+ plain")
+    headings = (*times, "functions", "off + plain")
     table.add_column("arm")
     for heading in headings:
         table.add_column(heading, justify="right")
@@ -226,6 +250,7 @@ def show(figures: dict[str, Any]) -> None:
     CONSOLE.print(table)
     loads = " and ".join(f"{load:.1f}" for load in figures["load_average"])
     CONSOLE.print("plain: a span with the same attributes and events, by the SDK alone")
+    CONSOLE.print("functions: of Python and of C that a call calls at least; no load changes that")
     CONSOLE.print(f"floor {figures['floor_us']} µs; load average before and after: {loads}")
 
 
