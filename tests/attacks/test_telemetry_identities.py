@@ -108,6 +108,32 @@ def test_a_tool_that_writes_into_the_current_span_forges_no_identity(guard, span
     assert span.attributes["of.the.tool"] == 1
 
 
+@pytest.mark.parametrize("principal", ["user:mallory", "service:mallory"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        *((name, said) for name, said in FORGED.items() if name != "user.id"),
+        ("agentguard.delegation.depth", 1),
+        ("agentguard.delegation.depth", 2.0),  # which is 2, to Python
+        ("agentguard.audit.index", "2"),
+    ],
+)
+def test_neither_does_one_that_writes_a_single_attribute(guard, spans, principal, name, said):
+    pay = guard.tool(name="pay")(lambda: trace.get_current_span().set_attribute(name, said))
+    with guard.delegate(principal, scope=[]):
+        guard.new_agent("coder").call(pay)
+    found = spans.one("execute_tool pay").attributes
+    assert repr(found[name]) != repr(said)
+    assert found["agentguard.principal.id"] == principal
+
+
+def test_nor_does_one_that_writes_for_whom(guard, spans):
+    pay = guard.tool(name="pay")(lambda: trace.get_current_span().set_attribute("user.id", "ceo"))
+    with guard.delegate("user:mallory", scope=[]):
+        guard.new_agent("coder").call(pay)
+    assert spans.one("execute_tool pay").attributes["user.id"] == "user:mallory"
+
+
 @pytest.mark.parametrize("inside", [False, True], ids=["ours", "an instrumentor's"])
 def test_neither_does_what_runs_in_an_agents_span(guard, spans, inside):
     agent = guard.new_agent("coder")

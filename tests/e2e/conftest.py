@@ -94,9 +94,9 @@ class Project:
         command = ["-m", "agentguard.cli", *map(str, args)]
         return self.python(*command, env=self.environment | (env or {}), **options)
 
-    def json(self, *args: str | Path, code: int = 0) -> Any:
+    def json(self, *args: str | Path, code: int = 0, env: dict[str, str] | None = None) -> Any:
         """Run a command with --json that prints one object."""
-        result = self.run(*args, "--json")
+        result = self.run(*args, "--json", env=env)
         assert result.returncode == code, result.stderr
         assert result.stdout.count("\n") == 1
         return json.loads(result.stdout)

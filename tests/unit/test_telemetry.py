@@ -534,6 +534,20 @@ def test_what_a_tool_adds_does_not_displace_the_identity(place, monkeypatch, lim
     assert attributes["gen_ai.operation.name"] == "execute_tool"
 
 
+@pytest.mark.parametrize("limit", [128, 16, 12])
+def test_a_limit_that_is_too_low_leaves_the_identity(place, monkeypatch, limit, spans):
+    provider = TracerProvider(span_limits=SpanLimits(max_span_attributes=limit))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    kept = type(spans)(provider)
+    place.call()
+    attributes = kept.one("execute_tool push").attributes
+    assert len(attributes) <= limit
+    assert attributes["gen_ai.agent.name"] == "reviewer"
+    assert attributes["agentguard.agent.id"] == place.agent.id
+    assert attributes["agentguard.principal.id"].endswith("reviewer")
+    assert ("gen_ai.operation.name" in attributes) is (limit == 128)
+
+
 def test_without_an_sdk_the_record_names_the_span_around_it(place):
     outer = trace.NonRecordingSpan(trace.SpanContext(7, 8, is_remote=True))
     token = context.attach(trace.set_span_in_context(outer))

@@ -46,7 +46,7 @@ def run(program: str, policy: Path, tests: Sequence[Path]) -> list[RegoTest]:
 
     Raises ``ConfigError`` where the policy or a test can't be loaded, with what OPA says.
     """
-    what = ["--bundle", policy] if policy.is_dir() else [policy, *tests]
+    what = ["--bundle", policy] if policy.is_dir() else dict.fromkeys([policy, *tests])
     try:
         ran = subprocess.run(  # noqa: S603  the program that the user has named, or has on PATH
             [program, "test", "--format", "json", *map(str, what)],

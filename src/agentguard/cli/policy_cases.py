@@ -26,6 +26,13 @@ SUFFIXES: Final = (".toml", ".json")
 _OUTCOMES: Final[tuple[Outcome, ...]] = ("allow", "deny", "approval")
 _INSTANCE: Final = "test"
 _DENIED: Final = "policy.denied"
+_OWN: Final = (
+    ("agent", ("id", "name", "type", "instance"), ("roles",)),
+    ("delegation", ("subject", "actor", "assurance"), ("chain", "scope", "roles")),
+    ("tool", ("name", "schema_sha256"), ()),
+    ("approval", (), ("approvers", "principals", "roles")),
+)
+"""What is agentguard's own in a policy's input: the members that are texts, and lists of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +166,32 @@ def _document(table: Table, given: dict[str, Any], settings: Config) -> bytes:
         for name, value in _of_tool(action, whole["args"], settings):
             if name not in given:
                 whole[name] = value
+        _require_possible(Table(whole, table.name("input"), ""))
         return canonical.dumps(whole)
     except (EncodeError, ArgumentsError) as error:
         raise ConfigError(f"{table.name('input')}: {error}") from error
+
+
+def _require_possible(whole: Table) -> None:
+    """Raise ``ConfigError`` for an input that no guarded call has, at agentguard's own members.
+
+    What is asked about then would be another call than the author means: a policy never sees the
+    roles of ``agent.role``, and denies.
+    """
+    for member, texts, lists in _OWN:
+        inner = whole.table(member)
+        if not inner.names():
+            continue
+        for name in texts:
+            inner.text(name)
+        for name in lists:
+            inner.texts(name, ())
+        if member == "delegation":
+            inner.text("via", "")
+            inner.count("depth", 1)
+        inner.done()
+    whole.text("resource", "")
+    whole.text("task_id", "")
 
 
 def _agent(given: Mapping[str, Any], settings: Config) -> dict[str, Any]:

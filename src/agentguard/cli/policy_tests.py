@@ -1,7 +1,8 @@
 """``agentguard policy test``: what a policy says of the cases beside it, and its own Rego tests.
 
-Cases are asked by the rule that every guarded call goes through, whatever the engine; they are read
-in ``policy_cases.py``. Rego's ``test_`` rules are run by OPA (``opa_tests.py``).
+Which files there are says ``policy_suite.py``. Cases are asked by the rule that every guarded call
+goes through, whatever the engine; they are read in ``policy_cases.py``. Rego's ``test_`` rules are
+run by OPA (``opa_tests.py``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ import typer
 from rich.text import Text
 
 from agentguard.canonical import JSON
-from agentguard.cli import location, opa_tests, policy_cases, policy_source, screen
+from agentguard.cli import (
+    location,
+    opa_tests,
+    policy_cases,
+    policy_source,
+    policy_suite,
+    screen,
+)
 from agentguard.cli.opa_tests import RegoTest
 from agentguard.cli.options import ConfigOption, JsonOption, PolicyOption, QueryOption
 from agentguard.cli.policy_cases import Case
@@ -62,11 +70,48 @@ class _Tried:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tests:
-    """What there is to run: tables of cases, and files with Rego tests."""
+class _Ran:
+    """What came of the tests: of the cases, and of what is written in Rego.
 
-    tables: Sequence[Path]
-    rego: Sequence[Path]
+    ``files`` are those with tests in Rego, ``skipped`` is why they did not run.
+    """
+
+    cases: Sequence[_Tried]
+    files: Sequence[Path]
+    rego: Sequence[RegoTest]
+    skipped: str | None
+
+    @property
+    def count(self) -> int:
+        return len(self.cases) + self.rego_count
+
+    @property
+    def rego_count(self) -> int:
+        return sum(one.passed is not None for one in self.rego)
+
+    @property
+    def failed(self) -> int:
+        cases = sum(not one.ok for one in self.cases)
+        return cases + sum(one.passed is False for one in self.rego)
+
+    def warnings(self) -> Iterator[str]:
+        """Name the files that ran and had no test in them, as is well where they help others."""
+        found = {Path(one.file).resolve() for one in self.rego}
+        for file in self.files if self.skipped is None else ():
+            if file.resolve() not in found:
+                yield f"{file}: OPA finds no test in it: the names of tests begin with test_"
+
+    def as_json(self, missing: str | None) -> dict[str, JSON]:
+        return {
+            "ok": not self.failed and missing is None,
+            "ran": self.count,
+            "failed": self.failed,
+            "cases": [one.as_json() for one in self.cases],
+            "rego": [one._asdict() for one in self.rego],
+            "skipped": self.skipped,
+            "warnings": [*self.warnings()],
+            "missing": missing,
+        }
 
 
 def run_tests(
@@ -74,8 +119,8 @@ def run_tests(
         list[Path] | None,
         typer.Argument(
             metavar="TABLE",
-            help="Tables of cases (TOML or JSON); by default *_test.toml and *_test.json beside "
-            "the policy, and its *_test.rego.",
+            help="Tables of cases (TOML or JSON), in the place of all tests beside the policy; by "
+            "default *_test.toml, *_test.json and *_test.rego there.",
         ),
     ] = None,
     *,
@@ -83,10 +128,18 @@ def run_tests(
     query: QueryOption = None,
     opa: Annotated[
         str | None,
-        typer.Option("--opa", metavar="PROGRAM", help="Runs Rego's tests; by default opa on PATH."),
+        typer.Option(
+            "--opa",
+            metavar="PROGRAM",
+            help="Runs Rego's tests, beside a named table as well; by default opa on PATH.",
+        ),
     ] = None,
     require_opa: Annotated[
-        bool, typer.Option("--require-opa", help="Exit code 1 where Rego tests are skipped.")
+        bool,
+        typer.Option(
+            "--require-opa",
+            help="Run Rego's tests, beside a named table as well; exit code 1 where none ran.",
+        ),
     ] = False,
     config: ConfigOption = None,
     json: JsonOption = False,
@@ -94,65 +147,60 @@ def run_tests(
     """Test a policy.
 
     Asks it about each case of the tables, and has OPA run the tests that are written in Rego. Exit
-    code 1 if one fails, or if nothing ran at all.
+    code 1 if one fails, or if nothing ran at all; 2 if a test can't be read, or would be passed
+    over for its name.
     """
     settings = policy_source.chosen(policy, query, config)
-    found = _Tests(tables, ()) if tables else _beside(settings)
-    described = _described(settings, config)
-    cases = [case for table in found.tables for case in policy_cases.read(table, described)]
-    tried = _tried(settings, cases) if cases else []
-    rego, skipped = _rego(settings, found.rego, opa)
-    failed = sum(not one.ok for one in tried) + sum(one.passed is False for one in rego)
-    ran = len(tried) + sum(one.passed is not None for one in rego)
-    ok = ran > 0 and not failed and not (require_opa and skipped)
+    named = tables or policy_suite.tables(settings)
+    wanted = not tables or opa is not None or require_opa
+    rego = policy_suite.rego(settings) if wanted else []
+    ran = _run(settings, _cases(settings, config, named), rego, opa)
+    missing = _missing(settings, ran, require_opa=require_opa)
     if json:
-        screen.json_line(
-            {
-                "ok": ok,
-                "ran": ran,
-                "failed": failed,
-                "cases": [one.as_json() for one in tried],
-                "rego": [one._asdict() for one in rego],
-                "skipped": skipped,
-            }
-        )
+        screen.json_line(ran.as_json(missing))
     else:
-        _draw(tried, rego, ran, failed)
-        if skipped is not None:
-            screen.warn(skipped)
-        if ran == 0:
-            screen.error("test.none", _nothing(settings))
-    if not ok:
+        _draw(ran)
+        if missing is not None:
+            screen.error("test.none", missing)
+    if ran.failed or missing is not None:
         raise typer.Exit(1)
 
 
+def _cases(settings: Config, config: Path | None, tables: Sequence[Path]) -> list[Case]:
+    described = _described(settings, config)
+    return [case for table in tables for case in policy_cases.read(table, described)]
+
+
+def _run(settings: Config, cases: Sequence[Case], files: Sequence[Path], opa: str | None) -> _Ran:
+    """Run all tests. Raises ``ConfigError`` or ``PolicyError`` where the policy can't be used."""
+    tried = _tried(settings, cases) if cases or files else []
+    rego, skipped = _rego(settings, files, opa)
+    return _Ran(tried, files, rego, skipped)
+
+
+def _missing(settings: Config, ran: _Ran, *, require_opa: bool) -> str | None:
+    """Say what had to run and did not: a test at all, and Rego's where somebody relies on them."""
+    written = policy_source.policy_of(settings)
+    where = written.path or settings.source
+    if ran.files and not ran.rego and ran.skipped is None:
+        return "no Rego test ran: OPA finds none in the files that are there for them"
+    if require_opa and not ran.rego_count:
+        off = "all are put off (todo_)" if ran.rego else f"there is no *_test.rego beside {where}"
+        return f"no Rego test ran, as --require-opa asks: {ran.skipped or off}"
+    if not ran.count:
+        return f"nothing ran: write cases into a *_test.toml beside {where}, or name a table"
+    return None
+
+
 def _tried(settings: Config, cases: Sequence[Case]) -> list[_Tried]:
-    """Ask about each case. Raises ``PolicyError`` where nobody answers: no case expects that."""
+    """Ask about each case, of a policy that a guard would take, cases or not.
+
+    Raises ``PolicyError`` where nobody answers: no case expects that.
+    """
     engine = policy_source.load(settings)
-    if engine.waits:
+    if engine.waits and cases:
         policy_source.probe(engine)
     return [_Tried.by(engine, case) for case in cases]
-
-
-def _beside(settings: Config) -> _Tests:
-    """Return the tests in the policy's folder; of a server or a function, in the configuration's.
-
-    Below a folder that is itself the policy they may stand at any depth, as its files do.
-    """
-    written = policy_source.policy_of(settings)
-    path = resolve(settings.base, written.path)
-    if written.engine in ("rego", "cedar"):
-        folder, deep = (path, True) if path.is_dir() else (path.parent, False)
-    else:
-        folder, deep = settings.base, False
-    found = sorted(folder.rglob("*_test.*") if deep else folder.glob("*_test.*"))
-    shown = [
-        file
-        for file in found
-        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    ]
-    tables = [file for file in shown if file.suffix in policy_cases.SUFFIXES]
-    return _Tests(tables, [file for file in shown if file.suffix == ".rego"])
 
 
 def _described(settings: Config, config: Path | None) -> Config:
@@ -184,21 +232,19 @@ def _rego(
     return opa_tests.run(program, resolve(settings.base, written.path), tests), None
 
 
-def _nothing(settings: Config) -> str:
-    where = policy_source.policy_of(settings).path or settings.source
-    return f"nothing ran: write cases into a *_test.toml beside {where}, or name a table"
-
-
-def _draw(tried: Sequence[_Tried], rego: Sequence[RegoTest], ran: int, failed: int) -> None:
-    rows = [*_rows(tried), *_rego_rows(rego)]
+def _draw(ran: _Ran) -> None:
+    rows = [*_rows(ran.cases), *_rego_rows(ran.rego)]
     if rows:
         screen.columns(_COLUMNS, rows)
-    tests = screen.count(ran, "test", "tests")
-    if ran:
-        said = (
-            screen.styled("fail", f"{failed} failed") if failed else screen.styled("ok", "passed")
-        )
-        screen.line(said, f" of {tests}" if failed else f": {tests}")
+    tests = screen.count(ran.count, "test", "tests")
+    off = sum(one.passed is None for one in ran.rego)
+    more = f", {off} todo" if off else ""
+    if ran.failed:
+        screen.line(screen.styled("fail", f"{ran.failed} failed"), f" of {tests}{more}")
+    elif ran.count:
+        screen.line(screen.styled("ok", "passed"), f": {tests}{more}")
+    for warning in (*filter(None, [ran.skipped]), *ran.warnings()):
+        screen.warn(warning)
 
 
 def _rows(tried: Sequence[_Tried]) -> Iterator[screen.Row]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import is_
+from types import MappingProxyType
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -24,7 +26,7 @@ from agentguard.decision import Decision, Denied
 from agentguard.effects import Actor, Authority, Recorded
 from agentguard.invocation import Invocation
 from agentguard.telemetry import metrics, names, tracing
-from agentguard.telemetry.identity import identity
+from agentguard.telemetry.identity import NOBODY, identity
 from agentguard.telemetry.settings import Settings
 from agentguard.telemetry.tracing import fails_open
 
@@ -77,8 +79,9 @@ class Call:
     _records: bool = field(default=False, init=False)
     _context: Context | None = field(default=None, init=False)
     _token: Any = field(default=None, init=False)
+    _about: dict[str, Any] = field(default_factory=dict, init=False)
+    _identity: MappingProxyType[str, Any] = field(default_factory=lambda: NOBODY, init=False)
     _attributes: dict[str, Any] = field(default_factory=dict, init=False)
-    _identity: Mapping[str, Any] = field(default_factory=dict, init=False)
 
     _decision: Decision | None = field(default=None, init=False)
     _enforced: bool = field(default=True, init=False)
@@ -100,10 +103,17 @@ class Call:
         tracer = tracing.tracer()
         if tracer is None:  # there are metrics alone
             return tracing.traceparent_of(trace.get_current_span())
+        tool = tracing.text(self._invocation.tool.name)
+        self._about = {
+            names.OPERATION: names.EXECUTE_TOOL,
+            names.TOOL_NAME: tool,
+            names.TOOL_TYPE: "function",
+            names.TOOL_CALL_ID: tracing.text(self._invocation.site.call_id),
+        }
         who = (authority.principal, tuple(authority.actors), task_id)
         self._identity = identity(self._settings, self._trust_domain, self._actor, *who)
-        attributes = {**self._about(), **self._identity}
-        before = tracing.parse(paused)
+        attributes = self._about | self._identity
+        before = tracing.parse(paused) if paused is not None else None
         host = tracing.host()
         if host is not None:
             self._span, self._host = host, True
@@ -119,23 +129,16 @@ class Call:
         else:
             parent, links = tracing.resumed(before, None)
             self._span = tracer.start_span(
-                f"{names.EXECUTE_TOOL} {tracing.text(self._invocation.tool.name)}",
+                f"{names.EXECUTE_TOOL} {tool}",
                 parent,
                 attributes=attributes,
                 links=links,
                 start_time=self._started,
             )
         self._records = self._span.is_recording()
-        self._context = tracing.entered(self._span)
+        inside = trace.set_span_in_context if host is None else tracing.entered
+        self._context = inside(self._span)
         return tracing.traceparent_of(self._span)
-
-    def _about(self) -> dict[str, Any]:
-        return {
-            names.OPERATION: names.EXECUTE_TOOL,
-            names.TOOL_NAME: tracing.text(self._invocation.tool.name),
-            names.TOOL_TYPE: "function",
-            names.TOOL_CALL_ID: tracing.text(self._invocation.site.call_id),
-        }
 
     @fails_open
     def decided(self, decision: Decision, policy_sha256: str | None) -> None:
@@ -258,9 +261,8 @@ class Call:
         span = self._span
         if span is None:
             return
-        # all of it, once more: the tool can write into the current span, and the SDK drops what is
-        # oldest of more attributes than its limit
-        self._say(span, {**self._about(), **self._attributes, **self._identity}, code)
+        if self._records:
+            self._say_all(span, code)
         if self._host and code is None and self._outcome != "ok":
             # what waits or pauses is no error: an instrumentor would say so, and OK is final
             span.set_status(StatusCode.OK)
@@ -270,16 +272,29 @@ class Call:
     def _end_authorize(self, code: str | None) -> None:
         span, self._authorize = self._authorize, None
         if span is not None:
-            self._say(span, self._attributes, code)
+            if self._records:
+                span.set_attributes(self._said(span, code))
             span.end()
 
-    def _say(self, span: Span, attributes: dict[str, Any], code: str | None) -> None:
-        if not self._records:
-            return
-        if code is not None:
-            attributes = {**attributes, names.ERROR_TYPE: code}
-            span.set_status(StatusCode.ERROR, code)
-        span.set_attributes(attributes)
+    def _said(self, span: Span, code: str | None) -> dict[str, Any]:
+        """Return what has become known of the call since it began; an error is the status, too."""
+        if code is None:
+            return self._attributes
+        span.set_status(StatusCode.ERROR, code)
+        return {**self._attributes, names.ERROR_TYPE: code}
+
+    def _say_all(self, span: Span, code: str | None) -> None:
+        """Set what has become known, and what the span began with where it is not as it was.
+
+        The tool can write into the current span, and the SDK drops what is oldest of more
+        attributes than its limit: what names the agent is the newest then.
+        """
+        said = self._said(span, code)
+        if not self._host:
+            span.set_attributes(said)
+            if _has_just(span, self._about | self._identity | said):
+                return
+        span.set_attributes(self._about | said | self._identity)
 
     def _event(self, name: str, attributes: dict[str, Any]) -> None:
         if self._span is not None and self._records:
@@ -303,8 +318,9 @@ class Call:
 
     # --- the metrics ----------------------------------------------------------------------------
 
-    @fails_open
     def _count(self, code: str | None) -> None:
+        if not metrics.is_set_up():
+            return
         decision = self._decision
         waits = self._attributes.get(names.APPROVAL_STATUS) == "pending"
         took = self._took if decision is not None else time.perf_counter() - self._begun
@@ -367,6 +383,20 @@ class Evaluation(Call):
         """End the span and count the attempt, if it was one."""
         if self._asked:
             super().end(error)
+
+
+@fails_open
+def _has_just(span: Span, attributes: Mapping[str, Any]) -> bool:
+    """Whether a span has these very attributes, in this order, and no others.
+
+    The SDK shows what a span has, the API does not.
+    """
+    shown = getattr(span, "attributes", None)
+    if not isinstance(shown, MappingProxyType):
+        return False
+    held = shown.copy()  # by the keys of a view it would cost more than to set them again
+    same_names = [*held] == [*attributes]
+    return same_names and all(map(is_, held.values(), attributes.values()))
 
 
 def _place(receipt: Receipt, head: Checkpoint) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from agentguard.effects import Actor
 from agentguard.telemetry import names, tracing
 from agentguard.telemetry.settings import Settings
+
+NOBODY: Final[MappingProxyType[str, Any]] = MappingProxyType({})
+"""The attributes of who is not known yet."""
 
 
 def identity(
@@ -19,22 +21,25 @@ def identity(
     principal: str,
     actors: tuple[str, ...],
     task_id: str | None,
-) -> Mapping[str, Any]:
+) -> MappingProxyType[str, Any]:
     """Return who acts, for whom and through whom: the attributes that each span has."""
-    hashed = settings.hash_users
-    who = (tracing.person(one, trust_domain, hashed=hashed) for one in (principal, *actors))
-    return _identity(actor.uri, actor.name, actor.type, tuple(who), task_id, principal)
+    who = (actor.uri, actor.name, actor.type)
+    return _identity(settings.hash_users, trust_domain, *who, principal, actors, task_id)
 
 
 @functools.lru_cache(4096)  # it is the same for all calls that an agent makes for one task
 def _identity(
+    hashed: bool,  # noqa: FBT001  a cache is quicker without names
+    trust_domain: str,
     uri: str,
     name: str,
     kind: str,
-    members: tuple[str, ...],
-    task_id: str | None,
     principal: str,
-) -> Mapping[str, Any]:
+    actors: tuple[str, ...],
+    task_id: str | None,
+) -> MappingProxyType[str, Any]:
+    who = (principal, *actors)
+    members = [tracing.person(one, trust_domain, hashed=hashed) for one in who]
     uri = tracing.text(uri)
     found: dict[str, Any] = {
         names.GEN_AI_AGENT_ID: uri,

@@ -10,7 +10,7 @@ import functools
 import logging
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import Token
 from hashlib import sha256
 from typing import Any, Final, ParamSpec, TypeVar
@@ -156,7 +156,7 @@ def host() -> Span | None:
 
 
 def entered(span: Span) -> Context:
-    """Return the context of code that runs inside a call's ``span``."""
+    """Return the context of code that runs inside a host ``span``, which no longer enriches it."""
     return context.set_value(_HOST, None, trace.set_span_in_context(span))
 
 
@@ -181,8 +181,10 @@ def detach(token: Token[Context] | None) -> None:
     """Put back what was current before, whatever the code in between has left attached."""
     if token is None:
         return
-    with suppress(ValueError):  # a coroutine that is closed in another context has no say there
-        token.var.reset(token)  # OpenTelemetry's own detach would log that as an error
+    try:
+        token.var.reset(token)
+    except ValueError:  # a coroutine that is closed in another context has no say there
+        return  # OpenTelemetry's own detach would log that as an error
 
 
 def text(value: str) -> str:
