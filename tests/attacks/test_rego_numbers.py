@@ -148,7 +148,7 @@ def warned(body: str) -> tuple[str, ...]:
         ("allow if input.args[input.action] > 1", ["input.args[...]"]),
         ("allow if input[input.action] > 1", ["input[...]"]),
         ("allow if { n := input.args.n; n > 1 }", ["input.args.n"]),
-        ("allow if { n = input.args; n.m > 1 }", ["input.args.m"]),
+        ("allow if { n := input.args; n.m > 1 }", ["input.args.m"]),
         ("allow if { [n, _] := input.args.n; n > 1 }", ["input.args.n[...]"]),
         ("allow if { some n in input.args.n; n > 1 }", ["input.args.n[...]"]),
         ("allow if { every n in input.args.n { n > 1 } }", ["input.args.n[...]"]),

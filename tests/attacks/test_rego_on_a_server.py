@@ -164,6 +164,13 @@ CASES = {
         {"name": "a"},
         "allow if wanted\nwanted := input.name",
     ),
+    "with, in a test that a rule reads": Case(
+        "allow if test_named\ntest_named if { wanted with input.other as wanted }\n"
+        "wanted := input.name",
+        "`with` is not always heard",
+        {"name": "a"},
+        "allow if wanted\ntest_named if { wanted with input.name as 1 }\nwanted := input.name",
+    ),
     "an object with a key twice": Case(
         'limits := {"a": input.none, "a": 1}',
         "an object with a key twice",

@@ -168,8 +168,6 @@ default any_of(_) := "other"
 
 any_of(x) := "seven" if x == 7
 
-value := strings.count(input.a, input.b) if input.rule == "strings.count"
-
 value := strings.any_prefix_match(input.a, input.b) if input.rule == "strings.any_prefix_match"
 
 value := strings.any_suffix_match(input.a, input.b) if input.rule == "strings.any_suffix_match"
@@ -205,4 +203,3 @@ value := graph.reachable(input.a, {"x"}) if input.rule == "graph.reachable"
 
 
 
-value := time.parse_duration_ns(input.a) if input.rule == "time.parse_duration_ns"

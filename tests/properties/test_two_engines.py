@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import regorus  # type: ignore[import-untyped]  # the binding has no annotations
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from two_engines import FAILED, answer, ungated
@@ -25,7 +26,7 @@ from two_engines import FAILED, answer, ungated
 from agentguard import PolicyError, canonical
 from agentguard.engines.opa import OpaEngine, Server
 from agentguard.engines.rego import RegoEngine
-from agentguard.policy import UNDEFINED, decide
+from agentguard.policy import UNDEFINED, Evaluated, decide
 from agentguard.ports import Engine
 
 ROOT = Path(__file__).parents[2]
@@ -780,46 +781,122 @@ def test_an_import_of_the_own_package_is_refused_and_what_it_says_to_write_agree
         assert require_agreement(embedded, server, document) == wanted
 
 
-FILES = [
+DENY = 'deny_reasons contains "closed" if {}\n'
+TOGETHER: list[tuple[dict[str, str], dict[str, str]]] = [
+    # a rule that is defined behind what reads it, from the second file on
     (
-        'import input.agent as a\nallow if a.type == "b"\n',
-        "import input.args as a",
-        "a",
-        "input.args",
+        {
+            "a": "agent.authz\nallow if input.action\n",
+            "b": f"agent.authz\n{DENY}closed if input.x\n",
+        },
+        {"a": f"agent.authz\nallow if input.action\n{DENY}closed if input.x\n"},
     ),
     (
-        'import input.args as a\nallow if a.env == "prod"\n',
-        "import input.args as a",
-        "a",
-        "input.args",
+        {
+            "a": "agent.authz\n# nothing\n",
+            "b": f"agent.authz\nallow if input.action\n{DENY}",
+            "c": "agent.authz\nclosed if input.x\n",
+        },
+        {"b": f"agent.authz\nallow if input.action\n{DENY}closed if input.x\n"},
     ),
-    ("allow if input.args.env\n", "import input.args", "args", "input.args"),
-    ("allow if input.args.env\n", "import data.lib", "lib", "data.lib"),
+    # a rule of two files that is read in between
+    (
+        {
+            "a": "agent.authz\nclosed if input.y\n",
+            "b": f"agent.authz\nallow if input.action\n{DENY}",
+            "c": "agent.authz\nclosed if input.x\n",
+        },
+        {"b": f"agent.authz\nallow if input.action\n{DENY}closed if input.y\nclosed if input.x\n"},
+    ),
+    # an import in the second file
+    (
+        {
+            "a": "agent.authz\nimport input.agent as a\nallow if a.type\n",
+            "b": 'agent.authz\nimport input.args as b\ndeny_reasons contains "closed" if b.ok\n',
+        },
+        {
+            "a": "agent.authz\nimport input.agent as a\nallow if a.type\n"
+            'deny_reasons contains "closed" if input.args.ok\n'
+        },
+    ),
+    # a function of two files, in whatever package
+    (
+        {
+            "a": 'lib\ncan("p") if input.x == 2\n',
+            "b": 'lib\ncan("q") if input.x == 1\n',
+            "c": 'agent.authz\nallow if data.lib.can("p")\n',
+        },
+        {
+            "a": 'lib\ncan("p") if input.x == 2\ncan("q") if input.x == 1\n',
+            "c": 'agent.authz\nallow if data.lib.can("p")\n',
+        },
+    ),
+    # a package below the one that is asked, between its files
+    (
+        {
+            "a": "agent.authz\nallow if input.action\n",
+            "b": "agent.authz.two\nclosed if shut\nshut if input.x\n",
+            "c": f"agent.authz\n{DENY}",
+        },
+        {
+            "a": f"agent.authz\nallow if input.action\n{DENY}",
+            "b": "two\nclosed if shut\nshut if input.x\n",
+        },
+    ),
+    # a rule in the place of a package
+    (
+        {
+            "a": "agent.authz\nsub.k := 1\nallow if input.action\n"
+            'deny_reasons contains "bad" if { some n, _ in sub; n == "bad" }\n',
+            "b": "agent.authz.sub\nbad if input.x\n",
+        },
+        {
+            "a": "agent.authz\nallow if input.action\n"
+            'deny_reasons contains "bad" if data.sub.bad\n',
+            "b": "sub\nbad if input.x\n",
+        },
+    ),
 ]
 
 
-@pytest.mark.parametrize(("first", "line", "name", "path"), FILES)
-def test_imports_of_a_package_in_several_files_are_refused_and_whole_paths_agree(
-    opa, tmp_path, first, line, name, path
+@pytest.mark.parametrize(("apart", "together"), TOGETHER)
+def test_files_that_the_engine_misses_rules_of_are_refused_and_one_file_agrees(
+    opa, tmp_path, apart, together
 ):
-    """The embedded engine misses what the second file imports: its denial never fires."""
-    folder = tmp_path / "policies"
-    folder.mkdir()
-    a, b = folder / "a.rego", folder / "b.rego"
-    deny = 'deny_reasons contains "closed" if {}.env == "prod"\n'
-    (folder / "lib.rego").write_text("package lib\nenv := input.args.env\n")
-    a.write_text(f"package agent.authz\n{first}")
-    b.write_text(f"package agent.authz\n{line}\n{deny.format(name)}")
-    with pytest.raises(PolicyError, match=r"b\.rego:2:1: .* has several files") as refused:
-        RegoEngine.load(folder)
+    call = {"action": "pay", "agent": {"type": "b"}, "args": {"ok": True}}
+    document = canonical.dumps(call | {"x": 1})
+    engine = regorus.Engine()
+    read = {"agent.authz.two": "data.agent.authz.two.closed", "two": "data.two.closed"}
+    for name, files in (("apart", apart), ("together", together)):
+        (tmp_path / name).mkdir()
+        packages = {text.partition("\n")[0] for text in files.values()}
+        (closed,) = {read[one] for one in packages if one in read} or {"closed"}
+        for file, text in files.items():
+            whole = "package " + text.replace("{}", closed)
+            (tmp_path / name / f"{file}.rego").write_text(whole)
+            if name == "apart":
+                engine.add_policy(f"{file}.rego", whole)
+    with pytest.raises(PolicyError, match=r"misses rules of|takes for a part of it") as refused:
+        RegoEngine.load(tmp_path / "apart")
     assert refused.value.code == "policy.invalid"
-    a.write_text("package agent.authz\nallow if input.args.env\n")
-    b.write_text(f"package agent.authz\n{deny.format(path)}")
-    embedded = RegoEngine.load(folder)
-    server = OpaEngine(Server(opa("--bundle", folder).url, timeout=20.0))
-    for env, wanted in (("prod", "deny"), ("test", "allow")):
-        document = canonical.dumps({"args": {"env": env}, "agent": {"type": "b"}})
-        assert require_agreement(embedded, server, document) == wanted
+    engine.set_input_json(document.decode())
+    (ours,) = json.loads(engine.eval_query_as_json("data.agent.authz"))["result"]
+    server = OpaEngine(Server(opa("--bundle", tmp_path / "apart").url, timeout=20.0))
+    ours, theirs = (
+        decide(one) for one in (ours["expressions"][0]["value"], evaluated(server, document))
+    )
+    assert ours.allowed
+    assert not theirs.allowed
+
+    embedded = RegoEngine.load(tmp_path / "together")
+    server = OpaEngine(Server(opa("--bundle", tmp_path / "together").url, timeout=20.0))
+    assert require_agreement(embedded, server, document) == "deny"
+    require_agreement(embedded, server, canonical.dumps(call | {"x": False}))
+
+
+def evaluated(engine: Engine, document: bytes) -> object:
+    found = engine.evaluate(document)
+    return found.document if isinstance(found, Evaluated) else found
 
 
 LOOSE = [

@@ -179,7 +179,12 @@ def test_hidden_files_are_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "can't be read"), (b"# \xff", "not UTF-8 at byte 2")]
+    ("content", "message"),
+    [
+        (None, "can't be read"),
+        (b"# \xff", "not UTF-8 at byte 2"),
+        (b"\xef\xbb\xbfpackage p", "byte order mark"),
+    ],
 )
 def test_a_file_that_can_not_be_read_is_refused(tmp_path, content, message):
     if content is not None:

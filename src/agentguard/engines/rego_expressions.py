@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from agentguard.engines.rego_builtins import COMPARED
@@ -37,8 +38,9 @@ _UNIFIED: Final = (
     "compare, and := to give a name"
 )
 _TWICE: Final = (
-    "an object with a key twice has another value on an OPA server; give each key once, and a "
-    "computed one in an object of its own (object.union)"
+    "an object with a key twice, or with a computed key beside others, has another value on an OPA "
+    "server where two are equal; give each key once, and a computed one in an object of its own "
+    "(object.union)"
 )
 _COMPUTED: Final = (
     "a set that is written with a computed element has elements twice on an OPA server where two "
@@ -47,13 +49,18 @@ _COMPUTED: Final = (
 _WITH: Final = (
     "`with` is not always heard here, and is for tests; give a function what it is to look at"
 )
+_TESTS: Final = ("test_", "todo_test_")
 _ORDER: Final = frozenset({"Lt", "Le", "Gt", "Ge"})
 _EVALUATED: Final = ("Var", "Call", "ArrayCompr", "SetCompr", "ObjectCompr", "Membership")
 _SETS: Final = frozenset({"union", "intersection", "object.keys", "graph.reachable"})
 
 
-def mistakes(readers: list[Reader]) -> Iterator[str]:
-    """Yield a sentence for each such value in the modules."""
+def mistakes(readers: list[Reader], reached: AbstractSet[Names]) -> Iterator[str]:
+    """Yield a sentence for each such expression in the modules.
+
+    ``reached`` are the paths of the rules that the answer is made of. Of the others, tests may
+    stand beside the rules that they test: in them ``with`` is left to OPA, which runs them.
+    """
     sets = {
         reader.path_of(node["Spec"]["head"]["Set"]["refr"])
         for reader in readers
@@ -62,6 +69,13 @@ def mistakes(readers: list[Reader]) -> Iterator[str]:
     }
     for reader in readers:
         whole = {id(part) for node in objects(reader.rules) for part in _taken_whole(node)}
+        for rule, node in zip(reader.module.rules, reader.rules, strict=True):
+            if rule.path in reached or not rule.path[-1].startswith(_TESTS):
+                yield from (
+                    f"{reader.at(replaced['span'])}: {_WITH}"
+                    for inner in objects(node)
+                    for replaced in inner.get("with_mods", ())[:1]
+                )
         for node in objects(reader.rules):
             yield from (f"{reader.at(span)}: {said}" for span, said in _said(reader, node, sets))
             match node:
@@ -87,8 +101,6 @@ def _said(
             keys = [_constant(reader, key) for _, key, _ in fields]
             if len(keys) != len(set(keys)) or (len(keys) > 1 and None in keys):
                 yield span, _TWICE
-        case {"with_mods": [{"span": span}, *_]}:
-            yield span, _WITH
 
 
 def _taken_whole(node: Mapping[str, Any]) -> list[Any]:

@@ -26,6 +26,7 @@ from agentguard.engines import (
     rego_negation,
     rego_order,
     rego_outputs,
+    rego_packages,
     rego_patterns,
     rego_tree,
     rego_unbound,
@@ -120,19 +121,21 @@ def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) 
     try:
         readers = [rego_tree.Reader(tree) for tree in json.loads(report["tree"])]
         known = _Known([reader.module for reader in readers], data)
-        unread = rego_outputs.unread(known.rules, _reached(known, query), query)
+        reached = _reached(known, query)
+        unread = rego_outputs.unread(known.rules, reached, query)
         presence = Presence.of(readers)
         problems = [
             *_wrong_query(known, query),
             *_unknown_calls(known, frozenset(report["builtins"])),
             *_undefined_names(known),
-            *rego_imports.mistakes(readers, query),
+            *rego_packages.mistakes(readers, query),
+            *(mistake for reader in readers for mistake in rego_imports.mistakes(reader)),
             *_recursion(known),
             *_data_in_place_of_rules(known, query),
             *unread.mistakes,
             *rego_negation.mistakes(readers, presence),
             *rego_heads.mistakes(readers, presence),
-            *rego_expressions.mistakes(readers),
+            *rego_expressions.mistakes(readers, reached),
             *(mistake for reader in readers for mistake in rego_builtins.mistakes(reader)),
             *(mistake for reader in readers for mistake in rego_patterns.mistakes(reader)),
             *(mistake for reader in readers for mistake in rego_unbound.mistakes(reader)),

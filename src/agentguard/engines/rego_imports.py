@@ -1,18 +1,16 @@
-"""Imports that the engine reads otherwise than Rego has them: mistakes.
+"""Imports, and names, that the engine reads otherwise than Rego has them: mistakes.
 
-To Rego an import is its file's own. The engine keeps one table of them for each package, and misses
-imports in its second file: there a name is another file's import, or undefined. In a package of
-several files an import is refused for that, be it alike in all of them. Within a file the engine
-misses rules that are read through an import of the own package.
+It misses rules that are read through an import of the own package, and takes an import or a rule in
+the place of what has the same name. Each package has one file (``rego_packages.py``): of a second
+one it would mix up the imports, too.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from agentguard.engines.rego_tree import Names, Reader, name_of, objects
+from agentguard.engines.rego_tree import Names, Reader, name_of, objects, used_variables
 
 _ROOTS: Final = frozenset({"data", "input"})
 
@@ -25,21 +23,12 @@ class _Import(NamedTuple):
     at: str
 
 
-def mistakes(readers: list[Reader], query: Names) -> Iterator[str]:
-    """Yield a sentence for each import that means another thing here than on a server.
-
-    ``query`` is the package that is asked for: the engine evaluates the ones below it as its parts.
-    """
-    packages: dict[Names, list[Reader]] = defaultdict(list)
-    for reader in readers:
-        asked = reader.package[: len(query)] == query
-        packages[query if asked else reader.package].append(reader)
-        yield from _own_package(reader)
-        yield from _reserved(reader)
-        yield from _hidden(reader)
-        yield from _hiding(reader)
-    for package, together in packages.items():
-        yield from _shared(package, together)
+def mistakes(reader: Reader) -> Iterator[str]:
+    """Yield a sentence for each import or name that means another thing here than on a server."""
+    yield from _own_package(reader)
+    yield from _reserved(reader)
+    yield from _hidden(reader)
+    yield from _hiding(reader)
 
 
 def _imports(reader: Reader) -> list[_Import]:
@@ -90,12 +79,20 @@ def _hiding(reader: Reader) -> Iterator[str]:
     """A variable that `some` declares is the rule with its name here, and not on a server."""
     rules = {rule.path[len(reader.package)]: rule.at for rule in reader.module.rules}
     for node in objects(reader.rules):
-        for span in node.get("SomeVars", {}).get("vars", []):
-            if (name := reader.text_of(span)) in rules:
+        for name, span in _some(reader, node):
+            if name in rules:
                 yield (
                     f"{reader.at(span)}: {name} is also the rule at {rules[name]}, which the "
                     "engine takes in its place; give one of the two another name"
                 )
+
+
+def _some(reader: Reader, node: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    match node:
+        case {"SomeVars": {"vars": spans}}:
+            yield from ((reader.text_of(span), span) for span in spans)
+        case {"SomeIn": {"key": key, "value": value}}:
+            yield from used_variables([key, value])
 
 
 def _declared(reader: Reader) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -109,16 +106,3 @@ def _declared(reader: Reader) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for node in objects(reader.rules):
         for span in node.get("SomeVars", {}).get("vars", []):
             yield reader.text_of(span), span
-
-
-def _shared(package: Names, readers: list[Reader]) -> Iterator[str]:
-    """What one file imports is in another a rule, a variable, or undefined: a denial is none."""
-    if len(readers) == 1:
-        return
-    for reader in readers:
-        for one in _imports(reader):
-            yield (
-                f"{one.at}: {'.'.join(package)} has several files, with packages below it, and the "
-                f"engine mixes up their imports; write {'.'.join(one.path)} in the place of "
-                f"{one.name}, or {'.'.join(package)} in one file"
-            )

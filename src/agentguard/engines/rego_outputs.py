@@ -38,8 +38,8 @@ def is_output(path: Names, query: Names) -> bool:
 def unread(rules: Iterable[Rule], reached: set[Names], query: Names) -> Unread:
     """Return the rules outside of ``reached`` that look like outputs, each where it first stands.
 
-    In the queried package a name like ``deny`` is a mistake, and below it an output of its own
-    (``data.agent.authz.limits.deny_reasons``): neither has another use.
+    In the queried package a name like ``deny`` is a mistake, and so is an output below a name
+    (``limits.deny_reasons``): neither has another use.
     """
     found = Unread()
     first: dict[Names, Rule] = {}
@@ -48,9 +48,8 @@ def unread(rules: Iterable[Rule], reached: set[Names], query: Names) -> Unread:
             first.setdefault(rule.path, rule)
     for rule in first.values():
         names = rule.path[len(rule.package) :]
-        own, below = rule.package == query, rule.path[: len(query)] == query
-        inner = names[1:] if own else names
-        if (own and _denies(names[0])) or (below and any(map(_is_named_output, inner))):
+        own = rule.package == query
+        if own and (_denies(names[0]) or any(map(_is_named_output, names[1:]))):
             found.mistakes.append(_sentence(rule, query))
         elif any(_denies(name) or _is_named_output(name) for name in names) or (
             own and _may_be_meant(names[0])

@@ -6,6 +6,7 @@ Files are read here, each once, and laid out as in an OPA bundle. Nothing is par
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -122,6 +123,8 @@ def _raise(error: OSError) -> NoReturn:
 def _module(path: str, content: bytes) -> str:
     if len(content) > MAX_MODULE_BYTES:
         raise invalid(f"{path}: more than {MAX_MODULE_BYTES} bytes; move its tables to {_DATA}")
+    if content.startswith(codecs.BOM_UTF8):
+        raise invalid(f"{path}: begins with a byte order mark; save it without one")
     try:
         return content.decode()
     except UnicodeDecodeError as error:

@@ -62,6 +62,7 @@ class Reader:
         self._file: str = tree["source"]["file"]
         self._text: bytes = tree["source"]["contents"].encode()
         self.package: Names = ("data", *name_of(tree["ast"]["package"]["refr"]).path)
+        self.package_at = self.at(tree["ast"]["package"]["span"])
         self.imports: list[Mapping[str, Any]] = tree["ast"]["imports"]
         self._imports = dict(self._import(node) for node in self.imports)
         self.rules = tree["ast"]["rules"]

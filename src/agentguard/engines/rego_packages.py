@@ -1,0 +1,51 @@
+"""Packages: each in one file, none below the one that is asked, no rule in another one's place.
+
+The engine evaluates the package that is asked, with those below it, file by file: in any but the
+first it misses rules that are defined further on, so that a denial by one of them does not fire. Of
+a function in several files it runs one body under another's parameters. And where a rule and a
+package have one path it merges what to Rego hides the other.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from agentguard.engines.rego_tree import Names, Reader
+
+
+def mistakes(readers: list[Reader], query: Names) -> Iterator[str]:
+    """Yield a sentence for each file and rule that the engine would miss, or mix up.
+
+    ``query`` is the path of the package that is asked.
+    """
+    files: dict[Names, list[Reader]] = defaultdict(list)
+    for reader in readers:
+        files[reader.package].append(reader)
+    for package, (first, *others) in files.items():
+        name = ".".join(package)
+        for reader in others:
+            yield (
+                f"{reader.package_at}: {name} also stands at {first.package_at}, and the engine "
+                "misses rules of one file that another reads; put them into one file, or what "
+                "belongs together into a package of its own, and read that by its path "
+                "(data.lib.closed)"
+            )
+        if package != query and package[: len(query)] == query:
+            yield (
+                f"{first.package_at}: {name} is below the package that is asked, and the engine "
+                f"misses rules of it; give it a path of its own, such as data.{package[-1]}"
+            )
+    for reader in readers:
+        yield from _in_place_of_packages(reader, files.keys())
+
+
+def _in_place_of_packages(reader: Reader, packages: Iterable[Names]) -> Iterator[str]:
+    for rule in reader.module.rules:
+        for package in packages:
+            shorter = min(len(package), len(rule.path))
+            if package[:shorter] == rule.path[:shorter] and len(package) > len(rule.package):
+                yield (
+                    f"{rule.at}: {'.'.join(rule.path)} is also the place of the package "
+                    f"{'.'.join(package)}, which the engine takes for a part of it; rename one"
+                )
