@@ -231,15 +231,20 @@ def _read_evaluation(members: Mapping[str, JSON]) -> Evaluation | None:
 def _read_mode(members: Mapping[str, JSON]) -> tuple[str, bool]:
     """Return in which mode the policy was asked, and whether the decision was enforced.
 
-    What is not enforced is a policy's answer, on which no person's approval rests.
+    What is enforced lets the call run or refuses it; an approval that is needed leaves a request.
+    Without a policy that was asked, or in the mode observe, it can only be a refusal, and what is
+    not enforced is a policy's answer. Neither rests on what people say.
     """
+    asked, decision = members["engine"] is not None, members["decision"]
+    alone = members["roster_sha256"] is None and members["approvals"] == []
     match members["mode"], members["enforced"]:
-        case "enforce", True:
+        case ("enforce" | "observe") as mode, True if decision == "deny" and alone:
+            return str(mode), True
+        case "enforce", True if decision != "approval" and asked:
             return "enforce", True
-        case "observe", bool(enforced):
-            if enforced or (members["engine"] is not None and members["roster_sha256"] is None):
-                return "observe", enforced
-    raise _lacking("mode, or is not enforced though no policy was observed")
+        case "observe", False if asked and alone:
+            return "observe", False
+    raise _lacking("mode, or has an answer that nobody gives in it")
 
 
 def _text(members: Mapping[str, JSON], name: str) -> str:
