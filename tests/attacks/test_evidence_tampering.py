@@ -23,7 +23,8 @@ from typing import Any
 import pytest
 
 from agentguard import Decision, Denied, Guard, canonical, envelope, jws
-from agentguard.audit import checkpoint, entry, evidence, merkle, statements
+from agentguard.audit import checkpoint, entry, evidence, merkle
+from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, CallPlace, Stored
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
@@ -161,11 +162,11 @@ class Log:
     def ids(self) -> list[str]:
         return [str(call.invocation_id) for _index, call in self.calls()]
 
-    def calls(self) -> Iterator[tuple[int, statements.Authorization]]:
+    def calls(self) -> Iterator[tuple[int, Authorization]]:
         for index, body in enumerate(self.shards_[0]):
             parsed = entry.parse(body)
             if parsed.kind == "authorization":
-                yield index, statements.read_authorization(parsed)
+                yield index, read_authorization(parsed)
 
     def proof(self, wanted: str) -> Any:
         reader: Any = self
@@ -606,7 +607,7 @@ def test_nobody_signs_for_the_agent(log, places, call, kind, by, stranger):
 
 
 def _agent_of(log: Log, index: int) -> str:
-    return statements.read_authorization(entry.parse(log.shards_[0][index])).agent
+    return read_authorization(entry.parse(log.shards_[0][index])).agent
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from urllib.parse import quote
 
 import pytest
 
-from agentguard.audit import entry, statements
+from agentguard.audit import entry
+from agentguard.audit.calls import read_authorization
 from agentguard.canonical import loads_object
 from agentguard.examination import Report, examine
 from agentguard.storage import keystore
@@ -133,7 +134,7 @@ def calls(place) -> list[tuple[int, str, str]]:
                         for attachment in stored.attachments
                         if attachment.role == "arguments"
                     ]
-                    call = statements.read_authorization(parsed)
+                    call = read_authorization(parsed)
                     found.append((shard, call.agent, str(kept["text"])))
         return found
     finally:

@@ -38,6 +38,7 @@ from agentguard import (
 )
 from agentguard.audit import evidence, statements
 from agentguard.audit import registry as listed
+from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse
 from agentguard.config import Config
 from agentguard.domain import StateDomain
@@ -117,7 +118,7 @@ class Scene:
     def calls(self) -> list[str]:
         with closing(StateReader(self.settings.state)) as reader:
             return [
-                str(statements.read_authorization(parsed).invocation_id)
+                str(read_authorization(parsed).invocation_id)
                 for shard in reader.shards()
                 for _index, body in reader.entries(shard)
                 if (parsed := parse(body)).kind == "authorization"

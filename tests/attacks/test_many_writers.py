@@ -19,7 +19,8 @@ from typing import IO, Any
 
 import pytest
 
-from agentguard.audit import entry, statements
+from agentguard.audit import entry
+from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.canonical import loads_object
 from agentguard.examination import Report, examine
 from agentguard.storage import keystore
@@ -153,11 +154,11 @@ def on_record(place) -> tuple[Counter[tuple[int, str, str]], Counter[tuple[int, 
             for stored in reader.stored(shard):
                 parsed = entry.parse(stored.body)
                 if parsed.kind == "authorization":
-                    call = statements.read_authorization(parsed)
+                    call = read_authorization(parsed)
                     kept = {a.role: loads_object(a.data) for a in stored.attachments}
                     calls[shard, call.agent, str(kept["arguments"]["text"])] += 1
                 elif parsed.kind == "outcome":
-                    outcomes[shard, statements.read_outcome(parsed).status] += 1
+                    outcomes[shard, read_outcome(parsed).status] += 1
     finally:
         reader.close()
     return calls, outcomes

@@ -31,6 +31,7 @@ from agentguard import (
 )
 from agentguard.approval import ApprovalPending, Verdict
 from agentguard.audit import entry, evidence, statements
+from agentguard.audit.calls import read_authorization
 from agentguard.engines.function import FunctionEngine
 from agentguard.errors import AgentguardError, DecodeError
 from agentguard.invocation import CallSite
@@ -357,7 +358,7 @@ def test_a_mode_that_no_guard_writes_is_not_read(place, ran):
     with closing(StateReader(place.config.state)) as reader:
         bodies = [entry.parse(body) for _index, body in reader.entries(0)]
     (call,) = [one for one in bodies if one.kind == "authorization"]
-    read = statements.read_authorization(call)
+    read = read_authorization(call)
     assert (read.mode, read.enforced) == ("observe", False)
     (written,) = [one for one in bodies if one.kind == "config"]
     assert statements.mode_of(written) == read.mode
@@ -371,7 +372,7 @@ def test_a_mode_that_no_guard_writes_is_not_read(place, ran):
     ]
     for change in changes:
         with pytest.raises(DecodeError, match="mode"):
-            statements.read_authorization(call._replace(members={**call.members, **change}))
+            read_authorization(call._replace(members={**call.members, **change}))
 
 
 class Written(NamedTuple):
@@ -451,11 +452,11 @@ def test_each_combination_that_a_guard_writes_is_read_and_no_other(place, ran):
             }
         )
         if said in WRITTEN:
-            read = statements.read_authorization(changed)
+            read = read_authorization(changed)
             assert (read.mode, read.enforced, read.decision) == said[:3]
         else:
             with pytest.raises(DecodeError, match="mode") as refused:
-                statements.read_authorization(changed)
+                read_authorization(changed)
             assert refused.value.code == "entry.malformed"
 
 
@@ -477,10 +478,10 @@ def test_a_refusal_is_not_turned_into_a_call_that_could_run(place, ran, change):
         with pytest.raises(Denied):
             guard.new_agent("reader").call(tool, "x")
     (call,) = [one for one in place.seen().entries if one.kind == "authorization"]
-    read = statements.read_authorization(call)
+    read = read_authorization(call)
     assert (read.mode, read.enforced, read.allowed) == ("observe", True, False)
     with pytest.raises(DecodeError, match="mode"):
-        statements.read_authorization(call._replace(members={**call.members, **change}))
+        read_authorization(call._replace(members={**call.members, **change}))
 
 
 # --- what ran while the policy was observed, and is made again after the switch to enforce

@@ -40,7 +40,8 @@ from agentguard import (
     domain,
     proving,
 )
-from agentguard.audit import evidence, statements
+from agentguard.audit import evidence
+from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.entry import parse
 from agentguard.engines.function import FunctionEngine
 from agentguard.engines.rego import RegoEngine
@@ -112,10 +113,10 @@ class Scene:
             trust = keystore.load_trust(self.settings.state)
             return examine(reader, trust, anchor=self.settings.anchor)
 
-    def calls(self) -> list[tuple[int, statements.Authorization]]:
+    def calls(self) -> list[tuple[int, Authorization]]:
         with closing(StateReader(self.settings.state)) as reader:
             return [
-                (index, statements.read_authorization(parsed))
+                (index, read_authorization(parsed))
                 for index, body in reader.entries(0)
                 if (parsed := parse(body)).kind == "authorization"
             ]

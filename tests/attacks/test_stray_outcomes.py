@@ -15,7 +15,8 @@ from contextlib import closing, suppress
 import pytest
 
 from agentguard import Denied, StorageError, envelope
-from agentguard.audit import entry, statements, summary
+from agentguard.audit import entry, summary
+from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.cli import rows
 from agentguard.cli.filters import Filter
 from agentguard.cli.history import History
@@ -62,7 +63,7 @@ def leave_in_doubt(guard, agent, ran, monkeypatch):
         for index, body in guard.reader().entries(0)
         if entry.parse(body).kind == "authorization"
     ][-1:]
-    call = statements.read_authorization(entry.parse(body))
+    call = read_authorization(entry.parse(body))
     return index, call
 
 
@@ -86,7 +87,7 @@ def test_an_interrupted_call_is_not_in_doubt(place, opened, agent, ran, monkeypa
     assert in_doubt_by_columns(place) == []
     with closing(StateReader(place.config.state)) as reader:
         (said,) = [
-            statements.read_outcome(parsed)
+            read_outcome(parsed)
             for _index, body in reader.entries(0)
             if (parsed := entry.parse(body)).kind == "outcome"
         ]

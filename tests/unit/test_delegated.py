@@ -25,7 +25,7 @@ from agentguard import (
     canonical,
     jws,
 )
-from agentguard.audit import statements
+from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse
 from agentguard.delegation import token as tokens
 from agentguard.errors import DelegationError
@@ -89,7 +89,7 @@ def refused(call, *args, kind: type[AgentguardError] = DelegationError, **kwargs
 def calls(guard):
     """What the log says of every call: for whom, under which chain, and the answer."""
     entries = (parse(body) for _index, body in guard.reader().entries(0))
-    return [statements.read_authorization(e) for e in entries if e.kind == "authorization"]
+    return [read_authorization(e) for e in entries if e.kind == "authorization"]
 
 
 # --- in force -------------------------------------------------------------------------------------

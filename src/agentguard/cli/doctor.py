@@ -19,7 +19,7 @@ import typer
 
 from agentguard import config as configuration
 from agentguard import domain, telemetry
-from agentguard.audit.statements import Evaluation
+from agentguard.audit.calls import Evaluation
 from agentguard.cli import (
     doctor_graph,
     doctor_people,
