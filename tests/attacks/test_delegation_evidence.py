@@ -171,7 +171,7 @@ def log() -> Log:
             assert attempt(agents["second"], read) == "calls.exceeded"
         assert attempt(agents["robot"], read) == "ok"
         assert guard.verify().problems == ()
-        home: Any = guard._home
+        home: Any = guard._runtime.home
         return Log(
             guard.trust,
             home.log_key,

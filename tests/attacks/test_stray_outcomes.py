@@ -38,7 +38,7 @@ def agent(opened):
 
 def interrupt(guard, agent, ran, monkeypatch, *, durable):
     """Make a call that is interrupted before, or after, its authorization is durable."""
-    log = guard._line.log
+    log = guard._runtime._line.log
     write = log._backend.write
 
     def interrupted(*batch):
@@ -56,7 +56,7 @@ def interrupt(guard, agent, ran, monkeypatch, *, durable):
 def leave_in_doubt(guard, agent, ran, monkeypatch):
     """Make a call whose outcome can't be handed over; return its id and its invocation's digest."""
     with monkeypatch.context() as patched:
-        patched.setattr(guard._line.log, "enqueue", lambda _record: 1 / 0)
+        patched.setattr(guard._runtime._line.log, "enqueue", lambda _record: 1 / 0)
         agent.call(guard.tool(ran.append, name="note"), "in doubt")
     ((index, body),) = [
         (index, body)
@@ -116,7 +116,7 @@ def test_its_column_hides_no_call_in_doubt(place, opened, agent, ran, monkeypatc
 
 def say(guard, agent, subject, *, named, column=None):
     """Have the agent itself sign that a call was not run, and append that."""
-    log = guard._line.log
+    log = guard._runtime._line.log
     at = timestamp(log.last_at)
     statement = entry.outcome_statement(
         subject,
