@@ -40,6 +40,7 @@ from agentguard.identity.credential import AgentProfile
 from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.loading import PolicySource, engine_from, logged, opened
 from agentguard.members import AgentConfig
+from agentguard.passphrase import held, passphrase_of
 from agentguard.ports import Engine, LogReader
 from agentguard.runtime import Runtime
 from agentguard.spelling import Spelling
@@ -123,12 +124,12 @@ class Guard:
         ``PolicyError``, ``KeyMaterialError``, ``StorageError``, ``DecodeError`` or
         ``VerificationError``.
         """
-        given = domain.held(passphrase) if passphrase is not None else None
+        given = held(passphrase) if passphrase is not None else None
         del passphrase  # a traceback can show what a frame holds
         settings = config.load(Path(path))
         setup.follow(settings.telemetry)
         engine = opened(settings)
-        home = domain.take_up(settings, given or partial(domain.passphrase_of, settings))
+        home = domain.take_up(settings, given or partial(passphrase_of, settings))
         return cls(settings, engine, home, on_request)
 
     @classmethod
