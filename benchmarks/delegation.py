@@ -56,6 +56,7 @@ from agentguard.delegation import chain, grant
 from agentguard.engines.rego import RegoEngine
 from agentguard.identity.trust import TrustDocument
 from agentguard.keys import Ed25519Signer
+from agentguard.passphrase import passphrase_of
 
 AGENTS = ("lead", "coder", "tester")
 CONFIGURATION: Mapping[str, Any] = {
@@ -176,7 +177,7 @@ def founded(folder: Path) -> Guard:
     )
     path.chmod(0o600)
     settings = config.load(path)
-    domains.found(settings, domains.passphrase_of(settings), now=datetime.now(UTC))
+    domains.found(settings, passphrase_of(settings), now=datetime.now(UTC))
     return Guard.open(path)
 
 
@@ -297,7 +298,7 @@ def revocations(folder: Path, rounds: int) -> Iterator[Row]:
     """Revoke one delegation after another, under which another process calls without a pause."""
     founded(folder).close()
     settings = config.load(folder / config.FILE)
-    passphrase = domains.passphrase_of(settings)
+    passphrase = passphrase_of(settings)
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     other = context.Process(target=calling, args=(folder, theirs))

@@ -225,10 +225,8 @@ def approvals(call: Any, stated: Any, subject: str, requesters: Any, trust: Any)
     given = list[Any]()
     for sealed in call["approvals"]:
         kids = [signature["keyid"] for signature in sealed["signatures"]]
-        (name, jwk), vouched = (
-            keys[kids[0]] if kids else (None, None),
-            roster["application"] is True,
-        )
+        name, jwk = keys[kids[0]] if kids else (None, None)
+        vouched = roster["application"] is True
         _, of, said = statement(sealed, "approval", jwk, unsigned=vouched)
         who = roster["approvers"][name] if name else {"principal": said["approver"], "roles": []}
         method = (1, "ed25519") if name else (0, "application")
@@ -293,7 +291,9 @@ def verify(evidence: bytes, trust_document: bytes) -> dict[str, Any]:
     mode = config["config"].get("policy", {}).get("mode", "enforce")
     need(call["mode"] == mode in ("enforce", "observe"), "another mode than is configured")
     observed = call["enforced"] is False and mode == "observe" and call["engine"] is not None
-    need(enforced or (observed and call["roster_sha256"] is None), "not enforced, nor observed")
+    counts = enforced and mode == "enforce" and call["engine"] is not None
+    need(observed or (enforced and call["decision"] == "deny") or (counts and allowed), "no answer")
+    need(counts or call["roster_sha256"] is None, "people have answered what nobody asked them")
     owner = token["urn:agentguard:agent"].get("owner")
     asking = {principal, owner, owner if ":" in (owner or ":") else f"user:{owner}"}
     people = approvals(call, kinds.get("roster", []), subject, asking, trust)

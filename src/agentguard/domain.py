@@ -11,14 +11,13 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 from agentguard.approval import Limits
 from agentguard.audit import entry, registry
 from agentguard.config import NO_DOMAIN, Config
 from agentguard.desk import Store
 from agentguard.errors import (
-    AgentguardError,
     ConfigError,
     KeyMaterialError,
     StorageError,
@@ -27,6 +26,7 @@ from agentguard.errors import (
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
 from agentguard.invocation import timestamp
 from agentguard.keys import Ed25519Signer, Secret, Signer
+from agentguard.passphrase import Passphrase, ask, held
 from agentguard.ports import Journal, LogReader, Revocations, Runs
 from agentguard.storage import files, founding, keystore, pinned, revocations, succession
 from agentguard.storage import registry as registry_file
@@ -38,12 +38,6 @@ from agentguard.storage.memory import MemoryBackend
 from agentguard.storage.reader import StateReader
 from agentguard.storage.revocations import FileRevocations, MemoryRevocations
 from agentguard.storage.runs import FileRuns, MemoryRuns
-
-PASSPHRASE_VARIABLE: Final = keystore.PASSPHRASE_VARIABLE
-"""The environment variable with the passphrase of the long-lived keys."""
-
-Passphrase = Secret | bytes | Callable[[], Secret | bytes]
-"""The passphrase, or who is asked for it: at once, and again whenever keys were rotated."""
 
 
 class Domain(Protocol):
@@ -271,7 +265,7 @@ def take_up(settings: Config, passphrase: Passphrase) -> StateDomain:
         with registry_file.locked(state):
             # nobody rotates a key while this is held
             if succession.is_due(state):
-                succession.finish(state, settings.anchor, _ask(passphrase))
+                succession.finish(state, settings.anchor, ask(passphrase))
             elif keystore.load_trust(state) == home.trust:
                 return _checked(home)
 
@@ -282,7 +276,7 @@ def take_up_locked(settings: Config, passphrase: Passphrase) -> StateDomain:
     state = settings.state
     _require_state(state)
     if succession.is_due(state):
-        succession.finish(state, settings.anchor, _ask(passphrase))
+        succession.finish(state, settings.anchor, ask(passphrase))
     return _checked(_read(settings, passphrase))
 
 
@@ -298,7 +292,7 @@ def _read(settings: Config, passphrase: Passphrase) -> StateDomain:
     state = settings.state
     trust = keystore.load_trust(state)
     require_same_domain(settings, trust)
-    secret = _ask(passphrase)
+    secret = ask(passphrase)
     issuer = keystore.load_key(state, "issuer", secret)
     log_key = keystore.load_key(state, "log", secret)
     return StateDomain(settings, passphrase, trust, issuer, log_key)
@@ -322,24 +316,6 @@ def _checked(home: StateDomain) -> StateDomain:
     return home
 
 
-def held(passphrase: Passphrase) -> Passphrase:
-    """Return the passphrase as it is held, so that no traceback shows it."""
-    return Secret.of(passphrase) if isinstance(passphrase, bytes) else passphrase
-
-
-def _ask(passphrase: Passphrase) -> Secret:
-    if isinstance(passphrase, Secret | bytes):
-        return Secret.of(passphrase)
-    try:
-        return Secret.of(passphrase())
-    except AgentguardError:
-        raise
-    except Exception as error:
-        # by its type alone: what it says may hold the passphrase
-        message = f"the function that is asked for the passphrase raised {type(error).__name__}"
-        raise KeyMaterialError(message, code="key.passphrase") from error
-
-
 def ephemeral(trust_domain: str, *, now: datetime) -> MemoryDomain:
     """Make a domain in memory."""
     issuer, log_key = new_key(), new_key()
@@ -347,39 +323,6 @@ def ephemeral(trust_domain: str, *, now: datetime) -> MemoryDomain:
     listed = registry.seal(issuer, trust, [0], at=timestamp(now))
     backend = MemoryBackend(trust.origin(0), log_key, registry=listed)
     return MemoryDomain(trust, issuer, log_key, backend)
-
-
-def passphrase_of(config: Config) -> Secret:
-    """Find the passphrase: ``AGENTGUARD_PASSPHRASE``, else ``[keys] passphrase_file``.
-
-    Raises ``KeyMaterialError`` (``key.passphrase``); it never asks at a terminal.
-    """
-    if os.environ.get(PASSPHRASE_VARIABLE):
-        return Secret(os.fsencode(os.environ[PASSPHRASE_VARIABLE]))
-    path = config.passphrase_file
-    if path is None:
-        message = (
-            f"no passphrase: set {PASSPHRASE_VARIABLE}, or [keys] passphrase_file in "
-            f"{config.source}"
-        )
-        raise KeyMaterialError(message, code="key.passphrase")
-    try:
-        path.stat()
-    except FileNotFoundError as error:
-        message = (
-            f"the file of the keys' passphrase, {path}, is not there: restore it, correct [keys] "
-            f"passphrase_file in {config.source}, or set {PASSPHRASE_VARIABLE}"
-        )
-        raise KeyMaterialError(message, code="key.passphrase") from error
-    keystore.refuse_if_exposed(path)
-    try:
-        passphrase = Secret(path.read_bytes().strip())
-    except OSError as error:
-        message = f"{path} can't be read ({error.strerror}): check [keys] passphrase_file"
-        raise KeyMaterialError(message, code="key.passphrase") from error
-    if not passphrase.reveal():
-        raise KeyMaterialError(f"{path} holds no passphrase", code="key.passphrase")
-    return passphrase
 
 
 def require_trusted(state: Path, trust: TrustDocument, **signers: Signer) -> None:

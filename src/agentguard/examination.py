@@ -15,7 +15,8 @@ from itertools import starmap
 from pathlib import Path
 
 from agentguard import whereabouts
-from agentguard.audit import checkpoint, registry, statements
+from agentguard.audit import checkpoint, registry
+from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint, Kept
 from agentguard.audit.entry import Stored
 from agentguard.audit.findings import LISTED, Problem, ShardReport
@@ -189,11 +190,11 @@ class _Examination:
         if found is None or found.entry.members["approvals"] != []:
             return
         with suppress(AgentguardError):  # what can't be read was found where it is walked
-            call = statements.read_authorization(found.entry)
+            call = read_authorization(found.entry)
             if call.call_sha256 not in digests:
                 return
             for ended in whereabouts.belonging(self.reader, "outcome", call, [shard]):
-                if statements.read_outcome(ended.entry).status != "not_run":
+                if read_outcome(ended.entry).status != "not_run":
                     what = "a call that people were asked to approve ran, and rests on no answer"
                     self.problems.append(Problem(shard, ended.index, what))
 

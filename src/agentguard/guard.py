@@ -1,7 +1,8 @@
-"""``Guard``: the beginning of the public API, and the only place where a line's parts are wired.
+"""``Guard``: the beginning of the public API.
 
 A guard holds one trust domain: its policy engine, its issuer, its log. Agents are made from it,
-each with a key of its own, and each of their calls runs down the line of ``flow.py``.
+each with a key of its own, and each of their calls runs down the line of ``flow.py``. What that
+line is made of, and how it begins in a process, stands in ``runtime.py``.
 """
 
 from __future__ import annotations
@@ -12,45 +13,38 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from agentguard import canonical, config, domain, proving
+from agentguard import config, domain, proving, runtime
 from agentguard.agent import Agent, Body
 from agentguard.approval import ApprovalRequest
-from agentguard.audit import entry
 from agentguard.config import Config
 from agentguard.delegated import Delegation, Holder
 from agentguard.delegation import chain as chains
 from agentguard.delegation import grant
 from agentguard.delegation.chain import DEFAULT_DEPTH, Chain, Terms
-from agentguard.desk import Desk, Store
+from agentguard.desk import Desk
 from agentguard.domain import Domain
-from agentguard.drive import Executors
-from agentguard.effects import Line
-from agentguard.engines.opa import MAX_AT_ONCE
 from agentguard.errors import (
-    AgentguardError,
     ConfigError,
     DecodeError,
     DelegationError,
-    StorageError,
 )
 from agentguard.examination import Report, examine
 from agentguard.identity.credential import AgentProfile
 from agentguard.identity.trust import TrustDocument, seconds
-from agentguard.invocation import timestamp
 from agentguard.loading import PolicySource, engine_from, logged, opened
 from agentguard.members import AgentConfig
+from agentguard.passphrase import held, passphrase_of
 from agentguard.ports import Engine, LogReader
+from agentguard.runtime import Runtime
 from agentguard.spelling import Spelling
 from agentguard.storage import fork
-from agentguard.storage.log import ShardLog
 from agentguard.telemetry import Telemetry, metrics, setup
 from agentguard.tool import (
     AsyncTool,
@@ -61,9 +55,6 @@ from agentguard.tool import (
     function_schema,
     guarded,
 )
-
-_LOOK_AFTER: Final = timedelta(minutes=5)
-"""After this time a guard looks for new keys before it signs a checkpoint."""
 
 OnRequest = Callable[[ApprovalRequest], object]
 """Is told of a request for an approval; what it raises is logged, and changes nothing.
@@ -92,143 +83,27 @@ class Guard:
             on_request = config.load_callable(settings.on_request, where)
         _require_callback(on_request)
         self._settings = settings
-        self._on_request = on_request
-        self._requests: Store | None = None
-        self._engine = engine
-        self._home = home
-        self._closed = False
+        self._runtime = Runtime(settings, engine, home, on_request)
         self._telemetry = Telemetry(settings.telemetry, settings.trust_domain)
         self._free = settings.policy is None  # ephemeral: any agent name, every scope
         self._agents: weakref.WeakSet[Body] = weakref.WeakSet()
         self._spelling = Spelling(settings.tool_names)
-        self._line: Line | None = None
-        self._log: ShardLog | None = None
-        self._renew()
         _GUARDS.add(self)
-        self._in_force()
+        self._runtime.in_force()
         metrics.watch_pending(self._waiting)
-
-    def _renew(self) -> None:
-        """Make what a fork does not inherit in working order: the executor's threads, the lock."""
-        self._executors = Executors(
-            ThreadPoolExecutor(32, thread_name_prefix="agentguard"),
-            ThreadPoolExecutor(32, thread_name_prefix="agentguard-facts"),
-            # an evaluation's time begins in its thread: it must not wait for one
-            ThreadPoolExecutor(MAX_AT_ONCE, thread_name_prefix="agentguard-engine"),
-        )
-        # a signal's handler may close, or make a call, while this thread begins or renews
-        self._beginning = threading.RLock()
-        self._renewing = threading.RLock()
-
-    def _in_force(self) -> Line:
-        """Return this process's line; a fork leases a shard of its own when it first needs one."""
-        if self._line is not None:
-            return self._line
-        with self._beginning:
-            if self._line is None:
-                self._line = self._begin()
-            return self._line
-
-    def _begin(self) -> Line:
-        self._require_open()
-        self._looked = _clock()
-        self._signs_for = home = self._renewed_home()  # a fork may come long after a rotation
-        log = home.lease(self._looked)
-        try:
-            line = self._line_on(log, home)
-            self._log = log
-            self._require_open()  # still
-        except BaseException:
-            log.close()
-            raise
-        log.before_signing(partial(_look, weakref.ref(self)))
-        return line
-
-    def _line_on(self, log: ShardLog, home: Domain) -> Line:
-        """Put the parts of the line together, and announce in the log what calls are decided by."""
-        engine, settings = self._engine, self._settings
-        line = Line(
-            engine=engine,
-            engine_name={"name": engine.name, "version": engine.version},
-            log=log,
-            clock=_clock,
-            entropy=os.urandom,
-            config_sha256=canonical.sha256_hex(settings.encoded),
-            redactions=settings.redactions,
-            revocations=home.revocations(),
-            approvals=self._store(home),
-            journal=home.journal(),
-            runs=home.runs(),
-            roster=settings.roster,
-            trust_domain=settings.trust_domain,
-            on_request=self._on_request,
-            mode=settings.policy.mode if settings.policy is not None else "enforce",
-            principal_roles={
-                name: principal.roles for name, principal in (settings.principals or {}).items()
-            },
-        )
-        at = timestamp(max(_clock(), log.last_at))
-        log.enqueue(entry.config(settings.encoded, at=at))
-        if settings.roster.can_answer:
-            log.enqueue(entry.roster(home.issuer, settings.trust_domain, settings.roster, at=at))
-        log.append(entry.policy(line.engine_name, engine.policy_sha256, engine.policy_files, at=at))
-        return line
-
-    def _store(self, home: Domain) -> Store:
-        """Return where requests wait; a guard in memory has one place for that."""
-        if self._requests is None:
-            self._requests = home.approvals(self._settings.limits)
-        return self._requests
 
     def _waiting(self) -> tuple[str, object, int] | None:
         """Count what waits for an approval, for the metrics."""
-        if self._closed or self._requests is None:
+        requests = self._runtime.requests
+        if self.closed or requests is None:
             return None
-        desk = Desk(self._requests, self._settings.roster, _clock)
+        desk = Desk(requests, self._settings.roster, runtime.clock)
         state = id(self) if self._free else self._settings.state
         return self._settings.trust_domain, state, len(desk.pending())
 
-    def _require_open(self) -> None:
-        if self._closed:
-            raise StorageError("the guard is closed: open it again", code="storage.closed")
-
-    def _renewed_home(self) -> Domain:
-        """Return the domain; it is taken up again where somebody has rotated its keys."""
-        with self._renewing:  # two at once could end with the older one
-            renewed = self._home.renewed()
-            if renewed is not None:
-                self._home = renewed
-            return self._home
-
-    def _look(self, at: str) -> None:
-        """See to it that the log signs entries up to the time ``at`` with a key that counts then.
-
-        An agent that waits for a tool renews no credential, however long that takes; entries that
-        wait to be written may be older than the new key. Raises ``StorageError``.
-        """
-        moment = datetime.fromisoformat(at)
-        self._look_for_keys(moment)
-        home = self._home
-        if home is not self._signs_for and self._log is not None:
-            key = home.trust.trusted("log", home.log_key.key_id)
-            if key.not_before <= seconds(moment):
-                self._log.sign_with(home.log_key)
-                self._signs_for = home
-
-    def _look_for_keys(self, moment: datetime) -> None:
-        if abs(moment - self._looked) < _LOOK_AFTER:
-            return
-        try:
-            self._renewed_home()
-        except (AgentguardError, OSError) as error:
-            message = f"whether the log's key still counts can't be found out: {error}"
-            raise StorageError(message, code=getattr(error, "code", "storage.failed")) from error
-        self._looked = moment
-
     def _forked(self) -> None:
         """In a fork: drop the agents' keys and the parent's shard."""
-        self._line = self._log = None
-        self._renew()
+        self._runtime.forked()
         for agent in list(self._agents):
             agent.forked()
 
@@ -249,12 +124,12 @@ class Guard:
         ``PolicyError``, ``KeyMaterialError``, ``StorageError``, ``DecodeError`` or
         ``VerificationError``.
         """
-        given = domain.held(passphrase) if passphrase is not None else None
+        given = held(passphrase) if passphrase is not None else None
         del passphrase  # a traceback can show what a frame holds
         settings = config.load(Path(path))
         setup.follow(settings.telemetry)
         engine = opened(settings)
-        home = domain.take_up(settings, given or partial(domain.passphrase_of, settings))
+        home = domain.take_up(settings, given or partial(passphrase_of, settings))
         return cls(settings, engine, home, on_request)
 
     @classmethod
@@ -288,7 +163,7 @@ class Guard:
         settings = _ephemeral_settings(config or {})
         setup.follow(settings.telemetry)
         engine = logged(engine_from(policy, settings.base))
-        home = domain.ephemeral(settings.trust_domain, now=_clock())
+        home = domain.ephemeral(settings.trust_domain, now=runtime.clock())
         return cls(settings, engine, home, on_request)
 
     def require_agent(self, name: str) -> None:
@@ -312,9 +187,9 @@ class Guard:
             profile = AgentConfig(AgentProfile(name), "own", max_scope=None, delegators=delegators)
         body = Body(
             profile,
-            self._renewed_home,
-            self._in_force,
-            lambda: self._executors,
+            self._runtime.renewed_home,
+            self._runtime.in_force,
+            lambda: self._runtime.executors,
             self.tool_spec,
             self._spelling.warn,
             self.resume,
@@ -359,10 +234,10 @@ class Guard:
             max_depth=max_depth,
             max_calls=max_calls,
         )
-        home = self._renewed_home()
+        home = self._runtime.renewed_home()
         domain_name, jti = home.trust.trust_domain, os.urandom(16).hex()
         return self._held(
-            chains.begin(home.issuer, domain_name, terms, now=seconds(_clock()), jti=jti)
+            chains.begin(home.issuer, domain_name, terms, now=seconds(runtime.clock()), jti=jti)
         )
 
     def resume(self, stored: bytes) -> Delegation:
@@ -376,12 +251,12 @@ class Guard:
         if not isinstance(given, bytes | bytearray | str):
             message = f"expected what Delegation.dumps wrote, got a {type(given).__name__}"
             raise DecodeError(message, code="chain.malformed")
-        home = self._renewed_home()
-        chain = chains.loads(stored, home.trust, at=seconds(_clock()))
+        home = self._runtime.renewed_home()
+        chain = chains.loads(stored, home.trust, at=seconds(runtime.clock()))
         if not chain.leaf.asserted:
             message = "an agent of another process holds this chain: store what guard.delegate made"
             raise DelegationError(message, code="delegation.holder")
-        refused = self._in_force().revocations.refusal(chain.names)
+        refused = self._runtime.in_force().revocations.refusal(chain.names)
         if refused is not None:
             code, reason = refused
             raise DelegationError(reason, code=code)
@@ -389,7 +264,7 @@ class Guard:
 
     def _held(self, chain: Chain) -> Delegation:
         def holder(_now: datetime) -> Holder:
-            return Holder(self._renewed_home().issuer, None)
+            return Holder(self._runtime.renewed_home().issuer, None)
 
         return Delegation(chain, holder, chain.leaf.scope)
 
@@ -473,19 +348,18 @@ class Guard:
     @property
     def approvals(self) -> Desk:
         """The desk where requests for approvals are answered."""
-        self._in_force()
-        return Desk(self._store(self._home), self._settings.roster, _clock)
+        self._runtime.in_force()
+        return Desk(self._runtime.store(self._runtime.home), self._settings.roster, runtime.clock)
 
     @property
     def trust(self) -> TrustDocument:
         """The public keys with which this guard's log can be verified."""
-        return self._home.trust
+        return self._runtime.home.trust
 
     def reader(self) -> LogReader:
         """Return a reader of the log, with everything in it that was enqueued until now."""
-        if self._log is not None:
-            self._log.flush()
-        return self._home.read()
+        self._runtime.flush()
+        return self._runtime.home.read()
 
     def prove(self, invocation_id: str, *, attachments: bool = True) -> bytes:
         """Return the evidence of one call, for whoever holds the trust document alone.
@@ -509,24 +383,14 @@ class Guard:
     @property
     def closed(self) -> bool:
         """True once the guard was closed."""
-        return self._closed
+        return self._runtime.closed
 
     def close(self) -> None:
         """Make everything durable and give the log back; calls are denied from then on.
 
         Spans that ``telemetry.configure`` has set up are sent, in some seconds or not now.
         """
-        with self._beginning:  # no log is leased past it
-            self._closed = True
-            log = self._log
-        try:
-            if log is not None:
-                log.close()
-        finally:
-            for executor in self._executors:
-                executor.shutdown(wait=False)
-            self._engine.close()
-            setup.flush()
+        self._runtime.close()
 
     def __enter__(self) -> Self:
         return self
@@ -605,17 +469,6 @@ def _ephemeral_settings(tables: Mapping[str, Any]) -> Config:
             message = f"an ephemeral guard has no {durable}: pass the policy itself, or Guard.open"
             raise ConfigError(message)
     return config.parse(tables, source="config", base=Path.cwd())
-
-
-def _look(guard: weakref.ref[Guard], at: str) -> None:
-    """Look for a log that may outlive its guard, and is not to keep it."""
-    alive = guard()
-    if alive is not None:
-        alive._look(at)  # noqa: SLF001  a guard and this file are one unit
-
-
-def _clock() -> datetime:
-    return datetime.now(UTC)
 
 
 def _after_fork() -> None:

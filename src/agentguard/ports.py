@@ -1,7 +1,7 @@
 """The narrow protocols through which the line reaches the world.
 
 Each is implemented on the line's far side (``engines/``, ``storage/``), and what a line runs on is
-wired in ``guard.py``. A protocol stands here once it has a user, and not before.
+wired in ``runtime.py``. A protocol stands here once it has a user, and not before.
 """
 
 from __future__ import annotations

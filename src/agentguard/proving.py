@@ -17,6 +17,7 @@ from itertools import count
 
 from agentguard import jws, whereabouts
 from agentguard.audit import approvals, checkpoint, entry, evidence, merkle, statements
+from agentguard.audit.calls import read_outcome
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry, Stored
 from agentguard.audit.evidence import KeyName
@@ -165,7 +166,7 @@ class _Search:
         call, members = self._call.said, parsed.members
         match parsed.kind:
             case "outcome":
-                return statements.read_outcome(parsed).invocation_sha256 == call.invocation_sha256
+                return read_outcome(parsed).invocation_sha256 == call.invocation_sha256
             case "resolution" | "erasure":
                 _kid, said = statements.read_sealed(parsed)
                 own = said.subject_sha256 == call.invocation_sha256

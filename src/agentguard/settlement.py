@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentguard.audit import entry, statements
+from agentguard.audit.calls import Authorization, read_authorization, read_outcome
 from agentguard.audit.entry import CallPlace, Entry
 from agentguard.audit.findings import Gone, Problem, ShardReport
-from agentguard.audit.statements import Administered, Authorization
+from agentguard.audit.statements import Administered
 from agentguard.audit.summary import Search
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
@@ -87,7 +88,7 @@ class Settlement:
     def _call(self, place: CallPlace) -> Authorization | None:
         with suppress(AgentguardError):  # what can't be read, the walk has named
             parsed = self._entry(place.shard, place.index, "authorization")
-            call = statements.read_authorization(parsed) if parsed is not None else None
+            call = read_authorization(parsed) if parsed is not None else None
             if call is not None and call.invocation_sha256 == place.invocation_sha256:
                 return call
         return None
@@ -99,7 +100,7 @@ class Settlement:
         for index in self.reader.search(place.shard, Search("outcome", call.invocation_id)):
             with suppress(DecodeError):  # the walk has named it
                 parsed = self._entry(place.shard, index, "outcome")
-                outcome = statements.read_outcome(parsed) if parsed is not None else None
+                outcome = read_outcome(parsed) if parsed is not None else None
                 if outcome is not None and outcome.invocation_sha256 == place.invocation_sha256:
                     yield index
 

@@ -20,8 +20,8 @@ import pytest
 
 from agentguard.agent import Agent
 from agentguard.approval import ApprovalPending
-from agentguard.audit import entry, statements
-from agentguard.audit.statements import Authorization
+from agentguard.audit import entry
+from agentguard.audit.calls import Authorization, read_authorization, read_outcome
 from agentguard.decision import Decision, Denied
 from agentguard.errors import AgentguardError
 from agentguard.guard import Guard
@@ -61,7 +61,7 @@ class RecordedGuard:
     def calls(self) -> list[Authorization]:
         """Return the answers to all calls so far, in their order."""
         return [
-            statements.read_authorization(parsed)
+            read_authorization(parsed)
             for parsed in self._entries()
             if parsed.kind == "authorization"
         ]
@@ -69,9 +69,7 @@ class RecordedGuard:
     def outcomes(self) -> list[str]:
         """Return what became of the calls that were allowed: ``ok``, ``error``, ..."""
         return [
-            statements.read_outcome(parsed).status
-            for parsed in self._entries()
-            if parsed.kind == "outcome"
+            read_outcome(parsed).status for parsed in self._entries() if parsed.kind == "outcome"
         ]
 
     def approve(self) -> None:

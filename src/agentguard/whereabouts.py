@@ -19,8 +19,8 @@ from typing import Final
 
 from agentguard import canonical
 from agentguard.audit import approvals, entry, statements
+from agentguard.audit.calls import Authorization, read_authorization, read_outcome
 from agentguard.audit.entry import CallPlace, Entry
-from agentguard.audit.statements import Authorization
 from agentguard.audit.summary import Search
 from agentguard.errors import DecodeError, EncodeError, VerificationError
 from agentguard.ports import LogReader
@@ -214,7 +214,7 @@ def _as_call(found: Found | None, invocation_id: str) -> Call | None:
     if found is None:
         return None
     with suppress(DecodeError):
-        said = statements.read_authorization(found.entry)
+        said = read_authorization(found.entry)
         if said.invocation_id == invocation_id:  # a column may lie
             place = CallPlace(found.shard, found.index, invocation_id, said.invocation_sha256)
             return Call(place, found.entry, said)
@@ -225,7 +225,7 @@ def _speaks_of(found: Found, call: Authorization) -> bool:
     """Whether an outcome, a resolution or an erasure is of a call, by the invocation's digest."""
     with suppress(DecodeError, VerificationError):
         if found.entry.kind == "outcome":
-            subject = statements.read_outcome(found.entry).invocation_sha256
+            subject = read_outcome(found.entry).invocation_sha256
         else:
             subject = statements.read_administered(found.entry).call.invocation_sha256
         return subject == call.invocation_sha256

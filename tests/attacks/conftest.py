@@ -202,7 +202,7 @@ def place(tmp_path, template, decrypted, monkeypatch) -> Place:
 def clock(monkeypatch) -> ManualClock:
     """The wall clock of every guard that the test makes from here on."""
     manual = ManualClock()
-    monkeypatch.setattr("agentguard.guard._clock", manual)
+    monkeypatch.setattr("agentguard.runtime.clock", manual)
     return manual
 
 
@@ -216,8 +216,8 @@ def guard():
 @pytest.fixture
 def faults(guard) -> Faults:
     """The backend of ``guard``'s log, which fails where the test says."""
-    guard._line.log._backend = Faults(guard._line.log._backend)
-    return guard._line.log._backend
+    guard._runtime._line.log._backend = Faults(guard._runtime._line.log._backend)
+    return guard._runtime._line.log._backend
 
 
 @pytest.fixture

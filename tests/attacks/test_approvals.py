@@ -179,7 +179,7 @@ def test_an_answer_that_lies_there_unverified_counts_for_nothing(place):
         signed(fresh()[0], ()),
         signed(of_another_display((two := fresh())[0]), ((two[1], two[2]),)),
     ]
-    store = place.guard._line.approvals
+    store = place.guard._runtime._line.approvals
     for sealed in forged:
         store.answer(request, sealed)
     assert place.ask() == request
@@ -380,8 +380,8 @@ def test_no_argument_and_no_fact_plays_the_approval():
 def test_an_approval_expires(place, monkeypatch):
     request = place.ask()
     place.approve(request)
-    now = place.guard._line.clock()
-    object.__setattr__(place.guard._line, "clock", lambda: now.replace(year=now.year + 1))
+    now = place.guard._runtime._line.clock()
+    object.__setattr__(place.guard._runtime._line, "clock", lambda: now.replace(year=now.year + 1))
     assert place.denied() == "approval.expired"
     assert place.ask().request_id != request.request_id
 
@@ -525,7 +525,7 @@ def test_without_anybody_to_ask_the_call_is_denied():
 def test_a_store_that_fails_denies(place):
     request = place.ask()
     place.approve(request)
-    store = place.guard._line.approvals
+    store = place.guard._runtime._line.approvals
 
     def broken(*_args: Any) -> Any:
         raise RuntimeError("secret")
@@ -580,7 +580,7 @@ def test_an_answer_to_a_request_that_is_gone_is_told_so(place):
     assert refused.value.code == "request.unknown"
     sealed = answer(request, place.people.keys["bob"], "user:bob")
     with pytest.raises(ApprovalError) as refused:
-        place.guard._line.approvals.answer(request, sealed)
+        place.guard._runtime._line.approvals.answer(request, sealed)
     assert refused.value.code == "request.unknown"
 
 

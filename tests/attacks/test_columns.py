@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from agentguard import CallError, administration
-from agentguard.audit.statements import read_authorization
+from agentguard.audit.calls import read_authorization
 from agentguard.domain import StateDomain
 from agentguard.storage import sqlite
 

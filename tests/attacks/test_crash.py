@@ -17,7 +17,8 @@ import time
 
 import pytest
 
-from agentguard.audit import entry, statements
+from agentguard.audit import entry
+from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.canonical import loads_object
 from agentguard.storage.reader import StateReader
 
@@ -139,12 +140,12 @@ def calls_on_record(place):
             for stored in reader.stored(shard):
                 parsed = entry.parse(stored.body)
                 if parsed.kind == "authorization":
-                    call = statements.read_authorization(parsed)
+                    call = read_authorization(parsed)
                     (kept,) = [a.data for a in stored.attachments if a.role == "arguments"]
                     names[loads_object(kept)["name"]] = call.invocation_id
                     open_calls[call.invocation_sha256] = call.invocation_id
                 elif parsed.kind == "outcome":
-                    del open_calls[statements.read_outcome(parsed).invocation_sha256]
+                    del open_calls[read_outcome(parsed).invocation_sha256]
     finally:
         reader.close()
     return names, set(open_calls.values())
@@ -237,7 +238,7 @@ SEAMS = """
     if holder == 0:  # has shard 0, so that the others have to add one
         os.close(let_go)
         guard = opened()
-        assert guard._line.log.shard == 0
+        assert guard._runtime._line.log.shard == 0
         os.write(say_ready, b"1")
         os.read(hold, 1)
         guard.close()

@@ -25,6 +25,7 @@ import pytest
 
 from agentguard import Decision, Denied, Guard, config, verify_evidence
 from agentguard.audit import statements
+from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse
 from agentguard.canonical import loads_object
 from agentguard.delegation import token as tokens
@@ -529,7 +530,7 @@ def whole(guard):
             chain = statements.check_delegation(parsed, guard.trust, int(now().timestamp()))
             chains[chain.sha256] = chain
         elif parsed.kind == "authorization":
-            call = statements.read_authorization(parsed)
+            call = read_authorization(parsed)
             (arguments,) = [
                 loads_object(kept.data) for kept in stored.attachments if kept.role == "arguments"
             ]

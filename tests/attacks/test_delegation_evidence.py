@@ -20,6 +20,7 @@ import pytest
 from agentguard import Decision, Denied, Guard, canonical, config, invocation, rotation
 from agentguard import envelope as envelopes
 from agentguard.audit import checkpoint, entry, evidence, merkle, statements, summary
+from agentguard.audit.calls import read_authorization
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry, Stored
 from agentguard.audit.evidence_file import EvidenceFile, LoggedEntry
@@ -170,7 +171,7 @@ def log() -> Log:
             assert attempt(agents["second"], read) == "calls.exceeded"
         assert attempt(agents["robot"], read) == "ok"
         assert guard.verify().problems == ()
-        home: Any = guard._home
+        home: Any = guard._runtime.home
         return Log(
             guard.trust,
             home.log_key,
@@ -200,8 +201,7 @@ def named_by(log: Log, index: int) -> set[int]:
     return {
         place
         for place, parsed in enumerate(log.entries)
-        if parsed.kind == "authorization"
-        and statements.read_authorization(parsed).chain_sha256 == digest
+        if parsed.kind == "authorization" and read_authorization(parsed).chain_sha256 == digest
     }
 
 

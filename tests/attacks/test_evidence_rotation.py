@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from agentguard import proving, rotation
-from agentguard.audit import evidence, statements
+from agentguard.audit import evidence
+from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse
 from agentguard.audit.summary import Search
 from agentguard.cli import evidence_report
@@ -74,7 +75,7 @@ class History:
             (*_older, newest) = reader.search(0, Search(kind="authorization"))
             stored = reader.entry(0, newest)
         assert stored is not None
-        said = statements.read_authorization(parse(stored.body))
+        said = read_authorization(parse(stored.body))
         self.calls[what] = str(said.invocation_id)
 
     def prove(self, what: str) -> bytes:

@@ -23,7 +23,8 @@ from typing import Any
 import pytest
 
 from agentguard import Decision, Denied, Guard, canonical, envelope, jws
-from agentguard.audit import checkpoint, entry, evidence, merkle, statements
+from agentguard.audit import checkpoint, entry, evidence, merkle
+from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, CallPlace, Stored
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
@@ -161,11 +162,11 @@ class Log:
     def ids(self) -> list[str]:
         return [str(call.invocation_id) for _index, call in self.calls()]
 
-    def calls(self) -> Iterator[tuple[int, statements.Authorization]]:
+    def calls(self) -> Iterator[tuple[int, Authorization]]:
         for index, body in enumerate(self.shards_[0]):
             parsed = entry.parse(body)
             if parsed.kind == "authorization":
-                yield index, statements.read_authorization(parsed)
+                yield index, read_authorization(parsed)
 
     def proof(self, wanted: str) -> Any:
         reader: Any = self
@@ -606,7 +607,7 @@ def test_nobody_signs_for_the_agent(log, places, call, kind, by, stranger):
 
 
 def _agent_of(log: Log, index: int) -> str:
-    return statements.read_authorization(entry.parse(log.shards_[0][index])).agent
+    return read_authorization(entry.parse(log.shards_[0][index])).agent
 
 
 @pytest.mark.parametrize(
@@ -680,14 +681,56 @@ def test_a_statement_of_another_kind_is_no_outcome(log, places, call, kind):
 
 
 def test_where_no_policy_was_asked_none_is_named(log, places, call):
-    named: dict[str, Any] = {"engine": None}
+    places = [index for index in places if index != log.index("outcome")]
+    named: dict[str, Any] = {"decision": "deny", "engine": None}
     forged = log.changed(call, lambda members: members.update(named))
     assert refusal(forged.forged(places, call), log.trust) == "evidence.mismatch"
-    none: dict[str, Any] = {"engine": None, "policy_sha256": None}
+    none: dict[str, Any] = {**named, "policy_sha256": None}
     forged = log.changed(call, lambda members: members.update(none))
     assert refusal(forged.forged(places, call), log.trust, form=True) == "evidence.superfluous"
     without = [index for index in places if index != log.index("policy")]
     assert refusal(forged.forged(without, call), log.trust) is None
+
+
+def test_where_no_policy_was_asked_nothing_is_allowed(log, places, call):
+    without = [index for index in places if index != log.index("policy")]
+    none: dict[str, Any] = {"engine": None, "policy_sha256": None}
+    forged = log.changed(call, lambda members: members.update(none))
+    assert refusal(forged.forged(without, call), log.trust) == "entry.malformed"
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ({"enforced": False}, None),
+        ({"enforced": False, "decision": "approval"}, None),
+        ({}, "entry.malformed"),
+        ({"decision": "approval"}, "entry.malformed"),
+        ({"enforced": 1}, "entry.malformed"),
+        ({"enforced": False, "engine": None}, "entry.malformed"),
+        ({"enforced": False, "roster_sha256": "0" * 64}, "entry.malformed"),
+    ],
+    ids=str,
+)
+def test_under_an_observed_policy_no_allow_is_enforced(log, places, call, said, code):
+    """Whoever has the log's key forges the configuration as well, and all that names it."""
+    observing = {"policy": {"mode": "observe"}}
+    digest = canonical.digest(observing)
+    configured = log.changed(
+        log.index("config"),
+        lambda members: members.update({"config": observing, "config_sha256": digest}),
+    )
+    seen = {
+        "origin": log.origin(0),
+        "size": call,
+        "root": b64_encode(root_of(configured.shards_[0][:call])),
+    }
+
+    def answer(members):
+        members.update({"mode": "observe", "config_sha256": digest, **said})
+
+    forged = configured.changed(call, answer)
+    assert refusal(_resigned(forged, places, call, {"log": seen}), log.trust) == code
 
 
 def with_outcome(log: Log, authorization: object) -> Log:

@@ -22,7 +22,8 @@ from urllib.parse import quote
 
 import pytest
 
-from agentguard.audit import entry, statements
+from agentguard.audit import entry
+from agentguard.audit.calls import read_authorization
 from agentguard.canonical import loads_object
 from agentguard.examination import Report, examine
 from agentguard.storage import keystore
@@ -55,7 +56,7 @@ OPEN = """
         return text
 
     def shard():
-        return guard._line.log.shard
+        return guard._runtime._line.log.shard
 
     def say(*words):
         os.write(1, (" ".join(map(str, words)) + "\\n").encode())
@@ -133,7 +134,7 @@ def calls(place) -> list[tuple[int, str, str]]:
                         for attachment in stored.attachments
                         if attachment.role == "arguments"
                     ]
-                    call = statements.read_authorization(parsed)
+                    call = read_authorization(parsed)
                     found.append((shard, call.agent, str(kept["text"])))
         return found
     finally:
@@ -285,7 +286,7 @@ def test_a_child_outlives_its_parent(place, run):
         agent.call(note, text="parent")
         guard.close()
         other = opened()
-        say("other", other._line.log.shard)
+        say("other", other._runtime._line.log.shard)
         os.close(go)
         other.new_agent("reader").call(note, text="other")
         wait(child)
@@ -453,7 +454,7 @@ def test_a_guard_that_is_closed_while_a_fork_begins_to_use_it_is_closed(place, r
         wait(fork(child))
         domain.StateDomain.lease = lease
         third = opened()  # nobody holds the child's shard any more
-        say(third._line.log.shard)
+        say(third._runtime._line.log.shard)
         third.close()
         guard.close()
         """
@@ -496,7 +497,7 @@ def test_a_fork_while_a_lock_is_released_does_not_keep_it(place, run, inside):
         closing.join()
         os.close = close
         second = opened()
-        say(second._line.log.shard)
+        say(second._runtime._line.log.shard)
         second.close()
         os.close(tell)
         wait(child)
@@ -620,7 +621,7 @@ def note(text: str) -> str:
 def application(environ, start_response):
     (text,) = parse_qs(environ["QUERY_STRING"])["text"]
     result = agent.call(note, text=text)
-    body = json.dumps({"pid": os.getpid(), "shard": guard._line.log.shard, "id": agent.id,
+    body = json.dumps({"pid": os.getpid(), "shard": guard._runtime._line.log.shard, "id": agent.id,
                        "result": result}).encode()
     start_response("200 OK", [("Content-Type", "application/json")])
     return [body]

@@ -88,7 +88,7 @@ def handled():
 
 def interrupt_writes(guard):
     """Send the signal once, in the midst of the next commit."""
-    log = guard._line.log
+    log = guard._runtime._line.log
     write, left = log._backend.write, [True]
 
     def interrupted(*batch):
@@ -167,7 +167,7 @@ def test_a_handler_that_makes_a_call_while_one_is_counted_is_denied(
             if durable:
                 monkeypatch.setattr(os, "fdatasync", interrupted)
             else:
-                counters = guard._line.revocations
+                counters = guard._runtime._line.revocations
                 counters._calls = Interrupted(counters._calls)
             agent.call(tool, "interrupted")
             agent.call(tool, "afterwards")
@@ -226,7 +226,7 @@ def test_an_objects_end_may_make_a_call(place, ran):
     with place.open() as guard:
         agent = guard.new_agent("reader")
         tool = guard.tool(ran.append, name="note")
-        log = guard._line.log
+        log = guard._runtime._line.log
         write = log._backend.write
 
         def collected(*batch):
@@ -250,7 +250,9 @@ def test_a_renewal_may_be_interrupted_by_a_call(place, ran, handled, monkeypatch
         tool = guard.tool(ran.append, name="note")
         handled(lambda: agent.call(tool, "from the handler"))
         owner, name = (
-            (type(guard._home), "renewed") if within == "the domain" else (credential, "issue")
+            (type(guard._runtime.home), "renewed")
+            if within == "the domain"
+            else (credential, "issue")
         )
         renew, left = getattr(owner, name), [True]
 

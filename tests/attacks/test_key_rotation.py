@@ -38,6 +38,7 @@ from agentguard import (
 )
 from agentguard.audit import evidence, statements
 from agentguard.audit import registry as listed
+from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse
 from agentguard.config import Config
 from agentguard.domain import StateDomain
@@ -117,7 +118,7 @@ class Scene:
     def calls(self) -> list[str]:
         with closing(StateReader(self.settings.state)) as reader:
             return [
-                str(statements.read_authorization(parsed).invocation_id)
+                str(read_authorization(parsed).invocation_id)
                 for shard in reader.shards()
                 for _index, body in reader.entries(shard)
                 if (parsed := parse(body)).kind == "authorization"
@@ -312,8 +313,10 @@ def test_a_running_guard_goes_on_and_takes_the_new_key_with_its_next_credential(
 
 def signing(guard: Guard, use: str) -> Any:
     """The public key with which a guard signs for this use now."""
-    assert guard._log is not None
-    return {"issuer": guard._home.issuer, "log": guard._log._signer}[use].public_key
+    assert guard._runtime._log is not None
+    return {"issuer": guard._runtime.home.issuer, "log": guard._runtime._log._signer}[
+        use
+    ].public_key
 
 
 @pytest.mark.parametrize("use", ["issuer", "log"])
@@ -387,7 +390,7 @@ def test_what_waits_to_be_written_is_older_than_the_new_key(scene, monkeypatch):
             agent.call(tool, "its outcome waits")
             scene.clock.advance(hours=1)
             scene.rotate("log")
-            guard._renewed_home()  # as an agent would that renews its credential
+            guard._runtime.renewed_home()  # as an agent would that renews its credential
         guard.reader().close()
         assert signing(guard, "log") != scene.key("log")
         agent.call(tool, "y")
@@ -474,7 +477,7 @@ import sys
 from pathlib import Path
 from agentguard import Decision, Guard, config, domain
 from agentguard.engines.function import FunctionEngine
-import agentguard.guard
+import agentguard.runtime
 from datetime import UTC, datetime, timedelta
 
 folder = Path(sys.argv[1])
@@ -490,11 +493,11 @@ with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard
     print("ready", flush=True)
     sys.stdin.readline()
     agent.call(say, "in the overlap")
-    agentguard.guard._clock = lambda: datetime.now(UTC) + timedelta(minutes=56)
-    guard._line = __import__("dataclasses").replace(guard._line, clock=agentguard.guard._clock)
-    agent._body.in_force().line = guard._line
+    agentguard.runtime.clock = clock = lambda: datetime.now(UTC) + timedelta(minutes=56)
+    guard._runtime._line = __import__("dataclasses").replace(guard._runtime._line, clock=clock)
+    agent._body.in_force().line = guard._runtime._line
     agent.call(say, "renewed")
-    print(guard._log._signer.key_id, guard._home.issuer.key_id, flush=True)
+    print(guard._runtime._log._signer.key_id, guard._runtime.home.issuer.key_id, flush=True)
 """
 
 
@@ -890,7 +893,7 @@ def test_the_search_finds_a_passphrase_that_was_given_as_bytes(scene):
     """The twin: then it is the caller who keeps it, and the guard does as well."""
     with scene.open() as guard:
         assert PASSPHRASE in reached(guard)
-        assert PASSPHRASE.decode() not in repr(guard._home)
+        assert PASSPHRASE.decode() not in repr(guard._runtime.home)
 
 
 @pytest.mark.parametrize("error", [ValueError("correct horse"), EOFError(), OSError()])

@@ -899,7 +899,7 @@ def test_a_shard_has_one_writer_in_all_processes(place):
             print(error.code)
     """
     guard = place.open()
-    origin = guard._line.log.head.origin
+    origin = guard._runtime._line.log.head.origin
     arguments = [sys.executable, "-c", textwrap.dedent(program), str(file_of(place)), origin]
     result = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "None"

@@ -19,7 +19,8 @@ from typing import IO, Any
 
 import pytest
 
-from agentguard.audit import entry, statements
+from agentguard.audit import entry
+from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.canonical import loads_object
 from agentguard.examination import Report, examine
 from agentguard.storage import keystore
@@ -48,7 +49,7 @@ WRITER = """
 
     guard = Guard(settings, FunctionEngine(lambda _: Decision.allow()), home)
     agent = guard.new_agent("reader")
-    shard = guard._line.log.shard
+    shard = guard._runtime._line.log.shard
     print(json.dumps({"shard": shard, "agent": agent.id}), flush=True)
     sys.stdin.readline()  # so that all call at once
 
@@ -67,7 +68,7 @@ WRITER = """
         worker.start()
     for worker in workers:
         worker.join()
-    assert guard._line.log.shard == shard
+    assert guard._runtime._line.log.shard == shard
     print(json.dumps(returned), flush=True)
     sys.stdin.readline()  # so that all hold their shards to the end
     guard.close()
@@ -153,11 +154,11 @@ def on_record(place) -> tuple[Counter[tuple[int, str, str]], Counter[tuple[int, 
             for stored in reader.stored(shard):
                 parsed = entry.parse(stored.body)
                 if parsed.kind == "authorization":
-                    call = statements.read_authorization(parsed)
+                    call = read_authorization(parsed)
                     kept = {a.role: loads_object(a.data) for a in stored.attachments}
                     calls[shard, call.agent, str(kept["arguments"]["text"])] += 1
                 elif parsed.kind == "outcome":
-                    outcomes[shard, statements.read_outcome(parsed).status] += 1
+                    outcomes[shard, read_outcome(parsed).status] += 1
     finally:
         reader.close()
     return calls, outcomes
@@ -222,12 +223,12 @@ def test_a_process_that_ends_frees_its_shard_for_the_next(place, end):
 def test_threads_and_guards_of_one_process_share_nothing_but_the_state(place, ran):
     """The twin in one process: four guards, each with its own shard."""
     guards = [place.open() for _ in range(4)]
-    assert [guard._line.log.shard for guard in guards] == [0, 1, 2, 3]
+    assert [guard._runtime._line.log.shard for guard in guards] == [0, 1, 2, 3]
     for number, guard in enumerate(guards):
         guard.new_agent("reader").call(guard.tool(ran.append, name="note"), number)
     guards[1].close()
     again = place.open()
-    assert again._line.log.shard == 1
+    assert again._runtime._line.log.shard == 1
     for guard in [guards[0], *guards[2:], again]:
         guard.close()
     assert ran == [0, 1, 2, 3]

@@ -11,10 +11,11 @@ import asyncio
 import json
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -28,8 +29,9 @@ from agentguard import (
     Requirement,
     config,
 )
-from agentguard.approval import ApprovalPending
+from agentguard.approval import ApprovalPending, Verdict
 from agentguard.audit import entry, evidence, statements
+from agentguard.audit.calls import read_authorization
 from agentguard.engines.function import FunctionEngine
 from agentguard.errors import AgentguardError, DecodeError
 from agentguard.invocation import CallSite
@@ -40,6 +42,8 @@ from agentguard.storage.reader import StateReader
 STABLE = CallSite("c1", thread="t", turn="1")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "verify_evidence" / "verify_evidence.py"
 PEOPLE = {"approvals": {"application": True}}
+BOTH = (False, True)
+ANSWERED = ("allow", "deny", "approval")
 
 
 class Down:
@@ -354,7 +358,7 @@ def test_a_mode_that_no_guard_writes_is_not_read(place, ran):
     with closing(StateReader(place.config.state)) as reader:
         bodies = [entry.parse(body) for _index, body in reader.entries(0)]
     (call,) = [one for one in bodies if one.kind == "authorization"]
-    read = statements.read_authorization(call)
+    read = read_authorization(call)
     assert (read.mode, read.enforced) == ("observe", False)
     (written,) = [one for one in bodies if one.kind == "config"]
     assert statements.mode_of(written) == read.mode
@@ -368,7 +372,116 @@ def test_a_mode_that_no_guard_writes_is_not_read(place, ran):
     ]
     for change in changes:
         with pytest.raises(DecodeError, match="mode"):
-            statements.read_authorization(call._replace(members={**call.members, **change}))
+            read_authorization(call._replace(members={**call.members, **change}))
+
+
+class Written(NamedTuple):
+    """How an entry says that a call was answered; by whether a policy and people were asked."""
+
+    mode: str
+    enforced: bool
+    decision: str
+    asked: bool
+    answered: bool
+
+
+WRITTEN = {
+    Written("observe", False, "allow", asked=True, answered=False),
+    Written("observe", False, "deny", asked=True, answered=False),
+    Written("observe", False, "approval", asked=True, answered=False),
+    Written("observe", True, "deny", asked=True, answered=False),  # a signer that fails
+    Written("observe", True, "deny", asked=False, answered=False),  # a scope that is lacking
+    Written("enforce", True, "allow", asked=True, answered=False),
+    Written("enforce", True, "allow", asked=True, answered=True),
+    Written("enforce", True, "deny", asked=True, answered=False),
+    Written("enforce", True, "deny", asked=True, answered=True),
+    Written("enforce", True, "deny", asked=False, answered=False),
+}
+
+
+def kinds_of_calls(place, ran):
+    """Have guards write each kind of entry of a call that there is, with answers of people."""
+    for mode in ("observe", "enforce"):
+        for answer in ("allow", "deny", "approval"):
+            with Observed(place, mode, **PEOPLE).open(ANSWERS[answer]) as guard:
+                agent = guard.new_agent("reader")
+                with suppress(Denied, ApprovalPending):
+                    agent.call(noted(guard, ran), "x")
+                with suppress(Denied):
+                    agent.call(noted(guard, ran, name="write", requires=["notes:write"]), "x")
+                agent._body.in_force().actor = replace(agent._body.in_force().actor, signer=None)
+                with suppress(Denied, ApprovalPending):
+                    agent.call(noted(guard, ran), "unsigned")
+    asking = says(Decision.require_approval(Requirement("somebody")))
+    with Observed(place, "enforce", **PEOPLE).open(asking) as guard:
+        note, agent = noted(guard, ran), guard.new_agent("reader")
+        verdicts: tuple[Verdict, ...] = ("approve", "reject")
+        for verdict in verdicts:
+            with pytest.raises(ApprovalPending) as pending:
+                agent.call(note, verdict)
+            guard.approvals.vouch(pending.value.request, verdict, principal="user:bob")
+            with suppress(Denied):
+                agent.call(note, verdict)
+
+
+def test_each_combination_that_a_guard_writes_is_read_and_no_other(place, ran):
+    kinds_of_calls(place, ran)
+    calls = [one for one in place.seen().entries if one.kind == "authorization"]
+    found = {
+        Written(
+            str(one.members["mode"]),
+            bool(one.members["enforced"]),
+            str(one.members["decision"]),
+            asked=one.members["engine"] is not None,
+            answered=one.members["roster_sha256"] is not None,
+        )
+        for one in calls
+    }
+    assert found == WRITTEN
+    assert place.examine().problems == ()
+
+    (answered, *_) = [one.members for one in calls if one.members["approvals"]]
+    lists = {"roster_sha256": answered["roster_sha256"], "approvals": answered["approvals"]}
+    for said in map(Written._make, product(*[("observe", "enforce"), BOTH, ANSWERED, BOTH, BOTH])):
+        changed = calls[0]._replace(
+            members={
+                **answered,
+                **said._asdict(),
+                "engine": answered["engine"] if said.asked else None,
+                **(lists if said.answered else {"roster_sha256": None, "approvals": []}),
+            }
+        )
+        if said in WRITTEN:
+            read = read_authorization(changed)
+            assert (read.mode, read.enforced, read.decision) == said[:3]
+        else:
+            with pytest.raises(DecodeError, match="mode") as refused:
+                read_authorization(changed)
+            assert refused.value.code == "entry.malformed"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"decision": "allow"},
+        {"decision": "approval"},
+        {"enforced": False},
+        {"roster_sha256": "0" * 64},
+        {"approvals": [{}]},
+    ],
+    ids=str,
+)
+def test_a_refusal_is_not_turned_into_a_call_that_could_run(place, ran, change):
+    """Whoever has the log's key may write any entry: the mode alone lets no call run."""
+    with Observed(place).open(ANSWERS["allow"]) as guard:
+        tool = noted(guard, ran, requires=["notes:write"])
+        with pytest.raises(Denied):
+            guard.new_agent("reader").call(tool, "x")
+    (call,) = [one for one in place.seen().entries if one.kind == "authorization"]
+    read = read_authorization(call)
+    assert (read.mode, read.enforced, read.allowed) == ("observe", True, False)
+    with pytest.raises(DecodeError, match="mode"):
+        read_authorization(call._replace(members={**call.members, **change}))
 
 
 # --- what ran while the policy was observed, and is made again after the switch to enforce

@@ -40,7 +40,8 @@ from agentguard import (
     domain,
     proving,
 )
-from agentguard.audit import evidence, statements
+from agentguard.audit import evidence
+from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.entry import parse
 from agentguard.engines.function import FunctionEngine
 from agentguard.engines.rego import RegoEngine
@@ -82,13 +83,13 @@ class Scene:
     def open(self, policy: Any = allow) -> Guard:
         engine = FunctionEngine(policy) if callable(policy) else RegoEngine.from_source(policy)
         guard = Guard(self.settings, engine, domain.take_up(self.settings, PASSPHRASE))
-        assert guard._line is not None
+        assert guard._runtime._line is not None
 
         def draw(size: int) -> bytes:
             self.entropy.append(os.urandom(size))
             return self.entropy[-1]
 
-        guard._line = dataclasses.replace(guard._line, entropy=draw)
+        guard._runtime._line = dataclasses.replace(guard._runtime._line, entropy=draw)
         return guard
 
     @property
@@ -112,10 +113,10 @@ class Scene:
             trust = keystore.load_trust(self.settings.state)
             return examine(reader, trust, anchor=self.settings.anchor)
 
-    def calls(self) -> list[tuple[int, statements.Authorization]]:
+    def calls(self) -> list[tuple[int, Authorization]]:
         with closing(StateReader(self.settings.state)) as reader:
             return [
-                (index, statements.read_authorization(parsed))
+                (index, read_authorization(parsed))
                 for index, body in reader.entries(0)
                 if (parsed := parse(body)).kind == "authorization"
             ]
@@ -866,7 +867,7 @@ def test_a_fork_does_not_erase_past_its_parents_connection(scene):
     guard = scene.open()
     tool = login(guard)
     guard.new_agent("reader").call(tool, CLEAR, SECRET)
-    guard._line.log.flush()
+    guard._runtime._line.log.flush()
     child = os.fork()
     if child == 0:
         code = 1

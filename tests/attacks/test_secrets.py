@@ -61,8 +61,12 @@ def spellings(signer: Ed25519Signer) -> list[bytes]:
 def signers(guard):
     """All keys of a guard with an agent, and the objects that hold them."""
     agent = guard.new_agent("a")
-    home = guard._home
-    return agent, [agent._body.in_force().actor.signer, home.issuer, guard._line.log._signer]
+    home = guard._runtime.home
+    return agent, [
+        agent._body.in_force().actor.signer,
+        home.issuer,
+        guard._runtime._line.log._signer,
+    ]
 
 
 def clean(text: bytes | str, keys: list[Ed25519Signer]) -> bool:
@@ -90,9 +94,9 @@ def test_no_object_prints_its_key(guard, signers):
         agent,
         agent._body.in_force().actor,
         agent._body.in_force(),
-        guard._line,
-        guard._home,
-        guard._line.log,
+        guard._runtime._line,
+        guard._runtime.home,
+        guard._runtime._line.log,
         *keys,
     ]
     for value in values:
@@ -103,7 +107,7 @@ def test_no_object_prints_its_key(guard, signers):
 @pytest.mark.parametrize("take", [pickle.dumps, copy.copy, copy.deepcopy, dataclasses.asdict])
 def test_no_object_gives_its_key_to_a_copy_or_a_serialiser(guard, signers, take):
     agent, keys = signers
-    for value in (*keys, agent, agent._body.in_force().actor, guard, guard._home):
+    for value in (*keys, agent, agent._body.in_force().actor, guard, guard._runtime.home):
         try:
             taken = take(value)
         except (TypeError, AgentguardError, AttributeError, pickle.PicklingError) as error:
@@ -164,13 +168,13 @@ def test_a_broken_start_does_not_show_the_new_key_in_its_traceback(guard, signer
     """An agent whose credential can't be had: its key exists by then."""
     _agent, keys = signers
     drawn = []
-    good = guard._line.entropy
+    good = guard._runtime._line.entropy
 
     def entropy(size):
         drawn.append(good(size))
         return drawn[-1]
 
-    guard._line = dataclasses.replace(guard._line, entropy=entropy)
+    guard._runtime._line = dataclasses.replace(guard._runtime._line, entropy=entropy)
     monkeypatch.setattr("agentguard.identity.credential.issue", _broken)
     with pytest.raises(RuntimeError) as caught:
         guard.new_agent("b")
@@ -190,7 +194,7 @@ def test_nothing_is_logged_that_holds_a_key(guard, signers, ran, caplog):
     caplog.set_level(logging.DEBUG)
     tool = guard.tool(ran.append)
     agent.call(tool, 1)
-    guard._line.log.close()  # the next outcome can't be recorded, which is logged
+    guard._runtime._line.log.close()  # the next outcome can't be recorded, which is logged
     with pytest.raises(Denied):
         agent.call(tool, 2)
     logging.getLogger("agentguard").error("with %r", agent._body.in_force().actor)
@@ -217,8 +221,8 @@ def test_no_file_of_a_domain_holds_a_key_in_the_clear(place, ran):
     guard = place.open()
     agent = guard.new_agent("reader")
     agent.call(guard.tool(ran.append), "x")
-    home = guard._home
-    keys = [agent._body.in_force().actor.signer, home.issuer, guard._line.log._signer]
+    home = guard._runtime.home
+    keys = [agent._body.in_force().actor.signer, home.issuer, guard._runtime._line.log._signer]
 
     def files():
         return [path for path in place.config.base.rglob("*") if path.is_file()]

@@ -116,8 +116,8 @@ def test_a_denial_that_can_not_be_recorded_is_still_a_denial(faults, ran):
     guard = Guard.ephemeral(never, config={"agents": {"a": {}}})
     tool = guard.tool(ran.append)
     agent = guard.new_agent("a")
-    assert guard._line is not None
-    guard._line.log.close()
+    assert guard._runtime._line is not None
+    guard._runtime._line.log.close()
     with pytest.raises(Denied) as caught:
         agent.call(tool, 1)
     assert caught.value.code == "storage.closed"
@@ -134,9 +134,9 @@ def test_outcomes_wait_while_the_disk_is_away_and_are_written_when_it_is_back(
         with pytest.raises(Denied):
             agent.call(note, text="2")
     with pytest.raises(StorageError):
-        guard._line.log.flush()
+        guard._runtime._line.log.flush()
     faults.before = None
-    guard._line.log.flush()
+    guard._runtime._line.log.flush()
     assert ran == ["1"]
     assert examine(guard).ok
     assert examine(guard).in_doubt == ()
@@ -148,7 +148,7 @@ def test_what_waits_is_bounded(guard, faults, note, ran, monkeypatch):
     agent = guard.new_agent("a")
     agent.call(note, text="1")
     faults.before = StorageError("away")
-    log = guard._line.log
+    log = guard._runtime._line.log
     log.enqueue(log._pending[0].record)
     with pytest.raises(Denied) as caught:
         agent.call(note, text="2")
@@ -209,7 +209,7 @@ def test_an_interrupted_leader_does_not_take_its_followers_along(
     for thread in followers:
         thread.start()
     deadline = time.monotonic() + 5
-    while len(guard._line.log._pending) < 4:
+    while len(guard._runtime._line.log._pending) < 4:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     gate, faults.gate = faults.gate, None
@@ -236,7 +236,7 @@ def test_a_full_disk_denies_and_nothing_is_lost(place, ran):
     agent = guard.new_agent("reader")
     tool = guard.tool(ran.append)
     agent.call(tool, "before")
-    connection = guard._line.log._backend._connection
+    connection = guard._runtime._line.log._backend._connection
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count={pages + 1}")
 
@@ -318,12 +318,12 @@ def test_the_file_becomes_unwritable_under_an_open_guard(place, ran):
     guard = place.open()
     agent = guard.new_agent("reader")
     tool = guard.tool(ran.append)
-    guard._line.log._backend._connection.execute("PRAGMA query_only=ON")
+    guard._runtime._line.log._backend._connection.execute("PRAGMA query_only=ON")
     with pytest.raises(Denied) as caught:
         agent.call(tool, "x")
     assert caught.value.code == "storage.readonly"
     assert ran == []
-    guard._line.log._backend._connection.execute("PRAGMA query_only=OFF")
+    guard._runtime._line.log._backend._connection.execute("PRAGMA query_only=OFF")
     agent.call(tool, "y")
     guard.close()
     assert ran == ["y"]
@@ -346,7 +346,7 @@ def test_an_anchor_that_can_not_be_written_denies_before_a_second_batch(place, r
     agent = guard.new_agent("reader")
     tool = guard.tool(ran.append)
     agent.call(tool, "before")
-    anchor = guard._line.log._backend._anchor
+    anchor = guard._runtime._line.log._backend._anchor
     os.close(anchor._file)
     anchor._file = os.open(anchor._path, os.O_RDONLY)  # as on a file system gone read-only
     codes = []
@@ -373,7 +373,7 @@ def test_an_anchor_that_can_not_be_written_denies_before_a_second_batch(place, r
 def doubted(place, faults):
     """An open guard, its agent, and the backend of its log, which fails where the test says."""
     guard = place.open()
-    log = guard._line.log
+    log = guard._runtime._line.log
     log._flusher = object()  # nothing becomes durable by itself
     log._backend = type(faults)(log._backend, durable=True)
     agent = guard.new_agent("reader")
@@ -402,7 +402,7 @@ def test_a_commit_of_unknown_fate_denies_until_the_head_is_read_and_goes_in_once
         with pytest.raises(Denied):
             agent.call(tool, "meanwhile")
         with pytest.raises(StorageError):
-            guard._line.log.flush()
+            guard._runtime._line.log.flush()
     assert not faults.entered.is_set(), "something was written on top of what is unknown"
     faults.at_head = None
     agent.call(tool, "after")
@@ -596,7 +596,8 @@ def test_where_the_kernel_fails_a_call_is_denied_and_the_log_recovers(place, fai
         agent = guard.new_agent("reader")
         tool = guard.tool(effects.append, name="note")
         agent.call(tool, "before")
-        guard._line.log.flush()  # or the flusher, which is well, would write for the others
+        # or the flusher, which is well, would write for the others
+        guard._runtime._line.log.flush()
 
         def calls():
             return [code_of(lambda: agent.call(tool, "denied")) for _ in range(3)]
@@ -627,7 +628,7 @@ def test_where_the_kernel_fails_and_the_process_dies_the_log_is_in_order(place, 
         agent = guard.new_agent("reader")
         tool = guard.tool(effects.append, name="note")
         agent.call(tool, "before")
-        guard._line.log.flush()
+        guard._runtime._line.log.flush()
         print(in_a_failing_thread(lambda: code_of(lambda: agent.call(tool, "denied")), {arguments}))
         print(*effects, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -677,8 +678,8 @@ def test_an_anchor_that_the_kernel_does_not_write_denies_before_a_second_batch(p
         agent = guard.new_agent("reader")
         tool = guard.tool(effects.append, name="note")
         agent.call(tool, "before")
-        guard._line.log.flush()
-        file = guard._line.log._backend._anchor._file
+        guard._runtime._line.log.flush()
+        file = guard._runtime._line.log._backend._anchor._file
 
         def calls():
             return [code_of(lambda: agent.call(tool, "meanwhile")) for _ in range(3)]

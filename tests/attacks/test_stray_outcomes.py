@@ -15,7 +15,8 @@ from contextlib import closing, suppress
 import pytest
 
 from agentguard import Denied, StorageError, envelope
-from agentguard.audit import entry, statements, summary
+from agentguard.audit import entry, summary
+from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.cli import rows
 from agentguard.cli.filters import Filter
 from agentguard.cli.history import History
@@ -37,7 +38,7 @@ def agent(opened):
 
 def interrupt(guard, agent, ran, monkeypatch, *, durable):
     """Make a call that is interrupted before, or after, its authorization is durable."""
-    log = guard._line.log
+    log = guard._runtime._line.log
     write = log._backend.write
 
     def interrupted(*batch):
@@ -55,14 +56,14 @@ def interrupt(guard, agent, ran, monkeypatch, *, durable):
 def leave_in_doubt(guard, agent, ran, monkeypatch):
     """Make a call whose outcome can't be handed over; return its id and its invocation's digest."""
     with monkeypatch.context() as patched:
-        patched.setattr(guard._line.log, "enqueue", lambda _record: 1 / 0)
+        patched.setattr(guard._runtime._line.log, "enqueue", lambda _record: 1 / 0)
         agent.call(guard.tool(ran.append, name="note"), "in doubt")
     ((index, body),) = [
         (index, body)
         for index, body in guard.reader().entries(0)
         if entry.parse(body).kind == "authorization"
     ][-1:]
-    call = statements.read_authorization(entry.parse(body))
+    call = read_authorization(entry.parse(body))
     return index, call
 
 
@@ -86,7 +87,7 @@ def test_an_interrupted_call_is_not_in_doubt(place, opened, agent, ran, monkeypa
     assert in_doubt_by_columns(place) == []
     with closing(StateReader(place.config.state)) as reader:
         (said,) = [
-            statements.read_outcome(parsed)
+            read_outcome(parsed)
             for _index, body in reader.entries(0)
             if (parsed := entry.parse(body)).kind == "outcome"
         ]
@@ -115,7 +116,7 @@ def test_its_column_hides_no_call_in_doubt(place, opened, agent, ran, monkeypatc
 
 def say(guard, agent, subject, *, named, column=None):
     """Have the agent itself sign that a call was not run, and append that."""
-    log = guard._line.log
+    log = guard._runtime._line.log
     at = timestamp(log.last_at)
     statement = entry.outcome_statement(
         subject,

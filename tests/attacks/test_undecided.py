@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from agentguard import Decision, Denied, Guard
-from agentguard.audit import statements
+from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.entry import parse
 
 
@@ -25,8 +25,8 @@ def allow(_call):
 def on_record(guard):
     """The decision and code of each call, and the statuses of the outcomes."""
     parsed = [parse(body) for _index, body in guard.reader().entries(0)]
-    calls = [statements.read_authorization(one) for one in parsed if one.kind == "authorization"]
-    outcomes = [statements.read_outcome(one).status for one in parsed if one.kind == "outcome"]
+    calls = [read_authorization(one) for one in parsed if one.kind == "authorization"]
+    outcomes = [read_outcome(one).status for one in parsed if one.kind == "outcome"]
     assert guard.verify().problems == ()
     return [(call.decision, call.code) for call in calls], outcomes
 

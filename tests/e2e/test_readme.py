@@ -29,7 +29,8 @@ OFFLINE = """
 import json
 from contextlib import closing
 from crewai.llms.base_llm import BaseLLM
-from agentguard.audit import entry, statements
+from agentguard.audit import entry
+from agentguard.audit.calls import read_authorization
 from agentguard_crewai import agent_of
 
 class Scripted(BaseLLM):
@@ -47,7 +48,7 @@ said = crew.kickoff().raw
 guard = researcher._agentguard.options.guard
 with closing(guard.reader()) as reader:
     entries = [entry.parse(body) for _index, body in reader.entries(0)]
-(call,) = [statements.read_authorization(one) for one in entries if one.kind == "authorization"]
+(call,) = [read_authorization(one) for one in entries if one.kind == "authorization"]
 assert call.agent == agent_of(researcher).id and guard.verify().ok
 print(said, "|", agent_of(researcher).name, call.tool, call.decision)
 """

@@ -29,6 +29,7 @@ from agentguard import (
     whereabouts,
 )
 from agentguard.audit import entry, statements
+from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import CallPlace, Receipt, Record, parse
 from agentguard.audit.summary import Summary
 from agentguard.domain import StateDomain
@@ -133,7 +134,7 @@ def calls(settings):
         return {
             canonical.loads_object(stored.attachments[0].data)["what"]: (
                 stored.index,
-                statements.read_authorization(parse(stored.body)),
+                read_authorization(parse(stored.body)),
             )
             for stored in reader.stored(0)
             if parse(stored.body).kind == "authorization" and stored.attachments

@@ -21,7 +21,7 @@ from agentguard import (
     idempotency_key,
 )
 from agentguard.arguments import Arguments
-from agentguard.audit import statements
+from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse
 from agentguard_langchain import guard_tools
 
@@ -73,7 +73,7 @@ def outside():
 def logged(guard):
     """The ids of the calls in the log, in their order."""
     parsed = [parse(body) for _index, body in guard.reader().entries(0)]
-    calls = [statements.read_authorization(one) for one in parsed if one.kind == "authorization"]
+    calls = [read_authorization(one) for one in parsed if one.kind == "authorization"]
     return [call.invocation_id for call in calls]
 
 

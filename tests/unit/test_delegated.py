@@ -25,7 +25,7 @@ from agentguard import (
     canonical,
     jws,
 )
-from agentguard.audit import statements
+from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse
 from agentguard.delegation import token as tokens
 from agentguard.errors import DelegationError
@@ -89,7 +89,7 @@ def refused(call, *args, kind: type[AgentguardError] = DelegationError, **kwargs
 def calls(guard):
     """What the log says of every call: for whom, under which chain, and the answer."""
     entries = (parse(body) for _index, body in guard.reader().entries(0))
-    return [statements.read_authorization(e) for e in entries if e.kind == "authorization"]
+    return [read_authorization(e) for e in entries if e.kind == "authorization"]
 
 
 # --- in force -------------------------------------------------------------------------------------
@@ -501,7 +501,7 @@ def test_it_holds_no_key(guard):
     stored: Any = canonical.loads_object(data)
     assert stored.keys() == {"type", "hops", "credentials"}
     claims = jws.parse(stored["hops"][0]).claims()
-    assert claims["cnf"] == {"jkt": guard._home.issuer.key_id}  # a thumbprint
+    assert claims["cnf"] == {"jkt": guard._runtime.home.issuer.key_id}  # a thumbprint
 
 
 def test_what_an_agent_holds_or_that_is_narrowed_is_not_stored(guard, orchestrator):
@@ -539,7 +539,7 @@ def test_what_is_no_text_is_not_resumed(guard, stored):
 
 def test_one_that_has_expired_is_over_in_its_block_too(monkeypatch):
     now = [datetime.now(UTC)]
-    monkeypatch.setattr("agentguard.guard._clock", lambda: now[0])
+    monkeypatch.setattr("agentguard.runtime.clock", lambda: now[0])
     with Guard.ephemeral(lambda _d: Decision.allow(), config=CONFIG) as guard:
         agents = [guard.new_agent("orchestrator"), guard.new_agent("orchestrator")]
         tool = guard.tool(name="tool")(lambda: "ok")

@@ -13,6 +13,7 @@ from agentguard import ConfigError, KeyMaterialError, StorageError, config, doma
 from agentguard.audit import registry
 from agentguard.audit.entry import parse
 from agentguard.examination import examine
+from agentguard.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.storage import files, keystore
 from agentguard.storage.anchor import Anchor
 from agentguard.storage.reader import StateReader
@@ -238,15 +239,15 @@ def test_the_environment_comes_before_the_file(settings, tmp_path, monkeypatch):
     secret.write_bytes(b" from the file \n")
     secret.chmod(0o600)
     settings = dataclasses.replace(settings, passphrase_file=secret)
-    monkeypatch.delenv(domain.PASSPHRASE_VARIABLE, raising=False)
-    assert domain.passphrase_of(settings).reveal() == b"from the file"
-    monkeypatch.setenv(domain.PASSPHRASE_VARIABLE, "from the environment")
-    assert domain.passphrase_of(settings).reveal() == b"from the environment"
+    monkeypatch.delenv(PASSPHRASE_VARIABLE, raising=False)
+    assert passphrase_of(settings).reveal() == b"from the file"
+    monkeypatch.setenv(PASSPHRASE_VARIABLE, "from the environment")
+    assert passphrase_of(settings).reveal() == b"from the environment"
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "blank", "directory", "exposed", "none"])
 def test_a_passphrase_file_that_is_none_is_an_error_of_ours(settings, tmp_path, monkeypatch, kind):
-    monkeypatch.delenv(domain.PASSPHRASE_VARIABLE, raising=False)
+    monkeypatch.delenv(PASSPHRASE_VARIABLE, raising=False)
     path = tmp_path / "passphrase"
     match kind:
         case "empty" | "blank" | "exposed":
@@ -256,7 +257,7 @@ def test_a_passphrase_file_that_is_none_is_an_error_of_ours(settings, tmp_path, 
             path.mkdir(mode=0o700)
     settings = dataclasses.replace(settings, passphrase_file=None if kind == "none" else path)
     with pytest.raises(KeyMaterialError) as caught:
-        domain.passphrase_of(settings)
+        passphrase_of(settings)
     assert caught.value.code in {"key.passphrase", "key.exposed", "key.unreadable"}
     assert "AGENTGUARD_PASSPHRASE" in str(caught.value) or str(path) in str(caught.value)
     if kind == "missing":

@@ -73,7 +73,7 @@ class Gate:
 
 @pytest.fixture
 def gate(guard, agent):
-    log = guard._line.log
+    log = guard._runtime._line.log
     log._backend = Gate(log._backend)
     yield log._backend
     log._backend.error = None
@@ -472,7 +472,7 @@ async def test_a_coroutine_closed_during_its_append_is_not_in_doubt(guard, agent
 
 async def test_a_coroutine_closed_before_its_append_could_begin_is_not_in_doubt(guard, agent, ran):
     release = threading.Event()
-    blockers = [guard._executors.log.submit(release.wait, 10) for _ in range(32)]
+    blockers = [guard._runtime.executors.log.submit(release.wait, 10) for _ in range(32)]
 
     @guard.tool
     async def note():

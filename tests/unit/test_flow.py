@@ -76,7 +76,7 @@ class Answers:
 
 def with_line(guard, **parts):
     """The guard on a line with other parts; agents that are made later run on it."""
-    guard._line = dataclasses.replace(guard._line, **parts)
+    guard._runtime._line = dataclasses.replace(guard._runtime._line, **parts)
     return guard
 
 
@@ -279,10 +279,10 @@ def test_a_signer_that_fails_after_the_tool_leaves_the_call_in_doubt(guard, ran,
 
 def test_an_issuer_that_fails_denies(guard, note, ran):
     agent = guard.new_agent("a")
-    home, agent._body.in_force()._renew_at = guard._home, 0
-    guard._home = dataclasses.replace(home, issuer=BrokenSigner(home.issuer))
+    home, agent._body.in_force()._renew_at = guard._runtime.home, 0
+    guard._runtime.home = dataclasses.replace(home, issuer=BrokenSigner(home.issuer))
     assert refused(guard, agent, note) == "credential.failed"
-    guard._home = home
+    guard._runtime.home = home
     agent.call(note, text="twin")
     assert ran == ["twin"]
 

@@ -31,7 +31,8 @@ from agentguard import (
     domain,
     telemetry,
 )
-from agentguard.audit import entry, statements
+from agentguard.audit import entry
+from agentguard.audit.calls import read_authorization
 from agentguard.engines.function import FunctionEngine
 from agentguard.keys import Ed25519Signer
 
@@ -103,7 +104,7 @@ class Place:
     def recorded(self):
         """The place of the last authorization in the log, and its invocation's predicate."""
         index, found = self.entries("authorization")[-1]
-        call = statements.read_authorization(found)
+        call = read_authorization(found)
         return index, call
 
 
@@ -578,7 +579,7 @@ def test_in_a_tool_span_of_somebody_else_only_the_authorization_is_added(place: 
         assert attributes["agentguard.policy.decision"] == "allow"
         assert attributes["agentguard.audit.checkpoint"]
     assert spans.one("push.tool").attributes["agentguard.outcome.status"] == "ok"
-    calls = [statements.read_authorization(found) for _, found in place.entries("authorization")]
+    calls = [read_authorization(found) for _, found in place.entries("authorization")]
     assert calls[0].predicate["traceparent"] == traceparent(spans.one("push.tool"))
 
     spans.forget()

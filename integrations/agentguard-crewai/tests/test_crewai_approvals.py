@@ -169,7 +169,7 @@ def clock(monkeypatch) -> Any:
             return datetime.now(UTC) + self.ahead
 
     clock = Clock()
-    monkeypatch.setattr("agentguard.guard._clock", clock)
+    monkeypatch.setattr("agentguard.runtime.clock", clock)
     return clock
 
 

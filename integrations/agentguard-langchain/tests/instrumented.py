@@ -27,7 +27,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from agentguard import Decision, Guard
-from agentguard.audit import entry, statements
+from agentguard.audit import entry
+from agentguard.audit.calls import read_authorization
 from agentguard.keys import Ed25519Signer
 from agentguard_langchain import GuardMiddleware, guard_subagent
 
@@ -145,7 +146,7 @@ def main() -> None:
             play(guard, scene, sync=how == "sync")
             with closing(guard.reader()) as reader:
                 entries = [entry.parse(body) for _, body in reader.entries(0)]
-        calls = [statements.read_authorization(e) for e in entries if e.kind == "authorization"]
+        calls = [read_authorization(e) for e in entries if e.kind == "authorization"]
         told[scene] = {
             "spans": [as_json(span) for span in exporter.get_finished_spans()],
             "traceparents": [call.predicate["traceparent"] for call in calls],

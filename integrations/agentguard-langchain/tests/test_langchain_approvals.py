@@ -12,8 +12,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
 from pydantic import ValidationError
 
-from agentguard import ApprovalPending, CallSite, ConfigError, Decision, Requirement
-from agentguard import guard as guards
+from agentguard import ApprovalPending, CallSite, ConfigError, Decision, Requirement, runtime
 from agentguard_langchain import GuardedToolDenied, approving, guard_tools
 
 SYNC = pytest.mark.parametrize("sync", [True, False])
@@ -454,7 +453,7 @@ async def test_a_state_that_is_written_anew_is_shown_anew(people, sync):
 @pytest.mark.parametrize(("hours", "status"), [(2, "error"), (0.5, "success")])
 async def test_an_expired_request_is_refused(people, sync, monkeypatch, hours, status):
     passed = []
-    monkeypatch.setattr(guards, "_clock", lambda: datetime.now(UTC) + sum(passed, timedelta()))
+    monkeypatch.setattr(runtime, "clock", lambda: datetime.now(UTC) + sum(passed, timedelta()))
     desk = people()
     graph = desk.graph()
     await ran(graph, desk.asking(BIG), sync=sync)

@@ -64,7 +64,7 @@ def codes(desk):
 
 def kept(desk):
     """How many calls the journal knows."""
-    return len(desk.guard._line.journal._pages)
+    return len(desk.guard._runtime._line.journal._pages)
 
 
 class CrashError(Exception):
@@ -144,7 +144,9 @@ async def test_what_is_done_does_not_run_again_beside_one_that_pauses(people, sy
     assert [pause.value for pause in paused["__interrupt__"]] == ["ok?"]
     for _ in range(500):  # in an event loop, the others are at work still
         await asyncio.sleep(0.01)
-        if [page.state for page in desk.guard._line.journal._pages.values()] == ["done"] * 2:
+        if [page.state for page in desk.guard._runtime._line.journal._pages.values()] == [
+            "done"
+        ] * 2:
             break
     state = await ran(graph, Command(resume="yes"), sync=sync)
     texts = ["paid 5 to cal", "they say yes", "looked at books"]
@@ -419,7 +421,7 @@ async def test_only_what_is_said_to_be_a_sub_agent_goes_on_where_it_was_killed(
     desk = people()
     work = child_of(desk, scripted([LOOK], [SMALL], "done"), marked=marked)
     graph = desk.graph(tools=[work], saver=Dying())
-    with killed(desk.guard._line.journal):
+    with killed(desk.guard._runtime._line.journal):
         await crashed(graph, desk.asking(("work", {"task": "go"})), sync=sync)
     state = await ran(graph, None, sync=sync)
     ((status, text),) = answers(state)

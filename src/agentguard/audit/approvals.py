@@ -13,8 +13,8 @@ from typing import NamedTuple
 from agentguard import approval, roster
 from agentguard.approval import Approval
 from agentguard.audit import statements, summary
+from agentguard.audit.calls import Authorization
 from agentguard.audit.entry import Entry
-from agentguard.audit.statements import Authorization
 from agentguard.audit.summary import Summary
 from agentguard.canonical import JSON
 from agentguard.decision import Requirement

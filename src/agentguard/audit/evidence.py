@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 from agentguard import canonical, jws
 from agentguard.audit import approvals, evidence_file, inclusion, merkle, statements
+from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import CallPlace
 from agentguard.audit.evidence_file import EvidenceFile
 from agentguard.audit.inclusion import Head, Held, Place, located
-from agentguard.audit.statements import Administered, Authorization, Credentials, Outcome
+from agentguard.audit.statements import Administered, Credentials
 from agentguard.canonical import JSON, b64_encode
 from agentguard.decision import Requirement
 from agentguard.delegation.chain import Chain
@@ -137,7 +138,7 @@ class _Examination:
     def _call(self) -> tuple[Authorization, Place, int]:
         held = self._one("authorization")
         with _where(held):
-            call = statements.read_authorization(held.entry)
+            call = read_authorization(held.entry)
             if call.invocation_id != self._file.invocation_id:
                 raise _mismatch("it is of another call than the file says")
             return call, held.place, held.at
@@ -216,7 +217,7 @@ class _Examination:
         if held is None:
             return None, None
         with _where(held):
-            outcome = statements.read_outcome(held.entry)
+            outcome = read_outcome(held.entry)
             if outcome.invocation_sha256 != call.invocation_sha256 or not call.allowed:
                 raise _mismatch("it is of another call, or of one that was not allowed")
             if held.place.origin != place.origin or held.place.index <= place.index:

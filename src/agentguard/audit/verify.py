@@ -16,11 +16,12 @@ from typing import Final, NamedTuple
 
 from agentguard.audit import approvals, checkpoint, entry, merkle, statements, summary
 from agentguard.audit.approvals import Requested
+from agentguard.audit.calls import Authorization, Commitments, read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint, End, Kept
 from agentguard.audit.entry import Entry, Stored
 from agentguard.audit.findings import LISTED, Gone, OpenCall, Problem, ShardReport
 from agentguard.audit.merkle import CompactRange
-from agentguard.audit.statements import Administered, Authorization, Commitments, Credentials
+from agentguard.audit.statements import Administered, Credentials
 from agentguard.audit.summary import Summary
 from agentguard.canonical import JSON
 from agentguard.delegation.chain import Chain
@@ -372,7 +373,7 @@ class ShardVerifier:
             raise VerificationError(message, code="statement.mismatch")
 
     def _authorization(self, index: int, parsed: Entry, at: int) -> _Said:
-        call = statements.read_authorization(parsed)
+        call = read_authorization(parsed)
         issued = self._credentials.of_call(call, at)
         chain = self._chain_of(call)
         statements.check_call(call, issued, chain, at, signatures=self._checks_signatures())
@@ -414,7 +415,7 @@ class ShardVerifier:
         return people
 
     def _outcome(self, index: int, parsed: Entry) -> _Said:
-        outcome = statements.read_outcome(parsed)
+        outcome = read_outcome(parsed)
         subject = outcome.invocation_sha256
         call = self._open.pop(subject, None)
         if call is None:

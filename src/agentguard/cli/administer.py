@@ -12,11 +12,12 @@ from typing import Annotated
 
 import typer
 
-from agentguard import administration, domain
+from agentguard import administration
 from agentguard.cli import location, naming, screen
 from agentguard.cli.options import CallArgument, ConfigOption, JsonOption, NoteOption
 from agentguard.cli.text import printable
 from agentguard.config import Config
+from agentguard.passphrase import passphrase_of
 from agentguard.storage.reader import StateReader
 
 
@@ -44,7 +45,7 @@ def resolve(
     invocation_id = _named(settings, call)
     recorded = administration.resolve(
         settings,
-        domain.passphrase_of(settings),
+        passphrase_of(settings),
         invocation_id,
         ran=ran,
         note=note,
@@ -73,7 +74,7 @@ def erase(
     if not yes and not _confirmed(question):
         raise typer.Exit(1)
     done = administration.erase(
-        settings, domain.passphrase_of(settings), invocation_id, note=note, now=datetime.now(UTC)
+        settings, passphrase_of(settings), invocation_id, note=note, now=datetime.now(UTC)
     )
     erased = {"invocation_id": invocation_id, "attachments": done.attachments}
     what = f"{done.attachments} attachments" if done.attachments else "nothing was left to erase"

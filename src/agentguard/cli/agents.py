@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from agentguard import administration, domain
+from agentguard import administration
 from agentguard.audit import entry
 from agentguard.cli import delegations, location, screen, times
 from agentguard.cli.delegations import Live
@@ -30,6 +30,7 @@ from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument
 from agentguard.invocation import timestamp
 from agentguard.members import AgentConfig
+from agentguard.passphrase import passphrase_of
 
 app = typer.Typer(no_args_is_help=True, help="The agents, configured and seen in the log.")
 
@@ -188,7 +189,7 @@ def revoke(
     if revoked.removeprefix("agent:") not in settings.agents:
         revoked = _revocable(_named(_known(location.locate(config)), name), name)
     recorded = administration.revoke(
-        settings, domain.passphrase_of(settings), revoked, note=note, now=datetime.now(UTC)
+        settings, passphrase_of(settings), revoked, note=note, now=datetime.now(UTC)
     )
     screen.recorded(f"revoked: {revoked}", {"revoked": revoked}, recorded, json=json)
 

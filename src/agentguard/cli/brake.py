@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from agentguard import administration, domain
+from agentguard import administration
 from agentguard.cli import location, screen
 from agentguard.cli.options import ConfigOption, JsonOption, NoteOption
+from agentguard.passphrase import passphrase_of
 
 
 def freeze(*, note: NoteOption, config: ConfigOption = None, json: JsonOption = False) -> None:
@@ -30,7 +31,7 @@ def _brake(*, note: str, config: ConfigOption, json: bool, frozen: bool) -> None
     settings = location.load_own(config)
     recorded = administration.freeze(
         settings,
-        domain.passphrase_of(settings),
+        passphrase_of(settings),
         frozen=frozen,
         note=note,
         now=datetime.now(UTC),

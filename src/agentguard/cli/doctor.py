@@ -19,7 +19,7 @@ import typer
 
 from agentguard import config as configuration
 from agentguard import domain, telemetry
-from agentguard.audit.statements import Evaluation
+from agentguard.audit.calls import Evaluation
 from agentguard.cli import (
     doctor_graph,
     doctor_people,
@@ -38,6 +38,7 @@ from agentguard.config import Config, is_inside
 from agentguard.errors import AgentguardError, ConfigError, StorageError
 from agentguard.examination import examine
 from agentguard.loading import observed, warnings_of
+from agentguard.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.ports import LogReader
 from agentguard.spelling import closest
 from agentguard.storage import keystore, revocations, sqlite
@@ -167,16 +168,16 @@ def _require_writable(paths: Iterable[Path]) -> None:
 
 def _passphrase(settings: Config) -> Finding:
     file = settings.passphrase_file
-    if os.environ.get(domain.PASSPHRASE_VARIABLE):
-        what = f"it comes from {domain.PASSPHRASE_VARIABLE}, which child processes inherit"
+    if os.environ.get(PASSPHRASE_VARIABLE):
+        what = f"it comes from {PASSPHRASE_VARIABLE}, which child processes inherit"
         return Finding("ok", "passphrase", what)
     if file is None:
-        what = f"there is none at hand: set {domain.PASSPHRASE_VARIABLE} or [keys] passphrase_file"
+        what = f"there is none at hand: set {PASSPHRASE_VARIABLE} or [keys] passphrase_file"
         return Finding("fail", "passphrase", what)
     if not os.path.lexists(file):
         what = (
             f"there is no {from_home(file)}: restore it, correct [keys] passphrase_file, or set "
-            f"{domain.PASSPHRASE_VARIABLE}"
+            f"{PASSPHRASE_VARIABLE}"
         )
         return Finding("fail", "passphrase", what)
     if is_inside(file, settings.state):
@@ -189,7 +190,7 @@ def _passphrase(settings: Config) -> Finding:
 
 
 def _keys(settings: Config) -> str:
-    passphrase = domain.passphrase_of(settings)
+    passphrase = passphrase_of(settings)
     for use in keystore.LONG_LIVED:
         keystore.load_key(settings.state, use, passphrase)
     return f"{', '.join(keystore.LONG_LIVED)}: each opens with the passphrase"

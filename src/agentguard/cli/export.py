@@ -14,8 +14,8 @@ import typer
 
 from agentguard import canonical
 from agentguard.audit import merkle, statements
+from agentguard.audit.calls import Commitments, read_authorization, read_outcome
 from agentguard.audit.entry import Attachment, Entry
-from agentguard.audit.statements import Commitments
 from agentguard.canonical import JSON
 from agentguard.cli import files, filters, history, location, screen
 from agentguard.cli.filters import Filter
@@ -119,7 +119,7 @@ def _beside(
 def _commitments(parsed: Entry) -> Commitments:
     match parsed.kind:
         case "authorization":
-            return statements.read_authorization(parsed).commitments
+            return read_authorization(parsed).commitments
         case "outcome":
-            return statements.read_outcome(parsed).commitments
+            return read_outcome(parsed).commitments
     return {}

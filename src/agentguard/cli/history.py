@@ -16,16 +16,9 @@ from typing import Final, TypeVar
 
 from agentguard import whereabouts
 from agentguard.audit import checkpoint, entry
+from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
 from agentguard.audit.entry import Entry
-from agentguard.audit.statements import (
-    Administered,
-    Authorization,
-    Outcome,
-    check_administered,
-    read_administered,
-    read_authorization,
-    read_outcome,
-)
+from agentguard.audit.statements import Administered, check_administered, read_administered
 from agentguard.audit.summary import Search
 from agentguard.canonical import is_integer
 from agentguard.cli import rows

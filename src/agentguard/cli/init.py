@@ -33,6 +33,7 @@ from agentguard.cli.made import Made
 from agentguard.config import Config
 from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
+from agentguard.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.storage import keystore, pinned
 
 _POLICY: Final = Path("policies", "authz.rego")
@@ -161,7 +162,7 @@ _Founded = tuple[TrustDocument, Path | None]
 
 
 def _make_new(so_far: Made, settings: Config) -> _Founded:
-    given = os.environ.get(domain.PASSPHRASE_VARIABLE)
+    given = os.environ.get(PASSPHRASE_VARIABLE)
     passphrase = given.encode() if given else _new_passphrase()
     file = _no_file if given else _passphrase_file
     trust = _make_state(so_far, settings, passphrase, file)
@@ -201,16 +202,16 @@ def _forget(settings: Config, trust: TrustDocument) -> None:
 def _take_up(settings: Config) -> _Founded:
     """Take up the state of an init that was killed; raises as ``domain.take_up`` does."""
     trust = keystore.load_trust(settings.state)
-    given = os.environ.get(domain.PASSPHRASE_VARIABLE)
+    given = os.environ.get(PASSPHRASE_VARIABLE)
     file = None if given else _passphrase_file(trust)
     if file is not None and not file.is_file():
         message = (
             f"{settings.state} exists already, and there is no {file} with its passphrase: nothing "
-            f"is overwritten; set {domain.PASSPHRASE_VARIABLE}, or choose another folder"
+            f"is overwritten; set {PASSPHRASE_VARIABLE}, or choose another folder"
         )
         raise StorageError(message, code="storage.exists")
     settings = replace(settings, passphrase_file=file)
-    return domain.take_up(settings, domain.passphrase_of(settings)).trust, file
+    return domain.take_up(settings, passphrase_of(settings)).trust, file
 
 
 # --- the passphrase -----------------------------------------------------------------------------
@@ -227,9 +228,9 @@ def _passphrase(settings: Config) -> tuple[bytes, Path | None]:
     ``ConfigError`` for a file in the state, which is not there yet.
     """
     file = settings.passphrase_file
-    given = os.environ.get(domain.PASSPHRASE_VARIABLE)
+    given = os.environ.get(PASSPHRASE_VARIABLE)
     if given or file is None or os.path.lexists(file):
-        return domain.passphrase_of(settings).reveal(), None
+        return passphrase_of(settings).reveal(), None
     if config.is_inside(file, settings.state):
         message = (
             f"{settings.source}: keys.passphrase_file: {file} would lie with the keys that it "
@@ -261,12 +262,12 @@ def _template(name: str) -> str:
 def _toml(settings: Config, passphrase_file: Path | None) -> str:
     if passphrase_file is None:
         keys = (
-            f"# The passphrase of the keys is in {domain.PASSPHRASE_VARIABLE}; or, in a file:\n"
+            f"# The passphrase of the keys is in {PASSPHRASE_VARIABLE}; or, in a file:\n"
             '# [keys]\n# passphrase_file = "~/.config/agentguard/passphrase"'
         )
     else:
         keys = (
-            f"# The passphrase of the keys; {domain.PASSPHRASE_VARIABLE}, if set, goes before it.\n"
+            f"# The passphrase of the keys; {PASSPHRASE_VARIABLE}, if set, goes before it.\n"
             f"[keys]\npassphrase_file = {_quoted(from_home(passphrase_file))}"
         )
     return Template(_template(config.FILE)).substitute(

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 import typer
 
-from agentguard import domain, rotation
+from agentguard import rotation
 from agentguard.cli import location, screen, times
 from agentguard.cli.options import (
     AnchorOption,
@@ -21,6 +21,7 @@ from agentguard.cli.options import (
 from agentguard.errors import AgentguardError
 from agentguard.identity.trust import TrustedKey, seconds
 from agentguard.invocation import timestamp
+from agentguard.passphrase import passphrase_of
 
 app = typer.Typer(no_args_is_help=True, help="The keys of the trust domain, and their rotation.")
 
@@ -101,7 +102,7 @@ def rotate(
     settings = location.load_own(config)
     done = rotation.rotate(
         settings,
-        domain.passphrase_of(settings),
+        passphrase_of(settings),
         use,
         now=datetime.now(UTC),
         overlap=timedelta(hours=overlap) if overlap is not None else None,
@@ -136,7 +137,7 @@ def revoke(
     settings = location.load_own(config)
     done = rotation.revoke(
         settings,
-        domain.passphrase_of(settings),
+        passphrase_of(settings),
         key,
         compromised_since=compromised_since,
         now=datetime.now(UTC),

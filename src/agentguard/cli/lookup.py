@@ -11,8 +11,9 @@ from contextlib import suppress
 from typing import Final
 
 from agentguard import whereabouts
+from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.entry import Entry
-from agentguard.audit.statements import Authorization, read_administered, read_authorization
+from agentguard.audit.statements import read_administered
 from agentguard.audit.summary import Search
 from agentguard.cli.filters import Filter
 from agentguard.cli.history import History

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from agentguard.audit.statements import read_authorization
+from agentguard.audit.calls import read_authorization
 from agentguard.cli import lookup
 from agentguard.errors import CallError
 from agentguard.ports import LogReader

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from agentguard import canonical
-from agentguard.audit.statements import Evaluation
+from agentguard.audit.calls import Evaluation
 from agentguard.canonical import JSON
 from agentguard.cli import (
     files,

@@ -17,8 +17,8 @@ import typer
 
 from agentguard import canonical
 from agentguard.audit import approvals, statements
+from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.entry import Entry
-from agentguard.audit.statements import Authorization
 from agentguard.canonical import JSON
 from agentguard.cli import filters, history, location, policy_source, screen, wording
 from agentguard.cli.filters import Filter
@@ -219,7 +219,7 @@ def _replayed(
         if row.entry is None:
             left["damaged"] += 1
             continue
-        call = statements.read_authorization(row.entry)
+        call = read_authorization(row.entry)
         before = Answer.recorded(call, row.entry)
         found = _input(log, row, call)
         if isinstance(found, str):

@@ -13,8 +13,9 @@ from typing import Final
 
 from agentguard import jws
 from agentguard.audit import approvals, statements, summary
+from agentguard.audit.calls import Authorization, Outcome
 from agentguard.audit.entry import Entry
-from agentguard.audit.statements import Administered, Authorization, Outcome
+from agentguard.audit.statements import Administered
 from agentguard.audit.summary import Summary
 from agentguard.canonical import JSON
 from agentguard.cli import wording

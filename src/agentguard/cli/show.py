@@ -18,8 +18,8 @@ from rich.text import Text
 
 from agentguard import envelope
 from agentguard.audit import approvals, statements
+from agentguard.audit.calls import Outcome
 from agentguard.audit.entry import Entry
-from agentguard.audit.statements import Outcome
 from agentguard.canonical import JSON, is_integer
 from agentguard.cli import location, lookup, rows, screen, story, wording
 from agentguard.cli.location import Trust

@@ -15,15 +15,16 @@ from typing import Final, NamedTuple
 
 from agentguard import canonical, whereabouts
 from agentguard.audit import approvals, entry, statements
-from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Entry
-from agentguard.audit.statements import (
-    Administered,
+from agentguard.audit.calls import (
     Authorization,
     Commitments,
-    Credentials,
     Outcome,
+    read_authorization,
+    read_outcome,
 )
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import Entry
+from agentguard.audit.statements import Administered, Credentials
 from agentguard.canonical import JSON
 from agentguard.cli import lookup, wording
 from agentguard.delegation.chain import Chain
@@ -133,7 +134,7 @@ def tell(reader: LogReader, found: Found, trust: TrustDocument) -> Story:
 
     Raises ``DecodeError`` for an entry that can't be read, and ``StorageError``.
     """
-    call = statements.read_authorization(found.entry)
+    call = read_authorization(found.entry)
     story = Story(found.shard, found.index, found.entry, call)
     _Teller(reader, trust, story).tell()
     return story
@@ -216,7 +217,7 @@ class _Teller:
         story = self.story
         for found in self._belonging("outcome", [story.shard], after=story.index)[:1]:
             story.outcome_entry = found
-            story.outcome = outcome = statements.read_outcome(found.entry)
+            story.outcome = outcome = read_outcome(found.entry)
             with self._problem("the outcome does not hold"):
                 statements.check_place(outcome, story.shard, story.index)
                 if story.credential is not None:  # without one, that is a problem already

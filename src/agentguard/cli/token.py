@@ -18,7 +18,7 @@ from typing import Annotated, Final, NamedTuple
 import typer
 from rich.text import Text
 
-from agentguard import administration, canonical, domain, jws
+from agentguard import administration, canonical, jws
 from agentguard.canonical import JSON
 from agentguard.cli import delegations, files, location, screen, wording
 from agentguard.cli.options import (
@@ -37,6 +37,7 @@ from agentguard.delegation import grant, token
 from agentguard.delegation.grant import Grant
 from agentguard.errors import AgentguardError, ConfigError, DecodeError
 from agentguard.identity.trust import TrustDocument, seconds
+from agentguard.passphrase import passphrase_of
 from agentguard.storage import revocations
 from agentguard.storage.reader import StateReader
 
@@ -221,7 +222,7 @@ def revoke(
     else:
         doubtful = not _OWN_JTI.fullmatch(what)
     recorded = administration.revoke(
-        settings, domain.passphrase_of(settings), name, note=note, now=datetime.now(UTC)
+        settings, passphrase_of(settings), name, note=note, now=datetime.now(UTC)
     )
     screen.recorded(f"revoked: {name}", {"revoked": name}, recorded, json=json)
     if doubtful and not _is_known(settings, name):  # afterwards: the brake does not wait

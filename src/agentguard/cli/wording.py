@@ -9,7 +9,7 @@ from typing import Final
 
 from rich.text import Text
 
-from agentguard.audit.statements import Authorization, Evaluation
+from agentguard.audit.calls import Authorization, Evaluation
 from agentguard.canonical import JSON
 from agentguard.cli import screen
 from agentguard.decision import Requirement

@@ -1,8 +1,8 @@
 """A chain of hops: from the principal whom the issuer vouches for to the agent that acts.
 
-The rules of a link stand here once (records.md, Delegation), for whoever issues a hop and for
-whoever verifies one, offline, long after: each hop is signed by the one to whom the hop before it
-went, and can only narrow. An agent's name is believed from the credential that travels along.
+A chain is begun and extended here, and verified, offline, long after: each hop is signed by the one
+to whom the hop before it went, under the rules of ``link.py``. An agent's name is believed from the
+credential that travels along.
 
 Hops that the issuer signs in the place of a delegatee without a key of its own (a service) are
 signed with the issuer's key of that moment, so that a delegation outlives a rotation.
@@ -18,6 +18,7 @@ from typing import Final
 from agentguard import canonical, jws
 from agentguard.canonical import JSON
 from agentguard.delegation import grant as grants
+from agentguard.delegation import link
 from agentguard.delegation.grant import Grant, Hop
 from agentguard.errors import AgentguardError, DecodeError, DelegationError, VerificationError
 from agentguard.identity import credential
@@ -107,7 +108,7 @@ class Chain:
         Raises ``VerificationError`` (``hop.expired``, ``hop.not_yet_valid``).
         """
         for hop in self.hops:
-            _check_time(hop.grant, at)
+            link.check_time(hop.grant, at)
 
     @property
     def limits(self) -> list[tuple[str, int]]:
@@ -219,8 +220,8 @@ def extend(
         message = f"only {held.delegatee} can hand on what it was given"
         raise DelegationError(message, code="delegation.holder")
     try:
-        _check_link(parent, hop)
-        _check_narrowing(held, hop)
+        link.check_link(parent, hop)
+        link.check_narrowing(held, hop)
     except VerificationError as error:
         raise DelegationError(str(error), code=_REFUSALS.get(error.code, error.code)) from error
     credentials = list(chain.credentials)
@@ -291,7 +292,7 @@ def verify(
         try:
             parent = verified[-1] if verified else None
             verified.append(_verified(token, parent, trust, wallet, at))
-            _check_time(verified[-1].grant, at)
+            link.check_time(verified[-1].grant, at)
         except DecodeError as error:
             raise DecodeError(f"hop {place + 1}: {error}", code=error.code) from error
         except VerificationError as error:
@@ -315,10 +316,10 @@ def _verified(
         key = wallet.key(parent.grant.delegatee, parent.grant.key_id, at=issued_at)
         hop = grants.verify(token, key)
     if parent is None:
-        _check_root(hop.grant, trust)
+        link.check_root(hop.grant, trust)
     else:
-        _check_link(parent, hop.grant)
-        _check_narrowing(parent.grant, hop.grant)
+        link.check_link(parent, hop.grant)
+        link.check_narrowing(parent.grant, hop.grant)
         wallet.require(hop.grant)
     return hop
 
@@ -336,76 +337,6 @@ def issuer_key(trust: TrustDocument, kid: str, *, issued_at: int, at: int) -> Pu
         message = f"the issuer key {kid} is compromised: what it has signed counts no more"
         raise VerificationError(message, code="key.compromised")
     return trusted.key
-
-
-def _check_root(grant: Grant, trust: TrustDocument) -> None:
-    domain = f"spiffe://{trust.trust_domain}"
-    if grant.delegator != domain:
-        message = f"the first hop is issued by {grant.delegator}, not by {domain}"
-        raise VerificationError(message, code="hop.issuer")
-    if grant.parent is not None or grant.depth != 1 or grant.assurance is None:
-        message = "the first hop has no parent, the depth 1, and an assurance"
-        raise VerificationError(message, code="hop.parent")
-    if not grant.asserted:
-        message = "the issuer signs for the first delegatee, and the hop does not say so"
-        raise VerificationError(message, code="hop.key")
-    if grant.delegatee != domain and grants.is_agent_name(grant.delegatee):
-        raise VerificationError("the issuer signs for no agent", code="hop.name")
-    trust.key("issuer", grant.key_id, at=grant.issued_at)
-
-
-def _check_link(parent: Hop, grant: Grant) -> None:
-    """Check that a hop goes on where its parent ended."""
-    held = parent.grant
-    rules = (
-        (grant.delegator == held.delegatee, "hop.issuer", "it is not by whom the one before named"),
-        (grant.parent == parent.digest, "hop.parent", "it does not name the one before"),
-        (grant.principal == held.principal, "hop.subject", "it is for another principal"),
-        (grant.task_id == held.task_id, "hop.task", "it is for another task"),
-        (grant.depth == held.depth + 1, "hop.depth", "its depth is not one more"),
-        (grant.assurance is None, "hop.issuer", "only the issuer says how a principal is known"),
-        (not grant.asserted, "hop.key", "the issuer signs for nobody but the first delegatee"),
-        (
-            grants.is_agent(grant.delegatee) and grant.delegatee.endswith(f"/{grant.key_id}"),
-            "hop.name",
-            "its delegatee is no agent that is named by its key",
-        ),
-    )
-    for holds, code, problem in rules:
-        if not holds:
-            raise VerificationError(problem, code=code)
-
-
-def _check_narrowing(held: Grant, grant: Grant) -> None:
-    """Check that a hop gives no more than its delegator had (attenuation only)."""
-    wider = sorted(set(grant.scope) - set(held.scope))
-    rules = (
-        (not wider, "hop.scope", f"it grants {' '.join(wider)}, which the one before does not"),
-        (grant.expires_at <= held.expires_at, "hop.expiry", "it lives longer than the one before"),
-        (grant.issued_at >= held.issued_at, "hop.expiry", "it is older than the one before"),
-        (grant.issued_at < held.expires_at, "hop.expiry", "the one before has expired"),
-        (set(grant.audience) <= set(held.audience), "hop.audience", "its audience is wider"),
-        (
-            grant.depth <= grant.max_depth <= held.max_depth,
-            "hop.depth",
-            f"the chain may have {held.max_depth} hops at the most",
-        ),
-        (
-            grant.max_calls is None or held.max_calls is None or grant.max_calls <= held.max_calls,
-            "hop.calls",
-            "it allows more calls than the one before",
-        ),
-    )
-    for holds, code, problem in rules:
-        if not holds:
-            raise VerificationError(problem, code=code)
-
-
-def _check_time(grant: Grant, at: int) -> None:
-    if at >= grant.expires_at:
-        raise VerificationError("it has expired", code="hop.expired")
-    if at < grant.issued_at:
-        raise VerificationError("it is not valid yet", code="hop.not_yet_valid")
 
 
 class _Wallet:

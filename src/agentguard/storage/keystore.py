@@ -24,7 +24,7 @@ _NEXT_TRUST: Final = "trust.next"
 _UNANNOUNCED: Final = "trust.unannounced"
 
 PASSPHRASE_VARIABLE: Final = "AGENTGUARD_PASSPHRASE"  # noqa: S105  a name, no secret
-"""The environment variable with the passphrase: ``domain.py`` reads it, here it is only named."""
+"""The variable with the passphrase: ``passphrase.py`` reads it, here it is only named."""
 
 LONG_LIVED: Final[tuple[Use, ...]] = ("issuer", "log", "admin")
 """The uses of the keys that lie in a state."""

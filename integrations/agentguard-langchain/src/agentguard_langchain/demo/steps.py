@@ -13,8 +13,9 @@ from typing import Any
 
 from agentguard import ApprovalRequest, canonical
 from agentguard.audit import approvals, entry
+from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.entry import Entry, Stored
-from agentguard.audit.statements import chain_tokens, read_authorization, read_outcome
+from agentguard.audit.statements import chain_tokens
 from agentguard.canonical import JSON
 from agentguard.delegation import chain, grant
 from agentguard.delegation.grant import Grant

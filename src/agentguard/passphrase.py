@@ -1,0 +1,74 @@
+"""The passphrase of the long-lived keys: where it is found, and how it is held and asked for.
+
+Whatever goes wrong with it, no error and no traceback shows it. The keys that it unlocks are
+``storage/keystore.py``'s business.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final
+
+from agentguard.config import Config
+from agentguard.errors import AgentguardError, KeyMaterialError
+from agentguard.keys import Secret
+from agentguard.storage import keystore
+
+PASSPHRASE_VARIABLE: Final = keystore.PASSPHRASE_VARIABLE
+"""The environment variable with the passphrase of the long-lived keys."""
+
+Passphrase = Secret | bytes | Callable[[], Secret | bytes]
+"""The passphrase, or who is asked for it: at once, and again whenever keys were rotated."""
+
+
+def held(passphrase: Passphrase) -> Passphrase:
+    """Return the passphrase as it is held, so that no traceback shows it."""
+    return Secret.of(passphrase) if isinstance(passphrase, bytes) else passphrase
+
+
+def ask(passphrase: Passphrase) -> Secret:
+    """Return the passphrase; raises ``KeyMaterialError`` where who is asked for it fails."""
+    if isinstance(passphrase, Secret | bytes):
+        return Secret.of(passphrase)
+    try:
+        return Secret.of(passphrase())
+    except AgentguardError:
+        raise
+    except Exception as error:
+        # by its type alone: what it says may hold the passphrase
+        message = f"the function that is asked for the passphrase raised {type(error).__name__}"
+        raise KeyMaterialError(message, code="key.passphrase") from error
+
+
+def passphrase_of(config: Config) -> Secret:
+    """Find the passphrase: ``AGENTGUARD_PASSPHRASE``, else ``[keys] passphrase_file``.
+
+    Raises ``KeyMaterialError`` (``key.passphrase``); it never asks at a terminal.
+    """
+    if os.environ.get(PASSPHRASE_VARIABLE):
+        return Secret(os.fsencode(os.environ[PASSPHRASE_VARIABLE]))
+    path = config.passphrase_file
+    if path is None:
+        message = (
+            f"no passphrase: set {PASSPHRASE_VARIABLE}, or [keys] passphrase_file in "
+            f"{config.source}"
+        )
+        raise KeyMaterialError(message, code="key.passphrase")
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        message = (
+            f"the file of the keys' passphrase, {path}, is not there: restore it, correct [keys] "
+            f"passphrase_file in {config.source}, or set {PASSPHRASE_VARIABLE}"
+        )
+        raise KeyMaterialError(message, code="key.passphrase") from error
+    keystore.refuse_if_exposed(path)
+    try:
+        passphrase = Secret(path.read_bytes().strip())
+    except OSError as error:
+        message = f"{path} can't be read ({error.strerror}): check [keys] passphrase_file"
+        raise KeyMaterialError(message, code="key.passphrase") from error
+    if not passphrase.reveal():
+        raise KeyMaterialError(f"{path} holds no passphrase", code="key.passphrase")
+    return passphrase
