@@ -608,6 +608,14 @@ r26 if { (input.x in ["a"]) == false }
 r27 if { y := "a" in input.x; is_boolean(y) }
 r28 if is_boolean("a" in given(1))
 given(_) := 5 if input.named
+r29 if not is_number(data.agent.authz.held.k)
+r30 := data.agent.authz.held.k in [1]
+r31 if not is_number(data.agent.authz.parts.k)
+held := {"k": input.named} if input.named
+parts[k] := 1 if { k := input.named }
+s24 if not is_number(data.agent.authz.always.k)
+s25 if not is_string(data.agent.authz.parts)
+always.k := 1
 s17 if not given(1)
 s18 if input.x in ["a"]
 s19 if { y := input.action in ["a"]; y == false }

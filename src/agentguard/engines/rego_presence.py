@@ -33,8 +33,9 @@ _EMPTY: Final = (("max",), ("min",))
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """What may have no value: ``lacking`` rules, and results of the policy's ``functions``."""
+    """What may have no value: ``lacking`` of the ``rules``, and results of own ``functions``."""
 
+    rules: AbstractSet[Names]
     lacking: AbstractSet[Names]
     functions: AbstractSet[Names]
 
@@ -42,8 +43,10 @@ class Presence:
     def of(cls, readers: list[Reader]) -> Presence:
         """Return what is there in the policy of these modules."""
         rules = [rule for reader in readers for rule in reader.module.rules]
+        paths = {rule.path for rule in rules}
         return cls(
-            {rule.path for rule in rules} - set(_defined(readers)),
+            paths,
+            paths - set(_defined(readers)),
             {rule.path for rule in rules if rule.function},
         )
 
@@ -77,8 +80,9 @@ class Presence:
         if name.whole and path in there:
             return False
         if name.whole and root != "input" and (len(name.path) == 1 or root == "data"):
-            # a variable has a value, and so has what data.json holds
-            return path in self.lacking
+            # a variable has a value, and so has what data.json holds; what a rule holds may have none
+            within = (path[:length] for length in range(len(path)))
+            return path in self.lacking or not self.rules.isdisjoint(within)
         return True
 
 
@@ -92,7 +96,7 @@ def _defined(readers: Iterable[Reader]) -> Iterator[Names]:
                 continue
             ((form, head),) = rule["head"].items()
             constant = form == "Compr" and not _conditions(rule)
-            if form == "Set" or constant:
+            if form == "Set" or constant or name_of(head["refr"]).computed:
                 yield reader.path_of(head["refr"])
 
 
