@@ -80,7 +80,7 @@ class Presence:
         if name.whole and path in there:
             return False
         if name.whole and root != "input" and (len(name.path) == 1 or root == "data"):
-            # a variable has a value, and so has what data.json holds; what a rule holds may have none
+            # a variable has a value, and so has what data.json holds, but not all that a rule holds
             within = (path[:length] for length in range(len(path)))
             return path in self.lacking or not self.rules.isdisjoint(within)
         return True
