@@ -102,16 +102,15 @@ def _bodies(head: Mapping[str, Any], rule: Mapping[str, Any]) -> Iterator[tuple[
 
 def _values(reader: Reader, rule: Mapping[str, Any], presence: Presence) -> Iterator[str]:
     ((_form, head),) = rule["head"].items()
-    bound = {one.path[len(reader.package)] for one in reader.module.rules}
-    bound |= set(variables(head.get("args")))
+    parameters = set(variables(head.get("args")))
     for given, statements in _bodies(head, rule):
-        single = bound | set(_assigned(statements))
-        if any(_iterates(one, single | set(variables(statements))) for one in given):
+        single = parameters.union(_assigned(statements))
+        if any(_iterates(reader, one, single.union(variables(statements))) for one in given):
             yield (
                 f"{reader.at(rule['span'])}: `[_]` in the head of a rule gives other values on an "
                 "OPA server; take the elements in the body (`some x in ...`)"
             )
-        elif any(_holds_often(one["literal"], single) for one in statements):
+        elif any(_holds_often(reader, one["literal"], single) for one in statements):
             there = ALWAYS | needed(reader, statements)
             for name in presence.missing(reader, given, there):
                 named = ".".join(name.path) + ("" if name.whole else "[...]")
@@ -129,22 +128,23 @@ def _assigned(statements: list[Any]) -> Iterator[str]:
                 yield from variables(pattern)
 
 
-def _holds_often(literal: Mapping[str, Any], single: set[str]) -> bool:
-    """Whether a condition may hold in several ways; ``single`` names have one value."""
+def _holds_often(reader: Reader, literal: Mapping[str, Any], single: set[str]) -> bool:
+    """Whether a condition may hold in several ways; ``single`` variables have one value."""
     match literal:
         case {"SomeIn": _} | {"SomeVars": _}:
             return True
         case {"Expr": {"expr": expression}}:
-            return _iterates(expression, single)
+            return _iterates(reader, expression, single)
     return False
 
 
-def _iterates(expression: Any, single: set[str]) -> bool:
+def _iterates(reader: Reader, expression: Any, single: set[str]) -> bool:
     todo = [expression]
     while todo:
         match node := todo.pop():
             case {"RefBrack": {"refr": inner, "index": index}}:
-                if not single.issuperset(name for name, _ in used_variables(index)):
+                names = {name for name, _ in used_variables(index)}
+                if not names - single <= reader.names:
                     return True
                 todo.append(inner)
             case {"RefDot": {"refr": inner}}:

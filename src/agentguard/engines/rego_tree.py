@@ -72,6 +72,11 @@ class Reader:
         """Its rules, and the names that each of them refers to."""
         return Module(self.package, tuple(self._rule(node) for node in self.rules))
 
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The first names of its rules, which its bodies may read."""
+        return frozenset(rule.path[len(self.package)] for rule in self.module.rules)
+
     def _import(self, node: Mapping[str, Any]) -> tuple[str, Names]:
         path = name_of(node["refr"]).path
         alias = node.get("as")

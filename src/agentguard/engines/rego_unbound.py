@@ -18,17 +18,17 @@ from agentguard.engines.rego_tree import Reader, name_of, objects, used_variable
 
 def mistakes(reader: Reader) -> Iterator[str]:
     """Yield a sentence for each variable that is bound too late, or not at all."""
-    outer = {rule.path[len(reader.package)] for rule in reader.module.rules}
     for node in reader.rules:
         ((_kind, rule),) = node.items()
         heads = [rule] if rule.get("head") is None else rule["head"].values()
-        given = outer.union(*(variables(head.get("args")) for head in heads))
+        given = {name for head in heads for name in variables(head.get("args"))}
         for body in objects(rule):
-            for name, span in _late(body.get("stmts", []), given):
-                yield (
-                    f"{reader.at(span)}: this `not` uses {name} before it has a value, and does "
-                    f"not hold here; put the expression that gives {name} its value before it"
-                )
+            yield from (
+                f"{reader.at(span)}: this `not` uses {name} before it has a value, and does not "
+                f"hold here; put the expression that gives {name} its value before it"
+                for name, span in _late(body.get("stmts", []), given)
+                if name not in reader.names
+            )
         for loop in objects(rule):
             match loop:
                 case {"Every": {"key": key, "value": value, "query": scope}}:
