@@ -67,7 +67,8 @@ class Invocation:
     were changed since they were decided on.
 
     ``refusal`` is why the adapter itself refuses the call (a person has rejected it where the
-    framework asks, say): it is signed and recorded like any other.
+    framework asks, say): it is signed and recorded like any other. Raises ``ValueError`` for one
+    that does not deny: the call would run, and no policy would have been asked.
     """
 
     tool: ToolSpec
@@ -76,6 +77,11 @@ class Invocation:
     task_id: str | None = None
     binding: Callable[[], Arguments] | None = None
     refusal: Decision | None = None
+
+    def __post_init__(self) -> None:
+        if self.refusal is not None and self.refusal.outcome != "deny":
+            message = f"a refusal denies; one with the outcome {self.refusal.outcome!r} is none"
+            raise ValueError(message)
 
     def is_unchanged(self) -> bool:
         """Tell whether the arguments, bound once more, are still those that were decided on."""

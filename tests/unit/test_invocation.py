@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentguard import Arguments, ArgumentsError, CallSite, EncodeError, Invocation, ToolSpec
+from agentguard import (
+    Arguments,
+    ArgumentsError,
+    CallSite,
+    Decision,
+    EncodeError,
+    Invocation,
+    ToolSpec,
+)
 from agentguard.invocation import call_digest, commitment, timestamp
 
 TOOL = ToolSpec("open_pr", "", {}, "m:open_pr")
@@ -128,3 +136,14 @@ def test_an_interrupt_while_binding_is_not_kept():
 
     with pytest.raises(KeyboardInterrupt):
         Invocation.bind(TOOL, interrupted, CallSite("1"))
+
+
+def test_only_what_denies_can_refuse_a_call():
+    """An adapter that hands over another would have the call run, and no policy asked."""
+    bound = Arguments.of({})
+    site = CallSite("call-1")
+    refusing = Decision.refused("a person said no", code="approval.rejected")
+    assert Invocation(TOOL, bound, site, refusal=refusing).refusal is refusing
+    for other in (Decision.allow(), Decision.require_approval()):
+        with pytest.raises(ValueError, match=f"outcome '{other.outcome}' is none"):
+            Invocation(TOOL, bound, site, refusal=other)
