@@ -378,11 +378,11 @@ def test_recursion_across_modules_and_through_an_import_is_refused(tmp_path):
 def test_what_only_looks_like_recursion_is_accepted():
     engine = policy(
         "user := role(input.user)\n"
-        'role(user) := concat("-", [user, "role"])\n'  # an argument named like the rule above
-        "listed := [name | user := input.users[_]; name := user]\n"
+        'role(name) := concat("-", [name, "role"])\n'
+        "listed := [name | name := input.users[_]]\n"
         "tree.left := 1\n"
         "tree.right := tree.left + 1\n"
-        "positive if every user in input.users { user > 0 }\n"
+        "positive if every one in input.users { one > 0 }\n"
     )
 
     assert ask(engine, user="alice", users=[1, 2]) == {
@@ -391,6 +391,21 @@ def test_what_only_looks_like_recursion_is_accepted():
         "tree": {"left": 1, "right": 2},
         "positive": True,
     }
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        'role(user) := concat("-", [user, "role"])',
+        "listed := [name | user := input.users[_]; name := user]",
+        "listed := [user | some user in input.users]",
+        "positive if every user in input.users { user > 0 }",
+        "first := user if { [user, _] := input.users }",
+    ],
+)
+def test_a_variable_with_a_rules_name_is_refused(rule):
+    refused(f"user := input.user\n{rule}", r":3:\d+: user is also the rule at policy\.rego:2:1")
+    policy(f"caller := input.user\n{rule}")
 
 
 def test_a_policy_that_hangs_the_parser_is_refused_in_time():

@@ -16,7 +16,24 @@ DATA: Final[dict[str, Any]] = {
 }
 """The data beside the rules."""
 
+OTHER: Final = """package lib
+
+x1 if input.a == 1
+x2 := input.o
+x3[k] := v if some k, v in input.o
+x4 contains x if some x in input.xs
+x5 := {"k": input.x}
+y1(x) := y if { y := x.a } else := "none"
+"""
+"""Another package, which rules read by its path, or by an import."""
+
 PRELUDE: Final = """package p
+
+import data.lib
+import data.lib.x2 as held
+import data.lib.x5
+import input.o as given
+import input.x as it
 
 default d1 := false
 d1 if input.a == 1
@@ -53,6 +70,18 @@ g3(x, "b") := x if x != 1
 
 KEYS: Final = ("a", "b", "c", "x", "y", "n", "xs", "o")
 RULES: Final = ("d1", "d2", "d2.k", "h1", "h2", "h3", "ps", "pk", "po", "pq", "pq.s", "pq.t")
+BY_PATH: Final = (
+    *("data.p.h1", "data.p.h2.a", "data.p.po.a", "data.p.d2.k", "data.p.pq.s", "data.p.ps"),
+    *(
+        "data.lib.x1",
+        "data.lib.x2.a",
+        "data.lib.x3.a",
+        "data.lib.x4",
+        "data.lib.x5.k",
+        "data.lib.x3",
+    ),
+    *("lib.x1", "lib.x2.b", "lib.x3", "held", "held.a", "x5", "x5.k", "given", "given.a", "it"),
+)
 MORE_RULES: Final = ("e1", "e2", "data.t", "data.t.xs", "data.t.o", "data.t.o.b", "data.t.n")
 SCALARS: Final = ("0", "1", "2", "-1", "0.5", '"a"', '"b"', '"ab"', '""', "true", "false", "null")
 COLLECTIONS: Final = (
@@ -89,7 +118,15 @@ UNARY: Final = (
     *("sum({})", "sort({})", 'endswith({}, "a")', 'contains({}, "a")', 'split({}, "a")'),
     *('replace({}, "a", "b")', 'sprintf("%v", [{}])', 'indexof({}, "b")', 'trim({}, "a")'),
     *("regex.match(`^a`, {})", "array.slice({}, 0, 1)", "substring({}, 0, 1)", 'concat(",", {})'),
-    *('object.get(input.o, ["a", "b"], {})', "f1({})", "f2({})", "f3({})", "f4({})", "f5({})"),
+    *(
+        'object.get(input.o, ["a", "b"], {})',
+        "f1({})",
+        "f2({})",
+        "f3({})",
+        "f4({})",
+        "f5({})",
+        "lib.y1({})",
+    ),
 )
 BINARY: Final = (
     *("startswith({}, {})", "array.concat({}, {})", "object.union({}, {})", "g1({}, {})"),
@@ -149,6 +186,9 @@ class Grammar:
         body, bound = self._body(bound, depth, self._of((1, 2)))
         call = f"{name}f({', '.join(self._value([]) for _ in patterns)})"
         head = f"{name}f({', '.join(patterns)})"
+        if self._is(0.3):
+            other = f"else := {self._term(bound[:1], 1)}"
+            return f"{head} := {self._term(bound, 1)} if {{ {body} }} {other}\n{name} := {call}"
         if self._is(0.5):
             return f"{head} := {self._term(bound, 1)} if {{ {body} }}\n{name} := {call}"
         return f"{head} if {{ {body} }}\n{name} if not {call}"
@@ -216,6 +256,7 @@ class Grammar:
                 lambda: self._comparison(bound, depth),
                 lambda: f"{self._term(bound, depth - 1)} in {self._collection(bound)}",
                 lambda: self._call(bound, depth),
+                lambda: self._of(UNARY).format(self._of(BY_PATH)),
                 self._input,
             )
         )()
@@ -249,6 +290,7 @@ class Grammar:
             (21, self._input),
             (24, lambda: self._of((*bound[-3:], *bound[-1:])) if bound else self._input()),
             (9, lambda: self._of((*RULES, *MORE_RULES))),
+            (6, lambda: self._of(BY_PATH)),
             (3, lambda: self._lookup(bound, depth)),
             (6, lambda: self._literal(bound, depth)),
             (

@@ -57,8 +57,8 @@ def unordered(value: Any) -> Any:
 class Ungated:
     """The embedded engine itself, with a policy that may be refused at load."""
 
-    def __init__(self, source: str, *, package: str = "agent.authz", data: Any = None) -> None:
-        self._source = source
+    def __init__(self, *sources: str, package: str = "agent.authz", data: Any = None) -> None:
+        self._sources = sources
         self._data = json.dumps(data or {})
         self._query = f"data.{package}"
         self._engine: Any = None
@@ -76,7 +76,8 @@ class Ungated:
 
     def _made(self) -> Any:
         engine = regorus.Engine()
-        engine.add_policy("p.rego", self._source)
+        for number, source in enumerate(self._sources):
+            engine.add_policy(f"{number}.rego", source)
         engine.add_data_json(self._data)
         return engine
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from agentguard.engines.rego_builtins import COMPARED
@@ -49,18 +48,13 @@ _COMPUTED: Final = (
 _WITH: Final = (
     "`with` is not always heard here, and is for tests; give a function what it is to look at"
 )
-_TESTS: Final = ("test_", "todo_test_")
 _ORDER: Final = frozenset({"Lt", "Le", "Gt", "Ge"})
 _EVALUATED: Final = ("Var", "Call", "ArrayCompr", "SetCompr", "ObjectCompr", "Membership")
 _SETS: Final = frozenset({"union", "intersection", "object.keys", "graph.reachable"})
 
 
-def mistakes(readers: list[Reader], reached: AbstractSet[Names]) -> Iterator[str]:
-    """Yield a sentence for each such expression in the modules.
-
-    ``reached`` are the paths of the rules that the answer is made of. Of the others, tests may
-    stand beside the rules that they test: in them ``with`` is left to OPA, which runs them.
-    """
+def mistakes(readers: list[Reader]) -> Iterator[str]:
+    """Yield a sentence for each such expression in the modules."""
     sets = {
         reader.path_of(node["Spec"]["head"]["Set"]["refr"])
         for reader in readers
@@ -69,13 +63,6 @@ def mistakes(readers: list[Reader], reached: AbstractSet[Names]) -> Iterator[str
     }
     for reader in readers:
         whole = {id(part) for node in objects(reader.rules) for part in _taken_whole(node)}
-        for rule, node in zip(reader.module.rules, reader.rules, strict=True):
-            if rule.path in reached or not rule.path[-1].startswith(_TESTS):
-                yield from (
-                    f"{reader.at(replaced['span'])}: {_WITH}"
-                    for inner in objects(node)
-                    for replaced in inner.get("with_mods", ())[:1]
-                )
         for node in objects(reader.rules):
             yield from (f"{reader.at(span)}: {said}" for span, said in _said(reader, node, sets))
             match node:
@@ -97,6 +84,8 @@ def _said(
                 yield span, _ORDERED
         case {"AssignExpr": {"op": "Eq", "span": span}}:
             yield span, _UNIFIED
+        case {"with_mods": [{"span": span}, *_]}:
+            yield span, _WITH
         case {"Object": {"span": span, "fields": fields}}:
             keys = [_constant(reader, key) for _, key, _ in fields]
             if len(keys) != len(set(keys)) or (len(keys) > 1 and None in keys):

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,10 +37,11 @@ from agentguard.engines.rego_source import RegoSource, invalid
 from agentguard.engines.rego_tree import Module, Names, Reference, Rule
 from agentguard.errors import ConfigError
 
+_TESTS: Final = ("test_", "todo_test_")
 _ABSENT: Final = ("io.jwt.", "crypto.", "graphql.", "net.cidr_merge")
 _WARM_UP: Final = json.dumps(
     {
-        "agent": {"id": "", "name": "", "type": "", "instance": ""},
+        "agent": {"id": "", "name": "", "type": "", "instance": "", "roles": []},
         "delegation": None,
         "action": "",
         "resource": "",
@@ -124,6 +126,8 @@ def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) 
         reached = _reached(known, query)
         unread = rego_outputs.unread(known.rules, reached, query)
         presence = Presence.of(readers)
+        for reader in readers:
+            reader.leave_out(_tests(known, reached))
         problems = [
             *_wrong_query(known, query),
             *_unknown_calls(known, frozenset(report["builtins"])),
@@ -135,7 +139,7 @@ def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) 
             *unread.mistakes,
             *rego_negation.mistakes(readers, presence),
             *rego_heads.mistakes(readers, presence),
-            *rego_expressions.mistakes(readers, reached),
+            *rego_expressions.mistakes(readers),
             *(mistake for reader in readers for mistake in rego_builtins.mistakes(reader)),
             *(mistake for reader in readers for mistake in rego_patterns.mistakes(reader)),
             *(mistake for reader in readers for mistake in rego_unbound.mistakes(reader)),
@@ -149,6 +153,12 @@ def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) 
         )
     except RecursionError as error:
         raise invalid("the policy's expressions are nested too deeply; split them") from error
+
+
+def _tests(known: _Known, reached: AbstractSet[Names]) -> set[Names]:
+    """Return the paths of tests that stand beside what they test: OPA alone runs them."""
+    unread = {rule.path for rule in known.rules} - reached
+    return {path for path in unread if path[-1].startswith(_TESTS)}
 
 
 def _reached(known: _Known, query: Names) -> set[Names]:
@@ -230,7 +240,7 @@ def _unknown_calls(known: _Known, builtins: frozenset[str]) -> Iterator[str]:
 
 def _advice(name: str, names: list[str]) -> str:
     if name.startswith(_ABSENT):
-        return "the embedded engine lacks this builtin of OPA"
+        return f"the embedded engine lacks this builtin of OPA; {rego_builtins.FACTS}"
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
     return f"did you mean {near[0]}?" if near else "define it, or correct its name"
 

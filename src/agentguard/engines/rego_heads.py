@@ -3,7 +3,8 @@
 A body that holds in several ways (``some x in input.args.items``) gives a value for each of them.
 Where the head's value is missing for one, the embedded engine drops what the ways before it gave:
 ``deny_reasons contains x.name if { some x in input.args.items; x.closed }`` denies nothing when the
-last one has no name. By Rego only that way is left out.
+last one has no name. By Rego only that way is left out. Where the value of a function is missing,
+Rego goes on with its ``else``.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def warnings(readers: list[Reader], presence: Presence, query: Names) -> Iterato
                     yield (
                         f"{reader.at(name.span)}: where {named} is missing, {path[-1]} says "
                         "nothing, though the rule's conditions hold; leave it out of what is said, "
-                        "or have a rule for calls without it"
+                        "or bind it in the body and have another rule for calls without it"
                     )
 
 
@@ -101,7 +102,7 @@ def _bodies(head: Mapping[str, Any], rule: Mapping[str, Any]) -> Iterator[tuple[
 
 
 def _values(reader: Reader, rule: Mapping[str, Any], presence: Presence) -> Iterator[str]:
-    ((_form, head),) = rule["head"].items()
+    ((form, head),) = rule["head"].items()
     parameters = set(variables(head.get("args")))
     for given, statements in _bodies(head, rule):
         single = parameters.union(_assigned(statements))
@@ -110,15 +111,22 @@ def _values(reader: Reader, rule: Mapping[str, Any], presence: Presence) -> Iter
                 f"{reader.at(rule['span'])}: `[_]` in the head of a rule gives other values on an "
                 "OPA server; take the elements in the body (`some x in ...`)"
             )
+            continue
+        if form == "Func" and len(rule["bodies"]) > 1:
+            said = ", an OPA server goes on with `else`, and this engine has no value"
         elif any(_holds_often(reader, one["literal"], single) for one in statements):
-            there = ALWAYS | needed(reader, statements)
-            for name in presence.missing(reader, given, there):
-                named = ".".join(name.path) + ("" if name.whole else "[...]")
-                yield (
-                    f"{reader.at(name.span)}: where {named} is missing for one of the values that "
-                    "the body goes through, the engine drops what it found for others, and a "
-                    "denial does not fire; bind it in the body (`value := ...`), and use that here"
-                )
+            said = (
+                " for one of the values that the body goes through, the engine drops what it found "
+                "for others, and a denial does not fire"
+            )
+        else:
+            continue
+        for name in presence.missing(reader, given, ALWAYS | needed(reader, statements)):
+            named = ".".join(name.path) + ("" if name.whole else "[...]")
+            yield (
+                f"{reader.at(name.span)}: where {named} is missing{said}; bind it in the body "
+                "(`value := ...`), and use that here"
+            )
 
 
 def _assigned(statements: list[Any]) -> Iterator[str]:

@@ -76,23 +76,28 @@ def _hidden(reader: Reader) -> Iterator[str]:
 
 
 def _hiding(reader: Reader) -> Iterator[str]:
-    """A variable that `some` declares is the rule with its name here, and not on a server."""
+    """A variable of `some` is the rule with its name here; what others are, is hard to tell."""
     rules = {rule.path[len(reader.package)]: rule.at for rule in reader.module.rules}
     for node in objects(reader.rules):
-        for name, span in _some(reader, node):
+        for name, span in _variables(reader, node):
             if name in rules:
                 yield (
-                    f"{reader.at(span)}: {name} is also the rule at {rules[name]}, which the "
-                    "engine takes in its place; give one of the two another name"
+                    f"{reader.at(span)}: {name} is also the rule at {rules[name]}, and one can be "
+                    "taken for the other; give one of the two another name"
                 )
 
 
-def _some(reader: Reader, node: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _variables(reader: Reader, node: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the variables that a part of a rule declares."""
     match node:
         case {"SomeVars": {"vars": spans}}:
             yield from ((reader.text_of(span), span) for span in spans)
         case {"SomeIn": {"key": key, "value": value}}:
             yield from used_variables([key, value])
+        case {"Every": {"key": key, "value": value}}:
+            yield from ((reader.text_of(span), span) for span in (key, value) if span)
+        case {"AssignExpr": {"op": "ColEq", "lhs": pattern}} | {"Func": {"args": pattern}}:
+            yield from used_variables(pattern)
 
 
 def _declared(reader: Reader) -> Iterator[tuple[str, Mapping[str, Any]]]:

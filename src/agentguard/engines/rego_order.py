@@ -105,6 +105,7 @@ class _Policy:
         self._gives: dict[Names, list[Origin]] = defaultdict(list)
         self._functions: dict[Names, list[_Body]] = defaultdict(list)
         self._demands: dict[Names, list[Origin]] = {}
+        self._known: dict[Origin, list[Origin]] = {}
         for body in bodies:
             if body.function:
                 self._functions[body.path].append(body)
@@ -127,10 +128,14 @@ class _Policy:
                     below = argument.below(parameter.path[2:], whole=parameter.whole)
                     yield from ((at, origin) for origin in self._origins(below))
 
-    def _origins(self, value: Origin) -> Iterator[Origin]:
+    def _origins(self, value: Origin) -> list[Origin]:
         if value.path[0] != "data":
-            yield value
-            return
+            return [value]
+        if value not in self._known:  # rules that read each other would be gone through again
+            self._known[value] = list(dict.fromkeys(self._followed(value)))
+        return self._known[value]
+
+    def _followed(self, value: Origin) -> Iterator[Origin]:
         for length in range(len(value.path), 0, -1):
             given = self._gives.get(value.path[:length], ())
             for origin in given:

@@ -19,6 +19,7 @@ ALWAYS: Final = frozenset(
         ("input", "agent"),
         *(("input", "agent", name) for name in ("id", "name", "type", "instance", "roles")),
         *(("input", name) for name in ("action", "resource", "task_id", "args", "delegation")),
+        ("input", "tool"),
         *(("input", "tool", name) for name in ("name", "schema_sha256")),
     }
 )
@@ -75,11 +76,13 @@ class Presence:
                         todo += below(node)
 
     def _may_lack(self, reader: Reader, name: Name, there: AbstractSet[Names]) -> bool:
-        path = reader.reference(name, call=False).path
-        root = name.path[0]
+        found = reader.reference(name, call=False)
+        path = found.path
         if name.whole and path in there:
             return False
-        if name.whole and root != "input" and (len(name.path) == 1 or root == "data"):
+        if not name.whole or path[0] == "input":
+            return True
+        if found.absolute or len(name.path) == 1:
             # a variable has a value, and so has what data.json holds, but not all that a rule holds
             within = (path[:length] for length in range(len(path)))
             return path in self.lacking or not self.rules.isdisjoint(within)

@@ -7,6 +7,7 @@ Names are resolved as Rego resolves them: imports and the rule's own package to 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, TypeAlias
@@ -76,6 +77,11 @@ class Reader:
     def names(self) -> frozenset[str]:
         """The first names of its rules, which its bodies may read."""
         return frozenset(rule.path[len(self.package)] for rule in self.module.rules)
+
+    def leave_out(self, paths: AbstractSet[Names]) -> None:
+        """Have no ``rules`` with these paths any more; ``module`` and ``names`` keep them."""
+        pairs = zip(self.module.rules, self.rules, strict=True)
+        self.rules = [node for rule, node in pairs if rule.path not in paths]
 
     def _import(self, node: Mapping[str, Any]) -> tuple[str, Names]:
         path = name_of(node["refr"]).path

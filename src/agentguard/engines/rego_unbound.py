@@ -22,11 +22,11 @@ def mistakes(reader: Reader) -> Iterator[str]:
         ((_kind, rule),) = node.items()
         heads = [rule] if rule.get("head") is None else rule["head"].values()
         given = {name for head in heads for name in variables(head.get("args"))}
-        for body in objects(rule):
+        for body in (node for node in objects(rule) if "stmts" in node):
             yield from (
                 f"{reader.at(span)}: this `not` uses {name} before it has a value, and does not "
                 f"hold here; put the expression that gives {name} its value before it"
-                for name, span in _late(body.get("stmts", []), given)
+                for name, span in _late(body["stmts"], given)
                 if name not in reader.names
             )
         for loop in objects(rule):
@@ -67,12 +67,12 @@ def _in_an_index(query: Any, names: set[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _late(statements: list[Any], given: set[str]) -> Iterator[tuple[str, Any]]:
+    last = {name: place for place, one in enumerate(statements) for name in variables(one)}
     bound = set(given)
     for place, statement in enumerate(statements):
         literal = statement["literal"]
         if "NotExpr" in literal:
-            later = set(variables(statements[place + 1 :]))
             for name, span in used_variables(literal["NotExpr"]["expr"]):
-                if name in later and name not in bound:
+                if last[name] > place and name not in bound:
                     yield name, span
         bound.update(variables(statement))
