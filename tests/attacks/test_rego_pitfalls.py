@@ -733,6 +733,83 @@ def test_a_name_that_stands_for_two_values_is_refused(rules, name):
     assert ask(engine, x=0, y=1) == {}
 
 
+# --- variables that no condition binds
+
+
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    [
+        ("allow if not input.args.steps[j].bad", "j"),
+        ("allow if { some i; input.args.steps[i].ok; not input.args.steps[j].bad }", "j"),
+        ('allow if not input.args.tags[_] == "public"', "_"),
+        ("allow if { some j; not input.args.steps[j].bad }", "j"),
+        ("allow if count([1 | not input.args.steps[j].bad]) == 0", "j"),
+        ("allow if { every x in input.args.xs { x == 1; not input.args.steps[j].bad } }", "j"),
+        ("allow if { not f(j); [j | some j in [1]] }\nf(x) if x == 1", "j"),
+        ("allow := [1 | not input.args.steps[j].bad] if input.action", "j"),
+    ],
+)
+def test_a_negation_of_what_nothing_binds_is_refused(rule, name):
+    """It is unsafe to OPA; embedded an allow by it holds, whatever the elements are."""
+    refused(rule, rf":2:\d+: {name} has no value in this `not`, which an OPA server refuses")
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "allow if { some step in input.args.steps; not step.bad }",
+        "allow if { input.args.steps[j].ok; not input.args.steps[j].bad }",
+        "allow if { every x in input.args.xs { not x.bad } }",
+        "allow if { some i in [1]; count([1 | not input.args.xs[i]]) == 0 }",
+        "allow if { some i in [1]; every x in input.args.xs { not x[i] == 1 } }",
+        "f(x) if not x.bad\nallow if f(input.args)",
+        "allow := [1 | not x.bad] if { x := input.args }",
+        "allow if not closed\nclosed if input.args.x",
+        "allow if { walk(input.args, [_, x]); not x.bad }",
+    ],
+)
+def test_a_negation_of_what_is_bound_is_taken(rule):
+    policy(rule)
+
+
+@pytest.mark.parametrize("call", ["f(1)", "f(1, 2, 3)", "not f(1)", "data.agent.authz.f(1)"])
+def test_a_call_with_another_number_of_arguments_is_refused(call):
+    refused(f"f(a, b) if a == b\nallow if {call}", r":3:\d+: .*f takes 2 arguments, and is given")
+    policy("f(a, b) if a == b\nallow if f(1, 2)")
+
+
+# --- arguments that are gone through, and may be no lists
+
+
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    [
+        ('deny_reasons contains "x" if { some r in input.args.cc; r == "x" }', "input.args.cc"),
+        ("allow if { every r in input.args.cc { r == 1 } }", "input.args.cc"),
+        ("allow if count([r | some r in input.cc]) == 0", "input.cc"),
+        ("allow if { some k, v in input.args; k == v }", "input.args"),
+        ("allow if { some r in cc; is_array(input.args.to); r == 1 }", "input.args.cc"),
+    ],
+)
+def test_a_loop_over_an_argument_of_any_type_is_warned_of(rule, name):
+    text = f"package agent.authz\nimport input.args.cc\n{rule}\nwith_cc if cc\n"
+    (warning,) = RegoEngine.from_source(text).warnings
+    assert re.match(rf"policy\.rego:3:\d+: where {re.escape(name)} is no list this fails", warning)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        'deny_reasons contains "x" if { is_array(input.args.cc); some r in input.args.cc; r == 1 }',
+        "allow if { some r in input.agent.roles; r == 1 }",
+        "allow if { some r in listed; r == 1 }\nlisted contains 1",
+        "allow if { x := input.args.cc; some r in x; r == 1 }",
+    ],
+)
+def test_a_loop_over_a_list_is_not(rule):
+    assert policy(rule).warnings == ()
+
+
 # --- an output without a value, though its conditions hold
 
 

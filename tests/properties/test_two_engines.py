@@ -2,9 +2,9 @@
 
 Inputs are generated: for a policy, from a call that it allows, what it reads and compares with; for
 each operator and builtin, from values of every kind. Three differences are left, of which
-docs/policies.md tells. Where evaluation fails, one of the two may be stricter, and denies with
-``policy.error`` what the other takes for undefined; nothing is allowed by that. A negation that a
-missing value decides otherwise is refused. And there is ``KNOWN``.
+docs/policies.md tells. Where evaluation fails on one of the two, it denies with ``policy.error``;
+the other may take the condition for undefined, and allow what it would have denied. A negation that
+a missing value decides otherwise is refused. And there is ``KNOWN``.
 """
 
 from __future__ import annotations
@@ -107,6 +107,11 @@ def worded_alike(value: Any) -> Any:
     return value | {"deny_reasons": len(value["deny_reasons"])}
 
 
+def evaluated(engine: Engine, document: bytes) -> object:
+    found = engine.evaluate(document)
+    return found.document if isinstance(found, Evaluated) else found
+
+
 def require_agreement(embedded: Engine, server: Engine, document: bytes) -> str:
     ours, theirs = answer(embedded, document), answer(server, document)
     if ours != theirs and worded_alike(ours[1]) == worded_alike(theirs[1]) is not None:
@@ -115,7 +120,12 @@ def require_agreement(embedded: Engine, server: Engine, document: bytes) -> str:
         return "deny"
     if ours != theirs:
         assert FAILED in (ours[0], theirs[0]), (document, ours, theirs)
-        return "one of them fails"
+        other = server if ours[0] == FAILED else embedded
+        alone = "the server" if other is server else "the embedded engine"
+        allows = (
+            answer(other, document)[0] == "value" and decide(evaluated(other, document)).allowed
+        )
+        return f"{alone} allows what the other fails on" if allows else "one of them fails"
     if ours[0] == "value":
         decisions = [decide(engine.evaluate(document)) for engine in (embedded, server)]
         assert decisions[0] == decisions[1]
@@ -267,6 +277,7 @@ def test_a_policy_decides_alike_embedded_and_on_a_server(name, opa, tmp_path):
     agree()
     wanted = {"allow", "deny"} | ({"approval"} if name in APPROVED else set())
     assert wanted <= outcomes.keys(), outcomes  # else nothing was compared
+    assert "the embedded engine allows what the other fails on" not in outcomes
 
 
 # --- operators and builtins
@@ -900,11 +911,6 @@ def test_files_that_the_engine_misses_rules_of_are_refused_and_one_file_agrees(
     server = OpaEngine(Server(opa("--bundle", tmp_path / "together").url, timeout=20.0))
     assert require_agreement(embedded, server, document) == "deny"
     require_agreement(embedded, server, canonical.dumps(call | {"x": False}))
-
-
-def evaluated(engine: Engine, document: bytes) -> object:
-    found = engine.evaluate(document)
-    return found.document if isinstance(found, Evaluated) else found
 
 
 LOOSE = [

@@ -24,6 +24,7 @@ from agentguard.engines import (
     rego_expressions,
     rego_heads,
     rego_imports,
+    rego_loops,
     rego_negation,
     rego_order,
     rego_outputs,
@@ -132,6 +133,7 @@ def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) 
             *_wrong_query(known, query),
             *_unknown_calls(known, frozenset(report["builtins"])),
             *_undefined_names(known),
+            *_wrong_arities(readers),
             *rego_packages.mistakes(readers, query),
             *(mistake for reader in readers for mistake in rego_imports.mistakes(reader)),
             *_recursion(known),
@@ -149,6 +151,7 @@ def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) 
         return (
             *unread.doubts,
             *rego_heads.warnings(readers, presence, query),
+            *rego_loops.warnings(readers),
             *rego_order.warnings(readers, query),
         )
     except RecursionError as error:
@@ -236,6 +239,29 @@ def _unknown_calls(known: _Known, builtins: frozenset[str]) -> Iterator[str]:
         elif name not in rego_builtins.COMPARED:
             advice = rego_builtins.FACTS
             yield f"{call.at}: {name} has not been held against an OPA server; {advice}"
+
+
+def _wrong_arities(readers: list[rego_tree.Reader]) -> Iterator[str]:
+    """A call with another number of arguments fails once evaluation reaches it, or is undefined."""
+    arities: dict[Names, int] = {}
+    for reader in readers:
+        for node in rego_tree.objects(reader.rules):
+            match node:
+                case {"Func": {"refr": head, "args": [*parameters]}}:
+                    arities[reader.path_of(head)] = len(parameters)
+    for reader in readers:
+        for node in rego_tree.objects(reader.rules):
+            match node:
+                case {"Call": {"fcn": function, "params": [*given], "span": span}}:
+                    name = rego_tree.name_of(function)
+                    called = reader.reference(name, call=True)
+                    path = called.path if called.absolute else (*reader.package, *called.path)
+                    arity = arities.get(path, len(given))
+                    if arity != len(given):
+                        yield (
+                            f"{reader.at(span)}: {'.'.join(name.path)} takes {arity} arguments, "
+                            f"and is given {len(given)}"
+                        )
 
 
 def _advice(name: str, names: list[str]) -> str:

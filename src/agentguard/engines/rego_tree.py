@@ -75,8 +75,10 @@ class Reader:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """The first names of its rules, which its bodies may read."""
-        return frozenset(rule.path[len(self.package)] for rule in self.module.rules)
+        """The names that its bodies may read: of its rules, and of its imports."""
+        return frozenset(rule.path[len(self.package)] for rule in self.module.rules) | {
+            *self._imports
+        }
 
     def leave_out(self, paths: AbstractSet[Names]) -> None:
         """Have no ``rules`` with these paths any more; ``module`` and ``names`` keep them."""

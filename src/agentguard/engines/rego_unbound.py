@@ -29,6 +29,18 @@ def mistakes(reader: Reader) -> Iterator[str]:
                 for name, span in _late(body["stmts"], given)
                 if name not in reader.names
             )
+        bodies = rule.get("bodies", [])
+        bound = given | {name for body in bodies for name in _bound(body["query"]["stmts"])}
+        for name, span in (
+            *_unsafe(reader, bodies, given),
+            *_unsafe(reader, rule.get("head"), bound),
+        ):
+            if name not in reader.names:
+                yield (
+                    f"{reader.at(span)}: {name} has no value in this `not`, which an OPA server "
+                    "refuses as unsafe, and which does not hold here; bind it before "
+                    "(`some x in ...`), or ask in a rule of its own"
+                )
         for loop in objects(rule):
             match loop:
                 case {"Every": {"key": key, "value": value, "query": scope}}:
@@ -43,6 +55,40 @@ def mistakes(reader: Reader) -> Iterator[str]:
                     f"this place; ask it in a function of its own (`known(x) if ...`, and here "
                     f"`known({name})`)"
                 )
+
+
+def _unsafe(reader: Reader, tree: Any, visible: set[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the variables in negations that nothing around them binds."""
+    match tree:
+        case {"NotExpr": negated}:
+            yield from (
+                (name, span) for name, span in used_variables(negated) if name not in visible
+            )
+            yield from _unsafe(reader, negated, visible)
+        case {"Every": {"key": key, "value": value, "domain": domain, "query": query}}:
+            names = {reader.text_of(span) for span in (key, value) if span}
+            yield from _unsafe(reader, domain, visible)
+            yield from _unsafe(reader, {"query": query}, visible | names)
+        case {"query": {"stmts": [*statements]}}:
+            inner = visible | set(_bound(statements))
+            yield from _unsafe(reader, [*tree.values()], inner)
+        case dict():
+            yield from _unsafe(reader, [*tree.values()], visible)
+        case list():
+            for one in tree:
+                yield from _unsafe(reader, one, visible)
+
+
+def _bound(statements: list[Any]) -> Iterator[str]:
+    """Yield the variables that a body's own conditions may bind: those that no `not` holds."""
+    for statement in statements:
+        literal = statement["literal"]
+        match literal:
+            case {"NotExpr": _}:
+                continue
+            case {"Every": {"domain": domain}}:
+                literal = domain
+        yield from (name for name, _ in used_variables(literal) if name != "_")
 
 
 def _is_walk(function: Any) -> bool:
