@@ -44,6 +44,9 @@ _STRANGE: Final = {
 }
 """A call of a tool that no policy has heard of, by an agent that no policy knows."""
 
+_MEANT: Final = frozenset({"", "approval.required", "policy.denied"})
+"""Of what a policy means to say: that it allows, asks people, or denies."""
+
 _READ: Final = re.compile(r"""(?<![\w.])input(?:\.|\[")([A-Za-z_]\w*)""")
 
 
@@ -109,8 +112,27 @@ def surely(engine: Engine, document: bytes) -> Decision:
 def probe(engine: Engine) -> tuple[Decision, Mapping[str, JSON] | None]:
     """Ask about a call that no policy has heard of.
 
-    Raises ``PolicyError`` where a server does not answer, or has no such policy.
+    Raises ``PolicyError`` where a server does not answer, has no such policy, or gives an answer
+    that no policy means to give: each of its calls might be denied for it.
     """
+    decision, evaluation = _require_policy(engine)
+    if engine.waits and decision.code not in _MEANT:
+        why = explained(engine, decision, canonical.dumps(_STRANGE))
+        message = f"{why} (it was asked about an unknown tool, without resource and arguments)"
+        raise PolicyError(message, code=decision.code)
+    return decision, evaluation
+
+
+def require_policy(engine: Engine) -> None:
+    """Raise ``PolicyError`` where a server does not answer, or has no such policy.
+
+    What else it may say is said of each call that it is asked about.
+    """
+    if engine.waits:
+        _require_policy(engine)
+
+
+def _require_policy(engine: Engine) -> tuple[Decision, Mapping[str, JSON] | None]:
     document = canonical.dumps(_STRANGE)
     decision, evaluation = ask(engine, document)
     if engine.waits and decision.code.startswith(("engine.", "policy.undefined")):

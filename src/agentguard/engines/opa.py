@@ -201,15 +201,26 @@ class OpaEngine:
         It is no part of what is put on record of a call.
         """
         url, query = self._server.url, self._query
+        asked = f"{url} was asked for {query}"
         match code:
             case "policy.undefined":
-                return f"{url} has no {query}: load the policy there, or correct [policy] query"
+                told = f"{url} has no {query}: load the policy there, or correct [policy] query"
+            case "policy.malformed":
+                told = (
+                    f"{asked}: the query must name a package, not a rule: {DEFAULT_QUERY}; if it "
+                    "does, correct in the policy what is named here"
+                )
+            case "policy.error":
+                told = f"{asked}: correct the policy there; the server's log may say more"
+            case "obligation.unknown":
+                told = f'{asked}: its obligations may only be {{"redact": a JSON Pointer}}'
             case "engine.unreachable":
-                return f"start OPA at {url}, or correct [policy] url"
+                told = f"start OPA at {url}, or correct [policy] url"
             case "engine.timeout":
-                return f"{url} was asked for {query}: look at its load, or raise [policy] timeout"
+                told = f"{asked}: look at its load, or raise [policy] timeout"
             case _:
-                return f"{url} was asked for {query}: see its log"
+                told = f"{asked}: see its log"
+        return told
 
     def close(self) -> None:
         """Close the connections; an evaluation after that opens new ones."""
