@@ -216,6 +216,8 @@ class OpaEngine:
                 told = f'{asked}: its obligations may only be {{"redact": a JSON Pointer}}'
             case "engine.unreachable":
                 told = f"start OPA at {url}, or correct [policy] url"
+            case "engine.unauthorized":
+                told = f"{asked}: its log, or that of what stands before it, may say why"
             case "engine.timeout":
                 told = f"{asked}: look at its load, or raise [policy] timeout"
             case _:
@@ -269,7 +271,10 @@ def _text(value: JSON) -> str | None:
 
 def _failure(status: int, body: bytes) -> PolicyError:
     if status in (401, 403):
-        message = f"the OPA server does not let this guard ask it ({status}): see [policy]"
+        message = (
+            f"the OPA server does not let this guard ask it ({status}): set token_file, "
+            "token_variable or certificate in [policy]"
+        )
         return PolicyError(message, code="engine.unauthorized")
     place = _failed_at(body) if status == 500 else None  # noqa: PLR2004
     if place is not None:
