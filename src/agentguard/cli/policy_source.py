@@ -24,7 +24,7 @@ from agentguard.engines.rego_source import RegoSource
 from agentguard.errors import ConfigError, PolicyError
 from agentguard.loading import configured_engine
 from agentguard.policies import PolicyConfig
-from agentguard.ports import Engine
+from agentguard.ports import Engine, Explains
 from agentguard.tool import RESERVED
 
 _STRANGE: Final = {
@@ -141,12 +141,11 @@ def _require_policy(engine: Engine) -> tuple[Decision, Mapping[str, JSON] | None
 
 
 def explained(engine: Engine, decision: Decision, document: bytes) -> str:
-    """Return a denial's reason, with what its engine has to say beyond that (``explain``)."""
-    explain = getattr(engine, "explain", None)
+    """Return a denial's reason, with what its engine has to say beyond that (``Explains``)."""
     more = None
-    if explain is not None and decision.code not in ("", "policy.denied"):
+    if isinstance(engine, Explains) and decision.code not in ("", "policy.denied"):
         with suppress(PolicyError):  # the reason says it
-            more = explain(document, decision.code)
+            more = engine.explain(document, decision.code)
     return f"{decision.reason}: {more}" if more else decision.reason
 
 

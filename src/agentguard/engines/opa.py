@@ -137,7 +137,7 @@ class _Client(Protocol):
 
 
 class OpaEngine:
-    """A policy on an OPA server (``ports.Engine``); safe to use from many threads.
+    """A policy on an OPA server (``ports.Engine``, ``Explains``); safe to use from many threads.
 
     The server is asked for the first time when a call is decided: while it is down calls are
     denied, and when it is back they pass. Raises ``ConfigError`` for a query that is no package's
