@@ -635,13 +635,13 @@ def test_a_run_goes_on_from_what_is_a_traceparent_alone(place, spans, traceparen
     assert [link.context.span_id for link in span.links] == ([2] if goes_on else [])
 
 
-def test_spans_and_metrics_say_which_version_made_them(place, spans, metrics):
+def test_spans_and_metrics_say_which_version_made_them_by_which_conventions(place, spans, metrics):
     place.call()
-    scope = spans.one("execute_tool push").instrumentation_scope
-    assert (scope.name, scope.version) == ("agentguard", metadata.version("agentguard"))
     (made,) = metrics.get_metrics_data().resource_metrics
-    (scope,) = (one.scope for one in made.scope_metrics)
-    assert (scope.name, scope.version) == ("agentguard", metadata.version("agentguard"))
+    (counted,) = (one.scope for one in made.scope_metrics)
+    for scope in (spans.one("execute_tool push").instrumentation_scope, counted):
+        assert (scope.name, scope.version) == ("agentguard", metadata.version("agentguard"))
+        assert scope.schema_url == "https://opentelemetry.io/schemas/1.41.0"
 
 
 def test_a_workflow_is_named_as_both_versions_of_the_conventions_have_it(spans):
