@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import context, trace
+from opentelemetry.sdk.metrics.export import Sum
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 from opentelemetry.trace import StatusCode
@@ -769,7 +770,7 @@ def test_what_is_only_observed_is_counted_as_decided_and_as_no_error(metrics):
     ]
 
 
-def test_what_waits_is_a_gauge_and_an_answer_has_its_time(metrics):
+def test_what_waits_adds_up_and_an_answer_has_its_time(metrics):
     place, other = (Place(trust_domain="waiting.example") for _ in range(2))
 
     def waiting():
@@ -781,6 +782,15 @@ def test_what_waits_is_a_gauge_and_an_answer_has_its_time(metrics):
     assert waiting() == [1]
     other.ask()
     assert waiting() == [2]
+    (waits,) = (
+        metric
+        for resource in metrics.get_metrics_data().resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == "agentguard.approvals.pending"
+    )
+    assert isinstance(waits.data, Sum)  # an UpDownCounter, not a Gauge
+    assert not waits.data.is_monotonic
     place.guard.approvals.approve(request, place.bob)
     place.call("release")
     ((about, point),) = points(metrics, "agentguard.approval.duration")

@@ -49,7 +49,7 @@ def is_set_up() -> bool:
 
 
 def _made(meter: Meter) -> _Instruments:
-    meter.create_observable_gauge(
+    meter.create_observable_up_down_counter(  # what waits in several processes adds up
         names.APPROVALS_PENDING,
         callbacks=[_pending],
         unit="{request}",
