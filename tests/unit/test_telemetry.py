@@ -562,7 +562,8 @@ def test_without_an_sdk_the_record_names_the_span_around_it(place):
     assert place.recorded()[1].predicate["traceparent"] is None
 
 
-def test_in_a_tool_span_of_somebody_else_only_the_authorization_is_added(place: Place, spans):
+def test_in_a_tool_span_of_somebody_else_only_the_authorization_is_added(spans):
+    place = Place(telemetry={"arguments": True, "results": True})
     tracer = trace.get_tracer("an instrumentor")
     place.does = lambda branch: place.agent.call(place.check, branch)
 
@@ -580,6 +581,11 @@ def test_in_a_tool_span_of_somebody_else_only_the_authorization_is_added(place: 
         assert attributes["agentguard.policy.decision"] == "allow"
         assert attributes["agentguard.audit.checkpoint"]
     assert spans.one("push.tool").attributes["agentguard.outcome.status"] == "ok"
+    for name, is_call in {"push.tool": True, "agentguard.authorize": False}.items():
+        kinds = {"gen_ai.operation.name", "gen_ai.tool.name", "gen_ai.tool.type"}
+        about = {"gen_ai.tool.call.arguments", "gen_ai.tool.call.id", "gen_ai.tool.call.result"}
+        found = [key for key in spans.one(name).attributes if key in kinds | about]
+        assert sorted(found) == (sorted(kinds | about) if is_call else [])
     calls = [read_authorization(found) for _, found in place.entries("authorization")]
     assert calls[0].predicate["traceparent"] == traceparent(spans.one("push.tool"))
 
