@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from agentguard.approval import ApprovalRequest
 from agentguard.audit.checkpoint import Checkpoint, End
@@ -26,6 +26,7 @@ __all__ = [
     "Clock",
     "Engine",
     "Entropy",
+    "Explains",
     "Journal",
     "LogReader",
     "Revocations",
@@ -72,6 +73,17 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Let go of what is held open, such as connections."""
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """An engine that has more to say of a refusal than goes on record, to who sets it up."""
+
+    def explain(self, document: bytes, code: str, /) -> str | None:
+        """Say where a refusal of ``document`` with this code comes from; None for nothing.
+
+        It may quote arguments. Raises ``PolicyError``, as ``evaluate`` does.
+        """
 
 
 class AuditLog(Protocol):

@@ -133,3 +133,61 @@ def test_check_eval_and_doctor_ask_the_server(served):
     server.start()
     assert call(project, "README.md") == ""
     assert project.run("policy", "check").returncode == 0
+
+
+RULES = "package agent.authz\n\ndefault allow := false\n\n"
+CONFLICT = RULES + 'who := "a" if input.action\n\nwho := "b" if input.action\n\nallow if who\n'
+SAID = RULES + 'allow := "yes" if input.action\n'
+UNMET = RULES + 'obligations contains {"encrypt": "/args"}\n\nallow if input.action == "x"\n'
+BLIND = RULES + 'allow if startswith(input.resource, "repo:")\n'
+ASKS = RULES + 'approval := {"reason": "who is this?"} if input.action != "read_file"\n'
+
+
+def pointed_at(project, server):
+    assert project.run("init").returncode == 0
+    toml = project.folder / "agentguard.toml"
+    toml.write_text(
+        toml.read_text()
+        .replace('engine = "rego"', 'engine = "opa"')
+        .replace('path = "policies/authz.rego"', f'url = "{server.url}"')
+    )
+
+
+def test_a_query_that_names_a_rule_denies_each_call_and_is_said(project, opa):
+    (project.folder / "authz.rego").write_text(RULES + 'allow if input.action == "read_file"\n')
+    server = opa(project.folder / "authz.rego")
+    pointed_at(project, server)
+    assert project.run("policy", "check").stdout.startswith("sound: ")
+
+    toml = project.folder / "agentguard.toml"
+    query = 'query = "data.agent.authz{}"'.format
+    toml.write_text(toml.read_text().replace(query(""), query(".allow")))
+    checked = project.run("policy", "check")
+    assert (checked.returncode, checked.stdout) == (1, "")
+    what = " ".join(checked.stderr.split()).removeprefix("error [policy.malformed]: ")
+    assert f"{server.url} was asked for data.agent.authz.allow: the query must name a" in what
+    assert "the query must name a package, not a rule: data.agent.authz;" in what
+    assert what.endswith(" (it was asked about an unknown tool, without resource and arguments)")
+    checks = {c["check"]: c for c in project.json("doctor", code=1)["checks"]}
+    assert (checks["policy"]["status"], checks["policy"]["what"]) == ("fail", what)
+    assert call(project, "README.md") == "policy.malformed\n"
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "says"),
+    [
+        (CONFLICT, "policy.error", "eval_conflict_error"),
+        (SAID, "policy.malformed", "correct in the policy what is named here"),
+        (UNMET, "obligation.unknown", 'its obligations may only be {"redact": '),
+        (BLIND, "", ""),
+        (ASKS, "", ""),
+    ],
+)
+def test_an_answer_that_no_policy_means_to_give_is_not_sound(project, opa, policy, code, says):
+    (project.folder / "authz.rego").write_text(policy)
+    pointed_at(project, opa(project.folder / "authz.rego"))
+    told = project.json("policy", "check", code=int(bool(code)))
+    assert [problem["code"] for problem in told.get("problems", ())] == ([code] if code else [])
+    checks = {c["check"]: c for c in project.json("doctor", code=int(bool(code)))["checks"]}
+    assert checks["policy"]["status"] == ("fail" if code else "ok")
+    assert says in checks["policy"]["what"]

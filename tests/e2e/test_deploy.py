@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 import subprocess
 import time
@@ -187,20 +188,36 @@ def test_a_mistake_in_a_configuration_would_be_found(tmp_path, name, jaeger_prog
     assert validated(broken) != 0
 
 
-def test_opa_runs_as_the_file_says_and_decides_by_the_example(running, opa_program):
-    opa = opa_program
+def opa_command(opa, policies, *, without=()):
+    """What the file has OPA run, with policies of this machine, for a port."""
 
     def command(port):
-        addr, policies = f"--addr=127.0.0.1:{port}", DEPLOY / "policies"
-        changed = {"--addr=0.0.0.0:8181": addr, "/policies": policies}
-        return opa, *(changed.get(part, part) for part in SERVICES["opa"]["command"])
+        changed = {"--addr=0.0.0.0:8181": f"--addr=127.0.0.1:{port}", "/policies": str(policies)}
+        parts = [part for part in SERVICES["opa"]["command"] if part not in without]
+        return opa, *(changed.get(part, part) for part in parts)
 
-    process, (port,) = running.on_free_ports(1, command, "http://127.0.0.1:{}/health".format)
+    return command
+
+
+def asking(running, port):
+    """Ask for the example's document on a call."""
 
     def decided(agent, action, **args):
         asked = {"input": {"agent": {"type": agent}, "action": action, "args": args}}
         url = f"http://127.0.0.1:{port}/v1/data/agent/authz"
         return running.answer(url, json.dumps(asked).encode())
+
+    return decided
+
+
+HEALTH = "http://127.0.0.1:{}/health".format
+
+
+def test_opa_runs_as_the_file_says_and_decides_by_the_example(running, opa_program):
+    opa = opa_program
+    command = opa_command(opa, DEPLOY / "policies")
+    process, (port,) = running.on_free_ports(1, command, HEALTH)
+    decided = asking(running, port)
 
     inside = decided("assistant", "read_file", path="docs/policies.md")
     assert inside["result"]["allow"] is True
@@ -214,11 +231,66 @@ def test_opa_runs_as_the_file_says_and_decides_by_the_example(running, opa_progr
 
     _, inside_image, *check = SERVICES["opa"]["healthcheck"]["test"]
     assert inside_image == "/opa"
-    asking = [opa, *(part.replace(":8181/", f":{port}/") for part in check)]
-    assert subprocess.run(asking, capture_output=True, check=False).returncode == 0
+    probing = [opa, *(part.replace(":8181/", f":{port}/") for part in check)]
+    assert subprocess.run(probing, capture_output=True, check=False).returncode == 0
     process.kill()
     process.wait()
-    assert subprocess.run(asking, capture_output=True, check=False).returncode != 0
+    assert subprocess.run(probing, capture_output=True, check=False).returncode != 0
+
+
+@pytest.fixture
+def tested(tmp_path):
+    """A folder of policies with their tests beside them: tables, Rego, and what an editor hid."""
+    folder = tmp_path / "policies"
+    shutil.copytree(DEPLOY / "policies", folder)
+    for name in ("people", "robots"):
+        case = {"name": name, "input": {"action": "read_file"}, "expect": "deny"}
+        (folder / f"{name}_test.json").write_text(json.dumps({"case": [case]}))
+    (folder / "more_test.toml").write_text('[[case]]\nname = "x"\nexpect = "deny"\n')
+    (folder / "authz_test.rego").write_text(
+        "package agent.authz\n\nallow if input.args.testing\n\ntest_it if not allow\n"
+    )
+    (folder / ".authz.rego").write_text("package agent.authz\n\nallow if {")
+    return folder
+
+
+def test_tests_beside_the_policies_are_neither_data_nor_rules(running, opa_program, tested):
+    _, (port,) = running.on_free_ports(1, opa_command(opa_program, tested), HEALTH)
+    decided = asking(running, port)
+
+    def is_as_it_was():
+        assert decided("assistant", "read_file", path="docs/x")["result"]["allow"] is True
+        assert decided("assistant", "write", testing=True)["result"]["allow"] is False
+        data = running.answer(f"http://127.0.0.1:{port}/v1/data")["result"]
+        assert (list(data), list(data["agent"])) == (["agent"], ["authz"])
+
+    is_as_it_was()
+    (tested / "later_test.json").write_text('{"agent": {"authz": {"allow": true}}}')
+    policy = tested / "authz.rego"
+    policy.write_text(policy.read_text() + "\nreloaded := true\n")
+    url = f"http://127.0.0.1:{port}/v1/data/agent/authz"
+    running.answer(url, b"{}", until=lambda said: said["result"].get("reloaded"))
+    is_as_it_was()
+
+
+@pytest.mark.parametrize(
+    ("without", "says"),
+    [
+        (("--bundle",), "conflicting values at data.case"),
+        (("--ignore=.*",), "rego_parse_error"),
+        (("--ignore=*_test.rego",), None),
+    ],
+)
+def test_each_of_the_options_is_needed_for_that(running, opa_program, tested, without, says):
+    command = opa_command(opa_program, tested, without=without)
+    if says is None:
+        _, (port,) = running.on_free_ports(1, command, HEALTH)
+        said = asking(running, port)("assistant", "write", testing=True)
+        assert said["result"]["allow"] is True  # as the test has it
+        return
+    ended = running.start(*command(*free_ports(1)))
+    assert ended.wait(timeout=30) != 0
+    assert says in "".join(running.logs())
 
 
 def test_the_example_has_nothing_that_the_two_engines_see_otherwise(cli, project):

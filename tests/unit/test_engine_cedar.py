@@ -19,6 +19,7 @@ from agentguard import ConfigError, Denied, Guard, PolicyError, canonical, confi
 from agentguard.engines.cedar import CedarEngine
 from agentguard.loading import configured_engine
 from agentguard.policy import decide
+from agentguard.ports import Explains
 
 CALL: dict[str, Any] = {
     "agent": {
@@ -178,7 +179,8 @@ def test_what_the_schema_does_not_know_is_not_decided():
 
 
 def test_who_tries_a_policy_is_told_what_cedar_finds():
-    engine = policy('@id("big") permit(principal, action, resource) when { context.n > 1 };')
+    text = '@id("big") permit(principal, action, resource) when { context.n > 1 };'
+    engine: Explains = policy(text)
     asked = canonical.dumps(CALL | {"n": "s3cret"})
     said = engine.explain(asked, "policy.error")
     assert said is not None

@@ -29,6 +29,7 @@ from agentguard.engines.opa import OpaEngine, Server
 from agentguard.engines.rego import RegoEngine
 from agentguard.loading import configured_engine
 from agentguard.policy import UNDEFINED, Evaluated, decide
+from agentguard.ports import Explains
 
 POLICIES = Path(__file__).parents[1] / "policies"
 AUTHZ = POLICIES / "authz.rego"
@@ -113,6 +114,15 @@ def test_what_the_server_has_not_is_undefined(opa):
     assert answer.document is UNDEFINED
     assert decide(answer).code == "policy.undefined"
     assert answer.evaluation["decision_id"]
+
+
+def test_who_sets_it_up_is_told_more_than_goes_on_record():
+    engine: Explains = OpaEngine(Server("http://127.0.0.1:1"))
+    assert isinstance(engine, Explains)
+    assert engine.explain(b"{}", "engine.unreachable") == (
+        "start OPA at http://127.0.0.1:1, or correct [policy] url"
+    )
+    assert not isinstance(RegoEngine.load(AUTHZ), Explains)
 
 
 def test_an_evaluation_that_fails_says_where_and_quotes_no_argument(opa, tmp_path):
@@ -374,7 +384,9 @@ def test_a_token_from_the_environment(locked, monkeypatch):
     monkeypatch.setenv("OPA_TOKEN", "t0ken")
     engine = engine_of(locked, token_variable="OPA_TOKEN")
     assert decide(ask(engine)).allowed
-    assert code_of(engine_of(locked)) == "engine.unauthorized"
+    with pytest.raises(PolicyError, match="set token_file, token_variable or certificate in") as no:
+        ask(engine_of(locked))
+    assert no.value.code == "engine.unauthorized"
     monkeypatch.delenv("OPA_TOKEN")
     assert code_of(engine) == "engine.credential"
     with pytest.raises(ConfigError, match="token_variable: "):

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import context, trace
+from opentelemetry.sdk.metrics.export import Sum
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 from opentelemetry.trace import StatusCode
@@ -561,7 +562,8 @@ def test_without_an_sdk_the_record_names_the_span_around_it(place):
     assert place.recorded()[1].predicate["traceparent"] is None
 
 
-def test_in_a_tool_span_of_somebody_else_only_the_authorization_is_added(place: Place, spans):
+def test_in_a_tool_span_of_somebody_else_only_the_authorization_is_added(spans):
+    place = Place(telemetry={"arguments": True, "results": True})
     tracer = trace.get_tracer("an instrumentor")
     place.does = lambda branch: place.agent.call(place.check, branch)
 
@@ -579,6 +581,11 @@ def test_in_a_tool_span_of_somebody_else_only_the_authorization_is_added(place: 
         assert attributes["agentguard.policy.decision"] == "allow"
         assert attributes["agentguard.audit.checkpoint"]
     assert spans.one("push.tool").attributes["agentguard.outcome.status"] == "ok"
+    for name, is_call in {"push.tool": True, "agentguard.authorize": False}.items():
+        kinds = {"gen_ai.operation.name", "gen_ai.tool.name", "gen_ai.tool.type"}
+        about = {"gen_ai.tool.call.arguments", "gen_ai.tool.call.id", "gen_ai.tool.call.result"}
+        found = [key for key in spans.one(name).attributes if key in kinds | about]
+        assert sorted(found) == (sorted(kinds | about) if is_call else [])
     calls = [read_authorization(found) for _, found in place.entries("authorization")]
     assert calls[0].predicate["traceparent"] == traceparent(spans.one("push.tool"))
 
@@ -635,13 +642,13 @@ def test_a_run_goes_on_from_what_is_a_traceparent_alone(place, spans, traceparen
     assert [link.context.span_id for link in span.links] == ([2] if goes_on else [])
 
 
-def test_spans_and_metrics_say_which_version_made_them(place, spans, metrics):
+def test_spans_and_metrics_say_which_version_made_them_by_which_conventions(place, spans, metrics):
     place.call()
-    scope = spans.one("execute_tool push").instrumentation_scope
-    assert (scope.name, scope.version) == ("agentguard", metadata.version("agentguard"))
     (made,) = metrics.get_metrics_data().resource_metrics
-    (scope,) = (one.scope for one in made.scope_metrics)
-    assert (scope.name, scope.version) == ("agentguard", metadata.version("agentguard"))
+    (counted,) = (one.scope for one in made.scope_metrics)
+    for scope in (spans.one("execute_tool push").instrumentation_scope, counted):
+        assert (scope.name, scope.version) == ("agentguard", metadata.version("agentguard"))
+        assert scope.schema_url == "https://opentelemetry.io/schemas/1.41.0"
 
 
 def test_a_workflow_is_named_as_both_versions_of_the_conventions_have_it(spans):
@@ -769,7 +776,7 @@ def test_what_is_only_observed_is_counted_as_decided_and_as_no_error(metrics):
     ]
 
 
-def test_what_waits_is_a_gauge_and_an_answer_has_its_time(metrics):
+def test_what_waits_adds_up_and_an_answer_has_its_time(metrics):
     place, other = (Place(trust_domain="waiting.example") for _ in range(2))
 
     def waiting():
@@ -781,6 +788,15 @@ def test_what_waits_is_a_gauge_and_an_answer_has_its_time(metrics):
     assert waiting() == [1]
     other.ask()
     assert waiting() == [2]
+    (waits,) = (
+        metric
+        for resource in metrics.get_metrics_data().resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == "agentguard.approvals.pending"
+    )
+    assert isinstance(waits.data, Sum)  # an UpDownCounter, not a Gauge
+    assert not waits.data.is_monotonic
     place.guard.approvals.approve(request, place.bob)
     place.call("release")
     ((about, point),) = points(metrics, "agentguard.approval.duration")

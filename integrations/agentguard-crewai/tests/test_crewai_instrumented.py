@@ -93,12 +93,20 @@ def tree(spans, parent=None, depth=0):
 
 
 def decided(spans):
-    """The spans that stand for calls: with which answer, and in which status."""
-    return [
-        (span["name"], span["attributes"].get("agentguard.policy.decision"), span["status"])
-        for span in spans
-        if span["attributes"].get("gen_ai.operation.name") == "execute_tool"
-    ]
+    """The spans that stand for calls, one for each: with which answer, and in which status."""
+    of_calls = (
+        span for span in spans if span["attributes"].get("gen_ai.operation.name") == "execute_tool"
+    )
+    return list(map(answered, of_calls))
+
+
+def answers(spans, name):
+    """The spans of a name: with which answer, and in which status."""
+    return [answered(span) for span in spans if span["name"] == name]
+
+
+def answered(span):
+    return span["name"], span["attributes"].get("agentguard.policy.decision"), span["status"]
 
 
 @pytest.mark.parametrize(
@@ -114,6 +122,7 @@ def test_a_call_has_one_span(instrumentor, way, expected):
     told = run(SCENES, instrumentor, way)
     lines = expected.strip("\n").splitlines()
     assert tree(told["paused"]) == lines
+    assert len(decided(told["paused"])) == 4  # of which two are of one tool
     # what has ended is not run again: its result was handed out
     assert tree(told["resumed"]) == [line for line in lines if line.strip() != "looking at it"]
     assert len({span["trace"] for span in told["paused"] + told["resumed"]}) == 1
@@ -132,12 +141,14 @@ def test_openinferences_span_of_a_tool_says_who_acted_and_what_was_decided():
     told = run(SCENES, "OpenInference", "native")
     assert decided(told["paused"]) == [
         ("look.run", "allow", "OK"),
-        ("agentguard.authorize", "allow", "UNSET"),
         ("look.run", "deny", "OK"),  # that is OpenInference's word, which comes last
-        ("agentguard.authorize", "deny", "ERROR"),
         ("Delegate work to coworker.run", "allow", "OK"),
-        ("agentguard.authorize", "allow", "UNSET"),
         ("pay.run", "approval", "OK"),
+    ]
+    assert answers(told["paused"], "agentguard.authorize") == [
+        ("agentguard.authorize", "allow", "UNSET"),
+        ("agentguard.authorize", "deny", "ERROR"),
+        ("agentguard.authorize", "allow", "UNSET"),
         ("agentguard.authorize", "approval", "UNSET"),
     ]
     theirs = [span["attributes"] for span in told["paused"] if span["name"] == "look.run"]

@@ -406,16 +406,19 @@ def played(instrumentor, scene, *, sync):
 
 
 def of_tool(spans, name):
-    """The span of a tool and the authorization in it; there is no other."""
-    theirs, authorize = sorted(
-        (span for span in spans if span["attributes"].get("gen_ai.tool.name") == name),
-        key=lambda span: span["scope"] == OURS,
-    )
+    """The span of a tool's one call and the authorization in it, which is no call's."""
+    (theirs,) = (span for span in calls(spans) if span["attributes"]["gen_ai.tool.name"] == name)
     assert theirs["scope"] != OURS
-    assert authorize["scope"] == OURS
+    (authorize,) = (s for s in spans if s["scope"] == OURS and s["parent"] == theirs["span"])
     assert authorize["name"] == "agentguard.authorize"
-    assert authorize["parent"] == theirs["span"]
+    names = [key for key in authorize["attributes"] if key.startswith("gen_ai.")]
+    assert sorted(names) == ["gen_ai.agent.id", "gen_ai.agent.name"]
     return theirs, authorize
+
+
+def calls(spans):
+    """The spans that a back end takes for tool calls."""
+    return [s for s in spans if s["attributes"].get("gen_ai.operation.name") == "execute_tool"]
 
 
 @WITH
@@ -423,6 +426,7 @@ def of_tool(spans, name):
 def test_their_spans_are_enriched_and_not_doubled(instrumentor, sync):
     spans, traceparents = played(instrumentor, "allowed", sync=sync)
     assert [span["name"] for span in spans if span["scope"] == OURS] == ["agentguard.authorize"]
+    assert len(calls(spans)) == len(traceparents) == 1
     look, authorize = of_tool(spans, "look")
     for span in (look, authorize):
         assert span["attributes"]["gen_ai.agent.name"] == "payer"
@@ -454,7 +458,8 @@ def test_a_sub_agent_that_pauses_is_no_error_in_theirs(instrumentor, sync):
 @WITH
 @SYNC
 def test_a_denied_call_is_an_error_in_theirs(instrumentor, sync):
-    spans, _ = played(instrumentor, "denied", sync=sync)
+    spans, traceparents = played(instrumentor, "denied", sync=sync)
+    assert len(calls(spans)) == len(traceparents) == 1
     pay, authorize = of_tool(spans, "pay")
     assert (pay["status"], authorize["status"]) == ("ERROR", "ERROR")
     assert authorize["attributes"]["error.type"] == "policy.denied"

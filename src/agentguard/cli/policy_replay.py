@@ -183,8 +183,7 @@ def replay(
     reader = where.reader()
     log = _Log(where, reader, History(reader))
     engine = policy_source.load(_chosen(policy, query, config))
-    if engine.waits:
-        policy_source.probe(engine)  # a server that is down would change every call
+    policy_source.require_policy(engine)  # a server that is down would change every call
     rows = log.history.rows(filters.calls(wanted), newest_first=bool(last), outcomes=False)
     coming = iter(history.newest(rows, last)) if last else rows
     left: Counter[str] = Counter()

@@ -24,7 +24,7 @@ from agentguard.engines.rego_source import RegoSource
 from agentguard.errors import ConfigError, PolicyError
 from agentguard.loading import configured_engine
 from agentguard.policies import PolicyConfig
-from agentguard.ports import Engine
+from agentguard.ports import Engine, Explains
 from agentguard.tool import RESERVED
 
 _STRANGE: Final = {
@@ -43,6 +43,9 @@ _STRANGE: Final = {
     "tool": {"name": "agentguard_policy_check", "schema_sha256": "0" * 64},
 }
 """A call of a tool that no policy has heard of, by an agent that no policy knows."""
+
+_MEANT: Final = frozenset({"", "approval.required", "policy.denied"})
+"""Of what a policy means to say: that it allows, asks people, or denies."""
 
 _READ: Final = re.compile(r"""(?<![\w.])input(?:\.|\[")([A-Za-z_]\w*)""")
 
@@ -109,8 +112,27 @@ def surely(engine: Engine, document: bytes) -> Decision:
 def probe(engine: Engine) -> tuple[Decision, Mapping[str, JSON] | None]:
     """Ask about a call that no policy has heard of.
 
-    Raises ``PolicyError`` where a server does not answer, or has no such policy.
+    Raises ``PolicyError`` where a server does not answer, has no such policy, or gives an answer
+    that no policy means to give: each of its calls might be denied for it.
     """
+    decision, evaluation = _require_policy(engine)
+    if engine.waits and decision.code not in _MEANT:
+        why = explained(engine, decision, canonical.dumps(_STRANGE))
+        message = f"{why} (it was asked about an unknown tool, without resource and arguments)"
+        raise PolicyError(message, code=decision.code)
+    return decision, evaluation
+
+
+def require_policy(engine: Engine) -> None:
+    """Raise ``PolicyError`` where a server does not answer, or has no such policy.
+
+    What else it may say is said of each call that it is asked about.
+    """
+    if engine.waits:
+        _require_policy(engine)
+
+
+def _require_policy(engine: Engine) -> tuple[Decision, Mapping[str, JSON] | None]:
     document = canonical.dumps(_STRANGE)
     decision, evaluation = ask(engine, document)
     if engine.waits and decision.code.startswith(("engine.", "policy.undefined")):
@@ -119,12 +141,11 @@ def probe(engine: Engine) -> tuple[Decision, Mapping[str, JSON] | None]:
 
 
 def explained(engine: Engine, decision: Decision, document: bytes) -> str:
-    """Return a denial's reason, with what its engine has to say beyond that (``explain``)."""
-    explain = getattr(engine, "explain", None)
+    """Return a denial's reason, with what its engine has to say beyond that (``Explains``)."""
     more = None
-    if explain is not None and decision.code not in ("", "policy.denied"):
+    if isinstance(engine, Explains) and decision.code not in ("", "policy.denied"):
         with suppress(PolicyError):  # the reason says it
-            more = explain(document, decision.code)
+            more = engine.explain(document, decision.code)
     return f"{decision.reason}: {more}" if more else decision.reason
 
 

@@ -198,8 +198,8 @@ def _tried(settings: Config, cases: Sequence[Case]) -> list[_Tried]:
     Raises ``PolicyError`` where nobody answers: no case expects that.
     """
     engine = policy_source.load(settings)
-    if engine.waits and cases:
-        policy_source.probe(engine)
+    if cases:
+        policy_source.require_policy(engine)
     return [_Tried.by(engine, case) for case in cases]
 
 

@@ -137,7 +137,7 @@ class _Client(Protocol):
 
 
 class OpaEngine:
-    """A policy on an OPA server (``ports.Engine``); safe to use from many threads.
+    """A policy on an OPA server (``ports.Engine``, ``Explains``); safe to use from many threads.
 
     The server is asked for the first time when a call is decided: while it is down calls are
     denied, and when it is back they pass. Raises ``ConfigError`` for a query that is no package's
@@ -201,15 +201,28 @@ class OpaEngine:
         It is no part of what is put on record of a call.
         """
         url, query = self._server.url, self._query
+        asked = f"{url} was asked for {query}"
         match code:
             case "policy.undefined":
-                return f"{url} has no {query}: load the policy there, or correct [policy] query"
+                told = f"{url} has no {query}: load the policy there, or correct [policy] query"
+            case "policy.malformed":
+                told = (
+                    f"{asked}: the query must name a package, not a rule: {DEFAULT_QUERY}; if it "
+                    "does, correct in the policy what is named here"
+                )
+            case "policy.error":
+                told = f"{asked}: correct the policy there; the server's log may say more"
+            case "obligation.unknown":
+                told = f'{asked}: its obligations may only be {{"redact": a JSON Pointer}}'
             case "engine.unreachable":
-                return f"start OPA at {url}, or correct [policy] url"
+                told = f"start OPA at {url}, or correct [policy] url"
+            case "engine.unauthorized":
+                told = f"{asked}: its log, or that of what stands before it, may say why"
             case "engine.timeout":
-                return f"{url} was asked for {query}: look at its load, or raise [policy] timeout"
+                told = f"{asked}: look at its load, or raise [policy] timeout"
             case _:
-                return f"{url} was asked for {query}: see its log"
+                told = f"{asked}: see its log"
+        return told
 
     def close(self) -> None:
         """Close the connections; an evaluation after that opens new ones."""
@@ -258,7 +271,10 @@ def _text(value: JSON) -> str | None:
 
 def _failure(status: int, body: bytes) -> PolicyError:
     if status in (401, 403):
-        message = f"the OPA server does not let this guard ask it ({status}): see [policy]"
+        message = (
+            f"the OPA server does not let this guard ask it ({status}): set token_file, "
+            "token_variable or certificate in [policy]"
+        )
         return PolicyError(message, code="engine.unauthorized")
     place = _failed_at(body) if status == 500 else None  # noqa: PLR2004
     if place is not None:

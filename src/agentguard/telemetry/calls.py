@@ -33,6 +33,8 @@ from agentguard.telemetry.tracing import fails_open
 _RAN: Final = frozenset({"ok", "error", "unknown", "in_doubt"})
 """Outcomes of a tool that has begun: what it raises then is its own, and no refusal of the call."""
 
+_OF_TOOL: Final = frozenset({names.TOOL_ARGUMENTS, names.TOOL_RESULT})
+
 _STATUS: Final = {
     "": "approved",
     "approval.rejected": "rejected",
@@ -123,7 +125,7 @@ class Call:
             self._authorize = tracer.start_span(
                 names.AUTHORIZE,
                 trace.set_span_in_context(host),
-                attributes=attributes,
+                attributes=self._identity,
                 start_time=self._started,
             )
         else:
@@ -270,10 +272,12 @@ class Call:
             span.end()
 
     def _end_authorize(self, code: str | None) -> None:
+        """End it, without what says that a span is a tool call: that is the host alone."""
         span, self._authorize = self._authorize, None
         if span is not None:
             if self._records:
-                span.set_attributes(self._said(span, code))
+                said = self._said(span, code)
+                span.set_attributes({k: v for k, v in said.items() if k not in _OF_TOOL})
             span.end()
 
     def _said(self, span: Span, code: str | None) -> dict[str, Any]:

@@ -36,9 +36,8 @@ def _instruments() -> _Instruments | None:
     if provider is not _Cache.provider:
         # what the API itself has is silent; of a proxy for the SDK there is no public class
         silent = type(provider).__module__.startswith("opentelemetry.metrics")
-        _Cache.instruments = (
-            None if silent else _made(provider.get_meter(names.SCOPE, names.VERSION))
-        )
+        scope = (names.SCOPE, names.VERSION, names.SCHEMA_URL)
+        _Cache.instruments = None if silent else _made(provider.get_meter(*scope))
         _Cache.provider = provider
     return _Cache.instruments
 
@@ -50,7 +49,7 @@ def is_set_up() -> bool:
 
 
 def _made(meter: Meter) -> _Instruments:
-    meter.create_observable_gauge(
+    meter.create_observable_up_down_counter(  # what waits in several processes adds up
         names.APPROVALS_PENDING,
         callbacks=[_pending],
         unit="{request}",

@@ -14,7 +14,8 @@ from typing import Final
 
 SCOPE: Final = "agentguard"
 VERSION: Final = metadata.version("agentguard")
-"""The instrumentation scope of all that is made here, and its version."""
+SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.41.0"
+"""The instrumentation scope of all that is made here, its version, and that of the conventions."""
 
 EXECUTE_TOOL: Final = "execute_tool"
 INVOKE_AGENT: Final = "invoke_agent"

@@ -96,7 +96,8 @@ def tracer() -> Tracer | None:
     if _StandIn.provider is not None and isinstance(provider, _NONE):
         provider = _StandIn.provider
     if provider is not _Cache.provider:
-        _Cache.tracer = provider.get_tracer(names.SCOPE, names.VERSION) if is_set_up() else None
+        scope = (names.SCOPE, names.VERSION, names.SCHEMA_URL)
+        _Cache.tracer = provider.get_tracer(*scope) if is_set_up() else None
         _Cache.provider = provider
     return _Cache.tracer
 
