@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
+from pathlib import Path
 
 import pytest
 
@@ -304,3 +306,9 @@ def test_a_policy_that_can_not_be_used_replays_nothing(recorded):
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.startswith("error [policy.invalid]: ")
     assert json.loads(recorded.run("policy", "replay", "--json").stdout)["replayed"] == 4
+
+
+def test_the_page_names_each_reason_why_a_call_is_not_replayed():
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    listed = page.partition("`not_replayed` are the numbers of calls by why not (")[2]
+    assert re.findall(r"`(\w+)`", listed.partition(")")[0]) == list(NONE_LEFT)
