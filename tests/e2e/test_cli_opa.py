@@ -133,3 +133,11 @@ def test_check_eval_and_doctor_ask_the_server(served):
     server.start()
     assert call(project, "README.md") == ""
     assert project.run("policy", "check").returncode == 0
+
+
+def test_the_cases_of_a_policy_that_was_moved_are_named(served):
+    project, _server = served
+    plain = project.run("policy", "test")
+    assert (plain.returncode, "nothing ran" in plain.stderr) == (1, True)
+    named = project.json("policy", "test", "policies/authz_test.toml")
+    assert (named["ok"], named["ran"] > 0) == (True, True)
