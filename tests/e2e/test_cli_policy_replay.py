@@ -285,6 +285,9 @@ def test_an_observed_call_that_would_run_is_none(observed):
 
 def test_other_engines_are_asked_as_well(recorded, opa):
     server = opa(recorded.folder / "policies" / "authz.rego")
+    other_package = recorded.run("policy", "replay", server.url, "--query", "data.other")
+    assert other_package.returncode == 2
+    assert "or name another package with --query" in " ".join(other_package.stderr.split())
     report = recorded.json("policy", "replay", server.url, "--fail-on-change")
     assert (report["engine"]["name"], report["replayed"], report["changed"]) == ("opa", 4, 0)
     (recorded.folder / "other.cedar").write_text("permit(principal, action, resource);")
@@ -295,6 +298,8 @@ def test_other_engines_are_asked_as_well(recorded, opa):
     down = recorded.run("policy", "replay", server.url)
     assert (down.returncode, down.stdout) == (2, "")
     assert down.stderr.startswith("error [engine.unreachable]: ")
+    assert f"start OPA at {server.url}, or name the URL of another" in " ".join(down.stderr.split())
+    assert "[policy]" not in down.stderr  # no configuration names it
     password = recorded.run("policy", "replay", server.url.replace("//", "//bob:s3cret@"))
     assert password.returncode == 2
     assert "s3cret" not in password.stderr

@@ -29,7 +29,7 @@ from agentguard.cli.options import ConfigOption, JsonOption, QueryOption, StateO
 from agentguard.cli.rows import Row
 from agentguard.config import Config
 from agentguard.decision import Decision, Requirement
-from agentguard.errors import AgentguardError
+from agentguard.errors import AgentguardError, PolicyError
 from agentguard.identity.credential import agent_alias
 from agentguard.ports import Engine, LogReader
 from agentguard.storage import sqlite
@@ -193,7 +193,12 @@ def replay(
     log = _Log(where, reader, History(reader))
     engine = policy_source.load(_chosen(policy, query, config))
     if engine.waits:
-        policy_source.probe(engine)  # a server that is down would change every call
+        try:
+            policy_source.probe(engine)  # a server that is down would change every call
+        except PolicyError as error:
+            if _is_url(policy):
+                raise _of_command_line(error) from error
+            raise
     rows = log.history.rows(filters.calls(wanted), newest_first=bool(last), outcomes=False)
     coming = iter(history.newest(rows, last)) if last else rows
     left: Counter[str] = Counter()
@@ -215,9 +220,20 @@ def replay(
 
 
 def _chosen(policy: str | None, query: str | None, config: Path | None) -> Config:
-    if policy is not None and policy.startswith(("http://", "https://")):
+    if policy is not None and _is_url(policy):
         return policy_source.at_server(policy, query)
     return policy_source.chosen(Path(policy) if policy is not None else None, query, config)
+
+
+def _is_url(policy: str | None) -> bool:
+    return policy is not None and policy.startswith(("http://", "https://"))
+
+
+def _of_command_line(error: PolicyError) -> PolicyError:
+    """Return the error of a server that no configuration names."""
+    message = str(error).replace("correct [policy] url", "name the URL of another")
+    message = message.replace("correct [policy] query", "name another package with --query")
+    return PolicyError(message, code=error.code)
 
 
 def _replayed(
