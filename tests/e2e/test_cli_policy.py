@@ -243,6 +243,7 @@ def test_check_and_eval_take_cedar(project):
     shown = project.run("policy", "check", "p.cedar")
     assert shown.returncode == 0
     assert shown.stdout.startswith("sound: cedar 4.")
+    assert not any(line.endswith(" ") for line in shown.stdout.splitlines())
     assert "data." not in shown.stdout
     assert "no schema" in shown.stderr
     (project.folder / "call.json").write_text(json.dumps(CALL))

@@ -173,7 +173,8 @@ def _print_problem(error: PolicyError, *, json: bool) -> None:
 def _draw(settings: Config, engine: Engine, evaluation: Mapping[str, JSON] | None) -> None:
     written = settings.policy
     query = written.query if written is not None and written.engine in ("rego", "opa") else ""
-    screen.line(screen.styled("ok", "sound"), f": {engine.name} {engine.version} {query}")
+    what = " ".join(filter(None, (engine.name, engine.version, query)))
+    screen.line(screen.styled("ok", "sound"), f": {what}")
     for file, sha256 in engine.policy_files.items():
         screen.line(f"{sha256}  {file}")
     screen.line(f"policy sha256: {engine.policy_sha256 or 'unknown to this engine'}")
