@@ -304,7 +304,9 @@ def jaeger_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
 
     up = services("up")
     if up.returncode == UNAVAILABLE and os.environ.get("CI") != "true":
-        pytest.skip(next(line for line in up.stderr.splitlines() if "found no" in line))
+        why = next(line for line in up.stderr.splitlines() if "found no" in line)
+        found = why[why.index("found no") :]
+        pytest.skip(f"no Jaeger to ask: scripts/services up, which starts OPA as well, {found}")
     assert up.returncode == 0, up.stderr
     words = [shlex.split(line)[1] for line in services("env").stdout.splitlines()]
     urls = dict(word.split("=", 1) for word in words)

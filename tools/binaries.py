@@ -140,7 +140,7 @@ def find_go(program: Program) -> str:
 def unavailable(program: Program, why: str) -> UnavailableError:
     """Say what was looked for and how to get it."""
     return UnavailableError(
-        f"found no {program.name} {program.version} on PATH or in {program.cache()}: {why}. "
+        f"found no {program.name} {program.version} on PATH or in {program.cache()}: {why}.\n"
         "Either\n"
         f"  - install Go {program.pinned('go (.*)')} or newer: it is then built here, once;\n"
         f"  - or {program.elsewhere}"

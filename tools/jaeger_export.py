@@ -99,11 +99,21 @@ def ask(jaeger: httpx.Client, path: str, query: dict[str, str | int]) -> list[An
         said = json.loads(data)
         failed, found = said.get("errors"), said.get("data")
     except (ValueError, AttributeError, RecursionError):
-        failed = found = None
+        said = failed = found = None
+    if answer.status_code == httpx.codes.OK and said_nothing(said):
+        return []
     if answer.status_code != httpx.codes.OK or failed or not isinstance(found, list):
         what = failed or repr(bytes(data[:200]))
         raise ExportError(f"{answer.url} answers {answer.status_code} and no traces: {what}")
     return found
+
+
+def said_nothing(said: Any) -> bool:
+    """Whether an answer is that of a Jaeger that has nothing: its null stands for an empty list."""
+    match said:
+        case {"data": None, "total": 0, "errors": None}:
+            return True
+    return False
 
 
 def ask_for_traces(jaeger: httpx.Client, path: str, query: dict[str, str | int]) -> list[Trace]:
@@ -117,6 +127,9 @@ def ask_for_traces(jaeger: httpx.Client, path: str, query: dict[str, str | int])
 def require_known(jaeger: httpx.Client, service: str) -> None:
     """Raise ExportError for a service of which Jaeger has never had a span."""
     known = ask(jaeger, "/api/services", {})
+    if not known:
+        problem = "there are no traces yet: Jaeger has had none of any service"
+        raise ExportError(f"{problem} at {jaeger.base_url}")
     if service not in known:
         listed = ", ".join(sorted(map(str, known))) or "none"
         raise ExportError(f"{jaeger.base_url} knows no service {service}; it knows: {listed}")
@@ -148,9 +161,15 @@ def progress(whole: Period) -> Iterator[Any]:
         task = bar.add_task("", total=whole.end - whole.start)
 
         def done(period: Period, traces: int) -> None:
-            bar.update(task, advance=period.end - period.start, description=f"{traces:,} traces")
+            told = counted(traces, "trace")
+            bar.update(task, advance=period.end - period.start, description=told)
 
         yield done
+
+
+def counted(number: int, one: str) -> str:
+    """Return a number of things in words."""
+    return f"{number:,} {one}{'' if number == 1 else 's'}"
 
 
 def microseconds(moment: datetime) -> int:
@@ -229,7 +248,7 @@ def export(
         answer = {"data": found, "total": len(found), "limit": 0, "offset": 0, "errors": None}
         file.write(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
     spans = sum(len(trace["spans"]) for trace in found)
-    say(f"{len(found):,} traces with {spans:,} spans")
+    say(f"{counted(len(found), 'trace')} with {counted(spans, 'span')}")
 
 
 def say(text: str) -> None:

@@ -1,6 +1,7 @@
 """A lead agent has a sub-agent publish a report, bob approves that, and Jaeger shows all of it.
 
     docker compose -f deploy/compose.yaml up jaeger collector    # in another terminal
+    # or, without Docker: scripts/services up
     uv run python examples/jaeger/main.py
 
 Runs without a model: ``ScriptedModel`` stands in for one. Put ``init_chat_model("...")`` in its
@@ -135,8 +136,10 @@ def main() -> None:
         sys.exit(f"the trace was not taken (in time): does an OTLP receiver listen at {OTLP}?")
     _version, trace_id, _span_id, _flags = (request.traceparent or "---").split("-")
     print(f"the trace:   {JAEGER}/trace/{trace_id}")
+    print(f"as JSON:     {JAEGER}/api/traces/{trace_id}")
     denied = urlencode({"service": SERVICE, "tags": '{"agentguard.policy.decision":"deny"}'})
     print(f"all denials: {JAEGER}/api/traces?{denied}")
+    print("The page needs a Jaeger with its UI; one that scripts/services has built has none.")
 
 
 main()

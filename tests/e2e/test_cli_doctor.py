@@ -109,10 +109,16 @@ def test_a_name_that_no_call_has(changed, table, name, said):
     ("table", "said"),
     [
         ("", ["no endpoint, here or in OTEL_EXPORTER_OTLP_ENDPOINT"]),
-        ('endpoint = "http://localhost:4318"', ["traces go to http://localhost:4318"]),
+        (
+            'endpoint = "http://localhost:4318"',
+            ["traces are configured to go to http://localhost:4318"],
+        ),
         (
             'endpoint = "http://t:4318"\nmetrics = true\nhash_users = true\nresults = true',
-            ["traces and metrics go to http://t:4318, with people by digests", "results of calls"],
+            [
+                "traces and metrics are configured to go to http://t:4318, with people by digests",
+                "results of calls",
+            ],
         ),
     ],
 )
@@ -127,10 +133,20 @@ def test_where_traces_go_and_what_they_hold(changed, table, said):
 @pytest.mark.parametrize(
     ("table", "variables", "status", "said"),
     [
-        (False, {}, "ok", "traces go to http://t:4318, with people by name"),
+        (False, {}, "ok", "traces are configured to go to http://t:4318, with people by name"),
         (False, {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "warn", "ask for OTLP over grpc"),
         (True, {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "fail", "ask for OTLP over grpc"),
-        (True, {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, "ok", "traces go to http://t"),
+        (True, {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, "ok", "to go to http://t:4318"),
+        (True, {"OTEL_SDK_DISABLED": " True"}, "ok", "OTEL_SDK_DISABLED has OpenTelemetry's SDK"),
+        (False, {"OTEL_SDK_DISABLED": "true"}, "ok", "disabled: nothing is sent to http://t"),
+        (
+            True,
+            {"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+            "fail",
+            "ask for OTLP over grpc",
+        ),
+        (False, {"OTEL_SDK_DISABLED": "1"}, "ok", "to go to http://t:4318"),
+        (False, {"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, "ok", "none is set up here, in [telemetry]"),
         (True, {"OTEL_TRACES_EXPORTER": "none"}, "ok", "OTEL_TRACES_EXPORTER has no traces sent"),
     ],
 )

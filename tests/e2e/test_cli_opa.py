@@ -191,3 +191,11 @@ def test_an_answer_that_no_policy_means_to_give_is_not_sound(project, opa, polic
     checks = {c["check"]: c for c in project.json("doctor", code=int(bool(code)))["checks"]}
     assert checks["policy"]["status"] == ("fail" if code else "ok")
     assert says in checks["policy"]["what"]
+
+
+def test_the_cases_of_a_policy_that_was_moved_are_named(served):
+    project, _server = served
+    plain = project.run("policy", "test")
+    assert (plain.returncode, "nothing ran" in plain.stderr) == (1, True)
+    named = project.json("policy", "test", "policies/authz_test.toml")
+    assert (named["ok"], named["ran"] > 0) == (True, True)

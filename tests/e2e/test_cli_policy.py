@@ -243,6 +243,7 @@ def test_check_and_eval_take_cedar(project):
     shown = project.run("policy", "check", "p.cedar")
     assert shown.returncode == 0
     assert shown.stdout.startswith("sound: cedar 4.")
+    assert not any(line.endswith(" ") for line in shown.stdout.splitlines())
     assert "data." not in shown.stdout
     assert "no schema" in shown.stderr
     (project.folder / "call.json").write_text(json.dumps(CALL))
@@ -253,3 +254,36 @@ def test_check_and_eval_take_cedar(project):
     assert project.json("policy", "check", "p.cedar", code=1)["problems"][0]["code"] == (
         "policy.invalid"
     )
+
+
+def test_a_query_that_names_no_package_is_told_the_one_there_is(project):
+    (project.folder / "p.rego").write_text(
+        'package example.deploys\nallow if input.action == "x"\n'
+    )
+    assert project.run("init").returncode == 0
+    for command in ("check", "replay"):
+        refused = project.run("policy", command, "p.rego")
+        said = " ".join(refused.stderr.split())
+        assert refused.returncode in (1, 2)
+        assert "which has data.example.deploys: ask with --query data.example.deploys" in said
+        taken = project.run("policy", command, "p.rego", "--query", "data.example.deploys")
+        assert taken.returncode == 0, taken.stderr
+    refused = project.json("policy", "check", "p.rego", code=1)
+    assert "ask with --query data.example.deploys" in refused["problems"][0]["what"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("check", "http://127.0.0.1:1"),
+        ("test", "--policy", "https://opa.example"),
+        ("eval", "input.json", "--policy", "http://127.0.0.1:1"),
+    ],
+)
+def test_a_url_is_sent_where_one_is_taken(project, command):
+    refused = project.run("policy", *command)
+    said = " ".join(refused.stderr.split())
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "a URL is taken by agentguard policy replay" in said
+    assert 'engine = "opa"' in said
+    assert "--config FILE" in said

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
+from pathlib import Path
 
 import pytest
 
@@ -234,23 +236,58 @@ def test_a_call_that_the_journal_answered_is_passed_over(recorded):
     assert (report["replayed"], report["changed"]) == (5, 0)
 
 
-def test_calls_of_an_observed_policy_are_replayed(project):
+@pytest.fixture
+def observed(project):
     assert project.run("init").returncode == 0
     toml = project.folder / "agentguard.toml"
     toml.write_text(toml.read_text().replace("[policy]\n", '[policy]\nmode = "observe"\n'))
     (project.folder / "policies" / "authz.rego").write_text(POLICY)
     assert project.python("-c", CALLS).returncode == 0
-    same = project.json("policy", "replay", "--fail-on-change")
-    assert (same["replayed"], same["changed"]) == (5, 0)
-    strict = other(
-        project, ("approval := {", 'deny_reason := "never" if input.action == "merge"\n#')
+    return project
+
+
+def test_an_observed_call_that_would_not_run_any_more_is_a_change(observed):
+    report = observed.json("policy", "replay", "--fail-on-change", code=1)
+    assert (report["replayed"], report["changed"], report["other_reasons"]) == (5, 2, 0)
+    hidden, merge = report["calls"]
+    assert (hidden["enforced"], hidden["change"]) == (False, "decision")
+    assert (hidden["recorded"]["decision"], hidden["replayed"]["decision"]) == ("deny", "deny")
+    assert (merge["recorded"]["decision"], merge["replayed"]["decision"]) == (
+        "approval",
+        "approval",
     )
-    (merge,) = project.json("policy", "replay", strict)["calls"]
-    assert (merge["enforced"], merge["recorded"]["decision"]) == (False, "approval")
+    assert (merge["enforced"], merge["change"]) == (False, "decision")
+
+    shown = observed.run("policy", "replay", "--fail-on-change")
+    assert shown.returncode == 1
+    assert "2 would change of 5 calls replayed" in shown.stdout
+    table = " ".join(shown.stdout.split())
+    assert "read_file would deny deny it ran: the policy was only observed -> [policy." in table
+    assert "merge would ask approval it ran: the policy was only observed -> " in table
+    toml = observed.folder / "agentguard.toml"
+    toml.write_text(toml.read_text().replace('mode = "observe"\n', ""))
+    assert observed.json("policy", "replay")["changed"] == 2  # the line is out, the calls are not
+
+
+def test_an_observed_call_that_would_run_is_none(observed):
+    lenient = other(
+        observed,
+        ('{"read_file", "sign_in"}', '{"read_file", "sign_in", "merge"}'),
+        ("approval := {", 'unused := {"never": true} if false\nunasked := {'),
+        ("deny_reasons contains", "ignored contains"),
+    )
+    report = observed.json("policy", "replay", lenient, "--fail-on-change")
+    assert (report["replayed"], report["changed"], report["calls"]) == (5, 0, [])
+    strict = other(observed, ('startswith(input.args.path, ".")', 'input.args.path == "docs/a.md"'))
+    (listed, _merge) = observed.json("policy", "replay", strict)["calls"]
+    assert (listed["recorded"]["decision"], listed["replayed"]["decision"]) == ("allow", "deny")
 
 
 def test_other_engines_are_asked_as_well(recorded, opa):
     server = opa(recorded.folder / "policies" / "authz.rego")
+    other_package = recorded.run("policy", "replay", server.url, "--query", "data.other")
+    assert other_package.returncode == 2
+    assert "or name another package with --query" in " ".join(other_package.stderr.split())
     report = recorded.json("policy", "replay", server.url, "--fail-on-change")
     assert (report["engine"]["name"], report["replayed"], report["changed"]) == ("opa", 4, 0)
     (recorded.folder / "other.cedar").write_text("permit(principal, action, resource);")
@@ -261,6 +298,8 @@ def test_other_engines_are_asked_as_well(recorded, opa):
     down = recorded.run("policy", "replay", server.url)
     assert (down.returncode, down.stdout) == (2, "")
     assert down.stderr.startswith("error [engine.unreachable]: ")
+    assert f"start OPA at {server.url}, or name the URL of another" in " ".join(down.stderr.split())
+    assert "[policy]" not in down.stderr  # no configuration names it
     password = recorded.run("policy", "replay", server.url.replace("//", "//bob:s3cret@"))
     assert password.returncode == 2
     assert "s3cret" not in password.stderr
@@ -272,3 +311,9 @@ def test_a_policy_that_can_not_be_used_replays_nothing(recorded):
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.startswith("error [policy.invalid]: ")
     assert json.loads(recorded.run("policy", "replay", "--json").stdout)["replayed"] == 4
+
+
+def test_the_page_names_each_reason_why_a_call_is_not_replayed():
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    listed = page.partition("`not_replayed` are the numbers of calls by why not (")[2]
+    assert re.findall(r"`(\w+)`", listed.partition(")")[0]) == list(NONE_LEFT)

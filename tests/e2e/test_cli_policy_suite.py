@@ -263,3 +263,12 @@ def test_a_case_asks_about_a_call_that_can_be(written, member, given, said):
         return
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.startswith(f"error [config.invalid]: one.json: case 'x': input: {said}")
+
+
+@pytest.mark.parametrize("named", ["policies", "policies/authz.rego"])
+def test_a_policy_that_is_named_as_a_table_is_pointed_to_its_option(project, named):
+    assert project.run("init").returncode == 0
+    refused = project.run("policy", "test", named)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert f"{named} is no table of cases: --policy {named} " in " ".join(refused.stderr.split())
+    assert project.json("policy", "test", "--policy", named)["ok"] is True

@@ -107,7 +107,7 @@ def run(*command):
 
 def test_a_graph_with_a_sub_agent_and_an_approval(jaeger):
     said = run(sys.executable, "-W", "error", ROOT / "examples" / "jaeger" / "main.py")
-    waits, done, link, denied = said.splitlines()
+    waits, done, link, json_link, denied, needed = said.splitlines()
     assert (waits, done) == ("writer waits for bob: a report is published", "Done.")
     trace_id = link.rpartition("/")[2]
     spans = jaeger.trace(trace_id, 10)
@@ -155,6 +155,9 @@ def test_a_graph_with_a_sub_agent_and_an_approval(jaeger):
 
     found = jaeger.ask(denied.split()[-1].removeprefix(jaeger.query))
     assert trace_id in {trace["traceID"] for trace in found}
+    (found,) = jaeger.ask(json_link.split()[-1].removeprefix(jaeger.query))
+    assert found["traceID"] == trace_id
+    assert "needs a Jaeger with its UI" in needed
 
 
 def readme():
@@ -222,6 +225,13 @@ def test_the_demo_says_where_to_look(jaeger, tmp_path):
     for url in searches:
         found = jaeger.ask(url.removeprefix(jaeger.query))
         assert trace_id in {trace["traceID"] for trace in found}
+    (json_link,) = (line.split()[-1] for line in said.splitlines() if "as JSON:" in line)
+    assert [one["traceID"] for one in jaeger.ask(json_link.removeprefix(jaeger.query))] == [
+        trace_id
+    ]
+    assert "the page needs a Jaeger with its UI" in said
+    (show,) = (line for line in said.splitlines() if f"audit show --trace {trace_id}" in line)
+    assert "merge_pr" in run("/bin/sh", "-c", show)
 
 
 WITH_CREWS = pytest.mark.skipif(sys.version_info >= (3, 14), reason="CrewAI is not for this Python")

@@ -72,6 +72,15 @@ def ask(url, body=None, method=None, kind="application/json"):
         return json.loads(answer.read() or b"null")
 
 
+def export(urls, service, code=0):
+    """What scripts/jaeger-export says."""
+    command = [ROOT / "scripts" / "jaeger-export", service]
+    environment = {**os.environ, **urls}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == code, ran.stderr
+    return ran.stderr
+
+
 @pytest.fixture
 def services(tmp_path):
     """Both servers, up."""
@@ -128,6 +137,7 @@ def test_opa_decides_by_what_a_test_puts_there_and_logs_the_decision(services):
 
 def test_a_span_that_is_sent_to_jaeger_comes_back(services):
     urls = services.urls()
+    assert "there are no traces yet" in export(urls, "of-this-test", code=1)
     span = {
         "traceId": "0af7651916cd43dd8448eb211c80319c",
         "spanId": "b7ad6b7169203331",
@@ -144,6 +154,7 @@ def test_a_span_that_is_sent_to_jaeger_comes_back(services):
     query = urls["AGENTGUARD_JAEGER_QUERY_URL"]
     (trace,) = ask(f"{query}/api/traces?service=of-this-test")["data"]
     assert [found["operationName"] for found in trace["spans"]] == ["execute_tool open_pr"]
+    assert "1 trace with 1 span\n" in export(urls, "of-this-test")
 
 
 def test_up_starts_only_what_does_not_run(services):
@@ -220,6 +231,8 @@ def test_without_the_programs_and_go_it_says_how_to_get_them(bare):
     refused = bare("up")
     assert refused.returncode == 3
     assert f"found no jaeger {VERSIONS['jaeger']} on PATH or in " in refused.stderr
+    (said,) = (line for line in refused.stderr.splitlines() if "found no" in line)
+    assert said.endswith("to build it with.")  # what a skipped test says is a whole sentence
     assert "docker compose -f deploy/compose.yaml up" in refused.stderr
 
 

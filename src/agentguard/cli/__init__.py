@@ -15,7 +15,7 @@ from typing import Annotated, Final
 
 import typer
 
-from agentguard.cli import brake, screen
+from agentguard.cli import brake, screen, wording
 from agentguard.cli.agents import app as agents
 from agentguard.cli.approvals import app as approvals
 from agentguard.cli.audit import app as audit
@@ -59,7 +59,7 @@ def main() -> None:
     try:
         app(prog_name="agentguard")
     except AgentguardError as error:
-        screen.error(error.code, str(error))
+        screen.error(error.code, wording.with_query(str(error)))
         sys.exit(_FAILED)
     except OSError as error:
         screen.error("system.failed", str(error))

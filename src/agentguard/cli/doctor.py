@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -45,6 +45,8 @@ from agentguard.storage import keystore, revocations, sqlite
 from agentguard.storage.anchor import log_folder
 from agentguard.storage.revocations import Standing
 from agentguard.telemetry import Settings
+
+_DISABLED: Final = "OTEL_SDK_DISABLED"
 
 
 def doctor(
@@ -208,10 +210,12 @@ def _anchor(settings: Config) -> Iterator[Finding]:
 
 
 def _telemetry(settings: Config) -> Iterator[Finding]:
-    """Say where traces go, and what of calls they hold."""
+    """Say where traces are to go, and what of calls they hold; nobody is asked there."""
     told = settings.telemetry
     where = told.endpoint or next(filter(None, map(os.environ.get, telemetry.ENDPOINTS)), None)
     if where is None and not told.present:
+        what = "none is set up here, in [telemetry] or OTEL_EXPORTER_OTLP_ENDPOINT"
+        yield Finding("ok", "telemetry", what)
         return
     if where is None:
         what = "no endpoint, here or in OTEL_EXPORTER_OTLP_ENDPOINT: the application sends, or none"
@@ -232,8 +236,10 @@ def _telemetry(settings: Config) -> Iterator[Finding]:
 def _sent(told: Settings, where: str) -> str:
     telemetry.require_exporter(told.endpoint or None)
     sent = "traces and metrics" if told.metrics else "traces"
+    if os.environ.get(_DISABLED, "").strip().lower() == "true":  # as the SDK reads it
+        return f"{_DISABLED} has OpenTelemetry's SDK disabled: nothing is sent to {where}"
     whom = "people by digests" if told.hash_users else "people by name"
-    return f"{sent} go to {where}, with {whom}"
+    return f"{sent} are configured to go to {where}, with {whom}"
 
 
 def _kept_outside(anchor: Path, state: Path) -> str:

@@ -186,11 +186,26 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite FILE.")]
 
 # --- which policy is asked --------------------------------------------------------------------
 
+_URL: Final = re.compile(r"https?:/", re.IGNORECASE)
+"""How a URL begins, as a path has it: with one slash."""
+
+
+def not_url(path: Path | None) -> Path | None:
+    """Refuse the URL of a server where a file is meant."""
+    if path is not None and _URL.match(str(path)):
+        raise typer.BadParameter(
+            "a URL is taken by agentguard policy replay alone; for a policy on a server name a "
+            'configuration with engine = "opa" and its url in [policy]: --config FILE'
+        )
+    return path
+
+
 PolicyOption = Annotated[
     Path | None,
     typer.Option(
         "--policy",
         metavar="PATH",
+        callback=not_url,
         help="A file or folder in Rego or Cedar, not the configuration's.",
     ),
 ]

@@ -23,7 +23,7 @@ from agentguard.cli import (
     screen,
     wording,
 )
-from agentguard.cli.options import ConfigOption, JsonOption, PolicyOption, QueryOption
+from agentguard.cli.options import ConfigOption, JsonOption, PolicyOption, QueryOption, not_url
 from agentguard.config import Config
 from agentguard.errors import ConfigError, DecodeError, PolicyError, StorageError
 from agentguard.loading import observed, warnings_of
@@ -40,6 +40,7 @@ def check(
         Path | None,
         typer.Argument(
             metavar="PATH",
+            callback=not_url,
             help="A file or folder in Rego or Cedar; by default the configuration's policy.",
         ),
     ] = None,
@@ -162,17 +163,18 @@ def _read(document: Path) -> bytes:
 
 
 def _print_problem(error: PolicyError, *, json: bool) -> None:
+    what = wording.with_query(str(error))
     if json:
-        problems = [{"code": error.code, "what": str(error)}]
-        screen.json_line({"ok": False, "problems": problems})
+        screen.json_line({"ok": False, "problems": [{"code": error.code, "what": what}]})
     else:
-        screen.error(error.code, str(error))
+        screen.error(error.code, what)
 
 
 def _draw(settings: Config, engine: Engine, evaluation: Mapping[str, JSON] | None) -> None:
     written = settings.policy
     query = written.query if written is not None and written.engine in ("rego", "opa") else ""
-    screen.line(screen.styled("ok", "sound"), f": {engine.name} {engine.version} {query}")
+    what = " ".join(filter(None, (engine.name, engine.version, query)))
+    screen.line(screen.styled("ok", "sound"), f": {what}")
     for file, sha256 in engine.policy_files.items():
         screen.line(f"{sha256}  {file}")
     screen.line(f"policy sha256: {engine.policy_sha256 or 'unknown to this engine'}")

@@ -2,7 +2,8 @@
 
 The policy's input lies beside each call's entry, which commits to it by a salted SHA-256; only what
 has that digest is replayed. A call whose input is not there any more, or only a redacted copy of
-it, is counted and named as such. Which calls are meant stands in ``filters.py``.
+it, is counted and named as such. A call that ran while the policy was only observed is held against
+that: it ran. Which calls are meant stands in ``filters.py``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from agentguard.cli.options import ConfigOption, JsonOption, QueryOption, StateO
 from agentguard.cli.rows import Row
 from agentguard.config import Config
 from agentguard.decision import Decision, Requirement
-from agentguard.errors import AgentguardError
+from agentguard.errors import AgentguardError, PolicyError
 from agentguard.identity.credential import agent_alias
 from agentguard.ports import Engine, LogReader
 from agentguard.storage import sqlite
@@ -46,6 +47,8 @@ _LEFT: Final = {
     "damaged": "which can't be read: see audit verify",
 }
 """Why a call can't be replayed, in the words that follow its number."""
+
+_RAN: Final = "it ran: the policy was only observed"
 
 _OF_POLICIES: Final = ("policy.", "engine.", "obligation.")
 
@@ -116,8 +119,14 @@ class Replayed:
 
     @property
     def change(self) -> str | None:
-        """What differs, None if nothing does."""
-        return self.before.change(self.now)
+        """What differs, None if nothing does.
+
+        A call whose answer was not enforced has run, as one that was allowed; what the policy would
+        have said of it then did nothing, and is compared with nothing.
+        """
+        if self.call.enforced or self.before.decision == self.now.decision == "allow":
+            return self.before.change(self.now)
+        return None if self.now.decision == "allow" else "decision"
 
     def as_json(self) -> dict[str, JSON]:
         """Return what ``--json`` lists of it."""
@@ -183,7 +192,12 @@ def replay(
     reader = where.reader()
     log = _Log(where, reader, History(reader))
     engine = policy_source.load(_chosen(policy, query, config))
-    policy_source.require_policy(engine)  # a server that is down would change every call
+    try:
+        policy_source.require_policy(engine)  # a server that is down would change every call
+    except PolicyError as error:
+        if _is_url(policy):
+            raise _of_command_line(error) from error
+        raise
     rows = log.history.rows(filters.calls(wanted), newest_first=bool(last), outcomes=False)
     coming = iter(history.newest(rows, last)) if last else rows
     left: Counter[str] = Counter()
@@ -205,9 +219,20 @@ def replay(
 
 
 def _chosen(policy: str | None, query: str | None, config: Path | None) -> Config:
-    if policy is not None and policy.startswith(("http://", "https://")):
+    if policy is not None and _is_url(policy):
         return policy_source.at_server(policy, query)
     return policy_source.chosen(Path(policy) if policy is not None else None, query, config)
+
+
+def _is_url(policy: str | None) -> bool:
+    return policy is not None and policy.startswith(("http://", "https://"))
+
+
+def _of_command_line(error: PolicyError) -> PolicyError:
+    """Return the error of a server that no configuration names."""
+    message = str(error).replace("correct [policy] url", "name the URL of another")
+    message = message.replace("correct [policy] query", "name another package with --query")
+    return PolicyError(message, code=error.code)
 
 
 def _replayed(
@@ -225,7 +250,7 @@ def _replayed(
             left[found] += 1
         elif before is None:
             left["not_the_policy"] += 1
-        elif call.decision == "allow" and log.history.handed_out(row.shard, call):
+        elif call.allowed and log.history.handed_out(row.shard, call):
             left["handed_out"] += 1
         else:
             yield Replayed(row, call, before, Answer.of(_asked(engine, found)))
@@ -310,15 +335,19 @@ def _draw(
 
 
 def _cells(one: Replayed, *, several: bool) -> screen.Row:
-    row, before, now = one.row, one.before, one.now
+    row, before, now, enforced = one.row, one.before, one.now, one.call.enforced
     place = f"{row.shard}/{row.index}" if several or row.shard else str(row.index)
     cells = (
         place,
         agent_alias(row.agent or "").removeprefix("agent:"),
         row.tool or "",
-        screen.styled(before.decision, before.decision),
+        screen.styled(before.decision, before.decision)
+        if enforced
+        else screen.styled("warn", f"would {wording.WOULD[before.decision]}"),
         screen.styled(now.decision, now.decision),
     )
+    if not enforced:
+        return cells, f"{_RAN} -> {_worded(now)}"
     said = [_worded(before), _worded(now)]
     if one.change == "decision" and before.decision == now.decision:  # then what has to be met is
         said = ["; ".join(map(wording.asked_for, answer.terms or ())) for answer in (before, now)]

@@ -7,6 +7,7 @@ run by OPA (``opa_tests.py``).
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +151,12 @@ def run_tests(
     code 1 if one fails, or if nothing ran at all; 2 if a test can't be read, or would be passed
     over for its name.
     """
+    for table in tables or ():
+        if table.is_dir() or table.suffix in (".rego", ".cedar"):
+            raise typer.BadParameter(
+                f"{table} is no table of cases: --policy {shlex.quote(str(table))} tests a policy, "
+                "by what lies beside it"
+            )
     settings = policy_source.chosen(policy, query, config)
     named = tables or policy_suite.tables(settings)
     wanted = not tables or opa is not None or require_opa

@@ -1,7 +1,11 @@
-"""How a delegation, and what people answered, is told by ``audit show`` and ``verify-evidence``."""
+"""How a delegation, and what people answered, is told by ``audit show`` and ``verify-evidence``.
+
+And what the command line adds to an error that a guard has in the same words.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,6 +24,10 @@ from agentguard.roster import Answer
 
 UNSIGNED: Final = "by nobody: the agent's signer failed, and the log alone says that it asked"
 
+
+_NO_PACKAGE: Final = re.compile(
+    r"^the query \S+ names no package of the policy, which has ([^\s,]+).*$", re.MULTILINE
+)
 
 WOULD: Final = {"allow": "allow", "deny": "deny", "approval": "ask"}
 """What a policy that is only observed would do, by its decision."""
@@ -145,6 +153,11 @@ def answer_json(answer: Answer) -> dict[str, JSON]:
         "not_before": said.not_before,
         "note": said.note,
     }
+
+
+def with_query(message: str) -> str:
+    """Say how to ask another package, in an error of a query that names none of the policy's."""
+    return _NO_PACKAGE.sub(r"\g<0>: ask with --query \1, or name it as query in [policy]", message)
 
 
 def time(grant: Grant) -> str:

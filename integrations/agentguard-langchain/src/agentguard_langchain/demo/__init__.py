@@ -174,7 +174,7 @@ def run(
     sent = trace.end(otlp, traceparent) if otlp is not None else None
     if sent is not None:
         timeline.sent(sent)
-    timeline.commands(setting, recorded, proofs)
+    timeline.commands(setting, recorded, proofs, sent)
     return Run(setting, recorded, report, tampered, sent)
 
 

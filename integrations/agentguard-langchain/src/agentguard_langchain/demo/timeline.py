@@ -179,7 +179,13 @@ class Timeline:
         self._line(Text(f"  change  {what}", style="yellow"), hang=10)
         self._verdict("the copy", report)
 
-    def commands(self, setting: Setting, steps: Sequence[Step], proofs: Sequence[Proof]) -> None:
+    def commands(
+        self,
+        setting: Setting,
+        steps: Sequence[Step],
+        proofs: Sequence[Proof],
+        sent: Sent | None = None,
+    ) -> None:
         """End with the commands to try on what was left behind, and the one that removes it."""
         self._title("Try it yourself")
         state, copy, anchor = setting.state, setting.tampered, setting.anchor
@@ -188,6 +194,9 @@ class Timeline:
         self._command("audit", "list", "--state", state)
         for step in told[-1:]:
             self._command("audit", "show", str(step.index), "--state", state, "--anchor", anchor)
+        if sent is not None and sent.in_time:
+            of_trace = ("--trace", sent.trace_id, "--state", state, "--anchor", anchor)
+            self._command("audit", "show", *of_trace)
         for path, _proved in proofs[-1:]:
             self._command("audit", "verify-evidence", path, "--trust", setting.kept_trust)
         self._command("approvals", "list", "--config", setting.config)
@@ -209,6 +218,7 @@ class Timeline:
         lines = [
             f"in Jaeger:    {sent.link}",
             f"as JSON:      {sent.api}",
+            "the page needs a Jaeger with its UI; one that scripts/services has built has none",
             "find it by the tags of a span, in the page's field Tags or by the query API:",
         ]
         for tags in SEARCHES:
@@ -229,7 +239,8 @@ class Timeline:
             self._line(Text(f"   FOUND  {printable(found)}", style="bold red"), hang=10)
         if report.ok:
             anchored = "anchored" if report.anchored else "UNANCHORED"
-            doubt = f"{len(report.in_doubt)} calls in doubt"
+            doubtful = len(report.in_doubt)
+            doubt = f"{doubtful} {'call' if doubtful == 1 else 'calls'} in doubt"
             text = f"      OK  {what}: {report.entries} entries verified, {anchored}, {doubt}"
             self._line(Text(text, style="bold green"))
 
