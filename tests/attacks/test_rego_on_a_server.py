@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import regorus  # type: ignore[import-untyped]  # the binding has no annotations
-from two_engines import FAILED, answer, ungated
+from two_engines import FAILED, Ungated, answer, ungated
 
 from agentguard import PolicyError, canonical
 from agentguard.engines import rego_builtins
@@ -322,6 +322,105 @@ def test_what_differs_is_refused_and_what_it_says_to_write_agrees(opa, tmp_path,
     server = OpaEngine(Server(opa(file).url, timeout=20.0))
     assert answer(embedded, document) == answer(server, document)
     assert answer(embedded, document)[0] == "value"
+
+
+DATA = {
+    "stages": [{"open": True}, {"open": False}],
+    "grants": {"acme": ["read", "write"]},
+    "table": {"0": {"open": True}},
+}
+
+
+@pytest.mark.parametrize(
+    ("rules", "instead"),
+    [
+        (
+            "allow if data.stages[input.stage].open",
+            "allow if stages[input.stage].open\nstages := data.stages",
+        ),
+        (
+            "allow if { i := input.stage; data.stages[i] }",
+            "allow if { i := input.stage; stages := data.stages; stages[i] }",
+        ),
+        (
+            "import data.stages\nallow if stages[input.stage].open",
+            "allow if known[input.stage].open\nknown := data.stages",
+        ),
+        (
+            "allow if data.grants[input.tenant][input.stage]",
+            "allow if { ops := data.grants[input.tenant]; ops[input.stage] }",
+        ),
+        (
+            'deny_reason := "x" if { n := input.stage; not data.stages[n] }',
+            'deny_reason := "x" if not found\nfound if stages[input.stage]\nstages := data.stages',
+        ),
+        ("open(i) if data.stages[i].open\nallow if open(input.stage)", "allow if input.none"),
+    ],
+)
+def test_a_list_of_data_is_not_indexed_by_a_text(opa, tmp_path, rules, instead):
+    """To a server "0" is its first element."""
+    (tmp_path / "data.json").write_text(json.dumps(DATA))
+    document = canonical.dumps({"stage": "0", "tenant": "acme"})
+    file = tmp_path / "p.rego"
+    file.write_text(f"package agent.authz\n{rules}\n")
+    with pytest.raises(PolicyError, match=r"p\.rego:\d:\d+: to an OPA server the text") as refused:
+        RegoEngine.load(tmp_path)
+    assert refused.value.code == "policy.invalid"
+    server = OpaEngine(Server(opa("--bundle", tmp_path).url, timeout=20.0))
+    ours = Ungated(file.read_text(), data=DATA).answer(document)
+    assert ours != answer(server, document)
+
+    file.write_text(f"package agent.authz\n{instead}\n")
+    embedded = RegoEngine.load(tmp_path)
+    server = OpaEngine(Server(opa("--bundle", tmp_path).url, timeout=20.0))
+    for stage in ("0", 0, 1, "1", None, 7):
+        document = canonical.dumps({"stage": stage, "tenant": "acme"})
+        assert answer(embedded, document) == answer(server, document)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "allow if data.table[input.stage].open",
+        "allow if data.stages[0].open",
+        "allow if data.stages[_].open",
+        "allow if { some i; data.stages[i].open }",
+        "allow if { some stage in data.stages; stage.open }",
+        "allow if input.stage in data.grants[input.tenant]",
+    ],
+)
+def test_tables_of_data_and_loops_over_its_lists_are_taken(opa, tmp_path, rule):
+    (tmp_path / "data.json").write_text(json.dumps(DATA))
+    (tmp_path / "p.rego").write_text(f"package agent.authz\n{rule}\n")
+    embedded = RegoEngine.load(tmp_path)
+    server = OpaEngine(Server(opa("--bundle", tmp_path).url, timeout=20.0))
+    for stage in ("0", 0, 1, "read", None, 7):
+        document = canonical.dumps({"stage": stage, "tenant": "acme"})
+        assert answer(embedded, document) == answer(server, document)
+
+
+@pytest.mark.parametrize("name", ["equal", "gte", "or", "minus"])
+def test_a_function_with_an_operators_name_is_refused(opa, tmp_path, name):
+    """To a server the operator is this function then."""
+    forms = {"equal": "input.a == input.b", "gte": "input.a >= input.b", "or": "count(x | y) == 2"}
+    use = forms.get(name, "input.a - input.b == 1")
+    rules = f"x := {{1}}\ny := {{2}}\n{name}(a, b) := false if is_string(a)\nallow if {use}\n"
+    file = tmp_path / "p.rego"
+    file.write_text(f"package agent.authz\n{rules}")
+    with pytest.raises(PolicyError, match=rf"p\.rego:4:1: {name} is the name of an operator"):
+        RegoEngine.load(file)
+    (tmp_path / "two").mkdir()
+    imports = f"import data.lib.same as {name}\nallow if {use}\nx := {{1}}\ny := {{2}}\n"
+    (tmp_path / "two" / "a.rego").write_text(f"package agent.authz\n{imports}")
+    (tmp_path / "two" / "b.rego").write_text("package lib\nsame(a, b) if a == b\n")
+    with pytest.raises(PolicyError, match=rf"a\.rego:2:1: {name} is the name of an operator"):
+        RegoEngine.load(tmp_path / "two")
+    file.write_text(f"package agent.authz\n{rules.replace(name + '(', 'my_' + name + '(')}")
+    embedded = RegoEngine.load(file)
+    server = OpaEngine(Server(opa(file).url, timeout=20.0))
+    for a, b in ((1, 1), (2, 1), (1, 2)):
+        document = canonical.dumps({"a": a, "b": b})
+        assert answer(embedded, document) == answer(server, document)
 
 
 def test_numbers_of_data_are_as_plain(tmp_path):

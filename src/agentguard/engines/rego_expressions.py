@@ -34,7 +34,7 @@ _ORDERED: Final = (
 )
 _UNIFIED: Final = (
     "`=` does not compare everywhere here, and holds for any element within `every`; write == to "
-    "compare, and := to give a name"
+    "compare, and := to give names (a pattern's constants are compared by themselves)"
 )
 _TWICE: Final = (
     "an object with a key twice, or with a computed key beside others, has another value on an OPA "

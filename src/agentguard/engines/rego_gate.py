@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from agentguard.engines import (
     rego_builtins,
+    rego_data,
     rego_expressions,
     rego_heads,
     rego_imports,
@@ -135,6 +136,7 @@ def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) 
             *_undefined_names(known),
             *_wrong_arities(readers),
             *rego_packages.mistakes(readers, query),
+            *rego_data.mistakes(readers, data),
             *(mistake for reader in readers for mistake in rego_imports.mistakes(reader)),
             *_recursion(known),
             *_data_in_place_of_rules(known, query),

@@ -13,6 +13,13 @@ from typing import Any, Final, NamedTuple
 from agentguard.engines.rego_tree import Names, Reader, name_of, objects, used_variables
 
 _ROOTS: Final = frozenset({"data", "input"})
+_OPERATORS: Final = frozenset(
+    {
+        *("and", "assign", "div", "eq", "equal", "gt", "gte", "internal", "lt", "lte"),
+        *("minus", "mul", "neq", "or", "plus", "rem"),
+    }
+)
+"""Builtins by whose names OPA calls its operators (``internal.member_2`` is ``in``)."""
 
 
 class _Import(NamedTuple):
@@ -27,6 +34,7 @@ def mistakes(reader: Reader) -> Iterator[str]:
     """Yield a sentence for each import or name that means another thing here than on a server."""
     yield from _own_package(reader)
     yield from _reserved(reader)
+    yield from _operators(reader)
     yield from _hidden(reader)
     yield from _hiding(reader)
 
@@ -61,6 +69,18 @@ def _reserved(reader: Reader) -> Iterator[str]:
             yield (
                 f"{one.at}: an import can't have the name {one.name}, which Rego has given away; "
                 "give it another name with `as`"
+            )
+
+
+def _operators(reader: Reader) -> Iterator[str]:
+    """To an OPA server `==` is then the policy's own `equal`, in all of the file."""
+    named = [(one.name, one.at) for one in _imports(reader)]
+    named += [(rule.path[len(reader.package)], rule.at) for rule in reader.module.rules]
+    for name, at in named:
+        if name in _OPERATORS:
+            yield (
+                f"{at}: {name} is the name of an operator to an OPA server, which takes this for "
+                "it; give it another name"
             )
 
 

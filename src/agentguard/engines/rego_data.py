@@ -1,0 +1,74 @@
+"""Lists of ``data.json`` that are indexed by what may be a text: mistakes.
+
+OPA reads ``data.stages[input.args.stage]`` from its store as a path, in which the text "0" names
+the first element of a list. Here a text names none. Of what has a name (``stages := data.stages``)
+an element is taken alike by both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from agentguard.engines.rego_tree import Reader, name_of, objects
+
+
+def mistakes(readers: list[Reader], data: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each computed index of such a list; ``data`` is what data.json holds."""
+    for reader in readers:
+        for rule in reader.rules:
+            loops = {"_"} | {
+                reader.text_of(span)
+                for node in objects(rule)
+                for span in node.get("SomeVars", {}).get("vars", ())
+            }
+            for node in objects(rule):
+                match node:
+                    case {"RefBrack": {"index": index, "refr": inner, "span": span}}:
+                        if not _is_number_or_loop(index, loops) and any(
+                            isinstance(value, list) for value in _held(reader, inner, data)
+                        ):
+                            yield (
+                                f'{reader.at(span)}: to an OPA server the text "0" is an index of '
+                                "this list of data.json, too; give the list a name first "
+                                "(`xs := data.xs`), and take the element of that"
+                            )
+
+
+def _is_number_or_loop(index: Mapping[str, Any], loops: set[str]) -> bool:
+    match index:
+        case {"Number": _}:
+            return True
+        case {"Var": {"value": name}}:
+            return name in loops
+    return False
+
+
+def _held(reader: Reader, node: Mapping[str, Any], data: Mapping[str, Any]) -> list[Any]:
+    """Return the values of data.json that a reference may stand for."""
+    match node:
+        case {"Var": _}:
+            path = reader.reference(name_of(node), call=False).path
+            if path[0] != "data":
+                return []
+            held: list[Any] = [data]
+            for name in path[1:]:
+                held = _members(held, name)
+            return held
+        case {"RefDot": {"refr": inner, "field": [_, name]}}:
+            return _members(_held(reader, inner, data), name)
+        case {"RefBrack": {"refr": inner, "index": {"String": {"value": name}}}}:
+            return _members(_held(reader, inner, data), name)
+        case {"RefBrack": {"refr": inner}}:
+            return [
+                child
+                for value in _held(reader, inner, data)
+                for child in (value.values() if isinstance(value, dict) else value)
+                if isinstance(child, dict | list)
+            ]
+    return []
+
+
+def _members(values: list[Any], name: str) -> list[Any]:
+    found = [value[name] for value in values if isinstance(value, dict) and name in value]
+    return [value for value in found if isinstance(value, dict | list)]
