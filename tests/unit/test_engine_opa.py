@@ -206,6 +206,7 @@ def test_stopped_in_its_tracks_and_going_on(opa):
     assert decide(ask(engine)).allowed
 
     os.kill(server._process.pid, signal.SIGSTOP)
+    os.waitpid(server._process.pid, os.WUNTRACED)  # the signal is under way until then
     assert code_of(engine) == "engine.timeout"
     os.kill(server._process.pid, signal.SIGCONT)
 
