@@ -26,7 +26,8 @@ from agentguard.engines.rego import RegoEngine
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
 FRESH = "a fresh seed"
-SEEDS = [*range(40 if FULL else 4), FRESH]
+# A gate has to say the same of one tree each time: what a fresh seed finds is for developers.
+SEEDS = [*range(40 if FULL else 4), *([] if os.environ.get("CI") == "true" else [FRESH])]
 COUNT, INPUTS = 120, 25
 WARM_UP: dict = {"agent": {}, "args": {}, "tool": {}}
 DIRECTLY = build_opener(ProxyHandler({}))
