@@ -733,6 +733,16 @@ def test_a_name_that_stands_for_two_values_is_refused(rules, name):
     assert ask(engine, x=0, y=1) == {}
 
 
+def test_rules_that_read_each_other_are_followed_once():
+    """By each of two definitions the way doubles: without an end, if each were gone."""
+    steps = "".join(
+        f"v{n} := v{n - 1} if input.a == 1\nv{n} := v{n - 1} if input.a == 2\n"
+        for n in range(1, 41)
+    )
+    (warning,) = policy(f"v0 := input.args.n\n{steps}allow if v40 < 5").warnings
+    assert "input.args.n is compared by order" in warning
+
+
 # --- variables that no condition binds
 
 

@@ -52,9 +52,8 @@ def warnings(readers: list[Reader], presence: Presence, query: Names) -> Iterato
                 continue
             for given, statements in _bodies(head, rule):
                 for name in presence.missing(reader, given, ALWAYS | needed(reader, statements)):
-                    named = ".".join(name.path) + ("" if name.whole else "[...]")
                     yield (
-                        f"{reader.at(name.span)}: where {named} is missing, {path[-1]} says "
+                        f"{reader.at(name.span)}: where {name} is missing, {path[-1]} says "
                         "nothing, though the rule's conditions hold; leave it out of what is said, "
                         "or bind it in the body and have another rule for calls without it"
                     )
@@ -122,9 +121,8 @@ def _values(reader: Reader, rule: Mapping[str, Any], presence: Presence) -> Iter
         else:
             continue
         for name in presence.missing(reader, given, ALWAYS | needed(reader, statements)):
-            named = ".".join(name.path) + ("" if name.whole else "[...]")
             yield (
-                f"{reader.at(name.span)}: where {named} is missing{said}; bind it in the body "
+                f"{reader.at(name.span)}: where {name} is missing{said}; bind it in the body "
                 "(`value := ...`), and use that here"
             )
 

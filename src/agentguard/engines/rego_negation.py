@@ -34,8 +34,7 @@ def mistakes(readers: list[Reader], presence: Presence) -> Iterator[str]:
                 found = next(presence.missing(reader, _taken_out(expression), there), None)
                 if found is None:
                     continue
-                named = ".".join(found.path) + ("" if found.whole else "[...]")
-                where = f"{reader.at(found.span)}: where {named} is missing, this"
+                where = f"{reader.at(found.span)}: where {found} is missing, this"
                 if kind == "NotExpr":
                     yield (
                         f"{where} `not` holds here and not on an OPA server, where a denial would "

@@ -174,6 +174,9 @@ class Name:
         """Whether nothing in it is computed."""
         return not self.computed
 
+    def __str__(self) -> str:
+        return ".".join(self.path) + ("" if self.whole else "[...]")
+
 
 def name_of(node: Any) -> Name:
     """Read a variable, or what hangs on one by dots and brackets."""
