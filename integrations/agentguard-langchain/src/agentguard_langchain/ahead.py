@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 from langchain_core.messages import ToolCall
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
+from langgraph.prebuilt import ToolRuntime
 
 from agentguard import Agent, Arguments, CallSite, ConfigError, Decision, Invocation
 from agentguard_langchain.codec import ToolResults
@@ -23,6 +24,16 @@ from agentguard_langchain.schemas import schema_ahead
 
 _CALL_ID: Final = "the id of a call that is not made yet"
 """What stands for the call's id; nobody else has this very object."""
+
+_RUNTIME: Final[ToolRuntime[Any, Any]] = ToolRuntime(
+    state=None,
+    context=None,
+    config={},
+    stream_writer=lambda _chunk: None,
+    tool_call_id=None,
+    store=None,
+)
+"""What stands for the runtime of a run: no runtime is bound."""
 
 _RESULTS: Final = ToolResults()
 """What a call has returned is not read ahead of it: any codec will do."""
@@ -46,7 +57,8 @@ def bind_ahead(tool: BaseTool, tool_input: str | Mapping[str, Any]) -> Arguments
         # an injected tool_call_id is asked for, and left out of what is bound
         raw = tool_input if isinstance(tool_input, str) else dict(tool_input)
         args, kwargs = shadow._to_args_and_kwargs(raw, _CALL_ID)  # noqa: SLF001
-    return entrance.bind(shape, args, kwargs, made=call.made, call_id=_CALL_ID)
+    known: dict[str, Any] = {"made": call.made, "call_id": _CALL_ID, "objects": call.objects}
+    return entrance.bind(shape, args, kwargs, **known)
 
 
 def evaluate(
@@ -89,6 +101,13 @@ def _invocation(
     # a call without an id is numbered when it is made, not when somebody asks
     site = Call(guarded, call_id, config).site(lambda: f"{guarded.name}#ahead")
     return invocation_of(guarded, tool_input, site)
+
+
+def invocation_in_node(tool: BaseTool, call: ToolCall, site: CallSite) -> Invocation:
+    """Bind a call that a ToolNode will make, in which the runtime is the node's to give."""
+    name = shape_of(_guarded(tool)).runtime
+    args = call["args"] if name is None else {**call["args"], name: _RUNTIME}
+    return invocation_of(tool, args, site)
 
 
 def invocation_of(

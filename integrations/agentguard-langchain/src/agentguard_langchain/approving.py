@@ -15,7 +15,7 @@ from langchain_core.tools import BaseTool
 
 from agentguard import Agent, ApprovalPending, Invocation
 from agentguard.telemetry import AgentSpan
-from agentguard_langchain.ahead import codec_at, invocation_of
+from agentguard_langchain.ahead import codec_at, invocation_in_node
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.payload import WITH_EDITS
 from agentguard_langchain.place import Place, Turn, last_turn, messages_of, past_turn
@@ -133,7 +133,7 @@ class _Case(NamedTuple):
 
     def _invocation(self, tool: BaseTool, call: ToolCall) -> Invocation:
         site = self.place.site(self.turn.id, self.sitting.site_id(call["id"] or ""))
-        return invocation_of(tool, call, site)
+        return invocation_in_node(tool, call, site)
 
     def _stored(self, call: ToolCall) -> None:
         """Raise ``ApprovalPending`` for a request that was made in another process, and waits.

@@ -14,14 +14,13 @@ import copy
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, Tool
 from langchain_core.utils.pydantic import get_fields
-from langgraph.prebuilt import ToolRuntime
 from pydantic.v1 import BaseModel as BaseModelV1
 
 from agentguard import Arguments, ArgumentsError, ConfigError, ToolSpec
@@ -30,7 +29,15 @@ from agentguard.binder import Binder, binder
 from agentguard.canonical import JSON
 from agentguard.tool import function_schema
 from agentguard_langchain.factories import is_model, with_marks
-from agentguard_langchain.injection import CALL_ID, RUNTIME, is_injected, read_function, stripped
+from agentguard_langchain.injection import (
+    CALL_ID,
+    OBJECTS,
+    RUNTIME,
+    is_injected,
+    read_function,
+    runtime_name,
+    stripped,
+)
 from agentguard_langchain.schemas import require_told
 from agentguard_langchain.validators import may_fill_in
 
@@ -43,7 +50,8 @@ class Shape:
     """What the schema of a tool says, as long as name, description and schema stay the same.
 
     ``visible`` are the names that the model is shown; ``injected`` those that ToolNode takes out of
-    what it gives; ``read`` the function of which ToolNode reads that.
+    what it gives; ``read`` the function of which ToolNode reads that. ``runtime`` is the argument
+    in whose place ToolNode puts the runtime, None for none.
     """
 
     spec: ToolSpec
@@ -53,6 +61,7 @@ class Shape:
     description: str
     args_schema: object
     read: object
+    runtime: str | None
 
     @classmethod
     def of(
@@ -79,6 +88,7 @@ class Shape:
             # a dictionary could be changed in place, and the digest must then change as well
             args_schema=copy.deepcopy(schema) if isinstance(schema, dict) else schema,
             read=read_function(tool),
+            runtime=runtime_name(tool),
         )
 
     def describes(self, tool: BaseTool, origin: str) -> bool:
@@ -194,10 +204,13 @@ class Entrance:
         *,
         made: Mapping[str, Any],
         call_id: str | None,
+        objects: Sequence[object] | None = None,
     ) -> Arguments:
         """Bind what the callable receives, with a mark in the place of a value in ``made``.
 
-        ``call_id`` is the one that LangChain fills in. Raises ``ArgumentsError``.
+        ``call_id`` is the one that LangChain fills in. ``objects`` are the framework's objects in
+        the raw input: a schema could make others out of what a model gave. None where no schema
+        was applied. Raises ``ArgumentsError``.
         """
         by_position = frozenset(self.positional[: len(args)])
         supplied = by_position | kwargs.keys()
@@ -215,6 +228,7 @@ class Entrance:
         schema = shape.args_schema
         seen = isinstance(schema, type) and is_model(schema) and may_fill_in(schema)
         told = {n for n in values if self._tells(n, values[n], call_id)} - shape.visible
+        told |= {n for n, value in values.items() if _is_the_frameworks(value, objects)}
         bound = {
             name: FactoryMade.MADE if name in marked else with_marks(value, seen=seen)
             for name, value in values.items()
@@ -227,12 +241,16 @@ class Entrance:
         return Arguments.of(bound, unbound=sorted(unbound), declared=declared)
 
     def _tells(self, name: str, value: object, call_id: str | None) -> bool:
-        """Whether an argument's very value shows that the framework supplied it."""
-        if name == RUNTIME or name in self.annotated:
-            return isinstance(value, ToolRuntime) or (
-                name == CALL_ID and call_id is not None and value is call_id
-            )
+        """Whether an argument's very value is the call's id, which LangChain fills in."""
+        marked = name == CALL_ID and name in self.annotated
+        return marked and call_id is not None and value is call_id
+
+
+def _is_the_frameworks(value: object, objects: Sequence[object] | None) -> bool:
+    """Whether an argument is an object that no model can give: the run's runtime, or its store."""
+    if not isinstance(value, OBJECTS):
         return False
+    return objects is None or any(value is one for one in objects)
 
 
 _POSITIONAL: Final = (

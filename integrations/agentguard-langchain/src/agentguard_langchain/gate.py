@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final, Literal, NoReturn, Self
@@ -45,13 +45,14 @@ class Call:
     """One call on its way through a tool's layers.
 
     ``parsing`` while its input is validated; ``made`` are the arguments that default factories
-    made then. ``taken`` once a gate has answered for it, ``inside`` while its body runs;
+    made then, ``objects`` the framework's objects in the raw input, None if there was none.
+    ``taken`` once a gate has answered for it, ``inside`` while its body runs;
     ``refusal`` is what the gate raised instead.
     """
 
     __slots__ = (
-        *("config", "id", "inside", "made", "manager", "parsing", "place", "placed", "refusal"),
-        *("taken", "tool"),
+        *("config", "id", "inside", "made", "manager", "objects", "parsing", "place", "placed"),
+        *("refusal", "taken", "tool"),
     )
 
     def __init__(
@@ -62,6 +63,7 @@ class Call:
         self.config = config
         self.parsing = False
         self.made: Mapping[str, Any] = {}
+        self.objects: Sequence[object] | None = None
         self.taken = False
         self.inside = False
         self.refusal: Denied | None = None

@@ -194,9 +194,8 @@ def _describe(tool: Guarded, entrance: Entrance, body: Body) -> Callable[[Call],
     def describe(call: Call) -> Invocation:
         shape = shape_of(tool)
         site = call.site(functools.partial(gate_of(tool).agent.call_id, tool.name))
-        bind = functools.partial(
-            entrance.bind, shape, body.args, body.kwargs, made=call.made, call_id=call.id
-        )
+        known: dict[str, Any] = {"made": call.made, "call_id": call.id, "objects": call.objects}
+        bind = functools.partial(entrance.bind, shape, body.args, body.kwargs, **known)
         return Invocation.bind(shape.spec, bind, site)
 
     return describe

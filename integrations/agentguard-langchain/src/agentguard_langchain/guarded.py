@@ -28,6 +28,7 @@ from agentguard_langchain.gated import (
     gated_method,
     shape_of,
 )
+from agentguard_langchain.injection import OBJECTS
 from agentguard_langchain.schemas import Unannounced, stand_in
 
 _STOCK: Final = {
@@ -104,6 +105,8 @@ class GuardedTool(Guarded):
         call = CURRENT.get()
         if call is None or call.tool is not self:
             return super()._parse_input(tool_input, tool_call_id)
+        given = () if isinstance(tool_input, str) else tool_input.values()
+        call.objects = [value for value in given if isinstance(value, OBJECTS)]
         call.parsing = True
         try:
             parsed = super()._parse_input(tool_input, tool_call_id)

@@ -17,6 +17,7 @@ from langchain_core.tools import BaseTool, InjectedToolArg
 from langchain_core.tools.base import get_all_basemodel_annotations
 from langchain_core.utils.pydantic import get_fields
 from langgraph.prebuilt import ToolRuntime
+from langgraph.store.base import BaseStore
 
 from agentguard import ConfigError
 
@@ -25,6 +26,9 @@ RUNTIME: Final = "runtime"
 
 CALL_ID: Final = "tool_call_id"
 """LangChain itself fills in a marked parameter of this name, unless the model gave one."""
+
+OBJECTS: Final = (ToolRuntime, BaseStore)
+"""What only the framework supplies, whatever a parameter's annotation: no JSON contains one."""
 
 
 def is_injected(annotation: object) -> bool:
@@ -44,6 +48,24 @@ def read_function(tool: BaseTool) -> Callable[..., Any] | None:
     function: Callable[..., Any] | None
     function = getattr(tool, "func", None) or getattr(tool, "coroutine", None)
     return function
+
+
+def runtime_name(tool: BaseTool) -> str | None:
+    """Return the name of the argument in whose place ToolNode puts the runtime; None for none.
+
+    ToolNode does so by the name ``runtime``, and by a ``ToolRuntime`` anywhere in the annotation.
+    """
+    in_schema = get_all_basemodel_annotations(tool.get_input_schema())
+    annotations = {**_annotations(read_function(tool)), **in_schema}
+    names = [n for n, type_ in annotations.items() if n == RUNTIME or _holds_runtime(type_)]
+    return names[-1] if names else None
+
+
+def _holds_runtime(annotation: object) -> bool:
+    origin = typing.get_origin(annotation) or annotation
+    if isinstance(origin, type) and issubclass(origin, ToolRuntime):
+        return True
+    return any(_holds_runtime(part) for part in typing.get_args(annotation))
 
 
 def stripped(tool: BaseTool) -> frozenset[str]:

@@ -45,6 +45,11 @@ Where it raises or returns None, the delegation counts with which the run was be
 """
 
 
+def _looks_up_tools(tool: object) -> bool:
+    """Whether a tool of the model's provider does nothing but show the model more of its tools."""
+    return isinstance(tool, dict) and str(tool.get("type")).startswith("tool_search")
+
+
 class Lent(NamedTuple):
     """What is lent where a call is made; ``here`` if the core finds it in force by itself."""
 
@@ -129,6 +134,8 @@ class Ward:
         """Keep the tools that a model is given; raises ``ConfigError`` as ``guard_tools`` does."""
         known: dict[str, BaseTool] = {}
         for tool in tools:
+            if _looks_up_tools(tool):
+                continue
             if not isinstance(tool, BaseTool):
                 name = tool.get("name") or tool.get("type") if isinstance(tool, dict) else tool
                 message = (
