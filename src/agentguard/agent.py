@@ -18,7 +18,7 @@ from typing import Any, Never, ParamSpec, TypeVar
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
-from agentguard import drive, flow
+from agentguard import ambient, drive, flow
 from agentguard.arguments import Arguments
 from agentguard.decision import Decision, Denied
 from agentguard.delegated import Delegation, Holder
@@ -30,7 +30,7 @@ from agentguard.errors import AgentguardError, ConfigError, DelegationError
 from agentguard.identity import credential
 from agentguard.instance import Instance
 from agentguard.invocation import CallSite, Invocation
-from agentguard.journal import ResultCodec
+from agentguard.journal import Inside, ResultCodec
 from agentguard.members import AgentConfig
 from agentguard.ports import Runs
 from agentguard.telemetry import AgentSpan, Telemetry
@@ -127,7 +127,8 @@ class Agent:
         line = instance.line
         watch = self._body.telemetry.evaluation(instance.actor, invocation)
         lent = instance.lent(self._delegation)
-        asking = flow.evaluate(instance.actor, line, invocation, watch, lent, codec)
+        inside = Inside(ambient.inside())
+        asking = flow.evaluate(instance.actor, line, invocation, watch, lent, codec, inside)
         return drive.run(asking, line, _no_tool, watch)
 
     async def aevaluate(
@@ -141,7 +142,8 @@ class Agent:
         line = instance.line
         watch = self._body.telemetry.evaluation(instance.actor, invocation)
         lent = instance.lent(self._delegation)
-        asking = flow.evaluate(instance.actor, line, invocation, watch, lent, codec)
+        inside = Inside(ambient.inside())
+        asking = flow.evaluate(instance.actor, line, invocation, watch, lent, codec, inside)
         return await drive.arun(asking, line, _no_tool, watch, self._body.executors())
 
     def run(
@@ -161,8 +163,8 @@ class Agent:
         are those in ``suspends``, a framework's way to pause, and in ``hands_on``, its way to go on
         elsewhere: neither is an error. With a ``codec``, a call that a framework makes again when
         it resumes a run does not run again, unless it was suspended; a ``reentrant`` one, a
-        sub-agent's, also goes on where it was cut short. Raises ``Denied``, ``ApprovalPending``, or
-        what ``function`` raises.
+        sub-agent's, also goes on where it was cut short, and while a call in it waits. Raises
+        ``Denied``, ``ApprovalPending``, or what ``function`` raises.
         """
         instance = self._acting()
         watch = self._body.telemetry.call(instance.actor, invocation)
@@ -172,6 +174,7 @@ class Agent:
             *(outcome_unknown, codec, suspends),
             hands_on=hands_on,
             reentrant=reentrant,
+            inside=Inside(ambient.inside()),
         )
         return drive.run(calling, instance.line, _unchanged(invocation, function), watch)  # type: ignore[no-any-return]
 
@@ -195,6 +198,7 @@ class Agent:
             *(outcome_unknown, codec, suspends),
             hands_on=hands_on,
             reentrant=reentrant,
+            inside=Inside(ambient.inside()),
         )
         tool = _unchanged(invocation, function)
         return await drive.arun(calling, instance.line, tool, watch, self._body.executors())

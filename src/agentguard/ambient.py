@@ -17,7 +17,9 @@ from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import Final
 
+from agentguard.effects import Run
 from agentguard.errors import DelegationError, UnguardedCallError
+from agentguard.journal import Inside
 
 
 class Entry:
@@ -28,7 +30,7 @@ class Entry:
     def __init__(self, delegation: object) -> None:
         self._delegation = delegation
         self._outer: Entry | None = None
-        self._running: str | None = None
+        self._running: Running | None = None
         self._token: Token[Entry | None] | None = None
         self._passed: Token[Entry | None] | None = None
 
@@ -75,7 +77,7 @@ class Entry:
     @property
     def is_nearest(self) -> bool:
         """Whether no other block, and no guarded call, has begun here since it did."""
-        return self.is_innermost and self._running == _RUNNING.get()
+        return self.is_innermost and self._running is _RUNNING.get()
 
     def lessened(self, delegation: object) -> object:
         """Return ``delegation``, which comes from elsewhere, less what the narrowings here take."""
@@ -109,7 +111,7 @@ class Narrowing(Entry):
 
 
 _ENDED: Final = object()
-_RUNNING: ContextVar[str | None] = ContextVar("agentguard_running", default=None)
+_RUNNING: ContextVar[Running | None] = ContextVar("agentguard_running", default=None)
 _IN_FORCE: ContextVar[Entry | None] = ContextVar("agentguard_in_force", default=None)
 
 
@@ -171,24 +173,35 @@ def idempotency_key() -> str:
     if running is None:
         message = "no guarded call is running here: call the tool with agent.call"
         raise UnguardedCallError(message)
-    return running
+    return running.invocation_id
+
+
+def inside() -> Inside | None:
+    """For adapters: return how the calls within the call that runs here were left, None for none.
+
+    A call that has returned is complete once none of them ``waits``.
+    """
+    running = _RUNNING.get()
+    return None if running is None else running.inside
 
 
 class Running:
     """Lets ``idempotency_key`` answer within a call, and puts in force what the call may hand on.
 
-    ``lends`` None leaves in force what is: an agent acts on its own authority only where that is
-    nothing.
+    Where its authority lends nothing, what is in force stays so: an agent acts on its own authority
+    only where that is nothing.
     """
 
-    __slots__ = ("_entry", "_invocation_id", "_token")
+    __slots__ = ("_entry", "_token", "inside", "invocation_id")
 
-    def __init__(self, invocation_id: str, lends: object) -> None:
-        self._invocation_id = invocation_id
+    def __init__(self, run: Run) -> None:
+        self.invocation_id = run.invocation_id
+        self.inside = run.inside
+        lends = run.authority.lends
         self._entry = Entry(lends) if lends is not None else None
 
     def __enter__(self) -> None:
-        self._token = _RUNNING.set(self._invocation_id)
+        self._token = _RUNNING.set(self)
         if self._entry is not None:
             self._entry.begin()
 

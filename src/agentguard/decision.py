@@ -24,6 +24,19 @@ MAY_HAVE_RUN: Final = frozenset({"journal.in_doubt", "journal.observed", "journa
 """A call that is refused with one of these codes was made before."""
 
 
+_UNDECIDED: Final = frozenset(
+    {
+        *("approval.expired", "approval.insufficient", "approval.limit", "approval.required"),
+        *("approval.unavailable", "call.interrupted", "domain.frozen", "journal.in_doubt"),
+        *("policy.error", "policy.malformed", "policy.panic"),
+    }
+)
+_BROKEN: Final = frozenset(
+    {"anchor", "clock", "credential", "engine", "entropy", "facts", "key", "signature", "storage"}
+)
+"""The nouns of codes that say that something has failed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Requirement:
     """One approval that a policy asks for (policies.md, Output).
@@ -73,6 +86,11 @@ class Decision:
     def allowed(self) -> bool:
         """True when the call may run now."""
         return self.outcome == "allow"
+
+    @property
+    def is_final(self) -> bool:
+        """False where people, policy and authority have not answered: the call may yet run."""
+        return self.code not in _UNDECIDED and self.code.partition(".")[0] not in _BROKEN
 
     @property
     def reason(self) -> str:

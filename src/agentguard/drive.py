@@ -106,7 +106,10 @@ def _perform(effect: Effect, line: Line, tool: Callable[[], Any], watch: Watch) 
             with watch:  # a server is told the trace
                 return line.engine.evaluate(effect.document)
         case Run():
-            with watch, ambient.Running(effect.invocation_id, effect.authority.lends):
+            with (
+                watch,
+                ambient.Running(effect),
+            ):
                 return _finished(tool())
         case Enqueue():
             line.log.enqueue(effect.record)
@@ -236,7 +239,7 @@ async def _aperform(
     effect: Effect, line: Line, tool: Callable[[], Any], watch: Watch, executors: Executors
 ) -> Any:
     if isinstance(effect, Run):
-        with watch, ambient.Running(effect.invocation_id, effect.authority.lends):
+        with watch, ambient.Running(effect):
             result = tool()
             return _finished(await result if inspect.isawaitable(result) else result)
     if isinstance(effect, LookUp):

@@ -17,7 +17,7 @@ from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Mode, Receipt, Record
 from agentguard.canonical import Fragment
 from agentguard.decision import Decision
-from agentguard.journal import Page
+from agentguard.journal import Inside, Page
 from agentguard.keys import Signer
 from agentguard.ports import (
     Approvals,
@@ -119,10 +119,14 @@ class Append(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Effect: run the tool, as this invocation and under this authority; send back its result."""
+    """Effect: run the tool, as this invocation and under this authority; send back its result.
+
+    ``inside`` is told how the calls that the tool makes were left.
+    """
 
     invocation_id: str
     authority: Authority
+    inside: Inside
 
 
 class Enqueue(NamedTuple):

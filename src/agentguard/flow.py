@@ -41,7 +41,7 @@ from agentguard.effects import (
 from agentguard.envelope import Envelope
 from agentguard.errors import AgentguardError, EncodeError
 from agentguard.invocation import Invocation, commitment, statement, timestamp
-from agentguard.journal import ResultCodec
+from agentguard.journal import Inside, ResultCodec
 from agentguard.preparation import Prepared, effective_time, prepare
 from agentguard.redaction import Redaction
 from agentguard.replaying import Kept
@@ -59,8 +59,9 @@ def evaluate(
     line: Line,
     invocation: Invocation,
     watch: Watch,
-    lent: Lent | None = None,
-    codec: ResultCodec | None = None,
+    lent: Lent | None,
+    codec: ResultCodec | None,
+    inside: Inside,
 ) -> Generator[Effect, Any, Decision]:
     """Steps 1, 2, 3, 5 and 6: what the answer would be; it is not signed, counted or recorded.
 
@@ -70,7 +71,8 @@ def evaluate(
     """
     prepared = yield from prepare(actor, line, invocation, lent, watch)
     prepared, kept = yield from replaying.look(actor, prepared, codec)
-    ruled = yield from rule(actor, line, prepared, kept.page if kept is not None else None)
+    page = kept.page if kept is not None else None
+    ruled = yield from rule(actor, line, prepared, inside, page)
     if ruled.interrupt is not None:
         raise ruled.interrupt
     return ruled.decision if ruled.enforced else Decision.observed(ruled.decision)
@@ -88,11 +90,14 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
     *,
     hands_on: tuple[type[BaseException], ...] = (),
     reentrant: bool = False,
+    inside: Inside,
 ) -> Generator[Effect, Any, Any]:
     """Steps 1 to 9: run the call if it may run; raises ``Denied`` if not, or ``ApprovalPending``.
 
     ``lent`` is the delegation in force; None for none. With a ``codec`` a call whose site is stable
-    runs at most once, however often it is made: its result is handed out again.
+    runs at most once, however often it is made: its result is handed out again. That is so once it
+    is complete: a hand-over (``inside.hands_over``, or a ``reentrant`` call) is made again while a
+    call inside waits.
 
     An exception of the tool is recorded and raised as it is; one of ``outcome_unknown``,
     ``hands_on`` (a framework's way to go on elsewhere) or ``suspends``, or that is no
@@ -101,22 +106,25 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
     calls itself) may be made again until it is done. ``watch`` is told of all of it but the end.
     """
     account, again = yield from _authorized(  # 1 to 7
-        actor, line, invocation, watch, lent, codec, reentrant=reentrant
+        actor, line, invocation, watch, lent, codec, inside, reentrant=reentrant
     )
     kept, invocation_id = account.kept, account.prepared.predicate["invocation_id"]
     if kept is not None and kept.page is not None:
         yield from account.close("not_run", None, replay_of=kept.page.invocation_id)
+        inside.ends()
         return again
     refusal = yield from replaying.begin(kept, invocation_id)
     if refusal is not None:
         yield from account.close("not_run", None)
         raise Denied(refusal)
     started = account.now()
+    inside.runs(kept=kept is not None)
     try:
-        result = yield Run(invocation_id, account.prepared.authority)  # 8
+        result = yield Run(invocation_id, account.prepared.authority, inside)  # 8
     except NotRun as not_run:
         yield from account.close("not_run", None)
         yield from replaying.forget(kept)
+        inside.ends()
         raise Denied(not_run.refusal) from None
     except suspends as error:
         watch.suspended()
@@ -129,15 +137,18 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
             watch.handed_on()
         yield from account.close("unknown" if unknown else "error", started, error=error)
         yield from replaying.cut_short(kept, invocation_id) if unknown else replaying.forget(kept)
+        if not unknown or isinstance(error, hands_on):
+            inside.ends()
         raise
     except BaseException as error:
         yield from account.close("unknown", started, error=error)
         yield from replaying.cut_short(kept, invocation_id)
         raise
     yield from account.close("ok", started, result=result)  # 9
+    inside.ends()
     redacted = any(pointer[0] == "result" for pointer in account.redactions)
     yield from replaying.finish(
-        kept, invocation_id, result, redacted=redacted, enforced=account.enforced
+        kept, invocation_id, result, inside, redacted=redacted, enforced=account.enforced
     )
     return result
 
@@ -149,15 +160,17 @@ def _authorized(
     watch: Watch,
     lent: Lent | None,
     codec: ResultCodec | None,
+    inside: Inside,
     *,
     reentrant: bool,
 ) -> Generator[Effect, Any, tuple[_Account, Any]]:
     """Steps 1 to 7; with the account of an authorised call its result, if it was made before."""
     prepared = yield from prepare(actor, line, invocation, lent, watch)  # 1, 2, 3
+    inside.begins(prepared.predicate["call_site"])
     prepared, kept = yield from replaying.look(actor, prepared, codec, reentrant=reentrant)
     sealed, unsigned = _sign(actor, prepared)  # 4
     page = kept.page if kept is not None else None
-    ruled = yield from rule(actor, line, prepared, page)  # 5, 6
+    ruled = yield from rule(actor, line, prepared, inside, page)  # 5, 6
     ruled, again = ruled._replace(decision=ruled.decision.cut()), None
     if unsigned is not None:
         ruled = ruled.refused(unsigned)
@@ -175,6 +188,8 @@ def _authorized(
     watch.recorded(ruled.decision, recorded, account.receipt, line.log.head)
     yield from _withdraw(prepared, ruled)
     if not ruled.runs:
+        if ruled.interrupt is None and ruled.decision.is_final:
+            inside.ends()
         raise ruled.interrupt or Denied(ruled.decision)
     return account, again
 

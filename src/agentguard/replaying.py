@@ -17,7 +17,7 @@ from agentguard.arguments import Arguments
 from agentguard.decision import Decision
 from agentguard.effects import Actor, Begin, Effect, Finish, Forget, Look
 from agentguard.errors import AgentguardError, DecodeError, EncodeError
-from agentguard.journal import MAX_RESULT, Page, ResultCodec
+from agentguard.journal import MAX_RESULT, Inside, Page, ResultCodec
 from agentguard.preparation import Prepared
 
 _LOGGER = logging.getLogger("agentguard")
@@ -101,15 +101,32 @@ def begin(kept: Kept | None, invocation_id: str) -> Generator[Effect, Any, Decis
 
 
 def finish(
-    kept: Kept | None, invocation_id: str, result: object, *, redacted: bool, enforced: bool
+    kept: Kept | None,
+    invocation_id: str,
+    result: object,
+    inside: Inside,
+    *,
+    redacted: bool,
+    enforced: bool,
 ) -> Generator[Effect, Any, None]:
     """Keep the result of a call that has run; where that fails, it stays in doubt.
 
-    One of which a part is ``redacted`` in the log is not kept here either; of one that was not
-    ``enforced`` the page says so.
+    A hand-over is not complete while a call ``inside`` waits: it is made again, where that runs
+    nothing twice. A result of which a part is ``redacted`` in the log is not kept here either; of
+    one that was not ``enforced`` the page says so.
     """
     if kept is None:
         return
+    if inside.waits:
+        if inside.repeatable and (kept.reentrant or inside.hands_over):
+            yield from forget(kept)
+            return
+        _LOGGER.warning(
+            "the call %s has ended while a call waits that its tool has made: it is not made again "
+            "when its run goes on, since what its tool has done else would be done twice; let the "
+            "tool raise what it is told of the call that waits",
+            invocation_id,
+        )
     page = Page(invocation_id, "unreplayable")
     try:
         written = kept.codec.dumps(result) if not redacted else b""

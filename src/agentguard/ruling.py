@@ -23,7 +23,7 @@ from agentguard.effects import Actor, Append, Ask, Effect, Evaluate, Line
 from agentguard.errors import AgentguardError, ApprovalError
 from agentguard.identity.trust import seconds
 from agentguard.invocation import call_digest
-from agentguard.journal import Page
+from agentguard.journal import Inside, Page
 from agentguard.ports import Asked
 from agentguard.preparation import Prepared, interrupted
 from agentguard.roster import Answer
@@ -56,7 +56,11 @@ class Ruled(NamedTuple):
 
 
 def rule(
-    actor: Actor, line: Line, prepared: Prepared, made_before: Page | None = None
+    actor: Actor,
+    line: Line,
+    prepared: Prepared,
+    inside: Inside,
+    made_before: Page | None = None,
 ) -> Generator[Effect, Any, Ruled]:
     """Steps 5 and 6; raises ``ApprovalPending`` for a call that waits for a person.
 
@@ -85,6 +89,7 @@ def rule(
         failed = Decision.failed("storage.failed", "approvals can't be read or written", error)
         return _refused(ruled, failed)
     prepared.watch.waits(pending.request)
+    inside.asks(prepared.predicate["call_site"], pending.request)
     raise pending
 
 

@@ -50,7 +50,7 @@ from crewai.tools import tool
 from agentguard import ApprovalPending, Decision, Ed25519Signer, Guard
 from agentguard_crewai import answered, guard_crew, kickoff_or_pause, resumable
 
-ASKING = {"approval": False, "mode": "pause"}
+ASKING = {"approval": False, "mode": "pause", "timeout": 20}
 DIE = []
 RESULTS = {}
 
@@ -141,7 +141,7 @@ def order(guard, name):
     lead = agent("Lead", name, native, steps, allow_delegation=True)
     worker = agent("Worker", name, native, [[three], "is paid"])
     task = Task(description="a task", expected_output="words", agent=lead)
-    options = {"on_approval": ASKING["mode"], "timeout": 20}
+    options = {"on_approval": ASKING["mode"], "timeout": ASKING["timeout"]}
     return guard_crew(Crew(agents=[lead, worker], tasks=[task]), guard, **options)
 
 
@@ -562,13 +562,14 @@ def test_once_a_person_has_found_out_the_run_goes_on(place, payment, ran):
     assert attempt not in place.examine().in_doubt
     ((_kind, _name, again),) = place.done("resume", name)
     place.require_sound()
-    if payment == 3:  # the delegation was complete, in which that was told
-        assert to not in again
-    elif ran:
+    if ran:
         assert "journal.unreplayable" in again[to]
     else:
         assert again[to] == f"paid {to}"
-    assert place.effects[to] == (1 if ran or payment == 2 else 0)
+    assert place.effects[to] == 1
+    ((_kind, _name, once_more),) = place.done("resume", name)
+    assert (f"{name}-3" in once_more) is False  # the delegation is complete by now
+    place.require_sound()
 
 
 @pytest.mark.parametrize("name", ["native-0", "text-1"])
@@ -587,6 +588,22 @@ def test_a_model_that_died_leaves_nothing_in_doubt(place, name, who, left):
     ((_kind, _name, again),) = place.done("resume", name)
     assert f"{name}-3" not in again  # the coworker is not asked once more
     assert sum(place.effects.values()) == 3
+
+
+@pytest.mark.parametrize("name", ["native-0", "text-1"])
+def test_what_waited_in_vain_runs_in_another_process_once_it_is_approved(place, name):
+    asking = {"approval": True, "mode": "wait", "timeout": 0}
+    ((_kind, _name, results),) = place.done("resume", name, asking=asking)
+    for n in (1, 3):  # the lead's call, and that of its coworker
+        assert "approval" in results[f"{name}-{n}"]
+    assert [place.effects[f"{name}-{n}"] for n in (1, 2, 3)] == [0, 1, 0]
+    place.done("approve")
+    ((_kind, _name, again),) = place.done("resume", name, asking=asking)
+    assert again == {f"{name}-{n}": f"paid {name}-{n}" for n in (1, 2, 3)}
+    ((_kind, _name, once_more),) = place.done("resume", name, asking=asking)
+    assert f"{name}-3" not in once_more  # the coworker is not asked once more
+    assert len(place.said("request")) == 2
+    place.require_sound()
 
 
 @pytest.mark.parametrize("mode", ["pause", "wait"])

@@ -25,7 +25,7 @@ from crewai.utilities.agent_utils import is_inside_event_loop
 from crewai.utilities.types import LLMMessage
 from pydantic import PrivateAttr
 
-from agentguard import Agent, ConfigError, Guard
+from agentguard import Agent, ConfigError, Guard, ambient
 from agentguard_crewai import runs, scopes
 from agentguard_crewai.answers import of_this_work
 from agentguard_crewai.binding import known_as, names_of
@@ -320,6 +320,9 @@ def _executing(agent: GuardedAgent, task: Task | None = None) -> Iterator[None]:
     identity, outer, before = require_identity(agent), _EXECUTING.get(), scopes.opened()
     if not agent.role:  # CrewAI leaves out what tells one step of a model from another
         raise ConfigError(f"the role of the agent {identity.agent.name} is empty: give it one")
+    around = ambient.inside()
+    if around is not None:  # this is what a guarded call hands over
+        around.hands_over = True
     with runs.joined() as run, runs.attempt(agent, task), of_this_work(agent):
         try:
             with handed_over():

@@ -17,7 +17,16 @@ from typing import Any, Final, NamedTuple
 from crewai.tools import BaseTool
 from crewai.tools.tool_failure import ToolFailure
 
-from agentguard import AgentguardError, ApprovalPending, ConfigError, Decision, Denied, Invocation
+from agentguard import (
+    AgentguardError,
+    ApprovalPending,
+    ConfigError,
+    Decision,
+    Denied,
+    Invocation,
+    ambient,
+)
+from agentguard.journal import Inside
 from agentguard_crewai import rejection
 from agentguard_crewai.binding import require_repeatable
 from agentguard_crewai.delegation import (
@@ -128,6 +137,7 @@ class Call:
         self._pauses = identity.options.on_approval == "pause"
         self._until = time.monotonic() + identity.options.timeout
         self._started = False
+        self._inside: Inside | None = None
         self._asked_anew = False
 
     def run(self) -> Any:
@@ -145,7 +155,7 @@ class Call:
     def _begin(self) -> None:
         if self._coworker is not None:
             hand_over(self._coworker, self._identity)
-        self._started = True
+        self._started, self._inside = True, ambient.inside()
 
     def asks_anew(self, denied: Denied) -> bool:
         """Whether a call that was to stop the crew asks once more: its request has expired."""
@@ -167,9 +177,20 @@ class Call:
             _LOGGER.warning("%s", pending)
         return self._until - time.monotonic()
 
+    @property
+    def waits(self) -> bool:
+        """Whether it has handed work over in which a call waits."""
+        inside = self._inside
+        return inside is not None and inside.hands_over and inside.waits
+
     def completed(self, result: Any) -> Any:
-        """End the call with its result; its place, and those within it, stay taken."""
-        if self._outer is not None and self._place is not None:
+        """End the call with its result; its place, and those within it, stay taken.
+
+        One within which another waits is not complete: made again, it has its place again.
+        """
+        if self.waits:
+            self._give_back()
+        elif self._outer is not None and self._place is not None:
             self._outer += [self._place, *self._within]
         return result
 
@@ -205,4 +226,4 @@ class Call:
 
     def _give_back(self) -> None:
         if self._place is not None:
-            self._run.give_back(self._place)
+            self._run.give_back(self._place, self._within)

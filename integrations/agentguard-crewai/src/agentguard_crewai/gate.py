@@ -41,13 +41,14 @@ class Gate:
     ``entry_points`` are the tool's functions, and the gated ones: making one takes 19 us.
     """
 
-    __slots__ = ("_configured", "_identity", "_name", "entry_points", "tool")
+    __slots__ = ("_configured", "_identity", "_incomplete", "_name", "entry_points", "tool")
 
     def __init__(self, identity: Identity, tool: BaseTool, name: str) -> None:
         self.tool = tool
         self._name = name
         self._identity = identity
         self._configured: tuple[ToolSpec, ToolSpec] | None = None
+        self._incomplete: list[object] = []
         self.entry_points: dict[str, tuple[object, Callable[..., Any]]] = {}
         self.spec()  # what is wrong with it is found before a call is
 
@@ -80,7 +81,7 @@ class Gate:
                         codec=call.codec,
                         reentrant=is_handover(self.tool),  # goes on where it was cut short
                     )
-                    return call.completed(result)
+                    return self._ended(call, result)
                 except Denied as refused:
                     if not call.asks_anew(refused):
                         raise
@@ -106,7 +107,7 @@ class Gate:
                         codec=call.codec,
                         reentrant=is_handover(self.tool),  # goes on where it was cut short
                     )
-                    return call.completed(result)
+                    return self._ended(call, result)
                 except Denied as refused:
                     if not call.asks_anew(refused):
                         raise
@@ -116,6 +117,15 @@ class Gate:
                         return call.given_up(pending)
         except Exception as error:  # noqa: BLE001  what is the tool's own is raised again
             return call.ended(error)
+
+    def _ended(self, call: Call, result: Any) -> Any:
+        if call.waits:
+            self._incomplete.append(result)
+        return call.completed(result)
+
+    def is_complete(self, result: object) -> bool:
+        """Whether a result is that of a call within which none waits, and may be kept."""
+        return all(one is not result for one in self._incomplete)
 
     def _bind(self, body: Body) -> Call:
         """Bind a call; raises what it has raised in this step, and ``Paused``."""

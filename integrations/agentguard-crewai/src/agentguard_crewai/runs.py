@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -56,6 +56,7 @@ class Run:
         self.pending: ApprovalPending | None = None
         self.told: set[str] = set()
         self._taken: defaultdict[Key, set[int]] = defaultdict(set)
+        self._left: dict[tuple[Key, int], list[Place]] = {}
         self._lock = threading.Lock()
 
     def pause(self, pending: ApprovalPending) -> NoReturn:
@@ -69,11 +70,16 @@ class Run:
             raise Paused(self.pending)
 
     def take(self, key: Key) -> Place:
-        """Return the place of the next call that is this one."""
+        """Return the place of the next call that is this one.
+
+        Where that call was left incomplete, those within it have their places again.
+        """
         with self._lock:
             taken = self._taken[key]
             ordinal = next(n for n in itertools.count(1) if n not in taken)
             taken.add(ordinal)
+            for within in self._left.pop((key, ordinal), ()):
+                self._taken[within.key].discard(within.ordinal)
         return Place(self, key, ordinal)
 
     def retake(self, places: Iterable[Place]) -> None:
@@ -82,10 +88,15 @@ class Run:
             for place in places:
                 self._taken[place.key].add(place.ordinal)
 
-    def give_back(self, place: Place) -> None:
-        """Let another call have the place of one that did not run, or has failed."""
+    def give_back(self, place: Place, within: Sequence[Place] = ()) -> None:
+        """Let another call have the place of one that did not run, has failed, or is incomplete.
+
+        The calls that were completed ``within`` it keep theirs until it is made again.
+        """
         with self._lock:
             self._taken[place.key].discard(place.ordinal)
+            if within:
+                self._left[place.key, place.ordinal] = [*within]
 
 
 class Key(NamedTuple):

@@ -82,15 +82,16 @@ class _Gated:
 
 
 class _Caching:
-    """``cache_function``: asked of what a tool has returned, and of nothing that took its place."""
+    """``cache_function``: asked of what a tool has returned once its call is complete."""
 
     def __get__(self, tool: BaseTool | None, owner: type) -> Any:
         if tool is None:
             raise AttributeError("cache_function")
-        asked = vars(gate_of(tool).tool)["cache_function"]
+        gate = gate_of(tool)
+        asked = vars(gate.tool)["cache_function"]
 
         def cacheable(arguments: Any = None, result: Any = None) -> bool:
-            if isinstance(result, ToolFailure):
+            if isinstance(result, ToolFailure) or not gate.is_complete(result):
                 return False
             try:
                 return bool(asked(arguments, result))
