@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from agentguard.frameworks import require_supported
+
+require_supported("agentguard-crewai", "crewai")
+
 from agentguard_crewai.agents import agent_of, guard_agent
 from agentguard_crewai.crews import guard_crew, guard_crewbase
 from agentguard_crewai.flows import akickoff_or_pause, answered, kickoff_or_pause
