@@ -28,7 +28,16 @@ from agentguard.invocation import timestamp
 from agentguard.keys import Ed25519Signer, Secret, Signer
 from agentguard.passphrase import Passphrase, ask, held
 from agentguard.ports import Journal, LogReader, Revocations, Runs
-from agentguard.storage import files, founding, keystore, pinned, revocations, succession
+from agentguard.storage import (
+    anchor,
+    files,
+    founding,
+    keystore,
+    pinned,
+    place,
+    revocations,
+    succession,
+)
 from agentguard.storage import registry as registry_file
 from agentguard.storage.approvals import FileApprovals, MemoryApprovals
 from agentguard.storage.journal import FileJournal, MemoryJournal
@@ -90,6 +99,7 @@ class StateDomain:
     def lease(self, now: datetime) -> ShardLog:
         """Lease a shard, and announce in it the keys that were rotated or revoked."""
         now = self.in_force(now)
+        _require_place(self.settings, self.trust)
         try:
             log = self._lessor().lease(now)
         except VerificationError:
@@ -138,8 +148,12 @@ class StateDomain:
         return trust
 
     def renewed(self) -> StateDomain | None:
-        """Take the domain up again if another trust document counts by now, or should."""
+        """Take the domain up again if another trust document counts by now, or should.
+
+        Raises as ``take_up`` does, also where the log goes on in another state by now.
+        """
         state = self.settings.state
+        _require_place(self.settings, self.trust)
         changed = succession.is_due(state) or keystore.load_trust(state) != self.trust
         return take_up(self.settings, self.passphrase) if changed else None
 
@@ -232,7 +246,7 @@ def found(
     with founding.filling(config.state) as state:
         try:
             if config.anchor is not None:  # first, since it may lie where this user can't write
-                pinned.keep(config.anchor, config.state, trust)
+                pinned.keep(config.anchor, config.state, trust, made_in=state)
             files.write_new(state / ".gitignore", b"*\n")
             keystore.save_key(state, "issuer", issuer, passphrase)
             keystore.save_key(state, "log", log_key, passphrase)
@@ -251,10 +265,11 @@ def found(
     return trust
 
 
-def take_up(settings: Config, passphrase: Passphrase) -> StateDomain:
+def take_up(settings: Config, passphrase: Passphrase, *, may_be_copy: bool = False) -> StateDomain:
     """Open the domain in ``settings.state`` to act in it, with the keys in force.
 
-    Raises ``StorageError``, ``KeyMaterialError``, ``DecodeError``, ``VerificationError``
+    Raises ``StorageError`` (``storage.copied`` for a copy of the log's state, unless it
+    ``may_be_copy``), ``KeyMaterialError``, ``DecodeError``, ``VerificationError``
     (``trust.changed``), or ``ConfigError`` for another domain's state.
     """
     passphrase = held(passphrase)
@@ -267,7 +282,7 @@ def take_up(settings: Config, passphrase: Passphrase) -> StateDomain:
             if succession.is_due(state):
                 succession.finish(state, settings.anchor, ask(passphrase))
             elif keystore.load_trust(state) == home.trust:
-                return _checked(home)
+                return _checked(home, may_be_copy=may_be_copy)
 
 
 def take_up_locked(settings: Config, passphrase: Passphrase) -> StateDomain:
@@ -309,11 +324,19 @@ def require_same_domain(settings: Config, trust: TrustDocument) -> None:
         raise ConfigError(message)
 
 
-def _checked(home: StateDomain) -> StateDomain:
+def _checked(home: StateDomain, *, may_be_copy: bool = False) -> StateDomain:
     state = home.settings.state
     succession.require_same(state, home.settings.anchor, home.trust)
     require_trusted(state, home.trust, issuer=home.issuer, log=home.log_key)
+    if not may_be_copy:
+        _require_place(home.settings, home.trust)
     return home
+
+
+def _require_place(settings: Config, trust: TrustDocument) -> None:
+    """Raise ``StorageError`` (``storage.copied``) for a copy of the state where the log goes on."""
+    if settings.anchor is not None:
+        place.require(anchor.log_folder(settings.anchor, trust.log), settings.state)
 
 
 def ephemeral(trust_domain: str, *, now: datetime) -> MemoryDomain:

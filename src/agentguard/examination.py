@@ -16,6 +16,7 @@ from pathlib import Path
 
 from agentguard import whereabouts
 from agentguard.audit import checkpoint, registry
+from agentguard.audit.adoption import Adoption
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint, Kept
 from agentguard.audit.entry import Stored
@@ -65,6 +66,16 @@ class Report:
         """True when a checkpoint kept outside vouches for every shard, and none is missing."""
         shards = self._begun()
         return bool(shards) and not self.missing and all(shard.anchored for shard in shards)
+
+    @property
+    def adoptions(self) -> tuple[tuple[int, int, Adoption], ...]:
+        """The adoptions with which entries were lost, each with its shard and index."""
+        return tuple(
+            (report.shard, index, said)
+            for report in self.shards
+            for index, said in report.adoptions
+            if said.lost
+        )
 
     def _begun(self) -> list[ShardReport]:
         """Leave out a shard whose writer has not come to its first entry: nothing is in it."""

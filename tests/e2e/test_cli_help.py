@@ -16,6 +16,7 @@ COMMANDS = [
     "doctor",
     "freeze",
     "thaw",
+    "adopt",
     "agents list",
     "agents show",
     "agents revoke",
@@ -81,7 +82,7 @@ def test_help_imports_no_framework(project):
     )
     shown = project.python("-c", script)
     assert (shown.returncode, shown.stderr) == (0, "[]\n")
-    for name in ("init", "demo", "doctor", "freeze", "thaw", *GROUPS):
+    for name in ("init", "demo", "doctor", "freeze", "thaw", "adopt", *GROUPS):
         assert f"\n  {name} " in shown.stdout
 
 

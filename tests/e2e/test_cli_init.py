@@ -90,7 +90,7 @@ def test_a_folder_a_domain_and_an_anchor_of_ones_own(project):
     written = tomllib.loads((folder / "agentguard.toml").read_text())
     assert written["anchor"] == str(project.folder / "witness dir")
     (log,) = (project.folder / "witness dir").iterdir()
-    assert files_below(log) == {"0.checkpoint", "states", "trust.json"}
+    assert files_below(log) == {"0.checkpoint", "state.json", "state.lock", "trust.json"}
     assert mode(log) == 0o700
     assert not project.anchor.exists()
     report = project.json("audit", "verify", "--config", folder / "agentguard.toml")

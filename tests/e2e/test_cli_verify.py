@@ -32,7 +32,7 @@ def change(state: Path, script: str) -> None:
 def test_a_whole_log_verifies(told):
     report = told.json("audit", "verify")
     members = ["ok", "entries", "shards", "anchored", "in_doubt"]
-    members += ["observed", "problems", "unchecked"]
+    members += ["observed", "adopted", "problems", "unchecked"]
     assert list(report) == members
     rows = told.lines("audit", "list")
     (doubtful,) = [row["invocation_id"] for row in rows if row["outcome"] == "in_doubt"]
@@ -43,6 +43,7 @@ def test_a_whole_log_verifies(told):
         "anchored": True,
         "in_doubt": [doubtful],
         "observed": 0,
+        "adopted": [],
         "problems": [],
         "unchecked": [],
     }

@@ -18,7 +18,8 @@ from agentguard.audit import checkpoint
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.keys import Ed25519Signer
 
-REPORT = ["ok", "entries", "shards", "anchored", "in_doubt", "observed", "problems", "unchecked"]
+REPORT = ["ok", "entries", "shards", "anchored", "in_doubt", "observed", "adopted"]
+REPORT += ["problems", "unchecked"]
 
 
 @pytest.fixture

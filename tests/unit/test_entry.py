@@ -87,6 +87,7 @@ def records(signer):
         ),
         "revocation": entry.revocation(signer, "agent:a", note="", at=AT),
         "freeze": entry.freeze(signer, "acme.example", frozen=True, sequence=1, note="", at=AT),
+        "adoption": entry.adoption(signer, "acme.example", lost=[], note="", at=AT),
     }
 
 
@@ -105,6 +106,7 @@ KINDS = [
     "delegation",
     "revocation",
     "freeze",
+    "adoption",
 ]
 
 

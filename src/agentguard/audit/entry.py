@@ -82,6 +82,7 @@ _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
     "delegation": frozenset({"chain"}),
     "revocation": frozenset({"statement"}),
     "freeze": frozenset({"statement"}),
+    "adoption": frozenset({"statement"}),
 }
 _OPTIONAL: Final[Mapping[str, frozenset[str]]] = {
     "authorization": frozenset({"evaluation"}),
@@ -318,6 +319,16 @@ def freeze(
     subject = canonical.sha256_hex(trust_domain.encode())
     statement = envelope.statement("freeze", subject, "trust domain", predicate)
     return _signed("freeze", at, statement, admin)
+
+
+def adoption(
+    admin: Signer, trust_domain: str, *, lost: Sequence[Mapping[str, object]], note: str, at: str
+) -> Record:
+    """State that the log goes on in a copy, or in a state that is behind its anchor."""
+    predicate: dict[str, object] = {"lost": list(lost), "note": note}
+    subject = canonical.sha256_hex(trust_domain.encode())
+    statement = envelope.statement("adoption", subject, "trust domain", predicate)
+    return _signed("adoption", at, statement, admin)
 
 
 def authorization(

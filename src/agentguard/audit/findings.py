@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from agentguard.audit.adoption import Adoption
 from agentguard.audit.approvals import Requested
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.statements import Administered
@@ -83,3 +84,6 @@ class ShardReport:
 
     observed: int = 0
     """How many calls ran whatever the policy said: it was only observed."""
+
+    adoptions: tuple[tuple[int, Adoption], ...] = ()
+    """The adoptions of the state, each with the index of its entry."""

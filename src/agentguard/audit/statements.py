@@ -192,7 +192,7 @@ def check_issued(
     parsed: Entry, trust: TrustDocument, at: int, *, signatures: bool = True
 ) -> tuple[PublicKey, Mapping[str, JSON]]:
     """Return the issuer's key and what it says in an entry of a kind that the issuer signs."""
-    key, statement = _check_by("issuer", parsed, trust, at, signatures=signatures)
+    key, statement = check_by("issuer", parsed, trust, at, signatures=signatures)
     return key, statement.predicate
 
 
@@ -200,7 +200,7 @@ def check_revocation(
     parsed: Entry, trust: TrustDocument, at: int, *, signatures: bool = True
 ) -> str:
     """Return the name that is revoked; raises ``DecodeError`` or ``VerificationError``."""
-    _key, statement = _check_by("admin", parsed, trust, at, signatures=signatures)
+    _key, statement = check_by("admin", parsed, trust, at, signatures=signatures)
     match statement.predicate:
         case {"name": str(name), "note": str(), **others} if not others:
             if statement.subject_sha256 == canonical.sha256_hex(name.encode()):
@@ -212,7 +212,7 @@ def check_freeze(
     parsed: Entry, trust: TrustDocument, at: int, *, signatures: bool = True
 ) -> tuple[int, bool]:
     """Return a freeze's number and whether it freezes; raises as ``check_revocation`` does."""
-    _key, statement = _check_by("admin", parsed, trust, at, signatures=signatures)
+    _key, statement = check_by("admin", parsed, trust, at, signatures=signatures)
     match statement.predicate:
         case {
             "frozen": bool(frozen),
@@ -232,7 +232,7 @@ def check_administered(
 
     Raises ``DecodeError`` or ``VerificationError``.
     """
-    _check_by("admin", parsed, trust, at, signatures=signatures)
+    check_by("admin", parsed, trust, at, signatures=signatures)
     return read_administered(parsed)
 
 
@@ -262,9 +262,13 @@ def read_administered(parsed: Entry) -> Administered:
     raise DecodeError(f"not a statement of a call's {parsed.kind}", code="entry.malformed")
 
 
-def _check_by(
+def check_by(
     use: Use, parsed: Entry, trust: TrustDocument, at: int, *, signatures: bool
 ) -> tuple[PublicKey, Statement]:
+    """Return the key that ``trust`` has for ``use``, and what it says in an entry.
+
+    Raises ``DecodeError`` or ``VerificationError``.
+    """
     key_id, statement, sealed = _read_sealed(parsed)
     key = trust.key(use, key_id, at=at)
     if signatures:

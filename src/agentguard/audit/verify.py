@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from agentguard.audit import approvals, checkpoint, entry, merkle, statements, summary
+from agentguard.audit import adoption, approvals, checkpoint, entry, merkle, statements, summary
+from agentguard.audit.adoption import Adoption
 from agentguard.audit.approvals import Requested
 from agentguard.audit.calls import Authorization, Commitments, read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint, End, Kept
@@ -95,6 +96,7 @@ class ShardVerifier:
     _announced: set[str] = field(default_factory=lambda: {str(None)})
     _modes: dict[str, str] = field(default_factory=dict)
     _observed: int = 0
+    _adoptions: list[tuple[int, Adoption]] = field(default_factory=list)
     _strays: dict[str | None, int] = field(default_factory=dict)  # outcomes without a call, by id
     _head: _Own | None = None
     _seen: int = 0  # the size up to which what was kept outside agrees
@@ -153,6 +155,7 @@ class ShardVerifier:
             approvals=tuple(self._approvals),
             requests=tuple(self._requests),
             observed=self._observed,
+            adoptions=tuple(self._adoptions),
         )
 
     def compare_end(self, end: End | None) -> None:
@@ -345,6 +348,9 @@ class ShardVerifier:
                 self._rosters[found.people.sha256] = found.people
             case "revocation" | "freeze":
                 _BRAKES[parsed.kind](parsed, self.trust, self._at, signatures=signatures)
+            case "adoption":
+                said = adoption.check(parsed, self.trust, self._at, signatures=signatures)
+                self._adoptions.append((index, said))
 
     def _issued(self, parsed: Entry) -> Mapping[str, JSON]:
         _issuer, said = statements.check_issued(

@@ -16,6 +16,7 @@ from typing import Annotated, Final
 import typer
 
 from agentguard.cli import brake, screen, wording
+from agentguard.cli.adopt import adopt
 from agentguard.cli.agents import app as agents
 from agentguard.cli.approvals import app as approvals
 from agentguard.cli.audit import app as audit
@@ -45,6 +46,7 @@ app.command("init")(init)
 app.command("doctor")(doctor)
 app.command("freeze")(brake.freeze)
 app.command("thaw")(brake.thaw)
+app.command("adopt")(adopt)
 app.add_typer(agents, name="agents")
 app.add_typer(approvals, name="approvals")
 app.add_typer(audit, name="audit")

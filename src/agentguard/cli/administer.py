@@ -5,7 +5,6 @@ Both need the passphrase of the keys, and sign with the admin key.
 
 from __future__ import annotations
 
-import sys
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Annotated
@@ -71,7 +70,7 @@ def erase(
     settings = location.load_own(config)
     invocation_id = _named(settings, call)
     question = f"Erase what call {printable(invocation_id)} was given and returned?"
-    if not yes and not _confirmed(question):
+    if not yes and not screen.confirmed(question):
         raise typer.Exit(1)
     done = administration.erase(
         settings, passphrase_of(settings), invocation_id, note=note, now=datetime.now(UTC)
@@ -79,17 +78,6 @@ def erase(
     erased = {"invocation_id": invocation_id, "attachments": done.attachments}
     what = f"{done.attachments} attachments" if done.attachments else "nothing was left to erase"
     screen.recorded(f"erased: {what} of {invocation_id}", erased, done.recorded, json=json)
-
-
-def _confirmed(question: str) -> bool:
-    try:
-        return typer.confirm(question, err=True)  # stdout is the answer's
-    except typer.Abort:
-        if sys.stdin.isatty():
-            raise
-        typer.echo(err=True)  # the question's line is not ended yet
-        message = "nobody is there to be asked: nothing was erased; say --yes to erase unasked"
-        raise typer.BadParameter(message) from None
 
 
 def _named(settings: Config, call: str) -> str:

@@ -8,8 +8,7 @@ decrypted to see that they can be, and dropped.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from agentguard import config as configuration
 from agentguard import domain, telemetry
 from agentguard.audit.calls import Evaluation
 from agentguard.cli import (
+    doctor_anchor,
     doctor_graph,
     doctor_people,
     history,
@@ -33,16 +33,15 @@ from agentguard.cli.doctor_graph import GraphTool
 from agentguard.cli.finding import Finding
 from agentguard.cli.location import Location, from_home
 from agentguard.cli.options import ConfigOption, JsonOption
-from agentguard.cli.verify_report import unanchored, where
+from agentguard.cli.verify_report import losses, unanchored, where
 from agentguard.config import Config, is_inside
-from agentguard.errors import AgentguardError, ConfigError, StorageError
+from agentguard.errors import AgentguardError, ConfigError
 from agentguard.examination import examine
 from agentguard.loading import observed, warnings_of
 from agentguard.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.ports import LogReader
 from agentguard.spelling import closest
 from agentguard.storage import keystore, revocations, sqlite
-from agentguard.storage.anchor import log_folder
 from agentguard.storage.revocations import Standing
 from agentguard.telemetry import Settings
 
@@ -108,7 +107,7 @@ def _findings(path: Path | None) -> Iterator[Finding]:
     yield _attempt("state", lambda: _state(settings))
     yield _passphrase(settings)
     yield _attempt("keys", lambda: _keys(settings))
-    yield from _anchor(settings)
+    yield from doctor_anchor.findings(settings)
     yield from _telemetry(settings)
     yield from _log(settings)
 
@@ -154,18 +153,9 @@ def _state(settings: Config) -> str:
     state, shards = settings.state, settings.state / sqlite.FOLDER
     keystore.refuse_if_exposed(state)
     below = shards.iterdir() if shards.is_dir() else ()
-    _require_writable([state, *state.glob("*.lock"), shards, *below])
+    doctor_anchor.require_writable([state, *state.glob("*.lock"), shards, *below])
     domain.require_same_domain(settings, keystore.load_trust(state))
     return f"{from_home(state)} is this user's alone, and can be written"
-
-
-def _require_writable(paths: Iterable[Path]) -> None:
-    """Raise ``StorageError`` (``storage.readonly``) for one that is there and can't be written."""
-    for path in sorted(paths):
-        needed = os.W_OK | os.X_OK if path.is_dir() else os.W_OK
-        if path.exists() and not os.access(path, needed):
-            message = f"{path} can't be written: every call is denied; give this user the right"
-            raise StorageError(message, code="storage.readonly")
 
 
 def _passphrase(settings: Config) -> Finding:
@@ -196,17 +186,6 @@ def _keys(settings: Config) -> str:
     for use in keystore.LONG_LIVED:
         keystore.load_key(settings.state, use, passphrase)
     return f"{', '.join(keystore.LONG_LIVED)}: each opens with the passphrase"
-
-
-def _anchor(settings: Config) -> Iterator[Finding]:
-    if settings.anchor is None:
-        what = 'there is none: a state that is rolled back is not found out; set anchor, not ""'
-        yield Finding("warn", "anchor", what)
-    elif not settings.anchor.is_dir():
-        what = f"there is no {settings.anchor}: bring it back; for a new one, agentguard trust pin"
-        yield Finding("fail", "anchor", what)
-    else:
-        yield _attempt("anchor", partial(_kept_outside, settings.anchor, settings.state))
 
 
 def _telemetry(settings: Config) -> Iterator[Finding]:
@@ -240,15 +219,6 @@ def _sent(told: Settings, where: str) -> str:
         return f"{_DISABLED} has OpenTelemetry's SDK disabled: nothing is sent to {where}"
     whom = "people by digests" if told.hash_users else "people by name"
     return f"{sent} are configured to go to {where}, with {whom}"
-
-
-def _kept_outside(anchor: Path, state: Path) -> str:
-    folder = anchor
-    with suppress(AgentguardError):  # what is wrong with the trust document is told by the log's
-        own = log_folder(anchor, keystore.load_trust(state).log)
-        folder = own if own.is_dir() else anchor
-    _require_writable([folder, *folder.glob("*.checkpoint")])
-    return f"{from_home(anchor)}, outside the state"
 
 
 def _agents(settings: Config) -> Iterator[Finding]:
@@ -302,6 +272,8 @@ def _log(settings: Config) -> Iterator[Finding]:
         yield Finding("ok", "log", f"{report.entries} entries are consistent")
     if not report.anchored:
         yield Finding("warn", "log", unanchored(anchor, report))
+    for loss in losses(report):
+        yield Finding("warn", "log", loss)
     if not believed.outside:
         yield Finding("warn", "log", f"UNTRUSTED KEY: checked with {believed.source} itself")
     if report.in_doubt:

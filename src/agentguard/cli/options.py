@@ -29,6 +29,7 @@ Kind = Literal[
     "delegation",
     "revocation",
     "freeze",
+    "adoption",
     "identity",
     "config",
     "policy",
@@ -274,7 +275,7 @@ KindOption = Annotated[
         metavar="KIND",
         parser=one_of(Kind),
         help="Entries of a kind: call, outcome, resolution, erasure, request, delegation, "
-        "revocation, freeze, identity, config, policy, roster, key, shard.",
+        "revocation, freeze, adoption, identity, config, policy, roster, key, shard.",
     ),
 ]
 InDoubtOption = Annotated[

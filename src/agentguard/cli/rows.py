@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from agentguard import jws
-from agentguard.audit import approvals, statements, summary
+from agentguard.audit import adoption, approvals, statements, summary
 from agentguard.audit.calls import Authorization, Outcome
 from agentguard.audit.entry import Entry
 from agentguard.audit.statements import Administered
@@ -135,6 +135,11 @@ def of_brake(row: Row, parsed: Entry) -> Row:
     return row
 
 
+def of_adoption(row: Row, parsed: Entry) -> Row:
+    """Add what was lost with an adoption; raises as ``adoption.read`` does."""
+    return replace(row, reason=adoption.read(parsed).words())
+
+
 def of_request(row: Row, parsed: Entry) -> Row:
     """Add what a request for an approval says: who waits, for whom, with which tool, and why."""
     match parsed.members:
@@ -163,6 +168,7 @@ ALONE: Final[Mapping[str, Callable[[Row, Entry], Row]]] = {
     "request": of_request,
     "revocation": of_brake,
     "freeze": of_brake,
+    "adoption": of_adoption,
 }
 """What adds to a row all that its entry says, by kind: those that are of no call."""
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from itertools import chain, islice
 from typing import IO, Final
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -75,6 +76,18 @@ def recorded(said: str, members: Mapping[str, object], place: Receipt, *, json: 
         json_line({**members, "shard": place.shard, "index": place.index})
     else:
         line(f"{said} (entry {place.index} in shard {place.shard})")
+
+
+def confirmed(question: str) -> bool:
+    """Ask on the terminal; raises ``typer.BadParameter`` where nobody is there to answer."""
+    try:
+        return typer.confirm(question, err=True)  # stdout is the answer's
+    except typer.Abort:
+        if sys.stdin.isatty():
+            raise
+        typer.echo(err=True)  # the question's line is not ended yet
+        message = "nobody is there to be asked: nothing was done; --yes answers the question"
+        raise typer.BadParameter(message) from None
 
 
 def warn(message: str) -> None:

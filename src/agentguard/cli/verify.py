@@ -75,8 +75,9 @@ def verify(
 
     Checks every hash, signature and credential, against the anchors and keys from outside. Exit
     code 1 if anything does not hold. With --json, one object: ok, entries, shards, anchored,
-    in_doubt (invocation ids), observed (how many calls ran whatever the policy said), problems
-    (each with shard, index, what), unchecked (what was left out, in words).
+    in_doubt (invocation ids), observed (how many calls ran whatever the policy said), adopted
+    (entries that were lost, on record), problems (each with shard, index, what), unchecked (what
+    was left out, in words).
     """
     if since is not None and no_signatures:
         raise typer.BadParameter("--since says which signatures to check, --no-signatures none")

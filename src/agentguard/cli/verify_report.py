@@ -6,6 +6,7 @@ What is found stands in ``examination.py``; nothing is judged here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -17,9 +18,12 @@ from agentguard.cli import rows, screen
 from agentguard.cli.filters import Filter
 from agentguard.cli.history import History
 from agentguard.cli.location import TrustedLog, acting, from_home
+from agentguard.errors import AgentguardError
 from agentguard.examination import Report
 from agentguard.identity.credential import agent_alias
 from agentguard.ports import LogReader
+from agentguard.storage import place
+from agentguard.storage.anchor import log_folder
 
 _LISTED: Final = 20
 _COLUMNS: Final = ("shard", "entries", "under checkpoint", "anchored", "root")
@@ -50,6 +54,16 @@ class VerifyReport:
                 "anchored": report.anchored,
                 "in_doubt": [*self.in_doubt],
                 "observed": self._observed(),
+                "adopted": [
+                    {
+                        "shard": shard,
+                        "index": index,
+                        "at": said.at,
+                        "note": said.note,
+                        "lost": [one._asdict() for one in said.lost],
+                    }
+                    for shard, index, said in report.adoptions
+                ],
                 "problems": [
                     {"shard": problem.shard, "index": problem.index, "what": problem.what}
                     for problem in report.problems
@@ -87,6 +101,9 @@ class VerifyReport:
         """Say what the report does not vouch for."""
         if not self.report.anchored:
             yield unanchored(self.log.location.anchor, self.report)
+        original = self._original()
+        if original is not None:
+            yield f"A COPY: the log goes on in {original}, of which the anchor tells"
         if not self.log.trust.outside:
             yield self.log.trust.warning()
         if self._observed():
@@ -95,8 +112,17 @@ class VerifyReport:
                 f"NOT ENFORCED: {calls} ran while the policy was only observed, whatever it said: "
                 "agentguard audit list --decision observe"
             )
+        yield from losses(self.report)
         if self.unchecked:
             yield f"NOT CHECKED: {'; '.join(self.unchecked)}"
+
+    def _original(self) -> str | None:
+        """Return the path of the state of which this one is a copy, if it is known as one."""
+        anchor, log = self.log.location.anchor, self.log.trust.document.log
+        if anchor is not None:
+            with suppress(AgentguardError):
+                return place.original(log_folder(anchor, log), self.log.location.state)
+        return None
 
     def _observed(self) -> int:
         return sum(shard.observed for shard in self.report.shards)
@@ -132,6 +158,12 @@ def where(problem: Problem) -> str:
     """Name the place of a problem, for people."""
     entry = f", entry {problem.index}" if problem.index is not None else ""
     return f"shard {problem.shard}{entry}"
+
+
+def losses(report: Report) -> Iterator[str]:
+    """Tell of each adoption with which entries were lost."""
+    for shard, index, said in report.adoptions:
+        yield f"ENTRIES WERE LOST, by entry {shard}/{index} of {said.at}: {said.words()}"
 
 
 def unanchored(anchor: Path | None, report: Report) -> str:

@@ -29,6 +29,13 @@ _SUFFIX: Final = ".checkpoint"
 _PAUSES: Final = (0.01, 0.02, 0.03, 0.04)
 """Seconds after which an anchor that seems damaged is read again: it is written in place."""
 
+ROLLED_BACK: Final = (
+    "the state was rolled back or replaced, or a copy of it was opened. Restore the newest state; "
+    "if this one is all there is, agentguard adopt lets the log go on in it, on record. Nothing is "
+    "written until then"
+)
+"""What is said of a state that is behind its anchor, and what to do."""
+
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9]{1,100}\Z")
 
 
@@ -94,8 +101,7 @@ class Anchor:
         if seen.size > head.size or (seen.size == head.size and seen.root != head.root):
             message = (
                 f"the log has {head.size} entries, but its anchor {self._path} has seen "
-                f"{seen.size}: the state was rolled back or replaced. Restore it; nothing is "
-                "written until then"
+                f"{seen.size}: {ROLLED_BACK}"
             )
             raise StorageError(message, code="storage.rolled_back")
         return seen

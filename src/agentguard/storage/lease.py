@@ -105,6 +105,10 @@ class Lessor:
         known = registered | self._anchored()
         present = sqlite.numbers(self.state)  # read last: a shard's file comes before its anchor
         missing = sorted(known.difference(present))
+        if missing and missing[0] not in registered:
+            lost = f"the shard {sqlite.shard_path(self.state, missing[0])}"
+            message = f"{lost}, which the anchor has seen, is missing: {anchor.ROLLED_BACK}"
+            raise StorageError(message, code="storage.rolled_back")
         if missing:
             lost = f"the shard {sqlite.shard_path(self.state, missing[0])}"
         elif present and not registered:

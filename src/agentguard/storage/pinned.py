@@ -2,8 +2,8 @@
 
 Whoever writes into a state can make its trust document say anything, also that the state is another
 log, of which no anchor knows. So the folder of a log's anchors, made when the log is founded, keeps
-a copy of the trust document, which decides, and the places of the states that it is pinned for. A
-state whose log has no copy here, or whose place is another log's, is not believed.
+a copy of the trust document, which decides, and the place of the log's state (``place.py``). A
+state whose log has no copy here, or whose path is another log's, is not believed.
 """
 
 from __future__ import annotations
@@ -12,21 +12,18 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 from agentguard.errors import StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument
-from agentguard.storage import anchor, files, keystore
-
-_PLACES: Final = "states"
-"""The file with the absolute paths of a log's states, each with a NUL after it."""
+from agentguard.storage import anchor, files, keystore, place
 
 
-def keep(anchors: Path, state: Path, trust: TrustDocument) -> None:
-    """Pin the place of a state to its log, and the log to its keys.
+def keep(anchors: Path, state: Path, trust: TrustDocument, *, made_in: Path | None = None) -> None:
+    """Pin the log to its keys, and record ``state`` as the place of the log's state.
 
-    Raises ``StorageError``; ``VerificationError`` (``trust.changed``) where other keys are pinned:
-    only a rotation replaces them.
+    A state that is being founded still lies in ``made_in``. Raises ``StorageError``;
+    ``VerificationError`` (``trust.changed``) where other keys are pinned: only a rotation replaces
+    them.
     """
     path = anchor.trust_path(anchors, trust.log)
     kept = _read(path)
@@ -35,8 +32,7 @@ def keep(anchors: Path, state: Path, trust: TrustDocument) -> None:
     elif kept != trust.dumps():
         message = f"the trust document in {state} is not the one in {path}: find out who changed it"
         raise VerificationError(message, code="trust.changed")
-    places = {*_places(path.parent), _place(state)}
-    files.replace(path.parent / _PLACES, b"".join(place + b"\0" for place in sorted(places)))
+    place.record(path.parent, state, made_in=made_in)
 
 
 def forget(anchors: Path, log: str) -> None:
@@ -55,9 +51,9 @@ def find(anchors: Path, state: Path, log: str) -> TrustDocument | None:
     except StorageError as error:
         message = f"the trust document in {state} was changed ({error}): restore the state"
         raise VerificationError(message, code="trust.changed") from error
-    kept, place = _read(path), _place(state)
-    if place not in _places(path.parent):
-        for other in _holders(anchors, place):
+    kept = _read(path)
+    if not place.knows(path.parent, state):
+        for other in _holders(anchors, os.fspath(state.resolve())):
             message = (
                 f"the state {state} says that it is the log {log}, but {anchors} knows it as the "
                 f"log {other.name}: it was changed or replaced. Restore it; if you have put "
@@ -88,12 +84,8 @@ def require(anchors: Path, state: Path, log: str) -> TrustDocument:
     return trust
 
 
-def _place(state: Path) -> bytes:
-    return os.fsencode(state.resolve())
-
-
-def _holders(anchors: Path, place: bytes) -> Iterator[Path]:
-    """Yield the folders of the logs that are pinned to this place."""
+def _holders(anchors: Path, path: str) -> Iterator[Path]:
+    """Yield the folders of the logs whose state is recorded at this path."""
     try:
         folders = sorted(anchors.iterdir())
     except FileNotFoundError:
@@ -102,13 +94,8 @@ def _holders(anchors: Path, place: bytes) -> Iterator[Path]:
         raise _unreadable(anchors, error) from error
     for folder in folders:
         # what this user may not open is another's, who has no say about a state of this one's
-        if os.access(folder, os.X_OK) and place in _places(folder):
+        if os.access(folder, os.X_OK) and place.path_in(folder) == path:
             yield folder
-
-
-def _places(folder: Path) -> list[bytes]:
-    data = _read(folder / _PLACES)
-    return data.split(b"\0")[:-1] if data is not None else []
 
 
 def _read(path: Path) -> bytes | None:

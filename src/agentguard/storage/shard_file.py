@@ -18,7 +18,7 @@ from agentguard.audit.merkle import CompactRange
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import files, lock, sqlite
-from agentguard.storage.anchor import Anchor
+from agentguard.storage.anchor import ROLLED_BACK, Anchor
 from agentguard.storage.backend import BEGINNING, Head
 
 
@@ -124,8 +124,7 @@ class ShardFile:
                 if tree.size == seen.size and tree.root() != seen.root:
                     message = (
                         f"the first {seen.size} entries of {self._path} are not those that its "
-                        "anchor has seen: the state was rolled back or replaced. Restore it; "
-                        "nothing is written until then"
+                        f"anchor has seen: {ROLLED_BACK}"
                     )
                     raise StorageError(message, code="storage.rolled_back")
         if (tree.size, tree.root()) != (head.size, head.root):

@@ -1,0 +1,169 @@
+"""Adopts a state: the log goes on in it, though it is a copy, or behind its anchor.
+
+A state is behind its anchor after a backup was put back, or after a copy of it was opened that
+shared the anchor. What the anchor has seen and the state does not hold is given up, on record: the
+admin key signs an entry that names the lost checkpoints. The entry is durable before the anchor
+changes; cut short in between, the state is refused as before, and is adopted anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from agentguard import domain
+from agentguard.audit import checkpoint, entry
+from agentguard.audit.adoption import Lost
+from agentguard.audit.entry import Receipt
+from agentguard.config import Config
+from agentguard.domain import StateDomain
+from agentguard.errors import ConfigError, StorageError
+from agentguard.examination import examine
+from agentguard.identity.trust import TrustDocument
+from agentguard.invocation import timestamp
+from agentguard.keys import Secret
+from agentguard.storage import anchor, files, keystore, lock, pinned, place, sqlite
+from agentguard.storage.anchor import Anchor
+from agentguard.storage.reader import StateReader
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What keeps a log from going on in a state.
+
+    ``original`` is the path of the state of which this one is a copy, None if it is none; ``lost``
+    is what the anchor has seen and the state does not hold.
+    """
+
+    original: str | None
+    lost: tuple[Lost, ...]
+
+    def __bool__(self) -> bool:
+        return self.original is not None or bool(self.lost)
+
+
+def compare(settings: Config) -> Difference:
+    """Return what keeps the log from going on in the state of ``settings``; writes nothing.
+
+    Raises ``StorageError``, ``DecodeError``; ``ConfigError`` where there is no anchor: then
+    nothing keeps it.
+    """
+    trust = keystore.load_trust(settings.state)
+    with closing(StateReader(settings.state)) as reader:
+        return _difference(_anchors(settings), settings.state, trust, reader)
+
+
+def adopt(
+    settings: Config, passphrase: Secret | bytes, *, note: str, now: datetime
+) -> tuple[Difference, Receipt]:
+    """Let the log go on in the state of ``settings``; return what was given up, and its entry.
+
+    Nothing may write the state meanwhile, nor the state of which it is a copy. Raises
+    ``StorageError`` (``storage.corrupt`` where the state is not whole, ``storage.locked`` where
+    somebody writes), ``EncodeError`` for a note that can't be written, and as ``domain.take_up``
+    and ``Domain.lease`` do.
+    """
+    anchors, secret = _anchors(settings), Secret.of(passphrase)
+    home = domain.take_up(settings, secret, may_be_copy=True)
+    admin = keystore.load_key(settings.state, "admin", secret)
+    domain.require_trusted(settings.state, home.trust, admin=admin)
+    with closing(StateReader(settings.state)) as reader:
+        _require_whole(reader, home.trust)
+        difference = _difference(anchors, settings.state, home.trust, reader)
+    original = difference.original
+    # without the anchors, by which it would be refused
+    alone = replace(home, settings=replace(settings, anchor=None))
+    with _idle(Path(original) if original is not None else None):
+        log = alone.lease(now)
+        try:
+            with _idle(settings.state, but=log.shard):
+                statement = entry.adoption(
+                    admin,
+                    home.trust.trust_domain,
+                    lost=[one._asdict() for one in difference.lost],
+                    note=note,
+                    at=timestamp(max(now, log.last_at)),
+                )
+                recorded = log.append(statement)
+                _let_anchor_follow(anchors, home)
+                pinned.keep(anchors, settings.state, home.trust)
+        finally:
+            log.close()
+    return difference, recorded
+
+
+def _anchors(settings: Config) -> Path:
+    if settings.anchor is None:
+        message = f"{settings.source}: anchor: there is none, so that each state goes on as it is"
+        raise ConfigError(message)
+    return settings.anchor
+
+
+def _require_whole(reader: StateReader, trust: TrustDocument) -> None:
+    report = examine(reader, trust)
+    if not report.ok:
+        first = report.problems[0]
+        message = (
+            f"the state is not whole (shard {first.shard}: {first.what}): restore it, and see "
+            "agentguard audit verify --anchor ''; nothing was written"
+        )
+        raise StorageError(message, code="storage.corrupt")
+
+
+def _difference(
+    anchors: Path, state: Path, trust: TrustDocument, reader: StateReader
+) -> Difference:
+    """Each checkpoint of an anchor is one of its shard's own, as long as that was not cut."""
+    present = reader.shards()
+    lost = []
+    for shard in anchor.kept_shards(anchors, trust.log):
+        origin = trust.origin(shard)
+        seen = Anchor(anchors, origin, [known.key for known in trust.keys_for("log")]).read()
+        if seen is None or (shard in present and _holds(reader, shard, seen)):
+            continue
+        head = _head(reader, shard) if shard in present else None
+        note = files.read(anchor.anchor_path(anchors, origin)).decode()
+        lost.append(Lost(shard, head.size if head is not None else None, note))
+    return Difference(place.original(anchor.log_folder(anchors, trust.log), state), tuple(lost))
+
+
+def _holds(reader: StateReader, shard: int, seen: checkpoint.Checkpoint) -> bool:
+    note = reader.checkpoint(shard, seen.size)
+    return note is not None and checkpoint.parse(note).checkpoint == seen
+
+
+def _head(reader: StateReader, shard: int) -> checkpoint.Checkpoint | None:
+    note = reader.checkpoint(shard)
+    return checkpoint.parse(note).checkpoint if note is not None else None
+
+
+def _let_anchor_follow(anchors: Path, home: StateDomain) -> None:
+    """Put the newest checkpoint of each shard in its anchor, and take away those of no shard."""
+    with closing(home.read()) as reader:
+        present = {shard: reader.checkpoint(shard) for shard in reader.shards()}
+    for shard in {*present, *anchor.kept_shards(anchors, home.trust.log)}:
+        path, note = anchor.anchor_path(anchors, home.trust.origin(shard)), present.get(shard)
+        if note is None:
+            files.remove(path)
+        else:
+            files.replace(path, note)
+
+
+@contextmanager
+def _idle(state: Path | None, *, but: int | None = None) -> Iterator[None]:
+    """Keep every shard of a state from being written; raises ``StorageError`` where one is."""
+    shards = sqlite.numbers(state) if state is not None else ()
+    with ExitStack() as held:
+        for shard in shards:
+            if state is None or shard == but:
+                continue
+            path = sqlite.shard_path(state, shard).with_suffix(".lock")
+            mine = lock.acquire(path, wait=False)
+            if mine is None:
+                message = f"a process writes {state}: stop it first; nothing was changed"
+                raise StorageError(message, code="storage.locked")
+            held.callback(lock.release, mine)
+        yield

@@ -1,0 +1,65 @@
+"""``agentguard adopt``: let the log go on in a copy, or in a state that is behind its anchor.
+
+It needs the passphrase of the keys, and signs with the admin key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from agentguard import adoption
+from agentguard.adoption import Difference
+from agentguard.cli import location, screen
+from agentguard.cli.options import ConfigOption, JsonOption, NoteOption
+from agentguard.passphrase import passphrase_of
+
+
+def adopt(
+    *,
+    note: NoteOption,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before entries are lost.")] = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Let the log go on in this state, as it is now.
+
+    For a copy whose original is not used any more, and for a state that is behind its anchor
+    (storage.rolled_back), if there is no newer one to restore. What only the anchor has seen is
+    lost: it is logged, and agentguard audit verify tells of it from then on.
+    """
+    settings = location.load_own(config)
+    different = adoption.compare(settings)
+    if not different:
+        screen.line(f"{location.from_home(settings.state)} is the state of its log already")
+        return
+    if not json:
+        for line in _told(different):
+            screen.line(line)
+    if different.lost and not yes and not screen.confirmed("Let these entries go?"):
+        raise typer.Exit(1)
+    different, recorded = adoption.adopt(
+        settings, passphrase_of(settings), note=note, now=datetime.now(UTC)
+    )
+    said = {
+        "adopted": str(settings.state),
+        "original": different.original,
+        "lost": [one._asdict() for one in different.lost],
+    }
+    where = location.from_home(settings.state)
+    screen.recorded(f"adopted: the log goes on in {where}", said, recorded, json=json)
+
+
+def _told(different: Difference) -> Iterator[str]:
+    if different.original is not None:
+        yield f"this state is a copy: no call is made in {different.original} from here on"
+    for one in different.lost:
+        yield f"{one.words()}"
+    if different.lost:
+        yield (
+            "Revocations, freezes and used approvals among what is lost do not count any more: "
+            "revoke and freeze again what shall stay so"
+        )

@@ -1,0 +1,62 @@
+"""What ``agentguard doctor`` says of the anchor: whether it can be written, and whose state it has.
+
+Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from agentguard.cli.finding import Finding
+from agentguard.cli.location import from_home
+from agentguard.config import Config
+from agentguard.errors import AgentguardError, StorageError
+from agentguard.storage import keystore, place
+from agentguard.storage.anchor import log_folder
+
+
+def findings(settings: Config) -> Iterator[Finding]:
+    """Check the anchor of a configuration."""
+    anchor = settings.anchor
+    if anchor is None:
+        what = 'there is none: a state that is rolled back is not found out; set anchor, not ""'
+        yield Finding("warn", "anchor", what)
+    elif not anchor.is_dir():
+        what = f"there is no {anchor}: bring it back; for a new one, agentguard trust pin"
+        yield Finding("fail", "anchor", what)
+    else:
+        folder = _folder_of_log(anchor, settings.state)
+        try:
+            require_writable([folder, *folder.glob("*.checkpoint")])
+            original = place.original(folder, settings.state)
+        except AgentguardError as error:
+            yield Finding("fail", "anchor", str(error))
+            return
+        if original is not None:
+            what = (
+                f"it knows {original} as the state of this log: {settings.state} is a copy, in "
+                "which every call is denied (storage.copied); agentguard adopt lets the log go on "
+                "here, and not there"
+            )
+            yield Finding("fail", "anchor", what)
+        else:
+            yield Finding("ok", "anchor", f"{from_home(anchor)}, outside the state")
+
+
+def require_writable(paths: Iterable[Path]) -> None:
+    """Raise ``StorageError`` (``storage.readonly``) for one that is there and can't be written."""
+    for path in sorted(paths):
+        needed = os.W_OK | os.X_OK if path.is_dir() else os.W_OK
+        if path.exists() and not os.access(path, needed):
+            message = f"{path} can't be written: every call is denied; give this user the right"
+            raise StorageError(message, code="storage.readonly")
+
+
+def _folder_of_log(anchor: Path, state: Path) -> Path:
+    with suppress(AgentguardError):  # what is wrong with the trust document is told by the log's
+        own = log_folder(anchor, keystore.load_trust(state).log)
+        return own if own.is_dir() else anchor
+    return anchor

@@ -1,0 +1,398 @@
+"""A copy of a state shares the anchor with the original, and must not stop the original.
+
+The copies are made as an operator makes them: a recursive copy of the project's folder, a move, a
+backup that is put back. The anchor lies outside the project's folder, unless a test says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from agentguard import (
+    Decision,
+    Denied,
+    KeyMaterialError,
+    StorageError,
+    administration,
+    adoption,
+    config,
+    domain,
+    rotation,
+)
+from agentguard.adoption import Difference
+from agentguard.audit import entry
+from agentguard.config import Config
+from agentguard.engines.function import FunctionEngine
+from agentguard.examination import examine
+from agentguard.guard import Guard
+from agentguard.invocation import timestamp
+from agentguard.keys import Ed25519Signer
+from agentguard.storage import keystore
+from agentguard.storage.reader import StateReader
+
+PASSPHRASE = b"correct horse"
+
+
+@pytest.fixture(autouse=True)
+def cheap_keys(monkeypatch):
+    defaults = Ed25519Signer.to_openssh.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "rounds", 1)
+
+
+def settings_in(project: Path, *, anchored: str = "../anchor") -> Config:
+    tables = {
+        "trust_domain": "acme.example",
+        "state": ".agentguard",
+        "anchor": anchored,
+        "policy": {"engine": "function", "path": "unused:unused"},
+        "agents": {"reader": {"authority": "own"}},
+    }
+    return config.parse(tables, source=str(project / "agentguard.toml"), base=project)
+
+
+def opened(settings: Config) -> Guard:
+    home = domain.take_up(settings, PASSPHRASE)
+    return Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home)
+
+
+def call(settings: Config) -> None:
+    with opened(settings) as guard:
+        guard.new_agent("reader").call(guard.tool(name="say")(lambda what: what), "x")
+
+
+def refused(settings: Config, code: str) -> str:
+    with pytest.raises(StorageError) as caught:
+        call(settings)
+    assert caught.value.code == code
+    return str(caught.value)
+
+
+def founded(project: Path, *, anchored: str = "../anchor") -> Config:
+    project.mkdir()
+    settings = settings_in(project, anchored=anchored)
+    domain.found(settings, PASSPHRASE, now=datetime.now(UTC))
+    call(settings)
+    return settings
+
+
+@pytest.fixture
+def original(tmp_path) -> Config:
+    """A project whose log has a call."""
+    return founded(tmp_path / "project")
+
+
+@pytest.fixture
+def copied(original, tmp_path) -> Config:
+    """``cp -r project copy``"""
+    shutil.copytree(original.base, tmp_path / "copy")
+    return settings_in(tmp_path / "copy")
+
+
+def files_of(*folders: Path | None) -> dict[Path, bytes]:
+    found = (path for folder in folders if folder is not None for path in folder.rglob("*"))
+    return {path: path.read_bytes() for path in found if path.is_file() and path.stat().st_size}
+
+
+def report(settings: Config):
+    trust = keystore.load_trust(settings.state)
+    return examine(StateReader(settings.state), trust, anchor=settings.anchor)
+
+
+def sound(settings: Config) -> None:
+    found = report(settings)
+    assert (found.problems, found.anchored) == ((), True)
+
+
+# --- a copy ---------------------------------------------------------------------------------------
+
+
+def test_a_copy_is_refused_before_it_writes_and_the_original_goes_on(original, copied):
+    before = files_of(copied.state, original.anchor)
+    for attempt in (
+        lambda: call(copied),
+        lambda: rotation.rotate(copied, PASSPHRASE, "log", now=datetime.now(UTC)),
+    ):
+        with pytest.raises(StorageError, match="agentguard adopt") as caught:
+            attempt()
+        assert caught.value.code == "storage.copied"
+        assert str(original.state) in str(caught.value)
+    assert files_of(copied.state, original.anchor) == before
+    call(original)
+    sound(original)
+
+
+def test_a_copy_is_refused_while_the_original_is_open_and_in_threads(original, copied):
+    with opened(original) as guard, ThreadPoolExecutor(4) as pool:
+        agent = guard.new_agent("reader")
+        tool = guard.tool(name="say")(lambda what: what)
+        for failure in [pool.submit(call, copied) for _ in range(4)]:
+            error = failure.exception()
+            assert isinstance(error, StorageError)
+            assert error.code == "storage.copied"
+        agent.call(tool, "x")
+    sound(original)
+
+
+def test_a_moved_project_opens_and_a_copy_of_it_does_not(original, tmp_path):
+    original.base.rename(tmp_path / "moved")
+    moved = settings_in(tmp_path / "moved")
+    call(moved)
+    sound(moved)
+    shutil.copytree(moved.base, original.base)  # at the place that the state had before
+    assert str(moved.state) in refused(original, "storage.copied")
+    call(moved)
+    sound(moved)
+
+
+def test_a_backup_that_is_put_back_at_its_path_opens(original, tmp_path):
+    shutil.copytree(original.state, tmp_path / "backup")
+    shutil.rmtree(original.state)
+    shutil.copytree(tmp_path / "backup", original.state)
+    with ThreadPoolExecutor(4) as pool:  # processes of a service that starts again
+        list(pool.map(call, [original] * 4))
+    sound(original)
+
+
+def test_of_a_state_moved_aside_and_its_restored_backup_the_first_to_open_goes_on(
+    original, tmp_path
+):
+    original.base.rename(tmp_path / "aside")
+    shutil.copytree(tmp_path / "aside", original.base)
+    call(original)
+    assert str(original.state) in refused(settings_in(tmp_path / "aside"), "storage.copied")
+
+
+def test_an_anchor_that_is_copied_with_the_state_is_not_shared(tmp_path):
+    settings = founded(tmp_path / "project", anchored="anchor")
+    shutil.copytree(settings.base, tmp_path / "copy")
+    both = settings, settings_in(tmp_path / "copy", anchored="anchor")
+    for each in both * 2:
+        call(each)
+        sound(each)
+    shutil.copytree(both[1].state, tmp_path / "third" / ".agentguard")
+    third = settings_in(tmp_path / "third", anchored="../copy/anchor")
+    assert str(both[1].state) in refused(third, "storage.copied")
+
+
+def test_an_anchor_without_a_record_takes_the_first_state_that_opens(original, copied):
+    """One that was kept before there were records, or whose record somebody has removed."""
+    (record,) = original.anchor.glob("*/state.json")
+    record.unlink()
+    call(original)
+    refused(copied, "storage.copied")
+
+
+def test_a_state_under_a_symbolic_link_is_the_state(original, tmp_path):
+    (tmp_path / "link").symlink_to(original.base)
+    call(settings_in(tmp_path / "link"))
+    call(original)
+    sound(original)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"state": 1, "anchors": 2}', b"\xff"])
+def test_a_damaged_record_is_refused_with_what_to_do(original, content):
+    (record,) = original.anchor.glob("*/state.json")
+    kept = record.read_bytes()
+    record.write_bytes(content)
+    assert "agentguard trust pin" in refused(original, "anchor.damaged")
+    record.write_bytes(kept)
+    call(original)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
+def test_an_anchor_that_can_not_be_written_does_not_record_a_move(original, tmp_path):
+    (folder,) = original.anchor.iterdir()
+    folder.chmod(0o500)
+    try:
+        call(original)  # nothing is to be recorded
+        original.base.rename(tmp_path / "moved")
+        refused(settings_in(tmp_path / "moved"), "anchor.unwritable")
+    finally:
+        folder.chmod(0o700)
+
+
+def test_a_path_that_is_no_utf_8_is_recorded(tmp_path):
+    project = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    settings = founded(project)
+    shutil.copytree(project, tmp_path / "copy")
+    refused(settings_in(tmp_path / "copy"), "storage.copied")
+    call(settings)
+
+
+# --- adopted --------------------------------------------------------------------------------------
+
+
+def adopt(settings: Config) -> Difference:
+    return adoption.adopt(settings, PASSPHRASE, note="disk lost", now=datetime.now(UTC))[0]
+
+
+def shards_of(difference: Difference) -> list[int]:
+    return [one.shard for one in difference.lost]
+
+
+@pytest.fixture
+def behind(original, tmp_path) -> Config:
+    """A backup was put back, and the log had a call more."""
+    shutil.copytree(original.state, tmp_path / "backup")
+    call(original)
+    shutil.rmtree(original.state)
+    (tmp_path / "backup").rename(original.state)
+    return original
+
+
+def test_a_copy_is_adopted_and_the_original_refused_from_then_on(original, copied):
+    assert adopt(copied) == Difference(str(original.state), ())
+    call(copied)
+    sound(copied)
+    assert report(copied).adoptions == ()  # nothing was lost
+    assert str(copied.state) in refused(original, "storage.copied")
+    # and back: what the copy has written since is given up
+    assert shards_of(adopt(original)) == [0]
+    call(original)
+    sound(original)
+    refused(copied, "storage.copied")
+
+
+def test_the_original_of_a_copy_that_was_opened_is_adopted(original, copied):
+    """The copy was opened before there were records, and has moved the anchor."""
+    (record,) = original.anchor.glob("*/state.json")
+    record.unlink()
+    with opened(copied):
+        call(copied)  # a second shard
+    assert "agentguard adopt" in refused(original, "storage.copied")
+    assert shards_of(adopt(original)) == [0, 1]
+    call(original)
+    sound(original)
+    ((shard, _index, said),) = report(original).adoptions
+    assert (shard, said.note) == (0, "disk lost")
+    assert [(one.shard, one.entries is None) for one in said.lost] == [(0, False), (1, True)]
+
+
+def test_a_state_behind_its_anchor_is_adopted_on_record_for_ever(behind):
+    (seen,) = behind.anchor.glob("*/0.checkpoint")
+    before = seen.read_bytes()
+    assert "agentguard adopt" in refused(behind, "storage.rolled_back")
+    assert seen.read_bytes() == before
+    assert shards_of(adopt(behind)) == [0]
+    for _ in range(2):
+        call(behind)
+        sound(behind)
+        ((_shard, _index, said),) = report(behind).adoptions
+        (lost,) = said.lost
+        assert lost.entries is not None
+        assert lost.entries < lost.seen()
+    shutil.copytree(behind.state, behind.base / "later")
+    call(behind)
+    shutil.rmtree(behind.state)
+    (behind.base / "later").rename(behind.state)
+    refused(behind, "storage.rolled_back")  # the anchor goes on as before
+
+
+def test_a_sound_state_at_its_place_is_not_different(original):
+    assert not adoption.compare(original)
+
+
+def test_what_was_revoked_before_the_backup_stays_revoked(original, tmp_path):
+    now = datetime.now(UTC)
+    administration.revoke(original, PASSPHRASE, "agent:reader", note="stolen", now=now)
+    shutil.copytree(original.state, tmp_path / "backup")
+    administration.freeze(original, PASSPHRASE, frozen=True, note="incident", now=now)
+    shutil.rmtree(original.state)
+    (tmp_path / "backup").rename(original.state)
+    adopt(original)
+    with pytest.raises(Denied) as caught:
+        call(original)
+    assert caught.value.code == "delegation.revoked"
+
+
+def test_an_adoption_cut_short_is_made_anew(behind, monkeypatch):
+    anchors = files_of(behind.anchor)
+    with monkeypatch.context() as patched:
+        patched.setattr(adoption, "_let_anchor_follow", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            adopt(behind)
+    assert files_of(behind.anchor) == anchors
+    refused(behind, "storage.rolled_back")
+    assert shards_of(adopt(behind)) == [0]
+    call(behind)
+    sound(behind)
+    assert len(report(behind).adoptions) == 2
+
+
+def edited(settings: Config) -> None:
+    with closing(sqlite3.connect(settings.state / "shards" / "0.sqlite")) as database, database:
+        text = "replace(CAST(body AS TEXT), 'reader', 'writer')"
+        database.execute(f"UPDATE entries SET body = CAST({text} AS BLOB)")  # noqa: S608
+
+
+def removed(settings: Config) -> None:
+    (settings.state / "shards" / "0.sqlite").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"), [(edited, "storage.corrupt"), (removed, "storage.missing")]
+)
+def test_a_state_that_is_not_whole_is_not_adopted(behind, spoil, code):
+    spoil(behind)
+    anchors = files_of(behind.anchor)
+    with pytest.raises(StorageError) as caught:
+        adopt(behind)
+    assert caught.value.code == code
+    assert files_of(behind.anchor) == anchors
+
+
+def test_a_state_is_not_adopted_without_the_passphrase(behind):
+    anchors = files_of(behind.anchor)
+    with pytest.raises(KeyMaterialError):
+        adoption.adopt(behind, b"wrong", note="", now=datetime.now(UTC))
+    assert files_of(behind.anchor) == anchors
+
+
+def test_a_copy_is_not_adopted_while_the_original_is_written(original, copied):
+    with opened(original) as guard:
+        agent = guard.new_agent("reader")
+        size = report(copied).entries
+        with pytest.raises(StorageError, match="stop it") as caught:
+            adopt(copied)
+        assert caught.value.code == "storage.locked"
+        assert report(copied).entries == size
+        agent.call(guard.tool(name="say")(lambda what: what), "x")
+    adopt(copied)
+    call(copied)
+
+
+def test_a_guard_that_runs_in_the_original_stops_once_the_copy_is_adopted(
+    original, copied, clock, monkeypatch
+):
+    monkeypatch.setattr(adoption, "_idle", lambda *_, **__: nullcontext())  # as on another machine
+    with opened(original) as guard:
+        agent = guard.new_agent("reader")
+        tool = guard.tool(name="say")(lambda what: what)
+        agent.call(tool, "x")
+        adopt(copied)
+        clock.advance(minutes=6)
+        with pytest.raises(Denied) as caught:
+            agent.call(tool, "x")
+        assert caught.value.code == "storage.copied"
+    call(copied)
+    sound(copied)
+
+
+@pytest.mark.parametrize("by", ["log", "issuer"])
+def test_an_adoption_that_the_admin_key_has_not_signed_is_a_finding(original, by):
+    home = domain.take_up(original, PASSPHRASE)
+    signer = home.log_key if by == "log" else home.issuer
+    log = home.lease(datetime.now(UTC))
+    at = timestamp(log.last_at)
+    written = log.append(entry.adoption(signer, "acme.example", lost=[], note="", at=at))
+    log.close()
+    assert [problem.index for problem in report(original).problems] == [written.index]

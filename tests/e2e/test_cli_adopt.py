@@ -1,0 +1,63 @@
+"""``agentguard adopt``, as an operator meets it: a copied project, a backup put back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+OPEN = "from agentguard import Guard\nwith Guard.open('agentguard.toml'): pass"
+NOTE = ("adopt", "--note", "the disk of the host is lost")
+
+
+@pytest.fixture
+def copied(changed):
+    """``cp -r project copy``: the anchor below the home directory is shared."""
+    assert changed.python("-c", OPEN).returncode == 0  # its anchor was copied with it, for the test
+    shutil.copytree(changed.folder, changed.folder.parent / "copy")
+    return type(changed)(changed.home, changed.folder.parent / "copy")
+
+
+def test_the_message_for_a_copy_leads_to_a_command_that_works(changed, copied):
+    refused = copied.python("-c", OPEN)
+    assert "StorageError" in refused.stderr
+    assert f"its log goes on in {changed.state.resolve()}" in refused.stderr
+    assert "agentguard adopt" in refused.stderr
+    (failed,) = (c for c in copied.json("doctor", code=1)["checks"] if c["status"] == "fail")
+    assert (failed["check"], str(changed.state) in failed["what"]) == ("anchor", True)
+    assert "A COPY: the log goes on in" in copied.run("audit", "verify").stdout
+    assert changed.python("-c", OPEN).returncode == 0  # the original goes on, before the copy
+    adopted = copied.run(*NOTE, "--yes")
+    assert (adopted.returncode, adopted.stderr) == (0, "")
+    assert "adopted: the log goes on in" in adopted.stdout
+    assert copied.python("-c", OPEN).returncode == 0
+    assert f"its log goes on in {copied.state}" in changed.python("-c", OPEN).stderr
+
+
+def test_a_state_behind_its_anchor_is_adopted_and_verify_tells_of_it(changed):
+    shutil.copytree(changed.state, changed.folder / "backup")
+    assert changed.python("-c", OPEN).returncode == 0
+    shutil.rmtree(changed.state)
+    (changed.folder / "backup").rename(changed.state)
+    assert "agentguard adopt" in changed.python("-c", OPEN).stderr
+    unasked = changed.run(*NOTE, stdin=None, input="")
+    assert (unasked.returncode, "--yes" in unasked.stderr) == (2, True)
+    assert changed.run(*NOTE, input="n\n").returncode == 1
+    assert "agentguard adopt" in changed.python("-c", OPEN).stderr  # nothing has changed
+    done = changed.run(*NOTE, "--yes", "--json")
+    said = json.loads(done.stdout)
+    assert (done.returncode, said["original"], [one["shard"] for one in said["lost"]]) == (
+        0,
+        None,
+        [0],
+    )
+    assert changed.python("-c", OPEN).returncode == 0
+    report = changed.json("audit", "verify")
+    assert report["ok"]
+    (told,) = report["adopted"]
+    assert (told["shard"], told["index"], told["note"]) == (said["shard"], said["index"], NOTE[2])
+    assert "ENTRIES WERE LOST, by entry" in changed.run("audit", "verify").stdout
+    (listed,) = changed.lines("audit", "list", "--kind", "adoption")
+    assert "goes on from" in listed["reason"]
+    assert "the state of its log already" in changed.run(*NOTE).stdout
