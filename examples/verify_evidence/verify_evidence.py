@@ -294,8 +294,7 @@ def verify(evidence: bytes, trust_document: bytes) -> dict[str, Any]:
     counts = enforced and mode == "enforce" and call["engine"] is not None
     need(observed or (enforced and call["decision"] == "deny") or (counts and allowed), "no answer")
     need(counts or call["roster_sha256"] is None, "people have answered what nobody asked them")
-    owner = token["urn:agentguard:agent"].get("owner")
-    asking = {principal, owner, owner if ":" in (owner or ":") else f"user:{owner}"}
+    asking = {principal, token["urn:agentguard:agent"].get("owner")}
     people = approvals(call, kinds.get("roster", []), subject, asking, trust)
     need(sha256(canonical(config["config"])).hexdigest() == call["config_sha256"], "another config")
     for name in ("engine", "policy_sha256"):

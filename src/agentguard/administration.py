@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from agentguard import domain, whereabouts
+from agentguard import domain, principals, whereabouts
 from agentguard.audit import entry, statements
 from agentguard.audit.entry import CallPlace, Receipt
 from agentguard.config import Config
 from agentguard.domain import Domain, StateDomain
 from agentguard.errors import CallError
+from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument
 from agentguard.invocation import timestamp
 from agentguard.keys import Secret, Signer
@@ -27,8 +28,10 @@ from agentguard.storage import erasure, keystore, registry, revocations
 from agentguard.storage.log import ShardLog
 from agentguard.whereabouts import Call
 
-# what a chain, a credential or a token can hold
-_REVOCABLE: Final = re.compile(r"[\x21-\x7e]{1,1024}")
+# a jti or a thumbprint; an agent's name; an instance's URI, or the trust domain's
+_REVOCABLE: Final = re.compile(
+    rf"[A-Za-z0-9_-]{{8,128}}|agent:{credential.NAME}|spiffe://[\x21-\x7e]{{1,1015}}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +168,11 @@ def revoke(
     state. Raises ``CallError`` (``revocation.name``) for what names nothing, ``EncodeError`` for a
     note that can't be written, and as ``resolve`` does.
     """
-    if not _REVOCABLE.fullmatch(name):
+    if not _REVOCABLE.fullmatch(name) and not principals.is_principal(name):
         message = (
-            f"{name!r} names nothing that could be revoked: give a jti, a key's thumbprint, an "
-            "agent's URI, agent:NAME, a service or a principal"
+            f"{name!a} names nothing that could be revoked: give a jti, a key's thumbprint, an "
+            "agent's URI, agent:NAME, or a principal in its one spelling, as in user:alice or "
+            "service:chat"
         )
         raise CallError(message, code="revocation.name")
     home, admin = _take_up(settings, Secret.of(passphrase))

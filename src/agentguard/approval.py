@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, NamedTuple
 
-from agentguard import canonical, envelope
+from agentguard import canonical, envelope, principals
 from agentguard.canonical import JSON, Fragment, b64_decode, b64_encode, is_integer
 from agentguard.decision import Requirement
 from agentguard.envelope import Envelope
@@ -331,8 +331,10 @@ def answer(
 
     Without a ``signer`` it is the application's word for who answered (``method: application``).
     It counts from ``at`` (seconds since the epoch) until the request expires. Raises
+    ``ApprovalError`` (``principal.malformed``) for an approver that is no principal, and
     ``EncodeError`` (``approval.malformed``) for a note that is too long.
     """
+    principals.require(approver, "person", ApprovalError)
     if len(note) > MAX_NOTE:
         message = f"a note has {MAX_NOTE} characters at most"
         raise EncodeError(message, code="approval.malformed")
@@ -369,7 +371,7 @@ def read(sealed: Envelope) -> Approval:
                 requirement_sha256=_text(said["requirement_sha256"]),
                 displayed_sha256=_text(said["displayed_sha256"]),
                 verdict=said["verdict"],  # type: ignore[arg-type]  # looked at above
-                approver=_text(said["approver"]),
+                approver=_principal(said["approver"]),
                 method=said["method"],  # type: ignore[arg-type]
                 not_before=_integer(said["not_before"]),
                 expires_at=_integer(said["expires_at"]),
@@ -422,6 +424,12 @@ def _text(value: JSON) -> str:
     if isinstance(value, str):
         return value
     raise ValueError("expected text")
+
+
+def _principal(value: JSON) -> str:
+    if isinstance(value, str) and principals.is_principal(value):
+        return value
+    raise ValueError("expected the name of a principal")
 
 
 def _text_or_none(value: JSON) -> str | None:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from agentguard import canonical, members, policies, redaction
+from agentguard import canonical, members, policies, redaction, spelling
 from agentguard.approval import Limits
 from agentguard.delegation import grant
 from agentguard.errors import (
@@ -116,8 +116,9 @@ class Config:
     def lendable(self, subject: str, scope: Iterable[str] | None) -> tuple[str, ...]:
         """Return what ``subject`` is to lend, if its roles allow that; ``scope`` None is all of it.
 
-        Raises ``DelegationError``: ``principal.malformed``, ``scope.malformed``,
-        ``scope.exceeded``.
+        Raises ``DelegationError``: ``principal.malformed``, ``principal.unknown`` for one whom
+        ``[principals]`` does not list, ``scope.malformed``, ``scope.exceeded`` for more than the
+        roles allow, or all of it where they allow nothing.
         """
         grant.principal(subject)  # what is no name is not looked for in a table
         if self.principals is None:
@@ -129,16 +130,20 @@ class Config:
                 raise DelegationError(message, code="scope.malformed")
             return grant.scopes(scope)
         known = self.principals.get(subject)
-        allowed = known.scope if known is not None else frozenset[str]()
-        asked = grant.scopes(allowed if scope is None else scope)
-        more = [one for one in asked if one not in allowed]
-        if more and known is None:
-            message = f'{subject} lends nothing: {self.source} has no [principals."{subject}"]'
-            raise DelegationError(message, code="scope.exceeded")
-        if more:
+        if known is None:
+            near = spelling.closest(subject, self.principals)
+            meant = f"is {near} meant? Else add" if near else "add"
             message = (
-                f"the roles of {subject} do not allow {' '.join(more)}: see [principals] and "
-                f"[roles] in {self.source}"
+                f"{subject} lends nothing, for {self.source} does not list this principal: {meant} "
+                f'[principals."{subject}"] with the roles that say what may be lent'
+            )
+            raise DelegationError(message, code="principal.unknown")
+        asked = grant.scopes(known.scope if scope is None else scope)
+        more = [one for one in asked if one not in known.scope]
+        if more or (scope is None and not asked):
+            message = (
+                f"the roles of {subject} do not allow {' '.join(more) or 'anything'}: see "
+                f"[principals] and [roles] in {self.source}"
             )
             raise DelegationError(message, code="scope.exceeded")
         return asked
@@ -316,11 +321,11 @@ def _roster(root: Table, approvals: Table) -> Roster:
     """Read ``[approvers]``: each a principal, with its OpenSSH public keys and its roles."""
     people: dict[str, Approver] = {}
     for name, table in root.tables("approvers"):
-        principal, keys = table.text("principal", f"user:{name}"), table.texts("keys", ())
+        principal = table.principal("principal", table.text("principal", f"user:{name}"))
+        keys = table.texts("keys", ())
         try:
-            grant.principal(principal)
             found = tuple(PublicKey.from_openssh(key) for key in keys)
-        except (DelegationError, KeyMaterialError) as error:
+        except KeyMaterialError as error:
             raise ConfigError(f"{table.name('')}: {error}") from error
         if not found:
             raise table.mistake("keys", "a list of lines as in a file id_ed25519.pub, at least one")

@@ -6,6 +6,7 @@ approval would have to meet. How an engine's answer becomes a decision stands in
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -13,6 +14,8 @@ from agentguard import redaction
 from agentguard.canonical import JSON
 from agentguard.errors import AgentguardError
 from agentguard.redaction import Redaction
+
+_LOGGER = logging.getLogger("agentguard")
 
 Outcome = Literal["allow", "deny", "approval"]
 
@@ -127,7 +130,11 @@ class Decision:
 
     @classmethod
     def failed(cls, code: str, what: str, error: Exception) -> Decision:
-        """A refusal: something broke. The error itself, which may tell secrets, stays out."""
+        """A refusal: something broke. The error itself, which may tell secrets, goes to the logger.
+
+        The reason names its type alone: a model reads that, and the log keeps it.
+        """
+        _LOGGER.error("%s: the call is denied (%s)", what, code, exc_info=error)
         return cls.refused(f"{what} ({type(error).__name__})", code=code)
 
     def cut(self) -> Decision:

@@ -15,9 +15,8 @@ from typing import Final, Protocol
 
 from agentguard import approval, canonical, roster
 from agentguard.approval import ApprovalRequest, Verdict
-from agentguard.delegation import grant
 from agentguard.envelope import Envelope
-from agentguard.errors import AgentguardError, ApprovalError, DelegationError
+from agentguard.errors import AgentguardError, ApprovalError
 from agentguard.identity.trust import seconds
 from agentguard.keys import PublicKey, Signer
 from agentguard.ports import Approvals
@@ -123,7 +122,8 @@ class Desk:
         """Answer for somebody whom this program has authenticated, without their signature.
 
         It counts only with ``[approvals] application = true``, and only where nobody is named.
-        Raises as ``take``.
+        ``principal`` is as in ``user:bob``. Raises as ``take``, and ``ApprovalError``
+        (``principal.malformed``).
         """
         return self.take(request, self._answer(request, verdict, principal, note, None))
 
@@ -207,14 +207,7 @@ class Desk:
         )
 
     def _require_counts(self, request: ApprovalRequest, answer: Answer) -> None:
-        """Refuse an approval that would help nowhere; anybody on the roster may reject.
-
-        Nobody is vouched for who has no principal's name: it may only look like somebody's.
-        """
-        try:
-            grant.principal(answer.said.approver, "person")
-        except DelegationError as error:
-            raise ApprovalError(str(error), code="approval.refused") from error
+        """Refuse an approval that would help nowhere; anybody on the roster may reject."""
         if answer.said.verdict == "reject":
             return
         requesters = frozenset(request.requesters)

@@ -160,7 +160,7 @@ class Guard:
         table in it any agent name is taken, with its own authority and every scope.
         ``on_request`` is that of ``open``. Raises ``ConfigError`` or ``PolicyError``.
         """
-        settings = _ephemeral_settings(config or {})
+        settings = _ephemeral_settings({} if config is None else config)
         setup.follow(settings.telemetry)
         engine = logged(engine_from(policy, settings.base))
         home = domain.ephemeral(settings.trust_domain, now=runtime.clock())
@@ -222,7 +222,8 @@ class Guard:
         calls may be made under it altogether, and ``audience`` who may accept its access tokens.
 
         Raises ``DelegationError``: ``scope.malformed``, ``scope.exceeded`` for more than the roles
-        of ``subject`` allow, ``principal.malformed``, ``hop.malformed``, ``delegation.depth``.
+        of ``subject`` allow, ``principal.malformed``, ``principal.unknown`` for a ``subject``
+        whom ``[principals]`` does not list, ``hop.malformed``, ``delegation.depth``.
         """
         terms = Terms(
             principal=grant.principal(subject),
@@ -463,7 +464,13 @@ def _require_callback(on_request: object) -> None:
     raise ConfigError(f"on_request: expected a function, no coroutine function, got {on_request!r}")
 
 
-def _ephemeral_settings(tables: Mapping[str, Any]) -> Config:
+def _ephemeral_settings(tables: object) -> Config:
+    if not isinstance(tables, Mapping):
+        message = (
+            f"config: expected the tables of an agentguard.toml as a dict, got {tables!r}: a file "
+            "is opened with Guard.open"
+        )
+        raise ConfigError(message)
     for durable in ("state", "anchor", "keys", "policy"):
         if durable in tables:
             message = f"an ephemeral guard has no {durable}: pass the policy itself, or Guard.open"

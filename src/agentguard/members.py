@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from agentguard.delegation import grant
 from agentguard.errors import ConfigError, DelegationError
 from agentguard.identity.credential import AgentProfile
 from agentguard.tables import Table
@@ -65,16 +64,12 @@ def read_principals(
     root: Table, roles: Mapping[str, frozenset[str]]
 ) -> Mapping[str, PrincipalConfig]:
     """Read ``[principals]``; ``roles`` are what each role allows."""
-    principals: dict[str, PrincipalConfig] = {}
+    known: dict[str, PrincipalConfig] = {}
     for name, table in root.tables("principals"):
-        try:
-            grant.principal(name)
-        except DelegationError as error:
-            raise ConfigError(f"{table.name('')}: {error}") from error
-        named, scope = _roles(table, roles)
-        principals[name] = PrincipalConfig(named, scope)
+        table.principal("", name)
+        known[name] = PrincipalConfig(*_roles(table, roles))
         table.done()
-    return principals
+    return known
 
 
 def _roles(
@@ -117,9 +112,11 @@ def read_agent(
 ) -> AgentConfig:
     """Read ``[agents.NAME]``; ``known`` are the roles, ``delegators`` who may hand on to it."""
     kind = table.text("type", "agent")
-    owner, version = table.text("owner", ""), table.text("version", "")
+    owner, version = table.text("owner", "") or None, table.text("version", "") or None
+    if owner is not None:
+        table.principal("owner", owner)
     try:
-        profile = AgentProfile(name, kind, owner or None, version or None)
+        profile = AgentProfile(name, kind, owner, version)
     except ConfigError as error:
         raise ConfigError(f"{table.name('')}: {error}") from error
     roles, of_roles = _roles(table, known)

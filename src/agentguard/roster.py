@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from agentguard import approval, canonical
+from agentguard import approval, canonical, principals
 from agentguard.approval import Approval, ApprovalRequest
 from agentguard.canonical import JSON
 from agentguard.decision import Requirement
@@ -22,12 +22,18 @@ from agentguard.keys import PublicKey
 
 @dataclass(frozen=True, slots=True)
 class Approver:
-    """Somebody who may approve: a ``name`` of the roster, the principal behind it, the keys."""
+    """Somebody who may approve: a ``name`` of the roster, the principal behind it, the keys.
+
+    Raises ``ConfigError`` (``principal.malformed``).
+    """
 
     name: str
     principal: str
     keys: tuple[PublicKey, ...]
     roles: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        principals.require(self.principal, "principal", ConfigError)
 
     def as_json(self) -> dict[str, JSON]:
         """Return the members of the roster's entry for it."""
@@ -174,13 +180,8 @@ def missing(
 
 
 def requesters(principal: str, owner: str | None) -> frozenset[str]:
-    """Return who may not approve a call: for whom it is made, and who owns the agent.
-
-    An owner that is written without a kind, as in ``bob``, is the user of that name as well.
-    """
-    if owner is None:
-        return frozenset({principal})
-    return frozenset({principal, owner, owner if ":" in owner else f"user:{owner}"})
+    """Return who may not approve a call: for whom it is made, and who owns the agent."""
+    return frozenset({principal} if owner is None else {principal, owner})
 
 
 def counts(needed: Requirement, answer: Answer, requesters: AbstractSet[str]) -> str | None:

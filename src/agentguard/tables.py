@@ -10,6 +10,7 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from agentguard import principals
 from agentguard.canonical import is_integer
 from agentguard.delegation import grant
 from agentguard.errors import ConfigError, DelegationError
@@ -114,6 +115,13 @@ class Table:
         try:
             return frozenset(grant.scopes(self.texts(key, ())))
         except DelegationError as error:
+            raise ConfigError(f"{self.name(key)}: {error}") from error
+
+    def principal(self, key: str, name: str) -> str:
+        """Return the name of a principal, which stands at ``key``."""
+        try:
+            return principals.require(name, "principal", ConfigError)
+        except ConfigError as error:
             raise ConfigError(f"{self.name(key)}: {error}") from error
 
     def mapping(self, key: str) -> Mapping[str, str] | None:

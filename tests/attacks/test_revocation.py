@@ -237,7 +237,11 @@ async def test_async_calls_too(scene):
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", "user alice", "user:alice\n", "user:\u0430lice", "a\0", "x" * 1025, "\x1b[2J"]
+    "name",
+    [
+        *("", " ", "user alice", "user:alice\n", "user:\u0430lice", "a\0", "x" * 1025, "\x1b[2J"),
+        *("alice", "user:Alice", "users:alice", "agent:Worker", "service:ci/"),
+    ],
 )
 def test_what_no_chain_can_hold_is_not_revoked(scene, name):
     before = scene.file.read_bytes()

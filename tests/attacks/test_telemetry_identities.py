@@ -154,8 +154,8 @@ def test_neither_does_what_runs_in_an_agents_span(guard, spans, inside):
 @pytest.mark.parametrize(
     ("name", "member"),
     [
-        ("user:mallory>agent:treasurer", "user:mallory%3Eagent:treasurer"),
-        ("user:mallory%3Eagent:treasurer", "user:mallory%253Eagent:treasurer"),
+        ("https://i.example#m>agent:treasurer", "https://i.example#m%3Eagent:treasurer"),
+        ("https://i.example#m%3Eagent:treasurer", "https://i.example#m%253Eagent:treasurer"),
         ("user:alice", "user:alice"),
     ],
 )

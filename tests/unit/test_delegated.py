@@ -361,12 +361,14 @@ def test_the_roles_of_a_principal_say_what_it_may_lend():
         assert guard.delegate("user:alice").scope == ("pr:write", "repo:read")
         assert guard.delegate("user:alice", scope=["repo:read"]).scope == ("repo:read",)
         assert refused(guard.delegate, "user:alice", scope=["secret:read"]) == "scope.exceeded"
-        for nobody in ("user:eve", "user:bob", "user:Alice"):
-            assert guard.delegate(nobody).scope == ()
-            assert refused(guard.delegate, nobody, scope=["repo:read"]) == "scope.exceeded"
-        with pytest.raises(DelegationError, match=r'has no \[principals\."user:bob"\]$'):
-            guard.delegate("user:bob", scope=["repo:read"])
-        for malformed in ("agent:orchestrator", "user:alice smith", None):
+        for scope in (None, [], ["repo:read"]):
+            assert refused(guard.delegate, "user:alicia", scope=scope) == "principal.unknown"
+        assert guard.delegate("user:eve", scope=[]).scope == ()  # who is listed, without a role
+        for scope in (None, ["repo:read"]):
+            assert refused(guard.delegate, "user:eve", scope=scope) == "scope.exceeded"
+        with pytest.raises(DelegationError, match=r"is user:alice meant\?"):
+            guard.delegate("user:alicia")
+        for malformed in ("agent:orchestrator", "user:alice smith", "user:Alice", None):
             code = refused(guard.delegate, malformed, scope=["repo:read"])
             assert code == "principal.malformed"
         fixer = guard.new_agent("fixer")

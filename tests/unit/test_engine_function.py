@@ -67,12 +67,17 @@ def test_what_a_function_does_to_its_input_is_gone_in_the_next_call():
     assert seen == [1, 1]
 
 
-def test_an_exception_is_an_error_that_does_not_repeat_its_message():
+def test_an_exception_is_an_error_that_does_not_repeat_its_message(caplog):
     def fail(document):
         raise ValueError(document["secret"])
 
     with pytest.raises(PolicyError, match="raised ValueError") as failure:
         FunctionEngine(fail).evaluate(b'{"secret": "hunter2"}')
+
+    (record,) = caplog.records  # its author finds the traceback there
+    assert (record.name, record.levelname) == ("agentguard", "ERROR")
+    assert "fail" in record.getMessage()
+    assert 'raise ValueError(document["secret"])' in caplog.text
 
     assert failure.value.code == "policy.error"
     assert "hunter2" not in str(failure.value)

@@ -376,7 +376,9 @@ async def later(_arguments):
         (later, "facts.failed"),
     ],
 )
-def test_facts_are_a_json_object_that_collides_with_nothing_or_deny(guard, ran, found, code):
+def test_facts_are_a_json_object_that_collides_with_nothing_or_deny(
+    guard, ran, caplog, found, code
+):
     def look_up(arguments):
         if isinstance(found, Exception):
             raise found
@@ -396,6 +398,9 @@ def test_facts_are_a_json_object_that_collides_with_nothing_or_deny(guard, ran, 
     else:
         assert refused(guard, agent, merge, into="dev") == code
         assert "a secret" not in str(records(guard, "authorization"))
+        if code == "facts.failed":  # whoever wrote the look-up finds the traceback there
+            assert [record.name for record in caplog.records] == ["agentguard"]
+            assert "Traceback" in caplog.text
         assert ran == []
 
 

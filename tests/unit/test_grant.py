@@ -121,7 +121,9 @@ MALFORMED: dict[str, dict[str, Any]] = {
     "sub is an agent's name": {"sub": "agent:reviewer"},
     "sub is an agent's name in capitals": {"sub": "AGENT:reviewer"},
     "sub is a URI": {"sub": "spiffe://acme.example/agent/x/y"},
-    "sub is too long": {"sub": "u" * 1025},
+    "sub is too long": {"sub": "user:" + "u" * 256},
+    "sub has no kind": {"sub": "alice"},
+    "sub has a capital": {"sub": "user:Alice"},
     "client_id is a list": {"client_id": ["service:ci"]},
     "client_id with a quote of another kind": {"client_id": "service:\u201dci"},
     "cnf is a thumbprint": {"cnf": "x" * 43},
@@ -217,9 +219,9 @@ def test_claims_that_are_no_object_are_refused(signer):
 
 
 AT_THE_LIMITS: dict[str, dict[str, Any]] = {
-    "the longest names": {"sub": "u" * 1024, "client_id": "s" * 1024},
-    "any printable ASCII in a name": {"sub": "https://idp.example#0|a~!$&'()*+,;=@[]{}\"\\"},
-    "a name that begins almost like an agent's": {"sub": "agents:all"},
+    "the longest names": {"sub": "user:" + "u" * 255, "client_id": "s" * 1024},
+    "any printable ASCII in a subject": {"sub": "https://idp.example#0|a~!$&'()*+,;=@[]{}\"\\"},
+    "a subject that is named like an agent": {"sub": "https://idp.example#agent:all"},
     "the longest scope": {"scope": "a" * 256},
     "all that a scope may hold": {"scope": "!#$%&'()*+,-./0:;<=>?@A[]^_`a{|}~"},
     "the earliest time": {"iat": 0, "exp": 1},
@@ -290,7 +292,7 @@ def test_what_is_no_scope_is_refused(asked):
 
 
 def test_a_principal_is_a_user_or_a_service():
-    for name in ("user:alice", "service:ci", "https://idp.example#42", "a"):
+    for name in ("user:alice", "service:ci", "crew:news", "https://idp.example#42"):
         assert grants.principal(name) == name
 
 
@@ -302,7 +304,9 @@ BAD_NAMES: list[Any] = [
     "user:\u0430lice",
     "user:\u212aelvin",
     "\ud800",
-    "u" * 1025,
+    "user:" + "u" * 256,
+    "a",
+    "agents:all",
     5,
     None,
     b"user:alice",

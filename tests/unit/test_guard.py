@@ -265,6 +265,12 @@ def test_an_ephemeral_guard_takes_no_durable_tables():
     Guard.ephemeral(allow_all, config={"agents": {"a": {}}}).close()
 
 
+@pytest.mark.parametrize("tables", ["agentguard.toml", ["agents"], 5, ""])
+def test_an_ephemeral_guard_takes_no_file_for_its_tables(tables):
+    with pytest.raises(ConfigError, match=r"expected the tables .* as a dict.* Guard\.open"):
+        Guard.ephemeral(allow_all, config=tables)
+
+
 def test_an_ephemeral_guard_that_names_agents_knows_no_others():
     guard = Guard.ephemeral(allow_all, config={"agents": {"reader": {}}})
     assert guard.new_agent("reader").name == "reader"

@@ -14,11 +14,12 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from agentguard import approval, canonical
+from agentguard import approval, canonical, principals
 from agentguard.approval import ApprovalRequest, Verdict
 from agentguard.cli import approver, files, location, request, screen
 from agentguard.cli.options import ConfigOption, ForceOption, JsonOption, OutputOption
 from agentguard.desk import Desk
+from agentguard.errors import ConfigError
 from agentguard.identity.trust import seconds
 from agentguard.storage.approvals import FileApprovals
 
@@ -197,6 +198,8 @@ def _asked(request_id: str | None, file: Path | None, config: Path | None) -> _Q
 
 def _answer(verdict: Verdict, question: _Question, options: _Options) -> None:
     asked, desk = question
+    if options.principal is not None:
+        principals.require(options.principal, "person", ConfigError)
     if not options.yes:
         request.draw(asked, desk.answers(asked) if desk is not None else ())
         _confirm(verdict)

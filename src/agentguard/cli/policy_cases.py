@@ -211,6 +211,7 @@ def _delegation(table: Table, whole: Mapping[str, Any], settings: Config) -> dic
     if not isinstance(subject, str):
         where = table.name("input.delegation.subject")
         raise ConfigError(f"{where}: expected for whom the agent acts, as in 'user:alice'")
+    table.principal("input.delegation.subject", subject)
     principal = (settings.principals or {}).get(subject)
     return {
         "subject": subject,

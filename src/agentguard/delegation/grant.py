@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from agentguard import jws
+from agentguard import jws, principals
 from agentguard.canonical import JSON, is_integer
 from agentguard.errors import DecodeError, DelegationError, VerificationError
 from agentguard.identity import credential
@@ -29,7 +29,7 @@ _LATEST: Final = 253_402_300_799  # the end of the year 9999
 
 # RFC 6749, 3.3: printable ASCII without the space, which separates, '"' and '\'
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,256}\Z")
-# ASCII alone, so that no name looks like another one
+# of the trust domain, an agent's instance or an audience; a principal's is stricter
 _NAME: Final = re.compile(r"[\x21-\x7e]{1,1024}\Z")
 _JTI: Final = re.compile(r"[A-Za-z0-9_-]{8,128}\Z")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
@@ -136,16 +136,7 @@ def principal(name: object, what: str = "principal") -> str:
 
     It may not look like an agent's: an agent's name is believed from its credential alone.
     """
-    if not isinstance(name, str) or not _NAME.match(name):
-        message = (
-            f"{name!r} is no name of a {what}: use printable ASCII without spaces, as in "
-            "'user:alice' or 'service:orchestrator'"
-        )
-        raise DelegationError(message, code="principal.malformed")
-    if is_agent_name(name):
-        message = f"{name!r} names an agent, and a {what} is a user or a service"
-        raise DelegationError(message, code="principal.malformed")
-    return name
+    return principals.require(name, what, DelegationError)
 
 
 def require_terms(
@@ -178,11 +169,6 @@ def require_terms(
                 said = f"audience has {name!r}: give names in printable ASCII without spaces"
     if said is not None:
         raise DelegationError(said, code=code)
-
-
-def is_agent_name(name: str) -> bool:
-    """Whether a name looks like an agent's: no user or service may have such a one."""
-    return name.lower().startswith(("agent:", "spiffe:"))
 
 
 def is_agent(delegatee: str) -> bool:
@@ -280,11 +266,10 @@ def _parse(claims: Mapping[str, JSON]) -> Grant:
 
 def _check(grant: Grant) -> None:
     """Refuse what ``chain.py`` never issues, whoever has signed it."""
-    names = (grant.delegator, grant.principal, grant.delegatee)
-    if not all(map(_NAME.match, names)):
+    if not principals.is_principal(grant.principal):
+        raise _malformed("its sub is no name of a principal, as in user:alice")
+    if not _NAME.match(grant.delegator) or not _NAME.match(grant.delegatee):
         raise _malformed("a name in it is not printable ASCII")
-    if is_agent_name(grant.principal):
-        raise _malformed("its principal is named like an agent")
     if not _JTI.match(grant.jti) or not _THUMBPRINT.match(grant.key_id):
         raise _malformed("its jti or cnf.jkt has not the form of one")
     if grant.parent is not None and not _SHA256.match(grant.parent):

@@ -7,6 +7,7 @@ document which ``policy.decide`` reads, so that one rule decides for every engin
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import metadata
@@ -19,6 +20,8 @@ import orjson
 from agentguard import canonical, redaction
 from agentguard.decision import Decision
 from agentguard.errors import ConfigError, PolicyError
+
+_LOGGER = logging.getLogger("agentguard")
 
 _CODES: Final = {"allow": "", "deny": "policy.denied", "approval": "approval.required"}
 """The reason codes of what ``Decision.allow``, ``deny`` and ``require_approval`` return."""
@@ -64,8 +67,8 @@ class FunctionEngine:
         Raises ``PolicyError``: ``policy.error`` when the function raises an ``Exception`` or
         returns anything but a ``Decision``, ``policy.malformed`` for a ``Decision`` with an outcome
         or a reason code that no policy gives, or an allow with reasons or requirements. What it
-        raised is the error's cause and no part of its message, which reaches the model and the
-        record.
+        raised goes to the logger ``agentguard`` and is the error's cause, and no part of its
+        message, which reaches the model and the record.
         """
         try:
             given = orjson.loads(document)
@@ -74,6 +77,7 @@ class FunctionEngine:
         try:
             decision: object = self._decide(given)
         except Exception as error:
+            _LOGGER.exception("the policy's function %s failed: the call is denied", self._called)
             message = f"the policy's function {self._called} raised {type(error).__name__}"
             raise PolicyError(message) from error
         if not isinstance(decision, Decision):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from agentguard import jws
+from agentguard import jws, principals
 from agentguard.canonical import JSON, is_integer
 from agentguard.errors import ConfigError, DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
@@ -31,13 +31,19 @@ _ALIAS: Final = 4
 
 _SHORT: Final = re.compile(rf"(?:agent:)?([^/:]+):([A-Za-z0-9_-]{{{_ALIAS}}})")
 
-_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?\Z")
+NAME: Final = r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?"
+"""The form of an agent's name, as a regular expression."""
+
+_NAME: Final = re.compile(rf"{NAME}\Z")
 _CLAIMS: Final = frozenset({"iss", "sub", "iat", "exp", "jti", "cnf", AGENT_CLAIM})
 
 
 @dataclass(frozen=True, slots=True)
 class AgentProfile:
-    """What the issuer says of an agent: its name and type, who answers for it, its version."""
+    """What the issuer says of an agent: its name and type, who answers for it, its version.
+
+    ``owner`` is a principal, as in ``user:carol``. Raises ``ConfigError``.
+    """
 
     name: str
     type: str = "agent"
@@ -51,6 +57,8 @@ class AgentProfile:
                 "'-' (64 at most), as in 'code-reviewer'"
             )
             raise ConfigError(message)
+        if self.owner is not None:
+            principals.require(self.owner, "owner", ConfigError)
 
 
 @dataclass(frozen=True, slots=True)
