@@ -476,13 +476,15 @@ def test_a_name_that_nobody_has_is_revoked_with_a_warning(other, cli):
     claims = claims_of(other)
     uri = claims["client_id"]
     known = [uri, uri.rpartition("/")[2], claims["jti"], "agent:assistant"]
-    unknown = ("coder", "task.jsn", "alice", agent_alias(uri)[6:], uri[:-1], "agent:codre")
+    unknown = ("user:alicia", uri[:-1], "agent:codre")
     for name in (*known, *unknown):
         result = cli(other, "token", "revoke", name, "--note", "n")
         assert result.returncode == 0
         warning = f"warn: nobody is called {name} so far" if name not in known else ""
         assert result.stderr.startswith(warning)
         assert bool(result.stderr) is bool(warning)
+    for name in ("coder", "task.jsn", "alice", "user:Alice", agent_alias(uri)):  # none can ever be
+        refused(other.run("token", "revoke", name, "--note", "n"), "revocation.name")
 
 
 @pytest.mark.parametrize(
@@ -497,8 +499,8 @@ def test_a_file_that_is_not_there_is_no_name(other, cli, name):
 
 def test_a_name_may_look_like_a_files(other, cli):
     with (other.folder / "agentguard.toml").open("a") as file:
-        file.write('[principals."team/alice.json"]\n')
-    result = cli(other, "token", "revoke", "team/alice.json", "--note", "n")
+        file.write('[principals."user:team/alice.json"]\n')
+    result = cli(other, "token", "revoke", "user:team/alice.json", "--note", "n")
     assert (result.returncode, result.stderr) == (0, "")
 
 

@@ -141,7 +141,8 @@ def order(guard, name):
     lead = agent("Lead", name, native, steps, allow_delegation=True)
     worker = agent("Worker", name, native, [[three], "is paid"])
     task = Task(description="a task", expected_output="words", agent=lead)
-    options = {"on_approval": ASKING["mode"], "timeout": ASKING["timeout"]}
+    waits = ASKING["mode"] == "wait"
+    options = {"on_approval": ASKING["mode"], "timeout": ASKING["timeout"] if waits else None}
     return guard_crew(Crew(agents=[lead, worker], tasks=[task]), guard, **options)
 
 

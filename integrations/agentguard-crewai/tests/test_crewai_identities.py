@@ -199,6 +199,20 @@ def test_a_hook_before_the_kickoff_does_not_choose_who_an_agent_is(native, recor
     assert who(signed(made.guard)) == ["kind-writer"]
 
 
+def test_agents_whose_roles_make_one_name_are_told(native, recorded, caplog):
+    made = guard_with(recorded, "lead", "writer", "editor")
+    crew = native.crew(one_of(native, "Lead"), one_of(native, "Writer"), one_of(native, "WRITER "))
+    for _ in range(2):  # the second time nothing is new
+        guard_crew(crew, made.guard)
+    (record,) = [one for one in caplog.records if one.name == "agentguard"]
+    assert "2 agents" in record.getMessage()
+    assert "'Writer', 'WRITER '" in record.getMessage()
+    caplog.clear()
+    editor = guard_agent(one_of(native, "Writer"), made.guard, name="editor")
+    guard_crew(native.crew(one_of(native, "Writer"), editor), made.guard)
+    assert not [one for one in caplog.records if one.name == "agentguard"]
+
+
 # --- a name that is given ------------------------------------------------------------------------
 
 
@@ -332,7 +346,7 @@ def test_a_way_to_wait_that_is_none_is_an_error(native, recorded, on_approval):
 
 
 @pytest.mark.parametrize(
-    "timeout", ["30", None, True, -1, -0.1, math.nan, -math.inf, timedelta(seconds=-1), 1j]
+    "timeout", ["30", [], True, -1, -0.1, math.nan, -math.inf, timedelta(seconds=-1), 1j]
 )
 def test_a_timeout_that_is_none_is_an_error(native, recorded, timeout):
     made = guard_with(recorded, "lead")
@@ -345,6 +359,21 @@ def test_a_timeout_that_is_none_is_an_error(native, recorded, timeout):
         with pytest.raises(ConfigError, match="timeout: expected"):
             guarding()
     assert type(member) is Agent
+
+
+@pytest.mark.parametrize("timeout", [0, 30, timedelta(hours=1)])
+def test_a_crew_that_pauses_takes_no_timeout(native, recorded, timeout):
+    made = guard_with(recorded, "lead")
+    member = one_of(native, "Lead")
+    for guarding in (
+        lambda: guard_agent(member, made.guard, on_approval="pause", timeout=timeout),
+        lambda: guard_crew(native.crew(member), made.guard, on_approval="pause", timeout=timeout),
+        lambda: guard_crewbase(made.guard, on_approval="pause", timeout=timeout),
+    ):
+        with pytest.raises(ConfigError, match=r"timeout: .* waits for nobody"):
+            guarding()
+    assert type(member) is Agent
+    guard_crew(native.crew(member), made.guard, on_approval="pause")
 
 
 @pytest.mark.parametrize("timeout", [0, 0.5, 30, math.inf, timedelta(0), timedelta(hours=1)])

@@ -40,7 +40,7 @@ class _Kit(AdapterTests):
     def member(self, way, agent, function, *steps):
         member = way.agent("A member", *steps, tools=[tool(function)])
         guard_agent(member, self.guard, name=agent.name, on_approval="pause")
-        assign_identity(member, Identity(agent, GuardOptions.of(self.guard, "pause", 0)))
+        assign_identity(member, Identity(agent, GuardOptions.of(self.guard, "pause", None)))
         return member
 
 

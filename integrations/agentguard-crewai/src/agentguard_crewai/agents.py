@@ -68,18 +68,19 @@ def guard_agent(
     *,
     name: str | None = None,
     on_approval: OnApproval = "wait",
-    timeout: timedelta | float = 30,
+    timeout: timedelta | float | None = None,
 ) -> Guarded:
     """Give an agent an identity of its own, with which each of its tool calls is made; return it.
 
     ``name`` is that of its table in ``[agents]``, without it the role's (``Senior Writer`` is
     ``senior-writer``). The agent that is passed in is changed, since tasks and crews refer to it.
 
-    A call that needs an approval waits for ``timeout`` seconds, and the model is then told that it
-    is missing; with ``on_approval="pause"`` what was begun with the agent raises
-    ``ApprovalPending`` at once. Raises ``ConfigError``: for a name that the configuration does not
-    have, an agent of another guard, one that does not run its tools through CrewAI; and
-    ``StorageError`` where its credential can't be recorded. The agent is then as it was.
+    A call that needs an approval waits for ``timeout`` seconds (30), and the model is then told
+    that it is missing; with ``on_approval="pause"``, which takes no ``timeout``, what was begun
+    with the agent raises ``ApprovalPending`` at once. Raises ``ConfigError``: for a name that the
+    configuration does not have, an agent of another guard, one that does not run its tools through
+    CrewAI; and ``StorageError`` where its credential can't be recorded. The agent is then as it
+    was.
     """
     given: object = agent
     if not isinstance(given, BaseAgent):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -39,13 +40,15 @@ Class = TypeVar("Class")
 Guarded = TypeVar("Guarded", bound=Crew)
 Output = TypeVar("Output")
 
+_LOGGER = logging.getLogger("agentguard")
+
 
 def guard_crew(
     crew: Guarded,
     guard: Guard,
     *,
     on_approval: OnApproval = "wait",
-    timeout: timedelta | float = 30,
+    timeout: timedelta | float | None = None,
 ) -> Guarded:
     """Give each agent of a crew an identity of its own, and guard all their tool calls; return it.
 
@@ -69,7 +72,7 @@ def guard_crewbase(
     guard: Guard,
     *,
     on_approval: OnApproval = "wait",
-    timeout: timedelta | float = 30,
+    timeout: timedelta | float | None = None,
 ) -> Callable[[Class], Class]:
     """Guard the crews of a class: to be put above ``@CrewBase``.
 
@@ -117,6 +120,7 @@ def _guarded(crew: Guarded, options: GuardOptions, names: Mapping[int, str]) -> 
         require_guardable(agent, options, names.get(id(agent)))
     if crew.process is Process.hierarchical and crew.manager_agent is None:
         _require_manager(crew, options)
+    _warn_of_one_name(crew, [agent for agent in members if id(agent) not in names])
     identities = [resolve_identity(agent, options, names.get(id(agent))) for agent in members]
     for agent, identity in zip(members, identities, strict=True):
         assign_identity(agent, identity)
@@ -124,6 +128,24 @@ def _guarded(crew: Guarded, options: GuardOptions, names: Mapping[int, str]) -> 
         crew.__class__ = guarded_class(GuardedCrew, type(crew))
     crew._agentguard = options  # type: ignore[attr-defined]  # noqa: SLF001
     return crew
+
+
+def _warn_of_one_name(crew: Crew, unnamed: Iterable[BaseAgent]) -> None:
+    """Log which agents a policy and the log would know by one name, because of their roles."""
+    roles: dict[str, list[str]] = {}
+    for agent in unnamed:
+        if identity_of(agent) is None:  # one that is guarded already was given its name then
+            roles.setdefault(name_of(agent.role), []).append(agent.role)
+    for name, same in roles.items():
+        if len(same) > 1:
+            _LOGGER.warning(
+                "%d agents of the crew %r are one name, %s, to the policy and in the log (%s): "
+                "give each a name of its own with guard_agent(name=...)",
+                len(same),
+                crew.name,
+                name,
+                ", ".join(map(repr, same)),
+            )
 
 
 def _require_manager(crew: Crew, options: GuardOptions) -> None:

@@ -17,6 +17,9 @@ from agentguard import Agent, ConfigError, Guard, StorageError
 OnApproval = Literal["wait", "pause"]
 """What a call does that needs an approval: hold its thread for a while, or stop the crew."""
 
+WAITS: Final = 30
+"""Seconds for which a call waits, where nobody says otherwise."""
+
 _DROPPED: Final = re.compile(r"[^a-z0-9]+")
 
 
@@ -28,8 +31,15 @@ class GuardOptions(NamedTuple):
     timeout: float
 
     @classmethod
-    def of(cls, guard: Guard, on_approval: OnApproval, timeout: timedelta | float) -> Self:
+    def of(cls, guard: Guard, on_approval: OnApproval, timeout: timedelta | float | None) -> Self:
         """Check what an application gives; raises ``ConfigError``."""
+        if timeout is not None and on_approval == "pause":
+            message = (
+                "timeout: a crew that pauses waits for nobody: leave it out, or say "
+                "on_approval='wait'"
+            )
+            raise ConfigError(message)
+        timeout = WAITS if timeout is None else timeout
         given: tuple[object, object] = guard, timeout
         if not isinstance(given[0], Guard):
             raise ConfigError(f"guard: expected a Guard, as from Guard.open, got {guard!r}")
