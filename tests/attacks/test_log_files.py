@@ -685,7 +685,7 @@ def test_a_state_that_was_rolled_back_is_refused_and_found(used, tmp_path, ran):
     use(used, ran, 3)
     newest = snapshot(used, tmp_path, "new")
     restore(used, copy)
-    with pytest.raises(StorageError, match="Restore it") as caught:
+    with pytest.raises(StorageError, match="agentguard adopt") as caught:
         used.open()
     assert caught.value.code == "storage.rolled_back"
     assert any("cut off" in what for what in problems(used))

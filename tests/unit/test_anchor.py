@@ -82,7 +82,7 @@ def test_a_log_with_less_or_else_than_was_seen_was_rolled_back(anchor, note, hea
     if allowed:
         anchor.check(head)
         return
-    with pytest.raises(StorageError, match="Restore it") as caught:
+    with pytest.raises(StorageError, match="agentguard adopt") as caught:
         anchor.check(head)
     assert caught.value.code == "storage.rolled_back"
 

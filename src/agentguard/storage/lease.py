@@ -107,7 +107,7 @@ class Lessor:
         missing = sorted(known.difference(present))
         if missing and missing[0] not in registered:
             lost = f"the shard {sqlite.shard_path(self.state, missing[0])}"
-            message = f"{lost}, which the anchor has seen, is missing: {anchor.ROLLED_BACK}"
+            message = f"{lost} is missing, of which there is an anchor: {anchor.ROLLED_BACK}"
             raise StorageError(message, code="storage.rolled_back")
         if missing:
             lost = f"the shard {sqlite.shard_path(self.state, missing[0])}"
