@@ -367,6 +367,8 @@ def test_a_request_that_waits(changed):
 GRAPH = """
 from langchain_core.language_models import FakeListChatModel
 from langchain.agents import create_agent
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import CachePolicy
 from agentguard import Guard
 from agentguard_langchain import GuardMiddleware
 
@@ -384,6 +386,12 @@ def write_file(path: str) -> str:
 
 bare = create_agent(Model(responses=[]), [read_file])
 
+def cached():
+    outer = StateGraph(MessagesState)
+    outer.add_node("agent", make(), cache_policy=CachePolicy())
+    outer.add_edge(START, "agent")
+    return outer.compile()
+
 def make():
     guard = Guard.open("agentguard.toml")
     middleware = [GuardMiddleware(guard.new_agent("assistant"))]
@@ -399,10 +407,18 @@ def with_graph(project, name: str, code: int = 0):
     return project.json("doctor", "--graph", f"app:{name}", code=code)
 
 
+def test_a_guarded_tool_in_a_node_whose_results_are_cached(changed):
+    report = with_graph(changed, "cached", code=1)
+    assert {tool["cached"] for tool in report["tools"]} == {"agent"}
+    said = [c["what"] for c in report["checks"] if c["status"] == "fail"]
+    assert any("read_file runs in the node agent, whose results are cached" in one for one in said)
+
+
 def test_the_tools_of_a_graph_that_nothing_guards(changed):
     edit(changed, "# [tools.read_file]", "[tools.read_fiel]\n[tools.read_file]\n[tools.pay]")
     report = with_graph(changed, "bare")
-    assert report["tools"] == [{"tool": "read_file", "where": ["tools"], "agents": []}]
+    read_file = {"tool": "read_file", "where": ["tools"], "agents": [], "cached": None}
+    assert report["tools"] == [read_file]
     said = {c["what"]: c["status"] for c in report["checks"]}
     assert said["read_file in tools is not guarded: nothing checks or records its calls"] == "warn"
     assert said["[tools.read_fiel] names no tool of app:bare: is read_file meant?"] == "warn"

@@ -19,19 +19,24 @@ from agentguard.errors import AgentguardError, ConfigError
 from agentguard.spelling import closest
 
 GROUP: Final = "agentguard.graphs"
-"""The entry point group of functions that list a graph's tools: name, where, agents."""
+"""The entry point group of functions that list a graph's tools: name, where, agents, cached."""
 
 
 class GraphTool(NamedTuple):
-    """A tool of a graph, ``where`` it runs, and the ``agents`` for whom it is guarded."""
+    """A tool of a graph, ``where`` it runs, and the ``agents`` for whom it is guarded.
+
+    ``cached`` is a node around it whose results the framework keeps, None for none.
+    """
 
     name: str
     where: tuple[str, ...]
     agents: tuple[str, ...]
+    cached: str | None = None
 
     def as_json(self) -> dict[str, JSON]:
         """Return the members that ``doctor --json`` gives."""
-        return {"tool": self.name, "where": list(self.where), "agents": list(self.agents)}
+        members: dict[str, JSON] = {"tool": self.name, "where": list(self.where)}
+        return {**members, "agents": list(self.agents), "cached": self.cached}
 
 
 def tools_in(reference: str) -> list[GraphTool]:
@@ -71,6 +76,13 @@ def findings(
         place = f" in {_place(tool)}" if tool.where else ""
         what = f"{tool.name}{place} is not guarded: nothing checks or records its calls"
         yield Finding("warn", check, what)
+    for tool in tools:
+        if tool.cached is not None and tool.agents:
+            what = (
+                f"{tool.name} runs in the node {tool.cached}, whose results are cached: each call "
+                "is refused there; take the cache_policy off that node"
+            )
+            yield Finding("fail", check, what)
     names = {tool.name for tool in tools}
     for name in configured:
         if name not in names:
@@ -93,7 +105,7 @@ def _place(tool: GraphTool) -> str:
     return " > ".join(tool.where)
 
 
-def _lists() -> Callable[[object], Sequence[tuple[str, tuple[str, ...], tuple[str, ...]]]]:
+def _lists() -> Callable[[object], Sequence[GraphTool]]:
     for found in entry_points(group=GROUP):
         return found.load()  # type: ignore[no-any-return]  # what the entry point names
     message = (

@@ -19,6 +19,7 @@ from agentguard_langchain.ahead import codec_at, invocation_in_node
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.payload import WITH_EDITS
 from agentguard_langchain.place import Place, Turn, last_turn, messages_of, past_turn
+from agentguard_langchain.placed import run_here
 from agentguard_langchain.sitting import Sitting, forget_turn
 from agentguard_langchain.traced import within
 from agentguard_langchain.waiting import Pending, sit
@@ -66,7 +67,8 @@ class Approving(NamedTuple):
         agent = self.ward.acting(place, handle, lambda: runtime)
         sitting = Sitting.of_turn(self.ward.agent, place, turn.id)
         span = self.ward.span(place, handle, agent)
-        return _Case(self.ward, place, turn, sitting, agent, runtime, span)
+        run = run_here() or handle
+        return _Case(self.ward, place, turn, sitting, agent, runtime, span, run)
 
 
 def _has_ended(
@@ -92,11 +94,12 @@ class _Case(NamedTuple):
     agent: Agent
     runtime: Any
     span: AgentSpan | None
+    run: str | None
 
     def waiting(self) -> Generator[None, Sequence[Pending], None]:
         answers = Answers(self.ward.agent, self.ward.answered_by, self.runtime)
         calls = {call["id"] or "": call for call in self.turn.calls}
-        return sit(self.sitting, self.place, calls, answers, WITH_EDITS)
+        return sit(self.sitting, self.place, calls, answers, WITH_EDITS, self.run)
 
     @property
     def open(self) -> list[ToolCall]:

@@ -38,12 +38,14 @@ class FoundTool(NamedTuple):
     """A tool of a graph: its name, ``where`` it runs, and the agents for whom it is guarded.
 
     ``where`` names nodes, tools and sub-agents, from the outside inwards. ``agents`` are names;
-    there are none where nothing guards it.
+    there are none where nothing guards it. ``cached`` is a node around it whose results LangGraph
+    keeps (``cache_policy``), None for none: a guarded tool is refused there.
     """
 
     name: str
     where: tuple[str, ...]
     agents: tuple[str, ...]
+    cached: str | None = None
 
     @property
     def guarded(self) -> bool:
@@ -90,6 +92,7 @@ class _Census:
     def __init__(self) -> None:
         self.found: list[FoundTool] = []
         self._seen: dict[int, object] = {}
+        self._cached: set[_Path] = set()
 
     def walk(self, value: object, path: _Path, depth: int) -> None:
         """Look for graphs and tool nodes in a value."""
@@ -110,6 +113,11 @@ class _Census:
 
     def _graph(self, graph: Pregel[Any, Any, Any, Any], path: _Path) -> None:
         nodes = [(name, node.bound) for name, node in graph.nodes.items() if name != START]
+        self._cached |= {
+            (*path, name)
+            for name, node in graph.nodes.items()
+            if node.cache_policy is not None or graph.cache_policy is not None
+        }
         # the model's node knows the one with the tools: they are found where they run
         for name, bound in sorted(nodes, key=lambda node: not isinstance(node[1], ToolNode)):
             self.walk(bound, (*path, name), 0)
@@ -118,7 +126,9 @@ class _Census:
         """Note a tool, with the agents whose guard is around it, and look into it for graphs."""
         name = _name_of(tool)
         own = {gate_of(tool).agent.name} if isinstance(tool, GuardedTool) else set()
-        self.found.append(FoundTool(name, path, tuple(sorted(own | around))))
+        cached = [node for end, node in enumerate(path, 1) if path[:end] in self._cached]
+        found = FoundTool(name, path, tuple(sorted(own | around)), cached[0] if cached else None)
+        self.found.append(found)
         inner = (*path, name)
         for part in _of_tool(tool):
             self.walk(part, inner, 0)

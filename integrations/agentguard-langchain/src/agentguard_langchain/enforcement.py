@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from langchain_core.messages import ToolCall, ToolMessage
+from langchain_core.tools import BaseTool
 from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command
 
-from agentguard import Decision
+from agentguard import ConfigError, Decision
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.gate import SubagentTool
 from agentguard_langchain.place import Place, Turn, messages_of, turn_of
-from agentguard_langchain.placed import Placed, placing
+from agentguard_langchain.placed import Placed, placing, run_here
 from agentguard_langchain.sitting import Edit, Sitting
 from agentguard_langchain.ward import Ward
 
@@ -44,9 +45,9 @@ class Enforcement(NamedTuple):
         """Have ``handler`` run the guarded tool in the place of the tool of ``request``."""
         errand = self._errand(request)
         if errand is None:
-            return handler(request)
+            return handler(_sealed(request, self.ward))
         with placing(errand.placed):
-            result: Result = errand.noted(handler(errand.request))
+            result: Result = errand.noted(errand.passed(handler(errand.request)))
         return result
 
     async def aaround(
@@ -55,9 +56,9 @@ class Enforcement(NamedTuple):
         """Have ``handler`` run the guarded tool; the async twin of ``around``."""
         errand = self._errand(request)
         if errand is None:
-            return await handler(request)
+            return await handler(_sealed(request, self.ward))
         with placing(errand.placed):
-            result: Result = errand.noted(await handler(errand.request))
+            result: Result = errand.noted(errand.passed(await handler(errand.request)))
         return result
 
     def _errand(self, request: ToolCallRequest) -> _Errand | None:
@@ -70,6 +71,7 @@ class Enforcement(NamedTuple):
             request.runtime, tools=[ward.guarded_if_possible(one) for one in request.runtime.tools]
         )
         guarded = replace(request, tool=ward.guarded(tool), runtime=runtime)
+        guarded = _sealed(guarded, ward)
         place = Place.of(runtime.config)
         turn = turn_of(messages_of(request.state, self.messages_key), call_id)
         sitting = Sitting.of_turn(ward.agent, place, turn.id if turn is not None else None)
@@ -86,6 +88,8 @@ class Enforcement(NamedTuple):
             site=place.site(turn.id if turn is not None else None, sitting.site_id(call_id or "")),
             agent=agent,
             answers=Answers(agent, ward.answered_by, runtime),
+            passed=[],
+            run=run_here() or handle,
             refusal=self._refusal(call, turn, sitting, request),
         )
         return _Errand(guarded, placed, call, edit)
@@ -118,6 +122,34 @@ class Enforcement(NamedTuple):
         return request.tool_call["id"] in runs[1:]
 
 
+@dataclass
+class _Sealed(ToolCallRequest):
+    """A request whose tool is the ward's: what stands inside of the guard can't replace it."""
+
+    ward: Ward
+
+    def __post_init__(self) -> None:
+        self._require_guarded(self.tool)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "tool" and "ward" in self.__dict__:
+            self._require_guarded(value)
+        super().__setattr__(name, value)
+
+    def _require_guarded(self, tool: BaseTool | None) -> None:
+        if tool is not None and not self.ward.has_guarded(tool):
+            message = (
+                f"a middleware puts a tool of its own ({tool.name}) in the place of the guarded "
+                f"one, inside of the guard of {self.ward.agent.name}: put GuardMiddleware last in "
+                "the list of middleware"
+            )
+            raise ConfigError(message, code="middleware.order")
+
+
+def _sealed(request: ToolCallRequest, ward: Ward) -> ToolCallRequest:
+    return _Sealed(request.tool_call, request.tool, request.state, request.runtime, ward)
+
+
 class _Errand(NamedTuple):
     """A call as it is run: the request, what its gate is told, and what a person has changed."""
 
@@ -125,6 +157,20 @@ class _Errand(NamedTuple):
     placed: Placed
     call: ToolCall
     edit: Edit | None
+
+    def passed(self, result: Any) -> Any:
+        """Return the result of a call that has come to its gate, or did not run.
+
+        Raises ``ConfigError`` for any other: what stands inside of the guard went past it.
+        """
+        failed = isinstance(result, ToolMessage) and result.status == "error"
+        if self.placed.passed or failed:
+            return result
+        message = (
+            f"a middleware has answered {self.call['name']} inside of the guard of "
+            f"{self.placed.agent.name}, past it: put GuardMiddleware last in the list of middleware"
+        )
+        raise ConfigError(message, code="middleware.order")
 
     def noted(self, result: Any) -> Any:
         """Say before the result of an edited call what was run, and that the model's was not."""

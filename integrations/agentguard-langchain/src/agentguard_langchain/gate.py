@@ -20,6 +20,7 @@ from langchain_core.tools import BaseTool
 from langgraph.errors import GraphBubbleUp, GraphDrained, GraphInterrupt
 
 from agentguard import Agent, ApprovalPending, CallSite, ConfigError, Denied, Invocation
+from agentguard_langchain import caching
 from agentguard_langchain.codec import ToolResults
 from agentguard_langchain.denial import GuardedToolDenied, denial_message
 from agentguard_langchain.lending import Lender, acting, runtime_of
@@ -224,6 +225,8 @@ class Gate:
         if call.inside:
             return body.function(*body.args, **body.kwargs)
         announced = call is CURRENT.get()
+        if call.placed is not None:
+            call.placed.passed.append(True)
         body.begin(call)
         agent = self.acting(call, body.given)
         waiting = self._waiting(agent, call)
@@ -242,6 +245,7 @@ class Gate:
         except Denied as denied:
             if not body.started:
                 call.refusal = denied
+                _require_uncached(denied)
             raise
 
     async def arun(self, tool: BaseTool, body: Body, describe: Callable[[Call], Invocation]) -> Any:
@@ -251,6 +255,8 @@ class Gate:
             result = body.function(*body.args, **body.kwargs)
             return await result if inspect.isawaitable(result) else result
         announced = call is CURRENT.get()
+        if call.placed is not None:
+            call.placed.passed.append(True)
         body.begin(call)
         agent = self.acting(call, body.given)
         waiting = self._waiting(agent, call)
@@ -269,10 +275,12 @@ class Gate:
         except Denied as denied:
             if not body.started:
                 call.refusal = denied
+                _require_uncached(denied)
             raise
 
     def _waiting(self, agent: Agent, call: Call) -> Waiting:
-        return Waiting(agent, call.id, call.place, call.placed, self.on_deny)
+        refused = caching.refusal(call.config)
+        return Waiting(agent, call.id, call.place, call.placed, self.on_deny, refused)
 
     def refuse(self, tool: str, tool_call_id: str | None, denied: Denied) -> object:
         """Return the message that answers a tool call; raises ``GuardedToolDenied`` elsewhere."""
@@ -299,6 +307,12 @@ def _journal(tool: BaseTool, body: Body, call: Call, invocation: Invocation) -> 
         "codec": body.codec if call.place.recurs(invocation.site) else None,
         "reentrant": isinstance(tool, SubagentTool),
     }
+
+
+def _require_uncached(denied: Denied) -> None:
+    """Raise ``ConfigError`` in a cached node: a refusal that it returns would be cached as well."""
+    if denied.code == "node.cached":
+        raise ConfigError(denied.reason, code="node.cached") from denied
 
 
 def not_pickled() -> TypeError:

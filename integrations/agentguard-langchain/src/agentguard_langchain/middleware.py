@@ -92,12 +92,12 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
             return None
         if before is not None:
             forget(agent, place, before)
+            if not place.namespace:  # else the thread is another graph's
+                withdraw_all(agent, place, before)
         lent = self._ward.lent(lambda: runtime).delegation
         acting = agent if lent is None else agent.under(lent)
         span = self._ward.span(place, None, acting)
         handle = RunRecord.open(agent, place, lent, None if span is None else span.traceparent)
-        if not place.namespace:  # else the thread is another graph's
-            withdraw_all(agent, place)
         messages = self._all_answered(place, state["messages"])
         forget_turn(agent, place, past_turn(state["messages"]))
         if messages is None:

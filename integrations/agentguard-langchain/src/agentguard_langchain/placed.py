@@ -19,7 +19,8 @@ from agentguard_langchain.place import Place
 class Placed(NamedTuple):
     """A tool call as it is known around its tool: its site, who makes it, why it is refused.
 
-    ``answers`` deals with the answers to it.
+    ``answers`` deals with the answers to it. ``run`` is the handle of the outermost guarded run
+    around it, None for none; ``passed`` holds something once the call has come to its gate.
     """
 
     call_id: str
@@ -27,21 +28,31 @@ class Placed(NamedTuple):
     site: CallSite
     agent: Agent
     answers: Answers
+    passed: list[bool]
+    run: str | None = None
     refusal: Decision | None = None
 
 
 _PLACED: Final[ContextVar[Placed | None]] = ContextVar("agentguard_langchain_placed", default=None)
+_RUN: Final[ContextVar[str | None]] = ContextVar("agentguard_langchain_run", default=None)
 
 
 @contextmanager
 def placing(placed: Placed | None) -> Iterator[None]:
     """Let the gate of the tool that is called within find ``placed``."""
     token = _PLACED.set(placed)
+    run = _RUN.set(_RUN.get() if placed is None else placed.run)
     try:
         yield
     finally:
         with suppress(ValueError):  # a coroutine may be closed in another context than its own
             _PLACED.reset(token)
+            _RUN.reset(run)
+
+
+def run_here() -> str | None:
+    """Return the handle of the outermost guarded run in whose call this is; None for none."""
+    return _RUN.get()
 
 
 def placed_here(call_id: str | None, place: Place) -> Placed | None:

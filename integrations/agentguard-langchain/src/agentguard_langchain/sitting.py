@@ -135,33 +135,38 @@ def forget_turn(agent: Agent, place: Place, turn: str | None) -> None:
 _LISTING: Final = threading.Lock()
 
 
-def list_waiting(agent: Agent, place: Place, batch: Sequence[Shown]) -> None:
-    """Note what a thread waits for, that of its sub-agents too, so that it can be withdrawn."""
+def list_waiting(agent: Agent, place: Place, run: str | None, batch: Sequence[Shown]) -> None:
+    """Note what a run waits for, that of its sub-agents too, so that it can be withdrawn.
+
+    ``run`` is its handle: another graph may have a thread of the same name.
+    """
     with _LISTING:
-        sites = [site for site in _listed(agent, place) if agent.approvals.at(site) is not None]
+        sites = [
+            site for site in _listed(agent, place, run) if agent.approvals.at(site) is not None
+        ]
         sites += [one.call_site for one in batch if one.call_site not in sites]
-        agent.runs.write(_thread(place), json.dumps(sites).encode())
+        agent.runs.write(_waiting(place, run), json.dumps(sites).encode())
 
 
-def withdraw_all(agent: Agent, place: Place) -> None:
-    """Withdraw what a thread waits for."""
+def withdraw_all(agent: Agent, place: Place, run: str) -> None:
+    """Withdraw what a run waits for."""
     with _LISTING:
-        sites = _listed(agent, place)
+        sites = _listed(agent, place, run)
         for site in sites:
             request = agent.approvals.at(site)
             if request is not None:
                 agent.approvals.withdraw(request)
         if sites:
-            agent.runs.remove(_thread(place))
+            agent.runs.remove(_waiting(place, run))
 
 
-def _listed(agent: Agent, place: Place) -> list[str]:
-    data = agent.runs.read(_thread(place))
+def _listed(agent: Agent, place: Place, run: str | None) -> list[str]:
+    data = agent.runs.read(_waiting(place, run))
     return [] if data is None else list(json.loads(data))
 
 
-def _thread(place: Place) -> str:
-    return f"waiting {json.dumps([place.thread])}"
+def _waiting(place: Place, run: str | None) -> str:
+    return f"waiting {json.dumps([place.thread, run])}"
 
 
 def _name(kind: str, agent: Agent, *where: str | None) -> str:

@@ -43,13 +43,14 @@ def sit(
     calls: Mapping[str, ToolCall],
     answers: Answers,
     allowed: Sequence[Allowed],
+    run: str | None,
 ) -> Generator[None, Sequence[Pending], None]:
     """Pause until no call waits any more; each time it yields, send it the calls that wait.
 
-    ``calls`` are by id. What a batch shows is marked durably *before* the task first pauses with
-    it, and an answer that is there on the very pass that makes the mark was given to something
-    else: it is let go. A position that is decided elsewhere stays in its batch: answers are
-    matched by position.
+    ``calls`` are by id, ``run`` names the run that waits. What a batch shows is marked durably
+    *before* the task first pauses with it, and an answer that is there on the very pass that makes
+    the mark was given to something else: it is let go. A position that is decided elsewhere stays
+    in its batch: answers are matched by position.
     """
     agent = answers.agent
     sitting.begin(place.task)
@@ -64,7 +65,7 @@ def sit(
             require_pause(place, found[0][1])
             sitting.shown = [_shown(call, pending) for call, pending in found]
             sitting.save(agent.runs)
-            list_waiting(agent, place, sitting.shown)
+            list_waiting(agent, place, run, sitting.shown)
             new = True
         batch = sitting.shown
         value = payload([_item(agent, sitting, one, calls) for one in batch], allowed)
@@ -158,16 +159,25 @@ class Waiting:
     ``on_deny`` "raise" has a call that can't wait raise ``ApprovalPending``.
     """
 
-    __slots__ = ("_agent", "_answers", "_call_id", "_place", "_raises", "_refusal", "_sitting")
+    __slots__ = (
+        *("_agent", "_answers", "_call_id", "_place", "_raises", "_refusal", "_run", "_sitting"),
+    )
 
     def __init__(
-        self, agent: Agent, call_id: str | None, place: Place, placed: Placed | None, on_deny: str
+        self,
+        agent: Agent,
+        call_id: str | None,
+        place: Place,
+        placed: Placed | None,
+        on_deny: str,
+        refused: Decision | None = None,
     ) -> None:
         self._agent = agent
         self._call_id = call_id
         self._place = place
         self._answers = Answers(agent) if placed is None else placed.answers
-        self._refusal = None if placed is None else placed.refusal
+        self._refusal = refused or (None if placed is None else placed.refusal)
+        self._run = None if placed is None else placed.run
         self._raises = on_deny == "raise"
         self._sitting: Sitting | None = None
 
@@ -208,7 +218,8 @@ class Waiting:
         args = json.loads(request.arguments)
         call = ToolCall(name=request.tool, args=args, id=self._call_id, type="tool_call")
         answered = sitting.answered
-        waiting = sit(sitting, self._place, {self._call_id: call}, self._answers, WITHOUT_EDITS)
+        calls = {self._call_id: call}
+        waiting = sit(sitting, self._place, calls, self._answers, WITHOUT_EDITS, self._run)
         next(waiting)
         if sitting.answered == answered and self._agent.approvals.waits(request):
             waiting.send([(call, pending)])

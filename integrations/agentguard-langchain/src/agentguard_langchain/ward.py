@@ -123,6 +123,10 @@ class Ward:
         self._keep(self._guarded, id(tool), _Kept(tool, dict(tool.__dict__), guarded))
         return guarded
 
+    def has_guarded(self, tool: BaseTool) -> bool:
+        """Whether each call of this very tool passes a guard of this agent."""
+        return isinstance(tool, GuardedTool) and gate_of(tool).agent is self.agent
+
     def guarded_if_possible(self, tool: BaseTool) -> BaseTool:
         """Return the tool behind its guard, or as it is: it is refused when it is called."""
         try:

@@ -1,0 +1,45 @@
+"""Whether LangGraph caches the results of a node around a call.
+
+A node with a ``CachePolicy`` does not run where its input was seen before: no call is decided, and
+none is on record. Each running task leads to the loop of its graph, and that to the task around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from langchain_core.runnables import RunnableConfig, ensure_config
+
+from agentguard import Decision
+
+_CALL: Final = "__pregel_call"
+
+
+def refusal(config: RunnableConfig | None) -> Decision | None:
+    """Return why a call is refused here: a node around it is cached; None where none is."""
+    try:
+        cached = next(_cached(ensure_config(config).get("configurable") or {}), None)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        reason = (
+            f"nobody can tell whether this call's node is cached ({type(error).__name__}): this "
+            "version of LangGraph is not known; install one that agentguard-langchain names"
+        )
+        return Decision.refused(reason, code="node.cached")
+    if cached is None:
+        return None
+    reason = (
+        f"the node {cached} of the graph is cached, and would hand out this call's result to "
+        "whoever comes next, undecided and unlogged: take the cache_policy off that node"
+    )
+    return Decision.refused(reason, code="node.cached")
+
+
+def _cached(configurable: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of the cached nodes that run around here, the nearest first."""
+    call = configurable.get(_CALL)
+    while call is not None:
+        task, loop = call.args[0](), call.keywords["schedule_task"].__self__
+        if task.cache_key is not None and loop.cache is not None:
+            yield task.name
+        call = (loop.config.get("configurable") or {}).get(_CALL)
