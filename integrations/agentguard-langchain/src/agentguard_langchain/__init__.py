@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from agentguard.frameworks import require_supported
+
+require_supported("agentguard-langchain", "langchain", "langchain-core", "langgraph")
+
 from agentguard_langchain.ahead import aevaluate, bind_ahead, evaluate
 from agentguard_langchain.census import FoundTool, find_tools, unguarded
 from agentguard_langchain.denial import GuardedToolDenied

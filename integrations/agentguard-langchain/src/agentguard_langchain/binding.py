@@ -27,6 +27,7 @@ from agentguard import Arguments, ArgumentsError, ConfigError, ToolSpec
 from agentguard.arguments import FactoryMade
 from agentguard.binder import Binder, binder
 from agentguard.canonical import JSON
+from agentguard.frameworks import require_supported
 from agentguard.tool import function_schema
 from agentguard_langchain.factories import is_model, with_marks
 from agentguard_langchain.injection import (
@@ -278,12 +279,19 @@ def _name(function: Callable[..., Any]) -> str:
     return getattr(function, "__qualname__", type(function).__qualname__)
 
 
+@functools.cache
+def _require_mcp() -> None:
+    """Raise ``ConfigError`` where another version of the adapters may keep the name elsewhere."""
+    require_supported("agentguard-langchain", "langchain-mcp-adapters", "mcp")
+
+
 def origin_of(function: Callable[..., Any]) -> str:
     """Return where a tool comes from: ``module:qualname``, or ``mcp:<server>`` where known."""
     while isinstance(function, functools.partial):
         function = function.func
     owner = function if hasattr(function, "__qualname__") else type(function)
     if owner.__module__ == _MCP_ADAPTERS and inspect.isfunction(function):
+        _require_mcp()
         # the adapters keep the server's name in the closure of each tool's function, only
         server = inspect.getclosurevars(function).nonlocals.get("server_name")
         if isinstance(server, str) and server:
