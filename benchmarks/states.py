@@ -30,6 +30,7 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.keys import Ed25519Signer, PublicKey
 from agentguard.loading import configured_engine
 from agentguard.storage import keystore, sqlite
+from agentguard.storage.ledger import Ledger
 from agentguard.storage.log import ShardLog
 from agentguard.storage.reader import StateReader
 
@@ -118,9 +119,9 @@ def fill(state: State, entries: int) -> Iterator[int]:
 class _Batching(StateDomain):
     """A domain whose shards are written in batches."""
 
-    def lease(self, now: datetime) -> ShardLog:
+    def lease(self, now: datetime, ledger: Ledger | None = None) -> ShardLog:
         """Lease a shard."""
-        return _in_batches(super().lease(now))
+        return _in_batches(super().lease(now, ledger))
 
 
 def _in_batches(log: ShardLog) -> ShardLog:

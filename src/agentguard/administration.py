@@ -24,7 +24,7 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.invocation import timestamp
 from agentguard.keys import Secret, Signer
 from agentguard.ports import LogReader
-from agentguard.storage import erasure, keystore, registry, revocations
+from agentguard.storage import erasure, keystore, registry
 from agentguard.storage.log import ShardLog
 from agentguard.whereabouts import Call
 
@@ -192,12 +192,8 @@ def freeze(
     """
     home, admin = _take_up(settings, Secret.of(passphrase))
     # of two at once each has a number of its own, and the higher one counts
-    with (
-        _writing(home, now) as log,
-        registry.locked(settings.state),
-        closing(home.read()) as reader,
-    ):
-        standing = revocations.current(settings.state, reader, home.trust)
+    with _writing(home, now) as log, registry.locked(settings.state):
+        standing = home.ledger().read_on()
         statement = entry.freeze(
             admin,
             home.trust.trust_domain,

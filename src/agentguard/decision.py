@@ -23,7 +23,9 @@ MAX_REASONS: Final = 16
 MAX_REASON: Final = 1024
 """How many reasons of an answer are kept, and how many characters of each."""
 
-MAY_HAVE_RUN: Final = frozenset({"journal.in_doubt", "journal.observed", "journal.unreplayable"})
+MAY_HAVE_RUN: Final = frozenset(
+    {"journal.in_doubt", "journal.missing", "journal.observed", "journal.unreplayable"}
+)
 """A call that is refused with one of these codes was made before."""
 
 

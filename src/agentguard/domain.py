@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,20 +27,12 @@ from agentguard.invocation import timestamp
 from agentguard.keys import Ed25519Signer, Secret, Signer
 from agentguard.passphrase import Passphrase, ask, held
 from agentguard.ports import Journal, LogReader, Revocations, Runs
-from agentguard.storage import (
-    anchor,
-    files,
-    founding,
-    keystore,
-    pinned,
-    place,
-    revocations,
-    succession,
-)
+from agentguard.storage import anchor, files, founding, keystore, pinned, place, succession
 from agentguard.storage import registry as registry_file
 from agentguard.storage.approvals import FileApprovals, MemoryApprovals
 from agentguard.storage.journal import FileJournal, MemoryJournal
 from agentguard.storage.lease import Lessor
+from agentguard.storage.ledger import Ledger
 from agentguard.storage.log import ShardLog
 from agentguard.storage.memory import MemoryBackend
 from agentguard.storage.reader import StateReader
@@ -64,19 +55,25 @@ class Domain(Protocol):
     def log_key(self) -> Signer:
         """The log's key."""
 
-    def lease(self, now: datetime) -> ShardLog:
+    def ledger(self) -> Ledger | None:
+        """What the log says that decides calls, for one process; None for a log in memory.
+
+        What is made for one line is given the same one.
+        """
+
+    def lease(self, now: datetime, ledger: Ledger | None = None) -> ShardLog:
         """Take a shard of the log to write. Raises ``StorageError`` or ``VerificationError``."""
 
     def read(self) -> LogReader:
         """Open the log to read; raises ``StorageError``."""
 
-    def revocations(self) -> Revocations:
-        """What was revoked, with what the log says of it; raises ``StorageError``."""
+    def revocations(self, ledger: Ledger | None = None) -> Revocations:
+        """What was revoked, with what the log says of it; raises as ``lease`` does."""
 
-    def approvals(self, limits: Limits) -> Store:
+    def approvals(self, limits: Limits, ledger: Ledger | None = None) -> Store:
         """Where requests for approvals wait, used approvals among them; raises ``StorageError``."""
 
-    def journal(self) -> Journal:
+    def journal(self, ledger: Ledger | None = None) -> Journal:
         """What became of calls that may be made again."""
 
     def runs(self) -> Runs:
@@ -96,17 +93,22 @@ class StateDomain:
     issuer: Signer
     log_key: Signer
 
-    def lease(self, now: datetime) -> ShardLog:
+    def ledger(self) -> Ledger:
+        """Return one that has read nothing yet."""
+        settings = self.settings
+        return Ledger(settings.state, settings.anchor, self._trust_by_now, self.log_key)
+
+    def lease(self, now: datetime, ledger: Ledger | None = None) -> ShardLog:
         """Lease a shard, and announce in it the keys that were rotated or revoked."""
         now = self.in_force(now)
         _require_place(self.settings, self.trust)
         try:
-            log = self._lessor().lease(now)
+            log = self._lessor().lease(now, ledger or self.ledger())
         except VerificationError:
             fresh = self.renewed()  # what did not verify may be a new key's by now
             if fresh is None:
                 raise
-            return fresh.lease(now)
+            return fresh.lease(now, ledger)
         try:
             succession.announce(self.settings.state, log, self.issuer, now)
         except BaseException:
@@ -118,20 +120,19 @@ class StateDomain:
         """Open the log to read; whoever opens it may close it."""
         return StateReader(self.settings.state)
 
-    def revocations(self) -> FileRevocations:
-        """Bring what is kept of revocations up to what the log says, and return it."""
-        state = self.settings.state
-        with closing(self.read()) as reader, registry_file.locked(state):
-            standing = revocations.rebuild(state, reader, self.trust, self.log_key)
-        return FileRevocations(state, self._trust_by_now, standing)
+    def revocations(self, ledger: Ledger | None = None) -> FileRevocations:
+        """Bring what is kept of the log up to what the log says, and return it."""
+        ledger = ledger or self.ledger()
+        ledger.keep()
+        return FileRevocations(self.settings.state, ledger)
 
-    def approvals(self, limits: Limits) -> FileApprovals:
+    def approvals(self, limits: Limits, ledger: Ledger | None = None) -> FileApprovals:
         """Return the folder in the state; what the log says was used stays used."""
-        return FileApprovals(self.settings.state, limits, self.read)
+        return FileApprovals(self.settings.state, limits, ledger or self.ledger())
 
-    def journal(self) -> FileJournal:
+    def journal(self, ledger: Ledger | None = None) -> FileJournal:
         """Return the folder in the state, whose pages the log's key signs."""
-        return FileJournal(self.settings.state, self._keys_by_now)
+        return FileJournal(self.settings.state, self._keys_by_now, ledger or self.ledger())
 
     def runs(self) -> FileRuns:
         """Return the folder in the state, each file of which the log's key signs."""
@@ -183,7 +184,10 @@ class MemoryDomain:
     log_key: Signer
     backend: MemoryBackend
 
-    def lease(self, now: datetime) -> ShardLog:
+    def ledger(self) -> None:
+        """A log in memory can be changed by nobody but its process."""
+
+    def lease(self, now: datetime, ledger: Ledger | None = None) -> ShardLog:  # noqa: ARG002
         """Lease the one shard; raises ``StorageError`` (``storage.closed``) the second time."""
         if self.backend.read_head().checkpoint.size > 0:
             message = "a guard in memory does not outlive a fork: make one in this process"
@@ -207,15 +211,15 @@ class MemoryDomain:
         """Return the log as it is now."""
         return self.backend.copied()
 
-    def revocations(self) -> MemoryRevocations:
+    def revocations(self, ledger: Ledger | None = None) -> MemoryRevocations:  # noqa: ARG002
         """Nothing is revoked in memory; calls are counted."""
         return MemoryRevocations()
 
-    def approvals(self, limits: Limits) -> MemoryApprovals:
+    def approvals(self, limits: Limits, ledger: Ledger | None = None) -> MemoryApprovals:  # noqa: ARG002
         """Requests in memory."""
         return MemoryApprovals(limits)
 
-    def journal(self) -> MemoryJournal:
+    def journal(self, ledger: Ledger | None = None) -> MemoryJournal:  # noqa: ARG002
         """A journal in memory."""
         return MemoryJournal()
 

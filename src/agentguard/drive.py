@@ -22,6 +22,7 @@ from agentguard.effects import (
     Append,
     Ask,
     Begin,
+    Confirm,
     Consume,
     Effect,
     Enqueue,
@@ -63,7 +64,18 @@ class Executors(NamedTuple):
 Flow = Generator[Effect, Any, T]
 
 Waiting = (
-    Append | Obtain | Consume | Look | Begin | Finish | Forget | Recall | Ask | Spend | Withdraw
+    Append
+    | Obtain
+    | Consume
+    | Confirm
+    | Look
+    | Begin
+    | Finish
+    | Forget
+    | Recall
+    | Ask
+    | Spend
+    | Withdraw
 )
 """The effects that may wait for a disk."""
 
@@ -129,10 +141,18 @@ def _work(effect: Waiting, line: Line) -> Any:
             return effect.obtain(effect.at)
         case Consume():
             return line.revocations.consume(effect.limits)
+        case Confirm():
+            return _confirm(effect, line)
         case Look() | Begin() | Finish() | Forget():
             return _journal(effect, line.journal)
         case Recall() | Ask() | Spend() | Withdraw():
             return _people(effect, line)
+
+
+def _confirm(effect: Confirm, line: Line) -> bool:
+    if effect.limits and not line.revocations.is_within(effect.limits):
+        return False
+    return effect.request is None or line.approvals.is_alone(effect.request)
 
 
 def _journal(effect: Look | Begin | Finish | Forget, journal: Journal) -> Any:

@@ -74,6 +74,16 @@ class Spend(NamedTuple):
     approval_ids: Sequence[str]
 
 
+class Confirm(NamedTuple):
+    """Effect: send back whether the log has no call too many under the limits, or on the request.
+
+    It comes once the call is in the log: whoever removes what counted it before gains nothing.
+    """
+
+    limits: Sequence[tuple[str, int]]
+    request: ApprovalRequest | None
+
+
 class Withdraw(NamedTuple):
     """Effect: remove the request that lies under ``key``, with its answers."""
 
@@ -145,6 +155,7 @@ Effect = (
     | Consume
     | Spend
     | Append
+    | Confirm
     | Withdraw
     | Begin
     | Run

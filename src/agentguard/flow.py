@@ -26,6 +26,7 @@ from agentguard.decision import Decision, Denied
 from agentguard.effects import (
     Actor,
     Append,
+    Confirm,
     Consume,
     Effect,
     Enqueue,
@@ -70,7 +71,7 @@ def evaluate(
     a person, for which it raises ``ApprovalPending``.
     """
     prepared = yield from prepare(actor, line, invocation, lent, watch)
-    prepared, kept = yield from replaying.look(actor, prepared, codec)
+    prepared, kept = yield from replaying.look(actor, line, prepared, codec)
     page = kept.page if kept is not None else None
     ruled = yield from rule(actor, line, prepared, inside, page)
     if ruled.interrupt is not None:
@@ -113,7 +114,8 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
         yield from account.close("not_run", None, replay_of=kept.page.invocation_id)
         inside.ends()
         return again
-    refusal = yield from replaying.begin(kept, invocation_id)
+    refusal = yield from _confirm(account)
+    refusal = refusal or (yield from replaying.begin(kept, invocation_id))
     if refusal is not None:
         yield from account.close("not_run", None)
         raise Denied(refusal)
@@ -128,7 +130,7 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
         raise Denied(not_run.refusal) from None
     except suspends as error:
         watch.suspended()
-        yield from account.close("unknown", started, error=error)
+        yield from account.close("unknown", started, error=error, suspended=True)
         yield from replaying.forget(kept)  # it goes on when it is made again
         raise
     except Exception as error:
@@ -144,7 +146,8 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
         yield from account.close("unknown", started, error=error)
         yield from replaying.cut_short(kept, invocation_id)
         raise
-    yield from account.close("ok", started, result=result)  # 9
+    repeated = replaying.goes_on(kept, inside)
+    yield from account.close("ok", started, result=result, suspended=repeated)  # 9
     inside.ends()
     redacted = any(pointer[0] == "result" for pointer in account.redactions)
     yield from replaying.finish(
@@ -167,7 +170,7 @@ def _authorized(
     """Steps 1 to 7; with the account of an authorised call its result, if it was made before."""
     prepared = yield from prepare(actor, line, invocation, lent, watch)  # 1, 2, 3
     inside.begins(prepared.predicate["call_site"])
-    prepared, kept = yield from replaying.look(actor, prepared, codec, reentrant=reentrant)
+    prepared, kept = yield from replaying.look(actor, line, prepared, codec, reentrant=reentrant)
     sealed, unsigned = _sign(actor, prepared)  # 4
     page = kept.page if kept is not None else None
     ruled = yield from rule(actor, line, prepared, inside, page)  # 5, 6
@@ -181,6 +184,7 @@ def _authorized(
         ruled = yield from _take(prepared, ruled)
     redactions = _redactions(line, prepared, ruled.decision)
     account = _Account(actor, line, prepared, sealed, redactions, kept, enforced=ruled.enforced)
+    account.answered = bool(ruled.answers)
     record, ruled = _authorization(account, ruled)
     account.receipt = yield from _append(record, account, runs=ruled.runs)  # 7
     invocation_id, digest = prepared.predicate["invocation_id"], sha256_hex(sealed.payload)
@@ -234,6 +238,26 @@ def _take(prepared: Prepared, ruled: Ruled) -> Generator[Effect, Any, Ruled]:
     return ruled.refused(refused)
 
 
+def _confirm(account: _Account) -> Generator[Effect, Any, Decision | None]:
+    """Look into the log, which has the call by now, for another one that took the same.
+
+    What ``_take`` has left in the state somebody may have removed before the other one looked.
+    """
+    limits, asked = account.prepared.authority.limits, account.prepared.asked
+    request = asked.request if asked is not None and account.answered else None
+    if not limits and request is None:
+        return None
+    try:
+        if (yield Confirm(limits, request)):
+            return None
+        reason = "another call has used the same approval, or the last call of the delegation"
+        return Decision.refused(reason, code="approval.consumed" if request else "calls.exceeded")
+    except AgentguardError as error:
+        return Decision.refused(str(error), code=error.code)
+    except Exception as error:  # noqa: BLE001  what can't be counted is not allowed
+        return Decision.failed("storage.failed", "the calls can't be counted", error)
+
+
 def _ids(answers: Sequence[Answer]) -> Sequence[str]:
     return [answer.said.approval_id for answer in answers]
 
@@ -256,8 +280,15 @@ def _authorization(account: _Account, ruled: Ruled) -> tuple[Record, Ruled]:
         ruled.enforced,
     )
     beside = tuple(_attachments(account, document, committed))
+    kept = account.kept
     written = partial(
-        entry.authorization, account.sealed, prepared.predicate, at=prepared.at, attachments=beside
+        entry.authorization,
+        account.sealed,
+        prepared.predicate,
+        at=prepared.at,
+        attachments=beside,
+        journal=kept.in_the_log if kept is not None else None,
+        replay_of=kept.page.invocation_id if kept is not None and kept.page is not None else None,
     )
     try:
         return written(ruling), ruled
@@ -336,7 +367,8 @@ class _Account:
     """Writes what became of an authorised call, signed by the agent instance.
 
     ``receipt`` is the place of its authorization, once that is known to be durable. The policy's
-    answer to a call that is not ``enforced`` is only observed.
+    answer to a call that is not ``enforced`` is only observed; one that is ``answered`` rests on
+    what people said.
     """
 
     actor: Actor
@@ -347,6 +379,7 @@ class _Account:
     kept: Kept | None = None
     receipt: Receipt | None = None
     enforced: bool = True
+    answered: bool = False
 
     def now(self) -> str:
         now, _refusal = effective_time(self.line)
@@ -360,9 +393,10 @@ class _Account:
         result: object = None,
         error: BaseException | None = None,
         replay_of: str | None = None,
+        suspended: bool = False,
     ) -> Generator[Effect, Any, None]:
         try:
-            record = self._record(status, started, result, error, replay_of)
+            record = self._record(status, started, result, error, replay_of, suspended=suspended)
             # where a run may go on elsewhere, what became of the call is known there
             yield Enqueue(record) if self.kept is None else Append(record)
             error_type = _type_name(error) if error is not None else None
@@ -379,6 +413,8 @@ class _Account:
         result: object,
         error: BaseException | None,
         replay_of: str | None,
+        *,
+        suspended: bool,
     ) -> Record:
         encoded = encode_result(result) if status == "ok" else None
         salt = self.prepared.salt
@@ -395,6 +431,7 @@ class _Account:
             started_at=started,
             ended_at=ended,
             replay_of=replay_of,
+            suspended=suspended,
         )
         attachments: tuple[Attachment, ...] = ()
         if encoded is not None and committed is not None:

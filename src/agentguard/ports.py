@@ -125,8 +125,11 @@ class Revocations(Protocol):
     def consume(self, limits: Sequence[tuple[str, int]]) -> bool:
         """Count one call under each ``(jti, most)``; count none where one of them has no call left.
 
-        It is durable and atomic. Raises ``StorageError``.
+        It is durable and atomic. Raises ``StorageError``, or as the log is read.
         """
+
+    def is_within(self, limits: Sequence[tuple[str, int]]) -> bool:
+        """Whether the log has no more calls than the limits allow. Raises as ``consume`` does."""
 
 
 class Asked(NamedTuple):
@@ -157,6 +160,9 @@ class Approvals(Protocol):
         It is the request as the call rests on it: what lies there by now may be another.
         """
 
+    def is_alone(self, request: ApprovalRequest) -> bool:
+        """Whether the log has one call alone on a request, once that call is in it."""
+
     def withdraw(self, key: str) -> None:
         """Remove the request under ``key``, with its answers."""
 
@@ -166,6 +172,9 @@ class Journal(Protocol):
 
     Each method raises ``StorageError``.
     """
+
+    def name(self, key: str) -> str:
+        """Return a call's name in the log, from which nobody learns what the key is made of."""
 
     def look(self, key: str) -> Page | None:
         """Return what is known of a call; None for nothing."""

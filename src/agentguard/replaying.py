@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from agentguard import canonical, journal
 from agentguard.arguments import Arguments
 from agentguard.decision import Decision
-from agentguard.effects import Actor, Begin, Effect, Finish, Forget, Look
+from agentguard.effects import Actor, Begin, Effect, Finish, Forget, Line, Look
 from agentguard.errors import AgentguardError, DecodeError, EncodeError
 from agentguard.journal import MAX_RESULT, Inside, Page, ResultCodec
 from agentguard.preparation import Prepared
@@ -27,17 +27,28 @@ class Kept(NamedTuple):
     """Where a call stands in the journal, and what is there of it: None for nothing yet.
 
     A ``reentrant`` call that was cut short may be made again: there is a page of it once it is
-    done.
+    done. ``name`` is the call's in the log.
     """
 
     key: str
     codec: ResultCodec
     page: Page | None
     reentrant: bool = False
+    name: str = ""
+
+    @property
+    def in_the_log(self) -> str | None:
+        """The name under which the log says that the call runs once; None where it does not."""
+        return self.name if self.page is None and not self.reentrant else None
 
 
 def look(
-    actor: Actor, prepared: Prepared, codec: ResultCodec | None, *, reentrant: bool = False
+    actor: Actor,
+    line: Line,
+    prepared: Prepared,
+    codec: ResultCodec | None,
+    *,
+    reentrant: bool = False,
 ) -> Generator[Effect, Any, tuple[Prepared, Kept | None]]:
     """Return what the journal has of a call; where it can't be read, the call is refused."""
     bound = prepared.arguments
@@ -50,7 +61,8 @@ def look(
         return prepared, None
     key = _key(actor, prepared, bound)
     try:
-        return prepared, Kept(key, codec, (yield Look(key)), reentrant)
+        page = yield Look(key)
+        return prepared, Kept(key, codec, page, reentrant, line.journal.name(key))
     except AgentguardError as error:
         refusal = Decision.refused(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  the journal is a port: any failure of it denies
@@ -100,6 +112,13 @@ def begin(kept: Kept | None, invocation_id: str) -> Generator[Effect, Any, Decis
         return Decision.failed("storage.failed", "the journal can't be written", error)
 
 
+def goes_on(kept: Kept | None, inside: Inside) -> bool:
+    """Whether a call that has ended is made again: a hand-over while a call inside waits."""
+    if kept is None or not (inside.waits and inside.repeatable):
+        return False
+    return kept.reentrant or inside.hands_over
+
+
 def finish(
     kept: Kept | None,
     invocation_id: str,
@@ -118,7 +137,7 @@ def finish(
     if kept is None:
         return
     if inside.waits:
-        if inside.repeatable and (kept.reentrant or inside.hands_over):
+        if goes_on(kept, inside):
             yield from forget(kept)
             return
         _LOGGER.warning(

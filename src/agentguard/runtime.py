@@ -29,6 +29,7 @@ from agentguard.errors import AgentguardError, StorageError
 from agentguard.identity.trust import seconds
 from agentguard.invocation import timestamp
 from agentguard.ports import Engine
+from agentguard.storage.ledger import Ledger
 from agentguard.storage.log import ShardLog
 from agentguard.telemetry import setup
 
@@ -86,9 +87,10 @@ class Runtime:
         self._require_open()
         self._looked = clock()
         self._signs_for = home = self.renewed_home()  # a fork may come long after a rotation
-        log = home.lease(self._looked)
+        ledger = home.ledger()
+        log = home.lease(self._looked, ledger)
         try:
-            line = self._line_on(log, home)
+            line = self._line_on(log, home, ledger)
             self._log = log
             self._require_open()  # still
         except BaseException:
@@ -97,7 +99,7 @@ class Runtime:
         log.before_signing(partial(_look, weakref.ref(self)))
         return line
 
-    def _line_on(self, log: ShardLog, home: Domain) -> Line:
+    def _line_on(self, log: ShardLog, home: Domain, ledger: Ledger | None) -> Line:
         """Put the parts of the line together, and announce in the log what calls are decided by."""
         engine, settings = self._engine, self._settings
         line = Line(
@@ -108,9 +110,9 @@ class Runtime:
             entropy=os.urandom,
             config_sha256=canonical.sha256_hex(settings.encoded),
             redactions=settings.redactions,
-            revocations=home.revocations(),
-            approvals=self.store(home),
-            journal=home.journal(),
+            revocations=home.revocations(ledger),
+            approvals=self.store(home, ledger),
+            journal=home.journal(ledger),
             runs=home.runs(),
             roster=settings.roster,
             trust_domain=settings.trust_domain,
@@ -127,10 +129,10 @@ class Runtime:
         log.append(entry.policy(line.engine_name, engine.policy_sha256, engine.policy_files, at=at))
         return line
 
-    def store(self, home: Domain) -> Store:
+    def store(self, home: Domain, ledger: Ledger | None = None) -> Store:
         """Return where requests wait; a guard in memory has one place for that."""
         if self.requests is None:
-            self.requests = home.approvals(self._settings.limits)
+            self.requests = home.approvals(self._settings.limits, ledger)
         return self.requests
 
     def _require_open(self) -> None:
@@ -177,7 +179,7 @@ class Runtime:
 
     def forked(self) -> None:
         """In a fork: drop the parent's shard."""
-        self._line = self._log = None
+        self._line = self._log = self.requests = None
         self._renew()
 
     @property

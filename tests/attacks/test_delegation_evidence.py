@@ -502,8 +502,8 @@ def durable(place):
     return place
 
 
-def test_more_calls_than_were_allowed_are_found_over_all_shards(durable):
-    """Somebody has removed the counts while two processes were at work."""
+def test_more_calls_than_were_allowed_are_found_over_all_shards(durable, monkeypatch):
+    """Whoever removes the counts gains nothing; a process that does not count is found out."""
     with durable.open() as one, durable.open() as two:
         lent = one.delegate("user:alice", scope=["read"], max_calls=3)
         agents = [
@@ -515,6 +515,9 @@ def test_more_calls_than_were_allowed_are_found_over_all_shards(durable):
         assert found == ["ok", "ok", "ok", "calls.exceeded"]
         assert one.verify().problems == ()
         shutil.rmtree(durable.config.state / revocations.CALLS)
+        assert [attempt(agents[n % 2], tools[n % 2]) for n in range(2)] == ["calls.exceeded"] * 2
+        for method in ("consume", "is_within"):
+            monkeypatch.setattr(revocations.FileRevocations, method, lambda *_args: True)
         assert [attempt(agents[n % 2], tools[n % 2]) for n in range(2)] == ["ok", "ok"]
         (problem,) = one.verify().problems
     assert problem.what == f"5 calls were made under the delegation {lent.id}, which allows 3"

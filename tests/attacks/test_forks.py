@@ -431,10 +431,10 @@ def test_a_guard_that_is_closed_while_a_fork_begins_to_use_it_is_closed(place, r
         f"""
         lease = domain.StateDomain.lease
 
-        def meanwhile(home, now):
+        def meanwhile(home, now, ledger):
             {CLOSING[how]}
             time.sleep(0.3)
-            return lease(home, now)
+            return lease(home, now, ledger)
 
         def attempt():
             try:

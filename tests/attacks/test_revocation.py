@@ -29,12 +29,13 @@ from agentguard import (
     rotation,
 )
 from agentguard.audit import entry, statements
+from agentguard.audit.standing import Standing
 from agentguard.canonical import dumps, loads, loads_object
 from agentguard.delegated import Delegation
 from agentguard.domain import StateDomain
 from agentguard.errors import DelegationError, EncodeError
 from agentguard.invocation import timestamp
-from agentguard.storage import files, keystore, revocations
+from agentguard.storage import files, keystore, standing
 
 PASSPHRASE = b"correct horse battery staple"
 SCOPE = ["read"]
@@ -109,7 +110,7 @@ class Scene:
 
     @property
     def file(self) -> Any:
-        return self.place.config.state / revocations.FILE
+        return self.place.config.state / standing.FILE
 
 
 def attempt(agent: Any, tool: Any) -> str:
@@ -460,7 +461,7 @@ SPOILT: dict[str, tuple[Callable[[Scene, bytes], object], str]] = {
     "without the name": (lambda s, _old: edited(s, revoked=[]), "delegation.revoked"),
     "with another": (lambda s, _old: edited(s, revoked=["x"]), "delegation.revoked"),
     "as if all were read": (
-        lambda s, _old: edited(s, revoked=[], read=[[0, 10**9]]),
+        lambda s, _old: edited(s, revoked=[], read={"0": [10**9, ""]}),
         "delegation.revoked",
     ),
 }
@@ -504,12 +505,12 @@ def test_a_thread_forgets_nothing_that_another_learns_while_it_reads(scene, monk
     known, old, load = (
         scene.guard._runtime._line.revocations,
         scene.file.read_bytes(),
-        revocations.load,
+        standing.load,
     )
     alice, refused = {"user:alice"}, []
 
-    def interrupted(state: Any) -> revocations.Kept:
-        monkeypatch.setattr(revocations, "load", load)
+    def interrupted(state: Any) -> standing.Kept:
+        monkeypatch.setattr(standing, "load", load)
         with ThreadPoolExecutor(1) as other:
             refused.append(other.submit(known.refusal, alice).result())
         if edited:
@@ -517,7 +518,7 @@ def test_a_thread_forgets_nothing_that_another_learns_while_it_reads(scene, monk
         return load(state)
 
     scene.revoke("user:alice")
-    monkeypatch.setattr(revocations, "load", interrupted)
+    monkeypatch.setattr(standing, "load", interrupted)
     refused += [known.refusal(alice), known.refusal(alice)]
     assert [code for code, _reason in refused] == ["delegation.revoked"] * 3
 
@@ -672,10 +673,10 @@ def test_a_crash_while_the_file_is_written(scene, monkeypatch):
         patched.setattr(files, "_sync", die)
         with suppress(Crash):
             home = scene.place.take_up()
-            revocations.keep(
+            standing.keep(
                 scene.place.config.state,
                 home.trust.log,
-                revocations.Standing(frozenset({"half"})),
+                Standing(frozenset({"half"})),
                 home.log_key,
             )
     late = Scene(scene.place)

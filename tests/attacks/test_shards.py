@@ -794,11 +794,11 @@ def test_the_registry_is_gone_and_there_is_no_anchor(log):
 
 @pytest.mark.parametrize("shard", [1, 2, 3, 4])
 def test_a_shard_that_was_rolled_back_is_refused_to_whoever_would_write_it(log, shard):
+    before = [log.open() for _ in range(shard)]
     if shard == 4:
         log.cut(4, log.sizes(4)[-2])
     else:
         log.bring_back("later", f"shards/{shard}.sqlite")
-    before = [log.open() for _ in range(shard)]
     with pytest.raises(StorageError) as caught:
         log.open()
     assert caught.value.code == "storage.rolled_back"

@@ -363,9 +363,15 @@ def test_a_lease_that_leaves_out_a_head_that_was_embedded_before_is_found(three,
     """As of an issuer's key in the hands of somebody who hides how far a shard was."""
     three.lease(NOW).close()
     assert report(three).ok
-    heads = Lessor._heads
+    opening = Lessor.opening
     with monkeypatch.context() as patched:
-        patched.setattr(Lessor, "_heads", lambda self, number: heads(self, number)[:1])
+        patched.setattr(
+            Lessor,
+            "opening",
+            lambda self, number, heads, at: opening(
+                self, number, {other: heads[other] for other in (0, 1)}, at=at
+            ),
+        )
         three.lease(NOW).close()
     found = report(three)
     assert [(problem.shard, problem.index) for problem in found.problems] == [(0, 2)]
@@ -410,7 +416,7 @@ def test_the_heads_are_those_of_the_moment(three):
 
 
 def test_the_opening_entry_is_signed_by_the_issuer_and_names_the_logs_key(lessor):
-    record = lessor.opening(3, at=timestamp(NOW))
+    record = lessor.opening(3, {}, at=timestamp(NOW))
     said = json.loads(canonical.b64_decode(json.loads(record.body)["statement"]["payload"]))
     assert said["predicate"] == {
         "trust_domain": "acme.example",

@@ -19,19 +19,16 @@ import pytest
 
 from agentguard import canonical, config, domain
 from agentguard.audit import entry
+from agentguard.audit.standing import Standing
 from agentguard.domain import StateDomain
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.invocation import timestamp
 from agentguard.keys import Ed25519Signer
-from agentguard.storage import files, keystore, registry, revocations
-from agentguard.storage.revocations import (
-    CALLS,
-    FILE,
-    FileRevocations,
-    MemoryRevocations,
-    Standing,
-)
+from agentguard.storage import files, keystore, standing
+from agentguard.storage.anchor import log_folder
+from agentguard.storage.revocations import CALLS, FileRevocations, MemoryRevocations
+from agentguard.storage.standing import FILE
 
 PASSPHRASE = b"correct horse"
 
@@ -126,12 +123,10 @@ class Place:
         self.write(entry.freeze(signer, of, frozen=frozen, sequence=sequence, note="n", at=now()))
 
     def rebuilt(self) -> Standing:
-        with closing(self.home.read()) as reader, registry.locked(self.state):
-            return revocations.rebuild(self.state, reader, self.trust, self.home.log_key)
+        return self.home.ledger().keep()
 
-    def current(self, trust: TrustDocument | None = None) -> Standing:
-        with closing(self.home.read()) as reader:
-            return revocations.current(self.state, reader, trust or self.trust)
+    def current(self) -> Standing:
+        return self.home.ledger().read_on()
 
     @property
     def file(self) -> Path:
@@ -143,8 +138,9 @@ class Place:
         document["standing"] |= changes
         files.replace(self.file, canonical.dumps(document))
 
-    def sign(self, standing: Standing, signer: Any = None, log: str | None = None) -> None:
-        revocations.keep(self.state, log or self.trust.log, standing, signer or self.home.log_key)
+    def sign(self, kept: Standing, signer: Any = None, log: str | None = None) -> None:
+        for folder in (self.state, log_folder(self.state.parent / "anchor", self.trust.log)):
+            standing.keep(folder, log or self.trust.log, kept, signer or self.home.log_key)
 
 
 def now() -> str:
@@ -162,11 +158,11 @@ def test_it_is_made_from_the_log(place):
     assert not place.file.exists()  # to look writes nothing
     place.revoke("user:alice", "jti-00000001")
     place.freeze(1, frozen=True)
-    standing = place.rebuilt()
-    assert standing.revoked == {"user:alice", "jti-00000001"}
-    assert (standing.sequence, standing.frozen) == (1, True)
-    assert revocations.load(place.state).verify(place.trust) == standing
-    assert place.current() == standing
+    rebuilt = place.rebuilt()
+    assert rebuilt.revoked == {"user:alice", "jti-00000001"}
+    assert (rebuilt.sequence, rebuilt.frozen) == (1, True)
+    assert standing.load(place.state).whole(place.trust) == rebuilt
+    assert place.current() == rebuilt
 
 
 def test_it_goes_on_where_it_ended(place, monkeypatch):
@@ -229,17 +225,17 @@ def test_a_damaged_file_is_made_anew_from_the_log(place, data):
     place.revoke("user:alice")
     place.rebuilt()
     place.file.write_bytes(data)
-    assert refused(revocations.load, place.state) == "storage.corrupt"
+    assert refused(standing.load, place.state) == "storage.corrupt"
     assert place.rebuilt().revoked == {"user:alice"}
-    assert revocations.load(place.state).standing.revoked == {"user:alice"}
+    assert standing.load(place.state).standing.revoked == {"user:alice"}
 
 
 EDITS: dict[str, dict[str, Any]] = {
     "a name less": {"revoked": []},
     "another name": {"revoked": ["user:bob"]},
     "thawed": {"frozen": False, "sequence": 99},
-    "read further": {"read": [[0, 10**6]], "revoked": []},
-    "nothing read": {"read": [], "revoked": []},
+    "read further": {"read": {"0": [10**6, ""]}, "revoked": []},
+    "nothing read": {"read": {}, "revoked": []},
 }
 
 
@@ -249,7 +245,7 @@ def test_an_edited_file_is_made_anew_from_the_log(place, change):
     place.freeze(1, frozen=True)
     kept = place.rebuilt()
     place.edit(**change)
-    assert refused(revocations.load(place.state).verify, place.trust) == "storage.corrupt"
+    assert refused(standing.load(place.state).verify, place.trust) == "storage.corrupt"
     assert place.current() == kept
     assert place.rebuilt() == kept
 
@@ -261,8 +257,18 @@ MALFORMED: list[dict[str, Any]] = [
     {"frozen": 0},
     {"frozen": None},
     {"read": [[0]]},
-    {"read": [[0, True]]},
-    {"read": {"0": 5}},
+    {"read": {"0": [5]}},
+    {"read": {"0": [True, ""]}},
+    {"read": {"00": [5, ""]}},
+    {"used": {"a": [1]}},
+    {"used": {"a": [1, "2"]}},
+    {"requests": {"a": [1, 2]}},
+    {"chains": {"a": [["b"]]}},
+    {"calls": []},
+    {"unsettled": {"a": ["b", None, 1]}},
+    {"unran": [1]},
+    {"newest": None},
+    {"names": None},
     {"more": 1},
 ]
 
@@ -270,15 +276,15 @@ MALFORMED: list[dict[str, Any]] = [
 @pytest.mark.parametrize("change", MALFORMED, ids=str)
 def test_what_has_not_its_form_is_damaged(place, change):
     place.rebuilt()
-    assert revocations.load(place.state).standing.revoked == frozenset()
+    assert standing.load(place.state).standing.revoked == frozenset()
     place.edit(**change)
-    assert refused(revocations.load, place.state) == "storage.corrupt"
+    assert refused(standing.load, place.state) == "storage.corrupt"
 
 
 def test_it_is_believed_if_a_key_of_this_log_has_signed_it(place, stranger):
     mine = Standing(frozenset({"kept"}), 3, frozen=False)
     place.sign(mine)
-    assert revocations.load(place.state).verify(place.trust) == mine
+    assert standing.load(place.state).verify(place.trust) == mine
     for forged in (
         lambda: place.sign(mine, stranger),
         lambda: place.sign(mine, place.admin),
@@ -286,7 +292,7 @@ def test_it_is_believed_if_a_key_of_this_log_has_signed_it(place, stranger):
         lambda: place.sign(mine, log="acme.example/log/other"),
     ):
         forged()
-        assert refused(revocations.load(place.state).verify, place.trust) == "storage.corrupt"
+        assert refused(standing.load(place.state).verify, place.trust) == "storage.corrupt"
 
 
 def test_a_log_key_that_was_rotated_vouches_still_and_a_stolen_one_does_not(place):
@@ -295,7 +301,7 @@ def test_a_log_key_that_was_rotated_vouches_still_and_a_stolen_one_does_not(plac
     old = place.trust
     ended = [replace(k, not_after=1) if k.use == "log" else k for k in old.keys]
     stolen = [replace(k, compromised_since=1) if k.use == "log" else k for k in old.keys]
-    kept = revocations.load(place.state)
+    kept = standing.load(place.state)
     assert kept.verify(replace(old, keys=tuple(ended))) == mine
     assert refused(kept.verify, replace(old, keys=tuple(stolen))) == "storage.corrupt"
 
@@ -371,10 +377,14 @@ def test_what_it_can_not_read_denies(place, data):
 
 
 @pytest.fixture(params=["file", "memory"])
-def counting(request, tmp_path) -> Any:
+def counting(request) -> Any:
     if request.param == "memory":
         return MemoryRevocations()
-    return FileRevocations(tmp_path, lambda: pytest.fail("counting trusts nobody"), Standing())
+    return counter(request.getfixturevalue("place"))
+
+
+def counter(place: Place) -> FileRevocations:
+    return FileRevocations(place.state, place.home.ledger())
 
 
 A, B = "jti-aaaaaaaa", "jti-bbbbbbbb"
@@ -413,33 +423,31 @@ def test_exactly_so_many_under_many_threads(counting):
     assert [counting.consume([(B, 60)]) for _ in range(11)].count(True) == 10
 
 
-def test_two_that_count_in_one_state_share_the_number(tmp_path):
-    one, two = (
-        FileRevocations(tmp_path, lambda: pytest.fail("unasked"), Standing()) for _ in range(2)
-    )
-    assert [counter.consume([(A, 3)]) for counter in (one, two, one, two)] == [
+def test_two_that_count_in_one_state_share_the_number(place):
+    one, two = (counter(place) for _ in range(2))
+    assert [each.consume([(A, 3)]) for each in (one, two, one, two)] == [
         True,
         True,
         True,
         False,
     ]
-    assert (tmp_path / CALLS / A).stat().st_size == 3
+    assert (place.state / CALLS / A).stat().st_size == 3
 
 
 @pytest.mark.parametrize(
     "jti", ["../../x1234", "", "short", "x" * 129, "a/b-aaaaaaa", "12345678\0"]
 )
-def test_an_id_is_no_path(tmp_path, jti):
-    counter = FileRevocations(tmp_path, lambda: pytest.fail("unasked"), Standing())
-    assert counter.consume([(A, 1)])
-    assert refused(counter.consume, [(jti, 1)]) == "storage.failed"
-    assert [path.name for path in (tmp_path / CALLS).iterdir()] == [A]
+def test_an_id_is_no_path(place, jti):
+    counted = counter(place)
+    assert counted.consume([(A, 1)])
+    assert refused(counted.consume, [(jti, 1)]) == "storage.failed"
+    assert [path.name for path in (place.state / CALLS).iterdir()] == [A]
 
 
-def test_what_can_not_be_counted_is_an_error(tmp_path):
-    (tmp_path / CALLS).write_text("in the way")
-    counter = FileRevocations(tmp_path, lambda: pytest.fail("unasked"), Standing())
+def test_what_can_not_be_counted_is_an_error(place):
+    (place.state / CALLS).write_text("in the way")
+    counted = counter(place)
     with pytest.raises(StorageError):
-        counter.consume([(A, 1)])
-    os.remove(tmp_path / CALLS)  # noqa: PTH107
-    assert counter.consume([(A, 1)])
+        counted.consume([(A, 1)])
+    os.remove(place.state / CALLS)  # noqa: PTH107
+    assert counted.consume([(A, 1)])

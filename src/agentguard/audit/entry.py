@@ -85,7 +85,7 @@ _MEMBERS: Final[Mapping[str, frozenset[str]]] = {
     "adoption": frozenset({"statement"}),
 }
 _OPTIONAL: Final[Mapping[str, frozenset[str]]] = {
-    "authorization": frozenset({"evaluation"}),
+    "authorization": frozenset({"evaluation", "journal", "replay_of"}),
     "request": frozenset({"traceparent"}),
 }
 
@@ -338,10 +338,14 @@ def authorization(
     *,
     at: str,
     attachments: tuple[Attachment, ...] = (),
+    journal: str | None = None,
+    replay_of: str | None = None,
 ) -> Record:
     """State the answer to one signed invocation; it is durable before the tool runs.
 
-    ``predicate`` is the one of the invocation's statement.
+    ``predicate`` is the one of the invocation's statement. ``journal`` names a call that is to run
+    once, however often it is made (32 hex digits); ``replay_of`` is the invocation whose result is
+    handed out again in the place of this one's. Neither is written for a call that is refused.
     """
     decision = ruling.decision
     members: dict[str, object] = {
@@ -364,6 +368,9 @@ def authorization(
     }
     if ruling.evaluation is not None:
         members["evaluation"] = ruling.evaluation
+    if decision.allowed or not ruling.enforced:
+        members |= {"journal": journal} if journal is not None else {}
+        members |= {"replay_of": replay_of} if replay_of is not None else {}
     effect = decision.outcome if ruling.enforced else summary.OBSERVED
     about = summary.of_call(predicate, at=at, decision=effect)
     return _record(members, about, attachments)
@@ -380,13 +387,14 @@ def outcome_statement(  # noqa: PLR0913  the members of one statement
     started_at: str | None,
     ended_at: str,
     replay_of: str | None = None,
+    suspended: bool = False,
 ) -> bytes:
     """Say what became of an authorised call (records.md, Outcome).
 
     ``authorization`` is where it stands or, while nobody knows that, the invocation's id.
     ``result`` is a commitment (hex), or None where the result has no canonical form; then
     ``result_type`` still names its type. ``replay_of`` is the invocation whose result was handed
-    out in the place of this one's.
+    out in the place of this one's. A call that is ``suspended`` goes on when it is made again.
     """
     predicate: dict[str, object] = {
         "authorization": None,
@@ -399,6 +407,8 @@ def outcome_statement(  # noqa: PLR0913  the members of one statement
     }
     if replay_of is not None:
         predicate["replay_of"] = replay_of
+    if suspended:
+        predicate["suspended"] = True
     if isinstance(authorization, Receipt):
         predicate["authorization"] = {"shard": authorization.shard, "index": authorization.index}
     else:

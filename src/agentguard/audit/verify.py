@@ -395,7 +395,7 @@ class ShardVerifier:
         answers = approvals.check_approvals(call, parsed, self._roster_of(parsed), issued, at)
         if call.allowed:
             self._approvals += [(asked, index) for asked in approvals.answered(answers)]
-            if chain is not None:
+            if chain is not None and "replay_of" not in parsed.members:
                 self._calls.update(chain.limits)
             self._open[subject] = OpenCall(index, str(call.invocation_id), subject, issued)
         about = summary.of_call(call.predicate, at=parsed.at, decision=call.effect)

@@ -22,7 +22,7 @@ from agentguard.errors import AgentguardError
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.ports import LogReader
-from agentguard.storage import revocations
+from agentguard.storage import ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def live(where: Location, trust: TrustDocument, uri: str) -> list[Live]:
     One that does not verify is none: ``audit verify`` names it. Raises ``StorageError``.
     """
     with closing(where.reader()) as reader:
-        standing = revocations.current(where.state, reader, trust)
+        standing = ledger.current(where.state, where.anchor, trust)
         found = {chain.sha256: chain for chain in _chains(reader, trust, uri)}
     thawed = standing._replace(frozen=False)
     now = seconds(datetime.now(UTC))

@@ -37,12 +37,12 @@ from agentguard.cli.verify_report import losses, unanchored, where
 from agentguard.config import Config, is_inside
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.examination import examine
+from agentguard.identity.trust import TrustDocument
 from agentguard.loading import observed, warnings_of
 from agentguard.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.ports import LogReader
 from agentguard.spelling import closest
-from agentguard.storage import keystore, revocations, sqlite
-from agentguard.storage.revocations import Standing
+from agentguard.storage import keystore, ledger, sqlite
 from agentguard.telemetry import Settings
 
 _DISABLED: Final = "OTEL_SDK_DISABLED"
@@ -262,7 +262,6 @@ def _log(settings: Config) -> Iterator[Finding]:
         with screen.counter("verifying entry", history.expected(reader)) as count:
             report = examine(reader, believed.document, anchor=anchor, progress=count)
         called = _called(reader)
-        standing = revocations.current(settings.state, reader, believed.document)
     except AgentguardError as error:
         yield Finding("fail", "log", str(error))
         return
@@ -278,13 +277,19 @@ def _log(settings: Config) -> Iterator[Finding]:
         yield Finding("warn", "log", f"UNTRUSTED KEY: checked with {believed.source} itself")
     if report.in_doubt:
         yield Finding("warn", "log", _doubt(report.in_doubt))
-    yield from _standing(settings, standing)
+    yield from _standing(settings, believed.document, whole=report.ok)
     yield from _tools(settings, called)
     yield from _scopes(settings, called)
 
 
-def _standing(settings: Config, standing: Standing) -> Iterator[Finding]:
+def _standing(settings: Config, trust: TrustDocument, *, whole: bool) -> Iterator[Finding]:
     """Name what the configuration lets act and an administrator has stopped."""
+    try:
+        standing = ledger.current(settings.state, settings.anchor, trust)
+    except AgentguardError as error:
+        if whole:  # of one that is not, the problems were named
+            yield Finding("fail", "log", str(error))
+        return
     if standing.frozen:
         what = "every call is denied (domain.frozen): agentguard thaw lets them go on"
         yield Finding("warn", "freeze", what)

@@ -38,7 +38,7 @@ from agentguard.delegation.grant import Grant
 from agentguard.errors import AgentguardError, ConfigError, DecodeError
 from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.passphrase import passphrase_of
-from agentguard.storage import revocations
+from agentguard.storage import ledger
 from agentguard.storage.reader import StateReader
 
 app = typer.Typer(no_args_is_help=True, help="Access tokens and delegations.")
@@ -314,8 +314,7 @@ def _revoked(read: Read, asked: Asked) -> tuple[str, str] | None:
             raise
         return None
     document = location.trust(where, asked.trust).document
-    with closing(where.reader()) as reader:
-        return revocations.current(where.state, reader, document).refusal(read.names)
+    return ledger.current(where.state, where.anchor, document).refusal(read.names)
 
 
 def _id_of(read: Read) -> str:

@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from agentguard import approval, canonical
 from agentguard.approval import ApprovalRequest, Limits
-from agentguard.audit import entry
-from agentguard.audit.summary import Search
 from agentguard.envelope import Envelope
 from agentguard.errors import AgentguardError, ApprovalError, StorageError
-from agentguard.invocation import timestamp
-from agentguard.ports import Asked, LogReader
+from agentguard.ports import Asked
 from agentguard.storage import files, lock
+from agentguard.storage.ledger import Ledger
 
 FOLDER: Final = "approvals"
 _REQUESTS: Final = "requests"
@@ -36,20 +33,20 @@ MAX_ANSWERS: Final = 64
 class FileApprovals:
     """The ``Approvals`` of a state directory. Whoever looks may do so at any time, from anywhere.
 
-    With a ``log`` to read, what it says was used is used, whatever this folder says. Each method
-    raises ``StorageError``.
+    What the ``ledger`` says was used is used, whatever this folder says. Each method raises
+    ``StorageError``; those that look into the log as ``Ledger.read_on`` does.
     """
 
     def __init__(
         self,
         state: Path,
         limits: Limits = Limits(),  # noqa: B008  a value
-        log: Callable[[], LogReader] | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self._folder = state / FOLDER
         self._requests = os.fspath(self._folder / _REQUESTS)
         self._limits = limits
-        self._log = log
+        self._ledger = ledger
 
     def has(self, key: str) -> bool:
         """Look whether there is a file of that name."""
@@ -84,15 +81,25 @@ class FileApprovals:
         return request
 
     def spend(self, request: ApprovalRequest, approval_ids: Sequence[str]) -> bool:
-        """Leave an empty file for each, which must not be there, nor the request in the log."""
-        fresh = not self._is_in_the_log(request)
-        return self._leave((request.request_id, *approval_ids)) and fresh
+        """Leave an empty file for each, which must not be there; nor may the log have a call on it.
 
-    def _is_in_the_log(self, request: ApprovalRequest) -> bool:
-        if self._log is None:
-            return False
-        with closing(self._log()) as reader:
-            return request.request_id in set(_used(reader, request))
+        The log is read after the files were left: see ``is_alone`` for the rest.
+        """
+        ids = (request.request_id, *approval_ids)
+        left = self._leave(ids)
+        used = self._ledger.read_on().used if self._ledger is not None else {}
+        return left and used.keys().isdisjoint(ids)
+
+    def is_alone(self, request: ApprovalRequest) -> bool:
+        """Whether the log has one call on this request.
+
+        Somebody may have removed the files between two that used it; each of the two finds the
+        other's call here, or the later one the earlier one's. That it was used is kept at once.
+        """
+        if self._ledger is None:
+            return True
+        used = self._ledger.keep().used.get(request.request_id)
+        return used is not None and used.times == 1
 
     def _leave(self, approval_ids: Sequence[str]) -> bool:
         for approval_id in approval_ids:
@@ -221,6 +228,10 @@ class MemoryApprovals:
             self._used.update(ids)
             return fresh
 
+    def is_alone(self, request: ApprovalRequest) -> bool:  # noqa: ARG002
+        """What is kept in memory nobody removes."""
+        return True
+
     def withdraw(self, key: str) -> None:
         """Forget the request."""
         with self._lock:
@@ -244,30 +255,6 @@ class MemoryApprovals:
                     return
         message = f"the request {request.request_id} does not wait any more"
         raise ApprovalError(message, code="request.unknown")
-
-
-def _used(reader: LogReader, request: ApprovalRequest) -> Iterator[str]:
-    """Yield the ids of the requests by whose approvals calls like that of ``request`` ran."""
-    since = timestamp(datetime.fromtimestamp(request.requested_at, UTC))
-    search = Search(
-        "authorization",
-        agent=request.agent_name,
-        tool=request.tool,
-        decision="allow",
-        since=since,
-    )
-    for shard in reader.shards():
-        for index in reader.search(shard, search):
-            stored = reader.entry(shard, index)
-            with suppress(AgentguardError):
-                if stored is not None:
-                    yield from _approvals(stored.body)
-
-
-def _approvals(body: bytes) -> Iterator[str]:
-    listed = entry.parse(body).members["approvals"]
-    for sealed in listed if isinstance(listed, list) else ():
-        yield approval.read(Envelope.parse(sealed)).request_id
 
 
 def _read(path: Path) -> ApprovalRequest:

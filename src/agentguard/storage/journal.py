@@ -7,30 +7,54 @@ refuses its call.
 
 from __future__ import annotations
 
+import hmac
+import os
 from collections.abc import Iterator
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from agentguard import envelope
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.journal import MAX_RESULT, Page
 from agentguard.storage import files
+from agentguard.storage.ledger import Ledger
 from agentguard.storage.sealed import Keys, Seal
 
 FOLDER: Final = "journal"
 _TYPE: Final = "application/vnd.agentguard.journal+json"
+_NAMES: Final = "application/vnd.agentguard.journal-names"
 _MAX_BYTES: Final = 4 * MAX_RESULT
 
 
 class FileJournal:
     """The ``Journal`` of a state directory; ``keys`` returns the log's key and the trust document.
 
-    Each method raises ``StorageError``.
+    What the ``ledger`` says has run does not run again because its page is gone. Each method raises
+    ``StorageError``.
     """
 
-    def __init__(self, state: Path, keys: Keys) -> None:
+    def __init__(self, state: Path, keys: Keys, ledger: Ledger | None = None) -> None:
         self._folder = state / FOLDER
         self._seal = Seal(keys, _TYPE, "page", _MAX_BYTES)
+        self._keys = keys
+        self._ledger = ledger
+        self._secret: bytes | None = None
+        # by this process, since its ledger has read the log on; and before that, once
+        self._begun: set[str] = set()
+        self._begun_before: set[str] = set()
+        self._read = -1
+
+    def name(self, key: str) -> str:
+        """Return a call's name (32 hex digits): its key, hashed with what only the log's key makes.
+
+        The key is made of arguments that somebody could guess; the log is there for ever.
+        """
+        if self._secret is None:
+            signer, trust = self._keys()
+            self._secret = sha256(signer.sign(envelope.pae(_NAMES, trust.log.encode()))).digest()
+        return hmac.digest(self._secret, key.encode(), "sha256")[:16].hex()
 
     def look(self, key: str) -> Page | None:
         """Return what is known of a call; None for nothing."""
@@ -38,14 +62,36 @@ class FileJournal:
         try:
             data = files.read(path, limit=_MAX_BYTES)
         except FileNotFoundError:
-            return None
+            return self._missing(path, key)
         except OSError as error:
             message = f"{path} can't be read ({error.strerror}): give this user the right"
             raise StorageError(message, code="storage.readonly") from error
         return self._verified(path, key, data)
 
+    def _missing(self, path: Path, key: str) -> Page | None:
+        """Return what the log says of a call without a page; refuse one that has run."""
+        if self._ledger is None:
+            return None
+        name, said = bytes.fromhex(self.name(key)), self._ledger.standing
+        own = key in self._begun or key in self._begun_before
+        if not own and name not in said.names and said.begun(name) is None:
+            return None
+        said = self._ledger.read_on()  # it may be settled by now
+        if name in said.names:
+            message = (
+                f"the log says that this call has run already, and its page {path} is gone: "
+                "restore the page, or go on without the call's result"
+            )
+            raise StorageError(message, code="journal.missing")
+        open_call = said.begun(name)
+        return Page(open_call.invocation_id, "begun") if open_call is not None else None
+
     def begin(self, key: str, invocation_id: str) -> bool:
         """Say, durably, that a call begins; return whether it is the first."""
+        read = self._ledger.standing.entries if self._ledger is not None else 0
+        if read != self._read:  # it knows by now what began before it read
+            self._read, self._begun_before, self._begun = read, self._begun, set()
+        self._begun.add(key)
         try:
             files.add(self._folder / key, self._signed(key, Page(invocation_id, "begun")))
         except StorageError as error:
@@ -97,6 +143,11 @@ class MemoryJournal:
 
     def __init__(self) -> None:
         self._pages: dict[str, Page] = {}
+        self._secret = os.urandom(32)
+
+    def name(self, key: str) -> str:
+        """Return a call's name, which nobody else can make."""
+        return hmac.digest(self._secret, key.encode(), "sha256")[:16].hex()
 
     def look(self, key: str) -> Page | None:
         """Return what is known of a call; None for nothing."""

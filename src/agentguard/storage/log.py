@@ -29,7 +29,7 @@ from agentguard.audit.entry import Receipt, Record
 from agentguard.errors import StorageError
 from agentguard.keys import Signer
 from agentguard.storage import fork, sqlite
-from agentguard.storage.backend import Backend, Head
+from agentguard.storage.backend import BEGINNING, Backend, Head
 
 FLUSH_AFTER: Final = 0.05
 """Seconds within which an enqueued record becomes durable."""
@@ -83,6 +83,7 @@ class ShardLog:
         self._backend = backend
         self._signer = signer
         self._before_signing: Callable[[str], None] = _nothing
+        self._not_before = BEGINNING
         self._shard = shard
         # The lock is entered by itself, never through the condition, whose Python code an interrupt
         # could leave with the lock held.
@@ -103,7 +104,12 @@ class ShardLog:
 
     def _adopt(self, head: Head) -> None:
         self._head = head
-        self._last_at = datetime.fromisoformat(head.at)
+        self._last_at = datetime.fromisoformat(max(head.at, self._not_before))
+
+    def go_on_from(self, at: str) -> None:
+        """Let time go on from ``at`` (as ``timestamp`` writes it), which another shard has."""
+        self._not_before = max(at, self._not_before)
+        self._adopt(self._head)
 
     @property
     def shard(self) -> int:
@@ -117,7 +123,7 @@ class ShardLog:
 
     @property
     def last_at(self) -> datetime:
-        """The time of the newest durable entry."""
+        """The time of the newest durable entry, of this shard or of one that it went on from."""
         return self._last_at
 
     def sign_with(self, signer: Signer) -> None:

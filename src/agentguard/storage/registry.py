@@ -14,7 +14,7 @@ from typing import Final
 from agentguard.audit import registry
 from agentguard.errors import DecodeError, StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument
-from agentguard.storage import files, lock
+from agentguard.storage import anchor, files, lock, sqlite
 
 FILE: Final = "registry.json"
 _NEXT: Final = "registry.next"
@@ -47,6 +47,41 @@ def shards(state: Path, trust: TrustDocument) -> frozenset[int]:
             "from a backup; nothing is written until then"
         )
         raise type(error)(message, code=error.code) from error
+
+
+def present(
+    state: Path, anchors: Path | None, trust: TrustDocument, *, own: int | None = None
+) -> tuple[frozenset[int], list[int]]:
+    """Return the shards of the list, and those that are there: none that is known is missing.
+
+    Known are those of the list, and those of which there is an anchor. With an ``own`` one, which
+    the caller has just taken, there may be no list yet. Raises ``StorageError``
+    (``storage.rolled_back``), and as ``shards`` does.
+    """
+    registered = shards(state, trust)
+    known = registered | anchored(anchors, trust)
+    there = sqlite.numbers(state)  # read last: a shard's file comes before its anchor
+    missing = sorted(known.difference(there))
+    if missing and missing[0] not in registered:
+        lost = f"the shard {sqlite.shard_path(state, missing[0])}"
+        message = f"{lost} is missing, of which there is an anchor: {anchor.ROLLED_BACK}"
+        raise StorageError(message, code="storage.rolled_back")
+    if missing:
+        lost = f"the shard {sqlite.shard_path(state, missing[0])}"
+    elif there and not registered and own is None:
+        # a new one would leave out the shards that somebody has removed together with it
+        lost = f"the registry of the shards in {state}"
+    else:
+        return registered, there
+    message = f"{lost} is missing: restore the state; nothing is written until then"
+    raise StorageError(message, code="storage.rolled_back")
+
+
+def anchored(anchors: Path | None, trust: TrustDocument) -> frozenset[int]:
+    """Return the shards of which there is an anchor; raises ``StorageError``."""
+    if anchors is None:
+        return frozenset()
+    return frozenset(anchor.kept_shards(anchors, trust.log))
 
 
 def write(state: Path, data: bytes) -> None:

@@ -1,0 +1,276 @@
+"""What one process knows of the log that decides its calls: read, verified, and never forgotten.
+
+Whoever opens a state reads each shard on from where the signed file (``standing.py``) says that it
+was read before; ``walk.py`` verifies what is read. A shard that the file does not lead to is read
+from its start. What does not verify opens no guard.
+
+A running process looks at the file's status at each call, and at that of its copy in the anchor,
+and joins what is new in them to what it knows.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from agentguard.audit.standing import Gathering, Place, Standing
+from agentguard.errors import StorageError
+from agentguard.identity.trust import TrustDocument
+from agentguard.keys import Signer
+from agentguard.storage import anchor, registry, shard_file, sqlite, standing
+from agentguard.storage.reader import StateReader
+from agentguard.storage.walk import ElsewhereError, Walk, Walked
+
+_LOGGER = logging.getLogger("agentguard")
+
+UNKEPT: Final = 1000
+"""Entries that may be read once more at each opening, before how far they were read is kept."""
+
+Status = tuple[int, int, int]
+"""A file's inode, time and size."""
+
+
+class Busy(threading.local):
+    """Whether this thread is inside: a signal handler would wait for its own thread for ever."""
+
+    busy = False
+
+    @contextmanager
+    def once(self, what: str) -> Iterator[None]:
+        """Be inside; raises ``StorageError`` (``storage.busy``) where this thread is already."""
+        if self.busy:
+            message = f"this thread is {what}: make this call when that is done"
+            raise StorageError(message, code="storage.busy")
+        self.busy = True
+        try:
+            yield
+        finally:
+            self.busy = False
+
+
+class _Known(NamedTuple):
+    """The status of each file that was looked at, and what counted by them.
+
+    One value, so that two threads that load at once never leave the one's status beside the other's
+    standing.
+    """
+
+    seen: tuple[Status | None, ...]
+    standing: Standing
+
+
+class Ledger:
+    """The log of a state as one process knows it; safe from many threads, made anew after a fork.
+
+    ``trust`` returns the trust document that counts by now. ``anchors`` is the folder with the
+    anchors of all logs, None for nowhere. Who only reads needs no ``signer``, the log's key. Each
+    method raises ``StorageError``, and those that read the log ``VerificationError`` or
+    ``DecodeError``, too.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        anchors: Path | None,
+        trust: Callable[[], TrustDocument],
+        signer: Signer | None = None,
+    ) -> None:
+        self._state = state
+        self._anchors = anchors
+        self._trust = trust
+        self._signer = signer
+        self._folders: tuple[Path, ...] = (state,)
+        self._log = trust().log
+        if anchors is not None:
+            self._folders = (state, anchor.log_folder(anchors, self._log))
+        self._paths = [os.fspath(folder / standing.FILE) for folder in self._folders]
+        self._known = _Known((None,) * len(self._folders), Standing())
+        self._learning = threading.RLock()  # a signal handler may make a call meanwhile
+        self._reading = threading.Lock()
+        self._busy = Busy()
+        self._begun = False
+        self.heads: dict[int, bytes] = {}
+
+    @property
+    def standing(self) -> Standing:
+        """What is known by now, without looking for more."""
+        return self._known.standing
+
+    # --- a call's look ----------------------------------------------------------------------------
+
+    def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
+        """Look whether there is something new, then in what counts."""
+        seen = tuple(self._status(number) for number in range(len(self._paths)))
+        known = self._known
+        if seen != known.seen:
+            known = self._learn(seen)
+        return known.standing.refusal(names)
+
+    def _status(self, number: int) -> Status | None:
+        path = self._paths[number]
+        try:
+            status = os.stat(path)  # noqa: PTH116  it is asked at every call
+        except OSError as error:
+            if number > 0:  # outside the state nobody but its owner can have removed it
+                return None
+            message = (
+                f"{path} can't be looked at ({error.strerror}): open the guard again, which makes "
+                "it anew from the log"
+            )
+            raise StorageError(message, code="storage.missing") from error
+        return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+    def _learn(self, seen: tuple[Status | None, ...]) -> _Known:
+        # what it was before is kept: nobody who changes a file brings anything back
+        kept = [
+            standing.load(folder)
+            for folder, status, before in zip(self._folders, seen, self._known.seen, strict=True)
+            if status is not None and status != before
+        ]
+        with self._learning:
+            # by now another thread may know more than this one did, or than a file still says
+            known = self._known.standing
+            joined = known
+            for one in kept:
+                joined = joined.joined(one.standing)
+            if known.frozen and not joined.frozen:
+                trust = self._trust()
+                for one in kept:
+                    one.verify(trust)  # to deny, anybody's word is enough
+            self._known = _Known(seen, joined)
+            return self._known
+
+    # --- the log ----------------------------------------------------------------------------------
+
+    def read_on(self, *, own: int | None = None) -> Standing:
+        """Return what the log says by now, every shard verified up to its newest checkpoint.
+
+        The caller's ``own`` shard may be the first of all. ``heads`` has their notes from then on.
+        """
+        with self._busy.once("reading the log"), self._reading:
+            trust = self._trust()
+            begun, is_sure = self._known.standing, True
+            if not self._begun or any(map(sqlite.was_inherited, self._shards())):
+                begun, is_sure = self._kept(trust)
+            try:
+                read = self._walk(begun, trust, own, is_sure=is_sure)
+            except ElsewhereError:
+                read = self._anew(begun, trust, own)
+            with self._learning:
+                self._begun = True
+                self._known = self._known._replace(standing=read.joined(self._known.standing))
+                return self._known.standing
+
+    def _kept(self, trust: TrustDocument) -> tuple[Standing, bool]:
+        """Return what was kept, and whether nobody who writes the state alone can have put it back.
+
+        Beside the anchor nobody can. What lies in the state only adds to it.
+        """
+        own, *outside = [self._loaded(folder, trust) for folder in self._folders]
+        for copy in outside:
+            if copy is not None:
+                return copy.joined(own or Standing()), True
+        return own or Standing(), False
+
+    def _loaded(self, folder: Path, trust: TrustDocument) -> Standing | None:
+        with suppress(StorageError):
+            return standing.load(folder).whole(trust)
+        return None
+
+    def _anew(self, begun: Standing, trust: TrustDocument, own: int | None) -> Standing:
+        """Read every shard from its start; what is revoked or used, and was known before, stays."""
+        if self._begun:
+            message = (
+                f"the log in {self._state} is not the one that this process has read: "
+                f"{anchor.ROLLED_BACK}"
+            )
+            raise StorageError(message, code="storage.rolled_back")
+        try:
+            read = self._walk(Standing(names=begun.names), trust, own, is_sure=False)
+        except ElsewhereError as error:  # there is no place before the first entry
+            raise StorageError("a shard can't be read from its start") from error
+        return read.joined(begun)._replace(used={**begun.used, **read.used})
+
+    def _walk(
+        self, begun: Standing, trust: TrustDocument, own: int | None, *, is_sure: bool
+    ) -> Standing:
+        gathering = Gathering(begun, trust)
+        heads: dict[int, bytes] = {}
+        registered, shards = registry.present(self._state, self._anchors, trust, own=own)
+        with closing(StateReader(self._state, may_be_empty=True)) as reader:
+            walk = Walk(self._state, self._anchors, trust, reader)
+            for shard in shards:
+                place, note = self._inherited(shard, gathering.place(shard)) or walk.on(
+                    shard,
+                    gathering.place(shard),
+                    gathering.add,
+                    may_be_empty=shard not in registered,
+                    is_sure=is_sure,
+                )
+                if note is not None:
+                    gathering.reached(shard, place)
+                    heads[shard] = note
+        self.heads = heads
+        read = gathering.standing
+        if read.unread > begun.unread:
+            _LOGGER.warning(
+                "the log in %s holds %d entries that say nothing which counts, though their kind "
+                "does: run agentguard audit verify",
+                self._state,
+                read.unread - begun.unread,
+            )
+        return read
+
+    def _shards(self) -> list[Path]:
+        return [sqlite.shard_path(self._state, shard) for shard in sqlite.numbers(self._state)]
+
+    def _inherited(self, shard: int, place: Place) -> Walked | None:
+        """In a fork: return how far others have read a shard of its parent's; None elsewhere.
+
+        SQLite's memory of that file is the parent's, and too old by now; what others have read in
+        it stands in the signed file.
+        """
+        path = sqlite.shard_path(self._state, shard)
+        if not sqlite.was_inherited(path):
+            return None
+        if place.size == 0:
+            message = (
+                f"a fork can't read {path}, which its parent has open, and what was read there is "
+                f"not kept in {self._folders[-1]}: open a guard in a new process"
+            )
+            raise StorageError(message, code="storage.missing")
+        return Walked(place, shard_file.inherited_note(path))
+
+    # --- what is kept -----------------------------------------------------------------------------
+
+    def keep(self) -> Standing:
+        """Read on, and keep the result in the state and beside the anchor, where that is new."""
+        with registry.locked(self._state):
+            trust = self._trust()
+            read = self.read_on()
+            for folder in reversed(self._folders):  # out of everybody's reach first
+                if self._signer is not None and self._is_stale(folder, read, trust):
+                    standing.keep(folder, self._log, read, self._signer)
+            return read
+
+    def _is_stale(self, folder: Path, read: Standing, trust: TrustDocument) -> bool:
+        try:
+            kept = standing.load(folder).whole(trust)
+        except StorageError:
+            return True
+        # how far it was read is worth a write now and then only
+        return not 0 <= read.entries - kept.entries <= UNKEPT or (
+            (read.revoked, read.sequence, read.frozen, read.used, read.read.keys())
+            != (kept.revoked, kept.sequence, kept.frozen, kept.used, kept.read.keys())
+        )
+
+
+def current(state: Path, anchors: Path | None, trust: TrustDocument) -> Standing:
+    """Return what the log says by now, verified, and keep nothing of it; raises as ``read_on``."""
+    return Ledger(state, anchors, lambda: trust).read_on()

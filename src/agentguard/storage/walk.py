@@ -1,0 +1,144 @@
+"""Reads a shard on from where it was read before, and believes nothing that is not vouched for.
+
+Each entry is hashed, from there to the shard's newest checkpoint, whose root has to be the result
+and whose signature has to be by a key of the log; and the anchor has to have seen a part of the
+same tree. So a row that somebody has changed, removed, added or moved stops whoever opens the
+state, and is not first found by ``audit verify``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from agentguard.audit import merkle, statements
+from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.merkle import CompactRange
+from agentguard.audit.standing import Place
+from agentguard.errors import AgentguardError, StorageError, VerificationError
+from agentguard.identity.trust import TrustDocument
+from agentguard.storage import sqlite
+from agentguard.storage.anchor import ROLLED_BACK, Anchor
+from agentguard.storage.reader import StateReader
+
+
+class ElsewhereError(Exception):
+    """A place that does not lie on the way to the shard's head: read the shard from its start."""
+
+
+class Walked(NamedTuple):
+    """How far a shard was read, and its newest checkpoint's note; None for an empty shard."""
+
+    place: Place
+    note: bytes | None
+
+
+class Walk(NamedTuple):
+    """The shards of a state, their anchors (None for nowhere), and the keys that count."""
+
+    state: Path
+    anchors: Path | None
+    trust: TrustDocument
+    reader: StateReader
+
+    def on(
+        self,
+        shard: int,
+        place: Place,
+        add: Callable[[bytes], None],
+        *,
+        may_be_empty: bool = False,
+        is_sure: bool = False,
+    ) -> Walked:
+        """Hand the entries past ``place`` to ``add``, and return how far that went.
+
+        What was added counts only once this returns. A place ``is_sure`` where nobody who writes
+        the state can have put it back: then the anchor may have seen less. Raises
+        ``ElsewhereError`` for a place that is not on the way; ``StorageError``:
+        ``storage.rolled_back`` where the anchor has seen another tree, ``storage.corrupt``,
+        ``anchor.*``; ``VerificationError`` where no key of the log has signed the head.
+        """
+        origin = self.trust.origin(shard)
+        keys = [trusted.key for trusted in self.trust.keys_for("log")]
+        # before the shard: what an anchor has seen, the shard has had for longer
+        seen = Anchor(self.anchors, origin, keys).read()
+        with self.reader.snapshot(shard):
+            note = self.reader.checkpoint(shard)
+            if note is None and may_be_empty and seen is None:
+                return Walked(Place(), None)
+            head = self._head(shard, note or b"", origin)
+            if seen is not None and seen.size < place.size and not is_sure:
+                raise ElsewhereError  # what lies before has to agree with it as well
+            return Walked(self._entries(shard, place, head, seen, add), note)
+
+    def _head(self, shard: int, note: bytes, origin: str) -> Checkpoint:
+        try:
+            return statements.check_checkpoint(note, self.trust, origin)[0]
+        except AgentguardError as error:
+            message = (
+                f"the newest checkpoint of {self._path(shard)} does not verify ({error}): find out "
+                "who changed it, and restore the state; nothing is written until then"
+            )
+            raise VerificationError(message, code=error.code) from error
+
+    def _entries(
+        self,
+        shard: int,
+        place: Place,
+        head: Checkpoint,
+        seen: Checkpoint | None,
+        add: Callable[[bytes], None],
+    ) -> Place:
+        self._compare(shard, head.size, head.root, head, seen)
+        if place.size > head.size:
+            raise ElsewhereError
+        try:
+            tree = CompactRange.decode(place.size, place.peaks)
+        except AgentguardError:
+            raise ElsewhereError from None
+        self._compare(shard, tree.size, tree.root(), head, seen, elsewhere=place.size > 0)
+        for index, body in self.reader.entries(shard, after=place.size - 1):
+            if index != tree.size:
+                raise sqlite.damaged(self._path(shard), f"entry {tree.size} is not there")
+            tree.append(merkle.leaf_hash(body))
+            if tree.size > head.size:
+                break
+            add(body)
+            if seen is not None and tree.size == seen.size:
+                self._compare(shard, tree.size, tree.root(), head, seen)
+        if (tree.size, tree.root()) != (head.size, head.root):
+            if place.size > 0:
+                raise ElsewhereError
+            what = "its entries are not those of its newest checkpoint"
+            raise sqlite.damaged(self._path(shard), what)
+        return Place(tree.size, tree.encode())
+
+    def _compare(
+        self,
+        shard: int,
+        size: int,
+        root: bytes,
+        head: Checkpoint,
+        seen: Checkpoint | None,
+        *,
+        elsewhere: bool = False,
+    ) -> None:
+        """Hold a tree of the shard against what the anchor has seen."""
+        if seen is None or (size == seen.size and root == seen.root):
+            return
+        if seen.size > head.size:
+            what = f"{self._path(shard)} has {head.size} entries, but its anchor has seen more"
+        elif size == seen.size:
+            if elsewhere:
+                raise ElsewhereError
+            what = (
+                f"the first {size} entries of {self._path(shard)} are not those that its anchor "
+                "has seen"
+            )
+        else:
+            return
+        raise StorageError(f"{what}: {ROLLED_BACK}", code="storage.rolled_back")
+
+    def _path(self, shard: int) -> Path:
+        return sqlite.shard_path(self.state, shard)

@@ -1,0 +1,254 @@
+"""Somebody who can write the state, and has no key, makes a guard forget what its log says.
+
+Rows are edited with SQLite itself, files removed or put back. Whoever opens the state next refuses,
+or denies what was denied before; ``audit verify`` is not needed for it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentguard import (
+    Denied,
+    Guard,
+    StorageError,
+    administration,
+    config,
+)
+from agentguard.audit.standing import Gathering
+from agentguard.canonical import loads_object
+from agentguard.errors import AgentguardError
+from agentguard.storage import anchor, sqlite, standing
+
+PASSPHRASE = b"correct horse battery staple"
+
+
+class Scene:
+    """A domain in which alice is revoked and all is frozen, or neither; and its attacker."""
+
+    def __init__(self, place: Any, *, anchored: bool = True) -> None:
+        tables: Any = {
+            **loads_object(place.config.encoded),
+            "agents": {"robot": {"authority": "own"}, "worker": {"max_scope": ["read"]}},
+            **({} if anchored else {"anchor": ""}),
+        }
+        place.config = config.parse(tables, source="agentguard.toml", base=place.config.base)
+        self.place = place
+        self.state: Path = place.config.state
+        self.ran: list[str] = []
+
+    def open(self) -> Guard:
+        guard: Guard = self.place.open()
+        return guard
+
+    def opens(self) -> str:
+        """What becomes of a guard that is opened and used: what its calls say, or a code."""
+        try:
+            with self.open() as guard:
+                return self.call(guard)
+        except AgentguardError as error:
+            return error.code
+
+    def call(self, guard: Guard) -> str:
+        """Call a tool for alice."""
+
+        @guard.tool(name="read", requires=["read"])
+        def read() -> str:
+            self.ran.append("read")
+            return "ok"
+
+        try:
+            with guard.delegate("user:alice", scope=["read"]):
+                return guard.new_agent("worker").call(read)
+        except Denied as denied:
+            return denied.code
+
+    def revoke(self, name: str = "user:alice") -> None:
+        administration.revoke(self.place.config, PASSPHRASE, name, note="n", now=datetime.now(UTC))
+
+    def freeze(self) -> None:
+        administration.freeze(
+            self.place.config, PASSPHRASE, frozen=True, note="n", now=datetime.now(UTC)
+        )
+
+    def edit(self, statement: str, *parameters: Any, shard: int = 0) -> None:
+        """Do what somebody with SQLite and the right to write does."""
+        with closing(sqlite3.connect(sqlite.shard_path(self.state, shard))) as connection:
+            assert connection.execute(statement, parameters).rowcount > 0
+            connection.commit()
+
+    def index_of(self, kind: str, shard: int = 0) -> int:
+        """Where the newest entry of a kind stands."""
+        with closing(sqlite3.connect(sqlite.shard_path(self.state, shard))) as connection:
+            statement = "SELECT max(idx) FROM summaries WHERE kind = ?"
+            return int(connection.execute(statement, (kind,)).fetchone()[0])
+
+    def forget(self) -> None:
+        """Remove the file that is made from the log."""
+        for name in (standing.FILE, standing.NAMES):
+            (self.state / name).unlink(missing_ok=True)
+
+    @property
+    def outside(self) -> Path:
+        """Where the copy of that file lies, which the attacker does not reach."""
+        return anchor.log_folder(self.place.config.anchor, self.place.take_up().trust.log)
+
+
+@pytest.fixture
+def scene(place) -> Scene:
+    return Scene(place)
+
+
+def other_kind(scene: Scene, kind: str) -> None:
+    """Give an entry another kind, in its body and in the column."""
+    index = scene.index_of(kind)
+    scene.edit(
+        "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), ?, ?) AS BLOB) WHERE idx = ?",
+        f'"kind":"{kind}"',
+        '"kind":"policy"',
+        index,
+    )
+    scene.edit("UPDATE summaries SET kind = 'policy' WHERE idx = ?", index)
+
+
+def deleted(scene: Scene, kind: str) -> None:
+    scene.edit("DELETE FROM entries WHERE idx = ?", scene.index_of(kind))
+
+
+def swapped(scene: Scene, kind: str) -> None:
+    """Let an entry and the one before it change their places."""
+    index = scene.index_of(kind)
+    for before, after in ((index, -1), (index - 1, index), (-1, index - 1)):
+        scene.edit("UPDATE entries SET idx = ? WHERE idx = ?", after, before)
+
+
+def column(scene: Scene, kind: str) -> None:
+    """Hide an entry from whoever looks for it by its column."""
+    scene.edit("UPDATE summaries SET kind = 'policy' WHERE idx = ?", scene.index_of(kind))
+
+
+EDITS: dict[str, Callable[[Scene, str], None]] = {
+    "another kind": other_kind,
+    "deleted": deleted,
+    "swapped": swapped,
+}
+REFUSED = {"storage.corrupt", "storage.rolled_back"}
+BRAKES = {"revocation": "delegation.revoked", "freeze": "domain.frozen"}
+
+
+def brake(scene: Scene, kind: str) -> None:
+    if kind == "revocation":
+        scene.revoke()
+    else:
+        scene.freeze()
+
+
+@pytest.mark.parametrize("kept", ["removed", "put back", "as it is"])
+@pytest.mark.parametrize("how", EDITS)
+@pytest.mark.parametrize("kind", BRAKES)
+def test_no_edit_of_its_entry_lifts_a_brake(scene, kind, how, kept):
+    assert scene.opens() == "ok"  # the allowed twin
+    old = (scene.state / standing.FILE).read_bytes()
+    brake(scene, kind)
+    EDITS[how](scene, kind)
+    if kept == "removed":
+        scene.forget()
+    elif kept == "put back":
+        (scene.state / standing.FILE).write_bytes(old)
+    assert scene.opens() in {BRAKES[kind], *REFUSED}  # the copy beside the anchor says so
+    (scene.outside / standing.FILE).unlink()
+    scene.forget()
+    assert scene.opens() in REFUSED  # and without any copy the log does not verify
+    assert scene.ran == ["read"]
+
+
+@pytest.mark.parametrize("kept", ["removed", "put back"])
+@pytest.mark.parametrize("how", EDITS)
+def test_nor_where_there_is_no_anchor(place, how, kept):
+    scene = Scene(place, anchored=False)
+    assert scene.opens() == "ok"
+    old = (scene.state / standing.FILE).read_bytes()
+    scene.revoke()
+    EDITS[how](scene, "revocation")
+    scene.forget()
+    if kept == "put back":
+        (scene.state / standing.FILE).write_bytes(old)
+    assert scene.opens() == "storage.corrupt"
+    assert scene.ran == ["read"]
+
+
+@pytest.mark.parametrize("kind", BRAKES)
+def test_a_column_is_not_believed(scene, kind):
+    brake(scene, kind)
+    column(scene, kind)
+    scene.forget()
+    (scene.outside / standing.FILE).unlink()
+    assert scene.opens() == BRAKES[kind]
+
+
+@pytest.mark.parametrize("kind", BRAKES)
+def test_an_old_file_that_is_put_back_hides_no_brake_from_a_running_guard(scene, kind):
+    with scene.open() as guard, scene.open() as late:
+        assert scene.call(guard) == "ok"
+        old = (scene.state / standing.FILE).read_bytes()
+        brake(scene, kind)
+        (scene.state / standing.FILE).write_bytes(old)  # before any call of theirs
+        assert [scene.call(guard), scene.call(late)] == [BRAKES[kind]] * 2
+
+
+def test_every_shard_is_verified_not_only_the_one_that_is_leased(scene):
+    with scene.open() as first, scene.open() as second:
+        assert [scene.call(first), scene.call(second)] == ["ok", "ok"]
+    for folder in (scene.state, scene.outside):
+        (folder / standing.FILE).unlink()
+    scene.edit(
+        "UPDATE entries SET body = CAST(replace(CAST(body AS TEXT), 'allow', 'aloow') AS BLOB)"
+        " WHERE idx = ?",
+        scene.index_of("authorization", 1),
+        shard=1,
+    )
+    with pytest.raises(StorageError, match="agentguard a") as caught:
+        scene.open()
+    assert caught.value.code in REFUSED
+
+
+def test_a_shard_that_ends_earlier_than_it_was_read_is_read_anew(place):
+    """Without an anchor nobody knows of the rest: what was revoked in it stays so."""
+    scene = Scene(place, anchored=False)
+    scene.open().close()
+    old = scene.state.with_name("old")
+    shutil.copytree(scene.state / "shards", old)
+    scene.revoke()
+    shutil.rmtree(scene.state / "shards")
+    shutil.copytree(old, scene.state / "shards")
+    assert scene.opens() == "delegation.revoked"
+
+
+def test_what_is_read_once_is_not_read_again(scene, monkeypatch):
+    monkeypatch.setattr("agentguard.storage.ledger.UNKEPT", 0)
+    with scene.open() as guard:
+        for _ in range(5):
+            scene.call(guard)
+    scene.open().close()
+    read: list[bytes] = []
+    add = Gathering.add
+
+    def counted(self: Gathering, body: bytes) -> None:
+        read.append(body)
+        add(self, body)
+
+    monkeypatch.setattr(Gathering, "add", counted)
+    scene.place.take_up().ledger().read_on()
+    assert len(read) < 10
+    for folder in (scene.state, scene.outside):
+        (folder / standing.FILE).unlink()
+    scene.place.take_up().ledger().read_on()  # the twin: all of it
+    assert len(read) > 20
