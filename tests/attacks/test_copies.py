@@ -311,6 +311,10 @@ def test_what_was_revoked_before_the_backup_stays_revoked(original, tmp_path):
     adopt(original)
     with pytest.raises(Denied) as caught:
         call(original)
+    assert caught.value.code == "domain.frozen"  # what was said since, the anchor's copy has
+    administration.freeze(original, PASSPHRASE, frozen=False, note="over", now=datetime.now(UTC))
+    with pytest.raises(Denied) as caught:
+        call(original)
     assert caught.value.code == "delegation.revoked"
 
 
