@@ -1259,7 +1259,7 @@ def test_of_two_tools_with_one_name_the_one_that_runs_is_on_record(bench):
 
 
 def test_the_applications_own_tool_stays_the_object_that_it_was(bench, probe):
-    before = probe.read_file.model_dump_json()
+    before = probe.read_file.model_dump()
     bench.only(lambda _given: False, "no")
     bench.run([probe.read_file], ("read_file", {"path": "a"}))
     assert probe.ran == []
@@ -1267,7 +1267,7 @@ def test_the_applications_own_tool_stays_the_object_that_it_was(bench, probe):
     assert type(probe.read_file).__qualname__ == Tool.__qualname__
     assert bench.agent.tools == [probe.read_file]
     probe.read_file.reset_usage_count()
-    assert probe.read_file.model_dump_json() == before
+    assert probe.read_file.model_dump() == before
 
 
 def test_no_way_into_a_guarded_tool_leads_past_the_gate(bench):
