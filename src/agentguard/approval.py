@@ -87,7 +87,7 @@ class ApprovalRequest:
     commitment; digests are SHA-256 in hex, times seconds since the epoch. ``requesters`` are the
     principals who may not approve it, unless a requirement has ``allow_self``: for whom the call
     is made, and the agent's owner. ``traceparent`` (W3C) is the span that asks: the call goes on in
-    its trace.
+    its trace. Raises ``EncodeError`` (``approval.malformed``) where it asks for nothing.
     """
 
     request_id: str
@@ -112,6 +112,11 @@ class ApprovalRequest:
     requested_at: int
     expires_at: int
 
+    def __post_init__(self) -> None:
+        if not self.requirements:
+            message = "a request asks for one approval at least"
+            raise EncodeError(message, code="approval.malformed")
+
     @property
     def call_digest(self) -> str:
         """What an approval binds to (records.md, "One call's bytes")."""
@@ -124,6 +129,19 @@ class ApprovalRequest:
             "call_site": self.call_site,
         }
         return call_digest(self.agent_name, predicate, self.actors)
+
+    def lies_at(self, key: str) -> bool:
+        """Whether the line looks for this request under ``key``."""
+        named = place(
+            agent=self.agent_name,
+            principal=self.principal,
+            actors=self.actors,
+            tool_digest=self.tool_digest,
+            arguments=self.arguments,
+            resource=self.resource,
+            task_id=self.task_id,
+        )
+        return key in (self.call_site, named)
 
     @property
     def requirement_sha256(self) -> str:
@@ -195,6 +213,29 @@ class ApprovalRequest:
         return request
 
 
+def place(
+    *,
+    agent: str,
+    principal: str,
+    actors: Sequence[str],
+    tool_digest: str,
+    arguments: bytes,
+    resource: str | None,
+    task_id: str | None,
+) -> str:
+    """Name where the request of a call lies that no framework names: by all that the call is."""
+    named = {
+        "agent": agent,
+        "principal": principal,
+        "actors": actors,
+        "tool": tool_digest,
+        "arguments": canonical.sha256_hex(arguments),
+        "resource": resource,
+        "task_id": task_id,
+    }
+    return canonical.sha256_hex(canonical.dumps_record(named))
+
+
 class Limits(NamedTuple):
     """How many requests may wait at once, of one agent and for one principal."""
 
@@ -257,7 +298,7 @@ def read_requirement(value: JSON) -> Requirement:
             "ttl": ttl,
             "allow_self": bool(allow_self),
             **others,
-        } if not others and is_integer(quorum) and is_integer(ttl) and quorum > 0:
+        } if not others and is_integer(quorum) and is_integer(ttl) and quorum > 0 and ttl > 0:
             named = (tuple(map(str, approvers)), tuple(map(str, roles)))
             requirement = Requirement(reason, *named, quorum, ttl, allow_self)
             if requirement.as_json() == value:

@@ -30,7 +30,10 @@ class Store(Approvals, Protocol):
     """Where requests and answers lie; each method raises ``StorageError``."""
 
     def pending(self) -> list[tuple[str, ApprovalRequest]]:
-        """Return all requests with what they lie under, the oldest first."""
+        """Return the requests that the log has, with what they lie under, the oldest first."""
+
+    def altered(self) -> list[str]:
+        """Return the ids of requests that lie there, and that the log does not have so."""
 
     def answer(self, request: ApprovalRequest, sealed: Envelope) -> None:
         """Keep an answer."""
@@ -50,12 +53,21 @@ class Desk:
         now = seconds(self._clock())
         return [asked for _key, asked in self._store.pending() if now < asked.expires_at]
 
-    def find(self, request_id: str) -> ApprovalRequest:
-        """Return the request whose id begins so.
+    def altered(self) -> list[str]:
+        """Return the ids of requests that somebody has changed where they lie: nobody answers them.
 
-        Raises ``ApprovalError`` (``request.unknown``, ``request.ambiguous``).
+        The log has another request of this id, or none. The call, made again, asks anew.
+        """
+        return self._store.altered()
+
+    def find(self, request_id: str) -> ApprovalRequest:
+        """Return the request whose id begins so, as the log has it.
+
+        Raises ``ApprovalError`` (``request.unknown``, ``request.ambiguous``, ``request.altered``).
         """
         found = [one for one in self.pending() if one.request_id.startswith(request_id)]
+        if not found:
+            self._require_unaltered(request_id)
         if not found or not request_id:
             message = f"no request {request_id} waits: see agentguard approvals list"
             raise ApprovalError(message, code="request.unknown")
@@ -67,10 +79,11 @@ class Desk:
     def at(self, call_site: str) -> ApprovalRequest | None:
         """For adapters: return the request of the call at this site, expired or not.
 
-        ``call_site`` is the digest of a site in a thread (``CallSite.digest``).
+        ``call_site`` is the digest of a site in a thread (``CallSite.digest``). None for one that
+        was changed where it lies, too: the call, made again, is refused for it.
         """
         asked = self._store.recall(call_site)
-        return asked.request if asked is not None else None
+        return asked.request if asked is not None and not asked.altered else None
 
     def waits(self, request: ApprovalRequest) -> bool:
         """Whether a request lies there, can still be answered, and has to be."""
@@ -130,14 +143,17 @@ class Desk:
     def take(self, request: ApprovalRequest, sealed: Envelope) -> Answer:
         """Keep an answer that somebody else has made, if it counts for the request.
 
-        Raises ``ApprovalError`` (``approval.refused``) for who may not approve this request,
-        ``VerificationError`` or ``DecodeError`` (see ``Roster.verify``), or ``StorageError``.
+        Raises ``ApprovalError`` for who may not approve this request (``approval.refused``), and
+        for a request that does not wait, or not as it is given (``request.unknown``,
+        ``request.altered``); ``VerificationError`` or ``DecodeError`` (see ``Roster.verify``), or
+        ``StorageError``.
         """
-        answer = self._roster.verify(sealed, request, at=seconds(self._clock()))
-        self._require_counts(request, answer)
         if self._key(request) is None:
+            self._require_unaltered(request.request_id)
             message = f"the request {request.request_id} does not wait here any more"
             raise ApprovalError(message, code="request.unknown")
+        answer = self._roster.verify(sealed, request, at=seconds(self._clock()))
+        self._require_counts(request, answer)
         self._store.answer(request, sealed)
         return answer
 
@@ -180,7 +196,17 @@ class Desk:
             self._keys.update((asked.request_id, key) for key, asked in self._store.pending())
         key = self._keys.get(wanted)
         asked = self._store.recall(key) if key is not None else None
-        return key if asked is not None and asked.request.request_id == wanted else None
+        return key if asked is not None and asked.request == request and not asked.altered else None
+
+    def _require_unaltered(self, request_id: str) -> None:
+        altered = [one for one in self._store.altered() if one.startswith(request_id)]
+        if altered and request_id:
+            message = (
+                f"the request {altered[0]} was changed where it lies, and is not the one in the "
+                "log: it is not shown, and nobody can answer it; the call, made again, asks anew. "
+                "Run agentguard audit verify, and see who can write in the state"
+            )
+            raise ApprovalError(message, code="request.altered")
 
     def _sign(
         self, request: ApprovalRequest, verdict: Verdict, signer: Signer, note: str

@@ -127,8 +127,8 @@ class StateDomain:
         return FileRevocations(self.settings.state, ledger)
 
     def approvals(self, limits: Limits, ledger: Ledger | None = None) -> FileApprovals:
-        """Return the folder in the state; what the log says was used stays used."""
-        return FileApprovals(self.settings.state, limits, ledger or self.ledger())
+        """Return the folder in the state, which is held against the log."""
+        return FileApprovals(self.settings.state, ledger or self.ledger(), limits)
 
     def journal(self, ledger: Ledger | None = None) -> FileJournal:
         """Return the folder in the state, whose pages the log's key signs."""

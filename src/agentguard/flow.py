@@ -51,7 +51,9 @@ from agentguard.ruling import Ruled, rule
 
 _LOGGER = logging.getLogger("agentguard")
 
-_ENDED: Final = frozenset({"approval.rejected", "approval.expired", "approval.consumed"})
+_ENDED: Final = frozenset(
+    {"approval.altered", "approval.rejected", "approval.expired", "approval.consumed"}
+)
 """After these refusals nobody needs the request any more; the others leave it as it is."""
 
 

@@ -133,10 +133,15 @@ class Revocations(Protocol):
 
 
 class Asked(NamedTuple):
-    """A request as it lies there, with the answers to it, none of them verified."""
+    """A request as it lies there, with the answers to it, none of them verified.
+
+    ``altered`` says that the log has no such request for this call: somebody has changed it where
+    it lies, or has laid it there. Nothing in it counts then.
+    """
 
     request: ApprovalRequest
     answers: tuple[Envelope, ...]
+    altered: bool = False
 
 
 class Approvals(Protocol):
@@ -146,7 +151,7 @@ class Approvals(Protocol):
         """Whether a request lies under ``key``. Asked at every call, so it costs little."""
 
     def recall(self, key: str) -> Asked | None:
-        """Read the request under ``key``; None if there is none."""
+        """Read the request under ``key``, and hold it against the log; None if there is none."""
 
     def ask(self, key: str, request: ApprovalRequest) -> ApprovalRequest:
         """Lay a request under ``key``, durably, and return the one that lies there then.

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from agentguard import canonical
+from agentguard import approval
 from agentguard.arguments import Arguments
 from agentguard.canonical import b64_encode
 from agentguard.decision import Decision
@@ -79,13 +79,13 @@ def prepare(
     if refusal is None and line.roster.can_answer and isinstance(bound, Arguments):
         key = _asked_under(actor, authority, invocation, (site, resource, task_id), bound)
         asked, refusal = yield from _recall(line, key)
-        if asked is not None:  # it is the call that was shown, under the salt and the site shown
+        if asked is not None and not asked.altered:
+            # it is the call that was shown, under the salt and the site shown
             salt = asked.request.salt
             site = site if invocation.site.is_stable else asked.request.call_site
     # before code runs that is not the line's, and before the statement that names the trace
-    traceparent = watch.begin(
-        authority, task_id, None if asked is None else asked.request.traceparent
-    )
+    begun = None if asked is None or asked.altered else asked.request.traceparent
+    traceparent = watch.begin(authority, task_id, begun)
     facts: Mapping[str, Any] = {}
     interrupt: BaseException | None = None
     look_up = invocation.tool.facts
@@ -257,18 +257,14 @@ def _asked_under(
     site, resource, task_id = named
     if invocation.site.is_stable and site is not None:
         return site
-    return canonical.sha256_hex(
-        canonical.dumps_record(
-            {
-                "agent": actor.name,
-                "principal": authority.principal,
-                "actors": authority.actors,
-                "tool": invocation.tool.digest,
-                "arguments": canonical.sha256_hex(arguments.encoded),
-                "resource": resource,
-                "task_id": task_id,
-            }
-        )
+    return approval.place(
+        agent=actor.name,
+        principal=authority.principal,
+        actors=authority.actors,
+        tool_digest=invocation.tool.digest,
+        arguments=arguments.encoded,
+        resource=resource,
+        task_id=task_id,
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from agentguard import canonical, policy, roster
 from agentguard.approval import ApprovalPending, ApprovalRequest
@@ -207,6 +207,9 @@ def _requesters(actor: Actor, prepared: Prepared) -> frozenset[str]:
 def _answered(
     actor: Actor, line: Line, prepared: Prepared, asked: Asked, ruled: Ruled
 ) -> Generator[Effect, Any, Ruled | ApprovalPending]:
+    if asked.altered:
+        is_over = _now(prepared) >= asked.request.expires_at
+        return _refused(ruled, _EXPIRED if is_over else _ALTERED)
     answers = tuple(_verified(line, asked, _now(prepared)))
     prepared.watch.answered(asked.request, [answer.said for answer in answers])
     refusal = _refusal(actor, line, prepared, asked.request, answers)
@@ -214,8 +217,8 @@ def _answered(
         return _refused(ruled, refusal, _rejections(answers))
     requesters = _requesters(actor, prepared)
     lacking = roster.missing(asked.request.requirements, answers, requesters=requesters)
-    if lacking is not None:
-        return ApprovalPending(asked.request, lacking)
+    if lacking is not None or not answers:  # no input.approval without an answer that was verified
+        return ApprovalPending(asked.request, lacking or "nobody has answered yet")
     again = yield from _judge(actor, line, prepared, _approval(answers))
     if again.decision.outcome == "deny":
         return again
@@ -229,6 +232,16 @@ def _answered(
         redactions=again.decision.redactions,
     )
     return Ruled(allowed, again.document, answers, evaluation=again.evaluation)
+
+
+_EXPIRED: Final = Decision.refused(
+    "nobody has approved the call in time; make it again to ask again", code="approval.expired"
+)
+_ALTERED: Final = Decision.refused(
+    "the request for an approval of this call was changed where it lies, and is not the one in the "
+    "log: make the call again to ask anew",
+    code="approval.altered",
+)
 
 
 def _refusal(
@@ -246,8 +259,7 @@ def _refusal(
     if other is not None:
         return other
     if _now(prepared) >= request.expires_at:
-        reason = "nobody has approved the call in time; make it again to ask again"
-        return Decision.refused(reason, code="approval.expired")
+        return _EXPIRED
     for answer in _rejections(answers):
         note = f": {answer.said.note}" if answer.said.note else ""
         reason = f"{answer.said.approver} has rejected this call{note}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -99,6 +100,34 @@ def test_one_process_asks_a_second_answers_and_a_third_goes_on(project, bob):
     assert not list((project.state / "approvals" / "requests").iterdir())
     assert project.python("-c", MERGE).stdout.startswith("pending ")
     assert project.run("audit", "verify").returncode == 0
+
+
+def test_a_request_that_was_edited_is_named_as_edited_and_shown_nowhere(project, bob):
+    """Whoever can write in the state makes it look like another agent's, and asks for no role."""
+    project.python("-c", MERGE)
+    ((request),) = requests(project)
+    (path,) = (project.state / "approvals" / "requests").iterdir()
+    document: Any = canonical.loads(path.read_bytes())
+    document["agent"]["id"] = "spiffe://acme.example/agent/auditor/x"
+    document["requirements"][0]["roles"] = []
+    path.write_bytes(canonical.dumps(document))
+    request_id = request["request_id"]
+    listed = project.run("approvals", "list")
+    assert f"the request {request_id} was changed where it lies" in listed.stderr
+    assert "nothing waits" in listed.stdout
+    key = ("--key", str(bob.key), "--yes")
+    for command in (("show",), ("export",), ("approve", *key), ("reject", *key)):
+        name, *options = command
+        refused = bob.run("approvals", name, request_id[:8], *options)
+        assert refused.returncode != 0
+        assert refused.stdout == ""
+        assert "[request.altered]" in refused.stderr
+        assert "auditor" not in refused.stderr
+    checks = json.loads(project.run("doctor", "--json").stdout)["checks"]
+    assert [one["status"] for one in checks if one["check"] == "requests"] == ["fail"]
+    assert project.python("-c", MERGE).stdout.startswith("approval.altered")
+    assert project.python("-c", MERGE).stdout.startswith("pending ")  # the twin: asked anew
+    assert len(requests(project)) == 1
 
 
 def test_a_process_that_waits_learns_of_the_answer(project, bob):

@@ -281,14 +281,13 @@ class Gathering:
 
     def _authorization(self, parsed: Entry) -> None:
         call = read_authorization(parsed)
-        if not call.allowed or "replay_of" in parsed.members:
-            return  # no call was made: a result was handed out again, at most
         answers = approvals.said_of(parsed)
         ids = {(answer.request_id, answer.expires_at) for answer in answers}
-        ids.update((answer.approval_id, answer.expires_at) for answer in answers)
-        for used, expires_at in ids:
-            times = self._used[used].times if used in self._used else 0
-            self._used[used] = Used(times + 1, expires_at)
+        if call.code == "approval.rejected":
+            self._use(ids)  # nobody is asked again, though the request lies there again
+        if not call.allowed or "replay_of" in parsed.members:
+            return  # no call was made: a result was handed out again, at most
+        self._use(ids | {(answer.approval_id, answer.expires_at) for answer in answers})
         chain = call.chain_sha256 if call.chain_sha256 in self._chains else None
         name = parsed.members.get("journal")
         if chain is not None:
@@ -299,6 +298,11 @@ class Gathering:
             self._unsettled[call.invocation_sha256] = OpenCall(
                 str(call.invocation_id), chain, short
             )
+
+    def _use(self, ids: AbstractSet[tuple[str, int]]) -> None:
+        for used, expires_at in ids:
+            times = self._used[used].times if used in self._used else 0
+            self._used[used] = Used(times + 1, expires_at)
 
     def _outcome(self, parsed: Entry) -> None:
         outcome = read_outcome(parsed)

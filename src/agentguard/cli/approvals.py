@@ -21,7 +21,6 @@ from agentguard.cli.options import ConfigOption, ForceOption, JsonOption, Output
 from agentguard.desk import Desk
 from agentguard.errors import ConfigError
 from agentguard.identity.trust import seconds
-from agentguard.storage.approvals import FileApprovals
 
 app = typer.Typer(no_args_is_help=True, help="Calls that wait for a person, and their answers.")
 
@@ -66,6 +65,11 @@ def list_requests(*, config: ConfigOption = None, json: JsonOption = False) -> N
     """List what waits for an answer, the oldest first. With --json, one object a line."""
     desk = _desk(config)
     waiting = desk.pending()
+    for request_id in desk.altered():
+        screen.warn(
+            f"the request {request_id} was changed where it lies, and is not the one in the log: "
+            "it is not shown; the call, made again, asks anew"
+        )
     if json:
         for asked in waiting:
             screen.json_line({**_members(asked), "missing": desk.missing(asked)})
@@ -181,7 +185,7 @@ class _Question(NamedTuple):
 
 def _desk(config: Path | None) -> Desk:
     settings = location.load_own(config)
-    return Desk(FileApprovals(settings.state), settings.roster, lambda: datetime.now(UTC))
+    return Desk(location.approvals(config), settings.roster, lambda: datetime.now(UTC))
 
 
 def _asked(request_id: str | None, file: Path | None, config: Path | None) -> _Question:

@@ -278,6 +278,7 @@ def _log(settings: Config) -> Iterator[Finding]:
     if report.in_doubt:
         yield Finding("warn", "log", _doubt(report.in_doubt))
     yield from _standing(settings, believed.document, whole=report.ok)
+    yield from doctor_people.requests(settings, believed.document)
     yield from _tools(settings, called)
     yield from _scopes(settings, called)
 

@@ -17,8 +17,9 @@ from agentguard.cli.finding import Finding
 from agentguard.config import Config
 from agentguard.engines.rego_source import RegoSource
 from agentguard.errors import AgentguardError
-from agentguard.identity.trust import seconds
+from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.storage.approvals import FileApprovals
+from agentguard.storage.ledger import Ledger
 
 _RULE: Final = re.compile(r"^approval(?:\s|\[|:=|=|\{)", re.MULTILINE)
 _QUORUM: Final = re.compile(r'"quorum"\s*:\s*(\d+)')
@@ -54,13 +55,12 @@ class _Asked(NamedTuple):
 
 
 def approvals(settings: Config) -> Iterator[Finding]:
-    """Check the roster, what the policy asks of it, and the requests that lie there."""
+    """Check the roster, and what the policy asks of it."""
     asked = _Asked.of(settings)
     yield from _roster(settings)
     if asked is not None:
         yield from _lacking(settings, asked)
     yield from _owners(settings)
-    yield from _requests(settings)
 
 
 def _roster(settings: Config) -> Iterator[Finding]:
@@ -113,12 +113,23 @@ def _owners(settings: Config) -> Iterator[Finding]:
             yield Finding("warn", f"agent {name}", what)
 
 
-def _requests(settings: Config) -> Iterator[Finding]:
+def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
+    """Check what waits for people, held against the log."""
     try:
-        asked = [request for _key, request in FileApprovals(settings.state).pending()]
+        store = FileApprovals(
+            settings.state, Ledger(settings.state, settings.anchor, lambda: trust)
+        )
+        asked = [request for _key, request in store.pending()]
+        altered = store.altered()
     except AgentguardError as error:
         yield Finding("fail", "requests", str(error))
         return
+    for request_id in altered:
+        what = (
+            f"{request_id} was changed where it lies, and is not the one in the log: nobody can "
+            "answer it; the call, made again, asks anew. See who can write in the state"
+        )
+        yield Finding("fail", "requests", what)
     now = seconds(datetime.now(UTC))
     waiting = [request for request in asked if now < request.expires_at]
     if waiting:

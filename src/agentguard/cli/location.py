@@ -20,6 +20,8 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.ports import LogReader
 from agentguard.storage import keystore, pinned, sqlite
 from agentguard.storage.anchor import trust_path
+from agentguard.storage.approvals import FileApprovals
+from agentguard.storage.ledger import Ledger
 from agentguard.storage.reader import StateReader
 
 
@@ -122,6 +124,13 @@ def trust(location: Location, file: Path | None) -> Trust:
         return Trust(trust_in(file), from_home(file), outside=True)
     own = own_trust(location)
     return anchored_trust(location, own.document) or own
+
+
+def approvals(config_file: Path | None) -> FileApprovals:
+    """Return where requests wait, each held against the log; raises as ``trusted_log`` does."""
+    where, believed = trusted_log(config_file, None, None, None)
+    ledger = Ledger(where.state, where.anchor, lambda: believed.document)
+    return FileApprovals(where.state, ledger)
 
 
 def own_trust(location: Location) -> Trust:

@@ -2,7 +2,8 @@
 
 A request lies under the name of the place where the line looks for it, the answers to it beside
 each other in a folder of its own, and a used approval leaves an empty file for ever. Nothing here
-is believed: who reads an answer verifies it, and the log has what an answer has allowed.
+is believed: a request is held against the log, which has the digest of all that is shown; who reads
+an answer verifies it, and the log has what an answer has allowed.
 """
 
 from __future__ import annotations
@@ -33,15 +34,16 @@ MAX_ANSWERS: Final = 64
 class FileApprovals:
     """The ``Approvals`` of a state directory. Whoever looks may do so at any time, from anywhere.
 
-    What the ``ledger`` says was used is used, whatever this folder says. Each method raises
-    ``StorageError``; those that look into the log as ``Ledger.read_on`` does.
+    A request is the one that the ``ledger`` has, or none, and what the ledger says was used is
+    used, whatever this folder says. Each method raises ``StorageError``; those that look into the
+    log as ``Ledger.read_on`` does.
     """
 
     def __init__(
         self,
         state: Path,
+        ledger: Ledger,
         limits: Limits = Limits(),  # noqa: B008  a value
-        ledger: Ledger | None = None,
     ) -> None:
         self._folder = state / FOLDER
         self._requests = os.fspath(self._folder / _REQUESTS)
@@ -59,7 +61,7 @@ class FileApprovals:
         return True
 
     def recall(self, key: str) -> Asked | None:
-        """Read the request, and the answers that are well formed."""
+        """Read the request, held against the log, and the answers that are well formed."""
         path = self._folder / _REQUESTS / key
         try:
             request = _read(path)
@@ -67,15 +69,18 @@ class FileApprovals:
             return None
         except OSError as error:
             raise _unreadable(path, error) from error
-        return Asked(request, tuple(self._answers(request.request_id)))
+        answers = tuple(self._answers(request.request_id))
+        return Asked(request, answers, altered=not self._is_logged(key, request))
 
     def ask(self, key: str, request: ApprovalRequest) -> ApprovalRequest:
         """Write the request, or return the one that another process has written first."""
         with self._locked():
             waiting = self._waiting(request.requested_at)
             standing = next((asked for name, asked in waiting if name == key), None)
-            if standing is not None:
+            if standing is not None and self._is_logged(key, standing):
                 return standing
+            if standing is not None:
+                self._remove(key, None)
             self._limits.check([asked for _key, asked in waiting], request)
             files.add(self._folder / _REQUESTS / key, request.dumps())
         return request
@@ -87,8 +92,7 @@ class FileApprovals:
         """
         ids = (request.request_id, *approval_ids)
         left = self._leave(ids)
-        used = self._ledger.read_on().used if self._ledger is not None else {}
-        return left and used.keys().isdisjoint(ids)
+        return left and self._ledger.read_on().used.keys().isdisjoint(ids)
 
     def is_alone(self, request: ApprovalRequest) -> bool:
         """Whether the log has one call on this request.
@@ -96,8 +100,6 @@ class FileApprovals:
         Somebody may have removed the files between two that used it; each of the two finds the
         other's call here, or the later one the earlier one's. That it was used is kept at once.
         """
-        if self._ledger is None:
-            return True
         used = self._ledger.keep().used.get(request.request_id)
         return used is not None and used.times == 1
 
@@ -115,18 +117,53 @@ class FileApprovals:
         """Remove the request, then its answers, which nobody looks for any more."""
         with self._locked():
             asked = self.recall(key)
-            self._remove(key, asked.request if asked is not None else None)
+            self._remove(key, asked.request if asked is not None and not asked.altered else None)
 
     def pending(self) -> list[tuple[str, ApprovalRequest]]:
-        """Return all requests with what they lie under, the oldest first.
+        """Return all requests that the log has waiting, with what they lie under, the oldest first.
 
         One that can't be read is left out: the call that looks for it finds out.
         """
-        found: list[tuple[str, ApprovalRequest]] = []
-        for path in _within(self._folder / _REQUESTS):
-            with suppress(AgentguardError, OSError):
-                found.append((path.name, _read(path)))
+        used = self._ledger.read_on().used
+        lying = [(key, request) for key, request in self._lying() if request is not None]
+        found = [
+            (key, request)
+            for key, request in lying
+            if request.request_id not in used and self._is_logged(key, request)
+        ]
         return sorted(found, key=lambda one: (one[1].requested_at, one[1].request_id))
+
+    def altered(self) -> list[str]:
+        """Return the ids of requests that the log does not have so; of what is none, the names."""
+        return [
+            key if request is None else request.request_id
+            for key, request in self._lying()
+            if request is None or not self._is_logged(key, request)
+        ]
+
+    def _lying(self) -> list[tuple[str, ApprovalRequest | None]]:
+        """Return what lies there, unverified; None for what is no request."""
+        lying: list[tuple[str, ApprovalRequest | None]] = []
+        for path in _within(self._folder / _REQUESTS):
+            try:
+                lying.append((path.name, _read(path)))
+            except FileNotFoundError:  # it was withdrawn meanwhile
+                continue
+            except (AgentguardError, OSError):
+                lying.append((path.name, None))
+        return lying
+
+    def _is_logged(self, key: str, request: ApprovalRequest) -> bool:
+        """Whether the log has this request, with all that it shows, for a call that looks here."""
+        requests = self._ledger.standing.requests
+        if request.request_id not in requests:  # another process may have written it
+            requests = self._ledger.read_on().requests
+        logged = requests.get(request.request_id)
+        return (
+            logged is not None
+            and logged.displayed_sha256 == request.displayed_sha256
+            and request.lies_at(key)
+        )
 
     def answer(self, request: ApprovalRequest, sealed: Envelope) -> None:
         """Lay an answer beside a request.
@@ -152,7 +189,9 @@ class FileApprovals:
     def _waiting(self, now: int) -> list[tuple[str, ApprovalRequest]]:
         """Remove what has expired, with the arguments in it; return what still waits."""
         waiting: list[tuple[str, ApprovalRequest]] = []
-        for key, request in self.pending():
+        for key, request in self._lying():
+            if request is None:
+                continue
             if now < request.expires_at:
                 waiting.append((key, request))
             else:
@@ -241,6 +280,10 @@ class MemoryApprovals:
         """Return all requests with what they lie under, the oldest first."""
         with self._lock:
             return [(key, asked.request) for key, asked in self._asked.items()]
+
+    def altered(self) -> list[str]:
+        """Nobody changes what lies in memory."""
+        return []
 
     def answer(self, request: ApprovalRequest, sealed: Envelope) -> None:
         """Keep an answer; raises ``StorageError`` (``storage.exists``), or ``ApprovalError``."""

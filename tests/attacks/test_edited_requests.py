@@ -1,0 +1,233 @@
+"""Who can write in the state edits a request that waits: it is held against the log first.
+
+The log has the digest of all that a request shows. A request that was edited where it lies, or laid
+there, is shown to nobody as good and answered by nobody, and its call does not run on it, whatever
+the policy says once people have answered.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentguard import (
+    ApprovalError,
+    ApprovalPending,
+    ApprovalRequest,
+    Decision,
+    Denied,
+    Guard,
+    Requirement,
+    approval,
+    canonical,
+    config,
+)
+from agentguard.keys import Ed25519Signer
+
+PEOPLE = ("bob", "carol", "dora")
+TWO = Requirement("a refund needs two people", roles=("lead",), quorum=2)
+
+
+class Refunds:
+    """A durable domain whose policy asks for two leads, until anybody has approved."""
+
+    def __init__(self, place: Any) -> None:
+        self.keys = {name: Ed25519Signer.from_seed(os.urandom(32)) for name in PEOPLE}
+        people = {
+            name: {"keys": [signer.public_key.openssh()], "roles": ["lead"]}
+            for name, signer in self.keys.items()
+        }
+        agents = {"reader": {"authority": "own", "owner": "user:dora"}}
+        tables = {
+            **canonical.loads_object(place.config.encoded),
+            "approvers": people,
+            "agents": agents,
+        }
+        place.config = config.parse(tables, source="agentguard.toml", base=place.config.base)
+        self.place = place
+        self.paid: list[int] = []
+        self.folder: Path = place.config.state / "approvals"
+
+    def open(self) -> Guard:
+        def policy(document: Any) -> Decision:
+            if document.get("approval") is not None:  # as README's: who was asked has answered
+                return Decision.allow()
+            return Decision.require_approval(TWO)
+
+        guard: Guard = self.place.open(policy)
+        return guard
+
+    def call(self, guard: Guard, cents: int = 500) -> str:
+        """Return the code with which a refund is refused, or that it ran."""
+
+        @guard.tool
+        def refund(cents: int) -> str:
+            self.paid.append(cents)
+            return "ran"
+
+        try:
+            return guard.new_agent("reader").call(refund, cents)
+        except (Denied, ApprovalPending) as refused:
+            return refused.code
+
+    def ask(self, guard: Guard, cents: int = 500) -> ApprovalRequest:
+        assert self.call(guard, cents) == "approval.pending"
+        return guard.approvals.pending()[-1]
+
+    def path(self) -> Path:
+        (path,) = (self.folder / "requests").iterdir()
+        return path
+
+    def answer(self, request: ApprovalRequest, name: str, verdict: Any = "approve") -> None:
+        """Lay an answer there, past the desk."""
+        sealed = approval.answer(
+            request,
+            verdict,
+            approver=f"user:{name}",
+            approval_id=os.urandom(16).hex(),
+            at=request.requested_at,
+            signer=self.keys[name],
+        )
+        path = self.folder / "answers" / request.request_id / approval.read(sealed).approval_id
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(canonical.dumps(sealed.as_json()))
+
+
+@pytest.fixture
+def refunds(place: Any) -> Refunds:
+    return Refunds(place)
+
+
+def test_two_people_are_asked_and_the_call_runs_once(refunds):
+    """The twin of all below."""
+    with refunds.open() as guard:
+        request = refunds.ask(guard)
+        assert guard.approvals.altered() == []
+        guard.approvals.approve(request, refunds.keys["bob"])
+        assert refunds.call(guard) == "approval.pending"
+        guard.approvals.approve(request, refunds.keys["carol"])
+        assert refunds.call(guard) == "ran"
+    assert refunds.paid == [500]
+
+
+def test_a_request_that_asks_for_nothing_lets_nothing_run(refunds):
+    """An approval of two became none: ``requirements`` was the empty list."""
+    with refunds.open() as guard:
+        refunds.ask(guard)
+        document: Any = canonical.loads(refunds.path().read_bytes())
+        refunds.path().write_bytes(canonical.dumps({**document, "requirements": []}))
+        assert refunds.call(guard) == "approval.malformed"
+        assert guard.approvals.pending() == []
+        assert guard.approvals.altered() == [refunds.path().name]
+    assert refunds.paid == []
+
+
+def of(name: str, value: Any) -> Callable[[ApprovalRequest], ApprovalRequest]:
+    return lambda request: replace(request, **{name: value})
+
+
+EDITS: dict[str, Callable[[ApprovalRequest], ApprovalRequest]] = {
+    "one person is enough": of("requirements", (replace(TWO, quorum=1),)),
+    "no role is needed": of("requirements", (replace(TWO, roles=()),)),
+    "whoever asks may approve": of("requirements", (replace(TWO, allow_self=True),)),
+    "another reason": of("requirements", (replace(TWO, reason="a stamp"),)),
+    "half is left out": of("requirements", (Requirement("a stamp"),)),
+    "another agent": of("agent", "spiffe://acme.example/agent/auditor/x"),
+    "another agent's name": of("agent_name", "auditor"),
+    "another principal": of("principal", "user:erin"),
+    "others in the chain": of("actors", ("service:chat",)),
+    "nobody who may not answer": of("requesters", ()),
+    "another who may not answer": of("requesters", ("user:erin",)),
+    "another tool": of("tool", "read_refund"),
+    "another description": of("description", "Reads, and no more."),
+    "another tool's digest": of("tool_digest", "0" * 64),
+    "another resource": of("resource", "order:1"),
+    "another task": of("task_id", "t-1"),
+    "other arguments": of("arguments", b'{"cents":1}'),
+    "other unbound names": of("unbound", ("runtime",)),
+    "another salt": of("salt", b"\0" * 32),
+    "another site": of("call_site", "0" * 64),
+    "another policy": of("policy_sha256", "0" * 64),
+    "another trace": of("traceparent", f"00-{'1' * 32}-{'2' * 16}-01"),
+    "asked earlier": lambda one: replace(one, requested_at=one.requested_at - 60),
+    "a year to answer": lambda one: replace(one, expires_at=one.expires_at + 31_536_000),
+    "another id": of("request_id", "0" * 32),
+    "another domain": of("trust_domain", "other.example"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_a_request_that_was_edited_is_named_as_such_and_lets_nothing_run(refunds, edit):
+    with refunds.open() as guard:
+        request = refunds.ask(guard)
+        edited = edit(request)
+        refunds.path().write_bytes(edited.dumps())
+        for one in (request, edited):  # whoever was shown the one or the other has answered
+            refunds.answer(one, "bob")
+            refunds.answer(one, "carol")
+        assert guard.approvals.pending() == []
+        assert guard.approvals.altered() == [edited.request_id]
+        for refused in (
+            lambda: guard.approvals.find(edited.request_id),
+            lambda: guard.approvals.approve(edited, refunds.keys["dora"]),
+        ):
+            with pytest.raises(ApprovalError) as caught:
+                refused()
+            assert caught.value.code == "request.altered"
+        assert guard.approvals.answers(edited) == []
+        assert not guard.approvals.waits(edited)
+        assert refunds.call(guard) == "approval.altered"
+        assert refunds.paid == []
+        again = refunds.ask(guard)  # the edited one is gone, and the call asks anew
+        assert again.requirements == (TWO,)
+        assert guard.verify().problems == ()
+
+
+def test_a_request_of_another_call_lies_in_its_place(refunds):
+    with refunds.open() as guard:
+        small = refunds.ask(guard, 1)
+        refunds.answer(small, "bob")
+        refunds.answer(small, "carol")
+        kept = refunds.path()
+        refunds.ask(guard, 90_000)
+        (other,) = set((refunds.folder / "requests").iterdir()) - {kept}
+        other.write_bytes(kept.read_bytes())
+        assert guard.approvals.pending() == [small]  # and not twice
+        assert refunds.call(guard, 90_000) == "approval.altered"
+        assert refunds.call(guard, 1) == "ran"
+    assert refunds.paid == [1]
+
+
+def test_what_was_rejected_stays_rejected(refunds):
+    """The old request is laid there again, without the answer that had rejected it."""
+    with refunds.open() as guard:
+        request, path = refunds.ask(guard), refunds.path()
+        kept = path.read_bytes()
+        guard.approvals.reject(request, refunds.keys["carol"])
+        assert refunds.call(guard) == "approval.rejected"
+        path.write_bytes(kept)
+        assert guard.approvals.pending() == []
+        refunds.answer(request, "bob")
+        refunds.answer(request, "carol")
+        assert refunds.call(guard) == "approval.consumed"
+        again = refunds.ask(guard)  # the twin: a new question may be answered otherwise
+        guard.approvals.approve(again, refunds.keys["bob"])
+        guard.approvals.approve(again, refunds.keys["carol"])
+        assert refunds.call(guard) == "ran"
+    assert refunds.paid == [500]
+
+
+def test_another_process_finds_its_request_in_the_log(refunds):
+    """The twin: a guard that has read the log before a request was written reads on."""
+    with refunds.open() as guard, refunds.open() as other:
+        request = refunds.ask(guard)
+        assert other.approvals.pending() == [request]
+        assert other.approvals.altered() == []
+        other.approvals.approve(request, refunds.keys["bob"])
+        other.approvals.approve(request, refunds.keys["carol"])
+        assert refunds.call(guard) == "ran"
