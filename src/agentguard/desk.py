@@ -85,6 +85,10 @@ class Desk:
         asked = self._store.recall(call_site)
         return asked.request if asked is not None and not asked.altered else None
 
+    def key_of(self, request: ApprovalRequest) -> str | None:
+        """For adapters: return what ``at`` finds the request by; None if it does not lie here."""
+        return self._key(request)
+
     def waits(self, request: ApprovalRequest) -> bool:
         """Whether a request lies there, can still be answered, and has to be."""
         if seconds(self._clock()) >= request.expires_at:

@@ -19,6 +19,9 @@ from agentguard.errors import AgentguardError, DecodeError, EncodeError
 
 State = Literal["begun", "unknown", "done", "unreplayable"]
 
+RESOLVE: Final = "agentguard audit resolve"
+"""The command that settles a call in doubt whose outcome is not on record."""
+
 MAX_RESULT: Final = 8 << 20
 """Bytes of a result that is kept; a longer one is not replayed."""
 
@@ -74,7 +77,7 @@ class Page(NamedTuple):
         if self.state == "begun":
             reason = (
                 f"an earlier attempt of this call ({self.invocation_id}) has begun, and nobody "
-                "knows whether it ran: find out, and say so with agentguard audit resolve"
+                f"knows whether it ran: find out, and say so with {RESOLVE}"
             )
             return Decision.refused(reason, code="journal.in_doubt")
         if self.state == "unknown":

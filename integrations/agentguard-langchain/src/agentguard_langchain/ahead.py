@@ -15,8 +15,8 @@ from langchain_core.tools import BaseTool
 from langgraph.prebuilt import ToolRuntime
 
 from agentguard import Agent, Arguments, CallSite, ConfigError, Decision, Invocation
+from agentguard_langchain.call import Call, current
 from agentguard_langchain.codec import ToolResults
-from agentguard_langchain.gate import Call, current
 from agentguard_langchain.gated import entrance_of, gate_of, shape_of
 from agentguard_langchain.guarded import GuardedTool
 from agentguard_langchain.place import Place

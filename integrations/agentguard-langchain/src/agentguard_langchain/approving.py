@@ -19,7 +19,7 @@ from agentguard_langchain.ahead import codec_at, invocation_in_node
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.payload import WITH_EDITS
 from agentguard_langchain.place import Place, Turn, last_turn, messages_of, past_turn
-from agentguard_langchain.placed import run_here
+from agentguard_langchain.placed import note_nested, run_here
 from agentguard_langchain.sitting import Sitting, forget_turn
 from agentguard_langchain.traced import within
 from agentguard_langchain.waiting import Pending, sit
@@ -63,6 +63,7 @@ class Approving(NamedTuple):
         if turn is None or not turn.open:
             return None
         place = Place.of(None)
+        note_nested(place)
         forget_turn(self.ward.agent, place, past_turn(messages, turn.id))
         agent = self.ward.acting(place, handle, lambda: runtime)
         sitting = Sitting.of_turn(self.ward.agent, place, turn.id)

@@ -7,20 +7,19 @@ none is on record. Each running task leads to the loop of its graph, and that to
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 from langchain_core.runnables import RunnableConfig, ensure_config
 
 from agentguard import Decision
-
-_CALL: Final = "__pregel_call"
+from agentguard_langchain.place import tasks
 
 
 def refusal(config: RunnableConfig | None) -> Decision | None:
     """Return why a call is refused here: a node around it is cached; None where none is."""
     try:
         cached = next(_cached(ensure_config(config).get("configurable") or {}), None)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+    except (AttributeError, LookupError, TypeError) as error:
         reason = (
             f"nobody can tell whether this call's node is cached ({type(error).__name__}): this "
             "version of LangGraph is not known; install one that agentguard-langchain names"
@@ -37,9 +36,6 @@ def refusal(config: RunnableConfig | None) -> Decision | None:
 
 def _cached(configurable: Mapping[str, Any]) -> Iterator[str]:
     """Yield the names of the cached nodes that run around here, the nearest first."""
-    call = configurable.get(_CALL)
-    while call is not None:
-        task, loop = call.args[0](), call.keywords["schedule_task"].__self__
+    for task, loop in tasks(configurable):
         if task.cache_key is not None and loop.cache is not None:
             yield task.name
-        call = (loop.config.get("configurable") or {}).get(_CALL)

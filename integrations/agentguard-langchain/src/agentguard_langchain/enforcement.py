@@ -18,7 +18,7 @@ from langgraph.types import Command
 
 from agentguard import ConfigError, Decision
 from agentguard_langchain.answers import Answers
-from agentguard_langchain.gate import SubagentTool
+from agentguard_langchain.call import SubagentTool
 from agentguard_langchain.place import Place, Turn, messages_of, turn_of
 from agentguard_langchain.placed import Placed, placing, run_here
 from agentguard_langchain.sitting import Edit, Sitting

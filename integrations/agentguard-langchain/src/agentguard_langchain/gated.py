@@ -17,8 +17,9 @@ from langchain_core.tools import BaseTool, Tool
 
 from agentguard import Agent, ConfigError, Invocation
 from agentguard_langchain.binding import Entrance, Shape, origin_of
+from agentguard_langchain.call import Body, Call
 from agentguard_langchain.codec import ToolResults
-from agentguard_langchain.gate import Body, Call, Gate
+from agentguard_langchain.gate import Gate
 
 SLOTS: Final = ("func", "coroutine")
 """The fields in which LangChain's own tools keep what they run."""

@@ -17,8 +17,9 @@ from langchain_core.tools import BaseTool, StructuredTool, Tool
 from pydantic import PrivateAttr
 
 from agentguard import ConfigError, Denied
+from agentguard_langchain.call import CURRENT, Call, current
 from agentguard_langchain.factories import factory_fields, is_model
-from agentguard_langchain.gate import CURRENT, Call, Gate, current, not_pickled
+from agentguard_langchain.gate import Gate, not_pickled
 from agentguard_langchain.gated import (
     METHODS,
     SLOTS,

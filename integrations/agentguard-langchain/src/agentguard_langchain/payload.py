@@ -87,6 +87,15 @@ def payload(items: Sequence[Item], allowed: Sequence[Allowed]) -> dict[str, Any]
     }
 
 
+def in_doubt(tool: str, call_id: str, reason: str) -> dict[str, Any]:
+    """Return the value of the interrupt of a call that may have run: no answer settles it."""
+    return {
+        "action_requests": [{"name": tool, "args": {}, "description": reason}],
+        "review_configs": [{"action_name": tool, "allowed_decisions": ["approve"]}],
+        "agentguard": [{"tool_call_id": call_id, "reason": reason, "code": "journal.in_doubt"}],
+    }
+
+
 def decisions_type(count: int, allowed: Sequence[Allowed]) -> Any:
     """Return the type of an answer to ``count`` positions: LangGraph refuses any other unsaved."""
     decision: Any = (

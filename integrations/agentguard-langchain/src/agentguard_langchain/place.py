@@ -7,17 +7,33 @@ of the agent's graph around it, and the model's message in the task's place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from langchain_core.messages import AIMessage, AnyMessage, ToolCall, ToolMessage
 from langchain_core.runnables import RunnableConfig, ensure_config
+from langchain_core.runnables.config import var_child_runnable_config
 
 from agentguard import CallSite
 
+_CALL: Final = "__pregel_call"
 _CHECKPOINTER: Final = "__pregel_checkpointer"
+_RESUMING: Final = "__pregel_resuming"
 _PUSHED: Final = "__pregel_push"
+
+
+def tasks(configurable: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield the LangGraph tasks that run here, each with the loop of its graph, from the inside.
+
+    Raises ``LookupError``, ``AttributeError`` or ``TypeError`` for a LangGraph that is unknown.
+    """
+    call = configurable.get(_CALL)
+    while call is not None:
+        loop = call.keywords["schedule_task"].__self__
+        yield call.args[0](), loop
+        call = (loop.config.get("configurable") or {}).get(_CALL)
 
 
 class Place(NamedTuple):
@@ -25,7 +41,8 @@ class Place(NamedTuple):
 
     ``pauses`` says whether its graph can pause (it has a checkpointer), ``alone`` whether the task
     was made for one call, by ``Send``: answers to interrupts in a task that several calls share
-    are matched to whichever call asks first.
+    are matched to whichever call asks first. A ``stateless`` graph, or one in it, begins from its
+    beginning when the graph around it goes on: it can't pause by itself.
     """
 
     thread: str | None
@@ -33,6 +50,7 @@ class Place(NamedTuple):
     task: str | None
     pauses: bool
     alone: bool
+    stateless: bool = False
 
     @classmethod
     def of(cls, config: RunnableConfig | None) -> Place:
@@ -41,17 +59,25 @@ class Place(NamedTuple):
         configurable: Mapping[str, Any] = given.get("configurable") or {}
         path = (given.get("metadata") or {}).get("langgraph_path")
         thread, task = configurable.get("thread_id"), configurable.get("checkpoint_ns")
+        keeps = configurable.get(_CHECKPOINTER) is not None
+        stateless = keeps and any(loop.checkpointer is None for _task, loop in tasks(configurable))
         return cls(
             thread=None if thread is None else str(thread),
             namespace=None if task is None else str(task).rpartition("|")[0],
             task=None if task is None else str(task),
-            pauses=configurable.get(_CHECKPOINTER) is not None,
+            pauses=keeps and not stateless,
             alone=isinstance(path, Sequence) and len(path) > 0 and path[0] == _PUSHED,
+            stateless=stateless,
         )
 
     def site(self, turn: str | None, call_id: str) -> CallSite:
         """Return the site of a call of the model's message ``turn``."""
-        return CallSite(call_id, self.thread, self.namespace, turn)
+        return CallSite(call_id, self.run, self.namespace, turn)
+
+    @property
+    def run(self) -> str | None:
+        """The thread in which a call is made again as the same call; None for none."""
+        return None if self.stateless else self.thread
 
     def recurs(self, site: CallSite) -> bool:
         """Whether a call that is made again has this site again, and no other call has it.
@@ -60,6 +86,25 @@ class Place(NamedTuple):
         """
         named = site.turn is not None or site.namespace == self.task
         return self.pauses and site.is_stable and named
+
+
+@contextmanager
+def anew(wanted: bool) -> Iterator[None]:  # noqa: FBT001  a switch of a with statement
+    """Let graphs that run within begin from their beginning, where that is ``wanted``.
+
+    While a run goes on, LangGraph hands out the end of a graph that has ended.
+    """
+    config = var_child_runnable_config.get()
+    if not wanted or config is None:
+        yield
+        return
+    configurable = {**config.get("configurable", {}), _RESUMING: False}
+    token = var_child_runnable_config.set({**config, "configurable": configurable})
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # a coroutine may be closed in another context than its own
+            var_child_runnable_config.reset(token)
 
 
 @dataclass(frozen=True, slots=True)

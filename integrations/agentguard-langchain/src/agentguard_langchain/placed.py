@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Final, NamedTuple
 
-from agentguard import Agent, CallSite, Decision
+from agentguard import Agent, CallSite, Decision, ambient
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.place import Place
 
@@ -35,6 +35,59 @@ class Placed(NamedTuple):
 
 _PLACED: Final[ContextVar[Placed | None]] = ContextVar("agentguard_langchain_placed", default=None)
 _RUN: Final[ContextVar[str | None]] = ContextVar("agentguard_langchain_run", default=None)
+
+
+class Work:
+    """What the work of one call has come to, as far as it shows whether that can be done again.
+
+    ``ran`` once a call of a graph within has run, ``paused`` once such a graph has paused: then it
+    goes on from there. A graph within that has ended would be handed out as it was.
+    """
+
+    __slots__ = ("_task", "paused", "ran")
+
+    def __init__(self, task: str | None) -> None:
+        self._task = task
+        self.paused = False
+        self.ran = False
+
+    def is_nested(self, place: Place) -> bool:
+        """Whether a call at ``place`` is made by a graph within."""
+        return place.task != self._task
+
+
+_WORK: Final[ContextVar[Work | None]] = ContextVar("agentguard_langchain_work", default=None)
+
+
+@contextmanager
+def working(work: Work) -> Iterator[None]:
+    """Let what runs within be known as the work of a call: no other call is announced."""
+    token = _WORK.set(work)
+    try:
+        with placing(None):
+            yield
+    finally:
+        with suppress(ValueError):
+            _WORK.reset(token)
+
+
+def note_nested(place: Place) -> Work | None:
+    """Return the work around a call at ``place``, if a graph within makes it; None for any other.
+
+    The call around hands work over, then.
+    """
+    around, work = ambient.inside(), _WORK.get()
+    if around is None or work is None or not work.is_nested(place):
+        return None
+    around.hands_over = True
+    return work
+
+
+def note_pause(place: Place) -> None:
+    """Note that a graph is about to pause here."""
+    work = note_nested(place)
+    if work is not None:
+        work.paused = True
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class Sitting:
     ``answered`` how many answers it has taken, ``dealt`` what they said (digests) where they came
     without an interrupt's id, ``shown`` the batch that waits for one. ``edits``, ``refusals`` (why
     a person does not want a call) and ``problems`` (why an answer did not count) are by the id of
-    the call.
+    the call. ``anew`` says that graphs within the call begin anew once it is made again.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Sitting:
     edits: dict[str, Edit] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    anew: bool = False
 
     @classmethod
     def of_turn(cls, agent: Agent, place: Place, turn: str | None) -> Self:

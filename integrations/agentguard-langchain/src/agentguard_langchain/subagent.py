@@ -22,8 +22,8 @@ from langgraph.pregel import Pregel
 from agentguard import Agent, ConfigError
 from agentguard.delegation import grant
 from agentguard_langchain.binding import Entrance, origin_of
+from agentguard_langchain.call import SubagentTool
 from agentguard_langchain.extent import Extent
-from agentguard_langchain.gate import SubagentTool
 from agentguard_langchain.gated import METHODS, SLOTS
 from agentguard_langchain.guarded import GuardedTool, refuse_ways_of_its_own
 

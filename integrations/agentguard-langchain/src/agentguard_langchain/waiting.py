@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Final
@@ -19,7 +19,16 @@ from langgraph.config import get_config
 from langgraph.types import interrupt
 from pydantic import ValidationError
 
-from agentguard import Agent, ApprovalPending, Decision, Denied, Invocation
+from agentguard import (
+    Agent,
+    ApprovalPending,
+    ApprovalRequest,
+    Decision,
+    Denied,
+    Invocation,
+    ambient,
+)
+from agentguard.journal import RESOLVE, Inside
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.payload import (
     WITHOUT_EDITS,
@@ -27,10 +36,11 @@ from agentguard_langchain.payload import (
     Item,
     decisions_schema,
     decisions_type,
+    in_doubt,
     payload,
 )
 from agentguard_langchain.place import Place
-from agentguard_langchain.placed import Placed
+from agentguard_langchain.placed import Placed, note_pause
 from agentguard_langchain.sitting import Shown, Sitting, claim, list_waiting
 
 Pending = tuple[ToolCall, ApprovalPending]
@@ -63,11 +73,13 @@ def sit(
             if not found:
                 return
             require_pause(place, found[0][1])
-            sitting.shown = [_shown(call, pending) for call, pending in found]
+            sitting.shown = [_shown(agent, call, pending) for call, pending in found]
             sitting.save(agent.runs)
             list_waiting(agent, place, run, sitting.shown)
             new = True
         batch = sitting.shown
+        _tell(agent, batch)
+        note_pause(place)
         value = payload([_item(agent, sitting, one, calls) for one in batch], allowed)
         _take_again(sitting, value)
         while new:
@@ -89,6 +101,17 @@ def sit(
         sitting.answered += 1
         sitting.shown = None
         sitting.save(agent.runs)
+
+
+def _tell(agent: Agent, batch: Sequence[Shown]) -> None:
+    """Tell the call around this batch, if there is one, that its calls wait.
+
+    Whoever catches the pause there has not ended them.
+    """
+    for one in batch:
+        request = agent.approvals.at(one.call_site)
+        if request is not None and _waits(agent, one):
+            Inside(ambient.inside()).asks(request.call_site, request)
 
 
 def _remember(sitting: Sitting, offered: str | None) -> None:
@@ -139,9 +162,10 @@ def _waits(agent: Agent, one: Shown) -> bool:
     return same and request is not None and agent.approvals.waits(request)
 
 
-def _shown(call: ToolCall, pending: ApprovalPending) -> Shown:
+def _shown(agent: Agent, call: ToolCall, pending: ApprovalPending) -> Shown:
     request = pending.request
-    return Shown(call["id"] or "", request.request_id, request.call_site)
+    key = agent.approvals.key_of(request) or request.call_site
+    return Shown(call["id"] or "", request.request_id, key)
 
 
 def _item(agent: Agent, sitting: Sitting, one: Shown, calls: Mapping[str, ToolCall]) -> Item:
@@ -161,6 +185,7 @@ class Waiting:
 
     __slots__ = (
         *("_agent", "_answers", "_call_id", "_place", "_raises", "_refusal", "_run", "_sitting"),
+        "_within",
     )
 
     def __init__(
@@ -173,6 +198,7 @@ class Waiting:
         refused: Decision | None = None,
     ) -> None:
         self._agent = agent
+        self._within = ambient.inside()
         self._call_id = call_id
         self._place = place
         self._answers = Answers(agent) if placed is None else placed.answers
@@ -181,19 +207,22 @@ class Waiting:
         self._raises = on_deny == "raise"
         self._sitting: Sitting | None = None
 
-    def begin(self) -> None:
+    def begin(self) -> bool:
         """Find out whether the task has paused for this call; those answers are taken again.
 
-        A tool may interrupt as well: what it is answered comes after that.
+        A tool may interrupt as well: what it is answered comes after that. Returns whether graphs
+        within the call begin anew.
         """
         if self._call_id is None or not (self._place.alone and self._place.pauses):
-            return
+            return False
         sitting = Sitting.of_task(self._agent, self._place)
         if sitting.owner in (None, self._call_id):
             self._sitting = sitting
             sitting.owner = self._call_id
             sitting.begin(self._place.task)
             _take_again(sitting, {"action_requests": [], "review_configs": [], "agentguard": []})
+            return sitting.anew
+        return False
 
     def told(self, invocation: Invocation) -> Invocation:
         """Return the invocation, refused where somebody around the tool knows why."""
@@ -202,9 +231,16 @@ class Waiting:
             refusal = self._sitting.refusal(self._call_id or "")
         return invocation if refusal is None else replace(invocation, refusal=refusal)
 
-    def settle(self, pending: ApprovalPending) -> None:
+    def settle(
+        self,
+        pending: ApprovalPending,
+        *,
+        requests: Sequence[ApprovalRequest] = (),
+        anew: bool = False,
+    ) -> None:
         """Pause, or return once an answer is dealt with.
 
+        ``requests`` are those that calls within the call wait for; none where it waits itself.
         Raises ``Denied`` (``approval.pending``) in a task that several calls share, and
         ``ApprovalPending`` where nothing can pause.
         """
@@ -214,15 +250,43 @@ class Waiting:
         sitting = self._sitting
         if sitting is None or not claim(self._agent, self._place, self._call_id):
             raise self._given_up(pending)
-        request = pending.request
-        args = json.loads(request.arguments)
-        call = ToolCall(name=request.tool, args=args, id=self._call_id, type="tool_call")
-        answered = sitting.answered
-        calls = {self._call_id: call}
+        sitting.anew = anew
+        answered, batch = sitting.answered, list(self._batch(pending, requests))
+        calls = {call["id"] or "": call for call, _pending in batch}
         waiting = sit(sitting, self._place, calls, self._answers, WITHOUT_EDITS, self._run)
         next(waiting)
-        if sitting.answered == answered and self._agent.approvals.waits(request):
-            waiting.send([(call, pending)])
+        left = [one for one in batch if self._agent.approvals.waits(one[1].request)]
+        if sitting.answered == answered and left:
+            waiting.send(left)
+
+    def _batch(
+        self, pending: ApprovalPending, requests: Sequence[ApprovalRequest]
+    ) -> Iterator[Pending]:
+        for number, request in enumerate(requests or (pending.request,)):
+            call_id = f"{self._call_id}.{number}" if number else self._call_id
+            args = json.loads(request.arguments)
+            call = ToolCall(name=request.tool, args=args, id=call_id, type="tool_call")
+            yield call, ApprovalPending(request, pending.missing)
+
+    def settles(self, tool: str, denied: Denied) -> bool:
+        """Pause for a call in doubt that another call has made; whether to look at it once more.
+
+        The other call is not complete before somebody has found out (``audit resolve``). Whatever
+        the pause is answered, the call is looked at again.
+        """
+        sitting, call_id = self._sitting, self._call_id
+        found_out = denied.code == "journal.in_doubt" and RESOLVE in denied.reason
+        if self._within is None or sitting is None or call_id is None or not found_out:
+            return False
+        if not claim(self._agent, self._place, call_id):
+            return False
+        sitting.save(self._agent.runs)
+        note_pause(self._place)
+        interrupt(in_doubt(tool, call_id, denied.reason))
+        _count(1)
+        sitting.answered += 1
+        sitting.save(self._agent.runs)
+        return True
 
     def _given_up(self, pending: ApprovalPending) -> Exception:
         if self._raises:

@@ -1,0 +1,366 @@
+"""A hand-over is complete once every call within it is: an approved call runs, once, and is told.
+
+What is swallowed between the call that waits and the one that hands the work over must not make
+that one complete; nor must a call in doubt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from deepagents import create_deep_agent
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import Command
+
+from agentguard import config, domain
+from agentguard_langchain import GuardMiddleware, guard_subagent, guard_tools
+
+SYNC = pytest.mark.parametrize("sync", [True, False])
+CONFIG: Any = {"configurable": {"thread_id": "t1"}}
+ANN = {"to": "ann", "cents": 500}
+WORK = json.dumps([["pay", ANN]])
+
+
+def middleware(desk, child, model, **options):
+    return create_agent(model, desk.tools, middleware=[GuardMiddleware(child)], **options)
+
+
+def tools(desk, child, model, **options):
+    return create_agent(model, guard_tools(desk.tools, child), **options)
+
+
+def swallowing(desk, child, model, **options):
+    """A graph by hand, whose node tells what went wrong instead of raising."""
+    (pay,) = guard_tools([desk.pay], child)
+
+    async def apay(state):
+        ((_name, args),) = json.loads(state["messages"][-1].text)
+        try:
+            return {"messages": [AIMessage(await pay.ainvoke(args))]}
+        except Exception as error:  # noqa: BLE001  as people write it
+            return {"messages": [AIMessage(f"not now: {error}")]}
+
+    def node(state):
+        return asyncio.run(apay(state))
+
+    return _one_node(node, apay, options)
+
+
+def gathering(desk, child, model, **options):
+    """Two tools at once, the failures of which are results."""
+    (pay,) = guard_tools([desk.pay], child)
+
+    async def apay(state):
+        ((_name, args),) = json.loads(state["messages"][-1].text)
+        both = [pay.ainvoke(args), pay.ainvoke({**args, "to": "ben"})]
+        said = await asyncio.gather(*both, return_exceptions=True)
+        return {"messages": [AIMessage("; ".join(map(str, said)))]}
+
+    def node(state):
+        return asyncio.run(apay(state))
+
+    return _one_node(node, apay, options)
+
+
+def _one_node(node, anode, options):
+    builder = StateGraph(MessagesState)
+    builder.add_node("pay", RunnableLambda(node, anode))
+    builder.add_edge(START, "pay")
+    return builder.compile(**options)
+
+
+CHILDREN = {kind.__name__: kind for kind in (middleware, tools, swallowing, gathering)}
+PAID = {"gathering": {("ann", 500), ("ben", 500)}}
+
+
+def asking(child, *, swallow):
+    """A tool that has the child work, and lets failures through or makes words of them."""
+
+    async def aask(work: str) -> str:
+        """Ask the clerk."""
+        try:
+            state = await child.ainvoke({"messages": [HumanMessage(work)]})
+        except Exception as error:
+            if swallow:
+                return f"it went wrong: {error}"
+            raise
+        return state["messages"][-1].text
+
+    def ask(work: str) -> str:
+        """Ask the clerk."""
+        try:
+            state = child.invoke({"messages": [HumanMessage(work)]})
+        except Exception as error:
+            if swallow:
+                return f"it went wrong: {error}"
+            raise
+        return state["messages"][-1].text
+
+    made = tool(ask)
+    made.coroutine = aask
+    return made
+
+
+async def ran(graph, given, *, sync):
+    return graph.invoke(given, CONFIG) if sync else await graph.ainvoke(given, CONFIG)
+
+
+def answers(state):
+    return [m.text for m in state["messages"] if m.type == "tool"]
+
+
+@pytest.fixture
+def team(people, obedient):
+    """A desk whose agent hands work over to a clerk."""
+
+    def _team(kind, *, wrapped, swallow, **options):
+        desk = people()
+        clerk = desk.guard.new_agent("clerk")
+        ask = asking(CHILDREN[kind](desk, clerk, obedient, **options), swallow=swallow)
+        if wrapped:
+            ask = guard_subagent(ask, clerk, scope=["pay"])
+        return desk, desk.graph(tools=[ask])
+
+    return _team
+
+
+@SYNC
+@pytest.mark.parametrize("kind", CHILDREN)
+@pytest.mark.parametrize("options", [{}, {"checkpointer": False}], ids=["kept", "stateless"])
+@pytest.mark.parametrize("wrapped", [True, False], ids=["subagent", "plain"])
+@pytest.mark.parametrize("swallow", [True, False], ids=["swallows", "raises"])
+async def test_an_approved_call_within_runs_once_and_is_told(
+    team, kind, options, wrapped, swallow, sync
+):
+    desk, graph = team(kind, wrapped=wrapped, swallow=swallow, **options)
+    paused = await ran(graph, desk.asking(("ask", {"work": WORK})), sync=sync)
+    assert paused["__interrupt__"]
+    assert (desk.paid, answers(paused)) == ([], [])
+    assert "ok" not in {call.outcome for call in desk.log.calls() if call.tool == "ask"}
+    paused = await ran(graph, None, sync=sync)  # nobody has answered yet
+    assert paused["__interrupt__"]
+    desk.approve()
+    state = await ran(graph, None, sync=sync)
+    assert set(desk.paid) == PAID.get(kind, {("ann", 500)})
+    assert len(desk.paid) == len(set(desk.paid))
+    assert "paid 500 to ann" in answers(state)[0]
+    assert desk.waiting == []
+    assert [c.outcome for c in desk.log.calls() if c.tool == "ask"][-1] == "ok"
+    await ran(graph, None, sync=sync)
+    assert len(desk.paid) == len(set(desk.paid))
+
+
+@SYNC
+@pytest.mark.parametrize("kind", CHILDREN)
+async def test_what_a_person_rejects_within_ends_the_hand_over(team, kind, sync):
+    """The twin: what is decided for good is told, and the run is over."""
+    desk, graph = team(kind, wrapped=True, swallow=True, checkpointer=False)
+    await ran(graph, desk.asking(("ask", {"work": WORK})), sync=sync)
+    desk.reject(note="no")
+    state = await ran(graph, None, sync=sync)
+    assert desk.paid == []
+    assert "rejected" in answers(state)[0]
+    assert "__interrupt__" not in state
+
+
+@SYNC
+async def test_an_answer_of_a_user_interface_reaches_the_call_within(team, sync):
+    desk, graph = team("swallowing", wrapped=True, swallow=False)
+    paused = await ran(graph, desk.asking(("ask", {"work": WORK})), sync=sync)
+    (pause,) = paused["__interrupt__"]
+    (action,) = pause.value["action_requests"]
+    assert (action["name"], action["args"]) == ("pay", ANN)
+    approval = desk.signed(desk.waiting[0])
+    resumed = Command(resume={"decisions": [{"type": "approve", "approval": approval}]})
+    state = await ran(graph, resumed, sync=sync)
+    assert (desk.paid, answers(state)) == ([("ann", 500)], ["paid 500 to ann"])
+
+
+def test_a_tool_that_does_work_of_its_own_is_not_made_again(people, caplog):
+    """A plain tool that swallows keeps its page: what it has done itself is not done twice."""
+    desk = people()
+    done = []
+    (pay,) = guard_tools([desk.pay], desk.agent)
+
+    @tool
+    def transfer(work: str) -> str:
+        """Transfer, and pay."""
+        done.append(work)
+        try:
+            return pay.invoke(ANN)
+        except Exception:  # noqa: BLE001
+            return "transferred; the rest waits"
+
+    graph = desk.graph(tools=[transfer])
+    state = graph.invoke(desk.asking(("transfer", {"work": "a"})), CONFIG)
+    assert answers(state) == ["transferred; the rest waits"]
+    desk.approve()
+    graph.invoke(None, CONFIG)
+    assert (done, desk.paid) == (["a"], [])
+    assert "has ended while a call waits" in caplog.text
+
+
+@SYNC
+@pytest.mark.parametrize("kind", ["clerk", "general-purpose"])
+async def test_the_task_tool_of_a_deep_agent_hands_over(people, obedient, kind, sync):
+    desk = people()
+    clerk = desk.guard.new_agent("clerk")
+    declared = {
+        "name": "clerk",
+        "description": "Pays.",
+        "system_prompt": "Pay.",
+        "tools": guard_tools(desk.tools, clerk),
+    }
+    graph = create_deep_agent(
+        obedient,
+        tools=guard_tools(desk.tools, desk.agent),
+        middleware=[GuardMiddleware(desk.agent)],
+        subagents=[declared],
+        checkpointer=InMemorySaver(),
+    )
+    call = ("task", {"subagent_type": kind, "description": WORK})
+    paused = await ran(graph, desk.asking(call), sync=sync)
+    assert paused["__interrupt__"]
+    desk.approve()
+    state = await ran(graph, None, sync=sync)
+    assert (desk.paid, answers(state)) == ([("ann", 500)], ["paid 500 to ann"])
+
+
+# --- a call in doubt, in other processes --------------------------------------------------------
+
+PROGRAM = '''
+import json, os, sys
+from langchain.agents import create_agent
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.tools import tool
+from langgraph.checkpoint.sqlite import SqliteSaver
+
+from agentguard import Guard
+from agentguard_langchain import GuardMiddleware, guard_subagent
+
+
+class Model(BaseChatModel):
+    @property
+    def _llm_type(self):
+        return "scripted"
+
+    def _generate(self, messages, stop=None, run_manager=None, **options):
+        message = AIMessage(messages[-1].text)
+        if messages[-1].type == "human":
+            name, _, work = messages[-1].text.partition(" ")
+            args = {"work": work}
+            message = AIMessage("", tool_calls=[{"name": name, "args": args, "id": "c1"}])
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def bind_tools(self, tools, **options):
+        return self
+
+
+@tool
+def pay(work: str) -> str:
+    """Pay somebody."""
+    if sys.argv[1] == "dies":
+        os._exit(9)
+    with open("effects", "a") as effects:
+        effects.write(work)
+    return f"paid {work}"
+
+
+with (
+    Guard.open("agentguard.toml", passphrase=b"of this test") as guard,
+    SqliteSaver.from_conn_string("graph.db") as saver,
+):
+    clerk, boss = guard.new_agent("clerk"), guard.new_agent("boss")
+    child = create_agent(Model(), [pay], middleware=[GuardMiddleware(clerk)])
+
+    @tool
+    def ask(work: str) -> str:
+        """Ask the clerk."""
+        return child.invoke({"messages": [HumanMessage(f"pay {work}")]})["messages"][-1].text
+
+    ask = guard_subagent(ask, clerk, scope=["pay"])
+    graph = create_agent(
+        Model(), [ask], middleware=[GuardMiddleware(boss)], checkpointer=saver
+    )
+    where = {"configurable": {"thread_id": "1"}}
+    given = {"messages": [HumanMessage("ask ann")]} if sys.argv[1] == "dies" else None
+    state = graph.invoke(given, where, durability="sync")
+    said = [m.text for m in state["messages"] if m.type == "tool"]
+    pauses = [one.value["action_requests"][0] for one in state.get("__interrupt__", ())]
+    print(json.dumps([said, pauses]))
+'''
+
+TABLES = """
+trust_domain = "acme.example"
+anchor = "anchor"
+
+[policy]
+engine = "function"
+path = "policy:decide"
+
+[agents.clerk]
+authority = "own"
+
+[agents.boss]
+authority = "own"
+"""
+
+
+def program(folder, step, code=0):
+    command = [sys.executable, "program.py", step]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout) if done.stdout else None
+
+
+@pytest.mark.parametrize("ran", [False, True])
+def test_a_call_in_doubt_within_is_waited_for_until_somebody_says_what_became_of_it(tmp_path, ran):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "policy.py").write_text(
+        "from agentguard import Decision\n\n\ndef decide(document):\n    return Decision.allow()\n"
+    )
+    (tmp_path / "agentguard.toml").write_text(TABLES)
+    settings = config.load(tmp_path / "agentguard.toml")
+    domain.found(settings, b"of this test", now=datetime.now(UTC))
+    program(tmp_path, "dies", code=9)
+    said, pauses = program(tmp_path, "resumes")
+    assert (said, [pause["name"] for pause in pauses]) == ([], ["pay"])
+    assert "agentguard audit resolve" in pauses[0]["description"]
+    in_doubt = pauses[0]["description"].partition("(")[2].partition(")")[0]
+    resolved = subprocess.run(
+        [
+            *(sys.executable, "-m", "agentguard.cli", "audit", "resolve", in_doubt),
+            *("--ran" if ran else "--not-ran", "--note", "looked at the bank"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "AGENTGUARD_PASSPHRASE": "of this test"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert resolved.returncode == 0, resolved.stderr
+    said, pauses = program(tmp_path, "resumes")
+    assert pauses == []
+    effects = tmp_path / "effects"
+    if ran:
+        assert "[journal.unreplayable]" in said[0]
+        assert not effects.exists()
+    else:
+        assert said == ["paid ann"]
+        assert effects.read_text() == "ann"
