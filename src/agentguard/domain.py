@@ -128,7 +128,9 @@ class StateDomain:
 
     def approvals(self, limits: Limits, ledger: Ledger | None = None) -> FileApprovals:
         """Return the folder in the state, which is held against the log."""
-        return FileApprovals(self.settings.state, ledger or self.ledger(), limits)
+        return FileApprovals(
+            self.settings.state, ledger or self.ledger(), limits, self._keys_by_now
+        )
 
     def journal(self, ledger: Ledger | None = None) -> FileJournal:
         """Return the folder in the state, whose pages the log's key signs."""

@@ -27,7 +27,9 @@ from agentguard import (
     canonical,
     config,
 )
+from agentguard.envelope import Envelope
 from agentguard.keys import Ed25519Signer
+from agentguard.storage.approvals import FileApprovals
 
 PEOPLE = ("bob", "carol", "dora")
 TWO = Requirement("a refund needs two people", roles=("lead",), quorum=2)
@@ -36,7 +38,7 @@ TWO = Requirement("a refund needs two people", roles=("lead",), quorum=2)
 class Refunds:
     """A durable domain whose policy asks for two leads, until anybody has approved."""
 
-    def __init__(self, place: Any) -> None:
+    def __init__(self, place: Any, **more: Any) -> None:
         self.keys = {name: Ed25519Signer.from_seed(os.urandom(32)) for name in PEOPLE}
         people = {
             name: {"keys": [signer.public_key.openssh()], "roles": ["lead"]}
@@ -47,17 +49,19 @@ class Refunds:
             **canonical.loads_object(place.config.encoded),
             "approvers": people,
             "agents": agents,
+            **more,
         }
         place.config = config.parse(tables, source="agentguard.toml", base=place.config.base)
         self.place = place
         self.paid: list[int] = []
+        self.needed = TWO
         self.folder: Path = place.config.state / "approvals"
 
     def open(self) -> Guard:
         def policy(document: Any) -> Decision:
             if document.get("approval") is not None:  # as README's: who was asked has answered
                 return Decision.allow()
-            return Decision.require_approval(TWO)
+            return Decision.require_approval(self.needed)
 
         guard: Guard = self.place.open(policy)
         return guard
@@ -93,6 +97,10 @@ class Refunds:
             at=request.requested_at,
             signer=self.keys[name],
         )
+        self.lay(request, sealed)
+
+    def lay(self, request: ApprovalRequest, sealed: Envelope) -> None:
+        """Lay what is an answer, by its form, beside a request."""
         path = self.folder / "answers" / request.request_id / approval.read(sealed).approval_id
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(canonical.dumps(sealed.as_json()))
@@ -220,6 +228,39 @@ def test_what_was_rejected_stays_rejected(refunds):
         guard.approvals.approve(again, refunds.keys["carol"])
         assert refunds.call(guard) == "ran"
     assert refunds.paid == [500]
+
+
+def test_the_applications_word_is_the_word_of_who_holds_the_logs_key(place):
+    """Whoever can write in the state wrote an answer there that nobody has signed: it counted."""
+    refunds = Refunds(place, approvals={"application": True})
+    refunds.needed = Requirement("a person")
+    with refunds.open() as guard:
+        request = refunds.ask(guard)
+        unsigned = approval.answer(
+            request, "approve", approver="user:bob", approval_id="1" * 32, at=request.requested_at
+        )
+        folder = refunds.folder / "answers" / request.request_id
+        refunds.lay(request, unsigned)
+        assert refunds.call(guard) == "approval.pending"
+        keyless = FileApprovals(place.config.state, place.take_up().ledger())  # as a command has it
+        with pytest.raises(ApprovalError) as refused:
+            keyless.answer(request, unsigned)
+        assert refused.value.code == "approval.unsigned"
+        other = refunds.ask(guard, 1)
+        guard.approvals.vouch(other, "approve", principal="user:bob")
+        (good,) = (refunds.folder / "answers" / other.request_id).iterdir()
+        (folder / good.name).write_bytes(good.read_bytes())  # one that was given to another call
+        assert refunds.call(guard) == "approval.pending"
+        assert refunds.call(guard, 1) == "ran"
+        guard.approvals.vouch(request, "approve", principal="user:bob")  # the twin
+        (kept,) = {*folder.iterdir()} - {folder / ("1" * 32), folder / good.name}
+        data = kept.read_bytes()
+        kept.write_bytes(data.replace(b'"sig":"', b'"sig":"A'))
+        assert refunds.call(guard) == "approval.pending"
+        kept.write_bytes(data)
+    with refunds.open() as guard:
+        assert refunds.call(guard) == "ran"
+    assert refunds.paid == [1, 500]
 
 
 def test_another_process_finds_its_request_in_the_log(refunds):

@@ -3,7 +3,8 @@
 A request lies under the name of the place where the line looks for it, the answers to it beside
 each other in a folder of its own, and a used approval leaves an empty file for ever. Nothing here
 is believed: a request is held against the log, which has the digest of all that is shown; who reads
-an answer verifies it, and the log has what an answer has allowed.
+an answer verifies it, and the log has what an answer has allowed. An answer that nobody has signed,
+the application's word, is sealed with the log's key.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from agentguard import approval, canonical
 from agentguard.approval import ApprovalRequest, Limits
@@ -22,11 +23,13 @@ from agentguard.errors import AgentguardError, ApprovalError, StorageError
 from agentguard.ports import Asked
 from agentguard.storage import files, lock
 from agentguard.storage.ledger import Ledger
+from agentguard.storage.sealed import Keys, Seal
 
 FOLDER: Final = "approvals"
 _REQUESTS: Final = "requests"
 _ANSWERS: Final = "answers"
 _USED: Final = "used"
+_TYPE: Final = "application/vnd.agentguard.answer+json"
 MAX_ANSWERS: Final = 64
 """How many answers to one request are read."""
 
@@ -35,8 +38,9 @@ class FileApprovals:
     """The ``Approvals`` of a state directory. Whoever looks may do so at any time, from anywhere.
 
     A request is the one that the ``ledger`` has, or none, and what the ledger says was used is
-    used, whatever this folder says. Each method raises ``StorageError``; those that look into the
-    log as ``Ledger.read_on`` does.
+    used, whatever this folder says. ``keys`` returns the log's key and the trust document; without
+    them no answer is taken that nobody has signed. Each method raises ``StorageError``; those that
+    look into the log as ``Ledger.read_on`` does.
     """
 
     def __init__(
@@ -44,11 +48,13 @@ class FileApprovals:
         state: Path,
         ledger: Ledger,
         limits: Limits = Limits(),  # noqa: B008  a value
+        keys: Keys | None = None,
     ) -> None:
         self._folder = state / FOLDER
         self._requests = os.fspath(self._folder / _REQUESTS)
         self._limits = limits
         self._ledger = ledger
+        self._seal = Seal(keys or _no_keys, _TYPE, "answer", approval.MAX_BYTES)
 
     def has(self, key: str) -> bool:
         """Look whether there is a file of that name."""
@@ -168,10 +174,14 @@ class FileApprovals:
     def answer(self, request: ApprovalRequest, sealed: Envelope) -> None:
         """Lay an answer beside a request.
 
-        Raises ``ApprovalError`` (``request.unknown``) where it does not wait any more, or
+        Raises ``ApprovalError`` (``request.unknown``) where it does not wait any more
+        (``approval.unsigned``: the application's word, without the log's key), or
         ``StorageError``: ``storage.exists``, ``storage.full`` where too many lie there.
         """
         name = approval.read(sealed).approval_id
+        data = canonical.dumps(sealed.as_json())
+        if not sealed.signatures:
+            data = self._seal.sealed(request.request_id + name, data)
         folder = self._folder / _ANSWERS / request.request_id
         with self._locked():
             if request.request_id not in {asked.request_id for _key, asked in self.pending()}:
@@ -184,7 +194,7 @@ class FileApprovals:
             if len(there) >= MAX_ANSWERS:
                 message = f"there are {MAX_ANSWERS} answers to this request already"
                 raise StorageError(message, code="storage.full")
-            files.add(folder / name, canonical.dumps(sealed.as_json()))
+            files.add(folder / name, data)
 
     def _waiting(self, now: int) -> list[tuple[str, ApprovalRequest]]:
         """Remove what has expired, with the arguments in it; return what still waits."""
@@ -206,7 +216,17 @@ class FileApprovals:
     def _answers(self, request_id: str) -> Iterator[Envelope]:
         for path in _within(self._folder / _ANSWERS / request_id)[:MAX_ANSWERS]:
             with suppress(AgentguardError, OSError):
-                yield Envelope.parse(canonical.loads(_bytes(path)))
+                yield self._answer(request_id, path)
+
+    def _answer(self, request_id: str, path: Path) -> Envelope:
+        """Read an answer that somebody has signed, or that a holder of the log's key has kept."""
+        data = _bytes(path)
+        with suppress(AgentguardError):
+            found = Envelope.parse(canonical.loads(data))
+            if found.signatures:
+                return found
+        kept = self._seal.opened_under(self._ledger.trust, request_id + path.name, data)
+        return Envelope.parse(canonical.loads(kept))
 
     def _forget_answers(self, request_id: str) -> None:
         folder = self._folder / _ANSWERS / request_id
@@ -298,6 +318,14 @@ class MemoryApprovals:
                     return
         message = f"the request {request.request_id} does not wait any more"
         raise ApprovalError(message, code="request.unknown")
+
+
+def _no_keys() -> NoReturn:
+    message = (
+        "an answer that nobody has signed is the word of a program that has the guard's keys: "
+        "answer with guard.approvals.vouch there, or sign the answer with agentguard approvals"
+    )
+    raise ApprovalError(message, code="approval.unsigned")
 
 
 def _read(path: Path) -> ApprovalRequest:

@@ -98,6 +98,11 @@ class Ledger:
         self.heads: dict[int, bytes] = {}
 
     @property
+    def trust(self) -> TrustDocument:
+        """The trust document that counts by now."""
+        return self._trust()
+
+    @property
     def standing(self) -> Standing:
         """What is known by now, without looking for more."""
         return self._known.standing

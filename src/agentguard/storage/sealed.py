@@ -40,7 +40,10 @@ class Seal(NamedTuple):
 
     def opened(self, name: str, file: bytes) -> bytes:
         """Return what a file holds; raises ``DecodeError`` or ``VerificationError``."""
-        _signer, trust = self.keys()
+        return self.opened_under(self.keys()[1], name, file)
+
+    def opened_under(self, trust: TrustDocument, name: str, file: bytes) -> bytes:
+        """Return what a file holds, by a trust document; raises as ``opened`` does."""
         found = canonical.loads(file, limit=self.limit)
         if isinstance(found, dict) and found.keys() == {self.member, "keyid", "sig"}:
             match found[self.member], found["keyid"], found["sig"]:
