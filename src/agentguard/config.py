@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import stat
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from agentguard import canonical, members, policies, redaction, spelling
+from agentguard import canonical, members, policies, redaction, rights, spelling
 from agentguard.approval import Limits
 from agentguard.delegation import grant
 from agentguard.errors import (
@@ -182,8 +181,9 @@ def load(path: Path) -> Config:
 def find(start: Path) -> Path:
     """Return the nearest ``agentguard.toml``, from ``start`` upwards; raises ``ConfigError``."""
     for folder in (start, *start.parents):
-        if (folder / FILE).is_file():
-            return folder / FILE
+        path = folder / FILE
+        if os.path.lexists(path) and not path.is_dir():  # what is no file is refused, not passed by
+            return path
     message = f"there is no {FILE} in {start} or above it: run agentguard init there"
     raise ConfigError(message, code="config.missing")
 
@@ -252,29 +252,6 @@ def is_inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def refuse_if_writable_by_others(path: Path) -> None:
-    """Raise ``ConfigError`` (``config.exposed``) if group or others can write ``path``.
-
-    Raises ``OSError`` where it can't be looked at.
-    """
-    status = path.stat()
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or status.st_uid not in (os.getuid(), 0):
-        message = f"others can write {path}: run chmod go-w on it, and see that you own it"
-        raise ConfigError(message, code="config.exposed")
-
-
-def refuse_if_readable_by_all(path: Path) -> None:
-    """Raise ``ConfigError`` (``config.exposed``) if all can read ``path``, or others write it.
-
-    A group may read it: that is how secrets come into a container. Raises ``OSError`` where it
-    can't be looked at.
-    """
-    refuse_if_writable_by_others(path)
-    if path.stat().st_mode & stat.S_IROTH:
-        message = f"everybody can read {path}: run chmod o-rwx on it"
-        raise ConfigError(message, code="config.exposed")
-
-
 def load_callable(reference: str, where: str) -> Callable[..., Any]:
     """Import ``package.module:callable``; raises ``ConfigError``."""
     module_name, _, name = reference.partition(":")
@@ -293,8 +270,7 @@ def load_callable(reference: str, where: str) -> Callable[..., Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        refuse_if_writable_by_others(path)
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(rights.read(path).decode())
     except FileNotFoundError as error:
         message = f"there is no {path}: run agentguard init, or name the right file"
         raise ConfigError(message, code="config.missing") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -92,9 +93,8 @@ def load_key(state: Path, use: Use, passphrase: Secret | bytes) -> Ed25519Signer
 
 
 def _load(path: Path, passphrase: Secret | bytes) -> Ed25519Signer:
-    refuse_if_exposed(path)
     try:
-        data = files.read(path)
+        data = files.read(path, require=partial(require_private, path))
     except OSError as error:
         raise _unreadable(path, error) from error
     try:
@@ -183,8 +183,13 @@ def refuse_if_exposed(path: Path) -> None:
     except OSError as error:
         message = f"{path} can't be read ({error.strerror}): check the path and this user's rights"
         raise KeyMaterialError(message, code="key.unreadable") from error
+    require_private(path, status)
+
+
+def require_private(path: Path, status: os.stat_result) -> None:
+    """Raise ``KeyMaterialError`` (``key.exposed``) if others can use what has this status."""
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO) or status.st_uid not in (os.getuid(), 0):
-        mode = "700" if path.is_dir() else "600"
+        mode = "700" if stat.S_ISDIR(status.st_mode) else "600"
         message = (
             f"others can read or write {path}: run chmod {mode} on it, and see that you own it"
         )
