@@ -29,6 +29,7 @@ from agentguard.errors import (
 )
 from agentguard.keys import PublicKey
 from agentguard.members import AgentConfig, PrincipalConfig
+from agentguard.paths import Folder
 from agentguard.policies import PolicyConfig
 from agentguard.redaction import Redaction
 from agentguard.roster import Approver, Roster
@@ -87,6 +88,9 @@ class Config:
     """``[delegation]``: to whom each agent may hand work on; None where it is not there."""
 
     tools: Mapping[str, ToolConfig] = field(default_factory=dict)
+    paths: Mapping[str, Folder] = field(default_factory=dict)
+    """``[paths]``: the folder of each argument that names a file, for every tool that has it."""
+
     aliases: Mapping[str, str] = field(default_factory=dict)
     """``[aliases]``: the name that a policy knows, by the one with which a tool comes."""
 
@@ -220,6 +224,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         principals=members.read_principals(root, roles) if "principals" in tables else None,
         delegatees=delegatees,
         tools={name: _tool(table) for name, table in root.tables("tools")},
+        paths=_folders(root.table("paths"), resolved),
         aliases=_aliases(root.table("aliases")),
         roster=_roster(root, approvals),
         limits=_limits(approvals),
@@ -331,6 +336,17 @@ def _tool(table: Table) -> ToolConfig:
     )
     table.done()
     return config
+
+
+def _folders(table: Table, resolved: Callable[[str], Path]) -> Mapping[str, Folder]:
+    """Read ``[paths]``: the folder that the path in an argument must not leave, by its name."""
+    folders = {}
+    for argument in table.names():
+        try:
+            folders[argument] = Folder(resolved(table.text(argument)))
+        except OSError as error:
+            raise table.mistake(argument, "a folder") from error
+    return folders
 
 
 def _redactions(table: Table) -> Mapping[str, tuple[Redaction, ...]]:

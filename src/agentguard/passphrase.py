@@ -6,7 +6,6 @@ Whatever goes wrong with it, no error and no traceback shows it. The keys that i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -48,10 +47,12 @@ def ask(passphrase: Passphrase) -> Secret:
 def passphrase_of(config: Config) -> Secret:
     """Find the passphrase: ``AGENTGUARD_PASSPHRASE``, else ``[keys] passphrase_file``.
 
-    Raises ``KeyMaterialError`` (``key.passphrase``); it never asks at a terminal.
+    The variable is taken out of the environment (``keystore.from_environment``). Raises
+    ``KeyMaterialError`` (``key.passphrase``); it never asks at a terminal.
     """
-    if os.environ.get(PASSPHRASE_VARIABLE):
-        return Secret(os.fsencode(os.environ[PASSPHRASE_VARIABLE]))
+    given = keystore.from_environment()
+    if given is not None:
+        return given
     path = config.passphrase_file
     if path is None:
         message = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-REASON = "the argument path must be relative, without hidden files or parent folders"
+REASON = "the argument path must lead into the project, and to no hidden file"
 
 
 def test_a_call_is_one_row_and_all_has_the_rest(told):

@@ -160,8 +160,11 @@ def _state(settings: Config) -> str:
 
 def _passphrase(settings: Config) -> Finding:
     file = settings.passphrase_file
-    if os.environ.get(PASSPHRASE_VARIABLE):
-        what = f"it comes from {PASSPHRASE_VARIABLE}, which child processes inherit"
+    if keystore.from_environment() is not None:
+        what = (
+            f"it comes from {PASSPHRASE_VARIABLE}, which stays in the environment of the process "
+            "that started this one; a file of [keys] passphrase_file is in none"
+        )
         return Finding("ok", "passphrase", what)
     if file is None:
         what = f"there is none at hand: set {PASSPHRASE_VARIABLE} or [keys] passphrase_file"

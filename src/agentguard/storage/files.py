@@ -53,14 +53,14 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def require_regular(path: Path) -> None:
-    """Raise ``OSError`` where another library is to open no regular file by its name."""
-    _require_regular(path, path.stat())
+def require_regular(file: Path | int) -> None:
+    """Raise ``OSError`` where a file, by its path or as it was opened, is no regular file."""
+    _require_regular(file, os.stat(file))  # noqa: PTH116  Path knows no open file
 
 
-def _require_regular(path: Path, status: os.stat_result) -> None:
+def _require_regular(file: Path | int, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is no regular file", str(file))
 
 
 def write_new(path: Path, data: bytes) -> None:
