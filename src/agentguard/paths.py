@@ -1,6 +1,6 @@
 """Where a path in an argument truly leads: inside a folder, with every link followed, or not.
 
-A path is text, and the text does not say what it names. In a cloned repository ``notes/today.md``
+A path is text, and the text does not say what it names. In a cloned repository ``notes/today.txt``
 may be a symbolic link to a private key, and with ``/`` as the working directory ``etc/passwd`` is a
 relative path without a hidden part. So a policy decides on the place, and a tool opens no other.
 """
@@ -93,7 +93,7 @@ class Folder:
     def facts(self, *arguments: str) -> FactsFunction:
         """Return a look-up of facts: ``{"paths": {ARGUMENT: PLACE}}``, for a tool's ``facts``.
 
-        A place is the resolved path below the folder, as in ``notes/today.md``; ``.`` is the folder
+        A place is the resolved path below the folder, as in ``notes/today.txt``; ``.`` is the folder
         itself. An argument that is no text, or leads out of the folder, has none.
         """
         return facts(dict.fromkeys(arguments, self))
