@@ -93,7 +93,7 @@ class Folder:
     def facts(self, *arguments: str) -> FactsFunction:
         """Return a look-up of facts: ``{"paths": {ARGUMENT: PLACE}}``, for a tool's ``facts``.
 
-        A place is the resolved path below the folder, as in ``notes/today.txt``; ``.`` is the folder
+        A place is a resolved path below the folder, as in ``notes/today.txt``; ``.`` is the folder
         itself. An argument that is no text, or leads out of the folder, has none.
         """
         return facts(dict.fromkeys(arguments, self))
