@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -21,7 +22,7 @@ from agentguard.audit.entry import Entry
 from agentguard.audit.statements import Administered
 from agentguard.delegation import grant
 from agentguard.errors import AgentguardError
-from agentguard.identity.trust import TrustDocument
+from agentguard.identity.trust import TrustDocument, TrustedKey
 
 BEGINNING: Final = "1970-01-01T00:00:00.000000Z"
 """The time of a log without entries."""
@@ -197,6 +198,11 @@ class Gathering:
     def __init__(self, begun: Standing, trust: TrustDocument) -> None:
         self._base = begun
         self._trust = trust
+        # to deny, the word of any admin key is enough, also of one that was compromised since
+        self._to_deny = replace(
+            trust,
+            keys=tuple(TrustedKey(known.use, known.key, 0) for known in trust.keys),
+        )
         self._newest = begun.newest.encode()
         self._used = dict(begun.used)
         self._requests = dict(begun.requests)
@@ -257,10 +263,12 @@ class Gathering:
     def _administered(self, parsed: Entry) -> None:
         at = entry.time_of(parsed.at)
         if parsed.kind == "revocation":
-            name = statements.check_revocation(parsed, self._trust, at)
+            name = statements.check_revocation(parsed, self._to_deny, at)
             self._base = self._base.with_revoked(name)
         elif parsed.kind == "freeze":
-            sequence, frozen = statements.check_freeze(parsed, self._trust, at)
+            sequence, frozen = statements.check_freeze(parsed, self._to_deny, at)
+            if not frozen:
+                statements.check_freeze(parsed, self._trust, at)
             self._base = self._base.with_freeze(sequence, frozen=frozen)
         else:
             self._spoken_of(statements.check_administered(parsed, self._trust, at))
