@@ -43,18 +43,24 @@ DEFAULT_ANCHOR: Final = "~/.local/state/agentguard"
 NO_DOMAIN: Final = "ephemeral.invalid"
 """The trust domain where none is named, as for a guard in memory."""
 
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class ToolConfig:
-    """``[tools.NAME]``: what the configuration says in place of the code; None: says nothing."""
+    """``[tools.NAME]``: what the configuration says in place of the code; None: says nothing.
+
+    ``origin`` and ``schema`` say nothing in its place: a tool that has others is refused.
+    """
 
     requires: tuple[str, ...] | None = None
     resource: str | None = None
     attributes: Mapping[str, str] | None = None
     facts: str | None = None
     where: str = ""
+    origin: str | None = None
+    schema: str | None = None
 
     def over(self, spec: ToolSpec) -> ToolSpec:
         """Return ``spec`` with what this table says; raises ``ConfigError``.
@@ -66,6 +72,8 @@ class ToolConfig:
             resource=self.resource,
             attributes=self.attributes,
             facts=load_callable(self.facts, self.where) if self.facts else None,
+            pinned_origin=self.origin,
+            pinned_schema=self.schema,
         )
 
 
@@ -333,7 +341,14 @@ def _tool(table: Table) -> ToolConfig:
         attributes=table.mapping("attributes"),
         facts=table.text("facts", "") or None,
         where=table.name("facts"),
+        origin=table.text("origin", "") or None,
+        schema=table.text("schema", "") or None,
     )
+    if config.schema is not None and not _SHA256.match(config.schema):
+        message = (
+            "the SHA-256 of a schema, 64 hex digits in lower case, as agentguard doctor prints"
+        )
+        raise table.mistake("schema", message)
     table.done()
     return config
 

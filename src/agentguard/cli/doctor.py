@@ -66,8 +66,8 @@ def doctor(
 
     Looks at configuration, policy, rights, keys, anchor, agents, approvers, tools and log; exit
     code 1 if a check fails. With --json, one object: ok, checks (each with status, check, what),
-    and for --graph tools (each with tool, where, agents, cached). Look-ups of facts are imported,
-    as a guard does it: set PYTHONPATH as the application has it.
+    and for --graph tools (each with tool, where, agents, cached, origin, schema). Look-ups of facts
+    are imported, as a guard does it: set PYTHONPATH as the application has it.
     """
     findings = list(_findings(config))
     tools: list[GraphTool] = []
