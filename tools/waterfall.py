@@ -21,9 +21,9 @@ from rich.cells import cell_len
 
 from agentguard.cli import files
 from agentguard.cli.options import ForceOption, OutputOption
-from agentguard.cli.text import printable
 from agentguard.errors import StorageError
 from agentguard.identity.credential import agent_alias
+from agentguard.visible import shortened, shown
 
 _LONGEST: Final = 64 * 1024 * 1024  # bytes, as audit verify --against takes them
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -108,7 +108,9 @@ def choose(answer: Any, trace_id: str | None) -> dict[str, Any]:
         (trace_id,) = traces
     if trace_id not in traces:
         listed = ", ".join(f"{name} ({many})" for name, many in spans.items())
-        raise DrawingError(f"name one with --trace, of these (spans): {printable(listed, 2000)}")
+        raise DrawingError(
+            f"name one with --trace, of these (spans): {shortened(shown(listed), 2000)}"
+        )
     found: dict[str, Any] = traces[trace_id]
     return found
 
@@ -288,17 +290,17 @@ def _listed(said: Mapping[str, str]) -> str:
 def _text(x: float, y: float, said: str, style: str, room: float) -> str:
     """Write a text where it has so much room; what is longer is cut, and whole in its title."""
     cells = int(room / _CELL)
-    shown, title = printable(said[: cells + 1]), ""
-    if len(said) > cells or cell_len(shown) > cells:
+    text, title = shown(said[: cells + 1]), ""
+    if len(said) > cells or cell_len(text) > cells:
         title = f"<title>{_escaped(said)}</title>"
-        while cell_len(shown) >= cells:
-            shown = shown[:-1]
-        shown += "…"
-    return f'<text class="{style}" x="{x:g}" y="{y:g}">{title}{html.escape(shown)}</text>'
+        while cell_len(text) >= cells:
+            text = text[:-1]
+        text += "…"
+    return f'<text class="{style}" x="{x:g}" y="{y:g}">{title}{html.escape(text)}</text>'
 
 
 def _escaped(said: str) -> str:
-    return html.escape("\n".join(map(printable, said.split("\n"))))
+    return html.escape("\n".join(map(shown, said.split("\n"))))
 
 
 def _time(microseconds: int) -> str:

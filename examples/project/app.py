@@ -11,29 +11,26 @@ from pathlib import Path
 
 from langchain_core.tools import tool
 
-from agentguard.paths import Folder
 from agentguard_langchain import guard_tools
-
-HERE = Folder(Path(__file__).parent)  # which no tool leaves
 
 
 @tool
 def read_note(path: str) -> str:
     """Read a note."""
-    return HERE.read_text(path).strip()
+    return Path(path).read_text(encoding="utf-8").strip()
 
 
 @tool
 async def count_words(path: str) -> str:
     """Count the words of a note."""
-    text = await asyncio.to_thread(HERE.read_text, path)
+    text = await asyncio.to_thread(Path(path).read_text, encoding="utf-8")
     return f"{len(text.split())} words"
 
 
 @tool
 def delete_note(path: str) -> str:
     """Delete a note."""
-    HERE.resolve(path).unlink()
+    Path(path).unlink()
     return f"deleted {path}"
 
 

@@ -1,29 +1,127 @@
-"""A model hides what a person is to approve, behind characters that nobody sees."""
+"""A model hides what a person is to approve, behind characters that are not what they seem."""
 
 from __future__ import annotations
 
+import json
+import sys
 import unicodedata
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from agentguard.cli.text import printable
+from agentguard.visible import UNICODE, breaks, cells, shortened, shown, shown_json
+
+UNSEEN = [
+    *"\0\a\b\t\n\v\f\r\x1b\x1c\x1d\x1e\x1f\x7f\x80\x85\x90\x9b\x9d",  # control
+    *"\u2028\u2029",  # new lines for some, nothing for others
+    *"\u00ad\u061c\u200b\u200c\u200d\u200e\u202a\u202e\u2060\u2066\u2069\ufeff\ufff9\U000e0041",
+    *"\u034f\u115f\u1160\u17b4\u17b5\u180b\u180e\ufe00\ufe0f\U000e0100\U000e01ef",
+    *"\u00a0\u1680\u2003\u2007\u200a\u202f\u205f\u3000\u2800\u3164\uffa0\u303f\U0001d159",  # blank
+    *"\ue000\U000f0000\uffff\u0378\U000e0fff\ufffc\ufffd",  # private, assigned to nothing, missing
+    *"\u0301\u0489\u0336\u20d2\u20dd",  # marks after a word that has no such letter
+    *"\u2423\u212a\ufdfd",
+]
+
+
+@pytest.mark.parametrize("unseen", UNSEEN, ids=lambda c: f"{ord(c):x}")
+def test_what_nobody_sees_is_written_out(unseen):
+    written = unseen.encode("unicode_escape").decode()
+    assert shown(f"12 {unseen}") == f"12 {written}"
+    assert shown(f"1{unseen}2") == f"1{written}2"
+
+
+def test_no_character_but_the_seen_ones_is_shown():
+    """Each character of the planes that have letters, and some of the others, after a letter."""
+    codes = [*range(0x20000), *range(0x20000, sys.maxunicode, 997)]
+    kept = set(shown("".join(f"n{chr(code)}" for code in codes))) - {"\u2423", " "}
+    assert {unicodedata.category(one)[0] for one in kept} == set("LMNPS")
+    assert [one for one in kept if one.isspace()] == []
+    assert all(one.isprintable() and unicodedata.is_normalized("NFC", one) for one in kept)
 
 
 @pytest.mark.parametrize(
-    "unseen",
+    ("alike", "written"),
     [
-        *("\u034f", "\u115f", "\u1160", "\u17b4", "\u17b5", "\u180b", "\u2800", "\u3164"),
-        *("\ufe00", "\ufe0f", "\uffa0", "\U000e0100", "\U000e01ef"),
-        *("\u200b", "\u202e", "\u2066", "\ufeff", "\x1b", "\u00ad", "\U000e0041", "\n"),
+        ("p\u0430ypal", r"p\u0430ypal"),  # Cyrillic in a Latin word
+        ("adm\u03bfn", r"adm\u03bfn"),  # Greek
+        ("l\u0585ss", r"l\u0585ss"),  # Armenian
+        ("\u13a0dmin", r"\u13a0dmin"),  # Cherokee
+        ("delete_\u0430ll", r"delete_\u0430ll"),
+        ("\u0441\u043e\u0441\u043e", r"\u0441\u043e\u0441\u043e"),  # a whole word of them
+        ("paypal.\u0441\u043e", r"paypal.\u0441\u043e"),
+        ("\uff41\uff44\uff4d", r"\uff41\uff44\uff4d"),  # fullwidth
+        ("\U0001d41admin \u2160V", r"\U0001d41admin \u2160V"),  # mathematics, numerals
+        ("1\uff10 \ufb01le", r"1\uff10 \ufb01le"),
+        ("a\u2215b \u2010f \u2212 1\u2024com", r"a\u2215b \u2010f \u2212 1\u2024com"),
+        ("Zoe\u0308", r"Zoe\u0308"),  # looks like Zoë, and is another text
+        ("a\u0304\u0304\u0304", r"a\u0304\u0304\u0304"),  # piled up
+        ("n\u0336o", r"n\u0336o"),  # struck out
+        ("a  b ", "a␣␣b␣"),
+        (r"\u202e", r"\\u202e"),
     ],
-    ids=lambda c: f"{ord(c):x}",
 )
-def test_what_nobody_sees_is_written_out(unseen):
-    shown = printable(f"main{unseen}")
-    assert shown == "main" + unseen.encode("unicode_escape").decode()
+def test_what_passes_for_something_else_is_written_out(alike, written):
+    assert shown(alike) == written
 
 
-def test_what_is_seen_stays_as_it_is():
-    text = "Zoë pays 5 € — 支払う, платить, اَدفع"
-    assert printable(text) == text
-    assert printable(unicodedata.normalize("NFD", "Zoë")) == unicodedata.normalize("NFD", "Zoë")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Zoë zahlt 5 € für „Größe“ – und 10 µs … ½ fertig!",
+        "支払う（５０００円）、PDFファイルを開く。Tシャツ",
+        "Отмени заказ в МОСКВА и сообщи",
+        "اَدفع مئة دولار",
+        "שָׁלוֹם עולם",
+        "हिन्दी में नमस्ते",
+        "ชำระเงินแล้ว",
+        "Tiếng Việt có dấu, Türkçe ısıtma, Ελληνικά",
+        "👍🏽 done ✓ 🇩🇪 → 日本",
+        "[bold]x[/bold] :warning: C:/temp (50 %)",
+    ],
+)
+def test_ordinary_text_stays_as_it_is(text):
+    assert shown(text) == text
+    assert json.loads(shown_json({"text": text})) == {"text": text}
+
+
+def test_a_family_and_a_persian_word_can_still_be_read():
+    """What joins their parts is written out: without it the same is seen on many terminals."""
+    assert shown("👩‍👧") == r"👩\u200d👧"
+    assert shown("می‌خواهم") == r"می\u200cخواهم"
+
+
+hostile = st.text(st.one_of(st.sampled_from([*UNSEEN, *" \\|ae\u0430日👍"]), st.characters()))
+
+
+@given(hostile, hostile)
+def test_two_texts_never_look_alike(one, other):
+    assert (shown(one) == shown(other)) is (one == other)
+    assert (shown_json([one]) == shown_json([other])) is (one == other)
+
+
+@given(hostile, st.integers(4, 60), st.integers(4, 60))
+def test_rows_hold_all_of_a_text_and_fit(text, room, first):
+    seen, begun = shown(text), 0
+    for number, end in enumerate(ends := breaks(seen, room, first)):
+        row = seen[begun:end]
+        begun = end
+        goes_on = end < len(seen) and not row.endswith(" ")
+        assert cells(row.rstrip(" ")) + goes_on <= (room if number else first)
+    assert ends == sorted(set(ends))
+    assert ends[-1] == len(seen)
+
+
+def test_of_a_long_text_both_ends_are_shown_and_the_rest_is_counted():
+    text = "begin" + "\u202e" * 5000 + "end"
+    short = shortened(shown(text), 400)
+    assert short.startswith(r"\[30,008 characters, of which ")
+    assert r" are left out] begin\u202e" in short
+    assert short.endswith(r"\u202eend")
+    assert r"\[left out] \u202e" in short
+    assert len(short) < 500
+    assert shortened("x" * 400, 400) == "x" * 400
+
+
+def test_the_version_of_unicode_is_this_pythons():
+    assert unicodedata.unidata_version == UNICODE

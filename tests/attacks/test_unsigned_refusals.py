@@ -54,7 +54,7 @@ def told(place, capsys):
 def test_nobody_is_said_to_have_signed_it(told):
     proved, by_evidence, by_show = told(signs=False)
     for shown in (by_evidence, by_show):
-        assert re.search(r"^signed +by nobody: the agent.s signer failed", shown, re.MULTILINE)
+        assert re.search(r"^signed +\| by nobody: the agent.s signer failed", shown, re.MULTILINE)
     assert "signed at" not in by_evidence
     assert "attributes the call to the agent instance" not in by_evidence
     assert "whether the agent asked for this at all" in by_evidence

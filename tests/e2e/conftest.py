@@ -81,7 +81,7 @@ class Project:
     @property
     def environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "VIRTUAL_ENV") if name in os.environ}
-        return {**kept, "HOME": str(self.home), "COLUMNS": "240", "LC_ALL": "C.UTF-8"}
+        return {**kept, "HOME": str(self.home), "COLUMNS": "1000", "LC_ALL": "C.UTF-8"}
 
     def python(self, *args: str, **options: Any) -> Result:
         command = [sys.executable, *args]

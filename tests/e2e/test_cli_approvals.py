@@ -178,7 +178,7 @@ def test_the_answers_so_far_are_shown(project, bob):
     answer = (request["request_id"], "--key", str(bob.key), "--yes", "--note", "read \x1b[2J")
     bob.run("approvals", "approve", *answer)
     shown = project.run("approvals", "show", request["request_id"]).stdout
-    assert "\nanswers so far\napproved by  user:bob, bob of the roster (release-manager)" in shown
+    assert "\nanswers so far\napproved by | user:bob, bob of the roster (release-manager)" in shown
     assert r": read \x1b[2J" in shown
 
 
@@ -225,7 +225,7 @@ def test_what_is_shown_is_whole_and_steers_no_terminal(project, bob):
     shown = project.run("approvals", "show", request["request_id"]).stdout
     assert "\x1b" not in shown
     assert "\u202e" not in shown
-    assert r'  |   "why": "\u001b[2J\u202eApproved by bob\n  | it is fine"' in shown.splitlines()
+    assert r'  |   "why": "\u001b[2J\u202eApproved by bob\n␣␣| it is fine"' in shown.splitlines()
     assert request["call_digest"] in shown
     for told in ("merge", "Merge a branch.", "agent:assistant", "release-manager"):
         assert told in shown

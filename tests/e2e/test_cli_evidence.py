@@ -64,7 +64,7 @@ def test_a_call_is_proved_to_a_stranger(told, calls, stranger):
     shown = check(told, stranger, "call.json")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.startswith("proved, under the keys of project.internal:\n")
-    text = " ".join(shown.stdout.split())
+    text = " ".join(shown.stdout.replace("| ", "").split())
     for words in (
         f"call {calls[0]}",
         "agent agent:assistant:",
@@ -77,7 +77,7 @@ def test_a_call_is_proved_to_a_stranger(told, calls, stranger):
         "policy rego ",
         "approvals none",
         "outcome ok",
-        "result the content of README.md",
+        'result "the content of README.md"',
         "by the log key ",
         "What this file can't know:",
         "the time: every time here is the log's word",
@@ -124,7 +124,7 @@ def test_it_says_how_the_call_ended(told, calls, stranger, nth, said):
     shown = check(told, stranger, "call.json")
     assert shown.returncode == 0
     for words in said:
-        assert words in " ".join(shown.stdout.split())
+        assert words in " ".join(shown.stdout.replace("| ", "").split())
 
 
 def test_arguments_are_left_out_if_asked(told, calls, stranger):
@@ -132,7 +132,7 @@ def test_arguments_are_left_out_if_asked(told, calls, stranger):
     assert made.returncode == 0
     assert b"README.md" not in (stranger / "a.json").read_bytes().replace(b"file:README.md", b"")
     shown = check(told, stranger, "a.json")
-    text = " ".join(shown.stdout.split())
+    text = " ".join(shown.stdout.replace("| ", "").split())
     assert shown.returncode == 0
     assert "arguments left out of the file, or erased; their commitment is " in text
     assert "result left out of the file, or erased; its commitment is " in text
@@ -216,7 +216,7 @@ def test_what_the_administrator_said_is_told(changed, stranger):
         shown = check(changed, stranger, "call.json")
         assert shown.returncode == 0
         for said in words:
-            assert said in " ".join(shown.stdout.split()), said
+            assert said in " ".join(shown.stdout.replace("| ", "").split()), said
     said = json.loads(check(changed, stranger, "call.json", "--json").stdout)
     assert said["arguments"] is None
     assert [erasure["note"] for erasure in said["erasures"]] == ["asked for"]

@@ -194,7 +194,7 @@ def test_a_call_is_told_in_words(people, calls, proofs, name):
     proved = people.run(*command)
     assert (story.returncode, proved.returncode) == (0, 0), proved.stderr
     for shown in (story.stdout, proved.stdout):
-        text = " ".join(shown.split())
+        text = " ".join(shown.replace("| ", "").split())
         for words in SHOWN[name]:
             assert words in text, words
 
@@ -207,7 +207,7 @@ def test_a_request_is_told_in_words(people):
         assert {one["kind"] for one in found} == {"request"}
         assert found[-1] == row
     place = f"{row['shard']}/{row['index']}"
-    text = " ".join(people.run("audit", "show", place).stdout.split())
+    text = " ".join(people.run("audit", "show", place).stdout.replace("| ", "").split())
     for words in (
         "kind request",
         "agent agent:coder:",

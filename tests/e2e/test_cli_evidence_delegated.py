@@ -92,7 +92,7 @@ def test_a_delegated_call_is_proved_with_who_lent_what(lent, tmp_path):
         lent.run("audit", "prove", calls[tool], "-o", file, "--force")
         shown = lent.run(*command)
         assert (shown.returncode, shown.stderr) == (0, "")
-        text = " ".join(shown.stdout.split())
+        text = " ".join(shown.stdout.replace("| ", "").split())
         for words in (
             "for user:alice",
             "vouched for by the application, which has authenticated user:alice",
@@ -108,7 +108,7 @@ def test_a_delegated_call_is_proved_with_who_lent_what(lent, tmp_path):
             "whether the delegation was revoked by then",
         ):
             assert words in text, words
-        story = " ".join(lent.run("audit", "show", calls[tool]).stdout.split())
+        story = " ".join(lent.run("audit", "show", calls[tool]).stdout.replace("| ", "").split())
         assert "lets agent:orchestrator:" in story
         said = lent.json(*command)
         assert [hop["depth"] for hop in said["delegation"]] == [1, 2, 3]

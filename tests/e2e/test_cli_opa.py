@@ -122,7 +122,7 @@ def test_check_eval_and_doctor_ask_the_server(served):
     assert where in project.run("policy", "eval", "call.json").stdout
     replayed = project.run("policy", "replay")
     assert replayed.returncode == 2
-    assert where in " ".join(replayed.stderr.split())
+    assert where in " ".join(replayed.stderr.replace("| ", "").split())
     report = project.json("policy", "eval", "call.json", code=1)
     assert (report["decision"], report["code"]) == ("deny", "engine.unreachable")
     checks = {c["check"]: c for c in project.json("doctor", code=1)["checks"]}
@@ -164,7 +164,9 @@ def test_a_query_that_names_a_rule_denies_each_call_and_is_said(project, opa):
     toml.write_text(toml.read_text().replace(query(""), query(".allow")))
     checked = project.run("policy", "check")
     assert (checked.returncode, checked.stdout) == (1, "")
-    what = " ".join(checked.stderr.split()).removeprefix("error [policy.malformed]: ")
+    what = " ".join(checked.stderr.replace("| ", "").split()).removeprefix(
+        "error [policy.malformed]: "
+    )
     assert f"{server.url} was asked for data.agent.authz.allow: the query must name a" in what
     assert "the query must name a package, not a rule: data.agent.authz;" in what
     assert what.endswith(" (it was asked about an unknown tool, without resource and arguments)")

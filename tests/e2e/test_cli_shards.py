@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sqlite3
 from contextlib import closing
@@ -23,6 +24,8 @@ with Guard.open("agentguard.toml") as guard:
 
     agent.call(get_file, "a.txt", "hunter2")
 """
+
+PAIR = re.compile(r" +\| |   ")  # between a name and what belongs to it, in a sheet
 
 
 @pytest.fixture
@@ -93,7 +96,7 @@ def test_the_story_says_who_what_why_and_where(cli, sharded, calls):
     call = calls[1]
     shown = cli(sharded, "audit", "show", call["invocation_id"])
     assert (shown.returncode, shown.stderr) == (0, "")
-    lines = dict(line.split("  ", 1) for line in shown.stdout.splitlines() if "  " in line)
+    lines = dict(two for line in shown.stdout.splitlines() if len(two := PAIR.split(line, 1)) == 2)
     said = {name: value.strip() for name, value in lines.items()}
     assert call["agent"] in said["agent"]
     assert said["credential"].startswith("type assistant, valid from ")
@@ -130,7 +133,7 @@ def test_the_lines_to_paste_find_the_same_log(cli, reshaped, calls, tmp_path, gi
     elsewhere = replace(reshaped, folder=tmp_path)
     options = options_of(reshaped, given)
     shown = cli(elsewhere, "audit", "show", calls[5]["invocation_id"], *options)
-    lines = dict(line.split("  ", 1) for line in shown.stdout.splitlines() if "  " in line)
+    lines = dict(two for line in shown.stdout.splitlines() if len(two := PAIR.split(line, 1)) == 2)
     prove = shlex.split(lines["to prove it"].strip())
     assert prove[-len(options) :] == options
     assert cli(elsewhere, *prove[1:]).returncode == 0

@@ -107,7 +107,7 @@ def write(project, name: str, document: Any) -> str:
 
 
 def words(result) -> str:
-    return " ".join(result.stdout.split())
+    return " ".join(result.stdout.replace("| ", "").split())
 
 
 def told_as_json(result, code: int = 0) -> Any:

@@ -352,7 +352,7 @@ def test_the_demo_takes_a_url():
         timeout=60,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert "expected the URL of an OTLP receiver" in " ".join(done.stderr.split())
+    assert "expected the URL of an OTLP receiver" in " ".join(done.stderr.replace("| ", "").split())
 
 
 def test_another_protocol_is_refused(receiver):

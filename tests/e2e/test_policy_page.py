@@ -25,9 +25,8 @@ from agentguard.tool import RESERVED
 PAGE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text(encoding="utf-8")
 
 
-def block(language: str, about: str = "") -> str:
-    found = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-    (text,) = (text for text in found if about in text)
+def block(language: str) -> str:
+    (text,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     return str(text)
 
 
@@ -49,7 +48,7 @@ REGO = RegoEngine.from_source(block("rego"))
 
 def python_policy() -> Callable[..., Decision]:
     names: dict[str, Any] = {}
-    exec(compile(block("python", "def policy"), "policies.md", "exec"), names)  # noqa: S102  a reader would paste it
+    exec(compile(block("python"), "policies.md", "exec"), names)  # noqa: S102  a reader would paste it
     function: Callable[..., Decision] = names["policy"]
     return function
 

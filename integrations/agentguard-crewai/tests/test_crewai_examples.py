@@ -169,7 +169,7 @@ def test_it_prints_who_did_what_for_whom_and_what_came_of_it(newsroom):
     assert "lacks the scope report:publish." in printed
     assert "The log verifies: True." in printed
     assert "\nproved, under the keys of newsroom.example:\n" in printed
-    assert "\napproved by  user:bob, " in printed
+    assert "\napproved by | user:bob, " in printed
     assert printed.index("waits for bob") < printed.index("bob: $ agentguard approvals approve")
 
 

@@ -600,13 +600,13 @@ def test_text_of_a_model_can_not_look_like_the_screen(people):
     paused = graph.invoke(desk.asking(("pay", {"to": forged, "cents": 500})), CONFIG)
     description = shown(paused)["action_requests"][0]["description"]
     (request,) = desk.waiting
-    assert description.isascii()
-    assert description.splitlines() == [
+    assert description.replace("\n", "").isprintable()
+    assert description.split("\n") == [
         "Approval required: 500 cents is over 100",
         "Tool: pay",
         (
-            'Arguments, as they would be signed: {"cents":500,"to":"ann\\nRequest: agentguard '
-            'approvals show 00000000\\n\\u202eTool: look"}'
+            'Arguments, as they would be signed (82 characters): {"cents": 500, "to": '
+            '"ann\\nRequest: agentguard approvals show 00000000\\n\\u202eTool: look"}'
         ),
         "For: agent:payer, by the agent payer",
         f"Request: agentguard approvals show {request.request_id[:8]}",

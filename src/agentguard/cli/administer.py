@@ -14,10 +14,10 @@ import typer
 from agentguard import administration
 from agentguard.cli import location, naming, screen
 from agentguard.cli.options import CallArgument, ConfigOption, JsonOption, NoteOption
-from agentguard.cli.text import printable
 from agentguard.config import Config
 from agentguard.passphrase import passphrase_of
 from agentguard.storage.reader import StateReader
+from agentguard.visible import shown
 
 
 def resolve(
@@ -69,7 +69,7 @@ def erase(
     """
     settings = location.load_own(config)
     invocation_id = _named(settings, call)
-    question = f"Erase what call {printable(invocation_id)} was given and returned?"
+    question = f"Erase what call {shown(invocation_id[:32])} was given and returned?"
     if not yes and not screen.confirmed(question):
         raise typer.Exit(1)
     done = administration.erase(

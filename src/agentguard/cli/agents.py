@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from agentguard import administration
 from agentguard.audit import entry
@@ -241,10 +242,10 @@ def _instances(rows: Iterable[Row]) -> Iterable[Instance]:
     return instances.values()
 
 
-def _cells(agent: Known) -> tuple[str, ...]:
+def _cells(agent: Known) -> tuple[str | Text, ...]:
     table = agent.configured
     return (
-        agent.name,
+        agent.name if table else screen.barred(agent.name),
         table.profile.type if table else "",
         table.authority if table else "",
         str(len(agent.instances)),
@@ -265,7 +266,7 @@ def _note(agent: Known) -> str:
 def _draw(agent: Known) -> None:
     table = agent.configured
     if table is None:
-        screen.line(f"{agent.name}: in the log only, not configured here")
+        screen.item("in the log only, not configured here: ", agent.name)
     else:
         screen.sheet(
             (

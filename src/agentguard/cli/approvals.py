@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -21,6 +22,7 @@ from agentguard.cli.options import ConfigOption, ForceOption, JsonOption, Output
 from agentguard.desk import Desk
 from agentguard.errors import ConfigError
 from agentguard.identity.trust import seconds
+from agentguard.roster import Answer
 
 app = typer.Typer(no_args_is_help=True, help="Calls that wait for a person, and their answers.")
 
@@ -91,7 +93,11 @@ def show(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show a request whole, as it is signed: nothing is cut, and what can't print is escaped."""
+    """Show a request whole, as it is signed.
+
+    Nothing is left out. What does not show as itself is written out, and behind a bar stands what
+    the call says. With --json, all in ASCII.
+    """
     asked, desk = _asked(request_id, request_file, config)
     if json:
         screen.json_line(_members(asked))
@@ -205,7 +211,12 @@ def _answer(verdict: Verdict, question: _Question, options: _Options) -> None:
     if options.principal is not None:
         principals.require(options.principal, "person", ConfigError)
     if not options.yes:
-        request.draw(asked, desk.answers(asked) if desk is not None else ())
+        answers: Sequence[Answer] = ()
+        whole = "agentguard approvals show --request FILE"
+        if desk is not None:
+            answers = desk.answers(asked)
+            whole = f"agentguard approvals show {asked.request_id[:8]}"
+        request.draw(asked, answers, whole=whole)
         _confirm(verdict)
     signer = approver.signer(options.key.expanduser())
     principal = options.principal

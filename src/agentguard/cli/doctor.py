@@ -66,8 +66,8 @@ def doctor(
 
     Looks at configuration, policy, rights, keys, anchor, agents, approvers, tools and log; exit
     code 1 if a check fails. With --json, one object: ok, checks (each with status, check, what),
-    and for --graph tools (each with tool, where, agents, cached, origin, schema). Look-ups of facts
-    are imported, as a guard does it: set PYTHONPATH as the application has it.
+    and for --graph tools (each with tool, where, agents, cached). Look-ups of facts are imported,
+    as a guard does it: set PYTHONPATH as the application has it.
     """
     findings = list(_findings(config))
     tools: list[GraphTool] = []
@@ -84,7 +84,8 @@ def doctor(
         screen.json_line({"ok": ok, "checks": checks, **listed})
     else:
         for f in findings:
-            screen.item(screen.styled(f.status, f"{f.status:6}"), f"{f.check}: {f.what}")
+            head = screen.padded(screen.styled(f.status, f.status), len("fail"))
+            screen.item(head, f"{f.check}: {f.what}")
         if tools:
             doctor_graph.draw(tools)
     if not ok:
@@ -160,11 +161,8 @@ def _state(settings: Config) -> str:
 
 def _passphrase(settings: Config) -> Finding:
     file = settings.passphrase_file
-    if keystore.from_environment() is not None:
-        what = (
-            f"it comes from {PASSPHRASE_VARIABLE}, which stays in the environment of the process "
-            "that started this one; a file of [keys] passphrase_file is in none"
-        )
+    if os.environ.get(PASSPHRASE_VARIABLE):
+        what = f"it comes from {PASSPHRASE_VARIABLE}, which child processes inherit"
         return Finding("ok", "passphrase", what)
     if file is None:
         what = f"there is none at hand: set {PASSPHRASE_VARIABLE} or [keys] passphrase_file"

@@ -5,7 +5,6 @@ Here it is only written out; that it holds was found out before, in ``audit/evid
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
@@ -174,7 +173,7 @@ def _who(proved: Evidence) -> Iterator[Row]:
     held = proved.credential
     profile = held.profile
     yield "call", str(proved.call.invocation_id)
-    yield "agent", f"{agent_alias(held.uri)}  {held.uri}"
+    yield "agent", f"{agent_alias(held.uri)} ({held.uri})"
     said = [f"name {profile.name}", f"type {profile.type}"]
     said += [f"owner {profile.owner}"] if profile.owner is not None else []
     said += [f"version {profile.version}"] if profile.version is not None else []
@@ -193,7 +192,7 @@ def _what(proved: Evidence) -> Iterator[Row]:
     if isinstance(tool, dict):
         yield "tool digest", f"sha256 {tool.get('digest')}"
     if "arguments" in proved.kept:
-        yield "arguments", _written(proved.kept["arguments"])
+        yield "arguments", screen.value(proved.kept["arguments"])
     elif call.commitments["arguments"] is None:
         yield "arguments", "could not be bound"
     else:
@@ -241,7 +240,7 @@ def _then(proved: Evidence) -> Iterator[Row]:
     if said.get("error_type") is not None:
         yield "error", str(said["error_type"])
     if "result" in proved.kept:
-        yield "result", _written(proved.kept["result"])
+        yield "result", screen.value(proved.kept["result"])
     elif said.get("result") is not None:
         yield "result", f"left out of the file, or erased; its commitment is {said['result']}"
     if said.get("result_type") is not None:
@@ -282,7 +281,3 @@ def _commitments(proved: Evidence) -> Iterator[tuple[str, JSON]]:
 
 def _listed(names: list[str]) -> str:
     return ", ".join("the policy's input" if name == "input" else f"the {name}" for name in names)
-
-
-def _written(value: JSON) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

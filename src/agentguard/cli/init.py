@@ -162,8 +162,8 @@ _Founded = tuple[TrustDocument, Path | None]
 
 
 def _make_new(so_far: Made, settings: Config) -> _Founded:
-    given = keystore.from_environment()
-    passphrase = given.reveal() if given else _new_passphrase()
+    given = os.environ.get(PASSPHRASE_VARIABLE)
+    passphrase = given.encode() if given else _new_passphrase()
     file = _no_file if given else _passphrase_file
     trust = _make_state(so_far, settings, passphrase, file)
     return trust, file(trust)
@@ -202,7 +202,7 @@ def _forget(settings: Config, trust: TrustDocument) -> None:
 def _take_up(settings: Config) -> _Founded:
     """Take up the state of an init that was killed; raises as ``domain.take_up`` does."""
     trust = keystore.load_trust(settings.state)
-    given = keystore.from_environment()
+    given = os.environ.get(PASSPHRASE_VARIABLE)
     file = None if given else _passphrase_file(trust)
     if file is not None and not file.is_file():
         message = (
@@ -228,7 +228,7 @@ def _passphrase(settings: Config) -> tuple[bytes, Path | None]:
     ``ConfigError`` for a file in the state, which is not there yet.
     """
     file = settings.passphrase_file
-    given = keystore.from_environment()
+    given = os.environ.get(PASSPHRASE_VARIABLE)
     if given or file is None or os.path.lexists(file):
         return passphrase_of(settings).reveal(), None
     if config.is_inside(file, settings.state):
@@ -311,7 +311,7 @@ def _kept(
 def _list(*paths: tuple[Path, str]) -> None:
     for path, what in paths:
         screen.line()
-        screen.line(f"  {from_home(path)}")
+        screen.item("  ", str(from_home(path)))
         screen.item("      ", what)
 
 
@@ -319,6 +319,6 @@ def _next(folder: Path, *steps: str) -> None:
     screen.line()
     screen.line("Next:")
     if folder.resolve() != Path.cwd():
-        screen.line(f"  cd {shlex.quote(str(folder))}")
+        screen.item("  ", screen.command(f"cd {shlex.quote(str(folder))}"))
     for step in steps:
-        screen.line(f"  {step}")
+        screen.item("  ", screen.command(step))

@@ -5,15 +5,10 @@ How a name is looked up stands in ``lookup.py``.
 
 from __future__ import annotations
 
-import re
-from typing import Final
-
 from agentguard.audit.calls import read_authorization
-from agentguard.cli import lookup
+from agentguard.cli import lookup, rows
 from agentguard.errors import CallError
 from agentguard.ports import LogReader
-
-_WHOLE: Final = re.compile(r"[0-9a-f]{32}")
 
 
 def invocation_id(reader: LogReader, wanted: str) -> str:
@@ -23,7 +18,7 @@ def invocation_id(reader: LogReader, wanted: str) -> str:
     Raises as ``lookup.find`` does, and ``CallError`` (``call.unknown``) for an entry that is no
     call's.
     """
-    if _WHOLE.fullmatch(wanted):
+    if rows.is_id(wanted):
         return wanted
     found = lookup.find(reader, wanted)
     kind = found.entry.kind

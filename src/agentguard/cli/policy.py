@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from agentguard import canonical
 from agentguard.audit.calls import Evaluation
@@ -125,9 +126,9 @@ def evaluate(
         if decision.code not in ("", "policy.denied"):
             told = (policy_source.explained(engine, decision, canonical.dumps(asked)),)
         for reason in told:
-            screen.line(f"  {reason}")
+            screen.item("  ", reason)
         if decision.code == "policy.denied" and "action" not in asked:
-            screen.line('  the input has no "action", the name of the tool')
+            screen.item("  ", 'the input has no "action", the name of the tool')
     if not decision.allowed:
         raise typer.Exit(1)
 
@@ -176,7 +177,7 @@ def _draw(settings: Config, engine: Engine, evaluation: Mapping[str, JSON] | Non
     what = " ".join(filter(None, (engine.name, engine.version, query)))
     screen.line(screen.styled("ok", "sound"), f": {what}")
     for file, sha256 in engine.policy_files.items():
-        screen.line(f"{sha256}  {file}")
+        screen.line(Text(f"{sha256}  "), str(file))
     screen.line(f"policy sha256: {engine.policy_sha256 or 'unknown to this engine'}")
     if evaluation is not None:
         screen.line(f"evaluated {wording.evaluated(Evaluation.parse(evaluation))}")

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from agentguard import canonical, paths, policy
+from agentguard import canonical, policy
 from agentguard import config as configuration
 from agentguard.canonical import JSON
 from agentguard.cli import location
@@ -168,17 +168,15 @@ def undeclared(settings: Config, attributes: Iterable[str]) -> list[str]:
     if written is None or written.engine != "rego":
         return []
     source = RegoSource.read(configuration.resolve(settings.base, written.path))
-    lines = (line for _, text in source.modules for line in text.splitlines())
+    lines = (line for _, text in source.modules for line in text.split("\n"))
     code = (line for line in lines if not line.lstrip().startswith("#"))
     read = {name for line in code for name in _READ.findall(line)}
     return sorted(read - RESERVED - set(attributes))
 
 
 def declared(settings: Config) -> set[str]:
-    """Return the names that the configuration's tools put into the policy's input."""
-    tools = settings.tools.values()
-    named = {name for tool in tools for name in tool.attributes or ()}
-    return named | ({paths.FACT} if settings.paths else set())
+    """Return the names that ``attributes`` in the configuration put into the policy's input."""
+    return {name for tool in settings.tools.values() for name in tool.attributes or ()}
 
 
 def advice(name: str) -> str:

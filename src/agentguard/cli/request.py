@@ -15,11 +15,18 @@ from rich.text import Text
 from agentguard.approval import ApprovalRequest, Verdict
 from agentguard.audit import summary
 from agentguard.cli import screen, wording
-from agentguard.cli.text import printable
 from agentguard.identity.trust import seconds
 from agentguard.roster import Answer
+from agentguard.visible import shown
 
 _SHORT = 8
+
+_LEGEND = (
+    "Behind | stands what the call says. A character that does not "
+    r"show as itself, or passes for another one, is written out, as in \u202e or \n; \\ is one "
+    "backslash, \u2423 a space beside another one. A row that ends with one backslash goes on "
+    "within a word."
+)
 
 
 def row(
@@ -52,16 +59,24 @@ def _who(answers: Sequence[Answer], verdict: Verdict) -> str:
     return ", ".join(sorted({one.said.approver for one in answers if one.said.verdict == verdict}))
 
 
-def draw(asked: ApprovalRequest, answers: Sequence[Answer]) -> None:
-    """Print a request whole, and the answers that it has by now."""
-    screen.line(screen.styled("approval", "Somebody is asked to approve exactly this call:"))
+def draw(asked: ApprovalRequest, answers: Sequence[Answer], *, whole: str | None = None) -> None:
+    """Print a request, and the answers that it has by now.
+
+    ``whole`` is the command that shows it whole; without one it is shown whole here, and else the
+    middle of very long arguments is left out, which is said.
+    """
+    screen.own(screen.styled("approval", "Somebody is asked to approve exactly this call:"))
     # never cut: what is signed is what is seen
-    screen.sheet((name, Text(printable(value))) for name, value in _said(asked))
-    screen.line(Text("arguments", style="bold"))
-    shown = json.dumps(json.loads(asked.arguments), indent=2, ensure_ascii=False)
-    for line in shown.splitlines():
-        # never cut and never wrapped: what is signed is what is seen
-        screen.line(Text(f"  | {printable(line)}", no_wrap=True))
+    screen.sheet((name, Text(shown(value))) for name, value in _said(asked))
+    size = len(asked.arguments.decode())
+    screen.own(
+        Text("arguments", style="bold").append(
+            f", {screen.count(size, 'character', 'characters')}", style="not bold"
+        )
+    )
+    if not screen.document(json.loads(asked.arguments), whole=whole is None) and whole is not None:
+        said = screen.styled("warn", "NOT ALL OF THE ARGUMENTS IS SHOWN: ")
+        screen.line(said, f"{whole} shows the rest")
     screen.line(Text("what is signed", style="bold"))
     screen.sheet(
         (
@@ -73,13 +88,15 @@ def draw(asked: ApprovalRequest, answers: Sequence[Answer]) -> None:
     )
     if answers:
         screen.line(Text("answers so far", style="bold"))
-        screen.sheet((done, Text(printable(who))) for done, who in wording.answers(answers))
+        # never cut either
+        screen.sheet((done, Text(shown(who))) for done, who in wording.answers(answers))
+    screen.own(Text(_LEGEND))
 
 
 def _said(asked: ApprovalRequest) -> Iterator[tuple[str, str]]:
     yield "tool", asked.tool
     yield "description", asked.description or "none"
-    yield "agent", f"{asked.agent_name}  {asked.agent}"
+    yield "agent", f"{asked.agent_name} ({asked.agent})"
     yield "domain", asked.trust_domain
     yield "for", asked.principal
     if asked.actors:

@@ -6,7 +6,7 @@ found in a log stands in ``history.py``, how a row is shown in ``table.py``.
 
 from __future__ import annotations
 
-import shlex
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -23,6 +23,8 @@ from agentguard.delegation import grant
 
 DAMAGED: Final = "damaged"
 """The kind of a row for an entry that can't be read."""
+
+_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 _MEMBERS: Final = (
     "index",
@@ -83,8 +85,14 @@ def subject_of(token: str) -> str | None:
 
 def remedy(invocation_id: str | None) -> str:
     """Name the command with which a person settles a call in doubt."""
-    quoted = shlex.quote(str(invocation_id))  # a person will paste it, and it may be any text
-    return f"agentguard audit resolve {quoted} --ran|--not-ran --note TEXT"
+    # a person will paste the command, and in a log that was tampered with an id may be any text
+    named = invocation_id if is_id(invocation_id) else "SHARD/INDEX"
+    return f"agentguard audit resolve {named} --ran|--not-ran --note TEXT"
+
+
+def is_id(text: str | None) -> bool:
+    """Whether a text is the id of a call, and nothing else."""
+    return text is not None and _ID.fullmatch(text) is not None
 
 
 def damaged(shard: int, index: int, problem: str) -> Row:

@@ -1,22 +1,20 @@
 """The screen: columns and colours for people, JSON for scripts, the one line of an error.
 
-A command says what it shows; that nothing from outside is taken for markup or for a control
-sequence is seen to here. No command's logic lives here.
+A command says what it shows. Here is seen to it that text from outside steers no screen and can't
+look like agentguard's own words: it is shown as ``visible.py`` says, and in a sheet it stands
+behind a bar. How it is cut into rows stands in ``layout.py``. No command's logic lives here.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
-from typing import IO, Final
+from typing import Final
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
@@ -28,12 +26,19 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from agentguard import visible
 from agentguard.audit.entry import Receipt
-from agentguard.cli.text import printable
+from agentguard.cli import layout
 
-_PIPE_WIDTH: Final = 160
-_LONG: Final = 4000
-"""Characters of one value that are shown; ``--json`` gives the whole."""
+_NOTE: Final = "    | "
+"""Before the note of a row of a table."""
+
+_LINES: Final = 400
+"""Lines of JSON of which a call that is to be approved shows all."""
+
+_FIRST: Final = 300
+_LAST: Final = 50
+"""Lines of JSON that are shown of more."""
 
 _WIDEST: Final = 24
 """Terminal cells up to which a column is aligned; a longer cell shifts its row."""
@@ -43,9 +48,6 @@ _MEASURED: Final = 500
 
 _EVERY: Final = 256
 """Steps of a counter between two looks at the screen, which cost more than a step does."""
-
-_NARROWEST: Final = 20
-"""Terminal cells that text has beside its head, however narrow the terminal is."""
 
 Row = tuple[Sequence[str | Text], str | Text]
 """The cells of a row, and a note to be printed below it, or nothing."""
@@ -67,7 +69,12 @@ _STYLES: Final = {
 
 def line(*parts: str | Text) -> None:
     """Print one line; a plain string is escaped, a ``Text`` is made by ``styled``."""
-    _console(sys.stdout).print(_joined(parts), soft_wrap=True)
+    layout.flow(sys.stdout, _joined(parts))
+
+
+def own(text: Text) -> None:
+    """Print a line in which there is nothing from outside: no bar stands before what goes on."""
+    layout.rows(sys.stdout, Text(""), text, "", by_itself=True)
 
 
 def recorded(said: str, members: Mapping[str, object], place: Receipt, *, json: bool) -> None:
@@ -92,13 +99,13 @@ def confirmed(question: str) -> bool:
 
 def warn(message: str) -> None:
     """Print a warning on stderr, where it disturbs no script."""
-    _console(sys.stderr).print(_joined((styled("warn", "warn: "), message)), soft_wrap=True)
+    layout.flow(sys.stderr, _joined((styled("warn", "warn: "), message)))
 
 
 def error(code: str, message: str) -> None:
     """Print an error as one line on stderr."""
-    said = "; ".join(message.splitlines())
-    _console(sys.stderr).print(_joined((styled("fail", f"error [{code}]: "), said)), soft_wrap=True)
+    said = "; ".join(filter(None, message.split("\n")))
+    layout.flow(sys.stderr, _joined((styled("fail", f"error [{code}]: "), said)))
 
 
 def count(number: int, one: str, more: str) -> str:
@@ -107,20 +114,34 @@ def count(number: int, one: str, more: str) -> str:
 
 
 def command(text: str) -> Text:
-    """Return an escaped command, which is never wrapped: a line is copied as it stands."""
-    return Text(printable(text, _LONG), no_wrap=True)
+    """Return an escaped command, which is never cut: a line is copied as it stands.
+
+    Nothing from outside may stand in it but what the user has typed.
+    """
+    return Text(visible.written_out(text), no_wrap=True)
 
 
 def styled(kind: str, text: str) -> Text:
     """Return escaped text in the colour of a decision, an outcome or a finding."""
-    return Text(printable(text, _LONG), style=_STYLES.get(kind, "bold"))
+    return Text(_sentence(text), style=_STYLES.get(kind, "bold"))
+
+
+def value(data: object) -> Text:
+    """Return a JSON value as it is shown, on one line; a text of it is quoted."""
+    return Text(visible.shortened(visible.shown_json(data)))
+
+
+def barred(text: str) -> Text:
+    """Return text from outside that stands first in a row of a table: behind a bar."""
+    return Text(f"| {_short(text)}")
 
 
 def columns(names: Sequence[str], rows: Iterable[Row]) -> None:
-    """Print rows below the names of their columns, as wide as they are: no cell is ever broken.
+    """Print rows below the names of their columns, as wide as they are.
 
-    A cell longer than most shifts what follows it in its own row; put such columns last. A row's
-    note stands below it, indented; a row without cells is a line of its own.
+    A cell longer than most shifts what follows it in its own row; put such columns last, and
+    nothing from outside first. A row's note stands below it, behind a bar; a row without cells is a
+    line of its own.
     """
     coming = iter(rows)
     first = list(islice(coming, _MEASURED))
@@ -138,38 +159,59 @@ class Table:
         heads = tuple(Text(name, style="bold") for name in names)
         shown = [heads, *([_text(cell) for cell in cells] for cells, _note in like if cells)]
         self._widths = [max(cells[at].cell_len for cells in shown) for at in range(len(names))]
-        _console(sys.stdout).print(_aligned(heads, self._widths), soft_wrap=True)
+        own(_aligned(heads, self._widths))
 
     def print(self, rows: Iterable[Row]) -> None:
         """Print rows."""
-        console = _console(sys.stdout)
         for cells, note in rows:
             if cells:
-                line = _aligned((_text(cell) for cell in cells), self._widths)
-                console.print(line, soft_wrap=True)
-            if note:
-                item("      " if cells else "", note)
+                layout.flow(sys.stdout, _aligned((_text(cell) for cell in cells), self._widths))
+            if note and cells:
+                head = "      " if _text(note).no_wrap else _NOTE
+                layout.rows(sys.stdout, Text(head), _text(note), _NOTE)
+            elif note:
+                line(note)
 
 
 def item(head: str | Text, text: str | Text) -> None:
-    """Print text after its head, wrapped between words; the lines below are indented alike."""
-    console, first, body = _console(sys.stdout), _text(head), _text(text)
-    indent = " " * first.cell_len
-    room = max(console.width - len(indent), _NARROWEST)
-    lines = [body.plain]
-    if not body.no_wrap:
-        lines = textwrap.wrap(body.plain, room, break_long_words=False, break_on_hyphens=False)
-    for number, said in enumerate(lines or [""]):
-        begun = first if number == 0 else Text(indent)
-        console.print(Text("").join((begun, Text(said, style=body.style))), soft_wrap=True)
+    """Print text after its head, which is agentguard's own; the rows below stand behind a bar."""
+    first = head if isinstance(head, Text) else Text(head)
+    layout.rows(sys.stdout, first, _text(text), f"{'| ':>{max(first.cell_len, 2)}}")
 
 
 def sheet(rows: Iterable[tuple[str, str | Text]]) -> None:
-    """Print names and what belongs to them, in two columns."""
-    written = [(Text(printable(name), style="bold"), value) for name, value in rows]
+    """Print names and what belongs to them, in two columns: the right one behind a bar."""
+    written = [(Text(_short(name), style="bold"), value) for name, value in rows]
     width = max((name.cell_len for name, _ in written), default=0)
     for name, value in written:
-        item(_padded(name, width), value)
+        body = _text(value)
+        bar = "   " if body.no_wrap else " | "  # a command is agentguard's own
+        head = Text("").join((name, Text(" " * (width - name.cell_len) + bar)))
+        layout.rows(sys.stdout, head, body, f"{'| ':>{width + 3}}")
+
+
+def document(data: object, *, whole: bool) -> bool:
+    """Print a JSON value on lines of its own, each behind a bar; return whether all of it is shown.
+
+    Unless it is to be shown ``whole``, the middle of a long text is left out, and that of many
+    lines; how much that is stands there.
+    """
+    shown = visible.shown_json(data, indent=2)
+    lines = shown.split("\n")
+    out = range(0) if whole or len(lines) <= _LINES else range(_FIRST, len(lines) - _LAST)
+    for number, text in enumerate(lines):
+        if number not in out:
+            _json_line(text if whole else visible.shortened(text))
+        elif number == out.start:
+            line(f"... {count(len(out), 'line is', 'lines are')} left out here")
+    return not out and (whole or all(len(text) <= visible.LONG for text in lines))
+
+
+def _json_line(text: str) -> None:
+    body = text.lstrip(" ")
+    indentation = min(len(text) - len(body), layout.width(sys.stdout, layout.PIPE_WIDTH) // 3)
+    head = layout.BAR + " " * indentation
+    layout.rows(sys.stdout, Text(head), Text(body), f"{head}    ")  # where no member of it begins
 
 
 def json_line(value: object) -> None:
@@ -185,7 +227,7 @@ def counter(
 
     With a ``total`` it is shown as a bar; ``quiet``, not at all.
     """
-    console = _console(sys.stderr)
+    console = layout.console(sys.stderr)
     if quiet or not console.is_terminal:
         yield lambda _number: None
         return
@@ -213,27 +255,33 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:,.0f}/s" if task.speed is not None else "")
 
 
-def _console(stream: IO[str]) -> Console:
-    console = Console(file=stream, highlight=False, markup=False, emoji=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _PIPE_WIDTH
-    return console
-
-
 def _aligned(cells: Iterable[Text], widths: Iterable[int]) -> Text:
     pairs = zip(cells, widths, strict=True)
-    made = Text("").join(_padded(cell, min(width, _WIDEST)) for cell, width in pairs)
+    made = Text("").join(padded(cell, min(width, _WIDEST)) for cell, width in pairs)
     made.rstrip()
     return made
 
 
-def _padded(cell: Text, width: int) -> Text:
+def padded(cell: Text, width: int) -> Text:
+    """Return a cell with spaces after it, two at the least."""
     return Text("").join((cell, Text(" " * (max(width - cell.cell_len, 0) + 2))))
 
 
 def _text(cell: str | Text) -> Text:
-    return cell if isinstance(cell, Text) else Text(printable(cell, _LONG))
+    return cell if isinstance(cell, Text) else Text(_short(cell))
+
+
+def _short(text: str) -> str:
+    return visible.shortened(visible.shown(text))
 
 
 def _joined(parts: Iterable[str | Text]) -> Text:
-    return Text("").join(_text(part) for part in parts)
+    return Text("").join(
+        part if isinstance(part, Text) else Text(_sentence(part)) for part in parts
+    )
+
+
+def _sentence(text: str) -> str:
+    """Return a part of a line as it is shown; a space at its end joins it to the next part."""
+    before, after = (" " if end == " " else "" for end in (text[:1], text[1:][-1:]))
+    return f"{before}{_short(text.strip(' '))}{after}"

@@ -5,8 +5,6 @@ What belongs to a story, and whether it holds, stands in ``story.py``; here it i
 
 from __future__ import annotations
 
-import json as jsonlib
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -153,7 +151,7 @@ def _asked(parsed: Entry) -> dict[str, JSON]:
         needed = map(wording.asked_for, approvals.requirements_of(parsed))
         told: dict[str, JSON] = {
             "request": asked.request_id,
-            "agent": f"{agent_alias(about.agent or '')}  {about.agent}",
+            "agent": f"{agent_alias(about.agent or '')} ({about.agent})",
             "for": about.principal,
             "tool": about.tool,
             "tool digest": f"sha256 {tool.get('digest')}" if isinstance(tool, dict) else None,
@@ -190,7 +188,7 @@ def _draw_entry(members: Mapping[str, JSON], told: Mapping[str, JSON]) -> None:
 def _who(told: Story) -> Iterator[tuple[str, str | Text]]:
     call = told.call
     yield "call", call.invocation_id or "without an id"
-    yield "agent", f"{agent_alias(call.agent)}  {call.agent}"
+    yield "agent", f"{agent_alias(call.agent)} ({call.agent})"
     held = told.credential
     if held is None:
         yield "credential", screen.styled("fail", "none that holds")
@@ -283,12 +281,13 @@ def _ended(told: Story, outcome: Outcome, parsed: Entry) -> Iterator[tuple[str, 
         yield "ran", f"from {said['started_at']} to {said.get('ended_at')}"
 
 
-def _attached(told: Story, role: str, parsed: Entry) -> str:
+def _attached(told: Story, role: str, parsed: Entry) -> str | Text:
     """Write what stands beside an entry, or say why it does not."""
     copies = parsed.members.get("copies")
     redacted = isinstance(copies, dict) and role in copies
     if role in told.attachments:
-        return ("redacted: " if redacted else "") + _written(told.attachments[role])
+        data = screen.value(told.attachments[role])
+        return Text("redacted: ").append_text(data) if redacted else data
     if told.erasure is not None:
         return f"erased {_by_admin(told.erasure)}"
     return f"gone, and no erasure is on record; it commits to {told.commitments()[role]}"
@@ -314,10 +313,12 @@ def _evidence(told: Story, believed: Trust, reading: str) -> Iterator[tuple[str,
     yield "trust", believed.source if believed.outside else f"UNTRUSTED KEY: {believed.source}"
     invocation_id = told.call.invocation_id
     if invocation_id is not None:
-        quoted, file = shlex.quote(invocation_id), shlex.quote(f"{invocation_id[:_SHORT]}.json")
-        prove = f"agentguard audit prove {quoted} -o {file}{reading}"
+        named, file = invocation_id, invocation_id[:_SHORT]
+        if not rows.is_id(invocation_id):  # in a log that was tampered with, it may be any text
+            named, file = f"{told.shard}/{told.index}", "call"
+        prove = f"agentguard audit prove {named} -o {file}.json{reading}"
         yield "to prove it", screen.command(prove)
 
 
-def _written(value: object) -> str:
-    return value if isinstance(value, str) else jsonlib.dumps(value, ensure_ascii=False)
+def _written(value: object) -> str | Text:
+    return value if isinstance(value, str) else screen.value(value)

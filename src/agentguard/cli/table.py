@@ -5,6 +5,7 @@ What a row says stands in ``rows.py``, how cells become columns in ``screen.py``
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -17,6 +18,9 @@ from agentguard.identity.credential import agent_alias
 
 COLUMNS: Final = ("index", "at", "kind", "decision", "outcome", "agent", "tool")
 """The names of the table's columns."""
+
+_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T")
+"""How a time begins; in a log that was tampered with, any text may stand in its place."""
 
 _BACKGROUND: Final = frozenset({"shard", "key", "config", "policy", "roster"})
 
@@ -48,10 +52,10 @@ class Table:
     def lines(self, wanted: Iterable[Row]) -> Iterator[screen.Row]:
         """Yield the rows, and a line with the date wherever it changes."""
         for row in wanted:
-            at = row.at or ""
-            if at and at[:10] != self._day:
-                self._day = at[:10]
-                yield (), screen.styled("", self._day)
+            day = row.at[:10] if row.at is not None and _TIME.match(row.at) else ""
+            if day and day != self._day:
+                self._day = day
+                yield (), screen.styled("", day)
             yield self._cells(row), self._note(row)
 
     def _cells(self, row: Row) -> tuple[str | Text, ...]:

@@ -69,5 +69,5 @@ def pin(*, config: ConfigOption = None) -> None:
     where = location.from_home(settings.anchor)
     screen.line(f"{where} knows {location.from_home(settings.state)} as the log {own.log}")
     for trusted in own.keys:
-        screen.line(f"  {trusted.use} key {trusted.key.thumbprint}")
+        screen.item("  ", f"{trusted.use} key {trusted.key.thumbprint}")
     screen.line("These keys are believed from now on: compare them with those that you handed out")

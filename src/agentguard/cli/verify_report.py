@@ -151,7 +151,7 @@ class VerifyReport:
             screen.item("    ", screen.command(remedy))
         if len(self.in_doubt) > _LISTED:
             others = len(self.in_doubt) - _LISTED
-            screen.line(f"  and {others} more: agentguard audit list --in-doubt")
+            screen.item("  ", f"and {others} more: agentguard audit list --in-doubt")
 
 
 def where(problem: Problem) -> str:

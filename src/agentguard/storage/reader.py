@@ -120,7 +120,7 @@ class StateReader:
         While it looks (some seconds for a million entries) no guard of this process can write.
         """
         rows = self._rows(shard, _TEXT, f"PRAGMA integrity_check({_FINDINGS})")
-        lines = (line for (said,) in rows for line in said.splitlines())
+        lines = (line for (said,) in rows for line in said.split("\n"))
         found = (line for line in lines if line != "ok" and not line.startswith("***"))
         return islice(found, _FINDINGS)
 

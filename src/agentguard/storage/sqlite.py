@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from agentguard.errors import StorageError
 from agentguard.storage import files, fork
+from agentguard.visible import written_out
 
 FOLDER: Final = "shards"
 """Where the shards lie in a state directory: ``shards/0.sqlite``, ``shards/1.sqlite``, ..."""
@@ -181,7 +182,7 @@ def errors(path: Path) -> Iterator[None]:
         primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
         code, advice = _CODES.get(primary, ("storage.failed", "see what the system says"))
         # SQLite quotes what stands in the file, which may be made for a terminal
-        said = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
+        said = written_out(str(error))
         raise StorageError(f"the log {path} failed ({said}): {advice}", code=code) from error
 
 

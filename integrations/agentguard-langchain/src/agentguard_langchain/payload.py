@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Discriminator, Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from agentguard import ApprovalRequest
+from agentguard.visible import shortened, shown, shown_json
 
 Allowed = Literal["approve", "edit", "reject"]
 
@@ -113,24 +114,28 @@ def decisions_schema(count: int, allowed: Sequence[Allowed]) -> dict[str, Any]:
 
 
 def _described(item: Item) -> str:
-    """Describe a position. Text of a model stands in it as JSON, escaped: it can't look like ours.
+    """Describe a position. Text of a model is written out in it (``agentguard.visible``).
+
+    It ends no line, so that no line of it looks like one of ours.
 
     What is signed is the call as it is bound, which may differ from what the model wrote.
     """
     request = item.request
     if request is None:
         return "This call does not wait for an answer any more."
+    size = len(request.arguments.decode())
+    arguments = shortened(shown_json(json.loads(request.arguments)))
     lines = [
-        f"Approval required: {_escaped(request.reason)}",
-        f"Tool: {_escaped(request.tool)}",
-        f"Arguments, as they would be signed: {_ascii(request.arguments)}",
+        f"Approval required: {shown(request.reason)}",
+        f"Tool: {shown(request.tool)}",
+        f"Arguments, as they would be signed ({size} characters): {arguments}",
     ]
     if request.resource is not None:
-        lines.append(f"Resource: {_escaped(request.resource)}")
-    lines.append(f"For: {_escaped(request.principal)}, by the agent {_escaped(request.agent_name)}")
+        lines.append(f"Resource: {shown(request.resource)}")
+    lines.append(f"For: {shown(request.principal)}, by the agent {shown(request.agent_name)}")
     lines.append(f"Request: agentguard approvals show {request.request_id[:8]}")
     if item.problem is not None:
-        lines.append(f"The last answer did not count: {_escaped(item.problem)}")
+        lines.append(f"The last answer did not count: {shown(item.problem)}")
     return "\n".join(lines)
 
 
@@ -149,11 +154,3 @@ def _named(item: Item) -> dict[str, Any]:
     if item.problem is not None:
         named["problem"] = item.problem
     return named
-
-
-def _escaped(text: str) -> str:
-    return json.dumps(text)[1:-1]
-
-
-def _ascii(document: bytes) -> str:
-    return json.dumps(json.loads(document), separators=(",", ":"))

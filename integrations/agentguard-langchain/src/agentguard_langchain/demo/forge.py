@@ -179,7 +179,9 @@ class Forge:
     def _tip(self, branch: str) -> str | None:
         # git's pattern also matches what lies below the name: only the whole name counts
         listed = self._git("for-each-ref", "--format=%(refname) %(objectname)", "refs/heads/")
-        return dict(line.split(" ") for line in listed.splitlines()).get(f"refs/heads/{branch}")
+        return dict(line.split(" ") for line in listed.rstrip("\n").split("\n")).get(
+            f"refs/heads/{branch}"
+        )
 
     def _commit(
         self, branch: str, files: Mapping[str, str], message: str, *, parent: str | None

@@ -18,9 +18,9 @@ from rich.text import Text
 
 from agentguard import ApprovalRequest, Delegation, Report, Requirement
 from agentguard.cli import wording
-from agentguard.cli.text import printable
 from agentguard.delegation.grant import Grant
 from agentguard.identity.credential import agent_alias
+from agentguard.visible import shown, shown_json, written_out
 from agentguard_langchain.demo.forge import Forge
 from agentguard_langchain.demo.proof import Proof
 from agentguard_langchain.demo.setting import Setting
@@ -51,13 +51,13 @@ class Timeline:
             ("model", model),
             ("task", task),
         ):
-            self._line(Text.assemble((f"{name:>8}  ", "dim"), printable(value)), hang=10)
+            self._line(Text.assemble((f"{name:>8}  ", "dim"), shown(value)), hang=10)
         self.console.print()
 
     def said(self, text: str) -> None:
         """Show what the model says between its calls."""
         if text.strip():
-            self._line(Text(f"   model  {printable(text)}", style="italic dim"), hang=10)
+            self._line(Text(f"   model  {shown(text)}", style="italic dim"), hang=10)
 
     def step(self, step: Step, parameters: Mapping[str, Mapping[str, object]]) -> None:
         """Show one call: its place in the log, who for whom, what, and the answer.
@@ -67,15 +67,15 @@ class Timeline:
         """
         self._lending(step)
         arguments = ", ".join(
-            f"{printable(name)}={printable(str(step.args[name]), _LONGEST_VALUE)}"
+            f"{shown(name)}={_cut(str(step.args[name]))}"
             for name in dict.fromkeys((*parameters, *step.args))
             if name in step.args and not _is_default(step.args[name], parameters.get(name, {}))
         )
         call = Text.assemble(
             (f"{f'#{step.index}':>8}  ", "cyan"),
-            (f"{printable(agent_alias(step.agent))}", "magenta"),
-            (f" for {printable(step.principal)}  ", "dim"),
-            (printable(step.tool), "bold"),
+            (f"{shown(agent_alias(step.agent))}", "magenta"),
+            (f" for {shown(step.principal)}  ", "dim"),
+            (shown(step.tool), "bold"),
             f"({arguments})",
         )
         self._line(call, hang=10)
@@ -83,7 +83,7 @@ class Timeline:
         self._line(
             Text.assemble(
                 (f"{step.decision.upper():>8}  ", _STYLES.get(step.decision, "")),
-                (printable(answer), style),
+                (shown(answer), style),
             ),
             hang=10,
         )
@@ -102,25 +102,27 @@ class Timeline:
         self._signed("tool", f"{request.tool}: {request.description}")
         self._signed("on", request.resource or "nothing that is named")
         for name, value in json.loads(request.arguments).items():
-            self._signed(f"argument {name}", json.dumps(value, ensure_ascii=False))
+            self._signed(f"argument {name}", Text(shown_json(value)))
         self._signed("digest", request.call_digest)
 
     def answered(self, arguments: Sequence[str], said: str) -> None:
         """Show the command with which bob has answered, in his process, and what it said."""
         command = f"{self._program} {shlex.join(arguments)}"
-        self._line(Text.assemble(("   bob $  ", "yellow"), (printable(command), "bold")), hang=10)
-        for line in said.splitlines():
-            self._line(Text(f"          {printable(line)}"), hang=10)
+        self._line(Text.assemble(("   bob $  ", "yellow"), (shown(command), "bold")), hang=10)
+        for line in said.rstrip("\n").split("\n"):
+            self._line(Text(f"          {written_out(line)}"), hang=10)
 
     def waiting(self, requests: Sequence[ApprovalRequest]) -> None:
         """Say at the end which calls wait for a person: they have not run."""
         for request in requests:
             text = f"   WAITS  {request.tool} was not run: the request {request.request_id} waits"
-            self._line(Text(printable(text), style="bold yellow"), hang=10)
+            self._line(Text(written_out(text), style="bold yellow"), hang=10)
 
-    def _signed(self, name: str, value: str) -> None:
-        line = Text.assemble(("       |  ", "yellow"), (f"{printable(name):<16}  ", "dim"))
-        self._line(line.append(printable(value)), hang=28)
+    def _signed(self, name: str, value: str | Text) -> None:
+        line = Text.assemble(("       |  ", "yellow"), (f"{shown(name):<16}  ", "dim"))
+        self._line(
+            line.append_text(value if isinstance(value, Text) else Text(shown(value))), hang=28
+        )
 
     def _lending(self, step: Step) -> None:
         """Show by which hops the agent came to what it may do."""
@@ -128,22 +130,22 @@ class Timeline:
         for hop in step.hops:
             if hop.jti not in self._lent:
                 self._lent.add(hop.jti)
-                said = printable(wording.said(hop, parent))
+                said = shown(wording.said(hop, parent))
                 self._line(Text.assemble(("   lends  ", "blue"), (said, "blue")), hang=10)
             parent = hop
 
     def effects(self, forge: Forge, steps: Sequence[Step]) -> None:
         """Show what has truly changed: the branches, the pull requests, the last run of CI."""
         self._title("What it left in the repository")
-        for line in forge.history().splitlines():
-            self._line(Text(f"          {printable(line)}"))
+        for line in forge.history().split("\n"):
+            self._line(Text(f"          {written_out(line)}"))
         for pull in forge.pull_requests():
             state = f"merged as {pull.merged[:10]}" if pull.merged else "open"
             what = f"pull request {pull.number} ({state}): {pull.title}"
-            self._line(Text(f"          {printable(what)}"))
+            self._line(Text(f"          {shown(what)}"))
         runs = [step for step in steps if step.tool == "trigger_ci" and step.status == "ok"]
         if runs:
-            summary = printable(_summary(str(runs[-1].result)))
+            summary = shown(_summary(str(runs[-1].result)))
             self._line(Text.assemble(("      ci  ", "dim"), summary), hang=10)
 
     def verified(self, report: Report) -> None:
@@ -167,7 +169,7 @@ class Timeline:
                 )
                 done = "approved by" if said.verdict == "approve" else "rejected by"
                 text = f"      OK  {path.name}: {evidence.call.tool} {done} {who}"
-                self._line(Text(printable(text), style="bold green"), hang=10)
+                self._line(Text(written_out(text), style="bold green"), hang=10)
 
     def tampered(self, change: Change, report: Report, setting: Setting) -> None:
         """Say which byte was changed, and give the verdict on the copy."""
@@ -236,7 +238,7 @@ class Timeline:
         for problem in report.problems:
             where = "" if problem.index is None else f", entry {problem.index}"
             found = f"shard {problem.shard}{where}: {problem.what}"
-            self._line(Text(f"   FOUND  {printable(found)}", style="bold red"), hang=10)
+            self._line(Text(f"   FOUND  {shown(found)}", style="bold red"), hang=10)
         if report.ok:
             anchored = "anchored" if report.anchored else "UNANCHORED"
             doubtful = len(report.in_doubt)
@@ -260,6 +262,12 @@ class Timeline:
             first = Text(" " * hang)
 
 
+def _cut(value: str) -> str:
+    rest = len(value) - _LONGEST_VALUE
+    more = f"… ({rest} more characters)" if rest > 0 else ""
+    return f"{shown(value[:_LONGEST_VALUE])}{more}"
+
+
 def _needed(requirement: Requirement) -> str:
     people = "1 person" if requirement.quorum == 1 else f"{requirement.quorum} people"
     who = (*requirement.approvers, *requirement.roles)
@@ -273,7 +281,7 @@ def _is_default(value: object, parameter: Mapping[str, object]) -> bool:
 def _summary(output: str) -> str:
     """Return CI's own first line and the last lines of unittest: how many tests, and OK or not."""
     said, _newline, tests = output.partition("\n")
-    counted = (line.strip() for line in tests.rpartition(_RULE)[2].splitlines())
+    counted = (line.strip() for line in tests.rpartition(_RULE)[2].split("\n"))
     return " ... ".join((said, *filter(None, counted)))
 
 
