@@ -54,7 +54,6 @@ class Silent(BaseLLM):
         return ""
 
 
-@tool
 def trigger_ci(repo: str, branch: str) -> str:
     """Trigger the continuous integration of a branch."""
     return f"{repo} {branch}"
@@ -62,9 +61,8 @@ def trigger_ci(repo: str, branch: str) -> str:
 
 def member(guard: Guard | None) -> tuple[Any, Any, Task]:
     """Return an agent with its executor and a task; guarded, if there is a guard."""
-    agent = Agent(
-        role="Reviewer", goal="g", backstory="b", llm=Silent(model="silent"), tools=[trigger_ci]
-    )
+    tools = [tool(trigger_ci)]  # a tool of its own: what is guarded runs for its agent alone
+    agent = Agent(role="Reviewer", goal="g", backstory="b", llm=Silent(model="silent"), tools=tools)
     if guard is not None:
         guard_agent(agent, guard, name="code-reviewer")
     task = Task(description="d", expected_output="e", agent=agent)

@@ -31,8 +31,16 @@ MAY_HAVE_RUN: Final = frozenset(
 
 _UNDECIDED: Final = frozenset(
     {
-        *("approval.expired", "approval.insufficient", "approval.limit", "approval.required"),
-        *("approval.unavailable", "call.interrupted", "domain.frozen", "journal.in_doubt"),
+        *(
+            "approval.altered",
+            "approval.expired",
+            "approval.insufficient",
+            "approval.limit",
+            "approval.required",
+        ),
+        *("approval.unavailable", "call.interrupted", "calls.exceeded", "domain.frozen"),
+        *("delegation.ended", "delegation.expired", "delegation.failed", "delegation.holder"),
+        *("delegation.missing", "journal.in_doubt"),
         *("policy.error", "policy.malformed", "policy.panic"),
     }
 )
@@ -94,7 +102,7 @@ class Decision:
 
     @property
     def is_final(self) -> bool:
-        """False where people, policy and authority have not answered: the call may yet run."""
+        """False where nobody has answered yet, or something new has to be lent: it may yet run."""
         return self.code not in _UNDECIDED and self.code.partition(".")[0] not in _BROKEN
 
     @property

@@ -141,7 +141,8 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
             watch.handed_on()
         yield from account.close("unknown" if unknown else "error", started, error=error)
         yield from replaying.cut_short(kept, invocation_id) if unknown else replaying.forget(kept)
-        if not unknown or isinstance(error, hands_on):
+        failed = reentrant or inside.hands_over  # its work is not done
+        if isinstance(error, hands_on) or not (unknown or failed):
             inside.ends()
         raise
     except BaseException as error:

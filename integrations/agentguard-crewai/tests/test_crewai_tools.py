@@ -687,17 +687,20 @@ def test_an_agent_that_a_tool_kicks_off_acts_for_whoever_called_the_tool(
     ]
 
 
-def test_a_tool_in_a_tool_is_the_applications_own_affair(bench, probe):
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_tool_in_a_tool_is_the_applications_own_affair_unless_it_is_an_agents(
+    bench, probe, guarded
+):
     @tool
     def read_both(one: str, other: str) -> str:
         """Read two files."""
         return probe.read_file.run(path=one) + probe.read_file.run(path=other)
 
     steps = ("read_both", {"one": "a", "other": "b"})
-    output = bench.run([read_both, probe.read_file], steps)
-    assert probe.ran == ["a", "b"]
-    assert "the content of athe content of b" in str(output.messages)
-    assert bench.made_calls == [("read_both", "allow", "", "ok")]
+    output = bench.run([read_both, *([probe.read_file] if guarded else [])], steps)
+    assert probe.ran == ([] if guarded else ["a", "b"])
+    assert ("the content of athe content of b" in str(output.messages)) is not guarded
+    assert bench.made_calls == [("read_both", "allow", "", "error" if guarded else "ok")]
 
 
 # --- what a tool returns -------------------------------------------------------------------------
@@ -1255,14 +1258,16 @@ def test_of_two_tools_with_one_name_the_one_that_runs_is_on_record(bench):
 # --- the tool that the application holds ---------------------------------------------------------
 
 
-def test_the_applications_own_tool_stays_its_own(bench, probe):
+def test_the_applications_own_tool_stays_the_object_that_it_was(bench, probe):
+    before = probe.read_file.model_dump()
     bench.only(lambda _given: False, "no")
     bench.run([probe.read_file], ("read_file", {"path": "a"}))
     assert probe.ran == []
-    assert type(probe.read_file) is Tool
-    # in the application's hands it is what it was
-    assert probe.read_file.run(path="b") == "the content of b"
+    assert isinstance(probe.read_file, Tool)
+    assert type(probe.read_file).__qualname__ == Tool.__qualname__
     assert bench.agent.tools == [probe.read_file]
+    probe.read_file.reset_usage_count()
+    assert probe.read_file.model_dump() == before
 
 
 def test_no_way_into_a_guarded_tool_leads_past_the_gate(bench):

@@ -11,6 +11,7 @@ from agentguard_crewai.crews import guard_crew, guard_crewbase
 from agentguard_crewai.flows import akickoff_or_pause, answered, kickoff_or_pause
 from agentguard_crewai.identity import OnApproval
 from agentguard_crewai.runs import resumable
+from agentguard_crewai.strictness import refuse_unguarded
 
 __all__ = [
     "OnApproval",
@@ -21,5 +22,6 @@ __all__ = [
     "guard_crew",
     "guard_crewbase",
     "kickoff_or_pause",
+    "refuse_unguarded",
     "resumable",
 ]

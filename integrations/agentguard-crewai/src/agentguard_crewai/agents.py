@@ -43,6 +43,7 @@ from agentguard_crewai.identity import (
     require_identity,
 )
 from agentguard_crewai.runs import Paused
+from agentguard_crewai.sealing import seal
 from agentguard_crewai.tools import gated_tool, original_of
 from agentguard_crewai.tracing import agent_span
 
@@ -87,6 +88,7 @@ def guard_agent(
         raise ConfigError(f"agent: expected a CrewAI agent, got a {type(given).__name__}")
     options = GuardOptions.of(guard, on_approval, timeout)
     assign_identity(agent, resolve_identity(agent, options, name))
+    seal(agent.tools, anew=True)
     return agent
 
 
@@ -157,11 +159,16 @@ def _require_of_crewai(agent: BaseAgent) -> str:
     executor: object = agent.executor_class
     if not (isinstance(executor, type) and issubclass(executor, AgentExecutor)):
         raise _unguardable(agent, "its executor_class is not CrewAI's: it runs tools by itself")
+    require_whole(agent)
+    return agent._original_role or agent.role  # noqa: SLF001  kept by CrewAI for its own copies
+
+
+def require_whole(agent: BaseAgent) -> None:
+    """Raise ``ConfigError`` (``agent.unguardable``) where a method of the object was replaced."""
     for method in _ENTRY_POINTS:
         if method in vars(agent):
             replaced = f"its {method} was replaced on the object, as Agent(a2a=...) does"
             raise _unguardable(agent, replaced)
-    return agent._original_role or agent.role  # noqa: SLF001  kept by CrewAI for its own copies
 
 
 def _unguardable(agent: BaseAgent, why: str) -> ConfigError:
@@ -179,6 +186,7 @@ def assign_identity(agent: BaseAgent, identity: Identity) -> None:
     given: Any = agent
     given._agentguard = identity  # noqa: SLF001
     given._agentguard_tools = {}  # noqa: SLF001
+    seal(agent.tools)
     if agent.cache_handler is not None:
         agent.set_cache_handler(agent.cache_handler)
 
@@ -302,6 +310,7 @@ class GuardedAgent(CrewAgent):
 
 def _require_ready(agent: GuardedAgent, from_checkpoint: CheckpointConfig | None) -> None:
     refuse_restoring("agent", from_checkpoint)
+    require_whole(agent)
     require_identity(agent).options.require_open()
 
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from agentguard import Arguments, ConfigError, ToolSpec, canonical
 from agentguard.binder import binder
 from agentguard.canonical import JSON
+from agentguard_crewai.sealing import below, kind_of
 
 
 def names_of(tools: Sequence[BaseTool]) -> list[str]:
@@ -60,7 +61,7 @@ def is_same(one: BaseTool, other: BaseTool) -> bool:
     """Whether two tools do the same: what they look like says nothing of whose account they use."""
     if one is other:
         return True
-    if type(one) is not type(other):
+    if kind_of(one) is not kind_of(other):
         return False
     try:
         return _state(one) == _state(other)
@@ -109,11 +110,24 @@ def _origin(tool: BaseTool) -> str:
     """Return where a tool comes from: ``module:qualname``, or ``mcp:<server>``."""
     if isinstance(tool, MCPNativeTool | MCPToolWrapper):
         return f"mcp:{tool.server_name}"
-    owner: Any = tool.func if isinstance(tool, Tool) else type(tool)
+    owner: Any = below(tool, "func") if isinstance(tool, Tool) else _written(tool)
     while isinstance(owner, functools.partial):
         owner = owner.func
     owner = owner if hasattr(owner, "__qualname__") else type(owner)
     return f"{owner.__module__}:{owner.__qualname__}"
+
+
+def _written(tool: BaseTool) -> object:
+    """Return the class that a tool is of; where its code was put there afterwards, that code."""
+    kind = kind_of(tool)
+    for name in ("_run", "run"):
+        if name in vars(tool):
+            return vars(tool)[name]
+        owner = next(one for one in kind.__mro__ if name in vars(one))
+        found = vars(owner)[name]
+        if getattr(found, "__qualname__", None) != f"{owner.__qualname__}.{name}":
+            return found
+    return kind
 
 
 def arguments_of(

@@ -39,6 +39,7 @@ from agentguard_crewai.denial import denied, for_crews, waiting
 from agentguard_crewai.identity import Identity
 from agentguard_crewai.results import RunResults, ToolResults
 from agentguard_crewai.runs import Place, Run, collected, inside
+from agentguard_crewai.sealing import unsealed_for
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -143,13 +144,13 @@ class Call:
     def run(self) -> Any:
         """Run the tool; what has to go well before its own code does so within the call."""
         self._begin()
-        with collected(self._within):
+        with collected(self._within), unsealed_for(self._body.tool):
             return self._body.run()
 
     async def arun(self) -> Any:
         """Run the tool; the async twin of ``run``."""
         self._begin()
-        with collected(self._within):
+        with collected(self._within), unsealed_for(self._body.tool):
             return await self._body.arun()
 
     def _begin(self) -> None:

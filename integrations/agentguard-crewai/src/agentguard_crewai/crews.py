@@ -23,6 +23,7 @@ from agentguard_crewai.agents import (
     assign_identity,
     refuse_restoring,
     require_guardable,
+    require_whole,
     resolve_identity,
 )
 from agentguard_crewai.classes import guarded_class
@@ -34,6 +35,7 @@ from agentguard_crewai.identity import (
     name_of,
     require_identity,
 )
+from agentguard_crewai.sealing import seal
 from agentguard_crewai.tracing import crew_span
 
 Class = TypeVar("Class")
@@ -65,7 +67,7 @@ def guard_crew(
     given: object = crew
     if not isinstance(given, Crew):
         raise ConfigError(f"crew: expected a CrewAI crew, got a {type(given).__name__}")
-    return _guarded(crew, GuardOptions.of(guard, on_approval, timeout), {})
+    return _named(_guarded(crew, GuardOptions.of(guard, on_approval, timeout), {}))
 
 
 def guard_crewbase(
@@ -99,7 +101,7 @@ def _making_guarded(method: Callable[..., Crew], options: GuardOptions) -> Calla
     @functools.wraps(method)
     def crew(self: Any, *args: Any, **kwargs: Any) -> Crew:
         made = method(self, *args, **kwargs)
-        return _guarded(made, options, names_in_yaml(self, [*_members(made)]))
+        return _named(_guarded(made, options, names_in_yaml(self, [*_members(made)])))
 
     del crew.__wrapped__  # it leads to the unguarded crew
     return crew
@@ -124,6 +126,8 @@ def _guarded(crew: Guarded, options: GuardOptions, names: Mapping[int, str]) -> 
     identities = [resolve_identity(agent, options, names.get(id(agent))) for agent in members]
     for agent, identity in zip(members, identities, strict=True):
         assign_identity(agent, identity)
+    for task in crew.tasks:
+        seal(task.tools)
     if present is None:
         crew.__class__ = guarded_class(GuardedCrew, type(crew))
     crew._agentguard = options  # type: ignore[attr-defined]  # noqa: SLF001
@@ -146,6 +150,14 @@ def _warn_of_one_name(crew: Crew, unnamed: Iterable[BaseAgent]) -> None:
                 name,
                 ", ".join(map(repr, same)),
             )
+
+
+def _named(crew: Guarded) -> Guarded:
+    """Let the tools of a crew that its application guards go by the names that they have now."""
+    owners: list[Any] = [*_members(crew), *crew.tasks]
+    for owner in owners:
+        seal(owner.tools, anew=True)
+    return crew
 
 
 def _require_manager(crew: Crew, options: GuardOptions) -> None:
@@ -273,6 +285,7 @@ def _require_guarded(crew: GuardedCrew) -> GuardOptions:
     options = options_of(crew)
     for agent in _members(crew):
         require_identity(agent)
+        require_whole(agent)
     return options
 
 

@@ -33,6 +33,7 @@ from agentguard_crewai.call import ACTION, Body, Call
 from agentguard_crewai.delegation import coworker_of, is_handover
 from agentguard_crewai.identity import Identity
 from agentguard_crewai.runs import Key, Paused
+from agentguard_crewai.sealing import require_name
 
 
 class Gate:
@@ -149,6 +150,7 @@ class Gate:
             )
         coworker = None
         try:
+            require_name(self.tool)
             if run.name is not None:
                 require_repeatable(self.tool)
             if is_handover(self.tool):

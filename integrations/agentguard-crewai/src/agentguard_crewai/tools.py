@@ -24,6 +24,7 @@ from crewai.tools.tool_failure import ToolFailure
 from agentguard import ConfigError
 from agentguard_crewai.gate import Gate
 from agentguard_crewai.identity import Identity
+from agentguard_crewai.sealing import below, kind_of, seal
 from agentguard_crewai.tracing import tool_span
 
 _LOGGER = logging.getLogger("agentguard")
@@ -70,7 +71,7 @@ class _Gated:
             base = next((one for one in self._kind.__mro__ if self._name in vars(one)), None)
             if base in _STOCK[self._name]:
                 return vars(base)[self._name].__get__(tool, owner)
-        function = getattr(gate.tool, self._name)
+        function = below(gate.tool, self._name)
         known = gate.entry_points.get(self._name)
         if known is None or known[0] != function:  # a bound method is another object each time
             gated = _behind(gate, function, unchecked=self._name in _UNCHECKED)
@@ -228,7 +229,8 @@ def gated_tool(tool: BaseTool, identity: Identity, name: str) -> BaseTool:
         message = f"{given!r} is no CrewAI tool: make it one, with crewai.tools.tool"
         raise ConfigError(message, code="tool.unguardable")
     original = original_of(tool)
-    kind = _guarded_class(type(original))
+    seal([original])
+    kind = _guarded_class(kind_of(original))
     guarded: BaseTool = kind.__new__(kind)
     for part in _STATE:
         object.__setattr__(guarded, part, getattr(original, part))

@@ -1,0 +1,84 @@
+"""``refuse_unguarded``: a process in which no agent has tools unless it is guarded.
+
+CrewAI has no hook that could refuse (docs/crewai.md), so what gives an agent its tools is replaced
+in CrewAI's own classes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final
+
+from crewai import Agent as CrewAgent
+from crewai import Task
+from crewai.agents.agent_builder.base_agent import BaseAgent
+from crewai.lite_agent import LiteAgent
+
+from agentguard import ConfigError
+from agentguard_crewai.identity import identity_of
+
+_REFUSES: Final = "__agentguard_refuses__"
+
+
+def refuse_unguarded() -> None:
+    """Let no agent with tools work in this process, from now on, that is not guarded.
+
+    That goes for crews, for agents without a crew, and for those that run tools by themselves, as
+    CrewAI's adapters of other frameworks do: whatever begins their work raises ``ConfigError``
+    (``agent.unguarded``). Agents without tools, as CrewAI makes some for plans and guardrails,
+    work as ever. To be called where the program begins; a second time it does nothing.
+    """
+    _replace(CrewAgent, "_add_skill_loader_tool", _with_tools)
+    _replace(Task, "_execute_core", _of_task)
+    _replace(Task, "_aexecute_core", _of_task)
+    _replace(LiteAgent, "_execute_core", _lite)
+
+
+def _replace(kind: type, name: str, check: Callable[..., Callable[..., Any]]) -> None:
+    written = getattr(kind, name)
+    if not hasattr(written, _REFUSES):
+        made = functools.wraps(written)(check(written))
+        setattr(made, _REFUSES, True)
+        setattr(kind, name, made)
+
+
+def _with_tools(written: Callable[..., Any]) -> Callable[..., Any]:
+    """The last step before an executor gets an agent's tools."""
+
+    def add(self: CrewAgent, *args: Any, **kwargs: Any) -> Any:
+        found = written(self, *args, **kwargs)
+        if found and identity_of(self) is None:
+            raise _refused(f"the agent {self.role!r}")
+        return found
+
+    return add
+
+
+def _of_task(written: Callable[..., Any]) -> Callable[..., Any]:
+    """A task, which somebody may do who has no such step."""
+
+    def execute(self: Task, agent: BaseAgent | None, *args: Any, **kwargs: Any) -> Any:
+        doing = agent or self.agent
+        if doing is not None and not isinstance(doing, CrewAgent):
+            raise _refused(f"the agent {doing.role!r}, which runs its tools by itself,")
+        return written(self, agent, *args, **kwargs)
+
+    return execute
+
+
+def _lite(written: Callable[..., Any]) -> Callable[..., Any]:
+    def execute(self: LiteAgent, *args: Any, **kwargs: Any) -> Any:
+        if self.tools:
+            raise _refused(f"the LiteAgent {self.role!r}")
+        return written(self, *args, **kwargs)
+
+    return execute
+
+
+def _refused(who: str) -> ConfigError:
+    message = (
+        f"{who} is not guarded, and this process refuses such agents (refuse_unguarded): guard its "
+        "crew (guard_crew), or the agent (guard_agent), before it begins"
+    )
+    return ConfigError(message, code="agent.unguarded")
