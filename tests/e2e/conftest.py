@@ -20,7 +20,7 @@ Result = subprocess.CompletedProcess[str]
 
 # One call of each kind. The last process dies inside its tool, so that call stays in doubt.
 CALLS = r"""
-import asyncio, os, sys
+import asyncio, os, sys, time
 from agentguard import Denied, Guard
 
 with Guard.open("agentguard.toml") as guard:
@@ -48,6 +48,9 @@ with Guard.open("agentguard.toml") as guard:
     async def interrupted():
         call = asyncio.create_task(assistant.acall(read_file, "interrupted"))
         await asyncio.sleep(0)
+        time.sleep(0.3)  # meanwhile its path is resolved, in a thread
+        for _ in range(3):
+            await asyncio.sleep(0)
         call.cancel()
         await asyncio.wait([call])
 

@@ -104,7 +104,7 @@ def test_a_limit_keeps_the_newest(told, limit, expected):
 
 def test_the_table_has_every_entry_and_says_when_it_has_not(told):
     whole = told.run("audit", "list").stdout
-    for word in ("read_file", "allow", "deny", "in_doubt", "unknown", "hidden files"):
+    for word in ("read_file", "allow", "deny", "in_doubt", "unknown", "hidden file"):
         assert word in whole
     cut = told.run("audit", "list", "--last", "2").stdout
     assert "the newest 2;" in cut
@@ -210,7 +210,7 @@ def test_show_tells_a_call_from_beginning_to_end(told):
     [
         (1, ["error", "builtins.FileNotFoundError"]),
         (2, ["unknown", "builtins.KeyboardInterrupt"]),
-        (3, ["deny [policy.denied]", "hidden files", "the tool did not run"]),
+        (3, ["deny [policy.denied]", "hidden file", "the tool did not run"]),
         (5, ["interrupted before it ran"]),
         (6, ["in doubt"]),
     ],

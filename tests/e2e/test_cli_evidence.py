@@ -114,7 +114,7 @@ def test_its_json_says_the_same(told, calls, stranger):
     [
         (1, ["outcome error", "error builtins.FileNotFoundError"]),
         (2, ["outcome unknown"]),
-        (3, ["decision deny [policy.denied]", "hidden files", "the tool did not run"]),
+        (3, ["decision deny [policy.denied]", "hidden file", "the tool did not run"]),
         (5, ["interrupted before it ran"]),
         (6, ["in doubt: the file holds none", "whether there was an outcome"]),
     ],
