@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import starmap
 from pathlib import Path
+from typing import Literal
 
 from agentguard import whereabouts
 from agentguard.audit import checkpoint, registry
@@ -33,7 +34,11 @@ from agentguard.storage.anchor import Anchor
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The findings of a whole log. ``anchored`` means: each shard, by a checkpoint from outside."""
+    """The findings of a whole log.
+
+    ``anchored`` means that a checkpoint from outside the state agrees with each shard, ``witness``
+    whether whoever writes the state could have changed it.
+    """
 
     shards: tuple[ShardReport, ...]
     problems: tuple[Problem, ...]
@@ -44,6 +49,10 @@ class Report:
     """The numbers of the shards that are known and not there."""
     damaged: tuple[int, ...] = ()
     """The numbers of the shards whose files are damaged: a search in one might not end."""
+
+    alone: tuple[int, ...] = ()
+    """The numbers of the shards for which an anchor speaks alone that the state's writer can
+    change."""
 
     @property
     def ok(self) -> bool:
@@ -68,6 +77,16 @@ class Report:
         return bool(shards) and not self.missing and all(shard.anchored for shard in shards)
 
     @property
+    def witness(self) -> Literal["outside", "same user"] | None:
+        """Who has kept the checkpoints by which the log is ``anchored``; None if it is not.
+
+        ``same user``: of some shard, only one who can write the state, and so roll back both.
+        """
+        if not self.anchored:
+            return None
+        return "same user" if self.alone else "outside"
+
+    @property
     def adoptions(self) -> tuple[tuple[int, int, Adoption], ...]:
         """The adoptions with which entries were lost, each with its shard and index."""
         return tuple(
@@ -87,6 +106,7 @@ def examine(
     trust: TrustDocument,
     *,
     anchor: Path | None = None,
+    apart: bool = False,
     kept: Sequence[Kept] = (),
     since: int = 0,
     contents: bool = True,
@@ -94,11 +114,12 @@ def examine(
 ) -> Report:
     """Verify every shard of a log against ``trust`` and the anchors in a directory.
 
+    ``apart`` says that nobody who writes the state can change these (``storage/writers.py``).
     ``kept`` are further checkpoints from outside. ``since`` and ``contents`` leave out
     what ``ShardVerifier`` says; without contents no call is known to be in doubt. ``progress`` is
     told the number of entries so far, of all shards.
     """
-    return _Examination(reader, trust, anchor, kept, since, contents, progress).report()
+    return _Examination(reader, trust, anchor, apart, kept, since, contents, progress).report()
 
 
 @dataclass(slots=True)
@@ -106,6 +127,7 @@ class _Examination:
     reader: LogReader
     trust: TrustDocument
     anchors: Path | None
+    apart: bool
     kept: Sequence[Kept]
     since: int
     contents: bool
@@ -113,6 +135,7 @@ class _Examination:
     problems: list[Problem] = field(default_factory=list)
     damaged: set[int] = field(default_factory=set)
     calls: set[bytes] = field(default_factory=set)
+    alone: list[int] = field(default_factory=list)
     entries: int = 0
 
     def report(self) -> Report:
@@ -147,6 +170,7 @@ class _Examination:
             settlement.in_doubt(),
             missing,
             tuple(sorted(self.damaged)),
+            tuple(self.alone),
         )
 
     def _count_calls(self, reports: Sequence[ShardReport]) -> None:
@@ -246,6 +270,8 @@ class _Examination:
             except StorageError as error:
                 self.problems.append(Problem(number, None, str(error)))
             else:
+                if seen is not None and not kept and not self.apart:
+                    self.alone.append(number)
                 kept += [Kept(seen)] if seen is not None else []
         verifier = ShardVerifier(
             number,

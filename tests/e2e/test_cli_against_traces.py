@@ -113,12 +113,12 @@ def backed_up(changed, tmp_path):
 def test_checkpoints_on_spans_anchor_the_log_as_reported_by_the_trace_store(cli, against, changed):
     points = checkpoints(changed)
     report = against(changed, reporting(points))
-    assert (report["ok"], report["anchored"], report["problems"]) == (True, True, [])
+    assert (report["ok"], report["anchored"], report["problems"]) == (True, "outside", [])
     (said,) = report["unchecked"]
     assert f"{len(points)} checkpoints in " in said
     assert "as reported by the trace store" in said
     older = against(changed, reporting(points[:1]))
-    assert (older["ok"], older["anchored"]) == (True, True)
+    assert (older["ok"], older["anchored"]) == (True, "outside")
     indented = against(changed, json.dumps(reporting(points), indent=2))
     assert indented == report
 
@@ -142,7 +142,7 @@ def test_a_state_that_was_rolled_back_as_a_whole_is_found(cli, against, backed_u
     rolled_back(project, backup)
     assert cli(project, "audit", "verify").returncode == 0
     report = against(project, traces)
-    assert (report["ok"], report["anchored"]) == (False, False)
+    assert (report["ok"], report["anchored"]) == (False, None)
     assert places(report) == [(0, before.size)]
     (problem,) = report["problems"]
     assert "its tail is cut off" in problem["what"]
@@ -178,7 +178,7 @@ def test_a_root_that_was_edited_in_the_trace_store_is_found(against, changed):
 
 def test_a_shard_that_only_the_trace_store_knows_is_missing(against, reshaped):
     points = [point for shard in range(3) for point in checkpoints(reshaped, shard)]
-    assert against(reshaped, reporting(points))["anchored"] is True
+    assert against(reshaped, reporting(points))["anchored"] == "outside"
     for file in (reshaped.state / "shards").glob("1.*"):
         file.unlink()
     (reshaped.state / "registry.json").unlink()
@@ -189,7 +189,7 @@ def test_traces_of_other_logs_as_well_are_said_and_left_out(against, changed):
     points = checkpoints(changed)
     other = Checkpoint("elsewhere.example/log/9/0", 7, b"\2" * 32)
     report = against(changed, reporting([*points, other]))
-    assert (report["ok"], report["anchored"]) == (True, True)
+    assert (report["ok"], report["anchored"]) == (True, "outside")
     assert len(report["unchecked"]) == 2
     assert "1 span has checkpoints of elsewhere.example/log/9/0" in report["unchecked"][1]
     refused = against(changed, reporting([other]))

@@ -41,7 +41,8 @@ def test_a_sound_set_up(told):
         "log",
     }
     # one call of this log is in doubt, and the tools' scopes stand in the code alone
-    doubt, *tools = [c["what"] for c in report["checks"] if c["status"] != "ok"]
+    anchor, doubt, *tools = [c["what"] for c in report["checks"] if c["status"] != "ok"]
+    assert "whoever writes the state can change as well" in anchor
     (doubtful,) = told.json("audit", "verify")["in_doubt"]
     assert doubt.startswith("1 call in doubt: ")
     assert doubt.endswith(f"agentguard audit show {doubtful}")

@@ -94,13 +94,13 @@ def test_a_folder_a_domain_and_an_anchor_of_ones_own(project):
     assert mode(log) == 0o700
     assert not project.anchor.exists()
     report = project.json("audit", "verify", "--config", folder / "agentguard.toml")
-    assert report["anchored"] is True
+    assert report["anchored"] == "same user"
     assert "cd made/here" in result.stdout
 
 
 def test_no_anchor_is_a_choice_that_verify_names(project):
     assert project.run("init", "--anchor", "").returncode == 0
-    assert project.json("audit", "verify")["anchored"] is False
+    assert project.json("audit", "verify")["anchored"] is None
     assert not project.anchor.exists()
 
 
@@ -289,7 +289,7 @@ def test_a_clone_gets_its_keys_and_its_log(cloned):
     assert "agentguard.toml" in left
     assert "agentguard.toml" not in made
     assert cloned.json("doctor")["ok"] is True
-    assert cloned.json("audit", "verify")["anchored"] is True
+    assert cloned.json("audit", "verify")["anchored"] == "same user"
     assert json.loads((cloned.state / "trust.json").read_text())["trust_domain"] == "acme.example"
     again = cloned.run("init")
     assert (again.returncode, again.stdout) == (2, "")

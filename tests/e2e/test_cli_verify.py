@@ -40,7 +40,7 @@ def test_a_whole_log_verifies(told):
         "ok": True,
         "entries": len(rows),
         "shards": 1,
-        "anchored": True,
+        "anchored": "same user",
         "in_doubt": [doubtful],
         "observed": 0,
         "adopted": [],
@@ -66,7 +66,7 @@ def test_one_changed_byte_is_found_and_located(changed):
     place = data.index(b'"the argument path')
     file.write_bytes(data[: place + 1] + b"T" + data[place + 2 :])
     report = changed.json("audit", "verify", code=1)
-    assert (report["ok"], report["anchored"]) == (False, False)
+    assert (report["ok"], report["anchored"]) == (False, None)
     (problem,) = report["problems"]
     # a commit has one checkpoint: the denial and the outcome that rode with it can't be told apart
     assert (problem["shard"], problem["index"]) == (0, denied - 1)
@@ -109,15 +109,15 @@ def test_a_rolled_back_state_is_found_by_its_anchor(project):
     shutil.rmtree(project.state)
     old.rename(project.state)
     report = project.json("audit", "verify", code=1)
-    assert (report["ok"], report["anchored"]) == (False, False)
+    assert (report["ok"], report["anchored"]) == (False, None)
     assert "tail is cut off" in report["problems"][0]["what"]
     blind = project.json("audit", "verify", "--anchor", "")
-    assert (blind["ok"], blind["anchored"]) == (True, False)
+    assert (blind["ok"], blind["anchored"]) == (True, None)
 
 
 def test_a_state_alone_has_the_default_anchor(told, tmp_path):
     named = ("audit", "verify", "--state", told.state)
-    assert told.json(*named)["anchored"] is True
+    assert told.json(*named)["anchored"] == "same user"
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(told.state, elsewhere)
     result = told.run("audit", "verify", "--state", elsewhere, cwd=tmp_path)
@@ -129,10 +129,10 @@ def test_what_lies_beside_a_state_does_not_vouch_for_it(project, tmp_path):
     assert project.run("init", "--anchor", "witness").returncode == 0
     verify = ("audit", "verify", "--json", "--state", project.state)
     elsewhere = project.run(*verify, cwd=tmp_path)
-    assert json.loads(elsewhere.stdout)["anchored"] is False
+    assert json.loads(elsewhere.stdout)["anchored"] is None
     assert "UNTRUSTED KEY" in elsewhere.stderr
-    assert json.loads(project.run(*verify).stdout)["anchored"] is True
-    assert project.json("audit", "verify", "--anchor", "")["anchored"] is False
+    assert json.loads(project.run(*verify).stdout)["anchored"] == "same user"
+    assert project.json("audit", "verify", "--anchor", "")["anchored"] is None
     result = project.run("audit", "verify", "--anchor", tmp_path / "none")
     assert (result.returncode, result.stderr) == (1, "")  # one that is named is to know the state
     assert result.stdout.startswith("FAILED: the state ")
@@ -145,14 +145,14 @@ def test_without_outside_trust_it_says_so(told, tmp_path):
     assert "UNANCHORED" in result.stdout
     assert "UNTRUSTED KEY" in result.stdout
     scripted = told.run("audit", "verify", "--json", *alone)
-    assert json.loads(scripted.stdout)["anchored"] is False
+    assert json.loads(scripted.stdout)["anchored"] is None
     assert "UNANCHORED" in scripted.stderr
     assert "UNTRUSTED KEY" in scripted.stderr
     story = told.run("audit", "show", "8", *alone)
     assert "UNTRUSTED KEY" in story.stdout
     stranger = {"HOME": str(tmp_path)}  # whose home has not the anchor that is configured
     report = json.loads(told.run("audit", "verify", "--json", env=stranger).stdout)
-    assert (report["ok"], report["entries"], report["anchored"]) == (False, 0, False)
+    assert (report["ok"], report["entries"], report["anchored"]) == (False, 0, None)
     refused = told.run("audit", "show", "8", env=stranger)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("error [trust.changed]: ")
@@ -271,7 +271,7 @@ def test_a_file_that_is_no_log(changed):
         assert result.stderr.startswith("error [storage.corrupt]: ")
         assert result.stderr.count("\n") == 1
     report = changed.json("audit", "verify", code=1)
-    assert (report["ok"], report["anchored"]) == (False, False)
+    assert (report["ok"], report["anchored"]) == (False, None)
     assert {problem["shard"] for problem in report["problems"]} == {0}
 
 
@@ -307,12 +307,12 @@ def test_a_second_shard_is_verified_too(changed):
     )
     assert changed.python("-c", call).returncode == 0
     whole = changed.json("audit", "verify")
-    assert (whole["ok"], whole["anchored"], whole["shards"]) == (True, True, 2)
+    assert (whole["ok"], whole["anchored"], whole["shards"]) == (True, "same user", 2)
     shown = changed.run("audit", "verify")
     assert f"consistent: {whole['entries']} entries in 2 shards" in shown.stdout
     (changed.state / "shards/1.sqlite").rename(changed.folder / "aside")
     report = changed.json("audit", "verify", code=1)
-    assert (report["ok"], report["anchored"]) == (False, False)
+    assert (report["ok"], report["anchored"]) == (False, None)
     (problem,) = report["problems"]
     assert (problem["shard"], problem["index"]) == (1, None)
     assert "missing" in problem["what"]
@@ -326,7 +326,7 @@ def test_a_log_whose_only_shard_is_gone_is_found_out(changed, without):
     place = changed.state / "shards"
     (place / without).unlink() if without else shutil.rmtree(place)
     told = changed.json("audit", "verify", code=1)
-    assert (told["ok"], told["entries"], told["anchored"]) == (False, 0, False)
+    assert (told["ok"], told["entries"], told["anchored"]) == (False, 0, None)
     gone = {"shard": 0, "index": None}
     assert {**gone, "what": "the log has no shard"} in told["problems"]
     what = "the shard is missing: the registry or a checkpoint kept outside knows it"

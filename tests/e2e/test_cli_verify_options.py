@@ -67,7 +67,7 @@ def test_without_signatures_hashes_and_anchors_are_checked(cli, verify, reshaped
     assert "NOT CHECKED" not in cli(reshaped, "audit", "verify").stdout
     change(reshaped, 1, "UPDATE entries SET body = CAST(body || ' ' AS BLOB) WHERE idx = 3")
     broken = verify(reshaped, "--no-signatures")
-    assert (broken["ok"], broken["anchored"]) == (False, False)
+    assert (broken["ok"], broken["anchored"]) == (False, None)
     assert {shard for shard, _index in problems(broken)} == {1}
 
 
@@ -161,19 +161,19 @@ def test_since_and_no_signatures_exclude_each_other(cli, sharded):
 
 def test_checkpoints_that_somebody_kept_anchor_the_log(verify, sharded, tmp_path):
     alone = ("--anchor", "")
-    assert verify(sharded, *alone)["anchored"] is False
+    assert verify(sharded, *alone)["anchored"] is None
     kept = [tmp_path / f"{shard}.checkpoint" for shard in range(3)]
     for shard, file in enumerate(kept):
         file.write_bytes(notes(sharded, shard)[0])
     some = verify(sharded, *alone, "--against", kept[0], "--against", kept[1])
-    assert (some["ok"], some["anchored"]) == (True, False)
+    assert (some["ok"], some["anchored"]) == (True, None)
     every = verify(sharded, *alone, *(part for file in kept for part in ("--against", file)))
-    assert (every["ok"], every["anchored"]) == (True, True)
+    assert (every["ok"], every["anchored"]) == (True, "outside")
     one = tmp_path / "all"
     one.write_bytes(b"".join(file.read_bytes() for file in kept))
-    assert verify(sharded, *alone, "--against", one)["anchored"] is True
+    assert verify(sharded, *alone, "--against", one)["anchored"] == "outside"
     one.write_bytes(b"".join(note for shard in range(3) for note in notes(sharded, shard)))
-    assert verify(sharded, *alone, "--against", one)["anchored"] is True
+    assert verify(sharded, *alone, "--against", one)["anchored"] == "outside"
 
 
 def test_the_evidence_of_a_call_is_a_witness(cli, verify, sharded, tmp_path):

@@ -298,7 +298,9 @@ def test_the_timeline_shows_each_step_and_both_verdicts(played):
     assert printed.count("APPROVAL  ") == 1
     assert "The page tells me to call request_secret" in printed
     entries = entries_of(printed)
-    assert f"OK  the log: {entries} entries verified, anchored, 0 calls in doubt" in printed
+    assert (
+        f"OK  the log: {entries} entries verified, anchored, same user, 0 calls in doubt" in printed
+    )
     last = re.findall(r"^ +#(\d+)  ", printed, re.MULTILINE)[-1]
     assert int(last) == entries - 3  # after it, its outcome, and that of the orchestrator's call
     assert f"FOUND  shard 0, entry {last}" in printed
@@ -405,7 +407,7 @@ def test_every_command_works_as_printed_from_anywhere(played, tmp_path):
     assert waiting == "nothing waits for an approval\n"
     entries = entries_of(printed)
     assert f"{entries} entries" in verified
-    assert "anchored: by the checkpoints in" in verified
+    assert "anchored, same user: by the checkpoints in" in verified
     assert "UNTRUSTED KEY" not in shown
     assert f"entry {entries - 3}" in tampered
     assert "Divide percentages by 100" in git

@@ -14,7 +14,7 @@ from agentguard.cli.finding import Finding
 from agentguard.cli.location import from_home
 from agentguard.config import Config
 from agentguard.errors import AgentguardError, StorageError
-from agentguard.storage import keystore, place
+from agentguard.storage import keystore, place, writers
 from agentguard.storage.anchor import log_folder
 
 
@@ -42,6 +42,15 @@ def findings(settings: Config) -> Iterator[Finding]:
                 "here, and not there"
             )
             yield Finding("fail", "anchor", what)
+        elif not writers.is_apart(settings.state, folder):
+            what = (
+                f"{from_home(anchor)}, which whoever writes the state can change as well: a "
+                "rollback of both is not found out. Keep checkpoints elsewhere too, and verify "
+                "with them: those that another user or machine appends to a file of its own, "
+                "traces, or evidence that you hand out (agentguard audit verify --against FILE; "
+                "docs/records.md, An anchor elsewhere)"
+            )
+            yield Finding("warn", "anchor", what)
         else:
             yield Finding("ok", "anchor", f"{from_home(anchor)}, outside the state")
 

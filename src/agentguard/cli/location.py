@@ -18,8 +18,8 @@ from agentguard.config import Config
 from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.ports import LogReader
-from agentguard.storage import keystore, pinned, sqlite
-from agentguard.storage.anchor import trust_path
+from agentguard.storage import keystore, pinned, sqlite, writers
+from agentguard.storage.anchor import log_folder, trust_path
 from agentguard.storage.approvals import FileApprovals
 from agentguard.storage.ledger import Ledger
 from agentguard.storage.reader import StateReader
@@ -68,6 +68,12 @@ class TrustedLog(NamedTuple):
 
     location: Location
     trust: Trust
+
+    def is_apart(self) -> bool:
+        """Whether nobody who writes the state can change its anchor."""
+        state, anchor = self.location.state, self.location.anchor
+        log = self.trust.document.log
+        return anchor is not None and writers.is_apart(state, log_folder(anchor, log))
 
 
 def load(config_file: Path | None) -> Config:

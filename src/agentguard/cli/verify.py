@@ -96,6 +96,7 @@ def verify(
             reader,
             document,
             anchor=log.location.anchor,
+            apart=log.is_apart(),
             kept=[kept for witness in heard for kept in witness.kept],
             since=seconds(since) if since is not None else 0,
             contents=not no_signatures,

@@ -51,7 +51,7 @@ class VerifyReport:
                 "ok": report.ok,
                 "entries": report.entries,
                 "shards": len(report.shards),
-                "anchored": report.anchored,
+                "anchored": report.witness,
                 "in_doubt": [*self.in_doubt],
                 "observed": self._observed(),
                 "adopted": [
@@ -78,7 +78,8 @@ class VerifyReport:
         """Print it for people; the calls in doubt are looked up in the log."""
         report = self.report
         gone = [(str(number), "missing", "", "", "") for number in report.missing]
-        screen.columns(_COLUMNS, ((cells, "") for cells in [*map(_cells, report.shards), *gone]))
+        shown = [*map(self._cells, report.shards), *gone]
+        screen.columns(_COLUMNS, ((cells, "") for cells in shown))
         _draw_problems(report.problems)
         kind, said = ("ok", "consistent") if report.ok else ("fail", "FAILED")
         entries = screen.count(report.entries, "entry", "entries")
@@ -87,9 +88,15 @@ class VerifyReport:
             screen.styled(kind, said),
             f": {entries} in {shards} of {from_home(self.log.location.state)}",
         )
-        if report.anchored:
+        if report.witness == "outside":
             screen.line(
                 screen.styled("ok", "anchored"), f": by the checkpoints in {self._witnesses()}"
+            )
+        elif report.witness is not None:
+            screen.line(
+                screen.styled("warn", "anchored, same user"),
+                f": by the checkpoints in {self._witnesses()}, which whoever writes the state can "
+                "change as well: keep some elsewhere too (docs/records.md, An anchor elsewhere)",
             )
         trust = self.log.trust
         screen.line(f"trust: {trust.document.trust_domain}, from {trust.source}")
@@ -131,6 +138,20 @@ class VerifyReport:
         anchor = self.log.location.anchor
         sources = [anchor] if anchor is not None else []
         return ", ".join(from_home(source) for source in [*sources, *self.against])
+
+    def _cells(self, shard: ShardReport) -> tuple[str, ...]:
+        head = shard.head
+        if shard.anchored:
+            anchored = "same user" if shard.shard in self.report.alone else "yes"
+        else:
+            anchored = "no" if shard.kept else "none kept"
+        return (
+            str(shard.shard),
+            f"{shard.entries:,}",
+            f"{head.size:,}" if head is not None else "none",
+            anchored,
+            head.root.hex()[:16] if head is not None else "",
+        )
 
     def _draw_doubts(self, history: History) -> None:
         if not self.in_doubt:
@@ -187,18 +208,6 @@ def unanchored(anchor: Path | None, report: Report) -> str:
 
 def _kept_by(anchor: Path | None) -> str:
     return f"{from_home(anchor)} keeps one" if anchor is not None else "one was named"
-
-
-def _cells(shard: ShardReport) -> tuple[str, ...]:
-    head = shard.head
-    anchored = "yes" if shard.anchored else "no" if shard.kept else "none kept"
-    return (
-        str(shard.shard),
-        f"{shard.entries:,}",
-        f"{head.size:,}" if head is not None else "none",
-        anchored,
-        head.root.hex()[:16] if head is not None else "",
-    )
 
 
 def _draw_problems(problems: Iterable[Problem]) -> None:

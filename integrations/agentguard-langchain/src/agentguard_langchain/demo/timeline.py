@@ -240,7 +240,8 @@ class Timeline:
             found = f"shard {problem.shard}{where}: {problem.what}"
             self._line(Text(f"   FOUND  {shown(found)}", style="bold red"), hang=10)
         if report.ok:
-            anchored = "anchored" if report.anchored else "UNANCHORED"
+            # the demo writes state and anchor as one user
+            anchored = f"anchored, {report.witness}" if report.anchored else "UNANCHORED"
             doubtful = len(report.in_doubt)
             doubt = f"{doubtful} {'call' if doubtful == 1 else 'calls'} in doubt"
             text = f"      OK  {what}: {report.entries} entries verified, {anchored}, {doubt}"

@@ -1,0 +1,130 @@
+"""A state and an anchor that one user can write are rolled back together: nobody can tell."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from agentguard import Decision, config, domain
+from agentguard.cli import app
+from agentguard.engines.function import FunctionEngine
+from agentguard.guard import Guard
+from agentguard.keys import Ed25519Signer
+
+PASSPHRASE = b"correct horse"
+AGENT, WITNESS = 23451, 23452
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to other users")
+
+
+@pytest.fixture(autouse=True)
+def cheap_keys(monkeypatch):
+    defaults = Ed25519Signer.to_openssh.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "rounds", 1)
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A log with a call, its anchor beside it, and copies of both from before the call."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    text = 'trust_domain = "acme.example"\nanchor = "../anchor"\n'
+    text += '[policy]\nengine = "function"\npath = "unused:unused"\n'
+    text += '[agents.reader]\nauthority = "own"\n'
+    (folder / "agentguard.toml").write_text(text)
+    settings = config.load(folder / "agentguard.toml")
+    domain.found(settings, PASSPHRASE, now=datetime.now(UTC))
+    for name in (".agentguard", "../anchor"):
+        shutil.copytree(folder / name, tmp_path / "old" / Path(name).name)
+    home = domain.take_up(settings, PASSPHRASE)
+    with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard:
+        guard.new_agent("reader").call(guard.tool(name="say")(lambda what: what), "x")
+        assert guard.verify().witness == "same user"
+    return folder
+
+
+def roll_back(project: Path) -> None:
+    for name in (".agentguard", "anchor"):
+        target = project / name if name == ".agentguard" else project.parent / name
+        shutil.rmtree(target)
+        shutil.copytree(project.parent / "old" / name, target)
+
+
+def verify(project: Path, *options: str | Path) -> tuple[int, dict[str, object], str]:
+    given = ["audit", "verify", "--config", str(project / "agentguard.toml"), *map(str, options)]
+    as_json = CliRunner().invoke(app, [*given, "--json"], prog_name="agentguard")
+    shown = CliRunner().invoke(app, given, prog_name="agentguard")
+    return as_json.exit_code, json.loads(as_json.stdout), shown.stdout
+
+
+def give(folder: Path, owner: int) -> None:
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, owner, owner)
+
+
+def test_both_rolled_back_are_not_said_to_be_anchored(project):
+    roll_back(project)
+    code, report, shown = verify(project)
+    assert (code, report["ok"], report["anchored"]) == (0, True, "same user")
+    assert "\nanchored, same user: by the checkpoints in" in shown
+    assert "\nanchored:" not in shown
+
+
+def test_checkpoints_that_somebody_else_has_appended_find_it(project):
+    kept = project.parent / "checkpoints"
+    kept.write_bytes(
+        b"".join(path.read_bytes() for path in project.parent.glob("anchor/*/*.checkpoint"))
+    )
+    code, report, shown = verify(project, "--against", kept)
+    assert (code, report["anchored"]) == (0, "outside")
+    assert "\nanchored: by the checkpoints in" in shown
+    roll_back(project)
+    code, report, shown = verify(project, "--against", kept)
+    assert (code, report["ok"], report["anchored"]) == (1, False, None)
+    assert "its tail is cut off" in shown
+
+
+@as_root
+def test_an_anchor_of_another_user_is_outside_and_finds_it(project):
+    """``witness`` copies the anchor into a folder of its own; ``agent`` rolls back what is its."""
+    theirs = project.parent / "witness"
+    shutil.copytree(project.parent / "anchor", theirs)
+    give(theirs, WITNESS)
+    give(project / ".agentguard", AGENT)
+    code, report, shown = verify(project, "--anchor", theirs)
+    assert (code, report["anchored"]) == (0, "outside")
+    assert "\nanchored: by the checkpoints in" in shown
+    roll_back(project)
+    give(project / ".agentguard", AGENT)
+    code, report, shown = verify(project, "--anchor", theirs)
+    assert (code, report["anchored"], "its tail is cut off" in shown) == (1, None, True)
+
+
+@as_root
+@pytest.mark.parametrize("weak", ["a file", "the folder", "above", "everybody", "root's state"])
+def test_an_anchor_that_the_agent_can_change_somewhere_is_not_outside(project, weak):
+    theirs = project.parent / "home" / "witness"
+    shutil.copytree(project.parent / "anchor", theirs)
+    give(theirs, WITNESS)
+    give(project / ".agentguard", AGENT)
+    (folder,) = theirs.iterdir()
+    match weak:
+        case "a file":
+            os.chown(folder / "0.checkpoint", AGENT, AGENT)
+        case "the folder":
+            os.chown(folder, AGENT, AGENT)
+        case "above":
+            os.chown(theirs.parent, AGENT, AGENT)
+        case "everybody":
+            theirs.chmod(0o777)
+        case "root's state":
+            give(project / ".agentguard", 0)
+    code, report, _shown = verify(project, "--anchor", theirs)
+    assert (code, report["anchored"]) == (0, "same user")
