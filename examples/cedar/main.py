@@ -5,11 +5,9 @@ Run it with ``python examples/cedar/main.py``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from agentguard import Denied, Guard, PolicyError
+from agentguard import Denied, FactsInput, Guard, PolicyError
 from agentguard.engines.cedar import CedarEngine
 
 POLICY = Path(__file__).with_name("policy")
@@ -23,9 +21,9 @@ CONFIG = {
 }
 
 
-def order_facts(args: Mapping[str, Any]) -> dict[str, object]:
+def order_facts(call: FactsInput) -> dict[str, object]:
     """Look the order up: the policy sees it as ``context.order``."""
-    return {"order": ORDERS[args["order"]]}
+    return {"order": ORDERS[call["order"]]}
 
 
 def main() -> None:

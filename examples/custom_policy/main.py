@@ -5,18 +5,16 @@ Run it with ``python examples/custom_policy/main.py``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from agentguard import Denied, Guard
+from agentguard import Denied, FactsInput, Guard
 
 ORDERS = {"A-1": {"paid": True}, "A-2": {"paid": False}}
 
 
-def order_facts(args: Mapping[str, Any]) -> dict[str, object]:
+def order_facts(call: FactsInput) -> dict[str, object]:
     """Look the order up in the shop's own books: the policy sees it as ``input.order``."""
-    return {"order": ORDERS[args["order"]]}
+    return {"order": ORDERS[call["order"]]}
 
 
 guard = Guard.ephemeral(policy=Path(__file__).with_name("policy"))

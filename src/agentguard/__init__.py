@@ -35,7 +35,7 @@ from agentguard.guard import Guard
 from agentguard.identity.trust import TrustDocument
 from agentguard.invocation import CallSite, Invocation
 from agentguard.keys import Ed25519Signer
-from agentguard.tool import AsyncTool, Tool, ToolSpec
+from agentguard.tool import AsyncTool, FactsInput, Tool, ToolSpec
 
 __all__ = [
     "Agent",
@@ -59,6 +59,7 @@ __all__ = [
     "EncodeError",
     "Evidence",
     "FactsError",
+    "FactsInput",
     "Guard",
     "Invocation",
     "KeyMaterialError",

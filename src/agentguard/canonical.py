@@ -55,7 +55,7 @@ _RECORD_OPTIONS: Final = (
 )
 
 
-def loads(data: bytes | str, *, limit: int = MAX_BYTES) -> JSON:
+def loads(data: object, *, limit: int = MAX_BYTES) -> JSON:
     """Decode one JSON text, refusing all that two decoders could read differently.
 
     Takes at most ``limit`` bytes of UTF-8 (or the same as text), at most ``MAX_DEPTH`` deep. An
@@ -77,7 +77,7 @@ def loads(data: bytes | str, *, limit: int = MAX_BYTES) -> JSON:
     return value
 
 
-def loads_object(data: bytes | str) -> dict[str, JSON]:
+def loads_object(data: object) -> dict[str, JSON]:
     """Decode one JSON object with ``loads``.
 
     Raises ``DecodeError``, with the code ``json.not_object`` for any other JSON value.
@@ -88,12 +88,12 @@ def loads_object(data: bytes | str) -> dict[str, JSON]:
     return value
 
 
-def loads_canonical(data: bytes) -> JSON:
+def loads_canonical(data: object) -> JSON:
     """Decode a JSON text that must be what ``dumps`` gives for its value, byte for byte.
 
     Raises ``DecodeError``: as ``loads`` does, and ``json.not_canonical`` for another spelling.
     """
-    if len(data) <= MAX_BYTES:
+    if isinstance(data, bytes) and len(data) <= MAX_BYTES:
         try:
             value: JSON = orjson.loads(data)
             # A simple value that comes out as it went in is the one that the text stands for: of a
@@ -161,12 +161,14 @@ def b64url_encode(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
-def b64url_decode(text: str) -> bytes:
+def b64url_decode(text: object) -> bytes:
     """Decode base64url without padding (RFC 7515, 2).
 
     Raises ``DecodeError`` (``base64.malformed``) unless ``text`` is exactly what encoding the
     result gives: padding, other alphabets, white space and non-zero unused bits are refused.
     """
+    if not isinstance(text, str):
+        raise DecodeError("base64url is text", code="base64.malformed")
     try:
         data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     except ValueError:
@@ -181,11 +183,13 @@ def b64_encode(data: bytes) -> str:
     return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
-def b64_decode(text: str) -> bytes:
+def b64_decode(text: object) -> bytes:
     """Decode standard base64 with padding (RFC 4648, 4), as strictly as ``b64url_decode``.
 
     Raises ``DecodeError`` (``base64.malformed``).
     """
+    if not isinstance(text, str):
+        raise DecodeError("base64 is text", code="base64.malformed")
     try:
         data = binascii.a2b_base64(text)
     except ValueError:
@@ -195,8 +199,10 @@ def b64_decode(text: str) -> bytes:
     return data
 
 
-def _text(data: bytes | str, limit: int) -> str:
+def _text(data: object, limit: int) -> str:
     """Return ``data`` as text, having checked its size and that it is valid UTF-8."""
+    if not isinstance(data, str | bytes):
+        raise DecodeError("JSON is text, or its bytes", code="json.malformed")
     # A str never has more characters than bytes: the cheap check comes before the encoding.
     if len(data) > limit:
         raise _too_long(limit)

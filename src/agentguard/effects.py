@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from agentguard.approval import Approval, ApprovalRequest
 from agentguard.audit.checkpoint import Checkpoint
@@ -31,14 +31,14 @@ from agentguard.ports import (
 )
 from agentguard.redaction import Redaction
 from agentguard.roster import Roster
-from agentguard.tool import FactsFunction
+from agentguard.tool import FactsFunction, FactsInput
 
 
 class LookUp(NamedTuple):
     """Effect: call ``facts`` with ``values`` and send back what it returns."""
 
     facts: FactsFunction
-    values: Mapping[str, Any]
+    values: FactsInput
 
 
 class Obtain(NamedTuple):

@@ -6,6 +6,7 @@ here a token is a protected header, a payload and a signature.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +22,7 @@ MAX_TOKEN: Final = canonical.MAX_BYTES
 """The longest token that is read or made, in characters."""
 
 _PARTS: Final = 3
+_JTI: Final = re.compile(r"[A-Za-z0-9_-]{8,128}")
 _NO_HEADER: Final[Mapping[str, JSON]] = MappingProxyType({})
 # Extensions that change what is signed or how (crit, b64, zip, enc), and places from which the
 # token itself would name the key that it is to be believed by.
@@ -62,13 +64,15 @@ def sign(
     return token
 
 
-def parse(token: str) -> Jws:
+def parse(token: object) -> Jws:
     """Take a compact JWS apart, strictly, without verifying it.
 
     Raises ``DecodeError`` (``jws.malformed``, ``base64.malformed``, ``json.*``) for what is no
     compact JWS, and ``VerificationError`` (``jws.header``) for a header with an extension that
     agentguard does not follow. RFC 7515, 3.1 and 5.2.
     """
+    if not isinstance(token, str):
+        raise DecodeError("a compact JWS is text", code="jws.malformed")
     if len(token) > MAX_TOKEN:
         raise DecodeError(f"a token of more than {MAX_TOKEN} characters", code="jws.malformed")
     parts = token.split(".", _PARTS)
@@ -87,6 +91,11 @@ def parse(token: str) -> Jws:
         signing_input=f"{parts[0]}.{parts[1]}".encode("ascii"),
         signature=b64url_decode(parts[2]),
     )
+
+
+def is_jti(value: object) -> bool:
+    """Whether a value has the form of the ids that tokens get here (RFC 7519, 4.1.7)."""
+    return isinstance(value, str) and _JTI.fullmatch(value) is not None
 
 
 def verify(token: str, key: PublicKey, *, typ: str | None) -> Jws:

@@ -21,7 +21,7 @@ from agentguard.effects import Actor, Authority, Effect, Lent, Line, LookUp, Obt
 from agentguard.errors import AgentguardError, ArgumentsError
 from agentguard.invocation import SALT_SIZE, Invocation, commitment, timestamp
 from agentguard.ports import Asked
-from agentguard.tool import FactsFunction
+from agentguard.tool import FactsFunction, FactsInput
 
 ID_SIZE: Final = 16
 """Bytes of an invocation's id."""
@@ -90,7 +90,14 @@ def prepare(
     interrupt: BaseException | None = None
     look_up = invocation.tool.facts
     if refusal is None and isinstance(bound, Arguments) and look_up is not None:  # 3
-        facts, refusal, interrupt = yield from _look_up(look_up, bound)
+        about = FactsInput(
+            orjson.loads(bound.encoded),  # a copy of their own
+            agent=actor.name,
+            agent_id=actor.uri,
+            principal=authority.principal,
+            task_id=task_id,
+        )
+        facts, refusal, interrupt = yield from _look_up(look_up, about)
     head = line.log.head
     at = timestamp(now if authority.since is None else max(now, authority.since))
     named = commitment(salt, bound.encoded) if salt and isinstance(bound, Arguments) else None
@@ -280,10 +287,10 @@ def _recall(line: Line, key: str) -> Generator[Effect, Any, tuple[Asked | None, 
 
 
 def _look_up(
-    facts: FactsFunction, arguments: Arguments
+    facts: FactsFunction, about: FactsInput
 ) -> Generator[Effect, Any, tuple[Mapping[str, Any], Decision | None, BaseException | None]]:
     try:
-        found = yield LookUp(facts, orjson.loads(arguments.encoded))  # a copy of their own
+        found = yield LookUp(facts, about)
         if isinstance(found, Mapping):
             return dict(found), None, None
     except Exception as error:  # noqa: BLE001  the application's look-up may raise anything: it denies

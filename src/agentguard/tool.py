@@ -41,11 +41,39 @@ P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-FactsFunction = Callable[[Mapping[str, Any]], Any]
-"""Looks up, in a trusted place, what a policy needs to know about a call's arguments.
 
-Takes the bound arguments as JSON values; returns the mapping that stands at the top level of the
-policy's input. It may be a coroutine function where calls are made with ``acall`` or ``arun``.
+class FactsInput(dict[str, Any]):
+    """What a look-up of facts gets: the bound arguments as JSON values, and whose call it is.
+
+    ``agent`` is the agent's name and ``agent_id`` the URI of its instance, both as its credential
+    has them; ``principal`` is for whom the call is made (``agent:NAME`` on its own authority), and
+    ``task_id`` its task, None for none. It is a copy: what a look-up changes in it changes nothing
+    of the call.
+    """
+
+    __slots__ = ("agent", "agent_id", "principal", "task_id")
+
+    def __init__(
+        self,
+        arguments: Mapping[str, Any],
+        *,
+        agent: str,
+        agent_id: str,
+        principal: str,
+        task_id: str | None,
+    ) -> None:
+        super().__init__(arguments)
+        self.agent = agent
+        self.agent_id = agent_id
+        self.principal = principal
+        self.task_id = task_id
+
+
+FactsFunction = Callable[[FactsInput], Any]
+"""Looks up, in a trusted place, what a policy needs to know about a call.
+
+Returns the mapping that stands at the top level of the policy's input. It may be a coroutine
+function where calls are made with ``acall`` or ``arun``.
 """
 
 RESERVED: Final = frozenset(

@@ -96,7 +96,7 @@ def sign(checkpoint: Checkpoint, signer: Signer) -> bytes:
     return body + f"\n{_DASH} {checkpoint.origin} {b64_encode(signed)}\n".encode()
 
 
-def parse(note: bytes) -> SignedCheckpoint:
+def parse(note: object) -> SignedCheckpoint:
     """Read a note with a checkpoint, without verifying it.
 
     Raises ``DecodeError`` (``note.malformed``, ``base64.malformed``) for all that ``sign`` would
@@ -114,12 +114,12 @@ def parse(note: bytes) -> SignedCheckpoint:
     return SignedCheckpoint(checkpoint, body, signatures)
 
 
-def parse_line(line: str) -> Checkpoint:
+def parse_line(line: object) -> Checkpoint:
     """Read what ``Checkpoint.line`` writes, which nobody has signed.
 
     Raises ``DecodeError`` (``note.malformed``, ``base64.malformed``).
     """
-    match = _LINE.fullmatch(line)
+    match = _LINE.fullmatch(line) if isinstance(line, str) else None
     point = Checkpoint(match[1], int(match[2]), b64_decode(match[3])) if match is not None else None
     if point is None or point.line() != line:
         raise DecodeError(
@@ -177,8 +177,10 @@ def key_id(name: str, key: PublicKey) -> bytes:
     return hashlib.sha256(name.encode() + b"\n" + _ED25519 + key.raw).digest()[:_KEY_ID_SIZE]
 
 
-def _parse_note(note: bytes) -> tuple[str, tuple[NoteSignature, ...]]:
+def _parse_note(note: object) -> tuple[str, tuple[NoteSignature, ...]]:
     """Split a note into its text and its signatures."""
+    if not isinstance(note, bytes):
+        raise _malformed("it is no bytes")
     if len(note) > MAX_BYTES:
         raise _malformed(f"it is longer than {MAX_BYTES} bytes")
     try:

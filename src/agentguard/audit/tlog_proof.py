@@ -37,11 +37,13 @@ class TlogProof:
         return f"{HEADER}\nindex {self.index}\n{path}\n{self.note.decode()}"
 
 
-def parse(text: str) -> TlogProof:
+def parse(text: object) -> TlogProof:
     """Read a proof that ``dumps`` could have written; the note in it is not looked at.
 
     Raises ``DecodeError`` (``proof.malformed``, ``base64.malformed``).
     """
+    if not isinstance(text, str):
+        raise _malformed("it is no text")
     if len(text) > MAX_BYTES:
         raise _malformed(f"it is longer than {MAX_BYTES} characters")
     # no line above the checkpoint is empty, so that the first empty line is where it begins

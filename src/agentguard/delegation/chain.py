@@ -284,9 +284,11 @@ def verify(
     ``hop.expired``, ``hop.not_yet_valid``, ``chain.credential``, ``credential.*``, ``key.*``,
     ``signature.invalid``. None of them is checked before the signature that it stands under.
     """
+    if not (_is_list(hops) and _is_list(credentials)):
+        raise _malformed("hops and credentials are lists")
     if not 1 <= len(hops) <= grants.MAX_DEPTH or len(credentials) > MAX_CREDENTIALS:
         raise _malformed(f"a chain has 1 to {grants.MAX_DEPTH} hops")
-    wallet = _Wallet(credentials, trust)
+    wallet = _Wallet(_texts(credentials), trust)
     verified: list[Hop] = []
     for place, token in enumerate(hops):
         try:
@@ -394,6 +396,11 @@ def _texts(items: Sequence[JSON]) -> list[str]:
     if len(texts) != len(items):
         raise _malformed("its hops and credentials are compact JWS")
     return texts
+
+
+def _is_list(value: object) -> bool:
+    """Whether a value is a list or a tuple: a text is a sequence as well, of letters."""
+    return isinstance(value, list | tuple)
 
 
 def _malformed(problem: str) -> DecodeError:

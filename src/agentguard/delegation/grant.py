@@ -31,7 +31,6 @@ _LATEST: Final = 253_402_300_799  # the end of the year 9999
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,256}\Z")
 # of the trust domain, an agent's instance or an audience; a principal's is stricter
 _NAME: Final = re.compile(r"[\x21-\x7e]{1,1024}\Z")
-_JTI: Final = re.compile(r"[A-Za-z0-9_-]{8,128}\Z")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 _CLAIMS: Final = frozenset(
@@ -268,9 +267,9 @@ def _check(grant: Grant) -> None:
     """Refuse what ``chain.py`` never issues, whoever has signed it."""
     if not principals.is_principal(grant.principal):
         raise _malformed("its sub is no name of a principal, as in user:alice")
-    if not _NAME.match(grant.delegator) or not _NAME.match(grant.delegatee):
-        raise _malformed("a name in it is not printable ASCII")
-    if not _JTI.match(grant.jti) or not _THUMBPRINT.match(grant.key_id):
+    if not _is_party(grant.delegator) or not _is_party(grant.delegatee):
+        raise _malformed("its iss or client_id is no principal, agent or trust domain")
+    if not jws.is_jti(grant.jti) or not _THUMBPRINT.match(grant.key_id):
         raise _malformed("its jti or cnf.jkt has not the form of one")
     if grant.parent is not None and not _SHA256.match(grant.parent):
         raise _malformed("its par is no SHA-256")
@@ -282,6 +281,13 @@ def _check(grant: Grant) -> None:
         )
     if grant.max_calls is not None and not 1 <= grant.max_calls <= MAX_CALLS:
         raise _malformed("its max_calls is no number of calls")
+
+
+def _is_party(name: str) -> bool:
+    """Whether a name is that of who hands on or is handed something, by its form."""
+    if principals.is_principal(name):
+        return True
+    return name.startswith("spiffe://") and _NAME.match(name) is not None
 
 
 def _parse_scope(text: str) -> tuple[str, ...]:

@@ -75,6 +75,7 @@ def verify(
         claims.keys() != _CLAIMS
         or not is_integer(expires_at)
         or not isinstance(jti, str)
+        or not jws.is_jti(jti)
         or not isinstance(carried, dict)
     ):
         raise _malformed("its claims are not those of an access token")

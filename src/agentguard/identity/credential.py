@@ -187,6 +187,7 @@ def _parse(claims: Mapping[str, JSON], token: str) -> Credential:
             and not further
             and is_integer(issued_at)
             and is_integer(expires_at)
+            and jws.is_jti(jti)
         ):
             if "alg" not in jwk:  # its value is for from_jwk to check
                 raise _malformed("its key names no alg")

@@ -1,0 +1,105 @@
+"""A look-up of facts knows whose call it is, and can change nothing of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from agentguard import Decision, Denied, FactsInput, Guard
+from agentguard.audit import entry
+from agentguard.audit.calls import read_authorization
+
+ORDERS = {"A-1": "user:alice", "A-2": "user:bob"}
+
+
+def owned(document: Any) -> Decision:
+    """Allow what the order's owner asks for, as the look-up says."""
+    return Decision.allow() if document["own"] else Decision.deny("policy.denied", "not theirs")
+
+
+def own(call: FactsInput) -> dict[str, object]:
+    return {"own": ORDERS[call["order"]] == call.principal}
+
+
+async def own_later(call: FactsInput) -> dict[str, object]:
+    await asyncio.sleep(0)
+    return own(call)
+
+
+def own_soon(call: FactsInput) -> Any:
+    return own_later(call)
+
+
+@pytest.fixture
+def guard():
+    with Guard.ephemeral(owned) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("facts", [own, own_later, own_soon])
+async def test_the_policy_decides_by_whose_call_it_is(guard, facts):
+    refund = guard.tool(name="refund", facts=facts)(lambda order: order)
+    agent = guard.new_agent("support")
+    lent = agent.under(guard.delegate("user:alice", scope=["refund"], task_id="task-7"))
+
+    assert await lent.acall(refund, "A-1") == "A-1"
+    with pytest.raises(Denied, match="not theirs"):
+        await lent.acall(refund, "A-2")
+    if facts is own:
+        assert lent.call(refund, "A-1") == "A-1"
+
+
+def test_it_knows_the_agent_the_principal_and_the_task(guard):
+    calls = []
+
+    def look_up(call: FactsInput) -> dict[str, object]:
+        calls.append(call)
+        return {"own": True}
+
+    refund = guard.tool(name="refund", facts=look_up)(lambda order: order)
+    agent = guard.new_agent("support")
+    agent.under(guard.delegate("user:alice", scope=["refund"], task_id="task-7")).call(refund, "x")
+    agent.call(refund, "x")
+    lent, alone = calls
+    assert dict(lent) == {"order": "x"}
+    assert (lent.agent, lent.agent_id, lent.principal, lent.task_id) == (
+        "support",
+        agent.id,
+        "user:alice",
+        "task-7",
+    )
+    assert (alone.principal, alone.task_id) == ("agent:support", None)
+
+
+def test_what_it_changes_changes_nothing_that_is_bound(guard):
+    def hostile(call: FactsInput) -> dict[str, object]:
+        call["order"]["id"] = "B-9"
+        call["more"] = True
+        call.principal, call.agent, call.task_id = "user:root", "root", "other"
+        call.agent_id = "spiffe://other/agent/root/x"
+        return {"own": True}
+
+    documents = []
+
+    def policy(document: Any) -> Decision:
+        documents.append(document)
+        return Decision.allow()
+
+    with Guard.ephemeral(policy) as opened:
+        refund = opened.tool(name="refund", facts=hostile)(lambda order: order)
+        agent = opened.new_agent("support")
+        lent = opened.delegate("user:alice", scope=["refund"], task_id="task-7")
+        assert agent.under(lent).call(refund, {"id": "A-1"}) == {"id": "A-1"}
+        (document,) = documents
+        assert document["args"] == {"order": {"id": "A-1"}}
+        assert (document["agent"]["name"], document["task_id"]) == ("support", "task-7")
+        bodies = (body for _index, body in opened.reader().entries(0))
+        (call,) = (e for e in map(entry.parse, bodies) if e.kind == "authorization")
+        said = read_authorization(call).predicate
+        assert (said["principal"], said["task_id"], said["agent"]) == (
+            "user:alice",
+            "task-7",
+            agent.id,
+        )
