@@ -846,7 +846,9 @@ def names_that_only_the_delegator_claims(world):
         ):
             forged = forgery(world)
             handed_on(forged, place, uri, own.signer.key_id)
-            yield from forged.offers(f"{place} to {uri}", "hop.name", "chain.credential")
+            yield from forged.offers(
+                f"{place} to {uri}", "hop.name", "chain.credential", "hop.malformed"
+            )
         for issued in ("none", "of another agent", "of another instance", "self-signed"):
             forged = forgery(world)
             part = forged.part(f"credential {agent}")
@@ -1305,7 +1307,7 @@ def wrong_audience_and_issuer(world):
         forged.part(place).claims["iss"] = issuer
         yield from forged.offers(
             f"{place} issued by {issuer}",
-            *("hop.issuer", "credential.issuer", "token.mismatch"),
+            *("hop.issuer", "credential.issuer", "token.mismatch", "hop.malformed"),
             alone=alone(place),
         )
     elsewhere = replace(world.trust, trust_domain="other.example")

@@ -167,7 +167,7 @@ def test_a_credential_from_a_strange_issuer_is_found(guard, attacker, clock, exa
     home = guard._runtime.home
     for issuer, problems in ((home.issuer, 0), (attacker, 1)):
         issued = credential.issue(
-            issuer, home.trust.trust_domain, AgentProfile("root"), key, now=now, jti="j"
+            issuer, home.trust.trust_domain, AgentProfile("root"), key, now=now, jti="credential-1"
         )
         guard._runtime._line.log.append(entry.identity(issued, at=timestamp(clock.now)))
         assert len(examine(guard).problems) == problems

@@ -161,7 +161,7 @@ def test_no_header_of_another_type_is_taken(tokens, kind):
         outcome(read, made)
 
 
-@pytest.mark.parametrize("value", [*VALUES, b"x", b"", 1j, object(), ("x",)], ids=repr)
+@pytest.mark.parametrize("value", [*VALUES, b"x", b"", 1j, object(), ("x",)])
 def test_what_is_no_text_is_refused_with_our_error(tokens, world, value):
     at = {"at": world.now}
     for _good, _signer, read in tokens.values():

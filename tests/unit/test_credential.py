@@ -29,7 +29,7 @@ def instance(stranger):
 
 @pytest.fixture
 def issued(signer, instance):
-    return credential.issue(signer, DOMAIN, PROFILE, instance, now=NOW, jti="j1")
+    return credential.issue(signer, DOMAIN, PROFILE, instance, now=NOW, jti="credential-1")
 
 
 def test_what_was_issued_verifies_to_the_same_value(issued, trust, instance):
@@ -132,7 +132,7 @@ def test_either_name_of_the_algorithm_is_the_keys(issued, signer, trust, instanc
 def test_true_is_no_time_where_one_is_a_time(signer, instance):
     """Python's True is an int, and equals 1."""
     trust = TrustDocument(DOMAIN, "x", (TrustedKey("issuer", signer.public_key, 0),))
-    issued = credential.issue(signer, DOMAIN, PROFILE, instance, now=1, jti="j")
+    issued = credential.issue(signer, DOMAIN, PROFILE, instance, now=1, jti="credential-1")
     claims = claims_of(issued) | {"iat": 1, "exp": 1}
     for at in (0, 1):
         with pytest.raises(VerificationError):  # the twin: read, and found not to be in force

@@ -35,7 +35,7 @@ def records(signer):
     sealed = seal(statement("invocation", "0" * 64, "call", PREDICATE), signer)
     place = CallPlace(1, 7, "the-id", "0" * 64)
     issued = credential.issue(
-        signer, "acme.example", AgentProfile("reader"), signer.public_key, now=1, jti="j"
+        signer, "acme.example", AgentProfile("reader"), signer.public_key, now=1, jti="credential-1"
     )
     bob = Approver("bob", "user:bob", (signer.public_key,), ("lead",))
     asked = ApprovalRequest(

@@ -287,7 +287,7 @@ def _is_party(name: str) -> bool:
     """Whether a name is that of who hands on or is handed something, by its form."""
     if principals.is_principal(name):
         return True
-    return name.startswith("spiffe://") and _NAME.match(name) is not None
+    return principals.is_agent(name) and _NAME.match(name) is not None
 
 
 def _parse_scope(text: str) -> tuple[str, ...]:
