@@ -53,6 +53,22 @@ class Desk:
         now = seconds(self._clock())
         return [asked for _key, asked in self._store.pending() if now < asked.expires_at]
 
+    def untaken(self) -> list[ApprovalRequest]:
+        """Return the expired requests that people had approved: nobody made their calls again.
+
+        They lie there until another call asks for an approval.
+        """
+        now = seconds(self._clock())
+        expired = [asked for _key, asked in self._store.pending() if now >= asked.expires_at]
+        return [request for request in expired if self._was_approved(request)]
+
+    def _was_approved(self, request: ApprovalRequest) -> bool:
+        answers = self._answers(request, at=request.expires_at - 1)
+        if any(answer.said.verdict == "reject" for answer in answers):
+            return False
+        requesters = frozenset(request.requesters)
+        return roster.missing(request.requirements, answers, requesters=requesters) is None
+
     def altered(self) -> list[str]:
         """Return the ids of requests that somebody has changed where they lie: nobody answers them.
 
@@ -107,12 +123,15 @@ class Desk:
 
     def answers(self, request: ApprovalRequest) -> list[Answer]:
         """Return the answers that are good by now, those that do not suffice among them."""
+        return self._answers(request, at=seconds(self._clock()))
+
+    def _answers(self, request: ApprovalRequest, *, at: int) -> list[Answer]:
         good: list[Answer] = []
         key = self._key(request)
         asked = self._store.recall(key) if key is not None else None
         for sealed in asked.answers if asked is not None else ():
             try:
-                good.append(self._roster.verify(sealed, request, at=seconds(self._clock())))
+                good.append(self._roster.verify(sealed, request, at=at))
             except AgentguardError:
                 continue
         return good

@@ -437,6 +437,23 @@ def test_what_has_expired_does_not_lie_there_for_ever(place, clock):
     assert desk.ran == []
 
 
+@pytest.mark.parametrize("verdict", ["approve", "reject", None])
+def test_an_approval_that_nobody_takes_up_is_reported(place, clock, caplog, verdict):
+    """Its call was not made again before it expired; the other two are the twins."""
+    desk = Desk(place)
+    with desk.open() as guard:
+        request = desk.ask(guard, "one")
+        if verdict is not None:
+            getattr(guard.approvals, verdict)(request, desk.keys["bob"])
+        assert guard.approvals.untaken() == []
+        clock.now = datetime.now(UTC) + timedelta(hours=2)
+        untaken = [one.request_id for one in guard.approvals.untaken()]
+        assert untaken == ([request.request_id] if verdict == "approve" else [])
+        desk.ask(guard, "two")  # what has expired goes, with the arguments in it
+        assert guard.approvals.untaken() == []
+    assert ("nobody took the approval up in time" in caplog.text) is (verdict == "approve")
+
+
 def test_a_guard_in_memory_forgets_what_has_expired(clock):
     def ask(guard: Guard, call_id: str) -> str:
         tool = guard.tool(name="merge")(lambda: None)

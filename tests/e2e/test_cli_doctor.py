@@ -354,6 +354,22 @@ def test_requests_that_wait_and_that_have_expired(changed):
     assert [status for what, status in said.items() if "1 request has expired" in what] == ["warn"]
 
 
+def test_an_approval_that_nobody_took_up(changed):
+    word = "[approvals]\napplication = true"
+    approvals_of(changed, ASKS % '"ttl": 2', on_the_roster("bob", KEYS[0]), word)
+    approving = ASK.replace(
+        "pass\n",
+        'guard.approvals.vouch(guard.approvals.pending()[0], "approve", principal="user:bob")\n',
+    )
+    asked = changed.python("-c", approving)
+    assert (asked.returncode, asked.stderr) == (0, "")
+    time.sleep(3.1)
+    said = [what for what in approvals_of(changed, "") if "nobody took the approval up" in what]
+    assert [what.partition(" did not make the call of ")[2][:5] for what in said] == ["merge"]
+    listed = changed.run("approvals", "list")
+    assert "nobody took the approval up in time" in " ".join(listed.stderr.split())
+
+
 def test_a_request_that_waits(changed):
     approvals_of(changed, ASKS % '"quorum": 1', on_the_roster("bob", KEYS[0]))
     assert changed.python("-c", ASK).returncode == 0

@@ -64,13 +64,22 @@ _DEFAULT_KEY = Path("~/.ssh/id_ed25519")
 
 @app.command("list")
 def list_requests(*, config: ConfigOption = None, json: JsonOption = False) -> None:
-    """List what waits for an answer, the oldest first. With --json, one object a line."""
+    """List what waits for an answer, the oldest first. With --json, one object a line.
+
+    It warns of approvals that nobody took up before they expired.
+    """
     desk = _desk(config)
     waiting = desk.pending()
     for request_id in desk.altered():
         screen.warn(
             f"the request {request_id} was changed where it lies, and is not the one in the log: "
             "it is not shown; the call, made again, asks anew"
+        )
+    for asked in desk.untaken():
+        screen.warn(
+            f"the request {asked.request_id} was approved, and nobody took the approval up in "
+            f"time: {asked.agent_name} did not make the call of {asked.tool} again; start its run "
+            "again, and the call asks anew"
         )
     if json:
         for asked in waiting:

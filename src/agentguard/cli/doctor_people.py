@@ -15,6 +15,7 @@ from agentguard import config
 from agentguard.cli import screen
 from agentguard.cli.finding import Finding
 from agentguard.config import Config
+from agentguard.desk import Desk
 from agentguard.engines.rego_source import RegoSource
 from agentguard.errors import AgentguardError
 from agentguard.identity.trust import TrustDocument, seconds
@@ -121,6 +122,7 @@ def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
         )
         asked = [request for _key, request in store.pending()]
         altered = store.altered()
+        untaken = Desk(store, settings.roster, lambda: datetime.now(UTC)).untaken()
     except AgentguardError as error:
         yield Finding("fail", "requests", str(error))
         return
@@ -137,6 +139,13 @@ def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
         since = datetime.fromtimestamp(waiting[0].requested_at, UTC)
         what = f"{many} for people, since {since:%Y-%m-%d %H:%M} UTC: agentguard approvals list"
         yield Finding("ok", "requests", what)
+    for request in untaken:
+        what = (
+            f"{request.request_id} was approved, and nobody took the approval up in time: "
+            f"{request.agent_name} did not make the call of {request.tool} again; start its run "
+            "again, and the call asks anew"
+        )
+        yield Finding("warn", "requests", what)
     if len(waiting) < len(asked):
         over = screen.count(len(asked) - len(waiting), "request has", "requests have")
         what = f"{over} expired: what it asked for was not run, and has to be called again"

@@ -9,9 +9,10 @@ the application's word, is sealed with the log's key.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NoReturn
@@ -24,6 +25,8 @@ from agentguard.ports import Asked
 from agentguard.storage import files, lock
 from agentguard.storage.ledger import Ledger
 from agentguard.storage.sealed import Keys, Seal
+
+_LOGGER = logging.getLogger("agentguard")
 
 FOLDER: Final = "approvals"
 _REQUESTS: Final = "requests"
@@ -205,6 +208,8 @@ class FileApprovals:
             if now < request.expires_at:
                 waiting.append((key, request))
             else:
+                if self._is_logged(key, request):
+                    _tell_untaken(request, self._answers(request.request_id))
                 self._remove(key, request)
         return waiting
 
@@ -248,6 +253,22 @@ class FileApprovals:
             lock.release(held)
 
 
+def _tell_untaken(request: ApprovalRequest, answers: Iterable[Envelope]) -> None:
+    """Log a request that was approved before it expired, and whose call was not made again."""
+    verdicts: set[str] = set()
+    for sealed in answers:
+        with suppress(AgentguardError):  # what can't be read approves nothing
+            verdicts.add(approval.read(sealed).verdict)
+    if verdicts == {"approve"}:
+        _LOGGER.warning(
+            "request %s was approved, and nobody took the approval up in time: %s did not make the "
+            "call of %s again; start its run again, and the call asks anew",
+            request.request_id,
+            request.agent_name,
+            request.tool,
+        )
+
+
 class MemoryApprovals:
     """The ``Approvals`` of a guard in memory."""
 
@@ -269,7 +290,8 @@ class MemoryApprovals:
         """Keep the request, or return the one that is there."""
         with self._lock:
             for expired in self._expired(request.requested_at):
-                del self._asked[expired]
+                asked = self._asked.pop(expired)
+                _tell_untaken(asked.request, asked.answers)
             if key in self._asked:
                 return self._asked[key].request
             self._limits.check([asked.request for asked in self._asked.values()], request)
