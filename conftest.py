@@ -18,6 +18,8 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from agentguard.storage import keystore
+
 CREWAI_ENDS = (3, 14)
 """The first Python that CrewAI is not for (its own requires-python)."""
 
@@ -29,6 +31,12 @@ def pytest_report_header() -> str | None:
     if not collect_ignore:
         return None
     return f"left out: {collect_ignore[0]}, since CrewAI is not for this Python"
+
+
+@pytest.fixture(autouse=True)
+def _no_passphrase_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process keeps the passphrase that it took out of its environment: a test does not."""
+    monkeypatch.setattr(keystore, "_taken", None)
 
 
 class Spans:

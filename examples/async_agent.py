@@ -40,9 +40,10 @@ LIMIT = 100
 
 def decide(call: Mapping[str, Any]) -> Decision:
     """Allow transfers up to the limit."""
-    if call["args"]["amount"] > LIMIT:
-        return Decision.deny(f"a transfer may be {LIMIT} at most")
-    return Decision.allow()
+    amount = call["args"].get("amount")
+    if type(amount) is int and 0 < amount <= LIMIT:  # True is an int to isinstance
+        return Decision.allow()
+    return Decision.deny(f"a transfer may be {LIMIT} at most")
 
 
 async def transfer(to: str, amount: int) -> str:

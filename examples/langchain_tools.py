@@ -43,7 +43,8 @@ def call(name: str, **args: str) -> AIMessage:
 # The policy: a function here; agentguard.toml can name a Rego file instead.
 def decide(call: Mapping[str, Any]) -> Decision:
     """Allow everything but a merge to main."""
-    if call["action"] == "merge_pr" and call["args"]["branch"] == "main":
+    branch = call["args"].get("branch")
+    if call["action"] == "merge_pr" and not (isinstance(branch, str) and branch != "main"):
         return Decision.deny("direct merges to main require human approval")
     return Decision.allow()
 

@@ -49,7 +49,10 @@ def calling(*calls: tuple[str, dict[str, str]]) -> AIMessage:
 
 def decide(call: Mapping[str, Any]) -> Decision:
     """Deploy to production only with bob's approval; everything else may run."""
-    if call["action"] == "deploy" and call["args"]["target"] == "production":
+    target = call["args"].get("target")
+    if call["action"] == "deploy" and not isinstance(target, str):
+        return Decision.deny("the target must be a text")
+    if call["action"] == "deploy" and target == "production":
         return Decision.require_approval(Requirement("production", approvers=("bob",)))
     return Decision.allow()
 

@@ -17,7 +17,10 @@ def policy(call: Mapping[str, Any]) -> Decision:
     """Allow small transfers; whatever has no rule here is denied."""
     if call["action"] != "transfer":
         return Decision.deny("only transfers are known here")
-    if call["args"]["cents"] > LIMIT:
+    cents = call["args"].get("cents")
+    if type(cents) is not int or cents <= 0:  # True is an int to isinstance
+        return Decision.deny("cents must be a whole number above 0")
+    if cents > LIMIT:
         return Decision.deny(f"more than {LIMIT} cents at once")
     return Decision.allow()
 

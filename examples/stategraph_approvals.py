@@ -24,7 +24,9 @@ MOST = 100_000
 
 def decide(call: Mapping[str, Any]) -> Decision:
     """Refunds over 50.00 need somebody in the role ``treasurer``, over 1000.00 there are none."""
-    cents = call["args"]["cents"]
+    cents = call["args"].get("cents")
+    if type(cents) is not int or cents <= 0:  # True is an int to isinstance
+        return Decision.deny("cents must be a whole number above 0")
     if cents > MOST:
         return Decision.deny("no refund is over 1000.00")
     if cents > TREASURERS_FROM:

@@ -72,7 +72,8 @@ def publish(report: str) -> str:
 
 def decide(call: Mapping[str, Any]) -> Decision:
     """Publishing waits for bob, salaries are nobody's business, and all else may run."""
-    if call["args"].get("name") == "salaries":
+    name = call["args"].get("name", "")  # publish has none
+    if not isinstance(name, str) or name == "salaries":
         return Decision.deny("salaries are not read by agents")
     if call["action"] == "publish":
         return Decision.require_approval(Requirement("a report is published", approvers=("bob",)))

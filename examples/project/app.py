@@ -11,26 +11,29 @@ from pathlib import Path
 
 from langchain_core.tools import tool
 
+from agentguard.paths import Folder
 from agentguard_langchain import guard_tools
+
+HERE = Folder(Path(__file__).parent)  # which no tool leaves
 
 
 @tool
 def read_note(path: str) -> str:
     """Read a note."""
-    return Path(path).read_text(encoding="utf-8").strip()
+    return HERE.read_text(path).strip()
 
 
 @tool
 async def count_words(path: str) -> str:
     """Count the words of a note."""
-    text = await asyncio.to_thread(Path(path).read_text, encoding="utf-8")
+    text = await asyncio.to_thread(HERE.read_text, path)
     return f"{len(text.split())} words"
 
 
 @tool
 def delete_note(path: str) -> str:
     """Delete a note."""
-    Path(path).unlink()
+    HERE.resolve(path).unlink()
     return f"deleted {path}"
 
 

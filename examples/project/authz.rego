@@ -11,16 +11,15 @@ allow if {
     inside
 }
 
-# What a path must be, so that a form nobody thought of is denied.
+# Where the path leads, links followed, below this folder: undefined for what leads out of it.
 inside if {
-    is_string(input.args.path)
-    every part in split(input.args.path, "/") {
-        part != ""
+    is_string(input.paths.path)
+    every part in split(input.paths.path, "/") {
         not startswith(part, ".")
     }
 }
 
-deny_reasons contains "the path must be relative, without hidden files or parent folders" if {
+deny_reasons contains "the path must lead into the project, and to no hidden file" if {
     input.action in reads
     not inside
 }

@@ -91,6 +91,7 @@ def erase(
             recorded = log.append(entry.erasure(admin, place, note=note, at=at))
         outcomes = whereabouts.speaking(reader, place.shard, ["outcome"], call.said)
         indices = [place.index, *(found.index for found in outcomes)]
+    home.revocations()  # reads what was just written, and so every process sees it
     home.journal().settle(invocation_id, ran=True)  # without its result
     removed = erasure.erase(settings.state, place.shard, indices)
     return Erased(place, recorded, removed)

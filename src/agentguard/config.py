@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import stat
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from agentguard import canonical, members, policies, redaction, spelling
+from agentguard import canonical, members, policies, redaction, rights, spelling
 from agentguard.approval import Limits
 from agentguard.delegation import grant
 from agentguard.errors import (
@@ -30,6 +29,7 @@ from agentguard.errors import (
 )
 from agentguard.keys import PublicKey
 from agentguard.members import AgentConfig, PrincipalConfig
+from agentguard.paths import Folder
 from agentguard.policies import PolicyConfig
 from agentguard.redaction import Redaction
 from agentguard.roster import Approver, Roster
@@ -43,18 +43,24 @@ DEFAULT_ANCHOR: Final = "~/.local/state/agentguard"
 NO_DOMAIN: Final = "ephemeral.invalid"
 """The trust domain where none is named, as for a guard in memory."""
 
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class ToolConfig:
-    """``[tools.NAME]``: what the configuration says in place of the code; None: says nothing."""
+    """``[tools.NAME]``: what the configuration says in place of the code; None: says nothing.
+
+    ``origin`` and ``schema`` say nothing in its place: a tool that has others is refused.
+    """
 
     requires: tuple[str, ...] | None = None
     resource: str | None = None
     attributes: Mapping[str, str] | None = None
     facts: str | None = None
     where: str = ""
+    origin: str | None = None
+    schema: str | None = None
 
     def over(self, spec: ToolSpec) -> ToolSpec:
         """Return ``spec`` with what this table says; raises ``ConfigError``.
@@ -66,6 +72,8 @@ class ToolConfig:
             resource=self.resource,
             attributes=self.attributes,
             facts=load_callable(self.facts, self.where) if self.facts else None,
+            pinned_origin=self.origin,
+            pinned_schema=self.schema,
         )
 
 
@@ -88,6 +96,9 @@ class Config:
     """``[delegation]``: to whom each agent may hand work on; None where it is not there."""
 
     tools: Mapping[str, ToolConfig] = field(default_factory=dict)
+    paths: Mapping[str, Folder] = field(default_factory=dict)
+    """``[paths]``: the folder of each argument that names a file, for every tool that has it."""
+
     aliases: Mapping[str, str] = field(default_factory=dict)
     """``[aliases]``: the name that a policy knows, by the one with which a tool comes."""
 
@@ -182,8 +193,9 @@ def load(path: Path) -> Config:
 def find(start: Path) -> Path:
     """Return the nearest ``agentguard.toml``, from ``start`` upwards; raises ``ConfigError``."""
     for folder in (start, *start.parents):
-        if (folder / FILE).is_file():
-            return folder / FILE
+        path = folder / FILE
+        if os.path.lexists(path) and not path.is_dir():  # what is no file is refused, not passed by
+            return path
     message = f"there is no {FILE} in {start} or above it: run agentguard init there"
     raise ConfigError(message, code="config.missing")
 
@@ -220,6 +232,7 @@ def parse(tables: Mapping[str, Any], *, source: str, base: Path) -> Config:
         principals=members.read_principals(root, roles) if "principals" in tables else None,
         delegatees=delegatees,
         tools={name: _tool(table) for name, table in root.tables("tools")},
+        paths=_folders(root.table("paths"), resolved),
         aliases=_aliases(root.table("aliases")),
         roster=_roster(root, approvals),
         limits=_limits(approvals),
@@ -252,29 +265,6 @@ def is_inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def refuse_if_writable_by_others(path: Path) -> None:
-    """Raise ``ConfigError`` (``config.exposed``) if group or others can write ``path``.
-
-    Raises ``OSError`` where it can't be looked at.
-    """
-    status = path.stat()
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or status.st_uid not in (os.getuid(), 0):
-        message = f"others can write {path}: run chmod go-w on it, and see that you own it"
-        raise ConfigError(message, code="config.exposed")
-
-
-def refuse_if_readable_by_all(path: Path) -> None:
-    """Raise ``ConfigError`` (``config.exposed``) if all can read ``path``, or others write it.
-
-    A group may read it: that is how secrets come into a container. Raises ``OSError`` where it
-    can't be looked at.
-    """
-    refuse_if_writable_by_others(path)
-    if path.stat().st_mode & stat.S_IROTH:
-        message = f"everybody can read {path}: run chmod o-rwx on it"
-        raise ConfigError(message, code="config.exposed")
-
-
 def load_callable(reference: str, where: str) -> Callable[..., Any]:
     """Import ``package.module:callable``; raises ``ConfigError``."""
     module_name, _, name = reference.partition(":")
@@ -293,8 +283,7 @@ def load_callable(reference: str, where: str) -> Callable[..., Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        refuse_if_writable_by_others(path)
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(rights.read(path).decode())
     except FileNotFoundError as error:
         message = f"there is no {path}: run agentguard init, or name the right file"
         raise ConfigError(message, code="config.missing") from error
@@ -352,9 +341,27 @@ def _tool(table: Table) -> ToolConfig:
         attributes=table.mapping("attributes"),
         facts=table.text("facts", "") or None,
         where=table.name("facts"),
+        origin=table.text("origin", "") or None,
+        schema=table.text("schema", "") or None,
     )
+    if config.schema is not None and not _SHA256.match(config.schema):
+        message = (
+            "the SHA-256 of a schema, 64 hex digits in lower case, as agentguard doctor prints"
+        )
+        raise table.mistake("schema", message)
     table.done()
     return config
+
+
+def _folders(table: Table, resolved: Callable[[str], Path]) -> Mapping[str, Folder]:
+    """Read ``[paths]``: the folder that the path in an argument must not leave, by its name."""
+    folders = {}
+    for argument in table.names():
+        try:
+            folders[argument] = Folder(resolved(table.text(argument)))
+        except OSError as error:
+            raise table.mistake(argument, "a folder") from error
+    return folders
 
 
 def _redactions(table: Table) -> Mapping[str, tuple[Redaction, ...]]:

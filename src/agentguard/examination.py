@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from agentguard import whereabouts
-from agentguard.audit import checkpoint, registry
+from agentguard.audit import checkpoint, entry, registry
 from agentguard.audit.adoption import Adoption
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint, Kept
@@ -323,9 +323,27 @@ class _Examination:
             for index, head in where.heads:
                 if head not in known:
                     known[head] = self._head_problem(head)
-                what = known[head]
+                what = known[head] or self._set_back(where.shard, index, head)
                 if what is not None:
                     self.problems.append(Problem(where.shard, index, what))
+
+    def _set_back(self, shard: int, index: int, head: Checkpoint) -> str | None:
+        """Say so where an opening is older than the newest entry that it embeds the head of."""
+        number = self.trust.shard_of(head.origin)
+        opened, newest = self._time(shard, index), self._time(number, head.size - 1)
+        if opened is None or newest is None or opened >= newest:
+            return None
+        return (
+            f"it is older than entry {head.size - 1} of shard {number}, which was there when it "
+            "was written: the clock was set back"
+        )
+
+    def _time(self, shard: int, index: int) -> int | None:
+        """Return the second in which an entry was written; None for one that can't be read."""
+        with suppress(AgentguardError):
+            for _index, body in self.reader.entries(shard, after=index - 1):
+                return entry.time_of(entry.parse(body).at)
+        return None
 
     def _head_problem(self, head: Checkpoint) -> str | None:
         try:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from agentguard import config, domain, proving, runtime
+from agentguard import config, domain, paths, proving, runtime
 from agentguard.agent import Agent, Body
 from agentguard.approval import ApprovalRequest
 from agentguard.config import Config
@@ -342,6 +342,7 @@ class Guard:
         spec = spec.overridden(name=self._settings.aliases.get(spec.name))
         override = self._settings.tools.get(spec.name)
         spec = override.over(spec) if override is not None else spec
+        spec = paths.of_tool(self._settings.paths, spec)
         self._settings.require_redactable(spec)
         self._spelling.heard(spec.name)
         return spec

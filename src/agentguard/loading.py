@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from agentguard import config
+from agentguard import config, rights
 from agentguard.config import Config
 from agentguard.decision import Decision
 from agentguard.engines import cedar_source, rego_source
@@ -40,7 +40,7 @@ def configured_engine(settings: Config) -> Engine:
             raise ConfigError(f"{where}: there is no {path}")
         read = cedar_source if policy.engine == "cedar" else rego_source
         for place in read.places(path):
-            config.refuse_if_writable_by_others(place)
+            rights.refuse_if_writable_by_others(place)
     except OSError as error:
         raise _unreadable(where, error) from error
     if policy.engine == "cedar":
@@ -115,10 +115,10 @@ def _opa(server: Server, query: str, where: str) -> Engine:
     try:
         for file in (server.ca, server.certificate):
             if file is not None:
-                config.refuse_if_writable_by_others(file)
+                rights.refuse_if_writable_by_others(file)
         for file in (server.key, server.token_file):
             if file is not None:
-                config.refuse_if_readable_by_all(file)
+                rights.refuse_if_readable_by_all(file)
         return OpaEngine(server, query)
     except OSError as error:
         raise _unreadable(where, error) from error

@@ -6,17 +6,20 @@ Whatever goes wrong with it, no error and no traceback shows it. The keys that i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from agentguard.config import Config
 from agentguard.errors import AgentguardError, KeyMaterialError
 from agentguard.keys import Secret
-from agentguard.storage import keystore
+from agentguard.storage import files, keystore
 
 PASSPHRASE_VARIABLE: Final = keystore.PASSPHRASE_VARIABLE
 """The environment variable with the passphrase of the long-lived keys."""
+
+_LONGEST: Final = 64 * 1024
+"""Bytes of a file that may hold a passphrase."""
 
 Passphrase = Secret | bytes | Callable[[], Secret | bytes]
 """The passphrase, or who is asked for it: at once, and again whenever keys were rotated."""
@@ -44,10 +47,12 @@ def ask(passphrase: Passphrase) -> Secret:
 def passphrase_of(config: Config) -> Secret:
     """Find the passphrase: ``AGENTGUARD_PASSPHRASE``, else ``[keys] passphrase_file``.
 
-    Raises ``KeyMaterialError`` (``key.passphrase``); it never asks at a terminal.
+    The variable is taken out of the environment (``keystore.from_environment``). Raises
+    ``KeyMaterialError`` (``key.passphrase``); it never asks at a terminal.
     """
-    if os.environ.get(PASSPHRASE_VARIABLE):
-        return Secret(os.fsencode(os.environ[PASSPHRASE_VARIABLE]))
+    given = keystore.from_environment()
+    if given is not None:
+        return given
     path = config.passphrase_file
     if path is None:
         message = (
@@ -55,17 +60,15 @@ def passphrase_of(config: Config) -> Secret:
             f"{config.source}"
         )
         raise KeyMaterialError(message, code="key.passphrase")
+    require = partial(keystore.require_private, path)
     try:
-        path.stat()
+        passphrase = Secret(files.read(path, limit=_LONGEST, require=require).strip())
     except FileNotFoundError as error:
         message = (
             f"the file of the keys' passphrase, {path}, is not there: restore it, correct [keys] "
             f"passphrase_file in {config.source}, or set {PASSPHRASE_VARIABLE}"
         )
         raise KeyMaterialError(message, code="key.passphrase") from error
-    keystore.refuse_if_exposed(path)
-    try:
-        passphrase = Secret(path.read_bytes().strip())
     except OSError as error:
         message = f"{path} can't be read ({error.strerror}): check [keys] passphrase_file"
         raise KeyMaterialError(message, code="key.passphrase") from error

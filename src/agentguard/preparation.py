@@ -21,7 +21,7 @@ from agentguard.effects import Actor, Authority, Effect, Lent, Line, LookUp, Obt
 from agentguard.errors import AgentguardError, ArgumentsError
 from agentguard.invocation import SALT_SIZE, Invocation, commitment, timestamp
 from agentguard.ports import Asked
-from agentguard.tool import FactsFunction, FactsInput
+from agentguard.tool import FactsFunction, FactsInput, ToolSpec
 
 ID_SIZE: Final = 16
 """Bytes of an invocation's id."""
@@ -65,7 +65,7 @@ def prepare(
     ``lent`` is the delegation in force, if there is one.
     """
     now, refusal = effective_time(line)
-    refusal = refusal or invocation.refusal
+    refusal = refusal or invocation.refusal or _departure(invocation.tool)
     salt, invocation_id, refusal = _entropy(line, refusal)
     bound, resource, refusal = _bind(invocation, refusal)  # 1
     site, task_id, refusal = _site(actor, invocation, refusal)
@@ -131,6 +131,17 @@ def prepare(
         key,
         asked,
     )
+
+
+def _departure(tool: ToolSpec) -> Decision | None:
+    """Refuse a tool that is not the one that the configuration pins."""
+    if tool.departure is None:
+        return None
+    reason = (
+        f"the tool {tool.name} {tool.departure}: find out what has changed; if it is meant to, pin "
+        "the new value in agentguard.toml"
+    )
+    return Decision.refused(reason, code="tool.changed")
 
 
 def _bind(

@@ -19,7 +19,7 @@ from agentguard.errors import AgentguardError, ConfigError
 from agentguard.identity.trust import TrustDocument, TrustedKey, Use, seconds
 from agentguard.invocation import timestamp
 from agentguard.keys import Secret
-from agentguard.storage import keystore, registry, succession
+from agentguard.storage import keystore, naming, registry, succession
 
 OVERLAP: Final = timedelta(hours=24)
 """How long the old key goes on counting for what is signed."""
@@ -89,6 +89,8 @@ def rotate(
             until=seconds(now + kept),
             compromised_since=None if compromised_since is None else seconds(compromised_since),
         )
+        if use == "log":
+            naming.hand_on(state, home.trust, old, new)
         resealed = listed.seal(new, trust, shards, at=timestamp(now)) if use == "issuer" else None
         succession.begin(
             state, anchors, trust, use=use, new=new, passphrase=passphrase, listed=resealed

@@ -7,11 +7,13 @@ long as it goes on. What an application is given of all that is ``Guard``.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
@@ -29,9 +31,14 @@ from agentguard.errors import AgentguardError, StorageError
 from agentguard.identity.trust import seconds
 from agentguard.invocation import timestamp
 from agentguard.ports import Engine
-from agentguard.storage.ledger import Ledger
+from agentguard.storage.ledger import UNKEPT, Ledger
 from agentguard.storage.log import ShardLog
 from agentguard.telemetry import setup
+
+_LOGGER = logging.getLogger("agentguard")
+
+KEEP_EVERY: Final = 4096
+"""Entries after which a guard keeps what the log says, so that the next opening reads no more."""
 
 _LOOK_AFTER: Final = timedelta(minutes=5)
 """After this time a guard looks for new keys before it signs a checkpoint."""
@@ -60,6 +67,7 @@ class Runtime:
         self._closed = False
         self._line: Line | None = None
         self._log: ShardLog | None = None
+        self._ledger: Ledger | None = None
         self._renew()
 
     def _renew(self) -> None:
@@ -73,6 +81,7 @@ class Runtime:
         # a signal's handler may close, or make a call, while this thread begins or renews
         self._beginning = threading.RLock()
         self._renewing = threading.RLock()
+        self._kept_at = 0
 
     def in_force(self) -> Line:
         """Return this process's line; a fork leases a shard of its own when it first needs one."""
@@ -91,7 +100,7 @@ class Runtime:
         log = home.lease(self._looked, ledger)
         try:
             line = self._line_on(log, home, ledger)
-            self._log = log
+            self._log, self._ledger, self._kept_at = log, ledger, log.head.size
             self._require_open()  # still
         except BaseException:
             log.close()
@@ -154,6 +163,8 @@ class Runtime:
         wait to be written may be older than the new key. Raises ``StorageError``.
         """
         moment = datetime.fromisoformat(at)
+        if self._unkept() >= KEEP_EVERY and not self._closed:
+            self._keep_later()
         self._look_for_keys(moment)
         home = self.home
         if home is not self._signs_for and self._log is not None:
@@ -172,6 +183,26 @@ class Runtime:
             raise StorageError(message, code=getattr(error, "code", "storage.failed")) from error
         self._looked = moment
 
+    def _unkept(self) -> int:
+        """Return how many entries this process has written since it has kept what the log says."""
+        return self._log.head.size - self._kept_at if self._log is not None else 0
+
+    def _keep_later(self) -> None:
+        """Keep what the log says by now, in a thread: a commit does not wait for it."""
+        if self._log is not None:
+            self._kept_at = self._log.head.size
+            with suppress(RuntimeError):  # the threads end: it is kept at the close
+                self.executors.log.submit(self._keep)
+
+    def _keep(self) -> None:
+        if self._ledger is None:
+            return
+        try:
+            self._ledger.keep()
+        except (AgentguardError, OSError):
+            # the log is whole: whoever opens it next reads more of it, or says what is wrong
+            _LOGGER.warning("what the log says by now could not be kept", exc_info=True)
+
     def flush(self) -> None:
         """Make durable what was enqueued in this process, if anything was."""
         if self._log is not None:
@@ -179,7 +210,7 @@ class Runtime:
 
     def forked(self) -> None:
         """In a fork: drop the parent's shard."""
-        self._line = self._log = self.requests = None
+        self._line = self._log = self._ledger = self.requests = None
         self._renew()
 
     @property
@@ -195,6 +226,8 @@ class Runtime:
         try:
             if log is not None:
                 log.close()
+            if self._unkept() >= UNKEPT:
+                self._keep()
         finally:
             for executor in self.executors:
                 executor.shutdown(wait=False)

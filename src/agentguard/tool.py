@@ -101,6 +101,8 @@ class ToolSpec:
     ``mcp:<server>``; ``requires`` the scope that a caller needs; ``resource`` a template of whole
     arguments (``repo:{repo}``); ``attributes`` maps names at the top level of the policy's input
     to argument names; ``facts`` looks up what the policy must not take from the model.
+    ``pinned_origin`` and ``pinned_schema`` (SHA-256, hex) are what the configuration holds the tool
+    to, None for nothing.
     """
 
     name: str
@@ -111,6 +113,8 @@ class ToolSpec:
     resource: str | None = None
     attributes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     facts: FactsFunction | None = None
+    pinned_origin: str | None = None
+    pinned_schema: str | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -152,6 +156,17 @@ class ToolSpec:
     def schema_sha256(self) -> str:
         """SHA-256 (hex) of the model-visible schema."""
         return canonical.digest(dict(self.schema))
+
+    @property
+    def departure(self) -> str | None:
+        """In what the tool is not the one that the configuration pins, in words; None for none."""
+        if self.pinned_origin not in (None, self.origin):
+            what = f"comes from {self.origin}, and [tools.{self.name}] origin names"
+            return f"{what} {self.pinned_origin}"
+        if self.pinned_schema not in (None, self.schema_sha256):
+            what = f"has a schema of the SHA-256 {self.schema_sha256}, and [tools.{self.name}]"
+            return f"{what} schema names {self.pinned_schema}"
+        return None
 
     def overridden(self, **changes: Any) -> ToolSpec:
         """Return the specification with what the configuration says in place of the code's."""

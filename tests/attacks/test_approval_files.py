@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,6 +37,7 @@ from agentguard.canonical import b64_encode, dumps, loads_object
 from agentguard.envelope import Envelope
 from agentguard.errors import DecodeError
 from agentguard.keys import Ed25519Signer
+from agentguard.storage import sqlite
 from agentguard.storage.approvals import MAX_ANSWERS
 from agentguard.storage.journal import FOLDER as JOURNAL
 from agentguard.storage.journal import FileJournal
@@ -342,6 +345,49 @@ def test_an_old_copy_of_all_of_it_brings_nothing_back_to_a_guard_that_is_open(de
             assert desk.call(process) == "approval.consumed"
         assert desk.ran == ["main"]
         assert guard.verify().problems == ()
+
+
+COLUMNS = ("tool = 'x'", "decision = 'deny'", "agent = 'x'", "at = '1999'", "kind = 'policy'")
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_an_old_copy_and_an_edited_column_bring_nothing_back(desk, tmp_path, column):
+    """No column is looked at: whoever opens the state reads the entries, verified."""
+    with desk.open() as guard:
+        desk.answer(desk.ask(guard), "bob")
+        shutil.copytree(desk.folder, tmp_path / "old")
+        assert desk.call(guard) == "merged main"
+    shutil.rmtree(desk.folder)
+    shutil.copytree(tmp_path / "old", desk.folder)
+    shard = sqlite.shard_path(desk.place.config.state, 0)
+    with closing(sqlite3.connect(shard)) as connection:
+        where = "kind = 'authorization' AND decision = 'allow'"
+        statement = f"UPDATE summaries SET {column} WHERE {where}"  # noqa: S608
+        assert connection.execute(statement).rowcount == 1
+        connection.commit()
+    with desk.open() as guard:
+        assert desk.call(guard) == "approval.consumed"
+    assert desk.ran == ["main"]
+
+
+def test_files_that_are_removed_between_two_that_use_one_approval_let_one_run(desk, monkeypatch):
+    """Each reads the log once more, when its own call is in it."""
+    with desk.open() as guard, desk.open() as other:
+        desk.answer(desk.ask(guard), "bob")
+        approvals, became = guard._runtime.in_force().approvals, []
+        spend = approvals.spend
+
+        def meanwhile(*request: Any) -> bool:
+            fresh = spend(*request)
+            shutil.rmtree(desk.folder / "used")
+            became.append(desk.call(other))
+            return fresh
+
+        monkeypatch.setattr(approvals, "spend", meanwhile)
+        assert desk.call(guard) == "approval.consumed"
+        assert became == ["merged main"]
+        assert desk.ran == ["main"]
+        assert guard.verify().in_doubt == ()
 
 
 def test_a_request_that_is_taken_away_meanwhile_is_looked_for_in_the_log_all_the_same(

@@ -258,9 +258,8 @@ def test_files_stay_private(scene):
     for use in USES:
         scene.rotate(use)
     state = scene.settings.state
-    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in state.rglob("*")}
-    assert {mode for name, mode in modes.items() if name not in ("keys", "shards")} == {"0o600"}
-    assert modes["keys"] == modes["shards"] == "0o700"
+    modes = {(path.is_dir(), oct(path.stat().st_mode & 0o777)) for path in state.rglob("*")}
+    assert modes == {(True, "0o700"), (False, "0o600")}
     (outside,) = scene.settings.anchor.glob("*/trust.json")
     assert outside.stat().st_mode & 0o777 == 0o600
     for use in USES:

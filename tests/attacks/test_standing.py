@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from agentguard.audit.standing import Gathering
 from agentguard.canonical import loads_object
 from agentguard.errors import AgentguardError
 from agentguard.storage import anchor, sqlite, standing
+from agentguard.storage.log import ShardLog
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -252,3 +253,118 @@ def test_what_is_read_once_is_not_read_again(scene, monkeypatch):
         (folder / standing.FILE).unlink()
     scene.place.take_up().ledger().read_on()  # the twin: all of it
     assert len(read) > 20
+
+
+# --- counted calls --------------------------------------------------------------------------------
+
+
+COUNTS: dict[str, Callable[[Path], object]] = {
+    "as they are": lambda _file: None,
+    "cut": lambda file: file.write_bytes(b""),
+    "removed": lambda file: file.unlink(),
+    "a folder removed": lambda file: shutil.rmtree(file.parent),
+}
+
+
+@pytest.mark.parametrize("how", COUNTS)
+@pytest.mark.parametrize("reopened", [False, True])
+def test_no_edit_of_the_counts_gives_more_calls(scene, how, reopened):
+    guard = scene.open()
+    lent = guard.delegate("user:alice", scope=["read"], max_calls=3)
+    stored, read = lent.dumps(), []
+    for number in range(5):
+        if reopened:
+            guard.close()
+            guard = scene.open()
+        tool = guard.tool(name="read", requires=["read"])(lambda: "ok")
+        try:
+            read.append(guard.new_agent("worker").under(guard.resume(stored)).call(tool))
+        except Denied as denied:
+            read.append(denied.code)
+        if number:
+            COUNTS[how](scene.state / "calls" / lent.id)
+    guard.close()
+    assert read == ["ok"] * 3 + ["calls.exceeded"] * 2
+    assert scene.place.examine().problems == ()
+
+
+def test_a_count_that_is_cut_between_two_calls_at_once_lets_no_more_run(scene, monkeypatch):
+    """Each reads the log once more, when its own call is in it."""
+    with scene.open() as guard, scene.open() as other:
+        lent = guard.delegate("user:alice", scope=["read"], max_calls=1)
+        revocations, became = guard._runtime.in_force().revocations, []
+        consume = revocations.consume
+
+        def attempt(one: Guard, delegation: Any) -> str:
+            tool = one.tool(name="read", requires=["read"])(lambda: "ok")
+            try:
+                return str(one.new_agent("worker").under(delegation).call(tool))
+            except Denied as denied:
+                return denied.code
+
+        def meanwhile(limits: Any) -> bool:
+            left = consume(limits)
+            (scene.state / "calls" / lent.id).unlink()
+            became.append(attempt(other, other.resume(lent.dumps())))
+            return left
+
+        monkeypatch.setattr(revocations, "consume", meanwhile)
+        assert attempt(guard, lent) == "calls.exceeded"
+        assert became == ["ok"]
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+
+def test_a_second_process_with_a_slow_clock_finds_nothing_valid_again(scene, clock):
+    """It takes a shard of its own, which has no time yet."""
+    with scene.open() as guard:
+        lent = guard.delegate("user:alice", scope=["read"], expires_in=timedelta(minutes=30))
+        stored = lent.dumps()
+        tool = guard.tool(name="read", requires=["read"])(lambda: "ok")
+        worker = guard.new_agent("worker")
+        assert worker.under(lent).call(tool) == "ok"
+        clock.advance(hours=1)
+        with pytest.raises(Denied) as caught:
+            worker.under(lent).call(tool)
+        assert caught.value.code == "delegation.expired"
+        clock.advance(hours=-1)
+        with scene.open() as late:
+            assert late._runtime.in_force().log.shard == 1
+            again = late.tool(name="read", requires=["read"])(lambda: "ok")
+            with pytest.raises(AgentguardError) as refused:
+                late.new_agent("worker").under(late.resume(stored)).call(again)
+            assert refused.value.code in {"clock.skew", "delegation.expired"}
+            clock.advance(hours=1)  # the twin: with the right time it works on
+            other = late.delegate("user:alice", scope=["read"])
+            assert late.new_agent("worker").under(other).call(again) == "ok"
+    assert scene.place.examine().problems == ()
+
+
+def test_a_shard_that_is_opened_before_a_head_that_it_embeds_is_found(scene, monkeypatch):
+    """As of a process that does not look at the other shards' time."""
+    with scene.open() as guard:
+        assert scene.call(guard) == "ok"
+        monkeypatch.setattr(ShardLog, "go_on_from", lambda *_args: None)
+        late = scene.place.take_up().lease(datetime.now(UTC) - timedelta(hours=1))
+        late.close()
+    (problem,) = scene.place.examine().problems
+    assert (problem.shard, problem.index) == (1, 0)
+    assert "the clock was set back" in problem.what
+
+
+# --- what is kept ---------------------------------------------------------------------------------
+
+
+def test_a_guard_that_writes_much_keeps_what_it_read(scene, monkeypatch):
+    """So that the next opening reads a bounded number of entries."""
+    monkeypatch.setattr("agentguard.runtime.KEEP_EVERY", 8)
+    monkeypatch.setattr("agentguard.storage.ledger.UNKEPT", 4)
+    with scene.open() as guard:
+        for _ in range(20):
+            scene.call(guard)
+    trust = scene.place.take_up().trust
+    kept = standing.load(scene.outside).whole(trust)
+    read = scene.place.take_up().ledger().read_on()
+    assert read.entries > 40
+    assert 0 <= read.entries - kept.entries <= 16

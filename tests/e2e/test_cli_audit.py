@@ -30,7 +30,7 @@ MEMBERS = [
     "outcome",
 ]
 HOSTILE_TOOL = "evil[red]\x1b[31m\u202etool"
-REFUSED = "the argument path must be relative, without hidden files or parent folders"
+REFUSED = "the argument path must lead into the project, and to no hidden file"
 HOSTILE_PATH = "[bold]a\x1b[2J\u202eb\nc\x9b1m"
 
 

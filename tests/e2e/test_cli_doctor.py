@@ -424,6 +424,20 @@ def with_graph(project, name: str, code: int = 0):
     return project.json("doctor", "--graph", f"app:{name}", code=code)
 
 
+def test_what_of_a_tool_can_be_pinned_is_printed_and_a_change_of_it_fails(changed):
+    report = with_graph(changed, "make")
+    origin = "app:read_file"
+    (schema,) = (tool["schema"] for tool in report["tools"] if tool["origin"] == origin)
+    said = {c["what"] for c in report["checks"] if c["check"] == "tool read_file"}
+    assert f'not pinned: origin = "{origin}" under [tools.read_file] would pin it' in said
+    assert f'not pinned: schema = "{schema}" under [tools.read_file] would pin it' in said
+    pins = f'[tools.read_file]\norigin = "{origin}"\nschema = "{"0" * 64}"\n'
+    edit(changed, "# [tools.read_file]", pins)
+    report = with_graph(changed, "make", code=1)
+    (failed,) = (c["what"] for c in report["checks"] if c["status"] == "fail")
+    assert failed.endswith(f'it has schema = "{schema}" under [tools.read_file]')
+
+
 def test_a_guarded_tool_in_a_node_whose_results_are_cached(changed):
     report = with_graph(changed, "cached", code=1)
     assert {tool["cached"] for tool in report["tools"]} == {"agent"}
@@ -434,8 +448,9 @@ def test_a_guarded_tool_in_a_node_whose_results_are_cached(changed):
 def test_the_tools_of_a_graph_that_nothing_guards(changed):
     edit(changed, "# [tools.read_file]", "[tools.read_fiel]\n[tools.read_file]\n[tools.pay]")
     report = with_graph(changed, "bare")
-    read_file = {"tool": "read_file", "where": ["tools"], "agents": [], "cached": None}
-    assert report["tools"] == [read_file]
+    (read_file,) = report["tools"]
+    assert (read_file["tool"], read_file["where"]) == ("read_file", ["tools"])
+    assert (read_file["agents"], read_file["cached"], read_file["origin"]) == ([], None, None)
     said = {c["what"]: c["status"] for c in report["checks"]}
     assert said["read_file in tools is not guarded: nothing checks or records its calls"] == "warn"
     assert said["[tools.read_fiel] names no tool of app:bare: is read_file meant?"] == "warn"

@@ -61,24 +61,21 @@ def test_what_it_writes_is_to_be_edited(project):
 
 
 @pytest.mark.parametrize(
-    ("action", "args", "code"),
+    ("action", "paths", "code"),
     [
         ("read_file", {"path": "README.md"}, 0),
         ("read_file", {"path": "docs/a.b/c"}, 0),
-        ("read_file", {"path": "a/../../x"}, 1),
-        ("read_file", {"path": "/etc/passwd"}, 1),
-        ("read_file", {"path": "a//b"}, 1),
-        ("read_file", {"path": "~/x"}, 1),
         ("read_file", {"path": "docs/.env"}, 1),
-        ("read_file", {"path": ""}, 1),
+        ("read_file", {"path": "."}, 1),
         ("read_file", {"path": ["README.md"]}, 1),
+        ("read_file", {"path": None}, 1),
         ("read_file", {"file_path": "README.md"}, 1),
         ("read_file", {}, 1),
         ("delete_file", {"path": "README.md"}, 1),
     ],
 )
-def test_its_policy_allows_reads_alone(told, action, args, code):
-    call = {"agent": {"type": "assistant"}, "action": action, "args": args}
+def test_its_policy_allows_reads_alone(told, action, paths, code):
+    call = {"agent": {"type": "assistant"}, "action": action, "args": {}, "paths": paths}
     result = told.run("policy", "eval", "-", input=json.dumps(call))
     assert (result.returncode, result.stderr) == (code, "")
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 AUDIT = "agentguard audit "  # a command is copied as it stands, and is never cut
-REASON = "the argument path must be relative, without hidden files or parent folders"
+REASON = "the argument path must lead into the project, and to no hidden file"
 
 
 def test_a_call_is_one_row_and_all_has_the_rest(told):

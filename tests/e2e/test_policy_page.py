@@ -25,8 +25,9 @@ from agentguard.tool import RESERVED
 PAGE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text(encoding="utf-8")
 
 
-def block(language: str) -> str:
-    (text,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+def block(language: str, about: str = "") -> str:
+    found = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    (text,) = (text for text in found if about in text)
     return str(text)
 
 
@@ -48,7 +49,7 @@ REGO = RegoEngine.from_source(block("rego"))
 
 def python_policy() -> Callable[..., Decision]:
     names: dict[str, Any] = {}
-    exec(compile(block("python"), "policies.md", "exec"), names)  # noqa: S102  a reader would paste it
+    exec(compile(block("python", "def policy"), "policies.md", "exec"), names)  # noqa: S102  a reader would paste it
     function: Callable[..., Decision] = names["policy"]
     return function
 

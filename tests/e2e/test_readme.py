@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 CLI = [sys.executable, "-m", "agentguard.cli"]
 LACKS = "agent assistant, acting for user:alice, lacks the scope files:read scope.exceeded"
-REASON = "the path must be relative, without hidden files or parent folders"
+REASON = "the path must lead into the project, and to no hidden file"
 
 
 OFFLINE = """
@@ -130,21 +130,24 @@ def read_file_of_another_shape(file):
 
 
 @pytest.fixture
-def reader(tmp_path):
+def reader(tmp_path, monkeypatch):
     """Call ``read_file`` with this function and these arguments, under README's policy alone."""
     (rego,) = blocks("rego")
     (tmp_path / "authz.rego").write_text(rego)
     agents = {"assistant": {"type": "assistant", "authority": "own"}}
 
+    monkeypatch.chdir(tmp_path)
+
     def call(function, **arguments):
-        with Guard.ephemeral(tmp_path / "authz.rego", config={"agents": agents}) as guard:
+        config = {"agents": agents, "paths": {"path": "."}}
+        with Guard.ephemeral(tmp_path / "authz.rego", config=config) as guard:
             tool = guard.tool(name="read_file")(function)
             return guard.new_agent("assistant").call(tool, **arguments)
 
     return call
 
 
-@pytest.mark.parametrize("path", ["notes.md", "notes/monday.md", "a..b/c.d"])
+@pytest.mark.parametrize("path", ["notes.md", "notes/monday.md", "a..b/c.d", "a//b", "a/../b"])
 def test_the_policy_lets_a_path_inside_pass(reader, path):
     assert reader(read_file, path=path) == f"read {path}"
 
@@ -158,7 +161,6 @@ def test_the_policy_lets_a_path_inside_pass(reader, path):
         "..",
         "/etc/passwd",
         "",
-        "a//b",
         ".env",
         "a/.git/config",
         None,

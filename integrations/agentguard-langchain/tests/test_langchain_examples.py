@@ -83,7 +83,7 @@ def test_an_example_runs(name, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-OUTSIDE = "the path must be relative, without hidden files or parent folders [policy.denied]"
+OUTSIDE = "the path must lead into the project, and to no hidden file [policy.denied]"
 NO_SCOPE = "agent assistant lacks the scope files:write [scope.exceeded]"
 
 

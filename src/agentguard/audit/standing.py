@@ -12,15 +12,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from agentguard.audit import approvals, entry, statements
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.entry import Entry
+from agentguard.audit.statements import Administered
 from agentguard.delegation import grant
 from agentguard.errors import AgentguardError
-from agentguard.identity.trust import TrustDocument
+from agentguard.identity.trust import TrustDocument, TrustedKey
 
 BEGINNING: Final = "1970-01-01T00:00:00.000000Z"
 """The time of a log without entries."""
@@ -34,7 +36,7 @@ _SLACK: Final = 24 * 3600
 _AT: Final = re.compile(rb'"at":"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{6}Z)"')
 _ALWAYS: Final = tuple(
     f'"kind":"{kind}"'.encode()
-    for kind in ("revocation", "freeze", "request", "delegation", "resolution")
+    for kind in ("revocation", "freeze", "request", "delegation", "resolution", "erasure")
 )
 _AUTHORIZATION: Final = b'"kind":"authorization"'
 _OUTCOME: Final = b'"kind":"outcome"'
@@ -132,7 +134,8 @@ class Standing(NamedTuple):
     ``used`` and ``requests`` go by the ids of approvals and requests, ``chains`` by the digests of
     chains (those alone with a hop that allows a number of calls), ``calls`` by the ids of such
     hops, ``unsettled`` by the digests of invocations. ``unran`` are the invocations of which the
-    administrator said that they did not run. ``unread`` counts entries that are of no known form.
+    administrator said that they did not run, ``erased`` the ids of those whose data were erased.
+    ``unread`` counts entries that are of no known form.
     """
 
     revoked: frozenset[str] = frozenset()
@@ -145,6 +148,7 @@ class Standing(NamedTuple):
     calls: Mapping[str, Counted] = MappingProxyType({})
     unsettled: Mapping[str, OpenCall] = MappingProxyType({})
     unran: frozenset[str] = frozenset()
+    erased: frozenset[str] = frozenset()
     names: Names = Names()
     read: Mapping[int, Place] = MappingProxyType({})
     unread: int = 0
@@ -160,9 +164,11 @@ class Standing(NamedTuple):
         return self._replace(sequence=sequence, frozen=frozen)
 
     def joined(self, other: Standing) -> Standing:
-        """Return it with all that another one revokes or freezes, and the later time."""
+        """Return it with all that another one revokes, erases or freezes, and the later time."""
         both = self._replace(
-            revoked=self.revoked | other.revoked, newest=max(self.newest, other.newest)
+            revoked=self.revoked | other.revoked,
+            erased=self.erased | other.erased,
+            newest=max(self.newest, other.newest),
         )
         return both.with_freeze(other.sequence, frozen=other.frozen)
 
@@ -192,6 +198,11 @@ class Gathering:
     def __init__(self, begun: Standing, trust: TrustDocument) -> None:
         self._base = begun
         self._trust = trust
+        # to deny, the word of any admin key is enough, also of one that was compromised since
+        self._to_deny = replace(
+            trust,
+            keys=tuple(TrustedKey(known.use, known.key, 0) for known in trust.keys),
+        )
         self._newest = begun.newest.encode()
         self._used = dict(begun.used)
         self._requests = dict(begun.requests)
@@ -199,6 +210,7 @@ class Gathering:
         self._calls = dict(begun.calls)
         self._unsettled = dict(begun.unsettled)
         self._unran = set(begun.unran)
+        self._erased = set(begun.erased)
         self._added: set[bytes] = set()
         self._read = dict(begun.read)
         self._unread = begun.unread
@@ -245,24 +257,31 @@ class Gathering:
                 self._request(parsed)
             case "delegation":
                 self._delegation(parsed)
-            case "revocation" | "freeze" | "resolution":
+            case "revocation" | "freeze" | "resolution" | "erasure":
                 self._administered(parsed)
 
     def _administered(self, parsed: Entry) -> None:
         at = entry.time_of(parsed.at)
         if parsed.kind == "revocation":
-            name = statements.check_revocation(parsed, self._trust, at)
+            name = statements.check_revocation(parsed, self._to_deny, at)
             self._base = self._base.with_revoked(name)
         elif parsed.kind == "freeze":
-            sequence, frozen = statements.check_freeze(parsed, self._trust, at)
+            sequence, frozen = statements.check_freeze(parsed, self._to_deny, at)
+            if not frozen:
+                statements.check_freeze(parsed, self._trust, at)
             self._base = self._base.with_freeze(sequence, frozen=frozen)
         else:
-            said = statements.check_administered(parsed, self._trust, at)
-            call = self._unsettled.pop(said.call.invocation_sha256, None)
-            if said.ran is False:  # it may stand in a shard that is read before the call's
-                self._unran.add(said.call.invocation_sha256)
-            elif call is not None:
-                self._ran(call)
+            self._spoken_of(statements.check_administered(parsed, self._trust, at))
+
+    def _spoken_of(self, said: Administered) -> None:
+        if said.ran is None:
+            self._erased.add(said.call.invocation_id)
+            return
+        call = self._unsettled.pop(said.call.invocation_sha256, None)
+        if not said.ran:  # it may stand in a shard that is read before the call's
+            self._unran.add(said.call.invocation_sha256)
+        elif call is not None:
+            self._ran(call)
 
     def _request(self, parsed: Entry) -> None:
         asked = approvals.read_request(parsed)
@@ -341,6 +360,7 @@ class Gathering:
             calls={jti: one for jti, one in self._calls.items() if one.expires_at >= past},
             unsettled=dict(self._still_open(chains)),
             unran=frozenset(self._unran),
+            erased=frozenset(self._erased),
             names=names._replace(added=names.added | self._added) if self._added else names,
             read=dict(self._read),
             unread=self._unread,

@@ -66,8 +66,8 @@ def doctor(
 
     Looks at configuration, policy, rights, keys, anchor, agents, approvers, tools and log; exit
     code 1 if a check fails. With --json, one object: ok, checks (each with status, check, what),
-    and for --graph tools (each with tool, where, agents, cached). Look-ups of facts are imported,
-    as a guard does it: set PYTHONPATH as the application has it.
+    and for --graph tools (each with tool, where, agents, cached, origin, schema). Look-ups of facts
+    are imported, as a guard does it: set PYTHONPATH as the application has it.
     """
     findings = list(_findings(config))
     tools: list[GraphTool] = []
@@ -161,8 +161,11 @@ def _state(settings: Config) -> str:
 
 def _passphrase(settings: Config) -> Finding:
     file = settings.passphrase_file
-    if os.environ.get(PASSPHRASE_VARIABLE):
-        what = f"it comes from {PASSPHRASE_VARIABLE}, which child processes inherit"
+    if keystore.from_environment() is not None:
+        what = (
+            f"it comes from {PASSPHRASE_VARIABLE}, which stays in the environment of the process "
+            "that started this one; a file of [keys] passphrase_file is in none"
+        )
         return Finding("ok", "passphrase", what)
     if file is None:
         what = f"there is none at hand: set {PASSPHRASE_VARIABLE} or [keys] passphrase_file"

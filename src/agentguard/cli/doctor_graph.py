@@ -8,35 +8,40 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Final, NamedTuple
 
 from agentguard.canonical import JSON
 from agentguard.cli import screen
 from agentguard.cli.finding import Finding
+from agentguard.config import ToolConfig
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.spelling import closest
 
 GROUP: Final = "agentguard.graphs"
-"""The entry point group of functions that list a graph's tools: name, where, agents, cached."""
+"""The entry point group of functions that list a graph's tools: see ``GraphTool``."""
 
 
 class GraphTool(NamedTuple):
     """A tool of a graph, ``where`` it runs, and the ``agents`` for whom it is guarded.
 
-    ``cached`` is a node around it whose results the framework keeps, None for none.
+    ``cached`` is a node around it whose results the framework keeps, None for none. ``origin`` and
+    ``schema`` (SHA-256, hex) are what ``[tools.NAME]`` can pin; None where nothing guards it.
     """
 
     name: str
     where: tuple[str, ...]
     agents: tuple[str, ...]
     cached: str | None = None
+    origin: str | None = None
+    schema: str | None = None
 
     def as_json(self) -> dict[str, JSON]:
         """Return the members that ``doctor --json`` gives."""
         members: dict[str, JSON] = {"tool": self.name, "where": list(self.where)}
-        return {**members, "agents": list(self.agents), "cached": self.cached}
+        members |= {"agents": list(self.agents), "cached": self.cached}
+        return {**members, "origin": self.origin, "schema": self.schema}
 
 
 def tools_in(reference: str) -> list[GraphTool]:
@@ -61,7 +66,7 @@ def tools_in(reference: str) -> list[GraphTool]:
 
 
 def findings(
-    reference: str, tools: Sequence[GraphTool], configured: Iterable[str]
+    reference: str, tools: Sequence[GraphTool], configured: Mapping[str, ToolConfig]
 ) -> Iterator[Finding]:
     """Say which tools of a graph nothing guards, and which ``[tools]`` are not in it."""
     check = f"graph {reference}"
@@ -83,6 +88,7 @@ def findings(
                 "is refused there; take the cache_policy off that node"
             )
             yield Finding("fail", check, what)
+    yield from _pins(tools, configured)
     names = {tool.name for tool in tools}
     for name in configured:
         if name not in names:
@@ -92,6 +98,24 @@ def findings(
                 yield Finding("ok", f"tool {name}", what)
             else:
                 yield Finding("warn", f"tool {name}", f"{what}: is {meant} meant?")
+
+
+def _pins(tools: Sequence[GraphTool], configured: Mapping[str, ToolConfig]) -> Iterator[Finding]:
+    """Say of each guarded tool what can be pinned, or in what it is not what is pinned."""
+    for tool in dict.fromkeys(tools):
+        table = configured.get(tool.name, ToolConfig())
+        for key, pinned, value in (
+            ("origin", table.origin, tool.origin),
+            ("schema", table.schema, tool.schema),
+        ):
+            if value is None or pinned == value:
+                continue
+            line = f'{key} = "{value}" under [tools.{tool.name}]'
+            if pinned is None:
+                yield Finding("ok", f"tool {tool.name}", f"not pinned: {line} would pin it")
+            else:
+                what = f"not the one that is pinned, so each call is refused; it has {line}"
+                yield Finding("fail", f"tool {tool.name}", what)
 
 
 def draw(tools: Sequence[GraphTool]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from agentguard.errors import StorageError
+from agentguard.storage import files
 
 _STREAM: Final = Path("-")
 
@@ -76,7 +77,7 @@ def new(path: Path | None, *, force: bool) -> Iterator[IO[bytes]]:
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
-        with path.open("rb") as file:
+        with files.opened(path) as file:
             yield file
     except OSError as error:
         message = f"{path} can't be read ({error.strerror}): name a file that this user can read"

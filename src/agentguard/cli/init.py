@@ -162,8 +162,8 @@ _Founded = tuple[TrustDocument, Path | None]
 
 
 def _make_new(so_far: Made, settings: Config) -> _Founded:
-    given = os.environ.get(PASSPHRASE_VARIABLE)
-    passphrase = given.encode() if given else _new_passphrase()
+    given = keystore.from_environment()
+    passphrase = given.reveal() if given else _new_passphrase()
     file = _no_file if given else _passphrase_file
     trust = _make_state(so_far, settings, passphrase, file)
     return trust, file(trust)
@@ -202,7 +202,7 @@ def _forget(settings: Config, trust: TrustDocument) -> None:
 def _take_up(settings: Config) -> _Founded:
     """Take up the state of an init that was killed; raises as ``domain.take_up`` does."""
     trust = keystore.load_trust(settings.state)
-    given = os.environ.get(PASSPHRASE_VARIABLE)
+    given = keystore.from_environment()
     file = None if given else _passphrase_file(trust)
     if file is not None and not file.is_file():
         message = (
@@ -228,7 +228,7 @@ def _passphrase(settings: Config) -> tuple[bytes, Path | None]:
     ``ConfigError`` for a file in the state, which is not there yet.
     """
     file = settings.passphrase_file
-    given = os.environ.get(PASSPHRASE_VARIABLE)
+    given = keystore.from_environment()
     if given or file is None or os.path.lexists(file):
         return passphrase_of(settings).reveal(), None
     if config.is_inside(file, settings.state):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agentguard.errors import ConfigError
+from agentguard.storage import files
 
 PROGRAM: Final = "opa"
 _TIMEOUT: Final = 600.0
@@ -46,6 +47,8 @@ def run(program: str, policy: Path, tests: Sequence[Path]) -> list[RegoTest]:
 
     Raises ``ConfigError`` where the policy or a test can't be loaded, with what OPA says.
     """
+    for file in tests:
+        _require_regular(file)  # OPA would wait for whoever writes into a pipe
     what = ["--bundle", policy] if policy.is_dir() else dict.fromkeys([policy, *tests])
     try:
         ran = subprocess.run(  # noqa: S603  the program that the user has named, or has on PATH
@@ -62,6 +65,13 @@ def run(program: str, policy: Path, tests: Sequence[Path]) -> list[RegoTest]:
         raise ConfigError(f"{program} test answers in a form that is not known here") from error
     said = (ran.stderr or ran.stdout).decode(errors="replace").strip()
     raise ConfigError(f"{program} test can't load the policy and its tests: {said}")
+
+
+def _require_regular(file: Path) -> None:
+    try:
+        files.require_regular(file)
+    except OSError as error:
+        raise ConfigError(f"{file} can't be read ({error.strerror}): take it away") from error
 
 
 def _read(one: dict[str, object]) -> RegoTest:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from agentguard import canonical, policy
+from agentguard import canonical, paths, policy
 from agentguard import config as configuration
 from agentguard.canonical import JSON
 from agentguard.cli import location
@@ -175,8 +175,10 @@ def undeclared(settings: Config, attributes: Iterable[str]) -> list[str]:
 
 
 def declared(settings: Config) -> set[str]:
-    """Return the names that ``attributes`` in the configuration put into the policy's input."""
-    return {name for tool in settings.tools.values() for name in tool.attributes or ()}
+    """Return the names that the configuration's tools put into the policy's input."""
+    tools = settings.tools.values()
+    named = {name for tool in tools for name in tool.attributes or ()}
+    return named | ({paths.FACT} if settings.paths else set())
 
 
 def advice(name: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from agentguard import canonical
 from agentguard.errors import ConfigError, PolicyError
+from agentguard.storage import files
 
 MAX_BYTES: Final = 1024 * 1024
 """The longest file of a policy, in bytes."""
@@ -66,8 +67,8 @@ class CedarSource:
         """
         try:
             if not path.is_dir():
-                return cls.from_texts({path.name: path.read_bytes()})
-            found = {file.name: file.read_bytes() for file in _files(path)}
+                return cls.from_texts({path.name: files.read(path)})
+            found = {file.name: files.read(file) for file in _files(path)}
         except OSError as error:
             raise _invalid(f"{error.filename}: can't be read: {error.strerror}") from error
         return cls.from_texts(found)

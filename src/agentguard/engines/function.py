@@ -20,6 +20,7 @@ import orjson
 from agentguard import canonical, redaction
 from agentguard.decision import Decision
 from agentguard.errors import ConfigError, PolicyError
+from agentguard.storage import files
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -141,7 +142,7 @@ def _files(decide: Callable[..., Any]) -> dict[str, str]:
         defining = type(defining)
     try:
         path = inspect.getsourcefile(defining)
-        content = Path(path).read_bytes() if path else b""
+        content = files.read(Path(path)) if path else b""
     except (TypeError, OSError):  # a builtin; a session's input, which is no file
         return {}
     module = str(defining.__module__).replace(".", "/")

@@ -9,16 +9,13 @@ its decisions carries the trace.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import ssl
-import stat
 import threading
 import time
 import weakref
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Final
 
 import httpcore
@@ -26,6 +23,7 @@ from opentelemetry import trace
 
 from agentguard.engines.opa import MAX_AT_ONCE, Server
 from agentguard.errors import ConfigError, PolicyError
+from agentguard.storage import files
 from agentguard.telemetry import tracing
 
 _IDLE: Final = 60.0
@@ -245,7 +243,7 @@ class Client:
         file, variable = self._server.token_file, self._server.token_variable
         try:
             if file is not None:
-                token = _beginning(file).strip()
+                token = files.read(file, limit=_MAX_TOKEN).strip()
             else:
                 token = os.environb.get(os.fsencode(variable or ""), b"").strip()
         except OSError as error:
@@ -255,15 +253,6 @@ class Client:
             message = "there is no token for the OPA server: expected one line without spaces"
             raise PolicyError(message, code="engine.credential")
         return token
-
-
-def _beginning(path: Path) -> bytes:
-    """Read a file as far as a token can be; a pipe in its place is not waited for."""
-    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(opened, "rb") as file:
-        if not stat.S_ISREG(os.fstat(opened).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        return file.read(_MAX_TOKEN + 1)
 
 
 def _require_json(answer: httpcore.Response) -> None:
@@ -281,6 +270,10 @@ def _require_json(answer: httpcore.Response) -> None:
 def _tls(server: Server) -> ssl.SSLContext:
     name = "ca"
     try:
+        for name in ("ca", "certificate", "key"):
+            if (file := getattr(server, name)) is not None:
+                files.require_regular(file)  # ssl would wait for whoever writes into a pipe
+        name = "ca"
         context = ssl.create_default_context(cafile=server.ca)
         if server.certificate is not None:
             name = "certificate"

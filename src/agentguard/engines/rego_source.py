@@ -17,6 +17,7 @@ from typing import Any, Final, NoReturn
 from agentguard import canonical
 from agentguard.engines import rego_expressions
 from agentguard.errors import EncodeError, PolicyError
+from agentguard.storage import files
 
 MAX_MODULE_BYTES: Final = 1024 * 1024
 """The longest Rego file, in bytes; the engine's own limit."""
@@ -69,7 +70,7 @@ class RegoSource:
         """
         try:
             found = {path.name: path} if not path.is_dir() else _files(path)
-            return cls.from_texts({name: file.read_bytes() for name, file in found.items()})
+            return cls.from_texts({name: files.read(file) for name, file in found.items()})
         except OSError as error:
             raise invalid(f"{error.filename}: can't be read: {error.strerror}") from error
 
@@ -87,9 +88,9 @@ def places(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         yield path
         return
-    for folder, files in _walk(path):
+    for folder, policy_files in _walk(path):
         yield folder
-        yield from files
+        yield from policy_files
 
 
 def _files(root: Path) -> dict[str, Path]:

@@ -36,6 +36,9 @@ ROLLED_BACK: Final = (
 )
 """What is said of a state that is behind its anchor, and what to do."""
 
+_NO_OTHER: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""No link is followed, and no pipe in a file's place is waited for."""
+
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9]{1,100}\Z")
 
 
@@ -150,7 +153,7 @@ class Anchor:
             if not self._owed:
                 return
             files.replace(path, self._owed)
-        self._file = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._file = os.open(path, os.O_WRONLY | _NO_OTHER)
 
     def close(self) -> None:
         """Close the file."""

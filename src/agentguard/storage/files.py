@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from agentguard.errors import StorageError
 from agentguard.identity.trust import SHARD_NUMBER
@@ -22,22 +22,45 @@ _NO_SYNC_OF_FOLDERS: Final = frozenset({errno.EINVAL, errno.ENOTSUP})
 
 
 MAX_BYTES: Final = 16 * 1024 * 1024
-"""More than any small file of a state or an anchor holds."""
+"""More than any small file of a state or an anchor holds, or one that a configuration names."""
+
+Require = Callable[[os.stat_result], object]
+"""Refuses a file by its status, by raising."""
 
 
-def read(path: Path, *, limit: int = MAX_BYTES) -> bytes:
+def read(path: Path, *, limit: int = MAX_BYTES, require: Require = lambda _status: None) -> bytes:
     """Read a file; raises ``OSError``, also for what is none, or is longer than it can be.
+
+    ``require`` sees the status of the very file that is read, and raises what it does not accept.
+    """
+    with opened(path) as file:
+        require(os.fstat(file.fileno()))
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"it is longer than {limit} bytes", str(path))
+    return data
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a regular file to read; raises ``OSError``, also for what is none.
 
     Whoever may write there may have put a pipe in its place, which never ends, or a device.
     """
-    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(opened, "rb") as file:
-        if not stat.S_ISREG(os.fstat(opened).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise OSError(errno.EFBIG, f"it is longer than {limit} bytes")
-    return data
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(number, "rb") as file:
+        _require_regular(path, os.fstat(number))
+        yield file
+
+
+def require_regular(file: Path | int) -> None:
+    """Raise ``OSError`` where a file, by its path or as it was opened, is no regular file."""
+    _require_regular(file, os.stat(file))  # noqa: PTH116  Path knows no open file
+
+
+def _require_regular(file: Path | int, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(file))
 
 
 def write_new(path: Path, data: bytes) -> None:

@@ -11,20 +11,17 @@ import hmac
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from agentguard import envelope
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.journal import MAX_RESULT, Page
-from agentguard.storage import files
+from agentguard.storage import files, naming
 from agentguard.storage.ledger import Ledger
 from agentguard.storage.sealed import Keys, Seal
 
 FOLDER: Final = "journal"
 _TYPE: Final = "application/vnd.agentguard.journal+json"
-_NAMES: Final = "application/vnd.agentguard.journal-names"
 _MAX_BYTES: Final = 4 * MAX_RESULT
 
 
@@ -47,13 +44,13 @@ class FileJournal:
         self._read = -1
 
     def name(self, key: str) -> str:
-        """Return a call's name (32 hex digits): its key, hashed with what only the log's key makes.
+        """Return a call's name (32 hex digits): its key, hashed with a secret of the log's keys.
 
         The key is made of arguments that somebody could guess; the log is there for ever.
         """
         if self._secret is None:
             signer, trust = self._keys()
-            self._secret = sha256(signer.sign(envelope.pae(_NAMES, trust.log.encode()))).digest()
+            self._secret = naming.secret(self._folder.parent, trust, signer)
         return hmac.digest(self._secret, key.encode(), "sha256")[:16].hex()
 
     def look(self, key: str) -> Page | None:
@@ -129,13 +126,19 @@ class FileJournal:
 
     def _verified(self, path: Path, key: str, data: bytes) -> Page:
         try:
-            return Page.loads(self._seal.opened(key, data))
+            return self._unless_erased(Page.loads(self._seal.opened(key, data)))
         except AgentguardError as error:
             message = (
                 f"{path} does not hold ({error}): nobody knows whether its call has run; look at "
                 "agentguard audit list, and remove the file to let it be made anew"
             )
             raise StorageError(message, code="storage.corrupt") from error
+
+    def _unless_erased(self, page: Page) -> Page:
+        """Return a page without its result where the log says that the call's data were erased."""
+        if self._ledger is None or page.invocation_id not in self._ledger.standing.erased:
+            return page
+        return Page(page.invocation_id, "unreplayable")
 
 
 class MemoryJournal:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +26,9 @@ _NEXT_TRUST: Final = "trust.next"
 _UNANNOUNCED: Final = "trust.unannounced"
 
 PASSPHRASE_VARIABLE: Final = "AGENTGUARD_PASSPHRASE"  # noqa: S105  a name, no secret
-"""The variable with the passphrase: ``passphrase.py`` reads it, here it is only named."""
+"""The environment variable with the passphrase of the long-lived keys."""
+
+_taken: Secret | None = None
 
 LONG_LIVED: Final[tuple[Use, ...]] = ("issuer", "log", "admin")
 """The uses of the keys that lie in a state."""
@@ -92,9 +96,8 @@ def load_key(state: Path, use: Use, passphrase: Secret | bytes) -> Ed25519Signer
 
 
 def _load(path: Path, passphrase: Secret | bytes) -> Ed25519Signer:
-    refuse_if_exposed(path)
     try:
-        data = files.read(path)
+        data = files.read(path, require=partial(require_private, path))
     except OSError as error:
         raise _unreadable(path, error) from error
     try:
@@ -104,9 +107,38 @@ def _load(path: Path, passphrase: Secret | bytes) -> Ed25519Signer:
         raise KeyMaterialError(f"the key {path}: {error}{source}", code=error.code) from error
 
 
+def from_environment() -> Secret | None:
+    """Take the passphrase out of the environment, None where it was never there.
+
+    It is kept for whoever asks again in this process, or in a fork of it. Programs that the process
+    starts from then on do not have it, and ``/proc/self/environ`` does not show it: of the string
+    that the process began with the value is overwritten. The environment of the parent process,
+    from which it came, is out of reach.
+    """
+    global _taken  # noqa: PLW0603  the environment is the process's own, too
+    value = os.environb.get(os.fsencode(PASSPHRASE_VARIABLE))
+    if value:
+        _taken = Secret(value)  # first: another thread may ask while it is taken out
+        _overwrite(os.fsencode(PASSPHRASE_VARIABLE))
+        os.environ.pop(PASSPHRASE_VARIABLE, None)
+    return _taken
+
+
+def _overwrite(variable: bytes) -> None:
+    """Overwrite the value of a variable where it lies: to unset it only forgets the place."""
+    import ctypes  # noqa: PLC0415  only where there is something to overwrite
+
+    with suppress(OSError, AttributeError):  # an interpreter without a C library to ask
+        getenv = ctypes.CDLL(None).getenv
+        getenv.argtypes, getenv.restype = [ctypes.c_char_p], ctypes.c_void_p
+        where = getenv(variable)
+        if where:
+            ctypes.memset(where, 0, len(ctypes.string_at(where)))
+
+
 def _sources() -> str:
     """Say where a passphrase comes from: which of them it was is not known here."""
-    there = "is set" if os.environ.get(PASSPHRASE_VARIABLE) else "is not set"
+    there = "is not set" if from_environment() is None else "is set"
     return (
         f"a passphrase is what the application passes, else that in {PASSPHRASE_VARIABLE} "
         f"(which {there}), else that in the file of [keys] passphrase_file"
@@ -183,8 +215,13 @@ def refuse_if_exposed(path: Path) -> None:
     except OSError as error:
         message = f"{path} can't be read ({error.strerror}): check the path and this user's rights"
         raise KeyMaterialError(message, code="key.unreadable") from error
+    require_private(path, status)
+
+
+def require_private(path: Path, status: os.stat_result) -> None:
+    """Raise ``KeyMaterialError`` (``key.exposed``) if others can use what has this status."""
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO) or status.st_uid not in (os.getuid(), 0):
-        mode = "700" if path.is_dir() else "600"
+        mode = "700" if stat.S_ISDIR(status.st_mode) else "600"
         message = (
             f"others can read or write {path}: run chmod {mode} on it, and see that you own it"
         )

@@ -271,8 +271,14 @@ class Ledger:
             return True
         # how far it was read is worth a write now and then only
         return not 0 <= read.entries - kept.entries <= UNKEPT or (
-            (read.revoked, read.sequence, read.frozen, read.used, read.read.keys())
-            != (kept.revoked, kept.sequence, kept.frozen, kept.used, kept.read.keys())
+            self._decisive(read) != self._decisive(kept)
+        )
+
+    @staticmethod
+    def _decisive(said: Standing) -> tuple[object, ...]:
+        return (
+            *(said.revoked, said.sequence, said.frozen),
+            *(said.used, said.erased, said.read.keys()),
         )
 
 

@@ -123,6 +123,7 @@ def keep(folder: Path, log: str, standing: Standing, signer: Signer) -> None:
 def _encoded(standing: Standing, names_sha256: str) -> dict[str, JSON]:
     revoked: list[JSON] = [*sorted(standing.revoked)]
     unran: list[JSON] = [*sorted(standing.unran)]
+    erased: list[JSON] = [*sorted(standing.erased)]
     return {
         "revoked": revoked,
         "sequence": standing.sequence,
@@ -134,6 +135,7 @@ def _encoded(standing: Standing, names_sha256: str) -> dict[str, JSON]:
         "calls": _rows(standing.calls),
         "unsettled": _rows(standing.unsettled),
         "unran": unran,
+        "erased": erased,
         "names": names_sha256,
         "read": {
             str(shard): [place.size, b64_encode(place.peaks)]
@@ -170,6 +172,7 @@ def _parse(kept: Mapping[str, Any]) -> tuple[Standing, str]:
             lambda row: OpenCall(*_row(row, str, (str, type(None)), (str, type(None)))),
         ),
         unran=frozenset(_texts(kept["unran"])),
+        erased=frozenset(_texts(kept["erased"])),
         read={
             _number(shard): Place(_of(int, size), b64_decode(peaks))
             for shard, (size, peaks) in _of(dict, kept["read"]).items()

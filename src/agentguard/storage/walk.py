@@ -106,7 +106,7 @@ class Walk(NamedTuple):
                 break
             add(body)
             if seen is not None and tree.size == seen.size:
-                self._compare(shard, tree.size, tree.root(), head, seen)
+                self._compare(shard, tree.size, tree.root(), head, seen, elsewhere=place.size > 0)
         if (tree.size, tree.root()) != (head.size, head.root):
             if place.size > 0:
                 raise ElsewhereError

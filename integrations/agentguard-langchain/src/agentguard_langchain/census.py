@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from typing import Any, Final, NamedTuple
 
 from langchain_core.runnables import Runnable
@@ -21,8 +20,9 @@ from langgraph.pregel import Pregel
 
 from agentguard import Agent, ConfigError
 from agentguard_langchain.enforcement import Enforcement
-from agentguard_langchain.gated import SLOTS, gate_of
-from agentguard_langchain.guarded import GuardedTool
+from agentguard_langchain.gate import Gate
+from agentguard_langchain.gated import SLOTS, gate_of, shape_of
+from agentguard_langchain.guarded import GuardedTool, put_behind
 from agentguard_langchain.middleware import GuardMiddleware
 
 _DEEPEST: Final = 24
@@ -39,13 +39,16 @@ class FoundTool(NamedTuple):
 
     ``where`` names nodes, tools and sub-agents, from the outside inwards. ``agents`` are names;
     there are none where nothing guards it. ``cached`` is a node around it whose results LangGraph
-    keeps (``cache_policy``), None for none: a guarded tool is refused there.
+    keeps (``cache_policy``), None for none: a guarded tool is refused there. ``origin`` and
+    ``schema`` (SHA-256, hex) are what ``[tools.NAME]`` can pin of a guarded tool.
     """
 
     name: str
     where: tuple[str, ...]
     agents: tuple[str, ...]
     cached: str | None = None
+    origin: str | None = None
+    schema: str | None = None
 
     @property
     def guarded(self) -> bool:
@@ -68,7 +71,7 @@ def find_tools(graph_or_tools: object) -> list[FoundTool]:
     census = _Census()
     if isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
         for tool in given:
-            census.tool(tool, (), frozenset())
+            census.tool(tool, (), {})
     elif isinstance(given, Runnable):
         census.walk(given, (), 0)
     else:
@@ -122,13 +125,14 @@ class _Census:
         for name, bound in sorted(nodes, key=lambda node: not isinstance(node[1], ToolNode)):
             self.walk(bound, (*path, name), 0)
 
-    def tool(self, tool: object, path: _Path, around: AbstractSet[str]) -> None:
+    def tool(self, tool: object, path: _Path, around: Mapping[str, Agent]) -> None:
         """Note a tool, with the agents whose guard is around it, and look into it for graphs."""
         name = _name_of(tool)
         own = {gate_of(tool).agent.name} if isinstance(tool, GuardedTool) else set()
         cached = [node for end, node in enumerate(path, 1) if path[:end] in self._cached]
-        found = FoundTool(name, path, tuple(sorted(own | around)), cached[0] if cached else None)
-        self.found.append(found)
+        agents = tuple(sorted(own | around.keys()))
+        pins = _pins(tool, next(iter(around.values()), None))
+        self.found.append(FoundTool(name, path, agents, cached[0] if cached else None, *pins))
         inner = (*path, name)
         for part in _of_tool(tool):
             self.walk(part, inner, 0)
@@ -141,14 +145,28 @@ class _Census:
                     self.found.append(said)
 
 
-def _around(node: ToolNode) -> frozenset[str]:
+def _pins(tool: object, agent: Agent | None) -> tuple[str | None, str | None]:
+    """Return the origin of a guarded tool, and the SHA-256 of its schema."""
+    if isinstance(tool, BaseTool) and not isinstance(tool, GuardedTool) and agent is not None:
+        try:
+            tool = put_behind(tool, Gate(agent, "return"))
+        except ConfigError:  # it is refused when it is called
+            return None, None
+    if not isinstance(tool, GuardedTool):
+        return None, None
+    spec = shape_of(tool).spec
+    return spec.origin, spec.schema_sha256
+
+
+def _around(node: ToolNode) -> Mapping[str, Agent]:
     """Return the agents whose guard wraps the calls of a node, whichever way it is run."""
     wrap, awrap = node._wrap_tool_call, node._awrap_tool_call  # noqa: SLF001  no public way
-    found = {agent.name for agent in _guards(wrap)}
-    if awrap is not None:
-        # sync calls go through the one alone, async ones through the other
-        found &= {agent.name for agent in _guards(awrap)}
-    return frozenset(found)
+    found = {agent.name: agent for agent in _guards(wrap)}
+    if awrap is None:
+        return found
+    # sync calls go through the one alone, async ones through the other
+    both = {agent.name for agent in _guards(awrap)}
+    return {name: agent for name, agent in found.items() if name in both}
 
 
 def _guards(wrapper: object, depth: int = 0) -> Iterator[Agent]:

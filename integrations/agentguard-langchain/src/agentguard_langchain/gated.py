@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from langchain_core.tools import BaseTool, Tool
 
-from agentguard import Agent, ConfigError, Invocation
+from agentguard import Agent, ConfigError, Decision, Invocation
 from agentguard_langchain.binding import Entrance, Shape, origin_of
 from agentguard_langchain.call import Body, Call
 from agentguard_langchain.codec import ToolResults
@@ -40,6 +40,7 @@ class Guarded(_Tool):
 
     if TYPE_CHECKING:
         _agentguard_gate: Gate
+        _agentguard_name: str
         _agentguard_shape: Shape | None
 
 
@@ -197,9 +198,22 @@ def _describe(tool: Guarded, entrance: Entrance, body: Body) -> Callable[[Call],
         site = call.site(functools.partial(gate_of(tool).agent.call_id, tool.name))
         known: dict[str, Any] = {"made": call.made, "call_id": call.id, "objects": call.objects}
         bind = functools.partial(entrance.bind, shape, body.args, body.kwargs, **known)
-        return Invocation.bind(shape.spec, bind, site)
+        invocation = Invocation.bind(shape.spec, bind, site)
+        return replace(invocation, refusal=_renamed(tool))
 
     return describe
+
+
+def _renamed(tool: Guarded) -> Decision | None:
+    """Refuse a tool that was guarded under another name than it has."""
+    before = tool._agentguard_name  # noqa: SLF001
+    if tool.name == before:
+        return None
+    reason = (
+        f"the tool {before} was named {tool.name} after it was guarded: guard the tool under the "
+        "name that it is to have"
+    )
+    return Decision.refused(reason, code="tool.changed")
 
 
 def _dress(

@@ -156,6 +156,7 @@ def put_behind(tool: BaseTool, gate: Gate) -> BaseTool:
     if not isinstance(tool, GuardedTool):
         object.__setattr__(copied, "__class__", _guarded_class(type(tool)))
     copied._agentguard_gate = gate  # noqa: SLF001
+    copied._agentguard_name = tool.name  # noqa: SLF001
     copied._agentguard_shape = None  # noqa: SLF001
     close_slots(copied)
     shape_of(copied)  # what can't be described is found now, not at the first call
@@ -192,8 +193,13 @@ def _guarded_class(tool: type[BaseTool]) -> type[BaseTool]:
         "__module__": tool.__module__,
         "__qualname__": tool.__qualname__,
         "__doc__": tool.__doc__,
-        "__annotations__": {"_agentguard_gate": Gate, "_agentguard_shape": Any},
+        "__annotations__": {
+            "_agentguard_gate": Gate,
+            "_agentguard_name": str,
+            "_agentguard_shape": Any,
+        },
         "_agentguard_gate": PrivateAttr(),
+        "_agentguard_name": PrivateAttr(),
         "_agentguard_shape": PrivateAttr(default=None),
     }
     for name, pure in _STOCK.items():

@@ -6,7 +6,7 @@
 #   agentguard policy eval call.json      what does it say of one call?
 #
 # The input: input.agent {name, type, instance, id}, input.action (the tool), input.args,
-# input.resource, input.task_id, and what `attributes` and `facts` in agentguard.toml add.
+# input.resource, input.task_id, and what `paths`, `attributes` and `facts` in agentguard.toml add.
 package agent.authz
 
 default allow := false
@@ -20,14 +20,13 @@ allow if {
 	inside
 }
 
-# What a path must be, so that a form nobody thought of is denied: relative, no part of it empty,
-# hidden, "..", or a home. Without an argument of this very name it is undefined, so not inside.
+# Where the argument `path` leads, with every link followed, as a path below the project's folder
+# ([paths] in agentguard.toml): no part of it may be hidden. What leads out of the folder has no
+# such path, nor has a call without an argument of this very name: undefined, so not inside.
 inside if {
-	is_string(input.args.path)
-	every part in split(input.args.path, "/") {
-		part != ""
+	is_string(input.paths.path)
+	every part in split(input.paths.path, "/") {
 		not startswith(part, ".")
-		not startswith(part, "~")
 	}
 }
 
@@ -41,7 +40,7 @@ inside if {
 #   }
 
 # A reason denies, whatever else is allowed. The agent is told it; keep secrets out of it.
-deny_reasons contains "the argument path must be relative, without hidden files or parent folders" if {
+deny_reasons contains "the argument path must lead into the project, and to no hidden file" if {
 	input.action in reads
 	not inside
 }

@@ -1,0 +1,90 @@
+"""Who else may read or write a file that a configuration names: it is refused before it counts.
+
+Whoever can write a policy decides what it says, and so does who can put another file in its place:
+the folder is looked at as well. The rights to a state are ``storage/keystore.py``'s business.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from functools import partial
+from pathlib import Path
+
+from agentguard.errors import ConfigError
+from agentguard.storage import files
+
+
+def read(path: Path) -> bytes:
+    """Read a file that nobody else may have written.
+
+    Raises ``ConfigError`` (``config.exposed``), and ``OSError`` for what is no regular file, is too
+    long or can't be read.
+    """
+    refuse_if_replaceable(path)
+    return files.read(path, require=partial(_require_own, path))
+
+
+def refuse_if_writable_by_others(path: Path) -> None:
+    """Raise ``ConfigError`` (``config.exposed``) if others can write ``path``, or replace it.
+
+    Raises ``OSError`` where it can't be looked at, and is neither a regular file nor a folder.
+    """
+    if not path.is_dir():
+        files.require_regular(path)
+    _require_own(path, path.stat())
+    refuse_if_replaceable(path)
+
+
+def refuse_if_readable_by_all(path: Path) -> None:
+    """Raise ``ConfigError`` (``config.exposed``) if all can read ``path``, or others write it.
+
+    A group may read it: that is how secrets come into a container. Raises ``OSError`` where it
+    can't be looked at.
+    """
+    refuse_if_writable_by_others(path)
+    if path.stat().st_mode & stat.S_IROTH:
+        message = f"everybody can read {path}: run chmod o-rwx on it"
+        raise ConfigError(message, code="config.exposed")
+
+
+def refuse_if_replaceable(path: Path) -> None:
+    """Raise ``ConfigError`` (``config.exposed``) if others can put another file in its place.
+
+    The folder that names it is looked at and, of a link, the folder of the file itself. A folder
+    counts as its owner's alone where it is sticky (as ``/tmp`` is), on a file system that nobody
+    can write, or where its group has no member but this user. Raises ``OSError``.
+    """
+    for folder in dict.fromkeys((path.absolute().parent, path.resolve().parent)):
+        status = folder.stat()
+        shared = status.st_mode & stat.S_IWOTH or (
+            status.st_mode & stat.S_IWGRP and not _is_own_group(status.st_gid)
+        )
+        others = shared and not status.st_mode & stat.S_ISVTX
+        if (others or status.st_uid not in (os.getuid(), 0)) and not _is_read_only(folder):
+            message = (
+                f"others can write the folder {folder}, and so replace {path}: run chmod go-w on "
+                "the folder, and see that you own it"
+            )
+            raise ConfigError(message, code="config.exposed")
+
+
+def _require_own(path: Path, status: os.stat_result) -> None:
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or status.st_uid not in (os.getuid(), 0):
+        message = f"others can write {path}: run chmod go-w on it, and see that you own it"
+        raise ConfigError(message, code="config.exposed")
+
+
+def _is_own_group(group: int) -> bool:
+    """Whether it is the group that many systems make for each user, who is alone in it."""
+    try:
+        name, there = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(group)
+    except KeyError:
+        return False
+    return there.gr_name == name and set(there.gr_mem) <= {name}
+
+
+def _is_read_only(folder: Path) -> bool:
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)

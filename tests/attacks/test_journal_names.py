@@ -1,0 +1,173 @@
+"""A journalled call runs once, whatever becomes of its page: also after the log's key was rotated.
+
+Somebody who can write the state removes pages, or puts old ones back. The log names each such call
+by a secret that outlives the log's keys, and says whose data were erased.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentguard import (
+    Arguments,
+    CallSite,
+    Denied,
+    Guard,
+    Invocation,
+    StorageError,
+    administration,
+    rotation,
+)
+from agentguard.keys import Ed25519Signer
+from agentguard.storage import journal, naming, standing
+
+PASSPHRASE = b"correct horse battery staple"
+
+
+class Codec:
+    """Keeps text."""
+
+    def dumps(self, result: str) -> bytes:
+        return result.encode()
+
+    def loads(self, data: bytes) -> str:
+        return data.decode()
+
+
+class Payer:
+    """A domain whose payments are journalled; ``paid`` is what was paid, by the calls' ids."""
+
+    def __init__(self, place: Any) -> None:
+        self.place = place
+        self.state: Path = place.config.state
+        self.paid: list[str] = []
+        self.ids: list[str] = []
+
+    def pay(self, guard: Guard, call_id: str = "c") -> str:
+        spec = guard.tool(name="pay")(lambda: None).spec
+        invocation = Invocation.bind(
+            spec, lambda: Arguments.of({}), CallSite(call_id, thread="t", turn="m")
+        )
+
+        def effect() -> str:
+            self.paid.append(call_id)
+            return f"paid {call_id}"
+
+        try:
+            return guard.new_agent("reader").run(invocation, effect, codec=Codec())
+        except Denied as denied:
+            return denied.code
+
+    def pays(self, call_id: str = "c") -> str:
+        """Open a guard, and pay."""
+        with self.place.open() as guard:
+            return self.pay(guard, call_id)
+
+    def rotate(self) -> None:
+        rotation.rotate(self.place.config, PASSPHRASE, "log", now=datetime.now(UTC))
+
+    def lose_pages(self) -> None:
+        shutil.rmtree(self.state / journal.FOLDER)
+
+    def invocation_id(self) -> str:
+        with self.place.open() as guard:
+            reader = guard.reader()
+            for shard in reader.shards():
+                for stored in reader.stored(shard):
+                    if stored.summary is not None and stored.summary.kind == "authorization":
+                        return str(stored.summary.invocation_id)
+        raise AssertionError("no call was made")
+
+
+@pytest.fixture
+def payer(place) -> Payer:
+    return Payer(place)
+
+
+@pytest.mark.parametrize("rotations", [0, 1, 2])
+def test_a_call_whose_page_is_gone_does_not_run_again(payer, rotations):
+    assert payer.pays() == "paid c"
+    for _ in range(rotations):
+        payer.rotate()
+    assert payer.pays() == "paid c"  # the twin: its page is there
+    payer.lose_pages()
+    for name in (standing.FILE, standing.NAMES):
+        (payer.state / name).unlink(missing_ok=True)
+    assert payer.pays() == "journal.missing"
+    assert payer.paid == ["c"]
+    assert payer.pays("another") == "paid another"
+
+
+def test_a_guard_with_the_old_key_and_one_with_the_new_name_a_call_alike(payer):
+    with payer.place.open() as old:
+        payer.rotate()
+        assert payer.pay(old) == "paid c"
+        assert payer.pays("other") == "paid other"
+        payer.lose_pages()
+        with payer.place.open() as new:
+            assert payer.pay(new) == "journal.missing"
+            assert payer.pay(new, "other") == "journal.missing"
+    assert payer.paid == ["c", "other"]
+
+
+def damaged(path: Path) -> None:
+    path.write_bytes(bytes(len(path.read_bytes())))
+
+
+@pytest.mark.parametrize(
+    ("harm", "code"),
+    [
+        (Path.unlink, "storage.missing"),
+        (damaged, "storage.corrupt"),
+        (lambda path: path.write_bytes(b"short"), "storage.corrupt"),
+    ],
+)
+def test_without_the_secret_no_journalled_call_runs(payer, harm: Callable[[Path], Any], code):
+    assert payer.pays() == "paid c"
+    payer.rotate()
+    (path,) = (payer.state / naming.FOLDER).iterdir()
+    kept = path.read_bytes()
+    harm(path)
+    assert payer.pays("another") == code
+    with payer.place.open() as guard:  # what is not journalled needs no name
+        assert guard.new_agent("reader").call(guard.tool(name="say")(lambda: "ok")) == "ok"
+    path.write_bytes(kept)
+    assert payer.pays("another") == "paid another"
+
+
+def test_the_secret_is_sealed_for_one_key_of_one_log(payer, world):
+    home = payer.place.take_up()
+    new, stranger = (Ed25519Signer.from_seed(bytes([number]) * 32) for number in (1, 2))
+    naming.hand_on(payer.state, home.trust, home.log_key, new)
+    handed = naming.secret(payer.state, home.trust, new)
+    assert handed == naming.secret(payer.state, home.trust, home.log_key)
+    folder = payer.state / naming.FOLDER
+    assert handed not in (folder / new.key_id).read_bytes()
+    shutil.copy(folder / new.key_id, folder / stranger.key_id)
+    with pytest.raises(StorageError) as refused:
+        naming.secret(payer.state, home.trust, stranger)
+    assert refused.value.code == "storage.corrupt"
+
+
+@pytest.mark.parametrize("reopened", [True, False])
+def test_an_old_page_brings_no_erased_result_back(payer, tmp_path, reopened):
+    assert payer.pays() == "paid c"
+    shutil.copytree(payer.state / journal.FOLDER, tmp_path / "old")
+    invocation_id, now = payer.invocation_id(), datetime.now(UTC)
+    guard = payer.place.open()
+    assert payer.pay(guard) == "paid c"  # the twin
+    administration.erase(payer.place.config, PASSPHRASE, invocation_id, note="n", now=now)
+    payer.lose_pages()
+    shutil.copytree(tmp_path / "old", payer.state / journal.FOLDER)
+    if reopened:
+        guard.close()
+        guard = payer.place.open()
+    assert payer.pay(guard) == "journal.unreplayable"
+    guard.close()
+    assert payer.paid == ["c"]
