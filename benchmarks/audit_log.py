@@ -52,6 +52,7 @@ from agentguard import Guard
 from agentguard.audit.entry import Record
 from agentguard.engines.rego import RegoEngine
 from agentguard.examination import examine
+from agentguard.storage import standing
 
 CALLERS = (1, 8, 32)
 PROCESSES = THREADS = 8
@@ -91,6 +92,7 @@ def run(sizes: Sequence[int], repetitions: int, logs: Path | None) -> dict[str, 
         rows += processes(folder)
         states = [filled((logs or folder) / f"log-{size}", size) for size in sizes]
         rows += verification(states, repetitions)
+        rows += openings(states, repetitions)
         rows += reading(states)
         rows += memory(folder, states)
         rows += growth(states, repetitions)
@@ -257,6 +259,32 @@ def verified(state: State, repetitions: int, *, contents: bool) -> tuple[Row, fl
         note,
     )
     return row, middle(costs)
+
+
+# --- opening ---------------------------------------------------------------------------------
+
+
+def openings(states: Sequence[State], repetitions: int) -> Iterator[Row]:
+    """Open a guard on each log: as it is, and with all that was kept of the log removed."""
+    for removed in (False, True):
+        for state in states:
+            times = repetitions if not removed or state.size <= LONG else 1
+            what = "nothing kept" if removed else "as it is"
+            cost = middle([opening(state, removed=removed) for _ in range(times)])
+            note = "CPU; the two keys are decrypted"
+            yield Row(f"open a guard, {what}, {state.size} entries", "ms", None, cost, None, note)
+
+
+def opening(state: State, *, removed: bool) -> float:
+    """Return the CPU time of opening a guard, in ms; it closes again untimed."""
+    if removed:
+        for path in (*state.folder.rglob(standing.FILE), *state.folder.rglob(standing.NAMES)):
+            path.unlink()
+    started = time.process_time()
+    guard = state.guard()
+    cost = (time.process_time() - started) * 1e3
+    guard.close()
+    return cost
 
 
 # --- reading, memory, growth -----------------------------------------------------------------

@@ -81,7 +81,8 @@ class Refunds:
 
     def ask(self, guard: Guard, cents: int = 500) -> ApprovalRequest:
         assert self.call(guard, cents) == "approval.pending"
-        return guard.approvals.pending()[-1]
+        pending = guard.approvals.pending()
+        return [one for one in pending if f":{cents}".encode() in one.arguments][-1]
 
     def path(self) -> Path:
         (path,) = (self.folder / "requests").iterdir()
