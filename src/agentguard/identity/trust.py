@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Final, Literal, get_args
 
 from agentguard import canonical
@@ -174,16 +175,22 @@ class TrustDocument:
     @classmethod
     def loads(cls, data: bytes) -> TrustDocument:
         """Read a document; raises ``DecodeError`` (``json.*``, ``trust.malformed``)."""
-        document = canonical.loads_object(data)
-        match document:
-            case {
-                "type": "urn:agentguard:trust:v1",
-                "trust_domain": str(trust_domain),
-                "log": str(log),
-                "keys": [*keys],
-            } if len(document) == 4:  # noqa: PLR2004  the four members above, and no other
-                return cls(trust_domain, log, tuple(_parse_key(key) for key in keys))
-        raise _malformed("expected type, trust_domain, log and keys")
+        return _loads(data)
+
+
+@lru_cache(maxsize=16)
+def _loads(data: bytes) -> TrustDocument:
+    """Read a document; a guard reads the same one again and again, to see that it is the same."""
+    document = canonical.loads_object(data)
+    match document:
+        case {
+            "type": "urn:agentguard:trust:v1",
+            "trust_domain": str(trust_domain),
+            "log": str(log),
+            "keys": [*keys],
+        } if len(document) == 4:  # noqa: PLR2004  the four members above, and no other
+            return TrustDocument(trust_domain, log, tuple(_parse_key(key) for key in keys))
+    raise _malformed("expected type, trust_domain, log and keys")
 
 
 def _parse_key(value: JSON) -> TrustedKey:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -40,13 +41,18 @@ def shards(state: Path, trust: TrustDocument) -> frozenset[int]:
     """
     data = read(state)
     try:
-        return registry.verify(data, trust).shards if data is not None else frozenset()
+        return _verified(data, trust) if data is not None else frozenset()
     except (DecodeError, VerificationError) as error:
         message = (
             f"{state / FILE} does not verify ({error}): find out who changed it, and restore it "
             "from a backup; nothing is written until then"
         )
         raise type(error)(message, code=error.code) from error
+
+
+@lru_cache(maxsize=16)
+def _verified(data: bytes, trust: TrustDocument) -> frozenset[int]:
+    return registry.verify(data, trust).shards
 
 
 def present(

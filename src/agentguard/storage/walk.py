@@ -9,6 +9,7 @@ state, and is not first found by ``audit verify``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +75,7 @@ class Walk(NamedTuple):
 
     def _head(self, shard: int, note: bytes, origin: str) -> Checkpoint:
         try:
-            return statements.check_checkpoint(note, self.trust, origin)[0]
+            return _verified(note, self.trust, origin)
         except AgentguardError as error:
             message = (
                 f"the newest checkpoint of {self._path(shard)} does not verify ({error}): find out "
@@ -142,3 +143,9 @@ class Walk(NamedTuple):
 
     def _path(self, shard: int) -> Path:
         return sqlite.shard_path(self.state, shard)
+
+
+@lru_cache(maxsize=256)
+def _verified(note: bytes, trust: TrustDocument, origin: str) -> Checkpoint:
+    """Verify a head once: most shards rest, and are looked at again and again."""
+    return statements.check_checkpoint(note, trust, origin)[0]
