@@ -1,0 +1,299 @@
+"""Somebody who can write the state, and has neither a key nor the anchor, gains nothing by it.
+
+What is written is generated from a state with a past, not listed: each file, table, row and member
+that is there is deleted, replaced, changed or doubled, alone and where all is missing, or as it was
+before, that a guard does without. After each a guard is opened and used. The result is a refusal
+with a code, or what was allowed before. A sample by default, ``AGENTGUARD_ROUNDS=full`` for one of
+each kind of mutation; what a fresh seed samples is for developers.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import pkgutil
+import secrets
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+import state_history
+import state_mutations
+import state_rows
+from state_mutations import Mutation, deleting, placing
+from state_probes import PROBES, Outcome, Verdict, opens, probe, verdict
+from state_scene import Clock, Scene
+
+from agentguard import storage
+from agentguard.audit import entry
+from agentguard.desk import Desk
+from agentguard.keys import Secret
+from agentguard.storage import keystore, sqlite
+from agentguard.storage.revocations import FileRevocations
+
+FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
+SAMPLE = 100
+"""How many mutations are tried where not all kinds of them are."""
+
+PARTS = 30 if FULL else 5
+FRESH = "a fresh seed"
+ROUNDS = [*range(PARTS), *([] if os.environ.get("CI") == "true" else [FRESH])]
+BASES: Mapping[str, str | None] = {
+    "end": None,
+    "frozen": "end",
+    "issuer counted": "issuer begun",
+    "revoked": "admin counted",
+}
+"""The moments that are attacked; of the later ones, what has changed since another one."""
+
+BEHIND = ("deleted", "as of 'ready'")
+"""What is done to some that a guard does without, before something else is written as well."""
+
+
+class Attack(NamedTuple):
+    """What is written into the state as of a moment, and what is done (``how``) to others there."""
+
+    moment: str
+    mutation: Mutation
+    how: str = ""
+    others: tuple[str, ...] = ()
+
+    @property
+    def what(self) -> str:
+        """What is written, in words."""
+        others = f", and {', '.join(self.others)} {self.how}" if self.others else ""
+        return f"'{self.moment}' with {self.mutation.what}{others}"
+
+
+@dataclass
+class Campaign:
+    """A scene with its past, and what has come of the attacks on it so far."""
+
+    scene: Scene
+    before: Mapping[str, Mapping[str, Outcome]]
+    counts: Counter[str] = field(default_factory=Counter)
+    pools: dict[str, dict[str, list[Mutation]]] = field(default_factory=dict)
+    dispensable: dict[tuple[str, str], bool] = field(default_factory=dict)
+
+    def states(self, *without: str) -> dict[str, Path]:
+        moments = self.scene.moments.items()
+        return {name: place / "state" for name, place in moments if name not in without}
+
+    def names(self) -> list[str]:
+        """Return what lies in the state itself, at any moment."""
+        return sorted({path.name for state in self.states().values() for path in state.iterdir()})
+
+    def kinds(self, moment: str) -> Mapping[str, list[Mutation]]:
+        """Return all that can be written into the state as of a moment, by what it is."""
+        if moment not in self.pools:
+            states, since, chance = self.states(), BASES[moment], Random(0)  # noqa: S311  no secret
+            base, then = states[moment], self.states(moment, "end", "frozen")
+            fresh = None if since is None else states[since]
+            pool = self.pools[moment] = {}
+            for mutation in (
+                *state_mutations.of_files(base, then, chance, since=fresh),
+                *state_mutations.of_documents(base, chance, since=fresh),
+                *state_rows.of_rows(base, then, chance, since=fresh),
+            ):
+                pool.setdefault(mutation.kind, []).append(mutation)
+        return self.pools[moment]
+
+    def attacks(self, chance: Random) -> list[Attack]:
+        """Return one attack of each kind, in any order: alone, or where other things are gone."""
+        found = [
+            self.attack(moment, chance.choice(alike), chance)
+            for moment in BASES
+            for alike in self.kinds(moment).values()
+        ]
+        chance.shuffle(found)
+        return found
+
+    def attack(self, moment: str, mutation: Mutation, chance: Random) -> Attack:
+        share = chance.choice((0, 0.7, 1))
+        others = tuple(name for name in self.names() if chance.random() < share)
+        return Attack(moment, mutation, chance.choice(BEHIND), others)
+
+    def behind(self, attack: Attack) -> Iterator[Mutation]:
+        """Yield what is done to the others, as far as a guard does without them."""
+        for name in attack.others:
+            place = self.states()["ready"] / name
+            back = attack.how != "deleted" and place.exists()
+            write = placing(place, Path(name)) if back else deleting(Path(name))
+            mutation = Mutation(attack.how, f"{name} {attack.how}", write)
+            key = (attack.moment, mutation.what)
+            if key not in self.dispensable:
+                self.dispensable[key] = opens(self.scene, attack.moment, [mutation])
+            if self.dispensable[key]:
+                yield mutation
+
+    def tries(self, attack: Attack) -> Verdict:
+        mutations = (*self.behind(attack), attack.mutation)
+        return verdict(self.scene, attack.moment, mutations, self.before[attack.moment])
+
+    def accepted(self, attacks: Sequence[Attack]) -> list[str]:
+        """Try attacks; return what was accepted, in words."""
+        found: list[str] = []
+        for attack in attacks:
+            came = self.tries(attack)
+            self.counts[came.word] += 1
+            if came.word == "accepted":
+                found += [f"{attack.what}", *(f"    {why}" for why in came.why)]
+        return found
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[pytest.MonkeyPatch]:
+    """Keys that are decrypted once, and a disk that is not waited for: nobody cuts the power."""
+    decrypted: dict[tuple[bytes, bytes], Any] = {}
+    load = keystore._load
+
+    def load_once(path: Path, passphrase: Any) -> Any:
+        spelt = Secret.of(passphrase).reveal()
+        kept = (path.read_bytes() if path.is_file() else b"", spelt)
+        if kept not in decrypted:
+            decrypted[kept] = load(path, passphrase)
+        return decrypted[kept]
+
+    def make_durable(connection: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=OFF")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(keystore, "_load", load_once)
+        patched.setattr(sqlite, "make_durable", make_durable)
+        patched.setattr(os, "fsync", lambda _file: None)
+        patched.setattr(os, "fdatasync", lambda _file: None)
+        yield patched
+
+
+@pytest.fixture(scope="module")
+def scene(quick, tmp_path_factory) -> Scene:
+    clock = Clock()
+    quick.setattr("agentguard.runtime.clock", clock)
+    scene = Scene(tmp_path_factory.mktemp("written"), clock)
+    state_history.play(scene)
+    return scene
+
+
+@pytest.fixture(scope="module")
+def campaign(scene, request) -> Iterator[Campaign]:
+    before: dict[str, Mapping[str, Outcome]] = {}
+    for moment in BASES:
+        scene.restore(moment)
+        before[moment] = probe(scene)
+    campaign = Campaign(scene, before)
+    yield campaign
+    _report(campaign.counts, request.config.pluginmanager)
+
+
+def _report(counts: Counter[str], plugins: Any) -> None:
+    """Say on the terminal what came of all that was tried in this process."""
+    terminal, capturing = (
+        plugins.get_plugin(name) for name in ("terminalreporter", "capturemanager")
+    )
+    if terminal is not None and counts:
+        words = ("refused", "harmless", "unwritable", "accepted")
+        said = ", ".join(f"{counts[word]} {word}" for word in words)
+        with capturing.global_and_fixture_disabled():
+            terminal.write_line(f"\nwritten states: {counts.total()} mutations tried: {said}")
+
+
+@pytest.fixture(scope="module")
+def attacks(campaign) -> list[Attack]:
+    return campaign.attacks(Random(0))  # noqa: S311  the same ones each time, and no secret
+
+
+@pytest.mark.parametrize("part", ROUNDS)
+def test_whoever_writes_the_state_gains_nothing(campaign, attacks, part):
+    seed = 0
+    if part == FRESH:
+        seed = secrets.randbits(32)
+        chosen = campaign.attacks(Random(seed))[: SAMPLE // PARTS]  # noqa: S311  no secret
+    else:
+        chosen = (attacks if FULL else attacks[:SAMPLE])[part::PARTS]
+    accepted = campaign.accepted(chosen)
+    assert not accepted, "\n".join([f"seed {seed}", *accepted])
+
+
+# --- the attacks themselves -----------------------------------------------------------------------
+
+
+def test_each_probe_is_refused_where_nobody_has_written(campaign):
+    before = campaign.before["end"]
+    assert {name: before[name].codes for name in PROBES} == {
+        name: probe.codes for name, probe in PROBES.items()
+    }
+    frozen = campaign.before["frozen"]
+    assert [name for name, outcome in frozen.items() if outcome.ran or outcome.said] == []
+
+
+def test_the_past_has_every_kind_of_entry(campaign):
+    kinds = {
+        kind
+        for path in state_rows.databases(campaign.states()["end"])
+        for kind in state_rows.kinds_of_entries(
+            state_rows.tables(campaign.states()["end"] / path)
+        ).values()
+    }
+    assert kinds == set(entry._MEMBERS)
+
+
+def test_the_past_has_every_file_that_is_written(campaign):
+    """What the code of the storage joins to a path has a name that lies there at some moment."""
+    there = {
+        name
+        for moment in campaign.scene.moments.values()
+        for path in state_mutations.paths(moment)
+        for name in path.parts
+    }
+    written = set(_names_of_files())
+    assert {"registry.json", "registry.next", "approvals", "used", "keys"} <= written
+    assert written - there == set()
+
+
+def _names_of_files() -> Iterator[str]:
+    for module in pkgutil.iter_modules(storage.__path__):
+        found = __import__(f"agentguard.storage.{module.name}", fromlist=["_"])
+        for node in ast.walk(ast.parse(inspect.getsource(found))):
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+                named = _value_of(node.right, found)
+                if isinstance(named, str):
+                    yield named
+
+
+def _value_of(node: ast.expr, module: Any) -> object:
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.Name(id=name):
+            return vars(module).get(name)
+        case ast.Attribute(value=ast.Name(id=name), attr=attribute):
+            return getattr(vars(module).get(name), attribute, None)
+    return None
+
+
+@pytest.mark.parametrize("hole", ["nobody is revoked", "all is shown", "it hangs", "it breaks"])
+def test_a_guard_with_a_hole_in_it_is_found_out(campaign, monkeypatch, hole):
+    def hang(*_any: Any) -> Any:
+        while True:
+            pass
+
+    def break_(*_any: Any) -> Any:
+        raise LookupError
+
+    holes: Mapping[str, tuple[Any, str, Any]] = {
+        "nobody is revoked": (FileRevocations, "refusal", lambda *_any: None),
+        "all is shown": (Desk, "pending", lambda *_any: [SimpleNamespace(dumps=lambda: b"x")]),
+        "it hangs": (FileRevocations, "refusal", hang),
+        "it breaks": (Desk, "pending", break_),
+    }
+    monkeypatch.setattr(*holes[hole])
+    before = campaign.before["end"]
+    found = verdict(campaign.scene, "end", (), before, most=0.3 if hole == "it hangs" else 20)
+    assert found.word == "accepted"
