@@ -621,7 +621,7 @@ def test_an_empty_result_is_a_hit_as_it_is_unguarded(way, lent, signed, vault, k
         with delegated(lent.guard, "user:alice", scope=["a"]):
             return len(ran), told(crew.kickoff())[0]
 
-    assert run(guarded=True) == run(guarded=False)
+    assert run(guarded=False) == run(guarded=True)
     assert [call.outcome for call in signed(lent.guard)] == ["ok"] * 3
 
 

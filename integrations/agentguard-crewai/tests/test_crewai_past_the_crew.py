@@ -279,9 +279,9 @@ def test_a_tool_that_takes_an_allowed_name_does_not_run(desk, way, signed):
     output = crew.kickoff()
     assert desk.ran == []
     (failed,) = output.tasks_output[0].tool_failures
-    assert failed.failure.code == "tool.renamed"
+    assert failed.failure.code == "tool.changed"
     assert "was 'note' when its agent was guarded" in failed.failure.message
-    assert [call.code for call in signed(desk.log.guard)] == ["tool.renamed"]
+    assert [call.code for call in signed(desk.log.guard)] == ["tool.changed"]
 
 
 def test_nor_does_a_copy_of_its_crew_give_it_that_name(desk, native):
@@ -290,7 +290,7 @@ def test_nor_does_a_copy_of_its_crew_give_it_that_name(desk, native):
     copied = crew.copy()
     copied.agents[0].llm.steps[:] = [("read_file", {"text": "it"}), "done"]
     output = copied.kickoff()
-    assert [one.failure.code for one in output.tasks_output[0].tool_failures] == ["tool.renamed"]
+    assert [one.failure.code for one in output.tasks_output[0].tool_failures] == ["tool.changed"]
     assert desk.ran == []
 
 
@@ -301,6 +301,23 @@ def test_a_tool_that_is_guarded_once_more_has_its_new_name(desk, native):
     crew.agents[0].llm.steps[:] = [("write", {"text": "it"}), "done"]
     crew.kickoff()
     assert desk.ran == ["it"]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_tool_that_is_pinned_runs_as_what_it_is_and_as_nothing_else(recorded, native, swapped):
+    ran: list[str] = []
+    note: Any = Note(ran=ran)
+    origin = f"{Note.__module__}:{Note.__qualname__}"
+    log = recorded(tools={"note": {"origin": origin}})
+    crew = guard_crew(
+        native.crew(native.agent("Lead", ("note", {"text": "it"}), "done", tools=[note])),
+        log.guard,
+    )
+    if swapped:
+        object.__setattr__(note, "_run", lambda text: ran.append(f"{text}, by another"))
+    output = crew.kickoff()
+    codes = [one.failure.code for one in output.tasks_output[0].tool_failures]
+    assert (ran, codes) == (([], ["tool.changed"]) if swapped else (["it"], []))
 
 
 def digests(guard: Any) -> list[str]:

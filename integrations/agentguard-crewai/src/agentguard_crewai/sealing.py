@@ -75,7 +75,7 @@ def _forget(key: int, _gone: object) -> None:
 
 
 def require_name(tool: BaseTool) -> None:
-    """Raise ``ConfigError`` (``tool.renamed``) for a tool that had another name when it was sealed.
+    """Raise ``ConfigError`` (``tool.changed``) for a tool that had another name when it was sealed.
 
     The name is what policies know a tool by.
     """
@@ -85,7 +85,7 @@ def require_name(tool: BaseTool) -> None:
             f"the tool {tool.name!r} was {name!r} when its agent was guarded: guard the agent, or "
             "the crew, once its tools have their names"
         )
-        raise ConfigError(message, code="tool.renamed")
+        raise ConfigError(message, code="tool.changed")
 
 
 @contextmanager
