@@ -32,8 +32,11 @@ class Store(Approvals, Protocol):
     def pending(self) -> list[tuple[str, ApprovalRequest]]:
         """Return the requests that the log has, with what they lie under, the oldest first."""
 
-    def altered(self) -> list[str]:
-        """Return the ids of requests that lie there, and that the log does not have so."""
+    def altered(self, now: int) -> list[str]:
+        """Return the ids of requests that lie there, and that the log does not have so.
+
+        ``now`` is in seconds since the epoch: those that have expired by then are left out.
+        """
 
     def answer(self, request: ApprovalRequest, sealed: Envelope) -> None:
         """Keep an answer."""
@@ -74,7 +77,7 @@ class Desk:
 
         The log has another request of this id, or none. The call, made again, asks anew.
         """
-        return self._store.altered()
+        return self._store.altered(seconds(self._clock()))
 
     def find(self, request_id: str) -> ApprovalRequest:
         """Return the request whose id begins so, as the log has it.
@@ -222,7 +225,7 @@ class Desk:
         return key if asked is not None and asked.request == request and not asked.altered else None
 
     def _require_unaltered(self, request_id: str) -> None:
-        altered = [one for one in self._store.altered() if one.startswith(request_id)]
+        altered = [one for one in self.altered() if one.startswith(request_id)]
         if altered and request_id:
             message = (
                 f"the request {altered[0]} was changed where it lies, and is not the one in the "

@@ -197,6 +197,21 @@ def test_a_request_that_was_edited_is_named_as_such_and_lets_nothing_run(refunds
         assert guard.verify().problems == ()
 
 
+def test_a_request_that_has_expired_is_nobodys_edit(refunds):
+    """By its own word, true or not: the log's index forgets it a day later. It lets nothing run."""
+    with refunds.open() as guard:
+        request = refunds.ask(guard)
+        over = replace(request, requested_at=1, expires_at=2)
+        refunds.path().write_bytes(over.dumps())
+        refunds.answer(over, "bob")
+        refunds.answer(over, "carol")
+        assert guard.approvals.pending() == []
+        assert guard.approvals.altered() == []
+        assert refunds.call(guard) == "approval.expired"
+        refunds.ask(guard)
+    assert refunds.paid == []
+
+
 def test_a_request_of_another_call_lies_in_its_place(refunds):
     with refunds.open() as guard:
         small = refunds.ask(guard, 1)

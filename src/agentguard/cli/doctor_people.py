@@ -121,8 +121,8 @@ def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
             settings.state, Ledger(settings.state, settings.anchor, lambda: trust)
         )
         asked = [request for _key, request in store.pending()]
-        altered = store.altered()
-        untaken = Desk(store, settings.roster, lambda: datetime.now(UTC)).untaken()
+        desk = Desk(store, settings.roster, lambda: datetime.now(UTC))
+        altered, untaken = desk.altered(), desk.untaken()
     except AgentguardError as error:
         yield Finding("fail", "requests", str(error))
         return

@@ -142,12 +142,16 @@ class FileApprovals:
         ]
         return sorted(found, key=lambda one: (one[1].requested_at, one[1].request_id))
 
-    def altered(self) -> list[str]:
-        """Return the ids of requests that the log does not have so; of what is none, the names."""
+    def altered(self, now: int) -> list[str]:
+        """Return the ids of requests that the log does not have so; of what is none, the names.
+
+        One that has expired by its own word waits for nobody, whoever wrote it: what the log says
+        of it is not kept for ever.
+        """
         return [
             key if request is None else request.request_id
             for key, request in self._lying()
-            if request is None or not self._is_logged(key, request)
+            if request is None or (now < request.expires_at and not self._is_logged(key, request))
         ]
 
     def _lying(self) -> list[tuple[str, ApprovalRequest | None]]:
@@ -323,7 +327,7 @@ class MemoryApprovals:
         with self._lock:
             return [(key, asked.request) for key, asked in self._asked.items()]
 
-    def altered(self) -> list[str]:
+    def altered(self, now: int) -> list[str]:  # noqa: ARG002
         """Nobody changes what lies in memory."""
         return []
 
