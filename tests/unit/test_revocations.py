@@ -25,7 +25,7 @@ from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.invocation import timestamp
 from agentguard.keys import Ed25519Signer
-from agentguard.storage import files, keystore, standing
+from agentguard.storage import files, keystore, ledger, standing
 from agentguard.storage.anchor import log_folder
 from agentguard.storage.revocations import CALLS, FileRevocations, MemoryRevocations
 from agentguard.storage.standing import FILE
@@ -304,6 +304,22 @@ def test_a_log_key_that_was_rotated_vouches_still_and_a_stolen_one_does_not(plac
     kept = standing.load(place.state)
     assert kept.verify(replace(old, keys=tuple(ended))) == mine
     assert refused(kept.verify, replace(old, keys=tuple(stolen))) == "storage.corrupt"
+
+
+def test_to_deny_any_admin_key_is_enough_and_to_thaw_one_that_counts(place):
+    """A compromise that is declared later brings nobody back, whatever is removed."""
+    place.revoke("user:alice")
+    place.freeze(1, frozen=True)
+    place.freeze(2, frozen=False)
+    stolen = tuple(
+        replace(k, compromised_since=k.not_before) if k.use == "admin" else k
+        for k in place.trust.keys
+    )
+    anchors = place.state.parent / "anchor"
+    read = ledger.current(place.state, anchors, replace(place.trust, keys=stolen))
+    assert read.revoked == {"user:alice"}
+    assert (read.sequence, read.frozen) == (1, True)
+    assert not ledger.current(place.state, anchors, place.trust).frozen  # the twin
 
 
 # --- a running process ----------------------------------------------------------------------------

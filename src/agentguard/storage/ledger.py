@@ -184,8 +184,9 @@ class Ledger:
         return own or Standing(), False
 
     def _loaded(self, folder: Path, trust: TrustDocument) -> Standing | None:
-        with suppress(StorageError):
-            return standing.load(folder).whole(trust)
+        for _attempt in range(3):  # another process may just have replaced one file of the two
+            with suppress(StorageError):
+                return standing.load(folder).whole(trust)
         return None
 
     def _anew(self, begun: Standing, trust: TrustDocument, own: int | None) -> Standing:

@@ -78,8 +78,9 @@ class Walk(NamedTuple):
             return _verified(note, self.trust, origin)
         except AgentguardError as error:
             message = (
-                f"the newest checkpoint of {self._path(shard)} does not verify ({error}): find out "
-                "who changed it, and restore the state; nothing is written until then"
+                f"the newest checkpoint of {self._path(shard)} does not verify ({error}): run "
+                "agentguard audit verify, find out who changed it, and restore the state; nothing "
+                "is written until then"
             )
             raise VerificationError(message, code=error.code) from error
 
