@@ -1,0 +1,122 @@
+"""constraints.txt and the bill of materials: pinned, hashed, whole, and without a registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "constraints.txt").read_text()
+OURS = {"agentguard", "agentguard-langchain"}
+
+
+def pinned() -> dict[str, list[tuple[Requirement, list[str]]]]:
+    """Each package's lines: the requirement, and its hashes."""
+    found: dict[str, list[tuple[Requirement, list[str]]]] = {}
+    for line in TEXT.replace("\\\n", " ").splitlines():
+        if line.startswith("#"):
+            continue
+        said, *hashes = line.split("--hash=")
+        requirement = Requirement(said.strip())
+        found.setdefault(canonicalize_name(requirement.name), []).append(
+            (requirement, [one.strip() for one in hashes])
+        )
+    return found
+
+
+def declared() -> list[Requirement]:
+    """What the two distributions name, with all extras, and the build backend."""
+    texts: list[str] = []
+    for folder in (ROOT, ROOT / "integrations" / "agentguard-langchain"):
+        document = tomllib.loads((folder / "pyproject.toml").read_text())
+        project = document["project"]
+        texts += project.get("dependencies", [])
+        texts += [one for many in project["optional-dependencies"].values() for one in many]
+        texts += document["build-system"]["requires"]
+    parsed = [Requirement(text) for text in texts]
+    return [one for one in parsed if canonicalize_name(one.name) not in OURS]
+
+
+def test_each_line_is_one_version_with_hashes_and_names_no_place():
+    lines = [line for many in pinned().values() for line in many]
+    assert len(lines) > 50
+    for requirement, hashes in lines:
+        assert re.fullmatch(r"==[0-9][^,*]*", str(requirement.specifier)), requirement
+        assert requirement.url is None
+        assert hashes
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", one) for one in hashes), requirement
+    assert "://" not in TEXT
+    assert "index" not in TEXT
+
+
+def test_what_is_declared_is_there_within_its_bounds():
+    lines = pinned()
+    for wanted in declared():
+        versions = [
+            next(iter(requirement.specifier)).version
+            for requirement, _hashes in lines[canonicalize_name(wanted.name)]
+        ]
+        assert all(map(wanted.specifier.contains, versions)), wanted
+
+
+def test_what_these_need_is_there_as_well():
+    """By what the packages say that are installed here."""
+    lines = pinned()
+    looked_at = 0
+    extras = {str(canonicalize_name(one.name)): {"", *one.extras} for one in declared()}
+    for name in lines:
+        try:
+            needs = [Requirement(text) for text in requires(name) or ()]
+        except PackageNotFoundError:
+            continue  # for another Python or platform
+        looked_at += 1
+        for needed in needs:
+            marker = needed.marker
+            if marker is None or any(
+                marker.evaluate({"extra": extra}) for extra in extras.get(name, {""})
+            ):
+                assert canonicalize_name(needed.name) in lines, f"{name} needs {needed}"
+    assert looked_at > 40
+
+
+def test_a_line_without_its_hash_is_seen(monkeypatch):
+    """The twin: the reader above finds nothing where there is nothing."""
+    monkeypatch.setattr(sys.modules[__name__], "TEXT", "rich==14.0.0\n")
+    assert pinned()["rich"][0][1] == []
+
+
+@pytest.mark.skipif(not (ROOT / "uv.lock").exists(), reason="uv has not locked this checkout")
+def test_the_bill_of_materials_is_valid_and_has_what_is_pinned(tmp_path):
+    file = tmp_path / "new" / "agentguard.cdx.json"
+    made = subprocess.run(
+        [ROOT / "scripts" / "sbom", file],
+        env={**os.environ, "UV_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (made.returncode, made.stderr) == (0, "")
+    document = json.loads(file.read_text())
+    schema = pytest.importorskip("cyclonedx.schema", reason="run scripts/_uv sync")
+    validation = pytest.importorskip("cyclonedx.validation.json")
+    valid = validation.JsonStrictValidator(schema.SchemaVersion.V1_5).validate_str
+    # the schema compares each file with each other one: of all components that takes a minute
+    with_files = [one for one in document["components"] if "externalReferences" in one][:2]
+    assert len(with_files) == 2
+    assert valid(json.dumps({**document, "components": with_files, "dependencies": []})) is None
+    for component in document["components"]:
+        component.pop("externalReferences", None)
+    assert valid(json.dumps(document)) is None
+    assert valid(json.dumps({"specVersion": "1.5", "bomFormat": "another"})) is not None
+    components = {canonicalize_name(one["name"]) for one in document["components"]}
+    assert components >= {canonicalize_name(one.name) for one in declared()}
