@@ -36,6 +36,14 @@ def tasks(configurable: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
         call = (loop.config.get("configurable") or {}).get(_CALL)
 
 
+def _begins_anew(configurable: Mapping[str, Any]) -> bool:
+    """Whether a graph that runs here keeps nothing of its state for when it goes on."""
+    try:
+        return any(loop.checkpointer is None for _task, loop in tasks(configurable))
+    except (AttributeError, LookupError, TypeError):
+        return False  # the call is refused: see ``caching.py``
+
+
 class Place(NamedTuple):
     """The task that runs: its ``thread``, its graph's ``namespace``, and its own, ``task``.
 
@@ -60,7 +68,7 @@ class Place(NamedTuple):
         path = (given.get("metadata") or {}).get("langgraph_path")
         thread, task = configurable.get("thread_id"), configurable.get("checkpoint_ns")
         keeps = configurable.get(_CHECKPOINTER) is not None
-        stateless = keeps and any(loop.checkpointer is None for _task, loop in tasks(configurable))
+        stateless = keeps and _begins_anew(configurable)
         return cls(
             thread=None if thread is None else str(thread),
             namespace=None if task is None else str(task).rpartition("|")[0],
