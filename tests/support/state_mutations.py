@@ -22,7 +22,7 @@ from agentguard import canonical
 from agentguard.canonical import b64_decode, b64_encode
 from agentguard.errors import AgentguardError
 
-_VARIABLE = re.compile(r"[0-9a-f]{32,}|\b\d+\b")
+_VARIABLE = re.compile(r"[0-9a-f]{32,}|[\w-]{43}|\b\d+\b")
 DATABASE = b"SQLite format 3\0"
 
 

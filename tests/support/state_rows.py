@@ -138,8 +138,9 @@ def _of_table(
             [kinds.get(values.get("idx", rowid), ""), str(values.get("role", ""))]
         ).strip()
         for what, statements in _of_row(table, rowid, there, then, chance):
-            # of the members of an entry, where they are counts; all that is done to one is a kind
-            named = state_mutations.family(what.partition(" ")[0] if "." in what else what)
+            # all that is done within a member of an entry is a kind: each has the entry's hash
+            member = what.partition(" ")[0].split(".")
+            named = ".".join(member[:2]) if len(member) > 1 else what
             yield f"{kind}: {named}", f"{rowid} ({kind}) {what}", statements
 
 
