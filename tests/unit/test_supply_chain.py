@@ -1,4 +1,4 @@
-"""constraints.txt and the bill of materials: pinned, hashed, whole, and without a registry."""
+"""The files of constraints and the bill of materials: pinned, hashed, whole, without an address."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
@@ -16,14 +15,27 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "constraints.txt").read_text()
-OURS = {"agentguard", "agentguard-langchain"}
+OURS = {"agentguard", "agentguard-langchain", "agentguard-crewai"}
+ADAPTERS = {"constraints.txt": "langchain", "constraints-crewai.txt": "crewai"}
+"""The adapter that each file is for."""
 
 
-def pinned() -> dict[str, list[tuple[Requirement, list[str]]]]:
+def extras_of(project, file):
+    """The extras that a file has: for CrewAI the engines and exporters, and no demo."""
+    extras = project.get("optional-dependencies", {})
+    left_out = () if file == "constraints.txt" else ("testing", "demo")
+    return [needs for extra, needs in extras.items() if extra not in left_out]
+
+
+@pytest.fixture(params=ADAPTERS)
+def file(request):
+    return request.param
+
+
+def pinned(file: str) -> dict[str, list[tuple[Requirement, list[str]]]]:
     """Each package's lines: the requirement, and its hashes."""
     found: dict[str, list[tuple[Requirement, list[str]]]] = {}
-    for line in TEXT.replace("\\\n", " ").splitlines():
+    for line in (ROOT / file).read_text().replace("\\\n", " ").splitlines():
         if line.startswith("#"):
             continue
         said, *hashes = line.split("--hash=")
@@ -34,34 +46,35 @@ def pinned() -> dict[str, list[tuple[Requirement, list[str]]]]:
     return found
 
 
-def declared() -> list[Requirement]:
-    """What the two distributions name, with all extras, and the build backend."""
+def declared(file: str) -> list[Requirement]:
+    """What the core and the file's adapter name, with all extras, and the build backend."""
     texts: list[str] = []
-    for folder in (ROOT, ROOT / "integrations" / "agentguard-langchain"):
+    for folder in (ROOT, ROOT / "integrations" / f"agentguard-{ADAPTERS[file]}"):
         document = tomllib.loads((folder / "pyproject.toml").read_text())
         project = document["project"]
         texts += project.get("dependencies", [])
-        texts += [one for many in project["optional-dependencies"].values() for one in many]
+        texts += [one for many in extras_of(project, file) for one in many]
         texts += document["build-system"]["requires"]
     parsed = [Requirement(text) for text in texts]
     return [one for one in parsed if canonicalize_name(one.name) not in OURS]
 
 
-def test_each_line_is_one_version_with_hashes_and_names_no_place():
-    lines = [line for many in pinned().values() for line in many]
+def test_each_line_is_one_version_with_hashes_and_names_no_place(file):
+    lines = [line for many in pinned(file).values() for line in many]
     assert len(lines) > 50
     for requirement, hashes in lines:
         assert re.fullmatch(r"==[0-9][^,*]*", str(requirement.specifier)), requirement
         assert requirement.url is None
         assert hashes
         assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", one) for one in hashes), requirement
-    assert "://" not in TEXT
-    assert "index" not in TEXT
+    text = (ROOT / file).read_text()
+    assert "://" not in text
+    assert "index" not in text
 
 
-def test_what_is_declared_is_there_within_its_bounds():
-    lines = pinned()
-    for wanted in declared():
+def test_what_is_declared_is_there_within_its_bounds(file):
+    lines = pinned(file)
+    for wanted in declared(file):
         versions = [
             next(iter(requirement.specifier)).version
             for requirement, _hashes in lines[canonicalize_name(wanted.name)]
@@ -69,11 +82,11 @@ def test_what_is_declared_is_there_within_its_bounds():
         assert all(map(wanted.specifier.contains, versions)), wanted
 
 
-def test_what_these_need_is_there_as_well():
+def test_what_these_need_is_there_as_well(file):
     """By what the packages say that are installed here."""
-    lines = pinned()
+    lines = pinned(file)
     looked_at = 0
-    extras = {str(canonicalize_name(one.name)): {"", *one.extras} for one in declared()}
+    extras = {str(canonicalize_name(one.name)): {"", *one.extras} for one in declared(file)}
     for name in lines:
         try:
             needs = [Requirement(text) for text in requires(name) or ()]
@@ -89,10 +102,10 @@ def test_what_these_need_is_there_as_well():
     assert looked_at > 40
 
 
-def test_a_line_without_its_hash_is_seen(monkeypatch):
+def test_a_line_without_its_hash_is_seen(tmp_path):
     """The twin: the reader above finds nothing where there is nothing."""
-    monkeypatch.setattr(sys.modules[__name__], "TEXT", "rich==14.0.0\n")
-    assert pinned()["rich"][0][1] == []
+    (tmp_path / "bare.txt").write_text("rich==14.0.0\n")
+    assert pinned(str(tmp_path / "bare.txt"))["rich"][0][1] == []
 
 
 @pytest.mark.skipif(not (ROOT / "uv.lock").exists(), reason="uv has not locked this checkout")
@@ -119,4 +132,4 @@ def test_the_bill_of_materials_is_valid_and_has_what_is_pinned(tmp_path):
     assert valid(json.dumps(document)) is None
     assert valid(json.dumps({"specVersion": "1.5", "bomFormat": "another"})) is not None
     components = {canonicalize_name(one["name"]) for one in document["components"]}
-    assert components >= {canonicalize_name(one.name) for one in declared()}
+    assert components >= {canonicalize_name(one.name) for one in declared("constraints.txt")}
