@@ -32,7 +32,7 @@ from agentguard.storage import registry as registry_file
 from agentguard.storage.approvals import FileApprovals, MemoryApprovals
 from agentguard.storage.journal import FileJournal, MemoryJournal
 from agentguard.storage.lease import Lessor
-from agentguard.storage.ledger import Ledger
+from agentguard.storage.ledger import Inheritance, Ledger
 from agentguard.storage.log import ShardLog
 from agentguard.storage.memory import MemoryBackend
 from agentguard.storage.reader import StateReader
@@ -55,10 +55,10 @@ class Domain(Protocol):
     def log_key(self) -> Signer:
         """The log's key."""
 
-    def ledger(self) -> Ledger | None:
+    def ledger(self, parent: Inheritance | None = None) -> Ledger | None:
         """What the log says that decides calls, for one process; None for a log in memory.
 
-        What is made for one line is given the same one.
+        What is made for one line is given the same one. A fork hands over what its ``parent`` knew.
         """
 
     def lease(self, now: datetime, ledger: Ledger | None = None) -> ShardLog:
@@ -93,10 +93,12 @@ class StateDomain:
     issuer: Signer
     log_key: Signer
 
-    def ledger(self) -> Ledger:
-        """Return one that has read nothing yet."""
+    def ledger(self, parent: Inheritance | None = None) -> Ledger:
+        """Return one that has read nothing yet, or that knows what a fork's parent knew."""
         settings = self.settings
-        return Ledger(settings.state, settings.anchor, self._trust_by_now, self.log_key)
+        return Ledger(
+            settings.state, settings.anchor, self._trust_by_now, self.log_key, parent=parent
+        )
 
     def lease(self, now: datetime, ledger: Ledger | None = None) -> ShardLog:
         """Lease a shard, and announce in it the keys that were rotated or revoked."""
@@ -186,7 +188,7 @@ class MemoryDomain:
     log_key: Signer
     backend: MemoryBackend
 
-    def ledger(self) -> None:
+    def ledger(self, parent: Inheritance | None = None) -> None:
         """A log in memory can be changed by nobody but its process."""
 
     def lease(self, now: datetime, ledger: Ledger | None = None) -> ShardLog:  # noqa: ARG002

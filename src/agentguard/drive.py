@@ -149,10 +149,12 @@ def _work(effect: Waiting, line: Line) -> Any:
             return _people(effect, line)
 
 
-def _confirm(effect: Confirm, line: Line) -> bool:
+def _confirm(effect: Confirm, line: Line) -> str | None:
     if effect.limits and not line.revocations.is_within(effect.limits):
-        return False
-    return effect.request is None or line.approvals.is_alone(effect.request)
+        return "calls.exceeded"
+    if effect.request is not None and not line.approvals.is_alone(effect.request):
+        return "approval.consumed"
+    return None
 
 
 def _journal(effect: Look | Begin | Finish | Forget, journal: Journal) -> Any:

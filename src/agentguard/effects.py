@@ -75,9 +75,10 @@ class Spend(NamedTuple):
 
 
 class Confirm(NamedTuple):
-    """Effect: send back whether the log has no call too many under the limits, or on the request.
+    """Effect: send back why the log has a call too many, as a reason code; None where it has none.
 
-    It comes once the call is in the log: whoever removes what counted it before gains nothing.
+    Under the limits that is ``calls.exceeded``, on the request ``approval.consumed``. The effect
+    comes once the call is in the log: whoever removes what counted it before gains nothing.
     """
 
     limits: Sequence[tuple[str, int]]

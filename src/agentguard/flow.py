@@ -241,6 +241,12 @@ def _take(prepared: Prepared, ruled: Ruled) -> Generator[Effect, Any, Ruled]:
     return ruled.refused(refused)
 
 
+_TAKEN: Final = {
+    "calls.exceeded": "another call has used the last call of the delegation",
+    "approval.consumed": "another call has used the same approval",
+}
+
+
 def _confirm(account: _Account) -> Generator[Effect, Any, Decision | None]:
     """Look into the log, which has the call by now, for another one that took the same.
 
@@ -251,10 +257,8 @@ def _confirm(account: _Account) -> Generator[Effect, Any, Decision | None]:
     if not limits and request is None:
         return None
     try:
-        if (yield Confirm(limits, request)):
-            return None
-        reason = "another call has used the same approval, or the last call of the delegation"
-        return Decision.refused(reason, code="approval.consumed" if request else "calls.exceeded")
+        code: str | None = yield Confirm(limits, request)
+        return Decision.refused(_TAKEN[code], code=code) if code is not None else None
     except AgentguardError as error:
         return Decision.refused(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  what can't be counted is not allowed

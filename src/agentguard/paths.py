@@ -24,6 +24,9 @@ FACT: Final = "paths"
 """The name of the fact: ``input.paths.ARGUMENT`` is the place that the argument leads to."""
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LONGEST: Final = 4096
+"""Bytes of the longest path that Linux takes."""
+
 _FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -48,15 +51,13 @@ class Folder:
         on it.
         """
         try:
-            resolved = Path(path).resolve()
+            # a path that is too long is refused before each part of it is looked up
+            resolved = Path(path if len(os.fsencode(path)) <= _LONGEST else "\0").resolve()
             str(resolved).encode()
-        except (
-            OSError,
-            RuntimeError,
-            ValueError,
-        ) as error:  # a loop, a NUL, or no text
+            is_loop = resolved.is_symlink()  # newer Pythons return what they have of a loop
+        except (OSError, RuntimeError, ValueError) as error:  # a loop, a NUL, too long, or no text
             raise PermissionError(errno.EACCES, "it leads nowhere", path) from error
-        if resolved.is_symlink():  # a loop, of which newer Pythons return what they have
+        if is_loop:
             raise PermissionError(errno.EACCES, "it leads nowhere", path)
         if not resolved.is_relative_to(self.root):
             raise PermissionError(errno.EACCES, f"it leads out of {self.root}", path)
@@ -70,6 +71,8 @@ class Folder:
         and never out of the folder. Raises ``OSError``.
         """
         resolved = self.resolve(path)
+        if resolved == self.root:  # its name stands for another file, below it
+            raise IsADirectoryError(errno.EISDIR, "it is the folder itself", path)
         text = None if "b" in mode else encoding or "utf-8"
         with self._beside(resolved) as folder:
 
@@ -94,7 +97,8 @@ class Folder:
         """Return a look-up of facts: ``{"paths": {ARGUMENT: PLACE}}``, for a tool's ``facts``.
 
         A place is a resolved path below the folder, as in ``notes/today.txt``; ``.`` is the folder
-        itself. An argument that is no text, or leads out of the folder, has none.
+        itself. An argument that is no text, is too long for a path, or leads out of the folder, has
+        none.
         """
         return facts(dict.fromkeys(arguments, self))
 

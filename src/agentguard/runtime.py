@@ -31,7 +31,7 @@ from agentguard.errors import AgentguardError, StorageError
 from agentguard.identity.trust import seconds
 from agentguard.invocation import timestamp
 from agentguard.ports import Engine
-from agentguard.storage.ledger import UNKEPT, Ledger
+from agentguard.storage.ledger import UNKEPT, Inheritance, Ledger
 from agentguard.storage.log import ShardLog
 from agentguard.telemetry import setup
 
@@ -68,6 +68,7 @@ class Runtime:
         self._line: Line | None = None
         self._log: ShardLog | None = None
         self._ledger: Ledger | None = None
+        self._inherited: Inheritance | None = None
         self._renew()
 
     def _renew(self) -> None:
@@ -96,7 +97,7 @@ class Runtime:
         self._require_open()
         self._looked = clock()
         self._signs_for = home = self.renewed_home()  # a fork may come long after a rotation
-        ledger = home.ledger()
+        ledger = home.ledger(self._inherited)
         log = home.lease(self._looked, ledger)
         try:
             line = self._line_on(log, home, ledger)
@@ -209,7 +210,9 @@ class Runtime:
             self._log.flush()
 
     def forked(self) -> None:
-        """In a fork: drop the parent's shard."""
+        """In a fork: drop the parent's shard, and keep what the parent knew of the log."""
+        if self._ledger is not None:
+            self._inherited = self._ledger.inheritance()
         self._line = self._log = self._ledger = self.requests = None
         self._renew()
 

@@ -122,6 +122,30 @@ def desk(place):
     return Desk(place)
 
 
+@pytest.mark.parametrize("part", ["answers/{id}", "answers", ""])
+def test_no_file_outside_the_state_is_removed_through_a_link(desk, tmp_path, part):
+    mine = tmp_path / "mine"
+    with desk.open() as guard:
+        request = desk.ask(guard)
+        desk.answer(request, "bob")
+        link = desk.folder / part.format(id=request.request_id)
+        link.rename(mine)
+        link.symlink_to(mine)
+        before = sorted(mine.rglob("answers/*") if not part else mine.iterdir())
+        assert before
+        with pytest.raises(StorageError):
+            guard.approvals.withdraw(request)
+        assert sorted(mine.rglob("answers/*") if not part else mine.iterdir()) == before
+
+
+def test_what_is_withdrawn_leaves_no_answers(desk):
+    with desk.open() as guard:
+        request = desk.ask(guard)
+        desk.answer(request, "bob")
+        guard.approvals.withdraw(request)
+        assert list((desk.folder / "answers").iterdir()) == []
+
+
 def fifo(path: Path) -> None:
     os.mkfifo(path)
 

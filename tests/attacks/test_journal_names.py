@@ -6,6 +6,7 @@ by a secret that outlives the log's keys, and says whose data were erased.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -102,6 +103,25 @@ def test_a_call_whose_page_is_gone_does_not_run_again(payer, rotations):
     assert payer.pays() == "journal.missing"
     assert payer.paid == ["c"]
     assert payer.pays("another") == "paid another"
+
+
+@pytest.mark.parametrize("reads_on", [False, True])
+def test_a_fork_knows_the_calls_that_its_parent_has_begun(payer, reads_on):
+    """It can't read the shard in which they are."""
+    with payer.place.open() as guard:
+        assert payer.pay(guard) == "paid c"
+        if reads_on:
+            guard._runtime._ledger.read_on()
+        payer.lose_pages()
+        child = os.fork()
+        if child == 0:
+            code = 99
+            try:
+                twin = payer.pay(guard, "another") == "paid another"
+                code = 0 if twin and payer.pay(guard) == "journal.missing" else 1
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_guard_with_the_old_key_and_one_with_the_new_name_a_call_alike(payer):

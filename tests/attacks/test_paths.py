@@ -199,3 +199,24 @@ def test_a_folder_that_is_swapped_without_pause_is_never_left(clone):
         attacker.join()
     assert SECRET not in seen
     assert "harmless" in seen
+
+
+def test_the_folder_itself_is_no_file_of_its_own_name(tmp_path):
+    """As in ``agentguard/agentguard``: its name leads to another file, below it."""
+    root = tmp_path / "proj"
+    root.mkdir()
+    (root / "proj").write_text("not what the policy saw")
+    folder = Folder(root)
+    for path in (str(root), f"{root}/."):
+        for mode in ("r", "w"):
+            with pytest.raises(IsADirectoryError):
+                folder.open(path, mode)
+    assert folder.read_text(str(root / "proj")) == "not what the policy saw"
+
+
+def test_a_path_that_is_too_long_leads_nowhere(tmp_path):
+    folder = Folder(tmp_path)
+    long = str(tmp_path / ("a" * 300))
+    for path in (long, str(tmp_path / ("a/" * 200_000))):
+        with pytest.raises(PermissionError):
+            folder.resolve(path)

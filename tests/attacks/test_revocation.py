@@ -458,11 +458,11 @@ SPOILT: dict[str, tuple[Callable[[Scene, bytes], object], str]] = {
         "storage.missing",
     ),
     "rolled back": (lambda s, old: files.replace(s.file, old), "delegation.revoked"),
-    "without the name": (lambda s, _old: edited(s, revoked=[]), "delegation.revoked"),
-    "with another": (lambda s, _old: edited(s, revoked=["x"]), "delegation.revoked"),
+    "without the name": (lambda s, _old: edited(s, revoked=[]), "storage.corrupt"),
+    "with another": (lambda s, _old: edited(s, revoked=["x"]), "storage.corrupt"),
     "as if all were read": (
         lambda s, _old: edited(s, revoked=[], read={"0": [10**9, ""]}),
-        "delegation.revoked",
+        "storage.corrupt",
     ),
 }
 

@@ -6,6 +6,7 @@ or denies what was denied before; ``audit verify`` is not needed for it.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from agentguard import (
     config,
 )
 from agentguard.audit.standing import Gathering
-from agentguard.canonical import loads_object
+from agentguard.canonical import dumps, loads_object
 from agentguard.errors import AgentguardError
 from agentguard.storage import anchor, sqlite, standing
 from agentguard.storage.log import ShardLog
@@ -311,6 +312,118 @@ def test_a_count_that_is_cut_between_two_calls_at_once_lets_no_more_run(scene, m
         monkeypatch.setattr(revocations, "consume", meanwhile)
         assert attempt(guard, lent) == "calls.exceeded"
         assert became == ["ok"]
+
+
+# --- a file that nobody has signed ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"sequence": 10**15},
+        {"newest": "9998-12-31T23:59:59.000000Z"},
+        {"newest": "no time"},
+        {"revoked": ["user:mallory"]},
+        {"sequence": 10**15, "frozen": True},
+    ],
+    ids=str,
+)
+def test_what_nobody_has_signed_is_neither_believed_nor_signed(scene, monkeypatch, members):
+    """It lies there for one call of a running guard, which keeps what it knows later."""
+    monkeypatch.setattr("agentguard.storage.ledger.UNKEPT", 0)
+    with scene.open() as guard:
+        path = scene.state / standing.FILE
+        signed = path.read_bytes()
+        document: Any = loads_object(signed)
+        path.write_bytes(dumps({**document, "standing": {**document["standing"], **members}}))
+        assert scene.call(guard) == "storage.corrupt"
+        path.write_bytes(signed)
+        assert scene.call(guard) == "ok"
+        scene.freeze()
+        assert scene.call(guard) == "domain.frozen"
+    kept = standing.load(scene.outside).standing
+    assert (kept.revoked, kept.sequence, kept.frozen) == (frozenset(), 1, True)
+    assert kept.newest < "9998"
+    assert scene.opens() == "domain.frozen"
+
+
+# --- a fork ---------------------------------------------------------------------------------------
+
+
+def test_a_fork_knows_the_calls_that_its_parent_has_counted(scene):
+    with scene.open() as guard:
+        lent = guard.delegate("user:alice", scope=["read"], max_calls=2)
+        tool = guard.tool(name="read", requires=["read"])(lambda: "ok")
+        assert [guard.new_agent("worker").under(lent).call(tool) for _ in range(2)] == ["ok", "ok"]
+        (scene.state / "calls" / lent.id).write_bytes(b"")
+        other = guard.delegate("user:alice", scope=["read"], max_calls=1)
+        stored, twin = lent.dumps(), other.dumps()
+
+        def child() -> int:
+            worker = guard.new_agent("worker")
+            if worker.under(guard.resume(twin)).call(tool) != "ok":
+                return 1
+            try:
+                worker.under(guard.resume(stored)).call(tool)
+            except Denied as denied:
+                return 0 if denied.code == "calls.exceeded" else 2
+            return 3
+
+        assert forked(child) == 0
+
+
+def forked(work: Callable[[], int]) -> int:
+    """Do the work in a fork, and return what it returns, or 99 where it raises."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            code = work()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_link_in_the_place_of_a_count_is_not_followed(scene, tmp_path):
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"mine")
+    with scene.open() as guard:
+        lent = guard.delegate("user:alice", scope=["read"], max_calls=2)
+        tool = guard.tool(name="read", requires=["read"])(lambda: "ok")
+        worker = guard.new_agent("worker").under(lent)
+        assert worker.call(tool) == "ok"
+        count = scene.state / "calls" / lent.id
+        count.unlink()
+        count.symlink_to(mine)
+        with pytest.raises(Denied) as denied:
+            worker.call(tool)
+        assert denied.value.code == "storage.readonly"
+        assert mine.read_bytes() == b"mine"
+        count.unlink()
+        assert worker.call(tool) == "ok"
+
+
+def test_a_signal_handler_that_keeps_while_this_thread_keeps_is_refused(scene, monkeypatch):
+    """It would wait for its own thread for ever."""
+    monkeypatch.setattr("agentguard.storage.ledger.UNKEPT", -1)  # so that there is work each time
+    became: list[str] = []
+    keep = standing.keep
+    with scene.open() as guard:
+        known = guard._runtime._ledger
+
+        def meanwhile(*arguments: Any) -> None:
+            if not became:
+                became.append("begun")
+                try:
+                    known.keep()
+                except StorageError as error:
+                    became.append(error.code)
+            keep(*arguments)
+
+        monkeypatch.setattr(standing, "keep", meanwhile)
+        known.keep()
+        assert became == ["begun", "storage.busy"]
+        known.keep()  # the twin
 
 
 # --- time -----------------------------------------------------------------------------------------

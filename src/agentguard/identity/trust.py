@@ -175,6 +175,8 @@ class TrustDocument:
     @classmethod
     def loads(cls, data: bytes) -> TrustDocument:
         """Read a document; raises ``DecodeError`` (``json.*``, ``trust.malformed``)."""
+        if not isinstance(data, str | bytes):  # what can't be hashed is no key of the cache
+            raise DecodeError("JSON is text, or its bytes", code="json.malformed")
         return _loads(data)
 
 

@@ -238,11 +238,7 @@ class FileApprovals:
         return Envelope.parse(canonical.loads(kept))
 
     def _forget_answers(self, request_id: str) -> None:
-        folder = self._folder / _ANSWERS / request_id
-        for path in _within(folder):
-            files.remove(path)
-        with suppress(OSError):
-            folder.rmdir()
+        files.remove_folder(self._folder, _ANSWERS, request_id)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -140,6 +140,34 @@ def make_folder(folder: Path) -> None:
     make_folder(folder.parent)
     folder.mkdir(mode=0o700, exist_ok=True)
     _sync(folder.parent)
+
+
+def remove_folder(root: Path, *parts: str) -> None:
+    """Remove the files of the folder that these parts lead to below ``root``, and the folder.
+
+    Whoever may write there may have put a link to another folder in the place of a part. No link is
+    followed, and no file outside is removed: such a part is refused. Raises ``StorageError``
+    (``storage.readonly``).
+    """
+    with _replacing(root.joinpath(*parts)), ExitStack() as opened:
+        folders = [_open_folder(opened, os.fspath(root), None)]
+        try:
+            for part in parts:
+                folders.append(_open_folder(opened, part, folders[-1]))
+        except FileNotFoundError:
+            return
+        for name in os.listdir(folders[-1]):  # noqa: PTH208  a descriptor has no path
+            os.unlink(name, dir_fd=folders[-1])
+        os.fsync(folders[-1])
+        with suppress(OSError):
+            os.rmdir(parts[-1], dir_fd=folders[-2])
+
+
+def _open_folder(opened: ExitStack, name: str, above: int | None) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    folder = os.open(name, flags, dir_fd=above)
+    opened.callback(os.close, folder)
+    return folder
 
 
 def numbered(folder: Path, suffix: str) -> list[int]:

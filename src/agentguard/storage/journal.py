@@ -38,10 +38,6 @@ class FileJournal:
         self._keys = keys
         self._ledger = ledger
         self._secret: bytes | None = None
-        # by this process, since its ledger has read the log on; and before that, once
-        self._begun: set[str] = set()
-        self._begun_before: set[str] = set()
-        self._read = -1
 
     def name(self, key: str) -> str:
         """Return a call's name (32 hex digits): its key, hashed with a secret of the log's keys.
@@ -70,11 +66,11 @@ class FileJournal:
         if self._ledger is None:
             return None
         name, said = bytes.fromhex(self.name(key)), self._ledger.standing
-        own = key in self._begun or key in self._begun_before
-        if not own and name not in said.names and said.begun(name) is None:
+        own = self._ledger.begun(key)
+        if own is None and name not in said.names and said.begun(name) is None:
             return None
         said = self._ledger.read_on()  # it may be settled by now
-        if name in said.names:
+        if name in said.names or (own == "parent" and said.begun(name) is None):
             message = (
                 f"the log says that this call has run already, and its page {path} is gone: "
                 "restore the page, or go on without the call's result"
@@ -85,10 +81,8 @@ class FileJournal:
 
     def begin(self, key: str, invocation_id: str) -> bool:
         """Say, durably, that a call begins; return whether it is the first."""
-        read = self._ledger.standing.entries if self._ledger is not None else 0
-        if read != self._read:  # it knows by now what began before it read
-            self._read, self._begun_before, self._begun = read, self._begun, set()
-        self._begun.add(key)
+        if self._ledger is not None:
+            self._ledger.begin(key)
         try:
             files.add(self._folder / key, self._signed(key, Page(invocation_id, "begun")))
         except StorageError as error:
@@ -104,6 +98,8 @@ class FileJournal:
     def forget(self, key: str) -> None:
         """Let a call be made anew."""
         files.remove(self._folder / key)
+        if self._ledger is not None:
+            self._ledger.forget(key)
 
     def settle(self, invocation_id: str, *, ran: bool) -> None:
         """Say of a call that it ran, with no result to hand out, or let it be made anew."""

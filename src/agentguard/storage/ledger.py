@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from agentguard.audit.standing import Gathering, Place, Standing
 from agentguard.errors import StorageError
@@ -65,11 +65,19 @@ class _Known(NamedTuple):
     standing: Standing
 
 
+class Inheritance(NamedTuple):
+    """What a process knew of the log, and the journalled calls that it had begun: for its forks."""
+
+    standing: Standing
+    calls: AbstractSet[str]
+
+
 class Ledger:
     """The log of a state as one process knows it; safe from many threads, made anew after a fork.
 
     ``trust`` returns the trust document that counts by now. ``anchors`` is the folder with the
-    anchors of all logs, None for nowhere. Who only reads needs no ``signer``, the log's key. Each
+    anchors of all logs, None for nowhere. Who only reads needs no ``signer``, the log's key. A fork
+    takes over what its ``parent`` knew, which nobody who writes the state can change. Each
     method raises ``StorageError``, and those that read the log ``VerificationError`` or
     ``DecodeError``, too.
     """
@@ -80,6 +88,7 @@ class Ledger:
         anchors: Path | None,
         trust: Callable[[], TrustDocument],
         signer: Signer | None = None,
+        parent: Inheritance | None = None,
     ) -> None:
         self._state = state
         self._anchors = anchors
@@ -90,11 +99,17 @@ class Ledger:
         if anchors is not None:
             self._folders = (state, anchor.log_folder(anchors, self._log))
         self._paths = [os.fspath(folder / standing.FILE) for folder in self._folders]
-        self._known = _Known((None,) * len(self._folders), Standing())
+        known = parent.standing if parent is not None else Standing()
+        self._known = _Known((None,) * len(self._folders), known)
         self._learning = threading.RLock()  # a signal handler may make a call meanwhile
         self._reading = threading.Lock()
         self._busy = Busy()
-        self._begun = False
+        self._begun = parent is not None
+        # journalled calls: those of this process since the last reading, those of the time between
+        # the two last readings, and those of a fork's parent, whose shard the fork can't read
+        self._calls: set[str] = set()
+        self._calls_before: set[str] = set()
+        self._calls_of_parent = set(parent.calls) if parent is not None else set()
         self.heads: dict[int, bytes] = {}
 
     @property
@@ -132,24 +147,43 @@ class Ledger:
         return (status.st_ino, status.st_mtime_ns, status.st_size)
 
     def _learn(self, seen: tuple[Status | None, ...]) -> _Known:
-        # what it was before is kept: nobody who changes a file brings anything back
+        # What this process goes by is signed with the log's key later (``keep``): nothing joins it
+        # that the log's key has not signed already. What was known before stays.
+        trust = self._trust()
         kept = [
-            standing.load(folder)
+            standing.load(folder).verify(trust)
             for folder, status, before in zip(self._folders, seen, self._known.seen, strict=True)
             if status is not None and status != before
         ]
         with self._learning:
             # by now another thread may know more than this one did, or than a file still says
-            known = self._known.standing
-            joined = known
+            joined = self._known.standing
             for one in kept:
-                joined = joined.joined(one.standing)
-            if known.frozen and not joined.frozen:
-                trust = self._trust()
-                for one in kept:
-                    one.verify(trust)  # to deny, anybody's word is enough
+                joined = joined.joined(one)
             self._known = _Known(seen, joined)
             return self._known
+
+    def inheritance(self) -> Inheritance | None:
+        """Return what a fork takes over; None where nothing was read."""
+        calls = self._calls | self._calls_before | self._calls_of_parent
+        return Inheritance(self._known.standing, calls) if self._begun else None
+
+    # --- journalled calls that the log may not have yet -------------------------------------------
+
+    def begin(self, key: str) -> None:
+        """Note that this process begins a journalled call: its entry was not read yet."""
+        self._calls.add(key)
+
+    def begun(self, key: str) -> Literal["own", "parent"] | None:
+        """Return who has begun a journalled call that was perhaps not read yet."""
+        if key in self._calls_of_parent:
+            return "parent"
+        return "own" if key in self._calls or key in self._calls_before else None
+
+    def forget(self, key: str) -> None:
+        """Note that a journalled call may be made anew."""
+        for calls in (self._calls, self._calls_before, self._calls_of_parent):
+            calls.discard(key)
 
     # --- the log ----------------------------------------------------------------------------------
 
@@ -158,19 +192,38 @@ class Ledger:
 
         The caller's ``own`` shard may be the first of all. ``heads`` has their notes from then on.
         """
-        with self._busy.once("reading the log"), self._reading:
+        with self._busy.once("reading the log"):
+            return self._read_on(own)
+
+    def _read_on(self, own: int | None = None) -> Standing:
+        with self._reading:
             trust = self._trust()
-            begun, is_sure = self._known.standing, True
-            if not self._begun or any(map(sqlite.was_inherited, self._shards())):
-                begun, is_sure = self._kept(trust)
+            begun, is_sure = self._start(trust)
             try:
                 read = self._walk(begun, trust, own, is_sure=is_sure)
             except ElsewhereError:
                 read = self._anew(begun, trust, own)
             with self._learning:
                 self._begun = True
+                if read.entries != self._known.standing.entries:
+                    self._calls_before, self._calls = self._calls, set()
                 self._known = self._known._replace(standing=read.joined(self._known.standing))
                 return self._known.standing
+
+    def _start(self, trust: TrustDocument) -> tuple[Standing, bool]:
+        """Return from where the log is read on, and whether nobody who writes the state set that.
+
+        A process goes on from what it knows. A fork can't read its parent's shard any more, and
+        goes on from the kept file where others have read more of that shard.
+        """
+        known = self._known.standing
+        inherited = [shard for shard, path in self._shards() if sqlite.was_inherited(path)]
+        if self._begun and not inherited:
+            return known, True
+        kept, is_sure = self._kept(trust)
+        if self._begun and not any(_size(kept, shard) > _size(known, shard) for shard in inherited):
+            return known, True
+        return kept, is_sure
 
     def _kept(self, trust: TrustDocument) -> tuple[Standing, bool]:
         """Return what was kept, and whether nobody who writes the state alone can have put it back.
@@ -233,8 +286,10 @@ class Ledger:
             )
         return read
 
-    def _shards(self) -> list[Path]:
-        return [sqlite.shard_path(self._state, shard) for shard in sqlite.numbers(self._state)]
+    def _shards(self) -> list[tuple[int, Path]]:
+        return [
+            (shard, sqlite.shard_path(self._state, shard)) for shard in sqlite.numbers(self._state)
+        ]
 
     def _inherited(self, shard: int, place: Place) -> Walked | None:
         """In a fork: return how far others have read a shard of its parent's; None elsewhere.
@@ -257,9 +312,9 @@ class Ledger:
 
     def keep(self) -> Standing:
         """Read on, and keep the result in the state and beside the anchor, where that is new."""
-        with registry.locked(self._state):
+        with self._busy.once("keeping what the log says"), registry.locked(self._state):
             trust = self._trust()
-            read = self.read_on()
+            read = self._read_on()
             for folder in reversed(self._folders):  # out of everybody's reach first
                 if self._signer is not None and self._is_stale(folder, read, trust):
                     standing.keep(folder, self._log, read, self._signer)
@@ -281,6 +336,10 @@ class Ledger:
             *(said.revoked, said.sequence, said.frozen),
             *(said.used, said.erased, said.read.keys()),
         )
+
+
+def _size(said: Standing, shard: int) -> int:
+    return said.read[shard].size if shard in said.read else 0
 
 
 def current(state: Path, anchors: Path | None, trust: TrustDocument) -> Standing:

@@ -34,7 +34,9 @@ def acquire(path: Path, *, wait: bool) -> int | None:
     """
     try:
         with _OPENING:
-            lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            # no link is followed: what counts calls is written to, and must be the state's own
+            flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+            lock = os.open(path, flags, 0o600)
             _HELD.add(lock)
     except OSError as error:
         message = f"the lock {path} can't be opened ({error.strerror}): give this user the right"
