@@ -1,7 +1,8 @@
 """Who else may read or write a file that a configuration names: it is refused before it counts.
 
 Whoever can write a policy decides what it says, and so does who can put another file in its place:
-the folder is looked at as well. The rights to a state are ``storage/keystore.py``'s business.
+every folder on the way to it is looked at as well. The rights to a state are the business of
+``storage/keystore.py``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from agentguard.errors import ConfigError
-from agentguard.storage import files
+from agentguard.storage import files, writers
 
 
 def read(path: Path) -> bytes:
@@ -53,20 +54,23 @@ def refuse_if_readable_by_all(path: Path) -> None:
 def refuse_if_replaceable(path: Path) -> None:
     """Raise ``ConfigError`` (``config.exposed``) if others can put another file in its place.
 
-    The folder that names it is looked at and, of a link, the folder of the file itself. A folder
-    counts as its owner's alone where it is sticky (as ``/tmp`` is), on a file system that nobody
-    can write, or where its group has no member but this user. Raises ``OSError``.
+    Every folder above it is looked at, and every folder above a symbolic link on the way. A folder
+    counts as its owner's alone on a file system that nobody can write, where its group has no
+    member but this user, or where it is sticky (as ``/tmp`` is): there others replace what they
+    own, such as a link. Raises ``OSError``.
     """
-    for folder in dict.fromkeys((path.absolute().parent, path.resolve().parent)):
-        status = folder.stat()
+    own = (os.getuid(), 0)
+    for name in writers.way(path):
+        folder, status = name.parent, name.parent.stat()
         shared = status.st_mode & stat.S_IWOTH or (
             status.st_mode & stat.S_IWGRP and not _is_own_group(status.st_gid)
         )
-        others = shared and not status.st_mode & stat.S_ISVTX
-        if (others or status.st_uid not in (os.getuid(), 0)) and not _is_read_only(folder):
+        if shared and status.st_mode & stat.S_ISVTX:
+            shared = name.lstat().st_uid not in own
+        if (shared or status.st_uid not in own) and not _is_read_only(folder):
             message = (
                 f"others can write the folder {folder}, and so replace {path}: run chmod go-w on "
-                "the folder, and see that you own it"
+                f"the folder, see that you own it and {name}, or keep {path} elsewhere"
             )
             raise ConfigError(message, code="config.exposed")
 

@@ -237,6 +237,53 @@ def test_a_link_does_not_hide_the_folder_of_its_file(folder):
     assert str(shared) in exposed(folder)
 
 
+@pytest.fixture
+def above(folder, monkeypatch) -> Path:
+    """Two folders above the project: ``above/between/project``."""
+    inside = folder / "above" / "between" / "project"
+    inside.mkdir(parents=True)
+    for name in ("agentguard.toml", "passphrase", "policies", "state", "anchor"):
+        shutil.move(folder / name, inside / name)
+    monkeypatch.chdir(inside)
+    return folder / "above"
+
+
+def test_nor_is_a_folder_in_which_the_whole_project_can_be_replaced(above):
+    """Who can rename a folder above puts another project there, such as an old one."""
+    Guard.open().close()
+    for one in (above, above / "between"):
+        one.chmod(0o777)
+        assert f"others can write the folder {one}," in exposed(above)
+        one.chmod(0o1777)  # nobody moves another's folders there
+        Guard.open().close()
+        one.chmod(0o755)
+
+
+def test_nor_is_a_folder_through_which_a_link_leads_to_the_policy(folder):
+    """From one link to the next: neither the way as written nor its end passes ``between``."""
+    between = folder / "between"
+    between.mkdir()
+    shutil.move(folder / "policies", folder / "real")
+    (between / "link").symlink_to(folder / "real")
+    (folder / "policies").symlink_to("between/link")
+    Guard.open().close()
+    between.chmod(0o777)
+    assert f"others can write the folder {between}," in exposed(folder)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+def test_a_link_of_somebody_else_is_refused_where_all_make_links(folder):
+    shared = folder / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    shutil.move(folder / "policies", folder / "real")
+    (folder / "policies").symlink_to(shared / "link")
+    (shared / "link").symlink_to(folder / "real")
+    Guard.open().close()
+    os.chown(shared / "link", OTHERS, OTHERS, follow_symlinks=False)
+    assert f"see that you own it and {shared / 'link'}" in exposed(folder)
+
+
 SOURCES = [
     *(Path(__file__).parents[2] / "src").rglob("*.py"),
     *(Path(__file__).parents[2] / "integrations").glob("*/src/**/*.py"),

@@ -76,10 +76,27 @@ def is_apart(state: Path, anchors: Path) -> bool:
         return False
 
 
+def way(path: Path) -> list[Path]:
+    """Return each name on the way to a file: its own, the folders above it, and where links lead.
+
+    The folder of each is one in which the file can be replaced, or the way to it. Raises
+    ``OSError``.
+    """
+    names: dict[Path, None] = {}
+    paths = [path.absolute()]
+    while paths:
+        written = paths.pop()
+        for name in (written, *written.parents):
+            if name not in names:
+                names[name] = None
+                if name.is_symlink():
+                    paths.append(name.parent / name.readlink())
+    return list(names)
+
+
 def _above(path: Path) -> list[Rights]:
-    """Return the rights of the folders above, as the path is spelt and without symbolic links."""
-    above = {*path.absolute().parents, *path.resolve().parents}
-    return [_rights(folder) for folder in above]
+    """Return the rights of the folders above, those of symbolic links on the way as well."""
+    return [_rights(folder) for folder in dict.fromkeys(name.parent for name in way(path))]
 
 
 def _rights(path: Path) -> Rights:
