@@ -24,10 +24,14 @@ _NAME: Final = r"[a-z0-9](?:[a-z0-9._+@/'-]{0,253}[a-z0-9])?"
 _PLAIN: Final = re.compile(rf"(?:{'|'.join(KINDS)}):{_NAME}\Z")
 # OpenID Connect Core 1.0, 2: an https URL without query and fragment; at most 255 ASCII characters
 _ISSUER: Final = (
-    r"https://[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?(?::[0-9]{1,5})?(?:/[\w.~/-]{0,255})?"
+    r"https://[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?(?::[1-9][0-9]{0,4})?(?:/[\w.~/-]{0,255})?"
 )
 _ELSEWHERE: Final = re.compile(rf"{_ISSUER}#[\x21\x22\x24-\x7e]{{1,255}}\Z", re.ASCII)
-_USUAL_PORT: Final = re.compile(r"https://[^/#]*:443[/#]")
+_OTHERWISE: Final = re.compile(
+    r"https://[^/#]*(?:\.\.|:443[/#])"  # an empty label of the host, or the usual port
+    r"|https://[^#]*/(?:/|\.\.?[/#])"  # an empty segment of the path, or one of dots
+)
+"""Issuers that could be read as another spelling of an issuer."""
 _SHOWN: Final = 100
 """Characters of a refused name that an error shows."""
 
@@ -36,7 +40,7 @@ def is_principal(name: object) -> bool:
     """Whether a name has the form of a principal's."""
     if not isinstance(name, str):
         return False
-    return bool(_PLAIN.match(name) or (_ELSEWHERE.match(name) and not _USUAL_PORT.match(name)))
+    return bool(_PLAIN.match(name) or (_ELSEWHERE.match(name) and not _OTHERWISE.match(name)))
 
 
 def is_agent(name: str) -> bool:

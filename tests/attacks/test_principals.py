@@ -54,6 +54,14 @@ SPELLINGS = {
     "an issuer without TLS": "http://idp.example#dora",
     "an issuer in capitals": "https://IDP.example#dora",
     "an issuer with its usual port": "https://idp.example:443#dora",
+    "a usual port with a zero before": "https://idp.example:0443#dora",
+    "a port with a zero before": "https://idp.example:08443#dora",
+    "an empty label": "https://idp..example#dora",
+    "two slashes": "https://idp.example//#dora",
+    "two slashes in the path": "https://idp.example/realms//acme#dora",
+    "a dot as a segment": "https://idp.example/./#dora",
+    "a dot at the end of the path": "https://idp.example/realms/.#dora",
+    "a step up": "https://idp.example/realms/../acme#dora",
     "an issuer without a subject": "https://idp.example#",
     "two fragments": "https://idp.example#a#dora",
     "somebody at an issuer": "https://dora@idp.example#1",
@@ -184,6 +192,7 @@ def test_an_approver_in_capitals_is_told_what_to_write():
         "https://idp.example#42",
         "https://idp.example/realms/acme/#auth0|Dora",
         "https://idp.example:8443/#d",
+        "https://idp.example/.well/v1..2/#a//../b:443/",
     ],
 )
 def test_whoever_has_one_spelling_lends_and_does_not_approve(name):
