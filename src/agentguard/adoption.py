@@ -4,13 +4,16 @@ A state is behind its anchor after a backup was put back, or after a copy of it 
 shared the anchor. What the anchor has seen and the state does not hold is given up, on record: the
 admin key signs an entry that names the lost checkpoints. The entry is durable before the anchor
 changes; cut short in between, the state is refused as before, and is adopted anew.
+
+What was compared and shown is what is signed, and what the anchor follows: both states are locked,
+compared once more, and refused if either has changed, since not everybody asks for a lock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -25,8 +28,9 @@ from agentguard.examination import examine
 from agentguard.identity.trust import TrustDocument
 from agentguard.invocation import timestamp
 from agentguard.keys import Secret
-from agentguard.storage import anchor, files, keystore, lock, pinned, place, sqlite
+from agentguard.storage import anchor, files, keystore, lock, pinned, place, registry, sqlite
 from agentguard.storage.anchor import Anchor
+from agentguard.storage.log import ShardLog
 from agentguard.storage.reader import StateReader
 
 
@@ -35,11 +39,13 @@ class Difference:
     """What keeps a log from going on in a state.
 
     ``original`` is the path of the state of which this one is a copy, None if it is none; ``lost``
-    is what the anchor has seen and the state does not hold.
+    is what the anchor has seen and the state does not hold; ``heads`` has the note of the newest
+    checkpoint of each shard that is there, from which the log would go on.
     """
 
     original: str | None
     lost: tuple[Lost, ...]
+    heads: Mapping[int, bytes | None] = field(repr=False)
 
     def __bool__(self) -> bool:
         return self.original is not None or bool(self.lost)
@@ -57,42 +63,47 @@ def compare(settings: Config) -> Difference:
 
 
 def adopt(
-    settings: Config, passphrase: Secret | bytes, *, note: str, now: datetime
-) -> tuple[Difference, Receipt]:
-    """Let the log go on in the state of ``settings``; return what was given up, and its entry.
+    settings: Config,
+    passphrase: Secret | bytes,
+    confirmed: Difference,
+    *,
+    note: str,
+    now: datetime,
+) -> Receipt:
+    """Let the log go on in the state of ``settings``; return the place of the entry that says so.
 
-    Nothing may write the state meanwhile, nor the state of which it is a copy. Raises
-    ``StorageError`` (``storage.corrupt`` where the state is not whole, ``storage.locked`` where
-    somebody writes), ``EncodeError`` for a note that can't be written, and as ``domain.take_up``
-    and ``Domain.lease`` do.
+    ``confirmed`` is what ``compare`` has returned, and somebody has agreed to. Nothing may write
+    the state meanwhile, nor the state of which it is a copy. Raises ``StorageError``
+    (``storage.corrupt`` where the state is not whole, ``storage.locked`` where somebody writes, or
+    has written since it was compared), ``EncodeError`` for a note that can't be written, and as
+    ``domain.take_up`` and ``Domain.lease`` do.
     """
     anchors, secret = _anchors(settings), Secret.of(passphrase)
     home = domain.take_up(settings, secret, may_be_copy=True)
     admin = keystore.load_key(settings.state, "admin", secret)
     domain.require_trusted(settings.state, home.trust, admin=admin)
-    with closing(StateReader(settings.state)) as reader:
-        _require_whole(reader, home.trust)
-        difference = _difference(anchors, settings.state, home.trust, reader)
-    original = difference.original
     # without the anchors, by which it would be refused
     alone = replace(home, settings=replace(settings, anchor=None))
-    with _idle(Path(original) if original is not None else None):
+    with _still(confirmed.original):
+        _require_as(confirmed, anchors, home)
         log = alone.lease(now)
         try:
             with _idle(settings.state, but=log.shard):
+                _require_heads(confirmed.heads, home, log)
                 statement = entry.adoption(
                     admin,
                     home.trust.trust_domain,
-                    lost=[one._asdict() for one in difference.lost],
+                    lost=[one._asdict() for one in confirmed.lost],
                     note=note,
                     at=timestamp(max(now, log.last_at)),
                 )
                 recorded = log.append(statement)
-                _let_anchor_follow(anchors, home)
+                heads = _require_heads(confirmed.heads, home, log)
+                _let_anchor_follow(anchors, home, heads)
                 pinned.keep(anchors, settings.state, home.trust)
         finally:
             log.close()
-    return difference, recorded
+    return recorded
 
 
 def _anchors(settings: Config) -> Path:
@@ -127,7 +138,40 @@ def _difference(
         head = _head(reader, shard) if shard in present else None
         note = files.read(anchor.anchor_path(anchors, origin)).decode()
         lost.append(Lost(shard, head.size if head is not None else None, note))
-    return Difference(place.original(anchor.log_folder(anchors, trust.log), state), tuple(lost))
+    original = place.original(anchor.log_folder(anchors, trust.log), state)
+    heads = {shard: reader.checkpoint(shard) for shard in present}
+    return Difference(original, tuple(lost), heads)
+
+
+def _require_as(confirmed: Difference, anchors: Path, home: StateDomain) -> None:
+    state = home.settings.state
+    with closing(home.read()) as reader:
+        _require_whole(reader, home.trust)
+        if _difference(anchors, state, home.trust, reader) != confirmed:
+            raise _changed(state)
+
+
+def _require_heads(
+    heads: Mapping[int, bytes | None], home: StateDomain, log: ShardLog
+) -> dict[int, bytes | None]:
+    """Return the heads, of which no shard but the log's own has gone on, or was replaced."""
+    own, state = log.shard, home.settings.state
+    before, others = heads.get(own), {**heads, own: None}
+    with closing(home.read()) as reader:
+        there = {shard: reader.checkpoint(shard) for shard in reader.shards()}
+        goes_on = before is None or _holds(reader, own, checkpoint.parse(before).checkpoint)
+        newest = _head(reader, own) if own in there else None
+    if not goes_on or newest != log.head or {**there, own: None} != others:
+        raise _changed(state)
+    return there
+
+
+def _changed(state: Path) -> StorageError:
+    message = (
+        f"{state}, or what its anchor has seen, is not what was shown: stop what writes there, and "
+        "run agentguard adopt --note TEXT again; the anchor is as it was"
+    )
+    return StorageError(message, code="storage.locked")
 
 
 def _holds(reader: StateReader, shard: int, seen: checkpoint.Checkpoint) -> bool:
@@ -140,12 +184,10 @@ def _head(reader: StateReader, shard: int) -> checkpoint.Checkpoint | None:
     return checkpoint.parse(note).checkpoint if note is not None else None
 
 
-def _let_anchor_follow(anchors: Path, home: StateDomain) -> None:
+def _let_anchor_follow(anchors: Path, home: StateDomain, heads: Mapping[int, bytes | None]) -> None:
     """Put the newest checkpoint of each shard in its anchor, and take away those of no shard."""
-    with closing(home.read()) as reader:
-        present = {shard: reader.checkpoint(shard) for shard in reader.shards()}
-    for shard in {*present, *anchor.kept_shards(anchors, home.trust.log)}:
-        path, note = anchor.anchor_path(anchors, home.trust.origin(shard)), present.get(shard)
+    for shard in {*heads, *anchor.kept_shards(anchors, home.trust.log)}:
+        path, note = anchor.anchor_path(anchors, home.trust.origin(shard)), heads.get(shard)
         if note is None:
             files.remove(path)
         else:
@@ -153,12 +195,22 @@ def _let_anchor_follow(anchors: Path, home: StateDomain) -> None:
 
 
 @contextmanager
-def _idle(state: Path | None, *, but: int | None = None) -> Iterator[None]:
+def _still(original: str | None) -> Iterator[None]:
+    """Keep the original, if it is there, from being written, in a new shard as well."""
+    state = Path(original) if original is not None else None
+    if state is None or not state.is_dir():
+        yield
+        return
+    with registry.locked(state), _idle(state):
+        yield
+
+
+@contextmanager
+def _idle(state: Path, *, but: int | None = None) -> Iterator[None]:
     """Keep every shard of a state from being written; raises ``StorageError`` where one is."""
-    shards = sqlite.numbers(state) if state is not None else ()
     with ExitStack() as held:
-        for shard in shards:
-            if state is None or shard == but:
+        for shard in sqlite.numbers(state):
+            if shard == but:
                 continue
             path = sqlite.shard_path(state, shard).with_suffix(".lock")
             mine = lock.acquire(path, wait=False)

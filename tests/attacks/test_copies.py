@@ -10,7 +10,7 @@ import os
 import shutil
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -232,7 +232,13 @@ def test_a_path_that_is_no_utf_8_is_recorded(tmp_path):
 
 
 def adopt(settings: Config) -> Difference:
-    return adoption.adopt(settings, PASSPHRASE, note="disk lost", now=datetime.now(UTC))[0]
+    different = adoption.compare(settings)
+    adopt_as(settings, different)
+    return different
+
+
+def adopt_as(settings: Config, shown: Difference) -> None:
+    adoption.adopt(settings, PASSPHRASE, shown, note="disk lost", now=datetime.now(UTC))
 
 
 def shards_of(difference: Difference) -> list[int]:
@@ -250,7 +256,8 @@ def behind(original, tmp_path) -> Config:
 
 
 def test_a_copy_is_adopted_and_the_original_refused_from_then_on(original, copied):
-    assert adopt(copied) == Difference(str(original.state), ())
+    different = adopt(copied)
+    assert (different.original, different.lost) == (str(original.state), ())
     call(copied)
     sound(copied)
     assert report(copied).adoptions == ()  # nothing was lost
@@ -356,8 +363,9 @@ def test_a_state_that_is_not_whole_is_not_adopted(behind, spoil, code):
 
 def test_a_state_is_not_adopted_without_the_passphrase(behind):
     anchors = files_of(behind.anchor)
+    different = adoption.compare(behind)
     with pytest.raises(KeyMaterialError):
-        adoption.adopt(behind, b"wrong", note="", now=datetime.now(UTC))
+        adoption.adopt(behind, b"wrong", different, note="", now=datetime.now(UTC))
     assert files_of(behind.anchor) == anchors
 
 
@@ -374,6 +382,75 @@ def test_a_copy_is_not_adopted_while_the_original_is_written(original, copied):
     call(copied)
 
 
+def test_the_originals_last_call_before_an_adoption_is_lost_on_record(original, copied):
+    call(original)
+    adopt(copied)
+    ((_shard, _index, said),) = report(copied).adoptions
+    assert [(one.shard, one.entries is None) for one in said.lost] == [(0, False)]
+
+
+def test_the_original_is_not_written_between_the_comparison_and_the_adoption(
+    original, copied, monkeypatch
+):
+    real, late = adoption._require_as, []
+
+    def required(*values):
+        real(*values)
+        late.append(pool.submit(call, original))
+        with suppress(TimeoutError):
+            late[0].result(0.3)
+
+    monkeypatch.setattr(adoption, "_require_as", required)
+    with ThreadPoolExecutor(1) as pool:
+        adopt(copied)
+        error = late[0].exception()
+    assert isinstance(error, StorageError)  # its call has not run: nothing was lost unseen
+    call(copied)
+    sound(copied)
+
+
+def put_back(older: Path, settings: Config) -> None:
+    shutil.rmtree(settings.state)
+    shutil.copytree(older, settings.state)
+
+
+@pytest.mark.parametrize("moment", ["shown", "compared", "signed"])
+def test_an_older_state_that_is_put_in_while_it_is_adopted_is_not_adopted(
+    original, tmp_path, monkeypatch, moment
+):
+    """Who can write the state has the time in which the administrator reads and confirms."""
+    oldest = tmp_path / "oldest"
+    shutil.copytree(original.state, oldest)
+    call(original)
+    shutil.copytree(original.state, tmp_path / "backup")
+    call(original)
+    put_back(tmp_path / "backup", original)
+    anchors = files_of(original.anchor)
+    shown = adoption.compare(original)
+    with monkeypatch.context() as patched:
+        if moment == "shown":
+            put_back(oldest, original)
+        else:
+            name = {"compared": "_require_as", "signed": "timestamp"}[moment]
+            real = getattr(adoption, name)
+
+            def then(*values):
+                done = real(*values)
+                put_back(oldest, original)
+                return done
+
+            patched.setattr(adoption, name, then)
+        with pytest.raises(StorageError) as caught:
+            adopt_as(original, shown)
+    expected = {"storage.locked", "storage.missing"}  # SQLite may miss its file first
+    assert caught.value.code in expected
+    assert files_of(original.anchor) == anchors
+    put_back(tmp_path / "backup", original)
+    adopt_as(original, shown)  # what was shown
+    call(original)
+    sound(original)
+
+
 def test_a_guard_that_runs_in_the_original_stops_once_the_copy_is_adopted(
     original, copied, clock, monkeypatch
 ):
@@ -382,6 +459,7 @@ def test_a_guard_that_runs_in_the_original_stops_once_the_copy_is_adopted(
         agent = guard.new_agent("reader")
         tool = guard.tool(name="say")(lambda what: what)
         agent.call(tool, "x")
+        guard._runtime.flush()
         adopt(copied)
         clock.advance(minutes=6)
         with pytest.raises(Denied) as caught:

@@ -44,6 +44,9 @@ def test_a_state_behind_its_anchor_is_adopted_and_verify_tells_of_it(changed):
     unasked = changed.run(*NOTE, stdin=None, input="")
     assert (unasked.returncode, "--yes" in unasked.stderr) == (2, True)
     assert changed.run(*NOTE, input="n\n").returncode == 1
+    refused = changed.run(*NOTE, "--json", input="n\n")
+    assert (refused.returncode, refused.stdout.strip()) == (1, "")
+    assert "shard 0 goes on from" in refused.stderr  # before it asks
     assert "agentguard adopt" in changed.python("-c", OPEN).stderr  # nothing has changed
     done = changed.run(*NOTE, "--yes", "--json")
     said = json.loads(done.stdout)
@@ -61,3 +64,11 @@ def test_a_state_behind_its_anchor_is_adopted_and_verify_tells_of_it(changed):
     (listed,) = changed.lines("audit", "list", "--kind", "adoption")
     assert "goes on from" in listed["reason"]
     assert "the state of its log already" in changed.run(*NOTE).stdout
+    nothing = json.loads(changed.run(*NOTE, "--json").stdout)
+    assert nothing == {
+        "adopted": None,
+        "original": None,
+        "lost": [],
+        "shard": None,
+        "index": None,
+    }

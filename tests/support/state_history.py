@@ -72,7 +72,8 @@ def _adopt(scene: Scene) -> None:
         scene.make(lost, READ)
     scene.keep("lost")
     scene.restore("founded", "state")
-    adoption.adopt(scene.settings, PASSPHRASE, note="n", now=scene.clock())
+    different = adoption.compare(scene.settings)
+    adoption.adopt(scene.settings, PASSPHRASE, different, note="n", now=scene.clock())
 
 
 def _lend(guard: Guard, scene: Scene) -> None:

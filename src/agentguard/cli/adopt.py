@@ -33,23 +33,25 @@ def adopt(
     """
     settings = location.load_own(config)
     different = adoption.compare(settings)
-    if not different:
-        screen.line(f"{location.from_home(settings.state)} is the state of its log already")
-        return
-    if not json:
-        for line in _told(different):
-            screen.line(line)
-    if different.lost and not yes and not screen.confirmed("Let these entries go?"):
-        raise typer.Exit(1)
-    different, recorded = adoption.adopt(
-        settings, passphrase_of(settings), note=note, now=datetime.now(UTC)
-    )
+    where = location.from_home(settings.state)
     said = {
-        "adopted": str(settings.state),
+        "adopted": str(settings.state) if different else None,
         "original": different.original,
         "lost": [one._asdict() for one in different.lost],
     }
-    where = location.from_home(settings.state)
+    if not different:
+        if json:
+            screen.json_line({**said, "shard": None, "index": None})
+        else:
+            screen.line(f"{where} is the state of its log already")
+        return
+    for line in _told(different):
+        (screen.warn if json else screen.line)(line)  # stdout is the JSON's
+    if different.lost and not yes and not screen.confirmed("Let these entries go?"):
+        raise typer.Exit(1)
+    recorded = adoption.adopt(
+        settings, passphrase_of(settings), different, note=note, now=datetime.now(UTC)
+    )
     screen.recorded(f"adopted: the log goes on in {where}", said, recorded, json=json)
 
 
