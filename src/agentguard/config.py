@@ -33,6 +33,7 @@ from agentguard.paths import Folder
 from agentguard.policies import PolicyConfig
 from agentguard.redaction import Redaction
 from agentguard.roster import Approver, Roster
+from agentguard.storage import files
 from agentguard.tables import Table
 from agentguard.telemetry.settings import ENDPOINT, RECEIVER
 from agentguard.telemetry.settings import Settings as TelemetrySettings
@@ -288,9 +289,7 @@ def _read(path: Path) -> dict[str, Any]:
         message = f"there is no {path}: run agentguard init, or name the right file"
         raise ConfigError(message, code="config.missing") from error
     except OSError as error:
-        raise ConfigError(
-            f"{path} can't be read ({error.strerror}): give this user the right"
-        ) from error
+        raise ConfigError(files.unreadable(path, error)) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is no UTF-8 text ({error.reason})") from error
     except tomllib.TOMLDecodeError as error:

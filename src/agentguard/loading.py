@@ -17,6 +17,7 @@ from agentguard.engines.opa import OpaEngine, Server
 from agentguard.errors import ConfigError
 from agentguard.policy import DEFAULT_QUERY
 from agentguard.ports import Engine
+from agentguard.storage import files
 
 PolicySource = str | Path | Callable[[Mapping[str, Any]], Decision] | Engine
 """A file or folder in Rego or Cedar, a function from the input to a ``Decision``, or an engine."""
@@ -69,11 +70,8 @@ def engine_from(source: PolicySource, base: Path) -> Engine:
 
 
 def _unreadable(where: str, error: OSError) -> ConfigError:
-    message = (
-        f"{where}: {error.filename} can't be read ({error.strerror}): give this user the right, or "
-        "take it out of the policy"
-    )
-    return ConfigError(message)
+    said = files.unreadable(error.filename, error)
+    return ConfigError(f"{where}: {said}, or take it out of the policy")
 
 
 def warnings_of(engine: Engine) -> tuple[str, ...]:

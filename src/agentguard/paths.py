@@ -79,7 +79,7 @@ class Folder:
             def opener(_path: str, flags: int) -> int:
                 number = os.open(resolved.name, flags | _FILE, 0o666, dir_fd=folder)
                 try:
-                    files.require_regular(number)
+                    files.require_regular(Path(path), number)
                 except OSError:
                     os.close(number)
                     raise

@@ -105,9 +105,18 @@ def test_a_guard_and_the_doctor_refuse_a_pipe(folder, cli, name):
         with pytest.raises(AgentguardError, match="it is no regular file") as refused:
             opens()
         assert Path(name).name in str(refused.value)
+        assert "give this user the right" not in str(refused.value)  # a right does not help
     code, said = cli("doctor")
     assert code == 1
     assert "it is no regular file" in said
+
+
+def test_a_folder_in_the_place_of_a_configuration_is_no_question_of_rights(folder, cli):
+    (folder / "agentguard.toml").unlink()
+    (folder / "agentguard.toml").mkdir()
+    code, said = cli("doctor", "--json", "--config", "agentguard.toml")
+    assert code == 1
+    assert "can't be read (it is no regular file): put what belongs there in its place" in said
 
 
 def test_a_pipe_is_not_passed_over_for_a_configuration_further_up(folder, monkeypatch):

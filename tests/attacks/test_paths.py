@@ -149,7 +149,7 @@ def test_and_nothing_outside_it(clone, path, mode):
 
 def test_a_pipe_is_not_waited_for(clone):
     os.mkfifo(clone / "pipe")
-    with pytest.raises(OSError, match="it is no regular file"):
+    with pytest.raises(OSError, match="it is no regular file: 'pipe'"):
         Folder(clone).read_text("pipe")
 
 

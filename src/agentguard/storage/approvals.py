@@ -368,5 +368,5 @@ def _within(folder: Path) -> list[Path]:
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:
-    message = f"{path} can't be read ({error.strerror}): give this user the right"
+    message = files.unreadable(path, error)
     return StorageError(message, code="storage.readonly")

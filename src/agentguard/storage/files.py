@@ -49,18 +49,22 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     """
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(number, "rb") as file:
-        _require_regular(path, os.fstat(number))
+        require_regular(path, number)
         yield file
 
 
-def require_regular(file: Path | int) -> None:
-    """Raise ``OSError`` where a file, by its path or as it was opened, is no regular file."""
-    _require_regular(file, os.stat(file))  # noqa: PTH116  Path knows no open file
-
-
-def _require_regular(file: Path | int, status: os.stat_result) -> None:
+def require_regular(path: Path, number: int | None = None) -> None:
+    """Raise ``OSError`` where there is no regular file; ``number`` is the file as it was opened."""
+    status = path.stat() if number is None else os.fstat(number)
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(file))
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+
+
+def unreadable(path: str | Path, error: OSError) -> str:
+    """Return the message for what can't be read, and is there: why, and what to do."""
+    is_right = error.errno in (errno.EACCES, errno.EPERM)
+    todo = "give this user the right" if is_right else "put what belongs there in its place"
+    return f"{path} can't be read ({error.strerror}): {todo}"
 
 
 def write_new(path: Path, data: bytes) -> None:

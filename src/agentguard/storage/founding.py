@@ -81,7 +81,7 @@ def _refuse_existing(state: Path) -> None:
     except NotADirectoryError:
         empty = False
     except OSError as error:
-        message = f"{state} can't be read ({error.strerror}): give this user the right"
+        message = files.unreadable(state, error)
         raise StorageError(message, code="storage.readonly") from error
     if not empty:
         message = f"{state} is no empty directory: it is not overwritten; choose another state"

@@ -57,7 +57,7 @@ class FileJournal:
         except FileNotFoundError:
             return self._missing(path, key)
         except OSError as error:
-            message = f"{path} can't be read ({error.strerror}): give this user the right"
+            message = files.unreadable(path, error)
             raise StorageError(message, code="storage.readonly") from error
         return self._verified(path, key, data)
 

@@ -200,7 +200,7 @@ def _document(path: Path) -> bytes:
         message = f"there is no {path}: run agentguard init, or restore the state"
         raise StorageError(message, code="storage.missing") from error
     except OSError as error:
-        message = f"{path} can't be read ({error.strerror}): give this user the right"
+        message = files.unreadable(path, error)
         raise StorageError(message, code="storage.readonly") from error
 
 

@@ -46,7 +46,7 @@ def secret(state: Path, trust: TrustDocument, signer: Signer) -> bytes:
         )
         raise StorageError(message, code="storage.missing") from error
     except OSError as error:
-        message = f"{path} can't be read ({error.strerror}): give this user the right"
+        message = files.unreadable(path, error)
         raise StorageError(message, code="storage.readonly") from error
     try:
         cipher = ChaCha20Poly1305(_made_with(signer, trust))

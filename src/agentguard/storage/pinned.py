@@ -108,5 +108,5 @@ def _read(path: Path) -> bytes | None:
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:
-    message = f"{path} can't be read ({error.strerror}): give this user the right"
+    message = files.unreadable(path, error)
     return StorageError(message, code="anchor.unreadable")

@@ -155,7 +155,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:
-    message = f"{path} can't be read ({error.strerror}): give this user the right"
+    message = files.unreadable(path, error)
     return StorageError(message, code="anchor.unreadable")
 
 

@@ -30,7 +30,7 @@ def read(state: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        message = f"{path} can't be read ({error.strerror}): give this user the right"
+        message = files.unreadable(path, error)
         raise StorageError(message, code="storage.readonly") from error
 
 

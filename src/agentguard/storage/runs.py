@@ -36,7 +36,7 @@ class FileRuns:
         except FileNotFoundError:
             return None
         except OSError as error:
-            message = f"{path} can't be read ({error.strerror}): give this user the right"
+            message = files.unreadable(path, error)
             raise StorageError(message, code="storage.readonly") from error
         try:
             return self._seal.opened(path.name, data)

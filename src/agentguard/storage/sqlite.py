@@ -102,7 +102,7 @@ def numbers(state: Path) -> list[int]:
     try:
         return files.numbered(state / FOLDER, _SUFFIX)
     except OSError as error:
-        message = f"{state / FOLDER} can't be read ({error.strerror}): give this user the right"
+        message = files.unreadable(state / FOLDER, error)
         raise StorageError(message, code="storage.readonly") from error
 
 
