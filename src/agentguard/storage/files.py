@@ -48,8 +48,12 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     Whoever may write there may have put a pipe in its place, which never ends, or a device.
     """
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(number, "rb") as file:
+    try:
         require_regular(path, number)
+    except OSError:
+        os.close(number)
+        raise
+    with os.fdopen(number, "rb") as file:
         yield file
 
 
