@@ -24,7 +24,10 @@ MAX_REASON: Final = 1024
 """How many reasons of an answer are kept, and how many characters of each."""
 
 MAY_HAVE_RUN: Final = frozenset(
-    {"journal.in_doubt", "journal.missing", "journal.observed", "journal.unreplayable"}
+    {
+        *("journal.cut_short", "journal.in_doubt", "journal.missing", "journal.observed"),
+        "journal.unreplayable",
+    }
 )
 """A call that is refused with one of these codes was made before."""
 
@@ -40,7 +43,7 @@ _UNDECIDED: Final = frozenset(
         ),
         *("approval.unavailable", "call.interrupted", "calls.exceeded", "domain.frozen"),
         *("delegation.ended", "delegation.expired", "delegation.failed", "delegation.holder"),
-        *("delegation.missing", "journal.in_doubt"),
+        *("delegation.missing", "journal.cut_short", "journal.in_doubt"),
         *("policy.error", "policy.malformed", "policy.panic"),
     }
 )

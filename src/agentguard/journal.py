@@ -19,9 +19,6 @@ from agentguard.errors import AgentguardError, DecodeError, EncodeError
 
 State = Literal["begun", "unknown", "done", "unreplayable"]
 
-RESOLVE: Final = "agentguard audit resolve"
-"""The command that settles a call in doubt whose outcome is not on record."""
-
 MAX_RESULT: Final = 8 << 20
 """Bytes of a result that is kept; a longer one is not replayed."""
 
@@ -73,11 +70,15 @@ class Page(NamedTuple):
     enforced: bool = True
 
     def refusal(self) -> Decision | None:
-        """Return why the call is refused, None where its result can be handed out."""
+        """Return why the call is refused, None where its result can be handed out.
+
+        A call ``journal.in_doubt`` has no outcome on record, and may get one (``audit resolve``);
+        that of one which was cut short is on record, and says that nobody knows.
+        """
         if self.state == "begun":
             reason = (
                 f"an earlier attempt of this call ({self.invocation_id}) has begun, and nobody "
-                f"knows whether it ran: find out, and say so with {RESOLVE}"
+                "knows whether it ran: find out, and say so with agentguard audit resolve"
             )
             return Decision.refused(reason, code="journal.in_doubt")
         if self.state == "unknown":
@@ -85,7 +86,7 @@ class Page(NamedTuple):
                 f"an earlier attempt of this call ({self.invocation_id}) was cut short, and nobody "
                 "knows whether it ran: find out, and make it as a new call if it did not"
             )
-            return Decision.refused(reason, code="journal.in_doubt")
+            return Decision.refused(reason, code="journal.cut_short")
         if self.state == "unreplayable" or self.result is None:
             reason = (
                 f"this call has run already ({self.invocation_id}), and its result can't be given "

@@ -181,7 +181,7 @@ def test_a_call_that_was_paused_goes_on(run):
 def test_a_call_that_was_cut_short_is_not_made_again(run, error):
     with pytest.raises(type(error)):
         run(1, result=error)
-    assert run.refused(1) == "journal.in_doubt"
+    assert run.refused(1) == "journal.cut_short"
     assert run.ran == [1]
 
 
@@ -198,7 +198,7 @@ def test_a_reentrant_call_goes_on_until_it_is_done(run, error):
 def test_nobody_can_call_what_is_in_doubt_reentrant(run):
     with pytest.raises(KeyboardInterrupt):
         run(1, result=KeyboardInterrupt())
-    assert run.refused(1, reentrant=True) == "journal.in_doubt"
+    assert run.refused(1, reentrant=True) == "journal.cut_short"
 
 
 def test_a_result_that_can_not_be_kept_is_not_made_up(run):

@@ -497,7 +497,7 @@ def test_a_call_in_doubt_is_refused_and_says_so(place, spans):
     first, again = spans.all()
     assert first.attributes["agentguard.outcome.status"] == "unknown"
     assert first.attributes["error.type"] == "KeyboardInterrupt"
-    assert again.attributes["error.type"] == "journal.in_doubt"
+    assert again.attributes["error.type"] == "journal.cut_short"
 
 
 class PauseError(Exception):

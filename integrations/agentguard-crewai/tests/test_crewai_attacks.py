@@ -263,8 +263,8 @@ def test_a_request_of_another_user_in_a_run_of_one_name_does_not_block_mine(way,
 @pytest.mark.parametrize(
     ("ends", "code"),
     [
-        (TimeoutError("the bank did not answer in time"), "journal.in_doubt"),
-        (Killed(), "journal.in_doubt"),
+        (TimeoutError("the bank did not answer in time"), "journal.cut_short"),
+        (Killed(), "journal.cut_short"),
         (None, "journal.unreplayable"),
     ],
 )
@@ -311,7 +311,7 @@ def test_a_model_that_repeats_what_has_timed_out_in_the_same_try_is_refused(way,
     with resumable("order-1"):
         output = guard_crew(way.crew(lead), made.guard).kickoff()
     assert (paid, made.outcomes()) == (["ann"], ["unknown"])
-    assert "journal.in_doubt" in failures(output)
+    assert "journal.cut_short" in failures(output)
 
 
 # what is kept of earlier results

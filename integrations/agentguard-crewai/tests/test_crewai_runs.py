@@ -545,7 +545,7 @@ def test_of_a_call_that_was_cut_short_nobody_knows(shop, way, signed, error):
         except (KeyboardInterrupt, SystemExit) as raised:
             assert raised is error  # noqa: PT017  a tool's TimeoutError is told to the model
     second = shop.tried(way, PAY, LOOK, "done")
-    assert second.codes == ["journal.in_doubt"]
+    assert second.codes == ["journal.cut_short"]
     assert shop.ran == ["books"]
     (failure,) = second.failures
     assert (failure.retryable, "nobody knows whether it ran" in failure.message) == (False, True)
@@ -559,14 +559,14 @@ def test_a_call_in_doubt_is_refused_however_often_the_model_makes_it(shop, way, 
         shop.crew(way.crew(shop.agent(way, PAY, "done"))).kickoff()
     for _ in range(2):
         told = shop.tried(way, PAY, LOOK, PAY, BEN, PAY, "done")
-        assert told.codes == ["journal.in_doubt"] * 3
+        assert told.codes == ["journal.cut_short"] * 3
     assert shop.ran == ["books", "ben"]
 
 
 def test_a_call_that_timed_out_is_in_doubt_at_once(shop, way):
     shop.failing = [TimeoutError("no answer")]
     told = shop.tried(way, PAY, LOOK, PAY, "done")
-    assert told.codes == ["TimeoutError", "journal.in_doubt"]
+    assert told.codes == ["TimeoutError", "journal.cut_short"]
     assert shop.ran == ["books"]
 
 

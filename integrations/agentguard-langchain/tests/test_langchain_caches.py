@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import RunnableLambda
 from langgraph.cache.memory import InMemoryCache
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, MessagesState, StateGraph
@@ -146,6 +149,89 @@ async def test_without_a_policy_each_user_has_a_call_of_his_own(desk, make, sync
         assert answers == ["looked at a"]
     assert len(desk.paid) == 2
     assert [call.decision for call in desk.log.calls()] == ["allow", "allow"]
+
+
+def with_a_config_of_its_own(desk, policy, config):
+    """A cached node by hand, which gives the guarded call a config."""
+    (look,) = guard_tools([desk.look], desk.agent)
+
+    def node(_state):
+        return {"messages": [look.invoke(CALL, config)]}
+
+    async def anode(_state):
+        return {"messages": [await look.ainvoke(CALL, config)]}
+
+    return plain(desk, RunnableLambda(node, anode), policy)
+
+
+CONFIGS = pytest.mark.parametrize(
+    "config",
+    [{"configurable": {"thread_id": "mine"}}, {"configurable": {"user": "x"}}, {"tags": ["x"]}],
+    ids=["thread", "user", "tags"],
+)
+
+
+@SYNC
+@CONFIGS
+async def test_a_config_of_the_calls_own_hides_no_cached_node(desk, config, sync):
+    graph = with_a_config_of_its_own(desk, ALWAYS, config)
+    for _user in ("ann", "ben"):
+        with pytest.raises(ConfigError, match="cache_policy") as refused:
+            await ran(graph, given(), sync=sync)
+        assert refused.value.code == "node.cached"
+    assert desk.paid == []
+    assert [call.code for call in desk.log.calls()] == ["node.cached", "node.cached"]
+
+
+@SYNC
+@CONFIGS
+async def test_a_config_of_the_calls_own_is_let_be_where_nothing_is_cached(desk, config, sync):
+    """The twin."""
+    graph = with_a_config_of_its_own(desk, None, config)
+    for _user in ("ann", "ben"):
+        state = await ran(graph, given(), sync=sync)
+        assert state["messages"][-1].text == "looked at a"
+    assert len(desk.paid) == 2
+
+
+def in_a_graph_with_a_thread(desk, look):
+    made = create_agent(desk.model, [desk.look], middleware=[GuardMiddleware(desk.agent)])
+    thread = {"configurable": {"thread_id": "z"}}
+    return made.invoke(desk.asking(("look", {"what": "a"})), thread)["messages"][-2]
+
+
+def in_a_bare_thread(desk, look):
+    with ThreadPoolExecutor() as pool:
+        return pool.submit(look.invoke, CALL).result()
+
+
+def in_a_thread_with_the_context(desk, look):
+    with ThreadPoolExecutor() as pool:
+        return pool.submit(copy_context().run, look.invoke, CALL).result()
+
+
+def in_a_graph(desk, look):
+    made = create_agent(desk.model, [desk.look], middleware=[GuardMiddleware(desk.agent)])
+    return made.invoke(desk.asking(("look", {"what": "a"})))["messages"][-2]
+
+
+@pytest.mark.parametrize("how", [in_a_graph_with_a_thread, in_a_bare_thread])
+def test_the_limit_where_nothing_leads_to_the_cached_node_its_cache_is_not_seen(desk, how):
+    (look,) = guard_tools([desk.look], desk.agent)
+    graph = plain(desk, lambda _state: {"messages": [how(desk, look)]}, ALWAYS)
+    told = [graph.invoke(given())["messages"][-1].text for _user in ("ann", "ben")]
+    assert told == ["looked at a"] * 2
+    assert (len(desk.paid), len(desk.log.calls())) == (1, 1)
+
+
+@pytest.mark.parametrize("how", [in_a_graph, in_a_thread_with_the_context])
+def test_where_the_context_goes_along_the_cached_node_is_seen(desk, how):
+    """The twin: what to write instead."""
+    (look,) = guard_tools([desk.look], desk.agent)
+    graph = plain(desk, lambda _state: {"messages": [how(desk, look)]}, ALWAYS)
+    with pytest.raises(ConfigError, match="cache_policy"):
+        graph.invoke(given())
+    assert desk.paid == []
 
 
 @pytest.mark.parametrize("node", NODES.values(), ids=list(NODES))

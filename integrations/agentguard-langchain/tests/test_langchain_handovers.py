@@ -364,3 +364,65 @@ def test_a_call_in_doubt_within_is_waited_for_until_somebody_says_what_became_of
     else:
         assert said == ["paid ann"]
         assert effects.read_text() == "ann"
+
+
+# --- graphs within that keep their state ----------------------------------------------------------
+
+
+def in_a_thread_of_its_own(child):
+    """A tool that has the child go on in a thread of the child's own."""
+
+    async def aask(work: str) -> str:
+        """Ask the clerk."""
+        state = await child.ainvoke({"messages": [HumanMessage(work)]}, CLERKS)
+        return state["messages"][-1].text
+
+    def ask(work: str) -> str:
+        """Ask the clerk."""
+        return child.invoke({"messages": [HumanMessage(work)]}, CLERKS)["messages"][-1].text
+
+    made = tool(ask)
+    made.coroutine = aask
+    return made
+
+
+CLERKS: Any = {"configurable": {"thread_id": "the clerk's"}}
+
+
+@SYNC
+@pytest.mark.parametrize("wrapped", [True, False], ids=["subagent", "plain"])
+@pytest.mark.parametrize("kind", ["middleware", "tools"])
+async def test_a_graph_within_that_has_a_thread_of_its_own_goes_on_there(
+    people, obedient, kind, wrapped, sync, caplog
+):
+    """Its pause is not the run's: made again, the call would ask for the same work for ever."""
+    desk = people()
+    clerk = desk.guard.new_agent("clerk")
+    child = CHILDREN[kind](desk, clerk, obedient, checkpointer=InMemorySaver())
+    ask = in_a_thread_of_its_own(child)
+    graph = desk.graph(tools=[guard_subagent(ask, clerk, scope=["pay"]) if wrapped else ask])
+    state = await ran(graph, desk.asking(("ask", {"work": WORK})), sync=sync)
+    assert "__interrupt__" not in state
+    assert len(answers(state)) == 1
+    assert (len(desk.waiting), desk.paid) == (1, [])
+    assert "resume that thread" in caplog.text
+    desk.approve()
+    await ran(graph, None, sync=sync)
+    assert desk.paid == []  # nobody has resumed the thread that waits
+    there = child.invoke(None, CLERKS) if sync else await child.ainvoke(None, CLERKS)
+    assert (desk.paid, answers(there)) == ([("ann", 500)], ["paid 500 to ann"])
+
+
+@pytest.mark.parametrize("kept", [True, InMemorySaver()], ids=["by_the_run", "saver"])
+@pytest.mark.parametrize("kind", ["middleware", "tools"])
+@SYNC
+async def test_a_graph_within_that_keeps_its_state_in_the_run_goes_on_with_it(
+    team, kind, kept, sync
+):
+    """The twin: such a graph pauses with the run around it."""
+    desk, graph = team(kind, wrapped=True, swallow=False, checkpointer=kept)
+    paused = await ran(graph, desk.asking(("ask", {"work": WORK})), sync=sync)
+    assert paused["__interrupt__"]
+    desk.approve()
+    state = await ran(graph, None, sync=sync)
+    assert (desk.paid, answers(state)) == ([("ann", 500)], ["paid 500 to ann"])

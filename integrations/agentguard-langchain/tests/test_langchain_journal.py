@@ -330,7 +330,7 @@ async def test_a_call_that_ran_out_of_time_is_in_doubt(people, sync):
     ((status, text),) = answers(state)
     assert (status, desk.paid) == ("error", [("slow", 1)])
     assert "nobody knows whether it ran" in text
-    assert "[journal.in_doubt]" in text
+    assert "[journal.cut_short]" in text
 
 
 async def test_work_that_was_left_behind_is_in_doubt(people):
@@ -356,7 +356,7 @@ async def test_work_that_was_left_behind_is_in_doubt(people):
                 graph.invoke(said(("begin", {"x": 1})), CONFIG)
         else:
             state = graph.invoke(None, CONFIG)
-    assert "[journal.in_doubt]" in answers(state)[0][1]
+    assert "[journal.cut_short]" in answers(state)[0][1]
     assert desk.paid == [("begun", 1)]
 
 
@@ -467,7 +467,7 @@ async def test_a_hand_off_to_the_graph_around_is_no_pause(people, sync):
     given = said(("hand_off", {"to": "x"}))
     await crashed(compiled, given, sync=sync)
     state = await ran(compiled, None, sync=sync)
-    assert "[journal.in_doubt]" in answers(state)[0][1]
+    assert "[journal.cut_short]" in answers(state)[0][1]
     assert desk.paid == [("left", 0)]
     state = await ran(compiled, given, sync=sync, config=OTHER)
     assert [message.text for message in state["messages"][-2:]] == ["handed off", "after"]

@@ -15,10 +15,13 @@ from agentguard import Decision
 from agentguard_langchain.place import tasks
 
 
-def refusal(config: RunnableConfig | None) -> Decision | None:
+def refusal(config: RunnableConfig | None, around: RunnableConfig | None) -> Decision | None:
     """Return why a call is refused here: a node around it is cached; None where none is."""
     try:
-        cached = next(_cached(ensure_config(config).get("configurable") or {}), None)
+        # a config of the call's own takes the place of the one around, in which the task stands
+        configs = (ensure_config(config), around or {})
+        found = (name for one in configs for name in _cached(one.get("configurable") or {}))
+        cached = next(found, None)
     except (AttributeError, LookupError, TypeError) as error:
         reason = (
             f"nobody can tell whether this call's node is cached ({type(error).__name__}): this "

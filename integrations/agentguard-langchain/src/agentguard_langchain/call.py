@@ -6,12 +6,14 @@ Who is asked about it stands in ``gate.py``; what a call binds in ``binding.py``
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final
 
 from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tools import BaseTool
 
 from agentguard import (
@@ -26,6 +28,14 @@ from agentguard_langchain.codec import ToolResults
 from agentguard_langchain.place import Place, anew
 from agentguard_langchain.placed import Work, placed_here, working
 from agentguard_langchain.traced import manager_of
+
+_LOGGER: Final = logging.getLogger("agentguard")
+
+_ELSEWHERE: Final = (
+    "the call of %s has ended while a graph in it waits for people in a thread of its own: resume "
+    "that thread once they have answered, or let the tool invoke the graph without a thread_id, so "
+    "that it pauses with the run"
+)
 
 
 class SubagentTool:
@@ -72,14 +82,15 @@ class Call:
 
     ``parsing`` while its input is validated; ``made`` are the arguments that default factories
     made then, ``objects`` the framework's objects in the raw input, None if there was none.
+    ``around`` is the config of what runs around the call, None for nothing that is known.
     ``taken`` once a gate has answered for it, ``inside`` while its body runs;
     ``refusal`` is what the gate raised instead; ``waits`` tells whether a request waits,
     ``anew`` whether graphs within begin from their beginning.
     """
 
     __slots__ = (
-        *("config", "id", "inside", "made", "manager", "objects", "parsing", "place", "placed"),
-        *("anew", "refusal", "taken", "tool", "waits"),
+        *("anew", "around", "config", "id", "inside", "made", "manager", "objects", "parsing"),
+        *("place", "placed", "refusal", "taken", "tool", "waits"),
     )
 
     def __init__(
@@ -88,6 +99,7 @@ class Call:
         self.tool = tool
         self.id = call_id
         self.config = config
+        self.around = var_child_runnable_config.get()
         self.parsing = False
         self.made: Mapping[str, Any] = {}
         self.objects: Sequence[object] | None = None
@@ -223,7 +235,7 @@ class Body:
             within.hands_over = True
         if self.around is not None:
             self.around.ran = True
-        work = Work(call.place.task)
+        work = Work(call.place)
         try:
             with working(work), anew(call.anew):
                 if not self.layered:
@@ -236,6 +248,9 @@ class Body:
                         finally:
                             call.inside = False
         finally:
+            if within is not None and work.elsewhere:
+                within.hands_over = False  # made again, it would ask the graph for the same anew
+                _LOGGER.warning(_ELSEWHERE, call.tool.name)
             self.hands_over = within is not None and within.hands_over
         if within is not None and within.hands_over and within.repeatable:
             if work.ran and not work.paused:

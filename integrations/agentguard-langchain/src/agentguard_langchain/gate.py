@@ -148,7 +148,7 @@ class Gate:
             raise
 
     def _waiting(self, agent: Agent, call: Call) -> Waiting:
-        refused = caching.refusal(call.config)
+        refused = caching.refusal(call.config, call.around)
         return Waiting(agent, call.id, call.place, call.placed, self.on_deny, refused)
 
     def refuse(self, tool: str, tool_call_id: str | None, denied: Denied) -> object:

@@ -41,19 +41,25 @@ class Work:
     """What the work of one call has come to, as far as it shows whether that can be done again.
 
     ``ran`` once a call of a graph within has run, ``paused`` once such a graph has paused: then it
-    goes on from there. A graph within that has ended would be handed out as it was.
+    goes on from there. A graph within that has ended would be handed out as it was. ``elsewhere``
+    once a graph has paused that has a thread of its own: it goes on when that thread is resumed.
     """
 
-    __slots__ = ("_task", "paused", "ran")
+    __slots__ = ("_place", "elsewhere", "paused", "ran")
 
-    def __init__(self, task: str | None) -> None:
-        self._task = task
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self.elsewhere = False
         self.paused = False
         self.ran = False
 
     def is_nested(self, place: Place) -> bool:
         """Whether a call at ``place`` is made by a graph within."""
-        return place.task != self._task
+        return place.task != self._place.task
+
+    def is_of_its_run(self, place: Place) -> bool:
+        """Whether a graph at ``place`` goes on when the run of this call does."""
+        return (place.task or "").startswith(f"{self._place.task}|")
 
 
 _WORK: Final[ContextVar[Work | None]] = ContextVar("agentguard_langchain_work", default=None)
@@ -86,8 +92,10 @@ def note_nested(place: Place) -> Work | None:
 def note_pause(place: Place) -> None:
     """Note that a graph is about to pause here."""
     work = note_nested(place)
-    if work is not None:
+    if work is not None and work.is_of_its_run(place):
         work.paused = True
+    elif work is not None:
+        work.elsewhere = True
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from agentguard import (
     Invocation,
     ambient,
 )
-from agentguard.journal import RESOLVE, Inside
+from agentguard.journal import Inside
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.payload import (
     WITHOUT_EDITS,
@@ -275,8 +275,9 @@ class Waiting:
         the pause is answered, the call is looked at again.
         """
         sitting, call_id = self._sitting, self._call_id
-        found_out = denied.code == "journal.in_doubt" and RESOLVE in denied.reason
-        if self._within is None or sitting is None or call_id is None or not found_out:
+        if self._within is None or sitting is None or call_id is None:
+            return False
+        if denied.code != "journal.in_doubt":
             return False
         if not claim(self._agent, self._place, call_id):
             return False
