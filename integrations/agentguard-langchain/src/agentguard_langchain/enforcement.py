@@ -44,8 +44,6 @@ class Enforcement(NamedTuple):
     ) -> Result:
         """Have ``handler`` run the guarded tool in the place of the tool of ``request``."""
         errand = self._errand(request)
-        if errand is None:
-            return handler(_sealed(request, self.ward))
         with placing(errand.placed):
             result: Result = errand.noted(errand.passed(handler(errand.request)))
         return result
@@ -55,22 +53,18 @@ class Enforcement(NamedTuple):
     ) -> Result:
         """Have ``handler`` run the guarded tool; the async twin of ``around``."""
         errand = self._errand(request)
-        if errand is None:
-            return await handler(_sealed(request, self.ward))
         with placing(errand.placed):
             result: Result = errand.noted(errand.passed(await handler(errand.request)))
         return result
 
-    def _errand(self, request: ToolCallRequest) -> _Errand | None:
-        """Return what is to be run; None where no tool has this name, which LangGraph answers."""
+    def _errand(self, request: ToolCallRequest) -> _Errand:
+        """Return what is to be run; LangGraph answers with an error where no tool has this name."""
         call, tool, ward = request.tool_call, request.tool, self.ward
         call_id = call["id"]
-        if tool is None:
-            return None
         runtime = replace(
             request.runtime, tools=[ward.guarded_if_possible(one) for one in request.runtime.tools]
         )
-        guarded = replace(request, tool=ward.guarded(tool), runtime=runtime)
+        guarded = replace(request, tool=tool and ward.guarded(tool), runtime=runtime)
         guarded = _sealed(guarded, ward)
         place = Place.of(runtime.config)
         turn = turn_of(messages_of(request.state, self.messages_key), call_id)
