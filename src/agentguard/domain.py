@@ -29,6 +29,7 @@ from agentguard.passphrase import Passphrase, ask, held
 from agentguard.ports import Journal, LogReader, Revocations, Runs
 from agentguard.storage import anchor, files, founding, keystore, pinned, place, succession
 from agentguard.storage import registry as registry_file
+from agentguard.storage.approvals import FOLDER as FOLDER_OF_APPROVALS
 from agentguard.storage.approvals import FileApprovals, MemoryApprovals
 from agentguard.storage.journal import FileJournal, MemoryJournal
 from agentguard.storage.lease import Lessor
@@ -308,6 +309,12 @@ def _require_state(state: Path) -> None:
         message = f"there is no state at {state}: run agentguard init"
         raise StorageError(message, code="storage.missing")
     keystore.refuse_if_exposed(state)
+    refuse_links(state)
+
+
+def refuse_links(state: Path) -> None:
+    """Refuse a state in which a link leads elsewhere; raises ``StorageError``."""
+    files.refuse_links(state, state / FOLDER_OF_APPROVALS)
 
 
 def _read(settings: Config, passphrase: Passphrase) -> StateDomain:

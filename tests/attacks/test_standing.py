@@ -403,6 +403,29 @@ def test_a_link_in_the_place_of_a_count_is_not_followed(scene, tmp_path):
         assert worker.call(tool) == "ok"
 
 
+@pytest.mark.parametrize(
+    "name", ["shards", "keys", "journal", "calls", "names", "runs", "approvals", "approvals/used"]
+)
+def test_a_state_in_which_a_link_leads_elsewhere_is_not_opened(scene, tmp_path, name):
+    """Below it the guard would write and remove files that whoever made the link can't reach."""
+    elsewhere, link = tmp_path / "elsewhere", scene.state / name
+    link.parent.mkdir(exist_ok=True)
+    if link.exists():
+        link.rename(elsewhere)
+    else:
+        elsewhere.mkdir()
+    before = {path: path.read_bytes() for path in elsewhere.iterdir()}
+    link.symlink_to(elsewhere)
+    assert scene.opens() == "storage.linked"
+    with pytest.raises(StorageError, match="remove it"):
+        scene.freeze()
+    assert {path: path.read_bytes() for path in elsewhere.iterdir()} == before
+    link.unlink()
+    if before:
+        elsewhere.rename(link)
+    assert scene.opens() == "ok"
+
+
 def test_a_signal_handler_that_keeps_while_this_thread_keeps_is_refused(scene, monkeypatch):
     """It would wait for its own thread for ever."""
     monkeypatch.setattr("agentguard.storage.ledger.UNKEPT", -1)  # so that there is work each time

@@ -153,6 +153,7 @@ def _inputs(settings: Config) -> Iterator[Finding]:
 def _state(settings: Config) -> str:
     state, shards = settings.state, settings.state / sqlite.FOLDER
     keystore.refuse_if_exposed(state)
+    domain.refuse_links(state)
     below = shards.iterdir() if shards.is_dir() else ()
     doctor_anchor.require_writable([state, *state.glob("*.lock"), shards, *below])
     domain.require_same_domain(settings, keystore.load_trust(state))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from agentguard import config
+from agentguard import config, domain
 from agentguard.cli import files
 from agentguard.config import Config
 from agentguard.errors import ConfigError, StorageError
@@ -135,6 +135,7 @@ def trust(location: Location, file: Path | None) -> Trust:
 def approvals(config_file: Path | None) -> FileApprovals:
     """Return where requests wait, each held against the log; raises as ``trusted_log`` does."""
     where, believed = trusted_log(config_file, None, None, None)
+    domain.refuse_links(where.state)
     ledger = Ledger(where.state, where.anchor, lambda: believed.document)
     return FileApprovals(where.state, ledger)
 

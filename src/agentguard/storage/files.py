@@ -178,6 +178,30 @@ def _open_folder(opened: ExitStack, name: str, above: int | None) -> int:
     return folder
 
 
+def refuse_links(*folders: Path) -> None:
+    """Refuse folders in which there is a symbolic link; one that is not there has none.
+
+    What is written or removed below such a link lies where the link's maker could not reach it.
+    Raises ``StorageError`` (``storage.linked``, ``storage.readonly``).
+    """
+    for folder in folders:
+        try:
+            with os.scandir(folder) as entries:
+                link = next((entry.path for entry in entries if entry.is_symlink()), None)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            message = f"{folder} can't be read ({error.strerror}): give this user the right"
+            raise StorageError(message, code="storage.readonly") from error
+        if link is not None:
+            message = (
+                f"{link} is a symbolic link, and may lead to files of somebody else: find out who "
+                "made it, remove it (rm), and restore what belongs there. To keep a state "
+                "elsewhere, set state in agentguard.toml. Nothing was written"
+            )
+            raise StorageError(message, code="storage.linked")
+
+
 def numbered(folder: Path, suffix: str) -> list[int]:
     """Return the numbers of the files ``<number><suffix>`` in a folder, in order.
 
