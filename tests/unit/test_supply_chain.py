@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import tomllib
 from importlib.metadata import PackageNotFoundError, requires
@@ -102,18 +103,34 @@ def test_what_these_need_is_there_as_well(file):
     assert looked_at > 40
 
 
-@pytest.mark.skipif(not (ROOT / "uv.lock").exists(), reason="uv has not locked this checkout")
-def test_the_bill_of_materials_is_valid_and_has_what_is_pinned(tmp_path):
-    file = tmp_path / "new" / "agentguard.cdx.json"
-    made = subprocess.run(
-        [ROOT / "scripts" / "sbom", file],
-        env={**os.environ, "UV_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    """A checkout with its lock, and the constraints that are made of this very lock."""
+    if not (ROOT / "uv.lock").exists():
+        pytest.skip("uv has not locked this checkout")
+    for name in ("scripts", "integrations"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "uv.lock", "README.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    if (ROOT / ".uv").exists():
+        (tmp_path / ".uv").symlink_to(ROOT / ".uv")
+    # the file for CrewAI, which comes after the other one, needs a lock that is not here
+    run(tmp_path / "scripts" / "constraints", "--frozen")
+    return tmp_path
+
+
+def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a script without the network."""
+    return subprocess.run(
+        words, env={**os.environ, "UV_OFFLINE": "1"}, capture_output=True, text=True, check=False
     )
+
+
+def test_the_bill_of_materials_is_valid_and_has_what_is_pinned(clone):
+    made = run(clone / "scripts" / "sbom")
     assert (made.returncode, made.stderr) == (0, "")
-    document = json.loads(file.read_text())
+    assert [one.name for one in (clone / "dist").iterdir()] == ["agentguard.cdx.json"]
+    document = json.loads((clone / "dist" / "agentguard.cdx.json").read_text())
     schema = pytest.importorskip("cyclonedx.schema", reason="run scripts/_uv sync")
     validation = pytest.importorskip("cyclonedx.validation.json")
     valid = validation.JsonStrictValidator(schema.SchemaVersion.V1_5).validate_str
@@ -126,4 +143,16 @@ def test_the_bill_of_materials_is_valid_and_has_what_is_pinned(tmp_path):
     assert valid(json.dumps(document)) is None
     assert valid(json.dumps({"specVersion": "1.5", "bomFormat": "another"})) is not None
     components = {canonicalize_name(one["name"]) for one in document["components"]}
+    assert components - OURS == set(pinned(str(clone / "constraints.txt")))
     assert components >= {canonicalize_name(one.name) for one in declared("constraints.txt")}
+
+
+def test_no_bill_of_materials_is_made_of_a_lock_that_is_not_what_is_pinned(clone):
+    """The lock of a clone is made on another day, and may have other versions by then."""
+    constraints = clone / "constraints.txt"
+    constraints.write_text(constraints.read_text().replace("idna==", "idna==0."))
+    made = run(clone / "scripts" / "sbom")
+    assert (made.returncode, made.stdout) == (1, "")
+    assert "< idna==0." in made.stderr
+    assert "scripts/constraints resolves anew" in made.stderr
+    assert not (clone / "dist").exists()
