@@ -49,6 +49,19 @@ def test_check_refuses_what_a_guard_refuses(project, policy, said):
     assert said in report["problems"][0]["what"]
 
 
+def test_check_and_doctor_warn_of_a_folder_of_paths_that_is_not_there(project):
+    """Every call whose path has no place would be denied, and nothing would say why."""
+    assert project.run("init").returncode == 0
+    toml = project.folder / "agentguard.toml"
+    toml.write_text(toml.read_text().replace('path = "."', 'path = "missing"'))
+    (said,) = project.json("policy", "check")["warnings"]
+    assert said.startswith(f"paths.path: there is no folder {project.folder / 'missing'}, so that")
+    warned = [c for c in project.json("doctor")["checks"] if c["status"] == "warn"]
+    assert {"status": "warn", "check": "paths", "what": said} in warned
+    (project.folder / "missing").mkdir()
+    assert project.json("policy", "check")["warnings"] == []
+
+
 def test_check_and_doctor_warn_of_input_that_nothing_declares(project):
     assert project.run("init").returncode == 0
     policy = project.folder / "policies" / "authz.rego"
@@ -63,7 +76,7 @@ def test_check_and_doctor_warn_of_input_that_nothing_declares(project):
     assert project.json("policy", "check")["undeclared"] == ["limit"]
     assert project.json("policy", "check", policy)["undeclared"] == ["limit"]
     warned = [c for c in project.json("doctor")["checks"] if c["status"] == "warn"]
-    assert [c["check"] for c in warned] == ["policy"]
+    assert [c["check"] for c in warned] == ["policy", "anchor"]  # the anchor is this user's too
     assert "input.limit" in warned[0]["what"]
 
 
@@ -83,7 +96,8 @@ def test_check_doctor_and_a_guard_warn_of_what_may_be_a_mistake(project):
     assert shown.returncode == 0
     assert said in shown.stderr
     warned = [c["what"] for c in project.json("doctor")["checks"] if c["status"] == "warn"]
-    assert warned == [warning]
+    assert warned[0] == warning
+    assert ["can change as well" in one for one in warned] == [False, True]  # the anchor, in both
     logged = project.python(*opened)
     assert logged.returncode == 0
     assert logged.stderr.count(said) == 1

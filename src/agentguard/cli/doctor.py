@@ -139,6 +139,8 @@ def _inputs(settings: Config) -> Iterator[Finding]:
     not_enforced = observed(settings)
     if not_enforced is not None:
         yield Finding("warn", "policy", not_enforced)
+    for missing in policy_source.astray(settings):
+        yield Finding("warn", "paths", missing)
     try:
         doubts = warnings_of(policy_source.load(settings))
         names = policy_source.undeclared(settings, policy_source.declared(settings))

@@ -45,10 +45,9 @@ def findings(settings: Config) -> Iterator[Finding]:
         elif not writers.is_apart(settings.state, folder):
             what = (
                 f"{from_home(anchor)}, which whoever writes the state can change as well: a "
-                "rollback of both is not found out. Keep checkpoints elsewhere too, and verify "
-                "with them: those that another user or machine appends to a file of its own, "
-                "traces, or evidence that you hand out (agentguard audit verify --against FILE; "
-                "docs/records.md, An anchor elsewhere)"
+                "rollback of both is not found out. Let another user or machine copy the "
+                "checkpoints into a file of its own, and verify with it: agentguard audit verify "
+                "--against FILE (docs/records.md, An anchor elsewhere). This warning stays"
             )
             yield Finding("warn", "anchor", what)
         else:

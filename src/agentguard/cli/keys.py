@@ -142,7 +142,7 @@ def revoke(
         compromised_since=compromised_since,
         now=datetime.now(UTC),
     )
-    screen.line(f"revoked: a {done.key.use} key counts for nothing any more that it signs")
+    screen.line(f"revoked: nothing counts any more that this {done.key.use} key signs")
     _end(done.key, done.unfinished)
 
 

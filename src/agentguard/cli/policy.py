@@ -62,7 +62,8 @@ def check(
     except PolicyError as error:
         _print_problem(error, json=json)
         raise typer.Exit(1) from error
-    doubts, elsewhere = warnings_of(engine), policy_source.undeclared(settings, _attributes(config))
+    doubts = [*warnings_of(engine), *policy_source.astray(settings)]
+    elsewhere = policy_source.undeclared(settings, _attributes(config))
     if json:
         screen.json_line(
             {
@@ -72,7 +73,7 @@ def check(
                 "evaluation": evaluation,
                 "files": dict(engine.policy_files),
                 "allows_unknown": strange.allowed,
-                "warnings": list(doubts),
+                "warnings": doubts,
                 "undeclared": elsewhere,
             }
         )

@@ -181,6 +181,16 @@ def declared(settings: Config) -> set[str]:
     return named | ({paths.FACT} if settings.paths else set())
 
 
+def astray(settings: Config) -> list[str]:
+    """Say of each folder of ``[paths]`` that there is none: no path has a place in it."""
+    return [
+        f"paths.{argument}: there is no folder {folder.root}, so that input.paths.{argument} is "
+        "undefined in every call: make the folder, or correct the path"
+        for argument, folder in settings.paths.items()
+        if not folder.root.is_dir()
+    ]
+
+
 def advice(name: str) -> str:
     """Say what to do about a member of the input that nothing declares."""
     return (
