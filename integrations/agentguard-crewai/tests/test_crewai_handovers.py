@@ -7,9 +7,11 @@ process stands in test_crewai_crashes.py.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -200,6 +202,47 @@ def an_async_flow(office: Office, way: Any, worker: Any) -> Any:
     return lambda: asyncio.run(Ordering(suppress_flow_events=True).kickoff_async())
 
 
+def a_crew_in_a_thread(office: Office, way: Any, worker: Any) -> Any:
+    """As docs/crewai.md has it: the thread's work is run with the tool's context."""
+    crew = office.crew(way.crew(worker))
+
+    def work() -> str:
+        with ThreadPoolExecutor() as pool:
+            return pool.submit(contextvars.copy_context().run, crew.kickoff).result().raw
+
+    return work
+
+
+def a_crew_in_a_bare_thread(office: Office, way: Any, worker: Any) -> Any:
+    """As docs/crewai.md says it is lost: both blocks are begun in the thread."""
+    crew = office.crew(way.crew(worker))
+
+    def kickoff() -> str:
+        with office.lent(), resumable("inner-1"):
+            return crew.kickoff().raw
+
+    def work() -> str:
+        with ThreadPoolExecutor() as pool:
+            return pool.submit(kickoff).result()
+
+    return work
+
+
+def a_crew_and_a_call_of_its_own(office: Office, way: Any, worker: Any) -> Any:
+    """A guarded call that no journal has, and then a crew."""
+    crew, clerk = office.crew(way.crew(worker)), office.guard.new_agent("clerk")
+
+    @office.guard.tool
+    def mail(to: str) -> None:
+        office.ran.append(f"mail to {to}")
+
+    def work() -> str:
+        clerk.call(mail, to="ann")
+        return crew.kickoff().raw
+
+    return work
+
+
 WAYS = {
     "coworker": coworker(lambda crew: crew.kickoff()),
     "question": coworker(lambda crew: crew.kickoff(), QUESTION),
@@ -211,6 +254,7 @@ WAYS = {
     "manager": managed(lambda crew: crew.kickoff()),
     "amanager": managed(soon(lambda crew: crew.akickoff())),
     "crew_in_a_tool": in_a_tool(a_crew),
+    "crew_in_a_thread_of_a_tool": in_a_tool(a_crew_in_a_thread),
     "agent_in_a_tool": in_a_tool(an_agent),
     "flow_in_a_tool": in_a_tool(a_flow),
     "async_flow_in_a_tool": in_a_tool(an_async_flow),
@@ -243,6 +287,48 @@ def test_work_in_which_nothing_waits_is_handed_out_and_not_done_again(office, wa
     assert work.tried(office) == ["a cab", "ann"]
     assert work.tried(office) == []
     assert [heard > 0 for heard in work.heard] == [True, False]
+
+
+IN_A_BARE_THREAD = "outside of any guarded call"
+
+
+def test_the_limit_what_waits_in_a_bare_thread_of_a_tool_is_not_made_again(office, way, caplog):
+    work = in_a_tool(a_crew_in_a_bare_thread)(office, way)
+    assert work.tried(office) == ["a cab"]
+    assert IN_A_BARE_THREAD in caplog.text
+    assert "contextvars.copy_context().run" in caplog.text
+    office.log.approve()
+    assert work.tried(office) == []
+
+
+@pytest.mark.parametrize("how", [a_crew, a_crew_in_a_thread])
+def test_what_waits_within_a_call_is_no_cause_to_warn_of_threads(office, native, how, caplog):
+    """The twin."""
+    assert in_a_tool(how)(office, native).tried(office) == ["a cab"]
+    assert IN_A_BARE_THREAD not in caplog.text
+
+
+def test_nor_is_what_waits_in_a_thread_where_no_tool_runs(office, native, caplog):
+    worker = native.agent("Worker", tools=office.tools)
+    begin = a_crew_in_a_bare_thread(office, native, worker)
+    worker.llm.steps[:] = SAID
+    begin()
+    assert office.ran == ["a cab"]
+    office.log.approve()
+    worker.llm.steps[:] = SAID
+    begin()
+    assert office.ran == ["a cab", "ann"]
+    assert IN_A_BARE_THREAD not in caplog.text
+
+
+def test_the_limit_a_tool_is_not_made_again_once_a_call_of_no_journal_has_run(
+    office, native, caplog
+):
+    work = in_a_tool(a_crew_and_a_call_of_its_own)(office, native)
+    assert work.tried(office) == ["mail to ann", "a cab"]
+    assert "has ended while a call waits" in caplog.text
+    office.log.approve()
+    assert work.tried(office) == []
 
 
 @SOME

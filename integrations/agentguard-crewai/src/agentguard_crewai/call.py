@@ -9,7 +9,8 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -22,9 +23,11 @@ from agentguard import (
     ApprovalPending,
     ConfigError,
     Decision,
+    DelegationError,
     Denied,
     Invocation,
     ambient,
+    current_delegation,
 )
 from agentguard.journal import Inside
 from agentguard_crewai import rejection
@@ -47,6 +50,13 @@ _MISTAKES: Final = frozenset(
     {"arguments.unrepeatable", "delegation.missing", "delegation.ended", "storage.closed"}
 )
 """Whoever wrote the program should hear of these: a crew goes on without what was refused."""
+
+
+_IN_A_THREAD: Final = (
+    "%s waits for an approval outside of any guarded call, while a call of %s runs for the same "
+    "user: if that one's tool has begun this work in a thread, it is kept as done, and what waits "
+    "is not made again with it; run the thread's work with contextvars.copy_context().run"
+)
 
 
 class Action:
@@ -74,6 +84,10 @@ class Action:
 
 ACTION: Final[ContextVar[Action | None]] = ContextVar("agentguard_crewai_action", default=None)
 """The step that runs here; None where a model calls tools natively: CrewAI tries once then."""
+
+
+_AT_WORK: Final[set[Call]] = set()
+"""The calls that are in a journal, and whose tools run now, whatever the context."""
 
 
 class Body(NamedTuple):
@@ -140,23 +154,33 @@ class Call:
         self._started = False
         self._inside: Inside | None = None
         self._asked_anew = False
+        self._principal = _principal()
 
     def run(self) -> Any:
         """Run the tool; what has to go well before its own code does so within the call."""
         self._begin()
-        with collected(self._within), unsealed_for(self._body.tool):
+        with self._at_work(), collected(self._within), unsealed_for(self._body.tool):
             return self._body.run()
 
     async def arun(self) -> Any:
         """Run the tool; the async twin of ``run``."""
         self._begin()
-        with collected(self._within), unsealed_for(self._body.tool):
+        with self._at_work(), collected(self._within), unsealed_for(self._body.tool):
             return await self._body.arun()
 
     def _begin(self) -> None:
         if self._coworker is not None:
             hand_over(self._coworker, self._identity)
         self._started, self._inside = True, ambient.inside()
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        if self.codec is not None:
+            _AT_WORK.add(self)
+        try:
+            yield
+        finally:
+            _AT_WORK.discard(self)
 
     def asks_anew(self, denied: Denied) -> bool:
         """Whether a call that was to stop the crew asks once more: its request has expired."""
@@ -198,6 +222,11 @@ class Call:
     def given_up(self, pending: ApprovalPending) -> ToolFailure:
         """End the call: nobody has answered in time."""
         self._give_back()
+        if ambient.inside() is None and self._principal is not None:
+            names = {call.invocation.tool.name for call in tuple(_AT_WORK) if self._is_of(call)}
+            if names:
+                told = self.invocation.tool.name, ", ".join(sorted(names))
+                _LOGGER.warning(_IN_A_THREAD, *told)
         return waiting(self.invocation.tool.name, pending)
 
     def ended(self, error: Exception) -> Any:
@@ -225,6 +254,18 @@ class Call:
             rejection.keep(self._identity.agent, self._place, decision)
         return denied(self.invocation.tool.name, decision)
 
+    def _is_of(self, call: Call) -> bool:
+        return call._principal == self._principal
+
     def _give_back(self) -> None:
         if self._place is not None:
             self._run.give_back(self._place, self._within)
+
+
+def _principal() -> str | None:
+    """Name the user for whom a call is made here; None on the agent's own authority."""
+    try:
+        lent = current_delegation()
+    except DelegationError:
+        return None  # it has ended: the call is refused
+    return None if lent is None else lent.principal

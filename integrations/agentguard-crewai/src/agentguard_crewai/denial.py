@@ -19,9 +19,9 @@ _ASKS_ANEW: Final = frozenset({"approval.expired"})
 _INSTEAD: Final = {
     "delegation.missing": (
         "the agent acts only for somebody, and nothing is lent to it here: kick off the crew "
-        "inside a block of guard.delegate(...), begun in the very thread that kicks it off (or run "
-        "that thread's work with contextvars.copy_context().run); an agent that acts by itself has "
-        'authority = "own" in its table of [agents]'
+        "inside a block of guard.delegate(...), and run a thread's work with "
+        "contextvars.copy_context().run, which takes the block along; an agent that acts by itself "
+        'has authority = "own" in its table of [agents]'
     ),
     "delegation.ended": (
         "what was lent for this kickoff has ended: let the block of guard.delegate(...) around it "
