@@ -172,6 +172,8 @@ class Runtime:
             key = home.trust.trusted("log", home.log_key.key_id)
             if key.not_before <= seconds(moment):
                 self._log.sign_with(home.log_key)
+                if self._ledger is not None:
+                    self._ledger.sign_with(home.log_key)
                 self._signs_for = home
 
     def _look_for_keys(self, moment: datetime) -> None:

@@ -23,6 +23,7 @@ from agentguard import (
     StorageError,
     administration,
     config,
+    rotation,
 )
 from agentguard.audit.standing import Gathering
 from agentguard.canonical import dumps, loads_object
@@ -345,6 +346,31 @@ def test_what_nobody_has_signed_is_neither_believed_nor_signed(scene, monkeypatc
     assert (kept.revoked, kept.sequence, kept.frozen) == (frozenset(), 1, True)
     assert kept.newest < "9998"
     assert scene.opens() == "domain.frozen"
+
+
+def test_a_key_that_was_declared_compromised_signs_nothing_any_more(scene, monkeypatch):
+    """A guard that has run since before the rotation goes on for some minutes with the old key."""
+    monkeypatch.setattr("agentguard.storage.ledger.UNKEPT", -1)  # so that there is work each time
+    with scene.open() as guard:
+        assert scene.call(guard) == "ok"
+        known = guard._runtime._ledger
+        known.keep()
+        before = standing.load(scene.outside).key_id
+        now = datetime.now(UTC)
+        rotation.rotate(
+            scene.place.config,
+            PASSPHRASE,
+            "log",
+            now=now,
+            compromised_since=now - timedelta(hours=1),
+        )
+        trust = scene.place.take_up().trust
+        assert scene.opens() == "ok"  # a new guard keeps it with the new key
+        known.keep()
+        for folder in (scene.state, scene.outside):
+            kept = standing.load(folder)
+            assert kept.key_id != before
+            assert kept.verify(trust).sequence == 0
 
 
 # --- a fork ---------------------------------------------------------------------------------------

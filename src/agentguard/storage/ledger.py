@@ -117,6 +117,10 @@ class Ledger:
         """The trust document that counts by now."""
         return self._trust()
 
+    def sign_with(self, signer: Signer) -> None:
+        """Sign what is kept from here on with another key of the log."""
+        self._signer = signer
+
     @property
     def standing(self) -> Standing:
         """What is known by now, without looking for more."""
@@ -316,8 +320,11 @@ class Ledger:
             trust = self._trust()
             read = self._read_on()
             for folder in reversed(self._folders):  # out of everybody's reach first
-                if self._signer is not None and self._is_stale(folder, read, trust):
-                    standing.keep(folder, self._log, read, self._signer)
+                signer = self._signer
+                if signer is None or signer.public_key not in trust.current("log"):
+                    continue  # whoever has the newest key keeps it: an old one may be compromised
+                if self._is_stale(folder, read, trust):
+                    standing.keep(folder, self._log, read, signer)
             return read
 
     def _is_stale(self, folder: Path, read: Standing, trust: TrustDocument) -> bool:
