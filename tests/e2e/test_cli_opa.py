@@ -101,7 +101,7 @@ def test_check_eval_and_doctor_ask_the_server(served):
     assert "unknown to this engine" in shown.stdout
     assert "at r1, decision id " in shown.stdout
     assert list(project.json("policy", "check")["evaluation"]["revisions"].values()) == ["r1"]
-    asked = {"agent": {"type": "assistant"}, "action": "read_file", "args": {"path": "a"}}
+    asked = {"agent": {"type": "assistant"}, "action": "read_file", "paths": {"path": "a"}}
     (project.folder / "call.json").write_text(json.dumps(asked))
     assert project.json("policy", "eval", "call.json")["decision"] == "allow"
     checks = {c["check"]: c for c in project.json("doctor")["checks"]}
