@@ -21,6 +21,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.func import entrypoint, task
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 
@@ -426,3 +427,32 @@ async def test_a_graph_within_that_keeps_its_state_in_the_run_goes_on_with_it(
     desk.approve()
     state = await ran(graph, None, sync=sync)
     assert (desk.paid, answers(state)) == ([("ann", 500)], ["paid 500 to ann"])
+
+
+@pytest.mark.parametrize("swallow", [True, False], ids=["swallows", "raises"])
+def test_a_graph_that_has_paused_goes_on_after_a_call_that_no_journal_has(people, swallow):
+    """A graph that goes on does not run the task again in which that call was made."""
+    desk = people()
+    look, pay = guard_tools([desk.look, desk.pay], desk.guard.new_agent("clerk"))
+    calling = {"type": "tool_call", "name": "pay", "args": ANN, "id": "p1"}
+
+    @task
+    def looking():
+        return look.invoke({"what": "x"})
+
+    @task
+    def paying():
+        return pay.invoke(calling).text
+
+    @entrypoint()
+    def child(_given):
+        return {"messages": [AIMessage(f"{looking().result()}; {paying().result()}")]}
+
+    graph = desk.graph(tools=[asking(child, swallow=swallow)])
+    paused = graph.invoke(desk.asking(("ask", {"work": WORK})), CONFIG)
+    assert paused["__interrupt__"]
+    done = list(desk.paid)
+    desk.approve()
+    state = graph.invoke(None, CONFIG)
+    assert answers(state) == ["looked at x; paid 500 to ann"]
+    assert desk.paid == [*done, ("ann", 500)]

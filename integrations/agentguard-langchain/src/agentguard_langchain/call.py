@@ -252,7 +252,7 @@ class Body:
                 within.hands_over = False  # made again, it would ask the graph for the same anew
                 _LOGGER.warning(_ELSEWHERE, call.tool.name)
             self.hands_over = within is not None and within.hands_over
-        if within is not None and within.hands_over and within.repeatable:
+        if within is not None and within.hands_over and (within.repeatable or work.paused):
             if work.ran and not work.paused:
                 return  # made again, a graph within would do twice what it has done
             waiting = [request for request in within.requests if call.waits(request)]
