@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from agentguard import (
     administration,
     rotation,
 )
+from agentguard.audit.standing import NAME_SIZE
 from agentguard.keys import Ed25519Signer
 from agentguard.storage import journal, naming, standing
 
@@ -173,6 +175,26 @@ def test_the_secret_is_sealed_for_one_key_of_one_log(payer, world):
     with pytest.raises(StorageError) as refused:
         naming.secret(payer.state, home.trust, stranger)
     assert refused.value.code == "storage.corrupt"
+
+
+def test_the_names_are_written_where_they_changed_and_made_anew_where_they_are_damaged(payer):
+    """To keep an approval or a revocation costs the same, however many calls were journalled."""
+    assert payer.pays() == "paid c"
+    revoke = partial(administration.revoke, payer.place.config, PASSPHRASE, note="n")
+    revoke("user:alice", now=datetime.now(UTC))
+    names, kept = (payer.state / name for name in (standing.NAMES, standing.FILE))
+    before = names.stat().st_mtime_ns, kept.stat().st_mtime_ns
+    revoke("user:mallory", now=datetime.now(UTC))
+    assert names.stat().st_mtime_ns == before[0]
+    assert kept.stat().st_mtime_ns != before[1]
+    whole = names.read_bytes()
+    assert len(whole) == NAME_SIZE
+    names.write_bytes(b"")
+    revoke("user:trudy", now=datetime.now(UTC))
+    assert names.read_bytes() == whole
+    assert payer.pays("d") == "paid d"
+    revoke("user:eve", now=datetime.now(UTC))
+    assert len(names.read_bytes()) == 2 * NAME_SIZE
 
 
 @pytest.mark.parametrize("reopened", [True, False])

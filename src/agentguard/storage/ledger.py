@@ -25,6 +25,7 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.keys import Signer
 from agentguard.storage import anchor, registry, shard_file, sqlite, standing
 from agentguard.storage.reader import StateReader
+from agentguard.storage.standing import Kept
 from agentguard.storage.walk import ElsewhereError, Walk, Walked
 
 _LOGGER = logging.getLogger("agentguard")
@@ -110,6 +111,7 @@ class Ledger:
         self._calls: set[str] = set()
         self._calls_before: set[str] = set()
         self._calls_of_parent = set(parent.calls) if parent is not None else set()
+        self._damaged: set[Path] = set()  # where the file, or that of the names, is to be made anew
         self.heads: dict[int, bytes] = {}
 
     @property
@@ -244,6 +246,7 @@ class Ledger:
         for _attempt in range(3):  # another process may just have replaced one file of the two
             with suppress(StorageError):
                 return standing.load(folder).whole(trust)
+        self._damaged.add(folder)
         return None
 
     def _anew(self, begun: Standing, trust: TrustDocument, own: int | None) -> Standing:
@@ -323,15 +326,22 @@ class Ledger:
                 signer = self._signer
                 if signer is None or signer.public_key not in trust.current("log"):
                     continue  # whoever has the newest key keeps it: an old one may be compromised
-                if self._is_stale(folder, read, trust):
-                    standing.keep(folder, self._log, read, signer)
+                before = self._before(folder, trust)
+                if before is None or self._is_stale(before.standing, read):
+                    standing.keep(folder, self._log, read, signer, before=before)
+                    self._damaged.discard(folder)
             return read
 
-    def _is_stale(self, folder: Path, read: Standing, trust: TrustDocument) -> bool:
-        try:
-            kept = standing.load(folder).whole(trust)
-        except StorageError:
-            return True
+    def _before(self, folder: Path, trust: TrustDocument) -> Kept | None:
+        """Return what is kept in a folder; the names in it, which decide nothing, are not read."""
+        if folder not in self._damaged:
+            with suppress(StorageError):
+                kept = standing.load(folder)
+                kept.verify(trust)
+                return kept
+        return None
+
+    def _is_stale(self, kept: Standing, read: Standing) -> bool:
         # how far it was read is worth a write now and then only
         return not 0 <= read.entries - kept.entries <= UNKEPT or (
             self._decisive(read) != self._decisive(kept)

@@ -105,17 +105,24 @@ def load(folder: Path) -> Kept:
     raise _damaged(path)
 
 
-def keep(folder: Path, log: str, standing: Standing, signer: Signer) -> None:
-    """Replace what is kept; raises ``StorageError``. Call it inside ``registry.locked`` only."""
+def keep(
+    folder: Path, log: str, standing: Standing, signer: Signer, *, before: Kept | None = None
+) -> None:
+    """Replace what is kept; raises ``StorageError``. Call it inside ``registry.locked`` only.
+
+    Names that were kept ``before``, as a verified file says, are not written again.
+    """
     names = standing.names.encode()
-    kept = _encoded(standing, sha256(names).hexdigest())
+    digest = sha256(names).hexdigest()
+    kept = _encoded(standing, digest)
     signature = signer.sign(_signed(log, canonical.dumps(kept)))
     document: dict[str, JSON] = {
         "standing": kept,
         "keyid": signer.key_id,
         "sig": b64_encode(signature),
     }
-    if names or (folder / NAMES).exists():
+    is_new = before is None or before.names_sha256 != digest
+    if is_new and (names or (folder / NAMES).exists()):
         files.replace(folder / NAMES, names)
     files.replace(folder / FILE, canonical.dumps(document))
 
