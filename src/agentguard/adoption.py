@@ -169,7 +169,7 @@ def _require_heads(
 def _changed(state: Path) -> StorageError:
     message = (
         f"{state}, or what its anchor has seen, is not what was shown: stop what writes there, and "
-        "run agentguard adopt --note TEXT again; the anchor is as it was"
+        f"run {anchor.ADOPT} again; the anchor is as it was"
     )
     return StorageError(message, code="storage.locked")
 

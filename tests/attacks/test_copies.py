@@ -35,7 +35,7 @@ from agentguard.examination import examine
 from agentguard.guard import Guard
 from agentguard.invocation import timestamp
 from agentguard.keys import Ed25519Signer
-from agentguard.storage import keystore
+from agentguard.storage import keystore, ledger
 from agentguard.storage.reader import StateReader
 
 PASSPHRASE = b"correct horse"
@@ -153,6 +153,19 @@ def test_a_moved_project_opens_and_a_copy_of_it_does_not(original, tmp_path):
     sound(moved)
 
 
+def test_a_state_that_was_copied_back_is_told_of_a_place_where_no_state_is(original, tmp_path):
+    original.base.rename(tmp_path / "moved")
+    call(settings_in(tmp_path / "moved"))
+    shutil.copytree(tmp_path / "moved", original.base)  # mv to another file system, and back
+    shutil.rmtree(tmp_path / "moved")
+    said = refused(original, "storage.copied")
+    assert "There is no state now" in said
+    assert "Work there" not in said
+    adopt(original)
+    call(original)
+    sound(original)
+
+
 def test_a_backup_that_is_put_back_at_its_path_opens(original, tmp_path):
     shutil.copytree(original.state, tmp_path / "backup")
     shutil.rmtree(original.state)
@@ -262,6 +275,11 @@ def test_a_copy_is_adopted_and_the_original_refused_from_then_on(original, copie
     sound(copied)
     assert report(copied).adoptions == ()  # nothing was lost
     assert str(copied.state) in refused(original, "storage.copied")
+    trust = keystore.load_trust(original.state)
+    with pytest.raises(StorageError, match="--note TEXT here") as caught:
+        ledger.current(original.state, original.anchor, trust)  # who only reads is told so, too
+    assert caught.value.code == "storage.copied"
+    assert ledger.current(copied.state, copied.anchor, trust)
     # and back: what the copy has written since is given up
     assert shards_of(adopt(original)) == [0]
     call(original)

@@ -33,6 +33,10 @@ def test_the_message_for_a_copy_leads_to_a_command_that_works(changed, copied):
     assert "adopted: the log goes on in" in adopted.stdout
     assert copied.python("-c", OPEN).returncode == 0
     assert f"its log goes on in {copied.state}" in changed.python("-c", OPEN).stderr
+    assert "error [storage.copied]" in changed.run("approvals", "list").stderr
+    failed = {c["check"] for c in changed.json("doctor", code=1)["checks"] if c["status"] == "fail"}
+    assert {"anchor", "requests"} <= failed
+    assert "was rolled back" not in changed.run("doctor").stdout
 
 
 def test_a_state_behind_its_anchor_is_adopted_and_verify_tells_of_it(changed):

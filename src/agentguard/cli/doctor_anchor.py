@@ -15,7 +15,7 @@ from agentguard.cli.location import from_home
 from agentguard.config import Config
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.storage import keystore, place, writers
-from agentguard.storage.anchor import log_folder
+from agentguard.storage.anchor import ADOPT, log_folder
 
 
 def findings(settings: Config) -> Iterator[Finding]:
@@ -38,8 +38,8 @@ def findings(settings: Config) -> Iterator[Finding]:
         if original is not None:
             what = (
                 f"it knows {original} as the state of this log: {settings.state} is a copy, in "
-                "which every call is denied (storage.copied); agentguard adopt lets the log go on "
-                "here, and not there"
+                f"which every call is denied (storage.copied); {ADOPT} lets the log go on here, "
+                "and not there"
             )
             yield Finding("fail", "anchor", what)
         elif not writers.is_apart(settings.state, folder):

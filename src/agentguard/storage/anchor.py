@@ -29,10 +29,13 @@ _SUFFIX: Final = ".checkpoint"
 _PAUSES: Final = (0.01, 0.02, 0.03, 0.04)
 """Seconds after which an anchor that seems damaged is read again: it is written in place."""
 
+ADOPT: Final = "agentguard adopt --note TEXT"
+"""The command with which a log goes on in a state as it is."""
+
 ROLLED_BACK: Final = (
     "the state was rolled back or replaced, or a copy of it was opened. Restore the newest state; "
-    "if this one is all there is, agentguard adopt lets the log go on in it, on record. Nothing is "
-    "written until then"
+    f"if this one is all there is, {ADOPT} lets the log go on in it, on record. Nothing is written "
+    "until then"
 )
 """What is said of a state that is behind its anchor, and what to do."""
 

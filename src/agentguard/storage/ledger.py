@@ -23,7 +23,7 @@ from agentguard.audit.standing import Gathering, Place, Standing
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.keys import Signer
-from agentguard.storage import anchor, registry, shard_file, sqlite, standing
+from agentguard.storage import anchor, place, registry, shard_file, sqlite, standing
 from agentguard.storage.reader import StateReader
 from agentguard.storage.standing import Kept
 from agentguard.storage.walk import ElsewhereError, Walk, Walked
@@ -206,9 +206,15 @@ class Ledger:
             trust = self._trust()
             begun, is_sure = self._start(trust)
             try:
-                read = self._walk(begun, trust, own, is_sure=is_sure)
-            except ElsewhereError:
-                read = self._anew(begun, trust, own)
+                try:
+                    read = self._walk(begun, trust, own, is_sure=is_sure)
+                except ElsewhereError:
+                    read = self._anew(begun, trust, own)
+            except StorageError as error:
+                if error.code == "storage.rolled_back" and self._anchors is not None:
+                    # the original of an adopted copy is behind the anchor, and nobody's mistake
+                    place.refuse_copy(anchor.log_folder(self._anchors, self._log), self._state)
+                raise
             with self._learning:
                 self._begun = True
                 if read.entries != self._known.standing.entries:

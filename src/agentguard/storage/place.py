@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from agentguard.errors import StorageError
 from agentguard.storage import files, lock
+from agentguard.storage.anchor import ADOPT
 
 _RECORD: Final = "state.json"
 _LOCK: Final = "state.lock"
@@ -70,14 +71,15 @@ def require(folder: Path, state: Path) -> None:
     with _locked(folder):
         kept = _read(folder)
         if kept is not None and _is_copy(kept, here):
-            message = (
-                f"the state {here.state.path} is a copy: its log goes on in {kept.state.path}. "
-                "Work there, or found a state of your own here (agentguard init in another "
-                "folder). If the log shall go on here and not there any more, stop what runs "
-                "there, and run agentguard adopt here. Nothing was written"
-            )
-            raise StorageError(message, code="storage.copied")
+            raise _copied(state, kept.state.path)
         _write(folder, here)
+
+
+def refuse_copy(folder: Path, state: Path) -> None:
+    """Refuse a state that is a copy, and record nothing; raises as ``require`` does."""
+    recorded = original(folder, state)
+    if recorded is not None:
+        raise _copied(state, recorded)
 
 
 def original(folder: Path, state: Path) -> str | None:
@@ -152,6 +154,21 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release(held)
+
+
+def _copied(state: Path, recorded: str) -> StorageError:
+    said = f"the state {state.resolve()} is a copy: its log goes on in {recorded}"
+    if Path(recorded).is_dir():
+        remedy = (
+            "Work there; for another log, run agentguard init in a new folder. If the log shall go "
+            f"on here and not there any more, stop what runs there, and run {ADOPT} here"
+        )
+    else:
+        remedy = (
+            "There is no state now: bring it back, or, if this is what you moved away from there, "
+            f"run {ADOPT} here"
+        )
+    return StorageError(f"{said}. {remedy}. Nothing was written", code="storage.copied")
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:
