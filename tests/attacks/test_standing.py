@@ -460,14 +460,14 @@ def test_a_signal_handler_that_keeps_while_this_thread_keeps_is_refused(scene, m
     with scene.open() as guard:
         known = guard._runtime._ledger
 
-        def meanwhile(*arguments: Any) -> None:
+        def meanwhile(*arguments: Any, **more: Any) -> None:
             if not became:
                 became.append("begun")
                 try:
                     known.keep()
                 except StorageError as error:
                     became.append(error.code)
-            keep(*arguments)
+            keep(*arguments, **more)
 
         monkeypatch.setattr(standing, "keep", meanwhile)
         known.keep()
