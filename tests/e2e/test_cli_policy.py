@@ -6,7 +6,12 @@ import json
 
 import pytest
 
-CALL = {"agent": {"type": "assistant"}, "action": "read_file", "args": {"path": "README.md"}}
+CALL = {
+    "agent": {"type": "assistant"},
+    "action": "read_file",
+    "args": {"path": "README.md"},
+    "paths": {"path": "README.md"},
+}
 ALLOW_ALL = "package agent.authz\ndefault allow := true\n"
 FAILING = "package agent.authz\nallow if { input.action == 1 / input.zero }\n"
 
@@ -135,7 +140,7 @@ def test_check_warns_of_a_policy_that_allows_the_unknown(project):
     [
         ({}, 0, "allow", ""),
         ({"action": "write_file"}, 1, "deny", "policy.denied"),
-        ({"args": {"path": ".env"}}, 1, "deny", "policy.denied"),
+        ({"paths": {"path": ".env"}}, 1, "deny", "policy.denied"),
     ],
 )
 def test_eval_decides_as_a_guard_does(told, tmp_path, changes, code, decision, reason):
