@@ -3,8 +3,8 @@ r"""Text from outside as it is shown: what a terminal does not show as itself is
 One place decides this for every screen, message and description: ``shown`` for a text,
 ``shown_json`` for a value. A character that is written out stands as Python writes it in a string
 (U+202E as ``\u202e``); a backslash of the text itself is doubled, and ``␣`` is a space beside
-another one or at an end. So two texts never look alike. ``breaks`` says where a shown text is cut
-into rows.
+another one or at an end. So no two texts are shown as the same characters. ``breaks`` says where a
+shown text is cut into rows.
 
 The categories of the characters are those of the Unicode version that this Python has
 (``UNICODE``): what is assigned later is written out.
@@ -49,14 +49,32 @@ _UNSEEN: Final = frozenset(
 _ALIKE: Final = frozenset(
     "\u0251\u0261\u0269\u01c0\u01c3\u1d04\u1d0f\u1d1c\u1d20\u1d21\u1d22\ua731\ua78c"  # Latin's own
     "\u2010\u2011\u2212\u02d7\u2024\u2025\u2044\u2215\u29f8\ua789\u2236\u02d0\u02f8\u0589\u05c3"
-    "\u2223\u02ba\u02ee\u2033\u2036\u05f4\uff02\ufb00\ufb01\ufb02\ufb03\ufb04\ufb05\ufb06"
+    "\u2223\u02ba\u02ee\u2032\u2033\u2035\u2036\u05f4\uff02\u2012\u2043\u205a\u2041\u2571\u27cb\u1735\U0001d23a"
+    "\u0701\u0702\u0703\u0704\u1803\u1809\u16eb\u16ec\ua4fe\ua4ff\ua60e\U00010a50\U0001d16d\u060d"
+    "\u05c0\u23fd\u2502\u2503\u2758\u2759\u275a\uff5c\uffe8"
+    "\u2216\u2572\u27cd\u29f5\u29f9\uff3c\U0001d20f\U0001d23b"  # a backslash: it would seem ours
+    "\u203c\u2047\u2048\u2049\u0e4d\u0ecd"  # two signs in one, and halves of one
 )
-"""What most fonts draw as they draw characters of ASCII."""
+"""What most fonts draw as they draw other characters, mostly of ASCII."""
+
+_WHOLE: Final = frozenset("\u00b5\u2026\u2103\u2109\u2116\u0587\u0e33\u0eb3")
+"""What everyday text has as one sign, though it is made of others: \u2026, \u2116, \u2103."""
+
+_FORMS: Final = {"<isolated>", "<initial>", "<medial>", "<final>", "<small>", "<vertical>"}
+"""Characters of other ones' shapes at a place in a word or a row."""
 
 _PASSING: Final = {
     "CYRILLIC": frozenset("асеіјорѕхуһԁԛԝѵӏАВСЕНІЈКМОРЅТХУԚԜӀҮ"),
     "GREEK": frozenset("ονρικυγαΑΒΕΖΗΙΚΜΝΟΡΤΥΧ"),
     "ARMENIAN": frozenset("օոսհցզԼՕՍ"),
+    "ARABIC": frozenset("\u0627\u0647\u06be\u06c1\u06d5"),
+    "HEBREW": frozenset("\u05d5\u05d8\u05df\u05e1"),
+    "GEORGIAN": frozenset("\u10ff"),
+    "ETHIOPIC": frozenset("\u1200\u12d0"),
+    "HANGUL": frozenset("\u3147\u3163"),
+    "MALAYALAM": frozenset("\u0d20"),
+    "MYANMAR": frozenset("\u101d"),
+    "ORIYA": frozenset("\u0b20"),
 }
 """The letters of other scripts of which whole Latin words can be made."""
 
@@ -65,11 +83,32 @@ _APART: Final = re.compile(
     "MYANMAR|ARABIC|HEBREW|SYRIAC|DEVANAGARI|BENGALI|GURMUKHI|GUJARATI|ORIYA|TAMIL|TELUGU|KANNADA|"
     "MALAYALAM|SINHALA|TIBETAN|ETHIOPIC"
 )
-"""Scripts whose letters may stand within a Latin word, as in Tシャツ: they pass for none of it."""
+"""Scripts whose letters may stand within a Latin word, as in Tシャツ: few pass for any of it."""
+
+_TODAY: Final = re.compile(
+    f"{_APART.pattern}|GREEK|CYRILLIC|ARMENIAN|GEORGIAN|THAANA|HALFWIDTH|FULLWIDTH|MODIFIER|"
+    "FEMININE|MASCULINE|SUPERSCRIPT"
+)
+"""The scripts of everyday use (Unicode's UAX #31, table 5), and signs that go with them.
+
+Letters of others (as Cherokee, Lisu, Coptic or Deseret) are drawn like Latin ones too often.
+"""
+
+_RARE: Final = re.compile(
+    "["
+    "\u1d00-\u1dbf\u2c60-\u2c7f\ua720-\ua7ff\uab30-\uab6f\U00010780-\U000107bf"
+    "\U0001df00-\U0001dfff"  # Latin letters of phonetics and of the Middle Ages
+    "\u2e80-\u2fdf\u31c0-\u31ef"  # parts of Chinese characters
+    "\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff"  # parts of Korean syllables
+    "]"
+)
+"""What most people do not know from the letters that it looks like."""
 
 _WRITTEN: Final = r"\\(?:U[0-9a-f]{8}|u[0-9a-f]{4}|x[0-9a-f]{2}|.)"
 _MARKS: Final = "\u0300-\u036f\u0483-\u0487\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
 _WORD: Final = re.compile(rf"{_WRITTEN}|(?P<word>\w[\w{_MARKS}]*)")
+_TOKEN: Final = re.compile(r"\S+")
+_FULLWIDTH: Final = re.compile("(?<=[!-~])[\uff07\uff0c-\uff0f\uff1a\uff1b]+(?=[!-~])")
 _SPACES: Final = re.compile(r"^ +| +$| {2,}")
 _PIECE: Final = re.compile(rf"{_WRITTEN}|.", re.DOTALL)
 _MOST_MARKS: Final = 4
@@ -106,6 +145,9 @@ def written_out(text: str) -> str:
         if not text.isascii():
             others = _unmistakable(text)
             text = _WORD.sub(lambda found: _word(found, others), text)
+            letters = {_script(character) for character in text if character.isalpha()}
+            text = _TOKEN.sub(lambda found: _digits(found[0], letters), text)
+            text = _FULLWIDTH.sub(lambda found: "".join(map(_escaped, found[0])), text)
     return text
 
 
@@ -172,8 +214,9 @@ def _row(text: str, start: int, room: int) -> int:
 def _cells(character: str) -> int:
     if character.isascii():
         return 1
-    symbol = unicodedata.category(character)[0] == "S"  # emoji, whose width is a matter of opinion
-    return 2 if symbol or unicodedata.east_asian_width(character) in _WIDE else 1
+    # signs, numbers and rare scripts: their width changes with the terminal's version of Unicode
+    unsure = character > "\uffff" or unicodedata.category(character)[0] in "SN"
+    return 2 if unsure or unicodedata.east_asian_width(character) in _WIDE else 1
 
 
 def _seen(text: str) -> Iterator[str]:
@@ -200,16 +243,26 @@ def _is_seen(character: str) -> bool:
         and unicodedata.category(character) != "Me"
         and unicodedata.is_normalized("NFC", character)
         and not _is_variant(character)
+        and not _is_rare(character)
     )
 
 
 def _is_variant(character: str) -> bool:
-    """Whether a character is a letter or digit of ASCII in another shape, as in mathematics."""
+    """Whether a character is another one, or some, in another shape, as in mathematics."""
     kind = unicodedata.decomposition(character).partition(" ")[0]
     plain = unicodedata.normalize("NFKC", character)
-    if kind not in ("<font>", "<wide>", "<compat>") or len(plain) > 1 or not plain.isascii():
-        return False
-    return plain.isalpha() or (plain.isdigit() and kind != "<wide>")
+    if kind in ("<font>", "<compat>"):
+        own = character in _WHOLE or "\u3131" <= character <= "\u318e"  # Korean's single letters
+        return not own and any(map(str.isalnum, plain))
+    if kind == "<narrow>":
+        return not "\uff61" <= character <= "\uff9f"  # Katakana, and what belongs to them
+    return kind in _FORMS or (kind == "<wide>" and plain.isascii() and plain.isalpha())
+
+
+def _is_rare(character: str) -> bool:
+    """Whether a character is one that few people can tell from what it looks like."""
+    foreign = character.isalpha() and not _TODAY.fullmatch(_script(character))
+    return foreign or _RARE.fullmatch(character) is not None
 
 
 def _stands(cluster: str, character: str) -> bool:
@@ -266,7 +319,31 @@ def _word(found: re.Match[str], others: frozenset[str]) -> str:
 
 
 def _goes_with_latin(character: str) -> bool:
-    return not character.isalpha() or _APART.fullmatch(_script(character)) is not None
+    if not character.isalpha():
+        return True
+    return _APART.fullmatch(_script(character)) is not None and not _passes(character)
+
+
+def _digits(token: str, letters: set[str]) -> str:
+    """Return what stands between two spaces with foreign digits written out that may mislead.
+
+    They stay where a letter of their script is in the text, and no other digit or letter of ASCII
+    is in the token: beside these, a zero may look like a full stop.
+    """
+    if token.isascii():
+        return token
+    plain = _PIECE.sub(lambda found: found[0] if len(found[0]) == 1 else "", token)
+    zeros = {ord(one) - unicodedata.decimal(one) for one in plain if one.isdecimal()}
+    mixed = len(zeros) > 1 or any(one.isascii() and one.isalnum() for one in plain)
+    return "".join(
+        _escaped(one) if _is_doubtful(one, letters, mixed=mixed) else one for one in token
+    )
+
+
+def _is_doubtful(character: str, letters: set[str], *, mixed: bool) -> bool:
+    if character.isascii() or not character.isdecimal() or _script(character) == "FULLWIDTH":
+        return False
+    return mixed or letters.isdisjoint(re.split("[ -]", unicodedata.name(character)))
 
 
 def _escaped(character: str) -> str:

@@ -201,6 +201,28 @@ def _looks(folder: Any, asked: ApprovalRequest, value: str, width: int) -> list[
     return drawn[begin + 1 : drawn.index("what is signed")]
 
 
+def test_what_is_left_out_is_said_outside_of_the_bar(tmp_path, asked):
+    """The command that shows the rest is agentguard's; its counts and those of a text agree."""
+    long = replace(asked, arguments=canonical.dumps({"note": "a\n" * 3000, "to": "bob"}))
+    drawn = shown(tmp_path, long, 60, "approve")
+    at = drawn.index("NOT ALL OF THE ARGUMENTS ARE SHOWN. This shows them all:")
+    assert drawn[at + 1] == "agentguard approvals show --request FILE"
+    assert "arguments, 9,024 characters" in drawn  # 21 around the text and its comma
+    assert any(row.startswith(r'  |   "note": \[9,003 characters, of which') for row in drawn)
+    whole = shown(tmp_path, long, 60, "show")
+    assert "NOT ALL" not in "".join(whole)
+    assert (
+        sum(row.count(r"\n") for row in whole[whole.index("arguments, 9,024 characters") :]) == 3001
+    )
+
+
+def test_a_row_of_counting_rods_stays_behind_its_bar(tmp_path, asked):
+    hostile = canonical.dumps({"what": "\U0001d360" * 22 + "xapproved by user:bob"})
+    drawn = shown(tmp_path, replace(asked, arguments=hostile), 60, "show")
+    assert [row for row in drawn if "user:bob" in row and not row.startswith("  |")] == []
+    assert any("user:bob" in row for row in drawn)
+
+
 def test_on_a_terminal_its_own_width_counts(tmp_path, asked, monkeypatch):
     """Rows are cut at what the terminal says, though ``COLUMNS`` was exported by a wider one."""
     hostile = replace(asked, tool="refund" + " " * 30 + "x" * 90, description="y\u2028z " * 30)

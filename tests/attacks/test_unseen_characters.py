@@ -9,6 +9,8 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
+from wcwidth import wcwidth
 
 from agentguard.visible import UNICODE, breaks, cells, shortened, shown, shown_json
 
@@ -31,13 +33,29 @@ def test_what_nobody_sees_is_written_out(unseen):
     assert shown(f"1{unseen}2") == f"1{written}2"
 
 
-def test_no_character_but_the_seen_ones_is_shown():
-    """Each character of the planes that have letters, and some of the others, after a letter."""
+@pytest.fixture(scope="module")
+def seen() -> set[str]:
+    """Return what is shown of the planes that have letters, and of some of the others."""
     codes = [*range(0x20000), *range(0x20000, sys.maxunicode, 997)]
-    kept = set(shown("".join(f"n{chr(code)}" for code in codes))) - {"\u2423", " "}
-    assert {unicodedata.category(one)[0] for one in kept} == set("LMNPS")
-    assert [one for one in kept if one.isspace()] == []
-    assert all(one.isprintable() and unicodedata.is_normalized("NFC", one) for one in kept)
+    text = " ".join(f"n{one}" if is_mark(one) else one for one in map(chr, codes))
+    return set(shown(text)) - {"\u2423", " "}
+
+
+def is_mark(character: str) -> bool:
+    return unicodedata.category(character)[0] == "M"
+
+
+def test_no_character_but_the_seen_ones_is_shown(seen):
+    assert {unicodedata.category(one)[0] for one in seen} == set("LMNPS")
+    assert [one for one in seen if one.isspace()] == []
+    assert all(one.isprintable() and unicodedata.is_normalized("NFC", one) for one in seen)
+
+
+def test_no_terminal_gives_a_character_more_cells_than_are_counted(seen):
+    """Also where the terminal's Unicode is newer than Python's, as of counting rods."""
+    assert len(seen) > 30_000
+    assert [one for one in seen if max(wcwidth(one), cell_len(one)) > cells(one)] == []
+    assert [one for one in seen if wcwidth(one) < 1 and not is_mark(one)] == []
 
 
 @pytest.mark.parametrize(
@@ -54,6 +72,23 @@ def test_no_character_but_the_seen_ones_is_shown():
         ("\U0001d41admin \u2160V", r"\U0001d41admin \u2160V"),  # mathematics, numerals
         ("1\uff10 \ufb01le", r"1\uff10 \ufb01le"),
         ("a\u2215b \u2010f \u2212 1\u2024com", r"a\u2215b \u2010f \u2212 1\u2024com"),
+        ("a \u2502 b\u2758 5\u2032", r"a \u2502 b\u2758 5\u2032"),  # bars, and a prime
+        ("\u2216u202e \u29f5n \uff3c", r"\u2216u202e \u29f5n \uff3c"),  # not our backslash
+        ("\ufe68u202e", r"\ufe68u202e"),
+        ("https\uff1a\uff0f\uff0fx", r"https\uff1a\uff0f\uff0fx"),  # fullwidth signs
+        ("\ufe8d \ufefb", r"\ufe8d \ufefb"),  # Arabic presentation forms
+        ("\u2f08 \u2e9f \u31d0", r"\u2f08 \u2e9f \u31d0"),  # Kangxi radicals, strokes
+        ("\u1100", r"\u1100"),  # a part of a syllable
+        ("\u0132 \u2161 \u2135 \u01c7 \u203c", r"\u0132 \u2161 \u2135 \u01c7 \u203c"),
+        ("\u13aa\u13a2", r"\u13aa\u13a2"),  # AT in Cherokee, BI in Lisu, OE in Coptic
+        ("\ua4d0\ua4f2 \u2c9f\u2cc5", r"\ua4d0\ua4f2 \u2c9f\u2cc5"),
+        ("\U00010412", r"\U00010412"),  # X in Deseret
+        ("a\ua7ae \u1d20", r"a\ua7ae \u1d20"),  # phonetics
+        ("g\u101dogle \u0647", r"g\u101dogle \u0647"),  # Myanmar, Arabic: an o
+        ("10\u066050", r"10\u066050"),  # digits: a full stop is seen, or an o
+        ("1\u0966 user1\u0e50\u0e50 10.\u0660", r"1\u0966 user1\u0e50\u0e50 10.\u0660"),
+        ("\u0660 \u06f1", r"\u0660 \u06f1"),
+        ("\u062c \u0661\u06f1", "\u062c \\u0661\\u06f1"),  # of two scripts
         ("Zoe\u0308", r"Zoe\u0308"),  # looks like Zoë, and is another text
         ("a\u0304\u0304\u0304", r"a\u0304\u0304\u0304"),  # piled up
         ("n\u0336o", r"n\u0336o"),  # struck out
@@ -71,7 +106,14 @@ def test_what_passes_for_something_else_is_written_out(alike, written):
         "Zoë zahlt 5 € für „Größe“ – und 10 µs … ½ fertig!",
         "支払う（５０００円）、PDFファイルを開く。Tシャツ",
         "Отмени заказ в МОСКВА и сообщи",
+        "支払：５０／人、２５℃、№５、ﾃｽﾄ、第①章、PDF（5）",
         "اَدفع مئة دولار",
+        "ادفع ١٥٠ دولار، من فضلك",
+        "۵۰ تومان بپرداز",
+        "१०:३० बजे ५०० रुपये भेजो।",
+        "ㅋㅋㅋ 한국어, น้ำ ๕๐ บาท",
+        "Заплати № 5, это м² и так далее; съешь ещё",
+        "Πλήρωσε 50 € στον Γιάννη, και τώρα",
         "שָׁלוֹם עולם",
         "हिन्दी में नमस्ते",
         "ชำระเงินแล้ว",

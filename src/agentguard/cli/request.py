@@ -68,15 +68,15 @@ def draw(asked: ApprovalRequest, answers: Sequence[Answer], *, whole: str | None
     screen.own(screen.styled("approval", "Somebody is asked to approve exactly this call:"))
     # never cut: what is signed is what is seen
     screen.sheet((name, Text(shown(value))) for name, value in _said(asked))
-    size = len(asked.arguments.decode())
+    arguments = json.loads(asked.arguments)
     screen.own(
-        Text("arguments", style="bold").append(
-            f", {screen.count(size, 'character', 'characters')}", style="not bold"
-        )
+        Text("arguments", style="bold").append(f", {screen.size(arguments)}", style="not bold")
     )
-    if not screen.document(json.loads(asked.arguments), whole=whole is None) and whole is not None:
-        said = screen.styled("warn", "NOT ALL OF THE ARGUMENTS IS SHOWN: ")
-        screen.line(said, f"{whole} shows the rest")
+    if not screen.document(arguments, whole=whole is None) and whole is not None:
+        screen.own(
+            screen.styled("warn", "NOT ALL OF THE ARGUMENTS ARE SHOWN. This shows them all:")
+        )
+        screen.own(screen.command(whole))
     screen.line(Text("what is signed", style="bold"))
     screen.sheet(
         (

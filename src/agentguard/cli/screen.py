@@ -8,6 +8,7 @@ behind a bar. How it is cut into rows stands in ``layout.py``. No command's logi
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,9 @@ _LINES: Final = 400
 _FIRST: Final = 300
 _LAST: Final = 50
 """Lines of JSON that are shown of more."""
+
+_NAME: Final = re.compile(r' *"(?:[^"\\]|\\.)*": ')
+"""How a line of JSON begins that has a member of an object."""
 
 _WIDEST: Final = 24
 """Terminal cells up to which a column is aligned; a longer cell shifts its row."""
@@ -190,21 +194,33 @@ def sheet(rows: Iterable[tuple[str, str | Text]]) -> None:
         layout.rows(sys.stdout, head, body, f"{'| ':>{width + 3}}")
 
 
+def size(data: object) -> str:
+    """Return how many characters ``document`` shows of a JSON value, without its indentation."""
+    lines = visible.shown_json(data, indent=2).split("\n")
+    return count(sum(len(text.lstrip(" ")) for text in lines), "character", "characters")
+
+
 def document(data: object, *, whole: bool) -> bool:
     """Print a JSON value on lines of its own, each behind a bar; return whether all of it is shown.
 
     Unless it is to be shown ``whole``, the middle of a long text is left out, and that of many
     lines; how much that is stands there.
     """
-    shown = visible.shown_json(data, indent=2)
-    lines = shown.split("\n")
+    lines = visible.shown_json(data, indent=2).split("\n")
     out = range(0) if whole or len(lines) <= _LINES else range(_FIRST, len(lines) - _LAST)
     for number, text in enumerate(lines):
         if number not in out:
-            _json_line(text if whole else visible.shortened(text))
+            _json_line(text if whole else _member(text))
         elif number == out.start:
-            line(f"... {count(len(out), 'line is', 'lines are')} left out here")
-    return not out and (whole or all(len(text) <= visible.LONG for text in lines))
+            own(Text(f"... {count(len(out), 'line is', 'lines are')} left out here"))
+    return not out and (whole or all(_member(text) == text for text in lines))
+
+
+def _member(text: str) -> str:
+    """Return a line of JSON with its value shortened: what is said of it stands after its name."""
+    name = _NAME.match(text)
+    at = name.end() if name and name.end() < visible.LONG else len(text) - len(text.lstrip(" "))
+    return text[:at] + visible.shortened(text[at:])
 
 
 def _json_line(text: str) -> None:
