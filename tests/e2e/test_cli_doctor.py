@@ -457,7 +457,7 @@ def test_the_tools_of_a_graph_that_nothing_guards(changed):
     assert said["[tools.pay] names no tool of app:bare"] == "ok"
     shown = changed.run("doctor", "--graph", "app:bare").stdout.splitlines()
     assert shown[-2].split() == ["tool", "in", "guarded", "for"]
-    assert shown[-1].split() == ["read_file", "tools", "nobody"]
+    assert shown[-1].split() == ["|", "read_file", "tools", "nobody"]
 
 
 def test_the_tools_of_a_graph_that_a_function_makes(changed):
