@@ -63,7 +63,7 @@ PROBES: Mapping[str, Probe] = {
     "a rejected call is made": Probe(past.BAD, 2, ("approval.rejected", "approval.pending")),
     "one whose rejection was told is made": Probe(past.GONE, 2, ("approval.pending",) * 2),
     "a call that is done is made again": Probe(past.PAID, 1, ()),
-    "a call that was left is made again": Probe(past.LEFT, 1, ("journal.in_doubt",)),
+    "a call that was left is made again": Probe(past.LEFT, 1, ("journal.cut_short",)),
     "one in whose tool a process died is made again": Probe(past.DIED, 1, ("journal.in_doubt",)),
     "one that is said to have run is made": Probe(past.RESOLVED, 1, ("journal.unreplayable",)),
     "one that is said not to have run is made": Probe(past.UNDONE, 2, ()),
