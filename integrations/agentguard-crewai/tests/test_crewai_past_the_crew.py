@@ -24,6 +24,7 @@ from agentguard import ConfigError, Decision, UnguardedCallError
 from agentguard.audit import entry
 from agentguard.envelope import Envelope
 from agentguard_crewai import guard_agent, guard_crew
+from agentguard_crewai.sealing import SealedTool, seal
 
 # a callback that is no module's can't be written to a checkpoint, and none is here
 pytestmark = pytest.mark.filterwarnings("ignore:.*callbacks cannot be serialized")
@@ -353,3 +354,28 @@ def test_a_function_that_is_swapped_is_on_record_as_what_it_is(desk, native, mon
     before, after = digests(desk.log.guard)
     assert before != after
     assert desk.ran[-1] == "swapped"
+
+
+def test_a_tool_that_another_thread_seals_meanwhile_is_sealed_once():
+    """Crews that share a tool are guarded in threads: the tool changes its class in between."""
+    place: Any = vars(object)["__class__"]
+
+    class Shared(Note):
+        @property
+        def __class__(self):
+            kind = place.__get__(self)
+            if not issubclass(kind, SealedTool) and not met:
+                met.append("another thread")
+                seal([self])
+            return kind
+
+        @__class__.setter
+        def __class__(self, kind):
+            place.__set__(self, kind)
+
+    met: list[str] = []
+    shared = Shared()
+    seal([shared])
+    assert isinstance(shared, SealedTool)
+    with pytest.raises(UnguardedCallError):
+        shared.run(text="x")

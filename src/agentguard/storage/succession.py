@@ -22,7 +22,7 @@ from agentguard.identity.trust import TrustDocument, Use
 from agentguard.invocation import timestamp
 from agentguard.keys import Ed25519Signer, Secret, Signer
 from agentguard.ports import LogReader
-from agentguard.storage import anchor, files, keystore, pinned, registry
+from agentguard.storage import anchor, files, keystore, naming, pinned, registry
 from agentguard.storage.log import ShardLog
 from agentguard.storage.reader import StateReader
 
@@ -139,7 +139,8 @@ def _is_to_announce(state: Path) -> bool:
 
 
 def _half_written(state: Path) -> list[Path]:
-    return [*files.half_written(state), *files.half_written(state / keystore.KEYS)]
+    folders = (state, state / keystore.KEYS, state / naming.FOLDER)
+    return [path for folder in folders for path in files.half_written(folder)]
 
 
 def _deciding(state: Path, anchors: Path | None, trust: TrustDocument) -> Path:

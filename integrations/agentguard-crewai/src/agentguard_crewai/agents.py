@@ -181,8 +181,9 @@ def _unguardable(agent: BaseAgent, why: str) -> ConfigError:
 
 def assign_identity(agent: BaseAgent, identity: Identity) -> None:
     """Let an agent be ``identity`` from now on, and keep results for nobody else."""
-    if not isinstance(agent, GuardedAgent):
-        agent.__class__ = guarded_class(GuardedAgent, type(agent))
+    kind = type(agent)  # asked once: another thread may guard the same agent meanwhile
+    if not issubclass(kind, GuardedAgent):
+        agent.__class__ = guarded_class(GuardedAgent, kind)
     given: Any = agent
     given._agentguard = identity  # noqa: SLF001
     given._agentguard_tools = {}  # noqa: SLF001

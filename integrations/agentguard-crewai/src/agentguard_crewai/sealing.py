@@ -63,8 +63,9 @@ def seal(tools: Iterable[object] | None, *, anew: bool = False) -> None:
     for tool in tools or ():
         if not isinstance(tool, BaseTool):
             continue
-        if not isinstance(tool, SealedTool):
-            object.__setattr__(tool, "__class__", _sealed_class(type(tool)))
+        kind = type(tool)  # asked once: another thread may seal the same tool meanwhile
+        if not issubclass(kind, SealedTool):
+            object.__setattr__(tool, "__class__", _sealed_class(kind))
         if anew or id(tool) not in _NAMES:
             forget: Callable[[object], object] = functools.partial(_forget, id(tool))
             _NAMES[id(tool)] = weakref.ref(tool, forget), tool.name
