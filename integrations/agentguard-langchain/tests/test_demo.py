@@ -597,6 +597,16 @@ def test_what_a_model_says_and_asks_for_is_shown_as_text(tmp_path):
     assert not {"\x1b", "\u202e", "\u200b"} & set(printed)
 
 
+@pytest.mark.parametrize("width", [24, 28, 40, 80])
+def test_no_row_of_a_text_begins_at_the_left_edge(width):
+    printed = io.StringIO()
+    timeline = Timeline(Console(file=printed, width=width), "agentguard")
+    timeline.answered(["approvals", "show"], "word " * 60)
+    rows = [row for row in printed.getvalue().split("\n") if row]
+    assert [row for row in rows if not row.startswith("   ") or len(row) > width] == []
+    assert "".join(rows).count("word") == 60
+
+
 def merging(number=1, into="main"):
     """The call of a merge by a model of its own mind."""
     args = {"repo": seed.REPOSITORY, "number": number, "into": into}

@@ -30,6 +30,9 @@ from agentguard_langchain.demo.trace import SEARCHES, Sent
 
 _STYLES: Final = {"allow": "bold green", "deny": "bold red", "approval": "bold yellow"}
 _LONGEST_VALUE: Final = 36
+_NARROWEST: Final = 20
+"""Cells beside its head in which a text is still wrapped."""
+_INDENT: Final = 10
 _RULE: Final = "-" * 70
 """What unittest prints above its summary."""
 
@@ -258,8 +261,14 @@ class Timeline:
             self.console.print(text, no_wrap=True)
             return
         first, rest = text[:hang], text[hang:]
-        for line in rest.wrap(self.console, max(20, self.console.width - hang)):
-            self.console.print(first.append_text(line))
+        width = self.console.width
+        if width - hang < _NARROWEST:  # the text stands below its head, and never at the left edge
+            self.console.print(first)
+            hang = min(_INDENT, width - 1)
+            first = Text(" " * hang)
+        for line in rest.wrap(self.console, width - hang):
+            line.rstrip()
+            self.console.print(first.append_text(line), soft_wrap=True)
             first = Text(" " * hang)
 
 
