@@ -8,7 +8,6 @@ columns a call in doubt is found, or hidden.
 from __future__ import annotations
 
 import json
-import shlex
 import sqlite3
 from contextlib import closing, suppress
 
@@ -188,8 +187,8 @@ def test_an_agent_does_not_choose_what_an_id_looks_like(
         assert name == "" or all(name not in json.dumps(row.as_json()) for row in damaged)
 
 
-def test_a_command_quotes_what_it_names():
-    """Whatever an id looks like: what is read of an older log, or by another version."""
-    hostile = "x$(touch pwned); rm -rf ~ #"
-    assert shlex.split(rows.remedy(hostile))[:4] == ["agentguard", "audit", "resolve", hostile]
+def test_a_command_to_paste_holds_no_text_of_the_log_but_an_id():
+    for hostile in ("x$(touch pwned); rm -rf ~ #", "0" * 32 + "\n", "--help", "", None):
+        command = rows.remedy(hostile)
+        assert command == "agentguard audit resolve SHARD/INDEX --ran|--not-ran --note TEXT"
     assert rows.remedy("0" * 32).startswith(f"agentguard audit resolve {'0' * 32} --ran|")

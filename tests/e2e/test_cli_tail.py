@@ -248,11 +248,15 @@ def test_a_log_that_is_rolled_back_under_it_is_a_warning(founded, tmp_path):
 
 
 def test_a_damaged_entry_does_not_stop_it(founded):
-    with writing(founded) as writer:
+    with writing(founded) as writer:  # opened before the damage: no guard opens on a damaged log
         make(writer, "read_file")
-    with closing(sqlite3.connect(founded.state / "shards/0.sqlite")) as connection, connection:
-        connection.execute("UPDATE entries SET body = x'00' WHERE idx = 5")
-    with tailing(founded, "--json", "-n", "0") as tail, writing(founded) as writer:
-        make(writer, "read_file")
-        assert [row["kind"] for row in tail.until(is_outcome)][-2:] == ["authorization", "outcome"]
-        assert tail.end() == (0, "")
+        with closing(sqlite3.connect(founded.state / "shards/0.sqlite")) as connection, connection:
+            damage = connection.execute("UPDATE entries SET body = x'00' WHERE idx = 5")
+            assert damage.rowcount == 1
+        with tailing(founded, "--json", "-n", "100") as tail:
+            before = {row["index"]: row["kind"] for row in tail.until(is_outcome)}
+            assert before[5] == "damaged"
+            make(writer, "read_file")
+            shown = [row["kind"] for row in tail.until(is_outcome)]
+            assert shown == ["authorization", "outcome"]
+            assert tail.end() == (0, "")

@@ -270,7 +270,8 @@ def test_the_verdict_for_people(cli, verify, sharded):
     table = [line.split() for line in lines[1:4]]
     assert [row[0] for row in table] == ["0", "1", "2"]
     assert sum(int(row[1]) for row in table) == report["entries"]
-    assert [row[3] for row in table] == ["yes"] * 3
+    assert [row[3:5] for row in table] == [["same", "user"]] * 3
+    assert "\nanchored, same user: by the checkpoints in" in shown.stdout
     (doubtful,) = report["in_doubt"]
     said = shown.stdout.partition("1 call in doubt")[2]
     assert "read_file by agent:assistant:" in said
