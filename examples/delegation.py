@@ -39,10 +39,17 @@ allow if startswith(input.delegation.subject, "user:")
 """
 
 
+PASSPHRASE = secrets.token_urlsafe(16)
+
+
 def agentguard(*arguments: str) -> None:
     """Run the command line, as a person would."""
+    # a guard takes the passphrase out of the environment: a program hands it to commands itself
     subprocess.run(  # noqa: S603  its arguments stand in this file
-        [sys.executable, "-m", "agentguard.cli", *arguments], check=True, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "agentguard.cli", *arguments],
+        env={**os.environ, "AGENTGUARD_PASSPHRASE": PASSPHRASE},
+        check=True,
+        stdout=subprocess.DEVNULL,
     )
 
 
@@ -121,6 +128,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ["AGENTGUARD_PASSPHRASE"] = secrets.token_urlsafe(16)
+    os.environ["AGENTGUARD_PASSPHRASE"] = PASSPHRASE
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         main()

@@ -158,7 +158,9 @@ def _finish(settings: Config, passphrase: Secret) -> AgentguardError | None:
 def _announce(settings: Config, passphrase: Secret, now: datetime) -> AgentguardError | None:
     """Take a shard, in which what has changed is announced; return why it can't be done now."""
     try:
-        domain.take_up(settings, passphrase).lease(now).close()
+        home = domain.take_up(settings, passphrase)
+        home.lease(now).close()
+        home.ledger().keep()  # with the key that counts: guards that run believe no other
     except AgentguardError as error:
         return error
     return None

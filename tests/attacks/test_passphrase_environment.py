@@ -80,4 +80,6 @@ def test_the_doctor_knows_it_still(folder):
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert "each opens with the passphrase" in ran.stdout
-    assert "in the environment of the process that started this one" in " ".join(ran.stdout.split())
+    assert "in the environment of the process that started this one" in " ".join(
+        ran.stdout.replace("|", " ").split()
+    )

@@ -67,8 +67,10 @@ def live(where: Location, trust: TrustDocument, uri: str) -> list[Live]:
     One that does not verify is none: ``audit verify`` names it. Raises ``StorageError``.
     """
     with closing(where.reader()) as reader:
-        standing = ledger.current(where.state, where.anchor, trust)
         found = {chain.sha256: chain for chain in _chains(reader, trust, uri)}
+    if not found:  # by keys that are not this log's, nothing of the log verifies
+        return []
+    standing = ledger.current(where.state, where.anchor, trust)
     thawed = standing._replace(frozen=False)
     now = seconds(datetime.now(UTC))
     return [
