@@ -16,7 +16,7 @@ from agentguard.errors import ConfigError
 from agentguard.paths import Folder
 
 STARTER = Path(config.__file__).parent / "cli" / "template" / "authz.rego"
-SECRET = "-----BEGIN OPENSSH PRIVATE KEY-----"
+SECRET = "what nobody may read"
 AGENTS = {"assistant": {"type": "assistant", "authority": "own"}}
 
 
