@@ -88,12 +88,14 @@ def test_what_it_changes_changes_nothing_that_is_bound(guard):
         return Decision.allow()
 
     with Guard.ephemeral(policy) as opened:
-        refund = opened.tool(name="refund", facts=hostile)(lambda order: order)
+        tool = opened.tool(name="refund", attributes={"bought": "order"}, facts=hostile)
+        refund = tool(lambda order: order)
         agent = opened.new_agent("support")
         lent = opened.delegate("user:alice", scope=["refund"], task_id="task-7")
         assert agent.under(lent).call(refund, {"id": "A-1"}) == {"id": "A-1"}
         (document,) = documents
         assert document["args"] == {"order": {"id": "A-1"}}
+        assert document["bought"] == {"id": "A-1"}
         assert (document["agent"]["name"], document["task_id"]) == ("support", "task-7")
         bodies = (body for _index, body in opened.reader().entries(0))
         (call,) = (e for e in map(entry.parse, bodies) if e.kind == "authorization")
