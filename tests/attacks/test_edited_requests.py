@@ -283,6 +283,7 @@ def test_another_process_finds_its_request_in_the_log(refunds):
     """The twin: a guard that has read the log before a request was written reads on."""
     with refunds.open() as guard, refunds.open() as other:
         request = refunds.ask(guard)
+        assert refunds.call(other) == "approval.pending"  # it waits for the same answers
         assert other.approvals.pending() == [request]
         assert other.approvals.altered() == []
         other.approvals.approve(request, refunds.keys["bob"])
