@@ -174,22 +174,24 @@ EDITS: dict[str, Callable[[ApprovalRequest], ApprovalRequest]] = {
 def test_a_request_that_was_edited_is_named_as_such_and_lets_nothing_run(refunds, edit):
     with refunds.open() as guard:
         request = refunds.ask(guard)
+        desk = guard.approvals
+        assert desk.waits(request)  # it knows from now on where the request lies
         edited = edit(request)
         refunds.path().write_bytes(edited.dumps())
         for one in (request, edited):  # whoever was shown the one or the other has answered
             refunds.answer(one, "bob")
             refunds.answer(one, "carol")
-        assert guard.approvals.pending() == []
-        assert guard.approvals.altered() == [edited.request_id]
+        assert desk.pending() == []
+        assert desk.altered() == [edited.request_id]
         for refused in (
-            lambda: guard.approvals.find(edited.request_id),
-            lambda: guard.approvals.approve(edited, refunds.keys["dora"]),
+            lambda: desk.find(edited.request_id),
+            lambda: desk.approve(edited, refunds.keys["dora"]),
         ):
             with pytest.raises(ApprovalError) as caught:
                 refused()
             assert caught.value.code == "request.altered"
-        assert guard.approvals.answers(edited) == []
-        assert not guard.approvals.waits(edited)
+        assert desk.answers(edited) == []
+        assert not desk.waits(edited)
         assert refunds.call(guard) == "approval.altered"
         assert refunds.paid == []
         again = refunds.ask(guard)  # the edited one is gone, and the call asks anew
