@@ -407,6 +407,19 @@ def test_the_originals_last_call_before_an_adoption_is_lost_on_record(original, 
     assert [(one.shard, one.entries is None) for one in said.lost] == [(0, False)]
 
 
+def test_a_call_of_the_original_after_the_loss_was_shown_is_not_lost_unseen(original, copied):
+    shown = adoption.compare(copied)
+    call(original)
+    anchors = files_of(original.anchor)
+    with pytest.raises(StorageError, match="not what was shown") as caught:
+        adopt_as(copied, shown)
+    assert caught.value.code == "storage.locked"
+    assert files_of(original.anchor) == anchors
+    assert shards_of(adopt(copied)) == [0]  # shown anew
+    call(copied)
+    sound(copied)
+
+
 def test_the_original_is_not_written_between_the_comparison_and_the_adoption(
     original, copied, monkeypatch
 ):
