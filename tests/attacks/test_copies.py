@@ -476,6 +476,7 @@ def test_an_older_state_that_is_put_in_while_it_is_adopted_is_not_adopted(
     expected = {"storage.locked", "storage.missing"}  # SQLite may miss its file first
     assert caught.value.code in expected
     assert files_of(original.anchor) == anchors
+    assert report(original).adoptions == ()  # nothing was signed in the older state
     put_back(tmp_path / "backup", original)
     adopt_as(original, shown)  # what was shown
     call(original)
