@@ -7,10 +7,12 @@ nested, streams, and tools that lead around the gate.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import datetime as dt
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -801,6 +803,46 @@ def test_a_stream_is_read_where_its_delegation_is_in_force_again(way, recorded, 
     with made.guard.resume(stored):
         assert read(stream) == "done"
     assert (paid, [call.chain[0] for call in signed(made.guard)]) == (["ann"], ["user:alice"])
+
+
+def _in_a_bare_thread(stream: Any) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(read, stream).result()
+
+
+@pytest.mark.parametrize("reading", [read, _in_a_bare_thread])
+def test_a_stream_that_is_read_outside_its_block_does_not_act_by_itself(
+    way, recorded, signed, reading
+):
+    """An agent that may act by itself, and was kicked off with less than it may do."""
+    made, paid = recorded(agents={"worker": {"authority": "own", "max_scope": ["look", "pay"]}}), []
+    worker = way.agent("Worker", PAY, "done", tools=[paying(paid)])
+    team = guard_crew(way.crew(worker, stream=True), made.guard)
+    with made.guard.delegate("user:alice", scope=["look"]):
+        stream = team.kickoff()
+    with pytest.raises(ConfigError, match="another delegation in force") as refused:
+        reading(stream)
+    assert refused.value.code == "crew.elsewhere"
+    assert (paid, signed(made.guard)) == ([], [])
+
+
+def test_a_stream_that_was_kicked_off_for_nobody_is_read_anywhere_for_nobody(way, recorded, signed):
+    made, paid = recorded(agents={"worker": {"authority": "own", "max_scope": ["pay"]}}), []
+    worker = way.agent("Worker", PAY, "done", tools=[paying(paid)])
+    _in_a_bare_thread(guard_crew(way.crew(worker, stream=True), made.guard).kickoff())
+    assert (paid, [call.code for call in signed(made.guard)]) == (["ann"], [""])
+
+
+def test_a_stream_that_is_read_where_its_delegation_has_ended_is_refused_on_record(
+    way, recorded, signed
+):
+    made, paid = recorded(agents={"worker": {"authority": "own", "max_scope": ["pay"]}}), []
+    worker = way.agent("Worker", PAY, "done", tools=[paying(paid)])
+    team = guard_crew(way.crew(worker, stream=True), made.guard)
+    with made.guard.delegate("user:alice", scope=["pay"]):
+        stream, context = team.kickoff(), contextvars.copy_context()
+    context.run(read, stream)
+    assert (paid, [call.code for call in signed(made.guard)]) == ([], ["delegation.ended"])
 
 
 # ways around the gate, and other names

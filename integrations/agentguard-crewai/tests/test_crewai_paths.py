@@ -873,15 +873,15 @@ def test_a_crew_that_streams(desk, way, begin):
     desk.require_both()
 
 
-def test_a_stream_that_is_read_after_the_block_is_for_nobody(desk, way):
+def test_a_stream_that_is_read_after_the_block_does_not_run(desk, way):
     lead = desk.lead(way)
     crew = guard_crew(Crew(agents=[lead], tasks=[task_of(lead)], stream=True), desk.guard)
     with desk.alice():
         streaming: Any = crew.kickoff()
-    list(streaming)  # only now it runs
-    assert codes(streaming.result) == [["delegation.missing"] * 2]
-    assert desk.ran == []
-    assert {(call.code, call.chain) for call in desk.calls()} == {("delegation.missing", ())}
+    with pytest.raises(ConfigError, match="read it in the block that kicked it off") as refused:
+        list(streaming)  # only now it would run
+    assert refused.value.code == "crew.elsewhere"
+    assert (desk.ran, desk.calls()) == ([], [])
 
 
 def flow_of(sync, begin):

@@ -248,11 +248,15 @@ class Kickoff(NamedTuple):
 
     @contextmanager
     def begun(self) -> Iterator[None]:
-        """Begin its work, which is part of the run; raises ``ConfigError`` in another's block."""
-        if _lent() not in (None, self.lent):
+        """Begin its work, which is part of the run.
+
+        Raises ``ConfigError`` where another delegation is in force than at the kick-off, or none.
+        """
+        if _lent() not in (_ENDED, self.lent):
             message = (
                 "a crew that streams works when it is read, and this one was kicked off with "
-                "another delegation in force than now: read it in the block that kicked it off"
+                "another delegation in force than now: read it in the block that kicked it off, or "
+                "in a block of the same stored delegation (guard.resume)"
             )
             raise ConfigError(message, code="crew.elsewhere")
         with _in_force(self.run):
@@ -264,11 +268,15 @@ def kickoff_here() -> Kickoff:
     return Kickoff(current(), _lent())
 
 
+_ENDED: Final = object()
+"""In the place of what was lent, where that has ended: each call is refused, and says so."""
+
+
 def _lent() -> object:
     try:
         lent = current_delegation()
     except DelegationError:
-        return None  # it has ended: each call says so
+        return _ENDED
     return None if lent is None else lent.key
 
 
