@@ -8,7 +8,7 @@ the policy says once people have answered.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,10 @@ from agentguard import (
     canonical,
     config,
 )
+from agentguard.audit import entry
+from agentguard.audit.calls import read_authorization
 from agentguard.envelope import Envelope
+from agentguard.invocation import commitment
 from agentguard.keys import Ed25519Signer
 from agentguard.storage.approvals import FileApprovals
 
@@ -170,12 +173,21 @@ EDITS: dict[str, Callable[[ApprovalRequest], ApprovalRequest]] = {
 }
 
 
+def refusals(guard: Guard) -> list[Mapping[str, Any]]:
+    """Return what the log has of the calls that were refused."""
+    entries = [entry.parse(body) for _index, body in guard.reader().entries(0)]
+    calls = [read_authorization(one) for one in entries if one.kind == "authorization"]
+    return [call.predicate for call in calls if not call.allowed]
+
+
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
 def test_a_request_that_was_edited_is_named_as_such_and_lets_nothing_run(refunds, edit):
     with refunds.open() as guard:
         request = refunds.ask(guard)
         desk = guard.approvals
-        assert desk.waits(request)  # it knows from now on where the request lies
+        key = desk.key_of(request)  # it knows from now on where the request lies
+        assert key is not None
+        assert desk.at(key) == request
         edited = edit(request)
         refunds.path().write_bytes(edited.dumps())
         for one in (request, edited):  # whoever was shown the one or the other has answered
@@ -192,7 +204,11 @@ def test_a_request_that_was_edited_is_named_as_such_and_lets_nothing_run(refunds
             assert caught.value.code == "request.altered"
         assert desk.answers(edited) == []
         assert not desk.waits(edited)
+        assert desk.at(key) is None
         assert refunds.call(guard) == "approval.altered"
+        said = refusals(guard)[-1]  # with nothing of the edited one in it
+        assert said["call_site"] != edited.call_site or edited.call_site == request.call_site
+        assert said["arguments"] != commitment(edited.salt, request.arguments)
         assert refunds.paid == []
         again = refunds.ask(guard)  # the edited one is gone, and the call asks anew
         assert again.requirements == (TWO,)
