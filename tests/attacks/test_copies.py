@@ -429,7 +429,7 @@ def test_the_original_is_not_written_between_the_comparison_and_the_adoption(
         real(*values)
         late.append(pool.submit(call, original))
         with suppress(TimeoutError):
-            late[0].result(0.3)
+            late[0].result(1)
 
     monkeypatch.setattr(adoption, "_require_as", required)
     with ThreadPoolExecutor(1) as pool:
