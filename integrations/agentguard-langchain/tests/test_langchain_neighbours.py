@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from langchain.agents.middleware import (
@@ -14,10 +15,11 @@ from langchain.agents.middleware import (
     hook_config,
 )
 from langchain_core.messages import AIMessage, HumanMessage
-from langchain_core.tools import tool
+from langchain_core.tools import InjectedToolArg, tool
+from langgraph.prebuilt import InjectedState, ToolRuntime
 from langgraph.types import Command
 
-from agentguard import ConfigError
+from agentguard import ConfigError, Decision, Requirement
 from agentguard_langchain import GuardMiddleware, guard_tools
 
 SYNC = pytest.mark.parametrize("sync", [True, False])
@@ -248,6 +250,88 @@ async def test_a_dynamic_tool_from_an_outer_one_is_guarded(people, sync):
     desk.approve()
     state = await ran(graph, None, sync=sync)
     assert answers(state) == [("success", "paid 500 to ann")]
+
+
+class Puts(AgentMiddleware):
+    """Puts a tool of its own in the place of the one that comes."""
+
+    def __init__(self, own):
+        super().__init__()
+        self.own = own
+
+    def wrap_model_call(self, request, handler):
+        return handler(request.override(tools=[self.own]))
+
+    async def awrap_model_call(self, request, handler):
+        return await handler(request.override(tools=[self.own]))
+
+    def wrap_tool_call(self, request, handler):
+        return handler(request.override(tool=self.own))
+
+    async def awrap_tool_call(self, request, handler):
+        return await handler(request.override(tool=self.own))
+
+
+@tool("pay")
+def listed(to: str, runtime: ToolRuntime) -> str:
+    """Pay somebody."""
+    raise AssertionError(to)
+
+
+def hiding(ran, name="pay"):
+    """A tool with two arguments that no model is shown."""
+
+    @tool(name)
+    def pay(
+        to: str,
+        state: Annotated[dict | None, InjectedState] = None,
+        account: Annotated[str, InjectedToolArg] = "own",
+    ) -> str:
+        """Pay somebody."""
+        ran.append((to, account, state and "messages" in state))
+        return f"paid {to}"
+
+    return pay
+
+
+def always_asks(call):
+    return Decision.allow() if call.get("approval") else Decision.require_approval(Requirement("x"))
+
+
+FORGED = {"to": "ann", "account": "the company's", "state": {"messages": []}}
+
+
+@SYNC
+@pytest.mark.parametrize("known", [True, False], ids=["known", "dynamic"])
+async def test_a_model_gives_no_hidden_argument_to_a_tool_from_an_outer_one(people, sync, known):
+    """ToolNode takes out the hidden arguments of the tool that it knows by the call's name."""
+    desk, paid = people(always_asks), []
+    graph = desk.graph(
+        tools=[listed if known else desk.look], middleware=beside(Puts(hiding(paid)), last=True)
+    )
+    await ran(graph, desk.asking(("pay", FORGED)), sync=sync)
+    (request,) = desk.waiting
+    assert json.loads(request.arguments) == {"to": "ann"}
+    desk.approve()
+    state = await ran(graph, None, sync=sync)
+    assert answers(state) == [("success", "paid ann")]
+    # the framework gives the state to a tool that it does not know by its name
+    assert paid == [("ann", "own", None if known else True)]
+    assert [call.values for call in desk.log.calls()] == [{"to": "ann"}]
+
+
+@SYNC
+async def test_what_is_said_of_an_edit_is_what_was_run(people, sync):
+    desk, paid = people(always_asks), []
+    graph = desk.graph(tools=[hiding(paid)])
+    await ran(graph, desk.asking(("pay", {"to": "eve"})), sync=sync)
+    edit = {"type": "edit", "edited_action": {"name": "pay", "args": FORGED}}
+    await ran(graph, Command(resume={"decisions": [edit]}), sync=sync)
+    desk.approve()
+    state = await ran(graph, None, sync=sync)
+    ((_status, told),) = answers(state)
+    assert 'executed: pay({"to": "ann"}). ' in told
+    assert paid == [("ann", "own", True)]
 
 
 @SYNC

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from langchain_core.messages import ToolCall, ToolMessage
 from langchain_core.tools import BaseTool
@@ -19,6 +19,7 @@ from langgraph.types import Command
 from agentguard import ConfigError, Decision
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.call import SubagentTool
+from agentguard_langchain.gated import shape_of
 from agentguard_langchain.place import Place, Turn, messages_of, turn_of
 from agentguard_langchain.placed import Placed, placing, run_here
 from agentguard_langchain.sitting import Edit, Sitting
@@ -64,15 +65,18 @@ class Enforcement(NamedTuple):
         runtime = replace(
             request.runtime, tools=[ward.guarded_if_possible(one) for one in request.runtime.tools]
         )
-        guarded = replace(request, tool=tool and ward.guarded(tool), runtime=runtime)
-        guarded = _sealed(guarded, ward)
+        # a tool may be false, as an empty collection is
+        mine = None if tool is None else ward.guarded(tool)
+        guarded = _sealed(replace(request, tool=mine, runtime=runtime), ward)
         place = Place.of(runtime.config)
         turn = turn_of(messages_of(request.state, self.messages_key), call_id)
         sitting = Sitting.of_turn(ward.agent, place, turn.id if turn is not None else None)
         edit = sitting.edits.get(call_id or "")
         if edit is not None:
             call = sitting.edited(call)
-            guarded = guarded.override(tool_call=call)
+        if mine is not None:
+            call = _without_hidden(call, mine)
+        guarded = guarded.override(tool_call=call)
         handle = self._handle(request.state)
         agent = ward.acting(place, handle, lambda: runtime)
         ward.span(place, handle, agent)  # begun here, it goes on the one that has paused
@@ -140,6 +144,16 @@ class _Sealed(ToolCallRequest):
             raise ConfigError(message, code="middleware.order")
 
 
+def _without_hidden(call: ToolCall, tool: Any) -> ToolCall:
+    """Return the call less the arguments that are not the model's to give, as they are not bound.
+
+    ToolNode takes out those of the tool that it knows by the call's name, which may be another one.
+    """
+    hidden = shape_of(tool).injected
+    args = {name: value for name, value in call["args"].items() if name not in hidden}
+    return cast("ToolCall", {**call, "args": args})
+
+
 def _sealed(request: ToolCallRequest, ward: Ward) -> ToolCallRequest:
     return _Sealed(request.tool_call, request.tool, request.state, request.runtime, ward)
 
@@ -170,7 +184,7 @@ class _Errand(NamedTuple):
         """Say before the result of an edited call what was run, and that the model's was not."""
         if self.edit is None:
             return result
-        executed = f"{self.call['name']}({json.dumps(self.edit.args)})"
+        executed = f"{self.call['name']}({json.dumps(self.call['args'])})"
         note = (
             f"A person has put another call in the place of this one; executed: {executed}. "
             "Do not re-issue the original call."
