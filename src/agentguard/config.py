@@ -345,7 +345,8 @@ def _tool(table: Table) -> ToolConfig:
     )
     if config.schema is not None and not _SHA256.match(config.schema):
         message = (
-            "the SHA-256 of a schema, 64 hex digits in lower case, as agentguard doctor prints"
+            "the SHA-256 of a schema, 64 hex digits in lower case, as a denial (tool.changed) or "
+            "agentguard doctor --graph MODULE:GRAPH names"
         )
         raise table.mistake("schema", message)
     table.done()
@@ -359,7 +360,7 @@ def _folders(table: Table, resolved: Callable[[str], Path]) -> Mapping[str, Fold
         try:
             folders[argument] = Folder(resolved(table.text(argument)))
         except OSError as error:
-            raise table.mistake(argument, "a folder") from error
+            raise table.mistake(argument, "a folder below the root of the file system") from error
     return folders
 
 

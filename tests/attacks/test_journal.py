@@ -278,8 +278,12 @@ def test_a_page_that_somebody_has_written_without_the_logs_key_refuses(place, ra
     altered = {**document, "page": b64_encode(other)}
     for data in (dumps(forged), dumps(altered), b"", b"{}", good[:-1], b" " + good[:-1]):
         path.write_bytes(data)
-        with place.open() as guard:
-            assert Run(guard, ran).refused(1) == "storage.corrupt"
+        with place.open() as guard, pytest.raises(Denied, match="restore the file") as denied:
+            Run(guard, ran)(1)
+        assert denied.value.code == "storage.corrupt"
+    path.unlink()  # no remedy: the log knows the call
+    with place.open() as guard:
+        assert Run(guard, ran).refused(1) == "journal.missing"
     path.write_bytes(good)
     with place.open() as guard:
         assert Run(guard, ran)(1) == "paid 1"

@@ -41,6 +41,7 @@ from agentguard import (
     verify_evidence,
 )
 from agentguard_crewai import guard_agent, guard_crew, resumable
+from agentguard_crewai.denial import denied
 
 PAY = ("pay", {"to": "ann"})
 BEN = ("pay", {"to": "ben"})
@@ -869,6 +870,16 @@ def test_a_request_that_nobody_answers_in_time_is_over(offices, clock, way, sign
         ("approval.expired", (*LENT, "lead")),
         ("", (*LENT, "lead")),
     ]
+
+
+@pytest.mark.parametrize(
+    ("code", "again"),
+    [("approval.altered", True), ("approval.expired", True), ("approval.rejected", False)],
+)
+def test_a_model_is_told_whether_the_same_call_may_be_made_again(code, again):
+    failure = denied("pay", Decision.refused("why", code=code))
+    assert failure.retryable is again
+    assert ("Do not retry" in failure.message) is not again
 
 
 def test_an_approval_that_comes_too_late_lets_nothing_run(offices, clock, way):

@@ -462,6 +462,7 @@ async def test_an_expired_request_is_refused(people, sync, monkeypatch, hours, s
     ((found, text),) = answers(await ran(graph, None, sync=sync))
     assert found == status
     assert ("[approval.expired]" in text) is (status == "error")
+    assert "Do not retry" not in text
     assert desk.paid == ([("ann", 500)] if status == "success" else [])
 
 

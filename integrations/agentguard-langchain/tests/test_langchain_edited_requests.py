@@ -80,7 +80,9 @@ def test_an_edited_request_is_answered_by_nobody_and_its_call_is_denied(
         guard.approvals.approve(request, bob)
     assert refused.value.code == "request.altered"
     state = graph.invoke(None, CONFIG)
-    assert "[approval.altered]" in state["messages"][-2].text
+    told = state["messages"][-2].text
+    assert told.startswith("Not now: pay was not run. ")
+    assert told.endswith("make the call again to ask anew [approval.altered].")
     assert paid == []
     assert asked()["agentguard"][0]["request_id"] != request_id  # the twin: the call asks anew
     guard.approvals.approve(guard.approvals.pending()[0], bob)

@@ -125,8 +125,9 @@ class FileJournal:
             return self._unless_erased(Page.loads(self._seal.opened(key, data)))
         except AgentguardError as error:
             message = (
-                f"{path} does not hold ({error}): nobody knows whether its call has run; look at "
-                "agentguard audit list, and remove the file to let it be made anew"
+                f"{path} does not hold ({error}): restore the file from a backup of the state. "
+                "Without the file, too, a call that has run is refused; agentguard audit list says "
+                "what has become of the call"
             )
             raise StorageError(message, code="storage.corrupt") from error
 

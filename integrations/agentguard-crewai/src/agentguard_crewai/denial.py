@@ -12,7 +12,7 @@ from crewai.tools.tool_failure import ToolFailure
 from agentguard import ApprovalPending, Decision
 from agentguard.decision import MAY_HAVE_RUN
 
-_ASKS_ANEW: Final = frozenset({"approval.expired"})
+_ASKS_ANEW: Final = frozenset({"approval.altered", "approval.expired"})
 """After these the same call may be made again."""
 
 

@@ -13,7 +13,9 @@ from langchain_core.tools import ToolException
 from agentguard import Decision, Denied
 from agentguard.decision import MAY_HAVE_RUN
 
-MAY_CALL_AGAIN: Final = frozenset({"approval.pending", "subagent.parallel"})
+MAY_CALL_AGAIN: Final = frozenset(
+    {"approval.altered", "approval.expired", "approval.pending", "subagent.parallel"}
+)
 """After these refusals the same call may be made again."""
 
 
