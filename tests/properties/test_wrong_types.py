@@ -155,10 +155,10 @@ def test_a_first_hop_without_a_kind_is_refused(world, claim, name):
 def test_no_header_of_another_type_is_taken(tokens, kind):
     good, signer, read = tokens[kind]
     parsed = jws.parse(good)
-    for _what, header in mutants(dict(parsed.header)):
+    for what, header in mutants(dict(parsed.header)):
         signed = f"{canonical.b64url_encode(canonical.dumps(header))}.{good.split('.')[1]}"
         made = f"{signed}.{canonical.b64url_encode(signer.sign(signed.encode()))}"
-        outcome(read, made)
+        assert outcome(read, made) is None, what
 
 
 @pytest.mark.parametrize("value", [*VALUES, b"x", b"", 1j, object(), ("x",)])
@@ -278,5 +278,5 @@ def test_no_registry_with_another_type_somewhere_is_taken(world):
     at = timestamp(datetime.fromtimestamp(world.now, UTC))
     good = registry.seal(world.issuer, world.trust, [0, 1], at=at)
     assert registry.verify(good, world.trust).shards
-    for _what, made in mutants(opened(json.loads(good))):
-        outcome(registry.verify, canonical.dumps(sealed(made)), world.trust)
+    for what, made in mutants(opened(json.loads(good))):
+        assert outcome(registry.verify, canonical.dumps(sealed(made)), world.trust) is None, what
