@@ -35,7 +35,7 @@ from agentguard.examination import examine
 from agentguard.guard import Guard
 from agentguard.invocation import timestamp
 from agentguard.keys import Ed25519Signer
-from agentguard.storage import keystore, ledger
+from agentguard.storage import keystore, ledger, lock
 from agentguard.storage.reader import StateReader
 
 PASSPHRASE = b"correct horse"
@@ -398,6 +398,17 @@ def test_a_copy_is_not_adopted_while_the_original_is_written(original, copied):
         agent.call(guard.tool(name="say")(lambda what: what), "x")
     adopt(copied)
     call(copied)
+
+
+def test_a_state_in_which_a_process_writes_is_not_adopted(behind):
+    anchors = files_of(behind.anchor)
+    held = lock.acquire(behind.state / "shards" / "0.lock", wait=False)  # as a guard has it
+    assert held is not None
+    with pytest.raises(StorageError, match="stop it") as caught:
+        adopt(behind)
+    lock.release(held)
+    assert caught.value.code == "storage.locked"
+    assert files_of(behind.anchor) == anchors
 
 
 def test_the_originals_last_call_before_an_adoption_is_lost_on_record(original, copied):
