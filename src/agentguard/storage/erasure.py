@@ -7,7 +7,6 @@ reach.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -36,10 +35,8 @@ def erase(state: Path, shard: int, indices: Iterable[int]) -> int:
     with (
         sqlite.INSIDE,
         sqlite.errors(path),
-        closing(sqlite3.connect(path, **sqlite.OPTIONS)) as connection,
+        closing(sqlite.connect(path)) as connection,
     ):
-        sqlite.check_version(connection, path)
-        sqlite.make_durable(connection)
         connection.execute("BEGIN IMMEDIATE")
         removed = 0
         for index in indices:

@@ -5,10 +5,9 @@ One process at a time has it, by a lock on the file beside it; which one, ``leas
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from agentguard.audit import entry, merkle, statements
@@ -58,12 +57,8 @@ class ShardFile:
             with sqlite.errors(path):
                 if not path.exists():
                     _make(path, origin)
-                sqlite.require_file(path)
-                connection = sqlite3.connect(path, **sqlite.OPTIONS)
+                connection = sqlite.connect(path)
                 undo.callback(connection.close)
-                # before a byte of somebody else's file changes
-                sqlite.check_version(connection, path)
-                sqlite.make_durable(connection)
             taken = cls(connection, held, path, anchor)
             undo.callback(anchor.close)
             head = taken.read_head().checkpoint
@@ -224,21 +219,16 @@ _NOTES: dict[Path, bytes | None] = {}
 def _make(path: Path, origin: str) -> None:
     """Make the file of an empty shard, whole or not at all.
 
-    It has its write-ahead log from the first: somebody who died turning it on would leave a
-    journal behind, and with one a file can't be read, only written.
+    It is made in memory, since SQLite would look for a journal beside a file. It has its
+    write-ahead log from the first: that is what bytes 18 and 19 say.
     """
-    new = path.with_suffix(".new")
-    for left in path.parent.glob(f"{new.name}*"):
-        left.unlink()  # of somebody who died making it: the lock is ours
-    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    connection = sqlite3.connect(new, **sqlite.OPTIONS)
-    try:
-        sqlite.make_durable(connection)
+    with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(
             f"BEGIN;{sqlite.SCHEMA}PRAGMA application_id={sqlite.APPLICATION};"
             f"PRAGMA user_version={sqlite.VERSION};COMMIT"
         )
         connection.execute("INSERT INTO shard VALUES (1, ?, 0, x'')", (origin,))
-    finally:
-        connection.close()
-    files.move(new, path)
+        connection.commit()
+        made = bytearray(connection.serialize())
+    made[18:20] = b"\x02\x02"
+    files.replace(path, bytes(made))

@@ -8,9 +8,10 @@ from __future__ import annotations
 import ctypes
 import os
 import sqlite3
+import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,6 +56,8 @@ MAX_LENGTH: Final = 16 * 1024 * 1024
 """Bytes of one value; SQLite refuses a longer one, and a file that claims to hold it."""
 
 OPTIONS: Final[Any] = {"isolation_level": None, "check_same_thread": False, "timeout": 5.0}
+
+_ATTEMPTS: Final = 20
 
 _STATEMENTS: Final = sorted(part.strip() for part in SCHEMA.split(";") if part.strip())
 
@@ -122,9 +125,71 @@ def was_inherited(path: Path) -> bool:
     return path.absolute() in _INHERITED
 
 
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a log to write; call it inside ``INSIDE`` and ``errors``. Raises ``StorageError``, too.
+
+    No rollback journal is played back, whenever somebody lays one beside the log: it would change
+    the log, and SQLite would remove a file that the journal names, wherever that file is. SQLite
+    plays one back only where it can lock the log for itself alone. Here a second connection, which
+    may only read, has the log locked, until this one uses the write-ahead log and looks for no
+    rollback journal any more.
+    """
+    require_file(path)
+    shield, connection = _both(path)
+    with ExitStack() as undo:
+        undo.callback(connection.close)
+        with closing(shield):
+            shield.execute("BEGIN")  # the log stays locked between statements, too
+            try:
+                check_version(shield, path)
+                check_version(connection, path)
+                (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+            except sqlite3.OperationalError:
+                require_file(path)  # which says what is in the way
+                raise
+            if mode != "wal":
+                raise damaged(path, "it has no write-ahead log")
+        make_durable(connection)
+        undo.pop_all()
+    return connection
+
+
+def _both(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+    """Return a connection that may only read, and one that may write, to one file: unused as yet.
+
+    Somebody may put another file in its place between the two. So what this process has opened
+    meanwhile has to be the file that lies there. Another thread may have opened another one: that
+    is no reason to refuse the log at once.
+    """
+    for _attempt in range(_ATTEMPTS):
+        before = _open_files()
+        with ExitStack() as undo:
+            both = []
+            for mode in ("ro", "rw"):
+                uri = f"{path.absolute().as_uri()}?mode={mode}"
+                both.append(sqlite3.connect(uri, uri=True, **OPTIONS))
+                undo.callback(both[-1].close)
+            status = path.stat()
+            here = (status.st_dev, status.st_ino)
+            if all(file == here for _number, file in _open_files() - before):
+                undo.pop_all()
+                return both[0], both[1]
+    raise damaged(path, "another file takes its place again and again")
+
+
+def _open_files() -> frozenset[tuple[int, tuple[int, int]]]:
+    """Return the regular files that this process has open: descriptor, device and inode."""
+    found = set()
+    for name in os.listdir("/dev/fd"):  # noqa: PTH208  names alone, and there may be many
+        with suppress(OSError):  # such as the folder that was just listed
+            status = os.fstat(int(name))
+            if stat.S_ISREG(status.st_mode):
+                found.add((int(name), (status.st_dev, status.st_ino)))
+    return frozenset(found)
+
+
 def make_durable(connection: sqlite3.Connection) -> None:
     """Have commits reach the disk before they return, and zeros in the place of what is freed."""
-    connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA secure_delete=ON")  # by default it is off, but for some builds
 
@@ -138,12 +203,20 @@ def damaged(path: Path, problem: str) -> StorageError:
 def require_file(path: Path) -> None:
     """Raise ``StorageError`` (``storage.missing``) unless there is a file.
 
-    Also where what SQLite opens beside it is none (``storage.corrupt``): a pipe would never end.
+    Also where what SQLite opens beside it is none (``storage.corrupt``): a pipe would never end. A
+    log has a write-ahead log from its first byte on, and never a rollback journal.
     """
     if not path.is_file():
         message = f"there is no log at {path}: restore the state, or name the right one"
         raise StorageError(message, code="storage.missing")
-    for suffix in ("-journal", "-wal", "-shm"):
+    journal = path.with_name(f"{path.name}-journal")
+    if os.path.lexists(journal):
+        message = (
+            f"{journal} is no part of a log: SQLite would change {path.name} by it, and remove "
+            "files. Find out who made it, and remove it"
+        )
+        raise StorageError(message, code="storage.corrupt")
+    for suffix in ("-wal", "-shm"):
         beside = path.with_name(path.name + suffix)
         if os.path.lexists(beside) and not beside.is_file():
             raise damaged(path, f"{beside.name} is no file")
@@ -179,7 +252,10 @@ def errors(path: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:  # SQLite's own text, of a damaged schema
         raise damaged(path, "its schema is no text") from error
     except (sqlite3.Error, OSError) as error:
-        primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        number = getattr(error, "sqlite_errorcode", 0)
+        if number == sqlite3.SQLITE_READONLY_ROLLBACK:  # laid there since it was looked for
+            raise damaged(path, f"{path.name}-journal is no part of a log") from error
+        primary = number & 0xFF
         code, advice = _CODES.get(primary, ("storage.failed", "see what the system says"))
         # SQLite quotes what stands in the file, which may be made for a terminal
         said = written_out(str(error))

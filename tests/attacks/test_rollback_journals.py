@@ -1,0 +1,216 @@
+"""A rollback journal beside a shard: SQLite would remove the file that the journal names.
+
+A log has a write-ahead log and never a rollback journal, so whoever lays one there can write the
+state. By it, files outside the state would go: the anchor first, and then the state is rolled back.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import struct
+import threading
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentguard import StorageError, adoption
+from agentguard.examination import examine
+from agentguard.storage import anchor, erasure, keystore
+from agentguard.storage.reader import StateReader
+from agentguard.storage.sqlite import shard_path
+
+PASSPHRASE = b"correct horse battery staple"
+
+
+def adopt(place) -> None:
+    confirmed = adoption.compare(place.config)
+    adoption.adopt(place.config, PASSPHRASE, confirmed, note="a note", now=datetime.now(UTC))
+
+
+WAYS = {
+    "take": lambda place: place.open().close(),
+    "erase": lambda place: erasure.erase(place.config.state, 0, [1]),
+    "read": lambda place: list(StateReader(place.config.state).entries(0)),
+    "adopt": adopt,
+}
+
+
+def lay_journal(log: Path, target: Path) -> Path:
+    """Write the shortest journal that SQLite plays back: a header, and the name of a file."""
+    name, magic = os.fsencode(target), bytes.fromhex("d9d505f920a163d7")
+    pages = log.stat().st_size // 4096
+    header = (magic + struct.pack(">IIIII", 0, 1234, pages, 512, 4096)).ljust(512, b"\0")
+    checked = sum(byte if byte < 128 else byte - 256 for byte in name) & 0xFFFFFFFF
+    end = struct.pack(">I", 2**30 // 4096 + 1) + name + struct.pack(">II", len(name), checked)
+    journal = log.with_name(f"{log.name}-journal")
+    journal.write_bytes(header + end + magic)
+    return journal
+
+
+@pytest.fixture
+def used(place, ran):
+    with place.open() as guard:
+        guard.new_agent("reader").call(guard.tool(lambda: ran.append(0), name="tool"))
+    return place
+
+
+@pytest.fixture
+def victim(tmp_path) -> Path:
+    path = tmp_path / "precious"
+    path.write_text("outside of the state")
+    return path
+
+
+def test_sqlite_itself_removes_what_the_journal_names(used, victim):
+    """Else nothing here could fail."""
+    log = shard_path(used.config.state, 0)
+    lay_journal(log, victim)
+    with closing(sqlite3.connect(log)) as connection:
+        connection.execute("PRAGMA application_id")
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nobody_opens_a_log_with_a_journal_beside_it(used, victim, way):
+    journal = lay_journal(shard_path(used.config.state, 0), victim)
+    with pytest.raises(StorageError, match=r"0\.sqlite-journal is no part of a log") as caught:
+        WAYS[way](used)
+    assert caught.value.code == "storage.corrupt"
+    assert victim.exists()
+    journal.unlink()
+    WAYS[way](used)  # the twin
+    assert used.examine().ok
+
+
+def test_verification_says_so(used, victim):
+    lay_journal(shard_path(used.config.state, 0), victim)
+    report = examine(
+        StateReader(used.config.state),
+        keystore.load_trust(used.config.state),
+        anchor=used.config.anchor,
+    )
+    assert any("0.sqlite-journal is no part of a log" in one.what for one in report.problems)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nor_one_beside_which_it_is_laid_while_it_is_opened(used, victim, monkeypatch, way):
+    """After the last look, and before SQLite's first one."""
+    log = shard_path(used.config.state, 0)
+    connect = sqlite3.connect
+
+    def connect_late(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*args, **options)
+        connection.execute("PRAGMA busy_timeout=50")
+        lay_journal(log, victim)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connect_late)
+    with pytest.raises(StorageError, match=r"0\.sqlite-journal is no part of a log"):
+        WAYS[way](used)
+    assert victim.exists()
+    monkeypatch.undo()
+    log.with_name("0.sqlite-journal").unlink()
+    WAYS[way](used)  # the twin
+    assert used.examine().ok
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_nor_one_that_takes_the_log_s_place_while_it_is_opened(
+    used, victim, monkeypatch, tmp_path, mode
+):
+    """The connection that keeps the log locked is on one file then, and the writer's on another."""
+    log, other = shard_path(used.config.state, 0), tmp_path / "other"
+    shutil.copy(log, other)
+    with closing(sqlite3.connect(other)) as connection:
+        connection.execute(f"PRAGMA journal_mode={mode}")
+    connect, opened = sqlite3.connect, []
+
+    def connect_to_another(where: str, **options: Any) -> sqlite3.Connection:
+        if "mode=rw" not in where:
+            return connect(where, **options)
+        exchange(log, other)
+        connection: sqlite3.Connection = connect(where, **options)
+        exchange(log, other)
+        lay_journal(log, victim)
+        opened.append(where)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connect_to_another)
+    with pytest.raises(StorageError, match="another file takes its place"):
+        used.open()
+    assert opened
+    assert victim.exists()
+
+
+def exchange(one: Path, other: Path) -> None:
+    between = one.with_name("between")
+    one.rename(between)
+    other.rename(one)
+    between.rename(other)
+
+
+def test_nor_one_that_is_no_write_ahead_log(used):
+    with closing(sqlite3.connect(shard_path(used.config.state, 0))) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
+    with pytest.raises(StorageError, match="no write-ahead log") as caught:
+        used.open()
+    assert caught.value.code == "storage.corrupt"
+
+
+def test_a_log_is_opened_while_other_threads_open_files(used, tmp_path):
+    done = threading.Event()
+
+    def busy() -> None:
+        while not done.is_set():
+            (tmp_path / "theirs").write_text("theirs")
+            done.wait(0.001)
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    try:
+        for _ in range(5):
+            used.open().close()
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_new_shard_plays_back_no_journal_either(used, victim):
+    """Not even one that lies there before the shard does, under a name on the way to it."""
+    folder = used.config.state / "shards"
+    for name in ("1.new", "1.sqlite.new", "1.sqlite"):
+        shutil.copy(folder / "0.sqlite", folder / name)
+        lay_journal(folder / name, victim)
+        (folder / name).unlink()
+    first = used.open()
+    try:
+        with pytest.raises(StorageError, match=r"1\.sqlite-journal is no part of a log"):
+            used.open()
+        (folder / "1.sqlite-journal").unlink()
+        used.open().close()
+    finally:
+        first.close()
+    assert victim.exists()
+
+
+def test_the_anchor_outlives_a_state_that_is_put_back_with_a_journal(used, ran, tmp_path):
+    state = used.config.state
+    shutil.copytree(state, tmp_path / "old")
+    with used.open() as guard:
+        guard.new_agent("reader").call(guard.tool(lambda: ran.append(0), name="tool"))
+    kept = anchor.anchor_path(used.config.anchor, keystore.load_trust(state).origin(0))
+    shutil.rmtree(state)
+    shutil.copytree(tmp_path / "old", state)
+    journal = lay_journal(shard_path(state, 0), kept)
+    with pytest.raises(StorageError, match="is no part of a log"):
+        used.open()
+    assert kept.exists()
+    journal.unlink()
+    with pytest.raises(StorageError) as caught:
+        used.open()
+    assert caught.value.code == "storage.rolled_back"
