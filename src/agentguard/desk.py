@@ -75,7 +75,8 @@ class Desk:
     def altered(self) -> list[str]:
         """Return the ids of requests that somebody has changed where they lie: nobody answers them.
 
-        The log has another request of this id, or none. The call, made again, asks anew.
+        The log has another request of this id, or none. The call, made again, is refused once, and
+        asks anew after that.
         """
         return self._store.altered(seconds(self._clock()))
 
@@ -229,8 +230,9 @@ class Desk:
         if altered and request_id:
             message = (
                 f"the request {altered[0]} was changed where it lies, and is not the one in the "
-                "log: it is not shown, and nobody can answer it; the call, made again, asks anew. "
-                "Run agentguard audit verify, and see who can write in the state"
+                "log: it is not shown, and nobody can answer it; the call, made again, is refused "
+                "once, and asks anew after that. Run agentguard audit verify, and see who can "
+                "write in the state"
             )
             raise ApprovalError(message, code="request.altered")
 

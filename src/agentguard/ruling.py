@@ -235,7 +235,8 @@ def _answered(
 
 
 _EXPIRED: Final = Decision.refused(
-    "nobody has approved the call in time; make it again to ask again", code="approval.expired"
+    "the time in which the call could be approved and run is over: make the call again to ask anew",
+    code="approval.expired",
 )
 _ALTERED: Final = Decision.refused(
     "the request for an approval of this call was changed where it lies, and is not the one in the "

@@ -114,6 +114,7 @@ def test_a_request_that_was_edited_is_named_as_edited_and_shown_nowhere(project,
     request_id = request["request_id"]
     listed = project.run("approvals", "list")
     assert f"the request {request_id} was changed where it lies" in listed.stderr
+    assert "is refused once, and asks anew after that" in listed.stderr
     assert "nothing waits" in listed.stdout
     key = ("--key", str(bob.key), "--yes")
     for command in (("show",), ("export",), ("approve", *key), ("reject", *key)):
@@ -367,7 +368,7 @@ def test_nobody_answers_unasked(project, bob):
     (request,) = requests(project)
     refused = bob.run("approvals", "approve", request["request_id"], "--key", str(bob.key))
     assert refused.returncode == 2
-    assert "--yes" in refused.stderr
+    assert "nobody is there to be asked: nothing was done; --yes" in refused.stderr
     assert requests(project)[0]["missing"] is not None
 
 

@@ -7,7 +7,6 @@ passphrase. How a request looks stands in ``request.py``, whose key signs in ``a
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,7 +72,7 @@ def list_requests(*, config: ConfigOption = None, json: JsonOption = False) -> N
     for request_id in desk.altered():
         screen.warn(
             f"the request {request_id} was changed where it lies, and is not the one in the log: "
-            "it is not shown; the call, made again, asks anew"
+            "it is not shown; the call, made again, is refused once, and asks anew after that"
         )
     for asked in desk.untaken():
         screen.warn(
@@ -226,7 +225,8 @@ def _answer(verdict: Verdict, question: _Question, options: _Options) -> None:
             answers = desk.answers(asked)
             whole = f"agentguard approvals show {asked.request_id[:8]}"
         request.draw(asked, answers, whole=whole)
-        _confirm(verdict)
+        if not screen.confirmed(f"{verdict.capitalize()} exactly this call?"):
+            raise typer.Exit(1)
     signer = approver.signer(options.key.expanduser())
     principal = options.principal
     if desk is not None:
@@ -264,19 +264,6 @@ def _say(verdict: str, principal: str, asked: ApprovalRequest, desk: Desk) -> No
         then = f"; but it was rejected by {no}, and stays so"
     done = "approved" if verdict == "approve" else "rejected"
     screen.line(f"{done} by {principal}: {asked.tool}, request {asked.request_id}{then}")
-
-
-def _confirm(verdict: Verdict) -> None:
-    try:
-        agreed = typer.confirm(f"{verdict.capitalize()} exactly this call?", err=True)
-    except typer.Abort:
-        if sys.stdin.isatty():
-            raise
-        typer.echo(err=True)  # the question's line is not ended yet
-        message = "nobody is there to be asked: nothing was answered; say --yes to answer unasked"
-        raise typer.BadParameter(message) from None
-    if not agreed:
-        raise typer.Exit(1)
 
 
 def _members(asked: ApprovalRequest) -> dict[str, Any]:

@@ -129,7 +129,8 @@ def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
     for request_id in altered:
         what = (
             f"{request_id} was changed where it lies, and is not the one in the log: nobody can "
-            "answer it; the call, made again, asks anew. See who can write in the state"
+            "answer it; the call, made again, is refused once, and asks anew after that. See who "
+            "can write in the state"
         )
         yield Finding("fail", "requests", what)
     now = seconds(datetime.now(UTC))
@@ -146,9 +147,10 @@ def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
             "again, and the call asks anew"
         )
         yield Finding("warn", "requests", what)
-    if len(waiting) < len(asked):
-        over = screen.count(len(asked) - len(waiting), "request has", "requests have")
-        what = f"{over} expired: what it asked for was not run, and has to be called again"
+    over = [request for request in asked if request not in waiting and request not in untaken]
+    if over:
+        many = screen.count(len(over), "request has", "requests have")
+        what = f"{many} expired: what was asked for was not run, and has to be called again"
         yield Finding("warn", "requests", what)
 
 
