@@ -98,7 +98,8 @@ class Folder:
 
         A place is a resolved path below the folder, as in ``notes/today.txt``; ``.`` is the folder
         itself. An argument that is no text, is too long for a path, or leads out of the folder, has
-        none.
+        none. A tool of which ``[paths]`` names any argument has that fact already, and its calls
+        are denied with a second one (``facts.failed``).
         """
         return facts(dict.fromkeys(arguments, self))
 
@@ -152,5 +153,10 @@ def _merged(places: dict[str, dict[str, str]], found: Any) -> Any:
     if not isinstance(found, Mapping):
         return found  # which is no facts: the line says so
     if FACT in found:
-        raise FactsError(f"{FACT!r} is the fact of the places of paths: give yours another name")
+        message = (
+            f"[paths] names an argument of this tool, which so has the fact {FACT!r} already: "
+            "leave Folder.facts out of the tool's facts, or its arguments out of [paths], and give "
+            "a fact of your own another name"
+        )
+        raise FactsError(message)
     return {**found, **places}

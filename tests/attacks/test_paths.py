@@ -116,12 +116,21 @@ async def test_places_stand_beside_facts_of_the_application(clone, more):
     assert seen == [({"path": "notes/today.md"}, 1), ({}, 1)]
 
 
-def test_a_fact_of_that_name_denies(clone):
-    with Guard.ephemeral(lambda _: Decision.allow(), config={"paths": {"path": "."}}) as guard:
-        tool = guard.tool(name="t", facts=lambda _: {"paths": {"path": "a"}})(lambda path: path)
-        with pytest.raises(Denied) as denied:
-            guard.new_agent("a").call(tool, "again")
+@pytest.mark.parametrize("own", [lambda _: {"paths": {"path": "a"}}, Folder(".").facts("path")])
+@pytest.mark.parametrize("named", ["path", "more"])
+def test_a_second_fact_of_that_name_denies_and_the_log_says_why(clone, own, named, caplog):
+    def called(paths):
+        with Guard.ephemeral(lambda _: Decision.allow(), config={"paths": paths}) as guard:
+            tool = guard.tool(name="t", facts=own)(lambda path, more="": path)
+            return guard.new_agent("a").call(tool, "again")
+
+    with pytest.raises(Denied) as denied:
+        called({named: "."})
     assert denied.value.code == "facts.failed"
+    assert (
+        "leave Folder.facts out of the tool's facts, or its arguments out of [paths]" in caplog.text
+    )
+    assert called({"another": "."}) == "again"
 
 
 # --- opened without leaving the folder ------------------------------------------------------------

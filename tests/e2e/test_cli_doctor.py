@@ -243,6 +243,17 @@ def test_a_wrong_passphrase(told):
     assert status_of(json.loads(result.stdout), "keys") == {"fail"}
 
 
+def test_a_rotated_log_key_without_the_secret_that_names_journalled_calls(changed):
+    """Every journalled call is refused without the secret."""
+    assert changed.run("keys", "rotate", "log").returncode == 0
+    assert status_of(changed.json("doctor"), "keys") == {"ok"}
+    (changed.state / "names").rename(changed.home / "names")
+    report = changed.json("doctor", code=1)
+    (said,) = [entry["what"] for entry in report["checks"] if entry["status"] == "fail"]
+    assert said.startswith(f"there is no {changed.state / 'names'}/")
+    assert said.endswith("Restore it from a backup of the state")
+
+
 def test_a_log_that_was_changed(changed):
     with closing(sqlite3.connect(changed.state / "shards/0.sqlite")) as connection:
         connection.execute("DELETE FROM entries WHERE idx > 9")
@@ -364,7 +375,9 @@ def test_an_approval_that_nobody_took_up(changed):
     asked = changed.python("-c", approving)
     assert (asked.returncode, asked.stderr) == (0, "")
     time.sleep(3.1)
-    said = [what for what in approvals_of(changed, "") if "nobody took the approval up" in what]
+    found = approvals_of(changed, "")
+    assert not any("expired" in what for what in found)  # said once
+    said = [what for what in found if "nobody took the approval up" in what]
     assert [what.partition(" did not make the call of ")[2][:5] for what in said] == ["merge"]
     listed = changed.run("approvals", "list")
     assert "nobody took the approval up in time" in " ".join(listed.stderr.split())

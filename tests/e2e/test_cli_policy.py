@@ -55,12 +55,13 @@ def test_check_refuses_what_a_guard_refuses(project, policy, said):
 
 
 def test_check_and_doctor_warn_of_a_folder_of_paths_that_is_not_there(project):
-    """Every call whose path has no place would be denied, and nothing would say why."""
+    """No file is in it, and nothing would say why a tool finds none."""
     assert project.run("init").returncode == 0
     toml = project.folder / "agentguard.toml"
     toml.write_text(toml.read_text().replace('path = "."', 'path = "missing"'))
     (said,) = project.json("policy", "check")["warnings"]
-    assert said.startswith(f"paths.path: there is no folder {project.folder / 'missing'}, so that")
+    lost = f"paths.path: there is no folder {project.folder / 'missing'}: "
+    assert said == lost + "make the folder, or correct the path"
     warned = [c for c in project.json("doctor")["checks"] if c["status"] == "warn"]
     assert {"status": "warn", "check": "paths", "what": said} in warned
     (project.folder / "missing").mkdir()

@@ -42,7 +42,7 @@ from agentguard.loading import observed, warnings_of
 from agentguard.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.ports import LogReader
 from agentguard.spelling import closest
-from agentguard.storage import keystore, ledger, sqlite
+from agentguard.storage import keystore, ledger, naming, sqlite
 from agentguard.telemetry import Settings
 
 _DISABLED: Final = "OTEL_SDK_DISABLED"
@@ -190,8 +190,9 @@ def _passphrase(settings: Config) -> Finding:
 
 def _keys(settings: Config) -> str:
     passphrase = passphrase_of(settings)
-    for use in keystore.LONG_LIVED:
-        keystore.load_key(settings.state, use, passphrase)
+    state = settings.state
+    keys = {use: keystore.load_key(state, use, passphrase) for use in keystore.LONG_LIVED}
+    naming.secret(state, keystore.load_trust(state), keys["log"])
     return f"{', '.join(keystore.LONG_LIVED)}: each opens with the passphrase"
 
 

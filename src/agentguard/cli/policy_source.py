@@ -182,10 +182,9 @@ def declared(settings: Config) -> set[str]:
 
 
 def astray(settings: Config) -> list[str]:
-    """Say of each folder of ``[paths]`` that there is none: no path has a place in it."""
+    """Say of each folder of ``[paths]`` that is not there that there is none."""
     return [
-        f"paths.{argument}: there is no folder {folder.root}, so that input.paths.{argument} is "
-        "undefined in every call: make the folder, or correct the path"
+        f"paths.{argument}: there is no folder {folder.root}: make the folder, or correct the path"
         for argument, folder in settings.paths.items()
         if not folder.root.is_dir()
     ]

@@ -68,19 +68,17 @@ def present(
     known = registered | anchored(anchors, trust)
     there = sqlite.numbers(state)  # read last: a shard's file comes before its anchor
     missing = sorted(known.difference(there))
-    if missing and missing[0] not in registered:
-        lost = f"the shard {sqlite.shard_path(state, missing[0])}"
-        message = f"{lost} is missing, of which there is an anchor: {anchor.ROLLED_BACK}"
-        raise StorageError(message, code="storage.rolled_back")
+    remedy = ": restore the state; nothing is written until then"
     if missing:
         lost = f"the shard {sqlite.shard_path(state, missing[0])}"
+        if missing[0] not in registered:
+            remedy = f", of which there is an anchor: {anchor.ROLLED_BACK}"
     elif there and not registered and own is None:
         # a new one would leave out the shards that somebody has removed together with it
         lost = f"the registry of the shards in {state}"
     else:
         return registered, there
-    message = f"{lost} is missing: restore the state; nothing is written until then"
-    raise StorageError(message, code="storage.rolled_back")
+    raise StorageError(f"{lost} is missing{remedy}", code="storage.rolled_back")
 
 
 def anchored(anchors: Path | None, trust: TrustDocument) -> frozenset[int]:
