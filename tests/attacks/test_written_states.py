@@ -3,8 +3,10 @@
 What is written is generated from a state with a past, not listed: each file, table, row and member
 that is there is deleted, replaced, changed or doubled, alone and where all is missing, or as it was
 before, that a guard does without. After each a guard is opened and used. The result is a refusal
-with a code, or what was allowed before. A sample by default, ``AGENTGUARD_ROUNDS=full`` for one of
-each kind of mutation; what a fresh seed samples is for developers.
+with a code, or what was allowed before. The same holds where a guard is open while the state is
+written, and keeps what it knows afterwards (``state_open.py``). A sample by default,
+``AGENTGUARD_ROUNDS=full`` for one of each kind of mutation, and under an open guard for one kind in
+three; what a fresh seed samples is for developers.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import os
 import pkgutil
 import secrets
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -25,6 +27,7 @@ from typing import Any, NamedTuple
 import pytest
 import state_history
 import state_mutations
+import state_open
 import state_rows
 from state_mutations import Mutation, deleting, placing
 from state_probes import PROBES, Outcome, Verdict, opens, probe, verdict
@@ -34,7 +37,7 @@ from agentguard import storage
 from agentguard.audit import entry
 from agentguard.desk import Desk
 from agentguard.keys import Ed25519Signer, Secret
-from agentguard.storage import keystore, sqlite
+from agentguard.storage import keystore, sqlite, standing
 from agentguard.storage.revocations import FileRevocations
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
@@ -43,7 +46,11 @@ SAMPLE = 100
 
 PARTS = 30 if FULL else 5
 FRESH = "a fresh seed"
-ROUNDS = [*range(PARTS), *([] if os.environ.get("CI") == "true" else [FRESH])]
+ALSO = [] if os.environ.get("CI") == "true" else [FRESH]
+ROUNDS = [*range(PARTS), *ALSO]
+LIVES = PARTS if FULL else 16
+"""In how many parts, by default of one each, mutations are tried under an open guard."""
+
 BASES: Mapping[str, str | None] = {
     "end": None,
     "frozen": "end",
@@ -71,13 +78,25 @@ class Attack(NamedTuple):
         return f"'{self.moment}' with {self.mutation.what}{others}"
 
 
+Life = tuple[Attack, bool]
+"""A mutation that is written under an open guard, and whether it is put back."""
+
+
+def lives_of(attacks: Sequence[Attack]) -> list[Life]:
+    """Return one kind in three; by default one of each kind of file, of which some are tried."""
+    files = {attack.mutation.kind.split()[0]: attack for attack in reversed(attacks)}
+    chosen = attacks[::3] if FULL else [attack for attack in attacks if attack in files.values()]
+    return [(attack, number % 2 == 0) for number, attack in enumerate(chosen)]
+
+
 @dataclass
 class Campaign:
     """A scene with its past, and what has come of the attacks on it so far."""
 
     scene: Scene
     before: Mapping[str, Mapping[str, Outcome]]
-    counts: Counter[str] = field(default_factory=Counter)
+    before_open: Mapping[str, Mapping[str, Outcome]]
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
     pools: dict[str, dict[str, list[Mutation]]] = field(default_factory=dict)
     dispensable: dict[tuple[str, str], bool] = field(default_factory=dict)
 
@@ -142,12 +161,28 @@ class Campaign:
 
     def accepted(self, attacks: Sequence[Attack]) -> list[str]:
         """Try attacks; return what was accepted, in words."""
-        found: list[str] = []
-        for attack in attacks:
-            came = self.tries(attack)
-            self.counts[came.word] += 1
+        tried = ((attack.what, self.tries(attack)) for attack in attacks)
+        return self._counted("written states", tried)
+
+    def accepted_while_open(self, lives: Sequence[Life]) -> list[str]:
+        """Try mutations under an open guard; return what was accepted, in words."""
+        tried = (
+            (
+                f"'{moment}' with {mutation.what} under a guard{', and put back' * back}",
+                state_open.verdict(
+                    self.scene, moment, mutation, self.before_open[moment], back=back
+                ),
+            )
+            for (moment, mutation, *_others), back in lives
+        )
+        return self._counted("written under an open guard", tried)
+
+    def _counted(self, mode: str, tried: Iterable[tuple[str, Verdict]]) -> list[str]:
+        counts, found = self.counts.setdefault(mode, Counter()), list[str]()
+        for what, came in tried:
+            counts[came.word] += 1
             if came.word == "accepted":
-                found += [f"{attack.what}", *(f"    {why}" for why in came.why)]
+                found += [what, *(f"    {why}" for why in came.why)]
         return found
 
 
@@ -192,21 +227,22 @@ def campaign(scene, request) -> Iterator[Campaign]:
     for moment in BASES:
         scene.restore(moment)
         before[moment] = probe(scene)
-    campaign = Campaign(scene, before)
+    before_open = {moment: state_open.live(scene, moment).found for moment in BASES}
+    campaign = Campaign(scene, before, before_open)
     yield campaign
     _report(campaign.counts, request.config.pluginmanager)
 
 
-def _report(counts: Counter[str], plugins: Any) -> None:
+def _report(counts: Mapping[str, Counter[str]], plugins: Any) -> None:
     """Say on the terminal what came of all that was tried in this process."""
     terminal, capturing = (
         plugins.get_plugin(name) for name in ("terminalreporter", "capturemanager")
     )
-    if terminal is not None and counts:
+    for mode, tried in counts.items() if terminal is not None else ():
         words = ("refused", "harmless", "unwritable", "accepted")
-        said = ", ".join(f"{counts[word]} {word}" for word in words)
+        said = ", ".join(f"{tried[word]} {word}" for word in words)
         with capturing.global_and_fixture_disabled():
-            terminal.write_line(f"\nwritten states: {counts.total()} mutations tried: {said}")
+            terminal.write_line(f"\n{mode}: {tried.total()} mutations tried: {said}")
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +259,18 @@ def test_whoever_writes_the_state_gains_nothing(campaign, attacks, part):
     else:
         chosen = (attacks if FULL else attacks[:SAMPLE])[part::PARTS]
     accepted = campaign.accepted(chosen)
+    assert not accepted, "\n".join([f"seed {seed}", *accepted])
+
+
+@pytest.mark.parametrize("part", [*range(LIVES), *ALSO])
+def test_whoever_writes_the_state_under_an_open_guard_gains_nothing(campaign, attacks, part):
+    seed = 0
+    if part == FRESH:
+        seed = secrets.randbits(32)
+        chosen = lives_of(campaign.attacks(Random(seed)))[:1]  # noqa: S311  no secret
+    else:
+        chosen = lives_of(attacks)[part::LIVES][: None if FULL else 1]
+    accepted = campaign.accepted_while_open(chosen)
     assert not accepted, "\n".join([f"seed {seed}", *accepted])
 
 
@@ -302,3 +350,31 @@ def test_a_guard_with_a_hole_in_it_is_found_out(campaign, monkeypatch, hole):
     before = campaign.before["end"]
     found = verdict(campaign.scene, "end", (), before, most=0.3 if hole == "it hangs" else 20)
     assert found.word == "accepted"
+
+
+SEQUENCE, NEWEST = "sequence huge", "newest its first digit one more"
+
+
+@pytest.mark.parametrize("member", [SEQUENCE, NEWEST])
+def test_an_open_guard_joins_nothing_that_nobody_has_signed(campaign, member):
+    (mutation,) = campaign.kinds("end")[f"standing.json standing.{member}"]
+    accepted = campaign.accepted_while_open([(Attack("end", mutation), True)])
+    assert not accepted, "\n".join(accepted)
+
+
+@pytest.mark.parametrize(
+    ("member", "where"), [(SEQUENCE, "once all is frozen"), (NEWEST, state_open.NEW)]
+)
+def test_a_guard_that_joins_it_is_found_out(campaign, monkeypatch, member, where):
+    (mutation,) = campaign.kinds("end")[f"standing.json standing.{member}"]
+    verify, whole = standing.Kept.verify, standing.Kept.whole
+
+    def verified_whole(kept: Any, trust: Any) -> Any:  # as whoever opens a state goes on doing
+        verify(kept, trust)
+        return whole(kept, trust)
+
+    monkeypatch.setattr(standing.Kept, "verify", lambda kept, _trust: kept.standing)
+    monkeypatch.setattr(standing.Kept, "whole", verified_whole)
+    before = campaign.before_open["end"]
+    found = state_open.verdict(campaign.scene, "end", mutation, before, back=True)
+    assert (found.word, where in " ".join(found.why)) == ("accepted", True)

@@ -32,6 +32,7 @@ SOME = Call("worker", "read", "some", "three calls")
 DAVE, SOON = Call("worker", "read", "dave", "dave"), Call("worker", "read", "soon", "soon")
 ROBOT = Call("robot", "read", "robot")
 READ = Call("clerk", "read", "clerk")
+PLAIN = Call("worker", "read", "plain", "plain")
 MALLORY = Call("worker", "read", "mallory", "mallory")
 FORBIDDEN = Call("clerk", "forbidden", "x")
 UNLENT = Call("worker", "read", "more", "nothing")
@@ -61,7 +62,7 @@ def play(scene: Scene) -> None:
             scene.make(late, call)
     _keep_run(late, scene, "third")
     scene.keep("end")
-    _freeze(scene, frozen=True)
+    freeze(scene, frozen=True)
     scene.keep("frozen")
     late.close()
 
@@ -84,6 +85,7 @@ def _lend(guard: Guard, scene: Scene) -> None:
         ("mallory", "user:mallory", {}),
         ("soon", "user:alice", {"expires_in": BRIEFLY}),
         ("nothing", "user:alice", {"scope": []}),
+        ("plain", "user:erin", {}),
     ):
         lasting: Any = {"scope": ["act"], "expires_in": 24 * 3600, **terms}
         delegation = guard.delegate(subject, **lasting)
@@ -165,9 +167,9 @@ def _administer(scene: Scene) -> datetime:
     administration.erase(scene.settings, PASSPHRASE, ids[ERASED.what], **common)
     for name in ("agent:robot", scene.hops["dave"]):
         administration.revoke(scene.settings, PASSPHRASE, name, **common)
-    _freeze(scene, frozen=True)
+    freeze(scene, frozen=True)
     scene.keep("frozen before")
-    _freeze(scene, frozen=False)
+    freeze(scene, frozen=False)
     scene.clock.advance(seconds=60)  # since then the admin's key will turn out to be stolen
     since = scene.clock()
     administration.revoke(scene.settings, PASSPHRASE, "user:mallory", note="n", now=since)
@@ -189,7 +191,8 @@ def _invocations(scene: Scene) -> dict[str, str]:
     return found
 
 
-def _freeze(scene: Scene, *, frozen: bool) -> None:
+def freeze(scene: Scene, *, frozen: bool) -> None:
+    """Have the administrator freeze all calls, or thaw them."""
     administration.freeze(scene.settings, PASSPHRASE, frozen=frozen, note="n", now=scene.clock())
 
 

@@ -244,6 +244,13 @@ def _values(
     elif isinstance(value, str) and value:
         at = chance.randrange(len(value))
         yield "a letter changed", value[:at] + ("b" if value[at] == "a" else "a") + value[at + 1 :]
+        digit = re.search(r"\d", value)
+        if digit:  # of a time, it is the millennium
+            one_more = str((int(digit[0]) + 1) % 10)
+            yield (
+                "its first digit one more",
+                value[: digit.start()] + one_more + value[digit.end() :],
+            )
         yield "a number", 7
     elif isinstance(value, list) and value:
         yield "one member less", value[1:]

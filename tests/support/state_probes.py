@@ -20,6 +20,8 @@ from agentguard import Guard
 from agentguard.agent import Agent
 from agentguard.errors import AgentguardError
 
+Agents = Mapping[str, Agent]
+
 LONGEST = 20
 """Seconds after which an opening, with all its probes, hangs."""
 
@@ -72,22 +74,34 @@ PROBES: Mapping[str, Probe] = {
     "more is done than was lent": Probe(past.UNLENT, 1, ("scope.exceeded",)),
     "a call under no delegation is made": Probe(past.ALONE, 1, ("delegation.missing",)),
     "an ordinary call is made": Probe(past.READ, 1, ()),
+    "one under a delegation is made": Probe(past.PLAIN, 1, ()),
 }
 
 
 def probe(scene: Scene) -> dict[str, Outcome]:
     """Open a guard and try everything; raises ``AgentguardError`` where it does not open."""
-    found: dict[str, Outcome] = {}
     with scene.open() as guard:
-        agents = {name: guard.new_agent(name) for name in scene.settings.agents}
-        found["approvers are shown what nobody asked"] = _shown(guard, scene)
-        found["a run goes on with what it never kept"] = _run(agents["clerk"], scene)
-        for name, (call, times, _codes) in PROBES.items():
-            found[name] = _attempt(scene, guard, call, agents[call.agent], times)
+        return probe_in(guard, agents_of(guard, scene), scene)
+
+
+def agents_of(guard: Guard, scene: Scene) -> Agents:
+    """Return an agent of each kind, under its name."""
+    return {name: guard.new_agent(name) for name in scene.settings.agents}
+
+
+def probe_in(guard: Guard, agents: Agents, scene: Scene) -> dict[str, Outcome]:
+    """Try everything in a guard that is open, with agents that it has made."""
+    found = {
+        "approvers are shown what nobody asked": _shown(guard, scene),
+        "a run goes on with what it never kept": _run(agents["clerk"], scene),
+    }
+    for name, (call, times, _codes) in PROBES.items():
+        found[name] = attempt(scene, guard, call, agents[call.agent], times)
     return found
 
 
-def _attempt(scene: Scene, guard: Guard, call: Call, agent: Agent, times: int) -> Outcome:
+def attempt(scene: Scene, guard: Guard, call: Call, agent: Agent, times: int = 1) -> Outcome:
+    """Make a call some times."""
     said: list[str] = []
     codes: list[str] = []
     scene.ran.clear()

@@ -43,10 +43,12 @@ class Table(NamedTuple):
         where, values = ("", ()) if rowid is None else (" WHERE rowid = ?", (rowid,))
         return [(f'DELETE FROM "{self.name}"{where}', values)]  # noqa: S608  the file's own name
 
-    def inserted(self, values: Sequence[Any]) -> Statements:
-        marks = ", ".join("?" for _ in values)
-        statement = f'INSERT OR REPLACE INTO "{self.name}" VALUES ({marks})'  # noqa: S608  as above
-        return [(statement, values)]
+    def inserted(self, values: Sequence[Any], rowid: int | None = None) -> Statements:
+        columns = ("rowid", *self.columns) if rowid is not None else self.columns
+        given = (rowid, *values) if rowid is not None else values
+        named, marks = ", ".join(f'"{column}"' for column in columns), ", ".join("?" for _ in given)
+        statement = f'INSERT OR REPLACE INTO "{self.name}" ({named}) VALUES ({marks})'  # noqa: S608  as above
+        return [(statement, given)]
 
     def named(self, rowid: int) -> dict[str, Any]:
         return dict(zip(self.columns, self.rows[rowid], strict=True))
@@ -80,6 +82,28 @@ def of_rows(
                 )
         if since is None:
             yield from _of_schema(base, path)
+
+
+def put_back(path: Path, before: Mapping[str, Table], written: Mapping[str, Table]) -> None:
+    """Have the rows that were ``written`` be as they were ``before``, and leave all others alone.
+
+    A table that is not there any more, or has other columns, is left alone too.
+    """
+    now, statements = tables(path), list[tuple[str, Sequence[Any]]]()
+    for name, table in before.items():
+        if name not in now or now[name].columns != table.columns or name not in written:
+            continue
+        was, then = table.rows, written[name].rows
+        theirs = [
+            rowid
+            for rowid in {*was, *then}
+            if was.get(rowid) != then.get(rowid) == now[name].rows.get(rowid)
+        ]
+        statements += [part for rowid in theirs for part in table.deleted(rowid)]
+        statements += [
+            part for rowid in theirs if rowid in was for part in table.inserted(was[rowid], rowid)
+        ]
+    _executing(Path(), statements)(path)
 
 
 def databases(base: Path) -> list[Path]:
