@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from agentguard import (
+    Agent,
     ApprovalPending,
     ApprovalRequest,
     Arguments,
@@ -32,6 +33,7 @@ from agentguard import (
     StorageError,
     approval,
     config,
+    rotation,
 )
 from agentguard.canonical import b64_encode, dumps, loads_object
 from agentguard.envelope import Envelope
@@ -43,6 +45,7 @@ from agentguard.storage.journal import FOLDER as JOURNAL
 from agentguard.storage.journal import FileJournal
 from agentguard.storage.runs import FileRuns
 
+PASSPHRASE = b"correct horse battery staple"
 TOKEN = "s3cret-t0ken-of-a-person"
 PEOPLE = {"bob": "user:bob", "carol": "user:carol"}
 
@@ -74,8 +77,11 @@ class Desk:
         guard: Guard = self.place.open(policy)
         return guard
 
-    def call(self, guard: Guard, what: str = "main") -> str:
-        """Call the tool; return what it says, or the code with which that is refused."""
+    def call(self, guard: Guard, what: str = "main", agent: Agent | None = None) -> str:
+        """Call the tool; return what it says, or the code with which that is refused.
+
+        A new agent has the guard look for new keys, and one that is there does not.
+        """
 
         @guard.tool
         def merge(what: str, token: str) -> str:
@@ -84,7 +90,7 @@ class Desk:
             return f"merged {what}"
 
         try:
-            return guard.new_agent("reader").call(merge, what, token=TOKEN)
+            return (agent or guard.new_agent("reader")).call(merge, what, token=TOKEN)
         except (Denied, ApprovalPending) as refused:
             return refused.code
 
@@ -369,6 +375,53 @@ def test_an_old_copy_of_all_of_it_brings_nothing_back_to_a_guard_that_is_open(de
             assert desk.call(process) == "approval.consumed"
         assert desk.ran == ["main"]
         assert guard.verify().problems == ()
+
+
+@pytest.mark.parametrize("rotated", [False, True], ids=["", "a key was rotated"])
+def test_files_put_back_after_a_fork_let_the_child_run_no_second_call(desk, tmp_path, rotated):
+    """The child can't read its parent's shard: it has what the parent has kept beside the anchor.
+
+    For some minutes after a rotation the parent still has the old key.
+    """
+    with desk.open() as guard:
+        agent = guard.new_agent("reader")
+        desk.answer(desk.ask(guard), "bob")
+        desk.answer(desk.ask(guard, "twin"), "bob")
+        shutil.copytree(desk.folder, tmp_path / "old")
+        used, tell = os.pipe()
+        child = os.fork()
+        if child == 0:
+            said = [9]
+            try:
+                os.close(tell)
+                os.read(used, 1)  # until the files are put back
+                said = [CODES.index(desk.call(guard, what)) for what in ("main", "twin")]
+            finally:
+                os._exit(sum(code << (4 * place) for place, code in enumerate(said)))
+        if rotated:
+            rotation.rotate(desk.place.config, PASSPHRASE, "log", now=datetime.now(UTC))
+        assert desk.call(guard, "main", agent) == "merged main"
+        shutil.rmtree(desk.folder)
+        shutil.copytree(tmp_path / "old", desk.folder)
+        os.close(tell)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert [CODES[code & 15], CODES[code >> 4]] == ["approval.consumed", "merged twin"]
+
+
+CODES = ("approval.consumed", "merged main", "merged twin")
+
+
+def test_an_approved_call_of_a_compromised_key_does_not_run(desk):
+    """That it was used could not be kept: nobody believes what such a key signs."""
+    with desk.open() as guard:
+        agent = guard.new_agent("reader")
+        desk.answer(desk.ask(guard), "bob")
+        desk.answer(desk.ask(guard, "twin"), "bob")
+        assert desk.call(guard, "twin", agent) == "merged twin"
+        now = datetime.now(UTC)
+        rotation.rotate(desk.place.config, PASSPHRASE, "log", now=now, compromised_since=now)
+        assert desk.call(guard, "main", agent) == "storage.unvouched"
+        assert desk.ran == ["twin"]
 
 
 COLUMNS = ("tool = 'x'", "decision = 'deny'", "agent = 'x'", "at = '1999'", "kind = 'policy'")

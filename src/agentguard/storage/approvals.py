@@ -109,7 +109,7 @@ class FileApprovals:
         Somebody may have removed the files between two that used it; each of the two finds the
         other's call here, or the later one the earlier one's. That it was used is kept at once.
         """
-        used = self._ledger.keep().used.get(request.request_id)
+        used = self._ledger.keep(at_once=True).used.get(request.request_id)
         return used is not None and used.times == 1
 
     def _leave(self, approval_ids: Sequence[str]) -> bool:

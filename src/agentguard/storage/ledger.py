@@ -323,15 +323,25 @@ class Ledger:
 
     # --- what is kept -----------------------------------------------------------------------------
 
-    def keep(self) -> Standing:
-        """Read on, and keep the result in the state and beside the anchor, where that is new."""
+    def keep(self, *, at_once: bool = False) -> Standing:
+        """Read on, and keep the result in the state and beside the anchor, where that is new.
+
+        A key that was declared compromised keeps nothing. Where the result has to be kept
+        ``at_once``, that is an error (``storage.unvouched``).
+        """
         with self._busy.once("keeping what the log says"), registry.locked(self._state):
             trust = self._trust()
             read = self._read_on()
+            signer = self._signer
+            if signer is None or not _may_keep(trust, signer):
+                if at_once:
+                    message = (
+                        "the log's key in this process does not count any more: open the guard "
+                        "again, in a new process, and make the call again"
+                    )
+                    raise StorageError(message, code="storage.unvouched")
+                return read
             for folder in reversed(self._folders):  # out of everybody's reach first
-                signer = self._signer
-                if signer is None or signer.public_key not in trust.current("log"):
-                    continue  # whoever has the newest key keeps it: an old one may be compromised
                 before = self._before(folder, trust)
                 if before is None or self._is_stale(before.standing, read):
                     standing.keep(folder, self._log, read, signer, before=before)
@@ -359,6 +369,17 @@ class Ledger:
             *(said.revoked, said.sequence, said.frozen),
             *(said.used, said.erased, said.read.keys()),
         )
+
+
+def _may_keep(trust: TrustDocument, signer: Signer) -> bool:
+    """Whether what the key signs is believed: a rotated key's word is, until the guard renews it.
+
+    Until then, nobody else keeps what only this process knows at once.
+    """
+    return any(
+        trusted.key == signer.public_key and trusted.compromised_since is None
+        for trusted in trust.keys_for("log")
+    )
 
 
 def _size(said: Standing, shard: int) -> int:
