@@ -62,7 +62,7 @@ def refuse_if_replaceable(path: Path) -> None:
     own = (os.getuid(), 0)
     for name in writers.way(path):
         folder, status = name.parent, name.parent.stat()
-        shared = _is_shared(status)
+        shared = _is_shared(folder, status)
         if shared and status.st_mode & stat.S_ISVTX:
             shared = name.lstat().st_uid not in own
         if (shared or status.st_uid not in own) and not _is_read_only(folder):
@@ -74,15 +74,17 @@ def refuse_if_replaceable(path: Path) -> None:
 
 
 def _require_own(path: Path, status: os.stat_result) -> None:
-    if _is_shared(status) or status.st_uid not in (os.getuid(), 0):
+    if _is_shared(path, status) or status.st_uid not in (os.getuid(), 0):
         message = f"others can write {path}: run chmod go-w on it, and see that you own it"
         raise ConfigError(message, code="config.exposed")
 
 
-def _is_shared(status: os.stat_result) -> bool:
-    """Whether its mode lets anybody but its owner write it."""
+def _is_shared(path: Path, status: os.stat_result) -> bool:
+    """Whether its mode, or its access list, lets anybody but its owner write it."""
     mode = status.st_mode
-    by_group = mode & stat.S_IWGRP and not _is_own_group(status.st_gid)
+    by_group = mode & stat.S_IWGRP and (
+        not _is_own_group(status.st_gid) or writers.has_access_list(path)
+    )
     return bool(mode & stat.S_IWOTH or by_group)
 
 

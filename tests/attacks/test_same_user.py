@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from agentguard import Decision, config, domain
+from agentguard import ConfigError, Decision, config, domain
 from agentguard.cli import app
 from agentguard.engines.function import FunctionEngine
 from agentguard.guard import Guard
@@ -108,7 +109,9 @@ def test_an_anchor_of_another_user_is_outside_and_finds_it(project):
 
 
 @as_root
-@pytest.mark.parametrize("weak", ["a file", "the folder", "above", "everybody", "root's state"])
+@pytest.mark.parametrize(
+    "weak", ["a file", "the folder", "above", "everybody", "an access list", "root's state"]
+)
 def test_an_anchor_that_the_agent_can_change_somewhere_is_not_outside(project, weak):
     theirs = project.parent / "home" / "witness"
     shutil.copytree(project.parent / "anchor", theirs)
@@ -124,7 +127,49 @@ def test_an_anchor_that_the_agent_can_change_somewhere_is_not_outside(project, w
             os.chown(theirs.parent, AGENT, AGENT)
         case "everybody":
             theirs.chmod(0o777)
+        case "an access list":
+            let_write(theirs, AGENT)
         case "root's state":
             give(project / ".agentguard", 0)
     code, report, _shown = verify(project, "--anchor", theirs)
     assert (code, report["anchored"]) == (0, "same user")
+
+
+@as_root
+@pytest.mark.parametrize(("owner", "witness"), [(AGENT, "same user"), (WITNESS, "outside")])
+def test_whoever_owns_a_link_in_a_sticky_folder_can_turn_it(project, owner, witness):
+    theirs, shared = project.parent / "witness", project.parent / "shared"
+    shutil.copytree(project.parent / "anchor", theirs)
+    give(theirs, WITNESS)
+    give(project / ".agentguard", AGENT)
+    shared.mkdir()
+    shared.chmod(0o1777)
+    link = shared / "anchor"
+    link.symlink_to(theirs)
+    os.chown(link, owner, owner, follow_symlinks=False)
+    code, report, _shown = verify(project, "--anchor", link)
+    assert (code, report["anchored"]) == (0, witness)
+
+
+@pytest.mark.parametrize("shared", ["agentguard.toml", ".", ".."])
+def test_a_configuration_that_an_access_list_lets_another_user_write_is_refused(project, shared):
+    """The mode's bits of the group are the most that the list gives, and the group may be alone."""
+    path = (project / shared).resolve()
+    before = path.stat().st_mode & 0o777
+    let_write(path, AGENT)
+    with pytest.raises(ConfigError, match="others can write") as caught:
+        config.load(project / "agentguard.toml")
+    assert caught.value.code == "config.exposed"
+    path.chmod(before & ~0o022)  # as the message says: nothing that the list gives is left
+    assert config.load(project / "agentguard.toml").trust_domain == "acme.example"
+
+
+def let_write(path: Path, user: int) -> None:
+    """Give a user the right to write a file, as ``setfacl -m u:USER:rwx`` does."""
+    nobody = 0xFFFFFFFF
+    kinds = [(1, 7, nobody), (2, 7, user), (4, 5, nobody), (16, 7, nobody), (32, 5, nobody)]
+    packed = b"".join(struct.pack("<HHI", *one) for one in kinds)
+    try:
+        os.setxattr(path, "system.posix_acl_access", struct.pack("<I", 2) + packed)
+    except (AttributeError, OSError):
+        pytest.skip("no access lists here")

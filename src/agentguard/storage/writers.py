@@ -3,15 +3,19 @@
 Whoever can change both can roll both back, and then the anchor agrees with the state: it proves
 nothing. Who can change a file is read off owners and modes, of the file and of each folder above:
 the owner always (``chmod``), and the group or everybody where they have the right to write. In a
-folder with the sticky bit only owners replace what is there. Root can change everything, and is
-left out, unless the state is root's own. What can't be looked at counts as shared.
+folder with the sticky bit only owners replace what is there, such as a link of theirs. A file with
+an access list (POSIX ACL) that lets somebody write counts as everybody's. Root can
+change everything, and is left out, unless the state is root's own. What can't be looked at counts
+as shared.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import stat
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -95,13 +99,40 @@ def way(path: Path) -> list[Path]:
 
 
 def _above(path: Path) -> list[Rights]:
-    """Return the rights of the folders above, those of symbolic links on the way as well."""
-    return [_rights(folder) for folder in dict.fromkeys(name.parent for name in way(path))]
+    """Return the rights of the folders above, and whose links on the way can be replaced."""
+    names = way(path)
+    above = {folder: _rights(folder) for folder in dict.fromkeys(name.parent for name in names)}
+    links = [
+        name.lstat()
+        for name in names
+        if name.is_symlink() and above[name.parent].mode & stat.S_ISVTX
+    ]
+    # a link's own mode gives nobody anything
+    return [*above.values(), *(Rights(link.st_uid, link.st_gid, 0) for link in links)]
 
 
 def _rights(path: Path) -> Rights:
     status = path.stat()
-    return Rights(status.st_uid, status.st_gid, status.st_mode)
+    mode = status.st_mode
+    if mode & stat.S_IWGRP and has_access_list(path):
+        mode |= stat.S_IWOTH
+    return Rights(status.st_uid, status.st_gid, mode)
+
+
+def has_access_list(path: Path) -> bool:
+    """Whether a file lets users or groups in that its mode does not name (POSIX ACL).
+
+    The group's bits of its mode are then the most that any of them has. Raises ``OSError``.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        os.getxattr(path, "system.posix_acl_access")
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.ENOTSUP):
+            return False
+        raise
+    return True
 
 
 def _groups_of(user: int) -> list[int]:
