@@ -428,3 +428,10 @@ async def test_no_id_and_an_empty_one_are_the_same_id(people, sync):
         await ran(by_hand(desk), given, sync=sync)
     assert denied.value.code == "call.duplicate"
     assert (desk.waiting, desk.paid) == ([], [])
+
+
+def test_the_wrap_of_the_tool_node_is_the_guards(people):
+    desk = people()
+    with pytest.raises(ConfigError, match="wrap_tool_call is the guard's own"):
+        guard_tool_node([desk.pay], desk.agent, wrap_tool_call=lambda request, go: go(request))
+    assert guard_tool_node([desk.pay], desk.agent, name="mine").name == "mine"

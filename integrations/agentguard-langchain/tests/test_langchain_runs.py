@@ -12,10 +12,10 @@ import threading
 import time
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NotRequired
 
 import pytest
-from langchain.agents import create_agent
+from langchain.agents import AgentState, create_agent
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import StructuredTool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -24,7 +24,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command
 
-from agentguard import DelegationError, config, domain
+from agentguard import ConfigError, DelegationError, StorageError, config, domain
 from agentguard_langchain import GuardedToolDenied, GuardMiddleware, guard_subagent
 
 SYNC = pytest.mark.parametrize("sync", [True, False])
@@ -172,6 +172,134 @@ async def test_a_lost_record_never_widens(people, sync):
     state = await ran(graph, None, sync=sync)
     assert "[delegation.missing]" in answers(state)[0][1]
     assert desk.paid == []
+
+
+HANDLES = [None, 7, "own-1", "0" * 32]
+
+
+@SYNC
+@pytest.mark.parametrize("user", [None, "mallory"])
+@pytest.mark.parametrize("handle", HANDLES)
+async def test_no_command_takes_a_run_from_the_one_for_whom_it_was_begun(
+    people, sync, handle, user
+):
+    """An agent that may act by itself does not, and it acts for nobody else."""
+    desk = people()
+    graph = desk.graph()
+    with lend(desk):
+        await ran(graph, desk.asking(SMALL, BIG), sync=sync)
+    desk.approve()
+    update = Command(update={"agentguard_run": handle})
+    with nullcontext() if user is None else lend(desk, user):
+        await ran(graph, update, sync=sync)
+        state = await ran(graph, None, sync=sync)
+    assert len(answers(state)) == 2
+    assert all("[delegation.missing]" in text for _status, text in answers(state))
+    assert (desk.paid, [request.principal for request in desk.waiting]) == ([], ["user:alice"])
+
+
+@SYNC
+async def test_who_goes_back_to_an_earlier_run_goes_on_for_whom_it_was_begun(people, sync):
+    desk = people()
+    graph = desk.graph()
+    with lend(desk):
+        await ran(graph, desk.asking(SMALL, BIG), sync=sync)
+        back = graph.get_state(CONFIG).config
+        await ran(graph, {"messages": [HumanMessage("hello")]}, sync=sync)  # a later run
+    for user, code in (("mallory", "mismatch"), (None, "missing")):
+        with nullcontext() if user is None else lend(desk, user):
+            state = await ran(graph, None, sync=sync, config=back)
+        assert [code in text for _status, text in answers(state)] == [True, True]
+    assert desk.paid == []
+    with lend(desk):  # the twin
+        await ran(graph, None, sync=sync, config=back)
+        desk.approve()
+        state = await ran(graph, None, sync=sync, config=back)
+    assert [status for status, _text in answers(state)] == ["success", "success"]
+    assert set(desk.paid) == {("cal", 5), ("ann", 500)}
+
+
+@SYNC
+async def test_who_goes_back_to_a_run_of_the_agent_itself_goes_on_for_nobody(
+    people, obedient, sync
+):
+    desk = people()
+    graph = create_agent(
+        obedient,
+        desk.tools,
+        middleware=[GuardMiddleware(desk.agent)],
+        checkpointer=InMemorySaver(),
+        interrupt_before=["tools"],
+    )
+    await ran(graph, desk.asking(SMALL), sync=sync)
+    back = graph.get_state(CONFIG).config
+    await ran(graph, {"messages": [HumanMessage("hello")]}, sync=sync)
+    with lend(desk, "mallory"):
+        state = await ran(graph, None, sync=sync, config=back)
+    assert "[delegation.mismatch]" in answers(state)[0][1]
+    state = await ran(graph, None, sync=sync, config=back)
+    assert answers(state) == [("success", "paid 5 to cal")]
+    assert principals(desk)[-1].startswith("agent:payer")
+
+
+def test_a_later_run_begins_though_the_record_of_the_earlier_one_does_not_verify(
+    people, monkeypatch
+):
+    desk = people()
+    graph = desk.graph()
+    graph.invoke(desk.asking(SMALL), CONFIG)
+    handle, read = graph.get_state(CONFIG).values["agentguard_run"], desk.agent.runs.read
+
+    def reading(name):
+        if name.startswith("run ") and handle in name:
+            raise StorageError("the record does not hold", code="storage.corrupt")
+        return read(name)
+
+    monkeypatch.setattr(desk.agent.runs, "read", reading)
+    graph.invoke(desk.asking(SMALL), CONFIG)
+    assert desk.paid == [("cal", 5), ("cal", 5)]
+
+
+class Mine(AgentState):
+    note: NotRequired[str]
+
+
+class WithState(GuardMiddleware):
+    state_schema = Mine
+
+
+class WithBoth(GuardMiddleware):
+    class Both(Mine, GuardMiddleware.state_schema):
+        pass
+
+    state_schema = Both
+
+
+class Bare(GuardMiddleware):
+    def before_agent(self, state, runtime):
+        return None
+
+
+def test_a_subclass_whose_state_has_no_place_for_the_handle_is_refused(people):
+    desk = people(delegated=True)
+    with pytest.raises(ConfigError, match=r"WithState\.state_schema is without agentguard_run"):
+        WithState(desk.agent)
+    graph = desk.graph(middleware=lambda _guard: [WithBoth(desk.agent)])  # the twin
+    with lend(desk):
+        graph.invoke(desk.asking(SMALL), CONFIG)
+    assert desk.paid == [("cal", 5)]
+
+
+@SYNC
+async def test_a_run_that_nobody_has_begun_makes_no_call(people, obedient, sync):
+    """A subclass that does not begin the run; and where there is no thread, there is no record."""
+    desk = people()
+    graph = desk.graph(middleware=lambda _guard: [Bare(desk.agent)])
+    state = await ran(graph, desk.asking(SMALL), sync=sync)
+    assert "[delegation.missing]" in answers(state)[0][1]
+    threadless = create_agent(obedient, desk.tools, middleware=[Bare(desk.agent)])
+    state = await ran(threadless, desk.asking(SMALL), sync=sync, config=None)
+    assert answers(state) == [("success", "paid 5 to cal")]
 
 
 @SYNC

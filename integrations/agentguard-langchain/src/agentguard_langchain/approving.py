@@ -20,6 +20,7 @@ from agentguard_langchain.answers import Answers
 from agentguard_langchain.payload import WITH_EDITS
 from agentguard_langchain.place import Place, Turn, last_turn, messages_of, past_turn
 from agentguard_langchain.placed import note_nested, run_here
+from agentguard_langchain.record import handle_of
 from agentguard_langchain.sitting import Sitting, forget_turn
 from agentguard_langchain.traced import within
 from agentguard_langchain.waiting import Pending, sit
@@ -27,14 +28,19 @@ from agentguard_langchain.ward import Ward
 
 
 class Approving(NamedTuple):
-    """The approval step of a ward; ``messages_key`` is where the state has the messages."""
+    """The approval step of a ward.
+
+    ``handle_key`` is where the state has the handle of the run's record, None for nowhere;
+    ``messages_key`` where it has the messages.
+    """
 
     ward: Ward
+    handle_key: str | None = None
     messages_key: str = "messages"
 
-    def step(self, state: object, handle: str | None, runtime: Any) -> None:
+    def step(self, state: object, runtime: Any) -> None:
         """Return once no call of the last message waits for people; pause until then."""
-        case = self._case(state, handle, runtime)
+        case = self._case(state, runtime)
         if case is None:
             return
         waiting = case.waiting()
@@ -45,9 +51,9 @@ class Approving(NamedTuple):
         except StopIteration:
             return
 
-    async def astep(self, state: object, handle: str | None, runtime: Any) -> None:
+    async def astep(self, state: object, runtime: Any) -> None:
         """Return once no call of the last message waits for people; the async twin of ``step``."""
-        case = self._case(state, handle, runtime)
+        case = self._case(state, runtime)
         if case is None:
             return
         waiting = case.waiting()
@@ -57,7 +63,7 @@ class Approving(NamedTuple):
             asked = [await case.aasked(call) for call in case.open]
             found = [one for one in asked if one is not None]
 
-    def _case(self, state: object, handle: str | None, runtime: Any) -> _Case | None:
+    def _case(self, state: object, runtime: Any) -> _Case | None:
         messages = messages_of(state, self.messages_key)
         turn = last_turn(messages)
         if turn is None or not turn.open:
@@ -65,7 +71,9 @@ class Approving(NamedTuple):
         place = Place.of(None)
         note_nested(place)
         forget_turn(self.ward.agent, place, past_turn(messages, turn.id))
-        agent = self.ward.acting(place, handle, lambda: runtime)
+        key = self.handle_key
+        handle = None if key is None else handle_of(state, key)
+        agent = self.ward.acting(place, handle, lambda: runtime, recorded=key is not None)
         sitting = Sitting.of_turn(self.ward.agent, place, turn.id)
         span = self.ward.span(place, handle, agent)
         run = run_here() or handle

@@ -7,7 +7,7 @@ a gate does with a call stands in ``gate.py``.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
@@ -22,6 +22,7 @@ from agentguard_langchain.call import SubagentTool
 from agentguard_langchain.gated import shape_of
 from agentguard_langchain.place import Place, Turn, messages_of, turn_of
 from agentguard_langchain.placed import Placed, placing, run_here
+from agentguard_langchain.record import handle_of
 from agentguard_langchain.sitting import Edit, Sitting
 from agentguard_langchain.ward import Ward
 
@@ -77,8 +78,9 @@ class Enforcement(NamedTuple):
         if mine is not None:
             call = _without_hidden(call, mine)
         guarded = guarded.override(tool_call=call)
-        handle = self._handle(request.state)
-        agent = ward.acting(place, handle, lambda: runtime)
+        key = self.handle_key
+        handle = None if key is None else handle_of(request.state, key)
+        agent = ward.acting(place, handle, lambda: runtime, recorded=key is not None)
         ward.span(place, handle, agent)  # begun here, it goes on the one that has paused
         placed = Placed(
             call_id=call_id or "",
@@ -91,12 +93,6 @@ class Enforcement(NamedTuple):
             refusal=self._refusal(call, turn, sitting, request),
         )
         return _Errand(guarded, placed, call, edit)
-
-    def _handle(self, state: object) -> str | None:
-        if self.handle_key is None or not isinstance(state, Mapping):
-            return None
-        handle = state.get(self.handle_key)
-        return handle if isinstance(handle, str) else None
 
     def _refusal(
         self, call: ToolCall, turn: Turn | None, sitting: Sitting, request: ToolCallRequest

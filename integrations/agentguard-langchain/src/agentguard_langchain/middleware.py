@@ -23,13 +23,13 @@ from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.runtime import Runtime
 
-from agentguard import Agent
+from agentguard import Agent, ConfigError
 from agentguard_langchain.answers import AnsweredBy
 from agentguard_langchain.approving import Approving
 from agentguard_langchain.enforcement import Enforcement, Result
 from agentguard_langchain.gate import OnDeny
 from agentguard_langchain.place import Place, past_turn
-from agentguard_langchain.record import RunRecord, forget
+from agentguard_langchain.record import RunRecord, handle_of, retire
 from agentguard_langchain.sitting import Sitting, forget_turn, withdraw_all
 from agentguard_langchain.ward import RunLender, Ward
 
@@ -37,7 +37,10 @@ HANDLE: Final = "agentguard_run"
 
 
 class GuardState(AgentState[Any]):
-    """The state of a guarded agent: the handle of its run's record, which no input can set."""
+    """The state of a guarded agent: the handle of its run's record, which is no part of its input.
+
+    Whoever can update the state can remove the handle: then the run does not go on.
+    """
 
     agentguard_run: NotRequired[Annotated[str | None, PrivateStateAttr]]
 
@@ -61,6 +64,9 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
     count (docs/langchain.md). ``parallel_subagents=False`` has the sub-agents that one message
     calls (``guard_subagent``) work one at a time, so that no more than one of them can pause.
 
+    A subclass derives its ``state_schema`` from this one's, and calls this one's ``before_agent``
+    from its own: without the handle of its run's record, no call of a run in a thread is made.
+
     Raises ``ConfigError`` as ``guard_tools`` does.
     """
 
@@ -76,8 +82,14 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         answered_by: AnsweredBy | None = None,
     ) -> None:
         super().__init__()
+        if HANDLE not in self.state_schema.__annotations__:
+            message = (
+                f"{type(self).__name__}.state_schema is without {HANDLE}, by which a run finds for "
+                "whom it was begun: derive the schema from GuardMiddleware.state_schema"
+            )
+            raise ConfigError(message)
         self._ward = Ward(agent, delegation, on_deny, answered_by)
-        self._approving = Approving(self._ward)
+        self._approving = Approving(self._ward, HANDLE)
         self._enforcement = Enforcement(
             self._ward, handle_key=HANDLE, parallel_subagents=parallel_subagents
         )
@@ -87,11 +99,11 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
     def before_agent(self, state: GuardState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Open the run's record; what an earlier run has left waiting is withdrawn."""
         place = Place.of(None)
-        agent, before = self._ward.agent, state.get("agentguard_run")
+        agent, before = self._ward.agent, handle_of(state, HANDLE)
         if place.thread is None:
             return None
         if before is not None:
-            forget(agent, place, before)
+            retire(agent, place, before)
             if not place.namespace:  # else the thread is another graph's
                 withdraw_all(agent, place, before)
         lent = self._ward.lent(lambda: runtime).delegation
@@ -167,11 +179,11 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
 
     def after_model(self, state: GuardState, runtime: Runtime[Any]) -> None:
         """Pause, once, for all calls of the model's message that need people."""
-        self._approving.step(state, state.get("agentguard_run"), runtime)
+        self._approving.step(state, runtime)
 
     async def aafter_model(self, state: GuardState, runtime: Runtime[Any]) -> None:
         """Pause for the calls that need people; the async twin of ``after_model``."""
-        await self._approving.astep(state, state.get("agentguard_run"), runtime)
+        await self._approving.astep(state, runtime)
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]

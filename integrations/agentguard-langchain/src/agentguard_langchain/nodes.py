@@ -17,7 +17,7 @@ from langgraph.prebuilt import ToolNode
 from langgraph.runtime import get_runtime
 from langgraph.types import Send
 
-from agentguard import Agent
+from agentguard import Agent, ConfigError
 from agentguard_langchain.answers import AnsweredBy
 from agentguard_langchain.approving import Approving
 from agentguard_langchain.enforcement import Enforcement
@@ -42,13 +42,14 @@ def guard_approval_node(
     resumes, or let ``delegation`` say it. The arguments are those of ``GuardMiddleware``. Raises
     ``ConfigError``.
     """
-    approving = Approving(_ward(tools, agent, delegation, "return", answered_by), messages_key)
+    ward = _ward(tools, agent, delegation, "return", answered_by)
+    approving = Approving(ward, messages_key=messages_key)
 
     def guard_approval(state: Any) -> None:
-        approving.step(state, None, get_runtime())
+        approving.step(state, get_runtime())
 
     async def aguard_approval(state: Any) -> None:
-        await approving.astep(state, None, get_runtime())
+        await approving.astep(state, get_runtime())
 
     return RunnableLambda(guard_approval, aguard_approval, name="guard_approval")
 
@@ -66,9 +67,17 @@ def guard_tool_node(
 ) -> ToolNode:
     """Return the node that runs tools behind their guard; ``options`` are those of ``ToolNode``.
 
-    Come to it by ``guard_edge``: in one task with others, a call that needs people and has no
-    approval yet is refused (``approval.pending``). Raises ``ConfigError``.
+    Its ``wrap_tool_call`` and ``awrap_tool_call`` are the guard's own. Come to it by
+    ``guard_edge``: in one task with others, a call that needs people and has no approval yet is
+    refused (``approval.pending``). Raises ``ConfigError``.
     """
+    taken = sorted({"wrap_tool_call", "awrap_tool_call"} & options.keys())
+    if taken:
+        message = (
+            f"guard_tool_node: {' and '.join(taken)} is the guard's own: wrap the tool before it "
+            "is guarded, or put a middleware before GuardMiddleware in create_agent"
+        )
+        raise ConfigError(message)
     ward = _ward(tools, agent, delegation, on_deny, answered_by)
     enforcement = Enforcement(ward, None, messages_key, parallel_subagents)
     return ToolNode(

@@ -10,22 +10,21 @@ from __future__ import annotations
 import json
 import os
 from base64 import b64decode, b64encode
-from dataclasses import dataclass
-from typing import Final, Self
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Self
 
-from agentguard import Agent, Delegation, DelegationError
+from agentguard import Agent, Delegation, DelegationError, StorageError
 from agentguard_langchain.place import Place
-
-_LENT: Final = "lent-"
-_OWN: Final = "own-"
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """For whom a run was begun: ``principal``, None for nobody but the agent itself.
 
-    ``stored`` is the delegation, None for one that can't be stored (what a guarded call has handed
-    on): the call around the run hands it on anew. ``traceparent`` is its span, None for none.
+    ``stored`` is the delegation. It is None for one that can't be stored (what a guarded call has
+    handed on), which the call around the run hands on anew, and in the record of a run that a later
+    one follows. ``traceparent`` is its span, None for none.
     """
 
     principal: str | None
@@ -38,7 +37,7 @@ class RunRecord:
     ) -> str:
         """Write the record of a run that begins here, durably; return its handle."""
         record = cls(None if lent is None else lent.principal, _stored(lent), traceparent)
-        handle = f"{_OWN if lent is None else _LENT}{os.urandom(16).hex()}"
+        handle = os.urandom(16).hex()
         agent.runs.write(_name(agent, place, handle), record._dumps())
         return handle
 
@@ -67,14 +66,25 @@ class RunRecord:
             raise DelegationError(message, code="delegation.mismatch")
 
 
-def forget(agent: Agent, place: Place, handle: str) -> None:
-    """Remove the record of a run that does not go on."""
-    agent.runs.remove(_name(agent, place, handle))
+def retire(agent: Agent, place: Place, handle: str) -> None:
+    """Take the delegation out of the record of a run that a later one follows.
+
+    The principal stays: a checkpoint of the run goes on for that principal, or not at all.
+    """
+    name = _name(agent, place, handle)
+    try:
+        record = RunRecord.find(agent, place, handle)
+    except StorageError:
+        agent.runs.remove(name)  # it does not verify, so that nobody goes on by it anyway
+        return
+    if record is not None and record.stored is not None:
+        agent.runs.write(name, replace(record, stored=None)._dumps())  # noqa: SLF001
 
 
-def was_lent(handle: str) -> bool:
-    """Whether a run was begun for somebody, whatever has become of its record."""
-    return not handle.startswith(_OWN)
+def handle_of(state: object, key: str) -> str | None:
+    """Return the handle that a graph's state has under ``key``; None for none."""
+    handle = state.get(key) if isinstance(state, Mapping) else None
+    return handle if isinstance(handle, str) else None
 
 
 def _name(agent: Agent, place: Place, handle: str) -> str:

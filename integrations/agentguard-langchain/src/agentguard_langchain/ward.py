@@ -23,7 +23,7 @@ from agentguard_langchain.gated import gate_of
 from agentguard_langchain.guarded import GuardedTool
 from agentguard_langchain.lending import lessened, refusal, require_extent
 from agentguard_langchain.place import Place
-from agentguard_langchain.record import RunRecord, was_lent
+from agentguard_langchain.record import RunRecord
 from agentguard_langchain.tools import (
     guard_one,
     guard_tools,
@@ -37,6 +37,11 @@ _LOGGER = logging.getLogger("agentguard")
 
 _MOST: Final = 1024
 """How many tools, graphs' tools and runs' delegations are kept at hand."""
+
+_LOST: Final = (
+    "nobody knows any more for whom this run was begun: the handle of its record is not in the "
+    "graph's state (agentguard_run), or the record is not in the state directory: begin a new run"
+)
 
 RunLender = Callable[[Any], Delegation | None]
 """Says whose delegation a run is, given the graph's ``Runtime``, or at a tool the ``ToolRuntime``.
@@ -195,15 +200,18 @@ class Ward:
             _LOGGER.warning("the delegation function failed", exc_info=True)
             return None
 
-    def acting(self, place: Place, handle: str | None, runtime: Callable[[], Any]) -> Agent:
-        """Return the agent as it acts in the run of this handle; None for one without a record.
+    def acting(
+        self, place: Place, handle: str | None, runtime: Callable[[], Any], *, recorded: bool
+    ) -> Agent:
+        """Return the agent as it acts in the run of this handle.
 
-        What fails here refuses the agent's calls, on record: nothing wider takes its place.
+        ``recorded`` says that runs in a thread have a record here: without one, nobody acts. What
+        fails here refuses the agent's calls, on record: nothing wider takes its place.
         """
         try:
             require_extent(self.agent)
             lent = self.lent(runtime)
-            if handle is not None:
+            if recorded and place.thread is not None:
                 lent = self._in_run(place, handle, lent)
             return self.agent if lent.here else self.agent.under(lessened(lent.delegation))
         except GraphBubbleUp:
@@ -220,25 +228,24 @@ class Ward:
 
         return run_span(agent, place, manager_of(None), paused)
 
-    def _in_run(self, place: Place, handle: str, lent: Lent) -> Lent:
+    def _in_run(self, place: Place, handle: str | None, lent: Lent) -> Lent:
         """Hold what is lent here against the run's record, which may lend what is not here."""
-        record = RunRecord.find(self.agent, place, handle)
+        record = None if handle is None else RunRecord.find(self.agent, place, handle)
+        if handle is None or record is None:
+            raise DelegationError(_LOST, code="delegation.missing")
         found = lent.delegation
-        if found is None and (record is None or record.stored is None):
-            if was_lent(handle):
-                whose = "somebody" if record is None else record.principal
-                message = (
-                    f"this run was begun for {whose}, and what was lent is neither stored nor in "
-                    "force here: put the delegation in force around the run"
-                )
-                raise DelegationError(message, code="delegation.missing")
-            return lent
-        if record is None:
-            return lent
         if found is not None:
             record.require(getattr(found, "principal", None))  # of a wrong type: refused as such
             return lent
-        return Lent(self._resume(handle, record.stored or b""), here=False)
+        if record.stored is not None:
+            return Lent(self._resume(handle, record.stored), here=False)
+        if record.principal is not None:
+            message = (
+                f"this run was begun for {record.principal}, and what was lent is neither stored "
+                "nor in force here: put the delegation in force around the run"
+            )
+            raise DelegationError(message, code="delegation.missing")
+        return lent
 
     def _resume(self, handle: str, stored: bytes) -> Delegation:
         resumed = self._resumed.get(handle)
