@@ -416,14 +416,16 @@ async def test_a_graph_within_that_has_a_thread_of_its_own_goes_on_there(
 
 @pytest.mark.parametrize("kept", [True, InMemorySaver()], ids=["by_the_run", "saver"])
 @pytest.mark.parametrize("kind", ["middleware", "tools"])
+@pytest.mark.parametrize("swallow", [True, False], ids=["swallows", "raises"])
 @SYNC
 async def test_a_graph_within_that_keeps_its_state_in_the_run_goes_on_with_it(
-    team, kind, kept, sync
+    team, kind, kept, swallow, sync, caplog
 ):
-    """The twin: such a graph pauses with the run around it."""
-    desk, graph = team(kind, wrapped=True, swallow=False, checkpointer=kept)
+    """The twin: such a graph pauses with the run around it, whoever catches the pause."""
+    desk, graph = team(kind, wrapped=True, swallow=swallow, checkpointer=kept)
     paused = await ran(graph, desk.asking(("ask", {"work": WORK})), sync=sync)
     assert paused["__interrupt__"]
+    assert "a thread of its own" not in caplog.text
     desk.approve()
     state = await ran(graph, None, sync=sync)
     assert (desk.paid, answers(state)) == ([("ann", 500)], ["paid 500 to ann"])

@@ -45,8 +45,23 @@ class Guarded(_Tool):
 
 
 def gate_of(tool: Guarded) -> Gate:
-    """Return the gate that the tool's calls pass."""
-    return tool._agentguard_gate  # noqa: SLF001  private, so that pydantic never shows it
+    """Return the gate that the tool's calls pass; raises ``ConfigError`` where it has none.
+
+    LangChain makes a tool of the guarded class anew for ``configurable_fields``.
+    """
+    try:
+        return tool._agentguard_gate  # noqa: SLF001  private, so that pydantic never shows it
+    except AttributeError:
+        message = (
+            f"tool {tool.name} was made anew from a guarded one, as configurable_fields does, and "
+            "has no guard: guard a tool for each configuration instead"
+        )
+        raise ConfigError(message, code="tool.unguardable") from None
+
+
+def named_as_guarded(tool: Any, before: Any) -> None:
+    """Let ``tool`` count as guarded under the name under which ``before`` was."""
+    tool._agentguard_name = before._agentguard_name  # noqa: SLF001
 
 
 def shape_of(tool: Guarded) -> Shape:

@@ -155,8 +155,8 @@ def put_behind(tool: BaseTool, gate: Gate) -> BaseTool:
     copied: Any = tool.model_copy()
     if not isinstance(tool, GuardedTool):
         object.__setattr__(copied, "__class__", _guarded_class(type(tool)))
+        copied._agentguard_name = tool.name  # noqa: SLF001
     copied._agentguard_gate = gate  # noqa: SLF001
-    copied._agentguard_name = tool.name  # noqa: SLF001
     copied._agentguard_shape = None  # noqa: SLF001
     close_slots(copied)
     shape_of(copied)  # what can't be described is found now, not at the first call

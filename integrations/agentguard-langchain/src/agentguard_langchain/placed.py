@@ -58,8 +58,20 @@ class Work:
         return place.task != self._place.task
 
     def is_of_its_run(self, place: Place) -> bool:
-        """Whether a graph at ``place`` goes on when the run of this call does."""
-        return (place.task or "").startswith(f"{self._place.task}|")
+        """Whether a graph at ``place`` goes on when the run of this call does.
+
+        LangGraph leaves the ids of tasks out of what is around a graph that keeps its state from
+        one run to the next (``checkpointer=True``), so that the nodes' names are compared.
+        """
+        around, within = _nodes(self._place.task), _nodes(place.task)
+        inner = len(within) > len(around) and within[: len(around)] == around
+        return place.thread == self._place.thread and inner
+
+
+def _nodes(task: str | None) -> list[str]:
+    """Return the names of the nodes in a task's namespace, without ids and counters."""
+    parts = (part.partition(":")[0] for part in (task or "").split("|"))
+    return [part for part in parts if not part.isdigit()]
 
 
 _WORK: Final[ContextVar[Work | None]] = ContextVar("agentguard_langchain_work", default=None)

@@ -19,7 +19,7 @@ from agentguard import Agent, ConfigError, Delegation, DelegationError, ambient
 from agentguard.telemetry import AgentSpan
 from agentguard_langchain.answers import AnsweredBy, require_answered_by
 from agentguard_langchain.gate import Gate, OnDeny, not_pickled
-from agentguard_langchain.gated import gate_of
+from agentguard_langchain.gated import gate_of, named_as_guarded
 from agentguard_langchain.guarded import GuardedTool
 from agentguard_langchain.lending import lessened, refusal, require_extent
 from agentguard_langchain.place import Place
@@ -125,6 +125,8 @@ class Ward:
         if isinstance(tool, GuardedTool) and gate_of(tool).agent is self.agent:
             gate = Gate(self.agent, self._on_deny, gate_of(tool).lender)
         guarded = guard_one(tool, gate)
+        if kept is not None and kept.original is tool:
+            named_as_guarded(guarded, kept.guarded)  # guarded anew since something of it changed
         self._keep(self._guarded, id(tool), _Kept(tool, dict(tool.__dict__), guarded))
         return guarded
 
