@@ -7,7 +7,9 @@ and ``envelope.py``'s.
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol
@@ -27,6 +29,14 @@ from agentguard.errors import DecodeError, KeyMaterialError, VerificationError
 
 ALGORITHMS: Final = frozenset({"EdDSA", "Ed25519"})
 """The names of the one algorithm: RFC 8037's, which we write, and RFC 9864's."""
+
+MAX_ROUNDS: Final = 256
+"""Rounds of bcrypt's KDF, above which a private key file is not opened: some seconds of work."""
+
+_BEGIN: Final = b"-----BEGIN OPENSSH PRIVATE KEY-----\n"
+_END: Final = b"\n-----END OPENSSH PRIVATE KEY-----\n"
+_OPENSSH: Final = re.compile(_BEGIN.rstrip() + b"(.*?)" + _END.strip(), re.DOTALL)
+_MAGIC: Final = b"openssh-key-v1\0"
 
 _KEY_SIZE: Final = 32
 _P: Final = 2**255 - 19
@@ -229,11 +239,12 @@ class Ed25519Signer:
         """Read an encrypted OpenSSH private key file, as ``ssh-keygen -t ed25519`` writes it.
 
         Raises ``KeyMaterialError``: ``key.passphrase`` if it is empty or wrong,
-        ``key.unencrypted`` if the file is not encrypted, ``key.unreadable`` otherwise.
+        ``key.unencrypted`` if the file is not encrypted, ``key.unreadable`` otherwise, also where
+        the passphrase goes through more than ``MAX_ROUNDS``.
         """
         passphrase = _required(passphrase)
         try:
-            key = _opened(data, passphrase)
+            key = _opened(_bounded(data), passphrase)
         except TypeError:
             raise _not_encrypted() from None
         except (ValueError, InvalidTag, UnsupportedAlgorithm) as error:
@@ -322,6 +333,36 @@ def _not_encrypted() -> KeyMaterialError:
         "the private key file is not encrypted; encrypt it with 'ssh-keygen -p -f FILE'",
         code="key.unencrypted",
     )
+
+
+def _bounded(data: bytes) -> bytes:
+    """Return a key file whose rounds of bcrypt are few enough, framed anew.
+
+    Nothing signs the number of rounds: whoever can write the file could keep its readers busy for
+    years. What is returned has one frame, so that what is opened is what was looked at.
+    """
+    framed = _OPENSSH.search(data)
+    if framed is None:
+        return data  # of no such form, as its reader says
+    body = base64.b64decode(framed[1])
+    _cipher, rest = _text(body.removeprefix(_MAGIC))
+    _kdf, rest = _text(rest)
+    _salt, rest = _text(_text(rest)[0])
+    rounds = int.from_bytes(rest[:4])
+    if rounds > MAX_ROUNDS:
+        raise KeyMaterialError(
+            f"the private key file asks for {rounds} rounds of bcrypt, and more than {MAX_ROUNDS} "
+            "are not made: restore the file from a backup, or, if you chose that number, lower it "
+            f"with 'ssh-keygen -p -a {MAX_ROUNDS} -f FILE'",
+            code="key.unreadable",
+        )
+    return _BEGIN + base64.b64encode(body) + _END
+
+
+def _text(data: bytes) -> tuple[bytes, bytes]:
+    """Split a string of SSH's (RFC 4251, 5) from what follows."""
+    end = 4 + int.from_bytes(data[:4])
+    return data[4:end], data[end:]
 
 
 def _opened(data: bytes, passphrase: Secret) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import dataclasses
 import json
@@ -23,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from agentguard.canonical import b64url_encode
 from agentguard.errors import KeyMaterialError, VerificationError
-from agentguard.keys import Ed25519Signer, PublicKey, Signer
+from agentguard.keys import MAX_ROUNDS, Ed25519Signer, PublicKey, Signer, require_encrypted
 
 P = 2**255 - 19
 ORDER = 2**252 + 27742317777372353535851937790883648493
@@ -296,6 +297,29 @@ def test_a_file_with_anything_else_is_unreadable(signer: Ed25519Signer) -> None:
         assert refused.value.code == "key.unreadable"
 
 
+def with_rounds(file: bytes, rounds: int) -> bytes:
+    """The key file as somebody leaves it who writes another number of rounds into it."""
+    begin, *lines, end = file.splitlines()
+    body = base64.b64decode(b"".join(lines))
+    at = body.index(b"bcrypt") + len(b"bcrypt") + 4
+    at += 4 + int.from_bytes(body[at : at + 4])  # behind the salt
+    body = body[:at] + rounds.to_bytes(4) + body[at + 4 :]
+    return b"\n".join((begin, base64.b64encode(body), end, b""))
+
+
+def test_a_key_file_that_asks_for_years_of_work_is_refused_at_once(signer: Ed25519Signer) -> None:
+    file = signer.to_openssh(PASSPHRASE, rounds=2)
+    assert Ed25519Signer.from_openssh(with_rounds(file, 2), PASSPHRASE).key_id == signer.key_id
+    for rounds in (MAX_ROUNDS + 1, 2**31, 2**32 - 1):
+        bomb = with_rounds(file, rounds)
+        for data in (bomb, bomb + file, b"x" + bomb.replace(b"\n", b" \r\n")):
+            with pytest.raises(KeyMaterialError, match=f"{rounds} rounds") as refused:
+                Ed25519Signer.from_openssh(data, PASSPHRASE)
+            assert refused.value.code == "key.unreadable"
+        assert Ed25519Signer.from_openssh(file + bomb, PASSPHRASE).key_id == signer.key_id
+        require_encrypted(bomb)
+
+
 ssh_keygen = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
 
 
@@ -307,8 +331,6 @@ def test_ssh_keygen_reads_our_key_files(signer: Ed25519Signer, tmp_path: Path) -
 
     command = ["ssh-keygen", "-y", "-P", PASSPHRASE.decode(), "-f", str(path)]
     public = subprocess.run(command, check=True, capture_output=True).stdout
-
-    import base64  # noqa: PLC0415
 
     assert base64.b64decode(public.split()[1])[-32:] == signer.public_key.raw
 
