@@ -509,7 +509,7 @@ def test_a_thread_forgets_nothing_that_another_learns_while_it_reads(scene, monk
     )
     alice, refused = {"user:alice"}, []
 
-    def interrupted(state: Any) -> standing.Kept:
+    def interrupted(state: Any) -> standing.Signed:
         monkeypatch.setattr(standing, "load", load)
         with ThreadPoolExecutor(1) as other:
             refused.append(other.submit(known.refusal, alice).result())

@@ -342,7 +342,7 @@ def test_what_nobody_has_signed_is_neither_believed_nor_signed(scene, monkeypatc
         assert scene.call(guard) == "ok"
         scene.freeze()
         assert scene.call(guard) == "domain.frozen"
-    kept = standing.load(scene.outside).standing
+    kept = standing.load(scene.outside).verify(scene.place.take_up().trust).standing
     assert (kept.revoked, kept.sequence, kept.frozen) == (frozenset(), 1, True)
     assert kept.newest < "9998"
     assert scene.opens() == "domain.frozen"
@@ -370,7 +370,7 @@ def test_a_key_that_was_declared_compromised_signs_nothing_any_more(scene, monke
         for folder in (scene.state, scene.outside):
             kept = standing.load(folder)
             assert kept.key_id != before
-            assert kept.verify(trust).sequence == 0
+            assert kept.verify(trust).standing.sequence == 0
 
 
 # --- a fork ---------------------------------------------------------------------------------------
@@ -526,7 +526,7 @@ def test_a_guard_that_writes_much_keeps_what_it_read(scene, monkeypatch):
         for _ in range(20):
             scene.call(guard)
     trust = scene.place.take_up().trust
-    kept = standing.load(scene.outside).whole(trust)
+    kept = standing.load(scene.outside).verify(trust).standing
     read = scene.place.take_up().ledger().read_on()
     assert read.entries > 40
     assert 0 <= read.entries - kept.entries <= 16

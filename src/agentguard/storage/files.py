@@ -34,9 +34,14 @@ def read(path: Path, *, limit: int = MAX_BYTES, require: Require = lambda _statu
     ``require`` sees the status of the very file that is read, and raises what it does not accept.
     """
     with opened(path) as file:
-        require(os.fstat(file.fileno()))
-        data = file.read(limit + 1)
-    if len(data) > limit:
+        status = os.fstat(file.fileno())
+        require(status)
+        # looked at before it is read: a long file takes no room on a disk, and much in memory
+        size = status.st_size
+        data = file.read(size + 1) if size <= limit else b""
+        if size < len(data) <= limit:  # it grows, or is of those that do not say how long they are
+            data += file.read(limit + 1 - len(data))
+    if max(len(data), size) > limit:
         raise OSError(errno.EFBIG, f"it is longer than {limit} bytes", str(path))
     return data
 

@@ -157,7 +157,7 @@ class Ledger:
         # that the log's key has not signed already. What was known before stays.
         trust = self._trust()
         kept = [
-            standing.load(folder).verify(trust)
+            standing.load(folder).verify(trust).standing
             for folder, status, before in zip(self._folders, seen, self._known.seen, strict=True)
             if status is not None and status != before
         ]
@@ -251,7 +251,7 @@ class Ledger:
     def _loaded(self, folder: Path, trust: TrustDocument) -> Standing | None:
         for _attempt in range(3):  # another process may just have replaced one file of the two
             with suppress(StorageError):
-                return standing.load(folder).whole(trust)
+                return standing.load(folder).verify(trust).whole()
         self._damaged.add(folder)
         return None
 
@@ -352,9 +352,7 @@ class Ledger:
         """Return what is kept in a folder; the names in it, which decide nothing, are not read."""
         if folder not in self._damaged:
             with suppress(StorageError):
-                kept = standing.load(folder)
-                kept.verify(trust)
-                return kept
+                return standing.load(folder).verify(trust)
         return None
 
     def _is_stale(self, kept: Standing, read: Standing) -> bool:

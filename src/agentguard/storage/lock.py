@@ -1,19 +1,34 @@
 """Locks between processes: a file that stays locked as long as its holder lives (flock).
 
 A lock belongs to an open file, which a fork would share: the child lets go of all of them.
+
+Whoever can open such a file can lock it and never let go. So nobody waits for ever, or without a
+word.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import shlex
 import threading
+import time
 from pathlib import Path
-from typing import Literal, overload
+from typing import Final, Literal, overload
 
 from agentguard.errors import StorageError
 from agentguard.storage import fork
 
+_LOGGER = logging.getLogger("agentguard")
+
+PATIENCE: Final = 30.0
+"""Seconds after which a lock is given up: whoever holds one lawfully needs a few of them."""
+
+TOLD_AFTER: Final = 2.0
+"""Seconds after which a warning says what is waited for."""
+
+_LONGEST_PAUSE: Final = 0.02
 _HELD: set[int] = set()
 _OPENING = threading.Lock()  # no fork comes between opening or closing a file and knowing of it
 
@@ -29,8 +44,9 @@ def acquire(path: Path, *, wait: Literal[False]) -> int | None: ...
 def acquire(path: Path, *, wait: bool) -> int | None:
     """Lock a file, which is made if need be; return its descriptor.
 
-    None where somebody else holds it and ``wait`` is false. Raises ``StorageError``
-    (``storage.readonly``).
+    Where somebody else holds it: None if ``wait`` is false; else it waits, logs a warning after two
+    seconds, and gives up after ``PATIENCE``. Raises ``StorageError`` (``storage.readonly``,
+    ``storage.locked``).
     """
     try:
         with _OPENING:
@@ -42,10 +58,11 @@ def acquire(path: Path, *, wait: bool) -> int | None:
         message = f"the lock {path} can't be opened ({error.strerror}): give this user the right"
         raise StorageError(message, code="storage.readonly") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        release(lock)
-        return None
+        if _try(lock):
+            return lock
+        if wait:
+            _wait(lock, path)
+            return lock
     except OSError as error:
         release(lock)
         message = f"{path} can't be locked ({error.strerror}): keep the state on a local disk"
@@ -53,7 +70,32 @@ def acquire(path: Path, *, wait: bool) -> int | None:
     except BaseException:
         release(lock)
         raise
-    return lock
+    release(lock)
+    return None
+
+
+def _try(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait(lock: int, path: Path) -> None:
+    """Lock the file once nobody else does; flock itself has no time limit."""
+    begun, pause, is_told = time.monotonic(), 0.0005, False
+    who = f"a process that 'fuser {shlex.quote(str(path))}' names"
+    while not _try(lock):
+        waited = time.monotonic() - begun
+        if waited > PATIENCE:
+            message = f"{path} was locked for {waited:.0f} s by {who}: end that process, try again"
+            raise StorageError(message, code="storage.locked")
+        if waited > TOLD_AFTER and not is_told:
+            _LOGGER.warning("waiting for %s, locked by %s", path, who)
+            is_told = True
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def release(lock: int) -> None:

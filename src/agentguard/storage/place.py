@@ -149,6 +149,8 @@ def _locked(folder: Path) -> Iterator[None]:
         files.make_folder(folder)
         held = lock.acquire(folder / _LOCK, wait=True)
     except (OSError, StorageError) as error:
+        if isinstance(error, StorageError) and error.code == "storage.locked":
+            raise
         raise _unwritable(folder, error) from error
     try:
         yield

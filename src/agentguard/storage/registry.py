@@ -116,7 +116,7 @@ def drop_next(state: Path) -> None:
 
 @contextmanager
 def locked(state: Path) -> Iterator[None]:
-    """Be the only process that changes the list; waits for its turn."""
+    """Be the only process that changes the list; waits for its turn, as ``lock.acquire`` does."""
     held = lock.acquire(state / _LOCK, wait=True)
     try:
         yield

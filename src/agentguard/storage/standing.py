@@ -10,6 +10,8 @@ looks for a revocation.
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from hashlib import sha256
@@ -29,7 +31,7 @@ from agentguard.audit.standing import (
     Waiting,
 )
 from agentguard.canonical import JSON, b64_decode, b64_encode
-from agentguard.errors import AgentguardError, StorageError, VerificationError
+from agentguard.errors import AgentguardError, DecodeError, StorageError, VerificationError
 from agentguard.identity.trust import SHARD_NUMBER, TrustDocument
 from agentguard.keys import Signer
 from agentguard.storage import files
@@ -39,70 +41,92 @@ NAMES: Final = "standing.names"
 
 _TYPE: Final = "application/vnd.agentguard.standing+json"
 _MAX_BYTES: Final = 64 * 1024 * 1024
-_MAX_NAMES: Final = 1 << 30
+# the canonical form of an object with three members
+_HEAD: Final = re.compile(rb'\{"keyid":"([\w-]{43})","sig":"([\w+/]{86}==)","standing":')
+_TAIL: Final = b"}"
 
 _T = TypeVar("_T")
 
 
-class Kept(NamedTuple):
-    """What was kept in a folder, and who has signed it; only ``verify`` says that it holds."""
+class NamesFile(NamedTuple):
+    """The digest of the file with the names, and its length in bytes."""
+
+    sha256: str
+    size: int
+
+    @classmethod
+    def of(cls, data: bytes) -> NamesFile:
+        """Return those of a file's content."""
+        return cls(sha256(data).hexdigest(), len(data))
+
+
+class Signed(NamedTuple):
+    """What lies in a folder, and who is said to have signed it; ``verify`` looks, and reads it."""
 
     path: Path
-    standing: Standing
-    names_sha256: str
     encoded: bytes
     key_id: str
     signature: bytes
 
-    def verify(self, trust: TrustDocument) -> Standing:
-        """Return it if a key of the log has signed it; raises ``StorageError``.
+    def verify(self, trust: TrustDocument) -> Kept:
+        """Return what is kept if a key of the log has signed it; raises ``StorageError``.
 
-        The names of journalled calls are not in it: see ``whole``.
+        Before that nothing is read of it: a text of this length can be made to take a minute.
         """
         for trusted in trust.keys_for("log"):
             if trusted.key.thumbprint == self.key_id and trusted.compromised_since is None:
                 with suppress(VerificationError):
                     trusted.key.verify(self.signature, _signed(trust.log, self.encoded))
-                    return self.standing
+                    return self._kept()
         raise _damaged(self.path)
 
-    def whole(self, trust: TrustDocument) -> Standing:
-        """Return it with the names of journalled calls; raises as ``verify`` does."""
-        standing = self.verify(trust)
+    def _kept(self) -> Kept:
+        try:
+            members: Any = canonical.loads(self.encoded, limit=_MAX_BYTES)
+            return Kept(self.path, *_parse(_of(dict, members)))
+        except (AgentguardError, TypeError, ValueError, LookupError) as error:
+            raise _damaged(self.path) from error
+
+
+class Kept(NamedTuple):
+    """What a key of the log has signed; the names of journalled calls lie beside it."""
+
+    path: Path
+    standing: Standing
+    names: NamesFile
+
+    def whole(self) -> Standing:
+        """Return it with the names of journalled calls; raises ``StorageError``."""
         path = self.path.with_name(NAMES)
         try:
-            data = files.read(path, limit=_MAX_NAMES)
+            data = files.read(path, limit=self.names.size)
         except FileNotFoundError:
             data = b""
         except OSError as error:
             raise _damaged(path) from error
-        if sha256(data).hexdigest() != self.names_sha256 or len(data) % NAME_SIZE:
+        if NamesFile.of(data) != self.names or len(data) % NAME_SIZE:
             raise _damaged(path)
-        return standing._replace(names=Names(data))
+        return self.standing._replace(names=Names(data))
 
 
-def load(folder: Path) -> Kept:
+def load(folder: Path) -> Signed:
     """Read what is kept; raises ``StorageError`` (``storage.corrupt``, ``storage.missing``)."""
     path = folder / FILE
     try:
-        document = canonical.loads(files.read(path, limit=_MAX_BYTES), limit=_MAX_BYTES)
-        match document:
-            case {
-                "standing": dict(kept),
-                "keyid": str(key_id),
-                "sig": str(signature),
-                **further,
-            } if not further:
-                standing, names = _parse(kept)
-                return Kept(
-                    path, standing, names, canonical.dumps(kept), key_id, b64_decode(signature)
-                )
+        data = files.read(path, limit=_MAX_BYTES)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise _damaged(path) from error
         message = f"{path} can't be read ({error.strerror}): open the guard again"
         raise StorageError(message, code="storage.missing") from error
-    except (AgentguardError, TypeError, ValueError, LookupError) as error:
+    head = _HEAD.match(data)
+    if head is None or not data.endswith(_TAIL):
+        raise _damaged(path)
+    key_id, signature = head[1].decode(), head[2].decode()
+    try:
+        return Signed(path, data[head.end() : -len(_TAIL)], key_id, b64_decode(signature))
+    except DecodeError as error:
         raise _damaged(path) from error
-    raise _damaged(path)
 
 
 def keep(
@@ -113,21 +137,21 @@ def keep(
     Names that were kept ``before``, as a verified file says, are not written again.
     """
     names = standing.names.encode()
-    digest = sha256(names).hexdigest()
-    kept = _encoded(standing, digest)
+    file = NamesFile.of(names)
+    kept = _encoded(standing, file)
     signature = signer.sign(_signed(log, canonical.dumps(kept)))
     document: dict[str, JSON] = {
-        "standing": kept,
         "keyid": signer.key_id,
         "sig": b64_encode(signature),
+        "standing": kept,
     }
-    is_new = before is None or before.names_sha256 != digest
+    is_new = before is None or before.names != file
     if is_new and (names or (folder / NAMES).exists()):
         files.replace(folder / NAMES, names)
     files.replace(folder / FILE, canonical.dumps(document))
 
 
-def _encoded(standing: Standing, names_sha256: str) -> dict[str, JSON]:
+def _encoded(standing: Standing, names: NamesFile) -> dict[str, JSON]:
     revoked: list[JSON] = [*sorted(standing.revoked)]
     unran: list[JSON] = [*sorted(standing.unran)]
     erased: list[JSON] = [*sorted(standing.erased)]
@@ -143,7 +167,7 @@ def _encoded(standing: Standing, names_sha256: str) -> dict[str, JSON]:
         "unsettled": _rows(standing.unsettled),
         "unran": unran,
         "erased": erased,
-        "names": names_sha256,
+        "names": [*names],
         "read": {
             str(shard): [place.size, b64_encode(place.peaks)]
             for shard, place in standing.read.items()
@@ -156,10 +180,10 @@ def _rows(values: Mapping[str, tuple[Any, ...]]) -> dict[str, JSON]:
     return {key: [*value] for key, value in values.items()}
 
 
-_MEMBERS: Final = frozenset(_encoded(Standing(), ""))
+_MEMBERS: Final = frozenset(_encoded(Standing(), NamesFile.of(b"")))
 
 
-def _parse(kept: Mapping[str, Any]) -> tuple[Standing, str]:
+def _parse(kept: Mapping[str, Any]) -> tuple[Standing, NamesFile]:
     """Read the members; raises what the reading of other shapes raises."""
     if kept.keys() != _MEMBERS:
         raise ValueError(sorted(kept))
@@ -186,7 +210,7 @@ def _parse(kept: Mapping[str, Any]) -> tuple[Standing, str]:
         },
         unread=_of(int, kept["unread"]),
     )
-    return standing, _of(str, kept["names"])
+    return standing, NamesFile(*_row(kept["names"], str, int))
 
 
 def _each(values: object, read: Callable[[Any], _T]) -> dict[str, _T]:
