@@ -367,14 +367,14 @@ def test_an_open_guard_joins_nothing_that_nobody_has_signed(campaign, member):
 )
 def test_a_guard_that_joins_it_is_found_out(campaign, monkeypatch, member, where):
     (mutation,) = campaign.kinds("end")[f"standing.json standing.{member}"]
-    verify, whole = standing.Kept.verify, standing.Kept.whole
+    verify = standing.Signed.verify
 
-    def verified_whole(kept: Any, trust: Any) -> Any:  # as whoever opens a state goes on doing
-        verify(kept, trust)
-        return whole(kept, trust)
+    def unverified(signed: Any, trust: Any) -> Any:
+        kept = signed._kept()
+        # whoever opens a state goes on to verify it
+        return SimpleNamespace(**kept._asdict(), whole=lambda: verify(signed, trust).whole())
 
-    monkeypatch.setattr(standing.Kept, "verify", lambda kept, _trust: kept.standing)
-    monkeypatch.setattr(standing.Kept, "whole", verified_whole)
+    monkeypatch.setattr(standing.Signed, "verify", unverified)
     before = campaign.before_open["end"]
     found = state_open.verdict(campaign.scene, "end", mutation, before, back=True)
     assert (found.word, where in " ".join(found.why)) == ("accepted", True)
