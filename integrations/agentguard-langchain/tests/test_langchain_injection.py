@@ -341,6 +341,21 @@ async def test_the_one_input_of_a_tool_is_nobodys_but_the_models(answer, wary):
     assert [call.values for call in wary.log.calls()] == [{"user": "root"}, {"user": "carol"}]
 
 
+def test_the_limit_a_loop_of_ones_own_takes_hidden_arguments_out_by_itself(wary):
+    """What is not taken out reaches the tool, and nobody sees it; the page shows how to."""
+
+    def act(x: int, user: Hidden = "nobody") -> str:
+        """Act."""
+        return f"{x} as {user}"
+
+    guarded: Any = guard_tools([StructuredTool.from_function(act)], wary.agent)[0]
+    call = {"type": "tool_call", "id": "c1", "name": "act", "args": {"x": 1, "user": "root"}}
+    assert guarded.invoke(call).text == "1 as root"
+    shown = {name: value for name, value in call["args"].items() if name in guarded.args}
+    assert guarded.invoke({**call, "args": shown}).text == "1 as nobody"
+    assert [logged.values for logged in wary.log.calls()] == [{"x": 1}, {"x": 1}]
+
+
 def test_another_function_is_read_anew(wary):
     def unmarked(x: int, user: str = "nobody") -> str:
         return f"{x} as {user}"
