@@ -62,6 +62,6 @@ def _told(different: Difference) -> Iterator[str]:
         yield f"{one.words()}"
     if different.lost:
         yield (
-            "Revocations, freezes and used approvals among what is lost do not count any more: "
-            "revoke and freeze again what shall stay so"
+            "Revocations, freezes and used approvals among what is lost count on only where the "
+            "anchor's standing.json has them: revoke and freeze again what shall stay so"
         )
