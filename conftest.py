@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from agentguard.keys import Ed25519Signer
 from agentguard.storage import keystore
 
 CREWAI_ENDS = (3, 14)
@@ -31,6 +32,14 @@ def pytest_report_header() -> str | None:
     if not collect_ignore:
         return None
     return f"left out: {collect_ignore[0]}, since CrewAI is not for this Python"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _keys_of_one_round() -> Iterator[None]:
+    """Encrypt private keys under one round of bcrypt: the real number is slow on purpose."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(Ed25519Signer.to_openssh.__kwdefaults__, "rounds", 1)
+        yield
 
 
 @pytest.fixture(autouse=True)

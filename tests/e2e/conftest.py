@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
-
-from agentguard.cli import main
-
-Result = subprocess.CompletedProcess[str]
+from commands import Result
 
 # One call of each kind. The last process dies inside its tool, so that call stays in doubt.
 CALLS = r"""
@@ -87,15 +85,30 @@ class Project:
         return {**kept, "HOME": str(self.home), "COLUMNS": "1000", "LC_ALL": "C.UTF-8"}
 
     def python(self, *args: str, **options: Any) -> Result:
+        """Run a program in a process of its own."""
         command = [sys.executable, *args]
         options = {"cwd": self.folder, "env": self.environment, **options}
         return subprocess.run(
             command, capture_output=True, text=True, timeout=60, check=False, **options
         )
 
-    def run(self, *args: str | Path, env: dict[str, str] | None = None, **options: Any) -> Result:
+    def process(
+        self, *args: str | Path, env: dict[str, str] | None = None, **options: Any
+    ) -> Result:
+        """Run a command in a process of its own; ``options`` are those of ``subprocess.run``."""
         command = ["-m", "agentguard.cli", *map(str, args)]
         return self.python(*command, env=self.environment | (env or {}), **options)
+
+    def run(
+        self,
+        *args: str | Path,
+        env: dict[str, str] | None = None,
+        cwd: Path | None = None,
+        input: str = "",  # noqa: A002  as in subprocess.run
+    ) -> Result:
+        """Run a command in this process, as a process of its own would: see ``commands``."""
+        environment = self.environment | (env or {})
+        return commands.run(args, env=environment, cwd=cwd or self.folder, stdin=input)
 
     def json(self, *args: str | Path, code: int = 0, env: dict[str, str] | None = None) -> Any:
         """Run a command with --json that prints one object."""
@@ -230,25 +243,3 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def reshaped(sharded: Project, tmp_path: Path) -> Project:
     """A copy of ``sharded`` for a test that changes it."""
     return sharded.copy(tmp_path / "reshaped")
-
-
-@pytest.fixture
-def cli(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Result]:
-    """``cli(project, *ARGS)`` is ``agentguard ARGS`` in this process: no start, no imports."""
-
-    def run(project: Project, *args: str | Path) -> Result:
-        monkeypatch.chdir(project.folder)
-        monkeypatch.delenv("AGENTGUARD_PASSPHRASE", raising=False)
-        for name in ("HOME", "COLUMNS", "LC_ALL"):
-            monkeypatch.setenv(name, project.environment[name])
-        monkeypatch.setattr(sys, "argv", ["agentguard", *map(str, args)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        code = left.value.code
-        shown = capsys.readouterr()
-        return Result(args, code if isinstance(code, int) else 0, shown.out, shown.err)
-
-    return run

@@ -73,13 +73,13 @@ def test_a_call_has_the_names_that_show_takes(changed, doubtful, nth):
 
 
 @pytest.mark.parametrize("command", [["resolve", "--ran"], ["erase", "--yes"], ["prove", "-o-"]])
-def test_what_names_no_call_is_refused(cli, changed, monkeypatch, command):
+def test_what_names_no_call_is_refused(changed, monkeypatch, command):
     note = [] if command[0] == "prove" else ["--note", "n"]
     before = changed.lines("audit", "list")
     for name in ("0/3", "9999", "f" * 8, before[-1]["agent"][:8]):
-        refused(cli(changed, "audit", *command, *note, name), "call.unknown")
+        refused(changed.run("audit", *command, *note, name), "call.unknown")
     monkeypatch.setattr(lookup, "_SHORTEST", 0)
-    refused(cli(changed, "audit", *command, *note, ""), "call.ambiguous")
+    refused(changed.run("audit", *command, *note, ""), "call.ambiguous")
     assert changed.lines("audit", "list") == before
 
 

@@ -74,13 +74,13 @@ def reporting(points):
 
 
 @pytest.fixture
-def against(cli, tmp_path):
+def against(tmp_path):
     """``against(project, ANSWER)`` is the report of verifying against it, without an anchor."""
 
     def run(project, written, *args):
         file = tmp_path / "traces.json"
         file.write_text(written if isinstance(written, str) else json.dumps(written))
-        result = cli(project, "audit", "verify", "--anchor", "", "--against", file, "--json", *args)
+        result = project.run("audit", "verify", "--anchor", "", "--against", file, "--json", *args)
         if result.returncode == 2:
             assert result.stdout == ""
             return result.stderr
@@ -110,7 +110,7 @@ def backed_up(changed, tmp_path):
     return changed, tmp_path / "backup"
 
 
-def test_checkpoints_on_spans_anchor_the_log_as_reported_by_the_trace_store(cli, against, changed):
+def test_checkpoints_on_spans_anchor_the_log_as_reported_by_the_trace_store(against, changed):
     points = checkpoints(changed)
     report = against(changed, reporting(points))
     assert (report["ok"], report["anchored"], report["problems"]) == (True, "outside", [])
@@ -123,16 +123,16 @@ def test_checkpoints_on_spans_anchor_the_log_as_reported_by_the_trace_store(cli,
     assert indented == report
 
 
-def test_people_are_told_that_the_trace_store_has_no_signatures(cli, changed, tmp_path):
+def test_people_are_told_that_the_trace_store_has_no_signatures(changed, tmp_path):
     file = tmp_path / "traces.json"
     file.write_text(json.dumps(reporting(checkpoints(changed))))
-    shown = cli(changed, "audit", "verify", "--anchor", "", "--against", file)
+    shown = changed.run("audit", "verify", "--anchor", "", "--against", file)
     assert shown.returncode == 0
     assert "NOT CHECKED: who wrote the" in shown.stdout
     assert "UNANCHORED" not in shown.stdout
 
 
-def test_a_state_that_was_rolled_back_as_a_whole_is_found(cli, against, backed_up):
+def test_a_state_that_was_rolled_back_as_a_whole_is_found(against, backed_up):
     """Its own anchor went back with it, so nothing else can tell."""
     project, backup = backed_up
     before = checkpoints(project)[-1]
@@ -140,7 +140,7 @@ def test_a_state_that_was_rolled_back_as_a_whole_is_found(cli, against, backed_u
     traces = reporting(checkpoints(project))
     assert against(project, traces)["ok"] is True
     rolled_back(project, backup)
-    assert cli(project, "audit", "verify").returncode == 0
+    assert project.run("audit", "verify").returncode == 0
     report = against(project, traces)
     assert (report["ok"], report["anchored"]) == (False, None)
     assert places(report) == [(0, before.size)]
@@ -149,7 +149,7 @@ def test_a_state_that_was_rolled_back_as_a_whole_is_found(cli, against, backed_u
     assert "the trace store's unsigned checkpoint (span 00" in problem["what"]
 
 
-def test_a_forked_log_is_found_where_it_forks(cli, against, backed_up):
+def test_a_forked_log_is_found_where_it_forks(against, backed_up):
     """Rolled back and written on: by whoever has the keys, so every signature holds."""
     project, backup = backed_up
     before = checkpoints(project)[-1]
@@ -158,7 +158,7 @@ def test_a_forked_log_is_found_where_it_forks(cli, against, backed_up):
     assert against(project, traces)["ok"] is True
     rolled_back(project, backup)
     read_files(project, "told.txt", "told.txt", "told.txt")
-    assert cli(project, "audit", "verify").returncode == 0
+    assert project.run("audit", "verify").returncode == 0
     report = against(project, traces)
     assert report["ok"] is False
     assert places(report) == [(0, before.size)]

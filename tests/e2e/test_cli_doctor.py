@@ -227,7 +227,7 @@ def test_what_can_not_be_written_is_found(changed, without_root_rights, place, c
     before = path.stat().st_mode
     path.chmod(before & ~0o222)
     try:
-        result = changed.run("doctor", "--json", preexec_fn=without_root_rights)
+        result = changed.process("doctor", "--json", preexec_fn=without_root_rights)
     finally:
         path.chmod(before)
     report = json.loads(result.stdout)

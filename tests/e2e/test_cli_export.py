@@ -15,11 +15,11 @@ MEMBERS = ["shard", "index", "leaf_hash", "entry", "attachments"]
 
 
 @pytest.fixture
-def exported(cli, sharded):
+def exported(sharded):
     """``exported(*ARGS)`` is what ``audit export ARGS`` prints, read."""
 
     def read(*args, of=sharded):
-        result = cli(of, "audit", "export", *args)
+        result = of.run("audit", "export", *args)
         assert (result.returncode, result.stderr) == (0, "")
         assert result.stdout.isascii()
         return [json.loads(line) for line in result.stdout.splitlines()]
@@ -31,10 +31,10 @@ def places(rows):
     return [(row["shard"], row["index"]) for row in rows]
 
 
-def test_it_holds_every_entry_in_the_order_of_the_list(cli, sharded, exported):
+def test_it_holds_every_entry_in_the_order_of_the_list(sharded, exported):
     rows = exported()
     listed = [
-        json.loads(line) for line in cli(sharded, "audit", "list", "--json").stdout.splitlines()
+        json.loads(line) for line in sharded.run("audit", "list", "--json").stdout.splitlines()
     ]
     assert places(rows) == places(listed)
     assert [row["entry"]["kind"] for row in rows] == [row["kind"] for row in listed]
@@ -71,33 +71,33 @@ def test_attachments_are_decoded(exported):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_it_takes_the_filters_of_the_list(cli, sharded, exported, filters, count):
-    listed = cli(sharded, "audit", "list", *filters, "--json").stdout.splitlines()
+def test_it_takes_the_filters_of_the_list(sharded, exported, filters, count):
+    listed = sharded.run("audit", "list", *filters, "--json").stdout.splitlines()
     assert places(exported(*filters)) == places(map(json.loads, listed))
     assert len(listed) == count
 
 
-def test_a_file_of_ones_own_that_is_not_overwritten(cli, sharded, exported, tmp_path):
+def test_a_file_of_ones_own_that_is_not_overwritten(sharded, exported, tmp_path):
     file = tmp_path / "log.jsonl"
-    written = cli(sharded, "audit", "export", "-o", file)
+    written = sharded.run("audit", "export", "-o", file)
     assert (written.returncode, written.stderr) == (0, "")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert rows == exported()
     assert written.stdout == f"{file} holds {len(rows)} entries\n"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     file.write_text("mine")
-    refused = cli(sharded, "audit", "export", "-o", file)
+    refused = sharded.run("audit", "export", "-o", file)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("error [storage.exists]: ")
     assert file.read_text() == "mine"
-    forced = cli(sharded, "audit", "export", "-o", file, "--force", "--tool", "get_file")
+    forced = sharded.run("audit", "export", "-o", file, "--force", "--tool", "get_file")
     assert forced.returncode == 0
     assert len(file.read_text().splitlines()) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
 
 
-def test_a_folder_that_is_not_there(cli, sharded, tmp_path):
-    result = cli(sharded, "audit", "export", "-o", tmp_path / "none" / "x")
+def test_a_folder_that_is_not_there(sharded, tmp_path):
+    result = sharded.run("audit", "export", "-o", tmp_path / "none" / "x")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error [storage.readonly]: ")
 

@@ -14,22 +14,22 @@ from agentguard.errors import StorageError
 
 
 @pytest.fixture(params=["export", "prove", "trust"])
-def command(request, cli, told):
+def command(request, told):
     """The words of a command that takes ``-o FILE`` and ``--force``."""
     if request.param == "trust":
         return ["trust", "export"]
     if request.param == "export":
         return ["audit", "export"]
-    listed = cli(told, "audit", "list", "--json", "--tool", "read_file", "-n", "1")
+    listed = told.run("audit", "list", "--json", "--tool", "read_file", "-n", "1")
     call = listed.stdout.partition('"invocation_id": "')[2][:32]
     return ["audit", "prove", call]
 
 
-def test_it_is_private_and_not_overwritten(cli, told, tmp_path, command):
+def test_it_is_private_and_not_overwritten(told, tmp_path, command):
     file = tmp_path / "out"
     before = os.umask(0)
     try:
-        written = cli(told, *command, "-o", file)
+        written = told.run(*command, "-o", file)
     finally:
         os.umask(before)
     assert (written.returncode, written.stderr) == (0, "")
@@ -38,25 +38,25 @@ def test_it_is_private_and_not_overwritten(cli, told, tmp_path, command):
     data = file.read_bytes()
     assert data
     file.write_bytes(b"mine")
-    refused = cli(told, *command, "-o", file)
+    refused = told.run(*command, "-o", file)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == (
         f"error [storage.exists]: {file} exists already: name another file, or overwrite it with "
         "--force\n"
     )
     assert file.read_bytes() == b"mine"
-    assert cli(told, *command, "-o", file, "--force").returncode == 0
+    assert told.run(*command, "-o", file, "--force").returncode == 0
     assert file.read_bytes() == data
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_what_is_no_file_is_never_replaced(cli, told, tmp_path, command):
+def test_what_is_no_file_is_never_replaced(told, tmp_path, command):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("folder", "pipe", "link"):
         for force in ([], ["--force"]):
-            refused = cli(told, *command, "-o", tmp_path / name, *force)
+            refused = told.run(*command, "-o", tmp_path / name, *force)
             assert (refused.returncode, refused.stdout) == (2, "")
             assert "and is no file: name another" in refused.stderr
             assert "--force" not in refused.stderr
@@ -65,16 +65,16 @@ def test_what_is_no_file_is_never_replaced(cli, told, tmp_path, command):
     assert (tmp_path / "link").is_symlink()
 
 
-def test_a_folder_that_is_not_there(cli, told, tmp_path, command):
-    result = cli(told, *command, "-o", tmp_path / "none" / "x")
+def test_a_folder_that_is_not_there(told, tmp_path, command):
+    result = told.run(*command, "-o", tmp_path / "none" / "x")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error [storage.readonly]: ")
 
 
-def test_a_dash_is_stdout(cli, told, tmp_path, command):
+def test_a_dash_is_stdout(told, tmp_path, command):
     file = tmp_path / "out"
-    assert cli(told, *command, "-o", file).returncode == 0
-    streamed = cli(told, *command, "-o", "-")
+    assert told.run(*command, "-o", file).returncode == 0
+    streamed = told.run(*command, "-o", "-")
     assert (streamed.returncode, streamed.stderr) == (0, "")
     assert streamed.stdout.encode() == file.read_bytes()
     assert not (told.folder / "-").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -13,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from agentguard.keys import Ed25519Signer
-
 
 def files_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
@@ -24,8 +23,18 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+def rounds(key: Path) -> int:
+    """Return the rounds of bcrypt's KDF that a key file names (PROTOCOL.key of OpenSSH)."""
+    lines = key.read_text().splitlines()[1:-1]
+    rest = base64.b64decode("".join(lines)).removeprefix(b"openssh-key-v1\0")
+    for _cipher_kdf in range(2):
+        rest = rest[4 + int.from_bytes(rest[:4]) :]
+    salt = 8 + int.from_bytes(rest[4:8])
+    return int.from_bytes(rest[salt : salt + 4])
+
+
 def test_it_founds_a_domain_that_is_sound(project):
-    result = project.run("init", umask=0o002)
+    result = project.process("init", umask=0o002)
     assert (result.returncode, result.stderr) == (0, "")
     assert {"agentguard.toml", "policies/authz.rego", ".agentguard/shards/0.sqlite"} <= files_below(
         project.folder
@@ -38,6 +47,7 @@ def test_it_founds_a_domain_that_is_sound(project):
     assert mode(passphrase) == 0o600
     assert len(passphrase.read_text().strip()) >= 43
     assert passphrase.read_text().strip() not in result.stdout
+    assert {rounds(file) for file in (project.state / "keys").iterdir()} == {24}
     assert project.json("doctor")["ok"] is True
     assert "agentguard doctor" in result.stdout
     assert f"\n  ~/{passphrase.relative_to(project.home)}\n" in result.stdout
@@ -175,7 +185,7 @@ def test_a_mistake_is_said_and_nothing_is_made(project, options, code):
 # --- killed ---------------------------------------------------------------------------------------
 
 
-def kill_at(step, project, cli):
+def kill_at(step, project):
     """Run ``init`` in a child that is killed at its ``step``-th sync; False if it was not.
 
     What it has not synced is lost.
@@ -193,7 +203,7 @@ def kill_at(step, project, cli):
                 sync(file)
 
             os.fsync = counted
-            cli(project, "init")
+            project.run("init")
         finally:
             os._exit(0)
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
@@ -208,45 +218,44 @@ def left_over(project):
     return [*project.folder.glob("*.founding"), *project.folder.rglob("*.new")]
 
 
-def test_killed_at_any_step_it_goes_on_or_begins_anew(project, cli, monkeypatch):
-    monkeypatch.setitem(Ed25519Signer.to_openssh.__kwdefaults__, "rounds", 1)
+def test_killed_at_any_step_it_goes_on_or_begins_anew(project):
     founded, killed = [], True
     for step in steps():
         for path in (project.home, project.folder):
             shutil.rmtree(path)
             path.mkdir()
-        killed = kill_at(step, project, cli)
+        killed = kill_at(step, project)
         if not killed:
             break
         before = project.state.exists() and (project.state / "trust.json").read_bytes()
         founded.append(bool(before))
-        assert cli(project, "init").returncode == 0
+        assert project.run("init").returncode == 0
         after = (project.state / "trust.json").read_bytes()
         assert before in (False, after)
-        assert cli(project, "doctor").returncode == 0
+        assert project.run("doctor").returncode == 0
         assert left_over(project) == []
     assert not killed
     assert set(founded) == {True, False}
 
 
-def test_a_state_whose_passphrase_is_not_at_hand_is_not_taken_up(project, cli):
-    assert cli(project, "init").returncode == 0
+def test_a_state_whose_passphrase_is_not_at_hand_is_not_taken_up(project):
+    assert project.run("init").returncode == 0
     (passphrase,) = (project.home / ".config" / "agentguard").iterdir()
     (project.folder / "agentguard.toml").unlink()
     kept = passphrase.rename(project.home / "kept")
     before = files_below(project.folder)
-    refused = cli(project, "init")
+    refused = project.run("init")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("error [storage.exists]: ")
     passphrase.write_text("another")
     passphrase.chmod(0o600)
-    assert cli(project, "init").stderr.startswith("error [key.passphrase]: ")
+    assert project.run("init").stderr.startswith("error [key.passphrase]: ")
     kept.rename(passphrase)
-    other = cli(project, "init", "--trust-domain", "other.example")
+    other = project.run("init", "--trust-domain", "other.example")
     assert other.stderr.startswith("error [config.invalid]: ")
     assert files_below(project.folder) == before
     (project.folder / "policies/authz.rego").write_text("mine")
-    assert cli(project, "init").returncode == 0
+    assert project.run("init").returncode == 0
     assert (project.folder / "policies/authz.rego").read_text() == "mine"
 
 
@@ -344,23 +353,22 @@ def test_a_clone_is_completed_or_left_alone(cloned):
     assert cloned.run("init").returncode == 0
 
 
-def test_killed_in_a_clone_it_has_completed_it_or_begins_anew(cloned, cli, monkeypatch):
-    monkeypatch.setitem(Ed25519Signer.to_openssh.__kwdefaults__, "rounds", 1)
+def test_killed_in_a_clone_it_has_completed_it_or_begins_anew(cloned):
     configuration, completed, kept, killed = committed(cloned), [], [], True
     for step in steps():
         shutil.rmtree(cloned.home)
         cloned.home.mkdir()
         shutil.rmtree(cloned.state, ignore_errors=True)
-        killed = kill_at(step, cloned, cli)
+        killed = kill_at(step, cloned)
         if not killed:
             break
         completed.append(cloned.state.exists())
         secrets = {path: path.read_text() for path in cloned.home.rglob("*.passphrase")}
         kept.append(bool(secrets))
-        assert cli(cloned, "init").returncode == (2 if completed[-1] else 0)
+        assert cloned.run("init").returncode == (2 if completed[-1] else 0)
         assert all(path.read_text() == secret for path, secret in secrets.items())
         assert committed(cloned) == configuration
-        assert cli(cloned, "doctor").returncode == 0
+        assert cloned.run("doctor").returncode == 0
         assert left_over(cloned) == []
         assert list(cloned.home.rglob("*.passphrase.new")) == []
     assert not killed

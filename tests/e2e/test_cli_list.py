@@ -33,11 +33,11 @@ CALLS = [
 
 
 @pytest.fixture
-def rows(cli, sharded):
+def rows(sharded):
     """``rows(*ARGS)`` is what ``audit list ARGS --json`` prints, read."""
 
     def read(*args):
-        result = cli(sharded, "audit", "list", *args, "--json")
+        result = sharded.run("audit", "list", *args, "--json")
         assert (result.returncode, result.stderr) == (0, "")
         return [json.loads(line) for line in result.stdout.splitlines()]
 
@@ -187,42 +187,42 @@ def test_no_time(said):
         ("--last", "-1"),
     ],
 )
-def test_a_wrong_filter_is_a_usage_error(cli, sharded, wrong):
-    result = cli(sharded, "audit", "list", *wrong)
+def test_a_wrong_filter_is_a_usage_error(sharded, wrong):
+    result = sharded.run("audit", "list", *wrong)
     assert (result.returncode, result.stdout) == (2, "")
     assert "Invalid value" in result.stderr
     assert "Value error" not in result.stderr
 
 
-def test_the_table(cli, sharded, calls):
-    shown = cli(sharded, "audit", "list", "--kind", "call").stdout.splitlines()
+def test_the_table(sharded, calls):
+    shown = sharded.run("audit", "list", "--kind", "call").stdout.splitlines()
     lines = [line.split() for line in shown if "/" in line.split()[0]]
     assert [line[0] for line in lines] == [f"{c['shard']}/{c['index']}" for c in calls]
     assert [line[3] for line in lines] == [call["decision"] for call in calls]
-    doubtful = cli(sharded, "audit", "list", "--in-doubt").stdout
+    doubtful = sharded.run("audit", "list", "--in-doubt").stdout
     assert f"agentguard audit resolve {calls[5]['invocation_id']} --ran|--not-ran" in doubtful
     assert calls[0]["invocation_id"] not in doubtful
 
 
-def test_nothing_found_is_said(cli, sharded, rows):
-    shown = cli(sharded, "audit", "list", "--tool", "nope", "--decision", "deny")
+def test_nothing_found_is_said(sharded, rows):
+    shown = sharded.run("audit", "list", "--tool", "nope", "--decision", "deny")
     assert shown.stdout == "nothing in the log matches: tool nope, decision deny\n"
     assert rows("--tool", "nope") == []
-    assert cli(sharded, "audit", "list", "--tool", "get_file").stdout.count("get_file") == 2
+    assert sharded.run("audit", "list", "--tool", "get_file").stdout.count("get_file") == 2
 
 
-def test_the_newest_are_listed_and_that_there_are_more(cli, sharded, rows):
+def test_the_newest_are_listed_and_that_there_are_more(sharded, rows):
     every = rows()
     assert rows("-n", "4") == every[-4:]
-    cut = cli(sharded, "audit", "list", "-n", "2", "--kind", "call").stdout
+    cut = sharded.run("audit", "list", "-n", "2", "--kind", "call").stdout
     assert "these are the newest 2; --last 0 lists them all" in cut
-    whole = cli(sharded, "audit", "list", "-n", "6", "--kind", "call").stdout
+    whole = sharded.run("audit", "list", "-n", "6", "--kind", "call").stdout
     assert "newest" not in whole
 
 
-def test_what_a_window_hides_is_counted_and_said_to_be_of_it(cli, sharded, rows):
+def test_what_a_window_hides_is_counted_and_said_to_be_of_it(sharded, rows):
     def hidden(*args):
-        return cli(sharded, "audit", "list", *args).stdout.splitlines()[-1]
+        return sharded.run("audit", "list", *args).stdout.splitlines()[-1]
 
     shown = rows()
     background = ("shard", "key", "config", "policy", "outcome")
@@ -238,32 +238,32 @@ def test_what_a_window_hides_is_counted_and_said_to_be_of_it(cli, sharded, rows)
         assert hidden(*args) == f"and {total} entries{said}: --all"
 
 
-def test_a_name_that_is_no_principals_is_explained(cli, sharded):
-    shown = cli(sharded, "audit", "list", "--principal", "assistant").stdout
+def test_a_name_that_is_no_principals_is_explained(sharded):
+    shown = sharded.run("audit", "list", "--principal", "assistant").stdout
     assert "as in agent:assistant" in shown
-    assert "as in" not in cli(sharded, "audit", "list", "--principal", "agent:nobody").stdout
-    assert "as in" not in cli(sharded, "audit", "list", "--principal", "agent:assistant").stdout
+    assert "as in" not in sharded.run("audit", "list", "--principal", "agent:nobody").stdout
+    assert "as in" not in sharded.run("audit", "list", "--principal", "agent:assistant").stdout
 
 
 @pytest.mark.parametrize("prefix", ["", "agent:"])
-def test_an_instance_has_the_short_name_that_tables_print(cli, sharded, calls, rows, prefix):
-    table = cli(sharded, "audit", "list", "--kind", "call").stdout
+def test_an_instance_has_the_short_name_that_tables_print(sharded, calls, rows, prefix):
+    table = sharded.run("audit", "list", "--kind", "call").stdout
     for uri in {call["agent"] for call in calls}:
         short = f"{name_of({'agent': uri})}:{uri.rpartition('/')[2][:4]}"
         assert f" {short} " in table
         assert rows("--agent", f"{prefix}{short}") == rows("--agent", uri) != []
         assert rows("--agent", f"{prefix}{short[:-1]}") == []
         assert rows("--agent", f"{prefix}{short}", "--decision", "allow", "-n", "1") != []
-        shown = cli(sharded, "agents", "show", f"{prefix}{short}", "--json")
+        shown = sharded.run("agents", "show", f"{prefix}{short}", "--json")
         assert [one["agent"] for one in json.loads(shown.stdout)["instances"]] == [uri]
-    assert cli(sharded, "agents", "show", f"{prefix}assistant:____").returncode == 2
+    assert sharded.run("agents", "show", f"{prefix}assistant:____").returncode == 2
 
 
-def test_an_empty_log_says_so(cli, project):
-    assert cli(project, "init").returncode == 0
-    shown = cli(project, "audit", "list")
+def test_an_empty_log_says_so(project):
+    assert project.run("init").returncode == 0
+    shown = project.run("audit", "list")
     assert shown.stdout.startswith("no calls yet\n")
-    assert cli(project, "audit", "list", "--in-doubt").stdout.startswith("nothing in the log")
+    assert project.run("audit", "list", "--in-doubt").stdout.startswith("nothing in the log")
 
 
 # --- columns that lie ----------------------------------------------------------------------------
@@ -275,8 +275,8 @@ def change(project, shard, statement, *parameters):
         assert connection.execute(statement, parameters).rowcount == 1
 
 
-def listed(cli, project, *args):
-    result = cli(project, "audit", "list", *args, "--json")
+def listed(project, *args):
+    result = project.run("audit", "list", *args, "--json")
     assert result.returncode == 0
     return [json.loads(line) for line in result.stdout.splitlines()]
 
@@ -292,30 +292,30 @@ def listed(cli, project, *args):
     ],
 )
 def test_a_changed_column_shows_nothing_that_the_entry_does_not_say(
-    cli, reshaped, calls, column, lie, filters
+    reshaped, calls, column, lie, filters
 ):
     call = calls[0]
-    before = listed(cli, reshaped, *filters)
+    before = listed(reshaped, *filters)
     change(reshaped, 0, f"UPDATE summaries SET {column} = ? WHERE idx = ?", lie, call["index"])  # noqa: S608
-    assert listed(cli, reshaped, *filters) == before
+    assert listed(reshaped, *filters) == before
     assert call not in before
     # unfiltered, no column counts: the entry is listed, and as it is
-    assert call in listed(cli, reshaped)
-    report = json.loads(cli(reshaped, "audit", "verify", "--json").stdout)
+    assert call in listed(reshaped)
+    report = json.loads(reshaped.run("audit", "verify", "--json").stdout)
     problems = [problem for problem in report["problems"] if "columns" in problem["what"]]
     assert [(p["shard"], p["index"]) for p in problems] == [(0, call["index"])]
 
 
-def test_a_removed_column_hides_no_call(cli, reshaped, calls):
+def test_a_removed_column_hides_no_call(reshaped, calls):
     call = calls[0]
     change(reshaped, 0, "DELETE FROM summaries WHERE idx = ?", call["index"])
-    assert call in listed(cli, reshaped)
-    told = cli(reshaped, "audit", "show", f"0/{call['index']}", "--json")
+    assert call in listed(reshaped)
+    told = reshaped.run("audit", "show", f"0/{call['index']}", "--json")
     assert json.loads(told.stdout)["invocation_id"] == call["invocation_id"]
-    assert cli(reshaped, "audit", "verify").returncode == 1
+    assert reshaped.run("audit", "verify").returncode == 1
 
 
-def test_an_outcome_is_of_the_call_that_it_names(cli, reshaped, calls):
+def test_an_outcome_is_of_the_call_that_it_names(reshaped, calls):
     """A column that gives another call's outcome to the one in doubt settles nothing."""
     doubtful = calls[5]["invocation_id"]
     change(
@@ -325,39 +325,39 @@ def test_an_outcome_is_of_the_call_that_it_names(cli, reshaped, calls):
         doubtful,
         calls[2]["index"],
     )
-    (row,) = [row for row in listed(cli, reshaped) if row["invocation_id"] == doubtful]
+    (row,) = [row for row in listed(reshaped) if row["invocation_id"] == doubtful]
     assert row["outcome"] == "in_doubt"
-    told = json.loads(cli(reshaped, "audit", "show", doubtful, "--json").stdout)
+    told = json.loads(reshaped.run("audit", "show", doubtful, "--json").stdout)
     assert told["outcome"] is None
 
 
-def test_a_story_finds_an_outcome_that_no_column_gives(cli, reshaped, calls):
+def test_a_story_finds_an_outcome_that_no_column_gives(reshaped, calls):
     call = calls[0]
     statement = "UPDATE summaries SET invocation_id = NULL WHERE kind = 'outcome' AND idx > ?"
     change(reshaped, 0, f"{statement} AND idx < ?", call["index"], calls[3]["index"])
-    told = json.loads(cli(reshaped, "audit", "show", call["invocation_id"], "--json").stdout)
+    told = json.loads(reshaped.run("audit", "show", call["invocation_id"], "--json").stdout)
     assert told["outcome"]["status"] == "ok"
     assert told["problems"] == []
 
 
 @pytest.mark.parametrize("kind", ["authorization", "outcome", "resolution", "erasure"])
-def test_an_entry_that_holds_no_base64_is_none_of_a_call(cli, reshaped, calls, kind, tmp_path):
+def test_an_entry_that_holds_no_base64_is_none_of_a_call(reshaped, calls, kind, tmp_path):
     """Neither finding a call nor telling the story of one in doubt stops at it."""
     body = f'{{"kind":"{kind}","payload":"A"}}'.encode()
     change(reshaped, 2, "INSERT INTO entries SELECT max(idx) + 1, ? FROM entries", body)
     proof = tmp_path / "proof.json"
-    unknown = cli(reshaped, "audit", "prove", "f" * 32, "-o", proof)
+    unknown = reshaped.run("audit", "prove", "f" * 32, "-o", proof)
     assert unknown.returncode == 2
     assert "[call.unknown]" in unknown.stderr
-    proved = cli(reshaped, "audit", "prove", calls[5]["invocation_id"], "-o", proof)
+    proved = reshaped.run("audit", "prove", calls[5]["invocation_id"], "-o", proof)
     assert proved.returncode == 0, proved.stderr
-    told = json.loads(cli(reshaped, "audit", "show", calls[5]["invocation_id"], "--json").stdout)
+    told = json.loads(reshaped.run("audit", "show", calls[5]["invocation_id"], "--json").stdout)
     assert (told["outcome"], told["resolution"], told["problems"]) == (None, None, [])
 
 
 @pytest.mark.parametrize("name", ["task_id", "traceparent", "invocation_id", "tool"])
 @pytest.mark.parametrize("value", [7, {"a": []}, ["x"]])
-def test_a_call_that_is_not_made_as_calls_are_is_damaged(cli, reshaped, calls, name, value):
+def test_a_call_that_is_not_made_as_calls_are_is_damaged(reshaped, calls, name, value):
     """Whoever has the log's key can write anything into it; readers say so, and go on."""
     call = calls[0]
     path = reshaped.state / "shards/0.sqlite"
@@ -373,13 +373,11 @@ def test_a_call_that_is_not_made_as_calls_are_is_damaged(cli, reshaped, calls, n
         connection.execute(
             "UPDATE entries SET body = ? WHERE idx = ?", (canonical.dumps(members), call["index"])
         )
-    (row,) = [
-        row for row in listed(cli, reshaped) if (row["shard"], row["index"]) == (0, call["index"])
-    ]
+    (row,) = [row for row in listed(reshaped) if (row["shard"], row["index"]) == (0, call["index"])]
     assert row["kind"] == "damaged"
     for command in (("list",), ("show", f"0/{call['index']}"), ("export",), ("verify", "--json")):
-        assert "Traceback" not in cli(reshaped, "audit", *command).stderr
-    report = json.loads(cli(reshaped, "audit", "verify", "--json").stdout)
+        assert "Traceback" not in reshaped.run("audit", *command).stderr
+    report = json.loads(reshaped.run("audit", "verify", "--json").stdout)
     assert (0, call["index"]) in {(p["shard"], p["index"]) for p in report["problems"]}
 
 

@@ -29,18 +29,18 @@ PAIR = re.compile(r" +\| |   ")  # between a name and what belongs to it, in a s
 
 
 @pytest.fixture
-def calls(cli, sharded):
+def calls(sharded):
     """All calls, in their order."""
-    listed = cli(sharded, "audit", "list", "--json", "--kind", "call").stdout
+    listed = sharded.run("audit", "list", "--json", "--kind", "call").stdout
     return [json.loads(line) for line in listed.splitlines()]
 
 
 @pytest.fixture
-def told(cli):
+def told():
     """``told(project, NAME, ...)`` is the story that ``audit show NAME ... --json`` tells."""
 
     def run(project, *args, code=0):
-        result = cli(project, "audit", "show", *args, "--json")
+        result = project.run("audit", "show", *args, "--json")
         assert result.returncode == code, result.stderr
         return json.loads(result.stdout)
 
@@ -60,41 +60,41 @@ def test_a_call_of_any_shard_is_found_by_each_of_its_names(told, sharded, calls)
             assert told(sharded, f"{call['shard']}/{story['outcome']['index']}") == story
 
 
-def test_a_name_is_of_one_call_or_refused(cli, sharded, calls, monkeypatch):
+def test_a_name_is_of_one_call_or_refused(sharded, calls, monkeypatch):
     for name in (calls[0]["invocation_id"][:7], "f" * 8, "3/0", "0/9999", "00000000"):
-        result = cli(sharded, "audit", "show", name)
+        result = sharded.run("audit", "show", name)
         assert (result.returncode, result.stdout) == (2, "")
         assert result.stderr.startswith("error [call.unknown]: ")
         assert "agentguard audit list" in result.stderr
     monkeypatch.setattr(lookup, "_SHORTEST", 0)
-    result = cli(sharded, "audit", "show", "")
+    result = sharded.run("audit", "show", "")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error [call.ambiguous]: 6 calls begin with ")
     assert sum(call["invocation_id"] in result.stderr for call in calls) == 5
 
 
-def test_a_trace_tells_all_its_calls(cli, sharded, calls):
+def test_a_trace_tells_all_its_calls(sharded, calls):
     traced = f"{0xABC:032x}"
-    stories = cli(sharded, "audit", "show", "--trace", traced, "--json").stdout.splitlines()
+    stories = sharded.run("audit", "show", "--trace", traced, "--json").stdout.splitlines()
     ids = [json.loads(story)["invocation_id"] for story in stories]
     assert ids == [calls[0]["invocation_id"], calls[2]["invocation_id"]]
-    shown = cli(sharded, "audit", "show", "--trace", traced).stdout
+    shown = sharded.run("audit", "show", "--trace", traced).stdout
     assert shown.count("\ndecision ") == 2
-    unknown = cli(sharded, "audit", "show", "--trace", "0" * 32)
+    unknown = sharded.run("audit", "show", "--trace", "0" * 32)
     assert (unknown.returncode, unknown.stdout) == (2, "")
     assert unknown.stderr.startswith("error [call.unknown]: ")
 
 
 @pytest.mark.parametrize("args", [(), ("0/8", "--trace", "0" * 32)])
-def test_a_call_or_a_trace_is_asked_for(cli, sharded, args):
-    result = cli(sharded, "audit", "show", *args)
+def test_a_call_or_a_trace_is_asked_for(sharded, args):
+    result = sharded.run("audit", "show", *args)
     assert (result.returncode, result.stdout) == (2, "")
     assert "name a call, or a trace" in result.stderr
 
 
-def test_the_story_says_who_what_why_and_where(cli, sharded, calls):
+def test_the_story_says_who_what_why_and_where(sharded, calls):
     call = calls[1]
-    shown = cli(sharded, "audit", "show", call["invocation_id"])
+    shown = sharded.run("audit", "show", call["invocation_id"])
     assert (shown.returncode, shown.stderr) == (0, "")
     lines = dict(two for line in shown.stdout.splitlines() if len(two := PAIR.split(line, 1)) == 2)
     said = {name: value.strip() for name, value in lines.items()}
@@ -128,59 +128,57 @@ def options_of(project, given):
         ["--config", "--state", "--anchor", "--trust"],
     ],
 )
-def test_the_lines_to_paste_find_the_same_log(cli, reshaped, calls, tmp_path, given):
-    assert cli(reshaped, "trust", "export", "-o", "it's trust.json").returncode == 0
+def test_the_lines_to_paste_find_the_same_log(reshaped, calls, tmp_path, given):
+    assert reshaped.run("trust", "export", "-o", "it's trust.json").returncode == 0
     elsewhere = replace(reshaped, folder=tmp_path)
     options = options_of(reshaped, given)
-    shown = cli(elsewhere, "audit", "show", calls[5]["invocation_id"], *options)
+    shown = elsewhere.run("audit", "show", calls[5]["invocation_id"], *options)
     lines = dict(two for line in shown.stdout.splitlines() if len(two := PAIR.split(line, 1)) == 2)
     prove = shlex.split(lines["to prove it"].strip())
     assert prove[-len(options) :] == options
-    assert cli(elsewhere, *prove[1:]).returncode == 0
+    assert elsewhere.run(*prove[1:]).returncode == 0
     resolve = lines["resolve it"].strip()
     if "--config" not in given:  # a state alone names no configuration to act by
         assert resolve.endswith(" --note TEXT --config FILE")
         return
     words = shlex.split(resolve.replace("--ran|--not-ran", "--ran"))
     assert words[-2:] == options[:2]
-    assert cli(elsewhere, *words[1:]).returncode == 0
+    assert elsewhere.run(*words[1:]).returncode == 0
 
 
-def test_the_lines_to_paste_are_whole_in_a_narrow_terminal(cli, sharded, calls):
+def test_the_lines_to_paste_are_whole_in_a_narrow_terminal(sharded, calls):
     command = ["audit", "show", calls[5]["invocation_id"], "--state", sharded.state]
-    wide = cli(sharded, *command).stdout.splitlines()
+    wide = sharded.run(*command).stdout.splitlines()
     narrow = sharded.run(*command, env={"COLUMNS": "40"}).stdout.splitlines()
     for name in ("to prove it", "resolve it"):
         (line,) = [line for line in wide if line.startswith(name)]
         assert line in narrow
 
 
-def test_the_nearest_configuration_needs_no_naming(cli, sharded, calls):
+def test_the_nearest_configuration_needs_no_naming(sharded, calls):
     for command in (["audit", "show", calls[5]["invocation_id"]], ["audit", "list", "--in-doubt"]):
-        assert "--config" not in cli(sharded, *command).stdout
+        assert "--config" not in sharded.run(*command).stdout
     named = ["--config", sharded.folder / "agentguard.toml"]
-    assert "--config" not in cli(sharded, "audit", "list", "--in-doubt", *named).stdout
+    assert "--config" not in sharded.run("audit", "list", "--in-doubt", *named).stdout
 
 
-def test_every_list_of_calls_in_doubt_says_how_to_act_from_elsewhere(cli, sharded, tmp_path):
+def test_every_list_of_calls_in_doubt_says_how_to_act_from_elsewhere(sharded, tmp_path):
     elsewhere, toml = replace(sharded, folder=tmp_path), sharded.folder / "agentguard.toml"
     for command in (["audit", "list", "--in-doubt"], ["audit", "verify"]):
-        assert (
-            f" --note TEXT --config {toml}\n" in cli(elsewhere, *command, "--config", toml).stdout
-        )
+        assert f" --note TEXT --config {toml}\n" in elsewhere.run(*command, "--config", toml).stdout
 
 
-def test_a_shard_that_is_gone_is_said_to_be_missing_wherever_it_is_named(cli, reshaped):
+def test_a_shard_that_is_gone_is_said_to_be_missing_wherever_it_is_named(reshaped):
     for path in reshaped.state.glob("shards/1.sqlite*"):
         path.unlink()
-    shown = cli(reshaped, "audit", "verify")
+    shown = reshaped.run("audit", "verify")
     assert shown.returncode == 1
     assert "shard 1, whose head it embeds, is missing" in shown.stdout
     assert "agentguard init" not in shown.stdout
 
 
-def test_agents_are_gathered_from_all_shards(cli, sharded):
-    agents = [json.loads(x) for x in cli(sharded, "agents", "list", "--json").stdout.splitlines()]
+def test_agents_are_gathered_from_all_shards(sharded):
+    agents = [json.loads(x) for x in sharded.run("agents", "list", "--json").stdout.splitlines()]
     counts = {a["name"]: (a["instances"], a["allow"], a["deny"]) for a in agents}
     assert counts == {"assistant": (2, 3, 1), "reviewer": (1, 1, 1)}
 
@@ -191,41 +189,39 @@ def test_agents_are_gathered_from_all_shards(cli, sharded):
 @pytest.mark.parametrize(
     ("ran", "outcome", "said"), [("--ran", "unknown", "it ran"), ("--not-ran", None, "did not run")]
 )
-def test_a_call_in_doubt_that_a_person_has_settled(cli, told, reshaped, calls, ran, outcome, said):
+def test_a_call_in_doubt_that_a_person_has_settled(told, reshaped, calls, ran, outcome, said):
     doubtful = calls[5]["invocation_id"]
-    assert "agentguard audit resolve" in cli(reshaped, "audit", "show", doubtful).stdout
+    assert "agentguard audit resolve" in reshaped.run("audit", "show", doubtful).stdout
     note = "asked \x1b[2J the file server"
-    settled = cli(reshaped, "audit", "resolve", doubtful, ran, "--note", note)
+    settled = reshaped.run("audit", "resolve", doubtful, ran, "--note", note)
     assert settled.returncode == 0, settled.stderr
     story = told(reshaped, doubtful)
     assert story["resolution"]["ran"] is (ran == "--ran")
     assert (story["resolution"]["note"], story["problems"]) == (note, [])
     place = f"{story['resolution']['shard']}/{story['resolution']['index']}"
     assert told(reshaped, place) == story
-    shown = cli(reshaped, "audit", "show", doubtful).stdout
+    shown = reshaped.run("audit", "show", doubtful).stdout
     assert "resolved by a person" in shown
     assert said in shown
     assert "\x1b" not in shown
-    listed = cli(reshaped, "audit", "list", "--json", "--kind", "call").stdout.splitlines()
+    listed = reshaped.run("audit", "list", "--json", "--kind", "call").stdout.splitlines()
     (row,) = [row for row in map(json.loads, listed) if row["invocation_id"] == doubtful]
     assert row["outcome"] == outcome
     assert said in row["reason"]
-    table = cli(reshaped, "audit", "list").stdout
+    table = reshaped.run("audit", "list").stdout
     assert "resolved" in table
     assert "resolution" in table
     assert "\x1b" not in table
-    assert cli(reshaped, "audit", "list", "--in-doubt", "--json").stdout == ""
+    assert reshaped.run("audit", "list", "--in-doubt", "--json").stdout == ""
     for options in ((), ("--no-signatures",)):
-        report = json.loads(cli(reshaped, "audit", "verify", *options, "--json").stdout)
+        report = json.loads(reshaped.run("audit", "verify", *options, "--json").stdout)
         assert (report["ok"], report["in_doubt"]) == (True, [])
 
 
-def test_a_resolution_that_the_admin_key_has_not_signed_settles_no_story(
-    cli, told, reshaped, calls
-):
+def test_a_resolution_that_the_admin_key_has_not_signed_settles_no_story(told, reshaped, calls):
     doubtful = calls[5]["invocation_id"]
-    assert cli(reshaped, "audit", "resolve", doubtful, "--ran", "--note", "x").returncode == 0
-    row = json.loads(cli(reshaped, "audit", "list", "--kind", "resolution", "--json").stdout)
+    assert reshaped.run("audit", "resolve", doubtful, "--ran", "--note", "x").returncode == 0
+    row = json.loads(reshaped.run("audit", "list", "--kind", "resolution", "--json").stdout)
     path = reshaped.state / f"shards/{row['shard']}.sqlite"
     with closing(sqlite3.connect(path)) as connection, connection:
         (body,) = connection.execute(
@@ -241,46 +237,46 @@ def test_a_resolution_that_the_admin_key_has_not_signed_settles_no_story(
     assert "the resolution at" in story["problems"][0]
 
 
-def test_what_was_erased_is_said_to_be(cli, told, reshaped, calls):
+def test_what_was_erased_is_said_to_be(told, reshaped, calls):
     call = calls[1]["invocation_id"]
     assert told(reshaped, call)["arguments"] == {"path": "b.txt"}
-    erased = cli(reshaped, "audit", "erase", call, "--yes", "--note", "asked for by \u202eher")
+    erased = reshaped.run("audit", "erase", call, "--yes", "--note", "asked for by \u202eher")
     assert erased.returncode == 0, erased.stderr
     story = told(reshaped, call)
     assert (story["arguments"], story["input"], story["outcome"]["result"]) == (None, None, None)
     assert story["erasure"]["note"] == "asked for by \u202eher"
     assert story["problems"] == []
-    shown = cli(reshaped, "audit", "show", call).stdout
+    shown = reshaped.run("audit", "show", call).stdout
     assert shown.count("by the admin key: asked for by \\u202eher") == 2
     assert "erased on " in shown
-    twin = cli(reshaped, "audit", "show", calls[0]["invocation_id"]).stdout
+    twin = reshaped.run("audit", "show", calls[0]["invocation_id"]).stdout
     assert "erased" not in twin
     assert told(reshaped, calls[0]["invocation_id"])["erasure"] is None
 
 
-def test_what_was_removed_without_a_word_is_not_said_to_be_erased(cli, told, reshaped, calls):
+def test_what_was_removed_without_a_word_is_not_said_to_be_erased(told, reshaped, calls):
     call = calls[1]
     with closing(sqlite3.connect(reshaped.state / "shards/1.sqlite")) as connection, connection:
         connection.execute("DELETE FROM attachments WHERE idx = ?", (call["index"],))
     assert told(reshaped, call["invocation_id"])["erasure"] is None
     assert (
         "gone, and no erasure is on record; it commits to"
-        in cli(reshaped, "audit", "show", call["invocation_id"]).stdout
+        in reshaped.run("audit", "show", call["invocation_id"]).stdout
     )
 
 
-def test_what_was_redacted_is_said_to_be(cli, told, reshaped):
+def test_what_was_redacted_is_said_to_be(told, reshaped):
     with (reshaped.folder / "agentguard.toml").open("a") as file:
         file.write('\n[redact]\nget_file = ["/args/password", "/result"]\n')
     called = reshaped.python("-c", REDACTED)
     assert (called.returncode, called.stderr) == (0, "")
-    (row,) = cli(
-        reshaped, "audit", "list", "--tool", "get_file", "-n", "1", "--json"
+    (row,) = reshaped.run(
+        "audit", "list", "--tool", "get_file", "-n", "1", "--json"
     ).stdout.splitlines()
     story = told(reshaped, json.loads(row)["invocation_id"])
     assert story["problems"] == []
     assert story["arguments"]["path"] == "a.txt"
-    shown = cli(reshaped, "audit", "show", story["invocation_id"]).stdout
+    shown = reshaped.run("audit", "show", story["invocation_id"]).stdout
     assert shown.count("redacted: {") == 2
     assert "hunter2" not in shown
     assert "secret of" not in shown

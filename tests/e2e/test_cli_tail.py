@@ -83,8 +83,8 @@ class Tail:
 
 
 @pytest.fixture
-def founded(cli, project):
-    assert cli(project, "init").returncode == 0
+def founded(project):
+    assert project.run("init").returncode == 0
     return project
 
 
@@ -218,14 +218,14 @@ def test_the_table_has_a_call_once_and_its_late_outcome(founded):
         assert tail.end() == (0, "")
 
 
-def test_without_following_it_ends(sharded, cli):
-    every = cli(sharded, "audit", "list", "--json").stdout.splitlines()
-    shown = cli(sharded, "audit", "tail", "--json", "--no-follow")
+def test_without_following_it_ends(sharded):
+    every = sharded.run("audit", "list", "--json").stdout.splitlines()
+    shown = sharded.run("audit", "tail", "--json", "--no-follow")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.splitlines() == every[-10:]
-    shown = cli(sharded, "audit", "tail", "--json", "--no-follow", "-n", "2", "--decision", "deny")
+    shown = sharded.run("audit", "tail", "--json", "--no-follow", "-n", "2", "--decision", "deny")
     assert [json.loads(line)["decision"] for line in shown.stdout.splitlines()] == ["deny", "deny"]
-    nothing = cli(sharded, "audit", "tail", "--json", "--no-follow", "-n", "0")
+    nothing = sharded.run("audit", "tail", "--json", "--no-follow", "-n", "0")
     assert (nothing.returncode, nothing.stdout) == (0, "")
 
 

@@ -126,9 +126,9 @@ def refused(result, code: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["token", "chain.json"])
-def test_a_token_is_explained(lent, cli, name):
+def test_a_token_is_explained(lent, name):
     """Who, for whom, through whom, what, and until when."""
-    result = cli(lent, "token", "inspect", name)
+    result = lent.run("token", "inspect", name)
     assert (result.returncode, result.stderr) == (0, "")
     said = words(result)
     assert re.search(r"who agent:tester:\S{4}", said)
@@ -145,14 +145,14 @@ def test_a_token_is_explained(lent, cli, name):
     assert "token verify says whether it was revoked" in said  # nobody has asked that here
 
 
-def test_what_alice_lent_is_explained(lent, cli):
-    said = words(cli(lent, "token", "inspect", "task.json"))
+def test_what_alice_lent_is_explained(lent):
+    said = words(lent.run("token", "inspect", "task.json"))
     assert "who service:chat" in said
     assert "through nobody" in said
     assert "may files:read files:write" in said
 
 
-def test_without_a_service_it_is_the_application(other, cli):
+def test_without_a_service_it_is_the_application(other):
     """Not the trust domain, which seems to let itself do something."""
     program = (
         "from agentguard import Guard\n"
@@ -162,20 +162,20 @@ def test_without_a_service_it_is_the_application(other, cli):
         "        open('token', 'w').write(coder.access_token())\n"
     )
     assert other.python("-c", program).returncode == 0
-    said = words(cli(other, "token", "inspect", "token"))
+    said = words(other.run("token", "inspect", "token"))
     assert "through the application may" in said
     assert "lets the application: files:read" in said
     assert "hop 2 the application lets agent:coder:" in said
 
 
-def test_inspected_as_json(lent, cli):
-    found = told_as_json(cli(lent, "token", "inspect", "token", "--json"))
+def test_inspected_as_json(lent):
+    found = told_as_json(lent.run("token", "inspect", "token", "--json"))
     assert (found["holds"], found["problem"]) == (True, None)
     assert found["claims"]["sub"] == "user:alice"
     assert token.CHAIN_CLAIM not in found["claims"]  # it is taken apart below
     assert [hop["depth"] for hop in found["hops"]] == [1, 2, 3]
     assert [hop["scope"] for hop in found["hops"]][1:] == ["files:read files:write", "files:read"]
-    found = told_as_json(cli(lent, "token", "inspect", "chain.json", "--json"))
+    found = told_as_json(lent.run("token", "inspect", "chain.json", "--json"))
     assert found["claims"] is None
     assert len(found["hops"]) == 3
 
@@ -207,19 +207,19 @@ def flipped(hop: str) -> str:
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_the_wrong_hop_is_named(other, cli, number):
+def test_the_wrong_hop_is_named(other, number):
     name = spoilt(other, number, flipped(hop_of(other, number)))
-    result = cli(other, "token", "inspect", name)
+    result = other.run("token", "inspect", name)
     assert result.returncode == 1
     said = words(result)
     assert f"it does not hold [signature.invalid]: hop {number}: the signature" in said
     assert all(f"hop {n} " in said for n in (1, 2, 3))  # and what can be read is shown
-    found = told_as_json(cli(other, "token", "inspect", name, "--json"), 1)
+    found = told_as_json(other.run("token", "inspect", name, "--json"), 1)
     assert found["holds"] is False
     assert found["problem"]["code"] == "signature.invalid"
     assert found["problem"]["what"].startswith(f"hop {number}: ")
     for command in (["token", "verify", name], ["token", "verify", name, "--json"]):
-        result = cli(other, *command)
+        result = other.run(*command)
         assert result.returncode == 1
         assert f"hop {number}: " in result.stdout
 
@@ -234,13 +234,13 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("how", WRONG)
-def test_it_says_why_a_hop_is_wrong(other, cli, how):
+def test_it_says_why_a_hop_is_wrong(other, how):
     """Hop 2, which somebody with the issuer's key has signed."""
     change, code, why = WRONG[how]
     parsed = jws.parse(hop_of(other, 2))
     issuer = issuer_of(other)
     hop = jws.sign({**parsed.claims(), **change}, issuer, typ=grant.TYPE, header=kid_of(issuer))
-    result = cli(other, "token", "inspect", spoilt(other, 2, hop))
+    result = other.run("token", "inspect", spoilt(other, 2, hop))
     assert result.returncode == 1
     assert f"it does not hold [{code}]: hop 2: " in words(result)
     assert why in words(result)
@@ -261,17 +261,17 @@ def kid_of(signer: Ed25519Signer) -> dict[str, Any]:
     return {"kid": signer.key_id}
 
 
-def test_a_hop_that_can_not_be_read_is_shown_as_such(other, cli):
+def test_a_hop_that_can_not_be_read_is_shown_as_such(other):
     for number, hop in ((2, "x"), (3, "e30.e30.AA"), (1, "a.b.c")):
         name = spoilt(other, number, hop)
-        result = cli(other, "token", "inspect", name)
+        result = other.run("token", "inspect", name)
         assert result.returncode == 1
         assert f"hop {number} can't be read [" in words(result)
-        found = told_as_json(cli(other, "token", "inspect", name, "--json"), 1)
+        found = told_as_json(other.run("token", "inspect", name, "--json"), 1)
         assert found["hops"][number - 1].keys() == {"error", "code"}
 
 
-def test_at_another_time(lent, cli):
+def test_at_another_time(lent):
     now = datetime.now(UTC)
     for later, command, code in (
         (timedelta(minutes=6), ["token"], "token.expired"),
@@ -279,56 +279,54 @@ def test_at_another_time(lent, cli):
         (timedelta(days=-1), ["task.json"], "hop.not_yet_valid"),
     ):
         at = (now + later).strftime("%Y-%m-%dT%H:%M:%SZ")
-        result = cli(lent, "token", "inspect", *command, "--at", at)
+        result = lent.run("token", "inspect", *command, "--at", at)
         assert (result.returncode, f"[{code}]" in result.stdout) == (1, True)
-        found = told_as_json(cli(lent, "token", "verify", *command, "--at", at, "--json"), 1)
+        found = told_as_json(lent.run("token", "verify", *command, "--at", at, "--json"), 1)
         assert (found["ok"], found["code"]) == (False, code)
     at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    assert cli(lent, "token", "verify", "task.json", "--at", at).returncode == 0
-    assert cli(lent, "token", "verify", "task.json", "--at", "yesterday").returncode == 2
+    assert lent.run("token", "verify", "task.json", "--at", at).returncode == 0
+    assert lent.run("token", "verify", "task.json", "--at", "yesterday").returncode == 2
 
 
-def test_for_somebody_else(lent, cli):
+def test_for_somebody_else(lent):
     for command in ("inspect", "verify"):
-        result = cli(lent, "token", command, "token", "--audience", "https://other.example")
+        result = lent.run("token", command, "token", "--audience", "https://other.example")
         assert result.returncode == 1
         assert "it is for spiffe://project.internal, not for https://other.example" in result.stdout
-        named = cli(lent, "token", command, "token", "--audience", "spiffe://project.internal")
+        named = lent.run("token", command, "token", "--audience", "spiffe://project.internal")
         assert named.returncode == 0
 
 
 # --- whom to believe ------------------------------------------------------------------------------
 
 
-def test_elsewhere_with_the_trust_document_alone(lent, project, cli):
+def test_elsewhere_with_the_trust_document_alone(lent, project):
     for name in ("token", "task.json", "trust.json"):
         shutil.copy(lent.folder / name, project.folder)
     for name in ("token", "task.json"):
         for command in ("inspect", "verify"):
-            assert cli(project, "token", command, name, "--trust", "trust.json").returncode == 0
+            assert project.run("token", command, name, "--trust", "trust.json").returncode == 0
     state = lent.state
-    assert (
-        cli(project, "token", "verify", "token", "--state", state, "--anchor", "").returncode == 0
-    )
+    assert project.run("token", "verify", "token", "--state", state, "--anchor", "").returncode == 0
 
 
-def test_without_one_it_is_explained_and_said_not_to_be_checked(lent, project, cli):
+def test_without_one_it_is_explained_and_said_not_to_be_checked(lent, project):
     shutil.copy(lent.folder / "token", project.folder)
-    result = cli(project, "token", "inspect", "token")
+    result = project.run("token", "inspect", "token")
     assert result.returncode == 0
     assert "NOT CHECKED: no trust document" in result.stdout
     assert "it holds" not in result.stdout
-    assert told_as_json(cli(project, "token", "inspect", "token", "--json"))["holds"] is None
-    refused(cli(project, "token", "verify", "token"), "config.missing")
-    refused(cli(project, "token", "inspect", "token", "--state", "nowhere"), "storage.missing")
+    assert told_as_json(project.run("token", "inspect", "token", "--json"))["holds"] is None
+    refused(project.run("token", "verify", "token"), "config.missing")
+    refused(project.run("token", "inspect", "token", "--state", "nowhere"), "storage.missing")
 
 
-def test_another_domain_believes_nothing_of_it(lent, project, cli):
+def test_another_domain_believes_nothing_of_it(lent, project):
     assert project.run("init", "--trust-domain", "other.example").returncode == 0
     for name in ("token", "task.json"):
         shutil.copy(lent.folder / name, project.folder)
         for command in ("inspect", "verify"):
-            result = cli(project, "token", command, name)
+            result = project.run("token", command, name)
             assert (result.returncode, "[key.unknown]" in result.stdout) == (1, True)
 
 
@@ -351,23 +349,23 @@ def test_another_domain_believes_nothing_of_it(lent, project, cli):
         ("x" * 300_000, "jws.malformed"),
     ],
 )
-def test_what_is_no_token(lent, project, cli, content, code):
+def test_what_is_no_token(lent, project, content, code):
     (project.folder / "given").write_text(content)
     trust = ["--trust", lent.folder / "trust.json"]
     for command in ("inspect", "verify"):
-        refused(cli(project, "token", command, "given", *trust), code)
+        refused(project.run("token", command, "given", *trust), code)
 
 
-def test_a_file_that_is_not_there(lent, cli):
+def test_a_file_that_is_not_there(lent):
     for command in ("inspect", "verify"):
-        result = cli(lent, "token", command, "nothing")
+        result = lent.run("token", command, "nothing")
         assert result.returncode == 2
         assert "nothing" in result.stderr
 
 
-def test_a_hop_alone_is_read_and_shows_nothing(other, cli):
+def test_a_hop_alone_is_read_and_shows_nothing(other):
     (other.folder / "hop").write_text(hop_of(other, 2))
-    result = cli(other, "token", "inspect", "hop")
+    result = other.run("token", "inspect", "hop")
     assert result.returncode == 1
     assert "[chain.malformed]: a hop by itself shows nothing" in words(result)
     assert "may files:read files:write" in words(result)
@@ -381,32 +379,32 @@ def unsigned(claims: dict[str, Any], typ: str = token.TYPE) -> str:
 HOSTILE = "\x1b[2J\x1b]0;owned\x07[bold red]\u202e\r\n\x9b1m"
 
 
-def test_what_a_token_says_is_no_command_to_a_terminal(other, cli):
+def test_what_a_token_says_is_no_command_to_a_terminal(other):
     claims = claims_of(other)
     hops: Any = claims[token.CHAIN_CLAIM]
     grant_claims = jws.parse(hops["hops"][2]).claims()
     hops["hops"][2] = unsigned({**grant_claims, "txn": HOSTILE}, grant.TYPE)
     for change in ({"jti": HOSTILE}, {"sub": HOSTILE}, {"exp": 10**15}, {"exp": HOSTILE}, {}):
         (other.folder / "hostile").write_text(unsigned({**claims, **change}))
-        result = cli(other, "token", "inspect", "hostile")
+        result = other.run("token", "inspect", "hostile")
         assert result.returncode == 1
         shown = result.stdout
         assert not any(ord(c) < 32 and c != "\n" for c in shown)
         assert not {"\x7f", "\x9b", "\u202e"} & set(shown)
-        assert cli(other, "token", "inspect", "hostile", "--json").returncode == 1
+        assert other.run("token", "inspect", "hostile", "--json").returncode == 1
 
 
-def test_a_thousand_hops_are_no_problem(other, cli):
+def test_a_thousand_hops_are_no_problem(other):
     document: Any = canonical.loads_object((other.folder / "chain.json").read_bytes())
     document["hops"] = ["a.b.c"] * 1000
-    result = cli(other, "token", "inspect", write(other, "many.json", document))
+    result = other.run("token", "inspect", write(other, "many.json", document))
     assert result.returncode == 1
     assert "[chain.malformed]" in result.stdout
 
 
-def test_the_entry_of_a_delegation_is_told_in_words(lent, cli):
+def test_the_entry_of_a_delegation_is_told_in_words(lent):
     index = [row["index"] for row in lent.lines("audit", "list") if row["kind"] == "delegation"][-1]
-    said = words(cli(lent, "audit", "show", str(index)))
+    said = words(lent.run("audit", "show", str(index)))
     for number, whom in enumerate(("service:chat", "agent:coder:", "agent:tester:"), start=1):
         assert f"lets {whom}" in said
         assert f"hop {number} " in said
@@ -418,12 +416,12 @@ def test_the_entry_of_a_delegation_is_told_in_words(lent, cli):
 # --- verify, and revoke ---------------------------------------------------------------------------
 
 
-def test_verified(lent, cli):
+def test_verified(lent):
     for name in ("token", "task.json", "chain.json"):
-        result = cli(lent, "token", "verify", name)
+        result = lent.run("token", "verify", name)
         assert (result.returncode, result.stderr) == (0, "")
         assert result.stdout == "it holds: every signature, link and limit\n"
-        found = told_as_json(cli(lent, "token", "verify", name, "--json"))
+        found = told_as_json(lent.run("token", "verify", name, "--json"))
         assert found == {"ok": True, "code": None, "problem": None}
 
 
@@ -433,10 +431,10 @@ def calls(project, *agents: str) -> list[str]:
     return called.stdout.split()
 
 
-def codes(project, cli, *names: str) -> list[str | None]:
+def codes(project, *names: str) -> list[str | None]:
     found = []
     for name in names:
-        result = cli(project, "token", "verify", name, "--json")
+        result = project.run("token", "verify", name, "--json")
         told = json.loads(result.stdout)
         assert result.returncode == (0 if told["ok"] else 1)
         found.append(told["code"])
@@ -460,25 +458,25 @@ REVOKED = "delegation.revoked"
         ("user:alice@mail.acme.example", [None] * 3, ["ok", "ok"]),  # two dots, and no token
     ],
 )
-def test_revoked(other, cli, what, becomes, acts):
-    assert codes(other, cli, *GIVEN) == [None] * 3
-    result = cli(other, "token", "revoke", what, "--note", "it leaked")
+def test_revoked(other, what, becomes, acts):
+    assert codes(other, *GIVEN) == [None] * 3
+    result = other.run("token", "revoke", what, "--note", "it leaked")
     assert result.returncode == 0
     assert ("nobody is called" in result.stderr) == (acts == ["ok", "ok"] and what != "token")
     assert re.fullmatch(r"revoked: \S+ \(entry \d+ in shard \d+\)\n", result.stdout)
-    assert codes(other, cli, *GIVEN) == becomes
+    assert codes(other, *GIVEN) == becomes
     assert calls(other, "coder", "tester") == acts
     assert other.run("audit", "verify").returncode == 0
 
 
-def test_a_name_that_nobody_has_is_revoked_with_a_warning(other, cli):
+def test_a_name_that_nobody_has_is_revoked_with_a_warning(other):
     """Nothing is denied by it, and it can't be taken back: whoever has mistyped must hear of it."""
     claims = claims_of(other)
     uri = claims["client_id"]
     known = [uri, uri.rpartition("/")[2], claims["jti"], "agent:assistant"]
     unknown = ("user:alicia", uri[:-1], "agent:codre")
     for name in (*known, *unknown):
-        result = cli(other, "token", "revoke", name, "--note", "n")
+        result = other.run("token", "revoke", name, "--note", "n")
         assert result.returncode == 0
         warning = f"warn: nobody is called {name} so far" if name not in known else ""
         assert result.stderr.startswith(warning)
@@ -490,38 +488,38 @@ def test_a_name_that_nobody_has_is_revoked_with_a_warning(other, cli):
 @pytest.mark.parametrize(
     "name", ["tsak.json", "./task", "tokens/alice", "/nowhere/tsak.json", ".json"]
 )
-def test_a_file_that_is_not_there_is_no_name(other, cli, name):
-    result = cli(other, "token", "revoke", name, "--note", "n")
+def test_a_file_that_is_not_there_is_no_name(other, name):
+    result = other.run("token", "revoke", name, "--note", "n")
     refused(result, "revocation.name")
     assert f"there is no file {name}" in result.stderr
     assert not [row for row in other.lines("audit", "list") if row["kind"] == "revocation"]
 
 
-def test_a_name_may_look_like_a_files(other, cli):
+def test_a_name_may_look_like_a_files(other):
     with (other.folder / "agentguard.toml").open("a") as file:
         file.write('[principals."user:team/alice.json"]\n')
-    result = cli(other, "token", "revoke", "user:team/alice.json", "--note", "n")
+    result = other.run("token", "revoke", "user:team/alice.json", "--note", "n")
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_revoked_as_json_and_by_the_token_itself(other, cli):
+def test_revoked_as_json_and_by_the_token_itself(other):
     given = (other.folder / "token").read_text().strip()
     chain_of: Any = claims_of(other)[token.CHAIN_CLAIM]
     last = jws.parse(chain_of["hops"][-1]).claims()["jti"]
-    found = told_as_json(cli(other, "token", "revoke", given, "--note", "n", "--json"))
+    found = told_as_json(other.run("token", "revoke", given, "--note", "n", "--json"))
     assert found.keys() == {"revoked", "shard", "index"}
     assert found["revoked"] == last
     assert other.run("token", "revoke", "-", "--note", "n", input=given).returncode == 0
-    assert codes(other, cli, *GIVEN) == [REVOKED, REVOKED, None]
+    assert codes(other, *GIVEN) == [REVOKED, REVOKED, None]
 
 
-def test_revoked_by_the_delegation_itself(other, cli):
+def test_revoked_by_the_delegation_itself(other):
     """A short one is printable and has no spaces: it is no name for all that."""
     given = (other.folder / "task.json").read_text().strip()
-    found = told_as_json(cli(other, "token", "revoke", given, "--note", "n", "--json"))
+    found = told_as_json(other.run("token", "revoke", given, "--note", "n", "--json"))
     assert found["revoked"] == jws.parse(json.loads(given)["hops"][-1]).claims()["jti"]
-    assert codes(other, cli, *GIVEN) == [REVOKED] * 3
-    refused(cli(other, "token", "revoke", "{}", "--note", "n"), "chain.malformed")
+    assert codes(other, *GIVEN) == [REVOKED] * 3
+    refused(other.run("token", "revoke", "{}", "--note", "n"), "chain.malformed")
 
 
 DASHED = ["-Zq3xabcdefg", "-" + "Z" * 42, "--" + "Z" * 41, "-note-abc", "-" * 12]
@@ -529,7 +527,7 @@ DASHED = ["-Zq3xabcdefg", "-" + "Z" * 42, "--" + "Z" * 41, "-note-abc", "-" * 12
 
 @pytest.mark.parametrize("name", DASHED)
 @pytest.mark.parametrize("place", ["before", "between", "after", "behind --"])
-def test_a_name_may_begin_with_a_dash(other, cli, name, place):
+def test_a_name_may_begin_with_a_dash(other, name, place):
     """One thumbprint in 64 does."""
     if place != "behind --" and name == "-" * 12:
         name = "-" + "_" * 12
@@ -539,7 +537,7 @@ def test_a_name_may_begin_with_a_dash(other, cli, name, place):
         "after": ["--json", "--note=-reason-why", name],
         "behind --": ["--json", "--note", "-reason-why", "--", name],
     }
-    result = cli(other, "token", "revoke", *words[place])
+    result = other.run("token", "revoke", *words[place])
     assert result.returncode == 0
     assert json.loads(result.stdout)["revoked"] == name
     (row,) = [row for row in other.lines("audit", "list") if row["kind"] == "revocation"]
@@ -547,30 +545,30 @@ def test_a_name_may_begin_with_a_dash(other, cli, name, place):
 
 
 @pytest.mark.parametrize("option", ["--noet", "--not-an-option", "-n", "-note", "-config", "--"])
-def test_an_option_that_is_misspelt_is_no_name(other, cli, option):
-    result = cli(other, "token", "revoke", "user:alice", option, "it leaked")
+def test_an_option_that_is_misspelt_is_no_name(other, option):
+    result = other.run("token", "revoke", "user:alice", option, "it leaked")
     assert result.returncode == 2
     assert "No such option" in result.stderr or "--note" in result.stderr
     assert not [row for row in other.lines("audit", "list") if row["kind"] == "revocation"]
 
 
-def test_what_is_revoked_and_why_is_in_the_log(other, cli):
-    assert cli(other, "token", "revoke", "user:alice", "--note", "it leaked").returncode == 0
+def test_what_is_revoked_and_why_is_in_the_log(other):
+    assert other.run("token", "revoke", "user:alice", "--note", "it leaked").returncode == 0
     (row,) = [row for row in other.lines("audit", "list") if row["kind"] == "revocation"]
     assert row["reason"] == "user:alice is revoked: it leaked"
 
 
-def test_what_can_not_be_revoked(other, cli):
+def test_what_can_not_be_revoked(other):
     before = len(other.lines("audit", "list"))
-    refused(cli(other, "token", "revoke", "a name", "--note", "n"), "revocation.name")
-    refused(cli(other, "token", "revoke", "", "--note", "n"), "revocation.name")
+    refused(other.run("token", "revoke", "a name", "--note", "n"), "revocation.name")
+    refused(other.run("token", "revoke", "", "--note", "n"), "revocation.name")
     (other.folder / "given").write_text("no token")
-    refused(cli(other, "token", "revoke", "given", "--note", "n"), "jws.malformed")
-    without = cli(other, "token", "revoke", "user:alice")
+    refused(other.run("token", "revoke", "given", "--note", "n"), "jws.malformed")
+    without = other.run("token", "revoke", "user:alice")
     assert without.returncode == 2
     assert "--note" in without.stderr
     assert len(other.lines("audit", "list")) == before
-    assert codes(other, cli, *GIVEN) == [None] * 3
+    assert codes(other, *GIVEN) == [None] * 3
 
 
 def test_without_the_passphrase_nobody_is_revoked(other):
@@ -586,9 +584,9 @@ def test_without_the_passphrase_nobody_is_revoked(other):
     assert calls(other, "coder") == ["ok"]
 
 
-def test_what_roles_allow_is_shown_as_an_agents_scope(lent, cli):
-    assert "scope: files:read (roles: reader)" in cli(lent, "agents", "list").stdout
-    shown = words(cli(lent, "agents", "show", "tester"))
+def test_what_roles_allow_is_shown_as_an_agents_scope(lent):
+    assert "scope: files:read (roles: reader)" in lent.run("agents", "list").stdout
+    shown = words(lent.run("agents", "show", "tester"))
     assert "max_scope none roles reader scope files:read" in shown
 
 
@@ -596,62 +594,62 @@ def test_what_roles_allow_is_shown_as_an_agents_scope(lent, cli):
 
 
 @pytest.mark.parametrize("name", ["coder", "agent:coder"])
-def test_an_agent_is_revoked(other, cli, name):
-    result = cli(other, "agents", "revoke", name, "--note", "it misbehaves")
+def test_an_agent_is_revoked(other, name):
+    result = other.run("agents", "revoke", name, "--note", "it misbehaves")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("revoked: agent:coder (entry ")
     assert calls(other, "coder", "tester") == [REVOKED, "ok"]
-    assert codes(other, cli, "token", "task.json") == [REVOKED, None]  # it goes through the coder
+    assert codes(other, "token", "task.json") == [REVOKED, None]  # it goes through the coder
 
 
-def test_one_instance_is_revoked(other, cli):
+def test_one_instance_is_revoked(other):
     uri = claims_of(other)["client_id"]
-    found = told_as_json(cli(other, "agents", "revoke", uri, "--note", "n", "--json"))
+    found = told_as_json(other.run("agents", "revoke", uri, "--note", "n", "--json"))
     assert found.keys() == {"revoked", "shard", "index"}
     assert found["revoked"] == uri
-    assert codes(other, cli, "token") == [REVOKED]
+    assert codes(other, "token") == [REVOKED]
     assert calls(other, "tester") == ["ok"]  # the next instance
 
 
-def test_one_instance_is_revoked_by_its_short_name(other, cli):
+def test_one_instance_is_revoked_by_its_short_name(other):
     """Which stands for its URI: nobody goes by a short name."""
     uri = claims_of(other)["client_id"]
     for short in (agent_alias(uri), agent_alias(uri).removeprefix("agent:")):
-        found = told_as_json(cli(other, "agents", "revoke", short, "--note", "n", "--json"))
+        found = told_as_json(other.run("agents", "revoke", short, "--note", "n", "--json"))
         assert found["revoked"] == uri
-    assert codes(other, cli, "token") == [REVOKED]
+    assert codes(other, "token") == [REVOKED]
     assert calls(other, "tester") == ["ok"]  # the next instance
 
 
-def test_an_agent_that_nobody_knows_is_not_revoked(other, cli):
+def test_an_agent_that_nobody_knows_is_not_revoked(other):
     unknown = "spiffe://acme.example/agent/tester/" + "A" * 43
     for name in ("codre", "agent:codre", "tester:AAAA", "coder/tester", unknown):
-        result = cli(other, "agents", "revoke", name, "--note", "n")
+        result = other.run("agents", "revoke", name, "--note", "n")
         refused(result, "agent.unknown")
         assert "coder" in result.stderr  # the ones that there are
-    assert cli(other, "agents", "revoke", "coder").returncode == 2
+    assert other.run("agents", "revoke", "coder").returncode == 2
     assert calls(other, "coder") == ["ok"]
 
 
-def test_freeze_and_thaw(other, cli):
-    result = cli(other, "freeze", "--note", "an incident")
+def test_freeze_and_thaw(other):
+    result = other.run("freeze", "--note", "an incident")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("frozen: every call is denied from here on (entry ")
     assert calls(other, "coder", "tester") == ["domain.frozen"] * 2
-    assert codes(other, cli, *GIVEN) == ["domain.frozen"] * 3
-    result = cli(other, "thaw", "--note", "over")
+    assert codes(other, *GIVEN) == ["domain.frozen"] * 3
+    result = other.run("thaw", "--note", "over")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("thawed: calls go on (entry ")
     assert calls(other, "coder", "tester") == ["ok", "ok"]
-    assert codes(other, cli, *GIVEN) == [None] * 3
+    assert codes(other, *GIVEN) == [None] * 3
     rows = [row for row in other.lines("audit", "list") if row["kind"] == "freeze"]
     assert [row["reason"] for row in rows] == ["frozen: an incident", "thawed: over"]
     assert other.run("audit", "verify").returncode == 0
 
 
-def test_doctor_says_who_was_stopped(other, cli):
+def test_doctor_says_who_was_stopped(other):
     def stopped() -> list[str]:
-        checks = json.loads(cli(other, "doctor", "--json").stdout)["checks"]
+        checks = json.loads(other.run("doctor", "--json").stdout)["checks"]
         warned = [one for one in checks if one["status"] == "warn"]
         return [one["check"] for one in warned if "denied" in one["what"]]
 
@@ -659,31 +657,31 @@ def test_doctor_says_who_was_stopped(other, cli):
         file.write('[principals."user:alice"]\n')
     assert stopped() == []
     for command in (["agents", "revoke", "coder"], ["token", "revoke", "user:alice"], ["freeze"]):
-        assert cli(other, *command, "--note", "n").returncode == 0
+        assert other.run(*command, "--note", "n").returncode == 0
     assert stopped() == ["freeze", "agent coder", "principal user:alice"]
-    assert cli(other, "thaw", "--note", "n").returncode == 0
+    assert other.run("thaw", "--note", "n").returncode == 0
     assert stopped() == ["agent coder", "principal user:alice"]
 
 
-def test_freeze_and_thaw_as_json(other, cli):
+def test_freeze_and_thaw_as_json(other):
     for command, frozen in (("freeze", True), ("thaw", False)):
-        found = told_as_json(cli(other, command, "--note", "n", "--json"))
+        found = told_as_json(other.run(command, "--note", "n", "--json"))
         assert found.keys() == {"frozen", "shard", "index"}
         assert found["frozen"] is frozen
     for command in ("freeze", "thaw"):
-        without = cli(other, command)
+        without = other.run(command)
         assert without.returncode == 2
         assert "--note" in without.stderr
 
 
-def test_where_there_is_no_project(project, cli):
+def test_where_there_is_no_project(project):
     for command in (["freeze"], ["thaw"], ["token", "revoke", "x"], ["agents", "revoke", "x"]):
-        refused(cli(project, *command, "--note", "n"), "config.missing")
+        refused(project.run(*command, "--note", "n"), "config.missing")
 
 
-def test_files_and_options_are_where_they_are_named(lent, project, cli):
+def test_files_and_options_are_where_they_are_named(lent, project):
     """From another folder, with another home."""
     where = ["--config", lent.folder / "agentguard.toml", "--anchor", lent.anchor]
     for command in ("inspect", "verify"):
-        result = cli(project, "token", command, lent.folder / "task.json", *where)
+        result = project.run("token", command, lent.folder / "task.json", *where)
         assert (result.returncode, result.stderr) == (0, "")

@@ -217,7 +217,7 @@ def test_what_may_not_be_read_is_named_with_what_to_do(changed, without_root_rig
     before = path.stat().st_mode
     path.chmod(0)
     try:
-        result = changed.run("audit", "verify", preexec_fn=without_root_rights)
+        result = changed.process("audit", "verify", preexec_fn=without_root_rights)
     finally:
         path.chmod(before)
     assert (result.returncode, result.stdout) == (2, "")
@@ -358,7 +358,7 @@ def test_a_read_only_state(changed, without_root_rights):
     for folder in (changed.state / "shards", changed.state):
         folder.chmod(0o500)
     for command in (["audit", "verify"], ["audit", "list"], ["audit", "show", "8"]):
-        result = changed.run(*command, preexec_fn=without_root_rights)
+        result = changed.process(*command, preexec_fn=without_root_rights)
         assert (result.returncode, result.stderr) == (0, "")
     assert sorted(changed.state.rglob("*")) == before
 

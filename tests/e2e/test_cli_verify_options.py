@@ -23,11 +23,11 @@ REPORT += ["problems", "unchecked"]
 
 
 @pytest.fixture
-def verify(cli):
+def verify():
     """``verify(project, *ARGS)`` is the report, and whether the exit code agrees with it."""
 
     def run(project, *args):
-        result = cli(project, "audit", "verify", *args, "--json")
+        result = project.run("audit", "verify", *args, "--json")
         assert result.stdout, result.stderr
         report = json.loads(result.stdout)
         assert result.returncode == (0 if report["ok"] else 1)
@@ -56,28 +56,28 @@ def problems(report):
 # --- --no-signatures ----------------------------------------------------------------------------
 
 
-def test_without_signatures_hashes_and_anchors_are_checked(cli, verify, reshaped):
+def test_without_signatures_hashes_and_anchors_are_checked(verify, reshaped):
     whole = verify(reshaped)
     assert whole["unchecked"] == []
     quick = verify(reshaped, "--no-signatures")
     assert quick == whole | {"unchecked": quick["unchecked"]}
     assert len(quick["in_doubt"]) == 1
-    shown = cli(reshaped, "audit", "verify", "--no-signatures")
+    shown = reshaped.run("audit", "verify", "--no-signatures")
     assert "NOT CHECKED: signatures" in shown.stdout
-    assert "NOT CHECKED" not in cli(reshaped, "audit", "verify").stdout
+    assert "NOT CHECKED" not in reshaped.run("audit", "verify").stdout
     change(reshaped, 1, "UPDATE entries SET body = CAST(body || ' ' AS BLOB) WHERE idx = 3")
     broken = verify(reshaped, "--no-signatures")
     assert (broken["ok"], broken["anchored"]) == (False, None)
     assert {shard for shard, _index in problems(broken)} == {1}
 
 
-def test_without_signatures_columns_are_not_checked_and_it_says_so(cli, verify, reshaped):
+def test_without_signatures_columns_are_not_checked_and_it_says_so(verify, reshaped):
     change(reshaped, 0, "UPDATE summaries SET tool = 'innocent' WHERE tool = 'read_file'")
     assert verify(reshaped)["ok"] is False
     quick = verify(reshaped, "--no-signatures")
     assert quick["ok"] is True
     assert any("columns" in said for said in quick["unchecked"])
-    scripted = cli(reshaped, "audit", "verify", "--no-signatures", "--json")
+    scripted = reshaped.run("audit", "verify", "--no-signatures", "--json")
     assert "columns" in scripted.stderr
 
 
@@ -99,11 +99,11 @@ def test_without_signatures_the_newest_checkpoint_is_verified_still(verify, resh
 # --- --since ------------------------------------------------------------------------------------
 
 
-def test_signatures_are_checked_from_a_time_on(cli, verify, reshaped):
+def test_signatures_are_checked_from_a_time_on(verify, reshaped):
     """A signature that does not hold is found if its entry is not older; a hash always is."""
     rows = [
         json.loads(line)
-        for line in cli(reshaped, "audit", "list", "--json", "--kind", "call").stdout.splitlines()
+        for line in reshaped.run("audit", "list", "--json", "--kind", "call").stdout.splitlines()
     ]
     forged = reforge(reshaped, rows[1])
     late = verify(reshaped, "--since", "2199-01-01", "--anchor", "")
@@ -150,10 +150,10 @@ def reforge(project, row):
     return row["shard"], row["index"]
 
 
-def test_since_and_no_signatures_exclude_each_other(cli, sharded):
-    result = cli(sharded, "audit", "verify", "--since", "1h", "--no-signatures")
+def test_since_and_no_signatures_exclude_each_other(sharded):
+    result = sharded.run("audit", "verify", "--since", "1h", "--no-signatures")
     assert (result.returncode, result.stdout) == (2, "")
-    assert cli(sharded, "audit", "verify", "--since", "tomorrow").returncode == 2
+    assert sharded.run("audit", "verify", "--since", "tomorrow").returncode == 2
 
 
 # --- --against ----------------------------------------------------------------------------------
@@ -176,15 +176,15 @@ def test_checkpoints_that_somebody_kept_anchor_the_log(verify, sharded, tmp_path
     assert verify(sharded, *alone, "--against", one)["anchored"] == "outside"
 
 
-def test_the_evidence_of_a_call_is_a_witness(cli, verify, sharded, tmp_path):
-    rows = cli(sharded, "audit", "list", "--json", "--tool", "get_file").stdout.splitlines()
+def test_the_evidence_of_a_call_is_a_witness(verify, sharded, tmp_path):
+    rows = sharded.run("audit", "list", "--json", "--tool", "get_file").stdout.splitlines()
     file = tmp_path / "evidence.json"
     call = json.loads(rows[0])
-    proved = cli(sharded, "audit", "prove", call["invocation_id"], "-o", file)
+    proved = sharded.run("audit", "prove", call["invocation_id"], "-o", file)
     assert proved.returncode == 0
     report = verify(sharded, "--anchor", "", "--against", file)
     assert report["ok"] is True
-    shown = cli(sharded, "audit", "verify", "--anchor", "", "--against", file).stdout
+    shown = sharded.run("audit", "verify", "--anchor", "", "--against", file).stdout
     anchored = [line.split()[3] for line in shown.splitlines()[1:4]]
     assert anchored[call["shard"]] == "yes"
     assert "none" in anchored
@@ -202,7 +202,7 @@ def test_a_rolled_back_shard_is_found_by_what_was_kept(verify, reshaped, tmp_pat
     assert any("tail is cut off" in problem["what"] for problem in report["problems"])
 
 
-def test_a_shard_that_is_gone_is_found_by_what_was_kept(cli, verify, reshaped, tmp_path):
+def test_a_shard_that_is_gone_is_found_by_what_was_kept(verify, reshaped, tmp_path):
     kept = tmp_path / "kept"
     kept.write_bytes(notes(reshaped, 1)[-1])
     for file in (reshaped.state / "shards").glob("1.*"):
@@ -211,7 +211,7 @@ def test_a_shard_that_is_gone_is_found_by_what_was_kept(cli, verify, reshaped, t
     report = verify(reshaped, "--anchor", "", "--against", kept)
     assert (1, None) in problems(report)
     assert (1, None) not in problems(verify(reshaped, "--anchor", ""))
-    shown = cli(reshaped, "audit", "verify", "--anchor", "", "--against", kept).stdout
+    shown = reshaped.run("audit", "verify", "--anchor", "", "--against", kept).stdout
     assert ["1", "missing"] in [line.split() for line in shown.splitlines()]
 
 
@@ -233,7 +233,7 @@ def test_a_fork_is_found_though_the_anchor_agrees(verify, reshaped, tmp_path):
 
 
 @pytest.mark.parametrize("case", ["stranger", "other log", "no note", "half", "empty", "missing"])
-def test_what_can_vouch_for_nothing_is_refused(cli, project, sharded, tmp_path, case):
+def test_what_can_vouch_for_nothing_is_refused(project, sharded, tmp_path, case):
     """Exit code 2: nothing was checked."""
     file = tmp_path / "kept"
     note = notes(sharded, 0)[-1]
@@ -241,7 +241,7 @@ def test_what_can_vouch_for_nothing_is_refused(cli, project, sharded, tmp_path, 
     if case == "stranger":
         note = checkpoint.sign(point, Ed25519Signer.from_seed(os.urandom(32)))
     elif case == "other log":
-        assert cli(project, "init").returncode == 0
+        assert project.run("init").returncode == 0
         note = notes(project, 0)[-1]
     elif case == "no note":
         note = b"\x1b[2J nothing\n"
@@ -251,7 +251,7 @@ def test_what_can_vouch_for_nothing_is_refused(cli, project, sharded, tmp_path, 
         note = b""
     if case != "missing":
         file.write_bytes(note)
-    result = cli(sharded, "audit", "verify", "--against", file, "--json")
+    result = sharded.run("audit", "verify", "--against", file, "--json")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error [")
     assert str(file) in result.stderr
@@ -261,9 +261,9 @@ def test_what_can_vouch_for_nothing_is_refused(cli, project, sharded, tmp_path, 
 # --- what people see ----------------------------------------------------------------------------
 
 
-def test_the_verdict_for_people(cli, verify, sharded):
+def test_the_verdict_for_people(verify, sharded):
     report = verify(sharded)
-    shown = cli(sharded, "audit", "verify")
+    shown = sharded.run("audit", "verify")
     assert (shown.returncode, shown.stderr) == (0, "")
     lines = shown.stdout.splitlines()
     assert lines[0].split()[:2] == ["shard", "entries"]
@@ -278,10 +278,10 @@ def test_the_verdict_for_people(cli, verify, sharded):
     assert f"agentguard audit resolve {doubtful} --ran|--not-ran --note TEXT" in said
 
 
-def test_problems_stand_with_their_shards(cli, reshaped):
+def test_problems_stand_with_their_shards(reshaped):
     change(reshaped, 2, "UPDATE summaries SET tool = 'x' WHERE kind = 'authorization'")
     change(reshaped, 0, "UPDATE attachments SET data = x'7b7d' WHERE role = 'arguments'")
-    shown = cli(reshaped, "audit", "verify")
+    shown = reshaped.run("audit", "verify")
     assert shown.returncode == 1
     found = [line for line in shown.stdout.splitlines() if re.match("shard [0-9]|  entry", line)]
     heads = [at for at, line in enumerate(found) if line.startswith("shard")]

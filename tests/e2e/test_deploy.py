@@ -293,6 +293,6 @@ def test_each_of_the_options_is_needed_for_that(running, opa_program, tested, wi
     assert says in "".join(running.logs())
 
 
-def test_the_example_has_nothing_that_the_two_engines_see_otherwise(cli, project):
-    checked = cli(project, "policy", "check", DEPLOY / "policies" / "authz.rego")
+def test_the_example_has_nothing_that_the_two_engines_see_otherwise(project):
+    checked = project.run("policy", "check", DEPLOY / "policies" / "authz.rego")
     assert (checked.returncode, checked.stderr) == (0, "")
