@@ -1,12 +1,14 @@
-"""What all tests share: what is collected, and the spans that a test has made.
+"""What all tests share: what is collected and left out, and the spans that a test has made.
 
-The CrewAI adapter's tests are collected only on a Python that CrewAI itself has.
+The CrewAI adapter's tests are collected only on a Python that CrewAI itself has. ``scripts/test``
+leaves out the tests marked ``slow``, and the last lines of pytest say how many these are.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from opentelemetry import trace
@@ -46,6 +48,58 @@ def _keys_of_one_round() -> Iterator[None]:
 def _no_passphrase_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process keeps the passphrase that it took out of its environment: a test does not."""
     monkeypatch.setattr(keystore, "_taken", None)
+
+
+# --- what is left out ----------------------------------------------------------------------------
+
+SLOW_LEFT_OUT = "not slow"
+"""The marker expression of ``scripts/test`` without arguments."""
+
+SERVERS = {"opa", "opa_program", "jaeger_program", "jaeger_urls"}
+"""The fixtures behind which a real server, or its program, stands."""
+
+_left_out = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that ask a real server, before a marker expression chooses among them."""
+    for item in items:
+        if SERVERS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("server")
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Count the slow tests that are left out."""
+    config = items[0].config
+    if config.getoption("markexpr") == SLOW_LEFT_OUT:
+        config.stash[_left_out] = config.stash.get(_left_out, 0) + len(items)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell pytest-xdist's controller, which collects nothing itself."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["left_out"] = session.config.stash.get(_left_out, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the count of a worker; every worker collects the same tests."""
+    node.config.stash[_left_out] = getattr(node, "workeroutput", {}).get("left_out", 0)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what was left out, and which command runs all tests."""
+    count = config.stash.get(_left_out, 0)
+    if count:
+        terminalreporter.write_line(
+            f"left out: {count} slow tests, and most rounds of the random tests and crash tests. "
+            "scripts/test --all runs them"
+        )
+
+
+# --- spans ---------------------------------------------------------------------------------------
 
 
 class Spans:
