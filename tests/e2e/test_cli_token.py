@@ -13,6 +13,7 @@ import pytest
 
 from agentguard import canonical, jws
 from agentguard.canonical import b64url_encode
+from agentguard.cli import times
 from agentguard.delegation import chain, grant, token
 from agentguard.identity.credential import agent_alias
 from agentguard.keys import Ed25519Signer
@@ -80,15 +81,19 @@ def lent(tmp_path_factory, told):
         file.write(AGENTS)
     policy = "package agent.authz\nallow if true\n"
     (made.folder / "policies" / "authz.rego").write_text(policy)
-    for path in (made.state / "keys").iterdir():  # every process of a test decrypts them
-        key = Ed25519Signer.from_openssh(path.read_bytes(), passphrase_of(made))
-        path.write_bytes(key.to_openssh(passphrase_of(made), rounds=1))
     called = made.python("-c", LENT)
     assert (called.returncode, called.stderr) == (0, "")
     carried: Any = claims_of(made)[token.CHAIN_CLAIM]
     write(made, "chain.json", {"type": chain.TYPE, **carried})
     assert made.run("trust", "export", "-o", "trust.json").returncode == 0
     return made
+
+
+@pytest.fixture(autouse=True)
+def _while_the_token_lives(lent, monkeypatch):
+    """Set the clock of the commands: the tests may outlast the token, which lives five minutes."""
+    issued = datetime.fromtimestamp(claims_of(lent)["iat"], UTC)
+    monkeypatch.setattr(times, "now", lambda: issued + timedelta(seconds=1))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 
 from agentguard import Guard
@@ -64,12 +65,16 @@ def changed(followed, tmp_path):
     return tmp_path / "home" / followed.name
 
 
-def python(folder, *args):
+def environment(folder) -> dict[str, str]:
     kept = {n: v for n, v in os.environ.items() if not n.startswith(("AGENTGUARD_", "XDG_"))}
+    return {**kept, "HOME": str(folder.parent), "COLUMNS": "240"}
+
+
+def python(folder, *args):
     return subprocess.run(
         [sys.executable, *args],
         cwd=folder,
-        env={**kept, "HOME": str(folder.parent), "COLUMNS": "240"},
+        env=environment(folder),
         capture_output=True,
         text=True,
         check=False,
@@ -77,7 +82,7 @@ def python(folder, *args):
 
 
 def run(folder, *args):
-    return python(folder, "-m", "agentguard.cli", *args)
+    return commands.run(args, cwd=folder, env=environment(folder))
 
 
 def rows(folder, *args) -> list[dict[str, Any]]:

@@ -6,13 +6,12 @@ Both need the passphrase of the keys, and sign with the admin key.
 from __future__ import annotations
 
 from contextlib import closing
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from agentguard import administration
-from agentguard.cli import location, naming, screen
+from agentguard.cli import location, naming, screen, times
 from agentguard.cli.options import CallArgument, ConfigOption, JsonOption, NoteOption
 from agentguard.config import Config
 from agentguard.passphrase import passphrase_of
@@ -48,7 +47,7 @@ def resolve(
         invocation_id,
         ran=ran,
         note=note,
-        now=datetime.now(UTC),
+        now=times.now(),
     )
     said = f"resolved: {invocation_id} {'ran' if ran else 'did not run'}"
     screen.recorded(said, {"invocation_id": invocation_id, "ran": ran}, recorded, json=json)
@@ -73,7 +72,7 @@ def erase(
     if not yes and not screen.confirmed(question):
         raise typer.Exit(1)
     done = administration.erase(
-        settings, passphrase_of(settings), invocation_id, note=note, now=datetime.now(UTC)
+        settings, passphrase_of(settings), invocation_id, note=note, now=times.now()
     )
     erased = {"invocation_id": invocation_id, "attachments": done.attachments}
     what = f"{done.attachments} attachments" if done.attachments else "nothing was left to erase"

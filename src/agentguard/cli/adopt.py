@@ -6,14 +6,13 @@ It needs the passphrase of the keys, and signs with the admin key.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from agentguard import adoption
 from agentguard.adoption import Difference
-from agentguard.cli import location, screen
+from agentguard.cli import location, screen, times
 from agentguard.cli.options import ConfigOption, JsonOption, NoteOption
 from agentguard.passphrase import passphrase_of
 
@@ -50,7 +49,7 @@ def adopt(
     if different.lost and not yes and not screen.confirmed("Let these entries go?"):
         raise typer.Exit(1)
     recorded = adoption.adopt(
-        settings, passphrase_of(settings), different, note=note, now=datetime.now(UTC)
+        settings, passphrase_of(settings), different, note=note, now=times.now()
     )
     screen.recorded(f"adopted: the log goes on in {where}", said, recorded, json=json)
 

@@ -190,7 +190,7 @@ def revoke(
     if revoked.removeprefix("agent:") not in settings.agents:
         revoked = _revocable(_named(_known(location.locate(config)), name), name)
     recorded = administration.revoke(
-        settings, passphrase_of(settings), revoked, note=note, now=datetime.now(UTC)
+        settings, passphrase_of(settings), revoked, note=note, now=times.now()
     )
     screen.recorded(f"revoked: {revoked}", {"revoked": revoked}, recorded, json=json)
 

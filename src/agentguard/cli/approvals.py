@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -16,7 +15,7 @@ import typer
 
 from agentguard import approval, canonical, principals
 from agentguard.approval import ApprovalRequest, Verdict
-from agentguard.cli import approver, files, location, request, screen
+from agentguard.cli import approver, files, location, request, screen, times
 from agentguard.cli.options import ConfigOption, ForceOption, JsonOption, OutputOption
 from agentguard.desk import Desk
 from agentguard.errors import ConfigError
@@ -87,7 +86,7 @@ def list_requests(*, config: ConfigOption = None, json: JsonOption = False) -> N
     if not waiting:
         screen.line("nothing waits for an approval")
         return
-    now = datetime.now(UTC)
+    now = times.now()
     names = ("request", "asked at", "time left", "agent", "for", "tool")
     rows = (request.row(one, desk.missing(one), desk.answers(one), now) for one in waiting)
     screen.columns(names, rows)
@@ -199,7 +198,7 @@ class _Question(NamedTuple):
 
 def _desk(config: Path | None) -> Desk:
     settings = location.load_own(config)
-    return Desk(location.approvals(config), settings.roster, lambda: datetime.now(UTC))
+    return Desk(location.approvals(config), settings.roster, times.now)
 
 
 def _asked(request_id: str | None, file: Path | None, config: Path | None) -> _Question:
@@ -242,7 +241,7 @@ def _answer(verdict: Verdict, question: _Question, options: _Options) -> None:
         verdict,
         approver=principal or "",
         approval_id=os.urandom(16).hex(),
-        at=max(seconds(datetime.now(UTC)), asked.requested_at),
+        at=max(seconds(times.now()), asked.requested_at),
         note=options.note,
         signer=signer,
     )

@@ -5,10 +5,8 @@ Both need the passphrase of the keys, and sign with the admin key.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from agentguard import administration
-from agentguard.cli import location, screen
+from agentguard.cli import location, screen, times
 from agentguard.cli.options import ConfigOption, JsonOption, NoteOption
 from agentguard.passphrase import passphrase_of
 
@@ -34,7 +32,7 @@ def _brake(*, note: str, config: ConfigOption, json: bool, frozen: bool) -> None
         passphrase_of(settings),
         frozen=frozen,
         note=note,
-        now=datetime.now(UTC),
+        now=times.now(),
     )
     said = "frozen: every call is denied from here on" if frozen else "thawed: calls go on"
     screen.recorded(said, {"frozen": frozen}, recorded, json=json)

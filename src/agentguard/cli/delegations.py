@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from agentguard import whereabouts
 from agentguard.audit import entry, statements
 from agentguard.audit.summary import Search
-from agentguard.cli import rows, wording
+from agentguard.cli import rows, times, wording
 from agentguard.cli.location import Location
 from agentguard.delegation import grant
 from agentguard.delegation.chain import Chain
@@ -72,7 +71,7 @@ def live(where: Location, trust: TrustDocument, uri: str) -> list[Live]:
         return []
     standing = ledger.current(where.state, where.anchor, trust)
     thawed = standing._replace(frozen=False)
-    now = seconds(datetime.now(UTC))
+    now = seconds(times.now())
     return [
         # what was revoked stays so after a thaw
         Live(chain, thawed.refusal(chain.names) or standing.refusal(chain.names))

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple, Self
 
 from agentguard import config
-from agentguard.cli import screen
+from agentguard.cli import screen, times
 from agentguard.cli.finding import Finding
 from agentguard.config import Config
 from agentguard.desk import Desk
@@ -121,7 +121,7 @@ def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
             settings.state, Ledger(settings.state, settings.anchor, lambda: trust)
         )
         asked = [request for _key, request in store.pending()]
-        desk = Desk(store, settings.roster, lambda: datetime.now(UTC))
+        desk = Desk(store, settings.roster, times.now)
         altered, untaken = desk.altered(), desk.untaken()
     except AgentguardError as error:
         yield Finding("fail", "requests", str(error))
@@ -133,7 +133,7 @@ def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
             "can write in the state"
         )
         yield Finding("fail", "requests", what)
-    now = seconds(datetime.now(UTC))
+    now = seconds(times.now())
     waiting = [request for request in asked if now < request.expires_at]
     if waiting:
         many = screen.count(len(waiting), "request waits", "requests wait")

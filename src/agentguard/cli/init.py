@@ -18,7 +18,6 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -27,7 +26,7 @@ from typing import Annotated, Final
 import typer
 
 from agentguard import config, domain
-from agentguard.cli import made, screen
+from agentguard.cli import made, screen, times
 from agentguard.cli.location import from_home
 from agentguard.cli.made import Made
 from agentguard.config import Config
@@ -188,7 +187,7 @@ def _make_state(
     made.folder(so_far, settings.state.parent)
     if settings.anchor is not None:
         made.folder(so_far, settings.anchor, mode=0o700)
-    return domain.found(settings, passphrase, now=datetime.now(UTC), ready=keep_passphrase)
+    return domain.found(settings, passphrase, now=times.now(), ready=keep_passphrase)
 
 
 def _forget(settings: Config, trust: TrustDocument) -> None:

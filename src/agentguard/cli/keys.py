@@ -104,7 +104,7 @@ def rotate(
         settings,
         passphrase_of(settings),
         use,
-        now=datetime.now(UTC),
+        now=times.now(),
         overlap=timedelta(hours=overlap) if overlap is not None else None,
         compromised_since=compromised_since,
     )
@@ -140,7 +140,7 @@ def revoke(
         passphrase_of(settings),
         key,
         compromised_since=compromised_since,
-        now=datetime.now(UTC),
+        now=times.now(),
     )
     screen.line(f"revoked: nothing counts any more that this {done.key.use} key signs")
     _end(done.key, done.unfinished)
@@ -169,7 +169,7 @@ def _cells(trusted: TrustedKey) -> tuple[str, ...]:
 
 
 def _state(trusted: TrustedKey) -> str:
-    now = seconds(datetime.now(UTC))
+    now = seconds(times.now())
     if trusted.compromised_since is not None:
         return "compromised"
     if trusted.not_after is None:

@@ -1,4 +1,4 @@
-"""Times, as a person gives them on the command line, and as they are shown to one."""
+"""The clock of the command line; times as a person gives them, and as they are shown to one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ _PART: Final = re.compile(r"([0-9]+)([smhdw])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _EXAMPLES: Final = "2026-11-25, 2026-11-25T09:30:00Z, or how long ago it was: 30m, 2h, 7d"
 _EXACT: Final = "2026-11-25T09:30:00Z"
+
+
+def now() -> datetime:
+    """Return the time of this machine: every command's clock."""
+    return datetime.now(UTC)
 
 
 def moment(text: str, now: datetime, *, exact: bool = False) -> datetime:
@@ -38,12 +43,12 @@ def moment(text: str, now: datetime, *, exact: bool = False) -> datetime:
 
 def given(text: str) -> datetime:
     """Read the time that an option is given; raises as ``moment`` does."""
-    return moment(text, datetime.now(UTC))
+    return moment(text, now())
 
 
 def given_exactly(text: str) -> datetime:
     """Read the exact time that an option is given; raises as ``moment`` does."""
-    return moment(text, datetime.now(UTC), exact=True)
+    return moment(text, now(), exact=True)
 
 
 def shown(at: str | None) -> str:

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from agentguard import administration, canonical, jws
 from agentguard.canonical import JSON
-from agentguard.cli import delegations, files, location, screen, wording
+from agentguard.cli import delegations, files, location, screen, times, wording
 from agentguard.cli.options import (
     AnchorOption,
     ConfigOption,
@@ -117,7 +117,7 @@ def _asked(
     audience: AudienceOption = None,
     at: AtOption = None,
 ) -> Asked:
-    return Asked(config, state, anchor, trust, audience, at or datetime.now(UTC))
+    return Asked(config, state, anchor, trust, audience, at or times.now())
 
 
 _with_options: Final = gathered("asked", _asked)
@@ -222,7 +222,7 @@ def revoke(
     else:
         doubtful = not _OWN_JTI.fullmatch(what)
     recorded = administration.revoke(
-        settings, passphrase_of(settings), name, note=note, now=datetime.now(UTC)
+        settings, passphrase_of(settings), name, note=note, now=times.now()
     )
     screen.recorded(f"revoked: {name}", {"revoked": name}, recorded, json=json)
     if doubtful and not _is_known(settings, name):  # afterwards: the brake does not wait
