@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from typing import Any
 import commands
 import pytest
 
-from agentguard import Guard
+from agentguard import Guard, jws
+from agentguard.cli import times
 from agentguard.delegation import chain, grant, token
 from agentguard.identity.credential import agent_alias
 
@@ -56,6 +58,14 @@ def followed(tmp_path_factory):
     ran = python(folder, "-W", "error", "-c", code)
     assert (ran.returncode, ran.stderr) == (0, "")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _while_the_token_lives(followed, monkeypatch):
+    """Set the clock of the commands: the tests may outlast the token, which lives five minutes."""
+    claims = jws.parse((followed / "token").read_text().strip()).claims()
+    issued = datetime.fromtimestamp(claims["iat"], UTC)
+    monkeypatch.setattr(times, "now", lambda: issued + timedelta(seconds=1))
 
 
 @pytest.fixture
@@ -137,15 +147,15 @@ def test_the_code_says_what_its_text_says():
     assert f"at the most {token.MAX_LIFETIME} seconds" in PAGE
 
 
-def commands():
+def shown_commands():
     (shown,) = blocks("console")
     return [shlex.split(line.removeprefix("$ agentguard ")) for line in shown.splitlines()]
 
 
 def test_the_commands_do_what_the_page_says(changed):
-    listed = [command[:2] for command in commands()]
+    listed = [command[:2] for command in shown_commands()]
     assert listed[:2] == [["token", "inspect"], ["token", "verify"]]
-    inspect_, verify, revoke, revoke_agent, freeze, thaw = commands()
+    inspect_, verify, revoke, revoke_agent, freeze, thaw = shown_commands()
     told = run(changed, *inspect_)
     assert told.returncode == 0, told.stderr
     said = " ".join(told.stdout.replace("| ", "").split())
