@@ -45,7 +45,7 @@ def test_a_state_behind_its_anchor_is_adopted_and_verify_tells_of_it(changed):
     shutil.rmtree(changed.state)
     (changed.folder / "backup").rename(changed.state)
     assert "agentguard adopt" in changed.python("-c", OPEN).stderr
-    unasked = changed.run(*NOTE, stdin=None, input="")
+    unasked = changed.run(*NOTE)
     assert (unasked.returncode, "--yes" in unasked.stderr) == (2, True)
     assert changed.run(*NOTE, input="n\n").returncode == 1
     refused = changed.run(*NOTE, "--json", input="n\n")
