@@ -135,23 +135,23 @@ def distribution(project):
 
 
 def test_another_distribution_brings_a_command(project, distribution):
-    shown = project.run("greet", "Ada", "--loud", env=distribution)
+    shown = project.process("greet", "Ada", "--loud", env=distribution)
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, "ADA\n", "")
-    assert "A command of other." in project.run("--help", env=distribution).stdout
-    assert "--loud" in project.run("greet", "--help", env=distribution).stdout
-    wrong = project.run("greet", env=distribution)
+    assert "A command of other." in project.process("--help", env=distribution).stdout
+    assert "--loud" in project.process("greet", "--help", env=distribution).stdout
+    wrong = project.process("greet", env=distribution)
     assert (wrong.returncode, "Missing argument" in wrong.stderr) == (2, True)
 
 
 def test_what_another_distribution_lacks_is_named(project, distribution):
-    result = project.run("broken", env=distribution)
+    result = project.process("broken", env=distribution)
     assert result.returncode == 2
     said = "agentguard broken needs not_there_at_all, which is not installed"
     assert result.stderr == f"error [command.missing]: {said}\n"
 
 
 def test_another_distribution_replaces_no_command(project, distribution):
-    assert "verify" in project.run("audit", "--help", env=distribution).stdout
+    assert "verify" in project.process("audit", "--help", env=distribution).stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)
