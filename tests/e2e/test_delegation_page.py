@@ -63,7 +63,7 @@ def followed(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _while_the_token_lives(followed, monkeypatch):
     """Set the clock of the commands: the tests may outlast the token, which lives five minutes."""
-    claims = jws.parse((followed / "token").read_text().strip()).claims()
+    claims: Any = jws.parse((followed / "token").read_text().strip()).claims()
     issued = datetime.fromtimestamp(claims["iat"], UTC)
     monkeypatch.setattr(times, "now", lambda: issued + timedelta(seconds=1))
 
