@@ -31,6 +31,7 @@ from agentguard import (
     Invocation,
     Requirement,
     StorageError,
+    adoption,
     approval,
     config,
     rotation,
@@ -375,6 +376,28 @@ def test_an_old_copy_of_all_of_it_brings_nothing_back_to_a_guard_that_is_open(de
             assert desk.call(process) == "approval.consumed"
         assert desk.ran == ["main"]
         assert guard.verify().problems == ()
+
+
+def test_an_old_state_that_is_adopted_brings_no_used_approval_back(desk, tmp_path):
+    """The use is lost with the log's entries, and is kept beside the anchor."""
+    settings, state = desk.place.config, desk.place.config.state
+    with desk.open() as guard:
+        for what in ("main", "twin"):
+            desk.answer(desk.ask(guard, what), "bob")
+    shutil.copytree(state, tmp_path / "old")
+    with desk.open() as guard:
+        assert desk.call(guard) == "merged main"
+    shutil.rmtree(state)
+    shutil.copytree(tmp_path / "old", state)
+    different = adoption.compare(settings)
+    assert different.lost
+    adoption.adopt(settings, PASSPHRASE, different, note="n", now=datetime.now(UTC))
+    said = []
+    for what in ("main", "main", "twin"):
+        with desk.open() as guard:
+            said.append(desk.call(guard, what))
+    assert said == ["approval.consumed", "approval.pending", "merged twin"]
+    assert desk.ran == ["main", "twin"]
 
 
 @pytest.mark.parametrize("rotated", [False, True], ids=["", "a key was rotated"])

@@ -456,6 +456,26 @@ def put_back(older: Path, settings: Config) -> None:
     shutil.copytree(older, settings.state)
 
 
+def test_what_is_revoked_and_frozen_stays_so_in_an_old_state_that_is_adopted(original, tmp_path):
+    """Its entries are lost; what they say is kept beside the anchor."""
+    shutil.copytree(original.state, tmp_path / "backup")
+    now = datetime.now(UTC)
+    administration.revoke(original, PASSPHRASE, "user:alice", note="n", now=now)
+    administration.freeze(original, PASSPHRASE, frozen=True, note="n", now=now)
+    put_back(tmp_path / "backup", original)
+    assert adopt(original).lost
+    for code in ("domain.frozen", "delegation.revoked"):
+        with opened(original) as guard:
+            assert "user:alice" in guard._runtime._ledger.read_on().revoked
+            tool = guard.tool(name="say")(lambda: "ok")
+            with guard.delegate("user:alice", scope=["read"]), pytest.raises(Denied) as caught:
+                guard.new_agent("reader").call(tool)
+        assert caught.value.code == code
+        administration.freeze(original, PASSPHRASE, frozen=False, note="n", now=now)
+    call(original)  # the twin: thawed, and nobody's who is revoked
+    sound(original)
+
+
 @pytest.mark.parametrize("moment", ["shown", "compared", "signed"])
 def test_an_older_state_that_is_put_in_while_it_is_adopted_is_not_adopted(
     original, tmp_path, monkeypatch, moment

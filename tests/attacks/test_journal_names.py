@@ -24,6 +24,7 @@ from agentguard import (
     Invocation,
     StorageError,
     administration,
+    adoption,
     rotation,
 )
 from agentguard.audit.standing import NAME_SIZE
@@ -105,6 +106,21 @@ def test_a_call_whose_page_is_gone_does_not_run_again(payer, rotations):
     assert payer.pays() == "journal.missing"
     assert payer.paid == ["c"]
     assert payer.pays("another") == "paid another"
+
+
+def test_a_call_that_an_adoption_gives_up_may_run_again(payer, tmp_path):
+    """Its entry and its page are lost; the administrator agrees to that (SECURITY.md, L3)."""
+    settings, old = payer.place.config, tmp_path / "old"
+    shutil.copytree(payer.state, old)
+    with payer.place.open() as guard:
+        assert payer.pay(guard) == "paid c"
+    shutil.rmtree(payer.state)
+    shutil.copytree(old, payer.state)
+    different = adoption.compare(settings)
+    assert different.lost
+    adoption.adopt(settings, PASSPHRASE, different, note="n", now=datetime.now(UTC))
+    assert [payer.pays() for _ in range(2)] == ["paid c"] * 2
+    assert payer.paid == ["c", "c"]
 
 
 @pytest.mark.parametrize("reads_on", [False, True])

@@ -64,3 +64,7 @@ def _told(different: Difference) -> Iterator[str]:
             "Revocations, freezes and used approvals among what is lost count on only where the "
             "anchor's standing.json has them: revoke and freeze again what shall stay so"
         )
+        yield (
+            "Calls among what is lost do not count under max_calls any more, and a journalled one "
+            "may run again if it is made again"
+        )
