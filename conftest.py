@@ -63,8 +63,14 @@ _left_out = pytest.StashKey[int]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that ask a real server, before a marker expression chooses among them."""
+    """Mark the tests that ask a real server, before a marker expression chooses among them.
+
+    A slow test without a reason ends the run.
+    """
     for item in items:
+        if any(not mark.args for mark in item.iter_markers("slow")):
+            message = f"{item.nodeid}: slow needs a reason: why the test is worth its time"
+            raise pytest.UsageError(message)
         if SERVERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("server")
 
@@ -94,7 +100,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     count = config.stash.get(_left_out, 0)
     if count:
         terminalreporter.write_line(
-            f"left out: {count} slow tests, and most rounds of the random tests and crash tests. "
+            f"left out: slow tests ({count}), and most rounds of random tests and crash tests; "
             "scripts/test --all runs them"
         )
 

@@ -105,6 +105,7 @@ def run(*command):
     return done.stdout
 
 
+@pytest.mark.slow("runs an example with LangGraph, as a reader runs it")
 def test_a_graph_with_a_sub_agent_and_an_approval(jaeger):
     said = run(sys.executable, "-W", "error", ROOT / "examples" / "jaeger" / "main.py")
     waits, done, link, json_link, denied, needed = said.splitlines()
@@ -173,6 +174,7 @@ def shown(page, before):
     return [f"{' ' * indent}{name}" for indent, name in zip(indents, words, strict=True)]
 
 
+@pytest.mark.slow("runs the whole demo in a process of its own")
 def test_the_demo(jaeger, tmp_path):
     agentguard = Path(sys.executable).with_name("agentguard")
     folder = tmp_path / "demo"
@@ -213,6 +215,7 @@ def test_the_demo(jaeger, tmp_path):
     assert jaeger.search("agentguard-demo", **{"user.id": "user:mallory"}) == set()
 
 
+@pytest.mark.slow("runs the whole demo in a process of its own")
 def test_the_demo_says_where_to_look(jaeger, tmp_path):
     agentguard = Path(sys.executable).with_name("agentguard")
     said = run(agentguard, "demo", "--dir", tmp_path / "demo", "--otlp", jaeger.otlp)
@@ -237,6 +240,7 @@ def test_the_demo_says_where_to_look(jaeger, tmp_path):
 WITH_CREWS = pytest.mark.skipif(sys.version_info >= (3, 14), reason="CrewAI is not for this Python")
 
 
+@pytest.mark.slow("starts CrewAI in a process of its own")
 @WITH_CREWS
 def test_a_crew(jaeger):
     example = ROOT / "examples" / "crew_identities" / "main.py"
@@ -363,6 +367,7 @@ invoke_workflow bank
 """
 
 
+@pytest.mark.slow("starts CrewAI in processes of its own")
 @WITH_CREWS
 def test_a_crew_that_pauses_and_goes_on_in_another_process(jaeger, tmp_path, monkeypatch):
     seed = os.urandom(32)

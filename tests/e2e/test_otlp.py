@@ -331,6 +331,7 @@ def demo(folder, url):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow("runs the whole demo twice, each time in a process of its own")
 def test_the_demo_sends_its_trace_and_says_whether_it_was_taken(receiver, tmp_path):
     told = demo(tmp_path / "taken", receiver.url)
     assert (told["verified"], told["sent"]) == (True, True)
@@ -369,6 +370,7 @@ def test_without_the_extra_it_says_what_to_install():
     assert run(hide).stdout == "fix\n"
 
 
+@pytest.mark.slow("runs an example with LangGraph twice, as a reader runs it")
 def test_the_example_prints_no_link_to_a_trace_that_was_not_taken(receiver):
     example = Path(__file__).parents[2] / "examples" / "jaeger" / "main.py"
     page = Receiver(page=True)
