@@ -6,11 +6,13 @@ leaves out the tests marked ``slow``, and the last lines of pytest say how many 
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import ssh
 from opentelemetry import trace
 from opentelemetry.metrics import _internal as metrics_api
 from opentelemetry.sdk.metrics import MeterProvider
@@ -38,9 +40,10 @@ def pytest_report_header() -> str | None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _keys_of_one_round() -> Iterator[None]:
-    """Encrypt private keys under one round of bcrypt: the real number is slow on purpose."""
+    """Make bcrypt cheap: one round, computed once for each passphrase and salt."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(Ed25519Signer.to_openssh.__kwdefaults__, "rounds", 1)
+        patched.setattr(ssh, "_bcrypt_kdf", functools.cache(ssh._bcrypt_kdf))  # noqa: SLF001
         yield
 
 

@@ -1,7 +1,7 @@
 """What the attacks stand on: guards whose clock or storage a test holds in its hand.
 
 The doubles wrap the real parts and fail where a test says; nothing here replaces one. The durable
-domain is founded once and copied, because the encryption of its keys is slow on purpose.
+domain is founded once a session and copied.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from agentguard.domain import Domain
 from agentguard.engines.function import FunctionEngine
 from agentguard.envelope import Envelope
 from agentguard.examination import Report
-from agentguard.keys import Ed25519Signer, Secret
 from agentguard.ports import LogReader
 from agentguard.storage import keystore
 from agentguard.storage.reader import StateReader
@@ -168,33 +167,13 @@ def template(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("template")
     settings = config.parse(tables(folder), source="template", base=folder)
     domain.found(settings, PASSPHRASE, now=datetime.now(UTC))
-    for path in (folder / "state" / "keys").iterdir():  # every process of a test decrypts them
-        key = Ed25519Signer.from_openssh(path.read_bytes(), PASSPHRASE)
-        path.write_bytes(key.to_openssh(PASSPHRASE, rounds=1))
     return folder
 
 
-@pytest.fixture(scope="session")
-def decrypted():
-    """The keys that were read in this session, by the bytes of their files."""
-    return {}
-
-
 @pytest.fixture
-def place(tmp_path, template, decrypted, monkeypatch) -> Place:
-    """A fresh copy of the founded domain; each key file is decrypted once a session."""
+def place(tmp_path, template) -> Place:
+    """A fresh copy of the founded domain."""
     shutil.copytree(template, tmp_path, dirs_exist_ok=True)
-    load = keystore.load_key
-
-    def load_once(state, use, passphrase):
-        path = state / "keys" / use
-        spelt = Secret.of(passphrase).reveal()
-        kept = (path.read_bytes() if path.exists() else b"", spelt)
-        if kept not in decrypted:
-            decrypted[kept] = load(state, use, passphrase)
-        return decrypted[kept]
-
-    monkeypatch.setattr(keystore, "load_key", load_once)
     return Place(config.parse(tables(tmp_path), source="agentguard.toml", base=tmp_path))
 
 

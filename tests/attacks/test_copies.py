@@ -34,18 +34,10 @@ from agentguard.engines.function import FunctionEngine
 from agentguard.examination import examine
 from agentguard.guard import Guard
 from agentguard.invocation import timestamp
-from agentguard.keys import Ed25519Signer
 from agentguard.storage import keystore, ledger, lock
 from agentguard.storage.reader import StateReader
 
 PASSPHRASE = b"correct horse"
-
-
-@pytest.fixture(autouse=True)
-def cheap_keys(monkeypatch):
-    defaults = Ed25519Signer.to_openssh.__kwdefaults__
-    assert defaults is not None
-    monkeypatch.setitem(defaults, "rounds", 1)
 
 
 def settings_in(project: Path, *, anchored: str = "../anchor") -> Config:

@@ -23,7 +23,6 @@ from agentguard.cli import evidence_report
 from agentguard.domain import StateDomain
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
-from agentguard.keys import Ed25519Signer
 from agentguard.storage import keystore
 from agentguard.storage.reader import StateReader
 
@@ -88,9 +87,7 @@ class History:
 
 
 @pytest.fixture
-def history(place, clock, monkeypatch) -> History:
-    defaults: Any = Ed25519Signer.to_openssh.__kwdefaults__
-    monkeypatch.setitem(defaults, "rounds", 1)
+def history(place, clock) -> History:
     made = History(place, clock)
     made.call("before")
     return made

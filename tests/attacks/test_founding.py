@@ -20,19 +20,11 @@ from agentguard.config import Config
 from agentguard.engines.function import FunctionEngine
 from agentguard.examination import examine
 from agentguard.guard import Guard
-from agentguard.keys import Ed25519Signer
 from agentguard.storage import keystore, lock, pinned
 from agentguard.storage.reader import StateReader
 
 PASSPHRASE = b"correct horse"
 EACH = 1 if os.environ.get("AGENTGUARD_ROUNDS") == "full" else 2
-
-
-@pytest.fixture(autouse=True)
-def cheap_keys(monkeypatch):
-    defaults = Ed25519Signer.to_openssh.__kwdefaults__
-    assert defaults is not None
-    monkeypatch.setitem(defaults, "rounds", 1)
 
 
 def settings_in(folder: Path, *, anchored: bool = True) -> Config:

@@ -1,7 +1,4 @@
-"""Rotating the long-lived keys: nothing is lost, nobody gains, and it may be cut short anywhere.
-
-The keys' encryption is made cheap here (one round of its KDF); everything else is the real thing.
-"""
+"""Rotating the long-lived keys: nothing is lost, nobody gains, and it may be cut short anywhere."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -147,21 +144,11 @@ class Scene:
         return [name for name in self.names() if name.endswith((".next", ".new", ".unannounced"))]
 
 
-def defaults() -> dict[str, Any]:
-    """The defaults of the function that encrypts a key."""
-    found = Ed25519Signer.to_openssh.__kwdefaults__
-    assert found is not None
-    return found
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def founded(tmp_path_factory) -> Path:
-    """A domain with cheap keys and one call in its log."""
+    """A domain that was founded three hours ago."""
     folder = tmp_path_factory.mktemp("founded")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(defaults(), "rounds", 1)
-        settings = settings_in(folder)
-        domain.found(settings, PASSPHRASE, now=datetime.now(UTC) - 3 * HOUR)
+    domain.found(settings_in(folder), PASSPHRASE, now=datetime.now(UTC) - 3 * HOUR)
     return folder
 
 
@@ -177,8 +164,7 @@ def settings_in(folder: Path, *, anchored: bool = True) -> Config:
 
 
 @pytest.fixture(params=[True], ids=["anchored"])
-def scene(request, tmp_path, founded, clock, monkeypatch) -> Scene:
-    monkeypatch.setitem(defaults(), "rounds", 1)
+def scene(request, tmp_path, founded, clock) -> Scene:
     shutil.copytree(founded, tmp_path, dirs_exist_ok=True)
     return Scene(settings_in(tmp_path, anchored=request.param), clock)
 
@@ -679,7 +665,6 @@ def test_what_a_revoked_key_signed_in_its_overlap_does_not_verify(scene, monkeyp
         scene.clock.advance(minutes=5)
         agent.call(tool, "in the overlap")
     monkeypatch.undo()
-    monkeypatch.setitem(defaults(), "rounds", 1)
     assert scene.examine().ok
     scene.revoke(old, since)
     report = scene.examine()
@@ -742,6 +727,7 @@ def test_what_can_not_be_revoked_changes_nothing(scene, stranger):
 
 
 @either
+@pytest.mark.usefixtures("small_heap")
 def test_a_revocation_cut_short_anywhere_is_finished_or_has_never_been(
     scene, monkeypatch, tmp_path_factory
 ):
@@ -779,6 +765,7 @@ def test_a_revocation_cut_short_anywhere_is_finished_or_has_never_been(
         scene.call("at last")
         scene.good()
     assert revoked == {True, False}
+    print(len(met), met)
     assert len(met) > 10
 
 
@@ -920,26 +907,12 @@ def test_a_function_that_fails_denies_calls_after_a_rotation(scene, error):
 # --- cut short ------------------------------------------------------------------------------------
 
 STEPS: tuple[tuple[Any, str], ...] = (
-    (files, "write_new"),
-    (files, "replace"),
-    (files, "move"),
-    (files, "remove"),
     (files, "_write"),
-    (keystore, "next_key"),
-    (keystore, "adopt_next_key"),
-    (keystore, "drop_next_key"),
-    (keystore, "save_next_trust"),
-    (keystore, "adopt_next_trust"),
-    (keystore, "note_announced"),
-    (registry, "write_next"),
-    (registry, "adopt_next"),
-    (succession, "begin"),
-    (succession, "amend"),
-    (succession, "finish"),
-    (succession, "announce"),
+    (files, "_sync"),
     (ShardLog, "append"),
     (ShardLog, "close"),
 )
+"""All that makes something durable: between two of them, a crash leaves what it left before."""
 
 
 def crash_at(patched: pytest.MonkeyPatch, wanted: int) -> list[str]:
@@ -976,6 +949,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("use", "compromised", "scene"), CASES, indirect=["scene"])
+@pytest.mark.usefixtures("small_heap")
 def test_cut_short_anywhere_it_is_finished_or_has_never_been(
     scene, monkeypatch, tmp_path_factory, use, compromised
 ):
@@ -1012,7 +986,17 @@ def test_cut_short_anywhere_it_is_finished_or_has_never_been(
             assert scene.left_over() == [], met
             scene.prove(scene.calls()[-1])
     assert rotated == {True, False}
+    print(len(met), met)
     assert len(met) > 20
+
+
+@pytest.fixture
+def small_heap() -> Iterator[None]:
+    """Let ``gc.collect`` look only at what the test makes."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def free_locks() -> None:

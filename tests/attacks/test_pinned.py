@@ -21,18 +21,10 @@ from agentguard.engines.function import FunctionEngine
 from agentguard.examination import examine
 from agentguard.guard import Guard
 from agentguard.identity.trust import TrustDocument, TrustedKey
-from agentguard.keys import Ed25519Signer
 from agentguard.storage import anchor, keystore, pinned
 from agentguard.storage.reader import StateReader
 
 PASSPHRASE = b"correct horse"
-
-
-@pytest.fixture(autouse=True)
-def cheap_keys(monkeypatch):
-    defaults = Ed25519Signer.to_openssh.__kwdefaults__
-    assert defaults is not None
-    monkeypatch.setitem(defaults, "rounds", 1)
 
 
 def settings_in(folder: Path, *, state: str = "state", anchored: str = "anchor") -> Config:

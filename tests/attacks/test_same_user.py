@@ -16,19 +16,11 @@ from agentguard import ConfigError, Decision, config, domain
 from agentguard.cli import app
 from agentguard.engines.function import FunctionEngine
 from agentguard.guard import Guard
-from agentguard.keys import Ed25519Signer
 
 PASSPHRASE = b"correct horse"
 AGENT, WITNESS = 23451, 23452
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to other users")
-
-
-@pytest.fixture(autouse=True)
-def cheap_keys(monkeypatch):
-    defaults = Ed25519Signer.to_openssh.__kwdefaults__
-    assert defaults is not None
-    monkeypatch.setitem(defaults, "rounds", 1)
 
 
 @pytest.fixture

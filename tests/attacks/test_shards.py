@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -230,23 +230,8 @@ class _History:
     home: Domain
 
 
-@pytest.fixture(scope="module")
-def history(template, decrypted, tmp_path_factory) -> Iterator[_History]:
-    """Each key is decrypted once."""
-    with pytest.MonkeyPatch.context() as patch:
-        load = keystore.load_key
-
-        def load_once(state, use, passphrase):
-            kept = ((state / "keys" / use).read_bytes(), passphrase)
-            if kept not in decrypted:
-                decrypted[kept] = load(state, use, passphrase)
-            return decrypted[kept]
-
-        patch.setattr(keystore, "load_key", load_once)
-        yield _history(template, tmp_path_factory)
-
-
-def _history(template, tmp_path_factory) -> _History:
+@pytest.fixture(scope="session")
+def history(template, tmp_path_factory) -> _History:
     folder = tmp_path_factory.mktemp("history")
     now = folder / "now"
 
@@ -272,10 +257,9 @@ def _history(template, tmp_path_factory) -> _History:
 
 
 @pytest.fixture
-def log(history, place, tmp_path) -> Log:
-    """A copy of the log for one test. ``place`` keeps what it costs to decrypt the keys low."""
+def log(history, tmp_path) -> Log:
+    """A copy of the log for one test."""
     for part in ("state", "anchor"):
-        shutil.rmtree(tmp_path / part, ignore_errors=True)
         shutil.copytree(history.folder / "now" / part, tmp_path / part)
     return Log(
         settings_for(tmp_path),

@@ -36,8 +36,7 @@ from state_scene import Clock, Scene
 from agentguard import storage
 from agentguard.audit import entry
 from agentguard.desk import Desk
-from agentguard.keys import Ed25519Signer, Secret
-from agentguard.storage import keystore, sqlite, standing
+from agentguard.storage import sqlite, standing
 from agentguard.storage.revocations import FileRevocations
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
@@ -188,24 +187,13 @@ class Campaign:
 
 @pytest.fixture(scope="module")
 def quick() -> Iterator[pytest.MonkeyPatch]:
-    """Keys that are decrypted once, and a disk that is not waited for: nobody cuts the power."""
-    decrypted: dict[tuple[bytes, bytes], Any] = {}
-    load, dump = keystore._load, Ed25519Signer.to_openssh
-
-    def load_once(path: Path, passphrase: Any) -> Any:
-        spelt = Secret.of(passphrase).reveal()
-        kept = (path.read_bytes() if path.is_file() else b"", spelt)
-        if kept not in decrypted:
-            decrypted[kept] = load(path, passphrase)
-        return decrypted[kept]
+    """A disk that is not waited for: nobody cuts the power."""
 
     def make_durable(connection: Any) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=OFF")
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(keystore, "_load", load_once)
-        patched.setattr(Ed25519Signer, "to_openssh", lambda *of: dump(*of, rounds=1))
         patched.setattr(sqlite, "make_durable", make_durable)
         patched.setattr(os, "fsync", lambda _file: None)
         patched.setattr(os, "fdatasync", lambda _file: None)

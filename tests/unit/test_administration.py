@@ -82,7 +82,7 @@ agent.call(work, "die")
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def original(tmp_path_factory):
     """A domain with one call that ended, and one whose process was killed in it."""
     folder = tmp_path_factory.mktemp("original")
@@ -94,24 +94,9 @@ def original(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def decrypted():
-    return {}
-
-
 @pytest.fixture
-def settings(tmp_path, original, decrypted, monkeypatch):
+def settings(tmp_path, original):
     shutil.copytree(original, tmp_path, dirs_exist_ok=True)
-    load = keystore.load_key
-
-    def load_once(state, use, passphrase):
-        path = state / "keys" / use
-        kept = (path.read_bytes() if path.exists() else b"", passphrase)
-        if kept not in decrypted:
-            decrypted[kept] = load(state, use, passphrase)
-        return decrypted[kept]
-
-    monkeypatch.setattr(keystore, "load_key", load_once)
     return settings_in(tmp_path)
 
 

@@ -261,7 +261,7 @@ def test_nothing_that_copies_or_prints_gets_at_the_private_key() -> None:
 
 
 def test_a_key_file_opens_with_its_passphrase_alone(signer: Ed25519Signer) -> None:
-    file = signer.to_openssh(PASSPHRASE, rounds=1)
+    file = signer.to_openssh(PASSPHRASE)
 
     assert Ed25519Signer.from_openssh(file, PASSPHRASE).key_id == signer.key_id
     for wrong in (b"", b"incorrect horse", PASSPHRASE + b"\n"):
@@ -283,7 +283,7 @@ def test_a_key_file_that_is_not_encrypted_is_refused() -> None:
 
 
 def test_a_file_with_anything_else_is_unreadable(signer: Ed25519Signer) -> None:
-    file = signer.to_openssh(PASSPHRASE, rounds=1)
+    file = signer.to_openssh(PASSPHRASE)
     pkcs8 = Ed25519PrivateKey.generate().private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(PASSPHRASE)
     )

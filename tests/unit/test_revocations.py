@@ -24,7 +24,6 @@ from agentguard.domain import StateDomain
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.invocation import timestamp
-from agentguard.keys import Ed25519Signer
 from agentguard.storage import files, keystore, ledger, standing
 from agentguard.storage.anchor import log_folder
 from agentguard.storage.revocations import CALLS, FileRevocations, MemoryRevocations
@@ -86,9 +85,6 @@ def test_joined_is_all_that_either_says():
 def founded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("founded")
     domain.found(settings_of(folder), PASSPHRASE, now=datetime.now(UTC))
-    for path in (folder / "state" / "keys").iterdir():  # it is read often
-        key = Ed25519Signer.from_openssh(path.read_bytes(), PASSPHRASE)
-        path.write_bytes(key.to_openssh(PASSPHRASE, rounds=1))
     return folder
 
 

@@ -18,14 +18,6 @@ PASSPHRASE = b"correct horse"
 NOW = seconds(datetime(2026, 11, 25, 12, tzinfo=UTC))
 
 
-@pytest.fixture(autouse=True)
-def cheap(monkeypatch):
-    """One round of the keys' KDF."""
-    defaults = Ed25519Signer.to_openssh.__kwdefaults__
-    assert defaults is not None
-    monkeypatch.setitem(defaults, "rounds", 1)
-
-
 @pytest.fixture
 def keys():
     return {use: Ed25519Signer.from_seed(os.urandom(32)) for use in keystore.LONG_LIVED}
