@@ -7,6 +7,8 @@ leaves out the tests marked ``slow``, and the last lines of pytest say how many 
 from __future__ import annotations
 
 import functools
+import os
+import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,11 +33,16 @@ CREWAI_ENDS = (3, 14)
 collect_ignore = ["integrations/agentguard-crewai"] if sys.version_info >= CREWAI_ENDS else []
 
 
-def pytest_report_header() -> str | None:
-    """Say what is left out."""
-    if not collect_ignore:
-        return None
-    return f"left out: {collect_ignore[0]}, since CrewAI is not for this Python"
+SEED = os.environ.setdefault("AGENTGUARD_SEED", str(secrets.randbits(32)))
+"""What the tests choose by that try another part of all attacks each time; all workers have it."""
+
+
+def pytest_report_header() -> list[str]:
+    """Say what chance is repeated with, and what is left out."""
+    said = [f"AGENTGUARD_SEED={SEED} repeats what the attacks choose at random"]
+    if collect_ignore:
+        said += [f"left out: {collect_ignore[0]}, since CrewAI is not for this Python"]
+    return said
 
 
 @pytest.fixture(autouse=True, scope="session")

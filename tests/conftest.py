@@ -34,10 +34,13 @@ from agentguard.identity.credential import AgentProfile, Credential
 from agentguard.identity.trust import TrustDocument, TrustedKey
 from agentguard.keys import Ed25519Signer
 
-settings.register_profile("quick", max_examples=100, deadline=None)
-settings.register_profile(
-    "full", max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+for _profile, _examples in (("quick", 25), ("full", 300)):
+    settings.register_profile(
+        _profile,
+        max_examples=_examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 settings.load_profile("full" if os.environ.get("AGENTGUARD_ROUNDS") == "full" else "quick")
 
 WHERE = (
