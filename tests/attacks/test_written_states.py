@@ -22,6 +22,7 @@ import pkgutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -103,6 +104,7 @@ class Campaign:
         moments = self.scene.moments.items()
         return {name: place / "state" for name, place in moments if name not in without}
 
+    @cached_property
     def names(self) -> list[str]:
         """Return what lies in the state itself, at any moment."""
         return sorted({path.name for state in self.states().values() for path in state.iterdir()})
@@ -138,7 +140,7 @@ class Campaign:
 
     def attack(self, moment: str, mutation: Mutation, chance: Random) -> Attack:
         share = chance.choice((0, 0.7, 1))
-        others = tuple(name for name in self.names() if chance.random() < share)
+        others = tuple(name for name in self.names if chance.random() < share)
         return Attack(moment, mutation, chance.choice(BEHIND), others)
 
     def behind(self, attack: Attack) -> Iterator[Mutation]:

@@ -22,7 +22,7 @@ from agentguard.errors import AgentguardError
 
 Agents = Mapping[str, Agent]
 
-LONGEST = 20
+LONGEST = 60
 """Seconds after which an opening, with all its probes, hangs."""
 
 
