@@ -75,7 +75,7 @@ class Faults:
 
     def write(self, *batch: Any) -> None:
         self.entered.set()
-        if self.gate is not None and not self.gate.wait(10):
+        if self.gate is not None and not self.gate.wait(60):
             raise AssertionError("the test never opened the gate")
         if self.before is not None:
             raise self.before

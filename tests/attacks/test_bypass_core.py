@@ -281,10 +281,10 @@ def test_arguments_that_another_thread_changes_during_the_append_do_not_run(
 
         caller = threading.Thread(target=call)
         caller.start()
-        assert faults.entered.wait(5)
+        assert faults.entered.wait(60)
         late(commands, how)
         faults.gate.set()
-        caller.join(10)
+        caller.join(60)
         faults.gate = None
         assert results == [result]
     assert ran == ["ls"]

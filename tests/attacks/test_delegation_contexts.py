@@ -162,7 +162,7 @@ def test_a_thread_that_outlives_its_block(acts, alice, bob):
     left = threading.Event()
 
     def later():
-        assert left.wait(10)
+        assert left.wait(60)
         return acts()
 
     with ThreadPoolExecutor(2) as pool:
@@ -750,7 +750,7 @@ OPEN = """
     def fork(work):
         child = os.fork()
         if child == 0:
-            signal.alarm(30)
+            signal.alarm(120)
             try:
                 work()
             except BaseException:

@@ -42,7 +42,7 @@ def run(*command):
         check=False,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=180,
         preexec_fn=bounded,
     )
     assert "Traceback" not in done.stderr, done.stderr[-2000:]

@@ -838,6 +838,7 @@ def place_of(log: Log, nth: int) -> CallPlace:
     return CallPlace(0, index, str(read.invocation_id), read.invocation_sha256)
 
 
+@pytest.mark.slow("all edits of the largest proof; those of two smaller ones are always tried")
 def test_what_the_administrator_said_of_a_call_belongs_to_its_proof(log):
     whole = settled(log, place_of(log, 0))
     value = whole.proof(log.ids()[0])

@@ -29,7 +29,7 @@ from agentguard.examination import Report, examine
 from agentguard.storage import keystore
 from agentguard.storage.reader import StateReader
 
-FORKS = 500 if os.environ.get("AGENTGUARD_ROUNDS") == "full" else 40
+FORKS = 150 if os.environ.get("AGENTGUARD_ROUNDS") == "full" else 12
 
 OPEN = """
     import gc, multiprocessing, os, signal, subprocess, sys, threading, time
@@ -65,7 +65,7 @@ OPEN = """
         \"\"\"Run ``work`` in a fork, which exits as it says; return its process id.\"\"\"
         child = os.fork()
         if child == 0:
-            signal.alarm(30)  # hanging is dying
+            signal.alarm(120)  # hanging is dying
             try:
                 work()
             except BaseException:
@@ -314,11 +314,11 @@ def test_the_end_of_a_child_does_not_touch_what_was_written_after_it_was_forked(
     run(
         f"""
         agent.call(note, text="parent")
-        time.sleep(0.3)  # the flusher has done its work, and holds on to nothing
+        guard._runtime.flush()  # the flusher holds on to nothing
         ready, go = os.pipe()
         child = os.fork()
         if child == 0:
-            signal.alarm(30)
+            signal.alarm(120)
             os.close(go)
             os.read(ready, 1)
             from agentguard.storage import log, shard_file, sqlite
@@ -487,7 +487,7 @@ def test_a_fork_while_a_lock_is_released_does_not_keep_it(place, run, inside):
         closing = threading.Thread(target=guard.close)
         os.close = slowly
         closing.start()
-        assert releasing.wait(10)
+        assert releasing.wait(60)
         if not {inside}:
             forked.set()
             closing.join()
@@ -534,9 +534,9 @@ def test_a_fork_while_a_shard_can_not_be_taken_hangs_nothing(place, run):
 
         lock.release = slowly
         taking = threading.Thread(target=take)
-        signal.alarm(30)  # hanging is dying
+        signal.alarm(120)  # hanging is dying
         taking.start()
-        assert releasing.wait(10)
+        assert releasing.wait(60)
         wait(fork(lambda: None))
         taking.join()
         say("forked")
@@ -553,7 +553,7 @@ def test_multiprocessing_with_the_fork_method(place, run):
 
         def serve(number, results):
             agent.call(note, text=f"child {number}")
-            barrier.wait(20)  # all three have a shard now
+            barrier.wait(120)  # all three have a shard now
             results.put((shard(), agent.id))
 
         results = context.SimpleQueue()
@@ -564,7 +564,7 @@ def test_multiprocessing_with_the_fork_method(place, run):
         for _ in children:
             say(*results.get())
         for child in children:
-            child.join(20)
+            child.join(60)
             assert child.exitcode == 0
         say(shard(), agent.id)
         guard.close()
@@ -651,12 +651,12 @@ authority = "own"
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=20)
+        super().__init__("localhost", timeout=120)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(20)
+        self.sock.settimeout(120)
         self.sock.connect(str(self._path))
 
 
@@ -688,11 +688,11 @@ def server(place, tmp_path):
 
     def stop() -> str:
         process.send_signal(signal.SIGTERM)
-        _nothing, errors = process.communicate(timeout=30)
+        _nothing, errors = process.communicate(timeout=120)
         return str(errors)
 
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not where.exists():
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline

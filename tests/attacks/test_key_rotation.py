@@ -501,7 +501,7 @@ def test_a_guard_in_another_process_does_too(scene):
         other.stdin.write("go\n")
         other.stdin.flush()
         signs_with = other.stdout.readline().split()
-        assert other.wait(timeout=30) == 0
+        assert other.wait(timeout=120) == 0
     assert signs_with == [scene.key("log").thumbprint, scene.key("issuer").thumbprint]
     assert len(scene.calls()) == 3
     scene.good()

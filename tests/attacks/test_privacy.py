@@ -852,7 +852,7 @@ def test_the_shards_writer_may_be_at_work_meanwhile(scene):
         before = scene.verify().entries  # while it writes on
         (folder / "stop").touch()
         count = int(writer.stdout.readline())
-        assert writer.wait(timeout=30) == 0
+        assert writer.wait(timeout=120) == 0
     assert (done.attachments, done.recorded.shard) == (3, 1)  # its own shard is the writer's
     assert held == []
     assert scene.holds(SECRET) == []

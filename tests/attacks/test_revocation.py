@@ -393,7 +393,7 @@ class Other:
         return self.process.stdout.readline().split()
 
     def end(self) -> None:
-        _out, err = self.process.communicate("end\n", timeout=60)
+        _out, err = self.process.communicate("end\n", timeout=120)
         assert (self.process.returncode, err) == (0, "")
 
 

@@ -242,7 +242,7 @@ def test_on_a_terminal_its_own_width_counts(tmp_path, asked, monkeypatch):
     with os.fdopen(theirs, "w", encoding="utf-8") as terminal, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", terminal)
         app(["approvals", "show", "--request", str(file)], standalone_mode=False)
-    reader.join(timeout=30)
+    reader.join(timeout=60)
     os.close(ours)
     output = b"".join(seen).decode()
     assert "\x1b[" in output  # it has colours, and they say nothing of their own

@@ -175,10 +175,10 @@ def test_a_failed_commit_fails_everybody_who_waits_for_it(guard, faults, note, r
     threads = [threading.Thread(target=call) for _ in range(8)]
     for thread in threads:
         thread.start()
-    assert faults.entered.wait(5)
+    assert faults.entered.wait(60)
     faults.gate.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert codes == ["storage.failed"] * 8
     assert ran == []
     faults.before = faults.gate = None
@@ -204,11 +204,11 @@ def test_an_interrupted_leader_does_not_take_its_followers_along(
 
     leader = threading.Thread(target=call, args=("leader",))
     leader.start()
-    assert faults.entered.wait(5)
+    assert faults.entered.wait(60)
     followers = [threading.Thread(target=call, args=("follower",)) for _ in range(4)]
     for thread in followers:
         thread.start()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while len(guard._runtime._line.log._pending) < 4:
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -221,7 +221,7 @@ def test_an_interrupted_leader_does_not_take_its_followers_along(
     faults.write = heal_after_first
     gate.set()
     for thread in [leader, *followers]:
-        thread.join(10)
+        thread.join(60)
     assert sorted(results, key=str) == sorted([KeyboardInterrupt, *["follower"] * 4], key=str)
     assert ran == ["follower"] * 4
     assert examine(guard).problems == ()
@@ -302,7 +302,7 @@ def test_a_limit_on_the_files_size_denies_and_nothing_is_lost(place):
         [sys.executable, "-c", textwrap.dedent(WRITER), str(place.config.base)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert result.returncode == 0, result.stderr
@@ -437,10 +437,10 @@ def test_what_waits_in_a_batch_of_unknown_fate_is_told_so_and_nothing_goes_in_tw
     threads = [threading.Thread(target=call, args=(number,)) for number in range(6)]
     for thread in threads:
         thread.start()
-    assert faults.entered.wait(5)
+    assert faults.entered.wait(60)
     faults.gate.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     # those of the batch are told that nobody knows, those after it that nothing can be written
     assert "storage.unknown" in denied
     assert set(denied) <= {"storage.unknown", "storage.failed"}
@@ -577,7 +577,7 @@ def in_the_kernel(place, text, *, end=0):
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     if result.returncode == 1 and result.stderr.startswith("no s"):
@@ -741,7 +741,7 @@ def test_a_file_system_that_is_full_denies_and_nothing_is_lost(place):
         [*unshare, script, sys.executable, program, str(place.config.base)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     if result.returncode == 77 or "unshare" in result.stderr:

@@ -141,7 +141,7 @@ async def test_slow_facts_do_not_hold_up_the_log():
     release = threading.Event()
 
     def slow(_values):
-        release.wait(30)
+        release.wait(60)
         return {}
 
     outer = guard.tool(name="outer", facts=slow)(lambda x: x)

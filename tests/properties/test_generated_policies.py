@@ -11,7 +11,6 @@ import json
 import os
 import random
 import re
-import secrets
 from collections.abc import Iterator
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
@@ -27,7 +26,7 @@ from agentguard.engines.rego import RegoEngine
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
 FRESH = "a fresh seed"
 # A gate has to say the same of one tree each time: what a fresh seed finds is for developers.
-SEEDS = [*range(40 if FULL else 4), *([] if os.environ.get("CI") == "true" else [FRESH])]
+SEEDS = [*range(16 if FULL else 1), *([] if os.environ.get("CI") == "true" else [FRESH])]
 COUNT, INPUTS = 120, 25
 WARM_UP: dict = {"agent": {}, "args": {}, "tool": {}}
 DIRECTLY = build_opener(ProxyHandler({}))
@@ -153,7 +152,7 @@ def differences(made: Rules, chance: random.Random, url: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_random_rule_has_one_value_on_both_engines_or_is_refused(opa, tmp_path, seed):
-    seed = secrets.randbits(32) if seed == FRESH else seed
+    seed = int(os.environ["AGENTGUARD_SEED"]) if seed == FRESH else seed
     chance = random.Random(seed)  # noqa: S311  the same ones each time, and no secret
     made = Rules(chance)
     server = started(opa)
@@ -165,6 +164,7 @@ def test_a_random_rule_has_one_value_on_both_engines_or_is_refused(opa, tmp_path
     assert not found, "\n".join([f"seed {seed}", *found])
 
 
+@pytest.mark.slow("most of 120 rules differ, each of which is then asked for by itself")
 def test_without_the_gate_random_rules_differ(opa):
     chance = random.Random(1)  # noqa: S311  likewise
     made = Rules(chance)

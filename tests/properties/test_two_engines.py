@@ -267,7 +267,7 @@ def test_a_policy_decides_alike_embedded_and_on_a_server(name, opa, tmp_path):
     outcomes: Counter[str] = Counter()
     seeds = [POLICIES[name], POLICIES[name] | APPROVED.get(name, {})]
 
-    @settings(max_examples=2 * ROUNDS, suppress_health_check=list(HealthCheck), deadline=None)
+    @settings(max_examples=max(80, ROUNDS), suppress_health_check=list(HealthCheck), deadline=None)
     @given(documents(*read(path), seeds))
     def agree(document: dict[str, Any]) -> None:
         outcome = require_agreement(embedded, server, canonical.dumps(document))
@@ -333,12 +333,23 @@ def calls(draw: st.DrawFn) -> dict[str, Any]:
     return {"rule": draw(st.sampled_from(RULES)), "a": first, "b": second, "n": number}
 
 
-def test_each_operator_and_builtin_gives_one_value_embedded_and_on_a_server(opa):
+@pytest.mark.parametrize(
+    "tries",
+    [
+        pytest.param(3, id="a few calls each"),
+        pytest.param(
+            60, id="many calls each", marks=pytest.mark.slow("two engines compute 4,000 values")
+        ),
+    ],
+)
+def test_each_operator_and_builtin_gives_one_value_embedded_and_on_a_server(opa, tries):
     embedded = RegoEngine.load(OPERATORS)
     server = OpaEngine(Server(opa(OPERATORS).url, timeout=20.0))
     seen: Counter[str] = Counter()
 
-    @settings(max_examples=20 * ROUNDS, suppress_health_check=list(HealthCheck), deadline=None)
+    @settings(
+        max_examples=tries * len(RULES), suppress_health_check=list(HealthCheck), deadline=None
+    )
     @given(calls())
     def agree(call: dict[str, Any]) -> None:
         if KNOWN.get(call["rule"], lambda _call: False)(call):
@@ -347,7 +358,7 @@ def test_each_operator_and_builtin_gives_one_value_embedded_and_on_a_server(opa)
         seen[call["rule"]] += 1
 
     agree()
-    assert len(seen) > len(RULES) * 0.9
+    assert len(seen) > len(RULES) * 0.8
 
 
 @pytest.mark.parametrize(

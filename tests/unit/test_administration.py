@@ -88,7 +88,7 @@ def original(tmp_path_factory):
     folder = tmp_path_factory.mktemp("original")
     domain.found(settings_in(folder), PASSPHRASE, now=datetime.now(UTC))
     died = subprocess.run(
-        [sys.executable, "-c", DYING, str(folder)], capture_output=True, check=False, timeout=60
+        [sys.executable, "-c", DYING, str(folder)], capture_output=True, check=False, timeout=180
     )
     assert died.returncode == -signal.SIGKILL, died.stderr
     return folder

@@ -59,7 +59,7 @@ class Gate:
 
     def write(self, *batch):
         self.entered.set()
-        assert self.open.wait(10), "the test never opened the gate"
+        assert self.open.wait(60), "the test never opened the gate"
         if self.error is not None:
             raise self.error
         self.inner.write(*batch)
@@ -82,7 +82,7 @@ def gate(guard, agent):
 
 async def until(condition):
     """Let the loop run until ``condition``; fails after a while."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         await asyncio.sleep(0.001)
@@ -390,7 +390,7 @@ async def test_a_sync_tool_whose_call_is_cancelled_is_unknown_and_its_thread_goe
     @guard.tool
     def note():
         begun.set()
-        release.wait(10)
+        release.wait(60)
         finished.set()
 
     call = asyncio.ensure_future(agent.acall(note))

@@ -403,11 +403,11 @@ def test_an_engine_dropped_by_another_thread_leaves_nothing_unraisable():
     def work() -> None:
         ask(engines[0], n=1)
         used.set()
-        dropped.wait(10)
+        dropped.wait(60)
 
     thread = threading.Thread(target=work)
     thread.start()
-    used.wait(10)
+    used.wait(60)
     engines.clear()
     gc.collect()
     dropped.set()

@@ -53,7 +53,7 @@ def order(imports):
         encoding="utf-8",
         check=False,
         env={**os.environ, "PYTHONWARNINGS": "error"},
-        timeout=60,
+        timeout=180,
     )
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
@@ -77,7 +77,7 @@ if sys.argv[2] == "closed by somebody else":
     os.close(held)
 child = os.fork()
 if child == 0:
-    signal.alarm(10)  # hanging is dying
+    signal.alarm(120)  # hanging is dying
     lock.acquire(Path(sys.argv[1]), wait=False)
     os._exit(0)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
@@ -91,6 +91,6 @@ def test_a_fork_can_lock_whatever_became_of_the_locks_it_inherits(tmp_path, lock
         capture_output=True,
         encoding="utf-8",
         check=False,
-        timeout=60,
+        timeout=180,
     )
     assert result.stdout == "0\n", result.stderr

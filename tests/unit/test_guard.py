@@ -247,7 +247,7 @@ def test_find_within_the_import_of_its_own_policy_is_an_error_and_no_hang(path, 
 
     thread = threading.Thread(target=find, daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(60)
     assert ["circular import" in str(error) for error in errors] == [True]
 
 
@@ -363,7 +363,7 @@ def test_closing_while_others_call(any_guard):
     for closer in closers:
         closer.start()
     for thread in [*closers, *threads]:
-        thread.join(20)
+        thread.join(60)
     stop.set()
     assert codes <= {"storage.closed"}
     assert ran

@@ -217,7 +217,7 @@ def test_one_at_a_time(tmp_path):
     inside, order = threading.Event(), []
 
     def second():
-        inside.wait(10)
+        inside.wait(60)
         with file.locked(tmp_path):
             order.append("second")
 
@@ -227,7 +227,7 @@ def test_one_at_a_time(tmp_path):
         inside.set()
         thread.join(0.1)
         order.append("first")
-    thread.join(10)
+    thread.join(60)
     assert order == ["first", "second"]
     with pytest.raises(ZeroDivisionError), file.locked(tmp_path):
         _ = 1 / 0

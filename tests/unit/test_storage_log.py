@@ -46,7 +46,7 @@ class Watched:
 
     def write(self, records, head, sign):
         self.entered.set()
-        assert self.gate.wait(10), "the test never opened the gate"
+        assert self.gate.wait(60), "the test never opened the gate"
         within, self.within = self.within, []
         for act in within:
             act()
@@ -76,7 +76,7 @@ def bodies(backend):
 
 
 def until(condition):
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.001)
@@ -112,14 +112,14 @@ def test_those_who_come_while_somebody_writes_share_the_next_batch(log, backend)
 
     first = threading.Thread(target=append, args=(0,))
     first.start()
-    assert backend.entered.wait(5)
+    assert backend.entered.wait(60)
     others = [threading.Thread(target=append, args=(number,)) for number in range(1, 9)]
     for thread in others:
         thread.start()
     until(lambda: len(log._pending) == 8)
     backend.gate.set()
     for thread in [first, *others]:
-        thread.join(10)
+        thread.join(60)
     assert backend.batches == [1, 8]
     assert sorted(receipt.index for receipt in receipts.values()) == list(range(9))
     for number, receipt in receipts.items():
@@ -198,10 +198,10 @@ def test_two_who_close_at_once_give_the_place_back_once(log, backend):
     closers = [threading.Thread(target=log.close) for _ in range(4)]
     for closer in closers:
         closer.start()
-    assert backend.entered.wait(5)
+    assert backend.entered.wait(60)
     backend.gate.set()
     for closer in closers:
-        closer.join(10)
+        closer.join(60)
     assert backend.closes == 1
     assert bodies(backend) == [record(1).body]
 
@@ -211,14 +211,14 @@ def test_close_waits_for_an_append_that_has_begun(log, backend):
     receipts = []
     thread = threading.Thread(target=lambda: receipts.append(log.append(record(1))))
     thread.start()
-    assert backend.entered.wait(5)
+    assert backend.entered.wait(60)
     closer = threading.Thread(target=log.close)
     closer.start()
     time.sleep(0.02)
     assert backend.closes == 0
     backend.gate.set()
-    closer.join(10)
-    thread.join(10)
+    closer.join(60)
+    thread.join(60)
     assert [receipt.index for receipt in receipts] == [0]
     assert backend.closes == 1
 
@@ -334,10 +334,10 @@ def test_another_thread_waits_as_ever(log, backend, in_time):
     receipts = []
     leading = threading.Thread(target=lambda: receipts.append(log.append(record(1))))
     leading.start()
-    assert backend.entered.wait(5)
+    assert backend.entered.wait(60)
     threading.Timer(0.05, backend.gate.set).start()
     assert log.append(record(2)).index == 1
-    leading.join(10)
+    leading.join(60)
     assert [receipt.index for receipt in receipts] == [0]
 
 
@@ -346,14 +346,14 @@ def test_inside_sqlite_nobody_waits_for_who_has_to_go_there(log, backend, in_tim
     backend.gate.clear()
     leading = threading.Thread(target=log.append, args=(record(1),))
     leading.start()
-    assert backend.entered.wait(5)
+    assert backend.entered.wait(60)
     with sqlite.INSIDE:
         assert refused(lambda: log.append(record(2))) == "storage.busy"
         assert refused(log.flush) == "storage.busy"
         log.close()
         assert backend.closes == 0
     backend.gate.set()
-    leading.join(10)
+    leading.join(60)
     until(lambda: backend.closes == 1)
     assert bodies(backend) == [record(1).body]
 
@@ -368,13 +368,13 @@ def test_there_nobody_knows_what_becomes_of_a_record_that_somebody_takes_along(
         submit(slot)
         backend.gate.clear()
         leading.start()
-        assert backend.entered.wait(5)
+        assert backend.entered.wait(60)
 
     monkeypatch.setattr(log, "_submit", submitted)
     with sqlite.INSIDE:
         assert refused(lambda: log.append(record(1))) == "storage.unknown"
     backend.gate.set()
-    leading.join(10)
+    leading.join(60)
     assert bodies(backend) == [record(1).body]
 
 
