@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -176,21 +175,25 @@ def test_restarted_between_two_calls(opa):
 def test_it_restarts_under_load(opa):
     server = opa(AUTHZ)
     engine = engine_of(server)
-    codes, done = set(), threading.Event()
+    codes, done, allowed, failed = set(), *(threading.Event() for _ in range(3))
 
     def call() -> None:
         while not done.is_set():
             try:
                 assert decide(ask(engine)).allowed
+                allowed.set()
             except PolicyError as error:
                 codes.add(error.code)
+                failed.set()
 
     with ThreadPoolExecutor(4) as threads:
         calls = [threads.submit(call) for _ in range(4)]
         for _ in range(3):
-            time.sleep(0.2)
+            allowed.clear()
+            assert allowed.wait(60)
             server.stop()
-            time.sleep(0.1)
+            failed.clear()
+            assert failed.wait(60)
             server.start()
         done.set()
         for each in calls:
@@ -202,7 +205,7 @@ def test_it_restarts_under_load(opa):
 
 def test_stopped_in_its_tracks_and_going_on(opa):
     server = opa(AUTHZ)
-    engine = engine_of(server, timeout=0.3)
+    engine = engine_of(server, timeout=1.5)
     assert decide(ask(engine)).allowed
 
     os.kill(server._process.pid, signal.SIGSTOP)
@@ -460,7 +463,7 @@ async def test_a_stopped_server_does_not_stop_the_event_loop(opa):
 async def test_a_cancelled_call_is_on_record_and_does_not_run(opa):
     server = opa(AUTHZ)
     ran = []
-    with Guard.ephemeral(engine_of(server, timeout=1.0)) as guard:
+    with Guard.ephemeral(engine_of(server, timeout=20.0)) as guard:
 
         @guard.tool
         async def open_pr() -> None:

@@ -23,6 +23,9 @@ class TestPlainFunctions(AdapterTests):
         return await agent.acall(self.guard.tool(function), **arguments)
 
 
+OPTIONS = ("-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function")
+
+
 def test_the_fixture_is_a_guard_that_a_test_sets(pytester):
     pytester.makeconftest('pytest_plugins = ["agentguard.testing"]')
     pytester.makepyfile(
@@ -40,7 +43,7 @@ def test_the_fixture_is_a_guard_that_a_test_sets(pytester):
             assert [call.decision for call in recorded_guard.calls()] == ["allow", "deny"]
         """
     )
-    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
+    pytester.runpytest_inprocess(*OPTIONS).assert_outcomes(passed=1)
 
 
 def test_an_adapter_that_lets_calls_through_fails(pytester):
@@ -56,5 +59,5 @@ def test_an_adapter_that_lets_calls_through_fails(pytester):
                 return await function(**arguments)
         """
     )
-    outcome = pytester.runpytest_subprocess("-p", "no:cacheprovider").parseoutcomes()
+    outcome = pytester.runpytest_inprocess(*OPTIONS).parseoutcomes()
     assert outcome["failed"] >= 12
