@@ -346,7 +346,7 @@ def test_closing_while_others_call(any_guard):
     stop, called = threading.Event(), threading.Event()
 
     @any_guard.tool
-    def note(number: int) -> None:
+    def note(number):
         ran.append(number)
         called.set()
 
