@@ -8,6 +8,7 @@ that ``scripts/services env`` names, or that it would start without building it.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shlex
 import socket
@@ -20,7 +21,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.request import ProxyHandler, build_opener
+from urllib.request import ProxyHandler, Request, build_opener
 
 import binaries
 import pytest
@@ -315,6 +316,24 @@ def jaeger_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
     urls = dict(word.split("=", 1) for word in words)
     yield urls[names[0]], urls[names[1]]
     assert services("down").returncode == 0
+
+
+@pytest.fixture(scope="session")
+def on_opa(
+    opa_program: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[Path], str]]:
+    """Put a policy, in place of the last one, on a real OPA of this session; return its URL."""
+    server = Opa(tmp_path_factory.mktemp("opa"))
+
+    def put(policy: Path) -> str:
+        where, text = f"{server.url}/v1/policies/p", policy.read_bytes()
+        with DIRECTLY.open(Request(where, data=text, method="PUT"), timeout=120) as answer:  # noqa: S310
+            assert json.loads(answer.read()) == {}
+        return server.url
+
+    yield put
+    server.stop()
 
 
 @pytest.fixture

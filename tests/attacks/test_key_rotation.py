@@ -1028,6 +1028,8 @@ def test_two_rotations_at_once_come_one_after_the_other(scene):
     script = (
         "import sys; from pathlib import Path; from datetime import UTC, datetime\n"
         "from agentguard import config, rotation\n"
+        "from agentguard.keys import Ed25519Signer\n"
+        "Ed25519Signer.to_openssh.__kwdefaults__['rounds'] = 1\n"
         "folder = Path(sys.argv[1])\n"
         "tables = {'trust_domain': 'acme.example', 'state': 'state', 'anchor': 'anchor'}\n"
         "settings = config.parse(tables, source='agentguard.toml', base=folder)\n"

@@ -5,43 +5,51 @@ from __future__ import annotations
 import resource
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from agentguard.storage import reader as readers
 from agentguard.storage.reader import StateReader
 
-SHARDS, DESCRIPTORS = 90, 250
-
 
 @contextmanager
 def at_most(descriptors):
+    """Let the process open no more files than these, beside those that are open now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
+    limit = max(int(open_.name) for open_ in Path("/dev/fd").iterdir()) + descriptors
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@pytest.fixture
-def crowded(place):
-    """A log of which each of many writers at once has had a shard."""
+@pytest.mark.parametrize(
+    ("shards", "kept", "descriptors"),
+    [
+        pytest.param(20, 10, 50, id="where a reader keeps ten open"),
+        pytest.param(
+            *(90, readers._KEPT, 230),
+            id="where it keeps as many as it does",
+            marks=pytest.mark.slow("90 shards at once"),
+        ),
+    ],
+)
+def test_it_verifies_and_is_written_all_the_same(
+    place, ran, monkeypatch, shards, kept, descriptors
+):
+    monkeypatch.setattr(readers, "_KEPT", kept)
     domain, now = place.take_up(), datetime.now(UTC)
-    writers = [domain.lease(now) for _ in range(SHARDS)]
-    for log in writers:
+    for log in [domain.lease(now) for _ in range(shards)]:
         log.close()
-    return place
-
-
-def test_it_verifies_and_is_written_all_the_same(crowded, ran):
-    with at_most(DESCRIPTORS):
-        report = crowded.examine()
-        assert (report.problems, len(report.shards)) == ((), SHARDS)
-        with crowded.open() as guard:
+    with at_most(descriptors):
+        report = place.examine()
+        assert (report.problems, len(report.shards)) == ((), shards)
+        with place.open() as guard:
             guard.new_agent("reader").call(guard.tool(lambda: ran.append(0), name="tool"))
     assert ran == [0]
-    assert crowded.examine().ok
+    assert place.examine().ok
 
 
 def test_the_twin_what_is_read_just_then_stays_open(place, monkeypatch):

@@ -301,7 +301,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_differs_is_refused_and_what_it_says_to_write_agrees(opa, tmp_path, name):
+def test_what_differs_is_refused_and_what_it_says_to_write_agrees(on_opa, tmp_path, name):
     rules, said, call, instead, imports, differs = CASES[name]
     document = canonical.dumps(call)
     file = tmp_path / "p.rego"
@@ -312,14 +312,14 @@ def test_what_differs_is_refused_and_what_it_says_to_write_agrees(opa, tmp_path,
     with pytest.raises(PolicyError, match=rf"p\.rego:\d:\d+: .*({said})") as refused:
         RegoEngine.load(file)
     assert refused.value.code == "policy.invalid"
-    server = OpaEngine(Server(opa(file).url, timeout=20.0))
+    server = OpaEngine(Server(on_opa(file), timeout=20.0))
     ours, theirs = ungated(source, document), answer(server, document)
     assert theirs[0] == "value"
     assert ours[0] == FAILED or (ours != theirs) == differs
 
     file.write_text(f"{head}{instead}\n")
     embedded = RegoEngine.load(file)
-    server = OpaEngine(Server(opa(file).url, timeout=20.0))
+    server = OpaEngine(Server(on_opa(file), timeout=20.0))
     assert answer(embedded, document) == answer(server, document)
     assert answer(embedded, document)[0] == "value"
 
@@ -400,7 +400,7 @@ def test_tables_of_data_and_loops_over_its_lists_are_taken(opa, tmp_path, rule):
 
 
 @pytest.mark.parametrize("name", ["equal", "gte", "or", "minus"])
-def test_a_function_with_an_operators_name_is_refused(opa, tmp_path, name):
+def test_a_function_with_an_operators_name_is_refused(on_opa, tmp_path, name):
     """To a server the operator is this function then."""
     forms = {"equal": "input.a == input.b", "gte": "input.a >= input.b", "or": "count(x | y) == 2"}
     use = forms.get(name, "input.a - input.b == 1")
@@ -417,7 +417,7 @@ def test_a_function_with_an_operators_name_is_refused(opa, tmp_path, name):
         RegoEngine.load(tmp_path / "two")
     file.write_text(f"package agent.authz\n{rules.replace(name + '(', 'my_' + name + '(')}")
     embedded = RegoEngine.load(file)
-    server = OpaEngine(Server(opa(file).url, timeout=20.0))
+    server = OpaEngine(Server(on_opa(file), timeout=20.0))
     for a, b in ((1, 1), (2, 1), (1, 2)):
         document = canonical.dumps({"a": a, "b": b})
         assert answer(embedded, document) == answer(server, document)

@@ -264,8 +264,10 @@ def test_a_policy_decides_alike_embedded_and_on_a_server(name, opa, tmp_path):
         arguments.append("--ignore=*_test.rego")
         arguments.append("--ignore=notes.json")
     server = OpaEngine(Server(opa(*arguments).url, timeout=20.0))
-    outcomes: Counter[str] = Counter()
     seeds = [POLICIES[name], POLICIES[name] | APPROVED.get(name, {})]
+    outcomes = Counter(
+        require_agreement(embedded, server, canonical.dumps(document)) for document in seeds
+    )
 
     @settings(max_examples=max(80, ROUNDS), suppress_health_check=list(HealthCheck), deadline=None)
     @given(documents(*read(path), seeds))
@@ -342,9 +344,9 @@ def calls(draw: st.DrawFn) -> dict[str, Any]:
         ),
     ],
 )
-def test_each_operator_and_builtin_gives_one_value_embedded_and_on_a_server(opa, tries):
+def test_each_operator_and_builtin_gives_one_value_embedded_and_on_a_server(on_opa, tries):
     embedded = RegoEngine.load(OPERATORS)
-    server = OpaEngine(Server(opa(OPERATORS).url, timeout=20.0))
+    server = OpaEngine(Server(on_opa(OPERATORS), timeout=20.0))
     seen: Counter[str] = Counter()
 
     @settings(
@@ -372,14 +374,14 @@ def test_each_operator_and_builtin_gives_one_value_embedded_and_on_a_server(opa,
         ("sprintf", {"a": "x", "b": ["\u0007"], "n": 2}),
     ],
 )
-def test_the_known_differences_are_still_there(opa, rule, call):
+def test_the_known_differences_are_still_there(on_opa, rule, call):
     """One that is gone is to be taken out of KNOWN and of docs/policies.md."""
     call = {"b": None, "n": 0, **call, "rule": rule}
     assert KNOWN[rule](call)
     document = canonical.dumps(call)
     embedded = RegoEngine.load(OPERATORS)
     assert answer(embedded, document) != answer(
-        OpaEngine(Server(opa(OPERATORS).url, timeout=20.0)), document
+        OpaEngine(Server(on_opa(OPERATORS), timeout=20.0)), document
     )
 
 
@@ -466,14 +468,14 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("expression", "value"), REFUSED)
-def test_what_would_differ_in_silence_is_refused_at_load(opa, tmp_path, expression, value):
+def test_what_would_differ_in_silence_is_refused_at_load(on_opa, tmp_path, expression, value):
     source = f"package agent.authz\nvalue := {expression}\n"
     (tmp_path / "p.rego").write_text(source)
     with pytest.raises(PolicyError, match=r"p\.rego:2:10: .*OPA") as refused:
         RegoEngine.load(tmp_path / "p.rego")
     assert refused.value.code == "policy.invalid"
     document = canonical.dumps({"a": value})
-    server = OpaEngine(Server(opa(tmp_path / "p.rego").url, timeout=20.0))
+    server = OpaEngine(Server(on_opa(tmp_path / "p.rego"), timeout=20.0))
     ours, theirs = ungated(source, document), answer(server, document)
     assert ours != theirs
     assert "value" in {ours[0], theirs[0]}
@@ -534,7 +536,7 @@ def pattern_rules(kind: str) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", PARTS)
-def test_a_pattern_matches_alike_or_is_refused(opa, tmp_path, kind):
+def test_a_pattern_matches_alike_or_is_refused(on_opa, tmp_path, kind):
     file = tmp_path / "p.rego"
     rules = pattern_rules(kind)
     file.write_text("package agent.authz\n" + "".join(rules))
@@ -545,7 +547,7 @@ def test_a_pattern_matches_alike_or_is_refused(opa, tmp_path, kind):
     assert len(rules) * 0.15 < len(kept) < len(rules) * 0.8
     file.write_text("package agent.authz\n" + "".join(kept))
     embedded = RegoEngine.load(file)
-    server = OpaEngine(Server(opa(file).url, timeout=20.0))
+    server = OpaEngine(Server(on_opa(file), timeout=20.0))
     alphabet = st.lists(st.sampled_from(LETTERS), max_size=6).map("".join)
 
     @settings(max_examples=4 * ROUNDS, suppress_health_check=list(HealthCheck), deadline=None)
@@ -679,9 +681,9 @@ def refused_rules(folder: Path, source: str) -> set[str]:
     }
 
 
-def test_a_negation_that_a_server_decides_otherwise_is_refused_and_no_other(opa, tmp_path):
+def test_a_negation_that_a_server_decides_otherwise_is_refused_and_no_other(on_opa, tmp_path):
     refused = refused_rules(tmp_path, NEGATIONS)
-    server = OpaEngine(Server(opa(tmp_path / "p.rego").url, timeout=20.0))
+    server = OpaEngine(Server(on_opa(tmp_path / "p.rego"), timeout=20.0))
     differ: set[str] = set()
     for x in (
         {},
@@ -712,14 +714,14 @@ UNIONS = [
 
 
 @pytest.mark.parametrize("rule", UNIONS)
-def test_a_body_that_is_a_comprehension_to_a_server_is_refused(opa, tmp_path, rule):
+def test_a_body_that_is_a_comprehension_to_a_server_is_refused(on_opa, tmp_path, rule):
     source = f"package agent.authz\n{rule}\n"
     (tmp_path / "p.rego").write_text(source)
     with pytest.raises(PolicyError, match=r"p\.rego:\d:\d+: what begins with") as refused:
         RegoEngine.load(tmp_path / "p.rego")
     assert refused.value.code == "policy.invalid"
     document = canonical.dumps({"b": False})
-    server = OpaEngine(Server(opa(tmp_path / "p.rego").url, timeout=20.0))
+    server = OpaEngine(Server(on_opa(tmp_path / "p.rego"), timeout=20.0))
     holds = answer(server, document)[1]
     assert holds.get("allow") == "True" or holds.get("deny_reasons")
     ours = ungated(source, document)[1] or {}
@@ -727,7 +729,7 @@ def test_a_body_that_is_a_comprehension_to_a_server_is_refused(opa, tmp_path, ru
     assert not ours.get("deny_reasons")
 
 
-def test_a_set_is_no_condition_but_may_be_compared_or_have_a_name(opa, tmp_path):
+def test_a_set_is_no_condition_but_may_be_compared_or_have_a_name(on_opa, tmp_path):
     with pytest.raises(PolicyError, match="a condition holds always"):
         RegoEngine.from_source('package agent.authz\nallow if { input.a | {"x"} }\n')
     (tmp_path / "p.rego").write_text(
@@ -737,7 +739,7 @@ deny_reasons contains "z" if { {x | x := input.a} == {"z"} }
 """
     )
     embedded = RegoEngine.load(tmp_path / "p.rego")
-    server = OpaEngine(Server(opa(tmp_path / "p.rego").url, timeout=20.0))
+    server = OpaEngine(Server(on_opa(tmp_path / "p.rego"), timeout=20.0))
     for call, allows in (({"a": "y"}, True), ({"a": "z"}, False), ({}, False)):
         document = canonical.dumps(call)
         assert require_agreement(embedded, server, document) == ("allow" if allows else "deny")
@@ -751,7 +753,7 @@ LATE = [
 
 
 @pytest.mark.parametrize("rule", LATE)
-def test_a_variable_that_a_negation_uses_before_it_has_a_value_is_refused(opa, tmp_path, rule):
+def test_a_variable_that_a_negation_uses_before_it_has_a_value_is_refused(on_opa, tmp_path, rule):
     """Embedded it holds for nothing: a denial would never fire."""
     source = f'package agent.authz\nmembers := {{"alice"}}\n{rule}\n'
     (tmp_path / "p.rego").write_text(source)
@@ -762,7 +764,7 @@ def test_a_variable_that_a_negation_uses_before_it_has_a_value_is_refused(opa, t
     ordered = f"{before}{binds.removesuffix(' }')}; not {negated} }}"
     (tmp_path / "p.rego").write_text(source.replace(rule, ordered))
     embedded = RegoEngine.load(tmp_path / "p.rego")
-    server = OpaEngine(Server(opa(tmp_path / "p.rego").url, timeout=20.0))
+    server = OpaEngine(Server(on_opa(tmp_path / "p.rego"), timeout=20.0))
     outcomes = {
         require_agreement(embedded, server, canonical.dumps(call))
         for call in ({"user": "bob", "users": {"bob": 1}}, {"user": "alice"}, {})
@@ -949,7 +951,7 @@ LOOSE = [
 
 
 @pytest.mark.parametrize(("rules", "strict", "loose"), LOOSE)
-def test_what_is_matched_more_loosely_embedded_is_refused(opa, tmp_path, rules, strict, loose):
+def test_what_is_matched_more_loosely_embedded_is_refused(on_opa, tmp_path, rules, strict, loose):
     source = f"package agent.authz\n{rules}\n"
     file = tmp_path / "p.rego"
     file.write_text(source)
@@ -960,7 +962,7 @@ def test_what_is_matched_more_loosely_embedded_is_refused(opa, tmp_path, rules, 
     assert ungated(source, other)[1] == {"allow": "True"}
     file.write_text(source.replace(loose, strict))
     embedded = RegoEngine.load(file)
-    server = OpaEngine(Server(opa(file).url, timeout=20.0))
+    server = OpaEngine(Server(on_opa(file), timeout=20.0))
     alike = canonical.dumps({"a": 0, "b": 0, "o": {"r": 0}})
     assert require_agreement(embedded, server, alike) == "allow"
     assert require_agreement(embedded, server, other) == "deny"
