@@ -21,7 +21,10 @@ os.environ["CREWAI_STORAGE_DIR"] = tempfile.mkdtemp(prefix="agentguard-crewai-")
 
 import pytest
 from crewai import Agent, Crew, Task
+from crewai.agents.agent_executor import AgentExecutor, AgentExecutorState
+from crewai.flow.runtime import FlowState
 from crewai.llms.base_llm import BaseLLM
+from forge import Forge
 from pydantic import PrivateAttr
 
 from agentguard.audit import entry
@@ -78,6 +81,27 @@ class Scripted(BaseLLM):
         return False
 
 
+class ExecutorState(FlowState, AgentExecutorState):
+    """The class that CrewAI makes anew, as this one, of the state of each executor."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _executors() -> Iterator[None]:
+    """Make what each of CrewAI's executors needs once: it takes a tenth of the time of a crew."""
+    AgentExecutor.flow_definition()  # which is not made for several threads at once
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(AgentExecutor, "_initial_state_t", ExecutorState)
+        yield
+
+
+@pytest.fixture(scope="session")
+def forge() -> Iterator[Forge]:
+    """A process that forks for each piece of work: for what other processes do to a run."""
+    forge = Forge()
+    yield forge
+    forge.close()
+
+
 @dataclass(frozen=True)
 class Way:
     """How a model calls tools: natively, or in text that CrewAI reads (ReAct)."""
@@ -101,7 +125,10 @@ class Way:
 
 @pytest.fixture(params=["native", "text"])
 def way(request) -> Way:
-    """Both ways in which a model calls tools, one after the other."""
+    """Both ways, one after the other: for tests of what runs, caches, retries or tells of a call.
+
+    Every other test takes ``native``: past the tool, both ways are one in the adapter.
+    """
     return Way(request.param == "native")
 
 

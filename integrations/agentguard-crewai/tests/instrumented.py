@@ -1,9 +1,7 @@
-"""A crew beside an instrumentor, as a process: prints its spans as JSON.
+"""A crew beside an instrumentor, in a process of its own: prints its spans as JSON.
 
-    python instrumented.py OpenLLMetry|OpenInference|OpenInference-events native|text
-
-It is no test module: ``test_crewai_instrumented.py`` runs it. The instrumentors patch CrewAI's
-classes, and classes of guarded tools are made of these once.
+It is no test module: ``test_crewai_instrumented.py`` has a forge run ``main``, as the instrumentors
+patch CrewAI's classes, and classes of guarded tools are made of these once.
 """
 
 from __future__ import annotations
@@ -12,9 +10,6 @@ import json
 import os
 import sys
 from typing import Any
-
-os.environ["CREWAI_DISABLE_TELEMETRY"] = "true"
-os.environ["CREWAI_TRACING_ENABLED"] = "false"
 
 from crewai import Agent, Crew, Task
 from crewai.events.event_bus import crewai_event_bus
@@ -73,7 +68,7 @@ def decide(document: Any) -> Decision:
     return Decision.require_approval() if document["action"] == "pay" else Decision.allow()
 
 
-def main(instrumentor: str, *, native: bool) -> None:
+def main(instrumentor: str, way: str) -> None:
     """Instrument, run the crew until it pauses, and then to its end."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
@@ -88,7 +83,7 @@ def main(instrumentor: str, *, native: bool) -> None:
     guard = Guard.ephemeral(decide, config=tables)
 
     def agent(role: str, *steps: Any, **options: Any) -> Agent:
-        model = Model(model="scripted", native=native, steps=list(steps))
+        model = Model(model="scripted", native=way == "native", steps=list(steps))
         return Agent(role=role, goal="g", backstory="b", llm=model, **options)
 
     def order() -> str:
@@ -146,7 +141,3 @@ def one(span: ReadableSpan) -> dict[str, Any]:
         "links": [f"{link.context.span_id:x}" for link in span.links],
         "attributes": dict(span.attributes or {}),
     }
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], native=sys.argv[2] == "native")

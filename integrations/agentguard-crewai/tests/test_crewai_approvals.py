@@ -10,19 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import json
+import math
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 from crewai import Crew, Process, Task
 from crewai.agent.planning_config import PlanningConfig
@@ -52,7 +54,7 @@ LENT = ("user:alice", "crew:report")
 MANAGER = "crew-manager"
 
 
-def within(work: Callable[[], Any], seconds: float = 30) -> Any:
+def within(work: Callable[[], Any], seconds: float = 120) -> Any:
     """Return what ``work`` does in a thread of its own: one that hangs fails its test alone."""
     done: Future[Any] = Future()
 
@@ -129,24 +131,25 @@ class Office:
         for request in self.waiting:
             self.guard.approvals.reject(request, self.keys[by], **said)
 
+    def await_requests(self, many: int) -> None:
+        """Return as soon as so ``many`` wait."""
+        until = time.monotonic() + 120
+        while len(self.waiting) < many:
+            assert time.monotonic() < until, "nobody has asked"
+            time.sleep(0.01)
+
     @contextmanager
     def answered(self, how: Callable[[], Any] | None = None, many: int = 1) -> Iterator[None]:
         """Have somebody answer in another thread, as soon as so ``many`` wait."""
-        until, failed = time.monotonic() + 20, []
 
         def somebody() -> None:
-            while len(self.waiting) < many:
-                if time.monotonic() > until:
-                    failed.append("nobody has asked")
-                    return
-                time.sleep(0.01)
+            self.await_requests(many)
             (how or self.approve)()
 
-        answering = threading.Thread(target=somebody)
-        answering.start()
-        yield
-        answering.join()
-        assert failed == []
+        with ThreadPoolExecutor(1) as threads:
+            answering = threads.submit(somebody)
+            yield
+            answering.result()
 
 
 @pytest.fixture
@@ -378,9 +381,9 @@ def failures(output: Any) -> list[Any]:
 
 
 @EVERY
-def test_a_call_that_is_approved_while_it_waits_runs_once(office, way, signed, make):
-    office.terms = {"on_approval": "wait", "timeout": 30}
-    work = make(office, way)
+def test_a_call_that_is_approved_while_it_waits_runs_once(office, native, signed, make):
+    office.terms = {"on_approval": "wait", "timeout": 120}
+    work = make(office, native)
     with office.lent(), office.answered():
         assert work.tried() == "done"
     assert office.ran == ["ann", "books"]
@@ -391,9 +394,9 @@ def test_a_call_that_is_approved_while_it_waits_runs_once(office, way, signed, m
 
 
 @MOST
-def test_a_call_that_is_rejected_while_it_waits_does_not_run(office, way, signed, make):
-    office.terms = {"on_approval": "wait", "timeout": 30}
-    work = make(office, way)
+def test_a_call_that_is_rejected_while_it_waits_does_not_run(office, text, signed, make):
+    office.terms = {"on_approval": "wait", "timeout": 120}
+    work = make(office, text)
     with office.lent(), office.answered(lambda: office.reject(note="not on a Friday")):
         assert work.tried() == "done"
     assert office.ran == ["books"]
@@ -403,9 +406,9 @@ def test_a_call_that_is_rejected_while_it_waits_does_not_run(office, way, signed
 
 
 @MOST
-def test_a_call_that_nobody_answers_does_not_run_and_the_work_goes_on(office, way, signed, make):
+def test_a_call_that_nobody_answers_does_not_run_and_the_work_goes_on(office, text, signed, make):
     office.terms = {"on_approval": "wait", "timeout": 0}
-    work = make(office, way)
+    work = make(office, text)
     with office.lent():
         assert work.tried() == "done"
     assert office.ran == ["books"]
@@ -416,7 +419,7 @@ def test_a_call_that_nobody_answers_does_not_run_and_the_work_goes_on(office, wa
 
 
 def test_the_model_is_told_who_rejected_and_why(office, way):
-    office.terms = {"on_approval": "wait", "timeout": 30}
+    office.terms = {"on_approval": "wait", "timeout": 120}
     lead = way.agent("Lead", PAY, "done", tools=office.tools)
     crew = office.crew(way.crew(lead))
     with office.lent(), office.answered(lambda: office.reject(note="not on a Friday")):
@@ -427,9 +430,11 @@ def test_the_model_is_told_who_rejected_and_why(office, way):
     assert "user:bob has rejected this call: not on a Friday" in told
 
 
-def test_whoever_runs_a_crew_is_told_once_that_it_waits(office, way, caplog):
+def test_whoever_runs_a_crew_is_told_once_that_it_waits(office, native, caplog):
     office.terms = {"on_approval": "wait", "timeout": 0}
-    crew = office.crew(way.crew(way.agent("Lead", PAY, LOOK, PAY, "done", tools=office.tools)))
+    crew = office.crew(
+        native.crew(native.agent("Lead", PAY, LOOK, PAY, "done", tools=office.tools))
+    )
     with office.lent():
         crew.kickoff()
     (request,) = office.waiting
@@ -453,10 +458,10 @@ def test_the_model_is_told_which_request_waits(office, way):
     assert "ann" not in failure.message
 
 
-def test_a_later_run_finds_the_answer_and_uses_it_once(office, way, signed):
+def test_a_later_run_finds_the_answer_and_uses_it_once(office, native, signed):
     office.terms = {"on_approval": "wait", "timeout": 0}
-    lead = way.agent("Lead", tools=office.tools)
-    crew = office.crew(way.crew(lead))
+    lead = native.agent("Lead", tools=office.tools)
+    crew = office.crew(native.crew(lead))
     codes = []
     with office.lent():
         for call in (PAY, BEN, PAY, PAY):
@@ -471,10 +476,10 @@ def test_a_later_run_finds_the_answer_and_uses_it_once(office, way, signed):
     assert (paid.agent, paid.chain) == ("lead", (*LENT, "lead"))
 
 
-def test_an_answer_is_found_by_another_instance_of_the_same_agent(office, way, signed):
+def test_an_answer_is_found_by_another_instance_of_the_same_agent(office, native, signed):
     office.terms = {"on_approval": "wait", "timeout": 0}
     for _ in range(2):
-        crew = office.crew(way.crew(way.agent("Lead", PAY, "done", tools=office.tools)))
+        crew = office.crew(native.crew(native.agent("Lead", PAY, "done", tools=office.tools)))
         with office.lent():
             crew.kickoff()
         office.approve()
@@ -484,15 +489,15 @@ def test_an_answer_is_found_by_another_instance_of_the_same_agent(office, way, s
 
 
 @pytest.mark.parametrize("other", ["principal", "agent", "description"])
-def test_an_answer_is_for_no_other_call(office, way, other):
+def test_an_answer_is_for_no_other_call(office, native, other):
     office.terms = {"on_approval": "wait", "timeout": 0}
-    first = office.crew(way.crew(way.agent("Lead", PAY, "done", tools=office.tools)))
+    first = office.crew(native.crew(native.agent("Lead", PAY, "done", tools=office.tools)))
     with office.lent():
         first.kickoff()
     office.approve()
     tools = [office.paying("Pay, or do not.")] if other == "description" else office.tools
     role = "Worker" if other == "agent" else "Lead"
-    second = office.crew(way.crew(way.agent(role, PAY, "done", tools=tools)))
+    second = office.crew(native.crew(native.agent(role, PAY, "done", tools=tools)))
     with office.lent("user:dora" if other == "principal" else "user:alice"):
         (failure,) = failures(second.kickoff())
     assert (failure.code, office.ran) == ("approval.pending", [])
@@ -511,10 +516,10 @@ def test_a_call_may_be_made_again_in_the_run_in_which_it_was_approved(office, wa
     assert office.ran == ["books", "ann", "books"]
 
 
-async def test_the_event_loop_goes_on_while_a_call_waits(office, way):
-    office.terms = {"on_approval": "wait", "timeout": 30}
-    lead = way.agent("Lead", *SAID, tools=office.tools)
-    crew = office.crew(way.crew(lead))
+async def test_the_event_loop_goes_on_while_a_call_waits(office, native):
+    office.terms = {"on_approval": "wait", "timeout": 120}
+    lead = native.agent("Lead", *SAID, tools=office.tools)
+    crew = office.crew(native.crew(lead))
 
     async def somebody() -> None:
         while not office.waiting:  # noqa: ASYNC110  another process would be asked the same way
@@ -527,7 +532,7 @@ async def test_the_event_loop_goes_on_while_a_call_waits(office, way):
 
 
 def test_calls_of_one_turn_wait_each_for_its_own_answer(office, native, signed):
-    office.terms = {"on_approval": "wait", "timeout": 30}
+    office.terms = {"on_approval": "wait", "timeout": 120}
     lead = native.agent("Lead", (PAY, BEN, LOOK), "done", tools=office.tools)
     crew = office.crew(native.crew(lead))
 
@@ -547,14 +552,14 @@ def test_calls_of_one_turn_wait_each_for_its_own_answer(office, native, signed):
     assert paid == {"ann": (chain, ""), "ben": (chain, "approval.rejected")}
 
 
-def test_a_wait_past_the_time_of_a_task_runs_nothing(office, way):
+def test_a_wait_past_the_time_of_a_task_runs_nothing(office, native):
     office.terms = {"on_approval": "wait", "timeout": 1.3}
-    lead = way.agent("Lead", PAY, "done", tools=office.tools, max_execution_time=1)
-    crew = office.crew(way.crew(lead))
+    lead = native.agent("Lead", PAY, "done", tools=office.tools, max_execution_time=1)
+    crew = office.crew(native.crew(lead))
     with office.lent(), pytest.raises(TimeoutError):
         within(crew.kickoff)
+    office.await_requests(1)
     assert office.ran == []
-    assert len(office.waiting) == 1
 
 
 def test_an_approver_who_is_told_may_answer_at_once(native):
@@ -588,9 +593,13 @@ def test_an_approver_who_is_told_may_answer_at_once(native):
 # --- the crew is paused ---------------------------------------------------------------------------
 
 
-@EVERY
+@pytest.mark.parametrize(
+    ("way", "make"),
+    [*[("native", name) for name in WAYS], *[("text", name) for name in SOME]],
+    indirect=["way"],
+)
 def test_a_call_pauses_all_that_was_begun_and_it_can_be_begun_again(office, way, signed, make):
-    work = make(office, way)
+    work = WAYS[make](office, way)
     with office.lent():
         with pytest.raises(ApprovalPending) as paused:
             work.tried()
@@ -612,8 +621,8 @@ def test_a_call_pauses_all_that_was_begun_and_it_can_be_begun_again(office, way,
 
 
 @MOST
-def test_one_that_is_rejected_after_the_pause_is_told_to_the_model(office, way, signed, make):
-    work = make(office, way)
+def test_one_that_is_rejected_after_the_pause_is_told_to_the_model(office, text, signed, make):
+    work = make(office, text)
     with office.lent():
         with pytest.raises(ApprovalPending):
             work.tried()
@@ -626,9 +635,9 @@ def test_one_that_is_rejected_after_the_pause_is_told_to_the_model(office, way, 
 
 
 @MOST
-def test_where_nobody_is_asked_nothing_pauses(office, way, signed, make):
+def test_where_nobody_is_asked_nothing_pauses(office, text, signed, make):
     office.answer = lambda *_needed: Decision.allow()
-    work = make(office, way)
+    work = make(office, text)
     with office.lent():
         assert work.tried() == "done"
     assert office.ran == ["ann", "books"]
@@ -743,28 +752,30 @@ def settled(office: Office) -> None:
         time.sleep(0.1)
 
 
-def test_nothing_runs_in_another_task_after_the_pause(office, way):
+def test_nothing_runs_in_another_task_after_the_pause(office, native):
     going, held = threading.Event(), threading.Event()
 
     @tool
     def hold(what: str) -> str:
         """Hold on until somebody lets go."""
         held.set()
-        assert going.wait(20)
+        assert going.wait(120)
         return f"held {what}"
 
     @tool
     def follow(what: str) -> str:
         """Go on once another holds on."""
-        assert held.wait(20)
+        assert held.wait(120)
         return f"followed {what}"
 
-    lead = way.agent("Lead", ("follow", {"what": "up"}), PAY, "done", tools=[follow, *office.tools])
+    lead = native.agent(
+        "Lead", ("follow", {"what": "up"}), PAY, "done", tools=[follow, *office.tools]
+    )
     holding = [("hold", {"what": "on"}), LOOK, "done"]
-    worker = way.agent("Worker", *holding, tools=[hold, *office.tools])
-    last = way.agent("Lead", LOOK, "done", tools=office.tools)
+    worker = native.agent("Worker", *holding, tools=[hold, *office.tools])
+    last = native.agent("Lead", LOOK, "done", tools=office.tools)
     tasks = [task(worker, async_execution=True), task(lead, async_execution=True), task(last)]
-    crew = office.crew(way.crew(lead, worker, last, tasks=tasks))
+    crew = office.crew(native.crew(lead, worker, last, tasks=tasks))
 
     def let_go() -> None:
         ended(lead)
@@ -779,15 +790,15 @@ def test_nothing_runs_in_another_task_after_the_pause(office, way):
 
 
 def ended(agent: Any) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     while agent.agent_executor._is_executing:
         assert time.monotonic() < until
         time.sleep(0.01)
 
 
-def test_an_input_after_the_one_that_pauses_is_not_begun(office, way):
-    lead = way.agent("Lead", PAY, LOOK, "done", tools=office.tools)
-    crew = office.crew(way.crew(lead))
+def test_an_input_after_the_one_that_pauses_is_not_begun(office, native):
+    lead = native.agent("Lead", PAY, LOOK, "done", tools=office.tools)
+    crew = office.crew(native.crew(lead))
     with office.lent(), pytest.raises(ApprovalPending):
         within(lambda: crew.kickoff_for_each([{}, {}]))
     assert office.ran == []
@@ -807,17 +818,17 @@ def test_an_input_after_the_one_that_pauses_is_not_begun(office, way):
     ],
     ids=["kickoff", "akickoff", "coworker", "coworker_async", "plan", "steps", "steps_async"],
 )
-def test_a_pause_ends_all_that_crewai_has_announced(office, way, capsys, make):
-    work = make(office, way)
+def test_a_pause_ends_all_that_crewai_has_announced(office, native, capsys, make):
+    work = make(office, native)
     with office.lent(), pytest.raises(ApprovalPending):
         work.tried()
     said = capsys.readouterr()
     assert "CrewAIEventsBus" not in said.out + said.err  # it warns of events without a pair
 
 
-def test_what_ran_before_the_pause_runs_again_in_a_run_without_a_name(office, way):
-    lead = way.agent("Lead", LOOK, PAY, "done", tools=office.tools)
-    crew = office.crew(way.crew(lead))
+def test_what_ran_before_the_pause_runs_again_in_a_run_without_a_name(office, native):
+    lead = native.agent("Lead", LOOK, PAY, "done", tools=office.tools)
+    crew = office.crew(native.crew(lead))
     with office.lent():
         with pytest.raises(ApprovalPending):
             crew.kickoff()
@@ -827,9 +838,9 @@ def test_what_ran_before_the_pause_runs_again_in_a_run_without_a_name(office, wa
     assert office.ran == ["books", "books", "ann"]  # resumable is for this
 
 
-def test_who_catches_the_pause_learns_what_is_asked(office, way):
+def test_who_catches_the_pause_learns_what_is_asked(office, native):
     office.needed = (Requirement("payments need two people", quorum=2),)
-    crew = office.crew(way.crew(way.agent("Lead", PAY, "done", tools=office.tools)))
+    crew = office.crew(native.crew(native.agent("Lead", PAY, "done", tools=office.tools)))
     with office.lent(), pytest.raises(ApprovalPending) as paused:
         crew.kickoff()
     asked = paused.value.request
@@ -838,16 +849,16 @@ def test_who_catches_the_pause_learns_what_is_asked(office, way):
     assert asked.description.startswith("Tool Name: pay") or "Pay somebody." in asked.description
     office.approve("bob")
     with office.lent(), pytest.raises(ApprovalPending, match="1 of 2") as paused:
-        office.crew(way.crew(way.agent("Lead", PAY, "done", tools=office.tools))).kickoff()
+        office.crew(native.crew(native.agent("Lead", PAY, "done", tools=office.tools))).kickoff()
     assert str(paused.value).count("payments need two people") == 1
     assert "1 of 2" in paused.value.missing
 
 
-def test_a_request_that_nobody_answers_in_time_is_over(offices, clock, way, signed):
+def test_a_request_that_nobody_answers_in_time_is_over(offices, clock, native, signed):
     office = offices()
     office.needed = (Requirement(ttl=60),)
-    lead = way.agent("Lead", tools=office.tools)
-    crew = office.crew(way.crew(lead))
+    lead = native.agent("Lead", tools=office.tools)
+    crew = office.crew(native.crew(lead))
 
     def tried() -> list[str]:
         lead.llm.steps[:] = [PAY, "done"]
@@ -882,11 +893,11 @@ def test_a_model_is_told_whether_the_same_call_may_be_made_again(code, again):
     assert ("Do not retry" in failure.message) is not again
 
 
-def test_an_approval_that_comes_too_late_lets_nothing_run(offices, clock, way):
+def test_an_approval_that_comes_too_late_lets_nothing_run(offices, clock, native):
     office = offices()
     office.needed = (Requirement(ttl=60),)
-    lead = way.agent("Lead", PAY, "done", tools=office.tools)
-    crew = office.crew(way.crew(lead))
+    lead = native.agent("Lead", PAY, "done", tools=office.tools)
+    crew = office.crew(native.crew(lead))
     with office.lent(), pytest.raises(ApprovalPending):
         crew.kickoff()
     office.approve()
@@ -897,30 +908,28 @@ def test_an_approval_that_comes_too_late_lets_nothing_run(offices, clock, way):
     assert office.ran == []
 
 
-def test_a_call_does_not_wait_for_a_request_that_is_over(offices, clock, way, signed):
+def test_a_call_does_not_wait_for_a_request_that_is_over(offices, clock, native, signed):
     office = offices()
-    office.terms = {"on_approval": "wait", "timeout": 5}
+    office.terms = {"on_approval": "wait", "timeout": math.inf}
     office.needed = (Requirement(ttl=60),)
-    lead = way.agent("Lead", PAY, "done", tools=office.tools)
-    crew = office.crew(way.crew(lead))
+    lead = native.agent("Lead", PAY, "done", tools=office.tools)
+    crew = office.crew(native.crew(lead))
 
     def later() -> None:
         clock.ahead = timedelta(seconds=61)
 
-    begun = time.monotonic()
     with office.lent(), office.answered(later):
-        (failure,) = failures(crew.kickoff())
-    assert time.monotonic() - begun < 4, "nobody can answer any more: there is nothing to wait for"
+        (failure,) = failures(within(crew.kickoff))  # nobody can answer any more
     assert (failure.code, office.ran) == ("approval.expired", [])
     assert [call.code for call in payments(signed, office)] == ["approval.expired"]
 
 
-def test_a_crew_that_is_replayed_from_a_task_pauses_and_goes_on(office, way, signed):
+def test_a_crew_that_is_replayed_from_a_task_pauses_and_goes_on(office, native, signed):
     office.answer = lambda *_needed: Decision.allow()
-    lead = way.agent("Lead", LOOK, "done", tools=office.tools)
-    worker = way.agent("Worker", PAY, "done", tools=office.tools)
+    lead = native.agent("Lead", LOOK, "done", tools=office.tools)
+    worker = native.agent("Worker", PAY, "done", tools=office.tools)
     tasks = [task(lead), task(worker, description="another task")]
-    crew = office.crew(way.crew(lead, worker, tasks=tasks))
+    crew = office.crew(native.crew(lead, worker, tasks=tasks))
     with office.lent():
         crew.kickoff()
         office.answer = Decision.require_approval
@@ -935,17 +944,17 @@ def test_a_crew_that_is_replayed_from_a_task_pauses_and_goes_on(office, way, sig
     assert [call.chain for call in payments(signed, office)] == [(*LENT, "worker")] * 2
 
 
-def test_a_crew_in_a_tool_pauses_what_the_tool_is_part_of(office, way, signed):
+def test_a_crew_in_a_tool_pauses_what_the_tool_is_part_of(office, native, signed):
     @tool
     def order(what: str) -> str:
         """Have another crew see to something."""
-        inner = way.agent("Worker", LOOK, PAY, f"{what} is ordered", tools=office.tools)
-        return office.crew(way.crew(inner)).kickoff().raw
+        inner = native.agent("Worker", LOOK, PAY, f"{what} is ordered", tools=office.tools)
+        return office.crew(native.crew(inner)).kickoff().raw
 
     def tried() -> str:
-        lead = way.agent("Lead", ("order", {"what": "a cab"}), LOOK, "done", tools=[order])
+        lead = native.agent("Lead", ("order", {"what": "a cab"}), LOOK, "done", tools=[order])
         with office.lent(), resumable("order-1"):
-            return office.crew(way.crew(lead)).kickoff().raw
+            return office.crew(native.crew(lead)).kickoff().raw
 
     with pytest.raises(ApprovalPending):
         within(tried)
@@ -985,11 +994,11 @@ def test_a_crew_that_is_to_fail_with_its_tools_fails_once_it_is_refused(office, 
     assert office.ran == ["ann", "books"]
 
 
-def test_what_is_lent_no_more_when_the_answer_comes_does_not_run(offices, clock, way, signed):
+def test_what_is_lent_no_more_when_the_answer_comes_does_not_run(offices, clock, native, signed):
     office = offices()
-    office.terms = {"on_approval": "wait", "timeout": 20}
-    lead = way.agent("Lead", PAY, "done", tools=office.tools)
-    crew = office.crew(way.crew(lead))
+    office.terms = {"on_approval": "wait", "timeout": 120}
+    lead = native.agent("Lead", PAY, "done", tools=office.tools)
+    crew = office.crew(native.crew(lead))
 
     def later() -> None:
         clock.ahead = timedelta(seconds=120)
@@ -1006,9 +1015,9 @@ def test_what_is_lent_no_more_when_the_answer_comes_does_not_run(offices, clock,
 # --- who may answer -------------------------------------------------------------------------------
 
 
-def test_an_answer_of_another_role_is_refused(office, way, signed):
+def test_an_answer_of_another_role_is_refused(office, native, signed):
     office.needed = (Requirement("payments need an auditor", roles=("auditor",)),)
-    work = single(kickoff)(office, way)
+    work = single(kickoff)(office, native)
     with office.lent():
         with pytest.raises(ApprovalPending):
             work.tried()
@@ -1024,9 +1033,9 @@ def test_an_answer_of_another_role_is_refused(office, way, signed):
     assert (paid.chain, office.ran) == ((*LENT, "lead"), ["ann", "books"])
 
 
-def test_an_answer_of_somebody_else_than_who_is_named_is_refused(office, way):
+def test_an_answer_of_somebody_else_than_who_is_named_is_refused(office, native):
     office.needed = (Requirement(approvers=("carol",)),)
-    work = single(kickoff)(office, way)
+    work = single(kickoff)(office, native)
     with office.lent():
         with pytest.raises(ApprovalPending):
             work.tried()
@@ -1037,9 +1046,9 @@ def test_an_answer_of_somebody_else_than_who_is_named_is_refused(office, way):
     assert office.ran == ["ann", "books"]
 
 
-def test_two_people_are_two_people(office, way):
+def test_two_people_are_two_people(office, native):
     office.needed = (Requirement(quorum=2),)
-    work = single(kickoff)(office, way)
+    work = single(kickoff)(office, native)
     with office.lent():
         for by in ("bob", "bob", "carol"):
             with pytest.raises(ApprovalPending):
@@ -1050,8 +1059,8 @@ def test_two_people_are_two_people(office, way):
 
 
 @pytest.mark.parametrize("make", [single(kickoff), handed_on(kickoff), managed(kickoff)])
-def test_for_whom_a_call_is_made_does_not_approve_it(office, way, signed, make):
-    work = make(office, way)
+def test_for_whom_a_call_is_made_does_not_approve_it(office, native, signed, make):
+    work = make(office, native)
     with office.lent():
         with pytest.raises(ApprovalPending):
             work.tried()
@@ -1068,9 +1077,9 @@ def test_for_whom_a_call_is_made_does_not_approve_it(office, way, signed, make):
 
 
 @pytest.mark.parametrize("make", [single(kickoff), handed_on(kickoff), managed(kickoff)])
-def test_for_whom_a_call_is_made_may_approve_it_where_the_policy_says_so(office, way, make):
+def test_for_whom_a_call_is_made_may_approve_it_where_the_policy_says_so(office, native, make):
     office.needed = (Requirement(allow_self=True),)
-    work = make(office, way)
+    work = make(office, native)
     with office.lent():
         with pytest.raises(ApprovalPending):
             work.tried()
@@ -1079,10 +1088,10 @@ def test_for_whom_a_call_is_made_may_approve_it_where_the_policy_says_so(office,
     assert office.ran == ["ann", "books"]
 
 
-def test_who_owns_the_agent_does_not_approve_its_calls(offices, way):
+def test_who_owns_the_agent_does_not_approve_its_calls(offices, native):
     agents = {"lead": {"max_scope": ["pay"], "owner": "user:bob"}}
     office = offices(agents=agents)
-    work = single(kickoff)(office, way)
+    work = single(kickoff)(office, native)
     with office.lent():
         with pytest.raises(ApprovalPending):
             work.tried()
@@ -1094,15 +1103,13 @@ def test_who_owns_the_agent_does_not_approve_its_calls(offices, way):
 
 
 @pytest.mark.parametrize("mode", ["wait", "pause"])
-def test_without_a_roster_there_is_nobody_to_wait_for(offices, way, signed, mode):
+def test_without_a_roster_there_is_nobody_to_wait_for(offices, native, signed, mode):
     office = offices(approvers={})
-    office.terms = {"on_approval": mode}
-    lead = way.agent("Lead", PAY, LOOK, "done", tools=office.tools)
-    crew = office.crew(way.crew(lead))
-    begun = time.monotonic()
+    office.terms = {"on_approval": mode} | ({"timeout": math.inf} if mode == "wait" else {})
+    lead = native.agent("Lead", PAY, LOOK, "done", tools=office.tools)
+    crew = office.crew(native.crew(lead))
     with office.lent():
-        output = crew.kickoff()
-    assert time.monotonic() - begun < 20
+        output = within(crew.kickoff)
     assert output.raw == "done"
     (failure,) = failures(output)
     assert (failure.code, failure.retryable) == ("approval.unavailable", False)
@@ -1113,9 +1120,9 @@ def test_without_a_roster_there_is_nobody_to_wait_for(offices, way, signed, mode
     assert paid.chain == (*LENT, "lead")
 
 
-def test_the_applications_word_counts_where_it_is_to(offices, way):
+def test_the_applications_word_counts_where_it_is_to(offices, native):
     office = offices(approvals={"application": True}, approvers={})
-    work = single(kickoff)(office, way)
+    work = single(kickoff)(office, native)
     with office.lent():
         with pytest.raises(ApprovalPending):
             work.tried()
@@ -1125,11 +1132,11 @@ def test_the_applications_word_counts_where_it_is_to(offices, way):
     assert office.ran == ["ann", "books"]
 
 
-def test_only_so_many_requests_of_an_agent_wait(offices, way, signed):
+def test_only_so_many_requests_of_an_agent_wait(offices, native, signed):
     office = offices(approvals={"pending_per_agent": 1})
     office.terms = {"on_approval": "wait", "timeout": 0}
-    lead = way.agent("Lead", PAY, BEN, "done", tools=office.tools)
-    crew = office.crew(way.crew(lead))
+    lead = native.agent("Lead", PAY, BEN, "done", tools=office.tools)
+    crew = office.crew(native.crew(lead))
     with office.lent():
         first, second = failures(crew.kickoff())
     assert (first.code, second.code) == ("approval.pending", "approval.limit")
@@ -1140,15 +1147,15 @@ def test_only_so_many_requests_of_an_agent_wait(offices, way, signed):
 
 
 @pytest.mark.parametrize("mode", ["wait", "pause"])
-def test_what_is_denied_by_now_does_not_run_though_it_was_approved(office, way, signed, mode):
+def test_what_is_denied_by_now_does_not_run_though_it_was_approved(office, native, signed, mode):
     office.terms = {"on_approval": mode} | ({"timeout": 30} if mode == "wait" else {})
 
     def somebody() -> None:
         office.approve()
         office.answer = lambda *_needed: Decision.deny("not any more")
 
-    lead = way.agent("Lead", tools=office.tools)
-    crew = office.crew(way.crew(lead))
+    lead = native.agent("Lead", tools=office.tools)
+    crew = office.crew(native.crew(lead))
 
     def tried() -> list[Any]:
         lead.llm.steps[:] = [PAY, "done"]
@@ -1186,8 +1193,8 @@ def _denies_once_asked(office: Office) -> Callable[..., Decision]:
     return answer
 
 
-def test_a_policy_that_asks_for_more_by_now_is_not_met(office, way):
-    work = single(kickoff)(office, way)
+def test_a_policy_that_asks_for_more_by_now_is_not_met(office, native):
+    work = single(kickoff)(office, native)
     with office.lent():
         with pytest.raises(ApprovalPending):
             work.tried()
@@ -1198,8 +1205,8 @@ def test_a_policy_that_asks_for_more_by_now_is_not_met(office, way):
     assert [call.code for call in office.log.calls()] == ["approval.insufficient", ""]
 
 
-def test_what_was_shown_is_to_be_met_though_the_policy_allows_by_now(office, way):
-    work = single(kickoff)(office, way)
+def test_what_was_shown_is_to_be_met_though_the_policy_allows_by_now(office, native):
+    work = single(kickoff)(office, native)
     with office.lent():
         with pytest.raises(ApprovalPending):
             work.tried()
@@ -1216,10 +1223,10 @@ def test_what_was_shown_is_to_be_met_though_the_policy_allows_by_now(office, way
 
 @pytest.mark.parametrize("make", [single(kickoff), handed_on(kickoff)])
 @pytest.mark.parametrize("mode", ["wait", "pause"])
-def test_the_evidence_names_who_approved(office, way, make, mode):
+def test_the_evidence_names_who_approved(office, native, make, mode):
     office.terms = {"on_approval": mode}
     office.needed = (Requirement("payments need two people", quorum=2),)
-    work = make(office, way)
+    work = make(office, native)
 
     def somebody() -> None:
         office.approve("bob", note="checked")
@@ -1247,8 +1254,8 @@ def test_the_evidence_names_who_approved(office, way, make, mode):
     assert len(proved.chain.members) == 2 + len(work.chain)
 
 
-def test_the_evidence_of_one_that_was_rejected_names_who(office, way):
-    work = single(kickoff)(office, way)
+def test_the_evidence_of_one_that_was_rejected_names_who(office, native):
+    work = single(kickoff)(office, native)
     with office.lent():
         with pytest.raises(ApprovalPending):
             work.tried()
@@ -1297,7 +1304,7 @@ class Desk:
         people = ""
         for name in ("bob", "alice", "carol"):
             key = Ed25519Signer.from_seed(os.urandom(32))
-            (folder / name).write_bytes(key.to_openssh(PASSPHRASE, rounds=1))
+            (folder / name).write_bytes(key.to_openssh(PASSPHRASE))
             line = key.public_key.openssh()
             roles = json.dumps(ROLES[name])
             people += f'\n[approvers.{name}]\nprincipal = "user:{name}"\n'
@@ -1310,10 +1317,11 @@ class Desk:
     def open(self) -> Guard:
         return Guard.open(self.folder / "agentguard.toml", passphrase=PASSPHRASE)
 
-    def run(self, *args: str, by: str | None = None) -> Any:
-        command = [sys.executable, "-m", "agentguard.cli", "approvals", *args]
+    def run(self, *args: str, by: str | None = None, run: Any = commands.run) -> Any:
+        """Run ``agentguard approvals``, as ``by`` where somebody answers."""
+        words = ["approvals", *args]
         if by is not None:
-            command += ["--key", str(self.folder / by), "--yes"]
+            words += ["--key", str(self.folder / by), "--yes"]
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
@@ -1321,11 +1329,17 @@ class Desk:
             "LC_ALL": "C.UTF-8",
             "AGENTGUARD_APPROVER_PASSPHRASE": PASSPHRASE.decode(),
         }
-        pipes = {"cwd": self.folder, "capture_output": True, "text": True, "timeout": 60}
-        return subprocess.run(command, env=environment, check=False, **pipes)
+        return run(words, env=environment, cwd=self.folder)
 
     def listed(self) -> list[Any]:
         return [json.loads(line) for line in self.run("list", "--json").stdout.splitlines()]
+
+
+def another_process(words: list[str], **options: Any) -> Any:
+    """Run ``agentguard`` beside this process, which goes on meanwhile."""
+    command = [sys.executable, "-m", "agentguard.cli", *words]
+    pipes: Any = {"capture_output": True, "text": True, "timeout": 120}
+    return subprocess.run(command, check=False, **options, **pipes)
 
 
 @pytest.fixture
@@ -1395,12 +1409,12 @@ def test_a_crew_that_waits_learns_what_was_said_on_the_command_line(desk, native
         while not guard.approvals.pending():
             time.sleep(0.01)
         (request,) = guard.approvals.pending()
-        said.append(desk.run(verdict, request.request_id, by="bob"))
+        said.append(desk.run(verdict, request.request_id, by="bob", run=another_process))
 
     said: list[Any] = []
     with desk.open() as guard:
         lead = native.agent("Lead", PAY, "done", tools=[pay])
-        crew = guard_crew(native.crew(lead), guard, timeout=30)
+        crew = guard_crew(native.crew(lead), guard, timeout=120)
         answering = threading.Thread(target=somebody)
         answering.start()
         with guard.delegate("user:alice", scope=["pay"], via="crew:report"):

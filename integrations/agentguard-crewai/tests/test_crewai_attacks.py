@@ -108,7 +108,7 @@ def read(stream: Any) -> str:
 # places of calls in a run
 
 
-def test_an_equal_call_after_a_replayed_delegation_is_really_made(way, recorded):
+def test_an_equal_call_after_a_replayed_delegation_is_really_made(native, recorded):
     made, paid = recorded(agents=lent("lead", "worker")), []
     made.decide = lambda document: (
         Decision.require_approval() if document["action"] == "pay" and paid else Decision.allow()
@@ -116,9 +116,9 @@ def test_an_equal_call_after_a_replayed_delegation_is_really_made(way, recorded)
 
     def tried(*steps: Any) -> str:
         said = hand_on("invoice 1"), hand_on("invoice 2"), "both are settled"
-        lead = way.agent("Lead", *said, allow_delegation=True, max_retry_limit=0)
-        worker = way.agent("Worker", *steps, tools=[paying(paid)], max_retry_limit=0)
-        made_up = way.crew(lead, worker, tasks=[work(lead)])
+        lead = native.agent("Lead", *said, allow_delegation=True, max_retry_limit=0)
+        worker = native.agent("Worker", *steps, tools=[paying(paid)], max_retry_limit=0)
+        made_up = native.crew(lead, worker, tasks=[work(lead)])
         team = guard_crew(made_up, made.guard, on_approval="pause")
         with made.guard.delegate("user:alice", scope=["pay"]), resumable("order-1"):
             return team.kickoff().raw
@@ -132,19 +132,19 @@ def test_an_equal_call_after_a_replayed_delegation_is_really_made(way, recorded)
     assert made.guard.approvals.pending() == []
 
 
-def test_an_equal_call_after_a_replayed_tool_that_kicks_a_crew_off_is_really_made(way, recorded):
+def test_an_equal_call_after_a_replayed_tool_that_kicks_a_crew_off_is_really_made(native, recorded):
     made, paid = recorded(agents=own("lead", "worker")), []
 
     @tool
     def settle(invoice: int) -> str:
         """Settle an invoice, with a crew."""
-        worker = way.agent("Worker", PAY, f"invoice {invoice} is paid", tools=[paying(paid)])
-        return guard_crew(way.crew(worker), made.guard).kickoff().raw
+        worker = native.agent("Worker", PAY, f"invoice {invoice} is paid", tools=[paying(paid)])
+        return guard_crew(native.crew(worker), made.guard).kickoff().raw
 
     def tried(*steps: Any) -> str:
-        lead = way.agent("Lead", *steps, tools=[settle], max_retry_limit=0)
+        lead = native.agent("Lead", *steps, tools=[settle], max_retry_limit=0)
         with resumable("order-1"):
-            return guard_crew(way.crew(lead), made.guard).kickoff().raw
+            return guard_crew(native.crew(lead), made.guard).kickoff().raw
 
     first, second = ("settle", {"invoice": 1}), ("settle", {"invoice": 2})
     with pytest.raises(RuntimeError, match="the model is down"):
@@ -156,13 +156,13 @@ def test_an_equal_call_after_a_replayed_tool_that_kicks_a_crew_off_is_really_mad
     assert paid == ["ann", "ann"]
 
 
-def test_places_are_those_of_the_whole_call_whatever_was_called_before(way, recorded):
+def test_places_are_those_of_the_whole_call_whatever_was_called_before(native, recorded):
     made, paid = recorded(agents=lent("lead", "worker")), []
 
     def tried(said: list[Any], done: list[Any]) -> str:
-        lead = way.agent("Lead", *said, allow_delegation=True, max_retry_limit=0)
-        worker = way.agent("Worker", *done, tools=[paying(paid)], max_retry_limit=0)
-        team = guard_crew(way.crew(lead, worker, tasks=[work(lead), work(worker)]), made.guard)
+        lead = native.agent("Lead", *said, allow_delegation=True, max_retry_limit=0)
+        worker = native.agent("Worker", *done, tools=[paying(paid)], max_retry_limit=0)
+        team = guard_crew(native.crew(lead, worker, tasks=[work(lead), work(worker)]), made.guard)
         with made.guard.delegate("user:alice", scope=["pay"]), resumable("order-1"):
             return team.kickoff().raw
 
@@ -176,15 +176,17 @@ def test_places_are_those_of_the_whole_call_whatever_was_called_before(way, reco
     assert paid == ["ann", "ann", "ben", "ann"]
 
 
-def test_places_of_two_users_in_one_run_are_their_own_in_any_order(way, recorded):
+def test_places_of_two_users_in_one_run_are_their_own_in_any_order(native, recorded):
     made, paid = recorded(agents=lent("worker")), []
 
     def batch(*people: str) -> None:
         with resumable("nightly"):
             for one in people:
-                worker = way.agent("Worker", PAY, "done", tools=[paying(paid)], max_retry_limit=0)
+                worker = native.agent(
+                    "Worker", PAY, "done", tools=[paying(paid)], max_retry_limit=0
+                )
                 with made.guard.delegate(one, scope=["pay"]):
-                    guard_crew(way.crew(worker), made.guard).kickoff()
+                    guard_crew(native.crew(worker), made.guard).kickoff()
 
     batch("user:alice", "user:bob")
     assert paid == ["ann", "ann"]
@@ -212,14 +214,14 @@ def test_what_crewai_tries_again_by_itself_repeats_no_call_of_a_run(way, recorde
     assert paid == (["ann", "ben", "ann"] if named else every)
 
 
-def test_a_coworker_that_crewai_lets_try_again_repeats_no_call(way, recorded):
+def test_a_coworker_that_crewai_lets_try_again_repeats_no_call(native, recorded):
     made, paid = recorded(agents=lent("lead", "worker")), []
     made.decide = asks_for_pay
 
     def tried(*steps: Any) -> str:
-        lead = way.agent("Lead", hand_on("settle it"), "settled", allow_delegation=True)
-        worker = way.agent("Worker", *steps, tools=[paying(paid)])
-        made_up = way.crew(lead, worker, tasks=[work(lead)])
+        lead = native.agent("Lead", hand_on("settle it"), "settled", allow_delegation=True)
+        worker = native.agent("Worker", *steps, tools=[paying(paid)])
+        made_up = native.crew(lead, worker, tasks=[work(lead)])
         team = guard_crew(made_up, made.guard, on_approval="pause")
         with made.guard.delegate("user:alice", scope=["pay"]), resumable("order-1"):
             return team.kickoff().raw
@@ -231,24 +233,24 @@ def test_a_coworker_that_crewai_lets_try_again_repeats_no_call(way, recorded):
     assert (paid, made.guard.approvals.pending()) == (["ann"], [])
 
 
-def test_a_lead_that_crewai_lets_try_again_hands_nothing_on_again(way, recorded):
+def test_a_lead_that_crewai_lets_try_again_hands_nothing_on_again(native, recorded):
     made, paid = recorded(agents=lent("lead", "worker")), []
     said = hand_on("one"), DOWN, hand_on("one"), hand_on("two"), "settled"
-    lead = way.agent("Lead", *said, allow_delegation=True)
-    worker = way.agent("Worker", *[PAY, "paid"] * 3, tools=[paying(paid)])
-    team = guard_crew(way.crew(lead, worker, tasks=[work(lead)]), made.guard)
+    lead = native.agent("Lead", *said, allow_delegation=True)
+    worker = native.agent("Worker", *[PAY, "paid"] * 3, tools=[paying(paid)])
+    team = guard_crew(native.crew(lead, worker, tasks=[work(lead)]), made.guard)
     with made.guard.delegate("user:alice", scope=["pay"]), resumable("order-1"):
         assert team.kickoff().raw == "settled"
     assert paid == ["ann", "ann"]  # one for each of the two
 
 
-def test_a_request_of_another_user_in_a_run_of_one_name_does_not_block_mine(way, recorded):
+def test_a_request_of_another_user_in_a_run_of_one_name_does_not_block_mine(native, recorded):
     made, paid = recorded(agents=lent("lead")), []
     made.decide = asks_for_pay
 
     def order(who: str) -> Any:
-        lead = way.agent("Lead", PAY, "done", tools=[paying(paid)])
-        team = guard_crew(way.crew(lead), made.guard, on_approval="pause")
+        lead = native.agent("Lead", PAY, "done", tools=[paying(paid)])
+        team = guard_crew(native.crew(lead), made.guard, on_approval="pause")
         with made.guard.delegate(who, scope=["pay"]), resumable("order-7"):
             return team.kickoff()
 
@@ -488,7 +490,7 @@ def test_a_tool_that_changes_its_argument_and_raises_runs_once_in_a_step(way, re
 # crews that are copied, shared and nested
 
 
-def test_a_copy_keeps_its_agents_whatever_inputs_make_of_the_roles(way, recorded, signed):
+def test_a_copy_keeps_its_agents_whatever_inputs_make_of_the_roles(native, recorded, signed):
     made, ran = recorded(agents=own("admin", "who")), []
 
     @tool
@@ -498,25 +500,25 @@ def test_a_copy_keeps_its_agents_whatever_inputs_make_of_the_roles(way, recorded
         return "wiped"
 
     everything = "wipe", {"what": "everything"}
-    admin = way.agent("Admin", everything, "wiped", tools=[wipe])
-    guest = way.agent("{who}", *["the guest is done"] * 3)
-    team = guard_crew(way.crew(admin, guest, tasks=[work(guest)]), made.guard)
+    admin = native.agent("Admin", everything, "wiped", tools=[wipe])
+    guest = native.agent("{who}", *["the guest is done"] * 3)
+    team = guard_crew(native.crew(admin, guest, tasks=[work(guest)]), made.guard)
     assert team.kickoff(inputs={"who": "Admin"}).raw == "the guest is done"
     (output,) = team.kickoff_for_each([{"who": "Admin"}])
     assert (output.raw, ran, signed(made.guard)) == ("the guest is done", [], [])
     # a task of the admin's is still the admin's, in a copy as well
-    other = guard_crew(way.crew(admin, guest, tasks=[work(admin)]), made.guard).copy()
+    other = guard_crew(native.crew(admin, guest, tasks=[work(admin)]), made.guard).copy()
     assert other.kickoff(inputs={"who": "Admin"}).raw == "wiped"
     assert (ran, [call.agent for call in signed(made.guard)]) == (["everything"], ["admin"])
 
 
-def test_a_copy_tells_agents_of_one_role_apart(way, recorded, signed):
+def test_a_copy_tells_agents_of_one_role_apart(native, recorded, signed):
     made, paid = recorded(agents=own("reader", "payer")), []
-    one = guard_agent(way.agent("Analyst", "done"), made.guard, name="reader")
+    one = guard_agent(native.agent("Analyst", "done"), made.guard, name="reader")
     two = guard_agent(
-        way.agent("Analyst", PAY, "done", tools=[paying(paid)]), made.guard, name="payer"
+        native.agent("Analyst", PAY, "done", tools=[paying(paid)]), made.guard, name="payer"
     )
-    team = guard_crew(way.crew(one, two, tasks=[work(two), work(one)]), made.guard)
+    team = guard_crew(native.crew(one, two, tasks=[work(two), work(one)]), made.guard)
     copied = team.copy()
     assert [agent_of(each.agent).name for each in copied.tasks] == ["payer", "reader"]
     copied.kickoff()
@@ -526,13 +528,13 @@ def test_a_copy_tells_agents_of_one_role_apart(way, recorded, signed):
 @pytest.mark.parametrize("begin", ["kickoff of a copy", "kickoff_for_each"])
 @pytest.mark.parametrize("whose", ["payer", "reader"])
 def test_a_copy_gives_the_task_of_an_agent_that_is_in_no_crew_to_nobody_else(
-    way, recorded, signed, begin, whose
+    native, recorded, signed, begin, whose
 ):
     made, paid = recorded(agents=own("reader", "payer")), []
     pays, said = [PAY, "paid"] * 3, ["nothing is to be paid"] * 3
-    payer = way.agent("Analyst", *pays, tools=[paying(paid)])
+    payer = native.agent("Analyst", *pays, tools=[paying(paid)])
     guard_agent(payer, made.guard, name="payer")
-    reader = guard_agent(way.agent("Analyst", *said), made.guard, name="reader")
+    reader = guard_agent(native.agent("Analyst", *said), made.guard, name="reader")
     member, other = (payer, reader) if whose == "reader" else (reader, payer)
     tasks = [work(other), work(other), work(member)]
     team = guard_crew(Crew(agents=[member], tasks=tasks), made.guard)
@@ -553,7 +555,7 @@ def test_a_copy_gives_the_task_of_an_agent_that_is_in_no_crew_to_nobody_else(
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_crew_is_kicked_off_once_at_a_time(way, recorded, shared):
+def test_a_crew_is_kicked_off_once_at_a_time(native, recorded, shared):
     made = recorded(agents=lent("looker", "payer"))
     got: list[Any] = []
 
@@ -570,15 +572,15 @@ def test_a_crew_is_kicked_off_once_at_a_time(way, recorded, shared):
         if not got:
             other = threading.Thread(target=bobs)
             other.start()
-            other.join(30)
+            other.join(120)
         return "looked"
 
     # a copy of an agent takes its words from the same list: bob's are said first
     words = [LOOK, "looked"] if shared else [LOOK, "bob's look", "looked"]
-    looker = way.agent("Looker", *words, tools=[look], max_retry_limit=0)
-    payer = way.agent("Payer", "done", "done")
+    looker = native.agent("Looker", *words, tools=[look], max_retry_limit=0)
+    payer = native.agent("Payer", "done", "done")
     tasks = [work(looker), work(payer, description="Pay to account {account}.")]
-    team = guard_crew(way.crew(looker, payer, tasks=tasks), made.guard)
+    team = guard_crew(native.crew(looker, payer, tasks=tasks), made.guard)
     copied = team.copy()
     with made.guard.delegate("user:alice", scope=["pay"]):
         assert team.kickoff(inputs={"account": "ALICE"}).raw == "done"
@@ -598,7 +600,7 @@ def test_a_result_is_the_answer_of_no_other_users_crew(text, recorded, signed, s
     def slow(*_args: Any, **_kwargs: Any) -> list[Any]:
         if current_delegation().principal == "user:bob":
             bob_looks.set()
-            alice_is_done.wait(30)
+            alice_is_done.wait(120)
         return []
 
     class Waits(type(text.model())):  # type: ignore[misc]  # the scripted model
@@ -607,7 +609,7 @@ def test_a_result_is_the_answer_of_no_other_users_crew(text, recorded, signed, s
                 return "what to look up"
             if current_delegation().principal == "user:alice" and not bob_begins.is_set():
                 bob_begins.set()
-                bob_looks.wait(30)
+                bob_looks.wait(120)
             return super().call(messages, *args, **kwargs)
 
     def clerk_of() -> Agent:
@@ -635,37 +637,37 @@ def test_a_result_is_the_answer_of_no_other_users_crew(text, recorded, signed, s
 
     thread = threading.Thread(target=alice)
     thread.start()
-    bob_begins.wait(30)
+    bob_begins.wait(120)
     other = clerk
     if not shared:
         other = clerk_of()
         other.llm.steps[:] = ["there is nothing"]
     kick_off("user:bob", other)
-    thread.join(30)
+    thread.join(120)
     assert got == {"user:alice": "the inbox of user:alice", "user:bob": "there is nothing"}
     assert [call.chain[0] for call in signed(made.guard)] == ["user:alice"]
 
 
 @pytest.mark.parametrize("later", [True, False])
-def test_a_task_of_a_crew_inside_a_guarded_tool_pauses_and_does_not_hang(way, recorded, later):
+def test_a_task_of_a_crew_inside_a_guarded_tool_pauses_and_does_not_hang(native, recorded, later):
     made, paid = recorded(agents=own("lead", "worker", "closer")), []
     made.decide = asks_for_pay
 
     @tool
     def settle() -> str:
         """Settle it, with a crew."""
-        worker = way.agent("Worker", PAY, "paid", tools=[paying(paid)])
-        closer = way.agent("Closer", "closed")
+        worker = native.agent("Worker", PAY, "paid", tools=[paying(paid)])
+        closer = native.agent("Closer", "closed")
         tasks = [work(worker, async_execution=later), work(closer)]
-        inner = way.crew(worker, closer, tasks=tasks)
+        inner = native.crew(worker, closer, tasks=tasks)
         return guard_crew(inner, made.guard, on_approval="pause").kickoff().raw
 
     def tried() -> Any:
         got: list[Any] = []
 
         def go() -> None:
-            lead = way.agent("Lead", ("settle", {}), "done", tools=[settle], max_retry_limit=0)
-            team = guard_crew(way.crew(lead), made.guard, on_approval="pause")
+            lead = native.agent("Lead", ("settle", {}), "done", tools=[settle], max_retry_limit=0)
+            team = guard_crew(native.crew(lead), made.guard, on_approval="pause")
             try:
                 with resumable("order-1"):
                     got.append(team.kickoff().raw)
@@ -674,7 +676,7 @@ def test_a_task_of_a_crew_inside_a_guarded_tool_pauses_and_does_not_hang(way, re
 
         thread = threading.Thread(target=go, daemon=True)
         thread.start()
-        thread.join(30)
+        thread.join(120)
         assert got, "it hangs"
         return got[0]
 
@@ -686,7 +688,7 @@ def test_a_task_of_a_crew_inside_a_guarded_tool_pauses_and_does_not_hang(way, re
 
 
 @pytest.mark.parametrize("who", ["", "someone"])
-def test_an_agent_whose_role_inputs_make_empty_is_refused(way, recorded, who):
+def test_an_agent_whose_role_inputs_make_empty_is_refused(native, recorded, who):
     made, ran = recorded(agents=own("who")), []
 
     @tool
@@ -695,8 +697,8 @@ def test_an_agent_whose_role_inputs_make_empty_is_refused(way, recorded, who):
         ran.append(to)
         raise ValueError("the bank's answer can't be read")
 
-    lead = way.agent("{who}", PAY, "done", tools=[pay], max_retry_limit=0)
-    team = guard_crew(way.crew(lead), made.guard)
+    lead = native.agent("{who}", PAY, "done", tools=[pay], max_retry_limit=0)
+    team = guard_crew(native.crew(lead), made.guard)
     if who:
         with resumable("order-1"):
             assert team.kickoff(inputs={"who": who}).raw == "done"
@@ -710,11 +712,11 @@ def test_an_agent_whose_role_inputs_make_empty_is_refused(way, recorded, who):
 # streams
 
 
-def test_two_streams_of_one_crew_are_each_of_their_own_run(way, recorded, signed):
+def test_two_streams_of_one_crew_are_each_of_their_own_run(native, recorded, signed):
     made, paid = recorded(agents=lent("worker")), []
     pay = paying(paid)
-    worker = way.agent("Worker", *[PAY, "done"] * 2, tools=[pay])
-    team = guard_crew(way.crew(worker, stream=True, cache=False), made.guard)
+    worker = native.agent("Worker", *[PAY, "done"] * 2, tools=[pay])
+    team = guard_crew(native.crew(worker, stream=True, cache=False), made.guard)
     with made.guard.delegate("user:alice", scope=["pay"]):
         streams = []
         for order in ("order-7", "order-8"):
@@ -724,19 +726,19 @@ def test_two_streams_of_one_crew_are_each_of_their_own_run(way, recorded, signed
         assert paid == ["ann", "ann"]
         assert len({call.site for call in signed(made.guard)}) == 2
         for order in ("order-7", "order-8"):
-            again = way.crew(way.agent("Worker", PAY, "done", tools=[pay]))
+            again = native.crew(native.agent("Worker", PAY, "done", tools=[pay]))
             with resumable(order):
                 assert guard_crew(again, made.guard).kickoff().raw == "done"
     assert paid == ["ann", "ann"]
 
 
-def test_a_stream_that_is_never_read_leaves_nothing_behind(way, recorded):
+def test_a_stream_that_is_never_read_leaves_nothing_behind(native, recorded):
     made, paid = recorded(agents=lent("worker")), []
     made.decide = asks_for_pay
 
     def team_of() -> Any:
-        worker = way.agent("Worker", *[PAY, "done"] * 3, tools=[paying(paid)])
-        return guard_crew(way.crew(worker, cache=False), made.guard, on_approval="pause")
+        worker = native.agent("Worker", *[PAY, "done"] * 3, tools=[paying(paid)])
+        return guard_crew(native.crew(worker, cache=False), made.guard, on_approval="pause")
 
     team = team_of()
     with made.guard.delegate("user:alice", scope=["pay"]):
@@ -763,10 +765,10 @@ async def _aread(stream: Any) -> str:
 
 
 @pytest.mark.parametrize("whose", ["user:alice", None])
-def test_a_stream_is_never_read_for_another_user(way, recorded, signed, whose):
+def test_a_stream_is_never_read_for_another_user(native, recorded, signed, whose):
     made, paid = recorded(agents=lent("worker")), []
-    worker = way.agent("Worker", PAY, "done", tools=[paying(paid)])
-    team = guard_crew(way.crew(worker, stream=True), made.guard)
+    worker = native.agent("Worker", PAY, "done", tools=[paying(paid)])
+    team = guard_crew(native.crew(worker, stream=True), made.guard)
     with made.guard.delegate(whose, scope=["pay"]) if whose else nullcontext():
         stream = team.kickoff()
     with made.guard.delegate("user:bob", scope=["pay"]):
@@ -779,10 +781,10 @@ def test_a_stream_is_never_read_for_another_user(way, recorded, signed, whose):
 
 
 @pytest.mark.parametrize("begin", ["akickoff", "kickoff_async"])
-async def test_an_async_stream_is_never_read_for_another_user(way, recorded, signed, begin):
+async def test_an_async_stream_is_never_read_for_another_user(native, recorded, signed, begin):
     made, paid = recorded(agents=lent("worker")), []
-    worker = way.agent("Worker", PAY, "done", tools=[paying(paid)])
-    team = guard_crew(way.crew(worker, stream=True), made.guard)
+    worker = native.agent("Worker", PAY, "done", tools=[paying(paid)])
+    team = guard_crew(native.crew(worker, stream=True), made.guard)
     with made.guard.delegate("user:alice", scope=["pay"]):
         stream = await getattr(team, begin)()
     with made.guard.delegate("user:bob", scope=["pay"]):
@@ -793,10 +795,10 @@ async def test_an_async_stream_is_never_read_for_another_user(way, recorded, sig
     assert (paid, [call.chain[0] for call in signed(made.guard)]) == (["ann"], ["user:bob"])
 
 
-def test_a_stream_is_read_where_its_delegation_is_in_force_again(way, recorded, signed):
+def test_a_stream_is_read_where_its_delegation_is_in_force_again(native, recorded, signed):
     made, paid = recorded(agents=lent("worker")), []
-    worker = way.agent("Worker", PAY, "done", tools=[paying(paid)])
-    team = guard_crew(way.crew(worker, stream=True), made.guard)
+    worker = native.agent("Worker", PAY, "done", tools=[paying(paid)])
+    team = guard_crew(native.crew(worker, stream=True), made.guard)
     with made.guard.delegate("user:alice", scope=["pay"]) as lent_here:
         stored = lent_here.dumps()
         stream = team.kickoff()
@@ -812,12 +814,12 @@ def _in_a_bare_thread(stream: Any) -> None:
 
 @pytest.mark.parametrize("reading", [read, _in_a_bare_thread])
 def test_a_stream_that_is_read_outside_its_block_does_not_act_by_itself(
-    way, recorded, signed, reading
+    native, recorded, signed, reading
 ):
     """An agent that may act by itself, and was kicked off with less than it may do."""
     made, paid = recorded(agents={"worker": {"authority": "own", "max_scope": ["look", "pay"]}}), []
-    worker = way.agent("Worker", PAY, "done", tools=[paying(paid)])
-    team = guard_crew(way.crew(worker, stream=True), made.guard)
+    worker = native.agent("Worker", PAY, "done", tools=[paying(paid)])
+    team = guard_crew(native.crew(worker, stream=True), made.guard)
     with made.guard.delegate("user:alice", scope=["look"]):
         stream = team.kickoff()
     with pytest.raises(ConfigError, match="another delegation in force") as refused:
@@ -826,19 +828,21 @@ def test_a_stream_that_is_read_outside_its_block_does_not_act_by_itself(
     assert (paid, signed(made.guard)) == ([], [])
 
 
-def test_a_stream_that_was_kicked_off_for_nobody_is_read_anywhere_for_nobody(way, recorded, signed):
+def test_a_stream_that_was_kicked_off_for_nobody_is_read_anywhere_for_nobody(
+    native, recorded, signed
+):
     made, paid = recorded(agents={"worker": {"authority": "own", "max_scope": ["pay"]}}), []
-    worker = way.agent("Worker", PAY, "done", tools=[paying(paid)])
-    _in_a_bare_thread(guard_crew(way.crew(worker, stream=True), made.guard).kickoff())
+    worker = native.agent("Worker", PAY, "done", tools=[paying(paid)])
+    _in_a_bare_thread(guard_crew(native.crew(worker, stream=True), made.guard).kickoff())
     assert (paid, [call.code for call in signed(made.guard)]) == (["ann"], [""])
 
 
 def test_a_stream_that_is_read_where_its_delegation_has_ended_is_refused_on_record(
-    way, recorded, signed
+    native, recorded, signed
 ):
     made, paid = recorded(agents={"worker": {"authority": "own", "max_scope": ["pay"]}}), []
-    worker = way.agent("Worker", PAY, "done", tools=[paying(paid)])
-    team = guard_crew(way.crew(worker, stream=True), made.guard)
+    worker = native.agent("Worker", PAY, "done", tools=[paying(paid)])
+    team = guard_crew(native.crew(worker, stream=True), made.guard)
     with made.guard.delegate("user:alice", scope=["pay"]):
         stream, context = team.kickoff(), contextvars.copy_context()
     context.run(read, stream)
@@ -1035,7 +1039,7 @@ def files(tmp_path) -> Iterator[Any]:
 @pytest.mark.parametrize("members", [{"identity": "reader"}, {}])
 @pytest.mark.parametrize("how", ["as documented", "copied", "made anew"])
 def test_an_identity_in_the_yaml_is_that_of_agents_made_anew_or_copied_in_crew(
-    way, recorded, signed, files, how, members
+    native, recorded, signed, files, how, members
 ):
     made, paid = recorded(agents=own("reader", "senior-analyst")), []
     pay, paths = paying(paid), files(**members)
@@ -1047,7 +1051,7 @@ def test_an_identity_in_the_yaml_is_that_of_agents_made_anew_or_copied_in_crew(
 
         def made_anew(self) -> Agent:
             given = self.agents_config["analyst"]
-            return Agent(config=given, llm=way.model(PAY, "done"), tools=[pay])
+            return Agent(config=given, llm=native.model(PAY, "done"), tools=[pay])
 
         @agent
         def analyst(self) -> Agent:
@@ -1107,24 +1111,24 @@ def entries(made: Any, paths: tuple[str, str], way: Any, second: Any) -> Any:
 @pytest.mark.parametrize("members", [{"identity": "reader"}, {}])
 @pytest.mark.parametrize("second", ["copied", "made anew"])
 def test_an_identity_in_the_yaml_is_that_of_all_agents_of_the_entry(
-    way, recorded, signed, files, second, members
+    native, recorded, signed, files, second, members
 ):
     made = recorded(agents=own("reader", "senior-analyst"))
     seconds = {
         "copied": lambda team: team.analyst().copy(),
         "made anew": lambda team: team.made_anew(),
     }
-    entries(made, files(**members), way, seconds[second]).crew().kickoff()
+    entries(made, files(**members), native, seconds[second]).crew().kickoff()
     expected = "reader" if members else "senior-analyst"
     assert [call.agent for call in signed(made.guard)] == [expected] * 2
 
 
 def test_an_identity_in_the_yaml_is_that_of_copies_that_are_made_after_a_kickoff(
-    way, recorded, signed, files
+    native, recorded, signed, files
 ):
     made = recorded(agents=own("reader", "topic-analyst"))
     paths = files(identity="reader", role="{topic} Analyst")
-    team = entries(made, paths, way, lambda team: team.analyst().copy())
+    team = entries(made, paths, native, lambda team: team.analyst().copy())
     for topic in ("Tax", "Law"):
         team.crew().kickoff(inputs={"topic": topic})
     assert {call.agent for call in signed(made.guard)} == {"reader"}
@@ -1132,9 +1136,9 @@ def test_an_identity_in_the_yaml_is_that_of_copies_that_are_made_after_a_kickoff
 
 
 def test_an_agent_of_another_role_has_its_own_name_beside_one_of_the_yaml(
-    way, recorded, signed, files
+    native, recorded, signed, files
 ):
     made = recorded(agents=own("reader", "payer"))
-    payer = way.agent("Payer", PAY, "done", tools=[paying([])])
-    entries(made, files(identity="reader"), way, lambda _team: payer).crew().kickoff()
+    payer = native.agent("Payer", PAY, "done", tools=[paying([])])
+    entries(made, files(identity="reader"), native, lambda _team: payer).crew().kickoff()
     assert [call.agent for call in signed(made.guard)] == ["reader", "payer"]

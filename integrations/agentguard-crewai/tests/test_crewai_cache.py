@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from types import ModuleType
@@ -121,8 +122,8 @@ def test_a_hit_is_recorded_and_the_tool_does_not_run_again(way, lent, signed, va
     assert [document["action"] for document in lent.asked].count("read_secret") == 3
 
 
-def test_a_hit_in_a_later_task_of_the_same_agent_is_a_call(way, lent, signed, vault):
-    lead = way.agent("Lead", *read("x"), "one", *read("x"), "two", tools=vault.tools)
+def test_a_hit_in_a_later_task_of_the_same_agent_is_a_call(native, lent, signed, vault):
+    lead = native.agent("Lead", *read("x"), "one", *read("x"), "two", tools=vault.tools)
     tasks = [Task(description=d, expected_output="words", agent=lead) for d in "xy"]
     crew = guard_crew(Crew(agents=[lead], tasks=tasks, cache=True), lent.guard)
     with delegated(lent.guard, "user:alice", scope=["a"]):
@@ -173,40 +174,36 @@ def test_a_hit_needs_an_approval_of_its_own(way, lent, signed, vault):
         asked.append(document["args"])
         return Decision.require_approval()
 
-    def approve():
+    def answer():
         # the run and the first hit are approved, the second hit is not
-        for _ in range(2):
-            while not (waiting := lent.guard.approvals.pending()):
-                if done.wait(0.02):
-                    return
-            lent.guard.approvals.approve(waiting[0], lent.approver)
-            while waiting[0] in lent.guard.approvals.pending():
-                if done.wait(0.02):
-                    return
+        approvals = lent.guard.approvals
+        for verdict in (approvals.approve, approvals.approve, approvals.reject):
+            while not (waiting := approvals.pending()):
+                time.sleep(0.01)
+            verdict(waiting[0], lent.approver)
 
     lent.decide = decide
     lead = way.agent("Lead", *read("x", "x", "x"), "done", tools=vault.tools)
-    crew = guard_crew(way.crew(lead, cache=True), lent.guard, timeout=2)
-    done = threading.Event()
-    approving = threading.Thread(target=approve)
-    approving.start()
-    try:
+    crew = guard_crew(way.crew(lead, cache=True), lent.guard, timeout=120)
+    with ThreadPoolExecutor(1) as threads:
+        answering = threads.submit(answer)
         with delegated(lent.guard, "user:alice", scope=["a"]):
             output = crew.kickoff()
-    finally:
-        done.set()
-        approving.join()
+        answering.result()
     assert vault.ran == [("user:alice", "x")]
     assert told(output)[0].count("secret 1 of x") == 2
     codes = [one.failure.code for one in output.tasks_output[0].tool_failures]
-    assert codes == ["approval.pending"]
-    assert reads(signed(lent.guard)) == [("lead", ALICE, "allow", "ok")] * 2
+    assert codes == ["approval.rejected"]
+    assert reads(signed(lent.guard)) == [
+        *[("lead", ALICE, "allow", "ok")] * 2,
+        ("lead", ALICE, "deny", None),
+    ]
     assert asked[0] == {"name": "x"}
 
 
-def test_a_hit_counts_among_the_calls_that_were_lent(way, lent, signed, vault):
-    lead = way.agent("Lead", *read("x", "x"), "done", tools=vault.tools)
-    crew = guard_crew(way.crew(lead, cache=True), lent.guard)
+def test_a_hit_counts_among_the_calls_that_were_lent(native, lent, signed, vault):
+    lead = native.agent("Lead", *read("x", "x"), "done", tools=vault.tools)
+    crew = guard_crew(native.crew(lead, cache=True), lent.guard)
     with delegated(lent.guard, "user:alice", scope=["a"], max_calls=2):
         output = crew.kickoff()
     assert told(output)[0].count("secret 1 of x") == 1
@@ -234,7 +231,7 @@ def durable(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["agent:lead", "user:alice"])
-def test_what_was_revoked_meanwhile_gets_no_hit(way, durable, signed, vault, name):
+def test_what_was_revoked_meanwhile_gets_no_hit(native, durable, signed, vault, name):
     guard, settings = durable
 
     @tool
@@ -244,8 +241,8 @@ def test_what_was_revoked_meanwhile_gets_no_hit(way, durable, signed, vault, nam
         return "revoked"
 
     steps = [*read("x", "x"), ("revoke", {}), *read("x"), "done"]
-    lead = way.agent("Lead", *steps, tools=[*vault.tools, revoke])
-    crew = guard_crew(way.crew(lead, cache=True), guard)
+    lead = native.agent("Lead", *steps, tools=[*vault.tools, revoke])
+    crew = guard_crew(native.crew(lead, cache=True), guard)
     with delegated(guard, "user:alice", scope=["a"]):
         output = crew.kickoff()
     assert vault.ran == [("user:alice", "x")]
@@ -299,11 +296,11 @@ def test_a_denied_agent_is_served_nothing_that_another_has_read(way, lent, signe
 
 
 @pytest.mark.parametrize("where", WHERE)
-def test_an_allowed_agent_reads_for_itself(way, lent, signed, vault, where):
+def test_an_allowed_agent_reads_for_itself(native, lent, signed, vault, where):
     options, more = wired(where)
-    lead = way.agent("Lead", *read("x", "x"), "done", tools=vault.tools, **options)
-    writer = way.agent("Writer", *read("x", "x"), "done", tools=vault.tools, **options)
-    crew = guard_crew(way.crew(lead, writer, **more), lent.guard)
+    lead = native.agent("Lead", *read("x", "x"), "done", tools=vault.tools, **options)
+    writer = native.agent("Writer", *read("x", "x"), "done", tools=vault.tools, **options)
+    crew = guard_crew(native.crew(lead, writer, **more), lent.guard)
     with delegated(lent.guard, "user:alice", scope=["a"]):
         one, other = told(crew.kickoff())
     assert vault.ran == [("user:alice", "x")] * 2
@@ -312,12 +309,12 @@ def test_an_allowed_agent_reads_for_itself(way, lent, signed, vault, where):
     assert [agent for agent, *_ in reads(signed(lent.guard))] == ["lead"] * 2 + ["writer"] * 2
 
 
-def test_a_coworker_is_served_nothing_that_was_read_for_who_asks(way, lent, signed, vault):
+def test_a_coworker_is_served_nothing_that_was_read_for_who_asks(native, lent, signed, vault):
     lent.decide = only("lead")
     handed = {"task": "read it", "context": "c", "coworker": "Writer"}
     steps = [*read("x"), ("delegate_work_to_coworker", handed), "done"]
-    lead = way.agent("Lead", *steps, tools=vault.tools, allow_delegation=True)
-    writer = way.agent("Writer", *read("x"), "got nothing", tools=vault.tools)
+    lead = native.agent("Lead", *steps, tools=vault.tools, allow_delegation=True)
+    writer = native.agent("Writer", *read("x"), "got nothing", tools=vault.tools)
     task = Task(description="a task", expected_output="words", agent=lead)
     crew = guard_crew(Crew(agents=[lead, writer], tasks=[task], cache=True), lent.guard)
     with delegated(lent.guard, "user:alice", scope=["a"]):
@@ -331,18 +328,18 @@ def test_a_coworker_is_served_nothing_that_was_read_for_who_asks(way, lent, sign
     ]
 
 
-def test_a_manager_and_its_coworkers_share_nothing(way, lent, signed, vault):
+def test_a_manager_and_its_coworkers_share_nothing(native, lent, signed, vault):
     lent.decide = only("writer")
     handed = {"task": "read it", "context": "c", "coworker": "Writer"}
     again = {**handed, "context": "d"}
-    writer = way.agent("Writer", *read("x"), "it is read", tools=vault.tools)
+    writer = native.agent("Writer", *read("x"), "it is read", tools=vault.tools)
     steps = [("delegate_work_to_coworker", one) for one in (handed, again, handed)]
     task = Task(description="a task", expected_output="words")
     crew = Crew(
         agents=[writer],
         tasks=[task],
         process=Process.hierarchical,
-        manager_llm=way.model(*steps, "done"),
+        manager_llm=native.model(*steps, "done"),
         cache=True,
     )
     guard_crew(crew, lent.guard)
@@ -374,19 +371,19 @@ def test_results_cross_no_principals(way, lent, signed, vault):
 @pytest.mark.parametrize(
     ("scope", "ran"), [(["a"], 1), (["a", "b"], 2), (["b"], 2)], ids=["same", "more", "other"]
 )
-def test_results_cross_no_scopes(way, lent, vault, scope, ran):
-    lead = way.agent("Lead", *read("x"), "one", *read("x"), "two", tools=vault.tools)
-    crew = guard_crew(way.crew(lead, cache=True), lent.guard)
+def test_results_cross_no_scopes(native, lent, vault, scope, ran):
+    lead = native.agent("Lead", *read("x"), "one", *read("x"), "two", tools=vault.tools)
+    crew = guard_crew(native.crew(lead, cache=True), lent.guard)
     for one in (["a"], scope):
         with delegated(lent.guard, "user:alice", scope=one):
             crew.kickoff()
     assert len(vault.ran) == ran
 
 
-def test_what_was_read_for_a_principal_is_none_of_nobodys(way, recorded, signed, vault):
+def test_what_was_read_for_a_principal_is_none_of_nobodys(native, recorded, signed, vault):
     made = recorded(agents={"lead": {"authority": "own"}})
-    lead = way.agent("Lead", *read("x"), "one", *read("x"), "two", tools=vault.tools)
-    crew = guard_crew(way.crew(lead, cache=True), made.guard)
+    lead = native.agent("Lead", *read("x"), "one", *read("x"), "two", tools=vault.tools)
+    crew = guard_crew(native.crew(lead, cache=True), made.guard)
     with delegated(made.guard, "user:alice", scope=["a"]):
         crew.kickoff()
     crew.kickoff()
@@ -394,12 +391,12 @@ def test_what_was_read_for_a_principal_is_none_of_nobodys(way, recorded, signed,
     assert [chain for _, chain, _, _ in reads(signed(made.guard))] == [ALICE, ()]
 
 
-def test_a_principal_can_not_be_named_in_the_arguments(way, lent, vault):
+def test_a_principal_can_not_be_named_in_the_arguments(native, lent, vault):
     # the key of a result is made of the arguments and of the principal: one must not end as both
     tail = json.dumps(["user:alice", "a"])
     spoofed = [("read_secret", {"name": f'x"}} {tail}'}), ("read_secret", {"name": "x"})]
-    lead = way.agent("Lead", *read("x"), "one", *spoofed, "two", tools=vault.tools)
-    crew = guard_crew(way.crew(lead, cache=True), lent.guard)
+    lead = native.agent("Lead", *read("x"), "one", *spoofed, "two", tools=vault.tools)
+    crew = guard_crew(native.crew(lead, cache=True), lent.guard)
     for user in ("user:alice", "user:bob"):
         with delegated(lent.guard, user, scope=["a"]):
             crew.kickoff()
@@ -422,15 +419,15 @@ HANDED = {
 @pytest.mark.parametrize("handed", HANDED)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_handler_of_the_application_is_neither_read_nor_filled(
-    way, lent, signed, vault, handed, when
+    native, lent, signed, vault, handed, when
 ):
     shared = CacheHandler()
     shared.add("read_secret", json.dumps({"name": "x"}), "planted")
     options = {"cache_handler": shared} if handed == "at construction" else {}
-    lead = way.agent("Lead", *read("x", "x"), "done", tools=vault.tools, **options)
+    lead = native.agent("Lead", *read("x", "x"), "done", tools=vault.tools, **options)
     if when == "before":
         HANDED[handed](lead, shared)
-    crew = guard_crew(way.crew(lead), lent.guard)
+    crew = guard_crew(native.crew(lead), lent.guard)
     if when == "after":
         HANDED[handed](lead, shared)
     with delegated(lent.guard, "user:alice", scope=["a"]):
@@ -453,13 +450,13 @@ SHARED = {
 @pytest.mark.parametrize("shared", SHARED)
 @pytest.mark.parametrize("allowed", ["lead", "both"])
 def test_what_a_guarded_agent_has_is_not_shared_with_another(
-    way, lent, signed, vault, shared, allowed
+    native, lent, signed, vault, shared, allowed
 ):
     lent.decide = only("lead", *(["writer"] if allowed == "both" else []))
     # not the crew's cache: each executor that is made for an agent sets that anew
-    lead = way.agent("Lead", *read("x"), "done", tools=vault.tools, cache=True)
-    writer = way.agent("Writer", *read("x"), "done", tools=vault.tools, cache=True)
-    crew = guard_crew(way.crew(lead, writer), lent.guard)
+    lead = native.agent("Lead", *read("x"), "done", tools=vault.tools, cache=True)
+    writer = native.agent("Writer", *read("x"), "done", tools=vault.tools, cache=True)
+    crew = guard_crew(native.crew(lead, writer), lent.guard)
     SHARED[shared](lead, writer)
     with delegated(lent.guard, "user:alice", scope=["a"]):
         _, messages = told(crew.kickoff())
@@ -472,10 +469,10 @@ def test_what_a_guarded_agent_has_is_not_shared_with_another(
     ]
 
 
-def test_what_an_unguarded_run_has_read_is_not_served(way, lent, signed, vault):
+def test_what_an_unguarded_run_has_read_is_not_served(native, lent, signed, vault):
     lent.decide = only()
-    lead = way.agent("Lead", *read("x"), "one", *read("x"), "two", tools=vault.tools)
-    crew = way.crew(lead, cache=True)
+    lead = native.agent("Lead", *read("x"), "one", *read("x"), "two", tools=vault.tools)
+    crew = native.crew(lead, cache=True)
     assert "secret 1 of x" in told(crew.kickoff())[0]
     guard_crew(crew, lent.guard)
     with delegated(lent.guard, "user:alice", scope=["a"]):
@@ -485,9 +482,9 @@ def test_what_an_unguarded_run_has_read_is_not_served(way, lent, signed, vault):
     assert reads(signed(lent.guard)) == [("lead", ALICE, "deny", None)]
 
 
-def test_an_agent_that_wants_no_cache_has_none(way, lent, signed, vault):
-    lead = way.agent("Lead", *read("x", "x"), "done", tools=vault.tools, cache=False)
-    crew = guard_crew(way.crew(lead, cache=True), lent.guard)
+def test_an_agent_that_wants_no_cache_has_none(native, lent, signed, vault):
+    lead = native.agent("Lead", *read("x", "x"), "done", tools=vault.tools, cache=False)
+    crew = guard_crew(native.crew(lead, cache=True), lent.guard)
     with delegated(lent.guard, "user:alice", scope=["a"]):
         crew.kickoff()
     assert len(vault.ran) == 2
@@ -497,10 +494,10 @@ def test_an_agent_that_wants_no_cache_has_none(way, lent, signed, vault):
 # --- copies, and agents by themselves ------------------------------------------------------------
 
 
-def test_copies_share_no_results(way, lent, signed, vault):
+def test_copies_share_no_results(native, lent, signed, vault):
     steps = [*read("x"), "one"]
-    lead = way.agent("Lead", *steps, *steps, tools=vault.tools)
-    crew = guard_crew(way.crew(lead, cache=True), lent.guard)
+    lead = native.agent("Lead", *steps, *steps, tools=vault.tools)
+    crew = guard_crew(native.crew(lead, cache=True), lent.guard)
     copied = crew.copy()
     copied.agents[0].llm.steps = list(steps)
     with delegated(lent.guard, "user:alice", scope=["a"]):
@@ -512,11 +509,11 @@ def test_copies_share_no_results(way, lent, signed, vault):
     assert len({call.instance for call in calls}) == 2
 
 
-def test_an_agent_by_itself_has_its_own(way, lent, signed, vault):
+def test_an_agent_by_itself_has_its_own(native, lent, signed, vault):
     lent.decide = only("lead")
     shared = CacheHandler()
     lead, writer = (
-        way.agent(role, *read("x", "x"), "done", tools=vault.tools, cache_handler=shared)
+        native.agent(role, *read("x", "x"), "done", tools=vault.tools, cache_handler=shared)
         for role in ("Lead", "Writer")
     )
     for agent in (lead, writer):
@@ -646,11 +643,11 @@ def test_the_very_object_is_served(native, lent, vault):
     assert seen[0] is page
 
 
-def test_a_hit_in_a_run_that_goes_on_is_a_hit_again(way, lent, signed, vault):
+def test_a_hit_in_a_run_that_goes_on_is_a_hit_again(native, lent, signed, vault):
     def begun():
-        lead = way.agent("Lead", *read("x", "x"), "done", tools=vault.tools)
+        lead = native.agent("Lead", *read("x", "x"), "done", tools=vault.tools)
         with delegated(lent.guard, "user:alice", scope=["a"]), resumable("order-1"):
-            crew = guard_crew(way.crew(lead, cache=True), lent.guard)
+            crew = guard_crew(native.crew(lead, cache=True), lent.guard)
             return told(crew.kickoff())[0]
 
     assert begun().count("secret 1 of x") == 2
@@ -663,7 +660,7 @@ def test_a_hit_in_a_run_that_goes_on_is_a_hit_again(way, lent, signed, vault):
 # --- at the same time ----------------------------------------------------------------------------
 
 
-def test_crews_at_the_same_time_get_their_own(way, lent, signed):
+def test_crews_at_the_same_time_get_their_own(native, lent, signed):
     ran: list[str] = []
 
     @tool
@@ -679,8 +676,8 @@ def test_crews_at_the_same_time_get_their_own(way, lent, signed):
     steps = [("whoami", {"at": at}) for at in (1, 2, 1)]
 
     def one(number: int) -> str:
-        lead = way.agent("Lead", *steps, "done", tools=[whoami], cache_handler=shared)
-        crew = guard_crew(way.crew(lead), lent.guard)
+        lead = native.agent("Lead", *steps, "done", tools=[whoami], cache_handler=shared)
+        crew = guard_crew(native.crew(lead), lent.guard)
         with delegated(lent.guard, f"user:u{number}", scope=["a"]):
             start.wait()
             return told(crew.kickoff())[0]

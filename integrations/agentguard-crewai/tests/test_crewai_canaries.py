@@ -760,7 +760,7 @@ def test_what_is_no_exception_ends_the_thread_of_a_task_and_leaves_it_open(nativ
 
     lead = native.agent("Lead", READ, "done", tools=[read_file])
     future = task_of(lead, async_execution=True).execute_async(lead)
-    assert ended.get(timeout=60) is Stop
+    assert ended.get(timeout=120) is Stop
     assert not future.done(), changed("whoever waits for such a task is told", "agents.py")
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,7 +32,6 @@ from agentguard.audit import entry
 from agentguard.delegation import chain as chains
 from agentguard.engines.function import FunctionEngine
 from agentguard.identity import credential
-from agentguard.keys import Ed25519Signer
 from agentguard_crewai import guard_agent, guard_crew
 
 AGENTS = {
@@ -162,32 +160,32 @@ def test_work_goes_from_hand_to_hand(desk, way, begin):
 
 
 @pytest.mark.parametrize("by", [DELEGATE, ASK])
-def test_a_hop_is_signed_when_work_is_handed_over(desk, way, by):
+def test_a_hop_is_signed_when_work_is_handed_over(desk, native, by):
     desk = desk()
-    crew = desk.two(way, hands("Hand", by), "led", hand=("I make no call",))
+    crew = desk.two(native, hands("Hand", by), "led", hand=("I make no call",))
     desk.kickoff(crew)
     assert desk.story() == [("lead", by, "ok")]
     assert hops(desk.guard) == [(*CREW, "lead"), (*CREW, "lead", "hand")]
 
 
-def test_nobody_gets_more_than_the_user_has_lent(desk, way):
+def test_nobody_gets_more_than_the_user_has_lent(desk, native):
     desk = desk()
-    desk.kickoff(desk.three(way), scope=["read"])
+    desk.kickoff(desk.three(native), scope=["read"])
     assert {call.scope for call in desk.calls()} == {("read",)}
 
 
-def test_what_is_lent_without_a_service_is_lent_by_the_application(desk, way):
+def test_what_is_lent_without_a_service_is_lent_by_the_application(desk, native):
     desk = desk()
-    crew = desk.two(way, hands("Hand"), "led")
+    crew = desk.two(native, hands("Hand"), "led")
     with desk.guard.delegate("user:alice", scope=ALL):
         crew.kickoff()
     assert [call.chain[0] for call in desk.calls()] == ["user:alice"] * 2
     assert [call.chain[2:] for call in desk.calls()] == [("lead",), ("lead", "hand")]
 
 
-def test_the_policy_sees_who_is_in_the_chain(desk, way):
+def test_the_policy_sees_who_is_in_the_chain(desk, native):
     desk = desk()
-    desk.kickoff(desk.three(way))
+    desk.kickoff(desk.three(native))
     seen = [
         (
             document["agent"]["name"],
@@ -201,16 +199,16 @@ def test_the_policy_sees_who_is_in_the_chain(desk, way):
     ]
 
 
-def test_the_agents_of_two_tasks_were_not_handed_work_by_each_other(desk, way):
+def test_the_agents_of_two_tasks_were_not_handed_work_by_each_other(desk, native):
     desk = desk()
-    lead, hand = (desk.agent(way, role, READ, "done") for role in ("Lead", "Hand"))
-    desk.kickoff(guard_crew(way.crew(lead, hand), desk.guard))
+    lead, hand = (desk.agent(native, role, READ, "done") for role in ("Lead", "Hand"))
+    desk.kickoff(guard_crew(native.crew(lead, hand), desk.guard))
     assert [call.chain for call in desk.calls()] == [(*CREW, "lead"), (*CREW, "hand")]
 
 
 def test_work_that_is_handed_to_several_at_once(desk, native):
     desk = desk()
-    together = threading.Barrier(2, timeout=10)
+    together = threading.Barrier(2, timeout=120)
 
     @tool
     def read_file(path: str) -> str:
@@ -232,15 +230,15 @@ def test_work_that_is_handed_to_several_at_once(desk, native):
 
 @pytest.mark.parametrize("given", [True, False], ids=["manager", "made-by-the-crew"])
 @pytest.mark.parametrize("begin", ["kickoff", "akickoff"])
-def test_a_manager_hands_work_on(desk, way, given, begin):
+def test_a_manager_hands_work_on(desk, native, given, begin):
     desk = desk()
     steps = (hands("Hand"), "led")
     manager: dict[str, Any] = (
-        {"manager_agent": way.agent("Crew Manager", *steps)}
+        {"manager_agent": native.agent("Crew Manager", *steps)}
         if given
-        else {"manager_llm": way.model(*steps)}
+        else {"manager_llm": native.model(*steps)}
     )
-    hand = desk.agent(way, "Hand", READ, "done")
+    hand = desk.agent(native, "Hand", READ, "done")
     crew = Crew(agents=[hand], tasks=[task_of(hand)], process=Process.hierarchical, **manager)
     guard_crew(crew, desk.guard)
     with desk.lend():
@@ -262,9 +260,9 @@ NESTED = {
 
 @pytest.mark.parametrize("begin", NESTED)
 @pytest.mark.parametrize("table", [None, {"lead": ["hand"]}, {}], ids=["", "allowed", "denied"])
-def test_a_tool_that_begins_another_agent_hands_work_on(desk, way, begin, table):
+def test_a_tool_that_begins_another_agent_hands_work_on(desk, native, begin, table):
     desk = desk(**({} if table is None else {"delegation": table}))
-    hand = guard_agent(desk.agent(way, "Hand", READ, "done"), desk.guard)
+    hand = guard_agent(desk.agent(native, "Hand", READ, "done"), desk.guard)
 
     @tool
     def begin_work(what: str) -> str:
@@ -272,8 +270,8 @@ def test_a_tool_that_begins_another_agent_hands_work_on(desk, way, begin, table)
         NESTED[begin](hand)
         return what
 
-    lead = way.agent("Lead", ("begin_work", {"what": "it"}), "led", tools=[begin_work])
-    desk.kickoff(guard_crew(way.crew(lead), desk.guard))
+    lead = native.agent("Lead", ("begin_work", {"what": "it"}), "led", tools=[begin_work])
+    desk.kickoff(guard_crew(native.crew(lead), desk.guard))
     if table == {}:
         assert desk.story() == [("lead", "begin_work", "error")]
         assert (desk.ran, hops(desk.guard)) == ([], [(*CREW, "lead")])
@@ -284,9 +282,9 @@ def test_a_tool_that_begins_another_agent_hands_work_on(desk, way, begin, table)
         ]
 
 
-def test_an_async_tool_that_begins_another_agent_hands_work_on(desk, way):
+def test_an_async_tool_that_begins_another_agent_hands_work_on(desk, native):
     desk = desk()
-    hand: Any = guard_agent(desk.agent(way, "Hand", READ, "done"), desk.guard)
+    hand: Any = guard_agent(desk.agent(native, "Hand", READ, "done"), desk.guard)
 
     @tool
     async def begin_work(what: str) -> str:
@@ -294,9 +292,9 @@ def test_an_async_tool_that_begins_another_agent_hands_work_on(desk, way):
         await hand.kickoff(what)  # a coroutine there, which runs later than it was made
         return what
 
-    lead = way.agent("Lead", ("begin_work", {"what": "it"}), READ, "led")
+    lead = native.agent("Lead", ("begin_work", {"what": "it"}), READ, "led")
     lead.tools = [begin_work, desk.read_file]
-    desk.kickoff(guard_crew(way.crew(lead), desk.guard))
+    desk.kickoff(guard_crew(native.crew(lead), desk.guard))
     assert [(c.tool, c.chain, c.outcome) for c in desk.calls()] == [
         ("begin_work", (*CREW, "lead"), "ok"),
         ("read_file", (*CREW, "lead", "hand"), "ok"),
@@ -304,10 +302,10 @@ def test_an_async_tool_that_begins_another_agent_hands_work_on(desk, way):
     ]
 
 
-def test_work_that_comes_back_to_who_is_still_at_it_is_not_done_as_somebody_else(desk, way):
+def test_work_that_comes_back_to_who_is_still_at_it_is_not_done_as_somebody_else(desk, native):
     desk = desk()
-    lead = desk.agent(way, "Lead", hands("Hand"), READ, "led", allow_delegation=True)
-    hand = desk.agent(way, "Hand", hands("Lead"), READ, "handed")
+    lead = desk.agent(native, "Lead", hands("Hand"), READ, "led", allow_delegation=True)
+    hand = desk.agent(native, "Hand", hands("Lead"), READ, "handed")
     hand.tools = [desk.read_file, *hand.get_delegation_tools([lead])]
     crew = guard_crew(Crew(agents=[lead, hand], tasks=[task_of(lead)]), desk.guard)
     desk.kickoff(crew)  # CrewAI has one executor for an agent, which is busy
@@ -327,9 +325,9 @@ def test_work_that_comes_back_to_who_is_still_at_it_is_not_done_as_somebody_else
 REQUIRES = {"read_file": {"requires": ["write"]}}
 
 
-def test_a_tool_is_refused_without_the_scope_that_it_requires(desk, way):
+def test_a_tool_is_refused_without_the_scope_that_it_requires(desk, native):
     desk = desk(tools=REQUIRES)
-    desk.kickoff(desk.three(way))
+    desk.kickoff(desk.three(native))
     assert desk.story() == [
         ("lead", DELEGATE, "ok"),
         ("hand", "read_file", "ok"),
@@ -343,9 +341,9 @@ def test_a_tool_is_refused_without_the_scope_that_it_requires(desk, way):
     assert [path for path, _members in desk.ran] == ["plan", "plan"]
 
 
-def test_a_tool_is_refused_where_the_user_has_not_lent_what_it_requires(desk, way):
+def test_a_tool_is_refused_where_the_user_has_not_lent_what_it_requires(desk, native):
     desk = desk(tools=REQUIRES)
-    output = desk.kickoff(desk.two(way, READ, hands("Hand"), "led"), scope=["read"])
+    output = desk.kickoff(desk.two(native, READ, hands("Hand"), "led"), scope=["read"])
     assert codes(output)[0] == "scope.exceeded"
     assert desk.story() == [
         ("lead", "read_file", "scope.exceeded"),
@@ -357,9 +355,9 @@ def test_a_tool_is_refused_where_the_user_has_not_lent_what_it_requires(desk, wa
 
 
 @pytest.mark.parametrize("scope", [ALL, ("read",)], ids=["allowed", "denied"])
-def test_handing_work_on_can_require_a_scope_as_well(desk, way, scope):
+def test_handing_work_on_can_require_a_scope_as_well(desk, native, scope):
     desk = desk(tools={DELEGATE: {"requires": ["publish"]}})
-    output = desk.kickoff(desk.two(way, hands("Hand"), "led"), scope=scope)
+    output = desk.kickoff(desk.two(native, hands("Hand"), "led"), scope=scope)
     if scope == ALL:
         assert desk.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
     else:
@@ -402,9 +400,9 @@ def test_the_policy_decides_to_whom_work_is_handed(desk, way, to):
         ({}, False),
     ],
 )
-def test_an_agent_hands_on_to_whom_the_configuration_says(desk, way, by, table, allowed):
+def test_an_agent_hands_on_to_whom_the_configuration_says(desk, native, by, table, allowed):
     desk = desk(delegation=table)
-    output = desk.kickoff(desk.two(way, hands("Hand", by), "led"))
+    output = desk.kickoff(desk.two(native, hands("Hand", by), "led"))
     first = desk.calls()[0]
     assert (first.agent, first.chain) == ("lead", (*CREW, "lead"))
     if allowed:
@@ -417,9 +415,9 @@ def test_an_agent_hands_on_to_whom_the_configuration_says(desk, way, by, table, 
         assert desk.made.asked == []
 
 
-def test_a_coworker_hands_on_no_further_than_it_may(desk, way):
+def test_a_coworker_hands_on_no_further_than_it_may(desk, native):
     desk = desk(delegation={"lead": ["hand", "third"]})
-    desk.kickoff(desk.three(way))
+    desk.kickoff(desk.three(native))
     assert desk.story() == [
         ("lead", DELEGATE, "ok"),
         ("hand", "read_file", "ok"),
@@ -430,14 +428,14 @@ def test_a_coworker_hands_on_no_further_than_it_may(desk, way):
 
 
 @pytest.mark.parametrize("to", ["Hand", "Third"])
-def test_a_manager_hands_on_to_whom_it_may(desk, way, to):
+def test_a_manager_hands_on_to_whom_it_may(desk, native, to):
     desk = desk(delegation={"crew-manager": ["hand"]})
-    hand, third = (desk.agent(way, role, READ, "done") for role in ("Hand", "Third"))
+    hand, third = (desk.agent(native, role, READ, "done") for role in ("Hand", "Third"))
     crew = Crew(
         agents=[hand, third],
         tasks=[Task(description="a task", expected_output="words")],
         process=Process.hierarchical,
-        manager_llm=way.model(hands(to), "led"),
+        manager_llm=native.model(hands(to), "led"),
     )
     output = desk.kickoff(guard_crew(crew, desk.guard))
     if to == "Hand":
@@ -476,10 +474,10 @@ def test_work_for_a_coworker_that_is_not_there_is_done_by_nobody(desk, native, c
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["allowed", "denied"])
-def test_of_two_agents_with_one_role_the_first_is_given_the_work(desk, way, order):
+def test_of_two_agents_with_one_role_the_first_is_given_the_work(desk, native, order):
     desk = desk(delegation={"lead": ["hand"]})
-    lead = way.agent("Lead", hands("Twin"), "led", allow_delegation=True)
-    twins = [desk.agent(way, "Twin", READ, "done") for _twin in range(2)]
+    lead = native.agent("Lead", hands("Twin"), "led", allow_delegation=True)
+    twins = [desk.agent(native, "Twin", READ, "done") for _twin in range(2)]
     for twin, name in zip(twins, ("hand", "third"), strict=True):
         guard_agent(twin, desk.guard, name=name)
     crew = guard_crew(Crew(agents=[lead, *twins[::order]], tasks=[task_of(lead)]), desk.guard)
@@ -493,11 +491,11 @@ def test_of_two_agents_with_one_role_the_first_is_given_the_work(desk, way, orde
         assert desk.ran == []
 
 
-def test_an_agent_is_who_its_role_was_written_as_whatever_inputs_make_of_it(desk, way):
+def test_an_agent_is_who_its_role_was_written_as_whatever_inputs_make_of_it(desk, native):
     desk = desk(delegation={"lead": ["hand"]})
-    lead = way.agent("{who}", hands("Third"), "led", allow_delegation=True)
+    lead = native.agent("{who}", hands("Third"), "led", allow_delegation=True)
     guard_agent(lead, desk.guard, name="lead")
-    hand = guard_agent(desk.agent(way, "The {other}", READ, "done"), desk.guard, name="hand")
+    hand = guard_agent(desk.agent(native, "The {other}", READ, "done"), desk.guard, name="hand")
     crew = guard_crew(Crew(agents=[lead, hand], tasks=[task_of(lead)]), desk.guard)
     lead.llm.steps[0] = hands("the third")
     with desk.lend():
@@ -581,9 +579,9 @@ def test_a_failure_that_a_coworker_copes_with_is_none_of_what_was_handed_over(de
 # --- what ends it -------------------------------------------------------------------------------
 
 
-def test_without_a_delegation_nobody_acts(desk, way, caplog):
+def test_without_a_delegation_nobody_acts(desk, native, caplog):
     desk = desk()
-    output = desk.two(way, READ, hands("Hand"), "led").kickoff()
+    output = desk.two(native, READ, hands("Hand"), "led").kickoff()
     assert codes(output) == ["delegation.missing"] * 2
     told = output.tasks_output[0].tool_failures[0].failure.message
     assert "kick off the crew inside a block of guard.delegate(...)" in told
@@ -599,9 +597,9 @@ def test_without_a_delegation_nobody_acts(desk, way, caplog):
 
 
 @pytest.mark.parametrize(("depth", "became"), [(4, "ok"), (3, "ok"), (2, "denied"), (1, "denied")])
-def test_a_chain_that_is_too_long_is_told_as_a_failure(desk, way, depth, became):
+def test_a_chain_that_is_too_long_is_told_as_a_failure(desk, native, depth, became):
     desk = desk()
-    output = desk.kickoff(desk.two(way, hands("Hand"), "led"), max_depth=depth)
+    output = desk.kickoff(desk.two(native, hands("Hand"), "led"), max_depth=depth)
     if became == "ok":
         assert desk.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
         assert codes(output) == []
@@ -611,21 +609,21 @@ def test_a_chain_that_is_too_long_is_told_as_a_failure(desk, way, depth, became)
         assert "ok" not in [outcome for *_who, outcome in desk.story()]
 
 
-def test_a_delegation_that_has_ended_is_no_longer_one(desk, way):
+def test_a_delegation_that_has_ended_is_no_longer_one(monkeypatch, desk, native):
+    ahead = timedelta()
+    monkeypatch.setattr("agentguard.runtime.clock", lambda: datetime.now(UTC) + ahead)
     desk = desk()
-    ends: list[datetime] = []
 
     @tool
     def wait(what: str) -> str:
         """Wait until what was lent has ended."""
-        time.sleep(max(0.0, (ends[0] - datetime.now(UTC)).total_seconds()) + 0.01)
+        nonlocal ahead
+        ahead = timedelta(hours=1)
         return what
 
-    crew = desk.two(way, READ, ("wait", {"what": "it"}), READ, hands("Hand"), "led")
+    crew = desk.two(native, READ, ("wait", {"what": "it"}), READ, hands("Hand"), "led")
     crew.agents[0].tools.append(wait)
-    with desk.lend(expires_in=2) as lent:
-        ends.append(lent.expires_at)
-        output = crew.kickoff()
+    output = desk.kickoff(crew, expires_in=3600)
     assert codes(output) == ["delegation.expired"] * 2
     assert desk.story() == [
         ("lead", "read_file", "ok"),
@@ -636,9 +634,9 @@ def test_a_delegation_that_has_ended_is_no_longer_one(desk, way):
     assert [path for path, _members in desk.ran] == ["plan"]
 
 
-def test_no_more_calls_are_made_than_were_lent(desk, way):
+def test_no_more_calls_are_made_than_were_lent(desk, native):
     desk = desk()
-    output = desk.kickoff(desk.two(way, hands("Hand"), READ, "led"), max_calls=2)
+    output = desk.kickoff(desk.two(native, hands("Hand"), READ, "led"), max_calls=2)
     assert codes(output) == ["calls.exceeded"]
     assert desk.story() == [
         ("lead", DELEGATE, "ok"),
@@ -674,12 +672,9 @@ def settings_of(folder):
 
 @pytest.fixture(scope="module")
 def founded(tmp_path_factory):
-    """A domain that nobody has used yet, whose keys are encrypted with less work than is safe."""
+    """A domain that nobody has used yet."""
     settings = settings_of(tmp_path_factory.mktemp("founded"))
     domain.found(settings, PASSPHRASE, now=datetime.now(UTC))
-    for path in (settings.state / "keys").iterdir():
-        key = Ed25519Signer.from_openssh(path.read_bytes(), PASSPHRASE)
-        path.write_bytes(key.to_openssh(PASSPHRASE, rounds=1))
     return settings.base
 
 
@@ -706,7 +701,7 @@ def place(tmp_path, founded, signed):
         ("user:bob", "", set()),
     ],
 )
-def test_what_is_revoked_stops_at_its_next_call(place, way, what, code, stopped):
+def test_what_is_revoked_stops_at_its_next_call(place, native, what, code, stopped):
     names: list[str] = []
 
     @tool
@@ -716,7 +711,7 @@ def test_what_is_revoked_stops_at_its_next_call(place, way, what, code, stopped)
         return what
 
     hand = (READ, ("meanwhile", {"what": "it"}), ("read_file", {"path": "paper"}), "done")
-    crew = place.two(way, hands("Hand"), READ, hands("Hand"), "led", hand=(*hand, "done again"))
+    crew = place.two(native, hands("Hand"), READ, hands("Hand"), "led", hand=(*hand, "done again"))
     crew.agents[1].tools.append(meanwhile)
     with place.lend() as lent:
         names.append(lent.id if what == "this delegation" else what)
@@ -749,9 +744,9 @@ def test_what_is_revoked_stops_at_its_next_call(place, way, what, code, stopped)
 OWN = {**AGENTS, "lead": {"authority": "own", "max_scope": ["read", "write"]}}
 
 
-def test_an_agent_with_an_authority_of_its_own_acts_by_itself(desk, way):
+def test_an_agent_with_an_authority_of_its_own_acts_by_itself(desk, native):
     desk = desk(agents=OWN)
-    crew = desk.two(way, READ, hands("Hand"), "led")
+    crew = desk.two(native, READ, hands("Hand"), "led")
     crew.kickoff()
     # what it does by itself it can't lend on
     assert desk.story() == [
@@ -763,10 +758,10 @@ def test_an_agent_with_an_authority_of_its_own_acts_by_itself(desk, way):
     assert hops(desk.guard) == []
 
 
-def test_two_agents_with_an_authority_of_their_own(desk, way):
+def test_two_agents_with_an_authority_of_their_own(desk, native):
     own = {**OWN, "hand": {"authority": "own", "max_scope": ["read"]}}
     desk = desk(agents=own, tools={"read_file": {"requires": ["write"]}})
-    desk.two(way, READ, hands("Hand"), "led").kickoff()
+    desk.two(native, READ, hands("Hand"), "led").kickoff()
     assert desk.story() == [
         ("lead", "read_file", "ok"),
         ("lead", DELEGATE, "ok"),
@@ -775,10 +770,10 @@ def test_two_agents_with_an_authority_of_their_own(desk, way):
 
 
 @pytest.mark.parametrize("table", [{"lead": ["hand"]}, {}], ids=["allowed", "denied"])
-def test_whom_it_hands_work_on_to_is_said_for_one_that_acts_by_itself_too(desk, way, table):
+def test_whom_it_hands_work_on_to_is_said_for_one_that_acts_by_itself_too(desk, native, table):
     own = {**OWN, "hand": {"authority": "own", "max_scope": ["read"]}}
     desk = desk(agents=own, delegation=table)
-    output = desk.two(way, hands("Hand"), "led").kickoff()
+    output = desk.two(native, hands("Hand"), "led").kickoff()
     if table:
         assert desk.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
     else:
@@ -786,9 +781,9 @@ def test_whom_it_hands_work_on_to_is_said_for_one_that_acts_by_itself_too(desk, 
         assert (desk.story(), desk.ran) == ([("lead", DELEGATE, "delegation.delegatee")], [])
 
 
-def test_a_delegation_in_force_is_that_of_an_agent_with_its_own_authority_too(desk, way):
+def test_a_delegation_in_force_is_that_of_an_agent_with_its_own_authority_too(desk, native):
     desk = desk(agents=OWN, tools={"read_file": {"requires": ["write"]}})
-    crew = desk.two(way, READ, hands("Hand"), "led")
+    crew = desk.two(native, READ, hands("Hand"), "led")
     desk.kickoff(crew, scope=["read"])
     assert [(c.chain, c.outcome or c.code) for c in desk.calls()] == [
         ((*CREW, "lead"), "scope.exceeded"),
@@ -814,10 +809,10 @@ def expected(user):
 
 
 @pytest.mark.parametrize("begin", ["kickoff", "akickoff"])
-def test_two_users_one_after_another_with_one_crew(desk, way, begin):
+def test_two_users_one_after_another_with_one_crew(desk, native, begin):
     desk = desk()
     steps = (hands("Hand"), "led")
-    crew = desk.two(way, *steps, *steps, *steps, hand=(READ, "done") * 3)
+    crew = desk.two(native, *steps, *steps, *steps, hand=(READ, "done") * 3)
     for user in ("user:alice", "user:bob", "user:alice"):
         with desk.lend(user, scope=LENT[user]):
             if begin == "kickoff":
@@ -840,7 +835,7 @@ def test_two_users_one_after_another_with_one_crew(desk, way, begin):
 
 def together(desk, number):
     """A tool that is called by as many at once, and tells for whom it was."""
-    barrier = threading.Barrier(number, timeout=20)
+    barrier = threading.Barrier(number, timeout=120)
 
     @tool
     def read_file(path: str) -> str:
@@ -855,16 +850,16 @@ def together(desk, number):
 
 
 @pytest.mark.parametrize("sync", [True, False], ids=["threads", "tasks"])
-def test_two_users_at_once_with_copies_of_one_crew(desk, way, sync):
+def test_two_users_at_once_with_copies_of_one_crew(desk, native, sync):
     desk = desk()
-    crew = desk.two(way, hands("Hand"), "led")
+    crew = desk.two(native, hands("Hand"), "led")
     crew.agents[1].tools = [together(desk, 2)]
     copies = {user: crew.copy() for user in LENT}
     for copied in copies.values():
         for agent, steps in zip(
             copied.agents, [(hands("Hand"), "led"), (READ, "done")], strict=True
         ):
-            agent.llm = way.model(*steps)
+            agent.llm = native.model(*steps)
 
     def one(user):
         with desk.lend(user, scope=LENT[user]):
@@ -887,9 +882,9 @@ def test_two_users_at_once_with_copies_of_one_crew(desk, way, sync):
     assert sorted(desk.ran) == sorted(LENT)
 
 
-def test_two_users_at_once_with_one_agent(desk, way):
+def test_two_users_at_once_with_one_agent(desk, native):
     desk = desk()
-    lead: Any = guard_agent(way.agent("Lead", tools=[together(desk, 2)]), desk.guard)
+    lead: Any = guard_agent(native.agent("Lead", tools=[together(desk, 2)]), desk.guard)
     # both read first: what either of them is told does not depend on who was faster
     lead.llm.steps = [READ, READ, "done", "done"]
 
@@ -906,7 +901,7 @@ def test_two_users_at_once_with_one_agent(desk, way):
     assert len({call.instance for call in desk.calls()}) == 1
 
 
-def test_two_users_at_once_with_the_same_crew_are_not_mixed_up(desk, way):
+def test_two_users_at_once_with_the_same_crew_are_not_mixed_up(desk, native):
     desk = desk()
     entered, leave = threading.Event(), threading.Event()
 
@@ -914,14 +909,14 @@ def test_two_users_at_once_with_the_same_crew_are_not_mixed_up(desk, way):
     def read_file(path: str) -> str:
         """Read a file."""
         entered.set()
-        assert leave.wait(20)
+        assert leave.wait(120)
         lent = current_delegation()
         assert lent is not None
         desk.ran.append(lent.principal)
         return path
 
-    lead = way.agent("Lead", READ, *["done"] * 6, tools=[read_file])
-    crew = guard_crew(way.crew(lead), desk.guard)
+    lead = native.agent("Lead", READ, *["done"] * 6, tools=[read_file])
+    crew = guard_crew(native.crew(lead), desk.guard)
 
     def one(user):
         with desk.lend(user, scope=LENT[user]):
@@ -929,7 +924,7 @@ def test_two_users_at_once_with_the_same_crew_are_not_mixed_up(desk, way):
 
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(one, "user:alice")
-        assert entered.wait(20)
+        assert entered.wait(120)
         # CrewAI has one executor for an agent
         with pytest.raises(ConfigError, match="being kicked off already"):
             threads.submit(one, "user:bob").result()

@@ -367,9 +367,9 @@ def test_a_result_from_the_cache_is_that_of_the_very_arguments(way, recorded, si
 
 
 @pytest.mark.parametrize("databases", [("test", "test"), ("test", "prod")])
-def test_a_result_from_the_cache_is_that_of_the_very_tool(way, recorded, databases):
+def test_a_result_from_the_cache_is_that_of_the_very_tool(native, recorded, databases):
     made, asked = recorded(agents=own("lead")), []
-    lead = way.agent("Lead", *[("query", {"sql": "all"}), "done"] * 2)
+    lead = native.agent("Lead", *[("query", {"sql": "all"}), "done"] * 2)
     tasks = [
         Task(
             description="a task",
@@ -379,7 +379,7 @@ def test_a_result_from_the_cache_is_that_of_the_very_tool(way, recorded, databas
         )
         for one in databases
     ]
-    output = guard_crew(way.crew(lead, tasks=tasks, cache=True), made.guard).kickoff()
+    output = guard_crew(native.crew(lead, tasks=tasks, cache=True), made.guard).kickoff()
     assert asked == list(dict.fromkeys(databases))
     assert f"all at {databases[-1]}" in str(output.tasks_output[-1].messages)
 
@@ -416,7 +416,7 @@ class Made(BaseModel):
 
 @pytest.mark.parametrize("schema", [Direct, Nested, Made])
 @pytest.mark.parametrize("how", ["a run with a name", "a pause", "neither"])
-def test_a_call_that_would_not_be_known_again_is_refused(way, recorded, schema, how):
+def test_a_call_that_would_not_be_known_again_is_refused(native, recorded, schema, how):
     made, paid = recorded(agents=own("lead")), []
     made.decide = lambda _document: (
         Decision.require_approval() if how == "a pause" and not paid else Decision.allow()
@@ -428,8 +428,8 @@ def test_a_call_that_would_not_be_known_again_is_refused(way, recorded, schema, 
 
     def tried() -> Any:
         paying = Tool(name="pay", description="Pay.", func=pay, args_schema=schema)
-        lead = way.agent("Lead", ("pay", {"to": "ann"}), "done", tools=[paying])
-        team = guard_crew(way.crew(lead), made.guard, on_approval="pause")
+        lead = native.agent("Lead", ("pay", {"to": "ann"}), "done", tools=[paying])
+        team = guard_crew(native.crew(lead), made.guard, on_approval="pause")
         with resumable("order-1") if how == "a run with a name" else nullcontext():
             return team.kickoff()
 

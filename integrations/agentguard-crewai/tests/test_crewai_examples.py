@@ -16,9 +16,14 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import commands
 import pytest
 
 from agentguard import Guard, TrustDocument, VerificationError, verify_evidence
+
+pytestmark = pytest.mark.slow(
+    "an example is a process, and so is each command in it: CrewAI's import"
+)
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 IDENTITIES = EXAMPLES / "crew_identities"
@@ -69,19 +74,13 @@ def calls_of(signed, folder):
     with Guard.open(folder / "agentguard.toml") as guard:
         assert guard.verify().ok
         return signed(guard), [
-            verify_evidence(guard.prove(one), guard.trust) for one in ids(guard, folder)
+            verify_evidence(guard.prove(one), guard.trust) for one in ids(folder)
         ]
 
 
-def ids(guard, folder):
+def ids(folder):
     command = ("audit", "list", "--kind", "call", "--last", "0", "--json")
-    listed = subprocess.run(
-        [sys.executable, "-m", "agentguard.cli", *command],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    listed = commands.run(command, env=os.environ, cwd=folder)
     return [json.loads(line)["invocation_id"] for line in listed.stdout.splitlines()]
 
 

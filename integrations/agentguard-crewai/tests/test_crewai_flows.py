@@ -9,8 +9,6 @@ import asyncio
 import importlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -108,8 +106,8 @@ class Firm:
 
 
 @pytest.fixture
-def firm(recorded, way, tmp_path) -> Firm:
-    return Firm(recorded, way, tmp_path)
+def firm(recorded, native, tmp_path) -> Firm:
+    return Firm(recorded, native, tmp_path)
 
 
 def payments(signed: Any, firm: Firm) -> list[Any]:
@@ -248,7 +246,7 @@ def test_a_flow_pauses_for_each_call_that_needs_people(firm, signed):
     assert done == ["ann", "ben"]
 
 
-def test_a_coworkers_call_pauses_the_flow(firm, way, signed):
+def test_a_coworkers_call_pauses_the_flow(firm, native, signed):
     class Handing(Flow[dict[str, Any]]):
         @start()
         def begin(self):
@@ -256,10 +254,12 @@ def test_a_coworkers_call_pauses_the_flow(firm, way, signed):
 
         @listen(or_("begin", answered("order")))
         def order(self):
-            lead = way.agent("Lead", DELEGATE, "done", allow_delegation=True)
-            worker = way.agent("Worker", LOOK, PAY, "is paid", tools=firm.tools)
+            lead = native.agent("Lead", DELEGATE, "done", allow_delegation=True)
+            worker = native.agent("Worker", LOOK, PAY, "is paid", tools=firm.tools)
             tasks = [Task(description="a task", expected_output="words", agent=lead)]
-            crew = guard_crew(way.crew(lead, worker, tasks=tasks), firm.guard, on_approval="pause")
+            crew = guard_crew(
+                native.crew(lead, worker, tasks=tasks), firm.guard, on_approval="pause"
+            )
             return kickoff_or_pause(self, crew, run="order").raw
 
     flow = firm.flow(Handing)
@@ -316,7 +316,7 @@ def test_a_flow_keeps_its_state_over_a_pause(firm):
     assert firm.ran == ["ann"]
 
 
-def test_inputs_reach_the_crew(firm, way):
+def test_inputs_reach_the_crew(firm, native):
     class Given(Flow[dict[str, Any]]):
         @start()
         def begin(self):
@@ -324,9 +324,9 @@ def test_inputs_reach_the_crew(firm, way):
 
         @listen(or_("begin", answered("order")))
         def order(self):
-            lead = way.agent("Lead", PAY, "done", tools=firm.tools)
+            lead = native.agent("Lead", PAY, "done", tools=firm.tools)
             task = Task(description="pay {who}", expected_output="words", agent=lead)
-            crew = guard_crew(way.crew(lead, tasks=[task]), firm.guard, on_approval="pause")
+            crew = guard_crew(native.crew(lead, tasks=[task]), firm.guard, on_approval="pause")
             kickoff_or_pause(self, crew, {"who": "ann, please"}, run="order")
             return task.description
 
@@ -757,10 +757,8 @@ def test_an_answer_in_words_does_not_go_on_with_the_flow(firm, monkeypatch):
 # --- another process ------------------------------------------------------------------------------
 
 PROGRAM = '''
-import json, os, sys
-os.environ["CREWAI_DISABLE_TELEMETRY"] = "true"
-os.environ["CREWAI_TRACING_ENABLED"] = "false"
-os.environ["CREWAI_STORAGE_DIR"] = os.getcwd()
+import json
+
 from crewai import Agent, Crew, Task
 from crewai.flow import Flow, listen, or_, start
 from crewai.flow.persistence import SQLiteFlowPersistence
@@ -839,6 +837,10 @@ def begin():
 def resume(flow_id):
     store = SQLiteFlowPersistence("flows.db")
     return Ordering.from_pending(flow_id, store, suppress_flow_events=True).resume()
+
+
+def main(flow_id):
+    print(resume(flow_id))
 '''
 
 TABLES = """
@@ -855,7 +857,7 @@ max_scope = ["pay"]
 """
 
 
-def test_another_process_goes_on_with_a_flow(tmp_path, signed, monkeypatch):
+def test_another_process_goes_on_with_a_flow(tmp_path, signed, forge, monkeypatch):
     bob = Ed25519Signer.from_seed(os.urandom(32))
     people = f'[approvers.bob]\nprincipal = "user:bob"\nkeys = ["{bob.public_key.openssh()}"]\n'
     (tmp_path / "flow_program.py").write_text(PROGRAM, "utf-8")
@@ -871,11 +873,8 @@ def test_another_process_goes_on_with_a_flow(tmp_path, signed, monkeypatch):
     with Guard.open("agentguard.toml", passphrase=b"of this test") as guard:
         request = guard.approvals.find(paused.context.metadata["request_id"])
         guard.approvals.approve(request, bob)
-    started = "import sys, flow_program; print(flow_program.resume(sys.argv[1]))"
-    command = [sys.executable, "-c", started, flow_id]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "ended done"
+    done = forge.done(tmp_path / "flow_program.py", tmp_path, flow_id)
+    assert done[-1] == "ended done"
     assert (tmp_path / "effects").read_text().split() == ["begin", "books", "ann", "end"]
     with Guard.open("agentguard.toml", passphrase=b"of this test") as guard:
         assert guard.verify().ok

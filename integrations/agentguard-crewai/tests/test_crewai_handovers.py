@@ -270,8 +270,8 @@ def office(recorded) -> Office:
 
 
 @EVERY
-def test_a_call_that_waited_in_vain_runs_once_it_is_approved(office, way, make):
-    work = make(office, way)
+def test_a_call_that_waited_in_vain_runs_once_it_is_approved(office, native, make):
+    work = make(office, native)
     assert work.tried(office) == ["a cab"]
     office.log.approve()
     assert work.tried(office) == ["ann"]  # and nothing is booked again
@@ -281,8 +281,8 @@ def test_a_call_that_waited_in_vain_runs_once_it_is_approved(office, way, make):
 
 
 @EVERY
-def test_work_in_which_nothing_waits_is_handed_out_and_not_done_again(office, way, make):
-    work = make(office, way)
+def test_work_in_which_nothing_waits_is_handed_out_and_not_done_again(office, native, make):
+    work = make(office, native)
     office.asks = False
     assert work.tried(office) == ["a cab", "ann"]
     assert work.tried(office) == []
@@ -292,8 +292,8 @@ def test_work_in_which_nothing_waits_is_handed_out_and_not_done_again(office, wa
 IN_A_BARE_THREAD = "outside of any guarded call"
 
 
-def test_the_limit_what_waits_in_a_bare_thread_of_a_tool_is_not_made_again(office, way, caplog):
-    work = in_a_tool(a_crew_in_a_bare_thread)(office, way)
+def test_the_limit_what_waits_in_a_bare_thread_of_a_tool_is_not_made_again(office, native, caplog):
+    work = in_a_tool(a_crew_in_a_bare_thread)(office, native)
     assert work.tried(office) == ["a cab"]
     assert IN_A_BARE_THREAD in caplog.text
     assert "contextvars.copy_context().run" in caplog.text
@@ -431,7 +431,7 @@ def test_other_work_of_the_same_coworker_is_other_work(office, native):
 
 
 def test_a_call_that_is_approved_while_it_waits_completes_the_work(office, native):
-    office.timeout = 20
+    office.timeout = 120
     work = coworker(lambda crew: crew.kickoff())(office, native)
     asked = office.guard.approvals
 

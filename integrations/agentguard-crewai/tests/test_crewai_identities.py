@@ -159,7 +159,7 @@ RUNS: dict[str, Callable[[Any, dict[str, str]], Any]] = {
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("role", ["{kind} Writer", "{kind}"])
-def test_inputs_do_not_choose_who_an_agent_is(way, recorded, signed, run, role):
+def test_inputs_do_not_choose_who_an_agent_is(native, recorded, signed, run, role):
     name = "kind-writer" if "Writer" in role else "kind"
     made = guard_with(recorded, name, "admin-writer", "admin")
     made.decide = lambda document: (
@@ -167,8 +167,8 @@ def test_inputs_do_not_choose_who_an_agent_is(way, recorded, signed, run, role):
         if not document["agent"]["name"].startswith("admin")
         else Decision.allow()
     )
-    member = one_of(way, role)
-    crew = guard_crew(way.crew(member), made.guard)
+    member = one_of(native, role)
+    crew = guard_crew(native.crew(member), made.guard)
     for _ in range(2):  # the second time the role has been filled in already
         RUNS[run](crew, {"kind": "Admin"})
     calls = signed(made.guard)
@@ -216,11 +216,11 @@ def test_agents_whose_roles_make_one_name_are_told(native, recorded, caplog):
 # --- a name that is given ------------------------------------------------------------------------
 
 
-def test_a_name_that_is_given_counts(way, recorded, signed):
+def test_a_name_that_is_given_counts(native, recorded, signed):
     made = guard_with(recorded, "sleuth", "writer")
-    lead, writer = one_of(way, "Lead"), one_of(way, "Writer")
+    lead, writer = one_of(native, "Lead"), one_of(native, "Writer")
     assert guard_agent(lead, made.guard, name="sleuth") is lead
-    crew = way.crew(lead, writer)
+    crew = native.crew(lead, writer)
     assert guard_crew(crew, made.guard) is crew
     crew.kickoff()
     assert who(signed(made.guard)) == ["sleuth", "writer"]
@@ -241,9 +241,9 @@ def test_another_name_for_the_same_agent_is_an_error(native, recorded, signed):
 # --- guarded once --------------------------------------------------------------------------------
 
 
-def test_guarding_twice_changes_nothing(way, recorded, signed):
+def test_guarding_twice_changes_nothing(native, recorded, signed):
     made = guard_with(recorded, "lead", "writer")
-    crew = way.crew(one_of(way, "Lead"), one_of(way, "Writer"), cache=True)
+    crew = native.crew(one_of(native, "Lead"), one_of(native, "Writer"), cache=True)
     guard_crew(crew, made.guard).kickoff()
     before = [type(one) for one in (crew, *crew.agents)]
     assert guard_crew(crew, made.guard) is crew
@@ -433,18 +433,18 @@ def test_an_agent_of_another_framework_is_an_error(recorded):
 # --- a key for each ------------------------------------------------------------------------------
 
 
-def test_each_member_has_a_key_of_its_own(way, recorded, signed):
+def test_each_member_has_a_key_of_its_own(native, recorded, signed):
     made = guard_with(recorded, "lead", "writer")
-    members = [one_of(way, role) for role in ("Lead", "Writer", "Lead")]
-    guard_crew(way.crew(*members), made.guard).kickoff()
+    members = [one_of(native, role) for role in ("Lead", "Writer", "Lead")]
+    guard_crew(native.crew(*members), made.guard).kickoff()
     calls = signed(made.guard)
     assert who(calls) == ["lead", "writer", "lead"]
     assert len(set(instances(calls))) == 3
 
 
-def test_an_agent_with_two_tasks_is_one(way, recorded, signed):
+def test_an_agent_with_two_tasks_is_one(native, recorded, signed):
     made = guard_with(recorded, "lead")
-    member = one_of(way, "Lead")
+    member = one_of(native, "Lead")
     tasks = [Task(description=d, expected_output="words", agent=member) for d in "ab"]
     guard_crew(Crew(agents=[member], tasks=tasks), made.guard).kickoff()
     calls = signed(made.guard)
@@ -477,9 +477,9 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_a_copy_of_an_agent_is_another_instance_of_the_same_name(way, recorded, signed, how):
+def test_a_copy_of_an_agent_is_another_instance_of_the_same_name(native, recorded, signed, how):
     made = guard_with(recorded, "sleuth")
-    member = guard_agent(one_of(way, "Lead"), made.guard, name="sleuth")
+    member = guard_agent(one_of(native, "Lead"), made.guard, name="sleuth")
     copied = COPIES[how](member)
     assert type(copied) is type(member)
     for one in (member, copied, member):
@@ -498,10 +498,10 @@ def test_a_guarded_agent_is_not_pickled(native, recorded):
         pickle.dumps(member)
 
 
-def test_a_copy_of_a_crew_has_instances_of_its_own(way, recorded, signed):
+def test_a_copy_of_a_crew_has_instances_of_its_own(native, recorded, signed):
     made = guard_with(recorded, "sleuth", "writer")
-    lead = guard_agent(one_of(way, "Lead"), made.guard, name="sleuth")
-    crew = guard_crew(way.crew(lead, one_of(way, "Writer")), made.guard)
+    lead = guard_agent(one_of(native, "Lead"), made.guard, name="sleuth")
+    crew = guard_crew(native.crew(lead, one_of(native, "Writer")), made.guard)
     copied = crew.copy()
     for member in copied.agents:
         member.llm.steps = [CALL, "done"]
@@ -512,10 +512,10 @@ def test_a_copy_of_a_crew_has_instances_of_its_own(way, recorded, signed):
     assert len(set(instances(calls))) == 4
 
 
-def test_each_run_for_an_input_has_instances_of_its_own(way, recorded, signed):
+def test_each_run_for_an_input_has_instances_of_its_own(native, recorded, signed):
     made = guard_with(recorded, "sleuth")
-    member = guard_agent(one_of(way, "Lead"), made.guard, name="sleuth")
-    crew = guard_crew(way.crew(member), made.guard)
+    member = guard_agent(one_of(native, "Lead"), made.guard, name="sleuth")
+    crew = guard_crew(native.crew(member), made.guard)
     crew.kickoff_for_each([{"n": "1"}, {"n": "2"}])
     crew.kickoff()
     calls = signed(made.guard)
@@ -590,9 +590,9 @@ def managed(calls: list[Any]) -> list[tuple[str, str]]:
     return sorted((call.agent, call.tool) for call in calls)
 
 
-def test_the_manager_that_a_crew_makes_is_the_crew_manager(way, recorded, signed):
+def test_the_manager_that_a_crew_makes_is_the_crew_manager(native, recorded, signed):
     made = guard_with(recorded, "writer", "crew-manager")
-    crew = hierarchical(way, manager_llm=way.model(*[HANDED, "done"] * 2))
+    crew = hierarchical(native, manager_llm=native.model(*[HANDED, "done"] * 2))
     guard_crew(crew, made.guard)
     for _ in range(2):
         crew.kickoff()
@@ -603,26 +603,26 @@ def test_the_manager_that_a_crew_makes_is_the_crew_manager(way, recorded, signed
     assert len({call.instance for call in calls}) == 2  # it is made once
 
 
-def test_without_a_table_for_the_manager_nothing_runs(way, strict, signed):
+def test_without_a_table_for_the_manager_nothing_runs(native, strict, signed):
     guard = strict("writer")
-    crew = hierarchical(way, manager_llm=way.model(HANDED, "done"), name="news")
+    crew = hierarchical(native, manager_llm=native.model(HANDED, "done"), name="news")
     before = kinds_in(guard)
     with pytest.raises(ConfigError, match=r"there is no \[agents.crew-manager\]") as refused:
         guard_crew(crew, guard)
     assert refused.value.code == "agent.unknown"
     assert "the manager that the crew 'news' makes for itself is crew-manager" in str(refused.value)
     assert kinds_in(guard) == before
-    crew.manager_agent = way.agent("Writer", "done", allow_delegation=True)
+    crew.manager_agent = native.agent("Writer", "done", allow_delegation=True)
     guard_crew(crew, guard)
 
 
 @pytest.mark.parametrize("name", [None, "chief"])
-def test_a_manager_that_is_given_is_who_it_is(way, recorded, signed, name):
+def test_a_manager_that_is_given_is_who_it_is(native, recorded, signed, name):
     made = guard_with(recorded, "writer", "boss", "chief")
-    boss = way.agent("Boss", HANDED, "done", allow_delegation=True)
+    boss = native.agent("Boss", HANDED, "done", allow_delegation=True)
     if name is not None:
         guard_agent(boss, made.guard, name=name)
-    guard_crew(hierarchical(way, manager_agent=boss), made.guard).kickoff()
+    guard_crew(hierarchical(native, manager_agent=boss), made.guard).kickoff()
     assert managed(signed(made.guard)) == sorted(
         [(name or "boss", "delegate_work_to_coworker"), ("writer", "look")]
     )
@@ -719,10 +719,10 @@ def begun(kind: Any, *args: Any) -> Any:
     return made
 
 
-def test_an_identity_in_the_yaml_is_honoured(way, recorded, signed, files):
+def test_an_identity_in_the_yaml_is_honoured(native, recorded, signed, files):
     made = guard_with(recorded, "sleuth", "writer", "researcher")
     paths = files({"researcher": {**RESEARCHER, "identity": "sleuth"}, "writer": WRITER})
-    team = begun(guard_crewbase(made.guard)(base_of(way, paths)))
+    team = begun(guard_crewbase(made.guard)(base_of(native, paths)))
     team.crew().kickoff()
     assert who(signed(made.guard)) == ["sleuth", "writer"]
 
@@ -853,7 +853,7 @@ def test_an_identity_of_another_type_is_an_error(native, recorded, files, identi
         team.crew()
 
 
-def test_an_entry_may_have_another_name_than_its_method(way, recorded, signed, files):
+def test_an_entry_may_have_another_name_than_its_method(native, recorded, signed, files):
     made = guard_with(recorded, "sleuth", "scribe")
     paths = files(
         {
@@ -861,7 +861,7 @@ def test_an_entry_may_have_another_name_than_its_method(way, recorded, signed, f
             "second": {**WRITER, "identity": "scribe"},
         }
     )
-    team = begun(guard_crewbase(made.guard)(base_of(way, paths, ("first", "second"))))
+    team = begun(guard_crewbase(made.guard)(base_of(native, paths, ("first", "second"))))
     team.crew().kickoff()
     assert who(signed(made.guard)) == ["sleuth", "scribe"]
 
@@ -1024,10 +1024,10 @@ def test_a_class_without_a_crew_is_an_error(recorded):
             guard_crewbase(made.guard)(given)
 
 
-def test_a_crew_of_a_class_is_guarded_once(way, recorded, signed, files):
+def test_a_crew_of_a_class_is_guarded_once(native, recorded, signed, files):
     made = guard_with(recorded, "researcher", "writer")
     paths = files({"researcher": RESEARCHER, "writer": WRITER})
-    kind = guard_crewbase(made.guard)(base_of(way, paths))
+    kind = guard_crewbase(made.guard)(base_of(native, paths))
     team = begun(kind)
     assert team.crew() is team.crew()
     team.crew().cache = True
@@ -1055,7 +1055,7 @@ def test_a_class_is_guarded_once(native, recorded, signed, files):
         begun(guard_crewbase(other.guard)(kind)).crew()
 
 
-def test_hooks_and_parts_of_the_class_are_what_they_were(way, recorded, signed, files):
+def test_hooks_and_parts_of_the_class_are_what_they_were(native, recorded, signed, files):
     made = guard_with(recorded, "sleuth")
     seen: list[Any] = []
     entry = {**RESEARCHER, "role": "{kind} Researcher", "identity": "sleuth"}
@@ -1080,7 +1080,7 @@ def test_hooks_and_parts_of_the_class_are_what_they_were(way, recorded, signed, 
 
         @llm
         def scripted(self):
-            return way.model(CALL, "done")
+            return native.model(CALL, "done")
 
         @crew_tool
         def looking(self):

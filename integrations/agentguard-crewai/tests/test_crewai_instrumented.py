@@ -1,6 +1,6 @@
 """Crews beside what else traces them: instrumentors of other people, and CrewAI's own telemetry.
 
-Each is a process of its own: an instrumentor patches CrewAI's classes, and a process has one SDK.
+Each has a process of its own: an instrumentor patches CrewAI's classes, and a process has one SDK.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import functools
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forge import Forge
 
 SCENES = Path(__file__).with_name("instrumented.py")
 OURS = ("invoke_", "execute_tool ", "agentguard.")
@@ -71,12 +73,18 @@ invoke_workflow report
 """
 
 
-@functools.cache  # CrewAI takes seconds to import
-def run(*arguments: Any) -> Any:
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+@pytest.fixture(scope="module")
+def told(tmp_path_factory) -> Iterator[Callable[[str, str], Any]]:
+    """Returns the spans of a crew beside an instrumentor, whose model calls tools in some way."""
+
+    @functools.cache
+    def run(instrumentor: str, way: str) -> Any:
+        folder = tmp_path_factory.mktemp("scene")
+        return json.loads(forge.done(SCENES, folder, instrumentor, way)[-1])
+
+    forge = Forge(bare=True)  # nothing is guarded before an instrumentor comes
+    yield run
+    forge.close()
 
 
 def tree(spans, parent=None, depth=0):
@@ -118,8 +126,8 @@ def answered(span):
         ("OpenInference", "text", OPENINFERENCE_TEXT),
     ],
 )
-def test_a_call_has_one_span(instrumentor, way, expected):
-    told = run(SCENES, instrumentor, way)
+def test_a_call_has_one_span(told, instrumentor, way, expected):
+    told = told(instrumentor, way)
     lines = expected.strip("\n").splitlines()
     assert tree(told["paused"]) == lines
     assert len(decided(told["paused"])) == 4  # of which two are of one tool
@@ -137,8 +145,8 @@ def test_a_call_has_one_span(instrumentor, way, expected):
 PAID = {OPENLLMETRY: "execute_tool pay", OPENINFERENCE: "pay.run"}
 
 
-def test_openinferences_span_of_a_tool_says_who_acted_and_what_was_decided():
-    told = run(SCENES, "OpenInference", "native")
+def test_openinferences_span_of_a_tool_says_who_acted_and_what_was_decided(told):
+    told = told("OpenInference", "native")
     assert decided(told["paused"]) == [
         ("look.run", "allow", "OK"),
         ("look.run", "deny", "OK"),  # that is OpenInference's word, which comes last
@@ -162,9 +170,9 @@ def test_openinferences_span_of_a_tool_says_who_acted_and_what_was_decided():
 
 
 @pytest.mark.parametrize("way", ["native", "text"])
-def test_beside_openinferences_listener_ours_are_whole(way):
+def test_beside_openinferences_listener_ours_are_whole(told, way):
     # it makes its spans of events, in threads of CrewAI's: there is nothing to enrich in time
-    told = run(SCENES, "OpenInference-events", way)
+    told = told("OpenInference-events", way)
     assert {"look.run", "report.kickoff"} <= {span["name"] for span in told["paused"]}
     ours = [s for s in told["paused"] if s["name"].startswith((*OURS, "looking"))]
     assert tree(ours) == ALONE.strip("\n").splitlines()
@@ -210,7 +218,6 @@ from crewai.events.event_bus import crewai_event_bus
 from agentguard import Decision, Guard
 from agentguard_crewai import guard_crew
 
-os.environ["CREWAI_DISABLE_TELEMETRY"] = "false"  # the scenes have it off
 guard = Guard.ephemeral(
     lambda _input: Decision.allow(), config={"agents": {"lead": {"authority": "own"}}}
 )
@@ -227,10 +234,14 @@ print(json.dumps({"crewai": names(sent), "ours": names(ours), "traces": traces})
 '''
 
 
+@pytest.mark.slow("CrewAI sets its telemetry up as it is imported: a process that imports it")
 def test_crewais_own_telemetry_is_apart(tmp_path):
     program = tmp_path / "apart.py"
     program.write_text(APART)
-    told = run(program, SCENES.parent)
+    command = [sys.executable, str(program), str(SCENES.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
     assert {name for scope, name in told["crewai"]} >= {"Crew Created", "Crew Completed"}
     assert "agentguard" not in {scope for scope, name in told["crewai"]}
     assert sorted(name for scope, name in told["ours"]) == [

@@ -31,6 +31,7 @@ CHAIN = ("user:alice", "crew:report", "lead")
 DEPRECATED = pytest.mark.filterwarnings(
     "ignore:Use `streamable_http_client` instead:DeprecationWarning"  # CrewAI does not yet
 )
+STDIO = pytest.mark.slow("CrewAI begins such a server anew for each call: a process each time")
 SERVER = '''
 import socket, sys
 import uvicorn
@@ -198,6 +199,7 @@ def failures(output):
 BOTH = [("tool_reported", "policy.denied"), ("mcp_error", None)]
 
 
+@STDIO
 def test_a_tool_of_a_server_that_is_begun_for_each_call(desk, stdio, native):
     desk = desk(stdio)
     steps = writes(stdio, "plan", "secret", "full")
@@ -228,10 +230,10 @@ def test_a_tool_of_a_server_that_sends_events(desk, sse, way):
 
 
 @DEPRECATED
-def test_a_tool_of_a_server_with_streamable_http(desk, http, way):
+def test_a_tool_of_a_server_with_streamable_http(desk, http, native):
     desk = desk(http)
     steps = writes(http, "plan", "secret")
-    desk.kickoff(way.agent("Lead", *steps, "done", mcps=[http.config]))
+    desk.kickoff(native.agent("Lead", *steps, "done", mcps=[http.config]))
     # CrewAI leaves this transport in another task than it has entered it in, where wait_for of
     # Python 3.11 makes one, and takes that for an error of the call, which was made
     made = "ok" if sys.version_info >= (3, 12) else "error"
@@ -243,17 +245,17 @@ def test_a_tool_of_a_server_with_streamable_http(desk, http, way):
     assert http.written() == "plan=x;"
 
 
-def test_the_policy_sees_what_the_server_is_sent(desk, sse, way):
+def test_the_policy_sees_what_the_server_is_sent(desk, sse, native):
     desk = desk(sse)
     said = (sse.tool, {"path": "plan", "text": "é"})
-    desk.kickoff(way.agent("Lead", said, *writes(sse, "paper"), "done", mcps=[sse.config]))
+    desk.kickoff(native.agent("Lead", said, *writes(sse, "paper"), "done", mcps=[sse.config]))
     asked = [document["args"] for document in desk.made.asked]
     assert asked == [{"path": "plan", "text": "é"}, {"path": "paper", "text": "x"}]
     assert [call.arguments for call in desk.calls()] == asked
     assert sse.written() == "plan=é;paper=x;"
 
 
-@pytest.mark.parametrize("server", ["sse", "stdio"], indirect=True)
+@pytest.mark.parametrize("server", ["sse", pytest.param("stdio", marks=STDIO)], indirect=True)
 def test_where_a_tool_comes_from_is_part_of_what_is_signed(desk, server, native):
     desk = desk(server)
     lead: Any = native.agent("Lead", *writes(server, "secret"), "done", mcps=[server.config])
@@ -266,9 +268,9 @@ def test_where_a_tool_comes_from_is_part_of_what_is_signed(desk, server, native)
     assert len(set(digests)) == len(origins)
 
 
-def test_without_an_alias_the_policy_knows_a_tool_as_the_model_does(recorded, signed, sse, way):
+def test_without_an_alias_the_policy_knows_a_tool_as_the_model_does(recorded, signed, sse, native):
     desk = Desk(recorded(agents=AGENTS), signed)
-    desk.kickoff(way.agent("Lead", *writes(sse, "plan", "secret"), "done", mcps=[sse.config]))
+    desk.kickoff(native.agent("Lead", *writes(sse, "plan", "secret"), "done", mcps=[sse.config]))
     assert desk.story() == [
         ("lead", sse.tool, "plan", "ok"),
         ("lead", sse.tool, "secret", "policy.denied"),
@@ -280,9 +282,9 @@ def test_without_an_alias_the_policy_knows_a_tool_as_the_model_does(recorded, si
 LIMITS = {"write_file": {"requires": ["write"], "resource": "file:{path}"}}
 
 
-def test_what_the_configuration_says_of_a_tool_is_said_by_its_alias(desk, sse, way):
+def test_what_the_configuration_says_of_a_tool_is_said_by_its_alias(desk, sse, native):
     desk = desk(sse, tools=LIMITS)
-    output = desk.kickoff(way.agent("Lead", *writes(sse, "plan"), "done", mcps=[sse.config]))
+    output = desk.kickoff(native.agent("Lead", *writes(sse, "plan"), "done", mcps=[sse.config]))
     assert failures(output) == []
     (document,) = desk.made.asked
     assert (document["action"], document["resource"]) == ("write_file", "file:plan")
@@ -290,7 +292,7 @@ def test_what_the_configuration_says_of_a_tool_is_said_by_its_alias(desk, sse, w
     assert sse.written() == "plan=x;"
 
 
-@pytest.mark.parametrize("server", ["sse", "stdio"], indirect=True)
+@pytest.mark.parametrize("server", ["sse", pytest.param("stdio", marks=STDIO)], indirect=True)
 def test_without_the_scope_that_it_requires_a_server_is_not_called(desk, server, native):
     desk = desk(server, tools=LIMITS)
     steps = writes(server, "plan")
@@ -301,10 +303,10 @@ def test_without_the_scope_that_it_requires_a_server_is_not_called(desk, server,
     assert server.written() == ""
 
 
-def test_without_a_delegation_a_server_is_not_called(desk, sse, way):
+def test_without_a_delegation_a_server_is_not_called(desk, sse, native):
     desk = desk(sse)
-    lead = way.agent("Lead", *writes(sse, "plan"), "done", mcps=[sse.config])
-    output = guard_crew(way.crew(lead), desk.guard).kickoff()
+    lead = native.agent("Lead", *writes(sse, "plan"), "done", mcps=[sse.config])
+    output = guard_crew(native.crew(lead), desk.guard).kickoff()
     assert failures(output) == [("tool_reported", "delegation.missing")]
     assert (desk.made.asked, sse.written()) == ([], "")
 
@@ -316,10 +318,10 @@ BEGIN = {
 
 
 @pytest.mark.parametrize("begin", BEGIN)
-def test_the_tools_of_a_server_of_an_agent_by_itself(desk, sse, way, begin):
+def test_the_tools_of_a_server_of_an_agent_by_itself(desk, sse, native, begin):
     desk = desk(sse)
     steps = writes(sse, "plan", "secret")
-    lead = guard_agent(way.agent("Lead", *steps, "done", mcps=[sse.config]), desk.guard)
+    lead = guard_agent(native.agent("Lead", *steps, "done", mcps=[sse.config]), desk.guard)
     with desk.lend():
         BEGIN[begin](lead)
     assert desk.story() == [
@@ -360,12 +362,13 @@ def test_several_calls_of_a_server_at_once(desk, sse, native):
     assert sorted(sse.written().split(";")) == ["", "paper=x", "plan=x"]
 
 
-def test_each_of_two_agents_calls_the_server_as_itself(desk, sse, way):
+def test_each_of_two_agents_calls_the_server_as_itself(desk, sse, native):
     desk = desk(sse, tools=LIMITS)
     agents = [
-        way.agent(role, *writes(sse, role), "done", mcps=[sse.config]) for role in ("Lead", "Hand")
+        native.agent(role, *writes(sse, role), "done", mcps=[sse.config])
+        for role in ("Lead", "Hand")
     ]
-    crew = guard_crew(way.crew(*agents), desk.guard)
+    crew = guard_crew(native.crew(*agents), desk.guard)
     with desk.lend("read", "write"):
         crew.kickoff()
     assert [(c.chain[-1], c.scope, c.outcome or c.code) for c in desk.calls()] == [
@@ -376,11 +379,13 @@ def test_each_of_two_agents_calls_the_server_as_itself(desk, sse, way):
 
 
 @DEPRECATED
-def test_a_tool_that_crewai_makes_of_an_address(desk, http, way):
+def test_a_tool_that_crewai_makes_of_an_address(desk, http, native):
     desk = desk(http)
     schema = {"description": "Write a file.", "args_schema": create_model("Asked", path=(str, ...))}
     made = MCPToolWrapper({"url": http.config.url}, "write_file", schema, http.name)
-    output = desk.kickoff(way.agent("Lead", *writes(http, "plan", "secret"), "done", tools=[made]))
+    output = desk.kickoff(
+        native.agent("Lead", *writes(http, "plan", "secret"), "done", tools=[made])
+    )
     assert failures(output) == [("tool_reported", "policy.denied")]
     assert "wrote plan" in str(output.tasks_output[0].messages)
     assert desk.story() == [

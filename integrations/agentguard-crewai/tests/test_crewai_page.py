@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import tomllib
 import types
 from pathlib import Path
 
+import commands
 import pytest
 from crewai import Agent, Crew, Task
 from crewai.flow import Flow, listen, or_, start
@@ -77,8 +77,7 @@ def test_the_way_from_an_empty_folder(tmp_path, monkeypatch, capsys, native, sig
     monkeypatch.setenv("HOME", str(home))
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    command = [sys.executable, "-m", "agentguard.cli", "init"]
-    subprocess.run(command, check=True, capture_output=True)
+    assert commands.run(["init"], env=os.environ, cwd=".").returncode == 0
     table, *_others = blocks("toml")
     with Path("agentguard.toml").open("a", encoding="utf-8") as file:
         file.write(f"\n{table}")
@@ -162,7 +161,8 @@ def test_the_reason_codes_are_in_the_list():
     listed = (ROOT / "docs" / "reason-codes.md").read_text("utf-8")
     groups = "agent|approval|arguments|delegation|journal|policy|tool"
     found = set(re.findall(rf"`((?:{groups})\.[a-z_]+)`", TEXT))
-    named = {one for one in found if not one.endswith((".toml", ".yaml", ".copy", ".kickoff"))}
+    no_codes = (".toml", ".yaml", ".copy", ".kickoff", ".kickoff_async")
+    named = {one for one in found if not one.endswith(no_codes)}
     assert {"agent.unguarded", "delegation.delegatee", "journal.in_doubt"} <= named
     assert [code for code in sorted(named) if f"| `{code}` |" not in listed] == []
 
@@ -211,14 +211,14 @@ def test_crewai_drops_an_identity_that_no_yaml_has(native, recorded):
     assert member._agentguard.agent.name == "reader"
 
 
-def test_a_coworkers_denial_stands_in_the_output_of_the_task(way, recorded, read_note, ran):
+def test_a_coworkers_denial_stands_in_the_output_of_the_task(native, recorded, read_note, ran):
     made = recorded()
     made.decide = lambda call: (
         Decision.deny("no") if call["action"] == "read_note" else Decision.allow()
     )
     work = {"task": "Read.", "context": "It is short.", "coworker": "Hand"}
-    lead = way.agent("Lead", ("delegate_work_to_coworker", work), "done", allow_delegation=True)
-    hand = way.agent("Hand", ("read_note", {"name": "a"}), "it was denied", tools=[read_note])
+    lead = native.agent("Lead", ("delegate_work_to_coworker", work), "done", allow_delegation=True)
+    hand = native.agent("Hand", ("read_note", {"name": "a"}), "it was denied", tools=[read_note])
     task = Task(description="a task", expected_output="words", agent=lead)
     output = guard_crew(Crew(agents=[lead, hand], tasks=[task]), made.guard).kickoff()
     (failed,) = output.tasks_output[0].tool_failures
@@ -406,7 +406,7 @@ def test_of_two_methods_that_pause_at_once_crewai_keeps_one(
     assert sorted(ran) == ["a", "b"]
 
 
-def test_without_a_name_a_run_makes_each_call_again(way, recorded, read_note, ran):
+def test_without_a_name_a_run_makes_each_call_again(native, recorded, read_note, ran):
     made = recorded()
     made.decide = lambda call: (
         Decision.require_approval() if call["args"]["name"] == "b" else Decision.allow()
@@ -414,8 +414,8 @@ def test_without_a_name_a_run_makes_each_call_again(way, recorded, read_note, ra
 
     def begun():
         calls = ("read_note", {"name": "a"}), ("read_note", {"name": "b"})
-        member = way.agent("Reader", *calls, "done", tools=[read_note])
-        return guard_crew(way.crew(member), made.guard, on_approval="pause").kickoff()
+        member = native.agent("Reader", *calls, "done", tools=[read_note])
+        return guard_crew(native.crew(member), made.guard, on_approval="pause").kickoff()
 
     with pytest.raises(ApprovalPending):
         begun()

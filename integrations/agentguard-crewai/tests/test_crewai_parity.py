@@ -428,10 +428,12 @@ class Duck:
         return "quack " * times
 
 
-def test_a_tool_of_another_framework_is_the_same(same, way, how):
+def test_a_tool_of_another_framework_is_the_same(same, native, how):
     def build(watch):
         steps = ("quack_loudly", {"times": 2}), "done"
-        return way.crew(watch.agent(way, "Lead", *steps, tools=[Tool.from_langchain(Duck(watch))]))
+        return native.crew(
+            watch.agent(native, "Lead", *steps, tools=[Tool.from_langchain(Duck(watch))])
+        )
 
     run = same(build, how)
     assert run.made == [("lead", "quack_loudly", "ok")]
@@ -609,21 +611,21 @@ def test_a_repeated_call_in_text_is_answered_alike(same, text, how):
     assert run.said("reusing the same input")
 
 
-def test_a_model_that_fails_is_asked_again_alike(same, way, how):
+def test_a_model_that_fails_is_asked_again_alike(same, native, how):
     def build(watch):
         call = "read_file", {"path": "a"}
         steps = call, RuntimeError("the line is busy"), call, "done"
-        return way.crew(watch.agent(way, "Lead", *steps, tools=[reader(watch)]))
+        return native.crew(watch.agent(native, "Lead", *steps, tools=[reader(watch)]))
 
     run = same(build, how)
     assert run.made == [("lead", "read_file", "ok")] * 2
     assert "agent_execution_error" in run.seen["types"]
 
 
-def test_a_model_that_keeps_failing_ends_the_crew_alike(same, way, how):
+def test_a_model_that_keeps_failing_ends_the_crew_alike(same, native, how):
     def build(watch):
         steps = [RuntimeError("the line is busy")] * 9
-        return way.crew(watch.agent(way, "Lead", *steps, tools=[reader(watch)]))
+        return native.crew(watch.agent(native, "Lead", *steps, tools=[reader(watch)]))
 
     run = same(build, how)
     assert "the line is busy" in str(run.seen["result"])
@@ -644,7 +646,7 @@ def test_too_many_steps_end_alike(same, way):
 
 
 @pytest.mark.filterwarnings("ignore:function callbacks cannot be serialized")
-def test_callbacks_are_told_the_same(same, way, how):
+def test_callbacks_are_told_the_same(same, native, how):
     def build(watch):
         def inputs_of(inputs):
             watch.note("before_kickoff", inputs)
@@ -656,10 +658,10 @@ def test_callbacks_are_told_the_same(same, way, how):
             return output
 
         steps = ("read_file", {"path": "a"}), "done"
-        lead = watch.agent(way, "Lead on {about}", *steps, tools=[reader(watch)])
+        lead = watch.agent(native, "Lead on {about}", *steps, tools=[reader(watch)])
         guard_as_lead(lead)
         lead.step_callback = lambda step: watch.note("step of the agent", step)
-        writer = watch.agent(way, "Writer", ("read_file", {"path": "b"}), "written")
+        writer = watch.agent(native, "Writer", ("read_file", {"path": "b"}), "written")
         tasks = [
             Task(description="about {about}", expected_output="words", agent=lead),
             Task(
@@ -766,7 +768,7 @@ def test_hooks_change_what_goes_in_and_what_comes_out_alike(same, way, how, hook
     assert run.said("the content of A>")
 
 
-def test_a_guardrail_has_the_same_say(same, way, how):
+def test_a_guardrail_has_the_same_say(same, native, how):
     def build(watch):
         def checked(output):
             watch.note("guardrail", output)
@@ -774,7 +776,7 @@ def test_a_guardrail_has_the_same_say(same, way, how):
             return good, output.raw if good else "make it better"
 
         call = "read_file", {"path": "a"}
-        lead = watch.agent(way, "Lead", call, "bad", call, "better", tools=[reader(watch)])
+        lead = watch.agent(native, "Lead", call, "bad", call, "better", tools=[reader(watch)])
         task = Task(
             description="a task",
             expected_output="words",
@@ -793,12 +795,12 @@ def test_a_guardrail_has_the_same_say(same, way, how):
 # --- tasks ---------------------------------------------------------------------------------------
 
 
-def test_outputs_of_a_shape_are_the_same(same, way, how):
+def test_outputs_of_a_shape_are_the_same(same, native, how):
     def build(watch):
         said = '{"title": "t", "pages": 2}'
         steps = ("read_file", {"path": "a"}), said, said
-        one = watch.agent(way, "Lead", *steps, *[said] * 3, tools=[reader(watch)])
-        two = watch.agent(way, "Writer", said, said, said)
+        one = watch.agent(native, "Lead", *steps, *[said] * 3, tools=[reader(watch)])
+        two = watch.agent(native, "Writer", said, said, said)
         tasks = [
             Task(description="one", expected_output="x", agent=one, output_pydantic=Report),
             Task(description="two", expected_output="x", agent=two, output_json=Report),
@@ -811,11 +813,13 @@ def test_outputs_of_a_shape_are_the_same(same, way, how):
     assert "Report" in str(result)
 
 
-def test_context_and_conditions_are_the_same(same, way, how):
+def test_context_and_conditions_are_the_same(same, native, how):
     def build(watch):
         tools = [reader(watch)]
-        lead = watch.agent(way, "Lead", ("read_file", {"path": "a"}), "found bees", tools=tools)
-        writer = watch.agent(way, "Writer", ("read_file", {"path": "b"}), "ok", "end", tools=tools)
+        lead = watch.agent(native, "Lead", ("read_file", {"path": "a"}), "found bees", tools=tools)
+        writer = watch.agent(
+            native, "Writer", ("read_file", {"path": "b"}), "ok", "end", tools=tools
+        )
         first = Task(description="find", expected_output="x", agent=lead)
 
         def conditional(what: str) -> ConditionalTask:
@@ -838,10 +842,12 @@ def test_context_and_conditions_are_the_same(same, way, how):
     assert run.said("found bees")
 
 
-def test_asynchronous_tasks_are_the_same(same, way, how):
+def test_asynchronous_tasks_are_the_same(same, native, how):
     def build(watch):
-        lead = watch.agent(way, "Lead", ("read_file", {"path": "a"}), "one", tools=[reader(watch)])
-        writer = watch.agent(way, "Writer", ("read_file", {"path": "b"}), "two")
+        lead = watch.agent(
+            native, "Lead", ("read_file", {"path": "a"}), "one", tools=[reader(watch)]
+        )
+        writer = watch.agent(native, "Writer", ("read_file", {"path": "b"}), "two")
         tasks = [
             Task(description="x", expected_output="x", agent=lead, async_execution=True),
             Task(description="y", expected_output="y", agent=writer, tools=[reader(watch)]),
@@ -854,10 +860,10 @@ def test_asynchronous_tasks_are_the_same(same, way, how):
     assert run.made == [("lead", "read_file", "ok"), ("writer", "read_file", "ok")]
 
 
-def test_an_agent_with_two_tasks_is_the_same(same, way, how):
+def test_an_agent_with_two_tasks_is_the_same(same, native, how):
     def build(watch):
         steps = ("read_file", {"path": "a"}), "one", ("count_things", {}), "two"
-        lead = watch.agent(way, "Lead", *steps, tools=[reader(watch)])
+        lead = watch.agent(native, "Lead", *steps, tools=[reader(watch)])
         tasks = [
             Task(description="x", expected_output="x", agent=lead),
             Task(description="y", expected_output="y", agent=lead, tools=[Counter()]),
@@ -868,22 +874,22 @@ def test_an_agent_with_two_tasks_is_the_same(same, way, how):
     assert run.made == [("lead", "read_file", "ok"), ("lead", "count_things", "ok")]
 
 
-def test_a_time_limit_is_the_same(same, way, how):
+def test_a_time_limit_is_the_same(same, native, how):
     def build(watch):
         steps = ("read_file", {"path": "a"}), "done"
         tools = [reader(watch)]
-        return way.crew(watch.agent(way, "Lead", *steps, tools=tools, max_execution_time=60))
+        return native.crew(watch.agent(native, "Lead", *steps, tools=tools, max_execution_time=60))
 
     assert same(build, how).made == [("lead", "read_file", "ok")]
 
 
-def test_work_handed_to_a_coworker_is_the_same(same, way, how):
+def test_work_handed_to_a_coworker_is_the_same(same, native, how):
     def build(watch):
         handed = {"task": "write", "context": "c", "coworker": "Writer"}
         steps = ("delegate_work_to_coworker", handed), "done"
-        lead = watch.agent(way, "Lead", *steps, allow_delegation=True)
+        lead = watch.agent(native, "Lead", *steps, allow_delegation=True)
         asked = ("read_file", {"path": "a"}), "written"
-        writer = watch.agent(way, "Writer", *asked, tools=[reader(watch)])
+        writer = watch.agent(native, "Writer", *asked, tools=[reader(watch)])
         task = Task(description="a task", expected_output="words", agent=lead)
         return Crew(agents=[lead, writer], tasks=[task])
 
@@ -909,16 +915,16 @@ def test_a_question_to_nobody_is_answered_alike(same, way, how):
 
 
 @pytest.mark.parametrize("manager", ["made", "given"])
-def test_a_hierarchical_crew_is_the_same(same, way, how, manager):
+def test_a_hierarchical_crew_is_the_same(same, native, how, manager):
     def build(watch):
         handed = {"task": "write", "context": "c", "coworker": "Writer"}
         steps = ("delegate_work_to_coworker", handed), "done"
         asked = ("read_file", {"path": "a"}), "written"
-        writer = watch.agent(way, "Writer", *asked, tools=[reader(watch)])
+        writer = watch.agent(native, "Writer", *asked, tools=[reader(watch)])
         task = Task(description="a task", expected_output="words")
-        options: dict[str, Any] = {"manager_llm": watch.model(way, *steps)}
+        options: dict[str, Any] = {"manager_llm": watch.model(native, *steps)}
         if manager == "given":
-            options = {"manager_agent": watch.agent(way, "Boss", *steps, allow_delegation=True)}
+            options = {"manager_agent": watch.agent(native, "Boss", *steps, allow_delegation=True)}
         return Crew(agents=[writer], tasks=[task], process=Process.hierarchical, **options)
 
     boss = "crew-manager" if manager == "made" else "boss"
@@ -928,10 +934,10 @@ def test_a_hierarchical_crew_is_the_same(same, way, how, manager):
     )
 
 
-def test_inputs_are_filled_in_alike(same, way):
+def test_inputs_are_filled_in_alike(same, native):
     def build(watch):
         steps = ("read_file", {"path": "a"}), "done"
-        lead = watch.agent(way, "Lead", *steps, tools=[reader(watch)])
+        lead = watch.agent(native, "Lead", *steps, tools=[reader(watch)])
         lead.goal, lead.backstory = "know all about {topic}", "you are {mood}"
         task = Task(description="about {topic}", expected_output="{topic}", agent=lead)
         return Crew(agents=[lead], tasks=[task])
@@ -942,11 +948,11 @@ def test_inputs_are_filled_in_alike(same, way):
     assert run.made == [("lead", "read_file", "ok")]
 
 
-def test_a_stream_is_the_same(same, way):
+def test_a_stream_is_the_same(same, native):
     def build(watch):
         steps = ("read_file", {"path": "a"}), "done"
-        lead = watch.agent(way, "Lead", *steps, tools=[reader(watch)])
-        return way.crew(lead, stream=True)
+        lead = watch.agent(native, "Lead", *steps, tools=[reader(watch)])
+        return native.crew(lead, stream=True)
 
     def run(crew):
         output = crew.kickoff()
@@ -956,12 +962,12 @@ def test_a_stream_is_the_same(same, way):
     assert same(build, run, but=("events", "types")).made == [("lead", "read_file", "ok")]
 
 
-def test_a_replay_is_the_same(same, way):
+def test_a_replay_is_the_same(same, native):
     def build(watch):
         tools = [reader(watch)]
-        lead = watch.agent(way, "Lead", ("read_file", {"path": "a"}), "found", tools=tools)
+        lead = watch.agent(native, "Lead", ("read_file", {"path": "a"}), "found", tools=tools)
         steps = ("read_file", {"path": "b"}), "one", ("read_file", {"path": "c"}), "two"
-        writer = watch.agent(way, "Writer", *steps, tools=tools)
+        writer = watch.agent(native, "Writer", *steps, tools=tools)
         tasks = [
             Task(description=what, expected_output="words", agent=agent)
             for what, agent in (("find", lead), ("write", writer))
@@ -973,10 +979,10 @@ def test_a_replay_is_the_same(same, way):
     assert "two" in str(run.seen["result"])
 
 
-def test_a_limit_of_requests_is_the_same(same, way):
+def test_a_limit_of_requests_is_the_same(same, native):
     def build(watch):
         steps = ("read_file", {"path": "a"}), "done"
-        return way.crew(watch.agent(way, "Lead", *steps, tools=[reader(watch)], max_rpm=1000))
+        return native.crew(watch.agent(native, "Lead", *steps, tools=[reader(watch)], max_rpm=1000))
 
     assert same(build, HOW["kickoff"]).made == [("lead", "read_file", "ok")]
 
@@ -1005,22 +1011,22 @@ def test_a_cached_result_of_the_same_agent_is_used_alike(same, way, how, where):
 
 
 @pytest.mark.parametrize("where", ["nowhere", "agent says no"])
-def test_without_a_cache_the_tool_runs_alike(same, way, how, where):
+def test_without_a_cache_the_tool_runs_alike(same, native, how, where):
     def build(watch):
         more = {"cache": False} if where == "agent says no" else {}
-        lead = watch.agent(way, "Lead", *calls_of("aba"), "done", tools=[reader(watch)], **more)
-        return way.crew(lead, cache=where != "nowhere")
+        lead = watch.agent(native, "Lead", *calls_of("aba"), "done", tools=[reader(watch)], **more)
+        return native.crew(lead, cache=where != "nowhere")
 
     run = same(build, how)
     assert [ran[1] for ran in run.seen["ran"]] == ["a", "b", "a"]
 
 
-def test_an_agent_that_only_a_task_has_is_offered_no_cache_alike(same, way, how):
+def test_an_agent_that_only_a_task_has_is_offered_no_cache_alike(same, native, how):
     def build(watch):
-        lead = watch.agent(way, "Lead", "done")
-        writer = watch.agent(way, "Writer", *calls_of("aba"), "done", tools=[reader(watch)])
+        lead = watch.agent(native, "Lead", "done")
+        writer = watch.agent(native, "Writer", *calls_of("aba"), "done", tools=[reader(watch)])
         task = Task(description="a task", expected_output="words", agent=writer)
-        return way.crew(lead, tasks=[task], cache=True)
+        return native.crew(lead, tasks=[task], cache=True)
 
     run = same(build, how)
     assert [ran[1] for ran in run.seen["ran"]] == ["a", "b", "a"]
@@ -1075,11 +1081,11 @@ ALONE: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("alone", ALONE)
-def test_an_agent_by_itself_is_the_same(same, way, alone):
+def test_an_agent_by_itself_is_the_same(same, native, alone):
     def build(watch):
         said = '{"title": "t", "pages": 2}' if alone == "a shape" else "done"
         steps = ("read_file", {"path": "a"}), *[said] * 3
-        return watch.agent(way, "Lead", *steps, tools=[reader(watch)])
+        return watch.agent(native, "Lead", *steps, tools=[reader(watch)])
 
     run = same(build, ALONE[alone], guarded=guard_agent)
     assert run.made == [("lead", "read_file", "ok")]
@@ -1087,7 +1093,7 @@ def test_an_agent_by_itself_is_the_same(same, way, alone):
     assert "lite_agent_execution_completed" in run.seen["types"]
 
 
-def test_the_guardrail_of_an_agent_has_the_same_say(same, way):
+def test_the_guardrail_of_an_agent_has_the_same_say(same, native):
     def build(watch):
         def checked(output):
             watch.note("guardrail", output.raw)
@@ -1095,7 +1101,7 @@ def test_the_guardrail_of_an_agent_has_the_same_say(same, way):
 
         call = "read_file", {"path": "a"}
         steps = call, "bad", call, "better"
-        return watch.agent(way, "Lead", *steps, tools=[reader(watch)], guardrail=checked)
+        return watch.agent(native, "Lead", *steps, tools=[reader(watch)], guardrail=checked)
 
     run = same(build, ALONE["kickoff"], guarded=guard_agent)
     assert run.made == [("lead", "read_file", "ok")] * 2
@@ -1105,10 +1111,10 @@ def test_the_guardrail_of_an_agent_has_the_same_say(same, way):
 # --- copies, and runs of one crew after another --------------------------------------------------
 
 
-def test_a_second_run_of_a_crew_is_the_same(same, way, how):
+def test_a_second_run_of_a_crew_is_the_same(same, native, how):
     def build(watch):
         steps = ("read_file", {"path": "a"}), "one", ("read_file", {"path": "a"}), "two"
-        return way.crew(watch.agent(way, "Lead", *steps, tools=[reader(watch)]), cache=True)
+        return native.crew(watch.agent(native, "Lead", *steps, tools=[reader(watch)]), cache=True)
 
     run = same(build, lambda crew: [how(crew), how(crew)])
     assert run.made == [("lead", "read_file", "ok")] * 2
@@ -1122,7 +1128,7 @@ EACH: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @pytest.mark.parametrize("each", EACH)
-def test_a_run_for_each_input_is_the_same(same, way, each):
+def test_a_run_for_each_input_is_the_same(same, native, each):
     def build(watch):
         class Each(BaseTool):
             name: str = "Look Up"
@@ -1132,7 +1138,7 @@ def test_a_run_for_each_input_is_the_same(same, way, each):
                 return f"found {word}"
 
         # a model whose answers depend on what it reads: the runs may be at the same time
-        plain: Any = type(way.model())
+        plain: Any = type(native.model())
 
         class Model(plain):
             def call(self, messages, *args, **kwargs):
@@ -1142,8 +1148,8 @@ def test_a_run_for_each_input_is_the_same(same, way, each):
                 self.steps[:] = [f"all of {word}" if known else ("look_up", {"word": word})]
                 return plain.call(self, messages, *args, **kwargs)
 
-        llm = Model(model="scripted", native=way.native)
-        lead = watch.agent(way, "Lead", llm=llm, tools=[Each()])
+        llm = Model(model="scripted", native=True)
+        lead = watch.agent(native, "Lead", llm=llm, tools=[Each()])
         task = Task(description="about {topic}", expected_output="words", agent=lead)
         return Crew(agents=[lead], tasks=[task])
 
@@ -1156,12 +1162,12 @@ def test_a_run_for_each_input_is_the_same(same, way, each):
     assert len({call.instance for call in run.calls}) == 2
 
 
-def test_a_copied_crew_is_the_same(same, way, how):
+def test_a_copied_crew_is_the_same(same, native, how):
     def build(watch):
         steps = ("read_file", {"path": "a"}), "done"
-        lead = watch.agent(way, "Lead", *steps, tools=[reader(watch)])
-        writer = watch.agent(way, "Writer", "written")
-        return way.crew(lead, writer, cache=True, name="copied")
+        lead = watch.agent(native, "Lead", *steps, tools=[reader(watch)])
+        writer = watch.agent(native, "Writer", "written")
+        return native.crew(lead, writer, cache=True, name="copied")
 
     run = same(build, lambda crew: how(crew.copy()))
     assert run.made == [("lead", "read_file", "ok")]
@@ -1203,13 +1209,13 @@ def dumps(crew: Crew) -> list[Any]:
     ]
 
 
-def test_it_is_written_down_as_it_was(same, way):
-    same(looked_at(way), lambda crew: [dumps(crew), crew.kickoff().raw, dumps(crew)])
+def test_it_is_written_down_as_it_was(same, native):
+    same(looked_at(native), lambda crew: [dumps(crew), crew.kickoff().raw, dumps(crew)])
 
 
-def test_no_key_and_no_identity_is_written_down(way, recorded, tmp_path):
+def test_no_key_and_no_identity_is_written_down(native, recorded, tmp_path):
     made = recorded(agents={name: {"max_scope": ["a"]} for name in NAMES})
-    crew = guard_crew(looked_at(way)(Watch()), made.guard)
+    crew = guard_crew(looked_at(native)(Watch()), made.guard)
     crew.checkpoint = CheckpointConfig(location=str(tmp_path), on_events=["*"])
     with made.guard.delegate("user:alice", scope=["a"]):
         written = str(dumps(crew))
@@ -1225,7 +1231,7 @@ def test_no_key_and_no_identity_is_written_down(way, recorded, tmp_path):
         assert call.agent.rsplit("/", 1)[-1] not in written
 
 
-def test_the_classes_are_what_they_were(way, recorded):
+def test_the_classes_are_what_they_were(native, recorded):
     made = recorded(agents={name: {} for name in NAMES})
 
     class Special(Agent):
@@ -1234,7 +1240,7 @@ def test_the_classes_are_what_they_were(way, recorded):
     class Team(Crew):
         pass
 
-    one = Special(role="Lead", goal="g", backstory="b", llm=way.model("done"), tools=[Counter()])
+    one = Special(role="Lead", goal="g", backstory="b", llm=native.model("done"), tools=[Counter()])
     task = Task(description="a task", expected_output="words", agent=one)
     crew = guard_crew(Team(agents=[one], tasks=[task]), made.guard)
     assert isinstance(crew, Team)

@@ -139,9 +139,9 @@ def test_what_traces_a_tool_is_no_way_past_it(desk, native):
     assert desk.ran == []
 
 
-def test_the_agents_own_calls_run(desk, way, signed):
+def test_the_agents_own_calls_run(desk, native, signed):
     calls = [READ, ("note", {"text": "it"}), "done"]
-    crew = desk.crew(way.crew(way.agent("Lead", *calls, tools=desk.tools)))
+    crew = desk.crew(native.crew(native.agent("Lead", *calls, tools=desk.tools)))
     assert crew.kickoff().raw == "done"
     assert desk.ran == ["notes", "it"]
     assert [(call.tool, call.outcome) for call in signed(desk.log.guard)] == [
@@ -238,10 +238,10 @@ def test_a_method_that_is_replaced_once_the_agent_is_guarded_stops_the_crew(desk
     assert desk.ran == []
 
 
-def test_an_unguarded_crew_can_not_use_a_guarded_agents_tools(desk, way):
-    guard_agent(way.agent("Lead", tools=desk.tools), desk.log.guard)
-    other = way.agent("Other", READ, "done", tools=desk.tools)
-    output = way.crew(other).kickoff()
+def test_an_unguarded_crew_can_not_use_a_guarded_agents_tools(desk, native):
+    guard_agent(native.agent("Lead", tools=desk.tools), desk.log.guard)
+    other = native.agent("Other", READ, "done", tools=desk.tools)
+    output = native.crew(other).kickoff()
     assert desk.ran == []
     assert output.raw == "done"
 

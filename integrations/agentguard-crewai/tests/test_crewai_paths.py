@@ -195,7 +195,7 @@ def test_a_call_in_a_crew(desk, way):
 
 
 def test_several_native_calls_at_once(desk, native):
-    together = threading.Barrier(2, timeout=10)
+    together = threading.Barrier(2, timeout=120)
 
     @tool
     def read_file(path: str) -> str:
@@ -307,8 +307,8 @@ def test_the_steps_of_a_planner(desk, way, native):
     desk.require_both()
 
 
-def test_the_steps_of_a_planner_that_run_at_once(desk, way, native):
-    together = threading.Barrier(2, timeout=10)
+def test_the_steps_of_a_planner_that_run_at_once(desk, native):
+    together = threading.Barrier(2, timeout=120)
 
     @tool
     def read_file(path: str) -> str:
@@ -321,10 +321,10 @@ def test_the_steps_of_a_planner_that_run_at_once(desk, way, native):
         f"read the {path}": [("read_file", {"path": path}), f"it says {path}"]
         for path in ("plan", "paper", "secret")
     }
-    llm = Knowing(model="knowing", native=way.native, scripts={**scripts, "": ["done"]})
+    llm = Knowing(model="knowing", native=True, scripts={**scripts, "": ["done"]})
     planning = plan_of(native, *[(what, ()) for what in scripts])
-    lead = desk.lead(way, llm=llm, tools=[read_file], planning_config=planning)
-    output = desk.kickoff(guard_crew(way.crew(lead), desk.guard))
+    lead = desk.lead(native, llm=llm, tools=[read_file], planning_config=planning)
+    output = desk.kickoff(guard_crew(native.crew(lead), desk.guard))
     assert codes(output) == [["policy.denied"]]
     assert sorted(desk.ran) == ["paper", "plan"]
     assert {(call.agent, call.chain) for call in desk.calls()} == {("lead", CHAIN)}
@@ -344,20 +344,20 @@ def test_an_agent_that_plans_by_its_own_model(desk, native):
     desk.require_both()
 
 
-def test_an_agent_that_plans_by_itself(desk, way, native):
+def test_an_agent_that_plans_by_itself(desk, native):
     planning = plan_of(native, ("first", ()))
     steps = (*BOTH, "the first is done", "done")
-    lead: Any = guard_agent(desk.lead(way, *steps, planning_config=planning), desk.guard)
+    lead: Any = guard_agent(desk.lead(native, *steps, planning_config=planning), desk.guard)
     with desk.alice():
         lead.kickoff("go on")
     desk.require_both()
 
 
-def test_a_planner_that_ran_before_it_was_guarded_is_guarded(desk, way, native):
+def test_a_planner_that_ran_before_it_was_guarded_is_guarded(desk, native):
     planning = plan_of(native, ("first", ()), times=2)
     free = (("read_file", {"path": "free"}), "the first is done", "done")
-    lead = desk.lead(way, *free, *BOTH, "the first is done", "done", planning_config=planning)
-    crew = way.crew(lead)
+    lead = desk.lead(native, *free, *BOTH, "the first is done", "done", planning_config=planning)
+    crew = native.crew(lead)
     crew.kickoff()
     assert desk.ran.pop() == "free"
     desk.kickoff(guard_crew(crew, desk.guard))
@@ -595,15 +595,15 @@ def test_a_result_that_is_the_answer_is_none_where_it_was_denied(desk, way, path
     assert [call.chain for call in desk.calls()] == [CHAIN]
 
 
-def test_the_tools_of_a_task(desk, way):
-    lead = desk.lead(way, tools=[desk.tool("never_called")])
+def test_the_tools_of_a_task(desk, native):
+    lead = desk.lead(native, tools=[desk.tool("never_called")])
     crew = Crew(agents=[lead], tasks=[task_of(lead, tools=[desk.read_file])])
     desk.kickoff(guard_crew(crew, desk.guard))
     desk.require_both()
 
 
-def test_two_tasks_with_tools_of_their_own(desk, way):
-    lead = desk.lead(way, PLAN, "first", ("write_file", {"path": "secret"}), "second", tools=[])
+def test_two_tasks_with_tools_of_their_own(desk, native):
+    lead = desk.lead(native, PLAN, "first", ("write_file", {"path": "secret"}), "second", tools=[])
     tasks = [task_of(lead, tools=[desk.tool(name)]) for name in ("read_file", "write_file")]
     desk.kickoff(guard_crew(Crew(agents=[lead], tasks=tasks), desk.guard))
     assert desk.ran == ["plan"]
@@ -671,16 +671,16 @@ MEMORIES = (
 
 
 @pytest.mark.parametrize("where", ["agent-of-a-crew", "crew", "agent"])
-def test_the_tools_of_a_memory(desk, way, where):
-    memory = Kept(llm=way.model(), storage=object(), embedder=len)  # type: ignore[arg-type]
+def test_the_tools_of_a_memory(desk, native, where):
+    memory = Kept(llm=native.model(), storage=object(), embedder=len)  # type: ignore[arg-type]
     own = {} if where == "crew" else {"memory": memory}
-    lead = desk.lead(way, *MEMORIES, "done", tools=[], **own)
+    lead = desk.lead(native, *MEMORIES, "done", tools=[], **own)
     if where == "agent":
         guard_agent(lead, desk.guard)
         with desk.alice():
             lead.kickoff("go on")
     else:
-        crew = way.crew(lead, memory=memory if where == "crew" else False)
+        crew = native.crew(lead, memory=memory if where == "crew" else False)
         desk.kickoff(guard_crew(crew, desk.guard))
     kept = [said for said in memory.said if "plan" in said or "secret" in said]
     assert kept == ["asked for plan", "keeps plan"]
@@ -704,11 +704,11 @@ def skills(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["crew", "agent"])
-def test_the_loader_of_skills(desk, way, skills, where):
+def test_the_loader_of_skills(desk, native, skills, where):
     loads = [("load_skill", {"skill_name": name}) for name in ("plan", "secret")]
-    lead = desk.lead(way, *loads, "done", tools=[], skills=[skills])
+    lead = desk.lead(native, *loads, "done", tools=[], skills=[skills])
     if where == "crew":
-        heard = desk.kickoff(guard_crew(way.crew(lead), desk.guard)).tasks_output[0].messages
+        heard = desk.kickoff(guard_crew(native.crew(lead), desk.guard)).tasks_output[0].messages
     else:
         guard_agent(lead, desk.guard)
         with desk.alice():
@@ -719,10 +719,10 @@ def test_the_loader_of_skills(desk, way, skills, where):
     desk.require_both(tool="load_skill")
 
 
-def test_the_tool_that_adds_images(desk, way):
+def test_the_tool_that_adds_images(desk, native):
     adds = [("add_image_to_content", {"image_url": name}) for name in ("plan", "secret")]
-    lead = desk.lead(way, *adds, "done", tools=[], multimodal=True)
-    desk.kickoff(guard_crew(way.crew(lead), desk.guard))
+    lead = desk.lead(native, *adds, "done", tools=[], multimodal=True)
+    desk.kickoff(guard_crew(native.crew(lead), desk.guard))
     desk.ran.append("plan")
     desk.require_both(tool="add_image_to_content")
 
@@ -772,16 +772,16 @@ AGENT_WAYS = {
 
 
 @pytest.mark.parametrize("begin", AGENT_WAYS)
-def test_an_agent_without_a_guarded_crew(desk, way, begin):
-    lead: Any = guard_agent(desk.lead(way), desk.guard)
+def test_an_agent_without_a_guarded_crew(desk, native, begin):
+    lead: Any = guard_agent(desk.lead(native), desk.guard)
     with desk.alice():
         AGENT_WAYS[begin](lead)
     desk.require_both()
     assert not lead.llm.steps
 
 
-async def test_an_agent_that_is_kicked_off_on_an_event_loop(desk, way):
-    lead: Any = guard_agent(desk.lead(way), desk.guard)
+async def test_an_agent_that_is_kicked_off_on_an_event_loop(desk, native):
+    lead: Any = guard_agent(desk.lead(native), desk.guard)
     with desk.alice():
         begun = lead.kickoff("go on")  # CrewAI returns a coroutine there
         assert inspect.iscoroutine(begun)
@@ -801,9 +801,9 @@ CREW_WAYS = {
 
 
 @pytest.mark.parametrize("begin", CREW_WAYS)
-def test_the_ways_to_begin_a_crew(desk, way, begin):
-    llm = Knowing(model="knowing", native=way.native, scripts={"": [*BOTH, "done"]})
-    crew = guard_crew(way.crew(desk.lead(way, llm=llm)), desk.guard)
+def test_the_ways_to_begin_a_crew(desk, native, begin):
+    llm = Knowing(model="knowing", native=True, scripts={"": [*BOTH, "done"]})
+    crew = guard_crew(native.crew(desk.lead(native, llm=llm)), desk.guard)
     with desk.alice():
         outputs = CREW_WAYS[begin](crew)
     assert [(output.raw, codes(output)) for output in outputs] == [
@@ -819,8 +819,8 @@ def test_the_ways_to_begin_a_crew(desk, way, begin):
 
 
 @pytest.mark.parametrize("begin", ["kickoff", "akickoff"])
-def test_tasks_that_are_executed_at_once(desk, way, begin):
-    together = threading.Barrier(2, timeout=10)
+def test_tasks_that_are_executed_at_once(desk, native, begin):
+    together = threading.Barrier(2, timeout=120)
 
     @tool
     def read_file(path: str) -> str:
@@ -829,9 +829,9 @@ def test_tasks_that_are_executed_at_once(desk, way, begin):
         desk.ran.append(path)
         return path
 
-    lead = desk.lead(way, tools=[read_file])
-    hand = way.agent("Hand", *BOTH, "done", tools=[read_file])
-    last = way.agent("Crew manager", "done")
+    lead = desk.lead(native, tools=[read_file])
+    hand = native.agent("Hand", *BOTH, "done", tools=[read_file])
+    last = native.agent("Crew manager", "done")
     tasks = [task_of(one, async_execution=True) for one in (lead, hand)]
     crew = guard_crew(Crew(agents=[lead, hand, last], tasks=[*tasks, task_of(last)]), desk.guard)
     with desk.alice():
@@ -845,8 +845,8 @@ def test_tasks_that_are_executed_at_once(desk, way, begin):
 
 
 @pytest.mark.parametrize("begin", ["kickoff", "akickoff"])
-def test_an_agent_with_a_limit_of_its_time(desk, way, begin):
-    crew = guard_crew(way.crew(desk.lead(way, max_execution_time=60)), desk.guard)
+def test_an_agent_with_a_limit_of_its_time(desk, native, begin):
+    crew = guard_crew(native.crew(desk.lead(native, max_execution_time=60)), desk.guard)
     with desk.alice():
         CREW_WAYS[begin](crew)
     desk.require_both()
@@ -864,8 +864,8 @@ async def streamed(begin):
 
 
 @pytest.mark.parametrize("begin", STREAMS)
-def test_a_crew_that_streams(desk, way, begin):
-    lead = desk.lead(way)
+def test_a_crew_that_streams(desk, native, begin):
+    lead = desk.lead(native)
     crew = guard_crew(Crew(agents=[lead], tasks=[task_of(lead)], stream=True), desk.guard)
     with desk.alice():
         output = STREAMS[begin](crew)
@@ -873,8 +873,8 @@ def test_a_crew_that_streams(desk, way, begin):
     desk.require_both()
 
 
-def test_a_stream_that_is_read_after_the_block_does_not_run(desk, way):
-    lead = desk.lead(way)
+def test_a_stream_that_is_read_after_the_block_does_not_run(desk, native):
+    lead = desk.lead(native)
     crew = guard_crew(Crew(agents=[lead], tasks=[task_of(lead)], stream=True), desk.guard)
     with desk.alice():
         streaming: Any = crew.kickoff()
@@ -926,55 +926,57 @@ FLOWS = {
 
 
 @pytest.mark.parametrize("begin", FLOWS)
-def test_inside_of_a_flow(desk, way, begin):
+def test_inside_of_a_flow(desk, native, begin):
     sync, started = FLOWS[begin]
-    lead = desk.lead(way)
-    crew = guard_crew(way.crew(lead), desk.guard)
+    lead = desk.lead(native)
+    crew = guard_crew(native.crew(lead), desk.guard)
     with desk.alice():
         output = flow_of(sync, lambda: started(crew, lead)).kickoff()
     assert output.raw == "done"
     desk.require_both()
 
 
-def test_a_second_try_after_a_guardrail(desk, way):
+def test_a_second_try_after_a_guardrail(desk, native):
     tries = []
 
     def once(_output):
         tries.append(len(desk.calls()))
         return (len(tries) > 1, "not yet" if len(tries) == 1 else "done")
 
-    lead = desk.lead(way, PLAN, "first", SECRET, "second")
+    lead = desk.lead(native, PLAN, "first", SECRET, "second")
     task = task_of(lead, guardrail=once)
     desk.kickoff(guard_crew(Crew(agents=[lead], tasks=[task]), desk.guard))
     assert tries == [1, 2]
     desk.require_both()
 
 
-def test_a_second_try_of_an_agent_by_itself_after_a_guardrail(desk, way):
+def test_a_second_try_of_an_agent_by_itself_after_a_guardrail(desk, native):
     tries = []
 
     def once(_output):
         tries.append(len(desk.calls()))
         return (len(tries) > 1, "not yet" if len(tries) == 1 else "done")
 
-    lead: Any = guard_agent(desk.lead(way, PLAN, "one", SECRET, "two", guardrail=once), desk.guard)
+    lead: Any = guard_agent(
+        desk.lead(native, PLAN, "one", SECRET, "two", guardrail=once), desk.guard
+    )
     with desk.alice():
         lead.kickoff("go on")
     assert tries == [1, 2]
     desk.require_both()
 
 
-def test_a_second_try_after_what_a_person_said_of_the_answer(desk, way, monkeypatch):
+def test_a_second_try_after_what_a_person_said_of_the_answer(desk, native, monkeypatch):
     said = iter(["read the other one, too", ""])
     monkeypatch.setattr("builtins.input", lambda *_prompt: next(said))
-    lead = desk.lead(way, PLAN, "first", SECRET, "second")
+    lead = desk.lead(native, PLAN, "first", SECRET, "second")
     crew = guard_crew(Crew(agents=[lead], tasks=[task_of(lead, human_input=True)]), desk.guard)
     assert desk.kickoff(crew).raw == "second"
     desk.require_both()
 
 
-def test_a_task_on_a_condition(desk, way):
-    lead = desk.lead(way, PLAN, "first", SECRET, "second")
+def test_a_task_on_a_condition(desk, native):
+    lead = desk.lead(native, PLAN, "first", SECRET, "second")
     tasks = [
         task_of(lead),
         *(
@@ -991,10 +993,10 @@ def test_a_task_on_a_condition(desk, way):
     desk.require_both()
 
 
-def test_a_crew_whose_tasks_are_planned_first(desk, way, native):
+def test_a_crew_whose_tasks_are_planned_first(desk, native):
     plan = {"list_of_plans_per_task": [{"task_number": 1, "task": "a task", "plan": "read both"}]}
     planner = native.model(*[json.dumps(plan)] * 2)
-    lead = desk.lead(way)
+    lead = desk.lead(native)
     crew = Crew(agents=[lead], tasks=[task_of(lead)], planning=True, planning_llm=planner)
     desk.kickoff(guard_crew(crew, desk.guard))
     assert "read both" in crew.tasks[0].description
@@ -1014,15 +1016,15 @@ def test_a_model_of_its_own_that_picks_the_tools(desk, text, native):
     desk.require_both()
 
 
-def test_a_second_try_after_an_error_of_the_model(desk, way):
-    lead = desk.lead(way, PLAN, ValueError("the model is away"), SECRET, "done")
-    output = desk.kickoff(guard_crew(way.crew(lead), desk.guard))
+def test_a_second_try_after_an_error_of_the_model(desk, native):
+    lead = desk.lead(native, PLAN, ValueError("the model is away"), SECRET, "done")
+    output = desk.kickoff(guard_crew(native.crew(lead), desk.guard))
     assert output.raw == "done"
     desk.require_both()
 
 
-def test_a_run_that_is_replayed(desk, way):
-    lead = desk.lead(way, PLAN, "first", SECRET, "second", PLAN, SECRET, "again")
+def test_a_run_that_is_replayed(desk, native):
+    lead = desk.lead(native, PLAN, "first", SECRET, "second", PLAN, SECRET, "again")
     tasks = [Task(description=f"task {at}", expected_output="words", agent=lead) for at in range(2)]
     crew = guard_crew(Crew(agents=[lead], tasks=tasks), desk.guard)
     desk.kickoff(crew)
@@ -1042,17 +1044,17 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_crew_that_is_trained(desk, way, elsewhere):
+def test_a_crew_that_is_trained(desk, native, elsewhere):
     learned = json.dumps({"suggestions": ["read"], "quality": 5, "final_summary": "good"})
-    lead = desk.lead(way, *BOTH, "done", "better", learned, learned)
-    crew = guard_crew(way.crew(lead), desk.guard)
+    lead = desk.lead(native, *BOTH, "done", "better", learned, learned)
+    crew = guard_crew(native.crew(lead), desk.guard)
     with desk.alice():
         crew.train(1, str(elsewhere / "trained.pkl"))
     desk.require_both()
 
 
-def test_a_crew_that_is_tested(desk, way, native, elsewhere):
-    crew = guard_crew(way.crew(desk.lead(way)), desk.guard)
+def test_a_crew_that_is_tested(desk, native, elsewhere):
+    crew = guard_crew(native.crew(desk.lead(native)), desk.guard)
     with desk.alice():
         crew.test(1, native.model(*[json.dumps({"quality": 5})] * 2))
     desk.require_both()
@@ -1105,7 +1107,7 @@ def test_a_deep_copy_of_an_agent_is_another_instance(desk, native, how):
 
 @pytest.mark.parametrize("how", ["model_copy", "copy.copy"])
 def test_an_agent_and_its_copy_can_be_at_work_at_once(desk, native, how):
-    together = threading.Barrier(2, timeout=10)
+    together = threading.Barrier(2, timeout=120)
 
     @tool
     def read_file(path: str) -> str:
@@ -1121,21 +1123,21 @@ def test_an_agent_and_its_copy_can_be_at_work_at_once(desk, native, how):
         copied = COPIES[how](lead)
         tasks = [task_of(one, async_execution=True) for one in (lead, copied)]
         for waiting in [task.execute_async() for task in tasks]:
-            waiting.result(timeout=20)
+            waiting.result(timeout=120)
     desk.require_both(times=2)
     assert len({call.instance for call in desk.calls()}) == 2
 
 
-def test_a_tool_that_another_agent_was_guarded_with_is_the_own_of_who_calls_it(desk, way):
-    lead: Any = guard_agent(desk.lead(way), desk.guard)
+def test_a_tool_that_another_agent_was_guarded_with_is_the_own_of_who_calls_it(desk, native):
+    lead: Any = guard_agent(desk.lead(native), desk.guard)
     lead.create_agent_executor()
-    hand = way.agent("Hand", *BOTH, "done", tools=lead.agent_executor.original_tools)
-    desk.kickoff(guard_crew(way.crew(hand), desk.guard))
+    hand = native.agent("Hand", *BOTH, "done", tools=lead.agent_executor.original_tools)
+    desk.kickoff(guard_crew(native.crew(hand), desk.guard))
     desk.require_both(agent="hand", chain=(*CHAIN[:2], "hand"))
 
 
-def test_what_is_made_from_the_class_of_a_guarded_agent_has_no_identity(desk, way):
-    lead: Any = guard_agent(desk.lead(way), desk.guard)
+def test_what_is_made_from_the_class_of_a_guarded_agent_has_no_identity(desk, native):
+    lead: Any = guard_agent(desk.lead(native), desk.guard)
     made = type(lead)(role="Lead", goal="g", backstory="b", llm=lead.llm, tools=lead.tools)
     with desk.alice(), pytest.raises(ConfigError, match="'Lead' is not guarded") as refused:
         made.kickoff("go on")
@@ -1146,17 +1148,17 @@ def test_what_is_made_from_the_class_of_a_guarded_agent_has_no_identity(desk, wa
     desk.require_both()
 
 
-def test_what_is_made_from_the_class_of_a_guarded_crew_has_no_guard(desk, way):
-    lead = desk.lead(way)
-    crew: Any = guard_crew(way.crew(lead), desk.guard)
+def test_what_is_made_from_the_class_of_a_guarded_crew_has_no_guard(desk, native):
+    lead = desk.lead(native)
+    crew: Any = guard_crew(native.crew(lead), desk.guard)
     made = type(crew)(agents=[lead], tasks=[task_of(lead)])
     with desk.alice(), pytest.raises(ConfigError, match=r"the crew .* is not guarded"):
         made.kickoff()
     assert (desk.ran, desk.calls()) == ([], [])
 
 
-def test_a_guarded_agent_is_not_pickled(desk, way):
-    lead = guard_agent(desk.lead(way), desk.guard)
+def test_a_guarded_agent_is_not_pickled(desk, native):
+    lead = guard_agent(desk.lead(native), desk.guard)
     with pytest.raises((TypeError, pickle.PicklingError)):
         pickle.dumps(lead)
 
@@ -1166,16 +1168,16 @@ def test_a_guarded_agent_is_not_pickled(desk, way):
     [copy.copy, copy.deepcopy, pickle.dumps, lambda one: one.model_copy()],
     ids=["copy", "deepcopy", "pickle", "model_copy"],
 )
-def test_a_guarded_tool_is_not_copied(desk, way, how):
-    lead: Any = guard_agent(desk.lead(way), desk.guard)
+def test_a_guarded_tool_is_not_copied(desk, native, how):
+    lead: Any = guard_agent(desk.lead(native), desk.guard)
     lead.create_agent_executor()
     (guarded,) = lead.agent_executor.original_tools
     with pytest.raises(TypeError, match="take the original"):
         how(guarded)
 
 
-def test_what_is_made_from_the_class_of_a_guarded_tool_does_not_run(desk, way):
-    lead: Any = guard_agent(desk.lead(way), desk.guard)
+def test_what_is_made_from_the_class_of_a_guarded_tool_does_not_run(desk, native):
+    lead: Any = guard_agent(desk.lead(native), desk.guard)
     lead.create_agent_executor()
     (guarded,) = lead.agent_executor.original_tools
     fields = ("name", "description", "args_schema", "func")
@@ -1251,11 +1253,11 @@ def asks(coworker):
 
 
 @pytest.mark.parametrize("guarded_crew", [True, False], ids=["guarded-crew", "unguarded-crew"])
-def test_an_unguarded_coworker_is_given_no_work(desk, way, guarded_crew):
-    lead = desk.lead(way, PLAN, asks("Hand"), "done", allow_delegation=True)
-    hand = way.agent("Hand", *BOTH, "done", tools=[desk.read_file])
+def test_an_unguarded_coworker_is_given_no_work(desk, native, guarded_crew):
+    lead = desk.lead(native, PLAN, asks("Hand"), "done", allow_delegation=True)
+    hand = native.agent("Hand", *BOTH, "done", tools=[desk.read_file])
     if guarded_crew:
-        crew = guard_crew(way.crew(lead), desk.guard)
+        crew = guard_crew(native.crew(lead), desk.guard)
         crew.before_kickoff_callbacks.append(lambda _given: crew.agents.append(hand))
     else:
         guard_agent(lead, desk.guard)
@@ -1269,9 +1271,9 @@ def test_an_unguarded_coworker_is_given_no_work(desk, way, guarded_crew):
     ]
 
 
-def test_a_manager_that_the_crew_makes_is_guarded_each_time(desk, way):
-    hand = way.agent("Hand", *BOTH, "done", *BOTH, "done", tools=[desk.read_file])
-    manager = way.model(asks("Hand"), "done", asks("Hand"), "done")
+def test_a_manager_that_the_crew_makes_is_guarded_each_time(desk, native):
+    hand = native.agent("Hand", *BOTH, "done", *BOTH, "done", tools=[desk.read_file])
+    manager = native.model(asks("Hand"), "done", asks("Hand"), "done")
     crew = Crew(
         agents=[hand], tasks=[task_of(hand)], process=Process.hierarchical, manager_llm=manager
     )
@@ -1294,12 +1296,12 @@ def test_a_manager_that_the_crew_makes_is_guarded_each_time(desk, way):
     )
 
 
-def test_an_agent_of_another_guard_is_an_error(desk, recorded, way):
+def test_an_agent_of_another_guard_is_an_error(desk, recorded, native):
     other = recorded(agents=AGENTS)
-    lead, hand = desk.lead(way), way.agent("Hand", "done")
+    lead, hand = desk.lead(native), native.agent("Hand", "done")
     guard_agent(hand, other.guard)
     with pytest.raises(ConfigError, match="already guarded") as refused:
-        guard_crew(way.crew(lead, hand), desk.guard)
+        guard_crew(native.crew(lead, hand), desk.guard)
     assert refused.value.code == "agent.guarded"
     with pytest.raises(ConfigError, match="already guarded"):
         guard_agent(hand, desk.guard)
@@ -1309,9 +1311,9 @@ def test_an_agent_of_another_guard_is_an_error(desk, recorded, way):
     assert guard_agent(hand, other.guard, name="hand") is hand
 
 
-def test_a_crew_of_another_guard_is_an_error(desk, recorded, way):
+def test_a_crew_of_another_guard_is_an_error(desk, recorded, native):
     other = recorded(agents=AGENTS)
-    crew = guard_crew(way.crew(desk.lead(way)), desk.guard)
+    crew = guard_crew(native.crew(desk.lead(native)), desk.guard)
     with pytest.raises(ConfigError, match="already guarded") as refused:
         guard_crew(crew, other.guard)
     assert refused.value.code == "agent.guarded"
@@ -1320,10 +1322,10 @@ def test_a_crew_of_another_guard_is_an_error(desk, recorded, way):
     desk.require_both()
 
 
-def test_a_crew_keeps_its_guard_whoever_is_put_into_it(desk, recorded, way):
+def test_a_crew_keeps_its_guard_whoever_is_put_into_it(desk, recorded, native):
     other = recorded(agents=AGENTS)
-    crew = guard_crew(way.crew(desk.lead(way)), desk.guard)
-    hand = guard_agent(way.agent("Hand", "done"), other.guard)
+    crew = guard_crew(native.crew(desk.lead(native)), desk.guard)
+    hand = guard_agent(native.agent("Hand", "done"), other.guard)
     crew.agents[:], crew.tasks[0].agent = [hand], hand
     with pytest.raises(ConfigError, match=r"the crew .* is already guarded"):
         guard_crew(crew, other.guard)
@@ -1351,18 +1353,18 @@ class Foreign(BaseAgent):
         return []
 
 
-def test_an_agent_that_runs_its_tools_by_itself_is_not_guarded(desk, way):
+def test_an_agent_that_runs_its_tools_by_itself_is_not_guarded(desk, native):
     foreign: Any = Foreign(role="Hand", goal="g", backstory="b")
     with pytest.raises(ConfigError, match="runs its tools by itself") as refused:
         guard_agent(foreign, desk.guard)
     assert refused.value.code == "agent.unguardable"
     with pytest.raises(ConfigError, match="runs its tools by itself"):
-        guard_crew(Crew(agents=[desk.lead(way), foreign], tasks=[]), desk.guard)
+        guard_crew(Crew(agents=[desk.lead(native), foreign], tasks=[]), desk.guard)
 
 
 @pytest.mark.parametrize("method", ["execute_task", "aexecute_task", "kickoff", "kickoff_async"])
-def test_an_agent_that_is_put_to_work_in_another_way_is_not_guarded(desk, way, method):
-    lead = desk.lead(way)
+def test_an_agent_that_is_put_to_work_in_another_way_is_not_guarded(desk, native, method):
+    lead = desk.lead(native)
     object.__setattr__(lead, method, lambda *_args, **_kwargs: "done")  # as Agent(a2a=...) does
     with pytest.raises(ConfigError, match=f"its {method} was replaced") as refused:
         guard_agent(lead, desk.guard)
@@ -1379,10 +1381,10 @@ class PastTheGuard(Agent):
         executor.tools = [*executor.tools, executor.original_tools[-1].to_structured_tool()]
 
 
-def test_a_class_of_agents_that_adds_tools_past_the_guard_does_not_run(desk, way):
-    llm = way.model(("other", {"path": "plan"}), "done")
+def test_a_class_of_agents_that_adds_tools_past_the_guard_does_not_run(desk, native):
+    llm = native.model(("other", {"path": "plan"}), "done")
     lead = PastTheGuard(role="Lead", goal="g", backstory="b", llm=llm, tools=[desk.read_file])
-    crew = guard_crew(way.crew(lead), desk.guard)
+    crew = guard_crew(native.crew(lead), desk.guard)
     with desk.alice(), pytest.raises(ConfigError, match="past the guard") as refused:
         crew.kickoff()
     assert refused.value.code == "tool.unguarded"
@@ -1390,8 +1392,8 @@ def test_a_class_of_agents_that_adds_tools_past_the_guard_does_not_run(desk, way
 
 
 @pytest.mark.filterwarnings("ignore:LiteAgent is deprecated:FutureWarning")
-def test_what_is_no_agent_of_a_crew_is_not_guarded(desk, way):
-    lite: Any = LiteAgent(role="Hand", goal="g", backstory="b", llm=way.model())
+def test_what_is_no_agent_of_a_crew_is_not_guarded(desk, native):
+    lite: Any = LiteAgent(role="Hand", goal="g", backstory="b", llm=native.model())
     with pytest.raises(ConfigError, match="expected a CrewAI agent"):
         guard_agent(lite, desk.guard)
 
@@ -1605,7 +1607,7 @@ def test_a_hook_that_calls_the_tool_before_the_model_does_is_another_call(desk, 
 
 
 @pytest.mark.parametrize(("kind", "name"), REPLACED)
-def test_what_a_hook_puts_in_the_place_of_a_way_in_is_gated(desk, way, hooks, kind, name):
+def test_what_a_hook_puts_in_the_place_of_a_way_in_is_gated(desk, native, hooks, kind, name):
     made: Any = KINDS[kind](desk)
     desk.ran = getattr(made, "ran", desk.ran)
     ran = desk.ran
@@ -1620,8 +1622,8 @@ def test_what_a_hook_puts_in_the_place_of_a_way_in_is_gated(desk, way, hooks, ki
         object.__setattr__(held, name, instead)
 
     hooks(before=put)
-    lead = desk.lead(way, ("read_file", {"path": "paper"}), *BOTH, "done", tools=[made])
-    desk.kickoff(guard_crew(way.crew(lead), desk.guard))
+    lead = desk.lead(native, ("read_file", {"path": "paper"}), *BOTH, "done", tools=[made])
+    desk.kickoff(guard_crew(native.crew(lead), desk.guard))
     assert "secret" not in ran
     assert desk.story() == [
         ("lead", "read_file", "paper", "ok"),
@@ -1631,9 +1633,9 @@ def test_what_a_hook_puts_in_the_place_of_a_way_in_is_gated(desk, way, hooks, ki
 
 
 @pytest.mark.parametrize("begin", ["kickoff", "akickoff"])
-def test_a_callback_gets_guarded_tools_of_the_executor(desk, way, begin):
+def test_a_callback_gets_guarded_tools_of_the_executor(desk, native, begin):
     found: list[Any] = []
-    lead = desk.lead(way, PLAN, "done")
+    lead = desk.lead(native, PLAN, "done")
 
     def look(_given: Any) -> None:
         executor: Any = lead.agent_executor
@@ -1641,7 +1643,7 @@ def test_a_callback_gets_guarded_tools_of_the_executor(desk, way, begin):
             found.append(executor.original_tools[0].run(path="secret"))
             found.append(executor.tools[0].invoke({"path": "secret"}))
 
-    crew = guard_crew(way.crew(lead), desk.guard)
+    crew = guard_crew(native.crew(lead), desk.guard)
     crew.tasks[0].callback = look
     with desk.alice():
         CREW_WAYS[begin](crew)
@@ -1651,10 +1653,10 @@ def test_a_callback_gets_guarded_tools_of_the_executor(desk, way, begin):
 
 
 def test_the_tool_that_was_given_stays_the_object_that_it_was_and_runs_for_its_agent_alone(
-    desk, way
+    desk, native
 ):
-    lead = desk.lead(way)
-    desk.kickoff(guard_crew(way.crew(lead), desk.guard))
+    lead = desk.lead(native)
+    desk.kickoff(guard_crew(native.crew(lead), desk.guard))
     assert lead.tools == [desk.read_file]
     assert isinstance(desk.read_file, Tool)
     with pytest.raises(UnguardedCallError):

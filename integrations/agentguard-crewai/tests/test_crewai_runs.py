@@ -10,8 +10,6 @@ import asyncio
 import importlib
 import json
 import os
-import subprocess
-import sys
 import textwrap
 import threading
 from collections.abc import Callable
@@ -165,23 +163,23 @@ def test_a_call_that_was_completed_is_not_made_again_and_its_result_comes_back(s
     assert done.site == again.site != ben.site
 
 
-def test_without_a_name_it_is_made_again(shop, way):
+def test_without_a_name_it_is_made_again(shop, native):
     for said in ((PAY, "done"), (PAY, "done")):
         with shop.lent():
-            shop.crew(way.crew(shop.agent(way, *said))).kickoff()
+            shop.crew(native.crew(shop.agent(native, *said))).kickoff()
     assert shop.ran == ["ann", "ann"]
 
 
-def test_a_run_of_another_name_shares_nothing(shop, way):
-    shop.tried(way, PAY, "done")
-    second = shop.tried(way, PAY, "done", name="order-2")
+def test_a_run_of_another_name_shares_nothing(shop, native):
+    shop.tried(native, PAY, "done")
+    second = shop.tried(native, PAY, "done", name="order-2")
     assert shop.ran == ["ann", "ann"]
     assert "paid ann as number 2" in second.heard
 
 
-def test_a_run_may_be_begun_again_and_again(shop, way):
+def test_a_run_may_be_begun_again_and_again(shop, native):
     for _ in range(4):
-        assert shop.tried(way, PAY, LOOK, "done").raw == "done"
+        assert shop.tried(native, PAY, LOOK, "done").raw == "done"
     assert shop.ran == ["ann", "books"]
 
 
@@ -198,9 +196,9 @@ def test_a_run_may_be_begun_again_and_again(shop, way):
     ],
     ids=["kickoff", "async", "akickoff", "for_each", "agent", "agent_async", "message"],
 )
-def test_however_it_is_begun(shop, way, signed, begin):
+def test_however_it_is_begun(shop, native, signed, begin):
     for _ in range(2):
-        crew = shop.crew(way.crew(shop.agent(way, PAY, "done")))
+        crew = shop.crew(native.crew(shop.agent(native, PAY, "done")))
         with shop.lent(), resumable("order-1"):
             begin(crew)
     assert shop.ran == ["ann"]
@@ -209,9 +207,9 @@ def test_however_it_is_begun(shop, way, signed, begin):
     assert {(call.agent, call.chain) for call in calls} == {("lead", (*LENT, "lead"))}
 
 
-def test_a_stream_that_is_read_after_the_block_is_part_of_its_run(shop, way):
+def test_a_stream_that_is_read_after_the_block_is_part_of_its_run(shop, native):
     for _ in range(2):
-        crew = shop.crew(way.crew(shop.agent(way, PAY, "done"), stream=True))
+        crew = shop.crew(native.crew(shop.agent(native, PAY, "done"), stream=True))
         with shop.lent():
             with resumable("order-1"):
                 stream = crew.kickoff()
@@ -221,9 +219,9 @@ def test_a_stream_that_is_read_after_the_block_is_part_of_its_run(shop, way):
     assert shop.ran == ["ann"]
 
 
-def test_a_stream_that_is_read_in_the_block_is_part_of_its_run(shop, way):
+def test_a_stream_that_is_read_in_the_block_is_part_of_its_run(shop, native):
     for _ in range(2):
-        crew = shop.crew(way.crew(shop.agent(way, PAY, "done"), stream=True))
+        crew = shop.crew(native.crew(shop.agent(native, PAY, "done"), stream=True))
         with shop.lent(), resumable("order-1"):
             for _chunk in (stream := crew.kickoff()):
                 pass
@@ -242,13 +240,13 @@ def test_a_stream_that_is_read_in_the_block_is_part_of_its_run(shop, way):
     ],
     ids=["async", "akickoff", "for_each_async", "akickoff_for_each"],
 )
-async def test_an_async_stream_is_part_of_the_run_that_began_it(shop, way, begin, inside):
+async def test_an_async_stream_is_part_of_the_run_that_began_it(shop, native, begin, inside):
     async def read(stream: Any) -> None:
         async for _chunk in stream:
             pass
 
     for _ in range(2):
-        crew = shop.crew(way.crew(shop.agent(way, PAY, "done"), stream=True))
+        crew = shop.crew(native.crew(shop.agent(native, PAY, "done"), stream=True))
         with shop.lent():
             with resumable("order-1"):
                 stream = await begin(crew)
@@ -304,10 +302,10 @@ def test_a_stream_that_is_closed_has_ended(shop, native, block):
         assert model._ended == ["ended"]
 
 
-def test_streams_of_one_crew_are_each_part_of_their_own_run(shop, way):
+def test_streams_of_one_crew_are_each_part_of_their_own_run(shop, native):
     for _ in range(2):
-        lead = shop.agent(way, PAY, "done", PAY, "done")
-        crew = shop.crew(way.crew(lead, stream=True))
+        lead = shop.agent(native, PAY, "done", PAY, "done")
+        crew = shop.crew(native.crew(lead, stream=True))
         with shop.lent():
             streams = []
             for name in ("order-1", "order-2"):
@@ -318,14 +316,14 @@ def test_streams_of_one_crew_are_each_part_of_their_own_run(shop, way):
                     pass
                 assert stream.result.raw == "done"
     assert shop.ran == ["ann", "ann"]
-    assert shop.tried(way, PAY, "done", name="order-1").raw == "done"
-    assert shop.tried(way, PAY, "done", name="order-2").raw == "done"
+    assert shop.tried(native, PAY, "done", name="order-1").raw == "done"
+    assert shop.tried(native, PAY, "done", name="order-2").raw == "done"
     assert shop.ran == ["ann", "ann"]
 
 
-def test_a_stream_that_nobody_reads_leaves_no_run_behind(shop, way):
-    shop.tried(way, PAY, "done")
-    crew = shop.crew(way.crew(shop.agent(way, PAY, "done"), stream=True))
+def test_a_stream_that_nobody_reads_leaves_no_run_behind(shop, native):
+    shop.tried(native, PAY, "done")
+    crew = shop.crew(native.crew(shop.agent(native, PAY, "done"), stream=True))
     with shop.lent():
         with resumable("order-1"):
             crew.kickoff()
@@ -334,9 +332,9 @@ def test_a_stream_that_nobody_reads_leaves_no_run_behind(shop, way):
     assert shop.ran == ["ann", "ann"]
 
 
-async def test_blocks_of_tasks_of_one_loop_are_runs_of_their_own(shop, way):
+async def test_blocks_of_tasks_of_one_loop_are_runs_of_their_own(shop, native):
     async def one(name: str) -> str:
-        crew = shop.crew(way.crew(shop.agent(way, PAY, "done")))
+        crew = shop.crew(native.crew(shop.agent(native, PAY, "done")))
         with shop.lent(), resumable(name):
             return (await crew.akickoff()).raw
 
@@ -346,11 +344,11 @@ async def test_blocks_of_tasks_of_one_loop_are_runs_of_their_own(shop, way):
     assert shop.ran == ["ann"] * 3
 
 
-def test_tasks_at_once_are_of_one_run(shop, way, signed):
+def test_tasks_at_once_are_of_one_run(shop, native, signed):
     for _ in range(2):
-        lead, worker = (shop.agent(way, PAY, "done", role=role) for role in ("Lead", "Worker"))
+        lead, worker = (shop.agent(native, PAY, "done", role=role) for role in ("Lead", "Worker"))
         tasks = [task(lead, async_execution=True), task(worker)]
-        crew = shop.crew(way.crew(lead, worker, tasks=tasks))
+        crew = shop.crew(native.crew(lead, worker, tasks=tasks))
         with shop.lent(), resumable("order-1"):
             crew.kickoff()
     assert shop.ran == ["ann", "ann"]  # of two agents, each once
@@ -367,9 +365,9 @@ def test_tasks_at_once_are_of_one_run(shop, way, signed):
     }
 
 
-def test_two_crews_of_a_block_are_one_run(shop, way):
+def test_two_crews_of_a_block_are_one_run(shop, native):
     for _ in range(2):
-        crews = [shop.crew(way.crew(shop.agent(way, PAY, "done"))) for _ in range(2)]
+        crews = [shop.crew(native.crew(shop.agent(native, PAY, "done"))) for _ in range(2)]
         with shop.lent(), resumable("order-1"):
             for crew in crews:
                 crew.kickoff()
@@ -379,10 +377,10 @@ def test_two_crews_of_a_block_are_one_run(shop, way):
 # --- which call is the same -----------------------------------------------------------------------
 
 
-def test_the_same_call_twice_in_a_run_are_two_calls(shop, way):
+def test_the_same_call_twice_in_a_run_are_two_calls(shop, native):
     said = (PAY, LOOK, PAY, LOOK, "done")
-    first = shop.tried(way, *said)
-    second = shop.tried(way, *said[:-1], PAY, "done")
+    first = shop.tried(native, *said)
+    second = shop.tried(native, *said[:-1], PAY, "done")
     assert shop.ran == ["ann", "books", "ann", "books", "ann"]
     for at, what in enumerate(("paid ann", "looked at books") * 2, 1):
         assert f"{what} as number {at}" in first.heard
@@ -396,45 +394,45 @@ def test_the_same_call_twice_in_a_turn_are_two_calls(shop, native):
     assert sorted(shop.ran) == ["ann", "ann", "books"]
 
 
-def test_calls_are_known_in_whatever_order_they_are_made(shop, way):
-    shop.tried(way, PAY, LOOK, BEN, "done")
-    second = shop.tried(way, BEN, PAY, "done")
+def test_calls_are_known_in_whatever_order_they_are_made(shop, native):
+    shop.tried(native, PAY, LOOK, BEN, "done")
+    second = shop.tried(native, BEN, PAY, "done")
     assert shop.ran == ["ann", "books", "ben"]
     assert "paid ann as number 1" in second.heard
     assert "paid ben as number 3" in second.heard
 
 
-def test_how_the_arguments_are_written_makes_no_other_call(shop, way):
-    shop.tried(way, ("pay", {"to": "ann", "cents": 100}), "done")
-    shop.tried(way, ("pay", {"cents": 100, "to": "ann"}), "done")
-    shop.tried(way, PAY, "done")
+def test_how_the_arguments_are_written_makes_no_other_call(shop, native):
+    shop.tried(native, ("pay", {"to": "ann", "cents": 100}), "done")
+    shop.tried(native, ("pay", {"cents": 100, "to": "ann"}), "done")
+    shop.tried(native, PAY, "done")
     assert shop.ran == ["ann"]
 
 
-def test_other_arguments_make_another_call(shop, way):
-    shop.tried(way, PAY, "done")
-    shop.tried(way, ("pay", {"to": "ann", "cents": 101}), "done")
+def test_other_arguments_make_another_call(shop, native):
+    shop.tried(native, PAY, "done")
+    shop.tried(native, ("pay", {"to": "ann", "cents": 101}), "done")
     assert shop.ran == ["ann", "ann"]
 
 
-def test_another_agent_makes_another_call(shop, way, signed):
-    shop.tried(way, PAY, "done")
-    shop.tried(way, PAY, "done", role="Worker")
+def test_another_agent_makes_another_call(shop, native, signed):
+    shop.tried(native, PAY, "done")
+    shop.tried(native, PAY, "done", role="Worker")
     assert shop.ran == ["ann", "ann"]
     assert [call.chain for call in calls_of(signed, shop)] == [(*LENT, "lead"), (*LENT, "worker")]
 
 
 @pytest.mark.parametrize("order", [("Worker", "Lead"), ("Lead", "Worker")])
-def test_agents_that_make_the_same_call_in_another_order_make_no_other(shop, way, order):
+def test_agents_that_make_the_same_call_in_another_order_make_no_other(shop, native, order):
     for roles in (("Lead", "Worker"), order):
-        agents = [shop.agent(way, PAY, "done", role=role) for role in roles]
-        crew = shop.crew(way.crew(*agents))
+        agents = [shop.agent(native, PAY, "done", role=role) for role in roles]
+        crew = shop.crew(native.crew(*agents))
         with shop.lent(), resumable("order-1"):
             assert crew.kickoff().raw == "done"
     assert shop.ran == ["ann", "ann"]
 
 
-def test_tools_that_take_the_same_arguments_are_others(shop, way):
+def test_tools_that_take_the_same_arguments_are_others(shop, native):
     @tool
     def peek(what: str) -> str:
         """Look at something in passing."""
@@ -443,16 +441,16 @@ def test_tools_that_take_the_same_arguments_are_others(shop, way):
 
     peeking = ("peek", {"what": "books"})
     for said in ((LOOK, peeking), (peeking, LOOK)):
-        told = shop.tried(way, *said, "done", tools=[peek, *shop.tools])
+        told = shop.tried(native, *said, "done", tools=[peek, *shop.tools])
     assert shop.ran == ["books", "peek at books"]
     assert "peeked at books" in told.heard
     assert "looked at books as number 1" in told.heard
 
 
-def test_another_principals_call_is_another(shop, way, signed):
+def test_another_principals_call_is_another(shop, native, signed):
     for principal in ("user:alice", "user:bob", "user:alice"):
-        lead = shop.agent(way, PAY, "done")
-        told = shop.run(lead, shop.crew(way.crew(lead)), principal=principal)
+        lead = shop.agent(native, PAY, "done")
+        told = shop.run(lead, shop.crew(native.crew(lead)), principal=principal)
         assert ("paid ann as number 2" in told.heard) == (principal == "user:bob")
     assert shop.ran == ["ann", "ann"]
     assert [call.chain[0] for call in calls_of(signed, shop)] == [
@@ -462,23 +460,23 @@ def test_another_principals_call_is_another(shop, way, signed):
     ]
 
 
-def test_a_call_through_another_service_is_another(shop, way):
+def test_a_call_through_another_service_is_another(shop, native):
     for via in ("crew:report", "crew:other"):
-        lead = shop.agent(way, PAY, "done")
-        shop.run(lead, shop.crew(way.crew(lead)), via=via)
+        lead = shop.agent(native, PAY, "done")
+        shop.run(lead, shop.crew(native.crew(lead)), via=via)
     assert shop.ran == ["ann", "ann"]
 
 
-def test_a_tool_that_was_changed_is_another(shop, way):
-    shop.tried(way, PAY, "done")
-    shop.tried(way, PAY, "done", tools=[shop.paying("Pay, or do not.")])
+def test_a_tool_that_was_changed_is_another(shop, native):
+    shop.tried(native, PAY, "done")
+    shop.tried(native, PAY, "done", tools=[shop.paying("Pay, or do not.")])
     assert shop.ran == ["ann", "ann"]
 
 
-def test_a_delegation_that_is_given_anew_is_the_same_principals(shop, way):
+def test_a_delegation_that_is_given_anew_is_the_same_principals(shop, native):
     for scope in (["pay"], ["pay", "look"]):
-        lead = shop.agent(way, PAY, "done")
-        shop.run(lead, shop.crew(way.crew(lead)), scope=scope, expires_in=600)
+        lead = shop.agent(native, PAY, "done")
+        shop.run(lead, shop.crew(native.crew(lead)), scope=scope, expires_in=600)
     assert shop.ran == ["ann"]
 
 
@@ -504,23 +502,23 @@ def test_a_call_that_failed_and_was_made_once_more_is_not_made_a_third_time(shop
     assert "paid ann as number 2" in second.heard
 
 
-def test_a_call_that_was_denied_and_then_allowed_is_not_made_a_second_time(shop, way):
+def test_a_call_that_was_denied_and_then_allowed_is_not_made_a_second_time(shop, native):
     shop.answers["pay"] = Decision.deny("not yet")
     shop.then = shop.answers.clear
-    shop.tried(way, PAY, LOOK, PAY, DOWN)
+    shop.tried(native, PAY, LOOK, PAY, DOWN)
     assert shop.ran == ["books", "ann"]
-    second = shop.tried(way, PAY, "done")
+    second = shop.tried(native, PAY, "done")
     assert shop.ran == ["books", "ann"]
     assert "paid ann as number 2" in second.heard
 
 
-def test_a_call_that_waited_in_vain_finds_its_answer_when_it_is_made_again(shop, way, signed):
+def test_a_call_that_waited_in_vain_finds_its_answer_when_it_is_made_again(shop, native, signed):
     shop.terms = {"on_approval": "wait", "timeout": 0}
     shop.answers["pay"] = Decision.require_approval()
     shop.then = shop.log.approve
-    first = shop.tried(way, PAY, LOOK, PAY, DOWN)
+    first = shop.tried(native, PAY, LOOK, PAY, DOWN)
     assert shop.ran == ["books", "ann"], first.codes
-    second = shop.tried(way, PAY, "done")
+    second = shop.tried(native, PAY, "done")
     assert (shop.ran, second.codes) == (["books", "ann"], [])
     assert [call.outcome for call in calls_of(signed, shop)] == ["ok", "not_run"]
 
@@ -536,15 +534,15 @@ def test_calls_that_fail_at_once_are_each_made_again_and_none_twice(shop, native
 
 
 @pytest.mark.parametrize("error", [TimeoutError("no answer"), KeyboardInterrupt(), SystemExit(1)])
-def test_of_a_call_that_was_cut_short_nobody_knows(shop, way, signed, error):
+def test_of_a_call_that_was_cut_short_nobody_knows(shop, native, signed, error):
     shop.failing = [error]
-    lead = shop.agent(way, PAY, "done")
+    lead = shop.agent(native, PAY, "done")
     with shop.lent(), resumable("order-1"):
         try:
-            shop.crew(way.crew(lead)).kickoff()
+            shop.crew(native.crew(lead)).kickoff()
         except (KeyboardInterrupt, SystemExit) as raised:
             assert raised is error  # noqa: PT017  a tool's TimeoutError is told to the model
-    second = shop.tried(way, PAY, LOOK, "done")
+    second = shop.tried(native, PAY, LOOK, "done")
     assert second.codes == ["journal.cut_short"]
     assert shop.ran == ["books"]
     (failure,) = second.failures
@@ -570,20 +568,20 @@ def test_a_call_that_timed_out_is_in_doubt_at_once(shop, way):
     assert shop.ran == ["books"]
 
 
-def test_a_run_that_goes_on_twice_at_once_does_nothing_twice(shop, way):
+def test_a_run_that_goes_on_twice_at_once_does_nothing_twice(shop, native):
     ready = threading.Barrier(3)
 
     def one(_at: int) -> Any:
-        lead = shop.agent(way, PAY, LOOK, "done")
-        crew = shop.crew(way.crew(lead))
-        ready.wait(20)
+        lead = shop.agent(native, PAY, LOOK, "done")
+        crew = shop.crew(native.crew(lead))
+        ready.wait(120)
         return shop.run(lead, crew)
 
     with ThreadPoolExecutor(3) as threads:
         told = list(threads.map(one, range(3)))
     assert sorted(shop.ran) == ["ann", "books"]
     assert {code for one in told for code in one.codes} <= {"journal.in_doubt"}
-    assert shop.tried(way, PAY, LOOK, "done").codes == []
+    assert shop.tried(native, PAY, LOOK, "done").codes == []
     assert sorted(shop.ran) == ["ann", "books"]
 
 
@@ -676,11 +674,11 @@ class Odd(str):
     ],
     ids=lambda result: type(result).__name__,
 )
-def test_a_result_that_can_not_be_kept_is_not_given_again(shop, way, signed, result):
+def test_a_result_that_can_not_be_kept_is_not_given_again(shop, native, signed, result):
     shop.results = lambda _to, _at: result
-    shop.tried(way, PAY, "done")
+    shop.tried(native, PAY, "done")
     assert shop.ran == ["ann"]
-    second = shop.tried(way, PAY, LOOK, "done")
+    second = shop.tried(native, PAY, LOOK, "done")
     assert (second.codes, second.raw) == (["journal.unreplayable"], "done")
     assert shop.ran == ["ann", "books"]
     (failure,) = second.failures
@@ -702,10 +700,10 @@ def test_a_call_that_was_not_kept_is_refused_however_often_the_model_makes_it(sh
     assert shop.ran == ["ann", "books", "ben"]
 
 
-def test_a_result_of_which_a_part_is_redacted_is_not_kept(shop, way):
+def test_a_result_of_which_a_part_is_redacted_is_not_kept(shop, native):
     shop.answers["pay"] = Decision.allow().redacted("/result")
-    shop.tried(way, PAY, "done")
-    assert shop.tried(way, PAY, "done").codes == ["journal.unreplayable"]
+    shop.tried(native, PAY, "done")
+    assert shop.tried(native, PAY, "done").codes == ["journal.unreplayable"]
     assert shop.ran == ["ann"]
 
 
@@ -725,12 +723,12 @@ def test_a_result_that_the_schema_has_no_more_is_not_given_again(shop, native):
 
 
 @pytest.mark.parametrize("call", [DELEGATE, QUESTION], ids=["work", "question"])
-def test_what_a_coworker_has_completed_is_not_asked_of_it_again(shop, way, signed, call):
+def test_what_a_coworker_has_completed_is_not_asked_of_it_again(shop, native, signed, call):
     heard = []
     for last in (DOWN, "done"):
-        lead = shop.agent(way, call, last, allow_delegation=True, tools=[])
-        worker = shop.agent(way, PAY, "ann is paid", role="Worker")
-        crew = shop.crew(way.crew(lead, worker, tasks=[task(lead)]))
+        lead = shop.agent(native, call, last, allow_delegation=True, tools=[])
+        worker = shop.agent(native, PAY, "ann is paid", role="Worker")
+        crew = shop.crew(native.crew(lead, worker, tasks=[task(lead)]))
         told = shop.run(lead, crew)
         heard.append((len(worker.llm.heard), "ann is paid" in told.heard))
     assert told.raw == "done"
@@ -743,12 +741,12 @@ def test_what_a_coworker_has_completed_is_not_asked_of_it_again(shop, way, signe
     assert (paid.agent, paid.chain) == ("worker", (*LENT, "lead", "worker"))
 
 
-def test_a_coworker_that_failed_goes_on_in_the_next_try(shop, way, signed):
+def test_a_coworker_that_failed_goes_on_in_the_next_try(shop, native, signed):
     # CrewAI tells the error of a coworker as the result of the delegation
     for said, then in ((DOWN, DOWN), ("ann is paid", "done")):
-        lead = shop.agent(way, DELEGATE, then, allow_delegation=True, tools=[])
-        worker = shop.agent(way, PAY, LOOK, said, role="Worker")
-        crew = shop.crew(way.crew(lead, worker, tasks=[task(lead)]))
+        lead = shop.agent(native, DELEGATE, then, allow_delegation=True, tools=[])
+        worker = shop.agent(native, PAY, LOOK, said, role="Worker")
+        crew = shop.crew(native.crew(lead, worker, tasks=[task(lead)]))
         told = shop.run(lead, crew)
     assert told.raw == "done"
     assert "ann is paid" in told.heard
@@ -763,12 +761,12 @@ def test_a_coworker_that_failed_goes_on_in_the_next_try(shop, way, signed):
     ]
 
 
-def test_a_coworker_that_is_stopped_goes_on(shop, way):
+def test_a_coworker_that_is_stopped_goes_on(shop, native):
     # a person's interrupt is no failure of the delegation
     for stop in (KeyboardInterrupt(), None):
-        lead = shop.agent(way, DELEGATE, "done", allow_delegation=True, tools=[])
-        worker = shop.agent(way, LOOK, PAY, "ann is paid", role="Worker")
-        crew = shop.crew(way.crew(lead, worker, tasks=[task(lead)]))
+        lead = shop.agent(native, DELEGATE, "done", allow_delegation=True, tools=[])
+        worker = shop.agent(native, LOOK, PAY, "ann is paid", role="Worker")
+        crew = shop.crew(native.crew(lead, worker, tasks=[task(lead)]))
         if stop is not None:
             shop.failing = [stop]
             with shop.lent(), resumable("order-1"), pytest.raises(KeyboardInterrupt):
@@ -782,14 +780,14 @@ def test_a_coworker_that_is_stopped_goes_on(shop, way):
     )
 
 
-def test_what_lies_in_a_delegation_that_is_handed_out_keeps_its_place(shop, way, signed):
+def test_what_lies_in_a_delegation_that_is_handed_out_keeps_its_place(shop, native, signed):
     # the coworker pays the same person in two delegations, and the second one is cut short
     other = (DELEGATE[0], {**DELEGATE[1], "task": "pay ann once more"})
     told = None
     for said in ((PAY, "first", DOWN), (PAY, "second")):
-        lead = shop.agent(way, DELEGATE, other, "done", allow_delegation=True, tools=[])
-        worker = shop.agent(way, *said, role="Worker")
-        crew = shop.crew(way.crew(lead, worker, tasks=[task(lead)]))
+        lead = shop.agent(native, DELEGATE, other, "done", allow_delegation=True, tools=[])
+        worker = shop.agent(native, *said, role="Worker")
+        crew = shop.crew(native.crew(lead, worker, tasks=[task(lead)]))
         told = shop.run(lead, crew)
     assert told.raw == "done"
     assert shop.ran == ["ann", "ann"]  # the second one is no repetition of the first
@@ -798,35 +796,35 @@ def test_what_lies_in_a_delegation_that_is_handed_out_keeps_its_place(shop, way,
     assert len({call.site for call in paid}) == 2
     assert {call.chain for call in paid} == {(*LENT, "lead", "worker")}
     for _ in range(2):  # and by then both are complete
-        lead = shop.agent(way, DELEGATE, other, "done", allow_delegation=True, tools=[])
-        worker = shop.agent(way, role="Worker")
-        shop.run(lead, shop.crew(way.crew(lead, worker, tasks=[task(lead)])))
+        lead = shop.agent(native, DELEGATE, other, "done", allow_delegation=True, tools=[])
+        worker = shop.agent(native, role="Worker")
+        shop.run(lead, shop.crew(native.crew(lead, worker, tasks=[task(lead)])))
         assert len(worker.llm.heard) == 0
     assert shop.ran == ["ann", "ann"]
 
 
-def test_a_coworker_that_does_it_itself_afterwards_does_it_once_more(shop, way):
+def test_a_coworker_that_does_it_itself_afterwards_does_it_once_more(shop, native):
     # a delegation in which it has paid is handed out, and then it has a task of its own
     for last in (DOWN, "done"):
-        lead = shop.agent(way, DELEGATE, "done", allow_delegation=True, tools=[])
-        worker = shop.agent(way, PAY, "is paid", PAY, last, role="Worker")
+        lead = shop.agent(native, DELEGATE, "done", allow_delegation=True, tools=[])
+        worker = shop.agent(native, PAY, "is paid", PAY, last, role="Worker")
         if last == "done":
-            worker = shop.agent(way, PAY, last, role="Worker")
-        crew = shop.crew(way.crew(lead, worker))
+            worker = shop.agent(native, PAY, last, role="Worker")
+        crew = shop.crew(native.crew(lead, worker))
         told = shop.run(lead, crew)
     assert told.raw == "done"
     assert shop.ran == ["ann", "ann"]
 
 
-def test_what_a_manager_has_given_away_is_not_asked_again(shop, way, signed):
+def test_what_a_manager_has_given_away_is_not_asked_again(shop, native, signed):
     for last in (DOWN, "done"):
-        worker = shop.agent(way, PAY, "ann is paid", role="Worker")
+        worker = shop.agent(native, PAY, "ann is paid", role="Worker")
         crew = shop.crew(
             Crew(
                 agents=[worker],
                 tasks=[task()],
                 process=Process.hierarchical,
-                manager_llm=way.model(DELEGATE, last, last, last),
+                manager_llm=native.model(DELEGATE, last, last, last),
             )
         )
         with shop.lent(), resumable("order-1"):
@@ -843,14 +841,14 @@ def test_what_a_manager_has_given_away_is_not_asked_again(shop, way, signed):
 # --- authority comes first ------------------------------------------------------------------------
 
 
-def test_what_is_denied_by_now_is_not_handed_out(shop, way, signed):
-    shop.tried(way, PAY, "done")
+def test_what_is_denied_by_now_is_not_handed_out(shop, native, signed):
+    shop.tried(native, PAY, "done")
     shop.answers["pay"] = Decision.deny("not any more")
-    second = shop.tried(way, PAY, "done")
+    second = shop.tried(native, PAY, "done")
     assert second.codes == ["policy.denied"]
     assert "number 1" not in second.heard
     shop.answers.clear()
-    assert "paid ann as number 1" in shop.tried(way, PAY, "done").heard
+    assert "paid ann as number 1" in shop.tried(native, PAY, "done").heard
     assert shop.ran == ["ann"]
     assert [(call.code, call.outcome) for call in calls_of(signed, shop)] == [
         ("", "ok"),
@@ -859,31 +857,31 @@ def test_what_is_denied_by_now_is_not_handed_out(shop, way, signed):
     ]
 
 
-def test_what_nobody_lends_any_more_is_not_handed_out(shop, way):
-    shop.tried(way, PAY, "done")
-    lead = shop.agent(way, PAY, "done")
-    crew = shop.crew(way.crew(lead))
+def test_what_nobody_lends_any_more_is_not_handed_out(shop, native):
+    shop.tried(native, PAY, "done")
+    lead = shop.agent(native, PAY, "done")
+    crew = shop.crew(native.crew(lead))
     with resumable("order-1"):
         output = crew.kickoff()
     (failed,) = output.tasks_output[0].tool_failures
     assert (failed.failure.code, shop.ran) == ("delegation.missing", ["ann"])
 
 
-def test_what_is_to_be_approved_by_now_is_handed_out_since_it_does_not_run(shop, way):
-    shop.tried(way, PAY, "done")
+def test_what_is_to_be_approved_by_now_is_handed_out_since_it_does_not_run(shop, native):
+    shop.tried(native, PAY, "done")
     shop.answers["pay"] = Decision.require_approval()
-    second = shop.tried(way, PAY, "done")
+    second = shop.tried(native, PAY, "done")
     assert (second.codes, shop.ran) == ([], ["ann"])
     assert shop.guard.approvals.pending() == []
 
 
-def test_what_was_approved_once_is_handed_out_without_another_approval(shop, way, signed):
+def test_what_was_approved_once_is_handed_out_without_another_approval(shop, native, signed):
     shop.answers["pay"] = Decision.require_approval()
     with pytest.raises(ApprovalPending):
-        shop.tried(way, PAY, "done")
+        shop.tried(native, PAY, "done")
     shop.log.approve()
     for last in (DOWN, "done"):
-        assert "paid ann as number 1" in shop.tried(way, PAY, last).heard
+        assert "paid ann as number 1" in shop.tried(native, PAY, last).heard
     assert shop.ran == ["ann"]
     assert shop.guard.approvals.pending() == []
     assert [call.outcome for call in calls_of(signed, shop)] == ["ok", "not_run"]
@@ -892,14 +890,14 @@ def test_what_was_approved_once_is_handed_out_without_another_approval(shop, way
 # --- pauses ---------------------------------------------------------------------------------------
 
 
-def test_what_was_done_before_a_pause_is_not_done_again(shop, way, signed):
+def test_what_was_done_before_a_pause_is_not_done_again(shop, native, signed):
     shop.answers["pay"] = Decision.require_approval()
     said = (LOOK, PAY, LOOK, BEN, "done")
     for _ in range(2):
         with pytest.raises(ApprovalPending):
-            shop.tried(way, *said)
+            shop.tried(native, *said)
         shop.log.approve()
-    assert shop.tried(way, *said).raw == "done"
+    assert shop.tried(native, *said).raw == "done"
     assert shop.ran == ["books", "ann", "books", "ben"]
     calls = calls_of(signed, shop)
     assert [(call.arguments["to"], call.outcome) for call in calls] == [
@@ -910,11 +908,11 @@ def test_what_was_done_before_a_pause_is_not_done_again(shop, way, signed):
     assert {call.chain for call in calls} == {(*LENT, "lead")}
 
 
-def test_a_run_that_has_paused_stays_so_in_its_block(shop, way):
+def test_a_run_that_has_paused_stays_so_in_its_block(shop, native):
     shop.answers["pay"] = Decision.require_approval()
-    paused = shop.crew(way.crew(shop.agent(way, PAY, "done")))
-    other = shop.agent(way, LOOK, "done")
-    another = shop.crew(way.crew(other))
+    paused = shop.crew(native.crew(shop.agent(native, PAY, "done")))
+    other = shop.agent(native, LOOK, "done")
+    another = shop.crew(native.crew(other))
     with shop.lent(), resumable("order-1"):
         with pytest.raises(ApprovalPending) as first:
             paused.kickoff()
@@ -927,59 +925,59 @@ def test_a_run_that_has_paused_stays_so_in_its_block(shop, way):
     assert len(other.llm.heard) == 0
     with shop.lent():  # outside of the block it is nobody's turn to wait
         assert another.kickoff().raw == "done"
-    assert shop.tried(way, PAY, "done").raw == "done"
+    assert shop.tried(native, PAY, "done").raw == "done"
     assert shop.ran == ["books", "ann"]
 
 
-def test_one_run_that_has_paused_holds_no_other(shop, way):
+def test_one_run_that_has_paused_holds_no_other(shop, native):
     shop.answers["pay"] = Decision.require_approval()
     with pytest.raises(ApprovalPending):
-        shop.tried(way, PAY, "done")
-    assert shop.tried(way, LOOK, "done", name="order-2").raw == "done"
+        shop.tried(native, PAY, "done")
+    assert shop.tried(native, LOOK, "done", name="order-2").raw == "done"
     assert shop.ran == ["books"]
 
 
-def test_each_run_needs_an_approval_of_its_own(shop, way):
+def test_each_run_needs_an_approval_of_its_own(shop, native):
     shop.answers["pay"] = Decision.require_approval()
     for name in ("order-1", "order-2"):
         with pytest.raises(ApprovalPending):
-            shop.tried(way, PAY, "done", name=name)
+            shop.tried(native, PAY, "done", name=name)
     first, _second = shop.guard.approvals.pending()
     shop.guard.approvals.approve(first, shop.log.approver)
     with pytest.raises(ApprovalPending):
-        shop.tried(way, PAY, "done", name="order-2")
-    shop.tried(way, PAY, "done", name="order-1")
+        shop.tried(native, PAY, "done", name="order-2")
+    shop.tried(native, PAY, "done", name="order-1")
     assert shop.ran == ["ann"]
 
 
-def test_what_was_asked_in_a_run_is_for_no_other_tool(shop, way, signed):
+def test_what_was_asked_in_a_run_is_for_no_other_tool(shop, native, signed):
     shop.answers["pay"] = Decision.require_approval()
     with pytest.raises(ApprovalPending):
-        shop.tried(way, PAY, "done")
+        shop.tried(native, PAY, "done")
     shop.log.approve()
-    lead = shop.agent(way, PAY, "done", tools=[shop.paying("Pay, or do not.")])
-    told = shop.run(lead, shop.crew(way.crew(lead)))
+    lead = shop.agent(native, PAY, "done", tools=[shop.paying("Pay, or do not.")])
+    told = shop.run(lead, shop.crew(native.crew(lead)))
     assert (told.codes, shop.ran) == (["approval.mismatch"], [])
-    assert shop.tried(way, PAY, "done").raw == "done"
+    assert shop.tried(native, PAY, "done").raw == "done"
     assert shop.ran == ["ann"]
     assert [call.code for call in calls_of(signed, shop)] == ["approval.mismatch", ""]
 
 
-def test_what_was_asked_in_a_run_is_for_no_other_user(shop, way, signed):
+def test_what_was_asked_in_a_run_is_for_no_other_user(shop, native, signed):
     shop.answers["pay"] = Decision.require_approval()
     with pytest.raises(ApprovalPending):
-        shop.tried(way, PAY, "done")
+        shop.tried(native, PAY, "done")
     shop.log.approve()
-    lead = shop.agent(way, PAY, "done", tools=shop.tools)
+    lead = shop.agent(native, PAY, "done", tools=shop.tools)
     with pytest.raises(ApprovalPending):  # a request of its own
-        shop.run(lead, shop.crew(way.crew(lead)), principal="user:mallory")
+        shop.run(lead, shop.crew(native.crew(lead)), principal="user:mallory")
     assert shop.ran == []
-    assert shop.tried(way, PAY, "done").raw == "done"
+    assert shop.tried(native, PAY, "done").raw == "done"
     assert shop.ran == ["ann"]
     assert [(call.chain[0], call.code) for call in calls_of(signed, shop)] == [("user:alice", "")]
 
 
-def test_what_was_rejected_in_a_run_is_not_asked_again_in_it(shop, way, signed):
+def test_what_was_rejected_in_a_run_is_not_asked_again_in_it(shop, native, signed):
     shop.answers["pay"] = Decision.require_approval()
 
     def answer(how: Any) -> None:
@@ -987,13 +985,13 @@ def test_what_was_rejected_in_a_run_is_not_asked_again_in_it(shop, way, signed):
         how(request, shop.log.approver)
 
     with pytest.raises(ApprovalPending):
-        shop.tried(way, PAY, LOOK, BEN, "done")
+        shop.tried(native, PAY, LOOK, BEN, "done")
     answer(shop.guard.approvals.reject)
     with pytest.raises(ApprovalPending) as paused:
-        shop.tried(way, PAY, LOOK, BEN, "done")
+        shop.tried(native, PAY, LOOK, BEN, "done")
     assert paused.value.request.arguments == b'{"cents":100,"to":"ben"}'
     answer(shop.guard.approvals.approve)
-    told = shop.tried(way, PAY, LOOK, BEN, "done")
+    told = shop.tried(native, PAY, LOOK, BEN, "done")
     assert (told.raw, told.codes) == ("done", ["approval.rejected"])
     assert shop.ran == ["books", "ben"]
     assert shop.guard.approvals.pending() == []
@@ -1004,18 +1002,18 @@ def test_what_was_rejected_in_a_run_is_not_asked_again_in_it(shop, way, signed):
     ]
 
 
-def test_what_was_rejected_in_one_run_is_asked_in_another(shop, way):
+def test_what_was_rejected_in_one_run_is_asked_in_another(shop, native):
     shop.answers["pay"] = Decision.require_approval()
     for name in ("order-1", "order-2"):
         with pytest.raises(ApprovalPending):
-            shop.tried(way, PAY, "done", name=name)
+            shop.tried(native, PAY, "done", name=name)
         if name == "order-1":
             (request,) = shop.guard.approvals.pending()
             shop.guard.approvals.reject(request, shop.log.approver)
-            assert shop.tried(way, PAY, "done").codes == ["approval.rejected"]
+            assert shop.tried(native, PAY, "done").codes == ["approval.rejected"]
     shop.log.approve()
-    assert shop.tried(way, PAY, "done", name="order-2").codes == []
-    assert shop.tried(way, PAY, "done", name="order-1").codes == ["approval.rejected"]
+    assert shop.tried(native, PAY, "done", name="order-2").codes == []
+    assert shop.tried(native, PAY, "done", name="order-1").codes == ["approval.rejected"]
     assert shop.ran == ["ann"]
 
 
@@ -1033,13 +1031,13 @@ def test_what_was_rejected_is_refused_however_often_the_model_makes_it(shop, way
     assert shop.ran == ["books"]
 
 
-def test_a_coworker_that_pauses_goes_on(shop, way, signed):
+def test_a_coworker_that_pauses_goes_on(shop, native, signed):
     shop.answers["pay"] = Decision.require_approval()
 
     def tried() -> Any:
-        lead = shop.agent(way, LOOK, DELEGATE, "done", allow_delegation=True)
-        worker = shop.agent(way, LOOK, PAY, "ann is paid", role="Worker")
-        return shop.run(lead, shop.crew(way.crew(lead, worker, tasks=[task(lead)])))
+        lead = shop.agent(native, LOOK, DELEGATE, "done", allow_delegation=True)
+        worker = shop.agent(native, LOOK, PAY, "ann is paid", role="Worker")
+        return shop.run(lead, shop.crew(native.crew(lead, worker, tasks=[task(lead)])))
 
     with pytest.raises(ApprovalPending):
         tried()
@@ -1057,25 +1055,25 @@ def test_a_coworker_that_pauses_goes_on(shop, way, signed):
 # --- what CrewAI itself tries again ---------------------------------------------------------------
 
 
-def test_a_task_that_is_tried_again_repeats_no_call(shop, way):
+def test_a_task_that_is_tried_again_repeats_no_call(shop, native):
     # CrewAI begins it anew after an error of the model, as another try of the run does
     said = (PAY, DOWN, PAY, "done")
-    first = shop.tried(way, *said, max_retry_limit=1)
+    first = shop.tried(native, *said, max_retry_limit=1)
     assert (first.raw, shop.ran) == ("done", ["ann"])
-    second = shop.tried(way, *said, max_retry_limit=1)
+    second = shop.tried(native, *said, max_retry_limit=1)
     assert (second.raw, shop.ran) == ("done", ["ann"])
     assert "paid ann as number 1" in second.heard
 
 
-def test_a_task_that_a_guardrail_sends_back_makes_calls_of_its_own(shop, way):
+def test_a_task_that_a_guardrail_sends_back_makes_calls_of_its_own(shop, native):
     def run() -> Any:
         refusals = ["too short"]
 
         def guardrail(output):
             return (False, refusals.pop()) if refusals else (True, output)
 
-        lead = shop.agent(way, PAY, "no", PAY, "done")
-        crew = shop.crew(way.crew(lead, tasks=[task(lead, guardrail=guardrail)]))
+        lead = shop.agent(native, PAY, "no", PAY, "done")
+        crew = shop.crew(native.crew(lead, tasks=[task(lead, guardrail=guardrail)]))
         return shop.run(lead, crew)
 
     assert run().raw == "done"
@@ -1103,19 +1101,19 @@ def test_a_result_that_crewai_has_kept_is_one_call_each_time(shop, way, signed):
 # --- names ----------------------------------------------------------------------------------------
 
 
-def test_a_run_is_not_begun_inside_of_another(shop, way):
+def test_a_run_is_not_begun_inside_of_another(shop, native):
     with shop.lent(), resumable("order-1"):
         with pytest.raises(ConfigError, match="inside of another run"), resumable("order-2"):
             pass
-        crew = shop.crew(way.crew(shop.agent(way, PAY, "done")))
+        crew = shop.crew(native.crew(shop.agent(native, PAY, "done")))
         assert crew.kickoff().raw == "done"
     with resumable("order-2"):  # and beside it, it may
         pass
 
 
-def test_a_run_is_not_begun_by_what_runs_in_one_without_a_name(shop, way):
+def test_a_run_is_not_begun_by_what_runs_in_one_without_a_name(shop, native):
     shop.then = lambda: resumable("order-1").__enter__()
-    crew = shop.crew(way.crew(shop.agent(way, LOOK, "done")))
+    crew = shop.crew(native.crew(shop.agent(native, LOOK, "done")))
     with shop.lent():
         output = crew.kickoff()
     (failed,) = output.tasks_output[0].tool_failures
@@ -1135,9 +1133,9 @@ def test_any_other_text_names_a_run(shop, native, name):
     assert shop.ran == ["ann"]
 
 
-async def test_a_run_may_be_an_async_block(shop, way):
+async def test_a_run_may_be_an_async_block(shop, native):
     for _ in range(2):
-        crew = shop.crew(way.crew(shop.agent(way, PAY, "done")))
+        crew = shop.crew(native.crew(shop.agent(native, PAY, "done")))
         with shop.lent():
             async with resumable("order-1"):
                 await crew.akickoff()
@@ -1150,22 +1148,20 @@ async def test_a_run_may_be_an_async_block(shop, way):
         pass
 
 
-def test_a_block_that_was_left_by_an_error_is_over(shop, way):
+def test_a_block_that_was_left_by_an_error_is_over(shop, native):
     with pytest.raises(ZeroDivisionError), resumable("order-1"):
         raise ZeroDivisionError
     with shop.lent():
         for _ in range(2):
-            shop.crew(way.crew(shop.agent(way, PAY, "done"))).kickoff()
+            shop.crew(native.crew(shop.agent(native, PAY, "done"))).kickoff()
     assert shop.ran == ["ann", "ann"]
 
 
 # --- another process ------------------------------------------------------------------------------
 
 PROGRAM = '''
-import json, os, sys
-os.environ["CREWAI_DISABLE_TELEMETRY"] = "true"
-os.environ["CREWAI_TRACING_ENABLED"] = "false"
-os.environ["CREWAI_STORAGE_DIR"] = os.getcwd()
+import json
+
 from crewai import Agent, Crew, Task
 from crewai.llms.base_llm import BaseLLM
 from crewai.tools import tool
@@ -1241,7 +1237,9 @@ max_scope = ["pay"]
 """
 
 
-def test_another_process_goes_on_and_does_nothing_again(tmp_path, signed, monkeypatch, capsys):
+def test_another_process_goes_on_and_does_nothing_again(
+    tmp_path, signed, forge, monkeypatch, capsys
+):
     bob = Ed25519Signer.from_seed(os.urandom(32))
     people = f'[approvers.bob]\nprincipal = "user:bob"\nkeys = ["{bob.public_key.openssh()}"]\n'
     (tmp_path / "run_program.py").write_text(PROGRAM)
@@ -1263,13 +1261,8 @@ def test_another_process_goes_on_and_does_nothing_again(tmp_path, signed, monkey
         with Guard.open("agentguard.toml", passphrase=b"of this test") as guard:
             (request,) = guard.approvals.pending()
             getattr(guard.approvals, verdict)(request, bob, note="it is dear")
-    started = (
-        "import sys, run_program; run_program.main(*sys.argv[1:])"  # tools of a module, as here
-    )
-    command = [sys.executable, "-c", started, *steps]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    there, again = done.stdout.splitlines()[-2:], here()[-2:]
+    there = forge.done(tmp_path / "run_program.py", tmp_path, *steps)[-2:]
+    again = here()[-2:]
     assert there == again  # the results, as they were, and nobody is asked again
     for told in ("'number': 1", "'ann', 2", "user:bob has rejected this call: it is dear"):
         assert told in there[0]

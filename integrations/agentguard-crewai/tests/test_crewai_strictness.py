@@ -67,8 +67,8 @@ EVERY = pytest.mark.parametrize("begin", WAYS.values(), ids=WAYS)
 
 
 @EVERY
-def test_an_unguarded_agent_with_tools_does_not_work(strict, way, read, ran, begin):
-    crew = way.crew(way.agent("Lead", READ, "done", tools=[read], max_retry_limit=0))
+def test_an_unguarded_agent_with_tools_does_not_work(strict, native, read, ran, begin):
+    crew = native.crew(native.agent("Lead", READ, "done", tools=[read], max_retry_limit=0))
     with pytest.raises(ConfigError, match="is not guarded, and this process refuses") as raised:
         begin(crew)
     assert raised.value.code == "agent.unguarded"
@@ -76,14 +76,14 @@ def test_an_unguarded_agent_with_tools_does_not_work(strict, way, read, ran, beg
 
 
 @EVERY
-def test_a_guarded_one_does(strict, way, recorded, read, ran, begin):
-    crew = way.crew(way.agent("Lead", READ, "done", tools=[read]))
+def test_a_guarded_one_does(strict, native, recorded, read, ran, begin):
+    crew = native.crew(native.agent("Lead", READ, "done", tools=[read]))
     begin(guard_crew(crew, recorded().guard))
     assert ran == ["notes"]
 
 
-def test_without_that_an_unguarded_one_does(way, read, ran):
-    way.crew(way.agent("Lead", READ, "done", tools=[read])).kickoff()
+def test_without_that_an_unguarded_one_does(native, read, ran):
+    native.crew(native.agent("Lead", READ, "done", tools=[read])).kickoff()
     assert ran == ["notes"]
 
 
@@ -104,8 +104,8 @@ def test_the_manager_that_an_unguarded_crew_makes_is_refused(strict, native, rea
     assert ran == []
 
 
-def test_an_agent_without_tools_works_as_ever(strict, way):
-    assert way.crew(way.agent("Lead", "done")).kickoff().raw == "done"
+def test_an_agent_without_tools_works_as_ever(strict, native):
+    assert native.crew(native.agent("Lead", "done")).kickoff().raw == "done"
 
 
 def test_a_guarded_crew_may_have_a_planner(strict, native, recorded, read, ran):

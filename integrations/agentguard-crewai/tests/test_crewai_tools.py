@@ -477,7 +477,7 @@ def test_a_call_that_waits_in_the_tool_does_not_stop_the_crew(way, recorded, sig
         return bank.call(transfer, cents)
 
     lead = way.agent("Lead", ("pay", {"cents": 5}), "done", tools=[pay])
-    options = {"on_approval": on_approval, "timeout": 5 if on_approval == "wait" else None}
+    options = {"on_approval": on_approval, "timeout": 120 if on_approval == "wait" else None}
     output = guard_crew(way.crew(lead), made.guard, **options).kickoff().tasks_output[0]
     assert ran == []
     assert output.tool_failures[0].failure.code == ApprovalPending.__name__

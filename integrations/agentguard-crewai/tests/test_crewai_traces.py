@@ -141,8 +141,8 @@ def linked(span, how="paused"):
 
 
 @pytest.mark.parametrize("by", ["delegate_work_to_coworker", "ask_question_to_coworker"])
-def test_a_coworker_is_inside_the_call_that_hands_work_on(desk, way, spans, by):
-    crew = desk.pair(way, [READ, hands(by), "done"], [READ, SECRET, "done"])
+def test_a_coworker_is_inside_the_call_that_hands_work_on(desk, native, spans, by):
+    crew = desk.pair(native, [READ, hands(by), "done"], [READ, SECRET, "done"])
     with desk.alice():
         crew.kickoff()
     assert spans.tree() == tree(f"""
@@ -197,9 +197,9 @@ def test_the_calls_that_are_signed_name_the_trace_and_their_spans(desk, way, spa
     assert len(named) == 3
 
 
-def test_the_agents_of_two_tasks_are_side_by_side(desk, way, spans):
-    lead, hand = (desk.agent(way, role, READ, "done") for role in ("Lead", "Hand"))
-    guard_crew(way.crew(lead, hand, name="report"), desk.guard).kickoff()
+def test_the_agents_of_two_tasks_are_side_by_side(desk, native, spans):
+    lead, hand = (desk.agent(native, role, READ, "done") for role in ("Lead", "Hand"))
+    guard_crew(native.crew(lead, hand, name="report"), desk.guard).kickoff()
     assert spans.tree() == tree("""
 invoke_workflow report
   invoke_agent lead
@@ -209,16 +209,16 @@ invoke_workflow report
 """)
 
 
-def test_the_crew_is_inside_what_asked_for_it(desk, way, spans):
+def test_the_crew_is_inside_what_asked_for_it(desk, native, spans):
     with trace.get_tracer("the application").start_as_current_span("request") as request:
-        desk.crew(way, READ, "done").kickoff()
+        desk.crew(native, READ, "done").kickoff()
     assert spans.tree() == ["request", *(f"  {line}" for line in ONE)]
     assert trace.get_current_span() is not request
 
 
-def test_the_manager_that_a_crew_makes(desk, way, spans):
-    hand = desk.agent(way, "Hand", READ, "done")
-    manager = way.model(hands(), "done")
+def test_the_manager_that_a_crew_makes(desk, native, spans):
+    hand = desk.agent(native, "Hand", READ, "done")
+    manager = native.model(hands(), "done")
     task = Task(description="a task", expected_output="words")
     hierarchy = {"process": Process.hierarchical, "manager_llm": manager}
     crew = Crew(name="report", agents=[hand], tasks=[task], **hierarchy)
@@ -232,16 +232,16 @@ invoke_workflow report
 """)
 
 
-def test_an_agent_that_a_tool_kicks_off_is_inside_the_call(desk, way, spans):
-    hand = guard_agent(desk.agent(way, "Hand", READ, "done"), desk.guard)
+def test_an_agent_that_a_tool_kicks_off_is_inside_the_call(desk, native, spans):
+    hand = guard_agent(desk.agent(native, "Hand", READ, "done"), desk.guard)
 
     @tool
     def ask() -> str:
         """Ask somebody."""
         return str(hand.kickoff("go on").raw)
 
-    lead = way.agent("Lead", ("ask", {}), "done", tools=[ask])
-    guard_crew(way.crew(lead, name="report"), desk.guard).kickoff()
+    lead = native.agent("Lead", ("ask", {}), "done", tools=[ask])
+    guard_crew(native.crew(lead, name="report"), desk.guard).kickoff()
     assert spans.tree() == tree("""
 invoke_workflow report
   invoke_agent lead
@@ -288,9 +288,9 @@ BEGINNINGS = {
 
 @pytest.mark.parametrize("begin", BEGINNINGS)
 @pytest.mark.parametrize("limit", [None, 60])
-def test_however_a_crew_is_begun(desk, way, spans, begin, limit):
-    lead = desk.agent(way, "Lead", READ, "done", max_execution_time=limit)
-    BEGINNINGS[begin](guard_crew(way.crew(lead, name="report"), desk.guard))
+def test_however_a_crew_is_begun(desk, native, spans, begin, limit):
+    lead = desk.agent(native, "Lead", READ, "done", max_execution_time=limit)
+    BEGINNINGS[begin](guard_crew(native.crew(lead, name="report"), desk.guard))
     assert spans.tree() == ONE
 
 
@@ -311,7 +311,7 @@ async def test_crews_at_once_on_a_loop_have_traces_of_their_own(desk, native, sp
 
 @pytest.mark.parametrize("begin", ["kickoff", "akickoff"])
 def test_tasks_that_are_executed_at_once(desk, native, spans, begin):
-    together = threading.Barrier(2, timeout=10)
+    together = threading.Barrier(2, timeout=120)
 
     @tool
     def meet() -> str:
@@ -338,7 +338,7 @@ invoke_workflow report
 
 
 def test_calls_that_a_model_makes_at_once(desk, native, spans):
-    together = threading.Barrier(2, timeout=10)
+    together = threading.Barrier(2, timeout=120)
 
     @tool
     def meet(name: str) -> str:
@@ -357,7 +357,7 @@ invoke_workflow report
 """)
 
 
-def test_the_steps_of_a_planner(desk, way, native, spans):
+def test_the_steps_of_a_planner(desk, native, spans):
     steps = [
         {"step_number": at, "description": what, "tool_to_use": None, "depends_on": after}
         for at, what, after in ((1, "first", []), (2, "second", [1]))
@@ -365,8 +365,8 @@ def test_the_steps_of_a_planner(desk, way, native, spans):
     plan = native.model(json.dumps({"plan": "a plan", "ready": True, "steps": steps}))
     planning = PlanningConfig(reasoning_effort="low", max_attempts=1, llm=plan)
     said = (READ, "the first is done", SECRET, "the second is done", "done")
-    lead = desk.agent(way, "Lead", *said, planning_config=planning)
-    guard_crew(way.crew(lead, name="report"), desk.guard).kickoff()
+    lead = desk.agent(native, "Lead", *said, planning_config=planning)
+    guard_crew(native.crew(lead, name="report"), desk.guard).kickoff()
     assert spans.tree() == [*ONE, "    execute_tool read_file"]
 
 
@@ -382,8 +382,8 @@ async def streamed(begin):
 
 
 @pytest.mark.parametrize("begin", STREAMS)
-def test_a_stream_is_inside_what_reads_it(desk, way, spans, begin):
-    lead = desk.agent(way, "Lead", READ, "done")
+def test_a_stream_is_inside_what_reads_it(desk, native, spans, begin):
+    lead = desk.agent(native, "Lead", READ, "done")
     crew = Crew(name="report", agents=[lead], tasks=[task_of(lead)], stream=True)
     guard_crew(crew, desk.guard)
     with trace.get_tracer("the application").start_as_current_span("request"):
@@ -399,14 +399,14 @@ AGENT_WAYS = {
 
 
 @pytest.mark.parametrize("begin", AGENT_WAYS)
-def test_an_agent_without_a_crew(desk, way, spans, begin):
-    lead = guard_agent(desk.agent(way, "Lead", READ, "done"), desk.guard)
+def test_an_agent_without_a_crew(desk, native, spans, begin):
+    lead = guard_agent(desk.agent(native, "Lead", READ, "done"), desk.guard)
     AGENT_WAYS[begin](lead)
     assert spans.tree() == ["invoke_agent lead", "  execute_tool read_file"]
 
 
-async def test_an_agent_that_is_kicked_off_on_a_loop_has_one_span(desk, way, spans):
-    lead = guard_agent(desk.agent(way, "Lead", READ, "done"), desk.guard)
+async def test_an_agent_that_is_kicked_off_on_a_loop_has_one_span(desk, native, spans):
+    lead = guard_agent(desk.agent(native, "Lead", READ, "done"), desk.guard)
     output = await lead.kickoff("go on")
     assert output.raw == "done"
     assert spans.tree() == ["invoke_agent lead", "  execute_tool read_file"]
@@ -431,8 +431,8 @@ def test_what_a_tool_raises_is_an_error_of_the_call_alone(desk, native, spans):
     assert statuses(spans, "invoke_agent lead") == [(StatusCode.UNSET, None)]
 
 
-def test_what_a_model_raises_is_an_error_of_the_agent_and_of_the_crew(desk, way, spans):
-    crew = desk.crew(way, READ, ZeroDivisionError("the model is down"))
+def test_what_a_model_raises_is_an_error_of_the_agent_and_of_the_crew(desk, native, spans):
+    crew = desk.crew(native, READ, ZeroDivisionError("the model is down"))
     with pytest.raises(ZeroDivisionError):
         crew.kickoff()
     for name in ("invoke_agent lead", "invoke_workflow report"):
@@ -440,15 +440,15 @@ def test_what_a_model_raises_is_an_error_of_the_agent_and_of_the_crew(desk, way,
     assert statuses(spans, "execute_tool read_file") == [(StatusCode.UNSET, None)]
 
 
-def test_a_second_try_is_the_same_work(desk, way, spans):
-    lead = desk.agent(way, "Lead", READ, OSError("again"), READ, "done", max_retry_limit=1)
-    guard_crew(way.crew(lead, name="report"), desk.guard).kickoff()
+def test_a_second_try_is_the_same_work(desk, native, spans):
+    lead = desk.agent(native, "Lead", READ, OSError("again"), READ, "done", max_retry_limit=1)
+    guard_crew(native.crew(lead, name="report"), desk.guard).kickoff()
     assert spans.tree() == [*ONE, "    execute_tool read_file"]
     assert statuses(spans, "invoke_agent lead") == [(StatusCode.UNSET, None)]
 
 
-def test_what_a_coworker_fails_at_is_an_error_of_the_handing_on(desk, way, spans):
-    crew = desk.pair(way, [hands(), "done"], [ZeroDivisionError("down")])
+def test_what_a_coworker_fails_at_is_an_error_of_the_handing_on(desk, native, spans):
+    crew = desk.pair(native, [hands(), "done"], [ZeroDivisionError("down")])
     crew.kickoff()
     assert statuses(spans, "invoke_agent hand") == [(StatusCode.ERROR, "ZeroDivisionError")]
     ((code, _kind),) = statuses(spans, "execute_tool delegate_work_to_coworker")
@@ -466,16 +466,16 @@ class Broken(SpanProcessor):
         raise RuntimeError("on_end")
 
 
-def test_telemetry_that_fails_changes_nothing(desk, way, spans):
+def test_telemetry_that_fails_changes_nothing(desk, native, spans):
     spans.provider.add_span_processor(Broken())
     with resumable("order-1"):
-        output = desk.pair(way, [READ, hands(), "done"], [READ, SECRET, "done"]).kickoff()
+        output = desk.pair(native, [READ, hands(), "done"], [READ, SECRET, "done"]).kickoff()
     assert output.raw == "done"
     assert [call.decision for call in desk.made.calls()] == ["allow", "allow", "allow", "deny"]
 
 
-def test_without_an_sdk_there_is_nothing(desk, way):
-    output = desk.crew(way, READ, "done").kickoff()
+def test_without_an_sdk_there_is_nothing(desk, native):
+    output = desk.crew(native, READ, "done").kickoff()
     assert output.raw == "done"
     assert not trace.get_current_span().get_span_context().is_valid
 
@@ -483,15 +483,15 @@ def test_without_an_sdk_there_is_nothing(desk, way):
 # --- approvals ------------------------------------------------------------------------------------
 
 
-def test_a_call_that_waits_is_no_error(desk, way, spans):
-    desk.crew(way, PAY, "done", timeout=0).kickoff()
+def test_a_call_that_waits_is_no_error(desk, native, spans):
+    desk.crew(native, PAY, "done", timeout=0).kickoff()
     assert spans.tree() == [*ONE[:2], "    execute_tool pay"]
     assert {span.status.status_code for span in spans.all()} == {StatusCode.UNSET}
     assert spans.one("execute_tool pay").attributes["agentguard.approval.status"] == "pending"
 
 
-def test_a_pause_is_no_error(desk, way, spans):
-    crew = desk.pair(way, [hands(), "done"], [PAY, "done"], on_approval="pause")
+def test_a_pause_is_no_error(desk, native, spans):
+    crew = desk.pair(native, [hands(), "done"], [PAY, "done"], on_approval="pause")
     with pytest.raises(ApprovalPending) as pending:
         crew.kickoff()
     assert spans.tree() == tree("""
@@ -509,9 +509,9 @@ invoke_workflow report
     assert handed["agentguard.outcome.status"] == "suspended"
 
 
-def test_a_run_that_goes_on_is_in_the_same_trace(desk, way, spans):
+def test_a_run_that_goes_on_is_in_the_same_trace(desk, native, spans):
     def order():
-        crew = desk.pair(way, [READ, hands(), "done"], [PAY, "done"], on_approval="pause")
+        crew = desk.pair(native, [READ, hands(), "done"], [PAY, "done"], on_approval="pause")
         with desk.alice(), resumable("order-1"):
             return crew.kickoff()
 
@@ -543,18 +543,18 @@ invoke_workflow report
         assert told == ["order-1", "order-1"]
 
 
-def test_a_run_of_another_name_is_in_a_trace_of_its_own(desk, way, spans):
+def test_a_run_of_another_name_is_in_a_trace_of_its_own(desk, native, spans):
     for name in ("order-1", "order-2"):
         with resumable(name), pytest.raises(ApprovalPending):
-            desk.crew(way, PAY, "done", on_approval="pause").kickoff()
+            desk.crew(native, PAY, "done", on_approval="pause").kickoff()
     assert len({span.context.trace_id for span in spans.all()}) == 2
     assert [linked(span) for span in spans.all()] == [[]] * 6
 
 
-def test_a_run_that_is_taken_up_by_another_request_links_to_it(desk, way, spans):
+def test_a_run_that_is_taken_up_by_another_request_links_to_it(desk, native, spans):
     def order():
         with resumable("order-1"):
-            return desk.crew(way, PAY, "done", on_approval="pause").kickoff()
+            return desk.crew(native, PAY, "done", on_approval="pause").kickoff()
 
     with pytest.raises(ApprovalPending):
         order()
@@ -568,9 +568,9 @@ def test_a_run_that_is_taken_up_by_another_request_links_to_it(desk, way, spans)
 
 
 @pytest.mark.parametrize("begin", AGENT_WAYS)
-def test_an_agent_without_a_crew_goes_on_as_well(desk, way, spans, begin):
+def test_an_agent_without_a_crew_goes_on_as_well(desk, native, spans, begin):
     def order():
-        lead = desk.agent(way, "Lead", PAY, "done")
+        lead = desk.agent(native, "Lead", PAY, "done")
         with resumable("order-1"):
             AGENT_WAYS[begin](guard_agent(lead, desk.guard, on_approval="pause"))
 
@@ -621,9 +621,9 @@ def test_crews_of_a_flow_have_its_id(desk, native, spans):
 
 
 @pytest.mark.parametrize("sync", [True, False])
-def test_a_flow_that_pauses_goes_on_in_the_same_trace(desk, way, spans, tmp_path, sync):
+def test_a_flow_that_pauses_goes_on_in_the_same_trace(desk, native, spans, tmp_path, sync):
     def crew():
-        return desk.crew(way, READ, PAY, "done", on_approval="pause")
+        return desk.crew(native, READ, PAY, "done", on_approval="pause")
 
     class Sync(Flow[Any]):
         @start()
