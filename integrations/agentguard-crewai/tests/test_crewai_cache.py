@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from types import ModuleType
@@ -176,19 +175,25 @@ def test_a_hit_needs_an_approval_of_its_own(way, lent, signed, vault):
 
     def answer():
         # the run and the first hit are approved, the second hit is not
-        approvals = lent.guard.approvals
+        approvals, answered = lent.guard.approvals, []
         for verdict in (approvals.approve, approvals.approve, approvals.reject):
-            while not (waiting := approvals.pending()):
-                time.sleep(0.01)
+            while not (waiting := [one for one in approvals.pending() if one not in answered]):
+                if done.wait(0.01):
+                    return
+            answered += waiting
             verdict(waiting[0], lent.approver)
 
     lent.decide = decide
     lead = way.agent("Lead", *read("x", "x", "x"), "done", tools=vault.tools)
     crew = guard_crew(way.crew(lead, cache=True), lent.guard, timeout=120)
+    done = threading.Event()
     with ThreadPoolExecutor(1) as threads:
         answering = threads.submit(answer)
-        with delegated(lent.guard, "user:alice", scope=["a"]):
-            output = crew.kickoff()
+        try:
+            with delegated(lent.guard, "user:alice", scope=["a"]):
+                output = crew.kickoff()
+        finally:
+            done.set()
         answering.result()
     assert vault.ran == [("user:alice", "x")]
     assert told(output)[0].count("secret 1 of x") == 2

@@ -61,7 +61,7 @@ def run(place, program, *arguments, **environment):
         env={**kept, **where, "COLUMNS": "160", **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     left = [path for folder in folders.values() for path in folder.rglob("*") if path.is_file()]

@@ -35,7 +35,7 @@ from pydantic import (
 from agentguard import DecodeError, EncodeError
 from agentguard_crewai.results import ToolResults
 
-EXAMPLES = 2000 if os.environ.get("AGENTGUARD_ROUNDS") == "full" else 200
+EXAMPLES = 500 if os.environ.get("AGENTGUARD_ROUNDS") == "full" else 50
 
 
 class Inner(BaseModel):
