@@ -12,7 +12,7 @@ import json
 import uuid
 from base64 import b64decode
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -36,6 +36,7 @@ from langchain_core.tools import (
 )
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.prebuilt import InjectedState, ToolRuntime
+from preloaded import Preloaded
 from pydantic import (
     BaseModel,
     ByteSize,
@@ -55,6 +56,22 @@ from agentguard.envelope import Envelope, parse_statement
 from agentguard.identity import credential
 from agentguard.keys import Ed25519Signer
 from agentguard_langchain import GuardMiddleware
+
+# --- processes ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def preloaded() -> Iterator[Preloaded]:
+    """Processes that have what LangChain's programs import."""
+    made = Preloaded(
+        "agentguard.cli",
+        "agentguard_langchain.demo",
+        "langchain.agents",
+        "langgraph.checkpoint.sqlite",
+    )
+    yield made
+    made.close()
+
 
 # --- guards and their logs ----------------------------------------------------------------------
 

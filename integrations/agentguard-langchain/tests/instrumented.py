@@ -1,6 +1,6 @@
 """Scenes beside an instrumentor, as a process: prints their spans, and the traceparents of logs.
 
-    python instrumented.py OpenLLMetry|OpenInference sync|async
+    python instrumented.py OpenLLMetry|OpenInference
 
 It is no test module: ``test_langchain_traces.py`` runs it. The instrumentors patch LangChain's
 classes, and can't be taken out of a process again.
@@ -131,7 +131,7 @@ def play(guard: Guard, scene: str, *, sync: bool) -> None:
 
 def main() -> None:
     """Play each scene, and print what was exported."""
-    instrumentor, how = sys.argv[1:]
+    (instrumentor,) = sys.argv[1:]
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -139,19 +139,24 @@ def main() -> None:
     instrument(instrumentor)
     bob = Ed25519Signer.from_seed(os.urandom(32))
     config: Any = {"approvers": {"bob": {"keys": [bob.public_key.openssh()]}}}
-    told = {}
-    for scene in SCENES:
+
+    def told(scene: str, *, sync: bool) -> dict[str, Any]:
         exporter.clear()
         with Guard.ephemeral(answer, config=config) as guard:
-            play(guard, scene, sync=how == "sync")
+            play(guard, scene, sync=sync)
             with closing(guard.reader()) as reader:
                 entries = [entry.parse(body) for _, body in reader.entries(0)]
         calls = [read_authorization(e) for e in entries if e.kind == "authorization"]
-        told[scene] = {
+        return {
             "spans": [as_json(span) for span in exporter.get_finished_spans()],
             "traceparents": [call.predicate["traceparent"] for call in calls],
         }
-    sys.stdout.write(json.dumps(told, default=str))
+
+    all_told = {
+        how: {scene: told(scene, sync=how == "sync") for scene in SCENES}
+        for how in ("sync", "async")
+    }
+    sys.stdout.write(json.dumps(all_told, default=str))
 
 
 def as_json(span: ReadableSpan) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """``agentguard demo``: run as a user runs it, on real git repositories; its parts where it matters.
 
 What the demo claims is held against the log it leaves, the repository and the commands it prints.
+One run is that of an interpreter of its own, two are processes that are forked; the others play in
+the tests' process, and so does bob there.
 """
 
 from __future__ import annotations
@@ -11,13 +13,17 @@ import json
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
+import tempfile
 import tomllib
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
@@ -87,22 +93,20 @@ def refuse(event, args):
         raise RuntimeError(f"the network was asked for: {event} {args}")
 sys.addaudithook(refuse)
 """
-BY_THE_COMMAND_LINE = "from agentguard.cli import main; main()"
+WATCHED = f"{NO_NETWORK}from agentguard.cli import main; main()"
 
 
-def agentguard(*arguments, cwd, code=BY_THE_COMMAND_LINE, **environment):
-    """Run the command line in a process of its own, with the home directory ``cwd``."""
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "HOME": str(cwd), "COLUMNS": "120", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def at_home(home, **more):
+    """The environment of somebody whose home directory this is."""
+    return {**os.environ, "HOME": str(home), "COLUMNS": "120", **more}
 
 
-@pytest.fixture(scope="module")
+def agentguard(*arguments, cwd, **environment):
+    """Run a command in this process, with the home directory ``cwd``."""
+    return commands.run(arguments, cwd=cwd, env=at_home(cwd, **environment))
+
+
+@pytest.fixture(scope="session")
 def played(tmp_path_factory):
     """A run for people: its directory and what it printed."""
     home = tmp_path_factory.mktemp("people")
@@ -110,7 +114,7 @@ def played(tmp_path_factory):
     result = subprocess.run(
         [sys.executable, "-m", "agentguard.cli", "demo", "--dir", "a place"],
         cwd=home,
-        env={**os.environ, "HOME": str(home), "COLUMNS": "120"},
+        env=at_home(home),
         capture_output=True,
         text=True,
         check=False,
@@ -119,8 +123,8 @@ def played(tmp_path_factory):
     return home, result.stdout
 
 
-@pytest.fixture(scope="module")
-def as_json(tmp_path_factory):
+@pytest.fixture(scope="session")
+def as_json(tmp_path_factory, preloaded):
     """A run for scripts, in an empty directory that exists, with a git set up to be in the way."""
     home = tmp_path_factory.mktemp("scripts")
     hooks = home / "template" / "hooks"
@@ -133,15 +137,15 @@ def as_json(tmp_path_factory):
         f"[core]\n hooksPath = {hooks}\n[user]\n useConfigOnly = true\n"
     )
     (home / "here").mkdir()
-    result = agentguard(
-        *("demo", "--json", "--dir", "here"),
-        cwd=home,
-        code=NO_NETWORK + BY_THE_COMMAND_LINE,
+    environment = at_home(
+        home,
         GIT_DIR="/nowhere",
         GIT_AUTHOR_DATE="no date",
         LANGSMITH_TRACING="true",
         AGENTGUARD_PASSPHRASE="that of another trust domain",
     )
+    arguments = ("demo", "--json", "--dir", "here")
+    result = preloaded.run("-c", WATCHED, *arguments, cwd=home, env=environment)
     assert result.returncode == 0, result.stderr
     return home, result.stdout
 
@@ -163,9 +167,9 @@ class Stored:
         return [{"kind": one.kind, **one.members} for one in parsed if one.kind in kinds]
 
 
-def test_the_network_is_watched(tmp_path):
+def test_the_network_is_watched(tmp_path, preloaded):
     call = NO_NETWORK + "import socket; socket.create_connection(('127.0.0.1', 9))"
-    assert "the network was asked for" in agentguard(cwd=tmp_path, code=call).stderr
+    assert "the network was asked for" in preloaded.run("-c", call, cwd=tmp_path).stderr
 
 
 def test_json_is_one_object_that_tells_the_story(as_json):
@@ -383,24 +387,32 @@ def test_the_evidence_of_the_merge_names_bob(played):
     assert key.openssh() in (place / "agentguard.toml").read_text()
 
 
+def in_a_shell(command, folder, home):
+    """Run a line of a shell as it stands."""
+    return subprocess.run(
+        ["/bin/sh", "-c", command],
+        cwd=folder,
+        env=at_home(home, GIT_PAGER="cat"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def test_every_command_works_as_printed_from_anywhere(played, tmp_path):
+    """The first one and git's in a shell; the words of the others are taken as a shell does."""
     home, printed = played
-    commands = printed.partition("Try it yourself\n")[2].partition("\n\n")[0].splitlines()
-    codes = []
-    outputs = []
-    for command in commands:
-        ran = subprocess.run(
-            ["/bin/sh", "-c", command],
-            cwd=tmp_path,
-            env={**os.environ, "HOME": str(home), "GIT_PAGER": "cat"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        codes.append(ran.returncode)
-        outputs.append(ran.stdout)
-    listed, shown, proved, waiting, verified, tampered, git = outputs
-    assert codes == [0, 0, 0, 0, 0, 1, 0], outputs
+    first, *others, last = (
+        printed.partition("Try it yourself\n")[2].partition("\n\n")[0].splitlines()
+    )
+    ran = [in_a_shell(first, tmp_path, home)]
+    for line in others:
+        program, words = (split := shlex.split(line))[:3], split[3:]
+        assert program == [sys.executable, "-m", "agentguard.cli"]
+        ran.append(commands.run(words, cwd=tmp_path, env=at_home(home)))
+    ran.append(in_a_shell(last, tmp_path, home))
+    listed, shown, proved, waiting, verified, tampered, git = (one.stdout for one in ran)
+    assert [one.returncode for one in ran] == [0, 0, 0, 0, 0, 1, 0], ran
     assert "merge_pr" in listed
     assert "merged into main as" in shown
     assert "merge_pr" in proved
@@ -424,11 +436,11 @@ def test_a_directory_in_use_is_left_alone(tmp_path):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file"]
 
 
-def test_without_git_it_says_so_and_leaves_nothing(tmp_path):
+def test_without_git_it_says_so_and_leaves_nothing(tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     (tmp_path / "tmp").mkdir()
-    environment = {"PATH": str(tmp_path / "bin"), "TMPDIR": str(tmp_path / "tmp")}
-    result = agentguard("demo", cwd=tmp_path, **environment)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    result = agentguard("demo", cwd=tmp_path, PATH=str(tmp_path / "bin"))
     assert result.returncode == 2
     assert "error [git.missing]" in result.stderr
     assert "Traceback" not in result.stderr
@@ -443,11 +455,9 @@ def test_without_git_it_says_so_and_leaves_nothing(tmp_path):
         ("", "PROVIDER:NAME"),
     ],
 )
-def test_a_model_that_is_not_there_is_one_error_and_no_run(tmp_path, name, says):
-    absent = "import sys; sys.modules['langchain_openai'] = None\n"
-    result = agentguard(
-        "demo", "--dir", "new", "--model", name, cwd=tmp_path, code=absent + BY_THE_COMMAND_LINE
-    )
+def test_a_model_that_is_not_there_is_one_error_and_no_run(tmp_path, monkeypatch, name, says):
+    monkeypatch.setitem(sys.modules, "langchain_openai", None)
+    result = agentguard("demo", "--dir", "new", "--model", name, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     first, *on = result.stderr.splitlines()
     assert first.startswith(f"error [model.unusable]: the model {name!r} ")
@@ -457,6 +467,8 @@ def test_a_model_that_is_not_there_is_one_error_and_no_run(tmp_path, name, says)
 
 
 PROVIDER = """
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
 from agentguard_langchain.demo.script import ScriptedModel
 
 class ChatOpenAI(ScriptedModel):
@@ -465,19 +477,22 @@ class ChatOpenAI(ScriptedModel):
     @property
     def _llm_type(self):
         return f"the one named {self.model}"
+
+    def _generate(self, messages, stop=None, run_manager=None, **options):
+        return ChatResult(generations=[ChatGeneration(message=AIMessage("I am here."))])
 """
 
 
-def test_a_providers_model_is_made_with_the_name_that_was_given(tmp_path):
+def test_a_providers_model_is_made_with_the_name_that_was_given(tmp_path, preloaded):
     (tmp_path / "langchain_openai").mkdir()
     (tmp_path / "langchain_openai" / "__init__.py").write_text(PROVIDER)
     name = "ft:gpt-5:mine"
-    result = agentguard(
-        "demo", "--dir", "new", "--model", f"openai:{name}", cwd=tmp_path, PYTHONPATH=str(tmp_path)
-    )
+    arguments = ("demo", "--dir", "new", "--model", f"openai:{name}")
+    # a process of its own: LangChain keeps what it has imported of a provider
+    result = preloaded.run("-m", "agentguard.cli", *arguments, cwd=tmp_path, env=at_home(tmp_path))
     assert result.returncode == 0, result.stderr
     assert f"   model  the one named {name}\n" in result.stdout
-    assert result.stdout.count("   ALLOW  ") == ALLOWED
+    assert "I am here." in result.stdout
 
 
 def texts(svg):
@@ -491,7 +506,22 @@ def texts(svg):
     return re.sub(r"\d+(?:\.\d+)?", "0", text)
 
 
-def test_the_picture_in_the_docs_is_of_such_a_run(tmp_path, monkeypatch):
+@pytest.fixture
+def bob_signs_here(monkeypatch):
+    """bob's command runs in this process, with his environment."""
+
+    def sign(place, arguments):
+        environment = at_home(
+            place.directory, **{people.PASSPHRASE_VARIABLE: place.bobs_passphrase}
+        )
+        ran = commands.run(arguments, cwd=place.directory, env=environment)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout.strip()
+
+    monkeypatch.setattr(people, "sign", sign)
+
+
+def test_the_picture_in_the_docs_is_of_such_a_run(tmp_path, monkeypatch, bob_signs_here):
     """scripts/timeline makes it anew."""
     monkeypatch.chdir(tmp_path)
     picture.main("demo", "new.svg")
@@ -627,7 +657,7 @@ def test_what_waits_at_the_end_is_said_and_was_not_run(tmp_path):
     assert json.loads(ran.stdout)["request_id"] == asked["request_id"]
 
 
-def test_what_bob_rejects_is_denied_with_his_reason_and_proved(tmp_path):
+def test_what_bob_rejects_is_denied_with_his_reason_and_proved(tmp_path, bob_signs_here):
     rejects = people.Said("reject", "-- not on a Friday")
     run, printed = play(tmp_path / "demo", script.ScriptedModel(), bob=lambda _request: rejects)
     assert run.ok
@@ -641,7 +671,7 @@ def test_what_bob_rejects_is_denied_with_his_reason_and_proved(tmp_path):
     assert run.setting.forge.pull_requests()[0].merged is None
 
 
-def test_two_merges_at_once_are_answered_one_by_one(tmp_path):
+def test_two_merges_at_once_are_answered_one_by_one(tmp_path, bob_signs_here):
     calls = (merging(1), merging(2))
     run, printed = play(tmp_path / "demo", Silent(says="two", calls=calls))
     assert run.ok
@@ -654,7 +684,7 @@ def test_two_merges_at_once_are_answered_one_by_one(tmp_path):
     assert errors + running == 3
 
 
-def test_a_model_that_merges_without_end_does_not_hang(tmp_path, monkeypatch):
+def test_a_model_that_merges_without_end_does_not_hang(tmp_path, monkeypatch, bob_signs_here):
     monkeypatch.setattr(demo, "_MOST_PAUSES", 2)
 
     class Stubborn(Silent):
@@ -678,37 +708,28 @@ def test_bobs_process_that_fails_is_one_clear_error(tmp_path, monkeypatch):
 # --- a person at the terminal -------------------------------------------------------------------
 
 
-def at_a_terminal(home, *lines):
-    """Run ``demo --interactive`` at a terminal where this is typed; return what it shows."""
+def test_the_person_at_the_terminal_approves(tmp_path, preloaded):
+    """At a terminal of its own: a word that is no answer is asked about again."""
     here, there = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "agentguard.cli", "demo", "--dir", "here", "--interactive"],
-        cwd=home,
-        env={**os.environ, "HOME": str(home), "COLUMNS": "120", "TERM": "dumb"},
-        stdin=there,
-        stdout=there,
-        stderr=there,
+    arguments = ("demo", "--dir", "here", "--interactive")
+    environment = at_home(tmp_path, TERM="dumb")
+    process = preloaded.start(
+        *("-m", "agentguard.cli", *arguments),
+        cwd=tmp_path,
+        env=environment,
+        streams=(there, there, there),
     )
     os.close(there)
     shown = ""
-    questions = [*lines]
-    while True:
-        try:
-            data = os.read(here, 65536)
-        except OSError:  # the other end is closed
-            break
-        if not data:
-            break
-        shown += data.decode(errors="replace")
-        if questions and shown.endswith("? "):
-            os.write(here, questions.pop(0).encode())
+    answers = [b"y\n", b"Approve\n"]
+    with suppress(OSError):  # the other end is closed
+        while data := os.read(here, 65536):
+            shown += data.decode(errors="replace")
+            if answers and shown.endswith("? "):
+                os.write(here, answers.pop(0))
     os.close(here)
-    assert process.wait(60) == 0, shown
-    return shown.replace("\r\n", "\n")
-
-
-def test_the_person_at_the_terminal_approves(tmp_path):
-    shown = at_a_terminal(tmp_path, "y\n", "Approve\n", "approve\n")
+    assert process.wait() == 0, shown
+    shown = shown.replace("\r\n", "\n")
     assert shown.count("type approve or reject; a or r will do") == 1
     assert shown.count("approve or reject exactly this call?") == 2
     assert shown.index("argument number   1") < shown.index("approve or reject")
@@ -716,17 +737,29 @@ def test_the_person_at_the_terminal_approves(tmp_path):
     assert "   ALLOW  merged into main as" in shown
 
 
-def test_the_person_at_the_terminal_rejects_with_a_reason(tmp_path):
-    shown = at_a_terminal(tmp_path, "r\n", "not today\n")
-    assert "user:bob has rejected this call: not today [approval.rejected]" in " ".join(
-        shown.split()
-    )
-    assert "merged into main" not in shown.partition("And now the merge.")[2]
+class Typed(io.StringIO):
+    """What a person types at a terminal."""
+
+    def isatty(self):
+        return True
 
 
-def test_the_person_at_the_terminal_leaves(tmp_path):
-    shown = at_a_terminal(tmp_path, "\x04")
-    assert "   WAITS  merge_pr was not run" in shown
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("r\n not today \n", people.Said("reject", "not today")),
+        ("no\n\nREJ\n\n", people.Said("reject", "")),
+        ("a\n", people.Said("approve", "")),
+        ("", None),  # the person leaves
+        ("r\n", None),
+        ("y\n", None),
+    ],
+)
+def test_what_the_person_at_the_terminal_says(monkeypatch, typed, said):
+    """What the demo does then: see the tests of what waits, and of what bob rejects."""
+    monkeypatch.setattr("sys.stdin", Typed(typed))
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    assert people.asked_at(Console(file=io.StringIO(), force_terminal=True))(None) == said
 
 
 def test_interactive_is_refused_without_a_terminal(tmp_path):

@@ -150,13 +150,13 @@ def _grown(values: Any) -> Any:
     )
 
 
-@settings(max_examples=2000 if FULL else 100, deadline=None)
+@settings(max_examples=2000 if FULL else 25, deadline=None)
 @given(st.recursive(SCALARS, _grown, max_leaves=12))
 def test_what_is_written_is_read_again_as_it_was(value):
     assert shape(CODEC.loads(CODEC.dumps(value))) == shape(value)
 
 
-@settings(max_examples=2000 if FULL else 100, deadline=None)
+@settings(max_examples=2000 if FULL else 25, deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers(-9, 9) | st.text(),

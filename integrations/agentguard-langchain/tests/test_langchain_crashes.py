@@ -1,7 +1,8 @@
 """SIGKILL while a graph's tools run: in another process the graph goes on, and pays nothing twice.
 
-A process runs an agent in one thread after another, with checkpoints in SQLite, and is killed at a
-random moment, most of them between a tool's end and its checkpoint. A few rounds by default,
+A process runs an agent in one thread after another, with checkpoints in SQLite. It says what it has
+come to, and is killed soon after one of these lines, a random one: a thread has begun, a tool has
+paid, its checkpoint is about to be written, a thread has ended. A few rounds by default,
 ``AGENTGUARD_ROUNDS=full`` for many.
 """
 
@@ -10,8 +11,7 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
+import signal
 import textwrap
 import time
 from collections import Counter
@@ -48,12 +48,18 @@ def decide(document):
     return Decision.allow()
 
 
+def say(what):
+    """Print one line at once, whatever the thread."""
+    os.write(1, f"{json.dumps(what)}\\n".encode())
+
+
 class Slow(SqliteSaver):
     """Takes its time to keep what tools have done."""
 
     def put_writes(self, config, writes, task_id, task_path=""):
         if any("ToolMessage" in repr(value) for _channel, value in writes):
-            time.sleep(0.1)
+            say("keeps what a tool has done")
+            time.sleep(0.1)  # it is killed meanwhile, more often than not
         super().put_writes(config, writes, task_id, task_path)
 
 
@@ -82,6 +88,7 @@ effects = os.open("effects", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
 def pay(to: str) -> str:
     """Pay somebody."""
     os.write(effects, f"{to}\\n".encode())  # seen by all, even after a SIGKILL
+    say("has paid")
     return f"paid {to}"
 
 
@@ -118,16 +125,15 @@ def main(way, step, *names):
                 values = state.values
                 if state.next:
                     values = graph.invoke(None, where, durability="sync")
-                print(json.dumps([name, answers(values) if values else None]), flush=True)
+                say([name, answers(values) if values else None])
             return
-        print("ready", flush=True)
         for number in range(1_000_000):
             name = f"{names[0]}.{number}"
-            print(json.dumps([name, None]), flush=True)
+            say([name, None])
             where = {"configurable": {"thread_id": name}}
             given = {"messages": [HumanMessage(name)]}
             state = graph.invoke(given, where, durability="sync")
-            print(json.dumps([name, answers(state)]), flush=True)
+            say([name, answers(state)])
 
 
 if __name__ == "__main__":
@@ -156,25 +162,36 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def killed_at_work(folder, way, name):
+MOST_LINES = 12
+"""What a process says at most before it is killed: that is two threads, each with two payments."""
+
+
+def told(lines):
+    """The threads that were begun, in their order, with their answers as far as there are any."""
+    said = [json.loads(line) for line in lines if line.endswith("\n")]
+    return dict(one for one in said if isinstance(one, list))
+
+
+def killed_at_work(preloaded, folder, way, name):
     """Let a process work, and kill it; return the threads that it has begun, with their answers."""
-    command = [sys.executable, "program.py", way, "work", name]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder) as working:
-        assert working.stdout is not None
-        assert working.stdout.readline() == "ready\n"
-        time.sleep(random.uniform(0.01, 0.4))  # noqa: S311  any moment will do
+    here, there = os.pipe()
+    with Path(os.devnull).open("rb") as nothing, (folder / "errors").open("wb") as errors:
+        streams = (nothing, there, errors)
+        working = preloaded.start("program.py", way, "work", name, cwd=folder, streams=streams)
+    os.close(there)
+    with os.fdopen(here, encoding="utf-8") as lines:
+        said = [lines.readline() for _ in range(random.randint(1, MOST_LINES))]  # noqa: S311
+        time.sleep(random.uniform(0, 0.02))  # noqa: S311  any moment will do
         working.kill()
-        lines = working.stdout.read().splitlines(keepends=True)
-    return dict(json.loads(line) for line in lines if line.endswith("\n"))
+        said += lines
+    assert working.wait() == -signal.SIGKILL, (folder / "errors").read_text()
+    return told(said)
 
 
-def resumed(folder, way, names):
-    command = [sys.executable, "program.py", way, "resume", *names]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=60, check=False
-    )
+def resumed(preloaded, folder, way, names):
+    done = preloaded.run("program.py", way, "resume", *names, cwd=folder)
     assert done.returncode == 0, done.stderr
-    return dict(json.loads(line) for line in done.stdout.splitlines())
+    return told(done.stdout.splitlines(keepends=True))
 
 
 def effects_of(folder):
@@ -184,13 +201,15 @@ def effects_of(folder):
 
 @pytest.mark.parametrize("way", ["agent", "by_hand"])
 @pytest.mark.parametrize("round_", range(ROUNDS))
-def test_a_graph_that_goes_on_pays_once_and_says_what_it_does_not_know(folder, round_, way):
+def test_a_graph_that_goes_on_pays_once_and_says_what_it_does_not_know(
+    preloaded, folder, round_, way
+):
     last: dict[str, list[str]] = {}
     for kill in range(KILLS):
-        begun = killed_at_work(folder, way, f"{kill}")
+        begun = killed_at_work(preloaded, folder, way, f"{kill}")
         before = effects_of(folder)
         assert set(before.values()) <= {1}
-        answered = resumed(folder, way, list(begun)[-3:])
+        answered = resumed(preloaded, folder, way, list(begun)[-3:])
         after = effects_of(folder)
         assert set(after.values()) <= {1}, "a call has run twice"
         for name, texts in answered.items():
@@ -205,7 +224,7 @@ def test_a_graph_that_goes_on_pays_once_and_says_what_it_does_not_know(folder, r
             last[name] = texts
         paid = {to.rpartition("-")[0] for to in after}
         assert all(answered[name] for name in answered if name in paid), "a call was lost"
-    assert resumed(folder, way, list(last)) == last
+    assert resumed(preloaded, folder, way, list(last)) == last
     assert set(effects_of(folder).values()) <= {1}
     settings = config.load(folder / "agentguard.toml")
     with closing(StateReader(settings.state)) as reader:

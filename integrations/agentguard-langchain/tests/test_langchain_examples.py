@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 from langchain_core.messages import HumanMessage
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
+
+from agentguard.keys import Ed25519Signer
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
@@ -68,19 +72,38 @@ nobody asks: error
 }
 
 
-@pytest.mark.parametrize("name", OUTPUT)
-def test_an_example_runs(name, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+PROCESSES = pytest.mark.slow("four interpreters one after another, as the example starts them")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=PROCESSES) if name == "resume_later.py" else name for name in OUTPUT],
+)
+def test_an_example_runs(name, tmp_path, preloaded):
+    done = preloaded.run("-W", "error", EXAMPLES / name, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.sub(r"/[A-Za-z0-9_-]{43}\n", "/KEY\n", done.stdout) == OUTPUT[name]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_steps_of_the_example_of_processes_run(tmp_path, preloaded):
+    """``resume_later.py`` without the start of four interpreters."""
+    path = EXAMPLES / "resume_later.py"
+    example = runpy.run_path(str(path))
+    key = Ed25519Signer.from_seed(bytes(32))
+    (tmp_path / "bob").write_bytes(key.to_openssh(b"bob's"))
+    (tmp_path / "agentguard.toml").write_text(
+        example["CONFIG"].format(key=key.public_key.openssh())
+    )
+    (tmp_path / "authz.rego").write_text(example["POLICY"])
+    environment = {**os.environ, "BOB": "bob's", "AGENTGUARD_PASSPHRASE": "of this test"}
+    assert commands.run(["init"], cwd=tmp_path, env=environment).returncode == 0
+    steps = [
+        preloaded.run("-W", "error", path, step, cwd=tmp_path, env=environment)
+        for step in ("ask", "approve", "resume")
+    ]
+    assert {step.stderr for step in steps} == {""}
+    assert "".join(step.stdout for step in steps) == OUTPUT[path.name]
 
 
 OUTSIDE = "the path must lead into the project, and to no hidden file [policy.denied]"
@@ -95,39 +118,55 @@ def refused(tool, reason):
     )
 
 
+ANSWERS = f"""\
+read_note(notes/monday.md): Buy milk, call the bank.
+count_words(notes/monday.md): 5 words
+read_note(../secret.md): {refused("read_note", OUTSIDE)}
+delete_note(notes/monday.md): {refused("delete_note", NO_SCOPE)}
+"""
+
+
+@pytest.mark.slow("a newcomer's first project, with the shell's commands as they stand on its page")
 def test_the_project_is_made_with_the_commands_that_its_page_gives(tmp_path):
     clone = tmp_path / "clone"
     shutil.copytree(EXAMPLES / "project", clone / "examples" / "project")
     page = (EXAMPLES / "project" / "README.md").read_text("utf-8")
-    (commands,) = re.findall(r"^```sh\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (typed,) = re.findall(r"^```sh\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     set_up = ("AGENTGUARD_", "XDG_")
     environment = {n: v for n, v in os.environ.items() if not n.startswith(set_up)}
     search = os.pathsep.join((str(Path(sys.executable).parent), environment["PATH"]))
     done = subprocess.run(
-        ["/bin/sh", "-ec", commands],
+        ["/bin/sh", "-ec", typed],
         cwd=clone,
         env={**environment, "HOME": str(tmp_path), "PATH": search, "PYTHONWARNINGS": "error"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    answers = [line for line in done.stdout.splitlines() if "(notes/" in line or "(../" in line]
-    assert answers == [
-        "read_note(notes/monday.md): Buy milk, call the bank.",
-        "count_words(notes/monday.md): 5 words",
-        f"read_note(../secret.md): {refused('read_note', OUTSIDE)}",
-        f"delete_note(notes/monday.md): {refused('delete_note', NO_SCOPE)}",
-    ]
-    listed = done.stdout.partition(answers[-1])[2]
+    printed, _, listed = done.stdout.partition(ANSWERS)
+    assert "" not in (printed, listed)
     assert re.findall(r"\b(allow|deny)\b", listed) == ["allow", "allow", "deny", "deny"]
     assert (tmp_path / "guarded-project" / "notes" / "monday.md").exists()
 
 
+def test_the_project_of_the_page_runs(tmp_path, preloaded):
+    """The same without the shell, in one process and a forked one."""
+    folder = tmp_path / "guarded-project"
+    shutil.copytree(EXAMPLES / "project", folder)
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    assert commands.run(["init"], cwd=folder, env=environment).returncode == 0
+    (folder / "authz.rego").replace(folder / "policies" / "authz.rego")
+    with (folder / "agentguard.toml").open("a") as configuration:
+        configuration.write((folder / "tools.toml").read_text())
+    done = preloaded.run("-W", "error", "app.py", cwd=folder, env=environment)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", ANSWERS)
+
+
 def test_the_guide_runs():
     blocks = list(Sybil([PythonCodeBlockParser()]).parse(ROOT / "docs" / "langchain.md").examples())
-    assert len(blocks) == 15
+    assert len(blocks) == 16
     for block in blocks:
         block.evaluate()
     named = blocks[0].namespace

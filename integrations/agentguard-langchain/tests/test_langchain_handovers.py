@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from datetime import UTC, datetime
 from typing import Any
 
+import commands
 import pytest
 from deepagents import create_deep_agent
 from langchain.agents import create_agent
@@ -321,17 +320,15 @@ authority = "own"
 """
 
 
-def program(folder, step, code=0):
-    command = [sys.executable, "program.py", step]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == code, done.stderr
-    return json.loads(done.stdout) if done.stdout else None
-
-
 @pytest.mark.parametrize("ran", [False, True])
-def test_a_call_in_doubt_within_is_waited_for_until_somebody_says_what_became_of_it(tmp_path, ran):
+def test_a_call_in_doubt_within_is_waited_for_until_somebody_says_what_became_of_it(
+    tmp_path, preloaded, ran
+):
+    def program(step, code=0):
+        done = preloaded.run("program.py", step, cwd=tmp_path)
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout) if done.stdout else None
+
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "policy.py").write_text(
         "from agentguard import Decision\n\n\ndef decide(document):\n    return Decision.allow()\n"
@@ -339,24 +336,19 @@ def test_a_call_in_doubt_within_is_waited_for_until_somebody_says_what_became_of
     (tmp_path / "agentguard.toml").write_text(TABLES)
     settings = config.load(tmp_path / "agentguard.toml")
     domain.found(settings, b"of this test", now=datetime.now(UTC))
-    program(tmp_path, "dies", code=9)
-    said, pauses = program(tmp_path, "resumes")
+    program("dies", code=9)
+    said, pauses = program("resumes")
     assert (said, [pause["name"] for pause in pauses]) == ([], ["pay"])
     assert "agentguard audit resolve" in pauses[0]["description"]
     in_doubt = pauses[0]["description"].partition("(")[2].partition(")")[0]
-    resolved = subprocess.run(
-        [
-            *(sys.executable, "-m", "agentguard.cli", "audit", "resolve", in_doubt),
-            *("--ran" if ran else "--not-ran", "--note", "looked at the bank"),
-        ],
+    became = "--ran" if ran else "--not-ran"
+    resolved = commands.run(
+        ["audit", "resolve", in_doubt, became, "--note", "looked at the bank"],
         cwd=tmp_path,
         env={**os.environ, "AGENTGUARD_PASSPHRASE": "of this test"},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert resolved.returncode == 0, resolved.stderr
-    said, pauses = program(tmp_path, "resumes")
+    said, pauses = program("resumes")
     assert pauses == []
     effects = tmp_path / "effects"
     if ran:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 import textwrap
 import threading
 import time
@@ -691,7 +689,7 @@ keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC3wQSXwAVr7R86FOu+HcglP+UmMFMsbnhK
 
 
 @pytest.fixture
-def service(tmp_path):
+def service(tmp_path, preloaded):
     """A durable service, each step of which runs in a process of its own."""
     (tmp_path / "service.py").write_text(SERVICE, "utf-8")
     (tmp_path / "agentguard.toml").write_text(textwrap.dedent(TABLES), "utf-8")
@@ -699,14 +697,7 @@ def service(tmp_path):
     domain.found(settings, b"of this test", now=datetime.now(UTC))
 
     def step(*arguments: str) -> Any:
-        done = subprocess.run(
-            [sys.executable, "service.py", *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = preloaded.run("service.py", *arguments, cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
         paid = tmp_path / "paid"
         return *json.loads(done.stdout), paid.read_text("utf-8") if paid.exists() else ""
@@ -750,7 +741,7 @@ def test_another_process_takes_an_edit_though_it_has_not_seen_the_tools(service)
 @pytest.mark.parametrize("way", ["store", "answers"])
 async def test_twenty_parallel_calls_five_of_which_wait(people, sync, way):
     chance = random.Random(5)  # noqa: S311  jitter
-    for number in range(200 if FULL else 8):
+    for number in range(200 if FULL else 3):
         desk = people()
         lock = threading.Lock()
         done: dict[str, int] = {}

@@ -6,8 +6,6 @@ import asyncio
 import functools
 import gc
 import json
-import subprocess
-import sys
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -385,24 +383,23 @@ OURS = "agentguard"
 WITH = pytest.mark.parametrize("instrumentor", ["OpenLLMetry", "OpenInference"])
 
 
-@functools.cache
-def scenes(instrumentor, *, sync):
+@pytest.fixture(scope="session")
+def played(preloaded):
+    """The scenes of ``instrumented.py``: the spans of one, and what the log says of it."""
     script = Path(__file__).parent / "instrumented.py"
-    done = subprocess.run(
-        [sys.executable, script, instrumentor, "sync" if sync else "async"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
+    @functools.cache
+    def scenes(instrumentor):
+        done = preloaded.run(script, instrumentor, cwd=script.parent)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
-def played(instrumentor, scene, *, sync):
-    """Play the scenes of ``instrumented.py``; return one's spans and what the log says of it."""
-    told = scenes(instrumentor, sync=sync)[scene]
-    assert len({span["trace"] for span in told["spans"]}) == 1
-    return told["spans"], told["traceparents"]
+    def _played(instrumentor, scene, *, sync):
+        told = scenes(instrumentor)["sync" if sync else "async"][scene]
+        assert len({span["trace"] for span in told["spans"]}) == 1
+        return told["spans"], told["traceparents"]
+
+    return _played
 
 
 def of_tool(spans, name):
@@ -423,7 +420,7 @@ def calls(spans):
 
 @WITH
 @SYNC
-def test_their_spans_are_enriched_and_not_doubled(instrumentor, sync):
+def test_their_spans_are_enriched_and_not_doubled(played, instrumentor, sync):
     spans, traceparents = played(instrumentor, "allowed", sync=sync)
     assert [span["name"] for span in spans if span["scope"] == OURS] == ["agentguard.authorize"]
     assert len(calls(spans)) == len(traceparents) == 1
@@ -444,7 +441,7 @@ def test_their_spans_are_enriched_and_not_doubled(instrumentor, sync):
 
 @WITH
 @SYNC
-def test_a_sub_agent_that_pauses_is_no_error_in_theirs(instrumentor, sync):
+def test_a_sub_agent_that_pauses_is_no_error_in_theirs(played, instrumentor, sync):
     spans, _ = played(instrumentor, "paused", sync=sync)
     for span in of_tool(spans, "ask"):
         assert span["status"] in ("UNSET", "OK")
@@ -457,7 +454,7 @@ def test_a_sub_agent_that_pauses_is_no_error_in_theirs(instrumentor, sync):
 
 @WITH
 @SYNC
-def test_a_denied_call_is_an_error_in_theirs(instrumentor, sync):
+def test_a_denied_call_is_an_error_in_theirs(played, instrumentor, sync):
     spans, traceparents = played(instrumentor, "denied", sync=sync)
     assert len(calls(spans)) == len(traceparents) == 1
     pay, authorize = of_tool(spans, "pay")

@@ -5,7 +5,7 @@ How a range is read stands in tests/unit/test_frameworks.py.
 
 from __future__ import annotations
 
-import os
+import json
 import subprocess
 import sys
 import tomllib
@@ -13,21 +13,30 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from langchain_mcp_adapters.tools import load_mcp_tools
 from packaging.requirements import Requirement
 
-FOLDER = Path(__file__).parents[1]
-IMPORTING = """
-import sys
-try:
-    import agentguard_langchain
-finally:
-    assert not {"langchain", "langchain_core", "langgraph"} & sys.modules.keys()
-"""
-MCP_TOOL = """
+from agentguard import ConfigError
+from agentguard_langchain import binding
 from agentguard_langchain.binding import origin_of
-from langchain_mcp_adapters.tools import load_mcp_tools
-origin_of(load_mcp_tools)
+
+FOLDER = Path(__file__).parents[1]
+LOOKING = """
+import json, sys
+said = []
+for folder in sys.argv[1:]:
+    sys.path.insert(0, folder)
+    try:
+        import agentguard_langchain
+    except Exception as error:
+        said.append([getattr(error, "code", repr(error)), str(error)])
+    sys.path.remove(folder)
+    assert not {"langchain", "langchain_core", "langgraph"} & sys.modules.keys()
+    for name in [name for name in sys.modules if name.startswith("agentguard_langchain")]:
+        del sys.modules[name]
+print(json.dumps(said))
 """
+"""Says how the adapter's import fails beside each of these folders of distributions."""
 NEEDED = {
     "langchain": "langchain<2,>=1.5",
     "langchain-core": "langchain-core<2,>=1.8",
@@ -37,43 +46,62 @@ NEEDED = {
 }
 
 
-def last_line(folder, name, version, program):
-    """What a program says last where ``name`` is there in this version."""
+def installed(folder, name, version):
+    """Make a folder in which ``name`` is installed in this version."""
     made = folder / f"{name.replace('-', '_')}-{version}.dist-info"
-    made.mkdir()
+    made.mkdir(parents=True)
     (made / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n")
-    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {**os.environ, "PYTHONPATH": path}
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    return done.returncode, (done.stderr.strip().splitlines() or [""])[-1]
+    return folder
 
 
-@pytest.mark.parametrize(
-    ("name", "version"),
-    [("langchain", "1.4.9"), ("langchain", "2.0"), ("langchain-core", "1.7"), ("langgraph", "1.1")],
-)
-def test_the_adapter_looks_before_it_imports_a_framework(tmp_path, name, version):
-    code, said = last_line(tmp_path, name, version, IMPORTING)
-    assert code == 1
-    assert said == (
-        f"agentguard.errors.ConfigError: agentguard-langchain needs {NEEDED[name]}, and {name} "
-        f"{version} is installed: install a version that it runs on (pip install '{NEEDED[name]}')"
+def unsupported(name, version):
+    return (
+        f"agentguard-langchain needs {NEEDED[name]}, and {name} {version} is installed: install a "
+        f"version that it runs on (pip install '{NEEDED[name]}')"
     )
 
 
+def test_the_adapter_looks_before_it_imports_a_framework(tmp_path):
+    """In an interpreter of its own, which has imported no framework yet."""
+    wrong = [
+        *(("langchain", "1.4.9"), ("langchain", "2.0")),
+        *(("langchain-core", "1.7"), ("langgraph", "1.1")),
+    ]
+    folders = [installed(tmp_path / f"{name}-{version}", name, version) for name, version in wrong]
+    command = [sys.executable, "-c", LOOKING, *folders]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [
+        ["framework.unsupported", unsupported(*one)] for one in wrong
+    ]
+
+
+@pytest.fixture
+def _looks_anew():
+    """The adapter looks once for what tools of MCP servers need."""
+    binding._require_mcp.cache_clear()
+    yield
+    binding._require_mcp.cache_clear()
+
+
+@pytest.mark.usefixtures("_looks_anew")
 @pytest.mark.parametrize(("name", "version"), [("langchain-mcp-adapters", "0.2"), ("mcp", "2.0")])
 def test_a_tool_of_an_mcp_server_asks_for_the_versions_that_name_the_server(
-    tmp_path, name, version
+    tmp_path, monkeypatch, name, version
 ):
-    code, said = last_line(tmp_path, name, version, MCP_TOOL)
-    assert (code, f"needs {NEEDED[name]}, and {name} {version} is installed" in said) == (1, True)
+    monkeypatch.syspath_prepend(installed(tmp_path, name, version))
+    with pytest.raises(ConfigError) as refused:
+        origin_of(load_mcp_tools)
+    assert (refused.value.code, str(refused.value)) == (
+        "framework.unsupported",
+        unsupported(name, version),
+    )
 
 
+@pytest.mark.usefixtures("_looks_anew")
 def test_what_is_installed_runs():
     """The twin."""
-    done = subprocess.run([sys.executable, "-c", MCP_TOOL], capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert origin_of(load_mcp_tools) == "langchain_mcp_adapters.tools:load_mcp_tools"
 
 
 def test_what_is_installed_of_the_adapter_asks_for_what_its_project_does():

@@ -1,0 +1,173 @@
+"""A process that has imported what programs need, and forks for each of them.
+
+Importing a framework costs a second and more, a fork next to nothing. Each program has a process of
+its own all the same, with the working folder, the environment and the streams that it is given.
+What an interpreter reads at its start (``PYTHONPATH``, its locale) is that of the first process.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+Result = subprocess.CompletedProcess[str]
+_LONGEST = 1 << 20
+
+
+class Preloaded:
+    """The first process, with these modules imported; ``close`` ends it."""
+
+    def __init__(self, *modules: str) -> None:
+        self._asks, there = socket.socketpair()
+        command = [sys.executable, __file__, str(there.fileno()), *modules]
+        self._process = subprocess.Popen(
+            command, pass_fds=[there.fileno()], stdin=subprocess.DEVNULL
+        )
+        there.close()
+        self._answers = self._asks.makefile("r", encoding="utf-8")
+        assert self._answers.readline() == "ready\n"
+
+    def start(
+        self,
+        *words: str | Path,
+        cwd: Path,
+        streams: Sequence[IO[Any] | int],
+        env: Mapping[str, str] | None = None,
+    ) -> Process:
+        """Run ``python WORDS``: a file, or ``-m MODULE``, or ``-c CODE``, each with arguments.
+
+        ``streams`` are the three standard streams.
+        """
+        asked = {
+            "words": [str(word) for word in words],
+            "cwd": str(cwd),
+            "env": dict(os.environ if env is None else env),
+        }
+        given = [one if isinstance(one, int) else one.fileno() for one in streams]
+        socket.send_fds(self._asks, [json.dumps(asked).encode() + b"\n"], given)
+        return Process(self, int(self._answers.readline()))
+
+    def run(self, *words: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> Result:
+        """Run ``python WORDS`` to its end, as ``subprocess.run`` does."""
+        with (
+            Path(os.devnull).open("rb") as nothing,
+            tempfile.TemporaryFile("w+", encoding="utf-8") as out,
+            tempfile.TemporaryFile("w+", encoding="utf-8") as err,
+        ):
+            code = self.start(*words, cwd=cwd, env=env, streams=(nothing, out, err)).wait()
+            for written in (out, err):
+                written.seek(0)
+            return Result([str(word) for word in words], code, out.read(), err.read())
+
+    def close(self) -> None:
+        """End the first process."""
+        self._answers.close()
+        self._asks.close()
+        self._process.wait()
+
+    def _ended(self, pid: int) -> int:
+        self._asks.sendall(b"%d\n" % pid)
+        return os.waitstatus_to_exitcode(int(self._answers.readline()))
+
+
+class Process:
+    """A program at work."""
+
+    def __init__(self, of: Preloaded, pid: int) -> None:
+        self._of = of
+        self.pid = pid
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        os.kill(self.pid, signal.SIGKILL)  # it is no other process's id before it was waited for
+
+    def wait(self) -> int:
+        """Wait for the end; return the exit code, as ``subprocess`` does."""
+        return self._of._ended(self.pid)
+
+
+def _serve(asks: socket.socket) -> list[str] | None:
+    """Fork for each program; return in its process what it is, and None after the last one."""
+    asks.sendall(b"ready\n")
+    while True:
+        asked, streams = _received(asks)
+        if asked is None:
+            return None
+        if isinstance(asked, int):
+            answer = os.waitpid(asked, 0)[1]
+        else:
+            answer = os.fork()
+            if answer == 0:
+                asks.close()
+                _become(asked, streams)
+                return list(asked["words"])
+        for stream in streams:
+            os.close(stream)
+        asks.sendall(b"%d\n" % answer)
+
+
+def _received(asks: socket.socket) -> tuple[Any, list[int]]:
+    data, streams, _flags, _address = socket.recv_fds(asks, _LONGEST, 3)
+    while data and not data.endswith(b"\n"):
+        data += asks.recv(_LONGEST)
+    return json.loads(data or b"null"), streams
+
+
+def _become(asked: Any, streams: Sequence[int]) -> None:
+    os.chdir(asked["cwd"])
+    os.environ.clear()
+    os.environ.update(asked["env"])
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
+
+
+def _play(words: list[str]) -> None:
+    """Be the program, as the interpreter would."""
+    first, *others = words
+    if first == "-W":
+        warnings.simplefilter(others[0])  # type: ignore[arg-type]
+        _play(others[1:])
+    elif first == "-m":
+        sys.argv[:] = others
+        sys.path[0] = str(Path.cwd())
+        runpy.run_module(others[0], run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        sys.argv[:] = ["-c", *others[1:]]
+        sys.path[0] = ""
+        exec(compile(others[0], "<string>", "exec"), {"__name__": "__main__"})  # noqa: S102
+    else:
+        sys.argv[:] = words
+        sys.path[0] = str(Path(first).resolve().parent)
+        runpy.run_path(first, run_name="__main__")
+
+
+def main() -> None:
+    """Import the modules, and serve."""
+    channel, *modules = sys.argv[1:]
+    for name in modules:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+    words = _serve(socket.socket(fileno=int(channel)))
+    if words is not None:
+        _play(words)
+
+
+if __name__ == "__main__":
+    main()
