@@ -2,7 +2,8 @@
 
 Importing a framework costs a second and more, a fork next to nothing. Each program has a process of
 its own all the same, with the working folder, the environment and the streams that it is given.
-What an interpreter reads at its start (``PYTHONPATH``, its locale) is that of the first process.
+What an interpreter reads at its start (``PYTHONPATH``, its locale) is that of the first process;
+the modules of this folder can be imported.
 """
 
 from __future__ import annotations
@@ -145,15 +146,15 @@ def _play(words: list[str]) -> None:
         _play(others[1:])
     elif first == "-m":
         sys.argv[:] = others
-        sys.path[0] = str(Path.cwd())
+        sys.path.insert(0, str(Path.cwd()))
         runpy.run_module(others[0], run_name="__main__", alter_sys=True)
     elif first == "-c":
         sys.argv[:] = ["-c", *others[1:]]
-        sys.path[0] = ""
+        sys.path.insert(0, "")
         exec(compile(others[0], "<string>", "exec"), {"__name__": "__main__"})  # noqa: S102
     else:
         sys.argv[:] = words
-        sys.path[0] = str(Path(first).resolve().parent)
+        sys.path.insert(0, str(Path(first).resolve().parent))
         runpy.run_path(first, run_name="__main__")
 
 

@@ -36,6 +36,7 @@ from langchain_core.tools import (
 )
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.prebuilt import InjectedState, ToolRuntime
+from obedient import Obedient
 from preloaded import Preloaded
 from pydantic import (
     BaseModel,
@@ -68,6 +69,7 @@ def preloaded() -> Iterator[Preloaded]:
         "agentguard_langchain.demo",
         "langchain.agents",
         "langgraph.checkpoint.sqlite",
+        "obedient",
     )
     yield made
     made.close()
@@ -221,32 +223,6 @@ def scripted():
         return ScriptedModel(messages=iter([say(numbers, said) for said in script]))
 
     return _scripted
-
-
-class Obedient(BaseChatModel):
-    """Calls the tools that the last human message names as JSON; then repeats what they answered.
-
-    It keeps nothing, so that any number of users may talk to it at once.
-    """
-
-    @property
-    def _llm_type(self) -> str:
-        return "obedient"
-
-    def _generate(self, messages, stop=None, run_manager=None, **_options):
-        last = max(place for place, said in enumerate(messages) if said.type == "human")
-        answers = [said.text for said in messages[last:] if said.type == "tool"]
-        message = AIMessage("; ".join(answers) or "nothing to do")
-        if not answers and messages[last].text.startswith("["):
-            calls = [
-                {"name": name, "args": args, "id": f"call{last}.{number}", "type": "tool_call"}
-                for number, (name, args) in enumerate(json.loads(messages[last].text))
-            ]
-            message = AIMessage("", tool_calls=calls)
-        return ChatResult(generations=[ChatGeneration(message=message)])
-
-    def bind_tools(self, tools, **_options):
-        return self
 
 
 @pytest.fixture

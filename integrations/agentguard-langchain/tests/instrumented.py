@@ -16,11 +16,9 @@ from contextlib import closing
 from typing import Any
 
 from langchain.agents import create_agent
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import StructuredTool
 from langgraph.checkpoint.memory import InMemorySaver
+from obedient import Obedient
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -34,30 +32,10 @@ from agentguard_langchain import GuardMiddleware, guard_subagent
 
 SCENES: dict[str, Any] = {
     "allowed": ["look", {"what": "it"}],
-    "paused": ["ask", {"task": json.dumps(["pay", {"cents": 500}])}],
+    "paused": ["ask", {"task": json.dumps([["pay", {"cents": 500}]])}],
     "denied": ["pay", {"cents": 20_000}],
 }
 """By their names, the call that an agent makes in each."""
-
-
-class Obedient(BaseChatModel):
-    """Calls the tool that the user's message names as JSON, and repeats what it answers."""
-
-    @property
-    def _llm_type(self) -> str:
-        return "obedient"
-
-    def _generate(self, messages, stop=None, run_manager=None, **_options):
-        answers = [said.text for said in messages if said.type == "tool"]
-        message = AIMessage("; ".join(answers))
-        if not answers:
-            name, args = json.loads(messages[-1].text)
-            call = {"name": name, "args": args, "id": "call1", "type": "tool_call"}
-            message = AIMessage("", tool_calls=[call])
-        return ChatResult(generations=[ChatGeneration(message=message)])
-
-    def bind_tools(self, tools, **_options):
-        return self
 
 
 def answer(document):
@@ -120,7 +98,7 @@ def play(guard: Guard, scene: str, *, sync: bool) -> None:
         middleware=[GuardMiddleware(parent)],
         checkpointer=InMemorySaver(),
     )
-    given: Any = {"messages": [("user", json.dumps(SCENES[scene]))]}
+    given: Any = {"messages": [("user", json.dumps([SCENES[scene]]))]}
     config: Any = {"configurable": {"thread_id": "t1"}}
     with guard.delegate("user:alice", scope=["pay"]):
         if sync:

@@ -33,12 +33,11 @@ KILLS = 5 if FULL else 2
 PROGRAM = '''
 import json, os, sys, time
 from langchain.agents import create_agent
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.messages import HumanMessage, ToolMessage
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
+from obedient import Obedient
 
 from agentguard import Decision, Guard
 from agentguard_langchain import GuardMiddleware, guard_tools
@@ -63,25 +62,6 @@ class Slow(SqliteSaver):
         super().put_writes(config, writes, task_id, task_path)
 
 
-class Model(BaseChatModel):
-    @property
-    def _llm_type(self):
-        return "scripted"
-
-    def _generate(self, messages, stop=None, run_manager=None, **options):
-        message = AIMessage("done")
-        if messages[-1].type == "human":
-            calls = [
-                {"name": "pay", "args": {"to": f"{messages[-1].text}-{n}"}, "id": f"c{n}"}
-                for n in range(2)
-            ]
-            message = AIMessage("", tool_calls=calls)
-        return ChatResult(generations=[ChatGeneration(message=message)])
-
-    def bind_tools(self, tools, **options):
-        return self
-
-
 effects = os.open("effects", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
 
 
@@ -95,7 +75,7 @@ def pay(to: str) -> str:
 def by_hand(agent, saver):
     """Both calls in one task."""
     graph = StateGraph(MessagesState)
-    graph.add_node("model", lambda state: {"messages": [Model().invoke(state["messages"])]})
+    graph.add_node("model", lambda state: {"messages": [Obedient().invoke(state["messages"])]})
     graph.add_node("tools", ToolNode(guard_tools([pay], agent)))
     graph.add_edge(START, "model")
     graph.add_edge("model", "tools")
@@ -117,7 +97,7 @@ def main(way, step, *names):
             graph = by_hand(agent, saver)
         else:
             guarding = GuardMiddleware(agent)
-            graph = create_agent(Model(), [pay], middleware=[guarding], checkpointer=saver)
+            graph = create_agent(Obedient(), [pay], middleware=[guarding], checkpointer=saver)
         if step == "resume":
             for name in names:
                 where = {"configurable": {"thread_id": name}}
@@ -131,7 +111,8 @@ def main(way, step, *names):
             name = f"{names[0]}.{number}"
             say([name, None])
             where = {"configurable": {"thread_id": name}}
-            given = {"messages": [HumanMessage(name)]}
+            calls = [["pay", {"to": f"{name}-{n}"}] for n in range(2)]
+            given = {"messages": [HumanMessage(json.dumps(calls))]}
             state = graph.invoke(given, where, durability="sync")
             say([name, answers(state)])
 

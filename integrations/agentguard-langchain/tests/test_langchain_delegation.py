@@ -554,9 +554,9 @@ async def test_many_users_at_once_through_one_graph(lent, how):
     for call in calls:
         chains.setdefault(call.predicate["chain_sha256"], set()).add(call.predicate["principal"])
     # of each user one to the orchestrator and one to the fixer, and one with less where it is less
-    assert len(chains) == 250
+    assert len(chains) == 5 * USERS // 2
     assert {len(principals) for principals in chains.values()} == {1}
-    assert [call.code for call in calls if call.code] == ["scope.exceeded"] * 150
+    assert [call.code for call in calls if call.code] == ["scope.exceeded"] * (3 * USERS // 2)
     assert lent.told(calls[-1]).path.endswith(">orchestrator>fixer")
 
 
@@ -628,34 +628,14 @@ def test_without_it_the_resumed_run_is_refused(lent):
 
 
 SERVICE = '''
+import json, sys
 from pathlib import Path
 from agentguard import Decision, Guard
 from agentguard_langchain import guard_subagent, guard_tools
 from langchain.agents import create_agent
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Command, interrupt
-
-
-class Caller(BaseChatModel):
-    """Calls one tool, and then says what it answered."""
-
-    tool: str
-
-    @property
-    def _llm_type(self):
-        return "caller"
-
-    def bind_tools(self, tools, **kwargs):
-        return self
-
-    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
-        last = messages[-1]
-        call = {"name": self.tool, "args": {"x": "a"}, "id": "c1", "type": "tool_call"}
-        said = AIMessage(last.text) if last.type == "tool" else AIMessage("", tool_calls=[call])
-        return ChatResult(generations=[ChatGeneration(message=said)])
+from obedient import Obedient
 
 
 def decide(document):
@@ -671,7 +651,7 @@ def main(step, thread):
     with Guard.open(passphrase=b"of this test") as guard, \\
             SqliteSaver.from_conn_string("threads.db") as saver:
         orchestrator, fixer = guard.new_agent("orchestrator"), guard.new_agent("fixer")
-        child = create_agent(Caller(tool="read"), guard_tools([read], fixer))
+        child = create_agent(Obedient(), guard_tools([read], fixer))
         child = guard_subagent(child, fixer, scope=["repo:read"])
 
         def ask(x: str) -> str:
@@ -679,13 +659,14 @@ def main(step, thread):
             return child.invoke({"messages": [("user", x)]})["messages"][-1].text
 
         tools = guard_tools([ask], orchestrator)
-        graph = create_agent(Caller(tool="ask"), tools, checkpointer=saver)
+        graph = create_agent(Obedient(), tools, checkpointer=saver)
         config = {"configurable": {"thread_id": thread}}
+        work = json.dumps([["ask", {"x": json.dumps([["read", {"x": "a"}]])}]])
         if step == "begin":
             scope = ["repo:read", "pr:write"]
             with guard.delegate("user:alice", scope=scope, task_id="task_1") as alice:
-                graph.invoke({"messages": [("user", "a")]}, config)
-                graph.invoke({"messages": [("user", "a")]}, {"configurable": {"thread_id": "t2"}})
+                graph.invoke({"messages": [("user", work)]}, config)
+                graph.invoke({"messages": [("user", work)]}, {"configurable": {"thread_id": "t2"}})
             Path("stored").write_bytes(alice.dumps())
         elif step == "with":
             with guard.resume(Path("stored").read_bytes()):

@@ -243,31 +243,13 @@ async def test_the_task_tool_of_a_deep_agent_hands_over(people, obedient, kind, 
 PROGRAM = '''
 import json, os, sys
 from langchain.agents import create_agent
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, HumanMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.sqlite import SqliteSaver
+from obedient import Obedient
 
 from agentguard import Guard
 from agentguard_langchain import GuardMiddleware, guard_subagent
-
-
-class Model(BaseChatModel):
-    @property
-    def _llm_type(self):
-        return "scripted"
-
-    def _generate(self, messages, stop=None, run_manager=None, **options):
-        message = AIMessage(messages[-1].text)
-        if messages[-1].type == "human":
-            name, _, work = messages[-1].text.partition(" ")
-            args = {"work": work}
-            message = AIMessage("", tool_calls=[{"name": name, "args": args, "id": "c1"}])
-        return ChatResult(generations=[ChatGeneration(message=message)])
-
-    def bind_tools(self, tools, **options):
-        return self
 
 
 @tool
@@ -285,19 +267,21 @@ with (
     SqliteSaver.from_conn_string("graph.db") as saver,
 ):
     clerk, boss = guard.new_agent("clerk"), guard.new_agent("boss")
-    child = create_agent(Model(), [pay], middleware=[GuardMiddleware(clerk)])
+    child = create_agent(Obedient(), [pay], middleware=[GuardMiddleware(clerk)])
 
     @tool
     def ask(work: str) -> str:
         """Ask the clerk."""
-        return child.invoke({"messages": [HumanMessage(f"pay {work}")]})["messages"][-1].text
+        calls = json.dumps([["pay", {"work": work}]])
+        return child.invoke({"messages": [HumanMessage(calls)]})["messages"][-1].text
 
     ask = guard_subagent(ask, clerk, scope=["pay"])
     graph = create_agent(
-        Model(), [ask], middleware=[GuardMiddleware(boss)], checkpointer=saver
+        Obedient(), [ask], middleware=[GuardMiddleware(boss)], checkpointer=saver
     )
     where = {"configurable": {"thread_id": "1"}}
-    given = {"messages": [HumanMessage("ask ann")]} if sys.argv[1] == "dies" else None
+    asking = {"messages": [HumanMessage('[["ask", {"work": "ann"}]]')]}
+    given = asking if sys.argv[1] == "dies" else None
     state = graph.invoke(given, where, durability="sync")
     said = [m.text for m in state["messages"] if m.type == "tool"]
     pauses = [one.value["action_requests"][0] for one in state.get("__interrupt__", ())]

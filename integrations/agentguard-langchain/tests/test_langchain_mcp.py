@@ -1,4 +1,7 @@
-"""The tools of a real MCP server, in a process of its own, through langchain-mcp-adapters."""
+"""The tools of a real MCP server through langchain-mcp-adapters.
+
+The server runs in this process, at the other end of streams in memory; in one test it is a process.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +9,18 @@ import sys
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+import files_server as files_server_program
 import pytest
+from files_server import files_server
 from langchain_mcp_adapters.client import MultiServerMCPClient
 from langchain_mcp_adapters.tools import load_mcp_tools
+from mcp.shared.memory import create_connected_server_and_client_session
 
 from agentguard import Decision, Requirement
 from agentguard_langchain import GuardedToolDenied, guard_tools
 from agentguard_langchain.gated import shape_of
 
 CONFIG: Any = {"configurable": {"thread_id": "t1"}}
-SERVER = '''
-from mcp.server.fastmcp import FastMCP
-
-server = FastMCP("files", log_level="ERROR")
-
-
-@server.tool()
-def write_file(path: str, text: str) -> str:
-    """Write a file."""
-    with open("written", "a") as file:
-        file.write(f"{path}={text};")
-    return f"wrote {path}"
-
-
-@server.tool()
-def count_lines(path: str) -> dict[str, int]:
-    """Count."""
-    return {"lines": len(path)}
-
-
-server.run()
-'''
 
 
 def policy(document):
@@ -66,26 +50,15 @@ class Files:
         return [(c.agent, c.tool, c.code or c.decision, c.values) for c in self.desk.log.calls()]
 
 
-def client_of(folder):
-    (folder / "server.py").write_text(SERVER)
-    connection: Any = {
-        "transport": "stdio",
-        "command": sys.executable,
-        "args": ["server.py"],
-        "cwd": str(folder),
-    }
-    return MultiServerMCPClient({"files": connection})
-
-
 @pytest.fixture
 def serving(people, tmp_path):
     """A session with the server; it ends in the task that has begun it, as anyio wants it."""
 
     @asynccontextmanager
     async def _serving():
-        client = client_of(tmp_path)
-        async with client.session("files") as session:
-            yield Files(people(policy=policy), tmp_path, await load_mcp_tools(session))
+        async with create_connected_server_and_client_session(files_server(tmp_path)) as session:
+            tools = await load_mcp_tools(session, server_name="files")
+            yield Files(people(policy=policy), tmp_path, tools)
 
     return _serving
 
@@ -93,6 +66,7 @@ def serving(people, tmp_path):
 async def test_a_tool_of_a_server_is_bound_signed_and_decided(serving):
     async with serving() as files:
         write, count = guard_tools(files.tools, files.desk.agent)
+        assert shape_of(cast("Any", write)).spec.origin == "mcp:files"
         answer = await write.ainvoke({"path": "a", "text": "x"})
         assert answer[0]["text"] == "wrote a"
         with pytest.raises(GuardedToolDenied, match="not there"):
@@ -152,8 +126,15 @@ async def test_a_delegation_reaches_a_servers_tool(serving):
     assert [call.predicate["principal"] for call in desk.log.calls()] == ["user:alice"]
 
 
+@pytest.mark.slow("the server as people run it: a process for the tools, and one for each call")
 async def test_the_tools_of_a_client_begin_a_session_for_each_call(people, tmp_path):
-    client = client_of(tmp_path)
+    connection: Any = {
+        "transport": "stdio",
+        "command": sys.executable,
+        "args": [files_server_program.__file__],
+        "cwd": str(tmp_path),
+    }
+    client = MultiServerMCPClient({"files": connection})
     files = Files(people(policy=policy), tmp_path, await client.get_tools())
     graph = files.desk.graph(tools=files.tools)
     calls = [("write_file", {"path": path, "text": "x"}) for path in ("/etc/passwd", "a")]

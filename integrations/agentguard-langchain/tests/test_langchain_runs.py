@@ -599,40 +599,27 @@ def test_a_checkpoint_has_no_key_and_no_delegation(people):
 SERVICE = '''
 import json, sys
 from langchain.agents import create_agent
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, HumanMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Command
+from obedient import Obedient
 
 from agentguard import Decision, Guard
 from agentguard.keys import Ed25519Signer
 from agentguard_langchain import GuardMiddleware
 
 
+CALLS = [
+    ["pay", {"to": "ann", "cents": 500}],
+    ["pay", {"to": "ben", "cents": 5}],
+    ["pay", {"to": "cal", "cents": 900}],
+]
+
+
 def decide(document):
     if document["args"]["cents"] > 100:
         return Decision.require_approval()
     return Decision.allow()
-
-
-class Model(BaseChatModel):
-    @property
-    def _llm_type(self):
-        return "scripted"
-
-    def _generate(self, messages, stop=None, run_manager=None, **options):
-        message = AIMessage("done")
-        if messages[-1].type == "human":
-            calls = [
-                {"name": "pay", "args": {"to": to, "cents": cents}, "id": to, "type": "tool_call"}
-                for to, cents in (("ann", 500), ("ben", 5), ("cal", 900))
-            ]
-            message = AIMessage("", tool_calls=calls)
-        return ChatResult(generations=[ChatGeneration(message=message)])
-
-    def bind_tools(self, tools, **options):
-        return self
 
 
 def pay(to: str, cents: int) -> str:
@@ -649,11 +636,11 @@ def main(step, *given):
     ):
         config = {"configurable": {"thread_id": "t1"}}
         guarding = GuardMiddleware(guard.new_agent("payer"))
-        graph = create_agent(Model(), [pay], middleware=[guarding], checkpointer=saver)
+        graph = create_agent(Obedient(), [pay], middleware=[guarding], checkpointer=saver)
         state = {"messages": []}
         if step == "begin":
             with guard.delegate("user:alice", scope=["pay"]):
-                state = graph.invoke({"messages": [HumanMessage("go")]}, config)
+                state = graph.invoke({"messages": [HumanMessage(json.dumps(CALLS))]}, config)
         elif step == "approve":
             for request in guard.approvals.pending():
                 if given[0].encode() in request.arguments:
