@@ -287,14 +287,14 @@ def test_threads_do_not_lend_each_other_a_pass(limited):
         def _run(self, x: int) -> str:
             self.runs.append(x)
             started.set()
-            go_on.wait(5)
+            assert go_on.wait(120)
             return f"ran with {x}"
 
     runs: list[int] = []
     (guarded,) = guard_tools([Waiting.model_construct(runs=runs)], limited.agent)
     worker = threading.Thread(target=guarded.invoke, args=({"x": 1},))
     worker.start()
-    started.wait(5)
+    assert started.wait(120)
     with pytest.raises(Denied):
         guarded._run(x=30)
     go_on.set()
@@ -303,14 +303,18 @@ def test_threads_do_not_lend_each_other_a_pass(limited):
 
 
 async def test_tasks_do_not_lend_each_other_a_pass(limited):
-    class Slow(Counting):
+    both = asyncio.Event()
+
+    class Together(Counting):
         async def _arun(self, x: int) -> str:
             self.runs.append(x)
-            await asyncio.sleep(0.01)
+            if len(self.runs) == 2:
+                both.set()
+            await asyncio.wait_for(both.wait(), 120)
             return f"ran with {x}"
 
     runs: list[int] = []
-    (guarded,) = guard_tools([Slow.model_construct(runs=runs)], limited.agent)
+    (guarded,) = guard_tools([Together.model_construct(runs=runs)], limited.agent)
     results = await asyncio.gather(
         *(guarded._arun(x=x) for x in (1, 30, 2, 40)), return_exceptions=True
     )

@@ -457,7 +457,7 @@ async def test_a_response_is_its_users_whoever_asks_for_each_item(lent, response
     with lent.lend("bob"):
         for asking in (
             lambda items: asyncio.create_task(ask(items)),
-            lambda items: asyncio.wait_for(ask(items), 10),
+            lambda items: asyncio.wait_for(ask(items), 120),
             ask,
         ):
             items, found = response("alice"), []
