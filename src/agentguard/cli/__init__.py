@@ -2,31 +2,24 @@
 
 Here the commands are put together, those of other distributions included, and errors become one
 line and an exit code: 0 ok, 1 the check failed, 2 usage or configuration. Each command stands in a
-module of its own and imports no other command's; they share options (``options.py``), where a
-domain lies (``location.py``), how a log is read (``history.py``) and shown (``screen.py``).
+module of its own, which imports no other command's and is imported when the command is called
+(``lazy.py``). Commands share options (``options.py``), where a domain lies (``location.py``), how a
+log is read (``history.py``) and shown (``screen.py``).
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points, version
-from typing import Annotated, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 import typer
 
-from agentguard.cli import brake, screen, wording
-from agentguard.cli.adopt import adopt
-from agentguard.cli.agents import app as agents
-from agentguard.cli.approvals import app as approvals
-from agentguard.cli.audit import app as audit
-from agentguard.cli.doctor import doctor
-from agentguard.cli.init import init
-from agentguard.cli.keys import app as keys
-from agentguard.cli.policy import app as policy
-from agentguard.cli.token import app as token
-from agentguard.cli.trust import app as trust
+from agentguard.cli.lazy import PLAIN, Deferred, LazyGroup
 from agentguard.errors import AgentguardError, ConfigError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP: Final = "agentguard.commands"
 """The entry point group through which other distributions bring commands (plain functions)."""
@@ -35,42 +28,77 @@ _DEMO: Final = "demo"
 _SUMMARIES: Final = {_DEMO: "Watch a guarded agent at work, offline."}
 _FAILED: Final = 2
 
-app = typer.Typer(
-    name="agentguard",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-app.command("init")(init)
-app.command("doctor")(doctor)
-app.command("freeze")(brake.freeze)
-app.command("thaw")(brake.thaw)
-app.command("adopt")(adopt)
-app.add_typer(agents, name="agents")
-app.add_typer(approvals, name="approvals")
-app.add_typer(audit, name="audit")
-app.add_typer(keys, name="keys")
-app.add_typer(policy, name="policy")
-app.add_typer(token, name="token")
-app.add_typer(trust, name="trust")
+_COMMANDS: Final = {
+    "init": ("init:init", "Found a trust domain in a folder."),
+    "doctor": ("doctor:doctor", "Check whether this set-up is sound."),
+    "freeze": ("brake:freeze", "Deny every call of every agent, from its next one on."),
+    "thaw": ("brake:thaw", "Let calls go on after a freeze."),
+    "adopt": ("adopt:adopt", "Let the log go on in this state, as it is now."),
+}
+_GROUPS: Final = {
+    "agents": ("agents:app", "The agents, configured and seen in the log."),
+    "approvals": ("approvals:app", "Calls that wait for a person, and their answers."),
+    "audit": ("audit:app", "Look at the log, and verify it."),
+    "keys": ("keys:app", "The keys of the trust domain, and their rotation."),
+    "policy": ("policy:app", "Check and test a policy, and ask it about calls."),
+    "token": ("token:app", "Access tokens and delegations."),
+    "trust": ("trust:app", "The public keys of the trust domain."),
+}
+
+
+class _Root(LazyGroup):
+    """All commands: agentguard's own, and behind them those of other distributions."""
+
+    places: ClassVar[Mapping[str, tuple[str, str]]] = _COMMANDS | _GROUPS
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands; those of other distributions stand before the groups."""
+        self._add_others()
+        order = [*_COMMANDS, *sorted({*self.commands} - {*_COMMANDS, *_GROUPS}), *_GROUPS]
+        self.commands = {name: self.commands[name] for name in order}
+        super().format_commands(ctx, formatter)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Look at other distributions only for what is no command of agentguard's own."""
+        if args[0] not in self.commands:
+            self._add_others()
+        return super().resolve_command(ctx, args)
+
+    def _add_others(self) -> None:
+        """Add the commands of other distributions; none takes the place of an own one."""
+        from importlib.metadata import entry_points  # noqa: PLC0415  it is slow
+
+        brought = {found.name: found for found in entry_points(group=GROUP)}
+        for name in sorted({_DEMO, *brought} - {*self.commands}):
+            self.add_command(_other(name, brought.get(name)))
+
+
+app = typer.Typer(name="agentguard", no_args_is_help=True, cls=_Root, **PLAIN)
 
 
 def main() -> None:
     """Run the command line and exit."""
     try:
         app(prog_name="agentguard")
-    except AgentguardError as error:
+    except (AgentguardError, OSError) as error:
+        _report(error)
+        sys.exit(_FAILED)
+
+
+def _report(error: AgentguardError | OSError) -> None:
+    from agentguard.cli import screen, wording  # noqa: PLC0415  help needs neither
+
+    if isinstance(error, AgentguardError):
         screen.error(error.code, wording.with_query(str(error)))
-        sys.exit(_FAILED)
-    except OSError as error:
+    else:
         screen.error("system.failed", str(error))
-        sys.exit(_FAILED)
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001  typer passes the option's value
     if wanted:
-        screen.line(f"agentguard {version('agentguard')}")
+        from importlib.metadata import version  # noqa: PLC0415  it is slow
+
+        typer.echo(f"agentguard {version('agentguard')}")
         raise typer.Exit
 
 
@@ -87,31 +115,9 @@ def root(
     """Identity, authority and a record for every tool call of an AI agent."""
 
 
-def _add_others() -> None:
-    """List the commands of other distributions; each is imported only when it is called.
-
-    They stand beside agentguard's own commands and never in their place.
-    """
-    own = {command.name for command in app.registered_commands}
-    own |= {group.name for group in app.registered_groups}
-    brought = {found.name: found for found in entry_points(group=GROUP)}
-    for name in sorted({_DEMO, *brought} - own):
-        _add(name, brought.get(name))
-
-
-def _add(name: str, brought: EntryPoint | None) -> None:
-    @app.command(
-        name,
-        help=_SUMMARIES.get(name, f"A command of {brought.module if brought else ''}."),
-        add_help_option=False,
-        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-    )
-    def run(context: typer.Context) -> None:
-        command = typer.Typer(
-            add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
-        )
-        command.command()(_load(name, brought))
-        command(args=context.args, prog_name=f"agentguard {name}")
+def _other(name: str, brought: EntryPoint | None) -> Deferred:
+    summary = _SUMMARIES.get(name, f"A command of {brought.module if brought else ''}.")
+    return Deferred(name, summary, lambda: _load(name, brought))
 
 
 def _load(name: str, brought: EntryPoint | None) -> Callable[..., object]:
@@ -128,6 +134,3 @@ def _load(name: str, brought: EntryPoint | None) -> Callable[..., object]:
             "'./integrations/agentguard-langchain[demo]'"
         )
     raise ConfigError(message, code="command.missing")
-
-
-_add_others()

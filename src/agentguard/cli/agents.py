@@ -33,7 +33,7 @@ from agentguard.invocation import timestamp
 from agentguard.members import AgentConfig
 from agentguard.passphrase import passphrase_of
 
-app = typer.Typer(no_args_is_help=True, help="The agents, configured and seen in the log.")
+app = typer.Typer(no_args_is_help=True)
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from agentguard.errors import ConfigError
 from agentguard.identity.trust import seconds
 from agentguard.roster import Answer
 
-app = typer.Typer(no_args_is_help=True, help="Calls that wait for a person, and their answers.")
+app = typer.Typer(no_args_is_help=True)
 
 RequestArgument = Annotated[
     str | None,

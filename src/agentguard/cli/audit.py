@@ -6,17 +6,32 @@ read it: they take no lock and need no passphrase.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import typer
 
-from agentguard.cli import administer, evidence, export, listing, show, tail, verify
+from agentguard.cli.lazy import LazyGroup
 
-app = typer.Typer(no_args_is_help=True, help="Look at the log, and verify it.")
-app.command("list")(listing.list_entries)
-app.command("show")(show.show)
-app.command("tail")(tail.tail)
-app.command("export")(export.export)
-app.command("verify")(verify.verify)
-app.command("prove")(evidence.prove)
-app.command("verify-evidence")(evidence.verify_evidence)
-app.command("resolve")(administer.resolve)
-app.command("erase")(administer.erase)
+
+class _Audit(LazyGroup):
+    places: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "list": ("listing:list_entries", "List the calls, the newest last."),
+        "show": ("show:show", "Tell the story of one call."),
+        "tail": ("tail:tail", "Watch the calls as they come."),
+        "export": ("export:export", "Write the log as JSON lines."),
+        "verify": ("verify:verify", "Verify the whole log."),
+        "prove": ("evidence:prove", "Write the evidence of one call."),
+        "verify-evidence": (
+            "evidence:verify_evidence",
+            "Check the evidence of one call, and tell what it proves.",
+        ),
+        "resolve": ("administer:resolve", "State what became of a call in doubt."),
+        "erase": (
+            "administer:erase",
+            "Erase a call's arguments, the policy's input and its result.",
+        ),
+    }
+
+
+app = typer.Typer(no_args_is_help=True, cls=_Audit)

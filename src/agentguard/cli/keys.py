@@ -23,7 +23,7 @@ from agentguard.identity.trust import TrustedKey, seconds
 from agentguard.invocation import timestamp
 from agentguard.passphrase import passphrase_of
 
-app = typer.Typer(no_args_is_help=True, help="The keys of the trust domain, and their rotation.")
+app = typer.Typer(no_args_is_help=True)
 
 _MAX_HOURS: Final = 24 * 365
 """A longer overlap is no rotation."""

@@ -30,7 +30,7 @@ from agentguard.errors import ConfigError, DecodeError, PolicyError, StorageErro
 from agentguard.loading import observed, warnings_of
 from agentguard.ports import Engine
 
-app = typer.Typer(no_args_is_help=True, help="Check and test a policy, and ask it about calls.")
+app = typer.Typer(no_args_is_help=True)
 app.command("test")(policy_tests.run_tests)
 app.command("replay")(policy_replay.replay)
 

@@ -41,7 +41,7 @@ from agentguard.passphrase import passphrase_of
 from agentguard.storage import ledger
 from agentguard.storage.reader import StateReader
 
-app = typer.Typer(no_args_is_help=True, help="Access tokens and delegations.")
+app = typer.Typer(no_args_is_help=True)
 
 # its header is a JSON object; a name may have dots as well (a trust domain's)
 _COMPACT_JWS: Final = re.compile(r"eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*")

@@ -15,12 +15,7 @@ from agentguard.cli.options import (
 from agentguard.errors import ConfigError, VerificationError
 from agentguard.storage import keystore, pinned, registry
 
-app = typer.Typer(no_args_is_help=True, help="The public keys of the trust domain.")
-
-
-@app.callback()
-def group() -> None:
-    """The public keys of the trust domain."""
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.command("export")
