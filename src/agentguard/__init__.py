@@ -1,41 +1,46 @@
 """agentguard: every tool call of an AI agent has an identity, an authority and a record.
 
-The names here are the public API, and so is what a docstring below marks ``For adapters``.
+The names here are the public API, and so is what a docstring below marks ``For adapters``. Each is
+imported when it is first used (PEP 562), so that a program loads no part that it does not use.
 """
 
 from __future__ import annotations
 
-from agentguard.agent import Agent
-from agentguard.ambient import idempotency_key
-from agentguard.approval import ApprovalPending, ApprovalRequest
-from agentguard.arguments import Arguments
-from agentguard.audit.evidence import Evidence
-from agentguard.audit.evidence import verify as verify_evidence
-from agentguard.decision import Decision, Denied, Requirement
-from agentguard.delegated import Delegation, current_delegation
-from agentguard.desk import Desk
-from agentguard.errors import (
-    AgentguardError,
-    ApprovalError,
-    ArgumentsError,
-    CallError,
-    ConfigError,
-    DecodeError,
-    DelegationError,
-    EncodeError,
-    FactsError,
-    KeyMaterialError,
-    PolicyError,
-    StorageError,
-    UnguardedCallError,
-    VerificationError,
-)
-from agentguard.examination import Report
-from agentguard.guard import Guard
-from agentguard.identity.trust import TrustDocument
-from agentguard.invocation import CallSite, Invocation
-from agentguard.keys import Ed25519Signer
-from agentguard.tool import AsyncTool, FactsInput, Tool, ToolSpec
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentguard.agent import Agent
+    from agentguard.ambient import idempotency_key
+    from agentguard.approval import ApprovalPending, ApprovalRequest
+    from agentguard.arguments import Arguments
+    from agentguard.audit.evidence import Evidence
+    from agentguard.audit.evidence import verify as verify_evidence
+    from agentguard.decision import Decision, Denied, Requirement
+    from agentguard.delegated import Delegation, current_delegation
+    from agentguard.desk import Desk
+    from agentguard.errors import (
+        AgentguardError,
+        ApprovalError,
+        ArgumentsError,
+        CallError,
+        ConfigError,
+        DecodeError,
+        DelegationError,
+        EncodeError,
+        FactsError,
+        KeyMaterialError,
+        PolicyError,
+        StorageError,
+        UnguardedCallError,
+        VerificationError,
+    )
+    from agentguard.examination import Report
+    from agentguard.guard import Guard
+    from agentguard.identity.trust import TrustDocument
+    from agentguard.invocation import CallSite, Invocation
+    from agentguard.keys import Ed25519Signer
+    from agentguard.tool import AsyncTool, FactsInput, Tool, ToolSpec
 
 __all__ = [
     "Agent",
@@ -76,3 +81,61 @@ __all__ = [
     "idempotency_key",
     "verify_evidence",
 ]
+
+_HOMES = {
+    "Agent": "agent",
+    "AgentguardError": "errors",
+    "ApprovalError": "errors",
+    "ApprovalPending": "approval",
+    "ApprovalRequest": "approval",
+    "Arguments": "arguments",
+    "ArgumentsError": "errors",
+    "AsyncTool": "tool",
+    "CallError": "errors",
+    "CallSite": "invocation",
+    "ConfigError": "errors",
+    "Decision": "decision",
+    "DecodeError": "errors",
+    "Delegation": "delegated",
+    "DelegationError": "errors",
+    "Denied": "decision",
+    "Desk": "desk",
+    "Ed25519Signer": "keys",
+    "EncodeError": "errors",
+    "Evidence": "audit.evidence",
+    "FactsError": "errors",
+    "FactsInput": "tool",
+    "Guard": "guard",
+    "Invocation": "invocation",
+    "KeyMaterialError": "errors",
+    "PolicyError": "errors",
+    "Report": "examination",
+    "Requirement": "decision",
+    "StorageError": "errors",
+    "Tool": "tool",
+    "ToolSpec": "tool",
+    "TrustDocument": "identity.trust",
+    "UnguardedCallError": "errors",
+    "VerificationError": "errors",
+    "current_delegation": "delegated",
+    "idempotency_key": "ambient",
+    "verify_evidence": "audit.evidence",
+}
+"""In which module each name stands."""
+
+_INNER_NAMES = {"verify_evidence": "verify"}
+"""What a name is called in its module, where that is something else."""
+
+if not TYPE_CHECKING:  # a type checker reads the imports above, and finds a name that is misspelt
+
+    def __getattr__(name: str) -> Any:
+        """Import a name of the public API at its first use."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        home = import_module(f"{__name__}.{_HOMES[name]}")
+        value = globals()[name] = getattr(home, _INNER_NAMES.get(name, name))
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
