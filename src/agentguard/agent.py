@@ -5,7 +5,6 @@ Made by ``Guard.new_agent``, which hands it the parts that it runs on.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import threading
 from collections import defaultdict
@@ -13,10 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Never, ParamSpec, TypeVar
-
-from opentelemetry.context import Context
-from opentelemetry.trace import Span
+from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar
 
 from agentguard import ambient, drive, flow
 from agentguard.arguments import Arguments
@@ -33,8 +29,14 @@ from agentguard.invocation import CallSite, Invocation
 from agentguard.journal import Inside, ResultCodec
 from agentguard.members import AgentConfig
 from agentguard.ports import Runs
-from agentguard.telemetry import AgentSpan, Telemetry
+from agentguard.telemetry import Telemetry
 from agentguard.tool import GuardedFunction, Tool, ToolSpec
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span
+
+    from agentguard.telemetry import AgentSpan
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -105,11 +107,13 @@ class Agent:
 
         Raises ``Denied`` or ``ApprovalPending`` as ``call`` does, and then it did not run.
         """
+        from agentguard.drive_async import in_thread  # noqa: PLC0415  it imports asyncio
+
         _require_guarded(tool)
         bound = tool._bound_to(args, kwargs)  # noqa: SLF001  only an agent runs a tool
         invocation = self._invocation(tool, args, kwargs)
         # in the thread, too: it may have to wait for one while its arguments change
-        run = bound if tool.is_async else partial(drive.in_thread, _unchanged(invocation, bound))
+        run = bound if tool.is_async else partial(in_thread, _unchanged(invocation, bound))
         result: R = await self.arun(invocation, run)
         return result
 
@@ -135,6 +139,8 @@ class Agent:
         self, invocation: Invocation, *, codec: ResultCodec | None = None
     ) -> Decision:
         """For adapters: the async twin of ``evaluate``; ``facts`` may be a coroutine function."""
+        from agentguard import drive_async  # noqa: PLC0415  it imports asyncio
+
         try:
             instance = await self._aacting()
         except Denied as refused:
@@ -144,7 +150,7 @@ class Agent:
         lent = instance.lent(self._delegation)
         inside = Inside(ambient.inside())
         asking = flow.evaluate(instance.actor, line, invocation, watch, lent, codec, inside)
-        return await drive.arun(asking, line, _no_tool, watch, self._body.executors())
+        return await drive_async.arun(asking, line, _no_tool, watch, self._body.executors())
 
     def run(
         self,
@@ -190,6 +196,8 @@ class Agent:
         reentrant: bool = False,
     ) -> R:
         """For adapters: the async twin of ``run``; ``function`` runs on the event loop."""
+        from agentguard import drive_async  # noqa: PLC0415  it imports asyncio
+
         instance = await self._aacting()
         watch = self._body.telemetry.call(instance.actor, invocation)
         lent = instance.lent(self._delegation)
@@ -201,7 +209,7 @@ class Agent:
             inside=Inside(ambient.inside()),
         )
         tool = _unchanged(invocation, function)
-        return await drive.arun(calling, instance.line, tool, watch, self._body.executors())
+        return await drive_async.arun(calling, instance.line, tool, watch, self._body.executors())
 
     def span(
         self,
@@ -313,7 +321,9 @@ class Agent:
 
     async def _aacting(self) -> Instance:
         if not self._body.has_begun:
-            await asyncio.to_thread(self._acting)  # it writes
+            from asyncio import to_thread  # noqa: PLC0415  it is loaded: this runs on its event loop
+
+            await to_thread(self._acting)  # it writes
         return self._acting()
 
     def __repr__(self) -> str:

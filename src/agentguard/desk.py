@@ -6,7 +6,6 @@ reads what is kept here through ``ports.Approvals``, and verifies it once more.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -203,6 +202,8 @@ class Desk:
 
     async def await_(self, request: ApprovalRequest, *, timeout: timedelta | float) -> bool:  # noqa: ASYNC109
         """Wait as ``wait`` does, without holding the event loop."""
+        import asyncio  # noqa: PLC0415  a program without an event loop does without it
+
         end = time.monotonic() + _in_seconds(timeout)
         while not await asyncio.to_thread(self._is_over, request):
             if time.monotonic() >= end:

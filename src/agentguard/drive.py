@@ -1,19 +1,15 @@
-"""The two drivers of the line: they carry out its effects, and throw what goes wrong back in.
+"""The driver of the line: it carries out the line's effects, and throws what goes wrong back in.
 
-``run`` blocks. ``arun`` keeps fsync and look-ups off the event loop, on an executor of the guard's
-own (an application's sync tools must not starve it), and finishes a write that has begun even if
-its task is cancelled meanwhile: an executor's future is not cancelled with the loop's tasks.
+It blocks. Its async twin stands in ``drive_async.py``, so that a program without an event loop
+does not import asyncio.
 """
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Generator
-from concurrent.futures import Executor, wait
-from contextvars import copy_context
-from functools import partial
+from concurrent.futures import Executor
 from typing import Any, NamedTuple, TypeVar
 
 from agentguard import ambient
@@ -97,7 +93,7 @@ def _run(flow: Flow[T], line: Line, tool: Callable[[], Any], watch: Watch) -> T:
         effect = next(flow)
         while True:
             try:
-                result = _perform(effect, line, tool, watch)
+                result = perform(effect, line, tool, watch)
             except BaseException as error:  # noqa: BLE001  the flow decides what it means
                 thrown = error
                 effect = flow.throw(error)
@@ -112,7 +108,8 @@ def _run(flow: Flow[T], line: Line, tool: Callable[[], Any], watch: Watch) -> T:
         raise
 
 
-def _perform(effect: Effect, line: Line, tool: Callable[[], Any], watch: Watch) -> Any:
+def perform(effect: Effect, line: Line, tool: Callable[[], Any], watch: Watch) -> Any:
+    """Carry out an effect, however long it takes."""
     match effect:
         case Evaluate():
             with watch:  # a server is told the trace
@@ -122,17 +119,17 @@ def _perform(effect: Effect, line: Line, tool: Callable[[], Any], watch: Watch) 
                 watch,
                 ambient.Running(effect),
             ):
-                return _finished(tool())
+                return finished(tool())
         case Enqueue():
             line.log.enqueue(effect.record)
             return None
         case LookUp():
             with watch:
                 return _look_up(effect)
-    return _work(effect, line)
+    return work(effect, line)
 
 
-def _work(effect: Waiting, line: Line) -> Any:
+def work(effect: Waiting, line: Line) -> Any:
     """Carry out an effect that may wait for a disk."""
     match effect:
         case Append():
@@ -194,7 +191,7 @@ def _ask(effect: Ask, line: Line) -> ApprovalRequest:
     return standing
 
 
-def _finished(result: T) -> T:
+def finished(result: T) -> T:
     """Refuse a result whose effects are still to come: nobody would watch them."""
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
@@ -216,101 +213,3 @@ def _look_up(effect: LookUp) -> Any:
         message = "the look-up of facts is a coroutine function: use acall, arun or aevaluate"
         raise FactsError(message)
     return found
-
-
-async def arun(
-    flow: Flow[T], line: Line, tool: Callable[[], Any], watch: Watch, executors: Executors
-) -> T:
-    """Drive ``flow`` to its end on the event loop; ``tool`` may return an awaitable."""
-    try:
-        result = await _arun(flow, line, tool, watch, executors)
-    except BaseException as error:
-        watch.end(error)
-        raise
-    watch.end(None)
-    return result
-
-
-async def _arun(
-    flow: Flow[T], line: Line, tool: Callable[[], Any], watch: Watch, executors: Executors
-) -> T:
-    closed: GeneratorExit | None = None
-    try:
-        effect = next(flow)
-        while True:
-            try:
-                result = await _aperform(effect, line, tool, watch, executors)
-            except GeneratorExit as error:
-                # the coroutine is closed: to the flow, whose generators would read this as their
-                # own end, it is a cancellation; what it still does then does not wait
-                closed = error
-                effect = flow.throw(asyncio.CancelledError())
-            except BaseException as error:  # noqa: BLE001  the flow decides what it means
-                effect = flow.throw(error)
-            else:
-                effect = flow.send(result)
-    except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]
-    except asyncio.CancelledError:
-        if closed is not None:
-            raise closed from None
-        raise
-
-
-async def _aperform(
-    effect: Effect, line: Line, tool: Callable[[], Any], watch: Watch, executors: Executors
-) -> Any:
-    if isinstance(effect, Run):
-        with watch, ambient.Running(effect):
-            result = tool()
-            return _finished(await result if inspect.isawaitable(result) else result)
-    if isinstance(effect, LookUp):
-        with watch:
-            return await _alook_up(effect, executors.facts)
-    if isinstance(effect, Evaluate) and line.engine.waits:
-        loop = asyncio.get_running_loop()
-        with watch:
-            ask = partial(copy_context().run, line.engine.evaluate, effect.document)
-        return await loop.run_in_executor(executors.engine, ask)
-    if isinstance(effect, Evaluate | Enqueue):
-        return _perform(effect, line, tool, watch)
-    return await _finish(executors.log, partial(_work, effect, line))
-
-
-async def _alook_up(effect: LookUp, executor: Executor) -> Any:
-    if inspect.iscoroutinefunction(effect.facts):
-        return await effect.facts(effect.values)
-    loop = asyncio.get_running_loop()
-    look_up = partial(copy_context().run, effect.facts, effect.values)
-    found = await loop.run_in_executor(executor, look_up)
-    return await found if inspect.isawaitable(found) else found
-
-
-async def _finish(executor: Executor, work: Callable[[], T]) -> T:
-    """Wait for what writes to its end; a cancellation is raised once its result is known."""
-    try:
-        future = executor.submit(work)
-    except RuntimeError:  # the guard is closed, or the interpreter on its way out: the log says so
-        return work()
-    waiter = asyncio.wrap_future(future)
-    cancelled: asyncio.CancelledError | None = None
-    while not waiter.done():
-        try:
-            await asyncio.wait([waiter])
-        except asyncio.CancelledError as error:
-            cancelled = error
-        except GeneratorExit:
-            if not future.cancel():  # it has begun: what follows must know how it ended
-                wait([future])
-            raise
-    if cancelled is not None:
-        if not waiter.cancelled():
-            waiter.exception()  # read, so that asyncio does not report it as lost
-        raise cancelled
-    return waiter.result()
-
-
-async def in_thread(function: Callable[[], T]) -> T:
-    """Run a sync tool in a worker thread of the event loop, with this context's variables."""
-    result = await asyncio.to_thread(function)
-    return await result if inspect.isawaitable(result) else result

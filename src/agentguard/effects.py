@@ -1,6 +1,7 @@
 """The effects that the line of a guarded call yields, and the values that it runs on.
 
-An effect is what may block or run somebody else's code; the drivers of ``drive.py`` carry it out.
+An effect is what may block or run somebody else's code; ``drive.py`` and ``drive_async.py`` carry
+it out.
 ``Actor`` is the agent instance for which the line runs, ``Line`` the parts that it runs on, and a
 ``Watch`` is told of one call as it goes.
 """

@@ -2,8 +2,8 @@
 
 The numbers in the comments are the steps of docs/architecture.md. The generator does no I/O: what
 may block or run somebody else's code (facts, the engine, the log, the tool) it yields as an effect,
-and the drivers of ``drive.py``, sync and async, carry it out and send the result back or throw the
-exception in. Everything else is functions on values.
+and the drivers of ``drive.py`` and ``drive_async.py`` carry it out and send the result back or
+throw the exception in. Everything else is functions on values.
 
 Fail closed: whatever goes wrong before the tool runs ends as a refusal with a reason code, which
 is signed and appended like any other as long as the log can be written.

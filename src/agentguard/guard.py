@@ -7,7 +7,6 @@ line is made of, and how it begins in a process, stands in ``runtime.py``.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import os
 import threading
@@ -20,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from agentguard import config, domain, paths, proving, runtime
+from agentguard import config, domain, paths, proving, runtime, telemetry
 from agentguard.agent import Agent, Body
 from agentguard.approval import ApprovalRequest
 from agentguard.config import Config
@@ -45,7 +44,6 @@ from agentguard.ports import Engine, LogReader
 from agentguard.runtime import Runtime
 from agentguard.spelling import Spelling
 from agentguard.storage import fork
-from agentguard.telemetry import Telemetry, metrics, setup
 from agentguard.tool import (
     AsyncTool,
     FactsFunction,
@@ -84,13 +82,13 @@ class Guard:
         _require_callback(on_request)
         self._settings = settings
         self._runtime = Runtime(settings, engine, home, on_request)
-        self._telemetry = Telemetry(settings.telemetry, settings.trust_domain)
+        self._telemetry = telemetry.Telemetry(settings.telemetry, settings.trust_domain)
         self._free = settings.policy is None  # ephemeral: any agent name, every scope
         self._agents: weakref.WeakSet[Body] = weakref.WeakSet()
         self._spelling = Spelling(settings.tool_names)
         _GUARDS.add(self)
         self._runtime.in_force()
-        metrics.watch_pending(self._waiting)
+        telemetry.watch_pending(self._waiting)
 
     def _waiting(self) -> tuple[str, object, int] | None:
         """Count what waits for an approval, for the metrics."""
@@ -127,7 +125,7 @@ class Guard:
         given = held(passphrase) if passphrase is not None else None
         del passphrase  # a traceback can show what a frame holds
         settings = config.load(Path(path))
-        setup.follow(settings.telemetry)
+        telemetry.follow(settings.telemetry)
         engine = opened(settings)
         home = domain.take_up(settings, given or partial(passphrase_of, settings))
         return cls(settings, engine, home, on_request)
@@ -161,7 +159,7 @@ class Guard:
         ``on_request`` is that of ``open``. Raises ``ConfigError`` or ``PolicyError``.
         """
         settings = _ephemeral_settings({} if config is None else config)
-        setup.follow(settings.telemetry)
+        telemetry.follow(settings.telemetry)
         engine = logged(engine_from(policy, settings.base))
         home = domain.ephemeral(settings.trust_domain, now=runtime.clock())
         return cls(settings, engine, home, on_request)
@@ -414,7 +412,9 @@ class Guard:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await asyncio.to_thread(self.close)
+        from asyncio import to_thread  # noqa: PLC0415  a program without an event loop does without
+
+        await to_thread(self.close)
 
     def __repr__(self) -> str:
         return f"<Guard of {self.trust.trust_domain}>"

@@ -2,7 +2,8 @@
 
 Formats are JWK (RFC 8037) for public keys and encrypted OpenSSH files for private ones. Where
 a file lies and who may read it is the configuration's business; what is signed is ``jws.py``'s
-and ``envelope.py``'s.
+and ``envelope.py``'s. What reads and writes OpenSSH's formats is imported where it is used: it
+loads bcrypt and every cipher of cryptography, and a guard in memory needs neither.
 """
 
 from __future__ import annotations
@@ -16,13 +17,6 @@ from typing import Final, NoReturn, Protocol
 
 from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PrivateFormat,
-    PublicFormat,
-    load_ssh_private_key,
-    load_ssh_public_key,
-)
 
 from agentguard.canonical import b64url_decode, b64url_encode, dumps_record
 from agentguard.errors import DecodeError, KeyMaterialError, VerificationError
@@ -117,6 +111,8 @@ class PublicKey:
 
         Raises ``KeyMaterialError`` (``key.malformed``, ``key.weak``).
         """
+        from cryptography.hazmat.primitives.serialization import load_ssh_public_key  # noqa: PLC0415  slow
+
         try:
             key = load_ssh_public_key(line.strip().encode())
         except (ValueError, UnsupportedAlgorithm) as error:
@@ -132,6 +128,8 @@ class PublicKey:
 
     def openssh(self) -> str:
         """Return the key as a line of a file ``id_ed25519.pub``, without a comment."""
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: PLC0415  slow
+
         key: Ed25519PublicKey = self._key  # type: ignore[attr-defined]  # a slot, not a field
         return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
@@ -270,6 +268,8 @@ class Ed25519Signer:
 
         Raises ``KeyMaterialError`` (``key.passphrase``) if the passphrase is empty.
         """
+        from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat  # noqa: PLC0415  slow
+
         passphrase = _required(passphrase)
         encryption = PrivateFormat.OpenSSH.encryption_builder().kdf_rounds(rounds)
         try:
@@ -321,6 +321,8 @@ def require_encrypted(data: bytes) -> None:
     Raises ``KeyMaterialError`` (``key.unencrypted``). What else is wrong with it, ``from_openssh``
     says.
     """
+    from cryptography.hazmat.primitives.serialization import load_ssh_private_key  # noqa: PLC0415  slow
+
     try:
         load_ssh_private_key(data, None)
     except (TypeError, ValueError, UnsupportedAlgorithm):
@@ -366,6 +368,8 @@ def _text(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _opened(data: bytes, passphrase: Secret) -> object:
+    from cryptography.hazmat.primitives.serialization import load_ssh_private_key  # noqa: PLC0415  slow
+
     try:
         return load_ssh_private_key(data, passphrase.reveal())
     except BaseException as error:

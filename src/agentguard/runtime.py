@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
-from agentguard import canonical
+from agentguard import canonical, telemetry
 from agentguard.approval import ApprovalRequest
 from agentguard.audit import entry
 from agentguard.config import Config
@@ -33,7 +33,6 @@ from agentguard.invocation import timestamp
 from agentguard.ports import Engine
 from agentguard.storage.ledger import UNKEPT, Inheritance, Ledger
 from agentguard.storage.log import ShardLog
-from agentguard.telemetry import setup
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -237,7 +236,7 @@ class Runtime:
             for executor in self.executors:
                 executor.shutdown(wait=False)
             self._engine.close()
-            setup.flush()
+            telemetry.flush()
 
 
 def _look(runtime: weakref.ref[Runtime], at: str) -> None:

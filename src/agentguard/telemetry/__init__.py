@@ -1,23 +1,29 @@
 """OpenTelemetry: spans and metrics of guarded calls. The one part of agentguard that may fail open.
 
 The core needs the API of OpenTelemetry alone, which is silent until an SDK is set up: by the
-application, by ``configure``, or by ``[telemetry]`` of agentguard.toml (docs/traces.md).
+application, by ``configure``, or by ``[telemetry]`` of agentguard.toml (docs/traces.md). What
+imports the API is imported at its first use (PEP 562), and by a call only where something else has
+imported the API (``silence.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 from agentguard.effects import Actor, Watch
 from agentguard.invocation import Invocation
-from agentguard.telemetry import agents, metrics
-from agentguard.telemetry.agents import SILENT, AgentRun, AgentSpan
-from agentguard.telemetry.calls import Call, Evaluation, Silent
-from agentguard.telemetry.identity import identity
-from agentguard.telemetry.settings import Settings
-from agentguard.telemetry.setup import ENDPOINTS, configure, flush, is_sent, require_exporter
-from agentguard.telemetry.tracing import attached, fails_open, inside, is_set_up, tracer
+from agentguard.telemetry.failing import fails_open
+from agentguard.telemetry.run import AgentRun
+from agentguard.telemetry.settings import ENDPOINTS, FLUSH_SECONDS, Settings
+from agentguard.telemetry.silence import Silent, is_silent, watch_pending
+
+if TYPE_CHECKING:
+    from agentguard.telemetry.agents import SILENT, AgentSpan
+    from agentguard.telemetry.setup import configure, is_sent, require_exporter
+    from agentguard.telemetry.tracing import attached, inside, is_set_up, tracer
 
 __all__ = [
     "ENDPOINTS",
@@ -30,12 +36,41 @@ __all__ = [
     "configure",
     "fails_open",
     "flush",
+    "follow",
     "inside",
     "is_sent",
     "is_set_up",
     "require_exporter",
+    "tracer",
+    "watch_pending",
     "workflow",
 ]
+
+_HOMES = {
+    "SILENT": "agents",
+    "AgentSpan": "agents",
+    "attached": "tracing",
+    "configure": "setup",
+    "inside": "tracing",
+    "is_sent": "setup",
+    "is_set_up": "tracing",
+    "require_exporter": "setup",
+    "tracer": "tracing",
+}
+"""In which module a name stands that needs the API of OpenTelemetry."""
+
+if not TYPE_CHECKING:  # a type checker reads the imports above, and finds a name that is misspelt
+
+    def __getattr__(name: str) -> Any:
+        """Import a name at its first use."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def workflow(name: str, *, conversation: str | None = None, paused: str | None = None) -> AgentSpan:
@@ -43,7 +78,32 @@ def workflow(name: str, *, conversation: str | None = None, paused: str | None =
 
     ``conversation`` and ``paused`` are those of ``Agent.span``.
     """
-    return agents.begin_workflow(name, conversation, paused) or SILENT
+    from agentguard.telemetry import agents  # noqa: PLC0415  it imports the API
+
+    return agents.begin_workflow(name, conversation, paused) or agents.SILENT
+
+
+def follow(settings: Settings) -> None:
+    """Set up what ``[telemetry]`` says, and without such a table what the variables say.
+
+    Raises as ``configure`` does, but not for variables alone: they may be another library's.
+    """
+    if settings.endpoint or any(map(os.environ.get, ENDPOINTS)):
+        from agentguard.telemetry import setup  # noqa: PLC0415  it imports the API
+
+        setup.follow(settings)
+
+
+def flush(seconds: float = FLUSH_SECONDS) -> bool:
+    """Have what waits sent now, by what ``configure`` has set up.
+
+    Returns whether that was done in time, and every span so far was taken.
+    """
+    if f"{__name__}.setup" not in sys.modules:
+        return False
+    from agentguard.telemetry import setup  # noqa: PLC0415  it imports the API
+
+    return setup.flush(seconds)
 
 
 class Telemetry:
@@ -55,29 +115,37 @@ class Telemetry:
 
     def call(self, actor: Actor, invocation: Invocation) -> Watch:
         """Watch a call that is made."""
-        if _is_silent():
-            return _SILENT
-        return Call(self._settings, self._trust_domain, actor, invocation)
+        return _SILENT if is_silent() else self._call(actor, invocation) or _SILENT
 
     def evaluation(self, actor: Actor, invocation: Invocation) -> Watch:
         """Watch the look-up of what the answer to a call would be."""
-        if _is_silent():
-            return _SILENT
-        return Evaluation(self._settings, self._trust_domain, actor, invocation)
+        return _SILENT if is_silent() else self._evaluation(actor, invocation) or _SILENT
 
     def agent(self, actor: Actor, run: AgentRun) -> AgentSpan:
         """Begin the span of an agent's run (``Agent.span``)."""
-        return agents.begin(actor.name, self._identity(actor, run) or {}, run) or SILENT
+        from agentguard.telemetry import agents  # noqa: PLC0415  it imports the API
+
+        identity = self._identity(actor, run) or {}
+        return agents.begin(actor.name, identity, run) or agents.SILENT
 
     @fails_open
-    def _identity(self, actor: Actor, run: AgentRun) -> Mapping[str, Any]:
+    def _call(self, actor: Actor, invocation: Invocation) -> Watch:
+        from agentguard.telemetry.calls import Call  # noqa: PLC0415  it imports the API
+
+        return Call(self._settings, self._trust_domain, actor, invocation)
+
+    @fails_open
+    def _evaluation(self, actor: Actor, invocation: Invocation) -> Watch:
+        from agentguard.telemetry.calls import Evaluation  # noqa: PLC0415  it imports the API
+
+        return Evaluation(self._settings, self._trust_domain, actor, invocation)
+
+    @fails_open
+    def _identity(self, actor: Actor, run: AgentRun) -> Any:
+        from agentguard.telemetry.identity import identity  # noqa: PLC0415  it imports the API
+
         who = (run.principal, tuple(run.actors), run.task_id)
         return identity(self._settings, self._trust_domain, actor, *who)
 
 
 _SILENT: Final = Silent()
-
-
-@fails_open
-def _is_silent() -> bool:
-    return tracer() is None and not metrics.is_set_up()

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -15,25 +15,8 @@ from opentelemetry.trace import Span, StatusCode
 
 from agentguard.errors import AgentguardError
 from agentguard.telemetry import names, tracing
-from agentguard.telemetry.tracing import fails_open
-
-
-class AgentRun(NamedTuple):
-    """What an agent does for one request: for whom, and where in its framework and in a trace.
-
-    ``actors`` are those of the chain, the agent among them; ``paused`` is the run that this one
-    goes on, a ``traceparent``; ``parent`` is the context around it, ``started`` in nanoseconds
-    since the epoch, and ``inside`` somebody else's span that stands for it already.
-    """
-
-    principal: str
-    actors: Sequence[str]
-    task_id: str | None
-    conversation: str | None = None
-    paused: str | None = None
-    parent: Context | None = None
-    started: int | None = None
-    inside: Span | None = None
+from agentguard.telemetry.failing import fails_open
+from agentguard.telemetry.run import AgentRun
 
 
 class AgentSpan:

@@ -26,9 +26,9 @@ from agentguard.decision import Decision, Denied
 from agentguard.effects import Actor, Authority, Recorded
 from agentguard.invocation import Invocation
 from agentguard.telemetry import metrics, names, tracing
+from agentguard.telemetry.failing import fails_open
 from agentguard.telemetry.identity import NOBODY, identity
 from agentguard.telemetry.settings import Settings
-from agentguard.telemetry.tracing import fails_open
 
 _RAN: Final = frozenset({"ok", "error", "unknown", "in_doubt"})
 """Outcomes of a tool that has begun: what it raises then is its own, and no refusal of the call."""
@@ -42,25 +42,6 @@ _STATUS: Final = {
     "approval.consumed": "consumed",
 }
 """What became of an approval, by the reason code of the answer to its call."""
-
-
-class Silent:
-    """Watches nothing: there is no SDK (``effects.Watch``)."""
-
-    def begin(self, *_told: object) -> str | None:
-        """Return the span around the call, which may come from another process."""
-        return self.asks()
-
-    def asks(self) -> str | None:
-        """Return the span around the call."""
-        return tracing.traceparent_of(trace.get_current_span())
-
-    def _nothing(self, *_told: object) -> None:
-        """Take no notice."""
-
-    decided = requested = waits = answered = recorded = outcome = end = _nothing
-    suspended = handed_on = _nothing
-    __enter__ = __exit__ = _nothing
 
 
 @dataclass(slots=True, eq=False)
@@ -104,7 +85,7 @@ class Call:
     def _open(self, authority: Authority, task_id: str | None, paused: str | None) -> str | None:
         tracer = tracing.tracer()
         if tracer is None:  # there are metrics alone
-            return tracing.traceparent_of(trace.get_current_span())
+            return tracing.current()
         tool = tracing.text(self._invocation.tool.name)
         self._about = {
             names.OPERATION: names.EXECUTE_TOOL,

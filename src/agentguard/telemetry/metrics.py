@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import weakref
 from collections import Counter as Counts
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, Observation
 
 from agentguard.telemetry import names
-from agentguard.telemetry.tracing import fails_open
+from agentguard.telemetry.failing import fails_open
+from agentguard.telemetry.silence import SOURCES, Waiting
 
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _WAITS: Final = (1, 5, 15, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 7 * 24 * 3600)
@@ -36,8 +36,7 @@ def _instruments() -> _Instruments | None:
     if provider is not _Cache.provider:
         # what the API itself has is silent; of a proxy for the SDK there is no public class
         silent = type(provider).__module__.startswith("opentelemetry.metrics")
-        scope = (names.SCOPE, names.VERSION, names.SCHEMA_URL)
-        _Cache.instruments = None if silent else _made(provider.get_meter(*scope))
+        _Cache.instruments = None if silent else _made(provider.get_meter(*names.scope()))
         _Cache.provider = provider
     return _Cache.instruments
 
@@ -93,22 +92,9 @@ def record_approval(seconds: int, *, verdict: str, tool: str) -> None:
         made.approval.record(seconds, {names.APPROVAL_STATUS: verdict, names.TOOL_NAME: tool})
 
 
-Waiting = Callable[[], tuple[str, object, int] | None]
-"""Returns a trust domain, one of its states, and how many requests wait there; or None."""
-
-_SOURCES: Final[list[weakref.WeakMethod[Waiting]]] = []
-
-
-@fails_open
-def watch_pending(waiting: Waiting) -> None:
-    """Have what a method counts observed as long as its object is there."""
-    _SOURCES.append(weakref.WeakMethod(waiting, _SOURCES.remove))
-    _instruments()
-
-
 def _pending(_options: CallbackOptions) -> Iterable[Observation]:
     states: dict[tuple[str, object], int] = {}
-    for source in _SOURCES.copy():
+    for source in SOURCES.copy():
         waiting = source()
         found = _counted(waiting) if waiting is not None else None
         if found is not None:  # guards of one state see the same requests

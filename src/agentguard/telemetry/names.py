@@ -9,13 +9,21 @@ that workflows have ``gen_ai.agent.name``, there in the place of ``gen_ai.workfl
 
 from __future__ import annotations
 
-from importlib import metadata
+from functools import cache
 from typing import Final
 
 SCOPE: Final = "agentguard"
-VERSION: Final = metadata.version("agentguard")
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.41.0"
-"""The instrumentation scope of all that is made here, its version, and that of the conventions."""
+"""The instrumentation scope of all that is made here, and the version of the conventions."""
+
+
+@cache
+def scope() -> tuple[str, str, str]:
+    """Return the instrumentation scope, its version, and that of the conventions."""
+    from importlib.metadata import version  # noqa: PLC0415  it is slow, and only an SDK asks
+
+    return SCOPE, version("agentguard"), SCHEMA_URL
+
 
 EXECUTE_TOOL: Final = "execute_tool"
 INVOKE_AGENT: Final = "invoke_agent"

@@ -8,6 +8,12 @@ from typing import Final, NamedTuple
 ENDPOINT: Final = re.compile(r"https?://[^/]")
 """How the base URL of an OTLP receiver begins."""
 
+ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+"""The variables that say where traces go."""
+
+FLUSH_SECONDS: Final = 2.0
+"""How long ``flush`` waits, and with it the end of a guard and of the process."""
+
 RECEIVER: Final = "the URL of an OTLP receiver, as http://localhost:4318"
 
 

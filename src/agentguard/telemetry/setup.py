@@ -21,7 +21,14 @@ from opentelemetry import metrics, trace
 
 from agentguard.errors import ConfigError
 from agentguard.telemetry import tracing
-from agentguard.telemetry.settings import ENDPOINT, RECEIVER, Settings
+from agentguard.telemetry.failing import fails_open
+from agentguard.telemetry.settings import (
+    ENDPOINT,
+    ENDPOINTS,
+    FLUSH_SECONDS,
+    RECEIVER,
+    Settings,
+)
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -29,12 +36,6 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 _LOGGER = logging.getLogger("agentguard")
-
-FLUSH_SECONDS: Final = 2.0
-"""How long ``flush`` waits, and with it the end of a guard and of the process."""
-
-ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-"""The variables that say where traces go."""
 
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _CREDENTIALS: Final = (
@@ -107,7 +108,7 @@ def follow(settings: Settings) -> None:
         _stand_in()
 
 
-@tracing.fails_open
+@fails_open
 def _stand_in() -> None:
     """Send to where the variables say until the application sets up an SDK, if it does so.
 
@@ -193,7 +194,7 @@ class _Flusher:
             self._flush()
             done.set()
 
-    @tracing.fails_open
+    @fails_open
     def _flush(self) -> None:
         for provider in self.providers:
             provider.force_flush()
@@ -213,7 +214,7 @@ class _Flusher:
         before = cls.running.providers if cls.running is not None else ()
         cls.running = cls([*before, *providers], exporter)
         atexit.register(flush)
-        os.register_at_fork(after_in_child=tracing.fails_open(cls.running.renew))
+        os.register_at_fork(after_in_child=fails_open(cls.running.renew))
 
 
 def require_exporter(endpoint: str | None = None) -> None:

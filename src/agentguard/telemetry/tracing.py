@@ -1,61 +1,29 @@
-"""The tracer that is in force, the contexts of spans, and how all of it fails open.
+"""The tracer that is in force, and the contexts of spans.
 
 A span's parent, links and attributes are decided in ``calls.py`` and ``agents.py``.
 """
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import logging
 import re
-from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import Token
 from hashlib import sha256
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final
 
 from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, Tracer, TracerProvider
 
 from agentguard.telemetry import names
+from agentguard.telemetry.failing import fails_open
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-_LOGGER = logging.getLogger("agentguard")
 _HOST: Final = context.create_key("agentguard_host")
-_FAILED: set[str] = set()
-_FROM_OUTSIDE: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)
 _TRACEPARENT: Final = re.compile(
     "(?:00|(?P<later>(?!00|ff)[0-9a-f]{2}))"
     "-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})"
     "(?(later)(?:-.*)?)"  # what later versions add
 )
-
-
-def fails_open(function: Callable[P, R]) -> Callable[P, R | None]:
-    """Have a function return None where it raises; the first time, the log says so.
-
-    What ends a program or a task is raised on: it may come from outside, at any time. All else is
-    telemetry's own, also where it is no ``Exception``, such as a panic of native code.
-    """
-
-    @functools.wraps(function)
-    def harmless(*args: P.args, **kwargs: P.kwargs) -> R | None:
-        try:
-            return function(*args, **kwargs)
-        except _FROM_OUTSIDE:
-            raise
-        except BaseException as error:  # noqa: BLE001  telemetry must not stop a call
-            kind = type(error).__name__  # its text may tell secrets
-            if kind not in _FAILED:
-                _FAILED.add(kind)
-                _LOGGER.warning("telemetry failed (%s): calls go on without it", kind)
-            return None
-
-    return harmless
 
 
 _NONE: Final = trace.ProxyTracerProvider | trace.NoOpTracerProvider
@@ -96,8 +64,7 @@ def tracer() -> Tracer | None:
     if _StandIn.provider is not None and isinstance(provider, _NONE):
         provider = _StandIn.provider
     if provider is not _Cache.provider:
-        scope = (names.SCOPE, names.VERSION, names.SCHEMA_URL)
-        _Cache.tracer = provider.get_tracer(*scope) if is_set_up() else None
+        _Cache.tracer = provider.get_tracer(*names.scope()) if is_set_up() else None
         _Cache.provider = provider
     return _Cache.tracer
 
@@ -109,6 +76,11 @@ def traceparent_of(span: Span) -> str | None:
     if not found.is_valid:
         return None
     return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags & 0xFF:02x}"
+
+
+def current() -> str | None:
+    """Return the span around this code, which may come from another process."""
+    return traceparent_of(trace.get_current_span())
 
 
 @fails_open
