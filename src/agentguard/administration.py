@@ -17,7 +17,8 @@ from agentguard import domain, principals, whereabouts
 from agentguard.audit import entry, statements
 from agentguard.audit.entry import CallPlace, Receipt
 from agentguard.config import Config
-from agentguard.domain import Domain, StateDomain
+from agentguard.domain import StateDomain
+from agentguard.ephemeral import Domain
 from agentguard.errors import CallError
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument

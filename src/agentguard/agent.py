@@ -19,9 +19,9 @@ from agentguard.arguments import Arguments
 from agentguard.decision import Decision, Denied
 from agentguard.delegated import Delegation, Holder
 from agentguard.desk import Desk
-from agentguard.domain import Domain
 from agentguard.drive import Executors
 from agentguard.effects import Line, NotRun
+from agentguard.ephemeral import Domain
 from agentguard.errors import AgentguardError, ConfigError, DelegationError
 from agentguard.identity import credential
 from agentguard.instance import Instance

@@ -10,14 +10,13 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from agentguard import canonical, members, policies, redaction, rights, spelling
+from agentguard import canonical, members, policies, redaction, spelling
 from agentguard.approval import Limits
 from agentguard.delegation import grant
 from agentguard.errors import (
@@ -283,6 +282,10 @@ def load_callable(reference: str, where: str) -> Callable[..., Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415  a guard in memory reads no file
+
+    from agentguard import rights  # noqa: PLC0415  likewise
+
     try:
         return tomllib.loads(rights.read(path).decode())
     except FileNotFoundError as error:

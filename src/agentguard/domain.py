@@ -1,87 +1,39 @@
 """A trust domain at rest: how ``agentguard init`` founds one, and how a guard takes it up.
 
-A domain is its keys, its trust document and its log: in one state directory, or in memory.
+A domain is its keys, its trust document and its log: here in one state directory, in memory in
+``ephemeral.py``.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 from agentguard.approval import Limits
-from agentguard.audit import entry, registry
 from agentguard.config import NO_DOMAIN, Config
-from agentguard.desk import Store
+from agentguard.ephemeral import announce_keys, new_key, trust_of
 from agentguard.errors import (
     ConfigError,
     KeyMaterialError,
     StorageError,
     VerificationError,
 )
-from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
-from agentguard.invocation import timestamp
-from agentguard.keys import Ed25519Signer, Secret, Signer
+from agentguard.identity.trust import TrustDocument
+from agentguard.keys import Secret, Signer
 from agentguard.passphrase import Passphrase, ask, held
-from agentguard.ports import Journal, LogReader, Revocations, Runs
 from agentguard.storage import anchor, files, founding, keystore, pinned, place, succession
 from agentguard.storage import registry as registry_file
 from agentguard.storage.approvals import FOLDER as FOLDER_OF_APPROVALS
-from agentguard.storage.approvals import FileApprovals, MemoryApprovals
-from agentguard.storage.journal import FileJournal, MemoryJournal
+from agentguard.storage.approvals import FileApprovals
+from agentguard.storage.journal import FileJournal
 from agentguard.storage.lease import Lessor
 from agentguard.storage.ledger import Inheritance, Ledger
 from agentguard.storage.log import ShardLog
-from agentguard.storage.memory import MemoryBackend
 from agentguard.storage.reader import StateReader
-from agentguard.storage.revocations import FileRevocations, MemoryRevocations
-from agentguard.storage.runs import FileRuns, MemoryRuns
-
-
-class Domain(Protocol):
-    """A trust domain taken up: its keys in force, its trust document, and its log."""
-
-    @property
-    def trust(self) -> TrustDocument:
-        """The trust document, in which the two keys are in force."""
-
-    @property
-    def issuer(self) -> Signer:
-        """The issuer's key."""
-
-    @property
-    def log_key(self) -> Signer:
-        """The log's key."""
-
-    def ledger(self, parent: Inheritance | None = None) -> Ledger | None:
-        """What the log says that decides calls, for one process; None for a log in memory.
-
-        What is made for one line is given the same one. A fork hands over what its ``parent`` knew.
-        """
-
-    def lease(self, now: datetime, ledger: Ledger | None = None) -> ShardLog:
-        """Take a shard of the log to write. Raises ``StorageError`` or ``VerificationError``."""
-
-    def read(self) -> LogReader:
-        """Open the log to read; raises ``StorageError``."""
-
-    def revocations(self, ledger: Ledger | None = None) -> Revocations:
-        """What was revoked, with what the log says of it; raises as ``lease`` does."""
-
-    def approvals(self, limits: Limits, ledger: Ledger | None = None) -> Store:
-        """Where requests for approvals wait, used approvals among them; raises ``StorageError``."""
-
-    def journal(self, ledger: Ledger | None = None) -> Journal:
-        """What became of calls that may be made again."""
-
-    def runs(self) -> Runs:
-        """What adapters keep of runs that go on later."""
-
-    def renewed(self) -> Domain | None:
-        """Take the domain up again if its keys were rotated or revoked; None if not."""
+from agentguard.storage.revocations import FileRevocations
+from agentguard.storage.runs import FileRuns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,62 +132,6 @@ class StateDomain:
         return Lessor(settings.state, settings.anchor, self.trust, self.issuer, self.log_key)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MemoryDomain:
-    """The ``Domain`` that is gone with its process; its log can be leased once."""
-
-    trust: TrustDocument
-    issuer: Signer
-    log_key: Signer
-    backend: MemoryBackend
-
-    def ledger(self, parent: Inheritance | None = None) -> None:
-        """A log in memory can be changed by nobody but its process."""
-
-    def lease(self, now: datetime, ledger: Ledger | None = None) -> ShardLog:  # noqa: ARG002
-        """Lease the one shard; raises ``StorageError`` (``storage.closed``) the second time."""
-        if self.backend.read_head().checkpoint.size > 0:
-            message = "a guard in memory does not outlive a fork: make one in this process"
-            raise StorageError(message, code="storage.closed")
-        log = ShardLog(self.backend, self.log_key)
-        log.append(
-            entry.shard(
-                self.issuer,
-                self.log_key.public_key,
-                trust_domain=self.trust.trust_domain,
-                origin=self.trust.origin(0),
-                number=0,
-                heads=(),
-                at=timestamp(now),
-            )
-        )
-        _announce_keys(log, self.issuer, self.trust, now)
-        return log
-
-    def read(self) -> MemoryBackend:
-        """Return the log as it is now."""
-        return self.backend.copied()
-
-    def revocations(self, ledger: Ledger | None = None) -> MemoryRevocations:  # noqa: ARG002
-        """Nothing is revoked in memory; calls are counted."""
-        return MemoryRevocations()
-
-    def approvals(self, limits: Limits, ledger: Ledger | None = None) -> MemoryApprovals:  # noqa: ARG002
-        """Requests in memory."""
-        return MemoryApprovals(limits)
-
-    def journal(self, ledger: Ledger | None = None) -> MemoryJournal:  # noqa: ARG002
-        """A journal in memory."""
-        return MemoryJournal()
-
-    def runs(self) -> MemoryRuns:
-        """Runs in memory."""
-        return MemoryRuns()
-
-    def renewed(self) -> None:
-        """Nobody can rotate its keys."""
-
-
 def found(
     config: Config,
     passphrase: Secret | bytes,
@@ -251,7 +147,7 @@ def found(
     """
     passphrase = Secret.of(passphrase)
     issuer, log_key, admin = (new_key() for _ in range(3))
-    trust = _trust(config.trust_domain, now, issuer=issuer, log=log_key, admin=admin)
+    trust = trust_of(config.trust_domain, now, issuer=issuer, log=log_key, admin=admin)
     with founding.filling(config.state) as state:
         try:
             if config.anchor is not None:  # first, since it may lie where this user can't write
@@ -263,7 +159,7 @@ def found(
             files.write_new(state / keystore.TRUST, trust.dumps())
             log = Lessor(state, config.anchor, trust, issuer, log_key).lease(now)
             try:
-                _announce_keys(log, issuer, trust, now)
+                announce_keys(log, issuer, trust, now)
             finally:
                 log.close()
             ready(trust)
@@ -354,15 +250,6 @@ def _require_place(settings: Config, trust: TrustDocument) -> None:
         place.require(anchor.log_folder(settings.anchor, trust.log), settings.state)
 
 
-def ephemeral(trust_domain: str, *, now: datetime) -> MemoryDomain:
-    """Make a domain in memory."""
-    issuer, log_key = new_key(), new_key()
-    trust = _trust(trust_domain, now, issuer=issuer, log=log_key)
-    listed = registry.seal(issuer, trust, [0], at=timestamp(now))
-    backend = MemoryBackend(trust.origin(0), log_key, registry=listed)
-    return MemoryDomain(trust, issuer, log_key, backend)
-
-
 def require_trusted(state: Path, trust: TrustDocument, **signers: Signer) -> None:
     """Refuse keys that the trust document beside them does not know: nobody could verify them.
 
@@ -372,20 +259,3 @@ def require_trusted(state: Path, trust: TrustDocument, **signers: Signer) -> Non
         if signer.public_key not in trust.current(use):  # type: ignore[arg-type]
             message = f"the {use} key in {state} is not the one of {state / keystore.TRUST}"
             raise KeyMaterialError(f"{message}: restore the state", code="key.mismatch")
-
-
-def new_key() -> Ed25519Signer:
-    """Make a key that did not exist before."""
-    return Ed25519Signer.from_seed(os.urandom(32))
-
-
-def _trust(trust_domain: str, now: datetime, **signers: Signer) -> TrustDocument:
-    since = seconds(now)
-    keys = tuple(TrustedKey(use, s.public_key, since) for use, s in signers.items())  # type: ignore[arg-type]
-    return TrustDocument(trust_domain, f"{trust_domain}/log/{os.urandom(16).hex()}", keys)
-
-
-def _announce_keys(log: ShardLog, issuer: Signer, trust: TrustDocument, now: datetime) -> None:
-    for trusted in trust.keys:
-        log.enqueue(entry.key(issuer, trusted.as_json(), at=timestamp(now)))
-    log.flush()

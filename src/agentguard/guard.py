@@ -17,9 +17,9 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
-from agentguard import config, domain, paths, proving, runtime, telemetry
+from agentguard import config, ephemeral, paths, runtime, telemetry
 from agentguard.agent import Agent, Body
 from agentguard.approval import ApprovalRequest
 from agentguard.config import Config
@@ -28,18 +28,17 @@ from agentguard.delegation import chain as chains
 from agentguard.delegation import grant
 from agentguard.delegation.chain import DEFAULT_DEPTH, Chain, Terms
 from agentguard.desk import Desk
-from agentguard.domain import Domain
+from agentguard.ephemeral import Domain
 from agentguard.errors import (
     ConfigError,
     DecodeError,
     DelegationError,
 )
-from agentguard.examination import Report, examine
 from agentguard.identity.credential import AgentProfile
 from agentguard.identity.trust import TrustDocument, seconds
+from agentguard.keys import Secret
 from agentguard.loading import PolicySource, engine_from, logged, opened
 from agentguard.members import AgentConfig
-from agentguard.passphrase import held, passphrase_of
 from agentguard.ports import Engine, LogReader
 from agentguard.runtime import Runtime
 from agentguard.spelling import Spelling
@@ -53,6 +52,9 @@ from agentguard.tool import (
     function_schema,
     guarded,
 )
+
+if TYPE_CHECKING:
+    from agentguard.examination import Report
 
 OnRequest = Callable[[ApprovalRequest], object]
 """Is told of a request for an approval; what it raises is logged, and changes nothing.
@@ -122,8 +124,12 @@ class Guard:
         ``PolicyError``, ``KeyMaterialError``, ``StorageError``, ``DecodeError`` or
         ``VerificationError``.
         """
-        given = held(passphrase) if passphrase is not None else None
+        given = Secret.of(passphrase) if isinstance(passphrase, bytes) else passphrase
         del passphrase  # a traceback can show what a frame holds
+        # a guard in memory needs nothing of what lies on a disk
+        from agentguard import domain  # noqa: PLC0415
+        from agentguard.passphrase import passphrase_of  # noqa: PLC0415
+
         settings = config.load(Path(path))
         telemetry.follow(settings.telemetry)
         engine = opened(settings)
@@ -161,7 +167,7 @@ class Guard:
         settings = _ephemeral_settings({} if config is None else config)
         telemetry.follow(settings.telemetry)
         engine = logged(engine_from(policy, settings.base))
-        home = domain.ephemeral(settings.trust_domain, now=runtime.clock())
+        home = ephemeral.domain(settings.trust_domain, now=runtime.clock())
         return cls(settings, engine, home, on_request)
 
     def require_agent(self, name: str) -> None:
@@ -368,6 +374,8 @@ class Guard:
         arguments, policy input and result are left out. Raises ``CallError`` (``call.unknown``),
         ``StorageError`` or ``VerificationError``.
         """
+        from agentguard import proving  # noqa: PLC0415  few programs prove a call
+
         with closing(self.reader()) as reader:
             return proving.prove(reader, self.trust, invocation_id, attachments=attachments)
 
@@ -377,6 +385,8 @@ class Guard:
         Trust it as far as this process: others verify with a trust document of their own
         (``agentguard audit verify``). Raises ``StorageError`` where the log can't be opened.
         """
+        from agentguard.examination import examine  # noqa: PLC0415  few programs verify their log
+
         with closing(self.reader()) as reader:
             return examine(reader, self.trust, anchor=None if self._free else self._settings.anchor)
 

@@ -20,8 +20,8 @@ from agentguard.delegation import chain as chains
 from agentguard.delegation import token as tokens
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.token import AccessToken
-from agentguard.domain import Domain
 from agentguard.effects import Actor, Authority, Line
+from agentguard.ephemeral import Domain
 from agentguard.errors import DelegationError
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential

@@ -5,19 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from agentguard import config, rights
+from agentguard import config
 from agentguard.config import Config
 from agentguard.decision import Decision
-from agentguard.engines import cedar_source, rego_source
-from agentguard.engines.cedar import CedarEngine
-from agentguard.engines.function import FunctionEngine
-from agentguard.engines.opa import OpaEngine, Server
 from agentguard.errors import ConfigError
 from agentguard.policy import DEFAULT_QUERY
 from agentguard.ports import Engine
 from agentguard.storage import files
+
+if TYPE_CHECKING:
+    from agentguard.engines.opa import Server
 
 PolicySource = str | Path | Callable[[Mapping[str, Any]], Decision] | Engine
 """A file or folder in Rego or Cedar, a function from the input to a ``Decision``, or an engine."""
@@ -31,7 +30,7 @@ def configured_engine(settings: Config) -> Engine:
     if policy is None:
         raise ConfigError(f"{settings.source}: policy: expected a table with a path, found none")
     if policy.engine == "function":
-        return FunctionEngine(config.load_callable(policy.path, f"{settings.source}: policy.path"))
+        return _function(config.load_callable(policy.path, f"{settings.source}: policy.path"))
     if policy.server is not None:
         return _opa(policy.server, policy.query, f"{settings.source}: policy")
     where = f"{settings.source}: policy.path"
@@ -39,14 +38,10 @@ def configured_engine(settings: Config) -> Engine:
     try:
         if not path.exists():
             raise ConfigError(f"{where}: there is no {path}")
-        read = cedar_source if policy.engine == "cedar" else rego_source
-        for place in read.places(path):
-            rights.refuse_if_writable_by_others(place)
+        _refuse_if_exposed(path, policy.engine)
     except OSError as error:
         raise _unreadable(where, error) from error
-    if policy.engine == "cedar":
-        return CedarEngine.load(path)
-    return _rego(path, policy.query)
+    return _cedar(path) if policy.engine == "cedar" else _rego(path, policy.query)
 
 
 def engine_from(source: PolicySource, base: Path) -> Engine:
@@ -55,7 +50,7 @@ def engine_from(source: PolicySource, base: Path) -> Engine:
     Raises ``ConfigError`` or ``PolicyError``.
     """
     if callable(source):
-        return FunctionEngine(source)
+        return _function(source)
     if not isinstance(source, str | Path):
         return source
     path = config.resolve(base, str(source))
@@ -64,9 +59,7 @@ def engine_from(source: PolicySource, base: Path) -> Engine:
             raise ConfigError(f"there is no policy at {path}")
     except OSError as error:
         raise _unreadable("policy", error) from error
-    if cedar_source.is_policy(path):
-        return CedarEngine.load(path)
-    return _rego(path, DEFAULT_QUERY)
+    return _cedar(path) if _is_cedar(path) else _rego(path, DEFAULT_QUERY)
 
 
 def _unreadable(where: str, error: OSError) -> ConfigError:
@@ -109,7 +102,41 @@ def opened(settings: Config) -> Engine:
     return engine
 
 
+# --- the engines: a program imports the one that it uses ----------------------------------------
+
+
+def _refuse_if_exposed(path: Path, engine: str) -> None:
+    """Refuse a policy that others can write; raises ``ConfigError`` or ``OSError``."""
+    from agentguard import rights  # noqa: PLC0415
+    from agentguard.engines import cedar_source, rego_source  # noqa: PLC0415
+
+    read = cedar_source if engine == "cedar" else rego_source
+    for place in read.places(path):
+        rights.refuse_if_writable_by_others(place)
+
+
+def _is_cedar(path: Path) -> bool:
+    from agentguard.engines import cedar_source  # noqa: PLC0415
+
+    return cedar_source.is_policy(path)
+
+
+def _function(decide: Callable[[Mapping[str, Any]], Decision]) -> Engine:
+    from agentguard.engines.function import FunctionEngine  # noqa: PLC0415
+
+    return FunctionEngine(decide)
+
+
+def _cedar(path: Path) -> Engine:
+    from agentguard.engines.cedar import CedarEngine  # noqa: PLC0415
+
+    return CedarEngine.load(path)
+
+
 def _opa(server: Server, query: str, where: str) -> Engine:
+    from agentguard import rights  # noqa: PLC0415
+    from agentguard.engines.opa import OpaEngine  # noqa: PLC0415
+
     try:
         for file in (server.ca, server.certificate):
             if file is not None:

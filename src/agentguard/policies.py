@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from agentguard.audit.entry import Mode
-from agentguard.engines.opa import CONNECT_TIMEOUT, TIMEOUT, Server
 from agentguard.errors import ConfigError
 from agentguard.policy import DEFAULT_QUERY, QUERY
 from agentguard.tables import Table
+
+if TYPE_CHECKING:
+    from agentguard.engines.opa import Server
 
 EngineName = Literal["rego", "opa", "cedar", "function"]
 
@@ -56,6 +58,12 @@ def read(table: Table, resolve: Callable[[str], Path]) -> PolicyConfig:
 
 
 def _server(table: Table, resolve: Callable[[str], Path]) -> Server:
+    from agentguard.engines.opa import (  # noqa: PLC0415  a policy of another engine needs none of it
+        CONNECT_TIMEOUT,
+        TIMEOUT,
+        Server,
+    )
+
     def file(name: str) -> Path | None:
         text = table.text(name, "")
         return resolve(text) if text else None

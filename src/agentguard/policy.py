@@ -26,6 +26,10 @@ DEFAULT_QUERY: Final = "data.agent.authz"
 QUERY: Final = re.compile(r"data(\.[A-Za-z_][A-Za-z0-9_]*)+")
 """What names a package, to be matched as a whole."""
 
+MAX_AT_ONCE: Final = 256
+"""The most evaluations by a server at a time; each has a connection, and for async calls a thread.
+"""
+
 UNDEFINED: Final = object()
 """What an engine answers when the query has no value; never an allow."""
 

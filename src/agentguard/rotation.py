@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from agentguard import domain
+from agentguard import domain, ephemeral
 from agentguard.audit import registry as listed
 from agentguard.config import Config
 from agentguard.domain import StateDomain
@@ -81,7 +81,7 @@ def rotate(
         old = keystore.load_key(state, use, passphrase)
         domain.require_trusted(state, home.trust, **{use: old})
         shards = home.registered()  # in the word of the old issuer, who counts until now
-        new = domain.new_key()
+        new = ephemeral.new_key()
         trust = home.trust.rotated(
             old.public_key,
             new.public_key,

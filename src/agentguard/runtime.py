@@ -16,23 +16,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentguard import canonical, telemetry
 from agentguard.approval import ApprovalRequest
 from agentguard.audit import entry
 from agentguard.config import Config
 from agentguard.desk import Store
-from agentguard.domain import Domain
 from agentguard.drive import Executors
 from agentguard.effects import Line
-from agentguard.engines.opa import MAX_AT_ONCE
+from agentguard.ephemeral import Domain
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.identity.trust import seconds
 from agentguard.invocation import timestamp
+from agentguard.policy import MAX_AT_ONCE
 from agentguard.ports import Engine
-from agentguard.storage.ledger import UNKEPT, Inheritance, Ledger
 from agentguard.storage.log import ShardLog
+
+if TYPE_CHECKING:
+    from agentguard.storage.ledger import Inheritance, Ledger
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -230,7 +232,7 @@ class Runtime:
         try:
             if log is not None:
                 log.close()
-            if self._unkept() >= UNKEPT:
+            if self._ledger is not None and self._ledger.leaves_much(self._unkept()):
                 self._keep()
         finally:
             for executor in self.executors:

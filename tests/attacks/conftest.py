@@ -20,9 +20,9 @@ from agentguard import Decision, Guard, config, domain, examination
 from agentguard.audit.entry import Entry, parse
 from agentguard.canonical import loads_object
 from agentguard.config import Config
-from agentguard.domain import Domain
 from agentguard.engines.function import FunctionEngine
 from agentguard.envelope import Envelope
+from agentguard.ephemeral import Domain
 from agentguard.examination import Report
 from agentguard.ports import LogReader
 from agentguard.storage import keystore

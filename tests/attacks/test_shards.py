@@ -26,9 +26,9 @@ from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.statements import read_heads
 from agentguard.config import Config
-from agentguard.domain import Domain
 from agentguard.engines.function import FunctionEngine
 from agentguard.envelope import Envelope
+from agentguard.ephemeral import Domain
 from agentguard.examination import Report, examine
 from agentguard.guard import Guard
 from agentguard.identity.trust import TrustDocument

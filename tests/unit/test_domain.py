@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agentguard import ConfigError, KeyMaterialError, StorageError, config, domain
+from agentguard import ConfigError, KeyMaterialError, StorageError, config, domain, ephemeral
 from agentguard.audit import registry
 from agentguard.audit.entry import parse
 from agentguard.examination import examine
@@ -295,7 +295,7 @@ def test_progress_is_told(settings):
 
 def test_an_ephemeral_domain_leaves_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    home = domain.ephemeral("acme.example", now=NOW)
+    home = ephemeral.domain("acme.example", now=NOW)
     assert not examine(home.read(), home.trust).ok  # nobody has opened its shard
     log = home.lease(NOW)
     assert examine(home.read(), home.trust).ok
@@ -305,7 +305,7 @@ def test_an_ephemeral_domain_leaves_no_file(tmp_path, monkeypatch):
 
 def test_an_ephemeral_log_is_leased_once(tmp_path):
     """As for a fork, which has its own copy of the memory: two histories would begin in one."""
-    home = domain.ephemeral("acme.example", now=NOW)
+    home = ephemeral.domain("acme.example", now=NOW)
     home.lease(NOW)
     with pytest.raises(StorageError, match="does not outlive a fork") as caught:
         home.lease(NOW)

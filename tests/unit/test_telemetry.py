@@ -29,7 +29,7 @@ from agentguard import (
     Guard,
     Invocation,
     config,
-    domain,
+    ephemeral,
     telemetry,
 )
 from agentguard.audit import entry
@@ -57,7 +57,7 @@ def answer(document):
 def in_memory(answer: Any, tables: dict[str, Any]) -> Guard:
     """A guard with ``[policy]``, which only a durable one may have, and nothing on disk."""
     settings = config.parse({"state": "unused", **tables}, source="agentguard.toml", base=Path())
-    home = domain.ephemeral(settings.trust_domain, now=datetime.now(UTC))
+    home = ephemeral.domain(settings.trust_domain, now=datetime.now(UTC))
     return Guard(settings, FunctionEngine(answer), home)
 
 

@@ -24,9 +24,6 @@ from agentguard.policy import DEFAULT_QUERY, QUERY, UNDEFINED, Evaluated
 
 TIMEOUT: Final = 2.0
 CONNECT_TIMEOUT: Final = 1.0
-MAX_AT_ONCE: Final = 256
-"""The most evaluations at a time, each with a connection: and for async calls, with a thread."""
-
 MAX_ANSWER: Final = canonical.MAX_BYTES
 """The longest answer that is read, in bytes."""
 

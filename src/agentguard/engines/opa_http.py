@@ -21,8 +21,9 @@ from typing import Any, Final
 import httpcore
 from opentelemetry import trace
 
-from agentguard.engines.opa import MAX_AT_ONCE, Server
+from agentguard.engines.opa import Server
 from agentguard.errors import ConfigError, PolicyError
+from agentguard.policy import MAX_AT_ONCE
 from agentguard.storage import files
 from agentguard.telemetry import tracing
 

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from agentguard import approval, canonical
 from agentguard.approval import ApprovalRequest, Limits
@@ -23,8 +23,10 @@ from agentguard.envelope import Envelope
 from agentguard.errors import AgentguardError, ApprovalError, StorageError
 from agentguard.ports import Asked
 from agentguard.storage import files, lock
-from agentguard.storage.ledger import Ledger
 from agentguard.storage.sealed import Keys, Seal
+
+if TYPE_CHECKING:
+    from agentguard.storage.ledger import Ledger
 
 _LOGGER = logging.getLogger("agentguard")
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from agentguard.errors import StorageError
 from agentguard.storage import sqlite
+from agentguard.storage.inside import INSIDE
 
 _EMPTY: Final = (
     "UPDATE attachments SET commitment = '', salt = x'', data = x''"  # noqa: S608  of a constant
@@ -33,7 +34,7 @@ def erase(state: Path, shard: int, indices: Iterable[int]) -> int:
         message = f"this process is a fork of one that has {path} open: erase in another"
         raise StorageError(message, code="storage.locked")
     with (
-        sqlite.INSIDE,
+        INSIDE,
         sqlite.errors(path),
         closing(sqlite.connect(path)) as connection,
     ):

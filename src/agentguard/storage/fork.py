@@ -5,7 +5,7 @@ has its place instead; what it does stands in the module that it belongs to. In 
 from the first stage to the last, and before the fork from the last to the first:
 
 - before: ``lock.py`` first waits until nobody is opening or closing a lock's file, then
-  ``sqlite.py`` until nobody is inside SQLite. The other way round could wait for ever: whoever
+  ``inside.py`` until nobody is inside SQLite. The other way round could wait for ever: whoever
   opens a file may have to go into SQLite meanwhile, when the interpreter tidies a reader away.
   Nobody does the reverse: a lock is taken and released outside SQLite.
 - in the child: the connections of ``log.py`` and ``reader.py`` are set aside, never to be closed

@@ -12,13 +12,15 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.journal import MAX_RESULT, Page
 from agentguard.storage import files, naming
-from agentguard.storage.ledger import Ledger
 from agentguard.storage.sealed import Keys, Seal
+
+if TYPE_CHECKING:
+    from agentguard.storage.ledger import Ledger
 
 FOLDER: Final = "journal"
 _TYPE: Final = "application/vnd.agentguard.journal+json"

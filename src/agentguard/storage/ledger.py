@@ -13,9 +13,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -24,6 +24,7 @@ from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.keys import Signer
 from agentguard.storage import anchor, place, registry, shard_file, sqlite, standing
+from agentguard.storage.inside import Busy
 from agentguard.storage.reader import StateReader
 from agentguard.storage.standing import Kept
 from agentguard.storage.walk import ElsewhereError, Walk, Walked
@@ -35,24 +36,6 @@ UNKEPT: Final = 1000
 
 Status = tuple[int, int, int]
 """A file's inode, time and size."""
-
-
-class Busy(threading.local):
-    """Whether this thread is inside: a signal handler would wait for its own thread for ever."""
-
-    busy = False
-
-    @contextmanager
-    def once(self, what: str) -> Iterator[None]:
-        """Be inside; raises ``StorageError`` (``storage.busy``) where this thread is already."""
-        if self.busy:
-            message = f"this thread is {what}: make this call when that is done"
-            raise StorageError(message, code="storage.busy")
-        self.busy = True
-        try:
-            yield
-        finally:
-            self.busy = False
 
 
 class _Known(NamedTuple):
@@ -322,6 +305,10 @@ class Ledger:
         return Walked(place, shard_file.inherited_note(path))
 
     # --- what is kept -----------------------------------------------------------------------------
+
+    def leaves_much(self, unkept: int) -> bool:
+        """Whether that many entries are more than the next opening should read once more."""
+        return unkept >= UNKEPT
 
     def keep(self, *, at_once: bool = False) -> Standing:
         """Read on, and keep the result in the state and beside the anchor, where that is new.

@@ -28,8 +28,9 @@ from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Receipt, Record
 from agentguard.errors import StorageError
 from agentguard.keys import Signer
-from agentguard.storage import fork, sqlite
+from agentguard.storage import fork
 from agentguard.storage.backend import BEGINNING, Backend, Head
+from agentguard.storage.inside import is_inside
 
 FLUSH_AFTER: Final = 0.05
 """Seconds within which an enqueued record becomes durable."""
@@ -261,7 +262,7 @@ class ShardLog:
         this thread was interrupted inside SQLite, where whoever leads has to go.
         """
         turn = self._busy
-        return turn is not None and (turn.thread == threading.get_ident() or sqlite.is_inside())
+        return turn is not None and (turn.thread == threading.get_ident() or is_inside())
 
     def _lead(self, own: _Slot | None) -> None:
         """Commit one batch, unless somebody else has begun to."""

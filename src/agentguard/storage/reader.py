@@ -16,6 +16,7 @@ from agentguard.audit.checkpoint import End
 from agentguard.audit.entry import Attachment, Stored
 from agentguard.audit.summary import Search, Summary
 from agentguard.storage import fork, registry, sqlite
+from agentguard.storage.inside import INSIDE
 
 
 class StateReader:
@@ -98,13 +99,13 @@ class StateReader:
     def snapshot(self, shard: int) -> Iterator[None]:
         """Read, within it, what one shard holds at one moment, whoever writes meanwhile."""
         path = sqlite.shard_path(self._state, shard)
-        with sqlite.INSIDE, sqlite.errors(path):
+        with INSIDE, sqlite.errors(path):
             connection = self._connection(shard)
             connection.execute("BEGIN")
         try:
             yield
         finally:
-            with sqlite.INSIDE, sqlite.errors(path):
+            with INSIDE, sqlite.errors(path):
                 connection.rollback()
 
     def strays(self, shard: int) -> Iterator[tuple[int, str]]:
@@ -193,7 +194,7 @@ class StateReader:
         path = sqlite.shard_path(self._state, shard)
         last: Any = None
         with sqlite.errors(path):
-            with sqlite.INSIDE:
+            with INSIDE:
                 cursor = self._connection(shard).execute(statement, parameters)
                 self._walks[shard] += 1
             try:
@@ -214,7 +215,7 @@ class StateReader:
                 if damage is not None:
                     raise damage
             finally:
-                with sqlite.INSIDE:  # to drop it is to reset its statement
+                with INSIDE:  # to drop it is to reset its statement
                     del cursor
                     self._walks[shard] -= 1
 
@@ -228,7 +229,7 @@ class StateReader:
 def _fetch(cursor: sqlite3.Cursor, most: int) -> tuple[list[Any], sqlite3.Error | None]:
     """Return the next rows, ``most`` unless it ends, and what is wrong with the one behind them."""
     rows: list[Any] = []
-    with sqlite.INSIDE:
+    with INSIDE:
         try:
             while len(rows) < most and (row := cursor.fetchone()) is not None:
                 rows.append(row)
@@ -312,7 +313,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     # A log on read-only storage, as an auditor gets it: even to read, SQLite would write there.
     whole = not path.with_name(path.name + "-wal").exists()
     frozen = "&immutable=1" if whole and not os.access(path.parent, os.W_OK) else ""
-    with sqlite.INSIDE, sqlite.errors(path):
+    with INSIDE, sqlite.errors(path):
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=ro{frozen}",
             uri=True,
@@ -328,7 +329,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _close(connections: dict[int, sqlite3.Connection]) -> None:
-    with sqlite.INSIDE:
+    with INSIDE:
         while connections:
             connections.popitem()[1].close()
 

@@ -16,11 +16,14 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentguard.errors import StorageError
 from agentguard.storage import files, lock
-from agentguard.storage.ledger import Busy, Ledger
+from agentguard.storage.inside import Busy
+
+if TYPE_CHECKING:
+    from agentguard.storage.ledger import Ledger
 
 CALLS: Final = "calls"
 """The folder with the counted calls."""

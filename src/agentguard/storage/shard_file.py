@@ -19,6 +19,7 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.storage import files, lock, sqlite
 from agentguard.storage.anchor import ROLLED_BACK, Anchor
 from agentguard.storage.backend import BEGINNING, Head
+from agentguard.storage.inside import INSIDE
 
 
 class ShardFile:
@@ -53,7 +54,7 @@ class ShardFile:
             return None
         unlock = ExitStack()  # left last: a lock is released outside SQLite (fork.py)
         unlock.callback(lock.release, held)
-        with unlock, sqlite.INSIDE, ExitStack() as undo:
+        with unlock, INSIDE, ExitStack() as undo:
             with sqlite.errors(path):
                 if not path.exists():
                     _make(path, origin)
@@ -83,7 +84,7 @@ class ShardFile:
 
         Returns the newest checkpoint's note, None for an empty shard.
         """
-        with sqlite.INSIDE, sqlite.errors(self._path):
+        with INSIDE, sqlite.errors(self._path):
             row = self._connection.execute(
                 "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1"
             ).fetchone()
@@ -110,7 +111,7 @@ class ShardFile:
         It has been committed to and not anchored yet, or somebody has made it longer than it was.
         """
         tree = CompactRange()
-        with sqlite.INSIDE, sqlite.errors(self._path):
+        with INSIDE, sqlite.errors(self._path):
             rows = self._connection.execute("SELECT idx, body FROM entries ORDER BY idx")
             for index, body in rows:
                 if (type(body), index) != (bytes, tree.size):
@@ -127,7 +128,7 @@ class ShardFile:
 
     def _check_beside(self, head: Checkpoint) -> None:
         """Refuse rows beside entries that are yet to come: they would be in the way."""
-        with sqlite.INSIDE, sqlite.errors(self._path):
+        with INSIDE, sqlite.errors(self._path):
             for table in ("summaries", "attachments", "checkpoints"):
                 column, past = (
                     ("size", head.size) if table == "checkpoints" else ("idx", head.size - 1)
@@ -138,7 +139,7 @@ class ShardFile:
 
     def read_head(self) -> Head:
         """Read the durable end from the file."""
-        with sqlite.INSIDE, sqlite.errors(self._path):
+        with INSIDE, sqlite.errors(self._path):
             if self._connection.in_transaction:
                 self._connection.rollback()
             row = self._connection.execute("SELECT origin, size, range FROM shard").fetchone()
@@ -172,7 +173,7 @@ class ShardFile:
             for i, record in enumerate(records)
             for attachment in record.attachments
         ]
-        with sqlite.INSIDE, sqlite.errors(self._path):
+        with INSIDE, sqlite.errors(self._path):
             execute = self._connection.execute
             many = self._connection.executemany
             execute("BEGIN IMMEDIATE")
@@ -193,7 +194,7 @@ class ShardFile:
 
     def close(self) -> None:
         """Close the file and release the lock."""
-        with sqlite.INSIDE:
+        with INSIDE:
             # what is in the write-ahead log is as durable, but less handy
             with suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -9,14 +9,13 @@ import ctypes
 import os
 import sqlite3
 import stat
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from agentguard.errors import StorageError
-from agentguard.storage import files, fork
+from agentguard.storage import files
 from agentguard.visible import written_out
 
 FOLDER: Final = "shards"
@@ -74,22 +73,7 @@ _CODES: Final = {
 }
 
 
-INSIDE: Final = threading.RLock()
-"""Held by whoever is inside SQLite. A fork waits for it: SQLite's own locks, held by a thread that
-the child does not have, would hold the child up for ever."""
-
-_OWNED: Final = threading.Condition(INSIDE)
-
 _INHERITED: Final[set[Path]] = set()
-
-
-def is_inside() -> bool:
-    """Whether this thread holds ``INSIDE``: it has been interrupted there."""
-    try:
-        _OWNED.notify(0)  # to nobody; it raises where the lock is not this thread's
-    except RuntimeError:
-        return False
-    return True
 
 
 def shard_path(state: Path, number: int) -> Path:
@@ -260,8 +244,3 @@ def errors(path: Path) -> Iterator[None]:
         # SQLite quotes what stands in the file, which may be made for a terminal
         said = written_out(str(error))
         raise StorageError(f"the log {path} failed ({said}): {advice}", code=code) from error
-
-
-fork.at_fork(
-    fork.Stage.SQLITE, before=INSIDE.acquire, in_parent=INSIDE.release, in_child=INSIDE.release
-)
