@@ -15,10 +15,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from inspect import Parameter, Signature
 from types import FunctionType, MethodType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agentguard.errors import ArgumentsError, ConfigError
 
@@ -32,8 +31,7 @@ _TRANSPARENT: Final = (staticmethod, type(functools.lru_cache(int)))
 """Python's own wrappers, which pass on all that they get as they get it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Binder:
+class Binder(NamedTuple):
     """Binds positional and keyword arguments to a function's ``parameters``, by name.
 
     ``declared`` are the names that the code has, that of ``**kwargs`` aside.

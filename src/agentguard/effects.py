@@ -9,7 +9,6 @@ it out.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
@@ -175,8 +174,7 @@ class NotRun(Exception):  # noqa: N818  it steers the line, as Denied does
         self.refusal = refusal
 
 
-@dataclass(frozen=True, slots=True)
-class Authority:
+class Authority(NamedTuple):
     """By what authority an agent makes a call: its own, or what a chain of delegation lends it.
 
     ``principal`` is for whom it acts, ``scope`` what it may do, None meaning everything; ``actors``
@@ -218,8 +216,7 @@ class Lent(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Actor:
+class Actor(NamedTuple):
     """The agent instance on whose behalf the line runs.
 
     ``own`` is what it may do on its own authority, None if nothing; ``has_credential`` says whether
@@ -320,8 +317,7 @@ class Recorded(NamedTuple):
     enforced: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """The parts that the line runs on, the same for every call of a guard."""
 
     engine: Engine

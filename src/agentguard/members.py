@@ -7,16 +7,14 @@ whole file is ``config.py``'s.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from agentguard.errors import ConfigError, DelegationError
 from agentguard.identity.credential import AgentProfile
 from agentguard.tables import Table
 
 
-@dataclass(frozen=True, slots=True)
-class AgentConfig:
+class AgentConfig(NamedTuple):
     """``[agents.NAME]``. ``max_scope`` None means everything, which only an ephemeral guard has."""
 
     profile: AgentProfile
@@ -45,8 +43,7 @@ class AgentConfig:
             raise DelegationError(message, code="delegation.delegatee")
 
 
-@dataclass(frozen=True, slots=True)
-class PrincipalConfig:
+class PrincipalConfig(NamedTuple):
     """``[principals.NAME]``: the roles of a user, and what they allow to delegate."""
 
     roles: tuple[str, ...]

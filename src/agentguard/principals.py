@@ -7,7 +7,6 @@ spelling of somebody's is refused wherever it comes in (docs/adr/0018).
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
 from typing import Final
@@ -77,7 +76,9 @@ def _meant(name: object, kind: str) -> str | None:
         return None
     text = unicodedata.normalize("NFKC", name).strip().lower()
     written, colon, rest = text.partition(":")
-    near = difflib.get_close_matches(written, KINDS, 1) if colon else [kind]
+    from difflib import get_close_matches  # noqa: PLC0415  for a mistake alone
+
+    near = get_close_matches(written, KINDS, 1) if colon else [kind]
     meant = f"{near[0]}:{rest if colon else text}" if near else ""
     return meant if is_principal(meant) else None
 

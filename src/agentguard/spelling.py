@@ -6,7 +6,6 @@ mistake by itself: it is worth a warning where another tool's name is close to i
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -19,8 +18,10 @@ CLOSE: Final = 0.8
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that ``name`` may have been meant to be, itself aside."""
+    from difflib import get_close_matches  # noqa: PLC0415  for a mistake alone
+
     others = [other for other in known if other != name]
-    return next(iter(difflib.get_close_matches(name, others, 1, CLOSE)), None)
+    return next(iter(get_close_matches(name, others, 1, CLOSE)), None)
 
 
 class Spelling:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentguard import canonical, jws
 from agentguard.canonical import JSON
@@ -128,8 +128,7 @@ class Chain:
         return canonical.dumps({"type": TYPE, **self.as_json()})
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """What a principal lends, and to whom first.
 
     ``via`` None is the application itself, which a chain names by the trust domain's URI; an empty

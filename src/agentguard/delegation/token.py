@@ -8,8 +8,7 @@ it was minted from, so that whoever gets it need not take the issuer's word for 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agentguard import jws
 from agentguard.canonical import JSON, is_integer
@@ -34,8 +33,7 @@ _CLAIMS: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class AccessToken:
+class AccessToken(NamedTuple):
     """An access token that was minted here or has verified; times in seconds since the epoch."""
 
     token: str
