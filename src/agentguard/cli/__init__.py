@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 import typer
 
-from agentguard.cli.lazy import PLAIN, Deferred, LazyGroup
+from agentguard.cli.lazy import PLAIN, Deferred, Group
 from agentguard.errors import AgentguardError, ConfigError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _GROUPS: Final = {
 }
 
 
-class _Root(LazyGroup):
+class _Root(Group):
     """All commands: agentguard's own, and behind them those of other distributions."""
 
     places: ClassVar[Mapping[str, tuple[str, str]]] = _COMMANDS | _GROUPS

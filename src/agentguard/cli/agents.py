@@ -16,6 +16,7 @@ from agentguard.audit import entry
 from agentguard.cli import delegations, location, screen, times
 from agentguard.cli.delegations import Live
 from agentguard.cli.history import History
+from agentguard.cli.lazy import Group
 from agentguard.cli.location import Location
 from agentguard.cli.options import (
     AnchorOption,
@@ -33,7 +34,7 @@ from agentguard.invocation import timestamp
 from agentguard.members import AgentConfig
 from agentguard.passphrase import passphrase_of
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, cls=Group)
 
 
 @dataclass(slots=True)

@@ -16,13 +16,14 @@ import typer
 from agentguard import approval, canonical, principals
 from agentguard.approval import ApprovalRequest, Verdict
 from agentguard.cli import approver, files, location, request, screen, times
+from agentguard.cli.lazy import Group
 from agentguard.cli.options import ConfigOption, ForceOption, JsonOption, OutputOption
 from agentguard.desk import Desk
 from agentguard.errors import ConfigError
 from agentguard.identity.trust import seconds
 from agentguard.roster import Answer
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, cls=Group)
 
 RequestArgument = Annotated[
     str | None,

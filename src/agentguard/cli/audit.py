@@ -11,10 +11,10 @@ from typing import ClassVar
 
 import typer
 
-from agentguard.cli.lazy import LazyGroup
+from agentguard.cli.lazy import Group
 
 
-class _Audit(LazyGroup):
+class _Audit(Group):
     places: ClassVar[Mapping[str, tuple[str, str]]] = {
         "list": ("listing:list_entries", "List the calls, the newest last."),
         "show": ("show:show", "Tell the story of one call."),

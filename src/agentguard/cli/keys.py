@@ -9,6 +9,7 @@ import typer
 
 from agentguard import rotation
 from agentguard.cli import location, screen, times
+from agentguard.cli.lazy import Group
 from agentguard.cli.options import (
     AnchorOption,
     ConfigOption,
@@ -23,7 +24,7 @@ from agentguard.identity.trust import TrustedKey, seconds
 from agentguard.invocation import timestamp
 from agentguard.passphrase import passphrase_of
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, cls=Group)
 
 _MAX_HOURS: Final = 24 * 365
 """A longer overlap is no rotation."""

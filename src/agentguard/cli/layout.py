@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import IO, Final, overload
+from typing import IO, TYPE_CHECKING, Final, overload
 
-from rich.console import Console
 from rich.text import Text
 
 from agentguard import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PIPE_WIDTH: Final = 160
 """Cells of a row of a sheet where there is no terminal."""
@@ -33,6 +35,8 @@ _STREAMS: Final = (0, 2)
 
 def console(stream: IO[str]) -> Console:
     """Return what prints on a stream: no markup is read in a text, and nothing is highlighted."""
+    from rich.console import Console  # noqa: PLC0415  it is slow, and help and JSON need none
+
     return Console(file=stream, highlight=False, markup=False, emoji=False)
 
 

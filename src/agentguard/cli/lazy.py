@@ -42,8 +42,8 @@ class Deferred(TyperCommand):
         return get_group(outer).commands[name]
 
 
-class LazyGroup(TyperGroup):
-    """A group of deferred commands. It imports the one that is called, and no other."""
+class Group(TyperGroup):
+    """A group of commands. Of those that are deferred it imports the one that is called."""
 
     places: ClassVar[Mapping[str, tuple[str, str]]] = {}
     """By name: ``module:attribute`` below this package, and the summary."""
@@ -52,6 +52,13 @@ class LazyGroup(TyperGroup):
         super().__init__(**settings)
         for name, (place, summary) in self.places.items():
             self.add_command(Deferred(name, summary, _loading(place)))
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return ``--help``, off by default: to convert None, typer would import pydantic."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that was typed, and import it."""

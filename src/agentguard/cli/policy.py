@@ -24,13 +24,14 @@ from agentguard.cli import (
     screen,
     wording,
 )
+from agentguard.cli.lazy import Group
 from agentguard.cli.options import ConfigOption, JsonOption, PolicyOption, QueryOption, not_url
 from agentguard.config import Config
 from agentguard.errors import ConfigError, DecodeError, PolicyError, StorageError
 from agentguard.loading import observed, warnings_of
 from agentguard.ports import Engine
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, cls=Group)
 app.command("test")(policy_tests.run_tests)
 app.command("replay")(policy_replay.replay)
 

@@ -16,15 +16,6 @@ from itertools import chain, islice
 from typing import Final
 
 import typer
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.text import Text
 
 from agentguard import visible
@@ -243,32 +234,14 @@ def counter(
 
     With a ``total`` it is shown as a bar; ``quiet``, not at all.
     """
-    console = layout.console(sys.stderr)
-    if quiet or not console.is_terminal:
+    console = None if quiet else layout.console(sys.stderr)
+    if console is None or not console.is_terminal:
         yield lambda _number: None
         return
-    columns: list[ProgressColumn] = [
-        SpinnerColumn() if total is None else BarColumn(),
-        TextColumn("{task.description} {task.completed:,.0f}"),
-        _Rate(),
-        TimeElapsedColumn(),
-    ]
-    with Progress(*columns, console=console, transient=True) as shown:
-        task = shown.add_task(what, total=total)
+    from agentguard.cli import progress  # noqa: PLC0415  it is slow, and few commands count
 
-        def show(number: int) -> None:
-            if number % _EVERY == 0:
-                shown.update(task, completed=number)
-
-        yield show
-
-
-class _Rate(ProgressColumn):
-    """How many steps a counter makes in a second."""
-
-    def render(self, task: Task) -> Text:
-        """Return the rate, nothing while it is unknown."""
-        return Text(f"{task.speed:,.0f}/s" if task.speed is not None else "")
+    with progress.shown(what, total, console) as show:
+        yield lambda number: show(number) if number % _EVERY == 0 else None
 
 
 def _aligned(cells: Iterable[Text], widths: Iterable[int]) -> Text:

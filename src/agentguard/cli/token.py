@@ -21,6 +21,7 @@ from rich.text import Text
 from agentguard import administration, canonical, jws
 from agentguard.canonical import JSON
 from agentguard.cli import delegations, files, location, screen, times, wording
+from agentguard.cli.lazy import Group
 from agentguard.cli.options import (
     AnchorOption,
     ConfigOption,
@@ -41,7 +42,7 @@ from agentguard.passphrase import passphrase_of
 from agentguard.storage import ledger
 from agentguard.storage.reader import StateReader
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, cls=Group)
 
 # its header is a JSON object; a name may have dots as well (a trust domain's)
 _COMPACT_JWS: Final = re.compile(r"eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from agentguard.cli import files, location, screen
+from agentguard.cli.lazy import Group
 from agentguard.cli.options import (
     AnchorOption,
     ConfigOption,
@@ -15,7 +16,7 @@ from agentguard.cli.options import (
 from agentguard.errors import ConfigError, VerificationError
 from agentguard.storage import keystore, pinned, registry
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, cls=Group)
 
 
 @app.command("export")
