@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from agentguard.cli import app
+from agentguard.cli.lazy import Deferred
 
 COMMANDS = [
     "init",
@@ -152,6 +155,17 @@ def test_what_another_distribution_lacks_is_named(project, distribution):
 
 def test_another_distribution_replaces_no_command(project, distribution):
     assert "verify" in project.process("audit", "--help", env=distribution).stdout
+
+
+def test_a_command_is_listed_by_the_first_sentence_of_its_help():
+    root: Any = get_command(app)
+    context = root.make_context("agentguard", ["init"])
+    deferred = []
+    for group in (root, root.resolve_command(context, ["audit"])[1]):
+        deferred += [one for one in group.commands.values() if isinstance(one, Deferred)]
+    assert len(deferred) == 12 + 9
+    for command in deferred:
+        assert command.loaded().get_short_help_str(1000) == command.help
 
 
 @pytest.mark.parametrize("command", COMMANDS)

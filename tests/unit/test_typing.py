@@ -47,6 +47,8 @@ def tools(guard: Guard) -> None:
 """
 NO_TOOL = 'Argument 1 to "call" of "Agent" has incompatible type "AsyncTool'
 FOUND = {
+    # a misspelt name of the package, though each is imported at its first use
+    "from agentguard import Gaurd": 'Module "agentguard" has no attribute "Gaurd"',
     # a misspelt, a missing and a mistyped argument, each by its name
     'agent.call(bare, repo="x", brunch="y")': 'Unexpected keyword argument "brunch"',
     'agent.call(given, repo="x", brunch="y")': 'Unexpected keyword argument "brunch"',

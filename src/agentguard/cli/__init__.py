@@ -51,12 +51,10 @@ class _Root(Group):
 
     places: ClassVar[Mapping[str, tuple[str, str]]] = _COMMANDS | _GROUPS
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """List the commands; those of other distributions stand before the groups."""
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  typer passes it
+        """Return the names of all commands, of other distributions as well, the groups last."""
         self._add_others()
-        order = [*_COMMANDS, *sorted({*self.commands} - {*_COMMANDS, *_GROUPS}), *_GROUPS]
-        self.commands = {name: self.commands[name] for name in order}
-        super().format_commands(ctx, formatter)
+        return [*_COMMANDS, *sorted({*self.commands} - {*_COMMANDS, *_GROUPS}), *_GROUPS]
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Look at other distributions only for what is no command of agentguard's own."""
