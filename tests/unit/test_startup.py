@@ -250,11 +250,13 @@ def test_a_commands_help_page_loads_no_other_command():
 @pytest.mark.parametrize("package", [agentguard, telemetry], ids=lambda package: package.__name__)
 def test_each_public_name_is_there_for_people_and_for_tools(package):
     tree = ast.parse(Path(inspect.getfile(package)).read_text("utf-8"))
-    (declared,) = (
-        {name.asname or name.name for line in node.body for name in line.names}
+    (block,) = (
+        node
         for node in tree.body
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
     )
+    lines = [line for line in block.body if isinstance(line, ast.ImportFrom)]
+    declared = {name.asname or name.name for line in lines for name in line.names}
     assert declared == {*package._HOMES}
     assert declared <= {*package.__all__} <= {*dir(package)}
     everything: dict[str, object] = {}
