@@ -9,6 +9,7 @@ it out.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
@@ -216,7 +217,8 @@ class Lent(Protocol):
         """
 
 
-class Actor(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Actor:
     """The agent instance on whose behalf the line runs.
 
     ``own`` is what it may do on its own authority, None if nothing; ``has_credential`` says whether
@@ -317,7 +319,8 @@ class Recorded(NamedTuple):
     enforced: bool
 
 
-class Line(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Line:
     """The parts that the line runs on, the same for every call of a guard."""
 
     engine: Engine

@@ -89,7 +89,7 @@ class Scene:
             self.entropy.append(os.urandom(size))
             return self.entropy[-1]
 
-        guard._runtime._line = guard._runtime._line._replace(entropy=draw)
+        guard._runtime._line = dataclasses.replace(guard._runtime._line, entropy=draw)
         return guard
 
     @property
@@ -298,8 +298,8 @@ def test_a_call_whose_signer_fails_is_redacted_too(scene):
     guard = scene.open(by_function)
     agent = guard.new_agent("reader")
     assert agent._body.in_force() is not None
-    agent._body.in_force().actor = agent._body.in_force().actor._replace(
-        signer=Broken(agent._body.in_force().actor.signer)
+    agent._body.in_force().actor = dataclasses.replace(
+        agent._body.in_force().actor, signer=Broken(agent._body.in_force().actor.signer)
     )
     with pytest.raises(Denied) as caught:
         agent.call(login(guard), CLEAR, SECRET)
