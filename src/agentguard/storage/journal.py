@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.journal import MAX_RESULT, Page
-from agentguard.storage import files, naming
+from agentguard.storage import files
 from agentguard.storage.sealed import Keys, Seal
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ class FileJournal:
         The key is made of arguments that somebody could guess; the log is there for ever.
         """
         if self._secret is None:
+            # a domain on disk has loaded it; a journal in memory needs none of its ciphers
+            from agentguard.storage import naming  # noqa: PLC0415
+
             signer, trust = self._keys()
             self._secret = naming.secret(self._folder.parent, trust, signer)
         return hmac.digest(self._secret, key.encode(), "sha256")[:16].hex()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from agentguard import envelope
 from agentguard.errors import StorageError
@@ -47,8 +48,6 @@ def secret(state: Path, trust: TrustDocument, signer: Signer) -> bytes:
     except OSError as error:
         message = files.unreadable(path, error)
         raise StorageError(message, code="storage.readonly") from error
-    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305  # noqa: PLC0415  slow
-
     try:
         cipher = ChaCha20Poly1305(_made_with(signer, trust))
         return cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], None)
@@ -62,8 +61,6 @@ def hand_on(state: Path, trust: TrustDocument, old: Signer, new: Signer) -> None
 
     ``trust`` knows the ``old`` key. Raises ``StorageError`` as ``secret`` does.
     """
-    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305  # noqa: PLC0415  slow
-
     nonce = os.urandom(_NONCE)
     cipher = ChaCha20Poly1305(_made_with(new, trust))
     sealed = nonce + cipher.encrypt(nonce, secret(state, trust, old), None)
