@@ -15,9 +15,10 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from inspect import Parameter, Signature
 from types import FunctionType, MethodType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from agentguard.errors import ArgumentsError, ConfigError
 
@@ -31,7 +32,8 @@ _TRANSPARENT: Final = (staticmethod, type(functools.lru_cache(int)))
 """Python's own wrappers, which pass on all that they get as they get it."""
 
 
-class Binder(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Binder:
     """Binds positional and keyword arguments to a function's ``parameters``, by name.
 
     ``declared`` are the names that the code has, that of ``**kwargs`` aside.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from agentguard import canonical, members, policies, redaction, spelling
 from agentguard.approval import Limits
@@ -47,7 +47,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?\Z")
 
 
-class ToolConfig(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ToolConfig:
     """``[tools.NAME]``: what the configuration says in place of the code; None: says nothing.
 
     ``origin`` and ``schema`` say nothing in its place: a tool that has others is refused.

@@ -175,7 +175,8 @@ class NotRun(Exception):  # noqa: N818  it steers the line, as Denied does
         self.refusal = refusal
 
 
-class Authority(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Authority:
     """By what authority an agent makes a call: its own, or what a chain of delegation lends it.
 
     ``principal`` is for whom it acts, ``scope`` what it may do, None meaning everything; ``actors``

@@ -7,14 +7,16 @@ whole file is ``config.py``'s.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 from agentguard.errors import ConfigError, DelegationError
 from agentguard.identity.credential import AgentProfile
 from agentguard.tables import Table
 
 
-class AgentConfig(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
     """``[agents.NAME]``. ``max_scope`` None means everything, which only an ephemeral guard has."""
 
     profile: AgentProfile
@@ -43,7 +45,8 @@ class AgentConfig(NamedTuple):
             raise DelegationError(message, code="delegation.delegatee")
 
 
-class PrincipalConfig(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class PrincipalConfig:
     """``[principals.NAME]``: the roles of a user, and what they allow to delegate."""
 
     roles: tuple[str, ...]

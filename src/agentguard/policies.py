@@ -6,8 +6,9 @@ Nothing is opened here: ``loading.py`` makes the engine.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal
 
 from agentguard.audit.entry import Mode
 from agentguard.errors import ConfigError
@@ -23,7 +24,8 @@ _ENGINES: Final[tuple[EngineName, ...]] = ("rego", "opa", "cedar", "function")
 _MODES: Final[tuple[Mode, ...]] = ("enforce", "observe")
 
 
-class PolicyConfig(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class PolicyConfig:
     """``[policy]``: the engine, and where its policy is.
 
     ``path`` is a file or folder, or ``module:callable`` of a function, and empty for a server's;

@@ -494,7 +494,7 @@ def test_an_agent_that_hands_on_later_shows_a_later_credential(world):
 
 
 def test_a_credential_of_another_issuer(world, lent, stranger):
-    other = lent.credentials[1]._replace(token=resigned(lent.credentials[1].token, stranger))
+    other = replace(lent.credentials[1], token=resigned(lent.credentials[1].token, stranger))
     credentials = (lent.credentials[0], other)
     assert refused(world, replace(lent, credentials=credentials)) == "signature.invalid"
 

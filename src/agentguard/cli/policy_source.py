@@ -60,7 +60,7 @@ def chosen(path: Path | None, query: str | None, config: Path | None) -> Config:
         written = policy_of(settings)
         if query is None:
             return settings
-        return replace(settings, policy=written._replace(query=query))
+        return replace(settings, policy=replace(written, query=query))
     table = {
         "engine": "cedar" if cedar_source.is_policy(path) else "rego",
         "path": str(path.absolute()),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from agentguard import canonical, jws
 from agentguard.canonical import JSON
@@ -128,7 +128,8 @@ class Chain:
         return canonical.dumps({"type": TYPE, **self.as_json()})
 
 
-class Terms(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Terms:
     """What a principal lends, and to whom first.
 
     ``via`` None is the application itself, which a chain names by the trust domain's URI; an empty

@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from agentguard import jws, principals
 from agentguard.canonical import JSON, is_integer
@@ -95,7 +95,8 @@ class Grant:
         }
 
 
-class Hop(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hop:
     """A grant in its signed form: the compact JWS, and the part of it that is signed."""
 
     grant: Grant

@@ -8,7 +8,8 @@ it was minted from, so that whoever gets it need not take the issuer's word for 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final
 
 from agentguard import jws
 from agentguard.canonical import JSON, is_integer
@@ -33,7 +34,8 @@ _CLAIMS: Final = frozenset(
 )
 
 
-class AccessToken(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AccessToken:
     """An access token that was minted here or has verified; times in seconds since the epoch."""
 
     token: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from agentguard import jws, principals
 from agentguard.canonical import JSON, is_integer
@@ -61,7 +61,8 @@ class AgentProfile:
             principals.require(self.owner, "owner", ConfigError)
 
 
-class Credential(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Credential:
     """A credential that was issued here or has verified.
 
     ``uri`` is ``spiffe://<trust-domain>/agent/<name>/<thumbprint>``; times are seconds since the
