@@ -173,8 +173,32 @@ def template(tmp_path_factory) -> Path:
 @pytest.fixture
 def place(tmp_path, template) -> Place:
     """A fresh copy of the founded domain."""
-    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
-    return Place(config.parse(tables(tmp_path), source="agentguard.toml", base=tmp_path))
+    return copied(template, tmp_path)
+
+
+def copied(source: Path, folder: Path) -> Place:
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    return Place(config.parse(tables(folder), source="agentguard.toml", base=folder))
+
+
+@pytest.fixture(scope="session")
+def used_template(template, tmp_path_factory) -> Path:
+    """The founded domain with a log of ten calls, closed."""
+    place = copied(template, tmp_path_factory.mktemp("used"))
+    with place.open() as guard:
+        agent = guard.new_agent("reader")
+        tool = guard.tool(name="note")(lambda number: number)
+        for number in range(10):
+            agent.call(tool, number)
+    return place.config.base
+
+
+@pytest.fixture
+def used(place, used_template) -> Place:
+    """The place with a log of ten calls, closed."""
+    for part in ("state", "anchor"):
+        shutil.rmtree(place.config.base / part)
+    return copied(used_template, place.config.base)
 
 
 @pytest.fixture

@@ -49,13 +49,6 @@ def run(*command):
     return done.stdout
 
 
-@pytest.fixture
-def used(place, ran):
-    with place.open() as guard:
-        guard.new_agent("reader").call(guard.tool(lambda: ran.append(0), name="tool"))
-    return place
-
-
 def examine(place):
     return run("-c", EXAMINE, place.config.state, place.config.anchor)
 

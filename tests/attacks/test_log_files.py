@@ -44,13 +44,6 @@ from agentguard.storage.sqlite import shard_path
 PASSPHRASE = b"correct horse battery staple"
 
 
-@pytest.fixture
-def used(place, ran):
-    """A place with a log of ten calls, closed."""
-    use(place, ran, 10)
-    return place
-
-
 def use(place, ran, calls):
     with place.open() as guard:
         agent = guard.new_agent("reader")
@@ -489,7 +482,7 @@ def in_time():
         raise TimeoutError
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, 30)
+    signal.setitimer(signal.ITIMER_REAL, 120)
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)

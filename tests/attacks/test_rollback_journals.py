@@ -53,13 +53,6 @@ def lay_journal(log: Path, target: Path) -> Path:
 
 
 @pytest.fixture
-def used(place, ran):
-    with place.open() as guard:
-        guard.new_agent("reader").call(guard.tool(lambda: ran.append(0), name="tool"))
-    return place
-
-
-@pytest.fixture
 def victim(tmp_path) -> Path:
     path = tmp_path / "precious"
     path.write_text("outside of the state")
