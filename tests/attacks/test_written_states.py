@@ -20,7 +20,7 @@ import inspect
 import os
 import pkgutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -89,13 +89,24 @@ def lives_of(attacks: Sequence[Attack]) -> list[Life]:
     return [(attack, number % 2 == 0) for number, attack in enumerate(chosen)]
 
 
+class Before(dict[str, Mapping[str, Outcome]]):
+    """What comes of the probes as of a moment, by ``tries``, once it is asked for."""
+
+    def __init__(self, tries: Callable[[str], Mapping[str, Outcome]]) -> None:
+        self._tries = tries
+
+    def __missing__(self, moment: str) -> Mapping[str, Outcome]:
+        self[moment] = self._tries(moment)
+        return self[moment]
+
+
 @dataclass
 class Campaign:
     """A scene with its past, and what has come of the attacks on it so far."""
 
     scene: Scene
-    before: Mapping[str, Mapping[str, Outcome]]
-    before_open: Mapping[str, Mapping[str, Outcome]]
+    before: Before
+    before_open: Before
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     pools: dict[str, dict[str, list[Mutation]]] = field(default_factory=dict)
     dispensable: dict[tuple[str, str], bool] = field(default_factory=dict)
@@ -127,13 +138,16 @@ class Campaign:
     def attacks(self, chance: Random) -> list[Attack]:
         """Return one attack of each kind, in any order: alone, or where other things are gone.
 
-        Of the moments of which only what has changed is attacked, it is one kind in three.
+        Of the moments of which only what has changed is attacked, it is one kind in three; and by
+        default it is one of these moments.
         """
+        end, *later = BASES
+        moments = BASES if ALL or FULL else (end, chance.choice(later))
         found = [
             self.attack(moment, chance.choice(alike), chance)
-            for moment, since in BASES.items()
+            for moment in moments
             for alike in self.kinds(moment).values()
-            if since is None or chance.randrange(3) == 0
+            if BASES[moment] is None or chance.randrange(3) == 0
         ]
         chance.shuffle(found)
         return found
@@ -213,12 +227,13 @@ def scene(quick, tmp_path_factory) -> Scene:
 
 @pytest.fixture(scope="module")
 def campaign(scene, request) -> Iterator[Campaign]:
-    before: dict[str, Mapping[str, Outcome]] = {}
-    for moment in BASES:
+    def untouched(moment: str) -> Mapping[str, Outcome]:
         scene.restore(moment)
-        before[moment] = probe(scene)
-    before_open = {moment: state_open.live(scene, moment).found for moment in BASES}
-    campaign = Campaign(scene, before, before_open)
+        return probe(scene)
+
+    campaign = Campaign(
+        scene, Before(untouched), Before(lambda moment: state_open.live(scene, moment).found)
+    )
     yield campaign
     _report(campaign.counts, request.config.pluginmanager)
 
