@@ -1046,7 +1046,7 @@ def test_two_rotations_at_once_come_one_after_the_other(scene):
         for use in uses
     ]
     errors = [process.communicate(timeout=120)[1] for process in running]
-    assert errors == [""] * 4
+    assert [process.returncode for process in running] == [0] * 4, errors
     assert len(scene.trust.keys) == 3 + 4
     assert {use: len(scene.trust.current(use)) for use in USES} == dict.fromkeys(USES, 1)
     assert scene.left_over() == []
