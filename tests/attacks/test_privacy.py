@@ -836,6 +836,16 @@ with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard
 """
 
 
+def erased_at_last(scene: Scene, wanted: str) -> Any:
+    """Erase a call's content, again where the writer was just reading, as the error says."""
+    for _ in range(100):
+        try:
+            return erase(scene, wanted)
+        except StorageError as error:
+            assert error.code == "storage.locked"  # noqa: PT017  the others are findings
+    raise AssertionError("the writer never stops reading")
+
+
 def test_the_shards_writer_may_be_at_work_meanwhile(scene):
     """In another process, which has the call's own pages in its cache and in its -wal."""
     folder = scene.settings.base
@@ -846,14 +856,17 @@ def test_the_shards_writer_may_be_at_work_meanwhile(scene):
     ) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "ready\n"
-        wanted = scene.calls()[0][1].invocation_id
-        done = erase(scene, wanted)
-        held = scene.holds(SECRET)
-        before = scene.verify().entries  # while it writes on
-        (folder / "stop").touch()
+        try:
+            wanted = scene.calls()[0][1].invocation_id
+            done = erased_at_last(scene, wanted)
+            held = scene.holds(SECRET)
+            before = scene.verify().entries  # while it writes on
+        finally:
+            (folder / "stop").touch()
         count = int(writer.stdout.readline())
         assert writer.wait(timeout=120) == 0
-    assert (done.attachments, done.recorded.shard) == (3, 1)  # its own shard is the writer's
+    assert done.attachments in (3, 0)  # none, where only the -wal file was left to be emptied
+    assert done.recorded.shard == 1  # its own shard is the writer's
     assert held == []
     assert scene.holds(SECRET) == []
     report = scene.verify()
