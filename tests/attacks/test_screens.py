@@ -27,7 +27,7 @@ from agentguard.cli import app
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
 EXAMPLES = settings(
-    max_examples=400 if FULL else 10,
+    max_examples=60 if FULL else 10,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
