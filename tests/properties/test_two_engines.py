@@ -43,7 +43,7 @@ POLICIES: dict[str, dict[str, Any]] = {
         "args": {"path": "src/a"},
     },
     "src/agentguard/cli/template/authz.rego": {**READ, "action": "read_file"},
-    "examples/project/authz.rego": {**READ, "action": "read_note"},
+    "examples/project/authz.rego": {**READ, "action": "read_note", "paths": READ["args"]},
     "examples/crew_identities/authz.rego": {
         "agent": {"name": "writer"},
         "action": "write_report",
