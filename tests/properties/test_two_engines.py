@@ -33,7 +33,8 @@ ROOT = Path(__file__).parents[2]
 OPERATORS = ROOT / "tests" / "policies" / "operators.rego"
 CODER = {"agent": {"type": "code-agent"}}
 DEMO = "integrations/agentguard-langchain/src/agentguard_langchain/demo/authz.rego"
-READ = {"agent": {"type": "assistant"}, "args": {"path": "docs/a.md"}}
+OF_A_FILE = {"path": "docs/a.md"}
+READ = {"agent": {"type": "assistant"}, "args": OF_A_FILE, "paths": OF_A_FILE}
 PLAIN = {**CODER, "action": "open_pr", "repo": {"visibility": "internal"}}
 POLICIES: dict[str, dict[str, Any]] = {
     "tests/policies/authz.rego": PLAIN,
@@ -43,7 +44,7 @@ POLICIES: dict[str, dict[str, Any]] = {
         "args": {"path": "src/a"},
     },
     "src/agentguard/cli/template/authz.rego": {**READ, "action": "read_file"},
-    "examples/project/authz.rego": {**READ, "action": "read_note", "paths": READ["args"]},
+    "examples/project/authz.rego": {**READ, "action": "read_note"},
     "examples/crew_identities/authz.rego": {
         "agent": {"name": "writer"},
         "action": "write_report",
