@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -378,7 +379,8 @@ def test_an_old_copy_of_all_of_it_brings_nothing_back_to_a_guard_that_is_open(de
         assert guard.verify().problems == ()
 
 
-def test_an_old_state_that_is_adopted_brings_no_used_approval_back(desk, tmp_path):
+@pytest.mark.parametrize("rotated", [False, True], ids=["", "the log's key was compromised"])
+def test_an_old_state_that_is_adopted_brings_no_used_approval_back(desk, tmp_path, rotated):
     """The use is lost with the log's entries, and is kept beside the anchor."""
     settings, state = desk.place.config, desk.place.config.state
     with desk.open() as guard:
@@ -392,6 +394,10 @@ def test_an_old_state_that_is_adopted_brings_no_used_approval_back(desk, tmp_pat
     different = adoption.compare(settings)
     assert different.lost
     adoption.adopt(settings, PASSPHRASE, different, note="n", now=datetime.now(UTC))
+    if rotated:
+        time.sleep(1.01)  # a compromise counts from its second on
+        now = datetime.now(UTC)
+        rotation.rotate(settings, PASSPHRASE, "log", now=now, compromised_since=now)
     said = []
     for what in ("main", "main", "twin"):
         with desk.open() as guard:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext, suppress
 from datetime import UTC, datetime
@@ -448,14 +449,35 @@ def put_back(older: Path, settings: Config) -> None:
     shutil.copytree(older, settings.state)
 
 
-def test_what_is_revoked_and_frozen_stays_so_in_an_old_state_that_is_adopted(original, tmp_path):
-    """Its entries are lost; what they say is kept beside the anchor."""
+def rotated_since_compromised(settings: Config) -> None:
+    time.sleep(1.01)  # a compromise counts from its second on
+    now = datetime.now(UTC)
+    rotation.rotate(settings, PASSPHRASE, "log", now=now, compromised_since=now)
+
+
+def rotated_and_revoked(settings: Config) -> None:
+    with suppress(Denied):
+        call(settings)  # so that the rotation has nothing new to keep
+    now = datetime.now(UTC)
+    old = rotation.rotate(settings, PASSPHRASE, "log", now=now).old.key.thumbprint
+    time.sleep(1.01)
+    now = datetime.now(UTC)
+    rotation.revoke(settings, PASSPHRASE, old, compromised_since=now, now=now)
+
+
+@pytest.mark.parametrize("then", [call, rotated_since_compromised, rotated_and_revoked])
+def test_what_is_revoked_and_frozen_stays_so_in_an_old_state_that_is_adopted(
+    original, tmp_path, then
+):
+    """Its entries are lost; what they say is kept beside the anchor, signed with the log's key."""
     shutil.copytree(original.state, tmp_path / "backup")
     now = datetime.now(UTC)
     administration.revoke(original, PASSPHRASE, "user:alice", note="n", now=now)
     administration.freeze(original, PASSPHRASE, frozen=True, note="n", now=now)
     put_back(tmp_path / "backup", original)
     assert adopt(original).lost
+    with suppress(Denied):
+        then(original)
     for code in ("domain.frozen", "delegation.revoked"):
         with opened(original) as guard:
             tool = guard.tool(name="say")(lambda: "ok")

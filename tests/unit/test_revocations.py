@@ -19,7 +19,7 @@ import pytest
 
 from agentguard import canonical, config, domain
 from agentguard.audit import entry
-from agentguard.audit.standing import Standing
+from agentguard.audit.standing import Standing, Used
 from agentguard.domain import StateDomain
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
@@ -51,6 +51,17 @@ def test_a_name_that_is_revoked_denies_all_that_go_by_it():
         code, reason = found
         assert code == "delegation.revoked"
         assert min(names & standing.revoked) in reason
+
+
+def test_of_the_word_of_a_compromised_key_nothing_counts_that_lets_a_call_run():
+    own = Standing(sequence=3, frozen=True, newest="2026", used={"a": Used(1, 9)})
+    thawed = own.with_freeze(4, frozen=False)
+    thief = Standing(sequence=9, newest="9999", used={"a": Used(0, 9), "b": Used(1, 9)})
+    assert own.with_refusals(thief) == own._replace(used={"a": Used(1, 9), "b": Used(1, 9)})
+    frozen = Standing(sequence=2**53 - 1, frozen=True, revoked=frozenset({"agent:x"}))
+    joined = thawed.with_refusals(frozen)
+    assert (joined.frozen, joined.sequence, joined.revoked) == (True, 5, {"agent:x"})
+    assert not thawed.with_refusals(own).frozen  # the twin: the log has a thaw after that freeze
 
 
 @pytest.mark.parametrize("name", ["user:alic", "user:alice2", "USER:ALICE", "alice", ""])

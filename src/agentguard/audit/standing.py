@@ -172,6 +172,21 @@ class Standing(NamedTuple):
         )
         return both.with_freeze(other.sequence, frozen=other.frozen)
 
+    def with_refusals(self, other: Standing) -> Standing:
+        """Return it with what another one revokes, erases, freezes or has used up.
+
+        The other one may be a thief's: it thaws nothing, sets no time and counts no calls. Its
+        freeze takes the next sequence here, so that a thaw has a higher one.
+        """
+        both = self._replace(
+            revoked=self.revoked | other.revoked,
+            erased=self.erased | other.erased,
+            used={**other.used, **self.used},
+        )
+        if other.frozen and other.sequence > self.sequence:
+            return both.with_freeze(self.sequence + 1, frozen=True)
+        return both
+
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Return why nobody of these names may act; None if they may."""
         if self.frozen:

@@ -95,6 +95,7 @@ class Ledger:
         self._calls_before: set[str] = set()
         self._calls_of_parent = set(parent.calls) if parent is not None else set()
         self._damaged: set[Path] = set()  # where the file, or that of the names, is to be made anew
+        self._refused = Standing()  # what only the copy beside the anchor has, until it is joined
         self.heads: dict[int, bytes] = {}
 
     @property
@@ -202,8 +203,10 @@ class Ledger:
                 self._begun = True
                 if read.entries != self._known.standing.entries:
                     self._calls_before, self._calls = self._calls, set()
-                self._known = self._known._replace(standing=read.joined(self._known.standing))
-                return self._known.standing
+                known = read.joined(self._known.standing).with_refusals(self._refused)
+                self._refused = Standing()
+                self._known = self._known._replace(standing=known)
+                return known
 
     def _start(self, trust: TrustDocument) -> tuple[Standing, bool]:
         """Return from where the log is read on, and whether nobody who writes the state set that.
@@ -223,12 +226,16 @@ class Ledger:
     def _kept(self, trust: TrustDocument) -> tuple[Standing, bool]:
         """Return what was kept, and whether nobody who writes the state alone can have put it back.
 
-        Beside the anchor nobody can. What lies in the state only adds to it.
+        Beside the anchor nobody can. What lies in the state only adds to it. Where a key that was
+        declared compromised since has signed the copy beside the anchor, what the copy refuses
+        stays refused: an adoption may have given up the entries of it.
         """
         own, *outside = [self._loaded(folder, trust) for folder in self._folders]
-        for copy in outside:
+        for folder, copy in zip(self._folders[1:], outside, strict=True):
             if copy is not None:
                 return copy.joined(own or Standing()), True
+            with suppress(StorageError):
+                self._refused = standing.load(folder).verify(trust, by_compromised=True).standing
         return own or Standing(), False
 
     def _loaded(self, folder: Path, trust: TrustDocument) -> Standing | None:

@@ -68,13 +68,15 @@ class Signed(NamedTuple):
     key_id: str
     signature: bytes
 
-    def verify(self, trust: TrustDocument) -> Kept:
+    def verify(self, trust: TrustDocument, *, by_compromised: bool = False) -> Kept:
         """Return what is kept if a key of the log has signed it; raises ``StorageError``.
 
-        Before that nothing is read of it: a text of this length can be made to take a minute.
+        Before that nothing is read of it: a text of this length can be made to take a minute. What
+        is signed ``by_compromised`` keys may only refuse (``Standing.with_refusals``).
         """
         for trusted in trust.keys_for("log"):
-            if trusted.key.thumbprint == self.key_id and trusted.compromised_since is None:
+            is_compromised = trusted.compromised_since is not None
+            if trusted.key.thumbprint == self.key_id and is_compromised == by_compromised:
                 with suppress(VerificationError):
                     trusted.key.verify(self.signature, _signed(trust.log, self.encoded))
                     return self._kept()
