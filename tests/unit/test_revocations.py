@@ -60,7 +60,8 @@ def test_of_the_word_of_a_compromised_key_nothing_counts_that_lets_a_call_run():
     assert own.with_refusals(thief) == own._replace(used={"a": Used(1, 9), "b": Used(1, 9)})
     frozen = Standing(sequence=2**53 - 1, frozen=True, revoked=frozenset({"agent:x"}))
     joined = thawed.with_refusals(frozen)
-    assert (joined.frozen, joined.sequence, joined.revoked) == (True, 5, {"agent:x"})
+    assert joined.revoked == {"agent:x"}
+    assert (joined.frozen, joined.sequence) == (True, 5)
     assert not thawed.with_refusals(own).frozen  # the twin: the log has a thaw after that freeze
 
 
