@@ -134,8 +134,10 @@ def test_nor_one_that_takes_the_log_s_place_while_it_is_opened(
         return connection
 
     monkeypatch.setattr(sqlite3, "connect", connect_to_another)
-    with pytest.raises(StorageError, match="another file takes its place"):
+    with pytest.raises(StorageError, match="another file takes its place") as caught:
         used.open()
+    assert caught.value.code == "storage.locked"
+    assert "damaged" not in str(caught.value)  # the log is not
     assert opened
     assert victim.exists()
 
@@ -171,6 +173,62 @@ def test_a_log_is_opened_while_other_threads_open_files(used, tmp_path):
     finally:
         done.set()
         thread.join()
+
+
+@pytest.mark.parametrize("is_closed", [True, False], ids=["and close them", ""])
+def test_a_log_is_opened_where_other_threads_open_files_at_each_attempt(
+    used, monkeypatch, tmp_path, is_closed
+):
+    connect, theirs = sqlite3.connect, []
+
+    def connect_beside(*args: Any, **options: Any) -> sqlite3.Connection:
+        theirs.append((tmp_path / "theirs").open("w"))
+        if is_closed:
+            threading.Timer(0.005, theirs[-1].close).start()
+        connection: sqlite3.Connection = connect(*args, **options)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connect_beside)
+    if is_closed:
+        used.open().close()
+    else:  # nobody can tell them from what SQLite has opened
+        with pytest.raises(
+            StorageError, match="threads of this process open other files"
+        ) as caught:
+            used.open()
+        assert caught.value.code == "storage.locked"
+        assert "damaged" not in str(caught.value)
+        monkeypatch.undo()
+        used.open().close()  # the twin: they stay open, and were there before
+    assert theirs
+    for one in theirs:
+        one.close()
+
+
+def hide_descriptors(monkeypatch: pytest.MonkeyPatch, listed: list[str] | None) -> None:
+    """Have /dev/fd be as in a jail without /proc, or as where it is a folder of device nodes."""
+    listdir = os.listdir
+
+    def look(path: Any = ".") -> list[str]:
+        if path != "/dev/fd":
+            return listdir(path)
+        if listed is None:
+            raise FileNotFoundError(path)
+        return listed
+
+    monkeypatch.setattr(os, "listdir", look)
+
+
+@pytest.mark.parametrize("listed", [None, ["0", "1", "2"]], ids=["no /dev/fd", "0, 1, 2 alone"])
+def test_a_log_is_opened_where_the_system_does_not_list_what_is_open(
+    used, victim, monkeypatch, tmp_path, listed
+):
+    hide_descriptors(monkeypatch, listed)
+    monkeypatch.setattr("agentguard.storage.sqlite._MOST_DESCRIPTORS", 1024)  # sooner asked for
+    used.open().close()
+    test_nor_one_that_takes_the_log_s_place_while_it_is_opened(
+        used, victim, monkeypatch, tmp_path, "delete"
+    )
 
 
 def test_a_new_shard_plays_back_no_journal_either(used, victim):

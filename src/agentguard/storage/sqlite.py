@@ -9,7 +9,8 @@ import ctypes
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -57,6 +58,8 @@ MAX_LENGTH: Final = 16 * 1024 * 1024
 OPTIONS: Final[Any] = {"isolation_level": None, "check_same_thread": False, "timeout": 5.0}
 
 _ATTEMPTS: Final = 20
+_STANDARD: Final = 3  # the numbers that some systems always list in /dev/fd, and no others
+_MOST_DESCRIPTORS: Final = 65536
 
 _STATEMENTS: Final = sorted(part.strip() for part in SCHEMA.split(";") if part.strip())
 
@@ -142,8 +145,8 @@ def _both(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     """Return a connection that may only read, and one that may write, to one file: unused as yet.
 
     Somebody may put another file in its place between the two. So what this process has opened
-    meanwhile has to be the file that lies there. Another thread may have opened another one: that
-    is no reason to refuse the log at once.
+    meanwhile has to be the file that lies there. Another thread may have opened another one, which
+    is soon closed or is there before the next attempt: one that SQLite has opened stays open.
     """
     for _attempt in range(_ATTEMPTS):
         before = _open_files()
@@ -155,21 +158,44 @@ def _both(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
                 undo.callback(both[-1].close)
             status = path.stat()
             here = (status.st_dev, status.st_ino)
-            if all(file == here for _number, file in _open_files() - before):
-                undo.pop_all()
-                return both[0], both[1]
-    raise damaged(path, "another file takes its place again and again")
+            others = {one for one in _open_files() - before if one[1] != here}
+            for _look in range(_ATTEMPTS):
+                if not others:
+                    undo.pop_all()
+                    return both[0], both[1]
+                time.sleep(0.001)
+                others = {one for one in others if _open_file(one[0]) == one[1]}
+    message = (
+        f"{path} can't be opened: threads of this process open other files all the time, or "
+        "another file takes its place again and again; try again"
+    )
+    raise StorageError(message, code="storage.locked")
 
 
 def _open_files() -> frozenset[tuple[int, tuple[int, int]]]:
     """Return the regular files that this process has open: descriptor, device and inode."""
-    found = set()
-    for name in os.listdir("/dev/fd"):  # noqa: PTH208  names alone, and there may be many
-        with suppress(OSError):  # such as the folder that was just listed
-            status = os.fstat(int(name))
-            if stat.S_ISREG(status.st_mode):
-                found.add((int(name), (status.st_dev, status.st_ino)))
-    return frozenset(found)
+    opened = ((number, _open_file(number)) for number in _descriptors())
+    return frozenset((number, file) for number, file in opened if file is not None)
+
+
+def _open_file(number: int) -> tuple[int, int] | None:
+    """Return the device and inode of a regular file, by its descriptor; None where none is open."""
+    try:
+        status = os.fstat(number)
+    except OSError:  # such as the folder that was just listed
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+
+
+def _descriptors() -> Iterable[int]:
+    """Return all numbers that open files have, and perhaps others."""
+    listed: list[int] = []
+    with suppress(OSError):  # a jail without /proc has none
+        listed = [int(name) for name in os.listdir("/dev/fd")]  # noqa: PTH208  there may be many
+    if len(listed) > _STANDARD:  # the folder itself is among them, unless they are device nodes
+        return listed
+    limit = os.sysconf("SC_OPEN_MAX")
+    return range(min(limit, _MOST_DESCRIPTORS) if limit > 0 else _MOST_DESCRIPTORS)
 
 
 def make_durable(connection: sqlite3.Connection) -> None:
