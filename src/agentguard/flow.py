@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -234,10 +234,8 @@ def _take(prepared: Prepared, ruled: Ruled) -> Generator[Effect, Any, Ruled]:
             refused = Decision.refused(reason, code="approval.consumed")
         else:
             return ruled
-    except AgentguardError as error:
-        refused = Decision.refused(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  what can't be counted is not allowed
-        refused = Decision.failed("storage.failed", "the calls can't be counted", error)
+        refused = _uncounted(error, answered=bool(answers))
     return ruled.refused(refused)
 
 
@@ -259,10 +257,20 @@ def _confirm(account: _Account) -> Generator[Effect, Any, Decision | None]:
     try:
         code: str | None = yield Confirm(limits, request)
         return Decision.refused(_TAKEN[code], code=code) if code is not None else None
-    except AgentguardError as error:
-        return Decision.refused(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  what can't be counted is not allowed
-        return Decision.failed("storage.failed", "the calls can't be counted", error)
+        return _uncounted(error, answered=request is not None)
+
+
+def _uncounted(error: Exception, *, answered: bool) -> Decision:
+    """Refuse a call of which nobody knows whether it may be made; people may have ``answered``."""
+    if isinstance(error, AgentguardError):
+        refused = Decision.refused(str(error), code=error.code)
+    else:
+        refused = Decision.failed("storage.failed", "the calls can't be counted", error)
+    if not answered:
+        return refused
+    used_up = "the approvals of this call may be used up: then the call, made again, asks anew"
+    return replace(refused, reasons=(*refused.reasons, used_up))
 
 
 def _ids(answers: Sequence[Answer]) -> Sequence[str]:

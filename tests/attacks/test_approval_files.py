@@ -6,13 +6,14 @@ twice; and what people were shown does not lie there for ever.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -41,7 +42,7 @@ from agentguard.canonical import b64_encode, dumps, loads_object
 from agentguard.envelope import Envelope
 from agentguard.errors import DecodeError
 from agentguard.keys import Ed25519Signer
-from agentguard.storage import sqlite
+from agentguard.storage import lock, sqlite
 from agentguard.storage.approvals import MAX_ANSWERS
 from agentguard.storage.journal import FOLDER as JOURNAL
 from agentguard.storage.journal import FileJournal
@@ -58,6 +59,7 @@ class Desk:
     def __init__(self, place: Any, **tables: Any) -> None:
         self.keys = {name: Ed25519Signer.from_seed(os.urandom(32)) for name in PEOPLE}
         self.ran: list[str] = []
+        self.told = ""
         approvers = {
             name: {
                 "principal": PEOPLE[name],
@@ -94,6 +96,7 @@ class Desk:
         try:
             return (agent or guard.new_agent("reader")).call(merge, what, token=TOKEN)
         except (Denied, ApprovalPending) as refused:
+            self.told = str(refused)
             return refused.code
 
     def ask(self, guard: Guard, what: str = "main") -> ApprovalRequest:
@@ -123,6 +126,14 @@ class Desk:
         path = self.folder / "answers" / request.request_id / approval.read(sealed).approval_id
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(dumps(sealed.as_json()))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock of the state's, as another process does: through a file of its own."""
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture
@@ -450,7 +461,22 @@ def test_an_approved_call_of_a_compromised_key_does_not_run(desk):
         now = datetime.now(UTC)
         rotation.rotate(desk.place.config, PASSPHRASE, "log", now=now, compromised_since=now)
         assert desk.call(guard, "main", agent) == "storage.unvouched"
+        assert "the call, made again, asks anew" in desk.told
         assert desk.ran == ["twin"]
+
+
+def test_who_is_told_to_try_again_is_told_that_people_are_asked_anew(desk, monkeypatch):
+    """The call's use of the approval is durable, and can't be kept beside the anchor."""
+    with desk.open() as guard:
+        agent = guard.new_agent("reader")
+        desk.answer(desk.ask(guard), "bob")
+        with monkeypatch.context() as patched, locked(desk.place.config.state / "registry.lock"):
+            patched.setattr(lock, "PATIENCE", 0.1)
+            assert desk.call(guard, "main", agent) == "storage.locked"
+        assert "the call, made again, asks anew" in desk.told
+        desk.answer(desk.ask(guard), "bob")
+        assert desk.call(guard, "main", agent) == "merged main"  # the twin
+        assert desk.ran == ["main"]
 
 
 COLUMNS = ("tool = 'x'", "decision = 'deny'", "agent = 'x'", "at = '1999'", "kind = 'policy'")
