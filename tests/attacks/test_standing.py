@@ -25,7 +25,7 @@ from agentguard import (
     config,
     rotation,
 )
-from agentguard.audit.standing import Gathering
+from agentguard.audit.standing import Gathering, Standing
 from agentguard.canonical import dumps, loads_object
 from agentguard.errors import AgentguardError
 from agentguard.storage import anchor, sqlite, standing
@@ -356,6 +356,7 @@ def test_a_key_that_was_declared_compromised_signs_nothing_any_more(scene, monke
         known = guard._runtime._ledger
         known.keep()
         before = standing.load(scene.outside).key_id
+        stolen = scene.place.take_up().log_key
         now = datetime.now(UTC)
         rotation.rotate(
             scene.place.config,
@@ -371,6 +372,22 @@ def test_a_key_that_was_declared_compromised_signs_nothing_any_more(scene, monke
             kept = standing.load(folder)
             assert kept.key_id != before
             assert kept.verify(trust).standing.sequence == 0
+    # who writes the state and has the old key can't even have calls refused by it
+    standing.keep(scene.state, trust.log, Standing(sequence=9, frozen=True), stolen)
+    assert scene.opens() == "ok"
+
+
+def test_a_copy_beside_the_anchor_that_does_not_verify_is_told_of(scene, caplog):
+    scene.revoke()
+    (scene.state / standing.FILE).write_text("{}")  # the twin: of the state's nobody needs to know
+    assert scene.opens() == "delegation.revoked"
+    assert caplog.text == ""
+    (scene.outside / standing.FILE).write_text("{}")
+    assert scene.opens() == "delegation.revoked"
+    assert f"{scene.outside / standing.FILE} does not verify" in caplog.text
+    caplog.clear()
+    assert scene.opens() == "delegation.revoked"
+    assert caplog.text == ""  # it was made anew
 
 
 # --- a fork ---------------------------------------------------------------------------------------

@@ -234,8 +234,15 @@ class Ledger:
         for folder, copy in zip(self._folders[1:], outside, strict=True):
             if copy is not None:
                 return copy.joined(own or Standing()), True
-            with suppress(StorageError):
+            try:
                 self._refused = standing.load(folder).verify(trust, by_compromised=True).standing
+            except StorageError as error:
+                if error.code == "storage.corrupt":
+                    _LOGGER.warning(
+                        "%s does not verify, and is made anew from the log: find out who changed "
+                        "it, and revoke and freeze again what an adoption has given up",
+                        folder / standing.FILE,
+                    )
         return own or Standing(), False
 
     def _loaded(self, folder: Path, trust: TrustDocument) -> Standing | None:
