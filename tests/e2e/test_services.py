@@ -1,7 +1,7 @@
 """``scripts/services`` with the real OPA and Jaeger, on free ports; and its refusals, without them.
 
-A machine where the programs are neither on PATH nor built by ``scripts/services up`` skips the first
-half, and CI, where CI=true, fails it.
+A machine where the programs are neither on PATH nor built by ``scripts/services up`` skips the
+first half, and CI, where CI=true, fails it.
 """
 
 from __future__ import annotations
