@@ -82,7 +82,10 @@ def configured(written):
     return changed
 
 
-@pytest.fixture(scope="module", params=["README", "init"])
+ALSO_INITS = pytest.mark.slow("runs all once more, under the configuration that init writes")
+
+
+@pytest.fixture(scope="module", params=["README", pytest.param("init", marks=ALSO_INITS)])
 def project(request, tmp_path_factory):
     """A project made with README's commands and policy, and the configuration of one of the two."""
     folder = tmp_path_factory.mktemp("home") / "project"
