@@ -222,10 +222,16 @@ def numbered(folder: Path, suffix: str) -> list[int]:
 
 def _write(path: Path, data: bytes) -> None:
     file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    with os.fdopen(file, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        rest = memoryview(data)
+        while rest:
+            written = os.write(file, rest)
+            if written == 0:  # a file of Python's would try again for ever
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            rest = rest[written:]
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _sync(folder: Path) -> None:
