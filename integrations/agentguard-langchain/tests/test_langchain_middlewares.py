@@ -6,10 +6,12 @@ The classes are read from the packages: a new one is tried as it is, and asks fo
 
 from __future__ import annotations
 
+import gc
 import importlib
 import inspect
 import itertools
 import pkgutil
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -38,6 +40,16 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 CONFIG: Any = {"configurable": {"thread_id": "t1"}}
+
+
+@pytest.fixture(autouse=True)
+def _no_shell_outlives_its_test():
+    """Wait for the threads that read a shell: their late warnings would fail another test."""
+    yield
+    if reading := [one for one in threading.enumerate() if "_enqueue_stream" in one.name]:
+        gc.collect()  # a session that nobody has stopped ends with its middleware
+        for thread in reading:
+            thread.join(60)
 
 
 @tool
