@@ -728,7 +728,7 @@ def test_another_process_takes_an_edit_though_it_has_not_seen_the_tools(service)
 @pytest.mark.parametrize("way", ["store", "answers"])
 async def test_twenty_parallel_calls_five_of_which_wait(people, sync, way):
     chance = random.Random(5)  # noqa: S311  jitter
-    for number in range(200 if FULL else 3):
+    for number in range(25 if FULL else 3):
         desk = people()
         lock = threading.Lock()
         done: dict[str, int] = {}
