@@ -551,7 +551,7 @@ def test_a_pattern_matches_alike_or_is_refused(on_opa, tmp_path, kind):
     server = OpaEngine(Server(on_opa(file), timeout=20.0))
     alphabet = st.lists(st.sampled_from(LETTERS), max_size=6).map("".join)
 
-    @settings(max_examples=4 * ROUNDS, suppress_health_check=list(HealthCheck), deadline=None)
+    @settings(max_examples=2 * ROUNDS, suppress_health_check=list(HealthCheck), deadline=None)
     @given(alphabet)
     def agree(text: str) -> None:
         document = canonical.dumps({"a": text})

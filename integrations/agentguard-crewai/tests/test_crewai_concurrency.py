@@ -27,7 +27,7 @@ from agentguard import ConfigError, Guard, config, current_delegation, domain
 from agentguard_crewai import guard_agent, guard_crew, resumable
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
-ROUNDS = 15 if FULL else 1
+ROUNDS = 8 if FULL else 1
 CREWS = 20 if FULL else 12
 PROCESSES = 4
 NAMES = ("lead", "worker", "writer", "reader")

@@ -28,7 +28,7 @@ from agentguard.storage import keystore
 from agentguard.storage.reader import StateReader
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
-ROUNDS = 12 if FULL else 1
+ROUNDS = 8 if FULL else 1
 PASSPHRASE = b"of this test"
 
 PROGRAM = '''
