@@ -1,8 +1,8 @@
 """The async driver of the line: ``drive.py``'s, on an event loop.
 
-It keeps fsync and look-ups off the loop, on an executor of the guard's own (an application's sync
-tools must not starve it), and finishes a write that has begun even if its task is cancelled
-meanwhile: an executor's future is not cancelled with the loop's tasks.
+The driver runs fsync and look-ups on an executor of the guard's own, off the loop: an application's
+sync tools must not starve them. A write that has begun is finished even if its task is cancelled
+meanwhile, since a future of an executor is not cancelled with the tasks of a loop.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A lock belongs to an open file, which a fork would share: the child lets go of all of them.
 
-Whoever can open such a file can lock it and never let go. So nobody waits for ever, or without a
-word.
+Whoever can open such a file can lock it and never let go. So a wait has a time limit, and a warning
+names the lock that is waited for.
 """
 
 from __future__ import annotations
