@@ -72,10 +72,10 @@ class Aside:
             os.umask(mask)
         was, now = _files(self._aside), _files(self._state)
         self._moved = sorted(path for path in {*was, *now} if was.get(path) != now.get(path))
-        lying = [path for path in databases if was.get(path) == now.get(path)]
+        moved = {path for path in databases if not _with_ends(path).isdisjoint(self._moved)}
+        lying = [path for path in databases if path not in moved]  # another may not open at all
         self._rows = {path: (before[path], _contents(self._state / path)) for path in lying}
-        beside = {path.with_name(f"{path.name}{end}") for path in databases for end in ENDS}
-        self.is_all = beside.isdisjoint(self._moved) and all(
+        self.is_all = not moved and all(
             schema == then for (schema, _), (then, _) in self._rows.values()
         )
 
@@ -91,6 +91,11 @@ class Aside:
         for path, ((_, before), (_, written)) in self._rows.items():
             if before != written:
                 state_rows.put_back(self._state / path, before, written)
+
+
+def _with_ends(path: Path) -> set[Path]:
+    """Return a database's file, and those that SQLite keeps beside it."""
+    return {path.with_name(f"{path.name}{end}") for end in ENDS}
 
 
 def _contents(path: Path) -> tuple[list[Any], Mapping[str, Table]]:
