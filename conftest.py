@@ -7,6 +7,7 @@ leaves out the tests marked ``slow``, and the last lines of pytest say how many 
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import secrets
 import sys
@@ -83,6 +84,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(message)
         if SERVERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("server")
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector pass over what was imported: frameworks, and all tests."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
