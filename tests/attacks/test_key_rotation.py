@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -727,7 +727,6 @@ def test_what_can_not_be_revoked_changes_nothing(scene, stranger):
 
 
 @either
-@pytest.mark.usefixtures("small_heap")
 def test_a_revocation_cut_short_anywhere_is_finished_or_has_never_been(
     scene, monkeypatch, tmp_path_factory
 ):
@@ -948,7 +947,6 @@ CASES = [
 
 
 @pytest.mark.parametrize(("use", "compromised", "scene"), CASES, indirect=["scene"])
-@pytest.mark.usefixtures("small_heap")
 def test_cut_short_anywhere_it_is_finished_or_has_never_been(
     scene, monkeypatch, tmp_path_factory, use, compromised
 ):
@@ -986,15 +984,6 @@ def test_cut_short_anywhere_it_is_finished_or_has_never_been(
             scene.prove(scene.calls()[-1])
     assert rotated == {True, False}
     assert len(met) > 20
-
-
-@pytest.fixture
-def small_heap() -> Iterator[None]:
-    """Let ``gc.collect`` look only at what the test makes."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def free_locks() -> None:
