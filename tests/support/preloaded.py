@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -59,6 +60,14 @@ class Preloaded:
         given = [one if isinstance(one, int) else one.fileno() for one in streams]
         socket.send_fds(self._asks, [json.dumps(asked).encode() + b"\n"], given)
         return Process(self, int(self._answers.readline()))
+
+    def begin(self, *words: str | Path, cwd: Path) -> Process:
+        """Run ``python WORDS``; a file ``output`` in its folder takes what it prints."""
+        with (
+            Path(os.devnull).open("rb") as nothing,
+            (cwd / "output").open("ab") as output,
+        ):
+            return self.start(*words, cwd=cwd, streams=(nothing, output, output))
 
     def run(self, *words: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> Result:
         """Run ``python WORDS`` to its end, as ``subprocess.run`` does."""
@@ -163,6 +172,7 @@ def main() -> None:
     channel, *modules = sys.argv[1:]
     for name in modules:
         importlib.import_module(name)
+    assert threading.active_count() == 1, "a fork has the thread alone that forks"
     gc.collect()
     gc.freeze()
     words = _serve(socket.socket(fileno=int(channel)))

@@ -5,11 +5,13 @@ CrewAI's own telemetry is off, and what it stores lies in a folder of the test r
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import tempfile
 from base64 import b64decode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,16 +19,19 @@ from typing import Any
 
 os.environ["CREWAI_DISABLE_TELEMETRY"] = "true"
 os.environ["CREWAI_TRACING_ENABLED"] = "false"
-os.environ["CREWAI_STORAGE_DIR"] = tempfile.mkdtemp(prefix="agentguard-crewai-")
+os.environ["CREWAI_STORAGE_DIR"] = tempfile.mkdtemp(
+    prefix="agentguard-crewai-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")
+)
 
 import pytest
 from crewai import Agent, Crew, Task
 from crewai.agents.agent_executor import AgentExecutor, AgentExecutorState
+from crewai.events.event_bus import crewai_event_bus
 from crewai.flow import Flow
 from crewai.flow.runtime import FlowState
-from crewai.llms.base_llm import BaseLLM
-from forge import Forge
-from pydantic import PrivateAttr
+from crewai.utilities import file_store
+from preloaded import Preloaded
+from scripted import Scripted, Step
 
 from agentguard.audit import entry
 from agentguard.delegation import chain as chains
@@ -34,52 +39,7 @@ from agentguard.envelope import Envelope, parse_statement
 from agentguard.identity import credential
 from agentguard.testing import RecordedGuard
 
-Call = tuple[str, Mapping[str, Any]]
-"""The name of a tool, as a model gives it, and its arguments."""
-
-Step = Call | Sequence[Call] | str | Exception
-"""What a model answers: a call, several at once (natively), its final words, or an error."""
-
-
-class Scripted(BaseLLM):
-    """A model that says what it was told to say, natively or as text; ``heard`` is what it got."""
-
-    steps: list[Any] = []  # noqa: RUF012  a field of a pydantic model
-    native: bool = True
-    _heard: list[str] = PrivateAttr(default_factory=list)
-
-    @property
-    def heard(self) -> list[str]:
-        return self._heard
-
-    def call(self, messages: Any, *_args: Any, **_kwargs: Any) -> Any:
-        self._heard.append(str(messages if isinstance(messages, str) else messages[-1]["content"]))
-        step = self.steps.pop(0) if self.steps else "there is nothing left to say"
-        if isinstance(step, Exception):
-            raise step
-        if isinstance(step, str):
-            return step if self.native else f"Thought: I know.\nFinal Answer: {step}"
-        calls = [step] if isinstance(step[0], str) else list(step)
-        if not self.native:
-            ((name, arguments),) = calls
-            return f"Thought: go on.\nAction: {name}\nAction Input: {json.dumps(arguments)}\n"
-        return [
-            {
-                "id": f"call_{len(self._heard)}_{at}",
-                "type": "function",
-                "function": {"name": name, "arguments": json.dumps(arguments)},
-            }
-            for at, (name, arguments) in enumerate(calls)
-        ]
-
-    async def acall(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.call(messages, *args, **kwargs)
-
-    def supports_function_calling(self) -> bool:
-        return self.native
-
-    def supports_stop_words(self) -> bool:
-        return False
+atexit.register(shutil.rmtree, os.environ["CREWAI_STORAGE_DIR"], ignore_errors=True)
 
 
 class ExecutorState(FlowState, AgentExecutorState):
@@ -88,20 +48,37 @@ class ExecutorState(FlowState, AgentExecutorState):
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_crewai() -> Iterator[None]:
-    """Make once what CrewAI makes for each executor, and no memory for a flow that has none."""
+    """Make once what CrewAI makes for each executor, and leave out what no test looks at.
+
+    That are the memory of a flow that has none, the store of files (each look into it is an event
+    loop, often in a thread), and CrewAI's listeners, which print and trace (each event is a job of
+    a thread). Crews in processes of their own run all of these.
+    """
     AgentExecutor.flow_definition()  # which is not made for several threads at once
-    with pytest.MonkeyPatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched, crewai_event_bus.scoped_handlers():
         patched.setattr(AgentExecutor, "_initial_state_t", ExecutorState)
         patched.setattr(Flow, "_skip_auto_memory", True, raising=False)
+        patched.setattr(file_store, "_file_store", None)
+        patched.setattr(file_store, "_run_sync", _without_a_loop)
         yield
 
 
+def _without_a_loop(job: Coroutine[None, None, Any]) -> Any:
+    """Return the result of a coroutine that waits for nothing."""
+    try:
+        job.send(None)
+    except StopIteration as ended:
+        return ended.value
+    message = "CrewAI's store of files is off in the tests"
+    raise AssertionError(message)
+
+
 @pytest.fixture(scope="session")
-def forge() -> Iterator[Forge]:
-    """A process that forks for each piece of work: for what other processes do to a run."""
-    forge = Forge()
-    yield forge
-    forge.close()
+def preloaded() -> Iterator[Preloaded]:
+    """Processes that have CrewAI, and in which nothing was guarded yet."""
+    made = Preloaded("agentguard_crewai", "agentguard.cli", "crewai.flow.persistence")
+    yield made
+    made.close()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A crew beside an instrumentor, in a process of its own: prints its spans as JSON.
 
-It is no test module: ``test_crewai_instrumented.py`` has a forge run ``main``, as the instrumentors
-patch CrewAI's classes, and classes of guarded tools are made of these once.
+It is no test module: ``test_crewai_instrumented.py`` runs it, as the instrumentors patch
+CrewAI's classes, and classes of guarded tools are made of these once.
 """
 
 from __future__ import annotations
@@ -141,3 +141,7 @@ def one(span: ReadableSpan) -> dict[str, Any]:
         "links": [f"{link.context.span_id:x}" for link in span.links],
         "attributes": dict(span.attributes or {}),
     }
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

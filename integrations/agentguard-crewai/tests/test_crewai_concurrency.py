@@ -560,17 +560,10 @@ path = "crowd_program:decide"
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the program lies that each process runs."""
-    path = tmp_path_factory.mktemp("program") / "crowd_program.py"
-    path.write_text(PROGRAM, "utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state that nobody has used yet."""
+    """The program that each process runs, and a state that nobody has used yet."""
     folder = tmp_path_factory.mktemp("founded")
+    (folder / "crowd_program.py").write_text(PROGRAM, "utf-8")
     (folder / "agentguard.toml").write_text(TABLES, "utf-8")
     settings = config.load(folder / "agentguard.toml")
     domain.found(settings, b"of this test", now=datetime.now(UTC))
@@ -579,12 +572,16 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_processes_on_one_state_keep_their_crews_apart(
-    tmp_path, template, forge, program, signed, monkeypatch, round_
+    tmp_path, template, preloaded, signed, monkeypatch, round_
 ):
     shutil.copytree(template, tmp_path, dirs_exist_ok=True)
     crews = 3
-    begun = [forge.begin(program, tmp_path, number, crews) for number in range(PROCESSES)]
-    ends = list(map(forge.end, begun))
+    main = "import crowd_program, sys; crowd_program.main(*map(int, sys.argv[1:]))"
+    begun = [
+        preloaded.begin("-c", main, f"{number}", f"{crews}", cwd=tmp_path)
+        for number in range(PROCESSES)
+    ]
+    ends = [process.wait() for process in begun]
     assert ends == [0] * PROCESSES, (tmp_path / "output").read_text()
     (tmp_path / "crowd_program.py").write_text("def decide(document): ...", "utf-8")
     monkeypatch.syspath_prepend(tmp_path)

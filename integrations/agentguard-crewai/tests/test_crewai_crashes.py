@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forge import Forge
+from preloaded import Preloaded, Process
 
 from agentguard import Ed25519Signer, administration, config, domain, examination
 from agentguard.audit import entry
@@ -252,6 +252,8 @@ def main(job, options, *arguments):
         globals()[job](guard, *arguments)
 '''
 
+MAIN = "import crash_program, json, sys; crash_program.main(*json.loads(sys.argv[1]))"
+
 TABLES = """
 trust_domain = "acme.example"
 state = "state"
@@ -270,17 +272,10 @@ max_scope = ["pay"]
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the program lies that works."""
-    path = tmp_path_factory.mktemp("program") / "crash_program.py"
-    path.write_text(PROGRAM, "utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state that nobody has used yet, where bob may approve."""
+    """The program, and a state that nobody has used yet, where bob may approve."""
     folder = tmp_path_factory.mktemp("template")
+    (folder / "crash_program.py").write_text(PROGRAM, "utf-8")
     seed = os.urandom(32)
     (folder / "bob").write_text(seed.hex())
     bob = Ed25519Signer.from_seed(seed).public_key.openssh()
@@ -294,10 +289,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Place:
     """A state in a folder, the processes that work on it, and what they have done and said."""
 
-    def __init__(self, folder: Path, forge: Forge, program: Path) -> None:
+    def __init__(self, folder: Path, preloaded: Preloaded) -> None:
         self.folder = folder
-        self.forge = forge
-        self.program = program
+        self.preloaded = preloaded
         self.settings = config.load(folder / "agentguard.toml")
 
     def lines(self, name: str) -> list[str]:
@@ -311,8 +305,9 @@ class Place:
     def effects(self) -> Counter[str]:
         return Counter(self.lines("effects"))
 
-    def begin(self, job: str, options: Any, *arguments: str) -> int:
-        return self.forge.begin(self.program, self.folder, job, options, *arguments)
+    def begin(self, job: str, options: Any, *arguments: str) -> Process:
+        given = json.dumps([job, options, *arguments])
+        return self.preloaded.begin("-c", MAIN, given, cwd=self.folder)
 
     def killed(self, job: str, *arguments: str, seconds: float = 0.5, **options: Any) -> None:
         """Let a process work, and kill it at some moment once it does."""
@@ -323,15 +318,15 @@ class Place:
             assert time.monotonic() < until, self.lines("output")
             time.sleep(0.001)
         time.sleep(random.uniform(0.0, seconds))  # noqa: S311  any moment will do
-        os.kill(child, signal.SIGKILL)
+        child.kill()
         ends = {-signal.SIGKILL, 0} if job == "finish" else {-signal.SIGKILL}
-        assert self.forge.end(child) in ends, "\n".join(self.lines("output")[-20:])
+        assert child.wait() in ends, "\n".join(self.lines("output")[-20:])
 
     def done(self, job: str, *arguments: str, ends: int = 0, **options: Any) -> list[Any]:
         """Let a process work to its end; return what it has said of runs that were."""
         before = len(self.said("resumed", "done"))
         child = self.begin(job, options, *arguments)
-        assert self.forge.end(child) == ends, "\n".join(self.lines("output")[-20:])
+        assert child.wait() == ends, "\n".join(self.lines("output")[-20:])
         return self.said("resumed", "done")[before:]
 
     def examine(self) -> examination.Report:
@@ -374,9 +369,9 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path, forge, program, template) -> Place:
+def place(tmp_path, preloaded, template) -> Place:
     shutil.copytree(template, tmp_path, dirs_exist_ok=True)
-    return Place(tmp_path, forge, program)
+    return Place(tmp_path, preloaded)
 
 
 def attempt_in(result: str) -> list[str]:
@@ -552,9 +547,9 @@ def test_one_that_was_killed_while_it_waited_pays_once_it_is_answered(place, mod
         assert time.monotonic() < until
         time.sleep(0.005)
     if mode == "wait":
-        os.kill(child, signal.SIGKILL)
+        child.kill()
     ended = -signal.SIGKILL if mode == "wait" else 0
-    assert place.forge.end(child) == ended, place.lines("output")
+    assert child.wait() == ended, place.lines("output")
     assert place.effects[f"{name}-1"] == 0
     place.done("approve", **asking)
     ((_kind, _name, results),) = place.done("resume", name, asking={"approval": True})

@@ -857,7 +857,7 @@ max_scope = ["pay"]
 """
 
 
-def test_another_process_goes_on_with_a_flow(tmp_path, signed, forge, monkeypatch):
+def test_another_process_goes_on_with_a_flow(tmp_path, signed, preloaded, monkeypatch):
     bob = Ed25519Signer.from_seed(os.urandom(32))
     people = f'[approvers.bob]\nprincipal = "user:bob"\nkeys = ["{bob.public_key.openssh()}"]\n'
     (tmp_path / "flow_program.py").write_text(PROGRAM, "utf-8")
@@ -873,8 +873,9 @@ def test_another_process_goes_on_with_a_flow(tmp_path, signed, forge, monkeypatc
     with Guard.open("agentguard.toml", passphrase=b"of this test") as guard:
         request = guard.approvals.find(paused.context.metadata["request_id"])
         guard.approvals.approve(request, bob)
-    done = forge.done(tmp_path / "flow_program.py", tmp_path, flow_id)
-    assert done[-1] == "ended done"
+    main = "import flow_program, sys; flow_program.main(*sys.argv[1:])"
+    done = preloaded.run("-c", main, flow_id, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1:] == ["ended done"], done.stderr
     assert (tmp_path / "effects").read_text().split() == ["begin", "books", "ann", "end"]
     with Guard.open("agentguard.toml", passphrase=b"of this test") as guard:
         assert guard.verify().ok

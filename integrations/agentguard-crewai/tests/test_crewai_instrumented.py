@@ -9,12 +9,11 @@ import functools
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from forge import Forge
 
 SCENES = Path(__file__).with_name("instrumented.py")
 OURS = ("invoke_", "execute_tool ", "agentguard.")
@@ -74,17 +73,17 @@ invoke_workflow report
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory) -> Iterator[Callable[[str, str], Any]]:
+def told(tmp_path_factory, preloaded) -> Callable[[str, str], Any]:
     """Returns the spans of a crew beside an instrumentor, whose model calls tools in some way."""
 
     @functools.cache
     def run(instrumentor: str, way: str) -> Any:
         folder = tmp_path_factory.mktemp("scene")
-        return json.loads(forge.done(SCENES, folder, instrumentor, way)[-1])
+        done = preloaded.run(SCENES, instrumentor, way, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
 
-    forge = Forge(bare=True)  # nothing is guarded before an instrumentor comes
-    yield run
-    forge.close()
+    return run
 
 
 def tree(spans, parent=None, depth=0):

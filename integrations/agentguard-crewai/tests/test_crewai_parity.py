@@ -42,7 +42,8 @@ from crewai.tools import BaseTool, tool
 from crewai.tools.base_tool import Tool
 from crewai.tools.structured_tool import CrewStructuredTool
 from crewai.tools.tool_failure import ToolFailure, ToolFailurePolicy
-from pydantic import BaseModel
+from pydantic import BaseModel, PrivateAttr
+from scripted import Scripted
 
 from agentguard_crewai import guard_agent, guard_crew
 
@@ -109,30 +110,27 @@ class Watch:
 
     def model(self, way: Any, *steps: Any) -> Any:
         """Return a model of which everything is written down that it gets to read."""
-        plain: Any = type(way.model())
-        noted = self.note
-
-        class Model(plain):
-            def call(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
-                noted("messages", copy.deepcopy(messages))
-                offered = {
-                    name: kwargs.get(name)
-                    for name in ("tools", "available_functions", "response_model")
-                }
-                noted("offered", copy.deepcopy({k: v for k, v in offered.items() if v}))
-                if self.steps and isinstance(self.steps[0], Verbatim):
-                    return self.steps.pop(0).said
-                return super().call(messages, *args, **kwargs)
-
-        return Model(model="scripted", native=way.native, steps=list(steps))
+        model = Watched(model="scripted", native=way.native, steps=list(steps))
+        model._noted = self.note
+        return model
 
     def agent(self, way: Any, role: str, *steps: Any, **options: Any) -> Agent:
         return way.agent(role, **{"llm": self.model(way, *steps), **options})
 
 
-def kinds(base: type[BaseEvent] = BaseEvent) -> set[type[BaseEvent]]:
-    """All kinds of events that CrewAI has."""
-    return {base}.union(*(kinds(kind) for kind in base.__subclasses__()))
+class Watched(Scripted):
+    """A scripted model that notes what it gets to read."""
+
+    _noted: Callable[[str, Any], None] = PrivateAttr()
+
+    def call(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+        self._noted("messages", copy.deepcopy(messages))
+        names = ("tools", "available_functions", "response_model")
+        offered = {name: kwargs[name] for name in names if kwargs.get(name)}
+        self._noted("offered", copy.deepcopy(offered))
+        if self.steps and isinstance(self.steps[0], Verbatim):
+            return self.steps.pop(0).said
+        return super().call(messages, *args, **kwargs)
 
 
 def watched(build: Callable[[Watch], Any], run: Callable[[Any], Any], monkeypatch) -> Watch:
@@ -151,12 +149,15 @@ def watched(build: Callable[[Watch], Any], run: Callable[[Any], Any], monkeypatc
         except Exception as error:  # noqa: BLE001  any is to be the same
             watch.note("result", error)
 
+    def prepared(source: Any, event: BaseEvent) -> None:
+        prepare(source, event)
+        events.append(event)
+
     built: list[Any] = []
-    with crewai_event_bus.scoped_handlers():
-        for kind in kinds():
-            crewai_event_bus.on(kind)(lambda _source, event: events.append(event))
+    prepare = crewai_event_bus._prepare_event
+    with monkeypatch.context() as patched:
+        patched.setattr(crewai_event_bus, "_prepare_event", prepared)
         contextvars.copy_context().run(begun)
-        crewai_event_bus.flush()
     events.sort(key=lambda event: (event.emission_sequence or 0, event.timestamp))
     for event in events:
         if event.type != "default_env":  # once in a process

@@ -1238,7 +1238,7 @@ max_scope = ["pay"]
 
 
 def test_another_process_goes_on_and_does_nothing_again(
-    tmp_path, signed, forge, monkeypatch, capsys
+    tmp_path, signed, preloaded, monkeypatch, capsys
 ):
     bob = Ed25519Signer.from_seed(os.urandom(32))
     people = f'[approvers.bob]\nprincipal = "user:bob"\nkeys = ["{bob.public_key.openssh()}"]\n'
@@ -1261,7 +1261,8 @@ def test_another_process_goes_on_and_does_nothing_again(
         with Guard.open("agentguard.toml", passphrase=b"of this test") as guard:
             (request,) = guard.approvals.pending()
             getattr(guard.approvals, verdict)(request, bob, note="it is dear")
-    there = forge.done(tmp_path / "run_program.py", tmp_path, *steps)[-2:]
+    main = "import run_program, sys; run_program.main(*sys.argv[1:])"
+    there = preloaded.run("-c", main, *steps, cwd=tmp_path).stdout.splitlines()[-2:]
     again = here()[-2:]
     assert there == again  # the results, as they were, and nobody is asked again
     for told in ("'number': 1", "'ann', 2", "user:bob has rejected this call: it is dear"):
