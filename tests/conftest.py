@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
@@ -27,7 +28,9 @@ import binaries
 import pytest
 import servers
 from hypothesis import HealthCheck, settings
+from preloaded import Preloaded
 
+import agentguard
 from agentguard.delegation import chain as chains
 from agentguard.delegation.chain import Chain, Terms
 from agentguard.identity import credential
@@ -44,12 +47,30 @@ for _profile, _examples in (("quick", 25), ("full", 300)):
     )
 settings.load_profile("full" if os.environ.get("AGENTGUARD_ROUNDS") == "full" else "quick")
 
+LATE = (
+    *("bcrypt", "cryptography.hazmat.primitives.serialization.ssh", "email.parser", "zoneinfo"),
+    *("pydantic.fields", "pydantic.json_schema", "pydantic.type_adapter", "pydantic.types"),
+    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+)
+"""What agentguard and its commands, and what these stand on, import where they need it."""
+
 WHERE = (
     "AGENTGUARD_VECTORS does not name a folder with the public test vectors (RFC 8037, "
     "cyberphone/json-canonicalization, transparency-dev/merkle, C2SP/wycheproof, C2SP signed-note, "
     "secure-systems-lab/dsse, ietf-wg-wimse/draft-ietf-wimse-s2s-protocol): CONTRIBUTING.md says "
     "how it is laid out"
 )
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[Preloaded]:
+    """Processes that have imported agentguard, its commands, and what these import late."""
+    everything = [module.name for module in walk_packages(agentguard.__path__, "agentguard.")]
+    everything.remove("agentguard.cli.__main__")  # it would be found a second time by -m
+    made = Preloaded(*everything, *LATE)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

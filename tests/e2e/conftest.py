@@ -15,6 +15,7 @@ from typing import Any
 import commands
 import pytest
 from commands import Result
+from preloaded import Preloaded
 
 # One call of each kind. The last process dies inside its tool, so that call stays in doubt.
 CALLS = r"""
@@ -70,6 +71,7 @@ class Project:
 
     home: Path
     folder: Path
+    programs: Preloaded
 
     @property
     def state(self) -> Path:
@@ -84,20 +86,24 @@ class Project:
         kept = {name: os.environ[name] for name in ("PATH", "VIRTUAL_ENV") if name in os.environ}
         return {**kept, "HOME": str(self.home), "COLUMNS": "1000", "LC_ALL": "C.UTF-8"}
 
-    def python(self, *args: str, **options: Any) -> Result:
-        """Run a program in a process of its own."""
+    def python(self, *args: str) -> Result:
+        """Run a program in a process of its own, which has imported agentguard before."""
+        return self.programs.run(*args, cwd=self.folder, env=self.environment)
+
+    def interpreter(self, *args: str, **options: Any) -> Result:
+        """Run a program in a new interpreter; ``options`` are those of ``subprocess.run``."""
         command = [sys.executable, *args]
         options = {"cwd": self.folder, "env": self.environment, **options}
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=60, check=False, **options
+            command, capture_output=True, text=True, timeout=180, check=False, **options
         )
 
     def process(
         self, *args: str | Path, env: dict[str, str] | None = None, **options: Any
     ) -> Result:
-        """Run a command in a process of its own; ``options`` are those of ``subprocess.run``."""
+        """Run a command in a new interpreter; ``options`` are those of ``subprocess.run``."""
         command = ["-m", "agentguard.cli", *map(str, args)]
-        return self.python(*command, env=self.environment | (env or {}), **options)
+        return self.interpreter(*command, env=self.environment | (env or {}), **options)
 
     def run(
         self,
@@ -126,25 +132,27 @@ class Project:
     def copy(self, folder: Path) -> Project:
         """Copy all of it; the copy's own anchors and configuration count for it."""
         shutil.copytree(self.home.parent, folder)
-        return Project(folder / "home", folder / "project")
+        return Project(folder / "home", folder / "project", self.programs)
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
+def project(tmp_path: Path, programs: Preloaded) -> Project:
     """An empty project with an empty home."""
-    made = Project(tmp_path / "place" / "home", tmp_path / "place" / "project")
+    return empty(tmp_path / "place", programs)
+
+
+def empty(place: Path, programs: Preloaded) -> Project:
+    """Make an empty project with an empty home."""
+    made = Project(place / "home", place / "project", programs)
     made.home.mkdir(parents=True)
     made.folder.mkdir()
     return made
 
 
 @pytest.fixture(scope="session")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def told(tmp_path_factory: pytest.TempPathFactory, programs: Preloaded) -> Project:
     """A project founded by ``init``, with calls of every kind in its log. Not to be changed."""
-    place = tmp_path_factory.mktemp("told") / "place"
-    made = Project(place / "home", place / "project")
-    made.home.mkdir(parents=True)
-    made.folder.mkdir()
+    made = empty(tmp_path_factory.mktemp("told") / "place", programs)
     assert made.run("init").returncode == 0
     for arguments in ([], ["dying"]):
         called = made.python("-c", CALLS, *arguments)
@@ -222,12 +230,9 @@ with ExitStack() as stack:
 
 
 @pytest.fixture(scope="session")
-def sharded(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def sharded(tmp_path_factory: pytest.TempPathFactory, programs: Preloaded) -> Project:
     """A project with two agents and three shards of calls. Not to be changed."""
-    place = tmp_path_factory.mktemp("sharded") / "place"
-    made = Project(place / "home", place / "project")
-    made.home.mkdir(parents=True)
-    made.folder.mkdir()
+    made = empty(tmp_path_factory.mktemp("sharded") / "place", programs)
     assert made.run("init").returncode == 0
     with (made.folder / "agentguard.toml").open("a") as file:
         file.write(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -32,13 +31,14 @@ def test_the_code_does_what_the_page_says(project):
     assert result == "merged into main"
 
 
-def test_the_test_of_a_program_is_one(tmp_path):
+def test_the_test_of_a_program_is_one(tmp_path, programs):
     _code, test = blocks("python")
     (plugin,) = re.findall(r"`(pytest_plugins = [^`]*)`", PAGE)
     (tmp_path / "conftest.py").write_text(plugin)
     (tmp_path / "test_refund.py").write_text(test)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
+    alone = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+    ran = programs.run(*command, cwd=tmp_path, env=alone)
     assert "1 passed" in ran.stdout, ran.stdout
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -16,7 +17,7 @@ def copied(changed):
     """``cp -r project copy``: the anchor below the home directory is shared."""
     assert changed.python("-c", OPEN).returncode == 0  # its anchor was copied with it, for the test
     shutil.copytree(changed.folder, changed.folder.parent / "copy")
-    return type(changed)(changed.home, changed.folder.parent / "copy")
+    return replace(changed, folder=changed.folder.parent / "copy")
 
 
 def test_the_message_for_a_copy_leads_to_a_command_that_works(changed, copied):

@@ -167,7 +167,7 @@ def test_traces_without_the_extra(changed, package):
     edit(changed, "[policy]", "[telemetry]\nendpoint = 'http://127.0.0.1:1'\n\n[policy]")
     program = f"import sys; sys.modules[{package!r}] = None\n"
     program += "from agentguard.cli import main\nmain()"
-    done = changed.python("-c", program, "doctor", "--json")
+    done = changed.interpreter("-c", program, "doctor", "--json")
     assert (done.returncode, done.stderr) == (1, "")
     (found,) = (c for c in json.loads(done.stdout)["checks"] if c["check"] == "telemetry")
     assert found["status"] == "fail"
@@ -505,6 +505,6 @@ def test_without_an_adapter_no_graph_can_be_looked_at(changed):
         "sys.argv = ['agentguard', 'doctor', '--graph', 'app:graph']\n"
         "from agentguard.cli import main; main()"
     )
-    ran = changed.python("-c", code)
+    ran = changed.interpreter("-c", code)
     assert ran.returncode == 1
     assert "doctor --graph needs agentguard-langchain, which is not installed" in ran.stdout

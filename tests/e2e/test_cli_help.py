@@ -83,7 +83,7 @@ def test_help_imports_no_framework(project):
         "try:\n    main()\n"
         f"finally:\n    print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
     )
-    shown = project.python("-c", script)
+    shown = project.interpreter("-c", script)
     assert (shown.returncode, shown.stderr) == (0, "[]\n")
     for name in ("init", "demo", "doctor", "freeze", "thaw", "adopt", *GROUPS):
         assert f"\n  {name} " in shown.stdout
@@ -110,7 +110,7 @@ def test_a_demo_that_is_not_installed_names_the_command_that_installs_it(project
         "sys.argv = ['agentguard', 'demo', '--json']\n"
         "from agentguard.cli import main\nmain()"
     )
-    result = project.python("-c", script)
+    result = project.interpreter("-c", script)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
         "error [command.missing]: agentguard demo needs agentguard-langchain, which is not "

@@ -121,11 +121,11 @@ def test_a_function_that_lies_beside_the_configuration_is_found_with_its_path(pr
     (project.folder / "rules.py").write_text(
         "from agentguard import Decision\ndef decide(asked): return Decision.deny('never')\n"
     )
-    result = project.python("-P", "-m", "agentguard.cli", "policy", "check")
+    result = project.interpreter("-P", "-m", "agentguard.cli", "policy", "check")
     assert result.returncode == 2
     assert f"set PYTHONPATH={project.folder}\n" in result.stderr
     found = project.environment | {"PYTHONPATH": str(project.folder)}
-    result = project.python("-P", "-m", "agentguard.cli", "policy", "check", env=found)
+    result = project.interpreter("-P", "-m", "agentguard.cli", "policy", "check", env=found)
     assert (result.returncode, result.stderr) == (0, "")
 
 

@@ -8,8 +8,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -44,7 +42,7 @@ def names(cells: list[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def followed(tmp_path_factory):
+def followed(tmp_path_factory, programs):
     """A project as ``init`` makes it, with the page's tables and policy; its code was run."""
     home = tmp_path_factory.mktemp("home")
     folder = home / "project"
@@ -55,7 +53,7 @@ def followed(tmp_path_factory):
         file.write(f"\n{toml}")
     (folder / "policies" / "authz.rego").write_text(rego)
     code = "\n".join((*blocks("python"), "guard.close()"))
-    ran = python(folder, "-W", "error", "-c", code)
+    ran = programs.run("-W", "error", "-c", code, cwd=folder, env=environment(folder))
     assert (ran.returncode, ran.stderr) == (0, "")
     return folder
 
@@ -78,17 +76,6 @@ def changed(followed, tmp_path):
 def environment(folder) -> dict[str, str]:
     kept = {n: v for n, v in os.environ.items() if not n.startswith(("AGENTGUARD_", "XDG_"))}
     return {**kept, "HOME": str(folder.parent), "COLUMNS": "240"}
-
-
-def python(folder, *args):
-    return subprocess.run(
-        [sys.executable, *args],
-        cwd=folder,
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def run(folder, *args):
@@ -152,7 +139,7 @@ def shown_commands():
     return [shlex.split(line.removeprefix("$ agentguard ")) for line in shown.splitlines()]
 
 
-def test_the_commands_do_what_the_page_says(changed):
+def test_the_commands_do_what_the_page_says(changed, programs):
     listed = [command[:2] for command in shown_commands()]
     assert listed[:2] == [["token", "inspect"], ["token", "verify"]]
     inspect_, verify, revoke, revoke_agent, freeze, thaw = shown_commands()
@@ -172,8 +159,7 @@ def test_the_commands_do_what_the_page_says(changed):
         assert run(changed, *command).returncode == 0
     refused = run(changed, *verify)
     assert (refused.returncode, "[delegation.revoked]" in refused.stdout) == (1, True)
-    resumed = python(
-        changed,
+    resumed = programs.run(
         "-c",
         "from agentguard import *\n"
         "with Guard.open('agentguard.toml') as guard:\n"
@@ -184,6 +170,8 @@ def test_the_commands_do_what_the_page_says(changed):
         "        print(guard.new_agent('tester').call(read))\n"
         "        try: guard.new_agent('coder').call(read)\n"
         "        except Denied as denied: print(denied.code)\n",
+        cwd=changed,
+        env=environment(changed),
     )
     assert resumed.stdout.split() == ["delegation.revoked", "read", "delegation.revoked"]
     braked = [row["reason"] for kind in ("revocation", "freeze") for row in brakes(changed, kind)]

@@ -5,36 +5,35 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import httpcore
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def output_of(example, folder, **variables):
+@pytest.fixture
+def output_of(programs):
     """Run an example in an empty folder, with warnings as errors; return its lines.
 
     It sees no policy server but one that is given as ``AGENTGUARD_OPA_URL``.
     """
-    usual = {name: text for name, text in os.environ.items() if name != "AGENTGUARD_OPA_URL"}
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / example)],
-        cwd=folder,
-        env={**usual, "HOME": str(folder), **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert list(folder.iterdir()) == []
-    return ran.stdout.splitlines()
+
+    def output_of(example, folder, **variables):
+        usual = {name: text for name, text in os.environ.items() if name != "AGENTGUARD_OPA_URL"}
+        environment = {**usual, "HOME": str(folder), **variables}
+        words = ("-W", "error", EXAMPLES / example)
+        ran = programs.run(*words, cwd=folder, env=environment)
+        assert ran.returncode == 0, ran.stderr
+        assert list(folder.iterdir()) == []
+        return ran.stdout.splitlines()
+
+    return output_of
 
 
-def test_plain_function(tmp_path):
+def test_plain_function(output_of, tmp_path):
     assert output_of("plain_function.py", tmp_path) == [
         "allowed: 42000 cents to rent",
         "denied:  more than 50000 cents at once [policy.denied]",
@@ -42,7 +41,7 @@ def test_plain_function(tmp_path):
     ]
 
 
-def test_idempotency(tmp_path):
+def test_idempotency(output_of, tmp_path):
     assert output_of("idempotency.py", tmp_path) == [
         "paid 4200 cents",
         "paid 4200 cents",
@@ -51,7 +50,7 @@ def test_idempotency(tmp_path):
     ]
 
 
-def test_delegation(tmp_path):
+def test_delegation(output_of, tmp_path):
     assert output_of("delegation.py", tmp_path) == [
         "user:alice lends pr:write repo:read through service:forge for issue-17",
         "coder: read_issue: discounts are wrong",
@@ -74,7 +73,7 @@ def test_delegation(tmp_path):
     ]
 
 
-def test_custom_policy(tmp_path):
+def test_custom_policy(output_of, tmp_path):
     lines = output_of("custom_policy/main.py", tmp_path)
     allowed = [line for line in lines if "denied" not in line]
     denied = [line.partition(": denied, ")[::2] for line in lines if "denied" in line]
@@ -111,7 +110,7 @@ EMBEDDED = [
 ]
 
 
-def test_one_policy_embedded_and_on_opa(tmp_path, opa):
+def test_one_policy_embedded_and_on_opa(output_of, tmp_path, opa):
     alone = output_of("opa/main.py", tmp_path)
     assert alone[: len(EMBEDDED)] == EMBEDDED
     assert alone[len(EMBEDDED)].startswith("There is no AGENTGUARD_OPA_URL.")
@@ -130,7 +129,7 @@ def test_one_policy_embedded_and_on_opa(tmp_path, opa):
     assert json.loads(listed.content)["result"] == []
 
 
-def test_cedar(tmp_path):
+def test_cedar(output_of, tmp_path):
     lines = output_of("cedar/main.py", tmp_path)
     assert lines[:-1] == [
         "support-bot, 4900 cents of A-1: 4900 cents of A-1 refunded",
@@ -144,7 +143,7 @@ def test_cedar(tmp_path):
     assert lines[-1].startswith("refused at load: policy.cedar: the policy unpaid: ")
 
 
-def commands() -> list[tuple[str, str]]:
+def policy_tests() -> list[tuple[str, str]]:
     """The ``policy test`` commands of the examples' pages, and the page of each."""
     return [
         (page.parent.name, line.removeprefix("$ agentguard "))
@@ -154,14 +153,10 @@ def commands() -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize(("example", "command"), commands(), ids=[name for name, _ in commands()])
+@pytest.mark.parametrize(
+    ("example", "command"), policy_tests(), ids=[name for name, _ in policy_tests()]
+)
 def test_the_cases_of_an_example_hold(example, command):
-    ran = subprocess.run(
-        [sys.executable, "-m", "agentguard.cli", *shlex.split(command)],
-        cwd=EXAMPLES.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ran = commands.run(shlex.split(command), env=os.environ, cwd=EXAMPLES.parent)
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
     assert example in {"cedar", "opa"}

@@ -1,6 +1,6 @@
 """An SDK that is set up in one call, by agentguard.toml or by variables; and a receiver of OTLP.
 
-Each program is a process of its own, since a process has one SDK. The receiver is a small one of
+Each program is a process of its own, for a process has one SDK. The receiver is a small one of
 this test, which can also refuse, or never answer; the real Jaeger is in ``test_jaeger.py``.
 """
 
@@ -16,6 +16,7 @@ from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import commands
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
@@ -101,27 +102,49 @@ def hanging():
     receiver.close()
 
 
-def run(setup="", config=None, middle="", **environment):
-    program = CALL.format(setup=textwrap.dedent(setup), config=config or {}, middle=middle)
+@pytest.fixture
+def run(programs, tmp_path):
+    """Run a program that makes one call."""
+
+    def run(setup="", config=None, middle="", **variables):
+        program = program_of(setup, config, middle)
+        return programs.run("-c", program, cwd=tmp_path, env=environment(variables))
+
+    return run
+
+
+def program_of(setup="", config=None, middle=""):
+    return CALL.format(setup=textwrap.dedent(setup), config=config or {}, middle=middle)
+
+
+def environment(variables):
     bare = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    return {**bare, **variables}
+
+
+HIDE = "import sys; sys.modules['opentelemetry.sdk'] = None"
+
+
+def run_without_the_extra(setup=HIDE, **variables):
+    """Run it in an interpreter that has not imported OpenTelemetry's SDK before."""
     return subprocess.run(
-        [sys.executable, "-c", program],
-        env={**bare, **environment},
+        [sys.executable, "-c", program_of(setup)],
+        env=environment(variables),
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=180,
     )
 
 
-def test_in_one_call(receiver):
+def test_in_one_call(run, receiver):
     done = run(f"telemetry.configure(endpoint={receiver.url!r}, service_name='mine')")
     assert (done.returncode, done.stdout, done.stderr) == (0, "fix\n", "")
     assert receiver.spans() == [("mine", "execute_tool push")]
     assert receiver.metrics() == set()
 
 
-def test_by_the_configuration_with_metrics(receiver):
+def test_by_the_configuration_with_metrics(run, receiver):
     table = {"endpoint": receiver.url + "/", "service_name": "theirs", "metrics": True}
     done = run(config={"telemetry": table})
     assert (done.returncode, done.stderr) == (0, "")
@@ -130,7 +153,7 @@ def test_by_the_configuration_with_metrics(receiver):
 
 
 @pytest.mark.parametrize("how", ["a table", "a call"])
-def test_by_the_standard_variables(receiver, how):
+def test_by_the_standard_variables(run, receiver, how):
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_SERVICE_NAME": "environment"}
     if how == "a table":
         done = run(config={"telemetry": {}}, **variables)
@@ -151,20 +174,20 @@ def test_by_the_standard_variables(receiver, how):
         ("/v1/traces/of/us/", "/v1/traces/of/us"),
     ],
 )
-def test_the_signals_have_their_paths_below_the_base_url(receiver, base, path):
+def test_the_signals_have_their_paths_below_the_base_url(run, receiver, base, path):
     done = run(f"telemetry.configure(endpoint={receiver.url + base!r}, metrics=True)")
     assert (done.returncode, done.stderr) == (0, "")
     assert set(receiver.bodies) == {f"{path}/v1/traces", f"{path}/v1/metrics"}
 
 
-def test_a_service_may_have_any_name(receiver):
+def test_a_service_may_have_any_name(run, receiver):
     setup = f"telemetry.configure(endpoint={receiver.url!r})"
     assert run(setup, OTEL_SERVICE_NAME="known-unknowns").returncode == 0
     assert receiver.spans() == [("known-unknowns", "execute_tool push")]
 
 
 @pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP", "OTEL_EXPORTER_OTLP_TRACES"])
-def test_the_variables_suffice(receiver, variable):
+def test_the_variables_suffice(run, receiver, variable):
     url = receiver.url + ("/v1/traces" if variable.endswith("TRACES") else "")
     done = run(**{f"{variable}_ENDPOINT": url, "OTEL_SERVICE_NAME": "environment"})
     assert (done.returncode, done.stdout, done.stderr) == (0, "fix\n", "")
@@ -180,7 +203,7 @@ OWN = """
 
 
 def test_an_application_that_sets_up_an_sdk_has_it_in_force_before_and_after_the_variables(
-    receiver,
+    run, receiver
 ):
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
     done = run(textwrap.dedent(OWN), **variables)
@@ -192,7 +215,7 @@ def test_an_application_that_sets_up_an_sdk_has_it_in_force_before_and_after_the
     assert receiver.spans() == [("agentguard", "execute_tool push")]  # of the first call alone
 
 
-def test_what_a_call_sets_up_follows_the_variables(receiver):
+def test_what_a_call_sets_up_follows_the_variables(run, receiver):
     call = "telemetry.configure(service_name='late')\n    print(agent.call(push, 'late'))"
     done = run(middle=call, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url)
     assert (done.returncode, done.stdout, done.stderr) == (0, "fix\nlate\n", "")
@@ -209,20 +232,19 @@ def test_what_a_call_sets_up_follows_the_variables(receiver):
         {"OTEL_TRACES_EXPORTER": "none"},
     ],
 )
-def test_variables_alone_deny_no_call(receiver, more):
+def test_variables_alone_deny_no_call(run, receiver, more):
     done = run(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url, **more)
     assert (done.returncode, done.stdout) == (0, "fix\n")
     assert receiver.spans() == []
 
 
 def test_variables_alone_without_the_extra(receiver):
-    hide = "import sys; sys.modules['opentelemetry.sdk'] = None"
-    done = run(hide, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url)
+    done = run_without_the_extra(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url)
     assert (done.returncode, done.stdout, done.stderr) == (0, "fix\n", "")
 
 
 @pytest.mark.parametrize("how", ["a table", "a call"])
-def test_none_sends_none(receiver, how):
+def test_none_sends_none(run, receiver, how):
     table = {"endpoint": receiver.url, "metrics": True}
     call = f"assert telemetry.configure(**{table!r}) is SET"
     for variables, sent in (
@@ -242,7 +264,7 @@ def test_none_sends_none(receiver, how):
         assert set(receiver.bodies) == sent
 
 
-def test_another_exporter_is_not_replaced_in_silence(receiver):
+def test_another_exporter_is_not_replaced_in_silence(run, receiver):
     done = run(f"telemetry.configure(endpoint={receiver.url!r})", OTEL_TRACES_EXPORTER="console")
     assert (done.returncode, done.stdout) == (0, "fix\n")
     assert "OTEL_TRACES_EXPORTER=console: agentguard sends traces over OTLP alone" in done.stderr
@@ -250,14 +272,14 @@ def test_another_exporter_is_not_replaced_in_silence(receiver):
 
 
 @pytest.mark.parametrize("endpoint", ["localhost:4318", "4318", "", "ftp://localhost"])
-def test_an_endpoint_is_a_url(endpoint):
+def test_an_endpoint_is_a_url(run, endpoint):
     done = run(f"telemetry.configure(endpoint={endpoint!r})")
     assert done.returncode == 1
     expected = "endpoint: expected the URL of an OTLP receiver, as http://localhost:4318"
     assert f"{expected}, got {endpoint!r}" in done.stderr
 
 
-def test_a_web_page_takes_no_spans(receiver):
+def test_a_web_page_takes_no_spans(run, receiver):
     """As Jaeger's page, which answers all that is sent to it with status 200."""
     page = Receiver(page=True)
     flushed = "print(telemetry.flush())"
@@ -272,7 +294,7 @@ def test_a_web_page_takes_no_spans(receiver):
     assert (done.stdout, done.stderr) == ("fix\nTrue\n", "")
 
 
-def test_a_sampler_of_the_variables_counts(receiver):
+def test_a_sampler_of_the_variables_counts(run, receiver):
     setup = f"telemetry.configure(endpoint={receiver.url!r})"
     done = run(setup, OTEL_TRACES_SAMPLER="always_off")
     assert (done.returncode, done.stdout) == (0, "fix\n")
@@ -281,7 +303,7 @@ def test_a_sampler_of_the_variables_counts(receiver):
     assert receiver.spans() == [("agentguard", "execute_tool push")]
 
 
-def test_the_applications_own_sdk_stays_in_force(receiver):
+def test_the_applications_own_sdk_stays_in_force(run, receiver):
     setup = f"""
         from opentelemetry import trace
         from opentelemetry.sdk.trace import TracerProvider
@@ -295,7 +317,7 @@ def test_the_applications_own_sdk_stays_in_force(receiver):
     assert receiver.spans() == []
 
 
-def test_what_a_fork_does_is_sent_as_well(receiver):
+def test_what_a_fork_does_is_sent_as_well(run, receiver):
     fork = """telemetry.flush()
     import os
     from opentelemetry import trace
@@ -309,12 +331,12 @@ def test_what_a_fork_does_is_sent_as_well(receiver):
     assert receiver.spans() == sent
 
 
-def test_nobody_there_is_no_error_of_a_call():
+def test_nobody_there_is_no_error_of_a_call(run):
     done = run("telemetry.configure(endpoint='http://127.0.0.1:1')")
     assert (done.returncode, done.stdout) == (0, "fix\n")
 
 
-def test_a_receiver_that_never_answers_does_not_hold_the_end_up(hanging):
+def test_a_receiver_that_never_answers_does_not_hold_the_end_up(run, hanging):
     done = run(f"telemetry.configure(endpoint={hanging.url!r})")  # it ends while that still waits
     assert (done.returncode, done.stdout) == (0, "fix\n")
     assert not hanging.let_go.is_set()
@@ -344,30 +366,24 @@ def test_the_demo_sends_its_trace_and_says_whether_it_was_taken(receiver, tmp_pa
     assert len(told["trace_id"]) == 32
 
 
-def test_the_demo_takes_a_url():
-    done = subprocess.run(
-        [Path(sys.executable).with_name("agentguard"), "demo", "--otlp", "localhost:4318"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+def test_the_demo_takes_a_url(tmp_path):
+    done = commands.run(["demo", "--otlp", "localhost:4318"], env=os.environ, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "expected the URL of an OTLP receiver" in " ".join(done.stderr.replace("| ", "").split())
 
 
-def test_another_protocol_is_refused(receiver):
+def test_another_protocol_is_refused(run, receiver):
     refused = run("telemetry.configure()", OTEL_EXPORTER_OTLP_PROTOCOL="grpc")
     assert refused.returncode == 1
     assert "OTLP over grpc: agentguard sends http/protobuf" in refused.stderr
 
 
 def test_without_the_extra_it_says_what_to_install():
-    hide = "import sys; sys.modules['opentelemetry.sdk'] = None"
-    refused = run(f"{hide}\ntelemetry.configure(endpoint='http://127.0.0.1:1')")
+    configured = f"{HIDE}\ntelemetry.configure(endpoint='http://127.0.0.1:1')"
+    refused = run_without_the_extra(configured)
     assert refused.returncode == 1
     assert "from your clone: pip install '.[otlp]'" in refused.stderr
-    assert run(hide).stdout == "fix\n"
+    assert run_without_the_extra().stdout == "fix\n"
 
 
 @pytest.mark.slow("runs an example with LangGraph twice, as a reader runs it")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 
 from agentguard import Arguments, Decision, Denied, Guard, PolicyError, ToolSpec
@@ -221,7 +222,7 @@ def test_a_guarded_call_reads_attribute_and_fact(tmp_path):
             assert denied.value.code == reason_code
 
 
-def commands() -> Iterator[tuple[str, str]]:
+def shown_commands() -> Iterator[tuple[str, str]]:
     """Each command of the page, and what it prints."""
     for shown in block("console").split("$ ")[1:]:
         command, _, printed = shown.partition("\n")
@@ -234,16 +235,11 @@ def test_the_commands_print_what_the_page_shows(tmp_path):
     begins = r"^```toml\n(# transfers_test\.toml\n.*?)^```$"
     (table,) = re.findall(begins, PAGE, re.DOTALL | re.MULTILINE)
     (tmp_path / "transfers_test.toml").write_text(table)
-    search = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    for command, printed in commands():
-        ran = subprocess.run(
-            ["/bin/sh", "-c", command],
-            cwd=tmp_path,
-            env={**os.environ, "PATH": search, "HOME": str(tmp_path), "COLUMNS": "120"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    environment = {**os.environ, "HOME": str(tmp_path), "COLUMNS": "120"}
+    for command, printed in shown_commands():
+        piped, _, words = command.rpartition("agentguard ")
+        given = subprocess.check_output(piped.rstrip(" |"), shell=True, cwd=tmp_path, text=True)  # noqa: S602
+        ran = commands.run(shlex.split(words), env=environment, cwd=tmp_path, stdin=given)
         if "policy check" in command:  # it prints digests
             assert (ran.returncode, ran.stdout.startswith("sound: rego")) == (0, True)
             # of these the page tells, and of no other warning

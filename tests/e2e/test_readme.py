@@ -9,11 +9,14 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 from typer.main import get_command
 
@@ -22,7 +25,6 @@ from agentguard.cli import app
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
-CLI = [sys.executable, "-m", "agentguard.cli"]
 LACKS = "agent assistant, acting for user:alice, lacks the scope files:read scope.exceeded"
 REASON = "the path must lead into the project, and to no hidden file"
 
@@ -62,14 +64,38 @@ def blocks(language):
     return [text for kind, text in found if kind == language]
 
 
-def run(command, cwd):
-    """Run a command as a user whose programs are this environment's, and who has set nothing up."""
+def environment(home):
+    """That of a user whose programs are this environment's, and who has set nothing up."""
     ours = {n: v for n, v in os.environ.items() if not n.startswith(("AGENTGUARD_", "XDG_"))}
     search = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    environment = {**ours, "HOME": str(cwd.parent), "PATH": search}
+    return {**ours, "HOME": str(home), "PATH": search}
+
+
+def agentguard(cwd, line):
+    """Run a command line of agentguard's."""
+    return commands.run(shlex.split(line), cwd=cwd, env=environment(cwd.parent))
+
+
+def typed(text, cwd):
+    """Run a block of commands in a shell."""
     return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        ["/bin/sh", "-ec", text],
+        cwd=cwd,
+        env=environment(cwd.parent),
+        capture_output=True,
+        text=True,
+        check=False,
     )
+
+
+def followed(text, cwd):
+    """Run a block of commands, those of agentguard's in this process; return the last."""
+    ran = None
+    for line in text.splitlines():
+        assert ran is None or ran.returncode == 0, ran
+        first, *words = shlex.split(line, comments=True)
+        ran = agentguard(cwd, shlex.join(words)) if first == "agentguard" else typed(line, cwd)
+    return ran
 
 
 def configured(written):
@@ -90,8 +116,8 @@ def project(request, tmp_path_factory):
     """A project made with README's commands and policy, and the configuration of one of the two."""
     folder = tmp_path_factory.mktemp("home") / "project"
     folder.mkdir()
-    (commands,) = (block for block in blocks("") if "agentguard init" in block)
-    made = run(["/bin/sh", "-ec", commands], folder)
+    (text,) = (block for block in blocks("") if "agentguard init" in block)
+    made = (followed if request.param == "README" else typed)(text, folder)
     assert made.returncode == 0, made.stdout + made.stderr
     toml = folder / "agentguard.toml"
     if request.param == "README":
@@ -105,23 +131,47 @@ def project(request, tmp_path_factory):
     ("number", "prints"),
     [
         (0, "a note\n"),
-        (1, "two notes about otters | researcher search_notes allow\n"),
         (2, f"a note\n{REASON} policy.denied\n"),
         (3, "42000 cents to rent\n"),
         (4, f"a note\n{LACKS}\n"),
     ],
 )
-def test_a_python_block_runs_and_does_what_the_text_says(project, number, prints):
+def test_a_python_block_runs_and_does_what_the_text_says(programs, project, number, prints):
     block = blocks("python")[number]
-    crewai = "crewai" in block
-    if crewai and sys.version_info >= (3, 14):
-        pytest.skip("CrewAI is not for this Python")
-    if crewai:
-        block += OFFLINE
-    strict = [] if crewai else ["-W", "error"]  # CrewAI itself warns, as it is imported
-    ran = run([sys.executable, *strict, "-c", block], project)
+    ran = programs.run("-W", "error", "-c", block, cwd=project, env=environment(project.parent))
+    assert (ran.returncode, ran.stdout) == (0, prints), ran.stderr
+
+
+on_crewais_python = pytest.mark.skipif(
+    sys.version_info >= (3, 14), reason="CrewAI is not for this Python"
+)
+FOUND = "two notes about otters | researcher search_notes allow\n"
+
+
+@on_crewais_python
+@pytest.mark.slow("imports CrewAI, which takes seconds, in a process of its own")
+def test_so_does_the_block_for_crewai(project):
+    ran = subprocess.run(
+        [sys.executable, "-c", blocks("python")[1] + OFFLINE],
+        cwd=project,
+        env=environment(project.parent),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.endswith(prints) if crewai else ran.stdout == prints
+    assert ran.stdout.endswith(FOUND)
+
+
+@on_crewais_python
+def test_so_does_the_block_for_crewai_in_this_process(tmp_path, monkeypatch, capsys):
+    """The tests of the CrewAI adapter, where these run as well, have imported CrewAI before."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("CREWAI_DISABLE_TELEMETRY", "CREWAI_STORAGE_DIR"):
+        monkeypatch.setenv(name, os.environ.get(name, str(tmp_path)))
+    with warnings.catch_warnings(action="ignore"):  # CrewAI itself warns, as it is imported
+        exec(compile(blocks("python")[1] + OFFLINE, "README.md", "exec"), {"__name__": "__main__"})  # noqa: S102
+    assert capsys.readouterr().out.endswith(FOUND)
 
 
 def read_file(path):
@@ -201,21 +251,20 @@ with Guard.open("agentguard.toml") as guard:
 
 
 def test_two_processes_open_one_state_and_so_does_a_fork(project):
-    run_hold = {"cwd": project, "env": {**os.environ, "HOME": str(project.parent)}, "text": True}
-    command = [sys.executable, "-c", HOLD]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **run_hold
-    ) as first:
+    options: Any = {"cwd": project, "env": environment(project.parent), "text": True}
+    pipes: Any = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", HOLD], **pipes, **options) as first:
         assert first.stdout is not None
         assert first.stdin is not None
         assert first.stdout.readline() == "open\n"
-        second = run([sys.executable, "-c", blocks("python")[1]], project)
+        command = [sys.executable, "-c", blocks("python")[2]]
+        second = subprocess.run(command, capture_output=True, check=False, **options)
         first.stdin.close()
         assert first.stdout.read() == "False\nTrue\n"
     assert first.returncode == 0
-    assert (second.returncode, second.stderr) == (0, "")
-    verified = run([*CLI, "audit", "verify"], project)
-    assert "in 2 shards of" in verified.stdout
+    assert (second.stdout, second.stderr) == (f"a note\n{REASON} policy.denied\n", "")
+    verified = agentguard(project, "audit verify")
+    assert "in 2 shards of" in verified.stdout  # the fork has that which the second gave back
     assert "Several processes may open one state." in README
 
 
@@ -224,13 +273,13 @@ def test_no_python_block_is_left_out():
 
 
 def test_the_set_up_is_sound(project):
-    ran = run([*CLI, "doctor"], project)
+    ran = agentguard(project, "doctor")
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    checked = run([*CLI, "policy", "check"], project)
+    checked = agentguard(project, "policy check")
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def commands():
+def all_commands():
     """The commands of agentguard itself: ``agentguard init``, ``agentguard audit list``, ..."""
     root: Any = get_command(app)
     context = root.make_context("agentguard", ["init"])
@@ -247,7 +296,7 @@ def commands():
 
 def test_the_table_of_commands_is_complete():
     named = set(re.findall(r"^\| `(agentguard [a-z -]+)` \|", README, re.MULTILINE))
-    assert named | {"agentguard agents show"} == {"agentguard demo", *commands()}
+    assert named | {"agentguard agents show"} == {"agentguard demo", *all_commands()}
     assert "`agents show`" in README
 
 
@@ -259,7 +308,7 @@ JSON_ANYWAY = {"approvals export", "audit export", "audit prove", "trust export"
 def test_the_commands_that_read_take_json_but_for_those_that_write_it_anyway():
     without = {
         name.removeprefix("agentguard ")
-        for name, callback in commands().items()
+        for name, callback in all_commands().items()
         if "json" not in inspect.signature(callback).parameters
     }
     assert without - WRITING == JSON_ANYWAY
@@ -288,7 +337,7 @@ def test_but_for_doctor(project, tmp_path):
 def elsewhere(project, home, command):
     """Run a command for somebody with the project, but not with the passphrase of its keys."""
     (home / ".local").symlink_to(project.parent / ".local")  # where the anchor is
-    return run(["env", f"HOME={home}", *CLI, *command.split()], project)
+    return commands.run(shlex.split(command), cwd=project, env=environment(home))
 
 
 def test_it_begins_with_the_two_commands():
