@@ -29,10 +29,12 @@ import pytest
 import servers
 from hypothesis import HealthCheck, settings
 from preloaded import Preloaded
+from trials import Trials
 
 import agentguard
 from agentguard.delegation import chain as chains
 from agentguard.delegation.chain import Chain, Terms
+from agentguard.engines import rego_gate
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile, Credential
 from agentguard.identity.trust import TrustDocument, TrustedKey
@@ -61,6 +63,16 @@ WHERE = (
     "secure-systems-lab/dsse, ietf-wg-wimse/draft-ietf-wimse-s2s-protocol): CONTRIBUTING.md says "
     "how it is laid out"
 )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _policies_tried_in_forks() -> Iterator[None]:
+    """Have the gate of Rego policies start no interpreter for each of hundreds of policies."""
+    trials = Trials()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rego_gate, "subprocess", trials)
+        yield
+    trials.close()
 
 
 @pytest.fixture(scope="session")
