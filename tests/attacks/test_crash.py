@@ -56,19 +56,19 @@ def program(*texts):
     return "".join(textwrap.dedent(text) for text in (LOAD, *texts))
 
 
-def run(place, text, *arguments, check=True, load=False):
+@pytest.fixture
+def run(place, programs):
     """Run a program with a guard open on ``place``, or, to ``load``, only with all it takes."""
-    texts = (text,) if load else (OPEN, text)
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program(*texts), str(place.config.base), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    if check:
-        assert result.returncode == 0, result.stderr
-    return result
+
+    def run(text, *arguments, check=True, load=False):
+        texts = (text,) if load else (OPEN, text)
+        words = ("-W", "error", "-c", program(*texts), place.config.base, *arguments)
+        result = programs.run(*words, cwd=place.config.base)
+        if check:
+            assert result.returncode == 0, result.stderr
+        return result
+
+    return run
 
 
 # --- SIGKILL --------------------------------------------------------------------------------------
@@ -279,19 +279,19 @@ NEW_SHARD = """
 """
 
 
-def test_a_new_shards_file_comes_into_being_whole_and_with_its_write_ahead_log(place):
+def test_a_new_shards_file_comes_into_being_whole_and_with_its_write_ahead_log(place, run):
     """Killed on the way to one, it would need a recovery that no reader may carry out."""
     left = place.config.state / "shards" / "1.sqlite.new"  # of somebody who was killed
     left.write_bytes(b"left behind" * 100)
-    result = run(place, NEW_SHARD, load=True)
+    result = run(NEW_SHARD, load=True)
     assert result.stdout == r"[b'\x02\x02']" + "\n"  # the format's read and write version: WAL
     assert place.examine().ok
 
 
-def test_kills_at_each_seam_of_leasing_a_shard_and_making_a_call(place):
+def test_kills_at_each_seam_of_leasing_a_shard_and_making_a_call(place, run):
     """One after the other, at each file that is opened, renamed, locked, ... on the way."""
     step = 1 if FULL else 7
-    result = run(place, SEAMS, str(random.randint(1, step)), str(step), load=True)  # noqa: S311
+    result = run(SEAMS, str(random.randint(1, step)), str(step), load=True)  # noqa: S311
     *acknowledged, killed = result.stdout.splitlines()
     assert int(killed.removeprefix("killed ")) >= 20 // step
     on_record, unfinished = calls_on_record(place)
@@ -319,9 +319,8 @@ def wait_for(condition):
         time.sleep(0.002)
 
 
-def test_a_kill_inside_a_tool_leaves_its_call_in_doubt(place):
+def test_a_kill_inside_a_tool_leaves_its_call_in_doubt(place, run):
     result = run(
-        place,
         """
         @guard.tool
         def die():
@@ -353,9 +352,8 @@ def test_a_kill_inside_a_tool_leaves_its_call_in_doubt(place):
         "import gc; del guard, agent, note, home; gc.collect()",
     ],
 )
-def test_an_outcome_survives_the_end_of_the_process(place, end):
+def test_an_outcome_survives_the_end_of_the_process(place, end, run):
     run(
-        place,
         f"""
         @guard.tool
         def note():
@@ -395,9 +393,8 @@ def test_an_outcome_is_durable_soon_without_any_other_call(place, ran):
 
 
 @pytest.mark.parametrize("end", ["guard.close(); os._exit(0)", "sys.exit(0)"])
-def test_after_a_fork_child_and_parent_go_on_each_with_a_shard_of_its_own(place, end):
+def test_after_a_fork_child_and_parent_go_on_each_with_a_shard_of_its_own(place, end, run):
     result = run(
-        place,
         f"""
         ran = []
         note = guard.tool(ran.append)
@@ -427,9 +424,8 @@ def test_after_a_fork_child_and_parent_go_on_each_with_a_shard_of_its_own(place,
     assert kinds.count("identity") == 2
 
 
-def test_after_a_fork_async_calls_go_on_and_do_not_hang(place):
+def test_after_a_fork_async_calls_go_on_and_do_not_hang(place, run):
     result = run(
-        place,
         """
         @guard.tool
         async def note():
@@ -451,9 +447,8 @@ def test_after_a_fork_async_calls_go_on_and_do_not_hang(place):
     assert place.seen().statuses == ["ok"] * 3
 
 
-def test_a_fork_in_the_middle_of_other_threads_calls(place):
+def test_a_fork_in_the_middle_of_other_threads_calls(place, run):
     result = run(
-        place,
         """
         ran = []
         note = guard.tool(ran.append)
@@ -490,10 +485,9 @@ def test_a_fork_in_the_middle_of_other_threads_calls(place):
     assert place.seen().statuses == ["ok"] * (int(result.stdout) + 10)
 
 
-def test_a_child_can_open_a_guard_of_its_own(place):
+def test_a_child_can_open_a_guard_of_its_own(place, run):
     """In memory, and on the parent's state: there it has a shard beside the parent's."""
     result = run(
-        place,
         """
         child = os.fork()
         if child == 0:
@@ -516,10 +510,9 @@ def test_a_child_can_open_a_guard_of_its_own(place):
     assert [shard.shard for shard in report.shards] == [0, 1]
 
 
-def test_a_guard_in_memory_does_not_outlive_a_fork(place):
+def test_a_guard_in_memory_does_not_outlive_a_fork(run):
     """Two histories would begin in one log: the child is refused, and the parent goes on."""
     result = run(
-        place,
         """
         ran = []
         memory = Guard.ephemeral(lambda _: Decision.allow())
@@ -541,10 +534,9 @@ def test_a_guard_in_memory_does_not_outlive_a_fork(place):
     assert result.stdout.split("\n")[:-1] == ["storage.closed []"] * 2 + ["[2]"]
 
 
-def test_a_fork_after_close_closes_no_descriptor_of_somebody_else(place):
+def test_a_fork_after_close_closes_no_descriptor_of_somebody_else(run):
     """The numbers of a closed log's descriptors belong to whoever opened a file since."""
     result = run(
-        place,
         """
         guard.close()
         files = [os.open(os.devnull, os.O_RDONLY) for _ in range(30)]

@@ -6,9 +6,6 @@ Whoever writes into a state, or sends evidence, keeps no reader waiting and fill
 from __future__ import annotations
 
 import os
-import resource
-import subprocess
-import sys
 
 import pytest
 
@@ -31,29 +28,43 @@ except AgentguardError as error:
 """
 
 
-def bounded():
-    resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+VERIFY = """
+from agentguard.cli import main
+sys.argv[0] = "agentguard"
+main()
+"""
+
+BOUNDED = """
+import resource, sys
+try:
+    (pages, *_more) = open("/proc/self/statm").read().split()
+except FileNotFoundError:
+    pages = 0
+bound = int(pages) * resource.getpagesize() + 2**29  # beside what is there
+resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+"""
 
 
-def run(*command):
-    """Run Python with a bound on memory and time; return what it printed."""
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        preexec_fn=bounded,
-    )
-    assert "Traceback" not in done.stderr, done.stderr[-2000:]
-    return done.stdout
+@pytest.fixture
+def run(programs, tmp_path):
+    """Run a program with a bound on memory and time; return what it printed."""
+
+    def run(program, *arguments):
+        done = programs.run("-c", BOUNDED + program, *arguments, cwd=tmp_path)
+        assert "Traceback" not in done.stderr, done.stderr[-2000:]
+        assert done.returncode >= 0
+        return done.stdout
+
+    return run
 
 
-def examine(place):
-    return run("-c", EXAMINE, place.config.state, place.config.anchor)
+@pytest.fixture
+def examine(run):
+    """Examine the state of a place."""
+    return lambda place: run(EXAMINE, place.config.state, place.config.anchor)
 
 
-def test_the_twin_is_examined(used):
+def test_the_twin_is_examined(used, examine):
     assert examine(used) == "ok\n"
 
 
@@ -61,7 +72,7 @@ def test_the_twin_is_examined(used):
 @pytest.mark.parametrize(
     "name", ["registry.json", "trust.json", "shards/0.sqlite", "shards/0.sqlite-journal"]
 )
-def test_what_is_no_file_keeps_no_reader_waiting(used, name, how):
+def test_what_is_no_file_keeps_no_reader_waiting(used, examine, name, how):
     path = used.config.state / name
     path.unlink(missing_ok=True)
     if how == "pipe":
@@ -73,7 +84,7 @@ def test_what_is_no_file_keeps_no_reader_waiting(used, name, how):
     assert "is no" in said or "no log at" in said
 
 
-def test_nor_does_an_anchor(used):
+def test_nor_does_an_anchor(used, examine):
     trust = keystore.load_trust(used.config.state)
     path = anchor.anchor_path(used.config.anchor, trust.origin(0))
     path.unlink()
@@ -82,12 +93,12 @@ def test_nor_does_an_anchor(used):
 
 
 @pytest.mark.parametrize("option", ["FILE", "--trust"])
-def test_a_file_without_end_is_no_evidence_and_no_trust_document(used, tmp_path, option):
+def test_a_file_without_end_is_no_evidence_and_no_trust_document(used, run, tmp_path, option):
     trust = used.config.state / "trust.json"
     endless = tmp_path / "endless.json"
     with endless.open("wb") as file:
         file.truncate(2**33)
     file, by = (endless, trust) if option == "FILE" else (trust, endless)
-    command = ["-m", "agentguard.cli", "audit", "verify-evidence", file, "--trust", by]
-    said = run(*command, "--json") if option == "FILE" else run(*command)
+    command = ["audit", "verify-evidence", file, "--trust", by]
+    said = run(VERIFY, *command, *(["--json"] if option == "FILE" else []))
     assert ('"ok": false' in said or '"ok":false' in said) if option == "FILE" else said == ""

@@ -87,18 +87,12 @@ def with_a_guard(text: str) -> str:
 
 
 @pytest.fixture
-def run(place):
+def run(place, programs):
     """Runs a program with a guard open on ``place``; returns the lines that it says."""
 
     def run(text: str) -> list[str]:
-        program = with_a_guard(text)
-        result = subprocess.run(
-            [sys.executable, "-W", "error", "-c", program, str(place.config.base)],
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
+        words = ("-W", "error", "-c", with_a_guard(text), place.config.base)
+        result = programs.run(*words, cwd=place.config.base)
         assert result.returncode == 0, result.stderr
         assert result.stderr == ""
         return result.stdout.splitlines()

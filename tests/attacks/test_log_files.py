@@ -15,8 +15,6 @@ import shutil
 import signal
 import sqlite3
 import struct
-import subprocess
-import sys
 import textwrap
 from contextlib import closing, suppress
 from datetime import UTC, datetime
@@ -875,7 +873,7 @@ def test_a_second_writer_has_a_shard_of_its_own(place, ran):
     assert place.seen().statuses == ["ok"] * 5
 
 
-def test_a_shard_has_one_writer_in_all_processes(place):
+def test_a_shard_has_one_writer_in_all_processes(place, programs):
     program = """
         import sys
         from pathlib import Path
@@ -893,11 +891,11 @@ def test_a_shard_has_one_writer_in_all_processes(place):
     """
     guard = place.open()
     origin = guard._runtime._line.log.head.origin
-    arguments = [sys.executable, "-c", textwrap.dedent(program), str(file_of(place)), origin]
-    result = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "None"
+    words = ("-c", textwrap.dedent(program), file_of(place), origin)
+    result = programs.run(*words, cwd=place.config.base)
+    assert result.stdout.strip() == "None", result.stderr
     guard.close()
-    result = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    result = programs.run(*words, cwd=place.config.base)
     assert result.stdout.strip() == "storage.corrupt"  # another log key than the log's
     place.open().close()
 

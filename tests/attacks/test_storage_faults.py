@@ -295,16 +295,11 @@ WRITER = """
 """
 
 
-def test_a_limit_on_the_files_size_denies_and_nothing_is_lost(place):
+def test_a_limit_on_the_files_size_denies_and_nothing_is_lost(place, programs):
     if resource.getrlimit(resource.RLIMIT_FSIZE)[1] != resource.RLIM_INFINITY:
         pytest.skip("this session has a limit on file sizes of its own")
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(WRITER), str(place.config.base)],
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    words = ("-c", textwrap.dedent(WRITER), place.config.base)
+    result = programs.run(*words, cwd=place.config.base)
     assert result.returncode == 0, result.stderr
     code, effects = result.stdout.split()
     assert code in {"storage.full", "storage.failed"}

@@ -22,10 +22,13 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
 Result = subprocess.CompletedProcess[str]
 _LONGEST = 1 << 20
+_HANGS = 600
+"""Seconds after which a program is killed that is waited for."""
 
 
 class Preloaded:
@@ -70,13 +73,17 @@ class Preloaded:
             return self.start(*words, cwd=cwd, streams=(nothing, output, output))
 
     def run(self, *words: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> Result:
-        """Run ``python WORDS`` to its end, as ``subprocess.run`` does."""
+        """Run ``python WORDS`` to its end, as ``subprocess.run`` does; end one that hangs."""
         with (
             Path(os.devnull).open("rb") as nothing,
             tempfile.TemporaryFile("w+", encoding="utf-8") as out,
             tempfile.TemporaryFile("w+", encoding="utf-8") as err,
         ):
-            code = self.start(*words, cwd=cwd, env=env, streams=(nothing, out, err)).wait()
+            program = self.start(*words, cwd=cwd, env=env, streams=(nothing, out, err))
+            hangs = threading.Timer(_HANGS, program.kill)
+            hangs.start()
+            code = program.wait()
+            hangs.cancel()
             for written in (out, err):
                 written.seek(0)
             return Result([str(word) for word in words], code, out.read(), err.read())
@@ -160,7 +167,8 @@ def _play(words: list[str]) -> None:
     elif first == "-c":
         sys.argv[:] = ["-c", *others[1:]]
         sys.path.insert(0, "")
-        exec(compile(others[0], "<string>", "exec"), {"__name__": "__main__"})  # noqa: S102
+        program = sys.modules["__main__"] = ModuleType("__main__")  # which lives until the end
+        exec(compile(others[0], "<string>", "exec"), vars(program))  # noqa: S102
     else:
         sys.argv[:] = words
         sys.path.insert(0, str(Path(first).resolve().parent))
