@@ -12,6 +12,7 @@ import os
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -52,6 +53,14 @@ def _keys_of_one_round() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(Ed25519Signer.to_openssh.__kwdefaults__, "rounds", 1)
         patched.setattr(ssh, "_bcrypt_kdf", functools.cache(ssh._bcrypt_kdf))  # noqa: SLF001
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _versions_looked_up_once() -> Iterator[None]:
+    """Look the version of a distribution up once: each guard with a function as policy asks."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(metadata, "version", functools.cache(metadata.version))
         yield
 
 
