@@ -8,6 +8,7 @@ the modules of this folder can be imported.
 
 from __future__ import annotations
 
+import builtins
 import gc
 import importlib
 import json
@@ -146,6 +147,7 @@ def _become(asked: Any, streams: Sequence[int]) -> None:
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["env"])
+    tempfile.tempdir = None  # TMPDIR is that of the program
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -158,7 +160,8 @@ def _play(words: list[str]) -> None:
     """Be the program, as the interpreter would."""
     first, *others = words
     if first == "-W":
-        warnings.simplefilter(others[0])  # type: ignore[arg-type]
+        action, _, category = others[0].partition("::")
+        warnings.simplefilter(action, getattr(builtins, category or "Warning"))  # type: ignore[arg-type]
         _play(others[1:])
     elif first == "-m":
         sys.argv[:] = others

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 os.environ["CREWAI_DISABLE_TELEMETRY"] = "true"
@@ -24,6 +25,7 @@ os.environ["CREWAI_STORAGE_DIR"] = tempfile.mkdtemp(
 )
 
 import pytest
+import rounds
 from crewai import Agent, Crew, Task
 from crewai.agents.agent_executor import AgentExecutor, AgentExecutorState
 from crewai.events.event_bus import crewai_event_bus
@@ -44,6 +46,17 @@ atexit.register(shutil.rmtree, os.environ["CREWAI_STORAGE_DIR"], ignore_errors=T
 
 class ExecutorState(FlowState, AgentExecutorState):
     """The class that CrewAI makes anew, as this one, of the state of each executor."""
+
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
+    """Run the cases of a test in both ways by turns, unless a test is named or all are to run."""
+    if not any("::" in name for name in config.args):
+        ours = [item for item in items if HERE in item.path.parents]
+        left_out = set(ours).difference(rounds.in_turns(ours, "way", "how"))
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -76,7 +89,13 @@ def _without_a_loop(job: Coroutine[None, None, Any]) -> Any:
 @pytest.fixture(scope="session")
 def preloaded() -> Iterator[Preloaded]:
     """Processes that have CrewAI, and in which nothing was guarded yet."""
-    made = Preloaded("agentguard_crewai", "agentguard.cli", "crewai.flow.persistence")
+    made = Preloaded(
+        "agentguard_crewai",
+        "agentguard.cli",
+        "crewai.flow.persistence",
+        "mcp.server.fastmcp",
+        "uvicorn",
+    )
     yield made
     made.close()
 
@@ -106,7 +125,8 @@ class Way:
 def way(request) -> Way:
     """Both ways, one after the other: for tests of what runs, caches, retries or tells of a call.
 
-    Every other test takes ``native``: past the tool, both ways are one in the adapter.
+    The other parameters of a test take the ways by turns (``rounds.has_its_turn``). Every
+    other test takes ``native``: past the tool, both ways are one in the adapter.
     """
     return Way(request.param == "native")
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from typing import Any
 
 import commands
 import pytest
+import rounds
 from crewai import Crew, Process, Task
 from crewai.agent.planning_config import PlanningConfig
 from crewai.tools import tool
@@ -367,8 +368,11 @@ WAYS: dict[str, Callable[..., Work]] = {
     "plan_async": planned(soon(akickoff)),
 }
 SOME = ("kickoff", "akickoff", "agent", "stream", "coworker", "manager", "async_task", "plan")
-EVERY = pytest.mark.parametrize("make", WAYS.values(), ids=WAYS)
-MOST = pytest.mark.parametrize("make", [WAYS[name] for name in SOME], ids=SOME)
+FEW = rounds.some(SOME, each=2)
+
+
+def begun(names: Iterable[str]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("make", [WAYS[name] for name in names], ids=names)
 
 
 def payments(signed: Any, office: Office) -> list[Any]:
@@ -382,7 +386,7 @@ def failures(output: Any) -> list[Any]:
 # --- waiting in the thread ------------------------------------------------------------------------
 
 
-@EVERY
+@begun(WAYS if rounds.ALL else SOME)
 def test_a_call_that_is_approved_while_it_waits_runs_once(office, native, signed, make):
     office.terms = {"on_approval": "wait", "timeout": 120}
     work = make(office, native)
@@ -395,7 +399,7 @@ def test_a_call_that_is_approved_while_it_waits_runs_once(office, native, signed
     assert office.waiting == []
 
 
-@MOST
+@begun(FEW)
 def test_a_call_that_is_rejected_while_it_waits_does_not_run(office, text, signed, make):
     office.terms = {"on_approval": "wait", "timeout": 120}
     work = make(office, text)
@@ -407,7 +411,7 @@ def test_a_call_that_is_rejected_while_it_waits_does_not_run(office, text, signe
     assert (paid.decision, paid.code, paid.outcome) == ("deny", "approval.rejected", None)
 
 
-@MOST
+@begun(FEW)
 def test_a_call_that_nobody_answers_does_not_run_and_the_work_goes_on(office, text, signed, make):
     office.terms = {"on_approval": "wait", "timeout": 0}
     work = make(office, text)
@@ -597,7 +601,7 @@ def test_an_approver_who_is_told_may_answer_at_once(native):
 
 @pytest.mark.parametrize(
     ("way", "make"),
-    [*[("native", name) for name in WAYS], *[("text", name) for name in SOME]],
+    [*[("native", name) for name in WAYS], *[("text", name) for name in FEW]],
     indirect=["way"],
 )
 def test_a_call_pauses_all_that_was_begun_and_it_can_be_begun_again(office, way, signed, make):
@@ -622,7 +626,7 @@ def test_a_call_pauses_all_that_was_begun_and_it_can_be_begun_again(office, way,
     assert (paid.decision, paid.outcome) == ("allow", "ok")
 
 
-@MOST
+@begun(FEW)
 def test_one_that_is_rejected_after_the_pause_is_told_to_the_model(office, text, signed, make):
     work = make(office, text)
     with office.lent():
@@ -636,7 +640,7 @@ def test_one_that_is_rejected_after_the_pause_is_told_to_the_model(office, text,
     assert (paid.decision, paid.code) == ("deny", "approval.rejected")
 
 
-@MOST
+@begun(FEW)
 def test_where_nobody_is_asked_nothing_pauses(office, text, signed, make):
     office.answer = lambda *_needed: Decision.allow()
     work = make(office, text)

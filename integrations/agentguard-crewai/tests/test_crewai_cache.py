@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import rounds
 from crewai import Crew, Process, Task
 from crewai.agents.cache.cache_handler import CacheHandler
 from crewai.agents.tools_handler import ToolsHandler
@@ -421,8 +422,7 @@ HANDED = {
 }
 
 
-@pytest.mark.parametrize("handed", HANDED)
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("handed", "when"), rounds.half(HANDED, ["before", "after"]))
 def test_a_handler_of_the_application_is_neither_read_nor_filled(
     native, lent, signed, vault, handed, when
 ):

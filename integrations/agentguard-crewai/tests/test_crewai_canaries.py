@@ -22,6 +22,7 @@ from typing import Any
 
 import crewai
 import pytest
+import rounds
 from crewai import Agent, Crew, Process, Task
 from crewai.agent.planning_config import PlanningConfig
 from crewai.agents.agent_executor import AgentExecutor
@@ -906,8 +907,9 @@ CONTEXTS = {
 }
 
 
-@pytest.mark.parametrize("options", ["", "timeout", "several", "planner"])
-@pytest.mark.parametrize("begin", CONTEXTS)
+@pytest.mark.parametrize(
+    ("begin", "options"), rounds.half(CONTEXTS, ["", "timeout", "several", "planner"])
+)
 def test_a_context_reaches_the_tools(native, text, begin, options):
     for way in (native, text):
         seen: list[str] = []

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import threading
 import time
@@ -20,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rounds
 from crewai import Crew, Process, Task
 from crewai.tools import tool
 
 from agentguard import ConfigError, Guard, config, current_delegation, domain
 from agentguard_crewai import guard_agent, guard_crew, resumable
 
-FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
-ROUNDS = 8 if FULL else 1
-CREWS = 20 if FULL else 12
+ROUNDS = 8 if rounds.FULL else 1
+CREWS = 20 if rounds.FULL else 12
 PROCESSES = 4
 NAMES = ("lead", "worker", "writer", "reader")
 AGENTS = {name: {"max_scope": ["notes"]} for name in (*NAMES, "crew-manager")}

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rounds
 from preloaded import Preloaded, Process
 
 from agentguard import Ed25519Signer, administration, config, domain, examination
@@ -27,8 +28,7 @@ from agentguard.audit import entry
 from agentguard.storage import keystore
 from agentguard.storage.reader import StateReader
 
-FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
-ROUNDS = 8 if FULL else 1
+ROUNDS = 8 if rounds.FULL else 1
 PASSPHRASE = b"of this test"
 
 PROGRAM = '''
@@ -454,9 +454,9 @@ def require_told(result: str, to: str, before: Counter[str], after: Counter[str]
 # --- at a certain moment --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["native-0", "text-1"])
-@pytest.mark.parametrize("payment", [1, 3], ids=["own", "coworkers"])
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize(
+    ("moment", "payment", "name"), rounds.half(["before", "after"], [1, 3], ["native-0", "text-1"])
+)
 def test_a_tool_that_died_is_in_doubt_listed_and_not_run_again(place, name, payment, moment):
     # nobody can tell a tool that has run from one that has not: both are refused
     to = f"{name}-{payment}"
@@ -480,8 +480,7 @@ def test_a_tool_that_died_is_in_doubt_listed_and_not_run_again(place, name, paym
     assert attempt in place.examine().in_doubt
 
 
-@pytest.mark.parametrize("ran", [True, False])
-@pytest.mark.parametrize("payment", [2, 3])
+@pytest.mark.parametrize(("payment", "ran"), rounds.half([2, 3], [True, False]))
 def test_once_a_person_has_found_out_the_run_goes_on(place, payment, ran):
     name, moment = "text-1", "after" if ran else "before"
     to = f"{name}-{payment}"
@@ -503,8 +502,7 @@ def test_once_a_person_has_found_out_the_run_goes_on(place, payment, ran):
     place.require_sound()
 
 
-@pytest.mark.parametrize("who", ["Lead", "Worker"])
-@pytest.mark.parametrize("left", [1, 2])
+@pytest.mark.parametrize(("left", "who"), rounds.half([1, 2], ["Lead", "Worker"]))
 def test_a_model_that_died_leaves_nothing_in_doubt(place, who, left):
     name = "native-0"
     # between tools, in the coworker as well: its delegation goes on

@@ -1,11 +1,13 @@
 """The examples run as a reader runs them, offline, and the log of each says what it should.
 
 Each runs in a process of its own, with a home of its own. Beside it stands its twin: the same
-example with another policy or configuration, in which what it does does not happen.
+example with another policy or configuration, in which what it does does not happen. One of each
+is begun as a reader begins it, the others are forks of a process that has imported CrewAI.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -47,7 +49,7 @@ def told_of(ran):
     ]
 
 
-def run(place, program, *arguments, **environment):
+def run(place, start, program, *arguments, **environment):
     """Run an example in an empty folder, which is as empty afterwards, with an empty home."""
     folders = {name: place / name for name in ("HOME", "TMPDIR", "cwd")}
     for folder in folders.values():
@@ -55,18 +57,28 @@ def run(place, program, *arguments, **environment):
     own = ("AGENTGUARD_", "CREWAI_", "XDG_", "OPENAI_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     where = {name: str(folders[name]) for name in ("HOME", "TMPDIR")}
-    ran = subprocess.run(
-        [sys.executable, *WARNINGS, str(program), *map(str, arguments)],
+    ran = start(
+        program,
+        *map(str, arguments),
         cwd=folders["cwd"],
         env={**kept, **where, "COLUMNS": "160", **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
     )
     left = [path for folder in folders.values() for path in folder.rglob("*") if path.is_file()]
     assert [path for path in left if "crewai" not in str(path.relative_to(place))] == []
     return ran
+
+
+def python(*words, **options):
+    """Run Python as a reader does."""
+    command = [sys.executable, *WARNINGS, *map(str, words)]
+    streams = {"capture_output": True, "text": True}
+    return subprocess.run(command, **options, **streams, timeout=600, check=False)
+
+
+@pytest.fixture
+def fork(preloaded):
+    """Runs Python in a process that has imported CrewAI."""
+    return functools.partial(preloaded.run, *WARNINGS)
 
 
 def calls_of(signed, folder):
@@ -96,7 +108,7 @@ def told(calls):
 def newsroom(tmp_path_factory):
     """The folder in which crew_identities has worked, and what it printed."""
     place = tmp_path_factory.mktemp("newsroom")
-    ran = run(place, IDENTITIES / "main.py", "--state", place / "kept")
+    ran = run(place, python, IDENTITIES / "main.py", "--state", place / "kept")
     assert (ran.returncode, told_of(ran)) == (0, [WAITS])
     return place / "kept", ran.stdout
 
@@ -172,8 +184,8 @@ def test_it_prints_who_did_what_for_whom_and_what_came_of_it(newsroom):
     assert printed.index("waits for bob") < printed.index("bob: $ agentguard approvals approve")
 
 
-def test_without_a_folder_of_its_own_it_leaves_nothing(tmp_path):
-    ran = run(tmp_path, IDENTITIES / "main.py")
+def test_without_a_folder_of_its_own_it_leaves_nothing(tmp_path, fork):
+    ran = run(tmp_path, fork, IDENTITIES / "main.py")
     assert (ran.returncode, told_of(ran)) == (0, [WAITS])
     assert "ok, approved by user:bob" in ran.stdout
 
@@ -193,10 +205,10 @@ def changed(tmp_path):
 
 
 def test_where_the_policy_does_not_let_anybody_publish_nothing_is_published(
-    changed, tmp_path, signed
+    changed, tmp_path, fork, signed
 ):
     program = changed("authz.rego", 'input.action == "publish_report"\n', "false\n")
-    ran = run(tmp_path, program, "--state", tmp_path / "kept")
+    ran = run(tmp_path, fork, program, "--state", tmp_path / "kept")
     assert (ran.returncode, ran.stderr) == (0, "")
     calls, _ = calls_of(signed, tmp_path / "kept")
     assert told(calls)[-2:] == [
@@ -215,10 +227,10 @@ def test_where_the_policy_does_not_let_anybody_publish_nothing_is_published(
 
 
 def test_where_the_researcher_may_not_hand_work_on_the_writer_does_nothing_for_it(
-    changed, tmp_path, signed
+    changed, tmp_path, fork, signed
 ):
     program = changed("agentguard.toml", 'researcher = ["writer"]', "researcher = []")
-    ran = run(tmp_path, program, "--state", tmp_path / "kept")
+    ran = run(tmp_path, fork, program, "--state", tmp_path / "kept")
     assert (ran.returncode, told_of(ran)) == (0, [WAITS])
     calls, _ = calls_of(signed, tmp_path / "kept")
     assert told(calls)[2] == (
@@ -228,9 +240,9 @@ def test_where_the_researcher_may_not_hand_work_on_the_writer_does_nothing_for_i
     assert {one.chain for one in calls if one.agent == "writer"} == {(*ALICE, "writer")}
 
 
-def test_an_identity_that_the_configuration_does_not_have_is_an_error(changed, tmp_path):
+def test_an_identity_that_the_configuration_does_not_have_is_an_error(changed, tmp_path, fork):
     program = changed("config/agents.yaml", "identity: writer ", "identity: wirter ")
-    ran = run(tmp_path, program)
+    ran = run(tmp_path, fork, program)
     assert ran.returncode == 1
     assert "there is no [agents.wirter]; known agents: researcher, writer" in ran.stderr
     assert "search_notes" not in ran.stdout
@@ -280,9 +292,9 @@ def openai():
         thread.join()
 
 
-def test_a_real_model_is_taken_by_the_name_that_crewai_has_for_it(openai, tmp_path, signed):
+def test_a_real_model_is_taken_by_the_name_that_crewai_has_for_it(openai, tmp_path, fork, signed):
     ran = run(
-        *(tmp_path, IDENTITIES / "main.py", "--state", tmp_path / "kept"),
+        *(tmp_path, fork, IDENTITIES / "main.py", "--state", tmp_path / "kept"),
         *("--model", "openai/gpt-test"),
         OPENAI_BASE_URL=openai,
         OPENAI_API_KEY="of nobody",
@@ -301,7 +313,7 @@ AGENT = ("user:alice", "crew:trip", "travel-agent")
 
 
 def test_a_flow_that_has_paused_goes_on_in_another_process(tmp_path, signed):
-    ran = run(tmp_path, FLOW, "--state", tmp_path / "kept")
+    ran = run(tmp_path, python, FLOW, "--state", tmp_path / "kept")
     assert (ran.returncode, ran.stderr) == (0, "")
     assert (tmp_path / "kept" / "deeds.txt").read_text() == (
         "booked a seat in ICE 1507\npaid 59.90\n"
@@ -326,8 +338,8 @@ def test_a_flow_that_has_paused_goes_on_in_another_process(tmp_path, signed):
     assert "the crew says: It is booked." in ran.stdout
 
 
-def test_without_a_key_for_a_real_model_a_flow_ends_with_one_sentence(tmp_path):
-    ran = run(tmp_path, FLOW, "--model", "openai/gpt-test")
+def test_without_a_key_for_a_real_model_a_flow_ends_with_one_sentence(tmp_path, fork):
+    ran = run(tmp_path, fork, FLOW, "--model", "openai/gpt-test")
     assert ran.returncode == 1
     assert "Traceback" not in ran.stderr
     assert ran.stderr.splitlines()[-1].startswith("--model openai/gpt-test failed: ValueError: ")
@@ -347,10 +359,10 @@ def flow(tmp_path):
 
 
 def test_where_the_policy_denies_the_payment_nothing_is_paid_and_nobody_asked(
-    flow, tmp_path, signed
+    flow, tmp_path, fork, signed
 ):
     program = flow(' if input.action == "pay"', " if false")
-    ran = run(tmp_path, program, "--state", tmp_path / "kept")
+    ran = run(tmp_path, fork, program, "--state", tmp_path / "kept")
     assert ran.returncode == 1
     assert "it did not pause: It is booked." in ran.stderr
     assert (tmp_path / "kept" / "deeds.txt").read_text() == "booked a seat in ICE 1507\n"
@@ -361,9 +373,9 @@ def test_where_the_policy_denies_the_payment_nothing_is_paid_and_nobody_asked(
     ]
 
 
-def test_what_bob_rejects_is_not_paid_by_the_process_that_goes_on(flow, tmp_path, signed):
+def test_what_bob_rejects_is_not_paid_by_the_process_that_goes_on(flow, tmp_path, fork, signed):
     program = flow('("approvals", "approve", request, ', '("approvals", "reject", request, ')
-    ran = run(tmp_path, program, "--state", tmp_path / "kept")
+    ran = run(tmp_path, fork, program, "--state", tmp_path / "kept")
     assert (ran.returncode, ran.stderr) == (0, "")
     assert (tmp_path / "kept" / "deeds.txt").read_text() == "booked a seat in ICE 1507\n"
     calls, proved = calls_of(signed, tmp_path / "kept")

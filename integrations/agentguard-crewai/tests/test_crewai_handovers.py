@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import rounds
 from crewai import Crew, Process, Task
 from crewai.flow import Flow, start
 from crewai.tools import tool
@@ -262,6 +263,7 @@ WAYS = {
 EVERY = pytest.mark.parametrize("make", WAYS.values(), ids=WAYS)
 FEW = ("coworker", "two_deep", "crew_in_a_tool")
 SOME = pytest.mark.parametrize("make", [WAYS[name] for name in FEW], ids=FEW)
+MOST = EVERY if rounds.ALL else SOME
 
 
 @pytest.fixture
@@ -280,7 +282,7 @@ def test_a_call_that_waited_in_vain_runs_once_it_is_approved(office, native, mak
     assert office.guard.approvals.pending() == []
 
 
-@EVERY
+@MOST
 def test_work_in_which_nothing_waits_is_handed_out_and_not_done_again(office, native, make):
     work = make(office, native)
     office.asks = False

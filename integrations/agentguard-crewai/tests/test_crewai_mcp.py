@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
-from contextlib import closing
+import time
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +78,18 @@ class Server:
         return text
 
 
-def begun(folder, kind, path):
-    """Begin a server that is reached over the network; return its process and its port."""
-    arguments = [sys.executable, "server.py", kind, "written"]
-    process = subprocess.Popen(
-        arguments, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    port = process.stdout.readline().strip()  # it listens there by now
-    assert port, "the server did not begin"
-    return process, f"http://localhost:{port}/{path}", f"localhost:{port}_{path}"
+@contextmanager
+def begun(preloaded, folder, kind, path):
+    """Begin a server that is reached over the network, and end it; yield its address and name."""
+    process = preloaded.begin("server.py", kind, "written", cwd=folder)
+    until = time.monotonic() + 120
+    while not (port := (folder / "output").read_text()).endswith("\n"):
+        assert time.monotonic() < until, "the server did not begin"
+        time.sleep(0.01)
+    port = port.strip()  # it listens there by now
+    yield f"http://localhost:{port}/{path}", f"localhost:{port}_{path}"
+    process.kill()
+    process.wait()
 
 
 def folder_of(tmp_path_factory, kind):
@@ -97,23 +100,19 @@ def folder_of(tmp_path_factory, kind):
 
 
 @pytest.fixture(scope="module")
-def sse(tmp_path_factory):
+def sse(tmp_path_factory, preloaded):
     """A server that sends events."""
     folder = folder_of(tmp_path_factory, "sse")
-    process, url, name = begun(folder, "sse", "sse")
-    yield Server("sse", MCPServerSSE(url=url), name, folder / "written")
-    process.kill()
-    process.communicate()
+    with begun(preloaded, folder, "sse", "sse") as (url, name):
+        yield Server("sse", MCPServerSSE(url=url), name, folder / "written")
 
 
 @pytest.fixture(scope="module")
-def http(tmp_path_factory):
+def http(tmp_path_factory, preloaded):
     """A server with streamable HTTP."""
     folder = folder_of(tmp_path_factory, "http")
-    process, url, name = begun(folder, "streamable-http", "mcp")
-    yield Server("http", MCPServerHTTP(url=url), name, folder / "written")
-    process.kill()
-    process.communicate()
+    with begun(preloaded, folder, "streamable-http", "mcp") as (url, name):
+        yield Server("http", MCPServerHTTP(url=url), name, folder / "written")
 
 
 @pytest.fixture

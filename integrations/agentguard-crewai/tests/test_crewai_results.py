@@ -6,7 +6,6 @@ Here lives the codec alone (``agentguard_crewai.results``); runs that go on with
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque, namedtuple
 from dataclasses import dataclass
 from datetime import date
@@ -17,6 +16,7 @@ from typing import Any
 
 import orjson
 import pytest
+import rounds
 from crewai.tools.tool_failure import ToolFailure, ToolFailureReason
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,7 +35,7 @@ from pydantic import (
 from agentguard import DecodeError, EncodeError
 from agentguard_crewai.results import ToolResults
 
-EXAMPLES = 500 if os.environ.get("AGENTGUARD_ROUNDS") == "full" else 50
+EXAMPLES = 500 if rounds.FULL else 50
 
 
 class Inner(BaseModel):

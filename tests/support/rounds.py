@@ -1,0 +1,72 @@
+"""How many of their cases the tests run: a part by default, all with ``AGENTGUARD_ROUNDS=full``.
+
+``AGENTGUARD_KINDS=all`` has all cases run as well, each once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import pytest
+
+Case = TypeVar("Case")
+
+FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
+ALL = FULL or os.environ.get("AGENTGUARD_KINDS") == "all"
+
+
+def some(cases: Sequence[Case], *, each: int) -> Sequence[Case]:
+    """Return all cases, or by default the first of each ``each``."""
+    return cases if ALL else cases[::each]
+
+
+def half(*axes: Iterable[object]) -> list[tuple[object, ...]]:
+    """Return all combinations, or by default the half with each pair of values that two axes have.
+
+    That holds for three axes and more. Of two axes, the half has each value at least once.
+    """
+    places = itertools.product(*(enumerate(axis) for axis in axes))
+    return [
+        tuple(value for _, value in combination)
+        for combination in places
+        if ALL or sum(place for place, _ in combination) % 2 == 0
+    ]
+
+
+def in_turns(items: Sequence[pytest.Function], *fixtures: str) -> list[pytest.Function]:
+    """Return all tests; by default those in which other parameters take the fixtures by turns.
+
+    A test with a fixture of two parameters (native, text) and a parameter ``kind`` (a, b, c) runs
+    as native-a, text-b and native-c. One with two such fixtures takes both by turns, and one that
+    has a fixture alone runs with each of its parameters.
+    """
+    seen: dict[object, list[str]] = defaultdict(list)
+
+    def is_due(item: pytest.Function) -> bool:
+        if not hasattr(item, "callspec"):
+            return True
+        given = {name for mark in item.iter_markers("parametrize") for name in _names(mark)}
+        turns = [
+            item.callspec.indices[name]
+            for name in fixtures
+            if name in item.callspec.params and name not in given
+        ]
+        places = []
+        for place, case in enumerate(item.callspec._idlist):
+            cases = seen[item.path, item.originalname, place]
+            if case not in cases:
+                cases.append(case)
+            places.append(cases.index(case))
+        others = [sum(places) - sum(turns)] if len(places) > len(turns) > 0 else []
+        return len({turn % 2 for turn in turns + others}) < 2
+
+    return [item for item in items if is_due(item) or ALL]
+
+
+def _names(mark: pytest.Mark) -> list[str]:
+    names = mark.args[0]
+    return [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
