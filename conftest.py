@@ -126,8 +126,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     count = config.stash.get(_left_out, 0)
     if count:
         terminalreporter.write_line(
-            f"left out: slow tests ({count}), and most rounds of random tests and crash tests; "
-            "scripts/test --all runs them"
+            f"left out: slow tests ({count}), most rounds of random tests and crash tests, and "
+            "some combinations of parameters; scripts/test --all runs them"
         )
 
 

@@ -27,7 +27,7 @@ def some(cases: Sequence[Case], *, each: int) -> Sequence[Case]:
 def half(*axes: Iterable[object]) -> list[tuple[object, ...]]:
     """Return all combinations, or by default the half with each pair of values that two axes have.
 
-    That holds for three axes and more. Of two axes, the half has each value at least once.
+    That is so for three axes and more; the half of two axes has each value.
     """
     places = itertools.product(*(enumerate(axis) for axis in axes))
     return [
@@ -55,9 +55,9 @@ def in_turns(items: Sequence[pytest.Function], *fixtures: str) -> list[pytest.Fu
             for name in fixtures
             if name in item.callspec.params and name not in given
         ]
-        places = []
+        places = []  # of each parameter's value among those that were seen
         for place, case in enumerate(item.callspec._idlist):
-            cases = seen[item.path, item.originalname, place]
+            cases = seen[item.parent, item.originalname, place]
             if case not in cases:
                 cases.append(case)
             places.append(cases.index(case))
