@@ -295,6 +295,7 @@ class Lent:
         self.seen: list[Any] = []
         self.guard = Guard.ephemeral(policy=self._decide, config=LENT)
         self.log = Log(self.guard)
+        self._chains: dict[str | None, Any] = {}
 
     def _decide(self, document):
         self.seen.append(document)
@@ -322,8 +323,7 @@ class Lent:
         return [self.told(call) for call in self.log.calls()]
 
     def told(self, call: Logged) -> Told:
-        proof = self.guard.prove(call.predicate["invocation_id"])
-        chain = verify_evidence(proof, self.guard.trust).chain
+        chain = self._chain(call.predicate)
         actors = chain.actors if chain else ()
         agents = [actor for actor in actors if actor.startswith("agent:")]
         names = [call.predicate["principal"], *agents]
@@ -331,6 +331,15 @@ class Lent:
         value = next(iter((call.values or {}).values()), None)
         scope = " ".join(chain.leaf.scope) if chain else ""
         return Told(call.tool, value, call.code or call.decision, path, scope)
+
+    def _chain(self, predicate):
+        """The chain that a call names: the first such call is proved, and its proof has it."""
+        named = predicate.get("chain_sha256")
+        if named not in self._chains:
+            proof = self.guard.prove(predicate["invocation_id"])
+            self._chains[named] = chain = verify_evidence(proof, self.guard.trust).chain
+            assert named == (chain and chain.sha256)
+        return self._chains[named]
 
 
 @pytest.fixture
@@ -810,6 +819,20 @@ def may_pay(document):
     return Decision.allow()
 
 
+def _pay(to: str, cents: int) -> str:
+    """Pay somebody."""
+    raise NotImplementedError
+
+
+def _look(what: str) -> str:
+    """Look at something."""
+    raise NotImplementedError
+
+
+PAY, LOOK = StructuredTool.from_function(_pay, name="pay"), tool("look")(_look)
+"""Their schemas take LangChain longest to make: the tools of all ``People`` have them."""
+
+
 class People:
     """A guard that asks bob or carol about payments over 100, and what has been paid."""
 
@@ -834,21 +857,18 @@ class People:
         paid = self.paid
 
         def pay(to: str, cents: int) -> str:
-            """Pay somebody."""
             paid.append((to, cents))
             return f"paid {cents} to {to}"
 
         async def apay(to: str, cents: int) -> str:
-            """Pay somebody."""
             return pay(to, cents)
 
         def look(what: str) -> str:
-            """Look at something."""
             paid.append((what, 0))
             return f"looked at {what}"
 
-        self.pay = StructuredTool.from_function(pay, apay, name="pay")
-        self.look = tool(look)
+        self.pay = PAY.model_copy(update={"func": pay, "coroutine": apay})
+        self.look = LOOK.model_copy(update={"func": look})
         self.tools: list[Any] = [self.pay, self.look]
 
     def graph(self, *, tools=None, middleware=None, saver=None, model=None, **options):

@@ -23,6 +23,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
+from pairs import pairs
 
 from agentguard import config, domain
 from agentguard_langchain import GuardMiddleware, guard_subagent, guard_tools
@@ -136,11 +137,13 @@ def team(people, obedient):
     return _team
 
 
-@SYNC
-@pytest.mark.parametrize("kind", CHILDREN)
-@pytest.mark.parametrize("options", [{}, {"checkpointer": False}], ids=["kept", "stateless"])
-@pytest.mark.parametrize("wrapped", [True, False], ids=["subagent", "plain"])
-@pytest.mark.parametrize("swallow", [True, False], ids=["swallows", "raises"])
+@pairs(
+    swallow={"swallows": True, "raises": False},
+    wrapped={"subagent": True, "plain": False},
+    options={"kept": {}, "stateless": {"checkpointer": False}},
+    kind=CHILDREN.keys(),
+    sync=[True, False],
+)
 async def test_an_approved_call_within_runs_once_and_is_told(
     team, kind, options, wrapped, swallow, sync
 ):
@@ -390,10 +393,12 @@ async def test_a_graph_within_that_has_a_thread_of_its_own_goes_on_there(
     assert (desk.paid, answers(there)) == ([("ann", 500)], ["paid 500 to ann"])
 
 
-@pytest.mark.parametrize("kept", [True, InMemorySaver()], ids=["by_the_run", "saver"])
-@pytest.mark.parametrize("kind", ["middleware", "tools"])
-@pytest.mark.parametrize("swallow", [True, False], ids=["swallows", "raises"])
-@SYNC
+@pairs(
+    kept={"by the run": True, "saver": InMemorySaver()},
+    kind=["middleware", "tools"],
+    swallow={"swallows": True, "raises": False},
+    sync=[True, False],
+)
 async def test_a_graph_within_that_keeps_its_state_in_the_run_goes_on_with_it(
     team, kind, kept, swallow, sync, caplog
 ):

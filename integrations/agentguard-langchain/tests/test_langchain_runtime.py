@@ -11,6 +11,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.prebuilt import ToolRuntime
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
+from pairs import pairs
 
 from agentguard import Decision, Requirement
 from agentguard_langchain import GuardMiddleware, guard_tools
@@ -45,9 +46,11 @@ def reading(annotation, seen, default="") -> StructuredTool:
     return StructuredTool.from_function(names["read"])
 
 
-@RUNTIMES
-@pytest.mark.parametrize("way", ["middleware", "tools"])
-@pytest.mark.parametrize("default", ["", " = None"])
+@pairs(
+    annotation=ANNOTATIONS,
+    way=["middleware", "tools"],
+    default={"without a default": "", "with one": " = None"},
+)
 def test_the_runtime_is_the_frameworks_whatever_its_annotation(
     people, obedient, annotation, way, default
 ):
