@@ -26,7 +26,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from agentguard.keys import Ed25519Signer
+from agentguard.keys import Ed25519Signer, PublicKey
 from agentguard.storage import keystore
 
 CREWAI_ENDS = (3, 14)
@@ -61,6 +61,25 @@ def _versions_looked_up_once() -> Iterator[None]:
     """Look the version of a distribution up once: each guard with a function as policy asks."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(metadata, "version", functools.cache(metadata.version))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _signatures_verified_once() -> Iterator[None]:
+    """Verify a signature that holds once for each key and text; in full rounds, each time.
+
+    The tests verify the same logs again and again: nine verifications of ten are repeated ones.
+    """
+    if os.environ.get("AGENTGUARD_ROUNDS") == "full":
+        yield
+        return
+    verified = functools.lru_cache(4096)(PublicKey.verify)
+
+    def verify(key: PublicKey, signature: bytes, data: bytes) -> None:
+        verified(key, signature, data)  # an exception is kept nowhere
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(PublicKey, "verify", verify)
         yield
 
 
