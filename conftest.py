@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
+import cheap_keys  # noqa: F401  for all tests
 import pytest
-from cryptography.hazmat.primitives.serialization import ssh
 from opentelemetry import trace
 from opentelemetry.metrics import _internal as metrics_api
 from opentelemetry.sdk.metrics import MeterProvider
@@ -26,7 +26,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from agentguard.keys import Ed25519Signer, PublicKey
+from agentguard.keys import PublicKey
 from agentguard.storage import keystore
 
 CREWAI_ENDS = (3, 14)
@@ -45,15 +45,6 @@ def pytest_report_header() -> list[str]:
     if collect_ignore:
         said += [f"left out: {collect_ignore[0]}, since CrewAI is not for this Python"]
     return said
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _keys_of_one_round() -> Iterator[None]:
-    """Make bcrypt cheap: one round, computed once for each passphrase and salt."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(Ed25519Signer.to_openssh.__kwdefaults__, "rounds", 1)
-        patched.setattr(ssh, "_bcrypt_kdf", functools.cache(ssh._bcrypt_kdf))  # noqa: SLF001
-        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,16 +1,17 @@
 """Parameters of a test in few combinations: any two values of two parameters meet in one of them.
 
-With ``AGENTGUARD_ROUNDS=full`` a test runs in all combinations.
+With ``AGENTGUARD_ROUNDS=full`` a test runs in all combinations. ``rounds.half`` has half of them;
+here they are fewer where there are many parameters.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
+import rounds
 
 Combination = tuple[str, ...]
 
@@ -26,7 +27,7 @@ def pairs(**parameters: Mapping[str, Any] | Iterable[Any]) -> pytest.MarkDecorat
         for values in parameters.values()
     ]
     chosen = list(itertools.product(*named))
-    if os.environ.get("AGENTGUARD_ROUNDS") != "full":
+    if not rounds.ALL:
         chosen = few(chosen)
     return pytest.mark.parametrize(
         list(parameters),

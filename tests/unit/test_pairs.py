@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import rounds
 from pairs import few, pairs
 
 
@@ -17,7 +18,7 @@ def test_any_two_values_meet_in_few_combinations():
 
 
 def test_full_rounds_have_all_of_them(monkeypatch):
-    monkeypatch.setenv("AGENTGUARD_ROUNDS", "full")
+    monkeypatch.setattr(rounds, "ALL", True)
     made = pairs(one=["a", "b"], two={"x": 1, "y": 2}, three=[True, False])
     assert len(made.args[1]) == 8
     assert made.args[1][-1] == ["b", 2, False]

@@ -70,6 +70,7 @@ def preloaded() -> Iterator[Preloaded]:
         "langchain.agents",
         "langgraph.checkpoint.sqlite",
         "obedient",
+        "cheap_keys",
     )
     yield made
     made.close()

@@ -701,7 +701,7 @@ def test_a_model_that_merges_without_end_does_not_hang(tmp_path, monkeypatch, bo
 def test_bobs_process_that_fails_is_one_clear_error(tmp_path, monkeypatch):
     monkeypatch.setattr(people, "PASSPHRASE_VARIABLE", "ANOTHER")
     with pytest.raises(ConfigError, match=r"failed: error \[key\.passphrase\]") as raised:
-        play(tmp_path / "demo", script.ScriptedModel())
+        play(tmp_path / "demo", Silent(calls=(merging(),)))
     assert raised.value.code == "approval.failed"
 
 
