@@ -14,4 +14,4 @@ from agentguard.keys import Ed25519Signer
 
 assert Ed25519Signer.to_openssh.__kwdefaults__ is not None
 Ed25519Signer.to_openssh.__kwdefaults__["rounds"] = 1
-ssh._bcrypt_kdf = functools.cache(ssh._bcrypt_kdf)
+vars(ssh)["_bcrypt_kdf"] = functools.cache(vars(ssh)["_bcrypt_kdf"])
