@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import pytest
+from preloaded import Preloaded, Talk
 
 from agentguard.audit import entry
 from agentguard.audit.calls import read_authorization, read_outcome
@@ -77,47 +76,37 @@ WRITER = """
 class Writer:
     """One process, which goes on at each ``go``."""
 
-    process: subprocess.Popen[str]
+    process: Talk
 
     def go(self) -> None:
-        self._stdin().write("\n")
-        self._stdin().flush()
-
-    def _stdin(self) -> IO[str]:
-        assert self.process.stdin is not None
-        return self.process.stdin
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
 
     def says(self) -> Any:
-        assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line, f"the process ended: {self.process.wait(60)}"
+        assert line, f"the process ended: {self.process.wait()}"
         return line.strip() if line == "loaded\n" else json.loads(line)
 
 
 @contextmanager
-def writers(place, names: list[str], threads: int, calls: int) -> Iterator[list[Writer]]:
+def writers(
+    programs: Preloaded, place, names: list[str], threads: int, calls: int
+) -> Iterator[list[Writer]]:
     """Start processes on one state, and see that each ends well."""
     program = textwrap.dedent(WRITER)
     started: list[Writer] = []
     try:
         for name in names:
             arguments = [str(place.config.base), name, str(threads), str(calls)]
-            process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-c", program, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            started.append(Writer(process))
+            words = ("-W", "error", "-c", program, *arguments)
+            started.append(Writer(programs.talk(*words, cwd=place.config.base)))
         yield started
         for writer in started:
-            writer.process.communicate(timeout=120)
-            assert writer.process.returncode == 0
+            assert (writer.process.communicate()[1], writer.process.returncode) == ("", 0)
     finally:
         for writer in started:
-            if writer.process.poll() is None:
-                writer.process.kill()
-                writer.process.communicate()
+            writer.process.kill()
+            writer.process.wait()
 
 
 def all_say(started: list[Writer]) -> list[Any]:
@@ -169,9 +158,9 @@ def on_record(place) -> tuple[Counter[tuple[int, str, str]], Counter[tuple[int, 
         pytest.param(8, 8, marks=pytest.mark.slow("eight processes: as many as a server has")),
     ],
 )
-def test_processes_of_many_threads(place, processes, threads):
+def test_processes_of_many_threads(programs, place, processes, threads):
     names = [f"p{number}" for number in range(processes)]
-    with writers(place, names, threads, CALLS) as started:
+    with writers(programs, place, names, threads, CALLS) as started:
         assert all_say(started) == ["loaded"] * processes
         all_go(started)
         held = all_say(started)
@@ -201,11 +190,11 @@ def test_processes_of_many_threads(place, processes, threads):
 
 
 @pytest.mark.parametrize("end", ["exit", "kill"])
-def test_a_process_that_ends_frees_its_shard_for_the_next(place, end):
+def test_a_process_that_ends_frees_its_shard_for_the_next(programs, place, end):
     """There are never more shards than there were processes at the same time."""
     for generation in range(2):
         names = [f"g{generation}p{number}" for number in range(2)]
-        with writers(place, names, 1, 2) as started:
+        with writers(programs, place, names, 1, 2) as started:
             all_say(started)
             all_go(started)
             assert sorted(said["shard"] for said in all_say(started)) == [0, 1]

@@ -7,8 +7,6 @@ kept, nobody who was revoked acts again.
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from preloaded import Preloaded
 
 from agentguard import (
     CallError,
@@ -370,36 +369,28 @@ OTHER = """
 class Other:
     """A process with a guard of its own on the same state, which calls when it is told to."""
 
-    def __init__(self, scene: Scene) -> None:
-        command = [sys.executable, "-W", "error", "-c", textwrap.dedent(OTHER)]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            [*command, str(scene.place.config.base), scene.alice.dumps().decode()],
-            stdin=pipe,
-            stdout=pipe,
-            stderr=pipe,
-            text=True,
-        )
+    def __init__(self, scene: Scene, programs: Preloaded) -> None:
+        base = scene.place.config.base
+        words = ("-W", "error", "-c", textwrap.dedent(OTHER), base, scene.alice.dumps().decode())
+        self.process = programs.talk(*words, cwd=base)
 
     def tell(self, line: str) -> None:
-        assert self.process.stdin is not None
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
     def calls(self) -> list[str]:
         """What becomes of the next calls of its worker, for alice, and of its robot."""
         self.tell("call")
-        assert self.process.stdout is not None
         return self.process.stdout.readline().split()
 
     def end(self) -> None:
-        _out, err = self.process.communicate("end\n", timeout=120)
+        _out, err = self.process.communicate("end\n")
         assert (self.process.returncode, err) == (0, "")
 
 
 @pytest.fixture
-def other(scene) -> Iterator[Other]:
-    made = Other(scene)
+def other(scene, programs) -> Iterator[Other]:
+    made = Other(scene, programs)
     try:
         assert made.calls() == ["ok", "ok"]  # cached there as well
         yield made

@@ -22,6 +22,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
@@ -89,6 +90,16 @@ class Preloaded:
                 written.seek(0)
             return Result([str(word) for word in words], code, out.read(), err.read())
 
+    def talk(self, *words: str | Path, cwd: Path) -> Talk:
+        """Run ``python WORDS`` with pipes to it, as ``subprocess.Popen`` does."""
+        reads, given = os.pipe()
+        said, writes = os.pipe()
+        err = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  closed with the talk
+        process = self.start(*words, cwd=cwd, streams=(reads, writes, err))
+        os.close(reads)
+        os.close(writes)
+        return Talk(self, process.pid, os.fdopen(given, "w"), os.fdopen(said), err)
+
     def close(self) -> None:
         """End the first process."""
         self._answers.close()
@@ -114,6 +125,39 @@ class Process:
     def wait(self) -> int:
         """Wait for the end; return the exit code, as ``subprocess`` does."""
         return self._of._ended(self.pid)
+
+
+class Talk(Process):
+    """A program that is talked to, with what a test uses of ``subprocess.Popen``."""
+
+    def __init__(
+        self, of: Preloaded, pid: int, stdin: IO[str], stdout: IO[str], errors: IO[str]
+    ) -> None:
+        super().__init__(of, pid)
+        self.stdin, self.stdout, self._errors = stdin, stdout, errors
+        self.returncode: int | None = None
+
+    def kill(self) -> None:
+        """Send SIGKILL, if its end was not waited for."""
+        if self.returncode is None:
+            super().kill()
+
+    def wait(self) -> int:
+        """Wait for the end; return the exit code."""
+        if self.returncode is None:
+            self.returncode = super().wait()
+        return self.returncode
+
+    def communicate(self, given: str = "") -> tuple[str, str]:
+        """Say the last words and wait for the end; return what it printed since, and its errors."""
+        with self.stdin, self.stdout, self._errors:
+            with suppress(BrokenPipeError):
+                self.stdin.write(given)
+                self.stdin.close()
+            out = self.stdout.read()
+            self.wait()
+            self._errors.seek(0)
+            return out, self._errors.read()
 
 
 def _serve(asks: socket.socket) -> list[str] | None:
