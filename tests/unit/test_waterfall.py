@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -206,16 +205,13 @@ def test_whatever_is_coloured_has_a_light_and_a_dark_colour():
     assert all(rules[0][name] != rules[1][name] for name in rules[0])
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, ROOT / "tools" / "waterfall.py", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def run(tmp_path, programs):
+    """Run the command, in a process of its own."""
+    return partial(programs.run, ROOT / "tools" / "waterfall.py", cwd=tmp_path)
 
 
-def test_the_command_draws_the_trace_that_is_named(tmp_path):
+def test_the_command_draws_the_trace_that_is_named(tmp_path, run):
     file, picture = tmp_path / "traces.json", tmp_path / "trace.svg"
     several = {"data": [*answer(span(1))["data"], *answer(span(2), trace="ff")["data"]]}
     file.write_text(json.dumps(several))
@@ -227,7 +223,7 @@ def test_the_command_draws_the_trace_that_is_named(tmp_path):
     assert picture.read_text() == waterfall.draw(several["data"][1])
 
 
-def test_a_file_without_traces_is_said(tmp_path):
+def test_a_file_without_traces_is_said(tmp_path, run):
     file = tmp_path / "traces.json"
     file.write_text('{"data": []}')
     for more in ((), ("--trace", "ff")):
@@ -237,7 +233,7 @@ def test_a_file_without_traces_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("written", ["{", "[]", '{"data": null}', '{"data": [1]}', "[" * 10000])
-def test_what_is_no_trace_is_said_in_one_line(tmp_path, written):
+def test_what_is_no_trace_is_said_in_one_line(tmp_path, run, written):
     file = tmp_path / "traces.json"
     file.write_text(written)
     refused = run(file)
