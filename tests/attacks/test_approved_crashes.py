@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 import textwrap
 import time
 from collections import Counter
@@ -20,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from preloaded import Preloaded
 
 from agentguard import domain, examination
 from agentguard.audit import entry
@@ -116,15 +115,13 @@ def program(text: str) -> str:
     return "".join(textwrap.dedent(part) for part in (PROGRAM, text))
 
 
-def killed_at_work(folder: Path, name: str) -> tuple[list[str], set[str]]:
+def killed_at_work(programs: Preloaded, folder: Path, name: str) -> tuple[list[str], set[str]]:
     """Let a process work, and kill it; return the calls that it has begun, and those it ended."""
-    command = [sys.executable, "-W", "error", "-c", program(WORK), str(folder), name]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as working:
-        assert working.stdout is not None
-        assert working.stdout.readline() == "ready\n"
-        time.sleep(random.uniform(0.0, 0.15))  # noqa: S311  any moment will do
-        working.kill()
-        said = [line.split() for line in working.stdout.read().splitlines()]
+    working = programs.talk("-W", "error", "-c", program(WORK), folder, name, cwd=folder)
+    assert working.stdout.readline() == "ready\n"
+    time.sleep(random.uniform(0.0, 0.15))  # noqa: S311  any moment will do
+    working.kill()
+    said = [line.split() for line in working.communicate()[0].splitlines()]
     begun = [words[1] for words in said if words[0] == "asks"]
     return begun, {words[1] for words in said if words[0] == "done" and len(words) > 1}
 
@@ -135,14 +132,14 @@ def effects_of(folder: Path) -> Counter[str]:
 
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
-def test_a_resumed_run_pays_once_and_loses_nothing(folder, round_):
+def test_a_resumed_run_pays_once_and_loses_nothing(programs, folder, round_):
     for kill in range(KILLS):
-        begun, done = killed_at_work(folder, f"{round_}-{kill}")
+        begun, done = killed_at_work(programs, folder, f"{round_}-{kill}")
         before = effects_of(folder)
         assert set(before.values()) <= {1}
         assert done <= before.keys()
-        command = [sys.executable, "-W", "error", "-c", program(RESUME), str(folder), *begun[-3:]]
-        resumed = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+        words = ("-W", "error", "-c", program(RESUME), folder, *begun[-3:])
+        resumed = programs.run(*words, cwd=folder)
         assert resumed.returncode == 0, resumed.stderr
         after = effects_of(folder)
         assert set(after.values()) <= {1}, "a call has run twice"

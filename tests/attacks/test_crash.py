@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 
@@ -100,13 +98,13 @@ EFFECTS = """
 
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
-def test_kills_at_any_moment_leave_no_effect_without_its_authorization(place, round_):
+def test_kills_at_any_moment_leave_no_effect_without_its_authorization(programs, place, round_):
     """Several processes at once on one state, some killed before they have a shard."""
     doubtful: set[str] = set()
     total = 0
     for generation in range(GENERATIONS):  # each on the state that the last one has left
         names = [f"{generation}-{process}" for process in range(PROCESSES)]
-        effects, acknowledged = killed_while_they_work(place, names)
+        effects, acknowledged = killed_while_they_work(programs, place, names)
         report = place.examine()
         assert report.problems == ()
         on_record, unfinished = calls_on_record(place)
@@ -151,26 +149,20 @@ def calls_on_record(place):
     return names, set(open_calls.values())
 
 
-def killed_while_they_work(place, names):
+def killed_while_they_work(programs, place, names):
     """Kill processes at random; return the effects that they had and the calls they knew of."""
     path = place.config.base / "effects"
     path.unlink(missing_ok=True)
     children = [
-        subprocess.Popen(
-            [sys.executable, "-c", program(EFFECTS), str(place.config.base), name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        programs.talk("-c", program(EFFECTS), place.config.base, name, cwd=place.config.base)
         for name in names
     ]
     acknowledged: set[str] = set()
     try:
         for child in children:
-            assert child.stdout is not None
-            assert child.stdout.readline() == b"loaded\n"
+            assert child.stdout.readline() == "loaded\n"
         for child in children:
-            assert child.stdin is not None
-            child.stdin.write(b"\n")
+            child.stdin.write("\n")
             child.stdin.flush()
         begun = time.monotonic()
         # the way to the first call takes about 30 ms, more where all go it at once
@@ -179,12 +171,12 @@ def killed_while_they_work(place, names):
             time.sleep(max(0.0, begun + moment - time.monotonic()))
             if child is children[-1]:
                 wait_for(lambda: path.exists() and path.stat().st_size)
-            child.send_signal(signal.SIGKILL)
+            child.kill()
     finally:
         for child in children:
             child.kill()
-            output, _nothing = child.communicate(timeout=120)
-            acknowledged.update(output.decode().split("\n")[:-1])
+            output, _nothing = child.communicate()
+            acknowledged.update(output.split("\n")[:-1])
     assert [child.returncode for child in children] == [-signal.SIGKILL] * len(children)
     effects = path.read_text().split("\n")[:-1]
     assert len(effects) == len(set(effects)), "an effect happened twice"

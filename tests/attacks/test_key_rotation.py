@@ -7,8 +7,6 @@ import gc
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -486,22 +484,15 @@ with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard
 """
 
 
-def test_a_guard_in_another_process_does_too(scene):
-    with subprocess.Popen(
-        [sys.executable, "-c", OTHER, str(scene.settings.base)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-    ) as other:
-        assert other.stdin is not None
-        assert other.stdout is not None
-        assert other.stdout.readline() == "ready\n"
-        for use in USES:
-            scene.rotate(use)
-        other.stdin.write("go\n")
-        other.stdin.flush()
-        signs_with = other.stdout.readline().split()
-        assert other.wait(timeout=120) == 0
+def test_a_guard_in_another_process_does_too(scene, programs):
+    base = scene.settings.base
+    other = programs.talk("-c", OTHER, base, cwd=base)
+    assert other.stdout.readline() == "ready\n"
+    for use in USES:
+        scene.rotate(use)
+    said, errors = other.communicate("go\n")
+    assert other.returncode == 0, errors
+    signs_with = said.split()
     assert signs_with == [scene.key("log").thumbprint, scene.key("issuer").thumbprint]
     assert len(scene.calls()) == 3
     scene.good()
@@ -1012,7 +1003,7 @@ def test_a_running_guard_finishes_what_was_cut_short(scene, monkeypatch):
     scene.good()
 
 
-def test_two_rotations_at_once_come_one_after_the_other(scene):
+def test_two_rotations_at_once_come_one_after_the_other(scene, programs):
     """In processes of their own, with the locks between them."""
     script = (
         "import sys; from pathlib import Path; from datetime import UTC, datetime\n"
@@ -1026,15 +1017,9 @@ def test_two_rotations_at_once_come_one_after_the_other(scene):
         " now=datetime.now(UTC))\n"
     )
     uses = ("issuer", "issuer", "log", "admin")
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(scene.settings.base), use],
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-        )
-        for use in uses
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in running]
+    base = scene.settings.base
+    running = [programs.talk("-c", script, base, use, cwd=base) for use in uses]
+    errors = [process.communicate()[1] for process in running]
     assert [process.returncode for process in running] == [0] * 4, errors
     assert len(scene.trust.keys) == 3 + 4
     assert {use: len(scene.trust.current(use)) for use in USES} == dict.fromkeys(USES, 1)
