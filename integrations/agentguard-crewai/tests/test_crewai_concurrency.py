@@ -27,7 +27,7 @@ from agentguard import ConfigError, Guard, config, current_delegation, domain
 from agentguard_crewai import guard_agent, guard_crew, resumable
 
 ROUNDS = 8 if rounds.FULL else 1
-CREWS = 20 if rounds.FULL else 12
+CREWS = 20 if rounds.FULL else 8
 PROCESSES = 4
 NAMES = ("lead", "worker", "writer", "reader")
 AGENTS = {name: {"max_scope": ["notes"]} for name in (*NAMES, "crew-manager")}

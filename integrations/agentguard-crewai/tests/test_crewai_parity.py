@@ -212,7 +212,10 @@ HOW: dict[str, Callable[[Any], Any]] = {
 
 @pytest.fixture(params=["kickoff", "akickoff"])
 def how(request):
-    """The ways to kick off a crew; ``kickoff_async`` is ``kickoff`` in a thread."""
+    """The ways to kick off a crew; ``kickoff_async`` is ``kickoff`` in a thread.
+
+    A test of what CrewAI does with its own settings takes one of them.
+    """
     return HOW[request.param]
 
 
@@ -429,14 +432,14 @@ class Duck:
         return "quack " * times
 
 
-def test_a_tool_of_another_framework_is_the_same(same, native, how):
+def test_a_tool_of_another_framework_is_the_same(same, native):
     def build(watch):
         steps = ("quack_loudly", {"times": 2}), "done"
         return native.crew(
             watch.agent(native, "Lead", *steps, tools=[Tool.from_langchain(Duck(watch))])
         )
 
-    run = same(build, how)
+    run = same(build, HOW["akickoff"])
     assert run.made == [("lead", "quack_loudly", "ok")]
     assert run.seen["ran"] == [2]
 
@@ -593,42 +596,42 @@ def test_a_failure_is_taken_alike(same, way, policy, at):
     assert ("ToolExecutionFailedError" in str(run.seen["result"])) == (policy == "raise")
 
 
-def test_the_same_call_over_and_over_is_stopped_alike(same, native, how):
+def test_the_same_call_over_and_over_is_stopped_alike(same, native):
     def build(watch):
         steps = [("read_file", {"path": "a"})] * 9
         return native.crew(watch.agent(native, "Lead", *steps, "done", tools=[reader(watch)]))
 
-    run = same(build, how)
+    run = same(build, HOW["kickoff"])
     assert "not making progress" in str(run.seen["result"])
 
 
-def test_a_repeated_call_in_text_is_answered_alike(same, text, how):
+def test_a_repeated_call_in_text_is_answered_alike(same, text):
     def build(watch):
         steps = [("read_file", {"path": "a"})] * 3
         return text.crew(watch.agent(text, "Lead", *steps, "done", tools=[reader(watch)]))
 
-    run = same(build, how)
+    run = same(build, HOW["akickoff"])
     assert run.made == [("lead", "read_file", "ok")]
     assert run.said("reusing the same input")
 
 
-def test_a_model_that_fails_is_asked_again_alike(same, native, how):
+def test_a_model_that_fails_is_asked_again_alike(same, native):
     def build(watch):
         call = "read_file", {"path": "a"}
         steps = call, RuntimeError("the line is busy"), call, "done"
         return native.crew(watch.agent(native, "Lead", *steps, tools=[reader(watch)]))
 
-    run = same(build, how)
+    run = same(build, HOW["akickoff"])
     assert run.made == [("lead", "read_file", "ok")] * 2
     assert "agent_execution_error" in run.seen["types"]
 
 
-def test_a_model_that_keeps_failing_ends_the_crew_alike(same, native, how):
+def test_a_model_that_keeps_failing_ends_the_crew_alike(same, native):
     def build(watch):
         steps = [RuntimeError("the line is busy")] * 9
         return native.crew(watch.agent(native, "Lead", *steps, tools=[reader(watch)]))
 
-    run = same(build, how)
+    run = same(build, HOW["kickoff"])
     assert "the line is busy" in str(run.seen["result"])
     assert "crew_kickoff_failed" in run.seen["types"]
 
@@ -647,7 +650,7 @@ def test_too_many_steps_end_alike(same, way):
 
 
 @pytest.mark.filterwarnings("ignore:function callbacks cannot be serialized")
-def test_callbacks_are_told_the_same(same, native, how):
+def test_callbacks_are_told_the_same(same, native):
     def build(watch):
         def inputs_of(inputs):
             watch.note("before_kickoff", inputs)
@@ -685,7 +688,7 @@ def test_callbacks_are_told_the_same(same, native, how):
     def guard_as_lead(agent):
         agent._original_role = None
 
-    run = same(build, how, guarded=named({"Lead on {about}": "lead"}))
+    run = same(build, HOW["kickoff"], guarded=named({"Lead on {about}": "lead"}))
     assert run.made == [("lead", "read_file", "ok"), ("writer", "read_file", "ok")]
     assert "written!" in str(run.seen["result"])
     told = {"before_kickoff", "after_kickoff", "step of the agent", "step of the crew"}
@@ -769,7 +772,7 @@ def test_hooks_change_what_goes_in_and_what_comes_out_alike(same, way, how, hook
     assert run.said("the content of A>")
 
 
-def test_a_guardrail_has_the_same_say(same, native, how):
+def test_a_guardrail_has_the_same_say(same, native):
     def build(watch):
         def checked(output):
             watch.note("guardrail", output)
@@ -787,7 +790,7 @@ def test_a_guardrail_has_the_same_say(same, native, how):
         )
         return Crew(agents=[lead], tasks=[task])
 
-    run = same(build, how)
+    run = same(build, HOW["akickoff"])
     assert run.made == [("lead", "read_file", "ok")] * 2
     assert run.said("make it better")
     assert len(run.seen["guardrail"]) == 2
@@ -796,7 +799,7 @@ def test_a_guardrail_has_the_same_say(same, native, how):
 # --- tasks ---------------------------------------------------------------------------------------
 
 
-def test_outputs_of_a_shape_are_the_same(same, native, how):
+def test_outputs_of_a_shape_are_the_same(same, native):
     def build(watch):
         said = '{"title": "t", "pages": 2}'
         steps = ("read_file", {"path": "a"}), said, said
@@ -808,13 +811,13 @@ def test_outputs_of_a_shape_are_the_same(same, native, how):
         ]
         return Crew(agents=[one, two], tasks=tasks)
 
-    run = same(build, how)
+    run = same(build, HOW["kickoff"])
     assert run.made == [("lead", "read_file", "ok")]
     (result,) = run.seen["result"]
     assert "Report" in str(result)
 
 
-def test_context_and_conditions_are_the_same(same, native, how):
+def test_context_and_conditions_are_the_same(same, native):
     def build(watch):
         tools = [reader(watch)]
         lead = watch.agent(native, "Lead", ("read_file", {"path": "a"}), "found bees", tools=tools)
@@ -837,7 +840,7 @@ def test_context_and_conditions_are_the_same(same, native, how):
             raise AssertionError
         return Crew(agents=[lead, writer], tasks=tasks)
 
-    run = same(build, how)
+    run = same(build, HOW["akickoff"])
     assert run.seen["result"]
     assert ("lead", "read_file", "ok") in run.made
     assert run.said("found bees")
@@ -861,7 +864,7 @@ def test_asynchronous_tasks_are_the_same(same, native, how):
     assert run.made == [("lead", "read_file", "ok"), ("writer", "read_file", "ok")]
 
 
-def test_an_agent_with_two_tasks_is_the_same(same, native, how):
+def test_an_agent_with_two_tasks_is_the_same(same, native):
     def build(watch):
         steps = ("read_file", {"path": "a"}), "one", ("count_things", {}), "two"
         lead = watch.agent(native, "Lead", *steps, tools=[reader(watch)])
@@ -871,17 +874,17 @@ def test_an_agent_with_two_tasks_is_the_same(same, native, how):
         ]
         return Crew(agents=[lead], tasks=tasks)
 
-    run = same(build, how)
+    run = same(build, HOW["kickoff"])
     assert run.made == [("lead", "read_file", "ok"), ("lead", "count_things", "ok")]
 
 
-def test_a_time_limit_is_the_same(same, native, how):
+def test_a_time_limit_is_the_same(same, native):
     def build(watch):
         steps = ("read_file", {"path": "a"}), "done"
         tools = [reader(watch)]
         return native.crew(watch.agent(native, "Lead", *steps, tools=tools, max_execution_time=60))
 
-    assert same(build, how).made == [("lead", "read_file", "ok")]
+    assert same(build, HOW["akickoff"]).made == [("lead", "read_file", "ok")]
 
 
 def test_work_handed_to_a_coworker_is_the_same(same, native, how):
@@ -1012,24 +1015,24 @@ def test_a_cached_result_of_the_same_agent_is_used_alike(same, way, how, where):
 
 
 @pytest.mark.parametrize("where", ["nowhere", "agent says no"])
-def test_without_a_cache_the_tool_runs_alike(same, native, how, where):
+def test_without_a_cache_the_tool_runs_alike(same, native, where):
     def build(watch):
         more = {"cache": False} if where == "agent says no" else {}
         lead = watch.agent(native, "Lead", *calls_of("aba"), "done", tools=[reader(watch)], **more)
         return native.crew(lead, cache=where != "nowhere")
 
-    run = same(build, how)
+    run = same(build, HOW["kickoff"])
     assert [ran[1] for ran in run.seen["ran"]] == ["a", "b", "a"]
 
 
-def test_an_agent_that_only_a_task_has_is_offered_no_cache_alike(same, native, how):
+def test_an_agent_that_only_a_task_has_is_offered_no_cache_alike(same, native):
     def build(watch):
         lead = watch.agent(native, "Lead", "done")
         writer = watch.agent(native, "Writer", *calls_of("aba"), "done", tools=[reader(watch)])
         task = Task(description="a task", expected_output="words", agent=writer)
         return native.crew(lead, tasks=[task], cache=True)
 
-    run = same(build, how)
+    run = same(build, HOW["akickoff"])
     assert [ran[1] for ran in run.seen["ran"]] == ["a", "b", "a"]
 
 
