@@ -16,6 +16,7 @@ from importlib import metadata
 from typing import Any
 
 import cheap_keys  # noqa: F401  for all tests
+import late_grammar  # noqa: F401  before jsonschema
 import pytest
 from opentelemetry import trace
 from opentelemetry.metrics import _internal as metrics_api

@@ -90,6 +90,8 @@ def _without_a_loop(job: Coroutine[None, None, Any]) -> Any:
 def preloaded() -> Iterator[Preloaded]:
     """Processes that have CrewAI, and in which nothing was guarded yet."""
     made = Preloaded(
+        "cheap_keys",
+        "late_grammar",
         "agentguard_crewai",
         "agentguard.cli",
         "crewai.flow.persistence",

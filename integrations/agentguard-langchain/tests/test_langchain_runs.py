@@ -21,6 +21,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command
+from pairs import pairs
 
 from agentguard import ConfigError, DelegationError, StorageError, config, domain
 from agentguard_langchain import GuardedToolDenied, GuardMiddleware, guard_subagent
@@ -175,9 +176,7 @@ async def test_a_lost_record_never_widens(people, sync):
 HANDLES = [None, 7, "own-1", "0" * 32]
 
 
-@SYNC
-@pytest.mark.parametrize("user", [None, "mallory"])
-@pytest.mark.parametrize("handle", HANDLES)
+@pairs(sync=[True, False], user=[None, "mallory"], handle=HANDLES)
 async def test_no_command_takes_a_run_from_the_one_for_whom_it_was_begun(
     people, sync, handle, user
 ):
@@ -403,9 +402,7 @@ def nested(desk, inner, *, wrapped="tool", tools=None, name="ask"):
     return guard_subagent(asking, agent, scope=["pay"]) if wrapped == "tool" else asking
 
 
-@SYNC
-@pytest.mark.parametrize("wrapped", ["tool", "graph", "not"])
-@pytest.mark.parametrize("way", ["store", "answer"])
+@pairs(sync=[True, False], wrapped=["tool", "graph", "not"], way=["store", "answer"])
 async def test_what_a_child_asks_reaches_the_top(people, sync, wrapped, way, scripted):
     desk = people(delegated=True)
     asking = nested(desk, scripted([BIG, LOOK], "done"), wrapped=wrapped)
@@ -602,6 +599,7 @@ from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Command
+from pairs import pairs
 from obedient import Obedient
 
 from agentguard import Decision, Guard
