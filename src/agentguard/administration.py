@@ -193,16 +193,18 @@ def freeze(
     Raises ``EncodeError`` for a note that can't be written, and as ``resolve`` does.
     """
     home, admin = _take_up(settings, Secret.of(passphrase))
-    # of two at once each has a number of its own, and the higher one counts
+    # of two at once each has a number of its own, and the higher one counts. The time makes it
+    # higher than one which a running process knows, and which an adoption has given up meanwhile
     with _writing(home, now) as log, registry.locked(settings.state):
         standing = home.ledger().read_on()
+        now = max(now, log.last_at)
         statement = entry.freeze(
             admin,
             home.trust.trust_domain,
             frozen=frozen,
-            sequence=standing.sequence + 1,
+            sequence=max(standing.sequence + 1, int(now.timestamp() * 1000)),
             note=note,
-            at=timestamp(max(now, log.last_at)),
+            at=timestamp(now),
         )
         recorded = log.append(statement)
     home.revocations()

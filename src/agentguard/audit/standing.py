@@ -33,6 +33,9 @@ NAME_SIZE: Final = 12
 _SLACK: Final = 24 * 3600
 """Seconds for which something is kept after it has expired: a process may have a slow clock."""
 
+_LAST_SEQUENCE: Final = 2**48
+"""No freeze has a higher number: in milliseconds since 1970 it is the year 10889."""
+
 _AT: Final = re.compile(rb'"at":"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{6}Z)"')
 _ALWAYS: Final = tuple(
     f'"kind":"{kind}"'.encode()
@@ -176,16 +179,20 @@ class Standing(NamedTuple):
         """Return it with what another one revokes, erases, freezes or has used up.
 
         The other one may be a thief's: it thaws nothing, sets no time and counts no calls. Its
-        freeze takes the next sequence here, so that a thaw has a higher one.
+        number counts, which a running process may know, and which the next freeze has to be above;
+        but not a number that no administrator can have reached, and no thaw could be above.
         """
         both = self._replace(
             revoked=self.revoked | other.revoked,
             erased=self.erased | other.erased,
             used={**other.used, **self.used},
         )
-        if other.frozen and other.sequence > self.sequence:
-            return both.with_freeze(self.sequence + 1, frozen=True)
-        return both
+        if other.sequence <= self.sequence:
+            return both
+        reached = other.sequence if other.sequence <= _LAST_SEQUENCE else self.sequence + 1
+        if self.frozen and not other.frozen:
+            reached += 1
+        return both._replace(sequence=reached, frozen=self.frozen or other.frozen)
 
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Return why nobody of these names may act; None if they may."""

@@ -95,7 +95,7 @@ class Ledger:
         self._calls_before: set[str] = set()
         self._calls_of_parent = set(parent.calls) if parent is not None else set()
         self._damaged: set[Path] = set()  # where the file, or that of the names, is to be made anew
-        self._refused = Standing()  # what only the copy beside the anchor has, until it is joined
+        self._refused: list[Standing] = []  # what only a file refuses, until it is joined
         self.heads: dict[int, bytes] = {}
 
     @property
@@ -203,8 +203,9 @@ class Ledger:
                 self._begun = True
                 if read.entries != self._known.standing.entries:
                     self._calls_before, self._calls = self._calls, set()
-                known = read.joined(self._known.standing).with_refusals(self._refused)
-                self._refused = Standing()
+                known = read.joined(self._known.standing)
+                while self._refused:
+                    known = known.with_refusals(self._refused.pop())
                 self._known = self._known._replace(standing=known)
                 return known
 
@@ -228,14 +229,23 @@ class Ledger:
 
         Beside the anchor nobody can. What lies in the state only adds to it. Where a key that was
         declared compromised since has signed the copy beside the anchor, what the copy refuses
-        stays refused: an adoption may have given up the entries of it.
+        stays refused: an adoption may have given up the entries of it. So does what the file in the
+        state refuses that lies without its names.
         """
-        own, *outside = [self._loaded(folder, trust) for folder in self._folders]
-        for folder, copy in zip(self._folders[1:], outside, strict=True):
+        self._refused.clear()
+        own = self._loaded(self._state, trust)
+        if isinstance(own, Kept):
+            self._refused.append(own.standing)
+            own = Standing()
+        for folder in self._folders[1:]:
+            copy = self._loaded(folder, trust)
+            if isinstance(copy, Kept):  # nobody who writes the state alone can have removed them
+                raise copy.nameless()
             if copy is not None:
                 return copy.joined(own or Standing()), True
             try:
-                self._refused = standing.load(folder).verify(trust, by_compromised=True).standing
+                signed = standing.load(folder)
+                self._refused.append(signed.verify(trust, by_compromised=True).standing)
             except StorageError as error:
                 if error.code == "storage.corrupt":
                     _LOGGER.warning(
@@ -245,12 +255,11 @@ class Ledger:
                     )
         return own or Standing(), False
 
-    def _loaded(self, folder: Path, trust: TrustDocument) -> Standing | None:
-        for _attempt in range(3):  # another process may just have replaced one file of the two
-            with suppress(StorageError):
-                return standing.load(folder).verify(trust).whole()
-        self._damaged.add(folder)
-        return None
+    def _loaded(self, folder: Path, trust: TrustDocument) -> Standing | Kept | None:
+        found = standing.loaded(folder, trust)
+        if not isinstance(found, Standing):
+            self._damaged.add(folder)
+        return found
 
     def _anew(self, begun: Standing, trust: TrustDocument, own: int | None) -> Standing:
         """Read every shard from its start; what is revoked or used, and was known before, stays."""

@@ -4,8 +4,9 @@ The log is what counts. The file spares whoever opens the state to read all of i
 processes of a revocation at their next call. Where there is an anchor, a copy lies there, out of
 reach of who can write the state alone.
 
-The names of journalled calls lie in a file beside it, by their digest: nobody needs them who only
-looks for a revocation.
+The names of journalled calls lie in a file beside it: nobody needs them who only looks for a
+revocation. That file's own name has the digest of what is in it. So the older file stays beside the
+older names until both new ones are whole, wherever the process that writes them dies.
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ from agentguard.keys import Signer
 from agentguard.storage import files
 
 FILE: Final = "standing.json"
-NAMES: Final = "standing.names"
+NAMES: Final = "standing.names."
+"""How the name of the file with the names begins; the first digits of its digest follow."""
 
 _TYPE: Final = "application/vnd.agentguard.standing+json"
+_ATTEMPTS: Final = 5
 _MAX_BYTES: Final = 64 * 1024 * 1024
 # the canonical form of an object with three members
 _HEAD: Final = re.compile(rb'\{"keyid":"([\w-]{43})","sig":"([\w+/]{86}==)","standing":')
@@ -58,6 +61,10 @@ class NamesFile(NamedTuple):
     def of(cls, data: bytes) -> NamesFile:
         """Return those of a file's content."""
         return cls(sha256(data).hexdigest(), len(data))
+
+    def within(self, folder: Path) -> Path:
+        """Return where the file lies in a folder."""
+        return folder / f"{NAMES}{self.sha256[:32]}"
 
 
 class Signed(NamedTuple):
@@ -99,16 +106,24 @@ class Kept(NamedTuple):
 
     def whole(self) -> Standing:
         """Return it with the names of journalled calls; raises ``StorageError``."""
-        path = self.path.with_name(NAMES)
+        path = self.names.within(self.path.parent)
         try:
-            data = files.read(path, limit=self.names.size)
-        except FileNotFoundError:
-            data = b""
+            data = files.read(path, limit=self.names.size) if self.names.size else b""
         except OSError as error:
             raise _damaged(path) from error
         if NamesFile.of(data) != self.names or len(data) % NAME_SIZE:
             raise _damaged(path)
         return self.standing._replace(names=Names(data))
+
+    def nameless(self) -> StorageError:
+        """Say what to do where the names are missing."""
+        message = (
+            f"{self.names.within(self.path.parent)} is missing or damaged, without which {FILE} "
+            "beside it does not count: restore both from a backup of the anchor. Without a backup "
+            f"remove {self.path}: the next opening makes it anew from the log. Then revoke and "
+            "freeze again what an adoption has given up"
+        )
+        return StorageError(message, code="storage.corrupt")
 
 
 def load(folder: Path) -> Signed:
@@ -131,12 +146,24 @@ def load(folder: Path) -> Signed:
         raise _damaged(path) from error
 
 
+def loaded(folder: Path, trust: TrustDocument) -> Standing | Kept | None:
+    """Return what is kept, whole; as ``Kept`` without its names; None for what does not verify."""
+    kept = None
+    for _attempt in range(_ATTEMPTS):  # another process may just have replaced both files
+        kept = None
+        with suppress(StorageError):
+            kept = load(folder).verify(trust)
+            return kept.whole()
+    return kept
+
+
 def keep(
     folder: Path, log: str, standing: Standing, signer: Signer, *, before: Kept | None = None
 ) -> None:
     """Replace what is kept; raises ``StorageError``. Call it inside ``registry.locked`` only.
 
-    Names that were kept ``before``, as a verified file says, are not written again.
+    Names that were kept ``before``, as a verified file says, are not written again. Older ones are
+    removed once the new file is whole.
     """
     names = standing.names.encode()
     file = NamesFile.of(names)
@@ -147,10 +174,16 @@ def keep(
         "sig": b64_encode(signature),
         "standing": kept,
     }
+    beside = file.within(folder)
     is_new = before is None or before.names != file
-    if is_new and (names or (folder / NAMES).exists()):
-        files.replace(folder / NAMES, names)
+    if names and (is_new or not beside.exists()):
+        files.replace(beside, names)
     files.replace(folder / FILE, canonical.dumps(document))
+    if is_new:
+        for older in folder.glob(f"{NAMES}*"):
+            if older != beside:
+                with suppress(StorageError):  # somebody may have put a folder there
+                    files.remove(older)
 
 
 def _encoded(standing: Standing, names: NamesFile) -> dict[str, JSON]:
