@@ -7,7 +7,6 @@ import os
 import shlex
 from pathlib import Path
 
-import commands
 import httpcore
 import pytest
 
@@ -156,7 +155,8 @@ def policy_tests() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("example", "command"), policy_tests(), ids=[name for name, _ in policy_tests()]
 )
-def test_the_cases_of_an_example_hold(example, command):
-    ran = commands.run(shlex.split(command), env=os.environ, cwd=EXAMPLES.parent)
+def test_the_cases_of_an_example_hold(programs, example, command):
+    words = ("-m", "agentguard.cli", *shlex.split(command))
+    ran = programs.run(*words, cwd=EXAMPLES.parent)
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
     assert example in {"cedar", "opa"}

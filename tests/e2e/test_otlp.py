@@ -367,7 +367,7 @@ def test_the_demo_sends_its_trace_and_says_whether_it_was_taken(receiver, tmp_pa
 
 
 def test_the_demo_takes_a_url(tmp_path):
-    done = commands.run(["demo", "--otlp", "localhost:4318"], env=os.environ, cwd=tmp_path)
+    done = commands.run(["demo", "--otlp", "localhost:4318"], env={**os.environ}, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "expected the URL of an OTLP receiver" in " ".join(done.stderr.replace("| ", "").split())
 
