@@ -18,6 +18,7 @@ def sample(pytester):
     pytester.makeconftest((ROOT / "conftest.py").read_text())
     pytester.makeini(
         "[pytest]\nasyncio_default_fixture_loop_scope = function\n"
+        f"pythonpath = {ROOT / 'tests' / 'support'}\n"
         "markers =\n    slow(reason)\n    server\n"
     )
     pytester.makepyfile(
