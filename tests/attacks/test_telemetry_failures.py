@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -228,3 +230,110 @@ def test_what_is_sampled_out_is_on_record_all_the_same(guard, monkeypatch, spans
     push, _ = tools(guard)
     assert guard.new_agent("coder").call(push, "fix") == "pushed fix"
     assert exported.all() == []
+
+
+# --- an import of the API that fails, or that nobody ends -----------------------------------------
+
+PROGRAM = """
+import asyncio, importlib.abc, importlib.machinery, os, signal, sys, threading, types
+from agentguard import Decision, Guard, telemetry
+
+def begin():
+    guard = Guard.ephemeral(lambda _: Decision.allow())
+    return guard, guard.new_agent("reader"), guard.tool(name="say")(lambda: "ran")
+
+guard, agent, ran = begin()
+assert agent.call(ran) == "ran"
+assert "opentelemetry" not in sys.modules
+
+def calls():
+    with agent.span():
+        said = [agent.call(ran), asyncio.run(agent.acall(ran)), guard.new_agent("other").call(ran)]
+    with telemetry.workflow("w") as span:
+        span.end()
+    guard.close()
+    print(*said, flush=True)
+
+class Slow(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path, target=None):
+        if name == sys.argv[1]:
+            spec = importlib.machinery.PathFinder.find_spec(name, path)
+            self.loader, spec.loader = spec.loader, self
+            return spec
+
+    def create_module(self, spec):
+        during()
+
+    def exec_module(self, module):
+        self.loader.exec_module(module)
+"""
+
+BROKEN_API = {
+    "a stub": "sys.modules['opentelemetry'] = types.ModuleType('opentelemetry')",
+    "none": "sys.modules['opentelemetry'] = None",
+    "a part": "import opentelemetry.semconv; sys.modules['opentelemetry.trace'] = None",
+    "twin": "import opentelemetry.trace",
+}
+
+FORK = """
+reached, goes_on = threading.Event(), threading.Event()
+
+def during():
+    reached.set()
+    goes_on.wait(60)
+
+def other():
+    import opentelemetry.trace
+
+sys.meta_path.insert(0, Slow())
+thread = threading.Thread(target=other)
+thread.start()
+assert reached.wait(60)
+if os.fork() == 0:
+    signal.alarm(20)  # it hangs: the alarm ends the child, and nothing is printed
+    try:
+        guard, agent, ran = begin()  # one in memory stays its process's own
+        calls()
+    finally:
+        os._exit(0)
+os.wait()
+goes_on.set()
+thread.join()
+"""
+
+SIGNAL = """
+signal.signal(signal.SIGUSR1, lambda *_: print(agent.call(ran), agent.call(ran), agent.call(ran)))
+
+def during():
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+sys.meta_path.insert(0, Slow())
+import opentelemetry.trace
+"""
+
+NOWHERE, BEFORE, INSIDE = "nowhere", "opentelemetry.trace", "opentelemetry.trace.span"
+
+
+def printed(program: str, slow: str = NOWHERE) -> tuple[str, str]:
+    """Run a program, which has imported the API or not; return what it prints, less its warning."""
+    command = [sys.executable, "-c", PROGRAM + program, slow]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    return done.stdout.strip(), done.stderr
+
+
+@pytest.mark.parametrize("how", list(BROKEN_API))
+def test_an_api_that_can_not_be_imported_fails_no_call(how):
+    said, error = printed(f"{BROKEN_API[how]}\ncalls()\n")
+    assert said == "ran ran ran"
+    assert ("telemetry failed" in error) == (how != "twin")
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("slow", [BEFORE, INSIDE])
+def test_a_fork_does_not_wait_for_an_import_of_its_parent(slow):
+    assert printed(FORK, slow) == ("ran ran ran", "")
+
+
+@pytest.mark.parametrize("slow", [BEFORE, INSIDE])
+def test_a_signal_handler_does_not_wait_for_the_import_that_it_interrupts(slow):
+    assert printed(SIGNAL, slow) == ("ran ran ran", "")

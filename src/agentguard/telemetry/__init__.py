@@ -11,14 +11,20 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from agentguard.effects import Actor, Watch
 from agentguard.invocation import Invocation
 from agentguard.telemetry.failing import fails_open
 from agentguard.telemetry.run import AgentRun
 from agentguard.telemetry.settings import ENDPOINTS, FLUSH_SECONDS, Settings
-from agentguard.telemetry.silence import Silent, is_silent, watch_pending
+from agentguard.telemetry.silence import (
+    Silent,
+    SilentSpan,
+    is_held_up,
+    is_silent,
+    watch_pending,
+)
 
 if TYPE_CHECKING:
     from agentguard.telemetry.agents import SILENT, AgentSpan
@@ -78,9 +84,16 @@ def workflow(name: str, *, conversation: str | None = None, paused: str | None =
 
     ``conversation`` and ``paused`` are those of ``Agent.span``.
     """
+    return _workflow(name, conversation, paused) or cast("AgentSpan", SilentSpan())
+
+
+@fails_open
+def _workflow(name: str, conversation: str | None, paused: str | None) -> AgentSpan | None:
+    if is_held_up():
+        return None
     from agentguard.telemetry import agents  # noqa: PLC0415  it imports the API
 
-    return agents.begin_workflow(name, conversation, paused) or agents.SILENT
+    return agents.begin_workflow(name, conversation, paused)
 
 
 def follow(settings: Settings) -> None:
@@ -123,10 +136,15 @@ class Telemetry:
 
     def agent(self, actor: Actor, run: AgentRun) -> AgentSpan:
         """Begin the span of an agent's run (``Agent.span``)."""
+        return self._agent(actor, run) or cast("AgentSpan", SilentSpan())
+
+    @fails_open
+    def _agent(self, actor: Actor, run: AgentRun) -> AgentSpan | None:
+        if is_held_up():
+            return None
         from agentguard.telemetry import agents  # noqa: PLC0415  it imports the API
 
-        identity = self._identity(actor, run) or {}
-        return agents.begin(actor.name, identity, run) or agents.SILENT
+        return agents.begin(actor.name, self._identity(actor, run) or {}, run)
 
     @fails_open
     def _call(self, actor: Actor, invocation: Invocation) -> Watch:
