@@ -21,6 +21,7 @@ import os
 import pkgutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +41,7 @@ from state_scene import Clock, Scene
 from agentguard import storage
 from agentguard.audit import entry
 from agentguard.desk import Desk
+from agentguard.errors import StorageError
 from agentguard.storage import sqlite, standing
 from agentguard.storage.revocations import FileRevocations
 
@@ -362,12 +364,13 @@ def test_a_guard_that_joins_it_is_found_out(campaign, monkeypatch, member, where
     (mutation,) = campaign.kinds("end")[f"standing.json standing.{member}"]
     verify = standing.Signed.verify
 
-    def unverified(signed: Any, trust: Any) -> Any:
-        kept = signed._kept()
-        # whoever opens a state goes on to verify it
-        return SimpleNamespace(**kept._asdict(), whole=lambda: verify(signed, trust).whole())
+    def loaded(folder: Any, trust: Any) -> Any:  # whoever opens a state verifies it still
+        with suppress(StorageError):
+            return verify(standing.load(folder), trust).whole()
+        return None
 
-    monkeypatch.setattr(standing.Signed, "verify", unverified)
+    monkeypatch.setattr(standing.Signed, "verify", lambda signed, _trust: signed._kept())
+    monkeypatch.setattr(standing, "loaded", loaded)
     before = campaign.before_open["end"]
     found = state_open.verdict(campaign.scene, "end", mutation, before, back=True)
     assert (found.word, where in " ".join(found.why)) == ("accepted", True)
