@@ -111,7 +111,8 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
     account, again = yield from _authorized(  # 1 to 7
         actor, line, invocation, watch, lent, codec, inside, reentrant=reentrant
     )
-    kept, invocation_id = account.kept, account.prepared.predicate["invocation_id"]
+    kept, prepared = account.kept, account.prepared
+    invocation_id = prepared.predicate["invocation_id"]
     if kept is not None and kept.page is not None:
         yield from account.close("not_run", None, replay_of=kept.page.invocation_id)
         inside.ends()
@@ -119,17 +120,19 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
     refusal = yield from _confirm(account)
     refusal = refusal or (yield from replaying.begin(kept, invocation_id))
     if refusal is not None:
+        refusal = yield from _given_up(prepared, account.taken, refusal)
         yield from account.close("not_run", None)
         raise Denied(refusal)
     started = account.now()
     inside.runs(kept=kept is not None)
     try:
-        result = yield Run(invocation_id, account.prepared.authority, inside)  # 8
+        result = yield Run(invocation_id, prepared.authority, inside)  # 8
     except NotRun as not_run:
+        refusal = yield from _given_up(prepared, account.taken, not_run.refusal)
         yield from account.close("not_run", None)
         yield from replaying.forget(kept)
         inside.ends()
-        raise Denied(not_run.refusal) from None
+        raise Denied(refusal) from None
     except suspends as error:
         watch.suspended()
         yield from account.close("unknown", started, error=error, suspended=True)
@@ -180,20 +183,22 @@ def _authorized(
     ruled, again = ruled._replace(decision=ruled.decision.cut()), None
     if unsigned is not None:
         ruled = ruled.refused(unsigned)
+    taken = _Taken()
     if ruled.runs and kept is not None and page is not None:
         refusal, again = replaying.replay(page, kept.codec)
         ruled = ruled if refusal is None else ruled.refused(refusal)
     else:
-        ruled = yield from _take(prepared, ruled)
+        ruled = yield from _take(prepared, ruled, taken)
     redactions = _redactions(line, prepared, ruled.decision)
-    account = _Account(actor, line, prepared, sealed, redactions, kept, enforced=ruled.enforced)
-    account.answered = bool(ruled.answers)
-    record, ruled = _authorization(account, ruled)
+    account = _Account(actor, line, prepared, sealed, redactions, kept, taken)
+    account.enforced = ruled.enforced
+    record, ruled = yield from _authorization(account, ruled)
     account.receipt = yield from _append(record, account, runs=ruled.runs)  # 7
     invocation_id, digest = prepared.predicate["invocation_id"], sha256_hex(sealed.payload)
     recorded = Recorded(invocation_id, digest, record.attachments, ruled.enforced)
     watch.recorded(ruled.decision, recorded, account.receipt, line.log.head)
-    yield from _withdraw(prepared, ruled)
+    if ruled.runs or ruled.decision.code in _ENDED:
+        yield from _withdraw(prepared, taken)
     if not ruled.runs:
         if ruled.interrupt is None and ruled.decision.is_final:
             inside.ends()
@@ -214,7 +219,15 @@ def _sign(actor: Actor, prepared: Prepared) -> tuple[Envelope, Decision | None]:
         return envelope.unsigned(payload), failed
 
 
-def _take(prepared: Prepared, ruled: Ruled) -> Generator[Effect, Any, Ruled]:
+@dataclass(slots=True)
+class _Taken:
+    """Whether a call's approvals may be used up, and its request was removed (None: not yet)."""
+
+    approvals: bool = False
+    withdrawn: bool | None = None
+
+
+def _take(prepared: Prepared, ruled: Ruled, taken: _Taken) -> Generator[Effect, Any, Ruled]:
     """Take what the call uses up: one of the calls of its chain, and its approvals.
 
     That is durable before the authorization is: dying in between costs an approval, and no call
@@ -228,14 +241,15 @@ def _take(prepared: Prepared, ruled: Ruled) -> Generator[Effect, Any, Ruled]:
         if limits and not (yield Consume(limits)):
             most = min(most for _jti, most in limits)
             reason = f"the delegation allows {most} calls, and all of them are made"
-            refused = Decision.refused(reason, code="calls.exceeded")
-        elif answers and not (asked and (yield Spend(asked.request, _ids(answers)))):
-            reason = "the approval was used already: one approval lets one call run once"
-            refused = Decision.refused(reason, code="approval.consumed")
-        else:
+            return ruled.refused(Decision.refused(reason, code="calls.exceeded"))
+        taken.approvals = bool(answers)
+        if not answers or (asked and (yield Spend(asked.request, _ids(answers)))):
             return ruled
+        taken.approvals = False
+        reason = "the approval was used already: one approval lets one call run once"
+        refused = Decision.refused(reason, code="approval.consumed")
     except Exception as error:  # noqa: BLE001  what can't be counted is not allowed
-        refused = _uncounted(error, answered=bool(answers))
+        refused = yield from _given_up(prepared, taken, _uncounted(error))
     return ruled.refused(refused)
 
 
@@ -251,33 +265,45 @@ def _confirm(account: _Account) -> Generator[Effect, Any, Decision | None]:
     What ``_take`` has left in the state somebody may have removed before the other one looked.
     """
     limits, asked = account.prepared.authority.limits, account.prepared.asked
-    request = asked.request if asked is not None and account.answered else None
+    request = asked.request if asked is not None and account.taken.approvals else None
     if not limits and request is None:
         return None
     try:
         code: str | None = yield Confirm(limits, request)
         return Decision.refused(_TAKEN[code], code=code) if code is not None else None
     except Exception as error:  # noqa: BLE001  what can't be counted is not allowed
-        return _uncounted(error, answered=request is not None)
+        return _uncounted(error)
 
 
-def _uncounted(error: Exception, *, answered: bool) -> Decision:
-    """Refuse a call of which nobody knows whether it may be made; people may have ``answered``."""
+def _uncounted(error: Exception) -> Decision:
+    """Refuse a call of which nobody knows whether it may be made."""
     if isinstance(error, AgentguardError):
-        refused = Decision.refused(str(error), code=error.code)
-    else:
-        refused = Decision.failed("storage.failed", "the calls can't be counted", error)
-    if not answered:
+        return Decision.refused(str(error), code=error.code)
+    return Decision.failed("storage.failed", "the calls can't be counted", error)
+
+
+def _given_up(
+    prepared: Prepared, taken: _Taken, refused: Decision
+) -> Generator[Effect, Any, Decision]:
+    """Refuse a call that may have used its approvals up: made again, it finds no request of them.
+
+    One that is in doubt is refused until somebody has seen what became of it.
+    """
+    if not taken.approvals:
         return refused
-    used_up = "the approvals of this call may be used up: then the call, made again, asks anew"
-    return replace(refused, reasons=(*refused.reasons, used_up))
+    yield from _withdraw(prepared, taken)
+    said = "the approvals of this call may be used up"
+    if refused.code != "journal.in_doubt":
+        once = "" if taken.withdrawn else "is refused once more, and after that "
+        said = f"{said}: the call, made again, {once}asks anew"
+    return replace(refused, reasons=(*refused.reasons, said))
 
 
 def _ids(answers: Sequence[Answer]) -> Sequence[str]:
     return [answer.said.approval_id for answer in answers]
 
 
-def _authorization(account: _Account, ruled: Ruled) -> tuple[Record, Ruled]:
+def _authorization(account: _Account, ruled: Ruled) -> Generator[Effect, Any, tuple[Record, Ruled]]:
     """Return the entry with the answer, and the answer as it is written."""
     line, prepared, document = account.line, account.prepared, ruled.document
     committed = commitment(prepared.salt, document) if document is not None else None
@@ -309,6 +335,7 @@ def _authorization(account: _Account, ruled: Ruled) -> tuple[Record, Ruled]:
         return written(ruling), ruled
     except EncodeError as error:  # the policy asks for more than an entry can hold
         refused = Decision.refused(str(error), code="policy.malformed")
+        refused = yield from _given_up(prepared, account.taken, refused)
         ruled = ruled._replace(decision=refused)
         return written(ruling._replace(decision=refused)), ruled
 
@@ -334,10 +361,11 @@ def _append(record: Record, account: _Account, *, runs: bool) -> Generator[Effec
     except AgentguardError as error:
         if runs and error.code == "storage.unknown":
             yield from account.close("not_run", None, error=error)
-        raise Denied(Decision.refused(str(error), code=error.code)) from error
+        refused = Decision.refused(str(error), code=error.code)
+        raise Denied((yield from _given_up(account.prepared, account.taken, refused))) from error
     except Exception as error:
         failed = Decision.failed("storage.failed", "the log can't be written", error)
-        raise Denied(failed) from error
+        raise Denied((yield from _given_up(account.prepared, account.taken, failed))) from error
     except BaseException as error:
         # interrupted while the entry may already be durable: say that the tool did not run
         if runs:
@@ -346,13 +374,14 @@ def _append(record: Record, account: _Account, *, runs: bool) -> Generator[Effec
     return receipt
 
 
-def _withdraw(prepared: Prepared, ruled: Ruled) -> Generator[Effect, Any, None]:
+def _withdraw(prepared: Prepared, taken: _Taken) -> Generator[Effect, Any, None]:
     """Remove the request of a call that is decided for good, with the arguments in it."""
-    ended = ruled.runs or ruled.decision.code in _ENDED
-    if prepared.asked is None or prepared.asked_under is None or not ended:
+    if prepared.asked is None or prepared.asked_under is None or taken.withdrawn is not None:
         return
+    taken.withdrawn = False
     try:
         yield Withdraw(prepared.asked_under)
+        taken.withdrawn = True
     except Exception:
         # it can't be used once more: its approvals are used up, or it has expired
         _LOGGER.exception("a request for an approval could not be removed")
@@ -382,8 +411,7 @@ class _Account:
     """Writes what became of an authorised call, signed by the agent instance.
 
     ``receipt`` is the place of its authorization, once that is known to be durable. The policy's
-    answer to a call that is not ``enforced`` is only observed; one that is ``answered`` rests on
-    what people said.
+    answer to a call that is not ``enforced`` is only observed.
     """
 
     actor: Actor
@@ -391,10 +419,10 @@ class _Account:
     prepared: Prepared
     sealed: Envelope
     redactions: tuple[Redaction, ...]
-    kept: Kept | None = None
+    kept: Kept | None
+    taken: _Taken
     receipt: Receipt | None = None
     enforced: bool = True
-    answered: bool = False
 
     def now(self) -> str:
         now, _refusal = effective_time(self.line)

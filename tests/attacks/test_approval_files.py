@@ -6,6 +6,7 @@ twice; and what people were shown does not lie there for ever.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
@@ -13,7 +14,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -51,6 +52,16 @@ from agentguard.storage.runs import FileRuns
 PASSPHRASE = b"correct horse battery staple"
 TOKEN = "s3cret-t0ken-of-a-person"
 PEOPLE = {"bob": "user:bob", "carol": "user:carol"}
+
+
+class Codec:
+    """Keeps text."""
+
+    def dumps(self, result: str) -> bytes:
+        return result.encode()
+
+    def loads(self, data: bytes) -> str:
+        return data.decode()
 
 
 class Desk:
@@ -415,6 +426,105 @@ def test_an_old_state_that_is_adopted_brings_no_used_approval_back(desk, tmp_pat
             said.append(desk.call(guard, what))
     assert said == ["approval.consumed", "approval.pending", "merged twin"]
     assert desk.ran == ["main", "twin"]
+
+
+# --- a call that is refused after it took its approvals -------------------------------------------
+
+
+@contextmanager
+def registry_gone(state: Path) -> Iterator[None]:
+    """Somebody moves a file away that the log is read by, and puts it back."""
+    (state / "registry.json").rename(state / "away")
+    yield
+    (state / "away").rename(state / "registry.json")
+
+
+@contextmanager
+def shard_held(state: Path) -> Iterator[None]:
+    """Another program writes into the log."""
+    held = [
+        sqlite3.connect(path, isolation_level=None) for path in (state / "shards").glob("*.sqlite")
+    ]
+    for connection in held:
+        connection.execute("BEGIN IMMEDIATE")
+    yield
+    for connection in held:
+        connection.execute("ROLLBACK")
+        connection.close()
+
+
+@contextmanager
+def file_for(folder: Path) -> Iterator[None]:
+    """A file lies in a folder's place."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.write_text("")
+    yield
+    folder.unlink()
+
+
+FAULTS: dict[str, tuple[str, Callable[[Path], AbstractContextManager[None]]]] = {
+    "the registry is gone": ("storage.rolled_back", registry_gone),
+    "another program writes": ("storage.locked", shard_held),
+    "the journal is a file": ("storage.readonly", lambda state: file_for(state / "journal")),
+    "no use can be noted": (
+        "storage.readonly",
+        lambda state: file_for(state / "approvals" / "used"),
+    ),
+}
+
+
+@pytest.mark.parametrize("use", ["sync", "async"])
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_a_call_that_is_refused_after_it_took_its_approvals_asks_anew_at_once(
+    desk, monkeypatch, fault, use
+):
+    """The fault begins while the policy is asked with the answers, and ends with the call."""
+    code, broken = FAULTS[fault]
+    state, ran, during = desk.place.config.state, [], ExitStack()
+    monkeypatch.setitem(sqlite.OPTIONS, "timeout", 0.1)
+    faults = [broken]
+
+    def policy(asked: Any) -> Decision:
+        if "approval" in asked and faults:
+            during.enter_context(faults.pop()(state))
+        return Decision.require_approval(desk.needed)
+
+    with desk.place.open(policy) as guard:
+        agent = guard.new_agent("reader")
+        spec = guard.tool(name="pay")(lambda: None).spec
+        site = CallSite("c", thread="t", turn="m")
+        invocation = Invocation.bind(spec, lambda: Arguments.of({}), site)
+
+        def effect() -> str:
+            ran.append("paid")
+            return "paid"
+
+        async def aeffect() -> str:
+            return effect()
+
+        def call() -> str:
+            try:
+                if use == "sync":
+                    return str(agent.run(invocation, effect, codec=Codec()))
+                return str(asyncio.run(agent.arun(invocation, aeffect, codec=Codec())))
+            except (Denied, ApprovalPending) as refused:
+                desk.told = str(refused)
+                return refused.code
+
+        assert call() == "approval.pending"
+        (first,) = guard.approvals.pending()
+        desk.answer(first, "bob")
+        assert call() == code
+        assert "may be used up: the call, made again, asks anew" in desk.told
+        during.close()
+        assert ran == []
+        assert call() == "approval.pending"
+        (second,) = guard.approvals.pending()
+        assert second.request_id != first.request_id
+        desk.answer(second, "bob")
+        assert call() == "paid"  # the twin
+        assert ran == ["paid"]
+        assert guard.verify().problems == ()
 
 
 @pytest.mark.parametrize("rotated", [False, True], ids=["", "a key was rotated"])

@@ -538,6 +538,7 @@ def test_a_store_that_fails_denies(place):
         assert denied.value.code == "storage.failed"
         assert "secret" not in str(denied.value)
         setattr(store, method, kept)
+    place.approve(place.ask())  # nobody knows whether the first approval was used up
     assert place.call() == "merged main"
 
 

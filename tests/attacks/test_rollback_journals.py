@@ -14,7 +14,7 @@ import threading
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -224,11 +224,37 @@ def test_a_log_is_opened_where_the_system_does_not_list_what_is_open(
     used, victim, monkeypatch, tmp_path, listed
 ):
     hide_descriptors(monkeypatch, listed)
-    monkeypatch.setattr("agentguard.storage.sqlite._MOST_DESCRIPTORS", 1024)  # sooner asked for
     used.open().close()
     test_nor_one_that_takes_the_log_s_place_while_it_is_opened(
         used, victim, monkeypatch, tmp_path, "delete"
     )
+
+
+def test_nor_does_a_busy_process_wait_for_it_there(used, monkeypatch, tmp_path):
+    """Threads open a thousand files a second, and keep each for a while."""
+    hide_descriptors(monkeypatch, None)
+    monkeypatch.setattr(os, "sysconf", lambda _name: 1 << 16)
+    ends = threading.Event()
+
+    def open_files(name: str) -> None:
+        held: list[IO[str]] = []
+        while not ends.wait(0.005):
+            held.append((tmp_path / name).open("w"))
+            if len(held) > 60:
+                held.pop(0).close()
+        for file in held:
+            file.close()
+
+    threads = [threading.Thread(target=open_files, args=(f"busy {n}",)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _opening in range(3):
+            used.open().close()
+    finally:
+        ends.set()
+        for thread in threads:
+            thread.join()
 
 
 def test_a_new_shard_plays_back_no_journal_either(used, victim):

@@ -127,7 +127,9 @@ class FileApprovals:
     def withdraw(self, key: str) -> None:
         """Remove the request, then its answers, which nobody looks for any more."""
         with self._locked():
-            asked = self.recall(key)
+            asked = None
+            with suppress(AgentguardError):  # where the log can't be read, the request goes alone
+                asked = self.recall(key)
             self._remove(key, asked.request if asked is not None and not asked.altered else None)
 
     def pending(self) -> list[tuple[str, ApprovalRequest]]:

@@ -86,8 +86,7 @@ def write_new(path: Path, data: bytes) -> None:
         _write(path, data)
         _sync(path.parent)
     except FileExistsError as error:
-        message = f"{path} exists already: it is not overwritten"
-        raise StorageError(message, code="storage.exists") from error
+        raise _in_the_way(path) from error
     except OSError as error:
         message = f"{path} can't be written ({error.strerror}): give this user the right"
         raise StorageError(message, code="storage.readonly") from error
@@ -109,11 +108,18 @@ def add(path: Path, data: bytes) -> None:
             half.unlink(missing_ok=True)
         _sync(path.parent)
     except FileExistsError as error:
-        message = f"{path} exists already: it is not overwritten"
-        raise StorageError(message, code="storage.exists") from error
+        raise _in_the_way(path) from error
     except OSError as error:
         message = f"{path} can't be written ({error.strerror}): give this user the right"
         raise StorageError(message, code="storage.readonly") from error
+
+
+def _in_the_way(path: Path) -> StorageError:
+    if not path.parent.is_dir():
+        message = f"{path.parent} is no folder: find out who made it, and remove it"
+        return StorageError(message, code="storage.readonly")
+    message = f"{path} exists already: it is not overwritten"
+    return StorageError(message, code="storage.exists")
 
 
 def replace(path: Path, data: bytes) -> None:

@@ -60,6 +60,8 @@ OPTIONS: Final[Any] = {"isolation_level": None, "check_same_thread": False, "tim
 _ATTEMPTS: Final = 20
 _STANDARD: Final = 3  # the numbers that some systems always list in /dev/fd, and no others
 _MOST_DESCRIPTORS: Final = 65536
+_MOST_FREE: Final = 512
+"""A file that is opened gets the lowest free number: past so many free ones none is looked for."""
 
 _STATEMENTS: Final = sorted(part.strip() for part in SCHEMA.split(";") if part.strip())
 
@@ -194,8 +196,21 @@ def _descriptors() -> Iterable[int]:
         listed = [int(name) for name in os.listdir("/dev/fd")]  # noqa: PTH208  there may be many
     if len(listed) > _STANDARD:  # the folder itself is among them, unless they are device nodes
         return listed
+    return _tried()
+
+
+def _tried() -> Iterator[int]:
     limit = os.sysconf("SC_OPEN_MAX")
-    return range(min(limit, _MOST_DESCRIPTORS) if limit > 0 else _MOST_DESCRIPTORS)
+    free = 0
+    for number in range(min(limit, _MOST_DESCRIPTORS) if limit > 0 else _MOST_DESCRIPTORS):
+        try:
+            os.fstat(number)
+        except OSError:
+            free += 1
+            if free == _MOST_FREE:
+                return
+        else:
+            yield number
 
 
 def make_durable(connection: sqlite3.Connection) -> None:
