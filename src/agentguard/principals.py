@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from difflib import get_close_matches
 from typing import Final
 
 from agentguard.errors import AgentguardError
@@ -76,8 +77,6 @@ def _meant(name: object, kind: str) -> str | None:
         return None
     text = unicodedata.normalize("NFKC", name).strip().lower()
     written, colon, rest = text.partition(":")
-    from difflib import get_close_matches  # noqa: PLC0415  for a mistake alone
-
     near = get_close_matches(written, KINDS, 1) if colon else [kind]
     meant = f"{near[0]}:{rest if colon else text}" if near else ""
     return meant if is_principal(meant) else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Final
 
 _LOGGER = logging.getLogger("agentguard")
@@ -18,8 +19,6 @@ CLOSE: Final = 0.8
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that ``name`` may have been meant to be, itself aside."""
-    from difflib import get_close_matches  # noqa: PLC0415  for a mistake alone
-
     others = [other for other in known if other != name]
     return next(iter(get_close_matches(name, others, 1, CLOSE)), None)
 

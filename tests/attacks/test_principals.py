@@ -7,6 +7,8 @@ refused wherever a name comes in: in the program, in the configuration, in an an
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -228,3 +230,24 @@ def test_a_service_is_told_to_be_one():
     guard = Refunds().guard
     said = refused(DelegationError, guard.delegate, "user:dora", scope=[], via="HelpDesk")
     assert "write 'service:helpdesk'" in said
+
+
+def test_a_misspelt_name_loads_nothing_from_the_folder_where_a_program_is_by_then(tmp_path):
+    """Of a program of ``python -c`` that folder is the first in which a module is looked for."""
+    (tmp_path / "difflib.py").write_text("print('hostile')")
+    program = f"""
+import os
+from agentguard import AgentguardError, Decision, Guard
+guard = Guard.ephemeral(lambda _: Decision.allow(), config={{"tools": {{"reed": {{}}}}}})
+os.chdir({str(tmp_path)!r})
+for lend in (lambda: guard.delegate("alice"), lambda: guard.delegate("usr:alice")):
+    try:
+        lend()
+    except AgentguardError as error:
+        print(error.code)
+guard.tool(name="read")(lambda: None)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.split() == ["principal.malformed"] * 2, done.stderr

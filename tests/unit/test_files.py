@@ -119,6 +119,25 @@ def test_what_can_not_be_written_says_so(tmp_path):
         files.move(tmp_path / "none", tmp_path / "there")
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "advice"),
+    [
+        (errno.ENOSPC, "storage.full", "make room"),
+        (errno.EACCES, "storage.readonly", "give this user the right"),
+    ],
+)
+@pytest.mark.parametrize("write", [files.write_new, files.add, files.replace])
+def test_a_full_disk_is_no_matter_of_rights(tmp_path, monkeypatch, write, number, code, advice):
+    def refuses(_opened):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuses)
+    with pytest.raises(StorageError, match=advice) as refused:
+        write(tmp_path / "folder" / "there", b"x")
+    assert refused.value.code == code
+    assert not (tmp_path / "folder" / "there").exists() or write is files.write_new
+
+
 def test_numbered_files_have_one_spelling(tmp_path):
     for name in (
         "0.log",

@@ -79,7 +79,7 @@ def unreadable(path: str | Path, error: OSError) -> str:
 def write_new(path: Path, data: bytes) -> None:
     """Write a file of mode 0600 that must not exist; its folders are made.
 
-    Raises ``StorageError``: ``storage.exists``, ``storage.readonly``.
+    Raises ``StorageError``: ``storage.exists``, ``storage.readonly``, ``storage.full``.
     """
     try:
         make_folder(path.parent)
@@ -88,15 +88,14 @@ def write_new(path: Path, data: bytes) -> None:
     except FileExistsError as error:
         raise _in_the_way(path) from error
     except OSError as error:
-        message = f"{path} can't be written ({error.strerror}): give this user the right"
-        raise StorageError(message, code="storage.readonly") from error
+        raise _unwritten(path, error, "written") from error
 
 
 def add(path: Path, data: bytes) -> None:
     """Write a file of mode 0600 that must not exist, whole or not at all.
 
     Whoever dies in it leaves none of that name, but perhaps one beside its folder (``.half-*``).
-    Raises ``StorageError``: ``storage.exists``, ``storage.readonly``.
+    Raises ``StorageError``: ``storage.exists``, ``storage.readonly``, ``storage.full``.
     """
     half = path.parent.parent / f".half-{os.urandom(8).hex()}"
     try:
@@ -110,8 +109,15 @@ def add(path: Path, data: bytes) -> None:
     except FileExistsError as error:
         raise _in_the_way(path) from error
     except OSError as error:
-        message = f"{path} can't be written ({error.strerror}): give this user the right"
-        raise StorageError(message, code="storage.readonly") from error
+        raise _unwritten(path, error, "written") from error
+
+
+def _unwritten(path: Path, error: OSError, what: str) -> StorageError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        message = f"{path} can't be {what}: the disk is full: make room, then try again"
+        return StorageError(message, code="storage.full")
+    message = f"{path} can't be {what} ({error.strerror}): give this user the right"
+    return StorageError(message, code="storage.readonly")
 
 
 def _in_the_way(path: Path) -> StorageError:
@@ -257,5 +263,4 @@ def _replacing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        message = f"{path} can't be replaced ({error.strerror}): give this user the right"
-        raise StorageError(message, code="storage.readonly") from error
+        raise _unwritten(path, error, "replaced") from error
