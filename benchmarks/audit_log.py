@@ -50,8 +50,8 @@ from states import State, bare_rows, bare_signatures, fill, found, group_commit
 
 from agentguard import Guard
 from agentguard.audit.entry import Record
-from agentguard.engines.rego import RegoEngine
-from agentguard.examination import examine
+from agentguard.domain.verify import examine
+from agentguard.policy.rego.engine import RegoEngine
 from agentguard.storage import standing
 
 CALLERS = (1, 8, 32)

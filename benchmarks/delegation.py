@@ -48,15 +48,17 @@ from guarded_call import (
 )
 from measuring import Row, middle, no_collection, ratio, show, tracked
 
-from agentguard import Agent, Delegation, Denied, Guard, administration, config, current_delegation
-from agentguard import domain as domains
+from agentguard import Agent, Delegation, Denied, Guard, current_delegation
 from agentguard.audit.entry import parse
 from agentguard.audit.statements import chain_tokens
 from agentguard.delegation import chain, grant
-from agentguard.engines.rego import RegoEngine
+from agentguard.domain import administration
+from agentguard.domain import domain as domains
+from agentguard.domain.config import file as config
+from agentguard.domain.passphrase import passphrase_of
 from agentguard.identity.trust import TrustDocument
-from agentguard.keys import Ed25519Signer
-from agentguard.passphrase import passphrase_of
+from agentguard.policy.rego.engine import RegoEngine
+from agentguard.signing.keys import Ed25519Signer
 
 AGENTS = ("lead", "coder", "tester")
 CONFIGURATION: Mapping[str, Any] = {

@@ -36,12 +36,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from agentguard import Decision, Guard, config, domain
+from agentguard import Decision, Guard
 from agentguard.audit.merkle import CompactRange, leaf_hash
-from agentguard.engines.function import FunctionEngine
-from agentguard.engines.rego import RegoEngine
-from agentguard.keys import Ed25519Signer
-from agentguard.ports import Engine
+from agentguard.domain import domain
+from agentguard.domain.config import file as config
+from agentguard.flow.ports import Engine
+from agentguard.policy.function import FunctionEngine
+from agentguard.policy.rego.engine import RegoEngine
+from agentguard.signing.keys import Ed25519Signer
 
 POLICY = """package agent.authz
 

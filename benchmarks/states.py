@@ -20,16 +20,18 @@ from pathlib import Path
 import orjson
 from guarded_call import POLICY, TABLES, guarded
 
-from agentguard import Guard, config, domain
+from agentguard import Guard
 from agentguard.audit import checkpoint
 from agentguard.audit.entry import Receipt, Record
-from agentguard.canonical import b64_decode, b64url_decode
-from agentguard.domain import StateDomain
-from agentguard.envelope import pae
+from agentguard.domain import domain, keystore
+from agentguard.domain.config import file as config
+from agentguard.domain.config.engine import configured_engine
+from agentguard.domain.domain import StateDomain
 from agentguard.identity.trust import TrustDocument
-from agentguard.keys import Ed25519Signer, PublicKey
-from agentguard.loading import configured_engine
-from agentguard.storage import keystore, sqlite
+from agentguard.signing.canonical import b64_decode, b64url_decode
+from agentguard.signing.dsse import pae
+from agentguard.signing.keys import Ed25519Signer, PublicKey
+from agentguard.storage import sqlite
 from agentguard.storage.ledger import Ledger
 from agentguard.storage.log import ShardLog
 from agentguard.storage.reader import StateReader

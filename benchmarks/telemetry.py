@@ -40,7 +40,7 @@ from opentelemetry.trace import Tracer
 from rich.table import Table
 
 from agentguard import Guard
-from agentguard.engines.rego import RegoEngine
+from agentguard.policy.rego.engine import RegoEngine
 
 _BATCH = 512
 

@@ -15,7 +15,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from agentguard import Decision, Guard, Requirement
-from agentguard.keys import Ed25519Signer
+from agentguard.signing.keys import Ed25519Signer
 from agentguard_langchain import guard_approval_node, guard_edge, guard_tool_node
 
 TREASURERS_FROM = 5_000

@@ -38,7 +38,7 @@ from agentguard.engines import rego_gate
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile, Credential
 from agentguard.identity.trust import TrustDocument, TrustedKey
-from agentguard.keys import Ed25519Signer
+from agentguard.signing.keys import Ed25519Signer
 
 for _profile, _examples in (("quick", 25), ("full", 300)):
     settings.register_profile(

@@ -20,8 +20,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from agentguard.cli import files, times
-from agentguard.cli.options import ForceOption, OutputOption, trace_id
+from agentguard.cli.terminal import files, times
+from agentguard.cli.terminal.options import ForceOption, OutputOption, trace_id
 from agentguard.errors import StorageError
 
 _TIMEOUT: Final = 60.0  # seconds, of one question with its whole answer

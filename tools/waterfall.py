@@ -19,8 +19,8 @@ from typing import Annotated, Any, Final
 import typer
 from rich.cells import cell_len
 
-from agentguard.cli import files
-from agentguard.cli.options import ForceOption, OutputOption
+from agentguard.cli.terminal import files
+from agentguard.cli.terminal.options import ForceOption, OutputOption
 from agentguard.errors import StorageError
 from agentguard.identity.credential import agent_alias
 from agentguard.visible import shortened, shown

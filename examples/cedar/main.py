@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agentguard import Denied, FactsInput, Guard, PolicyError
-from agentguard.engines.cedar import CedarEngine
+from agentguard.policy.cedar import CedarEngine
 
 POLICY = Path(__file__).with_name("policy")
 ORDERS = {"A-1": {"paid": True}, "A-2": {"paid": False}}

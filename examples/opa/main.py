@@ -16,9 +16,9 @@ import httpcore
 
 from agentguard import Denied, Guard
 from agentguard.audit import entry
-from agentguard.engines.opa import OpaEngine, Server
-from agentguard.engines.rego import RegoEngine
-from agentguard.ports import Engine
+from agentguard.flow.ports import Engine
+from agentguard.policy.opa import OpaEngine, Server
+from agentguard.policy.rego.engine import RegoEngine
 
 POLICY = Path(__file__).with_name("authz.rego")
 QUERY = "data.example.deploys"

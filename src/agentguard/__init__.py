@@ -10,15 +10,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agentguard.agent import Agent
-    from agentguard.ambient import idempotency_key
-    from agentguard.approval import ApprovalPending, ApprovalRequest
-    from agentguard.arguments import Arguments
+    from agentguard.approvals.inbox import Desk
+    from agentguard.approvals.request import ApprovalPending, ApprovalRequest
     from agentguard.audit.evidence import Evidence
     from agentguard.audit.evidence import verify as verify_evidence
-    from agentguard.decision import Decision, Denied, Requirement
-    from agentguard.delegated import Delegation, current_delegation
-    from agentguard.desk import Desk
+    from agentguard.call.arguments import Arguments
+    from agentguard.call.decision import Decision, Denied, Requirement
+    from agentguard.call.invocation import CallSite, Invocation
+    from agentguard.call.tool import AsyncTool, FactsInput, Tool, ToolSpec
+    from agentguard.delegation.context import idempotency_key
+    from agentguard.delegation.handle import Delegation, current_delegation
+    from agentguard.domain.verify import Report
     from agentguard.errors import (
         AgentguardError,
         ApprovalError,
@@ -35,12 +37,10 @@ if TYPE_CHECKING:
         UnguardedCallError,
         VerificationError,
     )
-    from agentguard.examination import Report
-    from agentguard.guard import Guard
+    from agentguard.guard.agent import Agent
+    from agentguard.guard.guard import Guard
     from agentguard.identity.trust import TrustDocument
-    from agentguard.invocation import CallSite, Invocation
-    from agentguard.keys import Ed25519Signer
-    from agentguard.tool import AsyncTool, FactsInput, Tool, ToolSpec
+    from agentguard.signing.keys import Ed25519Signer
 
 __all__ = [
     "Agent",
@@ -83,42 +83,42 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Agent": "agent",
+    "Agent": "guard.agent",
     "AgentguardError": "errors",
     "ApprovalError": "errors",
-    "ApprovalPending": "approval",
-    "ApprovalRequest": "approval",
-    "Arguments": "arguments",
+    "ApprovalPending": "approvals.request",
+    "ApprovalRequest": "approvals.request",
+    "Arguments": "call.arguments",
     "ArgumentsError": "errors",
-    "AsyncTool": "tool",
+    "AsyncTool": "call.tool",
     "CallError": "errors",
-    "CallSite": "invocation",
+    "CallSite": "call.invocation",
     "ConfigError": "errors",
-    "Decision": "decision",
+    "Decision": "call.decision",
     "DecodeError": "errors",
-    "Delegation": "delegated",
+    "Delegation": "delegation.handle",
     "DelegationError": "errors",
-    "Denied": "decision",
-    "Desk": "desk",
-    "Ed25519Signer": "keys",
+    "Denied": "call.decision",
+    "Desk": "approvals.inbox",
+    "Ed25519Signer": "signing.keys",
     "EncodeError": "errors",
     "Evidence": "audit.evidence",
     "FactsError": "errors",
-    "FactsInput": "tool",
-    "Guard": "guard",
-    "Invocation": "invocation",
+    "FactsInput": "call.tool",
+    "Guard": "guard.guard",
+    "Invocation": "call.invocation",
     "KeyMaterialError": "errors",
     "PolicyError": "errors",
-    "Report": "examination",
-    "Requirement": "decision",
+    "Report": "domain.verify",
+    "Requirement": "call.decision",
     "StorageError": "errors",
-    "Tool": "tool",
-    "ToolSpec": "tool",
+    "Tool": "call.tool",
+    "ToolSpec": "call.tool",
     "TrustDocument": "identity.trust",
     "UnguardedCallError": "errors",
     "VerificationError": "errors",
-    "current_delegation": "delegated",
-    "idempotency_key": "ambient",
+    "current_delegation": "delegation.handle",
+    "idempotency_key": "delegation.context",
     "verify_evidence": "audit.evidence",
 }
 """In which module each name stands."""

@@ -3,7 +3,7 @@
 Every error has a stable reason code, ``noun.problem``, and a message written for the person
 who will read it. The two exceptions that *steer* a guarded call, ``Denied`` and
 ``ApprovalPending``, are errors too, and stand beside the values that they carry
-(``decision.py``, ``approval.py``).
+(``call/decision.py``, ``approvals/request.py``).
 
     AgentguardError
     ├── DecodeError          bytes that arrived are not what their format says

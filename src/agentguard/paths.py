@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Final
 
+from agentguard.call.tool import FactsFunction, ToolSpec
 from agentguard.errors import FactsError
 from agentguard.storage import files
-from agentguard.tool import FactsFunction, ToolSpec
 
 FACT: Final = "paths"
 """The name of the fact: ``input.paths.ARGUMENT`` is the place that the argument leads to."""

@@ -18,14 +18,14 @@ from typing import Any, Final
 
 import pytest
 
-from agentguard.agent import Agent
-from agentguard.approval import ApprovalPending
+from agentguard.approvals.request import ApprovalPending
 from agentguard.audit import entry
 from agentguard.audit.calls import Authorization, read_authorization, read_outcome
-from agentguard.decision import Decision, Denied
+from agentguard.call.decision import Decision, Denied
 from agentguard.errors import AgentguardError
-from agentguard.guard import Guard
-from agentguard.keys import Ed25519Signer
+from agentguard.guard.agent import Agent
+from agentguard.guard.guard import Guard
+from agentguard.signing.keys import Ed25519Signer
 
 APPROVER: Final = "user:approver"
 """The principal who approves in a ``RecordedGuard``."""

@@ -16,16 +16,18 @@ from typing import Any
 
 import pytest
 
-from agentguard import Decision, Guard, config, domain, examination
+from agentguard import Decision, Guard
 from agentguard.audit.entry import Entry, parse
-from agentguard.canonical import loads_object
-from agentguard.config import Config
-from agentguard.engines.function import FunctionEngine
-from agentguard.envelope import Envelope
-from agentguard.ephemeral import Domain
-from agentguard.examination import Report
-from agentguard.ports import LogReader
-from agentguard.storage import keystore
+from agentguard.domain import domain, keystore
+from agentguard.domain import verify as examination
+from agentguard.domain.config import file as config
+from agentguard.domain.config.file import Config
+from agentguard.domain.ephemeral import Domain
+from agentguard.domain.verify import Report
+from agentguard.flow.ports import LogReader
+from agentguard.policy.function import FunctionEngine
+from agentguard.signing.canonical import loads_object
+from agentguard.signing.dsse import Envelope
 from agentguard.storage.reader import StateReader
 
 PASSPHRASE = b"correct horse battery staple"
@@ -205,7 +207,7 @@ def used(place, used_template) -> Place:
 def clock(monkeypatch) -> ManualClock:
     """The wall clock of every guard that the test makes from here on."""
     manual = ManualClock()
-    monkeypatch.setattr("agentguard.runtime.clock", manual)
+    monkeypatch.setattr("agentguard.guard.process.clock", manual)
     return manual
 
 

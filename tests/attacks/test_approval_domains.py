@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agentguard import ApprovalPending, Decision, Denied, Guard, Requirement
-from agentguard.keys import Ed25519Signer
+from agentguard.signing.keys import Ed25519Signer
 
 BOB = Ed25519Signer.from_seed(os.urandom(32))
 

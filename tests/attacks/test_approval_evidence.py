@@ -18,30 +18,23 @@ from typing import Any
 
 import pytest
 
-from agentguard import (
-    ApprovalPending,
-    ApprovalRequest,
-    Decision,
-    Denied,
-    Guard,
-    Requirement,
-    canonical,
-    envelope,
-    examination,
-    invocation,
-)
-from agentguard import approval as approvals
+from agentguard import ApprovalPending, ApprovalRequest, Decision, Denied, Guard, Requirement
+from agentguard.approvals import request as approvals
 from agentguard.audit import checkpoint, entry, evidence, merkle, registry, summary
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Record, Stored
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.tlog_proof import TlogProof
-from agentguard.canonical import b64_decode, b64_encode, loads_object
-from agentguard.envelope import Envelope
+from agentguard.call import invocation
+from agentguard.domain import verify as examination
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
-from agentguard.keys import Ed25519Signer
+from agentguard.signing import canonical
+from agentguard.signing import dsse as envelope
+from agentguard.signing.canonical import b64_decode, b64_encode, loads_object
+from agentguard.signing.dsse import Envelope
+from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage.backend import BEGINNING, Head
 from agentguard.storage.memory import MemoryBackend
 

@@ -34,15 +34,14 @@ from agentguard import (
     Invocation,
     Requirement,
     StorageError,
-    adoption,
-    approval,
-    config,
-    rotation,
 )
-from agentguard.canonical import b64_encode, dumps, loads_object
-from agentguard.envelope import Envelope
+from agentguard.approvals import request as approval
+from agentguard.domain import adoption, rotation
+from agentguard.domain.config import file as config
 from agentguard.errors import DecodeError
-from agentguard.keys import Ed25519Signer
+from agentguard.signing.canonical import b64_encode, dumps, loads_object
+from agentguard.signing.dsse import Envelope
+from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage import lock, sqlite
 from agentguard.storage.approvals import MAX_ANSWERS
 from agentguard.storage.journal import FOLDER as JOURNAL

@@ -29,12 +29,12 @@ from agentguard import (
     Invocation,
     Requirement,
     VerificationError,
-    approval,
 )
+from agentguard.approvals import request as approval
 from agentguard.audit import entry
-from agentguard.canonical import sha256_hex
-from agentguard.envelope import Envelope
-from agentguard.keys import Ed25519Signer
+from agentguard.signing.canonical import sha256_hex
+from agentguard.signing.dsse import Envelope
+from agentguard.signing.keys import Ed25519Signer
 
 Policy = Callable[[Mapping[str, Any]], Decision]
 

@@ -20,11 +20,11 @@ from pathlib import Path
 import pytest
 from preloaded import Preloaded
 
-from agentguard import domain, examination
 from agentguard.audit import entry
-from agentguard.config import parse
-from agentguard.keys import Ed25519Signer
-from agentguard.storage import keystore
+from agentguard.domain import domain, keystore
+from agentguard.domain import verify as examination
+from agentguard.domain.config.file import parse
+from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage.reader import StateReader
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
@@ -37,9 +37,10 @@ PROGRAM = """
     import json, os, sys
     from pathlib import Path
     from agentguard import ApprovalPending, Arguments, CallSite, Decision, Denied, Guard, Invocation
-    from agentguard import config, domain
-    from agentguard.engines.function import FunctionEngine
-    from agentguard.keys import Ed25519Signer
+    from agentguard.domain.config import file as config
+    from agentguard.domain import domain
+    from agentguard.policy.function import FunctionEngine
+    from agentguard.signing.keys import Ed25519Signer
 
     folder = Path(sys.argv[1])
     bob = Ed25519Signer.from_seed(bytes.fromhex((folder / "bob").read_text()))

@@ -19,7 +19,7 @@ from types import FunctionType
 import pytest
 
 from agentguard import ConfigError, Denied, Guard, UnguardedCallError
-from agentguard.decision import Decision
+from agentguard.call.decision import Decision
 
 
 @pytest.fixture

@@ -17,25 +17,17 @@ from pathlib import Path
 
 import pytest
 
-from agentguard import (
-    Decision,
-    Denied,
-    KeyMaterialError,
-    StorageError,
-    administration,
-    adoption,
-    config,
-    domain,
-    rotation,
-)
-from agentguard.adoption import Difference
+from agentguard import Decision, Denied, KeyMaterialError, StorageError
 from agentguard.audit import entry
-from agentguard.config import Config
-from agentguard.engines.function import FunctionEngine
-from agentguard.examination import examine
-from agentguard.guard import Guard
-from agentguard.invocation import timestamp
-from agentguard.storage import keystore, ledger, lock
+from agentguard.call.invocation import timestamp
+from agentguard.domain import administration, adoption, domain, keystore, rotation
+from agentguard.domain.adoption import Difference
+from agentguard.domain.config import file as config
+from agentguard.domain.config.file import Config
+from agentguard.domain.verify import examine
+from agentguard.guard.guard import Guard
+from agentguard.policy.function import FunctionEngine
+from agentguard.storage import ledger, lock
 from agentguard.storage.reader import StateReader
 
 PASSPHRASE = b"correct horse"

@@ -17,7 +17,7 @@ import pytest
 
 from agentguard.audit import entry
 from agentguard.audit.calls import read_authorization, read_outcome
-from agentguard.canonical import loads_object
+from agentguard.signing.canonical import loads_object
 from agentguard.storage.reader import StateReader
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
@@ -29,8 +29,10 @@ PROCESSES = 4
 LOAD = """
     import asyncio, os, signal, sys, threading
     from pathlib import Path
-    from agentguard import Decision, Denied, Guard, config, domain
-    from agentguard.engines.function import FunctionEngine
+    from agentguard import Decision, Denied, Guard
+    from agentguard.domain.config import file as config
+    from agentguard.domain import domain
+    from agentguard.policy.function import FunctionEngine
 
     folder = Path(sys.argv[1])
     tables = {"trust_domain": "acme.example", "state": str(folder / "state"),
@@ -185,7 +187,7 @@ def killed_while_they_work(programs, place, names):
 
 SEAMS = """
     from itertools import count
-    from agentguard.examination import examine
+    from agentguard.domain.verify import examine
     from agentguard.storage.reader import StateReader
 
     EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.chmod", "os.truncate",

@@ -23,12 +23,13 @@ from typing import Any
 import pytest
 from preloaded import Talk
 
-from agentguard import Decision, Denied, Guard, config, verify_evidence
+from agentguard import Decision, Denied, Guard, verify_evidence
 from agentguard.audit import statements
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse
-from agentguard.canonical import loads_object
 from agentguard.delegation import token as tokens
+from agentguard.domain.config import file as config
+from agentguard.signing.canonical import loads_object
 
 MAX_SCOPE = ["read", "write", "secret"]
 AGENTS = {
@@ -715,8 +716,10 @@ def test_exactly_so_many_under_eight_threads(durable, ran):
 OPEN = """
     import os, signal, sys, threading
     from pathlib import Path
-    from agentguard import Decision, Denied, Guard, config, domain
-    from agentguard.engines.function import FunctionEngine
+    from agentguard import Decision, Denied, Guard
+    from agentguard.domain.config import file as config
+    from agentguard.domain import domain
+    from agentguard.policy.function import FunctionEngine
 
     folder = Path(sys.argv[1])
     scope = ["read", "write", "secret"]

@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 
-from agentguard import Decision, Denied, Guard, canonical, config, invocation, rotation
-from agentguard import envelope as envelopes
+from agentguard import Decision, Denied, Guard
 from agentguard.audit import checkpoint, entry, evidence, merkle, statements, summary
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.checkpoint import Checkpoint
@@ -26,11 +25,16 @@ from agentguard.audit.entry import Entry, Stored
 from agentguard.audit.evidence_file import EvidenceFile, LoggedEntry
 from agentguard.audit.findings import ShardReport
 from agentguard.audit.verify import ShardVerifier
-from agentguard.canonical import b64_decode, loads_object
+from agentguard.call import invocation
+from agentguard.call.invocation import timestamp
+from agentguard.domain import rotation
+from agentguard.domain.config import file as config
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
-from agentguard.invocation import timestamp
-from agentguard.keys import Signer
+from agentguard.signing import canonical
+from agentguard.signing import dsse as envelopes
+from agentguard.signing.canonical import b64_decode, loads_object
+from agentguard.signing.keys import Signer
 from agentguard.storage import revocations
 
 PASSPHRASE = b"correct horse battery staple"

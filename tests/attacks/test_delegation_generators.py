@@ -29,7 +29,8 @@ from typing import Any
 import greenlet
 import pytest
 
-from agentguard import ConfigError, Decision, Denied, Guard, ambient, current_delegation
+from agentguard import ConfigError, Decision, Denied, Guard, current_delegation
+from agentguard.delegation import context as ambient
 
 FOR: ContextVar[Any] = ContextVar("for")
 SCOPE = ["read", "write"]

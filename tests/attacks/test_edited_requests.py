@@ -23,15 +23,15 @@ from agentguard import (
     Denied,
     Guard,
     Requirement,
-    approval,
-    canonical,
-    config,
 )
+from agentguard.approvals import request as approval
 from agentguard.audit import entry
 from agentguard.audit.calls import read_authorization
-from agentguard.envelope import Envelope
-from agentguard.invocation import commitment
-from agentguard.keys import Ed25519Signer
+from agentguard.call.invocation import commitment
+from agentguard.domain.config import file as config
+from agentguard.signing import canonical
+from agentguard.signing.dsse import Envelope
+from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage.approvals import FileApprovals
 
 PEOPLE = ("bob", "carol", "dora")

@@ -9,14 +9,15 @@ import os
 
 import pytest
 
-from agentguard.storage import anchor, keystore
+from agentguard.domain import keystore
+from agentguard.storage import anchor
 
 EXAMINE = """
 import sys
 from pathlib import Path
-from agentguard import examination
+from agentguard.domain import verify as examination
 from agentguard.errors import AgentguardError
-from agentguard.storage import keystore
+from agentguard.domain import keystore
 from agentguard.storage.reader import StateReader
 state, anchors = map(Path, sys.argv[1:])
 try:

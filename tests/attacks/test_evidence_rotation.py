@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from agentguard import proving, rotation
 from agentguard.audit import evidence
+from agentguard.audit import prove as proving
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse
 from agentguard.audit.summary import Search
-from agentguard.cli import evidence_report
-from agentguard.domain import StateDomain
+from agentguard.cli.audit import evidence_report
+from agentguard.domain import keystore, rotation
+from agentguard.domain.domain import StateDomain
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
-from agentguard.storage import keystore
 from agentguard.storage.reader import StateReader
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "verify_evidence" / "verify_evidence.py"

@@ -23,20 +23,22 @@ from typing import Any
 
 import pytest
 
-from agentguard import Decision, Denied, Guard, canonical, envelope, jws
+from agentguard import Decision, Denied, Guard
 from agentguard.audit import checkpoint, entry, evidence, merkle
 from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, CallPlace, Stored
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
+from agentguard.audit.prove import prove
 from agentguard.audit.summary import Search
 from agentguard.audit.tlog_proof import TlogProof
-from agentguard.canonical import b64_decode, b64_encode
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument, TrustedKey
-from agentguard.keys import Ed25519Signer
-from agentguard.proving import prove
+from agentguard.signing import canonical, jws
+from agentguard.signing import dsse as envelope
+from agentguard.signing.canonical import b64_decode, b64_encode
+from agentguard.signing.keys import Ed25519Signer
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
 

@@ -24,9 +24,9 @@ import pytest
 
 from agentguard.audit import entry
 from agentguard.audit.calls import read_authorization
-from agentguard.canonical import loads_object
-from agentguard.examination import Report, examine
-from agentguard.storage import keystore
+from agentguard.domain import keystore
+from agentguard.domain.verify import Report, examine
+from agentguard.signing.canonical import loads_object
 from agentguard.storage.reader import StateReader
 
 FORKS = 150 if os.environ.get("AGENTGUARD_ROUNDS") == "full" else 12
@@ -34,8 +34,10 @@ FORKS = 150 if os.environ.get("AGENTGUARD_ROUNDS") == "full" else 12
 OPEN = """
     import gc, multiprocessing, os, signal, subprocess, sys, threading, time
     from pathlib import Path
-    from agentguard import Decision, Denied, Guard, config, domain
-    from agentguard.engines.function import FunctionEngine
+    from agentguard import Decision, Denied, Guard
+    from agentguard.domain.config import file as config
+    from agentguard.domain import domain
+    from agentguard.policy.function import FunctionEngine
 
     folder = Path(sys.argv[1])
     tables = {"trust_domain": "acme.example", "state": str(folder / "state"),
@@ -174,7 +176,7 @@ def test_parent_child_and_grandchild_each_go_on_in_a_shard_and_as_an_instance_of
 def test_a_signal_handler_makes_a_call_while_the_childs_instance_is_made(place, run):
     (line,) = run(
         """
-        from agentguard import instance
+        from agentguard.guard import instance
 
         class Interrupted(instance.Ed25519Signer):
             @classmethod
@@ -201,8 +203,8 @@ def test_a_signal_handler_makes_a_call_while_the_childs_instance_is_made(place, 
 def test_the_parents_key_is_gone_from_the_childs_agent(place, run):
     lines = run(
         """
-        from agentguard.keys import Ed25519Signer
-        from agentguard.instance import Instance
+        from agentguard.signing.keys import Ed25519Signer
+        from agentguard.guard.instance import Instance
 
         def instances():
             gc.collect()
@@ -575,7 +577,7 @@ def test_multiprocessing_with_the_fork_method(place, run):
 def test_a_childs_own_examination_agrees(place, run):
     lines = run(
         """
-        from agentguard.examination import examine
+        from agentguard.domain.verify import examine
 
         agent.call(note, text="parent")
         def child():

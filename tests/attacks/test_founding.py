@@ -13,14 +13,17 @@ from typing import Any
 
 import pytest
 
-from agentguard import Decision, StorageError, config, domain
+from agentguard import Decision, StorageError
 from agentguard.audit import evidence
 from agentguard.audit.entry import parse
-from agentguard.config import Config
-from agentguard.engines.function import FunctionEngine
-from agentguard.examination import examine
-from agentguard.guard import Guard
-from agentguard.storage import keystore, lock, pinned
+from agentguard.domain import domain, keystore
+from agentguard.domain import pin as pinned
+from agentguard.domain.config import file as config
+from agentguard.domain.config.file import Config
+from agentguard.domain.verify import examine
+from agentguard.guard.guard import Guard
+from agentguard.policy.function import FunctionEngine
+from agentguard.storage import lock
 from agentguard.storage.reader import StateReader
 
 PASSPHRASE = b"correct horse"

@@ -21,8 +21,8 @@ from opentelemetry import trace
 
 from agentguard import Denied, Guard, PolicyError
 from agentguard.audit import entry
-from agentguard.engines.opa import MAX_ANSWER, MAX_REVISIONS, MAX_TEXT, OpaEngine, Server
-from agentguard.policy import decide
+from agentguard.policy.document import decide
+from agentguard.policy.opa import MAX_ANSWER, MAX_REVISIONS, MAX_TEXT, OpaEngine, Server
 
 Behaviour = Callable[[socket.socket], None]
 

@@ -23,14 +23,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from agentguard import AgentguardError, canonical, jws
-from agentguard.canonical import b64url_decode, b64url_encode
+from agentguard import AgentguardError
 from agentguard.delegation import chain as chains
 from agentguard.delegation import grant as grants
 from agentguard.delegation import token as tokens
 from agentguard.delegation.grant import MAX_DEPTH
 from agentguard.identity import credential
-from agentguard.keys import Ed25519Signer
+from agentguard.signing import canonical, jws
+from agentguard.signing.canonical import b64url_decode, b64url_encode
+from agentguard.signing.keys import Ed25519Signer
 
 BOUND = 2.0
 """Seconds that no refusal may take."""

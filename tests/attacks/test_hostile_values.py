@@ -27,12 +27,12 @@ from typing import Any
 import pytest
 
 from agentguard import Arguments
-from agentguard.canonical import dumps
-from agentguard.engines.cedar import CedarEngine
-from agentguard.engines.function import FunctionEngine
-from agentguard.engines.rego import RegoEngine
 from agentguard.errors import AgentguardError, ArgumentsError, PolicyError
-from agentguard.policy import decide
+from agentguard.policy.cedar import CedarEngine
+from agentguard.policy.document import decide
+from agentguard.policy.function import FunctionEngine
+from agentguard.policy.rego.engine import RegoEngine
+from agentguard.signing.canonical import dumps
 
 ROOT = Path(__file__).parents[2]
 OTHERS = [

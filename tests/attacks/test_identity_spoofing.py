@@ -10,13 +10,14 @@ import dataclasses
 
 import pytest
 
-from agentguard import AgentguardError, ConfigError, Decision, Denied, Guard, ToolSpec, config
+from agentguard import AgentguardError, ConfigError, Decision, Denied, Guard, ToolSpec
 from agentguard.audit import entry
+from agentguard.call.invocation import timestamp
+from agentguard.call.tool import RESERVED
+from agentguard.domain.config import file as config
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile
-from agentguard.invocation import timestamp
-from agentguard.keys import Ed25519Signer
-from agentguard.tool import RESERVED
+from agentguard.signing.keys import Ed25519Signer
 
 
 @pytest.fixture

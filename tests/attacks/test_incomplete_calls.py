@@ -20,8 +20,8 @@ from agentguard import (
     Denied,
     Invocation,
     ToolSpec,
-    ambient,
 )
+from agentguard.delegation import context as ambient
 from agentguard.testing import RecordedGuard
 
 Work = Callable[[], Any]

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from agentguard import Decision, Denied, Guard
-from agentguard.examination import examine
+from agentguard.domain.verify import examine
 from agentguard.identity import credential
 from agentguard.storage import log as storage_log
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from agentguard import Arguments, CallSite, Decision, Denied, EncodeError, Guard, Invocation
-from agentguard.canonical import b64_decode, b64_encode, dumps, loads_object
+from agentguard.call.journal import Page
 from agentguard.errors import DecodeError
-from agentguard.journal import Page
+from agentguard.signing.canonical import b64_decode, b64_encode, dumps, loads_object
 from agentguard.storage.journal import FOLDER
 
 
@@ -106,7 +106,7 @@ def test_what_was_handed_out_is_on_record_as_such(run, guard, seen):
 
 
 def outcome(parsed: Any) -> Any:
-    from agentguard import envelope  # noqa: PLC0415
+    from agentguard.signing import dsse as envelope  # noqa: PLC0415
 
     if parsed.kind != "outcome":
         return None

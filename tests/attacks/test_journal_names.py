@@ -16,19 +16,10 @@ from typing import Any
 
 import pytest
 
-from agentguard import (
-    Arguments,
-    CallSite,
-    Denied,
-    Guard,
-    Invocation,
-    StorageError,
-    administration,
-    adoption,
-    rotation,
-)
+from agentguard import Arguments, CallSite, Denied, Guard, Invocation, StorageError
 from agentguard.audit.standing import NAME_SIZE
-from agentguard.keys import Ed25519Signer
+from agentguard.domain import administration, adoption, rotation
+from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage import journal, naming, standing
 
 PASSPHRASE = b"correct horse battery staple"

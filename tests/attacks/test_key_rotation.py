@@ -25,25 +25,24 @@ from agentguard import (
     KeyMaterialError,
     StorageError,
     VerificationError,
-    administration,
-    config,
-    domain,
-    proving,
-    rotation,
 )
 from agentguard.audit import evidence, statements
+from agentguard.audit import prove as proving
 from agentguard.audit import registry as listed
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse
-from agentguard.config import Config
-from agentguard.domain import StateDomain
-from agentguard.engines.function import FunctionEngine
-from agentguard.examination import Report, examine
-from agentguard.guard import Guard
+from agentguard.call.invocation import timestamp
+from agentguard.domain import administration, domain, keystore, rotation
+from agentguard.domain import handover as succession
+from agentguard.domain.config import file as config
+from agentguard.domain.config.file import Config
+from agentguard.domain.domain import StateDomain
+from agentguard.domain.verify import Report, examine
+from agentguard.guard.guard import Guard
 from agentguard.identity.trust import TrustDocument, Use, seconds
-from agentguard.invocation import timestamp
-from agentguard.keys import Ed25519Signer
-from agentguard.storage import anchor, files, keystore, registry, succession
+from agentguard.policy.function import FunctionEngine
+from agentguard.signing.keys import Ed25519Signer
+from agentguard.storage import anchor, files, registry
 from agentguard.storage.log import _UNFLUSHED, ShardLog
 from agentguard.storage.reader import StateReader
 
@@ -458,8 +457,10 @@ def test_a_fork_long_after_a_rotation_takes_the_new_keys(scene):
 OTHER = """
 import sys
 from pathlib import Path
-from agentguard import Decision, Guard, config, domain
-from agentguard.engines.function import FunctionEngine
+from agentguard import Decision, Guard
+from agentguard.domain.config import file as config
+from agentguard.domain import domain
+from agentguard.policy.function import FunctionEngine
 import agentguard.runtime
 from datetime import UTC, datetime, timedelta
 
@@ -1007,8 +1008,9 @@ def test_two_rotations_at_once_come_one_after_the_other(scene, programs):
     """In processes of their own, with the locks between them."""
     script = (
         "import sys; from pathlib import Path; from datetime import UTC, datetime\n"
-        "from agentguard import config, rotation\n"
-        "from agentguard.keys import Ed25519Signer\n"
+        "from agentguard.domain import rotation\n"
+        "from agentguard.domain.config import file as config\n"
+        "from agentguard.signing.keys import Ed25519Signer\n"
         "Ed25519Signer.to_openssh.__kwdefaults__['rounds'] = 1\n"
         "folder = Path(sys.argv[1])\n"
         "tables = {'trust_domain': 'acme.example', 'state': 'state', 'anchor': 'anchor'}\n"

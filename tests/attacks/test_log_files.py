@@ -22,19 +22,12 @@ from typing import Any
 
 import pytest
 
-from agentguard import (
-    Decision,
-    Denied,
-    Guard,
-    KeyMaterialError,
-    StorageError,
-    administration,
-    domain,
-)
+from agentguard import Decision, Denied, Guard, KeyMaterialError, StorageError
 from agentguard.audit import registry
-from agentguard.engines.function import FunctionEngine
-from agentguard.examination import examine
-from agentguard.storage import keystore, shard_file
+from agentguard.domain import administration, domain, keystore
+from agentguard.domain.verify import examine
+from agentguard.policy.function import FunctionEngine
+from agentguard.storage import shard_file
 from agentguard.storage.anchor import Anchor, anchor_path
 from agentguard.storage.reader import StateReader
 from agentguard.storage.sqlite import shard_path
@@ -879,7 +872,7 @@ def test_a_shard_has_one_writer_in_all_processes(place, programs):
         from pathlib import Path
         from agentguard.errors import StorageError
         from agentguard.identity.trust import TrustDocument, TrustedKey
-        from agentguard.keys import Ed25519Signer
+        from agentguard.signing.keys import Ed25519Signer
         from agentguard.storage.anchor import Anchor
         from agentguard.storage.shard_file import ShardFile
         key = Ed25519Signer.from_seed(bytes(32)).public_key

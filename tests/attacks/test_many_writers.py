@@ -20,9 +20,9 @@ from preloaded import Preloaded, Talk
 
 from agentguard.audit import entry
 from agentguard.audit.calls import read_authorization, read_outcome
-from agentguard.canonical import loads_object
-from agentguard.examination import Report, examine
-from agentguard.storage import keystore
+from agentguard.domain import keystore
+from agentguard.domain.verify import Report, examine
+from agentguard.signing.canonical import loads_object
 from agentguard.storage.reader import StateReader
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
@@ -31,8 +31,10 @@ CALLS = 30 if FULL else 4
 WRITER = """
     import json, os, sys, threading
     from pathlib import Path
-    from agentguard import Decision, Guard, config, domain
-    from agentguard.engines.function import FunctionEngine
+    from agentguard import Decision, Guard
+    from agentguard.domain.config import file as config
+    from agentguard.domain import domain
+    from agentguard.policy.function import FunctionEngine
 
     folder, name, threads, calls = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
     tables = {"trust_domain": "acme.example", "state": str(folder / "state"),

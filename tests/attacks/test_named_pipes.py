@@ -15,13 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from agentguard import Guard, config
-from agentguard.cli import approver, main
-from agentguard.engines.cedar import CedarEngine
-from agentguard.engines.opa import OpaEngine, Server
-from agentguard.engines.rego import RegoEngine
+from agentguard import Guard
+from agentguard.cli import main
+from agentguard.cli.approvals import approver
+from agentguard.domain.config import file as config
+from agentguard.domain.config.engine import configured_engine
 from agentguard.errors import AgentguardError, ConfigError
-from agentguard.loading import configured_engine
+from agentguard.policy.cedar import CedarEngine
+from agentguard.policy.opa import OpaEngine, Server
+from agentguard.policy.rego.engine import RegoEngine
 
 OTHERS = 12345
 """The number of a user and of a group that are not this user's."""
@@ -300,7 +302,7 @@ SOURCES = [
     *(Path(__file__).parents[2] / "integrations").glob("*/src/**/*.py"),
 ]
 OWN = {
-    "src/agentguard/cli/init.py": "its templates, which are part of the package",
+    "src/agentguard/cli/setup/init.py": "its templates, which are part of the package",
     "src/agentguard/paths.py": "for tools, by a walk of its own; it refuses them as well",
 }
 

@@ -19,24 +19,16 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from agentguard import (
-    Arguments,
-    Decision,
-    Denied,
-    Guard,
-    Invocation,
-    PolicyError,
-    Requirement,
-    config,
-)
-from agentguard.approval import ApprovalPending, Verdict
+from agentguard import Arguments, Decision, Denied, Guard, Invocation, PolicyError, Requirement
+from agentguard.approvals.request import ApprovalPending, Verdict
 from agentguard.audit import entry, evidence, statements
 from agentguard.audit.calls import read_authorization
-from agentguard.engines.function import FunctionEngine
+from agentguard.call.invocation import CallSite
+from agentguard.call.journal import Page
+from agentguard.domain.config import file as config
+from agentguard.domain.config.policy import PolicyConfig
 from agentguard.errors import AgentguardError, DecodeError
-from agentguard.invocation import CallSite
-from agentguard.journal import Page
-from agentguard.policies import PolicyConfig
+from agentguard.policy.function import FunctionEngine
 from agentguard.storage.reader import StateReader
 
 STABLE = CallSite("c1", thread="t", turn="1")

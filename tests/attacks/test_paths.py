@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from agentguard import Decision, Denied, Guard, config
+from agentguard import Decision, Denied, Guard
+from agentguard.domain.config import file as config
 from agentguard.errors import ConfigError
 from agentguard.paths import Folder
 

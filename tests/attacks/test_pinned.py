@@ -15,13 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from agentguard import Decision, Denied, VerificationError, config, domain, rotation
-from agentguard.config import Config
-from agentguard.engines.function import FunctionEngine
-from agentguard.examination import examine
-from agentguard.guard import Guard
+from agentguard import Decision, Denied, VerificationError
+from agentguard.domain import domain, keystore, rotation
+from agentguard.domain import pin as pinned
+from agentguard.domain.config import file as config
+from agentguard.domain.config.file import Config
+from agentguard.domain.verify import examine
+from agentguard.guard.guard import Guard
 from agentguard.identity.trust import TrustDocument, TrustedKey
-from agentguard.storage import anchor, keystore, pinned
+from agentguard.policy.function import FunctionEngine
+from agentguard.storage import anchor
 from agentguard.storage.reader import StateReader
 
 PASSPHRASE = b"correct horse"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agentguard import ConfigError, Decision, Denied, Guard, ToolSpec
-from agentguard.tool import function_schema
+from agentguard.call.tool import function_schema
 
 RAN: list[str] = []
 

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from agentguard.storage import keystore, shard_file, sqlite
+from agentguard.domain import keystore
+from agentguard.storage import shard_file, sqlite
 
 
 @pytest.mark.parametrize("planted", [1, 7, 999_999_999])

@@ -22,12 +22,12 @@ from agentguard import (
     Denied,
     Guard,
     Requirement,
-    approval,
-    canonical,
-    envelope,
 )
-from agentguard.envelope import Envelope
-from agentguard.keys import Ed25519Signer
+from agentguard.approvals import request as approval
+from agentguard.signing import canonical
+from agentguard.signing import dsse as envelope
+from agentguard.signing.dsse import Envelope
+from agentguard.signing.keys import Ed25519Signer
 
 SPELLINGS = {
     "without a kind": "dora",

@@ -27,29 +27,21 @@ from typing import Any
 
 import pytest
 
-from agentguard import (
-    CallError,
-    ConfigError,
-    Decision,
-    Denied,
-    Requirement,
-    StorageError,
-    administration,
-    canonical,
-    config,
-    domain,
-    proving,
-)
+from agentguard import CallError, ConfigError, Decision, Denied, Requirement, StorageError
 from agentguard.audit import evidence
+from agentguard.audit import prove as proving
 from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.entry import parse
-from agentguard.engines.function import FunctionEngine
-from agentguard.engines.rego import RegoEngine
-from agentguard.examination import examine
-from agentguard.guard import Guard
-from agentguard.storage import erasure, keystore, sqlite
+from agentguard.call.tool import ToolSpec
+from agentguard.domain import administration, domain, keystore
+from agentguard.domain.config import file as config
+from agentguard.domain.verify import examine
+from agentguard.guard.guard import Guard
+from agentguard.policy.function import FunctionEngine
+from agentguard.policy.rego.engine import RegoEngine
+from agentguard.signing import canonical
+from agentguard.storage import erasure, sqlite
 from agentguard.storage.reader import StateReader
-from agentguard.tool import ToolSpec
 
 PASSPHRASE = b"correct horse battery staple"
 SECRET = "hunter2-4711-\u20ac"
@@ -809,8 +801,10 @@ def test_while_somebody_reads_the_old_bytes_it_says_that_they_are_still_there(sc
 
 WRITER = """
 import sys, time
-from agentguard import Decision, Guard, config, domain
-from agentguard.engines.function import FunctionEngine
+from agentguard import Decision, Guard
+from agentguard.domain.config import file as config
+from agentguard.domain import domain
+from agentguard.policy.function import FunctionEngine
 from pathlib import Path
 
 folder = Path(sys.argv[1])

@@ -15,10 +15,11 @@ import pytest
 import regorus  # type: ignore[import-untyped]  # the binding has no annotations
 from two_engines import FAILED, Ungated, answer, ungated
 
-from agentguard import PolicyError, canonical
-from agentguard.engines import rego_builtins
-from agentguard.engines.opa import OpaEngine, Server
-from agentguard.engines.rego import RegoEngine
+from agentguard import PolicyError
+from agentguard.policy.opa import OpaEngine, Server
+from agentguard.policy.rego import builtins as rego_builtins
+from agentguard.policy.rego.engine import RegoEngine
+from agentguard.signing import canonical
 
 ITEMS = [{"closed": True, "name": "a"}, {"closed": True}]
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from agentguard.engines import rego_builtins
-from agentguard.engines.rego import RegoEngine
 from agentguard.errors import PolicyError
-from agentguard.policy import decide
+from agentguard.policy.document import decide
+from agentguard.policy.rego import builtins as rego_builtins
+from agentguard.policy.rego.engine import RegoEngine
 
 
 def policy(body: str, **options) -> RegoEngine:
@@ -555,7 +555,7 @@ def test_a_panic_of_the_native_code_denies_and_the_next_call_gets_a_fresh_engine
 
 
 def test_an_interrupt_passes_through_and_leaves_no_engine_behind(monkeypatch):
-    from agentguard.engines import rego  # noqa: PLC0415
+    from agentguard.policy.rego import engine as rego  # noqa: PLC0415
 
     engine = policy("x := input.n  # interrupted")
     ask(engine, n=1)
@@ -575,7 +575,7 @@ def test_an_interrupt_passes_through_and_leaves_no_engine_behind(monkeypatch):
 @pytest.mark.parametrize("user", ["mallory", "bob"])
 def test_a_call_that_a_signal_handler_makes_leaves_the_interrupted_one_its_input(user):
     """It comes between the input and the query, on the same thread."""
-    from agentguard.engines import rego  # noqa: PLC0415
+    from agentguard.policy.rego import engine as rego  # noqa: PLC0415
 
     engine = policy('allow if input.user in {"alice", "bob"}  # in a handler')
     assert ask(engine, user="alice") == {"allow": True}

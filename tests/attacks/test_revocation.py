@@ -17,24 +17,17 @@ from typing import Any
 import pytest
 from preloaded import Preloaded
 
-from agentguard import (
-    CallError,
-    Decision,
-    Denied,
-    Guard,
-    KeyMaterialError,
-    administration,
-    config,
-    rotation,
-)
+from agentguard import CallError, Decision, Denied, Guard, KeyMaterialError
 from agentguard.audit import entry, statements
 from agentguard.audit.standing import Standing
-from agentguard.canonical import dumps, loads, loads_object
-from agentguard.delegated import Delegation
-from agentguard.domain import StateDomain
+from agentguard.call.invocation import timestamp
+from agentguard.delegation.handle import Delegation
+from agentguard.domain import administration, keystore, rotation
+from agentguard.domain.config import file as config
+from agentguard.domain.domain import StateDomain
 from agentguard.errors import DelegationError, EncodeError
-from agentguard.invocation import timestamp
-from agentguard.storage import files, keystore, standing
+from agentguard.signing.canonical import dumps, loads, loads_object
+from agentguard.storage import files, standing
 
 PASSPHRASE = b"correct horse battery staple"
 SCOPE = ["read"]
@@ -336,8 +329,10 @@ def entry_of(scene: Scene, parsed: entry.Entry) -> tuple[int, bool]:
 OTHER = """
     import sys
     from pathlib import Path
-    from agentguard import Decision, Denied, Guard, config, domain
-    from agentguard.engines.function import FunctionEngine
+    from agentguard import Decision, Denied, Guard
+    from agentguard.domain.config import file as config
+    from agentguard.domain import domain
+    from agentguard.policy.function import FunctionEngine
 
     folder, stored = Path(sys.argv[1]), sys.argv[2].encode()
     tables = {"trust_domain": "acme.example", "state": str(folder / "state"),

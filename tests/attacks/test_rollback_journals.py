@@ -18,9 +18,10 @@ from typing import IO, Any
 
 import pytest
 
-from agentguard import StorageError, adoption
-from agentguard.examination import examine
-from agentguard.storage import anchor, erasure, keystore
+from agentguard import StorageError
+from agentguard.domain import adoption, keystore
+from agentguard.domain.verify import examine
+from agentguard.storage import anchor, erasure
 from agentguard.storage.reader import StateReader
 from agentguard.storage.sqlite import shard_path
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from agentguard import ConfigError, Decision, config, domain
+from agentguard import ConfigError, Decision
 from agentguard.cli import app
-from agentguard.engines.function import FunctionEngine
-from agentguard.guard import Guard
+from agentguard.domain import domain
+from agentguard.domain.config import file as config
+from agentguard.guard.guard import Guard
+from agentguard.policy.function import FunctionEngine
 
 PASSPHRASE = b"correct horse"
 AGENT, WITNESS = 23451, 23452

@@ -22,8 +22,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from agentguard import ApprovalPending, ApprovalRequest, Decision, Guard, Requirement, canonical
+from agentguard import ApprovalPending, ApprovalRequest, Decision, Guard, Requirement
 from agentguard.cli import app
+from agentguard.signing import canonical
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
 EXAMPLES = settings(

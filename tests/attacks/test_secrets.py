@@ -25,16 +25,10 @@ from cryptography.hazmat.primitives.serialization import (
     ssh,
 )
 
-from agentguard import (
-    AgentguardError,
-    Denied,
-    Guard,
-    KeyMaterialError,
-    administration,
-    config,
-    rotation,
-)
-from agentguard.keys import Ed25519Signer, Secret
+from agentguard import AgentguardError, Denied, Guard, KeyMaterialError
+from agentguard.domain import administration, rotation
+from agentguard.domain.config import file as config
+from agentguard.signing.keys import Ed25519Signer, Secret
 
 
 def spellings(signer: Ed25519Signer) -> list[bytes]:

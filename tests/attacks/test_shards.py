@@ -20,20 +20,24 @@ from typing import Any
 
 import pytest
 
-from agentguard import AgentguardError, Decision, StorageError, canonical, config, domain, envelope
+from agentguard import AgentguardError, Decision, StorageError
 from agentguard.audit import checkpoint, entry, merkle, registry, summary
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.statements import read_heads
-from agentguard.config import Config
-from agentguard.engines.function import FunctionEngine
-from agentguard.envelope import Envelope
-from agentguard.ephemeral import Domain
-from agentguard.examination import Report, examine
-from agentguard.guard import Guard
+from agentguard.domain import domain, keystore
+from agentguard.domain.config import file as config
+from agentguard.domain.config.file import Config
+from agentguard.domain.ephemeral import Domain
+from agentguard.domain.verify import Report, examine
+from agentguard.guard.guard import Guard
 from agentguard.identity.trust import TrustDocument
-from agentguard.keys import Ed25519Signer, Signer
-from agentguard.storage import anchor, keystore
+from agentguard.policy.function import FunctionEngine
+from agentguard.signing import canonical
+from agentguard.signing import dsse as envelope
+from agentguard.signing.dsse import Envelope
+from agentguard.signing.keys import Ed25519Signer, Signer
+from agentguard.storage import anchor
 from agentguard.storage.anchor import Anchor
 from agentguard.storage.reader import StateReader
 from agentguard.storage.shard_file import ShardFile

@@ -17,17 +17,12 @@ from typing import Any
 
 import pytest
 
-from agentguard import (
-    Denied,
-    Guard,
-    StorageError,
-    administration,
-    config,
-    rotation,
-)
+from agentguard import Denied, Guard, StorageError
 from agentguard.audit.standing import Gathering, Standing
-from agentguard.canonical import dumps, loads_object
+from agentguard.domain import administration, rotation
+from agentguard.domain.config import file as config
 from agentguard.errors import AgentguardError
+from agentguard.signing.canonical import dumps, loads_object
 from agentguard.storage import anchor, sqlite, standing
 from agentguard.storage.log import ShardLog
 
@@ -538,7 +533,7 @@ def test_a_shard_that_is_opened_before_a_head_that_it_embeds_is_found(scene, mon
 
 def test_a_guard_that_writes_much_keeps_what_it_read(scene, monkeypatch):
     """So that the next opening reads a bounded number of entries."""
-    monkeypatch.setattr("agentguard.runtime.KEEP_EVERY", 8)
+    monkeypatch.setattr("agentguard.guard.process.KEEP_EVERY", 8)
     monkeypatch.setattr("agentguard.storage.ledger.UNKEPT", 4)
     with scene.open() as guard:
         for _ in range(20):

@@ -21,7 +21,7 @@ import time
 import pytest
 
 from agentguard import Denied, Guard, StorageError
-from agentguard.examination import examine as examine_log
+from agentguard.domain.verify import examine as examine_log
 from agentguard.storage.reader import StateReader
 
 
@@ -263,8 +263,10 @@ WRITER = """
     import resource, signal, sys
     from datetime import UTC, datetime
     from pathlib import Path
-    from agentguard import Decision, Denied, Guard, config, domain
-    from agentguard.engines.function import FunctionEngine
+    from agentguard import Decision, Denied, Guard
+    from agentguard.domain.config import file as config
+    from agentguard.domain import domain
+    from agentguard.policy.function import FunctionEngine
 
     folder = Path(sys.argv[1])
     tables = {"trust_domain": "acme.example", "state": str(folder / "state"),
@@ -480,8 +482,10 @@ KERNEL = """
     import ctypes, errno, os, platform, signal, struct, sys, threading
     from datetime import UTC, datetime
     from pathlib import Path
-    from agentguard import AgentguardError, Decision, Denied, Guard, config, domain
-    from agentguard.engines.function import FunctionEngine
+    from agentguard import AgentguardError, Decision, Denied, Guard
+    from agentguard.domain.config import file as config
+    from agentguard.domain import domain
+    from agentguard.policy.function import FunctionEngine
 
     folder = Path(sys.argv[1])
     tables = {"trust_domain": "acme.example", "state": str(folder / "state"),
@@ -698,7 +702,7 @@ def test_an_anchor_that_the_kernel_does_not_write_denies_before_a_second_batch(p
 
 FULL_DISK = """
     import shutil
-    from agentguard.examination import examine
+    from agentguard.domain.verify import examine
     from agentguard.storage.reader import StateReader
 
     guard = opened()

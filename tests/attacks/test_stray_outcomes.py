@@ -13,13 +13,14 @@ from contextlib import closing, suppress
 
 import pytest
 
-from agentguard import Denied, StorageError, envelope
+from agentguard import Denied, StorageError
 from agentguard.audit import entry, summary
 from agentguard.audit.calls import read_authorization, read_outcome
-from agentguard.cli import rows
-from agentguard.cli.filters import Filter
-from agentguard.cli.history import History
-from agentguard.invocation import timestamp
+from agentguard.call.invocation import timestamp
+from agentguard.cli.audit import row as rows
+from agentguard.cli.audit.filters import Filter
+from agentguard.cli.audit.history import History
+from agentguard.signing import dsse as envelope
 from agentguard.storage.reader import StateReader
 from agentguard.storage.sqlite import shard_path
 
@@ -175,7 +176,7 @@ def test_an_agent_does_not_choose_what_an_id_looks_like(
     place, opened, agent, ran, monkeypatch, name
 ):
     """It goes into commands that people are told to paste, and into the names of files."""
-    drawn = "agentguard.preparation._entropy"
+    drawn = "agentguard.flow.prepare._entropy"
     monkeypatch.setattr(drawn, lambda _line, refusal: (bytes(32), name, refusal))
     with suppress(Denied, StorageError):
         agent.call(opened.tool(ran.append, name="note"), "hostile")

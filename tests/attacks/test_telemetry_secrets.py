@@ -24,7 +24,7 @@ from agentguard import (
     Requirement,
     telemetry,
 )
-from agentguard.keys import Ed25519Signer
+from agentguard.signing.keys import Ed25519Signer
 
 SECRETS = {
     name: f"PLANTED-{name}-{os.urandom(8).hex()}"

@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from agentguard import rotation, whereabouts
 from agentguard.audit import entry
+from agentguard.audit import find as whereabouts
 from agentguard.audit.entry import Record
-from agentguard.invocation import timestamp
-from agentguard.storage import keystore
+from agentguard.call.invocation import timestamp
+from agentguard.domain import keystore, rotation
 from agentguard.storage.reader import StateReader
 
 PASSPHRASE = b"correct horse battery staple"

@@ -13,13 +13,14 @@ from dataclasses import replace
 
 import pytest
 
-from agentguard import Denied, proving
+from agentguard import Denied
 from agentguard.audit import evidence
-from agentguard.cli import evidence_report, show, story
-from agentguard.cli.location import Trust
-from agentguard.storage import keystore
+from agentguard.audit import prove as proving
+from agentguard.audit.find import Found, scan
+from agentguard.cli.audit import evidence_report, show, story
+from agentguard.cli.terminal.location import Trust
+from agentguard.domain import keystore
 from agentguard.storage.reader import StateReader
-from agentguard.whereabouts import Found, scan
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ from state_scene import Clock, Scene
 
 from agentguard import storage
 from agentguard.audit import entry
-from agentguard.desk import Desk
+from agentguard.approvals.inbox import Desk
 from agentguard.errors import StorageError
 from agentguard.storage import sqlite, standing
 from agentguard.storage.revocations import FileRevocations
@@ -221,7 +221,7 @@ def quick() -> Iterator[pytest.MonkeyPatch]:
 @pytest.fixture(scope="module")
 def scene(quick, tmp_path_factory) -> Scene:
     clock = Clock()
-    quick.setattr("agentguard.runtime.clock", clock)
+    quick.setattr("agentguard.guard.process.clock", clock)
     scene = Scene(tmp_path_factory.mktemp("written"), clock)
     state_history.play(scene)
     return scene

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from agentguard import Guard, config
-from agentguard.engines.rego import RegoEngine
+from agentguard import Guard
+from agentguard.domain.config import file as config
+from agentguard.policy.rego.engine import RegoEngine
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "approvals.md").read_text(encoding="utf-8")

@@ -9,8 +9,8 @@ from contextlib import closing
 
 import pytest
 
-from agentguard import canonical
-from agentguard.cli import lookup
+from agentguard.cli.audit import lookup
+from agentguard.signing import canonical
 
 NEVER = "0" * 32
 

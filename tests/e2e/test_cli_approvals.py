@@ -13,8 +13,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from agentguard import canonical
-from agentguard.keys import Ed25519Signer
+from agentguard.signing import canonical
+from agentguard.signing.keys import Ed25519Signer
 
 POLICY = """package agent.authz
 default allow = false

@@ -10,7 +10,7 @@ from contextlib import closing
 
 import pytest
 
-from agentguard.keys import Ed25519Signer
+from agentguard.signing.keys import Ed25519Signer
 
 
 def status_of(report: dict, check: str) -> set[str]:

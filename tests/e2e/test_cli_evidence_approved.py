@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from agentguard import canonical
 from agentguard.audit import evidence
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
-from agentguard.keys import Ed25519Signer
+from agentguard.signing import canonical
+from agentguard.signing.keys import Ed25519Signer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "verify_evidence" / "verify_evidence.py"
 
@@ -41,7 +41,7 @@ import sys
 from agentguard import (
     ApprovalPending, Arguments, CallSite, Denied, EncodeError, Guard, Invocation,
 )
-from agentguard.keys import Ed25519Signer
+from agentguard.signing.keys import Ed25519Signer
 
 bob, carol = (Ed25519Signer.from_seed(bytes.fromhex(seed)) for seed in sys.argv[1:])
 

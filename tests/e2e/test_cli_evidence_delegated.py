@@ -17,16 +17,19 @@ from typing import Any
 
 import pytest
 
-from agentguard import Decision, Guard, canonical, envelope, invocation, jws
+from agentguard import Decision, Guard
 from agentguard.audit import checkpoint, entry, evidence, merkle
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
 from agentguard.audit.tlog_proof import TlogProof
-from agentguard.canonical import b64_decode, b64_encode
+from agentguard.call import invocation
 from agentguard.delegation import chain, grant
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument, TrustedKey
-from agentguard.keys import Ed25519Signer
+from agentguard.signing import canonical, jws
+from agentguard.signing import dsse as envelope
+from agentguard.signing.canonical import b64_decode, b64_encode
+from agentguard.signing.keys import Ed25519Signer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "verify_evidence" / "verify_evidence.py"
 

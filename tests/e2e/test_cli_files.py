@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from agentguard.cli import files
+from agentguard.cli.terminal import files
 from agentguard.errors import StorageError
 
 
@@ -83,7 +83,7 @@ def test_a_dash_is_stdout(told, tmp_path, command):
 WRITE = """
 import os, sys
 from pathlib import Path
-from agentguard.cli import files
+from agentguard.cli.terminal import files
 
 path = Path(sys.argv[1])
 with files.new(path, force=len(sys.argv) > 2) as file:

@@ -11,12 +11,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import typer
 
-from agentguard import Decision, Denied, Guard, canonical
+from agentguard import Decision, Denied, Guard
 from agentguard.audit.summary import Search
-from agentguard.cli import lookup
-from agentguard.cli.filters import Filter
-from agentguard.cli.history import History
-from agentguard.cli.times import moment
+from agentguard.cli.audit import lookup
+from agentguard.cli.audit.filters import Filter
+from agentguard.cli.audit.history import History
+from agentguard.cli.terminal.times import moment
+from agentguard.signing import canonical
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 A, B = "assistant", "reviewer"

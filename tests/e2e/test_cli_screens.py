@@ -11,7 +11,8 @@ import pyte
 import pytest
 from typer.testing import CliRunner
 
-from agentguard.cli import app, screen
+from agentguard.cli import app
+from agentguard.cli.terminal import screen
 from agentguard.errors import AgentguardError
 
 BEGUN = re.compile(

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from agentguard.cli import lookup
+from agentguard.cli.audit import lookup
 
 REDACTED = r"""
 from agentguard import Guard

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from agentguard import canonical, jws
-from agentguard.canonical import b64url_encode
-from agentguard.cli import times
+from agentguard.cli.terminal import times
 from agentguard.delegation import chain, grant, token
 from agentguard.identity.credential import agent_alias
-from agentguard.keys import Ed25519Signer
+from agentguard.signing import canonical, jws
+from agentguard.signing.canonical import b64url_encode
+from agentguard.signing.keys import Ed25519Signer
 
 LENT = """
 import sys

@@ -16,7 +16,7 @@ import pytest
 
 from agentguard.audit import checkpoint
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.keys import Ed25519Signer
+from agentguard.signing.keys import Ed25519Signer
 
 REPORT = ["ok", "entries", "shards", "anchored", "in_doubt", "observed", "adopted"]
 REPORT += ["problems", "unchecked"]
@@ -119,7 +119,7 @@ def test_signatures_are_checked_from_a_time_on(verify, reshaped):
 def reforge(project, row):
     """Replace a call's signature, and sign the tree anew, as the holder of the log's key can."""
     from agentguard.audit.merkle import CompactRange, leaf_hash  # noqa: PLC0415
-    from agentguard.storage import keystore  # noqa: PLC0415
+    from agentguard.domain import keystore  # noqa: PLC0415
 
     (secret,) = (project.home / ".config" / "agentguard").glob("*.passphrase")
     signer = keystore.load_key(project.state, "log", secret.read_bytes().strip())
@@ -217,7 +217,7 @@ def test_a_shard_that_is_gone_is_found_by_what_was_kept(verify, reshaped, tmp_pa
 
 def test_a_fork_is_found_though_the_anchor_agrees(verify, reshaped, tmp_path):
     """Two checkpoints of one size with different roots: one of them must be wrong."""
-    from agentguard.storage import keystore  # noqa: PLC0415
+    from agentguard.domain import keystore  # noqa: PLC0415
 
     (secret,) = (reshaped.home / ".config" / "agentguard").glob("*.passphrase")
     signer = keystore.load_key(reshaped.state, "log", secret.read_bytes().strip())

@@ -16,10 +16,11 @@ from typing import Any
 import commands
 import pytest
 
-from agentguard import Guard, jws
-from agentguard.cli import times
+from agentguard import Guard
+from agentguard.cli.terminal import times
 from agentguard.delegation import chain, grant, token
 from agentguard.identity.credential import agent_alias
+from agentguard.signing import jws
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "delegation.md").read_text(encoding="utf-8")

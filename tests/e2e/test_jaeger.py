@@ -20,7 +20,9 @@ from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
-from agentguard import Ed25519Signer, config, domain
+from agentguard import Ed25519Signer
+from agentguard.domain import domain
+from agentguard.domain.config import file as config
 from agentguard.storage.reader import StateReader
 
 ROOT = Path(__file__).parents[2]

@@ -15,13 +15,13 @@ import commands
 import pytest
 
 from agentguard import Arguments, Decision, Denied, Guard, PolicyError, ToolSpec
-from agentguard.canonical import Fragment, dumps
-from agentguard.decision import MAX_REASON, MAX_REASONS
-from agentguard.engines.function import FunctionEngine
-from agentguard.engines.rego import RegoEngine
-from agentguard.engines.rego_outputs import OUTPUTS
-from agentguard.policy import decide, document
-from agentguard.tool import RESERVED
+from agentguard.call.decision import MAX_REASON, MAX_REASONS
+from agentguard.call.tool import RESERVED
+from agentguard.policy.document import decide, document
+from agentguard.policy.function import FunctionEngine
+from agentguard.policy.rego.engine import RegoEngine
+from agentguard.policy.rego.outputs import OUTPUTS
+from agentguard.signing.canonical import Fragment, dumps
 
 PAGE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text(encoding="utf-8")
 

@@ -37,7 +37,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from agentguard import Arguments, ArgumentsError
-from agentguard.canonical import b64url_decode, loads
+from agentguard.signing.canonical import b64url_decode, loads
 
 SAFE = 2**53 - 1
 

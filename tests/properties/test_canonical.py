@@ -13,9 +13,9 @@ import rfc8785
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agentguard import canonical
 from agentguard.audit import merkle
 from agentguard.errors import DecodeError, VerificationError
+from agentguard.signing import canonical
 
 EDGES = [
     0.0, -0.0, 1.0, 0.1, 1e-5, 9.999999999999999e-6, 1e-6, 9.999999999999997e-7, 1e-7, 5e-324,

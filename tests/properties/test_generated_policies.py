@@ -19,9 +19,10 @@ import pytest
 from rego_grammar import DATA, OTHER, PRELUDE, Grammar, documents
 from two_engines import FAILED, Ungated, answer, unordered
 
-from agentguard import PolicyError, canonical
-from agentguard.engines.opa import OpaEngine, Server
-from agentguard.engines.rego import RegoEngine
+from agentguard import PolicyError
+from agentguard.policy.opa import OpaEngine, Server
+from agentguard.policy.rego.engine import RegoEngine
+from agentguard.signing import canonical
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
 FRESH = "a fresh seed"

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentguard import Arguments, CallSite, ConfigError, Decision, Guard, Invocation, ToolSpec
-from agentguard.tool import RESERVED
+from agentguard.call.tool import RESERVED
 
 DOCUMENTS: list[dict[str, object]] = []
 

@@ -37,9 +37,9 @@ from agentguard.audit import checkpoint, entry, merkle
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Record
 from agentguard.audit.merkle import CompactRange
-from agentguard.examination import Report, examine
+from agentguard.domain.verify import Report, examine
 from agentguard.identity.trust import TrustDocument, TrustedKey
-from agentguard.keys import Ed25519Signer
+from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage.backend import Head
 from agentguard.storage.lease import Lessor
 from agentguard.storage.log import ShardLog

@@ -24,9 +24,9 @@ from agentguard.audit.checkpoint import Checkpoint, End
 from agentguard.audit.entry import Attachment, Stored
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.summary import Search, Summary
-from agentguard.examination import Report, examine
+from agentguard.domain.verify import Report, examine
 from agentguard.identity.trust import TrustDocument
-from agentguard.keys import Signer
+from agentguard.signing.keys import Signer
 from agentguard.storage import registry, sqlite
 from agentguard.storage.anchor import Anchor
 from agentguard.storage.reader import StateReader

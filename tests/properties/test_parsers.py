@@ -7,13 +7,14 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentguard import canonical, envelope, jws
 from agentguard.audit import checkpoint
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.canonical import b64url_encode
-from agentguard.envelope import Envelope
 from agentguard.errors import DecodeError, KeyMaterialError, VerificationError
-from agentguard.keys import Ed25519Signer, PublicKey
+from agentguard.signing import canonical, jws
+from agentguard.signing import dsse as envelope
+from agentguard.signing.canonical import b64url_encode
+from agentguard.signing.dsse import Envelope
+from agentguard.signing.keys import Ed25519Signer, PublicKey
 
 SIGNER = Ed25519Signer.from_seed(os.urandom(32))
 REFUSALS = (DecodeError, VerificationError)

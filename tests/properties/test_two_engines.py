@@ -23,11 +23,12 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from two_engines import FAILED, answer, ungated
 
-from agentguard import PolicyError, canonical
-from agentguard.engines.opa import OpaEngine, Server
-from agentguard.engines.rego import RegoEngine
-from agentguard.policy import UNDEFINED, Evaluated, decide
-from agentguard.ports import Engine
+from agentguard import PolicyError
+from agentguard.flow.ports import Engine
+from agentguard.policy.document import UNDEFINED, Evaluated, decide
+from agentguard.policy.opa import OpaEngine, Server
+from agentguard.policy.rego.engine import RegoEngine
+from agentguard.signing import canonical
 
 ROOT = Path(__file__).parents[2]
 OPERATORS = ROOT / "tests" / "policies" / "operators.rego"
@@ -43,7 +44,7 @@ POLICIES: dict[str, dict[str, Any]] = {
         "repo": {"name": "payments-api"},
         "args": {"path": "src/a"},
     },
-    "src/agentguard/cli/template/authz.rego": {**READ, "action": "read_file"},
+    "src/agentguard/cli/setup/template/authz.rego": {**READ, "action": "read_file"},
     "examples/project/authz.rego": {**READ, "action": "read_note"},
     "examples/crew_identities/authz.rego": {
         "agent": {"name": "writer"},

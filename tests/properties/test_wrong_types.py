@@ -15,16 +15,17 @@ from typing import Any
 
 import pytest
 
-from agentguard import AgentguardError, Decision, Denied, Guard, canonical, jws
+from agentguard import AgentguardError, Decision, Denied, Guard
 from agentguard.audit import checkpoint, entry, evidence, registry, tlog_proof
 from agentguard.audit.entry import Stored
+from agentguard.audit.prove import prove
 from agentguard.audit.verify import ShardVerifier
+from agentguard.call.invocation import timestamp
 from agentguard.delegation import chain, grant, token
-from agentguard.envelope import Envelope
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument
-from agentguard.invocation import timestamp
-from agentguard.proving import prove
+from agentguard.signing import canonical, jws
+from agentguard.signing.dsse import Envelope
 
 VALUES: list[Any] = [None, True, False, 0, 1, -1, 1.5, 2**53 - 1, "", "x", " ", [], ["x"], [[]], {}]
 VALUES += [{"x": None}, {"jwk": {}}]

@@ -18,7 +18,7 @@ from pathlib import Path
 from unittest import mock
 
 from agentguard.cli import main
-from agentguard.storage import keystore
+from agentguard.domain import keystore
 
 Result = subprocess.CompletedProcess[str]
 

@@ -10,12 +10,13 @@ from unittest.mock import patch
 
 from state_scene import BRIEFLY, PASSPHRASE, Call, Crash, LeftError, Scene
 
-from agentguard import ApprovalPending, Denied, Guard, administration, adoption, domain, rotation
+from agentguard import ApprovalPending, Denied, Guard
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse
-from agentguard.storage import succession
+from agentguard.domain import administration, adoption, domain, rotation
+from agentguard.domain import handover as succession
+from agentguard.domain.keystore import LONG_LIVED, load_trust
 from agentguard.storage.journal import FileJournal
-from agentguard.storage.keystore import LONG_LIVED, load_trust
 from agentguard.storage.reader import StateReader
 
 MERGED, KEPT, SPARE, LATE, WAITING, BAD, GONE = (

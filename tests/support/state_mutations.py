@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 from state_scene import remove
 
-from agentguard import canonical
-from agentguard.canonical import b64_decode, b64_encode
 from agentguard.errors import AgentguardError
+from agentguard.signing import canonical
+from agentguard.signing.canonical import b64_decode, b64_encode
 
 _VARIABLE = re.compile(r"[0-9a-f]{32,}|[\w-]{43}|\b\d+\b")
 DATABASE = b"SQLite format 3\0"

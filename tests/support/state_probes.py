@@ -17,8 +17,8 @@ from state_mutations import Mutation, UnwritableError
 from state_scene import Call, Scene
 
 from agentguard import Guard
-from agentguard.agent import Agent
 from agentguard.errors import AgentguardError
+from agentguard.guard.agent import Agent
 
 Agents = Mapping[str, Agent]
 

@@ -23,13 +23,13 @@ from agentguard import (
     Guard,
     Invocation,
     Requirement,
-    config,
-    domain,
 )
-from agentguard.agent import Agent
-from agentguard.config import Config
-from agentguard.engines.function import FunctionEngine
-from agentguard.keys import Ed25519Signer
+from agentguard.domain import domain
+from agentguard.domain.config import file as config
+from agentguard.domain.config.file import Config
+from agentguard.guard.agent import Agent
+from agentguard.policy.function import FunctionEngine
+from agentguard.signing.keys import Ed25519Signer
 
 PASSPHRASE = b"correct horse battery staple"
 PEOPLE = ("bob", "carol")

@@ -12,8 +12,8 @@ from typing import Any
 import regorus  # type: ignore[import-untyped]  # the binding has no annotations
 
 from agentguard import PolicyError
-from agentguard.policy import UNDEFINED, Evaluated
-from agentguard.ports import Engine
+from agentguard.flow.ports import Engine
+from agentguard.policy.document import UNDEFINED, Evaluated
 
 FAILED = "policy.error"
 

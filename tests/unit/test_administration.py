@@ -21,23 +21,22 @@ from agentguard import (
     Guard,
     KeyMaterialError,
     StorageError,
-    administration,
-    canonical,
-    config,
-    domain,
-    envelope,
-    whereabouts,
 )
 from agentguard.audit import entry, statements
+from agentguard.audit import find as whereabouts
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import CallPlace, Receipt, Record, parse
 from agentguard.audit.summary import Summary
-from agentguard.domain import StateDomain
-from agentguard.engines.function import FunctionEngine
-from agentguard.envelope import Envelope
-from agentguard.examination import examine
-from agentguard.invocation import timestamp
-from agentguard.storage import keystore, sqlite
+from agentguard.call.invocation import timestamp
+from agentguard.domain import administration, domain, keystore
+from agentguard.domain.config import file as config
+from agentguard.domain.domain import StateDomain
+from agentguard.domain.verify import examine
+from agentguard.policy.function import FunctionEngine
+from agentguard.signing import canonical
+from agentguard.signing import dsse as envelope
+from agentguard.signing.dsse import Envelope
+from agentguard.storage import sqlite
 from agentguard.storage.reader import StateReader
 
 PASSPHRASE = b"correct horse"
@@ -58,9 +57,11 @@ def settings_in(folder):
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from agentguard import Decision, Guard, config, domain
-from agentguard.domain import StateDomain
-from agentguard.engines.function import FunctionEngine
+from agentguard import Decision, Guard
+from agentguard.domain.config import file as config
+from agentguard.domain import domain
+from agentguard.domain.domain import StateDomain
+from agentguard.policy.function import FunctionEngine
 
 folder = Path(sys.argv[1])
 tables = {"trust_domain": "acme.example", "state": "state", "anchor": "anchor",

@@ -20,9 +20,9 @@ from agentguard import (
     UnguardedCallError,
     idempotency_key,
 )
-from agentguard.arguments import Arguments
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse
+from agentguard.call.arguments import Arguments
 from agentguard_langchain import guard_tools
 
 

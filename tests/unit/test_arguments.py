@@ -25,8 +25,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentguard import Arguments, ArgumentsError
-from agentguard.arguments import encode_result
-from agentguard.binder import binder
+from agentguard.call.arguments import encode_result
+from agentguard.call.binding import binder
 
 
 class Colour(enum.Enum):

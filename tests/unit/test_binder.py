@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from agentguard import ArgumentsError, ConfigError
-from agentguard.binder import binder
+from agentguard.call.binding import binder
 
 
 def fetch(url: str, limit: int = 10) -> str:

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from agentguard import canonical
 from agentguard.errors import DecodeError, EncodeError
+from agentguard.signing import canonical
 
 
 @pytest.mark.parametrize(

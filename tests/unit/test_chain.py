@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from agentguard import AgentguardError, DecodeError, VerificationError, canonical
+from agentguard import AgentguardError, DecodeError, VerificationError
 from agentguard.delegation import chain as chains
 from agentguard.delegation import grant as grants
 from agentguard.delegation.chain import DEFAULT_DEPTH, Chain
 from agentguard.delegation.grant import MAX_DEPTH
 from agentguard.errors import DelegationError
+from agentguard.signing import canonical
 
 DOMAIN = "spiffe://acme.example"
 

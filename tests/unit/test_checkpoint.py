@@ -8,9 +8,9 @@ import pytest
 
 from agentguard.audit import checkpoint, merkle
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.canonical import b64_decode, b64_encode
 from agentguard.errors import DecodeError, VerificationError
-from agentguard.keys import Ed25519Signer, PublicKey
+from agentguard.signing.canonical import b64_decode, b64_encode
+from agentguard.signing.keys import Ed25519Signer, PublicKey
 
 ORIGIN = "acme.example/log/0"
 ROOT = merkle.leaf_hash(b"entry")

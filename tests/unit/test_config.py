@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentguard import ConfigError, Decision, Guard, PolicyError, ToolSpec, config
-from agentguard.loading import configured_engine
-from agentguard.members import PrincipalConfig
-from agentguard.policies import PolicyConfig
+from agentguard import ConfigError, Decision, Guard, PolicyError, ToolSpec
+from agentguard.domain.config import file as config
+from agentguard.domain.config.agents import PrincipalConfig
+from agentguard.domain.config.engine import configured_engine
+from agentguard.domain.config.policy import PolicyConfig
 
 POLICY = '[policy]\npath = "p"\n'
 WHOLE = """

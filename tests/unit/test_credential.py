@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from agentguard import AgentguardError, ConfigError, DecodeError, VerificationError, jws
-from agentguard.canonical import b64url_decode, b64url_encode, dumps, loads_object
+from agentguard import AgentguardError, ConfigError, DecodeError, VerificationError
 from agentguard.identity import credential
 from agentguard.identity.credential import AGENT_CLAIM, MAX_LIFETIME, TYPE, AgentProfile
 from agentguard.identity.trust import TrustDocument, TrustedKey
+from agentguard.signing import jws
+from agentguard.signing.canonical import b64url_decode, b64url_encode, dumps, loads_object
 
 NOW = 1_800_000_000
 DOMAIN = "acme.example"

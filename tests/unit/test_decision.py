@@ -7,8 +7,8 @@ import pickle
 import pytest
 
 from agentguard import ApprovalPending, ApprovalRequest, Decision, Denied, Requirement
-from agentguard.cli.policy_replay import Answer
-from agentguard.decision import MAX_REASON, MAX_REASONS
+from agentguard.call.decision import MAX_REASON, MAX_REASONS
+from agentguard.cli.policy.replay import Answer
 
 REQUEST = ApprovalRequest(
     request_id="ab" * 16,

@@ -21,14 +21,13 @@ from agentguard import (
     Denied,
     Guard,
     VerificationError,
-    ambient,
-    canonical,
-    jws,
 )
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse
+from agentguard.delegation import context as ambient
 from agentguard.delegation import token as tokens
 from agentguard.errors import DelegationError
+from agentguard.signing import canonical, jws
 
 CONFIG: dict[str, Any] = {
     "roles": {
@@ -541,7 +540,7 @@ def test_what_is_no_text_is_not_resumed(guard, stored):
 
 def test_one_that_has_expired_is_over_in_its_block_too(monkeypatch):
     now = [datetime.now(UTC)]
-    monkeypatch.setattr("agentguard.runtime.clock", lambda: now[0])
+    monkeypatch.setattr("agentguard.guard.process.clock", lambda: now[0])
     with Guard.ephemeral(lambda _d: Decision.allow(), config=CONFIG) as guard:
         agents = [guard.new_agent("orchestrator"), guard.new_agent("orchestrator")]
         tool = guard.tool(name="tool")(lambda: "ok")

@@ -13,7 +13,7 @@ from datetime import timedelta
 import pytest
 
 from agentguard import ApprovalPending, Decision, Desk, Guard
-from agentguard.keys import Ed25519Signer
+from agentguard.signing.keys import Ed25519Signer
 
 """Seconds within which who waits has to know."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agentguard import ports
+from agentguard.flow import ports
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("integrations/*/*.md")])

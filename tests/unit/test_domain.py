@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from agentguard import ConfigError, KeyMaterialError, StorageError, config, domain, ephemeral
+from agentguard import ConfigError, KeyMaterialError, StorageError
 from agentguard.audit import registry
 from agentguard.audit.entry import parse
-from agentguard.examination import examine
-from agentguard.passphrase import PASSPHRASE_VARIABLE, passphrase_of
-from agentguard.storage import files, keystore
+from agentguard.domain import domain, ephemeral, keystore
+from agentguard.domain.config import file as config
+from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
+from agentguard.domain.verify import examine
+from agentguard.storage import files
 from agentguard.storage.anchor import Anchor
 from agentguard.storage.reader import StateReader
 

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from agentguard import CallSite, ConfigError, Decision, Denied, Guard, Invocation, StorageError
-from agentguard.arguments import Arguments
 from agentguard.audit.entry import parse
-from agentguard.canonical import loads_object
-from agentguard.envelope import Envelope
-from agentguard.examination import examine
+from agentguard.call.arguments import Arguments
+from agentguard.domain.verify import examine
+from agentguard.signing.canonical import loads_object
+from agentguard.signing.dsse import Envelope
 
 WHO = contextvars.ContextVar("who", default="nobody")
 

@@ -15,11 +15,13 @@ from typing import Any
 import cedarpy
 import pytest
 
-from agentguard import ConfigError, Denied, Guard, PolicyError, canonical, config
-from agentguard.engines.cedar import CedarEngine
-from agentguard.loading import configured_engine
-from agentguard.policy import decide
-from agentguard.ports import Explains
+from agentguard import ConfigError, Denied, Guard, PolicyError
+from agentguard.domain.config import file as config
+from agentguard.domain.config.engine import configured_engine
+from agentguard.flow.ports import Explains
+from agentguard.policy.cedar import CedarEngine
+from agentguard.policy.document import decide
+from agentguard.signing import canonical
 
 CALL: dict[str, Any] = {
     "agent": {
@@ -414,7 +416,7 @@ def test_many_threads():
 def test_without_the_extra_it_says_what_to_install():
     script = (
         "import sys\nsys.modules['cedarpy'] = None\n"
-        "from agentguard.engines.cedar import CedarEngine\n"
+        "from agentguard.policy.cedar import CedarEngine\n"
         "CedarEngine.from_source('permit(principal, action, resource);')"
     )
     ran = subprocess.run(

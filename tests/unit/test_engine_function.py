@@ -7,11 +7,12 @@ import json
 
 import pytest
 
-from agentguard import Denied, Guard, canonical
-from agentguard.decision import Decision, Requirement
-from agentguard.engines.function import FunctionEngine
+from agentguard import Denied, Guard
+from agentguard.call.decision import Decision, Requirement
 from agentguard.errors import ConfigError, PolicyError
-from agentguard.policy import decide
+from agentguard.policy.document import decide
+from agentguard.policy.function import FunctionEngine
+from agentguard.signing import canonical
 
 REQUIREMENT = Requirement("two people", ("bob",), ("lead", "owner"), 2, 60, allow_self=True)
 

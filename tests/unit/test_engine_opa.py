@@ -23,12 +23,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agentguard import ConfigError, Denied, Guard, PolicyError, config
-from agentguard.engines.opa import OpaEngine, Server
-from agentguard.engines.rego import RegoEngine
-from agentguard.loading import configured_engine
-from agentguard.policy import UNDEFINED, Evaluated, decide
-from agentguard.ports import Explains
+from agentguard import ConfigError, Denied, Guard, PolicyError
+from agentguard.domain.config import file as config
+from agentguard.domain.config.engine import configured_engine
+from agentguard.flow.ports import Explains
+from agentguard.policy.document import UNDEFINED, Evaluated, decide
+from agentguard.policy.opa import OpaEngine, Server
+from agentguard.policy.rego.engine import RegoEngine
 
 POLICIES = Path(__file__).parents[1] / "policies"
 AUTHZ = POLICIES / "authz.rego"
@@ -630,7 +631,7 @@ def test_a_key_with_a_passphrase_asks_nobody(tmp_path, authority):
 def test_without_the_extra_it_says_what_to_install():
     script = (
         "import sys\nsys.modules['httpcore'] = None\n"
-        "from agentguard.engines.opa import OpaEngine, Server\n"
+        "from agentguard.policy.opa import OpaEngine, Server\n"
         "OpaEngine(Server('http://127.0.0.1:8181'))"
     )
     ran = subprocess.run(

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from agentguard import canonical
-from agentguard.engines.rego import MAX_ENGINES_PER_THREAD, RegoEngine
 from agentguard.errors import ConfigError, PolicyError
-from agentguard.policy import UNDEFINED, decide
+from agentguard.policy.document import UNDEFINED, decide
+from agentguard.policy.rego.engine import MAX_ENGINES_PER_THREAD, RegoEngine
+from agentguard.signing import canonical
 
 POLICIES = Path(__file__).parents[1] / "policies"
 MAIN = "direct merges to main require human approval"
@@ -239,7 +239,7 @@ def test_undefined_rules_are_absent_and_an_empty_package_is_an_empty_object():
 
 def test_an_undefined_query_is_undefined():
     # The gate lets no such query through; the native engine's answer to one is an empty object.
-    from agentguard.engines import rego  # noqa: PLC0415
+    from agentguard.policy.rego import engine as rego  # noqa: PLC0415
 
     assert rego._value("{}") is UNDEFINED
     assert rego._value('{"result": []}') is UNDEFINED

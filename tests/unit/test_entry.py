@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from agentguard import ApprovalRequest, Decision, DecodeError, EncodeError, Requirement
+from agentguard.approvals.roster import Approver, Roster
 from agentguard.audit import entry
 from agentguard.audit.entry import CallPlace, Ruling
 from agentguard.audit.summary import Summary
-from agentguard.canonical import b64_encode, dumps, loads_object
 from agentguard.delegation import chain
-from agentguard.envelope import seal, statement
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile
-from agentguard.roster import Approver, Roster
+from agentguard.signing.canonical import b64_encode, dumps, loads_object
+from agentguard.signing.dsse import seal, statement
 
 AT = "2026-11-25T12:00:00.000000Z"
 TERMS = chain.Terms(principal="user:alice", scope=("a",))

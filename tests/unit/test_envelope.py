@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from agentguard import canonical, envelope
-from agentguard.canonical import b64_encode
-from agentguard.envelope import Envelope
 from agentguard.errors import DecodeError, EncodeError, VerificationError
-from agentguard.keys import Ed25519Signer
+from agentguard.signing import canonical
+from agentguard.signing import dsse as envelope
+from agentguard.signing.canonical import b64_encode
+from agentguard.signing.dsse import Envelope
+from agentguard.signing.keys import Ed25519Signer
 
 SUBJECT = "ab" * 32
 PREDICATE: dict[str, Any] = {"tool": {"name": "open_pr"}, "count": 3, "note": "é", "none": None}

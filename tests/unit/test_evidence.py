@@ -17,13 +17,13 @@ from agentguard.audit import checkpoint, entry, evidence, merkle, statements, tl
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Stored
+from agentguard.audit.prove import prove
 from agentguard.audit.summary import Summary
 from agentguard.audit.tlog_proof import TlogProof
-from agentguard.canonical import JSON
+from agentguard.call.invocation import commitment
 from agentguard.errors import CallError, DecodeError, VerificationError
-from agentguard.invocation import commitment
-from agentguard.keys import Ed25519Signer
-from agentguard.proving import prove
+from agentguard.signing.canonical import JSON
+from agentguard.signing.keys import Ed25519Signer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "verify_evidence" / "verify_evidence.py"
 INDEPENDENT = runpy.run_path(str(EXAMPLE))["verify"]

@@ -26,10 +26,10 @@ from agentguard import (
     UnguardedCallError,
 )
 from agentguard.audit.entry import parse
-from agentguard.canonical import loads_object
-from agentguard.envelope import Envelope
-from agentguard.examination import examine
-from agentguard.policy import UNDEFINED
+from agentguard.domain.verify import examine
+from agentguard.policy.document import UNDEFINED
+from agentguard.signing.canonical import loads_object
+from agentguard.signing.dsse import Envelope
 
 
 def allow_all(_document):

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from agentguard import canonical, jws
 from agentguard.delegation import grant as grants
 from agentguard.delegation.grant import MAX_CALLS, MAX_DEPTH, TYPE, Grant
 from agentguard.errors import DecodeError, DelegationError, VerificationError
+from agentguard.signing import canonical, jws
 
 NOW = 1_800_000_000
 LATEST = 253_402_300_799

@@ -11,20 +11,11 @@ from typing import Any
 
 import pytest
 
-from agentguard import (
-    ConfigError,
-    Decision,
-    Denied,
-    Guard,
-    KeyMaterialError,
-    StorageError,
-    Tool,
-    config,
-    domain,
-)
+from agentguard import ConfigError, Decision, Denied, Guard, KeyMaterialError, StorageError, Tool
 from agentguard.audit.entry import parse
-from agentguard.examination import Report, examine
-from agentguard.storage import keystore
+from agentguard.domain import domain, keystore
+from agentguard.domain.config import file as config
+from agentguard.domain.verify import Report, examine
 from agentguard.storage.reader import StateReader
 
 PASSPHRASE = b"correct horse"

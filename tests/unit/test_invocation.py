@@ -19,7 +19,7 @@ from agentguard import (
     Invocation,
     ToolSpec,
 )
-from agentguard.invocation import call_digest, commitment, timestamp
+from agentguard.call.invocation import call_digest, commitment, timestamp
 
 TOOL = ToolSpec("open_pr", "", {}, "m:open_pr")
 PREDICATE: dict[str, Any] = {

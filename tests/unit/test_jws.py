@@ -14,10 +14,10 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from agentguard import canonical, jws
-from agentguard.canonical import b64url_decode, b64url_encode
 from agentguard.errors import AgentguardError, DecodeError, EncodeError, VerificationError
-from agentguard.keys import Ed25519Signer, PublicKey
+from agentguard.signing import canonical, jws
+from agentguard.signing.canonical import b64url_decode, b64url_encode
+from agentguard.signing.keys import Ed25519Signer, PublicKey
 
 ORDER = 2**252 + 27742317777372353535851937790883648493
 CLAIMS: dict[str, canonical.JSON] = {

@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from agentguard.canonical import b64url_encode
 from agentguard.errors import KeyMaterialError, VerificationError
-from agentguard.keys import MAX_ROUNDS, Ed25519Signer, PublicKey, Signer, require_encrypted
+from agentguard.signing.canonical import b64url_encode
+from agentguard.signing.keys import MAX_ROUNDS, Ed25519Signer, PublicKey, Signer, require_encrypted
 
 P = 2**255 - 19
 ORDER = 2**252 + 27742317777372353535851937790883648493

@@ -7,7 +7,8 @@ import subprocess
 import pytest
 
 from agentguard import DecodeError, KeyMaterialError, StorageError
-from agentguard.storage import files, keystore
+from agentguard.domain import keystore
+from agentguard.storage import files
 
 PASSPHRASE = b"correct horse"
 

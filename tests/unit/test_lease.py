@@ -14,13 +14,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from agentguard import DecodeError, StorageError, VerificationError, canonical
+from agentguard import DecodeError, StorageError, VerificationError
 from agentguard.audit import checkpoint, entry, registry, statements
 from agentguard.audit.entry import Record, parse
 from agentguard.audit.summary import Summary
-from agentguard.examination import examine
+from agentguard.call.invocation import timestamp
+from agentguard.domain.verify import examine
 from agentguard.identity.trust import TrustDocument, TrustedKey
-from agentguard.invocation import timestamp
+from agentguard.signing import canonical
 from agentguard.storage import lease, lock, sqlite
 from agentguard.storage import registry as file
 from agentguard.storage.anchor import Anchor

@@ -8,10 +8,10 @@ from types import MappingProxyType
 import pytest
 
 from agentguard import Arguments, EncodeError, FactsError, ToolSpec
-from agentguard.canonical import Fragment, dumps
-from agentguard.decision import Requirement
-from agentguard.policy import UNDEFINED, decide, document
-from agentguard.tool import RESERVED
+from agentguard.call.decision import Requirement
+from agentguard.call.tool import RESERVED
+from agentguard.policy.document import UNDEFINED, decide, document
+from agentguard.signing.canonical import Fragment, dumps
 
 ALLOW = {"allow": True}
 

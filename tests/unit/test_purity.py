@@ -71,7 +71,7 @@ def test_a_pure_module_reaches_for_nothing():
     ],
 )
 def test_what_is_planted_in_a_pure_module_is_found(planted, found):
-    (path,) = files_of("agentguard.envelope")
+    (path,) = files_of("agentguard.signing.dsse")
     text = path.read_text(encoding="utf-8")
     place, _, what = found.partition(": ")
     line = len(text.splitlines()) + int(place)

@@ -14,9 +14,9 @@ import pytest
 from agentguard import StorageError
 from agentguard.audit.entry import Attachment, Record, Stored, parse
 from agentguard.audit.summary import Search, Summary
+from agentguard.call.invocation import commitment
+from agentguard.flow.ports import LogReader
 from agentguard.identity.trust import TrustDocument, TrustedKey
-from agentguard.invocation import commitment
-from agentguard.ports import LogReader
 from agentguard.storage import sqlite
 from agentguard.storage.lease import Lessor
 from agentguard.storage.log import ShardLog

@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from agentguard import Arguments, DecodeError, canonical, redaction
-from agentguard.arguments import encode_result
-from agentguard.tool import RESERVED
+from agentguard import Arguments, DecodeError
+from agentguard.call import redaction
+from agentguard.call.arguments import encode_result
+from agentguard.call.tool import RESERVED
+from agentguard.signing import canonical
 
 MARK = {"$redacted": True}
 

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentguard import AgentguardError, DecodeError, StorageError, VerificationError, canonical
+from agentguard import AgentguardError, DecodeError, StorageError, VerificationError
 from agentguard.audit import registry
-from agentguard.envelope import PAYLOAD_TYPE, Envelope, seal, statement
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
-from agentguard.keys import Ed25519Signer
+from agentguard.signing import canonical
+from agentguard.signing.dsse import PAYLOAD_TYPE, Envelope, seal, statement
+from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage import registry as file
 
 AT = "2026-11-25T12:00:00.000000Z"

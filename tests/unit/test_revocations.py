@@ -17,14 +17,16 @@ from typing import Any
 
 import pytest
 
-from agentguard import canonical, config, domain
 from agentguard.audit import entry
 from agentguard.audit.standing import Standing, Used
-from agentguard.domain import StateDomain
+from agentguard.call.invocation import timestamp
+from agentguard.domain import domain, keystore
+from agentguard.domain.config import file as config
+from agentguard.domain.domain import StateDomain
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
-from agentguard.invocation import timestamp
-from agentguard.storage import files, keystore, ledger, standing
+from agentguard.signing import canonical
+from agentguard.storage import files, ledger, standing
 from agentguard.storage.anchor import log_folder
 from agentguard.storage.revocations import CALLS, FileRevocations, MemoryRevocations
 from agentguard.storage.standing import FILE

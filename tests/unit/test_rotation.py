@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 import pytest
 
 from agentguard import KeyMaterialError, StorageError, VerificationError
+from agentguard.domain import handover as succession
+from agentguard.domain import keystore
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
-from agentguard.keys import Ed25519Signer
-from agentguard.storage import anchor, files, keystore, succession
+from agentguard.signing.keys import Ed25519Signer
+from agentguard.storage import anchor, files
 from agentguard.storage import registry as file
 
 PASSPHRASE = b"correct horse"

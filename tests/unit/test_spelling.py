@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from agentguard import Decision, Guard
-from agentguard.spelling import Spelling, closest
+from agentguard.domain.config.spelling import Spelling, closest
 
 
 @pytest.mark.parametrize(

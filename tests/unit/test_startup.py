@@ -20,12 +20,12 @@ import agentguard
 from agentguard import telemetry
 
 COMMAND_LINE = ("typer", "rich", "agentguard.cli")
-EVENT_LOOP = ("asyncio", "agentguard.drive_async")
+EVENT_LOOP = ("asyncio", "agentguard.flow.drive_async")
 TRACES = ("opentelemetry", "agentguard.telemetry.tracing", "agentguard.telemetry.setup")
 OPENSSH = ("bcrypt", "cryptography.hazmat.primitives.serialization")
-DISK = ("sqlite3", "tomllib", "agentguard.domain", "agentguard.storage.keystore")
-ENGINES = ("regorus", "cedarpy", "httpcore", "agentguard.engines")
-READERS = ("agentguard.audit.verify", "agentguard.audit.evidence", "agentguard.examination")
+DISK = ("sqlite3", "tomllib", "agentguard.domain.domain", "agentguard.domain.keystore")
+ENGINES = ("regorus", "cedarpy", "httpcore", "agentguard.policy")
+READERS = ("agentguard.audit.verify", "agentguard.audit.evidence", "agentguard.domain.verify")
 OTHERS = ("email", "importlib.metadata", "ssl", "subprocess", "tempfile", "zipfile", "pydantic")
 
 RARE = (*COMMAND_LINE, *EVENT_LOOP, *TRACES, *OPENSSH, *DISK, *ENGINES, *READERS, *OTHERS)
@@ -94,18 +94,18 @@ def test_the_package_alone_loads_nothing_else_of_agentguard():
 
 def test_an_error_is_caught_without_a_guard():
     modules = loaded("from agentguard import AgentguardError")
-    assert of(["cryptography", "agentguard.guard", *RARE], modules) == set()
+    assert of(["cryptography", "agentguard.guard.guard", *RARE], modules) == set()
 
 
 def test_the_guard_loads_nothing_that_is_rarely_used():
     modules = loaded("from agentguard import Guard")
-    assert "agentguard.guard" in modules
+    assert "agentguard.guard.guard" in modules
     assert of(RARE, modules) == set()
 
 
 def test_a_guarded_call_in_memory_loads_its_engine_and_no_more():
     # the version that is recorded with the policy comes from the distribution's metadata
-    allowed = {"agentguard.engines", "importlib.metadata", "email", "zipfile", "tempfile"}
+    allowed = {"agentguard.policy", "importlib.metadata", "email", "zipfile", "tempfile"}
     assert of(RARE, loaded(IN_MEMORY + CALL)) <= allowed
 
 
@@ -120,13 +120,13 @@ ASKED = "import os\nos.environ['OTEL_PYTHON_TRACER_PROVIDER'] = 'sdk_tracer_prov
 @pytest.mark.parametrize(
     ("program", "package"),
     [
-        (f"{IN_MEMORY}{ACALL}", "agentguard.drive_async"),
-        (f"{IN_MEMORY}guard.verify()", "agentguard.examination"),
-        (IN_MEMORY, "agentguard.engines.function"),
+        (f"{IN_MEMORY}{ACALL}", "agentguard.flow.drive_async"),
+        (f"{IN_MEMORY}guard.verify()", "agentguard.domain.verify"),
+        (IN_MEMORY, "agentguard.policy.function"),
         (f"{ASKED}{IN_MEMORY}", "opentelemetry.trace"),
         (f"{IN_MEMORY}import opentelemetry.trace\n{CALL}", "agentguard.telemetry.tracing"),
         ("from agentguard import verify_evidence", "agentguard.audit.evidence"),
-        ("from agentguard import Guard, domain", "sqlite3"),
+        ("from agentguard import Guard; from agentguard.domain import domain", "sqlite3"),
         ("from agentguard.telemetry import AgentSpan", "opentelemetry.trace"),
         (OPENSSH_KEY, "bcrypt"),
         (HELP.format(""), "typer"),
@@ -186,7 +186,9 @@ ON_DISK = """
 from datetime import UTC, datetime
 from functools import partialmethod
 from pathlib import Path
-from agentguard import Ed25519Signer, Guard, config, domain
+from agentguard import Ed25519Signer, Guard
+from agentguard.domain.config import file as config
+from agentguard.domain import domain
 Ed25519Signer.to_openssh = partialmethod(Ed25519Signer.to_openssh, rounds=1)
 domain.found(config.load(Path("agentguard.toml")), b"a passphrase", now=datetime.now(UTC))
 guard = Guard.open(passphrase=b"a passphrase")
@@ -225,12 +227,12 @@ def test_the_first_help_page_loads_no_command():
     modules = loaded(HELP.format(""))
     assert commands_loaded(modules) == {"agentguard.cli.lazy"}
     unwanted = (*EVENT_LOOP, *TRACES, *OPENSSH, *DISK, *ENGINES, *READERS, "rich", "cryptography")
-    assert of([*unwanted, "pydantic", "agentguard.config"], modules) == set()
+    assert of([*unwanted, "pydantic", "agentguard.domain.config.file"], modules) == set()
 
 
 def test_a_groups_help_page_loads_none_of_its_commands():
     modules = loaded(HELP.format("audit"))
-    assert commands_loaded(modules) == {"agentguard.cli.lazy", "agentguard.cli.audit"}
+    assert commands_loaded(modules) == {"agentguard.cli.lazy", "agentguard.cli.audit.commands"}
     assert of(["rich", "cryptography", "pydantic", "importlib.metadata"], modules) == set()
 
 
@@ -238,9 +240,9 @@ def test_a_commands_help_page_loads_no_other_command():
     modules = loaded(HELP.format("audit verify"))
     ours = commands_loaded(modules)
     others = ("show", "tail", "listing", "export", "evidence", "administer", "doctor", "init")
-    assert "agentguard.cli.verify" in ours
+    assert "agentguard.cli.audit.verify" in ours
     assert ours.isdisjoint({f"agentguard.cli.{name}" for name in others})
-    unwanted = (*EVENT_LOOP, *TRACES, *OPENSSH, *ENGINES, "rich.console", "agentguard.guard")
+    unwanted = (*EVENT_LOOP, *TRACES, *OPENSSH, *ENGINES, "rich.console", "agentguard.guard.guard")
     assert of([*unwanted, "pydantic", "importlib.metadata"], modules) == set()
 
 

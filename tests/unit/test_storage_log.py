@@ -16,7 +16,7 @@ import pytest
 from agentguard import StorageError
 from agentguard.audit import checkpoint, entry, merkle
 from agentguard.audit.merkle import CompactRange
-from agentguard.keys import Ed25519Signer
+from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage.inside import INSIDE
 from agentguard.storage.log import MAX_BATCH, ShardLog
 from agentguard.storage.memory import MemoryBackend

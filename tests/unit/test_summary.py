@@ -157,7 +157,7 @@ searches = st.builds(
     st.integers(-1, 8),
 )
 def test_a_file_is_searched_as_memory_is(tmp_path_factory, found, asked, after):
-    from agentguard.keys import Ed25519Signer  # noqa: PLC0415  a fixture can't be drawn anew here
+    from agentguard.signing.keys import Ed25519Signer  # noqa: PLC0415  a fixture can't be drawn anew here
 
     log = Log(tmp_path_factory.mktemp("log"), Ed25519Signer.from_seed(bytes(32)))
     log.append(*(Record(b"{}", one) for one in found))

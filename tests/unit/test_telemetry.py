@@ -28,14 +28,14 @@ from agentguard import (
     Denied,
     Guard,
     Invocation,
-    config,
-    ephemeral,
     telemetry,
 )
 from agentguard.audit import entry
 from agentguard.audit.calls import read_authorization
-from agentguard.engines.function import FunctionEngine
-from agentguard.keys import Ed25519Signer
+from agentguard.domain import ephemeral
+from agentguard.domain.config import file as config
+from agentguard.policy.function import FunctionEngine
+from agentguard.signing.keys import Ed25519Signer
 
 TABLES: dict[str, Any] = {
     "trust_domain": "acme.example",
@@ -210,7 +210,7 @@ def test_what_a_tool_was_denied_inside_is_the_tools_error(place, spans):
         place.call()
     inner, outer = spans.named("execute_tool push")
     assert inner.attributes["error.type"] == "delegation.missing"
-    assert outer.attributes["error.type"] == "agentguard.decision.Denied"
+    assert outer.attributes["error.type"] == "agentguard.call.decision.Denied"
     assert inner.parent.span_id == outer.context.span_id
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from agentguard import AgentguardError, DecodeError, VerificationError, jws
+from agentguard import AgentguardError, DecodeError, VerificationError
 from agentguard.delegation import token as tokens
 from agentguard.delegation.token import CHAIN_CLAIM, MAX_LIFETIME, TYPE
+from agentguard.signing import jws
 
 DOMAIN = "spiffe://acme.example"
 

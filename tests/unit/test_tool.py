@@ -13,8 +13,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from agentguard import Arguments, ArgumentsError, ConfigError, ToolSpec, canonical
-from agentguard.tool import MAX_RESOURCE, escape, function_schema
+from agentguard import Arguments, ArgumentsError, ConfigError, ToolSpec
+from agentguard.call.tool import MAX_RESOURCE, escape, function_schema
+from agentguard.signing import canonical
 
 SPEC = ToolSpec("open_pr", "Open it.", {"type": "object"}, "acme.tools:open_pr")
 
@@ -138,7 +139,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Optional, TypeVar
 
 from agentguard import ToolSpec
-from agentguard.tool import function_schema
+from agentguard.call.tool import function_schema
 
 class Colour(enum.Enum):
     RED = 1

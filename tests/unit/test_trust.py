@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from agentguard import AgentguardError, DecodeError, VerificationError
-from agentguard.canonical import dumps, loads_object
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
+from agentguard.signing.canonical import dumps, loads_object
 
 
 @pytest.fixture

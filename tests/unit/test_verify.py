@@ -8,7 +8,7 @@ import pytest
 
 from agentguard import Decision, Guard
 from agentguard.audit import checkpoint
-from agentguard.examination import examine
+from agentguard.domain.verify import examine
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agentguard import canonical
+from agentguard.signing import canonical
 
 
 def test_every_input_has_its_published_canonical_form(vectors: Path) -> None:

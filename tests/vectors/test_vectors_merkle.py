@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from agentguard.audit.merkle import verify_consistency, verify_inclusion
-from agentguard.canonical import b64_decode
 from agentguard.errors import VerificationError
+from agentguard.signing.canonical import b64_decode
 
 
 def cases(vectors: Path, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:

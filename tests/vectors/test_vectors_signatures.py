@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from agentguard import jws
 from agentguard.audit import checkpoint
-from agentguard.canonical import b64_decode, b64url_decode, b64url_encode
-from agentguard.envelope import pae
 from agentguard.errors import KeyMaterialError, VerificationError
-from agentguard.keys import Ed25519Signer, PublicKey
+from agentguard.signing import jws
+from agentguard.signing.canonical import b64_decode, b64url_decode, b64url_encode
+from agentguard.signing.dsse import pae
+from agentguard.signing.keys import Ed25519Signer, PublicKey
 
 
 def read(vectors: Path, name: str) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from agentguard import jws
 from agentguard.errors import AgentguardError, VerificationError
-from agentguard.keys import Ed25519Signer, PublicKey
+from agentguard.signing import jws
+from agentguard.signing.keys import Ed25519Signer, PublicKey
 
 
 def groups(vectors: Path, name: str) -> list[dict[str, Any]]:

@@ -37,8 +37,8 @@ from scripted import Scripted, Step
 
 from agentguard.audit import entry
 from agentguard.delegation import chain as chains
-from agentguard.envelope import Envelope, parse_statement
 from agentguard.identity import credential
+from agentguard.signing.dsse import Envelope, parse_statement
 from agentguard.testing import RecordedGuard
 
 atexit.register(shutil.rmtree, os.environ["CREWAI_STORAGE_DIR"], ignore_errors=True)

@@ -39,10 +39,10 @@ from agentguard import (
     Ed25519Signer,
     Guard,
     Requirement,
-    config,
-    domain,
     verify_evidence,
 )
+from agentguard.domain import domain
+from agentguard.domain.config import file as config
 from agentguard_crewai import guard_agent, guard_crew, resumable
 from agentguard_crewai.denial import denied
 
@@ -176,7 +176,7 @@ def clock(monkeypatch) -> Any:
             return datetime.now(UTC) + self.ahead
 
     clock = Clock()
-    monkeypatch.setattr("agentguard.runtime.clock", clock)
+    monkeypatch.setattr("agentguard.guard.process.clock", clock)
     return clock
 
 

@@ -25,7 +25,9 @@ from crewai.tools import BaseTool, tool
 from crewai.tools.base_tool import Tool
 from pydantic import BaseModel, ConfigDict
 
-from agentguard import Decision, Guard, administration, config, current_delegation, domain
+from agentguard import Decision, Guard, current_delegation
+from agentguard.domain import administration, domain
+from agentguard.domain.config import file as config
 from agentguard_crewai import guard_agent, guard_crew, resumable
 
 LENT = {"max_scope": ["a", "b"]}

@@ -23,7 +23,9 @@ import rounds
 from crewai import Crew, Process, Task
 from crewai.tools import tool
 
-from agentguard import ConfigError, Guard, config, current_delegation, domain
+from agentguard import ConfigError, Guard, current_delegation
+from agentguard.domain import domain
+from agentguard.domain.config import file as config
 from agentguard_crewai import guard_agent, guard_crew, resumable
 
 ROUNDS = 8 if rounds.FULL else 1

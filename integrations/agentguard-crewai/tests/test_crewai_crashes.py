@@ -23,9 +23,11 @@ import pytest
 import rounds
 from preloaded import Preloaded, Process
 
-from agentguard import Ed25519Signer, administration, config, domain, examination
+from agentguard import Ed25519Signer
 from agentguard.audit import entry
-from agentguard.storage import keystore
+from agentguard.domain import administration, domain, keystore
+from agentguard.domain import verify as examination
+from agentguard.domain.config import file as config
 from agentguard.storage.reader import StateReader
 
 ROUNDS = 8 if rounds.FULL else 1

@@ -19,19 +19,13 @@ import pytest
 from crewai import Crew, Process, Task
 from crewai.tools import tool
 
-from agentguard import (
-    ConfigError,
-    Decision,
-    Guard,
-    administration,
-    config,
-    current_delegation,
-    domain,
-)
+from agentguard import ConfigError, Decision, Guard, current_delegation
 from agentguard.audit import entry
 from agentguard.delegation import chain as chains
-from agentguard.engines.function import FunctionEngine
+from agentguard.domain import administration, domain
+from agentguard.domain.config import file as config
 from agentguard.identity import credential
+from agentguard.policy.function import FunctionEngine
 from agentguard_crewai import guard_agent, guard_crew
 
 AGENTS = {
@@ -611,7 +605,7 @@ def test_a_chain_that_is_too_long_is_told_as_a_failure(desk, native, depth, beca
 
 def test_a_delegation_that_has_ended_is_no_longer_one(monkeypatch, desk, native):
     ahead = timedelta()
-    monkeypatch.setattr("agentguard.runtime.clock", lambda: datetime.now(UTC) + ahead)
+    monkeypatch.setattr("agentguard.guard.process.clock", lambda: datetime.now(UTC) + ahead)
     desk = desk()
 
     @tool

@@ -23,15 +23,9 @@ from crewai.flow.persistence import SQLiteFlowPersistence
 from crewai.tools import tool
 from pydantic import BaseModel
 
-from agentguard import (
-    ApprovalPending,
-    ConfigError,
-    Decision,
-    Ed25519Signer,
-    Guard,
-    config,
-    domain,
-)
+from agentguard import ApprovalPending, ConfigError, Decision, Ed25519Signer, Guard
+from agentguard.domain import domain
+from agentguard.domain.config import file as config
 from agentguard_crewai import (
     akickoff_or_pause,
     answered,

@@ -35,8 +35,10 @@ from crewai.project import (
 from crewai.project import tool as crew_tool
 from crewai.tools import tool
 
-from agentguard import ApprovalPending, ConfigError, Decision, Guard, StorageError, config, domain
+from agentguard import ApprovalPending, ConfigError, Decision, Guard, StorageError
 from agentguard.audit import entry
+from agentguard.domain import domain
+from agentguard.domain.config import file as config
 from agentguard_crewai import guard_agent, guard_crew, guard_crewbase
 
 CALL = ("look", {"at": "x"})

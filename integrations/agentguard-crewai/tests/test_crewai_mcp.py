@@ -23,7 +23,7 @@ from pydantic import create_model
 
 from agentguard import Decision, ToolSpec
 from agentguard.audit import entry
-from agentguard.envelope import Envelope
+from agentguard.signing.dsse import Envelope
 from agentguard_crewai import guard_agent, guard_crew
 
 AGENTS = {"lead": {"max_scope": ["read", "write"]}, "hand": {"max_scope": ["read"]}}

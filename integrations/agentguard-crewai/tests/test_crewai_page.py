@@ -28,7 +28,8 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 import agentguard_crewai
-from agentguard import ApprovalPending, ConfigError, Decision, Guard, config
+from agentguard import ApprovalPending, ConfigError, Decision, Guard
+from agentguard.domain.config import file as config
 from agentguard_crewai import answered, guard_agent, guard_crew, kickoff_or_pause
 
 ROOT = Path(__file__).parents[3]

@@ -22,7 +22,7 @@ from crewai.tools import BaseTool, tool
 
 from agentguard import ConfigError, Decision, UnguardedCallError
 from agentguard.audit import entry
-from agentguard.envelope import Envelope
+from agentguard.signing.dsse import Envelope
 from agentguard_crewai import guard_agent, guard_crew
 from agentguard_crewai.sealing import SealedTool, seal
 

@@ -27,15 +27,9 @@ from crewai.tools import BaseTool, tool
 from crewai.tools.tool_failure import ToolFailure
 from pydantic import BaseModel, PrivateAttr
 
-from agentguard import (
-    ApprovalPending,
-    ConfigError,
-    Decision,
-    Ed25519Signer,
-    Guard,
-    config,
-    domain,
-)
+from agentguard import ApprovalPending, ConfigError, Decision, Ed25519Signer, Guard
+from agentguard.domain import domain
+from agentguard.domain.config import file as config
 from agentguard_crewai import guard_agent, guard_crew, resumable
 
 PAY = ("pay", {"to": "ann"})

@@ -51,11 +51,12 @@ from pydantic.v1 import BaseModel as BaseModelV1
 from pydantic.v1 import Field as FieldV1
 from pydantic.v1 import validator as validator_v1
 
-from agentguard import Agent, Decision, Guard, Requirement, approval, verify_evidence
+from agentguard import Agent, Decision, Guard, Requirement, verify_evidence
+from agentguard.approvals import request as approval
 from agentguard.audit import entry
-from agentguard.envelope import Envelope, parse_statement
 from agentguard.identity import credential
-from agentguard.keys import Ed25519Signer
+from agentguard.signing.dsse import Envelope, parse_statement
+from agentguard.signing.keys import Ed25519Signer
 from agentguard_langchain import GuardMiddleware
 
 # --- processes ----------------------------------------------------------------------------------

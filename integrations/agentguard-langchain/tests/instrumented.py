@@ -27,7 +27,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from agentguard import Decision, Guard
 from agentguard.audit import entry
 from agentguard.audit.calls import read_authorization
-from agentguard.keys import Ed25519Signer
+from agentguard.signing.keys import Ed25519Signer
 from agentguard_langchain import GuardMiddleware, guard_subagent
 
 SCENES: dict[str, Any] = {

@@ -30,12 +30,13 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from rich.console import Console
 
-from agentguard import ApprovalPending, ConfigError, Denied, Guard, config
+from agentguard import ApprovalPending, ConfigError, Denied, Guard
 from agentguard.audit import entry, evidence
+from agentguard.domain.config import file as config
 from agentguard.errors import KeyMaterialError, StorageError
 from agentguard.identity.credential import agent_name
 from agentguard.identity.trust import TrustDocument
-from agentguard.keys import Ed25519Signer
+from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage.reader import StateReader
 from agentguard_langchain import demo, guard_tools
 from agentguard_langchain.demo import forge as forges

@@ -12,7 +12,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
 from pydantic import ValidationError
 
-from agentguard import ApprovalPending, CallSite, ConfigError, Decision, Requirement, runtime
+from agentguard import ApprovalPending, CallSite, ConfigError, Decision, Requirement
+from agentguard.guard import process as runtime
 from agentguard_langchain import GuardedToolDenied, approving, guard_tools
 
 SYNC = pytest.mark.parametrize("sync", [True, False])

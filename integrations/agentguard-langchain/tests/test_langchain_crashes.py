@@ -21,8 +21,9 @@ from pathlib import Path
 
 import pytest
 
-from agentguard import config, domain, examination
-from agentguard.storage import keystore
+from agentguard.domain import domain, keystore
+from agentguard.domain import verify as examination
+from agentguard.domain.config import file as config
 from agentguard.storage.reader import StateReader
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"

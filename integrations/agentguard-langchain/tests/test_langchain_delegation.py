@@ -20,7 +20,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.prebuilt import ToolRuntime
 from langgraph.types import Command, interrupt
 
-from agentguard import AgentguardError, ConfigError, Denied, config, domain
+from agentguard import AgentguardError, ConfigError, Denied
+from agentguard.domain import domain
+from agentguard.domain.config import file as config
 from agentguard_langchain import GuardedToolDenied, aevaluate, evaluate, guard_subagent, guard_tools
 
 SYNC = pytest.mark.parametrize("sync", [True, False])

@@ -13,8 +13,10 @@ from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
-from agentguard import ApprovalError, Decision, Ed25519Signer, Guard, Requirement, config, domain
-from agentguard.engines.function import FunctionEngine
+from agentguard import ApprovalError, Decision, Ed25519Signer, Guard, Requirement
+from agentguard.domain import domain
+from agentguard.domain.config import file as config
+from agentguard.policy.function import FunctionEngine
 from agentguard_langchain import GuardMiddleware
 
 PASSPHRASE = b"correct horse battery staple"

@@ -16,7 +16,7 @@ from langchain_core.messages import HumanMessage
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
-from agentguard.keys import Ed25519Signer
+from agentguard.signing.keys import Ed25519Signer
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"

@@ -15,8 +15,10 @@ from langchain_core.tools import BaseTool, StructuredTool, Tool, ToolException, 
 from langchain_core.tracers import BaseTracer
 from pydantic import BaseModel
 
-from agentguard import ConfigError, Decision, Guard, domain, guard
-from agentguard.config import load
+from agentguard import ConfigError, Decision, Guard
+from agentguard.domain import domain
+from agentguard.domain.config.file import load
+from agentguard.guard import guard
 from agentguard_langchain import bind_ahead, evaluate, guard_tools
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 from pairs import pairs
 
-from agentguard import config, domain
+from agentguard.domain import domain
+from agentguard.domain.config import file as config
 from agentguard_langchain import GuardMiddleware, guard_subagent, guard_tools
 
 SYNC = pytest.mark.parametrize("sync", [True, False])

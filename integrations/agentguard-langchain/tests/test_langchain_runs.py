@@ -23,7 +23,9 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command
 from pairs import pairs
 
-from agentguard import ConfigError, DelegationError, StorageError, config, domain
+from agentguard import ConfigError, DelegationError, StorageError
+from agentguard.domain import domain
+from agentguard.domain.config import file as config
 from agentguard_langchain import GuardedToolDenied, GuardMiddleware, guard_subagent
 
 SYNC = pytest.mark.parametrize("sync", [True, False])
@@ -603,7 +605,7 @@ from pairs import pairs
 from obedient import Obedient
 
 from agentguard import Decision, Guard
-from agentguard.keys import Ed25519Signer
+from agentguard.signing.keys import Ed25519Signer
 from agentguard_langchain import GuardMiddleware
 
 

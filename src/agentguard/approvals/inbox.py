@@ -12,14 +12,16 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from agentguard import approval, canonical, roster
-from agentguard.approval import ApprovalRequest, Verdict
-from agentguard.envelope import Envelope
+from agentguard.approvals import request as approval
+from agentguard.approvals import roster
+from agentguard.approvals.request import ApprovalRequest, Verdict
+from agentguard.approvals.roster import Answer, Approver, Roster
 from agentguard.errors import AgentguardError, ApprovalError
+from agentguard.flow.ports import Approvals
 from agentguard.identity.trust import seconds
-from agentguard.keys import PublicKey, Signer
-from agentguard.ports import Approvals
-from agentguard.roster import Answer, Approver, Roster
+from agentguard.signing import canonical
+from agentguard.signing.dsse import Envelope
+from agentguard.signing.keys import PublicKey, Signer
 
 LOOK_EVERY: Final = 0.05
 """Seconds between two looks of somebody who waits."""

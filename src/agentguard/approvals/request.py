@@ -2,7 +2,7 @@
 
 ``ApprovalRequest`` is what is shown, exported and approved; ``Approval`` is one answer, a signed
 statement about it (docs/records.md). Who may answer, and when that is enough, stands in
-``roster.py``; when the line asks, in ``ruling.py``; where requests wait, in ``storage/``.
+``roster.py``; when the line asks, in ``flow/decide.py``; where requests wait, in ``storage/``.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, NamedTuple
 
-from agentguard import canonical, envelope, principals
-from agentguard.canonical import JSON, Fragment, b64_decode, b64_encode, is_integer
-from agentguard.decision import Requirement
-from agentguard.envelope import Envelope
+from agentguard.call.decision import Requirement
+from agentguard.call.invocation import call_digest, commitment
 from agentguard.errors import (
     AgentguardError,
     ApprovalError,
@@ -23,8 +21,12 @@ from agentguard.errors import (
     EncodeError,
     VerificationError,
 )
-from agentguard.invocation import call_digest, commitment
-from agentguard.keys import Signer
+from agentguard.identity import principal as principals
+from agentguard.signing import canonical
+from agentguard.signing import dsse as envelope
+from agentguard.signing.canonical import JSON, Fragment, b64_decode, b64_encode, is_integer
+from agentguard.signing.dsse import Envelope
+from agentguard.signing.keys import Signer
 
 REQUEST_TYPE: Final = "urn:agentguard:approval-request:v1"
 MAX_BYTES: Final = 1 << 20

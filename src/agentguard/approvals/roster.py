@@ -1,7 +1,7 @@
 """The roster: who may approve, with which keys and in which roles; and when answers are enough.
 
 It comes from ``[approvers]`` of the configuration; the issuer signs it into the log, so that an
-approval verifies later against the roster of its day. What an answer is stands in ``approval.py``.
+approval verifies later against the roster of its day. What an answer is stands in ``request.py``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from agentguard import approval, canonical, principals
-from agentguard.approval import Approval, ApprovalRequest
-from agentguard.canonical import JSON
-from agentguard.decision import Requirement
-from agentguard.envelope import Envelope
+from agentguard.approvals import request as approval
+from agentguard.approvals.request import Approval, ApprovalRequest
+from agentguard.call.decision import Requirement
 from agentguard.errors import ConfigError, DecodeError, KeyMaterialError, VerificationError
-from agentguard.keys import PublicKey
+from agentguard.identity import principal as principals
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON
+from agentguard.signing.dsse import Envelope
+from agentguard.signing.keys import PublicKey
 
 
 @dataclass(frozen=True, slots=True)

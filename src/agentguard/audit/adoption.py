@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from agentguard import canonical
 from agentguard.audit import checkpoint, statements
 from agentguard.audit.entry import Entry
-from agentguard.canonical import JSON, is_integer
 from agentguard.errors import DecodeError
 from agentguard.identity.trust import TrustDocument
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON, is_integer
 
 
 class Lost(NamedTuple):

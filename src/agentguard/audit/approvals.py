@@ -10,20 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agentguard import approval, roster
-from agentguard.approval import Approval
+from agentguard.approvals import request as approval
+from agentguard.approvals import roster
+from agentguard.approvals.request import Approval
+from agentguard.approvals.roster import Answer, Roster
 from agentguard.audit import statements, summary
 from agentguard.audit.calls import Authorization
 from agentguard.audit.entry import Entry
 from agentguard.audit.summary import Summary
-from agentguard.canonical import JSON
-from agentguard.decision import Requirement
-from agentguard.envelope import Envelope
+from agentguard.call.decision import Requirement
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument
-from agentguard.keys import PublicKey
-from agentguard.roster import Answer, Roster
+from agentguard.signing.canonical import JSON
+from agentguard.signing.dsse import Envelope
+from agentguard.signing.keys import PublicKey
 
 
 class StatedRoster(NamedTuple):

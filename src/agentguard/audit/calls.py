@@ -11,12 +11,13 @@ import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple, get_args
 
-from agentguard import canonical, envelope
 from agentguard.audit import summary
 from agentguard.audit.entry import Entry, Status
-from agentguard.canonical import JSON
-from agentguard.envelope import Envelope
 from agentguard.errors import DecodeError
+from agentguard.signing import canonical
+from agentguard.signing import dsse as envelope
+from agentguard.signing.canonical import JSON
+from agentguard.signing.dsse import Envelope
 
 _INVOCATION_ID: Final = re.compile(r"[0-9a-f]{32}")
 _STATUSES: Final = frozenset(get_args(Status))

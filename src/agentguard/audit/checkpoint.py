@@ -1,7 +1,7 @@
 """Checkpoints of the log (C2SP tlog-checkpoint) in signed notes (C2SP signed-note).
 
 A checkpoint says how many entries a log has and what their root is; here it is written, signed,
-parsed and verified. How a root is computed stands in ``audit/merkle.py``, where checkpoints are
+parsed and verified. How a root is computed stands in ``merkle.py``, where checkpoints are
 kept in ``storage``.
 """
 
@@ -15,9 +15,9 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from agentguard.audit.merkle import HASH_SIZE
-from agentguard.canonical import MAX_BYTES, b64_decode, b64_encode
 from agentguard.errors import DecodeError, VerificationError
-from agentguard.keys import PublicKey, Signer
+from agentguard.signing.canonical import MAX_BYTES, b64_decode, b64_encode
+from agentguard.signing.keys import PublicKey, Signer
 
 _ED25519: Final = b"\x01"
 _KEY_ID_SIZE: Final = 4

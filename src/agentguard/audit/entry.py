@@ -13,19 +13,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 
-from agentguard import canonical, envelope
-from agentguard.approval import ApprovalRequest
+from agentguard.approvals.request import ApprovalRequest
+from agentguard.approvals.roster import Roster
 from agentguard.audit import summary
 from agentguard.audit.summary import Summary
-from agentguard.canonical import JSON, Fragment
-from agentguard.decision import Decision
+from agentguard.call.decision import Decision
 from agentguard.delegation.chain import Chain
-from agentguard.envelope import Envelope
 from agentguard.errors import DecodeError, EncodeError
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import seconds
-from agentguard.keys import PublicKey, Signer
-from agentguard.roster import Roster
+from agentguard.signing import canonical
+from agentguard.signing import dsse as envelope
+from agentguard.signing.canonical import JSON, Fragment
+from agentguard.signing.dsse import Envelope
+from agentguard.signing.keys import PublicKey, Signer
 
 Status = Literal["ok", "error", "unknown", "not_run"]
 Role = Literal["arguments", "input", "result"]

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from agentguard import canonical, jws
+from agentguard.approvals.roster import Answer
 from agentguard.audit import approvals, evidence_file, inclusion, merkle, statements
 from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint
@@ -20,14 +20,14 @@ from agentguard.audit.entry import CallPlace
 from agentguard.audit.evidence_file import EvidenceFile
 from agentguard.audit.inclusion import Head, Held, Place, located
 from agentguard.audit.statements import Administered, Credentials
-from agentguard.canonical import JSON, b64_encode
-from agentguard.decision import Requirement
+from agentguard.call.decision import Requirement
 from agentguard.delegation.chain import Chain
 from agentguard.errors import VerificationError
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument
-from agentguard.roster import Answer
+from agentguard.signing import canonical, jws
+from agentguard.signing.canonical import JSON, b64_encode
 
 KeyName = tuple[str, str]
 """The use of a key and its thumbprint."""

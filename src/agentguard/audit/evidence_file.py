@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, get_args
 
-from agentguard import canonical
 from agentguard.audit import tlog_proof
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Role
 from agentguard.audit.tlog_proof import TlogProof
-from agentguard.canonical import JSON, b64_decode, b64_encode, is_integer
 from agentguard.errors import DecodeError, EncodeError
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON, b64_decode, b64_encode, is_integer
 
 TYPE: Final = "urn:agentguard:evidence:v1"
 """The ``type`` of the file."""

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
-from agentguard import canonical
 from agentguard.audit import approvals, entry, statements
 from agentguard.audit.calls import Authorization, read_authorization, read_outcome
 from agentguard.audit.entry import CallPlace, Entry
 from agentguard.audit.summary import Search
 from agentguard.errors import DecodeError, EncodeError, VerificationError
-from agentguard.ports import LogReader
+from agentguard.flow.ports import LogReader
+from agentguard.signing import canonical
 
 Progress = Callable[[int], None]
 """Is told how many entries have been read."""

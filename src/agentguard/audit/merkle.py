@@ -1,7 +1,7 @@
 """RFC 6962 Merkle trees: hashes, the compact range of a growing tree, proofs and their checks.
 
 All of it is about bytes (RFC 9162, 2.1, with SHA-256). What a leaf holds stands in
-``audit/entry.py``, who vouches for a root in ``audit/checkpoint.py``.
+``entry.py``, who vouches for a root in ``checkpoint.py``.
 """
 
 from __future__ import annotations

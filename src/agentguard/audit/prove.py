@@ -1,9 +1,9 @@
 """How the evidence of one call is made from a log: what is found in it, and the proofs over it.
 
-The call is found as ``whereabouts.py`` does; the columns of the log lead to the other shards with
+The call is found as ``find.py`` does; the columns of the log lead to the other shards with
 something of it. Each shard that is needed is then read once, and of its entries no more than the
 hashes are held. Nothing is believed here: what was put together is verified as a stranger would
-(``audit/evidence.py``) before anybody gets it.
+(``evidence.py``) before anybody gets it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 
-from agentguard import jws, whereabouts
 from agentguard.audit import approvals, checkpoint, entry, evidence, merkle, statements
+from agentguard.audit import find as whereabouts
 from agentguard.audit.calls import read_outcome
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry, Stored
 from agentguard.audit.evidence import KeyName
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
+from agentguard.audit.find import Call, Progress
 from agentguard.audit.statements import Credentials
 from agentguard.audit.summary import Search
 from agentguard.audit.tlog_proof import TlogProof
-from agentguard.canonical import b64_decode, is_integer
 from agentguard.delegation import grant
 from agentguard.errors import (
     AgentguardError,
@@ -34,10 +34,11 @@ from agentguard.errors import (
     EncodeError,
     VerificationError,
 )
+from agentguard.flow.ports import LogReader
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument
-from agentguard.ports import LogReader
-from agentguard.whereabouts import Call, Progress
+from agentguard.signing import jws
+from agentguard.signing.canonical import b64_decode, is_integer
 
 
 def prove(

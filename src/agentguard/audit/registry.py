@@ -11,13 +11,14 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
 
-from agentguard import canonical, envelope
-from agentguard.canonical import JSON
-from agentguard.envelope import Envelope
+from agentguard.call.invocation import timestamp
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument, seconds
-from agentguard.invocation import timestamp
-from agentguard.keys import Signer
+from agentguard.signing import canonical
+from agentguard.signing import dsse as envelope
+from agentguard.signing.canonical import JSON
+from agentguard.signing.dsse import Envelope
+from agentguard.signing.keys import Signer
 
 
 class Registry(NamedTuple):

@@ -1,7 +1,7 @@
 """The administrator's words, held against the calls that they are of, across all shards.
 
 A resolution settles a call in doubt; an erasure says why its data are not there any more. What one
-shard says by itself is found in ``audit/verify.py``.
+shard says by itself is found in ``verify.py``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from agentguard.audit.findings import Gone, Problem, ShardReport
 from agentguard.audit.statements import Administered
 from agentguard.audit.summary import Search
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
+from agentguard.flow.ports import LogReader
 from agentguard.identity.trust import TrustDocument
-from agentguard.ports import LogReader
 
 Place = tuple[int, int, str]
 """Of a call: its shard, the index of its authorization, the digest of its invocation."""

@@ -10,20 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from agentguard import canonical, envelope
 from agentguard.audit import checkpoint, entry
 from agentguard.audit.calls import Authorization, Commitments, Outcome
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, CallPlace, Entry
-from agentguard.canonical import JSON, is_integer
+from agentguard.call.invocation import SALT_SIZE, call_digest, commitment
 from agentguard.delegation import chain as chains
 from agentguard.delegation.chain import Chain
-from agentguard.envelope import Envelope, Statement
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument, TrustedKey, Use
-from agentguard.invocation import SALT_SIZE, call_digest, commitment
-from agentguard.keys import PublicKey
+from agentguard.signing import canonical
+from agentguard.signing import dsse as envelope
+from agentguard.signing.canonical import JSON, is_integer
+from agentguard.signing.dsse import Envelope, Statement
+from agentguard.signing.keys import PublicKey
 
 
 @dataclass(frozen=True, slots=True)

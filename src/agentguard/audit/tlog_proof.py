@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentguard.audit.merkle import HASH_SIZE
-from agentguard.canonical import MAX_BYTES, b64_decode, b64_encode
 from agentguard.errors import DecodeError
+from agentguard.signing.canonical import MAX_BYTES, b64_decode, b64_encode
 
 HEADER: Final = "c2sp.org/tlog-proof@v1"
 """The first line of a proof (C2SP tlog-proof, "Format")."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from agentguard.approvals.roster import Roster
 from agentguard.audit import adoption, approvals, checkpoint, entry, merkle, statements, summary
 from agentguard.audit.adoption import Adoption
 from agentguard.audit.approvals import Requested
@@ -24,14 +25,13 @@ from agentguard.audit.findings import LISTED, Gone, OpenCall, Problem, ShardRepo
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.statements import Administered, Credentials
 from agentguard.audit.summary import Summary
-from agentguard.canonical import JSON
 from agentguard.delegation.chain import Chain
-from agentguard.envelope import Envelope
 from agentguard.errors import AgentguardError, VerificationError
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument, TrustedKey
-from agentguard.roster import Roster
+from agentguard.signing.canonical import JSON
+from agentguard.signing.dsse import Envelope
 
 
 class _Own(NamedTuple):

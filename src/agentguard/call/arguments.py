@@ -2,7 +2,7 @@
 
 Here live the exact table of the types that can be bound (records.md, "One call's bytes"), the
 ``Arguments`` value that the policy reads and the invocation commits to. Which values a call of a
-plain Python function has stands in ``binder.py``, that of a framework's tool in that framework's
+plain Python function has stands in ``binding.py``, that of a framework's tool in that framework's
 adapter; both end here, in ``Arguments.of``. What an object holds is told by ``structures.py``.
 
 Values without a JSON form become tagged objects, such as ``{"$decimal": "1.50"}``; a real key
@@ -35,10 +35,11 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
-from agentguard import addresses, canonical, structures
-from agentguard.budget import LEFT, bounded, spend, spent, too_large
-from agentguard.canonical import JSON
+from agentguard.call import addresses, structures
+from agentguard.call.budget import LEFT, bounded, spend, spent, too_large
 from agentguard.errors import ArgumentsError, EncodeError
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON
 
 MAX_DEPTH: Final = canonical.MAX_DEPTH - 2
 """How deep arguments may be nested: the policy's input, which holds them, is read as JSON again."""

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Final, TypeVar
 
-from agentguard.canonical import MAX_BYTES
 from agentguard.errors import ArgumentsError
+from agentguard.signing.canonical import MAX_BYTES
 
 T = TypeVar("T")
 

@@ -1,7 +1,8 @@
 """What the policy answers about one call, and the exception that carries a refusal.
 
 ``Decision`` is a value: the outcome, the reason code, the reasons in words, and what an
-approval would have to meet. How an engine's answer becomes a decision stands in ``policy.py``.
+approval would have to meet. How an engine's answer becomes a decision stands in
+``policy/document.py``.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from agentguard import redaction
-from agentguard.canonical import JSON
+from agentguard.call import redaction
+from agentguard.call.redaction import Redaction
 from agentguard.errors import AgentguardError
-from agentguard.redaction import Redaction
+from agentguard.signing.canonical import JSON
 
 _LOGGER = logging.getLogger("agentguard")
 

@@ -15,11 +15,12 @@ from typing import Any, Final
 
 import orjson
 
-from agentguard import canonical, envelope
-from agentguard.arguments import Arguments
-from agentguard.decision import Decision
+from agentguard.call.arguments import Arguments
+from agentguard.call.decision import Decision
+from agentguard.call.tool import ToolSpec
 from agentguard.errors import ArgumentsError
-from agentguard.tool import ToolSpec
+from agentguard.signing import canonical
+from agentguard.signing import dsse as envelope
 
 SALT_SIZE: Final = 32
 """Bytes of the salt of a call's commitments."""

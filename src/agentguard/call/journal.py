@@ -3,7 +3,7 @@
 A framework that resumes a run makes calls again that were made before. What the journal says of
 such a call decides whether it runs, whether the result that is kept is handed out in its place, or
 whether it is refused because nobody knows what became of it. Here are the values; the line uses
-them in ``flow.py``, and pages are kept, signed with the log's key, by ``storage/journal.py``.
+them in ``flow/line.py``, and pages are kept, signed with the log's key, by ``storage/journal.py``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
-from agentguard import canonical
-from agentguard.approval import ApprovalRequest
-from agentguard.canonical import JSON, b64_decode, b64_encode
-from agentguard.decision import Decision
+from agentguard.approvals.request import ApprovalRequest
+from agentguard.call.decision import Decision
 from agentguard.errors import AgentguardError, DecodeError, EncodeError
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON, b64_decode, b64_encode
 
 State = Literal["begun", "unknown", "done", "unreplayable"]
 

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Final
 
-from agentguard import canonical
-from agentguard.canonical import JSON
+from agentguard.call.tool import RESERVED
 from agentguard.errors import DecodeError
-from agentguard.tool import RESERVED
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON
 
 Redaction = tuple[str, ...]
 """The tokens of a pointer, unescaped; at least one."""

@@ -31,11 +31,11 @@ from typing import (
     overload,
 )
 
-from agentguard import canonical
-from agentguard.arguments import Arguments
-from agentguard.binder import Binder, binder
-from agentguard.canonical import JSON
+from agentguard.call.arguments import Arguments
+from agentguard.call.binding import Binder, binder
 from agentguard.errors import ArgumentsError, ConfigError, EncodeError, UnguardedCallError
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON
 
 P = ParamSpec("P")
 R = TypeVar("R")

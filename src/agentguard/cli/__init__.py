@@ -3,8 +3,9 @@
 Here the commands are put together, those of other distributions included, and errors become one
 line and an exit code: 0 ok, 1 the check failed, 2 usage or configuration. Each command stands in a
 module of its own, which imports no other command's and is imported when the command is called
-(``lazy.py``). Commands share options (``options.py``), where a domain lies (``location.py``), how a
-log is read (``history.py``) and shown (``screen.py``).
+(``lazy.py``). Commands share options (``cli/terminal/options.py``), where a domain lies
+(``cli/terminal/location.py``), how a log is read (``cli/audit/history.py``) and shown
+(``cli/terminal/screen.py``).
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ _SUMMARIES: Final = {_DEMO: "Watch a guarded agent at work, offline."}
 _FAILED: Final = 2
 
 _COMMANDS: Final = {
-    "init": ("init:init", "Found a trust domain in a folder."),
-    "doctor": ("doctor:doctor", "Check whether this set-up is sound."),
-    "freeze": ("brake:freeze", "Deny every call of every agent, from its next one on."),
-    "thaw": ("brake:thaw", "Let calls go on after a freeze."),
-    "adopt": ("adopt:adopt", "Let the log go on in this state, as it is now."),
+    "init": ("setup.init:init", "Found a trust domain in a folder."),
+    "doctor": ("setup.doctor:doctor", "Check whether this set-up is sound."),
+    "freeze": ("agents.freeze:freeze", "Deny every call of every agent, from its next one on."),
+    "thaw": ("agents.freeze:thaw", "Let calls go on after a freeze."),
+    "adopt": ("setup.adopt:adopt", "Let the log go on in this state, as it is now."),
 }
 _GROUPS: Final = {
-    "agents": ("agents:app", "The agents, configured and seen in the log."),
-    "approvals": ("approvals:app", "Calls that wait for a person, and their answers."),
-    "audit": ("audit:app", "Look at the log, and verify it."),
-    "keys": ("keys:app", "The keys of the trust domain, and their rotation."),
-    "policy": ("policy:app", "Check and test a policy, and ask it about calls."),
-    "token": ("token:app", "Access tokens and delegations."),
-    "trust": ("trust:app", "The public keys of the trust domain."),
+    "agents": ("agents.agents:app", "The agents, configured and seen in the log."),
+    "approvals": ("approvals.commands:app", "Calls that wait for a person, and their answers."),
+    "audit": ("audit.commands:app", "Look at the log, and verify it."),
+    "keys": ("setup.keys:app", "The keys of the trust domain, and their rotation."),
+    "policy": ("policy.commands:app", "Check and test a policy, and ask it about calls."),
+    "token": ("agents.token:app", "Access tokens and delegations."),
+    "trust": ("setup.trust:app", "The public keys of the trust domain."),
 }
 
 
@@ -84,7 +85,8 @@ def main() -> None:
 
 
 def _report(error: AgentguardError | OSError) -> None:
-    from agentguard.cli import screen, wording  # noqa: PLC0415  help needs neither
+    from agentguard.cli.audit import wording  # noqa: PLC0415  help needs neither
+    from agentguard.cli.terminal import screen  # noqa: PLC0415
 
     if isinstance(error, AgentguardError):
         screen.error(error.code, wording.with_query(str(error)))

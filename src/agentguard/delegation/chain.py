@@ -15,8 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from agentguard import canonical, jws
-from agentguard.canonical import JSON
 from agentguard.delegation import grant as grants
 from agentguard.delegation import link
 from agentguard.delegation.grant import Grant, Hop
@@ -24,7 +22,9 @@ from agentguard.errors import AgentguardError, DecodeError, DelegationError, Ver
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument
-from agentguard.keys import PublicKey, Signer
+from agentguard.signing import canonical, jws
+from agentguard.signing.canonical import JSON
+from agentguard.signing.keys import PublicKey, Signer
 
 TYPE: Final = "urn:agentguard:chain:v1"
 """The ``type`` of a chain that is kept or sent by itself."""

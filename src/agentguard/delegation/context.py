@@ -5,7 +5,8 @@ ends with the block or the call that put it there, also in contexts that were co
 task that outlives it finds that it has ended, and never what was in force outside.
 
 A generator would share it with whoever asks for its items: no block of one is let begin
-(``blocks.py``), and what is to be in force for items is so in a context of theirs (``streams.py``).
+(``blocks.py``), and what is to be in force for items is so in a context of theirs
+(``generators.py``).
 
 Within a ``Narrowing`` less is in force than around it.
 """
@@ -17,9 +18,9 @@ from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import Final
 
-from agentguard.effects import Run
+from agentguard.call.journal import Inside
 from agentguard.errors import DelegationError, UnguardedCallError
-from agentguard.journal import Inside
+from agentguard.flow.effects import Run
 
 
 class Entry:

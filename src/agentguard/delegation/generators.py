@@ -1,6 +1,6 @@
 """Iterators whose items are made in a context of their own, whoever asks for them.
 
-There something is in force (``ambient.py``), for all that runs in it: for the tasks that it starts
+There something is in force (``context.py``), for all that runs in it: for the tasks that it starts
 too, and threads to which contexts are copied. Whoever asks gets nothing of it, and lends nothing.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import (
 from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
-from agentguard.ambient import Entry
+from agentguard.delegation.context import Entry
 
 Item = TypeVar("Item")
 

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from agentguard import jws, principals
-from agentguard.canonical import JSON, is_integer
 from agentguard.errors import DecodeError, DelegationError, VerificationError
 from agentguard.identity import credential
-from agentguard.keys import PublicKey, Signer
+from agentguard.identity import principal as principals
+from agentguard.signing import jws
+from agentguard.signing.canonical import JSON, is_integer
+from agentguard.signing.keys import PublicKey, Signer
 
 TYPE: Final = "ag-hop+jwt"
 """The ``typ`` of a hop grant."""

@@ -1,7 +1,7 @@
 """``Delegation``: what a principal has lent, as an application holds it and puts it in force.
 
-How it is handed on to the agent that acts stands in ``instance.py``; what a chain is, and must
-hold, in ``delegation/``.
+How it is handed on to the agent that acts stands in ``guard/instance.py``; what a chain is, and
+must hold, in ``delegation/``.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from datetime import UTC, datetime
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, overload
 
-from agentguard import ambient, blocks, streams
-from agentguard.delegation import grant
+from agentguard.delegation import blocks, grant
+from agentguard.delegation import context as ambient
+from agentguard.delegation import generators as streams
 from agentguard.delegation.chain import Chain
 from agentguard.errors import ConfigError, DelegationError
 from agentguard.identity.credential import Credential
-from agentguard.keys import Signer
+from agentguard.signing.keys import Signer
 
 P = ParamSpec("P")
 R = TypeVar("R")

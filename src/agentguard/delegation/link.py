@@ -7,10 +7,10 @@ credentials are needed for that, is ``chain.py``'s business.
 
 from __future__ import annotations
 
-from agentguard import principals
 from agentguard.delegation import grant as grants
 from agentguard.delegation.grant import Grant, Hop
 from agentguard.errors import VerificationError
+from agentguard.identity import principal as principals
 from agentguard.identity.trust import TrustDocument
 
 

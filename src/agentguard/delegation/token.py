@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from agentguard import jws
-from agentguard.canonical import JSON, is_integer
 from agentguard.delegation import chain as chains
 from agentguard.delegation.chain import Chain
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
-from agentguard.keys import Signer
+from agentguard.signing import jws
+from agentguard.signing.canonical import JSON, is_integer
+from agentguard.signing.keys import Signer
 
 TYPE: Final = "at+jwt"
 """The ``typ`` of an access token (RFC 9068, 2.1)."""

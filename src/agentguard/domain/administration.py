@@ -13,21 +13,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from agentguard import domain, principals, whereabouts
 from agentguard.audit import entry, statements
+from agentguard.audit import find as whereabouts
 from agentguard.audit.entry import CallPlace, Receipt
-from agentguard.config import Config
-from agentguard.domain import StateDomain
-from agentguard.ephemeral import Domain
+from agentguard.audit.find import Call
+from agentguard.call.invocation import timestamp
+from agentguard.domain import domain, keystore
+from agentguard.domain.config.file import Config
+from agentguard.domain.domain import StateDomain
+from agentguard.domain.ephemeral import Domain
 from agentguard.errors import CallError
+from agentguard.flow.ports import LogReader
 from agentguard.identity import credential
+from agentguard.identity import principal as principals
 from agentguard.identity.trust import TrustDocument
-from agentguard.invocation import timestamp
-from agentguard.keys import Secret, Signer
-from agentguard.ports import LogReader
-from agentguard.storage import erasure, keystore, registry
+from agentguard.signing.keys import Secret, Signer
+from agentguard.storage import erasure, registry
 from agentguard.storage.log import ShardLog
-from agentguard.whereabouts import Call
 
 # a jti or a thumbprint; an agent's name; an instance's URI, or the trust domain's
 _REVOCABLE: Final = re.compile(

@@ -17,18 +17,19 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from agentguard import domain
 from agentguard.audit import checkpoint, entry
 from agentguard.audit.adoption import Lost
 from agentguard.audit.entry import Receipt
-from agentguard.config import Config
-from agentguard.domain import StateDomain
+from agentguard.call.invocation import timestamp
+from agentguard.domain import domain, keystore
+from agentguard.domain import pin as pinned
+from agentguard.domain.config.file import Config
+from agentguard.domain.domain import StateDomain
+from agentguard.domain.verify import examine
 from agentguard.errors import ConfigError, StorageError
-from agentguard.examination import examine
 from agentguard.identity.trust import TrustDocument
-from agentguard.invocation import timestamp
-from agentguard.keys import Secret
-from agentguard.storage import anchor, files, keystore, lock, pinned, place, registry, sqlite
+from agentguard.signing.keys import Secret
+from agentguard.storage import anchor, files, lock, place, registry, sqlite
 from agentguard.storage.anchor import Anchor
 from agentguard.storage.log import ShardLog
 from agentguard.storage.reader import StateReader

@@ -11,9 +11,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agentguard.approval import Limits
-from agentguard.config import NO_DOMAIN, Config
-from agentguard.ephemeral import announce_keys, new_key, trust_of
+from agentguard.approvals.request import Limits
+from agentguard.domain import founding, keystore
+from agentguard.domain import handover as succession
+from agentguard.domain import pin as pinned
+from agentguard.domain.config.file import NO_DOMAIN, Config
+from agentguard.domain.ephemeral import announce_keys, new_key, trust_of
+from agentguard.domain.passphrase import Passphrase, ask, held
 from agentguard.errors import (
     ConfigError,
     KeyMaterialError,
@@ -21,9 +25,8 @@ from agentguard.errors import (
     VerificationError,
 )
 from agentguard.identity.trust import TrustDocument
-from agentguard.keys import Secret, Signer
-from agentguard.passphrase import Passphrase, ask, held
-from agentguard.storage import anchor, files, founding, keystore, pinned, place, succession
+from agentguard.signing.keys import Secret, Signer
+from agentguard.storage import anchor, files, place
 from agentguard.storage import registry as registry_file
 from agentguard.storage.approvals import FOLDER as FOLDER_OF_APPROVALS
 from agentguard.storage.approvals import FileApprovals

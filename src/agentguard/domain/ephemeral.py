@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
-from agentguard.approval import Limits
+from agentguard.approvals.inbox import Store
+from agentguard.approvals.request import Limits
 from agentguard.audit import entry, registry
-from agentguard.desk import Store
+from agentguard.call.invocation import timestamp
 from agentguard.errors import StorageError
+from agentguard.flow.ports import Journal, LogReader, Revocations, Runs
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
-from agentguard.invocation import timestamp
-from agentguard.keys import Ed25519Signer, Signer
-from agentguard.ports import Journal, LogReader, Revocations, Runs
+from agentguard.signing.keys import Ed25519Signer, Signer
 from agentguard.storage.approvals import MemoryApprovals
 from agentguard.storage.journal import MemoryJournal
 from agentguard.storage.log import ShardLog

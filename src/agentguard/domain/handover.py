@@ -16,13 +16,15 @@ from pathlib import Path
 
 from agentguard.audit import entry, statements
 from agentguard.audit.summary import Search
-from agentguard.canonical import JSON
+from agentguard.call.invocation import timestamp
+from agentguard.domain import keystore
+from agentguard.domain import pin as pinned
 from agentguard.errors import AgentguardError, VerificationError
+from agentguard.flow.ports import LogReader
 from agentguard.identity.trust import TrustDocument, Use
-from agentguard.invocation import timestamp
-from agentguard.keys import Ed25519Signer, Secret, Signer
-from agentguard.ports import LogReader
-from agentguard.storage import anchor, files, keystore, naming, pinned, registry
+from agentguard.signing.canonical import JSON
+from agentguard.signing.keys import Ed25519Signer, Secret, Signer
+from agentguard.storage import anchor, files, naming, registry
 from agentguard.storage.log import ShardLog
 from agentguard.storage.reader import StateReader
 

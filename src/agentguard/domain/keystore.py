@@ -1,7 +1,7 @@
 """The long-lived keys of a trust domain, encrypted at rest in OpenSSH's format.
 
 A state directory holds ``keys/issuer``, ``keys/log`` and ``keys/admin``, and the trust document
-with their public halves; while a key is rotated or revoked (``succession.py``), ``keys/<use>.next``
+with their public halves; while a key is rotated or revoked (``handover.py``), ``keys/<use>.next``
 or ``trust.next`` too. The passphrase lies elsewhere (``[keys] passphrase_file``, or
 ``AGENTGUARD_PASSPHRASE``).
 """
@@ -17,7 +17,7 @@ from typing import Final
 
 from agentguard.errors import DecodeError, KeyMaterialError, StorageError
 from agentguard.identity.trust import TrustDocument, Use
-from agentguard.keys import Ed25519Signer, Secret
+from agentguard.signing.keys import Ed25519Signer, Secret
 from agentguard.storage import files
 
 TRUST: Final = "trust.json"

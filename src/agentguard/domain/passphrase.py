@@ -1,7 +1,7 @@
 """The passphrase of the long-lived keys: where it is found, and how it is held and asked for.
 
 Whatever goes wrong with it, no error and no traceback shows it. The keys that it unlocks are
-``storage/keystore.py``'s business.
+``keystore.py``'s business.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from agentguard.config import Config
+from agentguard.domain import keystore
+from agentguard.domain.config.file import Config
 from agentguard.errors import AgentguardError, KeyMaterialError
-from agentguard.keys import Secret
-from agentguard.storage import files, keystore
+from agentguard.signing.keys import Secret
+from agentguard.storage import files
 
 PASSPHRASE_VARIABLE: Final = keystore.PASSPHRASE_VARIABLE
 """The environment variable with the passphrase of the long-lived keys."""

@@ -2,8 +2,9 @@
 
 Whoever writes into a state can make its trust document say anything, also that the state is another
 log, of which no anchor knows. So the folder of a log's anchors, made when the log is founded, keeps
-a copy of the trust document, which decides, and the place of the log's state (``place.py``). A
-state whose log has no copy here, or whose path is another log's, is not believed.
+a copy of the trust document, which decides, and the place of the log's state
+(``storage/place.py``). A state whose log has no copy here, or whose path is another log's, is not
+believed.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from agentguard.domain import keystore
 from agentguard.errors import StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument
-from agentguard.storage import anchor, files, keystore, place
+from agentguard.storage import anchor, files, place
 
 
 def keep(anchors: Path, state: Path, trust: TrustDocument, *, made_in: Path | None = None) -> None:

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from agentguard import domain, ephemeral
 from agentguard.audit import registry as listed
-from agentguard.config import Config
-from agentguard.domain import StateDomain
+from agentguard.call.invocation import timestamp
+from agentguard.domain import domain, ephemeral, keystore
+from agentguard.domain import handover as succession
+from agentguard.domain.config.file import Config
+from agentguard.domain.domain import StateDomain
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.identity.trust import TrustDocument, TrustedKey, Use, seconds
-from agentguard.invocation import timestamp
-from agentguard.keys import Secret
-from agentguard.storage import keystore, naming, registry, succession
+from agentguard.signing.keys import Secret
+from agentguard.storage import naming, registry
 
 OVERLAP: Final = timedelta(hours=24)
 """How long the old key goes on counting for what is signed."""

@@ -15,19 +15,19 @@ from itertools import starmap
 from pathlib import Path
 from typing import Literal
 
-from agentguard import whereabouts
 from agentguard.audit import checkpoint, entry, registry
+from agentguard.audit import find as whereabouts
 from agentguard.audit.adoption import Adoption
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint, Kept
 from agentguard.audit.entry import Stored
 from agentguard.audit.findings import LISTED, Problem, ShardReport
+from agentguard.audit.resolutions import Settlement
 from agentguard.audit.summary import Search
 from agentguard.audit.verify import ShardVerifier
 from agentguard.errors import AgentguardError, StorageError, VerificationError
+from agentguard.flow.ports import LogReader
 from agentguard.identity.trust import TrustDocument
-from agentguard.ports import LogReader
-from agentguard.settlement import Settlement
 from agentguard.storage import anchor
 from agentguard.storage.anchor import Anchor
 

@@ -13,20 +13,22 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from agentguard import canonical, policy, roster
-from agentguard.approval import ApprovalPending, ApprovalRequest
-from agentguard.arguments import Arguments
+from agentguard.approvals import roster
+from agentguard.approvals.request import ApprovalPending, ApprovalRequest
+from agentguard.approvals.roster import Answer
 from agentguard.audit import entry
-from agentguard.canonical import JSON, Fragment
-from agentguard.decision import Decision
-from agentguard.effects import Actor, Append, Ask, Effect, Evaluate, Line
+from agentguard.call.arguments import Arguments
+from agentguard.call.decision import Decision
+from agentguard.call.invocation import call_digest
+from agentguard.call.journal import Inside, Page
 from agentguard.errors import AgentguardError, ApprovalError
+from agentguard.flow.effects import Actor, Append, Ask, Effect, Evaluate, Line
+from agentguard.flow.ports import Asked
+from agentguard.flow.prepare import Prepared, interrupted
 from agentguard.identity.trust import seconds
-from agentguard.invocation import call_digest
-from agentguard.journal import Inside, Page
-from agentguard.ports import Asked
-from agentguard.preparation import Prepared, interrupted
-from agentguard.roster import Answer
+from agentguard.policy import document as policy
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON, Fragment
 
 
 class Ruled(NamedTuple):

@@ -12,9 +12,10 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Executor
 from typing import Any, NamedTuple, TypeVar
 
-from agentguard import ambient
-from agentguard.approval import ApprovalRequest
-from agentguard.effects import (
+from agentguard.approvals.request import ApprovalRequest
+from agentguard.delegation import context as ambient
+from agentguard.errors import ConfigError, FactsError
+from agentguard.flow.effects import (
     Append,
     Ask,
     Begin,
@@ -35,8 +36,7 @@ from agentguard.effects import (
     Watch,
     Withdraw,
 )
-from agentguard.errors import ConfigError, FactsError
-from agentguard.ports import Journal
+from agentguard.flow.ports import Journal
 
 T = TypeVar("T")
 

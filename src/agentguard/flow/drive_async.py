@@ -15,9 +15,9 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
-from agentguard import ambient
-from agentguard.drive import Executors, Flow, finished, perform, work
-from agentguard.effects import Effect, Enqueue, Evaluate, Line, LookUp, Run, Watch
+from agentguard.delegation import context as ambient
+from agentguard.flow.drive import Executors, Flow, finished, perform, work
+from agentguard.flow.effects import Effect, Enqueue, Evaluate, Line, LookUp, Run, Watch
 
 T = TypeVar("T")
 

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from agentguard.approval import Approval, ApprovalRequest
+from agentguard.approvals.request import Approval, ApprovalRequest
+from agentguard.approvals.roster import Roster
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Mode, Receipt, Record
-from agentguard.canonical import Fragment
-from agentguard.decision import Decision
-from agentguard.journal import Inside, Page
-from agentguard.keys import Signer
-from agentguard.ports import (
+from agentguard.call.decision import Decision
+from agentguard.call.journal import Inside, Page
+from agentguard.call.redaction import Redaction
+from agentguard.call.tool import FactsFunction, FactsInput
+from agentguard.flow.ports import (
     Approvals,
     AuditLog,
     Clock,
@@ -30,9 +31,8 @@ from agentguard.ports import (
     Revocations,
     Runs,
 )
-from agentguard.redaction import Redaction
-from agentguard.roster import Roster
-from agentguard.tool import FactsFunction, FactsInput
+from agentguard.signing.canonical import Fragment
+from agentguard.signing.keys import Signer
 
 
 class LookUp(NamedTuple):
@@ -198,7 +198,7 @@ class Authority:
     """The canonical ``delegation`` of the policy's input; None on the agent's own authority."""
 
     lends: object = None
-    """What the tool, while it runs, finds in force (``ambient.py``); None for nothing."""
+    """What is in force while the tool runs (``delegation/context.py``); None for nothing."""
 
     def lacks(self, requires: Sequence[str]) -> list[str]:
         """Return what is required and not in the scope."""

@@ -17,13 +17,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from agentguard import envelope, redaction, replaying
-from agentguard.arguments import Arguments, encode_result
+from agentguard.approvals.roster import Answer
 from agentguard.audit import entry, summary
 from agentguard.audit.entry import Attachment, Receipt, Record, Role, Ruling, Status
-from agentguard.canonical import sha256_hex
-from agentguard.decision import Decision, Denied
-from agentguard.effects import (
+from agentguard.call import redaction
+from agentguard.call.arguments import Arguments, encode_result
+from agentguard.call.decision import Decision, Denied
+from agentguard.call.invocation import Invocation, commitment, statement, timestamp
+from agentguard.call.journal import Inside, ResultCodec
+from agentguard.call.redaction import Redaction
+from agentguard.errors import AgentguardError, EncodeError
+from agentguard.flow import replay as replaying
+from agentguard.flow.decide import Ruled, rule
+from agentguard.flow.effects import (
     Actor,
     Append,
     Confirm,
@@ -39,15 +45,11 @@ from agentguard.effects import (
     Watch,
     Withdraw,
 )
-from agentguard.envelope import Envelope
-from agentguard.errors import AgentguardError, EncodeError
-from agentguard.invocation import Invocation, commitment, statement, timestamp
-from agentguard.journal import Inside, ResultCodec
-from agentguard.preparation import Prepared, effective_time, prepare
-from agentguard.redaction import Redaction
-from agentguard.replaying import Kept
-from agentguard.roster import Answer
-from agentguard.ruling import Ruled, rule
+from agentguard.flow.prepare import Prepared, effective_time, prepare
+from agentguard.flow.replay import Kept
+from agentguard.signing import dsse as envelope
+from agentguard.signing.canonical import sha256_hex
+from agentguard.signing.dsse import Envelope
 
 _LOGGER = logging.getLogger("agentguard")
 

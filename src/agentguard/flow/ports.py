@@ -1,7 +1,7 @@
 """The narrow protocols through which the line reaches the world.
 
 Each is implemented on the line's far side (``engines/``, ``storage/``), and what a line runs on is
-wired in ``runtime.py``. A protocol stands here once it has a user, and not before.
+wired in ``guard/process.py``. A protocol stands here once it has a user, and not before.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from agentguard.approval import ApprovalRequest
+from agentguard.approvals.request import ApprovalRequest
 from agentguard.audit.checkpoint import Checkpoint, End
 from agentguard.audit.entry import Receipt, Record, Stored
 from agentguard.audit.summary import Search
-from agentguard.envelope import Envelope
-from agentguard.journal import Page
+from agentguard.call.journal import Page
+from agentguard.signing.dsse import Envelope
 
 __all__ = [
     "Approvals",

@@ -13,15 +13,25 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from agentguard import approval
-from agentguard.arguments import Arguments
-from agentguard.canonical import b64_encode
-from agentguard.decision import Decision
-from agentguard.effects import Actor, Authority, Effect, Lent, Line, LookUp, Obtain, Recall, Watch
+from agentguard.approvals import request as approval
+from agentguard.call.arguments import Arguments
+from agentguard.call.decision import Decision
+from agentguard.call.invocation import SALT_SIZE, Invocation, commitment, timestamp
+from agentguard.call.tool import FactsFunction, FactsInput, ToolSpec
 from agentguard.errors import AgentguardError, ArgumentsError
-from agentguard.invocation import SALT_SIZE, Invocation, commitment, timestamp
-from agentguard.ports import Asked
-from agentguard.tool import FactsFunction, FactsInput, ToolSpec
+from agentguard.flow.effects import (
+    Actor,
+    Authority,
+    Effect,
+    Lent,
+    Line,
+    LookUp,
+    Obtain,
+    Recall,
+    Watch,
+)
+from agentguard.flow.ports import Asked
+from agentguard.signing.canonical import b64_encode
 
 ID_SIZE: Final = 16
 """Bytes of an invocation's id."""

@@ -3,7 +3,7 @@
 That is so where a framework names the call in the same way when it resumes a run
 (``CallSite.is_stable``), and where the adapter brings a ``ResultCodec``. Authority and policy are
 asked before anything of an earlier attempt is handed out. What a page says stands in
-``journal.py``.
+``call/journal.py``.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import logging
 from collections.abc import Generator
 from typing import Any, NamedTuple
 
-from agentguard import canonical, journal
-from agentguard.arguments import Arguments
-from agentguard.decision import Decision
-from agentguard.effects import Actor, Begin, Effect, Finish, Forget, Line, Look
+from agentguard.call import journal
+from agentguard.call.arguments import Arguments
+from agentguard.call.decision import Decision
+from agentguard.call.journal import MAX_RESULT, Inside, Page, ResultCodec
 from agentguard.errors import AgentguardError, DecodeError, EncodeError
-from agentguard.journal import MAX_RESULT, Inside, Page, ResultCodec
-from agentguard.preparation import Prepared
+from agentguard.flow.effects import Actor, Begin, Effect, Finish, Forget, Line, Look
+from agentguard.flow.prepare import Prepared
+from agentguard.signing import canonical
 
 _LOGGER = logging.getLogger("agentguard")
 

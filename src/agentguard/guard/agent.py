@@ -14,23 +14,25 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar
 
-from agentguard import ambient, drive, flow
-from agentguard.arguments import Arguments
-from agentguard.decision import Decision, Denied
-from agentguard.delegated import Delegation, Holder
-from agentguard.desk import Desk
-from agentguard.drive import Executors
-from agentguard.effects import Line, NotRun
-from agentguard.ephemeral import Domain
+from agentguard.approvals.inbox import Desk
+from agentguard.call.arguments import Arguments
+from agentguard.call.decision import Decision, Denied
+from agentguard.call.invocation import CallSite, Invocation
+from agentguard.call.journal import Inside, ResultCodec
+from agentguard.call.tool import GuardedFunction, Tool, ToolSpec
+from agentguard.delegation import context as ambient
+from agentguard.delegation.handle import Delegation, Holder
+from agentguard.domain.config.agents import AgentConfig
+from agentguard.domain.ephemeral import Domain
 from agentguard.errors import AgentguardError, ConfigError, DelegationError
+from agentguard.flow import drive
+from agentguard.flow import line as flow
+from agentguard.flow.drive import Executors
+from agentguard.flow.effects import Line, NotRun
+from agentguard.flow.ports import Runs
+from agentguard.guard.instance import Instance
 from agentguard.identity import credential
-from agentguard.instance import Instance
-from agentguard.invocation import CallSite, Invocation
-from agentguard.journal import Inside, ResultCodec
-from agentguard.members import AgentConfig
-from agentguard.ports import Runs
 from agentguard.telemetry import Telemetry
-from agentguard.tool import GuardedFunction, Tool, ToolSpec
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -107,7 +109,7 @@ class Agent:
 
         Raises ``Denied`` or ``ApprovalPending`` as ``call`` does, and then it did not run.
         """
-        from agentguard.drive_async import in_thread  # noqa: PLC0415  it imports asyncio
+        from agentguard.flow.drive_async import in_thread  # noqa: PLC0415  it imports asyncio
 
         _require_guarded(tool)
         bound = tool._bound_to(args, kwargs)  # noqa: SLF001  only an agent runs a tool
@@ -139,7 +141,7 @@ class Agent:
         self, invocation: Invocation, *, codec: ResultCodec | None = None
     ) -> Decision:
         """For adapters: the async twin of ``evaluate``; ``facts`` may be a coroutine function."""
-        from agentguard import drive_async  # noqa: PLC0415  it imports asyncio
+        from agentguard.flow import drive_async  # noqa: PLC0415  it imports asyncio
 
         try:
             instance = await self._aacting()
@@ -196,7 +198,7 @@ class Agent:
         reentrant: bool = False,
     ) -> R:
         """For adapters: the async twin of ``run``; ``function`` runs on the event loop."""
-        from agentguard import drive_async  # noqa: PLC0415  it imports asyncio
+        from agentguard.flow import drive_async  # noqa: PLC0415  it imports asyncio
 
         instance = await self._aacting()
         watch = self._body.telemetry.call(instance.actor, invocation)

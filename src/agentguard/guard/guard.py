@@ -1,8 +1,8 @@
 """``Guard``: the beginning of the public API.
 
 A guard holds one trust domain: its policy engine, its issuer, its log. Agents are made from it,
-each with a key of its own, and each of their calls runs down the line of ``flow.py``. What that
-line is made of, and how it begins in a process, stands in ``runtime.py``.
+each with a key of its own, and each of their calls runs down the line of ``flow/line.py``. What
+that line is made of, and how it begins in a process, stands in ``process.py``.
 """
 
 from __future__ import annotations
@@ -19,31 +19,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
-from agentguard import config, ephemeral, paths, runtime, telemetry
-from agentguard.agent import Agent, Body
-from agentguard.approval import ApprovalRequest
-from agentguard.config import Config
-from agentguard.delegated import Delegation, Holder
-from agentguard.delegation import chain as chains
-from agentguard.delegation import grant
-from agentguard.delegation.chain import DEFAULT_DEPTH, Chain, Terms
-from agentguard.desk import Desk
-from agentguard.ephemeral import Domain
-from agentguard.errors import (
-    ConfigError,
-    DecodeError,
-    DelegationError,
-)
-from agentguard.identity.credential import AgentProfile
-from agentguard.identity.trust import TrustDocument, seconds
-from agentguard.keys import Secret
-from agentguard.loading import PolicySource, engine_from, logged, opened
-from agentguard.members import AgentConfig
-from agentguard.ports import Engine, LogReader
-from agentguard.runtime import Runtime
-from agentguard.spelling import Spelling
-from agentguard.storage import fork
-from agentguard.tool import (
+from agentguard import paths, telemetry
+from agentguard.approvals.inbox import Desk
+from agentguard.approvals.request import ApprovalRequest
+from agentguard.call.tool import (
     AsyncTool,
     FactsFunction,
     Tool,
@@ -52,9 +31,33 @@ from agentguard.tool import (
     function_schema,
     guarded,
 )
+from agentguard.delegation import chain as chains
+from agentguard.delegation import grant
+from agentguard.delegation.chain import DEFAULT_DEPTH, Chain, Terms
+from agentguard.delegation.handle import Delegation, Holder
+from agentguard.domain import ephemeral
+from agentguard.domain.config import file as config
+from agentguard.domain.config.agents import AgentConfig
+from agentguard.domain.config.engine import PolicySource, engine_from, logged, opened
+from agentguard.domain.config.file import Config
+from agentguard.domain.config.spelling import Spelling
+from agentguard.domain.ephemeral import Domain
+from agentguard.errors import (
+    ConfigError,
+    DecodeError,
+    DelegationError,
+)
+from agentguard.flow.ports import Engine, LogReader
+from agentguard.guard import process as runtime
+from agentguard.guard.agent import Agent, Body
+from agentguard.guard.process import Runtime
+from agentguard.identity.credential import AgentProfile
+from agentguard.identity.trust import TrustDocument, seconds
+from agentguard.signing.keys import Secret
+from agentguard.storage import fork
 
 if TYPE_CHECKING:
-    from agentguard.examination import Report
+    from agentguard.domain.verify import Report
 
 OnRequest = Callable[[ApprovalRequest], object]
 """Is told of a request for an approval; what it raises is logged, and changes nothing.
@@ -127,8 +130,8 @@ class Guard:
         given = Secret.of(passphrase) if isinstance(passphrase, bytes) else passphrase
         del passphrase  # a traceback can show what a frame holds
         # a guard in memory needs nothing of what lies on a disk
-        from agentguard import domain  # noqa: PLC0415
-        from agentguard.passphrase import passphrase_of  # noqa: PLC0415
+        from agentguard.domain import domain  # noqa: PLC0415
+        from agentguard.domain.passphrase import passphrase_of  # noqa: PLC0415
 
         settings = config.load(Path(path))
         telemetry.follow(settings.telemetry)
@@ -374,7 +377,7 @@ class Guard:
         arguments, policy input and result are left out. Raises ``CallError`` (``call.unknown``),
         ``StorageError`` or ``VerificationError``.
         """
-        from agentguard import proving  # noqa: PLC0415  few programs prove a call
+        from agentguard.audit import prove as proving  # noqa: PLC0415  few programs prove a call
 
         with closing(self.reader()) as reader:
             return proving.prove(reader, self.trust, invocation_id, attachments=attachments)
@@ -385,7 +388,7 @@ class Guard:
         Trust it as far as this process: others verify with a trust document of their own
         (``agentguard audit verify``). Raises ``StorageError`` where the log can't be opened.
         """
-        from agentguard.examination import examine  # noqa: PLC0415  few programs verify their log
+        from agentguard.domain.verify import examine  # noqa: PLC0415  few programs verify their log
 
         with closing(self.reader()) as reader:
             return examine(reader, self.trust, anchor=None if self._free else self._settings.anchor)

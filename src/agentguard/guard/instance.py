@@ -12,23 +12,24 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from agentguard import ambient, canonical
 from agentguard.audit import entry
-from agentguard.canonical import JSON, Fragment
-from agentguard.delegated import Delegation, Holder
+from agentguard.call.invocation import timestamp
 from agentguard.delegation import chain as chains
+from agentguard.delegation import context as ambient
 from agentguard.delegation import token as tokens
 from agentguard.delegation.chain import Chain
+from agentguard.delegation.handle import Delegation, Holder
 from agentguard.delegation.token import AccessToken
-from agentguard.effects import Actor, Authority, Line
-from agentguard.ephemeral import Domain
+from agentguard.domain.config.agents import AgentConfig
+from agentguard.domain.ephemeral import Domain
 from agentguard.errors import DelegationError
+from agentguard.flow.effects import Actor, Authority, Line
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import seconds
-from agentguard.invocation import timestamp
-from agentguard.keys import Ed25519Signer
-from agentguard.members import AgentConfig
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON, Fragment
+from agentguard.signing.keys import Ed25519Signer
 from agentguard.telemetry import AgentRun
 
 RENEW_BEFORE: Final = 300

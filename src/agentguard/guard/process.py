@@ -18,19 +18,20 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from agentguard import canonical, telemetry
-from agentguard.approval import ApprovalRequest
+from agentguard import telemetry
+from agentguard.approvals.inbox import Store
+from agentguard.approvals.request import ApprovalRequest
 from agentguard.audit import entry
-from agentguard.config import Config
-from agentguard.desk import Store
-from agentguard.drive import Executors
-from agentguard.effects import Line
-from agentguard.ephemeral import Domain
+from agentguard.call.invocation import timestamp
+from agentguard.domain.config.file import Config
+from agentguard.domain.ephemeral import Domain
 from agentguard.errors import AgentguardError, StorageError
+from agentguard.flow.drive import Executors
+from agentguard.flow.effects import Line
+from agentguard.flow.ports import Engine
 from agentguard.identity.trust import seconds
-from agentguard.invocation import timestamp
-from agentguard.policy import MAX_AT_ONCE
-from agentguard.ports import Engine
+from agentguard.policy.document import MAX_AT_ONCE
+from agentguard.signing import canonical
 from agentguard.storage.log import ShardLog
 
 if TYPE_CHECKING:

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from agentguard import jws, principals
-from agentguard.canonical import JSON, is_integer
 from agentguard.errors import ConfigError, DecodeError, VerificationError
+from agentguard.identity import principal as principals
 from agentguard.identity.trust import TrustDocument
-from agentguard.keys import PublicKey, Signer
+from agentguard.signing import jws
+from agentguard.signing.canonical import JSON, is_integer
+from agentguard.signing.keys import PublicKey, Signer
 
 TYPE: Final = "wit+jwt"
 """The ``typ`` of a credential (draft-ietf-wimse-workload-creds)."""

@@ -13,10 +13,10 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Final, Literal, get_args
 
-from agentguard import canonical
-from agentguard.canonical import JSON, is_integer
 from agentguard.errors import DecodeError, KeyMaterialError, VerificationError
-from agentguard.keys import PublicKey
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON, is_integer
+from agentguard.signing.keys import PublicKey
 
 Use = Literal["issuer", "log", "admin", "approver"]
 

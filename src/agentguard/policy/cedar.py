@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import orjson
 
-from agentguard.engines.cedar_source import CedarPolicy, CedarSource, binding
 from agentguard.errors import PolicyError
+from agentguard.policy.cedar_source import CedarPolicy, CedarSource, binding
 
 _ESCAPES: Final = frozenset({"__entity", "__extn", "__expr"})
 """Members by which Cedar's JSON turns a record into something else; a model may write them."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from agentguard import canonical
 from agentguard.errors import ConfigError, PolicyError
+from agentguard.signing import canonical
 from agentguard.storage import files
 
 MAX_BYTES: Final = 1024 * 1024

@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from agentguard import canonical, redaction
-from agentguard.arguments import Arguments
-from agentguard.canonical import JSON, Fragment, is_integer
-from agentguard.decision import Decision, Requirement
+from agentguard.call import redaction
+from agentguard.call.arguments import Arguments
+from agentguard.call.decision import Decision, Requirement
+from agentguard.call.redaction import Redaction
+from agentguard.call.tool import RESERVED, ToolSpec
 from agentguard.errors import DecodeError, EncodeError, FactsError
-from agentguard.redaction import Redaction
-from agentguard.tool import RESERVED, ToolSpec
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON, Fragment, is_integer
 
 DEFAULT_QUERY: Final = "data.agent.authz"
 """The package whose document is the policy's answer."""

@@ -17,9 +17,10 @@ from typing import Any, Final
 
 import orjson
 
-from agentguard import canonical, redaction
-from agentguard.decision import Decision
+from agentguard.call import redaction
+from agentguard.call.decision import Decision
 from agentguard.errors import ConfigError, PolicyError
+from agentguard.signing import canonical
 from agentguard.storage import files
 
 _LOGGER = logging.getLogger("agentguard")

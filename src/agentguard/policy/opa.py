@@ -17,10 +17,10 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol
 from urllib.parse import SplitResult, urlsplit
 
-from agentguard import canonical
-from agentguard.canonical import JSON
 from agentguard.errors import ConfigError, DecodeError, PolicyError
-from agentguard.policy import DEFAULT_QUERY, QUERY, UNDEFINED, Evaluated
+from agentguard.policy.document import DEFAULT_QUERY, QUERY, UNDEFINED, Evaluated
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON
 
 TIMEOUT: Final = 2.0
 CONNECT_TIMEOUT: Final = 1.0
@@ -228,7 +228,7 @@ class OpaEngine:
 
 def _http() -> Any:
     try:
-        from agentguard.engines import opa_http  # noqa: PLC0415  httpcore is an optional extra
+        from agentguard.policy import opa_http  # noqa: PLC0415  httpcore is an optional extra
     except ModuleNotFoundError as error:
         raise ConfigError.without_extra(
             "opa", what="a policy on an OPA server", brings="httpcore"

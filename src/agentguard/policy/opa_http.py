@@ -21,9 +21,9 @@ from typing import Any, Final
 import httpcore
 from opentelemetry import trace
 
-from agentguard.engines.opa import Server
 from agentguard.errors import ConfigError, PolicyError
-from agentguard.policy import MAX_AT_ONCE
+from agentguard.policy.document import MAX_AT_ONCE
+from agentguard.policy.opa import Server
 from agentguard.storage import files
 from agentguard.telemetry import tracing
 

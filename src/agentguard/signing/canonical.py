@@ -2,7 +2,7 @@
 
 All JSON that arrives (tokens, records, requests) is decoded by ``loads``, and every digest is
 taken over ``dumps``. What the bytes mean stands elsewhere: how the arguments of a call become
-JSON in ``arguments.py``, signatures in ``jws.py`` and ``envelope.py``.
+JSON in ``call/arguments.py``, signatures in ``jws.py`` and ``dsse.py``.
 """
 
 from __future__ import annotations

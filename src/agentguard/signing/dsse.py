@@ -1,7 +1,7 @@
 """DSSE envelopes (v1) and the in-toto Statements (v1) inside them.
 
 What agents and the issuer sign in the log has this form; the predicates are made where their
-kind is at home (``invocation.py``, ``audit/entry.py``). Tokens are ``jws.py``'s.
+kind is at home (``call/invocation.py``, ``audit/entry.py``). Tokens are ``jws.py``'s.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from agentguard import canonical
-from agentguard.canonical import JSON, b64_decode, b64_encode
 from agentguard.errors import DecodeError, VerificationError
-from agentguard.keys import PublicKey, Signer
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON, b64_decode, b64_encode
+from agentguard.signing.keys import PublicKey, Signer
 
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 """The DSSE payload type of an in-toto Statement."""

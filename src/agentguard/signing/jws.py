@@ -13,10 +13,10 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
-from agentguard import canonical
-from agentguard.canonical import JSON, b64url_decode, b64url_encode
 from agentguard.errors import DecodeError, EncodeError, VerificationError
-from agentguard.keys import ALGORITHMS, PublicKey, Signer
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON, b64url_decode, b64url_encode
+from agentguard.signing.keys import ALGORITHMS, PublicKey, Signer
 
 MAX_TOKEN: Final = canonical.MAX_BYTES
 """The longest token that is read or made, in characters."""

@@ -2,7 +2,7 @@
 
 Formats are JWK (RFC 8037) for public keys and encrypted OpenSSH files for private ones. Where
 a file lies and who may read it is the configuration's business; what is signed is ``jws.py``'s
-and ``envelope.py``'s. What reads and writes OpenSSH's formats is imported where it is used: it
+and ``dsse.py``'s. What reads and writes OpenSSH's formats is imported where it is used: it
 loads bcrypt and every cipher of cryptography, and a guard in memory needs neither.
 """
 
@@ -18,8 +18,8 @@ from typing import Final, NoReturn, Protocol
 from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from agentguard.canonical import b64url_decode, b64url_encode, dumps_record
 from agentguard.errors import DecodeError, KeyMaterialError, VerificationError
+from agentguard.signing.canonical import b64url_decode, b64url_encode, dumps_record
 
 ALGORITHMS: Final = frozenset({"EdDSA", "Ed25519"})
 """The names of the one algorithm: RFC 8037's, which we write, and RFC 9864's."""

@@ -21,7 +21,7 @@ from typing import Final
 from agentguard.audit import checkpoint
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.errors import AgentguardError, StorageError
-from agentguard.keys import PublicKey
+from agentguard.signing.keys import PublicKey
 from agentguard.storage import files
 
 _LOGGER = logging.getLogger("agentguard")

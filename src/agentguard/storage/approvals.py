@@ -17,11 +17,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from agentguard import approval, canonical
-from agentguard.approval import ApprovalRequest, Limits
-from agentguard.envelope import Envelope
+from agentguard.approvals import request as approval
+from agentguard.approvals.request import ApprovalRequest, Limits
 from agentguard.errors import AgentguardError, ApprovalError, StorageError
-from agentguard.ports import Asked
+from agentguard.flow.ports import Asked
+from agentguard.signing import canonical
+from agentguard.signing.dsse import Envelope
 from agentguard.storage import files, lock
 from agentguard.storage.sealed import Keys, Seal
 

@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from agentguard.call.journal import MAX_RESULT, Page
 from agentguard.errors import AgentguardError, StorageError
-from agentguard.journal import MAX_RESULT, Page
 from agentguard.storage import files
 from agentguard.storage.sealed import Keys, Seal
 

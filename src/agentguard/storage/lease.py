@@ -17,10 +17,10 @@ from typing import Final
 
 from agentguard.audit import entry
 from agentguard.audit import registry as listed
+from agentguard.call.invocation import timestamp
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
-from agentguard.invocation import timestamp
-from agentguard.keys import Signer
+from agentguard.signing.keys import Signer
 from agentguard.storage import registry, sqlite
 from agentguard.storage.anchor import Anchor
 from agentguard.storage.ledger import Ledger

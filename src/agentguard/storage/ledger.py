@@ -22,7 +22,7 @@ from typing import Final, Literal, NamedTuple
 from agentguard.audit.standing import Gathering, Place, Standing
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
-from agentguard.keys import Signer
+from agentguard.signing.keys import Signer
 from agentguard.storage import anchor, place, registry, shard_file, sqlite, standing
 from agentguard.storage.inside import Busy
 from agentguard.storage.reader import StateReader

@@ -27,7 +27,7 @@ from agentguard.audit import checkpoint, merkle
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Receipt, Record
 from agentguard.errors import StorageError
-from agentguard.keys import Signer
+from agentguard.signing.keys import Signer
 from agentguard.storage import fork
 from agentguard.storage.backend import BEGINNING, Backend, Head
 from agentguard.storage.inside import is_inside

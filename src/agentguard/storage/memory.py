@@ -12,7 +12,7 @@ from agentguard.audit.checkpoint import Checkpoint, End
 from agentguard.audit.entry import Record, Stored
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.summary import OBSERVED, Search
-from agentguard.keys import Signer
+from agentguard.signing.keys import Signer
 from agentguard.storage.backend import BEGINNING, Head
 
 

@@ -15,10 +15,10 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from agentguard import envelope
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
-from agentguard.keys import Signer
+from agentguard.signing import dsse as envelope
+from agentguard.signing.keys import Signer
 from agentguard.storage import files
 
 FOLDER: Final = "names"

@@ -11,8 +11,8 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from agentguard.canonical import sha256_hex
 from agentguard.errors import AgentguardError, StorageError
+from agentguard.signing.canonical import sha256_hex
 from agentguard.storage import files
 from agentguard.storage.sealed import Keys, Seal
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from agentguard import canonical, envelope
-from agentguard.canonical import b64_decode, b64_encode
 from agentguard.errors import VerificationError
 from agentguard.identity.trust import TrustDocument
-from agentguard.keys import Signer
+from agentguard.signing import canonical
+from agentguard.signing import dsse as envelope
+from agentguard.signing.canonical import b64_decode, b64_encode
+from agentguard.signing.keys import Signer
 
 _MEMBERS: Final = 3
 """The members of a file: what is kept, and by whose key."""

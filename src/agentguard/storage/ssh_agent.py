@@ -1,6 +1,6 @@
 """A signer whose key an ssh-agent holds: the private key stays there (draft-miller-ssh-agent).
 
-For people who approve; a guard's own keys rest in its state (``keystore.py``).
+For people who approve; a guard's own keys rest in its state (``domain/keystore.py``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import socket
 from typing import Final
 
 from agentguard.errors import KeyMaterialError
-from agentguard.keys import PublicKey
+from agentguard.signing.keys import PublicKey
 
 _VARIABLE: Final = "SSH_AUTH_SOCK"
 _KIND: Final = b"ssh-ed25519"

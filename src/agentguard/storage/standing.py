@@ -19,7 +19,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-from agentguard import canonical, envelope
 from agentguard.audit.standing import (
     NAME_SIZE,
     Counted,
@@ -31,10 +30,12 @@ from agentguard.audit.standing import (
     Used,
     Waiting,
 )
-from agentguard.canonical import JSON, b64_decode, b64_encode
 from agentguard.errors import AgentguardError, DecodeError, StorageError, VerificationError
 from agentguard.identity.trust import SHARD_NUMBER, TrustDocument
-from agentguard.keys import Signer
+from agentguard.signing import canonical
+from agentguard.signing import dsse as envelope
+from agentguard.signing.canonical import JSON, b64_decode, b64_encode
+from agentguard.signing.keys import Signer
 from agentguard.storage import files
 
 FILE: Final = "standing.json"

@@ -13,8 +13,8 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from agentguard.effects import Actor, Watch
-from agentguard.invocation import Invocation
+from agentguard.call.invocation import Invocation
+from agentguard.flow.effects import Actor, Watch
 from agentguard.telemetry.failing import fails_open
 from agentguard.telemetry.run import AgentRun
 from agentguard.telemetry.settings import ENDPOINTS, FLUSH_SECONDS, Settings

@@ -18,13 +18,13 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, StatusCode
 
-from agentguard.approval import Approval, ApprovalPending, ApprovalRequest
+from agentguard.approvals.request import Approval, ApprovalPending, ApprovalRequest
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Receipt
-from agentguard.canonical import b64_encode
-from agentguard.decision import Decision, Denied
-from agentguard.effects import Actor, Authority, Recorded
-from agentguard.invocation import Invocation
+from agentguard.call.decision import Decision, Denied
+from agentguard.call.invocation import Invocation
+from agentguard.flow.effects import Actor, Authority, Recorded
+from agentguard.signing.canonical import b64_encode
 from agentguard.telemetry import metrics, names, tracing
 from agentguard.telemetry.failing import fails_open
 from agentguard.telemetry.identity import NOBODY, identity

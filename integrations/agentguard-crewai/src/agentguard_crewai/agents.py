@@ -25,7 +25,8 @@ from crewai.utilities.agent_utils import is_inside_event_loop
 from crewai.utilities.types import LLMMessage
 from pydantic import PrivateAttr
 
-from agentguard import Agent, ConfigError, Guard, ambient
+from agentguard import Agent, ConfigError, Guard
+from agentguard.delegation import context as ambient
 from agentguard_crewai import runs, scopes
 from agentguard_crewai.answers import of_this_work
 from agentguard_crewai.binding import known_as, names_of

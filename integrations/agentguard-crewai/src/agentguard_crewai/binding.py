@@ -16,9 +16,10 @@ from crewai.tools.mcp_tool_wrapper import MCPToolWrapper
 from crewai.utilities.string_utils import sanitize_tool_name
 from pydantic import BaseModel
 
-from agentguard import Arguments, ConfigError, ToolSpec, canonical
-from agentguard.binder import binder
-from agentguard.canonical import JSON
+from agentguard import Arguments, ConfigError, ToolSpec
+from agentguard.call.binding import binder
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON
 from agentguard_crewai.sealing import below, kind_of
 
 

@@ -26,10 +26,10 @@ from agentguard import (
     DelegationError,
     Denied,
     Invocation,
-    ambient,
     current_delegation,
 )
-from agentguard.journal import Inside
+from agentguard.call.journal import Inside
+from agentguard.delegation import context as ambient
 from agentguard_crewai import rejection
 from agentguard_crewai.binding import require_repeatable
 from agentguard_crewai.delegation import (

@@ -14,7 +14,7 @@ from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.project.crew_base import AgentConfig, _filter_methods
 
 from agentguard import ConfigError
-from agentguard.spelling import closest
+from agentguard.domain.config.spelling import closest
 
 IDENTITY: Final = "identity"
 _MADE: Final = "__agentguard_crew__"

@@ -10,7 +10,7 @@ from typing import Final
 from crewai.tools.tool_failure import ToolFailure
 
 from agentguard import ApprovalPending, Decision
-from agentguard.decision import MAY_HAVE_RUN
+from agentguard.call.decision import MAY_HAVE_RUN
 
 _ASKS_ANEW: Final = frozenset({"approval.altered", "approval.expired"})
 """After these the same call may be made again."""

@@ -23,10 +23,10 @@ from agentguard import (
     Denied,
     Invocation,
     ToolSpec,
-    canonical,
     current_delegation,
 )
-from agentguard.canonical import sha256_hex
+from agentguard.signing import canonical
+from agentguard.signing.canonical import sha256_hex
 from agentguard_crewai import rejection, runs
 from agentguard_crewai.binding import arguments_of, by_name, require_repeatable, spec_of
 from agentguard_crewai.call import ACTION, Body, Call

@@ -17,7 +17,7 @@ from crewai.tools.tool_failure import ToolFailure, ToolFailureReason
 from pydantic import BaseModel
 
 from agentguard import DecodeError, EncodeError
-from agentguard.journal import MAX_RESULT, dumps_checked
+from agentguard.call.journal import MAX_RESULT, dumps_checked
 from agentguard_crewai.runs import Key, Place, Run
 
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})

@@ -15,8 +15,8 @@ from langchain_core.messages import ToolCall
 from langgraph.errors import GraphBubbleUp
 
 from agentguard import Agent, AgentguardError, ApprovalRequest, ConfigError
-from agentguard.approval import MAX_NOTE, Verdict, read
-from agentguard.envelope import Envelope
+from agentguard.approvals.request import MAX_NOTE, Verdict, read
+from agentguard.signing.dsse import Envelope
 from agentguard_langchain.payload import HumanDecision
 from agentguard_langchain.sitting import Shown, Sitting
 

@@ -16,14 +16,8 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tools import BaseTool
 
-from agentguard import (
-    ApprovalPending,
-    ApprovalRequest,
-    CallSite,
-    ConfigError,
-    Denied,
-    ambient,
-)
+from agentguard import ApprovalPending, ApprovalRequest, CallSite, ConfigError, Denied
+from agentguard.delegation import context as ambient
 from agentguard_langchain.codec import ToolResults
 from agentguard_langchain.place import Place, anew
 from agentguard_langchain.placed import Work, placed_here, working

@@ -23,8 +23,8 @@ from langchain_core.documents import Document
 from langgraph.types import Command, Overwrite, Send, TimeoutPolicy
 from pydantic import BaseModel
 
+from agentguard.call.journal import MAX_RESULT, dumps_checked
 from agentguard.errors import DecodeError, EncodeError
-from agentguard.journal import MAX_RESULT, dumps_checked
 from agentguard_langchain.scalars import SCALARS, TAGGED, is_plain
 
 _KNOWN: Final[tuple[type, ...]] = (

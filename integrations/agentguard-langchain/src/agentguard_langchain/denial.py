@@ -11,7 +11,7 @@ from langchain_core.messages import ToolMessage
 from langchain_core.tools import ToolException
 
 from agentguard import Decision, Denied
-from agentguard.decision import MAY_HAVE_RUN
+from agentguard.call.decision import MAY_HAVE_RUN
 
 MAY_CALL_AGAIN: Final = frozenset(
     {"approval.altered", "approval.expired", "approval.pending", "subagent.parallel"}

@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from agentguard import Agent, Delegation, DelegationError, streams
-from agentguard.ambient import Narrowing
+from agentguard import Agent, Delegation, DelegationError
+from agentguard.delegation import generators as streams
+from agentguard.delegation.context import Narrowing
 from agentguard_langchain.traced import subagent
 
 Item = TypeVar("Item")

@@ -27,8 +27,8 @@ from pydantic.fields import FieldInfo
 from pydantic.v1 import BaseModel as BaseModelV1
 
 from agentguard import ArgumentsError
-from agentguard.arguments import MAX_DEPTH, FactoryMade, is_namedtuple
-from agentguard.budget import bounded, spend
+from agentguard.call.arguments import MAX_DEPTH, FactoryMade, is_namedtuple
+from agentguard.call.budget import bounded, spend
 from agentguard_langchain.validators import may_fill_in
 
 Model = type[BaseModel] | type[BaseModelV1]

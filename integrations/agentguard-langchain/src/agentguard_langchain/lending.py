@@ -18,7 +18,8 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.prebuilt import ToolRuntime
 from langgraph.runtime import Runtime, get_runtime
 
-from agentguard import Agent, AgentguardError, Delegation, DelegationError, Denied, ambient
+from agentguard import Agent, AgentguardError, Delegation, DelegationError, Denied
+from agentguard.delegation import context as ambient
 from agentguard_langchain.extent import Extent
 
 Lender = Callable[[ToolRuntime[Any, Any] | None], Delegation | None]

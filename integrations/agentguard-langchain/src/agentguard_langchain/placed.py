@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Final, NamedTuple
 
-from agentguard import Agent, CallSite, Decision, ambient
+from agentguard import Agent, CallSite, Decision
+from agentguard.delegation import context as ambient
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.place import Place
 

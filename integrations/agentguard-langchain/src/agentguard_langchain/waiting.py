@@ -19,16 +19,9 @@ from langgraph.config import get_config
 from langgraph.types import interrupt
 from pydantic import ValidationError
 
-from agentguard import (
-    Agent,
-    ApprovalPending,
-    ApprovalRequest,
-    Decision,
-    Denied,
-    Invocation,
-    ambient,
-)
-from agentguard.journal import Inside
+from agentguard import Agent, ApprovalPending, ApprovalRequest, Decision, Denied, Invocation
+from agentguard.call.journal import Inside
+from agentguard.delegation import context as ambient
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.payload import (
     WITHOUT_EDITS,

@@ -15,7 +15,8 @@ from typing import Any, Final, NamedTuple, NoReturn, Self
 from langchain_core.tools import BaseTool
 from langgraph.errors import GraphBubbleUp
 
-from agentguard import Agent, ConfigError, Delegation, DelegationError, ambient
+from agentguard import Agent, ConfigError, Delegation, DelegationError
+from agentguard.delegation import context as ambient
 from agentguard.telemetry import AgentSpan
 from agentguard_langchain.answers import AnsweredBy, require_answered_by
 from agentguard_langchain.gate import Gate, OnDeny, not_pickled

@@ -11,14 +11,16 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from agentguard import administration
 from agentguard.audit import entry
-from agentguard.cli import delegations, location, screen, times
-from agentguard.cli.delegations import Live
-from agentguard.cli.history import History
+from agentguard.call.invocation import timestamp
+from agentguard.cli.agents import delegations
+from agentguard.cli.agents.delegations import Live
+from agentguard.cli.audit.history import History
+from agentguard.cli.audit.row import Row
 from agentguard.cli.lazy import Group
-from agentguard.cli.location import Location
-from agentguard.cli.options import (
+from agentguard.cli.terminal import location, screen, times
+from agentguard.cli.terminal.location import Location
+from agentguard.cli.terminal.options import (
     AnchorOption,
     ConfigOption,
     JsonOption,
@@ -26,13 +28,12 @@ from agentguard.cli.options import (
     StateOption,
     TrustOption,
 )
-from agentguard.cli.rows import Row
+from agentguard.domain import administration
+from agentguard.domain.config.agents import AgentConfig
+from agentguard.domain.passphrase import passphrase_of
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument
-from agentguard.invocation import timestamp
-from agentguard.members import AgentConfig
-from agentguard.passphrase import passphrase_of
 
 app = typer.Typer(no_args_is_help=True, cls=Group)
 

@@ -9,18 +9,20 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
-from agentguard import whereabouts
 from agentguard.audit import entry, statements
+from agentguard.audit import find as whereabouts
 from agentguard.audit.summary import Search
-from agentguard.cli import rows, times, wording
-from agentguard.cli.location import Location
+from agentguard.cli.audit import row as rows
+from agentguard.cli.audit import wording
+from agentguard.cli.terminal import times
+from agentguard.cli.terminal.location import Location
 from agentguard.delegation import grant
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.grant import Grant
 from agentguard.errors import AgentguardError
+from agentguard.flow.ports import LogReader
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument, seconds
-from agentguard.ports import LogReader
 from agentguard.storage import ledger
 
 

@@ -5,10 +5,10 @@ Both need the passphrase of the keys, and sign with the admin key.
 
 from __future__ import annotations
 
-from agentguard import administration
-from agentguard.cli import location, screen, times
-from agentguard.cli.options import ConfigOption, JsonOption, NoteOption
-from agentguard.passphrase import passphrase_of
+from agentguard.cli.terminal import location, screen, times
+from agentguard.cli.terminal.options import ConfigOption, JsonOption, NoteOption
+from agentguard.domain import administration
+from agentguard.domain.passphrase import passphrase_of
 
 
 def freeze(*, note: NoteOption, config: ConfigOption = None, json: JsonOption = False) -> None:

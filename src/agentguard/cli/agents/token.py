@@ -18,11 +18,11 @@ from typing import Annotated, Final, NamedTuple
 import typer
 from rich.text import Text
 
-from agentguard import administration, canonical, jws
-from agentguard.canonical import JSON
-from agentguard.cli import delegations, files, location, screen, times, wording
+from agentguard.cli.agents import delegations
+from agentguard.cli.audit import wording
 from agentguard.cli.lazy import Group
-from agentguard.cli.options import (
+from agentguard.cli.terminal import files, location, screen, times
+from agentguard.cli.terminal.options import (
     AnchorOption,
     ConfigOption,
     JsonOption,
@@ -32,13 +32,16 @@ from agentguard.cli.options import (
     TrustOption,
     gathered,
 )
-from agentguard.config import Config
 from agentguard.delegation import chain as chains
 from agentguard.delegation import grant, token
 from agentguard.delegation.grant import Grant
+from agentguard.domain import administration
+from agentguard.domain.config.file import Config
+from agentguard.domain.passphrase import passphrase_of
 from agentguard.errors import AgentguardError, ConfigError, DecodeError
 from agentguard.identity.trust import TrustDocument, seconds
-from agentguard.passphrase import passphrase_of
+from agentguard.signing import canonical, jws
+from agentguard.signing.canonical import JSON
 from agentguard.storage import ledger
 from agentguard.storage.reader import StateReader
 

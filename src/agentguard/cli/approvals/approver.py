@@ -9,9 +9,9 @@ from typing import Final
 
 import typer
 
-from agentguard.cli import files
+from agentguard.cli.terminal import files
 from agentguard.errors import KeyMaterialError
-from agentguard.keys import Ed25519Signer, PublicKey, Secret, Signer, require_encrypted
+from agentguard.signing.keys import Ed25519Signer, PublicKey, Secret, Signer, require_encrypted
 from agentguard.storage.ssh_agent import SshAgentSigner
 
 PASSPHRASE_VARIABLE: Final = "AGENTGUARD_APPROVER_PASSPHRASE"  # noqa: S105  a name, no secret

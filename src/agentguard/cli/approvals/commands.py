@@ -13,15 +13,18 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from agentguard import approval, canonical, principals
-from agentguard.approval import ApprovalRequest, Verdict
-from agentguard.cli import approver, files, location, request, screen, times
+from agentguard.approvals import request as approval
+from agentguard.approvals.inbox import Desk
+from agentguard.approvals.request import ApprovalRequest, Verdict
+from agentguard.approvals.roster import Answer
+from agentguard.cli.approvals import approver, request
 from agentguard.cli.lazy import Group
-from agentguard.cli.options import ConfigOption, ForceOption, JsonOption, OutputOption
-from agentguard.desk import Desk
+from agentguard.cli.terminal import files, location, screen, times
+from agentguard.cli.terminal.options import ConfigOption, ForceOption, JsonOption, OutputOption
 from agentguard.errors import ConfigError
+from agentguard.identity import principal as principals
 from agentguard.identity.trust import seconds
-from agentguard.roster import Answer
+from agentguard.signing import canonical
 
 app = typer.Typer(no_args_is_help=True, cls=Group)
 

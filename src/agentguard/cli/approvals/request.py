@@ -12,11 +12,12 @@ from datetime import datetime
 
 from rich.text import Text
 
-from agentguard.approval import ApprovalRequest, Verdict
+from agentguard.approvals.request import ApprovalRequest, Verdict
+from agentguard.approvals.roster import Answer
 from agentguard.audit import summary
-from agentguard.cli import screen, wording
+from agentguard.cli.audit import wording
+from agentguard.cli.terminal import screen
 from agentguard.identity.trust import seconds
-from agentguard.roster import Answer
 from agentguard.visible import shown
 
 _SHORT = 8

@@ -16,17 +16,17 @@ from agentguard.cli.lazy import Group
 
 class _Audit(Group):
     places: ClassVar[Mapping[str, tuple[str, str]]] = {
-        "list": ("listing:list_entries", "List the calls, the newest last."),
-        "show": ("show:show", "Tell the story of one call."),
-        "tail": ("tail:tail", "Watch the calls as they come."),
-        "export": ("export:export", "Write the log as JSON lines."),
-        "verify": ("verify:verify", "Verify the whole log."),
-        "prove": ("evidence:prove", "Write the evidence of one call."),
+        "list": ("audit.listing:list_entries", "List the calls, the newest last."),
+        "show": ("audit.show:show", "Tell the story of one call."),
+        "tail": ("audit.tail:tail", "Watch the calls as they come."),
+        "export": ("audit.export:export", "Write the log as JSON lines."),
+        "verify": ("audit.verify:verify", "Verify the whole log."),
+        "prove": ("audit.evidence:prove", "Write the evidence of one call."),
         "verify-evidence": (
             "evidence:verify_evidence",
             "Check the evidence of one call, and tell what it proves.",
         ),
-        "resolve": ("administer:resolve", "State what became of a call in doubt."),
+        "resolve": ("audit.resolve:resolve", "State what became of a call in doubt."),
         "erase": (
             "administer:erase",
             "Erase a call's arguments, the policy's input and its result.",

@@ -11,10 +11,11 @@ from typing import Annotated
 
 import typer
 
-from agentguard import proving
 from agentguard.audit import evidence, evidence_file
-from agentguard.cli import evidence_report, files, history, location, naming, screen
-from agentguard.cli.options import (
+from agentguard.audit import prove as proving
+from agentguard.cli.audit import evidence_report, history, naming
+from agentguard.cli.terminal import files, location, screen
+from agentguard.cli.terminal.options import (
     AnchorOption,
     CallArgument,
     ConfigOption,

@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 
 from rich.text import Text
 
+from agentguard.approvals.roster import Answer
 from agentguard.audit.evidence import Evidence
 from agentguard.audit.inclusion import Head, Place
 from agentguard.audit.statements import Administered
-from agentguard.canonical import JSON
-from agentguard.cli import screen, wording
+from agentguard.cli.audit import wording
+from agentguard.cli.terminal import screen
 from agentguard.identity.credential import agent_alias
-from agentguard.roster import Answer
+from agentguard.signing.canonical import JSON
 
 Row = tuple[str, str | Text]
 

@@ -12,18 +12,19 @@ from typing import Annotated
 
 import typer
 
-from agentguard import canonical
 from agentguard.audit import merkle, statements
 from agentguard.audit.calls import Commitments, read_authorization, read_outcome
 from agentguard.audit.entry import Attachment, Entry
-from agentguard.canonical import JSON
-from agentguard.cli import files, filters, history, location, screen
-from agentguard.cli.filters import Filter
-from agentguard.cli.history import History
-from agentguard.cli.options import ConfigOption, ForceOption, OutputOption, StateOption
-from agentguard.cli.rows import Row
+from agentguard.cli.audit import filters, history
+from agentguard.cli.audit.filters import Filter
+from agentguard.cli.audit.history import History
+from agentguard.cli.audit.row import Row
+from agentguard.cli.terminal import files, location, screen
+from agentguard.cli.terminal.options import ConfigOption, ForceOption, OutputOption, StateOption
 from agentguard.errors import AgentguardError
-from agentguard.ports import LogReader
+from agentguard.flow.ports import LogReader
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON
 from agentguard.storage import sqlite
 
 AttachmentsOption = Annotated[

@@ -12,7 +12,8 @@ from typing import Final
 import typer
 
 from agentguard.audit.summary import Search, Summary
-from agentguard.cli.options import (
+from agentguard.call.invocation import timestamp
+from agentguard.cli.terminal.options import (
     AgentOption,
     DecisionOption,
     InDoubtOption,
@@ -26,7 +27,6 @@ from agentguard.cli.options import (
     gathered,
 )
 from agentguard.identity.credential import agent_alias, parse_alias
-from agentguard.invocation import timestamp
 
 _OF_CALLS: Final = ("principal", "tool", "decision", "task_id", "trace_id")
 """What only a call's own entry says, of all kinds."""

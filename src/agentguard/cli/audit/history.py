@@ -14,19 +14,19 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, TypeVar
 
-from agentguard import whereabouts
 from agentguard.audit import checkpoint, entry
+from agentguard.audit import find as whereabouts
 from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
 from agentguard.audit.entry import Entry
 from agentguard.audit.statements import Administered, check_administered, read_administered
 from agentguard.audit.summary import Search
-from agentguard.canonical import is_integer
-from agentguard.cli import rows
-from agentguard.cli.filters import EVERYTHING, Filter
-from agentguard.cli.rows import Row
+from agentguard.cli.audit import row as rows
+from agentguard.cli.audit.filters import EVERYTHING, Filter
+from agentguard.cli.audit.row import Row
 from agentguard.errors import AgentguardError
+from agentguard.flow.ports import LogReader
 from agentguard.identity.trust import TrustDocument
-from agentguard.ports import LogReader
+from agentguard.signing.canonical import is_integer
 
 T = TypeVar("T")
 

@@ -10,11 +10,12 @@ from typing import Annotated
 
 import typer
 
-from agentguard import administration
-from agentguard.cli import location, naming, screen, times
-from agentguard.cli.options import CallArgument, ConfigOption, JsonOption, NoteOption
-from agentguard.config import Config
-from agentguard.passphrase import passphrase_of
+from agentguard.cli.audit import naming
+from agentguard.cli.terminal import location, screen, times
+from agentguard.cli.terminal.options import CallArgument, ConfigOption, JsonOption, NoteOption
+from agentguard.domain import administration
+from agentguard.domain.config.file import Config
+from agentguard.domain.passphrase import passphrase_of
 from agentguard.storage.reader import StateReader
 from agentguard.visible import shown
 

@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from agentguard import jws
 from agentguard.audit import adoption, approvals, statements, summary
 from agentguard.audit.calls import Authorization, Outcome
 from agentguard.audit.entry import Entry
 from agentguard.audit.statements import Administered
 from agentguard.audit.summary import Summary
-from agentguard.canonical import JSON
-from agentguard.cli import wording
+from agentguard.cli.audit import wording
 from agentguard.delegation import grant
+from agentguard.signing import jws
+from agentguard.signing.canonical import JSON
 
 DAMAGED: Final = "damaged"
 """The kind of a row for an entry that can't be read."""

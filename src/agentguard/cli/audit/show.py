@@ -14,14 +14,16 @@ from typing import Annotated, Final, NamedTuple
 import typer
 from rich.text import Text
 
-from agentguard import envelope
 from agentguard.audit import approvals, statements
 from agentguard.audit.calls import Outcome
 from agentguard.audit.entry import Entry
-from agentguard.canonical import JSON, is_integer
-from agentguard.cli import location, lookup, rows, screen, story, wording
-from agentguard.cli.location import Trust
-from agentguard.cli.options import (
+from agentguard.audit.find import Found
+from agentguard.cli.audit import lookup, story, wording
+from agentguard.cli.audit import row as rows
+from agentguard.cli.audit.story import Noted, Story
+from agentguard.cli.terminal import location, screen
+from agentguard.cli.terminal.location import Trust
+from agentguard.cli.terminal.options import (
     CALL,
     NAMES,
     AnchorOption,
@@ -31,13 +33,13 @@ from agentguard.cli.options import (
     TrustOption,
     trace_id,
 )
-from agentguard.cli.story import Noted, Story
 from agentguard.delegation import grant
-from agentguard.envelope import Envelope
 from agentguard.errors import AgentguardError
+from agentguard.flow.ports import LogReader
 from agentguard.identity.credential import Credential, agent_alias
-from agentguard.ports import LogReader
-from agentguard.whereabouts import Found
+from agentguard.signing import dsse as envelope
+from agentguard.signing.canonical import JSON, is_integer
+from agentguard.signing.dsse import Envelope
 
 _SHORT: Final = 8
 """Characters of an invocation id that name a file well enough."""

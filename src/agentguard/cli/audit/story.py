@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from agentguard import canonical, whereabouts
+from agentguard.approvals.roster import Answer
 from agentguard.audit import approvals, entry, statements
+from agentguard.audit import find as whereabouts
 from agentguard.audit.calls import (
     Authorization,
     Commitments,
@@ -24,18 +25,18 @@ from agentguard.audit.calls import (
 )
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry
+from agentguard.audit.find import Found
 from agentguard.audit.statements import Administered, Credentials
-from agentguard.canonical import JSON
-from agentguard.cli import lookup, wording
+from agentguard.cli.audit import lookup, wording
 from agentguard.delegation.chain import Chain
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
+from agentguard.flow.ports import LogReader
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument
-from agentguard.ports import LogReader
-from agentguard.roster import Answer
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON
 from agentguard.storage import sqlite
-from agentguard.whereabouts import Found
 
 _OUTCOME_MEMBERS: Final = ("result_type", "error_type", "started_at", "ended_at", "replay_of")
 

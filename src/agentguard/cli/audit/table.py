@@ -1,6 +1,6 @@
 """The table of the log, for ``audit list`` and ``audit tail``: which rows it has, and their cells.
 
-What a row says stands in ``rows.py``, how cells become columns in ``screen.py``.
+What a row says stands in ``row.py``, how cells become columns in ``cli/terminal/screen.py``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from typing import Final
 
 from rich.text import Text
 
-from agentguard.cli import rows, screen, wording
-from agentguard.cli.filters import Filter
-from agentguard.cli.rows import DAMAGED, Row
+from agentguard.cli.audit import row as rows
+from agentguard.cli.audit import wording
+from agentguard.cli.audit.filters import Filter
+from agentguard.cli.audit.row import DAMAGED, Row
+from agentguard.cli.terminal import screen
 from agentguard.identity.credential import agent_alias
 
 COLUMNS: Final = ("index", "at", "kind", "decision", "outcome", "agent", "tool")

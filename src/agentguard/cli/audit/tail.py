@@ -14,13 +14,14 @@ from typing import Annotated, Final
 
 import typer
 
-from agentguard.cli import filters, location, screen
-from agentguard.cli.filters import Filter
-from agentguard.cli.history import History, newest
-from agentguard.cli.options import ConfigOption, EveryOption, JsonOption, StateOption
-from agentguard.cli.rows import Row
-from agentguard.cli.table import COLUMNS, Table
-from agentguard.ports import LogReader
+from agentguard.cli.audit import filters
+from agentguard.cli.audit.filters import Filter
+from agentguard.cli.audit.history import History, newest
+from agentguard.cli.audit.row import Row
+from agentguard.cli.audit.table import COLUMNS, Table
+from agentguard.cli.terminal import location, screen
+from agentguard.cli.terminal.options import ConfigOption, EveryOption, JsonOption, StateOption
+from agentguard.flow.ports import LogReader
 
 _PAUSE: Final = 0.1
 """Seconds between two looks; each is one search for what is past the newest index, by shard."""

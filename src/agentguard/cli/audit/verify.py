@@ -1,7 +1,7 @@
 """``agentguard audit verify``: the whole log, held against keys and checkpoints from outside.
 
 What is checked stands in ``examination.py``, how the findings are told in ``verify_report.py``; the
-files that ``--against`` names are read in ``against.py``.
+files that ``--against`` names are read in ``witnesses.py``.
 """
 
 from __future__ import annotations
@@ -15,18 +15,24 @@ import typer
 
 from agentguard.audit import checkpoint
 from agentguard.audit.findings import Problem
-from agentguard.cli import against as witnesses
-from agentguard.cli import history, location, screen, times
-from agentguard.cli.filters import Filter
-from agentguard.cli.history import History
-from agentguard.cli.location import Location, TrustedLog, from_home
-from agentguard.cli.options import AnchorOption, ConfigOption, JsonOption, StateOption, TrustOption
-from agentguard.cli.verify_report import VerifyReport
+from agentguard.call.invocation import timestamp
+from agentguard.cli.audit import history, witnesses
+from agentguard.cli.audit.filters import Filter
+from agentguard.cli.audit.history import History
+from agentguard.cli.audit.verify_report import VerifyReport
+from agentguard.cli.terminal import location, screen, times
+from agentguard.cli.terminal.location import Location, TrustedLog, from_home
+from agentguard.cli.terminal.options import (
+    AnchorOption,
+    ConfigOption,
+    JsonOption,
+    StateOption,
+    TrustOption,
+)
+from agentguard.domain.verify import Report, examine
 from agentguard.errors import AgentguardError, VerificationError
-from agentguard.examination import Report, examine
+from agentguard.flow.ports import LogReader
 from agentguard.identity.trust import seconds
-from agentguard.invocation import timestamp
-from agentguard.ports import LogReader
 
 _WITHOUT: Final = (
     "signatures, but for the newest checkpoint's of each shard",

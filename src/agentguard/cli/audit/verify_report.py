@@ -14,14 +14,15 @@ from typing import Final
 
 from agentguard.audit.findings import Problem, ShardReport
 from agentguard.audit.summary import Search
-from agentguard.cli import rows, screen
-from agentguard.cli.filters import Filter
-from agentguard.cli.history import History
-from agentguard.cli.location import TrustedLog, acting, from_home
+from agentguard.cli.audit import row as rows
+from agentguard.cli.audit.filters import Filter
+from agentguard.cli.audit.history import History
+from agentguard.cli.terminal import screen
+from agentguard.cli.terminal.location import TrustedLog, acting, from_home
+from agentguard.domain.verify import Report
 from agentguard.errors import AgentguardError
-from agentguard.examination import Report
+from agentguard.flow.ports import LogReader
 from agentguard.identity.credential import agent_alias
-from agentguard.ports import LogReader
 from agentguard.storage import place
 from agentguard.storage.anchor import log_folder
 

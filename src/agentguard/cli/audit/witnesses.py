@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from agentguard import canonical
 from agentguard.audit import checkpoint, statements
 from agentguard.audit.checkpoint import Checkpoint, Kept
 from agentguard.audit.evidence_file import EvidenceFile
-from agentguard.canonical import JSON
-from agentguard.cli import files, screen
+from agentguard.cli.terminal import files, screen
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON
 from agentguard.telemetry import names
 
 _LONGEST: Final = 64 * 1024 * 1024  # bytes; some 25,000 spans

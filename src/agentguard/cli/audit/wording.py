@@ -13,14 +13,14 @@ from typing import Final
 
 from rich.text import Text
 
+from agentguard.approvals.roster import Answer
 from agentguard.audit.calls import Authorization, Evaluation
-from agentguard.canonical import JSON
-from agentguard.cli import screen
-from agentguard.decision import Requirement
+from agentguard.call.decision import Requirement
+from agentguard.cli.terminal import screen
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.grant import Grant
 from agentguard.identity.credential import agent_alias
-from agentguard.roster import Answer
+from agentguard.signing.canonical import JSON
 
 UNSIGNED: Final = "by nobody: the agent's signer failed, and the log alone says that it asked"
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from agentguard import canonical
-from agentguard.canonical import JSON
-from agentguard.cli import files
-from agentguard.config import Config
-from agentguard.decision import Decision, Outcome
+from agentguard.call.decision import Decision, Outcome
+from agentguard.call.tool import ToolSpec
+from agentguard.cli.terminal import files
+from agentguard.domain.config.file import Config
+from agentguard.domain.config.table import Table
 from agentguard.errors import ArgumentsError, ConfigError, DecodeError, EncodeError, StorageError
-from agentguard.tables import Table
-from agentguard.tool import ToolSpec
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON
 
 SUFFIXES: Final = (".toml", ".json")
 

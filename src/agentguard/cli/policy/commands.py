@@ -12,24 +12,32 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from agentguard import canonical
 from agentguard.audit.calls import Evaluation
-from agentguard.canonical import JSON
-from agentguard.cli import (
-    files,
-    location,
-    policy_replay,
-    policy_source,
-    policy_tests,
-    screen,
-    wording,
-)
+from agentguard.cli.audit import wording
 from agentguard.cli.lazy import Group
-from agentguard.cli.options import ConfigOption, JsonOption, PolicyOption, QueryOption, not_url
-from agentguard.config import Config
+from agentguard.cli.policy import (
+    replay as policy_replay,
+)
+from agentguard.cli.policy import (
+    source as policy_source,
+)
+from agentguard.cli.policy import (
+    test as policy_tests,
+)
+from agentguard.cli.terminal import files, location, screen
+from agentguard.cli.terminal.options import (
+    ConfigOption,
+    JsonOption,
+    PolicyOption,
+    QueryOption,
+    not_url,
+)
+from agentguard.domain.config.engine import observed, warnings_of
+from agentguard.domain.config.file import Config
 from agentguard.errors import ConfigError, DecodeError, PolicyError, StorageError
-from agentguard.loading import observed, warnings_of
-from agentguard.ports import Engine
+from agentguard.flow.ports import Engine
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON
 
 app = typer.Typer(no_args_is_help=True, cls=Group)
 app.command("test")(policy_tests.run_tests)

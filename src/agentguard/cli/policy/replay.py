@@ -3,7 +3,7 @@
 The policy's input lies beside each call's entry, which commits to it by a salted SHA-256; only what
 has that digest is replayed. A call whose input is not there any more, or only a redacted copy of
 it, is counted and named as such. A call that ran while the policy was only observed is held against
-that: it ran. Which calls are meant stands in ``filters.py``.
+that: it ran. Which calls are meant stands in ``cli/audit/filters.py``.
 """
 
 from __future__ import annotations
@@ -16,22 +16,24 @@ from typing import Annotated, Final, NamedTuple
 
 import typer
 
-from agentguard import canonical
 from agentguard.audit import approvals, statements
 from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.entry import Entry
-from agentguard.canonical import JSON
-from agentguard.cli import filters, history, location, policy_source, screen, wording
-from agentguard.cli.filters import Filter
-from agentguard.cli.history import History
-from agentguard.cli.location import Location
-from agentguard.cli.options import ConfigOption, JsonOption, QueryOption, StateOption
-from agentguard.cli.rows import Row
-from agentguard.config import Config
-from agentguard.decision import Decision, Requirement
+from agentguard.call.decision import Decision, Requirement
+from agentguard.cli.audit import filters, history, wording
+from agentguard.cli.audit.filters import Filter
+from agentguard.cli.audit.history import History
+from agentguard.cli.audit.row import Row
+from agentguard.cli.policy import source as policy_source
+from agentguard.cli.terminal import location, screen
+from agentguard.cli.terminal.location import Location
+from agentguard.cli.terminal.options import ConfigOption, JsonOption, QueryOption, StateOption
+from agentguard.domain.config.file import Config
 from agentguard.errors import AgentguardError, PolicyError
+from agentguard.flow.ports import Engine, LogReader
 from agentguard.identity.credential import agent_alias
-from agentguard.ports import Engine, LogReader
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON
 from agentguard.storage import sqlite
 
 _COLUMNS: Final = ("index", "agent", "tool", "recorded", "replayed")

@@ -13,19 +13,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from agentguard import canonical, paths, policy
-from agentguard import config as configuration
-from agentguard.canonical import JSON
-from agentguard.cli import location
-from agentguard.config import Config
-from agentguard.decision import Decision
-from agentguard.engines import cedar_source
-from agentguard.engines.rego_source import RegoSource
+from agentguard import paths
+from agentguard.call.decision import Decision
+from agentguard.call.tool import RESERVED
+from agentguard.cli.terminal import location
+from agentguard.domain.config import file as configuration
+from agentguard.domain.config.engine import configured_engine
+from agentguard.domain.config.file import Config
+from agentguard.domain.config.policy import PolicyConfig
 from agentguard.errors import ConfigError, PolicyError
-from agentguard.loading import configured_engine
-from agentguard.policies import PolicyConfig
-from agentguard.ports import Engine, Explains
-from agentguard.tool import RESERVED
+from agentguard.flow.ports import Engine, Explains
+from agentguard.policy import cedar_source
+from agentguard.policy import document as policy
+from agentguard.policy.rego.source import RegoSource
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON
 
 _STRANGE: Final = {
     "agent": {

@@ -1,6 +1,6 @@
 """The tests that lie beside a policy: tables of cases, and files with tests in Rego.
 
-Files are found here, not read: ``policy_cases.py`` reads tables, OPA the rest. What looks like a
+Files are found here, not read: ``cases.py`` reads tables, OPA the rest. What looks like a
 test, and would be passed over for its name or its place, is an error: its author relies on it.
 """
 
@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from agentguard.cli import files, policy_cases, policy_source
-from agentguard.config import Config, resolve
+from agentguard.cli.policy import cases as policy_cases
+from agentguard.cli.policy import source as policy_source
+from agentguard.cli.terminal import files
+from agentguard.domain.config.file import Config, resolve
 from agentguard.errors import ConfigError, StorageError
 
 _REGO: Final = ".rego"

@@ -1,7 +1,7 @@
 """``agentguard policy test``: what a policy says of the cases beside it, and its own Rego tests.
 
-Which files there are says ``policy_suite.py``. Cases are asked by the rule that every guarded call
-goes through, whatever the engine; they are read in ``policy_cases.py``. Rego's ``test_`` rules are
+Which files there are says ``suite.py``. Cases are asked by the rule that every guarded call
+goes through, whatever the engine; they are read in ``cases.py``. Rego's ``test_`` rules are
 run by OPA (``opa_tests.py``).
 """
 
@@ -16,22 +16,27 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from agentguard.canonical import JSON
-from agentguard.cli import (
-    location,
-    opa_tests,
-    policy_cases,
-    policy_source,
-    policy_suite,
-    screen,
+from agentguard.call.decision import Decision
+from agentguard.cli.policy import (
+    cases as policy_cases,
 )
-from agentguard.cli.opa_tests import RegoTest
-from agentguard.cli.options import ConfigOption, JsonOption, PolicyOption, QueryOption
-from agentguard.cli.policy_cases import Case
-from agentguard.config import Config, resolve
-from agentguard.decision import Decision
+from agentguard.cli.policy import (
+    opa_tests,
+)
+from agentguard.cli.policy import (
+    source as policy_source,
+)
+from agentguard.cli.policy import (
+    suite as policy_suite,
+)
+from agentguard.cli.policy.cases import Case
+from agentguard.cli.policy.opa_tests import RegoTest
+from agentguard.cli.terminal import location, screen
+from agentguard.cli.terminal.options import ConfigOption, JsonOption, PolicyOption, QueryOption
+from agentguard.domain.config.file import Config, resolve
 from agentguard.errors import ConfigError
-from agentguard.ports import Engine
+from agentguard.flow.ports import Engine
+from agentguard.signing.canonical import JSON
 
 _COLUMNS = ("", "expected", "got", "case")
 

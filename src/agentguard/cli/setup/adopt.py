@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from agentguard import adoption
-from agentguard.adoption import Difference
-from agentguard.cli import location, screen, times
-from agentguard.cli.options import ConfigOption, JsonOption, NoteOption
-from agentguard.passphrase import passphrase_of
+from agentguard.cli.terminal import location, screen, times
+from agentguard.cli.terminal.options import ConfigOption, JsonOption, NoteOption
+from agentguard.domain import adoption
+from agentguard.domain.adoption import Difference
+from agentguard.domain.passphrase import passphrase_of
 
 
 def adopt(

@@ -16,33 +16,29 @@ from typing import Annotated, Final
 
 import typer
 
-from agentguard import config as configuration
-from agentguard import domain, telemetry
+from agentguard import telemetry
 from agentguard.audit.calls import Evaluation
-from agentguard.cli import (
-    doctor_anchor,
-    doctor_graph,
-    doctor_people,
-    history,
-    location,
-    policy_source,
-    screen,
-    wording,
-)
-from agentguard.cli.doctor_graph import GraphTool
-from agentguard.cli.finding import Finding
-from agentguard.cli.location import Location, from_home
-from agentguard.cli.options import ConfigOption, JsonOption
-from agentguard.cli.verify_report import losses, unanchored, where
-from agentguard.config import Config, is_inside
+from agentguard.cli.audit import history, wording
+from agentguard.cli.audit.verify_report import losses, unanchored, where
+from agentguard.cli.policy import source as policy_source
+from agentguard.cli.setup import doctor_anchor, doctor_graph
+from agentguard.cli.setup import doctor_approvals as doctor_people
+from agentguard.cli.setup.doctor_graph import GraphTool
+from agentguard.cli.setup.finding import Finding
+from agentguard.cli.terminal import location, screen
+from agentguard.cli.terminal.location import Location, from_home
+from agentguard.cli.terminal.options import ConfigOption, JsonOption
+from agentguard.domain import domain, keystore
+from agentguard.domain.config import file as configuration
+from agentguard.domain.config.engine import observed, warnings_of
+from agentguard.domain.config.file import Config, is_inside
+from agentguard.domain.config.spelling import closest
+from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
+from agentguard.domain.verify import examine
 from agentguard.errors import AgentguardError, ConfigError
-from agentguard.examination import examine
+from agentguard.flow.ports import LogReader
 from agentguard.identity.trust import TrustDocument
-from agentguard.loading import observed, warnings_of
-from agentguard.passphrase import PASSPHRASE_VARIABLE, passphrase_of
-from agentguard.ports import LogReader
-from agentguard.spelling import closest
-from agentguard.storage import keystore, ledger, naming, sqlite
+from agentguard.storage import ledger, naming, sqlite
 from agentguard.telemetry import Settings
 
 _DISABLED: Final = "OTEL_SDK_DISABLED"

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from agentguard.cli.finding import Finding
-from agentguard.cli.location import from_home
-from agentguard.config import Config
+from agentguard.cli.setup.finding import Finding
+from agentguard.cli.terminal.location import from_home
+from agentguard.domain import keystore
+from agentguard.domain.config.file import Config
 from agentguard.errors import AgentguardError, StorageError
-from agentguard.storage import keystore, place, writers
+from agentguard.storage import place, writers
 from agentguard.storage.anchor import ADOPT, log_folder
 
 

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, Self
 
-from agentguard import config
-from agentguard.cli import screen, times
-from agentguard.cli.finding import Finding
-from agentguard.config import Config
-from agentguard.desk import Desk
-from agentguard.engines.rego_source import RegoSource
+from agentguard.approvals.inbox import Desk
+from agentguard.cli.setup.finding import Finding
+from agentguard.cli.terminal import screen, times
+from agentguard.domain.config import file as config
+from agentguard.domain.config.file import Config
 from agentguard.errors import AgentguardError
 from agentguard.identity.trust import TrustDocument, seconds
+from agentguard.policy.rego.source import RegoSource
 from agentguard.storage.approvals import FileApprovals
 from agentguard.storage.ledger import Ledger
 

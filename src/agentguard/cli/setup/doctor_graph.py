@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Final, NamedTuple
 
-from agentguard.canonical import JSON
-from agentguard.cli import screen
-from agentguard.cli.finding import Finding
-from agentguard.config import ToolConfig
+from agentguard.cli.setup.finding import Finding
+from agentguard.cli.terminal import screen
+from agentguard.domain.config.file import ToolConfig
+from agentguard.domain.config.spelling import closest
 from agentguard.errors import AgentguardError, ConfigError
-from agentguard.spelling import closest
+from agentguard.signing.canonical import JSON
 
 GROUP: Final = "agentguard.graphs"
 """The entry point group of functions that list a graph's tools: see ``GraphTool``."""

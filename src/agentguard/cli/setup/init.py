@@ -3,7 +3,7 @@
 What it writes from stands in ``template/``. For a configuration that is there already, as in a
 clone, it makes what is never committed: the keys and the log. Nothing is ever overwritten:
 everything is looked at first, and if a later step fails, what this run has made is taken away
-again (``made.py``). The state is there whole or not at all, after its passphrase; a new
+again (``undo.py``). The state is there whole or not at all, after its passphrase; a new
 configuration comes last. So a state without one is that of an init that was killed, and the next
 one goes on; an init that was killed in a clone has left a passphrase at most, which the next takes.
 """
@@ -25,15 +25,17 @@ from typing import Annotated, Final
 
 import typer
 
-from agentguard import config, domain
-from agentguard.cli import made, screen, times
-from agentguard.cli.location import from_home
-from agentguard.cli.made import Made
-from agentguard.config import Config
+from agentguard.cli.setup import undo as made
+from agentguard.cli.setup.undo import Made
+from agentguard.cli.terminal import screen, times
+from agentguard.cli.terminal.location import from_home
+from agentguard.domain import domain, keystore
+from agentguard.domain import pin as pinned
+from agentguard.domain.config import file as config
+from agentguard.domain.config.file import Config
+from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
-from agentguard.passphrase import PASSPHRASE_VARIABLE, passphrase_of
-from agentguard.storage import keystore, pinned
 
 _POLICY: Final = Path("policies", "authz.rego")
 _CASES: Final = Path("policies", "authz_test.toml")
@@ -255,7 +257,7 @@ def _passphrase_file(trust: TrustDocument) -> Path:
 
 
 def _template(name: str) -> str:
-    return (files("agentguard.cli") / "template" / name).read_text(encoding="utf-8")
+    return (files("agentguard.cli.setup") / "template" / name).read_text(encoding="utf-8")
 
 
 def _toml(settings: Config, passphrase_file: Path | None) -> str:

@@ -7,10 +7,10 @@ from typing import Annotated, Final, Literal
 
 import typer
 
-from agentguard import rotation
-from agentguard.cli import location, screen, times
+from agentguard.call.invocation import timestamp
 from agentguard.cli.lazy import Group
-from agentguard.cli.options import (
+from agentguard.cli.terminal import location, screen, times
+from agentguard.cli.terminal.options import (
     AnchorOption,
     ConfigOption,
     JsonOption,
@@ -19,10 +19,10 @@ from agentguard.cli.options import (
     TrustOption,
     one_of,
 )
+from agentguard.domain import rotation
+from agentguard.domain.passphrase import passphrase_of
 from agentguard.errors import AgentguardError
 from agentguard.identity.trust import TrustedKey, seconds
-from agentguard.invocation import timestamp
-from agentguard.passphrase import passphrase_of
 
 app = typer.Typer(no_args_is_help=True, cls=Group)
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from agentguard.cli import files, location, screen
 from agentguard.cli.lazy import Group
-from agentguard.cli.options import (
+from agentguard.cli.terminal import files, location, screen
+from agentguard.cli.terminal.options import (
     AnchorOption,
     ConfigOption,
     ForceOption,
     OutputOption,
     StateOption,
 )
+from agentguard.domain import keystore
+from agentguard.domain import pin as pinned
 from agentguard.errors import ConfigError, VerificationError
-from agentguard.storage import keystore, pinned, registry
+from agentguard.storage import registry
 
 app = typer.Typer(no_args_is_help=True, cls=Group)
 

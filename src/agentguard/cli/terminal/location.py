@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from agentguard import config, domain
-from agentguard.cli import files
-from agentguard.config import Config
+from agentguard.cli.terminal import files
+from agentguard.domain import domain, keystore
+from agentguard.domain import pin as pinned
+from agentguard.domain.config import file as config
+from agentguard.domain.config.file import Config
 from agentguard.errors import ConfigError, StorageError
+from agentguard.flow.ports import LogReader
 from agentguard.identity.trust import TrustDocument
-from agentguard.ports import LogReader
-from agentguard.storage import keystore, pinned, sqlite, writers
+from agentguard.storage import sqlite, writers
 from agentguard.storage.anchor import log_folder, trust_path
 from agentguard.storage.approvals import FileApprovals
 from agentguard.storage.ledger import Ledger

@@ -1,7 +1,7 @@
 """Options and arguments that several commands share, each declared once, as a type.
 
 What they say is understood elsewhere: where a log lies in ``location.py``, which entries are wanted
-in ``filters.py``, a time in ``times.py``.
+in ``cli/audit/filters.py``, a time in ``times.py``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 import typer
 from typer.core import TyperCommand
 
-from agentguard.cli import times
+from agentguard.cli.terminal import times
 
 Kind = Literal[
     "call",

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from agentguard import visible
 from agentguard.audit.entry import Receipt
-from agentguard.cli import layout
+from agentguard.cli.terminal import layout
 
 _NOTE: Final = "    | "
 """Before the note of a row of a table."""
@@ -238,7 +238,7 @@ def counter(
     if console is None or not console.is_terminal:
         yield lambda _number: None
         return
-    from agentguard.cli import progress  # noqa: PLC0415  it is slow, and few commands count
+    from agentguard.cli.terminal import progress  # noqa: PLC0415  it is slow, and few commands count
 
     with progress.shown(what, total, console) as show:
         yield lambda number: show(number) if number % _EVERY == 0 else None

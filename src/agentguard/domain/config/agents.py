@@ -1,7 +1,7 @@
 """Who may act and lend, as a configuration says: agents, roles, principals, and the hand-overs.
 
 The tables ``[agents]``, ``[roles]``, ``[principals]`` and ``[delegation]`` end here as values; the
-whole file is ``config.py``'s.
+whole file is ``file.py``'s.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError, DelegationError
 from agentguard.identity.credential import AgentProfile
-from agentguard.tables import Table
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from agentguard import config
-from agentguard.config import Config
-from agentguard.decision import Decision
+from agentguard.call.decision import Decision
+from agentguard.domain.config import file as config
+from agentguard.domain.config.file import Config
 from agentguard.errors import ConfigError
-from agentguard.policy import DEFAULT_QUERY
-from agentguard.ports import Engine
+from agentguard.flow.ports import Engine
+from agentguard.policy.document import DEFAULT_QUERY
 from agentguard.storage import files
 
 if TYPE_CHECKING:
-    from agentguard.engines.opa import Server
+    from agentguard.policy.opa import Server
 
 PolicySource = str | Path | Callable[[Mapping[str, Any]], Decision] | Engine
 """A file or folder in Rego or Cedar, a function from the input to a ``Decision``, or an engine."""
@@ -107,8 +107,9 @@ def opened(settings: Config) -> Engine:
 
 def _refuse_if_exposed(path: Path, engine: str) -> None:
     """Refuse a policy that others can write; raises ``ConfigError`` or ``OSError``."""
-    from agentguard import rights  # noqa: PLC0415
-    from agentguard.engines import cedar_source, rego_source  # noqa: PLC0415
+    from agentguard.domain.config import rights  # noqa: PLC0415
+    from agentguard.policy import cedar_source  # noqa: PLC0415
+    from agentguard.policy.rego import source as rego_source  # noqa: PLC0415
 
     read = cedar_source if engine == "cedar" else rego_source
     for place in read.places(path):
@@ -116,26 +117,26 @@ def _refuse_if_exposed(path: Path, engine: str) -> None:
 
 
 def _is_cedar(path: Path) -> bool:
-    from agentguard.engines import cedar_source  # noqa: PLC0415
+    from agentguard.policy import cedar_source  # noqa: PLC0415
 
     return cedar_source.is_policy(path)
 
 
 def _function(decide: Callable[[Mapping[str, Any]], Decision]) -> Engine:
-    from agentguard.engines.function import FunctionEngine  # noqa: PLC0415
+    from agentguard.policy.function import FunctionEngine  # noqa: PLC0415
 
     return FunctionEngine(decide)
 
 
 def _cedar(path: Path) -> Engine:
-    from agentguard.engines.cedar import CedarEngine  # noqa: PLC0415
+    from agentguard.policy.cedar import CedarEngine  # noqa: PLC0415
 
     return CedarEngine.load(path)
 
 
 def _opa(server: Server, query: str, where: str) -> Engine:
-    from agentguard import rights  # noqa: PLC0415
-    from agentguard.engines.opa import OpaEngine  # noqa: PLC0415
+    from agentguard.domain.config import rights  # noqa: PLC0415
+    from agentguard.policy.opa import OpaEngine  # noqa: PLC0415
 
     try:
         for file in (server.ca, server.certificate):
@@ -154,6 +155,6 @@ def _opa(server: Server, query: str, where: str) -> Engine:
 
 
 def _rego(path: Path, query: str) -> Engine:
-    from agentguard.engines.rego import RegoEngine  # noqa: PLC0415  regorus is an optional extra
+    from agentguard.policy.rego.engine import RegoEngine  # noqa: PLC0415  regorus is an optional extra
 
     return RegoEngine.load(path, query=query)

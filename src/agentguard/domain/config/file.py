@@ -1,7 +1,7 @@
 """agentguard.toml: read, checked, and turned into values.
 
 A mistake is a ``ConfigError`` that names the file, the key and what was expected; an unknown key is
-a mistake (``tables.py``). Nothing here opens anything but the file itself: wiring is the guard's
+a mistake (``table.py``). Nothing here opens anything but the file itself: wiring is the guard's
 affair.
 """
 
@@ -16,9 +16,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from agentguard import canonical, members, policies, redaction, spelling
-from agentguard.approval import Limits
+from agentguard.approvals.request import Limits
+from agentguard.approvals.roster import Approver, Roster
+from agentguard.call import redaction
+from agentguard.call.redaction import Redaction
+from agentguard.call.tool import ToolSpec
 from agentguard.delegation import grant
+from agentguard.domain.config import agents as members
+from agentguard.domain.config import policy as policies
+from agentguard.domain.config import spelling
+from agentguard.domain.config.agents import AgentConfig, PrincipalConfig
+from agentguard.domain.config.policy import PolicyConfig
+from agentguard.domain.config.table import Table
 from agentguard.errors import (
     ConfigError,
     DecodeError,
@@ -26,17 +35,12 @@ from agentguard.errors import (
     EncodeError,
     KeyMaterialError,
 )
-from agentguard.keys import PublicKey
-from agentguard.members import AgentConfig, PrincipalConfig
 from agentguard.paths import Folder
-from agentguard.policies import PolicyConfig
-from agentguard.redaction import Redaction
-from agentguard.roster import Approver, Roster
+from agentguard.signing import canonical
+from agentguard.signing.keys import PublicKey
 from agentguard.storage import files
-from agentguard.tables import Table
 from agentguard.telemetry.settings import ENDPOINT, RECEIVER
 from agentguard.telemetry.settings import Settings as TelemetrySettings
-from agentguard.tool import ToolSpec
 
 FILE: Final = "agentguard.toml"
 DEFAULT_ANCHOR: Final = "~/.local/state/agentguard"
@@ -284,7 +288,7 @@ def load_callable(reference: str, where: str) -> Callable[..., Any]:
 def _read(path: Path) -> dict[str, Any]:
     import tomllib  # noqa: PLC0415  a guard in memory reads no file
 
-    from agentguard import rights  # noqa: PLC0415  likewise
+    from agentguard.domain.config import rights  # noqa: PLC0415  likewise
 
     try:
         return tomllib.loads(rights.read(path).decode())

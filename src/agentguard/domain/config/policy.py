@@ -1,6 +1,6 @@
 """``[policy]`` of a configuration: which engine decides, where its policy is, how it is asked.
 
-Nothing is opened here: ``loading.py`` makes the engine.
+Nothing is opened here: ``engine.py`` makes the engine.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from agentguard.audit.entry import Mode
+from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError
-from agentguard.policy import DEFAULT_QUERY, QUERY
-from agentguard.tables import Table
+from agentguard.policy.document import DEFAULT_QUERY, QUERY
 
 if TYPE_CHECKING:
-    from agentguard.engines.opa import Server
+    from agentguard.policy.opa import Server
 
 EngineName = Literal["rego", "opa", "cedar", "function"]
 
@@ -58,7 +58,7 @@ def read(table: Table, resolve: Callable[[str], Path]) -> PolicyConfig:
 
 
 def _server(table: Table, resolve: Callable[[str], Path]) -> Server:
-    from agentguard.engines.opa import (  # noqa: PLC0415  a policy of another engine needs none of it
+    from agentguard.policy.opa import (  # noqa: PLC0415  a policy of another engine needs none of it
         CONNECT_TIMEOUT,
         TIMEOUT,
         Server,

@@ -2,7 +2,7 @@
 
 Whoever can write a policy decides what it says, and so does who can put another file in its place:
 every folder on the way to it is looked at as well. The rights to a state are the business of
-``storage/keystore.py``.
+``domain/keystore.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One table of a configuration, read key by key: a mistake names the place and what was expected.
 
-It knows nothing of what a configuration holds; that is ``config.py``'s.
+It knows nothing of what a configuration holds; that is ``file.py``'s.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from agentguard import principals
-from agentguard.canonical import is_integer
 from agentguard.delegation import grant
 from agentguard.errors import ConfigError, DelegationError
+from agentguard.identity import principal as principals
+from agentguard.signing.canonical import is_integer
 
 Choice = TypeVar("Choice", bound=str)
 T = TypeVar("T")

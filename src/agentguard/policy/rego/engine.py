@@ -1,8 +1,8 @@
 """The embedded Rego engine: regorus, evaluated in this process.
 
 In this process this file alone calls the native engine, and turns whatever it does into a value or
-a ``PolicyError``; a new policy is tried in a child process first (``rego_probe.py``). Reading files
-stands in ``rego_source.py``; what a policy must not contain, in ``rego_gate.py``. The binding
+a ``PolicyError``; a new policy is tried in a child process first (``probe.py``). Reading files
+stands in ``source.py``; what a policy must not contain, in ``gate.py``. The binding
 (``agentguard[rego]``) is imported when a policy is loaded.
 """
 
@@ -20,10 +20,10 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from agentguard.engines import rego_gate
-from agentguard.engines.rego_source import RegoSource, invalid
 from agentguard.errors import ConfigError, PolicyError
-from agentguard.policy import DEFAULT_QUERY, QUERY, UNDEFINED
+from agentguard.policy.document import DEFAULT_QUERY, QUERY, UNDEFINED
+from agentguard.policy.rego import gate as rego_gate
+from agentguard.policy.rego.source import RegoSource, invalid
 
 CHECK_TIMEOUT: Final = 20.0
 """How long the trial of a new policy may take, in seconds; it usually takes a tenth of one."""

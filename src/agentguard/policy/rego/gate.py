@@ -2,7 +2,7 @@
 
 The engine reports an unknown builtin only when evaluation reaches it, dies on a recursive
 function, and lets data stand in a rule's place. Whatever would fail late, or open, is refused
-here. What is checked is the engine's own syntax tree, as ``rego_tree.py`` reads it.
+here. What is checked is the engine's own syntax tree, as ``tree.py`` reads it.
 """
 
 from __future__ import annotations
@@ -19,25 +19,49 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final
 
-from agentguard.engines import (
-    rego_builtins,
-    rego_data,
-    rego_expressions,
-    rego_heads,
-    rego_imports,
-    rego_loops,
-    rego_negation,
-    rego_order,
-    rego_outputs,
-    rego_packages,
-    rego_patterns,
-    rego_tree,
-    rego_unbound,
-)
-from agentguard.engines.rego_presence import Presence
-from agentguard.engines.rego_source import RegoSource, invalid
-from agentguard.engines.rego_tree import Module, Names, Reference, Rule
 from agentguard.errors import ConfigError
+from agentguard.policy.rego import (
+    builtins as rego_builtins,
+)
+from agentguard.policy.rego import (
+    data as rego_data,
+)
+from agentguard.policy.rego import (
+    expressions as rego_expressions,
+)
+from agentguard.policy.rego import (
+    heads as rego_heads,
+)
+from agentguard.policy.rego import (
+    imports as rego_imports,
+)
+from agentguard.policy.rego import (
+    loops as rego_loops,
+)
+from agentguard.policy.rego import (
+    negation as rego_negation,
+)
+from agentguard.policy.rego import (
+    order as rego_order,
+)
+from agentguard.policy.rego import (
+    outputs as rego_outputs,
+)
+from agentguard.policy.rego import (
+    packages as rego_packages,
+)
+from agentguard.policy.rego import (
+    patterns as rego_patterns,
+)
+from agentguard.policy.rego import (
+    tree as rego_tree,
+)
+from agentguard.policy.rego import (
+    unbound as rego_unbound,
+)
+from agentguard.policy.rego.presence import Presence
+from agentguard.policy.rego.source import RegoSource, invalid
+from agentguard.policy.rego.tree import Module, Names, Reference, Rule
 
 _TESTS: Final = ("test_", "todo_test_")
 _ABSENT: Final = ("io.jwt.", "crypto.", "graphql.", "net.cidr_merge")
@@ -96,7 +120,7 @@ def _try(source: RegoSource, query: str, timeout: float) -> tuple[dict[str, Any]
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109  as Python
     try:
         child = subprocess.run(  # noqa: S603  our own interpreter, our own file
-            [sys.executable, "-P", str(Path(__file__).with_name("rego_probe.py"))],
+            [sys.executable, "-P", str(Path(__file__).with_name("probe.py"))],
             input=json.dumps(request).encode(),
             capture_output=True,
             timeout=timeout,

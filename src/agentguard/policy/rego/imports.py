@@ -1,7 +1,7 @@
 """Imports, and names, that the engine reads otherwise than Rego has them: mistakes.
 
 It misses rules that are read through an import of the own package, and takes an import or a rule in
-the place of what has the same name. Each package has one file (``rego_packages.py``): of a second
+the place of what has the same name. Each package has one file (``packages.py``): of a second
 one it would mix up the imports, too.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from agentguard.engines.rego_tree import Names, Reader, name_of, objects, used_variables
+from agentguard.policy.rego.tree import Names, Reader, name_of, objects, used_variables
 
 _ROOTS: Final = frozenset({"data", "input"})
 _OPERATORS: Final = frozenset(

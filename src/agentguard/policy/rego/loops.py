@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from agentguard.engines.rego_tree import Names, Reader, name_of, objects
-from agentguard.tool import RESERVED
+from agentguard.call.tool import RESERVED
+from agentguard.policy.rego.tree import Names, Reader, name_of, objects
 
 _CHECKS: Final = (("is_array",), ("is_object",), ("is_set",))
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from agentguard.engines.rego_tree import Names, Reader, name_of, objects, variables
-from agentguard.tool import RESERVED
+from agentguard.call.tool import RESERVED
+from agentguard.policy.rego.tree import Names, Reader, name_of, objects, variables
 
 _ORDER: Final = frozenset({"Lt", "Le", "Gt", "Ge"})
 _CHECKS: Final = (("is_number",), ("is_string",))

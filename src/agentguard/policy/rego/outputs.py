@@ -2,7 +2,7 @@
 
 Such a rule is evaluated like any other, and never denies. What is certainly a mistake is told from
 what may be meant: a folder can hold the package of another query, or a library with more than it
-needs. What reaches an output is found in ``rego_gate.py``.
+needs. What reaches an output is found in ``gate.py``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentguard.engines.rego_tree import Names, Rule
+from agentguard.policy.rego.tree import Names, Rule
 
 OUTPUTS: Final = ("allow", "approval", "deny_reason", "deny_reasons", "obligations")
 """The rules of the policy's package that are read (policies.md, Output)."""

@@ -1,7 +1,7 @@
 """The child process in which a new policy is tried first; it imports nothing of agentguard.
 
 The native engine can die on a policy: it overflows the stack on a recursive function and takes
-time that doubles with each nested bracket. ``rego_gate.py`` starts this file and reads its
+time that doubles with each nested bracket. ``gate.py`` starts this file and reads its
 report: a line with the syntax tree, then a line when the warm-up evaluation has come back.
 """
 

@@ -1,7 +1,7 @@
 """What a Rego policy consists of: modules, data, and the digests that are recorded.
 
 Files are read here, each once, and laid out as in an OPA bundle. Nothing is parsed as Rego:
-``rego_gate.py`` says whether the modules are fit for use, ``rego.py`` evaluates them.
+``gate.py`` says whether the modules are fit for use, ``engine.py`` evaluates them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from agentguard import canonical
-from agentguard.engines import rego_expressions
 from agentguard.errors import EncodeError, PolicyError
+from agentguard.policy.rego import expressions as rego_expressions
+from agentguard.signing import canonical
 from agentguard.storage import files
 
 MAX_MODULE_BYTES: Final = 1024 * 1024

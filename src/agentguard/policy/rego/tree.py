@@ -1,7 +1,7 @@
 """The engine's syntax tree, read into rules and the names that each of them refers to.
 
 Names are resolved as Rego resolves them: imports and the rule's own package to a path below
-``data``. Which rules and names are acceptable stands in ``rego_gate.py``.
+``data``. Which rules and names are acceptable stands in ``gate.py``.
 """
 
 from __future__ import annotations

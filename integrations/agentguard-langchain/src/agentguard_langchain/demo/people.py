@@ -15,9 +15,9 @@ from typing import Final, NamedTuple
 from rich.console import Console
 
 from agentguard import ApprovalRequest, ConfigError
-from agentguard.approval import MAX_NOTE, Verdict
-from agentguard.cli.approver import PASSPHRASE_VARIABLE
-from agentguard.passphrase import PASSPHRASE_VARIABLE as GUARDS_VARIABLE
+from agentguard.approvals.request import MAX_NOTE, Verdict
+from agentguard.cli.approvals.approver import PASSPHRASE_VARIABLE
+from agentguard.domain.passphrase import PASSPHRASE_VARIABLE as GUARDS_VARIABLE
 from agentguard_langchain.demo.setting import Setting
 
 _SECONDS: Final = 60

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from agentguard import Evidence, TrustDocument, proving
+from agentguard import Evidence, TrustDocument
 from agentguard.audit import evidence
+from agentguard.audit import prove as proving
 from agentguard.storage.files import write_new
 from agentguard.storage.reader import StateReader
 from agentguard_langchain.demo.setting import Setting

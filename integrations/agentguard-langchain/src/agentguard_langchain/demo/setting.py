@@ -13,8 +13,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from agentguard import ConfigError, TrustDocument, config, domain
-from agentguard.keys import Ed25519Signer, PublicKey
+from agentguard import ConfigError, TrustDocument
+from agentguard.domain import domain
+from agentguard.domain.config import file as config
+from agentguard.signing.keys import Ed25519Signer, PublicKey
 from agentguard.storage.anchor import trust_path
 from agentguard.storage.files import write_new
 from agentguard_langchain.demo.forge import Forge

@@ -2,7 +2,7 @@
 
 A step is an authorization entry, with the arguments and the result that stand beside the log; or
 the entry of a request, for a call that waits for a person. Whether the log deserves belief is
-``agentguard.examination.examine``'s to say.
+``agentguard.domain.verify.examine``'s to say.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agentguard import ApprovalRequest, canonical
+from agentguard import ApprovalRequest
 from agentguard.audit import approvals, entry
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.entry import Entry, Stored
 from agentguard.audit.statements import chain_tokens
-from agentguard.canonical import JSON
 from agentguard.delegation import chain, grant
 from agentguard.delegation.grant import Grant
-from agentguard.ports import LogReader
+from agentguard.flow.ports import LogReader
+from agentguard.signing import canonical
+from agentguard.signing.canonical import JSON
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from agentguard import Report, TrustDocument
-from agentguard.examination import examine
+from agentguard.domain.verify import examine
 from agentguard.storage import sqlite
 from agentguard.storage.reader import StateReader
 from agentguard_langchain.demo.setting import Setting

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agentguard import ApprovalRequest, Delegation, Report, Requirement
-from agentguard.cli import wording
+from agentguard.cli.audit import wording
 from agentguard.delegation.grant import Grant
 from agentguard.identity.credential import agent_alias
 from agentguard.visible import shown, shown_json, written_out

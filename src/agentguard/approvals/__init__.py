@@ -1,0 +1,1 @@
+"""Approvals: the request, who may answer it, and the inbox in which it waits."""

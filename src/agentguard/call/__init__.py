@@ -1,0 +1,1 @@
+"""One call: its tool, arguments and invocation, the decision about it, and its journal."""

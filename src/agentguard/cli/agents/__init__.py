@@ -1,0 +1,1 @@
+"""Commands about agents: who they are, their delegations and tokens, the freeze."""

@@ -1,0 +1,1 @@
+"""Commands about the log, and the evidence that comes of it."""

@@ -1,0 +1,1 @@
+"""Commands that set a domain up and look whether it is sound."""

@@ -1,0 +1,1 @@
+"""The configuration: agentguard.toml, table by table."""

@@ -1,0 +1,1 @@
+"""The guard and its agents: the public API, wired to a process."""

@@ -1,0 +1,1 @@
+"""What signs and is signed: canonical JSON, keys, JWS and DSSE."""
