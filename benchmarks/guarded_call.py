@@ -40,7 +40,7 @@ from agentguard import Decision, Guard
 from agentguard.audit.merkle import CompactRange, leaf_hash
 from agentguard.domain import domain
 from agentguard.domain.config import file as config
-from agentguard.flow.ports import Engine
+from agentguard.policy.engine import Engine
 from agentguard.policy.function import FunctionEngine
 from agentguard.policy.rego.engine import RegoEngine
 from agentguard.signing.keys import Ed25519Signer

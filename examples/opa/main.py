@@ -16,8 +16,9 @@ import httpcore
 
 from agentguard import Denied, Guard
 from agentguard.audit import entry
-from agentguard.flow.ports import Engine
-from agentguard.policy.opa import OpaEngine, Server
+from agentguard.policy.engine import Engine
+from agentguard.policy.opa import OpaEngine
+from agentguard.policy.opa_server import Server
 from agentguard.policy.rego.engine import RegoEngine
 
 POLICY = Path(__file__).with_name("authz.rego")

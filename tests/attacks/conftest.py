@@ -18,13 +18,13 @@ import pytest
 
 from agentguard import Decision, Guard
 from agentguard.audit.entry import Entry, parse
+from agentguard.audit.log import LogReader
 from agentguard.domain import domain, keystore
 from agentguard.domain import verify as examination
 from agentguard.domain.config import file as config
 from agentguard.domain.config.file import Config
 from agentguard.domain.ephemeral import Domain
 from agentguard.domain.verify import Report
-from agentguard.flow.ports import LogReader
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing.canonical import loads_object
 from agentguard.signing.dsse import Envelope

@@ -22,7 +22,8 @@ from opentelemetry import trace
 from agentguard import Denied, Guard, PolicyError
 from agentguard.audit import entry
 from agentguard.policy.document import decide
-from agentguard.policy.opa import MAX_ANSWER, MAX_REVISIONS, MAX_TEXT, OpaEngine, Server
+from agentguard.policy.opa import MAX_ANSWER, MAX_REVISIONS, MAX_TEXT, OpaEngine
+from agentguard.policy.opa_server import Server
 
 Behaviour = Callable[[socket.socket], None]
 

@@ -22,7 +22,8 @@ from agentguard.domain.config import file as config
 from agentguard.domain.config.engine import configured_engine
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.policy.cedar import CedarEngine
-from agentguard.policy.opa import OpaEngine, Server
+from agentguard.policy.opa import OpaEngine
+from agentguard.policy.opa_server import Server
 from agentguard.policy.rego.engine import RegoEngine
 
 OTHERS = 12345

@@ -16,7 +16,8 @@ import regorus  # type: ignore[import-untyped]  # the binding has no annotations
 from two_engines import FAILED, Ungated, answer, ungated
 
 from agentguard import PolicyError
-from agentguard.policy.opa import OpaEngine, Server
+from agentguard.policy.opa import OpaEngine
+from agentguard.policy.opa_server import Server
 from agentguard.policy.rego import builtins as rego_builtins
 from agentguard.policy.rego.engine import RegoEngine
 from agentguard.signing import canonical

@@ -20,7 +20,8 @@ from rego_grammar import DATA, OTHER, PRELUDE, Grammar, documents
 from two_engines import FAILED, Ungated, answer, unordered
 
 from agentguard import PolicyError
-from agentguard.policy.opa import OpaEngine, Server
+from agentguard.policy.opa import OpaEngine
+from agentguard.policy.opa_server import Server
 from agentguard.policy.rego.engine import RegoEngine
 from agentguard.signing import canonical
 

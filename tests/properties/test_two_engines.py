@@ -24,9 +24,10 @@ from hypothesis import strategies as st
 from two_engines import FAILED, answer, ungated
 
 from agentguard import PolicyError
-from agentguard.flow.ports import Engine
 from agentguard.policy.document import UNDEFINED, Evaluated, decide
-from agentguard.policy.opa import OpaEngine, Server
+from agentguard.policy.engine import Engine
+from agentguard.policy.opa import OpaEngine
+from agentguard.policy.opa_server import Server
 from agentguard.policy.rego.engine import RegoEngine
 from agentguard.signing import canonical
 

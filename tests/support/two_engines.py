@@ -12,8 +12,8 @@ from typing import Any
 import regorus  # type: ignore[import-untyped]  # the binding has no annotations
 
 from agentguard import PolicyError
-from agentguard.flow.ports import Engine
 from agentguard.policy.document import UNDEFINED, Evaluated
+from agentguard.policy.engine import Engine
 
 FAILED = "policy.error"
 

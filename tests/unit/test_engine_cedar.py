@@ -18,9 +18,9 @@ import pytest
 from agentguard import ConfigError, Denied, Guard, PolicyError
 from agentguard.domain.config import file as config
 from agentguard.domain.config.engine import configured_engine
-from agentguard.flow.ports import Explains
 from agentguard.policy.cedar import CedarEngine
 from agentguard.policy.document import decide
+from agentguard.policy.engine import Explains
 from agentguard.signing import canonical
 
 CALL: dict[str, Any] = {

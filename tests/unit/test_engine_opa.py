@@ -26,9 +26,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agentguard import ConfigError, Denied, Guard, PolicyError
 from agentguard.domain.config import file as config
 from agentguard.domain.config.engine import configured_engine
-from agentguard.flow.ports import Explains
 from agentguard.policy.document import UNDEFINED, Evaluated, decide
-from agentguard.policy.opa import OpaEngine, Server
+from agentguard.policy.engine import Explains
+from agentguard.policy.opa import OpaEngine
+from agentguard.policy.opa_server import Server
 from agentguard.policy.rego.engine import RegoEngine
 
 POLICIES = Path(__file__).parents[1] / "policies"

@@ -13,9 +13,9 @@ import pytest
 
 from agentguard import StorageError
 from agentguard.audit.entry import Attachment, Record, Stored, parse
+from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search, Summary
 from agentguard.call.invocation import commitment
-from agentguard.flow.ports import LogReader
 from agentguard.identity.trust import TrustDocument, TrustedKey
 from agentguard.storage import sqlite
 from agentguard.storage.lease import Lessor

@@ -1,7 +1,7 @@
 """The desk where people answer: what waits, and the answers to it, verified before they are kept.
 
 ``guard.approvals`` is one, and so is what ``agentguard approvals`` works with; the line itself
-reads what is kept here through ``ports.Approvals``, and verifies it once more.
+reads what is kept here through ``approvals/store.py``, and verifies it once more.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from agentguard.approvals import request as approval
 from agentguard.approvals import roster
 from agentguard.approvals.request import ApprovalRequest, Verdict
 from agentguard.approvals.roster import Answer, Approver, Roster
+from agentguard.approvals.store import Approvals
 from agentguard.errors import AgentguardError, ApprovalError
-from agentguard.flow.ports import Approvals
 from agentguard.identity.trust import seconds
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope

@@ -20,9 +20,9 @@ from typing import Final
 from agentguard.audit import approvals, entry, statements
 from agentguard.audit.calls import Authorization, read_authorization, read_outcome
 from agentguard.audit.entry import CallPlace, Entry
+from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.errors import DecodeError, EncodeError, VerificationError
-from agentguard.flow.ports import LogReader
 from agentguard.signing import canonical
 
 Progress = Callable[[int], None]

@@ -23,6 +23,7 @@ from agentguard.audit.entry import Entry, Stored
 from agentguard.audit.evidence import KeyName
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
 from agentguard.audit.find import Call, Progress
+from agentguard.audit.log import LogReader
 from agentguard.audit.statements import Credentials
 from agentguard.audit.summary import Search
 from agentguard.audit.tlog_proof import TlogProof
@@ -34,7 +35,6 @@ from agentguard.errors import (
     EncodeError,
     VerificationError,
 )
-from agentguard.flow.ports import LogReader
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing import jws

@@ -15,10 +15,10 @@ from agentguard.audit import entry, statements
 from agentguard.audit.calls import Authorization, read_authorization, read_outcome
 from agentguard.audit.entry import CallPlace, Entry
 from agentguard.audit.findings import Gone, Problem, ShardReport
+from agentguard.audit.log import LogReader
 from agentguard.audit.statements import Administered
 from agentguard.audit.summary import Search
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
-from agentguard.flow.ports import LogReader
 from agentguard.identity.trust import TrustDocument
 
 Place = tuple[int, int, str]

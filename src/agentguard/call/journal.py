@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
-from agentguard.approvals.request import ApprovalRequest
 from agentguard.call.decision import Decision
 from agentguard.errors import AgentguardError, DecodeError, EncodeError
 from agentguard.signing import canonical
@@ -136,62 +135,42 @@ class Page(NamedTuple):
         raise _malformed()
 
 
-class Inside:
-    """How the calls that are made within a running call were left; ``around`` is that of the call
-    around it, None where no guarded call runs.
+class Journal(Protocol):
+    """What became of calls that may be made again; shared by processes.
 
-    A call *waits* that a person has not answered, that may have run, or that nothing has decided:
-    the call around it is not complete either. Calls are known by their sites (64 hex digits). Its
-    methods may be called from any thread.
-    """  # noqa: D205  the second half names what is passed
+    Each method raises ``StorageError``.
+    """
 
-    __slots__ = ("_around", "_site", "hands_over", "repeatable", "request", "waiting")
+    def name(self, key: str) -> str:
+        """Return a call's name in the log, from which nobody learns what the key is made of."""
 
-    def __init__(self, around: Inside | None = None) -> None:
-        self._around = around
-        self._site: str | None = None
-        self.request: ApprovalRequest | None = None
-        """What the call itself asks people."""
-        self.waiting: dict[str, Inside] = {}
-        """The calls within that wait, by their sites."""
-        self.hands_over = False
-        """For adapters: whether the work within is an agent's, and may be begun again."""
-        self.repeatable = True
-        """Whether each call that ran within is in the journal, and so is not run once more."""
+    def look(self, key: str) -> Page | None:
+        """Return what is known of a call; None for nothing."""
 
-    @property
-    def waits(self) -> bool:
-        """Whether a call within waits."""
-        return bool(self.waiting)
+    def begin(self, key: str, invocation_id: str) -> bool:
+        """Say, durably, that a call begins; return whether it is the first."""
 
-    @property
-    def requests(self) -> tuple[ApprovalRequest, ...]:
-        """The requests for approvals that calls within wait for, however deep."""
-        found: list[ApprovalRequest] = []
-        for call in tuple(self.waiting.values()):
-            found += call.requests if call.request is None else (call.request,)
-        return tuple(found)
+    def finish(self, key: str, page: Page) -> None:
+        """Say what became of a call that has begun."""
 
-    def begins(self, site: str | None) -> None:
-        """The call itself begins, at this site: from now on it waits until it has ended."""
-        self._site = site
-        if self._around is not None and site is not None:
-            self._around.waiting[site] = self
+    def forget(self, key: str) -> None:
+        """Let a call be made anew."""
 
-    def asks(self, site: str | None, request: ApprovalRequest) -> None:
-        """The call, at this site, waits for people to answer this request."""
-        self.request = request
-        self.begins(site)
 
-    def runs(self, *, kept: bool) -> None:
-        """The call's tool is about to run; ``kept`` where the journal has a page of the call."""
-        if self._around is not None and not kept:
-            self._around.repeatable = False
+class Runs(Protocol):
+    """What adapters keep of a run that goes on later. Each method raises ``StorageError``."""
 
-    def ends(self) -> None:
-        """The call has ended; it waits all the same while a call within it does."""
-        if self._around is not None and self._site is not None and not self.waiting:
-            self._around.waiting.pop(self._site, None)
+    def read(self, name: str) -> bytes | None:
+        """Return what was written under ``name``; None for nothing."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put ``data`` there, durably, in place of what was there."""
+
+    def add(self, name: str, data: bytes) -> bool:
+        """Put ``data`` there, durably, if nothing is there; return whether it is."""
+
+    def remove(self, name: str) -> None:
+        """Remove what is there, if anything is."""
 
 
 def key(members: Mapping[str, object]) -> str:

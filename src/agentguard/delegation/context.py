@@ -18,9 +18,8 @@ from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import Final
 
-from agentguard.call.journal import Inside
+from agentguard.approvals.nested import NestedCalls
 from agentguard.errors import DelegationError, UnguardedCallError
-from agentguard.flow.effects import Run
 
 
 class Entry:
@@ -177,7 +176,7 @@ def idempotency_key() -> str:
     return running.invocation_id
 
 
-def inside() -> Inside | None:
+def inside() -> NestedCalls | None:
     """For adapters: return how the calls within the call that runs here were left, None for none.
 
     A call that has returned is complete once none of them ``waits``.
@@ -195,10 +194,9 @@ class Running:
 
     __slots__ = ("_entry", "_token", "inside", "invocation_id")
 
-    def __init__(self, run: Run) -> None:
-        self.invocation_id = run.invocation_id
-        self.inside = run.inside
-        lends = run.authority.lends
+    def __init__(self, invocation_id: str, inside: NestedCalls, lends: object) -> None:
+        self.invocation_id = invocation_id
+        self.inside = inside
         self._entry = Entry(lends) if lends is not None else None
 
     def __enter__(self) -> None:

@@ -17,13 +17,13 @@ from agentguard.audit import entry, statements
 from agentguard.audit import find as whereabouts
 from agentguard.audit.entry import CallPlace, Receipt
 from agentguard.audit.find import Call
+from agentguard.audit.log import LogReader
 from agentguard.call.invocation import timestamp
 from agentguard.domain import domain, keystore
 from agentguard.domain.config.file import Config
 from agentguard.domain.domain import StateDomain
 from agentguard.domain.ephemeral import Domain
 from agentguard.errors import CallError
-from agentguard.flow.ports import LogReader
 from agentguard.identity import credential
 from agentguard.identity import principal as principals
 from agentguard.identity.trust import TrustDocument

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 from agentguard.approvals.inbox import Store
 from agentguard.approvals.request import Limits
 from agentguard.audit import entry, registry
+from agentguard.audit.log import LogReader
 from agentguard.call.invocation import timestamp
+from agentguard.call.journal import Journal, Runs
 from agentguard.errors import StorageError
-from agentguard.flow.ports import Journal, LogReader, Revocations, Runs
+from agentguard.identity.revocation import Revocations
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
 from agentguard.signing.keys import Ed25519Signer, Signer
 from agentguard.storage.approvals import MemoryApprovals

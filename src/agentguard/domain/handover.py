@@ -15,12 +15,12 @@ from datetime import datetime
 from pathlib import Path
 
 from agentguard.audit import entry, statements
+from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.call.invocation import timestamp
 from agentguard.domain import keystore
 from agentguard.domain import pin as pinned
 from agentguard.errors import AgentguardError, VerificationError
-from agentguard.flow.ports import LogReader
 from agentguard.identity.trust import TrustDocument, Use
 from agentguard.signing.canonical import JSON
 from agentguard.signing.keys import Ed25519Signer, Secret, Signer

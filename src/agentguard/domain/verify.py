@@ -22,11 +22,11 @@ from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint, Kept
 from agentguard.audit.entry import Stored
 from agentguard.audit.findings import LISTED, Problem, ShardReport
+from agentguard.audit.log import LogReader
 from agentguard.audit.resolutions import Settlement
 from agentguard.audit.summary import Search
 from agentguard.audit.verify import ShardVerifier
 from agentguard.errors import AgentguardError, StorageError, VerificationError
-from agentguard.flow.ports import LogReader
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import anchor
 from agentguard.storage.anchor import Anchor

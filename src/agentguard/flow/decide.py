@@ -14,16 +14,17 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from agentguard.approvals import roster
+from agentguard.approvals.nested import NestedCalls
 from agentguard.approvals.request import ApprovalPending, ApprovalRequest
 from agentguard.approvals.roster import Answer
+from agentguard.approvals.store import Asked
 from agentguard.audit import entry
 from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import call_digest
-from agentguard.call.journal import Inside, Page
+from agentguard.call.journal import Page
 from agentguard.errors import AgentguardError, ApprovalError
 from agentguard.flow.effects import Actor, Append, Ask, Effect, Evaluate, Line
-from agentguard.flow.ports import Asked
 from agentguard.flow.prepare import Prepared, interrupted
 from agentguard.identity.trust import seconds
 from agentguard.policy import document as policy
@@ -61,7 +62,7 @@ def rule(
     actor: Actor,
     line: Line,
     prepared: Prepared,
-    inside: Inside,
+    inside: NestedCalls,
     made_before: Page | None = None,
 ) -> Generator[Effect, Any, Ruled]:
     """Steps 5 and 6; raises ``ApprovalPending`` for a call that waits for a person.

@@ -13,6 +13,7 @@ from concurrent.futures import Executor
 from typing import Any, NamedTuple, TypeVar
 
 from agentguard.approvals.request import ApprovalRequest
+from agentguard.call.journal import Journal
 from agentguard.delegation import context as ambient
 from agentguard.errors import ConfigError, FactsError
 from agentguard.flow.effects import (
@@ -36,7 +37,6 @@ from agentguard.flow.effects import (
     Watch,
     Withdraw,
 )
-from agentguard.flow.ports import Journal
 
 T = TypeVar("T")
 
@@ -117,7 +117,7 @@ def perform(effect: Effect, line: Line, tool: Callable[[], Any], watch: Watch) -
         case Run():
             with (
                 watch,
-                ambient.Running(effect),
+                ambient.Running(effect.invocation_id, effect.inside, effect.authority.lends),
             ):
                 return finished(tool())
         case Enqueue():

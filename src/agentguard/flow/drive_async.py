@@ -65,7 +65,7 @@ async def _perform(
     effect: Effect, line: Line, tool: Callable[[], Any], watch: Watch, executors: Executors
 ) -> Any:
     if isinstance(effect, Run):
-        with watch, ambient.Running(effect):
+        with watch, ambient.Running(effect.invocation_id, effect.inside, effect.authority.lends):
             result = tool()
             return finished(await result if inspect.isawaitable(result) else result)
     if isinstance(effect, LookUp):

@@ -13,26 +13,27 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
+from agentguard.approvals.nested import NestedCalls
 from agentguard.approvals.request import Approval, ApprovalRequest
 from agentguard.approvals.roster import Roster
+from agentguard.approvals.store import Approvals
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Mode, Receipt, Record
+from agentguard.audit.log import AuditLog
 from agentguard.call.decision import Decision
-from agentguard.call.journal import Inside, Page
+from agentguard.call.journal import Journal, Page, Runs
 from agentguard.call.redaction import Redaction
 from agentguard.call.tool import FactsFunction, FactsInput
-from agentguard.flow.ports import (
-    Approvals,
-    AuditLog,
-    Clock,
-    Engine,
-    Entropy,
-    Journal,
-    Revocations,
-    Runs,
-)
+from agentguard.identity.revocation import Revocations
+from agentguard.policy.engine import Engine
 from agentguard.signing.canonical import Fragment
 from agentguard.signing.keys import Signer
+
+Clock = Callable[[], datetime]
+"""Returns the wall-clock time, aware and in UTC."""
+
+Entropy = Callable[[int], bytes]
+"""Returns that many random bytes, fit for keys."""
 
 
 class LookUp(NamedTuple):
@@ -138,7 +139,7 @@ class Run(NamedTuple):
 
     invocation_id: str
     authority: Authority
-    inside: Inside
+    inside: NestedCalls
 
 
 class Enqueue(NamedTuple):

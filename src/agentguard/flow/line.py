@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
+from agentguard.approvals.nested import NestedCalls
 from agentguard.approvals.roster import Answer
 from agentguard.audit import entry, summary
 from agentguard.audit.entry import Attachment, Receipt, Record, Role, Ruling, Status
@@ -24,7 +25,7 @@ from agentguard.call import redaction
 from agentguard.call.arguments import Arguments, encode_result
 from agentguard.call.decision import Decision, Denied
 from agentguard.call.invocation import Invocation, commitment, statement, timestamp
-from agentguard.call.journal import Inside, ResultCodec
+from agentguard.call.journal import ResultCodec
 from agentguard.call.redaction import Redaction
 from agentguard.errors import AgentguardError, EncodeError
 from agentguard.flow import replay as replaying
@@ -66,7 +67,7 @@ def evaluate(
     watch: Watch,
     lent: Lent | None,
     codec: ResultCodec | None,
-    inside: Inside,
+    inside: NestedCalls,
 ) -> Generator[Effect, Any, Decision]:
     """Steps 1, 2, 3, 5 and 6: what the answer would be; it is not signed, counted or recorded.
 
@@ -95,7 +96,7 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
     *,
     hands_on: tuple[type[BaseException], ...] = (),
     reentrant: bool = False,
-    inside: Inside,
+    inside: NestedCalls,
 ) -> Generator[Effect, Any, Any]:
     """Steps 1 to 9: run the call if it may run; raises ``Denied`` if not, or ``ApprovalPending``.
 
@@ -171,7 +172,7 @@ def _authorized(
     watch: Watch,
     lent: Lent | None,
     codec: ResultCodec | None,
-    inside: Inside,
+    inside: NestedCalls,
     *,
     reentrant: bool,
 ) -> Generator[Effect, Any, tuple[_Account, Any]]:

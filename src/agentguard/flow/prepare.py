@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from agentguard.approvals import request as approval
+from agentguard.approvals.store import Asked
 from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import SALT_SIZE, Invocation, commitment, timestamp
@@ -30,7 +31,6 @@ from agentguard.flow.effects import (
     Recall,
     Watch,
 )
-from agentguard.flow.ports import Asked
 from agentguard.signing.canonical import b64_encode
 
 ID_SIZE: Final = 16

@@ -12,10 +12,11 @@ import logging
 from collections.abc import Generator
 from typing import Any, NamedTuple
 
+from agentguard.approvals.nested import NestedCalls
 from agentguard.call import journal
 from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
-from agentguard.call.journal import MAX_RESULT, Inside, Page, ResultCodec
+from agentguard.call.journal import MAX_RESULT, Page, ResultCodec
 from agentguard.errors import AgentguardError, DecodeError, EncodeError
 from agentguard.flow.effects import Actor, Begin, Effect, Finish, Forget, Line, Look
 from agentguard.flow.prepare import Prepared
@@ -113,7 +114,7 @@ def begin(kept: Kept | None, invocation_id: str) -> Generator[Effect, Any, Decis
         return Decision.failed("storage.failed", "the journal can't be written", error)
 
 
-def goes_on(kept: Kept | None, inside: Inside) -> bool:
+def goes_on(kept: Kept | None, inside: NestedCalls) -> bool:
     """Whether a call that has ended is made again: a hand-over while a call inside waits."""
     if kept is None or not (inside.waits and inside.repeatable):
         return False
@@ -124,7 +125,7 @@ def finish(
     kept: Kept | None,
     invocation_id: str,
     result: object,
-    inside: Inside,
+    inside: NestedCalls,
     *,
     redacted: bool,
     enforced: bool,

@@ -15,10 +15,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar
 
 from agentguard.approvals.inbox import Desk
+from agentguard.approvals.nested import NestedCalls
 from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision, Denied
 from agentguard.call.invocation import CallSite, Invocation
-from agentguard.call.journal import Inside, ResultCodec
+from agentguard.call.journal import ResultCodec, Runs
 from agentguard.call.tool import GuardedFunction, Tool, ToolSpec
 from agentguard.delegation import context as ambient
 from agentguard.delegation.handle import Delegation, Holder
@@ -29,7 +30,6 @@ from agentguard.flow import drive
 from agentguard.flow import line as flow
 from agentguard.flow.drive import Executors
 from agentguard.flow.effects import Line, NotRun
-from agentguard.flow.ports import Runs
 from agentguard.guard.instance import Instance
 from agentguard.identity import credential
 from agentguard.telemetry import Telemetry
@@ -133,7 +133,7 @@ class Agent:
         line = instance.line
         watch = self._body.telemetry.evaluation(instance.actor, invocation)
         lent = instance.lent(self._delegation)
-        inside = Inside(ambient.inside())
+        inside = NestedCalls(ambient.inside())
         asking = flow.evaluate(instance.actor, line, invocation, watch, lent, codec, inside)
         return drive.run(asking, line, _no_tool, watch)
 
@@ -150,7 +150,7 @@ class Agent:
         line = instance.line
         watch = self._body.telemetry.evaluation(instance.actor, invocation)
         lent = instance.lent(self._delegation)
-        inside = Inside(ambient.inside())
+        inside = NestedCalls(ambient.inside())
         asking = flow.evaluate(instance.actor, line, invocation, watch, lent, codec, inside)
         return await drive_async.arun(asking, line, _no_tool, watch, self._body.executors())
 
@@ -182,7 +182,7 @@ class Agent:
             *(outcome_unknown, codec, suspends),
             hands_on=hands_on,
             reentrant=reentrant,
-            inside=Inside(ambient.inside()),
+            inside=NestedCalls(ambient.inside()),
         )
         return drive.run(calling, instance.line, _unchanged(invocation, function), watch)  # type: ignore[no-any-return]
 
@@ -208,7 +208,7 @@ class Agent:
             *(outcome_unknown, codec, suspends),
             hands_on=hands_on,
             reentrant=reentrant,
-            inside=Inside(ambient.inside()),
+            inside=NestedCalls(ambient.inside()),
         )
         tool = _unchanged(invocation, function)
         return await drive_async.arun(calling, instance.line, tool, watch, self._body.executors())

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 from agentguard import paths, telemetry
 from agentguard.approvals.inbox import Desk
 from agentguard.approvals.request import ApprovalRequest
+from agentguard.audit.log import LogReader
 from agentguard.call.tool import (
     AsyncTool,
     FactsFunction,
@@ -47,12 +48,12 @@ from agentguard.errors import (
     DecodeError,
     DelegationError,
 )
-from agentguard.flow.ports import Engine, LogReader
 from agentguard.guard import process as runtime
 from agentguard.guard.agent import Agent, Body
 from agentguard.guard.process import Runtime
 from agentguard.identity.credential import AgentProfile
 from agentguard.identity.trust import TrustDocument, seconds
+from agentguard.policy.engine import Engine
 from agentguard.signing.keys import Secret
 from agentguard.storage import fork
 

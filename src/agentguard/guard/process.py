@@ -28,9 +28,9 @@ from agentguard.domain.ephemeral import Domain
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.flow.drive import Executors
 from agentguard.flow.effects import Line
-from agentguard.flow.ports import Engine
 from agentguard.identity.trust import seconds
 from agentguard.policy.document import MAX_AT_ONCE
+from agentguard.policy.engine import Engine
 from agentguard.signing import canonical
 from agentguard.storage.log import ShardLog
 

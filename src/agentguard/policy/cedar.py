@@ -25,7 +25,7 @@ _NAMED: Final = re.compile(r"policy `(policy[0-9]+)`")
 
 
 class CedarEngine:
-    """Loaded Cedar policies (``ports.Engine``, ``Explains``); safe to use from many threads."""
+    """Loaded Cedar policies (``engine.Engine``, ``Explains``); safe to use from many threads."""
 
     name: Final = "cedar"
     waits: Final = False

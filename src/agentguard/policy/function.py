@@ -30,7 +30,7 @@ _CODES: Final = {"allow": "", "deny": "policy.denied", "approval": "approval.req
 
 
 class FunctionEngine:
-    """A policy written as a Python function (``ports.Engine``).
+    """A policy written as a Python function (``engine.Engine``).
 
     ``decide`` gets the policy's input (policies.md, Input), a new copy each time, and may be called
     from many threads at once. Raises ``ConfigError`` for a coroutine function.

@@ -8,22 +8,17 @@ code of its own. Nothing is asked twice, and nobody else is asked in its place.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Protocol
-from urllib.parse import SplitResult, urlsplit
 
 from agentguard.errors import ConfigError, DecodeError, PolicyError
 from agentguard.policy.document import DEFAULT_QUERY, QUERY, UNDEFINED, Evaluated
+from agentguard.policy.opa_server import Server
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 
-TIMEOUT: Final = 2.0
-CONNECT_TIMEOUT: Final = 1.0
 MAX_ANSWER: Final = canonical.MAX_BYTES
 """The longest answer that is read, in bytes."""
 
@@ -34,96 +29,6 @@ MAX_TEXT: Final = 256
 _PLAIN: Final = re.compile(rf"[ -~]{{0,{MAX_TEXT}}}")
 _EVALUATION_ERROR: Final = re.compile(r"(?:eval|rego)_[a-z_]{1,60}")
 _FILE: Final = re.compile(r"[\w./ -]{1,200}")
-_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?")
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """Where an OPA listens, and how this side shows who it is.
-
-    ``timeout`` is for a whole evaluation and ``connect_timeout`` for a connection to one address,
-    both in seconds. ``ca`` is a file with the certificates that are trusted, by default the
-    system's; ``certificate`` and ``key`` are the client's. A bearer token is in ``token_file``,
-    read for every evaluation, or in the environment's ``token_variable``. Raises ``ConfigError``,
-    whose message begins with the name of the member.
-    """
-
-    url: str
-    timeout: float = TIMEOUT
-    connect_timeout: float = CONNECT_TIMEOUT
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-    token_file: Path | None = None
-    token_variable: str | None = None
-
-    def __post_init__(self) -> None:
-        encrypted = self.address.scheme == "https"
-        if self.token_file is not None and self.token_variable is not None:
-            raise ConfigError("token_variable: token_file names a token already: leave one out")
-        if self.key is not None and self.certificate is None:
-            raise ConfigError("key: there is no certificate for it: name one, or leave it out")
-        if not encrypted and (self.ca or self.certificate):
-            name = "ca" if self.ca else "certificate"
-            raise ConfigError(f"{name}: it is for https, and url begins with http")
-        if not encrypted and self.has_token and not self.is_local:
-            message = (
-                "url: a bearer token would go unencrypted over a network: begin it with https, or "
-                "have OPA on this machine"
-            )
-            raise ConfigError(message)
-
-    @property
-    def address(self) -> SplitResult:
-        """The parts of ``url``."""
-        parts = _split(self.url)
-        if (
-            parts is None
-            or parts.scheme not in ("http", "https")
-            or not parts.hostname
-            or not self.url.isascii()
-            or parts.username is not None
-            or parts.password is not None
-            or "?" in self.url
-            or "#" in self.url
-            or not _PATH.fullmatch(parts.path)
-        ):
-            # a password in it, which must not be shown again, is the mistake with consequences
-            message = (
-                "url: expected one such as 'https://opa.example:8181', without user, password, "
-                "query or fragment"
-            )
-            raise ConfigError(message)
-        if "/v1/data/" in f"{parts.path}/":
-            message = (
-                "url: leave out /v1/data and what follows, which is asked for by itself: the "
-                "package goes into query, as data.agent.authz"
-            )
-            raise ConfigError(message)
-        return parts
-
-    @property
-    def has_token(self) -> bool:
-        """Whether requests carry a bearer token."""
-        return self.token_file is not None or self.token_variable is not None
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is on this machine: nobody is between."""
-        host = self.address.hostname or ""
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
-
-
-def _split(url: str) -> SplitResult | None:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return None
-    return parts
 
 
 class _Client(Protocol):
@@ -134,7 +39,7 @@ class _Client(Protocol):
 
 
 class OpaEngine:
-    """A policy on an OPA server (``ports.Engine``, ``Explains``); safe to use from many threads.
+    """A policy on an OPA server (``engine.Engine``, ``Explains``); safe to use from many threads.
 
     The server is asked for the first time when a call is decided: while it is down calls are
     denied, and when it is back they pass. Raises ``ConfigError`` for a query that is no package's

@@ -19,13 +19,12 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import httpcore
-from opentelemetry import trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from agentguard.errors import ConfigError, PolicyError
 from agentguard.policy.document import MAX_AT_ONCE
-from agentguard.policy.opa import Server
+from agentguard.policy.opa_server import Server
 from agentguard.storage import files
-from agentguard.telemetry import tracing
 
 _IDLE: Final = 60.0
 _ANSWERED: Final = 200
@@ -33,6 +32,7 @@ _BEGINNING: Final = b"HTTP/1."
 _SLICE: Final = 16 * 1024
 _MAX_TOKEN: Final = 16 * 1024
 _TOKEN: Final = re.compile(rb"[!-~]+")
+_TRACE_CONTEXT: Final = TraceContextTextMapPropagator()
 _TARGET: Final = b"?strict-builtin-errors=true&provenance=true"
 
 
@@ -190,9 +190,10 @@ class Client:
         headers = [*self._headers, (b"Content-Length", str(len(body)).encode())]
         if self._server.has_token:
             headers.append((b"Authorization", b"Bearer " + self._token()))
-        span = tracing.traceparent_of(trace.get_current_span())
-        if span is not None:
-            headers.append((b"traceparent", span.encode()))
+        context: dict[str, str] = {}
+        _TRACE_CONTEXT.inject(context)
+        if "traceparent" in context:
+            headers.append((b"traceparent", context["traceparent"].encode()))
         outer, exchange = _current.exchange, _Exchange(self._server.timeout)
         # A signal's handler, or an object's end, may come here within this thread's own exchange,
         # which may hold the pool's lock.

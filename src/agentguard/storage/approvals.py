@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from agentguard.approvals import request as approval
 from agentguard.approvals.request import ApprovalRequest, Limits
+from agentguard.approvals.store import Asked
 from agentguard.errors import AgentguardError, ApprovalError, StorageError
-from agentguard.flow.ports import Asked
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
 from agentguard.storage import files, lock

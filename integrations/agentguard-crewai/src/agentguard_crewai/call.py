@@ -28,7 +28,7 @@ from agentguard import (
     Invocation,
     current_delegation,
 )
-from agentguard.call.journal import Inside
+from agentguard.approvals.nested import NestedCalls
 from agentguard.delegation import context as ambient
 from agentguard_crewai import rejection
 from agentguard_crewai.binding import require_repeatable
@@ -152,7 +152,7 @@ class Call:
         self._pauses = identity.options.on_approval == "pause"
         self._until = time.monotonic() + identity.options.timeout
         self._started = False
-        self._inside: Inside | None = None
+        self._inside: NestedCalls | None = None
         self._asked_anew = False
         self._principal = _principal()
 

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, Self, cast
 from langchain_core.messages import ToolCall
 
 from agentguard import Agent, Decision
-from agentguard.flow.ports import Runs
+from agentguard.call.journal import Runs
 from agentguard_langchain.place import Place, Turn
 
 

@@ -20,7 +20,7 @@ from langgraph.types import interrupt
 from pydantic import ValidationError
 
 from agentguard import Agent, ApprovalPending, ApprovalRequest, Decision, Denied, Invocation
-from agentguard.call.journal import Inside
+from agentguard.approvals.nested import NestedCalls
 from agentguard.delegation import context as ambient
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.payload import (
@@ -104,7 +104,7 @@ def _tell(agent: Agent, batch: Sequence[Shown]) -> None:
     for one in batch:
         request = agent.approvals.at(one.call_site)
         if request is not None and _waits(agent, one):
-            Inside(ambient.inside()).asks(request.call_site, request)
+            NestedCalls(ambient.inside()).asks(request.call_site, request)
 
 
 def _remember(sitting: Sitting, offered: str | None) -> None:

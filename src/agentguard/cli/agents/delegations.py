@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from agentguard.audit import entry, statements
 from agentguard.audit import find as whereabouts
+from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.cli.audit import row as rows
 from agentguard.cli.audit import wording
@@ -20,7 +21,6 @@ from agentguard.delegation import grant
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.grant import Grant
 from agentguard.errors import AgentguardError
-from agentguard.flow.ports import LogReader
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.storage import ledger

@@ -15,6 +15,7 @@ import typer
 from agentguard.audit import merkle, statements
 from agentguard.audit.calls import Commitments, read_authorization, read_outcome
 from agentguard.audit.entry import Attachment, Entry
+from agentguard.audit.log import LogReader
 from agentguard.cli.audit import filters, history
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
@@ -22,7 +23,6 @@ from agentguard.cli.audit.row import Row
 from agentguard.cli.terminal import files, location, screen
 from agentguard.cli.terminal.options import ConfigOption, ForceOption, OutputOption, StateOption
 from agentguard.errors import AgentguardError
-from agentguard.flow.ports import LogReader
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 from agentguard.storage import sqlite

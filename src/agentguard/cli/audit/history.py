@@ -18,13 +18,13 @@ from agentguard.audit import checkpoint, entry
 from agentguard.audit import find as whereabouts
 from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
 from agentguard.audit.entry import Entry
+from agentguard.audit.log import LogReader
 from agentguard.audit.statements import Administered, check_administered, read_administered
 from agentguard.audit.summary import Search
 from agentguard.cli.audit import row as rows
 from agentguard.cli.audit.filters import EVERYTHING, Filter
 from agentguard.cli.audit.row import Row
 from agentguard.errors import AgentguardError
-from agentguard.flow.ports import LogReader
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.canonical import is_integer
 

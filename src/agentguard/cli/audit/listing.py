@@ -11,13 +11,13 @@ from typing import Annotated, Final
 
 import typer
 
+from agentguard.audit.log import LogReader
 from agentguard.cli.audit import filters
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History, newest
 from agentguard.cli.audit.table import COLUMNS, Table
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption, EveryOption, JsonOption, StateOption
-from agentguard.flow.ports import LogReader
 
 _SHOWN: Final = 50
 

@@ -14,13 +14,13 @@ from agentguard.audit import find as whereabouts
 from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.entry import Entry
 from agentguard.audit.find import Found
+from agentguard.audit.log import LogReader
 from agentguard.audit.statements import read_administered
 from agentguard.audit.summary import Search
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
 from agentguard.cli.audit.row import subject_of
 from agentguard.errors import AgentguardError, CallError
-from agentguard.flow.ports import LogReader
 
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,17}")
 _SHORTEST: Final = 8

@@ -6,10 +6,10 @@ How a name is looked up stands in ``lookup.py``.
 from __future__ import annotations
 
 from agentguard.audit.calls import read_authorization
+from agentguard.audit.log import LogReader
 from agentguard.cli.audit import lookup
 from agentguard.cli.audit import row as rows
 from agentguard.errors import CallError
-from agentguard.flow.ports import LogReader
 
 
 def invocation_id(reader: LogReader, wanted: str) -> str:

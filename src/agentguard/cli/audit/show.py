@@ -18,6 +18,7 @@ from agentguard.audit import approvals, statements
 from agentguard.audit.calls import Outcome
 from agentguard.audit.entry import Entry
 from agentguard.audit.find import Found
+from agentguard.audit.log import LogReader
 from agentguard.cli.audit import lookup, story, wording
 from agentguard.cli.audit import row as rows
 from agentguard.cli.audit.story import Noted, Story
@@ -35,7 +36,6 @@ from agentguard.cli.terminal.options import (
 )
 from agentguard.delegation import grant
 from agentguard.errors import AgentguardError
-from agentguard.flow.ports import LogReader
 from agentguard.identity.credential import Credential, agent_alias
 from agentguard.signing import dsse as envelope
 from agentguard.signing.canonical import JSON, is_integer

@@ -26,11 +26,11 @@ from agentguard.audit.calls import (
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry
 from agentguard.audit.find import Found
+from agentguard.audit.log import LogReader
 from agentguard.audit.statements import Administered, Credentials
 from agentguard.cli.audit import lookup, wording
 from agentguard.delegation.chain import Chain
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
-from agentguard.flow.ports import LogReader
 from agentguard.identity import credential
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument

@@ -14,6 +14,7 @@ from typing import Annotated, Final
 
 import typer
 
+from agentguard.audit.log import LogReader
 from agentguard.cli.audit import filters
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History, newest
@@ -21,7 +22,6 @@ from agentguard.cli.audit.row import Row
 from agentguard.cli.audit.table import COLUMNS, Table
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption, EveryOption, JsonOption, StateOption
-from agentguard.flow.ports import LogReader
 
 _PAUSE: Final = 0.1
 """Seconds between two looks; each is one search for what is past the newest index, by shard."""

@@ -15,6 +15,7 @@ import typer
 
 from agentguard.audit import checkpoint
 from agentguard.audit.findings import Problem
+from agentguard.audit.log import LogReader
 from agentguard.call.invocation import timestamp
 from agentguard.cli.audit import history, witnesses
 from agentguard.cli.audit.filters import Filter
@@ -31,7 +32,6 @@ from agentguard.cli.terminal.options import (
 )
 from agentguard.domain.verify import Report, examine
 from agentguard.errors import AgentguardError, VerificationError
-from agentguard.flow.ports import LogReader
 from agentguard.identity.trust import seconds
 
 _WITHOUT: Final = (

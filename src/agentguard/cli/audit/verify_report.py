@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from agentguard.audit.findings import Problem, ShardReport
+from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.cli.audit import row as rows
 from agentguard.cli.audit.filters import Filter
@@ -21,7 +22,6 @@ from agentguard.cli.terminal import screen
 from agentguard.cli.terminal.location import TrustedLog, acting, from_home
 from agentguard.domain.verify import Report
 from agentguard.errors import AgentguardError
-from agentguard.flow.ports import LogReader
 from agentguard.identity.credential import agent_alias
 from agentguard.storage import place
 from agentguard.storage.anchor import log_folder

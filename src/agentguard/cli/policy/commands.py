@@ -35,7 +35,7 @@ from agentguard.cli.terminal.options import (
 from agentguard.domain.config.engine import observed, warnings_of
 from agentguard.domain.config.file import Config
 from agentguard.errors import ConfigError, DecodeError, PolicyError, StorageError
-from agentguard.flow.ports import Engine
+from agentguard.policy.engine import Engine
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 

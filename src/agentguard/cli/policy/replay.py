@@ -19,6 +19,7 @@ import typer
 from agentguard.audit import approvals, statements
 from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.entry import Entry
+from agentguard.audit.log import LogReader
 from agentguard.call.decision import Decision, Requirement
 from agentguard.cli.audit import filters, history, wording
 from agentguard.cli.audit.filters import Filter
@@ -30,8 +31,8 @@ from agentguard.cli.terminal.location import Location
 from agentguard.cli.terminal.options import ConfigOption, JsonOption, QueryOption, StateOption
 from agentguard.domain.config.file import Config
 from agentguard.errors import AgentguardError, PolicyError
-from agentguard.flow.ports import Engine, LogReader
 from agentguard.identity.credential import agent_alias
+from agentguard.policy.engine import Engine
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 from agentguard.storage import sqlite

@@ -22,9 +22,9 @@ from agentguard.domain.config.engine import configured_engine
 from agentguard.domain.config.file import Config
 from agentguard.domain.config.policy import PolicyConfig
 from agentguard.errors import ConfigError, PolicyError
-from agentguard.flow.ports import Engine, Explains
 from agentguard.policy import cedar_source
 from agentguard.policy import document as policy
+from agentguard.policy.engine import Engine, Explains
 from agentguard.policy.rego.source import RegoSource
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON

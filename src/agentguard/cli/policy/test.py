@@ -35,7 +35,7 @@ from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption, JsonOption, PolicyOption, QueryOption
 from agentguard.domain.config.file import Config, resolve
 from agentguard.errors import ConfigError
-from agentguard.flow.ports import Engine
+from agentguard.policy.engine import Engine
 from agentguard.signing.canonical import JSON
 
 _COLUMNS = ("", "expected", "got", "case")

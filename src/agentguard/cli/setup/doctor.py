@@ -18,6 +18,7 @@ import typer
 
 from agentguard import telemetry
 from agentguard.audit.calls import Evaluation
+from agentguard.audit.log import LogReader
 from agentguard.cli.audit import history, wording
 from agentguard.cli.audit.verify_report import losses, unanchored, where
 from agentguard.cli.policy import source as policy_source
@@ -36,7 +37,6 @@ from agentguard.domain.config.spelling import closest
 from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.domain.verify import examine
 from agentguard.errors import AgentguardError, ConfigError
-from agentguard.flow.ports import LogReader
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import ledger, naming, sqlite
 from agentguard.telemetry import Settings

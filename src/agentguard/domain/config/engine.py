@@ -11,12 +11,12 @@ from agentguard.call.decision import Decision
 from agentguard.domain.config import file as config
 from agentguard.domain.config.file import Config
 from agentguard.errors import ConfigError
-from agentguard.flow.ports import Engine
 from agentguard.policy.document import DEFAULT_QUERY
+from agentguard.policy.engine import Engine
 from agentguard.storage import files
 
 if TYPE_CHECKING:
-    from agentguard.policy.opa import Server
+    from agentguard.policy.opa_server import Server
 
 PolicySource = str | Path | Callable[[Mapping[str, Any]], Decision] | Engine
 """A file or folder in Rego or Cedar, a function from the input to a ``Decision``, or an engine."""

@@ -16,7 +16,7 @@ from agentguard.errors import ConfigError
 from agentguard.policy.document import DEFAULT_QUERY, QUERY
 
 if TYPE_CHECKING:
-    from agentguard.policy.opa import Server
+    from agentguard.policy.opa_server import Server
 
 EngineName = Literal["rego", "opa", "cedar", "function"]
 
@@ -58,11 +58,7 @@ def read(table: Table, resolve: Callable[[str], Path]) -> PolicyConfig:
 
 
 def _server(table: Table, resolve: Callable[[str], Path]) -> Server:
-    from agentguard.policy.opa import (  # noqa: PLC0415  a policy of another engine needs none of it
-        CONNECT_TIMEOUT,
-        TIMEOUT,
-        Server,
-    )
+    from agentguard.policy.opa_server import CONNECT_TIMEOUT, TIMEOUT, Server  # noqa: PLC0415  a policy of another engine needs none of it
 
     def file(name: str) -> Path | None:
         text = table.text(name, "")

@@ -70,7 +70,7 @@ _checked: Final[dict[tuple[str, str], tuple[str, ...]]] = {}
 
 
 class RegoEngine:
-    """A loaded Rego policy (``ports.Engine``); safe to use from many threads."""
+    """A loaded Rego policy (``engine.Engine``); safe to use from many threads."""
 
     name: Final = "rego"
     waits: Final = False

@@ -15,10 +15,10 @@ from agentguard import ApprovalRequest
 from agentguard.audit import approvals, entry
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.entry import Entry, Stored
+from agentguard.audit.log import LogReader
 from agentguard.audit.statements import chain_tokens
 from agentguard.delegation import chain, grant
 from agentguard.delegation.grant import Grant
-from agentguard.flow.ports import LogReader
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 
