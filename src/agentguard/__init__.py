@@ -1,13 +1,31 @@
 """agentguard: every tool call of an AI agent has an identity, an authority and a record.
 
-The names here are the public API, and so is what a docstring below marks ``For adapters``. Each is
-imported when it is first used (PEP 562), so that a program loads no part that it does not use.
+The names here are the public API, and so is what a docstring below marks ``For adapters``. All but
+the exceptions are imported when they are first used (PEP 562): a program loads no part that it does
+not use.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from agentguard.errors import (
+    AgentguardError,
+    ApprovalError,
+    ArgumentsError,
+    CallError,
+    ConfigError,
+    DecodeError,
+    DelegationError,
+    EncodeError,
+    FactsError,
+    KeyMaterialError,
+    PolicyError,
+    StorageError,
+    UnguardedCallError,
+    VerificationError,
+)
 
 if TYPE_CHECKING:
     from agentguard.approvals.inbox import Desk
@@ -21,22 +39,6 @@ if TYPE_CHECKING:
     from agentguard.delegation.context import idempotency_key
     from agentguard.delegation.handle import Delegation, current_delegation
     from agentguard.domain.verify import Report
-    from agentguard.errors import (
-        AgentguardError,
-        ApprovalError,
-        ArgumentsError,
-        CallError,
-        ConfigError,
-        DecodeError,
-        DelegationError,
-        EncodeError,
-        FactsError,
-        KeyMaterialError,
-        PolicyError,
-        StorageError,
-        UnguardedCallError,
-        VerificationError,
-    )
     from agentguard.guard.agent import Agent
     from agentguard.guard.guard import Guard
     from agentguard.identity.trust import TrustDocument
@@ -83,45 +85,31 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Agent": "guard.agent",
-    "AgentguardError": "errors",
-    "ApprovalError": "errors",
-    "ApprovalPending": "approvals.request",
-    "ApprovalRequest": "approvals.request",
-    "Arguments": "call.arguments",
-    "ArgumentsError": "errors",
-    "AsyncTool": "call.tool",
-    "CallError": "errors",
-    "CallSite": "call.invocation",
-    "ConfigError": "errors",
-    "Decision": "call.decision",
-    "DecodeError": "errors",
-    "Delegation": "delegation.handle",
-    "DelegationError": "errors",
-    "Denied": "call.decision",
-    "Desk": "approvals.inbox",
-    "Ed25519Signer": "signing.keys",
-    "EncodeError": "errors",
-    "Evidence": "audit.evidence",
-    "FactsError": "errors",
-    "FactsInput": "call.tool",
-    "Guard": "guard.guard",
-    "Invocation": "call.invocation",
-    "KeyMaterialError": "errors",
-    "PolicyError": "errors",
-    "Report": "domain.verify",
-    "Requirement": "call.decision",
-    "StorageError": "errors",
-    "Tool": "call.tool",
-    "ToolSpec": "call.tool",
-    "TrustDocument": "identity.trust",
-    "UnguardedCallError": "errors",
-    "VerificationError": "errors",
-    "current_delegation": "delegation.handle",
-    "idempotency_key": "delegation.context",
-    "verify_evidence": "audit.evidence",
+    "Agent": "agentguard.guard.agent",
+    "ApprovalPending": "agentguard.approvals.request",
+    "ApprovalRequest": "agentguard.approvals.request",
+    "Arguments": "agentguard.call.arguments",
+    "AsyncTool": "agentguard.call.tool",
+    "CallSite": "agentguard.call.invocation",
+    "Decision": "agentguard.call.decision",
+    "Delegation": "agentguard.delegation.handle",
+    "Denied": "agentguard.call.decision",
+    "Desk": "agentguard.approvals.inbox",
+    "Ed25519Signer": "agentguard.signing.keys",
+    "Evidence": "agentguard.audit.evidence",
+    "FactsInput": "agentguard.call.tool",
+    "Guard": "agentguard.guard.guard",
+    "Invocation": "agentguard.call.invocation",
+    "Report": "agentguard.domain.verify",
+    "Requirement": "agentguard.call.decision",
+    "Tool": "agentguard.call.tool",
+    "ToolSpec": "agentguard.call.tool",
+    "TrustDocument": "agentguard.identity.trust",
+    "current_delegation": "agentguard.delegation.handle",
+    "idempotency_key": "agentguard.delegation.context",
+    "verify_evidence": "agentguard.audit.evidence",
 }
-"""In which module each name stands."""
+"""In which module each name stands that is imported at its first use."""
 
 _INNER_NAMES = {"verify_evidence": "verify"}
 """What a name is called in its module, where that is something else."""
@@ -132,7 +120,7 @@ if not TYPE_CHECKING:  # a type checker reads the imports above, and finds a nam
         """Import a name of the public API at its first use."""
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        home = import_module(f"{__name__}.{_HOMES[name]}")
+        home = import_module(_HOMES[name])
         value = globals()[name] = getattr(home, _INNER_NAMES.get(name, name))
         return value
 

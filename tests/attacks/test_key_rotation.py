@@ -461,7 +461,7 @@ from agentguard import Decision, Guard
 from agentguard.domain.config import file as config
 from agentguard.domain import domain
 from agentguard.policy.function import FunctionEngine
-import agentguard.runtime
+import agentguard.guard.process
 from datetime import UTC, datetime, timedelta
 
 folder = Path(sys.argv[1])
@@ -477,7 +477,7 @@ with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard
     print("ready", flush=True)
     sys.stdin.readline()
     agent.call(say, "in the overlap")
-    agentguard.runtime.clock = clock = lambda: datetime.now(UTC) + timedelta(minutes=56)
+    agentguard.guard.process.clock = clock = lambda: datetime.now(UTC) + timedelta(minutes=56)
     guard._runtime._line = __import__("dataclasses").replace(guard._runtime._line, clock=clock)
     agent._body.in_force().line = guard._runtime._line
     agent.call(say, "renewed")

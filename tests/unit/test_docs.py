@@ -1,4 +1,4 @@
-"""The pages under docs/ against the tree: layers, ports, names of pages, links.
+"""The pages under docs/ against the tree: layers, names of pages, links.
 
 What a page's examples do is tested where their subject is; ``docs/cli.md`` and
 ``docs/reason-codes.md`` have tests of their own.
@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("integrations/*/*.md")])
@@ -36,8 +35,6 @@ def test_the_rows_of_the_layers_are_those_of_the_contract():
     rows = re.findall(r"^\| (`[^|]*`) \|", section.partition("\n## ")[0], re.MULTILINE)
     written = [" : ".join(sorted(re.findall(r"\w+", row))) for row in rows]
     assert written == [" : ".join(sorted(row.split(" : "))) for row in layers]
-
-
 
 
 def docstrings(source: str) -> str:

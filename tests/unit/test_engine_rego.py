@@ -332,7 +332,7 @@ def test_without_the_extra_the_error_gives_the_command(monkeypatch):
 
 
 def test_the_binding_is_imported_only_when_a_policy_is_loaded():
-    code = "import agentguard.engines.rego, sys; sys.exit('regorus' in sys.modules)"
+    code = "import agentguard.policy.rego.engine, sys; sys.exit('regorus' in sys.modules)"
 
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -64,7 +64,7 @@ def test_the_order_is_not_that_of_the_imports():
     modules = ["lock", "sqlite", "log", "reader"]
     for names in (modules, modules[::-1]):
         imports = "\n".join(f"import agentguard.storage.{name}" for name in names)
-        assert order(f"{imports}\nimport agentguard.guard") == ORDER
+        assert order(f"{imports}\nimport agentguard.guard.guard") == ORDER
 
 
 ONE_IS_GONE = """

@@ -51,9 +51,9 @@ def test_the_import_contracts_hold():
 
 def test_each_broken_contract_is_found(tmp_path):
     planted = {
-        "errors.py": ["import agentguard.keys"],
+        "errors.py": ["import agentguard.signing.keys"],
         "stray.py": [],
-        "envelope.py": ["import secrets", "import os"],
+        "signing/dsse.py": ["import secrets", "import os"],
         "storage/__init__.py": ["import langchain_core.tools"],
     }
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -67,10 +67,10 @@ def test_each_broken_contract_is_found(tmp_path):
     assert result.returncode == 1, result.stdout + result.stderr
     assert "Contracts: 0 kept, 3 broken." in result.stdout
     for found in (
-        "- agentguard.errors -> agentguard.keys",
+        "- agentguard.errors -> agentguard.signing.keys",
         "- agentguard.stray\n",
-        "- agentguard.envelope -> secrets",
-        "- agentguard.envelope -> os",
+        "- agentguard.signing.dsse -> secrets",
+        "- agentguard.signing.dsse -> os",
         "- agentguard.storage -> langchain_core",
     ):
         assert re.search(found.replace("- ", r"-\s+"), result.stdout), found

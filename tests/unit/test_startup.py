@@ -24,7 +24,10 @@ EVENT_LOOP = ("asyncio", "agentguard.flow.drive_async")
 TRACES = ("opentelemetry", "agentguard.telemetry.tracing", "agentguard.telemetry.setup")
 OPENSSH = ("bcrypt", "cryptography.hazmat.primitives.serialization")
 DISK = ("sqlite3", "tomllib", "agentguard.domain.domain", "agentguard.domain.keystore")
-ENGINES = ("regorus", "cedarpy", "httpcore", "agentguard.policy")
+ENGINES = (
+    *("regorus", "cedarpy", "httpcore", "agentguard.policy.cedar", "agentguard.policy.function"),
+    *("agentguard.policy.opa", "agentguard.policy.rego"),
+)
 READERS = ("agentguard.audit.verify", "agentguard.audit.evidence", "agentguard.domain.verify")
 OTHERS = ("email", "importlib.metadata", "ssl", "subprocess", "tempfile", "zipfile", "pydantic")
 
@@ -88,7 +91,8 @@ def of(packages: Iterable[str], modules: Iterable[str]) -> set[str]:
 
 def test_the_package_alone_loads_nothing_else_of_agentguard():
     modules = loaded("import agentguard")
-    assert {name for name in modules if name.startswith("agentguard")} == {"agentguard"}
+    ours = {name for name in modules if name.startswith("agentguard")}
+    assert ours == {"agentguard", "agentguard.errors"}
     assert of(["cryptography", "dataclasses", *RARE], modules) == set()
 
 
@@ -105,7 +109,7 @@ def test_the_guard_loads_nothing_that_is_rarely_used():
 
 def test_a_guarded_call_in_memory_loads_its_engine_and_no_more():
     # the version that is recorded with the policy comes from the distribution's metadata
-    allowed = {"agentguard.policy", "importlib.metadata", "email", "zipfile", "tempfile"}
+    allowed = {"agentguard.policy.function", "importlib.metadata", "email", "zipfile", "tempfile"}
     assert of(RARE, loaded(IN_MEMORY + CALL)) <= allowed
 
 
@@ -232,16 +236,18 @@ def test_the_first_help_page_loads_no_command():
 
 def test_a_groups_help_page_loads_none_of_its_commands():
     modules = loaded(HELP.format("audit"))
-    assert commands_loaded(modules) == {"agentguard.cli.lazy", "agentguard.cli.audit.commands"}
+    group = {"agentguard.cli.audit", "agentguard.cli.audit.commands"}
+    assert commands_loaded(modules) == {"agentguard.cli.lazy", *group}
     assert of(["rich", "cryptography", "pydantic", "importlib.metadata"], modules) == set()
 
 
 def test_a_commands_help_page_loads_no_other_command():
     modules = loaded(HELP.format("audit verify"))
     ours = commands_loaded(modules)
-    others = ("show", "tail", "listing", "export", "evidence", "administer", "doctor", "init")
+    others = ("show", "tail", "listing", "export", "evidence", "resolve")
     assert "agentguard.cli.audit.verify" in ours
-    assert ours.isdisjoint({f"agentguard.cli.{name}" for name in others})
+    assert ours.isdisjoint({f"agentguard.cli.audit.{name}" for name in others})
+    assert of(["agentguard.cli.setup", "agentguard.cli.policy"], ours) == set()
     unwanted = (*EVENT_LOOP, *TRACES, *OPENSSH, *ENGINES, "rich.console", "agentguard.guard.guard")
     assert of([*unwanted, "pydantic", "importlib.metadata"], modules) == set()
 
