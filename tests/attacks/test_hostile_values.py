@@ -86,7 +86,7 @@ class Policy:
         if self.language == "cedar":
             return CedarEngine.from_source(self.text)
         names: dict[str, Any] = {}
-        exec("from agentguard import *\nfrom agentguard.decision import *", names)  # noqa: S102
+        exec("from agentguard import *\nfrom agentguard.call.decision import *", names)  # noqa: S102
         exec("from typing import *\nfrom collections.abc import *", names)  # noqa: S102
         exec(compile(self.text, self.where, "exec"), names)  # noqa: S102  a reader would paste it
         return FunctionEngine(names[self.where.rpartition(":")[2]])

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from agentguard import Decision, Denied, Guard
-from agentguard.domain.config import file as config
+from agentguard.cli import setup
 from agentguard.errors import ConfigError
 from agentguard.paths import Folder
 
-STARTER = Path(config.__file__).parent / "cli" / "template" / "authz.rego"
+STARTER = Path(setup.__file__).parent / "template" / "authz.rego"
 SECRET = "what nobody may read"
 AGENTS = {"assistant": {"type": "assistant", "authority": "own"}}
 

@@ -23,12 +23,12 @@ class _Audit(Group):
         "verify": ("audit.verify:verify", "Verify the whole log."),
         "prove": ("audit.evidence:prove", "Write the evidence of one call."),
         "verify-evidence": (
-            "evidence:verify_evidence",
+            "audit.evidence:verify_evidence",
             "Check the evidence of one call, and tell what it proves.",
         ),
         "resolve": ("audit.resolve:resolve", "State what became of a call in doubt."),
         "erase": (
-            "administer:erase",
+            "audit.resolve:erase",
             "Erase a call's arguments, the policy's input and its result.",
         ),
     }
