@@ -52,8 +52,7 @@ from agentguard import Agent, Delegation, Denied, Guard, current_delegation
 from agentguard.audit.entry import parse
 from agentguard.audit.statements import chain_tokens
 from agentguard.delegation import chain, grant
-from agentguard.domain import administration
-from agentguard.domain import domain as domains
+from agentguard.domain import administration, domain
 from agentguard.domain.config import file as config
 from agentguard.domain.passphrase import passphrase_of
 from agentguard.identity.trust import TrustDocument
@@ -69,7 +68,7 @@ PAUSE = 0.05
 """Seconds for which the other process calls before something is revoked."""
 
 
-class Lent(NamedTuple):
+class DelegationSource(NamedTuple):
     """What the last agent of a chain is given, and how it calls under it."""
 
     tester: Agent
@@ -179,11 +178,11 @@ def founded(folder: Path) -> Guard:
     )
     path.chmod(0o600)
     settings = config.load(path)
-    domains.found(settings, passphrase_of(settings), now=datetime.now(UTC))
+    domain.found(settings, passphrase_of(settings), now=datetime.now(UTC))
     return Guard.open(path)
 
 
-def lend(guard: Guard) -> Lent:
+def lend(guard: Guard) -> DelegationSource:
     """Let a chain begin: alice, through a service, to a lead and a coder, who calls a tester."""
     lead, coder, tester = map(guard.new_agent, AGENTS)
     found: list[Delegation] = []
@@ -212,10 +211,10 @@ def lend(guard: Guard) -> Lent:
         lead.call(hand_on, "agent/fix")
     (lent,) = found
     agent = tester.under(lent)
-    return Lent(tester, lent, lambda: agent.call(open_pr, **ARGUMENTS))
+    return DelegationSource(tester, lent, lambda: agent.call(open_pr, **ARGUMENTS))
 
 
-def uncached(lent: Lent) -> Callable[[], object]:
+def uncached(lent: DelegationSource) -> Callable[[], object]:
     """Return a call before which its agent forgets what it was handed."""
     body = lent.tester._body  # noqa: SLF001  there is no way to forget but to be another agent
 
@@ -226,7 +225,7 @@ def uncached(lent: Lent) -> Callable[[], object]:
     return call
 
 
-def samples(guard: Guard, lent: Lent) -> tuple[bytes, list[bytes], bytes]:
+def samples(guard: Guard, lent: DelegationSource) -> tuple[bytes, list[bytes], bytes]:
     """Make the first call; return its policy input, its two entries, and that with its chain."""
     lent.call()
     *_others, chained, call, outcome = guard.reader().stored(0)

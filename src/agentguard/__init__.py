@@ -28,7 +28,7 @@ from agentguard.errors import (
 )
 
 if TYPE_CHECKING:
-    from agentguard.approvals.inbox import Desk
+    from agentguard.approvals.inbox import ApprovalInbox
     from agentguard.approvals.request import ApprovalPending, ApprovalRequest
     from agentguard.audit.evidence import Evidence
     from agentguard.audit.evidence import verify as verify_evidence
@@ -48,6 +48,7 @@ __all__ = [
     "Agent",
     "AgentguardError",
     "ApprovalError",
+    "ApprovalInbox",
     "ApprovalPending",
     "ApprovalRequest",
     "Arguments",
@@ -61,7 +62,6 @@ __all__ = [
     "Delegation",
     "DelegationError",
     "Denied",
-    "Desk",
     "Ed25519Signer",
     "EncodeError",
     "Evidence",
@@ -94,7 +94,7 @@ _HOMES = {
     "Decision": "agentguard.call.decision",
     "Delegation": "agentguard.delegation.handle",
     "Denied": "agentguard.call.decision",
-    "Desk": "agentguard.approvals.inbox",
+    "ApprovalInbox": "agentguard.approvals.inbox",
     "Ed25519Signer": "agentguard.signing.keys",
     "Evidence": "agentguard.audit.evidence",
     "FactsInput": "agentguard.call.tool",

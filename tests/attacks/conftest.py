@@ -19,8 +19,7 @@ import pytest
 from agentguard import Decision, Guard
 from agentguard.audit.entry import Entry, parse
 from agentguard.audit.log import LogReader
-from agentguard.domain import domain, keystore
-from agentguard.domain import verify as examination
+from agentguard.domain import domain, keystore, verify
 from agentguard.domain.config import file as config
 from agentguard.domain.config.file import Config
 from agentguard.domain.ephemeral import Domain
@@ -141,7 +140,7 @@ class Place:
         reader = StateReader(self.config.state)
         try:
             trust = keystore.load_trust(self.config.state)
-            return examination.examine(reader, trust, anchor=self.config.anchor)
+            return verify.examine(reader, trust, anchor=self.config.anchor)
         finally:
             reader.close()
 
@@ -234,7 +233,7 @@ def seen() -> Callable[[Guard], Seen]:
 @pytest.fixture
 def examine() -> Callable[[Guard], Report]:
     """Verifies a guard's log as it stands now."""
-    return lambda guard: examination.examine(guard.reader(), guard.trust)
+    return lambda guard: verify.examine(guard.reader(), guard.trust)
 
 
 @pytest.fixture

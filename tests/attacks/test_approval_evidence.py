@@ -27,11 +27,10 @@ from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.call import invocation
-from agentguard.domain import verify as examination
+from agentguard.domain import verify
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
-from agentguard.signing import canonical
-from agentguard.signing import dsse as envelope
+from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import b64_decode, b64_encode, loads_object
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Ed25519Signer
@@ -93,7 +92,7 @@ class Insider:
     def roster(self) -> dict[str, Any]:
         """What the issuer says of the people."""
         sealed = loads_object(self.records[self.index("roster")].body)["statement"]
-        said = envelope.parse_statement(Envelope.parse(sealed).payload, "roster").predicate
+        said = dsse.parse_statement(Envelope.parse(sealed).payload, "roster").predicate
         return json.loads(json.dumps(dict(said)))
 
     # --- what he makes of it ---------------------------------------------------------------------
@@ -118,7 +117,7 @@ class Insider:
         seen = {"origin": before["log"]["origin"], "size": self.last, "root": root}
         predicate = {**before, "log": seen, **said}
         statement = invocation.statement("coder", predicate, self.request.actors)
-        members["invocation"] = envelope.seal(statement, self.keys["coder"]).as_json()
+        members["invocation"] = dsse.seal(statement, self.keys["coder"]).as_json()
         about = summary.of_call(predicate, at=members["at"], decision=members["decision"])
         return self.with_body(self.last, members, about)
 
@@ -126,8 +125,8 @@ class Insider:
         """Put another roster into the log, under which the call is said to have been approved."""
         members = {name: said[name] for name in said if name != "trust_domain"}
         digest = how.pop("subject", canonical.digest(members))
-        payload = envelope.statement("roster", digest, "roster", said)
-        made = envelope.seal(payload, self.keys[signer]) if signer else envelope.unsigned(payload)
+        payload = dsse.statement("roster", digest, "roster", said)
+        made = dsse.seal(payload, self.keys[signer]) if signer else dsse.unsigned(payload)
         index = self.index("roster")
         stated = loads_object(self.records[index].body)
         changed = self.with_body(index, {**stated, "statement": made.as_json()})
@@ -148,11 +147,11 @@ class Insider:
         )
         if not said:
             return good.as_json()
-        statement = envelope.parse_statement(good.payload, "approval")
+        statement = dsse.parse_statement(good.payload, "approval")
         subject = said.pop("subject", statement.subject_sha256)
         predicate = {**statement.predicate, **said}
-        payload = envelope.statement("approval", subject, "call", predicate)
-        made = envelope.seal(payload, signer) if signer else envelope.unsigned(payload)
+        payload = dsse.statement("approval", subject, "call", predicate)
+        made = dsse.seal(payload, signer) if signer else dsse.unsigned(payload)
         return made.as_json()
 
     # --- who finds it ----------------------------------------------------------------------------
@@ -164,7 +163,7 @@ class Insider:
         return log_of(origin, self.keys["log"], self.records, listed)
 
     def problems(self, reader: Any = None) -> list[tuple[int | None, str]]:
-        report = examination.examine(reader or self.reader(), self.trust)
+        report = verify.examine(reader or self.reader(), self.trust)
         return [(found.index, found.what) for found in report.problems]
 
     def evidence(self) -> bytes:
@@ -677,7 +676,7 @@ def test_a_stranger_who_was_put_on_the_roster_after_it_was_signed(two):
     said["approvers"]["dora"]["keys"] = [two.keys["mallory"].public_key.jwk()]
     stated: Any = loads_object(two.records[index].body)
     members = {name: said[name] for name in said if name != "trust_domain"}
-    payload = envelope.statement("roster", canonical.digest(members), "roster", said)
+    payload = dsse.statement("roster", canonical.digest(members), "roster", said)
     stated["statement"]["payload"] = b64_encode(payload)  # under the issuer's old signature
     forged = two.with_body(index, stated).saying(roster_sha256=canonical.digest(members))
     assert not forged.signed_anew().holds()
@@ -884,7 +883,7 @@ def test_a_call_that_was_asked_about_and_ran_unapproved_is_found(two):
             ended_at=bare.call["at"],
             **how,
         )
-        outcome = envelope.seal(payload, bare.keys["coder"])
+        outcome = dsse.seal(payload, bare.keys["coder"])
         said = bare.records[-1].summary
         about = summary.of_outcome(
             said.invocation_id, str(said.agent), at=bare.call["at"], status=status

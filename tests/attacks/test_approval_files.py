@@ -148,7 +148,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def desk(place):
-    return Desk(place)
+    return ApprovalInbox(place)
 
 
 @pytest.mark.parametrize("part", ["answers/{id}", "answers", ""])
@@ -282,7 +282,7 @@ def _keys(home: Any) -> Any:
 # --- what people are shown ------------------------------------------------------------------------
 
 
-def shown_otherwise(desk: Desk, **tool: str) -> ApprovalRequest:
+def shown_otherwise(desk: ApprovalInbox, **tool: str) -> ApprovalRequest:
     """Have the request name the tool otherwise, with the same digest."""
     path = desk.path()
     document = json.loads(path.read_bytes())
@@ -710,7 +710,7 @@ def test_what_is_redacted_is_gone_once_the_call_is_decided(desk, verdict):
 
 
 def test_what_has_expired_does_not_lie_there_for_ever(place, clock):
-    desk = Desk(place, approvals={"pending_per_agent": 2})
+    desk = ApprovalInbox(place, approvals={"pending_per_agent": 2})
     with desk.open() as guard:
         request = desk.ask(guard, "one")
         desk.ask(guard, "two")
@@ -727,7 +727,7 @@ def test_what_has_expired_does_not_lie_there_for_ever(place, clock):
 @pytest.mark.parametrize("verdict", ["approve", "reject", None])
 def test_an_approval_that_nobody_takes_up_is_reported(place, clock, caplog, verdict):
     """Its call was not made again before it expired; the other two are the twins."""
-    desk = Desk(place)
+    desk = ApprovalInbox(place)
     with desk.open() as guard:
         request = desk.ask(guard, "one")
         if verdict is not None:

@@ -21,8 +21,7 @@ import pytest
 from preloaded import Preloaded
 
 from agentguard.audit import entry
-from agentguard.domain import domain, keystore
-from agentguard.domain import verify as examination
+from agentguard.domain import domain, keystore, verify
 from agentguard.domain.config.file import parse
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage.reader import StateReader
@@ -37,7 +36,7 @@ PROGRAM = """
     import json, os, sys
     from pathlib import Path
     from agentguard import ApprovalPending, Arguments, CallSite, Decision, Denied, Guard, Invocation
-    from agentguard.domain.config import file as config
+    from agentguard.domain.config import file
     from agentguard.domain import domain
     from agentguard.policy.function import FunctionEngine
     from agentguard.signing.keys import Ed25519Signer
@@ -161,7 +160,7 @@ def test_a_resumed_run_pays_once_and_loses_nothing(programs, folder, round_):
     assert effects_of(folder).keys() <= on_record
     with closing(StateReader(folder / "state")) as reader:
         trust = keystore.load_trust(folder / "state")
-        report = examination.examine(reader, trust, anchor=folder / "anchor")
+        report = verify.examine(reader, trust, anchor=folder / "anchor")
     assert report.problems == ()
 
 

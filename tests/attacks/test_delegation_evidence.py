@@ -31,8 +31,7 @@ from agentguard.domain import rotation
 from agentguard.domain.config import file as config
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
-from agentguard.signing import canonical
-from agentguard.signing import dsse as envelopes
+from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import b64_decode, loads_object
 from agentguard.signing.keys import Signer
 from agentguard.storage import revocations
@@ -145,7 +144,7 @@ class Log:
         sealed = b64_decode(members["invocation"]["payload"])
         predicate = {**json.loads(sealed)["predicate"], **said}
         payload = invocation.statement(agent, predicate, actors)
-        members["invocation"] = envelopes.seal(payload, signer or self.keys[agent]).as_json()
+        members["invocation"] = dsse.seal(payload, signer or self.keys[agent]).as_json()
         members["at"] = at or members["at"]
         decision = members["decision"]
         about = summary.of_call(predicate, at=members["at"], decision=decision)

@@ -30,7 +30,7 @@ import greenlet
 import pytest
 
 from agentguard import ConfigError, Decision, Denied, Guard, current_delegation
-from agentguard.delegation import context as ambient
+from agentguard.delegation import context
 
 FOR: ContextVar[Any] = ContextVar("for")
 SCOPE = ["read", "write"]
@@ -860,7 +860,7 @@ def test_one_that_nobody_has_asked(acts, alice, stream):
 def test_a_narrowing_inside_of_it_lessens_it(guard, acts, bob):
     wide = guard.delegate("user:alice", scope=SCOPE)
 
-    class Less(ambient.Narrowing):
+    class Less(context.Narrowing):
         __slots__ = ()
 
     def items():
@@ -898,7 +898,7 @@ def test_many_threads_ask_at_once(alice):
 
     def ask():
         try:
-            if ambient.in_force() is not alice:
+            if context.in_force() is not alice:
                 wrong["another"] += 1
         except Exception as error:  # noqa: BLE001  whatever it is
             wrong[repr(error)] += 1

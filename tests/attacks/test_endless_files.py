@@ -15,7 +15,7 @@ from agentguard.storage import anchor
 EXAMINE = """
 import sys
 from pathlib import Path
-from agentguard.domain import verify as examination
+from agentguard.domain import verify
 from agentguard.errors import AgentguardError
 from agentguard.domain import keystore
 from agentguard.storage.reader import StateReader

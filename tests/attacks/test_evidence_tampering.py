@@ -35,8 +35,7 @@ from agentguard.audit.tlog_proof import TlogProof
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument, TrustedKey
-from agentguard.signing import canonical, jws
-from agentguard.signing import dsse as envelope
+from agentguard.signing import canonical, dsse, jws
 from agentguard.signing.canonical import b64_decode, b64_encode
 from agentguard.signing.keys import Ed25519Signer
 
@@ -601,8 +600,8 @@ def test_nobody_signs_for_the_agent(log, places, call, kind, by, stranger):
     )
 
     def sign(members):
-        payload = envelope.Envelope.parse(members[member]).payload
-        members[member] = envelope.seal(payload, signer).as_json()
+        payload = dsse.Envelope.parse(members[member]).payload
+        members[member] = dsse.seal(payload, signer).as_json()
 
     forged = log.changed(log.index(entry_kind), sign)
     assert refusal(forged.forged(places, call), log.trust) == "signature.missing"
@@ -641,9 +640,9 @@ def _resigned(log: Log, places: list[int], call: int, change: dict[str, Any]) ->
     """The call's statement with something else in it, signed by its own agent; no outcome."""
 
     def sign(members):
-        payload: Any = canonical.loads(envelope.Envelope.parse(members["invocation"]).payload)
+        payload: Any = canonical.loads(dsse.Envelope.parse(members["invocation"]).payload)
         payload["predicate"].update(change)
-        sealed = envelope.seal(canonical.dumps(payload), log.signers["agent"])
+        sealed = dsse.seal(canonical.dumps(payload), log.signers["agent"])
         members["invocation"] = sealed.as_json()
 
     without_outcome = [i for i in places if i != log.index("outcome")]
@@ -680,9 +679,9 @@ def test_a_credential_names_its_key(log, places, call, subject, agent):
 @pytest.mark.parametrize("kind", ["outcome", "invocation"])
 def test_a_statement_of_another_kind_is_no_outcome(log, places, call, kind):
     def rename(members):
-        payload: Any = canonical.loads(envelope.Envelope.parse(members["statement"]).payload)
-        payload["predicateType"] = envelope.predicate_type(kind)
-        sealed = envelope.seal(canonical.dumps(payload), log.signers["agent"])
+        payload: Any = canonical.loads(dsse.Envelope.parse(members["statement"]).payload)
+        payload["predicateType"] = dsse.predicate_type(kind)
+        sealed = dsse.seal(canonical.dumps(payload), log.signers["agent"])
         members["statement"] = sealed.as_json()
 
     forged = log.changed(log.index("outcome"), rename).forged(places, call)
@@ -746,9 +745,9 @@ def with_outcome(log: Log, authorization: object) -> Log:
     """The log with the first outcome's statement naming another place, signed by its agent."""
 
     def sign(members):
-        payload: Any = canonical.loads(envelope.Envelope.parse(members["statement"]).payload)
+        payload: Any = canonical.loads(dsse.Envelope.parse(members["statement"]).payload)
         payload["predicate"]["authorization"] = authorization
-        sealed = envelope.seal(canonical.dumps(payload), log.signers["agent"])
+        sealed = dsse.seal(canonical.dumps(payload), log.signers["agent"])
         members["statement"] = sealed.as_json()
 
     return log.changed(log.index("outcome"), sign)
@@ -910,9 +909,7 @@ def second_shard(log: Log, *, keys: bool = False, **changes: Any) -> Log:
         "heads": [],
     } | changes
     subject = canonical.sha256_hex(log.origin(1).encode())
-    sealed = envelope.seal(
-        envelope.statement("shard", subject, "origin", said), log.signers["issuer"]
-    )
+    sealed = dsse.seal(dsse.statement("shard", subject, "origin", said), log.signers["issuer"])
     first = log.shards_[0]
     at = entry.parse(first[0]).at
     opening = canonical.dumps({"kind": "shard", "at": at, "statement": sealed.as_json()})
@@ -1014,9 +1011,9 @@ def test_a_key_is_announced_as_it_is_trusted(log, places, call, stranger):
     """Its name alone is not it: the announcement has the key of the trust document."""
 
     def rename(members):
-        payload: Any = canonical.loads(envelope.Envelope.parse(members["statement"]).payload)
+        payload: Any = canonical.loads(dsse.Envelope.parse(members["statement"]).payload)
         payload["predicate"]["jwk"] = stranger.public_key.jwk()
-        sealed = envelope.seal(canonical.dumps(payload), log.signers["issuer"])
+        sealed = dsse.seal(canonical.dumps(payload), log.signers["issuer"])
         members["statement"] = sealed.as_json()
 
     bodies = log.shards_[0]

@@ -16,9 +16,8 @@ import pytest
 from agentguard import Decision, StorageError
 from agentguard.audit import evidence
 from agentguard.audit.entry import parse
-from agentguard.domain import domain, keystore
-from agentguard.domain import pin as pinned
-from agentguard.domain.config import file as config
+from agentguard.domain import domain, keystore, pin
+from agentguard.domain.config import file
 from agentguard.domain.config.file import Config
 from agentguard.domain.verify import examine
 from agentguard.guard.guard import Guard
@@ -38,7 +37,7 @@ def settings_in(folder: Path, *, anchored: bool = True) -> Config:
         "policy": {"engine": "function", "path": "unused:unused"},
         "agents": {"reader": {"authority": "own"}},
     }
-    return config.parse(tables, source="agentguard.toml", base=folder)
+    return file.parse(tables, source="agentguard.toml", base=folder)
 
 
 def found(settings: Config) -> None:
@@ -81,7 +80,7 @@ def use(settings: Config) -> None:
     with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard:
         evidence.verify(guard.prove(str(called[0].summary.invocation_id)), trust)
     if settings.anchor is not None:
-        assert pinned.require(settings.anchor, settings.state, trust.log) == trust
+        assert pin.require(settings.anchor, settings.state, trust.log) == trust
 
 
 @pytest.mark.parametrize("anchored", [True, False], ids=["anchored", "no anchor"])

@@ -106,12 +106,12 @@ def test_what_was_handed_out_is_on_record_as_such(run, guard, seen):
 
 
 def outcome(parsed: Any) -> Any:
-    from agentguard.signing import dsse as envelope  # noqa: PLC0415
+    from agentguard.signing import dsse  # noqa: PLC0415
 
     if parsed.kind != "outcome":
         return None
-    sealed = envelope.Envelope.parse(parsed.members["statement"])
-    return envelope.parse_statement(sealed.payload, "outcome")
+    sealed = dsse.Envelope.parse(parsed.members["statement"])
+    return dsse.parse_statement(sealed.payload, "outcome")
 
 
 @pytest.mark.parametrize(

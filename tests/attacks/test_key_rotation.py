@@ -32,9 +32,8 @@ from agentguard.audit import registry as listed
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse
 from agentguard.call.invocation import timestamp
-from agentguard.domain import administration, domain, keystore, rotation
-from agentguard.domain import handover as succession
-from agentguard.domain.config import file as config
+from agentguard.domain import administration, domain, handover, keystore, rotation
+from agentguard.domain.config import file
 from agentguard.domain.config.file import Config
 from agentguard.domain.domain import StateDomain
 from agentguard.domain.verify import Report, examine
@@ -157,7 +156,7 @@ def settings_in(folder: Path, *, anchored: bool = True) -> Config:
         "policy": {"engine": "function", "path": "unused:unused"},
         "agents": {"reader": {"authority": "own"}},
     }
-    return config.parse(tables, source="agentguard.toml", base=folder)
+    return file.parse(tables, source="agentguard.toml", base=folder)
 
 
 @pytest.fixture(params=[True], ids=["anchored"])
@@ -458,7 +457,7 @@ OTHER = """
 import sys
 from pathlib import Path
 from agentguard import Decision, Guard
-from agentguard.domain.config import file as config
+from agentguard.domain.config import file
 from agentguard.domain import domain
 from agentguard.policy.function import FunctionEngine
 import agentguard.guard.process
@@ -784,7 +783,7 @@ def test_a_next_trust_document_that_nobody_has_decided_on_is_forgotten(scene):
 @pytest.mark.parametrize("what", ["rotate", "revoke"])
 @pytest.mark.parametrize(
     ("owner", "step"),
-    [(ShardLog, "append"), (succession, "announce"), (succession, "finish")],
+    [(ShardLog, "append"), (handover, "announce"), (handover, "finish")],
     ids=["append", "announce", "finish"],
 )
 def test_what_counts_is_no_failure_because_the_rest_is(scene, monkeypatch, what, owner, step):
@@ -1009,7 +1008,7 @@ def test_two_rotations_at_once_come_one_after_the_other(scene, programs):
     script = (
         "import sys; from pathlib import Path; from datetime import UTC, datetime\n"
         "from agentguard.domain import rotation\n"
-        "from agentguard.domain.config import file as config\n"
+        "from agentguard.domain.config import file\n"
         "from agentguard.signing.keys import Ed25519Signer\n"
         "Ed25519Signer.to_openssh.__kwdefaults__['rounds'] = 1\n"
         "folder = Path(sys.argv[1])\n"

@@ -16,9 +16,8 @@ from pathlib import Path
 import pytest
 
 from agentguard import Decision, Denied, VerificationError
-from agentguard.domain import domain, keystore, rotation
-from agentguard.domain import pin as pinned
-from agentguard.domain.config import file as config
+from agentguard.domain import domain, keystore, pin, rotation
+from agentguard.domain.config import file
 from agentguard.domain.config.file import Config
 from agentguard.domain.verify import examine
 from agentguard.guard.guard import Guard
@@ -38,7 +37,7 @@ def settings_in(folder: Path, *, state: str = "state", anchored: str = "anchor")
         "policy": {"engine": "function", "path": "unused:unused"},
         "agents": {"reader": {"authority": "own"}},
     }
-    return config.parse(tables, source="agentguard.toml", base=folder)
+    return file.parse(tables, source="agentguard.toml", base=folder)
 
 
 def found(settings: Config) -> TrustDocument:
@@ -191,7 +190,7 @@ def test_another_state_of_the_domain_is_not_taken_for_this_one(settings, tmp_pat
         call(settings)
     assert caught.value.code == "trust.changed"
     assert settings.anchor is not None
-    pinned.keep(settings.anchor, settings.state, keystore.load_trust(settings.state))
+    pin.keep(settings.anchor, settings.state, keystore.load_trust(settings.state))
     call(settings)  # who has put it there says so
     shutil.rmtree(settings.state)
     shutil.move(tmp_path / "aside", settings.state)
@@ -233,7 +232,7 @@ def test_a_new_anchor_is_not_believed_until_somebody_says_so(settings):
         with pytest.raises(VerificationError, match="agentguard trust pin") as caught:
             call(anew)
         assert caught.value.code == "trust.changed"
-    pinned.keep(anew.anchor, anew.state, trust)
+    pin.keep(anew.anchor, anew.state, trust)
     call(anew)
     good(anew, trust)
 
@@ -243,7 +242,7 @@ def test_what_is_pinned_is_not_replaced(settings, stranger):
     mine = TrustedKey("log", stranger.public_key, 0)
     changed = dataclasses.replace(trust, keys=(*trust.keys, mine))
     with pytest.raises(VerificationError) as caught:
-        pinned.keep(settings.anchor, settings.state, changed)
+        pin.keep(settings.anchor, settings.state, changed)
     assert caught.value.code == "trust.changed"
     assert kept(settings.anchor) == before
 
@@ -260,7 +259,7 @@ def test_a_state_without_an_anchor_goes_on_and_gets_one_later(tmp_path):
     with pytest.raises(VerificationError):
         call(later)
     assert later.anchor is not None
-    pinned.keep(later.anchor, later.state, trust)
+    pin.keep(later.anchor, later.state, trust)
     call(later)
     good(later, trust)
 

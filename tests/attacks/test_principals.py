@@ -24,8 +24,7 @@ from agentguard import (
     Requirement,
 )
 from agentguard.approvals import request as approval
-from agentguard.signing import canonical
-from agentguard.signing import dsse as envelope
+from agentguard.signing import canonical, dsse
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Ed25519Signer
 
@@ -160,7 +159,7 @@ def signed(request: approval.ApprovalRequest, name: str, signer: Ed25519Signer) 
     statement = canonical.loads_object(own.payload)
     assert isinstance(statement["predicate"], dict)
     statement["predicate"]["approver"] = name
-    return envelope.seal(canonical.dumps(statement), signer)
+    return dsse.seal(canonical.dumps(statement), signer)
 
 
 @spelled()

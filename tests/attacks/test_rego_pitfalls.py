@@ -16,7 +16,7 @@ import pytest
 
 from agentguard.errors import PolicyError
 from agentguard.policy.document import decide
-from agentguard.policy.rego import builtins as rego_builtins
+from agentguard.policy.rego import builtins
 from agentguard.policy.rego.engine import RegoEngine
 
 
@@ -542,8 +542,8 @@ def test_a_panic_of_the_native_code_denies_and_the_next_call_gets_a_fresh_engine
 ):
     text = 'allow if strings.count("abc", input.needle) == 1'
     refused(text, "strings.count panics on an empty text")  # as does all that is known to
-    monkeypatch.delitem(rego_builtins.REFUSED, "strings.count")
-    monkeypatch.setattr(rego_builtins, "COMPARED", rego_builtins.COMPARED | {"strings.count"})
+    monkeypatch.delitem(builtins.REFUSED, "strings.count")
+    monkeypatch.setattr(builtins, "COMPARED", builtins.COMPARED | {"strings.count"})
     engine = policy(text)
 
     with pytest.raises(PolicyError, match="panicked") as failure:

@@ -33,8 +33,7 @@ from agentguard.domain.verify import Report, examine
 from agentguard.guard.guard import Guard
 from agentguard.identity.trust import TrustDocument
 from agentguard.policy.function import FunctionEngine
-from agentguard.signing import canonical
-from agentguard.signing import dsse as envelope
+from agentguard.signing import canonical, dsse
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Ed25519Signer, Signer
 from agentguard.storage import anchor
@@ -313,7 +312,7 @@ def opening(log: Log, shard: int, of: int) -> tuple[int, int, int]:
         parsed = entry.parse(body)
         if parsed.kind == "shard":
             sealed = Envelope.parse(parsed.members["statement"])
-            said = envelope.parse_statement(sealed.payload, "shard").predicate
+            said = dsse.parse_statement(sealed.payload, "shard").predicate
             found += [
                 (index, head.size)
                 for head in read_heads(said)

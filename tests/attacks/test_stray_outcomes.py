@@ -20,7 +20,7 @@ from agentguard.call.invocation import timestamp
 from agentguard.cli.audit import row as rows
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
-from agentguard.signing import dsse as envelope
+from agentguard.signing import dsse
 from agentguard.storage.reader import StateReader
 from agentguard.storage.sqlite import shard_path
 
@@ -128,7 +128,7 @@ def say(guard, agent, subject, *, named, column=None):
         started_at=None,
         ended_at=at,
     )
-    sealed = envelope.seal(statement, agent._body.in_force().actor.signer)
+    sealed = dsse.seal(statement, agent._body.in_force().actor.signer)
     about = summary.of_outcome(column or named, agent.id, at=at, status="not_run")
     return log.append(entry.outcome(sealed, about, None)).index
 

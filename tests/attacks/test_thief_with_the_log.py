@@ -11,8 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from agentguard.audit import entry
-from agentguard.audit import find as whereabouts
+from agentguard.audit import entry, find
 from agentguard.audit.entry import Record
 from agentguard.call.invocation import timestamp
 from agentguard.domain import keystore, rotation
@@ -61,7 +60,7 @@ def test_what_a_stolen_key_signs_is_not_older_than_what_stands_before_it(place, 
     at = since + timedelta(seconds=10)  # of an honest entry, long after
     log = place.take_up().lease(at)
     reader = StateReader(place.config.state)
-    said = whereabouts.find(reader, doubted)
+    said = find.find(reader, doubted)
     reader.close()
     assert said is not None
     log.append(

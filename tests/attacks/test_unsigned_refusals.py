@@ -14,10 +14,9 @@ from dataclasses import replace
 import pytest
 
 from agentguard import Denied
-from agentguard.audit import evidence
-from agentguard.audit import prove as proving
+from agentguard.audit import evidence, prove
 from agentguard.audit.find import Found, scan
-from agentguard.cli.audit import evidence_report, show, story
+from agentguard.cli.audit import call_report, evidence_report, show
 from agentguard.cli.terminal.location import Trust
 from agentguard.domain import keystore
 from agentguard.storage.reader import StateReader
@@ -41,8 +40,8 @@ def told(place, capsys):
         trust = keystore.load_trust(place.config.state)
         with closing(StateReader(place.config.state)) as reader:
             (call,) = [Found(f.shard, f.index, f.entry) for f in scan(reader, 0, ["authorization"])]
-            read = story.tell(reader, call, trust)
-            data = proving.prove(reader, trust, str(read.call.invocation_id))
+            read = call_report.tell(reader, call, trust)
+            data = prove.prove(reader, trust, str(read.call.invocation_id))
         proved = evidence.verify(data, trust)
         evidence_report.draw(proved)
         by_evidence = capsys.readouterr().out

@@ -40,8 +40,8 @@ from state_probes import PROBES, Outcome, Verdict, opens, probe, verdict
 from state_scene import Clock, Scene
 
 from agentguard import storage
+from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.audit import entry
-from agentguard.approvals.inbox import Desk
 from agentguard.errors import StorageError
 from agentguard.storage import sqlite, standing
 from agentguard.storage.revocations import FileRevocations
@@ -342,9 +342,13 @@ def test_a_guard_with_a_hole_in_it_is_found_out(campaign, monkeypatch, hole):
 
     holes: Mapping[str, tuple[Any, str, Any]] = {
         "nobody is revoked": (FileRevocations, "refusal", lambda *_any: None),
-        "all is shown": (Desk, "pending", lambda *_any: [SimpleNamespace(dumps=lambda: b"x")]),
+        "all is shown": (
+            ApprovalInbox,
+            "pending",
+            lambda *_any: [SimpleNamespace(dumps=lambda: b"x")],
+        ),
         "it hangs": (FileRevocations, "refusal", hang),
-        "it breaks": (Desk, "pending", break_),
+        "it breaks": (ApprovalInbox, "pending", break_),
     }
     monkeypatch.setattr(*holes[hole])
     before = campaign.before["end"]

@@ -26,8 +26,7 @@ from agentguard.call import invocation
 from agentguard.delegation import chain, grant
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument, TrustedKey
-from agentguard.signing import canonical, jws
-from agentguard.signing import dsse as envelope
+from agentguard.signing import canonical, dsse, jws
 from agentguard.signing.canonical import b64_decode, b64_encode
 from agentguard.signing.keys import Ed25519Signer
 
@@ -175,7 +174,7 @@ class Forger:
             **said,
         }
         payload = invocation.statement("coder", predicate, actors)
-        members["invocation"] = envelope.seal(payload, self.keys["coder"]).as_json()
+        members["invocation"] = dsse.seal(payload, self.keys["coder"]).as_json()
         bodies[call] = canonical.dumps(members)
         return self._file(bodies[: call + 1], predicate)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from agentguard import AgentguardError, Decision, Denied, Guard
 from agentguard.delegation import chain as chains
-from agentguard.delegation import grant as grants
+from agentguard.delegation import grant
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.grant import MAX_CALLS, MAX_DEPTH, Grant
 from agentguard.errors import DelegationError
@@ -163,7 +163,7 @@ def test_a_verifier_takes_what_is_less_and_nothing_else(world, data, claims, at)
         name: world.now + claims[name] for name in ("issued_at", "expires_at") if name in claims
     }
     asked = replace(good, **{**claims, **times})
-    hop = grants.sign(asked, holder.signer)
+    hop = grant.sign(asked, holder.signer)
     forged = Chain((*parent.hops, hop), (holder.credential, to.credential))
     try:
         verified = world.verify(forged, at=world.now + at)
@@ -195,7 +195,7 @@ def test_a_chain_in_JSON_is_the_same_chain(world, data, names):  # noqa: N802
     assert read.dumps() == chain.dumps()
     assert chains.from_json(read.as_json(), world.trust, at=world.now) == chain
     assert read.sha256 == chain.sha256
-    assert [grants.read(hop.token) for hop in chain.hops] == [hop.grant for hop in chain.hops]
+    assert [grant.read(hop.token) for hop in chain.hops] == [hop.grant for hop in chain.hops]
 
 
 # --- through a guard ------------------------------------------------------------------------------

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from agentguard.audit import checkpoint
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.errors import DecodeError, KeyMaterialError, VerificationError
-from agentguard.signing import canonical, jws
-from agentguard.signing import dsse as envelope
+from agentguard.signing import canonical, dsse, jws
 from agentguard.signing.canonical import b64url_encode
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Ed25519Signer, PublicKey
@@ -20,7 +19,7 @@ SIGNER = Ed25519Signer.from_seed(os.urandom(32))
 REFUSALS = (DecodeError, VerificationError)
 TOKEN = jws.sign({"sub": "alice"}, SIGNER, typ="at+jwt")
 NOTE = checkpoint.sign(Checkpoint("acme.example/log", 7, bytes(32)), SIGNER)
-STATEMENT = envelope.statement("invocation", "ab" * 32, "call", {"a": 1})
+STATEMENT = dsse.statement("invocation", "ab" * 32, "call", {"a": 1})
 
 anything = st.text(st.characters(exclude_categories=()))
 parts = st.binary(max_size=40).map(b64url_encode)
@@ -79,11 +78,11 @@ def test_any_note_but_the_signed_one_is_refused(note: bytes) -> None:
 @given(st.binary() | edited(STATEMENT))
 def test_a_statement_that_is_read_has_one_spelling(payload: bytes) -> None:
     try:
-        read = envelope.parse_statement(payload, "invocation")
+        read = dsse.parse_statement(payload, "invocation")
     except DecodeError:
         assert payload != STATEMENT
     else:
-        again = envelope.statement(
+        again = dsse.statement(
             "invocation",
             read.subject_sha256,
             read.subject_name,

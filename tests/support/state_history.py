@@ -13,8 +13,7 @@ from state_scene import BRIEFLY, PASSPHRASE, Call, Crash, LeftError, Scene
 from agentguard import ApprovalPending, Denied, Guard
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse
-from agentguard.domain import administration, adoption, domain, rotation
-from agentguard.domain import handover as succession
+from agentguard.domain import administration, adoption, domain, handover, rotation
 from agentguard.domain.keystore import LONG_LIVED, load_trust
 from agentguard.storage.journal import FileJournal
 from agentguard.storage.reader import StateReader
@@ -226,5 +225,5 @@ def _rotate(scene: Scene, stolen: datetime) -> None:
 def _dying(step: str) -> Iterator[None]:
     """Die in a rotation: when its files lie there, or once its trust document counts."""
     where = "_deciding" if step == "begun" else "finish"
-    with patch.object(succession, where, side_effect=Crash), suppress(Crash):
+    with patch.object(handover, where, side_effect=Crash), suppress(Crash):
         yield

@@ -25,7 +25,7 @@ from agentguard import (
     Requirement,
 )
 from agentguard.domain import domain
-from agentguard.domain.config import file as config
+from agentguard.domain.config import file
 from agentguard.domain.config.file import Config
 from agentguard.guard.agent import Agent
 from agentguard.policy.function import FunctionEngine
@@ -124,7 +124,7 @@ class Scene:
         self.clock = clock
         self.people = {name: Ed25519Signer.from_seed(os.urandom(32)) for name in PEOPLE}
         source = tables(folder, self.people)
-        self.settings: Config = config.parse(source, source="agentguard.toml", base=folder)
+        self.settings: Config = file.parse(source, source="agentguard.toml", base=folder)
         self.ran: list[Call] = []
         self.shown: set[bytes] = set()
         self.lent: dict[str, bytes] = {}

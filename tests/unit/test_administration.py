@@ -22,19 +22,17 @@ from agentguard import (
     KeyMaterialError,
     StorageError,
 )
-from agentguard.audit import entry, statements
-from agentguard.audit import find as whereabouts
+from agentguard.audit import entry, find, statements
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import CallPlace, Receipt, Record, parse
 from agentguard.audit.summary import Summary
 from agentguard.call.invocation import timestamp
 from agentguard.domain import administration, domain, keystore
-from agentguard.domain.config import file as config
+from agentguard.domain.config import file
 from agentguard.domain.domain import StateDomain
 from agentguard.domain.verify import examine
 from agentguard.policy.function import FunctionEngine
-from agentguard.signing import canonical
-from agentguard.signing import dsse as envelope
+from agentguard.signing import canonical, dsse
 from agentguard.signing.dsse import Envelope
 from agentguard.storage import sqlite
 from agentguard.storage.reader import StateReader
@@ -50,7 +48,7 @@ def settings_in(folder):
         "policy": {"engine": "function", "path": "unused:unused"},
         "agents": {"a": {"authority": "own"}},
     }
-    return config.parse(tables, source="agentguard.toml", base=folder)
+    return file.parse(tables, source="agentguard.toml", base=folder)
 
 
 # One process that dies in the midst of its call, between the authorization and the outcome.
@@ -58,7 +56,7 @@ DYING = """
 import os, signal, sys
 from pathlib import Path
 from agentguard import Decision, Guard
-from agentguard.domain.config import file as config
+from agentguard.domain.config import file
 from agentguard.domain import domain
 from agentguard.domain.domain import StateDomain
 from agentguard.policy.function import FunctionEngine
@@ -162,7 +160,7 @@ def test_a_killed_call_is_in_doubt_until_it_is_resolved(settings, ran):
         )
         assert (said.ran, said.note) == (ran, "asked the b\u00e4nk\n\x1b[31m")
         assert said.key_id == administration_key(settings).thumbprint
-        call = whereabouts.find(reader, before.in_doubt[0])
+        call = find.find(reader, before.in_doubt[0])
         assert call is not None
         assert said.call == call.place
 
@@ -603,9 +601,9 @@ def test_a_resolution_of_another_form_is_malformed(settings, predicate):
         **predicate,
     }
     said = {name: value for name, value in said.items() if value is not ...}
-    statement = envelope.statement("resolution", where.invocation_sha256, "invocation", said)
+    statement = dsse.statement("resolution", where.invocation_sha256, "invocation", said)
     at = now()
-    sealed = envelope.seal(statement, admin_of(settings)).as_json()
+    sealed = dsse.seal(statement, admin_of(settings)).as_json()
     body = canonical.dumps({"kind": "resolution", "at": at, "statement": sealed})
     place = append(settings, Record(body, Summary("resolution", at, where.invocation_id)))
     found = report(settings)

@@ -15,7 +15,7 @@ import pytest
 
 from agentguard import AgentguardError, DecodeError, VerificationError
 from agentguard.delegation import chain as chains
-from agentguard.delegation import grant as grants
+from agentguard.delegation import grant
 from agentguard.delegation.chain import DEFAULT_DEPTH, Chain
 from agentguard.delegation.grant import MAX_DEPTH
 from agentguard.errors import DelegationError
@@ -41,7 +41,7 @@ def forged(world, chain: Chain, *, signer=None, by=None, **changes) -> Chain:
         holder = chain.hops[-2].grant if len(chain.hops) > 1 else None
         asserted = holder is None or holder.asserted
         signer = world.issuer if asserted else world.member(name_of(last.delegator)).signer
-    hop = grants.sign(replace(last, **changes), signer)
+    hop = grant.sign(replace(last, **changes), signer)
     return replace(chain, hops=(*chain.hops[:-1], hop))
 
 
@@ -381,8 +381,8 @@ def test_a_hop_is_not_older_than_the_one_before(world):
     early = world.instance("early", now=world.now - 100)
     chain = world.begin("a")
     hop = world.extend(chain, early).leaf
-    older = grants.sign(replace(hop, issued_at=world.now - 1), world.issuer)
-    same = grants.sign(hop, world.issuer)
+    older = grant.sign(replace(hop, issued_at=world.now - 1), world.issuer)
+    same = grant.sign(hop, world.issuer)
     assert world.verify(Chain((*chain.hops, same), (early.credential,)))
     assert refused(world, Chain((*chain.hops, older), (early.credential,))) == "hop.expiry"
 
@@ -392,7 +392,7 @@ def test_a_hop_is_not_made_after_the_one_before_has_ended(world):
     a = world.member("a")
     short = world.begin("a", expires_in=10)
     hop = replace(world.extend(short, a).leaf, issued_at=world.now + 10, expires_at=world.now + 11)
-    late = Chain((*short.hops, grants.sign(hop, world.issuer)), (a.credential,))
+    late = Chain((*short.hops, grant.sign(hop, world.issuer)), (a.credential,))
     assert refused(world, late, at=world.now + 10) == "hop.expired"
 
 

@@ -24,7 +24,7 @@ from agentguard import (
 )
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse
-from agentguard.delegation import context as ambient
+from agentguard.delegation import context
 from agentguard.delegation import token as tokens
 from agentguard.errors import DelegationError
 from agentguard.signing import canonical, jws
@@ -507,7 +507,7 @@ def test_it_holds_no_key(guard):
 
 def test_what_an_agent_holds_or_that_is_narrowed_is_not_stored(guard, orchestrator):
     found: list[Any] = []
-    look = guard.tool(name="look")(lambda: found.append(ambient.in_force()))
+    look = guard.tool(name="look")(lambda: found.append(context.in_force()))
     lent = guard.delegate("user:alice", scope=SCOPE)
     with lent:
         orchestrator.call(look)

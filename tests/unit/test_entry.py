@@ -7,7 +7,7 @@ import pytest
 from agentguard import ApprovalRequest, Decision, DecodeError, EncodeError, Requirement
 from agentguard.approvals.roster import Approver, Roster
 from agentguard.audit import entry
-from agentguard.audit.entry import CallPlace, Ruling
+from agentguard.audit.entry import CallPlace, LoggedRuling
 from agentguard.audit.summary import Summary
 from agentguard.delegation import chain
 from agentguard.identity import credential
@@ -61,7 +61,7 @@ def records(signer):
         requested_at=1,
         expires_at=2,
     )
-    ruling = Ruling(Decision.deny("no"), None, None, None, "0" * 64)
+    ruling = LoggedRuling(Decision.deny("no"), None, None, None, "0" * 64)
     return {
         "shard": entry.shard(
             signer,

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from agentguard.errors import DecodeError, EncodeError, VerificationError
-from agentguard.signing import canonical
-from agentguard.signing import dsse as envelope
+from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import b64_encode
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Ed25519Signer
@@ -20,30 +19,30 @@ PREDICATE: dict[str, Any] = {"tool": {"name": "open_pr"}, "count": 3, "note": "�
 
 
 def payload() -> bytes:
-    return envelope.statement("invocation", SUBJECT, "call", PREDICATE)
+    return dsse.statement("invocation", SUBJECT, "call", PREDICATE)
 
 
 def test_the_encoding_that_is_signed_counts_bytes() -> None:
-    assert envelope.pae("té", b"\x00\xff") == b"DSSEv1 3 t\xc3\xa9 2 \x00\xff"
-    assert envelope.pae("", b"") == b"DSSEv1 0  0 "
+    assert dsse.pae("té", b"\x00\xff") == b"DSSEv1 3 t\xc3\xa9 2 \x00\xff"
+    assert dsse.pae("", b"") == b"DSSEv1 0  0 "
     # Moving a byte from one field to the other changes what is signed.
-    assert envelope.pae("a", b" 1 b") != envelope.pae("a 1 b", b"")
+    assert dsse.pae("a", b" 1 b") != dsse.pae("a 1 b", b"")
 
 
 def test_a_sealed_payload_is_returned_by_verify(
     signer: Ed25519Signer, stranger: Ed25519Signer
 ) -> None:
-    sealed = envelope.seal(payload(), signer)
+    sealed = dsse.seal(payload(), signer)
 
     assert sealed.verify(signer.public_key) == payload()
-    assert sealed.payload_type == envelope.PAYLOAD_TYPE
+    assert sealed.payload_type == dsse.PAYLOAD_TYPE
     with pytest.raises(VerificationError) as refused:
         sealed.verify(stranger.public_key)
     assert refused.value.code == "signature.missing"
 
 
 def test_an_envelope_round_trips_through_json(signer: Ed25519Signer) -> None:
-    sealed = envelope.seal(payload(), signer)
+    sealed = dsse.seal(payload(), signer)
     text = canonical.dumps({"embedded": sealed.as_json()})
 
     parsed = Envelope.parse(canonical.loads_object(text)["embedded"])
@@ -57,7 +56,7 @@ def test_an_envelope_round_trips_through_json(signer: Ed25519Signer) -> None:
 def test_one_good_signature_of_several_suffices_and_only_its_own_key_sees_it(
     signer: Ed25519Signer, stranger: Ed25519Signer
 ) -> None:
-    first, second = envelope.seal(payload(), signer), envelope.seal(payload(), stranger)
+    first, second = dsse.seal(payload(), signer), dsse.seal(payload(), stranger)
     both = Envelope(first.payload_type, payload(), first.signatures + second.signatures)
     swapped = Envelope(
         first.payload_type,
@@ -73,7 +72,7 @@ def test_one_good_signature_of_several_suffices_and_only_its_own_key_sees_it(
 
 
 def test_an_altered_envelope_does_not_verify(signer: Ed25519Signer) -> None:
-    sealed = envelope.seal(payload(), signer)
+    sealed = dsse.seal(payload(), signer)
     ((key_id, signature),) = sealed.signatures
     kind = sealed.payload_type
 
@@ -94,11 +93,11 @@ def test_an_altered_envelope_does_not_verify(signer: Ed25519Signer) -> None:
 
 
 def test_the_payload_type_is_signed(signer: Ed25519Signer) -> None:
-    signature = signer.sign(envelope.pae("text/plain", payload()))
+    signature = signer.sign(dsse.pae("text/plain", payload()))
     sealed = Envelope("text/plain", payload(), ((signer.key_id, signature),))
-    assert envelope.seal(payload(), signer).verify(signer.public_key) == payload()
+    assert dsse.seal(payload(), signer).verify(signer.public_key) == payload()
 
-    renamed = Envelope(envelope.PAYLOAD_TYPE, payload(), sealed.signatures)
+    renamed = Envelope(dsse.PAYLOAD_TYPE, payload(), sealed.signatures)
     with pytest.raises(VerificationError) as refused:
         renamed.verify(signer.public_key)
     assert refused.value.code == "signature.invalid"
@@ -108,13 +107,13 @@ def test_the_payload_type_is_signed(signer: Ed25519Signer) -> None:
 
 
 def test_bare_bytes_signed_by_the_key_are_no_envelope(signer: Ed25519Signer) -> None:
-    forged = Envelope(envelope.PAYLOAD_TYPE, payload(), ((signer.key_id, signer.sign(payload())),))
+    forged = Envelope(dsse.PAYLOAD_TYPE, payload(), ((signer.key_id, signer.sign(payload())),))
     with pytest.raises(VerificationError):
         forged.verify(signer.public_key)
 
 
 def test_an_unsigned_envelope_is_kept_and_never_verifies(signer: Ed25519Signer) -> None:
-    kept = envelope.unsigned(payload())
+    kept = dsse.unsigned(payload())
 
     assert Envelope.parse(canonical.loads(canonical.dumps(kept.as_json()))) == kept
     with pytest.raises(VerificationError) as refused:
@@ -178,9 +177,9 @@ def drop(*path: str | int) -> Callable[[Any], Any]:
 def test_an_envelope_is_parsed_strictly(
     signer: Ed25519Signer, alter: Callable[[Any], Any], code: str
 ) -> None:
-    Envelope.parse(envelope.seal(payload(), signer).as_json())
+    Envelope.parse(dsse.seal(payload(), signer).as_json())
 
-    altered = alter(envelope.seal(payload(), signer).as_json())
+    altered = alter(dsse.seal(payload(), signer).as_json())
 
     with pytest.raises(DecodeError) as refused:
         Envelope.parse(altered)
@@ -198,7 +197,7 @@ def test_a_statement_is_canonical_in_toto() -> None:
 
 
 def test_a_statement_round_trips() -> None:
-    statement = envelope.parse_statement(payload(), "invocation")
+    statement = dsse.parse_statement(payload(), "invocation")
 
     assert statement.subject_sha256 == SUBJECT
     assert statement.subject_name == "call"
@@ -207,18 +206,18 @@ def test_a_statement_round_trips() -> None:
 
 def test_a_statement_can_embed_what_is_already_encoded() -> None:
     embedded = {**PREDICATE, "tool": canonical.Fragment(canonical.dumps(PREDICATE["tool"]))}
-    assert envelope.statement("invocation", SUBJECT, "call", embedded) == payload()
+    assert dsse.statement("invocation", SUBJECT, "call", embedded) == payload()
 
 
 def test_a_statement_without_a_canonical_form_is_not_made() -> None:
     with pytest.raises(EncodeError):
-        envelope.statement("invocation", SUBJECT, "call", {"x": 2**60})
+        dsse.statement("invocation", SUBJECT, "call", {"x": 2**60})
 
 
 @pytest.mark.parametrize("kind", ["approval", "invocation:v2", "", "Invocation"])
 def test_a_statement_of_another_kind_is_refused(kind: str) -> None:
     with pytest.raises(DecodeError) as refused:
-        envelope.parse_statement(payload(), kind)
+        dsse.parse_statement(payload(), kind)
     assert refused.value.code == "statement.malformed"
 
 
@@ -246,10 +245,10 @@ def test_a_statement_of_another_kind_is_refused(kind: str) -> None:
     ],
 )
 def test_a_statement_of_another_form_is_refused(alter: Callable[[Any], Any]) -> None:
-    envelope.parse_statement(payload(), "invocation")
+    dsse.parse_statement(payload(), "invocation")
 
     with pytest.raises(DecodeError) as refused:
-        envelope.parse_statement(canonical.dumps(alter(json.loads(payload()))), "invocation")
+        dsse.parse_statement(canonical.dumps(alter(json.loads(payload()))), "invocation")
     assert refused.value.code == "statement.malformed"
 
 
@@ -265,8 +264,8 @@ def test_another_spelling_of_a_statement_is_refused() -> None:
     ):
         assert json.loads(spelt) == value
         with pytest.raises(DecodeError) as refused:
-            envelope.parse_statement(spelt, "invocation")
+            dsse.parse_statement(spelt, "invocation")
         assert refused.value.code == "json.not_canonical"
     with pytest.raises(DecodeError) as refused:
-        envelope.parse_statement(payload().replace(b'"count":3', b'"count":3,"count":3'), "x")
+        dsse.parse_statement(payload().replace(b'"count":3', b'"count":3,"count":3'), "x")
     assert refused.value.code == "json.duplicate_key"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentguard.delegation import grant as grants
+from agentguard.delegation import grant
 from agentguard.delegation.grant import MAX_CALLS, MAX_DEPTH, TYPE, Grant
 from agentguard.errors import DecodeError, DelegationError, VerificationError
 from agentguard.signing import canonical, jws
@@ -32,7 +32,7 @@ def signed(claims: Any, signer, **header):
 
 def refused(token, key, kind=DecodeError):
     with pytest.raises(kind) as caught:
-        grants.verify(token, key)
+        grant.verify(token, key)
     return caught.value.code
 
 
@@ -40,17 +40,17 @@ def refused(token, key, kind=DecodeError):
 
 
 def test_what_was_signed_verifies_to_the_same_value(good, signer):
-    hop = grants.sign(good, signer)
-    verified = grants.verify(hop.token, signer.public_key)
+    hop = grant.sign(good, signer)
+    verified = grant.verify(hop.token, signer.public_key)
     assert verified == hop
-    assert verified.grant == good == grants.read(hop.token)
-    assert grants.key_id(hop.token) == signer.key_id
+    assert verified.grant == good == grant.read(hop.token)
+    assert grant.key_id(hop.token) == signer.key_id
     assert verified.signing_input == hop.token.rpartition(".")[0].encode()
     assert verified.digest == hashlib.sha256(verified.signing_input).hexdigest()
 
 
 def test_its_claims_have_the_names_of_the_standards(good, signer):
-    parsed = jws.parse(grants.sign(good, signer).token)
+    parsed = jws.parse(grant.sign(good, signer).token)
     assert parsed.header == {"alg": "EdDSA", "typ": "ag-hop+jwt", "kid": signer.key_id}
     assert parsed.claims() == {
         "iss": "spiffe://acme.example",
@@ -73,9 +73,9 @@ def test_its_claims_have_the_names_of_the_standards(good, signer):
 
 
 def test_an_empty_scope_is_written_and_read_as_nothing(good, signer):
-    hop = grants.sign(replace(good, scope=()), signer)
+    hop = grant.sign(replace(good, scope=()), signer)
     assert jws.parse(hop.token).claims()["scope"] == ""
-    assert grants.verify(hop.token, signer.public_key).grant.scope == ()
+    assert grant.verify(hop.token, signer.public_key).grant.scope == ()
 
 
 @pytest.mark.parametrize("header", [{"kid": "another"}, {"kid": 5}, {"kid": None}, {"kid": ["x"]}])
@@ -92,17 +92,17 @@ def test_the_key_id_of_a_token_without_one(good, signer):
         jws.sign(good.claims(), signer, typ=TYPE, header={"kid": 5}),
     ):
         with pytest.raises(DecodeError) as caught:
-            grants.key_id(token)
+            grant.key_id(token)
         assert caught.value.code == "hop.malformed"
 
 
 def test_another_key_and_another_type_are_refused(good, signer, stranger):
-    token = grants.sign(good, signer).token
+    token = grant.sign(good, signer).token
     assert refused(token, stranger.public_key, VerificationError) == "signature.invalid"
     for typ in ("at+jwt", "wit+jwt", "JWT", None):
         other = jws.sign(good.claims(), signer, typ=typ, header={"kid": signer.key_id})
         assert refused(other, signer.public_key, VerificationError) == "jws.type"
-        assert grants.read(other) == good  # reading looks at nothing but the claims
+        assert grant.read(other) == good  # reading looks at nothing but the claims
 
 
 # --- what it may say ------------------------------------------------------------------------------
@@ -197,11 +197,11 @@ MALFORMED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("change", MALFORMED.values(), ids=MALFORMED)
 def test_a_hop_that_says_it_otherwise_is_refused_whoever_has_signed_it(good, signer, change):
     claims = good.claims()
-    grants.verify(signed(claims, signer), signer.public_key)  # the twin
+    grant.verify(signed(claims, signer), signer.public_key)  # the twin
     token = signed({**claims, **change}, signer)
     assert refused(token, signer.public_key) == "hop.malformed"
     with pytest.raises(DecodeError) as caught:
-        grants.read(token)
+        grant.read(token)
     assert caught.value.code == "hop.malformed"
 
 
@@ -242,7 +242,7 @@ AT_THE_LIMITS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("change", AT_THE_LIMITS.values(), ids=AT_THE_LIMITS)
 def test_what_is_just_within_the_limits(good, signer, change):
     claims: Any = {**good.claims(), **change}
-    assert grants.verify(signed(claims, signer), signer.public_key).grant.claims() == claims
+    assert grant.verify(signed(claims, signer), signer.public_key).grant.claims() == claims
 
 
 @pytest.mark.parametrize(
@@ -257,9 +257,9 @@ def test_a_depth_past_its_limits(good, signer, depth, max_depth):
 
 
 def test_scopes_are_put_in_order_each_once():
-    assert grants.scopes(["b", "a", "b"]) == ("a", "b")
-    assert grants.scopes({"x:y"}) == ("x:y",)
-    assert grants.scopes(()) == ()
+    assert grant.scopes(["b", "a", "b"]) == ("a", "b")
+    assert grant.scopes({"x:y"}) == ("x:y",)
+    assert grant.scopes(()) == ()
 
 
 BAD_SCOPES: list[Any] = [
@@ -286,14 +286,14 @@ BAD_SCOPES: list[Any] = [
 @pytest.mark.parametrize("asked", BAD_SCOPES, ids=ascii)
 def test_what_is_no_scope_is_refused(asked):
     with pytest.raises(DelegationError) as caught:
-        grants.scopes(asked)
+        grant.scopes(asked)
     assert caught.value.code == "scope.malformed"
     assert "repo:read" in str(caught.value)  # it says what one looks like
 
 
 def test_a_principal_is_a_user_or_a_service():
     for name in ("user:alice", "service:ci", "crew:news", "https://idp.example#42"):
-        assert grants.principal(name) == name
+        assert grant.principal(name) == name
 
 
 BAD_NAMES: list[Any] = [
@@ -321,7 +321,7 @@ BAD_NAMES: list[Any] = [
 @pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
 def test_what_is_no_name_of_a_principal(name):
     with pytest.raises(DelegationError) as caught:
-        grants.principal(name, "service")
+        grant.principal(name, "service")
     assert caught.value.code == "principal.malformed"
     assert "service" in str(caught.value)
 
@@ -340,7 +340,7 @@ def test_what_is_no_name_of_a_principal(name):
     ],
 )
 def test_an_agent_is_known_by_the_form_of_its_uri(name, agent):
-    assert grants.is_agent(name) is agent
+    assert grant.is_agent(name) is agent
 
 
 def test_a_grant_can_not_be_changed(good):

@@ -9,12 +9,10 @@ from datetime import UTC, datetime
 import pytest
 
 from agentguard import KeyMaterialError, StorageError, VerificationError
-from agentguard.domain import handover as succession
-from agentguard.domain import keystore
+from agentguard.domain import handover, keystore
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.storage import anchor, files
-from agentguard.storage import registry as file
+from agentguard.storage import anchor, files, registry
 
 PASSPHRASE = b"correct horse"
 NOW = seconds(datetime(2026, 11, 25, 12, tzinfo=UTC))
@@ -44,7 +42,7 @@ def state(tmp_path, keys, trust, anchors):
     files.write_new(made / "trust.json", trust.dumps())
     if anchors is not None:
         files.write_new(anchor.trust_path(anchors, trust.log), trust.dumps())
-    file.write(made, b"old list")
+    registry.write(made, b"old list")
     return made
 
 
@@ -57,7 +55,7 @@ def next_of(trust, keys, use, new):
 def begun(state, anchors, trust, keys, use, signer):
     changed = next_of(trust, keys, use, signer)
     listed = b"new list" if use == "issuer" else None
-    succession.begin(
+    handover.begin(
         state, anchors, changed, use=use, new=signer, passphrase=PASSPHRASE, listed=listed
     )
     return changed
@@ -65,24 +63,24 @@ def begun(state, anchors, trust, keys, use, signer):
 
 @pytest.mark.parametrize("use", keystore.LONG_LIVED)
 def test_what_was_begun_is_finished(state, anchors, trust, keys, signer, use):
-    assert not succession.is_due(state)
+    assert not handover.is_due(state)
     changed = begun(state, anchors, trust, keys, use, signer)
-    assert succession.is_due(state)
+    assert handover.is_due(state)
     assert keystore.load_key(state, use, PASSPHRASE).public_key == keys[use].public_key
     for _again in range(2):
-        succession.finish(state, anchors, PASSPHRASE)
+        handover.finish(state, anchors, PASSPHRASE)
         assert keystore.load_key(state, use, PASSPHRASE).public_key == signer.public_key
         assert keystore.load_trust(state) == changed
-        assert file.read(state) == (b"new list" if use == "issuer" else b"old list")
-        assert not succession.is_due(state)
+        assert registry.read(state) == (b"new list" if use == "issuer" else b"old list")
+        assert not handover.is_due(state)
     assert keystore.next_keys(state, adopted=True) == [use]  # until it is announced
-    succession.require_same(state, anchors, changed)
+    handover.require_same(state, anchors, changed)
 
 
 @pytest.mark.parametrize("use", keystore.LONG_LIVED)
 def test_what_was_not_decided_on_is_forgotten(state, anchors, trust, keys, signer, use):
     keystore.save_next_key(state, use, signer, PASSPHRASE)
-    succession.finish(state, anchors, PASSPHRASE)
+    handover.finish(state, anchors, PASSPHRASE)
     assert keystore.load_key(state, use, PASSPHRASE).public_key == keys[use].public_key
     assert keystore.load_trust(state) == trust
     assert keystore.next_keys(state, adopted=True) == keystore.next_keys(state, adopted=False) == []
@@ -100,8 +98,8 @@ def test_a_next_key_whose_end_is_set_or_whose_use_is_another_is_forgotten(
     if anchors is not None:
         files.replace(anchor.trust_path(anchors, trust.log), changed.dumps())
     keystore.save_next_key(state, "log", signer, PASSPHRASE)
-    succession.finish(state, anchors, PASSPHRASE)
-    assert not succession.is_due(state)
+    handover.finish(state, anchors, PASSPHRASE)
+    assert not handover.is_due(state)
     assert keystore.load_key(state, "log", PASSPHRASE).public_key != signer.public_key
 
 
@@ -110,21 +108,21 @@ def test_the_document_outside_decides(state, anchors, trust, keys, signer):
     changed = next_of(trust, keys, "log", signer)
     keystore.save_next_key(state, "log", signer, PASSPHRASE)
     files.replace(state / "trust.json", changed.dumps())
-    succession.finish(state, anchors, PASSPHRASE)
+    handover.finish(state, anchors, PASSPHRASE)
     adopted = keystore.load_key(state, "log", PASSPHRASE).public_key == signer.public_key
     assert adopted is (anchors is None)
     if anchors is not None:
         with pytest.raises(VerificationError) as caught:
-            succession.require_same(state, anchors, changed)
+            handover.require_same(state, anchors, changed)
         assert caught.value.code == "trust.changed"
 
 
 def test_a_next_key_under_another_passphrase_stops_it(state, anchors, signer):
     keystore.save_next_key(state, "log", signer, b"another")
     with pytest.raises(KeyMaterialError) as caught:
-        succession.finish(state, anchors, PASSPHRASE)
+        handover.finish(state, anchors, PASSPHRASE)
     assert caught.value.code == "key.passphrase"
-    assert succession.is_due(state)
+    assert handover.is_due(state)
 
 
 def test_a_key_is_replaced_whole_and_private(state, signer):

@@ -191,7 +191,7 @@ from datetime import UTC, datetime
 from functools import partialmethod
 from pathlib import Path
 from agentguard import Ed25519Signer, Guard
-from agentguard.domain.config import file as config
+from agentguard.domain.config import file
 from agentguard.domain import domain
 Ed25519Signer.to_openssh = partialmethod(Ed25519Signer.to_openssh, rounds=1)
 domain.found(config.load(Path("agentguard.toml")), b"a passphrase", now=datetime.now(UTC))

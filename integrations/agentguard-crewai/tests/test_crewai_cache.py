@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agentguard import Decision, Guard, current_delegation
 from agentguard.domain import administration, domain
-from agentguard.domain.config import file as config
+from agentguard.domain.config import file
 from agentguard_crewai import guard_agent, guard_crew, resumable
 
 LENT = {"max_scope": ["a", "b"]}
@@ -232,7 +232,7 @@ def durable(tmp_path, monkeypatch):
         '[agents.lead]\nmax_scope = ["a", "b"]\n',
         "utf-8",
     )
-    settings = config.load(path)
+    settings = file.load(path)
     domain.found(settings, b"of this test", now=datetime.now(UTC))
     with Guard.open(path, passphrase=b"of this test") as guard:
         yield guard, settings

@@ -25,7 +25,7 @@ from crewai.tools import tool
 
 from agentguard import ConfigError, Guard, current_delegation
 from agentguard.domain import domain
-from agentguard.domain.config import file as config
+from agentguard.domain.config import file
 from agentguard_crewai import guard_agent, guard_crew, resumable
 
 ROUNDS = 8 if rounds.FULL else 1
@@ -566,7 +566,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("founded")
     (folder / "crowd_program.py").write_text(PROGRAM, "utf-8")
     (folder / "agentguard.toml").write_text(TABLES, "utf-8")
-    settings = config.load(folder / "agentguard.toml")
+    settings = file.load(folder / "agentguard.toml")
     domain.found(settings, b"of this test", now=datetime.now(UTC))
     return folder
 

@@ -25,9 +25,8 @@ from preloaded import Preloaded, Process
 
 from agentguard import Ed25519Signer
 from agentguard.audit import entry
-from agentguard.domain import administration, domain, keystore
-from agentguard.domain import verify as examination
-from agentguard.domain.config import file as config
+from agentguard.domain import administration, domain, keystore, verify
+from agentguard.domain.config import file
 from agentguard.storage.reader import StateReader
 
 ROUNDS = 8 if rounds.FULL else 1
@@ -283,7 +282,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bob = Ed25519Signer.from_seed(seed).public_key.openssh()
     people = f'[approvers.bob]\nprincipal = "user:bob"\nkeys = ["{bob}"]\n'
     (folder / "agentguard.toml").write_text(TABLES + people, "utf-8")
-    settings = config.load(folder / "agentguard.toml")
+    settings = file.load(folder / "agentguard.toml")
     domain.found(settings, PASSPHRASE, now=datetime.now(UTC))
     return folder
 
@@ -294,7 +293,7 @@ class Place:
     def __init__(self, folder: Path, preloaded: Preloaded) -> None:
         self.folder = folder
         self.preloaded = preloaded
-        self.settings = config.load(folder / "agentguard.toml")
+        self.settings = file.load(folder / "agentguard.toml")
 
     def lines(self, name: str) -> list[str]:
         path = self.folder / name
@@ -331,10 +330,10 @@ class Place:
         assert child.wait() == ends, "\n".join(self.lines("output")[-20:])
         return self.said("resumed", "done")[before:]
 
-    def examine(self) -> examination.Report:
+    def examine(self) -> verify.Report:
         with closing(StateReader(self.settings.state)) as reader:
             trust = keystore.load_trust(self.settings.state)
-            return examination.examine(reader, trust, anchor=self.settings.anchor)
+            return verify.examine(reader, trust, anchor=self.settings.anchor)
 
     def require_sound(self) -> None:
         """The log verifies, and nothing was done twice or without having been authorised."""

@@ -23,7 +23,7 @@ from agentguard import ConfigError, Decision, Guard, current_delegation
 from agentguard.audit import entry
 from agentguard.delegation import chain as chains
 from agentguard.domain import administration, domain
-from agentguard.domain.config import file as config
+from agentguard.domain.config import file
 from agentguard.identity import credential
 from agentguard.policy.function import FunctionEngine
 from agentguard_crewai import guard_agent, guard_crew
@@ -69,7 +69,7 @@ def hops(guard):
     return found
 
 
-class Desk:
+class ApprovalInbox:
     """A guard and a tool; ``ran`` are the files that were read, and for whom the tool saw it is."""
 
     def __init__(self, made, signed):
@@ -124,7 +124,7 @@ class Desk:
 @pytest.fixture
 def desk(recorded, signed):
     """Makes a desk, with further tables of the configuration."""
-    return lambda **tables: Desk(recorded(**{"agents": AGENTS, **tables}), signed)
+    return lambda **tables: ApprovalInbox(recorded(**{"agents": AGENTS, **tables}), signed)
 
 
 # --- from hand to hand --------------------------------------------------------------------------
@@ -642,7 +642,7 @@ def test_no_more_calls_are_made_than_were_lent(desk, native):
 PASSPHRASE = b"of this test"
 
 
-class Place(Desk):
+class Place(ApprovalInbox):
     """A desk whose guard is a durable one; ``revoke`` is what an administrator does meanwhile."""
 
     def __init__(self, folder, signed):
@@ -661,7 +661,7 @@ class Place(Desk):
 
 def settings_of(folder):
     tables = {"trust_domain": "acme.example", "anchor": "", "agents": AGENTS}
-    return config.parse(tables, source="agentguard.toml", base=folder)
+    return file.parse(tables, source="agentguard.toml", base=folder)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from pydantic import BaseModel
 
 from agentguard import ApprovalPending, ConfigError, Decision, Ed25519Signer, Guard
 from agentguard.domain import domain
-from agentguard.domain.config import file as config
+from agentguard.domain.config import file
 from agentguard_crewai import (
     akickoff_or_pause,
     answered,
@@ -560,7 +560,7 @@ def test_a_flow_that_goes_on_for_another_does_nothing_that_was_approved(firm, si
 
 
 def test_a_delegation_that_lies_in_the_state_is_taken_up(firm, signed):
-    class Kept(Flow[dict[str, Any]]):
+    class JournalSlot(Flow[dict[str, Any]]):
         @start()
         def begin(self):
             return "begun"
@@ -570,11 +570,11 @@ def test_a_delegation_that_lies_in_the_state_is_taken_up(firm, signed):
             with firm.guard.resume(self.state["lent"].encode()):
                 return kickoff_or_pause(self, firm.crew(LOOK, PAY, "done"), run="order").raw
 
-    flow = firm.flow(Kept)
+    flow = firm.flow(JournalSlot)
     said = flow.kickoff(inputs={"lent": firm.lent().dumps().decode()})
     assert isinstance(said, HumanFeedbackPending)
     firm.log.approve()
-    assert firm.pending(Kept, flow).resume() == "done"
+    assert firm.pending(JournalSlot, flow).resume() == "done"
     assert firm.ran == ["books", "ann"]
     (paid,) = payments(signed, firm)
     assert (paid.chain, paid.scope) == ((*LENT, "lead"), ("pay",))
@@ -856,7 +856,7 @@ def test_another_process_goes_on_with_a_flow(tmp_path, signed, preloaded, monkey
     people = f'[approvers.bob]\nprincipal = "user:bob"\nkeys = ["{bob.public_key.openssh()}"]\n'
     (tmp_path / "flow_program.py").write_text(PROGRAM, "utf-8")
     (tmp_path / "agentguard.toml").write_text(TABLES + people, "utf-8")
-    domain.found(config.load(tmp_path / "agentguard.toml"), b"of this test", now=datetime.now(UTC))
+    domain.found(file.load(tmp_path / "agentguard.toml"), b"of this test", now=datetime.now(UTC))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     program = importlib.import_module("flow_program")

@@ -132,7 +132,7 @@ def server(request):
     return request.getfixturevalue(request.param)
 
 
-class Desk:
+class ApprovalInbox:
     """A guard whose policy lets everything be written but a secret; it knows aliases."""
 
     def __init__(self, made, signed):
@@ -177,7 +177,7 @@ def desk(recorded, signed):
 
     def make(server, **tables):
         given = {"agents": AGENTS, "aliases": {server.tool: "write_file"}, **tables}
-        return Desk(recorded(**given), signed)
+        return ApprovalInbox(recorded(**given), signed)
 
     return make
 
@@ -268,7 +268,7 @@ def test_where_a_tool_comes_from_is_part_of_what_is_signed(desk, server, native)
 
 
 def test_without_an_alias_the_policy_knows_a_tool_as_the_model_does(recorded, signed, sse, native):
-    desk = Desk(recorded(agents=AGENTS), signed)
+    desk = ApprovalInbox(recorded(agents=AGENTS), signed)
     desk.kickoff(native.agent("Lead", *writes(sse, "plan", "secret"), "done", mcps=[sse.config]))
     assert desk.story() == [
         ("lead", sse.tool, "plan", "ok"),

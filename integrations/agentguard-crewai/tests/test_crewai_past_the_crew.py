@@ -48,7 +48,7 @@ class Note(BaseTool):
         return self._run(text)
 
 
-class Desk:
+class ApprovalInbox:
     """A guard, two tools, and what they have done."""
 
     def __init__(self, make: Callable[..., Any]) -> None:
@@ -73,8 +73,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(recorded) -> Desk:
-    return Desk(recorded)
+def desk(recorded) -> ApprovalInbox:
+    return ApprovalInbox(recorded)
 
 
 def task(agent: Any, **options: Any) -> Task:

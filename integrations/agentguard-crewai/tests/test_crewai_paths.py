@@ -94,7 +94,7 @@ class Knowing(BaseLLM):
         return False
 
 
-class Desk:
+class ApprovalInbox:
     """A guard whose policy keeps a secret, and a tool that reads it; ``ran`` is what was read."""
 
     def __init__(self, made, signed):
@@ -150,7 +150,7 @@ class Desk:
 @pytest.fixture
 def desk(recorded, signed):
     """A guard whose policy keeps a secret, and a tool that reads it."""
-    return Desk(recorded(agents=AGENTS), signed)
+    return ApprovalInbox(recorded(agents=AGENTS), signed)
 
 
 @pytest.fixture
@@ -259,7 +259,7 @@ def test_arguments_are_what_crewai_makes_of_a_models_words(desk, text, words):
 def test_the_policy_sees_values_as_the_tool_receives_them(desk, way):
     received: list[Any] = []
 
-    class Asked(BaseModel):
+    class StoredRequest(BaseModel):
         """What the tool is given: a default is filled in, a number is made of words."""
 
         count: int
@@ -268,7 +268,7 @@ def test_the_policy_sees_values_as_the_tool_receives_them(desk, way):
     class Count(BaseTool):
         name: str = "count"
         description: str = "Count."
-        args_schema: type[BaseModel] = Asked
+        args_schema: type[BaseModel] = StoredRequest
 
         def _run(self, count: int, unit: str) -> str:
             received.append((count, unit))
@@ -645,7 +645,7 @@ def test_of_two_tools_of_one_name_a_text_means_the_first(desk, text, name):
     assert (desk.ran, desk.story()) == (["plan"], [("lead", "read_file", "plan", "ok")])
 
 
-class Kept(Memory):
+class JournalSlot(Memory):
     """A memory without a model; what is in it is what was said."""
 
     said: list[str] = Field(default_factory=list)
@@ -672,7 +672,7 @@ MEMORIES = (
 
 @pytest.mark.parametrize("where", ["agent-of-a-crew", "crew", "agent"])
 def test_the_tools_of_a_memory(desk, native, where):
-    memory = Kept(llm=native.model(), storage=object(), embedder=len)  # type: ignore[arg-type]
+    memory = JournalSlot(llm=native.model(), storage=object(), embedder=len)  # type: ignore[arg-type]
     own = {} if where == "crew" else {"memory": memory}
     lead = desk.lead(native, *MEMORIES, "done", tools=[], **own)
     if where == "agent":

@@ -1022,11 +1022,11 @@ def test_an_argument_that_can_not_be_written_down_refuses_the_call(bench, kind):
         ran.append(given["path"])
         return "kept"
 
-    class Kept(BaseModel):
+    class JournalSlot(BaseModel):
         path: str
         token: Any = Field(default_factory=lambda: UNENCODABLE[kind])
 
-    one = Tool(name="keep", description="Keep.", func=keep, args_schema=Kept)
+    one = Tool(name="keep", description="Keep.", func=keep, args_schema=JournalSlot)
     steps = ("keep", {"path": "a"}), ("keep", {"path": "b", "token": "plain"})
     output = bench.run([one], *steps)
     assert ran == ["b"]

@@ -13,7 +13,7 @@ from langgraph.types import Command, interrupt
 from pydantic import ValidationError
 
 from agentguard import ApprovalPending, CallSite, ConfigError, Decision, Requirement
-from agentguard.guard import process as runtime
+from agentguard.guard import process
 from agentguard_langchain import GuardedToolDenied, approving, guard_tools
 
 SYNC = pytest.mark.parametrize("sync", [True, False])
@@ -203,8 +203,8 @@ async def test_an_unsigned_approval_counts_where_it_is_to(people, sync):
     desk = people(application=True)
     seen = []
 
-    def answered_by(decision, runtime):
-        seen.append((decision["type"], decision.get("clicked_by"), runtime.context))
+    def answered_by(decision, process):
+        seen.append((decision["type"], decision.get("clicked_by"), process.context))
         return "user:dora"
 
     graph = desk.graph(answered_by=answered_by)
@@ -454,7 +454,7 @@ async def test_a_state_that_is_written_anew_is_shown_anew(people, sync):
 @pytest.mark.parametrize(("hours", "status"), [(2, "error"), (0.5, "success")])
 async def test_an_expired_request_is_refused(people, sync, monkeypatch, hours, status):
     passed = []
-    monkeypatch.setattr(runtime, "clock", lambda: datetime.now(UTC) + sum(passed, timedelta()))
+    monkeypatch.setattr(process, "clock", lambda: datetime.now(UTC) + sum(passed, timedelta()))
     desk = people()
     graph = desk.graph()
     await ran(graph, desk.asking(BIG), sync=sync)

@@ -43,7 +43,7 @@ class Store(Approvals, Protocol):
         """Keep an answer."""
 
 
-class Desk:
+class ApprovalInbox:
     """The requests that wait, and the answers to them."""
 
     def __init__(self, store: Store, people: Roster, clock: Callable[[], datetime]) -> None:

@@ -22,8 +22,7 @@ from agentguard.errors import (
     VerificationError,
 )
 from agentguard.identity import principal as principals
-from agentguard.signing import canonical
-from agentguard.signing import dsse as envelope
+from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import JSON, Fragment, b64_decode, b64_encode, is_integer
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Signer
@@ -393,13 +392,13 @@ def answer(
         "expires_at": request.expires_at,
         "note": note,
     }
-    payload = envelope.statement("approval", request.call_digest, "call", predicate)
-    return envelope.seal(payload, signer) if signer is not None else envelope.unsigned(payload)
+    payload = dsse.statement("approval", request.call_digest, "call", predicate)
+    return dsse.seal(payload, signer) if signer is not None else dsse.unsigned(payload)
 
 
 def read(sealed: Envelope) -> Approval:
     """Read an answer, unverified; raises ``DecodeError``."""
-    statement = envelope.parse_statement(sealed.payload, "approval")
+    statement = dsse.parse_statement(sealed.payload, "approval")
     said = statement.predicate
     if (
         said.keys() == _APPROVAL

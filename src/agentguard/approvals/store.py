@@ -12,7 +12,7 @@ from agentguard.approvals.request import ApprovalRequest
 from agentguard.signing.dsse import Envelope
 
 
-class Asked(NamedTuple):
+class StoredRequest(NamedTuple):
     """A request as it lies there, with the answers to it, none of them verified.
 
     ``altered`` says that the log has no such request for this call: somebody has changed it where
@@ -30,7 +30,7 @@ class Approvals(Protocol):
     def has(self, key: str) -> bool:
         """Whether a request lies under ``key``. Asked at every call, so it costs little."""
 
-    def recall(self, key: str) -> Asked | None:
+    def recall(self, key: str) -> StoredRequest | None:
         """Read the request under ``key``, and hold it against the log; None if there is none."""
 
     def ask(self, key: str, request: ApprovalRequest) -> ApprovalRequest:

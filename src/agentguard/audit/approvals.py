@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agentguard.approvals import request as approval
-from agentguard.approvals import roster
+from agentguard.approvals import request, roster
 from agentguard.approvals.request import Approval
 from agentguard.approvals.roster import Answer, Roster
 from agentguard.audit import statements, summary
@@ -70,7 +69,7 @@ def check_approvals(
         return ()
     if not envelopes:
         raise _mismatch("a call that names a roster, and rests on no answer")
-    digest = approval.requirement_digest(requirements)
+    digest = request.requirement_digest(requirements)
     answers = tuple(people.identify(sealed) for sealed in envelopes)
     for answer in answers:
         _check_answer(call, answer.said, digest, at)
@@ -116,7 +115,7 @@ def read_request(parsed: Entry) -> Requested:
         str(members["requirement_sha256"]),
         str(members["displayed_sha256"]),
     )
-    if approval.requirement_digest(requirements_of(parsed)) != asked.requirement_sha256:
+    if request.requirement_digest(requirements_of(parsed)) != asked.requirement_sha256:
         raise DecodeError("the requirements do not have their digest", code="entry.malformed")
     return asked
 
@@ -161,7 +160,7 @@ def roster_named(parsed: Entry) -> str | None:
 
 def said_of(parsed: Entry) -> list[Approval]:
     """Return what the answers in a call's entry say, unverified; raises ``DecodeError``."""
-    return [approval.read(sealed) for sealed in _envelopes(parsed)]
+    return [request.read(sealed) for sealed in _envelopes(parsed)]
 
 
 def requirements_of(parsed: Entry) -> tuple[Requirement, ...]:
@@ -169,7 +168,7 @@ def requirements_of(parsed: Entry) -> tuple[Requirement, ...]:
     listed = parsed.members["requirements"]
     if not isinstance(listed, list):
         raise DecodeError("requirements is a list", code="entry.malformed")
-    return tuple([approval.read_requirement(one) for one in listed])
+    return tuple([request.read_requirement(one) for one in listed])
 
 
 def _envelopes(parsed: Entry) -> tuple[Envelope, ...]:

@@ -14,8 +14,7 @@ from typing import Final, NamedTuple, get_args
 from agentguard.audit import summary
 from agentguard.audit.entry import Entry, Status
 from agentguard.errors import DecodeError
-from agentguard.signing import canonical
-from agentguard.signing import dsse as envelope
+from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import JSON
 from agentguard.signing.dsse import Envelope
 
@@ -137,7 +136,7 @@ def read_authorization(parsed: Entry) -> Authorization:
     members = parsed.members
     copies = _read_copies(parsed, _COPIES_OF_CALL)
     sealed = Envelope.parse(members["invocation"])
-    statement = envelope.parse_statement(sealed.payload, "invocation")
+    statement = dsse.parse_statement(sealed.payload, "invocation")
     predicate = statement.predicate
     tool, decision = predicate.get("tool"), members["decision"]
     reasons, engine = members["reasons"], members["engine"]
@@ -174,7 +173,7 @@ def read_authorization(parsed: Entry) -> Authorization:
 def read_outcome(parsed: Entry) -> Outcome:
     """Read an outcome entry; raises ``DecodeError``."""
     sealed = Envelope.parse(parsed.members["statement"])
-    statement = envelope.parse_statement(sealed.payload, "outcome")
+    statement = dsse.parse_statement(sealed.payload, "outcome")
     status = statement.predicate.get("status")
     if not isinstance(status, str) or status not in _STATUSES:
         raise DecodeError(f"{status!r} is no status of an outcome", code="entry.malformed")

@@ -22,8 +22,7 @@ from agentguard.delegation.chain import Chain
 from agentguard.errors import DecodeError, EncodeError
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import seconds
-from agentguard.signing import canonical
-from agentguard.signing import dsse as envelope
+from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import JSON, Fragment
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import PublicKey, Signer
@@ -147,7 +146,7 @@ class CallPlace:
     invocation_sha256: str
 
 
-class Ruling(NamedTuple):
+class LoggedRuling(NamedTuple):
     """What an authorization entry says beside the invocation.
 
     ``input_commitment`` (hex) and ``engine`` are None where authority refused before any policy
@@ -221,13 +220,13 @@ def shard(
         "heads": [note.decode() for note in heads],
     }
     subject = canonical.sha256_hex(origin.encode())
-    statement = envelope.statement("shard", subject, "origin", predicate)
+    statement = dsse.statement("shard", subject, "origin", predicate)
     return _signed("shard", at, statement, issuer)
 
 
 def key(issuer: Signer, trusted: Mapping[str, JSON], *, at: str) -> Record:
     """Announce a key of the trust document (its members there), signed by the issuer."""
-    statement = envelope.statement("key", canonical.digest(trusted), "key", trusted)
+    statement = dsse.statement("key", canonical.digest(trusted), "key", trusted)
     return _signed("key", at, statement, issuer)
 
 
@@ -258,7 +257,7 @@ def config(encoded: bytes, *, at: str) -> Record:
 def roster(issuer: Signer, trust_domain: str, approvers: Roster, *, at: str) -> Record:
     """State, signed by the issuer, who may approve from here on."""
     predicate: dict[str, object] = {"trust_domain": trust_domain, **approvers.as_json()}
-    statement = envelope.statement("roster", approvers.sha256, "roster", predicate)
+    statement = dsse.statement("roster", approvers.sha256, "roster", predicate)
     return _signed("roster", at, statement, issuer)
 
 
@@ -308,7 +307,7 @@ def revocation(admin: Signer, name: str, *, note: str, at: str) -> Record:
     """State that nobody acts any more under what has this name: see ``Authority.names``."""
     predicate: dict[str, object] = {"name": name, "note": note}
     subject = canonical.sha256_hex(name.encode())
-    statement = envelope.statement("revocation", subject, "name", predicate)
+    statement = dsse.statement("revocation", subject, "name", predicate)
     return _signed("revocation", at, statement, admin)
 
 
@@ -318,7 +317,7 @@ def freeze(
     """State that all calls are denied from here on, or not any more; the highest number counts."""
     predicate: dict[str, object] = {"frozen": frozen, "sequence": sequence, "note": note}
     subject = canonical.sha256_hex(trust_domain.encode())
-    statement = envelope.statement("freeze", subject, "trust domain", predicate)
+    statement = dsse.statement("freeze", subject, "trust domain", predicate)
     return _signed("freeze", at, statement, admin)
 
 
@@ -328,14 +327,14 @@ def adoption(
     """State that the log goes on in a copy, or in a state that is behind its anchor."""
     predicate: dict[str, object] = {"lost": list(lost), "note": note}
     subject = canonical.sha256_hex(trust_domain.encode())
-    statement = envelope.statement("adoption", subject, "trust domain", predicate)
+    statement = dsse.statement("adoption", subject, "trust domain", predicate)
     return _signed("adoption", at, statement, admin)
 
 
 def authorization(
     invocation: Envelope,
     predicate: Mapping[str, Any],
-    ruling: Ruling,
+    ruling: LoggedRuling,
     *,
     at: str,
     attachments: tuple[Attachment, ...] = (),
@@ -414,7 +413,7 @@ def outcome_statement(  # noqa: PLR0913  the members of one statement
         predicate["authorization"] = {"shard": authorization.shard, "index": authorization.index}
     else:
         predicate["invocation_id"] = authorization
-    return envelope.statement("outcome", invocation_sha256, "invocation", predicate)
+    return dsse.statement("outcome", invocation_sha256, "invocation", predicate)
 
 
 def outcome(
@@ -457,13 +456,13 @@ def _of_call(
 ) -> Record:
     place = {"shard": call.shard, "index": call.index}
     predicate = {"invocation_id": call.invocation_id, "authorization": place, **said}
-    statement = envelope.statement(kind, call.invocation_sha256, "invocation", predicate)
-    members = {"kind": kind, "at": at, "statement": envelope.seal(statement, admin).as_json()}
+    statement = dsse.statement(kind, call.invocation_sha256, "invocation", predicate)
+    members = {"kind": kind, "at": at, "statement": dsse.seal(statement, admin).as_json()}
     return _record(members, Summary(kind, at, call.invocation_id))
 
 
 def _signed(kind: str, at: str, statement: bytes, signer: Signer) -> Record:
-    sealed = envelope.seal(statement, signer)
+    sealed = dsse.seal(statement, signer)
     return _record({"kind": kind, "at": at, "statement": sealed.as_json()})
 
 

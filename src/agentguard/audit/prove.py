@@ -15,8 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 
-from agentguard.audit import approvals, checkpoint, entry, evidence, merkle, statements
-from agentguard.audit import find as whereabouts
+from agentguard.audit import approvals, checkpoint, entry, evidence, find, merkle, statements
 from agentguard.audit.calls import read_outcome
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Entry, Stored
@@ -55,7 +54,7 @@ def prove(
     commitments are shown. Raises ``CallError`` (``call.unknown``), ``StorageError``, and
     ``VerificationError`` where the log does not prove the call.
     """
-    call = whereabouts.find(reader, invocation_id, progress)
+    call = find.find(reader, invocation_id, progress)
     if call is None:
         raise _unknown(invocation_id)
     try:
@@ -144,7 +143,7 @@ class _Search:
             self._progress(next(self._read))
             shard.tree.append(merkle.leaf_hash(body))
             # to parse all calls and outcomes of a long log would take minutes
-            if whereabouts.is_call(body) or self._ends_another(shard, index, body):
+            if find.is_call(body) or self._ends_another(shard, index, body):
                 continue
             # one that can't be read is none of this call; audit verify names it
             with suppress(AgentguardError):
@@ -156,11 +155,11 @@ class _Search:
 
     def _ends_another(self, shard: _Shard, index: int, body: bytes) -> bool:
         """Whether an entry is an outcome, and not the call's."""
-        if not whereabouts.is_of(body, "outcome"):
+        if not find.is_of(body, "outcome"):
             return False
         after = shard.number == self._call.place.shard and index > self._call.place.index
         subject = self._call.said.invocation_sha256.encode()
-        return not (after and whereabouts.mentions(body, subject))
+        return not (after and find.mentions(body, subject))
 
     def _is_own(self, shard: _Shard, index: int, parsed: Entry) -> bool:
         """Whether an entry is about the call or, in its shard and before it, what it stands on."""

@@ -14,8 +14,7 @@ from typing import NamedTuple
 from agentguard.call.invocation import timestamp
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument, seconds
-from agentguard.signing import canonical
-from agentguard.signing import dsse as envelope
+from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import JSON
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Signer
@@ -38,8 +37,8 @@ def seal(issuer: Signer, trust: TrustDocument, shards: Iterable[int], *, at: str
         "at": at,
     }
     subject = canonical.sha256_hex(trust.log.encode())
-    statement = envelope.statement("registry", subject, "log", predicate)
-    return canonical.dumps(envelope.seal(statement, issuer).as_json())
+    statement = dsse.statement("registry", subject, "log", predicate)
+    return canonical.dumps(dsse.seal(statement, issuer).as_json())
 
 
 def verify(data: bytes, trust: TrustDocument) -> Registry:
@@ -49,7 +48,7 @@ def verify(data: bytes, trust: TrustDocument) -> Registry:
     ``VerificationError`` (``signature.*``, ``key.*``, ``registry.log`` for another log's).
     """
     sealed = Envelope.parse(canonical.loads_canonical(data))
-    predicate = envelope.parse_statement(sealed.payload, "registry").predicate
+    predicate = dsse.parse_statement(sealed.payload, "registry").predicate
     match predicate:
         case {
             "trust_domain": str(),

@@ -20,8 +20,7 @@ from agentguard.delegation.chain import Chain
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument, TrustedKey, Use
-from agentguard.signing import canonical
-from agentguard.signing import dsse as envelope
+from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import JSON, is_integer
 from agentguard.signing.dsse import Envelope, Statement
 from agentguard.signing.keys import PublicKey
@@ -185,7 +184,7 @@ def _read_sealed(parsed: Entry) -> tuple[str, Statement, Envelope]:
     if not sealed.signatures:
         message = f"the {parsed.kind} entry is not signed"
         raise VerificationError(message, code="signature.missing")
-    statement = envelope.parse_statement(sealed.payload, parsed.kind)
+    statement = dsse.parse_statement(sealed.payload, parsed.kind)
     return sealed.signatures[0][0], statement, sealed
 
 

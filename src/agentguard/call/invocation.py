@@ -19,8 +19,7 @@ from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
 from agentguard.call.tool import ToolSpec
 from agentguard.errors import ArgumentsError
-from agentguard.signing import canonical
-from agentguard.signing import dsse as envelope
+from agentguard.signing import canonical, dsse
 
 SALT_SIZE: Final = 32
 """Bytes of the salt of a call's commitments."""
@@ -129,7 +128,7 @@ def statement(
     ``predicate`` has the members that records.md lists under "Invocation".
     """
     subject = call_digest(agent_name, predicate, actors)
-    return envelope.statement("invocation", subject, "call", predicate)
+    return dsse.statement("invocation", subject, "call", predicate)
 
 
 def call_digest(

@@ -85,11 +85,11 @@ def main() -> None:
 
 
 def _report(error: AgentguardError | OSError) -> None:
-    from agentguard.cli.audit import wording  # noqa: PLC0415  help needs neither
+    from agentguard.cli.audit import phrases  # noqa: PLC0415  help needs neither
     from agentguard.cli.terminal import screen  # noqa: PLC0415
 
     if isinstance(error, AgentguardError):
-        screen.error(error.code, wording.with_query(str(error)))
+        screen.error(error.code, phrases.with_query(str(error)))
     else:
         screen.error("system.failed", str(error))
 

@@ -23,9 +23,8 @@ from datetime import UTC, datetime
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, overload
 
-from agentguard.delegation import blocks, grant
+from agentguard.delegation import blocks, generators, grant
 from agentguard.delegation import context as ambient
-from agentguard.delegation import generators as streams
 from agentguard.delegation.chain import Chain
 from agentguard.errors import ConfigError, DelegationError
 from agentguard.identity.credential import Credential
@@ -189,22 +188,22 @@ class Delegation:
         an iterator with a context of its own, made by ``iterate`` or by a sub-agent: a function
         that makes it is taken.
         """
-        if streams.has_begun(items):
+        if generators.has_begun(items):
             message = (
                 "this iterator has a context of its own already, where this is not in force: give "
                 "a function that makes it, iterate(lambda: child.stream(...))"
             )
             raise ConfigError(message, code="delegation.generator")
         entry = ambient.Entry(self)
-        context = streams.begun(entry)
+        context = generators.begun(entry)
         try:
             found = context.run(_iterable, items)
         except BaseException:
             context.run(entry.end)
             raise
         if isinstance(found, AsyncIterable):
-            return streams.aitems(entry, context, lambda: found)
-        return streams.items(entry, context, lambda: found)
+            return generators.aitems(entry, context, lambda: found)
+        return generators.items(entry, context, lambda: found)
 
     async def _awaited(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         with self:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from agentguard.delegation import grant as grants
 from agentguard.delegation.grant import Grant, Hop
 from agentguard.errors import VerificationError
-from agentguard.identity import principal as principals
+from agentguard.identity import principal
 from agentguard.identity.trust import TrustDocument
 
 
@@ -26,7 +26,7 @@ def check_root(grant: Grant, trust: TrustDocument) -> None:
     if not grant.asserted:
         message = "the issuer signs for the first delegatee, and the hop does not say so"
         raise VerificationError(message, code="hop.key")
-    if grant.delegatee != domain and not principals.is_principal(grant.delegatee):
+    if grant.delegatee != domain and not principal.is_principal(grant.delegatee):
         raise VerificationError("the issuer signs for no agent", code="hop.name")
     trust.key("issuer", grant.key_id, at=grant.issued_at)
 

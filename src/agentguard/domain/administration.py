@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from agentguard.audit import entry, statements
-from agentguard.audit import find as whereabouts
+from agentguard.audit import entry, find, statements
 from agentguard.audit.entry import CallPlace, Receipt
 from agentguard.audit.find import Call
 from agentguard.audit.log import LogReader
@@ -24,8 +23,7 @@ from agentguard.domain.config.file import Config
 from agentguard.domain.domain import StateDomain
 from agentguard.domain.ephemeral import Domain
 from agentguard.errors import CallError
-from agentguard.identity import credential
-from agentguard.identity import principal as principals
+from agentguard.identity import credential, principal
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Secret, Signer
 from agentguard.storage import erasure, registry
@@ -92,7 +90,7 @@ def erase(
         with _writing(home, now) as log:
             at = timestamp(max(now, log.last_at))
             recorded = log.append(entry.erasure(admin, place, note=note, at=at))
-        outcomes = whereabouts.speaking(reader, place.shard, ["outcome"], call.said)
+        outcomes = find.speaking(reader, place.shard, ["outcome"], call.said)
         indices = [place.index, *(found.index for found in outcomes)]
     home.revocations()  # reads what was just written, and so every process sees it
     home.journal().settle(invocation_id, ran=True)  # without its result
@@ -101,7 +99,7 @@ def erase(
 
 
 def _find(reader: LogReader, invocation_id: str) -> Call:
-    call = whereabouts.find(reader, invocation_id)
+    call = find.find(reader, invocation_id)
     if call is None:
         message = (
             f"there is no call {invocation_id} in the log: agentguard audit list --json has the "
@@ -140,7 +138,7 @@ def _settled(
     kinds = ("outcome", "resolution")
     for shard in reader.shards():
         past = after.get(shard, -1)
-        for found in whereabouts.speaking(reader, shard, kinds, call.said, after=past):
+        for found in find.speaking(reader, shard, kinds, call.said, after=past):
             if found.entry.kind == "outcome" or statements.counts(found.entry, trust):
                 return f"its {found.entry.kind} is on record"
     return None
@@ -172,7 +170,7 @@ def revoke(
     state. Raises ``CallError`` (``revocation.name``) for what names nothing, ``EncodeError`` for a
     note that can't be written, and as ``resolve`` does.
     """
-    if not _REVOCABLE.fullmatch(name) and not principals.is_principal(name):
+    if not _REVOCABLE.fullmatch(name) and not principal.is_principal(name):
         message = (
             f"{name!a} names nothing that could be revoked: give a jti, a key's thumbprint, an "
             "agent's URI, agent:NAME, or a principal in its one spelling, as in user:alice or "

@@ -21,8 +21,7 @@ from agentguard.audit import checkpoint, entry
 from agentguard.audit.adoption import Lost
 from agentguard.audit.entry import Receipt
 from agentguard.call.invocation import timestamp
-from agentguard.domain import domain, keystore
-from agentguard.domain import pin as pinned
+from agentguard.domain import domain, keystore, pin
 from agentguard.domain.config.file import Config
 from agentguard.domain.domain import StateDomain
 from agentguard.domain.verify import examine
@@ -101,7 +100,7 @@ def adopt(
                 recorded = log.append(statement)
                 heads = _require_heads(confirmed.heads, home, log)
                 _let_anchor_follow(anchors, home, heads)
-                pinned.keep(anchors, settings.state, home.trust)
+                pin.keep(anchors, settings.state, home.trust)
         finally:
             log.close()
     return recorded

@@ -12,9 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from agentguard.approvals.request import Limits
-from agentguard.domain import founding, keystore
-from agentguard.domain import handover as succession
-from agentguard.domain import pin as pinned
+from agentguard.domain import founding, handover, keystore, pin
 from agentguard.domain.config.file import NO_DOMAIN, Config
 from agentguard.domain.ephemeral import announce_keys, new_key, trust_of
 from agentguard.domain.passphrase import Passphrase, ask, held
@@ -26,8 +24,7 @@ from agentguard.errors import (
 )
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Secret, Signer
-from agentguard.storage import anchor, files, place
-from agentguard.storage import registry as registry_file
+from agentguard.storage import anchor, files, place, registry
 from agentguard.storage.approvals import FOLDER as FOLDER_OF_APPROVALS
 from agentguard.storage.approvals import FileApprovals
 from agentguard.storage.journal import FileJournal
@@ -68,7 +65,7 @@ class StateDomain:
                 raise
             return fresh.lease(now, ledger)
         try:
-            succession.announce(self.settings.state, log, self.issuer, now)
+            handover.announce(self.settings.state, log, self.issuer, now)
         except BaseException:
             log.close()
             raise
@@ -105,7 +102,7 @@ class StateDomain:
         """Return the trust document that counts, whatever was rotated since; raises as it does."""
         state = self.settings.state
         trust = keystore.load_trust(state)
-        succession.require_same(state, self.settings.anchor, trust)
+        handover.require_same(state, self.settings.anchor, trust)
         return trust
 
     def renewed(self) -> StateDomain | None:
@@ -115,7 +112,7 @@ class StateDomain:
         """
         state = self.settings.state
         _require_place(self.settings, self.trust)
-        changed = succession.is_due(state) or keystore.load_trust(state) != self.trust
+        changed = handover.is_due(state) or keystore.load_trust(state) != self.trust
         return take_up(self.settings, self.passphrase) if changed else None
 
     def in_force(self, now: datetime) -> datetime:
@@ -154,7 +151,7 @@ def found(
     with founding.filling(config.state) as state:
         try:
             if config.anchor is not None:  # first, since it may lie where this user can't write
-                pinned.keep(config.anchor, config.state, trust, made_in=state)
+                pin.keep(config.anchor, config.state, trust, made_in=state)
             files.write_new(state / ".gitignore", b"*\n")
             keystore.save_key(state, "issuer", issuer, passphrase)
             keystore.save_key(state, "log", log_key, passphrase)
@@ -168,7 +165,7 @@ def found(
             ready(trust)
         except BaseException:
             if config.anchor is not None:
-                pinned.forget(config.anchor, trust.log)
+                pin.forget(config.anchor, trust.log)
             raise
     return trust
 
@@ -185,10 +182,10 @@ def take_up(settings: Config, passphrase: Passphrase, *, may_be_copy: bool = Fal
     _require_state(state)
     while True:
         home = _read(settings, passphrase)  # outside the lock: to decrypt a key is slow on purpose
-        with registry_file.locked(state):
+        with registry.locked(state):
             # nobody rotates a key while this is held
-            if succession.is_due(state):
-                succession.finish(state, settings.anchor, ask(passphrase))
+            if handover.is_due(state):
+                handover.finish(state, settings.anchor, ask(passphrase))
             elif keystore.load_trust(state) == home.trust:
                 return _checked(home, may_be_copy=may_be_copy)
 
@@ -198,8 +195,8 @@ def take_up_locked(settings: Config, passphrase: Passphrase) -> StateDomain:
     passphrase = held(passphrase)
     state = settings.state
     _require_state(state)
-    if succession.is_due(state):
-        succession.finish(state, settings.anchor, ask(passphrase))
+    if handover.is_due(state):
+        handover.finish(state, settings.anchor, ask(passphrase))
     return _checked(_read(settings, passphrase))
 
 
@@ -240,7 +237,7 @@ def require_same_domain(settings: Config, trust: TrustDocument) -> None:
 
 def _checked(home: StateDomain, *, may_be_copy: bool = False) -> StateDomain:
     state = home.settings.state
-    succession.require_same(state, home.settings.anchor, home.trust)
+    handover.require_same(state, home.settings.anchor, home.trust)
     require_trusted(state, home.trust, issuer=home.issuer, log=home.log_key)
     if not may_be_copy:
         _require_place(home.settings, home.trust)

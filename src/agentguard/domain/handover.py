@@ -18,8 +18,7 @@ from agentguard.audit import entry, statements
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.call.invocation import timestamp
-from agentguard.domain import keystore
-from agentguard.domain import pin as pinned
+from agentguard.domain import keystore, pin
 from agentguard.errors import AgentguardError, VerificationError
 from agentguard.identity.trust import TrustDocument, Use
 from agentguard.signing.canonical import JSON
@@ -152,7 +151,7 @@ def _deciding(state: Path, anchors: Path | None, trust: TrustDocument) -> Path:
 
 def _decided(state: Path, anchors: Path | None, own: TrustDocument) -> TrustDocument:
     """Raise as ``pinned.require`` does: the state's own does not do where there is an anchor."""
-    return own if anchors is None else pinned.require(anchors, state, own.log)
+    return own if anchors is None else pin.require(anchors, state, own.log)
 
 
 def _announced(reader: LogReader) -> Iterator[dict[str, JSON]]:

@@ -13,8 +13,7 @@ from typing import Final
 
 from agentguard.audit import registry as listed
 from agentguard.call.invocation import timestamp
-from agentguard.domain import domain, ephemeral, keystore
-from agentguard.domain import handover as succession
+from agentguard.domain import domain, ephemeral, handover, keystore
 from agentguard.domain.config.file import Config
 from agentguard.domain.domain import StateDomain
 from agentguard.errors import AgentguardError, ConfigError
@@ -93,7 +92,7 @@ def rotate(
         if use == "log":
             naming.hand_on(state, home.trust, old, new)
         resealed = listed.seal(new, trust, shards, at=timestamp(now)) if use == "issuer" else None
-        succession.begin(
+        handover.begin(
             state, anchors, trust, use=use, new=new, passphrase=passphrase, listed=resealed
         )
         unfinished = _finish(settings, passphrase)
@@ -122,7 +121,7 @@ def revoke(
         home = domain.take_up_locked(settings, passphrase)
         now = home.in_force(now)
         trust = home.trust.revoked(kid, compromised_since=seconds(compromised_since))
-        succession.amend(state, anchors, trust, listed=_relisted(home, now))
+        handover.amend(state, anchors, trust, listed=_relisted(home, now))
         unfinished = _finish(settings, passphrase)
     unfinished = unfinished or _announce(settings, passphrase, now)
     key = next(trusted for trusted in trust.keys if trusted.key.thumbprint == kid)
@@ -150,7 +149,7 @@ def _require_past(compromised_since: datetime, now: datetime) -> None:
 def _finish(settings: Config, passphrase: Secret) -> AgentguardError | None:
     """Do what is left once a new trust document counts; return why it can't be done now."""
     try:
-        succession.finish(settings.state, settings.anchor, passphrase)
+        handover.finish(settings.state, settings.anchor, passphrase)
     except AgentguardError as error:
         return error
     return None

@@ -15,11 +15,10 @@ from itertools import starmap
 from pathlib import Path
 from typing import Literal
 
-from agentguard.audit import checkpoint, entry, registry
-from agentguard.audit import find as whereabouts
+from agentguard.audit import checkpoint, entry, find, registry
 from agentguard.audit.adoption import Adoption
 from agentguard.audit.calls import read_authorization, read_outcome
-from agentguard.audit.checkpoint import Checkpoint, Kept
+from agentguard.audit.checkpoint import Checkpoint, JournalSlot
 from agentguard.audit.entry import Stored
 from agentguard.audit.findings import LISTED, Problem, ShardReport
 from agentguard.audit.log import LogReader
@@ -107,7 +106,7 @@ def examine(
     *,
     anchor: Path | None = None,
     apart: bool = False,
-    kept: Sequence[Kept] = (),
+    kept: Sequence[JournalSlot] = (),
     since: int = 0,
     contents: bool = True,
     progress: Callable[[int], None] = lambda _entries: None,
@@ -128,7 +127,7 @@ class _Examination:
     trust: TrustDocument
     anchors: Path | None
     apart: bool
-    kept: Sequence[Kept]
+    kept: Sequence[JournalSlot]
     since: int
     contents: bool
     progress: Callable[[int], None]
@@ -221,14 +220,14 @@ class _Examination:
                         self._require_approved(report.shard, index, digests)
 
     def _require_approved(self, shard: int, index: int, digests: AbstractSet[str]) -> None:
-        found = whereabouts.readable(self.reader, shard, index, "authorization")
+        found = find.readable(self.reader, shard, index, "authorization")
         if found is None or found.entry.members["approvals"] != []:
             return
         with suppress(AgentguardError):  # what can't be read was found where it is walked
             call = read_authorization(found.entry)
             if call.call_sha256 not in digests:
                 return
-            for ended in whereabouts.belonging(self.reader, "outcome", call, [shard]):
+            for ended in find.belonging(self.reader, "outcome", call, [shard]):
                 if read_outcome(ended.entry).status != "not_run":
                     what = "a call that people were asked to approve ran, and rests on no answer"
                     self.problems.append(Problem(shard, ended.index, what))
@@ -272,7 +271,7 @@ class _Examination:
             else:
                 if seen is not None and not kept and not self.apart:
                     self.alone.append(number)
-                kept += [Kept(seen)] if seen is not None else []
+                kept += [JournalSlot(seen)] if seen is not None else []
         verifier = ShardVerifier(
             number,
             origin,

@@ -17,7 +17,7 @@ from agentguard.approvals import roster
 from agentguard.approvals.nested import NestedCalls
 from agentguard.approvals.request import ApprovalPending, ApprovalRequest
 from agentguard.approvals.roster import Answer
-from agentguard.approvals.store import Asked
+from agentguard.approvals.store import StoredRequest
 from agentguard.audit import entry
 from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
@@ -25,14 +25,14 @@ from agentguard.call.invocation import call_digest
 from agentguard.call.journal import Page
 from agentguard.errors import AgentguardError, ApprovalError
 from agentguard.flow.effects import Actor, Append, Ask, Effect, Evaluate, Line
-from agentguard.flow.prepare import Prepared, interrupted
+from agentguard.flow.prepare import PreparedCall, interrupted
 from agentguard.identity.trust import seconds
 from agentguard.policy import document as policy
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON, Fragment
 
 
-class Ruled(NamedTuple):
+class Ruling(NamedTuple):
     """The answer to a call. ``document`` is the policy's input, None where it was not asked.
 
     ``answers`` are those of the approvers on which it rests, a rejection among them; ``interrupt``
@@ -52,7 +52,7 @@ class Ruled(NamedTuple):
         """Whether the call may run."""
         return self.decision.allowed or not self.enforced
 
-    def refused(self, decision: Decision) -> Ruled:
+    def refused(self, decision: Decision) -> Ruling:
         """The same call, refused for a reason that no policy gives; what it redacts stays."""
         refusal = replace(decision, redactions=self.decision.redactions)
         return self._replace(decision=refusal, enforced=True)
@@ -61,10 +61,10 @@ class Ruled(NamedTuple):
 def rule(
     actor: Actor,
     line: Line,
-    prepared: Prepared,
+    prepared: PreparedCall,
     inside: NestedCalls,
     made_before: Page | None = None,
-) -> Generator[Effect, Any, Ruled]:
+) -> Generator[Effect, Any, Ruling]:
     """Steps 5 and 6; raises ``ApprovalPending`` for a call that waits for a person.
 
     One that was ``made_before`` does not run again, so nobody is asked to approve it once more; if
@@ -83,7 +83,7 @@ def rule(
             pending = yield from _ask(actor, line, prepared, ruled.decision)
         else:
             decided = yield from _answered(actor, line, prepared, asked, ruled)
-            if isinstance(decided, Ruled):
+            if isinstance(decided, Ruling):
                 return decided
             pending = decided
     except AgentguardError as error:
@@ -96,7 +96,7 @@ def rule(
     raise pending
 
 
-def _made(ruled: Ruled, page: Page) -> Ruled:
+def _made(ruled: Ruling, page: Page) -> Ruling:
     """Let a call have its result again that needs an approval, if it ran as one that had it."""
     unapproved = page.unapproved()
     if unapproved is not None:
@@ -105,17 +105,17 @@ def _made(ruled: Ruled, page: Page) -> Ruled:
     return ruled._replace(decision=allowed)
 
 
-def _refused(ruled: Ruled, decision: Decision, answers: tuple[Answer, ...] = ()) -> Ruled:
+def _refused(ruled: Ruling, decision: Decision, answers: tuple[Answer, ...] = ()) -> Ruling:
     refusal = replace(decision, redactions=ruled.decision.redactions)
-    return Ruled(refusal, ruled.document, answers, evaluation=ruled.evaluation)
+    return Ruling(refusal, ruled.document, answers, evaluation=ruled.evaluation)
 
 
 # --- 5: the policy ------------------------------------------------------------------------------
 
 
 def _judge(
-    actor: Actor, line: Line, prepared: Prepared, approval: Fragment | None = None
-) -> Generator[Effect, Any, Ruled]:
+    actor: Actor, line: Line, prepared: PreparedCall, approval: Fragment | None = None
+) -> Generator[Effect, Any, Ruling]:
     """Ask the policy, with what was ``approval`` of its input where people have approved."""
     ruled = yield from _asked(actor, prepared, approval)
     asked = ruled.document is not None
@@ -124,11 +124,11 @@ def _judge(
 
 
 def _asked(
-    actor: Actor, prepared: Prepared, approval: Fragment | None
-) -> Generator[Effect, Any, Ruled]:
+    actor: Actor, prepared: PreparedCall, approval: Fragment | None
+) -> Generator[Effect, Any, Ruling]:
     arguments = prepared.refusal or prepared.arguments
     if isinstance(arguments, Decision):
-        return Ruled(arguments, interrupt=prepared.interrupt)
+        return Ruling(arguments, interrupt=prepared.interrupt)
     try:
         document = policy.document(
             actor.description,
@@ -141,25 +141,25 @@ def _asked(
             approval=approval,
         )
     except AgentguardError as error:
-        return Ruled(Decision.refused(str(error), code=error.code))
+        return Ruling(Decision.refused(str(error), code=error.code))
     try:
         answer = yield Evaluate(document)
         evaluation = policy.evaluation_of(answer)
-        return Ruled(policy.decide(answer), document, evaluation=evaluation)
+        return Ruling(policy.decide(answer), document, evaluation=evaluation)
     except AgentguardError as error:
-        return Ruled(Decision.refused(str(error), code=error.code), document)
+        return Ruling(Decision.refused(str(error), code=error.code), document)
     except Exception as error:  # noqa: BLE001  an engine that breaks its contract denies as well
         failed = Decision.failed("policy.error", "the policy engine failed", error)
-        return Ruled(failed, document)
+        return Ruling(failed, document)
     except BaseException as error:  # noqa: BLE001  raised again once the refusal is on record
-        return Ruled(interrupted(error), document, interrupt=error)
+        return Ruling(interrupted(error), document, interrupt=error)
 
 
 # --- 6: people ----------------------------------------------------------------------------------
 
 
 def _ask(
-    actor: Actor, line: Line, prepared: Prepared, decision: Decision
+    actor: Actor, line: Line, prepared: PreparedCall, decision: Decision
 ) -> Generator[Effect, Any, ApprovalPending]:
     """Put a request on record, and where approvers find it."""
     if not line.roster.can_answer or prepared.asked_under is None:
@@ -172,7 +172,9 @@ def _ask(
     return ApprovalPending(standing, "nobody has answered yet")
 
 
-def _request(actor: Actor, line: Line, prepared: Prepared, decision: Decision) -> ApprovalRequest:
+def _request(
+    actor: Actor, line: Line, prepared: PreparedCall, decision: Decision
+) -> ApprovalRequest:
     arguments, predicate = prepared.arguments, prepared.predicate
     assert isinstance(arguments, Arguments)  # noqa: S101  the policy was asked about them
     tool = prepared.invocation.tool
@@ -202,14 +204,14 @@ def _request(actor: Actor, line: Line, prepared: Prepared, decision: Decision) -
     )
 
 
-def _requesters(actor: Actor, prepared: Prepared) -> frozenset[str]:
+def _requesters(actor: Actor, prepared: PreparedCall) -> frozenset[str]:
     """Who may not approve the call: for whom it is made, and whose agent makes it."""
     return roster.requesters(prepared.authority.principal, actor.owner)
 
 
 def _answered(
-    actor: Actor, line: Line, prepared: Prepared, asked: Asked, ruled: Ruled
-) -> Generator[Effect, Any, Ruled | ApprovalPending]:
+    actor: Actor, line: Line, prepared: PreparedCall, asked: StoredRequest, ruled: Ruling
+) -> Generator[Effect, Any, Ruling | ApprovalPending]:
     if asked.altered:
         is_over = _now(prepared) >= asked.request.expires_at
         return _refused(ruled, _EXPIRED if is_over else _ALTERED)
@@ -234,7 +236,7 @@ def _answered(
         requirements=asked.request.requirements,
         redactions=again.decision.redactions,
     )
-    return Ruled(allowed, again.document, answers, evaluation=again.evaluation)
+    return Ruling(allowed, again.document, answers, evaluation=again.evaluation)
 
 
 _EXPIRED: Final = Decision.refused(
@@ -251,7 +253,7 @@ _ALTERED: Final = Decision.refused(
 def _refusal(
     actor: Actor,
     line: Line,
-    prepared: Prepared,
+    prepared: PreparedCall,
     request: ApprovalRequest,
     answers: Sequence[Answer],
 ) -> Decision | None:
@@ -271,7 +273,7 @@ def _refusal(
     return None
 
 
-def _now(prepared: Prepared) -> int:
+def _now(prepared: PreparedCall) -> int:
     return seconds(datetime.fromisoformat(prepared.at))
 
 
@@ -279,7 +281,7 @@ def _rejections(answers: Sequence[Answer]) -> tuple[Answer, ...]:
     return tuple(answer for answer in answers if answer.said.verdict == "reject")
 
 
-def _difference(actor: Actor, prepared: Prepared, request: ApprovalRequest) -> Decision | None:
+def _difference(actor: Actor, prepared: PreparedCall, request: ApprovalRequest) -> Decision | None:
     """Refuse another call than the one that was shown, and say in what it differs."""
     predicate, authority = prepared.predicate, prepared.authority
     arguments, tool = prepared.arguments, prepared.invocation.tool
@@ -301,7 +303,7 @@ def _difference(actor: Actor, prepared: Prepared, request: ApprovalRequest) -> D
     return Decision.refused(reason, code="approval.mismatch")
 
 
-def _verified(line: Line, asked: Asked, now: int) -> Sequence[Answer]:
+def _verified(line: Line, asked: StoredRequest, now: int) -> Sequence[Answer]:
     """Return the answers that are good, in their order; one that is not counts for nothing."""
     good: dict[str, Answer] = {}
     for sealed in asked.answers:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.call.journal import Journal
-from agentguard.delegation import context as ambient
+from agentguard.delegation import context
 from agentguard.errors import ConfigError, FactsError
 from agentguard.flow.effects import (
     Append,
@@ -117,7 +117,7 @@ def perform(effect: Effect, line: Line, tool: Callable[[], Any], watch: Watch) -
         case Run():
             with (
                 watch,
-                ambient.Running(effect.invocation_id, effect.inside, effect.authority.lends),
+                context.Running(effect.invocation_id, effect.inside, effect.authority.lends),
             ):
                 return finished(tool())
         case Enqueue():

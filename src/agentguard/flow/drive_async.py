@@ -15,7 +15,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
-from agentguard.delegation import context as ambient
+from agentguard.delegation import context
 from agentguard.flow.drive import Executors, Flow, finished, perform, work
 from agentguard.flow.effects import Effect, Enqueue, Evaluate, Line, LookUp, Run, Watch
 
@@ -65,7 +65,7 @@ async def _perform(
     effect: Effect, line: Line, tool: Callable[[], Any], watch: Watch, executors: Executors
 ) -> Any:
     if isinstance(effect, Run):
-        with watch, ambient.Running(effect.invocation_id, effect.inside, effect.authority.lends):
+        with watch, context.Running(effect.invocation_id, effect.inside, effect.authority.lends):
             result = tool()
             return finished(await result if inspect.isawaitable(result) else result)
     if isinstance(effect, LookUp):

@@ -206,7 +206,7 @@ class Authority:
         return [] if self.scope is None else [one for one in requires if one not in self.scope]
 
 
-class Lent(Protocol):
+class DelegationSource(Protocol):
     """A delegation in force, as one agent instance may use it."""
 
     def authority(self, now: datetime) -> Authority | None:

@@ -20,7 +20,7 @@ from typing import Any, Final
 from agentguard.approvals.nested import NestedCalls
 from agentguard.approvals.roster import Answer
 from agentguard.audit import entry, summary
-from agentguard.audit.entry import Attachment, Receipt, Record, Role, Ruling, Status
+from agentguard.audit.entry import Attachment, LoggedRuling, Receipt, Record, Role, Status
 from agentguard.call import redaction
 from agentguard.call.arguments import Arguments, encode_result
 from agentguard.call.decision import Decision, Denied
@@ -28,16 +28,16 @@ from agentguard.call.invocation import Invocation, commitment, statement, timest
 from agentguard.call.journal import ResultCodec
 from agentguard.call.redaction import Redaction
 from agentguard.errors import AgentguardError, EncodeError
-from agentguard.flow import replay as replaying
-from agentguard.flow.decide import Ruled, rule
+from agentguard.flow import replay
+from agentguard.flow.decide import Ruling, rule
 from agentguard.flow.effects import (
     Actor,
     Append,
     Confirm,
     Consume,
+    DelegationSource,
     Effect,
     Enqueue,
-    Lent,
     Line,
     NotRun,
     Recorded,
@@ -46,9 +46,9 @@ from agentguard.flow.effects import (
     Watch,
     Withdraw,
 )
-from agentguard.flow.prepare import Prepared, effective_time, prepare
-from agentguard.flow.replay import Kept
-from agentguard.signing import dsse as envelope
+from agentguard.flow.prepare import PreparedCall, effective_time, prepare
+from agentguard.flow.replay import JournalSlot
+from agentguard.signing import dsse
 from agentguard.signing.canonical import sha256_hex
 from agentguard.signing.dsse import Envelope
 
@@ -65,7 +65,7 @@ def evaluate(
     line: Line,
     invocation: Invocation,
     watch: Watch,
-    lent: Lent | None,
+    lent: DelegationSource | None,
     codec: ResultCodec | None,
     inside: NestedCalls,
 ) -> Generator[Effect, Any, Decision]:
@@ -76,7 +76,7 @@ def evaluate(
     a person, for which it raises ``ApprovalPending``.
     """
     prepared = yield from prepare(actor, line, invocation, lent, watch)
-    prepared, kept = yield from replaying.look(actor, line, prepared, codec)
+    prepared, kept = yield from replay.look(actor, line, prepared, codec)
     page = kept.page if kept is not None else None
     ruled = yield from rule(actor, line, prepared, inside, page)
     if ruled.interrupt is not None:
@@ -89,7 +89,7 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
     line: Line,
     invocation: Invocation,
     watch: Watch,
-    lent: Lent | None = None,
+    lent: DelegationSource | None = None,
     outcome_unknown: tuple[type[BaseException], ...] = (),
     codec: ResultCodec | None = None,
     suspends: tuple[type[BaseException], ...] = (),
@@ -121,7 +121,7 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
         inside.ends()
         return again
     refusal = yield from _confirm(account)
-    refusal = refusal or (yield from replaying.begin(kept, invocation_id))
+    refusal = refusal or (yield from replay.begin(kept, invocation_id))
     if refusal is not None:
         refusal = yield from _given_up(prepared, account.taken, refusal)
         yield from account.close("not_run", None)
@@ -133,33 +133,33 @@ def guarded_call(  # noqa: PLR0913  what an adapter says of a call
     except NotRun as not_run:
         refusal = yield from _given_up(prepared, account.taken, not_run.refusal)
         yield from account.close("not_run", None)
-        yield from replaying.forget(kept)
+        yield from replay.forget(kept)
         inside.ends()
         raise Denied(refusal) from None
     except suspends as error:
         watch.suspended()
         yield from account.close("unknown", started, error=error, suspended=True)
-        yield from replaying.forget(kept)  # it goes on when it is made again
+        yield from replay.forget(kept)  # it goes on when it is made again
         raise
     except Exception as error:
         unknown = isinstance(error, (TimeoutError, *outcome_unknown, *hands_on))
         if isinstance(error, hands_on):
             watch.handed_on()
         yield from account.close("unknown" if unknown else "error", started, error=error)
-        yield from replaying.cut_short(kept, invocation_id) if unknown else replaying.forget(kept)
+        yield from replay.cut_short(kept, invocation_id) if unknown else replay.forget(kept)
         failed = reentrant or inside.hands_over  # its work is not done
         if isinstance(error, hands_on) or not (unknown or failed):
             inside.ends()
         raise
     except BaseException as error:
         yield from account.close("unknown", started, error=error)
-        yield from replaying.cut_short(kept, invocation_id)
+        yield from replay.cut_short(kept, invocation_id)
         raise
-    repeated = replaying.goes_on(kept, inside)
+    repeated = replay.goes_on(kept, inside)
     yield from account.close("ok", started, result=result, suspended=repeated)  # 9
     inside.ends()
     redacted = any(pointer[0] == "result" for pointer in account.redactions)
-    yield from replaying.finish(
+    yield from replay.finish(
         kept, invocation_id, result, inside, redacted=redacted, enforced=account.enforced
     )
     return result
@@ -170,7 +170,7 @@ def _authorized(
     line: Line,
     invocation: Invocation,
     watch: Watch,
-    lent: Lent | None,
+    lent: DelegationSource | None,
     codec: ResultCodec | None,
     inside: NestedCalls,
     *,
@@ -179,7 +179,7 @@ def _authorized(
     """Steps 1 to 7; with the account of an authorised call its result, if it was made before."""
     prepared = yield from prepare(actor, line, invocation, lent, watch)  # 1, 2, 3
     inside.begins(prepared.predicate["call_site"])
-    prepared, kept = yield from replaying.look(actor, line, prepared, codec, reentrant=reentrant)
+    prepared, kept = yield from replay.look(actor, line, prepared, codec, reentrant=reentrant)
     sealed, unsigned = _sign(actor, prepared)  # 4
     page = kept.page if kept is not None else None
     ruled = yield from rule(actor, line, prepared, inside, page)  # 5, 6
@@ -188,7 +188,7 @@ def _authorized(
         ruled = ruled.refused(unsigned)
     taken = _Taken()
     if ruled.runs and kept is not None and page is not None:
-        refusal, again = replaying.replay(page, kept.codec)
+        refusal, again = replay.replay(page, kept.codec)
         ruled = ruled if refusal is None else ruled.refused(refusal)
     else:
         ruled = yield from _take(prepared, ruled, taken)
@@ -212,14 +212,14 @@ def _authorized(
 # --- 4, 7: sign, count, append ------------------------------------------------------------------
 
 
-def _sign(actor: Actor, prepared: Prepared) -> tuple[Envelope, Decision | None]:
+def _sign(actor: Actor, prepared: PreparedCall) -> tuple[Envelope, Decision | None]:
     """Seal the statement; where the signer fails, the refusal is recorded unsigned."""
     payload = statement(actor.name, prepared.predicate, prepared.authority.actors)
     try:
-        return envelope.seal(payload, actor.signer), None
+        return dsse.seal(payload, actor.signer), None
     except Exception as error:  # noqa: BLE001  a signer may be a service: any failure of it denies
         failed = Decision.failed("signature.failed", "the call can't be signed", error)
-        return envelope.unsigned(payload), failed
+        return dsse.unsigned(payload), failed
 
 
 @dataclass(slots=True)
@@ -230,7 +230,7 @@ class _Taken:
     withdrawn: bool | None = None
 
 
-def _take(prepared: Prepared, ruled: Ruled, taken: _Taken) -> Generator[Effect, Any, Ruled]:
+def _take(prepared: PreparedCall, ruled: Ruling, taken: _Taken) -> Generator[Effect, Any, Ruling]:
     """Take what the call uses up: one of the calls of its chain, and its approvals.
 
     That is durable before the authorization is: dying in between costs an approval, and no call
@@ -286,7 +286,7 @@ def _uncounted(error: Exception) -> Decision:
 
 
 def _given_up(
-    prepared: Prepared, taken: _Taken, refused: Decision
+    prepared: PreparedCall, taken: _Taken, refused: Decision
 ) -> Generator[Effect, Any, Decision]:
     """Refuse a call that may have used its approvals up: made again, it finds no request of them.
 
@@ -306,12 +306,12 @@ def _ids(answers: Sequence[Answer]) -> Sequence[str]:
     return [answer.said.approval_id for answer in answers]
 
 
-def _authorization(account: _Account, ruled: Ruled) -> Generator[Effect, Any, tuple[Record, Ruled]]:
+def _authorization(account: _Account, ruled: Ruling) -> Generator[Effect, Any, tuple[Record, Ruling]]:
     """Return the entry with the answer, and the answer as it is written."""
     line, prepared, document = account.line, account.prepared, ruled.document
     committed = commitment(prepared.salt, document) if document is not None else None
     asked = document is not None
-    ruling = Ruling(
+    ruling = LoggedRuling(
         ruled.decision,
         committed,
         line.engine_name if asked else None,
@@ -377,7 +377,7 @@ def _append(record: Record, account: _Account, *, runs: bool) -> Generator[Effec
     return receipt
 
 
-def _withdraw(prepared: Prepared, taken: _Taken) -> Generator[Effect, Any, None]:
+def _withdraw(prepared: PreparedCall, taken: _Taken) -> Generator[Effect, Any, None]:
     """Remove the request of a call that is decided for good, with the arguments in it."""
     if prepared.asked is None or prepared.asked_under is None or taken.withdrawn is not None:
         return
@@ -390,7 +390,7 @@ def _withdraw(prepared: Prepared, taken: _Taken) -> Generator[Effect, Any, None]
         _LOGGER.exception("a request for an approval could not be removed")
 
 
-def _redactions(line: Line, prepared: Prepared, decision: Decision) -> tuple[Redaction, ...]:
+def _redactions(line: Line, prepared: PreparedCall, decision: Decision) -> tuple[Redaction, ...]:
     tool = prepared.invocation.tool
     asked = line.redactions_of(tool.name) + decision.redactions
     return redaction.with_attributes(asked, tool.attributes) if asked else ()
@@ -419,7 +419,7 @@ class _Account:
 
     actor: Actor
     line: Line
-    prepared: Prepared
+    prepared: PreparedCall
     sealed: Envelope
     redactions: tuple[Redaction, ...]
     kept: Kept | None
@@ -484,7 +484,7 @@ class _Account:
             asked = self.redactions
             copy = redaction.redact("result", encoded, asked) if asked else None
             attachments = (_attachment("result", committed, salt, encoded, copy),)
-        outcome = envelope.seal(payload, self.actor.signer)
+        outcome = dsse.seal(payload, self.actor.signer)
         about = summary.of_outcome(invocation_id, self.actor.uri, at=ended, status=status)
         return entry.outcome(outcome, about, committed, attachments=attachments)
 

@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from agentguard.approvals import request as approval
-from agentguard.approvals.store import Asked
+from agentguard.approvals import request
+from agentguard.approvals.store import StoredRequest
 from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import SALT_SIZE, Invocation, commitment, timestamp
@@ -23,8 +23,8 @@ from agentguard.errors import AgentguardError, ArgumentsError
 from agentguard.flow.effects import (
     Actor,
     Authority,
+    DelegationSource,
     Effect,
-    Lent,
     Line,
     LookUp,
     Obtain,
@@ -43,7 +43,7 @@ MAX_CLOCK_LAG: Final = timedelta(seconds=60)
 """How far the wall clock may stand behind the newest durable entry."""
 
 
-class Prepared(NamedTuple):
+class PreparedCall(NamedTuple):
     """A call after steps 1 to 3: what will be signed, and whether it is refused already.
 
     In the place of arguments that can't be bound stands the refusal that they lead to.
@@ -64,12 +64,12 @@ class Prepared(NamedTuple):
     refusal: Decision | None
     interrupt: BaseException | None = None
     asked_under: str | None = None
-    asked: Asked | None = None
+    asked: StoredRequest | None = None
 
 
 def prepare(
-    actor: Actor, line: Line, invocation: Invocation, lent: Lent | None, watch: Watch
-) -> Generator[Effect, Any, Prepared]:
+    actor: Actor, line: Line, invocation: Invocation, lent: DelegationSource | None, watch: Watch
+) -> Generator[Effect, Any, PreparedCall]:
     """Steps 1 to 3. It never raises for a call that must be refused: the refusal goes along.
 
     ``lent`` is the delegation in force, if there is one.
@@ -127,7 +127,7 @@ def prepare(
         "issued_at": at,
         "log": {"origin": head.origin, "size": head.size, "root": b64_encode(head.root)},
     }
-    return Prepared(
+    return PreparedCall(
         watch,
         invocation,
         authority,
@@ -206,7 +206,7 @@ def _renew(actor: Actor, now: datetime) -> Generator[Effect, Any, Decision | Non
 
 
 def _authority(
-    actor: Actor, lent: Lent | None, now: datetime
+    actor: Actor, lent: DelegationSource | None, now: datetime
 ) -> Generator[Effect, Any, tuple[Authority, Decision | None]]:
     """Return by what authority the call is made; with a refusal, the one it is recorded under."""
     if lent is None:
@@ -285,7 +285,7 @@ def _asked_under(
     site, resource, task_id = named
     if invocation.site.is_stable and site is not None:
         return site
-    return approval.place(
+    return request.place(
         agent=actor.name,
         principal=authority.principal,
         actors=authority.actors,
@@ -296,7 +296,9 @@ def _asked_under(
     )
 
 
-def _recall(line: Line, key: str) -> Generator[Effect, Any, tuple[Asked | None, Decision | None]]:
+def _recall(
+    line: Line, key: str
+) -> Generator[Effect, Any, tuple[StoredRequest | None, Decision | None]]:
     """Return the request that lies there; what can't be read refuses the call."""
     try:
         return ((yield Recall(key)) if line.approvals.has(key) else None), None

@@ -19,13 +19,13 @@ from agentguard.call.decision import Decision
 from agentguard.call.journal import MAX_RESULT, Page, ResultCodec
 from agentguard.errors import AgentguardError, DecodeError, EncodeError
 from agentguard.flow.effects import Actor, Begin, Effect, Finish, Forget, Line, Look
-from agentguard.flow.prepare import Prepared
+from agentguard.flow.prepare import PreparedCall
 from agentguard.signing import canonical
 
 _LOGGER = logging.getLogger("agentguard")
 
 
-class Kept(NamedTuple):
+class JournalSlot(NamedTuple):
     """Where a call stands in the journal, and what is there of it: None for nothing yet.
 
     A ``reentrant`` call that was cut short may be made again: there is a page of it once it is
@@ -47,11 +47,11 @@ class Kept(NamedTuple):
 def look(
     actor: Actor,
     line: Line,
-    prepared: Prepared,
+    prepared: PreparedCall,
     codec: ResultCodec | None,
     *,
     reentrant: bool = False,
-) -> Generator[Effect, Any, tuple[Prepared, Kept | None]]:
+) -> Generator[Effect, Any, tuple[PreparedCall, JournalSlot | None]]:
     """Return what the journal has of a call; where it can't be read, the call is refused."""
     bound = prepared.arguments
     if (
@@ -64,7 +64,7 @@ def look(
     key = _key(actor, prepared, bound)
     try:
         page = yield Look(key)
-        return prepared, Kept(key, codec, page, reentrant, line.journal.name(key))
+        return prepared, JournalSlot(key, codec, page, reentrant, line.journal.name(key))
     except AgentguardError as error:
         refusal = Decision.refused(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  the journal is a port: any failure of it denies
@@ -72,7 +72,7 @@ def look(
     return prepared._replace(refusal=refusal), None
 
 
-def _key(actor: Actor, prepared: Prepared, bound: Arguments) -> str:
+def _key(actor: Actor, prepared: PreparedCall, bound: Arguments) -> str:
     predicate, authority = prepared.predicate, prepared.authority
     return journal.key(
         {
@@ -99,7 +99,7 @@ def replay(page: Page, codec: ResultCodec) -> tuple[Decision | None, Any]:
         return page._replace(state="unreplayable").refusal(), None
 
 
-def begin(kept: Kept | None, invocation_id: str) -> Generator[Effect, Any, Decision | None]:
+def begin(kept: JournalSlot | None, invocation_id: str) -> Generator[Effect, Any, Decision | None]:
     """Say that the tool is about to run; return the refusal where another attempt was first."""
     if kept is None or kept.reentrant:
         return None
@@ -114,7 +114,7 @@ def begin(kept: Kept | None, invocation_id: str) -> Generator[Effect, Any, Decis
         return Decision.failed("storage.failed", "the journal can't be written", error)
 
 
-def goes_on(kept: Kept | None, inside: NestedCalls) -> bool:
+def goes_on(kept: JournalSlot | None, inside: NestedCalls) -> bool:
     """Whether a call that has ended is made again: a hand-over while a call inside waits."""
     if kept is None or not (inside.waits and inside.repeatable):
         return False
@@ -122,7 +122,7 @@ def goes_on(kept: Kept | None, inside: NestedCalls) -> bool:
 
 
 def finish(
-    kept: Kept | None,
+    kept: JournalSlot | None,
     invocation_id: str,
     result: object,
     inside: NestedCalls,
@@ -160,18 +160,18 @@ def finish(
     yield from _write(kept, page)
 
 
-def cut_short(kept: Kept | None, invocation_id: str) -> Generator[Effect, Any, None]:
+def cut_short(kept: JournalSlot | None, invocation_id: str) -> Generator[Effect, Any, None]:
     """Say that nobody knows whether the tool ran to its end."""
     page = None if kept is None or kept.reentrant else Page(invocation_id, "unknown")
     yield from _write(kept, page)
 
 
-def forget(kept: Kept | None) -> Generator[Effect, Any, None]:
+def forget(kept: JournalSlot | None) -> Generator[Effect, Any, None]:
     """Let the call be made anew: it has failed, has not run, or was suspended by its framework."""
     yield from _write(kept, None)
 
 
-def _write(kept: Kept | None, page: Page | None) -> Generator[Effect, Any, None]:
+def _write(kept: JournalSlot | None, page: Page | None) -> Generator[Effect, Any, None]:
     if kept is None:
         return
     try:

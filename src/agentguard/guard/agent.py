@@ -14,14 +14,14 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar
 
-from agentguard.approvals.inbox import Desk
+from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.approvals.nested import NestedCalls
 from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision, Denied
 from agentguard.call.invocation import CallSite, Invocation
 from agentguard.call.journal import ResultCodec, Runs
 from agentguard.call.tool import GuardedFunction, Tool, ToolSpec
-from agentguard.delegation import context as ambient
+from agentguard.delegation import context
 from agentguard.delegation.handle import Delegation, Holder
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.domain.ephemeral import Domain
@@ -133,7 +133,7 @@ class Agent:
         line = instance.line
         watch = self._body.telemetry.evaluation(instance.actor, invocation)
         lent = instance.lent(self._delegation)
-        inside = NestedCalls(ambient.inside())
+        inside = NestedCalls(context.inside())
         asking = flow.evaluate(instance.actor, line, invocation, watch, lent, codec, inside)
         return drive.run(asking, line, _no_tool, watch)
 
@@ -150,7 +150,7 @@ class Agent:
         line = instance.line
         watch = self._body.telemetry.evaluation(instance.actor, invocation)
         lent = instance.lent(self._delegation)
-        inside = NestedCalls(ambient.inside())
+        inside = NestedCalls(context.inside())
         asking = flow.evaluate(instance.actor, line, invocation, watch, lent, codec, inside)
         return await drive_async.arun(asking, line, _no_tool, watch, self._body.executors())
 
@@ -182,7 +182,7 @@ class Agent:
             *(outcome_unknown, codec, suspends),
             hands_on=hands_on,
             reentrant=reentrant,
-            inside=NestedCalls(ambient.inside()),
+            inside=NestedCalls(context.inside()),
         )
         return drive.run(calling, instance.line, _unchanged(invocation, function), watch)  # type: ignore[no-any-return]
 
@@ -208,7 +208,7 @@ class Agent:
             *(outcome_unknown, codec, suspends),
             hands_on=hands_on,
             reentrant=reentrant,
-            inside=NestedCalls(ambient.inside()),
+            inside=NestedCalls(context.inside()),
         )
         tool = _unchanged(invocation, function)
         return await drive_async.arun(calling, instance.line, tool, watch, self._body.executors())
@@ -293,7 +293,7 @@ class Agent:
         )
 
     @property
-    def approvals(self) -> Desk:
+    def approvals(self) -> ApprovalInbox:
         """The desk where requests for approvals are answered, as ``Guard.approvals``."""
         return self._body.desk()
 
@@ -343,7 +343,7 @@ class Body:
     tool_spec: Callable[[ToolSpec], ToolSpec]
     tools_named: Callable[[], None]
     resume: Callable[[bytes], Delegation]
-    desk: Callable[[], Desk]
+    desk: Callable[[], ApprovalInbox]
     telemetry: Telemetry
 
     def __post_init__(self) -> None:

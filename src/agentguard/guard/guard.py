@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from agentguard import paths, telemetry
-from agentguard.approvals.inbox import Desk
+from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.audit.log import LogReader
 from agentguard.call.tool import (
@@ -48,7 +48,7 @@ from agentguard.errors import (
     DecodeError,
     DelegationError,
 )
-from agentguard.guard import process as runtime
+from agentguard.guard import process
 from agentguard.guard.agent import Agent, Body
 from agentguard.guard.process import Runtime
 from agentguard.identity.credential import AgentProfile
@@ -101,7 +101,7 @@ class Guard:
         requests = self._runtime.requests
         if self.closed or requests is None:
             return None
-        desk = Desk(requests, self._settings.roster, runtime.clock)
+        desk = ApprovalInbox(requests, self._settings.roster, process.clock)
         state = id(self) if self._free else self._settings.state
         return self._settings.trust_domain, state, len(desk.pending())
 
@@ -171,7 +171,7 @@ class Guard:
         settings = _ephemeral_settings({} if config is None else config)
         telemetry.follow(settings.telemetry)
         engine = logged(engine_from(policy, settings.base))
-        home = ephemeral.domain(settings.trust_domain, now=runtime.clock())
+        home = ephemeral.domain(settings.trust_domain, now=process.clock())
         return cls(settings, engine, home, on_request)
 
     def require_agent(self, name: str) -> None:
@@ -246,7 +246,7 @@ class Guard:
         home = self._runtime.renewed_home()
         domain_name, jti = home.trust.trust_domain, os.urandom(16).hex()
         return self._held(
-            chains.begin(home.issuer, domain_name, terms, now=seconds(runtime.clock()), jti=jti)
+            chains.begin(home.issuer, domain_name, terms, now=seconds(process.clock()), jti=jti)
         )
 
     def resume(self, stored: bytes) -> Delegation:
@@ -261,7 +261,7 @@ class Guard:
             message = f"expected what Delegation.dumps wrote, got a {type(given).__name__}"
             raise DecodeError(message, code="chain.malformed")
         home = self._runtime.renewed_home()
-        chain = chains.loads(stored, home.trust, at=seconds(runtime.clock()))
+        chain = chains.loads(stored, home.trust, at=seconds(process.clock()))
         if not chain.leaf.asserted:
             message = "an agent of another process holds this chain: store what guard.delegate made"
             raise DelegationError(message, code="delegation.holder")
@@ -356,10 +356,12 @@ class Guard:
         return spec
 
     @property
-    def approvals(self) -> Desk:
+    def approvals(self) -> ApprovalInbox:
         """The desk where requests for approvals are answered."""
         self._runtime.in_force()
-        return Desk(self._runtime.store(self._runtime.home), self._settings.roster, runtime.clock)
+        return ApprovalInbox(
+            self._runtime.store(self._runtime.home), self._settings.roster, process.clock
+        )
 
     @property
     def trust(self) -> TrustDocument:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from agentguard.audit import entry
 from agentguard.call.invocation import timestamp
 from agentguard.delegation import chain as chains
-from agentguard.delegation import context as ambient
+from agentguard.delegation import context
 from agentguard.delegation import token as tokens
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.handle import Delegation, Holder
@@ -131,7 +131,7 @@ class Instance:
         if delegation is not None:
             return _Lent(self, delegation)
         try:
-            found = ambient.in_force()
+            found = context.in_force()
         except DelegationError as error:
             return _Refused(error)
         return _Lent(self, found) if isinstance(found, Delegation) else None
@@ -140,7 +140,7 @@ class Instance:
         """Describe a run of this agent under ``delegation``, or else what is in force here."""
         found: object = delegation
         with suppress(DelegationError):  # it has ended: each call of the run is refused for that
-            found = delegation or ambient.in_force()
+            found = delegation or context.in_force()
         own = f"agent:{self.actor.name}"
         if not isinstance(found, Delegation):
             return AgentRun(self.actor.alone.principal, (), None)
@@ -242,7 +242,7 @@ class _Borrowed(NamedTuple):
 
 
 class _Lent(NamedTuple):
-    """A delegation, as one instance may use it (``effects.Lent``)."""
+    """A delegation, as one instance may use it (``effects.DelegationSource``)."""
 
     instance: Instance
     delegation: Delegation
@@ -260,7 +260,7 @@ class _Lent(NamedTuple):
 
 
 class _Refused(NamedTuple):
-    """In the place of a delegation that has ended, or can't be had (``effects.Lent``)."""
+    """Stands for a delegation that has ended, or fails (``effects.DelegationSource``)."""
 
     error: DelegationError
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from agentguard.approvals import request as approval
 from agentguard.approvals.request import ApprovalRequest, Limits
-from agentguard.approvals.store import Asked
+from agentguard.approvals.store import StoredRequest
 from agentguard.errors import AgentguardError, ApprovalError, StorageError
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
@@ -72,7 +72,7 @@ class FileApprovals:
             raise _unreadable(self._folder, error) from error
         return True
 
-    def recall(self, key: str) -> Asked | None:
+    def recall(self, key: str) -> StoredRequest | None:
         """Read the request, held against the log, and the answers that are well formed."""
         path = self._folder / _REQUESTS / key
         try:
@@ -82,7 +82,7 @@ class FileApprovals:
         except OSError as error:
             raise _unreadable(path, error) from error
         answers = tuple(self._answers(request.request_id))
-        return Asked(request, answers, altered=not self._is_logged(key, request))
+        return StoredRequest(request, answers, altered=not self._is_logged(key, request))
 
     def ask(self, key: str, request: ApprovalRequest) -> ApprovalRequest:
         """Write the request, or return the one that another process has written first."""
@@ -279,7 +279,7 @@ class MemoryApprovals:
 
     def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008  a value
         self._limits = limits
-        self._asked: dict[str, Asked] = {}
+        self._asked: dict[str, StoredRequest] = {}
         self._used: set[str] = set()
         self._lock = threading.Lock()
 
@@ -287,7 +287,7 @@ class MemoryApprovals:
         """Whether a request lies there."""
         return key in self._asked
 
-    def recall(self, key: str) -> Asked | None:
+    def recall(self, key: str) -> StoredRequest | None:
         """Return the request, with its answers."""
         return self._asked.get(key)
 
@@ -300,7 +300,7 @@ class MemoryApprovals:
             if key in self._asked:
                 return self._asked[key].request
             self._limits.check([asked.request for asked in self._asked.values()], request)
-            self._asked[key] = Asked(request, ())
+            self._asked[key] = StoredRequest(request, ())
             return request
 
     def _expired(self, now: int) -> list[str]:

@@ -26,7 +26,7 @@ from agentguard.signing.keys import Signer
 from agentguard.storage import anchor, place, registry, shard_file, sqlite, standing
 from agentguard.storage.inside import Busy
 from agentguard.storage.reader import StateReader
-from agentguard.storage.standing import Kept
+from agentguard.storage.standing import JournalSlot
 from agentguard.storage.walk import ElsewhereError, Walk, Walked
 
 _LOGGER = logging.getLogger("agentguard")
@@ -358,7 +358,7 @@ class Ledger:
                     self._damaged.discard(folder)
             return read
 
-    def _before(self, folder: Path, trust: TrustDocument) -> Kept | None:
+    def _before(self, folder: Path, trust: TrustDocument) -> JournalSlot | None:
         """Return what is kept in a folder; the names in it, which decide nothing, are not read."""
         if folder not in self._damaged:
             with suppress(StorageError):

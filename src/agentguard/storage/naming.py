@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
-from agentguard.signing import dsse as envelope
+from agentguard.signing import dsse
 from agentguard.signing.keys import Signer
 from agentguard.storage import files
 
@@ -69,7 +69,7 @@ def hand_on(state: Path, trust: TrustDocument, old: Signer, new: Signer) -> None
 
 def _made_with(signer: Signer, trust: TrustDocument) -> bytes:
     """Return what only this key can make; Ed25519 signs the same bytes in the same way."""
-    return sha256(signer.sign(envelope.pae(_TYPE, trust.log.encode()))).digest()
+    return sha256(signer.sign(dsse.pae(_TYPE, trust.log.encode()))).digest()
 
 
 def _path(state: Path, signer: Signer) -> Path:

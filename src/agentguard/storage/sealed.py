@@ -11,8 +11,7 @@ from typing import Final, NamedTuple
 
 from agentguard.errors import VerificationError
 from agentguard.identity.trust import TrustDocument
-from agentguard.signing import canonical
-from agentguard.signing import dsse as envelope
+from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import b64_decode, b64_encode
 from agentguard.signing.keys import Signer
 
@@ -62,4 +61,4 @@ class Seal(NamedTuple):
 
     def _to_sign(self, name: str, data: bytes) -> bytes:
         """Return what is signed (DSSE's encoding): the data, under this name alone."""
-        return envelope.pae(self.kind, name.encode() + data)
+        return dsse.pae(self.kind, name.encode() + data)

@@ -32,8 +32,7 @@ from agentguard.audit.standing import (
 )
 from agentguard.errors import AgentguardError, DecodeError, StorageError, VerificationError
 from agentguard.identity.trust import SHARD_NUMBER, TrustDocument
-from agentguard.signing import canonical
-from agentguard.signing import dsse as envelope
+from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import JSON, b64_decode, b64_encode
 from agentguard.signing.keys import Signer
 from agentguard.storage import files
@@ -76,7 +75,7 @@ class Signed(NamedTuple):
     key_id: str
     signature: bytes
 
-    def verify(self, trust: TrustDocument, *, by_compromised: bool = False) -> Kept:
+    def verify(self, trust: TrustDocument, *, by_compromised: bool = False) -> JournalSlot:
         """Return what is kept if a key of the log has signed it; raises ``StorageError``.
 
         Before that nothing is read of it: a text of this length can be made to take a minute. What
@@ -90,15 +89,15 @@ class Signed(NamedTuple):
                     return self._kept()
         raise _damaged(self.path)
 
-    def _kept(self) -> Kept:
+    def _kept(self) -> JournalSlot:
         try:
             members: Any = canonical.loads(self.encoded, limit=_MAX_BYTES)
-            return Kept(self.path, *_parse(_of(dict, members)))
+            return JournalSlot(self.path, *_parse(_of(dict, members)))
         except (AgentguardError, TypeError, ValueError, LookupError) as error:
             raise _damaged(self.path) from error
 
 
-class Kept(NamedTuple):
+class JournalSlot(NamedTuple):
     """What a key of the log has signed; the names of journalled calls lie beside it."""
 
     path: Path
@@ -159,7 +158,7 @@ def loaded(folder: Path, trust: TrustDocument) -> Standing | Kept | None:
 
 
 def keep(
-    folder: Path, log: str, standing: Standing, signer: Signer, *, before: Kept | None = None
+    folder: Path, log: str, standing: Standing, signer: Signer, *, before: JournalSlot | None = None
 ) -> None:
     """Replace what is kept; raises ``StorageError``. Call it inside ``registry.locked`` only.
 
@@ -279,7 +278,7 @@ def _number(shard: str) -> int:
 
 def _signed(log: str, encoded: bytes) -> bytes:
     """Return what is signed (DSSE's encoding, with a type of its own): of this log alone."""
-    return envelope.pae(_TYPE, canonical.dumps(log) + encoded)
+    return dsse.pae(_TYPE, canonical.dumps(log) + encoded)
 
 
 def _damaged(path: Path) -> StorageError:

@@ -29,7 +29,7 @@ from agentguard import (
     current_delegation,
 )
 from agentguard.approvals.nested import NestedCalls
-from agentguard.delegation import context as ambient
+from agentguard.delegation import context
 from agentguard_crewai import rejection
 from agentguard_crewai.binding import require_repeatable
 from agentguard_crewai.delegation import (
@@ -171,7 +171,7 @@ class Call:
     def _begin(self) -> None:
         if self._coworker is not None:
             hand_over(self._coworker, self._identity)
-        self._started, self._inside = True, ambient.inside()
+        self._started, self._inside = True, context.inside()
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
@@ -222,7 +222,7 @@ class Call:
     def given_up(self, pending: ApprovalPending) -> ToolFailure:
         """End the call: nobody has answered in time."""
         self._give_back()
-        if ambient.inside() is None and self._principal is not None:
+        if context.inside() is None and self._principal is not None:
             names = {call.invocation.tool.name for call in tuple(_AT_WORK) if self._is_of(call)}
             if names:
                 told = self.invocation.tool.name, ", ".join(sorted(names))

@@ -6,11 +6,11 @@ from agentguard.frameworks import require_supported
 
 require_supported("agentguard-langchain", "langchain", "langchain-core", "langgraph")
 
-from agentguard_langchain.ahead import aevaluate, bind_ahead, evaluate
-from agentguard_langchain.census import FoundTool, find_tools, unguarded
 from agentguard_langchain.denial import GuardedToolDenied
+from agentguard_langchain.discovery import FoundTool, find_tools, unguarded
 from agentguard_langchain.middleware import GuardMiddleware
 from agentguard_langchain.nodes import guard_approval_node, guard_edge, guard_tool_node
+from agentguard_langchain.preview import aevaluate, bind_ahead, evaluate
 from agentguard_langchain.subagent import guard_subagent
 from agentguard_langchain.tools import guard_tools
 

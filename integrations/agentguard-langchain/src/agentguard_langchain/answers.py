@@ -18,7 +18,7 @@ from agentguard import Agent, AgentguardError, ApprovalRequest, ConfigError
 from agentguard.approvals.request import MAX_NOTE, Verdict, read
 from agentguard.signing.dsse import Envelope
 from agentguard_langchain.payload import HumanDecision
-from agentguard_langchain.sitting import Shown, Sitting
+from agentguard_langchain.pending_turn import PendingTurn, Shown
 
 AnsweredBy = Callable[[HumanDecision, Any], str | None]
 """Says who has given an answer: a principal, whom the application has authenticated, or None.
@@ -51,7 +51,7 @@ class Answers(NamedTuple):
 
     def deal(
         self,
-        sitting: Sitting,
+        sitting: PendingTurn,
         batch: Sequence[Shown],
         calls: Mapping[str, ToolCall],
         decisions: Sequence[HumanDecision],
@@ -72,7 +72,11 @@ class Answers(NamedTuple):
                 sitting.problems[one.call_id] = str(error)
 
     def _answer(
-        self, sitting: Sitting, call: ToolCall, request: ApprovalRequest, decision: HumanDecision
+        self,
+        sitting: PendingTurn,
+        call: ToolCall,
+        request: ApprovalRequest,
+        decision: HumanDecision,
     ) -> None:
         signed = decision.get("approval")
         if decision["type"] == "reject":
@@ -105,7 +109,11 @@ class Answers(NamedTuple):
             raise AgentguardError(message, code="approval.unsigned") from error
 
     def _reject(
-        self, sitting: Sitting, call: ToolCall, request: ApprovalRequest, decision: HumanDecision
+        self,
+        sitting: PendingTurn,
+        call: ToolCall,
+        request: ApprovalRequest,
+        decision: HumanDecision,
     ) -> None:
         signed = decision.get("approval")
         try:
@@ -121,7 +129,11 @@ class Answers(NamedTuple):
             self._refuse(sitting, call, request, reason)
 
     def _edit(
-        self, sitting: Sitting, call: ToolCall, request: ApprovalRequest, decision: HumanDecision
+        self,
+        sitting: PendingTurn,
+        call: ToolCall,
+        request: ApprovalRequest,
+        decision: HumanDecision,
     ) -> None:
         action = decision["edited_action"]
         if action["name"] != call["name"]:
@@ -140,7 +152,7 @@ class Answers(NamedTuple):
         self.agent.approvals.withdraw(request)
 
     def _refuse(
-        self, sitting: Sitting, call: ToolCall, request: ApprovalRequest, reason: str
+        self, sitting: PendingTurn, call: ToolCall, request: ApprovalRequest, reason: str
     ) -> None:
         sitting.refuse(call["id"] or "", reason)
         self.agent.approvals.withdraw(request)

@@ -15,16 +15,16 @@ from langchain_core.tools import BaseTool
 
 from agentguard import Agent, ApprovalPending, Invocation
 from agentguard.telemetry import AgentSpan
-from agentguard_langchain.ahead import codec_at, invocation_in_node
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.payload import WITH_EDITS
+from agentguard_langchain.pending_turn import PendingTurn, forget_turn
 from agentguard_langchain.place import Place, Turn, last_turn, messages_of, past_turn
 from agentguard_langchain.placed import note_nested, run_here
+from agentguard_langchain.preview import codec_at, invocation_in_node
 from agentguard_langchain.record import handle_of
-from agentguard_langchain.sitting import Sitting, forget_turn
+from agentguard_langchain.toolset import Toolset
 from agentguard_langchain.traced import within
 from agentguard_langchain.waiting import Pending, sit
-from agentguard_langchain.ward import Ward
 
 
 class Approving(NamedTuple):
@@ -34,7 +34,7 @@ class Approving(NamedTuple):
     ``messages_key`` where it has the messages.
     """
 
-    ward: Ward
+    ward: Toolset
     handle_key: str | None = None
     messages_key: str = "messages"
 
@@ -74,7 +74,7 @@ class Approving(NamedTuple):
         key = self.handle_key
         handle = None if key is None else handle_of(state, key)
         agent = self.ward.acting(place, handle, lambda: runtime, recorded=key is not None)
-        sitting = Sitting.of_turn(self.ward.agent, place, turn.id)
+        sitting = PendingTurn.of_turn(self.ward.agent, place, turn.id)
         span = self.ward.span(place, handle, agent)
         run = run_here() or handle
         return _Case(self.ward, place, turn, sitting, agent, runtime, span, run)
@@ -96,10 +96,10 @@ def _has_ended(
 class _Case(NamedTuple):
     """The calls of one message, and the agent as it would make them."""
 
-    ward: Ward
+    ward: Toolset
     place: Place
     turn: Turn
-    sitting: Sitting
+    sitting: PendingTurn
     agent: Agent
     runtime: Any
     span: AgentSpan | None

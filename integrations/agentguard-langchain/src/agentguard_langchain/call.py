@@ -17,7 +17,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tools import BaseTool
 
 from agentguard import ApprovalPending, ApprovalRequest, CallSite, ConfigError, Denied
-from agentguard.delegation import context as ambient
+from agentguard.delegation import context
 from agentguard_langchain.codec import ToolResults
 from agentguard_langchain.place import Place, anew
 from agentguard_langchain.placed import Work, placed_here, working
@@ -223,7 +223,7 @@ class Body:
     def _running(self) -> Iterator[None]:
         """Run it as the work of its call; raises ``IncompleteError`` where that has not ended."""
         self.started = True
-        call, within = self.call, ambient.inside()
+        call, within = self.call, context.inside()
         assert call is not None  # noqa: S101  it has begun
         if within is not None and is_handover(call.tool):
             within.hands_over = True

@@ -19,12 +19,12 @@ from langgraph.types import Command
 from agentguard import ConfigError, Decision
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.call import SubagentTool
-from agentguard_langchain.gated import shape_of
+from agentguard_langchain.gated_functions import shape_of
+from agentguard_langchain.pending_turn import Edit, PendingTurn
 from agentguard_langchain.place import Place, Turn, messages_of, turn_of
 from agentguard_langchain.placed import Placed, placing, run_here
 from agentguard_langchain.record import handle_of
-from agentguard_langchain.sitting import Edit, Sitting
-from agentguard_langchain.ward import Ward
+from agentguard_langchain.toolset import Toolset
 
 Result = ToolMessage | Command[Any]
 
@@ -36,7 +36,7 @@ class Enforcement(NamedTuple):
     ``messages_key`` where it has the messages.
     """
 
-    ward: Ward
+    ward: Toolset
     handle_key: str | None = None
     messages_key: str = "messages"
     parallel_subagents: bool = True
@@ -71,7 +71,7 @@ class Enforcement(NamedTuple):
         guarded = _sealed(replace(request, tool=mine, runtime=runtime), ward)
         place = Place.of(runtime.config)
         turn = turn_of(messages_of(request.state, self.messages_key), call_id)
-        sitting = Sitting.of_turn(ward.agent, place, turn.id if turn is not None else None)
+        sitting = PendingTurn.of_turn(ward.agent, place, turn.id if turn is not None else None)
         edit = sitting.edits.get(call_id or "")
         if edit is not None:
             call = sitting.edited(call)
@@ -95,7 +95,7 @@ class Enforcement(NamedTuple):
         return _Errand(guarded, placed, call, edit)
 
     def _refusal(
-        self, call: ToolCall, turn: Turn | None, sitting: Sitting, request: ToolCallRequest
+        self, call: ToolCall, turn: Turn | None, sitting: PendingTurn, request: ToolCallRequest
     ) -> Decision | None:
         call_id = call["id"] or ""
         if turn is not None and turn.is_ambiguous(call["id"]):
@@ -120,7 +120,7 @@ class Enforcement(NamedTuple):
 class _Sealed(ToolCallRequest):
     """A request whose tool is the ward's: what stands inside of the guard can't replace it."""
 
-    ward: Ward
+    ward: Toolset
 
     def __post_init__(self) -> None:
         self._require_guarded(self.tool)
@@ -150,7 +150,7 @@ def _without_hidden(call: ToolCall, tool: Any) -> ToolCall:
     return cast("ToolCall", {**call, "args": args})
 
 
-def _sealed(request: ToolCallRequest, ward: Ward) -> ToolCallRequest:
+def _sealed(request: ToolCallRequest, ward: Toolset) -> ToolCallRequest:
     return _Sealed(request.tool_call, request.tool, request.state, request.runtime, ward)
 
 

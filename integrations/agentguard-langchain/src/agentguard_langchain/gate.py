@@ -1,8 +1,8 @@
 """One call on its way through the layers of a tool: it is answered for once, then it runs.
 
 ``Gate`` holds the agent and asks it; ``Call`` is what is known of the call. Which functions are
-gated stands in ``gated.py``, what a call binds in ``binding.py``, under which delegation it is made
-in ``lending.py``, how a refusal looks in ``denial.py``.
+gated stands in ``gated_functions.py``, what a call binds in ``binding.py``, under which delegation
+it is made in ``delegating.py``, how a refusal looks in ``denial.py``.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from agentguard_langchain.call import (
     call_of,
     is_handover,
 )
+from agentguard_langchain.delegating import Lender, acting, runtime_of
 from agentguard_langchain.denial import GuardedToolDenied, denial_message
-from agentguard_langchain.lending import Lender, acting, runtime_of
 from agentguard_langchain.placed import note_nested
 from agentguard_langchain.traced import calling
 from agentguard_langchain.waiting import Waiting

@@ -2,7 +2,7 @@
 
 It enforces around each tool call, and pauses after the model for the calls that need people. What
 it does stands elsewhere: enforcement in ``enforcement.py``, the pause in ``approving.py``, for
-whom a run goes on in ``ward.py`` and ``record.py``.
+whom a run goes on in ``toolset.py`` and ``record.py``.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from agentguard_langchain.answers import AnsweredBy
 from agentguard_langchain.approving import Approving
 from agentguard_langchain.enforcement import Enforcement, Result
 from agentguard_langchain.gate import OnDeny
+from agentguard_langchain.pending_turn import PendingTurn, forget_turn, withdraw_all
 from agentguard_langchain.place import Place, past_turn
 from agentguard_langchain.record import RunRecord, handle_of, retire
-from agentguard_langchain.sitting import Sitting, forget_turn, withdraw_all
-from agentguard_langchain.ward import RunLender, Ward
+from agentguard_langchain.toolset import RunLender, Toolset
 
 HANDLE: Final = "agentguard_run"
 
@@ -88,7 +88,7 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
                 "whom it was begun: derive the schema from GuardMiddleware.state_schema"
             )
             raise ConfigError(message)
-        self._ward = Ward(agent, delegation, on_deny, answered_by)
+        self._ward = Toolset(agent, delegation, on_deny, answered_by)
         self._approving = Approving(self._ward, HANDLE)
         self._enforcement = Enforcement(
             self._ward, handle_key=HANDLE, parallel_subagents=parallel_subagents
@@ -141,7 +141,7 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         if not ids:
             return []
         agent = self._ward.agent
-        sitting = Sitting.of_turn(agent, place, message.id)
+        sitting = PendingTurn.of_turn(agent, place, message.id)
         for call_id in ids:
             site = place.site(message.id, sitting.site_id(call_id or ""))
             request = agent.approvals.at(site.digest(agent.name))

@@ -23,7 +23,7 @@ from agentguard_langchain.approving import Approving
 from agentguard_langchain.enforcement import Enforcement
 from agentguard_langchain.gate import OnDeny
 from agentguard_langchain.place import last_turn, messages_of
-from agentguard_langchain.ward import RunLender, Ward
+from agentguard_langchain.toolset import RunLender, Toolset
 
 Tools = Sequence[BaseTool | Callable[..., Any]]
 
@@ -112,7 +112,7 @@ def _ward(
     delegation: RunLender | None,
     on_deny: OnDeny,
     answered_by: AnsweredBy | None,
-) -> Ward:
-    ward = Ward(agent, delegation, on_deny, answered_by)
+) -> Toolset:
+    ward = Toolset(agent, delegation, on_deny, answered_by)
     ward.give(tools)
     return ward

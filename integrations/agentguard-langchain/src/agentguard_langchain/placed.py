@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from typing import Final, NamedTuple
 
 from agentguard import Agent, CallSite, Decision
-from agentguard.delegation import context as ambient
+from agentguard.delegation import context
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.place import Place
 
@@ -95,7 +95,7 @@ def note_nested(place: Place) -> Work | None:
 
     The call around hands work over, then.
     """
-    around, work = ambient.inside(), _WORK.get()
+    around, work = context.inside(), _WORK.get()
     if around is None or work is None or not work.is_nested(place):
         return None
     around.hands_over = True

@@ -1,7 +1,8 @@
 """``guard_subagent``: a child graph, chain or tool that runs with less than its parent has.
 
 What is wrapped, and how it stays what it was, stands here; what is in force while it runs, in
-``extent.py``. The hop to the child's agent is made by its guarded tools, when they are used.
+``subagent_scope.py``. The hop to the child's agent is made by its guarded tools, when they are
+used.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from agentguard import Agent, ConfigError
 from agentguard.delegation import grant
 from agentguard_langchain.binding import Entrance, origin_of
 from agentguard_langchain.call import SubagentTool
-from agentguard_langchain.extent import Extent
-from agentguard_langchain.gated import METHODS, SLOTS
-from agentguard_langchain.guarded import GuardedTool, refuse_ways_of_its_own
+from agentguard_langchain.gated_functions import METHODS, SLOTS
+from agentguard_langchain.guarded_tool import GuardedTool, refuse_ways_of_its_own
+from agentguard_langchain.subagent_scope import SubagentScope
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
@@ -66,7 +67,7 @@ def guard_subagent(child: Any, agent: Agent, *, scope: Sequence[str]) -> Any:
         kind = type(given).__name__
         message = f"agent: expected the Agent for whom the child's tools are guarded, got a {kind}"
         raise ConfigError(message)
-    begin = functools.partial(Extent, agent, grant.scopes(scope))
+    begin = functools.partial(SubagentScope, agent, grant.scopes(scope))
     if isinstance(child, BaseTool):
         return _tool(child, begin)
     if isinstance(child, Pregel):
@@ -81,7 +82,7 @@ def guard_subagent(child: Any, agent: Agent, *, scope: Sequence[str]) -> Any:
 # --- graphs -------------------------------------------------------------------------------------
 
 
-def _graph(child: Pregel[Any, Any, Any, Any], begin: Callable[[], Extent]) -> object:
+def _graph(child: Pregel[Any, Any, Any, Any], begin: Callable[[], SubagentScope]) -> object:
     """Copy a graph, and give it a class of its own: it stays a subgraph to the graph around it.
 
     All other ways to run a graph go through these two; what copies a graph keeps its class.
@@ -114,7 +115,7 @@ def _subclass(kind: type[Any], *marks: type, **methods: Callable[..., Any]) -> t
 class _Subagent(Runnable[Input, Output]):
     """A Runnable around another one, each run of which is a sub-agent's."""
 
-    def __init__(self, child: Runnable[Input, Output], begin: Callable[[], Extent]) -> None:
+    def __init__(self, child: Runnable[Input, Output], begin: Callable[[], SubagentScope]) -> None:
         self.name = child.get_name()
         self._child = child
         self._begin = begin
@@ -186,7 +187,7 @@ class _Subagent(Runnable[Input, Output]):
 # --- tools --------------------------------------------------------------------------------------
 
 
-def _tool(child: BaseTool, begin: Callable[[], Extent]) -> BaseTool:
+def _tool(child: BaseTool, begin: Callable[[], SubagentScope]) -> BaseTool:
     """Copy a tool, such that the body of each call is a run of the sub-agent."""
     if isinstance(child, GuardedTool):
         message = (
@@ -212,7 +213,7 @@ def _is_stock(method: Callable[..., Any]) -> bool:
 
 
 def _within(
-    function: Callable[..., Any], tool: str, begin: Callable[[], Extent]
+    function: Callable[..., Any], tool: str, begin: Callable[[], SubagentScope]
 ) -> Callable[..., Any]:
     """Return ``function`` as one that runs as the sub-agent, and looks as it did."""
     within: Any

@@ -1,6 +1,6 @@
 """``guard_tools``: the one line that puts an agent's tools behind its guard.
 
-What it accepts and refuses stands here; how a tool is gated stands in ``guarded.py``.
+What it accepts and refuses stands here; how a tool is gated stands in ``guarded_tool.py``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from langchain_core.tools import BaseTool
 from langchain_core.tools import tool as make_tool
 
 from agentguard import Agent, ConfigError, Delegation, Guard
+from agentguard_langchain.delegating import Lender
 from agentguard_langchain.gate import Gate, OnDeny
-from agentguard_langchain.gated import gate_of
-from agentguard_langchain.guarded import GuardedTool, put_behind
-from agentguard_langchain.lending import Lender
+from agentguard_langchain.gated_functions import gate_of
+from agentguard_langchain.guarded_tool import GuardedTool, put_behind
 
 
 def guard_tools(

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from agentguard import Agent, ApprovalPending, ApprovalRequest, Decision, Denied, Invocation
 from agentguard.approvals.nested import NestedCalls
-from agentguard.delegation import context as ambient
+from agentguard.delegation import context
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.payload import (
     WITHOUT_EDITS,
@@ -32,16 +32,16 @@ from agentguard_langchain.payload import (
     in_doubt,
     payload,
 )
+from agentguard_langchain.pending_turn import PendingTurn, Shown, claim, list_waiting
 from agentguard_langchain.place import Place
 from agentguard_langchain.placed import Placed, note_pause
-from agentguard_langchain.sitting import Shown, Sitting, claim, list_waiting
 
 Pending = tuple[ToolCall, ApprovalPending]
 """A call that waits for people, with what it waits for."""
 
 
 def sit(
-    sitting: Sitting,
+    sitting: PendingTurn,
     place: Place,
     calls: Mapping[str, ToolCall],
     answers: Answers,
@@ -104,15 +104,15 @@ def _tell(agent: Agent, batch: Sequence[Shown]) -> None:
     for one in batch:
         request = agent.approvals.at(one.call_site)
         if request is not None and _waits(agent, one):
-            NestedCalls(ambient.inside()).asks(request.call_site, request)
+            NestedCalls(context.inside()).asks(request.call_site, request)
 
 
-def _remember(sitting: Sitting, offered: str | None) -> None:
+def _remember(sitting: PendingTurn, offered: str | None) -> None:
     if offered is not None:
         sitting.dealt.append(offered)
 
 
-def _let_go_of_leftovers(sitting: Sitting, value: object, agent: Agent) -> None:
+def _let_go_of_leftovers(sitting: PendingTurn, value: object, agent: Agent) -> None:
     """Let go of an answer that this task was given before.
 
     LangGraph keeps what ``Command(resume=answer)`` has brought, and offers it to the task's next
@@ -161,7 +161,7 @@ def _shown(agent: Agent, call: ToolCall, pending: ApprovalPending) -> Shown:
     return Shown(call["id"] or "", request.request_id, key)
 
 
-def _item(agent: Agent, sitting: Sitting, one: Shown, calls: Mapping[str, ToolCall]) -> Item:
+def _item(agent: Agent, sitting: PendingTurn, one: Shown, calls: Mapping[str, ToolCall]) -> Item:
     request = agent.approvals.at(one.call_site)
     if request is not None and request.request_id != one.request_id:
         request = None
@@ -191,14 +191,14 @@ class Waiting:
         refused: Decision | None = None,
     ) -> None:
         self._agent = agent
-        self._within = ambient.inside()
+        self._within = context.inside()
         self._call_id = call_id
         self._place = place
         self._answers = Answers(agent) if placed is None else placed.answers
         self._refusal = refused or (None if placed is None else placed.refusal)
         self._run = None if placed is None else placed.run
         self._raises = on_deny == "raise"
-        self._sitting: Sitting | None = None
+        self._sitting: PendingTurn | None = None
 
     def begin(self) -> bool:
         """Find out whether the task has paused for this call; those answers are taken again.
@@ -208,7 +208,7 @@ class Waiting:
         """
         if self._call_id is None or not (self._place.alone and self._place.pauses):
             return False
-        sitting = Sitting.of_task(self._agent, self._place)
+        sitting = PendingTurn.of_task(self._agent, self._place)
         if sitting.owner in (None, self._call_id):
             self._sitting = sitting
             sitting.owner = self._call_id
@@ -302,7 +302,7 @@ _SCRATCHPAD: Final = "__pregel_scratchpad"
 _LOCK: Final = threading.Lock()
 
 
-def _take_again(sitting: Sitting, value: object) -> None:
+def _take_again(sitting: PendingTurn, value: object) -> None:
     """Take the answers that were dealt with before, as LangGraph counts them by position.
 
     A task may come here more than once in one execution, where its tool is tried again.

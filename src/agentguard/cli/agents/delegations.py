@@ -9,12 +9,10 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
-from agentguard.audit import entry, statements
-from agentguard.audit import find as whereabouts
+from agentguard.audit import entry, find, statements
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
-from agentguard.cli.audit import row as rows
-from agentguard.cli.audit import wording
+from agentguard.cli.audit import phrases, row
 from agentguard.cli.terminal import times
 from agentguard.cli.terminal.location import Location
 from agentguard.delegation import grant
@@ -58,7 +56,7 @@ class Live:
         if self.refused is not None:
             code, reason = self.refused
             ended = f"; {'FROZEN' if code == 'domain.frozen' else 'REVOKED'}: {reason}"
-        until = wording.time(leaf)
+        until = phrases.time(leaf)
         return f"{scope} for {self.chain.principal}{task}, until {until} ({leaf.jti}){ended}"
 
 
@@ -98,7 +96,7 @@ def is_known(reader: LogReader, name: str) -> bool:
     for kind, said in (("identity", _of_identity), ("delegation", _of_delegation)):
         for shard in reader.shards():
             for index in reader.search(shard, Search(kind=kind)):
-                kept = whereabouts.readable(reader, shard, index, kind)
+                kept = find.readable(reader, shard, index, kind)
                 with suppress(AgentguardError):
                     if kept is not None and name in said(kept.entry):
                         return True
@@ -106,7 +104,7 @@ def is_known(reader: LogReader, name: str) -> bool:
 
 
 def _of_identity(parsed: entry.Entry) -> frozenset[str]:
-    uri = rows.subject_of(str(parsed.members["credential"])) or ""
+    uri = row.subject_of(str(parsed.members["credential"])) or ""
     return frozenset({uri, uri.rpartition("/")[2], f"agent:{credential.agent_name(uri)}"})
 
 
@@ -118,7 +116,7 @@ def _of_delegation(parsed: entry.Entry) -> frozenset[str]:
 def _chains(reader: LogReader, trust: TrustDocument, uri: str) -> Iterator[Chain]:
     for shard in reader.shards():
         for index in reader.search(shard, Search(kind="delegation", agent=uri)):
-            kept = whereabouts.readable(reader, shard, index, "delegation")
+            kept = find.readable(reader, shard, index, "delegation")
             if kept is not None:
                 with suppress(AgentguardError):
                     at = entry.time_of(kept.entry.at)

@@ -19,7 +19,7 @@ import typer
 from rich.text import Text
 
 from agentguard.cli.agents import delegations
-from agentguard.cli.audit import wording
+from agentguard.cli.audit import phrases
 from agentguard.cli.lazy import Group
 from agentguard.cli.terminal import files, location, screen, times
 from agentguard.cli.terminal.options import (
@@ -32,8 +32,7 @@ from agentguard.cli.terminal.options import (
     TrustOption,
     gathered,
 )
-from agentguard.delegation import chain as chains
-from agentguard.delegation import grant, token
+from agentguard.delegation import chain, grant, token
 from agentguard.delegation.grant import Grant
 from agentguard.domain import administration
 from agentguard.domain.config.file import Config
@@ -96,7 +95,7 @@ class Read:
         return frozenset(found | ({jti} if isinstance(jti, str) else set()))
 
 
-class Asked(NamedTuple):
+class StoredRequest(NamedTuple):
     """What a token is held against: a log, whom to believe about it, who asks, and as of when."""
 
     config: Path | None
@@ -120,8 +119,8 @@ def _asked(
     trust: TrustOption = None,
     audience: AudienceOption = None,
     at: AtOption = None,
-) -> Asked:
-    return Asked(config, state, anchor, trust, audience, at or times.now())
+) -> StoredRequest:
+    return StoredRequest(config, state, anchor, trust, audience, at or times.now())
 
 
 _with_options: Final = gathered("asked", _asked)
@@ -132,7 +131,7 @@ _with_options: Final = gathered("asked", _asked)
 def inspect(
     given: TokenArgument,
     *,
-    asked: Asked,
+    asked: StoredRequest,
     json: JsonOption = False,
 ) -> None:
     """Explain a token or a delegation: who, for whom, through whom, what, and until when.
@@ -171,7 +170,7 @@ def inspect(
 def verify(
     given: TokenArgument,
     *,
-    asked: Asked,
+    asked: StoredRequest,
     json: JsonOption = False,
 ) -> None:
     """Verify a token or a delegation, as whoever receives it would; exit 1 if it does not hold.
@@ -287,20 +286,20 @@ def _hops(members: Mapping[str, JSON]) -> list[Grant | AgentguardError]:
     return read
 
 
-def _document(asked: Asked) -> TrustDocument:
+def _document(asked: StoredRequest) -> TrustDocument:
     if asked.trust is not None:  # so no state is needed
         return location.trust_in(asked.trust)
     return location.trusted_log(asked.config, asked.state, asked.anchor, None).trust.document
 
 
-def _problem(read: Read, trust: TrustDocument, asked: Asked) -> AgentguardError | None:
+def _problem(read: Read, trust: TrustDocument, asked: StoredRequest) -> AgentguardError | None:
     """Return what does not hold; None where all does."""
     at = seconds(asked.at)
     try:
         if read.claims is not None:
             token.verify(read.text, trust, at=at, audience=asked.audience)
         elif read.text.startswith("{"):
-            chains.loads(read.text.encode(), trust, at=at)
+            chain.loads(read.text.encode(), trust, at=at)
         else:
             message = "a hop by itself shows nothing: give the token or the delegation"
             raise DecodeError(message, code="chain.malformed")
@@ -309,7 +308,7 @@ def _problem(read: Read, trust: TrustDocument, asked: Asked) -> AgentguardError 
     return None
 
 
-def _revoked(read: Read, asked: Asked) -> tuple[str, str] | None:
+def _revoked(read: Read, asked: StoredRequest) -> tuple[str, str] | None:
     """Look whether it was revoked, as far as there is a state whose log would say so."""
     try:
         where = location.locate(asked.config, asked.state, asked.anchor)
@@ -333,9 +332,9 @@ def _rows(read: Read) -> Iterator[tuple[str, str | Text]]:
     readable = [hop for hop in read.hops if isinstance(hop, Grant)]
     if readable:
         first, last = readable[0], readable[-1]
-        yield "who", wording.delegatee(last)
+        yield "who", phrases.delegatee(last)
         yield "for", f"{first.principal} (assurance: {first.assurance or 'none said'})"
-        through = [wording.delegatee(hop) for hop in readable[:-1]]
+        through = [phrases.delegatee(hop) for hop in readable[:-1]]
         yield "through", ", then ".join(through) or "nobody"
         yield "may", " ".join(last.scope) or "nothing: its scope is empty"
         yield "towards", " ".join(last.audience)
@@ -350,7 +349,7 @@ def _rows(read: Read) -> Iterator[tuple[str, str | Text]]:
     for number, hop in enumerate(read.hops, start=1):
         parent, before = before, hop if isinstance(hop, Grant) else None
         if isinstance(hop, Grant):
-            says = f"{wording.lets(hop, parent)}: "
+            says = f"{phrases.lets(hop, parent)}: "
             says += f"{' '.join(hop.scope) or 'nothing'}; until {_time(hop.expires_at)}; {hop.jti}"
             yield f"hop {number}", says
         else:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from agentguard.approvals import request as approval
-from agentguard.approvals.inbox import Desk
+from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.approvals.request import ApprovalRequest, Verdict
 from agentguard.approvals.roster import Answer
 from agentguard.cli.approvals import approver, request
@@ -197,12 +197,12 @@ class _Question(NamedTuple):
     """A request, and the desk where it waits; None for one from a file."""
 
     asked: ApprovalRequest
-    desk: Desk | None
+    desk: ApprovalInbox | None
 
 
-def _desk(config: Path | None) -> Desk:
+def _desk(config: Path | None) -> ApprovalInbox:
     settings = location.load_own(config)
-    return Desk(location.approvals(config), settings.roster, times.now)
+    return ApprovalInbox(location.approvals(config), settings.roster, times.now)
 
 
 def _asked(request_id: str | None, file: Path | None, config: Path | None) -> _Question:
@@ -259,7 +259,7 @@ def _answer(verdict: Verdict, question: _Question, options: _Options) -> None:
         screen.line(f"written: {options.output}; agentguard approvals import FILE takes it")
 
 
-def _say(verdict: str, principal: str, asked: ApprovalRequest, desk: Desk) -> None:
+def _say(verdict: str, principal: str, asked: ApprovalRequest, desk: ApprovalInbox) -> None:
     missing = desk.missing(asked)
     then = f"; it still waits: {missing}" if missing is not None else ""
     no = request.rejected_by(desk.answers(asked))

@@ -15,7 +15,7 @@ from rich.text import Text
 from agentguard.approvals.request import ApprovalRequest, Verdict
 from agentguard.approvals.roster import Answer
 from agentguard.audit import summary
-from agentguard.cli.audit import wording
+from agentguard.cli.audit import phrases
 from agentguard.cli.terminal import screen
 from agentguard.identity.trust import seconds
 from agentguard.visible import shown
@@ -90,7 +90,7 @@ def draw(asked: ApprovalRequest, answers: Sequence[Answer], *, whole: str | None
     if answers:
         screen.line(Text("answers so far", style="bold"))
         # never cut either
-        screen.sheet((done, Text(shown(who))) for done, who in wording.answers(answers))
+        screen.sheet((done, Text(shown(who))) for done, who in phrases.answers(answers))
     screen.own(Text(_LEGEND))
 
 
@@ -107,7 +107,7 @@ def _said(asked: ApprovalRequest) -> Iterator[tuple[str, str]]:
         if value is not None:
             yield name, value
     for needed in asked.requirements:
-        yield "asks for", wording.asked_for(needed)
+        yield "asks for", phrases.asked_for(needed)
     if not all(needed.allow_self for needed in asked.requirements):
         yield "not by", ", ".join(asked.requesters)
     yield "asked at", _time(asked.requested_at)
@@ -117,7 +117,7 @@ def _said(asked: ApprovalRequest) -> Iterator[tuple[str, str]]:
 
 
 def _time(at: int) -> str:
-    return wording.moment(at)
+    return phrases.moment(at)
 
 
 def _left(left: int) -> str:

@@ -14,7 +14,7 @@ from agentguard.approvals.roster import Answer
 from agentguard.audit.evidence import Evidence
 from agentguard.audit.inclusion import Head, Place
 from agentguard.audit.statements import Administered
-from agentguard.cli.audit import wording
+from agentguard.cli.audit import phrases
 from agentguard.cli.terminal import screen
 from agentguard.identity.credential import agent_alias
 from agentguard.signing.canonical import JSON
@@ -66,7 +66,7 @@ def as_json(proved: Evidence) -> dict[str, object]:
         "evaluation": call.evaluation.as_json() if call.evaluation else None,
         "config_sha256": call.config_sha256,
         "requirements": [needed.as_json() for needed in proved.required],
-        "approvals": [wording.answer_json(answer) for answer in proved.approved],
+        "approvals": [phrases.answer_json(answer) for answer in proved.approved],
         "issued_at": call.predicate.get("issued_at"),
         "signed": call.signed,
         "at": place.at,
@@ -183,7 +183,7 @@ def _who(proved: Evidence) -> Iterator[Row]:
     own = proved.call.principal == f"agent:{profile.name}"
     yield "for", f"{proved.call.principal}{', on its own authority' if own else ''}"
     if proved.chain is not None:
-        yield from wording.delegation(proved.chain)
+        yield from phrases.delegation(proved.chain)
 
 
 def _what(proved: Evidence) -> Iterator[Row]:
@@ -206,19 +206,19 @@ def _what(proved: Evidence) -> Iterator[Row]:
 
 def _why(proved: Evidence) -> Iterator[Row]:
     call = proved.call
-    yield from wording.decided(call)
+    yield from phrases.decided(call)
     if call.engine is None:
         yield "policy", "not asked: the call was refused before"
     else:
         name = " ".join(str(value) for _name, value in sorted(call.engine.items()))
         yield "policy", f"{name}, sha256 {call.policy_sha256 or 'unknown to it'}"
     if call.evaluation is not None:
-        yield "evaluated", wording.evaluated(call.evaluation)
+        yield "evaluated", phrases.evaluated(call.evaluation)
     yield "config", f"sha256 {call.config_sha256}"
     for needed in proved.required:
-        yield "asked for", wording.asked_for(needed)
+        yield "asked for", phrases.asked_for(needed)
     if proved.approved:
-        yield from wording.answers(proved.approved)
+        yield from phrases.answers(proved.approved)
     else:
         yield "approvals", "none"
 
@@ -227,7 +227,7 @@ def _then(proved: Evidence) -> Iterator[Row]:
     if proved.call.signed:
         yield "signed at", str(proved.call.predicate.get("issued_at"))
     else:
-        yield "signed", screen.styled("warn", wording.UNSIGNED)
+        yield "signed", screen.styled("warn", phrases.UNSIGNED)
     yield "logged at", proved.place.at
     if not proved.call.allowed:
         yield "outcome", "the tool did not run"
@@ -236,7 +236,7 @@ def _then(proved: Evidence) -> Iterator[Row]:
         yield "outcome", screen.styled("in_doubt", "in doubt: the file holds none")
         return
     status, said = proved.outcome.status, proved.outcome.predicate
-    ended = wording.not_run(proved.outcome.replay_of) if status == "not_run" else status
+    ended = phrases.not_run(proved.outcome.replay_of) if status == "not_run" else status
     yield "outcome", screen.styled(status, ended)
     if said.get("error_type") is not None:
         yield "error", str(said["error_type"])

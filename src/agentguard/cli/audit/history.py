@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, TypeVar
 
-from agentguard.audit import checkpoint, entry
-from agentguard.audit import find as whereabouts
+from agentguard.audit import checkpoint, entry, find
 from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
 from agentguard.audit.entry import Entry
 from agentguard.audit.log import LogReader
@@ -121,7 +120,7 @@ class History:
         else:
             selected = reader.search(shard, wanted.search, after=after, newest_first=newest_first)
         for index in selected:
-            body = whereabouts.body(reader, shard, index)
+            body = find.body(reader, shard, index)
             if body is not None:
                 yield index, body
 
@@ -167,7 +166,7 @@ class History:
         if call.invocation_id is None:
             return
         for index in self._reader.search(shard, Search(kind, call.invocation_id)):
-            found = whereabouts.readable(self._reader, shard, index, kind)
+            found = find.readable(self._reader, shard, index, kind)
             if found is not None:
                 with suppress(AgentguardError):  # it becomes a row of the kind damaged
                     yield read(found.entry)
@@ -204,7 +203,7 @@ class History:
         if known is not None:
             return known
         try:
-            found = whereabouts.readable(self._reader, shard, index, "authorization")
+            found = find.readable(self._reader, shard, index, "authorization")
             if found is None:
                 return None
             call = read_authorization(found.entry)

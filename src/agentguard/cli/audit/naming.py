@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.log import LogReader
-from agentguard.cli.audit import lookup
-from agentguard.cli.audit import row as rows
+from agentguard.cli.audit import lookup, row
 from agentguard.errors import CallError
 
 
@@ -19,7 +18,7 @@ def invocation_id(reader: LogReader, wanted: str) -> str:
     Raises as ``lookup.find`` does, and ``CallError`` (``call.unknown``) for an entry that is no
     call's.
     """
-    if rows.is_id(wanted):
+    if row.is_id(wanted):
         return wanted
     found = lookup.find(reader, wanted)
     kind = found.entry.kind

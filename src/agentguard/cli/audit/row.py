@@ -16,7 +16,7 @@ from agentguard.audit.calls import Authorization, Outcome
 from agentguard.audit.entry import Entry
 from agentguard.audit.statements import Administered
 from agentguard.audit.summary import Summary
-from agentguard.cli.audit import wording
+from agentguard.cli.audit import phrases
 from agentguard.delegation import grant
 from agentguard.signing import jws
 from agentguard.signing.canonical import JSON
@@ -222,7 +222,7 @@ def of_administered(row: Row, parsed: Entry, said: Administered, call: Authoriza
 def ended(row: Row, read: Outcome) -> Row:
     """Add what became of a call, by its agent's word."""
     if read.status == "not_run":
-        why = wording.not_run(read.replay_of)
+        why = phrases.not_run(read.replay_of)
         return replace(row, reason="; ".join(filter(None, (row.reason, why))))
     return replace(row, outcome=read.status)
 

@@ -1,6 +1,6 @@
 """``agentguard audit show``: the story of one call, or of all calls of a trace, for a person.
 
-What belongs to a story, and whether it holds, stands in ``story.py``; here it is written out.
+What belongs to a story, and whether it holds, stands in ``call_report.py``; here it is written out.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from agentguard.audit.calls import Outcome
 from agentguard.audit.entry import Entry
 from agentguard.audit.find import Found
 from agentguard.audit.log import LogReader
-from agentguard.cli.audit import lookup, story, wording
-from agentguard.cli.audit import row as rows
-from agentguard.cli.audit.story import Noted, Story
+from agentguard.cli.audit import call_report, lookup, phrases, row
+from agentguard.cli.audit.call_report import Noted, Story
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.location import Trust
 from agentguard.cli.terminal.options import (
@@ -37,7 +36,7 @@ from agentguard.cli.terminal.options import (
 from agentguard.delegation import grant
 from agentguard.errors import AgentguardError
 from agentguard.identity.credential import Credential, agent_alias
-from agentguard.signing import dsse as envelope
+from agentguard.signing import dsse
 from agentguard.signing.canonical import JSON, is_integer
 from agentguard.signing.dsse import Envelope
 
@@ -100,7 +99,7 @@ def _show_calls(
                 screen.line()
             _show_entry(call, json=json)
             continue
-        told = story.tell(reader, call, trust.document)
+        told = call_report.tell(reader, call, trust.document)
         hold = hold and not told.problems
         if json:
             screen.json_line(told.as_json())
@@ -134,7 +133,7 @@ def _hops(parsed: Entry) -> dict[str, JSON]:
     with suppress(AgentguardError):
         hops = [grant.read(token) for token in statements.chain_tokens(parsed)[0]]
         told: dict[str, JSON] = {
-            f"hop {hop.depth}": f"{wording.said(hop, parent)}; until {wording.time(hop)}; {hop.jti}"
+            f"hop {hop.depth}": f"{phrases.said(hop, parent)}; until {phrases.time(hop)}; {hop.jti}"
             for parent, hop in pairwise([None, *hops])
             if hop is not None
         }
@@ -150,7 +149,7 @@ def _asked(parsed: Entry) -> dict[str, JSON]:
     with suppress(AgentguardError):
         asked, said = approvals.read_request(parsed), parsed.members
         about, tool, until = approvals.summary_of_request(parsed), said["tool"], said["expires_at"]
-        needed = map(wording.asked_for, approvals.requirements_of(parsed))
+        needed = map(phrases.asked_for, approvals.requirements_of(parsed))
         told: dict[str, JSON] = {
             "request": asked.request_id,
             "agent": f"{agent_alias(about.agent or '')} ({about.agent})",
@@ -161,7 +160,7 @@ def _asked(parsed: Entry) -> dict[str, JSON]:
             "task_id": said["task_id"],
             "traceparent": said.get("traceparent"),
             "asked for": "; ".join(needed),
-            "until": wording.moment(until) if is_integer(until) else until,
+            "until": phrases.moment(until) if is_integer(until) else until,
             "call digest": asked.call_sha256,
             "call site": said["call_site"],
             "requirement": asked.requirement_sha256,
@@ -179,7 +178,7 @@ def _draw_entry(members: Mapping[str, JSON], told: Mapping[str, JSON]) -> None:
         shown = {"kind": members["kind"], "at": members["at"], **told}
     if "statement" in shown:
         sealed = Envelope.parse(members["statement"])
-        said = envelope.parse_statement(sealed.payload, str(members["kind"]))
+        said = dsse.parse_statement(sealed.payload, str(members["kind"]))
         shown |= {
             "statement": dict(said.predicate),
             "signed by": [key for key, _ in sealed.signatures],
@@ -199,7 +198,7 @@ def _who(told: Story) -> Iterator[tuple[str, str | Text]]:
     own = call.principal == f"agent:{held.profile.name}" if held is not None else False
     yield "for", f"{call.principal}, on its own authority" if own else call.principal
     if told.chain is not None:
-        yield from wording.delegation(told.chain)
+        yield from phrases.delegation(told.chain)
 
 
 def _credential(held: Credential) -> str:
@@ -230,7 +229,7 @@ def _what(told: Story) -> Iterator[tuple[str, str | Text]]:
 
 def _why(told: Story) -> Iterator[tuple[str, str | Text]]:
     call, members = told.call, told.entry.members
-    yield from wording.decided(call)
+    yield from phrases.decided(call)
     if members["engine"] is None:
         yield "policy", "not asked: authority refused before"
     else:
@@ -238,17 +237,17 @@ def _why(told: Story) -> Iterator[tuple[str, str | Text]]:
         name = " ".join(map(str, engine.values())) if isinstance(engine, dict) else str(engine)
         yield "policy", f"{name}, sha256 {members['policy_sha256'] or 'unknown to it'}"
     if call.evaluation is not None:
-        yield "evaluated", wording.evaluated(call.evaluation)
+        yield "evaluated", phrases.evaluated(call.evaluation)
     yield "config", f"sha256 {members['config_sha256']}"
     with suppress(AgentguardError):  # what can't be read is a problem of the story
         for needed in approvals.requirements_of(told.entry):
-            yield "asked for", wording.asked_for(needed)
-    yield from wording.answers(told.approved)
+            yield "asked for", phrases.asked_for(needed)
+    yield from phrases.answers(told.approved)
 
 
 def _then(told: Story, acting: str) -> Iterator[tuple[str, str | Text]]:
     if not told.call.signed:
-        yield "signed", screen.styled("warn", wording.UNSIGNED)
+        yield "signed", screen.styled("warn", phrases.UNSIGNED)
     yield "decided at", told.entry.at
     if not told.call.allowed:
         yield "outcome", "the tool did not run"
@@ -262,7 +261,7 @@ def _in_doubt(told: Story, acting: str) -> Iterator[tuple[str, str | Text]]:
     noted = told.resolution
     if noted is None:
         yield "outcome", screen.styled("in_doubt", "in doubt: nothing is known since")
-        yield "resolve it", screen.command(f"{rows.remedy(told.call.invocation_id)}{acting}")
+        yield "resolve it", screen.command(f"{row.remedy(told.call.invocation_id)}{acting}")
         return
     how = "it ran; with which result is not known" if noted.said.ran else "it did not run"
     yield "outcome", screen.styled("resolved", f"resolved by a person: {how}")
@@ -271,7 +270,7 @@ def _in_doubt(told: Story, acting: str) -> Iterator[tuple[str, str | Text]]:
 
 def _ended(told: Story, outcome: Outcome, parsed: Entry) -> Iterator[tuple[str, str | Text]]:
     status, said = outcome.status, outcome.predicate
-    ended = wording.not_run(outcome.replay_of) if status == "not_run" else status
+    ended = phrases.not_run(outcome.replay_of) if status == "not_run" else status
     yield "outcome", screen.styled(status, ended)
     if said.get("error_type") is not None:
         yield "error", str(said["error_type"])
@@ -316,7 +315,7 @@ def _evidence(told: Story, believed: Trust, reading: str) -> Iterator[tuple[str,
     invocation_id = told.call.invocation_id
     if invocation_id is not None:
         named, file = invocation_id, invocation_id[:_SHORT]
-        if not rows.is_id(invocation_id):  # in a log that was tampered with, it may be any text
+        if not row.is_id(invocation_id):  # in a log that was tampered with, it may be any text
             named, file = f"{told.shard}/{told.index}", "call"
         prove = f"agentguard audit prove {named} -o {file}.json{reading}"
         yield "to prove it", screen.command(prove)

@@ -11,8 +11,8 @@ from typing import Final
 
 from rich.text import Text
 
+from agentguard.cli.audit import phrases
 from agentguard.cli.audit import row as rows
-from agentguard.cli.audit import wording
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.row import DAMAGED, Row
 from agentguard.cli.terminal import screen
@@ -80,7 +80,7 @@ class Table:
 
 def _decision(row: Row) -> Text:
     if row.enforced is False:
-        return screen.styled("warn", f"would {wording.WOULD[row.decision or '']}")
+        return screen.styled("warn", f"would {phrases.WOULD[row.decision or '']}")
     return screen.styled(row.decision or "", row.decision or "")
 
 

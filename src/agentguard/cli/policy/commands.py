@@ -13,16 +13,12 @@ import typer
 from rich.text import Text
 
 from agentguard.audit.calls import Evaluation
-from agentguard.cli.audit import wording
+from agentguard.cli.audit import phrases
 from agentguard.cli.lazy import Group
 from agentguard.cli.policy import (
-    replay as policy_replay,
-)
-from agentguard.cli.policy import (
-    source as policy_source,
-)
-from agentguard.cli.policy import (
-    test as policy_tests,
+    replay,
+    source,
+    test,
 )
 from agentguard.cli.terminal import files, location, screen
 from agentguard.cli.terminal.options import (
@@ -40,8 +36,8 @@ from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 
 app = typer.Typer(no_args_is_help=True, cls=Group)
-app.command("test")(policy_tests.run_tests)
-app.command("replay")(policy_replay.replay)
+app.command("test")(test.run_tests)
+app.command("replay")(replay.replay)
 
 
 @app.command("check")
@@ -64,15 +60,15 @@ def check(
     Exit code 1 if it can't be used. Warns of one that allows what it can't know, of what may be a
     mistake in it, and of each member of its input that nothing declares.
     """
-    settings = policy_source.chosen(path, query, config)
+    settings = source.chosen(path, query, config)
     try:
-        engine = policy_source.load(settings)
-        strange, evaluation = policy_source.probe(engine)
+        engine = source.load(settings)
+        strange, evaluation = source.probe(engine)
     except PolicyError as error:
         _print_problem(error, json=json)
         raise typer.Exit(1) from error
-    doubts = [*warnings_of(engine), *policy_source.astray(settings)]
-    elsewhere = policy_source.undeclared(settings, _attributes(config))
+    doubts = [*warnings_of(engine), *source.astray(settings)]
+    elsewhere = source.undeclared(settings, _attributes(config))
     if json:
         screen.json_line(
             {
@@ -96,7 +92,7 @@ def check(
     if not_enforced is not None:
         screen.warn(not_enforced)
     for name in elsewhere:
-        screen.warn(policy_source.advice(name))
+        screen.warn(source.advice(name))
 
 
 @app.command("eval")
@@ -117,8 +113,8 @@ def evaluate(
     every guarded call goes through: an error of the policy is a denial.
     """
     asked = _document(document)
-    engine = policy_source.load(policy_source.chosen(policy, query, config))
-    decision, evaluation = policy_source.ask(engine, canonical.dumps(asked))
+    engine = source.load(source.chosen(policy, query, config))
+    decision, evaluation = source.ask(engine, canonical.dumps(asked))
     if json:
         screen.json_line(
             {
@@ -134,7 +130,7 @@ def evaluate(
         screen.line(screen.styled(decision.outcome, f"{decision.outcome}{code}"))
         told = decision.reasons
         if decision.code not in ("", "policy.denied"):
-            told = (policy_source.explained(engine, decision, canonical.dumps(asked)),)
+            told = (source.explained(engine, decision, canonical.dumps(asked)),)
         for reason in told:
             screen.item("  ", reason)
         if decision.code == "policy.denied" and "action" not in asked:
@@ -145,7 +141,7 @@ def evaluate(
 
 def _attributes(config: Path | None) -> set[str]:
     try:
-        return policy_source.declared(location.load(config))
+        return source.declared(location.load(config))
     except ConfigError:
         return set()  # a policy can be checked where there is no configuration
 
@@ -174,7 +170,7 @@ def _read(document: Path) -> bytes:
 
 
 def _print_problem(error: PolicyError, *, json: bool) -> None:
-    what = wording.with_query(str(error))
+    what = phrases.with_query(str(error))
     if json:
         screen.json_line({"ok": False, "problems": [{"code": error.code, "what": what}]})
     else:
@@ -190,4 +186,4 @@ def _draw(settings: Config, engine: Engine, evaluation: Mapping[str, JSON] | Non
         screen.line(Text(f"{sha256}  "), str(file))
     screen.line(f"policy sha256: {engine.policy_sha256 or 'unknown to this engine'}")
     if evaluation is not None:
-        screen.line(f"evaluated {wording.evaluated(Evaluation.parse(evaluation))}")
+        screen.line(f"evaluated {phrases.evaluated(Evaluation.parse(evaluation))}")

@@ -21,11 +21,11 @@ from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.entry import Entry
 from agentguard.audit.log import LogReader
 from agentguard.call.decision import Decision, Requirement
-from agentguard.cli.audit import filters, history, wording
+from agentguard.cli.audit import filters, history, phrases
 from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
 from agentguard.cli.audit.row import Row
-from agentguard.cli.policy import source as policy_source
+from agentguard.cli.policy import source
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.location import Location
 from agentguard.cli.terminal.options import ConfigOption, JsonOption, QueryOption, StateOption
@@ -194,9 +194,9 @@ def replay(
     where = location.locate(config, state)
     reader = where.reader()
     log = _Log(where, reader, History(reader))
-    engine = policy_source.load(_chosen(policy, query, config))
+    engine = source.load(_chosen(policy, query, config))
     try:
-        policy_source.require_policy(engine)  # a server that is down would change every call
+        source.require_policy(engine)  # a server that is down would change every call
     except PolicyError as error:
         if _is_url(policy):
             raise _of_command_line(error) from error
@@ -223,8 +223,8 @@ def replay(
 
 def _chosen(policy: str | None, query: str | None, config: Path | None) -> Config:
     if policy is not None and _is_url(policy):
-        return policy_source.at_server(policy, query)
-    return policy_source.chosen(Path(policy) if policy is not None else None, query, config)
+        return source.at_server(policy, query)
+    return source.chosen(Path(policy) if policy is not None else None, query, config)
 
 
 def _is_url(policy: str | None) -> bool:
@@ -284,12 +284,12 @@ def _asked(engine: Engine, document: bytes) -> Decision:
     """Ask as a guard does: before anybody approves, and then with who had approved."""
     members = canonical.loads(document, limit=sqlite.MAX_LENGTH)
     if not isinstance(members, dict) or "approval" not in members:
-        return policy_source.surely(engine, document)
+        return source.surely(engine, document)
     del members["approval"]
-    first = policy_source.surely(engine, canonical.dumps(members))
+    first = source.surely(engine, canonical.dumps(members))
     if first.outcome != "approval":
         return first
-    second = policy_source.surely(engine, document)
+    second = source.surely(engine, document)
     return second if second.outcome == "deny" else first
 
 
@@ -346,14 +346,14 @@ def _cells(one: Replayed, *, several: bool) -> screen.Row:
         row.tool or "",
         screen.styled(before.decision, before.decision)
         if enforced
-        else screen.styled("warn", f"would {wording.WOULD[before.decision]}"),
+        else screen.styled("warn", f"would {phrases.WOULD[before.decision]}"),
         screen.styled(now.decision, now.decision),
     )
     if not enforced:
         return cells, f"{_RAN} -> {_worded(now)}"
     said = [_worded(before), _worded(now)]
     if one.change == "decision" and before.decision == now.decision:  # then what has to be met is
-        said = ["; ".join(map(wording.asked_for, answer.terms or ())) for answer in (before, now)]
+        said = ["; ".join(map(phrases.asked_for, answer.terms or ())) for answer in (before, now)]
     return cells, " -> ".join(said)
 
 

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from agentguard.cli.policy import cases as policy_cases
-from agentguard.cli.policy import source as policy_source
+from agentguard.cli.policy import cases, source
 from agentguard.cli.terminal import files
 from agentguard.domain.config.file import Config, resolve
 from agentguard.errors import ConfigError, StorageError
@@ -35,7 +34,7 @@ def tables(settings: Config) -> list[Path]:
     """
     found = []
     for file in _files(settings):
-        if file.match("*_test.*") and file.suffix in policy_cases.SUFFIXES:
+        if file.match("*_test.*") and file.suffix in cases.SUFFIXES:
             found.append(file)
         elif _is_meant_as_table(file):
             raise ConfigError(
@@ -51,7 +50,7 @@ def rego(settings: Config) -> list[Path]:
 
     Raises ``ConfigError`` for one whose name or place keeps it from being run.
     """
-    own = _own(settings) if policy_source.policy_of(settings).engine == "rego" else None
+    own = _own(settings) if source.policy_of(settings).engine == "rego" else None
     found = []
     for file in _files(settings):
         part = own is not None and file.suffix == _REGO and own in (file, *file.parents)
@@ -87,7 +86,7 @@ def _shown(folder: Path, *, deep: bool) -> Iterator[Path]:
 
 def _own(settings: Config) -> Path | None:
     """Return the policy's file or folder; None where it is on a server, or a function."""
-    written = policy_source.policy_of(settings)
+    written = source.policy_of(settings)
     return resolve(settings.base, written.path) if written.engine in ("rego", "cedar") else None
 
 

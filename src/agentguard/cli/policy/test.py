@@ -22,12 +22,8 @@ from agentguard.cli.policy import (
 )
 from agentguard.cli.policy import (
     opa_tests,
-)
-from agentguard.cli.policy import (
-    source as policy_source,
-)
-from agentguard.cli.policy import (
-    suite as policy_suite,
+    source,
+    suite,
 )
 from agentguard.cli.policy.cases import Case
 from agentguard.cli.policy.opa_tests import RegoTest
@@ -52,8 +48,8 @@ class _Tried:
     @classmethod
     def by(cls, engine: Engine, case: Case) -> _Tried:
         """Ask the engine about a case; raises ``PolicyError`` where a server does not answer."""
-        decided = policy_source.surely(engine, case.document)
-        return cls(case, decided, policy_source.explained(engine, decided, case.document))
+        decided = source.surely(engine, case.document)
+        return cls(case, decided, source.explained(engine, decided, case.document))
 
     @property
     def ok(self) -> bool:
@@ -162,10 +158,10 @@ def run_tests(
                 f"{table} is no table of cases: --policy {shlex.quote(str(table))} tests a policy, "
                 "by what lies beside it"
             )
-    settings = policy_source.chosen(policy, query, config)
-    named = tables or policy_suite.tables(settings)
+    settings = source.chosen(policy, query, config)
+    named = tables or suite.tables(settings)
     wanted = not tables or opa is not None or require_opa
-    rego = policy_suite.rego(settings) if wanted else []
+    rego = suite.rego(settings) if wanted else []
     ran = _run(settings, _cases(settings, config, named), rego, opa)
     missing = _missing(settings, ran, require_opa=require_opa)
     if json:
@@ -192,7 +188,7 @@ def _run(settings: Config, cases: Sequence[Case], files: Sequence[Path], opa: st
 
 def _missing(settings: Config, ran: _Ran, *, require_opa: bool) -> str | None:
     """Say what had to run and did not: a test at all, and Rego's where somebody relies on them."""
-    written = policy_source.policy_of(settings)
+    written = source.policy_of(settings)
     where = written.path or settings.source
     if ran.files and not ran.rego and ran.skipped is None:
         return "no Rego test ran: OPA finds none in the files that are there for them"
@@ -209,9 +205,9 @@ def _tried(settings: Config, cases: Sequence[Case]) -> list[_Tried]:
 
     Raises ``PolicyError`` where nobody answers: no case expects that.
     """
-    engine = policy_source.load(settings)
+    engine = source.load(settings)
     if cases:
-        policy_source.require_policy(engine)
+        source.require_policy(engine)
     return [_Tried.by(engine, case) for case in cases]
 
 
@@ -231,7 +227,7 @@ def _rego(
     """Run Rego's tests; return them, or why they are skipped."""
     if not tests:
         return [], None
-    written = policy_source.policy_of(settings)
+    written = source.policy_of(settings)
     files = screen.count(len(tests), "file", "files")
     if written.engine != "rego":
         return [], f"skipped {files} of Rego tests: the policy's own files are not known here"

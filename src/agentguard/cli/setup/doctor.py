@@ -19,11 +19,10 @@ import typer
 from agentguard import telemetry
 from agentguard.audit.calls import Evaluation
 from agentguard.audit.log import LogReader
-from agentguard.cli.audit import history, wording
+from agentguard.cli.audit import history, phrases
 from agentguard.cli.audit.verify_report import losses, unanchored, where
-from agentguard.cli.policy import source as policy_source
-from agentguard.cli.setup import doctor_anchor, doctor_graph
-from agentguard.cli.setup import doctor_approvals as doctor_people
+from agentguard.cli.policy import source
+from agentguard.cli.setup import doctor_anchor, doctor_approvals, doctor_graph
 from agentguard.cli.setup.doctor_graph import GraphTool
 from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal import location, screen
@@ -100,7 +99,7 @@ def _findings(path: Path | None) -> Iterator[Finding]:
     yield from _facts(settings)
     yield _attempt("policy", lambda: _policy(settings))
     yield from _inputs(settings)
-    yield from doctor_people.approvals(settings)
+    yield from doctor_approvals.approvals(settings)
     yield _attempt("state", lambda: _state(settings))
     yield _passphrase(settings)
     yield _attempt("keys", lambda: _keys(settings))
@@ -123,10 +122,10 @@ def _platform() -> Finding:
 
 
 def _policy(settings: Config) -> str:
-    engine = policy_source.load(settings)
+    engine = source.load(settings)
     if engine.waits:
-        _decision, evaluation = policy_source.probe(engine)
-        said = wording.evaluated(Evaluation.parse(evaluation)) if evaluation else "no more"
+        _decision, evaluation = source.probe(engine)
+        said = phrases.evaluated(Evaluation.parse(evaluation)) if evaluation else "no more"
         return f"{engine.name} {engine.version} answers: {said}"
     return f"{engine.name} {engine.version} loads it; sha256 {engine.policy_sha256 or 'unknown'}"
 
@@ -135,17 +134,17 @@ def _inputs(settings: Config) -> Iterator[Finding]:
     not_enforced = observed(settings)
     if not_enforced is not None:
         yield Finding("warn", "policy", not_enforced)
-    for missing in policy_source.astray(settings):
+    for missing in source.astray(settings):
         yield Finding("warn", "paths", missing)
     try:
-        doubts = warnings_of(policy_source.load(settings))
-        names = policy_source.undeclared(settings, policy_source.declared(settings))
+        doubts = warnings_of(source.load(settings))
+        names = source.undeclared(settings, source.declared(settings))
     except AgentguardError:
         return  # why it can't be read is a finding already
     for doubt in doubts:
         yield Finding("warn", "policy", doubt)
     for name in names:
-        yield Finding("warn", "policy", policy_source.advice(name))
+        yield Finding("warn", "policy", source.advice(name))
 
 
 def _state(settings: Config) -> str:
@@ -252,7 +251,7 @@ def _facts(settings: Config) -> Iterator[Finding]:
         try:
             configuration.load_callable(tool.facts, tool.where)
         except ConfigError as error:
-            yield Finding("warn", check, str(policy_source.on_path(error, settings)))
+            yield Finding("warn", check, str(source.on_path(error, settings)))
         else:
             yield Finding("ok", check, f"its facts come from {tool.facts}")
 
@@ -282,7 +281,7 @@ def _log(settings: Config) -> Iterator[Finding]:
     if report.in_doubt:
         yield Finding("warn", "log", _doubt(report.in_doubt))
     yield from _standing(settings, believed.document, whole=report.ok)
-    yield from doctor_people.requests(settings, believed.document)
+    yield from doctor_approvals.requests(settings, believed.document)
     yield from _tools(settings, called)
     yield from _scopes(settings, called)
 

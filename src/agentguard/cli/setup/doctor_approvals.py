@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, Self
 
-from agentguard.approvals.inbox import Desk
+from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal import screen, times
-from agentguard.domain.config import file as config
+from agentguard.domain.config import file
 from agentguard.domain.config.file import Config
 from agentguard.errors import AgentguardError
 from agentguard.identity.trust import TrustDocument, seconds
@@ -42,7 +42,7 @@ class _Asked(NamedTuple):
         if written is None or written.engine != "rego":
             return None
         try:
-            source = RegoSource.read(config.resolve(settings.base, written.path))
+            source = RegoSource.read(file.resolve(settings.base, written.path))
         except AgentguardError:
             return None  # why it can't be read is a finding already
         package = re.escape(written.query.removeprefix("data."))
@@ -121,7 +121,7 @@ def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
             settings.state, Ledger(settings.state, settings.anchor, lambda: trust)
         )
         asked = [request for _key, request in store.pending()]
-        desk = Desk(store, settings.roster, times.now)
+        desk = ApprovalInbox(store, settings.roster, times.now)
         altered, untaken = desk.altered(), desk.untaken()
     except AgentguardError as error:
         yield Finding("fail", "requests", str(error))

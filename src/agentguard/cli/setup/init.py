@@ -25,12 +25,11 @@ from typing import Annotated, Final
 
 import typer
 
-from agentguard.cli.setup import undo as made
+from agentguard.cli.setup import undo
 from agentguard.cli.setup.undo import Made
 from agentguard.cli.terminal import screen, times
 from agentguard.cli.terminal.location import from_home
-from agentguard.domain import domain, keystore
-from agentguard.domain import pin as pinned
+from agentguard.domain import domain, keystore, pin
 from agentguard.domain.config import file as config
 from agentguard.domain.config.file import Config
 from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
@@ -90,15 +89,15 @@ def _found(folder: Path, settings: Config) -> None:
     """Make everything, or what an init that was killed has left to be made."""
     begun = (settings.state / keystore.TRUST).is_file()
     for path in () if begun else (folder / _POLICY, folder / _CASES, settings.state):
-        made.refuse_existing(path)
-    with made.all_or_nothing() as so_far:
-        made.folder(so_far, folder)
+        undo.refuse_existing(path)
+    with undo.all_or_nothing() as so_far:
+        undo.folder(so_far, folder)
         trust, passphrase_file = _take_up(settings) if begun else _make_new(so_far, settings)
         for path in (_POLICY, _CASES):
             if not (folder / path).exists():
-                made.folder(so_far, folder / path.parent)
-                made.file(so_far, folder / path, _template(path.name))
-        made.file(so_far, folder / config.FILE, _toml(settings, passphrase_file))
+                undo.folder(so_far, folder / path.parent)
+                undo.file(so_far, folder / path, _template(path.name))
+        undo.file(so_far, folder / config.FILE, _toml(settings, passphrase_file))
         config.load(folder / config.FILE)  # what was written is what a guard will read
     screen.line(f"The trust domain {trust.trust_domain}, founded in:")
     _list(
@@ -113,7 +112,7 @@ def _found(folder: Path, settings: Config) -> None:
 def _complete(folder: Path) -> None:
     """Make what an existing configuration lacks."""
     settings = config.load(folder / config.FILE)
-    made.refuse_existing(settings.state, "agentguard doctor says whether it is sound")
+    undo.refuse_existing(settings.state, "agentguard doctor says whether it is sound")
     if settings.trust_domain == config.NO_DOMAIN:  # else that is signed into all that follows
         message = (
             f"{settings.source}: trust_domain: expected a domain name, as in 'acme.example', "
@@ -121,7 +120,7 @@ def _complete(folder: Path) -> None:
         )
         raise ConfigError(message)
     passphrase, missing = _passphrase(settings)
-    with made.all_or_nothing() as so_far:
+    with undo.all_or_nothing() as so_far:
         trust = _make_state(so_far, settings, passphrase, lambda _trust: missing)
     screen.line(f"The trust domain {trust.trust_domain}, by its configuration; made:")
     _list(*_kept(settings, trust, missing))
@@ -183,12 +182,12 @@ def _make_state(
         so_far.append(lambda: _forget(settings, trust))
         path = file(trust)
         if path is not None:
-            made.folder(so_far, path.parent, mode=0o700)
-            made.file(so_far, path, passphrase.decode() + "\n", mode=0o600)
+            undo.folder(so_far, path.parent, mode=0o700)
+            undo.file(so_far, path, passphrase.decode() + "\n", mode=0o600)
 
-    made.folder(so_far, settings.state.parent)
+    undo.folder(so_far, settings.state.parent)
     if settings.anchor is not None:
-        made.folder(so_far, settings.anchor, mode=0o700)
+        undo.folder(so_far, settings.anchor, mode=0o700)
     return domain.found(settings, passphrase, now=times.now(), ready=keep_passphrase)
 
 
@@ -197,7 +196,7 @@ def _forget(settings: Config, trust: TrustDocument) -> None:
     if keystore.load_trust(settings.state) == trust:
         shutil.rmtree(settings.state)
         if settings.anchor is not None:
-            pinned.forget(settings.anchor, trust.log)
+            pin.forget(settings.anchor, trust.log)
 
 
 def _take_up(settings: Config) -> _Founded:

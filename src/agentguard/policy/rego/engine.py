@@ -22,7 +22,7 @@ import orjson
 
 from agentguard.errors import ConfigError, PolicyError
 from agentguard.policy.document import DEFAULT_QUERY, QUERY, UNDEFINED
-from agentguard.policy.rego import gate as rego_gate
+from agentguard.policy.rego import gate
 from agentguard.policy.rego.source import RegoSource, invalid
 
 CHECK_TIMEOUT: Final = 20.0
@@ -85,7 +85,7 @@ class RegoEngine:
         self.version: Final = metadata.version("gordon-to-regorus")
         self._warnings = _checked.get((source.sha256, query))
         if self._warnings is None:
-            self._warnings = rego_gate.check(source, query, timeout=check_timeout)
+            self._warnings = gate.check(source, query, timeout=check_timeout)
             _checked[source.sha256, query] = self._warnings
 
     @classmethod
@@ -195,7 +195,7 @@ def _value(answer: str) -> object:
 
 def _failure(error: Exception) -> str:
     """Say where evaluation failed and, unless that could quote a value, why."""
-    place, text = rego_gate.locate(str(error))
+    place, text = gate.locate(str(error))
     why = _QUOTES_NO_VALUE.match(text)
     failed = "the policy's evaluation failed" + (f": {why.group()}" if why else "")
     return f"{place}: {failed}" if place else failed

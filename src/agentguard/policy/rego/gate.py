@@ -27,37 +27,21 @@ from agentguard.policy.rego import (
     data as rego_data,
 )
 from agentguard.policy.rego import (
-    expressions as rego_expressions,
-)
-from agentguard.policy.rego import (
-    heads as rego_heads,
-)
-from agentguard.policy.rego import (
-    imports as rego_imports,
-)
-from agentguard.policy.rego import (
-    loops as rego_loops,
-)
-from agentguard.policy.rego import (
-    negation as rego_negation,
-)
-from agentguard.policy.rego import (
-    order as rego_order,
+    expressions,
+    heads,
+    imports,
+    loops,
+    negation,
+    order,
+    packages,
+    patterns,
+    unbound,
 )
 from agentguard.policy.rego import (
     outputs as rego_outputs,
 )
 from agentguard.policy.rego import (
-    packages as rego_packages,
-)
-from agentguard.policy.rego import (
-    patterns as rego_patterns,
-)
-from agentguard.policy.rego import (
     tree as rego_tree,
-)
-from agentguard.policy.rego import (
-    unbound as rego_unbound,
 )
 from agentguard.policy.rego.presence import Presence
 from agentguard.policy.rego.source import RegoSource, invalid
@@ -159,26 +143,26 @@ def _examined(report: Mapping[str, Any], data: Mapping[str, Any], query: Names) 
             *_unknown_calls(known, frozenset(report["builtins"])),
             *_undefined_names(known),
             *_wrong_arities(readers),
-            *rego_packages.mistakes(readers, query),
+            *packages.mistakes(readers, query),
             *rego_data.mistakes(readers, data),
-            *(mistake for reader in readers for mistake in rego_imports.mistakes(reader)),
+            *(mistake for reader in readers for mistake in imports.mistakes(reader)),
             *_recursion(known),
             *_data_in_place_of_rules(known, query),
             *unread.mistakes,
-            *rego_negation.mistakes(readers, presence),
-            *rego_heads.mistakes(readers, presence),
-            *rego_expressions.mistakes(readers),
+            *negation.mistakes(readers, presence),
+            *heads.mistakes(readers, presence),
+            *expressions.mistakes(readers),
             *(mistake for reader in readers for mistake in rego_builtins.mistakes(reader)),
-            *(mistake for reader in readers for mistake in rego_patterns.mistakes(reader)),
-            *(mistake for reader in readers for mistake in rego_unbound.mistakes(reader)),
+            *(mistake for reader in readers for mistake in patterns.mistakes(reader)),
+            *(mistake for reader in readers for mistake in unbound.mistakes(reader)),
         ]
         if problems:
             raise invalid("\n".join(problems))
         return (
             *unread.doubts,
-            *rego_heads.warnings(readers, presence, query),
-            *rego_loops.warnings(readers),
-            *rego_order.warnings(readers, query),
+            *heads.warnings(readers, presence, query),
+            *loops.warnings(readers),
+            *order.warnings(readers, query),
         )
     except RecursionError as error:
         raise invalid("the policy's expressions are nested too deeply; split them") from error

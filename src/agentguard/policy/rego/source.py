@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from agentguard.errors import EncodeError, PolicyError
-from agentguard.policy.rego import expressions as rego_expressions
+from agentguard.policy.rego import expressions
 from agentguard.signing import canonical
 from agentguard.storage import files
 
@@ -162,8 +162,8 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _plain(path: str, number: str) -> str:
-    if not rego_expressions.is_plain(number):
-        raise invalid(f"{path}: {number} {rego_expressions.NOT_PLAIN}")
+    if not expressions.is_plain(number):
+        raise invalid(f"{path}: {number} {expressions.NOT_PLAIN}")
     return number
 
 

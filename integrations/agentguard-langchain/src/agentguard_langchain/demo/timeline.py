@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agentguard import ApprovalRequest, Delegation, Report, Requirement
-from agentguard.cli.audit import wording
+from agentguard.cli.audit import phrases
 from agentguard.delegation.grant import Grant
 from agentguard.identity.credential import agent_alias
 from agentguard.visible import shown, shown_json, written_out
@@ -133,7 +133,7 @@ class Timeline:
         for hop in step.hops:
             if hop.jti not in self._lent:
                 self._lent.add(hop.jti)
-                said = shown(wording.said(hop, parent))
+                said = shown(phrases.said(hop, parent))
                 self._line(Text.assemble(("   lends  ", "blue"), (said, "blue")), hang=10)
             parent = hop
 

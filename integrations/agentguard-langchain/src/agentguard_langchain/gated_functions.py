@@ -1,7 +1,7 @@
 """The functions of a guarded tool: what it runs, behind its gate.
 
 Originals are in closures only: no attribute, ``__wrapped__`` included, leads to them. The class
-that a guarded tool gets stands in ``guarded.py``, how one call passes in ``gate.py``.
+that a guarded tool gets stands in ``guarded_tool.py``, how one call passes in ``gate.py``.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from langgraph.pregel import Pregel
 from agentguard import Agent, ConfigError
 from agentguard_langchain.enforcement import Enforcement
 from agentguard_langchain.gate import Gate
-from agentguard_langchain.gated import SLOTS, gate_of, shape_of
-from agentguard_langchain.guarded import GuardedTool, put_behind
+from agentguard_langchain.gated_functions import SLOTS, gate_of, shape_of
+from agentguard_langchain.guarded_tool import GuardedTool, put_behind
 from agentguard_langchain.middleware import GuardMiddleware
 
 _DEEPEST: Final = 24

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from agentguard.approvals.roster import Answer
-from agentguard.audit import approvals, entry, statements
-from agentguard.audit import find as whereabouts
+from agentguard.audit import approvals, entry, find, statements
 from agentguard.audit.calls import (
     Authorization,
     Commitments,
@@ -28,7 +27,7 @@ from agentguard.audit.entry import Entry
 from agentguard.audit.find import Found
 from agentguard.audit.log import LogReader
 from agentguard.audit.statements import Administered, Credentials
-from agentguard.cli.audit import lookup, wording
+from agentguard.cli.audit import lookup, phrases
 from agentguard.delegation.chain import Chain
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
 from agentguard.identity import credential
@@ -95,7 +94,7 @@ class Story:
             "credential": _credential_json(self.credential),
             "delegation": _chain_json(self.chain),
             "requirements": members["requirements"],
-            "approvals": [wording.answer_json(answer) for answer in self.approved],
+            "approvals": [phrases.answer_json(answer) for answer in self.approved],
             "tool": call.predicate["tool"],
             "arguments": self.attachments.get("arguments"),
             "input": self.attachments.get("input"),
@@ -196,7 +195,7 @@ class _Teller:
         call = story.call
         if call.chain_sha256 is None:
             return None
-        found = whereabouts.delegation(self.reader, call, story.shard, story.index)
+        found = find.delegation(self.reader, call, story.shard, story.index)
         if found is None:
             raise VerificationError("no entry before the call keeps its chain")
         return statements.check_delegation(found.entry, self.trust, entry.time_of(found.entry.at))
@@ -206,7 +205,7 @@ class _Teller:
         story, people = self.story, None
         named = approvals.roster_named(story.entry)
         if named is not None:
-            found = whereabouts.roster(self.reader, named, story.shard, story.index)
+            found = find.roster(self.reader, named, story.shard, story.index)
             if found is None:
                 raise VerificationError("no entry before the call states its roster")
             at = entry.time_of(found.entry.at)
@@ -263,7 +262,7 @@ class _Teller:
                 self.story.attachments[beside.role] = data
 
     def _belonging(self, kind: str, shards: Sequence[int], *, after: int = -1) -> list[Found]:
-        return whereabouts.belonging(self.reader, kind, self.story.call, shards, after=after)
+        return find.belonging(self.reader, kind, self.story.call, shards, after=after)
 
     def _found(self) -> Found:
         return Found(self.story.shard, self.story.index, self.story.entry)

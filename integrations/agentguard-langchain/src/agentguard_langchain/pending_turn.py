@@ -36,7 +36,7 @@ class Edit(NamedTuple):
 
 
 @dataclass
-class Sitting:
+class PendingTurn:
     """What is known of the people's part in a turn, or in one call's task.
 
     ``task`` is the task that pauses, ``owner`` the call that it pauses for, None for a turn's;

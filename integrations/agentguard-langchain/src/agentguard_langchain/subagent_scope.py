@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from agentguard import Agent, Delegation, DelegationError
-from agentguard.delegation import generators as streams
+from agentguard.delegation import generators
 from agentguard.delegation.context import Narrowing
 from agentguard_langchain.traced import subagent
 
 Item = TypeVar("Item")
 
 
-class Extent(Narrowing):
+class SubagentScope(Narrowing):
     """One run of the sub-agent ``agent``, within which ``scope`` is all that is in force."""
 
     __slots__ = ("agent",)
@@ -49,11 +49,11 @@ class Extent(Narrowing):
 
     def stream(self, start: Callable[[], Iterator[Item]]) -> Iterator[Item]:
         """Begin it now, in a context of its own; there ``start`` is called, and its items made."""
-        return streams.items(self, streams.begun(self), start)
+        return generators.items(self, generators.begun(self), start)
 
     def astream(self, start: Callable[[], AsyncIterator[Item]]) -> AsyncIterator[Item]:
         """Begin it now; the async twin of ``stream``."""
-        return streams.aitems(self, streams.begun(self), start)
+        return generators.aitems(self, generators.begun(self), start)
 
 
 def _narrowed(delegation: object, agent: Agent, scope: tuple[str, ...]) -> object:

@@ -2,8 +2,8 @@
 
 It is the first of: the one of ``agent.under``, what the guarded call hands on in which it is made,
 what the ``delegation`` function of ``guard_tools`` returns, and what is in force in the context. In
-a sub-agent each has no more than the sub-agent's scope (``extent.py``). What fails here refuses the
-call, on record: nothing wider takes its place.
+a sub-agent each has no more than the sub-agent's scope (``subagent_scope.py``). What fails here
+refuses the call, on record: nothing wider takes its place.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from langgraph.prebuilt import ToolRuntime
 from langgraph.runtime import Runtime, get_runtime
 
 from agentguard import Agent, AgentguardError, Delegation, DelegationError, Denied
-from agentguard.delegation import context as ambient
-from agentguard_langchain.extent import Extent
+from agentguard.delegation import context
+from agentguard_langchain.subagent_scope import SubagentScope
 
 Lender = Callable[[ToolRuntime[Any, Any] | None], Delegation | None]
 """Says whose delegation a call is made under; None for what is in force in the context.
@@ -50,15 +50,15 @@ def _found(
     require_extent(agent)
     if agent.delegation is not None:
         return agent.delegation
-    if lender is None or ambient.is_lent_by_a_call():
+    if lender is None or context.is_lent_by_a_call():
         return None
     return lender(runtime())
 
 
 def require_extent(agent: Agent) -> None:
     """Raise ``DelegationError`` (``agent.mismatch``) in the sub-agent of another agent."""
-    nearest = ambient.innermost()
-    if isinstance(nearest, Extent) and nearest.is_nearest and nearest.agent.id != agent.id:
+    nearest = context.innermost()
+    if isinstance(nearest, SubagentScope) and nearest.is_nearest and nearest.agent.id != agent.id:
         whose = nearest.agent.name
         message = (
             f"the tool is guarded for {agent.id}, and the sub-agent that runs here is "
@@ -70,7 +70,7 @@ def require_extent(agent: Agent) -> None:
 
 def lessened(found: object) -> Delegation:
     """Return what may be used here of what a function has returned; raises ``DelegationError``."""
-    delegation = ambient.lessened(found) if isinstance(found, Delegation) else found
+    delegation = context.lessened(found) if isinstance(found, Delegation) else found
     if isinstance(delegation, Delegation):
         return delegation
     if inspect.iscoroutine(delegation):

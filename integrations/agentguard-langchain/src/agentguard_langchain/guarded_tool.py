@@ -1,8 +1,8 @@
 """A guarded LangChain tool: the class that it gets, and its copies.
 
 A guarded tool is a copy of the tool whose class is a subclass made here, so that whatever looks
-at the tool (models, graphs, tracers) sees what it saw before. Its functions stand in ``gated.py``,
-how one call passes in ``gate.py``, what it binds in ``binding.py``.
+at the tool (models, graphs, tracers) sees what it saw before. Its functions stand in
+``gated_functions.py``, how one call passes in ``gate.py``, what it binds in ``binding.py``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from agentguard import ConfigError, Denied
 from agentguard_langchain.call import CURRENT, Call, current
 from agentguard_langchain.factories import factory_fields, is_model
 from agentguard_langchain.gate import Gate, not_pickled
-from agentguard_langchain.gated import (
+from agentguard_langchain.gated_functions import (
     METHODS,
     SLOTS,
     Guarded,

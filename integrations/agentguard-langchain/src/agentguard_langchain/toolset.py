@@ -16,13 +16,13 @@ from langchain_core.tools import BaseTool
 from langgraph.errors import GraphBubbleUp
 
 from agentguard import Agent, ConfigError, Delegation, DelegationError
-from agentguard.delegation import context as ambient
+from agentguard.delegation import context
 from agentguard.telemetry import AgentSpan
 from agentguard_langchain.answers import AnsweredBy, require_answered_by
+from agentguard_langchain.delegating import lessened, refusal, require_extent
 from agentguard_langchain.gate import Gate, OnDeny, not_pickled
-from agentguard_langchain.gated import gate_of, named_as_guarded
-from agentguard_langchain.guarded import GuardedTool
-from agentguard_langchain.lending import lessened, refusal, require_extent
+from agentguard_langchain.gated_functions import gate_of, named_as_guarded
+from agentguard_langchain.guarded_tool import GuardedTool
 from agentguard_langchain.place import Place
 from agentguard_langchain.record import RunRecord
 from agentguard_langchain.tools import (
@@ -56,7 +56,7 @@ def _looks_up_tools(tool: object) -> bool:
     return isinstance(tool, dict) and str(tool.get("type")).startswith("tool_search")
 
 
-class Lent(NamedTuple):
+class DelegationSource(NamedTuple):
     """What is lent where a call is made; ``here`` if the core finds it in force by itself."""
 
     delegation: Delegation | None
@@ -79,7 +79,7 @@ class _Kept(NamedTuple):
         )
 
 
-class Ward:
+class Toolset:
     """The tools of a graph, and the agent for whom they are guarded.
 
     It is made of what an application gives, and raises ``ConfigError`` as ``guard_tools`` does.
@@ -182,16 +182,16 @@ class Ward:
 
     # --- for whom -------------------------------------------------------------------------------
 
-    def lent(self, runtime: Callable[[], Any]) -> Lent:
+    def lent(self, runtime: Callable[[], Any]) -> DelegationSource:
         """Return what is lent here; raises ``DelegationError`` for what has ended."""
         if self.agent.delegation is not None:
-            return Lent(self.agent.delegation, here=False)
-        if self._lender is not None and not ambient.is_lent_by_a_call():
+            return DelegationSource(self.agent.delegation, here=False)
+        if self._lender is not None and not context.is_lent_by_a_call():
             found = self._said(self._lender, runtime)
             if found is not None:
-                return Lent(found, here=False)
-        in_force = ambient.in_force()
-        return Lent(in_force if isinstance(in_force, Delegation) else None)
+                return DelegationSource(found, here=False)
+        in_force = context.in_force()
+        return DelegationSource(in_force if isinstance(in_force, Delegation) else None)
 
     def _said(self, lender: RunLender, runtime: Callable[[], Any]) -> Delegation | None:
         try:
@@ -231,7 +231,7 @@ class Ward:
 
         return run_span(agent, place, manager_of(None), paused)
 
-    def _in_run(self, place: Place, handle: str | None, lent: Lent) -> Lent:
+    def _in_run(self, place: Place, handle: str | None, lent: DelegationSource) -> DelegationSource:
         """Hold what is lent here against the run's record, which may lend what is not here."""
         record = None if handle is None else RunRecord.find(self.agent, place, handle)
         if handle is None or record is None:
@@ -241,7 +241,7 @@ class Ward:
             record.require(getattr(found, "principal", None))  # of a wrong type: refused as such
             return lent
         if record.stored is not None:
-            return Lent(self._resume(handle, record.stored), here=False)
+            return DelegationSource(self._resume(handle, record.stored), here=False)
         if record.principal is not None:
             message = (
                 f"this run was begun for {record.principal}, and what was lent is neither stored "

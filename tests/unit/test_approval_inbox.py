@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import pytest
 
-from agentguard import ApprovalPending, Decision, Desk, Guard
+from agentguard import ApprovalInbox, ApprovalPending, Decision, Guard
 from agentguard.signing.keys import Ed25519Signer
 
 """Seconds within which who waits has to know."""
@@ -44,7 +44,7 @@ def request_(guard):
     return pending.value.request
 
 
-def waited(desk: Desk, request_, *, sync: bool, timeout: timedelta | float):
+def waited(desk: ApprovalInbox, request_, *, sync: bool, timeout: timedelta | float):
     """Wait, in a thread or on an event loop of its own."""
     if sync:
         return desk.wait(request_, timeout=timeout)

@@ -17,8 +17,8 @@ from langgraph.prebuilt import ToolRuntime
 from agentguard import Agent, Arguments, CallSite, ConfigError, Decision, Invocation
 from agentguard_langchain.call import Call, current
 from agentguard_langchain.codec import ToolResults
-from agentguard_langchain.gated import entrance_of, gate_of, shape_of
-from agentguard_langchain.guarded import GuardedTool
+from agentguard_langchain.gated_functions import entrance_of, gate_of, shape_of
+from agentguard_langchain.guarded_tool import GuardedTool
 from agentguard_langchain.place import Place
 from agentguard_langchain.schemas import schema_ahead
 
