@@ -281,15 +281,15 @@ def asked(made):
                 call = agent.under(guard.delegate(asks_for, scope=["x"])).call
             with pytest.raises(ApprovalPending) as pending:
                 call(merge)
-            desk, request = guard.approvals, pending.value.request
+            inbox, request = guard.approvals, pending.value.request
             for name in by:
-                desk.approve(request, people[name])
+                inbox.approve(request, people[name])
             if vouched is not None:
-                desk.vouch(request, "approve", principal=vouched)
+                inbox.vouch(request, "approve", principal=vouched)
             if rejected_by is None:
                 assert call(merge) == "merged"
             else:
-                desk.reject(request, people[rejected_by], note="no")
+                inbox.reject(request, people[rejected_by], note="no")
                 with pytest.raises(Denied):
                     call(merge)
             assert guard.verify().problems == ()

@@ -262,9 +262,9 @@ def test_two_names_of_one_person_are_no_quorum_of_two():
     roster["bobby"] = {"principal": "user:bob", "keys": [second.public_key.openssh()], "roles": []}
     place = Place(asking(Requirement("two people", quorum=2)), approvers=roster)
     request = place.ask()
-    desk = place.guard.approvals
-    desk.take(request, answer(request, second, "user:bob"))
-    assert desk.missing(request) is not None
+    inbox = place.guard.approvals
+    inbox.take(request, answer(request, second, "user:bob"))
+    assert inbox.missing(request) is not None
 
 
 @pytest.mark.parametrize(

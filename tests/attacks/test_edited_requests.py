@@ -184,27 +184,27 @@ def refusals(guard: Guard) -> list[Mapping[str, Any]]:
 def test_a_request_that_was_edited_is_named_as_such_and_lets_nothing_run(refunds, edit):
     with refunds.open() as guard:
         request = refunds.ask(guard)
-        desk = guard.approvals
-        key = desk.key_of(request)  # it knows from now on where the request lies
+        inbox = guard.approvals
+        key = inbox.key_of(request)  # it knows from now on where the request lies
         assert key is not None
-        assert desk.at(key) == request
+        assert inbox.at(key) == request
         edited = edit(request)
         refunds.path().write_bytes(edited.dumps())
         for one in (request, edited):  # whoever was shown the one or the other has answered
             refunds.answer(one, "bob")
             refunds.answer(one, "carol")
-        assert desk.pending() == []
-        assert desk.altered() == [edited.request_id]
+        assert inbox.pending() == []
+        assert inbox.altered() == [edited.request_id]
         for refused in (
-            lambda: desk.find(edited.request_id),
-            lambda: desk.approve(edited, refunds.keys["dora"]),
+            lambda: inbox.find(edited.request_id),
+            lambda: inbox.approve(edited, refunds.keys["dora"]),
         ):
             with pytest.raises(ApprovalError) as caught:
                 refused()
             assert caught.value.code == "request.altered"
-        assert desk.answers(edited) == []
-        assert not desk.waits(edited)
-        assert desk.at(key) is None
+        assert inbox.answers(edited) == []
+        assert not inbox.waits(edited)
+        assert inbox.at(key) is None
         assert refunds.call(guard) == "approval.altered"
         said = refusals(guard)[-1]  # with nothing of the edited one in it
         assert said["call_site"] != edited.call_site or edited.call_site == request.call_site

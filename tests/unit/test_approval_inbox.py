@@ -32,7 +32,7 @@ def guard(bob):
 
 
 @pytest.fixture
-def desk(guard):
+def inbox(guard):
     return guard.approvals
 
 
@@ -44,36 +44,36 @@ def request_(guard):
     return pending.value.request
 
 
-def waited(desk: ApprovalInbox, request_, *, sync: bool, timeout: timedelta | float):
+def waited(inbox: ApprovalInbox, request_, *, sync: bool, timeout: timedelta | float):
     """Wait, in a thread or on an event loop of its own."""
     if sync:
-        return desk.wait(request_, timeout=timeout)
-    return asyncio.run(desk.await_(request_, timeout=timeout))
+        return inbox.wait(request_, timeout=timeout)
+    return asyncio.run(inbox.await_(request_, timeout=timeout))
 
 
 @pytest.mark.parametrize("sync", [True, False])
 @pytest.mark.parametrize("verdict", ["approve", "reject"])
-def test_who_waits_learns_of_an_answer(desk, request_, bob, verdict, sync):
-    timer = threading.Timer(0.2, getattr(desk, verdict), (request_, bob))
+def test_who_waits_learns_of_an_answer(inbox, request_, bob, verdict, sync):
+    timer = threading.Timer(0.2, getattr(inbox, verdict), (request_, bob))
     timer.start()
-    assert waited(desk, request_, sync=sync, timeout=timedelta(minutes=1)) is True
+    assert waited(inbox, request_, sync=sync, timeout=timedelta(minutes=1)) is True
     timer.join()
 
 
 @pytest.mark.parametrize("sync", [True, False])
-def test_who_waits_in_vain_is_told_so(desk, request_, sync):
-    assert waited(desk, request_, sync=sync, timeout=0.1) is False
+def test_who_waits_in_vain_is_told_so(inbox, request_, sync):
+    assert waited(inbox, request_, sync=sync, timeout=0.1) is False
 
 
 @pytest.mark.parametrize("sync", [True, False])
-def test_nobody_waits_for_a_request_that_is_gone(desk, request_, sync):
-    desk.withdraw(request_)
-    assert waited(desk, request_, sync=sync, timeout=60) is True
+def test_nobody_waits_for_a_request_that_is_gone(inbox, request_, sync):
+    inbox.withdraw(request_)
+    assert waited(inbox, request_, sync=sync, timeout=60) is True
 
 
-async def test_waiting_holds_no_event_loop(desk, request_, bob):
-    waiting = asyncio.create_task(desk.await_(request_, timeout=60))
+async def test_waiting_holds_no_event_loop(inbox, request_, bob):
+    waiting = asyncio.create_task(inbox.await_(request_, timeout=60))
     await asyncio.sleep(0.1)
     assert not waiting.done()
-    desk.approve(request_, bob)
+    inbox.approve(request_, bob)
     assert await asyncio.wait_for(waiting, timeout=60)

@@ -1349,11 +1349,11 @@ def another_process(words: list[str], **options: Any) -> Any:
 
 
 @pytest.fixture
-def desk(tmp_path) -> ApprovalInbox:
+def inbox(tmp_path) -> ApprovalInbox:
     return ApprovalInbox(tmp_path)
 
 
-def test_a_paused_crew_is_listed_shown_and_approved_on_the_command_line(desk, text, signed):
+def test_a_paused_crew_is_listed_shown_and_approved_on_the_command_line(inbox, text, signed):
     ran: list[str] = []
 
     @tool
@@ -1362,7 +1362,7 @@ def test_a_paused_crew_is_listed_shown_and_approved_on_the_command_line(desk, te
         ran.append(to)
         return f"paid {to}"
 
-    with desk.open() as guard:
+    with inbox.open() as guard:
         lead = text.agent("Lead", allow_delegation=True)
         worker = text.agent("Worker", tools=[pay])
         crew = text.crew(lead, worker, tasks=[task(lead)])
@@ -1377,32 +1377,32 @@ def test_a_paused_crew_is_listed_shown_and_approved_on_the_command_line(desk, te
         with pytest.raises(ApprovalPending) as paused:
             tried()
         request = paused.value.request.request_id
-        (listed,) = desk.listed()
+        (listed,) = inbox.listed()
         assert listed["request_id"] == request
         assert listed["missing"].startswith("payments need a release manager: 0 of 1")
-        shown = desk.run("show", request[:8]).stdout
+        shown = inbox.run("show", request[:8]).stdout
         assert "\x1b" not in shown
         for told in ("pay", "Pay somebody.", "agent:worker", "user:alice", "crew:report"):
             assert told in shown, told
         for by, why in (("alice", "user:alice asks for this call"), ("carol", "none of the roles")):
-            refused = desk.run("approve", request[:8], by=by)
+            refused = inbox.run("approve", request[:8], by=by)
             assert refused.returncode == 2
             assert why in refused.stderr, refused.stderr
         with pytest.raises(ApprovalPending):
             tried()
         assert ran == []
-        said = desk.run("approve", request[:8], by="bob")
+        said = inbox.run("approve", request[:8], by="bob")
         assert "approved by user:bob: pay" in said.stdout, said.stderr
         assert tried().raw == "done"
         assert len(ran) == 1
-        assert desk.listed() == []
+        assert inbox.listed() == []
         (paid,) = [call for call in signed(guard) if call.tool == "pay"]
         assert (paid.agent, paid.chain) == ("worker", (*LENT, "lead", "worker"))
         assert guard.verify().ok
 
 
 @pytest.mark.parametrize("verdict", ["approve", "reject"])
-def test_a_crew_that_waits_learns_what_was_said_on_the_command_line(desk, native, verdict):
+def test_a_crew_that_waits_learns_what_was_said_on_the_command_line(inbox, native, verdict):
     ran: list[str] = []
 
     @tool
@@ -1415,10 +1415,10 @@ def test_a_crew_that_waits_learns_what_was_said_on_the_command_line(desk, native
         while not guard.approvals.pending():
             time.sleep(0.01)
         (request,) = guard.approvals.pending()
-        said.append(desk.run(verdict, request.request_id, by="bob", run=another_process))
+        said.append(inbox.run(verdict, request.request_id, by="bob", run=another_process))
 
     said: list[Any] = []
-    with desk.open() as guard:
+    with inbox.open() as guard:
         lead = native.agent("Lead", PAY, "done", tools=[pay])
         crew = guard_crew(native.crew(lead), guard, timeout=120)
         answering = threading.Thread(target=somebody)

@@ -122,7 +122,7 @@ class ApprovalInbox:
 
 
 @pytest.fixture
-def desk(recorded, signed):
+def inbox(recorded, signed):
     """Makes a desk, with further tables of the configuration."""
     return lambda **tables: ApprovalInbox(recorded(**{"agents": AGENTS, **tables}), signed)
 
@@ -131,77 +131,78 @@ def desk(recorded, signed):
 
 
 @pytest.mark.parametrize("begin", ["kickoff", "akickoff"])
-def test_work_goes_from_hand_to_hand(desk, way, begin):
-    desk = desk()
-    crew = desk.three(way)
-    with desk.lend():
+def test_work_goes_from_hand_to_hand(inbox, way, begin):
+    inbox = inbox()
+    crew = inbox.three(way)
+    with inbox.lend():
         output = crew.kickoff() if begin == "kickoff" else asyncio.run(crew.akickoff())
     assert (output.raw, codes(output)) == ("led", [])
     lead, hand, third = (*CREW, "lead"), (*CREW, "lead", "hand"), (*CREW, "lead", "hand", "third")
-    assert [(c.tool, c.chain) for c in desk.calls()] == [
+    assert [(c.tool, c.chain) for c in inbox.calls()] == [
         (DELEGATE, lead),
         ("read_file", hand),
         (ASK, hand),
         ("read_file", third),
         ("read_file", lead),  # what a coworker was lent is not left in force
     ]
-    assert desk.ran == [("plan", hand), ("plan", third), ("plan", lead)]
-    for call in desk.calls():
+    assert inbox.ran == [("plan", hand), ("plan", third), ("plan", lead)]
+    for call in inbox.calls():
         assert call.agent == call.chain[-1]
         assert set(call.scope) == set(AGENTS[call.agent]["max_scope"])
         assert call.outcome == "ok"
-    assert hops(desk.guard) == [lead, hand, third]
+    assert hops(inbox.guard) == [lead, hand, third]
 
 
 @pytest.mark.parametrize("by", [DELEGATE, ASK])
-def test_a_hop_is_signed_when_work_is_handed_over(desk, native, by):
-    desk = desk()
-    crew = desk.two(native, hands("Hand", by), "led", hand=("I make no call",))
-    desk.kickoff(crew)
-    assert desk.story() == [("lead", by, "ok")]
-    assert hops(desk.guard) == [(*CREW, "lead"), (*CREW, "lead", "hand")]
+def test_a_hop_is_signed_when_work_is_handed_over(inbox, native, by):
+    inbox = inbox()
+    crew = inbox.two(native, hands("Hand", by), "led", hand=("I make no call",))
+    inbox.kickoff(crew)
+    assert inbox.story() == [("lead", by, "ok")]
+    assert hops(inbox.guard) == [(*CREW, "lead"), (*CREW, "lead", "hand")]
 
 
-def test_nobody_gets_more_than_the_user_has_lent(desk, native):
-    desk = desk()
-    desk.kickoff(desk.three(native), scope=["read"])
-    assert {call.scope for call in desk.calls()} == {("read",)}
+def test_nobody_gets_more_than_the_user_has_lent(inbox, native):
+    inbox = inbox()
+    inbox.kickoff(inbox.three(native), scope=["read"])
+    assert {call.scope for call in inbox.calls()} == {("read",)}
 
 
-def test_what_is_lent_without_a_service_is_lent_by_the_application(desk, native):
-    desk = desk()
-    crew = desk.two(native, hands("Hand"), "led")
-    with desk.guard.delegate("user:alice", scope=ALL):
+def test_what_is_lent_without_a_service_is_lent_by_the_application(inbox, native):
+    inbox = inbox()
+    crew = inbox.two(native, hands("Hand"), "led")
+    with inbox.guard.delegate("user:alice", scope=ALL):
         crew.kickoff()
-    assert [call.chain[0] for call in desk.calls()] == ["user:alice"] * 2
-    assert [call.chain[2:] for call in desk.calls()] == [("lead",), ("lead", "hand")]
+    assert [call.chain[0] for call in inbox.calls()] == ["user:alice"] * 2
+    assert [call.chain[2:] for call in inbox.calls()] == [("lead",), ("lead", "hand")]
 
 
-def test_the_policy_sees_who_is_in_the_chain(desk, native):
-    desk = desk()
-    desk.kickoff(desk.three(native))
+def test_the_policy_sees_who_is_in_the_chain(inbox, native):
+    inbox = inbox()
+    inbox.kickoff(inbox.three(native))
     seen = [
         (
             document["agent"]["name"],
             document["delegation"]["subject"],
             document["delegation"]["scope"],
         )
-        for document in desk.made.asked
+        for document in inbox.made.asked
     ]
     assert seen == [
-        (call.agent, "user:alice", sorted(AGENTS[call.agent]["max_scope"])) for call in desk.calls()
+        (call.agent, "user:alice", sorted(AGENTS[call.agent]["max_scope"]))
+        for call in inbox.calls()
     ]
 
 
-def test_the_agents_of_two_tasks_were_not_handed_work_by_each_other(desk, native):
-    desk = desk()
-    lead, hand = (desk.agent(native, role, READ, "done") for role in ("Lead", "Hand"))
-    desk.kickoff(guard_crew(native.crew(lead, hand), desk.guard))
-    assert [call.chain for call in desk.calls()] == [(*CREW, "lead"), (*CREW, "hand")]
+def test_the_agents_of_two_tasks_were_not_handed_work_by_each_other(inbox, native):
+    inbox = inbox()
+    lead, hand = (inbox.agent(native, role, READ, "done") for role in ("Lead", "Hand"))
+    inbox.kickoff(guard_crew(native.crew(lead, hand), inbox.guard))
+    assert [call.chain for call in inbox.calls()] == [(*CREW, "lead"), (*CREW, "hand")]
 
 
-def test_work_that_is_handed_to_several_at_once(desk, native):
-    desk = desk()
+def test_work_that_is_handed_to_several_at_once(inbox, native):
+    inbox = inbox()
     together = threading.Barrier(2, timeout=120)
 
     @tool
@@ -212,9 +213,9 @@ def test_work_that_is_handed_to_several_at_once(desk, native):
 
     lead = native.agent("Lead", [hands("Hand"), hands("Third", ASK)], "led", allow_delegation=True)
     others = [native.agent(role, READ, "done", tools=[read_file]) for role in ("Hand", "Third")]
-    crew = guard_crew(Crew(agents=[lead, *others], tasks=[task_of(lead)]), desk.guard)
-    desk.kickoff(crew)
-    assert sorted((c.agent, c.tool, c.chain, c.outcome) for c in desk.calls()) == [
+    crew = guard_crew(Crew(agents=[lead, *others], tasks=[task_of(lead)]), inbox.guard)
+    inbox.kickoff(crew)
+    assert sorted((c.agent, c.tool, c.chain, c.outcome) for c in inbox.calls()) == [
         ("hand", "read_file", (*CREW, "lead", "hand"), "ok"),
         ("lead", ASK, (*CREW, "lead"), "ok"),
         ("lead", DELEGATE, (*CREW, "lead"), "ok"),
@@ -224,21 +225,21 @@ def test_work_that_is_handed_to_several_at_once(desk, native):
 
 @pytest.mark.parametrize("given", [True, False], ids=["manager", "made-by-the-crew"])
 @pytest.mark.parametrize("begin", ["kickoff", "akickoff"])
-def test_a_manager_hands_work_on(desk, native, given, begin):
-    desk = desk()
+def test_a_manager_hands_work_on(inbox, native, given, begin):
+    inbox = inbox()
     steps = (hands("Hand"), "led")
     manager: dict[str, Any] = (
         {"manager_agent": native.agent("Crew Manager", *steps)}
         if given
         else {"manager_llm": native.model(*steps)}
     )
-    hand = desk.agent(native, "Hand", READ, "done")
+    hand = inbox.agent(native, "Hand", READ, "done")
     crew = Crew(agents=[hand], tasks=[task_of(hand)], process=Process.hierarchical, **manager)
-    guard_crew(crew, desk.guard)
-    with desk.lend():
+    guard_crew(crew, inbox.guard)
+    with inbox.lend():
         output: Any = crew.kickoff() if begin == "kickoff" else asyncio.run(crew.akickoff())
     assert output.raw == "led"
-    assert [(c.agent, c.tool, c.chain, c.outcome) for c in desk.calls()] == [
+    assert [(c.agent, c.tool, c.chain, c.outcome) for c in inbox.calls()] == [
         ("crew-manager", DELEGATE, (*CREW, "crew-manager"), "ok"),
         ("hand", "read_file", (*CREW, "crew-manager", "hand"), "ok"),
     ]
@@ -254,9 +255,9 @@ NESTED = {
 
 @pytest.mark.parametrize("begin", NESTED)
 @pytest.mark.parametrize("table", [None, {"lead": ["hand"]}, {}], ids=["", "allowed", "denied"])
-def test_a_tool_that_begins_another_agent_hands_work_on(desk, native, begin, table):
-    desk = desk(**({} if table is None else {"delegation": table}))
-    hand = guard_agent(desk.agent(native, "Hand", READ, "done"), desk.guard)
+def test_a_tool_that_begins_another_agent_hands_work_on(inbox, native, begin, table):
+    inbox = inbox(**({} if table is None else {"delegation": table}))
+    hand = guard_agent(inbox.agent(native, "Hand", READ, "done"), inbox.guard)
 
     @tool
     def begin_work(what: str) -> str:
@@ -265,20 +266,20 @@ def test_a_tool_that_begins_another_agent_hands_work_on(desk, native, begin, tab
         return what
 
     lead = native.agent("Lead", ("begin_work", {"what": "it"}), "led", tools=[begin_work])
-    desk.kickoff(guard_crew(native.crew(lead), desk.guard))
+    inbox.kickoff(guard_crew(native.crew(lead), inbox.guard))
     if table == {}:
-        assert desk.story() == [("lead", "begin_work", "error")]
-        assert (desk.ran, hops(desk.guard)) == ([], [(*CREW, "lead")])
+        assert inbox.story() == [("lead", "begin_work", "error")]
+        assert (inbox.ran, hops(inbox.guard)) == ([], [(*CREW, "lead")])
     else:
-        assert [(c.tool, c.chain, c.outcome) for c in desk.calls()] == [
+        assert [(c.tool, c.chain, c.outcome) for c in inbox.calls()] == [
             ("begin_work", (*CREW, "lead"), "ok"),
             ("read_file", (*CREW, "lead", "hand"), "ok"),
         ]
 
 
-def test_an_async_tool_that_begins_another_agent_hands_work_on(desk, native):
-    desk = desk()
-    hand: Any = guard_agent(desk.agent(native, "Hand", READ, "done"), desk.guard)
+def test_an_async_tool_that_begins_another_agent_hands_work_on(inbox, native):
+    inbox = inbox()
+    hand: Any = guard_agent(inbox.agent(native, "Hand", READ, "done"), inbox.guard)
 
     @tool
     async def begin_work(what: str) -> str:
@@ -287,31 +288,31 @@ def test_an_async_tool_that_begins_another_agent_hands_work_on(desk, native):
         return what
 
     lead = native.agent("Lead", ("begin_work", {"what": "it"}), READ, "led")
-    lead.tools = [begin_work, desk.read_file]
-    desk.kickoff(guard_crew(native.crew(lead), desk.guard))
-    assert [(c.tool, c.chain, c.outcome) for c in desk.calls()] == [
+    lead.tools = [begin_work, inbox.read_file]
+    inbox.kickoff(guard_crew(native.crew(lead), inbox.guard))
+    assert [(c.tool, c.chain, c.outcome) for c in inbox.calls()] == [
         ("begin_work", (*CREW, "lead"), "ok"),
         ("read_file", (*CREW, "lead", "hand"), "ok"),
         ("read_file", (*CREW, "lead"), "ok"),
     ]
 
 
-def test_work_that_comes_back_to_who_is_still_at_it_is_not_done_as_somebody_else(desk, native):
-    desk = desk()
-    lead = desk.agent(native, "Lead", hands("Hand"), READ, "led", allow_delegation=True)
-    hand = desk.agent(native, "Hand", hands("Lead"), READ, "handed")
-    hand.tools = [desk.read_file, *hand.get_delegation_tools([lead])]
-    crew = guard_crew(Crew(agents=[lead, hand], tasks=[task_of(lead)]), desk.guard)
-    desk.kickoff(crew)  # CrewAI has one executor for an agent, which is busy
-    for call in desk.calls():
+def test_work_that_comes_back_to_who_is_still_at_it_is_not_done_as_somebody_else(inbox, native):
+    inbox = inbox()
+    lead = inbox.agent(native, "Lead", hands("Hand"), READ, "led", allow_delegation=True)
+    hand = inbox.agent(native, "Hand", hands("Lead"), READ, "handed")
+    hand.tools = [inbox.read_file, *hand.get_delegation_tools([lead])]
+    crew = guard_crew(Crew(agents=[lead, hand], tasks=[task_of(lead)]), inbox.guard)
+    inbox.kickoff(crew)  # CrewAI has one executor for an agent, which is busy
+    for call in inbox.calls():
         assert call.agent == call.chain[-1]
-    assert [(c.agent, c.tool) for c in desk.calls()] == [
+    assert [(c.agent, c.tool) for c in inbox.calls()] == [
         ("lead", DELEGATE),
         ("hand", DELEGATE),
         ("hand", "read_file"),
         ("lead", "read_file"),
     ]
-    assert desk.calls()[-1].chain == (*CREW, "lead")
+    assert inbox.calls()[-1].chain == (*CREW, "lead")
 
 
 # --- what a tool requires -----------------------------------------------------------------------
@@ -319,65 +320,65 @@ def test_work_that_comes_back_to_who_is_still_at_it_is_not_done_as_somebody_else
 REQUIRES = {"read_file": {"requires": ["write"]}}
 
 
-def test_a_tool_is_refused_without_the_scope_that_it_requires(desk, native):
-    desk = desk(tools=REQUIRES)
-    desk.kickoff(desk.three(native))
-    assert desk.story() == [
+def test_a_tool_is_refused_without_the_scope_that_it_requires(inbox, native):
+    inbox = inbox(tools=REQUIRES)
+    inbox.kickoff(inbox.three(native))
+    assert inbox.story() == [
         ("lead", DELEGATE, "ok"),
         ("hand", "read_file", "ok"),
         ("hand", ASK, "ok"),
         ("third", "read_file", "scope.exceeded"),  # its max_scope has no more than read
         ("lead", "read_file", "ok"),
     ]
-    asked = [(document["agent"]["name"], document["action"]) for document in desk.made.asked]
+    asked = [(document["agent"]["name"], document["action"]) for document in inbox.made.asked]
     assert ("third", "read_file") not in asked
     assert ("hand", "read_file") in asked
-    assert [path for path, _members in desk.ran] == ["plan", "plan"]
+    assert [path for path, _members in inbox.ran] == ["plan", "plan"]
 
 
-def test_a_tool_is_refused_where_the_user_has_not_lent_what_it_requires(desk, native):
-    desk = desk(tools=REQUIRES)
-    output = desk.kickoff(desk.two(native, READ, hands("Hand"), "led"), scope=["read"])
+def test_a_tool_is_refused_where_the_user_has_not_lent_what_it_requires(inbox, native):
+    inbox = inbox(tools=REQUIRES)
+    output = inbox.kickoff(inbox.two(native, READ, hands("Hand"), "led"), scope=["read"])
     assert codes(output)[0] == "scope.exceeded"
-    assert desk.story() == [
+    assert inbox.story() == [
         ("lead", "read_file", "scope.exceeded"),
         ("lead", DELEGATE, "ok"),
         ("hand", "read_file", "scope.exceeded"),
     ]
-    assert desk.ran == []
-    assert [document["action"] for document in desk.made.asked] == [DELEGATE]
+    assert inbox.ran == []
+    assert [document["action"] for document in inbox.made.asked] == [DELEGATE]
 
 
 @pytest.mark.parametrize("scope", [ALL, ("read",)], ids=["allowed", "denied"])
-def test_handing_work_on_can_require_a_scope_as_well(desk, native, scope):
-    desk = desk(tools={DELEGATE: {"requires": ["publish"]}})
-    output = desk.kickoff(desk.two(native, hands("Hand"), "led"), scope=scope)
+def test_handing_work_on_can_require_a_scope_as_well(inbox, native, scope):
+    inbox = inbox(tools={DELEGATE: {"requires": ["publish"]}})
+    output = inbox.kickoff(inbox.two(native, hands("Hand"), "led"), scope=scope)
     if scope == ALL:
-        assert desk.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
+        assert inbox.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
     else:
         assert codes(output) == ["scope.exceeded"]
-        assert desk.story() == [("lead", DELEGATE, "scope.exceeded")]
-        assert (desk.ran, hops(desk.guard)) == ([], [(*CREW, "lead")])
+        assert inbox.story() == [("lead", DELEGATE, "scope.exceeded")]
+        assert (inbox.ran, hops(inbox.guard)) == ([], [(*CREW, "lead")])
 
 
 @pytest.mark.parametrize("to", ["Hand", "Third"])
-def test_the_policy_decides_to_whom_work_is_handed(desk, way, to):
-    desk = desk()
-    desk.made.decide = lambda document: (
+def test_the_policy_decides_to_whom_work_is_handed(inbox, way, to):
+    inbox = inbox()
+    inbox.made.decide = lambda document: (
         Decision.deny("not to the third")
         if document["args"].get("coworker") == "Third"
         else Decision.allow()
     )
     lead = way.agent("Lead", hands(to), "led", allow_delegation=True)
-    others = [desk.agent(way, role, READ, "done") for role in ("Hand", "Third")]
-    crew = guard_crew(Crew(agents=[lead, *others], tasks=[task_of(lead)]), desk.guard)
-    output = desk.kickoff(crew)
+    others = [inbox.agent(way, role, READ, "done") for role in ("Hand", "Third")]
+    crew = guard_crew(Crew(agents=[lead, *others], tasks=[task_of(lead)]), inbox.guard)
+    output = inbox.kickoff(crew)
     if to == "Hand":
-        assert desk.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
+        assert inbox.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
     else:
         assert codes(output) == ["policy.denied"]
-        assert desk.story() == [("lead", DELEGATE, "policy.denied")]
-        assert (desk.ran, hops(desk.guard)) == ([], [(*CREW, "lead")])
+        assert inbox.story() == [("lead", DELEGATE, "policy.denied")]
+        assert (inbox.ran, hops(inbox.guard)) == ([], [(*CREW, "lead")])
 
 
 # --- who may hand on to whom --------------------------------------------------------------------
@@ -394,50 +395,50 @@ def test_the_policy_decides_to_whom_work_is_handed(desk, way, to):
         ({}, False),
     ],
 )
-def test_an_agent_hands_on_to_whom_the_configuration_says(desk, native, by, table, allowed):
-    desk = desk(delegation=table)
-    output = desk.kickoff(desk.two(native, hands("Hand", by), "led"))
-    first = desk.calls()[0]
+def test_an_agent_hands_on_to_whom_the_configuration_says(inbox, native, by, table, allowed):
+    inbox = inbox(delegation=table)
+    output = inbox.kickoff(inbox.two(native, hands("Hand", by), "led"))
+    first = inbox.calls()[0]
     assert (first.agent, first.chain) == ("lead", (*CREW, "lead"))
     if allowed:
-        assert desk.story() == [("lead", by, "ok"), ("hand", "read_file", "ok")]
+        assert inbox.story() == [("lead", by, "ok"), ("hand", "read_file", "ok")]
         assert codes(output) == []
     else:
-        assert desk.story() == [("lead", by, "delegation.delegatee")]
+        assert inbox.story() == [("lead", by, "delegation.delegatee")]
         assert codes(output) == ["delegation.delegatee"]
-        assert (desk.ran, hops(desk.guard)) == ([], [(*CREW, "lead")])
-        assert desk.made.asked == []
+        assert (inbox.ran, hops(inbox.guard)) == ([], [(*CREW, "lead")])
+        assert inbox.made.asked == []
 
 
-def test_a_coworker_hands_on_no_further_than_it_may(desk, native):
-    desk = desk(delegation={"lead": ["hand", "third"]})
-    desk.kickoff(desk.three(native))
-    assert desk.story() == [
+def test_a_coworker_hands_on_no_further_than_it_may(inbox, native):
+    inbox = inbox(delegation={"lead": ["hand", "third"]})
+    inbox.kickoff(inbox.three(native))
+    assert inbox.story() == [
         ("lead", DELEGATE, "ok"),
         ("hand", "read_file", "ok"),
         ("hand", ASK, "delegation.delegatee"),
         ("lead", "read_file", "ok"),
     ]
-    assert desk.calls()[2].chain == (*CREW, "lead", "hand")
+    assert inbox.calls()[2].chain == (*CREW, "lead", "hand")
 
 
 @pytest.mark.parametrize("to", ["Hand", "Third"])
-def test_a_manager_hands_on_to_whom_it_may(desk, native, to):
-    desk = desk(delegation={"crew-manager": ["hand"]})
-    hand, third = (desk.agent(native, role, READ, "done") for role in ("Hand", "Third"))
+def test_a_manager_hands_on_to_whom_it_may(inbox, native, to):
+    inbox = inbox(delegation={"crew-manager": ["hand"]})
+    hand, third = (inbox.agent(native, role, READ, "done") for role in ("Hand", "Third"))
     crew = Crew(
         agents=[hand, third],
         tasks=[Task(description="a task", expected_output="words")],
         process=Process.hierarchical,
         manager_llm=native.model(hands(to), "led"),
     )
-    output = desk.kickoff(guard_crew(crew, desk.guard))
+    output = inbox.kickoff(guard_crew(crew, inbox.guard))
     if to == "Hand":
-        assert desk.story() == [("crew-manager", DELEGATE, "ok"), ("hand", "read_file", "ok")]
+        assert inbox.story() == [("crew-manager", DELEGATE, "ok"), ("hand", "read_file", "ok")]
     else:
         assert codes(output) == ["delegation.delegatee"]
-        assert desk.story() == [("crew-manager", DELEGATE, "delegation.delegatee")]
-        assert desk.ran == []
+        assert inbox.story() == [("crew-manager", DELEGATE, "delegation.delegatee")]
+        assert inbox.ran == []
 
 
 SPELLED = ["hand", "HAND", "  Hand ", '"Hand"', 'Ha"nd', "Hand\n", "[Hand, Third]", "\tHAND"]
@@ -445,68 +446,68 @@ SPELLED = ["hand", "HAND", "  Hand ", '"Hand"', 'Ha"nd', "Hand\n", "[Hand, Third
 
 @pytest.mark.parametrize("spelled", SPELLED)
 @pytest.mark.parametrize("table", [{"lead": ["hand"]}, {"lead": ["third"]}], ids=["", "denied"])
-def test_a_role_that_crewai_takes_for_a_coworkers_is_that_coworkers(desk, native, spelled, table):
-    desk = desk(delegation=table)
+def test_a_role_that_crewai_takes_for_a_coworkers_is_that_coworkers(inbox, native, spelled, table):
+    inbox = inbox(delegation=table)
     lead = native.agent("Lead", hands(spelled), "led", allow_delegation=True)
-    others = [desk.agent(native, role, READ, "done") for role in (" Hand", "Third")]
-    crew = guard_crew(Crew(agents=[lead, *others], tasks=[task_of(lead)]), desk.guard)
-    output = desk.kickoff(crew)
+    others = [inbox.agent(native, role, READ, "done") for role in (" Hand", "Third")]
+    crew = guard_crew(Crew(agents=[lead, *others], tasks=[task_of(lead)]), inbox.guard)
+    output = inbox.kickoff(crew)
     if table == {"lead": ["hand"]}:
-        assert desk.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
+        assert inbox.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
     else:
         assert codes(output) == ["delegation.delegatee"]
-        assert desk.story() == [("lead", DELEGATE, "delegation.delegatee")]
-        assert desk.ran == []
+        assert inbox.story() == [("lead", DELEGATE, "delegation.delegatee")]
+        assert inbox.ran == []
 
 
 @pytest.mark.parametrize("coworker", ["nobody", "", "[]", "[nobody, Hand]", "Han d"])
-def test_work_for_a_coworker_that_is_not_there_is_done_by_nobody(desk, native, coworker):
-    desk = desk(delegation={"lead": ["hand"]})
-    desk.kickoff(desk.two(native, hands(coworker), "led"))
-    assert (desk.ran, hops(desk.guard)) == ([], [(*CREW, "lead")])
-    assert [(c.agent, c.tool) for c in desk.calls()] == [("lead", DELEGATE)]
+def test_work_for_a_coworker_that_is_not_there_is_done_by_nobody(inbox, native, coworker):
+    inbox = inbox(delegation={"lead": ["hand"]})
+    inbox.kickoff(inbox.two(native, hands(coworker), "led"))
+    assert (inbox.ran, hops(inbox.guard)) == ([], [(*CREW, "lead")])
+    assert [(c.agent, c.tool) for c in inbox.calls()] == [("lead", DELEGATE)]
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["allowed", "denied"])
-def test_of_two_agents_with_one_role_the_first_is_given_the_work(desk, native, order):
-    desk = desk(delegation={"lead": ["hand"]})
+def test_of_two_agents_with_one_role_the_first_is_given_the_work(inbox, native, order):
+    inbox = inbox(delegation={"lead": ["hand"]})
     lead = native.agent("Lead", hands("Twin"), "led", allow_delegation=True)
-    twins = [desk.agent(native, "Twin", READ, "done") for _twin in range(2)]
+    twins = [inbox.agent(native, "Twin", READ, "done") for _twin in range(2)]
     for twin, name in zip(twins, ("hand", "third"), strict=True):
-        guard_agent(twin, desk.guard, name=name)
-    crew = guard_crew(Crew(agents=[lead, *twins[::order]], tasks=[task_of(lead)]), desk.guard)
-    output = desk.kickoff(crew)
+        guard_agent(twin, inbox.guard, name=name)
+    crew = guard_crew(Crew(agents=[lead, *twins[::order]], tasks=[task_of(lead)]), inbox.guard)
+    output = inbox.kickoff(crew)
     if order == 1:
-        assert desk.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
+        assert inbox.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
         # no hop for whom there was no work
-        assert hops(desk.guard) == [(*CREW, "lead"), (*CREW, "lead", "hand")]
+        assert hops(inbox.guard) == [(*CREW, "lead"), (*CREW, "lead", "hand")]
     else:
         assert codes(output) == ["delegation.delegatee"]
-        assert desk.ran == []
+        assert inbox.ran == []
 
 
-def test_an_agent_is_who_its_role_was_written_as_whatever_inputs_make_of_it(desk, native):
-    desk = desk(delegation={"lead": ["hand"]})
+def test_an_agent_is_who_its_role_was_written_as_whatever_inputs_make_of_it(inbox, native):
+    inbox = inbox(delegation={"lead": ["hand"]})
     lead = native.agent("{who}", hands("Third"), "led", allow_delegation=True)
-    guard_agent(lead, desk.guard, name="lead")
-    hand = guard_agent(desk.agent(native, "The {other}", READ, "done"), desk.guard, name="hand")
-    crew = guard_crew(Crew(agents=[lead, hand], tasks=[task_of(lead)]), desk.guard)
+    guard_agent(lead, inbox.guard, name="lead")
+    hand = guard_agent(inbox.agent(native, "The {other}", READ, "done"), inbox.guard, name="hand")
+    crew = guard_crew(Crew(agents=[lead, hand], tasks=[task_of(lead)]), inbox.guard)
     lead.llm.steps[0] = hands("the third")
-    with desk.lend():
+    with inbox.lend():
         crew.kickoff(inputs={"who": "Third", "other": "Third"})
-    assert desk.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
+    assert inbox.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
     assert lead.role == "Third"
 
 
 @pytest.mark.parametrize("who", ["Lead", "Third"])
-def test_an_agent_is_not_whom_inputs_have_made_of_its_role(desk, native, who):
-    desk = desk(agents={**AGENTS, "who": {"max_scope": ["read"]}})
-    lead = desk.agent(native, "{who}", "done", READ, "done")
+def test_an_agent_is_not_whom_inputs_have_made_of_its_role(inbox, native, who):
+    inbox = inbox(agents={**AGENTS, "who": {"max_scope": ["read"]}})
+    lead = inbox.agent(native, "{who}", "done", READ, "done")
     crew = native.crew(lead)
     crew.kickoff(inputs={"who": who})  # before it is guarded
     assert lead.role == who
-    desk.kickoff(guard_crew(crew, desk.guard))
-    assert [call.chain for call in desk.calls()] == [(*CREW, "who")]
+    inbox.kickoff(guard_crew(crew, inbox.guard))
+    assert [call.chain for call in inbox.calls()] == [(*CREW, "who")]
 
 
 DIRECT = {
@@ -520,31 +521,31 @@ DIRECT = {
 
 @pytest.mark.parametrize("how", DIRECT)
 @pytest.mark.parametrize("table", [{"lead": ["hand"]}, {"lead": ["third"]}], ids=["", "denied"])
-def test_however_the_tool_is_called_it_hands_on_to_whom_it_may(desk, native, how, table):
-    desk = desk(delegation=table)
-    crew = desk.two(native)
+def test_however_the_tool_is_called_it_hands_on_to_whom_it_may(inbox, native, how, table):
+    inbox = inbox(delegation=table)
+    crew = inbox.two(native)
     lead, hand = crew.agents
     lead.create_agent_executor(lead.get_delegation_tools([hand]))
     delegate = lead.agent_executor.original_tools[0]
-    with desk.lend():
+    with inbox.lend():
         said = DIRECT[how](delegate)
     if table == {"lead": ["hand"]}:
         assert said == "done"
-        assert desk.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
+        assert inbox.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
     else:
         assert said.code == "delegation.delegatee"
-        assert desk.ran == []
-        assert "ok" not in [became for *_who, became in desk.story()]
+        assert inbox.ran == []
+        assert "ok" not in [became for *_who, became in inbox.story()]
 
 
 # --- what fails ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("copes", [True, False])
-def test_a_failure_that_a_coworker_copes_with_is_none_of_what_was_handed_over(desk, way, copes):
-    desk = desk()
+def test_a_failure_that_a_coworker_copes_with_is_none_of_what_was_handed_over(inbox, way, copes):
+    inbox = inbox()
     third = guard_agent(
-        desk.agent(way, "Third", RuntimeError("the model is down"), max_retry_limit=0), desk.guard
+        inbox.agent(way, "Third", RuntimeError("the model is down"), max_retry_limit=0), inbox.guard
     )
 
     @tool
@@ -563,50 +564,50 @@ def test_a_failure_that_a_coworker_copes_with_is_none_of_what_was_handed_over(de
         tools=[ask_third],
         max_retry_limit=0,
     )
-    lead = desk.agent(way, "Lead", hands("Hand"), "led", allow_delegation=True)
-    crew = guard_crew(Crew(agents=[lead, hand], tasks=[task_of(lead)]), desk.guard)
-    assert desk.kickoff(crew).raw == "led"
+    lead = inbox.agent(way, "Lead", hands("Hand"), "led", allow_delegation=True)
+    crew = guard_crew(Crew(agents=[lead, hand], tasks=[task_of(lead)]), inbox.guard)
+    assert inbox.kickoff(crew).raw == "led"
     told = "ok" if copes else "error"
-    assert desk.story() == [("lead", DELEGATE, told), ("hand", "ask_third", "ok")]
+    assert inbox.story() == [("lead", DELEGATE, told), ("hand", "ask_third", "ok")]
 
 
 # --- what ends it -------------------------------------------------------------------------------
 
 
-def test_without_a_delegation_nobody_acts(desk, native, caplog):
-    desk = desk()
-    output = desk.two(native, READ, hands("Hand"), "led").kickoff()
+def test_without_a_delegation_nobody_acts(inbox, native, caplog):
+    inbox = inbox()
+    output = inbox.two(native, READ, hands("Hand"), "led").kickoff()
     assert codes(output) == ["delegation.missing"] * 2
     told = output.tasks_output[0].tool_failures[0].failure.message
     assert "kick off the crew inside a block of guard.delegate(...)" in told
     logged = [one.getMessage() for one in caplog.records if one.name == "agentguard"]
     assert len(logged) == 2
     assert [line.count("[delegation.missing]") for line in logged] == [1, 1]
-    assert desk.story() == [
+    assert inbox.story() == [
         ("lead", "read_file", "delegation.missing"),
         ("lead", DELEGATE, "delegation.missing"),
     ]
-    assert (desk.ran, hops(desk.guard), desk.made.asked) == ([], [], [])
-    assert {call.chain for call in desk.calls()} == {()}
+    assert (inbox.ran, hops(inbox.guard), inbox.made.asked) == ([], [], [])
+    assert {call.chain for call in inbox.calls()} == {()}
 
 
 @pytest.mark.parametrize(("depth", "became"), [(4, "ok"), (3, "ok"), (2, "denied"), (1, "denied")])
-def test_a_chain_that_is_too_long_is_told_as_a_failure(desk, native, depth, became):
-    desk = desk()
-    output = desk.kickoff(desk.two(native, hands("Hand"), "led"), max_depth=depth)
+def test_a_chain_that_is_too_long_is_told_as_a_failure(inbox, native, depth, became):
+    inbox = inbox()
+    output = inbox.kickoff(inbox.two(native, hands("Hand"), "led"), max_depth=depth)
     if became == "ok":
-        assert desk.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
+        assert inbox.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
         assert codes(output) == []
     else:
         assert codes(output) == ["delegation.depth"]
-        assert desk.ran == []
-        assert "ok" not in [outcome for *_who, outcome in desk.story()]
+        assert inbox.ran == []
+        assert "ok" not in [outcome for *_who, outcome in inbox.story()]
 
 
-def test_a_delegation_that_has_ended_is_no_longer_one(monkeypatch, desk, native):
+def test_a_delegation_that_has_ended_is_no_longer_one(monkeypatch, inbox, native):
     ahead = timedelta()
     monkeypatch.setattr("agentguard.guard.process.clock", lambda: datetime.now(UTC) + ahead)
-    desk = desk()
+    inbox = inbox()
 
     @tool
     def wait(what: str) -> str:
@@ -615,24 +616,24 @@ def test_a_delegation_that_has_ended_is_no_longer_one(monkeypatch, desk, native)
         ahead = timedelta(hours=1)
         return what
 
-    crew = desk.two(native, READ, ("wait", {"what": "it"}), READ, hands("Hand"), "led")
+    crew = inbox.two(native, READ, ("wait", {"what": "it"}), READ, hands("Hand"), "led")
     crew.agents[0].tools.append(wait)
-    output = desk.kickoff(crew, expires_in=3600)
+    output = inbox.kickoff(crew, expires_in=3600)
     assert codes(output) == ["delegation.expired"] * 2
-    assert desk.story() == [
+    assert inbox.story() == [
         ("lead", "read_file", "ok"),
         ("lead", "wait", "ok"),
         ("lead", "read_file", "delegation.expired"),
         ("lead", DELEGATE, "delegation.expired"),
     ]
-    assert [path for path, _members in desk.ran] == ["plan"]
+    assert [path for path, _members in inbox.ran] == ["plan"]
 
 
-def test_no_more_calls_are_made_than_were_lent(desk, native):
-    desk = desk()
-    output = desk.kickoff(desk.two(native, hands("Hand"), READ, "led"), max_calls=2)
+def test_no_more_calls_are_made_than_were_lent(inbox, native):
+    inbox = inbox()
+    output = inbox.kickoff(inbox.two(native, hands("Hand"), READ, "led"), max_calls=2)
     assert codes(output) == ["calls.exceeded"]
-    assert desk.story() == [
+    assert inbox.story() == [
         ("lead", DELEGATE, "ok"),
         ("hand", "read_file", "ok"),
         ("lead", "read_file", "calls.exceeded"),
@@ -738,25 +739,25 @@ def test_what_is_revoked_stops_at_its_next_call(place, native, what, code, stopp
 OWN = {**AGENTS, "lead": {"authority": "own", "max_scope": ["read", "write"]}}
 
 
-def test_an_agent_with_an_authority_of_its_own_acts_by_itself(desk, native):
-    desk = desk(agents=OWN)
-    crew = desk.two(native, READ, hands("Hand"), "led")
+def test_an_agent_with_an_authority_of_its_own_acts_by_itself(inbox, native):
+    inbox = inbox(agents=OWN)
+    crew = inbox.two(native, READ, hands("Hand"), "led")
     crew.kickoff()
     # what it does by itself it can't lend on
-    assert desk.story() == [
+    assert inbox.story() == [
         ("lead", "read_file", "ok"),
         ("lead", DELEGATE, "ok"),
         ("hand", "read_file", "delegation.missing"),
     ]
-    assert {call.chain for call in desk.calls()} == {()}
-    assert hops(desk.guard) == []
+    assert {call.chain for call in inbox.calls()} == {()}
+    assert hops(inbox.guard) == []
 
 
-def test_two_agents_with_an_authority_of_their_own(desk, native):
+def test_two_agents_with_an_authority_of_their_own(inbox, native):
     own = {**OWN, "hand": {"authority": "own", "max_scope": ["read"]}}
-    desk = desk(agents=own, tools={"read_file": {"requires": ["write"]}})
-    desk.two(native, READ, hands("Hand"), "led").kickoff()
-    assert desk.story() == [
+    inbox = inbox(agents=own, tools={"read_file": {"requires": ["write"]}})
+    inbox.two(native, READ, hands("Hand"), "led").kickoff()
+    assert inbox.story() == [
         ("lead", "read_file", "ok"),
         ("lead", DELEGATE, "ok"),
         ("hand", "read_file", "scope.exceeded"),
@@ -764,22 +765,22 @@ def test_two_agents_with_an_authority_of_their_own(desk, native):
 
 
 @pytest.mark.parametrize("table", [{"lead": ["hand"]}, {}], ids=["allowed", "denied"])
-def test_whom_it_hands_work_on_to_is_said_for_one_that_acts_by_itself_too(desk, native, table):
+def test_whom_it_hands_work_on_to_is_said_for_one_that_acts_by_itself_too(inbox, native, table):
     own = {**OWN, "hand": {"authority": "own", "max_scope": ["read"]}}
-    desk = desk(agents=own, delegation=table)
-    output = desk.two(native, hands("Hand"), "led").kickoff()
+    inbox = inbox(agents=own, delegation=table)
+    output = inbox.two(native, hands("Hand"), "led").kickoff()
     if table:
-        assert desk.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
+        assert inbox.story() == [("lead", DELEGATE, "ok"), ("hand", "read_file", "ok")]
     else:
         assert codes(output) == ["delegation.delegatee"]
-        assert (desk.story(), desk.ran) == ([("lead", DELEGATE, "delegation.delegatee")], [])
+        assert (inbox.story(), inbox.ran) == ([("lead", DELEGATE, "delegation.delegatee")], [])
 
 
-def test_a_delegation_in_force_is_that_of_an_agent_with_its_own_authority_too(desk, native):
-    desk = desk(agents=OWN, tools={"read_file": {"requires": ["write"]}})
-    crew = desk.two(native, READ, hands("Hand"), "led")
-    desk.kickoff(crew, scope=["read"])
-    assert [(c.chain, c.outcome or c.code) for c in desk.calls()] == [
+def test_a_delegation_in_force_is_that_of_an_agent_with_its_own_authority_too(inbox, native):
+    inbox = inbox(agents=OWN, tools={"read_file": {"requires": ["write"]}})
+    crew = inbox.two(native, READ, hands("Hand"), "led")
+    inbox.kickoff(crew, scope=["read"])
+    assert [(c.chain, c.outcome or c.code) for c in inbox.calls()] == [
         ((*CREW, "lead"), "scope.exceeded"),
         ((*CREW, "lead"), "ok"),
         ((*CREW, "lead", "hand"), "scope.exceeded"),
@@ -803,17 +804,17 @@ def expected(user):
 
 
 @pytest.mark.parametrize("begin", ["kickoff", "akickoff"])
-def test_two_users_one_after_another_with_one_crew(desk, native, begin):
-    desk = desk()
+def test_two_users_one_after_another_with_one_crew(inbox, native, begin):
+    inbox = inbox()
     steps = (hands("Hand"), "led")
-    crew = desk.two(native, *steps, *steps, *steps, hand=(READ, "done") * 3)
+    crew = inbox.two(native, *steps, *steps, *steps, hand=(READ, "done") * 3)
     for user in ("user:alice", "user:bob", "user:alice"):
-        with desk.lend(user, scope=LENT[user]):
+        with inbox.lend(user, scope=LENT[user]):
             if begin == "kickoff":
                 crew.kickoff()
             else:
                 asyncio.run(crew.akickoff())
-    calls = desk.calls()
+    calls = inbox.calls()
     assert [call.chain[0] for call in calls] == [
         *["user:alice"] * 2,
         *["user:bob"] * 2,
@@ -821,13 +822,13 @@ def test_two_users_one_after_another_with_one_crew(desk, native, begin):
     ]
     for user, times in (("user:alice", 2), ("user:bob", 1)):
         assert of_user(calls, user) == expected(user) * times
-    assert [members for _path, members in desk.ran] == [
+    assert [members for _path, members in inbox.ran] == [
         call.chain for call in calls if call.tool == "read_file"
     ]
     assert len({call.instance for call in calls}) == len(("lead", "hand"))
 
 
-def together(desk, number):
+def together(inbox, number):
     """A tool that is called by as many at once, and tells for whom it was."""
     barrier = threading.Barrier(number, timeout=120)
 
@@ -837,17 +838,17 @@ def together(desk, number):
         barrier.wait()
         lent = current_delegation()
         assert lent is not None
-        desk.ran.append(lent.principal)
+        inbox.ran.append(lent.principal)
         return path
 
     return read_file
 
 
 @pytest.mark.parametrize("sync", [True, False], ids=["threads", "tasks"])
-def test_two_users_at_once_with_copies_of_one_crew(desk, native, sync):
-    desk = desk()
-    crew = desk.two(native, hands("Hand"), "led")
-    crew.agents[1].tools = [together(desk, 2)]
+def test_two_users_at_once_with_copies_of_one_crew(inbox, native, sync):
+    inbox = inbox()
+    crew = inbox.two(native, hands("Hand"), "led")
+    crew.agents[1].tools = [together(inbox, 2)]
     copies = {user: crew.copy() for user in LENT}
     for copied in copies.values():
         for agent, steps in zip(
@@ -856,11 +857,11 @@ def test_two_users_at_once_with_copies_of_one_crew(desk, native, sync):
             agent.llm = native.model(*steps)
 
     def one(user):
-        with desk.lend(user, scope=LENT[user]):
+        with inbox.lend(user, scope=LENT[user]):
             return copies[user].kickoff().raw
 
     async def aone(user):
-        with desk.lend(user, scope=LENT[user]):
+        with inbox.lend(user, scope=LENT[user]):
             return (await copies[user].akickoff()).raw
 
     async def both():
@@ -872,31 +873,31 @@ def test_two_users_at_once_with_copies_of_one_crew(desk, native, sync):
     else:
         assert asyncio.run(both()) == ["led", "led"]
     for user in LENT:
-        assert of_user(desk.calls(), user) == expected(user)
-    assert sorted(desk.ran) == sorted(LENT)
+        assert of_user(inbox.calls(), user) == expected(user)
+    assert sorted(inbox.ran) == sorted(LENT)
 
 
-def test_two_users_at_once_with_one_agent(desk, native):
-    desk = desk()
-    lead: Any = guard_agent(native.agent("Lead", tools=[together(desk, 2)]), desk.guard)
+def test_two_users_at_once_with_one_agent(inbox, native):
+    inbox = inbox()
+    lead: Any = guard_agent(native.agent("Lead", tools=[together(inbox, 2)]), inbox.guard)
     # both read first: what either of them is told does not depend on who was faster
     lead.llm.steps = [READ, READ, "done", "done"]
 
     def one(user):
-        with desk.lend(user, scope=LENT[user]):
+        with inbox.lend(user, scope=LENT[user]):
             return lead.kickoff("go on").raw
 
     with ThreadPoolExecutor(2) as threads:
         assert all("done" in said for said in threads.map(one, LENT))
-    assert sorted(call.chain for call in desk.calls()) == [
+    assert sorted(call.chain for call in inbox.calls()) == [
         (user, "crew:report", "lead") for user in sorted(LENT)
     ]
-    assert sorted(desk.ran) == sorted(LENT)
-    assert len({call.instance for call in desk.calls()}) == 1
+    assert sorted(inbox.ran) == sorted(LENT)
+    assert len({call.instance for call in inbox.calls()}) == 1
 
 
-def test_two_users_at_once_with_the_same_crew_are_not_mixed_up(desk, native):
-    desk = desk()
+def test_two_users_at_once_with_the_same_crew_are_not_mixed_up(inbox, native):
+    inbox = inbox()
     entered, leave = threading.Event(), threading.Event()
 
     @tool
@@ -906,14 +907,14 @@ def test_two_users_at_once_with_the_same_crew_are_not_mixed_up(desk, native):
         assert leave.wait(120)
         lent = current_delegation()
         assert lent is not None
-        desk.ran.append(lent.principal)
+        inbox.ran.append(lent.principal)
         return path
 
     lead = native.agent("Lead", READ, *["done"] * 6, tools=[read_file])
-    crew = guard_crew(native.crew(lead), desk.guard)
+    crew = guard_crew(native.crew(lead), inbox.guard)
 
     def one(user):
-        with desk.lend(user, scope=LENT[user]):
+        with inbox.lend(user, scope=LENT[user]):
             return crew.kickoff()
 
     with ThreadPoolExecutor(2) as threads:
@@ -924,5 +925,5 @@ def test_two_users_at_once_with_the_same_crew_are_not_mixed_up(desk, native):
             threads.submit(one, "user:bob").result()
         leave.set()
         first.result()
-    assert [call.chain for call in desk.calls()] == [(*CREW, "lead")]
-    assert desk.ran == ["user:alice"]
+    assert [call.chain for call in inbox.calls()] == [(*CREW, "lead")]
+    assert inbox.ran == ["user:alice"]

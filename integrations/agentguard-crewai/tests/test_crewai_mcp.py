@@ -172,7 +172,7 @@ class ApprovalInbox:
 
 
 @pytest.fixture
-def desk(recorded, signed):
+def inbox(recorded, signed):
     """Makes a desk that knows the tool of a server as ``write_file``, and more tables."""
 
     def make(server, **tables):
@@ -199,115 +199,115 @@ BOTH = [("tool_reported", "policy.denied"), ("mcp_error", None)]
 
 
 @STDIO
-def test_a_tool_of_a_server_that_is_begun_for_each_call(desk, stdio, native):
-    desk = desk(stdio)
+def test_a_tool_of_a_server_that_is_begun_for_each_call(inbox, stdio, native):
+    inbox = inbox(stdio)
     steps = writes(stdio, "plan", "secret", "full")
-    output = desk.kickoff(native.agent("Lead", *steps, "done", mcps=[stdio.config]))
+    output = inbox.kickoff(native.agent("Lead", *steps, "done", mcps=[stdio.config]))
     assert (output.raw, failures(output)) == ("done", BOTH)
-    assert desk.story() == [
+    assert inbox.story() == [
         ("lead", "write_file", "plan", "ok"),
         ("lead", "write_file", "secret", "policy.denied"),
         ("lead", "write_file", "full", "ok"),  # it has answered, that it could not
     ]
-    assert {(call.chain, call.scope) for call in desk.calls()} == {(CHAIN, ("write",))}
+    assert {(call.chain, call.scope) for call in inbox.calls()} == {(CHAIN, ("write",))}
     assert stdio.written() == "plan=x;full=x;"
 
 
-def test_a_tool_of_a_server_that_sends_events(desk, sse, way):
-    desk = desk(sse)
+def test_a_tool_of_a_server_that_sends_events(inbox, sse, way):
+    inbox = inbox(sse)
     steps = writes(sse, "plan", "secret", "full")
-    output = desk.kickoff(way.agent("Lead", *steps, "done", mcps=[sse.config]))
+    output = inbox.kickoff(way.agent("Lead", *steps, "done", mcps=[sse.config]))
     assert (output.raw, failures(output)) == ("done", BOTH)
     assert "the disk is full" in str(output.tasks_output[0].messages)
-    assert desk.story() == [
+    assert inbox.story() == [
         ("lead", "write_file", "plan", "ok"),
         ("lead", "write_file", "secret", "policy.denied"),
         ("lead", "write_file", "full", "ok"),
     ]
-    assert {(call.chain, call.scope) for call in desk.calls()} == {(CHAIN, ("write",))}
+    assert {(call.chain, call.scope) for call in inbox.calls()} == {(CHAIN, ("write",))}
     assert sse.written() == "plan=x;full=x;"
 
 
 @DEPRECATED
-def test_a_tool_of_a_server_with_streamable_http(desk, http, native):
-    desk = desk(http)
+def test_a_tool_of_a_server_with_streamable_http(inbox, http, native):
+    inbox = inbox(http)
     steps = writes(http, "plan", "secret")
-    desk.kickoff(native.agent("Lead", *steps, "done", mcps=[http.config]))
+    inbox.kickoff(native.agent("Lead", *steps, "done", mcps=[http.config]))
     # CrewAI leaves this transport in another task than it has entered it in, where wait_for of
     # Python 3.11 makes one, and takes that for an error of the call, which was made
     made = "ok" if sys.version_info >= (3, 12) else "error"
-    assert desk.story() == [
+    assert inbox.story() == [
         ("lead", "write_file", "plan", made),
         ("lead", "write_file", "secret", "policy.denied"),
     ]
-    assert {(call.chain, call.scope) for call in desk.calls()} == {(CHAIN, ("write",))}
+    assert {(call.chain, call.scope) for call in inbox.calls()} == {(CHAIN, ("write",))}
     assert http.written() == "plan=x;"
 
 
-def test_the_policy_sees_what_the_server_is_sent(desk, sse, native):
-    desk = desk(sse)
+def test_the_policy_sees_what_the_server_is_sent(inbox, sse, native):
+    inbox = inbox(sse)
     said = (sse.tool, {"path": "plan", "text": "é"})
-    desk.kickoff(native.agent("Lead", said, *writes(sse, "paper"), "done", mcps=[sse.config]))
-    asked = [document["args"] for document in desk.made.asked]
+    inbox.kickoff(native.agent("Lead", said, *writes(sse, "paper"), "done", mcps=[sse.config]))
+    asked = [document["args"] for document in inbox.made.asked]
     assert asked == [{"path": "plan", "text": "é"}, {"path": "paper", "text": "x"}]
-    assert [call.arguments for call in desk.calls()] == asked
+    assert [call.arguments for call in inbox.calls()] == asked
     assert sse.written() == "plan=é;paper=x;"
 
 
 @pytest.mark.parametrize("server", ["sse", pytest.param("stdio", marks=STDIO)], indirect=True)
-def test_where_a_tool_comes_from_is_part_of_what_is_signed(desk, server, native):
-    desk = desk(server)
+def test_where_a_tool_comes_from_is_part_of_what_is_signed(inbox, server, native):
+    inbox = inbox(server)
     lead: Any = native.agent("Lead", *writes(server, "secret"), "done", mcps=[server.config])
-    desk.kickoff(lead)
+    inbox.kickoff(lead)
     (found,) = lead.agent_executor.original_tools
     schema = found.args_schema.model_json_schema()
     origins = (f"mcp:{server.name}", "mcp:another", "crewai.tools.mcp_native_tool:MCPNativeTool")
     digests = [ToolSpec("write_file", "Write a file.", schema, one).digest for one in origins]
-    assert desk.digests() == {digests[0]}
+    assert inbox.digests() == {digests[0]}
     assert len(set(digests)) == len(origins)
 
 
 def test_without_an_alias_the_policy_knows_a_tool_as_the_model_does(recorded, signed, sse, native):
-    desk = ApprovalInbox(recorded(agents=AGENTS), signed)
-    desk.kickoff(native.agent("Lead", *writes(sse, "plan", "secret"), "done", mcps=[sse.config]))
-    assert desk.story() == [
+    inbox = ApprovalInbox(recorded(agents=AGENTS), signed)
+    inbox.kickoff(native.agent("Lead", *writes(sse, "plan", "secret"), "done", mcps=[sse.config]))
+    assert inbox.story() == [
         ("lead", sse.tool, "plan", "ok"),
         ("lead", sse.tool, "secret", "policy.denied"),
     ]
-    assert {document["action"] for document in desk.made.asked} == {sse.tool}
+    assert {document["action"] for document in inbox.made.asked} == {sse.tool}
     assert sse.written() == "plan=x;"
 
 
 LIMITS = {"write_file": {"requires": ["write"], "resource": "file:{path}"}}
 
 
-def test_what_the_configuration_says_of_a_tool_is_said_by_its_alias(desk, sse, native):
-    desk = desk(sse, tools=LIMITS)
-    output = desk.kickoff(native.agent("Lead", *writes(sse, "plan"), "done", mcps=[sse.config]))
+def test_what_the_configuration_says_of_a_tool_is_said_by_its_alias(inbox, sse, native):
+    inbox = inbox(sse, tools=LIMITS)
+    output = inbox.kickoff(native.agent("Lead", *writes(sse, "plan"), "done", mcps=[sse.config]))
     assert failures(output) == []
-    (document,) = desk.made.asked
+    (document,) = inbox.made.asked
     assert (document["action"], document["resource"]) == ("write_file", "file:plan")
-    assert desk.story() == [("lead", "write_file", "plan", "ok")]
+    assert inbox.story() == [("lead", "write_file", "plan", "ok")]
     assert sse.written() == "plan=x;"
 
 
 @pytest.mark.parametrize("server", ["sse", pytest.param("stdio", marks=STDIO)], indirect=True)
-def test_without_the_scope_that_it_requires_a_server_is_not_called(desk, server, native):
-    desk = desk(server, tools=LIMITS)
+def test_without_the_scope_that_it_requires_a_server_is_not_called(inbox, server, native):
+    inbox = inbox(server, tools=LIMITS)
     steps = writes(server, "plan")
-    output = desk.kickoff(native.agent("Lead", *steps, "done", mcps=[server.config]), "read")
+    output = inbox.kickoff(native.agent("Lead", *steps, "done", mcps=[server.config]), "read")
     assert failures(output) == [("tool_reported", "scope.exceeded")]
-    assert desk.made.asked == []
-    assert desk.story() == [("lead", "write_file", "plan", "scope.exceeded")]
+    assert inbox.made.asked == []
+    assert inbox.story() == [("lead", "write_file", "plan", "scope.exceeded")]
     assert server.written() == ""
 
 
-def test_without_a_delegation_a_server_is_not_called(desk, sse, native):
-    desk = desk(sse)
+def test_without_a_delegation_a_server_is_not_called(inbox, sse, native):
+    inbox = inbox(sse)
     lead = native.agent("Lead", *writes(sse, "plan"), "done", mcps=[sse.config])
-    output = guard_crew(native.crew(lead), desk.guard).kickoff()
+    output = guard_crew(native.crew(lead), inbox.guard).kickoff()
     assert failures(output) == [("tool_reported", "delegation.missing")]
-    assert (desk.made.asked, sse.written()) == ([], "")
+    assert (inbox.made.asked, sse.written()) == ([], "")
 
 
 BEGIN = {
@@ -317,29 +317,29 @@ BEGIN = {
 
 
 @pytest.mark.parametrize("begin", BEGIN)
-def test_the_tools_of_a_server_of_an_agent_by_itself(desk, sse, native, begin):
-    desk = desk(sse)
+def test_the_tools_of_a_server_of_an_agent_by_itself(inbox, sse, native, begin):
+    inbox = inbox(sse)
     steps = writes(sse, "plan", "secret")
-    lead = guard_agent(native.agent("Lead", *steps, "done", mcps=[sse.config]), desk.guard)
-    with desk.lend():
+    lead = guard_agent(native.agent("Lead", *steps, "done", mcps=[sse.config]), inbox.guard)
+    with inbox.lend():
         BEGIN[begin](lead)
-    assert desk.story() == [
+    assert inbox.story() == [
         ("lead", "write_file", "plan", "ok"),
         ("lead", "write_file", "secret", "policy.denied"),
     ]
-    assert {call.chain for call in desk.calls()} == {CHAIN}
+    assert {call.chain for call in inbox.calls()} == {CHAIN}
     assert sse.written() == "plan=x;"
 
 
-def test_a_tool_of_a_server_that_is_listed_anew_at_each_kickoff_is_one_tool(desk, sse, native):
-    desk = desk(sse)
+def test_a_tool_of_a_server_that_is_listed_anew_at_each_kickoff_is_one_tool(inbox, sse, native):
+    inbox = inbox(sse)
     second = (f"{sse.tool}_2", {"path": "secret"}), (f"{sse.tool}_2", {"path": "paper"})
     steps = *writes(sse, "plan"), "done", *second, "done"
-    lead = guard_agent(native.agent("Lead", *steps, mcps=[sse.config]), desk.guard)
-    with desk.lend():
+    lead = guard_agent(native.agent("Lead", *steps, mcps=[sse.config]), inbox.guard)
+    with inbox.lend():
         lead.kickoff("go on")
         lead.kickoff("go on")
-    assert desk.story() == [
+    assert inbox.story() == [
         ("lead", "write_file", "plan", "ok"),
         ("lead", "write_file", "secret", "policy.denied"),
         ("lead", "write_file", "paper", "ok"),
@@ -347,30 +347,30 @@ def test_a_tool_of_a_server_that_is_listed_anew_at_each_kickoff_is_one_tool(desk
     assert sse.written() == "plan=x;paper=x;"
 
 
-def test_several_calls_of_a_server_at_once(desk, sse, native):
-    desk = desk(sse)
+def test_several_calls_of_a_server_at_once(inbox, sse, native):
+    inbox = inbox(sse)
     steps = writes(sse, "plan", "secret", "paper")
-    output = desk.kickoff(native.agent("Lead", steps, "done", mcps=[sse.config]))
+    output = inbox.kickoff(native.agent("Lead", steps, "done", mcps=[sse.config]))
     assert failures(output) == [("tool_reported", "policy.denied")]
-    assert sorted(desk.story()) == [
+    assert sorted(inbox.story()) == [
         ("lead", "write_file", "paper", "ok"),
         ("lead", "write_file", "plan", "ok"),
         ("lead", "write_file", "secret", "policy.denied"),
     ]
-    assert {call.chain for call in desk.calls()} == {CHAIN}
+    assert {call.chain for call in inbox.calls()} == {CHAIN}
     assert sorted(sse.written().split(";")) == ["", "paper=x", "plan=x"]
 
 
-def test_each_of_two_agents_calls_the_server_as_itself(desk, sse, native):
-    desk = desk(sse, tools=LIMITS)
+def test_each_of_two_agents_calls_the_server_as_itself(inbox, sse, native):
+    inbox = inbox(sse, tools=LIMITS)
     agents = [
         native.agent(role, *writes(sse, role), "done", mcps=[sse.config])
         for role in ("Lead", "Hand")
     ]
-    crew = guard_crew(native.crew(*agents), desk.guard)
-    with desk.lend("read", "write"):
+    crew = guard_crew(native.crew(*agents), inbox.guard)
+    with inbox.lend("read", "write"):
         crew.kickoff()
-    assert [(c.chain[-1], c.scope, c.outcome or c.code) for c in desk.calls()] == [
+    assert [(c.chain[-1], c.scope, c.outcome or c.code) for c in inbox.calls()] == [
         ("lead", ("read", "write"), "ok"),
         ("hand", ("read",), "scope.exceeded"),
     ]
@@ -378,20 +378,20 @@ def test_each_of_two_agents_calls_the_server_as_itself(desk, sse, native):
 
 
 @DEPRECATED
-def test_a_tool_that_crewai_makes_of_an_address(desk, http, native):
-    desk = desk(http)
+def test_a_tool_that_crewai_makes_of_an_address(inbox, http, native):
+    inbox = inbox(http)
     schema = {"description": "Write a file.", "args_schema": create_model("Asked", path=(str, ...))}
     made = MCPToolWrapper({"url": http.config.url}, "write_file", schema, http.name)
-    output = desk.kickoff(
+    output = inbox.kickoff(
         native.agent("Lead", *writes(http, "plan", "secret"), "done", tools=[made])
     )
     assert failures(output) == [("tool_reported", "policy.denied")]
     assert "wrote plan" in str(output.tasks_output[0].messages)
-    assert desk.story() == [
+    assert inbox.story() == [
         ("lead", "write_file", "plan", "ok"),
         ("lead", "write_file", "secret", "policy.denied"),
     ]
     assert http.written() == "plan=x;"
     json_schema = schema["args_schema"].model_json_schema()  # type: ignore[attr-defined]
     signed = ToolSpec("write_file", "Write a file.", json_schema, f"mcp:{http.name}").digest
-    assert desk.digests() == {signed}
+    assert inbox.digests() == {signed}

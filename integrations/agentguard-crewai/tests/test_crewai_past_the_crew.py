@@ -73,7 +73,7 @@ class ApprovalInbox:
 
 
 @pytest.fixture
-def desk(recorded) -> ApprovalInbox:
+def inbox(recorded) -> ApprovalInbox:
     return ApprovalInbox(recorded)
 
 
@@ -101,113 +101,113 @@ WAYS: dict[str, Callable[[Any, dict[str, str]], Any]] = {
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("which", ["function", "class"])
-def test_no_way_into_a_tool_leads_past_its_agent(desk, native, way, which):
+def test_no_way_into_a_tool_leads_past_its_agent(inbox, native, way, which):
     one, given = (
-        (desk.read, {"path": "notes"}) if which == "function" else (desk.note, {"text": "notes"})
+        (inbox.read, {"path": "notes"}) if which == "function" else (inbox.note, {"text": "notes"})
     )
     with suppress(NotImplementedError):  # a function that is not async has no arun
         way(one, given)
-        assert desk.ran == ["notes"]  # unguarded, it runs
-    desk.ran.clear()
-    guard_agent(native.agent("Lead", tools=desk.tools), desk.log.guard)
+        assert inbox.ran == ["notes"]  # unguarded, it runs
+    inbox.ran.clear()
+    guard_agent(native.agent("Lead", tools=inbox.tools), inbox.log.guard)
     with pytest.raises(UnguardedCallError, match=PAST) as raised:
         way(one, given)
     assert raised.value.code == "tool.unguarded"
-    assert desk.ran == []
+    assert inbox.ran == []
 
 
-def test_the_function_of_a_tool_raises_as_well(desk, native):
-    guard_agent(native.agent("Lead", tools=desk.tools), desk.log.guard)
+def test_the_function_of_a_tool_raises_as_well(inbox, native):
+    guard_agent(native.agent("Lead", tools=inbox.tools), inbox.log.guard)
     with pytest.raises(UnguardedCallError, match=PAST):
-        desk.read.func(path="notes")
-    assert desk.ran == []
-    assert not hasattr(desk.read.func, "__wrapped__")
+        inbox.read.func(path="notes")
+    assert inbox.ran == []
+    assert not hasattr(inbox.read.func, "__wrapped__")
 
 
-def test_a_tool_can_not_be_pickled_and_so_made_anew(desk, native):
-    guard_agent(native.agent("Lead", tools=desk.tools), desk.log.guard)
+def test_a_tool_can_not_be_pickled_and_so_made_anew(inbox, native):
+    guard_agent(native.agent("Lead", tools=inbox.tools), inbox.log.guard)
     with pytest.raises(TypeError, match="can't be pickled"):
-        pickle.dumps(desk.note)
+        pickle.dumps(inbox.note)
 
 
-def test_what_traces_a_tool_is_no_way_past_it(desk, native):
-    guard_agent(native.agent("Lead", tools=desk.tools), desk.log.guard)
-    written = desk.note._run
-    object.__setattr__(desk.note, "_run", functools.partial(written))
+def test_what_traces_a_tool_is_no_way_past_it(inbox, native):
+    guard_agent(native.agent("Lead", tools=inbox.tools), inbox.log.guard)
+    written = inbox.note._run
+    object.__setattr__(inbox.note, "_run", functools.partial(written))
     with pytest.raises(UnguardedCallError, match=PAST):
-        desk.note.run(text="notes")
-    assert desk.ran == []
+        inbox.note.run(text="notes")
+    assert inbox.ran == []
 
 
-def test_the_agents_own_calls_run(desk, native, signed):
+def test_the_agents_own_calls_run(inbox, native, signed):
     calls = [READ, ("note", {"text": "it"}), "done"]
-    crew = desk.crew(native.crew(native.agent("Lead", *calls, tools=desk.tools)))
+    crew = inbox.crew(native.crew(native.agent("Lead", *calls, tools=inbox.tools)))
     assert crew.kickoff().raw == "done"
-    assert desk.ran == ["notes", "it"]
-    assert [(call.tool, call.outcome) for call in signed(desk.log.guard)] == [
+    assert inbox.ran == ["notes", "it"]
+    assert [(call.tool, call.outcome) for call in signed(inbox.log.guard)] == [
         ("read_file", "ok"),
         ("note", "ok"),
     ]
 
 
-def test_what_a_call_has_begun_runs_its_tool_no_more_once_it_has_ended(desk, native):
+def test_what_a_call_has_begun_runs_its_tool_no_more_once_it_has_ended(inbox, native):
     contexts: list[contextvars.Context] = []
 
     @tool
     def begin(what: str) -> str:
         """Begin something that goes on."""
         contexts.append(contextvars.copy_context())
-        desk.ran.append(what)
+        inbox.ran.append(what)
         return "begun"
 
     lead = native.agent("Lead", ("begin", {"what": "it"}), "done", tools=[begin])
-    desk.crew(native.crew(lead)).kickoff()
+    inbox.crew(native.crew(lead)).kickoff()
     with pytest.raises(UnguardedCallError, match=PAST):
         contexts[0].run(begin.run, what="it once more")
-    assert desk.ran == ["it"]
+    assert inbox.ran == ["it"]
 
 
 # --- from within a kickoff ------------------------------------------------------------------------
 
 
-def test_a_step_callback_runs_no_tool(desk, native, signed):
+def test_a_step_callback_runs_no_tool(inbox, native, signed):
     def step(_step: Any) -> None:
-        desk.read.run(path="secrets")
+        inbox.read.run(path="secrets")
 
-    lead = native.agent("Lead", READ, "done", tools=desk.tools, step_callback=step)
+    lead = native.agent("Lead", READ, "done", tools=inbox.tools, step_callback=step)
     lead.max_retry_limit = 0
     with pytest.raises(UnguardedCallError, match=PAST):
-        desk.crew(native.crew(lead)).kickoff()
-    assert desk.ran == ["notes"]
-    assert [call.arguments for call in signed(desk.log.guard)] == [{"path": "notes"}]
+        inbox.crew(native.crew(lead)).kickoff()
+    assert inbox.ran == ["notes"]
+    assert [call.arguments for call in signed(inbox.log.guard)] == [{"path": "notes"}]
 
 
-def test_a_guardrail_runs_no_tool(desk, native):
-    lead = native.agent("Lead", READ, "done", tools=desk.tools)
+def test_a_guardrail_runs_no_tool(inbox, native):
+    lead = native.agent("Lead", READ, "done", tools=inbox.tools)
 
     def guardrail(_output):
         return True, lead.tools[0].run(path="secrets")
 
-    crew = desk.crew(native.crew(lead, tasks=[task(lead, guardrail=guardrail)]))
+    crew = inbox.crew(native.crew(lead, tasks=[task(lead, guardrail=guardrail)]))
     with pytest.raises(UnguardedCallError, match=PAST):
         crew.kickoff()
-    assert desk.ran == ["notes"]
+    assert inbox.ran == ["notes"]
 
 
-def test_nor_do_callbacks_of_a_coworker_while_work_is_handed_over(desk, native):
+def test_nor_do_callbacks_of_a_coworker_while_work_is_handed_over(inbox, native):
     work = {"task": "read", "context": "now", "coworker": "Worker"}
     lead = native.agent("Lead", ("delegate_work_to_coworker", work), "done", allow_delegation=True)
     told: list[str] = []
 
     def step(_step: Any) -> None:
         try:
-            desk.read.run(path="secrets")
+            inbox.read.run(path="secrets")
         except UnguardedCallError as error:
             told.append(error.code)
 
-    worker = native.agent("Worker", READ, "read", tools=desk.tools, step_callback=step)
-    desk.crew(native.crew(lead, worker, tasks=[task(lead)])).kickoff()
-    assert desk.ran == ["notes"]
+    worker = native.agent("Worker", READ, "read", tools=inbox.tools, step_callback=step)
+    inbox.crew(native.crew(lead, worker, tasks=[task(lead)])).kickoff()
+    assert inbox.ran == ["notes"]
     assert set(told) == {"tool.unguarded"}
 
 
@@ -219,50 +219,50 @@ class Eager(Agent):
         return super().execute_task(task, context, tools)
 
 
-def test_a_class_of_agents_runs_no_tool_by_itself(desk, native):
-    given = {"goal": "g", "backstory": "b", "llm": native.model("done"), "tools": desk.tools}
-    crew = desk.crew(native.crew(Eager(role="Lead", **given)))
+def test_a_class_of_agents_runs_no_tool_by_itself(inbox, native):
+    given = {"goal": "g", "backstory": "b", "llm": native.model("done"), "tools": inbox.tools}
+    crew = inbox.crew(native.crew(Eager(role="Lead", **given)))
     with pytest.raises(UnguardedCallError, match=PAST):
         crew.kickoff()
-    assert desk.ran == []
+    assert inbox.ran == []
 
 
 @pytest.mark.parametrize("name", ["execute_task", "create_agent_executor", "kickoff", "copy"])
-def test_a_method_that_is_replaced_once_the_agent_is_guarded_stops_the_crew(desk, native, name):
-    lead = native.agent("Lead", READ, "done", tools=desk.tools)
-    crew = desk.crew(native.crew(lead))
-    object.__setattr__(lead, name, lambda *_args, **_kwargs: desk.read.run(path="secrets"))
+def test_a_method_that_is_replaced_once_the_agent_is_guarded_stops_the_crew(inbox, native, name):
+    lead = native.agent("Lead", READ, "done", tools=inbox.tools)
+    crew = inbox.crew(native.crew(lead))
+    object.__setattr__(lead, name, lambda *_args, **_kwargs: inbox.read.run(path="secrets"))
     with pytest.raises(ConfigError, match=f"its {name} was replaced") as raised:
         crew.kickoff()
     assert raised.value.code == "agent.unguardable"
-    assert desk.ran == []
+    assert inbox.ran == []
 
 
-def test_an_unguarded_crew_can_not_use_a_guarded_agents_tools(desk, native):
-    guard_agent(native.agent("Lead", tools=desk.tools), desk.log.guard)
-    other = native.agent("Other", READ, "done", tools=desk.tools)
+def test_an_unguarded_crew_can_not_use_a_guarded_agents_tools(inbox, native):
+    guard_agent(native.agent("Lead", tools=inbox.tools), inbox.log.guard)
+    other = native.agent("Other", READ, "done", tools=inbox.tools)
     output = native.crew(other).kickoff()
-    assert desk.ran == []
+    assert inbox.ran == []
     assert output.raw == "done"
 
 
-def test_a_tool_of_a_task_is_sealed_with_its_crew(desk, native):
+def test_a_tool_of_a_task_is_sealed_with_its_crew(inbox, native):
     lead = native.agent("Lead", READ, "done")
-    crew = desk.crew(native.crew(lead, tasks=[task(lead, tools=desk.tools)]))
+    crew = inbox.crew(native.crew(lead, tasks=[task(lead, tools=inbox.tools)]))
     with pytest.raises(UnguardedCallError, match=PAST):
-        desk.read.run(path="secrets")
+        inbox.read.run(path="secrets")
     crew.kickoff()
-    assert desk.ran == ["notes"]
+    assert inbox.ran == ["notes"]
 
 
-def test_a_tool_that_comes_later_is_sealed_when_it_is_used(desk, native):
+def test_a_tool_that_comes_later_is_sealed_when_it_is_used(inbox, native):
     lead = native.agent("Lead", READ, "done")
-    crew = desk.crew(native.crew(lead))
-    lead.tools = desk.tools
+    crew = inbox.crew(native.crew(lead))
+    lead.tools = inbox.tools
     crew.kickoff()
     with pytest.raises(UnguardedCallError, match=PAST):
-        desk.read.run(path="secrets")
-    assert desk.ran == ["notes"]
+        inbox.read.run(path="secrets")
+    assert inbox.ran == ["notes"]
 
 
 # --- names and functions --------------------------------------------------------------------------
@@ -272,36 +272,36 @@ def only_reading(call: Any) -> Decision:
     return Decision.allow() if call["action"] == "read_file" else Decision.deny("no")
 
 
-def test_a_tool_that_takes_an_allowed_name_does_not_run(desk, way, signed):
-    desk.log.decide = only_reading
-    crew = desk.crew(way.crew(way.agent("Lead", tools=[desk.note])))
-    desk.note.name = "read_file"
+def test_a_tool_that_takes_an_allowed_name_does_not_run(inbox, way, signed):
+    inbox.log.decide = only_reading
+    crew = inbox.crew(way.crew(way.agent("Lead", tools=[inbox.note])))
+    inbox.note.name = "read_file"
     crew.agents[0].llm.steps[:] = [("read_file", {"text": "it"}), "done"]
     output = crew.kickoff()
-    assert desk.ran == []
+    assert inbox.ran == []
     (failed,) = output.tasks_output[0].tool_failures
     assert failed.failure.code == "tool.changed"
     assert "was 'note' when its agent was guarded" in failed.failure.message
-    assert [call.code for call in signed(desk.log.guard)] == ["tool.changed"]
+    assert [call.code for call in signed(inbox.log.guard)] == ["tool.changed"]
 
 
-def test_nor_does_a_copy_of_its_crew_give_it_that_name(desk, native):
-    crew = desk.crew(native.crew(native.agent("Lead", tools=[desk.note])))
-    desk.note.name = "read_file"
+def test_nor_does_a_copy_of_its_crew_give_it_that_name(inbox, native):
+    crew = inbox.crew(native.crew(native.agent("Lead", tools=[inbox.note])))
+    inbox.note.name = "read_file"
     copied = crew.copy()
     copied.agents[0].llm.steps[:] = [("read_file", {"text": "it"}), "done"]
     output = copied.kickoff()
     assert [one.failure.code for one in output.tasks_output[0].tool_failures] == ["tool.changed"]
-    assert desk.ran == []
+    assert inbox.ran == []
 
 
-def test_a_tool_that_is_guarded_once_more_has_its_new_name(desk, native):
-    crew = desk.crew(native.crew(native.agent("Lead", tools=[desk.note])))
-    desk.note.name = "write"
-    desk.crew(crew)
+def test_a_tool_that_is_guarded_once_more_has_its_new_name(inbox, native):
+    crew = inbox.crew(native.crew(native.agent("Lead", tools=[inbox.note])))
+    inbox.note.name = "write"
+    inbox.crew(crew)
     crew.agents[0].llm.steps[:] = [("write", {"text": "it"}), "done"]
     crew.kickoff()
-    assert desk.ran == ["it"]
+    assert inbox.ran == ["it"]
 
 
 @pytest.mark.parametrize("swapped", [False, True])
@@ -334,11 +334,11 @@ def digests(guard: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("which", ["function", "class", "its_class"])
-def test_a_function_that_is_swapped_is_on_record_as_what_it_is(desk, native, monkeypatch, which):
-    crew = desk.crew(native.crew(native.agent("Lead", tools=desk.tools)))
+def test_a_function_that_is_swapped_is_on_record_as_what_it_is(inbox, native, monkeypatch, which):
+    crew = inbox.crew(native.crew(native.agent("Lead", tools=inbox.tools)))
 
     def other(*_self: Any, **_given: Any) -> str:
-        desk.ran.append("swapped")
+        inbox.ran.append("swapped")
         return "swapped"
 
     name, given = ("note", {"text": "it"}) if which != "function" else READ
@@ -346,14 +346,14 @@ def test_a_function_that_is_swapped_is_on_record_as_what_it_is(desk, native, mon
         crew.agents[0].llm.steps[:] = [(name, given), "done"]
         crew.kickoff()
         if which == "function":
-            desk.read.func = other
+            inbox.read.func = other
         elif which == "class":
-            object.__setattr__(desk.note, "_run", other)
+            object.__setattr__(inbox.note, "_run", other)
         else:
             monkeypatch.setattr(Note, "_run", other)
-    before, after = digests(desk.log.guard)
+    before, after = digests(inbox.log.guard)
     assert before != after
-    assert desk.ran[-1] == "swapped"
+    assert inbox.ran[-1] == "swapped"
 
 
 def test_a_tool_that_another_thread_seals_meanwhile_is_sealed_once():

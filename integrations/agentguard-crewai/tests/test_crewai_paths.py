@@ -148,7 +148,7 @@ class ApprovalInbox:
 
 
 @pytest.fixture
-def desk(recorded, signed):
+def inbox(recorded, signed):
     """A guard whose policy keeps a secret, and a tool that reads it."""
     return ApprovalInbox(recorded(agents=AGENTS), signed)
 
@@ -185,78 +185,78 @@ async def iterated(streaming):
 # --- how a model calls --------------------------------------------------------------------------
 
 
-def test_a_call_in_a_crew(desk, way):
-    lead = desk.lead(way)
-    output = desk.kickoff(guard_crew(way.crew(lead), desk.guard))
+def test_a_call_in_a_crew(inbox, way):
+    lead = inbox.lead(way)
+    output = inbox.kickoff(guard_crew(way.crew(lead), inbox.guard))
     assert (output.raw, codes(output)) == ("done", [["policy.denied"]])
     assert "the content of plan" in str(output.tasks_output[0].messages)
-    desk.require_both()
-    assert len({call.instance for call in desk.calls()}) == 1
+    inbox.require_both()
+    assert len({call.instance for call in inbox.calls()}) == 1
 
 
-def test_several_native_calls_at_once(desk, native):
+def test_several_native_calls_at_once(inbox, native):
     together = threading.Barrier(2, timeout=120)
 
     @tool
     def read_file(path: str) -> str:
         """Read a file."""
         together.wait()  # the two that may run are under way at the same time
-        desk.ran.append(path)
+        inbox.ran.append(path)
         return path
 
     more = ("read_file", {"path": "paper"})
-    lead = desk.lead(native, [PLAN, SECRET, more], "done", tools=[read_file])
-    output = desk.kickoff(guard_crew(native.crew(lead), desk.guard))
+    lead = inbox.lead(native, [PLAN, SECRET, more], "done", tools=[read_file])
+    output = inbox.kickoff(guard_crew(native.crew(lead), inbox.guard))
     assert codes(output) == [["policy.denied"]]
-    assert sorted(desk.ran) == ["paper", "plan"]
-    assert desk.story() == [
+    assert sorted(inbox.ran) == ["paper", "plan"]
+    assert inbox.story() == [
         ("lead", "read_file", "paper", "ok"),
         ("lead", "read_file", "plan", "ok"),
         ("lead", "read_file", "secret", "policy.denied"),
     ]
-    assert {call.chain for call in desk.calls()} == {CHAIN}
+    assert {call.chain for call in inbox.calls()} == {CHAIN}
 
 
-def test_several_native_calls_one_after_another(desk, native):
-    lead = desk.lead(
-        native, [PLAN, SECRET], "done", tools=[desk.tool("read_file", max_usage_count=5)]
+def test_several_native_calls_one_after_another(inbox, native):
+    lead = inbox.lead(
+        native, [PLAN, SECRET], "done", tools=[inbox.tool("read_file", max_usage_count=5)]
     )
-    desk.kickoff(guard_crew(native.crew(lead), desk.guard))
-    desk.require_both()
+    inbox.kickoff(guard_crew(native.crew(lead), inbox.guard))
+    inbox.require_both()
 
 
-def test_a_model_that_falls_back_from_native_calls_to_text(desk, native):
+def test_a_model_that_falls_back_from_native_calls_to_text(inbox, native):
     steps = (
         PLAN,
         RuntimeError("this model does not support tools"),
         'Thought: go on.\nAction: read_file\nAction Input: {"path": "secret"}\n',
         "Thought: I know.\nFinal Answer: done",
     )
-    output = desk.kickoff(guard_crew(native.crew(desk.lead(native, *steps)), desk.guard))
+    output = inbox.kickoff(guard_crew(native.crew(inbox.lead(native, *steps)), inbox.guard))
     assert (output.raw, codes(output)) == ("done", [["policy.denied"]])
-    desk.require_both()
+    inbox.require_both()
 
 
 @pytest.mark.parametrize("said", ["Read File", "readFile", "read_fille", '"read_file"'])
-def test_a_name_that_crewai_takes_for_a_tools_is_that_tools(desk, text, said):
-    lead = desk.lead(text, (said, {"path": "plan"}), (said, {"path": "secret"}), "done")
-    desk.kickoff(guard_crew(text.crew(lead), desk.guard))
-    desk.require_both()
+def test_a_name_that_crewai_takes_for_a_tools_is_that_tools(inbox, text, said):
+    lead = inbox.lead(text, (said, {"path": "plan"}), (said, {"path": "secret"}), "done")
+    inbox.kickoff(guard_crew(text.crew(lead), inbox.guard))
+    inbox.require_both()
 
 
 @pytest.mark.parametrize(
     "words", ['{"path": "\\u0073ecret"}', "{'path': 'secret'}", '{path: "secret"}']
 )
-def test_arguments_are_what_crewai_makes_of_a_models_words(desk, text, words):
+def test_arguments_are_what_crewai_makes_of_a_models_words(inbox, text, words):
     said = f"Thought: go on.\nAction: read_file\nAction Input: {words}\n"
-    lead = desk.lead(text, PLAN, "done")
+    lead = inbox.lead(text, PLAN, "done")
     calls = iter([said, "Thought: I know.\nFinal Answer: done"])
     object.__setattr__(lead.llm, "call", lambda *_args, **_kwargs: next(calls))
-    desk.kickoff(guard_crew(text.crew(lead), desk.guard))
-    assert (desk.story(), desk.ran) == ([("lead", "read_file", "secret", "policy.denied")], [])
+    inbox.kickoff(guard_crew(text.crew(lead), inbox.guard))
+    assert (inbox.story(), inbox.ran) == ([("lead", "read_file", "secret", "policy.denied")], [])
 
 
-def test_the_policy_sees_values_as_the_tool_receives_them(desk, way):
+def test_the_policy_sees_values_as_the_tool_receives_them(inbox, way):
     received: list[Any] = []
 
     class StoredRequest(BaseModel):
@@ -274,12 +274,12 @@ def test_the_policy_sees_values_as_the_tool_receives_them(desk, way):
             received.append((count, unit))
             return "counted"
 
-    lead = desk.lead(way, ("count", {"count": "7", "agent": "root"}), "done", tools=[Count()])
-    desk.kickoff(guard_crew(way.crew(lead), desk.guard))
-    (call,) = desk.calls()
+    lead = inbox.lead(way, ("count", {"count": "7", "agent": "root"}), "done", tools=[Count()])
+    inbox.kickoff(guard_crew(way.crew(lead), inbox.guard))
+    (call,) = inbox.calls()
     assert received == [(7, "pages")]
     assert call.arguments == {"count": 7, "unit": "pages"}
-    assert [document["args"] for document in desk.made.asked] == [{"count": 7, "unit": "pages"}]
+    assert [document["args"] for document in inbox.made.asked] == [{"count": 7, "unit": "pages"}]
 
 
 # --- planners -----------------------------------------------------------------------------------
@@ -296,25 +296,25 @@ def plan_of(native, *steps, times=1):
     return PlanningConfig(reasoning_effort="low", max_attempts=1, llm=llm)
 
 
-def test_the_steps_of_a_planner(desk, way, native):
+def test_the_steps_of_a_planner(inbox, way, native):
     planning = plan_of(native, ("first", ()), ("second", (1,)))
     steps = (PLAN, "the first is done", SECRET, "the second is done", "done")
-    lead = desk.lead(way, *steps, planning_config=planning)
-    output = desk.kickoff(guard_crew(way.crew(lead), desk.guard))
+    lead = inbox.lead(way, *steps, planning_config=planning)
+    output = inbox.kickoff(guard_crew(way.crew(lead), inbox.guard))
     assert output.raw.endswith("done")
     assert not lead.llm.steps  # so these were steps of the plan
     assert codes(output) == [["policy.denied"]]
-    desk.require_both()
+    inbox.require_both()
 
 
-def test_the_steps_of_a_planner_that_run_at_once(desk, native):
+def test_the_steps_of_a_planner_that_run_at_once(inbox, native):
     together = threading.Barrier(2, timeout=120)
 
     @tool
     def read_file(path: str) -> str:
         """Read a file."""
         together.wait()
-        desk.ran.append(path)
+        inbox.ran.append(path)
         return path
 
     scripts = {
@@ -323,45 +323,45 @@ def test_the_steps_of_a_planner_that_run_at_once(desk, native):
     }
     llm = Knowing(model="knowing", native=True, scripts={**scripts, "": ["done"]})
     planning = plan_of(native, *[(what, ()) for what in scripts])
-    lead = desk.lead(native, llm=llm, tools=[read_file], planning_config=planning)
-    output = desk.kickoff(guard_crew(native.crew(lead), desk.guard))
+    lead = inbox.lead(native, llm=llm, tools=[read_file], planning_config=planning)
+    output = inbox.kickoff(guard_crew(native.crew(lead), inbox.guard))
     assert codes(output) == [["policy.denied"]]
-    assert sorted(desk.ran) == ["paper", "plan"]
-    assert {(call.agent, call.chain) for call in desk.calls()} == {("lead", CHAIN)}
-    assert [told[2:] for told in desk.story()] == [
+    assert sorted(inbox.ran) == ["paper", "plan"]
+    assert {(call.agent, call.chain) for call in inbox.calls()} == {("lead", CHAIN)}
+    assert [told[2:] for told in inbox.story()] == [
         ("paper", "ok"),
         ("plan", "ok"),
         ("secret", "policy.denied"),
     ]
 
 
-def test_an_agent_that_plans_by_its_own_model(desk, native):
+def test_an_agent_that_plans_by_its_own_model(inbox, native):
     plan = json.loads('{"plan": "p", "ready": true, "steps": []}')
     plan["steps"] = [{"step_number": 1, "description": "read", "depends_on": []}]
-    lead = desk.lead(native, json.dumps(plan), PLAN, SECRET, "read", "done", planning=True)
-    desk.kickoff(guard_crew(native.crew(lead), desk.guard))
+    lead = inbox.lead(native, json.dumps(plan), PLAN, SECRET, "read", "done", planning=True)
+    inbox.kickoff(guard_crew(native.crew(lead), inbox.guard))
     assert not lead.llm.steps
-    desk.require_both()
+    inbox.require_both()
 
 
-def test_an_agent_that_plans_by_itself(desk, native):
+def test_an_agent_that_plans_by_itself(inbox, native):
     planning = plan_of(native, ("first", ()))
     steps = (*BOTH, "the first is done", "done")
-    lead: Any = guard_agent(desk.lead(native, *steps, planning_config=planning), desk.guard)
-    with desk.alice():
+    lead: Any = guard_agent(inbox.lead(native, *steps, planning_config=planning), inbox.guard)
+    with inbox.alice():
         lead.kickoff("go on")
-    desk.require_both()
+    inbox.require_both()
 
 
-def test_a_planner_that_ran_before_it_was_guarded_is_guarded(desk, native):
+def test_a_planner_that_ran_before_it_was_guarded_is_guarded(inbox, native):
     planning = plan_of(native, ("first", ()), times=2)
     free = (("read_file", {"path": "free"}), "the first is done", "done")
-    lead = desk.lead(native, *free, *BOTH, "the first is done", "done", planning_config=planning)
+    lead = inbox.lead(native, *free, *BOTH, "the first is done", "done", planning_config=planning)
     crew = native.crew(lead)
     crew.kickoff()
-    assert desk.ran.pop() == "free"
-    desk.kickoff(guard_crew(crew, desk.guard))
-    desk.require_both()
+    assert inbox.ran.pop() == "free"
+    inbox.kickoff(guard_crew(crew, inbox.guard))
+    inbox.require_both()
 
 
 # --- kinds of tools -----------------------------------------------------------------------------
@@ -433,50 +433,50 @@ class OwnTool(Tool):
         return self.func(*args, **kwargs)
 
 
-def of_function(desk):
-    return desk.tool("read_file")
+def of_function(inbox):
+    return inbox.tool("read_file")
 
 
-def of_coroutine_function(desk):
+def of_coroutine_function(inbox):
     @tool
     async def read_file(path: str) -> str:
         """Read a file."""
         await asyncio.sleep(0)
-        desk.ran.append(path)
+        inbox.ran.append(path)
         return path
 
     return read_file
 
 
-def of_partial(desk):
-    made = desk.tool("read_file")
+def of_partial(inbox):
+    made = inbox.tool("read_file")
     made.func = functools.partial(made.func)
     return made
 
 
-def of_callable(desk):
+def of_callable(inbox):
     class Reader:
         """Something that can be called."""
 
         def __call__(self, path: str) -> str:
-            desk.ran.append(path)
+            inbox.ran.append(path)
             return path
 
-    made = desk.tool("read_file")
+    made = inbox.tool("read_file")
     made.func = Reader()
     return made
 
 
-def of_own_class(desk):
-    plain = desk.tool("read_file")
+def of_own_class(inbox):
+    plain = inbox.tool("read_file")
     return OwnTool(
         name="read_file", description="Read.", func=plain.func, args_schema=plain.args_schema
     )
 
 
-def of_another_framework(desk):
+def of_another_framework(inbox):
     def read_file(path: str) -> str:
-        desk.ran.append(path)
+        inbox.ran.append(path)
         return path
 
     return Tool.from_langchain(
@@ -485,7 +485,7 @@ def of_another_framework(desk):
 
 
 def of_class(kind):
-    return lambda desk: kind(ran=desk.ran)
+    return lambda inbox: kind(ran=inbox.ran)
 
 
 KINDS = {
@@ -503,22 +503,22 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_of_tool(desk, way, kind):
-    lead = desk.lead(way, tools=[KINDS[kind](desk)])
+def test_each_kind_of_tool(inbox, way, kind):
+    lead = inbox.lead(way, tools=[KINDS[kind](inbox)])
     # a pydantic model copies the list that it is given
-    desk.ran = getattr(lead.tools[0], "ran", desk.ran)
-    output = desk.kickoff(guard_crew(way.crew(lead), desk.guard))
+    inbox.ran = getattr(lead.tools[0], "ran", inbox.ran)
+    output = inbox.kickoff(guard_crew(way.crew(lead), inbox.guard))
     assert codes(output) == [["policy.denied"]]
-    desk.require_both()
+    inbox.require_both()
 
 
 @pytest.mark.parametrize("kind", [ReadsThroughRun, ReadsByStructure])
-def test_a_tool_that_makes_its_own_way_is_gated(desk, way, kind):
+def test_a_tool_that_makes_its_own_way_is_gated(inbox, way, kind):
     made = kind()
-    desk.ran = made.ran
-    lead = desk.lead(way, tools=[made])
-    desk.kickoff(guard_crew(way.crew(lead), desk.guard))
-    desk.require_both()
+    inbox.ran = made.ran
+    lead = inbox.lead(way, tools=[made])
+    inbox.kickoff(guard_crew(way.crew(lead), inbox.guard))
+    inbox.require_both()
 
 
 REPLACED = [
@@ -530,9 +530,9 @@ REPLACED = [
 
 
 @pytest.mark.parametrize(("kind", "name"), REPLACED)
-def test_what_replaced_a_way_into_the_tool_is_gated(desk, way, kind, name):
-    made: Any = KINDS[kind](desk)
-    desk.ran = getattr(made, "ran", desk.ran)
+def test_what_replaced_a_way_into_the_tool_is_gated(inbox, way, kind, name):
+    made: Any = KINDS[kind](inbox)
+    inbox.ran = getattr(made, "ran", inbox.ran)
     original = getattr(made, name)
     traces: list[Any] = []
 
@@ -541,16 +541,16 @@ def test_what_replaced_a_way_into_the_tool_is_gated(desk, way, kind, name):
         return original(*args, **kwargs)  # as what measures or traces tools does
 
     object.__setattr__(made, name, traced)
-    way.crew(desk.lead(way, PLAN, "done", tools=[made])).kickoff()
+    way.crew(inbox.lead(way, PLAN, "done", tools=[made])).kickoff()
     unguarded = len(traces)
-    desk.ran.clear()
-    lead = desk.lead(way, tools=[made])
-    desk.kickoff(guard_crew(way.crew(lead), desk.guard))
-    desk.require_both()
+    inbox.ran.clear()
+    lead = inbox.lead(way, tools=[made])
+    inbox.kickoff(guard_crew(way.crew(lead), inbox.guard))
+    inbox.require_both()
     assert len(traces) == 2 * unguarded  # it is still traced, where CrewAI goes that way
 
 
-def test_a_tools_method_is_its_own_within_its_work(desk, way):
+def test_a_tools_method_is_its_own_within_its_work(inbox, way):
     class Twice(Reads):
         """It calls itself, which is no further call of the agent's."""
 
@@ -558,9 +558,9 @@ def test_a_tools_method_is_its_own_within_its_work(desk, way):
             return path if path.endswith("!") else super()._run(path) + self._run(f"{path}!")
 
     made = Twice()
-    desk.ran = made.ran
-    desk.kickoff(guard_crew(way.crew(desk.lead(way, tools=[made])), desk.guard))
-    desk.require_both()
+    inbox.ran = made.ran
+    inbox.kickoff(guard_crew(way.crew(inbox.lead(way, tools=[made])), inbox.guard))
+    inbox.require_both()
 
 
 class Content(BaseModel):
@@ -570,79 +570,79 @@ class Content(BaseModel):
     lines: int
 
 
-def test_a_structured_result(desk, way):
+def test_a_structured_result(inbox, way):
     @tool
     def read_file(path: str) -> Content:
         """Read a file."""
-        desk.ran.append(path)
+        inbox.ran.append(path)
         return Content(text=f"the content of {path}", lines=1)
 
     assert read_file.result_schema is Content
-    lead = desk.lead(way, tools=[read_file])
-    output = desk.kickoff(guard_crew(way.crew(lead), desk.guard))
+    lead = inbox.lead(way, tools=[read_file])
+    output = inbox.kickoff(guard_crew(way.crew(lead), inbox.guard))
     said = str(output.tasks_output[0].messages) + " ".join(lead.llm.heard)
     assert '"lines":1' in said.replace("\\", "")
     assert codes(output) == [["policy.denied"]]
-    desk.require_both()
+    inbox.require_both()
 
 
 @pytest.mark.parametrize(("path", "raw"), [("plan", "the content of plan"), ("secret", "done")])
-def test_a_result_that_is_the_answer_is_none_where_it_was_denied(desk, way, path, raw):
-    made = desk.tool("read_file", result_as_answer=True)
-    lead = desk.lead(way, ("read_file", {"path": path}), "done", tools=[made])
-    assert desk.kickoff(guard_crew(way.crew(lead), desk.guard)).raw == raw
-    assert desk.ran == [path] * (path == "plan")
-    assert [call.chain for call in desk.calls()] == [CHAIN]
+def test_a_result_that_is_the_answer_is_none_where_it_was_denied(inbox, way, path, raw):
+    made = inbox.tool("read_file", result_as_answer=True)
+    lead = inbox.lead(way, ("read_file", {"path": path}), "done", tools=[made])
+    assert inbox.kickoff(guard_crew(way.crew(lead), inbox.guard)).raw == raw
+    assert inbox.ran == [path] * (path == "plan")
+    assert [call.chain for call in inbox.calls()] == [CHAIN]
 
 
-def test_the_tools_of_a_task(desk, native):
-    lead = desk.lead(native, tools=[desk.tool("never_called")])
-    crew = Crew(agents=[lead], tasks=[task_of(lead, tools=[desk.read_file])])
-    desk.kickoff(guard_crew(crew, desk.guard))
-    desk.require_both()
+def test_the_tools_of_a_task(inbox, native):
+    lead = inbox.lead(native, tools=[inbox.tool("never_called")])
+    crew = Crew(agents=[lead], tasks=[task_of(lead, tools=[inbox.read_file])])
+    inbox.kickoff(guard_crew(crew, inbox.guard))
+    inbox.require_both()
 
 
-def test_two_tasks_with_tools_of_their_own(desk, native):
-    lead = desk.lead(native, PLAN, "first", ("write_file", {"path": "secret"}), "second", tools=[])
-    tasks = [task_of(lead, tools=[desk.tool(name)]) for name in ("read_file", "write_file")]
-    desk.kickoff(guard_crew(Crew(agents=[lead], tasks=tasks), desk.guard))
-    assert desk.ran == ["plan"]
-    assert desk.story() == [
+def test_two_tasks_with_tools_of_their_own(inbox, native):
+    lead = inbox.lead(native, PLAN, "first", ("write_file", {"path": "secret"}), "second", tools=[])
+    tasks = [task_of(lead, tools=[inbox.tool(name)]) for name in ("read_file", "write_file")]
+    inbox.kickoff(guard_crew(Crew(agents=[lead], tasks=tasks), inbox.guard))
+    assert inbox.ran == ["plan"]
+    assert inbox.story() == [
         ("lead", "read_file", "plan", "ok"),
         ("lead", "write_file", "secret", "policy.denied"),
     ]
 
 
-def two_of_one_name(desk, way, *steps):
+def two_of_one_name(inbox, way, *steps):
     """A crew with two tools of one name, of which the second is from elsewhere."""
 
     @tool("Read File")
     def other(path: str) -> str:
         """Read another file."""
-        desk.ran.append(f"the other {path}")
+        inbox.ran.append(f"the other {path}")
         return path
 
-    lead = desk.lead(way, *steps, "done", tools=[desk.read_file, other])
-    return guard_crew(way.crew(lead), desk.guard)
+    lead = inbox.lead(way, *steps, "done", tools=[inbox.read_file, other])
+    return guard_crew(way.crew(lead), inbox.guard)
 
 
-def test_two_tools_of_one_name_are_two_to_the_policy(desk, native):
-    desk.made.decide = lambda document: (
+def test_two_tools_of_one_name_are_two_to_the_policy(inbox, native):
+    inbox.made.decide = lambda document: (
         Decision.allow() if document["action"] == "read_file" else Decision.deny("not this one")
     )
     other = ("read_file_2", {"path": "plan"})  # as CrewAI has told the model
-    desk.kickoff(two_of_one_name(desk, native, PLAN, other))
-    assert desk.ran == ["plan"]
-    assert desk.story() == [
+    inbox.kickoff(two_of_one_name(inbox, native, PLAN, other))
+    assert inbox.ran == ["plan"]
+    assert inbox.story() == [
         ("lead", "read_file", "plan", "ok"),
         ("lead", "read_file_2", "plan", "policy.denied"),
     ]
 
 
 @pytest.mark.parametrize("name", ["read_file", "read_file_2", "Read File"])
-def test_of_two_tools_of_one_name_a_text_means_the_first(desk, text, name):
-    desk.kickoff(two_of_one_name(desk, text, (name, {"path": "plan"})))
-    assert (desk.ran, desk.story()) == (["plan"], [("lead", "read_file", "plan", "ok")])
+def test_of_two_tools_of_one_name_a_text_means_the_first(inbox, text, name):
+    inbox.kickoff(two_of_one_name(inbox, text, (name, {"path": "plan"})))
+    assert (inbox.ran, inbox.story()) == (["plan"], [("lead", "read_file", "plan", "ok")])
 
 
 class JournalSlot(Memory):
@@ -671,26 +671,26 @@ MEMORIES = (
 
 
 @pytest.mark.parametrize("where", ["agent-of-a-crew", "crew", "agent"])
-def test_the_tools_of_a_memory(desk, native, where):
+def test_the_tools_of_a_memory(inbox, native, where):
     memory = JournalSlot(llm=native.model(), storage=object(), embedder=len)  # type: ignore[arg-type]
     own = {} if where == "crew" else {"memory": memory}
-    lead = desk.lead(native, *MEMORIES, "done", tools=[], **own)
+    lead = inbox.lead(native, *MEMORIES, "done", tools=[], **own)
     if where == "agent":
-        guard_agent(lead, desk.guard)
-        with desk.alice():
+        guard_agent(lead, inbox.guard)
+        with inbox.alice():
             lead.kickoff("go on")
     else:
         crew = native.crew(lead, memory=memory if where == "crew" else False)
-        desk.kickoff(guard_crew(crew, desk.guard))
+        inbox.kickoff(guard_crew(crew, inbox.guard))
     kept = [said for said in memory.said if "plan" in said or "secret" in said]
     assert kept == ["asked for plan", "keeps plan"]
-    assert desk.story() == [
+    assert inbox.story() == [
         ("lead", "save_to_memory", "['plan']", "ok"),
         ("lead", "save_to_memory", "['secret']", "policy.denied"),
         ("lead", "search_memory", "['plan']", "ok"),
         ("lead", "search_memory", "['secret']", "policy.denied"),
     ]
-    assert {call.chain for call in desk.calls()} == {CHAIN}
+    assert {call.chain for call in inbox.calls()} == {CHAIN}
 
 
 @pytest.fixture
@@ -704,36 +704,36 @@ def skills(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["crew", "agent"])
-def test_the_loader_of_skills(desk, native, skills, where):
+def test_the_loader_of_skills(inbox, native, skills, where):
     loads = [("load_skill", {"skill_name": name}) for name in ("plan", "secret")]
-    lead = desk.lead(native, *loads, "done", tools=[], skills=[skills])
+    lead = inbox.lead(native, *loads, "done", tools=[], skills=[skills])
     if where == "crew":
-        heard = desk.kickoff(guard_crew(native.crew(lead), desk.guard)).tasks_output[0].messages
+        heard = inbox.kickoff(guard_crew(native.crew(lead), inbox.guard)).tasks_output[0].messages
     else:
-        guard_agent(lead, desk.guard)
-        with desk.alice():
+        guard_agent(lead, inbox.guard)
+        with inbox.alice():
             heard = lead.kickoff("go on").messages
     assert "all about the plan" in str(heard)
     assert "all about the secret" not in str(heard)
-    desk.ran.append("plan")
-    desk.require_both(tool="load_skill")
+    inbox.ran.append("plan")
+    inbox.require_both(tool="load_skill")
 
 
-def test_the_tool_that_adds_images(desk, native):
+def test_the_tool_that_adds_images(inbox, native):
     adds = [("add_image_to_content", {"image_url": name}) for name in ("plan", "secret")]
-    lead = desk.lead(native, *adds, "done", tools=[], multimodal=True)
-    desk.kickoff(guard_crew(native.crew(lead), desk.guard))
-    desk.ran.append("plan")
-    desk.require_both(tool="add_image_to_content")
+    lead = inbox.lead(native, *adds, "done", tools=[], multimodal=True)
+    inbox.kickoff(guard_crew(native.crew(lead), inbox.guard))
+    inbox.ran.append("plan")
+    inbox.require_both(tool="add_image_to_content")
 
 
-def test_reading_a_deferred_result_is_a_call_as_well(desk, native):
+def test_reading_a_deferred_result_is_a_call_as_well(inbox, native):
     @tool
     def read_file(path: str) -> str:
         """Read a file."""
         return f"a line of {path}\n" * 50_000  # more than fits in a model's context
 
-    lead = desk.lead(native, PLAN, "done", tools=[read_file])
+    lead = inbox.lead(native, PLAN, "done", tools=[read_file])
     model = lead.llm
 
     class Reader(type(model)):  # type: ignore[misc]
@@ -748,11 +748,11 @@ def test_reading_a_deferred_result_is_a_call_as_well(desk, native):
             return super().call(messages, *args, **kwargs)
 
     lead.llm = Reader(model="scripted", native=True, steps=model.steps)
-    output = desk.kickoff(guard_crew(native.crew(lead), desk.guard))
+    output = inbox.kickoff(guard_crew(native.crew(lead), inbox.guard))
     assert "a line of plan" in lead.llm.heard[-1]
     assert output.raw == "done"
-    assert [call.tool for call in desk.calls()] == ["read_file", "read_a_deferred_tool_result"]
-    assert {call.chain for call in desk.calls()} == {CHAIN}
+    assert [call.tool for call in inbox.calls()] == ["read_file", "read_a_deferred_tool_result"]
+    assert {call.chain for call in inbox.calls()} == {CHAIN}
 
 
 # --- how an agent or a crew is begun ------------------------------------------------------------
@@ -772,21 +772,21 @@ AGENT_WAYS = {
 
 
 @pytest.mark.parametrize("begin", AGENT_WAYS)
-def test_an_agent_without_a_guarded_crew(desk, native, begin):
-    lead: Any = guard_agent(desk.lead(native), desk.guard)
-    with desk.alice():
+def test_an_agent_without_a_guarded_crew(inbox, native, begin):
+    lead: Any = guard_agent(inbox.lead(native), inbox.guard)
+    with inbox.alice():
         AGENT_WAYS[begin](lead)
-    desk.require_both()
+    inbox.require_both()
     assert not lead.llm.steps
 
 
-async def test_an_agent_that_is_kicked_off_on_an_event_loop(desk, native):
-    lead: Any = guard_agent(desk.lead(native), desk.guard)
-    with desk.alice():
+async def test_an_agent_that_is_kicked_off_on_an_event_loop(inbox, native):
+    lead: Any = guard_agent(inbox.lead(native), inbox.guard)
+    with inbox.alice():
         begun = lead.kickoff("go on")  # CrewAI returns a coroutine there
         assert inspect.iscoroutine(begun)
         assert (await begun).raw == "done"
-    desk.require_both()
+    inbox.require_both()
 
 
 CREW_WAYS = {
@@ -801,55 +801,55 @@ CREW_WAYS = {
 
 
 @pytest.mark.parametrize("begin", CREW_WAYS)
-def test_the_ways_to_begin_a_crew(desk, native, begin):
+def test_the_ways_to_begin_a_crew(inbox, native, begin):
     llm = Knowing(model="knowing", native=True, scripts={"": [*BOTH, "done"]})
-    crew = guard_crew(native.crew(desk.lead(native, llm=llm)), desk.guard)
-    with desk.alice():
+    crew = guard_crew(native.crew(inbox.lead(native, llm=llm)), inbox.guard)
+    with inbox.alice():
         outputs = CREW_WAYS[begin](crew)
     assert [(output.raw, codes(output)) for output in outputs] == [
         ("done", [["policy.denied"]])
     ] * len(outputs)
-    desk.require_both(times=len(outputs))
+    inbox.require_both(times=len(outputs))
     # each copy of the crew has an instance of its own, and the crew itself made no call then
-    assert len({call.instance for call in desk.calls()}) == len(outputs)
-    with desk.alice():
+    assert len({call.instance for call in inbox.calls()}) == len(outputs)
+    with inbox.alice():
         crew.kickoff()
-    instances = {call.instance for call in desk.calls()}
+    instances = {call.instance for call in inbox.calls()}
     assert len(instances) == len(outputs) + (len(outputs) > 1)
 
 
 @pytest.mark.parametrize("begin", ["kickoff", "akickoff"])
-def test_tasks_that_are_executed_at_once(desk, native, begin):
+def test_tasks_that_are_executed_at_once(inbox, native, begin):
     together = threading.Barrier(2, timeout=120)
 
     @tool
     def read_file(path: str) -> str:
         """Read a file."""
         together.wait()
-        desk.ran.append(path)
+        inbox.ran.append(path)
         return path
 
-    lead = desk.lead(native, tools=[read_file])
+    lead = inbox.lead(native, tools=[read_file])
     hand = native.agent("Hand", *BOTH, "done", tools=[read_file])
     last = native.agent("Crew manager", "done")
     tasks = [task_of(one, async_execution=True) for one in (lead, hand)]
-    crew = guard_crew(Crew(agents=[lead, hand, last], tasks=[*tasks, task_of(last)]), desk.guard)
-    with desk.alice():
+    crew = guard_crew(Crew(agents=[lead, hand, last], tasks=[*tasks, task_of(last)]), inbox.guard)
+    with inbox.alice():
         output = CREW_WAYS[begin](crew)[0]
     assert codes(output) == [["policy.denied"], ["policy.denied"], []]
-    assert desk.ran == ["plan", "plan"]
+    assert inbox.ran == ["plan", "plan"]
     for agent in ("lead", "hand"):
-        own = [call for call in desk.calls() if call.agent == agent]
+        own = [call for call in inbox.calls() if call.agent == agent]
         assert [call.outcome or call.code for call in own] == ["ok", "policy.denied"]
         assert {call.chain for call in own} == {("user:alice", "crew:report", agent)}
 
 
 @pytest.mark.parametrize("begin", ["kickoff", "akickoff"])
-def test_an_agent_with_a_limit_of_its_time(desk, native, begin):
-    crew = guard_crew(native.crew(desk.lead(native, max_execution_time=60)), desk.guard)
-    with desk.alice():
+def test_an_agent_with_a_limit_of_its_time(inbox, native, begin):
+    crew = guard_crew(native.crew(inbox.lead(native, max_execution_time=60)), inbox.guard)
+    with inbox.alice():
         CREW_WAYS[begin](crew)
-    desk.require_both()
+    inbox.require_both()
 
 
 STREAMS = {
@@ -864,24 +864,24 @@ async def streamed(begin):
 
 
 @pytest.mark.parametrize("begin", STREAMS)
-def test_a_crew_that_streams(desk, native, begin):
-    lead = desk.lead(native)
-    crew = guard_crew(Crew(agents=[lead], tasks=[task_of(lead)], stream=True), desk.guard)
-    with desk.alice():
+def test_a_crew_that_streams(inbox, native, begin):
+    lead = inbox.lead(native)
+    crew = guard_crew(Crew(agents=[lead], tasks=[task_of(lead)], stream=True), inbox.guard)
+    with inbox.alice():
         output = STREAMS[begin](crew)
     assert (output.raw, codes(output)) == ("done", [["policy.denied"]])
-    desk.require_both()
+    inbox.require_both()
 
 
-def test_a_stream_that_is_read_after_the_block_does_not_run(desk, native):
-    lead = desk.lead(native)
-    crew = guard_crew(Crew(agents=[lead], tasks=[task_of(lead)], stream=True), desk.guard)
-    with desk.alice():
+def test_a_stream_that_is_read_after_the_block_does_not_run(inbox, native):
+    lead = inbox.lead(native)
+    crew = guard_crew(Crew(agents=[lead], tasks=[task_of(lead)], stream=True), inbox.guard)
+    with inbox.alice():
         streaming: Any = crew.kickoff()
     with pytest.raises(ConfigError, match="read it in the block that kicked it off") as refused:
         list(streaming)  # only now it would run
     assert refused.value.code == "crew.elsewhere"
-    assert (desk.ran, desk.calls()) == ([], [])
+    assert (inbox.ran, inbox.calls()) == ([], [])
 
 
 def flow_of(sync, begin):
@@ -926,57 +926,57 @@ FLOWS = {
 
 
 @pytest.mark.parametrize("begin", FLOWS)
-def test_inside_of_a_flow(desk, native, begin):
+def test_inside_of_a_flow(inbox, native, begin):
     sync, started = FLOWS[begin]
-    lead = desk.lead(native)
-    crew = guard_crew(native.crew(lead), desk.guard)
-    with desk.alice():
+    lead = inbox.lead(native)
+    crew = guard_crew(native.crew(lead), inbox.guard)
+    with inbox.alice():
         output = flow_of(sync, lambda: started(crew, lead)).kickoff()
     assert output.raw == "done"
-    desk.require_both()
+    inbox.require_both()
 
 
-def test_a_second_try_after_a_guardrail(desk, native):
+def test_a_second_try_after_a_guardrail(inbox, native):
     tries = []
 
     def once(_output):
-        tries.append(len(desk.calls()))
+        tries.append(len(inbox.calls()))
         return (len(tries) > 1, "not yet" if len(tries) == 1 else "done")
 
-    lead = desk.lead(native, PLAN, "first", SECRET, "second")
+    lead = inbox.lead(native, PLAN, "first", SECRET, "second")
     task = task_of(lead, guardrail=once)
-    desk.kickoff(guard_crew(Crew(agents=[lead], tasks=[task]), desk.guard))
+    inbox.kickoff(guard_crew(Crew(agents=[lead], tasks=[task]), inbox.guard))
     assert tries == [1, 2]
-    desk.require_both()
+    inbox.require_both()
 
 
-def test_a_second_try_of_an_agent_by_itself_after_a_guardrail(desk, native):
+def test_a_second_try_of_an_agent_by_itself_after_a_guardrail(inbox, native):
     tries = []
 
     def once(_output):
-        tries.append(len(desk.calls()))
+        tries.append(len(inbox.calls()))
         return (len(tries) > 1, "not yet" if len(tries) == 1 else "done")
 
     lead: Any = guard_agent(
-        desk.lead(native, PLAN, "one", SECRET, "two", guardrail=once), desk.guard
+        inbox.lead(native, PLAN, "one", SECRET, "two", guardrail=once), inbox.guard
     )
-    with desk.alice():
+    with inbox.alice():
         lead.kickoff("go on")
     assert tries == [1, 2]
-    desk.require_both()
+    inbox.require_both()
 
 
-def test_a_second_try_after_what_a_person_said_of_the_answer(desk, native, monkeypatch):
+def test_a_second_try_after_what_a_person_said_of_the_answer(inbox, native, monkeypatch):
     said = iter(["read the other one, too", ""])
     monkeypatch.setattr("builtins.input", lambda *_prompt: next(said))
-    lead = desk.lead(native, PLAN, "first", SECRET, "second")
-    crew = guard_crew(Crew(agents=[lead], tasks=[task_of(lead, human_input=True)]), desk.guard)
-    assert desk.kickoff(crew).raw == "second"
-    desk.require_both()
+    lead = inbox.lead(native, PLAN, "first", SECRET, "second")
+    crew = guard_crew(Crew(agents=[lead], tasks=[task_of(lead, human_input=True)]), inbox.guard)
+    assert inbox.kickoff(crew).raw == "second"
+    inbox.require_both()
 
 
-def test_a_task_on_a_condition(desk, native):
-    lead = desk.lead(native, PLAN, "first", SECRET, "second")
+def test_a_task_on_a_condition(inbox, native):
+    lead = inbox.lead(native, PLAN, "first", SECRET, "second")
     tasks = [
         task_of(lead),
         *(
@@ -989,51 +989,51 @@ def test_a_task_on_a_condition(desk, native):
             for met in (False, True)
         ),
     ]
-    desk.kickoff(guard_crew(Crew(agents=[lead], tasks=tasks), desk.guard))
-    desk.require_both()
+    inbox.kickoff(guard_crew(Crew(agents=[lead], tasks=tasks), inbox.guard))
+    inbox.require_both()
 
 
-def test_a_crew_whose_tasks_are_planned_first(desk, native):
+def test_a_crew_whose_tasks_are_planned_first(inbox, native):
     plan = {"list_of_plans_per_task": [{"task_number": 1, "task": "a task", "plan": "read both"}]}
     planner = native.model(*[json.dumps(plan)] * 2)
-    lead = desk.lead(native)
+    lead = inbox.lead(native)
     crew = Crew(agents=[lead], tasks=[task_of(lead)], planning=True, planning_llm=planner)
-    desk.kickoff(guard_crew(crew, desk.guard))
+    inbox.kickoff(guard_crew(crew, inbox.guard))
     assert "read both" in crew.tasks[0].description
-    desk.require_both()
+    inbox.require_both()
 
 
-def test_a_model_of_its_own_that_picks_the_tools(desk, text, native):
+def test_a_model_of_its_own_that_picks_the_tools(inbox, text, native):
     picks = [
         json.dumps({"tool_name": "read_file", "arguments": {"path": path}})
         for path in ("plan", "secret")
     ]
     picking = native.model(*picks)
     unheard = ("look into it", {})  # CrewAI asks the other model which tool is meant
-    lead = desk.lead(text, unheard, unheard, "done", function_calling_llm=picking)
-    desk.kickoff(guard_crew(text.crew(lead), desk.guard))
+    lead = inbox.lead(text, unheard, unheard, "done", function_calling_llm=picking)
+    inbox.kickoff(guard_crew(text.crew(lead), inbox.guard))
     assert len(picking.heard) == len(picks)
-    desk.require_both()
+    inbox.require_both()
 
 
-def test_a_second_try_after_an_error_of_the_model(desk, native):
-    lead = desk.lead(native, PLAN, ValueError("the model is away"), SECRET, "done")
-    output = desk.kickoff(guard_crew(native.crew(lead), desk.guard))
+def test_a_second_try_after_an_error_of_the_model(inbox, native):
+    lead = inbox.lead(native, PLAN, ValueError("the model is away"), SECRET, "done")
+    output = inbox.kickoff(guard_crew(native.crew(lead), inbox.guard))
     assert output.raw == "done"
-    desk.require_both()
+    inbox.require_both()
 
 
-def test_a_run_that_is_replayed(desk, native):
-    lead = desk.lead(native, PLAN, "first", SECRET, "second", PLAN, SECRET, "again")
+def test_a_run_that_is_replayed(inbox, native):
+    lead = inbox.lead(native, PLAN, "first", SECRET, "second", PLAN, SECRET, "again")
     tasks = [Task(description=f"task {at}", expected_output="words", agent=lead) for at in range(2)]
-    crew = guard_crew(Crew(agents=[lead], tasks=tasks), desk.guard)
-    desk.kickoff(crew)
-    desk.require_both()
-    with desk.guard.delegate("user:bob", scope=["read"], via="crew:report"):
+    crew = guard_crew(Crew(agents=[lead], tasks=tasks), inbox.guard)
+    inbox.kickoff(crew)
+    inbox.require_both()
+    with inbox.guard.delegate("user:bob", scope=["read"], via="crew:report"):
         assert crew.replay(str(crew.tasks[1].id)).raw == "again"
-    chains = [call.chain for call in desk.calls()]
+    chains = [call.chain for call in inbox.calls()]
     assert chains == [CHAIN, CHAIN, ("user:bob", *CHAIN[1:]), ("user:bob", *CHAIN[1:])]
-    assert desk.ran == ["plan", "plan"]
+    assert inbox.ran == ["plan", "plan"]
 
 
 @pytest.fixture
@@ -1044,20 +1044,20 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_crew_that_is_trained(desk, native, elsewhere):
+def test_a_crew_that_is_trained(inbox, native, elsewhere):
     learned = json.dumps({"suggestions": ["read"], "quality": 5, "final_summary": "good"})
-    lead = desk.lead(native, *BOTH, "done", "better", learned, learned)
-    crew = guard_crew(native.crew(lead), desk.guard)
-    with desk.alice():
+    lead = inbox.lead(native, *BOTH, "done", "better", learned, learned)
+    crew = guard_crew(native.crew(lead), inbox.guard)
+    with inbox.alice():
         crew.train(1, str(elsewhere / "trained.pkl"))
-    desk.require_both()
+    inbox.require_both()
 
 
-def test_a_crew_that_is_tested(desk, native, elsewhere):
-    crew = guard_crew(native.crew(desk.lead(native)), desk.guard)
-    with desk.alice():
+def test_a_crew_that_is_tested(inbox, native, elsewhere):
+    crew = guard_crew(native.crew(inbox.lead(native)), inbox.guard)
+    with inbox.alice():
         crew.test(1, native.model(*[json.dumps({"quality": 5})] * 2))
-    desk.require_both()
+    inbox.require_both()
 
 
 # --- copies -------------------------------------------------------------------------------------
@@ -1071,94 +1071,94 @@ COPIES = {
 
 @pytest.mark.parametrize("planning", [False, True], ids=["", "planning"])
 @pytest.mark.parametrize("how", COPIES)
-def test_a_copy_of_an_agent_is_another_instance(desk, native, how, planning):
+def test_a_copy_of_an_agent_is_another_instance(inbox, native, how, planning):
     steps: tuple[Any, ...] = (*BOTH, "done")
     options = {}
     if planning:
         steps = (*BOTH, "the first is done", "done")
         options["planning_config"] = plan_of(native, ("first", ()), times=2)
-    lead = guard_agent(desk.lead(native, *steps, *steps, **options), desk.guard)
-    with desk.alice():
+    lead = guard_agent(inbox.lead(native, *steps, *steps, **options), inbox.guard)
+    with inbox.alice():
         Crew(agents=[lead], tasks=[task_of(lead)]).kickoff()
         copied = COPIES[how](lead)
         if planning and how == "copy":  # CrewAI writes the settings down, without their model
             copied.planning_config = plan_of(native, ("first", ()))
         Crew(agents=[copied], tasks=[task_of(copied)]).kickoff()
-    desk.require_both(times=2)
-    first, second, third, fourth = (call.instance for call in desk.calls())
+    inbox.require_both(times=2)
+    first, second, third, fourth = (call.instance for call in inbox.calls())
     assert first == second
     assert third == fourth != first
 
 
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda agent: agent.model_copy(deep=True)])
-def test_a_deep_copy_of_an_agent_is_another_instance(desk, native, how):
+def test_a_deep_copy_of_an_agent_is_another_instance(inbox, native, how):
     lead: Any = guard_agent(
-        desk.lead(native, tools=[]), desk.guard
+        inbox.lead(native, tools=[]), inbox.guard
     )  # CrewAI can't copy tools deeply
     copied = how(lead)
     for agent in (lead, copied):
-        agent.tools = [desk.read_file]
+        agent.tools = [inbox.read_file]
         agent.llm = native.model(*BOTH, "done")
-        with desk.alice():
+        with inbox.alice():
             agent.kickoff("go on")
-    desk.require_both(times=2)
-    assert len({call.instance for call in desk.calls()}) == 2
+    inbox.require_both(times=2)
+    assert len({call.instance for call in inbox.calls()}) == 2
 
 
 @pytest.mark.parametrize("how", ["model_copy", "copy.copy"])
-def test_an_agent_and_its_copy_can_be_at_work_at_once(desk, native, how):
+def test_an_agent_and_its_copy_can_be_at_work_at_once(inbox, native, how):
     together = threading.Barrier(2, timeout=120)
 
     @tool
     def read_file(path: str) -> str:
         """Read a file."""
         together.wait()
-        desk.ran.append(path)
+        inbox.ran.append(path)
         return path
 
     llm = Knowing(model="knowing", scripts={"": [PLAN, SECRET, "done"]})
-    lead: Any = guard_agent(desk.lead(native, llm=llm, tools=[read_file]), desk.guard)
+    lead: Any = guard_agent(inbox.lead(native, llm=llm, tools=[read_file]), inbox.guard)
     lead.create_agent_executor()  # which is not the copy's
-    with desk.alice():
+    with inbox.alice():
         copied = COPIES[how](lead)
         tasks = [task_of(one, async_execution=True) for one in (lead, copied)]
         for waiting in [task.execute_async() for task in tasks]:
             waiting.result(timeout=120)
-    desk.require_both(times=2)
-    assert len({call.instance for call in desk.calls()}) == 2
+    inbox.require_both(times=2)
+    assert len({call.instance for call in inbox.calls()}) == 2
 
 
-def test_a_tool_that_another_agent_was_guarded_with_is_the_own_of_who_calls_it(desk, native):
-    lead: Any = guard_agent(desk.lead(native), desk.guard)
+def test_a_tool_that_another_agent_was_guarded_with_is_the_own_of_who_calls_it(inbox, native):
+    lead: Any = guard_agent(inbox.lead(native), inbox.guard)
     lead.create_agent_executor()
     hand = native.agent("Hand", *BOTH, "done", tools=lead.agent_executor.original_tools)
-    desk.kickoff(guard_crew(native.crew(hand), desk.guard))
-    desk.require_both(agent="hand", chain=(*CHAIN[:2], "hand"))
+    inbox.kickoff(guard_crew(native.crew(hand), inbox.guard))
+    inbox.require_both(agent="hand", chain=(*CHAIN[:2], "hand"))
 
 
-def test_what_is_made_from_the_class_of_a_guarded_agent_has_no_identity(desk, native):
-    lead: Any = guard_agent(desk.lead(native), desk.guard)
+def test_what_is_made_from_the_class_of_a_guarded_agent_has_no_identity(inbox, native):
+    lead: Any = guard_agent(inbox.lead(native), inbox.guard)
     made = type(lead)(role="Lead", goal="g", backstory="b", llm=lead.llm, tools=lead.tools)
-    with desk.alice(), pytest.raises(ConfigError, match="'Lead' is not guarded") as refused:
+    with inbox.alice(), pytest.raises(ConfigError, match="'Lead' is not guarded") as refused:
         made.kickoff("go on")
     assert refused.value.code == "agent.unguarded"
-    assert (desk.ran, desk.calls()) == ([], [])
-    with desk.alice():
+    assert (inbox.ran, inbox.calls()) == ([], [])
+    with inbox.alice():
         lead.kickoff("go on")
-    desk.require_both()
+    inbox.require_both()
 
 
-def test_what_is_made_from_the_class_of_a_guarded_crew_has_no_guard(desk, native):
-    lead = desk.lead(native)
-    crew: Any = guard_crew(native.crew(lead), desk.guard)
+def test_what_is_made_from_the_class_of_a_guarded_crew_has_no_guard(inbox, native):
+    lead = inbox.lead(native)
+    crew: Any = guard_crew(native.crew(lead), inbox.guard)
     made = type(crew)(agents=[lead], tasks=[task_of(lead)])
-    with desk.alice(), pytest.raises(ConfigError, match=r"the crew .* is not guarded"):
+    with inbox.alice(), pytest.raises(ConfigError, match=r"the crew .* is not guarded"):
         made.kickoff()
-    assert (desk.ran, desk.calls()) == ([], [])
+    assert (inbox.ran, inbox.calls()) == ([], [])
 
 
-def test_a_guarded_agent_is_not_pickled(desk, native):
-    lead = guard_agent(desk.lead(native), desk.guard)
+def test_a_guarded_agent_is_not_pickled(inbox, native):
+    lead = guard_agent(inbox.lead(native), inbox.guard)
     with pytest.raises((TypeError, pickle.PicklingError)):
         pickle.dumps(lead)
 
@@ -1168,16 +1168,16 @@ def test_a_guarded_agent_is_not_pickled(desk, native):
     [copy.copy, copy.deepcopy, pickle.dumps, lambda one: one.model_copy()],
     ids=["copy", "deepcopy", "pickle", "model_copy"],
 )
-def test_a_guarded_tool_is_not_copied(desk, native, how):
-    lead: Any = guard_agent(desk.lead(native), desk.guard)
+def test_a_guarded_tool_is_not_copied(inbox, native, how):
+    lead: Any = guard_agent(inbox.lead(native), inbox.guard)
     lead.create_agent_executor()
     (guarded,) = lead.agent_executor.original_tools
     with pytest.raises(TypeError, match="take the original"):
         how(guarded)
 
 
-def test_what_is_made_from_the_class_of_a_guarded_tool_does_not_run(desk, native):
-    lead: Any = guard_agent(desk.lead(native), desk.guard)
+def test_what_is_made_from_the_class_of_a_guarded_tool_does_not_run(inbox, native):
+    lead: Any = guard_agent(inbox.lead(native), inbox.guard)
     lead.create_agent_executor()
     (guarded,) = lead.agent_executor.original_tools
     fields = ("name", "description", "args_schema", "func")
@@ -1189,9 +1189,9 @@ def test_what_is_made_from_the_class_of_a_guarded_tool_does_not_run(desk, native
         lambda: made.to_structured_tool().invoke({"path": "plan"}),
     ]
     for enter in enters:
-        with desk.alice(), pytest.raises(ConfigError, match="did not run"):
+        with inbox.alice(), pytest.raises(ConfigError, match="did not run"):
             enter()
-    assert desk.ran == []
+    assert inbox.ran == []
 
 
 # --- who is not guarded -------------------------------------------------------------------------
@@ -1206,13 +1206,13 @@ SLIPS = {
 
 @pytest.mark.parametrize("begin", CREW_WAYS)
 @pytest.mark.parametrize("slip", SLIPS)
-def test_an_unguarded_agent_that_slips_in_aborts_the_crew(desk, native, slip, begin):
-    crew = guard_crew(native.crew(desk.lead(native)), desk.guard)
-    SLIPS[slip](crew, native.agent("Hand", *BOTH, "done", tools=[desk.read_file]))
-    with desk.alice(), pytest.raises(ConfigError, match="'Hand' is not guarded") as aborted:
+def test_an_unguarded_agent_that_slips_in_aborts_the_crew(inbox, native, slip, begin):
+    crew = guard_crew(native.crew(inbox.lead(native)), inbox.guard)
+    SLIPS[slip](crew, native.agent("Hand", *BOTH, "done", tools=[inbox.read_file]))
+    with inbox.alice(), pytest.raises(ConfigError, match="'Hand' is not guarded") as aborted:
         CREW_WAYS[begin](crew)
     assert aborted.value.code == "agent.unguarded"
-    assert (desk.ran, desk.calls()) == ([], [])
+    assert (inbox.ran, inbox.calls()) == ([], [])
 
 
 LATE = {
@@ -1223,29 +1223,29 @@ LATE = {
 
 @pytest.mark.parametrize("begin", ["kickoff", "kickoff_async", "akickoff"])
 @pytest.mark.parametrize("late", LATE)
-def test_an_unguarded_agent_that_a_callback_puts_in_does_not_run(desk, native, late, begin):
-    lead = desk.lead(native)
-    crew = guard_crew(Crew(agents=[lead], tasks=[task_of(lead), task_of(lead)]), desk.guard)
-    hand = native.agent("Hand", *BOTH, "done", tools=[desk.read_file])
+def test_an_unguarded_agent_that_a_callback_puts_in_does_not_run(inbox, native, late, begin):
+    lead = inbox.lead(native)
+    crew = guard_crew(Crew(agents=[lead], tasks=[task_of(lead), task_of(lead)]), inbox.guard)
+    hand = native.agent("Hand", *BOTH, "done", tools=[inbox.read_file])
 
     def put(given: Any) -> Any:
         crew.tasks[1].agent = hand
         return given
 
     LATE[late](crew, put)
-    with desk.alice(), pytest.raises(ConfigError, match="'Hand' is not guarded"):
+    with inbox.alice(), pytest.raises(ConfigError, match="'Hand' is not guarded"):
         CREW_WAYS[begin](crew)
-    desk.require_both()  # the first task's calls, and no other
+    inbox.require_both()  # the first task's calls, and no other
 
 
-def test_a_replay_with_an_unguarded_agent_is_aborted(desk, native):
-    lead = desk.lead(native)
-    crew = guard_crew(native.crew(lead), desk.guard)
-    desk.kickoff(crew)
-    crew.tasks[0].agent = native.agent("Hand", *BOTH, "done", tools=[desk.read_file])
-    with desk.alice(), pytest.raises(ConfigError, match="'Hand' is not guarded"):
+def test_a_replay_with_an_unguarded_agent_is_aborted(inbox, native):
+    lead = inbox.lead(native)
+    crew = guard_crew(native.crew(lead), inbox.guard)
+    inbox.kickoff(crew)
+    crew.tasks[0].agent = native.agent("Hand", *BOTH, "done", tools=[inbox.read_file])
+    with inbox.alice(), pytest.raises(ConfigError, match="'Hand' is not guarded"):
         crew.replay(str(crew.tasks[0].id))
-    desk.require_both()
+    inbox.require_both()
 
 
 def asks(coworker):
@@ -1253,38 +1253,38 @@ def asks(coworker):
 
 
 @pytest.mark.parametrize("guarded_crew", [True, False], ids=["guarded-crew", "unguarded-crew"])
-def test_an_unguarded_coworker_is_given_no_work(desk, native, guarded_crew):
-    lead = desk.lead(native, PLAN, asks("Hand"), "done", allow_delegation=True)
-    hand = native.agent("Hand", *BOTH, "done", tools=[desk.read_file])
+def test_an_unguarded_coworker_is_given_no_work(inbox, native, guarded_crew):
+    lead = inbox.lead(native, PLAN, asks("Hand"), "done", allow_delegation=True)
+    hand = native.agent("Hand", *BOTH, "done", tools=[inbox.read_file])
     if guarded_crew:
-        crew = guard_crew(native.crew(lead), desk.guard)
+        crew = guard_crew(native.crew(lead), inbox.guard)
         crew.before_kickoff_callbacks.append(lambda _given: crew.agents.append(hand))
     else:
-        guard_agent(lead, desk.guard)
+        guard_agent(lead, inbox.guard)
         crew = Crew(agents=[lead, hand], tasks=[task_of(lead)])
-    output = desk.kickoff(crew)
+    output = inbox.kickoff(crew)
     assert codes(output) == [["agent.unguarded"]]
-    assert (desk.ran, len(hand.llm.steps)) == (["plan"], 3)
-    assert [(c.agent, c.tool, c.outcome or c.code) for c in desk.calls()] == [
+    assert (inbox.ran, len(hand.llm.steps)) == (["plan"], 3)
+    assert [(c.agent, c.tool, c.outcome or c.code) for c in inbox.calls()] == [
         ("lead", "read_file", "ok"),
         ("lead", "delegate_work_to_coworker", "agent.unguarded"),
     ]
 
 
-def test_a_manager_that_the_crew_makes_is_guarded_each_time(desk, native):
-    hand = native.agent("Hand", *BOTH, "done", *BOTH, "done", tools=[desk.read_file])
+def test_a_manager_that_the_crew_makes_is_guarded_each_time(inbox, native):
+    hand = native.agent("Hand", *BOTH, "done", *BOTH, "done", tools=[inbox.read_file])
     manager = native.model(asks("Hand"), "done", asks("Hand"), "done")
     crew = Crew(
         agents=[hand], tasks=[task_of(hand)], process=Process.hierarchical, manager_llm=manager
     )
-    guard_crew(crew, desk.guard)
+    guard_crew(crew, inbox.guard)
     assert crew.manager_agent is None
     for _time in range(2):
-        desk.kickoff(crew)
-        assert desk.ran == ["plan"]
-        desk.ran.clear()
+        inbox.kickoff(crew)
+        assert inbox.ran == ["plan"]
+        inbox.ran.clear()
         crew.tasks[0].agent = hand  # CrewAI has put the manager in its place
-    told = [(c.agent, c.tool, c.outcome or c.code, c.chain[2:]) for c in desk.calls()]
+    told = [(c.agent, c.tool, c.outcome or c.code, c.chain[2:]) for c in inbox.calls()]
     assert (
         told
         == [
@@ -1296,35 +1296,35 @@ def test_a_manager_that_the_crew_makes_is_guarded_each_time(desk, native):
     )
 
 
-def test_an_agent_of_another_guard_is_an_error(desk, recorded, native):
+def test_an_agent_of_another_guard_is_an_error(inbox, recorded, native):
     other = recorded(agents=AGENTS)
-    lead, hand = desk.lead(native), native.agent("Hand", "done")
+    lead, hand = inbox.lead(native), native.agent("Hand", "done")
     guard_agent(hand, other.guard)
     with pytest.raises(ConfigError, match="already guarded") as refused:
-        guard_crew(native.crew(lead, hand), desk.guard)
+        guard_crew(native.crew(lead, hand), inbox.guard)
     assert refused.value.code == "agent.guarded"
     with pytest.raises(ConfigError, match="already guarded"):
-        guard_agent(hand, desk.guard)
+        guard_agent(hand, inbox.guard)
     with pytest.raises(ConfigError, match="already guarded"):
         guard_agent(hand, other.guard, name="lead")
     assert guard_agent(hand, other.guard) is hand
     assert guard_agent(hand, other.guard, name="hand") is hand
 
 
-def test_a_crew_of_another_guard_is_an_error(desk, recorded, native):
+def test_a_crew_of_another_guard_is_an_error(inbox, recorded, native):
     other = recorded(agents=AGENTS)
-    crew = guard_crew(native.crew(desk.lead(native)), desk.guard)
+    crew = guard_crew(native.crew(inbox.lead(native)), inbox.guard)
     with pytest.raises(ConfigError, match="already guarded") as refused:
         guard_crew(crew, other.guard)
     assert refused.value.code == "agent.guarded"
-    assert guard_crew(crew, desk.guard) is crew
-    desk.kickoff(crew)
-    desk.require_both()
+    assert guard_crew(crew, inbox.guard) is crew
+    inbox.kickoff(crew)
+    inbox.require_both()
 
 
-def test_a_crew_keeps_its_guard_whoever_is_put_into_it(desk, recorded, native):
+def test_a_crew_keeps_its_guard_whoever_is_put_into_it(inbox, recorded, native):
     other = recorded(agents=AGENTS)
-    crew = guard_crew(native.crew(desk.lead(native)), desk.guard)
+    crew = guard_crew(native.crew(inbox.lead(native)), inbox.guard)
     hand = guard_agent(native.agent("Hand", "done"), other.guard)
     crew.agents[:], crew.tasks[0].agent = [hand], hand
     with pytest.raises(ConfigError, match=r"the crew .* is already guarded"):
@@ -1353,21 +1353,21 @@ class Foreign(BaseAgent):
         return []
 
 
-def test_an_agent_that_runs_its_tools_by_itself_is_not_guarded(desk, native):
+def test_an_agent_that_runs_its_tools_by_itself_is_not_guarded(inbox, native):
     foreign: Any = Foreign(role="Hand", goal="g", backstory="b")
     with pytest.raises(ConfigError, match="runs its tools by itself") as refused:
-        guard_agent(foreign, desk.guard)
+        guard_agent(foreign, inbox.guard)
     assert refused.value.code == "agent.unguardable"
     with pytest.raises(ConfigError, match="runs its tools by itself"):
-        guard_crew(Crew(agents=[desk.lead(native), foreign], tasks=[]), desk.guard)
+        guard_crew(Crew(agents=[inbox.lead(native), foreign], tasks=[]), inbox.guard)
 
 
 @pytest.mark.parametrize("method", ["execute_task", "aexecute_task", "kickoff", "kickoff_async"])
-def test_an_agent_that_is_put_to_work_in_another_way_is_not_guarded(desk, native, method):
-    lead = desk.lead(native)
+def test_an_agent_that_is_put_to_work_in_another_way_is_not_guarded(inbox, native, method):
+    lead = inbox.lead(native)
     object.__setattr__(lead, method, lambda *_args, **_kwargs: "done")  # as Agent(a2a=...) does
     with pytest.raises(ConfigError, match=f"its {method} was replaced") as refused:
-        guard_agent(lead, desk.guard)
+        guard_agent(lead, inbox.guard)
     assert refused.value.code == "agent.unguardable"
 
 
@@ -1381,21 +1381,21 @@ class PastTheGuard(Agent):
         executor.tools = [*executor.tools, executor.original_tools[-1].to_structured_tool()]
 
 
-def test_a_class_of_agents_that_adds_tools_past_the_guard_does_not_run(desk, native):
+def test_a_class_of_agents_that_adds_tools_past_the_guard_does_not_run(inbox, native):
     llm = native.model(("other", {"path": "plan"}), "done")
-    lead = PastTheGuard(role="Lead", goal="g", backstory="b", llm=llm, tools=[desk.read_file])
-    crew = guard_crew(native.crew(lead), desk.guard)
-    with desk.alice(), pytest.raises(ConfigError, match="past the guard") as refused:
+    lead = PastTheGuard(role="Lead", goal="g", backstory="b", llm=llm, tools=[inbox.read_file])
+    crew = guard_crew(native.crew(lead), inbox.guard)
+    with inbox.alice(), pytest.raises(ConfigError, match="past the guard") as refused:
         crew.kickoff()
     assert refused.value.code == "tool.unguarded"
-    assert desk.calls() == []
+    assert inbox.calls() == []
 
 
 @pytest.mark.filterwarnings("ignore:LiteAgent is deprecated:FutureWarning")
-def test_what_is_no_agent_of_a_crew_is_not_guarded(desk, native):
+def test_what_is_no_agent_of_a_crew_is_not_guarded(inbox, native):
     lite: Any = LiteAgent(role="Hand", goal="g", backstory="b", llm=native.model())
     with pytest.raises(ConfigError, match="expected a CrewAI agent"):
-        guard_agent(lite, desk.guard)
+        guard_agent(lite, inbox.guard)
 
 
 RESTORED = {
@@ -1417,40 +1417,40 @@ RESTORED = {
 
 
 @pytest.mark.parametrize("begin", RESTORED)
-def test_what_is_restored_from_a_checkpoint_is_not_run(desk, native, tmp_path, begin):
-    lead = desk.lead(native, tools=[Reads()])
-    crew = guard_crew(native.crew(lead), desk.guard)
+def test_what_is_restored_from_a_checkpoint_is_not_run(inbox, native, tmp_path, begin):
+    lead = inbox.lead(native, tools=[Reads()])
+    crew = guard_crew(native.crew(lead), inbox.guard)
     kept = CheckpointConfig(location=str(tmp_path), on_events=["task_completed"])
-    with desk.alice():
+    with inbox.alice():
         crew.kickoff(from_checkpoint=kept)
-    before = desk.calls()
+    before = inbox.calls()
     (written,) = tmp_path.rglob("*.json")
     config = CheckpointConfig(location=str(tmp_path), restore_from=str(written))
-    with desk.alice(), pytest.raises(ConfigError, match="a checkpoint holds no identities"):
+    with inbox.alice(), pytest.raises(ConfigError, match="a checkpoint holds no identities"):
         RESTORED[begin](crew, lead, config)
-    assert desk.calls() == before
+    assert inbox.calls() == before
 
 
-def test_a_checkpoint_tells_nothing_of_identities_and_is_guarded_anew(desk, native, tmp_path):
-    lead = desk.lead(native, tools=[Reads()])
+def test_a_checkpoint_tells_nothing_of_identities_and_is_guarded_anew(inbox, native, tmp_path):
+    lead = inbox.lead(native, tools=[Reads()])
     kept = CheckpointConfig(location=str(tmp_path), on_events=["task_completed"])
-    desk.kickoff(guard_crew(native.crew(lead), desk.guard), from_checkpoint=kept)
+    inbox.kickoff(guard_crew(native.crew(lead), inbox.guard), from_checkpoint=kept)
     (written,) = tmp_path.rglob("*.json")
     text = written.read_text()
     assert "Lead" in text
-    thumbprint = desk.calls()[0].instance.rpartition("/")[2]
+    thumbprint = inbox.calls()[0].instance.rpartition("/")[2]
     assert not [word for word in ("_agentguard", "spiffe", thumbprint) if word in text]
     config = CheckpointConfig(location=str(tmp_path), restore_from=str(written))
     # it leaves what it has restored in the context
     crew = contextvars.copy_context().run(Crew.from_checkpoint, config)
     assert type(crew) is Crew
     assert type(crew.agents[0]) is Agent
-    guard_crew(crew, desk.guard)
+    guard_crew(crew, inbox.guard)
     again: Any = crew.agents[0]
     again.llm = native.model(*BOTH, "done")
-    with desk.alice():
+    with inbox.alice():
         again.kickoff("go on")
-    assert len({call.instance for call in desk.calls()}) == 2
+    assert len({call.instance for call in inbox.calls()}) == 2
 
 
 # --- what gets a guarded tool in its hands ------------------------------------------------------
@@ -1497,80 +1497,80 @@ FUNCTION_WAYS_IN = {
         *[("function", enter) for enter in FUNCTION_WAYS_IN],
     ],
 )
-def test_the_ways_into_a_tool_that_an_executor_has(desk, native, kind, enter):
-    lead: Any = guard_agent(desk.lead(native, tools=[KINDS[kind](desk)]), desk.guard)
-    desk.ran = getattr(lead.tools[0], "ran", desk.ran)
+def test_the_ways_into_a_tool_that_an_executor_has(inbox, native, kind, enter):
+    lead: Any = guard_agent(inbox.lead(native, tools=[KINDS[kind](inbox)]), inbox.guard)
+    inbox.ran = getattr(lead.tools[0], "ran", inbox.ran)
     lead.create_agent_executor()
     (guarded,), (structured,) = lead.agent_executor.original_tools, lead.agent_executor.tools
     way_in = {**WAYS_IN, **FUNCTION_WAYS_IN}[enter]
-    with desk.alice():
+    with inbox.alice():
         assert way_in(guarded, structured, "plan") == "the content of plan"
         refused = way_in(guarded, structured, "secret")
     assert isinstance(refused, ToolFailure)
     assert refused.code == "policy.denied"
-    desk.require_both()
+    inbox.require_both()
 
 
 @pytest.mark.parametrize("enter", ["arun", "_arun"])
-async def test_the_async_ways_into_a_tool(desk, native, enter):
-    lead: Any = guard_agent(desk.lead(native, tools=[of_coroutine_function(desk)]), desk.guard)
+async def test_the_async_ways_into_a_tool(inbox, native, enter):
+    lead: Any = guard_agent(inbox.lead(native, tools=[of_coroutine_function(inbox)]), inbox.guard)
     lead.create_agent_executor()
     (guarded,) = lead.agent_executor.original_tools
-    with desk.alice():
+    with inbox.alice():
         assert await getattr(guarded, enter)(path="plan") == "plan"
         assert (await getattr(guarded, enter)(path="secret")).code == "policy.denied"
-    desk.require_both()
+    inbox.require_both()
 
 
-async def test_a_thread_of_crewais_own_that_has_lost_the_context_widens_nothing(desk, native):
-    lead: Any = guard_agent(desk.lead(native), desk.guard)
+async def test_a_thread_of_crewais_own_that_has_lost_the_context_widens_nothing(inbox, native):
+    lead: Any = guard_agent(inbox.lead(native), inbox.guard)
     lead.create_agent_executor()
     (structured,) = lead.agent_executor.tools
-    with desk.alice():
+    with inbox.alice():
         assert (await structured.ainvoke({"path": "plan"})).code == "delegation.missing"
-    assert (desk.ran, [call.chain for call in desk.calls()]) == ([], [()])
+    assert (inbox.ran, [call.chain for call in inbox.calls()]) == ([], [()])
 
 
-def test_no_attribute_of_a_gated_function_leads_past_it(desk, native):
-    lead: Any = guard_agent(desk.lead(native, tools=[desk.read_file]), desk.guard)
+def test_no_attribute_of_a_gated_function_leads_past_it(inbox, native):
+    lead: Any = guard_agent(inbox.lead(native, tools=[inbox.read_file]), inbox.guard)
     lead.create_agent_executor()
     (guarded,), (structured,) = lead.agent_executor.original_tools, lead.agent_executor.tools
     for function in (guarded.func, structured.func, guarded.run, guarded._run):
         assert not hasattr(function, "__wrapped__")
-    assert guarded.func.__name__ == desk.read_file.func.__name__
-    assert desk.read_file.func not in vars(guarded.func).values()
+    assert guarded.func.__name__ == inbox.read_file.func.__name__
+    assert inbox.read_file.func not in vars(guarded.func).values()
 
 
-def test_the_policy_sees_what_a_hook_made_of_the_arguments(desk, way, hooks):
+def test_the_policy_sees_what_a_hook_made_of_the_arguments(inbox, way, hooks):
     def change(context: Any) -> None:
         context.tool_input["path"] = {"plan": "secret", "secret": "plan"}[
             context.tool_input["path"]
         ]
 
     hooks(before=change)
-    output = desk.kickoff(guard_crew(way.crew(desk.lead(way)), desk.guard))
+    output = inbox.kickoff(guard_crew(way.crew(inbox.lead(way)), inbox.guard))
     assert codes(output) == [["policy.denied"]]
-    desk.require_both()
-    asked = [document["args"]["path"] for document in desk.made.asked]
+    inbox.require_both()
+    asked = [document["args"]["path"] for document in inbox.made.asked]
     assert asked == ["secret", "plan"]  # the model has asked for them the other way round
 
 
-def test_a_hook_that_fails_lets_nothing_past_the_gate(desk, way, hooks):
+def test_a_hook_that_fails_lets_nothing_past_the_gate(inbox, way, hooks):
     def broken(_context: Any) -> None:
         raise RuntimeError
 
     hooks(before=broken, after=broken)
-    desk.kickoff(guard_crew(way.crew(desk.lead(way)), desk.guard))
-    desk.require_both()
+    inbox.kickoff(guard_crew(way.crew(inbox.lead(way)), inbox.guard))
+    inbox.require_both()
 
 
-def test_what_a_hook_has_blocked_is_no_call(desk, way, hooks):
+def test_what_a_hook_has_blocked_is_no_call(inbox, way, hooks):
     hooks(before=lambda context: False if context.tool_input["path"] == "plan" else None)
-    desk.kickoff(guard_crew(way.crew(desk.lead(way)), desk.guard))
-    assert (desk.ran, desk.story()) == ([], [("lead", "read_file", "secret", "policy.denied")])
+    inbox.kickoff(guard_crew(way.crew(inbox.lead(way)), inbox.guard))
+    assert (inbox.ran, inbox.story()) == ([], [("lead", "read_file", "secret", "policy.denied")])
 
 
-def test_a_hook_that_calls_the_tool_itself_is_gated(desk, way, hooks):
+def test_a_hook_that_calls_the_tool_itself_is_gated(inbox, way, hooks):
     results = []
 
     def call(context: Any) -> None:
@@ -1579,38 +1579,38 @@ def test_a_hook_that_calls_the_tool_itself_is_gated(desk, way, hooks):
             results.append(context.tool._original_tool.run(path="paper"))
 
     hooks(after=call)
-    desk.kickoff(guard_crew(way.crew(desk.lead(way, PLAN, "done")), desk.guard))
+    inbox.kickoff(guard_crew(way.crew(inbox.lead(way, PLAN, "done")), inbox.guard))
     assert [getattr(one, "code", one) for one in results] == [
         "policy.denied",
         "the content of paper",
     ]
-    assert desk.ran == ["plan", "paper"]
-    assert {(call.agent, call.chain) for call in desk.calls()} == {("lead", CHAIN)}
+    assert inbox.ran == ["plan", "paper"]
+    assert {(call.agent, call.chain) for call in inbox.calls()} == {("lead", CHAIN)}
 
 
-def test_a_hook_that_calls_the_tool_before_the_model_does_is_another_call(desk, way, hooks):
+def test_a_hook_that_calls_the_tool_before_the_model_does_is_another_call(inbox, way, hooks):
     results = []
 
     def call(context: Any) -> None:
         results.append(context.tool.func(path="secret" if len(results) == 0 else "paper"))
 
     hooks(before=call)
-    lead = desk.lead(way, PLAN, ("read_file", {"path": "page"}), "done")
-    output = desk.kickoff(guard_crew(way.crew(lead), desk.guard))
+    lead = inbox.lead(way, PLAN, ("read_file", {"path": "page"}), "done")
+    output = inbox.kickoff(guard_crew(way.crew(lead), inbox.guard))
     assert [getattr(one, "code", one) for one in results] == [
         "policy.denied",
         "the content of paper",
     ]
     assert codes(output) == [[]]
-    assert desk.ran == ["plan", "paper", "page"]
-    assert {(call.agent, call.chain) for call in desk.calls()} == {("lead", CHAIN)}
+    assert inbox.ran == ["plan", "paper", "page"]
+    assert {(call.agent, call.chain) for call in inbox.calls()} == {("lead", CHAIN)}
 
 
 @pytest.mark.parametrize(("kind", "name"), REPLACED)
-def test_what_a_hook_puts_in_the_place_of_a_way_in_is_gated(desk, native, hooks, kind, name):
-    made: Any = KINDS[kind](desk)
-    desk.ran = getattr(made, "ran", desk.ran)
-    ran = desk.ran
+def test_what_a_hook_puts_in_the_place_of_a_way_in_is_gated(inbox, native, hooks, kind, name):
+    made: Any = KINDS[kind](inbox)
+    inbox.ran = getattr(made, "ran", inbox.ran)
+    ran = inbox.ran
 
     def put(context: Any) -> None:
         held = context.tool._original_tool
@@ -1622,10 +1622,10 @@ def test_what_a_hook_puts_in_the_place_of_a_way_in_is_gated(desk, native, hooks,
         object.__setattr__(held, name, instead)
 
     hooks(before=put)
-    lead = desk.lead(native, ("read_file", {"path": "paper"}), *BOTH, "done", tools=[made])
-    desk.kickoff(guard_crew(native.crew(lead), desk.guard))
+    lead = inbox.lead(native, ("read_file", {"path": "paper"}), *BOTH, "done", tools=[made])
+    inbox.kickoff(guard_crew(native.crew(lead), inbox.guard))
     assert "secret" not in ran
-    assert desk.story() == [
+    assert inbox.story() == [
         ("lead", "read_file", "paper", "ok"),
         ("lead", "read_file", "plan", "ok"),
         ("lead", "read_file", "secret", "policy.denied"),
@@ -1633,9 +1633,9 @@ def test_what_a_hook_puts_in_the_place_of_a_way_in_is_gated(desk, native, hooks,
 
 
 @pytest.mark.parametrize("begin", ["kickoff", "akickoff"])
-def test_a_callback_gets_guarded_tools_of_the_executor(desk, native, begin):
+def test_a_callback_gets_guarded_tools_of_the_executor(inbox, native, begin):
     found: list[Any] = []
-    lead = desk.lead(native, PLAN, "done")
+    lead = inbox.lead(native, PLAN, "done")
 
     def look(_given: Any) -> None:
         executor: Any = lead.agent_executor
@@ -1643,22 +1643,22 @@ def test_a_callback_gets_guarded_tools_of_the_executor(desk, native, begin):
             found.append(executor.original_tools[0].run(path="secret"))
             found.append(executor.tools[0].invoke({"path": "secret"}))
 
-    crew = guard_crew(native.crew(lead), desk.guard)
+    crew = guard_crew(native.crew(lead), inbox.guard)
     crew.tasks[0].callback = look
-    with desk.alice():
+    with inbox.alice():
         CREW_WAYS[begin](crew)
     assert [one.code for one in found] == ["policy.denied"] * 2
-    assert desk.ran == ["plan"]
-    assert [call.chain for call in desk.calls()] == [CHAIN] * 3
+    assert inbox.ran == ["plan"]
+    assert [call.chain for call in inbox.calls()] == [CHAIN] * 3
 
 
 def test_the_tool_that_was_given_stays_the_object_that_it_was_and_runs_for_its_agent_alone(
-    desk, native
+    inbox, native
 ):
-    lead = desk.lead(native)
-    desk.kickoff(guard_crew(native.crew(lead), desk.guard))
-    assert lead.tools == [desk.read_file]
-    assert isinstance(desk.read_file, Tool)
+    lead = inbox.lead(native)
+    inbox.kickoff(guard_crew(native.crew(lead), inbox.guard))
+    assert lead.tools == [inbox.read_file]
+    assert isinstance(inbox.read_file, Tool)
     with pytest.raises(UnguardedCallError):
-        desk.read_file.run(path="secret")
-    assert len(desk.calls()) == 2
+        inbox.read_file.run(path="secret")
+    assert len(inbox.calls()) == 2

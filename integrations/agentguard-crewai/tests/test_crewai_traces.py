@@ -104,7 +104,7 @@ class ApprovalInbox:
 
 
 @pytest.fixture
-def desk(recorded):
+def inbox(recorded):
     return ApprovalInbox(recorded(agents=AGENTS))
 
 
@@ -141,9 +141,9 @@ def linked(span, how="paused"):
 
 
 @pytest.mark.parametrize("by", ["delegate_work_to_coworker", "ask_question_to_coworker"])
-def test_a_coworker_is_inside_the_call_that_hands_work_on(desk, native, spans, by):
-    crew = desk.pair(native, [READ, hands(by), "done"], [READ, SECRET, "done"])
-    with desk.alice():
+def test_a_coworker_is_inside_the_call_that_hands_work_on(inbox, native, spans, by):
+    crew = inbox.pair(native, [READ, hands(by), "done"], [READ, SECRET, "done"])
+    with inbox.alice():
         crew.kickoff()
     assert spans.tree() == tree(f"""
 invoke_workflow report
@@ -184,22 +184,22 @@ invoke_workflow report
     ]
 
 
-def test_the_calls_that_are_signed_name_the_trace_and_their_spans(desk, way, spans):
-    crew = desk.pair(way, [READ, hands(), "done"], [SECRET, "done"])
+def test_the_calls_that_are_signed_name_the_trace_and_their_spans(inbox, way, spans):
+    crew = inbox.pair(way, [READ, hands(), "done"], [SECRET, "done"])
     crew.kickoff()
     found = {
         (f"{span.context.trace_id:032x}", f"{span.context.span_id:016x}")
         for span in spans.all()
         if span.name.startswith("execute_tool")
     }
-    named = [str(call.predicate["traceparent"]).split("-") for call in desk.made.calls()]
+    named = [str(call.predicate["traceparent"]).split("-") for call in inbox.made.calls()]
     assert {(trace_id, span_id) for _version, trace_id, span_id, _flags in named} == found
     assert len(named) == 3
 
 
-def test_the_agents_of_two_tasks_are_side_by_side(desk, native, spans):
-    lead, hand = (desk.agent(native, role, READ, "done") for role in ("Lead", "Hand"))
-    guard_crew(native.crew(lead, hand, name="report"), desk.guard).kickoff()
+def test_the_agents_of_two_tasks_are_side_by_side(inbox, native, spans):
+    lead, hand = (inbox.agent(native, role, READ, "done") for role in ("Lead", "Hand"))
+    guard_crew(native.crew(lead, hand, name="report"), inbox.guard).kickoff()
     assert spans.tree() == tree("""
 invoke_workflow report
   invoke_agent lead
@@ -209,20 +209,20 @@ invoke_workflow report
 """)
 
 
-def test_the_crew_is_inside_what_asked_for_it(desk, native, spans):
+def test_the_crew_is_inside_what_asked_for_it(inbox, native, spans):
     with trace.get_tracer("the application").start_as_current_span("request") as request:
-        desk.crew(native, READ, "done").kickoff()
+        inbox.crew(native, READ, "done").kickoff()
     assert spans.tree() == ["request", *(f"  {line}" for line in ONE)]
     assert trace.get_current_span() is not request
 
 
-def test_the_manager_that_a_crew_makes(desk, native, spans):
-    hand = desk.agent(native, "Hand", READ, "done")
+def test_the_manager_that_a_crew_makes(inbox, native, spans):
+    hand = inbox.agent(native, "Hand", READ, "done")
     manager = native.model(hands(), "done")
     task = Task(description="a task", expected_output="words")
     hierarchy = {"process": Process.hierarchical, "manager_llm": manager}
     crew = Crew(name="report", agents=[hand], tasks=[task], **hierarchy)
-    guard_crew(crew, desk.guard).kickoff()
+    guard_crew(crew, inbox.guard).kickoff()
     assert spans.tree() == tree("""
 invoke_workflow report
   invoke_agent crew-manager
@@ -232,8 +232,8 @@ invoke_workflow report
 """)
 
 
-def test_an_agent_that_a_tool_kicks_off_is_inside_the_call(desk, native, spans):
-    hand = guard_agent(desk.agent(native, "Hand", READ, "done"), desk.guard)
+def test_an_agent_that_a_tool_kicks_off_is_inside_the_call(inbox, native, spans):
+    hand = guard_agent(inbox.agent(native, "Hand", READ, "done"), inbox.guard)
 
     @tool
     def ask() -> str:
@@ -241,7 +241,7 @@ def test_an_agent_that_a_tool_kicks_off_is_inside_the_call(desk, native, spans):
         return str(hand.kickoff("go on").raw)
 
     lead = native.agent("Lead", ("ask", {}), "done", tools=[ask])
-    guard_crew(native.crew(lead, name="report"), desk.guard).kickoff()
+    guard_crew(native.crew(lead, name="report"), inbox.guard).kickoff()
     assert spans.tree() == tree("""
 invoke_workflow report
   invoke_agent lead
@@ -251,8 +251,8 @@ invoke_workflow report
 """)
 
 
-def test_another_agent_at_the_same_task_has_a_span_of_its_own(desk, native, spans):
-    hand = guard_agent(desk.agent(native, "Hand", READ, "done"), desk.guard)
+def test_another_agent_at_the_same_task_has_a_span_of_its_own(inbox, native, spans):
+    hand = guard_agent(inbox.agent(native, "Hand", READ, "done"), inbox.guard)
 
     @tool
     def ask() -> str:
@@ -261,7 +261,7 @@ def test_another_agent_at_the_same_task_has_a_span_of_its_own(desk, native, span
 
     lead = native.agent("Lead", ("ask", {}), "done", tools=[ask])
     task = task_of(lead)
-    guard_crew(Crew(name="report", agents=[lead], tasks=[task]), desk.guard).kickoff()
+    guard_crew(Crew(name="report", agents=[lead], tasks=[task]), inbox.guard).kickoff()
     assert spans.tree() == tree("""
 invoke_workflow report
   invoke_agent lead
@@ -288,29 +288,29 @@ BEGINNINGS = {
 
 @pytest.mark.parametrize("begin", BEGINNINGS)
 @pytest.mark.parametrize("limit", [None, 60])
-def test_however_a_crew_is_begun(desk, native, spans, begin, limit):
-    lead = desk.agent(native, "Lead", READ, "done", max_execution_time=limit)
-    BEGINNINGS[begin](guard_crew(native.crew(lead, name="report"), desk.guard))
+def test_however_a_crew_is_begun(inbox, native, spans, begin, limit):
+    lead = inbox.agent(native, "Lead", READ, "done", max_execution_time=limit)
+    BEGINNINGS[begin](guard_crew(native.crew(lead, name="report"), inbox.guard))
     assert spans.tree() == ONE
 
 
-def test_copies_of_a_crew_are_crews_of_their_own(desk, native, spans):
-    crew = desk.crew(native, READ, "done", READ, "done")
+def test_copies_of_a_crew_are_crews_of_their_own(inbox, native, spans):
+    crew = inbox.crew(native, READ, "done", READ, "done")
     with trace.get_tracer("the application").start_as_current_span("request"):
         crew.kickoff_for_each(inputs=[{}, {}])
     assert spans.tree() == ["request", *(f"  {line}" for line in [*ONE, *ONE])]
     assert len({s.attributes["gen_ai.agent.id"] for s in spans.named("invoke_agent lead")}) == 2
 
 
-async def test_crews_at_once_on_a_loop_have_traces_of_their_own(desk, native, spans):
-    crews = [desk.crew(native, READ, "done") for _ in range(3)]
+async def test_crews_at_once_on_a_loop_have_traces_of_their_own(inbox, native, spans):
+    crews = [inbox.crew(native, READ, "done") for _ in range(3)]
     await asyncio.gather(*(crew.akickoff() for crew in crews))
     assert sorted(spans.tree()) == sorted(ONE * 3)
     assert len({span.context.trace_id for span in spans.all()}) == 3
 
 
 @pytest.mark.parametrize("begin", ["kickoff", "akickoff"])
-def test_tasks_that_are_executed_at_once(desk, native, spans, begin):
+def test_tasks_that_are_executed_at_once(inbox, native, spans, begin):
     together = threading.Barrier(2, timeout=120)
 
     @tool
@@ -323,7 +323,7 @@ def test_tasks_that_are_executed_at_once(desk, native, spans, begin):
     last = native.agent("Crew manager", "done")
     tasks = [task_of(one, async_execution=True) for one in (lead, hand)]
     crew = Crew(name="report", agents=[lead, hand, last], tasks=[*tasks, task_of(last)])
-    BEGINNINGS[begin](guard_crew(crew, desk.guard))
+    BEGINNINGS[begin](guard_crew(crew, inbox.guard))
     assert spans.tree() in [
         tree(f"""
 invoke_workflow report
@@ -337,7 +337,7 @@ invoke_workflow report
     ]
 
 
-def test_calls_that_a_model_makes_at_once(desk, native, spans):
+def test_calls_that_a_model_makes_at_once(inbox, native, spans):
     together = threading.Barrier(2, timeout=120)
 
     @tool
@@ -348,7 +348,7 @@ def test_calls_that_a_model_makes_at_once(desk, native, spans):
 
     both = [("meet", {"name": name}) for name in ("a", "b")]
     lead = native.agent("Lead", both, "done", tools=[meet])
-    guard_crew(native.crew(lead, name="report"), desk.guard).kickoff()
+    guard_crew(native.crew(lead, name="report"), inbox.guard).kickoff()
     assert spans.tree() == tree("""
 invoke_workflow report
   invoke_agent lead
@@ -357,7 +357,7 @@ invoke_workflow report
 """)
 
 
-def test_the_steps_of_a_planner(desk, native, spans):
+def test_the_steps_of_a_planner(inbox, native, spans):
     steps = [
         {"step_number": at, "description": what, "tool_to_use": None, "depends_on": after}
         for at, what, after in ((1, "first", []), (2, "second", [1]))
@@ -365,8 +365,8 @@ def test_the_steps_of_a_planner(desk, native, spans):
     plan = native.model(json.dumps({"plan": "a plan", "ready": True, "steps": steps}))
     planning = PlanningConfig(reasoning_effort="low", max_attempts=1, llm=plan)
     said = (READ, "the first is done", SECRET, "the second is done", "done")
-    lead = desk.agent(native, "Lead", *said, planning_config=planning)
-    guard_crew(native.crew(lead, name="report"), desk.guard).kickoff()
+    lead = inbox.agent(native, "Lead", *said, planning_config=planning)
+    guard_crew(native.crew(lead, name="report"), inbox.guard).kickoff()
     assert spans.tree() == [*ONE, "    execute_tool read_file"]
 
 
@@ -382,10 +382,10 @@ async def streamed(begin):
 
 
 @pytest.mark.parametrize("begin", STREAMS)
-def test_a_stream_is_inside_what_reads_it(desk, native, spans, begin):
-    lead = desk.agent(native, "Lead", READ, "done")
+def test_a_stream_is_inside_what_reads_it(inbox, native, spans, begin):
+    lead = inbox.agent(native, "Lead", READ, "done")
     crew = Crew(name="report", agents=[lead], tasks=[task_of(lead)], stream=True)
-    guard_crew(crew, desk.guard)
+    guard_crew(crew, inbox.guard)
     with trace.get_tracer("the application").start_as_current_span("request"):
         STREAMS[begin](crew)
     assert spans.tree() == ["request", *(f"  {line}" for line in ONE)]
@@ -399,14 +399,14 @@ AGENT_WAYS = {
 
 
 @pytest.mark.parametrize("begin", AGENT_WAYS)
-def test_an_agent_without_a_crew(desk, native, spans, begin):
-    lead = guard_agent(desk.agent(native, "Lead", READ, "done"), desk.guard)
+def test_an_agent_without_a_crew(inbox, native, spans, begin):
+    lead = guard_agent(inbox.agent(native, "Lead", READ, "done"), inbox.guard)
     AGENT_WAYS[begin](lead)
     assert spans.tree() == ["invoke_agent lead", "  execute_tool read_file"]
 
 
-async def test_an_agent_that_is_kicked_off_on_a_loop_has_one_span(desk, native, spans):
-    lead = guard_agent(desk.agent(native, "Lead", READ, "done"), desk.guard)
+async def test_an_agent_that_is_kicked_off_on_a_loop_has_one_span(inbox, native, spans):
+    lead = guard_agent(inbox.agent(native, "Lead", READ, "done"), inbox.guard)
     output = await lead.kickoff("go on")
     assert output.raw == "done"
     assert spans.tree() == ["invoke_agent lead", "  execute_tool read_file"]
@@ -415,8 +415,8 @@ async def test_an_agent_that_is_kicked_off_on_a_loop_has_one_span(desk, native, 
 # --- failures -------------------------------------------------------------------------------------
 
 
-def test_a_denial_is_an_error_of_the_call_alone(desk, way, spans):
-    desk.crew(way, READ, SECRET, "done").kickoff()
+def test_a_denial_is_an_error_of_the_call_alone(inbox, way, spans):
+    inbox.crew(way, READ, SECRET, "done").kickoff()
     assert statuses(spans, "execute_tool read_file") == [
         (StatusCode.UNSET, None),
         (StatusCode.ERROR, "policy.denied"),
@@ -425,14 +425,14 @@ def test_a_denial_is_an_error_of_the_call_alone(desk, way, spans):
     assert statuses(spans, "invoke_workflow report") == [(StatusCode.UNSET, None)]
 
 
-def test_what_a_tool_raises_is_an_error_of_the_call_alone(desk, native, spans):
-    desk.crew(native, BREAK, "done").kickoff()
+def test_what_a_tool_raises_is_an_error_of_the_call_alone(inbox, native, spans):
+    inbox.crew(native, BREAK, "done").kickoff()
     assert statuses(spans, "execute_tool break_it") == [(StatusCode.ERROR, "LookupError")]
     assert statuses(spans, "invoke_agent lead") == [(StatusCode.UNSET, None)]
 
 
-def test_what_a_model_raises_is_an_error_of_the_agent_and_of_the_crew(desk, native, spans):
-    crew = desk.crew(native, READ, ZeroDivisionError("the model is down"))
+def test_what_a_model_raises_is_an_error_of_the_agent_and_of_the_crew(inbox, native, spans):
+    crew = inbox.crew(native, READ, ZeroDivisionError("the model is down"))
     with pytest.raises(ZeroDivisionError):
         crew.kickoff()
     for name in ("invoke_agent lead", "invoke_workflow report"):
@@ -440,15 +440,15 @@ def test_what_a_model_raises_is_an_error_of_the_agent_and_of_the_crew(desk, nati
     assert statuses(spans, "execute_tool read_file") == [(StatusCode.UNSET, None)]
 
 
-def test_a_second_try_is_the_same_work(desk, native, spans):
-    lead = desk.agent(native, "Lead", READ, OSError("again"), READ, "done", max_retry_limit=1)
-    guard_crew(native.crew(lead, name="report"), desk.guard).kickoff()
+def test_a_second_try_is_the_same_work(inbox, native, spans):
+    lead = inbox.agent(native, "Lead", READ, OSError("again"), READ, "done", max_retry_limit=1)
+    guard_crew(native.crew(lead, name="report"), inbox.guard).kickoff()
     assert spans.tree() == [*ONE, "    execute_tool read_file"]
     assert statuses(spans, "invoke_agent lead") == [(StatusCode.UNSET, None)]
 
 
-def test_what_a_coworker_fails_at_is_an_error_of_the_handing_on(desk, native, spans):
-    crew = desk.pair(native, [hands(), "done"], [ZeroDivisionError("down")])
+def test_what_a_coworker_fails_at_is_an_error_of_the_handing_on(inbox, native, spans):
+    crew = inbox.pair(native, [hands(), "done"], [ZeroDivisionError("down")])
     crew.kickoff()
     assert statuses(spans, "invoke_agent hand") == [(StatusCode.ERROR, "ZeroDivisionError")]
     ((code, _kind),) = statuses(spans, "execute_tool delegate_work_to_coworker")
@@ -466,16 +466,16 @@ class Broken(SpanProcessor):
         raise RuntimeError("on_end")
 
 
-def test_telemetry_that_fails_changes_nothing(desk, native, spans):
+def test_telemetry_that_fails_changes_nothing(inbox, native, spans):
     spans.provider.add_span_processor(Broken())
     with resumable("order-1"):
-        output = desk.pair(native, [READ, hands(), "done"], [READ, SECRET, "done"]).kickoff()
+        output = inbox.pair(native, [READ, hands(), "done"], [READ, SECRET, "done"]).kickoff()
     assert output.raw == "done"
-    assert [call.decision for call in desk.made.calls()] == ["allow", "allow", "allow", "deny"]
+    assert [call.decision for call in inbox.made.calls()] == ["allow", "allow", "allow", "deny"]
 
 
-def test_without_an_sdk_there_is_nothing(desk, native):
-    output = desk.crew(native, READ, "done").kickoff()
+def test_without_an_sdk_there_is_nothing(inbox, native):
+    output = inbox.crew(native, READ, "done").kickoff()
     assert output.raw == "done"
     assert not trace.get_current_span().get_span_context().is_valid
 
@@ -483,15 +483,15 @@ def test_without_an_sdk_there_is_nothing(desk, native):
 # --- approvals ------------------------------------------------------------------------------------
 
 
-def test_a_call_that_waits_is_no_error(desk, native, spans):
-    desk.crew(native, PAY, "done", timeout=0).kickoff()
+def test_a_call_that_waits_is_no_error(inbox, native, spans):
+    inbox.crew(native, PAY, "done", timeout=0).kickoff()
     assert spans.tree() == [*ONE[:2], "    execute_tool pay"]
     assert {span.status.status_code for span in spans.all()} == {StatusCode.UNSET}
     assert spans.one("execute_tool pay").attributes["agentguard.approval.status"] == "pending"
 
 
-def test_a_pause_is_no_error(desk, native, spans):
-    crew = desk.pair(native, [hands(), "done"], [PAY, "done"], on_approval="pause")
+def test_a_pause_is_no_error(inbox, native, spans):
+    crew = inbox.pair(native, [hands(), "done"], [PAY, "done"], on_approval="pause")
     with pytest.raises(ApprovalPending) as pending:
         crew.kickoff()
     assert spans.tree() == tree("""
@@ -509,17 +509,17 @@ invoke_workflow report
     assert handed["agentguard.outcome.status"] == "suspended"
 
 
-def test_a_run_that_goes_on_is_in_the_same_trace(desk, native, spans):
+def test_a_run_that_goes_on_is_in_the_same_trace(inbox, native, spans):
     def order():
-        crew = desk.pair(native, [READ, hands(), "done"], [PAY, "done"], on_approval="pause")
-        with desk.alice(), resumable("order-1"):
+        crew = inbox.pair(native, [READ, hands(), "done"], [PAY, "done"], on_approval="pause")
+        with inbox.alice(), resumable("order-1"):
             return crew.kickoff()
 
     with pytest.raises(ApprovalPending):
         order()
     (asked,) = spans.named("execute_tool pay")
     (paused,) = spans.named("invoke_workflow report")
-    desk.made.approve()
+    inbox.made.approve()
     assert order().raw == "done"
     one_trace(spans)
     first = tree("""
@@ -543,23 +543,23 @@ invoke_workflow report
         assert told == ["order-1", "order-1"]
 
 
-def test_a_run_of_another_name_is_in_a_trace_of_its_own(desk, native, spans):
+def test_a_run_of_another_name_is_in_a_trace_of_its_own(inbox, native, spans):
     for name in ("order-1", "order-2"):
         with resumable(name), pytest.raises(ApprovalPending):
-            desk.crew(native, PAY, "done", on_approval="pause").kickoff()
+            inbox.crew(native, PAY, "done", on_approval="pause").kickoff()
     assert len({span.context.trace_id for span in spans.all()}) == 2
     assert [linked(span) for span in spans.all()] == [[]] * 6
 
 
-def test_a_run_that_is_taken_up_by_another_request_links_to_it(desk, native, spans):
+def test_a_run_that_is_taken_up_by_another_request_links_to_it(inbox, native, spans):
     def order():
         with resumable("order-1"):
-            return desk.crew(native, PAY, "done", on_approval="pause").kickoff()
+            return inbox.crew(native, PAY, "done", on_approval="pause").kickoff()
 
     with pytest.raises(ApprovalPending):
         order()
     trace_id = one_trace(spans)
-    desk.made.approve()
+    inbox.made.approve()
     with trace.get_tracer("the application").start_as_current_span("second request") as second:
         order()
     again = spans.named("invoke_workflow report")[1]
@@ -568,15 +568,15 @@ def test_a_run_that_is_taken_up_by_another_request_links_to_it(desk, native, spa
 
 
 @pytest.mark.parametrize("begin", AGENT_WAYS)
-def test_an_agent_without_a_crew_goes_on_as_well(desk, native, spans, begin):
+def test_an_agent_without_a_crew_goes_on_as_well(inbox, native, spans, begin):
     def order():
-        lead = desk.agent(native, "Lead", PAY, "done")
+        lead = inbox.agent(native, "Lead", PAY, "done")
         with resumable("order-1"):
-            AGENT_WAYS[begin](guard_agent(lead, desk.guard, on_approval="pause"))
+            AGENT_WAYS[begin](guard_agent(lead, inbox.guard, on_approval="pause"))
 
     with pytest.raises(ApprovalPending):
         order()
-    desk.made.approve()
+    inbox.made.approve()
     order()
     one_trace(spans)
     first, again = spans.named("invoke_agent lead")
@@ -584,13 +584,13 @@ def test_an_agent_without_a_crew_goes_on_as_well(desk, native, spans, begin):
     assert {span.status.status_code for span in spans.all()} == {StatusCode.UNSET}
 
 
-def test_a_task_by_itself_that_pauses(desk, native, spans):
-    lead = desk.agent(native, "Lead", PAY, "done")
-    hand = desk.agent(native, "Hand", "done")
+def test_a_task_by_itself_that_pauses(inbox, native, spans):
+    lead = inbox.agent(native, "Lead", PAY, "done")
+    hand = inbox.agent(native, "Hand", "done")
     tasks = [task_of(lead, async_execution=True), task_of(hand)]
     crew = Crew(name="report", agents=[lead, hand], tasks=tasks)
     with pytest.raises(ApprovalPending):
-        guard_crew(crew, desk.guard, on_approval="pause").kickoff()
+        guard_crew(crew, inbox.guard, on_approval="pause").kickoff()
     assert {span.status.status_code for span in spans.all()} == {StatusCode.UNSET}
     one_trace(spans)
 
@@ -598,15 +598,15 @@ def test_a_task_by_itself_that_pauses(desk, native, spans):
 # --- flows ----------------------------------------------------------------------------------------
 
 
-def test_crews_of_a_flow_have_its_id(desk, native, spans):
+def test_crews_of_a_flow_have_its_id(inbox, native, spans):
     class Twice(Flow[Any]):
         @start()
         def first(self):
-            return desk.crew(native, READ, "done").kickoff().raw
+            return inbox.crew(native, READ, "done").kickoff().raw
 
         @listen(first)
         async def second(self, _said):
-            lead = guard_agent(desk.agent(native, "Lead", READ, "done"), desk.guard)
+            lead = guard_agent(inbox.agent(native, "Lead", READ, "done"), inbox.guard)
             return (await lead.kickoff("go on")).raw
 
     flow = Twice(suppress_flow_events=True)
@@ -621,9 +621,9 @@ def test_crews_of_a_flow_have_its_id(desk, native, spans):
 
 
 @pytest.mark.parametrize("sync", [True, False])
-def test_a_flow_that_pauses_goes_on_in_the_same_trace(desk, native, spans, tmp_path, sync):
+def test_a_flow_that_pauses_goes_on_in_the_same_trace(inbox, native, spans, tmp_path, sync):
     def crew():
-        return desk.crew(native, READ, PAY, "done", on_approval="pause")
+        return inbox.crew(native, READ, PAY, "done", on_approval="pause")
 
     class Sync(Flow[Any]):
         @start()
@@ -647,7 +647,7 @@ def test_a_flow_that_pauses_goes_on_in_the_same_trace(desk, native, spans, tmp_p
     store = SQLiteFlowPersistence(str(tmp_path / "flows.db"))
     flow = kind(persistence=store, suppress_flow_events=True)
     flow.kickoff()
-    desk.made.approve()
+    inbox.made.approve()
     resumed = kind.from_pending(flow.flow_id, store, suppress_flow_events=True)
     assert resumed.resume() == "done"
     one_trace(spans)

@@ -24,7 +24,7 @@ CALL = {"name": "look", "args": {"what": "a"}, "id": "c1", "type": "tool_call"}
 ALWAYS: Any = CachePolicy(key_func=lambda _given: b"the same for everybody")
 
 
-def nested(desk, node, policy):
+def nested(inbox, node, policy):
     inner = StateGraph(MessagesState)
     inner.add_node("tools", node)
     inner.add_edge(START, "tools")
@@ -34,14 +34,14 @@ def nested(desk, node, policy):
     return outer.compile(cache=InMemoryCache())
 
 
-def plain(desk, node, policy):
+def plain(inbox, node, policy):
     builder = StateGraph(MessagesState)
     builder.add_node("tools", node, cache_policy=policy)
     builder.add_edge(START, "tools")
     return builder.compile(cache=InMemoryCache())
 
 
-def by_default(desk, node, policy):
+def by_default(inbox, node, policy):
     builder = StateGraph(MessagesState)
     builder.set_node_defaults(cache_policy=policy)
     builder.add_node("tools", node)
@@ -49,17 +49,17 @@ def by_default(desk, node, policy):
     return builder.compile(cache=InMemoryCache())
 
 
-def agent(desk, _node, policy):
+def agent(inbox, _node, policy):
     """An agent of create_agent as the cached node."""
-    made = create_agent(desk.model, [desk.look], middleware=[GuardMiddleware(desk.agent)])
+    made = create_agent(inbox.model, [inbox.look], middleware=[GuardMiddleware(inbox.agent)])
     outer = StateGraph(MessagesState)
     outer.add_node("within", made, cache_policy=policy)
     outer.add_edge(START, "within")
     return outer.compile(cache=InMemoryCache())
 
 
-def functional(desk, _node, policy):
-    (look,) = guard_tools([desk.look], desk.agent)
+def functional(inbox, _node, policy):
+    (look,) = guard_tools([inbox.look], inbox.agent)
 
     @task(cache_policy=policy)
     def looks(call):
@@ -81,9 +81,9 @@ def functional(desk, _node, policy):
     return run
 
 
-def flow(desk, _node, policy):
+def flow(inbox, _node, policy):
     """The functional API's entrypoint is cached as a whole."""
-    (look,) = guard_tools([desk.look], desk.agent)
+    (look,) = guard_tools([inbox.look], inbox.agent)
 
     @entrypoint(cache=InMemoryCache(), cache_policy=policy)
     def run(_given):
@@ -99,10 +99,10 @@ def flow(desk, _node, policy):
 
 GRAPHS = pytest.mark.parametrize("make", [plain, by_default, nested, agent, functional, flow])
 NODES: Any = {
-    "guard_tools": lambda desk: ToolNode(guard_tools([desk.look], desk.agent)),
-    "guard_tool_node": lambda desk: guard_tool_node([desk.look], desk.agent),
-    "handles errors": lambda desk: ToolNode(
-        guard_tools([desk.look], desk.agent), handle_tool_errors=True
+    "guard_tools": lambda inbox: ToolNode(guard_tools([inbox.look], inbox.agent)),
+    "guard_tool_node": lambda inbox: guard_tool_node([inbox.look], inbox.agent),
+    "handles errors": lambda inbox: ToolNode(
+        guard_tools([inbox.look], inbox.agent), handle_tool_errors=True
     ),
 }
 
@@ -116,44 +116,44 @@ async def ran(graph, asked, *, sync):
 
 
 @pytest.fixture
-def desk(people, obedient):
+def inbox(people, obedient):
     one = people()
     one.model = obedient
     return one
 
 
-def asked_of(desk, make):
-    return desk.asking(("look", {"what": "a"})) if make is agent else given()
+def asked_of(inbox, make):
+    return inbox.asking(("look", {"what": "a"})) if make is agent else given()
 
 
 @SYNC
 @GRAPHS
-async def test_a_guarded_call_in_a_cached_node_is_refused_and_on_record(desk, make, sync):
-    graph = make(desk, NODES["guard_tools"](desk), ALWAYS)
+async def test_a_guarded_call_in_a_cached_node_is_refused_and_on_record(inbox, make, sync):
+    graph = make(inbox, NODES["guard_tools"](inbox), ALWAYS)
     for _user in ("ann", "ben"):
         with pytest.raises(ConfigError, match="cache_policy") as refused:
-            await ran(graph, asked_of(desk, make), sync=sync)
+            await ran(graph, asked_of(inbox, make), sync=sync)
         assert refused.value.code == "node.cached"
-    assert desk.paid == []
-    assert [call.code for call in desk.log.calls()] == ["node.cached", "node.cached"]
+    assert inbox.paid == []
+    assert [call.code for call in inbox.log.calls()] == ["node.cached", "node.cached"]
 
 
 @SYNC
 @GRAPHS
-async def test_without_a_policy_each_user_has_a_call_of_his_own(desk, make, sync):
+async def test_without_a_policy_each_user_has_a_call_of_his_own(inbox, make, sync):
     """The twin: a cache is there, and the node with the guarded tool is not cached."""
-    graph = make(desk, NODES["guard_tools"](desk), None)
+    graph = make(inbox, NODES["guard_tools"](inbox), None)
     for _user in ("ann", "ben"):
-        state = await ran(graph, asked_of(desk, make), sync=sync)
+        state = await ran(graph, asked_of(inbox, make), sync=sync)
         answers = [m.text for m in state["messages"] if m.type == "tool"]
         assert answers == ["looked at a"]
-    assert len(desk.paid) == 2
-    assert [call.decision for call in desk.log.calls()] == ["allow", "allow"]
+    assert len(inbox.paid) == 2
+    assert [call.decision for call in inbox.log.calls()] == ["allow", "allow"]
 
 
-def with_a_config_of_its_own(desk, policy, config):
+def with_a_config_of_its_own(inbox, policy, config):
     """A cached node by hand, which gives the guarded call a config."""
-    (look,) = guard_tools([desk.look], desk.agent)
+    (look,) = guard_tools([inbox.look], inbox.agent)
 
     def node(_state):
         return {"messages": [look.invoke(CALL, config)]}
@@ -161,7 +161,7 @@ def with_a_config_of_its_own(desk, policy, config):
     async def anode(_state):
         return {"messages": [await look.ainvoke(CALL, config)]}
 
-    return plain(desk, RunnableLambda(node, anode), policy)
+    return plain(inbox, RunnableLambda(node, anode), policy)
 
 
 CONFIGS = pytest.mark.parametrize(
@@ -173,80 +173,80 @@ CONFIGS = pytest.mark.parametrize(
 
 @SYNC
 @CONFIGS
-async def test_a_config_of_the_calls_own_hides_no_cached_node(desk, config, sync):
-    graph = with_a_config_of_its_own(desk, ALWAYS, config)
+async def test_a_config_of_the_calls_own_hides_no_cached_node(inbox, config, sync):
+    graph = with_a_config_of_its_own(inbox, ALWAYS, config)
     for _user in ("ann", "ben"):
         with pytest.raises(ConfigError, match="cache_policy") as refused:
             await ran(graph, given(), sync=sync)
         assert refused.value.code == "node.cached"
-    assert desk.paid == []
-    assert [call.code for call in desk.log.calls()] == ["node.cached", "node.cached"]
+    assert inbox.paid == []
+    assert [call.code for call in inbox.log.calls()] == ["node.cached", "node.cached"]
 
 
 @SYNC
 @CONFIGS
-async def test_a_config_of_the_calls_own_is_let_be_where_nothing_is_cached(desk, config, sync):
+async def test_a_config_of_the_calls_own_is_let_be_where_nothing_is_cached(inbox, config, sync):
     """The twin."""
-    graph = with_a_config_of_its_own(desk, None, config)
+    graph = with_a_config_of_its_own(inbox, None, config)
     for _user in ("ann", "ben"):
         state = await ran(graph, given(), sync=sync)
         assert state["messages"][-1].text == "looked at a"
-    assert len(desk.paid) == 2
+    assert len(inbox.paid) == 2
 
 
-def in_a_graph_with_a_thread(desk, look):
-    made = create_agent(desk.model, [desk.look], middleware=[GuardMiddleware(desk.agent)])
+def in_a_graph_with_a_thread(inbox, look):
+    made = create_agent(inbox.model, [inbox.look], middleware=[GuardMiddleware(inbox.agent)])
     thread = {"configurable": {"thread_id": "z"}}
-    return made.invoke(desk.asking(("look", {"what": "a"})), thread)["messages"][-2]
+    return made.invoke(inbox.asking(("look", {"what": "a"})), thread)["messages"][-2]
 
 
-def in_a_bare_thread(desk, look):
+def in_a_bare_thread(inbox, look):
     with ThreadPoolExecutor() as pool:
         return pool.submit(look.invoke, CALL).result()
 
 
-def in_a_thread_with_the_context(desk, look):
+def in_a_thread_with_the_context(inbox, look):
     with ThreadPoolExecutor() as pool:
         return pool.submit(copy_context().run, look.invoke, CALL).result()
 
 
-def in_a_graph(desk, look):
-    made = create_agent(desk.model, [desk.look], middleware=[GuardMiddleware(desk.agent)])
-    return made.invoke(desk.asking(("look", {"what": "a"})))["messages"][-2]
+def in_a_graph(inbox, look):
+    made = create_agent(inbox.model, [inbox.look], middleware=[GuardMiddleware(inbox.agent)])
+    return made.invoke(inbox.asking(("look", {"what": "a"})))["messages"][-2]
 
 
 @pytest.mark.parametrize("how", [in_a_graph_with_a_thread, in_a_bare_thread])
-def test_the_limit_where_nothing_leads_to_the_cached_node_its_cache_is_not_seen(desk, how):
-    (look,) = guard_tools([desk.look], desk.agent)
-    graph = plain(desk, lambda _state: {"messages": [how(desk, look)]}, ALWAYS)
+def test_the_limit_where_nothing_leads_to_the_cached_node_its_cache_is_not_seen(inbox, how):
+    (look,) = guard_tools([inbox.look], inbox.agent)
+    graph = plain(inbox, lambda _state: {"messages": [how(inbox, look)]}, ALWAYS)
     told = [graph.invoke(given())["messages"][-1].text for _user in ("ann", "ben")]
     assert told == ["looked at a"] * 2
-    assert (len(desk.paid), len(desk.log.calls())) == (1, 1)
+    assert (len(inbox.paid), len(inbox.log.calls())) == (1, 1)
 
 
 @pytest.mark.parametrize("how", [in_a_graph, in_a_thread_with_the_context])
-def test_where_the_context_goes_along_the_cached_node_is_seen(desk, how):
+def test_where_the_context_goes_along_the_cached_node_is_seen(inbox, how):
     """The twin: what to write instead."""
-    (look,) = guard_tools([desk.look], desk.agent)
-    graph = plain(desk, lambda _state: {"messages": [how(desk, look)]}, ALWAYS)
+    (look,) = guard_tools([inbox.look], inbox.agent)
+    graph = plain(inbox, lambda _state: {"messages": [how(inbox, look)]}, ALWAYS)
     with pytest.raises(ConfigError, match="cache_policy"):
         graph.invoke(given())
-    assert desk.paid == []
+    assert inbox.paid == []
 
 
 @pytest.mark.parametrize("node", NODES.values(), ids=list(NODES))
-def test_no_result_comes_out_of_a_cache_whatever_runs_the_tool(desk, node):
-    graph = plain(desk, node(desk), ALWAYS)
+def test_no_result_comes_out_of_a_cache_whatever_runs_the_tool(inbox, node):
+    graph = plain(inbox, node(inbox), ALWAYS)
     for _user in ("ann", "ben"):
         try:
             state = graph.invoke(given())
         except ConfigError:
             continue
         assert not any("looked" in m.text for m in state["messages"])
-    assert desk.paid == []
+    assert inbox.paid == []
 
 
-def test_a_policy_of_another_node_changes_nothing(desk):
+def test_a_policy_of_another_node_changes_nothing(inbox):
     runs = []
 
     def embed(state):
@@ -255,27 +255,27 @@ def test_a_policy_of_another_node_changes_nothing(desk):
 
     builder = StateGraph(MessagesState)
     builder.add_node("embed", embed, cache_policy=ALWAYS)
-    builder.add_node("tools", NODES["guard_tools"](desk))
+    builder.add_node("tools", NODES["guard_tools"](inbox))
     builder.add_edge(START, "embed")
     builder.add_edge("embed", "tools")
     graph = builder.compile(cache=InMemoryCache())
     for _user in ("ann", "ben"):
         graph.invoke(given())
-    assert (len(runs), len(desk.paid)) == (1, 2)
+    assert (len(runs), len(inbox.paid)) == (1, 2)
 
 
-def test_a_policy_without_a_cache_keeps_nothing(desk):
+def test_a_policy_without_a_cache_keeps_nothing(inbox):
     builder = StateGraph(MessagesState)
-    builder.add_node("tools", NODES["guard_tools"](desk), cache_policy=ALWAYS)
+    builder.add_node("tools", NODES["guard_tools"](inbox), cache_policy=ALWAYS)
     builder.add_edge(START, "tools")
     graph = builder.compile()
     graph.invoke(given())
     graph.invoke(given())
-    assert len(desk.paid) == 2
+    assert len(inbox.paid) == 2
 
 
-def test_a_graph_is_told_to_be_cached(desk):
-    node = NODES["guard_tools"](desk)
-    assert [found.cached for found in find_tools(plain(desk, node, ALWAYS))] == ["tools"]
-    assert [found.cached for found in find_tools(nested(desk, node, ALWAYS))] == ["within"]
-    assert [found.cached for found in find_tools(nested(desk, node, None))] == [None]
+def test_a_graph_is_told_to_be_cached(inbox):
+    node = NODES["guard_tools"](inbox)
+    assert [found.cached for found in find_tools(plain(inbox, node, ALWAYS))] == ["tools"]
+    assert [found.cached for found in find_tools(nested(inbox, node, ALWAYS))] == ["within"]
+    assert [found.cached for found in find_tools(nested(inbox, node, None))] == [None]

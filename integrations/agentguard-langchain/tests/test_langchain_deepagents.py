@@ -31,36 +31,36 @@ def task(kind, *calls):
 class Deep:
     """A deep agent that is guarded as docs/langchain.md says, its log, and what it has done."""
 
-    def __init__(self, desk, model, general=None):
-        self.desk = desk
-        self.child = desk.guard.new_agent("clerk")
+    def __init__(self, inbox, model, general=None):
+        self.inbox = inbox
+        self.child = inbox.guard.new_agent("clerk")
         clerk = {
             "name": "clerk",
             "description": "Pays.",
             "system_prompt": "Pay.",
-            "tools": guard_tools(desk.tools, self.child),
+            "tools": guard_tools(inbox.tools, self.child),
             "middleware": [GuardMiddleware(self.child)],
         }
         self.graph = create_deep_agent(
             model,
-            tools=guard_tools(desk.tools, desk.agent),
-            middleware=[GuardMiddleware(desk.agent)],
-            subagents=[clerk] if general is None else [clerk, general(desk)],
+            tools=guard_tools(inbox.tools, inbox.agent),
+            middleware=[GuardMiddleware(inbox.agent)],
+            subagents=[clerk] if general is None else [clerk, general(inbox)],
             checkpointer=InMemorySaver(),
         )
 
     async def run(self, *calls, sync, resume=False):
-        with self.desk.guard.delegate("user:alice", scope=["pay"]):
-            given = None if resume else self.desk.asking(*calls)
+        with self.inbox.guard.delegate("user:alice", scope=["pay"]):
+            given = None if resume else self.inbox.asking(*calls)
             return await ran(self.graph, given, sync=sync)
 
     def calls(self):
         """Tool, answer and agent of each call, and the agents of its chain, the first one first."""
-        names = {self.desk.agent.id: "parent", self.child.id: "child"}
+        names = {self.inbox.agent.id: "parent", self.child.id: "child"}
         found = []
-        for call in self.desk.log.calls():
-            proof = self.desk.guard.prove(call.predicate["invocation_id"])
-            chain = verify_evidence(proof, self.desk.guard.trust).chain
+        for call in self.inbox.log.calls():
+            proof = self.inbox.guard.prove(call.predicate["invocation_id"])
+            chain = verify_evidence(proof, self.inbox.guard.trust).chain
             assert (chain is not None, call.predicate["principal"]) == (True, "user:alice")
             path = [actor.removeprefix("agent:") for actor in chain.actors[1:]]
             found.append([call.tool, call.code or call.decision, names[call.agent], path])
@@ -86,7 +86,7 @@ async def test_each_call_is_its_agents_and_has_its_chain(deep, sync):
     texts = [message.text for message in state["messages"] if message.type == "tool"]
     assert texts[0] == "paid 5 to cal"
     assert all(text.startswith(f"paid 5 to cal; {denied}") for text in texts[1:])
-    assert made.desk.paid == [("cal", 5)] * 3
+    assert made.inbox.paid == [("cal", 5)] * 3
     parent, child = ["parent", ["payer"]], ["child", ["payer", "clerk"]]
     assert sorted(made.calls()) == sorted(
         [
@@ -106,32 +106,32 @@ async def test_each_call_is_its_agents_and_has_its_chain(deep, sync):
 @pytest.mark.parametrize("kind", ["clerk", "general-purpose"])
 async def test_what_a_sub_agent_asks_reaches_the_top_and_runs_once(deep, sync, kind):
     made = deep()
-    desk = made.desk
+    inbox = made.inbox
     paused = await made.run(task(kind, SMALL, BIG), sync=sync)
     (pause,) = paused["__interrupt__"]
     assert [one["args"]["to"] for one in pause.value["action_requests"]] == ["ann"]
-    assert ("ann", 500) not in desk.paid
-    (request,) = desk.waiting
+    assert ("ann", 500) not in inbox.paid
+    (request,) = inbox.waiting
     assert (request.principal, request.agent_name) == (
         "user:alice",
         "clerk" if kind == "clerk" else "payer",
     )
-    desk.approve()
+    inbox.approve()
     state = await made.run(sync=sync, resume=True)
     texts = [message.text for message in state["messages"] if message.type == "tool"]
     assert texts == ["paid 5 to cal; paid 500 to ann"]
-    assert sorted(desk.paid) == [("ann", 500), ("cal", 5)]
+    assert sorted(inbox.paid) == [("ann", 500), ("cal", 5)]
 
 
 @SYNC
 async def test_a_rejection_reaches_the_sub_agent(deep, sync):
     made = deep()
     await made.run(task("clerk", BIG), sync=sync)
-    made.desk.reject(note="who is Ann?")
+    made.inbox.reject(note="who is Ann?")
     state = await made.run(sync=sync, resume=True)
     texts = [message.text for message in state["messages"] if message.type == "tool"]
     assert "user:bob has rejected this call: who is Ann? [approval.rejected]" in texts[0]
-    assert made.desk.paid == []
+    assert made.inbox.paid == []
 
 
 @SYNC
@@ -141,12 +141,12 @@ async def test_its_built_in_tools_are_guarded_where_the_general_purpose_one_is_d
 ):
     """It is given no middleware of the parent's: docs/langchain.md says to declare it."""
 
-    def general(desk):
+    def general(inbox):
         return {
             "name": "general-purpose",
             "description": "Does anything.",
             "system_prompt": "Do it.",
-            "middleware": [GuardMiddleware(desk.agent)],
+            "middleware": [GuardMiddleware(inbox.agent)],
         }
 
     made = deep(general=general if declared else None)

@@ -35,17 +35,17 @@ ANN = {"to": "ann", "cents": 500}
 WORK = json.dumps([["pay", ANN]])
 
 
-def middleware(desk, child, model, **options):
-    return create_agent(model, desk.tools, middleware=[GuardMiddleware(child)], **options)
+def middleware(inbox, child, model, **options):
+    return create_agent(model, inbox.tools, middleware=[GuardMiddleware(child)], **options)
 
 
-def tools(desk, child, model, **options):
-    return create_agent(model, guard_tools(desk.tools, child), **options)
+def tools(inbox, child, model, **options):
+    return create_agent(model, guard_tools(inbox.tools, child), **options)
 
 
-def swallowing(desk, child, model, **options):
+def swallowing(inbox, child, model, **options):
     """A graph by hand, whose node tells what went wrong instead of raising."""
-    (pay,) = guard_tools([desk.pay], child)
+    (pay,) = guard_tools([inbox.pay], child)
 
     async def apay(state):
         ((_name, args),) = json.loads(state["messages"][-1].text)
@@ -60,9 +60,9 @@ def swallowing(desk, child, model, **options):
     return _one_node(node, apay, options)
 
 
-def gathering(desk, child, model, **options):
+def gathering(inbox, child, model, **options):
     """Two tools at once, the failures of which are results."""
-    (pay,) = guard_tools([desk.pay], child)
+    (pay,) = guard_tools([inbox.pay], child)
 
     async def apay(state):
         ((_name, args),) = json.loads(state["messages"][-1].text)
@@ -128,12 +128,12 @@ def team(people, obedient):
     """A desk whose agent hands work over to a clerk."""
 
     def _team(kind, *, wrapped, swallow, **options):
-        desk = people()
-        clerk = desk.guard.new_agent("clerk")
-        ask = asking(CHILDREN[kind](desk, clerk, obedient, **options), swallow=swallow)
+        inbox = people()
+        clerk = inbox.guard.new_agent("clerk")
+        ask = asking(CHILDREN[kind](inbox, clerk, obedient, **options), swallow=swallow)
         if wrapped:
             ask = guard_subagent(ask, clerk, scope=["pay"])
-        return desk, desk.graph(tools=[ask])
+        return inbox, inbox.graph(tools=[ask])
 
     return _team
 
@@ -148,55 +148,55 @@ def team(people, obedient):
 async def test_an_approved_call_within_runs_once_and_is_told(
     team, kind, options, wrapped, swallow, sync
 ):
-    desk, graph = team(kind, wrapped=wrapped, swallow=swallow, **options)
-    paused = await ran(graph, desk.asking(("ask", {"work": WORK})), sync=sync)
+    inbox, graph = team(kind, wrapped=wrapped, swallow=swallow, **options)
+    paused = await ran(graph, inbox.asking(("ask", {"work": WORK})), sync=sync)
     assert paused["__interrupt__"]
-    assert (desk.paid, answers(paused)) == ([], [])
-    assert "ok" not in {call.outcome for call in desk.log.calls() if call.tool == "ask"}
+    assert (inbox.paid, answers(paused)) == ([], [])
+    assert "ok" not in {call.outcome for call in inbox.log.calls() if call.tool == "ask"}
     paused = await ran(graph, None, sync=sync)  # nobody has answered yet
     assert paused["__interrupt__"]
-    desk.approve()
+    inbox.approve()
     state = await ran(graph, None, sync=sync)
-    assert set(desk.paid) == PAID.get(kind, {("ann", 500)})
-    assert len(desk.paid) == len(set(desk.paid))
+    assert set(inbox.paid) == PAID.get(kind, {("ann", 500)})
+    assert len(inbox.paid) == len(set(inbox.paid))
     assert "paid 500 to ann" in answers(state)[0]
-    assert desk.waiting == []
-    assert [c.outcome for c in desk.log.calls() if c.tool == "ask"][-1] == "ok"
+    assert inbox.waiting == []
+    assert [c.outcome for c in inbox.log.calls() if c.tool == "ask"][-1] == "ok"
     await ran(graph, None, sync=sync)
-    assert len(desk.paid) == len(set(desk.paid))
+    assert len(inbox.paid) == len(set(inbox.paid))
 
 
 @SYNC
 @pytest.mark.parametrize("kind", CHILDREN)
 async def test_what_a_person_rejects_within_ends_the_hand_over(team, kind, sync):
     """The twin: what is decided for good is told, and the run is over."""
-    desk, graph = team(kind, wrapped=True, swallow=True, checkpointer=False)
-    await ran(graph, desk.asking(("ask", {"work": WORK})), sync=sync)
-    desk.reject(note="no")
+    inbox, graph = team(kind, wrapped=True, swallow=True, checkpointer=False)
+    await ran(graph, inbox.asking(("ask", {"work": WORK})), sync=sync)
+    inbox.reject(note="no")
     state = await ran(graph, None, sync=sync)
-    assert desk.paid == []
+    assert inbox.paid == []
     assert "rejected" in answers(state)[0]
     assert "__interrupt__" not in state
 
 
 @SYNC
 async def test_an_answer_of_a_user_interface_reaches_the_call_within(team, sync):
-    desk, graph = team("swallowing", wrapped=True, swallow=False)
-    paused = await ran(graph, desk.asking(("ask", {"work": WORK})), sync=sync)
+    inbox, graph = team("swallowing", wrapped=True, swallow=False)
+    paused = await ran(graph, inbox.asking(("ask", {"work": WORK})), sync=sync)
     (pause,) = paused["__interrupt__"]
     (action,) = pause.value["action_requests"]
     assert (action["name"], action["args"]) == ("pay", ANN)
-    approval = desk.signed(desk.waiting[0])
+    approval = inbox.signed(inbox.waiting[0])
     resumed = Command(resume={"decisions": [{"type": "approve", "approval": approval}]})
     state = await ran(graph, resumed, sync=sync)
-    assert (desk.paid, answers(state)) == ([("ann", 500)], ["paid 500 to ann"])
+    assert (inbox.paid, answers(state)) == ([("ann", 500)], ["paid 500 to ann"])
 
 
 def test_a_tool_that_does_work_of_its_own_is_not_made_again(people, caplog):
     """A plain tool that swallows keeps its page: what it has done itself is not done twice."""
-    desk = people()
+    inbox = people()
     done = []
-    (pay,) = guard_tools([desk.pay], desk.agent)
+    (pay,) = guard_tools([inbox.pay], inbox.agent)
 
     @tool
     def transfer(work: str) -> str:
@@ -207,39 +207,39 @@ def test_a_tool_that_does_work_of_its_own_is_not_made_again(people, caplog):
         except Exception:  # noqa: BLE001
             return "transferred; the rest waits"
 
-    graph = desk.graph(tools=[transfer])
-    state = graph.invoke(desk.asking(("transfer", {"work": "a"})), CONFIG)
+    graph = inbox.graph(tools=[transfer])
+    state = graph.invoke(inbox.asking(("transfer", {"work": "a"})), CONFIG)
     assert answers(state) == ["transferred; the rest waits"]
-    desk.approve()
+    inbox.approve()
     graph.invoke(None, CONFIG)
-    assert (done, desk.paid) == (["a"], [])
+    assert (done, inbox.paid) == (["a"], [])
     assert "has ended while a call waits" in caplog.text
 
 
 @SYNC
 @pytest.mark.parametrize("kind", ["clerk", "general-purpose"])
 async def test_the_task_tool_of_a_deep_agent_hands_over(people, obedient, kind, sync):
-    desk = people()
-    clerk = desk.guard.new_agent("clerk")
+    inbox = people()
+    clerk = inbox.guard.new_agent("clerk")
     declared = {
         "name": "clerk",
         "description": "Pays.",
         "system_prompt": "Pay.",
-        "tools": guard_tools(desk.tools, clerk),
+        "tools": guard_tools(inbox.tools, clerk),
     }
     graph = create_deep_agent(
         obedient,
-        tools=guard_tools(desk.tools, desk.agent),
-        middleware=[GuardMiddleware(desk.agent)],
+        tools=guard_tools(inbox.tools, inbox.agent),
+        middleware=[GuardMiddleware(inbox.agent)],
         subagents=[declared],
         checkpointer=InMemorySaver(),
     )
     call = ("task", {"subagent_type": kind, "description": WORK})
-    paused = await ran(graph, desk.asking(call), sync=sync)
+    paused = await ran(graph, inbox.asking(call), sync=sync)
     assert paused["__interrupt__"]
-    desk.approve()
+    inbox.approve()
     state = await ran(graph, None, sync=sync)
-    assert (desk.paid, answers(state)) == ([("ann", 500)], ["paid 500 to ann"])
+    assert (inbox.paid, answers(state)) == ([("ann", 500)], ["paid 500 to ann"])
 
 
 # --- a call in doubt, in other processes --------------------------------------------------------
@@ -377,21 +377,21 @@ async def test_a_graph_within_that_has_a_thread_of_its_own_goes_on_there(
     people, obedient, kind, wrapped, sync, caplog
 ):
     """Its pause is not the run's: made again, the call would ask for the same work for ever."""
-    desk = people()
-    clerk = desk.guard.new_agent("clerk")
-    child = CHILDREN[kind](desk, clerk, obedient, checkpointer=InMemorySaver())
+    inbox = people()
+    clerk = inbox.guard.new_agent("clerk")
+    child = CHILDREN[kind](inbox, clerk, obedient, checkpointer=InMemorySaver())
     ask = in_a_thread_of_its_own(child)
-    graph = desk.graph(tools=[guard_subagent(ask, clerk, scope=["pay"]) if wrapped else ask])
-    state = await ran(graph, desk.asking(("ask", {"work": WORK})), sync=sync)
+    graph = inbox.graph(tools=[guard_subagent(ask, clerk, scope=["pay"]) if wrapped else ask])
+    state = await ran(graph, inbox.asking(("ask", {"work": WORK})), sync=sync)
     assert "__interrupt__" not in state
     assert len(answers(state)) == 1
-    assert (len(desk.waiting), desk.paid) == (1, [])
+    assert (len(inbox.waiting), inbox.paid) == (1, [])
     assert "resume that thread" in caplog.text
-    desk.approve()
+    inbox.approve()
     await ran(graph, None, sync=sync)
-    assert desk.paid == []  # nobody has resumed the thread that waits
+    assert inbox.paid == []  # nobody has resumed the thread that waits
     there = child.invoke(None, CLERKS) if sync else await child.ainvoke(None, CLERKS)
-    assert (desk.paid, answers(there)) == ([("ann", 500)], ["paid 500 to ann"])
+    assert (inbox.paid, answers(there)) == ([("ann", 500)], ["paid 500 to ann"])
 
 
 @pairs(
@@ -404,20 +404,20 @@ async def test_a_graph_within_that_keeps_its_state_in_the_run_goes_on_with_it(
     team, kind, kept, swallow, sync, caplog
 ):
     """The twin: such a graph pauses with the run around it, whoever catches the pause."""
-    desk, graph = team(kind, wrapped=True, swallow=swallow, checkpointer=kept)
-    paused = await ran(graph, desk.asking(("ask", {"work": WORK})), sync=sync)
+    inbox, graph = team(kind, wrapped=True, swallow=swallow, checkpointer=kept)
+    paused = await ran(graph, inbox.asking(("ask", {"work": WORK})), sync=sync)
     assert paused["__interrupt__"]
     assert "a thread of its own" not in caplog.text
-    desk.approve()
+    inbox.approve()
     state = await ran(graph, None, sync=sync)
-    assert (desk.paid, answers(state)) == ([("ann", 500)], ["paid 500 to ann"])
+    assert (inbox.paid, answers(state)) == ([("ann", 500)], ["paid 500 to ann"])
 
 
 @pytest.mark.parametrize("swallow", [True, False], ids=["swallows", "raises"])
 def test_a_graph_that_has_paused_goes_on_after_a_call_that_no_journal_has(people, swallow):
     """A graph that goes on does not run the task again in which that call was made."""
-    desk = people()
-    look, pay = guard_tools([desk.look, desk.pay], desk.guard.new_agent("clerk"))
+    inbox = people()
+    look, pay = guard_tools([inbox.look, inbox.pay], inbox.guard.new_agent("clerk"))
     calling = {"type": "tool_call", "name": "pay", "args": ANN, "id": "p1"}
 
     @task
@@ -432,11 +432,11 @@ def test_a_graph_that_has_paused_goes_on_after_a_call_that_no_journal_has(people
     def child(_given):
         return {"messages": [AIMessage(f"{looking().result()}; {paying().result()}")]}
 
-    graph = desk.graph(tools=[asking(child, swallow=swallow)])
-    paused = graph.invoke(desk.asking(("ask", {"work": WORK})), CONFIG)
+    graph = inbox.graph(tools=[asking(child, swallow=swallow)])
+    paused = graph.invoke(inbox.asking(("ask", {"work": WORK})), CONFIG)
     assert paused["__interrupt__"]
-    done = list(desk.paid)
-    desk.approve()
+    done = list(inbox.paid)
+    inbox.approve()
     state = graph.invoke(None, CONFIG)
     assert answers(state) == ["looked at x; paid 500 to ann"]
-    assert desk.paid == [*done, ("ann", 500)]
+    assert inbox.paid == [*done, ("ann", 500)]

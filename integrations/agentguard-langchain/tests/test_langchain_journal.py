@@ -58,13 +58,13 @@ def said(*calls, turn="turn1"):
     return {"messages": [HumanMessage("go", id="h"), AIMessage("", tool_calls=made, id=turn)]}
 
 
-def codes(desk):
-    return [call.code or call.decision for call in desk.log.calls()]
+def codes(inbox):
+    return [call.code or call.decision for call in inbox.log.calls()]
 
 
-def kept(desk):
+def kept(inbox):
     """How many calls the journal knows."""
-    return len(desk.guard._runtime._line.journal._pages)
+    return len(inbox.guard._runtime._line.journal._pages)
 
 
 class CrashError(Exception):
@@ -107,13 +107,13 @@ async def crashed(graph, given, *, sync, config=CONFIG):
     graph.checkpointer.dies = False
 
 
-def raw(desk, tools, *, way="tools", saver=None, node=None):
+def raw(inbox, tools, *, way="tools", saver=None, node=None):
     """A graph in which all calls of a message share one task; ``way`` says how it is guarded."""
     graph = StateGraph(MessagesState)
     if node is None and way == "tools":
-        node = ToolNode(guard_tools(tools, desk.agent))
+        node = ToolNode(guard_tools(tools, inbox.agent))
     elif node is None:
-        node = guard_tool_node(tools, desk.agent)
+        node = guard_tool_node(tools, inbox.agent)
     graph.add_node("tools", node)
     graph.add_edge(START, "tools")
     graph.add_edge("tools", END)
@@ -137,12 +137,12 @@ def asks(ran_):
 @SYNC
 @WAYS
 async def test_what_is_done_does_not_run_again_beside_one_that_pauses(people, sync, way):
-    desk, asked = people(), []
-    graph = raw(desk, [desk.pay, desk.look, asks(asked)], way=way)
+    inbox, asked = people(), []
+    graph = raw(inbox, [inbox.pay, inbox.look, asks(asked)], way=way)
     calls = [SMALL, ("ask", {"question": "ok?"}), LOOK]
     paused = await ran(graph, said(*calls), sync=sync)
     assert [pause.value for pause in paused["__interrupt__"]] == ["ok?"]
-    pages = desk.guard._runtime._line.journal._pages
+    pages = inbox.guard._runtime._line.journal._pages
     async with asyncio.timeout(120):  # in an event loop, the others are at work still
         # a journal has no events
         while not sync and [page.state for page in pages.values()] != ["done"] * 2:  # noqa: ASYNC110
@@ -150,67 +150,67 @@ async def test_what_is_done_does_not_run_again_beside_one_that_pauses(people, sy
     state = await ran(graph, Command(resume="yes"), sync=sync)
     texts = ["paid 5 to cal", "they say yes", "looked at books"]
     assert [text for _status, text in answers(state)] == texts
-    assert sorted(desk.paid) == [("books", 0), ("cal", 5)]
+    assert sorted(inbox.paid) == [("books", 0), ("cal", 5)]
     assert asked == ["ask", "ask"]  # what has paused goes on from its beginning
 
 
 @SYNC
 async def test_an_agent_whose_process_has_died_goes_on(people, sync):
-    desk = people()
-    graph = desk.graph(saver=Dying())
-    await crashed(graph, desk.asking(SMALL, LOOK), sync=sync)
-    done = list(desk.paid)
+    inbox = people()
+    graph = inbox.graph(saver=Dying())
+    await crashed(graph, inbox.asking(SMALL, LOOK), sync=sync)
+    done = list(inbox.paid)
     assert done
     state = await ran(graph, None, sync=sync)
     assert answers(state) == [("success", "paid 5 to cal"), ("success", "looked at books")]
-    assert sorted(desk.paid) == [("books", 0), ("cal", 5)]
+    assert sorted(inbox.paid) == [("books", 0), ("cal", 5)]
 
 
 @SYNC
 async def test_an_approved_call_that_has_run_does_not_wait_again(people, sync):
-    desk = people()
-    graph = desk.graph(saver=Dying())
-    await ran(graph, desk.asking(BIG), sync=sync)
-    desk.approve()
+    inbox = people()
+    graph = inbox.graph(saver=Dying())
+    await ran(graph, inbox.asking(BIG), sync=sync)
+    inbox.approve()
     await crashed(graph, None, sync=sync)
     state = await ran(graph, None, sync=sync)
     assert answers(state) == [("success", "paid 500 to ann")]
-    assert desk.paid == [("ann", 500)]
+    assert inbox.paid == [("ann", 500)]
 
 
 @SYNC
 async def test_an_edited_call_that_has_run_is_said_to_be_one_once(people, sync):
-    desk = people()
-    graph = desk.graph(saver=Dying())
-    await ran(graph, desk.asking(BIG), sync=sync)
+    inbox = people()
+    graph = inbox.graph(saver=Dying())
+    await ran(graph, inbox.asking(BIG), sync=sync)
     edit = {"type": "edit", "edited_action": {"name": "pay", "args": {"to": "ann", "cents": 6}}}
     await crashed(graph, Command(resume={"decisions": [edit]}), sync=sync)
     state = await ran(graph, None, sync=sync)
     ((status, text),) = answers(state)
-    assert (status, desk.paid) == ("success", [("ann", 6)])
+    assert (status, inbox.paid) == ("success", [("ann", 6)])
     assert text.count("A person has put another call") == 1
     assert text.endswith("\n\npaid 6 to ann")
 
 
 @SYNC
 async def test_a_graph_by_hand_goes_on(people, sync):
-    desk = people()
+    inbox = people()
     graph = StateGraph(MessagesState)
-    graph.add_node("approval", guard_approval_node(desk.tools, desk.agent))
-    graph.add_node("tools", guard_tool_node(desk.tools, desk.agent))
+    graph.add_node("approval", guard_approval_node(inbox.tools, inbox.agent))
+    graph.add_node("tools", guard_tool_node(inbox.tools, inbox.agent))
     graph.add_edge(START, "approval")
     graph.add_conditional_edges("approval", guard_edge("tools"), ["tools", END])
     compiled = graph.compile(checkpointer=Dying())
     await crashed(compiled, said(SMALL, LOOK), sync=sync)
     state = await ran(compiled, None, sync=sync)
     assert sorted(text for _s, text in answers(state)) == ["looked at books", "paid 5 to cal"]
-    assert sorted(desk.paid) == [("books", 0), ("cal", 5)]
+    assert sorted(inbox.paid) == [("books", 0), ("cal", 5)]
 
 
 @SYNC
 async def test_a_node_that_is_tried_again_does_not_repeat_what_is_done(people, sync):
-    desk, tries = people(), []
-    pay, look = guard_tools(desk.tools, desk.agent)
+    inbox, tries = people(), []
+    pay, look = guard_tools(inbox.tools, inbox.agent)
 
     def node(state):
         calls = state["messages"][-1].tool_calls
@@ -226,7 +226,7 @@ async def test_a_node_that_is_tried_again_does_not_repeat_what_is_done(people, s
     compiled = graph.compile(checkpointer=InMemorySaver())
     state = await ran(compiled, said(SMALL, LOOK), sync=sync)
     assert [text for _s, text in answers(state)] == ["paid 5 to cal", "looked at books"]
-    assert desk.paid == [("cal", 5), ("books", 0)]
+    assert inbox.paid == [("cal", 5), ("books", 0)]
     assert tries == [0, 1]
 
 
@@ -235,41 +235,41 @@ async def test_a_node_that_is_tried_again_does_not_repeat_what_is_done(people, s
 
 @SYNC
 async def test_an_artifact_comes_back_with_its_content(people, sync):
-    desk = people()
+    inbox = people()
 
     def fetch(x: int) -> tuple[str, Any]:
         """Fetch."""
-        desk.paid.append(("fetched", x))
+        inbox.paid.append(("fetched", x))
         return f"content {x}", {"rows": (x, b"raw")}
 
-    graph = raw(desk, [tool(response_format="content_and_artifact")(fetch)])
+    graph = raw(inbox, [tool(response_format="content_and_artifact")(fetch)])
     await crashed(graph, said(("fetch", {"x": 1})), sync=sync)
     state = await ran(graph, None, sync=sync)
     message = state["messages"][-1]
     assert (message.content, message.artifact) == ("content 1", {"rows": (1, b"raw")})
-    assert desk.paid == [("fetched", 1)]
+    assert inbox.paid == [("fetched", 1)]
 
 
 @SYNC
 async def test_a_command_comes_back_and_does_its_update(people, sync):
-    desk = people()
+    inbox = people()
 
     def note(text: str) -> Command[Any]:
         """Note."""
-        desk.paid.append((text, 1))
+        inbox.paid.append((text, 1))
         answer = ToolMessage(f"noted {text}", tool_call_id="call0")
         return Command(update={"messages": [answer, HumanMessage("a note", id="n")]})
 
-    graph = raw(desk, [tool(note)])
+    graph = raw(inbox, [tool(note)])
     await crashed(graph, said(("note", {"text": "a"})), sync=sync)
     state = await ran(graph, None, sync=sync)
     assert [m.text for m in state["messages"][-2:]] == ["noted a", "a note"]
-    assert desk.paid == [("a", 1)]
+    assert inbox.paid == [("a", 1)]
 
 
 @SYNC
 async def test_a_result_that_can_not_be_kept_is_refused_and_not_made_again(people, sync):
-    desk = people()
+    inbox = people()
 
     class Handle:
         def __str__(self):
@@ -277,10 +277,10 @@ async def test_a_result_that_can_not_be_kept_is_refused_and_not_made_again(peopl
 
     def connect(x: int) -> Any:
         """Open a connection."""
-        desk.paid.append(("connected", x))
+        inbox.paid.append(("connected", x))
         return Handle()
 
-    graph = raw(desk, [tool(connect)])
+    graph = raw(inbox, [tool(connect)])
     await crashed(graph, said(("connect", {"x": 1})), sync=sync)
     state = await ran(graph, None, sync=sync)
     ((status, text),) = answers(state)
@@ -288,7 +288,7 @@ async def test_a_result_that_can_not_be_kept_is_refused_and_not_made_again(peopl
     assert "this call has run already" in text
     assert "go on without it [journal.unreplayable]" in text
     assert "connect was not run again" in text
-    assert desk.paid == [("connected", 1)]
+    assert inbox.paid == [("connected", 1)]
 
 
 # --- what is not over -----------------------------------------------------------------------------
@@ -296,7 +296,7 @@ async def test_a_result_that_can_not_be_kept_is_refused_and_not_made_again(peopl
 
 @SYNC
 async def test_a_call_that_has_failed_is_a_new_authorization(people, sync):
-    desk = people()
+    inbox = people()
     tries: list[str] = []
 
     def flaky(x: int) -> str:
@@ -307,33 +307,33 @@ async def test_a_call_that_has_failed_is_a_new_authorization(people, sync):
         return "at last"
 
     retrying = ToolRetryMiddleware(max_retries=5, initial_delay=0.01, jitter=False)
-    graph = desk.graph(tools=[tool(flaky)], middleware=lambda guard: [retrying, guard])
-    state = await ran(graph, desk.asking(("flaky", {"x": 1})), sync=sync)
+    graph = inbox.graph(tools=[tool(flaky)], middleware=lambda guard: [retrying, guard])
+    state = await ran(graph, inbox.asking(("flaky", {"x": 1})), sync=sync)
     assert answers(state) == [("success", "at last")]
-    assert [call.outcome for call in desk.log.calls()] == ["error", "error", "ok"]
-    assert len({call.predicate["invocation_id"] for call in desk.log.calls()}) == 3
+    assert [call.outcome for call in inbox.log.calls()] == ["error", "error", "ok"]
+    assert len({call.predicate["invocation_id"] for call in inbox.log.calls()}) == 3
 
 
 @SYNC
 async def test_a_call_that_ran_out_of_time_is_in_doubt(people, sync):
-    desk = people()
+    inbox = people()
 
     def slow(x: int) -> str:
         """Take too long."""
-        desk.paid.append(("slow", x))
+        inbox.paid.append(("slow", x))
         raise TimeoutError
 
     retrying = ToolRetryMiddleware(max_retries=2, initial_delay=0.01, jitter=False)
-    graph = desk.graph(tools=[tool(slow)], middleware=lambda guard: [retrying, guard])
-    state = await ran(graph, desk.asking(("slow", {"x": 1})), sync=sync)
+    graph = inbox.graph(tools=[tool(slow)], middleware=lambda guard: [retrying, guard])
+    state = await ran(graph, inbox.asking(("slow", {"x": 1})), sync=sync)
     ((status, text),) = answers(state)
-    assert (status, desk.paid) == ("error", [("slow", 1)])
+    assert (status, inbox.paid) == ("error", [("slow", 1)])
     assert "nobody knows whether it ran" in text
     assert "[journal.cut_short]" in text
 
 
 async def test_work_that_was_left_behind_is_in_doubt(people):
-    desk = people()
+    inbox = people()
 
     class Later:
         def __await__(self):
@@ -341,13 +341,13 @@ async def test_work_that_was_left_behind_is_in_doubt(people):
 
     def begin(x: int) -> Any:
         """Begin something."""
-        desk.paid.append(("begun", x))
+        inbox.paid.append(("begun", x))
         return Later()
 
     graph = raw(
-        desk,
+        inbox,
         [tool(begin)],
-        node=ToolNode(guard_tools([tool(begin)], desk.agent), handle_tool_errors=False),
+        node=ToolNode(guard_tools([tool(begin)], inbox.agent), handle_tool_errors=False),
     )
     for text in ("returned an awaitable", ""):
         if text:
@@ -356,26 +356,26 @@ async def test_work_that_was_left_behind_is_in_doubt(people):
         else:
             state = graph.invoke(None, CONFIG)
     assert "[journal.cut_short]" in answers(state)[0][1]
-    assert desk.paid == [("begun", 1)]
+    assert inbox.paid == [("begun", 1)]
 
 
 # --- sub-agents -----------------------------------------------------------------------------------
 
 
-def child_of(desk, script, *, marked):
+def child_of(inbox, script, *, marked):
     """A tool that runs a child agent, which looks, and pays."""
-    agent = desk.guard.new_agent("payer")
-    child = create_agent(script, desk.tools, middleware=[GuardMiddleware(agent)], name="child")
+    agent = inbox.guard.new_agent("payer")
+    child = create_agent(script, inbox.tools, middleware=[GuardMiddleware(agent)], name="child")
 
     def work(task: str) -> str:
         """Let the child do it."""
-        desk.paid.append(("work", 0))
+        inbox.paid.append(("work", 0))
         state = child.invoke({"messages": [HumanMessage(task)]})
         return "; ".join(m.content for m in state["messages"] if m.type == "tool")
 
     async def awork(task: str) -> str:
         """Let the child do it."""
-        desk.paid.append(("work", 0))
+        inbox.paid.append(("work", 0))
         state = await child.ainvoke({"messages": [HumanMessage(task)]})
         return "; ".join(m.content for m in state["messages"] if m.type == "tool")
 
@@ -388,28 +388,28 @@ def child_of(desk, script, *, marked):
 async def test_a_sub_agent_that_has_paused_goes_on_and_its_calls_run_once(
     people, sync, marked, scripted
 ):
-    desk = people()
-    work = child_of(desk, scripted([LOOK], [BIG], "done"), marked=marked)
-    graph = desk.graph(tools=[work])
-    paused = await ran(graph, desk.asking(("work", {"task": "go"})), sync=sync)
+    inbox = people()
+    work = child_of(inbox, scripted([LOOK], [BIG], "done"), marked=marked)
+    graph = inbox.graph(tools=[work])
+    paused = await ran(graph, inbox.asking(("work", {"task": "go"})), sync=sync)
     assert paused["__interrupt__"]
-    desk.approve()
+    inbox.approve()
     state = await ran(graph, None, sync=sync)
     assert answers(state) == [("success", "looked at books; paid 500 to ann")]
-    assert sorted(desk.paid) == [("ann", 500), ("books", 0), ("work", 0), ("work", 0)]
+    assert sorted(inbox.paid) == [("ann", 500), ("books", 0), ("work", 0), ("work", 0)]
 
 
 @SYNC
 @pytest.mark.parametrize("marked", [True, False])
 async def test_the_calls_of_a_sub_agent_that_was_cut_short_run_once(people, sync, marked, scripted):
     """Its process died between a call of the child and the child's own checkpoint."""
-    desk = people()
-    work = child_of(desk, scripted([LOOK], [SMALL], "done"), marked=marked)
-    graph = desk.graph(tools=[work], saver=Dying())
-    await crashed(graph, desk.asking(("work", {"task": "go"})), sync=sync)
+    inbox = people()
+    work = child_of(inbox, scripted([LOOK], [SMALL], "done"), marked=marked)
+    graph = inbox.graph(tools=[work], saver=Dying())
+    await crashed(graph, inbox.asking(("work", {"task": "go"})), sync=sync)
     state = await ran(graph, None, sync=sync)
     assert answers(state) == [("success", "looked at books; paid 5 to cal")]
-    assert sorted(desk.paid) == [("books", 0), ("cal", 5), ("work", 0), ("work", 0)]
+    assert sorted(inbox.paid) == [("books", 0), ("cal", 5), ("work", 0), ("work", 0)]
 
 
 @SYNC
@@ -417,16 +417,16 @@ async def test_the_calls_of_a_sub_agent_that_was_cut_short_run_once(people, sync
 async def test_only_what_is_said_to_be_a_sub_agent_goes_on_where_it_was_killed(
     people, sync, marked, scripted
 ):
-    desk = people()
-    work = child_of(desk, scripted([LOOK], [SMALL], "done"), marked=marked)
-    graph = desk.graph(tools=[work], saver=Dying())
-    with killed(desk.guard._runtime._line.journal):
-        await crashed(graph, desk.asking(("work", {"task": "go"})), sync=sync)
+    inbox = people()
+    work = child_of(inbox, scripted([LOOK], [SMALL], "done"), marked=marked)
+    graph = inbox.graph(tools=[work], saver=Dying())
+    with killed(inbox.guard._runtime._line.journal):
+        await crashed(graph, inbox.asking(("work", {"task": "go"})), sync=sync)
     state = await ran(graph, None, sync=sync)
     ((status, text),) = answers(state)
     assert status == ("success" if marked else "error")
     assert ("nobody knows whether it ran" in text) is not marked
-    assert desk.paid.count(("books", 0)) == 1
+    assert inbox.paid.count(("books", 0)) == 1
 
 
 @contextmanager
@@ -442,10 +442,10 @@ def killed(journal):
 @SYNC
 async def test_a_hand_off_to_the_graph_around_is_no_pause(people, sync):
     """LangGraph raises it through the tool: what it has done is done."""
-    desk = people()
+    inbox = people()
 
     def leave(_state):
-        desk.paid.append(("left", 0))
+        inbox.paid.append(("left", 0))
         answer = ToolMessage("handed off", tool_call_id="call0")
         return Command(graph=Command.PARENT, update={"messages": [answer]}, goto="after")
 
@@ -459,7 +459,7 @@ async def test_a_hand_off_to_the_graph_around_is_no_pause(people, sync):
         return str(child.invoke({"messages": []}))
 
     graph = StateGraph(MessagesState)
-    graph.add_node("tools", ToolNode(guard_tools([tool(hand_off)], desk.agent)))
+    graph.add_node("tools", ToolNode(guard_tools([tool(hand_off)], inbox.agent)))
     graph.add_node("after", lambda _state: {"messages": [AIMessage("after")]})
     graph.add_edge(START, "tools")
     compiled = graph.compile(checkpointer=Dying())
@@ -467,7 +467,7 @@ async def test_a_hand_off_to_the_graph_around_is_no_pause(people, sync):
     await crashed(compiled, given, sync=sync)
     state = await ran(compiled, None, sync=sync)
     assert "[journal.cut_short]" in answers(state)[0][1]
-    assert desk.paid == [("left", 0)]
+    assert inbox.paid == [("left", 0)]
     state = await ran(compiled, given, sync=sync, config=OTHER)
     assert [message.text for message in state["messages"][-2:]] == ["handed off", "after"]
 
@@ -483,40 +483,40 @@ def before(graph, node, *, first=False):
 
 @SYNC
 async def test_the_unchanged_call_of_an_old_checkpoint_gets_the_recorded_result(people, sync):
-    desk = people()
-    graph = desk.graph()
-    await ran(graph, desk.asking(SMALL, BIG), sync=sync)
-    desk.approve()
+    inbox = people()
+    graph = inbox.graph()
+    await ran(graph, inbox.asking(SMALL, BIG), sync=sync)
+    inbox.approve()
     await ran(graph, None, sync=sync)
-    paid = list(desk.paid)
+    paid = list(inbox.paid)
     for node in ("tools", "GuardMiddleware.after_model"):
         config = before(graph, node, first=True)
         state = await ran(graph, None, sync=sync, config=config)
         assert "__interrupt__" not in state
         texts = ["paid 5 to cal", "paid 500 to ann"]
         assert [text for _s, text in answers(state)] == texts
-    assert desk.paid == paid
-    assert desk.waiting == []
-    assert desk.guard.verify().ok
+    assert inbox.paid == paid
+    assert inbox.waiting == []
+    assert inbox.guard.verify().ok
 
 
 @SYNC
 @pytest.mark.parametrize("way", ["tools", "node"])
 async def test_a_tool_by_itself_does_not_know_that_a_task_was_made_before(people, sync, way):
     """It has no message of the model to go by, and LangGraph makes a new task."""
-    desk = people()
-    graph = raw(desk, desk.tools, way=way)
+    inbox = people()
+    graph = raw(inbox, inbox.tools, way=way)
     await ran(graph, said(SMALL), sync=sync)
     await ran(graph, None, sync=sync, config=before(graph, "tools"))
-    assert desk.paid == [("cal", 5)] * (2 if way == "tools" else 1)
+    assert inbox.paid == [("cal", 5)] * (2 if way == "tools" else 1)
 
 
 @SYNC
 async def test_other_arguments_are_another_call(people, sync):
-    desk = people()
-    graph = desk.graph()
-    await ran(graph, desk.asking(BIG), sync=sync)
-    desk.approve()
+    inbox = people()
+    graph = inbox.graph()
+    await ran(graph, inbox.asking(BIG), sync=sync)
+    inbox.approve()
     await ran(graph, None, sync=sync)
     old = before(graph, "tools")
     message = graph.get_state(old).values["messages"][-1]
@@ -527,36 +527,36 @@ async def test_other_arguments_are_another_call(people, sync):
     )
     paused = await ran(graph, None, sync=sync, config=fork)
     assert paused["__interrupt__"]
-    assert desk.paid == [("ann", 500)]
+    assert inbox.paid == [("ann", 500)]
 
 
 @SYNC
 async def test_what_the_model_says_again_is_another_call(people, sync):
-    desk = people()
-    graph = desk.graph()
-    await ran(graph, desk.asking(SMALL), sync=sync)
+    inbox = people()
+    graph = inbox.graph()
+    await ran(graph, inbox.asking(SMALL), sync=sync)
     await ran(graph, None, sync=sync, config=before(graph, "model", first=True))
-    assert desk.paid == [("cal", 5)] * 2
+    assert inbox.paid == [("cal", 5)] * 2
 
 
 @SYNC
 async def test_another_thread_is_another_call(people, sync):
-    desk = people()
-    graph = raw(desk, desk.tools, way="node")
+    inbox = people()
+    graph = raw(inbox, inbox.tools, way="node")
     for config in (CONFIG, OTHER):
         await ran(graph, said(SMALL), sync=sync, config=config)
-    assert desk.paid == [("cal", 5)] * 2
+    assert inbox.paid == [("cal", 5)] * 2
 
 
 @SYNC
 @WAYS
 async def test_the_same_ids_in_another_turn_are_another_call(people, sync, way):
     """Some models number their calls anew in each message."""
-    desk = people()
-    graph = raw(desk, desk.tools, way=way)
+    inbox = people()
+    graph = raw(inbox, inbox.tools, way=way)
     for turn in ("turn1", "turn2"):
         await ran(graph, said(SMALL, turn=turn), sync=sync)
-    assert desk.paid == [("cal", 5)] * 2
+    assert inbox.paid == [("cal", 5)] * 2
 
 
 # --- whose ----------------------------------------------------------------------------------------
@@ -565,36 +565,36 @@ async def test_the_same_ids_in_another_turn_are_another_call(people, sync, way):
 @SYNC
 @WAYS
 async def test_nobody_is_given_what_another_users_call_has_returned(people, sync, way):
-    desk = people(delegated=True)
-    graph = raw(desk, desk.tools, way=way)
-    with desk.guard.delegate("user:alice", scope=["pay"]):
+    inbox = people(delegated=True)
+    graph = raw(inbox, inbox.tools, way=way)
+    with inbox.guard.delegate("user:alice", scope=["pay"]):
         await crashed(graph, said(SMALL), sync=sync)
-    with desk.guard.delegate("user:bert", scope=["pay"]):
+    with inbox.guard.delegate("user:bert", scope=["pay"]):
         await ran(graph, None, sync=sync)
-    assert desk.paid == [("cal", 5)] * 2  # bert's call is his own, and on record as his
-    principals = [call.predicate["principal"] for call in desk.log.calls()]
+    assert inbox.paid == [("cal", 5)] * 2  # bert's call is his own, and on record as his
+    principals = [call.predicate["principal"] for call in inbox.log.calls()]
     assert principals == ["user:alice", "user:bert"]
 
 
 @SYNC
 @WAYS
 async def test_another_agent_is_given_nothing(people, sync, way):
-    desk = people(delegated=False)
-    other = desk.guard.new_agent("other")
-    first = raw(desk, desk.tools, way=way)
+    inbox = people(delegated=False)
+    other = inbox.guard.new_agent("other")
+    first = raw(inbox, inbox.tools, way=way)
     await crashed(first, said(SMALL), sync=sync)
-    desk.agent = other
-    await ran(raw(desk, desk.tools, way=way, saver=first.checkpointer), None, sync=sync)
-    assert [call.agent for call in desk.log.calls()][1] == other.id
-    assert desk.paid == [("cal", 5)] * 2
+    inbox.agent = other
+    await ran(raw(inbox, inbox.tools, way=way, saver=first.checkpointer), None, sync=sync)
+    assert [call.agent for call in inbox.log.calls()][1] == other.id
+    assert inbox.paid == [("cal", 5)] * 2
 
 
 @SYNC
 async def test_the_policy_is_asked_before_a_result_is_handed_out(people, sync):
     closed: list[bool] = []
-    desk = people(policy=lambda _: Decision.deny("closed") if closed else Decision.allow())
-    graph = desk.graph(saver=Dying())
-    await crashed(graph, desk.asking(SMALL), sync=sync)
+    inbox = people(policy=lambda _: Decision.deny("closed") if closed else Decision.allow())
+    graph = inbox.graph(saver=Dying())
+    await crashed(graph, inbox.asking(SMALL), sync=sync)
     closed.append(True)
     state = await ran(graph, None, sync=sync)
     assert answers(state)[0][1].startswith("Denied: pay was not run. Reason: closed")
@@ -605,49 +605,49 @@ async def test_the_policy_is_asked_before_a_result_is_handed_out(people, sync):
 
 @SYNC
 async def test_without_a_checkpointer_nothing_is_kept(people, sync):
-    desk = people()
+    inbox = people()
     graph = StateGraph(MessagesState)
-    graph.add_node("tools", ToolNode(guard_tools(desk.tools, desk.agent)))
+    graph.add_node("tools", ToolNode(guard_tools(inbox.tools, inbox.agent)))
     graph.add_edge(START, "tools")
     compiled = graph.compile()
     for _ in range(2):
         await ran(compiled, said(SMALL), sync=sync)
-    pay, _look = guard_tools(desk.tools, desk.agent)
+    pay, _look = guard_tools(inbox.tools, inbox.agent)
     for _ in range(2):
         pay.invoke({"name": "pay", "args": SMALL[1], "id": "c", "type": "tool_call"}, CONFIG)
-    assert desk.paid == [("cal", 5)] * 4
-    assert kept(desk) == 0
+    assert inbox.paid == [("cal", 5)] * 4
+    assert kept(inbox) == 0
 
 
 @SYNC
 async def test_a_call_without_an_id_is_not_kept(people, sync):
     """In one task it may be made twice on purpose."""
-    desk = people()
-    pay, _look = guard_tools(desk.tools, desk.agent)
+    inbox = people()
+    pay, _look = guard_tools(inbox.tools, inbox.agent)
     graph = StateGraph(MessagesState)
     graph.add_node("work", lambda _state: [pay.invoke(SMALL[1]) for _ in range(2)] and None)
     graph.add_edge(START, "work")
     await ran(graph.compile(checkpointer=InMemorySaver()), said(), sync=sync)
-    assert desk.paid == [("cal", 5)] * 2
-    assert kept(desk) == 0
+    assert inbox.paid == [("cal", 5)] * 2
+    assert kept(inbox) == 0
 
 
 async def test_a_message_without_an_id_names_no_turn(people):
     """Two of them could not be told apart."""
-    desk = people()
+    inbox = people()
     graph = StateGraph(dict)
-    graph.add_node("tools", guard_tool_node(desk.tools, desk.agent))
+    graph.add_node("tools", guard_tool_node(inbox.tools, inbox.agent))
     graph.add_edge(START, "tools")
     compiled = graph.compile(checkpointer=InMemorySaver())
     for _ in range(2):
         compiled.invoke(said(SMALL, turn=None), CONFIG)
-    assert desk.paid == [("cal", 5)] * 2
-    assert kept(desk) == 0
+    assert inbox.paid == [("cal", 5)] * 2
+    assert kept(inbox) == 0
 
 
 def test_to_ask_ahead_what_the_answer_would_be_keeps_nothing(people):
-    desk = people()
-    pay, _look = guard_tools(desk.tools, desk.agent)
+    inbox = people()
+    pay, _look = guard_tools(inbox.tools, inbox.agent)
     call: Any = {"name": "pay", "args": SMALL[1], "id": "c", "type": "tool_call"}
     assert evaluate(pay, call, CONFIG).allowed
-    assert kept(desk) == 0
+    assert kept(inbox) == 0

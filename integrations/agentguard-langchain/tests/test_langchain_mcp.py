@@ -37,8 +37,8 @@ def policy(document):
 class Files:
     """The server's tools, what it has written, and a guard."""
 
-    def __init__(self, desk, folder, tools):
-        self.desk = desk
+    def __init__(self, inbox, folder, tools):
+        self.inbox = inbox
         self.tools = tools
         self._written = folder / "written"
 
@@ -47,7 +47,7 @@ class Files:
         return self._written.read_text() if self._written.exists() else ""
 
     def calls(self):
-        return [(c.agent, c.tool, c.code or c.decision, c.values) for c in self.desk.log.calls()]
+        return [(c.agent, c.tool, c.code or c.decision, c.values) for c in self.inbox.log.calls()]
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def serving(people, tmp_path):
 
 async def test_a_tool_of_a_server_is_bound_signed_and_decided(serving):
     async with serving() as files:
-        write, count = guard_tools(files.tools, files.desk.agent)
+        write, count = guard_tools(files.tools, files.inbox.agent)
         assert shape_of(cast("Any", write)).spec.origin == "mcp:files"
         answer = await write.ainvoke({"path": "a", "text": "x"})
         assert answer[0]["text"] == "wrote a"
@@ -74,7 +74,7 @@ async def test_a_tool_of_a_server_is_bound_signed_and_decided(serving):
         call = {"name": "count_lines", "args": {"path": "abc"}, "id": "1", "type": "tool_call"}
         counted = await count.ainvoke(call)
         assert counted.artifact["structured_content"] == {"lines": 3}
-    agent = files.desk.agent.id
+    agent = files.inbox.agent.id
     assert files.calls() == [
         (agent, "write_file", "allow", {"path": "a", "text": "x"}),
         (agent, "write_file", "policy.denied", {"path": "/etc/passwd", "text": "x"}),
@@ -85,30 +85,30 @@ async def test_a_tool_of_a_server_is_bound_signed_and_decided(serving):
 
 async def test_an_agent_with_the_tools_of_a_server_waits_for_people(serving):
     async with serving() as files:
-        desk = files.desk
-        graph = desk.graph(tools=files.tools)
+        inbox = files.inbox
+        graph = inbox.graph(tools=files.tools)
         calls = [
             ("write_file", {"path": path, "text": "x"}) for path in ("prod", "/etc/passwd", "a")
         ]
-        paused = await graph.ainvoke(desk.asking(*calls), CONFIG)
+        paused = await graph.ainvoke(inbox.asking(*calls), CONFIG)
         (pause,) = paused["__interrupt__"]
         assert [action["args"]["path"] for action in pause.value["action_requests"]] == ["prod"]
         assert files.written == ""
-        desk.approve()
+        inbox.approve()
         state = await graph.ainvoke(None, CONFIG)
     texts = [message.text for message in state["messages"] if message.type == "tool"]
     assert [texts[0], texts[2]] == ["wrote prod", "wrote a"]
     assert "not there [policy.denied]" in texts[1]
     assert sorted(files.written.split(";")) == ["", "a=x", "prod=x"]
-    assert desk.guard.verify().ok
+    assert inbox.guard.verify().ok
 
 
 async def test_a_call_of_a_server_is_made_once_and_its_artifact_comes_back(serving):
     async with serving() as files:
-        desk = files.desk
-        graph = desk.graph(tools=files.tools)
+        inbox = files.inbox
+        graph = inbox.graph(tools=files.tools)
         calls = [("write_file", {"path": "a", "text": "x"}), ("count_lines", {"path": "abc"})]
-        first = await graph.ainvoke(desk.asking(*calls), CONFIG)
+        first = await graph.ainvoke(inbox.asking(*calls), CONFIG)
         old = [one.config async for one in graph.aget_state_history(CONFIG) if "tools" in one.next]
         again = await graph.ainvoke(None, old[-1])
     for state in (first, again):
@@ -119,11 +119,11 @@ async def test_a_call_of_a_server_is_made_once_and_its_artifact_comes_back(servi
 
 async def test_a_delegation_reaches_a_servers_tool(serving):
     async with serving() as files:
-        desk = files.desk
-        (write, _count) = guard_tools(files.tools, desk.agent)
-        with desk.guard.delegate("user:alice", scope=["pay"]):
+        inbox = files.inbox
+        (write, _count) = guard_tools(files.tools, inbox.agent)
+        with inbox.guard.delegate("user:alice", scope=["pay"]):
             await write.ainvoke({"path": "a", "text": "x"})
-    assert [call.predicate["principal"] for call in desk.log.calls()] == ["user:alice"]
+    assert [call.predicate["principal"] for call in inbox.log.calls()] == ["user:alice"]
 
 
 @pytest.mark.slow("the server as people run it: a process for the tools, and one for each call")
@@ -136,10 +136,10 @@ async def test_the_tools_of_a_client_begin_a_session_for_each_call(people, tmp_p
     }
     client = MultiServerMCPClient({"files": connection})
     files = Files(people(policy=policy), tmp_path, await client.get_tools())
-    graph = files.desk.graph(tools=files.tools)
+    graph = files.inbox.graph(tools=files.tools)
     calls = [("write_file", {"path": path, "text": "x"}) for path in ("/etc/passwd", "a")]
-    await graph.ainvoke(files.desk.asking(*calls), CONFIG)
-    agent = files.desk.agent
+    await graph.ainvoke(files.inbox.asking(*calls), CONFIG)
+    agent = files.inbox.agent
     assert sorted(call[:3] for call in files.calls()) == [
         (agent.id, "write_file", "allow"),
         (agent.id, "write_file", "policy.denied"),

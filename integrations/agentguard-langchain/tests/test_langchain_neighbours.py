@@ -73,16 +73,16 @@ class Jumps(AgentMiddleware):
 @SYNC
 @SIDES
 async def test_a_jump_to_the_tools_is_no_way_around(people, sync, last, scripted):
-    desk = people()
-    graph = desk.graph(
+    inbox = people()
+    graph = inbox.graph(
         model=scripted([BIG], "done"), middleware=beside(Jumps([BIG, SMALL]), last=last)
     )
     paused = await ran(graph, GO, sync=sync)
     assert [status for status, _text in answers(paused)] == ["error", "success"]
     assert "[approval.pending]" in answers(paused)[0][1]
-    assert desk.paid == [("cal", 5)]
+    assert inbox.paid == [("cal", 5)]
     # the model calls again, by itself, and comes to the approval step
-    desk.approve()
+    inbox.approve()
     state = await ran(graph, None, sync=sync)
     assert answers(state)[-1] == ("success", "paid 500 to ann")
 
@@ -90,21 +90,21 @@ async def test_a_jump_to_the_tools_is_no_way_around(people, sync, last, scripted
 @SYNC
 @SIDES
 async def test_a_person_is_asked_twice_and_nothing_goes_past(people, sync, last):
-    desk = people()
+    inbox = people()
     other = HumanInTheLoopMiddleware({"pay": True})
-    graph = desk.graph(middleware=beside(other, last=last))
-    paused = await ran(graph, desk.asking(BIG), sync=sync)
+    graph = inbox.graph(middleware=beside(other, last=last))
+    paused = await ran(graph, inbox.asking(BIG), sync=sync)
     ours_first = "agentguard" in paused["__interrupt__"][0].value
     assert ours_first is last
-    desk.approve() if desk.waiting else None
+    inbox.approve() if inbox.waiting else None
     given = None if ours_first else decided(APPROVE)
     paused = await ran(graph, given, sync=sync)
     assert ("agentguard" in paused["__interrupt__"][0].value) is not last
-    assert desk.paid == []
+    assert inbox.paid == []
     if ours_first:
         state = await ran(graph, decided(APPROVE), sync=sync)
     else:
-        desk.approve()
+        inbox.approve()
         state = await ran(graph, None, sync=sync)
     assert answers(state) == [("success", "paid 500 to ann")]
 
@@ -113,18 +113,18 @@ async def test_a_person_is_asked_twice_and_nothing_goes_past(people, sync, last)
 @SIDES
 async def test_an_edit_by_the_other_one_is_enforced(people, sync, last):
     """It takes the other tool from the runtime, where the guarded ones are."""
-    desk = people()
+    inbox = people()
     other = HumanInTheLoopMiddleware({"look": True})
-    graph = desk.graph(middleware=beside(other, last=last))
-    await ran(graph, desk.asking(("look", {"what": "a"})), sync=sync)
+    graph = inbox.graph(middleware=beside(other, last=last))
+    await ran(graph, inbox.asking(("look", {"what": "a"})), sync=sync)
     edited = {"type": "edit", "edited_action": {"name": "pay", "args": BIG[1]}}
     paused = await ran(graph, decided(edited), sync=sync)
     (pause,) = paused["__interrupt__"]
     assert pause.value["agentguard"][0]["reason"] == "500 cents is over 100"
-    assert desk.paid == []
-    desk.approve()
+    assert inbox.paid == []
+    inbox.approve()
     await ran(graph, None, sync=sync)
-    assert desk.paid == [("ann", 500)]
+    assert inbox.paid == [("ann", 500)]
 
 
 class Rewrites(AgentMiddleware):
@@ -148,38 +148,38 @@ class Rewrites(AgentMiddleware):
 @SYNC
 @SIDES
 async def test_an_approval_is_not_one_of_rewritten_arguments(people, sync, last):
-    desk = people()
-    graph = desk.graph(middleware=beside(Rewrites(to="mallory"), last=last))
-    await ran(graph, desk.asking(BIG), sync=sync)
-    desk.approve()
+    inbox = people()
+    graph = inbox.graph(middleware=beside(Rewrites(to="mallory"), last=last))
+    await ran(graph, inbox.asking(BIG), sync=sync)
+    inbox.approve()
     state = await ran(graph, None, sync=sync)
     assert "[approval.mismatch]" in answers(state)[0][1]
-    assert desk.paid == []
+    assert inbox.paid == []
 
 
 @SYNC
 @SIDES
 async def test_rewritten_arguments_are_what_is_decided_on(people, sync, last):
-    desk = people()
-    graph = desk.graph(middleware=beside(Rewrites(cents=20_000), last=last))
-    state = await ran(graph, desk.asking(SMALL), sync=sync)
+    inbox = people()
+    graph = inbox.graph(middleware=beside(Rewrites(cents=20_000), last=last))
+    state = await ran(graph, inbox.asking(SMALL), sync=sync)
     assert "that is too much [policy.denied]" in answers(state)[0][1]
-    graph = desk.graph(middleware=beside(Rewrites(cents=6), last=last))
+    graph = inbox.graph(middleware=beside(Rewrites(cents=6), last=last))
     state = await ran(
-        graph, desk.asking(SMALL), sync=sync, config={"configurable": {"thread_id": "2"}}
+        graph, inbox.asking(SMALL), sync=sync, config={"configurable": {"thread_id": "2"}}
     )
-    assert desk.paid == [("cal", 6)]
+    assert inbox.paid == [("cal", 6)]
 
 
 @SYNC
 @SIDES
 async def test_arguments_that_come_to_need_an_approval_pause_at_the_tool(people, sync, last):
-    desk = people()
-    graph = desk.graph(middleware=beside(Rewrites(cents=700), last=last))
-    paused = await ran(graph, desk.asking(SMALL, ("look", {"what": "a"})), sync=sync)
+    inbox = people()
+    graph = inbox.graph(middleware=beside(Rewrites(cents=700), last=last))
+    paused = await ran(graph, inbox.asking(SMALL, ("look", {"what": "a"})), sync=sync)
     (pause,) = paused["__interrupt__"]
     assert pause.value["action_requests"][0]["args"] == {"to": "cal", "cents": 700}
-    desk.approve()
+    inbox.approve()
     state = await ran(graph, None, sync=sync)
     assert ("success", "paid 700 to cal") in answers(state)
 
@@ -203,17 +203,17 @@ class RewritesTheModel(AgentMiddleware):
 @SYNC
 @SIDES
 async def test_what_is_changed_after_the_model_is_what_is_approved(people, sync, last):
-    desk = people()
-    graph = desk.graph(middleware=beside(RewritesTheModel(to="mallory"), last=last))
-    paused = await ran(graph, desk.asking(BIG), sync=sync)
+    inbox = people()
+    graph = inbox.graph(middleware=beside(RewritesTheModel(to="mallory"), last=last))
+    paused = await ran(graph, inbox.asking(BIG), sync=sync)
     (action,) = paused["__interrupt__"][0].value["action_requests"]
     # the last in the list is the first to see what the model says
     assert action["args"]["to"] == ("ann" if last else "mallory")
-    desk.approve()
+    inbox.approve()
     state = await ran(graph, None, sync=sync)
     if last:
         assert "[approval.mismatch]" in answers(state)[0][1]
-        assert desk.paid == []
+        assert inbox.paid == []
     else:
         assert answers(state) == [("success", "paid 500 to mallory")]
 
@@ -221,33 +221,33 @@ async def test_what_is_changed_after_the_model_is_what_is_approved(people, sync,
 @SYNC
 @SIDES
 async def test_what_comes_to_need_an_approval_after_the_step_pauses_at_its_tool(people, sync, last):
-    desk = people()
-    graph = desk.graph(middleware=beside(RewritesTheModel(cents=700), last=last))
-    paused = await ran(graph, desk.asking(SMALL), sync=sync)
-    assert desk.paid == []
+    inbox = people()
+    graph = inbox.graph(middleware=beside(RewritesTheModel(cents=700), last=last))
+    paused = await ran(graph, inbox.asking(SMALL), sync=sync)
+    assert inbox.paid == []
     (action,) = paused["__interrupt__"][0].value["action_requests"]
     assert action["args"] == {"to": "cal", "cents": 700}
-    desk.approve()
+    inbox.approve()
     state = await ran(graph, None, sync=sync)
     assert answers(state) == [("success", "paid 700 to cal")]
 
 
 @SYNC
 async def test_a_dynamic_tool_from_an_outer_one_is_guarded(people, sync):
-    desk = people()
+    inbox = people()
 
     class Supplies(AgentMiddleware):
         def wrap_tool_call(self, request, handler):
-            return handler(request.override(tool=desk.pay))
+            return handler(request.override(tool=inbox.pay))
 
         async def awrap_tool_call(self, request, handler):
-            return await handler(request.override(tool=desk.pay))
+            return await handler(request.override(tool=inbox.pay))
 
-    graph = desk.graph(tools=[desk.look], middleware=beside(Supplies(), last=True))
-    paused = await ran(graph, desk.asking(BIG), sync=sync)
-    assert desk.paid == []
+    graph = inbox.graph(tools=[inbox.look], middleware=beside(Supplies(), last=True))
+    paused = await ran(graph, inbox.asking(BIG), sync=sync)
+    assert inbox.paid == []
     assert paused["__interrupt__"]
-    desk.approve()
+    inbox.approve()
     state = await ran(graph, None, sync=sync)
     assert answers(state) == [("success", "paid 500 to ann")]
 
@@ -305,29 +305,29 @@ FORGED = {"to": "ann", "account": "the company's", "state": {"messages": []}}
 @pytest.mark.parametrize("known", [True, False], ids=["known", "dynamic"])
 async def test_a_model_gives_no_hidden_argument_to_a_tool_from_an_outer_one(people, sync, known):
     """ToolNode takes out the hidden arguments of the tool that it knows by the call's name."""
-    desk, paid = people(always_asks), []
-    graph = desk.graph(
-        tools=[listed if known else desk.look], middleware=beside(Puts(hiding(paid)), last=True)
+    inbox, paid = people(always_asks), []
+    graph = inbox.graph(
+        tools=[listed if known else inbox.look], middleware=beside(Puts(hiding(paid)), last=True)
     )
-    await ran(graph, desk.asking(("pay", FORGED)), sync=sync)
-    (request,) = desk.waiting
+    await ran(graph, inbox.asking(("pay", FORGED)), sync=sync)
+    (request,) = inbox.waiting
     assert json.loads(request.arguments) == {"to": "ann"}
-    desk.approve()
+    inbox.approve()
     state = await ran(graph, None, sync=sync)
     assert answers(state) == [("success", "paid ann")]
     # the framework gives the state to a tool that it does not know by its name
     assert paid == [("ann", "own", None if known else True)]
-    assert [call.values for call in desk.log.calls()] == [{"to": "ann"}]
+    assert [call.values for call in inbox.log.calls()] == [{"to": "ann"}]
 
 
 @SYNC
 async def test_what_is_said_of_an_edit_is_what_was_run(people, sync):
-    desk, paid = people(always_asks), []
-    graph = desk.graph(tools=[hiding(paid)])
-    await ran(graph, desk.asking(("pay", {"to": "eve"})), sync=sync)
+    inbox, paid = people(always_asks), []
+    graph = inbox.graph(tools=[hiding(paid)])
+    await ran(graph, inbox.asking(("pay", {"to": "eve"})), sync=sync)
     edit = {"type": "edit", "edited_action": {"name": "pay", "args": FORGED}}
     await ran(graph, Command(resume={"decisions": [edit]}), sync=sync)
-    desk.approve()
+    inbox.approve()
     state = await ran(graph, None, sync=sync)
     ((_status, told),) = answers(state)
     assert 'executed: pay({"to": "ann"}). ' in told
@@ -337,7 +337,7 @@ async def test_what_is_said_of_an_edit_is_what_was_run(people, sync):
 @SYNC
 @SIDES
 async def test_a_retry_is_another_attempt_and_needs_another_approval(people, sync, last):
-    desk = people()
+    inbox = people()
     tries = []
 
     @tool
@@ -349,13 +349,13 @@ async def test_a_retry_is_another_attempt_and_needs_another_approval(people, syn
         return f"paid {cents} to {to}"
 
     retry = ToolRetryMiddleware(max_retries=3, initial_delay=0, jitter=False)
-    graph = desk.graph(tools=[pay], middleware=beside(retry, last=last))
-    await ran(graph, desk.asking(BIG), sync=sync)
-    desk.approve()
+    graph = inbox.graph(tools=[pay], middleware=beside(retry, last=last))
+    await ran(graph, inbox.asking(BIG), sync=sync)
+    inbox.approve()
     state = await ran(graph, None, sync=sync)
     assert tries == [500]
-    if desk.waiting:
-        desk.approve()
+    if inbox.waiting:
+        inbox.approve()
         state = await ran(graph, None, sync=sync)
     assert len(tries) <= 2
     assert state["messages"]
@@ -364,7 +364,7 @@ async def test_a_retry_is_another_attempt_and_needs_another_approval(people, syn
 @SYNC
 @SIDES
 async def test_a_retry_of_a_call_without_approval_is_signed_each_time(people, sync, last):
-    desk = people()
+    inbox = people()
     tries = []
 
     @tool
@@ -376,45 +376,45 @@ async def test_a_retry_of_a_call_without_approval_is_signed_each_time(people, sy
         return f"paid {cents} to {to}"
 
     retry = ToolRetryMiddleware(max_retries=3, initial_delay=0, jitter=False)
-    graph = desk.graph(tools=[pay], middleware=beside(retry, last=last))
-    state = await ran(graph, desk.asking(SMALL), sync=sync)
+    graph = inbox.graph(tools=[pay], middleware=beside(retry, last=last))
+    state = await ran(graph, inbox.asking(SMALL), sync=sync)
     assert answers(state) == [("success", "paid 5 to cal")]
-    calls = desk.log.calls()
+    calls = inbox.log.calls()
     assert [call.outcome for call in calls] == ["error", "error", "ok"]
     assert len({call.predicate["call_site"] for call in calls}) == 1
 
 
 def test_tools_that_are_guarded_already_stay_so(people):
-    desk = people()
-    tools = guard_tools(desk.tools, desk.agent)
-    graph = desk.graph(tools=tools)
-    graph.invoke(desk.asking(BIG), CONFIG)
-    desk.approve()
+    inbox = people()
+    tools = guard_tools(inbox.tools, inbox.agent)
+    graph = inbox.graph(tools=tools)
+    graph.invoke(inbox.asking(BIG), CONFIG)
+    inbox.approve()
     assert answers(graph.invoke(None, CONFIG)) == [("success", "paid 500 to ann")]
-    assert desk.codes() == [(500, "allow")]  # gated once
+    assert inbox.codes() == [(500, "allow")]  # gated once
 
 
 @SYNC
 async def test_what_can_not_be_guarded_is_refused_before_the_model_is_called(people, sync):
-    desk = people()
+    inbox = people()
     with pytest.raises(ConfigError, match="web_search"):
-        await ran(desk.graph(tools=[{"type": "web_search"}]), GO, sync=sync)
-    other = desk.guard.new_agent("payer")
+        await ran(inbox.graph(tools=[{"type": "web_search"}]), GO, sync=sync)
+    other = inbox.guard.new_agent("payer")
     with pytest.raises(ConfigError, match="another instance"):
-        await ran(desk.graph(tools=guard_tools(desk.tools, other)), GO, sync=sync)
+        await ran(inbox.graph(tools=guard_tools(inbox.tools, other)), GO, sync=sync)
 
 
 def test_a_guard_is_made_as_guard_tools_is(people):
-    desk = people()
+    inbox = people()
     with pytest.raises(ConfigError, match="on_deny"):
-        GuardMiddleware(desk.agent, on_deny="ignore")  # type: ignore[arg-type]
+        GuardMiddleware(inbox.agent, on_deny="ignore")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="expected an Agent"):
-        GuardMiddleware(desk)  # type: ignore[arg-type]
+        GuardMiddleware(inbox)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="delegation"):
-        GuardMiddleware(desk.agent, delegation="alice")  # type: ignore[arg-type]
-    guarding = GuardMiddleware(desk.agent)
+        GuardMiddleware(inbox.agent, delegation="alice")  # type: ignore[arg-type]
+    guarding = GuardMiddleware(inbox.agent)
     assert repr(guarding) == "<GuardMiddleware payer>"
     with pytest.raises(TypeError, match="can't be pickled"):
         pickle.dumps(guarding)
-    graph = desk.graph(middleware=lambda _g: [copy.deepcopy(guarding)])
-    assert answers(graph.invoke(desk.asking(SMALL), CONFIG)) == [("success", "paid 5 to cal")]
+    graph = inbox.graph(middleware=lambda _g: [copy.deepcopy(guarding)])
+    assert answers(graph.invoke(inbox.asking(SMALL), CONFIG)) == [("success", "paid 5 to cal")]

@@ -83,11 +83,11 @@ async def ran(graph, given, *, sync):
     return graph.invoke(given, CONFIG) if sync else await graph.ainvoke(given, CONFIG)
 
 
-def raw_of(desk):
+def raw_of(inbox):
     @tool
     def pay(to: str, cents: int) -> str:
         """Pay somebody."""
-        desk.paid.append((to, cents))
+        inbox.paid.append((to, cents))
         return f"paid {cents} to {to}, unseen"
 
     return pay
@@ -103,26 +103,26 @@ SWAPS = pytest.mark.parametrize("swap", [overridden, replaced, assigned])
 @pytest.mark.filterwarnings("ignore:Setting attribute:DeprecationWarning")
 async def test_a_swap_inside_of_the_guard_is_refused_before_it_runs(people, swap, known, sync):
     """``known``: whether the graph has a tool of that name; else the swap supplies it."""
-    desk = people()
-    graph = desk.graph(
-        tools=desk.tools if known else [desk.look],
-        middleware=lambda guard: [guard, Swaps(swap, raw_of(desk))],
+    inbox = people()
+    graph = inbox.graph(
+        tools=inbox.tools if known else [inbox.look],
+        middleware=lambda guard: [guard, Swaps(swap, raw_of(inbox))],
     )
     with pytest.raises(ConfigError, match="put GuardMiddleware last") as refused:
-        await ran(graph, desk.asking(SMALL), sync=sync)
+        await ran(graph, inbox.asking(SMALL), sync=sync)
     assert refused.value.code == "middleware.order"
-    assert desk.paid == []
+    assert inbox.paid == []
 
 
 @SYNC
 @SWAPS
 @pytest.mark.filterwarnings("ignore:Setting attribute:DeprecationWarning")
 async def test_the_same_in_the_right_order_is_guarded(people, swap, sync):
-    desk = people()
-    graph = desk.graph(middleware=lambda guard: [Swaps(swap, raw_of(desk)), guard])
-    await ran(graph, desk.asking(SMALL), sync=sync)
-    assert desk.paid == [("cal", 5)]
-    assert desk.codes() == [(5, "allow")]
+    inbox = people()
+    graph = inbox.graph(middleware=lambda guard: [Swaps(swap, raw_of(inbox)), guard])
+    await ran(graph, inbox.asking(SMALL), sync=sync)
+    assert inbox.paid == [("cal", 5)]
+    assert inbox.codes() == [(5, "allow")]
 
 
 @SYNC
@@ -130,33 +130,33 @@ async def test_the_same_in_the_right_order_is_guarded(people, swap, sync):
 @KNOWN
 async def test_what_goes_past_the_guard_ends_the_run(people, kind, known, sync):
     """A request that is made anew, and a tool that a middleware calls, are not seen beforehand."""
-    desk = people()
-    graph = desk.graph(
-        tools=desk.tools if known else [desk.look],
-        middleware=lambda guard: [guard, kind(made_anew, raw_of(desk))],
+    inbox = people()
+    graph = inbox.graph(
+        tools=inbox.tools if known else [inbox.look],
+        middleware=lambda guard: [guard, kind(made_anew, raw_of(inbox))],
     )
     with pytest.raises(ConfigError, match="put GuardMiddleware last") as refused:
-        await ran(graph, desk.asking(SMALL), sync=sync)
+        await ran(graph, inbox.asking(SMALL), sync=sync)
     assert refused.value.code == "middleware.order"
 
 
 @SYNC
 @KNOWN
 async def test_a_tool_that_is_guarded_for_the_same_agent_may_come_instead(people, known, sync):
-    desk = people()
-    (other,) = guard_tools([raw_of(desk)], desk.agent)
-    graph = desk.graph(
-        tools=desk.tools if known else [desk.look],
+    inbox = people()
+    (other,) = guard_tools([raw_of(inbox)], inbox.agent)
+    graph = inbox.graph(
+        tools=inbox.tools if known else [inbox.look],
         middleware=lambda guard: [guard, Swaps(overridden, other)],
     )
-    await ran(graph, desk.asking(SMALL), sync=sync)
-    assert desk.codes() == [(5, "allow")]
+    await ran(graph, inbox.asking(SMALL), sync=sync)
+    assert inbox.codes() == [(5, "allow")]
 
 
 @SYNC
 async def test_a_tool_that_nobody_has_is_answered_by_langgraph(people, sync):
-    desk = people()
-    state = await ran(desk.graph(tools=[desk.look]), desk.asking(SMALL), sync=sync)
+    inbox = people()
+    state = await ran(inbox.graph(tools=[inbox.look]), inbox.asking(SMALL), sync=sync)
     (answer,) = [m for m in state["messages"] if m.type == "tool"]
     assert (answer.status, "not a valid tool" in answer.text) == ("error", True)
 
@@ -164,7 +164,7 @@ async def test_a_tool_that_nobody_has_is_answered_by_langgraph(people, sync):
 @SYNC
 async def test_the_limit_an_error_in_place_of_the_result_hides_a_raw_tool_that_ran(people, sync):
     """Nothing shows then that the tool ran: LangGraph answers with an error where none did."""
-    desk = people()
-    graph = desk.graph(middleware=lambda guard: [guard, Errors(made_anew, raw_of(desk))])
-    await ran(graph, desk.asking(SMALL), sync=sync)
-    assert (desk.paid, desk.codes()) == ([("cal", 5)], [])
+    inbox = people()
+    graph = inbox.graph(middleware=lambda guard: [guard, Errors(made_anew, raw_of(inbox))])
+    await ran(graph, inbox.asking(SMALL), sync=sync)
+    assert (inbox.paid, inbox.codes()) == ([("cal", 5)], [])

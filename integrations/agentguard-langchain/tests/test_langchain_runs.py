@@ -52,37 +52,37 @@ def answers(state):
     return [(m.status, m.content) for m in state["messages"] if m.type == "tool"]
 
 
-def principals(desk):
-    return [call.predicate["principal"] for call in desk.log.calls()]
+def principals(inbox):
+    return [call.predicate["principal"] for call in inbox.log.calls()]
 
 
 # --- for whom -----------------------------------------------------------------------------------
 
 
-def lend(desk, user="alice", **options):
-    return desk.guard.delegate(f"user:{user}", scope=["pay"], **options)
+def lend(inbox, user="alice", **options):
+    return inbox.guard.delegate(f"user:{user}", scope=["pay"], **options)
 
 
 @SYNC
 async def test_a_run_goes_on_for_whom_it_was_begun(people, sync):
-    desk = people(delegated=True)
-    graph = desk.graph()
-    with lend(desk):
-        await ran(graph, desk.asking(BIG), sync=sync)
-    desk.approve()
+    inbox = people(delegated=True)
+    graph = inbox.graph()
+    with lend(inbox):
+        await ran(graph, inbox.asking(BIG), sync=sync)
+    inbox.approve()
     state = await ran(graph, None, sync=sync)  # nothing is in force here
     assert answers(state) == [("success", "paid 500 to ann")]
-    assert principals(desk) == ["user:alice"]
+    assert principals(inbox) == ["user:alice"]
 
 
 @SYNC
 async def test_a_run_goes_on_under_the_same_principal(people, sync):
-    desk = people(delegated=True)
-    graph = desk.graph()
-    with lend(desk):
-        await ran(graph, desk.asking(BIG), sync=sync)
-    desk.approve()
-    with lend(desk):
+    inbox = people(delegated=True)
+    graph = inbox.graph()
+    with lend(inbox):
+        await ran(graph, inbox.asking(BIG), sync=sync)
+    inbox.approve()
+    with lend(inbox):
         state = await ran(graph, None, sync=sync)
     assert answers(state) == [("success", "paid 500 to ann")]
 
@@ -90,45 +90,45 @@ async def test_a_run_goes_on_under_the_same_principal(people, sync):
 @SYNC
 @pytest.mark.parametrize("calls", [[BIG], [BIG, LOOK]])
 async def test_a_run_does_not_go_on_under_another_principal(people, sync, calls):
-    desk = people(delegated=True)
-    graph = desk.graph()
-    with lend(desk):
-        await ran(graph, desk.asking(*calls), sync=sync)
-    desk.approve()
-    with lend(desk, "mallory"):
+    inbox = people(delegated=True)
+    graph = inbox.graph()
+    with lend(inbox):
+        await ran(graph, inbox.asking(*calls), sync=sync)
+    inbox.approve()
+    with lend(inbox, "mallory"):
         state = await ran(graph, None, sync=sync)
     assert all("[delegation.mismatch]" in text for _status, text in answers(state))
-    assert desk.paid == []
+    assert inbox.paid == []
 
 
 @SYNC
 async def test_a_new_run_in_the_same_thread_may_be_anybodys(people, sync):
-    desk = people(delegated=True)
-    graph = desk.graph()
+    inbox = people(delegated=True)
+    graph = inbox.graph()
     for user in ("alice", "bert"):
-        with lend(desk, user):
-            await ran(graph, desk.asking(SMALL), sync=sync)
-    assert principals(desk) == ["user:alice", "user:bert"]
+        with lend(inbox, user):
+            await ran(graph, inbox.asking(SMALL), sync=sync)
+    assert principals(inbox) == ["user:alice", "user:bert"]
 
 
 @SYNC
 async def test_a_run_without_a_delegation_is_refused(people, sync):
-    desk = people(delegated=True)
-    graph = desk.graph()
-    state = await ran(graph, desk.asking(SMALL), sync=sync)
+    inbox = people(delegated=True)
+    graph = inbox.graph()
+    state = await ran(graph, inbox.asking(SMALL), sync=sync)
     assert "[delegation.missing]" in answers(state)[0][1]
 
 
 @SYNC
 async def test_nobody_lends_to_a_run_that_was_begun_for_nobody(people, sync):
-    desk = people()
-    graph = desk.graph()
-    await ran(graph, desk.asking(BIG), sync=sync)
-    desk.approve()
-    with lend(desk):
+    inbox = people()
+    graph = inbox.graph()
+    await ran(graph, inbox.asking(BIG), sync=sync)
+    inbox.approve()
+    with lend(inbox):
         state = await ran(graph, None, sync=sync)
     assert "[delegation.mismatch]" in answers(state)[0][1]
-    assert desk.paid == []
+    assert inbox.paid == []
 
 
 @SYNC
@@ -145,34 +145,34 @@ async def test_a_call_without_an_id_is_made_for_whom_the_run_was_begun(
                 call["id"] = None
             return result
 
-    desk = people()
-    graph = desk.graph(model=Nameless())
-    with lend(desk):
-        await ran(graph, desk.asking(SMALL, BIG), sync=sync)
-    desk.approve()
-    lent = nullcontext() if user is None else lend(desk, user)
+    inbox = people()
+    graph = inbox.graph(model=Nameless())
+    with lend(inbox):
+        await ran(graph, inbox.asking(SMALL, BIG), sync=sync)
+    inbox.approve()
+    lent = nullcontext() if user is None else lend(inbox, user)
     # LangGraph takes no answer of a call without an id, though it makes it
     with lent, pytest.raises((TypeError, GuardedToolDenied)):
         await ran(graph, None, sync=sync)
-    allowed = [call.predicate["principal"] for call in desk.log.calls() if call.code == ""]
+    allowed = [call.predicate["principal"] for call in inbox.log.calls() if call.code == ""]
     assert set(allowed) == ({"user:alice"} if user is None else set())
-    assert (("cal", 5) in desk.paid) is (user is None)
+    assert (("cal", 5) in inbox.paid) is (user is None)
 
 
 @SYNC
 async def test_a_lost_record_never_widens(people, sync):
     """An agent that may act by itself does not, in a run that was begun for somebody."""
-    desk = people()
-    graph = desk.graph()
-    with lend(desk):
-        await ran(graph, desk.asking(BIG), sync=sync)
-    desk.agent.runs._kept = {n: d for n, d in desk.agent.runs._kept.items() if "run " not in n}
+    inbox = people()
+    graph = inbox.graph()
+    with lend(inbox):
+        await ran(graph, inbox.asking(BIG), sync=sync)
+    inbox.agent.runs._kept = {n: d for n, d in inbox.agent.runs._kept.items() if "run " not in n}
     state = await ran(graph, None, sync=sync)
     assert state["__interrupt__"]
-    desk.approve()
+    inbox.approve()
     state = await ran(graph, None, sync=sync)
     assert "[delegation.missing]" in answers(state)[0][1]
-    assert desk.paid == []
+    assert inbox.paid == []
 
 
 HANDLES = [None, 7, "own-1", "0" * 32]
@@ -183,80 +183,80 @@ async def test_no_command_takes_a_run_from_the_one_for_whom_it_was_begun(
     people, sync, handle, user
 ):
     """An agent that may act by itself does not, and it acts for nobody else."""
-    desk = people()
-    graph = desk.graph()
-    with lend(desk):
-        await ran(graph, desk.asking(SMALL, BIG), sync=sync)
-    desk.approve()
+    inbox = people()
+    graph = inbox.graph()
+    with lend(inbox):
+        await ran(graph, inbox.asking(SMALL, BIG), sync=sync)
+    inbox.approve()
     update = Command(update={"agentguard_run": handle})
-    with nullcontext() if user is None else lend(desk, user):
+    with nullcontext() if user is None else lend(inbox, user):
         await ran(graph, update, sync=sync)
         state = await ran(graph, None, sync=sync)
     assert len(answers(state)) == 2
     assert all("[delegation.missing]" in text for _status, text in answers(state))
-    assert (desk.paid, [request.principal for request in desk.waiting]) == ([], ["user:alice"])
+    assert (inbox.paid, [request.principal for request in inbox.waiting]) == ([], ["user:alice"])
 
 
 @SYNC
 async def test_who_goes_back_to_an_earlier_run_goes_on_for_whom_it_was_begun(people, sync):
-    desk = people()
-    graph = desk.graph()
-    with lend(desk):
-        await ran(graph, desk.asking(SMALL, BIG), sync=sync)
+    inbox = people()
+    graph = inbox.graph()
+    with lend(inbox):
+        await ran(graph, inbox.asking(SMALL, BIG), sync=sync)
         back = graph.get_state(CONFIG).config
         await ran(graph, {"messages": [HumanMessage("hello")]}, sync=sync)  # a later run
     for user, code in (("mallory", "mismatch"), (None, "missing")):
-        with nullcontext() if user is None else lend(desk, user):
+        with nullcontext() if user is None else lend(inbox, user):
             state = await ran(graph, None, sync=sync, config=back)
         assert [code in text for _status, text in answers(state)] == [True, True]
-    assert desk.paid == []
-    with lend(desk):  # the twin
+    assert inbox.paid == []
+    with lend(inbox):  # the twin
         await ran(graph, None, sync=sync, config=back)
-        desk.approve()
+        inbox.approve()
         state = await ran(graph, None, sync=sync, config=back)
     assert [status for status, _text in answers(state)] == ["success", "success"]
-    assert set(desk.paid) == {("cal", 5), ("ann", 500)}
+    assert set(inbox.paid) == {("cal", 5), ("ann", 500)}
 
 
 @SYNC
 async def test_who_goes_back_to_a_run_of_the_agent_itself_goes_on_for_nobody(
     people, obedient, sync
 ):
-    desk = people()
+    inbox = people()
     graph = create_agent(
         obedient,
-        desk.tools,
-        middleware=[GuardMiddleware(desk.agent)],
+        inbox.tools,
+        middleware=[GuardMiddleware(inbox.agent)],
         checkpointer=InMemorySaver(),
         interrupt_before=["tools"],
     )
-    await ran(graph, desk.asking(SMALL), sync=sync)
+    await ran(graph, inbox.asking(SMALL), sync=sync)
     back = graph.get_state(CONFIG).config
     await ran(graph, {"messages": [HumanMessage("hello")]}, sync=sync)
-    with lend(desk, "mallory"):
+    with lend(inbox, "mallory"):
         state = await ran(graph, None, sync=sync, config=back)
     assert "[delegation.mismatch]" in answers(state)[0][1]
     state = await ran(graph, None, sync=sync, config=back)
     assert answers(state) == [("success", "paid 5 to cal")]
-    assert principals(desk)[-1].startswith("agent:payer")
+    assert principals(inbox)[-1].startswith("agent:payer")
 
 
 def test_a_later_run_begins_though_the_record_of_the_earlier_one_does_not_verify(
     people, monkeypatch
 ):
-    desk = people()
-    graph = desk.graph()
-    graph.invoke(desk.asking(SMALL), CONFIG)
-    handle, read = graph.get_state(CONFIG).values["agentguard_run"], desk.agent.runs.read
+    inbox = people()
+    graph = inbox.graph()
+    graph.invoke(inbox.asking(SMALL), CONFIG)
+    handle, read = graph.get_state(CONFIG).values["agentguard_run"], inbox.agent.runs.read
 
     def reading(name):
         if name.startswith("run ") and handle in name:
             raise StorageError("the record does not hold", code="storage.corrupt")
         return read(name)
 
-    monkeypatch.setattr(desk.agent.runs, "read", reading)
-    graph.invoke(desk.asking(SMALL), CONFIG)
-    assert desk.paid == [("cal", 5), ("cal", 5)]
+    monkeypatch.setattr(inbox.agent.runs, "read", reading)
+    graph.invoke(inbox.asking(SMALL), CONFIG)
+    assert inbox.paid == [("cal", 5), ("cal", 5)]
 
 
 class Mine(AgentState):
@@ -280,55 +280,55 @@ class Bare(GuardMiddleware):
 
 
 def test_a_subclass_whose_state_has_no_place_for_the_handle_is_refused(people):
-    desk = people(delegated=True)
+    inbox = people(delegated=True)
     with pytest.raises(ConfigError, match=r"WithState\.state_schema is without agentguard_run"):
-        WithState(desk.agent)
-    graph = desk.graph(middleware=lambda _guard: [WithBoth(desk.agent)])  # the twin
-    with lend(desk):
-        graph.invoke(desk.asking(SMALL), CONFIG)
-    assert desk.paid == [("cal", 5)]
+        WithState(inbox.agent)
+    graph = inbox.graph(middleware=lambda _guard: [WithBoth(inbox.agent)])  # the twin
+    with lend(inbox):
+        graph.invoke(inbox.asking(SMALL), CONFIG)
+    assert inbox.paid == [("cal", 5)]
 
 
 @SYNC
 async def test_a_run_that_nobody_has_begun_makes_no_call(people, obedient, sync):
     """A subclass that does not begin the run; and where there is no thread, there is no record."""
-    desk = people()
-    graph = desk.graph(middleware=lambda _guard: [Bare(desk.agent)])
-    state = await ran(graph, desk.asking(SMALL), sync=sync)
+    inbox = people()
+    graph = inbox.graph(middleware=lambda _guard: [Bare(inbox.agent)])
+    state = await ran(graph, inbox.asking(SMALL), sync=sync)
     assert "[delegation.missing]" in answers(state)[0][1]
-    threadless = create_agent(obedient, desk.tools, middleware=[Bare(desk.agent)])
-    state = await ran(threadless, desk.asking(SMALL), sync=sync, config=None)
+    threadless = create_agent(obedient, inbox.tools, middleware=[Bare(inbox.agent)])
+    state = await ran(threadless, inbox.asking(SMALL), sync=sync, config=None)
     assert answers(state) == [("success", "paid 5 to cal")]
 
 
 @SYNC
 async def test_a_narrowed_delegation_is_not_kept(people, sync):
-    desk = people()
-    graph = desk.graph()
-    with lend(desk).narrowed(scope=[]):
-        await ran(graph, desk.asking(BIG), sync=sync)
-    desk.approve()
+    inbox = people()
+    graph = inbox.graph()
+    with lend(inbox).narrowed(scope=[]):
+        await ran(graph, inbox.asking(BIG), sync=sync)
+    inbox.approve()
     state = await ran(graph, None, sync=sync)
     assert "neither stored nor in force here" in answers(state)[0][1]
-    assert desk.paid == []
+    assert inbox.paid == []
 
 
 @SYNC
 async def test_a_revoked_delegation_is_not_taken_up(people, sync, monkeypatch):
-    desk = people(delegated=True)
-    graph = desk.graph()
-    delegation = lend(desk)
+    inbox = people(delegated=True)
+    graph = inbox.graph()
+    delegation = lend(inbox)
     with delegation:
-        await ran(graph, desk.asking(BIG), sync=sync)
-    desk.approve()
+        await ran(graph, inbox.asking(BIG), sync=sync)
+    inbox.approve()
 
     def revoked(_stored):
         raise DelegationError("her delegation was revoked", code="delegation.revoked")
 
-    monkeypatch.setattr(desk.agent._body, "resume", revoked)
+    monkeypatch.setattr(inbox.agent._body, "resume", revoked)
     state = await ran(graph, None, sync=sync)
     assert "[delegation.revoked]" in answers(state)[0][1]
-    assert desk.paid == []
+    assert inbox.paid == []
 
 
 class User:
@@ -338,40 +338,40 @@ class User:
 
 @SYNC
 async def test_a_function_says_for_whom_and_falls_back_on_the_record(people, sync):
-    desk = people(delegated=True)
+    inbox = people(delegated=True)
     seen = []
 
     def delegation(runtime):
         seen.append(type(runtime).__name__)
-        return lend(desk, runtime.context.name)
+        return lend(inbox, runtime.context.name)
 
-    graph = desk.graph(delegation=delegation)
-    await ran(graph, desk.asking(BIG), sync=sync, context=User("alice"))
+    graph = inbox.graph(delegation=delegation)
+    await ran(graph, inbox.asking(BIG), sync=sync, context=User("alice"))
     assert set(seen) == {"Runtime"}
-    desk.approve()
+    inbox.approve()
     state = await ran(graph, None, sync=sync)  # the context is not persisted
     assert answers(state) == [("success", "paid 500 to ann")]
     assert "ToolRuntime" in seen
-    assert principals(desk) == ["user:alice"]
-    await ran(graph, desk.asking(BIGGER), sync=sync, context=User("alice"))
-    desk.approve()
+    assert principals(inbox) == ["user:alice"]
+    await ran(graph, inbox.asking(BIGGER), sync=sync, context=User("alice"))
+    inbox.approve()
     state = await ran(graph, None, sync=sync, context=User("mallory"))
     assert "[delegation.mismatch]" in answers(state)[-1][1]
 
 
 @SYNC
 async def test_an_agent_under_a_delegation_of_its_own(people, sync):
-    desk = people(delegated=True)
-    graph = desk.graph(middleware=lambda _g: [GuardMiddleware(desk.agent.under(lend(desk)))])
-    await ran(graph, desk.asking(BIG), sync=sync)
-    desk.approve()
-    other = desk.graph(
-        middleware=lambda _g: [GuardMiddleware(desk.agent.under(lend(desk, "mallory")))],
+    inbox = people(delegated=True)
+    graph = inbox.graph(middleware=lambda _g: [GuardMiddleware(inbox.agent.under(lend(inbox)))])
+    await ran(graph, inbox.asking(BIG), sync=sync)
+    inbox.approve()
+    other = inbox.graph(
+        middleware=lambda _g: [GuardMiddleware(inbox.agent.under(lend(inbox, "mallory")))],
         saver=graph.checkpointer,
     )
     state = await ran(other, None, sync=sync)
     assert "[delegation.mismatch]" in answers(state)[0][1]
-    assert desk.paid == []
+    assert inbox.paid == []
 
 
 # --- sub-agents ---------------------------------------------------------------------------------
@@ -393,10 +393,10 @@ def running(child, name):
     return StructuredTool.from_function(ask, aask, name=name)
 
 
-def nested(desk, inner, *, wrapped="tool", tools=None, name="ask"):
+def nested(inbox, inner, *, wrapped="tool", tools=None, name="ask"):
     """A parent's tool that runs a child agent, which has a middleware of its own."""
-    agent = desk.guard.new_agent("payer")
-    tools = desk.tools if tools is None else tools
+    agent = inbox.guard.new_agent("payer")
+    tools = inbox.tools if tools is None else tools
     child = create_agent(inner, tools, middleware=[GuardMiddleware(agent)], name="child")
     if wrapped == "graph":
         child = guard_subagent(child, agent, scope=["pay"])
@@ -406,112 +406,112 @@ def nested(desk, inner, *, wrapped="tool", tools=None, name="ask"):
 
 @pairs(sync=[True, False], wrapped=["tool", "graph", "not"], way=["store", "answer"])
 async def test_what_a_child_asks_reaches_the_top(people, sync, wrapped, way, scripted):
-    desk = people(delegated=True)
-    asking = nested(desk, scripted([BIG, LOOK], "done"), wrapped=wrapped)
-    graph = desk.graph(tools=[asking])
-    with lend(desk):
-        paused = await ran(graph, desk.asking(("ask", {"task": "go"})), sync=sync)
+    inbox = people(delegated=True)
+    asking = nested(inbox, scripted([BIG, LOOK], "done"), wrapped=wrapped)
+    graph = inbox.graph(tools=[asking])
+    with lend(inbox):
+        paused = await ran(graph, inbox.asking(("ask", {"task": "go"})), sync=sync)
     (pause,) = paused["__interrupt__"]
     assert pause.value["action_requests"][0]["args"] == BIG[1]
-    assert desk.paid == []
-    (request,) = desk.waiting
+    assert inbox.paid == []
+    (request,) = inbox.waiting
     if way == "store":
-        desk.approve()
+        inbox.approve()
         given = None
     else:
-        given = decided({**APPROVE, "approval": desk.signed(request)})
+        given = decided({**APPROVE, "approval": inbox.signed(request)})
     state = await ran(graph, given, sync=sync)
     assert "paid 500 to ann" in answers(state)[0][1]
-    assert sorted(desk.paid) == [("ann", 500), ("books", 0)]
+    assert sorted(inbox.paid) == [("ann", 500), ("books", 0)]
     # for alice, through the parent
     assert request.principal == "user:alice"
     assert len(request.actors) == 3
-    assert set(principals(desk)) == {"user:alice"}
+    assert set(principals(inbox)) == {"user:alice"}
 
 
 @SYNC
 @pytest.mark.parametrize("way", ["store", "answer"])
 async def test_what_a_grandchild_asks_reaches_the_top(people, sync, way, scripted):
-    desk = people(delegated=True)
-    inner = nested(desk, scripted([BIG], [BIGGER], "done"), name="inner")
-    outer = nested(desk, scripted([("inner", {"task": "go"})], "done"), tools=[inner])
-    graph = desk.graph(tools=[outer])
-    with lend(desk):
-        paused = await ran(graph, desk.asking(("ask", {"task": "go"})), sync=sync)
+    inbox = people(delegated=True)
+    inner = nested(inbox, scripted([BIG], [BIGGER], "done"), name="inner")
+    outer = nested(inbox, scripted([("inner", {"task": "go"})], "done"), tools=[inner])
+    graph = inbox.graph(tools=[outer])
+    with lend(inbox):
+        paused = await ran(graph, inbox.asking(("ask", {"task": "go"})), sync=sync)
     for _ in range(2):  # two turns, and a pause in each
         (pause,) = paused["__interrupt__"]
-        (request,) = desk.waiting
+        (request,) = inbox.waiting
         assert pause.value["agentguard"][0]["request_id"] == request.request_id
         assert len(request.actors) == 4
         if way == "store":
-            desk.approve()
+            inbox.approve()
             paused = await ran(graph, None, sync=sync)
         else:
-            signed = {**APPROVE, "approval": desk.signed(request)}
+            signed = {**APPROVE, "approval": inbox.signed(request)}
             paused = await ran(graph, decided(signed), sync=sync)
     assert "__interrupt__" not in paused
-    assert desk.paid == [("ann", 500), ("ben", 900)]
+    assert inbox.paid == [("ann", 500), ("ben", 900)]
 
 
 @SYNC
 async def test_new_input_withdraws_what_a_child_waits_for(people, sync, scripted):
-    desk = people()
-    asking = nested(desk, scripted([BIG], "done"), wrapped="not")
-    graph = desk.graph(tools=[asking])
-    await ran(graph, desk.asking(("ask", {"task": "go"})), sync=sync)
-    assert len(desk.waiting) == 1
+    inbox = people()
+    asking = nested(inbox, scripted([BIG], "done"), wrapped="not")
+    graph = inbox.graph(tools=[asking])
+    await ran(graph, inbox.asking(("ask", {"task": "go"})), sync=sync)
+    assert len(inbox.waiting) == 1
     state = await ran(graph, {"messages": [HumanMessage("stop")]}, sync=sync)
-    assert desk.waiting == []
+    assert inbox.waiting == []
     assert [status for status, _text in answers(state)] == ["error"]
-    assert desk.paid == []
+    assert inbox.paid == []
 
 
 @SYNC
 async def test_a_child_does_not_go_on_for_another_principal(people, sync, scripted):
-    desk = people(delegated=True)
-    asking = nested(desk, scripted([BIG], "done"))
-    graph = desk.graph(tools=[asking])
-    with lend(desk):
-        await ran(graph, desk.asking(("ask", {"task": "go"})), sync=sync)
-    desk.approve()
-    with lend(desk, "mallory"):
+    inbox = people(delegated=True)
+    asking = nested(inbox, scripted([BIG], "done"))
+    graph = inbox.graph(tools=[asking])
+    with lend(inbox):
+        await ran(graph, inbox.asking(("ask", {"task": "go"})), sync=sync)
+    inbox.approve()
+    with lend(inbox, "mallory"):
         state = await ran(graph, None, sync=sync)
     assert "[delegation.mismatch]" in answers(state)[0][1]
-    assert desk.paid == []
+    assert inbox.paid == []
 
 
 @SYNC
 async def test_parallel_children_are_decided_in_the_store_or_by_id(people, sync, scripted):
-    desk = people(delegated=True)
-    first = nested(desk, scripted([BIG], "done"))
-    second = nested(desk, scripted([BIGGER], "done"), name="ask2")
-    graph = desk.graph(tools=[first, second])
+    inbox = people(delegated=True)
+    first = nested(inbox, scripted([BIG], "done"))
+    second = nested(inbox, scripted([BIGGER], "done"), name="ask2")
+    graph = inbox.graph(tools=[first, second])
     calls = [("ask", {"task": "go"}), ("ask2", {"task": "go"})]
-    with lend(desk):
-        paused = await ran(graph, desk.asking(*calls), sync=sync)
+    with lend(inbox):
+        paused = await ran(graph, inbox.asking(*calls), sync=sync)
     pauses = {p.value["action_requests"][0]["args"]["to"]: p for p in paused["__interrupt__"]}
     assert set(pauses) == {"ann", "ben"}
-    ben = next(one for one in desk.waiting if b"ben" in one.arguments)
-    only = {pauses["ben"].id: {"decisions": [{**APPROVE, "approval": desk.signed(ben)}]}}
+    ben = next(one for one in inbox.waiting if b"ben" in one.arguments)
+    only = {pauses["ben"].id: {"decisions": [{**APPROVE, "approval": inbox.signed(ben)}]}}
     await ran(graph, Command(resume=only), sync=sync)
-    assert desk.paid == [("ben", 900)]
-    desk.approve()
+    assert inbox.paid == [("ben", 900)]
+    inbox.approve()
     state = await ran(graph, None, sync=sync)
     assert [text for _status, text in answers(state)] == ["paid 500 to ann", "paid 900 to ben"]
-    assert sorted(desk.paid) == [("ann", 500), ("ben", 900)]
+    assert sorted(inbox.paid) == [("ann", 500), ("ben", 900)]
 
 
 @SYNC
 @pytest.mark.parametrize("parallel", [True, False])
 async def test_children_may_be_made_to_work_one_at_a_time(people, sync, parallel, scripted):
-    desk = people()
-    first = nested(desk, scripted([BIG], "done"))
-    second = nested(desk, scripted([BIGGER], "done"), name="ask2")
-    graph = desk.graph(tools=[first, second], parallel_subagents=parallel)
+    inbox = people()
+    first = nested(inbox, scripted([BIG], "done"))
+    second = nested(inbox, scripted([BIGGER], "done"), name="ask2")
+    graph = inbox.graph(tools=[first, second], parallel_subagents=parallel)
     calls = [("ask", {"task": "go"}), ("ask2", {"task": "go"})]
-    paused = await ran(graph, desk.asking(*calls), sync=sync)
+    paused = await ran(graph, inbox.asking(*calls), sync=sync)
     assert len(paused["__interrupt__"]) == (2 if parallel else 1)
-    desk.approve()
+    inbox.approve()
     state = await ran(graph, None, sync=sync)
     texts = [text for _status, text in answers(state)]
     assert texts[0] == "paid 500 to ann"
@@ -520,9 +520,9 @@ async def test_children_may_be_made_to_work_one_at_a_time(people, sync, parallel
 
 @SYNC
 async def test_a_child_graph_as_a_node_asks_as_well(people, sync, scripted):
-    desk = people()
+    inbox = people()
     child = create_agent(
-        scripted([BIG], "done"), desk.tools, middleware=[GuardMiddleware(desk.agent)]
+        scripted([BIG], "done"), inbox.tools, middleware=[GuardMiddleware(inbox.agent)]
     )
     graph = StateGraph(MessagesState)
     graph.add_node("child", child)
@@ -531,7 +531,7 @@ async def test_a_child_graph_as_a_node_asks_as_well(people, sync, scripted):
     compiled = graph.compile(checkpointer=InMemorySaver())
     paused = await ran(compiled, {"messages": [HumanMessage("go")]}, sync=sync)
     assert len(paused["__interrupt__"]) == 1
-    desk.approve()
+    inbox.approve()
     state = await ran(compiled, None, sync=sync)
     assert answers(state) == [("success", "paid 500 to ann")]
 
@@ -542,8 +542,8 @@ async def test_a_child_graph_as_a_node_asks_as_well(people, sync, scripted):
 @SYNC
 @pytest.mark.parametrize("subgraphs", [True, False])
 async def test_a_stream_shows_the_pause_and_goes_on(people, sync, subgraphs):
-    desk = people()
-    graph = desk.graph()
+    inbox = people()
+    graph = inbox.graph()
 
     async def streamed(given):
         options: Any = {"stream_mode": "updates", "subgraphs": subgraphs}
@@ -553,43 +553,43 @@ async def test_a_stream_shows_the_pause_and_goes_on(people, sync, subgraphs):
             parts = [part async for part in graph.astream(given, CONFIG, **options)]
         return [part[1] if subgraphs else part for part in parts]
 
-    parts = await streamed(desk.asking(BIG))
+    parts = await streamed(inbox.asking(BIG))
     pauses = {p.id: p.value for part in parts for p in part.get("__interrupt__", ())}
     (value,) = pauses.values()
     assert value["action_requests"][0]["args"] == BIG[1]
-    desk.approve()
+    inbox.approve()
     parts = await streamed(None)
     assert [next(iter(part)) for part in parts][:2] == ["GuardMiddleware.after_model", "tools"]
-    assert desk.paid == [("ann", 500)]
+    assert inbox.paid == [("ann", 500)]
 
 
 # --- checkpoints --------------------------------------------------------------------------------
 
 
 async def test_sqlite_checkpoints(people, tmp_path):
-    desk = people(delegated=True)
+    inbox = people(delegated=True)
     with SqliteSaver.from_conn_string(str(tmp_path / "a.db")) as saver:
-        with lend(desk):
-            desk.graph(saver=saver).invoke(desk.asking(BIG, SMALL), CONFIG)
-        desk.approve()
-        state = desk.graph(saver=saver).invoke(None, CONFIG)
+        with lend(inbox):
+            inbox.graph(saver=saver).invoke(inbox.asking(BIG, SMALL), CONFIG)
+        inbox.approve()
+        state = inbox.graph(saver=saver).invoke(None, CONFIG)
     assert [status for status, _text in answers(state)] == ["success", "success"]
     async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "b.db")) as asaver:
-        with lend(desk):
-            await desk.graph(saver=asaver).ainvoke(desk.asking(BIGGER), CONFIG)
-        desk.approve()
-        state = await desk.graph(saver=asaver).ainvoke(None, CONFIG)
+        with lend(inbox):
+            await inbox.graph(saver=asaver).ainvoke(inbox.asking(BIGGER), CONFIG)
+        inbox.approve()
+        state = await inbox.graph(saver=asaver).ainvoke(None, CONFIG)
     assert answers(state) == [("success", "paid 900 to ben")]
 
 
 def test_a_checkpoint_has_no_key_and_no_delegation(people):
-    desk = people(delegated=True)
+    inbox = people(delegated=True)
     saver = InMemorySaver()
-    with lend(desk) as delegation:
-        desk.graph(saver=saver).invoke(desk.asking(BIG), CONFIG)
+    with lend(inbox) as delegation:
+        inbox.graph(saver=saver).invoke(inbox.asking(BIG), CONFIG)
     kept = repr((dict(saver.storage), dict(saver.writes), dict(saver.blobs))).encode()
     assert b"agentguard_run" in kept
-    hidden = [delegation.id, desk.agent.id, delegation.dumps().decode()[20:60]]
+    hidden = [delegation.id, inbox.agent.id, delegation.dumps().decode()[20:60]]
     assert [word for word in hidden if word.encode() in kept] == []
 
 
@@ -729,7 +729,7 @@ def test_another_process_takes_an_edit_though_it_has_not_seen_the_tools(service)
 async def test_twenty_parallel_calls_five_of_which_wait(people, sync, way):
     chance = random.Random(5)  # noqa: S311  jitter
     for number in range(25 if FULL else 3):
-        desk = people()
+        inbox = people()
         lock = threading.Lock()
         done: dict[str, int] = {}
 
@@ -745,30 +745,30 @@ async def test_twenty_parallel_calls_five_of_which_wait(people, sync, way):
             """Pay somebody."""
             return pay(to, cents)
 
-        graph = desk.graph(tools=[StructuredTool.from_function(plain, name="pay")])
+        graph = inbox.graph(tools=[StructuredTool.from_function(plain, name="pay")])
         dear = set(chance.sample(range(20), 5))
         calls = [
             ("pay", {"to": f"p{n}", "cents": 200 + n if n in dear else n + 1}) for n in range(20)
         ]
         where: Any = {"configurable": {"thread_id": f"round{number}"}, "max_concurrency": 20}
-        paused = await ran(graph, desk.asking(*calls), sync=sync, config=where)
+        paused = await ran(graph, inbox.asking(*calls), sync=sync, config=where)
         (pause,) = paused["__interrupt__"]
         asked = [action["args"]["to"] for action in pause.value["action_requests"]]
         assert asked == [f"p{n}" for n in sorted(dear)]
         assert done == {}
         verdicts = {to: chance.choice(["approve", "reject"]) for to in asked}
-        by_id = {one.request_id: one for one in desk.waiting}
+        by_id = {one.request_id: one for one in inbox.waiting}
         requests = [by_id[one["request_id"]] for one in pause.value["agentguard"]]
         if way == "store":
             order = list(zip(asked, requests, strict=True))
             chance.shuffle(order)
             for to, request in order:
-                act = desk.approve if verdicts[to] == "approve" else desk.reject
+                act = inbox.approve if verdicts[to] == "approve" else inbox.reject
                 act(request)
             state = await ran(graph, None, sync=sync, config=where)
         else:
             decisions = [
-                {"type": verdicts[to], "approval": desk.signed(request, verdicts[to])}
+                {"type": verdicts[to], "approval": inbox.signed(request, verdicts[to])}
                 for to, request in zip(asked, requests, strict=True)
             ]
             state = await ran(graph, decided(*decisions), sync=sync, config=where)
@@ -781,4 +781,4 @@ async def test_twenty_parallel_calls_five_of_which_wait(people, sync, way):
         refused = {m.tool_call_id for m in state["messages"] if getattr(m, "status", "") == "error"}
         rejected = [n for n in sorted(dear) if verdicts[f"p{n}"] == "reject"]
         assert refused == {f"call0.{n}" for n in rejected}
-        assert desk.waiting == []
+        assert inbox.waiting == []

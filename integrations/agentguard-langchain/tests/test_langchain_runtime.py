@@ -55,19 +55,19 @@ def test_the_runtime_is_the_frameworks_whatever_its_annotation(
     people, obedient, annotation, way, default
 ):
     seen: list[Any] = []
-    desk = people()
+    inbox = people()
     tools = [reading(annotation, seen, default)]
     guarded = way == "tools"
     graph = create_agent(
         obedient,
-        guard_tools(tools, desk.agent) if guarded else tools,
-        middleware=[] if guarded else [GuardMiddleware(desk.agent)],
+        guard_tools(tools, inbox.agent) if guarded else tools,
+        middleware=[] if guarded else [GuardMiddleware(inbox.agent)],
         checkpointer=InMemorySaver(),
     )
-    state = graph.invoke(desk.asking(("read", {"path": "a"})), CONFIG)
+    state = graph.invoke(inbox.asking(("read", {"path": "a"})), CONFIG)
     assert [m.text for m in state["messages"] if m.type == "tool"] == ["read a"]
     assert [type(one) for one in seen] == [ToolRuntime]
-    (call,) = desk.log.calls()
+    (call,) = inbox.log.calls()
     assert (call.decision, call.values) == ("allow", {"path": "a"})
     assert call.predicate["unbound"] == ["runtime"]
 
@@ -76,12 +76,12 @@ def test_the_runtime_is_the_frameworks_whatever_its_annotation(
 def test_what_is_shown_for_an_approval_is_what_runs(people, annotation):
     """The step that asks has no runtime yet: it binds the same bytes as the tool does."""
     seen: list[Any] = []
-    desk = people(policy=lambda _given: Decision.require_approval(Requirement("ask")))
+    inbox = people(policy=lambda _given: Decision.require_approval(Requirement("ask")))
     tools = [reading(annotation, seen)]
-    graph = desk.graph(tools=tools)
-    paused = graph.invoke(desk.asking(("read", {"path": "a", "runtime": "mine"})), CONFIG)
+    graph = inbox.graph(tools=tools)
+    paused = graph.invoke(inbox.asking(("read", {"path": "a", "runtime": "mine"})), CONFIG)
     assert paused["__interrupt__"]
-    desk.approve()
+    inbox.approve()
     state = graph.invoke(None, CONFIG)
     assert [m.text for m in state["messages"] if m.type == "tool"] == ["read a"]
     assert [type(one) for one in seen] == [ToolRuntime]

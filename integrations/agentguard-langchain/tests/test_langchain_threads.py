@@ -28,24 +28,24 @@ def answers(state):
 
 @SYNC
 async def test_new_input_in_one_graph_leaves_what_another_waits_for(people, sync):
-    desk = people()
-    one, other = desk.graph(), desk.graph()
-    await ran(one, desk.asking(BIG), sync=sync)
-    await ran(other, desk.asking(BIGGER), sync=sync)
+    inbox = people()
+    one, other = inbox.graph(), inbox.graph()
+    await ran(one, inbox.asking(BIG), sync=sync)
+    await ran(other, inbox.asking(BIGGER), sync=sync)
     await ran(other, {"messages": [HumanMessage("hello")]}, sync=sync)
-    assert [request.tool for request in desk.waiting] == ["pay"]  # the twin: its own is withdrawn
-    desk.approve()
+    assert [request.tool for request in inbox.waiting] == ["pay"]  # the twin: its own is withdrawn
+    inbox.approve()
     assert answers(await ran(one, None, sync=sync)) == ["paid 500 to ann"]
-    assert desk.paid == [("ann", 500)]
+    assert inbox.paid == [("ann", 500)]
 
 
 @SYNC
 async def test_what_a_sub_agent_of_a_run_waits_for_goes_with_the_run(people, obedient, sync):
-    desk = people()
-    clerk = desk.guard.new_agent("clerk")
+    inbox = people()
+    clerk = inbox.guard.new_agent("clerk")
 
     def made():
-        child = create_agent(obedient, desk.tools, middleware=[GuardMiddleware(clerk)])
+        child = create_agent(obedient, inbox.tools, middleware=[GuardMiddleware(clerk)])
 
         @tool
         def ask(work: str) -> str:
@@ -55,15 +55,15 @@ async def test_what_a_sub_agent_of_a_run_waits_for_goes_with_the_run(people, obe
         return create_agent(
             obedient,
             [ask],
-            middleware=[GuardMiddleware(desk.agent)],
+            middleware=[GuardMiddleware(inbox.agent)],
             checkpointer=InMemorySaver(),
         )
 
     one, other = made(), made()
     for graph, work in ((one, '[["pay", {"to": "a", "cents": 500}]]'), (other, "[]")):
-        await ran(graph, desk.asking(("ask", {"work": work})), sync=sync)
-    assert len(desk.waiting) == 1
+        await ran(graph, inbox.asking(("ask", {"work": work})), sync=sync)
+    assert len(inbox.waiting) == 1
     await ran(other, {"messages": [HumanMessage("hello")]}, sync=sync)
-    assert len(desk.waiting) == 1
+    assert len(inbox.waiting) == 1
     await ran(one, {"messages": [HumanMessage("hello")]}, sync=sync)
-    assert desk.waiting == []
+    assert inbox.waiting == []

@@ -1,4 +1,4 @@
-"""The desk where people answer: what waits, and the answers to it, verified before they are kept.
+"""The inbox where people answer: what waits, and the answers to it, verified before they are kept.
 
 ``guard.approvals`` is one, and so is what ``agentguard approvals`` works with; the line itself
 reads what is kept here through ``approvals/store.py``, and verifies it once more.

@@ -294,8 +294,8 @@ class Agent:
 
     @property
     def approvals(self) -> ApprovalInbox:
-        """The desk where requests for approvals are answered, as ``Guard.approvals``."""
-        return self._body.desk()
+        """The inbox where requests for approvals are answered, as ``Guard.approvals``."""
+        return self._body.inbox()
 
     @property
     def runs(self) -> Runs:
@@ -343,7 +343,7 @@ class Body:
     tool_spec: Callable[[ToolSpec], ToolSpec]
     tools_named: Callable[[], None]
     resume: Callable[[bytes], Delegation]
-    desk: Callable[[], ApprovalInbox]
+    inbox: Callable[[], ApprovalInbox]
     telemetry: Telemetry
 
     def __post_init__(self) -> None:

@@ -101,9 +101,9 @@ class Guard:
         requests = self._runtime.requests
         if self.closed or requests is None:
             return None
-        desk = ApprovalInbox(requests, self._settings.roster, process.clock)
+        inbox = ApprovalInbox(requests, self._settings.roster, process.clock)
         state = id(self) if self._free else self._settings.state
-        return self._settings.trust_domain, state, len(desk.pending())
+        return self._settings.trust_domain, state, len(inbox.pending())
 
     def _forked(self) -> None:
         """In a fork: drop the agents' keys and the parent's shard."""
@@ -357,7 +357,7 @@ class Guard:
 
     @property
     def approvals(self) -> ApprovalInbox:
-        """The desk where requests for approvals are answered."""
+        """The inbox where requests for approvals are answered."""
         self._runtime.in_force()
         return ApprovalInbox(
             self._runtime.store(self._runtime.home), self._settings.roster, process.clock

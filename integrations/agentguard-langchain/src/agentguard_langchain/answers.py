@@ -51,7 +51,7 @@ class Answers(NamedTuple):
 
     def deal(
         self,
-        sitting: PendingTurn,
+        pending_turn: PendingTurn,
         batch: Sequence[Shown],
         calls: Mapping[str, ToolCall],
         decisions: Sequence[HumanDecision],
@@ -60,27 +60,27 @@ class Answers(NamedTuple):
 
         Where a call was decided elsewhere meanwhile, that stands.
         """
-        desk = self.agent.approvals
+        inbox = self.agent.approvals
         for one, decision in zip(batch, decisions, strict=True):
-            request = desk.at(one.call_site)
-            if request is None or request.request_id != one.request_id or not desk.waits(request):
+            request = inbox.at(one.call_site)
+            if request is None or request.request_id != one.request_id or not inbox.waits(request):
                 continue
-            sitting.problems.pop(one.call_id, None)
+            pending_turn.problems.pop(one.call_id, None)
             try:
-                self._answer(sitting, calls[one.call_id], request, decision)
+                self._answer(pending_turn, calls[one.call_id], request, decision)
             except AgentguardError as error:
-                sitting.problems[one.call_id] = str(error)
+                pending_turn.problems[one.call_id] = str(error)
 
     def _answer(
         self,
-        sitting: PendingTurn,
+        pending_turn: PendingTurn,
         call: ToolCall,
         request: ApprovalRequest,
         decision: HumanDecision,
     ) -> None:
         signed = decision.get("approval")
         if decision["type"] == "reject":
-            self._reject(sitting, call, request, decision)
+            self._reject(pending_turn, call, request, decision)
             return
         if signed is not None:
             self.agent.approvals.take(request, Envelope.parse(signed))
@@ -88,7 +88,7 @@ class Answers(NamedTuple):
             case "approve" if signed is None:
                 self._vouch(request, "approve", decision)
             case "edit":
-                self._edit(sitting, call, request, decision)
+                self._edit(pending_turn, call, request, decision)
 
     def _vouch(self, request: ApprovalRequest, verdict: Verdict, decision: HumanDecision) -> None:
         principal = self._principal(decision)
@@ -110,7 +110,7 @@ class Answers(NamedTuple):
 
     def _reject(
         self,
-        sitting: PendingTurn,
+        pending_turn: PendingTurn,
         call: ToolCall,
         request: ApprovalRequest,
         decision: HumanDecision,
@@ -126,11 +126,11 @@ class Answers(NamedTuple):
             # nobody has to be believed for a call not to run
             message = decision.get("message")
             reason = f"a person has rejected this call{f': {message}' if message else ''}"
-            self._refuse(sitting, call, request, reason)
+            self._refuse(pending_turn, call, request, reason)
 
     def _edit(
         self,
-        sitting: PendingTurn,
+        pending_turn: PendingTurn,
         call: ToolCall,
         request: ApprovalRequest,
         decision: HumanDecision,
@@ -141,18 +141,18 @@ class Answers(NamedTuple):
                 f"a person wants {action['name']} instead, and an edit can't change the tool: "
                 f"{call['name']} was rejected"
             )
-            self._refuse(sitting, call, request, reason)
+            self._refuse(pending_turn, call, request, reason)
             return
         try:
-            sitting.edit(call["id"] or "", action["args"])
+            pending_turn.edit(call["id"] or "", action["args"])
         except (TypeError, ValueError):
             reason = "a person has edited this call, to arguments that are no JSON"
-            self._refuse(sitting, call, request, reason)
+            self._refuse(pending_turn, call, request, reason)
             return
         self.agent.approvals.withdraw(request)
 
     def _refuse(
-        self, sitting: PendingTurn, call: ToolCall, request: ApprovalRequest, reason: str
+        self, pending_turn: PendingTurn, call: ToolCall, request: ApprovalRequest, reason: str
     ) -> None:
-        sitting.refuse(call["id"] or "", reason)
+        pending_turn.refuse(call["id"] or "", reason)
         self.agent.approvals.withdraw(request)

@@ -28,13 +28,13 @@ from agentguard_langchain.waiting import Pending, sit
 
 
 class Approving(NamedTuple):
-    """The approval step of a ward.
+    """The approval step of a toolset.
 
     ``handle_key`` is where the state has the handle of the run's record, None for nowhere;
     ``messages_key`` where it has the messages.
     """
 
-    ward: Toolset
+    toolset: Toolset
     handle_key: str | None = None
     messages_key: str = "messages"
 
@@ -70,14 +70,14 @@ class Approving(NamedTuple):
             return None
         place = Place.of(None)
         note_nested(place)
-        forget_turn(self.ward.agent, place, past_turn(messages, turn.id))
+        forget_turn(self.toolset.agent, place, past_turn(messages, turn.id))
         key = self.handle_key
         handle = None if key is None else handle_of(state, key)
-        agent = self.ward.acting(place, handle, lambda: runtime, recorded=key is not None)
-        sitting = PendingTurn.of_turn(self.ward.agent, place, turn.id)
-        span = self.ward.span(place, handle, agent)
+        agent = self.toolset.acting(place, handle, lambda: runtime, recorded=key is not None)
+        pending_turn = PendingTurn.of_turn(self.toolset.agent, place, turn.id)
+        span = self.toolset.span(place, handle, agent)
         run = run_here() or handle
-        return _Case(self.ward, place, turn, sitting, agent, runtime, span, run)
+        return _Case(self.toolset, place, turn, pending_turn, agent, runtime, span, run)
 
 
 def _has_ended(
@@ -96,27 +96,27 @@ def _has_ended(
 class _Case(NamedTuple):
     """The calls of one message, and the agent as it would make them."""
 
-    ward: Toolset
+    toolset: Toolset
     place: Place
     turn: Turn
-    sitting: PendingTurn
+    pending_turn: PendingTurn
     agent: Agent
     runtime: Any
     span: AgentSpan | None
     run: str | None
 
     def waiting(self) -> Generator[None, Sequence[Pending], None]:
-        answers = Answers(self.ward.agent, self.ward.answered_by, self.runtime)
+        answers = Answers(self.toolset.agent, self.toolset.answered_by, self.runtime)
         calls = {call["id"] or "": call for call in self.turn.calls}
-        return sit(self.sitting, self.place, calls, answers, WITH_EDITS, self.run)
+        return sit(self.pending_turn, self.place, calls, answers, WITH_EDITS, self.run)
 
     @property
     def open(self) -> list[ToolCall]:
-        return self.sitting.open_calls(self.turn)
+        return self.pending_turn.open_calls(self.turn)
 
     def asked(self, call: ToolCall) -> Pending | None:
         """Return a call that waits for people, with what it waits for."""
-        tool = self.ward.known(self.place, call["name"])
+        tool = self.toolset.known(self.place, call["name"])
         try:
             if tool is None:
                 self._stored(call)
@@ -130,7 +130,7 @@ class _Case(NamedTuple):
 
     async def aasked(self, call: ToolCall) -> Pending | None:
         """Return a call that waits for people; the async twin of ``asked``."""
-        tool = self.ward.known(self.place, call["name"])
+        tool = self.toolset.known(self.place, call["name"])
         try:
             if tool is None:
                 self._stored(call)
@@ -144,7 +144,7 @@ class _Case(NamedTuple):
         return None
 
     def _invocation(self, tool: BaseTool, call: ToolCall) -> Invocation:
-        site = self.place.site(self.turn.id, self.sitting.site_id(call["id"] or ""))
+        site = self.place.site(self.turn.id, self.pending_turn.site_id(call["id"] or ""))
         return invocation_in_node(tool, call, site)
 
     def _stored(self, call: ToolCall) -> None:
@@ -152,8 +152,8 @@ class _Case(NamedTuple):
 
         That process knew the tool. Whatever the call is by now, its tool will find out.
         """
-        site = self.place.site(self.turn.id, self.sitting.site_id(call["id"] or ""))
-        desk = self.ward.agent.approvals
-        request = desk.at(site.digest(self.ward.agent.name))
-        if request is not None and desk.waits(request):
-            raise ApprovalPending(request, desk.missing(request) or "")
+        site = self.place.site(self.turn.id, self.pending_turn.site_id(call["id"] or ""))
+        inbox = self.toolset.agent.approvals
+        request = inbox.at(site.digest(self.toolset.agent.name))
+        if request is not None and inbox.waits(request):
+            raise ApprovalPending(request, inbox.missing(request) or "")

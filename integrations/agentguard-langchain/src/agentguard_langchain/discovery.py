@@ -175,7 +175,7 @@ def _guards(wrapper: object, depth: int = 0) -> Iterator[Agent]:
         return
     owner = getattr(wrapper, "__self__", None)
     if isinstance(owner, (GuardMiddleware, Enforcement)):
-        yield owner.ward.agent if isinstance(owner, Enforcement) else owner._ward.agent  # noqa: SLF001
+        yield owner.toolset.agent if isinstance(owner, Enforcement) else owner._toolset.agent  # noqa: SLF001
     elif isinstance(wrapper, functools.partial):
         yield from _guards(wrapper.func, depth + 1)
         for one in wrapper.args:

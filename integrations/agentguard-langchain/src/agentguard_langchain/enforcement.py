@@ -30,13 +30,13 @@ Result = ToolMessage | Command[Any]
 
 
 class Enforcement(NamedTuple):
-    """What wraps the tool calls of a ward.
+    """Wraps the tool calls of a toolset.
 
     ``handle_key`` is where the state has the handle of the run's record, None for nowhere;
     ``messages_key`` where it has the messages.
     """
 
-    ward: Toolset
+    toolset: Toolset
     handle_key: str | None = None
     messages_key: str = "messages"
     parallel_subagents: bool = True
@@ -61,47 +61,52 @@ class Enforcement(NamedTuple):
 
     def _errand(self, request: ToolCallRequest) -> _Errand:
         """Return what is to be run; LangGraph answers with an error where no tool has this name."""
-        call, tool, ward = request.tool_call, request.tool, self.ward
+        call, tool, toolset = request.tool_call, request.tool, self.toolset
         call_id = call["id"]
         runtime = replace(
-            request.runtime, tools=[ward.guarded_if_possible(one) for one in request.runtime.tools]
+            request.runtime,
+            tools=[toolset.guarded_if_possible(one) for one in request.runtime.tools],
         )
         # a tool may be false, as an empty collection is
-        mine = None if tool is None else ward.guarded(tool)
-        guarded = _sealed(replace(request, tool=mine, runtime=runtime), ward)
+        mine = None if tool is None else toolset.guarded(tool)
+        guarded = _sealed(replace(request, tool=mine, runtime=runtime), toolset)
         place = Place.of(runtime.config)
         turn = turn_of(messages_of(request.state, self.messages_key), call_id)
-        sitting = PendingTurn.of_turn(ward.agent, place, turn.id if turn is not None else None)
-        edit = sitting.edits.get(call_id or "")
+        pending_turn = PendingTurn.of_turn(
+            toolset.agent, place, turn.id if turn is not None else None
+        )
+        edit = pending_turn.edits.get(call_id or "")
         if edit is not None:
-            call = sitting.edited(call)
+            call = pending_turn.edited(call)
         if mine is not None:
             call = _without_hidden(call, mine)
         guarded = guarded.override(tool_call=call)
         key = self.handle_key
         handle = None if key is None else handle_of(request.state, key)
-        agent = ward.acting(place, handle, lambda: runtime, recorded=key is not None)
-        ward.span(place, handle, agent)  # begun here, it goes on the one that has paused
+        agent = toolset.acting(place, handle, lambda: runtime, recorded=key is not None)
+        toolset.span(place, handle, agent)  # begun here, it goes on the one that has paused
         placed = Placed(
             call_id=call_id or "",
             task=place.task,
-            site=place.site(turn.id if turn is not None else None, sitting.site_id(call_id or "")),
+            site=place.site(
+                turn.id if turn is not None else None, pending_turn.site_id(call_id or "")
+            ),
             agent=agent,
-            answers=Answers(agent, ward.answered_by, runtime),
+            answers=Answers(agent, toolset.answered_by, runtime),
             passed=[],
             run=run_here() or handle,
-            refusal=self._refusal(call, turn, sitting, request),
+            refusal=self._refusal(call, turn, pending_turn, request),
         )
         return _Errand(guarded, placed, call, edit)
 
     def _refusal(
-        self, call: ToolCall, turn: Turn | None, sitting: PendingTurn, request: ToolCallRequest
+        self, call: ToolCall, turn: Turn | None, pending_turn: PendingTurn, request: ToolCallRequest
     ) -> Decision | None:
         call_id = call["id"] or ""
         if turn is not None and turn.is_ambiguous(call["id"]):
             reason = f"two calls of one message have the id {call_id}: none of them is made"
             return Decision.refused(reason, code="call.duplicate")
-        rejected = sitting.refusal(call_id)
+        rejected = pending_turn.refusal(call_id)
         if rejected is not None:
             return rejected
         if turn is not None and not self.parallel_subagents and self._comes_later(turn, request):
@@ -118,23 +123,23 @@ class Enforcement(NamedTuple):
 
 @dataclass
 class _Sealed(ToolCallRequest):
-    """A request whose tool is the ward's: what stands inside of the guard can't replace it."""
+    """A request whose tool is the toolset's: what stands inside of the guard can't replace it."""
 
-    ward: Toolset
+    toolset: Toolset
 
     def __post_init__(self) -> None:
         self._require_guarded(self.tool)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "tool" and "ward" in self.__dict__:
+        if name == "tool" and "toolset" in self.__dict__:
             self._require_guarded(value)
         super().__setattr__(name, value)
 
     def _require_guarded(self, tool: BaseTool | None) -> None:
-        if tool is not None and not self.ward.has_guarded(tool):
+        if tool is not None and not self.toolset.has_guarded(tool):
             message = (
                 f"a middleware puts a tool of its own ({tool.name}) in the place of the guarded "
-                f"one, inside of the guard of {self.ward.agent.name}: put GuardMiddleware last in "
+                f"one, inside of the guard of {self.toolset.agent.name}: put GuardMiddleware last in "
                 "the list of middleware"
             )
             raise ConfigError(message, code="middleware.order")
@@ -150,8 +155,8 @@ def _without_hidden(call: ToolCall, tool: Any) -> ToolCall:
     return cast("ToolCall", {**call, "args": args})
 
 
-def _sealed(request: ToolCallRequest, ward: Toolset) -> ToolCallRequest:
-    return _Sealed(request.tool_call, request.tool, request.state, request.runtime, ward)
+def _sealed(request: ToolCallRequest, toolset: Toolset) -> ToolCallRequest:
+    return _Sealed(request.tool_call, request.tool, request.state, request.runtime, toolset)
 
 
 class _Errand(NamedTuple):

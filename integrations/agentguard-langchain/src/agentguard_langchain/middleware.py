@@ -88,10 +88,10 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
                 "whom it was begun: derive the schema from GuardMiddleware.state_schema"
             )
             raise ConfigError(message)
-        self._ward = Toolset(agent, delegation, on_deny, answered_by)
-        self._approving = Approving(self._ward, HANDLE)
+        self._toolset = Toolset(agent, delegation, on_deny, answered_by)
+        self._approving = Approving(self._toolset, HANDLE)
         self._enforcement = Enforcement(
-            self._ward, handle_key=HANDLE, parallel_subagents=parallel_subagents
+            self._toolset, handle_key=HANDLE, parallel_subagents=parallel_subagents
         )
 
     # --- a run begins ---------------------------------------------------------------------------
@@ -99,16 +99,16 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
     def before_agent(self, state: GuardState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Open the run's record; what an earlier run has left waiting is withdrawn."""
         place = Place.of(None)
-        agent, before = self._ward.agent, handle_of(state, HANDLE)
+        agent, before = self._toolset.agent, handle_of(state, HANDLE)
         if place.thread is None:
             return None
         if before is not None:
             retire(agent, place, before)
             if not place.namespace:  # else the thread is another graph's
                 withdraw_all(agent, place, before)
-        lent = self._ward.lent(lambda: runtime).delegation
+        lent = self._toolset.lent(lambda: runtime).delegation
         acting = agent if lent is None else agent.under(lent)
-        span = self._ward.span(place, None, acting)
+        span = self._toolset.span(place, None, acting)
         handle = RunRecord.open(agent, place, lent, None if span is None else span.traceparent)
         messages = self._all_answered(place, state["messages"])
         forget_turn(agent, place, past_turn(state["messages"]))
@@ -140,10 +140,10 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         ids = {c["id"]: c["name"] for c in message.tool_calls if c["id"] not in answered}
         if not ids:
             return []
-        agent = self._ward.agent
-        sitting = PendingTurn.of_turn(agent, place, message.id)
+        agent = self._toolset.agent
+        pending_turn = PendingTurn.of_turn(agent, place, message.id)
         for call_id in ids:
-            site = place.site(message.id, sitting.site_id(call_id or ""))
+            site = place.site(message.id, pending_turn.site_id(call_id or ""))
             request = agent.approvals.at(site.digest(agent.name))
             if request is not None:
                 agent.approvals.withdraw(request)
@@ -165,7 +165,7 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
     ) -> ModelResponse[Any]:
         """Learn the tools that the model is given."""
-        self._ward.learn(Place.of(None), request.tools)
+        self._toolset.learn(Place.of(None), request.tools)
         return handler(request)
 
     async def awrap_model_call(
@@ -174,7 +174,7 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         """Learn the tools that the model is given."""
-        self._ward.learn(Place.of(None), request.tools)
+        self._toolset.learn(Place.of(None), request.tools)
         return await handler(request)
 
     def after_model(self, state: GuardState, runtime: Runtime[Any]) -> None:
@@ -198,4 +198,4 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         return await self._enforcement.aaround(request, handler)
 
     def __repr__(self) -> str:
-        return f"<GuardMiddleware {self._ward.agent.name}>"
+        return f"<GuardMiddleware {self._toolset.agent.name}>"

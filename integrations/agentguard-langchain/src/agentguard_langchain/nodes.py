@@ -42,8 +42,8 @@ def guard_approval_node(
     resumes, or let ``delegation`` say it. The arguments are those of ``GuardMiddleware``. Raises
     ``ConfigError``.
     """
-    ward = _ward(tools, agent, delegation, "return", answered_by)
-    approving = Approving(ward, messages_key=messages_key)
+    toolset = _toolset(tools, agent, delegation, "return", answered_by)
+    approving = Approving(toolset, messages_key=messages_key)
 
     def guard_approval(state: Any) -> None:
         approving.step(state, get_runtime())
@@ -78,10 +78,10 @@ def guard_tool_node(
             "is guarded, or put a middleware before GuardMiddleware in create_agent"
         )
         raise ConfigError(message)
-    ward = _ward(tools, agent, delegation, on_deny, answered_by)
-    enforcement = Enforcement(ward, None, messages_key, parallel_subagents)
+    toolset = _toolset(tools, agent, delegation, on_deny, answered_by)
+    enforcement = Enforcement(toolset, None, messages_key, parallel_subagents)
     return ToolNode(
-        ward.tools,
+        toolset.tools,
         messages_key=messages_key,
         wrap_tool_call=enforcement.around,
         awrap_tool_call=enforcement.aaround,
@@ -106,13 +106,13 @@ def guard_edge(
     return send_calls
 
 
-def _ward(
+def _toolset(
     tools: Tools,
     agent: Agent | str,
     delegation: RunLender | None,
     on_deny: OnDeny,
     answered_by: AnsweredBy | None,
 ) -> Toolset:
-    ward = Toolset(agent, delegation, on_deny, answered_by)
-    ward.give(tools)
-    return ward
+    toolset = Toolset(agent, delegation, on_deny, answered_by)
+    toolset.give(tools)
+    return toolset

@@ -1,4 +1,4 @@
-"""A sitting: what people were shown of one turn's calls, and what their answers have changed.
+"""A pending turn: what people were shown of one turn's calls, and what their answers have changed.
 
 It is kept durably, beside the requests: a task that pauses runs again from its beginning, perhaps
 in another process, and has to know which answers belong to what it had shown. Answers that let a
@@ -59,12 +59,12 @@ class PendingTurn:
 
     @classmethod
     def of_turn(cls, agent: Agent, place: Place, turn: str | None) -> Self:
-        """Return the sitting of a model's message, or a new one."""
+        """Return the pending turn of a model's message, or a new one."""
         return cls._read(agent.runs, _name("turn", agent, place.thread, place.namespace, turn))
 
     @classmethod
     def of_task(cls, agent: Agent, place: Place) -> Self:
-        """Return the sitting of the one call for which a task was made, or a new one."""
+        """Return the pending turn of the one call for which a task was made, or a new one."""
         return cls._read(agent.runs, _name("task", agent, place.thread, place.task))
 
     @classmethod
@@ -127,7 +127,7 @@ def claim(agent: Agent, place: Place, call_id: str) -> bool:
 
 
 def forget_turn(agent: Agent, place: Place, turn: str | None) -> None:
-    """Remove the sitting of a turn that is over."""
+    """Remove the pending turn that is over."""
     agent.runs.remove(_name("turn", agent, place.thread, place.namespace, turn))
 
 

@@ -1,6 +1,6 @@
 """The tools of one graph, as one agent's: guarded once, found by name, and used for whom.
 
-A middleware or a pair of nodes has one ward. It knows tools as the model is given them; in a
+A middleware or a pair of nodes has one toolset. It knows tools as the model is given them; in a
 process that goes on with a run, it knows none before the next turn.
 """
 

@@ -41,7 +41,7 @@ Pending = tuple[ToolCall, ApprovalPending]
 
 
 def sit(
-    sitting: PendingTurn,
+    pending_turn: PendingTurn,
     place: Place,
     calls: Mapping[str, ToolCall],
     answers: Answers,
@@ -56,44 +56,44 @@ def sit(
     in its batch: answers are matched by position.
     """
     agent = answers.agent
-    sitting.begin(place.task)
+    pending_turn.begin(place.task)
     while True:
         new = False
-        if sitting.shown is not None and not _stands(agent, sitting.shown, calls):
-            sitting.shown = None
-        if sitting.shown is None:
+        if pending_turn.shown is not None and not _stands(agent, pending_turn.shown, calls):
+            pending_turn.shown = None
+        if pending_turn.shown is None:
             found = yield
             if not found:
                 return
             require_pause(place, found[0][1])
-            sitting.shown = [_shown(agent, call, pending) for call, pending in found]
-            sitting.save(agent.runs)
-            list_waiting(agent, place, run, sitting.shown)
+            pending_turn.shown = [_shown(agent, call, pending) for call, pending in found]
+            pending_turn.save(agent.runs)
+            list_waiting(agent, place, run, pending_turn.shown)
             new = True
-        batch = sitting.shown
+        batch = pending_turn.shown
         _tell(agent, batch)
         note_pause(place)
-        value = payload([_item(agent, sitting, one, calls) for one in batch], allowed)
-        _take_again(sitting, value)
+        value = payload([_item(agent, pending_turn, one, calls) for one in batch], allowed)
+        _take_again(pending_turn, value)
         while new:
             interrupt(value, response_schema=decisions_schema(len(batch), allowed))
             _count(1)
-            sitting.answered += 1
-            sitting.save(agent.runs)
-        _let_go_of_leftovers(sitting, value, agent)
+            pending_turn.answered += 1
+            pending_turn.save(agent.runs)
+        _let_go_of_leftovers(pending_turn, value, agent)
         offered = _offered()
         try:
             answer = interrupt(value, response_schema=decisions_type(len(batch), allowed))
         except ValidationError:
-            _remember(sitting, offered)  # else every later pass would fail as this one
-            sitting.save(agent.runs)
+            _remember(pending_turn, offered)  # else every later pass would fail as this one
+            pending_turn.save(agent.runs)
             raise
         _count(1)
-        answers.deal(sitting, batch, calls, answer["decisions"])
-        _remember(sitting, offered)
-        sitting.answered += 1
-        sitting.shown = None
-        sitting.save(agent.runs)
+        answers.deal(pending_turn, batch, calls, answer["decisions"])
+        _remember(pending_turn, offered)
+        pending_turn.answered += 1
+        pending_turn.shown = None
+        pending_turn.save(agent.runs)
 
 
 def _tell(agent: Agent, batch: Sequence[Shown]) -> None:
@@ -107,22 +107,22 @@ def _tell(agent: Agent, batch: Sequence[Shown]) -> None:
             NestedCalls(context.inside()).asks(request.call_site, request)
 
 
-def _remember(sitting: PendingTurn, offered: str | None) -> None:
+def _remember(pending_turn: PendingTurn, offered: str | None) -> None:
     if offered is not None:
-        sitting.dealt.append(offered)
+        pending_turn.dealt.append(offered)
 
 
-def _let_go_of_leftovers(sitting: PendingTurn, value: object, agent: Agent) -> None:
+def _let_go_of_leftovers(pending_turn: PendingTurn, value: object, agent: Agent) -> None:
     """Let go of an answer that this task was given before.
 
     LangGraph keeps what ``Command(resume=answer)`` has brought, and offers it to the task's next
     interrupt as soon as somebody resumes the run with nothing: it would be taken for that person's.
     """
-    while _offered() in sitting.dealt:
+    while _offered() in pending_turn.dealt:
         interrupt(value)
         _count(1)
-        sitting.answered += 1
-        sitting.save(agent.runs)
+        pending_turn.answered += 1
+        pending_turn.save(agent.runs)
 
 
 def _offered() -> str | None:
@@ -161,12 +161,14 @@ def _shown(agent: Agent, call: ToolCall, pending: ApprovalPending) -> Shown:
     return Shown(call["id"] or "", request.request_id, key)
 
 
-def _item(agent: Agent, sitting: PendingTurn, one: Shown, calls: Mapping[str, ToolCall]) -> Item:
+def _item(
+    agent: Agent, pending_turn: PendingTurn, one: Shown, calls: Mapping[str, ToolCall]
+) -> Item:
     request = agent.approvals.at(one.call_site)
     if request is not None and request.request_id != one.request_id:
         request = None
-    call = sitting.edited(calls[one.call_id])
-    return Item(call, request, sitting.problems.get(one.call_id))
+    call = pending_turn.edited(calls[one.call_id])
+    return Item(call, request, pending_turn.problems.get(one.call_id))
 
 
 class Waiting:
@@ -198,7 +200,7 @@ class Waiting:
         self._refusal = refused or (None if placed is None else placed.refusal)
         self._run = None if placed is None else placed.run
         self._raises = on_deny == "raise"
-        self._sitting: PendingTurn | None = None
+        self._pending_turn: PendingTurn | None = None
 
     def begin(self) -> bool:
         """Find out whether the task has paused for this call; those answers are taken again.
@@ -208,20 +210,22 @@ class Waiting:
         """
         if self._call_id is None or not (self._place.alone and self._place.pauses):
             return False
-        sitting = PendingTurn.of_task(self._agent, self._place)
-        if sitting.owner in (None, self._call_id):
-            self._sitting = sitting
-            sitting.owner = self._call_id
-            sitting.begin(self._place.task)
-            _take_again(sitting, {"action_requests": [], "review_configs": [], "agentguard": []})
-            return sitting.anew
+        pending_turn = PendingTurn.of_task(self._agent, self._place)
+        if pending_turn.owner in (None, self._call_id):
+            self._pending_turn = pending_turn
+            pending_turn.owner = self._call_id
+            pending_turn.begin(self._place.task)
+            _take_again(
+                pending_turn, {"action_requests": [], "review_configs": [], "agentguard": []}
+            )
+            return pending_turn.anew
         return False
 
     def told(self, invocation: Invocation) -> Invocation:
         """Return the invocation, refused where somebody around the tool knows why."""
         refusal = self._refusal
-        if refusal is None and self._sitting is not None:
-            refusal = self._sitting.refusal(self._call_id or "")
+        if refusal is None and self._pending_turn is not None:
+            refusal = self._pending_turn.refusal(self._call_id or "")
         return invocation if refusal is None else replace(invocation, refusal=refusal)
 
     def settle(
@@ -240,16 +244,16 @@ class Waiting:
         if self._call_id is None:
             raise pending
         require_pause(self._place, pending)
-        sitting = self._sitting
-        if sitting is None or not claim(self._agent, self._place, self._call_id):
+        pending_turn = self._pending_turn
+        if pending_turn is None or not claim(self._agent, self._place, self._call_id):
             raise self._given_up(pending)
-        sitting.anew = anew
-        answered, batch = sitting.answered, list(self._batch(pending, requests))
+        pending_turn.anew = anew
+        answered, batch = pending_turn.answered, list(self._batch(pending, requests))
         calls = {call["id"] or "": call for call, _pending in batch}
-        waiting = sit(sitting, self._place, calls, self._answers, WITHOUT_EDITS, self._run)
+        waiting = sit(pending_turn, self._place, calls, self._answers, WITHOUT_EDITS, self._run)
         next(waiting)
         left = [one for one in batch if self._agent.approvals.waits(one[1].request)]
-        if sitting.answered == answered and left:
+        if pending_turn.answered == answered and left:
             waiting.send(left)
 
     def _batch(
@@ -267,19 +271,19 @@ class Waiting:
         The other call is not complete before somebody has found out (``audit resolve``). Whatever
         the pause is answered, the call is looked at again.
         """
-        sitting, call_id = self._sitting, self._call_id
-        if self._within is None or sitting is None or call_id is None:
+        pending_turn, call_id = self._pending_turn, self._call_id
+        if self._within is None or pending_turn is None or call_id is None:
             return False
         if denied.code != "journal.in_doubt":
             return False
         if not claim(self._agent, self._place, call_id):
             return False
-        sitting.save(self._agent.runs)
+        pending_turn.save(self._agent.runs)
         note_pause(self._place)
         interrupt(in_doubt(tool, call_id, denied.reason))
         _count(1)
-        sitting.answered += 1
-        sitting.save(self._agent.runs)
+        pending_turn.answered += 1
+        pending_turn.save(self._agent.runs)
         return True
 
     def _given_up(self, pending: ApprovalPending) -> Exception:
@@ -302,12 +306,12 @@ _SCRATCHPAD: Final = "__pregel_scratchpad"
 _LOCK: Final = threading.Lock()
 
 
-def _take_again(sitting: PendingTurn, value: object) -> None:
+def _take_again(pending_turn: PendingTurn, value: object) -> None:
     """Take the answers that were dealt with before, as LangGraph counts them by position.
 
     A task may come here more than once in one execution, where its tool is tried again.
     """
-    while _count(0) < sitting.answered:
+    while _count(0) < pending_turn.answered:
         interrupt(value)
         _count(1)
 

@@ -70,14 +70,14 @@ def list_requests(*, config: ConfigOption = None, json: JsonOption = False) -> N
 
     It warns of approvals that nobody took up before they expired.
     """
-    desk = _desk(config)
-    waiting = desk.pending()
-    for request_id in desk.altered():
+    inbox = _inbox(config)
+    waiting = inbox.pending()
+    for request_id in inbox.altered():
         screen.warn(
             f"the request {request_id} was changed where it lies, and is not the one in the log: "
             "it is not shown; the call, made again, is refused once, and asks anew after that"
         )
-    for asked in desk.untaken():
+    for asked in inbox.untaken():
         screen.warn(
             f"the request {asked.request_id} was approved, and nobody took the approval up in "
             f"time: {asked.agent_name} did not make the call of {asked.tool} again; start its run "
@@ -85,14 +85,14 @@ def list_requests(*, config: ConfigOption = None, json: JsonOption = False) -> N
         )
     if json:
         for asked in waiting:
-            screen.json_line({**_members(asked), "missing": desk.missing(asked)})
+            screen.json_line({**_members(asked), "missing": inbox.missing(asked)})
         return
     if not waiting:
         screen.line("nothing waits for an approval")
         return
     now = times.now()
     names = ("request", "asked at", "time left", "agent", "for", "tool")
-    rows = (request.row(one, desk.missing(one), desk.answers(one), now) for one in waiting)
+    rows = (request.row(one, inbox.missing(one), inbox.answers(one), now) for one in waiting)
     screen.columns(names, rows)
 
 
@@ -109,11 +109,11 @@ def show(
     Nothing is left out. What does not show as itself is written out, and behind a bar stands what
     the call says. With --json, all in ASCII.
     """
-    asked, desk = _asked(request_id, request_file, config)
+    asked, inbox = _asked(request_id, request_file, config)
     if json:
         screen.json_line(_members(asked))
         return
-    request.draw(asked, desk.answers(asked) if desk is not None else ())
+    request.draw(asked, inbox.answers(asked) if inbox is not None else ())
 
 
 @app.command("approve")
@@ -163,7 +163,7 @@ def export(
     config: ConfigOption = None,
 ) -> None:
     """Write a request to a file, to be answered on another machine. It holds the arguments."""
-    asked, _desk = _asked(request_id, None, config)
+    asked, _inbox = _asked(request_id, None, config)
     with files.new(output, force=force) as file:
         file.write(asked.dumps() + b"\n")
     if not files.is_stream(output):
@@ -177,10 +177,10 @@ def import_answer(
     config: ConfigOption = None,
 ) -> None:
     """Take a signed answer that was made elsewhere, if it counts."""
-    desk = _desk(config)
-    asked, sealed = desk.loads(files.read_or_stdin(file, canonical.MAX_BYTES))
-    answer = desk.take(asked, sealed)
-    _say(answer.said.verdict, answer.said.approver, asked, desk)
+    inbox = _inbox(config)
+    asked, sealed = inbox.loads(files.read_or_stdin(file, canonical.MAX_BYTES))
+    answer = inbox.take(asked, sealed)
+    _say(answer.said.verdict, answer.said.approver, asked, inbox)
 
 
 class _Options(NamedTuple):
@@ -194,13 +194,13 @@ class _Options(NamedTuple):
 
 
 class _Question(NamedTuple):
-    """A request, and the desk where it waits; None for one from a file."""
+    """A request, and the inbox where it waits; None for one from a file."""
 
     asked: ApprovalRequest
-    desk: ApprovalInbox | None
+    inbox: ApprovalInbox | None
 
 
-def _desk(config: Path | None) -> ApprovalInbox:
+def _inbox(config: Path | None) -> ApprovalInbox:
     settings = location.load_own(config)
     return ApprovalInbox(location.approvals(config), settings.roster, times.now)
 
@@ -213,27 +213,27 @@ def _asked(request_id: str | None, file: Path | None, config: Path | None) -> _Q
     if file is not None:
         data = files.read_or_stdin(file, approval.MAX_BYTES + 2)
         return _Question(ApprovalRequest.loads(data.removesuffix(b"\n")), None)
-    desk = _desk(config)
-    return _Question(desk.find(str(request_id)), desk)
+    inbox = _inbox(config)
+    return _Question(inbox.find(str(request_id)), inbox)
 
 
 def _answer(verdict: Verdict, question: _Question, options: _Options) -> None:
-    asked, desk = question
+    asked, inbox = question
     if options.principal is not None:
         principals.require(options.principal, "person", ConfigError)
     if not options.yes:
         answers: Sequence[Answer] = ()
         whole = "agentguard approvals show --request FILE"
-        if desk is not None:
-            answers = desk.answers(asked)
+        if inbox is not None:
+            answers = inbox.answers(asked)
             whole = f"agentguard approvals show {asked.request_id[:8]}"
         request.draw(asked, answers, whole=whole)
         if not screen.confirmed(f"{verdict.capitalize()} exactly this call?"):
             raise typer.Exit(1)
     signer = approver.signer(options.key.expanduser())
     principal = options.principal
-    if desk is not None:
-        own = desk.approver(signer.public_key).principal
+    if inbox is not None:
+        own = inbox.approver(signer.public_key).principal
         if principal not in (None, own):
             message = f"the key is {own}'s, and --as names {principal}: leave it out here"
             raise typer.BadParameter(message)
@@ -249,9 +249,9 @@ def _answer(verdict: Verdict, question: _Question, options: _Options) -> None:
         note=options.note,
         signer=signer,
     )
-    if desk is not None and options.output is None:
-        desk.take(asked, sealed)
-        _say(verdict, principal or "", asked, desk)
+    if inbox is not None and options.output is None:
+        inbox.take(asked, sealed)
+        _say(verdict, principal or "", asked, inbox)
         return
     with files.new(options.output, force=False) as file:
         file.write(canonical.dumps(sealed.as_json()) + b"\n")
@@ -259,10 +259,10 @@ def _answer(verdict: Verdict, question: _Question, options: _Options) -> None:
         screen.line(f"written: {options.output}; agentguard approvals import FILE takes it")
 
 
-def _say(verdict: str, principal: str, asked: ApprovalRequest, desk: ApprovalInbox) -> None:
-    missing = desk.missing(asked)
+def _say(verdict: str, principal: str, asked: ApprovalRequest, inbox: ApprovalInbox) -> None:
+    missing = inbox.missing(asked)
     then = f"; it still waits: {missing}" if missing is not None else ""
-    no = request.rejected_by(desk.answers(asked))
+    no = request.rejected_by(inbox.answers(asked))
     if no and verdict == "approve":
         then = f"; but it was rejected by {no}, and stays so"
     done = "approved" if verdict == "approve" else "rejected"

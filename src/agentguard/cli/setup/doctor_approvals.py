@@ -121,8 +121,8 @@ def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
             settings.state, Ledger(settings.state, settings.anchor, lambda: trust)
         )
         asked = [request for _key, request in store.pending()]
-        desk = ApprovalInbox(store, settings.roster, times.now)
-        altered, untaken = desk.altered(), desk.untaken()
+        inbox = ApprovalInbox(store, settings.roster, times.now)
+        altered, untaken = inbox.altered(), inbox.untaken()
     except AgentguardError as error:
         yield Finding("fail", "requests", str(error))
         return
