@@ -139,8 +139,8 @@ class _Sealed(ToolCallRequest):
         if tool is not None and not self.toolset.has_guarded(tool):
             message = (
                 f"a middleware puts a tool of its own ({tool.name}) in the place of the guarded "
-                f"one, inside of the guard of {self.toolset.agent.name}: put GuardMiddleware last in "
-                "the list of middleware"
+                f"one, inside of the guard of {self.toolset.agent.name}: put GuardMiddleware last "
+                "in the list of middleware"
             )
             raise ConfigError(message, code="middleware.order")
 

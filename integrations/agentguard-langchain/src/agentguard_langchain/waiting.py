@@ -179,7 +179,16 @@ class Waiting:
     """
 
     __slots__ = (
-        *("_agent", "_answers", "_call_id", "_place", "_raises", "_refusal", "_run", "_sitting"),
+        *(
+            "_agent",
+            "_answers",
+            "_call_id",
+            "_place",
+            "_raises",
+            "_refusal",
+            "_run",
+            "_pending_turn",
+        ),
         "_within",
     )
 
