@@ -27,8 +27,8 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from agentguard.signing.keys import PublicKey
 from agentguard.domain import keystore
+from agentguard.signing.keys import PublicKey
 
 CREWAI_ENDS = (3, 14)
 """The first Python that CrewAI is not for (its own requires-python)."""

@@ -34,10 +34,10 @@ from trials import Trials
 import agentguard
 from agentguard.delegation import chain as chains
 from agentguard.delegation.chain import Chain, Terms
-from agentguard.engines import rego_gate
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile, Credential
 from agentguard.identity.trust import TrustDocument, TrustedKey
+from agentguard.policy.rego import gate as rego_gate
 from agentguard.signing.keys import Ed25519Signer
 
 for _profile, _examples in (("quick", 25), ("full", 300)):

@@ -26,14 +26,12 @@ from agentguard import (
     Guard,
     Invocation,
     Requirement,
-    administration,
-    adoption,
-    config,
-    rotation,
 )
-from agentguard.canonical import loads_object
+from agentguard.domain import administration, adoption, rotation
+from agentguard.domain.config import file as config
 from agentguard.errors import AgentguardError
-from agentguard.keys import Ed25519Signer
+from agentguard.signing.canonical import loads_object
+from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage import anchor, files, standing
 
 PASSPHRASE = b"correct horse battery staple"

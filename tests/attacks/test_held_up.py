@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 import pytest
 
 from agentguard import KeyMaterialError, StorageError
-from agentguard.domain import administration, rotation
 from agentguard.audit.standing import NAME_SIZE, Names
+from agentguard.domain import administration, rotation
 from agentguard.signing.keys import MAX_ROUNDS
 from agentguard.storage import files, lock, standing
 from agentguard.storage.runs import FOLDER

@@ -10,7 +10,7 @@ import functools
 
 from cryptography.hazmat.primitives.serialization import ssh
 
-from agentguard.keys import Ed25519Signer
+from agentguard.signing.keys import Ed25519Signer
 
 assert Ed25519Signer.to_openssh.__kwdefaults__ is not None
 Ed25519Signer.to_openssh.__kwdefaults__["rounds"] = 1

@@ -991,12 +991,12 @@ def test_a_copy_of_a_crew_keeps_the_order_of_agents_and_finds_a_tasks_by_its_rol
 async def test_an_agents_akickoff_is_its_kickoff_async(native):
     asked: list[Any] = []
 
-    class StoredRequest(Agent):
+    class Asked(Agent):
         async def kickoff_async(self, *args: Any, **kwargs: Any) -> Any:
             asked.append((args, kwargs))
             return "done"
 
-    lead = StoredRequest(role="Lead", goal="g", backstory="b", llm=native.model())
+    lead = Asked(role="Lead", goal="g", backstory="b", llm=native.model())
     assert await lead.akickoff("go on") == "done"
     assert len(asked) == 1, changed("Agent.akickoff", "agents.py, kickoff_async")
 
@@ -1015,7 +1015,7 @@ def test_a_role_is_kept_as_it_was_written(native):
 def test_a_checkpoint_is_restored_as_the_class_that_it_is_asked_of(tmp_path):
     asked: list[Any] = []
 
-    class StoredRequest:
+    class Asked:
         checkpoint: Any = None
 
         @classmethod
@@ -1024,9 +1024,9 @@ def test_a_checkpoint_is_restored_as_the_class_that_it_is_asked_of(tmp_path):
             return cls()
 
     config = CheckpointConfig(location=str(tmp_path), restore_from=str(tmp_path))
-    assert isinstance(apply_checkpoint(StoredRequest(), config), StoredRequest)
+    assert isinstance(apply_checkpoint(Asked(), config), Asked)
     assert asked == [config], changed("restore_from", "agents.py, refuse_restoring")
-    assert apply_checkpoint(StoredRequest(), CheckpointConfig(location=str(tmp_path))) is None
+    assert apply_checkpoint(Asked(), CheckpointConfig(location=str(tmp_path))) is None
     for kind, place in ((Crew, 2), (Agent, 3)):
         for name in ("kickoff", "kickoff_async", "akickoff"):
             names = [n for n in inspect.signature(getattr(kind, name)).parameters if n != "self"]

@@ -348,7 +348,7 @@ def test_a_run_of_its_own_whose_arguments_would_be_others_does_not_run(
 def test_a_result_from_the_cache_is_that_of_the_very_arguments(way, recorded, signed, tenants):
     made, asked, tenant = recorded(agents=own("lead")), [], ["acme"]
 
-    class StoredRequest(BaseModel):
+    class Asked(BaseModel):
         sql: str
         tenant: str = Field(default_factory=lambda: tenant[0])
 
@@ -356,7 +356,7 @@ def test_a_result_from_the_cache_is_that_of_the_very_arguments(way, recorded, si
         asked.append(tenant)
         return f"{sql} of {tenant}"
 
-    querying = Tool(name="query", description="Query.", func=query, args_schema=StoredRequest)
+    querying = Tool(name="query", description="Query.", func=query, args_schema=Asked)
     lead = way.agent("Lead", *[("query", {"sql": "all"}), "done"] * 2, tools=[querying])
     team = guard_crew(way.crew(lead, cache=True), made.guard)
     for tenant[0] in tenants:

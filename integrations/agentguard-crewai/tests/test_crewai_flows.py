@@ -560,7 +560,7 @@ def test_a_flow_that_goes_on_for_another_does_nothing_that_was_approved(firm, si
 
 
 def test_a_delegation_that_lies_in_the_state_is_taken_up(firm, signed):
-    class JournalSlot(Flow[dict[str, Any]]):
+    class Kept(Flow[dict[str, Any]]):
         @start()
         def begin(self):
             return "begun"
@@ -570,11 +570,11 @@ def test_a_delegation_that_lies_in_the_state_is_taken_up(firm, signed):
             with firm.guard.resume(self.state["lent"].encode()):
                 return kickoff_or_pause(self, firm.crew(LOOK, PAY, "done"), run="order").raw
 
-    flow = firm.flow(JournalSlot)
+    flow = firm.flow(Kept)
     said = flow.kickoff(inputs={"lent": firm.lent().dumps().decode()})
     assert isinstance(said, HumanFeedbackPending)
     firm.log.approve()
-    assert firm.pending(JournalSlot, flow).resume() == "done"
+    assert firm.pending(Kept, flow).resume() == "done"
     assert firm.ran == ["books", "ann"]
     (paid,) = payments(signed, firm)
     assert (paid.chain, paid.scope) == ((*LENT, "lead"), ("pay",))

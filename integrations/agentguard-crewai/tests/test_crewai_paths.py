@@ -259,7 +259,7 @@ def test_arguments_are_what_crewai_makes_of_a_models_words(inbox, text, words):
 def test_the_policy_sees_values_as_the_tool_receives_them(inbox, way):
     received: list[Any] = []
 
-    class StoredRequest(BaseModel):
+    class Asked(BaseModel):
         """What the tool is given: a default is filled in, a number is made of words."""
 
         count: int
@@ -268,7 +268,7 @@ def test_the_policy_sees_values_as_the_tool_receives_them(inbox, way):
     class Count(BaseTool):
         name: str = "count"
         description: str = "Count."
-        args_schema: type[BaseModel] = StoredRequest
+        args_schema: type[BaseModel] = Asked
 
         def _run(self, count: int, unit: str) -> str:
             received.append((count, unit))
@@ -645,7 +645,7 @@ def test_of_two_tools_of_one_name_a_text_means_the_first(inbox, text, name):
     assert (inbox.ran, inbox.story()) == (["plan"], [("lead", "read_file", "plan", "ok")])
 
 
-class JournalSlot(Memory):
+class Kept(Memory):
     """A memory without a model; what is in it is what was said."""
 
     said: list[str] = Field(default_factory=list)
@@ -672,7 +672,7 @@ MEMORIES = (
 
 @pytest.mark.parametrize("where", ["agent-of-a-crew", "crew", "agent"])
 def test_the_tools_of_a_memory(inbox, native, where):
-    memory = JournalSlot(llm=native.model(), storage=object(), embedder=len)  # type: ignore[arg-type]
+    memory = Kept(llm=native.model(), storage=object(), embedder=len)  # type: ignore[arg-type]
     own = {} if where == "crew" else {"memory": memory}
     lead = inbox.lead(native, *MEMORIES, "done", tools=[], **own)
     if where == "agent":

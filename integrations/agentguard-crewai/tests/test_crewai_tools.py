@@ -1022,11 +1022,11 @@ def test_an_argument_that_can_not_be_written_down_refuses_the_call(bench, kind):
         ran.append(given["path"])
         return "kept"
 
-    class JournalSlot(BaseModel):
+    class Kept(BaseModel):
         path: str
         token: Any = Field(default_factory=lambda: UNENCODABLE[kind])
 
-    one = Tool(name="keep", description="Keep.", func=keep, args_schema=JournalSlot)
+    one = Tool(name="keep", description="Keep.", func=keep, args_schema=Kept)
     steps = ("keep", {"path": "a"}), ("keep", {"path": "b", "token": "plain"})
     output = bench.run([one], *steps)
     assert ran == ["b"]

@@ -285,7 +285,7 @@ class Told(NamedTuple):
     scope: str
 
 
-class DelegationSource:
+class Lent:
     """A guard whose agents act for others, the policy's inputs, and the story of its log."""
 
     read = tool(read)
@@ -347,7 +347,7 @@ class DelegationSource:
 @pytest.fixture
 def lent():
     """A guard whose agents act for others."""
-    made = DelegationSource()
+    made = Lent()
     yield made
     made.guard.close()
 

@@ -302,14 +302,14 @@ class Registered(BaseTool):
         return f"ran with {x}"
 
 
-class JournalSlot(Registered, kind="kept"):
+class Kept(Registered, kind="kept"):
     pass
 
 
 def test_no_class_hears_of_the_guarded_one(limited):
-    (guarded,) = guard_tools([JournalSlot()], limited.agent)
-    assert {"kept": JournalSlot, "pydantic kept": JournalSlot} == REGISTRY
-    assert isinstance(guarded, JournalSlot)
+    (guarded,) = guard_tools([Kept()], limited.agent)
+    assert {"kept": Kept, "pydantic kept": Kept} == REGISTRY
+    assert isinstance(guarded, Kept)
     assert guarded.invoke({"x": 1}) == REGISTRY["kept"]().invoke({"x": 1}) == "ran with 1"
     with pytest.raises(Denied):
         guarded.invoke({"x": 30})

@@ -55,7 +55,7 @@ class Checkpoint:
         return f"{self.origin} {self.size} {b64_encode(self.root)}"
 
 
-class JournalSlot(NamedTuple):
+class WitnessedCheckpoint(NamedTuple):
     """A checkpoint that was kept outside its log, and ``whose`` it is, in the words of findings."""
 
     point: Checkpoint

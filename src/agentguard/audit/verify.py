@@ -19,7 +19,7 @@ from agentguard.audit import adoption, approvals, checkpoint, entry, merkle, sta
 from agentguard.audit.adoption import Adoption
 from agentguard.audit.approvals import Requested
 from agentguard.audit.calls import Authorization, Commitments, read_authorization, read_outcome
-from agentguard.audit.checkpoint import Checkpoint, End, JournalSlot
+from agentguard.audit.checkpoint import Checkpoint, End, WitnessedCheckpoint
 from agentguard.audit.entry import Entry, Stored
 from agentguard.audit.findings import LISTED, Gone, OpenCall, Problem, ShardReport
 from agentguard.audit.merkle import CompactRange
@@ -74,7 +74,7 @@ class ShardVerifier:
     shard: int
     origin: str
     trust: TrustDocument
-    kept: Sequence[JournalSlot] = ()
+    kept: Sequence[WitnessedCheckpoint] = ()
     since: int = 0
     contents: bool = True
     may_be_empty: bool = False
@@ -105,7 +105,7 @@ class ShardVerifier:
 
     def walk(self, entries: Iterable[Stored], notes: Iterable[bytes]) -> Iterator[int]:
         """Check everything, yielding the number of entries so far; then see ``report``."""
-        kept: dict[int, list[JournalSlot]] = {}
+        kept: dict[int, list[WitnessedCheckpoint]] = {}
         for seen in self.kept:  # two of one size may differ: then the log was forked
             kept.setdefault(seen.point.size, []).append(seen)
         pending = iter(notes)
@@ -124,7 +124,7 @@ class ShardVerifier:
             size += 1
             while own is not None and own.point.size <= size:
                 before = self._head.point.size if self._head is not None else 0
-                self._compare(JournalSlot(own.point, "the log's own checkpoint"), before)
+                self._compare(WitnessedCheckpoint(own.point, "the log's own checkpoint"), before)
                 self._adopt(own)
                 own = self._next_checkpoint(pending)
             for seen in kept.get(size, ()):
@@ -133,7 +133,7 @@ class ShardVerifier:
                 self._seen = size
             yield size
         while own is not None:
-            self._beyond(JournalSlot(own.point, "the log's own checkpoint"))
+            self._beyond(WitnessedCheckpoint(own.point, "the log's own checkpoint"))
             own = self._next_checkpoint(pending)
         self._end(stored)
 
@@ -201,7 +201,7 @@ class ShardVerifier:
     def _checks_signatures(self) -> bool:
         return self.contents and self._at >= self.since
 
-    def _compare(self, seen: JournalSlot, before: int) -> None:
+    def _compare(self, seen: WitnessedCheckpoint, before: int) -> None:
         """Hold a checkpoint against the entries so far; at ``before`` its like agreed last."""
         point, whose = seen
         if point.size != self._tree.size:
@@ -228,7 +228,7 @@ class ShardVerifier:
                 size = own.point.size
                 self._found(size - 1, f"the checkpoint of {size} entries: {error}")
 
-    def _beyond(self, seen: JournalSlot) -> None:
+    def _beyond(self, seen: WitnessedCheckpoint) -> None:
         point, whose = seen
         self._found(
             self._tree.size,

@@ -18,7 +18,7 @@ from typing import Literal
 from agentguard.audit import checkpoint, entry, find, registry
 from agentguard.audit.adoption import Adoption
 from agentguard.audit.calls import read_authorization, read_outcome
-from agentguard.audit.checkpoint import Checkpoint, JournalSlot
+from agentguard.audit.checkpoint import Checkpoint, WitnessedCheckpoint
 from agentguard.audit.entry import Stored
 from agentguard.audit.findings import LISTED, Problem, ShardReport
 from agentguard.audit.log import LogReader
@@ -106,7 +106,7 @@ def examine(
     *,
     anchor: Path | None = None,
     apart: bool = False,
-    kept: Sequence[JournalSlot] = (),
+    kept: Sequence[WitnessedCheckpoint] = (),
     since: int = 0,
     contents: bool = True,
     progress: Callable[[int], None] = lambda _entries: None,
@@ -127,7 +127,7 @@ class _Examination:
     trust: TrustDocument
     anchors: Path | None
     apart: bool
-    kept: Sequence[JournalSlot]
+    kept: Sequence[WitnessedCheckpoint]
     since: int
     contents: bool
     progress: Callable[[int], None]
@@ -271,7 +271,7 @@ class _Examination:
             else:
                 if seen is not None and not kept and not self.apart:
                     self.alone.append(number)
-                kept += [JournalSlot(seen)] if seen is not None else []
+                kept += [WitnessedCheckpoint(seen)] if seen is not None else []
         verifier = ShardVerifier(
             number,
             origin,

@@ -26,7 +26,7 @@ from agentguard.signing.keys import Signer
 from agentguard.storage import anchor, place, registry, shard_file, sqlite, standing
 from agentguard.storage.inside import Busy
 from agentguard.storage.reader import StateReader
-from agentguard.storage.standing import JournalSlot
+from agentguard.storage.standing import SavedStanding
 from agentguard.storage.walk import ElsewhereError, Walk, Walked
 
 _LOGGER = logging.getLogger("agentguard")
@@ -234,12 +234,14 @@ class Ledger:
         """
         self._refused.clear()
         own = self._loaded(self._state, trust)
-        if isinstance(own, Kept):
+        if isinstance(own, SavedStanding):
             self._refused.append(own.standing)
             own = Standing()
         for folder in self._folders[1:]:
             copy = self._loaded(folder, trust)
-            if isinstance(copy, Kept):  # nobody who writes the state alone can have removed them
+            if isinstance(
+                copy, SavedStanding
+            ):  # nobody who writes the state alone can have removed them
                 raise copy.nameless()
             if copy is not None:
                 return copy.joined(own or Standing()), True
@@ -255,7 +257,7 @@ class Ledger:
                     )
         return own or Standing(), False
 
-    def _loaded(self, folder: Path, trust: TrustDocument) -> Standing | Kept | None:
+    def _loaded(self, folder: Path, trust: TrustDocument) -> Standing | SavedStanding | None:
         found = standing.loaded(folder, trust)
         if not isinstance(found, Standing):
             self._damaged.add(folder)
@@ -358,7 +360,7 @@ class Ledger:
                     self._damaged.discard(folder)
             return read
 
-    def _before(self, folder: Path, trust: TrustDocument) -> JournalSlot | None:
+    def _before(self, folder: Path, trust: TrustDocument) -> SavedStanding | None:
         """Return what is kept in a folder; the names in it, which decide nothing, are not read."""
         if folder not in self._damaged:
             with suppress(StorageError):

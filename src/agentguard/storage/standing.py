@@ -75,7 +75,7 @@ class Signed(NamedTuple):
     key_id: str
     signature: bytes
 
-    def verify(self, trust: TrustDocument, *, by_compromised: bool = False) -> JournalSlot:
+    def verify(self, trust: TrustDocument, *, by_compromised: bool = False) -> SavedStanding:
         """Return what is kept if a key of the log has signed it; raises ``StorageError``.
 
         Before that nothing is read of it: a text of this length can be made to take a minute. What
@@ -89,15 +89,15 @@ class Signed(NamedTuple):
                     return self._kept()
         raise _damaged(self.path)
 
-    def _kept(self) -> JournalSlot:
+    def _kept(self) -> SavedStanding:
         try:
             members: Any = canonical.loads(self.encoded, limit=_MAX_BYTES)
-            return JournalSlot(self.path, *_parse(_of(dict, members)))
+            return SavedStanding(self.path, *_parse(_of(dict, members)))
         except (AgentguardError, TypeError, ValueError, LookupError) as error:
             raise _damaged(self.path) from error
 
 
-class JournalSlot(NamedTuple):
+class SavedStanding(NamedTuple):
     """What a key of the log has signed; the names of journalled calls lie beside it."""
 
     path: Path
@@ -146,8 +146,8 @@ def load(folder: Path) -> Signed:
         raise _damaged(path) from error
 
 
-def loaded(folder: Path, trust: TrustDocument) -> Standing | Kept | None:
-    """Return what is kept, whole; as ``Kept`` without its names; None for what does not verify."""
+def loaded(folder: Path, trust: TrustDocument) -> Standing | SavedStanding | None:
+    """Return the standing, whole; a ``SavedStanding`` without its names; None if unverified."""
     kept = None
     for _attempt in range(_ATTEMPTS):  # another process may just have replaced both files
         kept = None
@@ -158,7 +158,12 @@ def loaded(folder: Path, trust: TrustDocument) -> Standing | Kept | None:
 
 
 def keep(
-    folder: Path, log: str, standing: Standing, signer: Signer, *, before: JournalSlot | None = None
+    folder: Path,
+    log: str,
+    standing: Standing,
+    signer: Signer,
+    *,
+    before: SavedStanding | None = None,
 ) -> None:
     """Replace what is kept; raises ``StorageError``. Call it inside ``registry.locked`` only.
 

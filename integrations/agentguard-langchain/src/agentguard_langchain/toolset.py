@@ -56,7 +56,7 @@ def _looks_up_tools(tool: object) -> bool:
     return isinstance(tool, dict) and str(tool.get("type")).startswith("tool_search")
 
 
-class DelegationSource(NamedTuple):
+class InForce(NamedTuple):
     """What is lent where a call is made; ``here`` if the core finds it in force by itself."""
 
     delegation: Delegation | None
@@ -182,16 +182,16 @@ class Toolset:
 
     # --- for whom -------------------------------------------------------------------------------
 
-    def lent(self, runtime: Callable[[], Any]) -> DelegationSource:
+    def lent(self, runtime: Callable[[], Any]) -> InForce:
         """Return what is lent here; raises ``DelegationError`` for what has ended."""
         if self.agent.delegation is not None:
-            return DelegationSource(self.agent.delegation, here=False)
+            return InForce(self.agent.delegation, here=False)
         if self._lender is not None and not context.is_lent_by_a_call():
             found = self._said(self._lender, runtime)
             if found is not None:
-                return DelegationSource(found, here=False)
+                return InForce(found, here=False)
         in_force = context.in_force()
-        return DelegationSource(in_force if isinstance(in_force, Delegation) else None)
+        return InForce(in_force if isinstance(in_force, Delegation) else None)
 
     def _said(self, lender: RunLender, runtime: Callable[[], Any]) -> Delegation | None:
         try:
@@ -231,7 +231,7 @@ class Toolset:
 
         return run_span(agent, place, manager_of(None), paused)
 
-    def _in_run(self, place: Place, handle: str | None, lent: DelegationSource) -> DelegationSource:
+    def _in_run(self, place: Place, handle: str | None, lent: InForce) -> InForce:
         """Hold what is lent here against the run's record, which may lend what is not here."""
         record = None if handle is None else RunRecord.find(self.agent, place, handle)
         if handle is None or record is None:
@@ -241,7 +241,7 @@ class Toolset:
             record.require(getattr(found, "principal", None))  # of a wrong type: refused as such
             return lent
         if record.stored is not None:
-            return DelegationSource(self._resume(handle, record.stored), here=False)
+            return InForce(self._resume(handle, record.stored), here=False)
         if record.principal is not None:
             message = (
                 f"this run was begun for {record.principal}, and what was lent is neither stored "

@@ -95,7 +95,7 @@ class Read:
         return frozenset(found | ({jti} if isinstance(jti, str) else set()))
 
 
-class StoredRequest(NamedTuple):
+class Verification(NamedTuple):
     """What a token is held against: a log, whom to believe about it, who asks, and as of when."""
 
     config: Path | None
@@ -119,8 +119,8 @@ def _asked(
     trust: TrustOption = None,
     audience: AudienceOption = None,
     at: AtOption = None,
-) -> StoredRequest:
-    return StoredRequest(config, state, anchor, trust, audience, at or times.now())
+) -> Verification:
+    return Verification(config, state, anchor, trust, audience, at or times.now())
 
 
 _with_options: Final = gathered("asked", _asked)
@@ -131,7 +131,7 @@ _with_options: Final = gathered("asked", _asked)
 def inspect(
     given: TokenArgument,
     *,
-    asked: StoredRequest,
+    asked: Verification,
     json: JsonOption = False,
 ) -> None:
     """Explain a token or a delegation: who, for whom, through whom, what, and until when.
@@ -170,7 +170,7 @@ def inspect(
 def verify(
     given: TokenArgument,
     *,
-    asked: StoredRequest,
+    asked: Verification,
     json: JsonOption = False,
 ) -> None:
     """Verify a token or a delegation, as whoever receives it would; exit 1 if it does not hold.
@@ -286,13 +286,13 @@ def _hops(members: Mapping[str, JSON]) -> list[Grant | AgentguardError]:
     return read
 
 
-def _document(asked: StoredRequest) -> TrustDocument:
+def _document(asked: Verification) -> TrustDocument:
     if asked.trust is not None:  # so no state is needed
         return location.trust_in(asked.trust)
     return location.trusted_log(asked.config, asked.state, asked.anchor, None).trust.document
 
 
-def _problem(read: Read, trust: TrustDocument, asked: StoredRequest) -> AgentguardError | None:
+def _problem(read: Read, trust: TrustDocument, asked: Verification) -> AgentguardError | None:
     """Return what does not hold; None where all does."""
     at = seconds(asked.at)
     try:
@@ -308,7 +308,7 @@ def _problem(read: Read, trust: TrustDocument, asked: StoredRequest) -> Agentgua
     return None
 
 
-def _revoked(read: Read, asked: StoredRequest) -> tuple[str, str] | None:
+def _revoked(read: Read, asked: Verification) -> tuple[str, str] | None:
     """Look whether it was revoked, as far as there is a state whose log would say so."""
     try:
         where = location.locate(asked.config, asked.state, asked.anchor)

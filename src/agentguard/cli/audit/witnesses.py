@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agentguard.audit import checkpoint, statements
-from agentguard.audit.checkpoint import Checkpoint, JournalSlot
+from agentguard.audit.checkpoint import Checkpoint, WitnessedCheckpoint
 from agentguard.audit.evidence_file import EvidenceFile
 from agentguard.cli.terminal import files, screen
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
@@ -33,7 +33,7 @@ _NOTE: Final = re.compile(rb"(?:[^\n]+\n)+\n(?:\xe2\x80\x94 [^\n]*\n)+")
 class Witness(NamedTuple):
     """The checkpoints of one file that are of the log, and in words what nobody vouches for."""
 
-    kept: tuple[JournalSlot, ...]
+    kept: tuple[WitnessedCheckpoint, ...]
     unchecked: tuple[str, ...] = ()
 
 
@@ -61,10 +61,10 @@ def read(path: Path, trust: TrustDocument) -> Witness:
 # --- signed -------------------------------------------------------------------------------------
 
 
-def _verified(note: bytes, trust: TrustDocument) -> JournalSlot:
+def _verified(note: bytes, trust: TrustDocument) -> WitnessedCheckpoint:
     origin = checkpoint.parse(note).checkpoint.origin
     trust.shard_of(origin)
-    return JournalSlot(statements.check_checkpoint(note, trust, origin)[0])
+    return WitnessedCheckpoint(statements.check_checkpoint(note, trust, origin)[0])
 
 
 def _notes(data: bytes) -> Iterator[bytes]:
@@ -88,7 +88,7 @@ def _notes(data: bytes) -> Iterator[bytes]:
 
 def _reported(answer: dict[str, JSON], trust: TrustDocument, path: Path) -> Witness:
     """Take the checkpoints out of an answer of Jaeger's query API."""
-    kept: dict[Checkpoint, JournalSlot] = {}
+    kept: dict[Checkpoint, WitnessedCheckpoint] = {}
     others: Counter[str] = Counter()
     for point, where in _carried(answer):
         try:
@@ -97,7 +97,7 @@ def _reported(answer: dict[str, JSON], trust: TrustDocument, path: Path) -> Witn
             others[point.origin] += 1
             continue
         whose = f"the trace store's unsigned checkpoint ({where})"
-        kept.setdefault(point, JournalSlot(point, whose))
+        kept.setdefault(point, WitnessedCheckpoint(point, whose))
     strangers = _strangers(others)
     if not kept:
         why = f"{strangers}, none is of {trust.log}"
