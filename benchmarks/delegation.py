@@ -52,8 +52,7 @@ from agentguard import Agent, Delegation, Denied, Guard, current_delegation
 from agentguard.audit.entry import parse
 from agentguard.audit.statements import chain_tokens
 from agentguard.delegation import chain, grant
-from agentguard.domain import administration, domain
-from agentguard.domain.config import file as config
+from agentguard.domain import administration, config, domain
 from agentguard.domain.passphrase import passphrase_of
 from agentguard.identity.trust import TrustDocument
 from agentguard.policy.rego.engine import RegoEngine

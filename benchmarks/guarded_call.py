@@ -38,8 +38,7 @@ from rich.table import Table
 
 from agentguard import Decision, Guard
 from agentguard.audit.merkle import CompactRange, leaf_hash
-from agentguard.domain import domain
-from agentguard.domain.config import file as config
+from agentguard.domain import config, domain
 from agentguard.policy.engine import Engine
 from agentguard.policy.function import FunctionEngine
 from agentguard.policy.rego.engine import RegoEngine

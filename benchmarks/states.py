@@ -23,8 +23,7 @@ from guarded_call import POLICY, TABLES, guarded
 from agentguard import Guard
 from agentguard.audit import checkpoint
 from agentguard.audit.entry import Receipt, Record
-from agentguard.domain import domain, keystore
-from agentguard.domain.config import file
+from agentguard.domain import config, domain, keystore
 from agentguard.domain.config.engine import configured_engine
 from agentguard.domain.domain import StateDomain
 from agentguard.identity.trust import TrustDocument
@@ -49,7 +48,7 @@ class State:
     @property
     def path(self) -> Path:
         """Its configuration."""
-        return self.folder / file.FILE
+        return self.folder / config.FILE
 
     @property
     def passphrase(self) -> bytes:
@@ -59,7 +58,7 @@ class State:
     @property
     def trust(self) -> TrustDocument:
         """Its public keys."""
-        return keystore.load_trust(file.load(self.path).state)
+        return keystore.load_trust(config.load(self.path).state)
 
     @property
     def anchor(self) -> Path:
@@ -68,7 +67,7 @@ class State:
 
     def reader(self) -> StateReader:
         """Open the log to read."""
-        return StateReader(file.load(self.path).state)
+        return StateReader(config.load(self.path).state)
 
     @property
     def size(self) -> int:
@@ -82,7 +81,7 @@ class State:
 
     def shard(self) -> ShardLog:
         """Take a shard of its log, without a guard."""
-        settings = file.load(self.path)
+        settings = config.load(self.path)
         return domain.take_up(settings, self.passphrase).lease(datetime.now(UTC))
 
 
@@ -101,13 +100,13 @@ def found(folder: Path) -> State:
         f'type = "{agent["type"]}"\nauthority = "own"\nmax_scope = [{scope}]\n'
     )
     state.path.chmod(0o600)
-    domain.found(file.load(state.path), state.passphrase, now=datetime.now(UTC))
+    domain.found(config.load(state.path), state.passphrase, now=datetime.now(UTC))
     return state
 
 
 def fill(state: State, entries: int) -> Iterator[int]:
     """Write a log of ``entries`` entries with a real guard, yielding how many there are so far."""
-    settings = file.load(state.path)
+    settings = config.load(state.path)
     home = domain.take_up(settings, state.passphrase)
     batching = _Batching(settings, state.passphrase, home.trust, home.issuer, home.log_key)
     with Guard(settings, configured_engine(settings), batching) as guard:
@@ -190,7 +189,7 @@ def group_commit(path: Path) -> Iterator[GroupCommit]:
 
 def bare_rows(state: State) -> Callable[[], int]:
     """Return the floor of verifying without signatures: read each row, and hash it."""
-    path = sqlite.shard_path(file.load(state.path).state, 0)
+    path = sqlite.shard_path(config.load(state.path).state, 0)
 
     def once() -> int:
         connection = sqlite3.connect(path)

@@ -19,9 +19,8 @@ import pytest
 from agentguard import Decision, Guard
 from agentguard.audit.entry import Entry, parse
 from agentguard.audit.log import LogReader
-from agentguard.domain import domain, keystore, verify
-from agentguard.domain.config import file as config
-from agentguard.domain.config.file import Config
+from agentguard.domain import config, domain, keystore, verify
+from agentguard.domain.config import Config
 from agentguard.domain.ephemeral import Domain
 from agentguard.domain.verify import Report
 from agentguard.policy.function import FunctionEngine

@@ -36,8 +36,7 @@ from agentguard import (
     StorageError,
 )
 from agentguard.approvals import request as approval
-from agentguard.domain import adoption, rotation
-from agentguard.domain.config import file as config
+from agentguard.domain import adoption, config, rotation
 from agentguard.errors import DecodeError
 from agentguard.signing.canonical import b64_encode, dumps, loads_object
 from agentguard.signing.dsse import Envelope

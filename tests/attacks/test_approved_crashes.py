@@ -22,7 +22,7 @@ from preloaded import Preloaded
 
 from agentguard.audit import entry
 from agentguard.domain import domain, keystore, verify
-from agentguard.domain.config.file import parse
+from agentguard.domain.config import parse
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage.reader import StateReader
 
@@ -36,7 +36,7 @@ PROGRAM = """
     import json, os, sys
     from pathlib import Path
     from agentguard import ApprovalPending, Arguments, CallSite, Decision, Denied, Guard, Invocation
-    from agentguard.domain.config import file
+    from agentguard.domain import config
     from agentguard.domain import domain
     from agentguard.policy.function import FunctionEngine
     from agentguard.signing.keys import Ed25519Signer

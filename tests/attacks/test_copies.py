@@ -20,10 +20,9 @@ import pytest
 from agentguard import Decision, Denied, KeyMaterialError, StorageError
 from agentguard.audit import entry
 from agentguard.call.invocation import timestamp
-from agentguard.domain import administration, adoption, domain, keystore, rotation
+from agentguard.domain import administration, adoption, config, domain, keystore, rotation
 from agentguard.domain.adoption import Difference
-from agentguard.domain.config import file
-from agentguard.domain.config.file import Config
+from agentguard.domain.config import Config
 from agentguard.domain.verify import examine
 from agentguard.guard.guard import Guard
 from agentguard.policy.function import FunctionEngine
@@ -41,7 +40,7 @@ def settings_in(project: Path, *, anchored: str = "../anchor") -> Config:
         "policy": {"engine": "function", "path": "unused:unused"},
         "agents": {"reader": {"authority": "own"}},
     }
-    return file.parse(tables, source=str(project / "agentguard.toml"), base=project)
+    return config.parse(tables, source=str(project / "agentguard.toml"), base=project)
 
 
 def opened(settings: Config) -> Guard:

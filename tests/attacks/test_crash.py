@@ -30,7 +30,7 @@ LOAD = """
     import asyncio, os, signal, sys, threading
     from pathlib import Path
     from agentguard import Decision, Denied, Guard
-    from agentguard.domain.config import file
+    from agentguard.domain import config
     from agentguard.domain import domain
     from agentguard.policy.function import FunctionEngine
 

@@ -28,7 +28,7 @@ from agentguard.audit import statements
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse
 from agentguard.delegation import token as tokens
-from agentguard.domain.config import file as config
+from agentguard.domain import config
 from agentguard.signing.canonical import loads_object
 
 MAX_SCOPE = ["read", "write", "secret"]
@@ -717,7 +717,7 @@ OPEN = """
     import os, signal, sys, threading
     from pathlib import Path
     from agentguard import Decision, Denied, Guard
-    from agentguard.domain.config import file as config
+    from agentguard.domain import config
     from agentguard.domain import domain
     from agentguard.policy.function import FunctionEngine
 

@@ -27,8 +27,7 @@ from agentguard.audit.findings import ShardReport
 from agentguard.audit.verify import ShardVerifier
 from agentguard.call import invocation
 from agentguard.call.invocation import timestamp
-from agentguard.domain import rotation
-from agentguard.domain.config import file as config
+from agentguard.domain import config, rotation
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical, dsse

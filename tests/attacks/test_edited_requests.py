@@ -28,7 +28,7 @@ from agentguard.approvals import request as approval
 from agentguard.audit import entry
 from agentguard.audit.calls import read_authorization
 from agentguard.call.invocation import commitment
-from agentguard.domain.config import file
+from agentguard.domain import config
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Ed25519Signer
@@ -54,7 +54,7 @@ class Refunds:
             "agents": agents,
             **more,
         }
-        place.config = file.parse(tables, source="agentguard.toml", base=place.config.base)
+        place.config = config.parse(tables, source="agentguard.toml", base=place.config.base)
         self.place = place
         self.paid: list[int] = []
         self.needed = TWO

@@ -22,7 +22,7 @@ from agentguard.storage.reader import StateReader
 state, anchors = map(Path, sys.argv[1:])
 try:
     trust = keystore.load_trust(state)
-    report = examination.examine(StateReader(state), trust, anchor=anchors)
+    report = verify.examine(StateReader(state), trust, anchor=anchors)
     print("ok" if report.ok else f"found: {report.problems[0].what}")
 except AgentguardError as error:
     print(f"refused: {error}")

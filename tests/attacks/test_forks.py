@@ -35,7 +35,7 @@ OPEN = """
     import gc, multiprocessing, os, signal, subprocess, sys, threading, time
     from pathlib import Path
     from agentguard import Decision, Denied, Guard
-    from agentguard.domain.config import file
+    from agentguard.domain import config
     from agentguard.domain import domain
     from agentguard.policy.function import FunctionEngine
 

@@ -16,9 +16,8 @@ import pytest
 from agentguard import Decision, StorageError
 from agentguard.audit import evidence
 from agentguard.audit.entry import parse
-from agentguard.domain import domain, keystore, pin
-from agentguard.domain.config import file
-from agentguard.domain.config.file import Config
+from agentguard.domain import config, domain, keystore, pin
+from agentguard.domain.config import Config
 from agentguard.domain.verify import examine
 from agentguard.guard.guard import Guard
 from agentguard.policy.function import FunctionEngine
@@ -37,7 +36,7 @@ def settings_in(folder: Path, *, anchored: bool = True) -> Config:
         "policy": {"engine": "function", "path": "unused:unused"},
         "agents": {"reader": {"authority": "own"}},
     }
-    return file.parse(tables, source="agentguard.toml", base=folder)
+    return config.parse(tables, source="agentguard.toml", base=folder)
 
 
 def found(settings: Config) -> None:

@@ -27,8 +27,7 @@ from agentguard import (
     Invocation,
     Requirement,
 )
-from agentguard.domain import administration, adoption, rotation
-from agentguard.domain.config import file as config
+from agentguard.domain import administration, adoption, config, rotation
 from agentguard.errors import AgentguardError
 from agentguard.signing.canonical import loads_object
 from agentguard.signing.keys import Ed25519Signer

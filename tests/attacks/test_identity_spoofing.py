@@ -14,7 +14,7 @@ from agentguard import AgentguardError, ConfigError, Decision, Denied, Guard, To
 from agentguard.audit import entry
 from agentguard.call.invocation import timestamp
 from agentguard.call.tool import RESERVED
-from agentguard.domain.config import file as config
+from agentguard.domain import config
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile
 from agentguard.signing.keys import Ed25519Signer

@@ -32,9 +32,8 @@ from agentguard.audit import registry as listed
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse
 from agentguard.call.invocation import timestamp
-from agentguard.domain import administration, domain, handover, keystore, rotation
-from agentguard.domain.config import file
-from agentguard.domain.config.file import Config
+from agentguard.domain import administration, config, domain, handover, keystore, rotation
+from agentguard.domain.config import Config
 from agentguard.domain.domain import StateDomain
 from agentguard.domain.verify import Report, examine
 from agentguard.guard.guard import Guard
@@ -156,7 +155,7 @@ def settings_in(folder: Path, *, anchored: bool = True) -> Config:
         "policy": {"engine": "function", "path": "unused:unused"},
         "agents": {"reader": {"authority": "own"}},
     }
-    return file.parse(tables, source="agentguard.toml", base=folder)
+    return config.parse(tables, source="agentguard.toml", base=folder)
 
 
 @pytest.fixture(params=[True], ids=["anchored"])
@@ -457,7 +456,7 @@ OTHER = """
 import sys
 from pathlib import Path
 from agentguard import Decision, Guard
-from agentguard.domain.config import file
+from agentguard.domain import config
 from agentguard.domain import domain
 from agentguard.policy.function import FunctionEngine
 import agentguard.guard.process
@@ -1008,7 +1007,7 @@ def test_two_rotations_at_once_come_one_after_the_other(scene, programs):
     script = (
         "import sys; from pathlib import Path; from datetime import UTC, datetime\n"
         "from agentguard.domain import rotation\n"
-        "from agentguard.domain.config import file\n"
+        "from agentguard.domain import config\n"
         "from agentguard.signing.keys import Ed25519Signer\n"
         "Ed25519Signer.to_openssh.__kwdefaults__['rounds'] = 1\n"
         "folder = Path(sys.argv[1])\n"

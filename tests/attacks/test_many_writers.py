@@ -32,7 +32,7 @@ WRITER = """
     import json, os, sys, threading
     from pathlib import Path
     from agentguard import Decision, Guard
-    from agentguard.domain.config import file
+    from agentguard.domain import config
     from agentguard.domain import domain
     from agentguard.policy.function import FunctionEngine
 

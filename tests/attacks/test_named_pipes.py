@@ -18,7 +18,7 @@ import pytest
 from agentguard import Guard
 from agentguard.cli import main
 from agentguard.cli.approvals import approver
-from agentguard.domain.config import file
+from agentguard.domain import config
 from agentguard.domain.config.engine import configured_engine
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.policy.cedar import CedarEngine
@@ -125,9 +125,9 @@ def test_a_folder_in_the_place_of_a_configuration_is_no_question_of_rights(folde
 def test_a_pipe_is_not_passed_over_for_a_configuration_further_up(folder, monkeypatch):
     below = folder / "below"
     below.mkdir()
-    assert file.find(below) == folder / "agentguard.toml"
+    assert config.find(below) == folder / "agentguard.toml"
     os.mkfifo(below / "agentguard.toml")
-    assert file.find(below) == below / "agentguard.toml"
+    assert config.find(below) == below / "agentguard.toml"
 
 
 @pytest.mark.parametrize("name", ["authz.cedar", "schema.cedarschema"])
@@ -246,7 +246,7 @@ def test_a_link_does_not_hide_the_folder_of_its_file(folder):
     shared.mkdir()
     shutil.move(folder / "policies" / "authz.rego", shared / "authz.rego")
     (folder / "policies" / "authz.rego").symlink_to(shared / "authz.rego")
-    assert configured_engine(file.load(folder / "agentguard.toml")).name == "rego"
+    assert configured_engine(config.load(folder / "agentguard.toml")).name == "rego"
     shared.chmod(0o777)
     assert str(shared) in exposed(folder)
 

@@ -25,7 +25,7 @@ from agentguard.audit import entry, evidence, statements
 from agentguard.audit.calls import read_authorization
 from agentguard.call.invocation import CallSite
 from agentguard.call.journal import Page
-from agentguard.domain.config import file as config
+from agentguard.domain import config
 from agentguard.domain.config.policy import PolicyConfig
 from agentguard.errors import AgentguardError, DecodeError
 from agentguard.policy.function import FunctionEngine

@@ -16,9 +16,8 @@ from pathlib import Path
 import pytest
 
 from agentguard import Decision, Denied, VerificationError
-from agentguard.domain import domain, keystore, pin, rotation
-from agentguard.domain.config import file
-from agentguard.domain.config.file import Config
+from agentguard.domain import config, domain, keystore, pin, rotation
+from agentguard.domain.config import Config
 from agentguard.domain.verify import examine
 from agentguard.guard.guard import Guard
 from agentguard.identity.trust import TrustDocument, TrustedKey
@@ -37,7 +36,7 @@ def settings_in(folder: Path, *, state: str = "state", anchored: str = "anchor")
         "policy": {"engine": "function", "path": "unused:unused"},
         "agents": {"reader": {"authority": "own"}},
     }
-    return file.parse(tables, source="agentguard.toml", base=folder)
+    return config.parse(tables, source="agentguard.toml", base=folder)
 
 
 def found(settings: Config) -> TrustDocument:

@@ -33,8 +33,7 @@ from agentguard.audit import prove as proving
 from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.entry import parse
 from agentguard.call.tool import ToolSpec
-from agentguard.domain import administration, domain, keystore
-from agentguard.domain.config import file as config
+from agentguard.domain import administration, config, domain, keystore
 from agentguard.domain.verify import examine
 from agentguard.guard.guard import Guard
 from agentguard.policy.function import FunctionEngine
@@ -802,7 +801,7 @@ def test_while_somebody_reads_the_old_bytes_it_says_that_they_are_still_there(sc
 WRITER = """
 import sys, time
 from agentguard import Decision, Guard
-from agentguard.domain.config import file as config
+from agentguard.domain import config
 from agentguard.domain import domain
 from agentguard.policy.function import FunctionEngine
 from pathlib import Path

@@ -22,8 +22,7 @@ from agentguard.audit import entry, statements
 from agentguard.audit.standing import Standing
 from agentguard.call.invocation import timestamp
 from agentguard.delegation.handle import Delegation
-from agentguard.domain import administration, keystore, rotation
-from agentguard.domain.config import file as config
+from agentguard.domain import administration, config, keystore, rotation
 from agentguard.domain.domain import StateDomain
 from agentguard.errors import DelegationError, EncodeError
 from agentguard.signing.canonical import dumps, loads, loads_object
@@ -330,7 +329,7 @@ OTHER = """
     import sys
     from pathlib import Path
     from agentguard import Decision, Denied, Guard
-    from agentguard.domain.config import file as config
+    from agentguard.domain import config
     from agentguard.domain import domain
     from agentguard.policy.function import FunctionEngine
 

@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 
 from agentguard import ConfigError, Decision
 from agentguard.cli import app
-from agentguard.domain import domain
-from agentguard.domain.config import file
+from agentguard.domain import config, domain
 from agentguard.guard.guard import Guard
 from agentguard.policy.function import FunctionEngine
 
@@ -34,7 +33,7 @@ def project(tmp_path) -> Path:
     text += '[policy]\nengine = "function"\npath = "unused:unused"\n'
     text += '[agents.reader]\nauthority = "own"\n'
     (folder / "agentguard.toml").write_text(text)
-    settings = file.load(folder / "agentguard.toml")
+    settings = config.load(folder / "agentguard.toml")
     domain.found(settings, PASSPHRASE, now=datetime.now(UTC))
     for name in (".agentguard", "../anchor"):
         shutil.copytree(folder / name, tmp_path / "old" / Path(name).name)
@@ -152,10 +151,10 @@ def test_a_configuration_that_an_access_list_lets_another_user_write_is_refused(
     before = path.stat().st_mode & 0o777
     let_write(path, AGENT)
     with pytest.raises(ConfigError, match="others can write") as caught:
-        file.load(project / "agentguard.toml")
+        config.load(project / "agentguard.toml")
     assert caught.value.code == "config.exposed"
     path.chmod(before & ~0o022)  # as the message says: nothing that the list gives is left
-    assert file.load(project / "agentguard.toml").trust_domain == "acme.example"
+    assert config.load(project / "agentguard.toml").trust_domain == "acme.example"
 
 
 def let_write(path: Path, user: int) -> None:

@@ -26,8 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from agentguard import AgentguardError, Denied, Guard, KeyMaterialError
-from agentguard.domain import administration, rotation
-from agentguard.domain.config import file
+from agentguard.domain import administration, config, rotation
 from agentguard.signing.keys import Ed25519Signer, Secret
 
 
@@ -280,14 +279,14 @@ def open_with_the_environment(folder, passphrase):
 
 
 def rotate(folder, passphrase):
-    settings = file.load(folder / "agentguard.toml")
+    settings = config.load(folder / "agentguard.toml")
     done = rotation.rotate(settings, passphrase, "admin", now=datetime.now(UTC))
     if done.unfinished is not None:
         raise done.unfinished
 
 
 def resolve(folder, passphrase):
-    settings, now = file.load(folder / "agentguard.toml"), datetime.now(UTC)
+    settings, now = config.load(folder / "agentguard.toml"), datetime.now(UTC)
     return administration.resolve(settings, passphrase, "0" * 32, ran=True, note="n", now=now)
 
 

@@ -25,9 +25,8 @@ from agentguard.audit import checkpoint, entry, merkle, registry, summary
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.statements import read_heads
-from agentguard.domain import domain, keystore
-from agentguard.domain.config import file as config
-from agentguard.domain.config.file import Config
+from agentguard.domain import config, domain, keystore
+from agentguard.domain.config import Config
 from agentguard.domain.ephemeral import Domain
 from agentguard.domain.verify import Report, examine
 from agentguard.guard.guard import Guard

@@ -19,8 +19,7 @@ import pytest
 
 from agentguard import Denied, Guard, StorageError
 from agentguard.audit.standing import Gathering, Standing
-from agentguard.domain import administration, rotation
-from agentguard.domain.config import file as config
+from agentguard.domain import administration, config, rotation
 from agentguard.errors import AgentguardError
 from agentguard.signing.canonical import dumps, loads_object
 from agentguard.storage import anchor, sqlite, standing

@@ -264,7 +264,7 @@ WRITER = """
     from datetime import UTC, datetime
     from pathlib import Path
     from agentguard import Decision, Denied, Guard
-    from agentguard.domain.config import file as config
+    from agentguard.domain import config
     from agentguard.domain import domain
     from agentguard.policy.function import FunctionEngine
 
@@ -483,7 +483,7 @@ KERNEL = """
     from datetime import UTC, datetime
     from pathlib import Path
     from agentguard import AgentguardError, Decision, Denied, Guard
-    from agentguard.domain.config import file as config
+    from agentguard.domain import config
     from agentguard.domain import domain
     from agentguard.policy.function import FunctionEngine
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agentguard import Guard
-from agentguard.domain.config import file
+from agentguard.domain import config
 from agentguard.policy.rego.engine import RegoEngine
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -58,9 +58,9 @@ def test_the_policy_asks_as_the_page_says(tmp_path, branch, asks):
 def test_the_tables_are_those_of_a_configuration(signer):
     (toml,) = blocks("toml")
     tables = tomllib.loads(re.sub(r'"ssh-ed25519 [^"]*"', f'"{signer.public_key.openssh()}"', toml))
-    read = file.parse(tables, source="page", base=Path.cwd())
+    read = config.parse(tables, source="page", base=Path.cwd())
     assert read.roster.approvers["bob"].roles == ("release-manager",)
-    assert read.limits == file.parse({}, source="page", base=Path.cwd()).limits  # the defaults
+    assert read.limits == config.parse({}, source="page", base=Path.cwd()).limits  # the defaults
     assert not read.roster.application
 
 

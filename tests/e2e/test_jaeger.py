@@ -21,8 +21,7 @@ from urllib.request import ProxyHandler, build_opener
 import pytest
 
 from agentguard import Ed25519Signer
-from agentguard.domain import domain
-from agentguard.domain.config import file
+from agentguard.domain import config, domain
 from agentguard.storage.reader import StateReader
 
 ROOT = Path(__file__).parents[2]
@@ -378,7 +377,7 @@ def test_a_crew_that_pauses_and_goes_on_in_another_process(jaeger, tmp_path, mon
     tables = SETTINGS.format(endpoint=jaeger.otlp, service=service, key=bob.public_key.openssh())
     (tmp_path / "pauses.py").write_text(PAUSES)
     (tmp_path / "agentguard.toml").write_text(tables)
-    domain.found(file.load(tmp_path / "agentguard.toml"), b"of this test", now=datetime.now(UTC))
+    domain.found(config.load(tmp_path / "agentguard.toml"), b"of this test", now=datetime.now(UTC))
     monkeypatch.chdir(tmp_path)
     traceparent = run(sys.executable, "pauses.py").split()[-1]
     assert run(sys.executable, "pauses.py", seed.hex()).split()[-1] == "done"

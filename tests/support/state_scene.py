@@ -24,9 +24,8 @@ from agentguard import (
     Invocation,
     Requirement,
 )
-from agentguard.domain import domain
-from agentguard.domain.config import file
-from agentguard.domain.config.file import Config
+from agentguard.domain import config, domain
+from agentguard.domain.config import Config
 from agentguard.guard.agent import Agent
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing.keys import Ed25519Signer
@@ -124,7 +123,7 @@ class Scene:
         self.clock = clock
         self.people = {name: Ed25519Signer.from_seed(os.urandom(32)) for name in PEOPLE}
         source = tables(folder, self.people)
-        self.settings: Config = file.parse(source, source="agentguard.toml", base=folder)
+        self.settings: Config = config.parse(source, source="agentguard.toml", base=folder)
         self.ran: list[Call] = []
         self.shown: set[bytes] = set()
         self.lent: dict[str, bytes] = {}

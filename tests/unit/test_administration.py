@@ -27,8 +27,7 @@ from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import CallPlace, Receipt, Record, parse
 from agentguard.audit.summary import Summary
 from agentguard.call.invocation import timestamp
-from agentguard.domain import administration, domain, keystore
-from agentguard.domain.config import file
+from agentguard.domain import administration, config, domain, keystore
 from agentguard.domain.domain import StateDomain
 from agentguard.domain.verify import examine
 from agentguard.policy.function import FunctionEngine
@@ -48,7 +47,7 @@ def settings_in(folder):
         "policy": {"engine": "function", "path": "unused:unused"},
         "agents": {"a": {"authority": "own"}},
     }
-    return file.parse(tables, source="agentguard.toml", base=folder)
+    return config.parse(tables, source="agentguard.toml", base=folder)
 
 
 # One process that dies in the midst of its call, between the authorization and the outcome.
@@ -56,7 +55,7 @@ DYING = """
 import os, signal, sys
 from pathlib import Path
 from agentguard import Decision, Guard
-from agentguard.domain.config import file
+from agentguard.domain import config
 from agentguard.domain import domain
 from agentguard.domain.domain import StateDomain
 from agentguard.policy.function import FunctionEngine

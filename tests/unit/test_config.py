@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentguard import ConfigError, Decision, Guard, PolicyError, ToolSpec
-from agentguard.domain.config import file as config
+from agentguard.domain import config
 from agentguard.domain.config.agents import PrincipalConfig
 from agentguard.domain.config.engine import configured_engine
 from agentguard.domain.config.policy import PolicyConfig

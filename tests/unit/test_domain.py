@@ -12,8 +12,7 @@ import pytest
 from agentguard import ConfigError, KeyMaterialError, StorageError
 from agentguard.audit import registry
 from agentguard.audit.entry import parse
-from agentguard.domain import domain, ephemeral, keystore
-from agentguard.domain.config import file
+from agentguard.domain import config, domain, ephemeral, keystore
 from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.domain.verify import examine
 from agentguard.storage import files
@@ -26,7 +25,7 @@ NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
 def settings_in(folder):
     tables = {"trust_domain": "acme.example", "state": "state", "anchor": "anchor"}
-    return file.parse(tables, source="agentguard.toml", base=folder)
+    return config.parse(tables, source="agentguard.toml", base=folder)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +202,7 @@ def test_another_domains_configuration_is_a_mistake(settings):
     other = dataclasses.replace(settings, trust_domain="evil.example")
     with pytest.raises(ConfigError, match=r"trust_domain: expected 'acme\.example'"):
         domain.take_up(other, PASSPHRASE)
-    other = dataclasses.replace(settings, trust_domain=file.NO_DOMAIN)
+    other = dataclasses.replace(settings, trust_domain=config.NO_DOMAIN)
     with pytest.raises(ConfigError, match=r"was founded, got none$"):
         domain.take_up(other, PASSPHRASE)
 

@@ -16,7 +16,7 @@ import cedarpy
 import pytest
 
 from agentguard import ConfigError, Denied, Guard, PolicyError
-from agentguard.domain.config import file as config
+from agentguard.domain import config
 from agentguard.domain.config.engine import configured_engine
 from agentguard.policy.cedar import CedarEngine
 from agentguard.policy.document import decide

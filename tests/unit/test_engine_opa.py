@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agentguard import ConfigError, Denied, Guard, PolicyError
-from agentguard.domain.config import file as config
+from agentguard.domain import config
 from agentguard.domain.config.engine import configured_engine
 from agentguard.policy.document import UNDEFINED, Evaluated, decide
 from agentguard.policy.engine import Explains

@@ -13,8 +13,7 @@ import pytest
 
 from agentguard import ConfigError, Decision, Denied, Guard, KeyMaterialError, StorageError, Tool
 from agentguard.audit.entry import parse
-from agentguard.domain import domain, keystore
-from agentguard.domain.config import file as config
+from agentguard.domain import config, domain, keystore
 from agentguard.domain.verify import Report, examine
 from agentguard.storage.reader import StateReader
 

@@ -20,8 +20,7 @@ import pytest
 from agentguard.audit import entry
 from agentguard.audit.standing import Standing, Used
 from agentguard.call.invocation import timestamp
-from agentguard.domain import domain, keystore
-from agentguard.domain.config import file as config
+from agentguard.domain import config, domain, keystore
 from agentguard.domain.domain import StateDomain
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument

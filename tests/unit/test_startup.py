@@ -191,7 +191,7 @@ from datetime import UTC, datetime
 from functools import partialmethod
 from pathlib import Path
 from agentguard import Ed25519Signer, Guard
-from agentguard.domain.config import file
+from agentguard.domain import config
 from agentguard.domain import domain
 Ed25519Signer.to_openssh = partialmethod(Ed25519Signer.to_openssh, rounds=1)
 domain.found(config.load(Path("agentguard.toml")), b"a passphrase", now=datetime.now(UTC))
@@ -231,7 +231,7 @@ def test_the_first_help_page_loads_no_command():
     modules = loaded(HELP.format(""))
     assert commands_loaded(modules) == {"agentguard.cli.lazy"}
     unwanted = (*EVENT_LOOP, *TRACES, *OPENSSH, *DISK, *ENGINES, *READERS, "rich", "cryptography")
-    assert of([*unwanted, "pydantic", "agentguard.domain.config.file"], modules) == set()
+    assert of([*unwanted, "pydantic", "agentguard.domain.config"], modules) == set()
 
 
 def test_a_groups_help_page_loads_none_of_its_commands():

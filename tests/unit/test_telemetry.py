@@ -32,8 +32,7 @@ from agentguard import (
 )
 from agentguard.audit import entry
 from agentguard.audit.calls import read_authorization
-from agentguard.domain import ephemeral
-from agentguard.domain.config import file as config
+from agentguard.domain import config, ephemeral
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing.keys import Ed25519Signer
 

@@ -41,8 +41,7 @@ from agentguard import (
     Requirement,
     verify_evidence,
 )
-from agentguard.domain import domain
-from agentguard.domain.config import file as config
+from agentguard.domain import config, domain
 from agentguard_crewai import guard_agent, guard_crew, resumable
 from agentguard_crewai.denial import denied
 

@@ -26,8 +26,7 @@ from crewai.tools.base_tool import Tool
 from pydantic import BaseModel, ConfigDict
 
 from agentguard import Decision, Guard, current_delegation
-from agentguard.domain import administration, domain
-from agentguard.domain.config import file
+from agentguard.domain import administration, config, domain
 from agentguard_crewai import guard_agent, guard_crew, resumable
 
 LENT = {"max_scope": ["a", "b"]}
@@ -232,7 +231,7 @@ def durable(tmp_path, monkeypatch):
         '[agents.lead]\nmax_scope = ["a", "b"]\n',
         "utf-8",
     )
-    settings = file.load(path)
+    settings = config.load(path)
     domain.found(settings, b"of this test", now=datetime.now(UTC))
     with Guard.open(path, passphrase=b"of this test") as guard:
         yield guard, settings

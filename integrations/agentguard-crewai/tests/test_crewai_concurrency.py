@@ -24,8 +24,7 @@ from crewai import Crew, Process, Task
 from crewai.tools import tool
 
 from agentguard import ConfigError, Guard, current_delegation
-from agentguard.domain import domain
-from agentguard.domain.config import file
+from agentguard.domain import config, domain
 from agentguard_crewai import guard_agent, guard_crew, resumable
 
 ROUNDS = 8 if rounds.FULL else 1
@@ -566,7 +565,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("founded")
     (folder / "crowd_program.py").write_text(PROGRAM, "utf-8")
     (folder / "agentguard.toml").write_text(TABLES, "utf-8")
-    settings = file.load(folder / "agentguard.toml")
+    settings = config.load(folder / "agentguard.toml")
     domain.found(settings, b"of this test", now=datetime.now(UTC))
     return folder
 

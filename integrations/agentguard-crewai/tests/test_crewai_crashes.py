@@ -25,8 +25,7 @@ from preloaded import Preloaded, Process
 
 from agentguard import Ed25519Signer
 from agentguard.audit import entry
-from agentguard.domain import administration, domain, keystore, verify
-from agentguard.domain.config import file
+from agentguard.domain import administration, config, domain, keystore, verify
 from agentguard.storage.reader import StateReader
 
 ROUNDS = 8 if rounds.FULL else 1
@@ -282,7 +281,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bob = Ed25519Signer.from_seed(seed).public_key.openssh()
     people = f'[approvers.bob]\nprincipal = "user:bob"\nkeys = ["{bob}"]\n'
     (folder / "agentguard.toml").write_text(TABLES + people, "utf-8")
-    settings = file.load(folder / "agentguard.toml")
+    settings = config.load(folder / "agentguard.toml")
     domain.found(settings, PASSPHRASE, now=datetime.now(UTC))
     return folder
 
@@ -293,7 +292,7 @@ class Place:
     def __init__(self, folder: Path, preloaded: Preloaded) -> None:
         self.folder = folder
         self.preloaded = preloaded
-        self.settings = file.load(folder / "agentguard.toml")
+        self.settings = config.load(folder / "agentguard.toml")
 
     def lines(self, name: str) -> list[str]:
         path = self.folder / name

@@ -22,8 +22,7 @@ from crewai.tools import tool
 from agentguard import ConfigError, Decision, Guard, current_delegation
 from agentguard.audit import entry
 from agentguard.delegation import chain as chains
-from agentguard.domain import administration, domain
-from agentguard.domain.config import file
+from agentguard.domain import administration, config, domain
 from agentguard.identity import credential
 from agentguard.policy.function import FunctionEngine
 from agentguard_crewai import guard_agent, guard_crew
@@ -662,7 +661,7 @@ class Place(ApprovalInbox):
 
 def settings_of(folder):
     tables = {"trust_domain": "acme.example", "anchor": "", "agents": AGENTS}
-    return file.parse(tables, source="agentguard.toml", base=folder)
+    return config.parse(tables, source="agentguard.toml", base=folder)
 
 
 @pytest.fixture(scope="module")

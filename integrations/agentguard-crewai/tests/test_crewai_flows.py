@@ -24,8 +24,7 @@ from crewai.tools import tool
 from pydantic import BaseModel
 
 from agentguard import ApprovalPending, ConfigError, Decision, Ed25519Signer, Guard
-from agentguard.domain import domain
-from agentguard.domain.config import file
+from agentguard.domain import config, domain
 from agentguard_crewai import (
     akickoff_or_pause,
     answered,
@@ -856,7 +855,7 @@ def test_another_process_goes_on_with_a_flow(tmp_path, signed, preloaded, monkey
     people = f'[approvers.bob]\nprincipal = "user:bob"\nkeys = ["{bob.public_key.openssh()}"]\n'
     (tmp_path / "flow_program.py").write_text(PROGRAM, "utf-8")
     (tmp_path / "agentguard.toml").write_text(TABLES + people, "utf-8")
-    domain.found(file.load(tmp_path / "agentguard.toml"), b"of this test", now=datetime.now(UTC))
+    domain.found(config.load(tmp_path / "agentguard.toml"), b"of this test", now=datetime.now(UTC))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     program = importlib.import_module("flow_program")

@@ -37,8 +37,7 @@ from crewai.tools import tool
 
 from agentguard import ApprovalPending, ConfigError, Decision, Guard, StorageError
 from agentguard.audit import entry
-from agentguard.domain import domain
-from agentguard.domain.config import file as config
+from agentguard.domain import config, domain
 from agentguard_crewai import guard_agent, guard_crew, guard_crewbase
 
 CALL = ("look", {"at": "x"})

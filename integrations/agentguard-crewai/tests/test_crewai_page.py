@@ -29,7 +29,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 import agentguard_crewai
 from agentguard import ApprovalPending, ConfigError, Decision, Guard
-from agentguard.domain.config import file as config
+from agentguard.domain import config
 from agentguard_crewai import answered, guard_agent, guard_crew, kickoff_or_pause
 
 ROOT = Path(__file__).parents[3]

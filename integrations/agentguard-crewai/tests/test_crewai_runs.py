@@ -28,8 +28,7 @@ from crewai.tools.tool_failure import ToolFailure
 from pydantic import BaseModel, PrivateAttr
 
 from agentguard import ApprovalPending, ConfigError, Decision, Ed25519Signer, Guard
-from agentguard.domain import domain
-from agentguard.domain.config import file
+from agentguard.domain import config, domain
 from agentguard_crewai import guard_agent, guard_crew, resumable
 
 PAY = ("pay", {"to": "ann"})
@@ -1245,7 +1244,7 @@ def test_another_process_goes_on_and_does_nothing_again(
     people = f'[approvers.bob]\nprincipal = "user:bob"\nkeys = ["{bob.public_key.openssh()}"]\n'
     (tmp_path / "run_program.py").write_text(PROGRAM)
     (tmp_path / "agentguard.toml").write_text(textwrap.dedent(TABLES) + people)
-    settings = file.load(tmp_path / "agentguard.toml")
+    settings = config.load(tmp_path / "agentguard.toml")
     domain.found(settings, b"of this test", now=datetime.now(UTC))
     steps = [json.dumps(step) for step in (LOOK, PAY, LOOK, BEN, "done")]
     monkeypatch.chdir(tmp_path)

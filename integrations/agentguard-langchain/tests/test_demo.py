@@ -32,7 +32,7 @@ from rich.console import Console
 
 from agentguard import ApprovalPending, ConfigError, Denied, Guard
 from agentguard.audit import entry, evidence
-from agentguard.domain.config import file as config
+from agentguard.domain import config
 from agentguard.errors import KeyMaterialError, StorageError
 from agentguard.identity.credential import agent_name
 from agentguard.identity.trust import TrustDocument

@@ -21,8 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from agentguard.domain import domain, keystore, verify
-from agentguard.domain.config import file
+from agentguard.domain import config, domain, keystore, verify
 from agentguard.storage.reader import StateReader
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
@@ -138,7 +137,7 @@ authority = "own"
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "program.py").write_text(PROGRAM, "utf-8")
     (tmp_path / "agentguard.toml").write_text(textwrap.dedent(TABLES), "utf-8")
-    settings = file.load(tmp_path / "agentguard.toml")
+    settings = config.load(tmp_path / "agentguard.toml")
     domain.found(settings, b"of this test", now=datetime.now(UTC))
     return tmp_path
 
@@ -207,7 +206,7 @@ def test_a_graph_that_goes_on_pays_once_and_says_what_it_does_not_know(
         assert all(answered[name] for name in answered if name in paid), "a call was lost"
     assert resumed(preloaded, folder, way, list(last)) == last
     assert set(effects_of(folder).values()) <= {1}
-    settings = file.load(folder / "agentguard.toml")
+    settings = config.load(folder / "agentguard.toml")
     with closing(StateReader(settings.state)) as reader:
         trust = keystore.load_trust(settings.state)
         report = verify.examine(reader, trust, anchor=folder / "anchor")

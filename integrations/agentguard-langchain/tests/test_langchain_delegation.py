@@ -21,8 +21,7 @@ from langgraph.prebuilt import ToolRuntime
 from langgraph.types import Command, interrupt
 
 from agentguard import AgentguardError, ConfigError, Denied
-from agentguard.domain import domain
-from agentguard.domain.config import file
+from agentguard.domain import config, domain
 from agentguard_langchain import GuardedToolDenied, aevaluate, evaluate, guard_subagent, guard_tools
 
 SYNC = pytest.mark.parametrize("sync", [True, False])
@@ -705,7 +704,7 @@ def service(tmp_path, preloaded):
     """A durable service, each step of which runs in a process of its own."""
     (tmp_path / "service.py").write_text(SERVICE, "utf-8")
     (tmp_path / "agentguard.toml").write_text(textwrap.dedent(TABLES), "utf-8")
-    settings = file.load(tmp_path / "agentguard.toml")
+    settings = config.load(tmp_path / "agentguard.toml")
     domain.found(settings, b"of this test", now=datetime.now(UTC))
 
     def step(*arguments: str) -> str:

@@ -14,8 +14,7 @@ from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
 from agentguard import ApprovalError, Decision, Ed25519Signer, Guard, Requirement
-from agentguard.domain import domain
-from agentguard.domain.config import file
+from agentguard.domain import config, domain
 from agentguard.policy.function import FunctionEngine
 from agentguard_langchain import GuardMiddleware
 
@@ -46,7 +45,7 @@ def guard(tmp_path: Path, bob: Ed25519Signer) -> Any:
         "agents": {"payer": {"authority": "own"}},
         "approvers": {"bob": {"keys": [bob.public_key.openssh()], "roles": ["lead"]}},
     }
-    settings = file.parse(tables, source="agentguard.toml", base=tmp_path)
+    settings = config.parse(tables, source="agentguard.toml", base=tmp_path)
     domain.found(settings, PASSPHRASE, now=datetime.now(UTC))
     home = domain.take_up(settings, PASSPHRASE)
     with Guard(settings, FunctionEngine(policy), home) as guard:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from agentguard import ConfigError, Decision, Guard
 from agentguard.domain import domain
-from agentguard.domain.config.file import load
+from agentguard.domain.config import load
 from agentguard.guard import guard
 from agentguard_langchain import bind_ahead, evaluate, guard_tools
 

@@ -25,8 +25,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 from pairs import pairs
 
-from agentguard.domain import domain
-from agentguard.domain.config import file
+from agentguard.domain import config, domain
 from agentguard_langchain import GuardMiddleware, guard_subagent, guard_tools
 
 SYNC = pytest.mark.parametrize("sync", [True, False])
@@ -322,7 +321,7 @@ def test_a_call_in_doubt_within_is_waited_for_until_somebody_says_what_became_of
         "from agentguard import Decision\n\n\ndef decide(document):\n    return Decision.allow()\n"
     )
     (tmp_path / "agentguard.toml").write_text(TABLES)
-    settings = file.load(tmp_path / "agentguard.toml")
+    settings = config.load(tmp_path / "agentguard.toml")
     domain.found(settings, b"of this test", now=datetime.now(UTC))
     program("dies", code=9)
     said, pauses = program("resumes")

@@ -24,8 +24,7 @@ from langgraph.types import Command
 from pairs import pairs
 
 from agentguard import ConfigError, DelegationError, StorageError
-from agentguard.domain import domain
-from agentguard.domain.config import file as config
+from agentguard.domain import config, domain
 from agentguard_langchain import GuardedToolDenied, GuardMiddleware, guard_subagent
 
 SYNC = pytest.mark.parametrize("sync", [True, False])

@@ -19,7 +19,7 @@ from agentguard.audit.find import Call
 from agentguard.audit.log import LogReader
 from agentguard.call.invocation import timestamp
 from agentguard.domain import domain, keystore
-from agentguard.domain.config.file import Config
+from agentguard.domain.config import Config
 from agentguard.domain.domain import StateDomain
 from agentguard.domain.ephemeral import Domain
 from agentguard.errors import CallError

@@ -22,7 +22,7 @@ from agentguard.audit.adoption import Lost
 from agentguard.audit.entry import Receipt
 from agentguard.call.invocation import timestamp
 from agentguard.domain import domain, keystore, pin
-from agentguard.domain.config.file import Config
+from agentguard.domain.config import Config
 from agentguard.domain.domain import StateDomain
 from agentguard.domain.verify import examine
 from agentguard.errors import ConfigError, StorageError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agentguard.approvals.request import Limits
 from agentguard.domain import founding, handover, keystore, pin
-from agentguard.domain.config.file import NO_DOMAIN, Config
+from agentguard.domain.config import NO_DOMAIN, Config
 from agentguard.domain.ephemeral import announce_keys, new_key, trust_of
 from agentguard.domain.passphrase import Passphrase, ask, held
 from agentguard.errors import (

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final
 
 from agentguard.domain import keystore
-from agentguard.domain.config.file import Config
+from agentguard.domain.config import Config
 from agentguard.errors import AgentguardError, KeyMaterialError
 from agentguard.signing.keys import Secret
 from agentguard.storage import files

@@ -14,7 +14,7 @@ from typing import Final
 from agentguard.audit import registry as listed
 from agentguard.call.invocation import timestamp
 from agentguard.domain import domain, ephemeral, handover, keystore
-from agentguard.domain.config.file import Config
+from agentguard.domain.config import Config
 from agentguard.domain.domain import StateDomain
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.identity.trust import TrustDocument, TrustedKey, Use, seconds

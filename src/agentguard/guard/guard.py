@@ -36,11 +36,10 @@ from agentguard.delegation import chain as chains
 from agentguard.delegation import grant
 from agentguard.delegation.chain import DEFAULT_DEPTH, Chain, Terms
 from agentguard.delegation.handle import Delegation, Holder
-from agentguard.domain import ephemeral
-from agentguard.domain.config import file as config
+from agentguard.domain import config, ephemeral
+from agentguard.domain.config import Config
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.domain.config.engine import PolicySource, engine_from, logged, opened
-from agentguard.domain.config.file import Config
 from agentguard.domain.config.spelling import Spelling
 from agentguard.domain.ephemeral import Domain
 from agentguard.errors import (

@@ -23,7 +23,7 @@ from agentguard.approvals.inbox import Store
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.audit import entry
 from agentguard.call.invocation import timestamp
-from agentguard.domain.config.file import Config
+from agentguard.domain.config import Config
 from agentguard.domain.ephemeral import Domain
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.flow.drive import Executors

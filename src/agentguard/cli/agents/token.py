@@ -35,7 +35,7 @@ from agentguard.cli.terminal.options import (
 from agentguard.delegation import chain, grant, token
 from agentguard.delegation.grant import Grant
 from agentguard.domain import administration
-from agentguard.domain.config.file import Config
+from agentguard.domain.config import Config
 from agentguard.domain.passphrase import passphrase_of
 from agentguard.errors import AgentguardError, ConfigError, DecodeError
 from agentguard.identity.trust import TrustDocument, seconds

@@ -14,7 +14,7 @@ from agentguard.cli.audit import naming
 from agentguard.cli.terminal import location, screen, times
 from agentguard.cli.terminal.options import CallArgument, ConfigOption, JsonOption, NoteOption
 from agentguard.domain import administration
-from agentguard.domain.config.file import Config
+from agentguard.domain.config import Config
 from agentguard.domain.passphrase import passphrase_of
 from agentguard.storage.reader import StateReader
 from agentguard.visible import shown

@@ -15,7 +15,7 @@ from typing import Any, Final
 from agentguard.call.decision import Decision, Outcome
 from agentguard.call.tool import ToolSpec
 from agentguard.cli.terminal import files
-from agentguard.domain.config.file import Config
+from agentguard.domain.config import Config
 from agentguard.domain.config.table import Table
 from agentguard.errors import ArgumentsError, ConfigError, DecodeError, EncodeError, StorageError
 from agentguard.signing import canonical

@@ -28,8 +28,8 @@ from agentguard.cli.terminal.options import (
     QueryOption,
     not_url,
 )
+from agentguard.domain.config import Config
 from agentguard.domain.config.engine import observed, warnings_of
-from agentguard.domain.config.file import Config
 from agentguard.errors import ConfigError, DecodeError, PolicyError, StorageError
 from agentguard.policy.engine import Engine
 from agentguard.signing import canonical

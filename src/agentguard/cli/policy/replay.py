@@ -29,7 +29,7 @@ from agentguard.cli.policy import source
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.location import Location
 from agentguard.cli.terminal.options import ConfigOption, JsonOption, QueryOption, StateOption
-from agentguard.domain.config.file import Config
+from agentguard.domain.config import Config
 from agentguard.errors import AgentguardError, PolicyError
 from agentguard.identity.credential import agent_alias
 from agentguard.policy.engine import Engine

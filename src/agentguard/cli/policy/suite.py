@@ -13,7 +13,7 @@ from typing import Final
 
 from agentguard.cli.policy import cases, source
 from agentguard.cli.terminal import files
-from agentguard.domain.config.file import Config, resolve
+from agentguard.domain.config import Config, resolve
 from agentguard.errors import ConfigError, StorageError
 
 _REGO: Final = ".rego"

@@ -29,7 +29,7 @@ from agentguard.cli.policy.cases import Case
 from agentguard.cli.policy.opa_tests import RegoTest
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.options import ConfigOption, JsonOption, PolicyOption, QueryOption
-from agentguard.domain.config.file import Config, resolve
+from agentguard.domain.config import Config, resolve
 from agentguard.errors import ConfigError
 from agentguard.policy.engine import Engine
 from agentguard.signing.canonical import JSON

@@ -28,10 +28,10 @@ from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.location import Location, from_home
 from agentguard.cli.terminal.options import ConfigOption, JsonOption
+from agentguard.domain import config as configuration
 from agentguard.domain import domain, keystore
-from agentguard.domain.config import file as configuration
+from agentguard.domain.config import Config, is_inside
 from agentguard.domain.config.engine import observed, warnings_of
-from agentguard.domain.config.file import Config, is_inside
 from agentguard.domain.config.spelling import closest
 from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.domain.verify import examine

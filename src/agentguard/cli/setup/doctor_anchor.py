@@ -13,7 +13,7 @@ from pathlib import Path
 from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal.location import from_home
 from agentguard.domain import keystore
-from agentguard.domain.config.file import Config
+from agentguard.domain.config import Config
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.storage import place, writers
 from agentguard.storage.anchor import ADOPT, log_folder

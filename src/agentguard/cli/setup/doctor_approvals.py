@@ -14,8 +14,8 @@ from typing import Final, NamedTuple, Self
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal import screen, times
-from agentguard.domain.config import file
-from agentguard.domain.config.file import Config
+from agentguard.domain import config
+from agentguard.domain.config import Config
 from agentguard.errors import AgentguardError
 from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.policy.rego.source import RegoSource
@@ -42,7 +42,7 @@ class _Asked(NamedTuple):
         if written is None or written.engine != "rego":
             return None
         try:
-            source = RegoSource.read(file.resolve(settings.base, written.path))
+            source = RegoSource.read(config.resolve(settings.base, written.path))
         except AgentguardError:
             return None  # why it can't be read is a finding already
         package = re.escape(written.query.removeprefix("data."))

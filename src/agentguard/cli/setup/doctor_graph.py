@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal import screen
-from agentguard.domain.config.file import ToolConfig
+from agentguard.domain.config import ToolConfig
 from agentguard.domain.config.spelling import closest
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.signing.canonical import JSON

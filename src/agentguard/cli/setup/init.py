@@ -29,9 +29,8 @@ from agentguard.cli.setup import undo
 from agentguard.cli.setup.undo import Made
 from agentguard.cli.terminal import screen, times
 from agentguard.cli.terminal.location import from_home
-from agentguard.domain import domain, keystore, pin
-from agentguard.domain.config import file as config
-from agentguard.domain.config.file import Config
+from agentguard.domain import config, domain, keystore, pin
+from agentguard.domain.config import Config
 from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument

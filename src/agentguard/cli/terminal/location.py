@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 from agentguard.audit.log import LogReader
 from agentguard.cli.terminal import files
-from agentguard.domain import domain, keystore
+from agentguard.domain import config, domain, keystore
 from agentguard.domain import pin as pinned
-from agentguard.domain.config import file as config
-from agentguard.domain.config.file import Config
+from agentguard.domain.config import Config
 from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import sqlite, writers

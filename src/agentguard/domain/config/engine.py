@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agentguard.call.decision import Decision
-from agentguard.domain.config import file as config
-from agentguard.domain.config.file import Config
+from agentguard.domain import config
+from agentguard.domain.config import Config
 from agentguard.errors import ConfigError
 from agentguard.policy.document import DEFAULT_QUERY
 from agentguard.policy.engine import Engine

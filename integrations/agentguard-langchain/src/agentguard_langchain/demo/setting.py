@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from agentguard import ConfigError, TrustDocument
-from agentguard.domain import domain
-from agentguard.domain.config import file as config
+from agentguard.domain import config, domain
 from agentguard.signing.keys import Ed25519Signer, PublicKey
 from agentguard.storage.anchor import trust_path
 from agentguard.storage.files import write_new
