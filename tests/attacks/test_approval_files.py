@@ -147,7 +147,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def inbox(place):
-    return ApprovalInbox(place)
+    return Desk(place)
 
 
 @pytest.mark.parametrize("part", ["answers/{id}", "answers", ""])
@@ -281,7 +281,7 @@ def _keys(home: Any) -> Any:
 # --- what people are shown ------------------------------------------------------------------------
 
 
-def shown_otherwise(inbox: ApprovalInbox, **tool: str) -> ApprovalRequest:
+def shown_otherwise(inbox: Desk, **tool: str) -> ApprovalRequest:
     """Have the request name the tool otherwise, with the same digest."""
     path = inbox.path()
     document = json.loads(path.read_bytes())
@@ -709,7 +709,7 @@ def test_what_is_redacted_is_gone_once_the_call_is_decided(inbox, verdict):
 
 
 def test_what_has_expired_does_not_lie_there_for_ever(place, clock):
-    inbox = ApprovalInbox(place, approvals={"pending_per_agent": 2})
+    inbox = Desk(place, approvals={"pending_per_agent": 2})
     with inbox.open() as guard:
         request = inbox.ask(guard, "one")
         inbox.ask(guard, "two")
@@ -726,7 +726,7 @@ def test_what_has_expired_does_not_lie_there_for_ever(place, clock):
 @pytest.mark.parametrize("verdict", ["approve", "reject", None])
 def test_an_approval_that_nobody_takes_up_is_reported(place, clock, caplog, verdict):
     """Its call was not made again before it expired; the other two are the twins."""
-    inbox = ApprovalInbox(place)
+    inbox = Desk(place)
     with inbox.open() as guard:
         request = inbox.ask(guard, "one")
         if verdict is not None:

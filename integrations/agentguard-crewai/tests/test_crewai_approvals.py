@@ -1300,7 +1300,7 @@ approval := {"reason": "payments need a release manager", "roles": ["release-man
 """
 
 
-class ApprovalInbox:
+class Desk:
     """A durable guard in a folder, and the command line that answers its requests."""
 
     def __init__(self, folder: Path) -> None:
@@ -1348,8 +1348,8 @@ def another_process(words: list[str], **options: Any) -> Any:
 
 
 @pytest.fixture
-def inbox(tmp_path) -> ApprovalInbox:
-    return ApprovalInbox(tmp_path)
+def inbox(tmp_path) -> Desk:
+    return Desk(tmp_path)
 
 
 def test_a_paused_crew_is_listed_shown_and_approved_on_the_command_line(inbox, text, signed):

@@ -68,7 +68,7 @@ def hops(guard):
     return found
 
 
-class ApprovalInbox:
+class Desk:
     """A guard and a tool; ``ran`` are the files that were read, and for whom the tool saw it is."""
 
     def __init__(self, made, signed):
@@ -123,7 +123,7 @@ class ApprovalInbox:
 @pytest.fixture
 def inbox(recorded, signed):
     """Makes a desk, with further tables of the configuration."""
-    return lambda **tables: ApprovalInbox(recorded(**{"agents": AGENTS, **tables}), signed)
+    return lambda **tables: Desk(recorded(**{"agents": AGENTS, **tables}), signed)
 
 
 # --- from hand to hand --------------------------------------------------------------------------
@@ -642,7 +642,7 @@ def test_no_more_calls_are_made_than_were_lent(inbox, native):
 PASSPHRASE = b"of this test"
 
 
-class Place(ApprovalInbox):
+class Place(Desk):
     """A desk whose guard is a durable one; ``revoke`` is what an administrator does meanwhile."""
 
     def __init__(self, folder, signed):

@@ -132,7 +132,7 @@ def server(request):
     return request.getfixturevalue(request.param)
 
 
-class ApprovalInbox:
+class Desk:
     """A guard whose policy lets everything be written but a secret; it knows aliases."""
 
     def __init__(self, made, signed):
@@ -177,7 +177,7 @@ def inbox(recorded, signed):
 
     def make(server, **tables):
         given = {"agents": AGENTS, "aliases": {server.tool: "write_file"}, **tables}
-        return ApprovalInbox(recorded(**given), signed)
+        return Desk(recorded(**given), signed)
 
     return make
 
@@ -268,7 +268,7 @@ def test_where_a_tool_comes_from_is_part_of_what_is_signed(inbox, server, native
 
 
 def test_without_an_alias_the_policy_knows_a_tool_as_the_model_does(recorded, signed, sse, native):
-    inbox = ApprovalInbox(recorded(agents=AGENTS), signed)
+    inbox = Desk(recorded(agents=AGENTS), signed)
     inbox.kickoff(native.agent("Lead", *writes(sse, "plan", "secret"), "done", mcps=[sse.config]))
     assert inbox.story() == [
         ("lead", sse.tool, "plan", "ok"),

@@ -48,7 +48,7 @@ class Note(BaseTool):
         return self._run(text)
 
 
-class ApprovalInbox:
+class Desk:
     """A guard, two tools, and what they have done."""
 
     def __init__(self, make: Callable[..., Any]) -> None:
@@ -73,8 +73,8 @@ class ApprovalInbox:
 
 
 @pytest.fixture
-def inbox(recorded) -> ApprovalInbox:
-    return ApprovalInbox(recorded)
+def inbox(recorded) -> Desk:
+    return Desk(recorded)
 
 
 def task(agent: Any, **options: Any) -> Task:

@@ -94,7 +94,7 @@ class Knowing(BaseLLM):
         return False
 
 
-class ApprovalInbox:
+class Desk:
     """A guard whose policy keeps a secret, and a tool that reads it; ``ran`` is what was read."""
 
     def __init__(self, made, signed):
@@ -150,7 +150,7 @@ class ApprovalInbox:
 @pytest.fixture
 def inbox(recorded, signed):
     """A guard whose policy keeps a secret, and a tool that reads it."""
-    return ApprovalInbox(recorded(agents=AGENTS), signed)
+    return Desk(recorded(agents=AGENTS), signed)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def task_of(agent: Any, **options: Any) -> Task:
     return Task(description="a task", expected_output="words", agent=agent, **options)
 
 
-class ApprovalInbox:
+class Desk:
     """A guard that keeps a secret and asks before anybody pays, and tools."""
 
     def __init__(self, made):
@@ -105,7 +105,7 @@ class ApprovalInbox:
 
 @pytest.fixture
 def inbox(recorded):
-    return ApprovalInbox(recorded(agents=AGENTS))
+    return Desk(recorded(agents=AGENTS))
 
 
 def tree(text: str) -> list[str]:

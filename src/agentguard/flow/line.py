@@ -47,7 +47,6 @@ from agentguard.flow.effects import (
     Withdraw,
 )
 from agentguard.flow.prepare import PreparedCall, effective_time, prepare
-from agentguard.flow.replay import JournalSlot
 from agentguard.signing import dsse
 from agentguard.signing.canonical import sha256_hex
 from agentguard.signing.dsse import Envelope
@@ -306,7 +305,9 @@ def _ids(answers: Sequence[Answer]) -> Sequence[str]:
     return [answer.said.approval_id for answer in answers]
 
 
-def _authorization(account: _Account, ruled: Ruling) -> Generator[Effect, Any, tuple[Record, Ruling]]:
+def _authorization(
+    account: _Account, ruled: Ruling
+) -> Generator[Effect, Any, tuple[Record, Ruling]]:
     """Return the entry with the answer, and the answer as it is written."""
     line, prepared, document = account.line, account.prepared, ruled.document
     committed = commitment(prepared.salt, document) if document is not None else None
@@ -422,7 +423,7 @@ class _Account:
     prepared: PreparedCall
     sealed: Envelope
     redactions: tuple[Redaction, ...]
-    kept: Kept | None
+    kept: JournalSlot | None
     taken: _Taken
     receipt: Receipt | None = None
     enforced: bool = True
