@@ -146,17 +146,17 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def inbox(place):
+def desk(place):
     return Desk(place)
 
 
 @pytest.mark.parametrize("part", ["answers/{id}", "answers", ""])
-def test_no_file_outside_the_state_is_removed_through_a_link(inbox, tmp_path, part):
+def test_no_file_outside_the_state_is_removed_through_a_link(desk, tmp_path, part):
     mine = tmp_path / "mine"
-    with inbox.open() as guard:
-        request = inbox.ask(guard)
-        inbox.answer(request, "bob")
-        link = inbox.folder / part.format(id=request.request_id)
+    with desk.open() as guard:
+        request = desk.ask(guard)
+        desk.answer(request, "bob")
+        link = desk.folder / part.format(id=request.request_id)
         link.rename(mine)
         link.symlink_to(mine)
         before = sorted(mine.rglob("answers/*") if not part else mine.iterdir())
@@ -166,12 +166,12 @@ def test_no_file_outside_the_state_is_removed_through_a_link(inbox, tmp_path, pa
         assert sorted(mine.rglob("answers/*") if not part else mine.iterdir()) == before
 
 
-def test_what_is_withdrawn_leaves_no_answers(inbox):
-    with inbox.open() as guard:
-        request = inbox.ask(guard)
-        inbox.answer(request, "bob")
+def test_what_is_withdrawn_leaves_no_answers(desk):
+    with desk.open() as guard:
+        request = desk.ask(guard)
+        desk.answer(request, "bob")
         guard.approvals.withdraw(request)
-        assert list((inbox.folder / "answers").iterdir()) == []
+        assert list((desk.folder / "answers").iterdir()) == []
 
 
 def fifo(path: Path) -> None:
@@ -207,36 +207,36 @@ STRANGE: list[Callable[[Path], None]] = [fifo, endless, dangling, huge, folder, 
 
 
 @pytest.mark.parametrize("make", STRANGE)
-def test_a_strange_file_among_the_requests_is_in_nobodys_way(inbox, make):
-    with inbox.open() as guard:
-        request = inbox.ask(guard)
-        make(inbox.folder / "requests" / "0000")
-        assert inbox.call(guard) == "approval.pending"
-        guard.approvals.approve(request, inbox.keys["bob"])
-        make(inbox.folder / "answers" / request.request_id / "0000")
+def test_a_strange_file_among_the_requests_is_in_nobodys_way(desk, make):
+    with desk.open() as guard:
+        request = desk.ask(guard)
+        make(desk.folder / "requests" / "0000")
+        assert desk.call(guard) == "approval.pending"
+        guard.approvals.approve(request, desk.keys["bob"])
+        make(desk.folder / "answers" / request.request_id / "0000")
         assert guard.approvals.missing(request) is None
-        assert inbox.call(guard) == "merged main"
-    with inbox.open() as guard:
-        assert inbox.ask(guard, "release") is not None
+        assert desk.call(guard) == "merged main"
+    with desk.open() as guard:
+        assert desk.ask(guard, "release") is not None
 
 
 @pytest.mark.parametrize("make", STRANGE)
-def test_a_strange_file_in_the_place_of_a_request_denies_its_call(inbox, make):
-    with inbox.open() as guard:
-        request, path = inbox.ask(guard), inbox.path()
-        guard.approvals.approve(request, inbox.keys["bob"])
+def test_a_strange_file_in_the_place_of_a_request_denies_its_call(desk, make):
+    with desk.open() as guard:
+        request, path = desk.ask(guard), desk.path()
+        guard.approvals.approve(request, desk.keys["bob"])
         path.unlink()
         make(path)
-        assert inbox.call(guard) not in {"merged main", "approval.pending"}
-        assert inbox.call(guard, "release") == "approval.pending"
+        assert desk.call(guard) not in {"merged main", "approval.pending"}
+        assert desk.call(guard, "release") == "approval.pending"
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-        assert inbox.call(guard) == "approval.pending"  # anew: nobody has answered that
-    assert inbox.ran == []
+        assert desk.call(guard) == "approval.pending"  # anew: nobody has answered that
+    assert desk.ran == []
 
 
 @pytest.mark.parametrize("make", [fifo, endless, huge, folder, empty, deep])
-def test_a_strange_file_among_pages_and_runs_hangs_nobody(inbox, make, tmp_path):
-    home = inbox.place.take_up()
+def test_a_strange_file_among_pages_and_runs_hangs_nobody(desk, make, tmp_path):
+    home = desk.place.take_up()
     state, keys = tmp_path / "s", lambda: _keys(home)
     runs, journal = FileRuns(state, keys), FileJournal(state, keys)
     runs.write("a", b"1")
@@ -253,9 +253,9 @@ def test_a_strange_file_among_pages_and_runs_hangs_nobody(inbox, make, tmp_path)
         journal.look("0" * 64)
 
 
-def test_what_is_kept_of_a_run_is_nobodys_but_a_holder_of_the_logs_key(inbox, tmp_path):
+def test_what_is_kept_of_a_run_is_nobodys_but_a_holder_of_the_logs_key(desk, tmp_path):
     """An edit that no person has made, and what was lent to another run, count for nothing."""
-    home = inbox.place.take_up()
+    home = desk.place.take_up()
     runs = FileRuns(tmp_path, lambda: _keys(home))
     runs.write("mine", b"1")
     (mine,) = (tmp_path / "runs").iterdir()
@@ -281,9 +281,9 @@ def _keys(home: Any) -> Any:
 # --- what people are shown ------------------------------------------------------------------------
 
 
-def shown_otherwise(inbox: Desk, **tool: str) -> ApprovalRequest:
+def shown_otherwise(desk: Desk, **tool: str) -> ApprovalRequest:
     """Have the request name the tool otherwise, with the same digest."""
-    path = inbox.path()
+    path = desk.path()
     document = json.loads(path.read_bytes())
     document["tool"] |= tool
     path.write_bytes(dumps(document))
@@ -291,34 +291,34 @@ def shown_otherwise(inbox: Desk, **tool: str) -> ApprovalRequest:
 
 
 @pytest.mark.parametrize("tool", [{"name": "read_docs"}, {"description": "Reads, and no more."}])
-def test_a_request_that_names_another_tool_lets_none_run(inbox, tool):
-    with inbox.open() as guard:
-        inbox.ask(guard)
-        inbox.answer(shown_otherwise(inbox, **tool), "bob")
-        assert inbox.call(guard) == "approval.altered"
-        inbox.answer(inbox.ask(guard), "bob")  # the twin: the call asks anew
-        assert inbox.call(guard) == "merged main"
+def test_a_request_that_names_another_tool_lets_none_run(desk, tool):
+    with desk.open() as guard:
+        desk.ask(guard)
+        desk.answer(shown_otherwise(desk, **tool), "bob")
+        assert desk.call(guard) == "approval.altered"
+        desk.answer(desk.ask(guard), "bob")  # the twin: the call asks anew
+        assert desk.call(guard) == "merged main"
 
 
-def test_a_request_that_asks_for_less_satisfies_no_policy(inbox):
-    inbox.needed = Requirement("a lead", roles=("lead",))
-    with inbox.open() as guard:
-        request, path = inbox.ask(guard), inbox.path()
+def test_a_request_that_asks_for_less_satisfies_no_policy(desk):
+    desk.needed = Requirement("a lead", roles=("lead",))
+    with desk.open() as guard:
+        request, path = desk.ask(guard), desk.path()
         weaker = replace(request, requirements=(Requirement("anybody", allow_self=True),))
         path.write_bytes(weaker.dumps())
-        inbox.answer(weaker, "bob")
-        inbox.answer(weaker, "carol")
-        assert inbox.call(guard) == "approval.altered"
-        inbox.answer(inbox.ask(guard), "carol")
-        assert inbox.call(guard) == "merged main"
+        desk.answer(weaker, "bob")
+        desk.answer(weaker, "carol")
+        assert desk.call(guard) == "approval.altered"
+        desk.answer(desk.ask(guard), "carol")
+        assert desk.call(guard) == "merged main"
         assert guard.verify().problems == ()
 
 
 @pytest.mark.parametrize("name", ["request_id", "approval_id"])
 @pytest.mark.parametrize("value", ["../../x", "0" * 31, "0" * 33, "0" * 31 + "G", "", "/" * 32])
-def test_an_id_names_no_other_file(inbox, name, value):
-    with inbox.open() as guard:
-        request = inbox.ask(guard)
+def test_an_id_names_no_other_file(desk, name, value):
+    with desk.open() as guard:
+        request = desk.ask(guard)
         statement = json.loads(
             approval.answer(
                 request, "approve", approver="user:bob", approval_id="0" * 32, at=0
@@ -334,11 +334,11 @@ def test_an_id_names_no_other_file(inbox, name, value):
             ApprovalRequest.loads(dumps(document))
 
 
-def test_a_request_that_is_too_long_to_be_shown_is_denied(inbox):
-    with inbox.open() as guard:
-        assert inbox.call(guard, "x" * approval.MAX_BYTES) == "arguments.too_large"
-        inbox.needed = Requirement("x" * approval.MAX_BYTES)
-        assert inbox.call(guard) == "approval.too_large"
+def test_a_request_that_is_too_long_to_be_shown_is_denied(desk):
+    with desk.open() as guard:
+        assert desk.call(guard, "x" * approval.MAX_BYTES) == "arguments.too_large"
+        desk.needed = Requirement("x" * approval.MAX_BYTES)
+        assert desk.call(guard) == "approval.too_large"
         assert guard.approvals.pending() == []
 
 
@@ -346,69 +346,69 @@ def test_a_request_that_is_too_long_to_be_shown_is_denied(inbox):
 
 
 @pytest.mark.parametrize("reopened", [True, False])
-def test_an_answer_that_was_hidden_lets_no_second_call_run(inbox, reopened):
+def test_an_answer_that_was_hidden_lets_no_second_call_run(desk, reopened):
     """Two have approved one request. Whoever can write there keeps one answer back, for later."""
-    guard = inbox.open()
-    request, path = inbox.ask(guard), inbox.path()
-    inbox.answer(request, "bob")
-    inbox.answer(request, "carol")
-    answers = inbox.folder / "answers" / request.request_id
+    guard = desk.open()
+    request, path = desk.ask(guard), desk.path()
+    desk.answer(request, "bob")
+    desk.answer(request, "carol")
+    answers = desk.folder / "answers" / request.request_id
     kept = path.read_bytes()
     hidden, other = sorted(answers.iterdir())
     late = hidden.read_bytes()
     hidden.unlink()
-    assert inbox.call(guard) == "merged main"
+    assert desk.call(guard) == "merged main"
     if reopened:
         guard.close()
-        guard = inbox.open()
+        guard = desk.open()
     answers.mkdir(exist_ok=True)
     path.write_bytes(kept)
     (answers / hidden.name).write_bytes(late)
-    assert inbox.call(guard) == "approval.consumed"
-    assert inbox.ran == ["main"]
+    assert desk.call(guard) == "approval.consumed"
+    assert desk.ran == ["main"]
     assert guard.verify().problems == ()
     guard.close()
     assert other.name != hidden.name
 
 
-def test_where_all_that_was_used_is_forgotten_the_log_knows_it(inbox):
-    with inbox.open() as guard:
-        request, path = inbox.ask(guard), inbox.path()
-        inbox.answer(request, "bob")
+def test_where_all_that_was_used_is_forgotten_the_log_knows_it(desk):
+    with desk.open() as guard:
+        request, path = desk.ask(guard), desk.path()
+        desk.answer(request, "bob")
         kept = path.read_bytes()
-        assert inbox.call(guard) == "merged main"
-    shutil.rmtree(inbox.folder)
-    (inbox.folder / "requests").mkdir(parents=True)
+        assert desk.call(guard) == "merged main"
+    shutil.rmtree(desk.folder)
+    (desk.folder / "requests").mkdir(parents=True)
     path.write_bytes(kept)
-    inbox.answer(request, "carol")  # a fresh one, to the old request
-    with inbox.open() as guard:
-        assert inbox.call(guard) == "approval.consumed"
-    assert inbox.ran == ["main"]
+    desk.answer(request, "carol")  # a fresh one, to the old request
+    with desk.open() as guard:
+        assert desk.call(guard) == "approval.consumed"
+    assert desk.ran == ["main"]
 
 
-def test_an_old_copy_of_all_of_it_brings_nothing_back_to_a_guard_that_is_open(inbox, tmp_path):
-    with inbox.open() as guard, inbox.open() as other:
-        inbox.answer(inbox.ask(guard), "bob")
-        shutil.copytree(inbox.folder, tmp_path / "old")
-        assert inbox.call(guard) == "merged main"
+def test_an_old_copy_of_all_of_it_brings_nothing_back_to_a_guard_that_is_open(desk, tmp_path):
+    with desk.open() as guard, desk.open() as other:
+        desk.answer(desk.ask(guard), "bob")
+        shutil.copytree(desk.folder, tmp_path / "old")
+        assert desk.call(guard) == "merged main"
         for process in (guard, other):
-            shutil.rmtree(inbox.folder)
-            shutil.copytree(tmp_path / "old", inbox.folder)
-            assert inbox.call(process) == "approval.consumed"
-        assert inbox.ran == ["main"]
+            shutil.rmtree(desk.folder)
+            shutil.copytree(tmp_path / "old", desk.folder)
+            assert desk.call(process) == "approval.consumed"
+        assert desk.ran == ["main"]
         assert guard.verify().problems == ()
 
 
 @pytest.mark.parametrize("rotated", [False, True], ids=["", "the log's key was compromised"])
-def test_an_old_state_that_is_adopted_brings_no_used_approval_back(inbox, tmp_path, rotated):
+def test_an_old_state_that_is_adopted_brings_no_used_approval_back(desk, tmp_path, rotated):
     """The use is lost with the log's entries, and is kept beside the anchor."""
-    settings, state = inbox.place.config, inbox.place.config.state
-    with inbox.open() as guard:
+    settings, state = desk.place.config, desk.place.config.state
+    with desk.open() as guard:
         for what in ("main", "twin"):
-            inbox.answer(inbox.ask(guard, what), "bob")
+            desk.answer(desk.ask(guard, what), "bob")
     shutil.copytree(state, tmp_path / "old")
-    with inbox.open() as guard:
-        assert inbox.call(guard) == "merged main"
+    with desk.open() as guard:
+        assert desk.call(guard) == "merged main"
     shutil.rmtree(state)
     shutil.copytree(tmp_path / "old", state)
     different = adoption.compare(settings)
@@ -420,10 +420,10 @@ def test_an_old_state_that_is_adopted_brings_no_used_approval_back(inbox, tmp_pa
         rotation.rotate(settings, PASSPHRASE, "log", now=now, compromised_since=now)
     said = []
     for what in ("main", "main", "twin"):
-        with inbox.open() as guard:
-            said.append(inbox.call(guard, what))
+        with desk.open() as guard:
+            said.append(desk.call(guard, what))
     assert said == ["approval.consumed", "approval.pending", "merged twin"]
-    assert inbox.ran == ["main", "twin"]
+    assert desk.ran == ["main", "twin"]
 
 
 # --- a call that is refused after it took its approvals -------------------------------------------
@@ -526,16 +526,16 @@ def test_a_call_that_is_refused_after_it_took_its_approvals_asks_anew_at_once(
 
 
 @pytest.mark.parametrize("rotated", [False, True], ids=["", "a key was rotated"])
-def test_files_put_back_after_a_fork_let_the_child_run_no_second_call(inbox, tmp_path, rotated):
+def test_files_put_back_after_a_fork_let_the_child_run_no_second_call(desk, tmp_path, rotated):
     """The child can't read its parent's shard: it has what the parent has kept beside the anchor.
 
     For some minutes after a rotation the parent still has the old key.
     """
-    with inbox.open() as guard:
+    with desk.open() as guard:
         agent = guard.new_agent("reader")
-        inbox.answer(inbox.ask(guard), "bob")
-        inbox.answer(inbox.ask(guard, "twin"), "bob")
-        shutil.copytree(inbox.folder, tmp_path / "old")
+        desk.answer(desk.ask(guard), "bob")
+        desk.answer(desk.ask(guard, "twin"), "bob")
+        shutil.copytree(desk.folder, tmp_path / "old")
         used, tell = os.pipe()
         child = os.fork()
         if child == 0:
@@ -543,14 +543,14 @@ def test_files_put_back_after_a_fork_let_the_child_run_no_second_call(inbox, tmp
             try:
                 os.close(tell)
                 os.read(used, 1)  # until the files are put back
-                said = [CODES.index(inbox.call(guard, what)) for what in ("main", "twin")]
+                said = [CODES.index(desk.call(guard, what)) for what in ("main", "twin")]
             finally:
                 os._exit(sum(code << (4 * place) for place, code in enumerate(said)))
         if rotated:
-            rotation.rotate(inbox.place.config, PASSPHRASE, "log", now=datetime.now(UTC))
-        assert inbox.call(guard, "main", agent) == "merged main"
-        shutil.rmtree(inbox.folder)
-        shutil.copytree(tmp_path / "old", inbox.folder)
+            rotation.rotate(desk.place.config, PASSPHRASE, "log", now=datetime.now(UTC))
+        assert desk.call(guard, "main", agent) == "merged main"
+        shutil.rmtree(desk.folder)
+        shutil.copytree(tmp_path / "old", desk.folder)
         os.close(tell)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert [CODES[code & 15], CODES[code >> 4]] == ["approval.consumed", "merged twin"]
@@ -559,79 +559,79 @@ def test_files_put_back_after_a_fork_let_the_child_run_no_second_call(inbox, tmp
 CODES = ("approval.consumed", "merged main", "merged twin")
 
 
-def test_an_approved_call_of_a_compromised_key_does_not_run(inbox):
+def test_an_approved_call_of_a_compromised_key_does_not_run(desk):
     """That it was used could not be kept: nobody believes what such a key signs."""
-    with inbox.open() as guard:
+    with desk.open() as guard:
         agent = guard.new_agent("reader")
-        inbox.answer(inbox.ask(guard), "bob")
-        inbox.answer(inbox.ask(guard, "twin"), "bob")
-        assert inbox.call(guard, "twin", agent) == "merged twin"
+        desk.answer(desk.ask(guard), "bob")
+        desk.answer(desk.ask(guard, "twin"), "bob")
+        assert desk.call(guard, "twin", agent) == "merged twin"
         now = datetime.now(UTC)
-        rotation.rotate(inbox.place.config, PASSPHRASE, "log", now=now, compromised_since=now)
-        assert inbox.call(guard, "main", agent) == "storage.unvouched"
-        assert "the call, made again, asks anew" in inbox.told
-        assert inbox.ran == ["twin"]
+        rotation.rotate(desk.place.config, PASSPHRASE, "log", now=now, compromised_since=now)
+        assert desk.call(guard, "main", agent) == "storage.unvouched"
+        assert "the call, made again, asks anew" in desk.told
+        assert desk.ran == ["twin"]
 
 
-def test_who_is_told_to_try_again_is_told_that_people_are_asked_anew(inbox, monkeypatch):
+def test_who_is_told_to_try_again_is_told_that_people_are_asked_anew(desk, monkeypatch):
     """The call's use of the approval is durable, and can't be kept beside the anchor."""
-    with inbox.open() as guard:
+    with desk.open() as guard:
         agent = guard.new_agent("reader")
-        inbox.answer(inbox.ask(guard), "bob")
-        with monkeypatch.context() as patched, locked(inbox.place.config.state / "registry.lock"):
+        desk.answer(desk.ask(guard), "bob")
+        with monkeypatch.context() as patched, locked(desk.place.config.state / "registry.lock"):
             patched.setattr(lock, "PATIENCE", 0.1)
-            assert inbox.call(guard, "main", agent) == "storage.locked"
-        assert "the call, made again, asks anew" in inbox.told
-        inbox.answer(inbox.ask(guard), "bob")
-        assert inbox.call(guard, "main", agent) == "merged main"  # the twin
-        assert inbox.ran == ["main"]
+            assert desk.call(guard, "main", agent) == "storage.locked"
+        assert "the call, made again, asks anew" in desk.told
+        desk.answer(desk.ask(guard), "bob")
+        assert desk.call(guard, "main", agent) == "merged main"  # the twin
+        assert desk.ran == ["main"]
 
 
 COLUMNS = ("tool = 'x'", "decision = 'deny'", "agent = 'x'", "at = '1999'", "kind = 'policy'")
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-def test_an_old_copy_and_an_edited_column_bring_nothing_back(inbox, tmp_path, column):
+def test_an_old_copy_and_an_edited_column_bring_nothing_back(desk, tmp_path, column):
     """No column is looked at: whoever opens the state reads the entries, verified."""
-    with inbox.open() as guard:
-        inbox.answer(inbox.ask(guard), "bob")
-        shutil.copytree(inbox.folder, tmp_path / "old")
-        assert inbox.call(guard) == "merged main"
-    shutil.rmtree(inbox.folder)
-    shutil.copytree(tmp_path / "old", inbox.folder)
-    shard = sqlite.shard_path(inbox.place.config.state, 0)
+    with desk.open() as guard:
+        desk.answer(desk.ask(guard), "bob")
+        shutil.copytree(desk.folder, tmp_path / "old")
+        assert desk.call(guard) == "merged main"
+    shutil.rmtree(desk.folder)
+    shutil.copytree(tmp_path / "old", desk.folder)
+    shard = sqlite.shard_path(desk.place.config.state, 0)
     with closing(sqlite3.connect(shard)) as connection:
         where = "kind = 'authorization' AND decision = 'allow'"
         statement = f"UPDATE summaries SET {column} WHERE {where}"  # noqa: S608
         assert connection.execute(statement).rowcount == 1
         connection.commit()
-    with inbox.open() as guard:
-        assert inbox.call(guard) == "approval.consumed"
-    assert inbox.ran == ["main"]
+    with desk.open() as guard:
+        assert desk.call(guard) == "approval.consumed"
+    assert desk.ran == ["main"]
 
 
-def test_files_that_are_removed_between_two_that_use_one_approval_let_one_run(inbox, monkeypatch):
+def test_files_that_are_removed_between_two_that_use_one_approval_let_one_run(desk, monkeypatch):
     """Each reads the log once more, when its own call is in it."""
-    with inbox.open() as guard, inbox.open() as other:
-        inbox.answer(inbox.ask(guard), "bob")
+    with desk.open() as guard, desk.open() as other:
+        desk.answer(desk.ask(guard), "bob")
         approvals, became = guard._runtime.in_force().approvals, []
         spend = approvals.spend
 
         def meanwhile(*request: Any) -> bool:
             fresh = spend(*request)
-            shutil.rmtree(inbox.folder / "used")
-            became.append(inbox.call(other))
+            shutil.rmtree(desk.folder / "used")
+            became.append(desk.call(other))
             return fresh
 
         monkeypatch.setattr(approvals, "spend", meanwhile)
-        assert inbox.call(guard) == "approval.consumed"
+        assert desk.call(guard) == "approval.consumed"
         assert became == ["merged main"]
-        assert inbox.ran == ["main"]
-    assert inbox.place.examine().in_doubt == ()
+        assert desk.ran == ["main"]
+    assert desk.place.examine().in_doubt == ()
 
 
 def test_a_request_that_is_taken_away_meanwhile_is_looked_for_in_the_log_all_the_same(
-    inbox, tmp_path
+    desk, tmp_path
 ):
     """Whoever can write there puts an old copy back, and takes the request away in mid-call."""
     taken: list[Path] = []
@@ -640,50 +640,50 @@ def test_a_request_that_is_taken_away_meanwhile_is_looked_for_in_the_log_all_the
         if "approval" in document:
             for path in taken:
                 path.unlink()
-        return Decision.require_approval(inbox.needed)
+        return Decision.require_approval(desk.needed)
 
-    with inbox.place.open(policy) as guard:
-        inbox.answer(inbox.ask(guard), "bob")
-        shutil.copytree(inbox.folder, tmp_path / "old")
-        assert inbox.call(guard) == "merged main"
-        shutil.rmtree(inbox.folder)
-        shutil.copytree(tmp_path / "old", inbox.folder)
-        taken.append(inbox.path())
-        assert inbox.call(guard) == "approval.consumed"
-        assert inbox.ran == ["main"]
+    with desk.place.open(policy) as guard:
+        desk.answer(desk.ask(guard), "bob")
+        shutil.copytree(desk.folder, tmp_path / "old")
+        assert desk.call(guard) == "merged main"
+        shutil.rmtree(desk.folder)
+        shutil.copytree(tmp_path / "old", desk.folder)
+        taken.append(desk.path())
+        assert desk.call(guard) == "approval.consumed"
+        assert desk.ran == ["main"]
         assert guard.verify().problems == ()
 
 
-def test_a_request_of_one_shard_lets_a_call_of_another_run_once(inbox):
-    with inbox.open() as guard, inbox.open() as other:
-        inbox.answer(inbox.ask(guard), "bob")
-        assert inbox.call(other) == "merged main"
-        assert inbox.call(guard) == "approval.pending"
+def test_a_request_of_one_shard_lets_a_call_of_another_run_once(desk):
+    with desk.open() as guard, desk.open() as other:
+        desk.answer(desk.ask(guard), "bob")
+        assert desk.call(other) == "merged main"
+        assert desk.call(guard) == "approval.pending"
         assert guard.verify().problems == ()
-    assert inbox.place.examine().problems == ()
-    assert inbox.ran == ["main"]
+    assert desk.place.examine().problems == ()
+    assert desk.ran == ["main"]
 
 
-def test_what_was_not_enough_is_not_used_up_when_the_guard_is_opened_again(inbox):
-    with inbox.open() as guard:
-        guard.approvals.approve(inbox.ask(guard), inbox.keys["bob"])
-        inbox.needed = Requirement("a lead", roles=("lead",))
-        assert inbox.call(guard) == "approval.insufficient"
-    inbox.needed = Requirement("a person")
-    with inbox.open() as guard:
-        assert inbox.call(guard) == "merged main"
+def test_what_was_not_enough_is_not_used_up_when_the_guard_is_opened_again(desk):
+    with desk.open() as guard:
+        guard.approvals.approve(desk.ask(guard), desk.keys["bob"])
+        desk.needed = Requirement("a lead", roles=("lead",))
+        assert desk.call(guard) == "approval.insufficient"
+    desk.needed = Requirement("a person")
+    with desk.open() as guard:
+        assert desk.call(guard) == "merged main"
 
 
-def test_a_flood_of_answers_ends(inbox):
-    with inbox.open() as guard:
-        inbox.needed = Requirement("two", quorum=2)
-        request = inbox.ask(guard)
+def test_a_flood_of_answers_ends(desk):
+    with desk.open() as guard:
+        desk.needed = Requirement("two", quorum=2)
+        request = desk.ask(guard)
         for _ in range(MAX_ANSWERS):
-            inbox.answer(request, "bob")
+            desk.answer(request, "bob")
         with pytest.raises(StorageError) as full:
-            guard.approvals.approve(request, inbox.keys["carol"])
+            guard.approvals.approve(request, desk.keys["carol"])
         assert full.value.code == "storage.full"
-        assert inbox.call(guard) == "approval.pending"
+        assert desk.call(guard) == "approval.pending"
 
 
 # --- what stays -----------------------------------------------------------------------------------
@@ -696,46 +696,46 @@ def holding(state: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("verdict", ["approve", "reject"])
-def test_what_is_redacted_is_gone_once_the_call_is_decided(inbox, verdict):
-    state = inbox.place.config.state
-    with inbox.open() as guard:
-        request = inbox.ask(guard)
-        assert holding(state) == [inbox.path()]
-        getattr(guard.approvals, verdict)(request, inbox.keys["bob"])
-        assert inbox.call(guard) == ("merged main" if verdict == "approve" else "approval.rejected")
+def test_what_is_redacted_is_gone_once_the_call_is_decided(desk, verdict):
+    state = desk.place.config.state
+    with desk.open() as guard:
+        request = desk.ask(guard)
+        assert holding(state) == [desk.path()]
+        getattr(guard.approvals, verdict)(request, desk.keys["bob"])
+        assert desk.call(guard) == ("merged main" if verdict == "approve" else "approval.rejected")
         assert holding(state) == []
     assert holding(state) == []
-    assert list((inbox.folder / "answers").iterdir()) == []
+    assert list((desk.folder / "answers").iterdir()) == []
 
 
 def test_what_has_expired_does_not_lie_there_for_ever(place, clock):
-    inbox = Desk(place, approvals={"pending_per_agent": 2})
-    with inbox.open() as guard:
-        request = inbox.ask(guard, "one")
-        inbox.ask(guard, "two")
-        guard.approvals.approve(request, inbox.keys["bob"])
-        assert inbox.call(guard, "three") == "approval.limit"
+    desk = Desk(place, approvals={"pending_per_agent": 2})
+    with desk.open() as guard:
+        request = desk.ask(guard, "one")
+        desk.ask(guard, "two")
+        guard.approvals.approve(request, desk.keys["bob"])
+        assert desk.call(guard, "three") == "approval.limit"
         clock.now = datetime.now(UTC) + timedelta(hours=2)
-        assert inbox.call(guard, "three") == "approval.pending"  # those two wait no more
-        assert holding(place.config.state) == [inbox.path("three")]
-        assert list((inbox.folder / "answers").iterdir()) == []
-        assert inbox.call(guard, "one") == "approval.pending"
-    assert inbox.ran == []
+        assert desk.call(guard, "three") == "approval.pending"  # those two wait no more
+        assert holding(place.config.state) == [desk.path("three")]
+        assert list((desk.folder / "answers").iterdir()) == []
+        assert desk.call(guard, "one") == "approval.pending"
+    assert desk.ran == []
 
 
 @pytest.mark.parametrize("verdict", ["approve", "reject", None])
 def test_an_approval_that_nobody_takes_up_is_reported(place, clock, caplog, verdict):
     """Its call was not made again before it expired; the other two are the twins."""
-    inbox = Desk(place)
-    with inbox.open() as guard:
-        request = inbox.ask(guard, "one")
+    desk = Desk(place)
+    with desk.open() as guard:
+        request = desk.ask(guard, "one")
         if verdict is not None:
-            getattr(guard.approvals, verdict)(request, inbox.keys["bob"])
+            getattr(guard.approvals, verdict)(request, desk.keys["bob"])
         assert guard.approvals.untaken() == []
         clock.now = datetime.now(UTC) + timedelta(hours=2)
         untaken = [one.request_id for one in guard.approvals.untaken()]
         assert untaken == ([request.request_id] if verdict == "approve" else [])
-        inbox.ask(guard, "two")  # what has expired goes, with the arguments in it
+        desk.ask(guard, "two")  # what has expired goes, with the arguments in it
         assert guard.approvals.untaken() == []
     assert ("nobody took the approval up in time" in caplog.text) is (verdict == "approve")
 

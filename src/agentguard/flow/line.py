@@ -47,6 +47,7 @@ from agentguard.flow.effects import (
     Withdraw,
 )
 from agentguard.flow.prepare import PreparedCall, effective_time, prepare
+from agentguard.flow.replay import JournalSlot
 from agentguard.signing import dsse
 from agentguard.signing.canonical import sha256_hex
 from agentguard.signing.dsse import Envelope
