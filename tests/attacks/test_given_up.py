@@ -229,9 +229,10 @@ def test_who_opens_while_another_process_writes_sees_the_older_two(scene):
     assert os.read(told, 1)
     (scene.state / standing.FILE).unlink()
     (scene.state / "registry.lock").unlink()
-    assert scene.calls() == "delegation.revoked"
+    meanwhile = scene.calls()
     os.write(go_on, b".")
     os.waitpid(child, 0)
+    assert meanwhile == "delegation.revoked"
     assert scene.calls() == "delegation.revoked"
     for end in (told, goes_on, go_on):
         os.close(end)
