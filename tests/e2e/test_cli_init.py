@@ -48,6 +48,7 @@ def test_it_founds_a_domain_that_is_sound(project):
     assert mode(passphrase) == 0o600
     assert len(passphrase.read_text().strip()) >= 43
     assert passphrase.read_text().strip() not in result.stdout
+    assert project.process("keys", "rotate", "log").returncode == 0
     assert {rounds(file) for file in (project.state / "keys").iterdir()} == {24}
     assert project.json("doctor")["ok"] is True
     assert "agentguard doctor" in result.stdout

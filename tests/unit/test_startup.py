@@ -35,7 +35,8 @@ RARE = (*COMMAND_LINE, *EVENT_LOOP, *TRACES, *OPENSSH, *DISK, *ENGINES, *READERS
 """What a program that makes guarded calls in memory does without, or a part of it."""
 
 IN_MEMORY = """
-from agentguard import Decision, Denied, Guard
+from contextlib import suppress
+from agentguard import CallError, Decision, Denied, Guard
 
 def decide(asked):
     return Decision.allow() if asked["args"]["x"] else Decision.deny("no")
@@ -117,6 +118,10 @@ OPENSSH_KEY = """
 from agentguard import Ed25519Signer
 Ed25519Signer.from_seed(bytes(32)).public_key.openssh()
 """
+PROVED = """
+with suppress(CallError):
+    guard.prove("0" * 32)
+"""
 ACALL = "import asyncio\nasyncio.run(agent.acall(read, 2))"
 ASKED = "import os\nos.environ['OTEL_PYTHON_TRACER_PROVIDER'] = 'sdk_tracer_provider'\n"
 
@@ -126,6 +131,7 @@ ASKED = "import os\nos.environ['OTEL_PYTHON_TRACER_PROVIDER'] = 'sdk_tracer_prov
     [
         (f"{IN_MEMORY}{ACALL}", "agentguard.flow.drive_async"),
         (f"{IN_MEMORY}guard.verify()", "agentguard.domain.verify"),
+        (f"{IN_MEMORY}{PROVED}", "agentguard.audit.prove"),
         (IN_MEMORY, "agentguard.policy.function"),
         (f"{ASKED}{IN_MEMORY}", "opentelemetry.trace"),
         (f"{IN_MEMORY}import opentelemetry.trace\n{CALL}", "agentguard.telemetry.tracing"),

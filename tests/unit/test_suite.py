@@ -31,6 +31,12 @@ def sample(pytester):
     return pytester
 
 
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch):
+    """As a user runs the tests, whoever runs these."""
+    monkeypatch.delenv("AGENTGUARD_ROUNDS", raising=False)
+
+
 def test_the_last_lines_say_what_was_left_out(sample):
     ran = sample.runpytest_inprocess("-m", "not slow")
     assert ran.parseoutcomes()["passed"] == 2
@@ -44,7 +50,20 @@ def test_the_last_lines_say_what_the_workers_left_out(sample):
     ran.stdout.fnmatch_lines([LEFT_OUT])
 
 
-def test_where_nothing_is_left_out_nothing_is_said(sample):
+def test_a_quick_test_that_was_not_asked_for_is_not_counted_as_slow(sample):
+    ran = sample.runpytest_inprocess("-m", "not slow", "-k", "not of_a_server")
+    assert ran.parseoutcomes()["passed"] == 1
+    ran.stdout.fnmatch_lines([LEFT_OUT])
+
+
+def test_where_rounds_alone_are_left_out_no_slow_test_is_counted(sample):
+    ran = sample.runpytest_inprocess()
+    assert ran.parseoutcomes() == {"passed": 3}
+    ran.stdout.fnmatch_lines(["left out: most rounds*"])
+
+
+def test_where_nothing_is_left_out_nothing_is_said(sample, monkeypatch):
+    monkeypatch.setenv("AGENTGUARD_ROUNDS", "full")
     ran = sample.runpytest_inprocess()
     assert ran.parseoutcomes() == {"passed": 3}
     ran.stdout.no_fnmatch_line("left out:*")

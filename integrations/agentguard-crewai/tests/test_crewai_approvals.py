@@ -29,6 +29,8 @@ import pytest
 import rounds
 from crewai import Crew, Process, Task
 from crewai.agent.planning_config import PlanningConfig
+from crewai.events import AgentExecutionErrorEvent
+from crewai.events.event_bus import crewai_event_bus
 from crewai.tools import tool
 from crewai.tools.tool_failure import ToolExecutionFailedError
 
@@ -396,6 +398,20 @@ def test_a_call_that_is_approved_while_it_waits_runs_once(office, native, signed
     assert (paid.agent, paid.chain) == (work.payer, LENT + work.chain)
     assert (paid.decision, paid.outcome, paid.arguments) == ("allow", "ok", {"to": "ann"})
     assert office.waiting == []
+
+
+def test_where_a_call_pauses_crewai_is_told_that_the_agents_work_has_ended(office, way):
+    ended: list[str] = []
+    with crewai_event_bus.scoped_handlers(), office.lent():
+
+        @crewai_event_bus.on(AgentExecutionErrorEvent)
+        def note(_source: Any, event: AgentExecutionErrorEvent) -> None:
+            ended.append(event.error)
+
+        with pytest.raises(ApprovalPending) as paused:
+            WAYS[FEW[0]](office, way).tried()
+        crewai_event_bus.flush()
+    assert ended == [str(paused.value)]
 
 
 @begun(FEW)
