@@ -138,6 +138,22 @@ def test_a_full_disk_is_no_matter_of_rights(tmp_path, monkeypatch, write, number
     assert not (tmp_path / "folder" / "there").exists() or write is files.write_new
 
 
+@pytest.mark.parametrize("write", [files.write_new, files.add, files.replace])
+def test_a_system_that_writes_a_part_at_a_time_writes_all_of_it(tmp_path, monkeypatch, write):
+    whole, parts = os.write, []
+
+    def partly(opened, data):
+        parts.append(bytes(data[:4]))
+        return whole(opened, data[:4])
+
+    monkeypatch.setattr(os, "write", partly)
+    path = tmp_path / "folder" / "file"
+    write(path, b"0123456789")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"0123456789"
+    assert parts == [b"0123", b"4567", b"89"]
+
+
 def test_numbered_files_have_one_spelling(tmp_path):
     for name in (
         "0.log",
