@@ -2,7 +2,7 @@
 
 Importing a framework costs a second and more, a fork next to nothing. Each program has a process of
 its own all the same, with the working folder, the environment and the streams that it is given.
-What an interpreter reads at its start (``PYTHONPATH``, its locale) is that of the first process;
+What an interpreter reads at its start (``PYTHONPATH``, its locale) is that of a first process;
 the modules of this folder can be imported.
 """
 
@@ -33,18 +33,49 @@ _HANGS = 600
 """Seconds after which a program is killed that is waited for."""
 
 
-class Preloaded:
-    """The first process, with these modules imported; ``close`` ends it."""
+class _First:
+    """A first process, with these modules imported and this seed of ``hash``."""
 
-    def __init__(self, *modules: str) -> None:
-        self._asks, there = socket.socketpair()
-        command = [sys.executable, __file__, str(there.fileno()), *modules]
+    def __init__(self, modules: Sequence[str], seed: int) -> None:
+        self.asks, there = socket.socketpair()
         self._process = subprocess.Popen(
-            command, pass_fds=[there.fileno()], stdin=subprocess.DEVNULL
+            [sys.executable, __file__, str(there.fileno()), *modules],
+            pass_fds=[there.fileno()],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
         )
         there.close()
-        self._answers = self._asks.makefile("r", encoding="utf-8")
+        self._answers = self.asks.makefile("r", encoding="utf-8")
         assert self._answers.readline() == "ready\n"
+
+    def answer(self) -> int:
+        """Return the number with which a question was answered."""
+        return int(self._answers.readline())
+
+    def close(self) -> None:
+        """End the process."""
+        self._answers.close()
+        self.asks.close()
+        self._process.wait()
+
+
+class Preloaded:
+    """The first processes, with these modules imported; ``close`` ends them.
+
+    There are two, which fork by turns: text and bytes have another ``hash`` in each, as in any two
+    processes of Python. A program that goes on with another one's work must not rely on it.
+    """
+
+    def __init__(self, *modules: str) -> None:
+        self._modules = modules
+        self._first: list[_First] = []
+        self._turns = 0
+
+    def _next(self) -> _First:
+        turn, self._turns = self._turns % 2, self._turns + 1
+        if turn == len(self._first):
+            self._first.append(_First(self._modules, seed=turn + 1))
+        return self._first[turn]
 
     def start(
         self,
@@ -63,8 +94,9 @@ class Preloaded:
             "env": dict(os.environ if env is None else env),
         }
         given = [one if isinstance(one, int) else one.fileno() for one in streams]
-        socket.send_fds(self._asks, [json.dumps(asked).encode() + b"\n"], given)
-        return Process(self, int(self._answers.readline()))
+        first = self._next()
+        socket.send_fds(first.asks, [json.dumps(asked).encode() + b"\n"], given)
+        return Process(first, first.answer())
 
     def begin(self, *words: str | Path, cwd: Path) -> Process:
         """Run ``python WORDS``; a file ``output`` in its folder takes what it prints."""
@@ -98,24 +130,19 @@ class Preloaded:
         process = self.start(*words, cwd=cwd, streams=(reads, writes, err))
         os.close(reads)
         os.close(writes)
-        return Talk(self, process.pid, os.fdopen(given, "w"), os.fdopen(said), err)
+        return Talk(process.of, process.pid, os.fdopen(given, "w"), os.fdopen(said), err)
 
     def close(self) -> None:
-        """End the first process."""
-        self._answers.close()
-        self._asks.close()
-        self._process.wait()
-
-    def _ended(self, pid: int) -> int:
-        self._asks.sendall(b"%d\n" % pid)
-        return os.waitstatus_to_exitcode(int(self._answers.readline()))
+        """End the first processes."""
+        for first in self._first:
+            first.close()
 
 
 class Process:
     """A program at work."""
 
-    def __init__(self, of: Preloaded, pid: int) -> None:
-        self._of = of
+    def __init__(self, of: _First, pid: int) -> None:
+        self.of = of
         self.pid = pid
 
     def kill(self) -> None:
@@ -124,14 +151,15 @@ class Process:
 
     def wait(self) -> int:
         """Wait for the end; return the exit code, as ``subprocess`` does."""
-        return self._of._ended(self.pid)
+        self.of.asks.sendall(b"%d\n" % self.pid)
+        return os.waitstatus_to_exitcode(self.of.answer())
 
 
 class Talk(Process):
     """A program that is talked to, with what a test uses of ``subprocess.Popen``."""
 
     def __init__(
-        self, of: Preloaded, pid: int, stdin: IO[str], stdout: IO[str], errors: IO[str]
+        self, of: _First, pid: int, stdin: IO[str], stdout: IO[str], errors: IO[str]
     ) -> None:
         super().__init__(of, pid)
         self.stdin, self.stdout, self._errors = stdin, stdout, errors

@@ -127,7 +127,7 @@ class Way:
 def way(request) -> Way:
     """Both ways, one after the other: for tests of what runs, caches, retries or tells of a call.
 
-    The other parameters of a test take the ways by turns (``rounds.has_its_turn``). Every
+    The other parameters of a test take the ways by turns (``rounds.in_turns``). Every
     other test takes ``native``: past the tool, both ways are one in the adapter.
     """
     return Way(request.param == "native")
