@@ -152,6 +152,14 @@ class Log:
 
 @pytest.fixture(scope="module")
 def log() -> Log:
+    """All of it is done at one moment: a chain counts from a whole second on."""
+    now = datetime(2026, 11, 28, 12, tzinfo=UTC)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("agentguard.guard.process.clock", lambda: now)
+        return log_of_a_day()
+
+
+def log_of_a_day() -> Log:
     """alice lends to the worker, which asks the helper; so does bob; the robot acts by itself."""
     with Guard.ephemeral(lambda _d: Decision.allow(), config={"agents": AGENTS}) as guard:
         agents = {name: guard.new_agent(name) for name in AGENTS}
