@@ -2,7 +2,7 @@
 
 The roster is the one that the issuer has signed into the log before the call; the answers are held
 against it, against the call, and against what had to be met. When the line believes an answer
-stands in ``ruling.py``.
+stands in ``flow/decide.py``.
 """
 
 from __future__ import annotations

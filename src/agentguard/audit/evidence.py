@@ -3,7 +3,7 @@
 Everything that the statement of the call needs must be in the file, and nothing else: its outcome
 if there is one, the credential, configuration and policy that it names, the opening of each shard,
 the announcement of each key, and under one checkpoint for each shard the proof that the log holds
-them. The file's format is ``evidence_file.py``'s, how it is made from a log ``proving.py``'s.
+them. The file's format is ``evidence_file.py``'s, how it is made from a log ``prove.py``'s.
 """
 
 from __future__ import annotations

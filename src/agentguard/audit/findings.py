@@ -1,7 +1,7 @@
 """What the verification of one shard has found: values, and nothing that finds them.
 
-``verify.py`` makes them. Those of all shards are held against each other in ``settlement.py``, and
-become one report in ``examination.py``.
+``verify.py`` makes them. Those of all shards are held against each other in ``resolutions.py``, and
+become one report in ``domain/verify.py``.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from the first stage to the last, and before the fork from the last to the first
   opens a file may have to go into SQLite meanwhile, when the interpreter tidies a reader away.
   Nobody does the reverse: a lock is taken and released outside SQLite.
 - in the child: the connections of ``log.py`` and ``reader.py`` are set aside, never to be closed
-  there, before ``guard.py`` drops its guards' logs, with which they would be closed.
+  there, before ``guard/guard.py`` drops its guards' logs, with which they would be closed.
 """
 
 from __future__ import annotations

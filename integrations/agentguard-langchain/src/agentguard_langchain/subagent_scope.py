@@ -1,8 +1,9 @@
-"""The extent of a sub-agent: while it runs, no more than its scope is in force.
+"""The scope of a sub-agent: while the sub-agent runs, no more than this scope is in force.
 
-What is in force where stands in the core's ``ambient.py``, what is wrapped so in ``subagent.py``.
-A stream runs in a context of its own, copied where it begins (the core's ``streams.py``): whoever
-asks for its items neither gets the sub-agent's scope nor lends it his own.
+The core's ``delegation/context.py`` says what is in force where, and ``subagent.py`` what is wrapped
+so. A stream runs in a context of its own, copied where the stream begins (the core's
+``delegation/generators.py``). Whoever asks for its items neither gets the sub-agent's scope nor
+lends the sub-agent his own.
 """
 
 from __future__ import annotations

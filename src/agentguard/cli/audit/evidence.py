@@ -1,7 +1,7 @@
 """``agentguard audit prove`` and ``verify-evidence``: one call's evidence, made and checked.
 
 What is told of it stands in ``evidence_report.py``, what it must hold in ``audit/evidence.py``, how
-it is made in ``proving.py``.
+it is made in ``audit/prove.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Finding entries of the log: by a name that a person gives, or as a call's credentials.
 
-What else belongs to a call, ``whereabouts.py`` finds.
+What else belongs to a call, ``audit/find.py`` finds.
 """
 
 from __future__ import annotations

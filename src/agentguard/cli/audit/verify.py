@@ -1,7 +1,7 @@
 """``agentguard audit verify``: the whole log, held against keys and checkpoints from outside.
 
-What is checked stands in ``examination.py``, how the findings are told in ``verify_report.py``; the
-files that ``--against`` names are read in ``witnesses.py``.
+What is checked stands in ``domain/verify.py``, how the findings are told in ``verify_report.py``.
+The files that ``--against`` names are read in ``witnesses.py``.
 """
 
 from __future__ import annotations

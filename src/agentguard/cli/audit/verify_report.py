@@ -1,6 +1,6 @@
 """What the verification of a log has found, in words: for ``audit verify`` and for ``doctor``.
 
-What is found stands in ``examination.py``; nothing is judged here.
+What is found stands in ``domain/verify.py``; nothing is judged here.
 """
 
 from __future__ import annotations

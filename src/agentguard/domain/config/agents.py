@@ -1,7 +1,7 @@
 """Who may act and lend, as a configuration says: agents, roles, principals, and the hand-overs.
 
 The tables ``[agents]``, ``[roles]``, ``[principals]`` and ``[delegation]`` end here as values; the
-whole file is ``file.py``'s.
+whole file is ``__init__.py``'s.
 """
 
 from __future__ import annotations

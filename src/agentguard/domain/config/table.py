@@ -1,6 +1,6 @@
 """One table of a configuration, read key by key: a mistake names the place and what was expected.
 
-It knows nothing of what a configuration holds; that is ``file.py``'s.
+It knows nothing of what a configuration holds; that is ``__init__.py``'s.
 """
 
 from __future__ import annotations
