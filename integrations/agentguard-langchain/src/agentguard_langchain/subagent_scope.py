@@ -1,6 +1,6 @@
 """The scope of a sub-agent: while the sub-agent runs, no more than this scope is in force.
 
-The core's ``delegation/context.py`` says what is in force where, and ``subagent.py`` what is wrapped
+The core's ``delegation/context.py`` says what is in force where, ``subagent.py`` what is wrapped
 so. A stream runs in a context of its own, copied where the stream begins (the core's
 ``delegation/generators.py``). Whoever asks for its items neither gets the sub-agent's scope nor
 lends the sub-agent his own.
