@@ -68,16 +68,16 @@ def find_tools(graph_or_tools: object) -> list[FoundTool]:
         given = given.compile()
     if isinstance(given, BaseTool) or (callable(given) and not isinstance(given, Runnable)):
         given = [given]
-    census = _Census()
+    discovery = _Discovery()
     if isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
         for tool in given:
-            census.tool(tool, (), {})
+            discovery.tool(tool, (), {})
     elif isinstance(given, Runnable):
-        census.walk(given, (), 0)
+        discovery.walk(given, (), 0)
     else:
         message = f"expected a graph or a list of tools, got a {type(given).__name__}"
         raise ConfigError(message)
-    return census.found
+    return discovery.found
 
 
 def unguarded(graph_or_tools: object) -> list[str]:
@@ -89,7 +89,7 @@ def unguarded(graph_or_tools: object) -> list[str]:
     return [" > ".join((*tool.where, tool.name)) for tool in found if not tool.guarded]
 
 
-class _Census:
+class _Discovery:
     """What was found so far, and what was looked at: graphs may hold each other."""
 
     def __init__(self) -> None:
