@@ -24,7 +24,7 @@ from opentelemetry.trace import StatusCode
 
 from agentguard_langchain import GuardMiddleware, guard_approval_node, guard_subagent, guard_tools
 from agentguard_langchain.nodes import guard_edge, guard_tool_node
-from agentguard_langchain.traced import _RUNS
+from agentguard_langchain.run_spans import _RUNS
 
 CONFIG: Any = {"configurable": {"thread_id": "t1"}}
 SYNC = pytest.mark.parametrize("sync", [True, False])

@@ -1,7 +1,7 @@
 """The approval step: between the model and its tools, one pause for all calls that need people.
 
 It runs no tool and decides nothing for good: what it lets pass is decided, signed and recorded
-where the tool runs. How it pauses stands in ``waiting.py``.
+where the tool runs. How it pauses stands in ``pause.py``.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from langchain_core.tools import BaseTool
 from agentguard import Agent, ApprovalPending, Invocation
 from agentguard.telemetry import AgentSpan
 from agentguard_langchain.answers import Answers
+from agentguard_langchain.graph_task import Place, Turn, last_turn, messages_of, past_turn
+from agentguard_langchain.nested_work import note_nested, run_here
+from agentguard_langchain.pause import Pending, sit
 from agentguard_langchain.payload import WITH_EDITS
 from agentguard_langchain.pending_turn import PendingTurn, forget_turn
-from agentguard_langchain.place import Place, Turn, last_turn, messages_of, past_turn
-from agentguard_langchain.placed import note_nested, run_here
 from agentguard_langchain.preview import codec_at, invocation_in_node
-from agentguard_langchain.record import handle_of
+from agentguard_langchain.run_record import handle_of
+from agentguard_langchain.run_spans import within
 from agentguard_langchain.toolset import Toolset
-from agentguard_langchain.traced import within
-from agentguard_langchain.waiting import Pending, sit
 
 
 class Approving(NamedTuple):

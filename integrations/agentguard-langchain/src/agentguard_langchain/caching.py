@@ -12,7 +12,7 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig, ensure_config
 
 from agentguard import Decision
-from agentguard_langchain.place import tasks
+from agentguard_langchain.graph_task import tasks
 
 
 def refusal(config: RunnableConfig | None, around: RunnableConfig | None) -> Decision | None:

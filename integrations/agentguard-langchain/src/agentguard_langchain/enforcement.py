@@ -18,12 +18,12 @@ from langgraph.types import Command
 
 from agentguard import ConfigError, Decision
 from agentguard_langchain.answers import Answers
-from agentguard_langchain.call import SubagentTool
 from agentguard_langchain.gated_functions import shape_of
+from agentguard_langchain.graph_task import Place, Turn, messages_of, turn_of
+from agentguard_langchain.guarded_call import SubagentTool
+from agentguard_langchain.nested_work import Placed, placing, run_here
 from agentguard_langchain.pending_turn import Edit, PendingTurn
-from agentguard_langchain.place import Place, Turn, messages_of, turn_of
-from agentguard_langchain.placed import Placed, placing, run_here
-from agentguard_langchain.record import handle_of
+from agentguard_langchain.run_record import handle_of
 from agentguard_langchain.toolset import Toolset
 
 Result = ToolMessage | Command[Any]

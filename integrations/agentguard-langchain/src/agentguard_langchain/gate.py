@@ -2,7 +2,7 @@
 
 ``Gate`` holds the agent and asks it; ``Call`` is what is known of the call. Which functions are
 gated stands in ``gated_functions.py``, what a call binds in ``binding.py``, under which delegation
-it is made in ``delegating.py``, how a refusal looks in ``denial.py``.
+it is made in ``delegation.py``, how a refusal looks in ``denial.py``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from agentguard import (
     Invocation,
 )
 from agentguard_langchain import caching
-from agentguard_langchain.call import (
+from agentguard_langchain.delegation import Lender, acting, runtime_of
+from agentguard_langchain.denial import GuardedToolDenied, denial_message
+from agentguard_langchain.guarded_call import (
     CURRENT,
     Body,
     Call,
@@ -33,11 +35,9 @@ from agentguard_langchain.call import (
     call_of,
     is_handover,
 )
-from agentguard_langchain.delegating import Lender, acting, runtime_of
-from agentguard_langchain.denial import GuardedToolDenied, denial_message
-from agentguard_langchain.placed import note_nested
-from agentguard_langchain.traced import calling
-from agentguard_langchain.waiting import Waiting
+from agentguard_langchain.nested_work import note_nested
+from agentguard_langchain.pause import Waiting
+from agentguard_langchain.run_spans import calling
 
 OnDeny = Literal["return", "raise"]
 

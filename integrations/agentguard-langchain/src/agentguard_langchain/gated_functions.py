@@ -17,9 +17,9 @@ from langchain_core.tools import BaseTool, Tool
 
 from agentguard import Agent, ConfigError, Decision, Invocation
 from agentguard_langchain.binding import Entrance, Shape, origin_of
-from agentguard_langchain.call import Body, Call
 from agentguard_langchain.codec import ToolResults
 from agentguard_langchain.gate import Gate
+from agentguard_langchain.guarded_call import Body, Call
 
 SLOTS: Final = ("func", "coroutine")
 """The fields in which LangChain's own tools keep what they run."""

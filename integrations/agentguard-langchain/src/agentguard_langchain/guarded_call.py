@@ -19,9 +19,9 @@ from langchain_core.tools import BaseTool
 from agentguard import ApprovalPending, ApprovalRequest, CallSite, ConfigError, Denied
 from agentguard.delegation import context
 from agentguard_langchain.codec import ToolResults
-from agentguard_langchain.place import Place, anew
-from agentguard_langchain.placed import Work, placed_here, working
-from agentguard_langchain.traced import manager_of
+from agentguard_langchain.graph_task import Place, anew
+from agentguard_langchain.nested_work import Work, placed_here, working
+from agentguard_langchain.run_spans import manager_of
 
 _LOGGER: Final = logging.getLogger("agentguard")
 

@@ -17,7 +17,6 @@ from langchain_core.tools import BaseTool, StructuredTool, Tool
 from pydantic import PrivateAttr
 
 from agentguard import ConfigError, Denied
-from agentguard_langchain.call import CURRENT, Call, current
 from agentguard_langchain.factories import factory_fields, is_model
 from agentguard_langchain.gate import Gate, not_pickled
 from agentguard_langchain.gated_functions import (
@@ -29,6 +28,7 @@ from agentguard_langchain.gated_functions import (
     gated_method,
     shape_of,
 )
+from agentguard_langchain.guarded_call import CURRENT, Call, current
 from agentguard_langchain.injection import OBJECTS
 from agentguard_langchain.schemas import Unannounced, stand_in
 

@@ -1,8 +1,8 @@
 """``GuardMiddleware``: the guard of an agent that LangChain's ``create_agent`` makes.
 
 It enforces around each tool call, and pauses after the model for the calls that need people. What
-it does stands elsewhere: enforcement in ``enforcement.py``, the pause in ``approving.py``, for
-whom a run goes on in ``toolset.py`` and ``record.py``.
+it does stands elsewhere: enforcement in ``enforcement.py``, the pause in ``approval_step.py``, for
+whom a run goes on in ``toolset.py`` and ``run_record.py``.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from langgraph.runtime import Runtime
 
 from agentguard import Agent, ConfigError
 from agentguard_langchain.answers import AnsweredBy
-from agentguard_langchain.approving import Approving
+from agentguard_langchain.approval_step import Approving
 from agentguard_langchain.enforcement import Enforcement, Result
 from agentguard_langchain.gate import OnDeny
+from agentguard_langchain.graph_task import Place, past_turn
 from agentguard_langchain.pending_turn import PendingTurn, forget_turn, withdraw_all
-from agentguard_langchain.place import Place, past_turn
-from agentguard_langchain.record import RunRecord, handle_of, retire
+from agentguard_langchain.run_record import RunRecord, handle_of, retire
 from agentguard_langchain.toolset import RunLender, Toolset
 
 HANDLE: Final = "agentguard_run"

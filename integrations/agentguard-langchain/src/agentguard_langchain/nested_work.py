@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from agentguard import Agent, CallSite, Decision
 from agentguard.delegation import context
 from agentguard_langchain.answers import Answers
-from agentguard_langchain.place import Place
+from agentguard_langchain.graph_task import Place
 
 
 class Placed(NamedTuple):

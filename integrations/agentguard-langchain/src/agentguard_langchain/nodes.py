@@ -19,10 +19,10 @@ from langgraph.types import Send
 
 from agentguard import Agent, ConfigError
 from agentguard_langchain.answers import AnsweredBy
-from agentguard_langchain.approving import Approving
+from agentguard_langchain.approval_step import Approving
 from agentguard_langchain.enforcement import Enforcement
 from agentguard_langchain.gate import OnDeny
-from agentguard_langchain.place import last_turn, messages_of
+from agentguard_langchain.graph_task import last_turn, messages_of
 from agentguard_langchain.toolset import RunLender, Toolset
 
 Tools = Sequence[BaseTool | Callable[..., Any]]

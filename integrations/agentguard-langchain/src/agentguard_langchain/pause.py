@@ -23,6 +23,8 @@ from agentguard import Agent, ApprovalPending, ApprovalRequest, Decision, Denied
 from agentguard.approvals.nested import NestedCalls
 from agentguard.delegation import context
 from agentguard_langchain.answers import Answers
+from agentguard_langchain.graph_task import Place
+from agentguard_langchain.nested_work import Placed, note_pause
 from agentguard_langchain.payload import (
     WITHOUT_EDITS,
     Allowed,
@@ -33,8 +35,6 @@ from agentguard_langchain.payload import (
     payload,
 )
 from agentguard_langchain.pending_turn import PendingTurn, Shown, claim, list_waiting
-from agentguard_langchain.place import Place
-from agentguard_langchain.placed import Placed, note_pause
 
 Pending = tuple[ToolCall, ApprovalPending]
 """A call that waits for people, with what it waits for."""

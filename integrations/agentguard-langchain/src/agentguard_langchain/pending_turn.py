@@ -17,7 +17,7 @@ from langchain_core.messages import ToolCall
 
 from agentguard import Agent, Decision
 from agentguard.call.journal import Runs
-from agentguard_langchain.place import Place, Turn
+from agentguard_langchain.graph_task import Place, Turn
 
 
 class Shown(NamedTuple):

@@ -15,11 +15,11 @@ from langchain_core.tools import BaseTool
 from langgraph.prebuilt import ToolRuntime
 
 from agentguard import Agent, Arguments, CallSite, ConfigError, Decision, Invocation
-from agentguard_langchain.call import Call, current
 from agentguard_langchain.codec import ToolResults
 from agentguard_langchain.gated_functions import entrance_of, gate_of, shape_of
+from agentguard_langchain.graph_task import Place
+from agentguard_langchain.guarded_call import Call, current
 from agentguard_langchain.guarded_tool import GuardedTool
-from agentguard_langchain.place import Place
 from agentguard_langchain.schemas import schema_ahead
 
 _CALL_ID: Final = "the id of a call that is not made yet"

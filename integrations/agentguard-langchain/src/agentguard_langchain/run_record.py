@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from agentguard import Agent, Delegation, DelegationError, StorageError
-from agentguard_langchain.place import Place
+from agentguard_langchain.graph_task import Place
 
 
 @dataclass(frozen=True, slots=True)

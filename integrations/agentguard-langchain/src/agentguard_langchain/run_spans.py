@@ -26,7 +26,7 @@ from opentelemetry.trace import Span
 
 from agentguard import Agent, telemetry
 from agentguard.telemetry import AgentSpan, fails_open, is_set_up
-from agentguard_langchain.place import Place
+from agentguard_langchain.graph_task import Place
 
 
 class _Run:

@@ -18,8 +18,8 @@ from pydantic.v1 import BaseModel as BaseModelV1
 from pydantic.v1 import create_model as create_model_v1
 
 from agentguard import ConfigError
-from agentguard_langchain.call import CURRENT
 from agentguard_langchain.factories import Model, is_model, made_by_factories, untold, varies
+from agentguard_langchain.guarded_call import CURRENT
 from agentguard_langchain.validators import parts
 
 

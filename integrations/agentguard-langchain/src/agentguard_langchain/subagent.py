@@ -23,8 +23,8 @@ from langgraph.pregel import Pregel
 from agentguard import Agent, ConfigError
 from agentguard.delegation import grant
 from agentguard_langchain.binding import Entrance, origin_of
-from agentguard_langchain.call import SubagentTool
 from agentguard_langchain.gated_functions import METHODS, SLOTS
+from agentguard_langchain.guarded_call import SubagentTool
 from agentguard_langchain.guarded_tool import GuardedTool, refuse_ways_of_its_own
 from agentguard_langchain.subagent_scope import SubagentScope
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 from agentguard import Agent, Delegation, DelegationError
 from agentguard.delegation import generators
 from agentguard.delegation.context import Narrowing
-from agentguard_langchain.traced import subagent
+from agentguard_langchain.run_spans import subagent
 
 Item = TypeVar("Item")
 

@@ -13,7 +13,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.tools import tool as make_tool
 
 from agentguard import Agent, ConfigError, Delegation, Guard
-from agentguard_langchain.delegating import Lender
+from agentguard_langchain.delegation import Lender
 from agentguard_langchain.gate import Gate, OnDeny
 from agentguard_langchain.gated_functions import gate_of
 from agentguard_langchain.guarded_tool import GuardedTool, put_behind

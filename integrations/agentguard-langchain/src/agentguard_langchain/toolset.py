@@ -19,12 +19,13 @@ from agentguard import Agent, ConfigError, Delegation, DelegationError
 from agentguard.delegation import context
 from agentguard.telemetry import AgentSpan
 from agentguard_langchain.answers import AnsweredBy, require_answered_by
-from agentguard_langchain.delegating import lessened, refusal, require_extent
+from agentguard_langchain.delegation import lessened, refusal, require_extent
 from agentguard_langchain.gate import Gate, OnDeny, not_pickled
 from agentguard_langchain.gated_functions import gate_of, named_as_guarded
+from agentguard_langchain.graph_task import Place
 from agentguard_langchain.guarded_tool import GuardedTool
-from agentguard_langchain.place import Place
-from agentguard_langchain.record import RunRecord
+from agentguard_langchain.run_record import RunRecord
+from agentguard_langchain.run_spans import manager_of, run_span
 from agentguard_langchain.tools import (
     guard_one,
     guard_tools,
@@ -32,7 +33,6 @@ from agentguard_langchain.tools import (
     require_lender,
     require_on_deny,
 )
-from agentguard_langchain.traced import manager_of, run_span
 
 _LOGGER = logging.getLogger("agentguard")
 
