@@ -52,7 +52,7 @@ from agentguard import Guard
 from agentguard.audit.entry import Record
 from agentguard.domain.verify import examine
 from agentguard.policy.rego.engine import RegoEngine
-from agentguard.storage import standing
+from agentguard.storage import standing_file
 
 CALLERS = (1, 8, 32)
 PROCESSES = THREADS = 8
@@ -278,7 +278,10 @@ def openings(states: Sequence[State], repetitions: int) -> Iterator[Row]:
 def opening(state: State, *, removed: bool) -> float:
     """Return the CPU time of opening a guard, in ms; it closes again untimed."""
     if removed:
-        for path in (*state.folder.rglob(standing.FILE), *state.folder.rglob(standing.NAMES)):
+        for path in (
+            *state.folder.rglob(standing_file.FILE),
+            *state.folder.rglob(standing_file.NAMES),
+        ):
             path.unlink()
     started = time.process_time()
     guard = state.guard()

@@ -16,7 +16,7 @@ import pytest
 from agentguard import Decision, StorageError
 from agentguard.audit import evidence
 from agentguard.audit.entry import parse
-from agentguard.domain import config, domain, keystore, pin
+from agentguard.domain import config, domain, keystore, trust_pin
 from agentguard.domain.config import Config
 from agentguard.domain.verify import examine
 from agentguard.guard.guard import Guard
@@ -79,7 +79,7 @@ def use(settings: Config) -> None:
     with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard:
         evidence.verify(guard.prove(str(called[0].summary.invocation_id)), trust)
     if settings.anchor is not None:
-        assert pin.require(settings.anchor, settings.state, trust.log) == trust
+        assert trust_pin.require(settings.anchor, settings.state, trust.log) == trust
 
 
 @pytest.mark.parametrize("anchored", [True, False], ids=["anchored", "no anchor"])

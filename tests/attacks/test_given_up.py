@@ -31,7 +31,7 @@ from agentguard.domain import administration, adoption, config, rotation
 from agentguard.errors import AgentguardError
 from agentguard.signing.canonical import loads_object
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.storage import anchor, files, standing
+from agentguard.storage import anchor, files, standing_file
 
 PASSPHRASE = b"correct horse battery staple"
 BOB = Ed25519Signer.from_seed(b"b" * 32)
@@ -138,7 +138,7 @@ def compromised(scene: Scene) -> None:
 def unreadable(scene: Scene) -> None:
     """Have the copies lost, so that a new one is made from the log."""
     for folder in (scene.state, scene.outside):
-        (folder / standing.FILE).unlink()
+        (folder / standing_file.FILE).unlink()
 
 
 @pytest.mark.parametrize("frozen", [True, False], ids=["freeze", "thaw"])
@@ -212,7 +212,7 @@ def test_a_process_that_dies_between_the_two_files_lets_nothing_run(scene, given
     child = keep_in_a_fork(scene, lambda: os._exit(9) if dies else None)
     _pid, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == (9 if dies else 0)
-    (scene.state / standing.FILE).unlink(missing_ok=True)  # who writes the state may
+    (scene.state / standing_file.FILE).unlink(missing_ok=True)  # who writes the state may
     ran = list(scene.ran)
     assert scene.calls() == expected
     assert scene.ran == ran
@@ -227,7 +227,7 @@ def test_who_opens_while_another_process_writes_sees_the_older_two(scene):
     child = keep_in_a_fork(scene, lambda: (os.write(tell, b"."), os.read(goes_on, 1)))
     os.close(tell)
     assert os.read(told, 1)
-    (scene.state / standing.FILE).unlink()
+    (scene.state / standing_file.FILE).unlink()
     (scene.state / "registry.lock").unlink()
     meanwhile = scene.calls()
     os.write(go_on, b".")
@@ -247,16 +247,16 @@ def test_a_copy_beside_the_anchor_whose_names_are_lost_lets_nobody_open(scene, t
     (names,) = outside.glob("standing.names*")
     shutil.copytree(outside, tmp_path / "kept")
     names.unlink()
-    (scene.state / standing.FILE).unlink()
+    (scene.state / standing_file.FILE).unlink()
     with pytest.raises(AgentguardError) as refused:
         scene.open()
     assert refused.value.code == "storage.corrupt"
     assert str(names) in str(refused.value)
-    assert str(outside / standing.FILE) in str(refused.value)
+    assert str(outside / standing_file.FILE) in str(refused.value)
     shutil.copy(tmp_path / "kept" / names.name, names)  # the twin: the names are back
     assert scene.calls() == "delegation.revoked"
     names.unlink()
-    (outside / standing.FILE).unlink()
+    (outside / standing_file.FILE).unlink()
     assert scene.calls() == "delegation.revoked"  # what the file in the state refuses
 
 

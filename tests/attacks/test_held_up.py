@@ -19,7 +19,7 @@ from agentguard import KeyMaterialError, StorageError
 from agentguard.audit.standing import NAME_SIZE, Names
 from agentguard.domain import administration, rotation
 from agentguard.signing.keys import MAX_ROUNDS
-from agentguard.storage import files, lock, standing
+from agentguard.storage import files, lock, standing_file
 from agentguard.storage.runs import FOLDER
 
 PASSPHRASE = b"correct horse battery staple"
@@ -120,10 +120,10 @@ def peak():
 def long_names(place):
     """A file that is long, and takes no room on the disk."""
     home, state = place.take_up(), place.config.state
-    kept = standing.load(state).verify(home.trust).standing
+    kept = standing_file.load(state).verify(home.trust).standing
     named = kept._replace(names=Names(bytes(NAME_SIZE)))
-    standing.keep(state, home.trust.log, named, home.log_key)
-    (names,) = state.glob(f"{standing.NAMES}*")
+    standing_file.keep(state, home.trust.log, named, home.log_key)
+    (names,) = state.glob(f"{standing_file.NAMES}*")
     with names.open("wb") as file:
         file.truncate(1 << 30)
 
@@ -131,9 +131,9 @@ def long_names(place):
 def long_lists(place):
     """A text that takes long to decode, in the words of a key of the log."""
     state = place.config.state
-    signed = (state / standing.FILE).read_bytes()
+    signed = (state / standing_file.FILE).read_bytes()
     head, said, _rest = signed.partition(b'"standing":')
-    (state / standing.FILE).write_bytes(head + said + b"[" + b"[]," * (8 << 20 >> 2) + b"[]]}")
+    (state / standing_file.FILE).write_bytes(head + said + b"[" + b"[]," * (8 << 20 >> 2) + b"[]]}")
 
 
 @pytest.mark.parametrize("put", [None, long_names, long_lists])

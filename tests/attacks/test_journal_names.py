@@ -20,7 +20,7 @@ from agentguard import Arguments, CallSite, Denied, Guard, Invocation, StorageEr
 from agentguard.audit.standing import NAME_SIZE
 from agentguard.domain import administration, adoption, rotation
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.storage import journal, naming, standing
+from agentguard.storage import journal, journal_secret, standing_file
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -160,7 +160,7 @@ def damaged(path: Path) -> None:
 def test_without_the_secret_no_journalled_call_runs(payer, harm: Callable[[Path], Any], code):
     assert payer.pays() == "paid c"
     payer.rotate()
-    (path,) = (payer.state / naming.FOLDER).iterdir()
+    (path,) = (payer.state / journal_secret.FOLDER).iterdir()
     kept = path.read_bytes()
     harm(path)
     assert payer.pays("another") == code
@@ -173,14 +173,14 @@ def test_without_the_secret_no_journalled_call_runs(payer, harm: Callable[[Path]
 def test_the_secret_is_sealed_for_one_key_of_one_log(payer, world):
     home = payer.place.take_up()
     new, stranger = (Ed25519Signer.from_seed(bytes([number]) * 32) for number in (1, 2))
-    naming.hand_on(payer.state, home.trust, home.log_key, new)
-    handed = naming.secret(payer.state, home.trust, new)
-    assert handed == naming.secret(payer.state, home.trust, home.log_key)
-    folder = payer.state / naming.FOLDER
+    journal_secret.hand_on(payer.state, home.trust, home.log_key, new)
+    handed = journal_secret.secret(payer.state, home.trust, new)
+    assert handed == journal_secret.secret(payer.state, home.trust, home.log_key)
+    folder = payer.state / journal_secret.FOLDER
     assert handed not in (folder / new.key_id).read_bytes()
     shutil.copy(folder / new.key_id, folder / stranger.key_id)
     with pytest.raises(StorageError) as refused:
-        naming.secret(payer.state, home.trust, stranger)
+        journal_secret.secret(payer.state, home.trust, stranger)
     assert refused.value.code == "storage.corrupt"
 
 
@@ -189,8 +189,8 @@ def test_the_names_are_written_where_they_changed_and_made_anew_where_they_are_d
     assert payer.pays() == "paid c"
     revoke = partial(administration.revoke, payer.place.config, PASSPHRASE, note="n")
     revoke("user:alice", now=datetime.now(UTC))
-    kept = payer.state / standing.FILE
-    (names,) = payer.state.glob(f"{standing.NAMES}*")
+    kept = payer.state / standing_file.FILE
+    (names,) = payer.state.glob(f"{standing_file.NAMES}*")
     before = names.stat().st_mtime_ns, kept.stat().st_mtime_ns
     revoke("user:mallory", now=datetime.now(UTC))
     assert names.stat().st_mtime_ns == before[0]
@@ -202,7 +202,7 @@ def test_the_names_are_written_where_they_changed_and_made_anew_where_they_are_d
     assert names.read_bytes() == whole
     assert payer.pays("d") == "paid d"
     revoke("user:eve", now=datetime.now(UTC))
-    (names,) = payer.state.glob(f"{standing.NAMES}*")
+    (names,) = payer.state.glob(f"{standing_file.NAMES}*")
     assert len(names.read_bytes()) == 2 * NAME_SIZE
 
 

@@ -40,7 +40,7 @@ from agentguard.guard.guard import Guard
 from agentguard.identity.trust import TrustDocument, Use, seconds
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.storage import anchor, files, registry
+from agentguard.storage import anchor, files, registry_file
 from agentguard.storage.log import _UNFLUSHED, ShardLog
 from agentguard.storage.reader import StateReader
 
@@ -677,12 +677,12 @@ def test_a_revoked_issuers_registry_is_signed_anew(scene):
     scene.rotate("issuer")
     scene.clock.advance(minutes=1)
     sealed = listed.seal(old, scene.trust, {0}, at=timestamp(scene.clock.now))
-    registry.write(scene.settings.state, sealed)
+    registry_file.write(scene.settings.state, sealed)
     assert listed.verify(sealed, scene.trust).shards == {0}
     scene.revoke(old.public_key, since)
     with pytest.raises(VerificationError, match="compromised by then"):
         listed.verify(sealed, scene.trust)
-    data = registry.read(scene.settings.state) or b""
+    data = registry_file.read(scene.settings.state) or b""
     assert listed.verify(data, scene.trust).shards == {0}
     scene.call()
 
@@ -1292,7 +1292,7 @@ def test_the_registry_is_in_the_new_issuers_word(scene):
     with scene.open(), scene.open():
         pass
     scene.rotate("issuer")
-    data = registry.read(scene.settings.state)
+    data = registry_file.read(scene.settings.state)
     assert data is not None
     verified = listed.verify(data, scene.trust)
     assert verified.shards == {0, 1}

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from agentguard import Decision, Denied, VerificationError
-from agentguard.domain import config, domain, keystore, pin, rotation
+from agentguard.domain import config, domain, keystore, rotation, trust_pin
 from agentguard.domain.config import Config
 from agentguard.domain.verify import examine
 from agentguard.guard.guard import Guard
@@ -189,7 +189,7 @@ def test_another_state_of_the_domain_is_not_taken_for_this_one(settings, tmp_pat
         call(settings)
     assert caught.value.code == "trust.changed"
     assert settings.anchor is not None
-    pin.keep(settings.anchor, settings.state, keystore.load_trust(settings.state))
+    trust_pin.keep(settings.anchor, settings.state, keystore.load_trust(settings.state))
     call(settings)  # who has put it there says so
     shutil.rmtree(settings.state)
     shutil.move(tmp_path / "aside", settings.state)
@@ -231,7 +231,7 @@ def test_a_new_anchor_is_not_believed_until_somebody_says_so(settings):
         with pytest.raises(VerificationError, match="agentguard trust pin") as caught:
             call(anew)
         assert caught.value.code == "trust.changed"
-    pin.keep(anew.anchor, anew.state, trust)
+    trust_pin.keep(anew.anchor, anew.state, trust)
     call(anew)
     good(anew, trust)
 
@@ -241,7 +241,7 @@ def test_what_is_pinned_is_not_replaced(settings, stranger):
     mine = TrustedKey("log", stranger.public_key, 0)
     changed = dataclasses.replace(trust, keys=(*trust.keys, mine))
     with pytest.raises(VerificationError) as caught:
-        pin.keep(settings.anchor, settings.state, changed)
+        trust_pin.keep(settings.anchor, settings.state, changed)
     assert caught.value.code == "trust.changed"
     assert kept(settings.anchor) == before
 
@@ -258,7 +258,7 @@ def test_a_state_without_an_anchor_goes_on_and_gets_one_later(tmp_path):
     with pytest.raises(VerificationError):
         call(later)
     assert later.anchor is not None
-    pin.keep(later.anchor, later.state, trust)
+    trust_pin.keep(later.anchor, later.state, trust)
     call(later)
     good(later, trust)
 

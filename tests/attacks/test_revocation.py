@@ -26,7 +26,7 @@ from agentguard.domain import administration, config, keystore, rotation
 from agentguard.domain.domain import StateDomain
 from agentguard.errors import DelegationError, EncodeError
 from agentguard.signing.canonical import dumps, loads, loads_object
-from agentguard.storage import files, standing
+from agentguard.storage import files, standing_file
 
 PASSPHRASE = b"correct horse battery staple"
 SCOPE = ["read"]
@@ -101,7 +101,7 @@ class Scene:
 
     @property
     def file(self) -> Any:
-        return self.place.config.state / standing.FILE
+        return self.place.config.state / standing_file.FILE
 
 
 def attempt(agent: Any, tool: Any) -> str:
@@ -490,12 +490,12 @@ def test_a_thread_forgets_nothing_that_another_learns_while_it_reads(scene, monk
     known, old, load = (
         scene.guard._runtime._line.revocations,
         scene.file.read_bytes(),
-        standing.load,
+        standing_file.load,
     )
     alice, refused = {"user:alice"}, []
 
-    def interrupted(state: Any) -> standing.Signed:
-        monkeypatch.setattr(standing, "load", load)
+    def interrupted(state: Any) -> standing_file.Signed:
+        monkeypatch.setattr(standing_file, "load", load)
         with ThreadPoolExecutor(1) as other:
             refused.append(other.submit(known.refusal, alice).result())
         if edited:
@@ -503,7 +503,7 @@ def test_a_thread_forgets_nothing_that_another_learns_while_it_reads(scene, monk
         return load(state)
 
     scene.revoke("user:alice")
-    monkeypatch.setattr(standing, "load", interrupted)
+    monkeypatch.setattr(standing_file, "load", interrupted)
     refused += [known.refusal(alice), known.refusal(alice)]
     assert [code for code, _reason in refused] == ["delegation.revoked"] * 3
 
@@ -658,7 +658,7 @@ def test_a_crash_while_the_file_is_written(scene, monkeypatch):
         patched.setattr(files, "_sync", die)
         with suppress(Crash):
             home = scene.place.take_up()
-            standing.keep(
+            standing_file.keep(
                 scene.place.config.state,
                 home.trust.log,
                 Standing(frozenset({"half"})),

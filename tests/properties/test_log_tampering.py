@@ -27,7 +27,7 @@ from agentguard.audit.summary import Search, Summary
 from agentguard.domain.verify import Report, examine
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Signer
-from agentguard.storage import registry, sqlite
+from agentguard.storage import registry_file, sqlite
 from agentguard.storage.anchor import Anchor
 from agentguard.storage.reader import StateReader
 from agentguard.storage.shard_file import ShardFile
@@ -145,7 +145,7 @@ class Copy:
             connection.execute("UPDATE shard SET origin = ?, size = ?, range = ?", self.end(0))
             connection.commit()
         if self.listed is not None:
-            registry.write(folder, self.listed)
+            registry_file.write(folder, self.listed)
         return StateReader(folder)
 
 

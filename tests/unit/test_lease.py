@@ -22,8 +22,7 @@ from agentguard.call.invocation import timestamp
 from agentguard.domain.verify import examine
 from agentguard.identity.trust import TrustDocument, TrustedKey
 from agentguard.signing import canonical
-from agentguard.storage import lease, lock, sqlite
-from agentguard.storage import registry as file
+from agentguard.storage import lease, lock, registry_file, sqlite
 from agentguard.storage.anchor import Anchor
 from agentguard.storage.lease import Lessor
 from agentguard.storage.log import ShardLog
@@ -44,7 +43,7 @@ def lessor(tmp_path, signer, stranger):
 
 
 def listed(lessor):
-    data = file.read(lessor.state)
+    data = registry_file.read(lessor.state)
     return registry.verify(data, lessor.trust).shards if data is not None else None
 
 
@@ -193,7 +192,9 @@ def test_a_registered_shard_that_is_missing_stops_every_lease(three, number):
 def test_a_shard_that_only_an_anchor_knows_stops_every_lease(three):
     """Somebody has put an older registry in its place, which the issuer has signed as well."""
     remove(three, 2)
-    file.write(three.state, registry.seal(three.issuer, three.trust, {0, 1}, at=timestamp(NOW)))
+    registry_file.write(
+        three.state, registry.seal(three.issuer, three.trust, {0, 1}, at=timestamp(NOW))
+    )
     refused(three, r"2\.sqlite is missing")
 
 
@@ -204,7 +205,7 @@ def test_without_the_registry_nothing_is_leased(three):
 
 
 def test_a_registry_that_does_not_verify_stops_every_lease(three):
-    good = file.read(three.state) or b"none"
+    good = registry_file.read(three.state) or b"none"
     others = dataclasses.replace(three.trust, log="acme.example/log/other")
     forged = (
         registry.seal(three.log_key, three.trust, {0}, at=timestamp(NOW)),
@@ -214,22 +215,26 @@ def test_a_registry_that_does_not_verify_stops_every_lease(three):
         b"",
     )
     for data in forged:
-        file.write(three.state, data)
+        registry_file.write(three.state, data)
         with pytest.raises((VerificationError, DecodeError)):
             three.lease(NOW)
-    file.write(three.state, good)
+    registry_file.write(three.state, good)
     three.lease(NOW).close()
 
 
 def test_a_registry_without_shards_is_refused_where_there_are_some(three):
     """The issuer could have signed it; it would hide all of them."""
-    file.write(three.state, registry.seal(three.issuer, three.trust, (), at=timestamp(NOW)))
+    registry_file.write(
+        three.state, registry.seal(three.issuer, three.trust, (), at=timestamp(NOW))
+    )
     refused(three, "the registry of the shards in .* is missing")
 
 
 def test_a_shard_that_nobody_has_registered_yet_is_taken_up(three):
     """Of somebody who died between opening it and registering it."""
-    file.write(three.state, registry.seal(three.issuer, three.trust, {0, 1}, at=timestamp(NOW)))
+    registry_file.write(
+        three.state, registry.seal(three.issuer, three.trust, {0, 1}, at=timestamp(NOW))
+    )
     logs = [three.lease(NOW) for _ in range(3)]
     assert [(log.shard, log.head.size) for log in logs] == [(0, 2), (1, 2), (2, 2)]
     assert listed(three) == {0, 1, 2}
@@ -266,7 +271,9 @@ def test_several_who_die_before_they_register_a_shard_leave_a_log_in_order(lesso
 def test_a_number_is_never_used_twice(three):
     """Of a shard that was added last, and removed with all that knows it but its anchor's file."""
     remove(three, 2)
-    file.write(three.state, registry.seal(three.issuer, three.trust, {0, 1}, at=timestamp(NOW)))
+    registry_file.write(
+        three.state, registry.seal(three.issuer, three.trust, {0, 1}, at=timestamp(NOW))
+    )
     without = dataclasses.replace(three, anchors=None)
     logs = [without.lease(NOW) for _ in range(3)]
     assert [log.shard for log in logs] == [0, 1, 2]  # nothing in the state tells

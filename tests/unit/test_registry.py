@@ -17,7 +17,7 @@ from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
 from agentguard.signing import canonical
 from agentguard.signing.dsse import PAYLOAD_TYPE, Envelope, seal, statement
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.storage import registry as file
+from agentguard.storage import registry_file
 
 AT = "2026-11-25T12:00:00.000000Z"
 NOW = seconds(datetime(2026, 11, 25, 12, tzinfo=UTC))
@@ -55,12 +55,12 @@ def test_every_set_of_shards_comes_back(shards):
     ids=["not JSON", "no envelope", "a stranger's"],
 )
 def test_a_file_that_does_not_verify_is_named_and_what_to_do(tmp_path, data, raised, code):
-    assert file.shards(tmp_path, TRUST) == frozenset()
-    file.write(tmp_path, sealed(GOOD))
-    assert file.shards(tmp_path, TRUST) == frozenset({0, 1, 5})
-    file.write(tmp_path, data)
+    assert registry_file.shards(tmp_path, TRUST) == frozenset()
+    registry_file.write(tmp_path, sealed(GOOD))
+    assert registry_file.shards(tmp_path, TRUST) == frozenset({0, 1, 5})
+    registry_file.write(tmp_path, data)
     with pytest.raises(raised, match=r"registry\.json does not verify .*: .* restore it") as caught:
-        file.shards(tmp_path, TRUST)
+        registry_file.shards(tmp_path, TRUST)
     assert (caught.value.code, str(tmp_path) in str(caught.value)) == (code, True)
 
 
@@ -192,11 +192,11 @@ def test_a_damaged_registry_never_verifies(noise, place, cut):
 
 
 def test_the_file_is_replaced_whole_and_private(tmp_path):
-    assert file.read(tmp_path) is None
-    with file.locked(tmp_path):
-        file.write(tmp_path, b"one")
-        file.write(tmp_path, b"two")
-    assert file.read(tmp_path) == b"two"
+    assert registry_file.read(tmp_path) is None
+    with registry_file.locked(tmp_path):
+        registry_file.write(tmp_path, b"one")
+        registry_file.write(tmp_path, b"two")
+    assert registry_file.read(tmp_path) == b"two"
     assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
         "registry.json": 0o600,
         "registry.lock": 0o600,
@@ -204,14 +204,14 @@ def test_the_file_is_replaced_whole_and_private(tmp_path):
 
 
 def test_the_next_one_waits_until_it_is_adopted(tmp_path):
-    file.adopt_next(tmp_path)  # there is none, and that is fine
-    file.write(tmp_path, b"old")
-    file.write_next(tmp_path, b"new")
-    assert file.read(tmp_path) == b"old"
-    file.adopt_next(tmp_path)
-    assert file.read(tmp_path) == b"new"
-    file.adopt_next(tmp_path)
-    assert file.read(tmp_path) == b"new"
+    registry_file.adopt_next(tmp_path)  # there is none, and that is fine
+    registry_file.write(tmp_path, b"old")
+    registry_file.write_next(tmp_path, b"new")
+    assert registry_file.read(tmp_path) == b"old"
+    registry_file.adopt_next(tmp_path)
+    assert registry_file.read(tmp_path) == b"new"
+    registry_file.adopt_next(tmp_path)
+    assert registry_file.read(tmp_path) == b"new"
 
 
 def test_one_at_a_time(tmp_path):
@@ -219,30 +219,30 @@ def test_one_at_a_time(tmp_path):
 
     def second():
         inside.wait(60)
-        with file.locked(tmp_path):
+        with registry_file.locked(tmp_path):
             order.append("second")
 
     thread = threading.Thread(target=second)
     thread.start()
-    with file.locked(tmp_path):
+    with registry_file.locked(tmp_path):
         inside.set()
         thread.join(0.1)
         order.append("first")
     thread.join(60)
     assert order == ["first", "second"]
-    with pytest.raises(ZeroDivisionError), file.locked(tmp_path):
+    with pytest.raises(ZeroDivisionError), registry_file.locked(tmp_path):
         _ = 1 / 0
-    with file.locked(tmp_path):  # an exception has let go of it
+    with registry_file.locked(tmp_path):  # an exception has let go of it
         pass
 
 
 def test_what_can_not_be_read_or_written_is_a_storage_error(tmp_path):
     (tmp_path / "registry.json").mkdir()
     with pytest.raises(StorageError, match=r"registry\.json can't be read") as caught:
-        file.read(tmp_path)
+        registry_file.read(tmp_path)
     assert caught.value.code == "storage.readonly"
     with pytest.raises(StorageError, match=r"registry\.json can't be replaced"):
-        file.write(tmp_path, b"x")
-    with pytest.raises(StorageError) as caught, file.locked(tmp_path / "nowhere"):
+        registry_file.write(tmp_path, b"x")
+    with pytest.raises(StorageError) as caught, registry_file.locked(tmp_path / "nowhere"):
         pass
     assert caught.value.code == "storage.readonly"

@@ -25,10 +25,10 @@ from agentguard.domain.domain import StateDomain
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical
-from agentguard.storage import files, ledger, standing
+from agentguard.storage import files, ledger, standing_file
 from agentguard.storage.anchor import log_folder
 from agentguard.storage.revocations import CALLS, FileRevocations, MemoryRevocations
-from agentguard.storage.standing import FILE
+from agentguard.storage.standing_file import FILE
 
 PASSPHRASE = b"correct horse"
 
@@ -153,13 +153,13 @@ class Place:
         """Sign what is kept, whatever it is, with the log's key."""
         document: Any = canonical.loads(self.file.read_bytes())
         encoded = canonical.dumps(document["standing"])
-        signature = self.home.log_key.sign(standing._signed(self.trust.log, encoded))
+        signature = self.home.log_key.sign(standing_file._signed(self.trust.log, encoded))
         document["sig"] = canonical.b64_encode(signature)
         files.replace(self.file, canonical.dumps(document))
 
     def sign(self, kept: Standing, signer: Any = None, log: str | None = None) -> None:
         for folder in (self.state, log_folder(self.state.parent / "anchor", self.trust.log)):
-            standing.keep(folder, log or self.trust.log, kept, signer or self.home.log_key)
+            standing_file.keep(folder, log or self.trust.log, kept, signer or self.home.log_key)
 
 
 def now() -> str:
@@ -180,7 +180,7 @@ def test_it_is_made_from_the_log(place):
     rebuilt = place.rebuilt()
     assert rebuilt.revoked == {"user:alice", "jti-00000001"}
     assert (rebuilt.sequence, rebuilt.frozen) == (1, True)
-    assert standing.load(place.state).verify(place.trust).whole() == rebuilt
+    assert standing_file.load(place.state).verify(place.trust).whole() == rebuilt
     assert place.current() == rebuilt
 
 
@@ -244,9 +244,9 @@ def test_a_damaged_file_is_made_anew_from_the_log(place, data):
     place.revoke("user:alice")
     place.rebuilt()
     place.file.write_bytes(data)
-    assert refused(standing.load, place.state) == "storage.corrupt"
+    assert refused(standing_file.load, place.state) == "storage.corrupt"
     assert place.rebuilt().revoked == {"user:alice"}
-    assert standing.load(place.state).verify(place.trust).standing.revoked == {"user:alice"}
+    assert standing_file.load(place.state).verify(place.trust).standing.revoked == {"user:alice"}
 
 
 EDITS: dict[str, dict[str, Any]] = {
@@ -264,7 +264,7 @@ def test_an_edited_file_is_made_anew_from_the_log(place, change):
     place.freeze(1, frozen=True)
     kept = place.rebuilt()
     place.edit(**change)
-    assert refused(standing.load(place.state).verify, place.trust) == "storage.corrupt"
+    assert refused(standing_file.load(place.state).verify, place.trust) == "storage.corrupt"
     assert place.current() == kept
     assert place.rebuilt() == kept
 
@@ -295,16 +295,16 @@ MALFORMED: list[dict[str, Any]] = [
 @pytest.mark.parametrize("change", MALFORMED, ids=str)
 def test_what_has_not_its_form_is_damaged(place, change):
     place.rebuilt()
-    assert standing.load(place.state).verify(place.trust).standing.revoked == frozenset()
+    assert standing_file.load(place.state).verify(place.trust).standing.revoked == frozenset()
     place.edit(**change)
     place.sign_again()
-    assert refused(standing.load(place.state).verify, place.trust) == "storage.corrupt"
+    assert refused(standing_file.load(place.state).verify, place.trust) == "storage.corrupt"
 
 
 def test_it_is_believed_if_a_key_of_this_log_has_signed_it(place, stranger):
     mine = Standing(frozenset({"kept"}), 3, frozen=False)
     place.sign(mine)
-    assert standing.load(place.state).verify(place.trust).standing == mine
+    assert standing_file.load(place.state).verify(place.trust).standing == mine
     for forged in (
         lambda: place.sign(mine, stranger),
         lambda: place.sign(mine, place.admin),
@@ -312,7 +312,7 @@ def test_it_is_believed_if_a_key_of_this_log_has_signed_it(place, stranger):
         lambda: place.sign(mine, log="acme.example/log/other"),
     ):
         forged()
-        assert refused(standing.load(place.state).verify, place.trust) == "storage.corrupt"
+        assert refused(standing_file.load(place.state).verify, place.trust) == "storage.corrupt"
 
 
 def test_a_log_key_that_was_rotated_vouches_still_and_a_stolen_one_does_not(place):
@@ -321,7 +321,7 @@ def test_a_log_key_that_was_rotated_vouches_still_and_a_stolen_one_does_not(plac
     old = place.trust
     ended = [replace(k, not_after=1) if k.use == "log" else k for k in old.keys]
     stolen = [replace(k, compromised_since=1) if k.use == "log" else k for k in old.keys]
-    kept = standing.load(place.state)
+    kept = standing_file.load(place.state)
     assert kept.verify(replace(old, keys=tuple(ended))).standing == mine
     assert refused(kept.verify, replace(old, keys=tuple(stolen))) == "storage.corrupt"
 

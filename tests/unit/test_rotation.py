@@ -12,7 +12,7 @@ from agentguard import KeyMaterialError, StorageError, VerificationError
 from agentguard.domain import handover, keystore
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.storage import anchor, files, registry
+from agentguard.storage import anchor, files, registry_file
 
 PASSPHRASE = b"correct horse"
 NOW = seconds(datetime(2026, 11, 25, 12, tzinfo=UTC))
@@ -42,7 +42,7 @@ def state(tmp_path, keys, trust, anchors):
     files.write_new(made / "trust.json", trust.dumps())
     if anchors is not None:
         files.write_new(anchor.trust_path(anchors, trust.log), trust.dumps())
-    registry.write(made, b"old list")
+    registry_file.write(made, b"old list")
     return made
 
 
@@ -71,7 +71,7 @@ def test_what_was_begun_is_finished(state, anchors, trust, keys, signer, use):
         handover.finish(state, anchors, PASSPHRASE)
         assert keystore.load_key(state, use, PASSPHRASE).public_key == signer.public_key
         assert keystore.load_trust(state) == changed
-        assert registry.read(state) == (b"new list" if use == "issuer" else b"old list")
+        assert registry_file.read(state) == (b"new list" if use == "issuer" else b"old list")
         assert not handover.is_due(state)
     assert keystore.next_keys(state, adopted=True) == [use]  # until it is announced
     handover.require_same(state, anchors, changed)

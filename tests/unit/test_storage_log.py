@@ -17,9 +17,9 @@ from agentguard import StorageError
 from agentguard.audit import checkpoint, entry, merkle
 from agentguard.audit.merkle import CompactRange
 from agentguard.signing.keys import Ed25519Signer
-from agentguard.storage.inside import INSIDE
 from agentguard.storage.log import MAX_BATCH, ShardLog
 from agentguard.storage.memory import MemoryBackend
+from agentguard.storage.reentry import INSIDE
 
 ORIGIN = "acme.example/log/1/0"
 

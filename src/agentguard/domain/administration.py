@@ -26,7 +26,7 @@ from agentguard.errors import CallError
 from agentguard.identity import credential, principal
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Secret, Signer
-from agentguard.storage import erasure, registry
+from agentguard.storage import erasure, registry_file
 from agentguard.storage.log import ShardLog
 
 # a jti or a thumbprint; an agent's name; an instance's URI, or the trust domain's
@@ -67,7 +67,7 @@ def resolve(
         _require_doubt(reader, call, home.trust, {})  # before a shard is taken for nothing
         # what came since is looked at where nobody else resolves: of two that contradict each
         # other one would be false
-        with _writing(home, now) as log, registry.locked(settings.state):
+        with _writing(home, now) as log, registry_file.locked(settings.state):
             _require_doubt(reader, call, home.trust, ends)
             at = timestamp(max(now, log.last_at))
             recorded = log.append(entry.resolution(admin, call.place, ran=ran, note=note, at=at))
@@ -195,7 +195,7 @@ def freeze(
     home, admin = _take_up(settings, Secret.of(passphrase))
     # of two at once each has a number of its own, and the higher one counts. The time makes it
     # higher than one which a running process knows, and which an adoption has given up meanwhile
-    with _writing(home, now) as log, registry.locked(settings.state):
+    with _writing(home, now) as log, registry_file.locked(settings.state):
         standing = home.ledger().read_on()
         now = max(now, log.last_at)
         statement = entry.freeze(

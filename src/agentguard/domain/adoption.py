@@ -21,14 +21,14 @@ from agentguard.audit import checkpoint, entry
 from agentguard.audit.adoption import Lost
 from agentguard.audit.entry import Receipt
 from agentguard.call.invocation import timestamp
-from agentguard.domain import domain, keystore, pin
+from agentguard.domain import domain, keystore, trust_pin
 from agentguard.domain.config import Config
 from agentguard.domain.domain import StateDomain
 from agentguard.domain.verify import examine
 from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Secret
-from agentguard.storage import anchor, files, lock, place, registry, sqlite
+from agentguard.storage import anchor, files, lock, registry_file, sqlite, state_location
 from agentguard.storage.anchor import Anchor
 from agentguard.storage.log import ShardLog
 from agentguard.storage.reader import StateReader
@@ -100,7 +100,7 @@ def adopt(
                 recorded = log.append(statement)
                 heads = _require_heads(confirmed.heads, home, log)
                 _let_anchor_follow(anchors, home, heads)
-                pin.keep(anchors, settings.state, home.trust)
+                trust_pin.keep(anchors, settings.state, home.trust)
         finally:
             log.close()
     return recorded
@@ -138,7 +138,7 @@ def _difference(
         head = _head(reader, shard) if shard in present else None
         note = files.read(anchor.anchor_path(anchors, origin)).decode()
         lost.append(Lost(shard, head.size if head is not None else None, note))
-    original = place.original(anchor.log_folder(anchors, trust.log), state)
+    original = state_location.original(anchor.log_folder(anchors, trust.log), state)
     heads = {shard: reader.checkpoint(shard) for shard in present}
     return Difference(original, tuple(lost), heads)
 
@@ -201,7 +201,7 @@ def _still(original: str | None) -> Iterator[None]:
     if state is None or not state.is_dir():
         yield
         return
-    with registry.locked(state), _idle(state):
+    with registry_file.locked(state), _idle(state):
         yield
 
 

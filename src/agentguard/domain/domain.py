@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from agentguard.approvals.request import Limits
-from agentguard.domain import founding, handover, keystore, pin
+from agentguard.domain import founding, handover, keystore, trust_pin
 from agentguard.domain.config import NO_DOMAIN, Config
 from agentguard.domain.ephemeral import announce_keys, new_key, trust_of
 from agentguard.domain.passphrase import Passphrase, ask, held
@@ -24,7 +24,7 @@ from agentguard.errors import (
 )
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Secret, Signer
-from agentguard.storage import anchor, files, place, registry
+from agentguard.storage import anchor, files, registry_file, state_location
 from agentguard.storage.approvals import FOLDER as FOLDER_OF_APPROVALS
 from agentguard.storage.approvals import FileApprovals
 from agentguard.storage.journal import FileJournal
@@ -151,7 +151,7 @@ def found(
     with founding.filling(config.state) as state:
         try:
             if config.anchor is not None:  # first, since it may lie where this user can't write
-                pin.keep(config.anchor, config.state, trust, made_in=state)
+                trust_pin.keep(config.anchor, config.state, trust, made_in=state)
             files.write_new(state / ".gitignore", b"*\n")
             keystore.save_key(state, "issuer", issuer, passphrase)
             keystore.save_key(state, "log", log_key, passphrase)
@@ -165,7 +165,7 @@ def found(
             ready(trust)
         except BaseException:
             if config.anchor is not None:
-                pin.forget(config.anchor, trust.log)
+                trust_pin.forget(config.anchor, trust.log)
             raise
     return trust
 
@@ -182,7 +182,7 @@ def take_up(settings: Config, passphrase: Passphrase, *, may_be_copy: bool = Fal
     _require_state(state)
     while True:
         home = _read(settings, passphrase)  # outside the lock: to decrypt a key is slow on purpose
-        with registry.locked(state):
+        with registry_file.locked(state):
             # nobody rotates a key while this is held
             if handover.is_due(state):
                 handover.finish(state, settings.anchor, ask(passphrase))
@@ -191,7 +191,7 @@ def take_up(settings: Config, passphrase: Passphrase, *, may_be_copy: bool = Fal
 
 
 def take_up_locked(settings: Config, passphrase: Passphrase) -> StateDomain:
-    """Do as ``take_up``, for who is inside ``registry.locked`` already."""
+    """Do as ``take_up``, for who is inside ``registry_file.locked`` already."""
     passphrase = held(passphrase)
     state = settings.state
     _require_state(state)
@@ -247,7 +247,7 @@ def _checked(home: StateDomain, *, may_be_copy: bool = False) -> StateDomain:
 def _require_place(settings: Config, trust: TrustDocument) -> None:
     """Raise ``StorageError`` (``storage.copied``) for a copy of the state where the log goes on."""
     if settings.anchor is not None:
-        place.require(anchor.log_folder(settings.anchor, trust.log), settings.state)
+        state_location.require(anchor.log_folder(settings.anchor, trust.log), settings.state)
 
 
 def require_trusted(state: Path, trust: TrustDocument, **signers: Signer) -> None:

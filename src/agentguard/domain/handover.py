@@ -18,12 +18,12 @@ from agentguard.audit import entry, statements
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.call.invocation import timestamp
-from agentguard.domain import keystore, pin
+from agentguard.domain import keystore, trust_pin
 from agentguard.errors import AgentguardError, VerificationError
 from agentguard.identity.trust import TrustDocument, Use
 from agentguard.signing.canonical import JSON
 from agentguard.signing.keys import Ed25519Signer, Secret, Signer
-from agentguard.storage import anchor, files, naming, registry
+from agentguard.storage import anchor, files, journal_secret, registry_file
 from agentguard.storage.log import ShardLog
 from agentguard.storage.reader import StateReader
 
@@ -40,12 +40,12 @@ def begin(
 ) -> None:
     """Let ``trust`` count, in which ``new`` is the key for ``use``; then see ``finish``.
 
-    ``listed`` is the registry in the word of a new issuer. Call it inside ``registry.locked`` only.
-    Raises ``StorageError``.
+    ``listed`` is the registry in the word of a new issuer. Call it inside ``registry_file.locked``
+    only. Raises ``StorageError``.
     """
     keystore.save_next_key(state, use, new, passphrase)
     if listed is not None:
-        registry.write_next(state, listed)
+        registry_file.write_next(state, listed)
     files.replace(_deciding(state, anchors, trust), trust.dumps())
 
 
@@ -55,7 +55,7 @@ def amend(state: Path, anchors: Path | None, trust: TrustDocument, *, listed: by
     ``listed`` is the registry in the word of the issuer in force: the one that is there may be in
     that of a key which ``trust`` revokes.
     """
-    registry.write_next(state, listed)
+    registry_file.write_next(state, listed)
     keystore.save_next_trust(state, trust)
     files.replace(_deciding(state, anchors, trust), trust.dumps())
 
@@ -65,7 +65,7 @@ def is_due(state: Path) -> bool:
     return (
         keystore.next_trust(state) is not None
         or bool(keystore.next_keys(state, adopted=False))
-        or registry.has_next(state)
+        or registry_file.has_next(state)
         or bool(_half_written(state))
     )
 
@@ -74,14 +74,14 @@ def finish(state: Path, anchors: Path | None, passphrase: Secret | bytes) -> Non
     """Put what is next in its place if the trust document that counts has it; else forget it.
 
     A list that is next still, or a file that is half written, is of somebody who died before it
-    counted. Call it inside ``registry.locked`` only. Raises ``StorageError``, ``DecodeError``,
+    counted. Call it inside ``registry_file.locked`` only. Raises ``StorageError``, ``DecodeError``,
     ``KeyMaterialError``, or ``VerificationError`` (``trust.changed``).
     """
     own = keystore.load_trust(state)
     trust = _decided(state, anchors, own)
     amended = keystore.next_trust(state)
     if amended == trust.dumps():
-        registry.adopt_next(state)
+        registry_file.adopt_next(state)
         keystore.adopt_next_trust(state)
     elif amended is not None:
         keystore.drop_next_trust(state)
@@ -94,9 +94,9 @@ def finish(state: Path, anchors: Path | None, passphrase: Secret | bytes) -> Non
         if trust != own:
             files.replace(state / keystore.TRUST, trust.dumps())
         if use == "issuer":
-            registry.adopt_next(state)
+            registry_file.adopt_next(state)
         keystore.adopt_next_key(state, use)
-    registry.drop_next(state)
+    registry_file.drop_next(state)
     for left in _half_written(state):
         files.remove(left)
 
@@ -122,7 +122,7 @@ def announce(state: Path, log: ShardLog, issuer: Signer, now: datetime) -> None:
     """
     if not _is_to_announce(state):
         return
-    with registry.locked(state), closing(StateReader(state)) as reader:
+    with registry_file.locked(state), closing(StateReader(state)) as reader:
         done = keystore.next_keys(state, adopted=True)
         known = list(_announced(reader))
         at = timestamp(max(now, log.last_at))
@@ -140,7 +140,7 @@ def _is_to_announce(state: Path) -> bool:
 
 
 def _half_written(state: Path) -> list[Path]:
-    folders = (state, state / keystore.KEYS, state / naming.FOLDER)
+    folders = (state, state / keystore.KEYS, state / journal_secret.FOLDER)
     return [path for folder in folders for path in files.half_written(folder)]
 
 
@@ -150,8 +150,8 @@ def _deciding(state: Path, anchors: Path | None, trust: TrustDocument) -> Path:
 
 
 def _decided(state: Path, anchors: Path | None, own: TrustDocument) -> TrustDocument:
-    """Raise as ``pinned.require`` does: the state's own does not do where there is an anchor."""
-    return own if anchors is None else pin.require(anchors, state, own.log)
+    """Raise as ``trust_pin.require`` does: the state's own does not do where there is an anchor."""
+    return own if anchors is None else trust_pin.require(anchors, state, own.log)
 
 
 def _announced(reader: LogReader) -> Iterator[dict[str, JSON]]:

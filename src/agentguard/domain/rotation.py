@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from agentguard.audit import registry as listed
+from agentguard.audit import registry
 from agentguard.call.invocation import timestamp
 from agentguard.domain import domain, ephemeral, handover, keystore
 from agentguard.domain.config import Config
@@ -19,7 +19,7 @@ from agentguard.domain.domain import StateDomain
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.identity.trust import TrustDocument, TrustedKey, Use, seconds
 from agentguard.signing.keys import Secret
-from agentguard.storage import naming, registry
+from agentguard.storage import journal_secret, registry_file
 
 OVERLAP: Final = timedelta(hours=24)
 """How long the old key goes on counting for what is signed."""
@@ -75,7 +75,7 @@ def rotate(
         _require_past(compromised_since, now)
         kept = timedelta(0)
     state, anchors = settings.state, settings.anchor
-    with registry.locked(state):
+    with registry_file.locked(state):
         home = domain.take_up_locked(settings, passphrase)
         now = home.in_force(now)
         old = keystore.load_key(state, use, passphrase)
@@ -90,8 +90,8 @@ def rotate(
             compromised_since=None if compromised_since is None else seconds(compromised_since),
         )
         if use == "log":
-            naming.hand_on(state, home.trust, old, new)
-        resealed = listed.seal(new, trust, shards, at=timestamp(now)) if use == "issuer" else None
+            journal_secret.hand_on(state, home.trust, old, new)
+        resealed = registry.seal(new, trust, shards, at=timestamp(now)) if use == "issuer" else None
         handover.begin(
             state, anchors, trust, use=use, new=new, passphrase=passphrase, listed=resealed
         )
@@ -117,7 +117,7 @@ def revoke(
     passphrase = Secret.of(passphrase)
     _require_past(compromised_since, now)
     state, anchors = settings.state, settings.anchor
-    with registry.locked(state):
+    with registry_file.locked(state):
         home = domain.take_up_locked(settings, passphrase)
         now = home.in_force(now)
         trust = home.trust.revoked(kid, compromised_since=seconds(compromised_since))
@@ -129,7 +129,7 @@ def revoke(
 
 
 def _relisted(home: StateDomain, now: datetime) -> bytes:
-    return listed.seal(home.issuer, home.trust, home.registered(), at=timestamp(now))
+    return registry.seal(home.issuer, home.trust, home.registered(), at=timestamp(now))
 
 
 def _overlap(asked: timedelta | None) -> timedelta:

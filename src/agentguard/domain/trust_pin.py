@@ -1,10 +1,10 @@
-"""Which log a state is, and by which keys: pinned outside the state, in the anchor directory.
+"""A log's trust document, pinned outside the state: in the folder of the log's anchors.
 
-Whoever writes into a state can make its trust document say anything, also that the state is another
-log, of which no anchor knows. So the folder of a log's anchors, made when the log is founded, keeps
-a copy of the trust document, which decides, and the place of the log's state
-(``storage/place.py``). A state whose log has no copy here, or whose path is another log's, is not
-believed.
+Whoever writes the state can change the state's trust document, and can make the state claim to be
+another log, of which no anchor exists. Therefore the folder of a log's anchors, made with the log,
+holds a copy of the trust document, which decides, and the location of the log's state
+(``storage/state_location.py``). A state is refused where its log has no copy here, and where
+another log's state is recorded at its path.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from agentguard.domain import keystore
 from agentguard.errors import StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument
-from agentguard.storage import anchor, files, place
+from agentguard.storage import anchor, files, state_location
 
 
 def keep(anchors: Path, state: Path, trust: TrustDocument, *, made_in: Path | None = None) -> None:
@@ -34,7 +34,7 @@ def keep(anchors: Path, state: Path, trust: TrustDocument, *, made_in: Path | No
     elif kept != trust.dumps():
         message = f"the trust document in {state} is not the one in {path}: find out who changed it"
         raise VerificationError(message, code="trust.changed")
-    place.record(path.parent, state, made_in=made_in)
+    state_location.record(path.parent, state, made_in=made_in)
 
 
 def forget(anchors: Path, log: str) -> None:
@@ -54,7 +54,7 @@ def find(anchors: Path, state: Path, log: str) -> TrustDocument | None:
         message = f"the trust document in {state} was changed ({error}): restore the state"
         raise VerificationError(message, code="trust.changed") from error
     kept = _read(path)
-    if not place.knows(path.parent, state):
+    if not state_location.knows(path.parent, state):
         for other in _holders(anchors, os.fspath(state.resolve())):
             message = (
                 f"the state {state} says that it is the log {log}, but {anchors} knows it as the "
@@ -96,7 +96,7 @@ def _holders(anchors: Path, path: str) -> Iterator[Path]:
         raise _unreadable(anchors, error) from error
     for folder in folders:
         # what this user may not open is another's, who has no say about a state of this one's
-        if os.access(folder, os.X_OK) and place.path_in(folder) == path:
+        if os.access(folder, os.X_OK) and state_location.path_in(folder) == path:
             yield folder
 
 

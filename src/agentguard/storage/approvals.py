@@ -24,7 +24,7 @@ from agentguard.errors import AgentguardError, ApprovalError, StorageError
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
 from agentguard.storage import files, lock
-from agentguard.storage.sealed import Keys, Seal
+from agentguard.storage.seal import Keys, Seal
 
 if TYPE_CHECKING:
     from agentguard.storage.ledger import Ledger

@@ -14,7 +14,7 @@ from typing import Final
 
 from agentguard.errors import StorageError
 from agentguard.storage import sqlite
-from agentguard.storage.inside import INSIDE
+from agentguard.storage.reentry import INSIDE
 
 _EMPTY: Final = (
     "UPDATE attachments SET commitment = '', salt = x'', data = x''"  # noqa: S608  of a constant

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from agentguard.call.journal import MAX_RESULT, Page
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.storage import files
-from agentguard.storage.sealed import Keys, Seal
+from agentguard.storage.seal import Keys, Seal
 
 if TYPE_CHECKING:
     from agentguard.storage.ledger import Ledger
@@ -48,10 +48,10 @@ class FileJournal:
         """
         if self._secret is None:
             # a domain on disk has loaded it; a journal in memory needs none of its ciphers
-            from agentguard.storage import naming  # noqa: PLC0415
+            from agentguard.storage import journal_secret  # noqa: PLC0415
 
             signer, trust = self._keys()
-            self._secret = naming.secret(self._folder.parent, trust, signer)
+            self._secret = journal_secret.secret(self._folder.parent, trust, signer)
         return hmac.digest(self._secret, key.encode(), "sha256")[:16].hex()
 
     def look(self, key: str) -> Page | None:

@@ -15,13 +15,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from agentguard.audit import entry
-from agentguard.audit import registry as listed
+from agentguard.audit import entry, registry
 from agentguard.call.invocation import timestamp
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Signer
-from agentguard.storage import registry, sqlite
+from agentguard.storage import registry_file, sqlite
 from agentguard.storage.anchor import Anchor
 from agentguard.storage.ledger import Ledger
 from agentguard.storage.log import ShardLog
@@ -105,11 +104,11 @@ class Lessor:
         )
 
     def registered(self) -> frozenset[int]:
-        """Return the shards of the registry; raises as ``registry.present`` does."""
-        return registry.present(self.state, self.anchors, self.trust)[0]
+        """Return the shards of the registry; raises as ``registry_file.present`` does."""
+        return registry_file.present(self.state, self.anchors, self.trust)[0]
 
     def _listed(self) -> frozenset[int]:
-        return registry.shards(self.state, self.trust)
+        return registry_file.shards(self.state, self.trust)
 
     def _free(self, registered: frozenset[int]) -> tuple[int, ShardFile] | None:
         numbers = sqlite.numbers(self.state)
@@ -127,11 +126,11 @@ class Lessor:
         return None
 
     def _new(self, registered: frozenset[int]) -> tuple[int, ShardFile] | None:
-        with registry.locked(self.state):
+        with registry_file.locked(self.state):
             # never one that was used: its anchor vouches for it
             used = {
                 *registered,
-                *registry.anchored(self.anchors, self.trust),
+                *registry_file.anchored(self.anchors, self.trust),
                 *sqlite.numbers(self.state),
             }
             # the lowest: a file with a high number, which anybody can lay there, must not lead to
@@ -149,8 +148,8 @@ class Lessor:
         return ShardFile.take(path, origin, Anchor(self.anchors, origin, keys), self.trust)
 
     def _register(self, number: int, now: datetime) -> None:
-        with registry.locked(self.state):
+        with registry_file.locked(self.state):
             shards = {*self._listed(), number}
-            registry.write(
-                self.state, listed.seal(self.issuer, self.trust, shards, at=timestamp(now))
+            registry_file.write(
+                self.state, registry.seal(self.issuer, self.trust, shards, at=timestamp(now))
             )

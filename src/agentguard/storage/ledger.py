@@ -23,11 +23,18 @@ from agentguard.audit.standing import Gathering, Place, Standing
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Signer
-from agentguard.storage import anchor, place, registry, shard_file, sqlite, standing
-from agentguard.storage.inside import Busy
+from agentguard.storage import (
+    anchor,
+    registry_file,
+    shard_file,
+    sqlite,
+    standing_file,
+    state_location,
+)
+from agentguard.storage.incremental import ElsewhereError, Walk, Walked
 from agentguard.storage.reader import StateReader
-from agentguard.storage.standing import SavedStanding
-from agentguard.storage.walk import ElsewhereError, Walk, Walked
+from agentguard.storage.reentry import Busy
+from agentguard.storage.standing_file import SavedStanding
 
 _LOGGER = logging.getLogger("agentguard")
 
@@ -82,7 +89,7 @@ class Ledger:
         self._log = trust().log
         if anchors is not None:
             self._folders = (state, anchor.log_folder(anchors, self._log))
-        self._paths = [os.fspath(folder / standing.FILE) for folder in self._folders]
+        self._paths = [os.fspath(folder / standing_file.FILE) for folder in self._folders]
         known = parent.standing if parent is not None else Standing()
         self._known = _Known((None,) * len(self._folders), known)
         self._learning = threading.RLock()  # a signal handler may make a call meanwhile
@@ -141,7 +148,7 @@ class Ledger:
         # that the log's key has not signed already. What was known before stays.
         trust = self._trust()
         kept = [
-            standing.load(folder).verify(trust).standing
+            standing_file.load(folder).verify(trust).standing
             for folder, status, before in zip(self._folders, seen, self._known.seen, strict=True)
             if status is not None and status != before
         ]
@@ -197,7 +204,9 @@ class Ledger:
             except StorageError as error:
                 if error.code == "storage.rolled_back" and self._anchors is not None:
                     # the original of an adopted copy is behind the anchor, and nobody's mistake
-                    place.refuse_copy(anchor.log_folder(self._anchors, self._log), self._state)
+                    state_location.refuse_copy(
+                        anchor.log_folder(self._anchors, self._log), self._state
+                    )
                 raise
             with self._learning:
                 self._begun = True
@@ -246,19 +255,19 @@ class Ledger:
             if copy is not None:
                 return copy.joined(own or Standing()), True
             try:
-                signed = standing.load(folder)
+                signed = standing_file.load(folder)
                 self._refused.append(signed.verify(trust, by_compromised=True).standing)
             except StorageError as error:
                 if error.code == "storage.corrupt":
                     _LOGGER.warning(
                         "%s does not verify, and is made anew from the log: find out who changed "
                         "it, and revoke and freeze again what an adoption has given up",
-                        folder / standing.FILE,
+                        folder / standing_file.FILE,
                     )
         return own or Standing(), False
 
     def _loaded(self, folder: Path, trust: TrustDocument) -> Standing | SavedStanding | None:
-        found = standing.loaded(folder, trust)
+        found = standing_file.loaded(folder, trust)
         if not isinstance(found, Standing):
             self._damaged.add(folder)
         return found
@@ -282,7 +291,7 @@ class Ledger:
     ) -> Standing:
         gathering = Gathering(begun, trust)
         heads: dict[int, bytes] = {}
-        registered, shards = registry.present(self._state, self._anchors, trust, own=own)
+        registered, shards = registry_file.present(self._state, self._anchors, trust, own=own)
         with closing(StateReader(self._state, may_be_empty=True)) as reader:
             walk = Walk(self._state, self._anchors, trust, reader)
             for shard in shards:
@@ -341,7 +350,7 @@ class Ledger:
         A key that was declared compromised keeps nothing. Where the result has to be kept
         ``at_once``, that is an error (``storage.unvouched``).
         """
-        with self._busy.once("keeping what the log says"), registry.locked(self._state):
+        with self._busy.once("keeping what the log says"), registry_file.locked(self._state):
             trust = self._trust()
             read = self._read_on()
             signer = self._signer
@@ -356,7 +365,7 @@ class Ledger:
             for folder in reversed(self._folders):  # out of everybody's reach first
                 before = self._before(folder, trust)
                 if before is None or self._is_stale(before.standing, read):
-                    standing.keep(folder, self._log, read, signer, before=before)
+                    standing_file.keep(folder, self._log, read, signer, before=before)
                     self._damaged.discard(folder)
             return read
 
@@ -364,7 +373,7 @@ class Ledger:
         """Return what is kept in a folder; the names in it, which decide nothing, are not read."""
         if folder not in self._damaged:
             with suppress(StorageError):
-                return standing.load(folder).verify(trust)
+                return standing_file.load(folder).verify(trust)
         return None
 
     def _is_stale(self, kept: Standing, read: Standing) -> bool:

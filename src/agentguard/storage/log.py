@@ -30,7 +30,7 @@ from agentguard.errors import StorageError
 from agentguard.signing.keys import Signer
 from agentguard.storage import fork
 from agentguard.storage.backend import BEGINNING, Backend, Head
-from agentguard.storage.inside import is_inside
+from agentguard.storage.reentry import is_inside
 
 FLUSH_AFTER: Final = 0.05
 """Seconds within which an enqueued record becomes durable."""

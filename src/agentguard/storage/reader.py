@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 from agentguard.audit.checkpoint import End
 from agentguard.audit.entry import Attachment, Stored
 from agentguard.audit.summary import Search, Summary
-from agentguard.storage import fork, registry, sqlite
-from agentguard.storage.inside import INSIDE
+from agentguard.storage import fork, registry_file, sqlite
+from agentguard.storage.reentry import INSIDE
 
 
 class StateReader:
@@ -37,7 +37,7 @@ class StateReader:
 
     def registry(self) -> bytes | None:
         """The issuer's list of the shards."""
-        return registry.read(self._state)
+        return registry_file.read(self._state)
 
     def shards(self) -> Sequence[int]:
         """The numbers of the shards whose files are there."""

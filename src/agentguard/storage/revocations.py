@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentguard.errors import StorageError
 from agentguard.storage import files, lock
-from agentguard.storage.inside import Busy
+from agentguard.storage.reentry import Busy
 
 if TYPE_CHECKING:
     from agentguard.storage.ledger import Ledger

@@ -14,7 +14,7 @@ from typing import Final
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.signing.canonical import sha256_hex
 from agentguard.storage import files
-from agentguard.storage.sealed import Keys, Seal
+from agentguard.storage.seal import Keys, Seal
 
 FOLDER: Final = "runs"
 MAX_BYTES: Final = 16 << 20

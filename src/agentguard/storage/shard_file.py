@@ -19,7 +19,7 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.storage import files, lock, sqlite
 from agentguard.storage.anchor import ROLLED_BACK, Anchor
 from agentguard.storage.backend import BEGINNING, Head
-from agentguard.storage.inside import INSIDE
+from agentguard.storage.reentry import INSIDE
 
 
 class ShardFile:

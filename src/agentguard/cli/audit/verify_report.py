@@ -23,7 +23,7 @@ from agentguard.cli.terminal.location import TrustedLog, acting, from_home
 from agentguard.domain.verify import Report
 from agentguard.errors import AgentguardError
 from agentguard.identity.credential import agent_alias
-from agentguard.storage import place
+from agentguard.storage import state_location
 from agentguard.storage.anchor import log_folder
 
 _LISTED: Final = 20
@@ -129,7 +129,7 @@ class VerifyReport:
         anchor, log = self.log.location.anchor, self.log.trust.document.log
         if anchor is not None:
             with suppress(AgentguardError):
-                return place.original(log_folder(anchor, log), self.log.location.state)
+                return state_location.original(log_folder(anchor, log), self.log.location.state)
         return None
 
     def _observed(self) -> int:

@@ -17,8 +17,7 @@ from agentguard import paths
 from agentguard.call.decision import Decision
 from agentguard.call.tool import RESERVED
 from agentguard.cli.terminal import location
-from agentguard.domain import config as configuration
-from agentguard.domain.config import Config
+from agentguard.domain.config import Config, parse, resolve
 from agentguard.domain.config.engine import configured_engine
 from agentguard.domain.config.policy import PolicyConfig
 from agentguard.errors import ConfigError, PolicyError
@@ -68,13 +67,13 @@ def chosen(path: Path | None, query: str | None, config: Path | None) -> Config:
         "path": str(path.absolute()),
         "query": query or policy.DEFAULT_QUERY,
     }
-    return configuration.parse({"policy": table}, source="the command line", base=Path.cwd())
+    return parse({"policy": table}, source="the command line", base=Path.cwd())
 
 
 def at_server(url: str, query: str | None) -> Config:
     """Return the configuration of a policy on an OPA server; raises ``ConfigError``."""
     table = {"engine": "opa", "url": url, "query": query or policy.DEFAULT_QUERY}
-    return configuration.parse({"policy": table}, source="the command line", base=Path.cwd())
+    return parse({"policy": table}, source="the command line", base=Path.cwd())
 
 
 def policy_of(settings: Config) -> PolicyConfig:
@@ -169,7 +168,7 @@ def undeclared(settings: Config, attributes: Iterable[str]) -> list[str]:
     written = settings.policy
     if written is None or written.engine != "rego":
         return []
-    source = RegoSource.read(configuration.resolve(settings.base, written.path))
+    source = RegoSource.read(resolve(settings.base, written.path))
     lines = (line for _, text in source.modules for line in text.split("\n"))
     code = (line for line in lines if not line.lstrip().startswith("#"))
     read = {name for line in code for name in _READ.findall(line)}

@@ -28,16 +28,15 @@ from agentguard.cli.setup.finding import Finding
 from agentguard.cli.terminal import location, screen
 from agentguard.cli.terminal.location import Location, from_home
 from agentguard.cli.terminal.options import ConfigOption, JsonOption
-from agentguard.domain import config as configuration
 from agentguard.domain import domain, keystore
-from agentguard.domain.config import Config, is_inside
+from agentguard.domain.config import Config, is_inside, load_callable
 from agentguard.domain.config.engine import observed, warnings_of
 from agentguard.domain.config.spelling import closest
 from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.domain.verify import examine
 from agentguard.errors import AgentguardError, ConfigError
 from agentguard.identity.trust import TrustDocument
-from agentguard.storage import ledger, naming, sqlite
+from agentguard.storage import journal_secret, ledger, sqlite
 from agentguard.telemetry import Settings
 
 _DISABLED: Final = "OTEL_SDK_DISABLED"
@@ -187,7 +186,7 @@ def _keys(settings: Config) -> str:
     passphrase = passphrase_of(settings)
     state = settings.state
     keys = {use: keystore.load_key(state, use, passphrase) for use in keystore.LONG_LIVED}
-    naming.secret(state, keystore.load_trust(state), keys["log"])
+    journal_secret.secret(state, keystore.load_trust(state), keys["log"])
     return f"{', '.join(keystore.LONG_LIVED)}: each opens with the passphrase"
 
 
@@ -249,7 +248,7 @@ def _facts(settings: Config) -> Iterator[Finding]:
             continue
         check = f"tool {name}"
         try:
-            configuration.load_callable(tool.facts, tool.where)
+            load_callable(tool.facts, tool.where)
         except ConfigError as error:
             yield Finding("warn", check, str(source.on_path(error, settings)))
         else:

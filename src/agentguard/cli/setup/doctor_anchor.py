@@ -15,7 +15,7 @@ from agentguard.cli.terminal.location import from_home
 from agentguard.domain import keystore
 from agentguard.domain.config import Config
 from agentguard.errors import AgentguardError, StorageError
-from agentguard.storage import place, writers
+from agentguard.storage import state_location, writers
 from agentguard.storage.anchor import ADOPT, log_folder
 
 
@@ -32,7 +32,7 @@ def findings(settings: Config) -> Iterator[Finding]:
         folder = _folder_of_log(anchor, settings.state)
         try:
             require_writable([folder, *folder.glob("*.checkpoint")])
-            original = place.original(folder, settings.state)
+            original = state_location.original(folder, settings.state)
         except AgentguardError as error:
             yield Finding("fail", "anchor", str(error))
             return

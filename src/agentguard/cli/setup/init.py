@@ -29,7 +29,7 @@ from agentguard.cli.setup import undo
 from agentguard.cli.setup.undo import Made
 from agentguard.cli.terminal import screen, times
 from agentguard.cli.terminal.location import from_home
-from agentguard.domain import config, domain, keystore, pin
+from agentguard.domain import config, domain, keystore, trust_pin
 from agentguard.domain.config import Config
 from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.errors import ConfigError, StorageError
@@ -195,7 +195,7 @@ def _forget(settings: Config, trust: TrustDocument) -> None:
     if keystore.load_trust(settings.state) == trust:
         shutil.rmtree(settings.state)
         if settings.anchor is not None:
-            pin.forget(settings.anchor, trust.log)
+            trust_pin.forget(settings.anchor, trust.log)
 
 
 def _take_up(settings: Config) -> _Founded:

@@ -13,10 +13,9 @@ from agentguard.cli.terminal.options import (
     OutputOption,
     StateOption,
 )
-from agentguard.domain import keystore
-from agentguard.domain import pin as pinned
+from agentguard.domain import keystore, trust_pin
 from agentguard.errors import ConfigError, VerificationError
-from agentguard.storage import registry
+from agentguard.storage import registry_file
 
 app = typer.Typer(no_args_is_help=True, cls=Group)
 
@@ -61,9 +60,9 @@ def pin(*, config: ConfigOption = None) -> None:
     settings = location.load_own(config)
     if settings.anchor is None:
         raise ConfigError(f"{settings.source}: anchor: expected a folder: there is none to pin in")
-    with registry.locked(settings.state):
+    with registry_file.locked(settings.state):
         own = keystore.load_trust(settings.state)
-        pinned.keep(settings.anchor, settings.state, own)
+        trust_pin.keep(settings.anchor, settings.state, own)
     where = location.from_home(settings.anchor)
     screen.line(f"{where} knows {location.from_home(settings.state)} as the log {own.log}")
     for trusted in own.keys:

@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 from agentguard.audit.log import LogReader
 from agentguard.cli.terminal import files
-from agentguard.domain import config, domain, keystore
-from agentguard.domain import pin as pinned
+from agentguard.domain import config, domain, keystore, trust_pin
 from agentguard.domain.config import Config
 from agentguard.errors import ConfigError, StorageError
 from agentguard.identity.trust import TrustDocument
@@ -157,12 +156,12 @@ def anchored_trust(location: Location, own: TrustDocument) -> Trust | None:
     """Return the copy kept with the anchors; of the state's ``own`` it takes only the name.
 
     None without an anchor, or where the default one does not know the log. Raises ``StorageError``,
-    ``DecodeError``, or ``VerificationError`` (``trust.changed``) as ``pinned.require`` does.
+    ``DecodeError``, or ``VerificationError`` (``trust.changed``) as ``trust_pin.require`` does.
     """
     anchors, state = location.anchor, location.state
     if anchors is None:
         return None
-    pin = pinned.find if location.assumed else pinned.require
+    pin = trust_pin.find if location.assumed else trust_pin.require
     document = pin(anchors, state, own.log)
     if document is None:
         return None

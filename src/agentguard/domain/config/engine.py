@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agentguard.call.decision import Decision
-from agentguard.domain import config
-from agentguard.domain.config import Config
+from agentguard.domain.config.paths import resolve
+from agentguard.domain.config.settings import Config
+from agentguard.domain.config.tools import load_callable
 from agentguard.errors import ConfigError
 from agentguard.policy.document import DEFAULT_QUERY
 from agentguard.policy.engine import Engine
@@ -30,11 +31,11 @@ def configured_engine(settings: Config) -> Engine:
     if policy is None:
         raise ConfigError(f"{settings.source}: policy: expected a table with a path, found none")
     if policy.engine == "function":
-        return _function(config.load_callable(policy.path, f"{settings.source}: policy.path"))
+        return _function(load_callable(policy.path, f"{settings.source}: policy.path"))
     if policy.server is not None:
         return _opa(policy.server, policy.query, f"{settings.source}: policy")
     where = f"{settings.source}: policy.path"
-    path = config.resolve(settings.base, policy.path)
+    path = resolve(settings.base, policy.path)
     try:
         if not path.exists():
             raise ConfigError(f"{where}: there is no {path}")
@@ -53,7 +54,7 @@ def engine_from(source: PolicySource, base: Path) -> Engine:
         return _function(source)
     if not isinstance(source, str | Path):
         return source
-    path = config.resolve(base, str(source))
+    path = resolve(base, str(source))
     try:
         if not path.exists():
             raise ConfigError(f"there is no policy at {path}")

@@ -40,7 +40,7 @@ class PolicyConfig:
     mode: Mode = "enforce"
 
 
-def read(table: Table, resolve: Callable[[str], Path]) -> PolicyConfig:
+def read_policy(table: Table, resolve: Callable[[str], Path]) -> PolicyConfig:
     """Read ``[policy]``; ``resolve`` makes a path of it absolute. Raises ``ConfigError``."""
     engine = table.choice("engine", _ENGINES, "rego")
     query = table.text("query", DEFAULT_QUERY)

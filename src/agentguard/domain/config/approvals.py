@@ -1,0 +1,38 @@
+"""Who approves calls, and how many requests may wait: ``[approvers]`` and ``[approvals]``."""
+
+from __future__ import annotations
+
+from agentguard.approvals.request import Limits
+from agentguard.approvals.roster import Approver, Roster
+from agentguard.domain.config.table import Table
+from agentguard.errors import ConfigError, KeyMaterialError
+from agentguard.signing.keys import PublicKey
+
+
+def read_roster(root: Table, approvals: Table) -> Roster:
+    """Read ``[approvers]``: each a principal, with its OpenSSH public keys and its roles."""
+    people: dict[str, Approver] = {}
+    for name, table in root.tables("approvers"):
+        principal = table.principal("principal", table.text("principal", f"user:{name}"))
+        keys = table.texts("keys", ())
+        try:
+            found = tuple(PublicKey.from_openssh(key) for key in keys)
+        except KeyMaterialError as error:
+            raise ConfigError(f"{table.name('')}: {error}") from error
+        if not found:
+            raise table.mistake("keys", "a list of lines as in a file id_ed25519.pub, at least one")
+        people[name] = Approver(name, principal, found, tuple(table.texts("roles", ())))
+        table.done()
+    try:
+        return Roster(people, approvals.boolean("application", default=False))
+    except ConfigError as error:
+        raise ConfigError(f"{root.name('approvers')}: {error}") from error
+
+
+def read_limits(approvals: Table) -> Limits:
+    """Read from ``[approvals]`` how many requests of an agent or a principal may wait at once."""
+    usual = Limits()
+    return Limits(
+        approvals.count("pending_per_agent", usual.per_agent),
+        approvals.count("pending_per_principal", usual.per_principal),
+    )

@@ -1,0 +1,120 @@
+"""What a configuration says about tools: ``[tools]``, ``[aliases]``, ``[paths]`` and ``[redact]``.
+
+A ``ToolConfig`` replaces parts of the specification that the code gives a tool.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from agentguard.call import redaction
+from agentguard.call.redaction import Redaction
+from agentguard.call.tool import ToolSpec
+from agentguard.domain.config.table import Table
+from agentguard.errors import ConfigError, DecodeError
+from agentguard.paths import Folder
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolConfig:
+    """``[tools.NAME]``: what the configuration says in place of the code; None: says nothing.
+
+    ``origin`` and ``schema`` say nothing in its place: a tool that has others is refused.
+    """
+
+    requires: tuple[str, ...] | None = None
+    resource: str | None = None
+    attributes: Mapping[str, str] | None = None
+    facts: str | None = None
+    where: str = ""
+    origin: str | None = None
+    schema: str | None = None
+
+    def over(self, spec: ToolSpec) -> ToolSpec:
+        """Return ``spec`` with what this table says; raises ``ConfigError``.
+
+        ``facts`` is imported only now: reading a configuration runs no application code.
+        """
+        return spec.overridden(
+            requires=self.requires,
+            resource=self.resource,
+            attributes=self.attributes,
+            facts=load_callable(self.facts, self.where) if self.facts else None,
+            pinned_origin=self.origin,
+            pinned_schema=self.schema,
+        )
+
+
+def load_callable(reference: str, where: str) -> Callable[..., Any]:
+    """Import ``package.module:callable``; raises ``ConfigError``."""
+    module_name, _, name = reference.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except Exception as error:
+        message = (
+            f"{where}: {reference!r} can't be imported ({type(error).__name__}: {error}); "
+            "expected 'package.module:callable', on Python's path"
+        )
+        raise ConfigError(message) from error
+    if not callable(found):
+        raise ConfigError(f"{where}: {reference!r} is not callable")
+    return found  # type: ignore[no-any-return]
+
+
+def read_tool(table: Table) -> ToolConfig:
+    """Read ``[tools.NAME]``."""
+    config = ToolConfig(
+        requires=table.texts("requires", None),
+        resource=table.text("resource", "") or None,
+        attributes=table.mapping("attributes"),
+        facts=table.text("facts", "") or None,
+        where=table.name("facts"),
+        origin=table.text("origin", "") or None,
+        schema=table.text("schema", "") or None,
+    )
+    if config.schema is not None and not _SHA256.match(config.schema):
+        message = (
+            "the SHA-256 of a schema, 64 hex digits in lower case, as a denial (tool.changed) or "
+            "agentguard doctor --graph MODULE:GRAPH names"
+        )
+        raise table.mistake("schema", message)
+    table.done()
+    return config
+
+
+def read_aliases(table: Table) -> Mapping[str, str]:
+    """Read ``[aliases]``; two tools can't be one to a policy."""
+    aliases = {name: table.text(name) for name in table.names()}
+    for name, alias in aliases.items():
+        if not alias or alias in aliases or list(aliases.values()).count(alias) > 1:
+            raise table.mistake(name, "a name that no other tool has")
+    return aliases
+
+
+def read_folders(table: Table, resolved: Callable[[str], Path]) -> Mapping[str, Folder]:
+    """Read ``[paths]``: the folder that the path in an argument must not leave, by its name."""
+    folders = {}
+    for argument in table.names():
+        try:
+            folders[argument] = Folder(resolved(table.text(argument)))
+        except OSError as error:
+            raise table.mistake(argument, "a folder below the root of the file system") from error
+    return folders
+
+
+def read_redactions(table: Table) -> Mapping[str, tuple[Redaction, ...]]:
+    """Read ``[redact]``: JSON Pointers by the tool's name, ``*`` for every tool."""
+    redactions: dict[str, tuple[Redaction, ...]] = {}
+    for tool in table.names():
+        try:
+            redactions[tool] = tuple(map(redaction.parse, table.texts(tool, ())))
+        except DecodeError as error:
+            raise ConfigError(f"{table.name(tool)}: {error}") from error
+    return redactions
