@@ -299,7 +299,7 @@ def let_in(policy: Policy) -> set[str]:
     return found
 
 
-DEMO = "integrations/agentguard-langchain/src/agentguard_langchain/demo/authz.rego"
+DEMO = "integrations/agentguard-demo/src/agentguard_demo/authz.rego"
 FINE: dict[str, tuple[str, str]] = {
     DEMO: (
         r"^trigger_ci: branch = ",

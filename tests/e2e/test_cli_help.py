@@ -113,9 +113,9 @@ def test_a_demo_that_is_not_installed_names_the_command_that_installs_it(project
     result = project.interpreter("-c", script)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
-        "error [command.missing]: agentguard demo needs agentguard-langchain, which is not "
+        "error [command.missing]: agentguard demo needs agentguard-demo, which is not "
         "installed: from a clone of the project, run pip install . "
-        "'./integrations/agentguard-langchain[demo]'\n"
+        "./integrations/agentguard-langchain ./integrations/agentguard-demo\n"
     )
 
 

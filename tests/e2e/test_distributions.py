@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = {
     "agentguard": ROOT,
     "agentguard_crewai": ROOT / "integrations" / "agentguard-crewai",
+    "agentguard_demo": ROOT / "integrations" / "agentguard-demo",
     "agentguard_langchain": ROOT / "integrations" / "agentguard-langchain",
 }
 ELSEWHERE = {
@@ -57,12 +58,12 @@ class Built:
             if needed.marker is None or needed.marker.evaluate({"extra": extra})
         }
 
-    def imports(self, *, demo: bool) -> set[str]:
-        """The distributions that the demo's modules import, or all the others."""
+    def imports(self) -> set[str]:
+        """The distributions that the modules import."""
         return {
             canonicalize_name(ELSEWHERE.get(name, name))
             for path, text in self.wheel.items()
-            if path.endswith(".py") and ("demo" in PurePosixPath(path).parts) is demo
+            if path.endswith(".py")
             for name in imported(ast.parse(text))
             if name not in {*sys.stdlib_module_names, self.package}
         }
@@ -113,22 +114,12 @@ def test_what_the_code_imports_is_declared_and_no_more(built):
     declared = set[str]().union(
         *(built.needs(extra) for extra in ("rego", "opa", "cedar", "otlp", "testing"))
     )
-    assert declared == built.imports(demo=False)
+    assert declared == built.imports()
 
 
-def test_what_only_the_demo_imports_is_behind_its_extra(built):
-    if built.package == "agentguard":
-        assert built.needs("demo") - built.needs() == {"agentguard-langchain"}
-        return
-    if built.package == "agentguard_crewai":
-        assert built.needs("demo") == built.needs()
-        return
-    only_there = built.imports(demo=True) - built.imports(demo=False)
-    assert only_there == {"langsmith", "rich", "typer"}
-    assert built.needs("demo") - built.needs() == only_there
-    engine = [needed for needed in built.requirements if needed.extras == {"rego", "otlp"}]
-    assert [needed.name for needed in engine] == ["agentguard"]
-    assert all(needed.marker is not None for needed in engine)
+def test_the_extra_demo_brings_the_demo_and_nothing_else(built):
+    expected = {"agentguard-demo"} if built.package == "agentguard" else set[str]()
+    assert built.needs("demo") - built.needs() == expected
 
 
 def test_a_security_library_has_no_upper_bound(built):

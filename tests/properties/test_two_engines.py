@@ -34,7 +34,7 @@ from agentguard.signing import canonical
 ROOT = Path(__file__).parents[2]
 OPERATORS = ROOT / "tests" / "policies" / "operators.rego"
 CODER = {"agent": {"type": "code-agent"}}
-DEMO = "integrations/agentguard-langchain/src/agentguard_langchain/demo/authz.rego"
+DEMO = "integrations/agentguard-demo/src/agentguard_demo/authz.rego"
 OF_A_FILE = {"path": "docs/a.md"}
 READ = {"agent": {"type": "assistant"}, "args": OF_A_FILE, "paths": OF_A_FILE}
 PLAIN = {**CODER, "action": "open_pr", "repo": {"visibility": "internal"}}

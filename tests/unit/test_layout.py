@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = [
     ROOT / "src",
     ROOT / "integrations" / "agentguard-crewai" / "src",
+    ROOT / "integrations" / "agentguard-demo" / "src",
     ROOT / "integrations" / "agentguard-langchain" / "src",
 ]
 MODULES = sorted(path for source in SOURCES for path in source.rglob("*.py"))
@@ -92,7 +93,7 @@ def test_each_module_says_what_it_is_and_has_a_noun_of_its_own():
 
 
 def test_the_distributions_declare_what_the_documentation_promises():
-    names = ["agentguard-langchain"]
+    names = ["agentguard-langchain", "agentguard-demo"]
     if sys.version_info < (3, 14):  # as far as CrewAI itself goes
         names.append("agentguard-crewai")
     adapters = set(map(version, names))
@@ -100,7 +101,7 @@ def test_the_distributions_declare_what_the_documentation_promises():
     commands = {
         command.name: command.value for command in entry_points(group="agentguard.commands")
     }
-    assert commands["demo"] == "agentguard_langchain.demo:command"
+    assert commands["demo"] == "agentguard_demo:command"
     scripts = {script.name: script.value for script in entry_points(group="console_scripts")}
     assert scripts["agentguard"] == "agentguard.cli:main"
     rego = [line for line in requires("agentguard") or [] if line.startswith("gordon-to-regorus")]

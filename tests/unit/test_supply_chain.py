@@ -16,9 +16,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-OURS = {"agentguard", "agentguard-langchain", "agentguard-crewai"}
-ADAPTERS = {"constraints.txt": "langchain", "constraints-crewai.txt": "crewai"}
-"""The adapter that each file is for."""
+OURS = {"agentguard", "agentguard-langchain", "agentguard-crewai", "agentguard-demo"}
+INTEGRATIONS = {"constraints.txt": ("langchain", "demo"), "constraints-crewai.txt": ("crewai",)}
+"""The distributions that each file is for, beside the core."""
 
 
 def extras_of(project, file):
@@ -28,7 +28,7 @@ def extras_of(project, file):
     return [needs for extra, needs in extras.items() if extra not in left_out]
 
 
-@pytest.fixture(params=ADAPTERS)
+@pytest.fixture(params=INTEGRATIONS)
 def file(request):
     return request.param
 
@@ -50,7 +50,8 @@ def pinned(file: str) -> dict[str, list[tuple[Requirement, list[str]]]]:
 def declared(file: str) -> list[Requirement]:
     """What the core and the file's adapter name, with all extras, and the build backend."""
     texts: list[str] = []
-    for folder in (ROOT, ROOT / "integrations" / f"agentguard-{ADAPTERS[file]}"):
+    integrations = [ROOT / "integrations" / f"agentguard-{name}" for name in INTEGRATIONS[file]]
+    for folder in (ROOT, *integrations):
         document = tomllib.loads((folder / "pyproject.toml").read_text())
         project = document["project"]
         texts += project.get("dependencies", [])

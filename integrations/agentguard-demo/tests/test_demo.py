@@ -30,6 +30,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from rich.console import Console
 
+import agentguard_demo
 from agentguard import ApprovalPending, ConfigError, Denied, Guard
 from agentguard.audit import entry, evidence
 from agentguard.domain import config
@@ -38,12 +39,12 @@ from agentguard.identity.credential import agent_name
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage.reader import StateReader
-from agentguard_langchain import demo, guard_tools
-from agentguard_langchain.demo import forge as forges
-from agentguard_langchain.demo import people, picture, script, seed, setting, team
-from agentguard_langchain.demo.forge import Forge, ForgeError
-from agentguard_langchain.demo.timeline import Timeline
-from agentguard_langchain.demo.tools import tools_of
+from agentguard_demo import forge as forges
+from agentguard_demo import people, picture, script, seed, setting, team
+from agentguard_demo.forge import Forge, ForgeError
+from agentguard_demo.timeline import Timeline
+from agentguard_demo.tools import tools_of
+from agentguard_langchain import guard_tools
 
 RULES = """\
 package agent.authz
@@ -470,7 +471,7 @@ def test_a_model_that_is_not_there_is_one_error_and_no_run(tmp_path, monkeypatch
 PROVIDER = """
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
-from agentguard_langchain.demo.script import ScriptedModel
+from agentguard_demo.script import ScriptedModel
 
 class ChatOpenAI(ScriptedModel):
     model: str
@@ -601,7 +602,7 @@ def play(directory, model, bob=people.agreeing):
     printed = io.StringIO()
     console = Console(file=printed, width=120, force_terminal=False)
     timeline = Timeline(console, "agentguard")
-    return demo.run(directory, model, timeline, bob), printed.getvalue()
+    return agentguard_demo.run(directory, model, timeline, bob), printed.getvalue()
 
 
 def test_a_model_that_does_nothing_leaves_a_log_that_verifies(tmp_path):
@@ -686,7 +687,7 @@ def test_two_merges_at_once_are_answered_one_by_one(tmp_path, bob_signs_here):
 
 
 def test_a_model_that_merges_without_end_does_not_hang(tmp_path, monkeypatch, bob_signs_here):
-    monkeypatch.setattr(demo, "_MOST_PAUSES", 2)
+    monkeypatch.setattr(agentguard_demo, "_MOST_PAUSES", 2)
 
     class Stubborn(Silent):
         def _generate(self, messages, stop=None, run_manager=None, **kwargs):
@@ -799,7 +800,7 @@ def forge(tmp_path):
 def guarded(forge, tmp_path):
     """Call a tool of the demo as an agent, under its policy (or other rules) and configuration."""
     policy = tmp_path / "authz.rego"
-    rego = files("agentguard_langchain.demo").joinpath("authz.rego").read_text("utf-8")
+    rego = files("agentguard_demo").joinpath("authz.rego").read_text("utf-8")
     bob = Ed25519Signer.from_seed(bytes(32))
 
     def call(tool, *, scope=(), kind="code-agent", rules=rego, **args):
@@ -821,7 +822,7 @@ def guarded(forge, tmp_path):
 
 
 def test_the_policy_begins_with_the_documented_rules():
-    policy = files("agentguard_langchain.demo").joinpath("authz.rego").read_text("utf-8")
+    policy = files("agentguard_demo").joinpath("authz.rego").read_text("utf-8")
     assert policy.startswith(RULES + ASKING)
 
 

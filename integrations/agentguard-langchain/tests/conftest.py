@@ -67,7 +67,6 @@ def preloaded() -> Iterator[Preloaded]:
     """Processes that have what LangChain's programs import."""
     made = Preloaded(
         "agentguard.cli",
-        "agentguard_langchain.demo",
         "langchain.agents",
         "langgraph.checkpoint.sqlite",
         "obedient",

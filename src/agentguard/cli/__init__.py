@@ -121,7 +121,7 @@ def _other(name: str, brought: EntryPoint | None) -> Deferred:
 
 
 def _load(name: str, brought: EntryPoint | None) -> Callable[..., object]:
-    missing: str | None = "agentguard-langchain"
+    missing: str | None = "agentguard-demo"
     if brought is not None:
         try:
             return brought.load()  # type: ignore[no-any-return]  # what the entry point names
@@ -131,6 +131,6 @@ def _load(name: str, brought: EntryPoint | None) -> Callable[..., object]:
     if name == _DEMO:
         message += (
             ": from a clone of the project, run pip install . "
-            "'./integrations/agentguard-langchain[demo]'"
+            "./integrations/agentguard-langchain ./integrations/agentguard-demo"
         )
     raise ConfigError(message, code="command.missing")

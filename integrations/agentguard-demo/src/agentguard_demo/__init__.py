@@ -32,16 +32,16 @@ from langsmith import tracing_context
 from rich.console import Console
 
 from agentguard import AgentguardError, ApprovalRequest, ConfigError, Guard, Report
-from agentguard_langchain.demo import people, proof, steps, tampering, team, trace
-from agentguard_langchain.demo import setting as scene
-from agentguard_langchain.demo.forge import IN_USE
-from agentguard_langchain.demo.people import Bob
-from agentguard_langchain.demo.script import SYSTEM, TASK, ScriptedModel
-from agentguard_langchain.demo.setting import Setting
-from agentguard_langchain.demo.steps import Step
-from agentguard_langchain.demo.timeline import Timeline
-from agentguard_langchain.demo.tools import tools_of
-from agentguard_langchain.demo.trace import Sent
+from agentguard_demo import people, proof, steps, tampering, team, trace
+from agentguard_demo import setting as scene
+from agentguard_demo.forge import IN_USE
+from agentguard_demo.people import Bob
+from agentguard_demo.script import SYSTEM, TASK, ScriptedModel
+from agentguard_demo.setting import Setting
+from agentguard_demo.steps import Step
+from agentguard_demo.timeline import Timeline
+from agentguard_demo.tools import tools_of
+from agentguard_demo.trace import Sent
 from agentguard_langchain.middleware import GuardMiddleware
 from agentguard_langchain.tools import guard_tools
 

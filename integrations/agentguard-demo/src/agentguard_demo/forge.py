@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from agentguard import AgentguardError, ConfigError
-from agentguard_langchain.demo import seed
+from agentguard_demo import seed
 
 MAIN: Final = "main"
 CI_SECONDS: Final = 60

@@ -18,7 +18,7 @@ from agentguard import ApprovalRequest, ConfigError
 from agentguard.approvals.request import MAX_NOTE, Verdict
 from agentguard.cli.approvals.approver import PASSPHRASE_VARIABLE
 from agentguard.domain.passphrase import PASSPHRASE_VARIABLE as GUARDS_VARIABLE
-from agentguard_langchain.demo.setting import Setting
+from agentguard_demo.setting import Setting
 
 _SECONDS: Final = 60
 _NOTE: Final = "for issue 17"

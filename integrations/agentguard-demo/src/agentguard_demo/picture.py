@@ -1,6 +1,6 @@
 """The demo's timeline as an SVG, from a real run: what ``scripts/timeline`` writes.
 
-``python -m agentguard_langchain.demo.picture DIR FILE`` plays the demo in DIR, which is shown as
+``python -m agentguard_demo.picture DIR FILE`` plays the demo in DIR, which is shown as
 given, and writes FILE.
 """
 
@@ -14,9 +14,9 @@ from typing import Final
 
 from rich.console import Console
 
-from agentguard_langchain.demo import people, run
-from agentguard_langchain.demo.script import ScriptedModel
-from agentguard_langchain.demo.timeline import Timeline
+from agentguard_demo import people, run
+from agentguard_demo.script import ScriptedModel
+from agentguard_demo.timeline import Timeline
 
 _WIDTH: Final = 120
 _FONT: Final = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)

@@ -15,8 +15,8 @@ from agentguard.audit import evidence
 from agentguard.audit import prove as proving
 from agentguard.storage.files import write_new
 from agentguard.storage.reader import StateReader
-from agentguard_langchain.demo.setting import Setting
-from agentguard_langchain.demo.steps import Step
+from agentguard_demo.setting import Setting
+from agentguard_demo.steps import Step
 
 
 class Proof(NamedTuple):

@@ -19,7 +19,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from agentguard_langchain.demo import seed
+from agentguard_demo import seed
 
 BRANCH: Final = "agent/fix-discount"
 TASK: Final = (

@@ -18,7 +18,7 @@ from agentguard.domain import config, domain
 from agentguard.signing.keys import Ed25519Signer, PublicKey
 from agentguard.storage.anchor import trust_path
 from agentguard.storage.files import write_new
-from agentguard_langchain.demo.forge import Forge
+from agentguard_demo.forge import Forge
 
 ORCHESTRATOR: Final = "orchestrator"
 AGENT: Final = "code-agent"
@@ -88,7 +88,7 @@ attributes = { branch = "branch" }
 requires = ["pr:write"]
 resource = "repo:{repo}"
 attributes = { branch = "branch" }
-facts = "agentguard_langchain.demo.forge:facts"
+facts = "agentguard_demo.forge:facts"
 
 [tools.trigger_ci]
 requires = ["ci:trigger"]
@@ -171,7 +171,7 @@ def found(directory: Path) -> Setting:
         message = f"{directory} is not empty: choose an empty or new --dir"
         raise ConfigError(message, code="directory.taken")
     forge = Forge.found(directory)
-    rules = files("agentguard_langchain.demo").joinpath("authz.rego").read_bytes()
+    rules = files("agentguard_demo").joinpath("authz.rego").read_bytes()
     passphrase = secrets.token_urlsafe(32).encode()
     bob = Ed25519Signer.from_seed(secrets.token_bytes(32))
     write_new(directory / "policies" / "authz.rego", rules)

@@ -17,7 +17,7 @@ from agentguard import Report, TrustDocument
 from agentguard.domain.verify import examine
 from agentguard.storage import sqlite
 from agentguard.storage.reader import StateReader
-from agentguard_langchain.demo.setting import Setting
+from agentguard_demo.setting import Setting
 
 _AT: Final = b'"at":"'
 

@@ -14,8 +14,8 @@ from typing import Final
 from langchain_core.tools import BaseTool, StructuredTool
 
 from agentguard import Agent, Delegation, Denied, Guard, Tool, current_delegation
-from agentguard_langchain.demo.forge import Forge
-from agentguard_langchain.demo.tools import tools_of
+from agentguard_demo.forge import Forge
+from agentguard_demo.tools import tools_of
 from agentguard_langchain.tools import guard_tools
 
 TASK_SCOPE: Final = ("ci:trigger", "pr:write", "repo:read")

@@ -21,12 +21,12 @@ from agentguard.cli.audit import phrases
 from agentguard.delegation.grant import Grant
 from agentguard.identity.credential import agent_alias
 from agentguard.visible import shown, shown_json, written_out
-from agentguard_langchain.demo.forge import Forge
-from agentguard_langchain.demo.proof import Proof
-from agentguard_langchain.demo.setting import Setting
-from agentguard_langchain.demo.steps import Step
-from agentguard_langchain.demo.tampering import Change
-from agentguard_langchain.demo.trace import SEARCHES, Sent
+from agentguard_demo.forge import Forge
+from agentguard_demo.proof import Proof
+from agentguard_demo.setting import Setting
+from agentguard_demo.steps import Step
+from agentguard_demo.tampering import Change
+from agentguard_demo.trace import SEARCHES, Sent
 
 _STYLES: Final = {"allow": "bold green", "deny": "bold red", "approval": "bold yellow"}
 _LONGEST_VALUE: Final = 36

@@ -11,7 +11,7 @@ from typing import ParamSpec
 
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
-from agentguard_langchain.demo.forge import MAIN, Forge, ForgeError
+from agentguard_demo.forge import MAIN, Forge, ForgeError
 
 P = ParamSpec("P")
 
