@@ -51,7 +51,7 @@ from measuring import Row, middle, no_collection, ratio, show, tracked
 from agentguard import Agent, Delegation, Denied, Guard, current_delegation
 from agentguard.audit.entry import parse
 from agentguard.audit.statements import chain_tokens
-from agentguard.delegation import chain, grant
+from agentguard.delegation import grant, verification
 from agentguard.domain import administration, config, domain
 from agentguard.domain.passphrase import passphrase_of
 from agentguard.identity.trust import TrustDocument
@@ -271,7 +271,7 @@ class Signatures:
         yield Arm(
             "chain of 4 hops, verify",
             self.verify,
-            lambda: chain.verify(self.hops, self.credentials, self.trust, at=at),
+            lambda: verification.verify(self.hops, self.credentials, self.trust, at=at),
         )
 
     def verify(self) -> None:

@@ -32,8 +32,9 @@ from preloaded import Preloaded
 from trials import Trials
 
 import agentguard
-from agentguard.delegation import chain as chains
-from agentguard.delegation.chain import Chain, Terms
+from agentguard.delegation import issuance, verification
+from agentguard.delegation.chain import Chain
+from agentguard.delegation.issuance import Terms
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile, Credential
 from agentguard.identity.trust import TrustDocument, TrustedKey
@@ -172,7 +173,7 @@ class World:
     def begin(self, *scope: str, now: int | None = None, **terms: Any) -> Chain:
         """The first hop: user:alice lends ``scope`` through service:ci."""
         asked = {"principal": "user:alice", "via": "service:ci", **terms}
-        return chains.begin(
+        return issuance.begin(
             self.issuer,
             self.domain,
             Terms(scope=scope, **asked),
@@ -190,7 +191,7 @@ class World:
         now: int | None = None,
     ) -> Chain:
         """One hop more, signed by an agent (``by``) or, in a service's place, by the issuer."""
-        return chains.extend(
+        return issuance.extend(
             chain,
             self.issuer if by is None else by.signer,
             to.credential,
@@ -210,7 +211,7 @@ class World:
     def verify(self, chain: Chain, *, at: int | None = None, **trust: Any) -> Chain:
         """Verify a chain as a stranger does, from its tokens alone."""
         document = self.trusting(**trust) if trust else self.trust
-        return chains.loads(chain.dumps(), document, at=self.now if at is None else at)
+        return verification.loads(chain.dumps(), document, at=self.now if at is None else at)
 
 
 @pytest.fixture(scope="session")

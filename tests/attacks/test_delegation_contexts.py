@@ -27,7 +27,7 @@ from agentguard import Decision, Denied, Guard, verify_evidence
 from agentguard.audit import statements
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse
-from agentguard.delegation import token as tokens
+from agentguard.delegation import access_token
 from agentguard.domain import config
 from agentguard.signing.canonical import loads_object
 
@@ -611,7 +611,7 @@ def test_many_users_in_threads(guard, scene, asked):
         made = list(pool.map(work, USERS))
     check_that_none_is_mixed_up(guard, asked, worker, helper)
     for user, token in zip(USERS, made, strict=True):
-        verified = tokens.verify(token, guard.trust, at=int(now().timestamp()))
+        verified = access_token.verify(token, guard.trust, at=int(now().timestamp()))
         assert verified.chain.principal == user
 
 
@@ -645,7 +645,7 @@ def test_access_tokens_while_delegations_come_and_go(guard, worker):
         for _ in range(3):
             with guard.delegate(user, scope=["read"]):
                 token = worker.access_token()
-            verified = tokens.verify(token, guard.trust, at=int(now().timestamp()))
+            verified = access_token.verify(token, guard.trust, at=int(now().timestamp()))
             if verified.chain.principal != user:
                 wrong.append(user)
 

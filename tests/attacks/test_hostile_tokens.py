@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from agentguard import AgentguardError
-from agentguard.delegation import chain as chains
+from agentguard.delegation import access_token, verification
 from agentguard.delegation import grant as grants
-from agentguard.delegation import token as tokens
+from agentguard.delegation.chain import CHAIN_TYPE
 from agentguard.delegation.grant import MAX_DEPTH
 from agentguard.identity import credential
 from agentguard.signing import canonical, jws
@@ -114,7 +114,7 @@ class Forgery:
 
     def token(self) -> str:
         part = self.parts["token"]
-        part.claims[tokens.CHAIN_CLAIM] = self.chain()
+        part.claims[access_token.CHAIN_CLAIM] = self.chain()
         return part.sign()
 
     def offers(self, name: str, *codes: str, alone: bool = True) -> Iterator[Case]:
@@ -122,9 +122,9 @@ class Forgery:
         given: Any = {"trust": self.world.trust, "at": self.world.now}
         expected = frozenset(codes)
         if alone:
-            taken = partial(chains.from_json, **given)
+            taken = partial(verification.from_json, **given)
             yield Case(f"{name}, a chain", taken, expected, self.chain)
-        yield Case(f"{name}, a token", partial(tokens.verify, **given), expected, self.token)
+        yield Case(f"{name}, a token", partial(access_token.verify, **given), expected, self.token)
 
 
 def digest(token: str) -> str:
@@ -185,9 +185,9 @@ def made(world: Any, scope: Sequence[str], principal: str) -> dict[str, Part]:
         parts[place] = taken_apart(hop.token, signer)
     for place, issued in zip(CREDENTIALS, chain.credentials, strict=True):
         parts[place] = taken_apart(issued.token, world.issuer)
-    minted = tokens.mint(chain, world.issuer, now=world.now, jti="token-0001")
+    minted = access_token.mint(chain, world.issuer, now=world.now, jti="token-0001")
     parts["token"] = taken_apart(minted.token, world.issuer)
-    parts["token"].claims[tokens.CHAIN_CLAIM] = None  # put in when it is signed
+    parts["token"].claims[access_token.CHAIN_CLAIM] = None  # put in when it is signed
     return parts
 
 
@@ -391,7 +391,7 @@ def tokens_for_one_another(world):
             offered = whole[other]
             yield Case(
                 f"{other} as token",
-                partial(tokens.verify, offered, world.trust, at=world.now),
+                partial(access_token.verify, offered, world.trust, at=world.now),
                 frozenset({"jws.type", "token.malformed", "key.unknown"}),
             )
             continue
@@ -403,7 +403,7 @@ def tokens_for_one_another(world):
             *("chain.credential", "credential.malformed", "hop.malformed", "credential.subject"),
         )
     for place in HOPS:
-        stored = dumps({"type": chains.TYPE, **forgery(world).chain()}).decode()
+        stored = dumps({"type": CHAIN_TYPE, **forgery(world).chain()}).decode()
         forged = forgery(world)
         forged.signed[place] = stored
         yield from forged.offers(f"a chain as {place}", "jws.malformed", "jws.algorithm")
@@ -423,7 +423,7 @@ def duplicate_keys(world):
     for place in PLACES:
         for part_of in ("header", "claims"):
             for name in getattr(forgery(world).part(place), part_of):
-                if name == tokens.CHAIN_CLAIM:
+                if name == access_token.CHAIN_CLAIM:
                     continue
                 forged = forgery(world)
 
@@ -737,7 +737,7 @@ def claims_changed_under_a_signature(world):
     yield from twin(world)
     for place in PLACES:
         for claim, value in forgery(world).part(place).claims.items():
-            if claim in (tokens.CHAIN_CLAIM, "par"):
+            if claim in (access_token.CHAIN_CLAIM, "par"):
                 continue
             forged = forgery(world)
 
@@ -1057,11 +1057,11 @@ def claims_of_the_wrong_type(world):
                 forged = forgery(world)
                 forged.relink = claim != "par"
                 forged.part(place).claims[claim] = value
-                if claim == tokens.CHAIN_CLAIM:
+                if claim == access_token.CHAIN_CLAIM:
                     token = forged.part(place).sign()
                     yield Case(
                         f"{claim} {value!r}",
-                        partial(tokens.verify, token, world.trust, at=world.now),
+                        partial(access_token.verify, token, world.trust, at=world.now),
                         frozenset({"token.malformed", "chain.malformed"}),
                     )
                     continue
@@ -1074,7 +1074,7 @@ def claims_of_the_wrong_type(world):
                     *("token.lifetime",),
                     alone=alone(place),
                 )
-            if claim in (tokens.CHAIN_CLAIM, "par"):
+            if claim in (access_token.CHAIN_CLAIM, "par"):
                 continue
             forged = forgery(world)
             del forged.part(place).claims[claim]
@@ -1199,7 +1199,9 @@ def cut_short_in_a_token(world):
     chain.hops, chain.credentials = HOPS[:3], CREDENTIALS[:2]
     made = chain.chain()
     yield Case(
-        "valid: b's own chain", partial(chains.from_json, made, world.trust, at=world.now), NONE
+        "valid: b's own chain",
+        partial(verification.from_json, made, world.trust, at=world.now),
+        NONE,
     )
     for hops, credentials in ((3, 2), (2, 1), (1, 0)):
         forged = forgery(world)
@@ -1217,9 +1219,11 @@ NONE: frozenset[str] = frozenset()
 def depth_bombs(world):
     names = [f"deep-{n}" for n in range(MAX_DEPTH - 1)]
     deepest = world.chain(*names, max_depth=MAX_DEPTH)
-    minted = tokens.mint(deepest, world.issuer, now=world.now, jti="token-0001")
+    minted = access_token.mint(deepest, world.issuer, now=world.now, jti="token-0001")
     yield Case(
-        "valid: 16 hops", partial(tokens.verify, minted.token, world.trust, at=world.now), NONE
+        "valid: 16 hops",
+        partial(access_token.verify, minted.token, world.trust, at=world.now),
+        NONE,
     )
     last, holder = deepest.leaf, world.member(names[-1])
     for more in (1, 2, 8, 64):
@@ -1243,7 +1247,7 @@ def depth_bombs(world):
         held = [issued.token for issued in deepest.credentials]
         yield Case(
             f"{16 + more} hops",
-            partial(chains.verify, hops, held, world.trust, at=world.now),
+            partial(verification.verify, hops, held, world.trust, at=world.now),
             frozenset({"chain.malformed"}),
         )
     held = [issued.token for issued in deepest.credentials]
@@ -1262,7 +1266,7 @@ def depth_bombs(world):
     for name, (some, credentials, code) in many.items():
         yield Case(
             name,
-            partial(chains.verify, some, credentials, world.trust, at=world.now),
+            partial(verification.verify, some, credentials, world.trust, at=world.now),
             frozenset({code}),
         )
     for levels in (17, 63, 70, 1000, 20_000):
@@ -1294,20 +1298,22 @@ def wrong_audience_and_issuer(world):
     ):
         yield Case(
             f"at {audience!r}",
-            partial(tokens.verify, token, world.trust, at=world.now, audience=audience),
+            partial(access_token.verify, token, world.trust, at=world.now, audience=audience),
             frozenset({"token.audience"}),
         )
     named = world.chain("a", audience=("https://a.example",))
-    minted = tokens.mint(named, world.issuer, now=world.now, jti="token-0001").token
+    minted = access_token.mint(named, world.issuer, now=world.now, jti="token-0001").token
     yield Case(
         "valid where it is for",
-        partial(tokens.verify, minted, world.trust, at=world.now, audience="https://a.example"),
+        partial(
+            access_token.verify, minted, world.trust, at=world.now, audience="https://a.example"
+        ),
         NONE,
     )
     for asked in (None, DOMAIN, "https://b.example", "https://a.example.evil", "https://A.example"):
         yield Case(
             f"for https://a.example at {asked}",
-            partial(tokens.verify, minted, world.trust, at=world.now, audience=asked),
+            partial(access_token.verify, minted, world.trust, at=world.now, audience=asked),
             frozenset({"token.audience"}),
         )
     issuers = ("spiffe://evil.example", DOMAIN + "/", DOMAIN.upper(), "user:alice", "acme.example")
@@ -1321,11 +1327,13 @@ def wrong_audience_and_issuer(world):
         )
     elsewhere = replace(world.trust, trust_domain="other.example")
     offers: dict[str, Callable[[], object]] = {
-        "the token": partial(tokens.verify, token, elsewhere, at=world.now),
+        "the token": partial(access_token.verify, token, elsewhere, at=world.now),
         "the token, as it names itself": partial(
-            tokens.verify, token, elsewhere, at=world.now, audience=DOMAIN
+            access_token.verify, token, elsewhere, at=world.now, audience=DOMAIN
         ),
-        "the chain": lambda: chains.from_json(forgery(world).chain(), elsewhere, at=world.now),
+        "the chain": lambda: verification.from_json(
+            forgery(world).chain(), elsewhere, at=world.now
+        ),
     }
     for name, offer in offers.items():
         yield Case(f"{name} in another domain", offer, frozenset({"hop.issuer"}))
@@ -1338,13 +1346,13 @@ def at_other_times(world):
     for at in (world.now - 1, 0, -1, -(2**70), world.now + 300, world.now + 3600, 2**63, 2**100):
         yield Case(
             f"the token at {at}",
-            partial(tokens.verify, token, world.trust, at=at),
+            partial(access_token.verify, token, world.trust, at=at),
             frozenset({"token.expired", "token.not_yet_valid"}),
         )
         if not world.now <= at < world.now + 3600:
             yield Case(
                 f"the chain at {at}",
-                partial(chains.from_json, made, world.trust, at=at),
+                partial(verification.from_json, made, world.trust, at=at),
                 frozenset({"hop.expired", "hop.not_yet_valid"}),
             )
     for place, (iat, exp) in itertools.product(
@@ -1423,7 +1431,7 @@ def test_near_the_end_of_the_stack_it_is_still_a_refusal(world):
         if levels:
             return deeper(token, levels - 1)
         try:
-            tokens.verify(token, world.trust, at=world.now)
+            access_token.verify(token, world.trust, at=world.now)
         except AgentguardError as error:
             return error.code
         return None

@@ -23,7 +23,8 @@ from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.call import invocation
-from agentguard.delegation import chain, grant
+from agentguard.delegation import grant
+from agentguard.delegation.chain import hops_digest
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument, TrustedKey
 from agentguard.signing import canonical, dsse, jws
@@ -165,7 +166,7 @@ class Forger:
         before: Any = json.loads(b64_decode(members["invocation"]["payload"]))["predicate"]
         predicate = {
             **before,
-            "chain_sha256": chain.digest(given["hops"]),
+            "chain_sha256": hops_digest(given["hops"]),
             "log": {
                 **before["log"],
                 "size": call,

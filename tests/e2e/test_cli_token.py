@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from agentguard.cli.terminal import times
-from agentguard.delegation import chain, grant, token
+from agentguard.delegation import access_token, grant
+from agentguard.delegation.chain import CHAIN_TYPE
 from agentguard.identity.credential import agent_alias
 from agentguard.signing import canonical, jws
 from agentguard.signing.canonical import b64url_encode
@@ -83,8 +84,8 @@ def lent(tmp_path_factory, told):
     (made.folder / "policies" / "authz.rego").write_text(policy)
     called = made.python("-c", LENT)
     assert (called.returncode, called.stderr) == (0, "")
-    carried: Any = claims_of(made)[token.CHAIN_CLAIM]
-    write(made, "chain.json", {"type": chain.TYPE, **carried})
+    carried: Any = claims_of(made)[access_token.CHAIN_CLAIM]
+    write(made, "chain.json", {"type": CHAIN_TYPE, **carried})
     assert made.run("trust", "export", "-o", "trust.json").returncode == 0
     return made
 
@@ -177,7 +178,7 @@ def test_inspected_as_json(lent):
     found = told_as_json(lent.run("token", "inspect", "token", "--json"))
     assert (found["holds"], found["problem"]) == (True, None)
     assert found["claims"]["sub"] == "user:alice"
-    assert token.CHAIN_CLAIM not in found["claims"]  # it is taken apart below
+    assert access_token.CHAIN_CLAIM not in found["claims"]  # it is taken apart below
     assert [hop["depth"] for hop in found["hops"]] == [1, 2, 3]
     assert [hop["scope"] for hop in found["hops"]][1:] == ["files:read files:write", "files:read"]
     found = told_as_json(lent.run("token", "inspect", "chain.json", "--json"))
@@ -376,7 +377,7 @@ def test_a_hop_alone_is_read_and_shows_nothing(other):
     assert "may files:read files:write" in words(result)
 
 
-def unsigned(claims: dict[str, Any], typ: str = token.TYPE) -> str:
+def unsigned(claims: dict[str, Any], typ: str = access_token.TYPE) -> str:
     header = b64url_encode(canonical.dumps({"alg": "EdDSA", "kid": "x", "typ": typ}))
     return f"{header}.{b64url_encode(canonical.dumps(claims))}.AAAA"
 
@@ -386,7 +387,7 @@ HOSTILE = "\x1b[2J\x1b]0;owned\x07[bold red]\u202e\r\n\x9b1m"
 
 def test_what_a_token_says_is_no_command_to_a_terminal(other):
     claims = claims_of(other)
-    hops: Any = claims[token.CHAIN_CLAIM]
+    hops: Any = claims[access_token.CHAIN_CLAIM]
     grant_claims = jws.parse(hops["hops"][2]).claims()
     hops["hops"][2] = unsigned({**grant_claims, "txn": HOSTILE}, grant.TYPE)
     for change in ({"jti": HOSTILE}, {"sub": HOSTILE}, {"exp": 10**15}, {"exp": HOSTILE}, {}):
@@ -509,7 +510,7 @@ def test_a_name_may_look_like_a_files(other):
 
 def test_revoked_as_json_and_by_the_token_itself(other):
     given = (other.folder / "token").read_text().strip()
-    chain_of: Any = claims_of(other)[token.CHAIN_CLAIM]
+    chain_of: Any = claims_of(other)[access_token.CHAIN_CLAIM]
     last = jws.parse(chain_of["hops"][-1]).claims()["jti"]
     found = told_as_json(other.run("token", "revoke", given, "--note", "n", "--json"))
     assert found.keys() == {"revoked", "shard", "index"}

@@ -18,7 +18,8 @@ import pytest
 
 from agentguard import Guard
 from agentguard.cli.terminal import times
-from agentguard.delegation import chain, grant, token
+from agentguard.delegation import access_token, grant, issuance
+from agentguard.delegation.chain import CHAIN_TYPE
 from agentguard.identity.credential import agent_alias
 from agentguard.signing import jws
 
@@ -130,9 +131,9 @@ def test_the_code_says_what_its_text_says():
     described = table("argument | default | what it says")
     assert [name for row in described for name in names(row[:1])] == list(parameters)[1:]
     defaults = {names(row[:1])[0]: row[1] for row in described}
-    assert int(defaults["max_depth"]) == parameters["max_depth"].default == chain.DEFAULT_DEPTH
+    assert int(defaults["max_depth"]) == parameters["max_depth"].default == issuance.DEFAULT_DEPTH
     assert f"at the most {grant.MAX_DEPTH}" in PAGE
-    assert f"at the most {token.MAX_LIFETIME} seconds" in PAGE
+    assert f"at the most {access_token.MAX_LIFETIME} seconds" in PAGE
 
 
 def shown_commands():
@@ -197,8 +198,8 @@ def test_the_claims_of_a_hop_are_all_there():
 def test_the_claims_of_an_access_token_are_all_there():
     _, _, section = PAGE.partition("### An access token")
     described = re.findall(r"^\| (`.*?) \|", section.partition("## Reason")[0], re.MULTILINE)
-    assert sorted(names(described)) == sorted(token._CLAIMS)
-    for typ in (grant.TYPE, token.TYPE, chain.TYPE):
+    assert sorted(names(described)) == sorted(access_token._CLAIMS)
+    for typ in (grant.TYPE, access_token.TYPE, CHAIN_TYPE):
         assert typ in PAGE
 
 

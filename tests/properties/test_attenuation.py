@@ -14,8 +14,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from agentguard import AgentguardError, Decision, Denied, Guard
-from agentguard.delegation import chain as chains
-from agentguard.delegation import grant
+from agentguard.delegation import grant, verification
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.grant import MAX_CALLS, MAX_DEPTH, Grant
 from agentguard.errors import DelegationError
@@ -190,10 +189,10 @@ def test_a_chain_in_JSON_is_the_same_chain(world, data, names):  # noqa: N802
     for name in names:
         chain = world.extend(chain, world.member(name), by=by)
         by = world.member(name)
-    read = chains.loads(chain.dumps(), world.trust, at=world.now)
+    read = verification.loads(chain.dumps(), world.trust, at=world.now)
     assert read == chain
     assert read.dumps() == chain.dumps()
-    assert chains.from_json(read.as_json(), world.trust, at=world.now) == chain
+    assert verification.from_json(read.as_json(), world.trust, at=world.now) == chain
     assert read.sha256 == chain.sha256
     assert [grant.read(hop.token) for hop in chain.hops] == [hop.grant for hop in chain.hops]
 

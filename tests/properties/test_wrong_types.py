@@ -21,7 +21,8 @@ from agentguard.audit.entry import Stored
 from agentguard.audit.prove import prove
 from agentguard.audit.verify import ShardVerifier
 from agentguard.call.invocation import timestamp
-from agentguard.delegation import chain, grant, token
+from agentguard.delegation import access_token, grant, verification
+from agentguard.delegation.chain import CHAIN_TYPE
 from agentguard.identity import credential
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical, jws
@@ -78,7 +79,7 @@ def tokens(world) -> dict[str, tuple[str, Any, Any]]:
     """For each kind: a good token, who signs it, and who reads it."""
     lent = world.chain("one", "two")
     member, short = world.member("one"), world.chain("one")
-    minted = token.mint(short, world.issuer, now=world.now, jti="a" * 16)
+    minted = access_token.mint(short, world.issuer, now=world.now, jti="a" * 16)
     at = {"at": world.now}
     return {
         "credential": (
@@ -91,7 +92,11 @@ def tokens(world) -> dict[str, tuple[str, Any, Any]]:
             member.signer,
             lambda text: grant.verify(text, member.signer.public_key),
         ),
-        "token": (minted.token, world.issuer, lambda text: token.verify(text, world.trust, **at)),
+        "token": (
+            minted.token,
+            world.issuer,
+            lambda text: access_token.verify(text, world.trust, **at),
+        ),
     }
 
 
@@ -147,7 +152,7 @@ def test_a_first_hop_without_a_kind_is_refused(world, claim, name):
     first = world.begin("a").hops[0]
     claims = {**first.grant.claims(), claim: name}
     signed = jws.sign(claims, world.issuer, typ=grant.TYPE, header={"kid": world.issuer.key_id})
-    verify = chain.verify
+    verify = verification.verify
     assert outcome(verify, [signed], [], world.trust, at=world.now) is None
     assert outcome(verify, [first.token], [], world.trust, at=world.now) is not None
 
@@ -173,21 +178,21 @@ def test_what_is_no_text_is_refused_with_our_error(tokens, world, value):
         assert outcome(parse, value) is None
     for verify in (evidence.verify, registry.verify):
         assert outcome(verify, value, world.trust) is None
-    assert outcome(chain.loads, value, world.trust, **at) is None
-    assert outcome(chain.from_json, value, world.trust, **at) is None
-    assert outcome(chain.verify, value, [], world.trust, **at) is None
-    assert outcome(chain.verify, [value], [], world.trust, **at) is None
+    assert outcome(verification.loads, value, world.trust, **at) is None
+    assert outcome(verification.from_json, value, world.trust, **at) is None
+    assert outcome(verification.verify, value, [], world.trust, **at) is None
+    assert outcome(verification.verify, [value], [], world.trust, **at) is None
     if value not in ([], ()):
         hops = [hop.token for hop in world.chain("one").hops]
-        assert outcome(chain.verify, hops, value, world.trust, **at) is None
-        assert outcome(chain.verify, hops, [value], world.trust, **at) is None
+        assert outcome(verification.verify, hops, value, world.trust, **at) is None
+        assert outcome(verification.verify, hops, [value], world.trust, **at) is None
 
 
 def test_a_chain_with_another_type_somewhere_is_refused(world):
     lent = world.chain("one")
-    for what, made in mutants({"type": chain.TYPE, **lent.as_json()}):
+    for what, made in mutants({"type": CHAIN_TYPE, **lent.as_json()}):
         data = canonical.dumps(made)
-        assert outcome(chain.loads, data, world.trust, at=world.now) is None, what
+        assert outcome(verification.loads, data, world.trust, at=world.now) is None, what
 
 
 def test_a_trust_document_with_another_type_somewhere_is_refused_or_read(world):

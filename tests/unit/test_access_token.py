@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from agentguard import AgentguardError, DecodeError, VerificationError
-from agentguard.delegation import token as tokens
-from agentguard.delegation.token import CHAIN_CLAIM, MAX_LIFETIME, TYPE
+from agentguard.delegation import access_token
+from agentguard.delegation.access_token import CHAIN_CLAIM, MAX_LIFETIME, TYPE
 from agentguard.signing import jws
 
 DOMAIN = "spiffe://acme.example"
@@ -21,12 +21,12 @@ def chain(world):
 
 @pytest.fixture
 def minted(world, chain):
-    return tokens.mint(chain, world.issuer, now=world.now, jti="token-0001")
+    return access_token.mint(chain, world.issuer, now=world.now, jti="token-0001")
 
 
 def refused(world, token, *, at=None, audience=None, trust=None) -> str:
     with pytest.raises((DecodeError, VerificationError)) as caught:
-        tokens.verify(
+        access_token.verify(
             token,
             trust or world.trust,
             at=world.now if at is None else at,
@@ -45,7 +45,7 @@ def signed(world, claims, **header):
 
 
 def test_what_was_minted_verifies_to_the_same_value(world, minted, chain):
-    verified = tokens.verify(minted.token, world.trust, at=world.now)
+    verified = access_token.verify(minted.token, world.trust, at=world.now)
     assert verified == minted
     assert verified.chain == chain
     assert (verified.issued_at, verified.expires_at) == (world.now, world.now + MAX_LIFETIME)
@@ -74,15 +74,18 @@ def test_its_claims_have_the_names_of_the_standards(world, minted, chain):
 
 def test_the_newest_actor_is_outermost(world):
     chain = world.chain("a")
-    assert tokens.actors(chain) == {"sub": world.member("a").uri, "act": {"sub": "service:ci"}}
-    assert tokens.actors(world.begin("a")) == {"sub": "service:ci"}
+    assert access_token.actors(chain) == {
+        "sub": world.member("a").uri,
+        "act": {"sub": "service:ci"},
+    }
+    assert access_token.actors(world.begin("a")) == {"sub": "service:ci"}
 
 
 def test_it_never_outlives_its_chain(world):
     chain = world.chain("a", expires_in=10)
-    minted = tokens.mint(chain, world.issuer, now=world.now + 4, jti="token-0001")
+    minted = access_token.mint(chain, world.issuer, now=world.now + 4, jti="token-0001")
     assert minted.expires_at == world.now + 10
-    tokens.verify(minted.token, world.trust, at=world.now + 9)
+    access_token.verify(minted.token, world.trust, at=world.now + 9)
     assert refused(world, minted.token, at=world.now + 10) == "token.expired"
 
 
@@ -98,20 +101,20 @@ def test_it_never_outlives_its_chain(world):
 )
 def test_it_counts_for_five_minutes(world, minted, after, code):
     if code is None:
-        assert tokens.verify(minted.token, world.trust, at=world.now + after) == minted
+        assert access_token.verify(minted.token, world.trust, at=world.now + after) == minted
     else:
         assert refused(world, minted.token, at=world.now + after) == code
 
 
 def test_no_token_lives_longer(world, minted):
     claims = claims_of(minted)
-    tokens.verify(signed(world, claims), world.trust, at=world.now)
+    access_token.verify(signed(world, claims), world.trust, at=world.now)
     assert refused(world, signed(world, {**claims, "exp": world.now + 301})) == "token.lifetime"
 
 
 def test_it_does_not_end_after_its_chain(world):
     chain = world.chain("a", expires_in=10)
-    claims = claims_of(tokens.mint(chain, world.issuer, now=world.now, jti="token-0001"))
+    claims = claims_of(access_token.mint(chain, world.issuer, now=world.now, jti="token-0001"))
     longer = signed(world, {**claims, "exp": world.now + 11})
     assert refused(world, longer) == "token.mismatch"
 
@@ -119,16 +122,16 @@ def test_it_does_not_end_after_its_chain(world):
 def test_it_is_for_whom_it_names(world, minted):
     assert refused(world, minted.token, audience="spiffe://other.example") == "token.audience"
     chain = world.chain("a", audience=("https://api.example", "https://ci.example"))
-    named = tokens.mint(chain, world.issuer, now=world.now, jti="token-0001")
+    named = access_token.mint(chain, world.issuer, now=world.now, jti="token-0001")
     for audience in ("https://api.example", "https://ci.example"):
-        tokens.verify(named.token, world.trust, at=world.now, audience=audience)
+        access_token.verify(named.token, world.trust, at=world.now, audience=audience)
     for other in (None, "https://api.example/", "https://API.example", "https", ""):
         assert refused(world, named.token, audience=other) == "token.audience"
 
 
 def test_a_chain_that_ends_with_no_agent_is_no_agents_token(world):
     for chain in (world.begin("a"), world.begin("a", via=None)):
-        minted = tokens.mint(chain, world.issuer, now=world.now, jti="token-0001")
+        minted = access_token.mint(chain, world.issuer, now=world.now, jti="token-0001")
         assert refused(world, minted.token) == "token.mismatch"
 
 
@@ -168,7 +171,7 @@ def test_what_its_chain_does_not_say_is_refused_though_the_issuer_signed_it(
     world, minted, change, code
 ):
     claims = claims_of(minted)
-    tokens.verify(signed(world, claims), world.trust, at=world.now)  # the twin
+    access_token.verify(signed(world, claims), world.trust, at=world.now)  # the twin
     assert refused(world, signed(world, {**claims, **change})) == code
 
 
@@ -219,12 +222,12 @@ def test_another_type_is_no_access_token(world, minted):
     for typ in ("AT+JWT", "application/at+jwt"):  # RFC 7515, 4.1.9
         header = {"kid": world.issuer.key_id}
         token = jws.sign(claims_of(minted), world.issuer, typ=typ, header=header)
-        tokens.verify(token, world.trust, at=world.now)
+        access_token.verify(token, world.trust, at=world.now)
 
 
 def test_a_stolen_issuer_key_gains_nothing_from_an_old_date(world, minted):
     trust = world.trusting(compromised_since=world.now + 10)
-    tokens.verify(minted.token, trust, at=world.now + 9)
+    access_token.verify(minted.token, trust, at=world.now + 9)
     assert refused(world, minted.token, at=world.now + 10, trust=trust) == "key.compromised"
     rotated = world.trusting(not_after=world.now + 10)
-    tokens.verify(minted.token, rotated, at=world.now + 10)
+    access_token.verify(minted.token, rotated, at=world.now + 10)

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from agentguard import AgentguardError, DecodeError, VerificationError
-from agentguard.delegation import chain as chains
-from agentguard.delegation import grant
-from agentguard.delegation.chain import DEFAULT_DEPTH, Chain
+from agentguard.delegation import grant, issuance, verification
+from agentguard.delegation.chain import Chain, hops_digest
 from agentguard.delegation.grant import MAX_DEPTH
+from agentguard.delegation.issuance import DEFAULT_DEPTH
 from agentguard.errors import DelegationError
 from agentguard.signing import canonical
 
@@ -39,7 +39,7 @@ def forged(world, chain: Chain, *, signer=None, by=None, **changes) -> Chain:
     last = chain.hops[-1].grant
     if signer is None:
         holder = chain.hops[-2].grant if len(chain.hops) > 1 else None
-        asserted = holder is None or holder.asserted
+        asserted = holder is None or holder.is_asserted
         signer = world.issuer if asserted else world.member(name_of(last.delegator)).signer
     hop = grant.sign(replace(last, **changes), signer)
     return replace(chain, hops=(*chain.hops[:-1], hop))
@@ -74,7 +74,7 @@ def test_its_digest_is_over_the_signing_inputs(world):
     chain = world.chain("a", "b")
     joined = b"".join(hop.signing_input for hop in chain.hops)
     assert chain.sha256 == hashlib.sha256(joined).hexdigest()
-    assert chain.sha256 == chains.digest([hop.token for hop in chain.hops])
+    assert chain.sha256 == hops_digest([hop.token for hop in chain.hops])
     assert chain.sha256 != world.chain("a", "b").sha256  # another id, another chain
 
 
@@ -103,18 +103,18 @@ def test_the_application_itself_may_be_the_first_delegatee(world):
 
 def test_the_first_hop_says_who_vouches_and_that_the_issuer_signs_for_the_service(world):
     root = world.begin("a").root
-    assert (root.delegator, root.assurance, root.asserted) == (DOMAIN, "application", True)
+    assert (root.delegator, root.assurance, root.is_asserted) == (DOMAIN, "application", True)
     assert (root.key_id, root.parent, root.audience) == (world.issuer.key_id, None, (DOMAIN,))
     second = world.chain("a").leaf
-    assert (second.assurance, second.asserted) == (None, False)
+    assert (second.assurance, second.is_asserted) == (None, False)
 
 
 def test_a_chain_is_written_and_read(world):
     chain = world.chain("a", "b")
     data = chain.dumps()
-    assert chains.loads(data, world.trust, at=world.now) == chain
+    assert verification.loads(data, world.trust, at=world.now) == chain
     assert canonical.loads_object(data).keys() == {"type", "hops", "credentials"}
-    assert chains.from_json(chain.as_json(), world.trust, at=world.now) == chain
+    assert verification.from_json(chain.as_json(), world.trust, at=world.now) == chain
 
 
 def test_a_chain_of_the_first_hop_alone_verifies(world):
@@ -234,12 +234,14 @@ REFUSED_TERMS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("terms", "code"), REFUSED_TERMS, ids=map(str, REFUSED_TERMS))
 def test_what_can_not_be_lent(world, terms, code):
     good: Any = {"principal": "user:alice", "scope": ("a",)}
-    chains.begin(world.issuer, world.domain, chains.Terms(**good), now=world.now, jti=world.jti())
-    asked = chains.Terms(**(good | terms))
+    issuance.begin(
+        world.issuer, world.domain, issuance.Terms(**good), now=world.now, jti=world.jti()
+    )
+    asked = issuance.Terms(**(good | terms))
     assert (
         code_of(
             DelegationError,
-            chains.begin,
+            issuance.begin,
             world.issuer,
             world.domain,
             asked,
@@ -265,7 +267,7 @@ def test_nobody_else_hands_on_what_the_issuer_asserts(world, stranger):
     begun = world.begin("a")
     refusal = code_of(DelegationError, world.extend, begun, world.member("b"), by=world.member("a"))
     assert refusal == "delegation.holder"
-    made = chains.extend(
+    made = issuance.extend(
         world.begin("a"),
         stranger,
         world.member("a").credential,
@@ -291,7 +293,7 @@ WRONG_ROOTS: list[tuple[dict[str, Any], str]] = [
     ({"parent": "0" * 64}, "hop.parent"),
     ({"depth": 2}, "hop.parent"),
     ({"assurance": None}, "hop.parent"),
-    ({"asserted": False}, "hop.key"),
+    ({"is_asserted": False}, "hop.key"),
     ({"delegatee": "spiffe://acme.example/agent/a/b"}, "hop.name"),
     ({"delegatee": "agent:a"}, "hop.name"),
     ({"delegatee": "spiffe://other.example"}, "hop.name"),
@@ -323,7 +325,7 @@ WRONG_LINKS: list[tuple[dict[str, Any], str]] = [
     ({"task_id": "t-2"}, "hop.task"),
     ({"depth": 2}, "hop.depth"),
     ({"depth": 4}, "hop.depth"),
-    ({"asserted": True}, "hop.key"),
+    ({"is_asserted": True}, "hop.key"),
     ({"delegatee": "service:other"}, "hop.name"),
     ({"delegatee": "agent:b"}, "hop.name"),
     ({"delegatee": DOMAIN}, "hop.name"),
@@ -467,7 +469,7 @@ def test_a_credential_counts_at_the_time_of_the_hop(world):
     """An agent's own must hold when it is given something, and when it hands it on."""
     old = world.instance("old", now=world.now - 3600)  # ends just now
     begun = world.begin("a")
-    made = chains.extend(
+    made = issuance.extend(
         begun,
         world.issuer,
         old.credential,
@@ -512,7 +514,7 @@ def test_another_trust_domain_believes_nothing_of_it(world, lent):
 
 def test_the_same_keys_in_another_trust_domain(world, lent):
     trust = replace(world.trust, trust_domain="other.example")
-    refusal = code_of(VerificationError, chains.loads, lent.dumps(), trust, at=world.now)
+    refusal = code_of(VerificationError, verification.loads, lent.dumps(), trust, at=world.now)
     assert refusal == "hop.issuer"
 
 
@@ -545,13 +547,18 @@ def test_a_delegation_outlives_a_rotation_of_the_issuers_key(world):
         compromised_since=None,
     )
     a = world.member("a")
-    made = chains.extend(begun, new, a.credential, by=None, scope=["a"], now=later, jti=world.jti())
-    assert chains.loads(made.dumps(), trust, at=later) == made
+    made = issuance.extend(
+        begun, new, a.credential, by=None, scope=["a"], now=later, jti=world.jti()
+    )
+    assert verification.loads(made.dumps(), trust, at=later) == made
     assert made.issuer_keys == {world.issuer.key_id, new.key_id}
-    late = chains.extend(
+    late = issuance.extend(
         begun, world.issuer, a.credential, by=None, scope=["a"], now=later, jti=world.jti()
     )
-    assert code_of(VerificationError, chains.loads, late.dumps(), trust, at=later) == "key.expired"
+    assert (
+        code_of(VerificationError, verification.loads, late.dumps(), trust, at=later)
+        == "key.expired"
+    )
 
 
 # --- what is no chain -----------------------------------------------------------------------------
@@ -579,7 +586,7 @@ def test_it_says_which_hop_is_wrong(world, lent):
     with pytest.raises(VerificationError, match=r"^hop 1: "):
         world.verify(lent, at=2**40)
     with pytest.raises(DecodeError, match=r"^hop 2: "):
-        chains.verify([lent.hops[0].token, "x"], (), world.trust, at=world.now)
+        verification.verify([lent.hops[0].token, "x"], (), world.trust, at=world.now)
 
 
 NO_CHAINS: list[Any] = [
@@ -602,7 +609,7 @@ NO_CHAINS: list[Any] = [
 
 @pytest.mark.parametrize("data", NO_CHAINS)
 def test_what_is_no_chain(world, data):
-    code = code_of(DecodeError, chains.loads, data, world.trust, at=world.now)
+    code = code_of(DecodeError, verification.loads, data, world.trust, at=world.now)
     assert code in {"chain.malformed", "jws.malformed"} or code.startswith("json.")
 
 
@@ -611,7 +618,9 @@ def test_more_hops_or_credentials_than_a_chain_may_have(world, lent):
     for hops, credentials in (
         ([], []),
         ([hop] * (MAX_DEPTH + 1), []),
-        ([hop], [held] * (chains.MAX_CREDENTIALS + 1)),
+        ([hop], [held] * (verification.MAX_CREDENTIALS + 1)),
     ):
-        code = code_of(DecodeError, chains.verify, hops, credentials, world.trust, at=world.now)
+        code = code_of(
+            DecodeError, verification.verify, hops, credentials, world.trust, at=world.now
+        )
         assert code == "chain.malformed"

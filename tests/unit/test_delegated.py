@@ -24,8 +24,7 @@ from agentguard import (
 )
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse
-from agentguard.delegation import context
-from agentguard.delegation import token as tokens
+from agentguard.delegation import access_token, context
 from agentguard.errors import DelegationError
 from agentguard.signing import canonical, jws
 
@@ -564,7 +563,7 @@ def test_an_access_token_for_what_is_in_force(guard, orchestrator, read):
         token = orchestrator.access_token()
         orchestrator.call(read)
         assert orchestrator.access_token() == token  # the same until it is renewed
-    verified = tokens.verify(token, guard.trust, at=int(datetime.now(UTC).timestamp()))
+    verified = access_token.verify(token, guard.trust, at=int(datetime.now(UTC).timestamp()))
     assert verified.chain.principal == "user:alice"
     assert verified.chain.leaf.delegatee == orchestrator.id
     (call,) = calls(guard)

@@ -9,14 +9,14 @@ from agentguard.approvals.roster import Approver, Roster
 from agentguard.audit import entry
 from agentguard.audit.entry import CallPlace, LoggedRuling
 from agentguard.audit.summary import Summary
-from agentguard.delegation import chain
+from agentguard.delegation import issuance
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile
 from agentguard.signing.canonical import b64_encode, dumps, loads_object
 from agentguard.signing.dsse import seal, statement
 
 AT = "2026-11-25T12:00:00.000000Z"
-TERMS = chain.Terms(principal="user:alice", scope=("a",))
+TERMS = issuance.Terms(principal="user:alice", scope=("a",))
 AGENT = "spiffe://acme.example/agent/reader/x"
 PREDICATE = {
     "invocation_id": "the-id",
@@ -83,7 +83,7 @@ def records(signer):
         "resolution": entry.resolution(signer, place, ran=True, note="é", at=AT),
         "erasure": entry.erasure(signer, place, note="", at=AT),
         "delegation": entry.delegation(
-            chain.begin(signer, "acme.example", TERMS, now=1, jti="0" * 32), at=AT
+            issuance.begin(signer, "acme.example", TERMS, now=1, jti="0" * 32), at=AT
         ),
         "revocation": entry.revocation(signer, "agent:a", note="", at=AT),
         "freeze": entry.freeze(signer, "acme.example", frozen=True, sequence=1, note="", at=AT),

@@ -11,6 +11,7 @@ import pytest
 from agentguard.delegation import grant
 from agentguard.delegation.grant import MAX_CALLS, MAX_DEPTH, TYPE, Grant
 from agentguard.errors import DecodeError, DelegationError, VerificationError
+from agentguard.identity.principal import require_principal
 from agentguard.signing import canonical, jws
 
 NOW = 1_800_000_000
@@ -293,7 +294,7 @@ def test_what_is_no_scope_is_refused(asked):
 
 def test_a_principal_is_a_user_or_a_service():
     for name in ("user:alice", "service:ci", "crew:news", "https://idp.example#42"):
-        assert grant.principal(name) == name
+        assert require_principal(name, "principal", DelegationError) == name
 
 
 BAD_NAMES: list[Any] = [
@@ -321,7 +322,7 @@ BAD_NAMES: list[Any] = [
 @pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
 def test_what_is_no_name_of_a_principal(name):
     with pytest.raises(DelegationError) as caught:
-        grant.principal(name, "service")
+        require_principal(name, "service", DelegationError)
     assert caught.value.code == "principal.malformed"
     assert "service" in str(caught.value)
 

@@ -36,7 +36,7 @@ from preloaded import Preloaded
 from scripted import Scripted, Step
 
 from agentguard.audit import entry
-from agentguard.delegation import chain as chains
+from agentguard.delegation import verification
 from agentguard.identity import credential
 from agentguard.signing.dsse import Envelope, parse_statement
 from agentguard.testing import RecordedGuard
@@ -181,7 +181,7 @@ def _signed(guard: Any) -> list[Signed]:
                     issued = credential.verify(members["credential"], guard.trust, at=at)
                     keys[issued.uri] = issued.key
                 elif read.kind == "delegation":
-                    chain = chains.from_json(members["chain"], guard.trust, at=at)
+                    chain = verification.from_json(members["chain"], guard.trust, at=at)
                     lent[chain.sha256] = chain
                 elif read.kind == "authorization":
                     attached = {a.role: a.data for a in stored.attachments}

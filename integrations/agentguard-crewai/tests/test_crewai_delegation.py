@@ -21,7 +21,7 @@ from crewai.tools import tool
 
 from agentguard import ConfigError, Decision, Guard, current_delegation
 from agentguard.audit import entry
-from agentguard.delegation import chain as chains
+from agentguard.delegation import verification
 from agentguard.domain import administration, config, domain
 from agentguard.identity import credential
 from agentguard.policy.function import FunctionEngine
@@ -63,7 +63,7 @@ def hops(guard):
                 if read.kind == "delegation":
                     at = int(datetime.fromisoformat(read.at).timestamp())
                     members: Any = read.members
-                    chain = chains.from_json(members["chain"], guard.trust, at=at)
+                    chain = verification.from_json(members["chain"], guard.trust, at=at)
                     found.append(tuple(credential.agent_name(m) or m for m in chain.members))
     return found
 

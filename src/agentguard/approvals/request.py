@@ -21,7 +21,7 @@ from agentguard.errors import (
     EncodeError,
     VerificationError,
 )
-from agentguard.identity import principal as principals
+from agentguard.identity.principal import is_principal, require_principal
 from agentguard.signing import canonical, dsse
 from agentguard.signing.canonical import JSON, Fragment, b64_decode, b64_encode, is_integer
 from agentguard.signing.dsse import Envelope
@@ -376,7 +376,7 @@ def answer(
     ``ApprovalError`` (``principal.malformed``) for an approver that is no principal, and
     ``EncodeError`` (``approval.malformed``) for a note that is too long.
     """
-    principals.require(approver, "person", ApprovalError)
+    require_principal(approver, "person", ApprovalError)
     if len(note) > MAX_NOTE:
         message = f"a note has {MAX_NOTE} characters at most"
         raise EncodeError(message, code="approval.malformed")
@@ -469,7 +469,7 @@ def _text(value: JSON) -> str:
 
 
 def _principal(value: JSON) -> str:
-    if isinstance(value, str) and principals.is_principal(value):
+    if isinstance(value, str) and is_principal(value):
         return value
     raise ValueError("expected the name of a principal")
 

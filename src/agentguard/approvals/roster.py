@@ -15,7 +15,7 @@ from agentguard.approvals import request as approval
 from agentguard.approvals.request import Approval, ApprovalRequest
 from agentguard.call.decision import Requirement
 from agentguard.errors import ConfigError, DecodeError, KeyMaterialError, VerificationError
-from agentguard.identity import principal as principals
+from agentguard.identity.principal import require_principal
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 from agentguard.signing.dsse import Envelope
@@ -35,7 +35,7 @@ class Approver:
     roles: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        principals.require(self.principal, "principal", ConfigError)
+        require_principal(self.principal, "principal", ConfigError)
 
     def as_json(self) -> dict[str, JSON]:
         """Return the members of the roster's entry for it."""

@@ -15,8 +15,8 @@ from agentguard.audit.calls import Authorization, Commitments, Outcome
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, CallPlace, Entry
 from agentguard.call.invocation import SALT_SIZE, call_digest, commitment
-from agentguard.delegation import chain as chains
-from agentguard.delegation.chain import Chain
+from agentguard.delegation import verification
+from agentguard.delegation.chain import Chain, hops_digest
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.credential import Credential
 from agentguard.identity.trust import TrustDocument, TrustedKey, Use
@@ -137,7 +137,7 @@ def check_delegation(parsed: Entry, trust: TrustDocument, at: int) -> Chain:
     members = parsed.members["chain"]
     if not isinstance(members, dict):
         raise DecodeError("a delegation entry keeps a chain", code="entry.malformed")
-    return chains.from_json(members, trust, at=at)
+    return verification.from_json(members, trust, at=at)
 
 
 def chain_tokens(parsed: Entry) -> tuple[list[str], list[str]]:
@@ -150,7 +150,7 @@ def chain_tokens(parsed: Entry) -> tuple[list[str], list[str]]:
 
 def chain_digest(parsed: Entry) -> str:
     """Return the digest of the chain that a delegation entry keeps, unverified."""
-    return chains.digest(chain_tokens(parsed)[0])
+    return hops_digest(chain_tokens(parsed)[0])
 
 
 def mode_of(parsed: Entry) -> str:

@@ -1,8 +1,9 @@
-"""Delegation: who lent an agent its authority, signed hop by hop (docs/delegation.md).
+"""Delegation: a principal's authority, handed from hop to hop to an agent (docs/delegation.md).
 
-``grant.py`` is one hop, ``link.py`` what holds between two, ``chain.py`` the hops that lead from a
-principal to an agent, ``token.py`` the RFC 8693 access token that is minted from a chain. These are
-pure. ``handle.py`` is a delegation as an application holds it, ``context.py`` what is in force
-where code runs, ``blocks.py`` and ``generators.py`` what a generator changes of that. What was
-revoked stands in ``storage/revocations.py``.
+Pure: ``grant.py`` has one hop, ``link.py`` the rules between two hops, ``chain.py`` the hops from a
+principal to an agent, ``issuance.py`` how hops are made, ``verification.py`` how chains are
+verified, ``access_token.py`` the RFC 8693 access token. In a process: ``handle.py`` has the
+``Delegation`` of the public API, ``context.py`` the delegation in force where code runs,
+``blocks.py`` and ``generators.py`` the rules for generators. ``storage/revocations.py`` knows what
+is revoked.
 """

@@ -1,8 +1,8 @@
 """The access token that is minted from a chain: RFC 8693 semantics in RFC 9068's form.
 
-``typ: at+jwt``, five minutes at most, bound to the agent instance's key (``cnf.jkt``, RFC 7800),
-with the actors nested in ``act``, the newest outermost (RFC 8693, 4.1). It carries the chain that
-it was minted from, so that whoever gets it need not take the issuer's word for who lent what.
+``typ: at+jwt``, at most five minutes, bound to the agent instance's key (``cnf.jkt``, RFC 7800),
+with the actors nested in ``act``, the newest outermost (RFC 8693, 4.1). The token carries its
+chain, so that a receiver can verify each delegation without trust in the issuer's word.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from agentguard.delegation import chain as chains
+from agentguard.delegation import grant, verification
 from agentguard.delegation.chain import Chain
 from agentguard.errors import DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument
@@ -23,8 +23,10 @@ TYPE: Final = "at+jwt"
 """The ``typ`` of an access token (RFC 9068, 2.1)."""
 
 CHAIN_CLAIM: Final = "urn:agentguard:chain"
+"""The claim that carries the chain, in the form of ``Chain.as_json``."""
+
 MAX_LIFETIME: Final = 300
-"""An access token lives five minutes at most, in seconds."""
+"""The longest lifetime of an access token, in seconds."""
 
 _CLAIMS: Final = frozenset(
     {
@@ -36,7 +38,7 @@ _CLAIMS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """An access token that was minted here or has verified; times in seconds since the epoch."""
+    """An access token, minted here or verified; times are seconds since the epoch."""
 
     token: str
     chain: Chain
@@ -46,7 +48,7 @@ class AccessToken:
 
 
 def mint(chain: Chain, issuer: Signer, *, now: int, jti: str) -> AccessToken:
-    """Mint a token for the last delegatee of ``chain``, which has verified."""
+    """Mint a token for the last delegatee of a verified ``chain``; ``now`` is in seconds."""
     expires_at = min(now + MAX_LIFETIME, chain.leaf.expires_at)
     claims = _claims(chain, issued_at=now, expires_at=expires_at, jti=jti)
     token = jws.sign(claims, issuer, typ=TYPE, header={"kid": issuer.key_id})
@@ -58,21 +60,17 @@ def verify(
 ) -> AccessToken:
     """Verify a token and the chain in it as of ``at`` (seconds since the epoch).
 
-    ``audience`` is who asks; None is the trust domain itself. Raises ``DecodeError``
+    ``audience`` names the receiver; None is the trust domain itself. Raises ``DecodeError``
     (``token.malformed``) and ``VerificationError``: ``token.audience``, ``token.expired``,
-    ``token.not_yet_valid``, ``token.lifetime``, ``token.mismatch`` where a claim is not what the
-    chain says, and as ``jws.verify``, ``chain.issuer_key`` and ``chain.verify`` do.
+    ``token.not_yet_valid``, ``token.lifetime``, ``token.mismatch`` for a claim that differs from
+    the chain. Raises also as ``jws.verify`` and ``verification.verify`` do.
     """
-    # kid and iat only choose among trusted keys; nothing else is read before the signature holds
-    unverified = jws.parse(token)
-    kid, issued_at = unverified.header.get("kid"), unverified.claims().get("iat")
-    if not isinstance(kid, str) or not is_integer(issued_at):
-        raise _malformed("it names no kid, or no iat in whole seconds")
-    key = chains.issuer_key(trust, kid, issued_at=issued_at, at=at)
-    claims = jws.verify(token, key, typ=TYPE).claims()
-    expires_at, jti, carried = claims.get("exp"), claims.get("jti"), claims.get(CHAIN_CLAIM)
+    claims = _verified_claims(token, trust, at)
+    issued_at, expires_at, jti = claims.get("iat"), claims.get("exp"), claims.get("jti")
+    carried = claims.get(CHAIN_CLAIM)
     if (
         claims.keys() != _CLAIMS
+        or not is_integer(issued_at)
         or not is_integer(expires_at)
         or not isinstance(jti, str)
         or not jws.is_jti(jti)
@@ -80,8 +78,8 @@ def verify(
     ):
         raise _malformed("its claims are not those of an access token")
     _check_times(issued_at, expires_at, at)
-    chain = chains.from_json(carried, trust, at=at)
-    if not chain.leaf.delegatee.startswith("spiffe://") or len(chain.hops) == 1:
+    chain = verification.from_json(carried, trust, at=at)
+    if not grant.is_agent(chain.leaf.delegatee):
         raise VerificationError("its chain ends with no agent", code="token.mismatch")
     expected = _claims(chain, issued_at=issued_at, expires_at=expires_at, jti=jti)
     for name, value in expected.items():
@@ -90,15 +88,31 @@ def verify(
             raise VerificationError(message, code="token.mismatch")
     if expires_at > chain.leaf.expires_at:
         raise VerificationError("it outlives its chain", code="token.mismatch")
-    wanted = f"spiffe://{trust.trust_domain}" if audience is None else audience
-    if wanted not in chain.leaf.audience:
-        message = f"it is for {' '.join(chain.leaf.audience)}, not for {wanted}"
-        raise VerificationError(message, code="token.audience")
+    _require_audience(chain, f"spiffe://{trust.trust_domain}" if audience is None else audience)
     return AccessToken(token, chain, issued_at, expires_at, jti)
 
 
+def _verified_claims(token: str, trust: TrustDocument, at: int) -> dict[str, JSON]:
+    # kid and iat only select among trusted keys; the signature is verified before all else
+    unverified = jws.parse(token)
+    kid, issued_at = unverified.header.get("kid"), unverified.claims().get("iat")
+    if not isinstance(kid, str) or not is_integer(issued_at):
+        raise _malformed("it names no kid, or no iat in whole seconds")
+    key = verification.issuer_key(trust, kid, issued_at=issued_at, at=at)
+    return jws.verify(token, key, typ=TYPE).claims()
+
+
+def _require_audience(chain: Chain, receiver: str) -> None:
+    if receiver not in chain.leaf.audience:
+        message = f"it is for {' '.join(chain.leaf.audience)}, not for {receiver}"
+        raise VerificationError(message, code="token.audience")
+
+
 def actors(chain: Chain) -> dict[str, JSON]:
-    """Return the ``act`` claim: who acts now, and inside it who handed that on (RFC 8693, 4.1)."""
+    """Return the ``act`` claim: the acting agent, with its delegator nested inside, and so on.
+
+    RFC 8693, 4.1.
+    """
     nested: dict[str, JSON] = {}
     for member in chain.members[1:]:
         nested = {"sub": member, **({"act": nested} if nested else {})}
@@ -123,20 +137,20 @@ def _claims(chain: Chain, *, issued_at: int, expires_at: int, jti: str) -> dict[
     }
 
 
-def _is_same(found: JSON, expected: JSON) -> bool:
-    """Compare two JSON values: in Python, true is 1."""
+def _is_same(claim: JSON, expected: JSON) -> bool:
+    """Compare two JSON values, types included: in Python, ``True == 1``."""
     if isinstance(expected, dict):
-        members: Mapping[str, Any] = found if isinstance(found, dict) else {}
+        members: Mapping[str, Any] = claim if isinstance(claim, dict) else {}
         return members.keys() == expected.keys() and all(
             _is_same(members[name], value) for name, value in expected.items()
         )
     if isinstance(expected, list):
         return (
-            isinstance(found, list)
-            and len(found) == len(expected)
-            and all(map(_is_same, found, expected))
+            isinstance(claim, list)
+            and len(claim) == len(expected)
+            and all(map(_is_same, claim, expected))
         )
-    return type(found) is type(expected) and found == expected
+    return type(claim) is type(expected) and claim == expected
 
 
 def _check_times(issued_at: int, expires_at: int, at: int) -> None:

@@ -1,7 +1,7 @@
 """A hop grant (``typ: ag-hop+jwt``): one delegator's signature under what one delegatee may do.
 
-Here a hop is made, read and verified by itself; what must hold between a hop and the one before it
-stands in ``chain.py``.
+A hop is encoded, signed, decoded and verified here, by itself. The rules between a hop and the hop
+before stand in ``link.py``; ``issuance.py`` makes hops, ``verification.py`` verifies whole chains.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from agentguard.errors import DecodeError, DelegationError, VerificationError
-from agentguard.identity import credential
-from agentguard.identity import principal as principals
+from agentguard.identity.credential import agent_name
+from agentguard.identity.principal import is_agent_name, is_principal
 from agentguard.signing import jws
 from agentguard.signing.canonical import JSON, is_integer
 from agentguard.signing.keys import PublicKey, Signer
@@ -26,11 +26,14 @@ MAX_DEPTH: Final = 16
 """The most hops that a chain may have."""
 
 MAX_CALLS: Final = 2**53 - 1
-_LATEST: Final = 253_402_300_799  # the end of the year 9999
+"""The largest ``max_calls`` of a hop."""
 
-# RFC 6749, 3.3: printable ASCII without the space, which separates, '"' and '\'
+LATEST: Final = 253_402_300_799
+"""The latest end of a hop: the end of the year 9999, in seconds since the epoch."""
+
+# RFC 6749, 3.3: printable ASCII without '"', '\' and the space, which separates scope-tokens
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,256}\Z")
-# of the trust domain, an agent's instance or an audience; a principal's is stricter
+# the name of a trust domain, an agent instance or an audience; a principal's name is stricter
 _NAME: Final = re.compile(r"[\x21-\x7e]{1,1024}\Z")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}\Z")
@@ -42,19 +45,19 @@ _CLAIMS: Final = frozenset(
 )
 
 Assurance = Literal["application"]
-"""How the principal was authenticated: ``application``, the embedding program vouches for it."""
+"""Who authenticated the principal: ``application``, the program that agentguard is part of."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One hop, as it was issued here or has verified.
+    """The content of one hop, issued here or verified.
 
-    ``delegator`` lets ``delegatee``, which holds the key with the thumbprint ``key_id``, act for
+    ``delegator`` lets ``delegatee``, which has the key with the thumbprint ``key_id``, act for
     ``principal`` with ``scope`` (sorted; empty grants nothing) towards ``audience`` (sorted). Times
-    are seconds since the epoch. ``max_calls`` None is no limit of its own; ``parent`` is the
-    SHA-256 (hex) of the parent hop's signing input, None in the first hop, which alone has an
-    ``assurance``. ``asserted`` says that the delegatee has no key of its own here: the issuer's
-    signs for it.
+    are seconds since the epoch. ``max_calls`` None sets no limit. ``parent`` is the SHA-256 (hex)
+    of the parent hop's signing input, None in the first hop. Only the first hop has an
+    ``assurance``. ``is_asserted`` is true for a delegatee without a key: ``key_id`` is an issuer
+    key then, and the issuer signs the next hop.
     """
 
     delegator: str
@@ -72,10 +75,10 @@ class Grant:
     max_calls: int | None
     parent: str | None
     assurance: Assurance | None
-    asserted: bool
+    is_asserted: bool
 
     def claims(self) -> dict[str, JSON]:
-        """Return the claims of the token."""
+        """Return the claims of the hop's JWT (records.md, Delegation)."""
         return {
             "iss": self.delegator,
             "sub": self.principal,
@@ -92,13 +95,13 @@ class Grant:
             "max_calls": self.max_calls,
             "par": self.parent,
             "assurance": self.assurance,
-            "asserted_by": "issuer" if self.asserted else None,
+            "asserted_by": "issuer" if self.is_asserted else None,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """A grant in its signed form: the compact JWS, and the part of it that is signed."""
+    """A grant in its signed form: the compact JWS ``token``, and the JWS signing input."""
 
     grant: Grant
     token: str
@@ -106,74 +109,44 @@ class Hop:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the signing input: what the next hop names as its parent."""
+        """SHA-256 (hex) of the signing input, which the next hop names as its ``parent``."""
         return hashlib.sha256(self.signing_input).hexdigest()
 
 
-def scopes(asked: object) -> tuple[str, ...]:
-    """Return scopes in the order in which a grant has them.
+def scopes(scope: object) -> tuple[str, ...]:
+    """Return the scope-tokens of an iterable, sorted and each once, as a grant has them.
 
     Raises ``DelegationError`` (``scope.malformed``) for what is no scope-token (RFC 6749, 3.3).
     """
-    if isinstance(asked, str) or not isinstance(asked, Iterable):
-        given = f"the text {asked!r}" if isinstance(asked, str) else repr(asked)
-        message = f"a scope is a list such as ['repo:read'], not {given}"
+    if isinstance(scope, str) or not isinstance(scope, Iterable):
+        value = f"the text {scope!r}" if isinstance(scope, str) else repr(scope)
+        message = f"a scope is a list such as ['repo:read'], not {value}"
         raise DelegationError(message, code="scope.malformed")
-    found: set[str] = set()
-    for one in asked:
-        if not isinstance(one, str) or not _SCOPE.match(one):
+    tokens: set[str] = set()
+    for token in scope:
+        if not isinstance(token, str) or not _SCOPE.match(token):
             message = (
-                f"{one!r} is no scope: use printable ASCII without spaces, quotation marks and "
+                f"{token!r} is no scope: use printable ASCII without spaces, quotation marks and "
                 "backslashes, as in 'repo:read'"
             )
             raise DelegationError(message, code="scope.malformed")
-        found.add(one)
-    return tuple(sorted(found))
+        tokens.add(token)
+    return tuple(sorted(tokens))
 
 
-def principal(name: object, what: str = "principal") -> str:
-    """Return the name of a user or service; raises ``DelegationError`` (``principal.malformed``).
-
-    It may not look like an agent's: an agent's name is believed from its credential alone.
-    """
-    return principals.require(name, what, DelegationError)
+def is_audience(name: object) -> bool:
+    """Whether a value can stand in a hop's audience."""
+    return isinstance(name, str) and _NAME.match(name) is not None
 
 
-def require_terms(
-    *,
-    now: int,
-    expires_in: object,
-    task_id: object,
-    max_depth: object,
-    max_calls: object,
-    audience: Iterable[object],
-) -> None:
-    """Refuse what a first hop can't say, by the name under which it was given.
-
-    ``_check`` would refuse it as well, in the words of a verifier. Raises ``DelegationError``
-    (``hop.malformed``, ``delegation.depth``).
-    """
-    said, code = None, "hop.malformed"
-    if not is_integer(expires_in) or not 1 <= expires_in <= _LATEST - now:
-        said = f"expires_in is {expires_in!r}: give a timedelta or whole seconds, from one second"
-        said += " on, that end before the year 10000"
-    elif not (task_id is None or isinstance(task_id, str)):
-        said = f"task_id is {task_id!r}: give a text, or None for no task"
-    elif not is_integer(max_depth) or not 1 <= max_depth <= MAX_DEPTH:
-        said, code = f"max_depth is {max_depth!r}: give 1 to {MAX_DEPTH} hops", "delegation.depth"
-    elif max_calls is not None and not (is_integer(max_calls) and 1 <= max_calls <= MAX_CALLS):
-        said = f"max_calls is {max_calls!r}: give a whole number from 1 on, or None for no limit"
-    else:
-        for name in audience:
-            if not isinstance(name, str) or not _NAME.match(name):
-                said = f"audience has {name!r}: give names in printable ASCII without spaces"
-    if said is not None:
-        raise DelegationError(said, code=code)
+def is_call_count(value: object) -> bool:
+    """Whether a value can be a hop's ``max_calls``."""
+    return is_integer(value) and 1 <= value <= MAX_CALLS
 
 
 def is_agent(delegatee: str) -> bool:
     """Whether a delegatee is an agent instance, by the form of its URI."""
-    return credential.agent_name(delegatee) is not None
+    return agent_name(delegatee) is not None
 
 
 def sign(grant: Grant, signer: Signer) -> Hop:
@@ -183,7 +156,7 @@ def sign(grant: Grant, signer: Signer) -> Hop:
 
 
 def key_id(token: str) -> str:
-    """Return the key id that a hop names, unverified: it only chooses among known keys.
+    """Return the key id that a hop names, unverified: it only selects among trusted keys.
 
     Raises ``DecodeError`` or ``VerificationError``.
     """
@@ -194,7 +167,7 @@ def key_id(token: str) -> str:
 
 
 def verify(token: str, key: PublicKey) -> Hop:
-    """Return a hop that ``key`` has signed and whose claims are those of a grant.
+    """Verify a hop's signature under ``key``, decode its claims, and return it.
 
     Raises ``DecodeError`` (``hop.malformed``, ``jws.malformed``, ``json.*``) and
     ``VerificationError`` (``jws.*``, ``signature.invalid``).
@@ -206,7 +179,7 @@ def verify(token: str, key: PublicKey) -> Hop:
 
 
 def read(token: str) -> Grant:
-    """Read a hop's claims without verifying anything, for display.
+    """Decode a hop's claims without verifying the signature, for display.
 
     Raises ``DecodeError`` or ``VerificationError``.
     """
@@ -257,7 +230,7 @@ def _parse(claims: Mapping[str, JSON]) -> Grant:
                 max_calls=max_calls,
                 parent=parent,
                 assurance=assurance,
-                asserted=asserted_by is not None,
+                is_asserted=asserted_by is not None,
             )
             _check(grant)
             return grant
@@ -265,8 +238,8 @@ def _parse(claims: Mapping[str, JSON]) -> Grant:
 
 
 def _check(grant: Grant) -> None:
-    """Refuse what ``chain.py`` never issues, whoever has signed it."""
-    if not principals.is_principal(grant.principal):
+    """Raise for a value that ``issuance.py`` never signs, whoever has signed it."""
+    if not is_principal(grant.principal):
         raise _malformed("its sub is no name of a principal, as in user:alice")
     if not _is_party(grant.delegator) or not _is_party(grant.delegatee):
         raise _malformed("its iss or client_id is no principal, agent or trust domain")
@@ -274,36 +247,36 @@ def _check(grant: Grant) -> None:
         raise _malformed("its jti or cnf.jkt has not the form of one")
     if grant.parent is not None and not _SHA256.match(grant.parent):
         raise _malformed("its par is no SHA-256")
-    if not 0 <= grant.issued_at < grant.expires_at <= _LATEST:
+    if not 0 <= grant.issued_at < grant.expires_at <= LATEST:
         raise _malformed("its times are no times")
     if not 1 <= grant.depth <= grant.max_depth <= MAX_DEPTH:
         raise VerificationError(
             f"its depth is not within its max_depth, or that is over {MAX_DEPTH}", code="hop.depth"
         )
-    if grant.max_calls is not None and not 1 <= grant.max_calls <= MAX_CALLS:
+    if grant.max_calls is not None and not is_call_count(grant.max_calls):
         raise _malformed("its max_calls is no number of calls")
 
 
 def _is_party(name: str) -> bool:
-    """Whether a name is that of who hands on or is handed something, by its form."""
-    if principals.is_principal(name):
+    """Whether a name has the form of a delegator's or delegatee's."""
+    if is_principal(name):
         return True
-    return principals.is_agent(name) and _NAME.match(name) is not None
+    return is_agent_name(name) and _NAME.match(name) is not None
 
 
 def _parse_scope(text: str) -> tuple[str, ...]:
-    """Read the one form that a scope has: sorted, each once, a single space between two."""
-    found = tuple(text.split(" ")) if text else ()
-    if not all(map(_SCOPE.match, found)) or found != tuple(sorted(set(found))):
+    """Decode a scope in its one form: scope-tokens sorted, each once, single spaces between."""
+    tokens = tuple(text.split(" ")) if text else ()
+    if not all(map(_SCOPE.match, tokens)) or tokens != tuple(sorted(set(tokens))):
         raise _malformed("its scope is not a sorted list of scope-tokens")
-    return found
+    return tokens
 
 
 def _parse_audience(items: list[JSON]) -> tuple[str, ...]:
-    found = tuple(item for item in items if isinstance(item, str) and _NAME.match(item))
-    if len(found) != len(items) or not found or found != tuple(sorted(set(found))):
+    names = tuple(item for item in items if isinstance(item, str) and is_audience(item))
+    if len(names) != len(items) or not names or names != tuple(sorted(set(names))):
         raise _malformed("its aud is not a sorted list of names")
-    return found
+    return names
 
 
 def _malformed(problem: str) -> DecodeError:

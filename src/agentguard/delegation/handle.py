@@ -133,7 +133,7 @@ class Delegation:
         (``delegation.unstorable``) for one that was handed to an agent, or narrowed: its key is in
         this process alone, so store the one that it came from.
         """
-        if not self._chain.leaf.asserted or self._scope != self._chain.leaf.scope:
+        if not self._chain.leaf.is_asserted or self._scope != self._chain.leaf.scope:
             message = "what an agent was handed can't be stored: store what guard.delegate returned"
             raise DelegationError(message, code="delegation.unstorable")
         return self._chain.dumps()

@@ -1,21 +1,20 @@
-"""The rules of a link: a hop goes on where the one before it ended, and can only narrow.
+"""The rules of a link: a hop continues the hop before it, and never gives more (attenuation).
 
-They stand here once (records.md, Delegation), for whoever issues a hop and for whoever verifies
-one; with them what a first hop must hold, and when a hop counts. Who has signed a hop, and whose
-credentials are needed for that, is ``chain.py``'s business.
+``issuance.py`` and ``verification.py`` apply the same rules (records.md, Delegation). Two more
+checks of a hop live here: what a first hop must be, and whether a hop is valid at a time. Which key
+must have signed a hop, and which credentials that needs, is decided in ``verification.py``.
 """
 
 from __future__ import annotations
 
-from agentguard.delegation import grant as grants
-from agentguard.delegation.grant import Grant, Hop
+from agentguard.delegation.grant import Grant, Hop, is_agent
 from agentguard.errors import VerificationError
-from agentguard.identity import principal
+from agentguard.identity.principal import is_principal
 from agentguard.identity.trust import TrustDocument
 
 
 def check_root(grant: Grant, trust: TrustDocument) -> None:
-    """Check that a first hop is the issuer's; raises ``VerificationError``."""
+    """Raise ``VerificationError`` unless a hop can be the first, which the issuer signs."""
     domain = f"spiffe://{trust.trust_domain}"
     if grant.delegator != domain:
         message = f"the first hop is issued by {grant.delegator}, not by {domain}"
@@ -23,27 +22,31 @@ def check_root(grant: Grant, trust: TrustDocument) -> None:
     if grant.parent is not None or grant.depth != 1 or grant.assurance is None:
         message = "the first hop has no parent, the depth 1, and an assurance"
         raise VerificationError(message, code="hop.parent")
-    if not grant.asserted:
+    if not grant.is_asserted:
         message = "the issuer signs for the first delegatee, and the hop does not say so"
         raise VerificationError(message, code="hop.key")
-    if grant.delegatee != domain and not principal.is_principal(grant.delegatee):
+    if grant.delegatee != domain and not is_principal(grant.delegatee):
         raise VerificationError("the issuer signs for no agent", code="hop.name")
     trust.key("issuer", grant.key_id, at=grant.issued_at)
 
 
 def check_link(parent: Hop, grant: Grant) -> None:
-    """Check that a hop goes on where its parent ended."""
-    held = parent.grant
+    """Raise ``VerificationError`` unless a hop continues its parent: delegator, task and so on."""
+    before = parent.grant
     rules = (
-        (grant.delegator == held.delegatee, "hop.issuer", "it is not by whom the one before named"),
-        (grant.parent == parent.digest, "hop.parent", "it does not name the one before"),
-        (grant.principal == held.principal, "hop.subject", "it is for another principal"),
-        (grant.task_id == held.task_id, "hop.task", "it is for another task"),
-        (grant.depth == held.depth + 1, "hop.depth", "its depth is not one more"),
-        (grant.assurance is None, "hop.issuer", "only the issuer says how a principal is known"),
-        (not grant.asserted, "hop.key", "the issuer signs for nobody but the first delegatee"),
         (
-            grants.is_agent(grant.delegatee) and grant.delegatee.endswith(f"/{grant.key_id}"),
+            grant.delegator == before.delegatee,
+            "hop.issuer",
+            "it is not by whom the one before named",
+        ),
+        (grant.parent == parent.digest, "hop.parent", "it does not name the one before"),
+        (grant.principal == before.principal, "hop.subject", "it is for another principal"),
+        (grant.task_id == before.task_id, "hop.task", "it is for another task"),
+        (grant.depth == before.depth + 1, "hop.depth", "its depth is not one more"),
+        (grant.assurance is None, "hop.issuer", "only the issuer says how a principal is known"),
+        (not grant.is_asserted, "hop.key", "the issuer signs for nobody but the first delegatee"),
+        (
+            is_agent(grant.delegatee) and grant.delegatee.endswith(f"/{grant.key_id}"),
             "hop.name",
             "its delegatee is no agent that is named by its key",
         ),
@@ -53,22 +56,28 @@ def check_link(parent: Hop, grant: Grant) -> None:
             raise VerificationError(problem, code=code)
 
 
-def check_narrowing(held: Grant, grant: Grant) -> None:
-    """Check that a hop gives no more than its delegator had (attenuation only)."""
-    wider = sorted(set(grant.scope) - set(held.scope))
+def check_narrowing(before: Grant, grant: Grant) -> None:
+    """Raise ``VerificationError`` if a hop gives more than the hop ``before`` it gave."""
+    wider = sorted(set(grant.scope) - set(before.scope))
     rules = (
         (not wider, "hop.scope", f"it grants {' '.join(wider)}, which the one before does not"),
-        (grant.expires_at <= held.expires_at, "hop.expiry", "it lives longer than the one before"),
-        (grant.issued_at >= held.issued_at, "hop.expiry", "it is older than the one before"),
-        (grant.issued_at < held.expires_at, "hop.expiry", "the one before has expired"),
-        (set(grant.audience) <= set(held.audience), "hop.audience", "its audience is wider"),
         (
-            grant.depth <= grant.max_depth <= held.max_depth,
+            grant.expires_at <= before.expires_at,
+            "hop.expiry",
+            "it lives longer than the one before",
+        ),
+        (grant.issued_at >= before.issued_at, "hop.expiry", "it is older than the one before"),
+        (grant.issued_at < before.expires_at, "hop.expiry", "the one before has expired"),
+        (set(grant.audience) <= set(before.audience), "hop.audience", "its audience is wider"),
+        (
+            grant.depth <= grant.max_depth <= before.max_depth,
             "hop.depth",
-            f"the chain may have {held.max_depth} hops at the most",
+            f"the chain may have {before.max_depth} hops at the most",
         ),
         (
-            grant.max_calls is None or held.max_calls is None or grant.max_calls <= held.max_calls,
+            grant.max_calls is None
+            or before.max_calls is None
+            or grant.max_calls <= before.max_calls,
             "hop.calls",
             "it allows more calls than the one before",
         ),
@@ -79,7 +88,7 @@ def check_narrowing(held: Grant, grant: Grant) -> None:
 
 
 def check_time(grant: Grant, at: int) -> None:
-    """Check that a hop counts at a time (seconds since the epoch)."""
+    """Raise ``VerificationError`` unless a hop is valid at a time (seconds since the epoch)."""
     if at >= grant.expires_at:
         raise VerificationError("it has expired", code="hop.expired")
     if at < grant.issued_at:

@@ -23,7 +23,8 @@ from agentguard.domain.config import Config
 from agentguard.domain.domain import StateDomain
 from agentguard.domain.ephemeral import Domain
 from agentguard.errors import CallError
-from agentguard.identity import credential, principal
+from agentguard.identity import credential
+from agentguard.identity.principal import is_principal
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Secret, Signer
 from agentguard.storage import erasure, registry_file
@@ -170,7 +171,7 @@ def revoke(
     state. Raises ``CallError`` (``revocation.name``) for what names nothing, ``EncodeError`` for a
     note that can't be written, and as ``resolve`` does.
     """
-    if not _REVOCABLE.fullmatch(name) and not principal.is_principal(name):
+    if not _REVOCABLE.fullmatch(name) and not is_principal(name):
         message = (
             f"{name!a} names nothing that could be revoked: give a jti, a key's thumbprint, an "
             "agent's URI, agent:NAME, or a principal in its one spelling, as in user:alice or "

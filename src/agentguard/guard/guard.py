@@ -32,10 +32,10 @@ from agentguard.call.tool import (
     function_schema,
     guarded,
 )
-from agentguard.delegation import chain as chains
-from agentguard.delegation import grant
-from agentguard.delegation.chain import DEFAULT_DEPTH, Chain, Terms
+from agentguard.delegation import issuance, verification
+from agentguard.delegation.chain import Chain
 from agentguard.delegation.handle import Delegation, Holder
+from agentguard.delegation.issuance import DEFAULT_DEPTH, Terms
 from agentguard.domain import config, ephemeral
 from agentguard.domain.config import Config
 from agentguard.domain.config.agents import AgentConfig
@@ -51,6 +51,7 @@ from agentguard.guard import process
 from agentguard.guard.agent import Agent, Body
 from agentguard.guard.process import Runtime
 from agentguard.identity.credential import AgentProfile
+from agentguard.identity.principal import require_principal
 from agentguard.identity.trust import TrustDocument, seconds
 from agentguard.policy.engine import Engine
 from agentguard.signing.keys import Secret
@@ -233,7 +234,7 @@ class Guard:
         whom ``[principals]`` does not list, ``hop.malformed``, ``delegation.depth``.
         """
         terms = Terms(
-            principal=grant.principal(subject),
+            principal=require_principal(subject, "principal", DelegationError),
             scope=self._settings.lendable(subject, scope),
             via=via,
             task_id=task_id,
@@ -245,7 +246,7 @@ class Guard:
         home = self._runtime.renewed_home()
         domain_name, jti = home.trust.trust_domain, os.urandom(16).hex()
         return self._held(
-            chains.begin(home.issuer, domain_name, terms, now=seconds(process.clock()), jti=jti)
+            issuance.begin(home.issuer, domain_name, terms, now=seconds(process.clock()), jti=jti)
         )
 
     def resume(self, stored: bytes) -> Delegation:
@@ -260,8 +261,8 @@ class Guard:
             message = f"expected what Delegation.dumps wrote, got a {type(given).__name__}"
             raise DecodeError(message, code="chain.malformed")
         home = self._runtime.renewed_home()
-        chain = chains.loads(stored, home.trust, at=seconds(process.clock()))
-        if not chain.leaf.asserted:
+        chain = verification.loads(stored, home.trust, at=seconds(process.clock()))
+        if not chain.leaf.is_asserted:
             message = "an agent of another process holds this chain: store what guard.delegate made"
             raise DelegationError(message, code="delegation.holder")
         refused = self._runtime.in_force().revocations.refusal(chain.names)

@@ -14,12 +14,10 @@ from typing import Final, NamedTuple
 
 from agentguard.audit import entry
 from agentguard.call.invocation import timestamp
-from agentguard.delegation import chain as chains
-from agentguard.delegation import context
-from agentguard.delegation import token as tokens
+from agentguard.delegation import access_token, context, issuance, verification
+from agentguard.delegation.access_token import AccessToken
 from agentguard.delegation.chain import Chain
 from agentguard.delegation.handle import Delegation, Holder
-from agentguard.delegation.token import AccessToken
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.domain.ephemeral import Domain
 from agentguard.errors import DelegationError
@@ -169,11 +167,11 @@ class Instance:
             before = self._borrowed.get(delegation.key)
             # a key under which it was handed on may be known as stolen by now
             chain = (
-                chains.from_json(before.token.chain.as_json(), home.trust, at=at)
+                verification.from_json(before.token.chain.as_json(), home.trust, at=at)
                 if before
                 else self._handed_on(delegation, home, now)
             )
-            token = tokens.mint(chain, home.issuer, now=at, jti=self.line.entropy(16).hex())
+            token = access_token.mint(chain, home.issuer, now=at, jti=self.line.entropy(16).hex())
             lasts = token.expires_at < chain.leaf.expires_at  # then it is renewed before its end
             borrowed = _Borrowed(
                 self._authority(token),
@@ -193,7 +191,7 @@ class Instance:
             if holder.credential is not None:
                 self._require_delegator(credential.agent_name(holder.credential.uri))
             most = self._max_scope
-            chain = chains.extend(
+            chain = issuance.extend(
                 chain,
                 holder.signer,
                 self._credential(now),
@@ -202,7 +200,7 @@ class Instance:
                 now=at,
                 jti=self.line.entropy(16).hex(),
             )
-        verified = chains.from_json(chain.as_json(), home.trust, at=at)
+        verified = verification.from_json(chain.as_json(), home.trust, at=at)
         # it precedes, in the log, every call that is made under it
         self.line.log.enqueue(entry.delegation(verified, at=timestamp(now)))
         return verified

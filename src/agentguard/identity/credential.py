@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentguard.errors import ConfigError, DecodeError, VerificationError
-from agentguard.identity import principal
+from agentguard.identity.principal import require_principal
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing import jws
 from agentguard.signing.canonical import JSON, is_integer
@@ -59,7 +59,7 @@ class AgentProfile:
             )
             raise ConfigError(message)
         if self.owner is not None:
-            principal.require(self.owner, "owner", ConfigError)
+            require_principal(self.owner, "owner", ConfigError)
 
 
 @dataclass(frozen=True, slots=True)

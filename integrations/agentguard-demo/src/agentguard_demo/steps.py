@@ -17,7 +17,8 @@ from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.entry import Entry, Stored
 from agentguard.audit.log import LogReader
 from agentguard.audit.statements import chain_tokens
-from agentguard.delegation import chain, grant
+from agentguard.delegation import grant
+from agentguard.delegation.chain import hops_digest
 from agentguard.delegation.grant import Grant
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
@@ -71,7 +72,7 @@ def read(reader: LogReader, asked: Mapping[str, ApprovalRequest]) -> list[Step]:
             parsed = entry.parse(stored.body)
             if parsed.kind == "delegation":
                 tokens, _credentials = chain_tokens(parsed)
-                chains[chain.digest(tokens)] = [grant.read(token) for token in tokens]
+                chains[hops_digest(tokens)] = [grant.read(token) for token in tokens]
             elif parsed.kind == "request":
                 request_id = str(parsed.members["request_id"])
                 steps[request_id] = _waiting(stored.index, parsed, asked.get(request_id))

@@ -83,7 +83,7 @@ def live(where: Location, trust: TrustDocument, uri: str) -> list[Live]:
 def names(hop: Grant) -> frozenset[str]:
     """Return all by which what went through a hop can be revoked, as the hop says itself."""
     found = {hop.principal, hop.delegatee, hop.jti}
-    found |= {hop.key_id} if not hop.asserted else set()  # that one is the issuer's
+    found |= {hop.key_id} if not hop.is_asserted else set()  # that one is the issuer's
     name = credential.agent_name(hop.delegatee)
     return frozenset(found | ({f"agent:{name}"} if name is not None else set()))
 

@@ -32,7 +32,7 @@ from agentguard.cli.terminal.options import (
     TrustOption,
     gathered,
 )
-from agentguard.delegation import chain, grant, token
+from agentguard.delegation import access_token, grant, verification
 from agentguard.delegation.grant import Grant
 from agentguard.domain import administration
 from agentguard.domain.config import Config
@@ -263,7 +263,7 @@ def _read(given: str) -> Read:
     claims = parsed.claims()
     if parsed.header.get("typ") == grant.TYPE:
         return Read(text, None, [grant.read(text)])
-    carried = claims.get(token.CHAIN_CLAIM)
+    carried = claims.get(access_token.CHAIN_CLAIM)
     return Read(text, claims, _hops(carried) if isinstance(carried, dict) else [])
 
 
@@ -297,9 +297,9 @@ def _problem(read: Read, trust: TrustDocument, asked: Verification) -> Agentguar
     at = seconds(asked.at)
     try:
         if read.claims is not None:
-            token.verify(read.text, trust, at=at, audience=asked.audience)
+            access_token.verify(read.text, trust, at=at, audience=asked.audience)
         elif read.text.startswith("{"):
-            chain.loads(read.text.encode(), trust, at=at)
+            verification.loads(read.text.encode(), trust, at=at)
         else:
             message = "a hop by itself shows nothing: give the token or the delegation"
             raise DecodeError(message, code="chain.malformed")
@@ -372,5 +372,5 @@ def _as_json(read: Read, problem: AgentguardError | None, *, checked: bool) -> d
     ]
     found = {"code": problem.code, "what": str(problem)} if problem is not None else None
     holds = problem is None if checked else None
-    claims = {k: v for k, v in (read.claims or {}).items() if k != token.CHAIN_CLAIM}
+    claims = {k: v for k, v in (read.claims or {}).items() if k != access_token.CHAIN_CLAIM}
     return {"holds": holds, "problem": found, "claims": claims or None, "hops": hops}

@@ -22,7 +22,7 @@ from agentguard.cli.lazy import Group
 from agentguard.cli.terminal import files, location, screen, times
 from agentguard.cli.terminal.options import ConfigOption, ForceOption, JsonOption, OutputOption
 from agentguard.errors import ConfigError
-from agentguard.identity import principal as principals
+from agentguard.identity.principal import require_principal
 from agentguard.identity.trust import seconds
 from agentguard.signing import canonical
 
@@ -220,7 +220,7 @@ def _asked(request_id: str | None, file: Path | None, config: Path | None) -> _Q
 def _answer(verdict: Verdict, question: _Question, options: _Options) -> None:
     asked, inbox = question
     if options.principal is not None:
-        principals.require(options.principal, "person", ConfigError)
+        require_principal(options.principal, "person", ConfigError)
     if not options.yes:
         answers: Sequence[Answer] = ()
         whole = "agentguard approvals show --request FILE"

@@ -73,7 +73,7 @@ def said(grant: Grant, parent: Grant | None) -> str:
     if parent is None:
         signed = ", signed by the issuer"
     else:
-        signed = ", signed by the issuer in its place" if parent.asserted else ""
+        signed = ", signed by the issuer in its place" if parent.is_asserted else ""
     scope = " ".join(grant.scope) or "nothing"
     return f"{lets(grant, parent)} do {scope} for {grant.principal}{signed}"
 

@@ -21,6 +21,7 @@ from agentguard.domain.config.policy import PolicyConfig
 from agentguard.domain.config.spelling import closest
 from agentguard.domain.config.tools import ToolConfig
 from agentguard.errors import ConfigError, DelegationError
+from agentguard.identity.principal import require_principal
 from agentguard.paths import Folder
 from agentguard.telemetry.settings import Settings
 
@@ -82,7 +83,7 @@ class Config:
         ``[principals]`` does not list, ``scope.malformed``, ``scope.exceeded`` for more than the
         roles allow, or all of it where they allow nothing.
         """
-        grant.principal(subject)  # what is no name is not looked for in a table
+        require_principal(subject, "principal", DelegationError)
         if self.principals is None:
             if scope is None:
                 message = (

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from agentguard.delegation import grant
 from agentguard.errors import ConfigError, DelegationError
-from agentguard.identity import principal as principals
+from agentguard.identity.principal import require_principal
 from agentguard.signing.canonical import is_integer
 
 Choice = TypeVar("Choice", bound=str)
@@ -120,7 +120,7 @@ class Table:
     def principal(self, key: str, name: str) -> str:
         """Return the name of a principal, which stands at ``key``."""
         try:
-            return principals.require(name, "principal", ConfigError)
+            return require_principal(name, "principal", ConfigError)
         except ConfigError as error:
             raise ConfigError(f"{self.name(key)}: {error}") from error
 

@@ -1,0 +1,170 @@
+"""Verifies chains from outside, offline: every signature, every link, every credential.
+
+The delegatee of one hop signs the next hop, under the rules of ``link.py``. A verifier believes an
+agent's name from the agent's credential alone, so a chain brings the credentials of its agents.
+``issuance.py`` makes chains; ``access_token.py`` verifies the token that carries a chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from agentguard.delegation import grant, link
+from agentguard.delegation.chain import CHAIN_TYPE, Chain
+from agentguard.delegation.grant import MAX_DEPTH, Grant, Hop
+from agentguard.errors import AgentguardError, DecodeError, VerificationError
+from agentguard.identity import credential
+from agentguard.identity.credential import Credential
+from agentguard.identity.trust import TrustDocument
+from agentguard.signing import canonical, jws
+from agentguard.signing.canonical import JSON
+from agentguard.signing.keys import PublicKey
+
+MAX_CREDENTIALS: Final = 2 * MAX_DEPTH
+"""The most credentials of a chain: each agent receives one hop and signs one."""
+
+
+def loads(data: bytes, trust: TrustDocument, *, at: int) -> Chain:
+    """Decode and verify what ``Chain.dumps`` encodes; raises as ``verify`` does."""
+    match canonical.loads_object(data):
+        case {"type": "urn:agentguard:chain:v1", **members}:
+            return from_json(members, trust, at=at)
+    raise _malformed(f"expected a JSON object of the type {CHAIN_TYPE}")
+
+
+def from_json(members: Mapping[str, JSON], trust: TrustDocument, *, at: int) -> Chain:
+    """Verify a chain in the form of ``Chain.as_json``; raises as ``verify`` does."""
+    match members:
+        case {"hops": [*hops], "credentials": [*credentials], **others} if not others:
+            return verify(_texts(hops), _texts(credentials), trust, at=at)
+    raise _malformed("expected hops and credentials, and no more")
+
+
+def verify(
+    hops: Sequence[str], credentials: Sequence[str], trust: TrustDocument, *, at: int
+) -> Chain:
+    """Verify every hop, and every link between two, as of ``at`` (seconds since the epoch).
+
+    Raises ``DecodeError`` (``chain.malformed``, ``hop.malformed``, ...) and ``VerificationError``:
+    ``hop.issuer``, ``hop.key``, ``hop.parent``, ``hop.subject``, ``hop.task``, ``hop.scope``,
+    ``hop.expiry``, ``hop.depth``, ``hop.audience``, ``hop.calls``, ``hop.repeated``, ``hop.name``,
+    ``hop.expired``, ``hop.not_yet_valid``, ``chain.credential``, ``credential.*``, ``key.*``,
+    ``signature.invalid``. A hop's claims are checked only after the hop's signature.
+    """
+    if not (_is_list(hops) and _is_list(credentials)):
+        raise _malformed("hops and credentials are lists")
+    if not 1 <= len(hops) <= MAX_DEPTH or len(credentials) > MAX_CREDENTIALS:
+        raise _malformed(f"a chain has 1 to {MAX_DEPTH} hops")
+    carried = _CarriedCredentials(_texts(credentials), trust)
+    verified: list[Hop] = []
+    for place, token in enumerate(hops, start=1):
+        parent = verified[-1] if verified else None
+        try:
+            hop = _verify_hop(token, parent, trust, carried, at)
+            link.check_time(hop.grant, at)
+        except DecodeError as error:
+            raise DecodeError(f"hop {place}: {error}", code=error.code) from error
+        except VerificationError as error:
+            raise VerificationError(f"hop {place}: {error}", code=error.code) from error
+        verified.append(hop)
+    if len({hop.grant.jti for hop in verified}) < len(verified):
+        raise VerificationError("two hops have one jti", code="hop.repeated")
+    return Chain(tuple(verified), carried.all_needed())
+
+
+def issuer_key(trust: TrustDocument, kid: str, *, issued_at: int, at: int) -> PublicKey:
+    """Return the issuer key ``kid``, valid at ``issued_at`` and not known as stolen by ``at``.
+
+    A stolen key's signature counts for nothing, whatever date the signed token bears: the thief
+    writes an old date. Raises ``VerificationError`` (``key.*``).
+    """
+    trusted = trust.trusted("issuer", kid)
+    trusted.check(issued_at)
+    since = trusted.compromised_since
+    if since is not None and at >= since:
+        message = f"the issuer key {kid} is compromised: what it has signed counts no more"
+        raise VerificationError(message, code="key.compromised")
+    return trusted.key
+
+
+def _verify_hop(
+    token: str, parent: Hop | None, trust: TrustDocument, carried: _CarriedCredentials, at: int
+) -> Hop:
+    """Verify one hop, under the key of the delegatee of the hop before."""
+    kid = grant.key_id(token)
+    issued_at = jws.parse(token).claims().get("iat")
+    if not canonical.is_integer(issued_at):
+        raise DecodeError("not a hop grant: it names no iat in whole seconds", code="hop.malformed")
+    if parent is None or parent.grant.is_asserted:
+        key = issuer_key(trust, kid, issued_at=issued_at, at=at)
+    else:
+        key = carried.find(parent.grant, at=issued_at).key
+    hop = grant.verify(token, key)
+    if parent is None:
+        link.check_root(hop.grant, trust)
+    else:
+        link.check_link(parent, hop.grant)
+        link.check_narrowing(parent.grant, hop.grant)
+        carried.find(hop.grant, at=hop.grant.issued_at)
+    return hop
+
+
+class _CarriedCredentials:
+    """The credentials that a chain brings; each must be needed, and is verified at its first use.
+
+    A credential may be verified more than once, at the several times that a chain needs it.
+    """
+
+    def __init__(self, tokens: Sequence[str], trust: TrustDocument) -> None:
+        self._tokens = tokens
+        self._trust = trust
+        self._subjects: dict[str, JSON] = {}
+        self._needed: dict[str, Credential] = {}
+
+    def find(self, hop: Grant, *, at: int) -> Credential:
+        """Return the credential that a hop's delegatee had at the time ``at``."""
+        reason: AgentguardError | None = None
+        for token in self._tokens:
+            if self._claimed_subject(token) != hop.delegatee:
+                continue
+            try:
+                verified = credential.verify(token, self._trust, at=at)
+            except (DecodeError, VerificationError) as error:
+                reason = error
+                continue
+            if verified.key.thumbprint == hop.key_id:
+                self._needed[token] = verified
+                return verified
+        message = f"no credential of {hop.delegatee} that was valid then came with it"
+        code = "chain.credential" if reason is None else reason.code
+        raise VerificationError(message if reason is None else str(reason), code=code)
+
+    def _claimed_subject(self, token: str) -> JSON:
+        """Return the subject that a token claims, unverified: it only selects a candidate."""
+        if token not in self._subjects:
+            self._subjects[token] = jws.parse(token).claims().get("sub")
+        return self._subjects[token]
+
+    def all_needed(self) -> tuple[Credential, ...]:
+        """Return the credentials in their order; raises if a hop did not need one of them."""
+        if [*self._needed] != [*self._tokens]:  # a repeated token is needed once
+            message = "a credential came with it that nothing needs, or not in their order"
+            raise VerificationError(message, code="chain.credential")
+        return tuple(self._needed.values())
+
+
+def _texts(items: Sequence[JSON]) -> list[str]:
+    texts = [item for item in items if isinstance(item, str)]
+    if len(texts) != len(items):
+        raise _malformed("its hops and credentials are compact JWS")
+    return texts
+
+
+def _is_list(value: object) -> bool:
+    """Whether a value is a list or a tuple; a text would be a sequence of letters."""
+    return isinstance(value, list | tuple)
+
+
+def _malformed(problem: str) -> DecodeError:
+    return DecodeError(f"not a chain: {problem}", code="chain.malformed")
