@@ -317,10 +317,10 @@ def test_the_end_of_a_child_does_not_touch_what_was_written_after_it_was_forked(
             signal.alarm(120)
             os.close(go)
             os.read(ready, 1)
-            from agentguard.storage import log, shard_file, sqlite
+            from agentguard.storage import flusher, shard_file, sqlite
             # all that refers to it, as at the interpreter's end
-            log._LOGS.clear()
-            log._UNFLUSHED.clear()
+            flusher._OPEN.clear()
+            flusher._UNCLOSED.clear()
             vars(shard_file).clear()
             vars(sqlite).clear()
             home = guard = agent = note = opened = shard = fork = wait = None

@@ -20,20 +20,20 @@ import pytest
 from agentguard import Decision, Denied, Guard
 from agentguard.domain.verify import examine
 from agentguard.identity import credential
-from agentguard.storage import log as storage_log
+from agentguard.storage import commit_turn, flusher, log
 
-FILE = storage_log.__file__
+FILES = {commit_turn.__file__, flusher.__file__, log.__file__}
 WAITING = {"wait", "notify", "notify_all"}
 
 
 def interrupt_at(event: int):
-    """Return a trace function that raises once, at that call inside the log's file."""
+    """Return a trace function that raises once, at that call inside the log's files."""
     left = event
 
     def trace(frame, _event, _argument):
         nonlocal left
         code = frame.f_code
-        if code.co_filename == FILE or (
+        if code.co_filename in FILES or (
             code.co_filename == threading.__file__ and code.co_name in WAITING
         ):
             left -= 1

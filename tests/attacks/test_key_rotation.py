@@ -41,7 +41,8 @@ from agentguard.identity.trust import TrustDocument, Use, seconds
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage import anchor, files, registry_file
-from agentguard.storage.log import _UNFLUSHED, ShardLog
+from agentguard.storage.flusher import _UNCLOSED
+from agentguard.storage.log import ShardLog
 from agentguard.storage.reader import StateReader
 
 PASSPHRASE = b"correct horse battery staple"
@@ -979,7 +980,7 @@ def test_cut_short_anywhere_it_is_finished_or_has_never_been(
 def free_locks() -> None:
     """Let go of what a process that died would not hold: a crash that is only raised leaves it."""
     gc.collect()
-    for log in list(_UNFLUSHED):
+    for log in list(_UNCLOSED):
         log.close()
 
 

@@ -521,7 +521,7 @@ def test_a_shard_that_is_opened_before_a_head_that_it_embeds_is_found(scene, mon
     """As of a process that does not look at the other shards' time."""
     with scene.open() as guard:
         assert scene.call(guard) == "ok"
-        monkeypatch.setattr(ShardLog, "go_on_from", lambda *_args: None)
+        monkeypatch.setattr(ShardLog, "continue_from", lambda *_args: None)
         late = scene.place.take_up().lease(datetime.now(UTC) - timedelta(hours=1))
         late.close()
     (problem,) = scene.place.examine().problems

@@ -277,7 +277,7 @@ class LogMachine(RuleBasedStateMachine):
         """Nobody knows what became of a commit, for a while; then the head can be read again."""
         shard, log, backend = self.chosen(data)
         record = self.record()
-        already = log._unknown is not None  # then nothing is written before that is settled
+        already = log._uncertain is not None  # then nothing is written before that is settled
         error = OSError(5, "I/O error")
         backend.before, backend.after = (None, error) if committed else (error, None)
         backend.head = StorageError("unreadable", code="storage.corrupt")

@@ -19,7 +19,7 @@ from agentguard.audit.merkle import CompactRange
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage.log import MAX_BATCH, ShardLog
 from agentguard.storage.memory import MemoryBackend
-from agentguard.storage.reentry import INSIDE
+from agentguard.storage.reentry import SQLITE_LOCK
 
 ORIGIN = "acme.example/log/1/0"
 
@@ -347,7 +347,7 @@ def test_inside_sqlite_nobody_waits_for_who_has_to_go_there(log, backend, in_tim
     leading = threading.Thread(target=log.append, args=(record(1),))
     leading.start()
     assert backend.entered.wait(60)
-    with INSIDE:
+    with SQLITE_LOCK:
         assert refused(lambda: log.append(record(2))) == "storage.busy"
         assert refused(log.flush) == "storage.busy"
         log.close()
@@ -371,7 +371,7 @@ def test_there_nobody_knows_what_becomes_of_a_record_that_somebody_takes_along(
         assert backend.entered.wait(60)
 
     monkeypatch.setattr(log, "_submit", submitted)
-    with INSIDE:
+    with SQLITE_LOCK:
         assert refused(lambda: log.append(record(1))) == "storage.unknown"
     backend.gate.set()
     leading.join(60)

@@ -108,7 +108,7 @@ class Runtime:
         except BaseException:
             log.close()
             raise
-        log.before_signing(partial(_look, weakref.ref(self)))
+        log.check_before_signing(partial(_look, weakref.ref(self)))
         return line
 
     def _line_on(self, log: ShardLog, home: Domain, ledger: Ledger | None) -> Line:

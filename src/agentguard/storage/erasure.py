@@ -14,7 +14,7 @@ from typing import Final
 
 from agentguard.errors import StorageError
 from agentguard.storage import sqlite
-from agentguard.storage.reentry import INSIDE
+from agentguard.storage.reentry import SQLITE_LOCK
 
 _EMPTY: Final = (
     "UPDATE attachments SET commitment = '', salt = x'', data = x''"  # noqa: S608  of a constant
@@ -34,7 +34,7 @@ def erase(state: Path, shard: int, indices: Iterable[int]) -> int:
         message = f"this process is a fork of one that has {path} open: erase in another"
         raise StorageError(message, code="storage.locked")
     with (
-        INSIDE,
+        SQLITE_LOCK,
         sqlite.errors(path),
         closing(sqlite.connect(path)) as connection,
     ):

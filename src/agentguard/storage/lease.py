@@ -67,7 +67,7 @@ class Lessor:
             if begun and number not in registered:
                 self._register(number, now)
             ledger = ledger or Ledger(self.state, self.anchors, lambda: self.trust, self.log_key)
-            log.go_on_from(ledger.read_on(own=number).newest)
+            log.continue_from(ledger.read_on(own=number).newest)
             at = timestamp(max(now, log.last_at))
             log.append(self.opening(number, ledger.heads, at=at))
             if not begun and number not in registered:

@@ -33,7 +33,7 @@ from agentguard.storage import (
 )
 from agentguard.storage.incremental import ElsewhereError, Walk, Walked
 from agentguard.storage.reader import StateReader
-from agentguard.storage.reentry import Busy
+from agentguard.storage.reentry import ReentryGuard
 from agentguard.storage.standing_file import SavedStanding
 
 _LOGGER = logging.getLogger("agentguard")
@@ -94,7 +94,7 @@ class Ledger:
         self._known = _Known((None,) * len(self._folders), known)
         self._learning = threading.RLock()  # a signal handler may make a call meanwhile
         self._reading = threading.Lock()
-        self._busy = Busy()
+        self._reentry = ReentryGuard()
         self._begun = parent is not None
         # journalled calls: those of this process since the last reading, those of the time between
         # the two last readings, and those of a fork's parent, whose shard the fork can't read
@@ -189,7 +189,7 @@ class Ledger:
 
         The caller's ``own`` shard may be the first of all. ``heads`` has their notes from then on.
         """
-        with self._busy.once("reading the log"):
+        with self._reentry.enter("reading the log"):
             return self._read_on(own)
 
     def _read_on(self, own: int | None = None) -> Standing:
@@ -350,7 +350,7 @@ class Ledger:
         A key that was declared compromised keeps nothing. Where the result has to be kept
         ``at_once``, that is an error (``storage.unvouched``).
         """
-        with self._busy.once("keeping what the log says"), registry_file.locked(self._state):
+        with self._reentry.enter("keeping what the log says"), registry_file.locked(self._state):
             trust = self._trust()
             read = self._read_on()
             signer = self._signer

@@ -1,114 +1,70 @@
 """The writer of one shard: leader/follower group commit, the Merkle tree, the checkpoints.
 
-Whoever appends first leads: it takes everything that is pending, hashes it into the tree, signs
-one checkpoint and has the backend write the batch; those who came meanwhile wait for it or lead
-the next batch. What the backend is (memory, SQLite) is its own affair (``backend.py``).
+The thread that appends first leads: it takes all pending records, hashes them into the tree, signs
+one checkpoint, and has the backend (``backend.py``: memory or SQLite) write the batch. Threads that
+append meanwhile wait for the leader, or lead the next batch (``commit_turn.py``).
 
-Whoever leads may be interrupted by a signal handler, or by the end of an object, that comes to the
-log again. It does not wait there for itself: it is refused, and a close happens when the lead ends.
+A signal handler, or the end of an object, may interrupt the leader and call the log again. Such a
+call would wait for its own thread. So an append is refused there, and a close is done when the
+leader's turn ends.
 
-After a fork the child's copy refuses: two writers on one shard would fork the log. Which shard
-a process writes is settled in ``lease.py``.
+After a fork the child's copy of the log refuses every call: two writers on one shard would fork the
+log. ``lease.py`` says which shard a process writes, ``flusher.py`` flushes in the background and
+closes the open logs when the process ends.
 """
 
 from __future__ import annotations
 
-import atexit
-import logging
-import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final
 
 from agentguard.audit import checkpoint, merkle
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Receipt, Record
 from agentguard.errors import StorageError
 from agentguard.signing.keys import Signer
-from agentguard.storage import fork
+from agentguard.storage import flusher
 from agentguard.storage.backend import BEGINNING, Backend, Head
-from agentguard.storage.reentry import is_inside
-
-FLUSH_AFTER: Final = 0.05
-"""Seconds within which an enqueued record becomes durable."""
+from agentguard.storage.commit_turn import CommitTurn, QueuedRecord, UncertainCommit
+from agentguard.storage.reentry import holds_sqlite_lock
 
 MAX_BATCH: Final = 256
 MAX_PENDING: Final = 10_000
-"""Records that wait while the backend fails; past it the log takes no more."""
-
-
-class _Slot:
-    """A record on its way, and what became of it."""
-
-    __slots__ = ("done", "error", "receipt", "record", "waiting")
-
-    def __init__(self, record: Record, *, waiting: bool) -> None:
-        self.record = record
-        self.waiting = waiting
-        self.done = False
-        self.receipt: Receipt | None = None
-        self.error: StorageError | None = None
-
-
-class _Turn:
-    """One thread's lead: the batch that it took, and how its commit failed, if it did.
-
-    ``closes`` asks it to close the log at its end, for somebody who could not wait for it.
-    """
-
-    __slots__ = ("batch", "closes", "failure", "own", "thread")
-
-    def __init__(self, own: _Slot | None) -> None:
-        self.own = own
-        self.thread = threading.get_ident()
-        self.batch: list[_Slot] = []
-        self.failure: StorageError | None = None
-        self.closes = False
-
-
-class _Attempt(NamedTuple):
-    """A commit of which nobody knows yet whether it is durable."""
-
-    batch: Sequence[_Slot]
-    before: Head
-    after: Head
+"""Most records that wait while the backend fails; the log refuses more."""
 
 
 class ShardLog:
-    """An ``AuditLog``: one shard, and its one writer."""
+    """An ``AuditLog``: the one writer of one shard."""
 
     def __init__(self, backend: Backend, signer: Signer, *, shard: int = 0) -> None:
         self._backend = backend
         self._signer = signer
-        self._before_signing: Callable[[str], None] = _nothing
+        self._check_key: Callable[[str], None] = _nothing
         self._not_before = BEGINNING
         self._shard = shard
-        # The lock is entered by itself, never through the condition, whose Python code an interrupt
-        # could leave with the lock held.
+        # Code here enters the lock, never the condition: an interrupt in the condition's Python
+        # code could leave the lock held.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._pending: list[_Slot] = []
-        self._busy: _Turn | None = None
-        self._unknown: _Attempt | None = None
+        self._pending: list[QueuedRecord] = []
+        self._turn: CommitTurn | None = None
+        self._uncertain: UncertainCommit | None = None
         self._closed = ""
         self._wake = threading.Event()
         self._flusher: threading.Thread | None = None
         weakref.finalize(self, self._wake.set)
         self._adopt(backend.read_head())
-        _LOGS.add(self)
-        if backend.durable:
-            _UNFLUSHED.add(self)
-            _close_at_exit()
+        flusher.register(self, durable=backend.durable)
 
     def _adopt(self, head: Head) -> None:
         self._head = head
         self._last_at = datetime.fromisoformat(max(head.at, self._not_before))
 
-    def go_on_from(self, at: str) -> None:
-        """Let time go on from ``at`` (as ``timestamp`` writes it), which another shard has."""
+    def continue_from(self, at: str) -> None:
+        """Let no new entry be older than another shard's ``at`` (as ``timestamp`` writes it)."""
         self._not_before = max(at, self._not_before)
         self._adopt(self._head)
 
@@ -124,56 +80,61 @@ class ShardLog:
 
     @property
     def last_at(self) -> datetime:
-        """The time of the newest durable entry, of this shard or of one that it went on from."""
+        """The time of the newest durable entry, or the time given to ``continue_from`` if later."""
         return self._last_at
 
     def sign_with(self, signer: Signer) -> None:
-        """Sign the checkpoints from here on with another key of the log."""
+        """Sign later checkpoints with another key of the log."""
         self._signer = signer
 
-    def before_signing(self, look: Callable[[str], None]) -> None:
-        """Have somebody see, before each commit, whether the key still counts.
+    def check_before_signing(self, check: Callable[[str], None]) -> None:
+        """Have ``check`` called before each commit, to see whether the log's key still counts.
 
-        ``look`` is told the time of the newest entry. It may call ``sign_with``, appends nothing,
-        and raises ``StorageError`` where nothing is to be committed.
+        ``check`` gets the time of the newest entry. ``check`` may call ``sign_with``, must not
+        append, and raises ``StorageError`` to stop the commit.
         """
-        self._before_signing = look
+        self._check_key = check
 
     def append(self, record: Record) -> Receipt:
-        """Make ``record``, and everything enqueued before it, durable; return its place.
+        """Make ``record`` durable, with all records enqueued before; return its shard and index.
 
-        Raises ``StorageError``: ``storage.busy`` within a commit of this thread's own.
+        Raises ``StorageError``: ``storage.busy`` where this thread was interrupted in a commit.
         """
-        if self._reentered():
-            raise _busy()
-        slot = _Slot(record, waiting=True)
-        self._submit(slot)
+        if self._would_deadlock():
+            raise _reentry_error()
+        queued = QueuedRecord(record, has_waiter=True)
+        self._submit(queued)
         try:
-            while not self._settled(slot):
-                self._lead(slot)
+            while not self._wait_for(queued):
+                self._lead(queued)
         except BaseException:
             self._recover()
-            self._withdraw(slot)
+            self._withdraw(queued)
             raise
-        if slot.receipt is None:
-            raise slot.error or StorageError("the record was not written")
-        return slot.receipt
+        if queued.receipt is None:
+            raise queued.error or StorageError("the record was not written")
+        return queued.receipt
 
     def enqueue(self, record: Record) -> None:
-        """Hand over ``record``; it becomes durable with the next append, or within 50 ms."""
-        self._submit(_Slot(record, waiting=False))
+        """Queue ``record``, which becomes durable with the next append, or within 50 ms."""
+        self._submit(QueuedRecord(record, has_waiter=False))
         if self._backend.durable and not self._wake.is_set():
             self._wake.set()
             if self._flusher is None:
                 self._start_flusher()
 
+    def _start_flusher(self) -> None:
+        with self._lock:
+            if self._flusher is None and not self._closed:
+                self._flusher = flusher.start(self, self._wake)
+
     def flush(self) -> None:
-        """Make everything enqueued durable; raises ``StorageError`` as ``append`` does."""
+        """Make all enqueued records durable; raises ``StorageError`` as ``append`` does."""
         while True:
             with self._lock:
-                while self._busy:
-                    if self._reentered():
-                        raise _busy()
+                while self._turn:
+                    if self._would_deadlock():
+                        raise _reentry_error()
                     self._changed.wait()
                 if not self._pending:
                     return
@@ -184,101 +145,101 @@ class ShardLog:
                 raise
 
     def close(self) -> None:
-        """Flush, and give the place back; raises ``StorageError`` if the flush failed.
+        """Flush, and close the backend; raises ``StorageError`` if the flush failed.
 
-        Within a commit of this thread's own it is done at the end of that one.
+        Where this thread was interrupted in a commit, the log is closed when that commit ends.
         """
         with self._lock:
             if self._closed:
                 return
             self._closed = "the log is closed: open the guard again"
-            if self._handed_over():
+            if self._hand_over_close():
                 return
-        self._end()
+        self._close()
 
-    def _end(self) -> None:
+    def _close(self) -> None:
         try:
             self.flush()
         except StorageError as error:
-            if error.code != "storage.busy":  # then it is handed over below
+            if error.code != "storage.busy":  # then the close is handed over below
                 raise
         finally:
             with self._lock:
-                handed_over = self._handed_over()
+                handed_over = self._hand_over_close()
             if not handed_over:
                 self._wake.set()
                 self._backend.close()
-                _UNFLUSHED.discard(self)
+                flusher.unregister(self)
 
-    def _handed_over(self) -> bool:
-        """Wait until nobody leads; True where this thread must not: then whoever leads closes."""
-        while self._busy is not None:
-            if self._reentered():
-                self._busy.closes = True
+    def _hand_over_close(self) -> bool:
+        """Wait until no thread leads; True where waiting would deadlock: then the leader closes."""
+        while self._turn is not None:
+            if self._would_deadlock():
+                self._turn.closes_log = True
                 return True
             self._changed.wait()
         return False
 
     def abandon(self) -> None:
-        """Refuse from here on: this process is a fork of the log's writer."""
+        """Refuse every later call: this process is a fork of the log's writer."""
         if self._closed:
-            return  # its descriptors may be somebody else's by now
+            return  # another file may have the log's descriptors by now
         self._closed = "this log is the one of a process of which this one is a fork"
-        # the parent's threads held these, and do not exist here
+        # the parent's threads, which do not exist here, may hold the old ones
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._busy = None
+        self._turn = None
         self._pending = []
         self._backend.abandon()
 
-    def _submit(self, slot: _Slot) -> None:
+    def _submit(self, queued: QueuedRecord) -> None:
         with self._lock:
             if self._closed:
                 raise StorageError(self._closed, code="storage.closed")
             if len(self._pending) >= MAX_PENDING:
                 message = f"{MAX_PENDING} records wait to be written; see why the log can't be"
                 raise StorageError(message, code="storage.full")
-            self._pending.append(slot)
+            self._pending.append(queued)
 
-    def _withdraw(self, slot: _Slot) -> None:
-        """Take back a record whose caller was interrupted, unless it is on its way already."""
+    def _withdraw(self, queued: QueuedRecord) -> None:
+        """Take back the record of an interrupted caller, unless a commit has taken the record."""
         with self._lock:
-            if slot in self._pending:
-                self._pending.remove(slot)
+            if queued in self._pending:
+                self._pending.remove(queued)
 
-    def _settled(self, slot: _Slot) -> bool:
-        """Wait until ``slot`` is done (True) or somebody has to lead (False)."""
+    def _wait_for(self, queued: QueuedRecord) -> bool:
+        """Wait until ``queued`` is settled (True) or this thread has to lead (False)."""
         with self._lock:
-            while not slot.done and self._busy:
-                if self._reentered():
-                    raise _busy(on_its_way=slot not in self._pending)
+            while not queued.is_settled and self._turn:
+                if self._would_deadlock():
+                    raise _reentry_error(is_committing=queued not in self._pending)
                 self._changed.wait()
-            return slot.done
+            return queued.is_settled
 
-    def _reentered(self) -> bool:
-        """Whether somebody leads who could not come to an end while this thread waits for it.
+    def _would_deadlock(self) -> bool:
+        """Whether the leader could not end its turn while this thread waits for the end.
 
-        It is this thread itself, which a signal handler or the end of an object has interrupted; or
-        this thread was interrupted inside SQLite, where whoever leads has to go.
+        Either this thread leads, and a signal handler or the end of an object has interrupted the
+        commit; or this thread was interrupted while it held SQLite's lock, which the leader needs.
         """
-        turn = self._busy
-        return turn is not None and (turn.thread == threading.get_ident() or is_inside())
+        turn = self._turn
+        return turn is not None and (turn.thread == threading.get_ident() or holds_sqlite_lock())
 
-    def _lead(self, own: _Slot | None) -> None:
-        """Commit one batch, unless somebody else has begun to."""
-        turn = _Turn(own)
+    def _lead(self, own: QueuedRecord | None) -> None:
+        """Commit one batch, unless another thread leads by now."""
+        turn = CommitTurn(own)
         try:
             with self._lock:
-                if self._busy is not None:
+                if self._turn is not None:
                     return
-                self._busy = turn
+                self._turn = turn
                 batch = self._pending[:MAX_BATCH]
                 number = len(batch)
                 turn.batch = batch
                 del self._pending[:number]  # in place: an object's end may enqueue meanwhile
-            if self._unknown is not None:
-                self._find_out(self._unknown)
-                batch = [slot for slot in batch if slot.receipt is None]
+            if self._uncertain is not None:
+                self._resolve(self._uncertain)
+                batch = [queued for queued in batch if queued.receipt is None]
             if batch:
                 self._commit(batch)
         except StorageError as error:
@@ -289,41 +250,41 @@ class ShardLog:
             self._conclude(turn)
 
     def _recover(self) -> None:
-        """End a turn of this thread that an interrupt has cut off before its own end."""
-        turn = self._busy
+        """End this thread's turn where an interrupt has cut the turn short."""
+        turn = self._turn
         if turn is not None and turn.thread == threading.get_ident():
             self._conclude(turn)
 
-    def _conclude(self, turn: _Turn) -> None:
+    def _conclude(self, turn: CommitTurn) -> None:
         self._settle(turn)
-        if turn.closes:
-            turn.closes = False
+        if turn.closes_log:
+            turn.closes_log = False
             try:
-                self._end()
-            except StorageError:  # whoever has asked for it is not there to be told
-                _LOGGER.exception(_NOT_CLOSED)
+                self._close()
+            except StorageError:  # whoever asked for the close is not there to be told
+                flusher.LOGGER.exception(flusher.NOT_CLOSED)
 
-    def _commit(self, batch: Sequence[_Slot]) -> None:
+    def _commit(self, batch: Sequence[QueuedRecord]) -> None:
         before = self._head
         tree = before.tree.copy()
         at = before.at
-        for slot in batch:
-            tree.append(merkle.leaf_hash(slot.record.body))
-            at = max(at, slot.record.summary.at)
-        self._before_signing(at)
+        for queued in batch:
+            tree.append(merkle.leaf_hash(queued.record.body))
+            at = max(at, queued.record.summary.at)
+        self._check_key(at)
         head = Head(tree, Checkpoint(before.checkpoint.origin, tree.size, tree.root()), at)
-        records = [slot.record for slot in batch]
+        records = [queued.record for queued in batch]
         try:
             self._backend.write(
                 records, head, lambda: checkpoint.sign(head.checkpoint, self._signer)
             )
             self._adopt(head)
-            self._place(batch, before)
+            self._give_receipts(batch, before)
         except BaseException as error:
-            # the commit itself may have succeeded: only the backend knows
-            self._unknown = _Attempt(batch, before, head)
+            # the commit itself may have succeeded: the backend tells
+            self._uncertain = UncertainCommit(batch, before, head)
             try:
-                durable = self._find_out(self._unknown)
+                durable = self._resolve(self._uncertain)
             except StorageError as unread:
                 if not isinstance(error, Exception):
                     raise error from None  # an interrupt stays one
@@ -335,60 +296,41 @@ class ShardLog:
             if not durable or not isinstance(error, Exception):
                 raise
 
-    def _find_out(self, attempt: _Attempt) -> bool:
-        """Read the head again, and say whether ``attempt`` is durable; raises ``StorageError``.
+    def _resolve(self, commit: UncertainCommit) -> bool:
+        """Read the head again, and return whether ``commit`` is durable; raises ``StorageError``.
 
-        Until this has succeeded nothing is written: what is in the log already would go into it
-        once more.
+        Nothing is written before this succeeds: records that are durable already would be written
+        a second time.
         """
         head = self._backend.read_head()
-        durable = head.checkpoint == attempt.after.checkpoint
-        if not durable and head.checkpoint != attempt.before.checkpoint:
+        durable = head.checkpoint == commit.after.checkpoint
+        if not durable and head.checkpoint != commit.before.checkpoint:
             message = "somebody else writes this shard, past its lock: find out who, and stop it"
             raise StorageError(message, code="storage.locked")
         self._adopt(head)
         if durable:
-            self._place(attempt.batch, attempt.before)
-        self._unknown = None
+            self._give_receipts(commit.batch, commit.before)
+        self._uncertain = None
         return durable
 
-    def _place(self, batch: Sequence[_Slot], before: Head) -> None:
+    def _give_receipts(self, batch: Sequence[QueuedRecord], before: Head) -> None:
         first = before.checkpoint.size
-        for offset, slot in enumerate(batch):
-            slot.receipt = Receipt(self._shard, first + offset)
+        for offset, queued in enumerate(batch):
+            queued.receipt = Receipt(self._shard, first + offset)
 
-    def _settle(self, turn: _Turn) -> None:
-        """Tell everybody in the batch; what was only handed over goes back to the front.
+    def _settle(self, turn: CommitTurn) -> None:
+        """Settle the batch, wake the waiting threads, and end the turn.
 
-        Called once more where an interrupt cut it short, and then does the rest.
+        Records without a waiter whose commit failed go back to the front of the queue. Where an
+        interrupt cut this short, a second call does the rest.
         """
         with self._lock:
-            if self._busy is not turn:
+            if self._turn is not turn:
                 return
-            again: list[_Slot] = []
-            for slot in turn.batch:
-                if slot.receipt is not None:
-                    slot.done = True
-                elif slot is turn.own or (slot.waiting and turn.failure is not None):
-                    slot.done = True
-                    slot.error = turn.failure
-                else:
-                    again.append(slot)
+            again = turn.settle()
             self._changed.notify_all()
             self._pending[:0] = again
-            self._busy = None
-
-    def _start_flusher(self) -> None:
-        with self._lock:
-            if self._flusher is None and not self._closed:
-                flusher = threading.Thread(
-                    target=_flush_forever,
-                    args=(weakref.ref(self), self._wake),
-                    name="agentguard-flush",
-                    daemon=True,
-                )
-                self._flusher = flusher
-                flusher.start()
+            self._turn = None
 
     @property
     def closed(self) -> bool:
@@ -397,67 +339,12 @@ class ShardLog:
 
 
 def _nothing(_at: str) -> None:
-    """What is done before each commit where nobody has asked for more."""
+    """The check before each commit where ``check_before_signing`` was not called."""
 
 
-def _busy(*, on_its_way: bool = False) -> StorageError:
-    """Refuse what came within a commit, which it can't wait for."""
+def _reentry_error(*, is_committing: bool = False) -> StorageError:
+    """The error for a call in the midst of a commit of the same thread, or of SQLite's work."""
     message = "this thread was interrupted while the log is written: try again when that is done"
-    if on_its_way:
+    if is_committing:
         message = f"whether the entry is in the log is not known yet: {message}"
-    return StorageError(message, code="storage.unknown" if on_its_way else "storage.busy")
-
-
-def _flush_forever(reference: weakref.ref[ShardLog], wake: threading.Event) -> None:
-    """Flush what is enqueued and not taken along by an append in time.
-
-    ``wake`` is set by the first record that is enqueued, and when the log is closed or gone.
-    """
-    pause = threading.Event()  # never set: a way to sleep
-    while wake.wait():
-        log = reference()
-        if log is None or log.closed:
-            return
-        pause.wait(FLUSH_AFTER * 0.8)
-        wake.clear()
-        try:
-            log.flush()
-        except StorageError:
-            pause.wait(1.0)  # the records stay pending; the next append reports the failure
-            wake.set()
-        del log
-
-
-_LOGGER = logging.getLogger("agentguard")
-_NOT_CLOSED: Final = "a log could not be closed: its newest outcomes may be lost"
-_LOGS: weakref.WeakSet[ShardLog] = weakref.WeakSet()
-# A durable log lives until it is closed: dropping a guard must not drop what it still has to write.
-_UNFLUSHED: set[ShardLog] = set()
-
-
-def _close_all() -> None:
-    for log in list(_UNFLUSHED):
-        try:
-            log.close()
-        except StorageError:  # the others must be flushed all the same
-            _LOGGER.exception(_NOT_CLOSED)
-
-
-_READY: set[int] = set()
-
-
-def _close_at_exit() -> None:
-    """Have the logs closed at the end of a multiprocessing child, too: it runs no ``atexit``."""
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None and os.getpid() not in _READY:
-        _READY.add(os.getpid())
-        util.Finalize(None, _close_all, exitpriority=0)
-
-
-def _abandon_all() -> None:
-    for log in list(_LOGS):
-        log.abandon()
-
-
-atexit.register(_close_all)
-fork.at_fork(fork.Stage.LOGS, in_child=_abandon_all)
+    return StorageError(message, code="storage.unknown" if is_committing else "storage.busy")

@@ -16,7 +16,7 @@ from agentguard.audit.checkpoint import End
 from agentguard.audit.entry import Attachment, Stored
 from agentguard.audit.summary import Search, Summary
 from agentguard.storage import fork, registry_file, sqlite
-from agentguard.storage.reentry import INSIDE
+from agentguard.storage.reentry import SQLITE_LOCK
 
 
 class StateReader:
@@ -99,13 +99,13 @@ class StateReader:
     def snapshot(self, shard: int) -> Iterator[None]:
         """Read, within it, what one shard holds at one moment, whoever writes meanwhile."""
         path = sqlite.shard_path(self._state, shard)
-        with INSIDE, sqlite.errors(path):
+        with SQLITE_LOCK, sqlite.errors(path):
             connection = self._connection(shard)
             connection.execute("BEGIN")
         try:
             yield
         finally:
-            with INSIDE, sqlite.errors(path):
+            with SQLITE_LOCK, sqlite.errors(path):
                 connection.rollback()
 
     def strays(self, shard: int) -> Iterator[tuple[int, str]]:
@@ -194,7 +194,7 @@ class StateReader:
         path = sqlite.shard_path(self._state, shard)
         last: Any = None
         with sqlite.errors(path):
-            with INSIDE:
+            with SQLITE_LOCK:
                 cursor = self._connection(shard).execute(statement, parameters)
                 self._walks[shard] += 1
             try:
@@ -215,7 +215,7 @@ class StateReader:
                 if damage is not None:
                     raise damage
             finally:
-                with INSIDE:  # to drop it is to reset its statement
+                with SQLITE_LOCK:  # to drop it is to reset its statement
                     del cursor
                     self._walks[shard] -= 1
 
@@ -229,7 +229,7 @@ class StateReader:
 def _fetch(cursor: sqlite3.Cursor, most: int) -> tuple[list[Any], sqlite3.Error | None]:
     """Return the next rows, ``most`` unless it ends, and what is wrong with the one behind them."""
     rows: list[Any] = []
-    with INSIDE:
+    with SQLITE_LOCK:
         try:
             while len(rows) < most and (row := cursor.fetchone()) is not None:
                 rows.append(row)
@@ -313,7 +313,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     # A log on read-only storage, as an auditor gets it: even to read, SQLite would write there.
     whole = not path.with_name(path.name + "-wal").exists()
     frozen = "&immutable=1" if whole and not os.access(path.parent, os.W_OK) else ""
-    with INSIDE, sqlite.errors(path):
+    with SQLITE_LOCK, sqlite.errors(path):
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=ro{frozen}",
             uri=True,
@@ -329,7 +329,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _close(connections: dict[int, sqlite3.Connection]) -> None:
-    with INSIDE:
+    with SQLITE_LOCK:
         while connections:
             connections.popitem()[1].close()
 

@@ -1,6 +1,7 @@
-"""What a thread is inside of, where a signal handler must not wait for its own thread.
+"""Detects that a signal handler has interrupted its own thread where the handler must not wait.
 
-``INSIDE`` is SQLite's for the whole process, a ``Busy`` that of one object.
+Such a handler would wait for a thread that goes on only after the handler. ``SQLITE_LOCK`` tells
+who is inside SQLite, for the whole process. A ``ReentryGuard`` tells who is inside one object.
 """
 
 from __future__ import annotations
@@ -13,40 +14,43 @@ from typing import Final
 from agentguard.errors import StorageError
 from agentguard.storage import fork
 
-INSIDE: Final = threading.RLock()
-"""Held by whoever is inside SQLite. A fork waits for it: SQLite's own locks, held by a thread that
-the child does not have, would hold the child up for ever."""
+SQLITE_LOCK: Final = threading.RLock()
+"""Held by a thread that is inside SQLite. A fork waits for this lock: the child would wait for ever
+for SQLite's own locks, where a thread held them that the child does not have."""
 
-_OWNED: Final = threading.Condition(INSIDE)
+_OWNED: Final = threading.Condition(SQLITE_LOCK)
 
 
-def is_inside() -> bool:
-    """Whether this thread holds ``INSIDE``: it has been interrupted there."""
+def holds_sqlite_lock() -> bool:
+    """Whether this thread holds ``SQLITE_LOCK``, and so was interrupted inside SQLite."""
     try:
-        _OWNED.notify(0)  # to nobody; it raises where the lock is not this thread's
+        _OWNED.notify(0)  # wakes nobody; raises where this thread does not hold the lock
     except RuntimeError:
         return False
     return True
 
 
-class Busy(threading.local):
-    """Whether this thread is inside: a signal handler would wait for its own thread for ever."""
+class ReentryGuard(threading.local):
+    """Refuses a thread that enters a second time, as from a signal handler."""
 
-    busy = False
+    is_entered = False
 
     @contextmanager
-    def once(self, what: str) -> Iterator[None]:
-        """Be inside; raises ``StorageError`` (``storage.busy``) where this thread is already."""
-        if self.busy:
-            message = f"this thread is {what}: make this call when that is done"
+    def enter(self, activity: str) -> Iterator[None]:
+        """Enter once; raises ``StorageError`` (``storage.busy``) where this thread is inside."""
+        if self.is_entered:
+            message = f"this thread is {activity}: make this call when that is done"
             raise StorageError(message, code="storage.busy")
-        self.busy = True
+        self.is_entered = True
         try:
             yield
         finally:
-            self.busy = False
+            self.is_entered = False
 
 
 fork.at_fork(
-    fork.Stage.SQLITE, before=INSIDE.acquire, in_parent=INSIDE.release, in_child=INSIDE.release
+    fork.Stage.SQLITE,
+    before=SQLITE_LOCK.acquire,
+    in_parent=SQLITE_LOCK.release,
+    in_child=SQLITE_LOCK.release,
 )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentguard.errors import StorageError
 from agentguard.storage import files, lock
-from agentguard.storage.reentry import Busy
+from agentguard.storage.reentry import ReentryGuard
 
 if TYPE_CHECKING:
     from agentguard.storage.ledger import Ledger
@@ -38,7 +38,7 @@ class FileRevocations:
     def __init__(self, state: Path, ledger: Ledger) -> None:
         self._folder = state / CALLS
         self._ledger = ledger
-        self._counting = Busy()
+        self._reentry = ReentryGuard()
 
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
         """Look whether there is something new, then in what counts."""
@@ -47,7 +47,7 @@ class FileRevocations:
     def consume(self, limits: Sequence[tuple[str, int]]) -> bool:
         """Count a call under each limit, or under none."""
         try:
-            with self._counting.once(_COUNTING), ExitStack() as held:
+            with self._reentry.enter(_COUNTING), ExitStack() as held:
                 files.make_folder(self._folder)
                 counters: dict[str, int] = {}
                 for jti, _most in sorted(limits):  # in one order, so that nobody waits in a circle
@@ -86,14 +86,14 @@ class MemoryRevocations:
     def __init__(self) -> None:
         self._calls: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._counting = Busy()
+        self._reentry = ReentryGuard()
 
     def refusal(self, names: AbstractSet[str]) -> None:
         """Nobody is refused."""
 
     def consume(self, limits: Sequence[tuple[str, int]]) -> bool:
         """Count a call under each limit, or under none."""
-        with self._counting.once(_COUNTING), self._lock:
+        with self._reentry.enter(_COUNTING), self._lock:
             if any(self._calls[jti] >= most for jti, most in limits):
                 return False
             self._calls.update(jti for jti, _most in limits)

@@ -19,7 +19,7 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.storage import files, lock, sqlite
 from agentguard.storage.anchor import ROLLED_BACK, Anchor
 from agentguard.storage.backend import BEGINNING, Head
-from agentguard.storage.reentry import INSIDE
+from agentguard.storage.reentry import SQLITE_LOCK
 
 
 class ShardFile:
@@ -54,7 +54,7 @@ class ShardFile:
             return None
         unlock = ExitStack()  # left last: a lock is released outside SQLite (fork.py)
         unlock.callback(lock.release, held)
-        with unlock, INSIDE, ExitStack() as undo:
+        with unlock, SQLITE_LOCK, ExitStack() as undo:
             with sqlite.errors(path):
                 if not path.exists():
                     _make(path, origin)
@@ -84,7 +84,7 @@ class ShardFile:
 
         Returns the newest checkpoint's note, None for an empty shard.
         """
-        with INSIDE, sqlite.errors(self._path):
+        with SQLITE_LOCK, sqlite.errors(self._path):
             row = self._connection.execute(
                 "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1"
             ).fetchone()
@@ -111,7 +111,7 @@ class ShardFile:
         It has been committed to and not anchored yet, or somebody has made it longer than it was.
         """
         tree = CompactRange()
-        with INSIDE, sqlite.errors(self._path):
+        with SQLITE_LOCK, sqlite.errors(self._path):
             rows = self._connection.execute("SELECT idx, body FROM entries ORDER BY idx")
             for index, body in rows:
                 if (type(body), index) != (bytes, tree.size):
@@ -128,7 +128,7 @@ class ShardFile:
 
     def _check_beside(self, head: Checkpoint) -> None:
         """Refuse rows beside entries that are yet to come: they would be in the way."""
-        with INSIDE, sqlite.errors(self._path):
+        with SQLITE_LOCK, sqlite.errors(self._path):
             for table in ("summaries", "attachments", "checkpoints"):
                 column, past = (
                     ("size", head.size) if table == "checkpoints" else ("idx", head.size - 1)
@@ -139,7 +139,7 @@ class ShardFile:
 
     def read_head(self) -> Head:
         """Read the durable end from the file."""
-        with INSIDE, sqlite.errors(self._path):
+        with SQLITE_LOCK, sqlite.errors(self._path):
             if self._connection.in_transaction:
                 self._connection.rollback()
             row = self._connection.execute("SELECT origin, size, range FROM shard").fetchone()
@@ -173,7 +173,7 @@ class ShardFile:
             for i, record in enumerate(records)
             for attachment in record.attachments
         ]
-        with INSIDE, sqlite.errors(self._path):
+        with SQLITE_LOCK, sqlite.errors(self._path):
             execute = self._connection.execute
             many = self._connection.executemany
             execute("BEGIN IMMEDIATE")
@@ -194,7 +194,7 @@ class ShardFile:
 
     def close(self) -> None:
         """Close the file and release the lock."""
-        with INSIDE:
+        with SQLITE_LOCK:
             # what is in the write-ahead log is as durable, but less handy
             with suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

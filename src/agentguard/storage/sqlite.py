@@ -115,13 +115,13 @@ def was_inherited(path: Path) -> bool:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a log to write; call it inside ``INSIDE`` and ``errors``. Raises ``StorageError``, too.
+    """Open a log to write; raises ``StorageError``. Call this inside ``SQLITE_LOCK`` and ``errors``.
 
-    No rollback journal is played back, whenever somebody lays one beside the log: it would change
-    the log, and SQLite would remove a file that the journal names, wherever that file is. SQLite
-    plays one back only where it can lock the log for itself alone. Here a second connection, which
-    may only read, has the log locked, until this one uses the write-ahead log and looks for no
-    rollback journal any more.
+    No rollback journal is played back, whenever somebody lays one beside the log: a journal would
+    change the log, and SQLite would remove a file that the journal names, wherever the file is.
+    SQLite plays a journal back only where no other connection has the log locked. Here a second
+    connection, which may only read, keeps the log locked until the first one uses the write-ahead
+    log, and looks for no rollback journal any more.
     """
     require_file(path)
     shield, connection = _both(path)

@@ -1,0 +1,71 @@
+"""One thread's turn to commit: the records that it took, and what became of each.
+
+``log.py`` decides whose turn it is, and commits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from agentguard.audit.entry import Receipt, Record
+from agentguard.errors import StorageError
+from agentguard.storage.backend import Head
+
+
+class QueuedRecord:
+    """A record on its way into the log; ``has_waiter`` where an ``append`` waits for it.
+
+    It ends with a receipt or with an error. ``is_settled`` tells the waiter so.
+    """
+
+    __slots__ = ("error", "has_waiter", "is_settled", "receipt", "record")
+
+    def __init__(self, record: Record, *, has_waiter: bool) -> None:
+        self.record = record
+        self.has_waiter = has_waiter
+        self.is_settled = False
+        self.receipt: Receipt | None = None
+        self.error: StorageError | None = None
+
+
+class CommitTurn:
+    """The turn of one thread: its batch, and how the commit failed, if the commit did.
+
+    ``own`` is the record of the thread's own ``append``. ``closes_log`` asks the thread to close
+    the log at the end of its turn, for somebody who could not wait for that end.
+    """
+
+    __slots__ = ("batch", "closes_log", "failure", "own", "thread")
+
+    def __init__(self, own: QueuedRecord | None) -> None:
+        self.own = own
+        self.thread = threading.get_ident()
+        self.batch: list[QueuedRecord] = []
+        self.failure: StorageError | None = None
+        self.closes_log = False
+
+    def settle(self) -> list[QueuedRecord]:
+        """Settle the records of the batch; return those that are to be committed again.
+
+        May be called again where an interrupt cut the first call short.
+        """
+        again: list[QueuedRecord] = []
+        for queued in self.batch:
+            if queued.receipt is not None:
+                queued.is_settled = True
+            elif queued is self.own or (queued.has_waiter and self.failure is not None):
+                queued.is_settled = True
+                queued.error = self.failure
+            else:
+                again.append(queued)
+        return again
+
+
+class UncertainCommit(NamedTuple):
+    """A commit of which nobody knows yet whether it is durable."""
+
+    batch: Sequence[QueuedRecord]
+    before: Head
+    after: Head

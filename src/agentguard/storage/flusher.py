@@ -1,0 +1,102 @@
+"""The logs that are open in this process: flushed in the background, closed at exit, left by forks.
+
+What a flush and a close do stands in ``log.py``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+import weakref
+from typing import TYPE_CHECKING, Final
+
+from agentguard.errors import StorageError
+from agentguard.storage import fork
+
+if TYPE_CHECKING:
+    from agentguard.storage.log import ShardLog
+
+FLUSH_AFTER: Final = 0.05
+"""Seconds within which an enqueued record becomes durable."""
+
+LOGGER: Final = logging.getLogger("agentguard")
+NOT_CLOSED: Final = "a log could not be closed: its newest outcomes may be lost"
+
+_OPEN: Final[weakref.WeakSet[ShardLog]] = weakref.WeakSet()
+# A durable log lives until it is closed: dropping a guard must not drop what it still has to write.
+_UNCLOSED: Final[set[ShardLog]] = set()
+_EXIT_HOOKS: Final[set[int]] = set()
+"""The processes, by number, in which multiprocessing closes the logs at its end."""
+
+
+def register(log: ShardLog, *, durable: bool) -> None:
+    """Have a log abandoned by forks and, where it is ``durable``, closed when the process ends."""
+    _OPEN.add(log)
+    if durable:
+        _UNCLOSED.add(log)
+        _close_at_exit()
+
+
+def unregister(log: ShardLog) -> None:
+    """Leave a log alone when the process ends: it is closed."""
+    _UNCLOSED.discard(log)
+
+
+def start(log: ShardLog, wake: threading.Event) -> threading.Thread:
+    """Start the thread that flushes a log in the background, each time that ``wake`` is set."""
+    flusher = threading.Thread(
+        target=_flush_forever,
+        args=(weakref.ref(log), wake),
+        name="agentguard-flush",
+        daemon=True,
+    )
+    flusher.start()
+    return flusher
+
+
+def _flush_forever(reference: weakref.ref[ShardLog], wake: threading.Event) -> None:
+    """Flush what is enqueued and not taken along by an append in time.
+
+    ``wake`` is set by the first record that is enqueued, and when the log is closed or gone.
+    """
+    pause = threading.Event()  # never set: a way to sleep
+    while wake.wait():
+        log = reference()
+        if log is None or log.closed:
+            return
+        pause.wait(FLUSH_AFTER * 0.8)
+        wake.clear()
+        try:
+            log.flush()
+        except StorageError:
+            pause.wait(1.0)  # the records stay pending; the next append reports the failure
+            wake.set()
+        del log
+
+
+def _close_all() -> None:
+    for log in list(_UNCLOSED):
+        try:
+            log.close()
+        except StorageError:  # the others must be flushed all the same
+            LOGGER.exception(NOT_CLOSED)
+
+
+def _close_at_exit() -> None:
+    """Have the logs closed at the end of a multiprocessing child, too: it runs no ``atexit``."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and os.getpid() not in _EXIT_HOOKS:
+        _EXIT_HOOKS.add(os.getpid())
+        util.Finalize(None, _close_all, exitpriority=0)
+
+
+def _abandon_all() -> None:
+    for log in list(_OPEN):
+        log.abandon()
+
+
+atexit.register(_close_all)
+fork.at_fork(fork.Stage.LOGS, in_child=_abandon_all)
