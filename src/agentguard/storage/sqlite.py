@@ -115,7 +115,7 @@ def was_inherited(path: Path) -> bool:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a log to write; raises ``StorageError``. Call this inside ``SQLITE_LOCK`` and ``errors``.
+    """Open a log to write; raises ``StorageError``. Call it inside ``SQLITE_LOCK`` and ``errors``.
 
     No rollback journal is played back, whenever somebody lays one beside the log: a journal would
     change the log, and SQLite would remove a file that the journal names, wherever the file is.
