@@ -100,7 +100,7 @@ def approve() -> None:
     signer = Ed25519Signer.from_openssh(Path("bob").read_bytes(), os.environb[b"BOB"])
     with Guard.open() as guard:
         for request in guard.approvals.pending():
-            said = guard.approvals.approve(request, signer).said
+            said = guard.approvals.approve(request, signer).approval
             print(f"{said.approver} approves {request.tool} for {request.principal}")
 
 

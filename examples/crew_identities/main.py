@@ -274,7 +274,7 @@ def outcome(proved: Evidence) -> str:
     if not proved.call.allowed:
         return f"denied, {proved.call.code}"
     status = proved.outcome.status if proved.outcome is not None else "nothing is known"
-    people = " and ".join(answer.said.approver for answer in proved.approved)
+    people = " and ".join(answer.approval.approver for answer in proved.approved)
     return f"{status}, approved by {people}" if people else status
 
 

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from agentguard import ApprovalPending, ApprovalRequest, Decision, Denied, Guard, Requirement
-from agentguard.approvals import request as approvals
+from agentguard.approvals.answer import seal_answer
+from agentguard.approvals.request import requirements_digest
 from agentguard.audit import checkpoint, entry, evidence, merkle, registry, summary
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Record, Stored
@@ -137,7 +138,7 @@ class Insider:
         signer = self.keys[name] if name is not None else None
         said = {"approver": PRINCIPALS.get(name or "", "user:dora"), **said}
         verdict, asked = said.pop("verdict", "approve"), said.pop("request", self.request)
-        good = approvals.answer(
+        good = seal_answer(
             asked,
             verdict,
             approver=said.pop("approver"),
@@ -340,7 +341,7 @@ def test_the_untampered_twins(two, rejected, vouched):
     named = INDEPENDENT(two.evidence(), two.trust.dumps())["approvals"]
     assert named == ["approve by user:bob", "approve by user:carol"]
     denied = evidence.verify(rejected.evidence(), rejected.trust)
-    assert [answer.said.verdict for answer in denied.approved] == ["reject"]
+    assert [answer.approval.verdict for answer in denied.approved] == ["reject"]
 
 
 def test_an_answer_may_be_made_by_anybody_who_is_asked(two):
@@ -392,11 +393,11 @@ ANSWERS: dict[str, Answers] = {
     ],
     "for other requirements": lambda log, bob, _carol: [
         bob,
-        log.answer("carol", requirement_sha256=approvals.requirement_digest(TWO[:1])),
+        log.answer("carol", requirement_sha256=requirements_digest(TWO[:1])),
     ],
     "for the requirements in another order": lambda log, bob, _carol: [
         bob,
-        log.answer("carol", requirement_sha256=approvals.requirement_digest(TWO[::-1])),
+        log.answer("carol", requirement_sha256=requirements_digest(TWO[::-1])),
     ],
     "to another call": lambda log, bob, _carol: [bob, log.answer("carol", subject="0" * 64)],
     "to another request": lambda log, bob, _carol: [bob, log.answer("carol", request_id="0" * 32)],
@@ -841,7 +842,7 @@ def test_a_request_under_another_kind_is_found(two):
         {"requirement_sha256": "0" * 64},
         {
             "requirements": NEEDED[:1],
-            "requirement_sha256": approvals.requirement_digest(TWO[:1]),
+            "requirement_sha256": requirements_digest(TWO[:1]),
         },
         {"requirements": None},
         {"tool": "merge"},

@@ -36,6 +36,7 @@ from agentguard import (
     StorageError,
 )
 from agentguard.approvals import request as approval
+from agentguard.approvals.answer import read_answer, seal_answer
 from agentguard.domain import adoption, config, rotation
 from agentguard.errors import DecodeError
 from agentguard.signing.canonical import b64_encode, dumps, loads_object
@@ -124,7 +125,7 @@ class Desk:
 
     def answer(self, request: ApprovalRequest, name: str) -> None:
         """Lay an answer there, past the desk, which would look at it."""
-        sealed = approval.answer(
+        sealed = seal_answer(
             request,
             "approve",
             approver=PEOPLE[name],
@@ -132,7 +133,7 @@ class Desk:
             at=request.requested_at,
             signer=self.keys[name],
         )
-        path = self.folder / "answers" / request.request_id / approval.read(sealed).approval_id
+        path = self.folder / "answers" / request.request_id / read_answer(sealed).approval_id
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(dumps(sealed.as_json()))
 
@@ -320,14 +321,12 @@ def test_an_id_names_no_other_file(desk, name, value):
     with desk.open() as guard:
         request = desk.ask(guard)
         statement = json.loads(
-            approval.answer(
-                request, "approve", approver="user:bob", approval_id="0" * 32, at=0
-            ).payload
+            seal_answer(request, "approve", approver="user:bob", approval_id="0" * 32, at=0).payload
         )
         statement["predicate"][name] = value
         sealed = Envelope("application/vnd.in-toto+json", dumps(statement), ())
         with pytest.raises(DecodeError):
-            approval.read(sealed)
+            read_answer(sealed)
         document = json.loads(request.dumps())
         document["request_id"] = value
         with pytest.raises(DecodeError):
@@ -731,12 +730,12 @@ def test_an_approval_that_nobody_takes_up_is_reported(place, clock, caplog, verd
         request = desk.ask(guard, "one")
         if verdict is not None:
             getattr(guard.approvals, verdict)(request, desk.keys["bob"])
-        assert guard.approvals.untaken() == []
+        assert guard.approvals.expired_approved() == []
         clock.now = datetime.now(UTC) + timedelta(hours=2)
-        untaken = [one.request_id for one in guard.approvals.untaken()]
+        untaken = [one.request_id for one in guard.approvals.expired_approved()]
         assert untaken == ([request.request_id] if verdict == "approve" else [])
         desk.ask(guard, "two")  # what has expired goes, with the arguments in it
-        assert guard.approvals.untaken() == []
+        assert guard.approvals.expired_approved() == []
     assert ("nobody took the approval up in time" in caplog.text) is (verdict == "approve")
 
 

@@ -30,7 +30,7 @@ from agentguard import (
     Requirement,
     VerificationError,
 )
-from agentguard.approvals import request as approval
+from agentguard.approvals.answer import read_answer, seal_answer
 from agentguard.audit import entry
 from agentguard.signing.canonical import sha256_hex
 from agentguard.signing.dsse import Envelope
@@ -138,7 +138,7 @@ def test_an_approval_for_another_call_is_refused(place):
     main, release = place.ask("main"), place.ask("release")
     answer = place.guard.approvals.approve(main, place.people.keys["bob"])
     with pytest.raises(VerificationError) as refused:
-        place.guard.approvals.take(release, answer.sealed)
+        place.guard.approvals.accept(release, answer.envelope)
     assert refused.value.code == "approval.mismatch"
     place.ask("release")
 
@@ -149,7 +149,7 @@ def test_an_approval_of_an_earlier_request_is_refused(place):
     place.call()
     again = place.ask()
     with pytest.raises(VerificationError) as refused:
-        place.guard.approvals.take(again, answer.sealed)
+        place.guard.approvals.accept(again, answer.envelope)
     assert refused.value.code == "approval.mismatch"
     place.ask()
     assert place.ran == [("main",)]
@@ -188,7 +188,7 @@ def test_an_answer_that_lies_there_unverified_counts_for_nothing(place):
 
 
 def answer(request: ApprovalRequest, signer: Ed25519Signer | None, approver: str) -> Envelope:
-    return approval.answer(
+    return seal_answer(
         request,
         "approve",
         approver=approver,
@@ -205,7 +205,7 @@ def test_a_key_that_is_not_on_the_roster_is_refused(place):
     assert refused.value.code == "approval.unknown"
     sealed = answer(request, place.people.keys["mallory"], "user:bob")
     with pytest.raises(VerificationError) as refused:
-        place.guard.approvals.take(request, sealed)
+        place.guard.approvals.accept(request, sealed)
     assert refused.value.code == "approval.unknown"
 
 
@@ -213,7 +213,7 @@ def test_an_approver_answers_under_no_other_name(place):
     request = place.ask()
     sealed = answer(request, place.people.keys["bob"], "user:carol")
     with pytest.raises(VerificationError) as refused:
-        place.guard.approvals.take(request, sealed)
+        place.guard.approvals.accept(request, sealed)
     assert refused.value.code == "approval.mismatch"
 
 
@@ -263,7 +263,7 @@ def test_two_names_of_one_person_are_no_quorum_of_two():
     place = Place(asking(Requirement("two people", quorum=2)), approvers=roster)
     request = place.ask()
     inbox = place.guard.approvals
-    inbox.take(request, answer(request, second, "user:bob"))
+    inbox.accept(request, answer(request, second, "user:bob"))
     assert inbox.missing(request) is not None
 
 
@@ -622,7 +622,7 @@ def test_the_log_names_who_has_approved(place):
     kept = calls[-1].members["approvals"]
     assert isinstance(kept, list)
     assert len(kept) == 1
-    assert approval.read(Envelope.parse(kept[0])).approver == "user:bob"
+    assert read_answer(Envelope.parse(kept[0])).approver == "user:bob"
     assert calls[-1].members["roster_sha256"] is not None
 
 
@@ -630,5 +630,5 @@ def test_an_approval_is_of_what_was_displayed(place):
     request = place.ask()
     assert request.displayed_sha256 == sha256_hex(request.dumps())
     answered = place.guard.approvals.approve(request, place.people.keys["bob"])
-    assert answered.said.displayed_sha256 == request.displayed_sha256
-    assert answered.said.subject_sha256 == request.call_digest
+    assert answered.approval.displayed_sha256 == request.displayed_sha256
+    assert answered.approval.subject_sha256 == request.call_digest

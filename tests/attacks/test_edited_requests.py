@@ -24,7 +24,7 @@ from agentguard import (
     Guard,
     Requirement,
 )
-from agentguard.approvals import request as approval
+from agentguard.approvals.answer import read_answer, seal_answer
 from agentguard.audit import entry
 from agentguard.audit.calls import read_authorization
 from agentguard.call.invocation import commitment
@@ -93,7 +93,7 @@ class Refunds:
 
     def answer(self, request: ApprovalRequest, name: str, verdict: Any = "approve") -> None:
         """Lay an answer there, past the desk."""
-        sealed = approval.answer(
+        sealed = seal_answer(
             request,
             verdict,
             approver=f"user:{name}",
@@ -105,7 +105,7 @@ class Refunds:
 
     def lay(self, request: ApprovalRequest, sealed: Envelope) -> None:
         """Lay what is an answer, by its form, beside a request."""
-        path = self.folder / "answers" / request.request_id / approval.read(sealed).approval_id
+        path = self.folder / "answers" / request.request_id / read_answer(sealed).approval_id
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(canonical.dumps(sealed.as_json()))
 
@@ -187,7 +187,7 @@ def test_a_request_that_was_edited_is_named_as_such_and_lets_nothing_run(refunds
         inbox = guard.approvals
         key = inbox.key_of(request)  # it knows from now on where the request lies
         assert key is not None
-        assert inbox.at(key) == request
+        assert inbox.request_at(key) == request
         edited = edit(request)
         refunds.path().write_bytes(edited.dumps())
         for one in (request, edited):  # whoever was shown the one or the other has answered
@@ -203,8 +203,8 @@ def test_a_request_that_was_edited_is_named_as_such_and_lets_nothing_run(refunds
                 refused()
             assert caught.value.code == "request.altered"
         assert inbox.answers(edited) == []
-        assert not inbox.waits(edited)
-        assert inbox.at(key) is None
+        assert not inbox.is_waiting(edited)
+        assert inbox.request_at(key) is None
         assert refunds.call(guard) == "approval.altered"
         said = refusals(guard)[-1]  # with nothing of the edited one in it
         assert said["call_site"] != edited.call_site or edited.call_site == request.call_site
@@ -270,7 +270,7 @@ def test_the_applications_word_is_the_word_of_who_holds_the_logs_key(place):
     refunds.needed = Requirement("a person")
     with refunds.open() as guard:
         request = refunds.ask(guard)
-        unsigned = approval.answer(
+        unsigned = seal_answer(
             request, "approve", approver="user:bob", approval_id="1" * 32, at=request.requested_at
         )
         folder = refunds.folder / "answers" / request.request_id

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from agentguard import Arguments, Decision, Denied, Guard, Invocation, PolicyError, Requirement
-from agentguard.approvals.request import ApprovalPending, Verdict
+from agentguard.approvals.answer import Verdict
+from agentguard.approvals.request import ApprovalPending
 from agentguard.audit import entry, evidence, statements
 from agentguard.audit.calls import read_authorization
 from agentguard.call.invocation import CallSite

@@ -23,7 +23,8 @@ from agentguard import (
     Guard,
     Requirement,
 )
-from agentguard.approvals import request as approval
+from agentguard.approvals.answer import seal_answer
+from agentguard.approvals.request import ApprovalRequest
 from agentguard.signing import canonical, dsse
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Ed25519Signer
@@ -94,7 +95,7 @@ class Refunds:
         self.refund = self.guard.tool(name="refund")(self.paid.append)
         self.agent = self.guard.new_agent("support")
 
-    def ask(self) -> approval.ApprovalRequest:
+    def ask(self) -> ApprovalRequest:
         with pytest.raises(ApprovalPending) as pending:
             self.agent.call(self.refund, 500)
         return pending.value.request
@@ -139,16 +140,16 @@ def test_nobody_answers_under_another_spelling(name):
             refunds.guard.approvals.vouch(request, "approve", principal=name)
         assert caught.value.code == "principal.malformed"
         with pytest.raises(AgentguardError):
-            refunds.guard.approvals.take(request, signed(request, name, refunds.keys["dora"]))
+            refunds.guard.approvals.accept(request, signed(request, name, refunds.keys["dora"]))
         with pytest.raises(ApprovalPending):
             refunds.agent.call(refunds.refund, 500)
         refunds.guard.approvals.vouch(request, "approve", principal="user:erin")
         refunds.agent.call(refunds.refund, 500)
 
 
-def signed(request: approval.ApprovalRequest, name: str, signer: Ed25519Signer) -> Envelope:
+def signed(request: ApprovalRequest, name: str, signer: Ed25519Signer) -> Envelope:
     """An answer that dora has signed under another name."""
-    own = approval.answer(
+    own = seal_answer(
         request,
         "approve",
         approver="user:dora",

@@ -247,7 +247,7 @@ def test_a_call_that_waits_is_no_error_and_goes_on_in_its_trace(place, spans):
             "agentguard.approval.status": "approved",
             "agentguard.approval.approver": "user:bob",
             "agentguard.approval.method": "ed25519",
-            "agentguard.approval.answer.id": answered.said.approval_id,
+            "agentguard.approval.answer.id": answered.approval.approval_id,
         }
     ]
     assert place.recorded()[1].predicate["traceparent"].split("-")[1] == (

@@ -1265,9 +1265,9 @@ def test_the_evidence_names_who_approved(office, native, make, mode):
     (call,) = [one for one in office.log.calls() if one.tool == "pay"]
     trust = office.guard.trust
     proved = verify_evidence(office.guard.prove(call.invocation_id), trust)
-    assert {answer.said.approver for answer in proved.approved} == {"user:bob", "user:carol"}
+    assert {answer.approval.approver for answer in proved.approved} == {"user:bob", "user:carol"}
     assert {answer.approver.name for answer in proved.approved} == {"bob", "carol"}
-    assert "checked" in {answer.said.note for answer in proved.approved}
+    assert "checked" in {answer.approval.note for answer in proved.approved}
     assert [needed.reason for needed in proved.required] == ["payments need two people"]
     assert proved.outcome.status == "ok"
     assert proved.chain.principal == "user:alice"
@@ -1285,7 +1285,7 @@ def test_the_evidence_of_one_that_was_rejected_names_who(office, native):
     call = office.log.calls()[0]
     proved = verify_evidence(office.guard.prove(call.invocation_id), office.guard.trust)
     (answer,) = proved.approved
-    assert (answer.said.verdict, answer.said.approver) == ("reject", "user:carol")
+    assert (answer.approval.verdict, answer.approval.approver) == ("reject", "user:carol")
     assert proved.outcome is None
 
 

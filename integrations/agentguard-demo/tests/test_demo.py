@@ -377,7 +377,7 @@ def test_the_evidence_of_the_merge_names_bob(played):
     (trust,) = (place / "anchor").glob("*/trust.json")
     proved = evidence.verify(path.read_bytes(), TrustDocument.loads(trust.read_bytes()))
     (answer,) = proved.approved
-    assert (answer.said.verdict, answer.said.approver) == ("approve", "user:bob")
+    assert (answer.approval.verdict, answer.approval.approver) == ("approve", "user:bob")
     assert (proved.call.tool, proved.call.decision) == ("merge_pr", "allow")
     assert proved.outcome.status == "ok"
     key = answer.approver.keys[0]

@@ -52,7 +52,7 @@ from pydantic.v1 import Field as FieldV1
 from pydantic.v1 import validator as validator_v1
 
 from agentguard import Agent, Decision, Guard, Requirement, verify_evidence
-from agentguard.approvals import request as approval
+from agentguard.approvals.answer import seal_answer
 from agentguard.audit import entry
 from agentguard.identity import credential
 from agentguard.signing.dsse import Envelope, parse_statement
@@ -900,7 +900,7 @@ class People:
 
     def signed(self, request, verdict="approve", by="bob"):
         """An answer that somebody has signed elsewhere, as JSON."""
-        sealed = approval.answer(
+        sealed = seal_answer(
             request,
             verdict,
             approver=f"user:{by}",

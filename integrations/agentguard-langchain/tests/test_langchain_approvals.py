@@ -484,7 +484,7 @@ async def test_new_input_withdraws_what_waits(people, sync):
         ("success", "paid 5 to cal"),
     ]
     assert inbox.waiting == []
-    assert inbox.guard.approvals.at(request.call_site) is None
+    assert inbox.guard.approvals.request_at(request.call_site) is None
     assert inbox.paid == [("cal", 5)]
 
 

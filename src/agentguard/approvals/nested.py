@@ -1,4 +1,4 @@
-"""The calls within a running call: which of them wait for a person, or may have run."""
+"""The calls that a tool makes while its own call runs: which of them wait for a person."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from agentguard.approvals.request import ApprovalRequest
 
 
 class NestedCalls:
-    """How the calls that are made within a running call were left; ``around`` is that of the call
-    around it, None where no guarded call runs.
+    """The state of one call and of the calls within it.
 
-    A call *waits* that a person has not answered, that may have run, or that nothing has decided:
-    the call around it is not complete either. Calls are known by their sites (64 hex digits). Its
-    methods may be called from any thread.
-    """  # noqa: D205  the second half names what is passed
+    A call *waits* while people have not answered, while nothing has decided the call, or where the
+    tool may have run without an outcome; then the call around it is not complete either. ``around``
+    is the call around this one, None for an outermost call. Call sites (64 hex digits) identify
+    calls. All methods may be called from any thread.
+    """
 
     __slots__ = ("_around", "_site", "hands_over", "repeatable", "request", "waiting")
 
@@ -20,44 +20,44 @@ class NestedCalls:
         self._around = around
         self._site: str | None = None
         self.request: ApprovalRequest | None = None
-        """What the call itself asks people."""
+        """The request of the call itself."""
         self.waiting: dict[str, NestedCalls] = {}
-        """The calls within that wait, by their sites."""
+        """The calls within this one that wait, by their sites."""
         self.hands_over = False
-        """For adapters: whether the work within is an agent's, and may be begun again."""
+        """For adapters: whether the tool runs an agent whose work may start again."""
         self.repeatable = True
-        """Whether each call that ran within is in the journal, and so is not run once more."""
+        """Whether the journal has each call that ran within, so that none of them runs twice."""
 
     @property
     def waits(self) -> bool:
-        """Whether a call within waits."""
+        """Whether a call within this one waits."""
         return bool(self.waiting)
 
     @property
     def requests(self) -> tuple[ApprovalRequest, ...]:
-        """The requests for approvals that calls within wait for, however deep."""
-        found: list[ApprovalRequest] = []
+        """The requests of all calls within this one, at any depth."""
+        requests: list[ApprovalRequest] = []
         for call in tuple(self.waiting.values()):
-            found += call.requests if call.request is None else (call.request,)
-        return tuple(found)
+            requests += call.requests if call.request is None else (call.request,)
+        return tuple(requests)
 
     def begins(self, site: str | None) -> None:
-        """The call itself begins, at this site: from now on it waits until it has ended."""
+        """Note that the call begins, at this site; the call waits from now on until it ends."""
         self._site = site
         if self._around is not None and site is not None:
             self._around.waiting[site] = self
 
     def asks(self, site: str | None, request: ApprovalRequest) -> None:
-        """The call, at this site, waits for people to answer this request."""
+        """Note that the call, at this site, waits for answers to ``request``."""
         self.request = request
         self.begins(site)
 
     def runs(self, *, kept: bool) -> None:
-        """The call's tool is about to run; ``kept`` where the journal has a page of the call."""
+        """Note that the call's tool is about to run; ``kept`` is true for a journalled call."""
         if self._around is not None and not kept:
             self._around.repeatable = False
 
     def ends(self) -> None:
-        """The call has ended; it waits all the same while a call within it does."""
+        """Note that the call has ended; the call still waits while a call within it waits."""
         if self._around is not None and self._site is not None and not self.waiting:
             self._around.waiting.pop(self._site, None)

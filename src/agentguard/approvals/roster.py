@@ -1,7 +1,8 @@
 """The roster: who may approve, with which keys and in which roles; and when answers are enough.
 
-It comes from ``[approvers]`` of the configuration; the issuer signs it into the log, so that an
-approval verifies later against the roster of its day. What an answer is stands in ``request.py``.
+The roster comes from ``[approvers]`` of the configuration. The issuer signs each roster into the
+log, so that an approval verifies later against the roster of its time. ``answer.py`` has the format
+of an answer.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from agentguard.approvals import request as approval
-from agentguard.approvals.request import Approval, ApprovalRequest
+from agentguard.approvals.answer import Approval, read_answer
+from agentguard.approvals.request import ApprovalRequest
 from agentguard.call.decision import Requirement
 from agentguard.errors import ConfigError, DecodeError, KeyMaterialError, VerificationError
 from agentguard.identity.principal import require_principal
@@ -24,7 +25,7 @@ from agentguard.signing.keys import PublicKey
 
 @dataclass(frozen=True, slots=True)
 class Approver:
-    """Somebody who may approve: a ``name`` of the roster, the principal behind it, the keys.
+    """Somebody who may approve: a ``name`` on the roster, a principal, and the principal's keys.
 
     Raises ``ConfigError`` (``principal.malformed``).
     """
@@ -38,7 +39,7 @@ class Approver:
         require_principal(self.principal, "principal", ConfigError)
 
     def as_json(self) -> dict[str, JSON]:
-        """Return the members of the roster's entry for it."""
+        """Return the approver as a member of the roster's JSON."""
         return {
             "principal": self.principal,
             "keys": [{**key.jwk()} for key in self.keys],
@@ -47,20 +48,23 @@ class Approver:
 
 
 class Answer(NamedTuple):
-    """An answer that was verified; ``approver`` is None where the application alone vouches."""
+    """A verified answer, with its envelope.
 
-    said: Approval
+    ``approver`` is None where the application alone vouches for the answer.
+    """
+
+    approval: Approval
     approver: Approver | None
-    sealed: Envelope
+    envelope: Envelope
 
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """All who may approve, by name.
+    """All approvers, by name.
 
-    ``application`` says whether an unsigned answer, for which the embedding program vouches,
-    counts where nobody is named. Raises ``ConfigError`` where two have one key: a signature must
-    say who has signed.
+    ``application`` is true where an unsigned answer counts: the embedding program vouches for the
+    answer, and the requirement names no approvers. Raises ``ConfigError`` where two approvers have
+    the same key, because a signature must identify one approver.
     """
 
     approvers: Mapping[str, Approver] = field(default_factory=dict)
@@ -77,7 +81,7 @@ class Roster:
 
     @property
     def can_answer(self) -> bool:
-        """Whether there is anybody whose answer could count."""
+        """Whether the answer of anybody could count."""
         return bool(self.approvers) or self.application
 
     @property
@@ -86,7 +90,7 @@ class Roster:
         return canonical.digest(self.as_json())
 
     def as_json(self) -> dict[str, JSON]:
-        """Return the roster as it is signed into the log."""
+        """Return the roster in the form that the issuer signs into the log."""
         approvers: dict[str, JSON] = {
             name: approver.as_json() for name, approver in self.approvers.items()
         }
@@ -94,132 +98,139 @@ class Roster:
 
     @classmethod
     def from_json(cls, value: Mapping[str, JSON]) -> Roster:
-        """Read a roster of the log; raises ``DecodeError`` (``roster.malformed``)."""
+        """Read what ``as_json`` has written; raises ``DecodeError`` (``roster.malformed``)."""
         match value:
             case {"approvers": dict(approvers), "application": bool(application), **others} if (
                 not others
             ):
                 try:
-                    named = {name: _approver(name, one) for name, one in approvers.items()}
-                    return cls(named, application)
+                    by_name = {name: _read_approver(name, one) for name, one in approvers.items()}
+                    return cls(by_name, application)
                 except (ConfigError, KeyMaterialError) as error:
                     raise _malformed() from error
         raise _malformed()
 
-    def verify(self, sealed: Envelope, request: ApprovalRequest, *, at: int) -> Answer:
-        """Return an answer if it is one to ``request``, by somebody on the roster, and counts now.
+    def verify(self, envelope: Envelope, request: ApprovalRequest, *, at: int) -> Answer:
+        """Return the answer in ``envelope``, to ``request``, by an approver, valid ``at`` a time.
 
-        Raises ``DecodeError``, or ``VerificationError``: ``approval.unknown`` for a key that is
-        not on the roster, ``approval.unsigned`` where the application's word does not count,
-        ``approval.mismatch``, ``approval.expired``, ``approval.not_yet_valid``,
-        ``signature.invalid``.
+        ``at`` is in seconds since the epoch. Raises ``DecodeError``, or ``VerificationError``:
+        ``approval.unknown`` for a key that is not on the roster, ``approval.unsigned`` where an
+        unsigned answer does not count, ``approval.mismatch``, ``approval.expired``,
+        ``approval.not_yet_valid``, ``signature.invalid``.
         """
-        found = self.identify(sealed)
-        found.said.check_answers(request)
-        found.said.check(at)
-        return found
+        answer = self.identify(envelope)
+        answer.approval.check_request(request)
+        answer.approval.check_time(at)
+        return answer
 
-    def identify(self, sealed: Envelope) -> Answer:
-        """Return an answer with who has signed it, whatever it answers; raises as ``verify``."""
-        said = approval.read(sealed)
-        if said.method == "application":
+    def identify(self, envelope: Envelope) -> Answer:
+        """Return an answer, with its approver, to any request; raises as ``verify``."""
+        approval = read_answer(envelope)
+        if approval.method == "application":
             if not self.application:
                 message = (
                     "the answer is not signed: answer with agentguard approvals approve, or let "
                     "the application's word count with [approvals] application = true"
                 )
                 raise VerificationError(message, code="approval.unsigned")
-            if sealed.signatures:
+            if envelope.signatures:
                 message = "an answer that is the application's word is not signed"
                 raise VerificationError(message, code="approval.mismatch")
-            return Answer(said, None, sealed)
-        approver, key = self._signer(sealed)
-        sealed.verify(key)
-        if said.approver != approver.principal:
-            message = f"{approver.name} of the roster answers as {said.approver}"
+            return Answer(approval, None, envelope)
+        approver, key = self._signer(envelope)
+        envelope.verify(key)
+        if approval.approver != approver.principal:
+            message = f"{approver.name} of the roster answers as {approval.approver}"
             raise VerificationError(message, code="approval.mismatch")
-        return Answer(said, approver, sealed)
+        return Answer(approval, approver, envelope)
 
-    def of_key(self, key: PublicKey) -> Approver:
-        """Return whose key it is; raises ``VerificationError`` (``approval.unknown``)."""
+    def approver_of(self, key: PublicKey) -> Approver:
+        """Return the approver who has ``key``.
+
+        Raises ``VerificationError`` (``approval.unknown``).
+        """
         for approver in self.approvers.values():
             if key in approver.keys:
                 return approver
         message = f"the key {key.thumbprint} is nobody's on the roster: see [approvers]"
         raise VerificationError(message, code="approval.unknown")
 
-    def _signer(self, sealed: Envelope) -> tuple[Approver, PublicKey]:
-        named = {key_id for key_id, _signature in sealed.signatures}
+    def _signer(self, envelope: Envelope) -> tuple[Approver, PublicKey]:
+        key_ids = {key_id for key_id, _signature in envelope.signatures}
         for approver in self.approvers.values():
             for key in approver.keys:
-                if named == {key.thumbprint}:
+                if key_ids == {key.thumbprint}:
                     return approver, key
         message = "the answer is signed with a key that is not on the roster: see [approvers]"
         raise VerificationError(message, code="approval.unknown")
 
 
-def missing(
+def missing_approvals(
     requirements: Iterable[Requirement],
     answers: Sequence[Answer],
     *,
     requesters: AbstractSet[str],
 ) -> str | None:
-    """Return what is still missing, in words; None where each requirement is met.
+    """Return in words what the first unmet requirement lacks; None where all are met.
 
-    ``answers`` are verified, and approve; one person counts once for a requirement, whatever the
-    number of names and keys.
+    ``answers`` are verified; rejections do not count. One principal counts once for a requirement,
+    whatever the number of names and keys.
     """
-    for needed in requirements:
+    for requirement in requirements:
         people = {
-            answer.said.approver
+            answer.approval.approver
             for answer in answers
-            if answer.said.verdict == "approve" and counts(needed, answer, requesters) is None
+            if answer.approval.verdict == "approve"
+            and reason_not_counted(requirement, answer, requesters) is None
         }
-        if len(people) < needed.quorum:
-            who = " ".join(_who(needed))
-            return f"{needed.reason}: {len(people)} of {needed.quorum} approvals{who and f' {who}'}"
+        if len(people) < requirement.quorum:
+            approvers = "".join(f" {words}" for words in _approvers_in_words(requirement))
+            progress = f"{len(people)} of {requirement.quorum} approvals"
+            return f"{requirement.reason}: {progress}{approvers}"
     return None
 
 
 def requesters(principal: str, owner: str | None) -> frozenset[str]:
-    """Return who may not approve a call: for whom it is made, and who owns the agent."""
+    """Return who may not approve a call: the principal of the call, and the agent's owner."""
     return frozenset({principal} if owner is None else {principal, owner})
 
 
-def counts(needed: Requirement, answer: Answer, requesters: AbstractSet[str]) -> str | None:
-    """Return why an answer does not count for a requirement, in words; None where it does."""
-    principal, approver = answer.said.approver, answer.approver
-    if principal in requesters and not needed.allow_self:
+def reason_not_counted(
+    requirement: Requirement, answer: Answer, requesters: AbstractSet[str]
+) -> str | None:
+    """Return in words why an answer does not count for a requirement; None where it counts."""
+    principal, approver = answer.approval.approver, answer.approver
+    if principal in requesters and not requirement.allow_self:
         return f"{principal} asks for this call, or owns the agent: somebody else approves it"
     if approver is None:
-        if needed.approvers or needed.roles or needed.quorum > 1:
+        if requirement.approvers or requirement.roles or requirement.quorum > 1:
             return "where approvers, roles or a quorum are asked for, an answer has to be signed"
         return None
-    if needed.approvers and approver.name not in needed.approvers:
-        return f"{approver.name} is none of {', '.join(needed.approvers)}"
-    if needed.roles and not set(needed.roles) & set(approver.roles):
-        return f"{approver.name} has none of the roles {', '.join(needed.roles)}"
+    if requirement.approvers and approver.name not in requirement.approvers:
+        return f"{approver.name} is none of {', '.join(requirement.approvers)}"
+    if requirement.roles and not set(requirement.roles) & set(approver.roles):
+        return f"{approver.name} has none of the roles {', '.join(requirement.roles)}"
     return None
 
 
-def _who(needed: Requirement) -> Iterable[str]:
-    if needed.approvers:
-        yield f"by {' or '.join(needed.approvers)}"
-    if needed.roles:
-        yield f"in the role {' or '.join(needed.roles)}"
+def _approvers_in_words(requirement: Requirement) -> Iterable[str]:
+    if requirement.approvers:
+        yield f"by {' or '.join(requirement.approvers)}"
+    if requirement.roles:
+        yield f"in the role {' or '.join(requirement.roles)}"
 
 
-def _approver(name: str, value: JSON) -> Approver:
+def _read_approver(name: str, value: JSON) -> Approver:
     match value:
         case {
             "principal": str(principal),
-            "keys": [*keys],
+            "keys": [*jwks],
             "roles": [*roles],
             **others,
         } if not others and all(isinstance(role, str) for role in roles):
-            found = tuple(PublicKey.from_jwk(key) for key in keys if isinstance(key, dict))
-            if len(found) == len(keys):
-                return Approver(name, principal, found, tuple(map(str, roles)))
+            keys = tuple(PublicKey.from_jwk(jwk) for jwk in jwks if isinstance(jwk, dict))
+            if len(keys) == len(jwks):
+                return Approver(name, principal, keys, tuple(map(str, roles)))
     raise _malformed()
 
 

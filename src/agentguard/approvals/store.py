@@ -1,6 +1,6 @@
-"""The store of approvals: where requests wait for their answers.
+"""The protocol of the store in which requests wait for answers, and the limits of the store.
 
-``storage/approvals.py`` implements the protocol in the state's folder.
+``storage/approvals.py`` implements the protocol in the state's folder and in memory.
 """
 
 from __future__ import annotations
@@ -9,14 +9,37 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from agentguard.approvals.request import ApprovalRequest
+from agentguard.errors import ApprovalError
 from agentguard.signing.dsse import Envelope
 
 
-class StoredRequest(NamedTuple):
-    """A request as it lies there, with the answers to it, none of them verified.
+class Limits(NamedTuple):
+    """The largest number of requests that may wait at once, per agent and per principal."""
 
-    ``altered`` says that the log has no such request for this call: somebody has changed it where
-    it lies, or has laid it there. Nothing in it counts then.
+    per_agent: int = 100
+    per_principal: int = 100
+
+    def check(self, waiting: Sequence[ApprovalRequest], request: ApprovalRequest) -> None:
+        """Raise ``ApprovalError`` (``approval.limit``) if ``request`` would exceed a limit."""
+        of_agent = sum(other.agent_name == request.agent_name for other in waiting)
+        of_principal = sum(other.principal == request.principal for other in waiting)
+        for requester, count, limit in (
+            (f"agent {request.agent_name}", of_agent, self.per_agent),
+            (request.principal, of_principal, self.per_principal),
+        ):
+            if count >= limit:
+                message = (
+                    f"{count} requests of {requester} wait for an approval already: have them "
+                    "answered (agentguard approvals list), or see [approvals] in the configuration"
+                )
+                raise ApprovalError(message, code="approval.limit")
+
+
+class StoredRequest(NamedTuple):
+    """A request in the store, with the answers to the request, none of them verified.
+
+    ``altered`` is true where the log has no such request for the call: somebody has changed the
+    request in the store, or has put the request there. Then neither request nor answers count.
     """
 
     request: ApprovalRequest
@@ -25,28 +48,33 @@ class StoredRequest(NamedTuple):
 
 
 class Approvals(Protocol):
-    """Where requests wait for their answers; shared by processes. Each raises ``StorageError``."""
+    """A store of requests that all processes of a state share.
+
+    Each method raises ``StorageError``.
+    """
 
     def has(self, key: str) -> bool:
-        """Whether a request lies under ``key``. Asked at every call, so it costs little."""
+        """Return whether a request is stored under ``key``; cheap, for it runs in every call."""
 
     def recall(self, key: str) -> StoredRequest | None:
-        """Read the request under ``key``, and hold it against the log; None if there is none."""
+        """Read the request under ``key`` and compare it with the log; None without a request."""
 
     def ask(self, key: str, request: ApprovalRequest) -> ApprovalRequest:
-        """Lay a request under ``key``, durably, and return the one that lies there then.
+        """Store a request under ``key``, durably, and return the request that is stored then.
 
-        Raises ``ApprovalError`` (``approval.limit``) where too many wait already.
+        A stored request that the log has stays. Raises ``ApprovalError``
+        (``approval.limit``) where too many requests wait already.
         """
 
     def spend(self, request: ApprovalRequest, approval_ids: Sequence[str]) -> bool:
-        """Use a request and its approvals up, durably; return whether none was used before.
+        """Mark a request and its approvals as used, durably; return whether all were unused.
 
-        It is the request as the call rests on it: what lies there by now may be another.
+        ``request`` is the request on which the call rests. The store may hold another request
+        under the same key by now.
         """
 
     def is_alone(self, request: ApprovalRequest) -> bool:
-        """Whether the log has one call alone on a request, once that call is in it."""
+        """Return whether only one call in the log rests on a request."""
 
     def withdraw(self, key: str) -> None:
         """Remove the request under ``key``, with its answers."""

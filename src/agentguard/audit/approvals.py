@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agentguard.approvals import request, roster
-from agentguard.approvals.request import Approval
-from agentguard.approvals.roster import Answer, Roster
+from agentguard.approvals import roster
+from agentguard.approvals.answer import Approval, read_answer
+from agentguard.approvals.request import read_requirement, requirements_digest
+from agentguard.approvals.roster import Answer, Roster, missing_approvals
 from agentguard.audit import statements, summary
 from agentguard.audit.calls import Authorization
 from agentguard.audit.entry import Entry
@@ -69,17 +70,17 @@ def check_approvals(
         return ()
     if not envelopes:
         raise _mismatch("a call that names a roster, and rests on no answer")
-    digest = request.requirement_digest(requirements)
+    digest = requirements_digest(requirements)
     answers = tuple(people.identify(sealed) for sealed in envelopes)
     for answer in answers:
-        _check_answer(call, answer.said, digest, at)
+        _check_answer(call, answer.approval, digest, at)
     if len(answered(answers)) > 1:
         raise _mismatch("the answers are to more than one request")
-    if len({answer.said.approval_id for answer in answers}) != len(answers):
+    if len({answer.approval.approval_id for answer in answers}) != len(answers):
         raise _mismatch("an answer stands twice")
     if call.allowed:
         requesters = roster.requesters(call.principal, issued.profile.owner)
-        lacking = roster.missing(requirements, answers, requesters=requesters)
+        lacking = missing_approvals(requirements, answers, requesters=requesters)
         if lacking is not None or not requirements:
             raise _mismatch(f"the answers are not enough: {lacking or 'nothing was asked for'}")
     return answers
@@ -88,7 +89,7 @@ def check_approvals(
 def _check_answer(call: Authorization, said: Approval, requirement_sha256: str, at: int) -> None:
     if said.subject_sha256 != call.call_sha256:
         raise _mismatch("an answer is to another call")
-    said.check(at)
+    said.check_time(at)
     if call.allowed and said.verdict != "approve":
         raise _mismatch("a call that was allowed, and a rejection")
     if call.allowed and said.requirement_sha256 != requirement_sha256:
@@ -115,14 +116,14 @@ def read_request(parsed: Entry) -> Requested:
         str(members["requirement_sha256"]),
         str(members["displayed_sha256"]),
     )
-    if request.requirement_digest(requirements_of(parsed)) != asked.requirement_sha256:
+    if requirements_digest(requirements_of(parsed)) != asked.requirement_sha256:
         raise DecodeError("the requirements do not have their digest", code="entry.malformed")
     return asked
 
 
 def answered(answers: Sequence[Answer]) -> frozenset[Requested]:
     """Return what was asked, by the answers: one request, where they hold."""
-    said = [answer.said for answer in answers]
+    said = [answer.approval for answer in answers]
     return frozenset(
         Requested(a.request_id, a.subject_sha256, a.requirement_sha256, a.displayed_sha256)
         for a in said
@@ -160,7 +161,7 @@ def roster_named(parsed: Entry) -> str | None:
 
 def said_of(parsed: Entry) -> list[Approval]:
     """Return what the answers in a call's entry say, unverified; raises ``DecodeError``."""
-    return [request.read(sealed) for sealed in _envelopes(parsed)]
+    return [read_answer(sealed) for sealed in _envelopes(parsed)]
 
 
 def requirements_of(parsed: Entry) -> tuple[Requirement, ...]:
@@ -168,7 +169,7 @@ def requirements_of(parsed: Entry) -> tuple[Requirement, ...]:
     listed = parsed.members["requirements"]
     if not isinstance(listed, list):
         raise DecodeError("requirements is a list", code="entry.malformed")
-    return tuple([request.read_requirement(one) for one in listed])
+    return tuple([read_requirement(one) for one in listed])
 
 
 def _envelopes(parsed: Entry) -> tuple[Envelope, ...]:

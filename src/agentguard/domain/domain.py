@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agentguard.approvals.request import Limits
+from agentguard.approvals.store import Limits
 from agentguard.domain import founding, handover, keystore, trust_pin
 from agentguard.domain.config import NO_DOMAIN, Config
 from agentguard.domain.ephemeral import announce_keys, new_key, trust_of

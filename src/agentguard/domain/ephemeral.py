@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 from agentguard.approvals.inbox import Store
-from agentguard.approvals.request import Limits
+from agentguard.approvals.store import Limits
 from agentguard.audit import entry, registry
 from agentguard.audit.log import LogReader
 from agentguard.call.invocation import timestamp

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from agentguard.approvals import roster
 from agentguard.approvals.nested import NestedCalls
 from agentguard.approvals.request import ApprovalPending, ApprovalRequest
-from agentguard.approvals.roster import Answer
+from agentguard.approvals.roster import Answer, missing_approvals
 from agentguard.approvals.store import StoredRequest
 from agentguard.audit import entry
 from agentguard.call.arguments import Arguments
@@ -216,18 +216,18 @@ def _answered(
         is_over = _now(prepared) >= asked.request.expires_at
         return _refused(ruled, _EXPIRED if is_over else _ALTERED)
     answers = tuple(_verified(line, asked, _now(prepared)))
-    prepared.watch.answered(asked.request, [answer.said for answer in answers])
+    prepared.watch.answered(asked.request, [answer.approval for answer in answers])
     refusal = _refusal(actor, line, prepared, asked.request, answers)
     if refusal is not None:
         return _refused(ruled, refusal, _rejections(answers))
     requesters = _requesters(actor, prepared)
-    lacking = roster.missing(asked.request.requirements, answers, requesters=requesters)
+    lacking = missing_approvals(asked.request.requirements, answers, requesters=requesters)
     if lacking is not None or not answers:  # no input.approval without an answer that was verified
         return ApprovalPending(asked.request, lacking or "nobody has answered yet")
     again = yield from _judge(actor, line, prepared, _approval(answers))
     if again.decision.outcome == "deny":
         return again
-    lacking = roster.missing(again.decision.requirements, answers, requesters=requesters)
+    lacking = missing_approvals(again.decision.requirements, answers, requesters=requesters)
     if lacking is not None:
         refusal = Decision.refused(lacking, code="approval.insufficient")
         return _refused(again, refusal, answers)
@@ -267,8 +267,8 @@ def _refusal(
     if _now(prepared) >= request.expires_at:
         return _EXPIRED
     for answer in _rejections(answers):
-        note = f": {answer.said.note}" if answer.said.note else ""
-        reason = f"{answer.said.approver} has rejected this call{note}"
+        note = f": {answer.approval.note}" if answer.approval.note else ""
+        reason = f"{answer.approval.approver} has rejected this call{note}"
         return Decision.refused(reason, code="approval.rejected")
     return None
 
@@ -278,7 +278,7 @@ def _now(prepared: PreparedCall) -> int:
 
 
 def _rejections(answers: Sequence[Answer]) -> tuple[Answer, ...]:
-    return tuple(answer for answer in answers if answer.said.verdict == "reject")
+    return tuple(answer for answer in answers if answer.approval.verdict == "reject")
 
 
 def _difference(actor: Actor, prepared: PreparedCall, request: ApprovalRequest) -> Decision | None:
@@ -311,8 +311,10 @@ def _verified(line: Line, asked: StoredRequest, now: int) -> Sequence[Answer]:
             answer = line.roster.verify(sealed, asked.request, at=now)
         except AgentguardError:
             continue
-        good.setdefault(answer.said.approval_id, answer)
-    return tuple(sorted(good.values(), key=lambda one: (one.said.not_before, one.said.approver)))
+        good.setdefault(answer.approval.approval_id, answer)
+    return tuple(
+        sorted(good.values(), key=lambda one: (one.approval.not_before, one.approval.approver))
+    )
 
 
 def _approval(answers: Sequence[Answer]) -> Fragment:
@@ -322,7 +324,7 @@ def _approval(answers: Sequence[Answer]) -> Fragment:
         canonical.dumps(
             {
                 "approvers": sorted({approver.name for approver in named}),
-                "principals": sorted({answer.said.approver for answer in answers}),
+                "principals": sorted({answer.approval.approver for answer in answers}),
                 "roles": sorted({role for approver in named for role in approver.roles}),
             }
         )

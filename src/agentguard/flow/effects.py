@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
+from agentguard.approvals.answer import Approval
 from agentguard.approvals.nested import NestedCalls
-from agentguard.approvals.request import Approval, ApprovalRequest
+from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Roster
 from agentguard.approvals.store import Approvals
 from agentguard.audit.checkpoint import Checkpoint

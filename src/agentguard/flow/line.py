@@ -303,7 +303,7 @@ def _given_up(
 
 
 def _ids(answers: Sequence[Answer]) -> Sequence[str]:
-    return [answer.said.approval_id for answer in answers]
+    return [answer.approval.approval_id for answer in answers]
 
 
 def _authorization(
@@ -320,7 +320,7 @@ def _authorization(
         line.engine.policy_sha256 if asked else None,
         line.config_sha256,
         line.roster.sha256 if ruled.answers else None,
-        tuple(answer.sealed for answer in ruled.answers),
+        tuple(answer.envelope for answer in ruled.answers),
         ruled.evaluation,
         line.mode,
         ruled.enforced,

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from agentguard.approvals import request
+from agentguard.approvals.request import request_key
 from agentguard.approvals.store import StoredRequest
 from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
@@ -285,7 +285,7 @@ def _asked_under(
     site, resource, task_id = named
     if invocation.site.is_stable and site is not None:
         return site
-    return request.place(
+    return request_key(
         agent=actor.name,
         principal=authority.principal,
         actors=authority.actors,

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from agentguard.approvals import request as approval
-from agentguard.approvals.request import ApprovalRequest, Limits
-from agentguard.approvals.store import StoredRequest
+from agentguard.approvals.answer import read_answer
+from agentguard.approvals.request import ApprovalRequest
+from agentguard.approvals.store import Limits, StoredRequest
 from agentguard.errors import AgentguardError, ApprovalError, StorageError
 from agentguard.signing import canonical
 from agentguard.signing.dsse import Envelope
@@ -180,7 +181,7 @@ class FileApprovals:
         return (
             logged is not None
             and logged.displayed_sha256 == request.displayed_sha256
-            and request.lies_at(key)
+            and request.has_key(key)
         )
 
     def answer(self, request: ApprovalRequest, sealed: Envelope) -> None:
@@ -190,7 +191,7 @@ class FileApprovals:
         (``approval.unsigned``: the application's word, without the log's key), or
         ``StorageError``: ``storage.exists``, ``storage.full`` where too many lie there.
         """
-        name = approval.read(sealed).approval_id
+        name = read_answer(sealed).approval_id
         data = canonical.dumps(sealed.as_json())
         if not sealed.signatures:
             data = self._seal.sealed(request.request_id + name, data)
@@ -263,7 +264,7 @@ def _tell_untaken(request: ApprovalRequest, answers: Iterable[Envelope]) -> None
     verdicts: set[str] = set()
     for sealed in answers:
         with suppress(AgentguardError):  # what can't be read approves nothing
-            verdicts.add(approval.read(sealed).verdict)
+            verdicts.add(read_answer(sealed).verdict)
     if verdicts == {"approve"}:
         _LOGGER.warning(
             "request %s was approved, and nobody took the approval up in time: %s did not make the "
@@ -337,8 +338,8 @@ class MemoryApprovals:
         with self._lock:
             for key, asked in self._asked.items():
                 if asked.request.request_id == request.request_id:
-                    name = approval.read(sealed).approval_id
-                    if name in {approval.read(one).approval_id for one in asked.answers}:
+                    name = read_answer(sealed).approval_id
+                    if name in {read_answer(one).approval_id for one in asked.answers}:
                         message = f"the answer {name} is there already"
                         raise StorageError(message, code="storage.exists")
                     self._asked[key] = asked._replace(answers=(*asked.answers, sealed))

@@ -18,7 +18,8 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, StatusCode
 
-from agentguard.approvals.request import Approval, ApprovalPending, ApprovalRequest
+from agentguard.approvals.answer import Approval
+from agentguard.approvals.request import ApprovalPending, ApprovalRequest
 from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Receipt
 from agentguard.call.decision import Decision, Denied

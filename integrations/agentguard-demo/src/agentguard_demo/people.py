@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from rich.console import Console
 
 from agentguard import ApprovalRequest, ConfigError
-from agentguard.approvals.request import MAX_NOTE, Verdict
+from agentguard.approvals.answer import MAX_NOTE, Verdict
 from agentguard.cli.approvals.approver import PASSPHRASE_VARIABLE
 from agentguard.domain.passphrase import PASSPHRASE_VARIABLE as GUARDS_VARIABLE
 from agentguard_demo.setting import Setting

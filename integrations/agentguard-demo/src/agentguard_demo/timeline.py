@@ -160,14 +160,14 @@ class Timeline:
         """Say who has answered, as the evidence of each call proves it."""
         for path, evidence in proofs:
             for answer in evidence.approved:
-                said = answer.said
+                said = answer.approval
                 person = answer.approver
                 who = (
                     f"{said.approver}"
                     if person is None
                     else (
                         f"{said.approver} ({', '.join(person.roles)}), signed with "
-                        f"{answer.sealed.signatures[0][0]}"
+                        f"{answer.envelope.signatures[0][0]}"
                     )
                 )
                 done = "approved by" if said.verdict == "approve" else "rejected by"

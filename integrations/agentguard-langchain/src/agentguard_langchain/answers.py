@@ -15,7 +15,7 @@ from langchain_core.messages import ToolCall
 from langgraph.errors import GraphBubbleUp
 
 from agentguard import Agent, AgentguardError, ApprovalRequest, ConfigError
-from agentguard.approvals.request import MAX_NOTE, Verdict, read
+from agentguard.approvals.answer import MAX_NOTE, Verdict, read_answer
 from agentguard.signing.dsse import Envelope
 from agentguard_langchain.payload import HumanDecision
 from agentguard_langchain.pending_turn import PendingTurn, Shown
@@ -62,8 +62,10 @@ class Answers(NamedTuple):
         """
         inbox = self.agent.approvals
         for one, decision in zip(batch, decisions, strict=True):
-            request = inbox.at(one.call_site)
-            if request is None or request.request_id != one.request_id or not inbox.waits(request):
+            request = inbox.request_at(one.call_site)
+            if request is None or request.request_id != one.request_id:
+                continue
+            if not inbox.is_waiting(request):
                 continue
             pending_turn.problems.pop(one.call_id, None)
             try:
@@ -83,7 +85,7 @@ class Answers(NamedTuple):
             self._reject(pending_turn, call, request, decision)
             return
         if signed is not None:
-            self.agent.approvals.take(request, Envelope.parse(signed))
+            self.agent.approvals.accept(request, Envelope.parse(signed))
         match decision["type"]:
             case "approve" if signed is None:
                 self._vouch(request, "approve", decision)
@@ -118,10 +120,12 @@ class Answers(NamedTuple):
         signed = decision.get("approval")
         try:
             sealed = None if signed is None else Envelope.parse(signed)
-            if sealed is None or read(sealed).verdict != "reject":  # no approval comes that way
+            if (
+                sealed is None or read_answer(sealed).verdict != "reject"
+            ):  # no approval comes that way
                 self._vouch(request, "reject", decision)
             else:
-                self.agent.approvals.take(request, sealed)
+                self.agent.approvals.accept(request, sealed)
         except AgentguardError:
             # nobody has to be believed for a call not to run
             message = decision.get("message")

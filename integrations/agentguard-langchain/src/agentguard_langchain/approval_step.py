@@ -154,6 +154,6 @@ class _Case(NamedTuple):
         """
         site = self.place.site(self.turn.id, self.pending_turn.site_id(call["id"] or ""))
         inbox = self.toolset.agent.approvals
-        request = inbox.at(site.digest(self.toolset.agent.name))
-        if request is not None and inbox.waits(request):
+        request = inbox.request_at(site.digest(self.toolset.agent.name))
+        if request is not None and inbox.is_waiting(request):
             raise ApprovalPending(request, inbox.missing(request) or "")

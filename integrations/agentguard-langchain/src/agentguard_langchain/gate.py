@@ -84,7 +84,7 @@ class Gate:
         body.begin(call)
         body.around = note_nested(call.place)
         agent = self.acting(call, body.given)
-        call.waits = agent.approvals.waits
+        call.waits = agent.approvals.is_waiting
         waiting = self._waiting(agent, call)
         try:
             call.anew = waiting.begin()
@@ -120,7 +120,7 @@ class Gate:
         body.begin(call)
         body.around = note_nested(call.place)
         agent = self.acting(call, body.given)
-        call.waits = agent.approvals.waits
+        call.waits = agent.approvals.is_waiting
         waiting = self._waiting(agent, call)
         try:
             call.anew = waiting.begin()

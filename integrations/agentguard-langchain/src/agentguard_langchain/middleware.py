@@ -144,7 +144,7 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         pending_turn = PendingTurn.of_turn(agent, place, message.id)
         for call_id in ids:
             site = place.site(message.id, pending_turn.site_id(call_id or ""))
-            request = agent.approvals.at(site.digest(agent.name))
+            request = agent.approvals.request_at(site.digest(agent.name))
             if request is not None:
                 agent.approvals.withdraw(request)
         return [

@@ -102,7 +102,7 @@ def _tell(agent: Agent, batch: Sequence[Shown]) -> None:
     Whoever catches the pause there has not ended them.
     """
     for one in batch:
-        request = agent.approvals.at(one.call_site)
+        request = agent.approvals.request_at(one.call_site)
         if request is not None and _waits(agent, one):
             NestedCalls(context.inside()).asks(request.call_site, request)
 
@@ -150,9 +150,9 @@ def _stands(agent: Agent, shown: Sequence[Shown], calls: Mapping[str, ToolCall])
 
 
 def _waits(agent: Agent, one: Shown) -> bool:
-    request = agent.approvals.at(one.call_site)
+    request = agent.approvals.request_at(one.call_site)
     same = request is not None and request.request_id == one.request_id
-    return same and request is not None and agent.approvals.waits(request)
+    return same and request is not None and agent.approvals.is_waiting(request)
 
 
 def _shown(agent: Agent, call: ToolCall, pending: ApprovalPending) -> Shown:
@@ -164,7 +164,7 @@ def _shown(agent: Agent, call: ToolCall, pending: ApprovalPending) -> Shown:
 def _item(
     agent: Agent, pending_turn: PendingTurn, one: Shown, calls: Mapping[str, ToolCall]
 ) -> Item:
-    request = agent.approvals.at(one.call_site)
+    request = agent.approvals.request_at(one.call_site)
     if request is not None and request.request_id != one.request_id:
         request = None
     call = pending_turn.edited(calls[one.call_id])
@@ -261,7 +261,7 @@ class Waiting:
         calls = {call["id"] or "": call for call, _pending in batch}
         waiting = sit(pending_turn, self._place, calls, self._answers, WITHOUT_EDITS, self._run)
         next(waiting)
-        left = [one for one in batch if self._agent.approvals.waits(one[1].request)]
+        left = [one for one in batch if self._agent.approvals.is_waiting(one[1].request)]
         if pending_turn.answered == answered and left:
             waiting.send(left)
 

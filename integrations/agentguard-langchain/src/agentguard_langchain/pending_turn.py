@@ -143,7 +143,9 @@ def list_waiting(agent: Agent, place: Place, run: str | None, batch: Sequence[Sh
     """
     with _LISTING:
         sites = [
-            site for site in _listed(agent, place, run) if agent.approvals.at(site) is not None
+            site
+            for site in _listed(agent, place, run)
+            if agent.approvals.request_at(site) is not None
         ]
         sites += [one.call_site for one in batch if one.call_site not in sites]
         agent.runs.write(_waiting(place, run), json.dumps(sites).encode())
@@ -154,7 +156,7 @@ def withdraw_all(agent: Agent, place: Place, run: str) -> None:
     with _LISTING:
         sites = _listed(agent, place, run)
         for site in sites:
-            request = agent.approvals.at(site)
+            request = agent.approvals.request_at(site)
             if request is not None:
                 agent.approvals.withdraw(request)
         if sites:

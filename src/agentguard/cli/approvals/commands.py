@@ -14,8 +14,9 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from agentguard.approvals import request as approval
+from agentguard.approvals.answer import Verdict, seal_answer
 from agentguard.approvals.inbox import ApprovalInbox
-from agentguard.approvals.request import ApprovalRequest, Verdict
+from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Answer
 from agentguard.cli.approvals import approver, request
 from agentguard.cli.lazy import Group
@@ -77,7 +78,7 @@ def list_requests(*, config: ConfigOption = None, json: JsonOption = False) -> N
             f"the request {request_id} was changed where it lies, and is not the one in the log: "
             "it is not shown; the call, made again, is refused once, and asks anew after that"
         )
-    for asked in inbox.untaken():
+    for asked in inbox.expired_approved():
         screen.warn(
             f"the request {asked.request_id} was approved, and nobody took the approval up in "
             f"time: {asked.agent_name} did not make the call of {asked.tool} again; start its run "
@@ -179,8 +180,8 @@ def import_answer(
     """Take a signed answer that was made elsewhere, if it counts."""
     inbox = _inbox(config)
     asked, sealed = inbox.loads(files.read_or_stdin(file, canonical.MAX_BYTES))
-    answer = inbox.take(asked, sealed)
-    _say(answer.said.verdict, answer.said.approver, asked, inbox)
+    answer = inbox.accept(asked, sealed)
+    _say(answer.approval.verdict, answer.approval.approver, asked, inbox)
 
 
 class _Options(NamedTuple):
@@ -240,7 +241,7 @@ def _answer(verdict: Verdict, question: _Question, options: _Options) -> None:
         principal = own
     elif principal is None:
         raise typer.BadParameter("say with --as who you are on the roster, as in --as user:bob")
-    sealed = approval.answer(
+    sealed = seal_answer(
         asked,
         verdict,
         approver=principal or "",
@@ -250,7 +251,7 @@ def _answer(verdict: Verdict, question: _Question, options: _Options) -> None:
         signer=signer,
     )
     if inbox is not None and options.output is None:
-        inbox.take(asked, sealed)
+        inbox.accept(asked, sealed)
         _say(verdict, principal or "", asked, inbox)
         return
     with files.new(options.output, force=False) as file:

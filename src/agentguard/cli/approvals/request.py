@@ -12,7 +12,8 @@ from datetime import datetime
 
 from rich.text import Text
 
-from agentguard.approvals.request import ApprovalRequest, Verdict
+from agentguard.approvals.answer import Verdict
+from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Answer
 from agentguard.audit import summary
 from agentguard.cli.audit import phrases
@@ -57,7 +58,8 @@ def _answered(answers: Sequence[Answer]) -> str:
 
 
 def _who(answers: Sequence[Answer], verdict: Verdict) -> str:
-    return ", ".join(sorted({one.said.approver for one in answers if one.said.verdict == verdict}))
+    approvals = [answer.approval for answer in answers]
+    return ", ".join(sorted({one.approver for one in approvals if one.verdict == verdict}))
 
 
 def draw(asked: ApprovalRequest, answers: Sequence[Answer], *, whole: str | None = None) -> None:

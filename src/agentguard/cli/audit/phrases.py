@@ -124,13 +124,13 @@ def evaluated(evaluation: Evaluation) -> str:
 def answers(given: Sequence[Answer]) -> Iterator[tuple[str, str]]:
     """Yield who has answered a request for an approval, and how that is known."""
     for answer in given:
-        said = answer.said
+        said = answer.approval
         approver = answer.approver
         if approver is None:
             how = "by the application's word, unsigned"
         else:
             roles = f" ({', '.join(approver.roles)})" if approver.roles else ""
-            key_id, _signature = answer.sealed.signatures[0]
+            key_id, _signature = answer.envelope.signatures[0]
             how = f"{approver.name} of the roster{roles}, signed with {key_id}"
         at = moment(said.not_before)
         note = f": {said.note}" if said.note else ""
@@ -140,7 +140,7 @@ def answers(given: Sequence[Answer]) -> Iterator[tuple[str, str]]:
 
 def answer_json(answer: Answer) -> dict[str, JSON]:
     """Return what ``--json`` gives of an answer."""
-    said, approver = answer.said, answer.approver
+    said, approver = answer.approval, answer.approver
     return {
         "approval_id": said.approval_id,
         "request_id": said.request_id,
@@ -149,7 +149,7 @@ def answer_json(answer: Answer) -> dict[str, JSON]:
         "name": approver.name if approver is not None else None,
         "roles": list(approver.roles) if approver is not None else [],
         "method": said.method,
-        "key": answer.sealed.signatures[0][0] if approver is not None else None,
+        "key": answer.envelope.signatures[0][0] if approver is not None else None,
         "not_before": said.not_before,
         "note": said.note,
     }

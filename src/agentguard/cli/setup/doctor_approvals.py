@@ -122,7 +122,7 @@ def requests(settings: Config, trust: TrustDocument) -> Iterator[Finding]:
         )
         asked = [request for _key, request in store.pending()]
         inbox = ApprovalInbox(store, settings.roster, times.now)
-        altered, untaken = inbox.altered(), inbox.untaken()
+        altered, untaken = inbox.altered(), inbox.expired_approved()
     except AgentguardError as error:
         yield Finding("fail", "requests", str(error))
         return

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agentguard.approvals.request import Limits
 from agentguard.approvals.roster import Approver, Roster
+from agentguard.approvals.store import Limits
 from agentguard.domain.config.table import Table
 from agentguard.errors import ConfigError, KeyMaterialError
 from agentguard.signing.keys import PublicKey

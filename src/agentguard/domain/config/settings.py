@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from agentguard.approvals.request import Limits
 from agentguard.approvals.roster import Roster
+from agentguard.approvals.store import Limits
 from agentguard.call import redaction
 from agentguard.call.redaction import Redaction
 from agentguard.call.tool import ToolSpec
