@@ -1,14 +1,12 @@
-"""What is in force where code runs: the call that a tool runs in, and the delegation around it.
+"""The delegation and the guarded call that are in force where code runs.
 
-A context variable carries both, so that neither threads nor tasks mix them up. What is in force
-ends with the block or the call that put it there, also in contexts that were copied meanwhile: a
-task that outlives it finds that it has ended, and never what was in force outside.
+A context variable carries both, so that threads and tasks never share them by accident. An
+``Activation`` is one block, or one running call, that puts a delegation in force. When the block or
+the call ends, the activation ends in every context, copies of the context included: a task that
+outlives the block gets ``delegation.ended``, and never the delegation of an outer block.
 
-A generator would share it with whoever asks for its items: no block of one is let begin
-(``blocks.py``), and what is to be in force for items is so in a context of theirs
-(``generators.py``).
-
-Within a ``Narrowing`` less is in force than around it.
+A generator shares its caller's context between items. ``blocks.py`` therefore refuses a block in a
+generator, and ``generators.py`` gives a generator's items a context of their own.
 """
 
 from __future__ import annotations
@@ -22,50 +20,50 @@ from agentguard.approvals.nested import NestedCalls
 from agentguard.errors import DelegationError, UnguardedCallError
 
 
-class Entry:
-    """One block, or one running call, in which ``delegation`` is in force until it ends."""
+class Activation:
+    """One block, or one running call, in which ``delegation`` is in force until the end."""
 
-    __slots__ = ("_delegation", "_outer", "_passed", "_running", "_token")
+    __slots__ = ("_delegation", "_outer", "_reinstated", "_running", "_token")
 
     def __init__(self, delegation: object) -> None:
         self._delegation = delegation
-        self._outer: Entry | None = None
+        self._outer: Activation | None = None
         self._running: Running | None = None
-        self._token: Token[Entry | None] | None = None
-        self._passed: Token[Entry | None] | None = None
+        self._token: Token[Activation | None] | None = None
+        self._reinstated: Token[Activation | None] | None = None
 
     def begin(self) -> None:
-        """Put it in force in this context."""
+        """Put the delegation in force in this context."""
         self._outer, self._running = _IN_FORCE.get(), _RUNNING.get()
         self._token = _IN_FORCE.set(self)
 
     def end(self) -> None:
-        """End it everywhere; here, what was in force before is so again.
+        """End the activation in every context, and reinstate the outer activation in this one.
 
-        It may be another context than it began in, as where a response that streams is closed; and
-        something that began inside it may go on.
+        This context need not be the one where the activation began: a server may close a streaming
+        response elsewhere. An activation that began inside this one may still go on.
         """
         self._delegation = _ENDED
         token, self._token = self._token, None
         innermost = _IN_FORCE.get()
-        if not _was_reset(token):
+        if not _reset(token):
             return
         if innermost is not self:
-            # what is inside goes on here: when it is left, this token leads past what was left now
-            self._passed = _IN_FORCE.set(innermost)
+            # An inner activation goes on. When it ends, this token leads on to the outer one.
+            self._reinstated = _IN_FORCE.set(innermost)
             return
         outer = _IN_FORCE.get()
-        while outer is not None and _was_reset(outer._passed):  # noqa: SLF001
+        while outer is not None and _reset(outer._reinstated):  # noqa: SLF001
             outer = _IN_FORCE.get()
 
     @property
     def is_innermost(self) -> bool:
-        """Whether it is what is in force in this context."""
+        """Whether this activation decides what is in force in this context."""
         return _IN_FORCE.get() is self
 
     @property
     def delegation(self) -> object:
-        """What is in force; raises ``DelegationError`` (``delegation.ended``)."""
+        """The delegation in force; raises ``DelegationError`` (``delegation.ended``)."""
         if self._delegation is _ENDED:
             message = (
                 "the delegation that was in force here has ended: whatever outlives its block or "
@@ -76,56 +74,56 @@ class Entry:
 
     @property
     def is_nearest(self) -> bool:
-        """Whether no other block, and no guarded call, has begun here since it did."""
+        """Whether neither a block nor a guarded call has begun here since this activation began."""
         return self.is_innermost and self._running is _RUNNING.get()
 
     def lessened(self, delegation: object) -> object:
-        """Return ``delegation``, which comes from elsewhere, less what the narrowings here take."""
+        """Return a delegation from elsewhere, narrowed by each ``Narrowing`` that is active."""
         return delegation if self._outer is None else self._outer.lessened(delegation)
 
 
-class Narrowing(Entry):
-    """A block in which ``lessen`` says what is in force, of what is around it; of nothing, nothing.
+class Narrowing(Activation):
+    """A block in which a part of the outer delegation is in force; without one, nothing is.
 
-    It ends, at the latest, with what is in force around it. ``lessen`` raises ``DelegationError``
-    where a delegation can't be lessened so.
+    ``narrow`` returns the part of a delegation; it raises ``DelegationError`` for a delegation that
+    can't be narrowed so. The block ends, at the latest, with the outer activation.
     """
 
-    __slots__ = ("_lessen",)
+    __slots__ = ("_narrow",)
 
-    def __init__(self, lessen: Callable[[object], object]) -> None:
+    def __init__(self, narrow: Callable[[object], object]) -> None:
         super().__init__(None)
-        self._lessen = lessen
+        self._narrow = narrow
 
     @property
     def delegation(self) -> object:
-        """What is in force; raises ``DelegationError``."""
-        super().delegation  # noqa: B018  raises where it has ended
-        found = None if self._outer is None else self._outer.delegation
-        return None if found is None else self._lessen(found)
+        """The delegation in force; raises ``DelegationError``."""
+        super().delegation  # noqa: B018  raises after the end
+        outer = None if self._outer is None else self._outer.delegation
+        return None if outer is None else self._narrow(outer)
 
     def lessened(self, delegation: object) -> object:
-        """Return what may be used here of a delegation that comes from elsewhere."""
-        super().delegation  # noqa: B018
-        return self._lessen(super().lessened(delegation))
+        """Return the part of a delegation from elsewhere that may be used in this block."""
+        super().delegation  # noqa: B018  raises after the end
+        return self._narrow(super().lessened(delegation))
 
 
 _ENDED: Final = object()
 _RUNNING: ContextVar[Running | None] = ContextVar("agentguard_running", default=None)
-_IN_FORCE: ContextVar[Entry | None] = ContextVar("agentguard_in_force", default=None)
+_IN_FORCE: ContextVar[Activation | None] = ContextVar("agentguard_in_force", default=None)
 
 
 def in_force() -> object:
-    """Return what is in force here, None for nothing.
+    """Return the delegation in force here, or None.
 
-    Raises ``DelegationError`` (``delegation.ended``) for what was, and has ended.
+    Raises ``DelegationError`` (``delegation.ended``) where the activation has ended.
     """
-    entry = _IN_FORCE.get()
-    return None if entry is None else entry.delegation
+    activation = _IN_FORCE.get()
+    return None if activation is None else activation.delegation
 
 
-def _was_reset(token: Token[Entry | None] | None) -> bool:
-    """Put back what was in force before ``token``, if that is of this context."""
+def _reset(token: Token[Activation | None] | None) -> bool:
+    """Undo the setting of ``token`` in this context; return False for another context's token."""
     if token is None:
         return False
     try:
@@ -135,15 +133,15 @@ def _was_reset(token: Token[Entry | None] | None) -> bool:
     return True
 
 
-def innermost() -> Entry | None:
-    """For adapters: return the block or call whose delegation is in force here, None for none."""
+def innermost() -> Activation | None:
+    """For adapters: return the activation that decides what is in force here, or None."""
     return _IN_FORCE.get()
 
 
 def is_lent_by_a_call() -> bool:
-    """For adapters: whether a guarded call is running here, and hands something on.
+    """For adapters: whether a guarded call has put a delegation in force here, or had and ended.
 
-    Or did, and has ended: then nothing else takes its place either.
+    No other delegation takes the place of an ended one.
     """
     if _RUNNING.get() is None:
         return False
@@ -154,20 +152,21 @@ def is_lent_by_a_call() -> bool:
 
 
 def lessened(delegation: object) -> object:
-    """For adapters: return what may be used here of a delegation that comes from elsewhere.
+    """For adapters: return the part of a delegation from elsewhere that may be used here.
 
-    Raises ``DelegationError`` where a block has ended, or takes more than there is.
+    Raises ``DelegationError`` where an activation has ended, or a narrowing asks for more than the
+    delegation has.
     """
-    entry = innermost()
-    return delegation if entry is None else entry.lessened(delegation)
+    activation = innermost()
+    return delegation if activation is None else activation.lessened(delegation)
 
 
 def idempotency_key() -> str:
-    """Return the id of the invocation in which this tool runs (32 hex digits).
+    """Return the invocation's id of the guarded call in which this tool runs (32 hex digits).
 
-    Hand it to a service that takes idempotency keys: one authorization is one key, so that an
-    effect of a call in doubt can be asked about, and is never had twice by a retry below the tool.
-    Raises ``UnguardedCallError`` (``tool.unguarded``) outside a guarded call.
+    Hand the key to a service that takes idempotency keys. Each authorization has one key, so the
+    service can answer whether a call in doubt took effect, and a retry inside the tool has no
+    second effect. Raises ``UnguardedCallError`` (``tool.unguarded``) outside a guarded call.
     """
     running = _RUNNING.get()
     if running is None:
@@ -177,35 +176,36 @@ def idempotency_key() -> str:
 
 
 def inside() -> NestedCalls | None:
-    """For adapters: return how the calls within the call that runs here were left, None for none.
+    """For adapters: return the nested calls of the guarded call that runs here, or None.
 
-    A call that has returned is complete once none of them ``waits``.
+    A call that has returned is complete once none of its nested calls ``waits``.
     """
     running = _RUNNING.get()
     return None if running is None else running.inside
 
 
 class Running:
-    """Lets ``idempotency_key`` answer within a call, and puts in force what the call may hand on.
+    """The running guarded call: answers ``idempotency_key``, and puts a delegation in force.
 
-    Where its authority lends nothing, what is in force stays so: an agent acts on its own authority
-    only where that is nothing.
+    ``lends`` is the delegation of the call's agent. An agent on its own authority has None, which
+    changes nothing of what is in force: an agent uses its own authority only where no delegation is
+    in force.
     """
 
-    __slots__ = ("_entry", "_token", "inside", "invocation_id")
+    __slots__ = ("_activation", "_token", "inside", "invocation_id")
 
     def __init__(self, invocation_id: str, inside: NestedCalls, lends: object) -> None:
         self.invocation_id = invocation_id
         self.inside = inside
-        self._entry = Entry(lends) if lends is not None else None
+        self._activation = Activation(lends) if lends is not None else None
 
     def __enter__(self) -> None:
         self._token = _RUNNING.set(self)
-        if self._entry is not None:
-            self._entry.begin()
+        if self._activation is not None:
+            self._activation.begin()
 
-    def __exit__(self, *_raised: object) -> None:
-        if self._entry is not None:
-            self._entry.end()
+    def __exit__(self, *_exception: object) -> None:
+        if self._activation is not None:
+            self._activation.end()
         with suppress(ValueError):  # a coroutine may be closed in another context than its own
             _RUNNING.reset(self._token)

@@ -1,7 +1,8 @@
-"""Iterators whose items are made in a context of their own, whoever asks for them.
+"""Generators whose code runs in a context of their own, whoever asks for their items.
 
-There something is in force (``context.py``), for all that runs in it: for the tasks that it starts
-too, and threads to which contexts are copied. Whoever asks gets nothing of it, and lends nothing.
+A delegation is in force in that context (``context.py``): for the generator's code, for tasks that
+the code starts, and for threads that get a copy of the context. The caller's context stays as it
+is, and the generator's code does not see the caller's changes to it.
 """
 
 from __future__ import annotations
@@ -19,24 +20,25 @@ from collections.abc import (
 from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
-from agentguard.delegation.context import Entry
+from agentguard.delegation.context import Activation
 
 Item = TypeVar("Item")
 
 
-def begun(entry: Entry) -> Context:
-    """Return a copy of this context in which ``entry`` has begun."""
+def begun(activation: Activation) -> Context:
+    """Return a copy of the present context in which ``activation`` has begun."""
     context = copy_context()
-    context.run(entry.begin)
+    context.run(activation.begin)
     return context
 
 
 def items(
-    entry: Entry, context: Context, start: Callable[[], Iterable[Item]]
+    activation: Activation, context: Context, start: Callable[[], Iterable[Item]]
 ) -> Generator[Item, None, None]:
-    """Go through what ``start`` returns, in ``context``, and end ``entry`` there with it.
+    """Yield the items of the iterable that ``start`` returns, whose code runs in ``context``.
 
-    However it ends: where this is closed or collected, what it goes through is closed.
+    At the end, or when this generator is closed or collected, the iterable is closed and the
+    activation ends, both in ``context``.
     """
     inner: Iterator[Item] | None = None
     try:
@@ -53,13 +55,13 @@ def items(
             if close is not None:
                 context.run(close)
         finally:
-            context.run(entry.end)
+            context.run(activation.end)
 
 
 async def aitems(
-    entry: Entry, context: Context, start: Callable[[], AsyncIterable[Item]]
+    activation: Activation, context: Context, start: Callable[[], AsyncIterable[Item]]
 ) -> AsyncGenerator[Item, None]:
-    """Go through what ``start`` returns; the async twin of ``items``."""
+    """Yield the items of an async iterable; the async twin of ``items``."""
     inner: AsyncIterator[Item] | None = None
     try:
         inner = context.run(lambda: aiter(start()))
@@ -75,20 +77,20 @@ async def aitems(
             if close is not None:
                 await _Within(context, close)
         finally:
-            context.run(entry.end)
+            context.run(activation.end)
 
 
 def has_begun(iterable: object) -> bool:
-    """Whether it is one of these, and has its context already."""
+    """Whether a value is a generator of this module, which has a context of its own."""
     codes = (getattr(iterable, "gi_code", None), getattr(iterable, "ag_code", None))
     return items.__code__ in codes or aitems.__code__ in codes
 
 
 class _Within(Awaitable[Item]):
-    """What ``make`` returns, awaited in this task, with each of its steps in ``context``.
+    """Awaits the awaitable that ``make`` returns, with each of its steps run in ``context``.
 
-    A task of its own for each item would have a context too, but no time-out and no cancel scope
-    that the items share would live in it.
+    The present task awaits it. A new task for each item would have a context too, but no timeout
+    and no cancel scope could span two items.
     """
 
     __slots__ = ("_context", "_make")
@@ -101,16 +103,16 @@ class _Within(Awaitable[Item]):
         run = self._context.run
         steps: Any = run(lambda: self._make().__await__())
         try:
-            waited = run(next, steps)
+            pending = run(next, steps)
             while True:
                 try:
-                    sent = yield waited
+                    value = yield pending
                 except GeneratorExit:
                     run(steps.close)
                     raise
-                except BaseException as error:  # noqa: BLE001  what is awaited decides what it means
-                    waited = run(steps.throw, error)
+                except BaseException as error:  # noqa: BLE001  the awaitable handles it, or raises
+                    pending = run(steps.throw, error)
                 else:
-                    waited = run(steps.send, sent)
+                    pending = run(steps.send, value)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]

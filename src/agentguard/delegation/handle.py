@@ -1,7 +1,7 @@
-"""``Delegation``: what a principal has lent, as an application holds it and puts it in force.
+"""``Delegation``, the public API's object: a principal's authority, and where it is in force.
 
-How it is handed on to the agent that acts stands in ``guard/instance.py``; what a chain is, and
-must hold, in ``delegation/``.
+``chain.py`` and its neighbours say what a chain is. ``guard/instance.py`` accepts a delegation for
+an agent, with a hop of the agent's own.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from types import FrameType, TracebackType
 from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, overload
 
 from agentguard.delegation import blocks, generators, grant
-from agentguard.delegation import context as ambient
 from agentguard.delegation.chain import Chain
+from agentguard.delegation.context import Activation, in_force
 from agentguard.errors import ConfigError, DelegationError
 from agentguard.identity.credential import Credential
 from agentguard.signing.keys import Signer
@@ -36,9 +36,9 @@ Item = TypeVar("Item")
 
 
 class Holder(NamedTuple):
-    """Who can hand a chain on: the key that signs, and the agent's credential for it.
+    """Whoever can extend a chain: the key that signs, and the credential of the agent with the key.
 
-    ``credential`` None is the issuer, for whom the chain's last delegatee has no key of its own.
+    ``credential`` is None for the issuer, which signs for a delegatee without a key.
     """
 
     signer: Signer
@@ -46,13 +46,12 @@ class Holder(NamedTuple):
 
 
 class Delegation:
-    """What a principal has lent, to be put in force with ``with`` (or ``async with``).
+    """The authority that a principal delegates; ``with`` and ``async with`` put it in force.
 
-    A block of a generator is refused, with ``ConfigError`` (``delegation.generator``): it would be
-    in force for whoever asks for the items. ``iterate`` is for those.
-
-    Made by ``Guard.delegate``, ``Guard.resume``, and for each guarded call that runs under one. It
-    may be in force in many threads and tasks at once. ``narrowed`` gives one with less.
+    ``Guard.delegate`` and ``Guard.resume`` make delegations. A delegation may be in force in many
+    threads and tasks at once. In a generator, ``with`` raises ``ConfigError``
+    (``delegation.generator``), because the delegation would be in force for the generator's caller
+    too: use ``iterate``.
     """
 
     def __init__(
@@ -67,51 +66,51 @@ class Delegation:
 
     @property
     def key(self) -> tuple[str, tuple[str, ...]]:
-        """For agents: what it can be kept under: equal for one chain and scope, resumed or not."""
+        """For agents: a key for caches, equal for delegations with one chain and scope."""
         return self._key
 
     @property
     def chain(self) -> Chain:
-        """The hops so far."""
+        """The hops from the principal to the holder."""
         return self._chain
 
     def holder(self, now: datetime) -> Holder:
-        """For agents: return who can hand the chain on; raises where nobody here can."""
+        """For agents: return the chain's holder; raise if the holder is in another process."""
         return self._holder(now)
 
     @property
     def principal(self) -> str:
-        """For whom: ``user:alice``."""
+        """The principal, as in ``user:alice``."""
         return self._chain.principal
 
     @property
     def via(self) -> str | None:
-        """The service through which it was lent; None for the application itself."""
+        """The service that asked for the delegation; None for the application itself."""
         return self._chain.via
 
     @property
     def members(self) -> tuple[str, ...]:
-        """The principal and all to whom it was handed, in their order."""
+        """The principal, and then each delegatee of the chain."""
         return self._chain.members
 
     @property
     def scope(self) -> tuple[str, ...]:
-        """What may be done with it, sorted; empty is nothing."""
+        """The scope, sorted; an empty scope permits nothing."""
         return self._scope
 
     @property
     def task_id(self) -> str | None:
-        """The task that it is for."""
+        """The task for which the principal delegates."""
         return self._chain.root.task_id
 
     @property
     def id(self) -> str:
-        """Its id (``jti``), by which ``agentguard token revoke`` cuts it off."""
+        """The id (``jti``) of the last hop, by which a delegation is revoked."""
         return self._chain.leaf.jti
 
     @property
     def expires_at(self) -> datetime:
-        """When it ends."""
+        """The end of the delegation, in UTC."""
         return datetime.fromtimestamp(self._chain.leaf.expires_at, UTC)
 
     def narrowed(self, *, scope: Iterable[str]) -> Delegation:
@@ -119,19 +118,19 @@ class Delegation:
 
         Raises ``DelegationError``: ``invalid_scope`` for more than there is, ``scope.malformed``.
         """
-        asked = grant.scopes(scope)
-        more = [one for one in asked if one not in self._scope]
-        if more:
-            message = f"the delegation does not have the scope {' '.join(more)}"
+        narrower = grant.scopes(scope)
+        excess = [token for token in narrower if token not in self._scope]
+        if excess:
+            message = f"the delegation does not have the scope {' '.join(excess)}"
             raise DelegationError(message, code="invalid_scope")
-        return Delegation(self._chain, self._holder, asked)
+        return Delegation(self._chain, self._holder, narrower)
 
     def dumps(self) -> bytes:
-        """Write it down, to be put in force again in another process with ``Guard.resume``.
+        """Encode the delegation for ``Guard.resume``, in this or another process.
 
-        It holds no key: only this trust domain can use it. Raises ``DelegationError``
-        (``delegation.unstorable``) for one that was handed to an agent, or narrowed: its key is in
-        this process alone, so store the one that it came from.
+        The bytes hold no key: only this trust domain can use them. Raises ``DelegationError``
+        (``delegation.unstorable``) for a delegation that an agent has accepted, whose key is in
+        this process alone, and for a narrowed one: store the delegation that it came from.
         """
         if not self._chain.leaf.is_asserted or self._scope != self._chain.leaf.scope:
             message = "what an agent was handed can't be stored: store what guard.delegate returned"
@@ -139,11 +138,12 @@ class Delegation:
         return self._chain.dumps()
 
     def bind(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Return ``function`` such that it runs with this in force, in whatever thread or task.
+        """Return a function that runs ``function`` with this delegation in force, in any thread.
 
-        A plain thread pool does not take contexts along: ``pool.submit(delegation.bind(work))``.
-        Raises ``ConfigError`` (``delegation.generator``) for a generator, as does a function that
-        returns one: ``iterate`` is for those.
+        Use it with a plain thread pool, which passes no context on:
+        ``pool.submit(delegation.bind(work))``. Raises ``ConfigError`` (``delegation.generator``)
+        for a generator function; the function that is returned raises likewise for a function
+        that returns a generator. Use ``iterate`` for generators.
         """
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise _not_bound(function)
@@ -159,7 +159,7 @@ class Delegation:
         @functools.wraps(function)
         def bound(*args: P.args, **kwargs: P.kwargs) -> R:
             result = copy_context().run(self._run, function, *args, **kwargs)
-            # what runs only later would do so past the block
+            # a generator's code would run after the block
             if inspect.isgenerator(result) or inspect.isasyncgen(result):
                 raise _not_bound(function)
             return self._awaited(result) if inspect.iscoroutine(result) else result  # type: ignore[return-value]
@@ -177,16 +177,17 @@ class Delegation:
     ) -> Generator[Item, None, None]: ...
 
     def iterate(self, items: Any) -> Any:
-        """Return an iterator over ``items``, each of which is made with this in force.
+        """Return a generator over ``items``, whose code runs with this delegation in force.
 
-        ``items`` is an iterable or an async one, a generator or a graph's stream, or a function
-        that returns one, and is then called at once. All of it runs in one context, copied here:
-        the tasks that it starts, too, and whoever asks for an item gets nothing of it. Where the
-        iterator is closed or collected, ``items`` is closed, and what was in force has ended.
+        ``items`` is an iterable, sync or async, such as a generator or a graph's stream; or a
+        function that returns an iterable, which is called at once. Its code, and each task that it
+        starts, runs in one copy of the present context. The delegation is not in force for the
+        code that asks for items. When the returned generator is closed or collected, ``items`` is
+        closed and the delegation is no longer in force.
 
-        Raises ``ConfigError``: ``config.invalid`` for anything else; ``delegation.generator`` for
-        an iterator with a context of its own, made by ``iterate`` or by a sub-agent: a function
-        that makes it is taken.
+        Raises ``ConfigError``: ``config.invalid`` for another value; ``delegation.generator`` for
+        a generator that ``iterate`` or a sub-agent returned, which has a context of its own. Pass a
+        function that makes that generator instead.
         """
         if generators.has_begun(items):
             message = (
@@ -194,16 +195,16 @@ class Delegation:
                 "a function that makes it, iterate(lambda: child.stream(...))"
             )
             raise ConfigError(message, code="delegation.generator")
-        entry = ambient.Entry(self)
-        context = generators.begun(entry)
+        activation = Activation(self)
+        context = generators.begun(activation)
         try:
-            found = context.run(_iterable, items)
+            iterable = context.run(_iterable, items)
         except BaseException:
-            context.run(entry.end)
+            context.run(activation.end)
             raise
-        if isinstance(found, AsyncIterable):
-            return generators.aitems(entry, context, lambda: found)
-        return generators.items(entry, context, lambda: found)
+        if isinstance(iterable, AsyncIterable):
+            return generators.aitems(activation, context, lambda: iterable)
+        return generators.items(activation, context, lambda: iterable)
 
     async def _awaited(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         with self:
@@ -239,30 +240,30 @@ class Delegation:
         generator = blocks.generator_of(frame)
         if generator is not None:
             raise _not_entered(generator)
-        block = _Block(ambient.Entry(self), _asking(frame))
+        block = _Block(Activation(self), _caller(frame))
         self._blocks.append(block)
-        block.entry.begin()
+        block.activation.begin()
         return self
 
     def _leave(self, frame: FrameType) -> None:
-        """End the block that is left: it may be in another context than it was entered in."""
-        frame = _asking(frame)
-        found = list(reversed(self._blocks))
-        own = next((block for block in found if block.frame is frame), None)
+        """End the block that is left, which may have been entered in another context."""
+        frame = _caller(frame)
+        newest = list(reversed(self._blocks))
+        own = next((block for block in newest if block.frame is frame), None)
         if own is None:
-            # entered in one function and left in another, as a stack of contextlib's may be
-            own = next((block for block in found if block.entry.is_innermost), None)
+            # one function enters the block and another leaves it, as contextlib's stacks can
+            own = next((block for block in newest if block.activation.is_innermost), None)
         if own is not None:
             self._blocks.remove(own)
-            own.entry.end()
+            own.activation.end()
         else:
-            # in another context, too: which block of several this was is not known, so the last
-            # one to be left ends all of them
+            # The context is another one too, so nothing shows which block this was. The last
+            # block that is left ends all of them.
             self._left_elsewhere += 1
         if self._left_elsewhere and self._left_elsewhere >= len(self._blocks):
             self._left_elsewhere = 0
             for block in list(self._blocks):
-                block.entry.end()
+                block.activation.end()
                 with suppress(ValueError):  # another thread has just left it
                     self._blocks.remove(block)
 
@@ -271,42 +272,41 @@ class Delegation:
 
 
 def current_delegation() -> Delegation | None:
-    """Return the delegation in force here, None where there is none.
+    """Return the delegation in force here, or None.
 
-    Within a guarded call it is what was handed on to the agent that makes the call: a sub-agent is
-    given less of it with ``narrowed``. Raises ``DelegationError`` (``delegation.ended``) for one
-    that was in force here and has ended.
+    Within a guarded call this is the delegation of the call's agent; use ``narrowed`` to give a
+    sub-agent less. Raises ``DelegationError`` (``delegation.ended``) for a delegation whose block
+    or call has ended.
     """
-    found = ambient.in_force()
-    return found if isinstance(found, Delegation) else None
+    delegation = in_force()
+    return delegation if isinstance(delegation, Delegation) else None
 
 
 class _Block(NamedTuple):
     """A block in which a delegation is in force, and the frame of the code that entered it."""
 
-    entry: ambient.Entry
+    activation: Activation
     frame: FrameType
 
 
-def _asking(frame: FrameType) -> FrameType:
-    """Return the frame of what enters or leaves a block by the method that runs in ``frame``.
-
-    What contextlib does is done for whoever calls it.
-    """
-    asks = frame.f_back
-    while asks is not None and asks.f_globals.get("__name__") == "contextlib":
-        asks = asks.f_back
-    return asks or frame
+def _caller(frame: FrameType) -> FrameType:
+    """Return the frame that enters or leaves a block through the method in ``frame``."""
+    caller = frame.f_back
+    # contextlib's stacks enter and leave a block for their own caller
+    while caller is not None and caller.f_globals.get("__name__") == "contextlib":
+        caller = caller.f_back
+    return caller or frame
 
 
 def _iterable(items: object) -> Iterable[Any] | AsyncIterable[Any]:
-    """Return what is to be gone through: ``items``, or what it returns as a function."""
-    found = items if isinstance(items, Iterable | AsyncIterable) or not callable(items) else items()
-    if isinstance(found, Iterable | AsyncIterable):
-        return found
-    if inspect.iscoroutine(found):
-        found.close()
-    message = f"iterate: expected an iterable or an async one, got a {type(found).__name__}"
+    """Return ``items``, or the iterable that ``items`` returns as a function."""
+    is_function = callable(items) and not isinstance(items, Iterable | AsyncIterable)
+    result = items() if is_function else items  # type: ignore[operator]
+    if isinstance(result, Iterable | AsyncIterable):
+        return result
+    if inspect.iscoroutine(result):
+        result.close()
+    message = f"iterate: expected an iterable or an async one, got a {type(result).__name__}"
     raise ConfigError(message)
 
 
