@@ -79,7 +79,7 @@ def test_what_is_planted_in_a_pure_module_is_found(planted, found):
     assert list(reaches(ast.parse(f"{text}{planted}\n"))) == [f"{line}: {what}"]
 
 
-LINE = ("decide", "effects", "line", "prepare", "replay")
+LINE = ("attempt", "consume", "decide", "effects", "endings", "line", "prepare", "records")
 
 
 def test_all_that_the_line_imports_is_held_to_this():

@@ -1,13 +1,14 @@
-"""Steps 5 and 6 of the line: what the policy says of a call, and what people say of it.
+"""Steps 5 and 6 of the line: the policy's decision on a call, and the answers of the approvers.
 
 A call that needs an approval leaves a request and waits (``ApprovalPending``). Once enough answers
-are there, the policy is asked again, with them in its input: it may still deny, or ask for more.
-What was shown to the approvers has to be met as well, whatever the policy asks for by now
-(docs/policies.md).
+are there, the line evaluates the policy again, with the answers in its input: the policy may still
+deny, or require more. The answers must also meet the requirements that the approvers were shown,
+whatever the policy requires by now (docs/policies.md). What a call uses up is in ``consume.py``.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -24,20 +25,23 @@ from agentguard.call.decision import Decision
 from agentguard.call.invocation import call_digest
 from agentguard.call.journal import Page
 from agentguard.errors import AgentguardError, ApprovalError
-from agentguard.flow.effects import Actor, Append, Ask, Effect, Evaluate, Line
+from agentguard.flow.effects import Do, Effect, Evaluate, Line
 from agentguard.flow.prepare import PreparedCall, interrupted
 from agentguard.identity.trust import seconds
 from agentguard.policy import document as policy
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON, Fragment
 
+_LOGGER = logging.getLogger("agentguard")
+
 
 class Ruling(NamedTuple):
-    """The answer to a call. ``document`` is the policy's input, None where it was not asked.
+    """The decision on a call, and what the decision rests on.
 
-    ``answers`` are those of the approvers on which it rests, a rejection among them; ``interrupt``
-    is what cut the policy's evaluation short, ``evaluation`` what the engine says of it. An answer
-    of the policy's that is not ``enforced`` is only observed: the call runs whatever it is.
+    ``document`` is the policy's input, None where the policy was not evaluated; ``evaluation`` is
+    what the engine reports of the evaluation. ``answers`` are the approvers' answers on which the
+    decision rests, a rejection among them. ``interrupt`` is the exception that cut the evaluation
+    short. Where the decision is not ``enforced`` (mode ``observe``), the call runs whatever it is.
     """
 
     decision: Decision
@@ -53,85 +57,84 @@ class Ruling(NamedTuple):
         return self.decision.allowed or not self.enforced
 
     def refused(self, decision: Decision) -> Ruling:
-        """The same call, refused for a reason that no policy gives; what it redacts stays."""
+        """Return the ruling with the refusal ``decision``; the policy's redactions stay."""
         refusal = replace(decision, redactions=self.decision.redactions)
         return self._replace(decision=refusal, enforced=True)
 
 
 def rule(
-    actor: Actor,
-    line: Line,
-    prepared: PreparedCall,
-    inside: NestedCalls,
-    made_before: Page | None = None,
+    prepared: PreparedCall, nested_calls: NestedCalls, journal_entry: Page | None
 ) -> Generator[Effect, Any, Ruling]:
     """Steps 5 and 6; raises ``ApprovalPending`` for a call that waits for a person.
 
-    One that was ``made_before`` does not run again, so nobody is asked to approve it once more; if
-    it ran while the policy was only observed, nobody ever was, and it is refused.
+    A call with a ``journal_entry`` does not run again, so nobody is asked to approve it once more.
+    If the call ran while the policy was only observed, nobody approved it, and it is refused.
     """
-    ruled = yield from _judge(actor, line, prepared)
-    if line.mode == "observe" and ruled.document is not None and ruled.interrupt is None:
-        return ruled._replace(enforced=False)
-    asked = prepared.asked
-    if ruled.decision.outcome == "deny" or (asked is None and ruled.decision.allowed):
-        return ruled
-    if made_before is not None:
-        return _made(ruled, made_before)
+    ruling = yield from _evaluate(prepared)
+    is_evaluated = ruling.document is not None and ruling.interrupt is None
+    if prepared.line.mode == "observe" and is_evaluated:
+        return ruling._replace(enforced=False)
+    stored = prepared.stored_request
+    if ruling.decision.outcome == "deny" or (stored is None and ruling.decision.allowed):
+        return ruling
+    if journal_entry is not None:
+        return _replayed(ruling, journal_entry)
     try:
-        if asked is None:
-            pending = yield from _ask(actor, line, prepared, ruled.decision)
+        if stored is None:
+            pending = yield from _request_approval(prepared, ruling.decision)
         else:
-            decided = yield from _answered(actor, line, prepared, asked, ruled)
-            if isinstance(decided, Ruling):
-                return decided
-            pending = decided
+            result = yield from _judge_answers(prepared, stored, ruling)
+            if isinstance(result, Ruling):
+                return result
+            pending = result
     except AgentguardError as error:
-        return _refused(ruled, Decision.refused(str(error), code=error.code))
-    except Exception as error:  # noqa: BLE001  where requests lie is a port: any failure denies
+        return _refused(ruling, Decision.refused(str(error), code=error.code))
+    except Exception as error:  # noqa: BLE001  the store is a port: any failure of it denies
         failed = Decision.failed("storage.failed", "approvals can't be read or written", error)
-        return _refused(ruled, failed)
-    prepared.watch.waits(pending.request)
-    inside.asks(prepared.predicate["call_site"], pending.request)
+        return _refused(ruling, failed)
+    prepared.listener.waits(pending.request)
+    nested_calls.asks(prepared.predicate["call_site"], pending.request)
     raise pending
 
 
-def _made(ruled: Ruling, page: Page) -> Ruling:
-    """Let a call have its result again that needs an approval, if it ran as one that had it."""
-    unapproved = page.unapproved()
-    if unapproved is not None:
-        return _refused(ruled, unapproved)
-    allowed = replace(Decision.allow(), redactions=ruled.decision.redactions)
-    return ruled._replace(decision=allowed)
+def _replayed(ruling: Ruling, journal_entry: Page) -> Ruling:
+    """Allow a call that needs an approval, and ran before, if the approval was there then."""
+    refusal = journal_entry.unapproved()
+    if refusal is not None:
+        return _refused(ruling, refusal)
+    allowed = replace(Decision.allow(), redactions=ruling.decision.redactions)
+    return ruling._replace(decision=allowed)
 
 
-def _refused(ruled: Ruling, decision: Decision, answers: tuple[Answer, ...] = ()) -> Ruling:
-    refusal = replace(decision, redactions=ruled.decision.redactions)
-    return Ruling(refusal, ruled.document, answers, evaluation=ruled.evaluation)
+def _refused(ruling: Ruling, decision: Decision, answers: tuple[Answer, ...] = ()) -> Ruling:
+    refusal = replace(decision, redactions=ruling.decision.redactions)
+    return Ruling(refusal, ruling.document, answers, evaluation=ruling.evaluation)
 
 
 # --- 5: the policy ------------------------------------------------------------------------------
 
 
-def _judge(
-    actor: Actor, line: Line, prepared: PreparedCall, approval: Fragment | None = None
+def _evaluate(
+    prepared: PreparedCall, approval: Fragment | None = None
 ) -> Generator[Effect, Any, Ruling]:
-    """Ask the policy, with what was ``approval`` of its input where people have approved."""
-    ruled = yield from _asked(actor, prepared, approval)
-    asked = ruled.document is not None
-    prepared.watch.decided(ruled.decision, line.engine.policy_sha256 if asked else None)
-    return ruled
+    """Evaluate the policy and tell the listener; ``approval`` is that member of the input."""
+    ruling = yield from _policy_ruling(prepared, approval)
+    is_evaluated = ruling.document is not None
+    policy_sha256 = prepared.line.engine.policy_sha256 if is_evaluated else None
+    prepared.listener.decided(ruling.decision, policy_sha256)
+    return ruling
 
 
-def _asked(
-    actor: Actor, prepared: PreparedCall, approval: Fragment | None
+def _policy_ruling(
+    prepared: PreparedCall, approval: Fragment | None
 ) -> Generator[Effect, Any, Ruling]:
+    """Return the policy's decision; every failure, and an earlier refusal, is a denial."""
     arguments = prepared.refusal or prepared.arguments
     if isinstance(arguments, Decision):
         return Ruling(arguments, interrupt=prepared.interrupt)
     try:
         document = policy.document(
-            actor.description,
+            prepared.actor.description,
             prepared.invocation.tool,
             arguments,
             resource=prepared.predicate["resource"],
@@ -158,25 +161,39 @@ def _asked(
 # --- 6: people ----------------------------------------------------------------------------------
 
 
-def _ask(
-    actor: Actor, line: Line, prepared: PreparedCall, decision: Decision
+def _request_approval(
+    prepared: PreparedCall, decision: Decision
 ) -> Generator[Effect, Any, ApprovalPending]:
-    """Put a request on record, and where approvers find it."""
-    if not line.roster.can_answer or prepared.asked_under is None:
+    """Put a request in the log, and then in the store where approvers find the request."""
+    line = prepared.line
+    if not line.roster.can_answer or prepared.request_key is None:
         reasons = (*decision.reasons, "no approvers are configured: see [approvers]")
         raise ApprovalError("; ".join(reasons), code="approval.unavailable")
-    request = _request(actor, line, prepared, decision)
-    receipt = yield Append(entry.request(request, at=prepared.at))
-    prepared.watch.requested(request, receipt, line.log.head)
-    standing = yield Ask(prepared.asked_under, request)
-    return ApprovalPending(standing, "nobody has answered yet")
+    request = _request(prepared, decision)
+    receipt = yield Do(line.log.append, entry.request(request, at=prepared.at))
+    prepared.listener.requested(request, receipt, line.log.head)
+    stored = yield Do(_store, line, prepared.request_key, request)
+    return ApprovalPending(stored, "nobody has answered yet")
 
 
-def _request(
-    actor: Actor, line: Line, prepared: PreparedCall, decision: Decision
-) -> ApprovalRequest:
+def _store(line: Line, key: str, request: ApprovalRequest) -> ApprovalRequest:
+    """Put the request in the store, and call ``on_request``, whose failure refuses nothing.
+
+    Returns the request in the store, which another attempt may have put there before.
+    """
+    stored = line.approvals.ask(key, request)
+    if line.on_request is not None and stored.request_id == request.request_id:
+        try:
+            line.on_request(stored)
+        except Exception:
+            _LOGGER.exception("on_request failed: request %s waits all the same", stored.request_id)
+    return stored
+
+
+def _request(prepared: PreparedCall, decision: Decision) -> ApprovalRequest:
+    actor, line = prepared.actor, prepared.line
     arguments, predicate = prepared.arguments, prepared.predicate
-    assert isinstance(arguments, Arguments)  # noqa: S101  the policy was asked about them
+    assert isinstance(arguments, Arguments)  # noqa: S101  the policy has decided on them
     tool = prepared.invocation.tool
     now = _now(prepared)
     return ApprovalRequest(
@@ -187,7 +204,7 @@ def _request(
         agent_name=actor.name,
         principal=prepared.authority.principal,
         actors=tuple(prepared.authority.actors),
-        requesters=tuple(sorted(_requesters(actor, prepared))),
+        requesters=tuple(sorted(_requesters(prepared))),
         tool=tool.name,
         description=tool.description,
         tool_digest=tool.digest,
@@ -198,45 +215,47 @@ def _request(
         salt=prepared.salt,
         requirements=decision.requirements,
         policy_sha256=line.engine.policy_sha256,
-        traceparent=prepared.watch.asks(),
+        traceparent=prepared.listener.asks(),
         requested_at=now,
-        expires_at=now + min(needed.ttl for needed in decision.requirements),
+        expires_at=now + min(requirement.ttl for requirement in decision.requirements),
     )
 
 
-def _requesters(actor: Actor, prepared: PreparedCall) -> frozenset[str]:
-    """Who may not approve the call: for whom it is made, and whose agent makes it."""
-    return roster.requesters(prepared.authority.principal, actor.owner)
+def _requesters(prepared: PreparedCall) -> frozenset[str]:
+    """Return who may not approve the call: its principal, and the agent's owner."""
+    return roster.requesters(prepared.authority.principal, prepared.actor.owner)
 
 
-def _answered(
-    actor: Actor, line: Line, prepared: PreparedCall, asked: StoredRequest, ruled: Ruling
+def _judge_answers(
+    prepared: PreparedCall, stored: StoredRequest, ruling: Ruling
 ) -> Generator[Effect, Any, Ruling | ApprovalPending]:
-    if asked.altered:
-        is_over = _now(prepared) >= asked.request.expires_at
-        return _refused(ruled, _EXPIRED if is_over else _ALTERED)
-    answers = tuple(_verified(line, asked, _now(prepared)))
-    prepared.watch.answered(asked.request, [answer.approval for answer in answers])
-    refusal = _refusal(actor, line, prepared, asked.request, answers)
+    """Return the ruling on a call with a request, or what the request still waits for."""
+    request = stored.request
+    if stored.altered:
+        is_over = _now(prepared) >= request.expires_at
+        return _refused(ruling, _EXPIRED if is_over else _ALTERED)
+    answers = _verified_answers(prepared, stored)
+    prepared.listener.answered(request, [answer.approval for answer in answers])
+    refusal = _refusal(prepared, request, answers)
     if refusal is not None:
-        return _refused(ruled, refusal, _rejections(answers))
-    requesters = _requesters(actor, prepared)
-    lacking = missing_approvals(asked.request.requirements, answers, requesters=requesters)
+        return _refused(ruling, refusal, _rejections(answers))
+    requesters = _requesters(prepared)
+    lacking = missing_approvals(request.requirements, answers, requesters=requesters)
     if lacking is not None or not answers:  # no input.approval without an answer that was verified
-        return ApprovalPending(asked.request, lacking or "nobody has answered yet")
-    again = yield from _judge(actor, line, prepared, _approval(answers))
-    if again.decision.outcome == "deny":
-        return again
-    lacking = missing_approvals(again.decision.requirements, answers, requesters=requesters)
+        return ApprovalPending(request, lacking or "nobody has answered yet")
+    ruling = yield from _evaluate(prepared, _approval(answers))
+    if ruling.decision.outcome == "deny":
+        return ruling
+    lacking = missing_approvals(ruling.decision.requirements, answers, requesters=requesters)
     if lacking is not None:
         refusal = Decision.refused(lacking, code="approval.insufficient")
-        return _refused(again, refusal, answers)
+        return _refused(ruling, refusal, answers)
     allowed = replace(
         Decision.allow(),
-        requirements=asked.request.requirements,
-        redactions=again.decision.redactions,
+        requirements=request.requirements,
+        redactions=ruling.decision.redactions,
     )
-    return Ruling(allowed, again.document, answers, evaluation=again.evaluation)
+    return Ruling(allowed, ruling.document, answers, evaluation=ruling.evaluation)
 
 
 _EXPIRED: Final = Decision.refused(
@@ -251,19 +270,15 @@ _ALTERED: Final = Decision.refused(
 
 
 def _refusal(
-    actor: Actor,
-    line: Line,
-    prepared: PreparedCall,
-    request: ApprovalRequest,
-    answers: Sequence[Answer],
+    prepared: PreparedCall, request: ApprovalRequest, answers: Sequence[Answer]
 ) -> Decision | None:
-    """Refuse a call that no answer can let run any more."""
-    if request.trust_domain != line.trust_domain:
+    """Return why no answer to the request can let the call run any more, None where one can."""
+    if request.trust_domain != prepared.line.trust_domain:
         reason = f"the approval was asked for in another trust domain, {request.trust_domain}"
         return Decision.refused(reason, code="approval.mismatch")
-    other = _difference(actor, prepared, request)
-    if other is not None:
-        return other
+    mismatch = _mismatch(prepared, request)
+    if mismatch is not None:
+        return mismatch
     if _now(prepared) >= request.expires_at:
         return _EXPIRED
     for answer in _rejections(answers):
@@ -281,13 +296,13 @@ def _rejections(answers: Sequence[Answer]) -> tuple[Answer, ...]:
     return tuple(answer for answer in answers if answer.approval.verdict == "reject")
 
 
-def _difference(actor: Actor, prepared: PreparedCall, request: ApprovalRequest) -> Decision | None:
-    """Refuse another call than the one that was shown, and say in what it differs."""
+def _mismatch(prepared: PreparedCall, request: ApprovalRequest) -> Decision | None:
+    """Refuse a call that differs from the one that approvers were shown, and say in what."""
     predicate, authority = prepared.predicate, prepared.authority
     arguments, tool = prepared.arguments, prepared.invocation.tool
     unbound = tuple(arguments.unbound) if isinstance(arguments, Arguments) else ()
     shown = (request.tool, request.description, request.unbound)
-    if call_digest(actor.name, predicate, authority.actors) == request.call_digest:
+    if call_digest(prepared.actor.name, predicate, authority.actors) == request.call_digest:
         if shown == (tool.name, tool.description, unbound):
             return None
         reason = "the request names or describes the tool otherwise than it is: it was changed"
@@ -303,29 +318,30 @@ def _difference(actor: Actor, prepared: PreparedCall, request: ApprovalRequest) 
     return Decision.refused(reason, code="approval.mismatch")
 
 
-def _verified(line: Line, asked: StoredRequest, now: int) -> Sequence[Answer]:
-    """Return the answers that are good, in their order; one that is not counts for nothing."""
-    good: dict[str, Answer] = {}
-    for sealed in asked.answers:
+def _verified_answers(prepared: PreparedCall, stored: StoredRequest) -> tuple[Answer, ...]:
+    """Return the answers whose signatures and approvers are good, in the order of their times."""
+    now = _now(prepared)
+    verified: dict[str, Answer] = {}
+    for envelope in stored.answers:
         try:
-            answer = line.roster.verify(sealed, asked.request, at=now)
+            answer = prepared.line.roster.verify(envelope, stored.request, at=now)
         except AgentguardError:
             continue
-        good.setdefault(answer.approval.approval_id, answer)
+        verified.setdefault(answer.approval.approval_id, answer)
     return tuple(
-        sorted(good.values(), key=lambda one: (one.approval.not_before, one.approval.approver))
+        sorted(verified.values(), key=lambda a: (a.approval.not_before, a.approval.approver))
     )
 
 
 def _approval(answers: Sequence[Answer]) -> Fragment:
-    """The ``approval`` of the policy's input (docs/policies.md, Input)."""
-    named = [answer.approver for answer in answers if answer.approver is not None]
+    """Return the member ``approval`` of the policy's input (docs/policies.md, Input)."""
+    approvers = [answer.approver for answer in answers if answer.approver is not None]
     return Fragment(
         canonical.dumps(
             {
-                "approvers": sorted({approver.name for approver in named}),
+                "approvers": sorted({approver.name for approver in approvers}),
                 "principals": sorted({answer.approval.approver for answer in answers}),
-                "roles": sorted({role for approver in named for role in approver.roles}),
+                "roles": sorted({role for approver in approvers for role in approver.roles}),
             }
         )
     )

@@ -7,40 +7,15 @@ does not import asyncio.
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor
 from typing import Any, NamedTuple, TypeVar
 
-from agentguard.approvals.request import ApprovalRequest
-from agentguard.call.journal import Journal
 from agentguard.delegation import context
 from agentguard.errors import ConfigError, FactsError
-from agentguard.flow.effects import (
-    Append,
-    Ask,
-    Begin,
-    Confirm,
-    Consume,
-    Effect,
-    Enqueue,
-    Evaluate,
-    Finish,
-    Forget,
-    Line,
-    Look,
-    LookUp,
-    Obtain,
-    Recall,
-    Run,
-    Spend,
-    Watch,
-    Withdraw,
-)
+from agentguard.flow.effects import CallListener, Do, Effect, Enqueue, Evaluate, Line, LookUp, Run
 
 T = TypeVar("T")
-
-_LOGGER = logging.getLogger("agentguard")
 
 
 class Executors(NamedTuple):
@@ -59,41 +34,25 @@ class Executors(NamedTuple):
 
 Flow = Generator[Effect, Any, T]
 
-Waiting = (
-    Append
-    | Obtain
-    | Consume
-    | Confirm
-    | Look
-    | Begin
-    | Finish
-    | Forget
-    | Recall
-    | Ask
-    | Spend
-    | Withdraw
-)
-"""The effects that may wait for a disk."""
 
-
-def run(flow: Flow[T], line: Line, tool: Callable[[], Any], watch: Watch) -> T:
-    """Drive ``flow`` to its end, running ``tool`` where it says so, in the context of ``watch``."""
+def run(flow: Flow[T], line: Line, tool: Callable[[], Any], listener: CallListener) -> T:
+    """Drive ``flow`` to its end; ``tool`` runs in the context of ``listener``."""
     try:
-        result = _run(flow, line, tool, watch)
+        result = _run(flow, line, tool, listener)
     except BaseException as error:
-        watch.end(error)
+        listener.end(error)
         raise
-    watch.end(None)
+    listener.end(None)
     return result
 
 
-def _run(flow: Flow[T], line: Line, tool: Callable[[], Any], watch: Watch) -> T:
+def _run(flow: Flow[T], line: Line, tool: Callable[[], Any], listener: CallListener) -> T:
     thrown: BaseException | None = None
     try:
         effect = next(flow)
         while True:
             try:
-                result = perform(effect, line, tool, watch)
+                result = perform(effect, line, tool, listener)
             except BaseException as error:  # noqa: BLE001  the flow decides what it means
                 thrown = error
                 effect = flow.throw(error)
@@ -108,91 +67,30 @@ def _run(flow: Flow[T], line: Line, tool: Callable[[], Any], watch: Watch) -> T:
         raise
 
 
-def perform(effect: Effect, line: Line, tool: Callable[[], Any], watch: Watch) -> Any:
+def perform(effect: Effect, line: Line, tool: Callable[[], Any], listener: CallListener) -> Any:
     """Carry out an effect, however long it takes."""
     match effect:
+        case Do():
+            return effect()
         case Evaluate():
-            with watch:  # a server is told the trace
+            with listener:  # a server is told the trace
                 return line.engine.evaluate(effect.document)
         case Run():
             with (
-                watch,
-                context.Running(effect.invocation_id, effect.inside, effect.authority.lends),
+                listener,
+                context.Running(effect.invocation_id, effect.nested_calls, effect.authority.lends),
             ):
                 return finished(tool())
         case Enqueue():
             line.log.enqueue(effect.record)
             return None
         case LookUp():
-            with watch:
+            with listener:
                 return _look_up(effect)
-    return work(effect, line)
-
-
-def work(effect: Waiting, line: Line) -> Any:
-    """Carry out an effect that may wait for a disk."""
-    match effect:
-        case Append():
-            return line.log.append(effect.record)
-        case Obtain():
-            return effect.obtain(effect.at)
-        case Consume():
-            return line.revocations.consume(effect.limits)
-        case Confirm():
-            return _confirm(effect, line)
-        case Look() | Begin() | Finish() | Forget():
-            return _journal(effect, line.journal)
-        case Recall() | Ask() | Spend() | Withdraw():
-            return _people(effect, line)
-
-
-def _confirm(effect: Confirm, line: Line) -> str | None:
-    if effect.limits and not line.revocations.is_within(effect.limits):
-        return "calls.exceeded"
-    if effect.request is not None and not line.approvals.is_alone(effect.request):
-        return "approval.consumed"
-    return None
-
-
-def _journal(effect: Look | Begin | Finish | Forget, journal: Journal) -> Any:
-    match effect:
-        case Look():
-            return journal.look(effect.key)
-        case Begin():
-            return journal.begin(effect.key, effect.invocation_id)
-        case Finish():
-            return journal.finish(effect.key, effect.page)
-        case Forget():
-            return journal.forget(effect.key)
-
-
-def _people(effect: Recall | Ask | Spend | Withdraw, line: Line) -> Any:
-    match effect:
-        case Recall():
-            return line.approvals.recall(effect.key)
-        case Ask():
-            return _ask(effect, line)
-        case Spend():
-            return line.approvals.spend(effect.request, effect.approval_ids)
-        case Withdraw():
-            return line.approvals.withdraw(effect.key)
-
-
-def _ask(effect: Ask, line: Line) -> ApprovalRequest:
-    """Lay a request where approvers find it, and tell of it; who is told can't refuse it."""
-    standing = line.approvals.ask(effect.key, effect.request)
-    if line.on_request is not None and standing.request_id == effect.request.request_id:
-        try:
-            line.on_request(standing)
-        except Exception:
-            _LOGGER.exception(
-                "on_request failed: request %s waits all the same", standing.request_id
-            )
-    return standing
 
 
 def finished(result: T) -> T:
-    """Refuse a result whose effects are still to come: nobody would watch them."""
+    """Refuse a result whose effects are still to come: nobody would listener them."""
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()

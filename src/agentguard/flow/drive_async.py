@@ -16,34 +16,34 @@ from functools import partial
 from typing import Any, TypeVar
 
 from agentguard.delegation import context
-from agentguard.flow.drive import Executors, Flow, finished, perform, work
-from agentguard.flow.effects import Effect, Enqueue, Evaluate, Line, LookUp, Run, Watch
+from agentguard.flow.drive import Executors, Flow, finished, perform
+from agentguard.flow.effects import CallListener, Do, Effect, Evaluate, Line, LookUp, Run
 
 T = TypeVar("T")
 
 
 async def arun(
-    flow: Flow[T], line: Line, tool: Callable[[], Any], watch: Watch, executors: Executors
+    flow: Flow[T], line: Line, tool: Callable[[], Any], listener: CallListener, executors: Executors
 ) -> T:
     """Drive ``flow`` to its end on the event loop; ``tool`` may return an awaitable."""
     try:
-        result = await _run(flow, line, tool, watch, executors)
+        result = await _run(flow, line, tool, listener, executors)
     except BaseException as error:
-        watch.end(error)
+        listener.end(error)
         raise
-    watch.end(None)
+    listener.end(None)
     return result
 
 
 async def _run(
-    flow: Flow[T], line: Line, tool: Callable[[], Any], watch: Watch, executors: Executors
+    flow: Flow[T], line: Line, tool: Callable[[], Any], listener: CallListener, executors: Executors
 ) -> T:
     closed: GeneratorExit | None = None
     try:
         effect = next(flow)
         while True:
             try:
-                result = await _perform(effect, line, tool, watch, executors)
+                result = await _perform(effect, line, tool, listener, executors)
             except GeneratorExit as error:
                 # the coroutine is closed: to the flow, whose generators would read this as their
                 # own end, it is a cancellation; what it still does then does not wait
@@ -62,23 +62,30 @@ async def _run(
 
 
 async def _perform(
-    effect: Effect, line: Line, tool: Callable[[], Any], watch: Watch, executors: Executors
+    effect: Effect,
+    line: Line,
+    tool: Callable[[], Any],
+    listener: CallListener,
+    executors: Executors,
 ) -> Any:
+    if isinstance(effect, Do):
+        return await _finish(executors.log, effect)
     if isinstance(effect, Run):
-        with watch, context.Running(effect.invocation_id, effect.inside, effect.authority.lends):
+        with (
+            listener,
+            context.Running(effect.invocation_id, effect.nested_calls, effect.authority.lends),
+        ):
             result = tool()
             return finished(await result if inspect.isawaitable(result) else result)
     if isinstance(effect, LookUp):
-        with watch:
+        with listener:
             return await _look_up(effect, executors.facts)
     if isinstance(effect, Evaluate) and line.engine.waits:
         loop = asyncio.get_running_loop()
-        with watch:
+        with listener:
             ask = partial(copy_context().run, line.engine.evaluate, effect.document)
         return await loop.run_in_executor(executors.engine, ask)
-    if isinstance(effect, Evaluate | Enqueue):
-        return perform(effect, line, tool, watch)
-    return await _finish(executors.log, partial(work, effect, line))
+    return perform(effect, line, tool, listener)
 
 
 async def _look_up(effect: LookUp, executor: Executor) -> Any:

@@ -1,9 +1,9 @@
-"""The effects that the line of a guarded call yields, and the values that it runs on.
+"""The effects that the line of a guarded call yields, and the values that the line runs on.
 
-An effect is what may block or run somebody else's code; ``drive.py`` and ``drive_async.py`` carry
-it out.
-``Actor`` is the agent instance for which the line runs, ``Line`` the parts that it runs on, and a
-``Watch`` is told of one call as it goes.
+An effect is what may block or run somebody else's code. ``drive.py`` and ``drive_async.py`` carry
+the effects out. ``Actor`` is the agent instance that makes the call, ``Authority`` and
+``DelegationSource`` are what the agent may do and on whose behalf. ``Line`` holds the parts that
+every call of a guard runs on; a ``CallListener`` is told of one call, for telemetry.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVarTuple
 
 from agentguard.approvals.answer import Approval
 from agentguard.approvals.nested import NestedCalls
@@ -22,13 +22,15 @@ from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Mode, Receipt, Record
 from agentguard.audit.log import AuditLog
 from agentguard.call.decision import Decision
-from agentguard.call.journal import Journal, Page, Runs
+from agentguard.call.journal import Journal, Runs
 from agentguard.call.redaction import Redaction
 from agentguard.call.tool import FactsFunction, FactsInput
 from agentguard.identity.revocation import Revocations
 from agentguard.policy.engine import Engine
 from agentguard.signing.canonical import Fragment
 from agentguard.signing.keys import Signer
+
+Ts = TypeVarTuple("Ts")
 
 Clock = Callable[[], datetime]
 """Returns the wall-clock time, aware and in UTC."""
@@ -44,80 +46,22 @@ class LookUp(NamedTuple):
     values: FactsInput
 
 
-class Obtain(NamedTuple):
-    """Effect: have a credential, or an authority, made and recorded for ``at``; send it back."""
+class Do:
+    """Effect: call ``function`` with ``arguments`` and send back what it returns.
 
-    obtain: Callable[[datetime], Authority | None]
-    at: datetime
-
-
-class Consume(NamedTuple):
-    """Effect: count one call under each of the limits, or none; send back whether it was left."""
-
-    limits: Sequence[tuple[str, int]]
-
-
-class Recall(NamedTuple):
-    """Effect: read the request under ``key``, with its answers; send back None if there is none."""
-
-    key: str
-
-
-class Ask(NamedTuple):
-    """Effect: lay ``request`` under ``key``, durably; send back the one that lies there then."""
-
-    key: str
-    request: ApprovalRequest
-
-
-class Spend(NamedTuple):
-    """Effect: use a request up, and its approvals; send back whether none was used before."""
-
-    request: ApprovalRequest
-    approval_ids: Sequence[str]
-
-
-class Confirm(NamedTuple):
-    """Effect: send back why the log has a call too many, as a reason code; None where it has none.
-
-    Under the limits that is ``calls.exceeded``, on the request ``approval.consumed``. The effect
-    comes once the call is in the log: whoever removes what counted it before gains nothing.
+    The function may wait for a disk or for a service: the async driver calls it in a thread, and
+    waits for its end even where the call is cancelled meanwhile.
     """
 
-    limits: Sequence[tuple[str, int]]
-    request: ApprovalRequest | None
+    __slots__ = ("_arguments", "_function")
 
+    def __init__(self, function: Callable[[*Ts], object], *arguments: *Ts) -> None:
+        self._function: Callable[..., object] = function
+        self._arguments = arguments
 
-class Withdraw(NamedTuple):
-    """Effect: remove the request that lies under ``key``, with its answers."""
-
-    key: str
-
-
-class Look(NamedTuple):
-    """Effect: read the journal's page under ``key``; send back None if there is none."""
-
-    key: str
-
-
-class Begin(NamedTuple):
-    """Effect: say in the journal, durably, that a call begins; send back if it is the first."""
-
-    key: str
-    invocation_id: str
-
-
-class Finish(NamedTuple):
-    """Effect: put ``page`` in the place of the one that ``Begin`` has written."""
-
-    key: str
-    page: Page
-
-
-class Forget(NamedTuple):
-    """Effect: remove the page under ``key``."""
-
-    key: str
+    def __call__(self) -> object:
+        """Call the function: for the drivers alone."""
+        return self._function(*self._arguments)
 
 
 class Evaluate(NamedTuple):
@@ -126,51 +70,28 @@ class Evaluate(NamedTuple):
     document: bytes
 
 
-class Append(NamedTuple):
-    """Effect: make ``record`` durable and send back its receipt."""
-
-    record: Record
-
-
 class Run(NamedTuple):
     """Effect: run the tool, as this invocation and under this authority; send back its result.
 
-    ``inside`` is told how the calls that the tool makes were left.
+    ``nested_calls`` keeps account of the guarded calls that the tool makes.
     """
 
     invocation_id: str
     authority: Authority
-    inside: NestedCalls
+    nested_calls: NestedCalls
 
 
 class Enqueue(NamedTuple):
-    """Effect: hand ``record`` to the log, to be durable soon. It does not block."""
+    """Effect: hand ``record`` to the log, which makes it durable within 50 ms; does not block."""
 
     record: Record
 
 
-Effect = (
-    Obtain
-    | LookUp
-    | Recall
-    | Look
-    | Evaluate
-    | Ask
-    | Consume
-    | Spend
-    | Append
-    | Confirm
-    | Withdraw
-    | Begin
-    | Run
-    | Enqueue
-    | Finish
-    | Forget
-)
+Effect = Do | LookUp | Evaluate | Run | Enqueue
 
 
 class NotRun(Exception):  # noqa: N818  it steers the line, as Denied does
-    """Raised in the place of a tool's result: authorised, but not run, for this reason."""
+    """Raised in place of a tool's result: the call was authorised, and the tool did not run."""
 
     def __init__(self, refusal: Decision) -> None:
         super().__init__(refusal.reason)
@@ -179,12 +100,13 @@ class NotRun(Exception):  # noqa: N818  it steers the line, as Denied does
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """By what authority an agent makes a call: its own, or what a chain of delegation lends it.
+    """What an agent may do, and on whose behalf: its own authority, or a chain of delegation.
 
-    ``principal`` is for whom it acts, ``scope`` what it may do, None meaning everything; ``actors``
-    are the chain's delegatees (``Chain.actors``). ``names`` is all by which it can be revoked,
-    ``limits`` are the hops that allow a number of calls only. ``since`` is from when on it counts:
-    another thread may have had it derived a moment after this call had looked at the clock.
+    ``principal`` is on whose behalf the agent acts; ``scope`` is what the agent may do, None for
+    everything. ``actors`` are the chain's delegatees (``Chain.actors``). ``names`` are all names
+    by which the authority can be revoked. ``limits`` are the hops that allow a number of calls
+    only, each with that number. ``since`` is the time from which the authority counts, which may
+    be a moment after the call has looked at the clock: another thread may have derived it.
     """
 
     principal: str
@@ -200,18 +122,18 @@ class Authority:
     """The canonical ``delegation`` of the policy's input; None on the agent's own authority."""
 
     lends: object = None
-    """What is in force while the tool runs (``delegation/context.py``); None for nothing."""
+    """The delegation in force while the tool runs (``delegation/context.py``); None for none."""
 
     def lacks(self, requires: Sequence[str]) -> list[str]:
-        """Return what is required and not in the scope."""
-        return [] if self.scope is None else [one for one in requires if one not in self.scope]
+        """Return the required scopes that are not in the authority's scope."""
+        return [] if self.scope is None else [name for name in requires if name not in self.scope]
 
 
 class DelegationSource(Protocol):
     """A delegation in force, as one agent instance may use it."""
 
     def authority(self, now: datetime) -> Authority | None:
-        """What was derived already and is good for a call now; None if there is nothing."""
+        """Return the authority that was derived before and is still valid, None for none."""
 
     def derive(self, now: datetime) -> Authority:
         """Hand the chain on to the instance, verify it and put it on record.
@@ -222,10 +144,10 @@ class DelegationSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """The agent instance on whose behalf the line runs.
+    """The agent instance that makes the call.
 
-    ``own`` is what it may do on its own authority, None if nothing; ``has_credential`` says whether
-    one is in force at a time, ``renew`` has one made.
+    ``own`` is the agent's own authority, None where it has none. ``has_credential`` says whether
+    the instance has a credential at a time that needs no renewal yet; ``renew`` gets one.
     """
 
     name: str
@@ -239,57 +161,56 @@ class Actor:
     uri: str
     type: str = ""
     owner: str | None = None
-    """The principal whose agent it is, who may not approve what it asks for."""
+    """The principal who owns the agent, and may not approve the agent's calls."""
 
     @property
     def alone(self) -> Authority:
-        """Itself, without authority: what a refused call is recorded under."""
+        """The agent without any authority but its own: a refused call is recorded under this."""
         return self.own or Authority(f"agent:{self.name}", frozenset(), frozenset())
 
 
-class Watch(Protocol):
-    """Sees one call go down the line, for telemetry: it is told what happens, and has no say.
+class CallListener(Protocol):
+    """Is told what happens to one call, for telemetry, and has no say.
 
-    No method raises but what ends the program or the task (an interrupt, say): whatever fails in it
-    is its own affair. As a context manager it puts its span in the context where code runs that is
-    not the line's: facts, and the tool.
+    A listener raises nothing. The line starts a span with ``begin``; the drivers enter the span's
+    context (``__enter__``) for what runs somebody else's code: facts, the engine and the tool.
     """
 
     def begin(self, authority: Authority, task_id: str | None, paused: str | None) -> str | None:
-        """The call is made by this authority; return its span as a W3C ``traceparent``.
+        """The call is made under ``authority``; return the call's span as a W3C ``traceparent``.
 
-        ``paused`` is that of the attempt that has asked for an approval, which this one goes on.
+        ``paused`` is the span of the earlier attempt that asked for an approval, None for none.
         """
 
     def decided(self, decision: Decision, policy_sha256: str | None) -> None:
-        """The policy has answered, or the call was refused before it was asked."""
+        """The policy has answered; or the line refused the call without the policy (no digest)."""
 
     def asks(self) -> str | None:
-        """People are about to be asked; return the span that asks, as a ``traceparent``."""
+        """A request for an approval is about to be made; return its span as a ``traceparent``."""
 
     def requested(self, request: ApprovalRequest, receipt: Receipt, head: Checkpoint) -> None:
-        """A request for an approval is on record, at this place of the log."""
+        """The request for an approval is in the log, at ``receipt``."""
 
     def waits(self, request: ApprovalRequest) -> None:
-        """The call waits for people to answer this request."""
+        """The call waits for answers to ``request``."""
 
     def answered(self, request: ApprovalRequest, answers: Sequence[Approval]) -> None:
-        """People have answered the request, one way or the other."""
+        """The request has ``answers``, each an approval or a rejection."""
 
     def recorded(
         self,
         decision: Decision,
-        invocation: Recorded,
+        invocation: LoggedInvocation,
         receipt: Receipt,
         head: Checkpoint,
     ) -> None:
-        """The answer to the call is on record, at this place of the log."""
+        """The authorization entry with ``decision`` is in the log, at ``receipt``."""
 
     def suspended(self) -> None:
-        """The tool has paused, in its framework's way: that is no error."""
+        """The framework has paused the tool, by an exception that is no error."""
 
     def handed_on(self) -> None:
-        """The tool has handed the run on, in its framework's way: that is no error either."""
+        """The framework goes on elsewhere, by an exception of the tool that is no error."""
 
     def outcome(
         self,
@@ -298,22 +219,22 @@ class Watch(Protocol):
         attachments: Sequence[Attachment] = (),
         replay_of: str | None = None,
     ) -> None:
-        """What became of the call, with what is kept of its result."""
+        """The outcome is in the log or about to be, with ``attachments`` (the result) beside it."""
 
     def end(self, error: BaseException | None) -> None:
-        """The line ends here, with this exception or with a result."""
+        """The line ends with ``error``, or with a result (None)."""
 
     def __enter__(self) -> object:
         """Enter the context of the call's span."""
 
     def __exit__(self, *raised: object) -> None:
-        """Leave it."""
+        """Leave the context."""
 
 
-class Recorded(NamedTuple):
-    """An invocation as it is on record: its id, its digest (hex), what is kept beside it.
+class LoggedInvocation(NamedTuple):
+    """An invocation in the log: its id, its digest (hex), and what is kept beside the entry.
 
-    Where the answer to it is not ``enforced`` the policy is only observed: the call runs.
+    Where the decision is not ``enforced`` (mode ``observe``), the call runs whatever it is.
     """
 
     id: str | None
@@ -324,7 +245,7 @@ class Recorded(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The parts that the line runs on, the same for every call of a guard."""
+    """The parts that every call of a guard runs on, in one process."""
 
     engine: Engine
     engine_name: Mapping[str, str]
@@ -334,7 +255,7 @@ class Line:
     entropy: Entropy
     config_sha256: str
     redactions: Mapping[str, tuple[Redaction, ...]]
-    """What of a call's data is not kept, by the tool's name; ``*`` for every tool."""
+    """The parts of a call's data that are not kept, by the tool's name; ``*`` for every tool."""
 
     principal_roles: Mapping[str, Sequence[str]]
     approvals: Approvals
@@ -343,10 +264,10 @@ class Line:
     roster: Roster
     trust_domain: str
     on_request: Callable[[ApprovalRequest], object] | None = None
-    """Is told of each new request, once it can be answered."""
+    """Called with each new request, once the request can be answered."""
 
     mode: Mode = "enforce"
-    """Whether the policy's answer counts, or is only on record (``observe``)."""
+    """``enforce``, or ``observe``: then the policy's answer is logged, and refuses nothing."""
 
     def redactions_of(self, tool: str) -> tuple[Redaction, ...]:
         """Return what the configuration redacts of a tool's calls."""

@@ -1,8 +1,8 @@
-"""The first steps of the line: what is called, by what authority, and what is known about it.
+"""Steps 1 to 3 of the line: what is called, by what authority, and the facts about the call.
 
-Time, entropy, arguments, call site, authority and facts. The first of them that fails decides the
-refusal; the others are still found out as far as they can be, since a refused call is signed and
-recorded with all that is known of it.
+``prepare`` finds out time, random bytes, arguments, call site, authority and facts. The first
+failure decides the refusal. The others are still found out as far as possible, since a refused
+call is signed and recorded with all that is known of it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from agentguard.errors import AgentguardError, ArgumentsError
 from agentguard.flow.effects import (
     Actor,
     Authority,
+    CallListener,
     DelegationSource,
+    Do,
     Effect,
     Line,
     LookUp,
-    Obtain,
-    Recall,
-    Watch,
 )
 from agentguard.signing.canonical import b64_encode
 
@@ -44,16 +43,18 @@ MAX_CLOCK_LAG: Final = timedelta(seconds=60)
 
 
 class PreparedCall(NamedTuple):
-    """A call after steps 1 to 3: what will be signed, and whether it is refused already.
+    """A call after steps 1 to 3: what will be signed, and why the call is refused (None: is not).
 
-    In the place of arguments that can't be bound stands the refusal that they lead to.
-    ``asked_under`` is where a request for the call's approval lies, or would; ``asked`` is that
-    request, if there is one.
-    ``interrupt`` is what cut the look-up of facts short (a cancellation, say): it goes on once the
-    refusal that it means for this call is on record.
+    ``predicate`` is the predicate of the invocation's statement, ``at`` the time in it.
+    ``arguments`` is the refusal where the arguments can't be bound. ``interrupt`` is the exception
+    that cut the look-up of facts short (a cancellation, say), raised again once the refusal is on
+    record. ``request_key`` names the place of a request for the call's approval, and
+    ``stored_request`` is the request there, None for none.
     """
 
-    watch: Watch
+    actor: Actor
+    line: Line
+    listener: CallListener
     invocation: Invocation
     authority: Authority
     predicate: Mapping[str, Any]
@@ -63,88 +64,105 @@ class PreparedCall(NamedTuple):
     facts: Mapping[str, Any]
     refusal: Decision | None
     interrupt: BaseException | None = None
-    asked_under: str | None = None
-    asked: StoredRequest | None = None
+    request_key: str | None = None
+    stored_request: StoredRequest | None = None
+
+
+class _Place(NamedTuple):
+    """What of a call its arguments do not say; None for what is not known."""
+
+    call_site: str | None
+    resource: str | None
+    task_id: str | None
 
 
 def prepare(
-    actor: Actor, line: Line, invocation: Invocation, lent: DelegationSource | None, watch: Watch
+    actor: Actor,
+    line: Line,
+    invocation: Invocation,
+    delegation_source: DelegationSource | None,
+    listener: CallListener,
 ) -> Generator[Effect, Any, PreparedCall]:
-    """Steps 1 to 3. It never raises for a call that must be refused: the refusal goes along.
-
-    ``lent`` is the delegation in force, if there is one.
-    """
+    """Steps 1 to 3. Raises nothing for a call that must be refused: the value has the refusal."""
     now, refusal = effective_time(line)
     refusal = refusal or invocation.refusal or _departure(invocation.tool)
     salt, invocation_id, refusal = _entropy(line, refusal)
-    bound, resource, refusal = _bind(invocation, refusal)  # 1
-    site, task_id, refusal = _site(actor, invocation, refusal)
+    arguments, resource, refusal = _bind(invocation, refusal)  # 1
+    call_site, task_id, refusal = _site(actor, invocation, refusal)
     if not actor.has_credential(now):  # 2
-        failed = yield from _renew(actor, now)  # of a refused call too: its refusal is signed
+        failed = yield from _renew(actor, now)  # for a refused call, too: its refusal is signed
         refusal = refusal or failed
-    authority, unfounded = yield from _authority(actor, lent, now)
-    refusal = refusal or unfounded or _may(actor, line, authority, invocation.tool.requires)
+    authority, failed = yield from _authority(actor, delegation_source, now)
+    refusal = refusal or failed or _require(actor, line, authority, invocation.tool.requires)
     task_id = task_id if authority.task_id is None else authority.task_id
-    key, asked = None, None
-    if refusal is None and line.roster.can_answer and isinstance(bound, Arguments):
-        key = _asked_under(actor, authority, invocation, (site, resource, task_id), bound)
-        asked, refusal = yield from _recall(line, key)
-        if asked is not None and not asked.altered:
-            # it is the call that was shown, under the salt and the site shown
-            salt = asked.request.salt
-            site = site if invocation.site.is_stable else asked.request.call_site
-    # before code runs that is not the line's, and before the statement that names the trace
-    begun = None if asked is None or asked.altered else asked.request.traceparent
-    traceparent = watch.begin(authority, task_id, begun)
+    place = _Place(call_site, resource, task_id)
+    key, stored = None, None
+    if refusal is None and line.roster.can_answer and isinstance(arguments, Arguments):
+        key = _request_key(actor, authority, invocation, place, arguments)
+        stored, refusal = yield from _stored_request(line, key)
+    request = stored.request if stored is not None and not stored.altered else None
+    if request is not None:  # the call is the one that was shown, under the same salt and site
+        salt = request.salt
+        if not invocation.site.is_stable:
+            place = place._replace(call_site=request.call_site)
+    # before anybody else's code runs, and before the statement that names the trace
+    traceparent = listener.begin(authority, task_id, request.traceparent if request else None)
     facts: Mapping[str, Any] = {}
     interrupt: BaseException | None = None
-    look_up = invocation.tool.facts
-    if refusal is None and isinstance(bound, Arguments) and look_up is not None:  # 3
-        about = FactsInput(
-            orjson.loads(bound.encoded),  # a copy of their own
-            agent=actor.name,
-            agent_id=actor.uri,
-            principal=authority.principal,
-            task_id=task_id,
+    if refusal is None and isinstance(arguments, Arguments):  # 3
+        facts, refusal, interrupt = yield from _facts(
+            actor, invocation.tool.facts, authority, task_id, arguments
         )
-        facts, refusal, interrupt = yield from _look_up(look_up, about)
-    head = line.log.head
     at = timestamp(now if authority.since is None else max(now, authority.since))
-    named = commitment(salt, bound.encoded) if salt and isinstance(bound, Arguments) else None
-    predicate = {
-        "invocation_id": invocation_id,
-        "agent": actor.uri,
-        "principal": authority.principal,
-        "chain_sha256": authority.chain_sha256,
-        "token_jti": authority.token_jti,
-        "tool": {"name": invocation.tool.name, "digest": invocation.tool.digest},
-        "resource": resource,
-        "arguments": named,
-        "unbound": bound.unbound if isinstance(bound, Arguments) else (),
-        "task_id": task_id,
-        "call_site": site,
-        "traceparent": traceparent,
-        "issued_at": at,
-        "log": {"origin": head.origin, "size": head.size, "root": b64_encode(head.root)},
-    }
+    predicate = _predicate(actor, line, invocation, authority, place, arguments, salt)
+    predicate |= {"invocation_id": invocation_id, "traceparent": traceparent, "issued_at": at}
     return PreparedCall(
-        watch,
+        actor,
+        line,
+        listener,
         invocation,
         authority,
         predicate,
         at,
         salt,
-        bound,
+        arguments,
         facts,
         refusal,
         interrupt,
         key,
-        asked,
+        stored,
     )
 
 
+def _predicate(
+    actor: Actor,
+    line: Line,
+    invocation: Invocation,
+    authority: Authority,
+    place: _Place,
+    arguments: Arguments | Decision,
+    salt: bytes,
+) -> dict[str, Any]:
+    """Return the predicate of the invocation's statement, but for its id, trace and time."""
+    head = line.log.head
+    bound = arguments if isinstance(arguments, Arguments) else None
+    return {
+        "agent": actor.uri,
+        "principal": authority.principal,
+        "chain_sha256": authority.chain_sha256,
+        "token_jti": authority.token_jti,
+        "tool": {"name": invocation.tool.name, "digest": invocation.tool.digest},
+        "resource": place.resource,
+        "arguments": commitment(salt, bound.encoded) if salt and bound is not None else None,
+        "unbound": bound.unbound if bound is not None else (),
+        "task_id": place.task_id,
+        "call_site": place.call_site,
+        "log": {"origin": head.origin, "size": head.size, "root": b64_encode(head.root)},
+    }
+
+
 def _departure(tool: ToolSpec) -> Decision | None:
-    """Refuse a tool that is not the one that the configuration pins."""
+    """Refuse a tool that differs from the one that the configuration pins."""
     if tool.departure is None:
         return None
     reason = (
@@ -168,7 +186,7 @@ def _bind(
 
 
 def effective_time(line: Line) -> tuple[datetime, Decision | None]:
-    """The later of the wall clock and the log's newest entry: time never goes back."""
+    """Return the later of the wall clock and the log's newest entry: time never goes back."""
     last = line.log.last_at
     try:
         now = line.clock()
@@ -197,7 +215,7 @@ def _entropy(line: Line, refusal: Decision | None) -> tuple[bytes, str | None, D
 
 def _renew(actor: Actor, now: datetime) -> Generator[Effect, Any, Decision | None]:
     try:
-        yield Obtain(actor.renew, now)
+        yield Do(actor.renew, now)
     except AgentguardError as error:
         return Decision.refused(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  an issuer may be a service: any failure of it denies
@@ -206,10 +224,10 @@ def _renew(actor: Actor, now: datetime) -> Generator[Effect, Any, Decision | Non
 
 
 def _authority(
-    actor: Actor, lent: DelegationSource | None, now: datetime
+    actor: Actor, delegation_source: DelegationSource | None, now: datetime
 ) -> Generator[Effect, Any, tuple[Authority, Decision | None]]:
-    """Return by what authority the call is made; with a refusal, the one it is recorded under."""
-    if lent is None:
+    """Return the authority of the call, and the refusal where the agent has none."""
+    if delegation_source is None:
         if actor.own is not None:
             return actor.own, None
         reason = (
@@ -219,9 +237,9 @@ def _authority(
         )
         return actor.alone, Decision.refused(reason, code="delegation.missing")
     try:
-        authority = lent.authority(now)
+        authority = delegation_source.authority(now)
         if authority is None:
-            authority = yield Obtain(lent.derive, now)
+            authority = yield Do(delegation_source.derive, now)
     except AgentguardError as error:
         return actor.alone, Decision.refused(str(error), code=error.code)
     except Exception as error:  # noqa: BLE001  an issuer may be a service: any failure of it denies
@@ -230,15 +248,15 @@ def _authority(
     return authority, None
 
 
-def _may(
+def _require(
     actor: Actor, line: Line, authority: Authority, requires: tuple[str, ...]
 ) -> Decision | None:
-    """See to revocations and the scope."""
+    """Refuse a call whose authority is revoked, or whose scope is too small."""
     try:
         refused = line.revocations.refusal(authority.names)
     except AgentguardError as error:
         return Decision.refused(str(error), code=error.code)
-    except Exception as error:  # noqa: BLE001  what can't be known is not allowed
+    except Exception as error:  # noqa: BLE001  revocations that can't be read deny
         return Decision.failed("storage.failed", "the revocations can't be read", error)
     if refused is not None:
         code, reason = refused
@@ -257,7 +275,7 @@ def _may(
 def _site(
     actor: Actor, invocation: Invocation, refusal: Decision | None
 ) -> tuple[str | None, str | None, Decision | None]:
-    """The call site's digest and the task's id; text that can't be signed refuses the call."""
+    """Return the call site's digest and the task's id; text that can't be signed is refused."""
     task_id = invocation.task_id
     try:
         if task_id is not None and len(task_id.encode()) > MAX_TASK_ID:
@@ -269,63 +287,76 @@ def _site(
         return None, None, refusal or Decision.refused(reason, code="site.unencodable")
 
 
-def _asked_under(
+def _request_key(
     actor: Actor,
     authority: Authority,
     invocation: Invocation,
-    named: tuple[str | None, str | None, str | None],
+    place: _Place,
     arguments: Arguments,
 ) -> str:
-    """Name the place (64 hex digits) where a request for the call's approval lies.
+    """Name the place (64 hex digits) of a request for the call's approval.
 
-    It is the call's site. Where no framework names that in the same way when the call is made
-    again, it is the call itself: two equal ones then wait for one answer, which lets one of them
-    run.
+    The place is the call's site. Where no framework names the site in the same way when the call
+    is made again, the place is derived from the call itself. Two equal calls then wait for one
+    answer, which lets one of them run.
     """
-    site, resource, task_id = named
-    if invocation.site.is_stable and site is not None:
-        return site
+    if invocation.site.is_stable and place.call_site is not None:
+        return place.call_site
     return request_key(
         agent=actor.name,
         principal=authority.principal,
         actors=authority.actors,
         tool_digest=invocation.tool.digest,
         arguments=arguments.encoded,
-        resource=resource,
-        task_id=task_id,
+        resource=place.resource,
+        task_id=place.task_id,
     )
 
 
-def _recall(
+def _stored_request(
     line: Line, key: str
 ) -> Generator[Effect, Any, tuple[StoredRequest | None, Decision | None]]:
-    """Return the request that lies there; what can't be read refuses the call."""
+    """Return the request for the call's approval; requests that can't be read refuse the call."""
     try:
-        return ((yield Recall(key)) if line.approvals.has(key) else None), None
+        return ((yield Do(line.approvals.recall, key)) if line.approvals.has(key) else None), None
     except AgentguardError as error:
         return None, Decision.refused(str(error), code=error.code)
-    except Exception as error:  # noqa: BLE001  where requests lie is a port: any failure denies
+    except Exception as error:  # noqa: BLE001  the store is a port: any failure of it denies
         failed = Decision.failed("storage.failed", "approvals can't be read", error)
         return None, failed
 
 
-def _look_up(
-    facts: FactsFunction, about: FactsInput
+def _facts(
+    actor: Actor,
+    look_up: FactsFunction | None,
+    authority: Authority,
+    task_id: str | None,
+    arguments: Arguments,
 ) -> Generator[Effect, Any, tuple[Mapping[str, Any], Decision | None, BaseException | None]]:
+    """Return the application's facts about the call, or the refusal and what interrupted it."""
+    if look_up is None:
+        return {}, None, None
+    facts_input = FactsInput(
+        orjson.loads(arguments.encoded),  # a copy of the application's own
+        agent=actor.name,
+        agent_id=actor.uri,
+        principal=authority.principal,
+        task_id=task_id,
+    )
     try:
-        found = yield LookUp(facts, about)
-        if isinstance(found, Mapping):
-            return dict(found), None, None
+        facts = yield LookUp(look_up, facts_input)
+        if isinstance(facts, Mapping):
+            return dict(facts), None, None
     except Exception as error:  # noqa: BLE001  the application's look-up may raise anything: it denies
         failed = Decision.failed("facts.failed", "the look-up of facts failed", error)
         return {}, failed, None
     except BaseException as error:  # noqa: BLE001  raised again once the refusal is on record
         return {}, interrupted(error), error
-    reason = f"the look-up of facts returned a {type(found).__name__}, not a mapping"
+    reason = f"the look-up of facts returned a {type(facts).__name__}, not a mapping"
     return {}, Decision.refused(reason, code="facts.invalid"), None
 
 
 def interrupted(error: BaseException) -> Decision:
-    """Refuse a call that was cut short (cancelled, Ctrl-C, sys.exit) before it was decided."""
+    """Refuse a call that was interrupted (cancelled, Ctrl-C, sys.exit) before the decision."""
     reason = f"the call was interrupted before it was decided ({type(error).__name__})"
     return Decision.refused(reason, code="call.interrupted")

@@ -30,6 +30,7 @@ from agentguard.flow import drive
 from agentguard.flow import line as flow
 from agentguard.flow.drive import Executors
 from agentguard.flow.effects import Line, NotRun
+from agentguard.flow.endings import ExceptionClasses
 from agentguard.guard.instance import Instance
 from agentguard.identity import credential
 from agentguard.telemetry import Telemetry
@@ -131,11 +132,17 @@ class Agent:
         except Denied as refused:
             return refused.decision
         line = instance.line
-        watch = self._body.telemetry.evaluation(instance.actor, invocation)
-        lent = instance.lent(self._delegation)
-        inside = NestedCalls(context.inside())
-        asking = flow.evaluate(instance.actor, line, invocation, watch, lent, codec, inside)
-        return drive.run(asking, line, _no_tool, watch)
+        listener = self._body.telemetry.evaluation(instance.actor, invocation)
+        evaluation = flow.evaluate(
+            instance.actor,
+            line,
+            invocation,
+            listener,
+            instance.lent(self._delegation),
+            codec=codec,
+            nested_calls=NestedCalls(context.inside()),
+        )
+        return drive.run(evaluation, line, _no_tool, listener)
 
     async def aevaluate(
         self, invocation: Invocation, *, codec: ResultCodec | None = None
@@ -148,11 +155,17 @@ class Agent:
         except Denied as refused:
             return refused.decision
         line = instance.line
-        watch = self._body.telemetry.evaluation(instance.actor, invocation)
-        lent = instance.lent(self._delegation)
-        inside = NestedCalls(context.inside())
-        asking = flow.evaluate(instance.actor, line, invocation, watch, lent, codec, inside)
-        return await drive_async.arun(asking, line, _no_tool, watch, self._body.executors())
+        listener = self._body.telemetry.evaluation(instance.actor, invocation)
+        evaluation = flow.evaluate(
+            instance.actor,
+            line,
+            invocation,
+            listener,
+            instance.lent(self._delegation),
+            codec=codec,
+            nested_calls=NestedCalls(context.inside()),
+        )
+        return await drive_async.arun(evaluation, line, _no_tool, listener, self._body.executors())
 
     def run(
         self,
@@ -175,16 +188,20 @@ class Agent:
         ``Denied``, ``ApprovalPending``, or what ``function`` raises.
         """
         instance = self._acting()
-        watch = self._body.telemetry.call(instance.actor, invocation)
-        lent = instance.lent(self._delegation)
-        calling = flow.guarded_call(
-            *(instance.actor, instance.line, invocation, watch, lent),
-            *(outcome_unknown, codec, suspends),
-            hands_on=hands_on,
-            reentrant=reentrant,
-            inside=NestedCalls(context.inside()),
+        listener = self._body.telemetry.call(instance.actor, invocation)
+        guarded_call = flow.guarded_call(
+            instance.actor,
+            instance.line,
+            invocation,
+            listener,
+            instance.lent(self._delegation),
+            codec=codec,
+            nested_calls=NestedCalls(context.inside()),
+            classes=ExceptionClasses(outcome_unknown, suspends, hands_on),
+            is_reentrant=reentrant,
         )
-        return drive.run(calling, instance.line, _unchanged(invocation, function), watch)  # type: ignore[no-any-return]
+        tool = _unchanged(invocation, function)
+        return drive.run(guarded_call, instance.line, tool, listener)  # type: ignore[no-any-return]
 
     async def arun(
         self,
@@ -201,17 +218,22 @@ class Agent:
         from agentguard.flow import drive_async  # noqa: PLC0415  it imports asyncio
 
         instance = await self._aacting()
-        watch = self._body.telemetry.call(instance.actor, invocation)
-        lent = instance.lent(self._delegation)
-        calling = flow.guarded_call(
-            *(instance.actor, instance.line, invocation, watch, lent),
-            *(outcome_unknown, codec, suspends),
-            hands_on=hands_on,
-            reentrant=reentrant,
-            inside=NestedCalls(context.inside()),
+        listener = self._body.telemetry.call(instance.actor, invocation)
+        guarded_call = flow.guarded_call(
+            instance.actor,
+            instance.line,
+            invocation,
+            listener,
+            instance.lent(self._delegation),
+            codec=codec,
+            nested_calls=NestedCalls(context.inside()),
+            classes=ExceptionClasses(outcome_unknown, suspends, hands_on),
+            is_reentrant=reentrant,
         )
         tool = _unchanged(invocation, function)
-        return await drive_async.arun(calling, instance.line, tool, watch, self._body.executors())
+        return await drive_async.arun(
+            guarded_call, instance.line, tool, listener, self._body.executors()
+        )
 
     def span(
         self,

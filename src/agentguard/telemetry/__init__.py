@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from agentguard.call.invocation import Invocation
-from agentguard.flow.effects import Actor, Watch
+from agentguard.flow.effects import Actor, CallListener
 from agentguard.telemetry.failing import fails_open
 from agentguard.telemetry.run import AgentRun
 from agentguard.telemetry.settings import ENDPOINTS, FLUSH_SECONDS, Settings
@@ -126,11 +126,11 @@ class Telemetry:
         self._settings = settings
         self._trust_domain = trust_domain
 
-    def call(self, actor: Actor, invocation: Invocation) -> Watch:
+    def call(self, actor: Actor, invocation: Invocation) -> CallListener:
         """Watch a call that is made."""
         return _SILENT if is_silent() else self._call(actor, invocation) or _SILENT
 
-    def evaluation(self, actor: Actor, invocation: Invocation) -> Watch:
+    def evaluation(self, actor: Actor, invocation: Invocation) -> CallListener:
         """Watch the look-up of what the answer to a call would be."""
         return _SILENT if is_silent() else self._evaluation(actor, invocation) or _SILENT
 
@@ -147,13 +147,13 @@ class Telemetry:
         return agents.begin(actor.name, self._identity(actor, run) or {}, run)
 
     @fails_open
-    def _call(self, actor: Actor, invocation: Invocation) -> Watch:
+    def _call(self, actor: Actor, invocation: Invocation) -> CallListener:
         from agentguard.telemetry.calls import Call  # noqa: PLC0415  it imports the API
 
         return Call(self._settings, self._trust_domain, actor, invocation)
 
     @fails_open
-    def _evaluation(self, actor: Actor, invocation: Invocation) -> Watch:
+    def _evaluation(self, actor: Actor, invocation: Invocation) -> CallListener:
         from agentguard.telemetry.calls import Evaluation  # noqa: PLC0415  it imports the API
 
         return Evaluation(self._settings, self._trust_domain, actor, invocation)

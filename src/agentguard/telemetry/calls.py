@@ -1,8 +1,8 @@
 """The span of a guarded call: ``execute_tool``, or ``agentguard.authorize`` in somebody else's.
 
-The line tells what happens to a call (``effects.Watch``), and here it becomes attributes, events
-and a status. Arguments and results are in them only where ``[telemetry]`` says so, and the texts of
-errors never. Nothing here raises (see ``tracing.fails_open``).
+The line tells a ``CallListener`` (``flow/effects.py``) what happens to a call; ``Call`` turns that
+into attributes, events and a status. Arguments and results are in them only where ``[telemetry]``
+says so, and the texts of errors never. Nothing here raises (see ``tracing.fails_open``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import Attachment, Receipt
 from agentguard.call.decision import Decision, Denied
 from agentguard.call.invocation import Invocation
-from agentguard.flow.effects import Actor, Authority, Recorded
+from agentguard.flow.effects import Actor, Authority, LoggedInvocation
 from agentguard.signing.canonical import b64_encode
 from agentguard.telemetry import metrics, names, tracing
 from agentguard.telemetry.failing import fails_open
@@ -47,7 +47,7 @@ _STATUS: Final = {
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """Watches one call (``effects.Watch``)."""
+    """Watches one call (``effects.CallListener``)."""
 
     _settings: Settings
     _trust_domain: str
@@ -171,7 +171,7 @@ class Call:
 
     @fails_open
     def recorded(
-        self, decision: Decision, invocation: Recorded, receipt: Receipt, head: Checkpoint
+        self, decision: Decision, invocation: LoggedInvocation, receipt: Receipt, head: Checkpoint
     ) -> None:
         """Say where the evidence is, and end what stands for the authorization alone."""
         self._decision, self._took = decision, time.perf_counter() - self._begun

@@ -108,7 +108,7 @@ class SilentSpan:
 
 
 class Silent:
-    """Watches nothing: there is no SDK (``effects.Watch``)."""
+    """Watches nothing: there is no SDK (``effects.CallListener``)."""
 
     def begin(self, *_told: object) -> str | None:
         """Return the span around the call, which may come from another process."""

@@ -1,0 +1,263 @@
+"""One attempt of a call: what is known of the attempt, its journal entry and its end.
+
+``Attempt.close`` carries out an ``Ending``: the outcome in the log, then the entry in the journal,
+then the account of the call around. The journal makes a call run at most once where a framework
+names the call in the same way when it resumes a run (``CallSite.is_stable``), and where the adapter
+brings a ``ResultCodec``.
+
+The rows of ``endings.py`` say what each way to end means; ``records.py`` builds the log's entries.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+from agentguard.approvals.nested import NestedCalls
+from agentguard.audit.entry import Receipt, Status
+from agentguard.call import journal
+from agentguard.call.arguments import Arguments
+from agentguard.call.decision import Decision
+from agentguard.call.invocation import timestamp
+from agentguard.call.journal import MAX_RESULT, Page, ResultCodec
+from agentguard.call.redaction import Redaction
+from agentguard.errors import AgentguardError, DecodeError, EncodeError
+from agentguard.flow import endings, records
+from agentguard.flow.effects import Do, Effect, Enqueue
+from agentguard.flow.endings import Ending, ExceptionClasses
+from agentguard.flow.prepare import PreparedCall, effective_time
+from agentguard.signing import canonical
+
+_LOGGER = logging.getLogger("agentguard")
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt of a call, from the prepared call to the end.
+
+    ``journal_key`` is None where the journal does not keep the call. ``journal_entry`` is what an
+    earlier attempt left there, and ``stored_result`` the result in that entry. A reentrant call
+    has an entry once it is done: cut short, the framework may make the call again.
+    ``invocation_sha256`` is the digest of the signed statement, ``receipt`` the place of the
+    authorization in the log (None until that is known), ``started_at`` the time at which the tool
+    began. ``spends_approvals`` says that approvals are used up, or may be; ``is_request_removed``
+    whether their request was removed (None: not tried yet).
+    """
+
+    prepared: PreparedCall
+    nested_calls: NestedCalls
+    codec: ResultCodec | None
+    is_reentrant: bool = False
+    journal_key: str | None = None
+    journal_name: str | None = None
+    journal_entry: Page | None = None
+    stored_result: Any = None
+    invocation_sha256: str = ""
+    redactions: tuple[Redaction, ...] = ()
+    receipt: Receipt | None = None
+    is_enforced: bool = True
+    started_at: str | None = None
+    spends_approvals: bool = False
+    is_request_removed: bool | None = None
+
+    @property
+    def invocation_id(self) -> Any:
+        """The id of the invocation; None where no random bytes could be had."""
+        return self.prepared.predicate["invocation_id"]
+
+    # --- the journal ------------------------------------------------------------------------------
+
+    def look_up(self) -> Generator[Effect, Any, None]:
+        """Read the call's journal entry; a journal that can't be read refuses the call."""
+        prepared = self.prepared
+        arguments = prepared.arguments
+        if (
+            self.codec is None
+            or prepared.refusal is not None
+            or not prepared.invocation.site.is_stable
+            or not isinstance(arguments, Arguments)
+        ):
+            return
+        key, store = _key(prepared, arguments), prepared.line.journal
+        try:
+            self.journal_entry = yield Do(store.look, key)
+            self.journal_name = store.name(key)
+        except AgentguardError as error:
+            refusal = Decision.refused(str(error), code=error.code)
+        except Exception as error:  # noqa: BLE001  the journal is a port: any failure of it denies
+            refusal = Decision.failed("storage.failed", "the journal can't be read", error)
+        else:
+            self.journal_key = key
+            return
+        self.journal_entry = None
+        self.prepared = prepared._replace(refusal=refusal)
+
+    def load_result(self) -> Decision | None:
+        """Load the result of the earlier attempt; return the refusal where that is impossible."""
+        stored, codec = self.journal_entry, self.codec
+        assert stored is not None  # noqa: S101  the caller has seen it
+        assert codec is not None  # noqa: S101  without a codec nothing is looked up
+        refusal = stored.refusal()
+        if refusal is not None or stored.result is None:
+            return refusal
+        try:
+            self.stored_result = codec.loads(stored.result)
+        except Exception:  # noqa: BLE001  the codec is an adapter's: an unreadable result is refused
+            return stored._replace(state="unreplayable").refusal()
+        return None
+
+    def begin(self) -> Generator[Effect, Any, Decision | None]:
+        """Enter in the journal that the tool begins; refuse where another attempt was first."""
+        if self.journal_key is None or self.is_reentrant:
+            return None
+        store = self.prepared.line.journal
+        try:
+            if (yield Do(store.begin, self.journal_key, self.invocation_id)):
+                return None
+            reason = "another attempt of this very call has begun: see what became of it"
+            return Decision.refused(reason, code="journal.in_doubt")
+        except AgentguardError as error:
+            return Decision.refused(str(error), code=error.code)
+        except Exception as error:  # noqa: BLE001  the journal is a port: any failure of it denies
+            return Decision.failed("storage.failed", "the journal can't be written", error)
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Note that the tool begins now."""
+        self.started_at = self._now()
+        self.nested_calls.runs(kept=self.journal_key is not None)
+
+    def ending_of(self, error: BaseException, classes: ExceptionClasses) -> Ending:
+        """Return how an attempt ends whose tool has raised ``error``."""
+        if isinstance(error, classes.suspends):
+            return endings.SUSPENDED
+        if not isinstance(error, Exception):
+            return endings.CUT_SHORT
+        if isinstance(error, classes.hands_on):
+            return endings.HANDED_ON
+        if isinstance(error, (TimeoutError, *classes.outcome_unknown)):
+            return endings.CUT_SHORT
+        is_resumable = self.is_reentrant or self.nested_calls.hands_over
+        return endings.UNFINISHED if is_resumable else endings.FAILED
+
+    def ending_of_return(self) -> Ending:
+        """Return how an attempt ends whose tool has returned.
+
+        A hand-over is not complete while a call inside waits. The call is made again, where that
+        runs nothing twice.
+        """
+        nested_calls = self.nested_calls
+        if self.journal_key is None or not nested_calls.waits:
+            return endings.DONE
+        if nested_calls.repeatable and (self.is_reentrant or nested_calls.hands_over):
+            return endings.AWAITING
+        _LOGGER.warning(
+            "the call %s has ended while a call waits that its tool has made: it is not made again "
+            "when its run goes on, since what its tool has done else would be done twice; let the "
+            "tool raise what it is told of the call that waits",
+            self.invocation_id,
+        )
+        return endings.DONE
+
+    def close(
+        self, ending: Ending, *, result: object = None, error: BaseException | None = None
+    ) -> Generator[Effect, Any, None]:
+        """Tell the log, the journal and the call around how the attempt has ended."""
+        if ending is endings.SUSPENDED:
+            self.prepared.listener.suspended()
+        elif ending is endings.HANDED_ON:
+            self.prepared.listener.handed_on()
+        if ending.status is not None:
+            yield from self._log(ending, ending.status, result, error)
+        if self.journal_key is not None and ending.journal != "unchanged":
+            yield from self._write_journal(self.journal_key, self._new_entry(ending, result))
+        if ending.is_complete:
+            self.nested_calls.ends()
+
+    def _log(
+        self, ending: Ending, status: Status, result: object, error: BaseException | None
+    ) -> Generator[Effect, Any, None]:
+        """Write the outcome, signed by the agent instance; without it the call stays in doubt."""
+        listener, log = self.prepared.listener, self.prepared.line.log
+        stored = self.journal_entry if ending is endings.REPLAYED else None
+        replay_of = stored.invocation_id if stored is not None else None
+        try:
+            record, error_type = records.outcome(
+                self.prepared,
+                self.invocation_sha256,
+                self.receipt,
+                status,
+                self.redactions,
+                result=result,
+                error=error,
+                started_at=self.started_at if status != "not_run" else None,
+                ended_at=self._now(),
+                replay_of=replay_of,
+                is_suspended=ending.is_suspended,
+            )
+            # another process may go on with a call that the journal keeps: it reads the outcome
+            yield Enqueue(record) if self.journal_key is None else Do(log.append, record)
+            listener.outcome(status, error_type, record.attachments, replay_of)
+        except Exception:
+            listener.outcome("in_doubt")
+            # the tool has run, and its caller gets the result
+            _LOGGER.exception("an outcome could not be recorded: its call stays in doubt")
+
+    def _new_entry(self, ending: Ending, result: object) -> Page | None:
+        """Return the journal entry after ``ending``; None where the call may be made anew."""
+        if ending.journal == "unknown" and not self.is_reentrant:
+            return Page(self.invocation_id, "unknown")
+        return self._result_entry(result) if ending.journal == "result" else None
+
+    def _result_entry(self, result: object) -> Page:
+        """Return the journal entry of a call that has run.
+
+        A result of which the log redacts a part is not kept in the journal either. The entry says
+        so where the policy was only observed.
+        """
+        assert self.codec is not None  # noqa: S101  without a codec there is no journal key
+        unreplayable = Page(self.invocation_id, "unreplayable")
+        if any(pointer[0] == "result" for pointer in self.redactions):
+            return unreplayable
+        try:
+            data = self.codec.dumps(result)
+            if len(data) <= MAX_RESULT:
+                return Page(self.invocation_id, "done", data, enforced=self.is_enforced)
+        except (EncodeError, DecodeError):
+            pass
+        except Exception:
+            _LOGGER.exception("a result could not be written for the journal: it is not replayed")
+        return unreplayable
+
+    def _write_journal(self, key: str, entry: Page | None) -> Generator[Effect, Any, None]:
+        store = self.prepared.line.journal
+        try:
+            yield Do(store.forget, key) if entry is None else Do(store.finish, key, entry)
+        except Exception:
+            _LOGGER.exception(
+                "the journal could not be written: a resumed run finds the call in doubt"
+            )
+
+    def _now(self) -> str:
+        now, _refusal = effective_time(self.prepared.line)
+        return timestamp(now)
+
+
+def _key(prepared: PreparedCall, arguments: Arguments) -> str:
+    """Name the call in the journal by all that tells it from another call (64 hex digits)."""
+    predicate, authority = prepared.predicate, prepared.authority
+    return journal.key(
+        {
+            "agent": prepared.actor.name,
+            "principal": authority.principal,
+            "actors": authority.actors,
+            "tool": prepared.invocation.tool.digest,
+            "arguments": canonical.sha256_hex(arguments.encoded),
+            "resource": predicate["resource"],
+            "task_id": predicate["task_id"],
+            "call_site": predicate["call_site"],
+        }
+    )

@@ -1,0 +1,74 @@
+"""How an attempt of a call can end, and what the log, the journal and the call around are told.
+
+The constants are the rows of the table "How an attempt ends" in docs/architecture.md, which a test
+compares with them. ``Attempt.close`` in ``attempt.py`` carries a row out.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple
+
+from agentguard.audit.entry import Status
+
+
+class Ending(NamedTuple):
+    """One way in which an attempt ends, and what each store is told.
+
+    ``status`` is the status of the outcome in the log; None where the authorization entry, a
+    refusal, is all that the log holds. ``journal`` is what becomes of the call's journal entry.
+    ``is_complete`` says that the call around needs to wait for this call no longer.
+    ``is_suspended`` says in the outcome that the call goes on when the framework makes it again.
+    """
+
+    status: Status | None
+    journal: Literal["unchanged", "removed", "unknown", "result"]
+    is_complete: bool
+    is_suspended: bool = False
+
+
+POSTPONED: Final = Ending(None, "unchanged", is_complete=False)
+"""Refused, and the same call may be allowed later; or interrupted before the decision."""
+
+REFUSED: Final = Ending(None, "unchanged", is_complete=True)
+"""Refused for good."""
+
+UNRECORDED: Final = Ending("not_run", "unchanged", is_complete=False)
+"""Nobody knows whether the authorization is in the log: the tool did not run."""
+
+REPLAYED: Final = Ending("not_run", "unchanged", is_complete=True)
+"""The tool ran in an earlier attempt, whose result is returned."""
+
+OVERTAKEN: Final = Ending("not_run", "unchanged", is_complete=False)
+"""Another call used the same approval or the last counted call, or another attempt has begun."""
+
+NOT_RUN: Final = Ending("not_run", "removed", is_complete=True)
+"""The arguments changed after the decision."""
+
+SUSPENDED: Final = Ending("unknown", "removed", is_complete=False, is_suspended=True)
+"""The framework has paused the tool, and makes the call again to go on."""
+
+HANDED_ON: Final = Ending("unknown", "unknown", is_complete=True)
+"""The framework goes on elsewhere: the tool's exception steers the framework."""
+
+CUT_SHORT: Final = Ending("unknown", "unknown", is_complete=False)
+"""A time-out, a cancellation or an exit: nobody knows what the tool did."""
+
+FAILED: Final = Ending("error", "removed", is_complete=True)
+"""The tool raised an exception."""
+
+UNFINISHED: Final = Ending("error", "removed", is_complete=False)
+"""The tool raised an exception, and what it does are guarded calls, which may go on."""
+
+DONE: Final = Ending("ok", "result", is_complete=True)
+"""The tool returned."""
+
+AWAITING: Final = Ending("ok", "removed", is_complete=True, is_suspended=True)
+"""The tool returned while a call inside waits: the framework makes the call again."""
+
+
+class ExceptionClasses(NamedTuple):
+    """What an adapter says of exceptions of its framework's tools."""
+
+    outcome_unknown: tuple[type[BaseException], ...] = ()
+    suspends: tuple[type[BaseException], ...] = ()
+    hands_on: tuple[type[BaseException], ...] = ()
