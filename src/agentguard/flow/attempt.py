@@ -199,7 +199,7 @@ class Attempt:
                 is_suspended=ending.is_suspended,
             )
             # another process may go on with a call that the journal keeps: it reads the outcome
-            yield Enqueue(record) if self.journal_key is None else Do(log.append, record)
+            yield Enqueue(log, record) if self.journal_key is None else Do(log.append, record)
             listener.outcome(status, error_type, record.attachments, replay_of)
         except Exception:
             listener.outcome("in_doubt")

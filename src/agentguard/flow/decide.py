@@ -146,7 +146,7 @@ def _policy_ruling(
     except AgentguardError as error:
         return Ruling(Decision.refused(str(error), code=error.code))
     try:
-        answer = yield Evaluate(document)
+        answer = yield Evaluate(prepared.line.engine, document)
         evaluation = policy.evaluation_of(answer)
         return Ruling(policy.decide(answer), document, evaluation=evaluation)
     except AgentguardError as error:

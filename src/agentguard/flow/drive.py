@@ -1,7 +1,7 @@
-"""The driver of the line: it carries out the line's effects, and throws what goes wrong back in.
+"""The sync driver of the line: carries the effects out, and throws exceptions back into the line.
 
-It blocks. Its async twin stands in ``drive_async.py``, so that a program without an event loop
-does not import asyncio.
+The driver blocks until each effect is carried out. The async driver is in ``drive_async.py``, so
+that a program without an event loop does not import asyncio.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from agentguard.delegation import context
 from agentguard.errors import ConfigError, FactsError
-from agentguard.flow.effects import CallListener, Do, Effect, Enqueue, Evaluate, Line, LookUp, Run
+from agentguard.flow.effects import CallListener, Do, Effect, Enqueue, Evaluate, LookUp, Run
 
 T = TypeVar("T")
 
@@ -21,10 +21,10 @@ T = TypeVar("T")
 class Executors(NamedTuple):
     """Threads that keep the event loop free.
 
-    ``log`` is for what writes, ``facts`` for look-ups, ``engine`` for policies that a server
-    evaluates. They are three, so that slow look-ups, or ones that make guarded calls of their own,
-    leave threads for what those calls ask and write; and a slow server leaves some for the outcomes
-    of calls that it has allowed.
+    ``log`` is for what waits for a disk, ``facts`` for look-ups, ``engine`` for policies that a
+    server evaluates. Each has threads of its own. A look-up may be slow, or make guarded calls,
+    whose writes still find a thread; and a slow policy server leaves threads for the outcomes of
+    the calls that the server has allowed.
     """
 
     log: Executor
@@ -35,10 +35,13 @@ class Executors(NamedTuple):
 Flow = Generator[Effect, Any, T]
 
 
-def run(flow: Flow[T], line: Line, tool: Callable[[], Any], listener: CallListener) -> T:
-    """Drive ``flow`` to its end; ``tool`` runs in the context of ``listener``."""
+def run(flow: Flow[T], tool: Callable[[], Any], listener: CallListener) -> T:
+    """Drive ``flow`` to its end, return its result, and tell ``listener`` of the end.
+
+    ``tool`` is called where the flow yields ``Run``, in the context of ``listener``.
+    """
     try:
-        result = _run(flow, line, tool, listener)
+        result = _run(flow, tool, listener)
     except BaseException as error:
         listener.end(error)
         raise
@@ -46,13 +49,13 @@ def run(flow: Flow[T], line: Line, tool: Callable[[], Any], listener: CallListen
     return result
 
 
-def _run(flow: Flow[T], line: Line, tool: Callable[[], Any], listener: CallListener) -> T:
+def _run(flow: Flow[T], tool: Callable[[], Any], listener: CallListener) -> T:
     thrown: BaseException | None = None
     try:
         effect = next(flow)
         while True:
             try:
-                result = perform(effect, line, tool, listener)
+                result = perform(effect, tool, listener)
             except BaseException as error:  # noqa: BLE001  the flow decides what it means
                 thrown = error
                 effect = flow.throw(error)
@@ -61,36 +64,40 @@ def _run(flow: Flow[T], line: Line, tool: Callable[[], Any], listener: CallListe
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     except RuntimeError as error:
-        # a tool's own StopIteration, which no generator lets out as it is (PEP 479)
+        # the tool's own StopIteration, which a generator turns into a RuntimeError (PEP 479)
         if isinstance(thrown, StopIteration) and error.__cause__ is thrown:
             raise thrown from None
         raise
 
 
-def perform(effect: Effect, line: Line, tool: Callable[[], Any], listener: CallListener) -> Any:
-    """Carry out an effect, however long it takes."""
+def perform(effect: Effect, tool: Callable[[], Any], listener: CallListener) -> Any:
+    """Carry out an effect, however long it takes, and return what to send back."""
     match effect:
         case Do():
             return effect()
         case Evaluate():
-            with listener:  # a server is told the trace
-                return line.engine.evaluate(effect.document)
+            with listener:  # an OPA server is sent the trace
+                return effect.engine.evaluate(effect.document)
         case Run():
-            with (
-                listener,
-                context.Running(effect.invocation_id, effect.nested_calls, effect.authority.lends),
-            ):
-                return finished(tool())
+            with listener, running(effect):
+                return require_value(tool())
         case Enqueue():
-            line.log.enqueue(effect.record)
-            return None
+            return effect.log.enqueue(effect.record)
         case LookUp():
             with listener:
                 return _look_up(effect)
 
 
-def finished(result: T) -> T:
-    """Refuse a result whose effects are still to come: nobody would listener them."""
+def running(effect: Run) -> context.Running:
+    """Return the context in which the tool runs, with the delegation in force there."""
+    return context.Running(effect.invocation_id, effect.nested_calls, effect.authority.lends)
+
+
+def require_value(result: T) -> T:
+    """Return ``result``; raise ``ConfigError`` for a coroutine or a generator, which has not run.
+
+    Its effects would come after the call's outcome is logged.
+    """
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()
@@ -105,9 +112,9 @@ def finished(result: T) -> T:
 
 
 def _look_up(effect: LookUp) -> Any:
-    found = effect.facts(effect.values)
-    if inspect.iscoroutine(found):
-        found.close()
+    facts = effect.function(effect.facts_input)
+    if inspect.iscoroutine(facts):
+        facts.close()
         message = "the look-up of facts is a coroutine function: use acall, arun or aevaluate"
         raise FactsError(message)
-    return found
+    return facts

@@ -1,8 +1,9 @@
-"""The async driver of the line: ``drive.py``'s, on an event loop.
+"""The async driver of the line, on an event loop; the sync one is in ``drive.py``.
 
-The driver runs fsync and look-ups on an executor of the guard's own, off the loop: an application's
-sync tools must not starve them. A write that has begun is finished even if its task is cancelled
-meanwhile, since a future of an executor is not cancelled with the tasks of a loop.
+The driver waits for disks, look-ups and policy servers in threads of the guard's own, off the
+loop: an application's sync tools must not starve them. A write that has begun is finished even if
+its task is cancelled meanwhile, since a future of an executor is not cancelled with the tasks of a
+loop.
 """
 
 from __future__ import annotations
@@ -15,19 +16,18 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
-from agentguard.delegation import context
-from agentguard.flow.drive import Executors, Flow, finished, perform
-from agentguard.flow.effects import CallListener, Do, Effect, Evaluate, Line, LookUp, Run
+from agentguard.flow.drive import Executors, Flow, perform, require_value, running
+from agentguard.flow.effects import CallListener, Do, Effect, Evaluate, LookUp, Run
 
 T = TypeVar("T")
 
 
 async def arun(
-    flow: Flow[T], line: Line, tool: Callable[[], Any], listener: CallListener, executors: Executors
+    flow: Flow[T], tool: Callable[[], Any], listener: CallListener, executors: Executors
 ) -> T:
-    """Drive ``flow`` to its end on the event loop; ``tool`` may return an awaitable."""
+    """Drive ``flow`` as ``drive.run`` does, on the event loop; ``tool`` may return an awaitable."""
     try:
-        result = await _run(flow, line, tool, listener, executors)
+        result = await _run(flow, tool, listener, executors)
     except BaseException as error:
         listener.end(error)
         raise
@@ -36,17 +36,18 @@ async def arun(
 
 
 async def _run(
-    flow: Flow[T], line: Line, tool: Callable[[], Any], listener: CallListener, executors: Executors
+    flow: Flow[T], tool: Callable[[], Any], listener: CallListener, executors: Executors
 ) -> T:
     closed: GeneratorExit | None = None
     try:
         effect = next(flow)
         while True:
             try:
-                result = await _perform(effect, line, tool, listener, executors)
+                result = await _perform(effect, tool, listener, executors)
             except GeneratorExit as error:
-                # the coroutine is closed: to the flow, whose generators would read this as their
-                # own end, it is a cancellation; what it still does then does not wait
+                # the coroutine is closed. The flow is told of a cancellation, since its generators
+                # would take a GeneratorExit for their own end; what the flow still does then does
+                # not wait
                 closed = error
                 effect = flow.throw(asyncio.CancelledError())
             except BaseException as error:  # noqa: BLE001  the flow decides what it means
@@ -62,47 +63,40 @@ async def _run(
 
 
 async def _perform(
-    effect: Effect,
-    line: Line,
-    tool: Callable[[], Any],
-    listener: CallListener,
-    executors: Executors,
+    effect: Effect, tool: Callable[[], Any], listener: CallListener, executors: Executors
 ) -> Any:
     if isinstance(effect, Do):
         return await _finish(executors.log, effect)
     if isinstance(effect, Run):
-        with (
-            listener,
-            context.Running(effect.invocation_id, effect.nested_calls, effect.authority.lends),
-        ):
+        with listener, running(effect):
             result = tool()
-            return finished(await result if inspect.isawaitable(result) else result)
+            return require_value(await result if inspect.isawaitable(result) else result)
     if isinstance(effect, LookUp):
         with listener:
             return await _look_up(effect, executors.facts)
-    if isinstance(effect, Evaluate) and line.engine.waits:
+    if isinstance(effect, Evaluate) and effect.engine.waits:
         loop = asyncio.get_running_loop()
         with listener:
-            ask = partial(copy_context().run, line.engine.evaluate, effect.document)
-        return await loop.run_in_executor(executors.engine, ask)
-    return perform(effect, line, tool, listener)
+            evaluate = partial(copy_context().run, effect.engine.evaluate, effect.document)
+        return await loop.run_in_executor(executors.engine, evaluate)
+    return perform(effect, tool, listener)
 
 
 async def _look_up(effect: LookUp, executor: Executor) -> Any:
-    if inspect.iscoroutinefunction(effect.facts):
-        return await effect.facts(effect.values)
+    if inspect.iscoroutinefunction(effect.function):
+        return await effect.function(effect.facts_input)
     loop = asyncio.get_running_loop()
-    look_up = partial(copy_context().run, effect.facts, effect.values)
-    found = await loop.run_in_executor(executor, look_up)
-    return await found if inspect.isawaitable(found) else found
+    look_up = partial(copy_context().run, effect.function, effect.facts_input)
+    facts = await loop.run_in_executor(executor, look_up)
+    return await facts if inspect.isawaitable(facts) else facts
 
 
-async def _finish(executor: Executor, work: Callable[[], T]) -> T:
-    """Wait for what writes to its end; a cancellation is raised once its result is known."""
+async def _finish(executor: Executor, function: Callable[[], T]) -> T:
+    """Call ``function`` in a thread and wait for its end; only then raise a cancellation."""
     try:
-        future = executor.submit(work)
-    except RuntimeError:  # the guard is closed, or the interpreter on its way out: the log says so
-        return work()
+        future = executor.submit(function)
+    except RuntimeError:  # the guard is closed, or the interpreter ends: the log raises for that
+        return function()
     waiter = asyncio.wrap_future(future)
     cancelled: asyncio.CancelledError | None = None
     while not waiter.done():
@@ -111,7 +105,7 @@ async def _finish(executor: Executor, work: Callable[[], T]) -> T:
         except asyncio.CancelledError as error:
             cancelled = error
         except GeneratorExit:
-            if not future.cancel():  # it has begun: what follows must know how it ended
+            if not future.cancel():  # it has begun: the flow must know how it ended
                 wait([future])
             raise
     if cancelled is not None:

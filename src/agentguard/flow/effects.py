@@ -40,10 +40,10 @@ Entropy = Callable[[int], bytes]
 
 
 class LookUp(NamedTuple):
-    """Effect: call ``facts`` with ``values`` and send back what it returns."""
+    """Effect: call the application's look-up of facts and send back what the function returns."""
 
-    facts: FactsFunction
-    values: FactsInput
+    function: FactsFunction
+    facts_input: FactsInput
 
 
 class Do:
@@ -67,6 +67,7 @@ class Do:
 class Evaluate(NamedTuple):
     """Effect: evaluate the policy on ``document`` and send back the engine's answer."""
 
+    engine: Engine
     document: bytes
 
 
@@ -84,6 +85,7 @@ class Run(NamedTuple):
 class Enqueue(NamedTuple):
     """Effect: hand ``record`` to the log, which makes it durable within 50 ms; does not block."""
 
+    log: AuditLog
     record: Record
 
 

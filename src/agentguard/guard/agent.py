@@ -131,18 +131,17 @@ class Agent:
             instance = self._acting()
         except Denied as refused:
             return refused.decision
-        line = instance.line
         listener = self._body.telemetry.evaluation(instance.actor, invocation)
         evaluation = flow.evaluate(
             instance.actor,
-            line,
+            instance.line,
             invocation,
             listener,
             instance.lent(self._delegation),
             codec=codec,
             nested_calls=NestedCalls(context.inside()),
         )
-        return drive.run(evaluation, line, _no_tool, listener)
+        return drive.run(evaluation, _no_tool, listener)
 
     async def aevaluate(
         self, invocation: Invocation, *, codec: ResultCodec | None = None
@@ -154,18 +153,18 @@ class Agent:
             instance = await self._aacting()
         except Denied as refused:
             return refused.decision
-        line = instance.line
         listener = self._body.telemetry.evaluation(instance.actor, invocation)
         evaluation = flow.evaluate(
             instance.actor,
-            line,
+            instance.line,
             invocation,
             listener,
             instance.lent(self._delegation),
             codec=codec,
             nested_calls=NestedCalls(context.inside()),
         )
-        return await drive_async.arun(evaluation, line, _no_tool, listener, self._body.executors())
+        executors = self._body.executors()
+        return await drive_async.arun(evaluation, _no_tool, listener, executors)
 
     def run(
         self,
@@ -201,7 +200,7 @@ class Agent:
             is_reentrant=reentrant,
         )
         tool = _unchanged(invocation, function)
-        return drive.run(guarded_call, instance.line, tool, listener)  # type: ignore[no-any-return]
+        return drive.run(guarded_call, tool, listener)  # type: ignore[no-any-return]
 
     async def arun(
         self,
@@ -231,9 +230,8 @@ class Agent:
             is_reentrant=reentrant,
         )
         tool = _unchanged(invocation, function)
-        return await drive_async.arun(
-            guarded_call, instance.line, tool, listener, self._body.executors()
-        )
+        executors = self._body.executors()
+        return await drive_async.arun(guarded_call, tool, listener, executors)
 
     def span(
         self,
