@@ -218,7 +218,7 @@ def uncached(lent: DelegationSource) -> Callable[[], object]:
     body = lent.tester._body  # noqa: SLF001  there is no way to forget but to be another agent
 
     def call() -> object:
-        body.in_force()._borrowed.clear()  # noqa: SLF001
+        body.in_force()._acceptances.clear()  # noqa: SLF001
         return lent.call()
 
     return call

@@ -97,7 +97,7 @@ class Scene:
     def handed_to(self, agent: Any, delegation: Delegation) -> Any:
         """The chain that ends with an agent, and its token."""
         instance = agent._body.in_force()
-        return instance._borrowed[delegation.key].token
+        return instance._acceptances[delegation.key].token
 
     @property
     def file(self) -> Any:

@@ -1,7 +1,7 @@
-"""An agent in one process: its key, its credential, and what is lent to it.
+"""An agent in one process: its key, its credential, and the delegations that it has accepted.
 
-The handles with which an application makes calls stand in ``agent.py``; what a credential, a chain
-or a token is, and must hold, in ``identity/`` and ``delegation/``.
+``agent.py`` has the handles with which an application makes calls. ``identity/`` and
+``delegation/`` say what credentials, chains and tokens are.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from agentguard.signing.keys import Ed25519Signer
 from agentguard.telemetry import AgentRun
 
 RENEW_BEFORE: Final = 300
-"""Seconds before its end at which a credential is renewed."""
+"""A credential is renewed so many seconds before its end."""
 
 TOKEN_RENEW_BEFORE: Final = 30
-"""Seconds before its end at which an access token is renewed."""
+"""An access token is renewed so many seconds before its end."""
 
-MAX_BORROWED: Final = 4096
-"""How many delegations an instance holds at once; past it the oldest is handed on anew."""
+MAX_ACCEPTANCES: Final = 4096
+"""The most delegations that an instance keeps; the oldest is dropped, and accepted anew if used."""
 
 
 class Instance:
@@ -59,8 +59,8 @@ class Instance:
         self._renewal = threading.RLock()  # a signal handler may make a call meanwhile
         self._renew_at = 0
         self._current: Credential | None = None
-        self._borrowing = threading.RLock()  # likewise
-        self._borrowed: dict[tuple[str, tuple[str, ...]], _Borrowed] = {}
+        self._acceptance_lock = threading.RLock()  # likewise
+        self._acceptances: dict[tuple[str, tuple[str, ...]], _Acceptance] = {}
         signer = Ed25519Signer.from_seed(line.entropy(32))
         name = self._profile.name
         uri = credential.agent_uri(home().trust.trust_domain, name, signer.public_key)
@@ -89,7 +89,7 @@ class Instance:
         return self._current is not None and seconds(now) < self._renew_at
 
     def _renew(self, now: datetime) -> None:
-        """Have a credential made, verified and recorded, unless another thread just did."""
+        """Issue, verify and record a credential, unless another thread just did."""
         at = seconds(now)
         with self._renewal:
             if self._has_credential(now):
@@ -104,104 +104,115 @@ class Instance:
                 jti=self.line.entropy(16).hex(),
             )
             verified = credential.verify(issued.token, home.trust, at=at)
-            # it precedes, in the log, every call that is made with it
+            # the log has the credential before every call that is made with it
             self.line.log.enqueue(entry.identity(verified, at=timestamp(now)))
             self._current = verified
             self._renew_at = verified.expires_at - RENEW_BEFORE
 
     def holder(self, now: datetime) -> Holder:
-        """Return this instance's key, with a credential that shows whose it is now."""
+        """Return this instance as a chain's holder: its key, and a credential valid now."""
         return Holder(self.actor.signer, self._credential(now))
 
     def _credential(self, now: datetime) -> Credential:
         if not self._has_credential(now):
             self._renew(now)
         current = self._current
-        assert current is not None  # noqa: S101  it was just made, or that has raised
+        assert current is not None  # noqa: S101  _renew sets it or raises
         return current
 
-    # --- what is lent to it ----------------------------------------------------------------------
+    # --- its delegations -------------------------------------------------------------------------
 
-    def lent(self, delegation: Delegation | DelegationError | None) -> _Lent | _Refused | None:
-        """Return what is lent to this instance: ``delegation``, or else what is in force here."""
+    def lent(
+        self, delegation: Delegation | DelegationError | None
+    ) -> _Source | _EndedSource | None:
+        """Return the source of a call's authority: ``delegation``, or else the one in force here.
+
+        None leaves the agent its own authority, if it has any.
+        """
         if isinstance(delegation, DelegationError):
-            return _Refused(delegation)
+            return _EndedSource(delegation)
         if delegation is not None:
-            return _Lent(self, delegation)
+            return _Source(self, delegation)
         try:
-            found = context.in_force()
+            current = context.in_force()
         except DelegationError as error:
-            return _Refused(error)
-        return _Lent(self, found) if isinstance(found, Delegation) else None
+            return _EndedSource(error)
+        return _Source(self, current) if isinstance(current, Delegation) else None
 
     def run(self, delegation: Delegation | DelegationError | None) -> AgentRun:
-        """Describe a run of this agent under ``delegation``, or else what is in force here."""
-        found: object = delegation
-        with suppress(DelegationError):  # it has ended: each call of the run is refused for that
-            found = delegation or context.in_force()
+        """Describe a run of this agent under ``delegation``, or else the one in force here."""
+        current: object = delegation
+        with suppress(DelegationError):  # it has ended: each call of the run is denied for that
+            current = delegation or context.in_force()
         own = f"agent:{self.actor.name}"
-        if not isinstance(found, Delegation):
+        if not isinstance(current, Delegation):
             return AgentRun(self.actor.alone.principal, (), None)
-        chain = found.chain
-        handed = chain.leaf.delegatee == self.actor.uri  # else that is done at the first call
-        actors = chain.actors if handed else [*chain.actors, own]
+        chain = current.chain
+        is_accepted = chain.leaf.delegatee == self.actor.uri  # else at the first call
+        actors = chain.actors if is_accepted else [*chain.actors, own]
         return AgentRun(chain.principal, actors, chain.root.task_id)
 
-    def borrowed(self, delegation: Delegation, now: datetime) -> _Borrowed | None:
-        """Return what was handed on to this instance already, if it is good for a call now."""
-        found = self._borrowed.get(delegation.key)
-        return found if found is not None and seconds(now) < found.renew_at else None
+    def acceptance(self, delegation: Delegation, now: datetime) -> _Acceptance | None:
+        """Return the earlier acceptance of a delegation, or None if it must be accepted anew."""
+        acceptance = self._acceptances.get(delegation.key)
+        is_valid = acceptance is not None and seconds(now) < acceptance.renew_at
+        return acceptance if is_valid else None
 
-    def borrow(self, delegation: Delegation, now: datetime) -> _Borrowed:
-        """Hand the chain on to this instance, as others would verify it, and put it on record."""
+    def accept(self, delegation: Delegation, now: datetime) -> _Acceptance:
+        """Have the holder sign a hop for this instance; verify and record the chain; mint a token.
+
+        Of an earlier acceptance only the token is renewed. Raises ``DelegationError`` and
+        ``VerificationError``.
+        """
         at = seconds(now)
-        with self._borrowing:
-            known = self.borrowed(delegation, now)
-            if known is not None:
-                return known
+        with self._acceptance_lock:
+            acceptance = self.acceptance(delegation, now)
+            if acceptance is not None:
+                return acceptance
             if now >= delegation.expires_at:
-                self._borrowed.pop(delegation.key, None)
+                self._acceptances.pop(delegation.key, None)
                 message = f"the delegation of {delegation.principal} has expired: get a new one"
                 raise DelegationError(message, code="delegation.expired")
             home = self._home()
-            before = self._borrowed.get(delegation.key)
-            # a key under which it was handed on may be known as stolen by now
+            earlier = self._acceptances.get(delegation.key)
+            # a key that signed the chain may have become known as stolen since then
             chain = (
-                verification.from_json(before.token.chain.as_json(), home.trust, at=at)
-                if before
-                else self._handed_on(delegation, home, now)
+                verification.from_json(earlier.token.chain.as_json(), home.trust, at=at)
+                if earlier
+                else self._extended_chain(delegation, home, now)
             )
             token = access_token.mint(chain, home.issuer, now=at, jti=self.line.entropy(16).hex())
-            lasts = token.expires_at < chain.leaf.expires_at  # then it is renewed before its end
-            borrowed = _Borrowed(
+            is_renewable = token.expires_at < chain.leaf.expires_at
+            acceptance = _Acceptance(
                 self._authority(token),
                 token,
-                token.expires_at - TOKEN_RENEW_BEFORE if lasts else token.expires_at,
+                token.expires_at - TOKEN_RENEW_BEFORE if is_renewable else token.expires_at,
             )
-            if before is None and len(self._borrowed) >= MAX_BORROWED:
-                del self._borrowed[next(iter(self._borrowed))]  # the oldest
-            self._borrowed[delegation.key] = borrowed
-            return borrowed
+            if earlier is None and len(self._acceptances) >= MAX_ACCEPTANCES:
+                del self._acceptances[next(iter(self._acceptances))]  # the oldest
+            self._acceptances[delegation.key] = acceptance
+            return acceptance
 
-    def _handed_on(self, delegation: Delegation, home: Domain, now: datetime) -> Chain:
+    def _extended_chain(self, delegation: Delegation, home: Domain, now: datetime) -> Chain:
+        """Return the chain with a hop to this instance, verified as others do, and on record."""
         at = seconds(now)
         chain = delegation.chain
         if chain.leaf.delegatee != self.actor.uri or chain.leaf.scope != delegation.scope:
             holder = delegation.holder(now)
             if holder.credential is not None:
                 self._require_delegator(credential.agent_name(holder.credential.uri))
-            most = self._max_scope
+            limit = self._max_scope
             chain = issuance.extend(
                 chain,
                 holder.signer,
                 self._credential(now),
                 by=holder.credential,
-                scope=[one for one in delegation.scope if most is None or one in most],
+                scope=[token for token in delegation.scope if limit is None or token in limit],
                 now=at,
                 jti=self.line.entropy(16).hex(),
             )
         verified = verification.from_json(chain.as_json(), home.trust, at=at)
-        # it precedes, in the log, every call that is made under it
+        # the log has the chain before every call under it
         self.line.log.enqueue(entry.delegation(verified, at=timestamp(now)))
         return verified
 
@@ -221,44 +232,46 @@ class Instance:
             lends=Delegation(chain, self._holder, chain.leaf.scope),
         )
 
-    def access_token(self, lent: _Lent | _Refused) -> str:
-        """Return the token of what is lent; raises as a call under it would be refused."""
-        borrowed = lent.borrowed(self._now())
-        refused = self.line.revocations.refusal(borrowed.authority.names)
+    def access_token(self, source: _Source | _EndedSource) -> str:
+        """Return the access token of a delegation; raise where a call under it would be denied."""
+        acceptance = source.accept(self._now())
+        refused = self.line.revocations.refusal(acceptance.authority.names)
         if refused is not None:
             code, reason = refused
             raise DelegationError(reason, code=code)
-        return borrowed.token.token
+        return acceptance.token.token
 
 
-class _Borrowed(NamedTuple):
-    """A chain that ends with an instance, the token minted from it, and what they allow."""
+class _Acceptance(NamedTuple):
+    """A delegation that an instance has accepted: its authority, and its token, to renew at a time.
+
+    ``renew_at`` is in seconds since the epoch.
+    """
 
     authority: Authority
     token: AccessToken
     renew_at: int
 
 
-class _Lent(NamedTuple):
-    """A delegation, as one instance may use it (``effects.DelegationSource``)."""
+class _Source(NamedTuple):
+    """The authority that one instance has from a delegation (``effects.DelegationSource``)."""
 
     instance: Instance
     delegation: Delegation
 
     def authority(self, now: datetime) -> Authority | None:
-        found = self.instance.borrowed(self.delegation, now)
-        return found.authority if found is not None else None
+        acceptance = self.instance.acceptance(self.delegation, now)
+        return acceptance.authority if acceptance is not None else None
 
     def derive(self, now: datetime) -> Authority:
-        return self.instance.borrow(self.delegation, now).authority
+        return self.accept(now).authority
 
-    def borrowed(self, now: datetime) -> _Borrowed:
-        found = self.instance.borrowed(self.delegation, now)
-        return found if found is not None else self.instance.borrow(self.delegation, now)
+    def accept(self, now: datetime) -> _Acceptance:
+        return self.instance.accept(self.delegation, now)
 
 
-class _Refused(NamedTuple):
-    """Stands for a delegation that has ended, or fails (``effects.DelegationSource``)."""
+class _EndedSource(NamedTuple):
+    """Takes the place of a delegation that has ended or fails (``effects.DelegationSource``)."""
 
     error: DelegationError
 
@@ -268,12 +281,12 @@ class _Refused(NamedTuple):
     def derive(self, now: datetime) -> Authority:  # noqa: ARG002
         raise self.error
 
-    def borrowed(self, now: datetime) -> _Borrowed:  # noqa: ARG002
+    def accept(self, now: datetime) -> _Acceptance:  # noqa: ARG002
         raise self.error
 
 
 def _description(uri: str, config: AgentConfig, instance: str) -> Fragment:
-    """The agent as the policy sees it (policies.md, Input)."""
+    """Return the agent as the policy's input has it (policies.md, Input)."""
     described = {
         "id": uri,
         "name": config.profile.name,
@@ -285,7 +298,7 @@ def _description(uri: str, config: AgentConfig, instance: str) -> Fragment:
 
 
 def _delegation(chain: Chain, roles: Sequence[str]) -> Fragment:
-    """The chain as the policy sees it (policies.md, Input)."""
+    """Return the chain as the policy's input has it (policies.md, Input)."""
     described: dict[str, JSON] = {
         "subject": chain.principal,
         "actor": chain.principal,
