@@ -1,9 +1,9 @@
 """OpenTelemetry: spans and metrics of guarded calls. The one part of agentguard that may fail open.
 
-The core needs the API of OpenTelemetry alone, which is silent until an SDK is set up: by the
-application, by ``configure``, or by ``[telemetry]`` of agentguard.toml (docs/traces.md). What
-imports the API is imported at its first use (PEP 562), and by a call only where something else has
-imported the API (``silence.py``).
+The core needs the API of OpenTelemetry alone. The API is silent until an SDK is set up: by the
+application, by ``configure``, or by ``[telemetry]`` of agentguard.toml (docs/traces.md). A module
+here that imports the API is imported at its first use (PEP 562). A call imports such a module only
+where the application has imported the API already (``silence.py``).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _HOMES = {
     "require_exporter": "setup",
     "tracer": "tracing",
 }
-"""In which module a name stands that needs the API of OpenTelemetry."""
+"""The module of each name that needs the API of OpenTelemetry."""
 
 if not TYPE_CHECKING:  # a type checker reads the imports above, and finds a name that is misspelt
 
@@ -80,9 +80,9 @@ def __dir__() -> list[str]:
 
 
 def workflow(name: str, *, conversation: str | None = None, paused: str | None = None) -> AgentSpan:
-    """For adapters: begin the span ``invoke_workflow`` of what several agents do together.
+    """For adapters: begin the span ``invoke_workflow`` of the work that several agents share.
 
-    ``conversation`` and ``paused`` are those of ``Agent.span``.
+    ``conversation`` and ``paused`` have the meaning that they have for an agent's span.
     """
     return _workflow(name, conversation, paused) or cast("AgentSpan", SilentSpan())
 
@@ -97,9 +97,10 @@ def _workflow(name: str, conversation: str | None, paused: str | None) -> AgentS
 
 
 def follow(settings: Settings) -> None:
-    """Set up what ``[telemetry]`` says, and without such a table what the variables say.
+    """Set up the SDK as ``[telemetry]`` says; without that table, as the ``OTEL_*`` variables say.
 
-    Raises as ``configure`` does, but not for variables alone: they may be another library's.
+    Raises what ``configure`` raises. The variables alone raise nothing: another library may be the
+    one that they are meant for.
     """
     if settings.endpoint or any(map(os.environ.get, ENDPOINTS)):
         from agentguard.telemetry import setup  # noqa: PLC0415  it imports the API
@@ -108,9 +109,9 @@ def follow(settings: Settings) -> None:
 
 
 def flush(seconds: float = FLUSH_SECONDS) -> bool:
-    """Have what waits sent now, by what ``configure`` has set up.
+    """Send the spans and metrics that wait, through the SDK that ``configure`` has set up.
 
-    Returns whether that was done in time, and every span so far was taken.
+    Returns true if all of them were sent within ``seconds`` and the receiver took every span.
     """
     if f"{__name__}.setup" not in sys.modules:
         return False
@@ -120,22 +121,22 @@ def flush(seconds: float = FLUSH_SECONDS) -> bool:
 
 
 class Telemetry:
-    """Watches the calls of one guard, and the work of its agents; nothing here raises."""
+    """Makes the listeners of a guard's calls and the spans of its agents' runs; nothing raises."""
 
     def __init__(self, settings: Settings, trust_domain: str) -> None:
         self._settings = settings
         self._trust_domain = trust_domain
 
     def call(self, actor: Actor, invocation: Invocation) -> CallListener:
-        """Watch a call that is made."""
+        """Return the listener of a call that is made."""
         return _SILENT if is_silent() else self._call(actor, invocation) or _SILENT
 
     def evaluation(self, actor: Actor, invocation: Invocation) -> CallListener:
-        """Watch the look-up of what the answer to a call would be."""
+        """Return the listener of an evaluation: a question for the decision, without a call."""
         return _SILENT if is_silent() else self._evaluation(actor, invocation) or _SILENT
 
     def agent(self, actor: Actor, run: AgentRun) -> AgentSpan:
-        """Begin the span of an agent's run (``Agent.span``)."""
+        """Begin the span of an agent's run."""
         return self._agent(actor, run) or cast("AgentSpan", SilentSpan())
 
     @fails_open

@@ -1,4 +1,4 @@
-"""The spans of what agents do in a framework, which adapters begin and end.
+"""The spans of agents' work in a framework, which adapters begin and end.
 
 ``invoke_agent`` is one agent's work, ``invoke_workflow`` that of several, such as a crew's.
 """
@@ -20,9 +20,9 @@ from agentguard.telemetry.run import AgentRun
 
 
 class AgentSpan:
-    """A span of agents' work; in a ``with`` block it is the current one, and it ends with that.
+    """A span of agents' work. A ``with`` block makes the span current, and ends the span.
 
-    Where no SDK is set up it does nothing. None of its methods raises (see ``fails_open``).
+    Where no SDK is set up the span does nothing. No method raises (see ``fails_open``).
     """
 
     def __init__(
@@ -37,33 +37,33 @@ class AgentSpan:
 
     @property
     def context(self) -> Context | None:
-        """The context of what the agent does: for threads, and for ``telemetry.attached``."""
+        """The context of the agent's work: for threads, and for ``telemetry.attached``."""
         return self._context
 
     @property
     def parent_id(self) -> int:
-        """The id of the span in whose context it was begun, 0 for none."""
+        """The id of the parent: the span that was current when this span began; 0 for none."""
         return trace.get_current_span(self._around).get_span_context().span_id
 
     @property
     def traceparent(self) -> str | None:
-        """The span, for a run that goes on elsewhere."""
+        """The span as a W3C ``traceparent``, for a run that goes on in another process."""
         return self._traceparent
 
     @fails_open
     def end(self, error: BaseException | None = None) -> None:
-        """End the span; ``error`` is what has ended the agent's work, less a framework's pause."""
+        """End the span. ``error`` is the exception that ended the work; None also for a pause."""
         span, self._span = self._span, None
         if span is None:
             return
         attributes = self._identity
         if error is not None:
-            # what others have as their code may be any text, such as that of a SystemExit
-            ours = error.code if isinstance(error, AgentguardError) else None
-            kind = ours or type(error).__qualname__
+            # the ``code`` of a foreign exception may be any text, such as that of a SystemExit
+            code = error.code if isinstance(error, AgentguardError) else None
+            kind = code or type(error).__qualname__
             attributes = {names.ERROR_TYPE: kind, **attributes}
             span.set_status(StatusCode.ERROR, kind)
-        span.set_attributes(attributes)  # whatever code inside has written into the current span
+        span.set_attributes(attributes)  # code inside may have overwritten them
         span.end()
 
     def __enter__(self) -> Self:
@@ -81,21 +81,21 @@ class AgentSpan:
 
 
 class Enriched(AgentSpan):
-    """Somebody else's span that stands for an agent's work: it says whose, and they end it."""
+    """A span of another instrumentation: it gets the agent's identity, and its owner ends it."""
 
     def __init__(self, span: Span, identity: Mapping[str, Any], around: Context | None) -> None:
         super().__init__(span, identity, around)
         span.set_attributes(identity)
 
     @fails_open
-    def end(self, error: BaseException | None = None) -> None:  # noqa: ARG002  theirs to say
-        """Set again what others may have displaced or replaced; they may have ended it before."""
+    def end(self, error: BaseException | None = None) -> None:  # noqa: ARG002  the owner reports it
+        """Set the identity again, which others may have overwritten, unless the span has ended."""
         if self._span is not None and self._span.is_recording():
             self._span.set_attributes(self._identity)
 
 
 SILENT = AgentSpan(None, {})
-"""In the place of a span that could not be had."""
+"""Stands in for a span that could not be made."""
 
 
 @fails_open
@@ -108,12 +108,12 @@ def begin(agent_name: str, identity: Mapping[str, Any], run: AgentRun) -> AgentS
     if run.conversation is not None:
         attributes[names.CONVERSATION] = tracing.text(run.conversation)
     attributes |= identity
-    before = tracing.parse(run.paused)
-    if run.inside is not None:  # its trace and its parent are theirs to say
-        if before is not None:
-            run.inside.add_link(before, {names.LINK: "paused"})
+    paused = tracing.parse(run.paused)
+    if run.inside is not None:  # its owner has chosen its trace and its parent
+        if paused is not None:
+            run.inside.add_link(paused, {names.LINK: "paused"})
         return Enriched(run.inside, attributes, run.parent)
-    context, links = tracing.resumed(before, run.parent)
+    context, links = tracing.resumed(paused, run.parent)
     span = tracer.start_span(
         f"{names.INVOKE_AGENT} {tracing.text(agent_name)}",
         context,

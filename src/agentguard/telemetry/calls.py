@@ -1,8 +1,8 @@
-"""The span of a guarded call: ``execute_tool``, or ``agentguard.authorize`` in somebody else's.
+"""The span of a guarded call: ``execute_tool``, or ``agentguard.authorize`` in a host's span.
 
-The line tells a ``CallListener`` (``flow/effects.py``) what happens to a call; ``Call`` turns that
-into attributes, events and a status. Arguments and results are in them only where ``[telemetry]``
-says so, and the texts of errors never. Nothing here raises (see ``tracing.fails_open``).
+The line reports what happens to a call (``effects.CallListener``). Here each report becomes attributes,
+events and a status. Arguments and results are among them only where ``[telemetry]`` says so, and
+the texts of errors never. Nothing here raises (see ``failing.fails_open``).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from agentguard.telemetry.identity import NOBODY, identity
 from agentguard.telemetry.settings import Settings
 
 _RAN: Final = frozenset({"ok", "error", "unknown", "in_doubt"})
-"""Outcomes of a tool that has begun: what it raises then is its own, and no refusal of the call."""
+"""Outcomes of a tool that has begun: its exceptions are its own, and no refusal of the call."""
 
 _OF_TOOL: Final = frozenset({names.TOOL_ARGUMENTS, names.TOOL_RESULT})
 
@@ -42,12 +42,12 @@ _STATUS: Final = {
     "approval.expired": "expired",
     "approval.consumed": "consumed",
 }
-"""What became of an approval, by the reason code of the answer to its call."""
+"""What became of an approval, by the reason code of its call's decision."""
 
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """Watches one call (``effects.CallListener``)."""
+    """Listens to one call (``effects.CallListener``)."""
 
     _settings: Settings
     _trust_domain: str
@@ -76,16 +76,16 @@ class Call:
     _suspended: bool = field(default=False, init=False)
     _handed_on: bool = field(default=False, init=False)
 
-    # --- told by the line -----------------------------------------------------------------------
+    # --- reports of the line --------------------------------------------------------------------
 
     @fails_open
     def begin(self, authority: Authority, task_id: str | None, paused: str | None) -> str | None:
-        """Start the span, with all that is known by now."""
+        """Start the span with the identity of who acts."""
         return self._open(authority, task_id, paused)
 
     def _open(self, authority: Authority, task_id: str | None, paused: str | None) -> str | None:
         tracer = tracing.tracer()
-        if tracer is None:  # there are metrics alone
+        if tracer is None:  # only metrics are set up
             return tracing.current()
         tool = tracing.text(self._invocation.tool.name)
         self._about = {
@@ -97,13 +97,13 @@ class Call:
         who = (authority.principal, tuple(authority.actors), task_id)
         self._identity = identity(self._settings, self._trust_domain, self._actor, *who)
         attributes = self._about | self._identity
-        before = tracing.parse(paused) if paused is not None else None
+        resumes = tracing.parse(paused) if paused is not None else None
         host = tracing.host()
         if host is not None:
             self._span, self._host = host, True
             host.set_attributes(attributes)
-            if before is not None:
-                host.add_link(before, {names.LINK: "paused"})
+            if resumes is not None:
+                host.add_link(resumes, {names.LINK: "paused"})
             self._authorize = tracer.start_span(
                 names.AUTHORIZE,
                 trace.set_span_in_context(host),
@@ -111,7 +111,7 @@ class Call:
                 start_time=self._started,
             )
         else:
-            parent, links = tracing.resumed(before, None)
+            parent, links = tracing.resumed(resumes, None)
             self._span = tracer.start_span(
                 f"{names.EXECUTE_TOOL} {tool}",
                 parent,
@@ -126,30 +126,33 @@ class Call:
 
     @fails_open
     def decided(self, decision: Decision, policy_sha256: str | None) -> None:
-        """Have it as an event: it may be asked more than once."""
+        """Add an event: the policy may decide a call more than once."""
         if not self._records:
             return
-        found: dict[str, Any] = {names.DECISION: decision.outcome}
+        attributes: dict[str, Any] = {names.DECISION: decision.outcome}
         if decision.code:
-            found[names.DECISION_CODE] = decision.code
+            attributes[names.DECISION_CODE] = decision.code
         if policy_sha256 is not None:
-            found[names.POLICY] = self._attributes[names.POLICY] = policy_sha256
-        self._event(names.POLICY_DECISION, found)
+            attributes[names.POLICY] = self._attributes[names.POLICY] = policy_sha256
+        self._event(names.POLICY_DECISION, attributes)
 
     def asks(self) -> str | None:
-        """Return the span that asks."""
+        """Return the span of the call that requests an approval."""
         return tracing.traceparent_of(self._span or trace.get_current_span())
 
     @fails_open
     def requested(self, request: ApprovalRequest, receipt: Receipt, head: Checkpoint) -> None:
-        """Have it as an event, with the place of the request in the log."""
+        """Add an event, and the place of the request in the log."""
         self._attributes.update(_place(receipt, head))
-        asked = {names.APPROVAL: request.request_id, names.APPROVAL_EXPIRES: request.expires_at}
-        self._event(names.APPROVAL_REQUESTED, asked)
+        attributes = {
+            names.APPROVAL: request.request_id,
+            names.APPROVAL_EXPIRES: request.expires_at,
+        }
+        self._event(names.APPROVAL_REQUESTED, attributes)
 
     @fails_open
     def waits(self, request: ApprovalRequest) -> None:
-        """Say that it waits, which is no error."""
+        """Note that the call waits for people, which is no error."""
         self._request = request
         self._attributes[names.APPROVAL] = request.request_id
         self._attributes[names.APPROVAL_STATUS] = "pending"
@@ -157,50 +160,50 @@ class Call:
 
     @fails_open
     def answered(self, request: ApprovalRequest, answers: Sequence[Approval]) -> None:
-        """Have each answer as an event."""
+        """Add an event for each answer."""
         self._request, self._answers = request, answers
         for answer in answers:
-            said: dict[str, Any] = {
+            attributes: dict[str, Any] = {
                 names.APPROVAL: request.request_id,
                 names.APPROVAL_STATUS: "approved" if answer.verdict == "approve" else "rejected",
                 names.APPROVER: self._named(answer.approver),
                 names.APPROVAL_METHOD: answer.method,
                 names.APPROVAL_ANSWER: answer.approval_id,
             }
-            self._event(names.APPROVAL_DECIDED, said)
+            self._event(names.APPROVAL_DECIDED, attributes)
 
     @fails_open
     def recorded(
         self, decision: Decision, invocation: LoggedInvocation, receipt: Receipt, head: Checkpoint
     ) -> None:
-        """Say where the evidence is, and end what stands for the authorization alone."""
+        """Note the place of the record in the log, and end the span ``agentguard.authorize``."""
         self._decision, self._took = decision, time.perf_counter() - self._begun
         self._enforced = invocation.enforced
         if not self._records:
             return
-        found = self._attributes
-        found[names.DECISION] = decision.outcome
-        found[names.INVOCATION_SHA256] = invocation.sha256
+        attributes = self._attributes
+        attributes[names.DECISION] = decision.outcome
+        attributes[names.INVOCATION_SHA256] = invocation.sha256
         if invocation.id is not None:
-            found[names.INVOCATION] = invocation.id
-        found.update(_place(receipt, head))
+            attributes[names.INVOCATION] = invocation.id
+        attributes.update(_place(receipt, head))
         if self._request is not None:
-            found[names.APPROVAL] = self._request.request_id
+            attributes[names.APPROVAL] = self._request.request_id
             if decision.code in _STATUS:
-                found[names.APPROVAL_STATUS] = _STATUS[decision.code]
+                attributes[names.APPROVAL_STATUS] = _STATUS[decision.code]
         if self._settings.arguments:
             self._keep(names.TOOL_ARGUMENTS, "arguments", invocation.attachments)
         if not invocation.enforced:
-            found[names.ENFORCED] = False
+            attributes[names.ENFORCED] = False
         refused = invocation.enforced and not decision.allowed
         self._end_authorize(decision.code if refused else None)
 
     def suspended(self) -> None:
-        """Remember that what the tool raises is no error."""
+        """Note that the tool pauses: its exception is no error."""
         self._suspended = True
 
     def handed_on(self) -> None:
-        """Remember that what the tool raises is no error."""
+        """Note that the tool hands the run on: its exception is no error."""
         self._handed_on = True
 
     @fails_open
@@ -211,7 +214,7 @@ class Call:
         attachments: Sequence[Attachment] = (),
         replay_of: str | None = None,
     ) -> None:
-        """Say what became of the call."""
+        """Note what became of the call."""
         self._outcome, self._outcome_error = status, error_type
         self._attributes[names.OUTCOME] = "suspended" if self._suspended else status
         if replay_of is not None:
@@ -229,7 +232,7 @@ class Call:
     # --- the span -------------------------------------------------------------------------------
 
     def _error_type(self, error: BaseException | None) -> str | None:
-        """Return what went wrong, as a short word, None for nothing: never the error's own text."""
+        """Return the failure as a short word, None for no failure; never the error's own text."""
         steers = self._suspended or self._handed_on or isinstance(error, ApprovalPending)
         if error is None or steers:
             return None
@@ -246,41 +249,41 @@ class Call:
         if span is None:
             return
         if self._records:
-            self._say_all(span, code)
+            self._set_closing(span, code)
         if self._host and code is None and self._outcome != "ok":
-            # what waits or pauses is no error: an instrumentor would say so, and OK is final
+            # a wait or a pause is no error; the host's owner would set one, and OK is final
             span.set_status(StatusCode.OK)
         if not self._host:
             span.end()
 
     def _end_authorize(self, code: str | None) -> None:
-        """End it, without what says that a span is a tool call: that is the host alone."""
+        """End ``agentguard.authorize``; the attributes of a tool call are its host's."""
         span, self._authorize = self._authorize, None
         if span is not None:
             if self._records:
-                said = self._said(span, code)
-                span.set_attributes({k: v for k, v in said.items() if k not in _OF_TOOL})
+                attributes = self._closing(span, code)
+                span.set_attributes({k: v for k, v in attributes.items() if k not in _OF_TOOL})
             span.end()
 
-    def _said(self, span: Span, code: str | None) -> dict[str, Any]:
-        """Return what has become known of the call since it began; an error is the status, too."""
+    def _closing(self, span: Span, code: str | None) -> dict[str, Any]:
+        """Return the attributes that became known since the span began; set an error's status."""
         if code is None:
             return self._attributes
         span.set_status(StatusCode.ERROR, code)
         return {**self._attributes, names.ERROR_TYPE: code}
 
-    def _say_all(self, span: Span, code: str | None) -> None:
-        """Set what has become known, and what the span began with where it is not as it was.
+    def _set_closing(self, span: Span, code: str | None) -> None:
+        """Set the attributes that became known, and restore those that the tool has overwritten.
 
-        The tool can write into the current span, and the SDK drops what is oldest of more
-        attributes than its limit: what names the agent is the newest then.
+        A tool can write into the current span. Above its limit the SDK drops the oldest attributes,
+        so the identity is set last.
         """
-        said = self._said(span, code)
+        closing = self._closing(span, code)
         if not self._host:
-            span.set_attributes(said)
-            if _has_just(span, self._about | self._identity | said):
+            span.set_attributes(closing)
+            if _has_just(span, self._about | self._identity | closing):
                 return
-        span.set_attributes(self._about | said | self._identity)
+        span.set_attributes(self._about | closing | self._identity)
 
     def _event(self, name: str, attributes: dict[str, Any]) -> None:
         if self._span is not None and self._records:
@@ -332,61 +335,61 @@ class Call:
 
 
 class Evaluation(Call):
-    """Watches the look-up of what the answer would be: it counts only where people are asked.
+    """Listens to an evaluation. It makes a span and counts only where an approval is requested.
 
-    Its span is then that of the attempt that waits; the call itself is made, and watched, later.
+    The span is then the span of the attempt that waits. The call itself comes later.
     """
 
-    __slots__ = ("_answer", "_asked", "_opened")
+    __slots__ = ("_asks", "_decided", "_open_span")
 
     def __init__(
         self, settings: Settings, trust_domain: str, actor: Actor, invocation: Invocation
     ) -> None:
         super().__init__(settings, trust_domain, actor, invocation)
-        self._asked = False
-        self._opened: Callable[[], str | None] | None = None
-        self._answer: tuple[Decision, str | None] | None = None
+        self._asks = False
+        self._open_span: Callable[[], str | None] | None = None
+        self._decided: tuple[Decision, str | None] | None = None
 
     def begin(self, authority: Authority, task_id: str | None, paused: str | None) -> str | None:
-        """Remember how the span would start."""
-        self._opened = lambda: self._open(authority, task_id, paused)
+        """Keep the function that starts the span."""
+        self._open_span = lambda: self._open(authority, task_id, paused)
         return None
 
     def decided(self, decision: Decision, policy_sha256: str | None) -> None:
-        """Remember it for the span."""
-        self._answer = (decision, policy_sha256)
+        """Keep the decision for the span."""
+        self._decided = (decision, policy_sha256)
 
     @fails_open
     def asks(self) -> str | None:
-        """Start the span, now that people are asked."""
-        self._asked = True
-        opened = self._opened() if self._opened is not None else None
-        if self._answer is not None:
-            super().decided(*self._answer)
-        return opened
+        """Start the span, since the call requests an approval."""
+        self._asks = True
+        traceparent = self._open_span() if self._open_span is not None else None
+        if self._decided is not None:
+            super().decided(*self._decided)
+        return traceparent
 
     def end(self, error: BaseException | None) -> None:
-        """End the span and count the attempt, if it was one."""
-        if self._asked:
+        """End the span and count the attempt, if an approval was requested."""
+        if self._asks:
             super().end(error)
 
 
 @fails_open
 def _has_just(span: Span, attributes: Mapping[str, Any]) -> bool:
-    """Whether a span has these very attributes, in this order, and no others.
+    """Whether a span has exactly these attributes, in this order.
 
-    The SDK shows what a span has, the API does not.
+    Spans of the SDK show their attributes; the API has no such property.
     """
-    shown = getattr(span, "attributes", None)
-    if not isinstance(shown, MappingProxyType):
+    view = getattr(span, "attributes", None)
+    if not isinstance(view, MappingProxyType):
         return False
-    held = shown.copy()  # by the keys of a view it would cost more than to set them again
-    same_names = [*held] == [*attributes]
-    return same_names and all(map(is_, held.values(), attributes.values()))
+    copy = view.copy()  # a comparison by the view's keys would cost more than to set them again
+    same_names = [*copy] == [*attributes]
+    return same_names and all(map(is_, copy.values(), attributes.values()))
 
 
 def _place(receipt: Receipt, head: Checkpoint) -> dict[str, Any]:
-    """Where it stands in the log, and how the log stood then: whoever keeps this is a witness."""
+    """Return an entry's place and the log's head: whoever keeps the span is a witness."""
     return {
         names.SHARD: receipt.shard,
         names.INDEX: receipt.index,

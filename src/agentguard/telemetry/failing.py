@@ -1,4 +1,4 @@
-"""How telemetry fails open: what it raises ends no call, and is logged once."""
+"""How telemetry fails open: an exception of telemetry ends no call, and is logged once."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _FROM_OUTSIDE: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
 def fails_open(function: Callable[P, R]) -> Callable[P, R | None]:
-    """Have a function return None where it raises; the first time, the log says so.
+    """Wrap a function so that it returns None in the place of an exception.
 
-    What ends a program or a task is raised on: it may come from outside, at any time. All else is
-    telemetry's own, also where it is no ``Exception``, such as a panic of native code.
+    The first exception of each type is logged. Exceptions that end a program or a task are raised:
+    they may come from outside, at any time. All others are telemetry's own, also those that are no
+    ``Exception``, such as a panic of native code.
     """
 
     @functools.wraps(function)
@@ -32,7 +33,7 @@ def fails_open(function: Callable[P, R]) -> Callable[P, R | None]:
         except BaseException as error:
             if _is_cancellation(error):
                 raise
-            kind = type(error).__name__  # its text may tell secrets
+            kind = type(error).__name__  # the exception's text may hold secrets
             if kind not in _FAILED:
                 _FAILED.add(kind)
                 _LOGGER.warning("telemetry failed (%s): calls go on without it", kind)
@@ -42,6 +43,6 @@ def fails_open(function: Callable[P, R]) -> Callable[P, R | None]:
 
 
 def _is_cancellation(error: BaseException) -> bool:
-    """Whether a task was cancelled; without asyncio in the process there is none."""
+    """Whether the exception cancels a task; a process without asyncio has no tasks."""
     asyncio = sys.modules.get("asyncio")
     return asyncio is not None and isinstance(error, asyncio.CancelledError)

@@ -1,4 +1,4 @@
-"""Who acts, for whom and through whom: the attributes that each span has."""
+"""The attributes that each span has: who acts, for whom, and through whom."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agentguard.telemetry import names, tracing
 from agentguard.telemetry.settings import Settings
 
 NOBODY: Final[MappingProxyType[str, Any]] = MappingProxyType({})
-"""The attributes of who is not known yet."""
+"""The attributes of a call whose agent is not known yet."""
 
 
 def identity(
@@ -27,7 +27,7 @@ def identity(
     return _identity(settings.hash_users, trust_domain, *who, principal, actors, task_id)
 
 
-@functools.lru_cache(4096)  # it is the same for all calls that an agent makes for one task
+@functools.lru_cache(4096)  # the same for all calls of an agent for one task
 def _identity(
     hashed: bool,  # noqa: FBT001  a cache is quicker without names
     trust_domain: str,
@@ -38,10 +38,9 @@ def _identity(
     actors: tuple[str, ...],
     task_id: str | None,
 ) -> MappingProxyType[str, Any]:
-    who = (principal, *actors)
-    members = [tracing.person(one, trust_domain, hashed=hashed) for one in who]
+    members = [tracing.person(name, trust_domain, hashed=hashed) for name in (principal, *actors)]
     uri = tracing.text(uri)
-    found: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         names.GEN_AI_AGENT_ID: uri,
         names.GEN_AI_AGENT_NAME: tracing.text(name),
         names.AGENT_ID: uri,
@@ -51,12 +50,12 @@ def _identity(
         names.DEPTH: len(members) - 1,
     }
     if principal.startswith("user:"):
-        found[names.USER] = members[0]
+        attributes[names.USER] = members[0]
     if task_id is not None:
-        found[names.TASK] = tracing.text(task_id)
-    return MappingProxyType(found)
+        attributes[names.TASK] = tracing.text(task_id)
+    return MappingProxyType(attributes)
 
 
 def _member(name: str) -> str:
-    """Return a name as it stands in a chain: a ``>`` in it, percent-encoded, parts no members."""
+    """Percent-encode a name's ``>``, which separates the members of a chain."""
     return name.replace("%", "%25").replace(">", "%3E")

@@ -1,4 +1,4 @@
-"""The metrics: how many calls and how they were answered, how long that took, and what waits."""
+"""The metrics: calls by decision, the time that decisions and approvals take, waiting requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Instruments(NamedTuple):
 
 
 class _Cache:
-    """The instruments of the provider that was in force last."""
+    """The instruments of the latest provider."""
 
     provider: object = None
     instruments: _Instruments | None = None
@@ -34,40 +34,38 @@ def _instruments() -> _Instruments | None:
     """Return the instruments; None where no SDK is set up."""
     provider = metrics.get_meter_provider()
     if provider is not _Cache.provider:
-        # what the API itself has is silent; of a proxy for the SDK there is no public class
+        # the API's own providers are silent; the API has no public class for its proxy of an SDK
         silent = type(provider).__module__.startswith("opentelemetry.metrics")
-        _Cache.instruments = None if silent else _made(provider.get_meter(*names.scope()))
+        _Cache.instruments = None if silent else _created(provider.get_meter(*names.scope()))
         _Cache.provider = provider
     return _Cache.instruments
 
 
 @fails_open
 def is_set_up() -> bool:
-    """Whether anybody counts."""
+    """Whether an SDK for metrics is set up."""
     return _instruments() is not None
 
 
-def _made(meter: Meter) -> _Instruments:
-    meter.create_observable_up_down_counter(  # what waits in several processes adds up
+def _created(meter: Meter) -> _Instruments:
+    meter.create_observable_up_down_counter(  # the counts of several processes add up
         names.APPROVALS_PENDING,
         callbacks=[_pending],
         unit="{request}",
         description="Requests for an approval that wait for people",
     )
     return _Instruments(
-        meter.create_counter(
-            names.CALLS, unit="{call}", description="Guarded calls, by the answer to them"
-        ),
+        meter.create_counter(names.CALLS, unit="{call}", description="Guarded calls, by decision"),
         meter.create_histogram(
             names.DECISION_DURATION,
             unit="s",
-            description="From the beginning of a guarded call to its answer, on record",
+            description="From the beginning of a guarded call to its recorded decision",
             explicit_bucket_boundaries_advisory=_SECONDS,
         ),
         meter.create_histogram(
             names.APPROVAL_DURATION,
             unit="s",
-            description="From the request for an approval to the answer that settles it",
+            description="From the request for an approval to the answer that decides it",
             explicit_bucket_boundaries_advisory=_WAITS,
         ),
     )
@@ -77,33 +75,34 @@ def _made(meter: Meter) -> _Instruments:
 def count_call(
     about: Mapping[str, str | bool], decided: Mapping[str, str | bool], *, seconds: float
 ) -> None:
-    """Count a call that was answered after so many ``seconds``; ``decided`` says how alone."""
-    made = _instruments()
-    if made is not None:
-        made.decision.record(seconds, decided)
-        made.calls.add(1, about)
+    """Count a call, decided after ``seconds``; ``decided`` are the decision's attributes."""
+    instruments = _instruments()
+    if instruments is not None:
+        instruments.decision.record(seconds, decided)
+        instruments.calls.add(1, about)
 
 
 @fails_open
 def record_approval(seconds: int, *, verdict: str, tool: str) -> None:
-    """Record how long people have taken to answer."""
-    made = _instruments()
-    if made is not None:
-        made.approval.record(seconds, {names.APPROVAL_STATUS: verdict, names.TOOL_NAME: tool})
+    """Record the ``seconds`` that people took to answer."""
+    instruments = _instruments()
+    if instruments is not None:
+        attributes = {names.APPROVAL_STATUS: verdict, names.TOOL_NAME: tool}
+        instruments.approval.record(seconds, attributes)
 
 
 def _pending(_options: CallbackOptions) -> Iterable[Observation]:
     states: dict[tuple[str, object], int] = {}
     for source in SOURCES.copy():
         waiting = source()
-        found = _counted(waiting) if waiting is not None else None
-        if found is not None:  # guards of one state see the same requests
-            domain, state, many = found
-            states[domain, state] = many
+        count = _counted(waiting) if waiting is not None else None
+        if count is not None:  # guards of one state see the same requests
+            domain, state, requests = count
+            states[domain, state] = requests
     counts: Counts[str] = Counts()
-    for (domain, _state), many in states.items():
-        counts[domain] += many
-    return [Observation(many, {names.TRUST_DOMAIN: domain}) for domain, many in counts.items()]
+    for (domain, _state), requests in states.items():
+        counts[domain] += requests
+    return [Observation(count, {names.TRUST_DOMAIN: domain}) for domain, count in counts.items()]
 
 
 @fails_open

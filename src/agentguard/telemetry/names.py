@@ -1,10 +1,10 @@
 """The names of spans, attributes, events and metrics (docs/traces.md lists them for users).
 
-Those of the GenAI semantic conventions are constants of our own: they are in development, and have
-moved out of the package of OpenTelemetry that used to have them. They are those of version 1.41.0
-of OpenTelemetry's conventions, the last before GenAI's moved to a repository of their own (release
-0.1.0 of open-telemetry/semantic-conventions-genai says so). From that release is the one addition
-that workflows have ``gen_ai.agent.name``, there in the place of ``gen_ai.workflow.name``.
+The names of the GenAI semantic conventions are constants here: the conventions are in development,
+and OpenTelemetry's package no longer has them. The names are those of version 1.41.0 of
+OpenTelemetry's conventions, the last version with GenAI: release 0.1.0 of
+open-telemetry/semantic-conventions-genai goes on from there. One name is of that release: a
+workflow has ``gen_ai.agent.name``, which took the place of ``gen_ai.workflow.name``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Final
 
 SCOPE: Final = "agentguard"
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.41.0"
-"""The instrumentation scope of all that is made here, and the version of the conventions."""
+"""The instrumentation scope of every span and metric here, and the version of the conventions."""
 
 
 @cache
 def scope() -> tuple[str, str, str]:
-    """Return the instrumentation scope, its version, and that of the conventions."""
-    from importlib.metadata import version  # noqa: PLC0415  it is slow, and only an SDK asks
+    """Return the instrumentation scope, its version, and the URL of the conventions' version."""
+    from importlib.metadata import version  # noqa: PLC0415  slow; only an SDK needs it
 
     return SCOPE, version("agentguard"), SCHEMA_URL
 
@@ -29,7 +29,7 @@ EXECUTE_TOOL: Final = "execute_tool"
 INVOKE_AGENT: Final = "invoke_agent"
 INVOKE_WORKFLOW: Final = "invoke_workflow"
 AUTHORIZE: Final = "agentguard.authorize"
-"""The spans; the first three are followed by the tool's, the agent's or the workflow's name."""
+"""The spans. The name of the tool, agent or workflow follows the first three."""
 
 OPERATION: Final = "gen_ai.operation.name"
 TOOL_NAME: Final = "gen_ai.tool.name"
@@ -55,7 +55,7 @@ INVOCATION_SHA256: Final = "agentguard.invocation.sha256"
 DECISION: Final = "agentguard.policy.decision"
 DECISION_CODE: Final = "agentguard.policy.code"
 ENFORCED: Final = "agentguard.policy.enforced"
-"""False where the policy is only observed: the call ran, whatever the decision is."""
+"""False in observe mode: the call ran whatever the decision was."""
 POLICY: Final = "agentguard.policy.digest"
 APPROVAL: Final = "agentguard.approval.id"
 APPROVAL_STATUS: Final = "agentguard.approval.status"
@@ -70,8 +70,8 @@ OUTCOME: Final = "agentguard.outcome.status"
 REPLAY_OF: Final = "agentguard.outcome.replay_of"
 TRUST_DOMAIN: Final = "agentguard.trust_domain"
 LINK: Final = "agentguard.link"
-"""Of a link: ``paused`` leads to the span that has asked for the approval, ``caller`` to the span
-in which a run was taken up whose trace is another."""
+"""What a link leads to: ``paused`` is the span that requested the approval, ``caller`` the span
+that resumed a run which belongs to another trace."""
 
 POLICY_DECISION: Final = "policy.decision"
 APPROVAL_REQUESTED: Final = "approval.requested"

@@ -1,4 +1,4 @@
-"""What an agent does for one request, as its span tells it."""
+"""One run of an agent, as the span of the run describes it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ if TYPE_CHECKING:
 
 
 class AgentRun(NamedTuple):
-    """What an agent does for one request: for whom, and where in its framework and in a trace.
+    """One run of an agent: the principal, and the run's place in its framework and in a trace.
 
-    ``actors`` are those of the chain, the agent among them; ``paused`` is the run that this one
-    goes on, a ``traceparent``; ``parent`` is the context around it, ``started`` in nanoseconds
-    since the epoch, and ``inside`` somebody else's span that stands for it already.
+    ``actors`` are the actors of the delegation chain, with the agent. ``paused`` is the
+    ``traceparent`` of the run that this run resumes. ``parent`` is the context around the run.
+    ``started`` is in nanoseconds since the epoch. ``inside`` is a span that another
+    instrumentation has begun for the same run.
     """
 
     principal: str

@@ -1,4 +1,4 @@
-"""``[telemetry]`` of agentguard.toml, as a value: where traces go, and what they may hold."""
+"""``[telemetry]`` of agentguard.toml as a value: where spans are sent, and what they may hold."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import re
 from typing import Final, NamedTuple
 
 ENDPOINT: Final = re.compile(r"https?://[^/]")
-"""How the base URL of an OTLP receiver begins."""
+"""The beginning of an OTLP receiver's base URL."""
 
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-"""The variables that say where traces go."""
+"""The environment variables that name the receiver of spans."""
 
 FLUSH_SECONDS: Final = 2.0
-"""How long ``flush`` waits, and with it the end of a guard and of the process."""
+"""The seconds that ``flush``, the end of a guard and the end of the process wait at most."""
 
 RECEIVER: Final = "the URL of an OTLP receiver, as http://localhost:4318"
 
 
 class Settings(NamedTuple):
-    """What is to be sent, and where to.
+    """What telemetry sends, and where to.
 
-    ``present`` says whether there is such a table. ``endpoint`` is the base URL of an OTLP receiver
-    (http/protobuf), empty for the one of the ``OTEL_*`` variables, or for the application's own
-    set-up; ``metrics`` sends metrics there as well. ``arguments`` and ``results`` put these of each
-    call, less what ``[redact]`` and the policy redact, into its span. ``hash_users`` has digests in
-    the place of the names of people.
+    ``present`` says whether the configuration has the table. ``endpoint`` is the base URL of an
+    OTLP receiver (http/protobuf); empty means the receiver of the ``OTEL_*`` variables, or the
+    application's own set-up. ``metrics`` sends metrics to the same receiver. ``arguments`` and
+    ``results`` put a call's arguments and result into its span, without what ``[redact]`` and the
+    policy redact. ``hash_users`` replaces the names of people by digests.
     """
 
     present: bool = False

@@ -1,8 +1,7 @@
-"""An SDK set up where the application has none: batches over OTLP, in the background.
+"""Sets up an SDK where the application has none: spans and metrics over OTLP, in the background.
 
-The SDK and the exporter (``agentguard[otlp]``) are imported only here, and only when they are
-asked for. Nothing of it holds a call up: spans wait in a queue of bounded size, and whoever flushes
-it, or exits, waits for so many seconds at most.
+Only this module imports the SDK and the exporter (``agentguard[otlp]``). No call waits for them:
+spans wait in a queue of bounded size, and a flush or the end of the process waits a bounded time.
 """
 
 from __future__ import annotations
@@ -43,10 +42,10 @@ _CREDENTIALS: Final = (
     "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
 )
 _OTLP: Final = ("otlp", "otlp_proto_http")
-"""What ``OTEL_TRACES_EXPORTER`` and ``OTEL_METRICS_EXPORTER`` call what is sent here."""
+"""The values of ``OTEL_TRACES_EXPORTER`` and ``OTEL_METRICS_EXPORTER`` that mean OTLP."""
 
 _PATHS: Final = ("/v1/traces", "/v1/metrics")
-"""What a base URL does not end with: OTLP's own path of each signal."""
+"""OTLP's path of each signal, which a base URL does not have."""
 
 _EXTRA: Final = (
     "opentelemetry.sdk.trace.export",
@@ -61,15 +60,16 @@ def configure(
     """Set up OpenTelemetry's SDK for this process, unless the application has done so.
 
     ``endpoint`` is the base URL of an OTLP receiver that takes http/protobuf, such as
-    ``http://localhost:4318``; ``service_name`` is under what a trace store keeps the spans. Without
-    them the standard variables count (``OTEL_EXPORTER_OTLP_ENDPOINT``, ``OTEL_SERVICE_NAME``, and
-    all others that the SDK knows: samplers, limits, headers, batches). ``metrics`` sends metrics to
-    the same place, once a minute: Jaeger takes none. ``OTEL_TRACES_EXPORTER=none`` sends no traces,
-    ``OTEL_METRICS_EXPORTER=none`` no metrics, whatever is said here.
+    ``http://localhost:4318``. ``service_name`` is the service under which a trace store lists the
+    spans. Without these arguments the standard variables decide: ``OTEL_EXPORTER_OTLP_ENDPOINT``,
+    ``OTEL_SERVICE_NAME``, and all others that the SDK reads (samplers, limits, headers, batches).
+    ``metrics`` sends metrics to the same receiver once a minute; Jaeger takes no metrics.
+    ``OTEL_TRACES_EXPORTER=none`` sends no traces and ``OTEL_METRICS_EXPORTER=none`` no metrics,
+    whatever the arguments are.
 
-    Returns whether it was set up here. Raises ``ConfigError`` without ``agentguard[otlp]``
-    (``config.extra_missing``), for an ``endpoint`` that is no URL, and for a protocol in those
-    variables that it does not have.
+    Returns whether this call has set up the SDK. Raises ``ConfigError`` without
+    ``agentguard[otlp]`` (``config.extra_missing``), for an ``endpoint`` that is no URL, and for a
+    protocol in the variables other than http/protobuf.
     """
     if endpoint is not None and not ENDPOINT.match(endpoint):
         raise ConfigError(f"endpoint: expected {RECEIVER}, got {endpoint!r}")
@@ -93,9 +93,10 @@ def configure(
 
 
 def follow(settings: Settings) -> None:
-    """Set up what ``[telemetry]`` says, and without such a table what the variables say.
+    """Set up the SDK as ``[telemetry]`` says; without that table, as the ``OTEL_*`` variables say.
 
-    Raises as ``configure`` does, but not for variables alone: they may be another library's.
+    Raises what ``configure`` raises. The variables alone raise nothing: another library may be the
+    one that they are meant for.
     """
     named = any(map(os.environ.get, ENDPOINTS))
     if settings.endpoint or (settings.present and named):
@@ -110,9 +111,9 @@ def follow(settings: Settings) -> None:
 
 @fails_open
 def _stand_in() -> None:
-    """Send to where the variables say until the application sets up an SDK, if it does so.
+    """Send spans to the receiver of the variables until the application sets up an SDK.
 
-    The process has one place for that, which is taken once: it stays the application's.
+    A process sets its tracer provider once, so the provider here is not the process's.
     """
     try:
         require_exporter()
@@ -125,16 +126,16 @@ def _stand_in() -> None:
 
 
 def flush(seconds: float = FLUSH_SECONDS) -> bool:
-    """Have what waits sent now, by what ``configure`` has set up.
+    """Send the spans and metrics that wait, through the SDK that ``configure`` has set up.
 
-    Returns whether that was done in time, and every span so far was taken.
+    Returns true if all of them were sent within ``seconds`` and the receiver took every span.
     """
     flusher = _Flusher.running
     return flusher is not None and flusher.flush(seconds)
 
 
 class _Noting:
-    """An exporter of spans that notes whether any was refused, lost, or could not be sent."""
+    """An exporter of spans that notes whether a span was refused, lost, or could not be sent."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
@@ -153,9 +154,10 @@ class _Noting:
         return result
 
     def look(self, answer: Any, *_arguments: Any, **_options: Any) -> None:
-        """Look at an answer, as a hook of the session: a web page has taken no spans.
+        """Inspect a response, as a hook of the session: whoever sends a web page took no spans.
 
-        Jaeger's page answers everything with status 200, which the exporter takes for success.
+        Jaeger's web page answers every request with status 200, which the exporter takes for
+        success.
         """
         if not answer.headers.get("Content-Type", "").lower().startswith("text/html"):
             return
@@ -171,9 +173,10 @@ class _Noting:
 
 
 class _Flusher:
-    """A thread that sends what waits: the SDK's own ``force_flush`` waits as long as it takes.
+    """A thread that flushes the providers, so that a flush can be given up after some seconds.
 
-    It runs from the beginning, since no thread can be started when the interpreter exits.
+    The SDK's own ``force_flush`` has no limit of time. The thread runs from the beginning, since no
+    thread can be started while the interpreter exits.
     """
 
     running: _Flusher | None = None
@@ -184,13 +187,13 @@ class _Flusher:
         self.renew()
 
     def renew(self) -> None:
-        """Begin: in a fork the thread of the parent is not there."""
-        self._asked: SimpleQueue[threading.Event] = SimpleQueue()
-        threading.Thread(target=self._work, args=(self._asked,), daemon=True).start()
+        """Start the thread; a fork starts its own, since a fork does not copy threads."""
+        self._requests: SimpleQueue[threading.Event] = SimpleQueue()
+        threading.Thread(target=self._work, args=(self._requests,), daemon=True).start()
 
-    def _work(self, asked: SimpleQueue[threading.Event]) -> None:
+    def _work(self, requests: SimpleQueue[threading.Event]) -> None:
         while True:
-            done = asked.get()
+            done = requests.get()
             self._flush()
             done.set()
 
@@ -201,15 +204,15 @@ class _Flusher:
 
     def flush(self, seconds: float) -> bool:
         done = threading.Event()
-        self._asked.put(done)
+        self._requests.put(done)
         in_time = done.wait(seconds)
         return in_time and (self._exporter is None or not self._exporter.failed)
 
     @classmethod
     def start(cls, providers: Sequence[Any], exporter: _Noting | None) -> None:
-        """Run one for these providers, which is asked when the process exits.
+        """Run a thread for these providers, and flush them when the process exits.
 
-        What stood in for them until now may have spans that wait.
+        The providers that stood in until now are flushed too: their spans may wait.
         """
         before = cls.running.providers if cls.running is not None else ()
         cls.running = cls([*before, *providers], exporter)
@@ -218,7 +221,7 @@ class _Flusher:
 
 
 def require_exporter(endpoint: str | None = None) -> None:
-    """Raise ``ConfigError`` unless something can be sent to ``endpoint`` (see ``configure``)."""
+    """Raise ``ConfigError`` unless spans can be sent to ``endpoint`` (see ``configure``)."""
     try:
         for module in _EXTRA:
             import_module(module)
@@ -229,7 +232,7 @@ def require_exporter(endpoint: str | None = None) -> None:
 
 
 def is_sent(signal: str) -> bool:
-    """Whether the variables leave the ``signal``, traces or metrics, to be sent over OTLP."""
+    """Whether the variables allow that ``signal``, traces or metrics, is sent over OTLP."""
     variable = f"OTEL_{signal.upper()}_EXPORTER"
     named = [name.strip() for name in os.environ.get(variable, "").split(",")]
     if named == [""] or any(name in _OTLP for name in named):
@@ -265,7 +268,7 @@ def _sending_traces(endpoint: str | None, resource: Resource) -> tuple[Any, _Not
     from requests import Session  # noqa: PLC0415  the exporter's own client
 
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    # a session that the variables ask for is the exporter's own affair
+    # the exporter makes the session itself where the variables name credentials
     session = None if any(map(os.environ.get, _CREDENTIALS)) else Session()
     url = _of_signal(endpoint, "traces")
     exporter = _Noting(OTLPSpanExporter(endpoint=url, session=session))
@@ -290,7 +293,7 @@ def _sending_metrics(endpoint: str | None, resource: Resource) -> Any:
 
 
 def _of_signal(endpoint: str | None, signal: str) -> str | None:
-    """Return the URL to which a signal is sent; None for that of the variables."""
+    """Return the URL that receives a signal; None means the URL of the variables."""
     if endpoint is None:
         return None
     base = endpoint.rstrip("/")

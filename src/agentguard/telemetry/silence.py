@@ -1,7 +1,7 @@
-"""Where nobody listens: no SDK of OpenTelemetry is set up, or its API is not even imported.
+"""Detects whether nobody receives telemetry: no SDK is set up, or the API is not imported.
 
-A span can be current only in a process that has imported the API. So a program without it does not
-load it for agentguard's sake either. Nor does a call wait for an import that nobody ends.
+A span can be current only in a process that has imported OpenTelemetry's API. So agentguard does
+not import the API for itself. Nor does a call wait for an import that another thread never ends.
 """
 
 from __future__ import annotations
@@ -17,33 +17,32 @@ from weakref import WeakMethod
 from agentguard.telemetry.failing import fails_open
 
 _PROVIDERS: Final = ("OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER")
-"""The variables with which the API itself sets up an SDK, once it is imported."""
+"""The environment variables that make the API set up an SDK as soon as it is imported."""
 
 Waiting = Callable[[], tuple[str, object, int] | None]
 """Returns a trust domain, one of its states, and how many requests wait there; or None."""
 
 SOURCES: Final[list[WeakMethod[Waiting]]] = []
-"""What the metrics count as requests that wait."""
-
+"""The methods that count waiting requests for the metrics."""
 
 _PARTS: Final = ("opentelemetry", "agentguard.telemetry.")
 _OURS: Final = "agentguard.telemetry.calls"
-"""What a call that is traced needs: with it all the rest is there that a call imports."""
+"""The module that a traced call imports last: where it is loaded, a call imports nothing."""
 
 _STUCK: Final[set[str]] = set()
-"""What other threads imported when this process was forked from theirs: nobody goes on with it."""
+"""Modules whose import another thread had begun when this process was forked: it never ends."""
 
 
 def is_api_loaded() -> bool:
-    """Whether anything of OpenTelemetry is imported in this process, and more can be."""
+    """Whether OpenTelemetry is imported in this process, and more of it can be imported."""
     return "opentelemetry" in sys.modules and not is_held_up()
 
 
 def is_held_up() -> bool:
-    """Whether to import the API now would be to wait for ever, or to find a half of it.
+    """Whether an import of the API would wait for ever, or find the API half imported.
 
-    That is so in a fork while whose beginning another thread imported it, and in a signal handler
-    that interrupts the import.
+    Both happen in a fork whose parent was importing the API in another thread, and in a signal
+    handler that interrupts the import.
     """
     me = threading.get_ident()
     held = _STUCK.union(name for name, owner in _imports() if owner == me)
@@ -53,7 +52,7 @@ def is_held_up() -> bool:
 
 
 def _imports() -> list[tuple[str, int | None]]:
-    """Return what is being imported, and by which thread; only CPython tells."""
+    """Return each import in progress with the id of its thread; only CPython has the list."""
     locks = getattr(sys.modules.get("_frozen_importlib"), "_module_locks", {})
     held = [(name, lock()) for name, lock in [*locks.items()]]
     return [(name, getattr(lock, "owner", None)) for name, lock in held if lock is not None]
@@ -71,19 +70,19 @@ if hasattr(os, "register_at_fork"):
 
 @fails_open
 def watch_pending(waiting: Waiting) -> None:
-    """Have what a method counts observed as long as its object is there."""
+    """Let the metrics observe the count of a method for as long as the method's object lives."""
     SOURCES.append(WeakMethod(waiting, SOURCES.remove))
     if any(map(os.environ.get, _PROVIDERS)) and not is_held_up():
         import_module("opentelemetry.trace")
     if is_api_loaded():
         from agentguard.telemetry import metrics  # noqa: PLC0415  it imports the API
 
-        metrics.is_set_up()  # which begins to observe
+        metrics.is_set_up()  # creates the instruments that observe
 
 
 @fails_open
 def is_silent() -> bool:
-    """Whether nobody traces and nobody counts."""
+    """Whether no SDK for traces and no SDK for metrics is set up."""
     if not is_api_loaded():
         return True
     from agentguard.telemetry import metrics, tracing  # noqa: PLC0415  they import the API
@@ -92,39 +91,39 @@ def is_silent() -> bool:
 
 
 class SilentSpan:
-    """The span of an agent's work where the API can't be imported (``agents.AgentSpan``)."""
+    """Stands in for ``agents.AgentSpan`` where the API can't be imported."""
 
     context = traceparent = None
     parent_id = 0
 
     def end(self, error: BaseException | None = None) -> None:
-        """Take no notice."""
+        """Do nothing."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_raised: object) -> None:
-        """Take no notice."""
+        """Do nothing."""
 
 
 class Silent:
-    """Watches nothing: there is no SDK (``effects.CallListener``)."""
+    """An ``effects.CallListener`` that does nothing, for a process without an SDK."""
 
-    def begin(self, *_told: object) -> str | None:
-        """Return the span around the call, which may come from another process."""
+    def begin(self, *_event: object) -> str | None:
+        """Return the span around the call as a ``traceparent``; it may be another process's."""
         return self.asks()
 
     @fails_open
     def asks(self) -> str | None:
-        """Return the span around the call."""
+        """Return the span around the call as a ``traceparent``."""
         if not is_api_loaded():
             return None
         from agentguard.telemetry import tracing  # noqa: PLC0415  it imports the API
 
         return tracing.current()
 
-    def _nothing(self, *_told: object) -> None:
-        """Take no notice."""
+    def _nothing(self, *_event: object) -> None:
+        """Do nothing."""
 
     decided = requested = waits = answered = recorded = outcome = end = _nothing
     suspended = handed_on = _nothing

@@ -1,6 +1,6 @@
-"""The tracer that is in force, and the contexts of spans.
+"""The tracer in force, and the contexts of spans.
 
-A span's parent, links and attributes are decided in ``calls.py`` and ``agents.py``.
+``calls.py`` and ``agents.py`` decide a span's parent, links and attributes.
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ _TRACEPARENT: Final = re.compile(
 
 
 _NONE: Final = trace.ProxyTracerProvider | trace.NoOpTracerProvider
-"""The API's own silent providers."""
+"""The silent providers of the API."""
 
 
 class _StandIn:
-    """What is in force as long as the application has set up no SDK."""
+    """The provider in force until the application sets up an SDK."""
 
     provider: TracerProvider | None = None
 
 
 def stand_in(provider: TracerProvider) -> None:
-    """Put a provider in force until the application sets up one."""
+    """Put a provider in force until the application sets up an SDK."""
     _StandIn.provider = provider
 
 
 def is_applications() -> bool:
-    """Whether an SDK is set up for the whole process."""
+    """Whether the application has set up an SDK for the whole process."""
     return not isinstance(trace.get_tracer_provider(), _NONE)
 
 
 def is_set_up() -> bool:
-    """Whether an SDK is in force, and not the API's own silent providers."""
+    """Whether an SDK is in force, the application's or the one that stands in."""
     return _StandIn.provider is not None or is_applications()
 
 
 class _Cache:
-    """The tracer of the provider that was in force last: making one costs more than a span."""
+    """The tracer of the latest provider: to make a tracer costs more than a span."""
 
     provider: object = None
     tracer: Tracer | None = None
 
 
 def tracer() -> Tracer | None:
-    """Return the tracer; None where no SDK is set up, so that nothing would record."""
+    """Return the tracer; None where no SDK is set up."""
     provider = trace.get_tracer_provider()
     if _StandIn.provider is not None and isinstance(provider, _NONE):
         provider = _StandIn.provider
@@ -71,36 +71,37 @@ def tracer() -> Tracer | None:
 
 @fails_open
 def traceparent_of(span: Span) -> str | None:
-    """Return a span as a W3C ``traceparent``, None for one that is none."""
-    found = span.get_span_context()
-    if not found.is_valid:
+    """Return a span as a W3C ``traceparent``; None for a span without a valid context."""
+    ids = span.get_span_context()
+    if not ids.is_valid:
         return None
-    return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags & 0xFF:02x}"
+    return f"00-{ids.trace_id:032x}-{ids.span_id:016x}-{ids.trace_flags & 0xFF:02x}"
 
 
 def current() -> str | None:
-    """Return the span around this code, which may come from another process."""
+    """Return the current span as a ``traceparent``; another process may have begun it."""
     return traceparent_of(trace.get_current_span())
 
 
 @fails_open
 def parse(traceparent: str | None) -> SpanContext | None:
-    """Read a ``traceparent``; None for none, and for what is none (W3C Trace Context, 3.2.2)."""
-    read = _TRACEPARENT.fullmatch(traceparent or "")
-    if read is None:
+    """Parse a ``traceparent``; return None for None and for bad text (W3C Trace Context, 3.2.2)."""
+    match = _TRACEPARENT.fullmatch(traceparent or "")
+    if match is None:
         return None
-    trace_id, span_id, flags = (int(part, 16) for part in read.group("trace", "span", "flags"))
-    found = SpanContext(trace_id, span_id, is_remote=True, trace_flags=trace.TraceFlags(flags))
-    return found if found.is_valid else None
+    trace_id, span_id, flags = (int(part, 16) for part in match.group("trace", "span", "flags"))
+    ids = SpanContext(trace_id, span_id, is_remote=True, trace_flags=trace.TraceFlags(flags))
+    return ids if ids.is_valid else None
 
 
 def resumed(
     paused: SpanContext | None, parent: Context | None
 ) -> tuple[Context | None, list[Link]]:
-    """Return in which context a span goes on that continues ``paused``, and what it links to.
+    """Return the context and the links of a span that resumes the work of the span ``paused``.
 
-    It stays in that one's trace: under ``parent`` (None: the current context) where that is of the
-    same trace, and else under ``paused`` itself, with a link to who has taken it up.
+    The new span stays in the trace of ``paused``. Its parent is ``parent`` (None: the current
+    context) where that belongs to the same trace. Elsewhere its parent is ``paused``, and it has a
+    link to ``parent``.
     """
     if paused is None:
         return parent, []
@@ -114,29 +115,30 @@ def resumed(
 
 
 def inside(span: Span) -> AbstractContextManager[None]:
-    """For adapters: have the next guarded call here enrich ``span``, which stands for it already.
+    """For adapters: let the next guarded call in the block enrich ``span`` and begin none.
 
-    Then there is one span for it, with ``agentguard.authorize`` in it. What the tool does is inside
-    ``span`` as well, and no longer enriches it.
+    ``span`` is the tool call's span of another instrumentation. The call then has one span, with a
+    child ``agentguard.authorize``. Guarded calls that the tool makes are children of ``span`` too,
+    and get spans of their own.
     """
     return attached(context.set_value(_HOST, span, trace.set_span_in_context(span)))
 
 
 def host() -> Span | None:
-    """Return the span that stands for a guarded call that is made here."""
-    found = context.get_value(_HOST)
-    return found if isinstance(found, Span) else None
+    """Return the span that the next guarded call enriches (``inside``); None for none."""
+    span = context.get_value(_HOST)
+    return span if isinstance(span, Span) else None
 
 
 def entered(span: Span) -> Context:
-    """Return the context of code that runs inside a host ``span``, which no longer enriches it."""
+    """Return the context of the tool inside a host ``span``: the tool's calls do not enrich it."""
     return context.set_value(_HOST, None, trace.set_span_in_context(span))
 
 
 @contextmanager
-def attached(found: Context | None) -> Any:
-    """Make a context the current one; None leaves it as it is."""
-    token = attach(found)
+def attached(new: Context | None) -> Any:
+    """Make a context current in the block; None changes nothing."""
+    token = attach(new)
     try:
         yield
     finally:
@@ -144,29 +146,29 @@ def attached(found: Context | None) -> Any:
 
 
 @fails_open
-def attach(found: Context | None) -> Token[Context] | None:
-    """Make a context the current one; return what ``detach`` takes."""
-    return None if found is None else context.attach(found)
+def attach(new: Context | None) -> Token[Context] | None:
+    """Make a context current; return the token for ``detach``."""
+    return None if new is None else context.attach(new)
 
 
 @fails_open
 def detach(token: Token[Context] | None) -> None:
-    """Put back what was current before, whatever the code in between has left attached."""
+    """Restore the context from before ``attach``, whatever contexts are attached by now."""
     if token is None:
         return
     try:
         token.var.reset(token)
-    except ValueError:  # a coroutine that is closed in another context has no say there
+    except ValueError:  # a coroutine was closed in another context
         return  # OpenTelemetry's own detach would log that as an error
 
 
 def text(value: str) -> str:
-    """Return text as an exporter can write it: lone surrogates would lose a whole batch."""
+    """Return text that an exporter can encode: a lone surrogate would lose a whole batch."""
     return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
 
 
 def person(name: str, trust_domain: str, *, hashed: bool) -> str:
-    """Return the name of a principal, or for a person its digest: the same in all of a domain."""
+    """Return a principal's name; with ``hashed``, a person's digest, the same in a whole domain."""
     if not hashed or not name.startswith("user:"):
         return text(name)
     data = f"{trust_domain}\0{name}".encode("utf-8", "surrogatepass")
