@@ -1,8 +1,8 @@
 """The span of a guarded call: ``execute_tool``, or ``agentguard.authorize`` in a host's span.
 
-The line reports what happens to a call (``effects.CallListener``). Here each report becomes attributes,
-events and a status. Arguments and results are among them only where ``[telemetry]`` says so, and
-the texts of errors never. Nothing here raises (see ``failing.fails_open``).
+The line reports what happens to a call (``effects.CallListener``). Here each report becomes
+attributes, events and a status. Arguments and results are among them only where ``[telemetry]``
+says so, and the texts of errors never. Nothing here raises (see ``failing.fails_open``).
 """
 
 from __future__ import annotations
