@@ -49,7 +49,7 @@ from measuring import (
 from states import State, bare_rows, bare_signatures, fill, found, group_commit
 
 from agentguard import Guard
-from agentguard.audit.entry import Record
+from agentguard.audit.records import Record
 from agentguard.domain.verify import examine
 from agentguard.policy.rego.engine import RegoEngine
 from agentguard.storage import standing_file

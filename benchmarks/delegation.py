@@ -49,7 +49,7 @@ from guarded_call import (
 from measuring import Row, middle, no_collection, ratio, show, tracked
 
 from agentguard import Agent, Delegation, Denied, Guard, current_delegation
-from agentguard.audit.entry import parse
+from agentguard.audit.entry import parse_entry
 from agentguard.audit.statements import chain_tokens
 from agentguard.delegation import grant, verification
 from agentguard.domain import administration, config, domain
@@ -246,7 +246,7 @@ class Signatures:
     @classmethod
     def of(cls, guard: Guard, kept: bytes) -> Signatures:
         """Take them out of the entry that keeps the chain."""
-        hops, credentials = chain_tokens(parse(kept))
+        hops, credentials = chain_tokens(parse_entry(kept))
         signer = Ed25519Signer.from_seed(os.urandom(32))
         data = [token.rpartition(".")[0].encode() for token in (*hops, *credentials)]
         signed = [(one, signer.sign(one)) for one in data]

@@ -22,7 +22,8 @@ from guarded_call import POLICY, TABLES, guarded
 
 from agentguard import Guard
 from agentguard.audit import checkpoint
-from agentguard.audit.entry import Receipt, Record
+from agentguard.audit.entry import Receipt
+from agentguard.audit.records import Record
 from agentguard.domain import config, domain, keystore
 from agentguard.domain.config.engine import configured_engine
 from agentguard.domain.domain import StateDomain

@@ -15,7 +15,7 @@ from typing import Any
 import httpcore
 
 from agentguard import Denied, Guard
-from agentguard.audit import entry
+from agentguard.audit.entry import parse_entry
 from agentguard.policy.engine import Engine
 from agentguard.policy.opa import OpaEngine
 from agentguard.policy.opa_server import Server
@@ -55,7 +55,7 @@ def answers(engine: Engine) -> Iterator[str]:
                 said = f"denied, {denied.reason} [{denied.code}]"
             yield f"  {name} deploys {service} to {target}: {said}"
         with closing(guard.reader()) as reader:
-            logged = [entry.parse(body) for _index, body in reader.entries(0)]
+            logged = [parse_entry(body) for _index, body in reader.entries(0)]
         said_by_it = [one.members["evaluation"] for one in logged if "evaluation" in one.members]
         if said_by_it:
             yield f"  decision ids on record, as in the log of OPA: {len(said_by_it)}"

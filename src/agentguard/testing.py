@@ -19,8 +19,8 @@ from typing import Any, Final
 import pytest
 
 from agentguard.approvals.request import ApprovalPending
-from agentguard.audit import entry
 from agentguard.audit.calls import Authorization, read_authorization, read_outcome
+from agentguard.audit.entry import Entry, parse_entry
 from agentguard.call.decision import Decision, Denied
 from agentguard.errors import AgentguardError
 from agentguard.guard.agent import Agent
@@ -83,9 +83,9 @@ class RecordedGuard:
         if not report.ok:
             pytest.fail("\n".join(problem.what for problem in report.problems))
 
-    def _entries(self) -> list[entry.Entry]:
+    def _entries(self) -> list[Entry]:
         with closing(self.guard.reader()) as reader:
-            return [entry.parse(body) for _index, body in reader.entries(0)]
+            return [parse_entry(body) for _index, body in reader.entries(0)]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from agentguard import Decision, Guard
-from agentguard.audit.entry import Entry, parse
+from agentguard.audit.entry import Entry, parse_entry
 from agentguard.audit.log import LogReader
 from agentguard.domain import config, domain, keystore, verify
 from agentguard.domain.config import Config
@@ -120,7 +120,9 @@ class Seen:
 
 def entries_of(reader: LogReader) -> list[Entry]:
     """Read every entry of every shard, one shard after the other."""
-    return [parse(body) for shard in reader.shards() for _index, body in reader.entries(shard)]
+    return [
+        parse_entry(body) for shard in reader.shards() for _index, body in reader.entries(shard)
+    ]
 
 
 @dataclass

@@ -21,11 +21,12 @@ import pytest
 from agentguard import ApprovalPending, ApprovalRequest, Decision, Denied, Guard, Requirement
 from agentguard.approvals.answer import seal_answer
 from agentguard.approvals.request import requirements_digest
-from agentguard.audit import checkpoint, entry, evidence, merkle, registry, summary
+from agentguard.audit import checkpoint, evidence, merkle, records, registry, summary
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Record, Stored
+from agentguard.audit.entry import Receipt, StoredEntry, parse_entry, parse_time
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
 from agentguard.audit.merkle import CompactRange
+from agentguard.audit.records import Record
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.call import invocation
 from agentguard.domain import verify
@@ -80,14 +81,14 @@ class Insider:
     @property
     def at(self) -> int:
         """When the call was logged."""
-        return entry.time_of(self.call["at"])
+        return parse_time(self.call["at"])
 
     @property
     def answers(self) -> list[Any]:
         return list(self.call["approvals"])
 
     def index(self, kind: str) -> int:
-        kinds = [entry.parse(record.body).kind for record in self.records]
+        kinds = [parse_entry(record.body).kind for record in self.records]
         return len(kinds) - 1 - kinds[::-1].index(kind)
 
     def roster(self) -> dict[str, Any]:
@@ -170,7 +171,7 @@ class Insider:
     def evidence(self) -> bytes:
         bodies = [record.body for record in self.records]
         needed = {"shard", "key", "config", "policy", "identity", "delegation", "roster"}
-        kinds = [entry.parse(body).kind for body in bodies]
+        kinds = [parse_entry(body).kind for body in bodies]
         if self.call["roster_sha256"] is None:
             needed.remove("roster")
         places = [i for i, kind in enumerate(kinds) if kind in needed or i == self.last]
@@ -294,7 +295,7 @@ def asked(made):
                 with pytest.raises(Denied):
                     call(merge)
             assert guard.verify().problems == ()
-            stored: list[Stored] = list(guard.reader().stored(0))
+            stored: list[StoredEntry] = list(guard.reader().stored(0))
         by_id = {signer.key_id: signer for signer in made}
         keys: dict[str, Ed25519Signer] = {
             one.use: by_id[one.key.thumbprint] for one in guard.trust.keys
@@ -542,7 +543,7 @@ def asking(
 ) -> Insider:
     """The call as if this had been asked, and answered by these."""
     request = replace(log.request, requirements=tuple(needed))
-    index, stated = log.index("request"), entry.request(request, at=log.call["at"])
+    index, stated = log.index("request"), records.request(request, at=log.call["at"])
     changed = log.with_body(index, loads_object(stated.body), stated.summary)
     given = [changed.answer(name, approver=who, request=request) for name, who in answers]
     said = [one.as_json() for one in needed]
@@ -691,7 +692,7 @@ def test_a_roster_that_comes_after_its_call_is_none_of_it(two):
     what = "a roster of approvers that no entry before it states"
     assert forged.problems() == [(two.last - 1, what)]
     needed = {"shard", "key", "config", "policy", "identity", "delegation", "roster"}
-    kinds = [entry.parse(record.body).kind for record in forged.records]
+    kinds = [parse_entry(record.body).kind for record in forged.records]
     places = [i for i, kind in enumerate(kinds) if kind in {*needed, "authorization"}]
     file = forged.file(places, two.last - 1)
     assert two.refusals(file) == ("evidence.mismatch", True)
@@ -784,9 +785,9 @@ class Shards:
         )
 
 
-def in_two_shards(log: Insider, records: Sequence[Record]) -> Shards:
+def in_two_shards(log: Insider, batch: Sequence[Record]) -> Shards:
     at = loads_object(log.records[0].body)["at"]
-    opening = entry.shard(
+    opening = records.shard(
         log.keys["issuer"],
         log.keys["log"].public_key,
         trust_domain=log.trust.trust_domain,
@@ -796,7 +797,7 @@ def in_two_shards(log: Insider, records: Sequence[Record]) -> Shards:
         at=str(at),
     )
     listed = registry.seal(log.keys["issuer"], log.trust, [0, 1], at=str(at))
-    shards = (log.records, (opening, *records[1:]))
+    shards = (log.records, (opening, *batch[1:]))
     origins = [log.trust.origin(number) for number in (0, 1)]
     backends = [
         log_of(origin, log.keys["log"], kept, listed)
@@ -873,9 +874,9 @@ def test_a_call_that_was_asked_about_and_ran_unapproved_is_found(two):
 
     def ended(status: Any, **how: Any) -> list[tuple[int | None, str]]:
         sealed = Envelope.parse(bare.call["invocation"])
-        payload = entry.outcome_statement(
+        payload = records.outcome_statement(
             canonical.sha256_hex(sealed.payload),
-            authorization=entry.Receipt(0, bare.last),
+            authorization=Receipt(0, bare.last),
             status=status,
             result=None,
             result_type=None,
@@ -889,8 +890,8 @@ def test_a_call_that_was_asked_about_and_ran_unapproved_is_found(two):
         about = summary.of_outcome(
             said.invocation_id, str(said.agent), at=bare.call["at"], status=status
         )
-        records = (*bare.records, entry.outcome(outcome, about, None))
-        return replace(bare, records=records).problems()
+        record = records.outcome(outcome, about, None)
+        return replace(bare, records=(*bare.records, record)).problems()
 
     assert ended("not_run", replay_of="0" * 32) == []  # of a call that had run before
     for status in ("ok", "error", "unknown"):

@@ -31,7 +31,7 @@ from agentguard import (
     VerificationError,
 )
 from agentguard.approvals.answer import read_answer, seal_answer
-from agentguard.audit import entry
+from agentguard.audit.entry import parse_entry
 from agentguard.signing.canonical import sha256_hex
 from agentguard.signing.dsse import Envelope
 from agentguard.signing.keys import Ed25519Signer
@@ -614,7 +614,7 @@ def test_the_log_names_who_has_approved(place):
     kinds, calls = [], []
     with closing(place.guard.reader()) as reader:
         for _index, body in reader.entries(0):
-            parsed = entry.parse(body)
+            parsed = parse_entry(body)
             kinds.append(parsed.kind)
             if parsed.kind == "authorization":
                 calls.append(parsed)

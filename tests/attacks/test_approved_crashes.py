@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from preloaded import Preloaded
 
-from agentguard.audit import entry
+from agentguard.audit.entry import parse_entry
 from agentguard.domain import domain, keystore, verify
 from agentguard.domain.config import parse
 from agentguard.signing.keys import Ed25519Signer
@@ -170,7 +170,7 @@ def calls_on_record(folder: Path) -> set[str]:
     with closing(StateReader(folder / "state")) as reader:
         for shard in reader.shards():
             for stored in reader.stored(shard):
-                parsed = entry.parse(stored.body)
+                parsed = parse_entry(stored.body)
                 if parsed.kind == "authorization" and parsed.members["decision"] == "allow":
                     for kept in stored.attachments:
                         if kept.role == "arguments":

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from agentguard import Decision, Denied, KeyMaterialError, StorageError
-from agentguard.audit import entry
+from agentguard.audit import records
 from agentguard.call.invocation import timestamp
 from agentguard.domain import administration, adoption, config, domain, keystore, rotation
 from agentguard.domain.adoption import Difference
@@ -542,6 +542,6 @@ def test_an_adoption_that_the_admin_key_has_not_signed_is_a_finding(original, by
     signer = home.log_key if by == "log" else home.issuer
     log = home.lease(datetime.now(UTC))
     at = timestamp(log.last_at)
-    written = log.append(entry.adoption(signer, "acme.example", lost=[], note="", at=at))
+    written = log.append(records.adoption(signer, "acme.example", lost=[], note="", at=at))
     log.close()
     assert [problem.index for problem in report(original).problems] == [written.index]

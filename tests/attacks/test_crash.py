@@ -15,8 +15,8 @@ import time
 
 import pytest
 
-from agentguard.audit import entry
 from agentguard.audit.calls import read_authorization, read_outcome
+from agentguard.audit.entry import parse_entry
 from agentguard.signing.canonical import loads_object
 from agentguard.storage.reader import StateReader
 
@@ -138,7 +138,7 @@ def calls_on_record(place):
     try:
         for shard in reader.shards():
             for stored in reader.stored(shard):
-                parsed = entry.parse(stored.body)
+                parsed = parse_entry(stored.body)
                 if parsed.kind == "authorization":
                     call = read_authorization(parsed)
                     (kept,) = [a.data for a in stored.attachments if a.role == "arguments"]

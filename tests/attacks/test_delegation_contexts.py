@@ -26,7 +26,7 @@ from preloaded import Talk
 from agentguard import Decision, Denied, Guard, verify_evidence
 from agentguard.audit import statements
 from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse
+from agentguard.audit.entry import parse_entry
 from agentguard.delegation import access_token
 from agentguard.domain import config
 from agentguard.signing.canonical import loads_object
@@ -527,7 +527,7 @@ def whole(guard):
     chains: dict[str, Any] = {}
     found = []
     for stored in guard.reader().stored(0):
-        parsed = parse(stored.body)
+        parsed = parse_entry(stored.body)
         if parsed.kind == "delegation":
             chain = statements.check_delegation(parsed, guard.trust, int(now().timestamp()))
             chains[chain.sha256] = chain

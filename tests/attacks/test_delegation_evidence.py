@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from agentguard import Decision, Denied, Guard
-from agentguard.audit import checkpoint, entry, evidence, merkle, statements, summary
+from agentguard.audit import checkpoint, evidence, merkle, statements, summary
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Entry, Stored
+from agentguard.audit.entry import Entry, StoredEntry, parse_entry, parse_time
 from agentguard.audit.evidence_file import EvidenceFile, LoggedEntry
 from agentguard.audit.findings import ShardReport
 from agentguard.audit.verify import ShardVerifier
@@ -60,7 +60,7 @@ class Log:
     trust: TrustDocument
     log_key: Signer
     keys: dict[str, Signer]  # of agents, by their names
-    stored: tuple[Stored, ...]
+    stored: tuple[StoredEntry, ...]
 
     def report(self) -> ShardReport:
         """Number the entries, sign a checkpoint of them, and have all of it verified."""
@@ -81,7 +81,7 @@ class Log:
 
     @property
     def entries(self) -> list[Entry]:
-        return [entry.parse(one.body) for one in self.stored]
+        return [parse_entry(one.body) for one in self.stored]
 
     def delegation(self, principal: str, agent: str) -> int:
         """Where the chain stands that leads from a principal to an agent."""
@@ -197,7 +197,7 @@ def test_the_untampered_twin(log):
 
 def log_chain(log: Log, principal: str, agent: str) -> Any:
     parsed = log.entries[log.delegation(principal, agent)]
-    return statements.check_delegation(parsed, log.trust, entry.time_of(parsed.at))
+    return statements.check_delegation(parsed, log.trust, parse_time(parsed.at))
 
 
 # --- the log: chains ------------------------------------------------------------------------------
@@ -480,7 +480,7 @@ def test_another_agents_signature(log):
 # --- the log: calls that were counted -------------------------------------------------------------
 
 
-def again(log: Log, index: int, number: int) -> Stored:
+def again(log: Log, index: int, number: int) -> StoredEntry:
     """A further call like one that is there, with an id of its own."""
     fresh = log.calling(
         index,
@@ -549,7 +549,7 @@ class Proofs:
         return self.files[name]
 
     def entry(self, name: str, kind: str) -> LoggedEntry:
-        return next(e for e in self.of(name).entries if entry.parse(e.body).kind == kind)
+        return next(e for e in self.of(name).entries if parse_entry(e.body).kind == kind)
 
     def refused(self, file: EvidenceFile) -> tuple[str, str]:
         with pytest.raises((DecodeError, VerificationError)) as caught:
@@ -590,7 +590,7 @@ def with_entries(file: EvidenceFile, *entries: LoggedEntry) -> EvidenceFile:
 
 
 def others(file: EvidenceFile, *kinds: str) -> Iterator[LoggedEntry]:
-    return (held for held in file.entries if entry.parse(held.body).kind not in kinds)
+    return (held for held in file.entries if parse_entry(held.body).kind not in kinds)
 
 
 def test_the_evidence_of_a_delegated_call_has_its_chain(proofs):
@@ -702,7 +702,7 @@ def test_a_delegation_that_outlives_a_rotation_is_proved_with_both_keys(durable)
         assert proved.chain is not None
         assert len(proved.chain.issuer_keys) == 2
         file = EvidenceFile.loads(data)
-        keys = [held for held in file.entries if entry.parse(held.body).kind == "key"]
+        keys = [held for held in file.entries if parse_entry(held.body).kind == "key"]
         for key in keys:
             entries = [held for held in file.entries if held is not key]
             with pytest.raises(VerificationError) as caught:

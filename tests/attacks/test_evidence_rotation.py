@@ -17,7 +17,7 @@ import pytest
 from agentguard.audit import evidence
 from agentguard.audit import prove as proving
 from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse
+from agentguard.audit.entry import parse_entry
 from agentguard.audit.summary import Search
 from agentguard.cli.audit import evidence_report
 from agentguard.domain import keystore, rotation
@@ -74,7 +74,7 @@ class History:
             (*_older, newest) = reader.search(0, Search(kind="authorization"))
             stored = reader.entry(0, newest)
         assert stored is not None
-        said = read_authorization(parse(stored.body))
+        said = read_authorization(parse_entry(stored.body))
         self.calls[what] = str(said.invocation_id)
 
     def prove(self, what: str) -> bytes:

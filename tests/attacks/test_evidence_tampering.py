@@ -24,10 +24,10 @@ from typing import Any
 import pytest
 
 from agentguard import Decision, Denied, Guard
-from agentguard.audit import checkpoint, entry, evidence, merkle
+from agentguard.audit import checkpoint, evidence, merkle, records
 from agentguard.audit.calls import Authorization, read_authorization
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment, CallPlace, Stored
+from agentguard.audit.entry import Attachment, CallPlace, StoredEntry, parse_entry
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
 from agentguard.audit.prove import prove
 from agentguard.audit.summary import Search
@@ -153,14 +153,14 @@ class Log:
     def checkpoint(self, shard: int) -> bytes:
         return self.note(shard)
 
-    def entry(self, shard: int, index: int) -> Stored:
+    def entry(self, shard: int, index: int) -> StoredEntry:
         beside = self.beside.get(index, []) if shard == 0 else []
-        return Stored(index, self.shards_[shard][index], None, beside)
+        return StoredEntry(index, self.shards_[shard][index], None, beside)
 
     def search(self, shard: int, wanted: Search) -> Iterator[int]:
         """As if the columns knew nothing but the kind."""
         for index, body in enumerate(self.shards_[shard]):
-            if entry.parse(body).kind == wanted.kind:
+            if parse_entry(body).kind == wanted.kind:
                 yield index
 
     def ids(self) -> list[str]:
@@ -168,7 +168,7 @@ class Log:
 
     def calls(self) -> Iterator[tuple[int, Authorization]]:
         for index, body in enumerate(self.shards_[0]):
-            parsed = entry.parse(body)
+            parsed = parse_entry(body)
             if parsed.kind == "authorization":
                 yield index, read_authorization(parsed)
 
@@ -177,7 +177,7 @@ class Log:
         return json.loads(prove(reader, self.trust, wanted))
 
     def index(self, kind: str, nth: int = 0) -> int:
-        kinds = [entry.parse(body).kind for body in self.shards_[0]]
+        kinds = [parse_entry(body).kind for body in self.shards_[0]]
         return [index for index, found in enumerate(kinds) if found == kind][nth]
 
     def changed(self, index: int, change: Callable[[dict[str, Any]], object]) -> Log:
@@ -615,7 +615,7 @@ def test_nobody_signs_for_the_agent(log, places, call, kind, by, stranger):
 
 
 def _agent_of(log: Log, index: int) -> str:
-    return read_authorization(entry.parse(log.shards_[0][index])).agent
+    return read_authorization(parse_entry(log.shards_[0][index])).agent
 
 
 @pytest.mark.parametrize(
@@ -818,7 +818,7 @@ def test_what_the_issuer_said_again_is_not_asked_for(log, places, call, kind):
 
 def test_an_entry_that_is_needed_can_t_be_left_out(log, places, call):
     for index in set(places) - {log.index("outcome"), call}:
-        form = entry.parse(log.shards_[0][index]).kind in ("shard", "key")
+        form = parse_entry(log.shards_[0][index]).kind in ("shard", "key")
         cut = log.forged([i for i in places if i != index], call)
         assert refusal(cut, log.trust, form=form) == "evidence.incomplete", index
 
@@ -831,11 +831,11 @@ def settled(log: Log, call: CallPlace, *, by: str = "admin", announced: bool = T
     admin = Ed25519Signer.from_seed(b"a" * 32)
     since = log.trust.keys[0].not_before
     trusted = TrustedKey("admin", admin.public_key, since)
-    at = entry.parse(log.shards_[0][-1]).at
+    at = parse_entry(log.shards_[0][-1]).at
     signer = admin if by == "admin" else log.signers[by]
-    more = [entry.key(log.signers["issuer"], trusted.as_json(), at=at)] if announced else []
-    more.append(entry.resolution(signer, call, ran=True, note="it was seen", at=at))
-    more.append(entry.erasure(signer, call, note="asked for", at=at))
+    more = [records.key(log.signers["issuer"], trusted.as_json(), at=at)] if announced else []
+    more.append(records.resolution(signer, call, ran=True, note="it was seen", at=at))
+    more.append(records.erasure(signer, call, note="asked for", at=at))
     trust = replace(log.trust, keys=(*log.trust.keys, trusted))
     bodies = [*log.shards_[0], *(record.body for record in more)]
     return replace(log, trust=trust, shards_=[bodies])
@@ -911,7 +911,7 @@ def second_shard(log: Log, *, keys: bool = False, **changes: Any) -> Log:
     subject = canonical.sha256_hex(log.origin(1).encode())
     sealed = dsse.seal(dsse.statement("shard", subject, "origin", said), log.signers["issuer"])
     first = log.shards_[0]
-    at = entry.parse(first[0]).at
+    at = parse_entry(first[0]).at
     opening = canonical.dumps({"kind": "shard", "at": at, "statement": sealed.as_json()})
     kinds = ("config", "policy", "identity", "authorization")
     moved = [log.index(kind) for kind in kinds]
@@ -992,8 +992,8 @@ def test_another_shard_that_nothing_needs_is_refused(log, ran):
 def announcing(log: Log, signer: Ed25519Signer) -> Log:
     """The log in which the issuer announces one more key for checkpoints, at its end."""
     trusted = TrustedKey("log", signer.public_key, log.trust.keys[0].not_before)
-    at = entry.parse(log.shards_[0][-1]).at
-    record = entry.key(log.signers["issuer"], trusted.as_json(), at=at)
+    at = parse_entry(log.shards_[0][-1]).at
+    record = records.key(log.signers["issuer"], trusted.as_json(), at=at)
     return replace(log, shards_=[[*log.shards_[0], record.body]])
 
 

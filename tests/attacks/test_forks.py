@@ -22,8 +22,8 @@ from urllib.parse import quote
 
 import pytest
 
-from agentguard.audit import entry
 from agentguard.audit.calls import read_authorization
+from agentguard.audit.entry import parse_entry
 from agentguard.domain import keystore
 from agentguard.domain.verify import Report, examine
 from agentguard.signing.canonical import loads_object
@@ -123,7 +123,7 @@ def calls(place) -> list[tuple[int, str, str]]:
         found = []
         for shard in reader.shards():
             for stored in reader.stored(shard):
-                parsed = entry.parse(stored.body)
+                parsed = parse_entry(stored.body)
                 if parsed.kind == "authorization":
                     (kept,) = [
                         loads_object(attachment.data)

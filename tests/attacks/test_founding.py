@@ -15,7 +15,7 @@ import pytest
 
 from agentguard import Decision, StorageError
 from agentguard.audit import evidence
-from agentguard.audit.entry import parse
+from agentguard.audit.entry import parse_entry
 from agentguard.domain import config, domain, keystore, trust_pin
 from agentguard.domain.config import Config
 from agentguard.domain.verify import examine
@@ -71,7 +71,7 @@ def use(settings: Config) -> None:
     trust = keystore.load_trust(settings.state)
     with closing(StateReader(settings.state)) as reader:
         report = examine(reader, trust, anchor=settings.anchor)
-        kinds = [parse(body).kind for _index, body in reader.entries(0)]
+        kinds = [parse_entry(body).kind for _index, body in reader.entries(0)]
         called = [row for row in reader.stored(0) if row.summary and row.summary.invocation_id]
     assert (report.problems, report.anchored) == ((), settings.anchor is not None)
     assert kinds[:4] == ["shard", "key", "key", "key"]

@@ -20,7 +20,7 @@ import pytest
 from opentelemetry import trace
 
 from agentguard import Denied, Guard, PolicyError
-from agentguard.audit import entry
+from agentguard.audit.entry import parse_entry
 from agentguard.policy.document import decide
 from agentguard.policy.opa import MAX_ANSWER, MAX_REVISIONS, MAX_TEXT, OpaEngine
 from agentguard.policy.opa_server import Server
@@ -440,7 +440,7 @@ def test_a_refused_call_is_on_record_and_its_tool_does_not_run(hostile):
         agent.call(transfer)
         assert ran == [1]
         with closing(guard.reader()) as reader:
-            entries = [entry.parse(body) for _, body in reader.entries(0)]
+            entries = [parse_entry(body) for _, body in reader.entries(0)]
         calls = [one.members for one in entries if one.kind == "authorization"]
     assert [call["code"] for call in calls] == ["engine.malformed", ""]
     assert "evaluation" not in calls[0]

@@ -11,7 +11,7 @@ import dataclasses
 import pytest
 
 from agentguard import AgentguardError, ConfigError, Decision, Denied, Guard, ToolSpec
-from agentguard.audit import entry
+from agentguard.audit import records
 from agentguard.call.invocation import timestamp
 from agentguard.call.tool import RESERVED
 from agentguard.domain import config
@@ -170,7 +170,7 @@ def test_a_credential_from_a_strange_issuer_is_found(guard, attacker, clock, exa
         issued = credential.issue(
             issuer, home.trust.trust_domain, AgentProfile("root"), key, now=now, jti="credential-1"
         )
-        guard._runtime._line.log.append(entry.identity(issued, at=timestamp(clock.now)))
+        guard._runtime._line.log.append(records.identity(issued, at=timestamp(clock.now)))
         assert len(examine(guard).problems) == problems
 
 

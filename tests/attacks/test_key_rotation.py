@@ -30,7 +30,7 @@ from agentguard.audit import evidence, statements
 from agentguard.audit import prove as proving
 from agentguard.audit import registry as listed
 from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse
+from agentguard.audit.entry import parse_entry
 from agentguard.call.invocation import timestamp
 from agentguard.domain import administration, config, domain, handover, keystore, rotation
 from agentguard.domain.config import Config
@@ -114,7 +114,7 @@ class Scene:
                 str(read_authorization(parsed).invocation_id)
                 for shard in reader.shards()
                 for _index, body in reader.entries(shard)
-                if (parsed := parse(body)).kind == "authorization"
+                if (parsed := parse_entry(body)).kind == "authorization"
             ]
 
     def prove(self, invocation_id: str) -> bytes:
@@ -127,7 +127,7 @@ class Scene:
                 statements.read_sealed(parsed)[1].predicate
                 for shard in reader.shards()
                 for _index, body in reader.entries(shard)
-                if (parsed := parse(body)).kind == "key"
+                if (parsed := parse_entry(body)).kind == "key"
             ]
 
     def key(self, use: Any) -> Any:
@@ -518,7 +518,7 @@ def test_what_a_compromised_log_key_signed_since_does_not_verify(scene):
     assert all("compromised by then" in problem.what for problem in report.problems)
     with closing(StateReader(scene.settings.state)) as reader:
         times = {
-            problem.index: parse(reader.entry(0, problem.index).body).at  # type: ignore[union-attr]
+            problem.index: parse_entry(reader.entry(0, problem.index).body).at  # type: ignore[union-attr]
             for problem in report.problems
         }
     assert min(times.values()) >= since.isoformat()[:19]

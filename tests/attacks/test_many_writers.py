@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from preloaded import Preloaded, Talk
 
-from agentguard.audit import entry
 from agentguard.audit.calls import read_authorization, read_outcome
+from agentguard.audit.entry import parse_entry
 from agentguard.domain import keystore
 from agentguard.domain.verify import Report, examine
 from agentguard.signing.canonical import loads_object
@@ -141,7 +141,7 @@ def on_record(place) -> tuple[Counter[tuple[int, str, str]], Counter[tuple[int, 
     try:
         for shard in reader.shards():
             for stored in reader.stored(shard):
-                parsed = entry.parse(stored.body)
+                parsed = parse_entry(stored.body)
                 if parsed.kind == "authorization":
                     call = read_authorization(parsed)
                     kept = {a.role: loads_object(a.data) for a in stored.attachments}

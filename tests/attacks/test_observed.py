@@ -22,8 +22,9 @@ import pytest
 from agentguard import Arguments, Decision, Denied, Guard, Invocation, PolicyError, Requirement
 from agentguard.approvals.answer import Verdict
 from agentguard.approvals.request import ApprovalPending
-from agentguard.audit import entry, evidence, statements
+from agentguard.audit import evidence, statements
 from agentguard.audit.calls import read_authorization
+from agentguard.audit.entry import parse_entry
 from agentguard.call.invocation import CallSite
 from agentguard.call.journal import Page
 from agentguard.domain import config
@@ -349,7 +350,7 @@ def test_a_mode_that_no_guard_writes_is_not_read(place, ran):
     with Observed(place).open(ANSWERS["allow"]) as guard:
         guard.new_agent("reader").call(noted(guard, ran), "x")
     with closing(StateReader(place.config.state)) as reader:
-        bodies = [entry.parse(body) for _index, body in reader.entries(0)]
+        bodies = [parse_entry(body) for _index, body in reader.entries(0)]
     (call,) = [one for one in bodies if one.kind == "authorization"]
     read = read_authorization(call)
     assert (read.mode, read.enforced) == ("observe", False)

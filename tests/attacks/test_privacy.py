@@ -31,7 +31,7 @@ from agentguard import CallError, ConfigError, Decision, Denied, Requirement, St
 from agentguard.audit import evidence
 from agentguard.audit import prove as proving
 from agentguard.audit.calls import Authorization, read_authorization
-from agentguard.audit.entry import parse
+from agentguard.audit.entry import parse_entry
 from agentguard.call.tool import ToolSpec
 from agentguard.domain import administration, config, domain, keystore
 from agentguard.domain.verify import examine
@@ -109,7 +109,7 @@ class Scene:
             return [
                 (index, read_authorization(parsed))
                 for index, body in reader.entries(0)
-                if (parsed := parse(body)).kind == "authorization"
+                if (parsed := parse_entry(body)).kind == "authorization"
             ]
 
     def newest(self) -> str:

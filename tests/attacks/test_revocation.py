@@ -18,7 +18,9 @@ import pytest
 from preloaded import Preloaded
 
 from agentguard import CallError, Decision, Denied, Guard, KeyMaterialError
-from agentguard.audit import entry, statements
+from agentguard.audit import records, statements
+from agentguard.audit.entry import Entry, Receipt, parse_time
+from agentguard.audit.records import Record
 from agentguard.audit.standing import Standing
 from agentguard.call.invocation import timestamp
 from agentguard.delegation.handle import Delegation
@@ -84,12 +86,12 @@ class Scene:
         assert set(found.values()) <= {"ok", "delegation.revoked"}
         return {name for name, became in found.items() if became != "ok"}
 
-    def revoke(self, name: str) -> entry.Receipt:
+    def revoke(self, name: str) -> Receipt:
         return administration.revoke(
             self.place.config, PASSPHRASE, name, note="n", now=datetime.now(UTC)
         )
 
-    def freeze(self, *, frozen: bool = True) -> entry.Receipt:
+    def freeze(self, *, frozen: bool = True) -> Receipt:
         return administration.freeze(
             self.place.config, PASSPHRASE, frozen=frozen, note="n", now=datetime.now(UTC)
         )
@@ -319,8 +321,8 @@ def test_freezes_at_once_have_numbers_of_their_own(scene):
     assert scene.place.examine().problems == ()
 
 
-def entry_of(scene: Scene, parsed: entry.Entry) -> tuple[int, bool]:
-    return statements.check_freeze(parsed, scene.guard.trust, entry.time_of(parsed.at))
+def entry_of(scene: Scene, parsed: Entry) -> tuple[int, bool]:
+    return statements.check_freeze(parsed, scene.guard.trust, parse_time(parsed.at))
 
 
 # --- a real second process ------------------------------------------------------------------------
@@ -566,7 +568,7 @@ def test_old_shards_that_are_restored_beside_a_newer_file(durable, restored):
 # --- forged entries, and crashes ------------------------------------------------------------------
 
 
-def written(scene: Scene, *records: entry.Record) -> None:
+def written(scene: Scene, *records: Record) -> None:
     """Put entries in the log, as whoever can write it does; and have them read."""
     home = scene.place.take_up()
     with closing(home.lease(datetime.now(UTC))) as log:
@@ -575,14 +577,14 @@ def written(scene: Scene, *records: entry.Record) -> None:
     home.revocations()
 
 
-def unsigned(record: entry.Record) -> entry.Record:
+def unsigned(record: Record) -> Record:
     members = loads_object(record.body)
     statement: Any = members["statement"]
     statement["signatures"] = []
     return record._replace(body=dumps(members))
 
 
-def altered(record: entry.Record) -> entry.Record:
+def altered(record: Record) -> Record:
     members: Any = loads_object(record.body)
     sig = members["statement"]["signatures"][0]["sig"]
     members["statement"]["signatures"][0]["sig"] = ("B" if sig[0] == "A" else "A") + sig[1:]
@@ -605,8 +607,8 @@ def test_what_the_administrator_has_not_signed_counts_for_nothing(scene, strange
     at = timestamp(datetime.now(UTC))
     written(
         scene,
-        spoil(entry.revocation(signer, "user:alice", note="n", at=at)),
-        spoil(entry.freeze(signer, "acme.example", frozen=True, sequence=7, note="n", at=at)),
+        spoil(records.revocation(signer, "user:alice", note="n", at=at)),
+        spoil(records.freeze(signer, "acme.example", frozen=True, sequence=7, note="n", at=at)),
     )
     assert scene.denied() == set()
     late = Scene(scene.place)
@@ -621,9 +623,9 @@ def test_what_the_administrator_has_not_signed_counts_for_nothing(scene, strange
 def test_the_twin_of_the_forged_ones(scene):
     admin = keystore.load_key(scene.place.config.state, "admin", PASSPHRASE)
     at = timestamp(datetime.now(UTC))
-    written(scene, entry.revocation(admin, "user:alice", note="n", at=at))
+    written(scene, records.revocation(admin, "user:alice", note="n", at=at))
     assert scene.denied() == ALL_OF_ALICE
-    written(scene, entry.freeze(admin, "acme.example", frozen=True, sequence=7, note="n", at=at))
+    written(scene, records.freeze(admin, "acme.example", frozen=True, sequence=7, note="n", at=at))
     assert set(scene.calls().values()) == {"domain.frozen"}
     assert scene.place.examine().problems == ()
 

@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 
 from agentguard import AgentguardError, Decision, StorageError
-from agentguard.audit import checkpoint, entry, merkle, registry, summary
+from agentguard.audit import checkpoint, merkle, registry, summary
 from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import parse_entry
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.statements import read_heads
 from agentguard.domain import config, domain, keystore
@@ -91,7 +92,7 @@ class Log:
 
     def at(self, shard: int, kind: str, number: int = 0) -> int:
         """The index of an entry of a kind; ``number`` counts from 0, or from the end."""
-        parsed = [entry.parse(body).kind for body in self.bodies(shard)]
+        parsed = [parse_entry(body).kind for body in self.bodies(shard)]
         return [index for index, found in enumerate(parsed) if found == kind][number]
 
     def rewrite(self, shard: int, bodies: Sequence[bytes], beside: Log | None = None) -> None:
@@ -114,7 +115,7 @@ class Log:
                 connection.execute(f"DELETE FROM {table}")  # noqa: S608  of these three
             many("INSERT INTO entries VALUES (?, ?)", enumerate(bodies))
             for index, body in enumerate(bodies):
-                parsed = entry.parse(body)
+                parsed = parse_entry(body)
                 row = about.get(body) or summary.Summary(parsed.kind, parsed.at)
                 marks = ", ?" * len(row)
                 connection.execute(f"INSERT INTO summaries VALUES (?{marks})", (index, *row))  # noqa: S608
@@ -308,7 +309,7 @@ def opening(log: Log, shard: int, of: int) -> tuple[int, int, int]:
     """Return the newest entry, (shard, index), in which ``shard`` says how far ``of`` was."""
     found = []
     for index, body in enumerate(log.bodies(shard)):
-        parsed = entry.parse(body)
+        parsed = parse_entry(body)
         if parsed.kind == "shard":
             sealed = Envelope.parse(parsed.members["statement"])
             said = dsse.parse_statement(sealed.payload, "shard").predicate

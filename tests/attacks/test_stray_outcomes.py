@@ -14,8 +14,9 @@ from contextlib import closing, suppress
 import pytest
 
 from agentguard import Denied, StorageError
-from agentguard.audit import entry, summary
+from agentguard.audit import records, summary
 from agentguard.audit.calls import read_authorization, read_outcome
+from agentguard.audit.entry import parse_entry
 from agentguard.call.invocation import timestamp
 from agentguard.cli.audit import row as rows
 from agentguard.cli.audit.filters import Filter
@@ -61,9 +62,9 @@ def leave_in_doubt(guard, agent, ran, monkeypatch):
     ((index, body),) = [
         (index, body)
         for index, body in guard.reader().entries(0)
-        if entry.parse(body).kind == "authorization"
+        if parse_entry(body).kind == "authorization"
     ][-1:]
-    call = read_authorization(entry.parse(body))
+    call = read_authorization(parse_entry(body))
     return index, call
 
 
@@ -89,7 +90,7 @@ def test_an_interrupted_call_is_not_in_doubt(place, opened, agent, ran, monkeypa
         (said,) = [
             read_outcome(parsed)
             for _index, body in reader.entries(0)
-            if (parsed := entry.parse(body)).kind == "outcome"
+            if (parsed := parse_entry(body)).kind == "outcome"
         ]
     assert said.predicate["authorization"] is None
     assert said.invocation_id == strays(place)[0][1]
@@ -118,7 +119,7 @@ def say(guard, agent, subject, *, named, column=None):
     """Have the agent itself sign that a call was not run, and append that."""
     log = guard._runtime._line.log
     at = timestamp(log.last_at)
-    statement = entry.outcome_statement(
+    statement = records.outcome_statement(
         subject,
         authorization=named,
         status="not_run",
@@ -130,7 +131,7 @@ def say(guard, agent, subject, *, named, column=None):
     )
     sealed = dsse.seal(statement, agent._body.in_force().actor.signer)
     about = summary.of_outcome(column or named, agent.id, at=at, status="not_run")
-    return log.append(entry.outcome(sealed, about, None)).index
+    return log.append(records.outcome(sealed, about, None)).index
 
 
 def test_an_agent_that_says_it_of_a_call_in_doubt_under_its_id(

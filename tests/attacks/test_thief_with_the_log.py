@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from agentguard.audit import entry, find
-from agentguard.audit.entry import Record
+from agentguard.audit import find, records
+from agentguard.audit.entry import parse_entry
+from agentguard.audit.records import Record
 from agentguard.call.invocation import timestamp
 from agentguard.domain import keystore, rotation
 from agentguard.storage.reader import StateReader
@@ -37,7 +38,7 @@ def test_a_call_stands_once_in_all_shards(place, kinds):
     first, now = place.take_up().lease(datetime.now(UTC)), datetime.now(UTC)
     log = place.take_up().lease(now)
     assert (first.shard, log.shard) == (0, 1)
-    copied = [s for s in stored if entry.parse(s.body).kind in kinds]
+    copied = [s for s in stored if parse_entry(s.body).kind in kinds]
     for one in copied:
         assert one.summary is not None
         log.append(Record(one.body, one.summary, tuple(one.attachments)))
@@ -64,7 +65,7 @@ def test_what_a_stolen_key_signs_is_not_older_than_what_stands_before_it(place, 
     reader.close()
     assert said is not None
     log.append(
-        entry.resolution(stolen, said.place, ran=False, note="thief", at=timestamp(at - back))
+        records.resolution(stolen, said.place, ran=False, note="thief", at=timestamp(at - back))
     )
     log.close()
     assert place.examine().in_doubt == ()  # nobody knows yet that it is stolen

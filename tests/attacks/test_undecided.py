@@ -15,7 +15,7 @@ import pytest
 
 from agentguard import Decision, Denied, Guard
 from agentguard.audit.calls import read_authorization, read_outcome
-from agentguard.audit.entry import parse
+from agentguard.audit.entry import parse_entry
 
 
 def allow(_call):
@@ -24,7 +24,7 @@ def allow(_call):
 
 def on_record(guard):
     """The decision and code of each call, and the statuses of the outcomes."""
-    parsed = [parse(body) for _index, body in guard.reader().entries(0)]
+    parsed = [parse_entry(body) for _index, body in guard.reader().entries(0)]
     calls = [read_authorization(one) for one in parsed if one.kind == "authorization"]
     outcomes = [read_outcome(one).status for one in parsed if one.kind == "outcome"]
     assert guard.verify().problems == ()

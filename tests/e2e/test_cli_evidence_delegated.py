@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from agentguard import Decision, Guard
-from agentguard.audit import checkpoint, entry, evidence, merkle
+from agentguard.audit import checkpoint, evidence, merkle
 from agentguard.audit.checkpoint import Checkpoint
+from agentguard.audit.entry import parse_entry, parse_time
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
 from agentguard.audit.tlog_proof import TlogProof
 from agentguard.call import invocation
@@ -143,7 +144,7 @@ class Forger:
 
     def index(self, kind: str) -> int:
         """Where the last entry of a kind stands."""
-        kinds = [entry.parse(body).kind for body in self.bodies]
+        kinds = [parse_entry(body).kind for body in self.bodies]
         return len(kinds) - 1 - kinds[::-1].index(kind)
 
     def signed(self, claims: list[Any], by: list[str], *, linked: bool) -> list[str]:
@@ -182,7 +183,7 @@ class Forger:
     def _file(self, bodies: list[bytes], predicate: Any) -> bytes:
         call, tree = len(bodies) - 1, merkle.Tree(map(merkle.leaf_hash, bodies))
         needed = {"shard", "key", "config", "policy"}
-        places = [i for i, body in enumerate(bodies) if entry.parse(body).kind in needed]
+        places = [i for i, body in enumerate(bodies) if parse_entry(body).kind in needed]
         places += [self._identity(), self.index("delegation"), call]
         head = Checkpoint(self.trust.origin(0), len(bodies), root_of(bodies))
         note = checkpoint.sign(head, self.keys["log"])
@@ -200,7 +201,7 @@ class Forger:
             jws.parse(str(parsed.members["credential"])).claims()["sub"]
             if parsed.kind == "identity"
             else ""
-            for parsed in map(entry.parse, self.bodies)
+            for parsed in map(parse_entry, self.bodies)
         ]
         return next(i for i, sub in enumerate(subjects) if "/agent/coder/" in str(sub))
 
@@ -407,11 +408,11 @@ def test_without_a_credential_that_is_needed_a_chain_is_refused_by_both(forger):
 
 def test_a_chain_that_has_ended_is_refused_by_both(forger):
     hops = forger.hops()
-    logged = entry.time_of(entry.parse(forger.bodies[forger.index("delegation")]).at)
+    logged = parse_time(parse_entry(forger.bodies[forger.index("delegation")]).at)
     for hop in hops:
         hop["exp"] = logged + 1
     code, independent = refusals(forger, with_hops(forger, hops))
-    call = entry.time_of(entry.parse(forger.bodies[forger.index("authorization")]).at)
+    call = parse_time(parse_entry(forger.bodies[forger.index("authorization")]).at)
     assert (code, independent) == (None, False) if call == logged else ("hop.expired", True)
     late = deepcopy(hops)
     late[CODER]["iat"] = logged + 1
@@ -432,7 +433,7 @@ def test_a_chain_that_has_ended_is_refused_by_both(forger):
 )
 def test_an_older_date_helps_no_thief_of_an_issuer_s_key(forger, since, refused):
     """The twin lacks the announcement of the key, which the independent verifier leaves out."""
-    logged = entry.time_of(entry.parse(forger.bodies[forger.index("delegation")]).at)
+    logged = parse_time(parse_entry(forger.bodies[forger.index("delegation")]).at)
     stolen = Ed25519Signer.from_seed(b"s" * 32)
     trusted = TrustedKey("issuer", stolen.public_key, logged - 100, None, logged + since)
     trust = replace(forger.trust, keys=(*forger.trust.keys, trusted))

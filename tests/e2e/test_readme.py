@@ -33,8 +33,8 @@ OFFLINE = """
 import json
 from contextlib import closing
 from crewai.llms.base_llm import BaseLLM
-from agentguard.audit import entry
 from agentguard.audit.calls import read_authorization
+from agentguard.audit.entry import parse_entry
 from agentguard_crewai import agent_of
 
 class Scripted(BaseLLM):
@@ -51,7 +51,7 @@ researcher.llm = Scripted(model="scripted")
 said = crew.kickoff().raw
 guard = researcher._agentguard.options.guard
 with closing(guard.reader()) as reader:
-    entries = [entry.parse(body) for _index, body in reader.entries(0)]
+    entries = [parse_entry(body) for _index, body in reader.entries(0)]
 (call,) = [read_authorization(one) for one in entries if one.kind == "authorization"]
 assert call.agent == agent_of(researcher).id and guard.verify().ok
 print(said, "|", agent_of(researcher).name, call.tool, call.decision)

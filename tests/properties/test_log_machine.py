@@ -33,10 +33,11 @@ from hypothesis.stateful import (
 )
 
 from agentguard import StorageError
-from agentguard.audit import checkpoint, entry, merkle
+from agentguard.audit import checkpoint, merkle, records
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Record
+from agentguard.audit.entry import parse_entry
 from agentguard.audit.merkle import CompactRange
+from agentguard.audit.records import Record
 from agentguard.domain.verify import Report, examine
 from agentguard.identity.trust import TrustDocument, TrustedKey
 from agentguard.signing.keys import Ed25519Signer
@@ -184,7 +185,7 @@ class LogMachine(RuleBasedStateMachine):
         self.made += 1
         at = self.now().isoformat(timespec="microseconds").replace("+00:00", "Z")
         engine = {"name": "function", "version": str(self.made)}
-        return entry.policy(engine, None, {}, at=at)
+        return records.policy(engine, None, {}, at=at)
 
     @initialize()
     def found(self) -> None:
@@ -413,7 +414,7 @@ class LogMachine(RuleBasedStateMachine):
     def fork(self, data: st.DataObject) -> None:
         """The newest entry is another one, vouched for with the log's own key."""
         numbers = [n for n, shard in self.shards.items() if shard.durable[-1:] != shard.durable[:1]]
-        numbers = [n for n in numbers if entry.parse(self.shards[n].durable[-1]).kind == "policy"]
+        numbers = [n for n in numbers if parse_entry(self.shards[n].durable[-1]).kind == "policy"]
         if not numbers:
             return
         number = data.draw(st.sampled_from(sorted(numbers)), label="shard")
@@ -537,7 +538,7 @@ def rewrite(state: Path, shard: int, bodies: list[bytes], *, checkpoints: bool =
 
 def said(body: bytes) -> tuple[str, str] | None:
     with suppress(Exception):
-        parsed = entry.parse(body)
+        parsed = parse_entry(body)
         return parsed.kind, parsed.at
     return None
 

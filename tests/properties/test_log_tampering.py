@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from agentguard import Decision, Denied, Guard
 from agentguard.audit import checkpoint, merkle
 from agentguard.audit.checkpoint import Checkpoint, End
-from agentguard.audit.entry import Attachment, Stored
+from agentguard.audit.entry import Attachment, StoredEntry
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.summary import Search, Summary
 from agentguard.domain.verify import Report, examine
@@ -57,11 +57,11 @@ class Copy:
         past = [(index, body) for index, body in self.rows if index > after]
         return iter(past[::-1] if newest_first else past)
 
-    def stored(self, shard: int) -> Iterator[Stored]:
+    def stored(self, shard: int) -> Iterator[StoredEntry]:
         for index, body in self.rows:
-            yield Stored(index, body, self.summary(body), self.beside.get(index, []))
+            yield StoredEntry(index, body, self.summary(body), self.beside.get(index, []))
 
-    def entry(self, shard: int, index: int) -> Stored | None:
+    def entry(self, shard: int, index: int) -> StoredEntry | None:
         return next((stored for stored in self.stored(shard) if stored.index == index), None)
 
     def snapshot(self, shard: int) -> AbstractContextManager[None]:

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from agentguard import AgentguardError, Decision, Denied, Guard
-from agentguard.audit import checkpoint, entry, evidence, registry, tlog_proof
-from agentguard.audit.entry import Stored
+from agentguard.audit import checkpoint, evidence, records, registry, tlog_proof
+from agentguard.audit.entry import CallPlace, StoredEntry, parse_entry
 from agentguard.audit.prove import prove
 from agentguard.audit.verify import ShardVerifier
 from agentguard.call.invocation import timestamp
@@ -173,7 +173,7 @@ def test_what_is_no_text_is_refused_with_our_error(tokens, world, value):
     for _good, _signer, read in tokens.values():
         assert outcome(read, value) is None
     readers: list[Any] = [grant.read, grant.key_id, jws.parse, Envelope.parse, checkpoint.parse]
-    readers += [checkpoint.parse_line, tlog_proof.parse, entry.parse, TrustDocument.loads]
+    readers += [checkpoint.parse_line, tlog_proof.parse, parse_entry, TrustDocument.loads]
     for parse in readers:
         assert outcome(parse, value) is None
     for verify in (evidence.verify, registry.verify):
@@ -222,17 +222,17 @@ def log():
         reader = guard.reader()
         admin = guard._runtime.home.issuer
         stored = list(reader.stored(0))
-        at = entry.parse(stored[-1].body).at
-        place = entry.CallPlace(0, 0, "x", "0" * 64)
+        at = parse_entry(stored[-1].body).at
+        place = CallPlace(0, 0, "x", "0" * 64)
         more = [
-            entry.revocation(admin, "agent:x", note="n", at=at),
-            entry.freeze(admin, "acme.example", frozen=True, sequence=1, note="n", at=at),
-            entry.adoption(admin, "acme.example", lost=[], note="n", at=at),
-            entry.resolution(admin, place, ran=True, note="n", at=at),
-            entry.erasure(admin, place, note="n", at=at),
+            records.revocation(admin, "agent:x", note="n", at=at),
+            records.freeze(admin, "acme.example", frozen=True, sequence=1, note="n", at=at),
+            records.adoption(admin, "acme.example", lost=[], note="n", at=at),
+            records.resolution(admin, place, ran=True, note="n", at=at),
+            records.erasure(admin, place, note="n", at=at),
         ]
-        stored += [Stored(0, record.body, record.summary) for record in more]
-        (call,) = (entry.parse(one.body) for one in stored if b'"decision":"allow"' in one.body)
+        stored += [StoredEntry(0, record.body, record.summary) for record in more]
+        (call,) = (parse_entry(one.body) for one in stored if b'"decision":"allow"' in one.body)
         yield stored, guard.trust, guard, call
 
 
@@ -261,10 +261,10 @@ def test_no_entry_with_another_type_somewhere_stops_the_verifier(log):
     kinds = set()
     tried = 0
     for good in stored:
-        kinds.add(entry.parse(good.body).kind)
+        kinds.add(parse_entry(good.body).kind)
         for _what, made in mutants(opened(json.loads(good.body))):
             verifier = ShardVerifier(0, trust.origin(0), trust, since=2**40)
-            verifier._entry(Stored(good.index, canonical.dumps(sealed(made)), good.summary))
+            verifier._entry(StoredEntry(good.index, canonical.dumps(sealed(made)), good.summary))
             tried += 1
     assert kinds >= {"shard", "key", "config", "policy", "identity", "delegation", "authorization"}
     assert kinds >= {"outcome", "revocation", "freeze", "adoption", "resolution", "erasure"}

@@ -12,7 +12,7 @@ from state_scene import BRIEFLY, PASSPHRASE, Call, Crash, LeftError, Scene
 
 from agentguard import ApprovalPending, Denied, Guard
 from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse
+from agentguard.audit.entry import parse_entry
 from agentguard.domain import administration, adoption, domain, handover, rotation
 from agentguard.domain.keystore import LONG_LIVED, load_trust
 from agentguard.storage.journal import FileJournal
@@ -183,7 +183,7 @@ def _invocations(scene: Scene) -> dict[str, str]:
     for shard in reader.shards():
         for stored in reader.stored(shard):
             arguments = {kept.role: kept.data for kept in stored.attachments}.get("arguments", b"")
-            parsed = parse(stored.body)
+            parsed = parse_entry(stored.body)
             if parsed.kind == "authorization" and arguments:
                 what = arguments.decode().split('"')[-2]
                 found[what] = str(read_authorization(parsed).invocation_id)

@@ -22,9 +22,10 @@ from agentguard import (
     KeyMaterialError,
     StorageError,
 )
-from agentguard.audit import entry, find, statements
+from agentguard.audit import find, records, statements
 from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import CallPlace, Receipt, Record, parse
+from agentguard.audit.entry import CallPlace, Receipt, parse_entry
+from agentguard.audit.records import Record
 from agentguard.audit.summary import Summary
 from agentguard.call.invocation import timestamp
 from agentguard.domain import administration, config, domain, keystore
@@ -117,10 +118,10 @@ def calls(settings):
         return {
             canonical.loads_object(stored.attachments[0].data)["what"]: (
                 stored.index,
-                read_authorization(parse(stored.body)),
+                read_authorization(parse_entry(stored.body)),
             )
             for stored in reader.stored(0)
-            if parse(stored.body).kind == "authorization" and stored.attachments
+            if parse_entry(stored.body).kind == "authorization" and stored.attachments
         }
 
 
@@ -155,7 +156,7 @@ def test_a_killed_call_is_in_doubt_until_it_is_resolved(settings, ran):
         assert stored is not None
         trust = keystore.load_trust(settings.state)
         said = statements.check_administered(
-            parse(stored.body), trust, int(datetime.now(UTC).timestamp())
+            parse_entry(stored.body), trust, int(datetime.now(UTC).timestamp())
         )
         assert (said.ran, said.note) == (ran, "asked the b\u00e4nk\n\x1b[31m")
         assert said.key_id == administration_key(settings).thumbprint
@@ -251,7 +252,7 @@ def test_its_time_does_not_go_back(settings):
     """Resolved with a clock that stands behind the log's newest entry."""
     place = resolve(settings, in_doubt(settings), now=datetime(2020, 1, 1, tzinfo=UTC))
     with closing(StateReader(settings.state)) as reader:
-        times = [parse(body).at for _index, body in reader.entries(place.shard)]
+        times = [parse_entry(body).at for _index, body in reader.entries(place.shard)]
     assert times == sorted(times)
     assert report(settings).ok
 
@@ -347,7 +348,7 @@ def unreadable(settings, kind, invocation_id):
     log = domain.take_up(settings, PASSPHRASE).lease(datetime.now(UTC))
     try:
         place = log.append(Record(b'{"kind":"x"}', Summary(kind, now(), invocation_id)))
-        log.append(entry.policy({"name": "n", "version": "1"}, None, {}, at=now()))
+        log.append(records.policy({"name": "n", "version": "1"}, None, {}, at=now()))
     finally:
         log.close()
     return place
@@ -372,7 +373,7 @@ def test_an_entry_that_can_not_be_read_settles_nothing_and_stops_nothing(setting
 
 def test_an_unsigned_resolution_settles_nothing_and_stops_nothing(settings):
     doubtful = in_doubt(settings)
-    good = entry.resolution(admin_of(settings), place_of(settings), ran=True, note="n", at=now())
+    good = records.resolution(admin_of(settings), place_of(settings), ran=True, note="n", at=now())
     body = canonical.loads_object(good.body)
     sealed = Envelope.parse(body["statement"])
     unsigned = Envelope(sealed.payload_type, sealed.payload, ())
@@ -410,11 +411,11 @@ def edited(record, change):
 def forgeries(settings, stranger):
     """Records that are appended as if they settled the call, by who could write one."""
     where, home = place_of(settings), domain.take_up(settings, PASSPHRASE)
-    good = entry.resolution(admin_of(settings), where, ran=True, note="n", at=now())
+    good = records.resolution(admin_of(settings), where, ran=True, note="n", at=now())
     other = CallPlace(where.shard, where.index, where.invocation_id, "0" * 64)
 
     def by(signer, place=where):
-        return entry.resolution(signer, place, ran=True, note="n", at=now())
+        return records.resolution(signer, place, ran=True, note="n", at=now())
 
     return {
         "a stranger's key": by(stranger),
@@ -449,7 +450,9 @@ def test_a_forged_resolution_is_found_and_settles_nothing(settings, stranger, na
 
 def test_the_administrators_own_is_not(settings):
     """The twin of the forgeries, appended in the same way."""
-    record = entry.resolution(admin_of(settings), place_of(settings), ran=True, note="n", at=now())
+    record = records.resolution(
+        admin_of(settings), place_of(settings), ran=True, note="n", at=now()
+    )
     append(settings, record)
     found = report(settings)
     assert (found.ok, found.in_doubt) == (True, ())
@@ -462,8 +465,8 @@ def say(settings, where, *, ran=True, kind="resolution"):
     """Append what the admin key says without asking what stands in the log; return its place."""
     admin = admin_of(settings)
     if kind == "erasure":
-        return append(settings, entry.erasure(admin, where, note="n", at=now()))
-    return append(settings, entry.resolution(admin, where, ran=ran, note="n", at=now()))
+        return append(settings, records.erasure(admin, where, note="n", at=now()))
+    return append(settings, records.resolution(admin, where, ran=ran, note="n", at=now()))
 
 
 def found(settings):
@@ -545,9 +548,9 @@ def test_a_statement_of_a_call_that_is_not_there_is_found(settings, kind, change
     doubtful, where = in_doubt(settings), elsewhere(settings, **changes)
     admin = admin_of(settings)
     record = (
-        entry.resolution(admin, where, ran=True, note="n", at=now())
+        records.resolution(admin, where, ran=True, note="n", at=now())
         if kind == "resolution"
-        else entry.erasure(admin, where, note="n", at=now())
+        else records.erasure(admin, where, note="n", at=now())
     )
     place = append(settings, record)
     found = report(settings)
@@ -564,7 +567,7 @@ def test_a_resolution_from_another_log_is_refused(settings, tmp_path_factory):
     domain.found(theirs, PASSPHRASE, now=datetime.now(UTC))
     admin = keystore.load_key(theirs.state, "admin", PASSPHRASE)
     doubtful = in_doubt(settings)
-    record = entry.resolution(admin, place_of(settings), ran=True, note="n", at=now())
+    record = records.resolution(admin, place_of(settings), ran=True, note="n", at=now())
     place = append(settings, record)
     found = report(settings)
     assert [problem.index for problem in found.problems] == [place.index]

@@ -21,7 +21,7 @@ from agentguard import (
     idempotency_key,
 )
 from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse
+from agentguard.audit.entry import parse_entry
 from agentguard.call.arguments import Arguments
 from agentguard_langchain import guard_tools
 
@@ -72,7 +72,7 @@ def outside():
 
 def logged(guard):
     """The ids of the calls in the log, in their order."""
-    parsed = [parse(body) for _index, body in guard.reader().entries(0)]
+    parsed = [parse_entry(body) for _index, body in guard.reader().entries(0)]
     calls = [read_authorization(one) for one in parsed if one.kind == "authorization"]
     return [call.invocation_id for call in calls]
 

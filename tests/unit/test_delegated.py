@@ -23,7 +23,7 @@ from agentguard import (
     VerificationError,
 )
 from agentguard.audit.calls import read_authorization
-from agentguard.audit.entry import parse
+from agentguard.audit.entry import parse_entry
 from agentguard.delegation import access_token, context
 from agentguard.errors import DelegationError
 from agentguard.signing import canonical, jws
@@ -86,7 +86,7 @@ def refused(call, *args, kind: type[AgentguardError] = DelegationError, **kwargs
 
 def calls(guard):
     """What the log says of every call: for whom, under which chain, and the answer."""
-    entries = (parse(body) for _index, body in guard.reader().entries(0))
+    entries = (parse_entry(body) for _index, body in guard.reader().entries(0))
     return [read_authorization(e) for e in entries if e.kind == "authorization"]
 
 

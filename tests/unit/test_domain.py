@@ -11,7 +11,7 @@ import pytest
 
 from agentguard import ConfigError, KeyMaterialError, StorageError
 from agentguard.audit import registry
-from agentguard.audit.entry import parse
+from agentguard.audit.entry import parse_entry
 from agentguard.domain import config, domain, ephemeral, keystore
 from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.domain.verify import examine
@@ -67,7 +67,7 @@ def test_a_new_domain_is_whole_private_and_verifies(settings):
     assert sorted(key.use for key in trust.keys) == ["admin", "issuer", "log"]
     assert len({key.key.raw for key in trust.keys}) == 3
     reader = StateReader(settings.state)
-    kinds = [parse(body).kind for _index, body in reader.entries(0)]
+    kinds = [parse_entry(body).kind for _index, body in reader.entries(0)]
     reader.close()
     assert kinds == ["shard", "key", "key", "key"]
     found = report(settings)

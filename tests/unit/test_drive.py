@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from agentguard import CallSite, ConfigError, Decision, Denied, Guard, Invocation, StorageError
-from agentguard.audit.entry import parse
+from agentguard.audit.entry import parse_entry
 from agentguard.call.arguments import Arguments
 from agentguard.domain.verify import examine
 from agentguard.signing.canonical import loads_object
@@ -89,7 +89,7 @@ async def until(condition):
 
 
 def records(guard, kind):
-    entries = [parse(body) for _index, body in guard.reader().entries(0)]
+    entries = [parse_entry(body) for _index, body in guard.reader().entries(0)]
     return [entry.members for entry in entries if entry.kind == kind]
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from agentguard import ApprovalRequest, Decision, DecodeError, EncodeError, Requirement
 from agentguard.approvals.roster import Approver, Roster
-from agentguard.audit import entry
-from agentguard.audit.entry import CallPlace, LoggedRuling
+from agentguard.audit import entry, records
+from agentguard.audit.entry import CallPlace, parse_entry, parse_time
+from agentguard.audit.records import LoggedRuling
 from agentguard.audit.summary import Summary
 from agentguard.delegation import issuance
 from agentguard.identity import credential
@@ -30,7 +31,7 @@ PREDICATE = {
 
 
 @pytest.fixture
-def records(signer):
+def built(signer):
     """An entry of each kind."""
     sealed = seal(statement("invocation", "0" * 64, "call", PREDICATE), signer)
     place = CallPlace(1, 7, "the-id", "0" * 64)
@@ -63,7 +64,7 @@ def records(signer):
     )
     ruling = LoggedRuling(Decision.deny("no"), None, None, None, "0" * 64)
     return {
-        "shard": entry.shard(
+        "shard": records.shard(
             signer,
             signer.public_key,
             trust_domain="acme.example",
@@ -72,22 +73,22 @@ def records(signer):
             heads=(),
             at=AT,
         ),
-        "key": entry.key(signer, {"use": "log"}, at=AT),
-        "policy": entry.policy({"name": "rego", "version": "1"}, None, {"é.rego": "0"}, at=AT),
-        "roster": entry.roster(signer, "acme.example", Roster({"bob": bob}), at=AT),
-        "request": entry.request(asked, at=AT),
-        "config": entry.config(b'{"a":1}', at=AT),
-        "identity": entry.identity(issued, at=AT),
-        "authorization": entry.authorization(sealed, PREDICATE, ruling, at=AT),
-        "outcome": entry.outcome(sealed, Summary("outcome", AT, status="ok"), None),
-        "resolution": entry.resolution(signer, place, ran=True, note="é", at=AT),
-        "erasure": entry.erasure(signer, place, note="", at=AT),
-        "delegation": entry.delegation(
+        "key": records.key(signer, {"use": "log"}, at=AT),
+        "policy": records.policy({"name": "rego", "version": "1"}, None, {"é.rego": "0"}, at=AT),
+        "roster": records.roster(signer, "acme.example", Roster({"bob": bob}), at=AT),
+        "request": records.request(asked, at=AT),
+        "config": records.config(b'{"a":1}', at=AT),
+        "identity": records.identity(issued, at=AT),
+        "authorization": records.authorization(sealed, PREDICATE, ruling, at=AT),
+        "outcome": records.outcome(sealed, Summary("outcome", AT, status="ok"), None),
+        "resolution": records.resolution(signer, place, ran=True, note="é", at=AT),
+        "erasure": records.erasure(signer, place, note="", at=AT),
+        "delegation": records.delegation(
             issuance.begin(signer, "acme.example", TERMS, now=1, jti="0" * 32), at=AT
         ),
-        "revocation": entry.revocation(signer, "agent:a", note="", at=AT),
-        "freeze": entry.freeze(signer, "acme.example", frozen=True, sequence=1, note="", at=AT),
-        "adoption": entry.adoption(signer, "acme.example", lost=[], note="", at=AT),
+        "revocation": records.revocation(signer, "agent:a", note="", at=AT),
+        "freeze": records.freeze(signer, "acme.example", frozen=True, sequence=1, note="", at=AT),
+        "adoption": records.adoption(signer, "acme.example", lost=[], note="", at=AT),
     }
 
 
@@ -110,14 +111,14 @@ KINDS = [
 ]
 
 
-def test_no_kind_is_left_out(records):
-    assert KINDS == list(records) == list(entry._MEMBERS)
+def test_no_kind_is_left_out(built):
+    assert KINDS == list(built) == list(entry._MEMBERS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_comes_back_as_it_was(records, kind):
-    record = records[kind]
-    parsed = entry.parse(record.body)
+def test_each_kind_comes_back_as_it_was(built, kind):
+    record = built[kind]
+    parsed = parse_entry(record.body)
     assert (parsed.kind, parsed.at) == (kind, AT)
     assert (record.summary.kind, record.summary.at) == (kind, AT)
     assert dumps({"kind": kind, "at": AT, **parsed.members}) == record.body
@@ -125,8 +126,8 @@ def test_each_kind_comes_back_as_it_was(records, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("change", ["more", "less", "kind", "no at", "at", "spaces", "order"])
-def test_what_says_more_less_or_else_is_no_entry(records, kind, change):
-    value = loads_object(records[kind].body)
+def test_what_says_more_less_or_else_is_no_entry(built, kind, change):
+    value = loads_object(built[kind].body)
     body = None
     match change:
         case "more":
@@ -140,32 +141,32 @@ def test_what_says_more_less_or_else_is_no_entry(records, kind, change):
         case "at":
             value["at"] = 5
         case "spaces":
-            body = records[kind].body.replace(b":", b": ", 1)
+            body = built[kind].body.replace(b":", b": ", 1)
         case "order":
-            body = b'{"kind":"%s",' % kind.encode() + records[kind].body[1:].replace(
+            body = b'{"kind":"%s",' % kind.encode() + built[kind].body[1:].replace(
                 b',"kind":"%s"' % kind.encode(), b""
             )
     with pytest.raises(DecodeError):
-        entry.parse(dumps(value) if body is None else body)
+        parse_entry(dumps(value) if body is None else body)
 
 
 def test_an_entry_that_could_not_be_read_again_is_not_written():
-    assert entry.config(b'{"a":"%s"}' % (b"x" * 200_000), at=AT)
+    assert records.config(b'{"a":"%s"}' % (b"x" * 200_000), at=AT)
     with pytest.raises(EncodeError, match="too long") as caught:
-        entry.config(b'{"a":"%s"}' % (b"x" * 300_000), at=AT)
+        records.config(b'{"a":"%s"}' % (b"x" * 300_000), at=AT)
     assert caught.value.code == "entry.too_large"
 
 
-def test_the_authorization_carries_the_signed_statement_whole(records, signer):
-    invocation = entry.parse(records["authorization"].body).members["invocation"]
+def test_the_authorization_carries_the_signed_statement_whole(built, signer):
+    invocation = parse_entry(built["authorization"].body).members["invocation"]
     expected = statement("invocation", "0" * 64, "call", PREDICATE)
     assert isinstance(invocation, dict)
     assert invocation["payload"] == b64_encode(expected)
     assert seal(expected, signer).as_json() == invocation
 
 
-def test_a_call_is_found_by_what_its_summary_says(records, signer):
-    assert records["authorization"].summary == Summary(
+def test_a_call_is_found_by_what_its_summary_says(built, signer):
+    assert built["authorization"].summary == Summary(
         "authorization",
         AT,
         "the-id",
@@ -178,9 +179,9 @@ def test_a_call_is_found_by_what_its_summary_says(records, signer):
         "a" * 32,
     )
     uri = credential.agent_uri("acme.example", "reader", signer.public_key)
-    assert records["identity"].summary == Summary("identity", AT, agent=uri)
-    assert records["resolution"].summary == Summary("resolution", AT, "the-id")
-    assert records["shard"].summary == Summary("shard", AT)
+    assert built["identity"].summary == Summary("identity", AT, agent=uri)
+    assert built["resolution"].summary == Summary("resolution", AT, "the-id")
+    assert built["shard"].summary == Summary("shard", AT)
 
 
 @pytest.mark.parametrize(
@@ -195,9 +196,9 @@ def test_a_call_is_found_by_what_its_summary_says(records, signer):
 )
 def test_a_time_without_an_offset_is_none(at):
     with pytest.raises(DecodeError) as caught:
-        entry.time_of(at)
+        parse_time(at)
     assert caught.value.code == "entry.malformed"
 
 
 def test_a_time_with_one_is_the_same_everywhere():
-    assert entry.time_of(AT) == entry.time_of("2026-11-25T14:00:00+02:00") == 1795608000
+    assert parse_time(AT) == parse_time("2026-11-25T14:00:00+02:00") == 1795608000

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from agentguard import Decision, Denied, Guard
-from agentguard.audit import checkpoint, entry, evidence, merkle, statements, tlog_proof
+from agentguard.audit import checkpoint, evidence, merkle, statements, tlog_proof
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment, Stored
+from agentguard.audit.entry import Attachment, StoredEntry, parse_entry
 from agentguard.audit.prove import prove
 from agentguard.audit.summary import Summary
 from agentguard.audit.tlog_proof import TlogProof
@@ -49,7 +49,7 @@ class Reader:
         return islice(enumerate(self.bodies), after + 1, None)
 
     def entry(self, _shard, index):
-        return Stored(index, self.bodies[index], self.columns[index], self.beside[index])
+        return StoredEntry(index, self.bodies[index], self.columns[index], self.beside[index])
 
     def search(self, _shard, wanted):
         return (at for at, about in enumerate(self.columns) if about and wanted.matches(about))
@@ -58,7 +58,7 @@ class Reader:
         return self.notes[-1] if self.notes else None
 
     def ids(self, kind="authorization"):
-        parsed = [entry.parse(body) for body in self.bodies]
+        parsed = [parse_entry(body) for body in self.bodies]
         read = [read_authorization(e) for e in parsed if e.kind == kind]
         return [str(call.invocation_id) for call in read]
 
@@ -321,7 +321,7 @@ def test_a_log_that_loses_an_entry_meanwhile_proves_nothing(guard, read, monkeyp
 def test_true_is_no_number(guard, read):
     """Python's ``True`` equals 1, and no JSON ``true`` is an index, a shard or a size."""
     place: dict[str, JSON] = {"shard": 0, "index": 1}
-    outcome = read_outcome(entry.parse(read(2).bodies[-1]))
+    outcome = read_outcome(parse_entry(read(2).bodies[-1]))
     for said, right in ((place, True), (place | {"index": True}, False)):
         changed = outcome._replace(predicate={"authorization": said})
         with nullcontext() if right else pytest.raises(VerificationError, match="another place"):

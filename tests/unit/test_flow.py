@@ -25,7 +25,7 @@ from agentguard import (
     PolicyError,
     UnguardedCallError,
 )
-from agentguard.audit.entry import parse
+from agentguard.audit.entry import parse_entry
 from agentguard.domain.verify import examine
 from agentguard.policy.document import UNDEFINED
 from agentguard.signing.canonical import loads_object
@@ -81,7 +81,7 @@ def with_line(guard, **parts):
 
 
 def records(guard, kind):
-    bodies = [parse(body) for _index, body in guard.reader().entries(0)]
+    bodies = [parse_entry(body) for _index, body in guard.reader().entries(0)]
     return [entry.members for entry in bodies if entry.kind == kind]
 
 

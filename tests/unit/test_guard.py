@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agentguard import ConfigError, Decision, Denied, Guard, KeyMaterialError, StorageError, Tool
-from agentguard.audit.entry import parse
+from agentguard.audit.entry import parse_entry
 from agentguard.domain import config, domain, keystore
 from agentguard.domain.verify import Report, examine
 from agentguard.storage.reader import StateReader
@@ -276,7 +276,7 @@ def test_an_ephemeral_guard_needs_a_policy_that_exists(tmp_path):
 
 def test_a_guard_writes_down_its_configuration_and_policy():
     guard = Guard.ephemeral(allow_all, config={"tools": {"t": {"requires": ["x"]}}})
-    kinds = [parse(body).kind for _index, body in guard.reader().entries(0)]
+    kinds = [parse_entry(body).kind for _index, body in guard.reader().entries(0)]
     assert kinds == ["shard", "key", "key", "config", "policy"]
 
 
@@ -322,7 +322,7 @@ def test_many_threads_on_one_guard(any_guard):
     reader = any_guard.reader()
     entries = list(reader.entries(0))
     assert [index for index, _body in entries] == list(range(len(entries)))
-    kinds = [parse(body).kind for _index, body in entries[before:]]
+    kinds = [parse_entry(body).kind for _index, body in entries[before:]]
     assert kinds.count("authorization") == kinds.count("outcome") == 32 * 20
     assert kinds.count("identity") == 4
     report = examine(reader, any_guard.trust)

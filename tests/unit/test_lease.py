@@ -15,8 +15,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from agentguard import DecodeError, StorageError, VerificationError
-from agentguard.audit import checkpoint, entry, registry, statements
-from agentguard.audit.entry import Record, parse
+from agentguard.audit import checkpoint, records, registry, statements
+from agentguard.audit.entry import parse_entry, parse_time
+from agentguard.audit.records import Record
 from agentguard.audit.summary import Summary
 from agentguard.call.invocation import timestamp
 from agentguard.domain.verify import examine
@@ -50,9 +51,9 @@ def listed(lessor):
 def openings(lessor, shard):
     """The opening entries of a shard: the heads that each embeds, as origin and size."""
     with closing(StateReader(lessor.state)) as reader:
-        parsed = [parse(body) for _index, body in reader.entries(shard)]
+        parsed = [parse_entry(body) for _index, body in reader.entries(shard)]
         said = [
-            statements.check_issued(one, lessor.trust, entry.time_of(one.at))[1]
+            statements.check_issued(one, lessor.trust, parse_time(one.at))[1]
             for one in parsed
             if one.kind == "shard"
         ]
@@ -67,7 +68,7 @@ def report(lessor):
 
 
 def policy(at=NOW):
-    body = entry.policy({"name": "n", "version": "1"}, None, {}, at=timestamp(at))
+    body = records.policy({"name": "n", "version": "1"}, None, {}, at=timestamp(at))
     return Record(body.body, Summary("policy", timestamp(at)))
 
 
@@ -434,8 +435,8 @@ def test_the_opening_entry_is_signed_by_the_issuer_and_names_the_logs_key(lessor
         "log_key": lessor.log_key.public_key.jwk(),
         "heads": [],
     }
-    parsed = parse(record.body)
-    statements.check_issued(parsed, lessor.trust, entry.time_of(parsed.at))
+    parsed = parse_entry(record.body)
+    statements.check_issued(parsed, lessor.trust, parse_time(parsed.at))
 
 
 def test_the_anchor_follows_each_lease(lessor):

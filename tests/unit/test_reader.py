@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 import pytest
 
 from agentguard import StorageError
-from agentguard.audit.entry import Attachment, Record, Stored, parse
+from agentguard.audit.entry import Attachment, StoredEntry, parse_entry
 from agentguard.audit.log import LogReader
+from agentguard.audit.records import Record
 from agentguard.audit.summary import Search, Summary
 from agentguard.call.invocation import commitment
 from agentguard.identity.trust import TrustDocument, TrustedKey
@@ -82,10 +83,10 @@ def test_it_reads_what_was_written(reader, lessor):
     protocol: LogReader = reader
     assert protocol.shards() == [0]
     assert [index for index, _body in reader.entries(0)] == [0, 1, 2, 3]
-    assert parse(next(reader.entries(0))[1]).kind == "shard"
+    assert parse_entry(next(reader.entries(0))[1]).kind == "shard"
     stored = list(reader.stored(0))
     assert [one.index for one in stored] == [0, 1, 2, 3]
-    assert stored[1] == Stored(
+    assert stored[1] == StoredEntry(
         1,
         body_of(1),
         Summary("policy", AT, f"{1:032x}"),

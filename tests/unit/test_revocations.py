@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
-from agentguard.audit import entry
+from agentguard.audit import entry, records
+from agentguard.audit.entry import Entry, parse_entry
+from agentguard.audit.records import Record
 from agentguard.audit.standing import Standing, Used
 from agentguard.call.invocation import timestamp
 from agentguard.domain import config, domain, keystore
@@ -120,18 +122,18 @@ class Place:
     def trust(self) -> TrustDocument:
         return self.home.trust
 
-    def write(self, *records: entry.Record) -> None:
+    def write(self, *records: Record) -> None:
         with closing(self.home.lease(datetime.now(UTC))) as log:
             for record in records:
                 log.append(record)
 
     def revoke(self, *names: str, by: Any = None) -> None:
         signer = by or self.admin
-        self.write(*(entry.revocation(signer, n, note="n", at=now()) for n in names))
+        self.write(*(records.revocation(signer, n, note="n", at=now()) for n in names))
 
     def freeze(self, sequence: int, *, frozen: bool, by: Any = None, of: str = "acme.example"):
         signer = by or self.admin
-        self.write(entry.freeze(signer, of, frozen=frozen, sequence=sequence, note="n", at=now()))
+        self.write(records.freeze(signer, of, frozen=frozen, sequence=sequence, note="n", at=now()))
 
     def rebuilt(self) -> Standing:
         return self.home.ledger().keep()
@@ -189,9 +191,9 @@ def test_it_goes_on_where_it_ended(place, monkeypatch):
     place.rebuilt()
     place.revoke("user:bob")
     read: list[bytes] = []
-    parse = entry.parse
+    parse = parse_entry
 
-    def counted(body: bytes) -> entry.Entry:
+    def counted(body: bytes) -> Entry:
         read.append(body)
         return parse(body)
 
@@ -203,7 +205,7 @@ def test_it_goes_on_where_it_ended(place, monkeypatch):
 def test_nothing_new_is_not_written_again(place):
     place.rebuilt()
     before = place.file.stat().st_ino  # a file that is replaced is another one
-    place.write(entry.config(b"{}", at=now()))
+    place.write(records.config(b"{}", at=now()))
     place.rebuilt()
     assert place.file.stat().st_ino == before
     place.revoke("user:alice")

@@ -14,7 +14,7 @@ import weakref
 import pytest
 
 from agentguard import StorageError
-from agentguard.audit import checkpoint, entry, merkle
+from agentguard.audit import checkpoint, merkle, records
 from agentguard.audit.merkle import CompactRange
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage.log import MAX_BATCH, ShardLog
@@ -25,7 +25,7 @@ ORIGIN = "acme.example/log/1/0"
 
 
 def record(number, at="2026-11-25T12:00:00.000000Z"):
-    return entry.config(b'{"n":%d}' % number, at=at)
+    return records.config(b'{"n":%d}' % number, at=at)
 
 
 class Watched:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentguard.audit import summary
-from agentguard.audit.entry import Record
+from agentguard.audit.records import Record
 from agentguard.audit.summary import Search, Summary
 from agentguard.identity.trust import TrustDocument, TrustedKey
 from agentguard.storage.lease import Lessor

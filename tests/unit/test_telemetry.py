@@ -30,8 +30,8 @@ from agentguard import (
     Invocation,
     telemetry,
 )
-from agentguard.audit import entry
 from agentguard.audit.calls import read_authorization
+from agentguard.audit.entry import parse_entry
 from agentguard.domain import config, ephemeral
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing.keys import Ed25519Signer
@@ -98,7 +98,7 @@ class Place:
 
     def entries(self, kind):
         with closing(self.guard.reader()) as reader:
-            stored = [(index, entry.parse(body)) for index, body in reader.entries(0)]
+            stored = [(index, parse_entry(body)) for index, body in reader.entries(0)]
         return [(index, found) for index, found in stored if found.kind == kind]
 
     def recorded(self):

@@ -35,7 +35,7 @@ from crewai.utilities import file_store
 from preloaded import Preloaded
 from scripted import Scripted, Step
 
-from agentguard.audit import entry
+from agentguard.audit.entry import parse_entry
 from agentguard.delegation import verification
 from agentguard.identity import credential
 from agentguard.signing.dsse import Envelope, parse_statement
@@ -174,7 +174,7 @@ def _signed(guard: Any) -> list[Signed]:
     with closing(guard.reader()) as reader:
         for shard in reader.shards():
             for stored in reader.stored(shard):
-                read = entry.parse(stored.body)
+                read = parse_entry(stored.body)
                 members: Any = read.members
                 at = int(datetime.fromisoformat(read.at).timestamp())
                 if read.kind == "identity":

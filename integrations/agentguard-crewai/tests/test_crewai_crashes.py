@@ -24,7 +24,7 @@ import rounds
 from preloaded import Preloaded, Process
 
 from agentguard import Ed25519Signer
-from agentguard.audit import entry
+from agentguard.audit.entry import parse_entry
 from agentguard.domain import administration, config, domain, keystore, verify
 from agentguard.storage.reader import StateReader
 
@@ -347,7 +347,7 @@ class Place:
         with closing(StateReader(self.settings.state)) as reader:
             for shard in reader.shards():
                 for stored in reader.stored(shard):
-                    parsed = entry.parse(stored.body)
+                    parsed = parse_entry(stored.body)
                     if parsed.kind == "authorization" and parsed.members["decision"] == "allow":
                         for kept in stored.attachments:
                             to = (
@@ -362,7 +362,7 @@ class Place:
     def outcomes(self) -> int:
         with closing(StateReader(self.settings.state)) as reader:
             return sum(
-                entry.parse(stored.body).kind == "outcome"
+                parse_entry(stored.body).kind == "outcome"
                 for shard in reader.shards()
                 for stored in reader.stored(shard)
             )

@@ -20,7 +20,7 @@ from crewai import Crew, Process, Task
 from crewai.tools import tool
 
 from agentguard import ConfigError, Decision, Guard, current_delegation
-from agentguard.audit import entry
+from agentguard.audit.entry import parse_entry
 from agentguard.delegation import verification
 from agentguard.domain import administration, config, domain
 from agentguard.identity import credential
@@ -59,7 +59,7 @@ def hops(guard):
     with closing(guard.reader()) as reader:
         for shard in reader.shards():
             for _index, body in reader.entries(shard):
-                read = entry.parse(body)
+                read = parse_entry(body)
                 if read.kind == "delegation":
                     at = int(datetime.fromisoformat(read.at).timestamp())
                     members: Any = read.members

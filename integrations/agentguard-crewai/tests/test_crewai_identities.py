@@ -36,7 +36,7 @@ from crewai.project import tool as crew_tool
 from crewai.tools import tool
 
 from agentguard import ApprovalPending, ConfigError, Decision, Guard, StorageError
-from agentguard.audit import entry
+from agentguard.audit.entry import parse_entry
 from agentguard.domain import config, domain
 from agentguard_crewai import guard_agent, guard_crew, guard_crewbase
 
@@ -540,7 +540,7 @@ def kinds_in(guard: Guard) -> list[str]:
     """The entries of a guard's log, by their kinds."""
     with closing(guard.reader()) as reader:
         shards = [*reader.shards()]
-        return [entry.parse(body).kind for shard in shards for _at, body in reader.entries(shard)]
+        return [parse_entry(body).kind for shard in shards for _at, body in reader.entries(shard)]
 
 
 def test_a_crew_of_which_one_can_not_be_guarded_leaves_nothing_on_record(native, strict):

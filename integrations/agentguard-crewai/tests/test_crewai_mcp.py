@@ -22,7 +22,7 @@ from crewai.utilities.string_utils import sanitize_tool_name
 from pydantic import create_model
 
 from agentguard import Decision, ToolSpec
-from agentguard.audit import entry
+from agentguard.audit.entry import parse_entry
 from agentguard.signing.dsse import Envelope
 from agentguard_crewai import guard_agent, guard_crew
 
@@ -162,7 +162,7 @@ class Desk:
     def digests(self):
         """The digests of the tools in the calls that were signed."""
         with closing(self.guard.reader()) as reader:
-            read = [entry.parse(body) for _index, body in reader.entries(0)]
+            read = [parse_entry(body) for _index, body in reader.entries(0)]
         payloads: list[Any] = [
             json.loads(Envelope.parse(one.members["invocation"]).payload)
             for one in read

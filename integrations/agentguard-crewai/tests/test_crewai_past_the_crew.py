@@ -21,7 +21,7 @@ from crewai import Agent, Crew, Task
 from crewai.tools import BaseTool, tool
 
 from agentguard import ConfigError, Decision, UnguardedCallError
-from agentguard.audit import entry
+from agentguard.audit.entry import parse_entry
 from agentguard.signing.dsse import Envelope
 from agentguard_crewai import guard_agent, guard_crew
 from agentguard_crewai.sealing import SealedTool, seal
@@ -324,7 +324,7 @@ def test_a_tool_that_is_pinned_runs_as_what_it_is_and_as_nothing_else(recorded, 
 def digests(guard: Any) -> list[str]:
     """The digests of the tools in the calls that were signed."""
     with closing(guard.reader()) as reader:
-        read = [entry.parse(body) for _index, body in reader.entries(0)]
+        read = [parse_entry(body) for _index, body in reader.entries(0)]
     payloads: list[Any] = [
         json.loads(Envelope.parse(one.members["invocation"]).payload)
         for one in read

@@ -32,7 +32,8 @@ from rich.console import Console
 
 import agentguard_demo
 from agentguard import ApprovalPending, ConfigError, Denied, Guard
-from agentguard.audit import entry, evidence
+from agentguard.audit import evidence
+from agentguard.audit.entry import parse_entry
 from agentguard.domain import config
 from agentguard.errors import KeyMaterialError, StorageError
 from agentguard.identity.credential import agent_name
@@ -161,7 +162,7 @@ class Stored:
     def of(self, *kinds):
         """Return the members of the entries of these kinds, in their order."""
         parsed = [
-            entry.parse(stored.body)
+            parse_entry(stored.body)
             for shard in self._reader.shards()
             for stored in self._reader.stored(shard)
         ]

@@ -53,7 +53,7 @@ from pydantic.v1 import validator as validator_v1
 
 from agentguard import Agent, Decision, Guard, Requirement, verify_evidence
 from agentguard.approvals.answer import seal_answer
-from agentguard.audit import entry
+from agentguard.audit.entry import parse_entry
 from agentguard.identity import credential
 from agentguard.signing.dsse import Envelope, parse_statement
 from agentguard.signing.keys import Ed25519Signer
@@ -103,7 +103,7 @@ class Log:
         reader, keys, found, outcomes = self.guard.reader(), {}, [], {}
         for shard in reader.shards():
             for stored in reader.stored(shard):
-                read = entry.parse(stored.body)
+                read = parse_entry(stored.body)
                 members: Any = read.members
                 if read.kind == "identity":
                     at = int(datetime.fromisoformat(read.at).timestamp())

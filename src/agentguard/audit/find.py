@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
-from agentguard.audit import approvals, entry, statements
+from agentguard.audit import approvals, statements
 from agentguard.audit.calls import Authorization, read_authorization, read_outcome
-from agentguard.audit.entry import CallPlace, Entry
+from agentguard.audit.entry import CallPlace, Entry, parse_entry
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.errors import DecodeError, EncodeError, VerificationError
@@ -157,7 +157,7 @@ def at(reader: LogReader, shard: int, index: int) -> Found | None:
     Raises ``DecodeError`` or ``StorageError``.
     """
     data = body(reader, shard, index)
-    return Found(shard, index, entry.parse(data)) if data is not None else None
+    return Found(shard, index, parse_entry(data)) if data is not None else None
 
 
 def readable(reader: LogReader, shard: int, index: int, kind: str) -> Found | None:
@@ -205,7 +205,7 @@ def _relevant(
     if not any(is_of(data, kind) for kind in kinds) or (text and not mentions(data, text)):
         return None
     with suppress(DecodeError):
-        found = Found(shard, index, entry.parse(data))
+        found = Found(shard, index, parse_entry(data))
         return found if found.entry.kind in kinds else None
     return None
 

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from agentguard.audit import checkpoint, entry, merkle, statements
+from agentguard.audit import checkpoint, merkle, statements
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Entry
+from agentguard.audit.entry import Entry, parse_entry, parse_time
 from agentguard.audit.evidence_file import LoggedEntry
 from agentguard.errors import AgentguardError, DecodeError, VerificationError
 from agentguard.identity.trust import TrustDocument, TrustedKey
@@ -82,9 +82,9 @@ def _held(item: LoggedEntry, head: Head) -> Held:
     with located(f"entry {index} of {point.origin}"):
         leaf = merkle.leaf_hash(item.body)
         merkle.verify_inclusion(index, point.size, leaf, item.proof.hashes, point.root)
-        parsed = entry.parse(item.body)
+        parsed = parse_entry(item.body)
         place = Place(point.origin, head.shard, index, parsed.at)
-        return Held(parsed, place, entry.time_of(parsed.at))
+        return Held(parsed, place, parse_time(parsed.at))
 
 
 @contextmanager

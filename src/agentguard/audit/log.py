@@ -11,7 +11,8 @@ from datetime import datetime
 from typing import Protocol
 
 from agentguard.audit.checkpoint import Checkpoint, End
-from agentguard.audit.entry import Receipt, Record, Stored
+from agentguard.audit.entry import Receipt, StoredEntry
+from agentguard.audit.records import Record
 from agentguard.audit.summary import Search
 
 
@@ -56,7 +57,7 @@ class LogReader(Protocol):
     ) -> Iterator[tuple[int, bytes]]:
         """Yield ``(index, canonical bytes)`` past ``after``, in the order of the index."""
 
-    def stored(self, shard: int) -> Iterator[Stored]:
+    def stored(self, shard: int) -> Iterator[StoredEntry]:
         """Yield the entries with all that stands beside them, in the order of the index."""
 
     def snapshot(self, shard: int) -> AbstractContextManager[None]:
@@ -65,7 +66,7 @@ class LogReader(Protocol):
     def strays(self, shard: int) -> Iterator[tuple[int, str]]:
         """Yield ``(index, table)`` of what is kept beside an entry that is not there."""
 
-    def entry(self, shard: int, index: int) -> Stored | None:
+    def entry(self, shard: int, index: int) -> StoredEntry | None:
         """One entry with all that stands beside it, None if it is not there."""
 
     def search(

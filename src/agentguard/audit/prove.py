@@ -15,10 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 
-from agentguard.audit import approvals, checkpoint, entry, evidence, find, merkle, statements
+from agentguard.audit import approvals, checkpoint, evidence, find, merkle, statements
 from agentguard.audit.calls import read_outcome
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Entry, Stored
+from agentguard.audit.entry import Entry, StoredEntry, parse_entry, parse_time
 from agentguard.audit.evidence import KeyName
 from agentguard.audit.evidence_file import EvidenceFile, Extension, LoggedEntry
 from agentguard.audit.find import Call, Progress
@@ -91,11 +91,11 @@ class _Search:
         self._reader = reader
         self._trust = trust
         self._call = call
-        self._at = entry.time_of(call.entry.at)
+        self._at = parse_time(call.entry.at)
         self._progress = progress
         self._read = count(1)
         self._shards: dict[int, _Shard | None] = {}
-        self._chosen: dict[tuple[int, int], Stored] = {}
+        self._chosen: dict[tuple[int, int], StoredEntry] = {}
         self._pending: list[KeyName] = []
 
     def file(self, *, attachments: bool) -> EvidenceFile:
@@ -147,7 +147,7 @@ class _Search:
                 continue
             # one that can't be read is none of this call; audit verify names it
             with suppress(AgentguardError):
-                parsed = entry.parse(body)
+                parsed = parse_entry(body)
                 if parsed.kind == "key":
                     shard.keys.setdefault(_announced(parsed), index)
                 elif self._is_own(shard, index, parsed):
@@ -196,7 +196,7 @@ class _Search:
             return
         stored = self._stored(shard, index)
         self._chosen[shard.number, index] = stored
-        self._pending += _signers(entry.parse(stored.body))
+        self._pending += _signers(parse_entry(stored.body))
         if index != 0:
             self._choose(shard, 0)
         else:
@@ -207,13 +207,13 @@ class _Search:
         """Take the newest credential that covers the call, else the newest, which tells why not."""
         newest_first = shard.own["identity"][::-1]
         for index in newest_first:
-            if self._covers(entry.parse(self._stored(shard, index).body)):
+            if self._covers(parse_entry(self._stored(shard, index).body)):
                 self._choose(shard, index)
                 return
         for index in newest_first[:1]:
             self._choose(shard, index)
 
-    def _stored(self, shard: _Shard, index: int) -> Stored:
+    def _stored(self, shard: _Shard, index: int) -> StoredEntry:
         stored = self._reader.entry(shard.number, index)
         if stored is None:
             message = f"the entry {index} of {shard.head.origin} is gone"
@@ -224,7 +224,7 @@ class _Search:
         known = Credentials()
         try:
             token = str(parsed.members["credential"])
-            known.add(credential.verify(token, self._trust, at=entry.time_of(parsed.at)))
+            known.add(credential.verify(token, self._trust, at=parse_time(parsed.at)))
             known.of_call(self._call.said, self._at)
         except (DecodeError, VerificationError):
             return False

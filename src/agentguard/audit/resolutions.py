@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from agentguard.audit import entry, statements
+from agentguard.audit import statements
 from agentguard.audit.calls import Authorization, read_authorization, read_outcome
-from agentguard.audit.entry import CallPlace, Entry
+from agentguard.audit.entry import CallPlace, Entry, parse_entry, parse_time
 from agentguard.audit.findings import Gone, Problem, ShardReport
 from agentguard.audit.log import LogReader
 from agentguard.audit.statements import Administered
@@ -117,7 +117,7 @@ class Settlement:
 
     def _entry(self, shard: int, index: int, kind: str) -> Entry | None:
         stored = self.reader.entry(shard, index)
-        parsed = entry.parse(stored.body) if stored is not None else None
+        parsed = parse_entry(stored.body) if stored is not None else None
         return parsed if parsed is not None and parsed.kind == kind else None
 
     # --- data that are gone -----------------------------------------------------------------------
@@ -143,9 +143,9 @@ class Settlement:
         for shard in set(self.reader.shards()) - self.damaged:
             for _index, body in self.reader.entries(shard, after=walked.get(shard, 0) - 1):
                 with suppress(DecodeError, VerificationError):  # it explains nothing then
-                    parsed = entry.parse(body)
+                    parsed = parse_entry(body)
                     if parsed.kind == "erasure":
-                        at = entry.time_of(parsed.at)
+                        at = parse_time(parsed.at)
                         yield _place(statements.check_administered(parsed, self.trust, at).call)
 
 

@@ -16,9 +16,9 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from agentguard.audit import approvals, entry, statements
+from agentguard.audit import approvals, statements
 from agentguard.audit.calls import read_authorization, read_outcome
-from agentguard.audit.entry import Entry
+from agentguard.audit.entry import Entry, parse_entry, parse_time
 from agentguard.audit.statements import Administered
 from agentguard.delegation import grant
 from agentguard.errors import AgentguardError
@@ -257,7 +257,7 @@ class Gathering:
         if not self._matters(body):
             return
         try:
-            self._add(entry.parse(body))
+            self._add(parse_entry(body))
         except AgentguardError:
             self._unread += 1
 
@@ -283,7 +283,7 @@ class Gathering:
                 self._administered(parsed)
 
     def _administered(self, parsed: Entry) -> None:
-        at = entry.time_of(parsed.at)
+        at = parse_time(parsed.at)
         if parsed.kind == "revocation":
             name = statements.check_revocation(parsed, self._to_deny, at)
             self._base = self._base.with_revoked(name)
@@ -367,7 +367,7 @@ class Gathering:
     def standing(self) -> Standing:
         """What the log says so far, without what has expired for good."""
         newest = self._newest.decode()
-        past = entry.time_of(newest) - _SLACK
+        past = parse_time(newest) - _SLACK
         chains = {
             sha256: limits
             for sha256, limits in self._chains.items()

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from agentguard.audit import checkpoint, entry
+from agentguard.audit import checkpoint
 from agentguard.audit.calls import Authorization, Commitments, Outcome
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment, CallPlace, Entry
+from agentguard.audit.entry import Attachment, CallPlace, Entry, parse_time
 from agentguard.call.invocation import SALT_SIZE, call_digest, commitment
 from agentguard.delegation import verification
 from agentguard.delegation.chain import Chain, hops_digest
@@ -239,7 +239,7 @@ def check_administered(
 def counts(parsed: Entry, trust: TrustDocument) -> bool:
     """Whether a resolution or an erasure verifies; one that does not says nothing of its call."""
     try:
-        check_administered(parsed, trust, entry.time_of(parsed.at))
+        check_administered(parsed, trust, parse_time(parsed.at))
     except (DecodeError, VerificationError):
         return False
     return True

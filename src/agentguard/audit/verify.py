@@ -15,12 +15,12 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from agentguard.approvals.roster import Roster
-from agentguard.audit import adoption, approvals, checkpoint, entry, merkle, statements, summary
+from agentguard.audit import adoption, approvals, checkpoint, merkle, statements, summary
 from agentguard.audit.adoption import Adoption
 from agentguard.audit.approvals import Requested
 from agentguard.audit.calls import Authorization, Commitments, read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint, End, WitnessedCheckpoint
-from agentguard.audit.entry import Entry, Stored
+from agentguard.audit.entry import Entry, StoredEntry, parse_entry, parse_time
 from agentguard.audit.findings import LISTED, Gone, OpenCall, Problem, ShardReport
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.statements import Administered, Credentials
@@ -103,7 +103,7 @@ class ShardVerifier:
     _at: int = 0  # the latest time of an entry so far
     _intact: bool = True
 
-    def walk(self, entries: Iterable[Stored], notes: Iterable[bytes]) -> Iterator[int]:
+    def walk(self, entries: Iterable[StoredEntry], notes: Iterable[bytes]) -> Iterator[int]:
         """Check everything, yielding the number of entries so far; then see ``report``."""
         kept: dict[int, list[WitnessedCheckpoint]] = {}
         for seen in self.kept:  # two of one size may differ: then the log was forked
@@ -236,7 +236,7 @@ class ShardVerifier:
         )
         self._intact = False
 
-    def _end(self, newest: Stored | None) -> None:
+    def _end(self, newest: StoredEntry | None) -> None:
         size = self._tree.size
         if size == 0 and self.may_be_empty and not self.kept:
             return
@@ -255,11 +255,11 @@ class ShardVerifier:
         if furthest is not None and furthest.point.size > size:
             self._beyond(furthest)
 
-    def _vouch(self, head: _Own, newest: Stored) -> None:
+    def _vouch(self, head: _Own, newest: StoredEntry) -> None:
         """Check the newest checkpoint's signature, which covers all that stands before it."""
         try:
             _point, signer = statements.check_checkpoint(head.note, self.trust, self.origin)
-            signer.check(max(self._at, entry.time_of(entry.parse(newest.body).at)))
+            signer.check(max(self._at, parse_time(parse_entry(newest.body).at)))
             if signer.compromised_since is not None and not self.contents:
                 raise VerificationError(
                     "its key was compromised: only the contents tell since when"
@@ -270,10 +270,10 @@ class ShardVerifier:
 
     # --- what the entries say -------------------------------------------------------------------
 
-    def _entry(self, stored: Stored) -> None:
+    def _entry(self, stored: StoredEntry) -> None:
         try:
-            parsed = entry.parse(stored.body)
-            at = entry.time_of(parsed.at)
+            parsed = parse_entry(stored.body)
+            at = parse_time(parsed.at)
             self._at = max(self._at, at)  # a key that has ended does not come back with an old date
             if stored.index == 0 and parsed.kind != "shard":
                 raise VerificationError("a shard begins with its opening entry")
@@ -285,14 +285,14 @@ class ShardVerifier:
         except AgentguardError as error:
             self._found(stored.index, str(error))
 
-    def _note_gone(self, stored: Stored, said: _Said) -> None:
+    def _note_gone(self, stored: StoredEntry, said: _Said) -> None:
         kept = [attachment.role for attachment in stored.attachments]
         stated = said.commitments.items()
         roles = [role for role, value in stated if value is not None and role not in kept]
         if roles and said.call is not None:
             self._gone.append(Gone(stored.index, tuple(roles), *said.call))
 
-    def _statements(self, stored: Stored, parsed: Entry, at: int) -> _Said:
+    def _statements(self, stored: StoredEntry, parsed: Entry, at: int) -> _Said:
         """Check what is signed in an entry; return what it commits to, and its summary.
 
         A key of the issuer or the administrator must count at the entry's time and at that of all

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from agentguard.audit import entry, find, statements
+from agentguard.audit import find, records, statements
 from agentguard.audit.entry import CallPlace, Receipt
 from agentguard.audit.find import Call
 from agentguard.audit.log import LogReader
@@ -71,7 +71,7 @@ def resolve(
         with _writing(home, now) as log, registry_file.locked(settings.state):
             _require_doubt(reader, call, home.trust, ends)
             at = timestamp(max(now, log.last_at))
-            recorded = log.append(entry.resolution(admin, call.place, ran=ran, note=note, at=at))
+            recorded = log.append(records.resolution(admin, call.place, ran=ran, note=note, at=at))
     home.journal().settle(invocation_id, ran=ran)
     return recorded
 
@@ -90,7 +90,7 @@ def erase(
         place = call.place
         with _writing(home, now) as log:
             at = timestamp(max(now, log.last_at))
-            recorded = log.append(entry.erasure(admin, place, note=note, at=at))
+            recorded = log.append(records.erasure(admin, place, note=note, at=at))
         outcomes = find.speaking(reader, place.shard, ["outcome"], call.said)
         indices = [place.index, *(found.index for found in outcomes)]
     home.revocations()  # reads what was just written, and so every process sees it
@@ -181,7 +181,7 @@ def revoke(
     home, admin = _take_up(settings, Secret.of(passphrase))
     with _writing(home, now) as log:
         at = timestamp(max(now, log.last_at))
-        recorded = log.append(entry.revocation(admin, name, note=note, at=at))
+        recorded = log.append(records.revocation(admin, name, note=note, at=at))
     home.revocations()  # reads what was just written, and so every process sees it
     return recorded
 
@@ -199,7 +199,7 @@ def freeze(
     with _writing(home, now) as log, registry_file.locked(settings.state):
         standing = home.ledger().read_on()
         now = max(now, log.last_at)
-        statement = entry.freeze(
+        statement = records.freeze(
             admin,
             home.trust.trust_domain,
             frozen=frozen,

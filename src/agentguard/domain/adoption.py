@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from agentguard.audit import checkpoint, entry
+from agentguard.audit import checkpoint, records
 from agentguard.audit.adoption import Lost
 from agentguard.audit.entry import Receipt
 from agentguard.call.invocation import timestamp
@@ -90,7 +90,7 @@ def adopt(
         try:
             with _idle(settings.state, but=log.shard):
                 _require_heads(confirmed.heads, home, log)
-                statement = entry.adoption(
+                statement = records.adoption(
                     admin,
                     home.trust.trust_domain,
                     lost=[one._asdict() for one in confirmed.lost],

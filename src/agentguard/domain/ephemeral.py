@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from agentguard.approvals.inbox import Store
 from agentguard.approvals.store import Limits
-from agentguard.audit import entry, registry
+from agentguard.audit import records, registry
 from agentguard.audit.log import LogReader
 from agentguard.call.invocation import timestamp
 from agentguard.call.journal import Journal, Runs
@@ -93,7 +93,7 @@ class MemoryDomain:
             raise StorageError(message, code="storage.closed")
         log = ShardLog(self.backend, self.log_key)
         log.append(
-            entry.shard(
+            records.shard(
                 self.issuer,
                 self.log_key.public_key,
                 trust_domain=self.trust.trust_domain,
@@ -154,5 +154,5 @@ def trust_of(trust_domain: str, now: datetime, **signers: Signer) -> TrustDocume
 def announce_keys(log: ShardLog, issuer: Signer, trust: TrustDocument, now: datetime) -> None:
     """Put the keys of a trust document into the log."""
     for trusted in trust.keys:
-        log.enqueue(entry.key(issuer, trusted.as_json(), at=timestamp(now)))
+        log.enqueue(records.key(issuer, trusted.as_json(), at=timestamp(now)))
     log.flush()

@@ -14,7 +14,8 @@ from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 
-from agentguard.audit import entry, statements
+from agentguard.audit import records, statements
+from agentguard.audit.entry import parse_entry
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.call.invocation import timestamp
@@ -128,7 +129,7 @@ def announce(state: Path, log: ShardLog, issuer: Signer, now: datetime) -> None:
         at = timestamp(max(now, log.last_at))
         for trusted in keystore.load_trust(state).keys:
             if trusted.as_json() not in known:
-                log.append(entry.key(issuer, trusted.as_json(), at=at))
+                log.append(records.key(issuer, trusted.as_json(), at=at))
         for use in done:
             keystore.drop_next_key(state, use)
         if keystore.is_unannounced(state):
@@ -160,6 +161,6 @@ def _announced(reader: LogReader) -> Iterator[dict[str, JSON]]:
             # one that can't be read announces nothing; audit verify names it
             with suppress(AgentguardError):
                 stored = reader.entry(shard, index)
-                parsed = entry.parse(stored.body) if stored is not None else None
+                parsed = parse_entry(stored.body) if stored is not None else None
                 if parsed is not None and parsed.kind == "key":
                     yield {**statements.read_sealed(parsed)[1].predicate}

@@ -15,11 +15,11 @@ from itertools import starmap
 from pathlib import Path
 from typing import Literal
 
-from agentguard.audit import checkpoint, entry, find, registry
+from agentguard.audit import checkpoint, find, registry
 from agentguard.audit.adoption import Adoption
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint, WitnessedCheckpoint
-from agentguard.audit.entry import Stored
+from agentguard.audit.entry import StoredEntry, parse_entry, parse_time
 from agentguard.audit.findings import LISTED, Problem, ShardReport
 from agentguard.audit.log import LogReader
 from agentguard.audit.resolutions import Settlement
@@ -294,10 +294,10 @@ class _Examination:
 
     def _walked(self, verifier: ShardVerifier, number: int) -> ShardReport:
         before = self.entries
-        entries: Iterable[Stored] = (
+        entries: Iterable[StoredEntry] = (
             self.reader.stored(number)
             if self.contents
-            else starmap(Stored, self.reader.entries(number))
+            else starmap(StoredEntry, self.reader.entries(number))
         )
         for done in verifier.walk(entries, self.reader.checkpoints(number)):
             self.entries = before + done
@@ -341,7 +341,7 @@ class _Examination:
         """Return the second in which an entry was written; None for one that can't be read."""
         with suppress(AgentguardError):
             for _index, body in self.reader.entries(shard, after=index - 1):
-                return entry.time_of(entry.parse(body).at)
+                return parse_time(parse_entry(body).at)
         return None
 
     def _head_problem(self, head: Checkpoint) -> str | None:

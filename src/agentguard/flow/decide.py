@@ -19,7 +19,7 @@ from agentguard.approvals.nested import NestedCalls
 from agentguard.approvals.request import ApprovalPending, ApprovalRequest
 from agentguard.approvals.roster import Answer, missing_approvals
 from agentguard.approvals.store import StoredRequest
-from agentguard.audit import entry
+from agentguard.audit import records
 from agentguard.call.arguments import Arguments
 from agentguard.call.decision import Decision
 from agentguard.call.invocation import call_digest
@@ -170,7 +170,7 @@ def _request_approval(
         reasons = (*decision.reasons, "no approvers are configured: see [approvers]")
         raise ApprovalError("; ".join(reasons), code="approval.unavailable")
     request = _request(prepared, decision)
-    receipt = yield Do(line.log.append, entry.request(request, at=prepared.at))
+    receipt = yield Do(line.log.append, records.request(request, at=prepared.at))
     prepared.listener.requested(request, receipt, line.log.head)
     stored = yield Do(_store, line, prepared.request_key, request)
     return ApprovalPending(stored, "nobody has answered yet")

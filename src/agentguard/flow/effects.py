@@ -19,8 +19,9 @@ from agentguard.approvals.request import ApprovalRequest
 from agentguard.approvals.roster import Roster
 from agentguard.approvals.store import Approvals
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Attachment, Mode, Receipt, Record
+from agentguard.audit.entry import Attachment, Mode, Receipt
 from agentguard.audit.log import AuditLog
+from agentguard.audit.records import Record
 from agentguard.call.decision import Decision
 from agentguard.call.journal import Journal, Runs
 from agentguard.call.redaction import Redaction

@@ -16,7 +16,8 @@ from collections.abc import Generator
 from typing import Any, Final
 
 from agentguard.approvals.nested import NestedCalls
-from agentguard.audit.entry import Receipt, Record
+from agentguard.audit.entry import Receipt
+from agentguard.audit.records import Record
 from agentguard.call.decision import Decision, Denied
 from agentguard.call.invocation import Invocation, statement
 from agentguard.call.journal import ResultCodec

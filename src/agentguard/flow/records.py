@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agentguard.audit import entry, summary
-from agentguard.audit.entry import Attachment, LoggedRuling, Receipt, Record, Role, Status
+from agentguard.audit import records, summary
+from agentguard.audit.entry import Attachment, Receipt, Role, Status
+from agentguard.audit.records import LoggedRuling, Record
 from agentguard.call import redaction
 from agentguard.call.arguments import Arguments, encode_result
 from agentguard.call.decision import Decision
@@ -44,7 +45,7 @@ def authorization(
     line, document = prepared.line, ruling.document
     is_evaluated = document is not None
     committed = commitment(prepared.salt, document) if document is not None else None
-    return entry.authorization(
+    return records.authorization(
         envelope,
         prepared.predicate,
         LoggedRuling(
@@ -90,7 +91,7 @@ def outcome(  # noqa: PLR0913  what the entry says
     encoded = encode_result(result) if status == "ok" else None
     committed = commitment(salt, encoded) if encoded is not None else None
     error_type = _type_name(error) if error is not None else None
-    payload = entry.outcome_statement(
+    payload = records.outcome_statement(
         invocation_sha256,
         authorization=receipt or invocation_id,
         status=status,
@@ -108,7 +109,7 @@ def outcome(  # noqa: PLR0913  what the entry says
         attachments = (_attachment("result", committed, salt, encoded, copy),)
     envelope = dsse.seal(payload, actor.signer)
     columns = summary.of_outcome(invocation_id, actor.uri, at=ended_at, status=status)
-    return entry.outcome(envelope, columns, committed, attachments=attachments), error_type
+    return records.outcome(envelope, columns, committed, attachments=attachments), error_type
 
 
 def _attachments(

@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from agentguard.audit import entry
+from agentguard.audit import records
 from agentguard.call.invocation import timestamp
 from agentguard.delegation import access_token, context, issuance, verification
 from agentguard.delegation.access_token import AccessToken
@@ -105,7 +105,7 @@ class Instance:
             )
             verified = credential.verify(issued.token, home.trust, at=at)
             # the log has the credential before every call that is made with it
-            self.line.log.enqueue(entry.identity(verified, at=timestamp(now)))
+            self.line.log.enqueue(records.identity(verified, at=timestamp(now)))
             self._current = verified
             self._renew_at = verified.expires_at - RENEW_BEFORE
 
@@ -213,7 +213,7 @@ class Instance:
             )
         verified = verification.from_json(chain.as_json(), home.trust, at=at)
         # the log has the chain before every call under it
-        self.line.log.enqueue(entry.delegation(verified, at=timestamp(now)))
+        self.line.log.enqueue(records.delegation(verified, at=timestamp(now)))
         return verified
 
     def _authority(self, token: AccessToken) -> Authority:

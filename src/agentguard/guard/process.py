@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from agentguard import telemetry
 from agentguard.approvals.inbox import Store
 from agentguard.approvals.request import ApprovalRequest
-from agentguard.audit import entry
+from agentguard.audit import records
 from agentguard.call.invocation import timestamp
 from agentguard.domain.config import Config
 from agentguard.domain.ephemeral import Domain
@@ -135,10 +135,12 @@ class Runtime:
             },
         )
         at = timestamp(max(clock(), log.last_at))
-        log.enqueue(entry.config(settings.encoded, at=at))
+        log.enqueue(records.config(settings.encoded, at=at))
         if settings.roster.can_answer:
-            log.enqueue(entry.roster(home.issuer, settings.trust_domain, settings.roster, at=at))
-        log.append(entry.policy(line.engine_name, engine.policy_sha256, engine.policy_files, at=at))
+            log.enqueue(records.roster(home.issuer, settings.trust_domain, settings.roster, at=at))
+        log.append(
+            records.policy(line.engine_name, engine.policy_sha256, engine.policy_files, at=at)
+        )
         return line
 
     def store(self, home: Domain, ledger: Ledger | None = None) -> Store:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Record
 from agentguard.audit.merkle import CompactRange
+from agentguard.audit.records import Record
 
 BEGINNING: Final = "1970-01-01T00:00:00.000000Z"
 """The time of a shard without entries."""

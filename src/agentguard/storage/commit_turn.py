@@ -9,7 +9,8 @@ import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agentguard.audit.entry import Receipt, Record
+from agentguard.audit.entry import Receipt
+from agentguard.audit.records import Record
 from agentguard.errors import StorageError
 from agentguard.storage.backend import Head
 

@@ -1,7 +1,7 @@
 """Which shard a process writes: it leases a free one, or adds one to the log.
 
 So no writer waits for another. A lease is a lock that ends with its process; what a lease adds to
-the log (who opened the shard, how far the others are) stands in ``entry.shard``.
+the log (who opened the shard, how far the others are) stands in ``records.shard``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from agentguard.audit import entry, registry
+from agentguard.audit import records, registry
+from agentguard.audit.records import Record
 from agentguard.call.invocation import timestamp
 from agentguard.errors import StorageError
 from agentguard.identity.trust import TrustDocument
@@ -87,13 +88,13 @@ class Lessor:
         message = f"somebody locks each new shard of {self.state}, and makes none: find out who"
         raise StorageError(message, code="storage.locked")
 
-    def opening(self, number: int, heads: Mapping[int, bytes], *, at: str) -> entry.Record:
+    def opening(self, number: int, heads: Mapping[int, bytes], *, at: str) -> Record:
         """Return the entry with which a shard is opened, or taken up again.
 
         ``heads`` are the newest checkpoints of all shards that have begun: one that is left out
         could be cut unseen from then on.
         """
-        return entry.shard(
+        return records.shard(
             self.issuer,
             self.log_key.public_key,
             trust_domain=self.trust.trust_domain,

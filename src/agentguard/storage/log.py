@@ -23,7 +23,8 @@ from typing import Final
 
 from agentguard.audit import checkpoint, merkle
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Receipt, Record
+from agentguard.audit.entry import Receipt
+from agentguard.audit.records import Record
 from agentguard.errors import StorageError
 from agentguard.signing.keys import Signer
 from agentguard.storage import flusher

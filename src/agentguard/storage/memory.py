@@ -9,8 +9,9 @@ from typing import Self
 
 from agentguard.audit import checkpoint
 from agentguard.audit.checkpoint import Checkpoint, End
-from agentguard.audit.entry import Record, Stored
+from agentguard.audit.entry import StoredEntry
 from agentguard.audit.merkle import CompactRange
+from agentguard.audit.records import Record
 from agentguard.audit.summary import OBSERVED, Search
 from agentguard.signing.keys import Signer
 from agentguard.storage.backend import BEGINNING, Head
@@ -80,10 +81,10 @@ class MemoryBackend:
         for point in self._checkpoints:
             yield checkpoint.sign(point, self._signer)
 
-    def stored(self, shard: int) -> Iterator[Stored]:  # noqa: ARG002
+    def stored(self, shard: int) -> Iterator[StoredEntry]:  # noqa: ARG002
         """Yield the entries with all that stands beside them."""
         for index, record in enumerate(self._records):
-            yield Stored(index, *record)
+            yield StoredEntry(index, *record)
 
     def snapshot(self, shard: int) -> AbstractContextManager[None]:  # noqa: ARG002
         """Nothing to do: who reads has a copy of one moment."""
@@ -102,11 +103,11 @@ class MemoryBackend:
         """Nothing: a list has no index beside it."""
         return iter(())
 
-    def entry(self, shard: int, index: int) -> Stored | None:  # noqa: ARG002
+    def entry(self, shard: int, index: int) -> StoredEntry | None:  # noqa: ARG002
         """One entry with all that stands beside it."""
         if not 0 <= index < len(self._records):
             return None
-        return Stored(index, *self._records[index])
+        return StoredEntry(index, *self._records[index])
 
     def search(
         self,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from agentguard.audit.checkpoint import End
-from agentguard.audit.entry import Attachment, Stored
+from agentguard.audit.entry import Attachment, StoredEntry
 from agentguard.audit.summary import Search, Summary
 from agentguard.storage import fork, registry_file, sqlite
 from agentguard.storage.reentry import SQLITE_LOCK
@@ -68,15 +68,15 @@ class StateReader:
         rows = self._rows(shard, _END, "SELECT origin, size, range FROM shard")
         return next((End(*row) for row in rows), None)
 
-    def stored(self, shard: int) -> Iterator[Stored]:
+    def stored(self, shard: int) -> Iterator[StoredEntry]:
         """Yield the entries with all that stands beside them: what has no entry is not seen."""
         return self._stored(shard, None)
 
-    def entry(self, shard: int, index: int) -> Stored | None:
+    def entry(self, shard: int, index: int) -> StoredEntry | None:
         """One entry with all that stands beside it."""
         return next(self._stored(shard, index), None)
 
-    def _stored(self, shard: int, index: int | None) -> Iterator[Stored]:
+    def _stored(self, shard: int, index: int | None) -> Iterator[StoredEntry]:
         """Walk the three tables side by side: looking each entry's rows up takes far longer."""
         where, and_, asked = (
             ("WHERE idx = ?", "AND idx = ?", (index,)) if index is not None else ("", "", ())
@@ -93,7 +93,7 @@ class StateReader:
                 if attachment[0] == at:
                     attachments.append(Attachment(*attachment[1:]))
                 attachment = next(beside, None)
-            yield Stored(at, body, found, attachments)
+            yield StoredEntry(at, body, found, attachments)
 
     @contextmanager
     def snapshot(self, shard: int) -> Iterator[None]:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
-from agentguard.audit import entry, merkle, statements
+from agentguard.audit import merkle, statements
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Record
+from agentguard.audit.entry import parse_entry, parse_time
 from agentguard.audit.merkle import CompactRange
+from agentguard.audit.records import Record
 from agentguard.errors import AgentguardError, StorageError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import files, lock, sqlite
@@ -154,8 +155,8 @@ class ShardFile:
         origin, size, peaks = row
         try:
             tree = CompactRange.decode(size, peaks)
-            at = entry.parse(last[1]).at if last else BEGINNING
-            entry.time_of(at)
+            at = parse_entry(last[1]).at if last else BEGINNING
+            parse_time(at)
             return Head(tree, Checkpoint(origin, size, tree.root()), at)
         except AgentguardError as error:
             raise sqlite.damaged(self._path, str(error)) from error

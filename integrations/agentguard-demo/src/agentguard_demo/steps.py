@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentguard import ApprovalRequest
-from agentguard.audit import approvals, entry
+from agentguard.audit import approvals
 from agentguard.audit.calls import read_authorization, read_outcome
-from agentguard.audit.entry import Entry, Stored
+from agentguard.audit.entry import Entry, StoredEntry, parse_entry
 from agentguard.audit.log import LogReader
 from agentguard.audit.statements import chain_tokens
 from agentguard.delegation import grant
@@ -69,7 +69,7 @@ def read(reader: LogReader, asked: Mapping[str, ApprovalRequest]) -> list[Step]:
     chains: dict[str | None, Sequence[Grant]] = {}
     for shard in reader.shards():
         for stored in reader.stored(shard):
-            parsed = entry.parse(stored.body)
+            parsed = parse_entry(stored.body)
             if parsed.kind == "delegation":
                 tokens, _credentials = chain_tokens(parsed)
                 chains[hops_digest(tokens)] = [grant.read(token) for token in tokens]
@@ -102,7 +102,7 @@ def _waiting(index: int, parsed: Entry, request: ApprovalRequest | None) -> Step
 
 
 def _decided(
-    stored: Stored, parsed: Entry, chains: Mapping[str | None, Sequence[Grant]]
+    stored: StoredEntry, parsed: Entry, chains: Mapping[str | None, Sequence[Grant]]
 ) -> tuple[str, Step]:
     call = read_authorization(parsed)
     args = _beside(stored, "arguments")
@@ -123,7 +123,7 @@ def _decided(
     return call.invocation_sha256, step
 
 
-def _beside(stored: Stored, role: str) -> JSON:
+def _beside(stored: StoredEntry, role: str) -> JSON:
     for kept in stored.attachments:
         if kept.role == role:
             return canonical.loads(kept.data)

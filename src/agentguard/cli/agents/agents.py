@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from agentguard.audit import entry
+from agentguard.audit.entry import parse_time
 from agentguard.call.invocation import timestamp
 from agentguard.cli.agents import delegations
 from agentguard.cli.agents.delegations import Live
@@ -59,7 +59,7 @@ class Instance:
         if self.token is None or self.token_at is None:
             return
         try:
-            at = entry.time_of(self.token_at)
+            at = parse_time(self.token_at)
             held = credential.verify(self.token, trust, at=at)
         except AgentguardError as error:
             self.credential = f"does not verify: {error}"

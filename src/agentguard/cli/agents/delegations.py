@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
-from agentguard.audit import entry, find, statements
+from agentguard.audit import find, statements
+from agentguard.audit.entry import Entry, parse_time
 from agentguard.audit.log import LogReader
 from agentguard.audit.summary import Search
 from agentguard.cli.audit import phrases, row
@@ -103,12 +104,12 @@ def is_known(reader: LogReader, name: str) -> bool:
     return False
 
 
-def _of_identity(parsed: entry.Entry) -> frozenset[str]:
+def _of_identity(parsed: Entry) -> frozenset[str]:
     uri = row.subject_of(str(parsed.members["credential"])) or ""
     return frozenset({uri, uri.rpartition("/")[2], f"agent:{credential.agent_name(uri)}"})
 
 
-def _of_delegation(parsed: entry.Entry) -> frozenset[str]:
+def _of_delegation(parsed: Entry) -> frozenset[str]:
     hops, _credentials = statements.chain_tokens(parsed)
     return frozenset[str]().union(*(names(grant.read(hop)) for hop in hops))
 
@@ -119,7 +120,7 @@ def _chains(reader: LogReader, trust: TrustDocument, uri: str) -> Iterator[Chain
             kept = find.readable(reader, shard, index, "delegation")
             if kept is not None:
                 with suppress(AgentguardError):
-                    at = entry.time_of(kept.entry.at)
+                    at = parse_time(kept.entry.at)
                     chain = statements.check_delegation(kept.entry, trust, at)
                     if chain.leaf.delegatee == uri:
                         yield chain

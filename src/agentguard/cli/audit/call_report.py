@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from agentguard.approvals.roster import Answer
-from agentguard.audit import approvals, entry, find, statements
+from agentguard.audit import approvals, find, statements
 from agentguard.audit.calls import (
     Authorization,
     Commitments,
@@ -23,7 +23,7 @@ from agentguard.audit.calls import (
     read_outcome,
 )
 from agentguard.audit.checkpoint import Checkpoint
-from agentguard.audit.entry import Entry
+from agentguard.audit.entry import Entry, parse_time
 from agentguard.audit.find import Found
 from agentguard.audit.log import LogReader
 from agentguard.audit.statements import Administered, Credentials
@@ -157,7 +157,7 @@ class _Teller:
             story.call.chain_sha256 is not None
         ):
             with self._problem("the invocation does not hold"):
-                at = entry.time_of(story.entry.at)
+                at = parse_time(story.entry.at)
                 statements.check_call(story.call, issued, story.chain, at)
         if issued is not None:
             with self._problem("the approvals do not hold"):
@@ -174,13 +174,13 @@ class _Teller:
             story.head = self._head()
 
     def _credential(self) -> Credential | None:
-        call, at = self.story.call, entry.time_of(self.story.entry.at)
+        call, at = self.story.call, parse_time(self.story.entry.at)
         newest: AgentguardError | None = None
         for found in lookup.credentials(self.reader, call, self._found()):
             known = Credentials()
             try:
                 token = str(found.entry.members["credential"])
-                known.add(credential.verify(token, self.trust, at=entry.time_of(found.entry.at)))
+                known.add(credential.verify(token, self.trust, at=parse_time(found.entry.at)))
                 return known.of_call(call, at)
             except (DecodeError, VerificationError) as error:
                 newest = newest or error
@@ -198,7 +198,7 @@ class _Teller:
         found = find.delegation(self.reader, call, story.shard, story.index)
         if found is None:
             raise VerificationError("no entry before the call keeps its chain")
-        return statements.check_delegation(found.entry, self.trust, entry.time_of(found.entry.at))
+        return statements.check_delegation(found.entry, self.trust, parse_time(found.entry.at))
 
     def _approved(self, issued: Credential) -> tuple[Answer, ...]:
         """Return the answers on which the call rests, against the roster of their day."""
@@ -208,9 +208,9 @@ class _Teller:
             found = find.roster(self.reader, named, story.shard, story.index)
             if found is None:
                 raise VerificationError("no entry before the call states its roster")
-            at = entry.time_of(found.entry.at)
+            at = parse_time(found.entry.at)
             people = approvals.check_roster(found.entry, self.trust, at).people
-        at = entry.time_of(story.entry.at)
+        at = parse_time(story.entry.at)
         return approvals.check_approvals(story.call, story.entry, people, issued, at)
 
     def _outcome(self) -> None:
@@ -229,7 +229,7 @@ class _Teller:
         noted: list[Noted] = []
         for found in self._belonging(kind, self.reader.shards()):
             with self._problem(f"the {kind} at {found.shard}/{found.index} does not hold"):
-                at = entry.time_of(found.entry.at)
+                at = parse_time(found.entry.at)
                 said = statements.check_administered(found.entry, self.trust, at)
                 if said.is_of(self.story.shard, self.story.index, self.story.call):
                     noted.append(Noted(said, found))

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, TypeVar
 
-from agentguard.audit import checkpoint, entry, find
+from agentguard.audit import checkpoint, find
 from agentguard.audit.calls import Authorization, Outcome, read_authorization, read_outcome
-from agentguard.audit.entry import Entry
+from agentguard.audit.entry import Entry, parse_entry, parse_time
 from agentguard.audit.log import LogReader
 from agentguard.audit.statements import Administered, check_administered, read_administered
 from agentguard.audit.summary import Search
@@ -100,7 +100,7 @@ class History:
         """Whether the admin key has signed that a call's data are erased."""
 
         def read(parsed: Entry) -> Administered:
-            return check_administered(parsed, trust, entry.time_of(parsed.at))
+            return check_administered(parsed, trust, parse_time(parsed.at))
 
         return any(
             said.is_of(row.shard, row.index, call)
@@ -238,7 +238,7 @@ def _in_order(
     edge, further = (_LAST, min) if newest_first else ("", max)
     for index, body in bodies:
         try:
-            parsed = entry.parse(body)
+            parsed = parse_entry(body)
         except AgentguardError as error:
             yield _Read(edge, shard, index, None, str(error))
             continue

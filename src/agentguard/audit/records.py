@@ -1,0 +1,339 @@
+"""New entries of the audit log: one function builds the entry of each kind.
+
+``Record`` is an entry on its way into the log, with the data that is stored beside the log under a
+commitment. ``entry.py`` reads entries. The formats stand in docs/records.md, "The log".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from agentguard.approvals.request import ApprovalRequest
+from agentguard.approvals.roster import Roster
+from agentguard.audit import summary
+from agentguard.audit.entry import Attachment, CallPlace, Mode, Receipt, Status
+from agentguard.audit.summary import Summary
+from agentguard.call.decision import Decision
+from agentguard.delegation.chain import Chain
+from agentguard.errors import EncodeError
+from agentguard.identity.credential import Credential
+from agentguard.signing import canonical, dsse
+from agentguard.signing.canonical import JSON, Fragment
+from agentguard.signing.dsse import Envelope
+from agentguard.signing.keys import PublicKey, Signer
+
+
+class Record(NamedTuple):
+    """A new entry for the log: the canonical bytes, the summary, and the attachments."""
+
+    body: bytes
+    summary: Summary
+    attachments: tuple[Attachment, ...] = ()
+
+
+class LoggedRuling(NamedTuple):
+    """The content of an authorization entry beside the invocation.
+
+    ``input_commitment`` (hex) and ``engine`` are None where the agent lacked the authority and no
+    policy ran. ``policy_sha256`` is None where the engine does not know the policy's digest.
+    ``approvals`` are the answers of people on which the decision rests, and ``roster_sha256`` is
+    the digest of the roster with these people. ``evaluation`` is what an engine reports about the
+    evaluation, None for no report. In the ``mode`` observe, a decision is not ``enforced``: the
+    call ran in spite of the decision.
+    """
+
+    decision: Decision
+    input_commitment: str | None
+    engine: Mapping[str, str] | None
+    policy_sha256: str | None
+    config_sha256: str
+    roster_sha256: str | None = None
+    approvals: tuple[Envelope, ...] = ()
+    evaluation: Mapping[str, JSON] | None = None
+    mode: Mode = "enforce"
+    enforced: bool = True
+
+
+def shard(
+    issuer: Signer,
+    log_key: PublicKey,
+    *,
+    trust_domain: str,
+    origin: str,
+    number: int,
+    heads: Sequence[bytes],
+    at: str,
+) -> Record:
+    """Build the entry with which a writer opens a shard, or opens the shard again.
+
+    The issuer states the shard's origin and the key that signs the shard's checkpoints. ``heads``
+    are the newest checkpoints of the other shards, as signed notes. From then on the verifier
+    detects a truncation of these shards.
+    """
+    predicate: dict[str, object] = {
+        "trust_domain": trust_domain,
+        "origin": origin,
+        "shard": number,
+        "log_key": log_key.jwk(),
+        "heads": [note.decode() for note in heads],
+    }
+    subject = canonical.sha256_hex(origin.encode())
+    statement = dsse.statement("shard", subject, "origin", predicate)
+    return _signed("shard", at, statement, issuer)
+
+
+def key(issuer: Signer, members: Mapping[str, JSON], *, at: str) -> Record:
+    """Build the issuer's announcement of a key of the trust document, with its members there."""
+    statement = dsse.statement("key", canonical.digest(members), "key", members)
+    return _signed("key", at, statement, issuer)
+
+
+def policy(
+    engine: Mapping[str, str], policy_sha256: str | None, files: Mapping[str, str], *, at: str
+) -> Record:
+    """Build the entry of the policy in force from now on; ``files`` are ``{path: sha256}``."""
+    encoded_files = Fragment(canonical.dumps(dict(files)))  # a path may hold any character
+    return _record(
+        {
+            "kind": "policy",
+            "at": at,
+            "engine": engine,
+            "policy_sha256": policy_sha256,
+            "files": encoded_files,
+        }
+    )
+
+
+def config(encoded: bytes, *, at: str) -> Record:
+    """Build the entry of the configuration (canonical JSON without secrets) from now on."""
+    digest = canonical.sha256_hex(encoded)
+    return _record(
+        {"kind": "config", "at": at, "config_sha256": digest, "config": Fragment(encoded)}
+    )
+
+
+def roster(issuer: Signer, trust_domain: str, approvers: Roster, *, at: str) -> Record:
+    """Build the issuer's statement of who may approve from now on."""
+    predicate: dict[str, object] = {"trust_domain": trust_domain, **approvers.as_json()}
+    statement = dsse.statement("roster", approvers.sha256, "roster", predicate)
+    return _signed("roster", at, statement, issuer)
+
+
+def request(request: ApprovalRequest, *, at: str) -> Record:
+    """Build the entry of a request for an approval, without the arguments of the call."""
+    members = {
+        "kind": "request",
+        "at": at,
+        "request_id": request.request_id,
+        "call_digest": request.call_digest,
+        "call_site": request.call_site,
+        "agent": request.agent,
+        "principal": request.principal,
+        "tool": {"name": request.tool, "digest": request.tool_digest},
+        "resource": request.resource,
+        "task_id": request.task_id,
+        "requirements": [one.as_json() for one in request.requirements],
+        "requirement_sha256": request.requirement_sha256,
+        "displayed_sha256": request.displayed_sha256,
+        "expires_at": request.expires_at,
+        **({} if request.traceparent is None else {"traceparent": request.traceparent}),
+    }
+    request_summary = summary.of_request(
+        at=at,
+        agent=request.agent,
+        principal=request.principal,
+        tool=request.tool,
+        task_id=request.task_id,
+        traceparent=request.traceparent,
+    )
+    return _record(members, request_summary)
+
+
+def identity(credential: Credential, *, at: str) -> Record:
+    """Build the entry of a credential (a compact JWS) of an agent instance."""
+    members = {"kind": "identity", "at": at, "credential": credential.token}
+    return _record(members, summary.of_identity(credential.uri, at=at))
+
+
+def delegation(chain: Chain, *, at: str) -> Record:
+    """Build the entry of a chain of delegation: the signed hops, and their credentials."""
+    members = {"kind": "delegation", "at": at, "chain": Fragment(canonical.dumps(chain.as_json()))}
+    return _record(members, summary.of_delegation(chain.leaf, at=at))
+
+
+def revocation(admin: Signer, name: str, *, note: str, at: str) -> Record:
+    """Build the administrator's revocation of a name (see ``Authority.names``)."""
+    predicate: dict[str, object] = {"name": name, "note": note}
+    subject = canonical.sha256_hex(name.encode())
+    statement = dsse.statement("revocation", subject, "name", predicate)
+    return _signed("revocation", at, statement, admin)
+
+
+def freeze(
+    admin: Signer, trust_domain: str, *, frozen: bool, sequence: int, note: str, at: str
+) -> Record:
+    """Build the administrator's freeze of all calls, or the thaw; the highest number counts."""
+    predicate: dict[str, object] = {"frozen": frozen, "sequence": sequence, "note": note}
+    subject = canonical.sha256_hex(trust_domain.encode())
+    statement = dsse.statement("freeze", subject, "trust domain", predicate)
+    return _signed("freeze", at, statement, admin)
+
+
+def adoption(
+    admin: Signer, trust_domain: str, *, lost: Sequence[Mapping[str, object]], note: str, at: str
+) -> Record:
+    """Build the administrator's adoption of a copy, or of a state that is behind its anchor."""
+    predicate: dict[str, object] = {"lost": list(lost), "note": note}
+    subject = canonical.sha256_hex(trust_domain.encode())
+    statement = dsse.statement("adoption", subject, "trust domain", predicate)
+    return _signed("adoption", at, statement, admin)
+
+
+def authorization(
+    invocation: Envelope,
+    predicate: Mapping[str, Any],
+    ruling: LoggedRuling,
+    *,
+    at: str,
+    attachments: tuple[Attachment, ...] = (),
+    journal: str | None = None,
+    replay_of: str | None = None,
+) -> Record:
+    """Build the entry of the decision on one signed invocation, which precedes the tool's run.
+
+    ``predicate`` belongs to the invocation's statement. ``journal`` (32 hex digits) is the name of
+    a call that runs once, however often an agent makes the call. ``replay_of`` is the invocation
+    whose result the agent gets again. The entry of a refused call has neither of them.
+    """
+    decision = ruling.decision
+    members: dict[str, object] = {
+        "kind": "authorization",
+        "at": at,
+        "invocation": invocation.as_json(),
+        "input": ruling.input_commitment,
+        "decision": decision.outcome,
+        "code": decision.code,
+        "reasons": decision.reasons,
+        "requirements": [one.as_json() for one in decision.requirements],
+        "mode": ruling.mode,
+        "enforced": ruling.enforced,
+        "engine": ruling.engine,
+        "policy_sha256": ruling.policy_sha256,
+        "config_sha256": ruling.config_sha256,
+        "roster_sha256": ruling.roster_sha256,
+        "approvals": [answer.as_json() for answer in ruling.approvals],
+        "copies": _copies(attachments, predicate["arguments"], ruling.input_commitment),
+    }
+    if ruling.evaluation is not None:
+        members["evaluation"] = ruling.evaluation
+    if decision.allowed or not ruling.enforced:
+        members |= {"journal": journal} if journal is not None else {}
+        members |= {"replay_of": replay_of} if replay_of is not None else {}
+    effect = decision.outcome if ruling.enforced else summary.OBSERVED
+    call_summary = summary.of_call(predicate, at=at, decision=effect)
+    return _record(members, call_summary, attachments)
+
+
+def outcome_statement(  # noqa: PLR0913  the members of one statement
+    invocation_sha256: str,
+    *,
+    authorization: Receipt | str,
+    status: Status,
+    result: str | None,
+    result_type: str | None,
+    error_type: str | None,
+    started_at: str | None,
+    ended_at: str,
+    replay_of: str | None = None,
+    suspended: bool = False,
+) -> bytes:
+    """Return the payload of the agent's statement of a call's outcome (records.md, "Outcome").
+
+    ``authorization`` is the place of the call's authorization or, while the place is not known,
+    the invocation's id. ``result`` is a commitment (hex), or None where the result has no canonical
+    form; ``result_type`` is then the name of the result's type. ``replay_of`` is the invocation
+    whose result the agent got again. A ``suspended`` call continues when the agent makes the call
+    again.
+    """
+    predicate: dict[str, object] = {
+        "authorization": None,
+        "status": status,
+        "result": result,
+        "result_type": result_type,
+        "error_type": error_type,
+        "started_at": started_at,
+        "ended_at": ended_at,
+    }
+    if replay_of is not None:
+        predicate["replay_of"] = replay_of
+    if suspended:
+        predicate["suspended"] = True
+    if isinstance(authorization, Receipt):
+        predicate["authorization"] = {"shard": authorization.shard, "index": authorization.index}
+    else:
+        predicate["invocation_id"] = authorization
+    return dsse.statement("outcome", invocation_sha256, "invocation", predicate)
+
+
+def outcome(
+    statement: Envelope,
+    outcome_summary: Summary,
+    result: str | None,
+    *,
+    attachments: tuple[Attachment, ...] = (),
+) -> Record:
+    """Build the entry of the agent's signed statement of a call's outcome.
+
+    ``result`` is the commitment (hex) in the statement.
+    """
+    members = {
+        "kind": "outcome",
+        "at": outcome_summary.at,
+        "statement": statement.as_json(),
+        "copies": _copies(attachments, result),
+    }
+    return _record(members, outcome_summary, attachments)
+
+
+def resolution(admin: Signer, call: CallPlace, *, ran: bool, note: str, at: str) -> Record:
+    """Build the administrator's statement whether the tool of a call in doubt ran."""
+    return _admin_record("resolution", admin, call, {"ran": ran, "note": note}, at=at)
+
+
+def erasure(admin: Signer, call: CallPlace, *, note: str, at: str) -> Record:
+    """Build the administrator's statement that a call's arguments, input and result are erased."""
+    return _admin_record("erasure", admin, call, {"note": note}, at=at)
+
+
+def _copies(attachments: Sequence[Attachment], *stated: str | None) -> dict[str, object]:
+    """Return by role the commitments of attachments that the signed statement does not state."""
+    return {one.role: one.commitment for one in attachments if one.commitment not in stated}
+
+
+def _admin_record(
+    kind: str, admin: Signer, call: CallPlace, content: Mapping[str, object], *, at: str
+) -> Record:
+    place = {"shard": call.shard, "index": call.index}
+    predicate = {"invocation_id": call.invocation_id, "authorization": place, **content}
+    statement = dsse.statement(kind, call.invocation_sha256, "invocation", predicate)
+    members = {"kind": kind, "at": at, "statement": dsse.seal(statement, admin).as_json()}
+    return _record(members, Summary(kind, at, call.invocation_id))
+
+
+def _signed(kind: str, at: str, statement: bytes, signer: Signer) -> Record:
+    envelope = dsse.seal(statement, signer)
+    return _record({"kind": kind, "at": at, "statement": envelope.as_json()})
+
+
+def _record(
+    members: Mapping[str, object],
+    entry_summary: Summary | None = None,
+    attachments: tuple[Attachment, ...] = (),
+) -> Record:
+    body = canonical.dumps_record(members)
+    if len(body) > canonical.MAX_BYTES:
+        message = f"a {members['kind']} entry of {len(body)} bytes is too long to be read again"
+        raise EncodeError(message, code="entry.too_large")
+    kind, at = str(members["kind"]), str(members["at"])
+    return Record(body, entry_summary or Summary(kind, at), attachments)
