@@ -56,7 +56,7 @@ def locked(path):
 @pytest.mark.parametrize("command", [freeze, revoke, rotate])
 def test_a_lock_that_nobody_lets_go_of_is_named_and_given_up(place, monkeypatch, caplog, command):
     monkeypatch.setattr(lock, "PATIENCE", 0.2)
-    monkeypatch.setattr(lock, "TOLD_AFTER", 0.05)
+    monkeypatch.setattr(lock, "WARN_AFTER", 0.05)
     path = place.config.state / "registry.lock"
     with locked(path), pytest.raises(StorageError, match=f"'fuser {path}' names") as caught:
         command(place)

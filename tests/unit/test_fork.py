@@ -72,13 +72,13 @@ import os, signal, sys
 from pathlib import Path
 from agentguard.storage import lock
 
-held = lock.acquire(Path(sys.argv[1]), wait=False)
+held = lock.try_acquire(Path(sys.argv[1]))
 if sys.argv[2] == "closed by somebody else":
     os.close(held)
 child = os.fork()
 if child == 0:
     signal.alarm(120)  # hanging is dying
-    lock.acquire(Path(sys.argv[1]), wait=False)
+    lock.try_acquire(Path(sys.argv[1]))
     os._exit(0)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

@@ -393,7 +393,7 @@ def test_a_lease_that_leaves_out_a_head_that_was_embedded_before_is_found(three,
 
 def test_a_new_shard_that_is_locked_for_a_moment_is_waited_for(lessor):
     (lessor.state / "shards").mkdir(mode=0o700)
-    held = lock.acquire(lessor.state / "shards" / "0.lock", wait=False)
+    held = lock.try_acquire(lessor.state / "shards" / "0.lock")
     assert held is not None
     timer = threading.Timer(0.15, lock.release, [held])
     timer.start()
@@ -406,7 +406,7 @@ def test_a_new_shard_that_is_locked_for_a_moment_is_waited_for(lessor):
 def test_a_new_shard_that_stays_locked_is_not(lessor, monkeypatch):
     monkeypatch.setattr(lease, "_PAUSE", 0.001)
     (lessor.state / "shards").mkdir(mode=0o700)
-    held = lock.acquire(lessor.state / "shards" / "0.lock", wait=False)
+    held = lock.try_acquire(lessor.state / "shards" / "0.lock")
     assert held is not None
     with pytest.raises(StorageError, match="somebody locks each new shard") as caught:
         lessor.lease(NOW)

@@ -29,7 +29,8 @@ from agentguard.identity.trust import TrustDocument
 from agentguard.signing import canonical
 from agentguard.storage import files, ledger, standing_file
 from agentguard.storage.anchor import log_folder
-from agentguard.storage.revocations import CALLS, FileRevocations, MemoryRevocations
+from agentguard.storage.memory_state import MemoryRevocations
+from agentguard.storage.revocations import CALLS, FileRevocations
 from agentguard.storage.standing_file import FILE
 
 PASSPHRASE = b"correct horse"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from agentguard.identity.trust import TrustDocument, TrustedKey
-from agentguard.storage.runs import FileRuns, MemoryRuns
+from agentguard.storage.memory_state import MemoryRuns
+from agentguard.storage.runs import FileRuns
 
 
 @pytest.fixture(params=["file", "memory"])

@@ -213,7 +213,7 @@ def _idle(state: Path, *, but: int | None = None) -> Iterator[None]:
             if shard == but:
                 continue
             path = sqlite.shard_path(state, shard).with_suffix(".lock")
-            mine = lock.acquire(path, wait=False)
+            mine = lock.try_acquire(path)
             if mine is None:
                 message = f"a process writes {state}: stop it first; nothing was changed"
                 raise StorageError(message, code="storage.locked")

@@ -24,8 +24,7 @@ from agentguard.errors import (
 )
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Secret, Signer
-from agentguard.storage import anchor, files, registry_file, state_location
-from agentguard.storage.approvals import FOLDER as FOLDER_OF_APPROVALS
+from agentguard.storage import anchor, approvals, files, registry_file, state_location
 from agentguard.storage.approvals import FileApprovals
 from agentguard.storage.journal import FileJournal
 from agentguard.storage.lease import Lessor
@@ -210,7 +209,7 @@ def _require_state(state: Path) -> None:
 
 def refuse_links(state: Path) -> None:
     """Refuse a state in which a link leads elsewhere; raises ``StorageError``."""
-    files.refuse_links(state, state / FOLDER_OF_APPROVALS)
+    files.refuse_links(state, state / approvals.FOLDER)
 
 
 def _read(settings: Config, passphrase: Passphrase) -> StateDomain:

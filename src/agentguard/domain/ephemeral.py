@@ -20,12 +20,14 @@ from agentguard.errors import StorageError
 from agentguard.identity.revocation import Revocations
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
 from agentguard.signing.keys import Ed25519Signer, Signer
-from agentguard.storage.approvals import MemoryApprovals
-from agentguard.storage.journal import MemoryJournal
 from agentguard.storage.log import ShardLog
 from agentguard.storage.memory import MemoryBackend
-from agentguard.storage.revocations import MemoryRevocations
-from agentguard.storage.runs import MemoryRuns
+from agentguard.storage.memory_state import (
+    MemoryApprovals,
+    MemoryJournal,
+    MemoryRevocations,
+    MemoryRuns,
+)
 
 if TYPE_CHECKING:
     from agentguard.storage.ledger import Inheritance, Ledger

@@ -54,7 +54,7 @@ def _claim(folder: Path) -> int:
     try:
         files.make_folder(folder)
         folder.chmod(0o700)  # nobody else's, and nobody else's to read
-        held = lock.acquire(folder / _LOCK, wait=False)
+        held = lock.try_acquire(folder / _LOCK)
     except OSError as error:
         message = f"{folder} can't be made ({error.strerror}): give this user the right"
         raise StorageError(message, code="storage.readonly") from error

@@ -194,14 +194,11 @@ def note_announced(state: Path) -> None:
 
 
 def _document(path: Path) -> bytes:
-    try:
-        return files.read(path)
-    except FileNotFoundError as error:
+    document = files.read_if_present(path)
+    if document is None:
         message = f"there is no {path}: run agentguard init, or restore the state"
-        raise StorageError(message, code="storage.missing") from error
-    except OSError as error:
-        message = files.unreadable(path, error)
-        raise StorageError(message, code="storage.readonly") from error
+        raise StorageError(message, code="storage.missing")
+    return document
 
 
 def refuse_if_exposed(path: Path) -> None:

@@ -69,8 +69,21 @@ def require_regular(path: Path, number: int | None = None) -> None:
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
+def read_if_present(path: Path, *, limit: int = MAX_BYTES) -> bytes | None:
+    """Read a file as ``read`` does, None where there is none.
+
+    Raises ``StorageError`` (``storage.readonly``) where a file is there and can't be read.
+    """
+    try:
+        return read(path, limit=limit)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(unreadable(path, error), code="storage.readonly") from error
+
+
 def unreadable(path: str | Path, error: OSError) -> str:
-    """Return the message for what can't be read, and is there: why, and what to do."""
+    """Return the message for a file that is there and can't be read: why, and what to do."""
     is_right = error.errno in (errno.EACCES, errno.EPERM)
     todo = "give this user the right" if is_right else "put what belongs there in its place"
     return f"{path} can't be read ({error.strerror}): {todo}"
@@ -110,6 +123,17 @@ def add(path: Path, data: bytes) -> None:
         raise _in_the_way(path) from error
     except OSError as error:
         raise _unwritten(path, error, "written") from error
+
+
+def add_if_absent(path: Path, data: bytes) -> bool:
+    """Write a file as ``add`` does; return False, and write nothing, where one is there."""
+    try:
+        add(path, data)
+    except StorageError as error:
+        if error.code == "storage.exists":
+            return False
+        raise
+    return True
 
 
 def _unwritten(path: Path, error: OSError, what: str) -> StorageError:

@@ -1,8 +1,8 @@
-"""The secret with which the log names journalled calls: it outlives each key of the log.
+"""The secret with which the log names journalled calls; the secret outlives each key of the log.
 
-It comes from the log's first key. A key that takes another's place is handed the secret in a file
-of its own, sealed with what only that key can make; so the names of calls that were made before a
-rotation are found after it, whatever became of their pages.
+The secret is made from the log's first key. For a key that replaces another, a file of its own
+holds the secret, encrypted under what only the new key can make. So the names of calls from before
+a rotation are recognised after the rotation, whatever became of the calls' pages.
 """
 
 from __future__ import annotations
@@ -35,21 +35,17 @@ def secret(state: Path, trust: TrustDocument, signer: Signer) -> bytes:
     """
     first = next(iter(trust.keys_for("log")))  # a new key stands behind the one that it replaces
     if signer.public_key == first.key:
-        return _made_with(signer, trust)
+        return _key_of(signer, trust)
     path = _path(state, signer)
-    try:
-        sealed = files.read(path, limit=_MAX_BYTES)
-    except FileNotFoundError as error:
+    sealed = files.read_if_present(path, limit=_MAX_BYTES)
+    if sealed is None:
         message = (
             f"there is no {path}: without the file nobody knows whether a call that a run makes "
             "again has run. Restore it from a backup of the state"
         )
-        raise StorageError(message, code="storage.missing") from error
-    except OSError as error:
-        message = files.unreadable(path, error)
-        raise StorageError(message, code="storage.readonly") from error
+        raise StorageError(message, code="storage.missing")
     try:
-        cipher = ChaCha20Poly1305(_made_with(signer, trust))
+        cipher = ChaCha20Poly1305(_key_of(signer, trust))
         return cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], None)
     except (InvalidTag, ValueError) as error:
         message = f"{path} is not as it was written: restore it from a backup of the state"
@@ -57,18 +53,18 @@ def secret(state: Path, trust: TrustDocument, signer: Signer) -> bytes:
 
 
 def hand_on(state: Path, trust: TrustDocument, old: Signer, new: Signer) -> None:
-    """Let the secret be known to a ``new`` key of the log, before the key counts.
+    """Write the file of a ``new`` key of the log, before that key counts.
 
     ``trust`` knows the ``old`` key. Raises ``StorageError`` as ``secret`` does.
     """
     nonce = os.urandom(_NONCE)
-    cipher = ChaCha20Poly1305(_made_with(new, trust))
+    cipher = ChaCha20Poly1305(_key_of(new, trust))
     sealed = nonce + cipher.encrypt(nonce, secret(state, trust, old), None)
     files.replace(_path(state, new), sealed)
 
 
-def _made_with(signer: Signer, trust: TrustDocument) -> bytes:
-    """Return what only this key can make; Ed25519 signs the same bytes in the same way."""
+def _key_of(signer: Signer, trust: TrustDocument) -> bytes:
+    """Return 32 bytes that only this key can make: Ed25519 signs the same bytes in the same way."""
     return sha256(signer.sign(dsse.pae(_TYPE, trust.log.encode()))).digest()
 
 

@@ -1,9 +1,9 @@
-"""Locks between processes: a file that stays locked as long as its holder lives (flock).
+"""Locks between processes: files that stay locked as long as their holders live (flock).
 
-A lock belongs to an open file, which a fork would share: the child lets go of all of them.
+A lock belongs to an open file, which a fork would share: the child closes all of its lock files.
 
-Whoever can open such a file can lock it and never let go. So a wait has a time limit, and a warning
-names the lock that is waited for.
+Every program that can open such a file can lock the file for ever. Therefore a wait has a time
+limit, and a warning names the lock's file.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import os
 import shlex
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal, overload
+from typing import Final
 
 from agentguard.errors import StorageError
 from agentguard.storage import fork
@@ -23,31 +25,50 @@ from agentguard.storage import fork
 _LOGGER = logging.getLogger("agentguard")
 
 PATIENCE: Final = 30.0
-"""Seconds after which a lock is given up: whoever holds one lawfully needs a few of them."""
+"""Seconds after which a wait is given up: this package holds a lock for a few seconds at most."""
 
-TOLD_AFTER: Final = 2.0
-"""Seconds after which a warning says what is waited for."""
+WARN_AFTER: Final = 2.0
+"""Seconds after which a warning names the lock that is waited for."""
 
 _LONGEST_PAUSE: Final = 0.02
 _HELD: set[int] = set()
-_OPENING = threading.Lock()  # no fork comes between opening or closing a file and knowing of it
+_OPENING = threading.Lock()  # no fork comes between a change of a file and its note in _HELD
 
 
-@overload
-def acquire(path: Path, *, wait: Literal[True]) -> int: ...
+def acquire(path: Path) -> int:
+    """Lock a file, made if need be, and return its descriptor; wait while another process has it.
 
-
-@overload
-def acquire(path: Path, *, wait: Literal[False]) -> int | None: ...
-
-
-def acquire(path: Path, *, wait: bool) -> int | None:
-    """Lock a file, which is made if need be; return its descriptor.
-
-    Where somebody else holds it: None if ``wait`` is false; else it waits, logs a warning after two
-    seconds, and gives up after ``PATIENCE``. Raises ``StorageError`` (``storage.readonly``,
-    ``storage.locked``).
+    Logs a warning after ``WARN_AFTER``, and gives up after ``PATIENCE``. Raises ``StorageError``
+    (``storage.readonly``, ``storage.locked``).
     """
+    lock = _open(path)
+    with _releasing_on_error(lock, path):
+        if not _try(lock):
+            _wait(lock, path)
+    return lock
+
+
+def try_acquire(path: Path) -> int | None:
+    """Lock a file as ``acquire`` does; return None at once where another process has the lock."""
+    lock = _open(path)
+    with _releasing_on_error(lock, path):
+        if _try(lock):
+            return lock
+    release(lock)
+    return None
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the lock on a file inside a ``with`` block; waits and raises as ``acquire`` does."""
+    lock = acquire(path)
+    try:
+        yield
+    finally:
+        release(lock)
+
+
+def _open(path: Path) -> int:
     try:
         with _OPENING:
             # no link is followed: what counts calls is written to, and must be the state's own
@@ -57,12 +78,13 @@ def acquire(path: Path, *, wait: bool) -> int | None:
     except OSError as error:
         message = f"the lock {path} can't be opened ({error.strerror}): give this user the right"
         raise StorageError(message, code="storage.readonly") from error
+    return lock
+
+
+@contextmanager
+def _releasing_on_error(lock: int, path: Path) -> Iterator[None]:
     try:
-        if _try(lock):
-            return lock
-        if wait:
-            _wait(lock, path)
-            return lock
+        yield
     except OSError as error:
         release(lock)
         message = f"{path} can't be locked ({error.strerror}): keep the state on a local disk"
@@ -70,8 +92,6 @@ def acquire(path: Path, *, wait: bool) -> int | None:
     except BaseException:
         release(lock)
         raise
-    release(lock)
-    return None
 
 
 def _try(lock: int) -> bool:
@@ -83,29 +103,29 @@ def _try(lock: int) -> bool:
 
 
 def _wait(lock: int, path: Path) -> None:
-    """Lock the file once nobody else does; flock itself has no time limit."""
-    begun, pause, is_told = time.monotonic(), 0.0005, False
+    """Lock the file as soon as no other process does; flock itself has no time limit."""
+    start, pause, is_warned = time.monotonic(), 0.0005, False
     who = f"a process that 'fuser {shlex.quote(str(path))}' names"
     while not _try(lock):
-        waited = time.monotonic() - begun
+        waited = time.monotonic() - start
         if waited > PATIENCE:
             message = f"{path} was locked for {waited:.0f} s by {who}: end that process, try again"
             raise StorageError(message, code="storage.locked")
-        if waited > TOLD_AFTER and not is_told:
+        if waited > WARN_AFTER and not is_warned:
             _LOGGER.warning("waiting for %s, locked by %s", path, who)
-            is_told = True
+            is_warned = True
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def release(lock: int) -> None:
-    """Let go of a lock that ``acquire`` has returned; not inside SQLite (``fork.py``)."""
+    """Release a lock by its descriptor. Never call this inside SQLite (``fork.py``)."""
     with _OPENING:
         _HELD.discard(lock)
         os.close(lock)
 
 
-def _let_go() -> None:
+def _release_all() -> None:
     try:
         for lock in _HELD:
             os.close(lock)
@@ -115,5 +135,5 @@ def _let_go() -> None:
 
 
 fork.at_fork(
-    fork.Stage.LOCKS, before=_OPENING.acquire, in_parent=_OPENING.release, in_child=_let_go
+    fork.Stage.LOCKS, before=_OPENING.acquire, in_parent=_OPENING.release, in_child=_release_all
 )

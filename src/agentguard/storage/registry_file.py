@@ -24,14 +24,7 @@ _LOCK: Final = "registry.lock"
 
 def read(state: Path) -> bytes | None:
     """Return the list as it lies there, None if there is none; raises ``StorageError``."""
-    path = state / FILE
-    try:
-        return files.read(path)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        message = files.unreadable(path, error)
-        raise StorageError(message, code="storage.readonly") from error
+    return files.read_if_present(state / FILE)
 
 
 def shards(state: Path, trust: TrustDocument) -> frozenset[int]:
@@ -117,8 +110,5 @@ def drop_next(state: Path) -> None:
 @contextmanager
 def locked(state: Path) -> Iterator[None]:
     """Be the only process that changes the list; waits for its turn, as ``lock.acquire`` does."""
-    held = lock.acquire(state / _LOCK, wait=True)
-    try:
+    with lock.held(state / _LOCK):
         yield
-    finally:
-        lock.release(held)

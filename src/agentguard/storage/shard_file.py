@@ -50,7 +50,7 @@ class ShardFile:
         """
         with sqlite.errors(path):
             files.make_folder(path.parent)
-        held = lock.acquire(path.with_suffix(".lock"), wait=False)
+        held = lock.try_acquire(path.with_suffix(".lock"))
         if held is None:
             return None
         unlock = ExitStack()  # left last: a lock is released outside SQLite (fork.py)

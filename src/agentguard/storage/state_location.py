@@ -147,7 +147,7 @@ def _locked(folder: Path) -> Iterator[None]:
     """Keep others from changing the record meanwhile."""
     try:
         files.make_folder(folder)
-        held = lock.acquire(folder / _LOCK, wait=True)
+        locked = lock.acquire(folder / _LOCK)
     except (OSError, StorageError) as error:
         if isinstance(error, StorageError) and error.code == "storage.locked":
             raise
@@ -155,7 +155,7 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release(held)
+        lock.release(locked)
 
 
 def _copied(state: Path, recorded: str) -> StorageError:

@@ -1,0 +1,177 @@
+"""What a state directory holds beside the log, in memory: for tests, notebooks and one process.
+
+All of it is gone with its process. The log in memory stands in ``memory.py``.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+
+from agentguard.approvals.answer import read_answer
+from agentguard.approvals.request import ApprovalRequest
+from agentguard.approvals.store import Limits, StoredRequest
+from agentguard.call.journal import Page
+from agentguard.errors import ApprovalError, StorageError
+from agentguard.signing.dsse import Envelope
+from agentguard.storage.approvals import warn_if_unused
+from agentguard.storage.reentry import ReentryGuard
+from agentguard.storage.revocations import COUNTING
+
+
+class MemoryApprovals:
+    """The ``Approvals`` of a guard in memory."""
+
+    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008  a value
+        self._limits = limits
+        self._requests: dict[str, StoredRequest] = {}
+        self._used: set[str] = set()
+        self._lock = threading.Lock()
+
+    def has(self, key: str) -> bool:
+        """Return whether there is a request under the key."""
+        return key in self._requests
+
+    def recall(self, key: str) -> StoredRequest | None:
+        """Return the request, with its answers."""
+        return self._requests.get(key)
+
+    def ask(self, key: str, request: ApprovalRequest) -> ApprovalRequest:
+        """Store the request, or return the one that is stored already."""
+        with self._lock:
+            for expired in self._expired(request.requested_at):
+                stored = self._requests.pop(expired)
+                warn_if_unused(stored.request, stored.answers)
+            if key in self._requests:
+                return self._requests[key].request
+            self._limits.check([stored.request for stored in self._requests.values()], request)
+            self._requests[key] = StoredRequest(request, ())
+            return request
+
+    def _expired(self, now: int) -> list[str]:
+        return [key for key, stored in self._requests.items() if stored.request.expires_at <= now]
+
+    def spend(self, request: ApprovalRequest, approval_ids: Sequence[str]) -> bool:
+        """Mark the request and its approvals as used; return whether all were unused."""
+        with self._lock:
+            ids = {request.request_id, *approval_ids}
+            fresh = self._used.isdisjoint(ids)
+            self._used.update(ids)
+            return fresh
+
+    def is_alone(self, request: ApprovalRequest) -> bool:  # noqa: ARG002
+        """Return true: nobody removes what ``spend`` has marked in memory."""
+        return True
+
+    def withdraw(self, key: str) -> None:
+        """Remove the request, with its answers."""
+        with self._lock:
+            self._requests.pop(key, None)
+
+    def pending(self) -> list[tuple[str, ApprovalRequest]]:
+        """Return ``(key, request)`` of each request, the oldest first."""
+        with self._lock:
+            return [(key, stored.request) for key, stored in self._requests.items()]
+
+    def altered(self, now: int) -> list[str]:  # noqa: ARG002
+        """Return nothing: nobody changes a request in memory."""
+        return []
+
+    def answer(self, request: ApprovalRequest, envelope: Envelope) -> None:
+        """Store an answer; raises ``StorageError`` (``storage.exists``) or ``ApprovalError``."""
+        with self._lock:
+            for key, stored in self._requests.items():
+                if stored.request.request_id == request.request_id:
+                    name = read_answer(envelope).approval_id
+                    if name in {read_answer(other).approval_id for other in stored.answers}:
+                        message = f"the answer {name} is there already"
+                        raise StorageError(message, code="storage.exists")
+                    self._requests[key] = stored._replace(answers=(*stored.answers, envelope))
+                    return
+        message = f"the request {request.request_id} does not wait any more"
+        raise ApprovalError(message, code="request.unknown")
+
+
+class MemoryJournal:
+    """The ``Journal`` of a guard in memory."""
+
+    def __init__(self) -> None:
+        self._pages: dict[str, Page] = {}
+        self._secret = os.urandom(32)
+
+    def name(self, key: str) -> str:
+        """Return a call's name, which no other process can make."""
+        return hmac.digest(self._secret, key.encode(), "sha256")[:16].hex()
+
+    def look(self, key: str) -> Page | None:
+        """Return the page of a call; None where the call is new."""
+        return self._pages.get(key)
+
+    def begin(self, key: str, invocation_id: str) -> bool:
+        """Record that a call begins; return False where the call has a page already."""
+        page = Page(invocation_id, "begun")
+        return self._pages.setdefault(key, page) is page
+
+    def finish(self, key: str, page: Page) -> None:
+        """Record how a call ended that has begun."""
+        self._pages[key] = page
+
+    def forget(self, key: str) -> None:
+        """Let a call be made anew."""
+        self._pages.pop(key, None)
+
+
+class MemoryRuns:
+    """The ``Runs`` of a guard in memory."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+
+    def read(self, name: str) -> bytes | None:
+        """Return the value of ``name``; None where there is none."""
+        return self._values.get(name)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write the value of ``name``, in the place of an earlier one."""
+        self._values[name] = data
+
+    def add(self, name: str, data: bytes) -> bool:
+        """Write the value of ``name``; return False where there is one already."""
+        with self._lock:
+            if name in self._values:
+                return False
+            self._values[name] = data
+            return True
+
+    def remove(self, name: str) -> None:
+        """Remove the value of ``name``, if there is one."""
+        self._values.pop(name, None)
+
+
+class MemoryRevocations:
+    """The ``Revocations`` of a guard in memory: nothing is revoked, and calls are counted."""
+
+    def __init__(self) -> None:
+        self._calls: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._reentry = ReentryGuard()
+
+    def refusal(self, names: AbstractSet[str]) -> None:
+        """Return None: nobody is revoked."""
+
+    def consume(self, limits: Sequence[tuple[str, int]]) -> bool:
+        """Count a call under each limit, or under none."""
+        with self._reentry.enter(COUNTING), self._lock:
+            if any(self._calls[jti] >= most for jti, most in limits):
+                return False
+            self._calls.update(jti for jti, _most in limits)
+            return True
+
+    def is_within(self, limits: Sequence[tuple[str, int]]) -> bool:  # noqa: ARG002
+        """Return true: nobody changes a count in memory."""
+        return True
