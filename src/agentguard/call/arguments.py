@@ -1,15 +1,15 @@
-"""A call's arguments, as canonical bytes that equal arguments share and no others.
+"""A call's arguments as canonical bytes: equal arguments have equal bytes, others have not.
 
-Here live the exact table of the types that can be bound (records.md, "One call's bytes"), the
-``Arguments`` value that the policy reads and the invocation commits to. Which values a call of a
-plain Python function has stands in ``binding.py``, that of a framework's tool in that framework's
-adapter; both end here, in ``Arguments.of``. What an object holds is told by ``structures.py``.
+``Arguments`` is the value that the policy reads and the invocation commits to. The table below has
+the types that can be encoded (records.md, "One call's bytes"). ``binding.py`` binds the arguments
+of plain Python functions; each adapter binds those of its framework's tools. ``structures.py``
+reads the members of objects.
 
-Values without a JSON form become tagged objects, such as ``{"$decimal": "1.50"}``; a real key
-that begins with ``$`` gets one more, so that no argument can pretend to be a tag.
+A value without a JSON form becomes a tagged object, such as ``{"$decimal": "1.50"}``. A key of the
+arguments that begins with ``$`` gets a second ``$``, so that no argument can pretend to be a tag.
 
-A refusal's reason is signed and logged, where nothing can be redacted or erased any more. So it
-tells where in the arguments something is wrong by what the code declares, and quotes no key of a
+The reason of a refusal is signed and logged, where nothing can be redacted or erased. An error
+therefore names a place in the arguments by names from the code alone: the error quotes no key of a
 dictionary, no undeclared name and no value.
 """
 
@@ -36,28 +36,29 @@ from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from agentguard.call import addresses, structures
-from agentguard.call.budget import LEFT, bounded, spend, spent, too_large
+from agentguard.call.budget import REMAINING, bounded, counted, spend, too_large
 from agentguard.errors import ArgumentsError, EncodeError
 from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 
 MAX_DEPTH: Final = canonical.MAX_DEPTH - 2
-"""How deep arguments may be nested: the policy's input, which holds them, is read as JSON again."""
+"""The deepest nesting of arguments: the policy's input, two levels deeper, must be valid JSON."""
 
 _MUTABLE: Final = frozenset({list, dict})
 
 _SHORT: Final = 32
-"""Up to so many characters a key costs nothing of the budget: the value beside it does."""
+"""A key of at most so many characters costs no budget, since the value beside the key does."""
 
 _Place: TypeAlias = "tuple[_Place | None, str | int | None]"
-"""Where a value stands: in what (None: it is an argument), and its name or position in that.
+"""The place of a value: the place of its container, and its name or position there.
 
-None stands for a name that nobody declared, which may be data.
+The container of an argument is None. The name None stands for an undeclared name, which may be
+data.
 """
 
 
 class FactoryMade(Enum):
-    """What an adapter binds in the place of a value that a default factory makes at each call."""
+    """What an adapter binds in place of a value that a default factory makes anew at each call."""
 
     MADE = "made"
 
@@ -66,9 +67,9 @@ class FactoryMade(Enum):
 class Arguments:
     """The bound arguments of one call.
 
-    ``values`` is what the policy reads (JSON values, tags included); ``encoded`` their RFC 8785
-    bytes, which the invocation commits to; ``unbound`` the names that the framework injects and
-    that are not part of the call.
+    ``values`` are the JSON values, tags included, that the policy reads. ``encoded`` are their RFC
+    8785 bytes, which the invocation commits to. ``unbound`` are the names of the parameters that
+    the framework injects, which are not part of the call.
     """
 
     values: Mapping[str, JSON]
@@ -85,7 +86,7 @@ class Arguments:
     ) -> Arguments:
         """Encode ``values``, a mapping of argument names to Python values.
 
-        ``declared`` are the names that the tool's code or schema has, which an error may quote.
+        ``declared`` are the names in the tool's code or schema, which an error may quote.
         Raises ``ArgumentsError``: ``arguments.unencodable`` for a value outside the table,
         ``arguments.too_large`` past 256 KiB.
         """
@@ -104,15 +105,15 @@ class Arguments:
 
     @property
     def are_immutable(self) -> bool:
-        """Whether no value can change: whatever could is written as an object or a list."""
+        """Whether no value can change; a mutable value is encoded as an object or a list."""
         return _MUTABLE.isdisjoint(map(type, self.values.values()))
 
 
 def encode_result(value: object) -> bytes | None:
-    """Return the canonical bytes of a tool's result, or None when it has none."""
+    """Return the canonical bytes of a tool's result; None for a result without an encoding."""
     try:
         return _dumps(bounded(lambda: _encode(value, 1, (None, "result"))))
-    except Exception:  # noqa: BLE001  the tool has run: whatever its result raises, it has no bytes
+    except Exception:  # noqa: BLE001  the tool has run: an error of its result changes nothing
         return None
 
 
@@ -130,16 +131,16 @@ def _dumps(value: JSON) -> bytes:
 
 
 def _encode(value: object, depth: int, place: _Place) -> JSON:
-    """Encode one value. Exact types only: a subclass may behave unlike what is written down."""
+    """Encode one value of an exact type; a subclass may behave otherwise than its encoding says."""
     kind = type(value)
-    left = LEFT.get()  # spend, without the call of a function
-    left[0] -= 2 + len(value) if kind is str else 1  # type: ignore[arg-type]
-    if left[0] < 0:
+    remaining = REMAINING.get()  # spend(), without the cost of a call
+    remaining[0] -= 2 + len(value) if kind is str else 1  # type: ignore[arg-type]
+    if remaining[0] < 0:
         raise too_large()
     if value is None or kind is str or kind is bool:
         return value  # type: ignore[return-value]
     if depth > MAX_DEPTH:
-        message = f"argument {_told(_root(place))} is nested more than {MAX_DEPTH} levels deep"
+        message = f"argument {_path(_root(place))} is nested more than {MAX_DEPTH} levels deep"
         raise ArgumentsError(message)
     encoder = _ENCODERS.get(kind)
     if encoder is not None:
@@ -148,17 +149,17 @@ def _encode(value: object, depth: int, place: _Place) -> JSON:
         return _encode_structure(value, depth, place)
     except ArgumentsError:
         raise
-    except Exception as error:  # a user's class may raise from an attribute
+    except Exception as error:  # an attribute of the application's class may raise
         raise _unencodable(value, place) from error
 
 
 def _root(place: _Place) -> _Place:
-    """Return the argument that a value stands in."""
+    """Return the place of the argument that contains a value."""
     return place if place[0] is None else _root(place[0])
 
 
-def _told(place: _Place) -> str:
-    """Write down where a value stands, as ``'customer.addresses[2][...]'``."""
+def _path(place: _Place) -> str:
+    """Return a place as text, such as ``'customer.addresses[2][...]'``."""
     steps: list[str] = []
     outer, step = place
     while outer is not None:
@@ -170,7 +171,7 @@ def _told(place: _Place) -> str:
 def _unencodable(value: object, place: _Place) -> ArgumentsError:
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     message = (
-        f"argument {_told(place)} is a {kind}, which has no encoding; "
+        f"argument {_path(place)} is a {kind}, which has no encoding; "
         "pass plain values (numbers, strings, lists, dictionaries, dataclasses, models)"
     )
     return ArgumentsError(message)
@@ -188,13 +189,13 @@ def _int(value: Any, _depth: int, _place: _Place) -> JSON:
     if -canonical.MAX_INTEGER <= value <= canonical.MAX_INTEGER:
         return int(value)
     try:
-        return {"$int": spent(str(value))}
+        return {"$int": counted(str(value))}
     except ValueError:  # Python's own limit on digits
-        return {"$int": spent(hex(value))}
+        return {"$int": counted(hex(value))}
 
 
 def _infinite(place: _Place) -> ArgumentsError:
-    message = f"argument {_told(place)} is no finite number: no policy could compare it"
+    message = f"argument {_path(place)} is no finite number: no policy could compare it"
     return ArgumentsError(message)
 
 
@@ -207,7 +208,7 @@ def _float(value: Any, _depth: int, place: _Place) -> JSON:
 def _decimal(value: Any, _depth: int, place: _Place) -> JSON:
     if not value.is_finite():
         raise _infinite(place)
-    return {"$decimal": spent(str(value))}
+    return {"$decimal": counted(str(value))}
 
 
 def _list(value: Any, depth: int, place: _Place) -> JSON:
@@ -244,19 +245,19 @@ def _datetime(value: Any, _depth: int, _place: _Place) -> JSON:
 
 def _time(value: Any, _depth: int, place: _Place) -> JSON:
     if value.tzinfo is not None and value.utcoffset() is None:
-        raise _unencodable(value, place)  # its zone has no offset without a date
+        raise _unencodable(value, place)  # the offset of its zone depends on the date
     return {"$time": value.isoformat(), **_clock(value)}
 
 
 def _clock(value: datetime | time) -> dict[str, JSON]:
-    """Return what ISO 8601 leaves out: which of two equal readings, and the zone's name."""
-    more: dict[str, JSON] = {"fold": 1} if value.fold else {}
+    """Return what ISO 8601 lacks: the fold of an ambiguous time, and the name of the time zone."""
+    members: dict[str, JSON] = {"fold": 1} if value.fold else {}
     zone = value.tzinfo
     if zone is not None and type(zone) is not timezone:
         name = getattr(zone, "key", None) or getattr(zone, "zone", None)  # zoneinfo's; pytz's
         if type(name) is str:
-            more["zone"] = spent(name)
-    return more
+            members["zone"] = counted(name)
+    return members
 
 
 def _deque(value: Any, depth: int, place: _Place) -> JSON:
@@ -272,7 +273,7 @@ def _namedtuple(value: Any, depth: int, place: _Place) -> JSON:
 
 
 def is_namedtuple(kind: type) -> bool:
-    """Tell a class that ``NamedTuple`` or ``namedtuple`` made, whose fields are all that it has."""
+    """Whether ``NamedTuple`` or ``namedtuple`` made a class, so that its fields are its state."""
     return kind.__bases__ == (tuple,) and "_fields" in vars(kind) and not kind.__dictoffset__
 
 
@@ -280,7 +281,7 @@ _Encoder = Callable[[Any, int, _Place], JSON]
 
 
 def _tagged(tag: str, text: Callable[[Any], str]) -> _Encoder:
-    return lambda value, _depth, _place: {tag: spent(text(value))}
+    return lambda value, _depth, _place: {tag: counted(text(value))}
 
 
 _ENCODERS: Final[Mapping[type, _Encoder]] = {
@@ -310,7 +311,7 @@ _ENCODERS: Final[Mapping[type, _Encoder]] = {
 
 def _encode_structure(value: object, depth: int, place: _Place) -> JSON:
     kind: Any = type(value)
-    name = spent(f"{kind.__module__}:{kind.__qualname__}")
+    name = counted(f"{kind.__module__}:{kind.__qualname__}")
     if isinstance(value, Enum):
         return {
             "$enum": name,
@@ -318,7 +319,7 @@ def _encode_structure(value: object, depth: int, place: _Place) -> JSON:
             "value": _encode(value._value_, depth + 1, place),
         }
     if name == "pydantic.networks:NameEmail":
-        # its text, `name <email>`, is that of another one as well
+        # str() is ambiguous: `name <email>` may be the text of two values
         parts = {"name": value.name, "email": value.email}  # type: ignore[attr-defined]
         fields = {k: _encode(v, depth + 2, (place, k)) for k, v in parts.items()}
         return {"$object": name, "fields": fields}
@@ -327,11 +328,11 @@ def _encode_structure(value: object, depth: int, place: _Place) -> JSON:
     if name == "pydantic.types:ByteSize" and not vars(value):
         return {"$byte_size": _int(value, depth, place)}
     if kind.__module__ == "pydantic.networks":
-        return {"$url": name, "value": spent(str(value))}
+        return {"$url": name, "value": counted(str(value))}
     groups = structures.members(value)
     if groups is None or structures.hides_state(value, groups):
         raise _unencodable(value, place)
-    declared = structures.declared(kind)
+    declared = structures.declared_names(kind)
     encoded: dict[str, JSON] = {"$object": name}
     for group, members in groups.items():
         encoded[group] = {

@@ -1,13 +1,12 @@
-"""Which values a call of a plain Python function has, by its parameters' names.
+"""Binds the arguments of a call of a plain Python function to the names of its parameters.
 
 The names are those of the code that runs. ``functools.wraps`` makes a decorator's wrapper look like
-what it wraps, so the wrapper's own parameters count, or a ``__signature__`` that it states itself:
-a wrapper that puts an argument in front would otherwise be decided on under other names than it
-runs with. A wrapper that takes anything (``*args, **kwargs``) is taken to pass on what it gets by
-name, as those that log or retry do; what it gets by position has no name, and is refused.
+the wrapped function, so this module reads the wrapper's own parameters, or a ``__signature__`` that
+the wrapper itself states. Otherwise a policy could decide on other names than the code gets, where
+a wrapper adds an argument in front. A wrapper with ``*args, **kwargs``, as for logs or retries, is
+taken to pass keyword arguments on. Its positional arguments have no names, and are refused.
 
-How the values are written stands in ``arguments.py``; the binder of a framework's tools in its
-adapter.
+``arguments.py`` encodes the values. The adapters bind the arguments of framework tools.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ _VARIADIC: Final = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 _WRAPPED: Final = "__wrapped__"
 _HINT: Final = "; a decorator that changes arguments needs a signature of its own"
 _TRANSPARENT: Final = (staticmethod, type(functools.lru_cache(int)))
-"""Python's own wrappers, which pass on all that they get as they get it."""
+"""Python's own wrappers, which pass all arguments on unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Binder:
     """Binds positional and keyword arguments to a function's ``parameters``, by name.
 
-    ``declared`` are the names that the code has, that of ``**kwargs`` aside.
+    ``declared`` are the parameters' names, without the name of ``**kwargs``.
     """
 
     parameters: Mapping[str, Parameter]
@@ -44,9 +43,9 @@ class Binder:
     bind: _Bind
 
     def __call__(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
-        """Return the values by name; raises ``ArgumentsError`` where Python would ``TypeError``.
+        """Return the values by name.
 
-        The code is ``arguments.invalid``.
+        Raises ``ArgumentsError`` (``arguments.invalid``) where Python would raise ``TypeError``.
         """
         return self.bind(args, kwargs)
 
@@ -54,11 +53,12 @@ class Binder:
 def binder(function: _Function) -> Binder:
     """Return the binder for ``function``.
 
-    Defaults are filled in, ``**kwargs`` flattened, ``*args`` kept under its name. ``inspect``
-    runs here, once, and not at each call. Raises ``ConfigError`` (``tool.invalid``) for a decorator
-    with which arguments have no names, or other ones than what it wraps has.
+    The binder fills in defaults, flattens ``**kwargs``, and keeps ``*args`` under its name.
+    ``inspect`` runs here, once, and not at each call. Raises ``ConfigError`` (``tool.invalid``) for
+    a decorator whose parameters have no names, or other names than the wrapped function's.
     """
-    name = getattr(function, "__name__", "the tool")  # and no more of it: a closure can be read
+    # The binder keeps the name alone: a closure over the function would make it reachable.
+    name = getattr(function, "__name__", "the tool")
     signature = inspect.signature(_bare(function), follow_wrapped=False)
     wrapped = _wrapped(function)
     kinds = {p.kind for p in signature.parameters.values()}
@@ -70,10 +70,10 @@ def binder(function: _Function) -> Binder:
 
 
 def _require_names(signature: Signature, name: str, inner: Binder) -> None:
-    """Raise ``ConfigError`` for a wrapper whose arguments are not, by name, those of ``inner``."""
+    """Raise ``ConfigError`` unless a wrapper's arguments have the names of ``inner``."""
     parameters = signature.parameters.values()
-    strange = [p for p in parameters if p.kind in _POSITIONAL and p.name not in inner.declared]
-    if strange or not any(p.kind is Parameter.VAR_KEYWORD for p in parameters):
+    unknown = [p for p in parameters if p.kind in _POSITIONAL and p.name not in inner.declared]
+    if unknown or not any(p.kind is Parameter.VAR_KEYWORD for p in parameters):
         empty = Parameter.empty  # a default may hold a secret
         takes = ", ".join(str(p.replace(default=empty, annotation=empty)) for p in parameters)
         message = (
@@ -84,11 +84,11 @@ def _require_names(signature: Signature, name: str, inner: Binder) -> None:
         raise ConfigError(message, code="tool.invalid")
 
 
-# --- what a decorator leaves of a signature -----------------------------------------------------
+# --- a decorator's own signature ----------------------------------------------------------------
 
 
-def _called(function: Any) -> Any:
-    """Return what a call of ``function`` runs with the very arguments that it was given."""
+def _target(function: Any) -> Any:
+    """Return the function that a call of ``function`` runs with the same arguments."""
     while isinstance(function, _TRANSPARENT):
         function = function.__wrapped__
     call = _call(function)
@@ -96,14 +96,14 @@ def _called(function: Any) -> Any:
 
 
 def _call(function: Any) -> FunctionType | None:
-    """Return the ``__call__`` of a callable object, where it is written in Python."""
+    """Return the ``__call__`` of a callable object, if it is written in Python."""
     call = inspect.getattr_static(type(function), "__call__", None)
     return call if type(call) is FunctionType and not inspect.isclass(function) else None
 
 
 def _wrapped(function: Any) -> _Function | None:
-    """Return what a decorator put ``function`` around, with what is bound to it already."""
-    function = _called(function)
+    """Return the function that a decorator has wrapped, with its bound arguments, or None."""
+    function = _target(function)
     if isinstance(function, functools.partial):
         inner = _wrapped(function.func)
         return inner and functools.partial(inner, *function.args, **function.keywords)
@@ -115,8 +115,8 @@ def _wrapped(function: Any) -> _Function | None:
 
 
 def _bare(function: Any) -> Any:
-    """Return something with the parameters that ``function`` has itself, whatever it wraps."""
-    function = _called(function)
+    """Return a callable with the parameters of ``function`` itself, not of the wrapped function."""
+    function = _target(function)
     if isinstance(function, functools.partial):
         return functools.partial(_bare(function.func), *function.args, **function.keywords)
     if type(function) is MethodType:
@@ -126,11 +126,11 @@ def _bare(function: Any) -> Any:
         return function
     if type(function) is not FunctionType:
         call = _call(function)
-        # one that is written in C, as wrapt's, says nothing of its own parameters
+        # a ``__call__`` in C, such as wrapt's, does not show its parameters
         return _anything if call is None else MethodType(_bare(call), function)
     stated = function.__dict__.get("__signature__")
     if stated is not None and stated is not getattr(wrapped, "__signature__", None):
-        return function  # functools.wraps would have copied that of what is wrapped
+        return function  # functools.wraps would have copied the wrapped function's signature
     bare = FunctionType(
         function.__code__,
         function.__globals__,
@@ -143,7 +143,7 @@ def _bare(function: Any) -> Any:
 
 
 def _anything(*args: object, **kwargs: object) -> None:
-    """Stand for a wrapper of which nothing more is known."""
+    """Stand in for a wrapper whose parameters can't be read."""
 
 
 # --- binding ------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def _of_signature(signature: Signature, name: str) -> Binder:
     defaults = {p.name: p.default for p in parameters if p.default is not Parameter.empty}
 
     def bind_fast(args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
-        # the usual call: all by name, or all by position; what is unusual is bound exactly
+        # the usual call: all arguments by name, or all by position
         if (args and kwargs) or len(args) > len(names) or not accepted.issuperset(kwargs):
             return bind_exactly(args, kwargs)
         bound = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
@@ -166,7 +166,7 @@ def _of_signature(signature: Signature, name: str) -> Binder:
 
     def bind_exactly(args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
         unexpected = 0 if flattened else len(kwargs.keys() - accepted)
-        if unexpected:  # whoever made them up may have put data into their names
+        if unexpected:  # the message leaves their names out, which may be data
             noun = "argument" if unexpected == 1 else "arguments"
             takes = ", ".join(names) or "none"
             raise _misfit(name, f"{unexpected} unexpected {noun}; it takes {takes}")
@@ -179,31 +179,34 @@ def _of_signature(signature: Signature, name: str) -> Binder:
 
 
 def _of_wrapper(signature: Signature, name: str, inner: Binder) -> Binder:
-    """Bind to a wrapper that takes anything: its own parameters, and by name those of ``inner``.
+    """Return the binder of a wrapper with ``*args, **kwargs`` around a function with ``inner``.
 
-    What ``inner`` can't take is refused: then the wrapper does not pass on what it gets.
+    The binder binds the wrapper's own parameters, and by name those of ``inner``. It refuses an
+    argument that ``inner`` refuses, since the wrapper can't be passing its arguments on then.
     """
     own = {n: p for n, p in signature.parameters.items() if p.kind not in _VARIADIC}
     defaults = {n: p.default for n, p in own.items() if p.default is not Parameter.empty}
-    rest, more = (
+    var_positional, var_keyword = (
         next((p.name for p in signature.parameters.values() if p.kind is kind), "")
         for kind in _VARIADIC
     )
 
     def bind(args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
-        given = _bound(signature, name, args, kwargs).arguments
-        if given.pop(rest, ()):
-            what = "pass them by name: it is decorated, and what is passed by position has no name"
-            raise _misfit(name, what)
-        passed: dict[str, object] = dict(given.pop(more, {}))
-        _refuse_repeated(passed, given)
-        passed.update({n: value for n, value in given.items() if n in inner.declared})
+        own_values = _bound(signature, name, args, kwargs).arguments
+        if own_values.pop(var_positional, ()):
+            problem = (
+                "pass them by name: it is decorated, and what is passed by position has no name"
+            )
+            raise _misfit(name, problem)
+        inner_values: dict[str, object] = dict(own_values.pop(var_keyword, {}))
+        _refuse_repeated(inner_values, own_values)
+        inner_values.update({n: v for n, v in own_values.items() if n in inner.declared})
         try:
-            values = inner((), passed)
+            values = inner((), inner_values)
         except ArgumentsError as error:
             message = str(error).removesuffix(_HINT) + _HINT
             raise ArgumentsError(message, code=error.code) from error
-        return {**values, **defaults, **given}
+        return {**values, **defaults, **own_values}
 
     by_name = {
         n: p if p.kind in _VARIADIC else p.replace(kind=Parameter.KEYWORD_ONLY)
@@ -221,8 +224,8 @@ def _bound(
         raise _misfit(name, str(error)) from error
 
 
-def _misfit(name: str, what: str) -> ArgumentsError:
-    return ArgumentsError(f"the arguments do not fit {name}: {what}", code="arguments.invalid")
+def _misfit(name: str, problem: str) -> ArgumentsError:
+    return ArgumentsError(f"the arguments do not fit {name}: {problem}", code="arguments.invalid")
 
 
 def _flatten(bound: inspect.BoundArguments, signature: Signature) -> dict[str, object]:

@@ -1,8 +1,8 @@
-"""How many bytes a call's arguments may take, counted while they are written down.
+"""The budget of bytes that a call's arguments may take, counted while they are encoded.
 
-Values that share parts (``x = [x, x]``, the aliases of YAML) are small in memory, and written down
-they grow with each level. So each value counts while it is encoded, for no more than it will take
-at least, and what must become too large is given up on the way.
+Values that share parts (``x = [x, x]``, the aliases of YAML) are small in memory and large when
+encoded. So each value counts, while it is encoded, at no more than the bytes that it takes at
+least, and the encoding stops as soon as the arguments must become too large.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from agentguard.signing.canonical import MAX_BYTES
 
 T = TypeVar("T")
 
-LEFT: Final[ContextVar[list[int]]] = ContextVar("agentguard_budget_left")
-"""The bytes that are left within ``bounded``, in a list of one."""
+REMAINING: Final[ContextVar[list[int]]] = ContextVar("agentguard_budget")
+"""The remaining bytes within ``bounded``, in a list of one item."""
 
 
 def bounded(work: Callable[[], T]) -> T:
-    """Do a piece of work that may ``spend`` 256 KiB.
+    """Run ``work``, which may ``spend`` 256 KiB, and return its result.
 
-    A context variable and no argument: an encoder that forgets to pass it on can't undo it.
+    A context variable has the budget, so that an encoder can't forget to pass the budget on.
     """
-    token = LEFT.set([MAX_BYTES])
+    token = REMAINING.set([MAX_BYTES])
     try:
         return work()
     finally:
-        LEFT.reset(token)
+        REMAINING.reset(token)
 
 
 def spend(size: int) -> None:
-    """Count ``size`` bytes; raises ``ArgumentsError`` (``arguments.too_large``)."""
-    left = LEFT.get()
-    left[0] -= size
-    if left[0] < 0:
+    """Take ``size`` bytes of the budget; raises ``ArgumentsError`` (``arguments.too_large``)."""
+    remaining = REMAINING.get()
+    remaining[0] -= size
+    if remaining[0] < 0:
         raise too_large()
 
 
-def spent(text: str) -> str:
-    """Return what a value is written as, counted: it may be long where the value is not."""
+def counted(text: str) -> str:
+    """Return the text of a value, and take its length of the budget."""
     spend(len(text))
     return text
 
 
 def too_large() -> ArgumentsError:
-    """The error for arguments that take more."""
+    """Return the error for arguments that exceed the budget."""
     message = (
         f"the arguments take more than {MAX_BYTES} bytes; "
         "pass a reference (a path, an id) instead of the content"

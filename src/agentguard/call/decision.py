@@ -1,8 +1,7 @@
-"""What the policy answers about one call, and the exception that carries a refusal.
+"""The decision about one call, and ``Denied``, the exception that carries a refusal.
 
-``Decision`` is a value: the outcome, the reason code, the reasons in words, and what an
-approval would have to meet. How an engine's answer becomes a decision stands in
-``policy/document.py``.
+A ``Decision`` has the outcome, the reason code, the reasons in words, and the requirements of an
+approval. ``policy/document.py`` turns an engine's answer into a decision.
 """
 
 from __future__ import annotations
@@ -21,8 +20,10 @@ _LOGGER = logging.getLogger("agentguard")
 Outcome = Literal["allow", "deny", "approval"]
 
 MAX_REASONS: Final = 16
+"""The most reasons of a decision."""
+
 MAX_REASON: Final = 1024
-"""How many reasons of an answer are kept, and how many characters of each."""
+"""The most characters of one reason."""
 
 MAY_HAVE_RUN: Final = frozenset(
     {
@@ -30,8 +31,7 @@ MAY_HAVE_RUN: Final = frozenset(
         "journal.unreplayable",
     }
 )
-"""A call that is refused with one of these codes was made before."""
-
+"""The reason codes of a call that an earlier attempt has made, or may have made."""
 
 _UNDECIDED: Final = frozenset(
     {
@@ -48,18 +48,20 @@ _UNDECIDED: Final = frozenset(
         *("policy.error", "policy.malformed", "policy.panic"),
     }
 )
+"""The reason codes after which the same call may yet run, with an answer or a new delegation."""
+
 _BROKEN: Final = frozenset(
     {"anchor", "clock", "credential", "engine", "entropy", "facts", "key", "signature", "storage"}
 )
-"""The nouns of codes that say that something has failed."""
+"""The nouns of the reason codes that report a failure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """One approval that a policy asks for (policies.md, Output).
+    """One requirement of a policy for a call to run (policies.md, Output).
 
-    ``approvers`` are names of the roster, of ``roles`` any one suffices; ``quorum`` counts
-    distinct people; ``ttl`` is in seconds; ``allow_self`` lifts the separation of duties.
+    ``approvers`` are names of the roster; of ``roles``, one suffices. ``quorum`` is the number of
+    distinct people. ``ttl`` is in seconds. With ``allow_self``, people may approve their own calls.
     """
 
     reason: str = "this call needs an approval"
@@ -70,7 +72,7 @@ class Requirement:
     allow_self: bool = False
 
     def as_json(self) -> dict[str, JSON]:
-        """Return the members of policies.md's ``approval``, all of them."""
+        """Return all members of an ``approval`` (policies.md, Output)."""
         return {
             "reason": self.reason,
             "approvers": list(self.approvers),
@@ -83,14 +85,15 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The answer to one call.
+    """The decision about one call.
 
-    ``outcome`` is ``allow``, ``deny`` or ``approval`` (it may run once the ``requirements`` are
-    met); ``code`` is the reason code, empty for a plain allow; ``reasons`` are sentences, made
-    by the policy's author or by agentguard, that hold no secrets. A policy answers with ``allow``,
-    ``deny`` or ``require_approval``: reason codes are agentguard's own, so that each means the same
-    whatever the policy (docs/reason-codes.md). ``redactions`` name what of the call's data is not
-    kept beside the log.
+    ``outcome`` is ``allow``, ``deny`` or ``approval`` (the call may run once the ``requirements``
+    are met). ``code`` is the reason code, empty for a plain allow. ``reasons`` are sentences of the
+    policy's author or of agentguard, without secrets. ``redactions`` name the parts of the call's
+    data that are not stored beside the log.
+
+    A policy returns ``allow``, ``deny`` or ``require_approval``. Reason codes are agentguard's, so
+    that a code means the same under every policy (docs/reason-codes.md).
     """
 
     outcome: Outcome
@@ -101,58 +104,58 @@ class Decision:
 
     @property
     def allowed(self) -> bool:
-        """True when the call may run now."""
+        """Whether the call may run now."""
         return self.outcome == "allow"
 
     @property
     def is_final(self) -> bool:
-        """False where nobody has answered yet, or something new has to be lent: it may yet run."""
+        """Whether the same call can't run later, with an answer, a delegation or a repair."""
         return self.code not in _UNDECIDED and self.code.partition(".")[0] not in _BROKEN
 
     @property
     def reason(self) -> str:
-        """The reasons as one line."""
+        """The reasons on one line."""
         return "; ".join(self.reasons)
 
     @property
     def told_reason(self) -> str:
-        """The reason of a refusal as a model is told it: some policies give none."""
+        """The reason for a model to read, which is never empty; some policies give none."""
         return self.reason or "the policy does not allow it"
 
     @classmethod
     def allow(cls) -> Decision:
-        """The call may run."""
+        """Return the decision that the call may run."""
         return _ALLOW
 
     @classmethod
     def deny(cls, *reasons: str) -> Decision:
-        """The policy says that the call must not run, and why (``policy.denied``)."""
+        """Return the policy's decision that the call must not run (``policy.denied``), and why."""
         return cls("deny", "policy.denied", reasons)
 
     @classmethod
     def refused(cls, reason: str, *, code: str) -> Decision:
-        """Agentguard itself refuses the call; no policy answers so."""
+        """Return agentguard's own decision that the call must not run; no policy returns this."""
         return cls("deny", code, (reason,))
 
     @classmethod
     def observed(cls, decision: Decision) -> Decision:
-        """An allow, since the policy is only observed; the reason says what it has answered."""
+        """Return the allow of observe mode, whose reason quotes the policy's ``decision``."""
         code = f" [{decision.code}]" if decision.code else ""
         reason = f"the policy is only observed; it says {decision.outcome}{code}"
-        said = "; ".join((reason, *decision.reasons))
-        return cls("allow", reasons=(said,), redactions=decision.redactions)
+        reasons = ("; ".join((reason, *decision.reasons)),)
+        return cls("allow", reasons=reasons, redactions=decision.redactions)
 
     @classmethod
     def failed(cls, code: str, what: str, error: Exception) -> Decision:
-        """A refusal: something broke. The error itself, which may tell secrets, goes to the logger.
+        """Return a refusal after an error, and log the error, which may hold secrets.
 
-        The reason names its type alone: a model reads that, and the log keeps it.
+        A model reads the reason and the log keeps it, so the reason names the error's type alone.
         """
         _LOGGER.error("%s: the call is denied (%s)", what, code, exc_info=error)
         return cls.refused(f"{what} ({type(error).__name__})", code=code)
 
     def cut(self) -> Decision:
-        """Cut the reasons, which may quote arguments, to what an entry and a model can take."""
+        """Return the decision with at most ``MAX_REASONS`` reasons of ``MAX_REASON`` characters."""
         if not self.reasons:
             return self
         reasons = (
@@ -162,26 +165,31 @@ class Decision:
         return replace(self, reasons=tuple(reasons))
 
     def redacted(self, *pointers: str) -> Decision:
-        """The same answer, and these parts of the call's data are not kept (``/args/password``).
+        """Return the decision with more redactions, such as ``/args/password``.
 
-        Raises ``DecodeError`` for what is no JSON Pointer into a call's record.
+        Raises ``DecodeError`` (``redaction.malformed``) for a text that is no JSON Pointer into a
+        call's record.
         """
         return replace(self, redactions=self.redactions + tuple(map(redaction.parse, pointers)))
 
     @classmethod
     def require_approval(cls, *requirements: Requirement) -> Decision:
-        """The call may run once each of the requirements (default: one person) is met."""
-        needed = requirements or (Requirement(),)
-        return cls("approval", "approval.required", tuple(r.reason for r in needed), needed)
+        """Return the decision that the call may run once each requirement is met.
+
+        Without an argument, the requirement is one person of the roster.
+        """
+        requirements = requirements or (Requirement(),)
+        reasons = tuple(requirement.reason for requirement in requirements)
+        return cls("approval", "approval.required", reasons, requirements)
 
 
 _ALLOW = Decision("allow")
 
 
 class Denied(AgentguardError):
-    """The call was refused and its tool did not run.
+    """The call was denied, and its tool did not run.
 
-    ``decision`` is the whole answer, ``code`` the reason code, ``reason`` the reasons in words.
+    ``decision`` is the whole decision, ``code`` the reason code, ``reason`` the reasons in words.
     """
 
     default_code = "policy.denied"
@@ -195,5 +203,5 @@ class Denied(AgentguardError):
 
     @property
     def reason(self) -> str:
-        """Why, in words."""
+        """The reasons on one line."""
         return self.decision.reason

@@ -1,8 +1,8 @@
-"""One tool call: what an adapter hands over, and the statement that the agent instance signs.
+"""One call of a tool: the value that an adapter makes, and the statement that the instance signs.
 
-``Invocation`` is the call as an adapter has bound it; ``statement`` makes the in-toto Statement,
-whose subject is the *call digest*: the name of this call that stays the same across instances,
-tokens and processes (records.md, "One call's bytes").
+``Invocation`` is the call with its bound arguments. ``statement`` makes the in-toto Statement,
+whose subject is the *call digest*. The digest of one call is the same in every instance, token and
+process (records.md, "One call's bytes").
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from agentguard.errors import ArgumentsError
 from agentguard.signing import canonical, dsse
 
 SALT_SIZE: Final = 32
-"""Bytes of the salt of a call's commitments."""
+"""The length of the salt of a call's commitments, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallSite:
-    """Where a call stands in a run: ``call_id`` in a turn of a namespace of a thread.
+    """The place of a call in a run: ``call_id`` in a turn of a namespace of a thread.
 
-    What a framework does not give stays None.
+    A part that the framework does not have is None.
     """
 
     call_id: str
@@ -39,11 +39,11 @@ class CallSite:
 
     @property
     def is_stable(self) -> bool:
-        """Whether the same call, made again, has the same site: a framework gives it a thread."""
+        """Whether the framework gives a call that is made again the same site: it has a thread."""
         return self.thread is not None
 
     def digest(self, agent: str) -> str:
-        """SHA-256 (hex) over the agent's name and the site; raises ``EncodeError``."""
+        """Return the SHA-256 (hex) over the agent's name and the site; raises ``EncodeError``."""
         return canonical.sha256_hex(
             canonical.dumps_record(
                 {
@@ -59,16 +59,15 @@ class CallSite:
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """A call of a tool, with its arguments bound, or the reason why they could not be.
+    """A call of a tool, with the bound arguments or the error of their binding.
 
-    A call whose arguments can't be bound is refused, and the refusal is signed and recorded; for
-    that the adapter hands over the error in the arguments' place. ``bind`` does so, and keeps the
-    ``binding``, with which the line looks again, just before the tool runs, whether the arguments
-    were changed since they were decided on.
+    A call whose arguments can't be bound is denied, signed and recorded; so the adapter passes the
+    error in place of the arguments, as ``bind`` does. ``binding`` binds the arguments once more,
+    just before the tool runs, to detect a change since the decision; None skips that.
 
-    ``refusal`` is why the adapter itself refuses the call (a person has rejected it where the
-    framework asks, say): it is signed and recorded like any other. Raises ``ValueError`` for one
-    that does not deny: the call would run, and no policy would have been asked.
+    ``refusal`` is a denial by the adapter itself, which is signed and recorded too: a person may
+    have rejected the call in the framework's own dialogue. Raises ``ValueError`` for a refusal that
+    does not deny, because the call would run without a decision of the policy.
     """
 
     tool: ToolSpec
@@ -84,12 +83,12 @@ class Invocation:
             raise ValueError(message)
 
     def is_unchanged(self) -> bool:
-        """Tell whether the arguments, bound once more, are still those that were decided on."""
+        """Bind the arguments once more; return whether they equal those that were decided on."""
         if self.binding is None or isinstance(self.arguments, ArgumentsError):
             return True
         try:
             return self.binding().encoded == self.arguments.encoded
-        except Exception:  # noqa: BLE001  what can't be read any more is not what it was
+        except Exception:  # noqa: BLE001  arguments that can't be read any more have changed
             return False
 
     @classmethod
@@ -101,29 +100,29 @@ class Invocation:
         *,
         shared: bool = True,
     ) -> Invocation:
-        """Run ``binding`` and keep what it returns, or the ``ArgumentsError`` that it raises.
+        """Return an invocation with the result of ``binding``, or with its ``ArgumentsError``.
 
-        Any other exception counts as arguments that can't be bound (``arguments.invalid``).
-        ``shared`` False says that nobody else holds what the values are taken from: then those that
-        can't change themselves are not looked at again.
+        Another exception becomes an ``ArgumentsError`` (``arguments.invalid``). ``shared`` is False
+        where no other code has the container of the values: immutable values can't change then, and
+        are not bound once more before the tool runs.
         """
         arguments: Arguments | ArgumentsError
         try:
             arguments = binding()
         except ArgumentsError as error:
             arguments = error
-        except Exception as error:  # noqa: BLE001  a user's class may raise anything while it is read
+        except Exception as error:  # noqa: BLE001  the application's class may raise anything
             message = f"the arguments of {tool.name} can't be read: {type(error).__name__}"
             arguments = ArgumentsError(message, code="arguments.invalid")
             arguments.__cause__ = error
-        fixed = not shared and isinstance(arguments, Arguments) and arguments.are_immutable
-        return cls(tool, arguments, site, binding=None if fixed else binding)
+        can_change = shared or not isinstance(arguments, Arguments) or not arguments.are_immutable
+        return cls(tool, arguments, site, binding=binding if can_change else None)
 
 
 def statement(
     agent_name: str, predicate: Mapping[str, object], actors: Sequence[str] = ()
 ) -> bytes:
-    """The canonical in-toto Statement of an invocation; raises ``EncodeError``.
+    """Return the canonical in-toto Statement of an invocation; raises ``EncodeError``.
 
     ``predicate`` has the members that records.md lists under "Invocation".
     """
@@ -134,10 +133,10 @@ def statement(
 def call_digest(
     agent_name: str, predicate: Mapping[str, object], actors: Sequence[str] = ()
 ) -> str:
-    """SHA-256 (hex) over what makes a call this call; approvals bind to it.
+    """Return the SHA-256 (hex) that identifies a call; an approval names the call by the digest.
 
-    ``predicate`` is the invocation's, ``actors`` are those of the chain (``Chain.actors``): an
-    agent on its own authority has none.
+    ``predicate`` is the invocation's. ``actors`` are those of the chain (``Chain.actors``), none
+    for an agent on its own authority.
     """
     tool: Any = predicate["tool"]
     return canonical.sha256_hex(
@@ -157,12 +156,12 @@ def call_digest(
 
 
 def commitment(salt: bytes, data: bytes) -> str:
-    """SHA-256 (hex) of ``salt || data``: commits to data without giving it away."""
+    """Return the SHA-256 (hex) of ``salt || data``, which commits to data without showing it."""
     return sha256(salt + data).hexdigest()
 
 
 def timestamp(moment: datetime) -> str:
-    """Write an aware time as RFC 3339 in UTC, to the microsecond."""
+    """Return an aware time as RFC 3339 in UTC, to the microsecond."""
     if moment.tzinfo is not UTC:
         moment = moment.astimezone(UTC)
     if not moment.microsecond:

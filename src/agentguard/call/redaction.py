@@ -1,10 +1,10 @@
-"""Redaction: which parts of a call's data are not kept beside the log, and what stands there.
+"""Redaction: the parts of a call's data that are never stored beside the log.
 
-A redaction is a JSON Pointer (RFC 6901) into a call's record: its first token is ``args``,
+A redaction is a JSON Pointer (RFC 6901) into a call's record. The first token is ``args``,
 ``result``, or the name of an attribute or fact of the policy's input; ``*`` stands for every member
-or element. It reads through the tags of ``arguments.py``, so that ``/args/customer/ssn`` finds a
-model's field. What the agent signs commits to the whole data all the same. The copies that are kept
-of a call with redactions have salts and commitments of their own, which stand in the entry.
+or element. A pointer passes through the tags of ``arguments.py``, so that ``/args/customer/ssn``
+names a model's field. The agent's signature commits to the whole data nevertheless. Each stored
+copy of a redacted call has a salt and a commitment of its own, which the log's entry states.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from agentguard.signing import canonical
 from agentguard.signing.canonical import JSON
 
 Redaction = tuple[str, ...]
-"""The tokens of a pointer, unescaped; at least one."""
+"""The tokens of a pointer, unescaped: one or more."""
 
 _MARK: Final[Mapping[str, JSON]] = {"$redacted": True}
-"""What stands in place of a value; no argument looks like it, since a real key's ``$`` is doubled
-(``arguments.py``)."""
+"""The value in place of a redacted one.
+
+No argument can look like the mark, since ``arguments.py`` doubles the ``$`` of a key.
+"""
 
 
 _ROOT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -33,9 +35,10 @@ _FIELDS: Final = frozenset({"fields", "extra", "private", "unset"})
 
 
 def parse(pointer: str) -> Redaction:
-    """Read a pointer such as ``/args/customer/ssn``; raises ``DecodeError``.
+    """Parse a pointer such as ``/args/customer/ssn``.
 
-    What an entry of the log states by itself (``/resource``, ``/agent``, ...) can't be redacted.
+    Raises ``DecodeError`` (``redaction.malformed``), also for a value that the log's entry states
+    itself (``/resource``, ``/agent``, ...), which can't be redacted.
     """
     slash, *tokens = pointer.split("/")
     if (
@@ -56,93 +59,97 @@ def parse(pointer: str) -> Redaction:
 
 
 def dumps(redaction: Redaction) -> str:
-    """Write a redaction as the pointer that ``parse`` reads."""
+    """Return a redaction as a JSON Pointer; the inverse of ``parse``."""
     return "".join(f"/{token.replace('~', '~0').replace('/', '~1')}" for token in redaction)
 
 
 def with_attributes(
     redactions: Iterable[Redaction], attributes: Mapping[str, str]
 ) -> tuple[Redaction, ...]:
-    """Add what else holds the same: an attribute is an argument, lifted under another name.
+    """Add the redactions of equal values: an attribute is an argument under another name.
 
-    ``attributes`` is the tool's, the arguments' names by the attributes'.
+    ``attributes`` maps the tool's attributes to argument names.
     """
-    asked = list(redactions)
-    asked += [("args", attributes[root], *below) for root, *below in asked if root in attributes]
-    asked += [
+    pointers = list(redactions)
+    pointers += [
+        ("args", attributes[root], *below) for root, *below in pointers if root in attributes
+    ]
+    pointers += [
         (name, *below[1:])
-        for root, *below in asked
+        for root, *below in pointers
         for name, argument in attributes.items()
         if root == "args" and (not below or below[0] in (argument, "*"))
     ]
-    return tuple(dict.fromkeys(asked))
+    return tuple(dict.fromkeys(pointers))
 
 
 def cover(redactions: Iterable[Redaction], argument: str) -> bool:
-    """Tell whether an argument is redacted whole, so that nothing may tell its value."""
+    """Whether the redactions cover a whole argument, so that no text may quote it."""
     whole = {("args",), ("args", "*"), ("args", argument)}
     return any(redaction in whole for redaction in redactions)
 
 
 def redact(member: str, encoded: bytes, redactions: Iterable[Redaction]) -> bytes:
-    """Return a member of the record (canonical JSON) without what the redactions name.
+    """Return a member of the record (canonical JSON) without the redacted parts.
 
     ``member`` is ``args`` or ``result``.
     """
-    return _redacted(encoded, [below for root, *below in redactions if root == member])
+    return _without_paths(encoded, [below for root, *below in redactions if root == member])
 
 
 def redact_input(document: bytes, redactions: Iterable[Redaction]) -> bytes:
-    """Return the policy's input (canonical JSON) without what the redactions name."""
-    return _redacted(document, [list(tokens) for tokens in redactions if tokens[0] != "result"])
+    """Return the policy's input (canonical JSON) without the redacted parts."""
+    return _without_paths(
+        document, [list(tokens) for tokens in redactions if tokens[0] != "result"]
+    )
 
 
 def salt_of(salt: bytes) -> bytes:
-    """Return the salt with which the copies of a call that has redactions are kept.
+    """Return the salt for the stored copies of a redacted call.
 
-    The call's own is kept with none of them: with that, a short secret could be found again, by
-    trying, from what the agent has signed.
+    The call's own salt is not stored: with that salt, anybody could find a short secret by trial
+    from the commitment that the agent has signed.
     """
     return sha256(b"agentguard copy" + salt).digest()
 
 
-def _redacted(encoded: bytes, wanted: list[list[str]]) -> bytes:
-    if not wanted:
+def _without_paths(encoded: bytes, paths: list[list[str]]) -> bytes:
+    if not paths:
         return encoded
     try:
         value = canonical.loads(encoded, limit=len(encoded))
-    except DecodeError:  # facts may be nested deeper than is read: then none of it is kept
+    except DecodeError:  # facts may be too deep for the decoder: then nothing is stored
         return canonical.dumps(dict(_MARK))
-    return canonical.dumps(_without(value, wanted))
+    return canonical.dumps(_without(value, paths))
 
 
 def _without(value: JSON, paths: list[list[str]]) -> JSON:
     if any(not path for path in paths):
         return dict(_MARK)
     if isinstance(value, dict):
-        return {name: _member(name, held, value, paths) for name, held in value.items()}
+        return {name: _member(name, member, value, paths) for name, member in value.items()}
     if isinstance(value, list):
-        return [_below(str(place), held, paths) for place, held in enumerate(value)]
+        return [_below(str(index), item, paths) for index, item in enumerate(value)]
     return value
 
 
-def _member(name: str, held: JSON, whole: Mapping[str, JSON], paths: list[list[str]]) -> JSON:
-    """Follow the paths into a member; through a tag, as if what is in it stood in its place."""
-    if name == "$dict" and isinstance(held, list):
-        return [_pair(pair, paths) for pair in held]
+def _member(name: str, value: JSON, whole: Mapping[str, JSON], paths: list[list[str]]) -> JSON:
+    """Follow the paths into a member, with or without a token for a tag."""
+    if name == "$dict" and isinstance(value, list):
+        return [_pair(pair, paths) for pair in value]
     if name in ("$tuple", "$set") or ("$object" in whole and name in _FIELDS):
-        return _without(held, [*paths, *(path[1:] for path in paths if path[0] == name)])
+        return _without(value, [*paths, *(path[1:] for path in paths if path[0] == name)])
     if name.startswith("$$"):  # a key that begins with a $, which is doubled
-        return _below(name[1:], _below(name, held, paths), paths)
-    return _below(name, held, paths)
+        return _below(name[1:], _below(name, value, paths), paths)
+    return _below(name, value, paths)
 
 
 def _pair(pair: JSON, paths: list[list[str]]) -> JSON:
     """Follow the paths into an entry of a dict whose keys are not all strings."""
     match pair:
-        case [key, held]:
+        case [key, value]:
             name = key if isinstance(key, str) else canonical.dumps(key).decode()
-            return [key, _below(name, held, paths)]
+            return [key, _below(name, value, paths)]
     return pair
 
 

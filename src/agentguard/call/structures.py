@@ -1,7 +1,7 @@
-"""What an object holds whose class the application wrote: a dataclass or a pydantic model.
+"""Reads the members of an object of the application's classes: a dataclass or a pydantic model.
 
-It is read from the object itself, and an object that may hold more than can be seen is told. How
-what is found is written down stands in ``arguments.py``.
+The members are read from the object itself. ``hides_state`` detects an object that may have more
+state than its members. ``arguments.py`` encodes the members.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, Final
 
 
 def members(value: Any) -> dict[str, dict[str, object]] | None:
-    """Return what a dataclass or a pydantic model (v2, v1) holds, by kind of member.
+    """Return the members of a dataclass or a pydantic model (v2, v1) by kind; None for others.
 
-    Read from the object itself: a model's serializers may hide a field. The kinds are kept apart,
-    since an extra value may have the name of a field.
+    The object itself is read, because a model's serializers may hide a field. The kinds are kept
+    apart, because an extra value may have the name of a field.
     """
     kind = type(value)
     if dataclasses.is_dataclass(kind):
@@ -35,16 +35,18 @@ def members(value: Any) -> dict[str, dict[str, object]] | None:
     if private:
         groups["private"] = dict(private)
     v2 = hasattr(value, "__pydantic_fields_set__")
-    given: set[str] = value.__pydantic_fields_set__ if v2 else value.__fields_set__
-    unset = set(groups["fields"]) - given
+    fields_set: set[str] = value.__pydantic_fields_set__ if v2 else value.__fields_set__
+    unset = set(groups["fields"]) - fields_set
     if unset:
-        groups["unset"] = dict.fromkeys(unset)  # to a tool, null is not the same as not given
+        groups["unset"] = dict.fromkeys(
+            unset
+        )  # a tool may treat null and a missing value differently
     return groups
 
 
 @functools.lru_cache(maxsize=1024)
-def declared(kind: Any) -> frozenset[str]:
-    """Return the names of members that stand in the code; that of an extra value is data."""
+def declared_names(kind: Any) -> frozenset[str]:
+    """Return the names of the declared members; the name of an extra value is data."""
     if dataclasses.is_dataclass(kind):
         return frozenset(field.name for field in dataclasses.fields(kind))
     v2 = hasattr(kind, "__pydantic_fields__")
@@ -53,7 +55,7 @@ def declared(kind: Any) -> frozenset[str]:
 
 
 def _is_model(kind: type) -> bool:
-    """Tell a pydantic model, v2 or v1 (of which ``__fields__`` is asked only where it is real)."""
+    """Whether a class is a pydantic model, v2 or v1; v2 warns at access to ``__fields__``."""
     v1 = any("__fields__" in base.__dict__ for base in kind.__mro__)
     return v1 or hasattr(kind, "__pydantic_fields__")
 
@@ -62,9 +64,9 @@ _HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class made at run time
 
 
 def hides_state(value: object, groups: Mapping[str, Mapping[str, object]]) -> bool:
-    """Tell whether an object holds more than its members show: then equal bytes prove nothing."""
+    """Whether an object may have more state than its members, so that equal bytes prove nothing."""
     if any(kind is not object and not kind.__flags__ & _HEAP_TYPE for kind in type(value).__mro__):
-        return True  # a type written in C keeps its state where nobody sees it
+        return True  # the state of a type written in C can't be read
     fields = groups["fields"]
     pydantic = _is_model(type(value))
     slots = {
@@ -73,8 +75,8 @@ def hides_state(value: object, groups: Mapping[str, Mapping[str, object]]) -> bo
         for slot in _slots(kind)
         if not (pydantic and slot.startswith("__"))
     }
-    loose = {"__dict__", "__weakref__"}
-    return bool((set(getattr(value, "__dict__", {})) | slots) - set(fields) - loose)
+    standard = {"__dict__", "__weakref__"}
+    return bool((set(getattr(value, "__dict__", {})) | slots) - set(fields) - standard)
 
 
 def _slots(kind: type) -> tuple[str, ...]:

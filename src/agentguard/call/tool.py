@@ -1,9 +1,9 @@
-"""What agentguard knows of a tool: the specification that is signed, and the guarded function.
+"""A tool: its specification, which is signed, and the guarded function that an agent calls.
 
-``ToolSpec`` is a value: the name, what the model can see, and what the application says of it
-beside the code (the scope that it requires, its resource, the arguments that a policy reads at
-the top level, the look-up of facts). ``Tool`` and ``AsyncTool`` are plain functions behind a guard;
-framework tools are wrapped by their adapters and share only ``ToolSpec``.
+``ToolSpec`` is a value: the tool's name, the description and schema that the model sees, and the
+application's declarations (the scope that a caller needs, the resource, attributes, facts).
+``Tool`` and ``AsyncTool`` are plain Python functions behind a guard. The adapters wrap framework
+tools, which share only ``ToolSpec``.
 """
 
 from __future__ import annotations
@@ -43,12 +43,11 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class FactsInput(dict[str, Any]):
-    """What a look-up of facts gets: the bound arguments as JSON values, and whose call it is.
+    """The input of a look-up of facts: the bound arguments as JSON values, and the caller.
 
-    ``agent`` is the agent's name and ``agent_id`` the URI of its instance, both as its credential
-    has them; ``principal`` is for whom the call is made (``agent:NAME`` on its own authority), and
-    ``task_id`` its task, None for none. It is a copy: what a look-up changes in it changes nothing
-    of the call.
+    ``agent`` is the agent's name and ``agent_id`` the instance's URI, both from the credential.
+    ``principal`` is ``agent:NAME`` for an agent on its own authority. ``task_id`` may be None. The
+    input is a copy: a change to it does not change the call.
     """
 
     __slots__ = ("agent", "agent_id", "principal", "task_id")
@@ -70,19 +69,19 @@ class FactsInput(dict[str, Any]):
 
 
 FactsFunction = Callable[[FactsInput], Any]
-"""Looks up, in a trusted place, what a policy needs to know about a call.
+"""A function that looks facts about a call up, in a place that the application trusts.
 
-Returns the mapping that stands at the top level of the policy's input. It may be a coroutine
-function where calls are made with ``acall`` or ``arun``.
+The function returns a mapping, whose members stand at the top level of the policy's input. A
+coroutine function serves calls by ``acall`` and ``arun`` alone.
 """
 
 RESERVED: Final = frozenset(
     {"agent", "delegation", "action", "resource", "task_id", "args", "tool", "approval"}
 )
-"""Names at the top level of the policy's input that belong to agentguard (policies.md, Input)."""
+"""Agentguard's own names at the top level of the policy's input (policies.md, Input)."""
 
 MAX_RESOURCE: Final = 2048
-"""Characters of a resource, once it is filled and escaped."""
+"""The most characters of a resource, once its arguments are filled in and escaped."""
 
 _TYPING: Final = frozenset({"typing", "typing_extensions", "annotationlib"})
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -95,14 +94,14 @@ _UNRESERVED: Final = frozenset(
 
 @dataclass(frozen=True)
 class ToolSpec:
-    """A tool as the application registered it.
+    """A tool as the application has registered it.
 
-    ``schema`` is the model-visible JSON schema; ``origin`` is ``module:qualname`` or
-    ``mcp:<server>``; ``requires`` the scope that a caller needs; ``resource`` a template of whole
-    arguments (``repo:{repo}``); ``attributes`` maps names at the top level of the policy's input
-    to argument names; ``facts`` looks up what the policy must not take from the model.
-    ``pinned_origin`` and ``pinned_schema`` (SHA-256, hex) are what the configuration holds the tool
-    to, None for nothing.
+    ``schema`` is the JSON schema that the model sees. ``origin`` is ``module:qualname`` or
+    ``mcp:<server>``. ``requires`` is the scope that a caller needs. ``resource`` is a template of
+    whole arguments (``repo:{repo}``). ``attributes`` maps names at the top level of the policy's
+    input to argument names. ``facts`` looks up values that a policy must not take from the model.
+    ``pinned_origin`` and ``pinned_schema`` (SHA-256, hex) are the configuration's pins; None pins
+    nothing.
     """
 
     name: str
@@ -118,7 +117,7 @@ class ToolSpec:
 
     def __post_init__(self) -> None:
         try:
-            _digests = self.digest, self.schema_sha256  # both cached: a bad schema is found now
+            _digests = self.digest, self.schema_sha256  # both are cached; a bad schema raises now
         except EncodeError as error:
             raise ConfigError(f"tool {self.name!r} has no JSON description: {error}") from error
         for name in self.attributes:
@@ -142,7 +141,7 @@ class ToolSpec:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of name, description, model-visible schema and origin."""
+        """The SHA-256 (hex) over name, description, schema and origin."""
         return canonical.digest(
             {
                 "name": self.name,
@@ -154,34 +153,34 @@ class ToolSpec:
 
     @cached_property
     def schema_sha256(self) -> str:
-        """SHA-256 (hex) of the model-visible schema."""
+        """The SHA-256 (hex) over the schema that the model sees."""
         return canonical.digest(dict(self.schema))
 
     @property
-    def departure(self) -> str | None:
-        """In what the tool is not the one that the configuration pins, in words; None for none."""
+    def pin_mismatch(self) -> str | None:
+        """How the tool differs from the configuration's pins, in words; None where it does not."""
         if self.pinned_origin not in (None, self.origin):
-            what = f"comes from {self.origin}, and [tools.{self.name}] origin names"
-            return f"{what} {self.pinned_origin}"
+            origin = f"comes from {self.origin}, and [tools.{self.name}] origin names"
+            return f"{origin} {self.pinned_origin}"
         if self.pinned_schema not in (None, self.schema_sha256):
-            what = f"has a schema of the SHA-256 {self.schema_sha256}, and [tools.{self.name}]"
-            return f"{what} schema names {self.pinned_schema}"
+            schema = f"has a schema of the SHA-256 {self.schema_sha256}, and [tools.{self.name}]"
+            return f"{schema} schema names {self.pinned_schema}"
         return None
 
     def overridden(self, **changes: Any) -> ToolSpec:
-        """Return the specification with what the configuration says in place of the code's."""
+        """Return the specification with the configuration's values; None keeps the code's value."""
         return replace(self, **{k: v for k, v in changes.items() if v is not None})
 
     def resource_of(self, values: Mapping[str, JSON]) -> str | None:
-        """Fill the resource template from bound arguments, each escaped (RFC 3986 unreserved).
+        """Fill bound arguments into the resource template, each escaped (RFC 3986, unreserved).
 
         Raises ``ArgumentsError`` (``arguments.resource``) where an argument is missing or is
         neither a string, an integer nor a boolean, and for a resource that is too long.
         """
         if self.resource is None:
             return None
-        resource, rest = self._template
-        for name, text in rest:
+        resource, arguments = self._template
+        for name, text in arguments:
             resource += self._placeholder(name, values) + text
         if len(resource) > MAX_RESOURCE:
             message = f"tool {self.name}: the resource takes more than {MAX_RESOURCE} characters"
@@ -189,15 +188,15 @@ class ToolSpec:
         return resource
 
     @property
-    def in_resource(self) -> list[str]:
-        """The arguments that the resource names."""
+    def resource_arguments(self) -> list[str]:
+        """The names of the arguments in the resource template."""
         return [name for name, _text in self._template[1]]
 
     @cached_property
     def _template(self) -> tuple[str, list[tuple[str, str]]]:
-        """The resource's text up to the first argument; each argument, and the text behind it."""
-        first, *rest = _PLACEHOLDER.split(self.resource or "")
-        return first, list(zip(rest[::2], rest[1::2], strict=True))
+        """The text before the first argument; then each argument with the text after it."""
+        first, *parts = _PLACEHOLDER.split(self.resource or "")
+        return first, list(zip(parts[::2], parts[1::2], strict=True))
 
     def _placeholder(self, name: str, values: Mapping[str, JSON]) -> str:
         value = values.get(name)
@@ -214,7 +213,7 @@ class ToolSpec:
         raise ArgumentsError(message, code="arguments.resource")
 
     def attributes_of(self, values: Mapping[str, JSON]) -> dict[str, JSON]:
-        """Lift the configured arguments; one that the call does not have is left out."""
+        """Return the values of the attributes, without those whose argument the call lacks."""
         return {
             name: values[argument]
             for name, argument in self.attributes.items()
@@ -233,9 +232,8 @@ def escape(text: str) -> str:
 class GuardedFunction(Generic[P, R_co]):
     """A plain function behind a guard, which runs only for an agent.
 
-    ``P`` are its parameters, ``R_co`` what a caller gets in the end: of a coroutine function, what
-    it returns once it is awaited. Calling it directly raises ``UnguardedCallError`` and does not
-    run it.
+    ``P`` are the parameters, and ``R_co`` is the result; for a coroutine function, the awaited
+    result. A direct call raises ``UnguardedCallError`` and does not run the function.
     """
 
     is_async: ClassVar[bool]
@@ -247,21 +245,21 @@ class GuardedFunction(Generic[P, R_co]):
         self.__name__ = spec.name
         self.__doc__ = spec.description
 
-    if not TYPE_CHECKING:  # to a type checker it can't be called, so that it finds who does
+    if not TYPE_CHECKING:  # a type checker then reports each direct call
 
         def __call__(self, *_args: object, **_kwargs: object) -> NoReturn:
-            """Refuse: a guarded tool runs only for an agent."""
+            """Raise ``UnguardedCallError``: a guarded tool runs only for an agent."""
             call = "acall" if self.is_async else "call"
             name = self.spec.name
             message = f"{name} is guarded: run it with agent.{call}({name}, ...)"
             raise UnguardedCallError(message)
 
     def __repr__(self) -> str:
-        """Name the tool."""
+        """Return the tool's name in angle brackets."""
         return f"<guarded tool {self.spec.name}>"
 
     def _bound_to(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
-        """Return the call itself, to be run once it is authorised."""
+        """Return the call without arguments, to run once it is authorised."""
         function: Callable[..., Any] = self.__function
         return lambda: function(*args, **kwargs)
 
@@ -275,7 +273,7 @@ class Tool(GuardedFunction[P, R_co]):
 class AsyncTool(GuardedFunction[P, R_co]):
     """A guarded coroutine function: run it with ``agent.acall``.
 
-    It is a class of its own, and no ``Tool``, so that a type checker finds an ``agent.call`` of it
+    The class is not a ``Tool``, so that a type checker reports an ``agent.call`` of one
     (docs/adr/0004-async-tools-are-a-type.md).
     """
 
@@ -283,10 +281,10 @@ class AsyncTool(GuardedFunction[P, R_co]):
 
 
 class ToolDecorator(Protocol):
-    """What ``guard.tool(...)`` returns: it takes the function."""
+    """The decorator that ``guard.tool(...)`` returns."""
 
     @overload
-    def __call__(  # type: ignore[overload-overlap]  # a coroutine function never is a Tool
+    def __call__(  # type: ignore[overload-overlap]  # a coroutine function is never a Tool
         self, function: Callable[P, Coroutine[Any, Any, R]], /
     ) -> AsyncTool[P, R]: ...
 
@@ -295,9 +293,9 @@ class ToolDecorator(Protocol):
 
 
 def guarded(spec: ToolSpec, function: Callable[P, R]) -> Tool[P, R] | AsyncTool[P, Any]:
-    """Put ``function`` behind a guard as ``spec``.
+    """Return ``function`` as a guarded tool with the specification ``spec``.
 
-    Raises ``ConfigError`` where that names an argument which the function does not take.
+    Raises ``ConfigError`` where ``spec`` names an argument that the function does not take.
     """
     _require_parameters(spec, function)
     if inspect.iscoroutinefunction(function):
@@ -308,9 +306,9 @@ def guarded(spec: ToolSpec, function: Callable[P, R]) -> Tool[P, R] | AsyncTool[
 def _require_parameters(spec: ToolSpec, function: Callable[..., object]) -> None:
     parameters = inspect.signature(function).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return  # it takes whatever it is given
-    named = {"resource": spec.in_resource, "attributes": [*spec.attributes.values()]}
-    for where, names in named.items():
+        return  # **kwargs take any argument
+    sources = {"resource": spec.resource_arguments, "attributes": [*spec.attributes.values()]}
+    for where, names in sources.items():
         for name in names:
             if name not in parameters:
                 takes = ", ".join(parameters) or "none"
@@ -322,10 +320,10 @@ def _require_parameters(spec: ToolSpec, function: Callable[..., object]) -> None
 
 
 def function_schema(function: Callable[..., object]) -> dict[str, JSON]:
-    """Describe a plain function's parameters, in place of a model-visible JSON schema.
+    """Describe a plain function's parameters, for a tool that no model sees.
 
-    It is the same in every process: ``repr``, with its addresses and the order of its sets, has no
-    part in it.
+    The description is the same in every process: no ``repr`` of an object, which may have addresses
+    or sets in any order, is part of it.
     """
     properties: dict[str, JSON] = {}
     required: list[JSON] = []
@@ -339,25 +337,25 @@ def function_schema(function: Callable[..., object]) -> dict[str, JSON]:
 
 
 def _annotation(annotation: object) -> str:
-    """Write a parameter's annotation, evaluated or postponed, as text."""
+    """Return a parameter's annotation, evaluated or postponed, as text."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is not None:
-        types = {Annotated: 1, Literal: 0}.get(origin, len(arguments))  # behind them stand values
+        types = {Annotated: 1, Literal: 0}.get(origin, len(arguments))  # values follow the types
         texts = [*map(_annotation, arguments[:types]), *map(_constant, arguments[types:])]
         return f"{_annotation(origin)}[{', '.join(texts)}]"
     if isinstance(annotation, str):
         return annotation
-    if isinstance(annotation, list):  # the parameters in Callable[[int], str]
+    if isinstance(annotation, list):  # the parameters of Callable[[int], str]
         return f"[{', '.join(map(_annotation, annotation))}]"
     if isinstance(annotation, type):
         return _qualified(annotation)
     if type(annotation).__module__ in _TYPING:
-        return repr(annotation)  # no more than a name: typing.Any, ~T, ForwardRef('x')
+        return repr(annotation)  # a name alone: typing.Any, ~T, ForwardRef('x')
     return _constant(annotation)
 
 
 def _constant(value: object) -> str:
-    """Write what stands in an annotation and is no type: its encoding, or else its type's name."""
+    """Return a value in an annotation as text: its encoding, or else the name of its type."""
     try:
         return Arguments.of({"value": value}).encoded.decode()
     except ArgumentsError:

@@ -85,7 +85,7 @@ def prepare(
 ) -> Generator[Effect, Any, PreparedCall]:
     """Steps 1 to 3. Raises nothing for a call that must be refused: the value has the refusal."""
     now, refusal = effective_time(line)
-    refusal = refusal or invocation.refusal or _departure(invocation.tool)
+    refusal = refusal or invocation.refusal or _pin_refusal(invocation.tool)
     salt, invocation_id, refusal = _entropy(line, refusal)
     arguments, resource, refusal = _bind(invocation, refusal)  # 1
     call_site, task_id, refusal = _site(actor, invocation, refusal)
@@ -161,13 +161,13 @@ def _predicate(
     }
 
 
-def _departure(tool: ToolSpec) -> Decision | None:
+def _pin_refusal(tool: ToolSpec) -> Decision | None:
     """Refuse a tool that differs from the one that the configuration pins."""
-    if tool.departure is None:
+    if tool.pin_mismatch is None:
         return None
     reason = (
-        f"the tool {tool.name} {tool.departure}: find out what has changed; if it is meant to, pin "
-        "the new value in agentguard.toml"
+        f"the tool {tool.name} {tool.pin_mismatch}: find out what has changed; if it is meant to, "
+        "pin the new value in agentguard.toml"
     )
     return Decision.refused(reason, code="tool.changed")
 

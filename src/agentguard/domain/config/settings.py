@@ -119,7 +119,7 @@ class Config:
         """
         for pointer in self.redactions.get("*", ()) + self.redactions.get(spec.name, ()):
             redacted = redaction.with_attributes([pointer], spec.attributes)
-            for name in spec.in_resource:
+            for name in spec.resource_arguments:
                 if redaction.cover(redacted, name):
                     message = (
                         f"{self.source}: redact: {redaction.dumps(pointer)} redacts the argument "
