@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from agentguard.call.tool import AsyncTool, FactsInput, Tool, ToolSpec
     from agentguard.delegation.context import idempotency_key
     from agentguard.delegation.handle import Delegation, current_delegation
-    from agentguard.domain.verify import Report
+    from agentguard.domain.report import Report
     from agentguard.guard.agent import Agent
     from agentguard.guard.guard import Guard
     from agentguard.identity.trust import TrustDocument
@@ -100,7 +100,7 @@ _HOMES = {
     "FactsInput": "agentguard.call.tool",
     "Guard": "agentguard.guard.guard",
     "Invocation": "agentguard.call.invocation",
-    "Report": "agentguard.domain.verify",
+    "Report": "agentguard.domain.report",
     "Requirement": "agentguard.call.decision",
     "Tool": "agentguard.call.tool",
     "ToolSpec": "agentguard.call.tool",

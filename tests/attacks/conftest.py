@@ -22,7 +22,7 @@ from agentguard.audit.log import LogReader
 from agentguard.domain import config, domain, keystore, verify
 from agentguard.domain.config import Config
 from agentguard.domain.ephemeral import Domain
-from agentguard.domain.verify import Report
+from agentguard.domain.report import Report
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing.canonical import loads_object
 from agentguard.signing.dsse import Envelope

@@ -25,7 +25,8 @@ import pytest
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
 from agentguard.domain import keystore
-from agentguard.domain.verify import Report, examine
+from agentguard.domain.report import Report
+from agentguard.domain.verify import examine
 from agentguard.signing.canonical import loads_object
 from agentguard.storage.reader import StateReader
 

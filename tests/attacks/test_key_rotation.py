@@ -35,7 +35,8 @@ from agentguard.call.invocation import timestamp
 from agentguard.domain import administration, config, domain, handover, keystore, rotation
 from agentguard.domain.config import Config
 from agentguard.domain.domain import StateDomain
-from agentguard.domain.verify import Report, examine
+from agentguard.domain.report import Report
+from agentguard.domain.verify import examine
 from agentguard.guard.guard import Guard
 from agentguard.identity.trust import TrustDocument, Use, seconds
 from agentguard.policy.function import FunctionEngine

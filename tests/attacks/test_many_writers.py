@@ -21,7 +21,8 @@ from preloaded import Preloaded, Talk
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.entry import parse_entry
 from agentguard.domain import keystore
-from agentguard.domain.verify import Report, examine
+from agentguard.domain.report import Report
+from agentguard.domain.verify import examine
 from agentguard.signing.canonical import loads_object
 from agentguard.storage.reader import StateReader
 

@@ -29,7 +29,8 @@ from agentguard.audit.statements import read_heads
 from agentguard.domain import config, domain, keystore
 from agentguard.domain.config import Config
 from agentguard.domain.ephemeral import Domain
-from agentguard.domain.verify import Report, examine
+from agentguard.domain.report import Report
+from agentguard.domain.verify import examine
 from agentguard.guard.guard import Guard
 from agentguard.identity.trust import TrustDocument
 from agentguard.policy.function import FunctionEngine

@@ -38,7 +38,8 @@ from agentguard.audit.checkpoint import Checkpoint
 from agentguard.audit.entry import parse_entry
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.records import Record
-from agentguard.domain.verify import Report, examine
+from agentguard.domain.report import Report
+from agentguard.domain.verify import examine
 from agentguard.identity.trust import TrustDocument, TrustedKey
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage.backend import Head

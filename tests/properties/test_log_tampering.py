@@ -24,7 +24,8 @@ from agentguard.audit.checkpoint import Checkpoint, End
 from agentguard.audit.entry import Attachment, StoredEntry
 from agentguard.audit.merkle import CompactRange
 from agentguard.audit.summary import Search, Summary
-from agentguard.domain.verify import Report, examine
+from agentguard.domain.report import Report
+from agentguard.domain.verify import examine
 from agentguard.identity.trust import TrustDocument
 from agentguard.signing.keys import Signer
 from agentguard.storage import registry_file, sqlite

@@ -14,7 +14,8 @@ import pytest
 from agentguard import ConfigError, Decision, Denied, Guard, KeyMaterialError, StorageError, Tool
 from agentguard.audit.entry import parse_entry
 from agentguard.domain import config, domain, keystore
-from agentguard.domain.verify import Report, examine
+from agentguard.domain.report import Report
+from agentguard.domain.verify import examine
 from agentguard.storage.reader import StateReader
 
 PASSPHRASE = b"correct horse"

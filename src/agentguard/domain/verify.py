@@ -1,7 +1,8 @@
-"""The examination of a whole log: every shard, the registry, and what anchors keep of them.
+"""Verifies a whole log: every shard, the registry, and the checkpoints in anchors.
 
-It brings a reader, anchors and the verifier of ``audit/verify.py`` together. What it finds is
-reported, not raised: also a log that can't be read to its end.
+``audit/verify.py`` verifies one shard; this module reads the shards and the anchors, and compares
+them with each other. Problems are reported (``report.py``), not raised, also where a log can't be
+read to its end.
 """
 
 from __future__ import annotations
@@ -13,10 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import starmap
 from pathlib import Path
-from typing import Literal
 
 from agentguard.audit import checkpoint, find, registry
-from agentguard.audit.adoption import Adoption
 from agentguard.audit.calls import read_authorization, read_outcome
 from agentguard.audit.checkpoint import Checkpoint, WitnessedCheckpoint
 from agentguard.audit.entry import StoredEntry, parse_entry, parse_time
@@ -25,79 +24,11 @@ from agentguard.audit.log import LogReader
 from agentguard.audit.resolutions import Settlement
 from agentguard.audit.summary import Search
 from agentguard.audit.verify import ShardVerifier
+from agentguard.domain.report import Report
 from agentguard.errors import AgentguardError, StorageError, VerificationError
 from agentguard.identity.trust import TrustDocument
 from agentguard.storage import anchor
 from agentguard.storage.anchor import Anchor
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The findings of a whole log.
-
-    ``anchored`` means that a checkpoint from outside the state agrees with each shard, ``witness``
-    whether whoever writes the state could have changed it.
-    """
-
-    shards: tuple[ShardReport, ...]
-    problems: tuple[Problem, ...]
-    in_doubt: tuple[str, ...] = ()
-    """The invocation ids of the calls that were authorised, and of which no outcome and no
-    resolution says what became of them."""
-    missing: tuple[int, ...] = ()
-    """The numbers of the shards that are known and not there."""
-    damaged: tuple[int, ...] = ()
-    """The numbers of the shards whose files are damaged: a search in one might not end."""
-
-    alone: tuple[int, ...] = ()
-    """The numbers of the shards for which an anchor speaks alone that the state's writer can
-    change."""
-
-    @property
-    def ok(self) -> bool:
-        """True when nothing was found."""
-        return not self.problems
-
-    @property
-    def entries(self) -> int:
-        """The number of entries in all shards."""
-        return sum(shard.entries for shard in self.shards)
-
-    @property
-    def kept(self) -> bool:
-        """True when a checkpoint kept outside was at hand for every shard, whatever it says."""
-        shards = self._begun()
-        return bool(shards) and all(shard.kept for shard in shards)
-
-    @property
-    def anchored(self) -> bool:
-        """True when a checkpoint kept outside vouches for every shard, and none is missing."""
-        shards = self._begun()
-        return bool(shards) and not self.missing and all(shard.anchored for shard in shards)
-
-    @property
-    def witness(self) -> Literal["outside", "same user"] | None:
-        """Who has kept the checkpoints by which the log is ``anchored``; None if it is not.
-
-        ``same user``: of some shard, only one who can write the state, and so roll back both.
-        """
-        if not self.anchored:
-            return None
-        return "same user" if self.alone else "outside"
-
-    @property
-    def adoptions(self) -> tuple[tuple[int, int, Adoption], ...]:
-        """The adoptions with which entries were lost, each with its shard and index."""
-        return tuple(
-            (report.shard, index, said)
-            for report in self.shards
-            for index, said in report.adoptions
-            if said.lost
-        )
-
-    def _begun(self) -> list[ShardReport]:
-        """Leave out a shard whose writer has not come to its first entry: nothing is in it."""
-        return [shard for shard in self.shards if shard.entries or shard.kept or shard.problems]
 
 
 def examine(
@@ -113,16 +44,16 @@ def examine(
 ) -> Report:
     """Verify every shard of a log against ``trust`` and the anchors in a directory.
 
-    ``apart`` says that nobody who writes the state can change these (``storage/writers.py``).
-    ``kept`` are further checkpoints from outside. ``since`` and ``contents`` leave out
-    what ``ShardVerifier`` says; without contents no call is known to be in doubt. ``progress`` is
-    told the number of entries so far, of all shards.
+    ``apart`` is true where nobody who writes the state can change the anchors
+    (``storage/writers.py``). ``kept`` are further checkpoints from outside the state. ``since`` and
+    ``contents`` leave out what ``ShardVerifier`` names; without contents no call is reported as in
+    doubt. ``progress`` gets the number of entries read so far, of all shards.
     """
-    return _Examination(reader, trust, anchor, apart, kept, since, contents, progress).report()
+    return _LogVerification(reader, trust, anchor, apart, kept, since, contents, progress).report()
 
 
 @dataclass(slots=True)
-class _Examination:
+class _LogVerification:
     reader: LogReader
     trust: TrustDocument
     anchors: Path | None
@@ -139,18 +70,18 @@ class _Examination:
 
     def report(self) -> Report:
         try:
-            # in this order: what is named at a time is there from then on
+            # in this order: a shard that is named at one time is there at each later time
             registered = self._registered()
-            named = (registered or frozenset()) | self._anchored()
+            known = (registered or frozenset()) | self._anchored()
             present = sorted(self.reader.shards())
         except AgentguardError as error:
             return Report((), (Problem(0, None, str(error)),))
         if not present:
             self.problems.append(Problem(0, None, "the log has no shard"))
-        reports = [self._shard(number, number in named) for number in present]
+        reports = [self._shard(number, is_known=number in known) for number in present]
         if registered is not None:
-            self._find_unnamed(reports, registered)
-        missing = tuple(sorted(named.difference(present)))
+            self._find_unregistered(reports, registered)
+        missing = tuple(sorted(known.difference(present)))
         for number in missing:
             what = "the shard is missing: the registry or a checkpoint kept outside knows it"
             self.problems.append(Problem(number, None, what))
@@ -173,7 +104,7 @@ class _Examination:
         )
 
     def _count_calls(self, reports: Sequence[ShardReport]) -> None:
-        """A delegation that allows a number of calls was not used for more, in all shards."""
+        """Report delegations that were used for more calls than they allow, in all shards."""
         calls: Counter[tuple[str, int]] = Counter()
         for report in reports:
             calls.update({(jti, most): used for jti, most, used in report.counted})
@@ -184,46 +115,46 @@ class _Examination:
                 self.problems.append(Problem(shard, None, what))
 
     def _count_approvals(self, reports: Sequence[ShardReport]) -> None:
-        """A request lets one call run, once, in all shards, and as an entry states it."""
+        """Report requests that let more than one call run, or that no entry states."""
         used: dict[str, tuple[int, int]] = {}
-        requested = {asked.request_id: asked for r in reports for asked, _about in r.requests}
+        requested = {request.request_id: request for r in reports for request, _about in r.requests}
         for report in reports:
-            for asked, index in report.approvals:
-                first = used.setdefault(asked.request_id, (report.shard, index))
+            for request, index in report.approvals:
+                first = used.setdefault(request.request_id, (report.shard, index))
                 if first != (report.shard, index):
                     what = f"its approval was used before, by entry {first[1]} of shard {first[0]}"
                     self.problems.append(Problem(report.shard, index, what))
-                if requested.get(asked.request_id) != asked:
+                if requested.get(request.request_id) != request:
                     what = "no entry states the request that was approved, as it was approved"
                     self.problems.append(Problem(report.shard, index, what))
 
     def _find_unapproved(self, reports: Sequence[ShardReport]) -> None:
-        """No call for which people were asked ran without an answer of theirs, in any shard.
+        """Report calls that people were asked to approve and that ran without an answer.
 
-        The walk has recomputed the columns by which the calls are looked for here; a shard whose
-        file is damaged has its finding already.
+        Calls are searched by columns, which were compared with the entries before. A shard whose
+        file is damaged has a problem already.
         """
-        asked = [(requested, about) for report in reports for requested, about in report.requests]
-        digests = {requested.call_sha256 for requested, _about in asked}
+        requests = [pair for report in reports for pair in report.requests]
+        digests = {request.call_sha256 for request, _about in requests}
         searches = {
             Search("authorization", principal=about.principal, tool=about.tool, decision="allow")
-            for _requested, about in asked
+            for _request, about in requests
         }
-        since = min((about.at for _requested, about in asked), default=None)
+        since = min((about.at for _request, about in requests), default=None)
         for report in reports:
             if report.shard in self.damaged:
                 continue
             for search in searches:
-                with suppress(StorageError):  # that it can't be read was found where it is walked
-                    found = self.reader.search(report.shard, search._replace(since=since))
-                    for index in found:
+                with suppress(StorageError):  # the walk has reported what can't be read
+                    indices = self.reader.search(report.shard, search._replace(since=since))
+                    for index in indices:
                         self._require_approved(report.shard, index, digests)
 
     def _require_approved(self, shard: int, index: int, digests: AbstractSet[str]) -> None:
         found = find.readable(self.reader, shard, index, "authorization")
         if found is None or found.entry.members["approvals"] != []:
             return
-        with suppress(AgentguardError):  # what can't be read was found where it is walked
+        with suppress(AgentguardError):  # the walk has reported what can't be read
             call = read_authorization(found.entry)
             if call.call_sha256 not in digests:
                 return
@@ -232,8 +163,13 @@ class _Examination:
                     what = "a call that people were asked to approve ran, and rests on no answer"
                     self.problems.append(Problem(shard, ended.index, what))
 
-    def _find_unnamed(self, reports: Sequence[ShardReport], registered: frozenset[int]) -> None:
-        """A shard is registered before its writer comes to a second entry."""
+    def _find_unregistered(
+        self, reports: Sequence[ShardReport], registered: frozenset[int]
+    ) -> None:
+        """Report shards with a second entry that the registry does not name.
+
+        The issuer registers a shard before its writer writes a second entry.
+        """
         begun = {report.shard for report in reports if report.entries > 1}
         if begun <= registered:
             return
@@ -259,7 +195,7 @@ class _Examination:
             shards.update(anchor.kept_shards(self.anchors, self.trust.log))
         return frozenset(shards)
 
-    def _shard(self, number: int, known: bool) -> ShardReport:  # noqa: FBT001
+    def _shard(self, number: int, *, is_known: bool) -> ShardReport:
         origin = self.trust.origin(number)
         kept = [seen for seen in self.kept if seen.point.origin == origin]
         if self.anchors is not None:
@@ -279,7 +215,7 @@ class _Examination:
             kept,
             self.since,
             self.contents,
-            may_be_empty=not known,
+            may_be_empty=not is_known,
             seen=self.calls,
         )
         try:
@@ -288,7 +224,7 @@ class _Examination:
         except StorageError as error:
             self.damaged.add(number)
             self.problems.append(Problem(number, None, str(error)))
-            report = replace(verifier.report(), anchored=False)  # nobody knows what would follow
+            report = replace(verifier.report(), anchored=False)  # later entries are unknown
         self.problems += report.problems
         return report
 
@@ -313,21 +249,21 @@ class _Examination:
         return verifier.report()
 
     def _compare_heads(self, reports: Sequence[ShardReport]) -> None:
-        """Hold each head that a shard's opening entries embed against the shard that it is of.
+        """Compare each head in a shard's opening entries with the shard that the head is of.
 
-        The walk has held that shard's own checkpoints against its entries.
+        That shard's own checkpoints were compared with its entries before.
         """
-        known: dict[Checkpoint, str | None] = {}  # a shard that rests is embedded again and again
-        for where in reports:
-            for index, head in where.heads:
-                if head not in known:
-                    known[head] = self._head_problem(head)
-                what = known[head] or self._set_back(where.shard, index, head)
+        checked: dict[Checkpoint, str | None] = {}  # many openings embed the head of an idle shard
+        for report in reports:
+            for index, head in report.heads:
+                if head not in checked:
+                    checked[head] = self._head_problem(head)
+                what = checked[head] or self._clock_problem(report.shard, index, head)
                 if what is not None:
-                    self.problems.append(Problem(where.shard, index, what))
+                    self.problems.append(Problem(report.shard, index, what))
 
-    def _set_back(self, shard: int, index: int, head: Checkpoint) -> str | None:
-        """Say so where an opening is older than the newest entry that it embeds the head of."""
+    def _clock_problem(self, shard: int, index: int, head: Checkpoint) -> str | None:
+        """Return the problem of an opening entry that is older than the embedded head's entry."""
         number = self.trust.shard_of(head.origin)
         opened, newest = self._time(shard, index), self._time(number, head.size - 1)
         if opened is None or newest is None or opened >= newest:

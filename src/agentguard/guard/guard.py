@@ -58,7 +58,7 @@ from agentguard.signing.keys import Secret
 from agentguard.storage import fork
 
 if TYPE_CHECKING:
-    from agentguard.domain.verify import Report
+    from agentguard.domain.report import Report
 
 OnRequest = Callable[[ApprovalRequest], object]
 """Is told of a request for an approval; what it raises is logged, and changes nothing.

@@ -30,7 +30,8 @@ from agentguard.cli.terminal.options import (
     StateOption,
     TrustOption,
 )
-from agentguard.domain.verify import Report, examine
+from agentguard.domain.report import Report
+from agentguard.domain.verify import examine
 from agentguard.errors import AgentguardError, VerificationError
 from agentguard.identity.trust import seconds
 

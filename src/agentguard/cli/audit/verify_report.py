@@ -20,7 +20,7 @@ from agentguard.cli.audit.filters import Filter
 from agentguard.cli.audit.history import History
 from agentguard.cli.terminal import screen
 from agentguard.cli.terminal.location import TrustedLog, acting, from_home
-from agentguard.domain.verify import Report
+from agentguard.domain.report import Report
 from agentguard.errors import AgentguardError
 from agentguard.identity.credential import agent_alias
 from agentguard.storage import state_location
