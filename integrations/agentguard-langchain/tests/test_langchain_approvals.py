@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from agentguard import ApprovalPending, CallSite, ConfigError, Decision, Requirement
 from agentguard.guard import process
-from agentguard_langchain import GuardedToolDenied, approving, guard_tools
+from agentguard_langchain import GuardedToolDenied, approval_step, guard_tools
 
 SYNC = pytest.mark.parametrize("sync", [True, False])
 CONFIG: Any = {"configurable": {"thread_id": "t1"}}
@@ -552,8 +552,8 @@ async def test_answers_are_not_lost_where_the_step_fails_after_them(people, sync
 
     signed = {**APPROVE, "approval": inbox.signed(second)}
     with monkeypatch.context() as patched:
-        patched.setattr(approving._Case, "asked", fail)
-        patched.setattr(approving._Case, "aasked", fail)
+        patched.setattr(approval_step._Review, "evaluate", fail)
+        patched.setattr(approval_step._Review, "aevaluate", fail)
         with pytest.raises(RuntimeError):
             await ran(graph, decided(edit(to="ann", cents=7), signed), sync=sync)
     assert inbox.paid == []

@@ -18,7 +18,7 @@ from mcp.shared.memory import create_connected_server_and_client_session
 
 from agentguard import Decision, Requirement
 from agentguard_langchain import GuardedToolDenied, guard_tools
-from agentguard_langchain.gated_functions import shape_of
+from agentguard_langchain.tool_state import shape_of
 
 CONFIG: Any = {"configurable": {"thread_id": "t1"}}
 

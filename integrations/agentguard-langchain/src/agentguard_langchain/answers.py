@@ -1,8 +1,8 @@
-"""The answers that come back through an interrupt: what each of them changes.
+"""The answers that come back through an interrupt, and what each answer changes.
 
-An answer that lets a call run is kept with its request, where the core verifies it: signed by an
-approver, or vouched for by the application where the configuration lets that count. A rejection
-always counts, whoever gives it: it lets nothing run.
+The core keeps an answer that lets a call run with the request, and verifies the answer there: an
+approver has signed it, or the application vouches for it where the configuration allows that. A
+rejection always counts, whoever gives it, because it lets nothing run.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from agentguard import Agent, AgentguardError, ApprovalRequest, ConfigError
 from agentguard.approvals.answer import MAX_NOTE, Verdict, read_answer
 from agentguard.signing.dsse import Envelope
 from agentguard_langchain.payload import HumanDecision
-from agentguard_langchain.pending_turn import PendingTurn, Shown
+from agentguard_langchain.pending_turn import PendingTurn, ShownCall
 
 AnsweredBy = Callable[[HumanDecision, Any], str | None]
-"""Says who has given an answer: a principal, whom the application has authenticated, or None.
+"""Returns who has given an answer: a principal whom the application has authenticated, or None.
 
-It is given the decision as it came and the graph's ``Runtime``. What a decision says of itself is
-the client's word: believe the run's context instead.
+The arguments are the decision as it came, and the graph's ``Runtime``. A client can write anything
+into a decision: read the person from the run's context instead.
 """
 
 _NOBODY: Final = (
@@ -34,7 +34,7 @@ _NOBODY: Final = (
 
 
 def require_answered_by(answered_by: object) -> None:
-    """Raise ``ConfigError`` for what can't say who has given an answer."""
+    """Raise ``ConfigError`` unless ``answered_by`` is a function, or None."""
     if answered_by is None:
         return
     if not callable(answered_by) or inspect.iscoroutinefunction(answered_by):
@@ -43,29 +43,34 @@ def require_answered_by(answered_by: object) -> None:
 
 
 class Answers(NamedTuple):
-    """What deals with answers, for the calls of ``agent``."""
+    """Applies people's answers to the calls of ``agent``.
+
+    ``answered_by`` says who has given an answer; ``runtime`` is the graph's ``Runtime``.
+    """
 
     agent: Agent
     answered_by: AnsweredBy | None = None
     runtime: Any = None
 
-    def deal(
+    def apply(
         self,
         pending_turn: PendingTurn,
-        batch: Sequence[Shown],
+        batch: Sequence[ShownCall],
         calls: Mapping[str, ToolCall],
         decisions: Sequence[HumanDecision],
     ) -> None:
-        """Deal with the answers to a batch, by position.
+        """Apply the answers to a batch, by position.
 
-        Where a call was decided elsewhere meanwhile, that stands.
+        A decision that came elsewhere meanwhile stands, and the answer is ignored.
         """
         inbox = self.agent.approvals
         for one, decision in zip(batch, decisions, strict=True):
             request = inbox.request_at(one.call_site)
-            if request is None or request.request_id != one.request_id:
-                continue
-            if not inbox.is_waiting(request):
+            if (
+                request is None
+                or request.request_id != one.request_id
+                or not inbox.is_waiting(request)
+            ):
                 continue
             pending_turn.problems.pop(one.call_id, None)
             try:
@@ -119,13 +124,13 @@ class Answers(NamedTuple):
     ) -> None:
         signed = decision.get("approval")
         try:
-            sealed = None if signed is None else Envelope.parse(signed)
+            envelope = None if signed is None else Envelope.parse(signed)
             if (
-                sealed is None or read_answer(sealed).verdict != "reject"
+                envelope is None or read_answer(envelope).verdict != "reject"
             ):  # no approval comes that way
                 self._vouch(request, "reject", decision)
             else:
-                self.agent.approvals.accept(request, sealed)
+                self.agent.approvals.accept(request, envelope)
         except AgentguardError:
             # nobody has to be believed for a call not to run
             message = decision.get("message")

@@ -1,7 +1,7 @@
-"""The approval step: between the model and its tools, one pause for all calls that need people.
+"""The approval step between the model and its tools: one pause for all calls that need people.
 
-It runs no tool and decides nothing for good: what it lets pass is decided, signed and recorded
-where the tool runs. How it pauses stands in ``pause.py``.
+The step runs no tool and makes no final decision. A call that the step lets pass is decided, signed
+and recorded at its tool. How the task pauses stands in ``pause.py``.
 """
 
 from __future__ import annotations
@@ -11,93 +11,111 @@ from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
 from langchain_core.messages import ToolCall
-from langchain_core.tools import BaseTool
 
-from agentguard import Agent, ApprovalPending, Invocation
+from agentguard import Agent, ApprovalPending, CallSite, Invocation
 from agentguard.telemetry import AgentSpan
+from agentguard_langchain.announced_call import run_around
 from agentguard_langchain.answers import Answers
-from agentguard_langchain.graph_task import Place, Turn, last_turn, messages_of, past_turn
-from agentguard_langchain.nested_work import note_nested, run_here
-from agentguard_langchain.pause import Pending, sit
+from agentguard_langchain.graph_task import GraphTask
+from agentguard_langchain.nested_work import note_nested
+from agentguard_langchain.pause import Pause, PendingCall
 from agentguard_langchain.payload import WITH_EDITS
 from agentguard_langchain.pending_turn import PendingTurn, forget_turn
 from agentguard_langchain.preview import codec_at, invocation_in_node
 from agentguard_langchain.run_record import handle_of
 from agentguard_langchain.run_spans import within
 from agentguard_langchain.toolset import Toolset
+from agentguard_langchain.turn import Turn, last_turn, messages_of, previous_turn_id
 
 
-class Approving(NamedTuple):
+class ApprovalStep(NamedTuple):
     """The approval step of a toolset.
 
-    ``handle_key`` is where the state has the handle of the run's record, None for nowhere;
-    ``messages_key`` where it has the messages.
+    ``handle_key`` is the key of the run record's handle in the graph's state, None for no records.
+    ``messages_key`` is the key of the messages.
     """
 
     toolset: Toolset
     handle_key: str | None = None
     messages_key: str = "messages"
 
-    def step(self, state: object, runtime: Any) -> None:
-        """Return once no call of the last message waits for people; pause until then."""
-        case = self._case(state, runtime)
-        if case is None:
+    def run(self, state: object, runtime: Any) -> None:
+        """Pause until no call of the last message waits for people."""
+        review = self._review(state, runtime)
+        if review is None:
             return
-        waiting = case.waiting()
-        try:
-            next(waiting)
-            while True:
-                waiting.send([one for call in case.open if (one := case.asked(call)) is not None])
-        except StopIteration:
-            return
+        batches = review.batches()
+        waiting: list[PendingCall] | None = None
+        while not _is_exhausted(batches, waiting):
+            waiting = []
+            for call in review.open_calls:
+                pending = review.stored(call)
+                invocation = review.invocation(call)
+                if invocation is not None:
+                    pending = review.evaluate(invocation)
+                if pending is not None:
+                    waiting.append((call, pending))
 
-    async def astep(self, state: object, runtime: Any) -> None:
-        """Return once no call of the last message waits for people; the async twin of ``step``."""
-        case = self._case(state, runtime)
-        if case is None:
+    async def arun(self, state: object, runtime: Any) -> None:
+        """Pause until no call of the last message waits for people; the async twin of ``run``."""
+        review = self._review(state, runtime)
+        if review is None:
             return
-        waiting = case.waiting()
-        found: Sequence[Pending] | None = None
-        # what is written is written in a thread; an exception of the generator comes through
-        while not await asyncio.to_thread(_has_ended, waiting, found):
-            asked = [await case.aasked(call) for call in case.open]
-            found = [one for one in asked if one is not None]
+        batches = review.batches()
+        waiting: list[PendingCall] | None = None
+        # a pause is written to the disk, in a thread; an exception of the generator comes through
+        while not await asyncio.to_thread(_is_exhausted, batches, waiting):
+            waiting = []
+            for call in review.open_calls:
+                pending = review.stored(call)
+                invocation = review.invocation(call)
+                if invocation is not None:
+                    pending = await review.aevaluate(invocation)
+                if pending is not None:
+                    waiting.append((call, pending))
 
-    def _case(self, state: object, runtime: Any) -> _Case | None:
+    def _review(self, state: object, runtime: Any) -> _Review | None:
+        """Return the review of the model's last message; None if no call of it is open."""
         messages = messages_of(state, self.messages_key)
         turn = last_turn(messages)
         if turn is None or not turn.open:
             return None
-        place = Place.of(None)
-        note_nested(place)
-        forget_turn(self.toolset.agent, place, past_turn(messages, turn.id))
-        key = self.handle_key
+        task, toolset, key = GraphTask.of(None), self.toolset, self.handle_key
+        note_nested(task)
+        forget_turn(toolset.agent, task, previous_turn_id(messages, turn.id))
         handle = None if key is None else handle_of(state, key)
-        agent = self.toolset.acting(place, handle, lambda: runtime, recorded=key is not None)
-        pending_turn = PendingTurn.of_turn(self.toolset.agent, place, turn.id)
-        span = self.toolset.span(place, handle, agent)
-        run = run_here() or handle
-        return _Case(self.toolset, place, turn, pending_turn, agent, runtime, span, run)
+        agent = toolset.acting_agent(task, handle, lambda: runtime, has_record=key is not None)
+        return _Review(
+            toolset=toolset,
+            task=task,
+            turn=turn,
+            pending_turn=PendingTurn.of_turn(toolset.agent, task, turn.id),
+            agent=agent,
+            runtime=runtime,
+            span=toolset.span(task, handle, agent),
+            run=run_around() or handle,
+        )
 
 
-def _has_ended(
-    waiting: Generator[None, Sequence[Pending], None], found: Sequence[Pending] | None
+def _is_exhausted(
+    batches: Generator[None, Sequence[PendingCall], None], waiting: Sequence[PendingCall] | None
 ) -> bool:
+    """Send the calls that wait to the pause; return whether the pause is over."""
     try:
-        if found is None:
-            next(waiting)
+        if waiting is None:
+            next(batches)
         else:
-            waiting.send(found)
+            batches.send(waiting)
     except StopIteration:
         return True
     return False
 
 
-class _Case(NamedTuple):
+class _Review(NamedTuple):
     """The calls of one message, and the agent as it would make them."""
 
     toolset: Toolset
-    place: Place
+    task: GraphTask
     turn: Turn
     pending_turn: PendingTurn
     agent: Agent
@@ -105,55 +123,51 @@ class _Case(NamedTuple):
     span: AgentSpan | None
     run: str | None
 
-    def waiting(self) -> Generator[None, Sequence[Pending], None]:
+    def batches(self) -> Generator[None, Sequence[PendingCall], None]:
         answers = Answers(self.toolset.agent, self.toolset.answered_by, self.runtime)
         calls = {call["id"] or "": call for call in self.turn.calls}
-        return sit(self.pending_turn, self.place, calls, answers, WITH_EDITS, self.run)
+        pause = Pause(self.pending_turn, self.task, calls, answers, WITH_EDITS, self.run)
+        return pause.batches()
 
     @property
-    def open(self) -> list[ToolCall]:
+    def open_calls(self) -> list[ToolCall]:
         return self.pending_turn.open_calls(self.turn)
 
-    def asked(self, call: ToolCall) -> Pending | None:
-        """Return a call that waits for people, with what it waits for."""
-        tool = self.toolset.known(self.place, call["name"])
+    def invocation(self, call: ToolCall) -> Invocation | None:
+        """Bind a call; None for a tool that only another process knows."""
+        tool = self.toolset.known_tool(self.task, call["name"])
+        return None if tool is None else invocation_in_node(tool, call, self._site(call))
+
+    def evaluate(self, invocation: Invocation) -> ApprovalPending | None:
+        """Return what the call waits for; None for nothing."""
         try:
-            if tool is None:
-                self._stored(call)
-            else:
-                invocation = self._invocation(tool, call)
-                with within(self.span):
-                    self.agent.evaluate(invocation, codec=codec_at(self.place, invocation))
+            with within(self.span):
+                self.agent.evaluate(invocation, codec=codec_at(self.task, invocation))
         except ApprovalPending as pending:
-            return call, pending
+            return pending
         return None
 
-    async def aasked(self, call: ToolCall) -> Pending | None:
-        """Return a call that waits for people; the async twin of ``asked``."""
-        tool = self.toolset.known(self.place, call["name"])
+    async def aevaluate(self, invocation: Invocation) -> ApprovalPending | None:
+        """Return what the call waits for; the async twin of ``evaluate``."""
         try:
-            if tool is None:
-                self._stored(call)
-            else:
-                invocation = self._invocation(tool, call)
-                codec = codec_at(self.place, invocation)
-                with within(self.span):
-                    await self.agent.aevaluate(invocation, codec=codec)
+            with within(self.span):
+                await self.agent.aevaluate(invocation, codec=codec_at(self.task, invocation))
         except ApprovalPending as pending:
-            return call, pending
+            return pending
         return None
 
-    def _invocation(self, tool: BaseTool, call: ToolCall) -> Invocation:
-        site = self.place.site(self.turn.id, self.pending_turn.site_id(call["id"] or ""))
-        return invocation_in_node(tool, call, site)
+    def stored(self, call: ToolCall) -> ApprovalPending | None:
+        """Return the waiting request of a call whose tool only another process knows.
 
-    def _stored(self, call: ToolCall) -> None:
-        """Raise ``ApprovalPending`` for a request that was made in another process, and waits.
-
-        That process knew the tool. Whatever the call is by now, its tool will find out.
+        Whether the call is still the same is checked at its tool.
         """
-        site = self.place.site(self.turn.id, self.pending_turn.site_id(call["id"] or ""))
+        if self.toolset.known_tool(self.task, call["name"]) is not None:
+            return None
         inbox = self.toolset.agent.approvals
-        request = inbox.request_at(site.digest(self.toolset.agent.name))
-        if request is not None and inbox.is_waiting(request):
-            raise ApprovalPending(request, inbox.missing(request) or "")
+        request = inbox.request_at(self._site(call).digest(self.toolset.agent.name))
+        if request is None or not inbox.is_waiting(request):
+            return None
+        return ApprovalPending(request, inbox.missing(request) or "")
+
+    def _site(self, call: ToolCall) -> CallSite:
+        return self.task.call_site(self.turn.id, self.pending_turn.site_id(call["id"] or ""))

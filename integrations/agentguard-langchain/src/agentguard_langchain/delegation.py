@@ -1,9 +1,9 @@
-"""Under which delegation a guarded tool's call is made.
+"""The delegation under which a guarded tool's call is made.
 
-It is the first of: the one of ``agent.under``, what the guarded call hands on in which it is made,
-what the ``delegation`` function of ``guard_tools`` returns, and what is in force in the context. In
-a sub-agent each has no more than the sub-agent's scope (``subagent_scope.py``). What fails here
-refuses the call, on record: nothing wider takes its place.
+The first of these counts: the delegation of ``agent.under``, the delegation that an enclosing
+guarded call hands on, the result of the ``delegation`` function of ``guard_tools``, and the
+delegation in force in the context. In a sub-agent, the sub-agent's scope narrows each of them
+(``subagent_scope.py``). A failure refuses the call, on record: no wider authority takes its place.
 """
 
 from __future__ import annotations
@@ -22,55 +22,62 @@ from agentguard import Agent, AgentguardError, Delegation, DelegationError, Deni
 from agentguard.delegation import context
 from agentguard_langchain.subagent_scope import SubagentScope
 
-Lender = Callable[[ToolRuntime[Any, Any] | None], Delegation | None]
-"""Says whose delegation a call is made under; None for what is in force in the context.
+DelegationSource = Callable[[ToolRuntime[Any, Any] | None], Delegation | None]
+"""Returns the delegation under which a call is made; None for the one in force in the context.
 
-It is given the tool's runtime, None outside a graph, and is called for each call: on the event loop
-where the tool is async, so it should be quick.
+The argument is the tool's runtime, None outside a graph. The function is called for each call, on
+the event loop where the tool is async: it should return quickly.
 """
 
 
-def acting(
-    agent: Agent, lender: Lender | None, runtime: Callable[[], ToolRuntime[Any, Any] | None]
+def acting_agent(
+    agent: Agent,
+    source: DelegationSource | None,
+    runtime: Callable[[], ToolRuntime[Any, Any] | None],
 ) -> Agent:
-    """Return ``agent`` as it makes a call here."""
+    """Return ``agent`` as it makes a call here: under its delegation, or refusing each call."""
     try:
-        found = _found(agent, lender, runtime)
-        return agent if found is None else agent.under(lessened(found))
+        delegation = _call_delegation(agent, source, runtime)
+        return agent if delegation is None else agent.under(narrowed(delegation))
     except GraphBubbleUp:
         raise
     except Exception as error:  # noqa: BLE001  the application's function may raise anything
-        return agent.refusing(refusal(error))
+        return agent.refusing(delegation_error(error))
 
 
-def _found(
-    agent: Agent, lender: Lender | None, runtime: Callable[[], ToolRuntime[Any, Any] | None]
+def _call_delegation(
+    agent: Agent,
+    source: DelegationSource | None,
+    runtime: Callable[[], ToolRuntime[Any, Any] | None],
 ) -> Delegation | None:
-    """Return what the call is made under; None where that is for the core to look up."""
-    require_extent(agent)
+    """Return the delegation of a call; None where the core looks up the one in force."""
+    require_subagent(agent)
     if agent.delegation is not None:
         return agent.delegation
-    if lender is None or context.is_lent_by_a_call():
+    if source is None or context.is_lent_by_a_call():
         return None
-    return lender(runtime())
+    return source(runtime())
 
 
-def require_extent(agent: Agent) -> None:
+def require_subagent(agent: Agent) -> None:
     """Raise ``DelegationError`` (``agent.mismatch``) in the sub-agent of another agent."""
-    nearest = context.innermost()
-    if isinstance(nearest, SubagentScope) and nearest.is_nearest and nearest.agent.id != agent.id:
-        whose = nearest.agent.name
+    scope = context.innermost()
+    if isinstance(scope, SubagentScope) and scope.is_nearest and scope.agent.id != agent.id:
+        name = scope.agent.name
         message = (
             f"the tool is guarded for {agent.id}, and the sub-agent that runs here is "
-            f"{nearest.agent.id}: guard the original tool for {whose}, or put guard_subagent "
-            f"around the part of {whose} that is {agent.name}'s"
+            f"{scope.agent.id}: guard the original tool for {name}, or put guard_subagent "
+            f"around the part of {name} that is {agent.name}'s"
         )
         raise DelegationError(message, code="agent.mismatch")
 
 
-def lessened(found: object) -> Delegation:
-    """Return what may be used here of what a function has returned; raises ``DelegationError``."""
-    delegation = context.lessened(found) if isinstance(found, Delegation) else found
+def narrowed(result: object) -> Delegation:
+    """Return the result of a delegation function, narrowed to the scope that is in force here.
+
+    Raises ``DelegationError`` (``delegation.failed``) for a result that is no ``Delegation``.
+    """
+    delegation = context.lessened(result) if isinstance(result, Delegation) else result
     if isinstance(delegation, Delegation):
         return delegation
     if inspect.iscoroutine(delegation):
@@ -80,38 +87,39 @@ def lessened(found: object) -> Delegation:
     raise DelegationError(message, code="delegation.failed")
 
 
-def refusal(error: Exception) -> DelegationError:
-    """Return why a call is refused whose delegation could not be found out."""
+def delegation_error(error: Exception) -> DelegationError:
+    """Return the reason for which a call is refused whose delegation could not be determined."""
     if isinstance(error, DelegationError):
         return error
     if isinstance(error, AgentguardError):
         reason = error.reason if isinstance(error, Denied) else str(error)
         return DelegationError(reason, code=error.code)
-    # the error itself, which may tell secrets, stays out
+    # the text of the error may tell secrets
     message = f"the delegation function failed ({type(error).__name__})"
     return DelegationError(message, code="delegation.failed")
 
 
 def runtime_of(
-    given: Iterable[object], config: RunnableConfig | None, call_id: str | None
+    arguments: Iterable[object], config: RunnableConfig | None, call_id: str | None
 ) -> ToolRuntime[Any, Any] | None:
-    """Return the runtime of a call: what was injected into it, or else what its graph knows.
+    """Return the runtime of a call: the one among its arguments, or else one made of the graph's.
 
-    LangGraph injects one only where a tool asks for it; what is made here has no ``state``.
+    LangGraph injects a runtime only where a tool asks for one. The runtime that is made here has no
+    ``state``. Returns None outside a graph.
     """
-    injected = next((value for value in given if isinstance(value, ToolRuntime)), None)
+    injected = next((value for value in arguments if isinstance(value, ToolRuntime)), None)
     if injected is not None:
         return injected
     try:
-        running: Runtime[Any] | None = get_runtime()
+        graph_runtime: Runtime[Any] | None = get_runtime()
     except (RuntimeError, KeyError):  # LangChain runs nothing here
         return None
-    if running is None:  # a chain, but no graph
+    if graph_runtime is None:  # a chain, but no graph
         return None
-    known: Mapping[str, Any] = {
-        field.name: getattr(running, field.name)
+    shared: Mapping[str, Any] = {
+        field.name: getattr(graph_runtime, field.name)
         for field in fields(ToolRuntime)
-        if hasattr(running, field.name)
+        if hasattr(graph_runtime, field.name)
     }
     own = {"state": None, "config": ensure_config(config), "tool_call_id": call_id}
-    return ToolRuntime(**{**known, **own})
+    return ToolRuntime(**{**shared, **own})

@@ -1,6 +1,6 @@
-"""How a refused call looks to LangChain: the exception, the message, and the text in both.
+"""How a refused call looks to LangChain: the exception, the message, and the text of both.
 
-When a call is refused, and who says so, stands in ``gate.py`` and in the core.
+The decision to refuse a call is the core's.
 """
 
 from __future__ import annotations

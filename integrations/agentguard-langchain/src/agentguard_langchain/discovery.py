@@ -20,10 +20,9 @@ from langgraph.pregel import Pregel
 
 from agentguard import Agent, ConfigError
 from agentguard_langchain.enforcement import Enforcement
-from agentguard_langchain.gate import Gate
-from agentguard_langchain.gated_functions import SLOTS, gate_of, shape_of
 from agentguard_langchain.guarded_tool import GuardedTool, put_behind
 from agentguard_langchain.middleware import GuardMiddleware
+from agentguard_langchain.tool_state import SLOTS, Gate, gate_of, shape_of
 
 _DEEPEST: Final = 24
 """How many objects may lie between a graph and one within it."""

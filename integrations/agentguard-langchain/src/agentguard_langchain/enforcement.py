@@ -1,7 +1,8 @@
-"""Enforcement around a tool call: the guarded tool is what runs, and its gate is told the site.
+"""Enforcement around a tool call: the guarded tool runs in the place of the tool.
 
-It stands innermost of all that wraps tool calls, in the middleware and in ``guard_tool_node``. What
-a gate does with a call stands in ``gate.py``.
+Enforcement is the innermost wrapper of tool calls, in the middleware and in ``guard_tool_node``. It
+announces to the tool what the model's turn says of the call (``announced_call.py``). The decision
+itself stands in ``guarded_call.py``.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command
 
 from agentguard import ConfigError, Decision
+from agentguard_langchain.announced_call import AnnouncedCall, announcing, run_around
 from agentguard_langchain.answers import Answers
-from agentguard_langchain.gated_functions import shape_of
-from agentguard_langchain.graph_task import Place, Turn, messages_of, turn_of
-from agentguard_langchain.guarded_call import SubagentTool
-from agentguard_langchain.nested_work import Placed, placing, run_here
-from agentguard_langchain.pending_turn import Edit, PendingTurn
+from agentguard_langchain.graph_task import GraphTask
+from agentguard_langchain.nested_work import SubagentTool
+from agentguard_langchain.pending_turn import PendingTurn
 from agentguard_langchain.run_record import handle_of
+from agentguard_langchain.tool_state import shape_of
 from agentguard_langchain.toolset import Toolset
+from agentguard_langchain.turn import Turn, messages_of, turn_of
 
 Result = ToolMessage | Command[Any]
 
@@ -32,8 +34,8 @@ Result = ToolMessage | Command[Any]
 class Enforcement(NamedTuple):
     """Wraps the tool calls of a toolset.
 
-    ``handle_key`` is where the state has the handle of the run's record, None for nowhere;
-    ``messages_key`` where it has the messages.
+    ``handle_key`` is the key of the run record's handle in the graph's state, None for no records.
+    ``messages_key`` is the key of the messages.
     """
 
     toolset: Toolset
@@ -45,59 +47,52 @@ class Enforcement(NamedTuple):
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]
     ) -> Result:
         """Have ``handler`` run the guarded tool in the place of the tool of ``request``."""
-        errand = self._errand(request)
-        with placing(errand.placed):
-            result: Result = errand.noted(errand.passed(handler(errand.request)))
-        return result
+        guarded_request, call = self._announce(request)
+        with announcing(call):
+            return _checked(call, handler(guarded_request))
 
     async def aaround(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]]
     ) -> Result:
         """Have ``handler`` run the guarded tool; the async twin of ``around``."""
-        errand = self._errand(request)
-        with placing(errand.placed):
-            result: Result = errand.noted(errand.passed(await handler(errand.request)))
-        return result
+        guarded_request, call = self._announce(request)
+        with announcing(call):
+            return _checked(call, await handler(guarded_request))
 
-    def _errand(self, request: ToolCallRequest) -> _Errand:
-        """Return what is to be run; LangGraph answers with an error where no tool has this name."""
-        call, tool, toolset = request.tool_call, request.tool, self.toolset
-        call_id = call["id"]
-        runtime = replace(
-            request.runtime,
-            tools=[toolset.guarded_if_possible(one) for one in request.runtime.tools],
-        )
+    def _announce(self, request: ToolCallRequest) -> tuple[ToolCallRequest, AnnouncedCall]:
+        """Return the request with the guarded tool, and what is announced to that tool.
+
+        Where no tool has the name, LangGraph answers the call with an error.
+        """
+        toolset, tool_call = self.toolset, request.tool_call
+        call_id = tool_call["id"] or ""
+        tools = [toolset.guarded_if_possible(tool) for tool in request.runtime.tools]
+        runtime = replace(request.runtime, tools=tools)
         # a tool may be false, as an empty collection is
-        mine = None if tool is None else toolset.guarded(tool)
-        guarded = _sealed(replace(request, tool=mine, runtime=runtime), toolset)
-        place = Place.of(runtime.config)
-        turn = turn_of(messages_of(request.state, self.messages_key), call_id)
-        pending_turn = PendingTurn.of_turn(
-            toolset.agent, place, turn.id if turn is not None else None
-        )
-        edit = pending_turn.edits.get(call_id or "")
-        if edit is not None:
-            call = pending_turn.edited(call)
-        if mine is not None:
-            call = _without_hidden(call, mine)
-        guarded = guarded.override(tool_call=call)
+        tool = None if request.tool is None else toolset.guarded(request.tool)
+        sealed = _SealedRequest(tool_call, tool, request.state, runtime, toolset)
+        task = GraphTask.of(runtime.config)
+        turn = turn_of(messages_of(request.state, self.messages_key), tool_call["id"])
+        turn_id = None if turn is None else turn.id
+        pending_turn = PendingTurn.of_turn(toolset.agent, task, turn_id)
+        tool_call = pending_turn.edited(tool_call)
+        if tool is not None:
+            tool_call = _without_hidden(tool_call, tool)
         key = self.handle_key
         handle = None if key is None else handle_of(request.state, key)
-        agent = toolset.acting(place, handle, lambda: runtime, recorded=key is not None)
-        toolset.span(place, handle, agent)  # begun here, it goes on the one that has paused
-        placed = Placed(
-            call_id=call_id or "",
-            task=place.task,
-            site=place.site(
-                turn.id if turn is not None else None, pending_turn.site_id(call_id or "")
-            ),
+        agent = toolset.acting_agent(task, handle, lambda: runtime, has_record=key is not None)
+        toolset.span(task, handle, agent)  # begun here, the span continues that of a paused run
+        call = AnnouncedCall(
+            tool_call=tool_call,
+            task=task,
+            site=task.call_site(turn_id, pending_turn.site_id(call_id)),
             agent=agent,
             answers=Answers(agent, toolset.answered_by, runtime),
-            passed=[],
-            run=run_here() or handle,
-            refusal=self._refusal(call, turn, pending_turn, request),
+            run=run_around() or handle,
+            refusal=self._refusal(tool_call, turn, pending_turn, request),
+            edit=pending_turn.edits.get(call_id),
         )
-        return _Errand(guarded, placed, call, edit)
+        return sealed.override(tool_call=tool_call), call
 
     def _refusal(
         self, call: ToolCall, turn: Turn | None, pending_turn: PendingTurn, request: ToolCallRequest
@@ -106,24 +101,25 @@ class Enforcement(NamedTuple):
         if turn is not None and turn.is_ambiguous(call["id"]):
             reason = f"two calls of one message have the id {call_id}: none of them is made"
             return Decision.refused(reason, code="call.duplicate")
-        rejected = pending_turn.refusal(call_id)
-        if rejected is not None:
-            return rejected
-        if turn is not None and not self.parallel_subagents and self._comes_later(turn, request):
+        rejection = pending_turn.refusal(call_id)
+        if rejection is not None:
+            return rejection
+        if turn is not None and not self.parallel_subagents and _follows_subagent(turn, request):
             reason = "sub-agents work one at a time here; call it again when the other is done"
             return Decision.refused(reason, code="subagent.parallel")
         return None
 
-    def _comes_later(self, turn: Turn, request: ToolCallRequest) -> bool:
-        """Whether it is a call of a sub-agent, and not the first of its message."""
-        tools = {tool.name: tool for tool in request.runtime.tools}
-        runs = [c["id"] for c in turn.calls if isinstance(tools.get(c["name"]), SubagentTool)]
-        return request.tool_call["id"] in runs[1:]
+
+def _follows_subagent(turn: Turn, request: ToolCallRequest) -> bool:
+    """Whether a sub-agent is called, and an earlier call of the message calls one as well."""
+    tools = {tool.name: tool for tool in request.runtime.tools}
+    ids = [c["id"] for c in turn.calls if isinstance(tools.get(c["name"]), SubagentTool)]
+    return request.tool_call["id"] in ids[1:]
 
 
 @dataclass
-class _Sealed(ToolCallRequest):
-    """A request whose tool is the toolset's: what stands inside of the guard can't replace it."""
+class _SealedRequest(ToolCallRequest):
+    """A request whose tool is the toolset's: a middleware inside the guard can't replace it."""
 
     toolset: Toolset
 
@@ -146,62 +142,55 @@ class _Sealed(ToolCallRequest):
 
 
 def _without_hidden(call: ToolCall, tool: Any) -> ToolCall:
-    """Return the call less the arguments that are not the model's to give, as they are not bound.
+    """Return the call without the arguments that a model can't give; they are not bound either.
 
-    ToolNode takes out those of the tool that it knows by the call's name, which may be another one.
+    ToolNode removes those of the tool that it knows by the call's name, which may be another tool.
     """
     hidden = shape_of(tool).injected
     args = {name: value for name, value in call["args"].items() if name not in hidden}
     return cast("ToolCall", {**call, "args": args})
 
 
-def _sealed(request: ToolCallRequest, toolset: Toolset) -> ToolCallRequest:
-    return _Sealed(request.tool_call, request.tool, request.state, request.runtime, toolset)
+# --- the result ---------------------------------------------------------------------------------
 
 
-class _Errand(NamedTuple):
-    """A call as it is run: the request, what its gate is told, and what a person has changed."""
+def _checked(call: AnnouncedCall, result: Result) -> Result:
+    """Return the result of a call that has reached its gate, or did not run.
 
-    request: ToolCallRequest
-    placed: Placed
-    call: ToolCall
-    edit: Edit | None
-
-    def passed(self, result: Any) -> Any:
-        """Return the result of a call that has come to its gate, or did not run.
-
-        Raises ``ConfigError`` for any other: what stands inside of the guard went past it.
-        """
-        failed = isinstance(result, ToolMessage) and result.status == "error"
-        if self.placed.passed or failed:
-            return result
+    Raises ``ConfigError`` for any other result: a middleware inside the guard has gone past the
+    guard. The result of an edited call begins with a note.
+    """
+    has_failed = isinstance(result, ToolMessage) and result.status == "error"
+    if not call.has_reached_gate and not has_failed:
         message = (
-            f"a middleware has answered {self.call['name']} inside of the guard of "
-            f"{self.placed.agent.name}, past it: put GuardMiddleware last in the list of middleware"
+            f"a middleware has answered {call.tool_call['name']} inside of the guard of "
+            f"{call.agent.name}, past it: put GuardMiddleware last in the list of middleware"
         )
         raise ConfigError(message, code="middleware.order")
+    return result if call.edit is None else _with_edit_note(call, result)
 
-    def noted(self, result: Any) -> Any:
-        """Say before the result of an edited call what was run, and that the model's was not."""
-        if self.edit is None:
-            return result
-        executed = f"{self.call['name']}({json.dumps(self.call['args'])})"
-        note = (
-            f"A person has put another call in the place of this one; executed: {executed}. "
-            "Do not re-issue the original call."
-        )
-        if isinstance(result, ToolMessage):
-            return _with_note(result, note)
-        if isinstance(result, Command) and isinstance(result.update, dict):
-            messages = result.update.get("messages")
-            if isinstance(messages, list):
-                noted = [self._noted_message(message, note) for message in messages]
-                return replace(result, update={**result.update, "messages": noted})
-        return result
 
-    def _noted_message(self, message: Any, note: str) -> Any:
-        ours = isinstance(message, ToolMessage) and message.tool_call_id == self.call["id"]
-        return _with_note(message, note) if ours else message
+def _with_edit_note(call: AnnouncedCall, result: Result) -> Result:
+    """Say before the result which call was run, and that the model's own call was not."""
+    executed = f"{call.tool_call['name']}({json.dumps(call.tool_call['args'])})"
+    note = (
+        f"A person has put another call in the place of this one; executed: {executed}. "
+        "Do not re-issue the original call."
+    )
+    if isinstance(result, ToolMessage):
+        return _with_note(result, note)
+    if isinstance(result.update, dict):
+        messages = result.update.get("messages")
+        if isinstance(messages, list):
+            call_id = call.tool_call["id"]
+            noted = [
+                _with_note(message, note)
+                if isinstance(message, ToolMessage) and message.tool_call_id == call_id
+                else message
+                for message in messages
+            ]
+            return replace(result, update={**result.update, "messages": noted})
+    return result
 
 
 def _with_note(message: ToolMessage, note: str) -> ToolMessage:

@@ -1,22 +1,20 @@
-"""Where a call stands in a graph: thread, namespace, turn and id, and whether it can pause there.
+"""The LangGraph task in which code runs: its thread, its namespace, and whether it can pause.
 
-A call is looked for again by its site: in the approval step, where it is executed, and in whatever
-process goes on later. LangGraph names a task anew in each node, so that the site has the namespace
-of the agent's graph around it, and the model's message in the task's place.
+A guarded call is found again by its call site: in the approval step, at its tool, and in a process
+that resumes the run later. LangGraph names a task anew in each node. The call site therefore holds
+the namespace of the agent's graph, and the model's message in the place of the task.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from langchain_core.messages import AIMessage, AnyMessage, ToolCall, ToolMessage
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.runnables.config import var_child_runnable_config
 
-from agentguard import CallSite
+from agentguard import CallSite, Decision
 
 _CALL: Final = "__pregel_call"
 _CHECKPOINTER: Final = "__pregel_checkpointer"
@@ -24,10 +22,63 @@ _RESUMING: Final = "__pregel_resuming"
 _PUSHED: Final = "__pregel_push"
 
 
-def tasks(configurable: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """Yield the LangGraph tasks that run here, each with the loop of its graph, from the inside.
+class GraphTask(NamedTuple):
+    """The task of a graph that runs here; its fields are None where no graph runs.
 
-    Raises ``LookupError``, ``AttributeError`` or ``TypeError`` for a LangGraph that is unknown.
+    ``thread`` is the thread's id, ``namespace`` the checkpoint namespace of the graph, ``id`` that
+    of the task. ``can_pause`` says that the graph has a checkpointer. ``has_one_call`` says that
+    ``Send`` made the task for a single call: LangGraph matches answers to interrupts by position,
+    so that calls which share a task could get each other's answers. ``is_stateless`` says that a
+    graph here keeps no state: when the graph around it is resumed, it runs from its beginning.
+    """
+
+    thread: str | None
+    namespace: str | None
+    id: str | None
+    can_pause: bool
+    has_one_call: bool
+    is_stateless: bool = False
+
+    @classmethod
+    def of(cls, config: RunnableConfig | None) -> GraphTask:
+        """Read the task from the config of a run; None stands for the run in this context."""
+        full_config = ensure_config(config)
+        configurable: Mapping[str, Any] = full_config.get("configurable") or {}
+        path = (full_config.get("metadata") or {}).get("langgraph_path")
+        thread, task_id = configurable.get("thread_id"), configurable.get("checkpoint_ns")
+        has_checkpointer = configurable.get(_CHECKPOINTER) is not None
+        is_stateless = has_checkpointer and _runs_stateless_graph(configurable)
+        return cls(
+            thread=None if thread is None else str(thread),
+            namespace=None if task_id is None else str(task_id).rpartition("|")[0],
+            id=None if task_id is None else str(task_id),
+            can_pause=has_checkpointer and not is_stateless,
+            has_one_call=isinstance(path, Sequence) and len(path) > 0 and path[0] == _PUSHED,
+            is_stateless=is_stateless,
+        )
+
+    def call_site(self, turn: str | None, call_id: str) -> CallSite:
+        """Return the site of a call in the model's message ``turn``."""
+        return CallSite(call_id, self.resumable_thread, self.namespace, turn)
+
+    @property
+    def resumable_thread(self) -> str | None:
+        """The thread in which a resumed run makes the same call again; None for none."""
+        return None if self.is_stateless else self.thread
+
+    def recurs(self, site: CallSite) -> bool:
+        """Whether a call that is made again has ``site`` again, and no other call has this site.
+
+        Requires a checkpointer, a thread, and either the model's message or the exact task.
+        """
+        is_named = site.turn is not None or site.namespace == self.id
+        return self.can_pause and site.is_stable and is_named
+
+
+def _running_tasks(configurable: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield each LangGraph task that runs here with the loop of its graph, innermost first.
+
+    Raises ``LookupError``, ``AttributeError`` or ``TypeError`` for an unknown LangGraph version.
     """
     call = configurable.get(_CALL)
     while call is not None:
@@ -36,74 +87,22 @@ def tasks(configurable: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
         call = (loop.config.get("configurable") or {}).get(_CALL)
 
 
-def _begins_anew(configurable: Mapping[str, Any]) -> bool:
-    """Whether a graph that runs here keeps nothing of its state for when it goes on."""
+def _runs_stateless_graph(configurable: Mapping[str, Any]) -> bool:
+    """Whether a graph that runs here keeps no state between runs."""
     try:
-        return any(loop.checkpointer is None for _task, loop in tasks(configurable))
+        return any(loop.checkpointer is None for _task, loop in _running_tasks(configurable))
     except (AttributeError, LookupError, TypeError):
-        return False  # the call is refused: see ``caching.py``
-
-
-class Place(NamedTuple):
-    """The task that runs: its ``thread``, its graph's ``namespace``, and its own, ``task``.
-
-    ``pauses`` says whether its graph can pause (it has a checkpointer), ``alone`` whether the task
-    was made for one call, by ``Send``: answers to interrupts in a task that several calls share
-    are matched to whichever call asks first. A ``stateless`` graph, or one in it, begins from its
-    beginning when the graph around it goes on: it can't pause by itself.
-    """
-
-    thread: str | None
-    namespace: str | None
-    task: str | None
-    pauses: bool
-    alone: bool
-    stateless: bool = False
-
-    @classmethod
-    def of(cls, config: RunnableConfig | None) -> Place:
-        """Read the config of a run; without one, that of the task that runs here."""
-        given = ensure_config(config)
-        configurable: Mapping[str, Any] = given.get("configurable") or {}
-        path = (given.get("metadata") or {}).get("langgraph_path")
-        thread, task = configurable.get("thread_id"), configurable.get("checkpoint_ns")
-        keeps = configurable.get(_CHECKPOINTER) is not None
-        stateless = keeps and _begins_anew(configurable)
-        return cls(
-            thread=None if thread is None else str(thread),
-            namespace=None if task is None else str(task).rpartition("|")[0],
-            task=None if task is None else str(task),
-            pauses=keeps and not stateless,
-            alone=isinstance(path, Sequence) and len(path) > 0 and path[0] == _PUSHED,
-            stateless=stateless,
-        )
-
-    def site(self, turn: str | None, call_id: str) -> CallSite:
-        """Return the site of a call of the model's message ``turn``."""
-        return CallSite(call_id, self.run, self.namespace, turn)
-
-    @property
-    def run(self) -> str | None:
-        """The thread in which a call is made again as the same call; None for none."""
-        return None if self.stateless else self.thread
-
-    def recurs(self, site: CallSite) -> bool:
-        """Whether a call that is made again has this site again, and no other call has it.
-
-        That takes a checkpointer, a thread, and the model's message, or else the very task.
-        """
-        named = site.turn is not None or site.namespace == self.task
-        return self.pauses and site.is_stable and named
+        return False  # ``cache_refusal`` refuses the call for the same reason
 
 
 @contextmanager
-def anew(wanted: bool) -> Iterator[None]:  # noqa: FBT001  a switch of a with statement
-    """Let graphs that run within begin from their beginning, where that is ``wanted``.
+def restarting_subgraphs(restarts: bool) -> Iterator[None]:  # noqa: FBT001  a switch of a with statement
+    """Run graphs within the block from their beginning, if ``restarts`` says so.
 
-    While a run goes on, LangGraph hands out the end of a graph that has ended.
+    Without this, LangGraph returns the recorded result of a finished subgraph while a run resumes.
     """
     config = var_child_runnable_config.get()
-    if not wanted or config is None:
+    if not restarts or config is None:
         yield
         return
     configurable = {**config.get("configurable", {}), _RESUMING: False}
@@ -115,60 +114,37 @@ def anew(wanted: bool) -> Iterator[None]:  # noqa: FBT001  a switch of a with st
             var_child_runnable_config.reset(token)
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """A message in which a model calls tools. ``answered`` are the ids that have their answer."""
+def cache_refusal(
+    config: RunnableConfig | None, config_around: RunnableConfig | None
+) -> Decision | None:
+    """Return the refusal of a call inside a node whose results LangGraph caches; None for none.
 
-    id: str | None
-    calls: tuple[ToolCall, ...]
-    answered: frozenset[str | None] = frozenset()
-
-    @property
-    def open(self) -> list[ToolCall]:
-        """The calls that wait to be made, less those that share an id: they are refused."""
-        return [
-            call
-            for call in self.calls
-            if call["id"] not in self.answered and not self.is_ambiguous(call["id"])
-        ]
-
-    def is_ambiguous(self, call_id: str | None) -> bool:
-        """Whether two calls have this id: an answer to one would be an answer to the other."""
-        return sum((call["id"] or "") == (call_id or "") for call in self.calls) > 1
-
-
-def last_turn(messages: Sequence[AnyMessage]) -> Turn | None:
-    """Return the model's last message, if it calls tools."""
-    answered: set[str | None] = set()
-    for message in reversed(messages):
-        if isinstance(message, ToolMessage):
-            answered.add(message.tool_call_id)
-        if isinstance(message, AIMessage):
-            calls = tuple(message.tool_calls)
-            return Turn(message.id, calls, frozenset(answered)) if calls else None
-    return None
+    A node with a ``CachePolicy`` is skipped for an input that it has seen before: the call would
+    neither be decided nor be logged. ``config`` is the call's own, ``config_around`` that of the
+    run around the call.
+    """
+    try:
+        # the call's own config hides the config around the call, which names the task
+        configs = (ensure_config(config), config_around or {})
+        names = (name for one in configs for name in _cached_nodes(one.get("configurable") or {}))
+        node = next(names, None)
+    except (AttributeError, LookupError, TypeError) as error:
+        reason = (
+            f"nobody can tell whether this call's node is cached ({type(error).__name__}): this "
+            "version of LangGraph is not known; install one that agentguard-langchain names"
+        )
+        return Decision.refused(reason, code="node.cached")
+    if node is None:
+        return None
+    reason = (
+        f"the node {node} of the graph is cached, and would hand out this call's result to "
+        "whoever comes next, undecided and unlogged: take the cache_policy off that node"
+    )
+    return Decision.refused(reason, code="node.cached")
 
 
-def past_turn(messages: Sequence[AnyMessage], turn: str | None = None) -> str | None:
-    """Return the id of the last message that calls tools, other than ``turn``."""
-    for message in reversed(messages):
-        if isinstance(message, AIMessage) and message.tool_calls and message.id != turn:
-            return message.id
-    return None
-
-
-def turn_of(messages: Sequence[AnyMessage], call_id: str | None) -> Turn | None:
-    """Return the last message of the model in which a call has this id."""
-    for message in reversed(messages):
-        if isinstance(message, AIMessage) and any(c["id"] == call_id for c in message.tool_calls):
-            return Turn(message.id, tuple(message.tool_calls))
-    return None
-
-
-def messages_of(state: object, key: str = "messages") -> list[AnyMessage]:
-    """Return the messages of a graph's state, however it is written."""
-    if isinstance(state, Mapping):
-        found = state.get(key)
-    else:
-        found = state if isinstance(state, list) else getattr(state, key, None)
-    return list(found) if isinstance(found, Sequence) else []
+def _cached_nodes(configurable: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of the cached nodes that run here, innermost first."""
+    for task, loop in _running_tasks(configurable):
+        if task.cache_key is not None and loop.cache is not None:
+            yield task.name

@@ -1,130 +1,375 @@
-"""One call of a tool: what is known of it on its way through the tool's layers, and its work.
+"""``GuardedCall``: one call of a guarded tool, on its way to the agent that makes it.
 
-Who is asked about it stands in ``gate.py``; what a call binds in ``binding.py``.
+The value is built where the call enters: in ``run`` or ``arun`` of a guarded tool, or in a gated
+function that somebody calls directly. LangChain validates the arguments; the gated function adds
+what is to run (``FunctionCall``); ``run`` and ``arun`` ask the agent. What a call binds stands in
+``binding.py``, how the task pauses for people in ``pause.py``.
 """
 
 from __future__ import annotations
 
-import inspect
+import asyncio
+import functools
+import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, Final
 
+from langchain_core.messages import ToolCall
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
-from langchain_core.tools import BaseTool
+from langgraph.errors import GraphBubbleUp, GraphDrained, GraphInterrupt
+from langgraph.types import interrupt
 
-from agentguard import ApprovalPending, ApprovalRequest, CallSite, ConfigError, Denied
+from agentguard import Agent, ApprovalPending, CallSite, ConfigError, Decision, Denied, Invocation
 from agentguard.delegation import context
-from agentguard_langchain.codec import ToolResults
-from agentguard_langchain.graph_task import Place, anew
-from agentguard_langchain.nested_work import Work, placed_here, working
-from agentguard_langchain.run_spans import manager_of
+from agentguard_langchain.announced_call import announced_call, announcing
+from agentguard_langchain.answers import Answers
+from agentguard_langchain.delegation import acting_agent, runtime_of
+from agentguard_langchain.denial import GuardedToolDenied, denial_message
+from agentguard_langchain.graph_task import GraphTask, cache_refusal, restarting_subgraphs
+from agentguard_langchain.nested_work import (
+    IncompleteError,
+    NestedWork,
+    UnfinishedError,
+    hands_over_work,
+    note_nested,
+    note_pause,
+    require_finished,
+    working,
+)
+from agentguard_langchain.pause import Pause, PendingCall, count_answers, require_pause, take_again
+from agentguard_langchain.payload import WITHOUT_EDITS, in_doubt_payload
+from agentguard_langchain.pending_turn import PendingTurn, claim
+from agentguard_langchain.run_spans import callback_manager, calling
+from agentguard_langchain.tool_state import (
+    FunctionCall,
+    Guarded,
+    gate_of,
+    name_refusal,
+    shape_of,
+)
 
 _LOGGER: Final = logging.getLogger("agentguard")
 
-_ELSEWHERE: Final = (
+_PAUSED_ELSEWHERE: Final = (
     "the call of %s has ended while a graph in it waits for people in a thread of its own: resume "
     "that thread once they have answered, or let the tool invoke the graph without a thread_id, so "
     "that it pauses with the run"
 )
 
-
-class SubagentTool:
-    """Marks the class of a tool that runs a sub-agent."""
-
-    __slots__ = ()
-
-
-def is_handover(tool: BaseTool) -> bool:
-    """Whether all that a tool does is the work of another agent, or of one of another graph.
-
-    That is known of what ``guard_subagent`` has wrapped, and of deepagents' ``task``.
-    """
-    return isinstance(tool, SubagentTool) or _is_deepagents_task(tool)
+_OUTCOME_UNKNOWN: Final = (UnfinishedError,)
+_HANDS_ON: Final = (GraphBubbleUp,)
+"""LangGraph's ways to continue in another graph, such as the one around; they are no errors."""
+_SUSPENDS: Final = (GraphInterrupt, GraphDrained, IncompleteError)
+"""LangGraph's ways to pause: the call is made again, and continues, when the run is resumed."""
 
 
-def _is_deepagents_task(tool: BaseTool) -> bool:
-    function = getattr(tool, "func", None) or getattr(tool, "coroutine", None)
-    return tool.name == "task" and getattr(function, "__module__", None) == _SUBAGENTS
+class GuardedCall:
+    """One call of a guarded tool.
 
-
-_SUBAGENTS: Final = "deepagents.middleware.subagents"
-
-
-class IncompleteError(ApprovalPending):
-    """A call that hands work over has returned, while a call within it waits for people.
-
-    ``requests`` are what it waits for. ``anew`` says that a graph within has ended: once the call
-    is made again, that graph begins anew.
-    """
-
-    def __init__(self, requests: Sequence[ApprovalRequest], *, anew: bool) -> None:
-        super().__init__(requests[0], "nobody has answered yet")
-        self.requests = requests
-        self.anew = anew
-
-
-class UnfinishedError(ConfigError):
-    """A tool left work behind that goes on by itself: nobody knows what becomes of it."""
-
-
-class Call:
-    """One call on its way through a tool's layers.
-
-    ``parsing`` while its input is validated; ``made`` are the arguments that default factories
-    made then, ``objects`` the framework's objects in the raw input, None if there was none.
-    ``around`` is the config of what runs around the call, None for nothing that is known.
-    ``taken`` once a gate has answered for it, ``inside`` while its body runs;
-    ``refusal`` is what the gate raised instead; ``waits`` tells whether a request waits,
-    ``anew`` whether graphs within begin from their beginning.
+    ``config`` is the call's own, ``config_around`` that of the run around the call. While LangChain
+    validates the input (``is_parsing``), ``factory_made`` receives the arguments that default
+    factories made, and ``framework_objects`` the framework's objects in the raw input (None where
+    no input was validated). ``was_taken`` once a gate has taken the call up; ``is_running`` while
+    the tool's own method runs. ``refusal`` is the exception by which the gate refused the call.
     """
 
     __slots__ = (
-        *("anew", "around", "config", "id", "inside", "made", "manager", "objects", "parsing"),
-        *("place", "placed", "refusal", "taken", "tool", "waits"),
+        *("agent", "announcement", "callbacks", "config", "config_around", "factory_made"),
+        *("framework_objects", "function_call", "has_run", "has_started", "hands_over", "id"),
+        *("is_parsing", "is_running", "pending_turn", "refusal", "restarts", "task", "tool"),
+        *("was_taken", "work_around"),
     )
 
     def __init__(
-        self, tool: BaseTool, call_id: str | None = None, config: RunnableConfig | None = None
+        self, tool: Guarded, call_id: str | None = None, config: RunnableConfig | None = None
     ) -> None:
         self.tool = tool
         self.id = call_id
         self.config = config
-        self.around = var_child_runnable_config.get()
-        self.parsing = False
-        self.made: Mapping[str, Any] = {}
-        self.objects: Sequence[object] | None = None
-        self.taken = False
-        self.inside = False
+        self.config_around = var_child_runnable_config.get()
+        self.callbacks = callback_manager(config)
+        self.task = GraphTask.of(config)
+        self.announcement = announced_call(call_id, self.task)
+        self.is_parsing = False
+        self.factory_made: Mapping[str, Any] = {}
+        self.framework_objects: Sequence[object] | None = None
+        self.was_taken = self.is_running = self.has_started = self.hands_over = False
         self.refusal: Denied | None = None
-        self.manager = manager_of(config)
-        self.place = Place.of(config)
-        self.placed = placed_here(call_id, self.place)
-        self.anew = False
-        self.waits: Callable[[ApprovalRequest], bool] = lambda _request: True
+        self.pending_turn: PendingTurn | None = None
+        self.restarts = False
 
-    def site(self, otherwise: Callable[[], str]) -> CallSite:
-        """Return where the call stands in a run; a tool by itself does not know the turn.
+    # --- what the call is, before anybody decides on it -----------------------------------------
 
-        ``otherwise`` names a call without an id. Made again it would have another name, so that it
-        is looked for by what it is, and not by its place in a thread.
+    def acting_agent(self, values: Iterable[object]) -> Agent:
+        """Return the agent as it makes the call with these arguments."""
+        gate = gate_of(self.tool)
+        if self.announcement is not None and self.announcement.agent.id == gate.agent.id:
+            return self.announcement.agent
+        runtime = functools.partial(runtime_of, values, self.config, self.id)
+        return acting_agent(gate.agent, gate.delegation_source, runtime)
+
+    def site(self, new_id: Callable[[], str]) -> CallSite:
+        """Return where the call stands in a run; a tool by itself does not know the model's turn.
+
+        ``new_id`` names a call without an id. Made again, the call would have another name:
+        requests for it are found by its digest, and not by its place in a thread.
         """
-        if self.placed is not None:
-            return self.placed.site
+        if self.announcement is not None:
+            return self.announcement.site
         if self.id is None:
-            return CallSite(otherwise())
-        return CallSite(self.id, self.place.run, self.place.task)
+            return CallSite(new_id())
+        return CallSite(self.id, self.task.resumable_thread, self.task.id)
+
+    def invocation(self) -> Invocation:
+        """Bind the call: its tool, its arguments as the function receives them, and its site."""
+        function_call, shape = self.function_call, shape_of(self.tool)
+        bind = functools.partial(
+            function_call.gated.entrance.bind,
+            shape,
+            function_call.args,
+            function_call.kwargs,
+            made=self.factory_made,
+            call_id=self.id,
+            objects=self.framework_objects,
+        )
+        site = self.site(functools.partial(gate_of(self.tool).agent.call_id, self.tool.name))
+        invocation = Invocation.bind(shape.spec, bind, site)
+        return replace(invocation, refusal=self._known_refusal())
+
+    def _known_refusal(self) -> Decision | None:
+        """Return why the call is refused whatever the policy says; None for no such reason."""
+        refusal = cache_refusal(self.config, self.config_around)
+        if refusal is None and self.announcement is not None:
+            refusal = self.announcement.refusal
+        if refusal is None and self.pending_turn is not None:
+            refusal = self.pending_turn.refusal(self.id or "")
+        return refusal or name_refusal(self.tool)
+
+    # --- the decision ---------------------------------------------------------------------------
+
+    def run(self, function_call: FunctionCall) -> Any:
+        """Run the function if the agent may; return its result or raise its exception.
+
+        Raises ``Denied``, or ``ApprovalPending`` where the task can't pause for people; then the
+        function did not run. LangGraph's exceptions that pause a graph come through.
+        """
+        attempts = self._attempts(function_call)
+        invocation = next(attempts)
+        while True:
+            try:
+                with self._span():
+                    return self.agent.run(invocation, self._run, **self._options(invocation))
+            except (ApprovalPending, Denied) as error:
+                invocation = attempts.throw(error)
+
+    async def arun(self, function_call: FunctionCall) -> Any:
+        """Run the function on the event loop; the async twin of ``run``."""
+        attempts = self._attempts(function_call)
+        invocation = next(attempts)
+        while True:
+            try:
+                with self._span():
+                    options = self._options(invocation)
+                    return await self.agent.arun(invocation, self._arun, **options)
+            except (ApprovalPending, Denied) as error:
+                # in a thread, because a pause is written to the disk
+                invocation = await asyncio.to_thread(attempts.throw, error)
+
+    def _attempts(self, function_call: FunctionCall) -> Generator[Invocation, None, None]:
+        """Yield the invocation for each attempt to make the call.
+
+        The driver throws in what ended an attempt. The generator pauses the task where people can
+        help, and raises where another attempt is in vain.
+        """
+        self._enter(function_call)
+        try:
+            self._resume_pause()
+            while True:
+                try:
+                    yield self.invocation()
+                except ApprovalPending as pending:
+                    if self.has_started and not self.hands_over:
+                        raise
+                    self.has_started = False
+                    self._pause(pending)
+                except Denied as denied:
+                    if self.has_started or not self._pause_in_doubt(denied):
+                        raise
+        except Denied as denied:
+            if not self.has_started:
+                self.refusal = denied
+                _require_uncached(denied)
+            raise
+
+    def _enter(self, function_call: FunctionCall) -> None:
+        """Take the call up at its gate."""
+        self.was_taken = True
+        self.has_run = self is CURRENT.get()
+        if self.announcement is not None:
+            self.announcement.has_reached_gate = True
+        self.function_call = function_call
+        self.work_around = note_nested(self.task)
+        self.agent = self.acting_agent(function_call.values)
+
+    def _span(self) -> AbstractContextManager[None]:
+        return calling(self.agent, self.task, self.callbacks, has_run=self.has_run)
+
+    def _options(self, invocation: Invocation) -> dict[str, Any]:
+        """Return how the call is journaled, so that a resumed run does not run it again."""
+        codec = self.function_call.gated.codec
+        return {
+            "outcome_unknown": _OUTCOME_UNKNOWN,
+            "suspends": _SUSPENDS,
+            "hands_on": _HANDS_ON,
+            "codec": codec if self.task.recurs(invocation.site) else None,
+            "reentrant": hands_over_work(self.tool),
+        }
+
+    def answer(self, denied: Denied) -> object:
+        """Return the message that answers a refused tool call; else raise ``GuardedToolDenied``."""
+        if gate_of(self.tool).on_deny == "return" and self.id is not None:
+            return denial_message(self.tool.name, self.id, denied.decision)
+        raise GuardedToolDenied(self.tool.name, denied.decision) from denied
+
+    # --- a pause for people ---------------------------------------------------------------------
+
+    def _resume_pause(self) -> None:
+        """Take again the answers of an earlier pause for this call, if the task has paused for it.
+
+        A tool may interrupt as well: the answers to its interrupts come after those.
+        """
+        if self.id is None or not (self.task.has_one_call and self.task.can_pause):
+            return
+        pending_turn = PendingTurn.of_task(self.agent, self.task)
+        if pending_turn.owner in (None, self.id):
+            self.pending_turn = pending_turn
+            pending_turn.owner = self.id
+            pending_turn.begin(self.task.id)
+            take_again(
+                pending_turn, {"action_requests": [], "review_configs": [], "agentguard": []}
+            )
+            self.restarts = pending_turn.restarts
+
+    def _pause(self, pending: ApprovalPending) -> None:
+        """Pause the task, or return once an answer is applied.
+
+        Raises ``Denied`` (``approval.pending``) in a task that several calls share, and
+        ``ApprovalPending`` where nothing can pause.
+        """
+        requests = [pending.request]
+        restarts = False
+        if isinstance(pending, IncompleteError):
+            requests, restarts = list(pending.requests), pending.restarts
+            self.restarts = restarts
+        if self.id is None:
+            raise pending
+        require_pause(self.task, pending)
+        pending_turn = self.pending_turn
+        if pending_turn is None or not claim(self.agent, self.task, self.id):
+            raise self._not_awaited(pending)
+        pending_turn.restarts = restarts
+        answered = pending_turn.answered
+        batch: list[PendingCall] = []
+        for number, request in enumerate(requests):
+            call_id = f"{self.id}.{number}" if number else self.id
+            args = json.loads(request.arguments)
+            call = ToolCall(name=request.tool, args=args, id=call_id, type="tool_call")
+            batch.append((call, ApprovalPending(request, pending.missing)))
+        calls = {call["id"] or "": call for call, _pending in batch}
+        answers = Answers(self.agent) if self.announcement is None else self.announcement.answers
+        run = None if self.announcement is None else self.announcement.run
+        batches = Pause(pending_turn, self.task, calls, answers, WITHOUT_EDITS, run).batches()
+        next(batches)
+        waiting = [one for one in batch if self.agent.approvals.is_waiting(one[1].request)]
+        if pending_turn.answered == answered and waiting:
+            batches.send(waiting)
+
+    def _not_awaited(self, pending: ApprovalPending) -> Exception:
+        """Return the error of a call that can't wait for its approval in this task."""
+        if gate_of(self.tool).on_deny == "raise":
+            return pending
+        # a model's next attempt has another id: nobody will make this very call again
+        self.agent.approvals.withdraw(pending.request)
+        reason = (
+            f"it needs an approval ({pending.request.reason}), and can't wait for one here, in one "
+            "task with other calls; call it again, by itself"
+        )
+        return Denied(Decision.refused(reason, code="approval.pending"))
+
+    def _pause_in_doubt(self, denied: Denied) -> bool:
+        """Pause for a nested call that may have run already; return whether to try once more.
+
+        The call around is not complete before somebody has found out what became of this one
+        (``audit resolve``). No answer to the pause decides that.
+        """
+        pending_turn = self.pending_turn
+        if context.inside() is None or pending_turn is None or self.id is None:
+            return False
+        if denied.code != "journal.in_doubt" or not claim(self.agent, self.task, self.id):
+            return False
+        pending_turn.save(self.agent.runs)
+        note_pause(self.task)
+        interrupt(in_doubt_payload(self.tool.name, self.id, denied.reason))
+        count_answers(1)
+        pending_turn.answered += 1
+        pending_turn.save(self.agent.runs)
+        return True
+
+    # --- the function runs ----------------------------------------------------------------------
+
+    def _run(self) -> Any:
+        with self._running():
+            return require_finished(self.function_call.run(), self.tool.name)
+
+    async def _arun(self) -> Any:
+        with self._running():
+            return require_finished(await self.function_call.arun(), self.tool.name)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Run the block as the work of this call; raise ``IncompleteError`` if calls in it wait."""
+        self.has_started = True
+        nested = context.inside()
+        if nested is not None and hands_over_work(self.tool):
+            nested.hands_over = True
+        if self.work_around is not None:
+            self.work_around.has_run = True
+        work, is_method = NestedWork(self.task), self.function_call.gated.is_method
+        layer = current(self) if is_method else nullcontext()
+        try:
+            with working(work), announcing(None), restarting_subgraphs(self.restarts), layer:
+                self.is_running = is_method
+                try:
+                    yield
+                finally:
+                    self.is_running = False
+        finally:
+            if nested is not None and work.paused_elsewhere:
+                nested.hands_over = False  # made again, the call would ask the graph anew
+                _LOGGER.warning(_PAUSED_ELSEWHERE, self.tool.name)
+            self.hands_over = nested is not None and nested.hands_over
+        if nested is None or not nested.hands_over or not (nested.repeatable or work.has_paused):
+            return
+        if work.has_run and not work.has_paused:
+            return  # made again, a graph within would do its work twice
+        waiting = [one for one in nested.requests if self.agent.approvals.is_waiting(one)]
+        if waiting:
+            raise IncompleteError(waiting, restarts=not work.has_paused)
 
 
-CURRENT: Final[ContextVar[Call | None]] = ContextVar("agentguard_langchain_call", default=None)
-"""The call that ``run`` or ``arun`` began last in this context."""
+CURRENT: Final[ContextVar[GuardedCall | None]] = ContextVar(
+    "agentguard_langchain_call", default=None
+)
+"""The call that ``run`` or ``arun`` of a guarded tool began last in this context."""
 
 
 @contextmanager
-def current(call: Call) -> Iterator[None]:
+def current(call: GuardedCall) -> Iterator[None]:
     """Make ``call`` the current one."""
     token = CURRENT.set(call)
     try:
@@ -136,119 +381,15 @@ def current(call: Call) -> Iterator[None]:
             CURRENT.reset(token)
 
 
-def call_of(tool: BaseTool) -> Call:
-    """Return the call that ``run`` began, if this is it; else one that nobody announced."""
+def call_of(tool: Guarded) -> GuardedCall:
+    """Return the call that the tool's ``run`` began, or a new one for a direct call."""
     call = CURRENT.get()
-    if call is not None and call.tool is tool and (call.inside or not call.taken):
+    if call is not None and call.tool is tool and (call.is_running or not call.was_taken):
         return call
-    return Call(tool)
+    return GuardedCall(tool)
 
 
-class Body:
-    """The original with its arguments: it runs once the call is authorised.
-
-    In a tool's own ``_run`` or ``_arun`` (``layered``), the tool's further layers pass unasked as
-    long as it runs. What such a body calls by ``run`` or ``invoke`` is a call of its own.
-    """
-
-    __slots__ = (
-        "args",
-        "around",
-        "call",
-        "codec",
-        "function",
-        "hands_over",
-        "kwargs",
-        "layered",
-        "started",
-    )
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        codec: ToolResults,
-        *,
-        layered: bool,
-    ) -> None:
-        self.function = function
-        self.codec = codec
-        self.args = args
-        self.kwargs = kwargs
-        self.layered = layered
-        self.started = False
-        self.hands_over = False
-        self.around: Work | None = None
-        self.call: Call | None = None
-
-    def run(self) -> Any:
-        """Run the original; raises ``ConfigError`` where its work is still to come."""
-        with self._running():
-            return self._finished(self.function(*self.args, **self.kwargs))
-
-    async def arun(self) -> Any:
-        """Run the original, which may return an awaitable; raises as ``run`` does."""
-        with self._running():
-            result = self.function(*self.args, **self.kwargs)
-            return self._finished(await result if inspect.isawaitable(result) else result)
-
-    @property
-    def given(self) -> Iterable[object]:
-        """All that the original is given."""
-        return (*self.args, *self.kwargs.values())
-
-    def begin(self, call: Call) -> None:
-        """Let ``call`` be the one that this body answers for."""
-        call.taken = True
-        self.call = call
-
-    def _finished(self, result: Any) -> Any:
-        """Refuse a result whose effects are still to come: nobody would watch them."""
-        name = self.call.tool.name if self.call is not None else "this"
-        if inspect.isgenerator(result) or inspect.isasyncgen(result):
-            message = f"tool {name} returned a generator, which was not run: return a list instead"
-            raise ConfigError(message, code="tool.generator")
-        instead = "pass an async function as the tool's coroutine, or let a class await in _arun"
-        if inspect.iscoroutine(result):
-            result.close()
-            message = f"tool {name} returned a coroutine, which was not run: {instead}"
-            raise ConfigError(message, code="tool.async")
-        if inspect.isawaitable(result):
-            message = f"tool {name} returned an awaitable, which nobody awaits: {instead}"
-            raise UnfinishedError(message, code="tool.async")
-        return result
-
-    @contextmanager
-    def _running(self) -> Iterator[None]:
-        """Run it as the work of its call; raises ``IncompleteError`` where that has not ended."""
-        self.started = True
-        call, within = self.call, context.inside()
-        assert call is not None  # noqa: S101  it has begun
-        if within is not None and is_handover(call.tool):
-            within.hands_over = True
-        if self.around is not None:
-            self.around.ran = True
-        work = Work(call.place)
-        try:
-            with working(work), anew(call.anew):
-                if not self.layered:
-                    yield
-                else:
-                    with current(call):
-                        call.inside = True
-                        try:
-                            yield
-                        finally:
-                            call.inside = False
-        finally:
-            if within is not None and work.elsewhere:
-                within.hands_over = False  # made again, it would ask the graph for the same anew
-                _LOGGER.warning(_ELSEWHERE, call.tool.name)
-            self.hands_over = within is not None and within.hands_over
-        if within is not None and within.hands_over and (within.repeatable or work.paused):
-            if work.ran and not work.paused:
-                return  # made again, a graph within would do twice what it has done
-            waiting = [request for request in within.requests if call.waits(request)]
-            if waiting:
-                raise IncompleteError(waiting, anew=not work.paused)
+def _require_uncached(denied: Denied) -> None:
+    """Raise ``ConfigError`` in a cached node: LangGraph would cache the refusal as well."""
+    if denied.code == "node.cached":
+        raise ConfigError(denied.reason, code="node.cached") from denied

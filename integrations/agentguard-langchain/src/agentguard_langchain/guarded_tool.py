@@ -1,8 +1,8 @@
-"""A guarded LangChain tool: the class that it gets, and its copies.
+"""A guarded LangChain tool: its class, and its copies.
 
-A guarded tool is a copy of the tool whose class is a subclass made here, so that whatever looks
-at the tool (models, graphs, tracers) sees what it saw before. Its functions stand in
-``gated_functions.py``, how one call passes in ``gate.py``, what it binds in ``binding.py``.
+A guarded tool is a copy of the tool with a subclass of the tool's class, which is made here. To
+models, graphs and tracers, the copy looks as the tool did. The tool's functions stand in
+``gated_functions.py``, its state in ``tool_state.py``, the way of one call in ``guarded_call.py``.
 """
 
 from __future__ import annotations
@@ -10,46 +10,68 @@ from __future__ import annotations
 import functools
 import inspect
 import types
+from abc import ABCMeta
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn, Self
 
 from langchain_core.tools import BaseTool, StructuredTool, Tool
 from pydantic import PrivateAttr
+from pydantic.v1 import BaseModel as BaseModelV1
 
 from agentguard import ConfigError, Denied
-from agentguard_langchain.factories import factory_fields, is_model
-from agentguard_langchain.gate import Gate, not_pickled
-from agentguard_langchain.gated_functions import (
-    METHODS,
-    SLOTS,
-    Guarded,
-    close_slots,
-    gate_of,
-    gated_method,
-    shape_of,
-)
-from agentguard_langchain.guarded_call import CURRENT, Call, current
+from agentguard_langchain.factories import Model, factory_fields, is_model, made_by_factories
+from agentguard_langchain.gated_functions import close_slots, gated_method
+from agentguard_langchain.guarded_call import CURRENT, GuardedCall, current
 from agentguard_langchain.injection import OBJECTS
-from agentguard_langchain.schemas import Unannounced, stand_in
+from agentguard_langchain.schemas import Unannounced
+from agentguard_langchain.tool_state import METHODS, SLOTS, Gate, Guarded, not_pickled, shape_of
 
 _STOCK: Final = {
     "_run": (StructuredTool._run, Tool._run),  # noqa: SLF001  LangChain's hooks for tool authors
     "_arun": (BaseTool._arun, StructuredTool._arun, Tool._arun),  # noqa: SLF001
 }
-"""Implementations that do nothing but call ``func``, ``coroutine`` or ``_run``."""
+"""LangChain's own methods, which only call ``func``, ``coroutine`` or ``_run``."""
 
 _ENTRIES: Final = (
     *("invoke", "ainvoke", "run", "arun", "stream", "astream", "batch", "abatch", "__call__"),
     *("batch_as_completed", "abatch_as_completed", "transform", "atransform"),
 )
-"""Public ways into a tool, all of which end in ``_run`` or ``_arun`` as LangChain wrote them."""
+"""A tool's public entries, which all end in ``_run`` or ``_arun`` as LangChain wrote them."""
+
+
+@functools.lru_cache(maxsize=256)
+def _stand_in(schema: Model) -> Model:
+    """Return a class that passes for ``schema``, and validates as ``schema`` does.
+
+    The validated object is a ``schema`` itself. The current call receives the values that default
+    factories made. The class is made without pydantic: a subclass that pydantic makes would
+    validate into instances of its own.
+    """
+    name = "parse_obj" if issubclass(schema, BaseModelV1) else "model_validate"
+    validate = getattr(schema, name)
+
+    def validate_and_note(_cls: type, *args: Any, **options: Any) -> Any:
+        model = validate(*args, **options)
+        call = CURRENT.get()
+        if call is not None and call.is_parsing and is_model(type(model)):
+            call.factory_made = made_by_factories(model)
+        return model
+
+    members: dict[str, Any] = {
+        "__module__": schema.__module__,
+        "__qualname__": schema.__qualname__,
+        "__doc__": schema.__doc__,
+        name: classmethod(validate_and_note),
+    }
+    stand_in: Model = ABCMeta.__new__(type(schema), schema.__name__, (Unannounced, schema), members)
+    return stand_in
 
 
 class _ArgsSchema:
-    """``args_schema``: as ever, but a stand-in to LangChain while it validates a call's input.
+    """``args_schema``, with a stand-in for it while LangChain validates a call's input.
 
-    LangChain keeps of the validated model its values alone, not which of them were supplied; and
-    to validate once more would run the validators of the tool's author twice.
+    LangChain keeps the values of the validated model, and drops which of them were supplied. A
+    second validation would run the validators of the tool's author twice.
     """
 
     def __get__(self, tool: BaseTool | None, owner: type) -> Any:
@@ -57,21 +79,21 @@ class _ArgsSchema:
             raise AttributeError("args_schema")
         schema = tool.__dict__["args_schema"]
         call = CURRENT.get()
-        if call is None or call.tool is not tool or not call.parsing:
+        if call is None or call.tool is not tool or not call.is_parsing:
             return schema
-        modelled = isinstance(schema, type) and is_model(schema)
-        return stand_in(schema) if modelled and factory_fields(schema) else schema
+        has_model = isinstance(schema, type) and is_model(schema)
+        return _stand_in(schema) if has_model and factory_fields(schema) else schema
 
     def __set__(self, tool: BaseTool, value: object) -> None:
         tool.__dict__["args_schema"] = value
 
 
 class GuardedTool(Guarded):
-    """What the class of a guarded tool adds to that of the tool."""
+    """The members that the class of a guarded tool adds to the tool's own."""
 
     __slots__ = ()
 
-    # pydantic goes on keeping the field in the object, where serializers and copies find it
+    # pydantic still keeps the field in the object, where serializers and copies find it
     args_schema = _ArgsSchema()
 
     def run(self, tool_input: str | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -83,7 +105,7 @@ class GuardedTool(Guarded):
         except Denied as denied:
             if denied is not call.refusal:
                 raise  # the tool ran; what it called was refused
-            return gate_of(self).refuse(self.name, call.id, denied)
+            return call.answer(denied)
 
     async def arun(self, tool_input: str | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Run the tool as LangChain does; the async twin of ``run``."""
@@ -94,11 +116,11 @@ class GuardedTool(Guarded):
         except Denied as denied:
             if denied is not call.refusal:
                 raise
-            return gate_of(self).refuse(self.name, call.id, denied)
+            return call.answer(denied)
 
-    def _begin(self, options: Mapping[str, Any]) -> Call:
+    def _begin(self, options: Mapping[str, Any]) -> GuardedCall:
         close_slots(self)
-        return Call(self, options.get("tool_call_id"), options.get("config"))
+        return GuardedCall(self, options.get("tool_call_id"), options.get("config"))
 
     def _parse_input(
         self, tool_input: str | dict[str, Any], tool_call_id: str | None
@@ -106,15 +128,15 @@ class GuardedTool(Guarded):
         call = CURRENT.get()
         if call is None or call.tool is not self:
             return super()._parse_input(tool_input, tool_call_id)
-        given = () if isinstance(tool_input, str) else tool_input.values()
-        call.objects = [value for value in given if isinstance(value, OBJECTS)]
-        call.parsing = True
+        values = () if isinstance(tool_input, str) else tool_input.values()
+        call.framework_objects = [value for value in values if isinstance(value, OBJECTS)]
+        call.is_parsing = True
         try:
             parsed = super()._parse_input(tool_input, tool_call_id)
         finally:
-            call.parsing = False
+            call.is_parsing = False
         if isinstance(parsed, str):
-            call.made = {}  # validated, and then passed on as it came
+            call.factory_made = {}  # LangChain validates a string, and passes on the original
         return parsed
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -123,7 +145,7 @@ class GuardedTool(Guarded):
             close_slots(self)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Copy the tool; the copy is as guarded as this one."""
+        """Copy the tool; the copy is guarded as well."""
         copied = super().model_copy(update=update, deep=deep)
         close_slots(copied)
         return copied
@@ -148,10 +170,10 @@ class GuardedTool(Guarded):
 def put_behind(tool: BaseTool, gate: Gate) -> BaseTool:
     """Return a copy of ``tool`` of which every call passes ``gate``.
 
-    Raises ``ConfigError`` where that can't be promised: a class, or an object, with a way in of its
-    own, or annotations that can't be resolved.
+    Raises ``ConfigError`` where calls could go past the gate: for a class, or an object, with an
+    entry of its own, and for annotations that can't be resolved.
     """
-    refuse_ways_of_its_own(tool)
+    refuse_replaced_methods(tool)
     copied: Any = tool.model_copy()
     if not isinstance(tool, GuardedTool):
         object.__setattr__(copied, "__class__", _guarded_class(type(tool)))
@@ -159,15 +181,15 @@ def put_behind(tool: BaseTool, gate: Gate) -> BaseTool:
     copied._agentguard_gate = gate  # noqa: SLF001
     copied._agentguard_shape = None  # noqa: SLF001
     close_slots(copied)
-    shape_of(copied)  # what can't be described is found now, not at the first call
+    shape_of(copied)  # a schema that can't be described raises now, not at the first call
     return copied  # type: ignore[no-any-return]
 
 
-def refuse_ways_of_its_own(tool: BaseTool) -> None:
+def refuse_replaced_methods(tool: BaseTool) -> None:
     """Raise ``ConfigError`` for a tool object with a method in the place of its class's.
 
-    Whoever wraps a tool's ``invoke`` (to trace it, say) puts it there, past pydantic; a copy keeps
-    it, and it is bound to the original.
+    Code that wraps a tool's ``invoke``, such as a tracer, puts the wrapper into the object, past
+    pydantic. A copy of the tool would keep the wrapper, which is bound to the original.
     """
     for name in (*_ENTRIES, *METHODS):
         if name in tool.__dict__:
@@ -180,7 +202,7 @@ def refuse_ways_of_its_own(tool: BaseTool) -> None:
 
 @functools.lru_cache(maxsize=256)
 def _guarded_class(tool: type[BaseTool]) -> type[BaseTool]:
-    """Make the guarded subclass. It keeps the name: what LangChain writes down stays the same."""
+    """Make the guarded subclass, of the same name: LangChain writes the name into records."""
     for name in _ENTRIES:
         owner = next((base for base in tool.__mro__ if name in base.__dict__), None)
         if owner is not None and not owner.__module__.startswith("langchain_core."):
@@ -202,9 +224,9 @@ def _guarded_class(tool: type[BaseTool]) -> type[BaseTool]:
         "_agentguard_name": PrivateAttr(),
         "_agentguard_shape": PrivateAttr(default=None),
     }
-    for name, pure in _STOCK.items():
+    for name, stock in _STOCK.items():
         original = inspect.getattr_static(tool, name)
-        if original not in pure:
+        if original not in stock:
             namespace[name] = gated_method(tool, name, original)
     bases = (Unannounced, GuardedTool, tool)
     return types.new_class(tool.__name__, bases, {}, lambda ns: ns.update(namespace))

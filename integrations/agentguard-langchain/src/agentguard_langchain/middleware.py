@@ -1,8 +1,8 @@
 """``GuardMiddleware``: the guard of an agent that LangChain's ``create_agent`` makes.
 
-It enforces around each tool call, and pauses after the model for the calls that need people. What
-it does stands elsewhere: enforcement in ``enforcement.py``, the pause in ``approval_step.py``, for
-whom a run goes on in ``toolset.py`` and ``run_record.py``.
+The middleware guards each tool call (``enforcement.py``), and pauses after the model for the calls
+that need people (``approval_step.py``). A record keeps for whom a run was begun
+(``run_record.py``).
 """
 
 from __future__ import annotations
@@ -25,21 +25,23 @@ from langgraph.runtime import Runtime
 
 from agentguard import Agent, ConfigError
 from agentguard_langchain.answers import AnsweredBy
-from agentguard_langchain.approval_step import Approving
+from agentguard_langchain.approval_step import ApprovalStep
 from agentguard_langchain.enforcement import Enforcement, Result
-from agentguard_langchain.gate import OnDeny
-from agentguard_langchain.graph_task import Place, past_turn
+from agentguard_langchain.graph_task import GraphTask
 from agentguard_langchain.pending_turn import PendingTurn, forget_turn, withdraw_all
 from agentguard_langchain.run_record import RunRecord, handle_of, retire
-from agentguard_langchain.toolset import RunLender, Toolset
+from agentguard_langchain.tool_state import OnDeny
+from agentguard_langchain.toolset import RunDelegationSource, Toolset
+from agentguard_langchain.turn import previous_turn_id
 
 HANDLE: Final = "agentguard_run"
 
 
 class GuardState(AgentState[Any]):
-    """The state of a guarded agent: the handle of its run's record, which is no part of its input.
+    """The state of a guarded agent, with the handle of the run's record.
 
-    Whoever can update the state can remove the handle: then the run does not go on.
+    The handle is no part of the agent's input. A caller that updates the state can remove the
+    handle: then the run does not continue.
     """
 
     agentguard_run: NotRequired[Annotated[str | None, PrivateStateAttr]]
@@ -48,24 +50,25 @@ class GuardState(AgentState[Any]):
 class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
     """Guards all tools of an agent, and asks people where the policy says so.
 
-    Put it *last* in the list: then it is innermost around tools, so that what it decides on is what
-    runs, and the first to see what the model says. It needs no ``guard_tools``; with it, tools are
-    guarded also where they go past this agent.
+    Put ``GuardMiddleware`` *last* in the list of middleware. It then is innermost around tools: the
+    call that it decides on is the call that runs. It also is the first to see the model's message.
+    ``guard_tools`` is not needed beside it; use both for tools that other code calls as well.
 
-    ``agent`` is an ``Agent`` or the name of one, as for ``guard_tools``, and so is ``on_deny``.
-    ``delegation`` says for whom a run is made, from the graph's ``Runtime`` (around a tool its
-    ``ToolRuntime``). Where it raises or returns None, that counts which is in force, and where
-    nothing is, that with which the run was begun: it is kept, and serves in other processes as
-    well. A run that was begun for one principal does not go on for another
-    (``delegation.mismatch``).
+    ``agent`` is an ``Agent`` or the name of one, and ``on_deny`` is "return" or "raise", as for
+    ``guard_tools``. ``delegation`` returns the ``Delegation`` of a run. Its argument is the graph's
+    ``Runtime``; around a tool, the ``ToolRuntime``. Where the function raises or returns None, the
+    delegation in force counts. Where none is in force, the delegation counts with which the run was
+    begun: the run's record keeps it, for other processes as well. A run that was begun for one
+    principal does not continue for another (``delegation.mismatch``).
 
-    ``answered_by`` says who has given an answer that came unsigned, through the application's own
-    interface; without it, or where ``[approvals] application`` is not on, such an approval does not
-    count (docs/langchain.md). ``parallel_subagents=False`` has the sub-agents that one message
-    calls (``guard_subagent``) work one at a time, so that no more than one of them can pause.
+    ``answered_by`` returns who has given an answer that came unsigned, through the application's
+    own interface. Without the function, and where ``[approvals] application`` is not on, an
+    unsigned approval does not count (docs/langchain.md). With ``parallel_subagents=False``, the
+    sub-agents that one message calls (``guard_subagent``) work one at a time, so that no more than
+    one of them can pause.
 
     A subclass derives its ``state_schema`` from this one's, and calls this one's ``before_agent``
-    from its own: without the handle of its run's record, no call of a run in a thread is made.
+    from its own: without the handle of the run's record, each call of a run in a thread is refused.
 
     Raises ``ConfigError`` as ``guard_tools`` does.
     """
@@ -76,7 +79,7 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         self,
         agent: Agent | str,
         *,
-        delegation: RunLender | None = None,
+        delegation: RunDelegationSource | None = None,
         on_deny: OnDeny = "return",
         parallel_subagents: bool = True,
         answered_by: AnsweredBy | None = None,
@@ -89,7 +92,7 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
             )
             raise ConfigError(message)
         self._toolset = Toolset(agent, delegation, on_deny, answered_by)
-        self._approving = Approving(self._toolset, HANDLE)
+        self._approval_step = ApprovalStep(self._toolset, HANDLE)
         self._enforcement = Enforcement(
             self._toolset, handle_key=HANDLE, parallel_subagents=parallel_subagents
         )
@@ -97,21 +100,22 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
     # --- a run begins ---------------------------------------------------------------------------
 
     def before_agent(self, state: GuardState, runtime: Runtime[Any]) -> dict[str, Any] | None:
-        """Open the run's record; what an earlier run has left waiting is withdrawn."""
-        place = Place.of(None)
-        agent, before = self._toolset.agent, handle_of(state, HANDLE)
-        if place.thread is None:
+        """Open the run's record, and withdraw the requests that an earlier run left open."""
+        task = GraphTask.of(None)
+        agent, previous_handle = self._toolset.agent, handle_of(state, HANDLE)
+        if task.thread is None:
             return None
-        if before is not None:
-            retire(agent, place, before)
-            if not place.namespace:  # else the thread is another graph's
-                withdraw_all(agent, place, before)
-        lent = self._toolset.lent(lambda: runtime).delegation
-        acting = agent if lent is None else agent.under(lent)
-        span = self._toolset.span(place, None, acting)
-        handle = RunRecord.open(agent, place, lent, None if span is None else span.traceparent)
-        messages = self._all_answered(place, state["messages"])
-        forget_turn(agent, place, past_turn(state["messages"]))
+        if previous_handle is not None:
+            retire(agent, task, previous_handle)
+            if not task.namespace:  # else the thread is another graph's
+                withdraw_all(agent, task, previous_handle)
+        delegation = self._toolset.delegation(lambda: runtime).delegation
+        acting_agent = agent if delegation is None else agent.under(delegation)
+        span = self._toolset.span(task, None, acting_agent)
+        traceparent = None if span is None else span.traceparent
+        handle = RunRecord.open(agent, task, delegation, traceparent)
+        messages = self._all_answered(task, state["messages"])
+        forget_turn(agent, task, previous_turn_id(state["messages"]))
         if messages is None:
             return {HANDLE: handle}
         # in their order: a provider takes the answers right after the message that asks
@@ -124,26 +128,28 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         return await asyncio.to_thread(self.before_agent, state, runtime)
 
     def _all_answered(
-        self, place: Place, messages: Sequence[AnyMessage]
+        self, task: GraphTask, messages: Sequence[AnyMessage]
     ) -> list[AnyMessage] | None:
-        """Return the messages with an answer to each call; None if each has one."""
+        """Return the messages with an answer to each tool call; None if no answer is missing."""
         answered = {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
-        found: list[AnyMessage] = []
+        completed: list[AnyMessage] = []
         for message in messages:
-            found.append(message)
+            completed.append(message)
             if isinstance(message, AIMessage):
-                found += self._withdrawn(place, message, answered)
-        return found if len(found) > len(messages) else None
+                completed += self._withdraw_open(task, message, answered)
+        return completed if len(completed) > len(messages) else None
 
-    def _withdrawn(self, place: Place, message: AIMessage, answered: set[str]) -> list[AnyMessage]:
-        """Withdraw what a message still asks for, and say so to the model."""
+    def _withdraw_open(
+        self, task: GraphTask, message: AIMessage, answered: set[str]
+    ) -> list[AnyMessage]:
+        """Withdraw the requests of a message's open calls; return the answers for the model."""
         ids = {c["id"]: c["name"] for c in message.tool_calls if c["id"] not in answered}
         if not ids:
             return []
         agent = self._toolset.agent
-        pending_turn = PendingTurn.of_turn(agent, place, message.id)
+        pending_turn = PendingTurn.of_turn(agent, task, message.id)
         for call_id in ids:
-            site = place.site(message.id, pending_turn.site_id(call_id or ""))
+            site = task.call_site(message.id, pending_turn.site_id(call_id or ""))
             request = agent.approvals.request_at(site.digest(agent.name))
             if request is not None:
                 agent.approvals.withdraw(request)
@@ -165,7 +171,7 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
     ) -> ModelResponse[Any]:
         """Learn the tools that the model is given."""
-        self._toolset.learn(Place.of(None), request.tools)
+        self._toolset.learn(GraphTask.of(None), request.tools)
         return handler(request)
 
     async def awrap_model_call(
@@ -174,16 +180,16 @@ class GuardMiddleware(AgentMiddleware[GuardState, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         """Learn the tools that the model is given."""
-        self._toolset.learn(Place.of(None), request.tools)
+        self._toolset.learn(GraphTask.of(None), request.tools)
         return await handler(request)
 
     def after_model(self, state: GuardState, runtime: Runtime[Any]) -> None:
         """Pause, once, for all calls of the model's message that need people."""
-        self._approving.step(state, runtime)
+        self._approval_step.run(state, runtime)
 
     async def aafter_model(self, state: GuardState, runtime: Runtime[Any]) -> None:
         """Pause for the calls that need people; the async twin of ``after_model``."""
-        await self._approving.astep(state, runtime)
+        await self._approval_step.arun(state, runtime)
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]

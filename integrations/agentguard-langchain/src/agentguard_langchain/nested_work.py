@@ -1,137 +1,147 @@
-"""What is handed to the gate of a tool by the code around it, which knows more of the call.
+"""The work of a guarded call whose tool runs graphs of its own, such as a sub-agent.
 
-A tool is given its arguments and its id; a middleware, or the node that runs tools, knows the turn
-as well, for whom the run was begun, and what people have said.
+A call that hands its work over is complete only once the calls within it are. What is noted here
+says whether such a call can be made again: a graph within that has paused continues where it
+stopped, while a graph that has ended would do its work twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Final, NamedTuple
+from typing import Any, Final
 
-from agentguard import Agent, CallSite, Decision
+from langchain_core.tools import BaseTool
+
+from agentguard import ApprovalPending, ApprovalRequest, ConfigError
 from agentguard.delegation import context
-from agentguard_langchain.answers import Answers
-from agentguard_langchain.graph_task import Place
+from agentguard_langchain.graph_task import GraphTask
+
+_DEEPAGENTS: Final = "deepagents.middleware.subagents"
 
 
-class Placed(NamedTuple):
-    """A tool call as it is known around its tool: its site, who makes it, why it is refused.
+class SubagentTool:
+    """Marks the class of a tool that runs a sub-agent."""
 
-    ``answers`` deals with the answers to it. ``run`` is the handle of the outermost guarded run
-    around it, None for none; ``passed`` holds something once the call has come to its gate.
+    __slots__ = ()
+
+
+def hands_over_work(tool: BaseTool) -> bool:
+    """Whether all that a tool does is done by another agent or graph.
+
+    True for what ``guard_subagent`` has wrapped, and for the tool ``task`` of deepagents.
+    """
+    if isinstance(tool, SubagentTool):
+        return True
+    function = getattr(tool, "func", None) or getattr(tool, "coroutine", None)
+    return tool.name == "task" and getattr(function, "__module__", None) == _DEEPAGENTS
+
+
+class IncompleteError(ApprovalPending):
+    """A call that hands work over has returned while calls within it wait for people.
+
+    ``requests`` are the requests that those calls wait for. ``restarts`` says that a graph within
+    has ended, and so runs from its beginning when the call is made again.
     """
 
-    call_id: str
-    task: str | None
-    site: CallSite
-    agent: Agent
-    answers: Answers
-    passed: list[bool]
-    run: str | None = None
-    refusal: Decision | None = None
+    def __init__(self, requests: Sequence[ApprovalRequest], *, restarts: bool) -> None:
+        super().__init__(requests[0], "nobody has answered yet")
+        self.requests = requests
+        self.restarts = restarts
 
 
-_PLACED: Final[ContextVar[Placed | None]] = ContextVar("agentguard_langchain_placed", default=None)
-_RUN: Final[ContextVar[str | None]] = ContextVar("agentguard_langchain_run", default=None)
+class UnfinishedError(ConfigError):
+    """A tool has left work behind that goes on by itself, with an unknown outcome."""
 
 
-class Work:
-    """What the work of one call has come to, as far as it shows whether that can be done again.
+def require_finished(result: Any, tool: str) -> Any:
+    """Return the result of ``tool``; raise ``ConfigError`` for work that is still to come.
 
-    ``ran`` once a call of a graph within has run, ``paused`` once such a graph has paused: then it
-    goes on from there. A graph within that has ended would be handed out as it was. ``elsewhere``
-    once a graph has paused that has a thread of its own: it goes on when that thread is resumed.
+    The effects of a generator or an awaitable would come after the call, where nobody checks them.
+    """
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        message = f"tool {tool} returned a generator, which was not run: return a list instead"
+        raise ConfigError(message, code="tool.generator")
+    advice = "pass an async function as the tool's coroutine, or let a class await in _arun"
+    if inspect.iscoroutine(result):
+        result.close()
+        message = f"tool {tool} returned a coroutine, which was not run: {advice}"
+        raise ConfigError(message, code="tool.async")
+    if inspect.isawaitable(result):
+        message = f"tool {tool} returned an awaitable, which nobody awaits: {advice}"
+        raise UnfinishedError(message, code="tool.async")
+    return result
+
+
+class NestedWork:
+    """What the graphs within one running call have done, as far as a repetition depends on it.
+
+    ``has_run`` once a call of a graph within has run. ``has_paused`` once such a graph has paused:
+    the graph continues there. ``paused_elsewhere`` once a graph has paused that has a thread of its
+    own: the graph continues when somebody resumes that thread.
     """
 
-    __slots__ = ("_place", "elsewhere", "paused", "ran")
+    __slots__ = ("_task", "has_paused", "has_run", "paused_elsewhere")
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self.elsewhere = False
-        self.paused = False
-        self.ran = False
+    def __init__(self, task: GraphTask) -> None:
+        self._task = task
+        self.has_run = False
+        self.has_paused = False
+        self.paused_elsewhere = False
 
-    def is_nested(self, place: Place) -> bool:
-        """Whether a call at ``place`` is made by a graph within."""
-        return place.task != self._place.task
+    def holds(self, task: GraphTask) -> bool:
+        """Whether ``task`` is that of a graph within the call."""
+        return task.id != self._task.id
 
-    def is_of_its_run(self, place: Place) -> bool:
-        """Whether a graph at ``place`` goes on when the run of this call does.
+    def resumes(self, task: GraphTask) -> bool:
+        """Whether the graph of ``task`` resumes when the run of this call does.
 
-        LangGraph leaves the ids of tasks out of what is around a graph that keeps its state from
-        one run to the next (``checkpointer=True``), so that the nodes' names are compared.
+        LangGraph leaves the ids of tasks out of the namespace around a graph that keeps its state
+        from one run to the next (``checkpointer=True``). The names of nodes are compared therefore.
         """
-        around, within = _nodes(self._place.task), _nodes(place.task)
-        inner = len(within) > len(around) and within[: len(around)] == around
-        return place.thread == self._place.thread and inner
+        outer, inner = _node_names(self._task.id), _node_names(task.id)
+        is_inner = len(inner) > len(outer) and inner[: len(outer)] == outer
+        return task.thread == self._task.thread and is_inner
 
 
-def _nodes(task: str | None) -> list[str]:
+def _node_names(task_id: str | None) -> list[str]:
     """Return the names of the nodes in a task's namespace, without ids and counters."""
-    parts = (part.partition(":")[0] for part in (task or "").split("|"))
-    return [part for part in parts if not part.isdigit()]
+    names = (part.partition(":")[0] for part in (task_id or "").split("|"))
+    return [name for name in names if not name.isdigit()]
 
 
-_WORK: Final[ContextVar[Work | None]] = ContextVar("agentguard_langchain_work", default=None)
+_WORK: Final[ContextVar[NestedWork | None]] = ContextVar("agentguard_langchain_work", default=None)
 
 
 @contextmanager
-def working(work: Work) -> Iterator[None]:
-    """Let what runs within be known as the work of a call: no other call is announced."""
+def working(work: NestedWork) -> Iterator[None]:
+    """Let ``work`` be that of the innermost running call within the block."""
     token = _WORK.set(work)
-    try:
-        with placing(None):
-            yield
-    finally:
-        with suppress(ValueError):
-            _WORK.reset(token)
-
-
-def note_nested(place: Place) -> Work | None:
-    """Return the work around a call at ``place``, if a graph within makes it; None for any other.
-
-    The call around hands work over, then.
-    """
-    around, work = context.inside(), _WORK.get()
-    if around is None or work is None or not work.is_nested(place):
-        return None
-    around.hands_over = True
-    return work
-
-
-def note_pause(place: Place) -> None:
-    """Note that a graph is about to pause here."""
-    work = note_nested(place)
-    if work is not None and work.is_of_its_run(place):
-        work.paused = True
-    elif work is not None:
-        work.elsewhere = True
-
-
-@contextmanager
-def placing(placed: Placed | None) -> Iterator[None]:
-    """Let the gate of the tool that is called within find ``placed``."""
-    token = _PLACED.set(placed)
-    run = _RUN.set(_RUN.get() if placed is None else placed.run)
     try:
         yield
     finally:
         with suppress(ValueError):  # a coroutine may be closed in another context than its own
-            _PLACED.reset(token)
-            _RUN.reset(run)
+            _WORK.reset(token)
 
 
-def run_here() -> str | None:
-    """Return the handle of the outermost guarded run in whose call this is; None for none."""
-    return _RUN.get()
+def note_nested(task: GraphTask) -> NestedWork | None:
+    """Return the work of the call around a call in ``task``; None if no graph within makes it.
+
+    The call around is noted as one that hands work over.
+    """
+    nested_calls, work = context.inside(), _WORK.get()
+    if nested_calls is None or work is None or not work.holds(task):
+        return None
+    nested_calls.hands_over = True
+    return work
 
 
-def placed_here(call_id: str | None, place: Place) -> Placed | None:
-    """Return what is known of this call, which may have no id; of a call inside of it, nothing."""
-    found = _PLACED.get()
-    if found is not None and (found.call_id, found.task) == (call_id or "", place.task):
-        return found
-    return None
+def note_pause(task: GraphTask) -> None:
+    """Note that the graph of ``task`` is about to pause."""
+    work = note_nested(task)
+    if work is not None and work.resumes(task):
+        work.has_paused = True
+    elif work is not None:
+        work.paused_elsewhere = True

@@ -1,8 +1,7 @@
 """The guard of a graph that is built by hand: an approval node, a tool node, and the edge between.
 
-They belong together: the node asks people, once a turn; the edge gives each call a task of its own,
-in which it can pause and be answered without another one getting its answer; the tool node
-enforces.
+The three belong together. The approval node asks people, once a turn. The edge gives each call a
+task of its own, so that no call gets another call's answer. The tool node enforces.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from langgraph.types import Send
 
 from agentguard import Agent, ConfigError
 from agentguard_langchain.answers import AnsweredBy
-from agentguard_langchain.approval_step import Approving
+from agentguard_langchain.approval_step import ApprovalStep
 from agentguard_langchain.enforcement import Enforcement
-from agentguard_langchain.gate import OnDeny
-from agentguard_langchain.graph_task import last_turn, messages_of
-from agentguard_langchain.toolset import RunLender, Toolset
+from agentguard_langchain.tool_state import OnDeny
+from agentguard_langchain.toolset import RunDelegationSource, Toolset
+from agentguard_langchain.turn import last_turn, messages_of
 
 Tools = Sequence[BaseTool | Callable[..., Any]]
 
@@ -32,24 +31,24 @@ def guard_approval_node(
     tools: Tools,
     agent: Agent | str,
     *,
-    delegation: RunLender | None = None,
+    delegation: RunDelegationSource | None = None,
     answered_by: AnsweredBy | None = None,
     messages_key: str = "messages",
 ) -> Runnable[Any, Any]:
     """Return the node between the model and its tools: one pause for the calls that need people.
 
-    Nothing keeps for whom a run was begun: put the delegation in force around the ``invoke`` that
-    resumes, or let ``delegation`` say it. The arguments are those of ``GuardMiddleware``. Raises
+    No record keeps for whom a run was begun: put the delegation in force around the ``invoke`` that
+    resumes the run, or pass ``delegation``. The arguments are those of ``GuardMiddleware``. Raises
     ``ConfigError``.
     """
     toolset = _toolset(tools, agent, delegation, "return", answered_by)
-    approving = Approving(toolset, messages_key=messages_key)
+    step = ApprovalStep(toolset, messages_key=messages_key)
 
     def guard_approval(state: Any) -> None:
-        approving.step(state, get_runtime())
+        step.run(state, get_runtime())
 
     async def aguard_approval(state: Any) -> None:
-        await approving.astep(state, get_runtime())
+        await step.arun(state, get_runtime())
 
     return RunnableLambda(guard_approval, aguard_approval, name="guard_approval")
 
@@ -58,7 +57,7 @@ def guard_tool_node(
     tools: Tools,
     agent: Agent | str,
     *,
-    delegation: RunLender | None = None,
+    delegation: RunDelegationSource | None = None,
     on_deny: OnDeny = "return",
     answered_by: AnsweredBy | None = None,
     parallel_subagents: bool = True,
@@ -67,15 +66,15 @@ def guard_tool_node(
 ) -> ToolNode:
     """Return the node that runs tools behind their guard; ``options`` are those of ``ToolNode``.
 
-    Its ``wrap_tool_call`` and ``awrap_tool_call`` are the guard's own. Come to it by
-    ``guard_edge``: in one task with others, a call that needs people and has no approval yet is
-    refused (``approval.pending``). Raises ``ConfigError``.
+    ``wrap_tool_call`` and ``awrap_tool_call`` are the guard's own. Lead to the node by
+    ``guard_edge``: in one task with other calls, a call that needs people and has no approval yet
+    is refused (``approval.pending``). Raises ``ConfigError``.
     """
-    taken = sorted({"wrap_tool_call", "awrap_tool_call"} & options.keys())
-    if taken:
+    reserved = sorted({"wrap_tool_call", "awrap_tool_call"} & options.keys())
+    if reserved:
         message = (
-            f"guard_tool_node: {' and '.join(taken)} is the guard's own: wrap the tool before it "
-            "is guarded, or put a middleware before GuardMiddleware in create_agent"
+            f"guard_tool_node: {' and '.join(reserved)} is the guard's own: wrap the tool before "
+            "the tool is guarded, or put a middleware before GuardMiddleware in create_agent"
         )
         raise ConfigError(message)
     toolset = _toolset(tools, agent, delegation, on_deny, answered_by)
@@ -94,8 +93,8 @@ def guard_edge(
 ) -> Callable[[Any], list[Send] | str]:
     """Return the edge that sends each open call to the node ``tools``, in a task of its own.
 
-    Without one, it goes to ``otherwise``: ``add_conditional_edges("approval", guard_edge("tools"),
-    ["tools", END])``.
+    Without an open call, the edge leads to ``otherwise``. For instance:
+    ``add_conditional_edges("approval", guard_edge("tools"), ["tools", END])``.
     """
 
     def send_calls(state: Any) -> list[Send] | str:
@@ -109,10 +108,10 @@ def guard_edge(
 def _toolset(
     tools: Tools,
     agent: Agent | str,
-    delegation: RunLender | None,
+    delegation: RunDelegationSource | None,
     on_deny: OnDeny,
     answered_by: AnsweredBy | None,
 ) -> Toolset:
     toolset = Toolset(agent, delegation, on_deny, answered_by)
-    toolset.give(tools)
+    toolset.fix_tools(tools)
     return toolset

@@ -1,7 +1,8 @@
-"""How a task waits for people: by one interrupt at a time, and never for an answer to another.
+"""A pause for people: one interrupt at a time, and no answer is taken for another call's.
 
-``sit`` is the loop of a batch, ``Waiting`` the case of one call that comes to its tool without an
-approval. What is shown stands in ``payload.py``, what an answer changes in ``answers.py``.
+``Pause`` is the loop over the batches that a task shows. The payload of an interrupt stands in
+``payload.py``, what an answer changes in ``answers.py``, what is kept of a pause in
+``pending_turn.py``.
 """
 
 from __future__ import annotations
@@ -9,126 +10,200 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Mapping, Sequence
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final, NamedTuple, NoReturn
 
 from langchain_core.messages import ToolCall
 from langgraph.config import get_config
 from langgraph.types import interrupt
 from pydantic import ValidationError
 
-from agentguard import Agent, ApprovalPending, ApprovalRequest, Decision, Denied, Invocation
+from agentguard import Agent, ApprovalPending
 from agentguard.approvals.nested import NestedCalls
 from agentguard.delegation import context
 from agentguard_langchain.answers import Answers
-from agentguard_langchain.graph_task import Place
-from agentguard_langchain.nested_work import Placed, note_pause
-from agentguard_langchain.payload import (
-    WITHOUT_EDITS,
-    Allowed,
-    Item,
-    decisions_schema,
-    decisions_type,
-    in_doubt,
-    payload,
-)
-from agentguard_langchain.pending_turn import PendingTurn, Shown, claim, list_waiting
+from agentguard_langchain.graph_task import GraphTask
+from agentguard_langchain.nested_work import note_pause
+from agentguard_langchain.payload import Allowed, Item, decisions_schema, decisions_type, payload
+from agentguard_langchain.pending_turn import PendingTurn, ShownCall, list_waiting
 
-Pending = tuple[ToolCall, ApprovalPending]
-"""A call that waits for people, with what it waits for."""
+PendingCall = tuple[ToolCall, ApprovalPending]
+"""A call that waits for people, with the request that it waits for."""
 
 
-def sit(
-    pending_turn: PendingTurn,
-    place: Place,
-    calls: Mapping[str, ToolCall],
-    answers: Answers,
-    allowed: Sequence[Allowed],
-    run: str | None,
-) -> Generator[None, Sequence[Pending], None]:
-    """Pause until no call waits any more; each time it yields, send it the calls that wait.
+class Pause(NamedTuple):
+    """The pause of a task until no call of ``calls`` (by id) waits for people any more.
 
-    ``calls`` are by id, ``run`` names the run that waits. What a batch shows is marked durably
-    *before* the task first pauses with it, and an answer that is there on the very pass that makes
-    the mark was given to something else: it is let go. A position that is decided elsewhere stays
-    in its batch: answers are matched by position.
+    ``allowed`` are the kinds of answers that count, ``run`` is the handle of the run that waits.
     """
-    agent = answers.agent
-    pending_turn.begin(place.task)
-    while True:
-        new = False
-        if pending_turn.shown is not None and not _stands(agent, pending_turn.shown, calls):
-            pending_turn.shown = None
-        if pending_turn.shown is None:
-            found = yield
-            if not found:
-                return
-            require_pause(place, found[0][1])
-            pending_turn.shown = [_shown(agent, call, pending) for call, pending in found]
-            pending_turn.save(agent.runs)
-            list_waiting(agent, place, run, pending_turn.shown)
-            new = True
-        batch = pending_turn.shown
-        _tell(agent, batch)
-        note_pause(place)
-        value = payload([_item(agent, pending_turn, one, calls) for one in batch], allowed)
-        _take_again(pending_turn, value)
-        while new:
-            interrupt(value, response_schema=decisions_schema(len(batch), allowed))
-            _count(1)
-            pending_turn.answered += 1
-            pending_turn.save(agent.runs)
-        _let_go_of_leftovers(pending_turn, value, agent)
-        offered = _offered()
+
+    pending_turn: PendingTurn
+    task: GraphTask
+    calls: Mapping[str, ToolCall]
+    answers: Answers
+    allowed: Sequence[Allowed]
+    run: str | None
+
+    @property
+    def agent(self) -> Agent:
+        """The agent whose calls wait."""
+        return self.answers.agent
+
+    def batches(self) -> Generator[None, Sequence[PendingCall], None]:
+        """Pause until no call waits; each time the generator yields, send it the calls that wait.
+
+        What a batch shows is marked durably *before* the task first pauses with it. An answer that
+        is there on the very pass that makes the mark was given to something else, and is dropped. A
+        call that is decided elsewhere keeps its position: answers are matched by position.
+        """
+        pending_turn = self.pending_turn
+        pending_turn.begin(self.task.id)
+        while True:
+            is_new = False
+            batch = pending_turn.shown
+            if batch is not None and not self._still_waits(batch):
+                batch = pending_turn.shown = None
+            if batch is None:
+                waiting = yield
+                if not waiting:
+                    return
+                batch, is_new = self._mark(waiting), True
+            self._tell_call_around(batch)
+            note_pause(self.task)
+            value = payload([self._item(one) for one in batch], self.allowed)
+            take_again(pending_turn, value)
+            if is_new:
+                self._drop_earlier_answers(value, len(batch))
+            self._drop_repeated_answer(value)
+            self._apply_answer(batch, value)
+
+    def _mark(self, waiting: Sequence[PendingCall]) -> list[ShownCall]:
+        """Keep, durably, which calls are about to be shown."""
+        require_pause(self.task, waiting[0][1])
+        inbox = self.agent.approvals
+        batch: list[ShownCall] = []
+        for call, pending in waiting:
+            request = pending.request
+            site = inbox.key_of(request) or request.call_site
+            batch.append(ShownCall(call["id"] or "", request.request_id, site))
+        self.pending_turn.shown = batch
+        self.pending_turn.save(self.agent.runs)
+        list_waiting(self.agent, self.task, self.run, batch)
+        return batch
+
+    def _drop_earlier_answers(self, value: object, size: int) -> NoReturn:
+        """Show a new batch; returns never, because the interrupt raises once no answer is left."""
+        while True:
+            interrupt(value, response_schema=decisions_schema(size, self.allowed))
+            self._count_dropped()
+
+    def _drop_repeated_answer(self, value: object) -> None:
+        """Drop an answer that this task was given before.
+
+        LangGraph keeps what ``Command(resume=answer)`` has brought, and offers the answer to the
+        task's next interrupt as soon as somebody resumes the run with nothing. The answer would be
+        taken for that person's.
+        """
+        while _offered_answer() in self.pending_turn.applied:
+            interrupt(value)
+            self._count_dropped()
+
+    def _count_dropped(self) -> None:
+        count_answers(1)
+        self.pending_turn.answered += 1
+        self.pending_turn.save(self.agent.runs)
+
+    def _apply_answer(self, batch: Sequence[ShownCall], value: object) -> None:
+        """Pause with the batch, and apply the answer once it is there."""
+        pending_turn, offered = self.pending_turn, _offered_answer()
+        schema = decisions_type(len(batch), self.allowed)
         try:
-            answer = interrupt(value, response_schema=decisions_type(len(batch), allowed))
+            answer = interrupt(value, response_schema=schema)
         except ValidationError:
-            _remember(pending_turn, offered)  # else every later pass would fail as this one
-            pending_turn.save(agent.runs)
+            pending_turn.note_applied(offered)  # else every later pass would fail as this one
+            pending_turn.save(self.agent.runs)
             raise
-        _count(1)
-        answers.deal(pending_turn, batch, calls, answer["decisions"])
-        _remember(pending_turn, offered)
+        count_answers(1)
+        self.answers.apply(pending_turn, batch, self.calls, answer["decisions"])
+        pending_turn.note_applied(offered)
         pending_turn.answered += 1
         pending_turn.shown = None
-        pending_turn.save(agent.runs)
+        pending_turn.save(self.agent.runs)
+
+    def _tell_call_around(self, batch: Sequence[ShownCall]) -> None:
+        """Note in the guarded call around, if there is one, that calls within it wait.
+
+        Code in that call may catch the pause; the calls have not ended for that.
+        """
+        for one in batch:
+            request = self.agent.approvals.request_at(one.call_site)
+            if request is not None and self._waits(one):
+                NestedCalls(context.inside()).asks(request.call_site, request)
+
+    def _still_waits(self, batch: Sequence[ShownCall]) -> bool:
+        """Whether a batch still waits, and the message has not lost one of its calls since."""
+        return all(one.call_id in self.calls for one in batch) and any(map(self._waits, batch))
+
+    def _waits(self, one: ShownCall) -> bool:
+        request = self.agent.approvals.request_at(one.call_site)
+        if request is None or request.request_id != one.request_id:
+            return False
+        return self.agent.approvals.is_waiting(request)
+
+    def _item(self, one: ShownCall) -> Item:
+        request = self.agent.approvals.request_at(one.call_site)
+        if request is not None and request.request_id != one.request_id:
+            request = None
+        call = self.pending_turn.edited(self.calls[one.call_id])
+        return Item(call, request, self.pending_turn.problems.get(one.call_id))
 
 
-def _tell(agent: Agent, batch: Sequence[Shown]) -> None:
-    """Tell the call around this batch, if there is one, that its calls wait.
+def require_pause(task: GraphTask, pending: ApprovalPending) -> None:
+    """Raise ``ApprovalPending`` where no graph can pause."""
+    if not task.can_pause:
+        where = "no graph runs here" if task.id is None else "the graph has no checkpointer"
+        message = f"{pending.missing} ({where} that could pause: answer, and make the call again)"
+        raise ApprovalPending(pending.request, message) from pending
 
-    Whoever catches the pause there has not ended them.
+
+# --- how many answers this execution of a task has taken ----------------------------------------
+
+_COUNTS: Final[OrderedDict[int, tuple[object, int]]] = OrderedDict()
+_MAX_COUNTS: Final = 1024
+_SCRATCHPAD: Final = "__pregel_scratchpad"
+_LOCK: Final = threading.Lock()
+
+
+def take_again(pending_turn: PendingTurn, value: object) -> None:
+    """Take the answers that were applied before, because LangGraph counts answers by position.
+
+    A task may come here more than once in one execution, where its tool is tried again.
     """
-    for one in batch:
-        request = agent.approvals.request_at(one.call_site)
-        if request is not None and _waits(agent, one):
-            NestedCalls(context.inside()).asks(request.call_site, request)
-
-
-def _remember(pending_turn: PendingTurn, offered: str | None) -> None:
-    if offered is not None:
-        pending_turn.dealt.append(offered)
-
-
-def _let_go_of_leftovers(pending_turn: PendingTurn, value: object, agent: Agent) -> None:
-    """Let go of an answer that this task was given before.
-
-    LangGraph keeps what ``Command(resume=answer)`` has brought, and offers it to the task's next
-    interrupt as soon as somebody resumes the run with nothing: it would be taken for that person's.
-    """
-    while _offered() in pending_turn.dealt:
+    while count_answers(0) < pending_turn.answered:
         interrupt(value)
-        _count(1)
-        pending_turn.answered += 1
-        pending_turn.save(agent.runs)
+        count_answers(1)
 
 
-def _offered() -> str | None:
+def count_answers(more: int) -> int:
+    """Count ``more`` answers, and return how many this execution of the task has taken.
+
+    LangGraph's scratchpad stands for the execution.
+    """
+    scratchpad = _scratchpad()
+    with _LOCK:
+        count: int = _COUNTS.pop(id(scratchpad), (scratchpad, 0))[1] + more
+        if count:
+            _COUNTS[id(scratchpad)] = (scratchpad, count)
+        while len(_COUNTS) > _MAX_COUNTS:
+            _COUNTS.popitem(last=False)
+        return count
+
+
+def _offered_answer() -> str | None:
     """Return the digest of the answer that the next interrupt takes, if it came without an id."""
-    scratchpad = get_config()["configurable"][_SCRATCHPAD]
-    if len(scratchpad.resume) > _count(0):
+    scratchpad = _scratchpad()
+    if len(scratchpad.resume) > count_answers(0):
         return None  # given to this very interrupt by its id, or taken before
     offered = scratchpad.get_null_resume(False)  # noqa: FBT003  looked at, and left there
     if offered is None:
@@ -136,202 +211,5 @@ def _offered() -> str | None:
     return sha256(json.dumps(offered, sort_keys=True, default=repr).encode()).hexdigest()
 
 
-def require_pause(place: Place, pending: ApprovalPending) -> None:
-    """Raise ``ApprovalPending`` where no graph can pause."""
-    if not place.pauses:
-        where = "no graph runs here" if place.task is None else "the graph has no checkpointer"
-        message = f"{pending.missing} ({where} that could pause: answer, and make the call again)"
-        raise ApprovalPending(pending.request, message) from pending
-
-
-def _stands(agent: Agent, shown: Sequence[Shown], calls: Mapping[str, ToolCall]) -> bool:
-    """Whether a batch still waits, and the message has not lost one of its calls since."""
-    return all(one.call_id in calls for one in shown) and any(_waits(agent, one) for one in shown)
-
-
-def _waits(agent: Agent, one: Shown) -> bool:
-    request = agent.approvals.request_at(one.call_site)
-    same = request is not None and request.request_id == one.request_id
-    return same and request is not None and agent.approvals.is_waiting(request)
-
-
-def _shown(agent: Agent, call: ToolCall, pending: ApprovalPending) -> Shown:
-    request = pending.request
-    key = agent.approvals.key_of(request) or request.call_site
-    return Shown(call["id"] or "", request.request_id, key)
-
-
-def _item(
-    agent: Agent, pending_turn: PendingTurn, one: Shown, calls: Mapping[str, ToolCall]
-) -> Item:
-    request = agent.approvals.request_at(one.call_site)
-    if request is not None and request.request_id != one.request_id:
-        request = None
-    call = pending_turn.edited(calls[one.call_id])
-    return Item(call, request, pending_turn.problems.get(one.call_id))
-
-
-class Waiting:
-    """One tool call at its tool, while it is not decided.
-
-    It can pause there only in a task of its own; elsewhere its answer could become another call's.
-    ``on_deny`` "raise" has a call that can't wait raise ``ApprovalPending``.
-    """
-
-    __slots__ = (
-        *(
-            "_agent",
-            "_answers",
-            "_call_id",
-            "_place",
-            "_raises",
-            "_refusal",
-            "_run",
-            "_pending_turn",
-        ),
-        "_within",
-    )
-
-    def __init__(
-        self,
-        agent: Agent,
-        call_id: str | None,
-        place: Place,
-        placed: Placed | None,
-        on_deny: str,
-        refused: Decision | None = None,
-    ) -> None:
-        self._agent = agent
-        self._within = context.inside()
-        self._call_id = call_id
-        self._place = place
-        self._answers = Answers(agent) if placed is None else placed.answers
-        self._refusal = refused or (None if placed is None else placed.refusal)
-        self._run = None if placed is None else placed.run
-        self._raises = on_deny == "raise"
-        self._pending_turn: PendingTurn | None = None
-
-    def begin(self) -> bool:
-        """Find out whether the task has paused for this call; those answers are taken again.
-
-        A tool may interrupt as well: what it is answered comes after that. Returns whether graphs
-        within the call begin anew.
-        """
-        if self._call_id is None or not (self._place.alone and self._place.pauses):
-            return False
-        pending_turn = PendingTurn.of_task(self._agent, self._place)
-        if pending_turn.owner in (None, self._call_id):
-            self._pending_turn = pending_turn
-            pending_turn.owner = self._call_id
-            pending_turn.begin(self._place.task)
-            _take_again(
-                pending_turn, {"action_requests": [], "review_configs": [], "agentguard": []}
-            )
-            return pending_turn.anew
-        return False
-
-    def told(self, invocation: Invocation) -> Invocation:
-        """Return the invocation, refused where somebody around the tool knows why."""
-        refusal = self._refusal
-        if refusal is None and self._pending_turn is not None:
-            refusal = self._pending_turn.refusal(self._call_id or "")
-        return invocation if refusal is None else replace(invocation, refusal=refusal)
-
-    def settle(
-        self,
-        pending: ApprovalPending,
-        *,
-        requests: Sequence[ApprovalRequest] = (),
-        anew: bool = False,
-    ) -> None:
-        """Pause, or return once an answer is dealt with.
-
-        ``requests`` are those that calls within the call wait for; none where it waits itself.
-        Raises ``Denied`` (``approval.pending``) in a task that several calls share, and
-        ``ApprovalPending`` where nothing can pause.
-        """
-        if self._call_id is None:
-            raise pending
-        require_pause(self._place, pending)
-        pending_turn = self._pending_turn
-        if pending_turn is None or not claim(self._agent, self._place, self._call_id):
-            raise self._given_up(pending)
-        pending_turn.anew = anew
-        answered, batch = pending_turn.answered, list(self._batch(pending, requests))
-        calls = {call["id"] or "": call for call, _pending in batch}
-        waiting = sit(pending_turn, self._place, calls, self._answers, WITHOUT_EDITS, self._run)
-        next(waiting)
-        left = [one for one in batch if self._agent.approvals.is_waiting(one[1].request)]
-        if pending_turn.answered == answered and left:
-            waiting.send(left)
-
-    def _batch(
-        self, pending: ApprovalPending, requests: Sequence[ApprovalRequest]
-    ) -> Iterator[Pending]:
-        for number, request in enumerate(requests or (pending.request,)):
-            call_id = f"{self._call_id}.{number}" if number else self._call_id
-            args = json.loads(request.arguments)
-            call = ToolCall(name=request.tool, args=args, id=call_id, type="tool_call")
-            yield call, ApprovalPending(request, pending.missing)
-
-    def settles(self, tool: str, denied: Denied) -> bool:
-        """Pause for a call in doubt that another call has made; whether to look at it once more.
-
-        The other call is not complete before somebody has found out (``audit resolve``). Whatever
-        the pause is answered, the call is looked at again.
-        """
-        pending_turn, call_id = self._pending_turn, self._call_id
-        if self._within is None or pending_turn is None or call_id is None:
-            return False
-        if denied.code != "journal.in_doubt":
-            return False
-        if not claim(self._agent, self._place, call_id):
-            return False
-        pending_turn.save(self._agent.runs)
-        note_pause(self._place)
-        interrupt(in_doubt(tool, call_id, denied.reason))
-        _count(1)
-        pending_turn.answered += 1
-        pending_turn.save(self._agent.runs)
-        return True
-
-    def _given_up(self, pending: ApprovalPending) -> Exception:
-        if self._raises:
-            return pending
-        # a model's next attempt has another id: nobody will make this very call again
-        self._agent.approvals.withdraw(pending.request)
-        reason = (
-            f"it needs an approval ({pending.request.reason}), and can't wait for one here, in one "
-            "task with other calls; call it again, by itself"
-        )
-        return Denied(Decision.refused(reason, code="approval.pending"))
-
-
-# --- how many answers this execution of a task has taken ----------------------------------------
-
-_TAKEN: Final[OrderedDict[int, tuple[object, int]]] = OrderedDict()
-_MAX_TAKEN: Final = 1024
-_SCRATCHPAD: Final = "__pregel_scratchpad"
-_LOCK: Final = threading.Lock()
-
-
-def _take_again(pending_turn: PendingTurn, value: object) -> None:
-    """Take the answers that were dealt with before, as LangGraph counts them by position.
-
-    A task may come here more than once in one execution, where its tool is tried again.
-    """
-    while _count(0) < pending_turn.answered:
-        interrupt(value)
-        _count(1)
-
-
-def _count(more: int) -> int:
-    """Return how many answers were taken in this execution, which LangGraph's scratchpad is."""
-    scratchpad = get_config()["configurable"][_SCRATCHPAD]
-    with _LOCK:
-        count: int = _TAKEN.pop(id(scratchpad), (scratchpad, 0))[1] + more
-        if count:
-            _TAKEN[id(scratchpad)] = (scratchpad, count)
-        while len(_TAKEN) > _MAX_TAKEN:
-            _TAKEN.popitem(last=False)
-        return count
+def _scratchpad() -> Any:
+    return get_config()["configurable"][_SCRATCHPAD]

@@ -1,7 +1,7 @@
-"""What an interrupt shows, and what answers it: the schema of LangChain's human in the loop.
+"""The value of an interrupt, and the type of its answer: LangChain's human-in-the-loop schema.
 
-Agent Chat UI and LangSmith Studio read ``action_requests`` and ``review_configs``; the key
-``agentguard`` says beside each action which request it is, for programs that sign.
+Agent Chat UI and LangSmith Studio read ``action_requests`` and ``review_configs``. The key
+``agentguard`` names the request behind each action, for programs that sign.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Allowed = Literal["approve", "edit", "reject"]
 WITH_EDITS: Final[tuple[Allowed, ...]] = ("approve", "edit", "reject")
 WITHOUT_EDITS: Final[tuple[Allowed, ...]] = ("approve", "reject")
 
-_OPEN: Final = ConfigDict(extra="allow")  # applications say more, such as who answers
+_OPEN: Final = ConfigDict(extra="allow")  # applications add fields, such as who answers
 
 
 class Action(TypedDict):
@@ -63,9 +63,9 @@ HumanDecision = Mapping[str, Any]
 
 
 class Item(NamedTuple):
-    """One position of what is shown. ``problem`` is why the last answer to it did not count.
+    """One position of a batch. ``problem`` is why the last answer to the position did not count.
 
-    ``request`` is None for one that does not wait any more: its position stays.
+    ``request`` is None for a call that does not wait any more: its position stays.
     """
 
     call: ToolCall
@@ -77,19 +77,23 @@ def payload(items: Sequence[Item], allowed: Sequence[Allowed]) -> dict[str, Any]
     """Return the value of an interrupt."""
     return {
         "action_requests": [
-            {"name": item.call["name"], "args": item.call["args"], "description": _described(item)}
+            {
+                "name": item.call["name"],
+                "args": item.call["args"],
+                "description": _describe(item),
+            }
             for item in items
         ],
         "review_configs": [
             {"action_name": name, "allowed_decisions": list(allowed)}
             for name in dict.fromkeys(item.call["name"] for item in items)
         ],
-        "agentguard": [_named(item) for item in items],
+        "agentguard": [_request_names(item) for item in items],
     }
 
 
-def in_doubt(tool: str, call_id: str, reason: str) -> dict[str, Any]:
-    """Return the value of the interrupt of a call that may have run: no answer settles it."""
+def in_doubt_payload(tool: str, call_id: str, reason: str) -> dict[str, Any]:
+    """Return the value of an interrupt for a call that may have run; no answer decides the call."""
     return {
         "action_requests": [{"name": tool, "args": {}, "description": reason}],
         "review_configs": [{"action_name": tool, "allowed_decisions": ["approve"]}],
@@ -98,7 +102,10 @@ def in_doubt(tool: str, call_id: str, reason: str) -> dict[str, Any]:
 
 
 def decisions_type(count: int, allowed: Sequence[Allowed]) -> Any:
-    """Return the type of an answer to ``count`` positions: LangGraph refuses any other unsaved."""
+    """Return the type of an answer to ``count`` positions.
+
+    LangGraph refuses any other answer, before the answer is saved.
+    """
     decision: Any = (
         Annotated[ApproveDecision | EditDecision | RejectDecision, Discriminator("type")]
         if "edit" in allowed
@@ -109,16 +116,15 @@ def decisions_type(count: int, allowed: Sequence[Allowed]) -> Any:
 
 
 def decisions_schema(count: int, allowed: Sequence[Allowed]) -> dict[str, Any]:
-    """Return the same as a JSON schema, which is shown and not checked."""
+    """Return ``decisions_type`` as a JSON schema, which is shown and not checked."""
     return TypeAdapter(decisions_type(count, allowed)).json_schema()
 
 
-def _described(item: Item) -> str:
-    """Describe a position. Text of a model is written out in it (``agentguard.visible``).
+def _describe(item: Item) -> str:
+    """Describe a position: the call as it is bound, which may differ from what the model wrote.
 
-    It ends no line, so that no line of it looks like one of ours.
-
-    What is signed is the call as it is bound, which may differ from what the model wrote.
+    Text of a model is escaped (``agentguard.visible``) and so contains no end of a line. No line of
+    the model can pass for one of agentguard's.
     """
     request = item.request
     if request is None:
@@ -139,11 +145,11 @@ def _described(item: Item) -> str:
     return "\n".join(lines)
 
 
-def _named(item: Item) -> dict[str, Any]:
+def _request_names(item: Item) -> dict[str, Any]:
     request = item.request
-    named: dict[str, Any] = {"tool_call_id": item.call["id"]}
+    names: dict[str, Any] = {"tool_call_id": item.call["id"]}
     if request is not None:
-        named |= {
+        names |= {
             "request_id": request.request_id,
             "call_digest": request.call_digest,
             "requirement_sha256": request.requirement_sha256,
@@ -152,5 +158,5 @@ def _named(item: Item) -> dict[str, Any]:
             "policy_sha256": request.policy_sha256,
         }
     if item.problem is not None:
-        named["problem"] = item.problem
-    return named
+        names["problem"] = item.problem
+    return names

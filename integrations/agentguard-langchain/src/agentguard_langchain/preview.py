@@ -1,7 +1,7 @@
-"""A guarded tool's call ahead of execution: what it would bind, and what the answer would be.
+"""A guarded tool's call ahead of execution: the arguments it would bind, and the decision.
 
 Nothing here runs a tool, and no call is signed or recorded. A credential that is due is renewed, as
-by a call, and that is on record.
+by a call, and the renewal is on record.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from langgraph.prebuilt import ToolRuntime
 
 from agentguard import Agent, Arguments, CallSite, ConfigError, Decision, Invocation
 from agentguard_langchain.codec import ToolResults
-from agentguard_langchain.gated_functions import entrance_of, gate_of, shape_of
-from agentguard_langchain.graph_task import Place
-from agentguard_langchain.guarded_call import Call, current
+from agentguard_langchain.graph_task import GraphTask
+from agentguard_langchain.guarded_call import GuardedCall, current
 from agentguard_langchain.guarded_tool import GuardedTool
 from agentguard_langchain.schemas import schema_ahead
+from agentguard_langchain.tool_state import entrance_of, shape_of
 
 _CALL_ID: Final = "the id of a call that is not made yet"
-"""What stands for the call's id; nobody else has this very object."""
+"""Stands for the call's id; no other code has this very object."""
 
 _RUNTIME: Final[ToolRuntime[Any, Any]] = ToolRuntime(
     state=None,
@@ -33,10 +33,13 @@ _RUNTIME: Final[ToolRuntime[Any, Any]] = ToolRuntime(
     tool_call_id=None,
     store=None,
 )
-"""What stands for the runtime of a run: no runtime is bound."""
+"""Stands for the runtime of a run: no runtime is bound."""
 
-_RESULTS: Final = ToolResults()
-"""What a call has returned is not read ahead of it: any codec will do."""
+_CODEC: Final = ToolResults()
+"""Ahead of a call no result is read: any codec will do."""
+
+Input = str | Mapping[str, Any] | ToolCall
+"""What ``invoke`` of a tool takes: a string, arguments, or a model's tool call."""
 
 
 def bind_ahead(tool: BaseTool, tool_input: str | Mapping[str, Any]) -> Arguments:
@@ -52,91 +55,77 @@ def bind_ahead(tool: BaseTool, tool_input: str | Mapping[str, Any]) -> Arguments
     if schema is not None and not isinstance(schema, dict):
         ahead = schema_ahead(schema, entrance.injected(shape))
         shadow = guarded.model_copy(update={"args_schema": ahead})
-    call = Call(shadow)
+    call = GuardedCall(shadow)
     with current(call):
         # an injected tool_call_id is asked for, and left out of what is bound
         raw = tool_input if isinstance(tool_input, str) else dict(tool_input)
         args, kwargs = shadow._to_args_and_kwargs(raw, _CALL_ID)  # noqa: SLF001
-    known: dict[str, Any] = {"made": call.made, "call_id": _CALL_ID, "objects": call.objects}
-    return entrance.bind(shape, args, kwargs, **known)
+    return entrance.bind(
+        shape,
+        args,
+        kwargs,
+        made=call.factory_made,
+        call_id=_CALL_ID,
+        objects=call.framework_objects,
+    )
 
 
-def evaluate(
-    tool: BaseTool,
-    tool_input: str | Mapping[str, Any] | ToolCall,
-    config: RunnableConfig | None = None,
-) -> Decision:
-    """Return what the answer to ``tool.invoke(tool_input, config)`` would be, and run no tool.
+def evaluate(tool: BaseTool, tool_input: Input, config: RunnableConfig | None = None) -> Decision:
+    """Return the decision that ``tool.invoke(tool_input, config)`` would get, and run no tool.
 
     Raises ``ConfigError`` for a tool that is not guarded.
     """
-    guarded = _guarded(tool)
-    agent = _acting(guarded, tool_input, config)
-    invocation = _invocation(guarded, tool_input, config)
-    return agent.evaluate(invocation, codec=codec_at(Place.of(config), invocation))
+    agent, invocation, codec = _evaluation(tool, tool_input, config)
+    return agent.evaluate(invocation, codec=codec)
 
 
 async def aevaluate(
-    tool: BaseTool,
-    tool_input: str | Mapping[str, Any] | ToolCall,
-    config: RunnableConfig | None = None,
+    tool: BaseTool, tool_input: Input, config: RunnableConfig | None = None
 ) -> Decision:
-    """Return what the answer to ``tool.ainvoke`` would be: the async twin of ``evaluate``.
+    """Return the decision that ``tool.ainvoke`` would get: the async twin of ``evaluate``.
 
     For an event loop, and for tools with a coroutine function as ``facts``. Raises
     ``ConfigError`` for a tool that is not guarded.
     """
+    agent, invocation, codec = _evaluation(tool, tool_input, config)
+    return await agent.aevaluate(invocation, codec=codec)
+
+
+def _evaluation(
+    tool: BaseTool, tool_input: Input, config: RunnableConfig | None
+) -> tuple[Agent, Invocation, ToolResults | None]:
+    """Return the agent as it would make the call, the call, and the codec of its result."""
     guarded = _guarded(tool)
-    agent = _acting(guarded, tool_input, config)
-    invocation = _invocation(guarded, tool_input, config)
-    return await agent.aevaluate(invocation, codec=codec_at(Place.of(config), invocation))
-
-
-def _invocation(
-    guarded: GuardedTool,
-    tool_input: str | Mapping[str, Any] | ToolCall,
-    config: RunnableConfig | None,
-) -> Invocation:
-    _raw, call_id = _parts(tool_input)
-    # a call without an id is numbered when it is made, not when somebody asks
-    site = Call(guarded, call_id, config).site(lambda: f"{guarded.name}#ahead")
-    return invocation_of(guarded, tool_input, site)
+    raw, call_id = _arguments_and_id(tool_input)
+    call = GuardedCall(guarded, call_id, config)
+    agent = call.acting_agent(() if isinstance(raw, str) else raw.values())
+    # a call without an id gets its number when it is made
+    site = call.site(lambda: f"{guarded.name}#ahead")
+    invocation = _invocation(guarded, raw, site)
+    return agent, invocation, codec_at(call.task, invocation)
 
 
 def invocation_in_node(tool: BaseTool, call: ToolCall, site: CallSite) -> Invocation:
-    """Bind a call that a ToolNode will make, in which the runtime is the node's to give."""
-    name = shape_of(_guarded(tool)).runtime
+    """Bind a call that a ToolNode will make, which will put the runtime into the arguments.
+
+    Raises ``ConfigError`` for a tool that is not guarded.
+    """
+    guarded = _guarded(tool)
+    name = shape_of(guarded).runtime
     args = call["args"] if name is None else {**call["args"], name: _RUNTIME}
-    return invocation_of(tool, args, site)
+    return _invocation(guarded, args, site)
 
 
-def invocation_of(
-    tool: BaseTool, tool_input: str | Mapping[str, Any] | ToolCall, site: CallSite
-) -> Invocation:
-    """Bind a call ahead of execution, at ``site``; raises ``ConfigError``."""
-    guarded, (raw, _call_id) = _guarded(tool), _parts(tool_input)
+def codec_at(task: GraphTask, invocation: Invocation) -> ToolResults | None:
+    """Return a codec if the journal will have the call, made in ``task``; None otherwise."""
+    return _CODEC if task.recurs(invocation.site) else None
+
+
+def _invocation(guarded: GuardedTool, raw: str | Mapping[str, Any], site: CallSite) -> Invocation:
     return Invocation.bind(shape_of(guarded).spec, lambda: bind_ahead(guarded, raw), site)
 
 
-def codec_at(place: Place, invocation: Invocation) -> ToolResults | None:
-    """Return a codec where the call, made at ``place``, will be kept in the journal."""
-    return _RESULTS if place.recurs(invocation.site) else None
-
-
-def _acting(
-    guarded: GuardedTool,
-    tool_input: str | Mapping[str, Any] | ToolCall,
-    config: RunnableConfig | None,
-) -> Agent:
-    raw, call_id = _parts(tool_input)
-    given = () if isinstance(raw, str) else raw.values()
-    return gate_of(guarded).acting(Call(guarded, call_id, config), given)
-
-
-def _parts(
-    tool_input: str | Mapping[str, Any] | ToolCall,
-) -> tuple[str | Mapping[str, Any], str | None]:
-    """Return a call's arguments, and its id if it has one."""
+def _arguments_and_id(tool_input: Input) -> tuple[str | Mapping[str, Any], str | None]:
     if not isinstance(tool_input, str) and tool_input.get("type") == "tool_call":
         tool_call = cast("ToolCall", tool_input)
         return tool_call["args"], tool_call["id"]

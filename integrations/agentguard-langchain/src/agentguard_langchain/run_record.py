@@ -1,8 +1,8 @@
-"""The record of a run: for whom it was begun, kept where a later process finds it.
+"""The record of a run: the principal for whom the run was begun, kept for later processes.
 
-The graph's state holds the record's random handle and nothing else: a checkpoint lends nothing, and
-an input can't name another run's record. Whoever resumes a run goes on for the same principal, or
-not at all.
+The graph's state holds the record's random handle and nothing else. A checkpoint therefore grants
+no authority, and an input can't name another run's record. A resumed run acts for the same
+principal, or not at all.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from agentguard import Agent, Delegation, DelegationError, StorageError
-from agentguard_langchain.graph_task import Place
+from agentguard_langchain.graph_task import GraphTask
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """For whom a run was begun: ``principal``, None for nobody but the agent itself.
+    """The ``principal`` of a run, None where the agent acts for nobody but itself.
 
-    ``stored`` is the delegation. It is None for one that can't be stored (what a guarded call has
-    handed on), which the call around the run hands on anew, and in the record of a run that a later
-    one follows. ``traceparent`` is its span, None for none.
+    ``stored`` is the run's delegation. It is None in the record of a run that a later run follows,
+    and for a delegation that can't be stored: one that a guarded call hands on, which the call
+    around the run hands on anew. ``traceparent`` is the run's span, None for none.
     """
 
     principal: str | None
@@ -33,24 +33,32 @@ class RunRecord:
 
     @classmethod
     def open(
-        cls, agent: Agent, place: Place, lent: Delegation | None, traceparent: str | None
+        cls,
+        agent: Agent,
+        task: GraphTask,
+        delegation: Delegation | None,
+        traceparent: str | None,
     ) -> str:
-        """Write the record of a run that begins here, durably; return its handle."""
-        record = cls(None if lent is None else lent.principal, _stored(lent), traceparent)
+        """Write the record of a run that begins in ``task``, durably; return its handle."""
+        principal = None if delegation is None else delegation.principal
+        record = cls(principal, _stored(delegation), traceparent)
         handle = os.urandom(16).hex()
-        agent.runs.write(_name(agent, place, handle), record._dumps())
+        agent.runs.write(_name(agent, task, handle), record._dumps())
         return handle
 
     @classmethod
-    def find(cls, agent: Agent, place: Place, handle: str) -> Self | None:
-        """Read the record of the run that goes on here; None if it is gone, or of another run."""
-        data = agent.runs.read(_name(agent, place, handle))
+    def find(cls, agent: Agent, task: GraphTask, handle: str) -> Self | None:
+        """Read the record of the run that continues in ``task``.
+
+        Returns None for a record that is gone, or is another run's.
+        """
+        data = agent.runs.read(_name(agent, task, handle))
         if data is None:
             return None
-        read = json.loads(data)
-        stored = read["delegation"]
-        told = None if stored is None else b64decode(stored)
-        return cls(read["principal"], told, read.get("traceparent"))
+        fields = json.loads(data)
+        stored = fields["delegation"]
+        delegation = None if stored is None else b64decode(stored)
+        return cls(fields["principal"], delegation, fields.get("traceparent"))
 
     def _dumps(self) -> bytes:
         stored = None if self.stored is None else b64encode(self.stored).decode()
@@ -58,24 +66,24 @@ class RunRecord:
         return json.dumps({**record, "traceparent": self.traceparent}).encode()
 
     def require(self, principal: str | None) -> None:
-        """Raise ``DelegationError`` (``delegation.mismatch``) where another principal goes on."""
+        """Raise ``DelegationError`` (``delegation.mismatch``) for another principal."""
         if principal != self.principal:
-            mine = self.principal or "nobody but the agent itself"
+            expected = self.principal or "nobody but the agent itself"
             other = principal or "nobody but the agent itself"
-            message = f"this run was begun for {mine}, and goes on for {other}: begin a new one"
+            message = f"this run was begun for {expected}, and goes on for {other}: begin a new one"
             raise DelegationError(message, code="delegation.mismatch")
 
 
-def retire(agent: Agent, place: Place, handle: str) -> None:
-    """Take the delegation out of the record of a run that a later one follows.
+def retire(agent: Agent, task: GraphTask, handle: str) -> None:
+    """Remove the delegation from the record of a run that a later run follows.
 
-    The principal stays: a checkpoint of the run goes on for that principal, or not at all.
+    The principal stays: a checkpoint of the run continues for that principal, or not at all.
     """
-    name = _name(agent, place, handle)
+    name = _name(agent, task, handle)
     try:
-        record = RunRecord.find(agent, place, handle)
+        record = RunRecord.find(agent, task, handle)
     except StorageError:
-        agent.runs.remove(name)  # it does not verify, so that nobody goes on by it anyway
+        agent.runs.remove(name)  # the record does not verify: no run could continue by it
         return
     if record is not None and record.stored is not None:
         agent.runs.write(name, replace(record, stored=None)._dumps())  # noqa: SLF001
@@ -87,13 +95,13 @@ def handle_of(state: object, key: str) -> str | None:
     return handle if isinstance(handle, str) else None
 
 
-def _name(agent: Agent, place: Place, handle: str) -> str:
+def _name(agent: Agent, task: GraphTask, handle: str) -> str:
     # another agent, thread or namespace has no record of this name
-    return "run " + json.dumps([agent.name, place.thread, place.namespace, handle])
+    return "run " + json.dumps([agent.name, task.thread, task.namespace, handle])
 
 
-def _stored(lent: Delegation | None) -> bytes | None:
+def _stored(delegation: Delegation | None) -> bytes | None:
     try:
-        return None if lent is None else lent.dumps()
+        return None if delegation is None else delegation.dumps()
     except DelegationError:
         return None

@@ -1,9 +1,9 @@
-"""Where guarded calls stand in a trace: inside the span of their agent's run, or in a tool's own.
+"""The spans of agents' runs, in which the spans of guarded calls stand.
 
-A run of a graph has a span ``invoke_agent`` once a guarded call is made in it, from when the run
-began: LangChain tells a handler when runs begin and end, and what is part of what. Where an
-instrumentor (OpenLLMetry's, OpenInference's) has spans of graphs and tools already, those are
-enriched, and none is added but ``agentguard.authorize``. All of it fails open.
+The first guarded call of a graph's run begins a span ``invoke_agent``, which starts when the run
+did: LangChain tells a callback handler when runs begin and end, and which run is part of which.
+Where an instrumentor (OpenLLMetry's, OpenInference's) has spans of graphs and tools already, those
+are enriched, and no span but ``agentguard.authorize`` is added. All of this fails open.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from opentelemetry.trace import Span
 
 from agentguard import Agent, telemetry
 from agentguard.telemetry import AgentSpan, fails_open, is_set_up
-from agentguard_langchain.graph_task import Place
+from agentguard_langchain.graph_task import GraphTask
 
 
 class _Run:
-    """A run of a chain or graph: what it is part of, and its span once it turns out an agent's."""
+    """A run of a chain or graph: the run around it, and its span once a guarded call is made."""
 
     __slots__ = ("around", "namespace", "parent", "span", "started")
 
@@ -43,7 +43,7 @@ class _Run:
 
 
 class _Runs(BaseCallbackHandler):
-    """Knows the runs that go on in this process."""
+    """A callback handler that keeps the runs which go on in this process."""
 
     run_inline = True  # in the context of whoever runs it
     ignore_agent = ignore_llm = ignore_chat_model = ignore_retriever = True
@@ -63,12 +63,12 @@ class _Runs(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **_others: Any,
     ) -> None:
-        """Remember a run that begins."""
+        """Keep a run that begins."""
         namespace = (metadata or {}).get("langgraph_checkpoint_ns") or ""
         self._runs[run_id] = _Run(parent_run_id, str(namespace))
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **_others: Any) -> None:  # noqa: ARG002
-        """End the span of a run that has ended; so has one that pauses."""
+        """End the span of a run that has ended or paused."""
         self._end(run_id, None)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **_others: Any) -> None:
@@ -80,21 +80,21 @@ class _Runs(BaseCallbackHandler):
         if run is not None and run.span is not None:
             run.span.end(error)
 
-    def of_agent(self, run_id: UUID | None, place: Place) -> tuple[UUID, _Run] | None:
-        """Return the run of the graph of ``place``, of which the run ``run_id`` is a part.
+    def graph_run(self, run_id: UUID | None, task: GraphTask) -> tuple[UUID, _Run] | None:
+        """Return the run of the graph of ``task``, around or equal to the run ``run_id``.
 
-        What is no graph's is part of the outermost run there is.
+        Outside a graph, the outermost run is returned; None for none.
         """
-        found: tuple[UUID, _Run] | None = None
+        nearest: tuple[UUID, _Run] | None = None
         while run_id is not None and (run := self._runs.get(run_id)) is not None:
-            found = (run_id, run)
-            if place.namespace is not None and run.namespace == place.namespace:
-                return found
+            nearest = (run_id, run)
+            if task.namespace is not None and run.namespace == task.namespace:
+                return nearest
             run_id = run.parent
-        return found if place.namespace is None else None
+        return nearest if task.namespace is None else None
 
-    def begun(self, run: _Run, begin: Callable[[], AgentSpan]) -> AgentSpan:
-        """Return the span of a run; the first call begins it."""
+    def span_of(self, run: _Run, begin: Callable[[], AgentSpan]) -> AgentSpan:
+        """Return the span of a run; ``begin`` begins the span where there is none yet."""
         with self._lock:
             if run.span is None:
                 run.span = begin()
@@ -105,55 +105,59 @@ _RUNS: Final = _Runs()
 _SUBAGENT: Final = context.create_key("agentguard_subagent")
 
 
-class _WhereAnSdkIs:
-    """Is a context variable to LangChain: of our handler, as long as there is an SDK."""
+class _HandlerVariable:
+    """Stands for a context variable that holds our handler as long as an SDK is set up."""
 
     def get(self) -> BaseCallbackHandler | None:
         return _RUNS if is_set_up() else None
 
 
-register_configure_hook(cast("ContextVar[Any]", _WhereAnSdkIs()), inheritable=True)
+register_configure_hook(cast("ContextVar[Any]", _HandlerVariable()), inheritable=True)
 
 
-def manager_of(config: RunnableConfig | None) -> BaseCallbackManager | None:
-    """Return who is told of runs, and of what run this is part; None where there is no SDK."""
-    found = ensure_config(config).get("callbacks") if is_set_up() else None
-    return found if isinstance(found, BaseCallbackManager) else None
+def callback_manager(config: RunnableConfig | None) -> BaseCallbackManager | None:
+    """Return LangChain's callback manager of the run around; None without one, or without an SDK.
+
+    Its ``parent_run_id`` is the id of that run.
+    """
+    manager = ensure_config(config).get("callbacks") if is_set_up() else None
+    return manager if isinstance(manager, BaseCallbackManager) else None
 
 
 @fails_open
 def run_span(
     agent: Agent,
-    place: Place,
+    task: GraphTask,
     manager: BaseCallbackManager | None,
     paused: Callable[[], str | None] = lambda: None,
 ) -> AgentSpan | None:
-    """Return the span of the agent's run that goes on here, None for none.
+    """Return the span of the agent's run in ``task``, None for none.
 
-    ``paused`` says which run it continues, if this one has no span yet.
+    ``paused`` returns the ``traceparent`` of the paused run that this run continues, None for none;
+    the function is called if the run has no span yet.
     """
-    found = None if manager is None else _RUNS.of_agent(manager.parent_run_id, place)
-    if manager is None or found is None:
+    graph_run = None if manager is None else _RUNS.graph_run(manager.parent_run_id, task)
+    if manager is None or graph_run is None:
         return None
-    run_id, run = found
-    theirs = _span_of(manager, run_id) or _of_subagent(agent, run.around)
+    run_id, run = graph_run
+    existing = _instrumentor_span(manager, run_id) or _subagent_run_span(agent, run.around)
 
     def begin() -> AgentSpan:
         return agent.span(
-            conversation=place.thread,
+            conversation=task.thread,
             paused=paused(),
             parent=run.around,
             started=run.started,
-            inside=theirs,
+            inside=existing,
         )
 
-    return _RUNS.begun(run, begin)
+    return _RUNS.span_of(run, begin)
 
 
 @contextmanager
 def subagent(agent: Agent) -> Iterator[None]:
-    """Let what is done here be a run of a sub-agent; a graph's run in it is the same one."""
-    span = _subagent_span(agent)
+    """Make the block a run of a sub-agent; the run of a graph in the block shares its span."""
+    span = _begin_subagent_span(agent)
     if span is None or span.context is None:
         yield
         return
@@ -171,26 +175,26 @@ def subagent(agent: Agent) -> Iterator[None]:
 
 
 @fails_open
-def _subagent_span(agent: Agent) -> AgentSpan | None:
-    manager = manager_of(None)
+def _begin_subagent_span(agent: Agent) -> AgentSpan | None:
+    manager = callback_manager(None)
     run_id = None if manager is None else manager.parent_run_id
-    if manager is not None and run_id is not None and _span_of(manager, run_id) is not None:
-        return None  # an instrumentor has one
+    if manager is not None and run_id is not None and _instrumentor_span(manager, run_id):
+        return None  # an instrumentor has a span of the run
     return agent.span() if is_set_up() else None
 
 
-def _of_subagent(agent: Agent, around: Context) -> Span | None:
-    """Return the span of the sub-agent whose whole work is what was begun in this context."""
-    found = context.get_value(_SUBAGENT, around)
-    if not isinstance(found, tuple):
+def _subagent_run_span(agent: Agent, around: Context) -> Span | None:
+    """Return the span of the sub-agent whose whole work is the run in this context."""
+    value = context.get_value(_SUBAGENT, around)
+    if not isinstance(value, tuple):
         return None
-    whose, span = found
-    return span if whose == agent.id and trace.get_current_span(around) is span else None
+    agent_id, span = value
+    return span if agent_id == agent.id and trace.get_current_span(around) is span else None
 
 
 @contextmanager
 def within(span: AgentSpan | None) -> Iterator[None]:
-    """Let what is done here be inside the span of a run, unless it is inside something in it."""
+    """Put the block inside the span of a run, unless a span within that one is current."""
     around = None if span is None else span.context
     if around is not None:
         here = trace.get_current_span().get_span_context()
@@ -202,47 +206,47 @@ def within(span: AgentSpan | None) -> Iterator[None]:
 
 
 def _is_outside(span_id: int, span: AgentSpan | None) -> bool:
-    """Whether it is the span in which the run was begun: any other in its trace is inside."""
+    """Whether the run was begun in this span: any other span of the trace is within the run."""
     return span is not None and span.parent_id == span_id
 
 
 def calling(
-    agent: Agent, place: Place, manager: BaseCallbackManager | None, *, announced: bool
+    agent: Agent, task: GraphTask, manager: BaseCallbackManager | None, *, has_run: bool
 ) -> AbstractContextManager[None]:
-    """Let the guarded call that is made here stand in its agent's run.
+    """Put a guarded call's span inside the span of the tool, or else of the agent's run.
 
-    Where the tool has a span of its own it stands in that; ``announced`` says that it has a run,
-    and ``manager`` is that of what is around it.
+    ``has_run`` says that LangChain runs the tool, which then may have a span of its own.
+    ``manager`` is the callback manager of the run around the tool.
     """
     if manager is None:
         return nullcontext()
-    run = run_span(agent, place, manager)
-    theirs = _tool_span(manager) if announced else None
-    return within(run) if theirs is None else telemetry.inside(theirs)
+    run = run_span(agent, task, manager)
+    tool_span = _tool_span(manager) if has_run else None
+    return within(run) if tool_span is None else telemetry.inside(tool_span)
 
 
 @fails_open
 def _tool_span(around: BaseCallbackManager) -> Span | None:
-    """Return the span that an instrumentor has made of the tool that runs here."""
-    manager = manager_of(None)
+    """Return the span of the tool that runs here, which an instrumentor has made."""
+    manager = callback_manager(None)
     run_id = None if manager is None else manager.parent_run_id
     if manager is None or run_id is None or run_id == around.parent_run_id:
         return None
-    return _span_of(manager, run_id)
+    return _instrumentor_span(manager, run_id)
 
 
-def _span_of(manager: BaseCallbackManager, run_id: UUID) -> Span | None:
-    """Return the span that some other handler has of a run, as long as it records."""
+def _instrumentor_span(manager: BaseCallbackManager, run_id: UUID) -> Span | None:
+    """Return the recording span of a run that another callback handler has; None for none."""
     for handler in manager.handlers:
         if handler is _RUNS:
             continue
-        found: object = None
-        kept = getattr(handler, "spans", None)  # OpenLLMetry's, of holders by the run's id
-        get = getattr(handler, "get_span", None)  # OpenInference's
-        if isinstance(kept, Mapping):
-            found = getattr(kept.get(run_id), "span", None)
-        elif callable(get):
-            found = get(run_id)
-        if isinstance(found, Span) and found.is_recording():
-            return found
+        span: object = None
+        holders = getattr(handler, "spans", None)  # OpenLLMetry's, by the run's id
+        get_span = getattr(handler, "get_span", None)  # OpenInference's
+        if isinstance(holders, Mapping):
+            span = getattr(holders.get(run_id), "span", None)
+        elif callable(get_span):
+            span = get_span(run_id)
+        if isinstance(span, Span) and span.is_recording():
+            return span
     return None

@@ -1,14 +1,12 @@
-"""Schemas that stand in for a tool's own, and what a schema must not ask for.
+"""The schema for a call ahead of execution, and schemas that are refused.
 
-A call is validated once, by LangChain, which drops what pydantic then knows of the arguments: a
-stand-in notes it down (``stand_in``). Ahead of execution nobody injects anything
-(``schema_ahead``). What is done with factory-made values stands in ``factories.py``.
+Ahead of execution nobody injects arguments: ``schema_ahead`` asks for none. What happens with
+values that default factories made stands in ``factories.py``.
 """
 
 from __future__ import annotations
 
 import functools
-from abc import ABCMeta
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,8 +16,7 @@ from pydantic.v1 import BaseModel as BaseModelV1
 from pydantic.v1 import create_model as create_model_v1
 
 from agentguard import ConfigError
-from agentguard_langchain.factories import Model, is_model, made_by_factories, untold, varies
-from agentguard_langchain.guarded_call import CURRENT
+from agentguard_langchain.factories import Model, untold, varies
 from agentguard_langchain.validators import parts
 
 
@@ -37,34 +34,6 @@ class Unannounced:
     @classmethod
     def __pydantic_init_subclass__(cls) -> None:
         """Tell nobody."""
-
-
-@functools.lru_cache(maxsize=256)
-def stand_in(schema: Model) -> Model:
-    """Return a class that passes for ``schema``, validates as it does, and notes the result.
-
-    What is validated is a ``schema`` itself, and the current call learns which of its values
-    factories made. Pydantic has no part in the class: a subclass that it made would validate into
-    instances of its own.
-    """
-    name = "parse_obj" if issubclass(schema, BaseModelV1) else "model_validate"
-    validate = getattr(schema, name)
-
-    def validate_and_note(_cls: type, *args: Any, **options: Any) -> Any:
-        model = validate(*args, **options)
-        call = CURRENT.get()
-        if call is not None and call.parsing and is_model(type(model)):
-            call.made = made_by_factories(model)
-        return model
-
-    members: dict[str, Any] = {
-        "__module__": schema.__module__,
-        "__qualname__": schema.__qualname__,
-        "__doc__": schema.__doc__,
-        name: classmethod(validate_and_note),
-    }
-    made: Model = ABCMeta.__new__(type(schema), schema.__name__, (Unannounced, schema), members)
-    return made
 
 
 @functools.lru_cache(maxsize=256)

@@ -23,10 +23,10 @@ from langgraph.pregel import Pregel
 from agentguard import Agent, ConfigError
 from agentguard.delegation import grant
 from agentguard_langchain.binding import Entrance, origin_of
-from agentguard_langchain.gated_functions import METHODS, SLOTS
-from agentguard_langchain.guarded_call import SubagentTool
-from agentguard_langchain.guarded_tool import GuardedTool, refuse_ways_of_its_own
+from agentguard_langchain.guarded_tool import GuardedTool, refuse_replaced_methods
+from agentguard_langchain.nested_work import SubagentTool
 from agentguard_langchain.subagent_scope import SubagentScope
+from agentguard_langchain.tool_state import METHODS, SLOTS
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
@@ -196,7 +196,7 @@ def _tool(child: BaseTool, begin: Callable[[], SubagentScope]) -> BaseTool:
             "guard_tools([guard_subagent(tool, child_agent, scope=...)], parent_agent)"
         )
         raise ConfigError(message, code="tool.guarded")
-    refuse_ways_of_its_own(child)
+    refuse_replaced_methods(child)
     slots = {name: child.__dict__[name] for name in SLOTS if callable(child.__dict__.get(name))}
     wrapped = {name: _within(function, child.name, begin) for name, function in slots.items()}
     copied = child.model_copy(update=wrapped)

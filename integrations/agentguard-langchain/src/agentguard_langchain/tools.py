@@ -1,6 +1,6 @@
-"""``guard_tools``: the one line that puts an agent's tools behind its guard.
+"""``guard_tools``: guards an agent's tools, and refuses what can't be guarded.
 
-What it accepts and refuses stands here; how a tool is gated stands in ``guarded_tool.py``.
+How a single tool is guarded stands in ``guarded_tool.py``.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from langchain_core.tools import BaseTool
 from langchain_core.tools import tool as make_tool
 
 from agentguard import Agent, ConfigError, Delegation, Guard
-from agentguard_langchain.delegation import Lender
-from agentguard_langchain.gate import Gate, OnDeny
-from agentguard_langchain.gated_functions import gate_of
+from agentguard_langchain.delegation import DelegationSource
 from agentguard_langchain.guarded_tool import GuardedTool, put_behind
+from agentguard_langchain.tool_state import Gate, OnDeny, gate_of
 
 
 def guard_tools(
     tools: Sequence[BaseTool | Callable[..., Any]],
     agent: Agent | str,
     *,
-    delegation: Lender | None = None,
+    delegation: DelegationSource | None = None,
     on_deny: OnDeny = "return",
 ) -> list[BaseTool]:
     """Return the same tools, each call of which is bound, signed, decided and logged for ``agent``.
@@ -33,26 +32,27 @@ def guard_tools(
     become tools as ``langchain_core.tools.tool`` makes them. The tools that are passed in are left
     alone: hand only the returned ones to a model or a graph.
 
-    ``delegation`` says for whom each call is made, where no ``with guard.delegate(...)`` reaches:
-    in a graph that is built at import, or hosted. It is given the call's ``ToolRuntime``, or None
-    outside a graph, and returns a ``Delegation``; None leaves it to the context. Where it raises,
-    the call is refused. Inside another guarded call, what that one hands on counts instead.
+    ``delegation`` returns the ``Delegation`` under which a call is made, where no ``with
+    guard.delegate(...)`` reaches: in a graph that is built at import, or hosted. Its argument is
+    the call's ``ToolRuntime``, or None outside a graph. For the result None, the delegation in
+    force in the context counts. An exception of the function refuses the call. Inside another
+    guarded call, the delegation that that call hands on counts instead.
 
     A refused tool call is answered by a ``ToolMessage`` with ``status="error"``; with
     ``on_deny="raise"``, and for a call that is no tool call, ``GuardedToolDenied`` is raised.
 
     Raises ``ConfigError`` for what can't be guarded: a dictionary that the model's provider runs, a
-    tool that another agent's guard already has, a class that does its work past ``_run``; and for
-    a ``delegation`` that is no function, or in vain, as with ``agent.under(...)``.
+    tool that is guarded for another agent, a class that does its work past ``_run``; and for a
+    ``delegation`` that is no function, or without effect, as with ``agent.under(...)``.
     """
     require_on_deny(on_deny)
     given: object = tools
     if not isinstance(given, Sequence):
         raise ConfigError("guard_tools takes a list of tools: guard_tools([tool], agent)")
     for position, tool in enumerate(tools):
-        _refuse_unless_ours_to_run(tool, position)
+        _require_runnable(tool, position)
     owner = owner_of(agent)
-    require_lender(delegation, owner)
+    require_delegation_source(delegation, owner)
     gate = Gate(owner, on_deny, delegation)
     guarded = [guard_one(tool, gate) for tool in tools]
     owner.tools_named()
@@ -69,7 +69,7 @@ def owner_of(agent: Agent | str) -> Agent:
 
 
 def guard_one(tool: BaseTool | Callable[..., Any], gate: Gate) -> BaseTool:
-    """Return a tool behind ``gate``; one that is guarded for the same agent already stays so."""
+    """Return a tool behind ``gate``, or as it is if it is guarded for the same agent already."""
     if not isinstance(tool, BaseTool):
         return put_behind(make_tool(tool), gate)
     if not isinstance(tool, GuardedTool):
@@ -83,7 +83,7 @@ def guard_one(tool: BaseTool | Callable[..., Any], gate: Gate) -> BaseTool:
             "guard the original tool for each agent"
         )
         raise ConfigError(message, code="tool.guarded")
-    if gate.lender not in (None, present.lender):
+    if gate.delegation_source not in (None, present.delegation_source):
         message = (
             f"tool {tool.name} is already guarded with another delegation function: guard the "
             "original tool"
@@ -91,7 +91,7 @@ def guard_one(tool: BaseTool | Callable[..., Any], gate: Gate) -> BaseTool:
         raise ConfigError(message, code="tool.guarded")
     if present.on_deny == gate.on_deny:
         return tool
-    return put_behind(tool, Gate(gate.agent, gate.on_deny, present.lender))
+    return put_behind(tool, Gate(gate.agent, gate.on_deny, present.delegation_source))
 
 
 def require_on_deny(on_deny: object) -> None:
@@ -100,8 +100,8 @@ def require_on_deny(on_deny: object) -> None:
         raise ConfigError(f"on_deny: expected 'return' or 'raise', got {on_deny!r}")
 
 
-def require_lender(delegation: object, agent: Agent) -> None:
-    """Raise ``ConfigError`` for what can't be a delegation function, or would be in vain."""
+def require_delegation_source(delegation: object, agent: Agent) -> None:
+    """Raise ``ConfigError`` for what is no delegation function, or would have no effect."""
     if delegation is None:
         return
     if isinstance(delegation, Delegation):
@@ -115,7 +115,7 @@ def require_lender(delegation: object, agent: Agent) -> None:
         raise ConfigError(message)
 
 
-def _refuse_unless_ours_to_run(tool: object, position: int) -> None:
+def _require_runnable(tool: object, position: int) -> None:
     if isinstance(tool, dict):
         name = tool.get("name") or tool.get("type")
         message = (

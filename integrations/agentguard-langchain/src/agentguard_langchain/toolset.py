@@ -1,7 +1,7 @@
-"""The tools of one graph, as one agent's: guarded once, found by name, and used for whom.
+"""The tools of one graph, guarded for one agent, and the delegation of the graph's runs.
 
-A middleware or a pair of nodes has one toolset. It knows tools as the model is given them; in a
-process that goes on with a run, it knows none before the next turn.
+A middleware, or a pair of nodes, has one toolset. The toolset knows the tools that the model is
+given. In a process that resumes a run, the toolset knows no tools before the next turn.
 """
 
 from __future__ import annotations
@@ -19,90 +19,88 @@ from agentguard import Agent, ConfigError, Delegation, DelegationError
 from agentguard.delegation import context
 from agentguard.telemetry import AgentSpan
 from agentguard_langchain.answers import AnsweredBy, require_answered_by
-from agentguard_langchain.delegation import lessened, refusal, require_extent
-from agentguard_langchain.gate import Gate, OnDeny, not_pickled
-from agentguard_langchain.gated_functions import gate_of, named_as_guarded
-from agentguard_langchain.graph_task import Place
+from agentguard_langchain.delegation import delegation_error, narrowed, require_subagent
+from agentguard_langchain.graph_task import GraphTask
 from agentguard_langchain.guarded_tool import GuardedTool
 from agentguard_langchain.run_record import RunRecord
-from agentguard_langchain.run_spans import manager_of, run_span
+from agentguard_langchain.run_spans import callback_manager, run_span
+from agentguard_langchain.tool_state import Gate, OnDeny, gate_of, keep_guarded_name, not_pickled
 from agentguard_langchain.tools import (
     guard_one,
     guard_tools,
     owner_of,
-    require_lender,
+    require_delegation_source,
     require_on_deny,
 )
 
 _LOGGER = logging.getLogger("agentguard")
 
-_MOST: Final = 1024
-"""How many tools, graphs' tools and runs' delegations are kept at hand."""
+_CAPACITY: Final = 1024
+"""How many tools, how many graphs' tools, and how many runs' delegations are kept at hand."""
 
-_LOST: Final = (
+_NO_RECORD: Final = (
     "nobody knows any more for whom this run was begun: the handle of its record is not in the "
     "graph's state (agentguard_run), or the record is not in the state directory: begin a new run"
 )
 
-RunLender = Callable[[Any], Delegation | None]
-"""Says whose delegation a run is, given the graph's ``Runtime``, or at a tool the ``ToolRuntime``.
+RunDelegationSource = Callable[[Any], Delegation | None]
+"""Returns the delegation of a run. The argument is the graph's ``Runtime``; at a tool, its
+``ToolRuntime``.
 
-Where it raises or returns None, the delegation counts with which the run was begun.
+Where the function raises or returns None, the delegation counts with which the run was begun.
 """
 
 
-def _looks_up_tools(tool: object) -> bool:
-    """Whether a tool of the model's provider does nothing but show the model more of its tools."""
-    return isinstance(tool, dict) and str(tool.get("type")).startswith("tool_search")
-
-
-class InForce(NamedTuple):
-    """What is lent where a call is made; ``here`` if the core finds it in force by itself."""
+class RunDelegation(NamedTuple):
+    """The delegation of a run; ``is_in_context`` if the core finds it in the context by itself."""
 
     delegation: Delegation | None
-    here: bool = True
+    is_in_context: bool = True
 
 
-class _Kept(NamedTuple):
+class _CachedTool(NamedTuple):
     """A tool, its fields when it was guarded, and the guarded copy."""
 
     original: BaseTool
     fields: Mapping[str, object]
     guarded: BaseTool
 
-    @property
-    def is_current(self) -> bool:
-        """Whether nobody has changed the tool since: what the model is told of it counts."""
-        now = self.original.__dict__
-        return len(now) == len(self.fields) and all(
-            now.get(name) is value for name, value in self.fields.items()
+    def is_of(self, tool: BaseTool) -> bool:
+        """Whether this is the guarded copy of ``tool``, with the fields that the tool has now."""
+        fields = self.original.__dict__
+        return (
+            self.original is tool
+            and len(fields) == len(self.fields)
+            and all(fields.get(name) is value for name, value in self.fields.items())
         )
 
 
 class Toolset:
     """The tools of a graph, and the agent for whom they are guarded.
 
-    It is made of what an application gives, and raises ``ConfigError`` as ``guard_tools`` does.
+    The arguments are those of ``GuardMiddleware``. Raises ``ConfigError`` as ``guard_tools`` does.
     """
 
     def __init__(
         self,
         agent: Agent | str,
-        lender: RunLender | None,
+        delegation_source: RunDelegationSource | None,
         on_deny: OnDeny,
         answered_by: AnsweredBy | None,
     ) -> None:
         require_on_deny(on_deny)
         require_answered_by(answered_by)
         self.agent = owner_of(agent)
-        require_lender(lender, self.agent)
+        require_delegation_source(delegation_source, self.agent)
         self.answered_by = answered_by
-        self._lender = lender
+        self._delegation_source = delegation_source
         self._on_deny = on_deny
         self._gate = Gate(self.agent, on_deny)
-        self._guarded: OrderedDict[int, _Kept] = OrderedDict()
-        self._known: OrderedDict[tuple[str | None, str | None], dict[str, BaseTool]] = OrderedDict()
-        self._given: dict[str, BaseTool] = {}
+        self._cached: OrderedDict[int, _CachedTool] = OrderedDict()
+        self._learned: OrderedDict[tuple[str | None, str | None], dict[str, BaseTool]] = (
+            OrderedDict()
+        )
+        self._fixed: dict[str, BaseTool] = {}
         self._resumed: OrderedDict[str, Delegation] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -117,18 +115,18 @@ class Toolset:
     def guarded(self, tool: BaseTool) -> BaseTool:
         """Return the tool behind its guard; raises ``ConfigError`` for what can't be guarded."""
         with self._lock:
-            kept = self._guarded.get(id(tool))
-        if kept is not None and kept.original is tool and kept.is_current:
-            return kept.guarded
+            cached = self._cached.get(id(tool))
+        if cached is not None and cached.is_of(tool):
+            return cached.guarded
         gate = self._gate
         if isinstance(tool, GuardedTool) and gate_of(tool) is gate:
             return tool
         if isinstance(tool, GuardedTool) and gate_of(tool).agent is self.agent:
-            gate = Gate(self.agent, self._on_deny, gate_of(tool).lender)
+            gate = Gate(self.agent, self._on_deny, gate_of(tool).delegation_source)
         guarded = guard_one(tool, gate)
-        if kept is not None and kept.original is tool:
-            named_as_guarded(guarded, kept.guarded)  # guarded anew since something of it changed
-        self._keep(self._guarded, id(tool), _Kept(tool, dict(tool.__dict__), guarded))
+        if cached is not None and cached.original is tool:
+            keep_guarded_name(guarded, cached.guarded)  # fields of the tool have changed since
+        self._keep(self._cached, id(tool), _CachedTool(tool, dict(tool.__dict__), guarded))
         return guarded
 
     def has_guarded(self, tool: BaseTool) -> bool:
@@ -136,15 +134,15 @@ class Toolset:
         return isinstance(tool, GuardedTool) and gate_of(tool).agent is self.agent
 
     def guarded_if_possible(self, tool: BaseTool) -> BaseTool:
-        """Return the tool behind its guard, or as it is: it is refused when it is called."""
+        """Return the tool behind its guard, or as it is: then its calls are refused."""
         try:
             return self.guarded(tool)
         except ConfigError:
             return tool
 
-    def learn(self, place: Place, tools: Iterable[object]) -> None:
+    def learn(self, task: GraphTask, tools: Iterable[object]) -> None:
         """Keep the tools that a model is given; raises ``ConfigError`` as ``guard_tools`` does."""
-        known: dict[str, BaseTool] = {}
+        learned: dict[str, BaseTool] = {}
         for tool in tools:
             if _looks_up_tools(tool):
                 continue
@@ -155,47 +153,48 @@ class Toolset:
                     "check or record it: leave it out, or pass a tool that runs here"
                 )
                 raise ConfigError(message, code="tool.unguardable")
-            known[tool.name] = self.guarded(tool)
-        self._keep(self._known, (place.thread, place.namespace), known)
+            learned[tool.name] = self.guarded(tool)
+        self._keep(self._learned, (task.thread, task.namespace), learned)
 
-    def known(self, place: Place, name: str) -> BaseTool | None:
-        """Return the tool of that name that the model was given here; None if that is not known."""
-        known = self._known.get((place.thread, place.namespace), self._given)
-        return known.get(name)
+    def known_tool(self, task: GraphTask, name: str) -> BaseTool | None:
+        """Return the tool of this name that the model was given in ``task``; None if unknown."""
+        return self._learned.get((task.thread, task.namespace), self._fixed).get(name)
 
-    def give(self, tools: Sequence[BaseTool | Callable[..., Any]]) -> None:
-        """Let these be the tools wherever it is used; raises ``ConfigError``."""
+    def fix_tools(self, tools: Sequence[BaseTool | Callable[..., Any]]) -> None:
+        """Let the toolset have these tools in each task; raises ``ConfigError``."""
         guarded = guard_tools(tools, self.agent, on_deny=self._on_deny)
-        self._given = {tool.name: self.guarded(tool) for tool in guarded}
+        self._fixed = {tool.name: self.guarded(tool) for tool in guarded}
 
     @property
     def tools(self) -> list[BaseTool]:
-        """The tools that it was given, behind their guard."""
-        return list(self._given.values())
+        """The tools of ``fix_tools``, behind their guard."""
+        return list(self._fixed.values())
 
-    def _keep(self, kept: OrderedDict[Any, Any], key: object, value: object) -> None:
+    def _keep(self, cache: OrderedDict[Any, Any], key: object, value: object) -> None:
         with self._lock:
-            kept[key] = value
-            kept.move_to_end(key)
-            while len(kept) > _MOST:
-                kept.popitem(last=False)
+            cache[key] = value
+            cache.move_to_end(key)
+            while len(cache) > _CAPACITY:
+                cache.popitem(last=False)
 
-    # --- for whom -------------------------------------------------------------------------------
+    # --- the delegation of a run ----------------------------------------------------------------
 
-    def lent(self, runtime: Callable[[], Any]) -> InForce:
-        """Return what is lent here; raises ``DelegationError`` for what has ended."""
+    def delegation(self, runtime: Callable[[], Any]) -> RunDelegation:
+        """Return the delegation here; raises ``DelegationError`` for one that has ended."""
         if self.agent.delegation is not None:
-            return InForce(self.agent.delegation, here=False)
-        if self._lender is not None and not context.is_lent_by_a_call():
-            found = self._said(self._lender, runtime)
-            if found is not None:
-                return InForce(found, here=False)
+            return RunDelegation(self.agent.delegation, is_in_context=False)
+        if self._delegation_source is not None and not context.is_lent_by_a_call():
+            delegation = self._source_result(self._delegation_source, runtime)
+            if delegation is not None:
+                return RunDelegation(delegation, is_in_context=False)
         in_force = context.in_force()
-        return InForce(in_force if isinstance(in_force, Delegation) else None)
+        return RunDelegation(in_force if isinstance(in_force, Delegation) else None)
 
-    def _said(self, lender: RunLender, runtime: Callable[[], Any]) -> Delegation | None:
+    def _source_result(
+        self, source: RunDelegationSource, runtime: Callable[[], Any]
+    ) -> Delegation | None:
         try:
-            return lender(runtime())
+            return source(runtime())
         except GraphBubbleUp:
             raise
         except Exception:
@@ -203,52 +202,56 @@ class Toolset:
             _LOGGER.warning("the delegation function failed", exc_info=True)
             return None
 
-    def acting(
-        self, place: Place, handle: str | None, runtime: Callable[[], Any], *, recorded: bool
+    def acting_agent(
+        self, task: GraphTask, handle: str | None, runtime: Callable[[], Any], *, has_record: bool
     ) -> Agent:
-        """Return the agent as it acts in the run of this handle.
+        """Return the agent as it acts in the run with the record ``handle``.
 
-        ``recorded`` says that runs in a thread have a record here: without one, nobody acts. What
-        fails here refuses the agent's calls, on record: nothing wider takes its place.
+        ``has_record`` says that a run in a thread has a record here: without the record, each call
+        is refused. A failure refuses the agent's calls, on record: no wider authority takes its
+        place.
         """
         try:
-            require_extent(self.agent)
-            lent = self.lent(runtime)
-            if recorded and place.thread is not None:
-                lent = self._in_run(place, handle, lent)
-            return self.agent if lent.here else self.agent.under(lessened(lent.delegation))
+            require_subagent(self.agent)
+            run = self.delegation(runtime)
+            if has_record and task.thread is not None:
+                run = self._recorded(task, handle, run)
+            return self.agent if run.is_in_context else self.agent.under(narrowed(run.delegation))
         except GraphBubbleUp:
             raise
         except Exception as error:  # noqa: BLE001  the application's function may return anything
-            return self.agent.refusing(refusal(error))
+            return self.agent.refusing(delegation_error(error))
 
-    def span(self, place: Place, handle: str | None, agent: Agent) -> AgentSpan | None:
-        """Return the span of the run of this handle, which may go on another one; None for none."""
+    def span(self, task: GraphTask, handle: str | None, agent: Agent) -> AgentSpan | None:
+        """Return the span of the run, which continues that of a paused run; None for none."""
 
         def paused() -> str | None:
-            record = None if handle is None else RunRecord.find(self.agent, place, handle)
+            record = None if handle is None else RunRecord.find(self.agent, task, handle)
             return None if record is None else record.traceparent
 
-        return run_span(agent, place, manager_of(None), paused)
+        return run_span(agent, task, callback_manager(None), paused)
 
-    def _in_run(self, place: Place, handle: str | None, lent: InForce) -> InForce:
-        """Hold what is lent here against the run's record, which may lend what is not here."""
-        record = None if handle is None else RunRecord.find(self.agent, place, handle)
+    def _recorded(self, task: GraphTask, handle: str | None, run: RunDelegation) -> RunDelegation:
+        """Compare the delegation with the run's record, whose delegation counts if there is none.
+
+        Raises ``DelegationError``: ``delegation.missing``, ``delegation.mismatch``.
+        """
+        record = None if handle is None else RunRecord.find(self.agent, task, handle)
         if handle is None or record is None:
-            raise DelegationError(_LOST, code="delegation.missing")
-        found = lent.delegation
-        if found is not None:
-            record.require(getattr(found, "principal", None))  # of a wrong type: refused as such
-            return lent
+            raise DelegationError(_NO_RECORD, code="delegation.missing")
+        if run.delegation is not None:
+            # an object of a wrong type has no principal: it is refused for its type
+            record.require(getattr(run.delegation, "principal", None))
+            return run
         if record.stored is not None:
-            return InForce(self._resume(handle, record.stored), here=False)
+            return RunDelegation(self._resume(handle, record.stored), is_in_context=False)
         if record.principal is not None:
             message = (
                 f"this run was begun for {record.principal}, and what was lent is neither stored "
                 "nor in force here: put the delegation in force around the run"
             )
             raise DelegationError(message, code="delegation.missing")
-        return lent
+        return run
 
     def _resume(self, handle: str, stored: bytes) -> Delegation:
         resumed = self._resumed.get(handle)
@@ -256,3 +259,8 @@ class Toolset:
             resumed = self.agent.resume(stored)
             self._keep(self._resumed, handle, resumed)
         return resumed
+
+
+def _looks_up_tools(tool: object) -> bool:
+    """Whether a tool of the model's provider only shows the model more of the graph's tools."""
+    return isinstance(tool, dict) and str(tool.get("type")).startswith("tool_search")
