@@ -67,8 +67,8 @@ PAUSE = 0.05
 """Seconds for which the other process calls before something is revoked."""
 
 
-class DelegationSource(NamedTuple):
-    """What the last agent of a chain is given, and how it calls under it."""
+class DelegatedCall(NamedTuple):
+    """The last agent of a chain, the delegation that it was given, and a call under it."""
 
     tester: Agent
     delegation: Delegation
@@ -181,7 +181,7 @@ def founded(folder: Path) -> Guard:
     return Guard.open(path)
 
 
-def lend(guard: Guard) -> DelegationSource:
+def lend(guard: Guard) -> DelegatedCall:
     """Let a chain begin: alice, through a service, to a lead and a coder, who calls a tester."""
     lead, coder, tester = map(guard.new_agent, AGENTS)
     found: list[Delegation] = []
@@ -210,10 +210,10 @@ def lend(guard: Guard) -> DelegationSource:
         lead.call(hand_on, "agent/fix")
     (lent,) = found
     agent = tester.under(lent)
-    return DelegationSource(tester, lent, lambda: agent.call(open_pr, **ARGUMENTS))
+    return DelegatedCall(tester, lent, lambda: agent.call(open_pr, **ARGUMENTS))
 
 
-def uncached(lent: DelegationSource) -> Callable[[], object]:
+def uncached(lent: DelegatedCall) -> Callable[[], object]:
     """Return a call before which its agent forgets what it was handed."""
     body = lent.tester._body  # noqa: SLF001  there is no way to forget but to be another agent
 
@@ -224,7 +224,7 @@ def uncached(lent: DelegationSource) -> Callable[[], object]:
     return call
 
 
-def samples(guard: Guard, lent: DelegationSource) -> tuple[bytes, list[bytes], bytes]:
+def samples(guard: Guard, lent: DelegatedCall) -> tuple[bytes, list[bytes], bytes]:
     """Make the first call; return its policy input, its two entries, and that with its chain."""
     lent.call()
     *_others, chained, call, outcome = guard.reader().stored(0)

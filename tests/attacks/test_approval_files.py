@@ -613,7 +613,7 @@ def test_files_that_are_removed_between_two_that_use_one_approval_let_one_run(de
     """Each reads the log once more, when its own call is in it."""
     with desk.open() as guard, desk.open() as other:
         desk.answer(desk.ask(guard), "bob")
-        approvals, became = guard._runtime.in_force().approvals, []
+        approvals, became = guard._runtime.current_line().approvals, []
         spend = approvals.spend
 
         def meanwhile(*request: Any) -> bool:

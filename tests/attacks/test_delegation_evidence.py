@@ -181,7 +181,7 @@ def log_of_a_day() -> Log:
             assert attempt(agents["second"], read) == "calls.exceeded"
         assert attempt(agents["robot"], read) == "ok"
         assert guard.verify().problems == ()
-        home: Any = guard._runtime.home
+        home: Any = guard._runtime.domain
         return Log(
             guard.trust,
             home.log_key,

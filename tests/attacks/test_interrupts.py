@@ -250,7 +250,7 @@ def test_a_renewal_may_be_interrupted_by_a_call(place, ran, handled, monkeypatch
         tool = guard.tool(ran.append, name="note")
         handled(lambda: agent.call(tool, "from the handler"))
         owner, name = (
-            (type(guard._runtime.home), "renewed")
+            (type(guard._runtime.domain), "renewed")
             if within == "the domain"
             else (credential, "issue")
         )

@@ -296,7 +296,7 @@ def test_a_running_guard_goes_on_and_takes_the_new_key_with_its_next_credential(
 def signing(guard: Guard, use: str) -> Any:
     """The public key with which a guard signs for this use now."""
     assert guard._runtime._log is not None
-    return {"issuer": guard._runtime.home.issuer, "log": guard._runtime._log._signer}[
+    return {"issuer": guard._runtime.domain.issuer, "log": guard._runtime._log._signer}[
         use
     ].public_key
 
@@ -372,7 +372,7 @@ def test_what_waits_to_be_written_is_older_than_the_new_key(scene, monkeypatch):
             agent.call(tool, "its outcome waits")
             scene.clock.advance(hours=1)
             scene.rotate("log")
-            guard._runtime.renewed_home()  # as an agent would that renews its credential
+            guard._runtime.renewed_domain()  # as an agent would that renews its credential
         guard.reader().close()
         assert signing(guard, "log") != scene.key("log")
         agent.call(tool, "y")
@@ -481,7 +481,7 @@ with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard
     guard._runtime._line = __import__("dataclasses").replace(guard._runtime._line, clock=clock)
     agent._body.in_force().line = guard._runtime._line
     agent.call(say, "renewed")
-    print(guard._runtime._log._signer.key_id, guard._runtime.home.issuer.key_id, flush=True)
+    print(guard._runtime._log._signer.key_id, guard._runtime.domain.issuer.key_id, flush=True)
 """
 
 
@@ -869,7 +869,7 @@ def test_the_search_finds_a_passphrase_that_was_given_as_bytes(scene):
     """The twin: then it is the caller who keeps it, and the guard does as well."""
     with scene.open() as guard:
         assert PASSPHRASE in reached(guard)
-        assert PASSPHRASE.decode() not in repr(guard._runtime.home)
+        assert PASSPHRASE.decode() not in repr(guard._runtime.domain)
 
 
 @pytest.mark.parametrize("error", [ValueError("correct horse"), EOFError(), OSError()])

@@ -54,7 +54,7 @@ def spellings(signer: Ed25519Signer) -> list[bytes]:
 def signers(guard):
     """All keys of a guard with an agent, and the objects that hold them."""
     agent = guard.new_agent("a")
-    home = guard._runtime.home
+    home = guard._runtime.domain
     return agent, [
         agent._body.in_force().actor.signer,
         home.issuer,
@@ -88,7 +88,7 @@ def test_no_object_prints_its_key(guard, signers):
         agent._body.in_force().actor,
         agent._body.in_force(),
         guard._runtime._line,
-        guard._runtime.home,
+        guard._runtime.domain,
         guard._runtime._line.log,
         *keys,
     ]
@@ -100,7 +100,7 @@ def test_no_object_prints_its_key(guard, signers):
 @pytest.mark.parametrize("take", [pickle.dumps, copy.copy, copy.deepcopy, dataclasses.asdict])
 def test_no_object_gives_its_key_to_a_copy_or_a_serialiser(guard, signers, take):
     agent, keys = signers
-    for value in (*keys, agent, agent._body.in_force().actor, guard, guard._runtime.home):
+    for value in (*keys, agent, agent._body.in_force().actor, guard, guard._runtime.domain):
         try:
             taken = take(value)
         except (TypeError, AgentguardError, AttributeError, pickle.PicklingError) as error:
@@ -214,7 +214,7 @@ def test_no_file_of_a_domain_holds_a_key_in_the_clear(place, ran):
     guard = place.open()
     agent = guard.new_agent("reader")
     agent.call(guard.tool(ran.append), "x")
-    home = guard._runtime.home
+    home = guard._runtime.domain
     keys = [agent._body.in_force().actor.signer, home.issuer, guard._runtime._line.log._signer]
 
     def files():

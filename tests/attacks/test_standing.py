@@ -288,7 +288,7 @@ def test_a_count_that_is_cut_between_two_calls_at_once_lets_no_more_run(scene, m
     """Each reads the log once more, when its own call is in it."""
     with scene.open() as guard, scene.open() as other:
         lent = guard.delegate("user:alice", scope=["read"], max_calls=1)
-        revocations, became = guard._runtime.in_force().revocations, []
+        revocations, became = guard._runtime.current_line().revocations, []
         consume = revocations.consume
 
         def attempt(one: Guard, delegation: Any) -> str:
@@ -506,7 +506,7 @@ def test_a_second_process_with_a_slow_clock_finds_nothing_valid_again(scene, clo
         assert caught.value.code == "delegation.expired"
         clock.advance(hours=-1)
         with scene.open() as late:
-            assert late._runtime.in_force().log.shard == 1
+            assert late._runtime.current_line().log.shard == 1
             again = late.tool(name="read", requires=["read"])(lambda: "ok")
             with pytest.raises(AgentguardError) as refused:
                 late.new_agent("worker").under(late.resume(stored)).call(again)
@@ -534,7 +534,7 @@ def test_a_shard_that_is_opened_before_a_head_that_it_embeds_is_found(scene, mon
 
 def test_a_guard_that_writes_much_keeps_what_it_read(scene, monkeypatch):
     """So that the next opening reads a bounded number of entries."""
-    monkeypatch.setattr("agentguard.guard.process.KEEP_EVERY", 8)
+    monkeypatch.setattr("agentguard.guard.process.SAVE_EVERY", 8)
     monkeypatch.setattr("agentguard.storage.ledger.UNKEPT", 4)
     with scene.open() as guard:
         for _ in range(20):

@@ -220,7 +220,7 @@ def log():
         with pytest.raises(Denied):
             lent.call(denied, "x")
         reader = guard.reader()
-        admin = guard._runtime.home.issuer
+        admin = guard._runtime.domain.issuer
         stored = list(reader.stored(0))
         at = parse_entry(stored[-1].body).at
         place = CallPlace(0, 0, "x", "0" * 64)

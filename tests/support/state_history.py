@@ -133,7 +133,7 @@ def _die(call: Call, scene: Scene) -> None:
     def die(*_any: object) -> None:
         raise Crash
 
-    log: Any = dying._runtime.in_force().log
+    log: Any = dying._runtime.current_line().log
     agent = scene.agent(dying, call.agent)
     with (
         patch.object(FileJournal, "finish", die),

@@ -148,7 +148,7 @@ def live(scene: Scene, moment: str, mutation: Mutation = NOTHING, *, back: bool 
             with _refusable(found, "all is put back"):
                 past.freeze(scene, frozen=not thawed)  # the mutation may have prevented a thaw
                 found |= _few(BACK, guard, agents, scene)
-        guard._runtime._keep()
+        guard._runtime._save_ledger()
     for _ in range(2):  # a refusal does not make the next opening any easier
         with _refusable(found, "a new guard opens"):
             found |= _named(NEW, probe(scene))

@@ -279,10 +279,10 @@ def test_a_signer_that_fails_after_the_tool_leaves_the_call_in_doubt(guard, ran,
 
 def test_an_issuer_that_fails_denies(guard, note, ran):
     agent = guard.new_agent("a")
-    home, agent._body.in_force()._renew_at = guard._runtime.home, 0
-    guard._runtime.home = dataclasses.replace(home, issuer=BrokenSigner(home.issuer))
+    home, agent._body.in_force()._renew_at = guard._runtime.domain, 0
+    guard._runtime.domain = dataclasses.replace(home, issuer=BrokenSigner(home.issuer))
     assert refused(guard, agent, note) == "credential.failed"
-    guard._runtime.home = home
+    guard._runtime.domain = home
     agent.call(note, text="twin")
     assert ran == ["twin"]
 

@@ -137,7 +137,7 @@ class Agent:
             instance.line,
             invocation,
             listener,
-            instance.lent(self._delegation),
+            instance.delegation_source(self._delegation),
             codec=codec,
             nested_calls=NestedCalls(context.inside()),
         )
@@ -159,7 +159,7 @@ class Agent:
             instance.line,
             invocation,
             listener,
-            instance.lent(self._delegation),
+            instance.delegation_source(self._delegation),
             codec=codec,
             nested_calls=NestedCalls(context.inside()),
         )
@@ -193,7 +193,7 @@ class Agent:
             instance.line,
             invocation,
             listener,
-            instance.lent(self._delegation),
+            instance.delegation_source(self._delegation),
             codec=codec,
             nested_calls=NestedCalls(context.inside()),
             classes=ExceptionClasses(outcome_unknown, suspends, hands_on),
@@ -223,7 +223,7 @@ class Agent:
             instance.line,
             invocation,
             listener,
-            instance.lent(self._delegation),
+            instance.delegation_source(self._delegation),
             codec=codec,
             nested_calls=NestedCalls(context.inside()),
             classes=ExceptionClasses(outcome_unknown, suspends, hands_on),
@@ -253,7 +253,7 @@ class Agent:
         is entered, as a context manager or with ``telemetry.attached``.
         """
         instance = self._body.in_force()
-        run = instance.run(delegation or self._delegation)
+        run = instance.describe_run(delegation or self._delegation)
         run = run._replace(conversation=conversation, paused=paused, parent=parent, started=started)
         return self._body.telemetry.agent(instance.actor, run._replace(inside=inside))
 
@@ -268,12 +268,12 @@ class Agent:
         (docs/delegation.md). Raises ``Denied``: ``delegation.missing``, and as a call would.
         """
         instance = self._acting()
-        lent = instance.lent(self._delegation)
+        source = instance.delegation_source(self._delegation)
         try:
-            if lent is None:
+            if source is None:
                 message = f"agent {self.name} has nothing to show: no delegation is in force"
                 raise DelegationError(message, code="delegation.missing")
-            return instance.access_token(lent)
+            return instance.access_token(source)
         except AgentguardError as error:
             raise Denied(Decision.refused(str(error), code=error.code)) from error
 
@@ -292,11 +292,11 @@ class Agent:
         as a call under it would be refused.
         """
         instance = self._acting()
-        lent = instance.lent(self._delegation)
+        source = instance.delegation_source(self._delegation)
         try:
             self.require_delegator(by)
-            if lent is not None:
-                instance.access_token(lent)
+            if source is not None:
+                instance.access_token(source)
         except AgentguardError as error:
             raise Denied(Decision.refused(str(error), code=error.code)) from error
 

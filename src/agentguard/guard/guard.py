@@ -93,7 +93,7 @@ class Guard:
         self._agents: weakref.WeakSet[Body] = weakref.WeakSet()
         self._spelling = Spelling(settings.tool_names)
         _GUARDS.add(self)
-        self._runtime.in_force()
+        self._runtime.current_line()
         telemetry.watch_pending(self._waiting)
 
     def _waiting(self) -> tuple[str, object, int] | None:
@@ -195,8 +195,8 @@ class Guard:
             profile = AgentConfig(AgentProfile(name), "own", max_scope=None, delegators=delegators)
         body = Body(
             profile,
-            self._runtime.renewed_home,
-            self._runtime.in_force,
+            self._runtime.renewed_domain,
+            self._runtime.current_line,
             lambda: self._runtime.executors,
             self.tool_spec,
             self._spelling.warn,
@@ -243,7 +243,7 @@ class Guard:
             max_depth=max_depth,
             max_calls=max_calls,
         )
-        home = self._runtime.renewed_home()
+        home = self._runtime.renewed_domain()
         domain_name, jti = home.trust.trust_domain, os.urandom(16).hex()
         return self._held(
             issuance.begin(home.issuer, domain_name, terms, now=seconds(process.clock()), jti=jti)
@@ -260,12 +260,12 @@ class Guard:
         if not isinstance(given, bytes | bytearray | str):
             message = f"expected what Delegation.dumps wrote, got a {type(given).__name__}"
             raise DecodeError(message, code="chain.malformed")
-        home = self._runtime.renewed_home()
+        home = self._runtime.renewed_domain()
         chain = verification.loads(stored, home.trust, at=seconds(process.clock()))
         if not chain.leaf.is_asserted:
             message = "an agent of another process holds this chain: store what guard.delegate made"
             raise DelegationError(message, code="delegation.holder")
-        refused = self._runtime.in_force().revocations.refusal(chain.names)
+        refused = self._runtime.current_line().revocations.refusal(chain.names)
         if refused is not None:
             code, reason = refused
             raise DelegationError(reason, code=code)
@@ -273,7 +273,7 @@ class Guard:
 
     def _held(self, chain: Chain) -> Delegation:
         def holder(_now: datetime) -> Holder:
-            return Holder(self._runtime.renewed_home().issuer, None)
+            return Holder(self._runtime.renewed_domain().issuer, None)
 
         return Delegation(chain, holder, chain.leaf.scope)
 
@@ -358,20 +358,20 @@ class Guard:
     @property
     def approvals(self) -> ApprovalInbox:
         """The inbox where requests for approvals are answered."""
-        self._runtime.in_force()
+        self._runtime.current_line()
         return ApprovalInbox(
-            self._runtime.store(self._runtime.home), self._settings.roster, process.clock
+            self._runtime.approval_store(self._runtime.domain), self._settings.roster, process.clock
         )
 
     @property
     def trust(self) -> TrustDocument:
         """The public keys with which this guard's log can be verified."""
-        return self._runtime.home.trust
+        return self._runtime.domain.trust
 
     def reader(self) -> LogReader:
         """Return a reader of the log, with everything in it that was enqueued until now."""
         self._runtime.flush()
-        return self._runtime.home.read()
+        return self._runtime.domain.read()
 
     def prove(self, invocation_id: str, *, attachments: bool = True) -> bytes:
         """Return the evidence of one call, for whoever holds the trust document alone.
@@ -399,7 +399,7 @@ class Guard:
     @property
     def closed(self) -> bool:
         """True once the guard was closed."""
-        return self._runtime.closed
+        return self._runtime.is_closed
 
     def close(self) -> None:
         """Make everything durable and give the log back; calls are denied from then on.

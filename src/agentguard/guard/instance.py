@@ -41,12 +41,16 @@ MAX_ACCEPTANCES: Final = 4096
 
 
 class Instance:
-    """An agent in one process: its key, its credential, and the line that its calls run down."""
+    """An agent in one process: its key, its credential, and the parts that its calls run on.
+
+    ``domain`` returns the trust domain as it is now; ``holder`` returns who hands a chain on that
+    ends with this agent. The methods may be called from any thread.
+    """
 
     def __init__(
         self,
         config: AgentConfig,
-        home: Callable[[], Domain],
+        domain: Callable[[], Domain],
         line: Line,
         holder: Callable[[datetime], Holder],
     ) -> None:
@@ -54,16 +58,16 @@ class Instance:
         self._profile = config.profile
         self._max_scope = config.scope
         self._require_delegator = config.require_delegator
-        self._home = home
+        self._domain = domain
         self._holder = holder
-        self._renewal = threading.RLock()  # a signal handler may make a call meanwhile
+        self._credential_lock = threading.RLock()  # a signal handler may make a call meanwhile
         self._renew_at = 0
         self._current: Credential | None = None
-        self._acceptance_lock = threading.RLock()  # likewise
+        self._acceptance_lock = threading.RLock()  # for the same reason
         self._acceptances: dict[tuple[str, tuple[str, ...]], _Acceptance] = {}
         signer = Ed25519Signer.from_seed(line.entropy(32))
         name = self._profile.name
-        uri = credential.agent_uri(home().trust.trust_domain, name, signer.public_key)
+        uri = credential.agent_uri(domain().trust.trust_domain, name, signer.public_key)
         self._names = frozenset({uri, f"agent:{name}", signer.key_id})
         own = Authority(f"agent:{name}", config.scope, self._names)
         self.actor = Actor(
@@ -91,19 +95,19 @@ class Instance:
     def _renew(self, now: datetime) -> None:
         """Issue, verify and record a credential, unless another thread just did."""
         at = seconds(now)
-        with self._renewal:
+        with self._credential_lock:
             if self._has_credential(now):
                 return
-            home = self._home()
+            domain = self._domain()
             issued = credential.issue(
-                home.issuer,
-                home.trust.trust_domain,
+                domain.issuer,
+                domain.trust.trust_domain,
                 self._profile,
                 self.actor.signer.public_key,
                 now=at,
                 jti=self.line.entropy(16).hex(),
             )
-            verified = credential.verify(issued.token, home.trust, at=at)
+            verified = credential.verify(issued.token, domain.trust, at=at)
             # the log has the credential before every call that is made with it
             self.line.log.enqueue(records.identity(verified, at=timestamp(now)))
             self._current = verified
@@ -122,24 +126,21 @@ class Instance:
 
     # --- its delegations -------------------------------------------------------------------------
 
-    def lent(
-        self, delegation: Delegation | DelegationError | None
-    ) -> _Source | _EndedSource | None:
+    def delegation_source(self, delegation: Delegation | DelegationError | None) -> _Source | None:
         """Return the source of a call's authority: ``delegation``, or else the one in force here.
 
-        None leaves the agent its own authority, if it has any.
+        None leaves the agent its own authority, if it has any. An error takes the place of a
+        delegation that can't be used: each call is refused for that error.
         """
-        if isinstance(delegation, DelegationError):
-            return _EndedSource(delegation)
         if delegation is not None:
             return _Source(self, delegation)
         try:
             current = context.in_force()
         except DelegationError as error:
-            return _EndedSource(error)
+            return _Source(self, error)
         return _Source(self, current) if isinstance(current, Delegation) else None
 
-    def run(self, delegation: Delegation | DelegationError | None) -> AgentRun:
+    def describe_run(self, delegation: Delegation | DelegationError | None) -> AgentRun:
         """Describe a run of this agent under ``delegation``, or else the one in force here."""
         current: object = delegation
         with suppress(DelegationError):  # it has ended: each call of the run is denied for that
@@ -173,15 +174,15 @@ class Instance:
                 self._acceptances.pop(delegation.key, None)
                 message = f"the delegation of {delegation.principal} has expired: get a new one"
                 raise DelegationError(message, code="delegation.expired")
-            home = self._home()
+            domain = self._domain()
             earlier = self._acceptances.get(delegation.key)
             # a key that signed the chain may have become known as stolen since then
             chain = (
-                verification.from_json(earlier.token.chain.as_json(), home.trust, at=at)
+                verification.from_json(earlier.token.chain.as_json(), domain.trust, at=at)
                 if earlier
-                else self._extended_chain(delegation, home, now)
+                else self._extended_chain(delegation, domain, now)
             )
-            token = access_token.mint(chain, home.issuer, now=at, jti=self.line.entropy(16).hex())
+            token = access_token.mint(chain, domain.issuer, now=at, jti=self.line.entropy(16).hex())
             is_renewable = token.expires_at < chain.leaf.expires_at
             acceptance = _Acceptance(
                 self._authority(token),
@@ -193,7 +194,7 @@ class Instance:
             self._acceptances[delegation.key] = acceptance
             return acceptance
 
-    def _extended_chain(self, delegation: Delegation, home: Domain, now: datetime) -> Chain:
+    def _extended_chain(self, delegation: Delegation, domain: Domain, now: datetime) -> Chain:
         """Return the chain with a hop to this instance, verified as others do, and on record."""
         at = seconds(now)
         chain = delegation.chain
@@ -211,7 +212,7 @@ class Instance:
                 now=at,
                 jti=self.line.entropy(16).hex(),
             )
-        verified = verification.from_json(chain.as_json(), home.trust, at=at)
+        verified = verification.from_json(chain.as_json(), domain.trust, at=at)
         # the log has the chain before every call under it
         self.line.log.enqueue(records.delegation(verified, at=timestamp(now)))
         return verified
@@ -232,7 +233,7 @@ class Instance:
             lends=Delegation(chain, self._holder, chain.leaf.scope),
         )
 
-    def access_token(self, source: _Source | _EndedSource) -> str:
+    def access_token(self, source: _Source) -> str:
         """Return the access token of a delegation; raise where a call under it would be denied."""
         acceptance = source.accept(self._now())
         refused = self.line.revocations.refusal(acceptance.authority.names)
@@ -254,35 +255,28 @@ class _Acceptance(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """The authority that one instance has from a delegation (``effects.DelegationSource``)."""
+    """The authority that one instance has from a delegation (``effects.DelegationSource``).
+
+    An error in place of the delegation is raised by every method.
+    """
 
     instance: Instance
-    delegation: Delegation
+    delegation: Delegation | DelegationError
 
     def authority(self, now: datetime) -> Authority | None:
-        acceptance = self.instance.acceptance(self.delegation, now)
+        acceptance = self.instance.acceptance(self._usable(), now)
         return acceptance.authority if acceptance is not None else None
 
     def derive(self, now: datetime) -> Authority:
         return self.accept(now).authority
 
     def accept(self, now: datetime) -> _Acceptance:
-        return self.instance.accept(self.delegation, now)
+        return self.instance.accept(self._usable(), now)
 
-
-class _EndedSource(NamedTuple):
-    """Takes the place of a delegation that has ended or fails (``effects.DelegationSource``)."""
-
-    error: DelegationError
-
-    def authority(self, now: datetime) -> Authority | None:  # noqa: ARG002  at any time
-        raise self.error
-
-    def derive(self, now: datetime) -> Authority:  # noqa: ARG002
-        raise self.error
-
-    def accept(self, now: datetime) -> _Acceptance:  # noqa: ARG002
-        raise self.error
+    def _usable(self) -> Delegation:
+        if isinstance(self.delegation, DelegationError):
+            raise self.delegation
+        return self.delegation
 
 
 def _description(uri: str, config: AgentConfig, instance: str) -> Fragment:

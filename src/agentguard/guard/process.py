@@ -1,8 +1,8 @@
 """What a guard runs on in one process: its threads, its shard of the log, and its line.
 
-The parts of the line are put together here and nowhere else. A line begins when it is first
-needed, and anew in a fork, with a shard of its own; the keys that sign the log are looked after as
-long as it goes on. What an application is given of all that is ``Guard``.
+``Runtime`` puts the parts of the line together; no other module does. A process gets a line when a
+call first needs one; a fork gets a line of its own, with a shard of its own. The runtime also
+renews the key that signs the log. What an application sees of all that is ``Guard``.
 """
 
 from __future__ import annotations
@@ -39,80 +39,81 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger("agentguard")
 
-KEEP_EVERY: Final = 4096
-"""Entries after which a guard keeps what the log says, so that the next opening reads no more."""
+SAVE_EVERY: Final = 4096
+"""The number of entries after which a guard saves its ledger, so that it opens fast next time."""
 
-_LOOK_AFTER: Final = timedelta(minutes=5)
-"""After this time a guard looks for new keys before it signs a checkpoint."""
+_CHECK_KEYS_AFTER: Final = timedelta(minutes=5)
+"""The time after which a guard looks for new keys before it signs a checkpoint."""
 
 
 class Runtime:
-    """One guard's line in this process, and what it takes to run calls on it.
+    """One guard's line in this process, and the threads that calls need.
 
-    ``home`` is the trust domain as it was last taken up, ``requests`` where requests for approvals
-    wait (None before the first line), ``executors`` are this process's threads. Its methods may be
-    called from any thread.
+    ``domain`` is the trust domain as it was last opened, ``requests`` the store of the requests for
+    approvals (None before the first line), ``executors`` are this process's threads. The methods
+    may be called from any thread.
     """
 
     def __init__(
         self,
         settings: Config,
         engine: Engine,
-        home: Domain,
+        domain: Domain,
         on_request: Callable[[ApprovalRequest], object] | None,
     ) -> None:
         self._settings = settings
         self._on_request = on_request
         self.requests: Store | None = None
         self._engine = engine
-        self.home = home
+        self.domain = domain
         self._closed = False
         self._line: Line | None = None
         self._log: ShardLog | None = None
         self._ledger: Ledger | None = None
-        self._inherited: Inheritance | None = None
-        self._renew()
+        self._inheritance: Inheritance | None = None
+        self._start_threads()
 
-    def _renew(self) -> None:
-        """Make what a fork does not inherit in working order: the executor's threads, the lock."""
+    def _start_threads(self) -> None:
+        """Make the executors and the locks, which a fork does not inherit in working order."""
         self.executors = Executors(
             ThreadPoolExecutor(32, thread_name_prefix="agentguard"),
             ThreadPoolExecutor(32, thread_name_prefix="agentguard-facts"),
-            # an evaluation's time begins in its thread: it must not wait for one
+            # the time-out of an evaluation runs from here: none may wait for a thread
             ThreadPoolExecutor(MAX_AT_ONCE, thread_name_prefix="agentguard-engine"),
         )
-        # a signal's handler may close, or make a call, while this thread begins or renews
-        self._beginning = threading.RLock()
-        self._renewing = threading.RLock()
-        self._kept_at = 0
+        # RLocks: a signal handler may close, or make a call, while this thread holds one
+        self._line_lock = threading.RLock()
+        self._domain_lock = threading.RLock()
+        self._saved_size = 0
 
-    def in_force(self) -> Line:
-        """Return this process's line; a fork leases a shard of its own when it first needs one."""
+    def current_line(self) -> Line:
+        """Return this process's line; the first call of a fork leases a shard of its own."""
         if self._line is not None:
             return self._line
-        with self._beginning:
+        with self._line_lock:
             if self._line is None:
-                self._line = self._begin()
+                self._line = self._start_line()
             return self._line
 
-    def _begin(self) -> Line:
+    def _start_line(self) -> Line:
         self._require_open()
-        self._looked = clock()
-        self._signs_for = home = self.renewed_home()  # a fork may come long after a rotation
-        ledger = home.ledger(self._inherited)
-        log = home.lease(self._looked, ledger)
+        self._keys_checked_at = clock()
+        # renewed, since a fork may begin long after a rotation
+        self._signing_domain = domain = self.renewed_domain()
+        ledger = domain.ledger(self._inheritance)
+        log = domain.lease(self._keys_checked_at, ledger)
         try:
-            line = self._line_on(log, home, ledger)
-            self._log, self._ledger, self._kept_at = log, ledger, log.head.size
+            line = self._line_on(log, domain, ledger)
+            self._log, self._ledger, self._saved_size = log, ledger, log.head.size
             self._require_open()  # still
         except BaseException:
             log.close()
             raise
-        log.check_before_signing(partial(_look, weakref.ref(self)))
+        log.check_before_signing(partial(_check_keys, weakref.ref(self)))
         return line
 
-    def _line_on(self, log: ShardLog, home: Domain, ledger: Ledger | None) -> Line:
-        """Put the parts of the line together, and announce in the log what calls are decided by."""
+    def _line_on(self, log: ShardLog, domain: Domain, ledger: Ledger | None) -> Line:
+        """Put the parts of the line together; log the configuration, the roster and the policy."""
         engine, settings = self._engine, self._settings
         line = Line(
             engine=engine,
@@ -122,10 +123,10 @@ class Runtime:
             entropy=os.urandom,
             config_sha256=canonical.sha256_hex(settings.encoded),
             redactions=settings.redactions,
-            revocations=home.revocations(ledger),
-            approvals=self.store(home, ledger),
-            journal=home.journal(ledger),
-            runs=home.runs(),
+            revocations=domain.revocations(ledger),
+            approvals=self.approval_store(domain, ledger),
+            journal=domain.journal(ledger),
+            runs=domain.runs(),
             roster=settings.roster,
             trust_domain=settings.trust_domain,
             on_request=self._on_request,
@@ -137,106 +138,111 @@ class Runtime:
         at = timestamp(max(clock(), log.last_at))
         log.enqueue(records.config(settings.encoded, at=at))
         if settings.roster.can_answer:
-            log.enqueue(records.roster(home.issuer, settings.trust_domain, settings.roster, at=at))
+            log.enqueue(
+                records.roster(domain.issuer, settings.trust_domain, settings.roster, at=at)
+            )
         log.append(
             records.policy(line.engine_name, engine.policy_sha256, engine.policy_files, at=at)
         )
         return line
 
-    def store(self, home: Domain, ledger: Ledger | None = None) -> Store:
-        """Return where requests wait; a guard in memory has one place for that."""
+    def approval_store(self, domain: Domain, ledger: Ledger | None = None) -> Store:
+        """Return the store of the requests for approvals, the same one for every line."""
         if self.requests is None:
-            self.requests = home.approvals(self._settings.limits, ledger)
+            self.requests = domain.approvals(self._settings.limits, ledger)
         return self.requests
 
     def _require_open(self) -> None:
         if self._closed:
             raise StorageError("the guard is closed: open it again", code="storage.closed")
 
-    def renewed_home(self) -> Domain:
-        """Return the domain; it is taken up again where somebody has rotated its keys."""
-        with self._renewing:  # two at once could end with the older one
-            renewed = self.home.renewed()
+    def renewed_domain(self) -> Domain:
+        """Return the domain, opened again where somebody has rotated its keys."""
+        with self._domain_lock:  # of two threads at once, the older domain could win
+            renewed = self.domain.renewed()
             if renewed is not None:
-                self.home = renewed
-            return self.home
+                self.domain = renewed
+            return self.domain
 
-    def _look(self, at: str) -> None:
-        """See to it that the log signs entries up to the time ``at`` with a key that counts then.
+    def _check_keys(self, at: str) -> None:
+        """Before the log signs: switch to the newest key that is valid at the time ``at``.
 
-        An agent that waits for a tool renews no credential, however long that takes; entries that
-        wait to be written may be older than the new key. Raises ``StorageError``.
+        A guard that makes no call for long renews no credential, and would not notice a rotation.
+        The entries that are signed may be older than the new key. Raises ``StorageError``.
         """
         moment = datetime.fromisoformat(at)
-        if self._unkept() >= KEEP_EVERY and not self._closed:
-            self._keep_later()
-        self._look_for_keys(moment)
-        home = self.home
-        if home is not self._signs_for and self._log is not None:
-            key = home.trust.trusted("log", home.log_key.key_id)
+        if self._unsaved_entries() >= SAVE_EVERY and not self._closed:
+            self._save_ledger_later()
+        self._look_for_new_keys(moment)
+        domain = self.domain
+        if domain is not self._signing_domain and self._log is not None:
+            key = domain.trust.trusted("log", domain.log_key.key_id)
             if key.not_before <= seconds(moment):
-                self._log.sign_with(home.log_key)
+                self._log.sign_with(domain.log_key)
                 if self._ledger is not None:
-                    self._ledger.sign_with(home.log_key)
-                self._signs_for = home
+                    self._ledger.sign_with(domain.log_key)
+                self._signing_domain = domain
 
-    def _look_for_keys(self, moment: datetime) -> None:
-        if abs(moment - self._looked) < _LOOK_AFTER:
+    def _look_for_new_keys(self, moment: datetime) -> None:
+        if abs(moment - self._keys_checked_at) < _CHECK_KEYS_AFTER:
             return
         try:
-            self.renewed_home()
+            self.renewed_domain()
         except (AgentguardError, OSError) as error:
             message = f"whether the log's key still counts can't be found out: {error}"
             raise StorageError(message, code=getattr(error, "code", "storage.failed")) from error
-        self._looked = moment
+        self._keys_checked_at = moment
 
-    def _unkept(self) -> int:
-        """Return how many entries this process has written since it has kept what the log says."""
-        return self._log.head.size - self._kept_at if self._log is not None else 0
+    def _unsaved_entries(self) -> int:
+        """Return how many entries this process has written since it last saved the ledger."""
+        return self._log.head.size - self._saved_size if self._log is not None else 0
 
-    def _keep_later(self) -> None:
-        """Keep what the log says by now, in a thread: a commit does not wait for it."""
+    def _save_ledger_later(self) -> None:
+        """Save the ledger in a thread, so that a commit does not wait."""
         if self._log is not None:
-            self._kept_at = self._log.head.size
-            with suppress(RuntimeError):  # the threads end: it is kept at the close
-                self.executors.log.submit(self._keep)
+            self._saved_size = self._log.head.size
+            with suppress(RuntimeError):  # the executor is shut down: close() saves
+                self.executors.log.submit(self._save_ledger)
 
-    def _keep(self) -> None:
+    def _save_ledger(self) -> None:
         if self._ledger is None:
             return
         try:
             self._ledger.keep()
         except (AgentguardError, OSError):
-            # the log is whole: whoever opens it next reads more of it, or says what is wrong
-            _LOGGER.warning("what the log says by now could not be kept", exc_info=True)
+            # the log is whole: the next opening reads more of it, or reports what is wrong
+            _LOGGER.warning(
+                "the ledger could not be saved: the next opening reads more of the log",
+                exc_info=True,
+            )
 
     def flush(self) -> None:
-        """Make durable what was enqueued in this process, if anything was."""
+        """Make everything durable that was enqueued in this process."""
         if self._log is not None:
             self._log.flush()
 
     def forked(self) -> None:
-        """In a fork: drop the parent's shard, and keep what the parent knew of the log."""
+        """In a fork: drop the parent's shard, and inherit what the parent knew of the log."""
         if self._ledger is not None:
-            self._inherited = self._ledger.inheritance()
+            self._inheritance = self._ledger.inheritance()
         self._line = self._log = self._ledger = self.requests = None
-        self._renew()
+        self._start_threads()
 
     @property
-    def closed(self) -> bool:
-        """True once it was closed."""
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called."""
         return self._closed
 
     def close(self) -> None:
-        """Make everything durable and give the log back; no line begins from then on."""
-        with self._beginning:  # no log is leased past it
+        """Make everything durable and return the shard; no line begins from then on."""
+        with self._line_lock:  # no thread leases a shard any more
             self._closed = True
             log = self._log
         try:
             if log is not None:
                 log.close()
-            if self._ledger is not None and self._ledger.leaves_much(self._unkept()):
-                self._keep()
+            if self._ledger is not None and self._ledger.leaves_much(self._unsaved_entries()):
+                self._save_ledger()
         finally:
             for executor in self.executors:
                 executor.shutdown(wait=False)
@@ -244,13 +250,13 @@ class Runtime:
             telemetry.flush()
 
 
-def _look(runtime: weakref.ref[Runtime], at: str) -> None:
-    """Look for a log that may outlive its runtime, and is not to keep it."""
+def _check_keys(runtime: weakref.ref[Runtime], at: str) -> None:
+    """Check the keys, if the runtime is alive: the log must not keep its runtime alive."""
     alive = runtime()
     if alive is not None:
-        alive._look(at)  # noqa: SLF001  a runtime and this file are one unit
+        alive._check_keys(at)  # noqa: SLF001  the class is this file's own
 
 
 def clock() -> datetime:
-    """Return the time of this machine: every guard's clock."""
+    """Return this machine's wall-clock time, in UTC: the clock of every guard."""
     return datetime.now(UTC)
