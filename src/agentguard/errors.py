@@ -1,25 +1,24 @@
 """The exceptions of agentguard.
 
-Every error has a stable reason code, ``noun.problem``, and a message written for the person
-who will read it. The two exceptions that *steer* a guarded call, ``Denied`` and
-``ApprovalPending``, are errors too, and stand beside the values that they carry
+Every error has a stable reason code, ``noun.problem``, and a message for the person who reads it.
+``Denied`` and ``ApprovalPending`` steer a guarded call; they live beside the values that they carry
 (``call/decision.py``, ``approvals/request.py``).
 
     AgentguardError
-    ├── DecodeError          bytes that arrived are not what their format says
+    ├── DecodeError          bytes from outside do not have the form that they must have
     ├── EncodeError          a value has no canonical form
     │   └── ArgumentsError   a call's arguments can't be bound or encoded
-    ├── VerificationError    well formed, but a signature, proof or credential does not hold
+    ├── VerificationError    a well-formed signature, proof or credential is not valid
     ├── KeyMaterialError     a key can't be read, written or used
     ├── PolicyError          a policy can't be loaded or evaluated
-    ├── DelegationError      what is to be delegated is more than there is, or malformed
-    ├── ApprovalError        an approval can't be asked for or given so
-    ├── FactsError           a look-up of facts failed or collides with the policy's input
+    ├── DelegationError      a delegation is malformed, or asks for more than the delegator has
+    ├── ApprovalError        a request or an answer for an approval is not acceptable
+    ├── FactsError           a look-up of facts failed, or a fact has a name that is reserved
     ├── StorageError         the log can't be opened, read or written
-    ├── CallError            a call is not in the log, or not in the state that was expected
-    ├── ConfigError          a mistake in agentguard.toml or in what was passed to the API
-    ├── UnguardedCallError   a guarded tool was called past any agent
-    ├── Denied               the call was refused
+    ├── CallError            a call is not in the log, or not in the expected condition
+    ├── ConfigError          agentguard.toml or an argument of the API has a mistake
+    ├── UnguardedCallError   a guarded tool was called without an agent
+    ├── Denied               the call was denied
     └── ApprovalPending      the call waits for a person
 """
 
@@ -42,7 +41,7 @@ class AgentguardError(Exception):
 
 
 class DecodeError(AgentguardError):
-    """Bytes that arrived are not what their format says."""
+    """Bytes from outside do not have the form that they must have."""
 
     default_code = "decode.malformed"
 
@@ -60,7 +59,7 @@ class ArgumentsError(EncodeError):
 
 
 class VerificationError(AgentguardError):
-    """Something well formed does not verify: a signature, a proof, a credential."""
+    """A well-formed signature, proof or credential is not valid."""
 
     default_code = "signature.invalid"
 
@@ -78,19 +77,19 @@ class PolicyError(AgentguardError):
 
 
 class DelegationError(AgentguardError):
-    """What is to be delegated is malformed, or more than whoever delegates it has."""
+    """A delegation is malformed, or asks for more than the delegator has."""
 
     default_code = "delegation.refused"
 
 
 class ApprovalError(AgentguardError):
-    """An approval can't be asked for, or given, in this way."""
+    """A request or an answer for an approval is not acceptable."""
 
     default_code = "approval.refused"
 
 
 class FactsError(AgentguardError):
-    """A look-up of facts failed, or its result collides with the policy's input."""
+    """A look-up of facts failed, or a fact has a name that is reserved in the policy's input."""
 
     default_code = "facts.failed"
 
@@ -102,19 +101,22 @@ class StorageError(AgentguardError):
 
 
 class CallError(AgentguardError):
-    """A call that is asked for is not in the log, or not in the state that was expected."""
+    """A call is not in the log, or not in the condition that the operation needs."""
 
     default_code = "call.unknown"
 
 
 class ConfigError(AgentguardError):
-    """A mistake in the configuration or in what was passed to the API."""
+    """The configuration or an argument of the API has a mistake."""
 
     default_code = "config.invalid"
 
     @classmethod
     def without_extra(cls, name: str, *, what: str, brings: str) -> ConfigError:
-        """Say that ``what`` needs an extra that is not installed (``config.extra_missing``)."""
+        """Return the error that ``what`` needs an extra (``config.extra_missing``).
+
+        ``name`` is the extra, ``brings`` the packages in it.
+        """
         message = (
             f"{what} needs the extra '{name}', which brings {brings}: install agentguard with it, "
             f"from your clone: pip install '.[{name}]'"
@@ -123,6 +125,6 @@ class ConfigError(AgentguardError):
 
 
 class UnguardedCallError(AgentguardError):
-    """A guarded tool was called directly, past any agent; it did not run."""
+    """A guarded tool was called directly, without an agent, and did not run."""
 
     default_code = "tool.unguarded"

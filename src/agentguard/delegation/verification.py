@@ -79,7 +79,7 @@ def issuer_key(trust: TrustDocument, kid: str, *, issued_at: int, at: int) -> Pu
     A stolen key's signature counts for nothing, whatever date the signed token bears: the thief
     writes an old date. Raises ``VerificationError`` (``key.*``).
     """
-    trusted = trust.trusted("issuer", kid)
+    trusted = trust.trusted_key("issuer", kid)
     trusted.check(issued_at)
     since = trusted.compromised_since
     if since is not None and at >= since:

@@ -97,7 +97,7 @@ def rotate(
         )
         unfinished = _finish(settings, passphrase)
     unfinished = unfinished or _announce(settings, passphrase, now)
-    old_key, new_key = (trust.trusted(use, key.public_key.thumbprint) for key in (old, new))
+    old_key, new_key = (trust.trusted_key(use, key.public_key.thumbprint) for key in (old, new))
     return Rotation(trust, old_key, new_key, unfinished)
 
 

@@ -176,7 +176,7 @@ class Runtime:
         self._look_for_new_keys(moment)
         domain = self.domain
         if domain is not self._signing_domain and self._log is not None:
-            key = domain.trust.trusted("log", domain.log_key.key_id)
+            key = domain.trust.trusted_key("log", domain.log_key.key_id)
             if key.not_before <= seconds(moment):
                 self._log.sign_with(domain.log_key)
                 if self._ledger is not None:

@@ -1,1 +1,1 @@
-"""Who acts: credentials of agent instances, and the keys that a verifier trusts."""
+"""Who acts: the names of principals, credentials of agent instances, trusted keys, revocations."""

@@ -1,7 +1,7 @@
 """The credential of an agent instance: a WIMSE Workload Identity Token (``typ: wit+jwt``).
 
-Issuing and verifying stand side by side, so that neither can drift from the other. Which issuer
-keys count, and from when, is the trust document's matter (``trust.py``).
+Issuance and verification stand side by side, so that they can't diverge. ``trust.py`` decides which
+issuer keys are valid at a time.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ TYPE: Final = "wit+jwt"
 """The ``typ`` of a credential (draft-ietf-wimse-workload-creds)."""
 
 AGENT_CLAIM: Final = "urn:agentguard:agent"
+"""The claim with the agent's name, type, owner and version."""
+
 MAX_LIFETIME: Final = 3600
-"""A credential lives an hour at most, in seconds."""
+"""The longest lifetime of a credential, in seconds."""
 
 _LATEST: Final = 253_402_300_799  # the end of the year 9999
 _URI: Final = re.compile(r"spiffe://[^/]+/agent/([^/]+)/([^/]+)")
 _ALIAS: Final = 4
-"""Characters of a thumbprint in an instance's short name."""
+"""The characters of a thumbprint in an instance's short name."""
 
 _SHORT: Final = re.compile(rf"(?:agent:)?([^/:]+):([A-Za-z0-9_-]{{{_ALIAS}}})")
 
@@ -41,9 +43,10 @@ _CLAIMS: Final = frozenset({"iss", "sub", "iat", "exp", "jti", "cnf", AGENT_CLAI
 
 @dataclass(frozen=True, slots=True)
 class AgentProfile:
-    """What the issuer says of an agent: its name and type, who answers for it, its version.
+    """The issuer's statement about an agent: its name, type, owner and version.
 
-    ``owner`` is a principal, as in ``user:carol``. Raises ``ConfigError``.
+    ``owner`` is the principal who answers for the agent, as in ``user:carol``. Raises
+    ``ConfigError`` for a malformed name or owner.
     """
 
     name: str
@@ -64,10 +67,10 @@ class AgentProfile:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A credential that was issued here or has verified.
+    """A credential, issued here or verified.
 
-    ``uri`` is ``spiffe://<trust-domain>/agent/<name>/<thumbprint>``; times are seconds since the
-    epoch; ``token`` is the compact JWS.
+    ``uri`` is ``spiffe://<trust-domain>/agent/<name>/<thumbprint>``. Times are seconds since the
+    epoch. ``token`` is the compact JWS.
     """
 
     uri: str
@@ -80,32 +83,32 @@ class Credential:
 
 
 def agent_uri(trust_domain: str, name: str, key: PublicKey) -> str:
-    """Name an agent instance by the RFC 7638 thumbprint of its public key."""
+    """Return the URI of an agent instance, with the RFC 7638 thumbprint of its public key."""
     return f"spiffe://{trust_domain}/agent/{name}/{key.thumbprint}"
 
 
 def agent_name(uri: str) -> str | None:
-    """Return the name in an instance's URI, for display and search; None where it is no such URI.
+    """Return the name in an instance's URI, for display and search; None for another text.
 
-    A verifier believes a name only from the issuer-signed credential.
+    Only a credential that the issuer has signed proves the name.
     """
     match = _URI.fullmatch(uri)
     return match[1] if match is not None else None
 
 
 def agent_alias(uri: str) -> str:
-    """Return an instance's short name, for display; a text that is no such URI as it is.
+    """Return an instance's short name for display, such as ``agent:code-reviewer:7f3a``.
 
-    It is made like ``agent:code-reviewer:7f3a``, and identifies nothing.
+    A text that is no instance's URI is returned unchanged. A short name is no identifier.
     """
     match = _URI.fullmatch(uri)
     return f"agent:{match[1]}:{match[2][:_ALIAS]}" if match is not None else uri
 
 
 def parse_alias(text: str) -> tuple[str, str] | None:
-    """Return the name in a short name, and the short name as ``agent_alias`` writes it, or None.
+    """Return an agent's name and the full short name from a short name; None for another text.
 
-    ``agent:`` may be left out.
+    The text may lack the prefix ``agent:``.
     """
     match = _SHORT.fullmatch(text)
     return (match[1], f"agent:{match[1]}:{match[2]}") if match is not None else None
@@ -142,13 +145,13 @@ def issue(
 
 
 def verify(token: str, trust: TrustDocument, *, at: int) -> Credential:
-    """Verify a credential as of ``at`` (seconds since the epoch) and return it.
+    """Verify and return a credential as of ``at`` (seconds since the epoch).
 
     Raises ``DecodeError`` or ``VerificationError``: ``credential.malformed``,
     ``credential.issuer``, ``credential.subject``, ``credential.expired``,
     ``credential.not_yet_valid``, ``credential.lifetime``, ``key.unknown``, ``signature.invalid``.
     """
-    # kid and iat only choose among trusted keys; nothing else is read before the signature holds
+    # kid and iat only select among trusted keys; the signature is verified before all else
     unverified = jws.parse(token)
     kid, issued_at = unverified.header.get("kid"), unverified.claims().get("iat")
     if not isinstance(kid, str) or not is_integer(issued_at):
@@ -190,7 +193,7 @@ def _parse(claims: Mapping[str, JSON], token: str) -> Credential:
             and is_integer(expires_at)
             and jws.is_jti(jti)
         ):
-            if "alg" not in jwk:  # its value is for from_jwk to check
+            if "alg" not in jwk:  # from_jwk checks the value
                 raise _malformed("its key names no alg")
             try:
                 profile = AgentProfile(name, kind, owner, version)

@@ -1,4 +1,4 @@
-"""Revocations: who may not act any more, and how many calls a delegation has left.
+"""The protocol ``Revocations``: which names are revoked, and how many calls a delegation has left.
 
 ``storage/revocations.py`` implements the protocol in the state's folder.
 """
@@ -11,19 +11,20 @@ from typing import Protocol
 
 
 class Revocations(Protocol):
-    """What was revoked, whether all is frozen, and how many calls are left; shared by processes."""
+    """The revoked names, the freeze, and the counts of calls, which all processes share."""
 
     def refusal(self, names: AbstractSet[str]) -> tuple[str, str] | None:
-        """Return why nobody of these names may act now, as reason code and words; None if they may.
+        """Return the reason code and the reason why no bearer of ``names`` may act now, or None.
 
-        Asked at every call, so it costs little. Raises ``StorageError``.
+        Every call asks for this, so it must be fast. Raises ``StorageError``.
         """
 
     def consume(self, limits: Sequence[tuple[str, int]]) -> bool:
-        """Count one call under each ``(jti, most)``; count none where one of them has no call left.
+        """Count one call under each limit ``(jti, max_calls)``; return False if one is used up.
 
-        It is durable and atomic. Raises ``StorageError``, or as the log is read.
+        The count is durable and atomic: if one limit is used up, no limit counts the call. Raises
+        ``StorageError``, and the errors of reading the log.
         """
 
     def is_within(self, limits: Sequence[tuple[str, int]]) -> bool:
-        """Whether the log has no more calls than the limits allow. Raises as ``consume`` does."""
+        """Whether the log has no more calls than the limits allow; raises as ``consume`` does."""

@@ -1,7 +1,7 @@
-"""The trust document: the public keys that a verifier takes as given, and from when to when.
+"""The trust document: the public keys that a verifier trusts, and the time of each.
 
-``agentguard trust export`` writes it; whoever checks a log or a proof holds it beforehand, and
-never takes it from the state that is checked.
+``agentguard trust export`` writes the document. A verifier of a log or of evidence has the document
+beforehand, and never takes it from the state under verification.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ from agentguard.signing.keys import PublicKey
 Use = Literal["issuer", "log", "admin", "approver"]
 
 DOCUMENT_TYPE: Final = "urn:agentguard:trust:v1"
+"""The member ``type`` of a trust document."""
+
 _USES: Final = frozenset(get_args(Use))
 
 SHARD_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,8}")
-"""How a shard's number is written, in origins and in names of files."""
+"""The form of a shard's number in origins and in names of files."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrustedKey:
-    """A public key, what it may be used for, and when; times are seconds since the epoch."""
+    """A public key with its use and its time; times are seconds since the epoch."""
 
     use: Use
     key: PublicKey
@@ -38,7 +40,10 @@ class TrustedKey:
     compromised_since: int | None = None
 
     def check(self, at: int) -> None:
-        """Raise ``VerificationError`` (``key.expired``, ``key.compromised``) unless it counts."""
+        """Raise ``VerificationError`` unless the key is valid at ``at`` (seconds since the epoch).
+
+        The codes are ``key.expired`` and ``key.compromised``.
+        """
         if at < self.not_before or (self.not_after is not None and at >= self.not_after):
             message = f"the {self.use} key {self.key.thumbprint} was not valid then"
             raise VerificationError(message, code="key.expired")
@@ -47,7 +52,7 @@ class TrustedKey:
             raise VerificationError(message, code="key.compromised")
 
     def as_json(self) -> dict[str, JSON]:
-        """Return the members of the trust document's list."""
+        """Return the key as a member of the document's list ``keys``."""
         return {
             "use": self.use,
             "kid": self.key.thumbprint,
@@ -60,20 +65,20 @@ class TrustedKey:
 
 @dataclass(frozen=True, slots=True)
 class TrustDocument:
-    """The keys of a trust domain and the name of its log (the start of each shard's origin)."""
+    """The keys of a trust domain, and the name of its log, with which each origin begins."""
 
     trust_domain: str
     log: str
     keys: tuple[TrustedKey, ...]
 
     def origin(self, shard: int) -> str:
-        """Name a shard of the log: the origin of its checkpoints (C2SP tlog-checkpoint)."""
+        """Return the origin of a shard's checkpoints (C2SP tlog-checkpoint)."""
         return f"{self.log}/{shard}"
 
     def shard_of(self, origin: str) -> int:
-        """Return the number of the shard that an origin names.
+        """Return the number of the shard with an origin.
 
-        Raises ``VerificationError`` (``checkpoint.origin``) for none of this log.
+        Raises ``VerificationError`` (``checkpoint.origin``) for the origin of another log.
         """
         log, _slash, number = origin.rpartition("/")
         if log != self.log or SHARD_NUMBER.fullmatch(number) is None:
@@ -82,16 +87,16 @@ class TrustDocument:
         return int(number)
 
     def key(self, use: Use, kid: str, *, at: int) -> PublicKey:
-        """Return the key ``kid`` for ``use`` as of ``at`` (seconds since the epoch).
+        """Return the key ``kid`` for ``use``, valid at ``at`` (seconds since the epoch).
 
         Raises ``VerificationError``: ``key.unknown``, ``key.expired``, ``key.compromised``.
         """
-        trusted = self.trusted(use, kid)
+        trusted = self.trusted_key(use, kid)
         trusted.check(at)
         return trusted.key
 
-    def trusted(self, use: Use, kid: str) -> TrustedKey:
-        """Return the key ``kid`` for ``use``, whatever its time.
+    def trusted_key(self, use: Use, kid: str) -> TrustedKey:
+        """Return the key ``kid`` for ``use``, valid or not.
 
         Raises ``VerificationError`` (``key.unknown``).
         """
@@ -102,11 +107,11 @@ class TrustDocument:
         raise VerificationError(message, code="key.unknown")
 
     def keys_for(self, use: Use) -> Iterable[TrustedKey]:
-        """Yield the keys for one use, whatever their time."""
+        """Yield the keys for one use, valid or not."""
         return (trusted for trusted in self.keys if trusted.use == use)
 
     def current(self, use: Use) -> list[PublicKey]:
-        """Return the keys for one use to whose time no end is set."""
+        """Return the keys for one use that have no end and are not compromised."""
         return [
             trusted.key
             for trusted in self.keys_for(use)
@@ -116,10 +121,11 @@ class TrustDocument:
     def rotated(
         self, old: PublicKey, new: PublicKey, *, now: int, until: int, compromised_since: int | None
     ) -> TrustDocument:
-        """Return a document in which ``new`` takes the place of ``old``, for the same use.
+        """Return a document in which ``new`` replaces ``old``, for the same use, from ``now`` on.
 
-        ``old`` counts for what was signed before ``until`` and, if it is compromised, before then
-        (seconds since the epoch). Raises ``VerificationError`` (``key.unknown``).
+        ``old`` stays valid for signatures before ``until`` and, if ``compromised_since`` is not
+        None, before that. Times are seconds since the epoch. Raises ``VerificationError``
+        (``key.unknown``).
         """
         keys: list[TrustedKey] = []
         for trusted in self.keys:
@@ -134,17 +140,17 @@ class TrustDocument:
         return replace(self, keys=tuple(keys))
 
     def revoked(self, kid: str, *, compromised_since: int) -> TrustDocument:
-        """Return a document in which a key that was rotated out counts for nothing since then.
+        """Return a document in which a rotated-out key is compromised since a time.
 
-        ``kid`` is its thumbprint, ``compromised_since`` seconds since the epoch. Raises
-        ``VerificationError``: ``key.unknown``, ``key.current`` for one that is in force still,
-        ``key.compromised`` for one that is known to be compromised, since then or earlier.
+        ``kid`` is the key's thumbprint; ``compromised_since`` is in seconds since the epoch. Raises
+        ``VerificationError``: ``key.unknown``, ``key.current`` for a key without an end,
+        ``key.compromised`` for a key that is compromised since that time or earlier already.
         """
-        known = [trusted for trusted in self.keys if trusted.key.thumbprint == kid]
-        if not known:
+        revoked = [trusted for trusted in self.keys if trusted.key.thumbprint == kid]
+        if not revoked:
             message = f"{kid} is no key of {self.trust_domain}: see agentguard keys list"
             raise VerificationError(message, code="key.unknown")
-        for trusted in known:
+        for trusted in revoked:
             since = trusted.compromised_since
             if since is not None and since <= compromised_since:
                 message = f"the {trusted.use} key {kid} counts for nothing since then already"
@@ -156,13 +162,13 @@ class TrustDocument:
                 )
                 raise VerificationError(message, code="key.current")
         ended = tuple(
-            replace(trusted, compromised_since=compromised_since) if trusted in known else trusted
+            replace(trusted, compromised_since=compromised_since) if trusted in revoked else trusted
             for trusted in self.keys
         )
         return replace(self, keys=ended)
 
     def dumps(self) -> bytes:
-        """Write the document, in canonical form."""
+        """Encode the document in canonical JSON."""
         keys: list[JSON] = [trusted.as_json() for trusted in self.keys]
         document: dict[str, JSON] = {
             "type": DOCUMENT_TYPE,
@@ -174,15 +180,15 @@ class TrustDocument:
 
     @classmethod
     def loads(cls, data: bytes) -> TrustDocument:
-        """Read a document; raises ``DecodeError`` (``json.*``, ``trust.malformed``)."""
-        if not isinstance(data, str | bytes):  # what can't be hashed is no key of the cache
+        """Decode a document; raises ``DecodeError`` (``json.*``, ``trust.malformed``)."""
+        if not isinstance(data, str | bytes):  # the cache needs a hashable key
             raise DecodeError("JSON is text, or its bytes", code="json.malformed")
         return _loads(data)
 
 
 @lru_cache(maxsize=16)
 def _loads(data: bytes) -> TrustDocument:
-    """Read a document; a guard reads the same one again and again, to see that it is the same."""
+    """Decode a document, with a cache: a guard compares the same document again and again."""
     document = canonical.loads_object(data)
     match document:
         case {
@@ -225,5 +231,5 @@ def _malformed(problem: str) -> DecodeError:
 
 
 def seconds(moment: datetime) -> int:
-    """Whole seconds since the epoch of an aware time."""
+    """Return the whole seconds since the epoch of an aware time."""
     return int(moment.timestamp())

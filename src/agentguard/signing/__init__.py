@@ -1,1 +1,1 @@
-"""What signs and is signed: canonical JSON, keys, JWS and DSSE."""
+"""Canonical JSON, keys, and the two forms of signatures: JWS for tokens, DSSE for statements."""

@@ -1,8 +1,8 @@
-"""Strict JSON in, RFC 8785 (JCS) out, and the encodings around them: base64 and SHA-256.
+"""Strict JSON decoding, canonical JSON (RFC 8785, JCS), base64 and SHA-256.
 
-All JSON that arrives (tokens, records, requests) is decoded by ``loads``, and every digest is
-taken over ``dumps``. What the bytes mean stands elsewhere: how the arguments of a call become
-JSON in ``call/arguments.py``, signatures in ``jws.py`` and ``dsse.py``.
+``loads`` decodes all JSON that arrives (tokens, records, requests), and every digest is taken over
+``dumps``. ``call/arguments.py`` turns a call's arguments into JSON values; ``jws.py`` and
+``dsse.py`` sign.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | Non
 """A decoded JSON value (RFC 8259)."""
 
 Fragment = orjson.Fragment
-"""Canonical bytes, made once, that ``dumps_record`` embeds as they are."""
+"""Canonical bytes that ``dumps_record`` embeds unchanged."""
 
 MAX_BYTES: Final = 256 * 1024
-"""The longest text that ``loads`` reads, in bytes of UTF-8."""
+"""The longest text that ``loads`` decodes by default, in bytes of UTF-8."""
 
 MAX_DEPTH: Final = 64
-"""How many arrays and objects may stand inside one another."""
+"""The deepest nesting of arrays and objects."""
 
 MAX_INTEGER: Final = 2**53 - 1
-"""The largest integer that every JSON implementation holds exactly (RFC 7493, 2.2)."""
+"""The largest integer that every JSON implementation can represent exactly (RFC 7493, 2.2)."""
 
 _BOM: Final = "\ufeff"
-# The tail is possessive and the closing quote optional: an unterminated string is consumed in
-# one go, so that the scan stays linear on hostile text.
+# The tail is possessive and the closing quote optional, so that an unterminated string is one match
+# and the scan takes linear time on hostile text.
 _STRING_OR_BRACKET: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
-# Between these orjson and RFC 8785 write a float alike, unless it is integral: orjson appends
-# ".0", and changes to exponents at smaller magnitudes. The upper bound keeps infinity out.
+# Between these bounds orjson and RFC 8785 encode a float alike, unless it is integral: orjson
+# appends ".0", and uses exponents at smaller magnitudes. The upper bound excludes infinity.
 _SMALLEST_SIMPLE: Final = 1e-5
 _LARGEST_SIMPLE: Final = 1e16
 _SORTED: Final = orjson.OPT_SORT_KEYS
@@ -56,11 +56,11 @@ _RECORD_OPTIONS: Final = (
 
 
 def loads(data: object, *, limit: int = MAX_BYTES) -> JSON:
-    """Decode one JSON text, refusing all that two decoders could read differently.
+    """Decode one JSON text; refuse a text that two decoders could read differently.
 
-    Takes at most ``limit`` bytes of UTF-8 (or the same as text), at most ``MAX_DEPTH`` deep. An
-    integer beyond ``MAX_INTEGER`` becomes a float, because RFC 8785 writes the float 1e17 as
-    digits. Raises ``DecodeError`` (``json.malformed``, ``json.duplicate_key``, ``json.number``,
+    ``data`` is bytes or text, of at most ``limit`` bytes in UTF-8, nested at most ``MAX_DEPTH``
+    deep. An integer beyond ``MAX_INTEGER`` becomes a float, because RFC 8785 encodes the float 1e17
+    as digits. Raises ``DecodeError`` (``json.malformed``, ``json.duplicate_key``, ``json.number``,
     ``json.surrogate``, ``json.depth``, ``json.size``, ``json.utf8``). RFC 8259, RFC 7493.
     """
     text = _text(data, limit)
@@ -70,7 +70,7 @@ def loads(data: object, *, limit: int = MAX_BYTES) -> JSON:
         value: JSON = _DECODER.decode(text)
     except ValueError as error:
         raise DecodeError(f"not JSON: {error}", code="json.malformed") from None
-    except RecursionError:  # the caller's own stack was nearly full
+    except RecursionError:  # the caller's stack was nearly full
         raise _too_deep() from None
     if _SURROGATE_ESCAPE.search(text):
         _check_surrogates(value)
@@ -80,7 +80,7 @@ def loads(data: object, *, limit: int = MAX_BYTES) -> JSON:
 def loads_object(data: object) -> dict[str, JSON]:
     """Decode one JSON object with ``loads``.
 
-    Raises ``DecodeError``, with the code ``json.not_object`` for any other JSON value.
+    Raises ``DecodeError`` as ``loads`` does, and ``json.not_object`` for another JSON value.
     """
     value = loads(data)
     if not isinstance(value, dict):
@@ -89,20 +89,20 @@ def loads_object(data: object) -> dict[str, JSON]:
 
 
 def loads_canonical(data: object) -> JSON:
-    """Decode a JSON text that must be what ``dumps`` gives for its value, byte for byte.
+    """Decode a JSON text in canonical form: exactly the bytes of ``dumps`` for its value.
 
-    Raises ``DecodeError``: as ``loads`` does, and ``json.not_canonical`` for another spelling.
+    Raises ``DecodeError`` as ``loads`` does, and ``json.not_canonical`` for another form.
     """
     if isinstance(data, bytes) and len(data) <= MAX_BYTES:
         try:
             value: JSON = orjson.loads(data)
-            # A simple value that comes out as it went in is the one that the text stands for: of a
-            # key that stands twice, or a number that is read otherwise, something would be lost.
-            simple = (data.isascii() and _is_plain(value)) or _is_simple(value, 0)
-            if simple and orjson.dumps(value, option=_STRICT) == data:
+            # If a simple value has the text as its encoding, the text has this one meaning: the
+            # encoding would differ after a repeated key, or a number that was decoded inexactly.
+            is_simple = (data.isascii() and _is_plain(value)) or _is_simple(value, 0)
+            if is_simple and orjson.dumps(value, option=_STRICT) == data:
                 return value
         except (orjson.JSONDecodeError, orjson.JSONEncodeError, EncodeError, RecursionError):
-            pass  # the strict decoder, which is slower, says what is wrong
+            pass  # the strict decoder below, which is slower, raises the right error
     value = loads(data)
     if dumps(value) != data:
         raise DecodeError("JSON in another form than its canonical one", code="json.not_canonical")
@@ -128,21 +128,21 @@ def dumps(value: object) -> bytes:
 
 
 def dumps_record(value: object) -> bytes:
-    """Encode one of agentguard's own records: the same bytes as ``dumps``, without its checks.
+    """Encode a record of agentguard's own as ``dumps`` does, without the checks of ``dumps``.
 
-    The caller sees to it that keys are ASCII, that there are no floats, and that each
-    ``Fragment`` holds canonical bytes. Raises ``EncodeError`` (``json.unencodable``).
+    The caller guarantees that keys are ASCII, that no value is a float, and that each ``Fragment``
+    has canonical bytes. Raises ``EncodeError`` (``json.unencodable``).
     """
     try:
-        # A copy takes the memory that its length says. What orjson returns keeps its buffer, of
-        # 4 KiB and more, for as long as it lives.
+        # The bytes that orjson returns keep their buffer of 4 KiB or more as long as they live; a
+        # copy takes no more memory than its length.
         return b"%b" % orjson.dumps(value, option=_RECORD_OPTIONS)
     except TypeError as error:
         raise _unencodable(str(error)) from None
 
 
 def is_integer(value: object) -> TypeGuard[int]:
-    """Tell a decoded JSON integer; ``true``, which Python's ``int`` takes in, is none."""
+    """Whether a decoded JSON value is an integer; ``True`` is an ``int`` in Python, and is not."""
     return type(value) is int
 
 
@@ -164,8 +164,8 @@ def b64url_encode(data: bytes) -> str:
 def b64url_decode(text: object) -> bytes:
     """Decode base64url without padding (RFC 7515, 2).
 
-    Raises ``DecodeError`` (``base64.malformed``) unless ``text`` is exactly what encoding the
-    result gives: padding, other alphabets, white space and non-zero unused bits are refused.
+    Raises ``DecodeError`` (``base64.malformed``) unless ``text`` is the encoding of the result:
+    padding, another alphabet, white space and non-zero unused bits are refused.
     """
     if not isinstance(text, str):
         raise DecodeError("base64url is text", code="base64.malformed")
@@ -200,10 +200,10 @@ def b64_decode(text: object) -> bytes:
 
 
 def _text(data: object, limit: int) -> str:
-    """Return ``data`` as text, having checked its size and that it is valid UTF-8."""
+    """Return ``data`` as text; raise unless its size is within the limit and it is valid UTF-8."""
     if not isinstance(data, str | bytes):
         raise DecodeError("JSON is text, or its bytes", code="json.malformed")
-    # A str never has more characters than bytes: the cheap check comes before the encoding.
+    # A text never has more characters than bytes, so this cheap check can come first.
     if len(data) > limit:
         raise _too_long(limit)
     if isinstance(data, str):
@@ -225,7 +225,7 @@ def _text(data: object, limit: int) -> str:
 
 
 def _check_depth(text: str) -> None:
-    """Raise if brackets outside strings are nested too deeply."""
+    """Raise ``DecodeError`` if brackets outside strings are nested too deeply."""
     depth = 0
     for token in _STRING_OR_BRACKET.findall(text):
         if token in ("[", "{"):
@@ -237,7 +237,7 @@ def _check_depth(text: str) -> None:
 
 
 def _check_surrogates(value: JSON) -> None:
-    """Raise if an escape has put a lone surrogate into a string of ``value``."""
+    """Raise ``DecodeError`` if a string of ``value`` has a lone surrogate, from an escape."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -253,7 +253,7 @@ def _object(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
 
 def _integer(text: str) -> int | float:
     number = _float(text)
-    # Beyond 2^53-1 the digits may be a float's; below, the text is short enough for int().
+    # Beyond 2^53-1 the digits may stand for a float. Below, the text is short enough for int().
     return int(text) if abs(number) <= MAX_INTEGER else number
 
 
@@ -274,31 +274,31 @@ _DECODER: Final = json.JSONDecoder(
 
 
 def _is_plain(value: JSON) -> bool:
-    """Whether ``_is_simple`` holds of what orjson has read of ASCII, by a quicker look.
+    """A quick check of a value that orjson decoded from ASCII: True implies ``_is_simple``.
 
-    Integers are left to the encoder. Where this is False, ``_is_simple`` may hold nevertheless.
+    False says nothing about ``_is_simple``. The encoder checks integers.
     """
     values: list[JSON] = [value]
-    inner = 0
-    for one in values:  # which grows
-        if type(one) is str or one is None:  # most are
+    containers = 0
+    for member in values:  # the list grows in the loop
+        if type(member) is str or member is None:  # the usual case
             continue
-        if type(one) is dict:
-            values += one.values()
-            inner += 1
-        elif type(one) is list:
-            values += one
-            inner += 1
-        elif type(one) is float:
+        if type(member) is dict:
+            values += member.values()
+            containers += 1
+        elif type(member) is list:
+            values += member
+            containers += 1
+        elif type(member) is float:
             return False
-    return inner <= MAX_DEPTH  # so many can't stand too deep inside one another
+    return containers <= MAX_DEPTH  # so few containers can't be nested too deeply
 
 
 def _is_simple(value: object, depth: int) -> bool:
-    """Whether orjson writes ``value`` as RFC 8785 does.
+    """Whether orjson encodes ``value`` as RFC 8785 does.
 
-    Looks at all of it, and raises ``EncodeError`` for what has no canonical form. The text of
-    strings is left to the encoders, which both refuse lone surrogates.
+    Raises ``EncodeError`` if any part of ``value`` has no canonical form. Both encoders refuse lone
+    surrogates themselves.
     """
     if type(value) is str or value is None or type(value) is bool:
         return True
@@ -329,7 +329,7 @@ def _is_simple_object(members: dict[object, object], depth: int) -> bool:
         # orjson sorts by code point, RFC 8785 by UTF-16 unit: the same for ASCII.
         if not key.isascii():
             simple = False
-        if type(member) is not str:  # most are
+        if type(member) is not str:  # the usual case
             simple &= _is_simple(member, depth)
     return simple
 

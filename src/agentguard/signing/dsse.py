@@ -1,7 +1,7 @@
 """DSSE envelopes (v1) and the in-toto Statements (v1) inside them.
 
-What agents and the issuer sign in the log has this form; the predicates are made where their
-kind is at home (``call/invocation.py``, ``audit/entry.py``). Tokens are ``jws.py``'s.
+Agents, people and the issuer sign in this form what the log keeps. The module of each kind builds
+its predicate (``call/invocation.py``, ``audit/entry.py``). ``jws.py`` signs tokens.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _SIGNATURE: Final = frozenset({"keyid", "sig"})
 
 
 class Envelope(NamedTuple):
-    """A DSSE envelope: ``signatures`` are pairs of key id (thumbprint) and 64 raw bytes."""
+    """A DSSE envelope; ``signatures`` are pairs of a key id (thumbprint) and 64 raw bytes."""
 
     payload_type: str
     payload: bytes
     signatures: tuple[tuple[str, bytes], ...]
 
     def as_json(self) -> dict[str, JSON]:
-        """Return the envelope in its JSON form (DSSE, "Envelope"), to be embedded."""
+        """Return the envelope in its JSON form (DSSE, "Envelope")."""
         return {
             "payload": b64_encode(self.payload),
             "payloadType": self.payload_type,
@@ -43,12 +43,12 @@ class Envelope(NamedTuple):
 
     @classmethod
     def parse(cls, value: JSON) -> Envelope:
-        """Read the JSON form, with exactly its members and standard base64.
+        """Decode the JSON form, with exactly its members and standard base64.
 
         Raises ``DecodeError``: ``dsse.malformed``, also for two signatures with one key id;
         ``base64.malformed``.
         """
-        # of mappings `match` is slow, and this is done for every entry of a log
+        # `match` is slow for mappings, and a log has many envelopes
         if not isinstance(value, dict) or value.keys() != _ENVELOPE:
             raise _malformed("expected payload, payloadType and signatures, and no more")
         payload, kind, items = value["payload"], value["payloadType"], value["signatures"]
@@ -60,7 +60,7 @@ class Envelope(NamedTuple):
         return cls(kind, b64_decode(payload), signatures)
 
     def verify(self, key: PublicKey) -> bytes:
-        """Return the payload if its type is a Statement's and ``key`` has signed it.
+        """Verify the envelope's signature by ``key`` and the payload's type; return the payload.
 
         Raises ``VerificationError``: ``dsse.type``, ``signature.missing`` if no signature names
         the key, ``signature.invalid``. DSSE, "Protocol".
@@ -80,7 +80,7 @@ class Envelope(NamedTuple):
 
 
 class Statement(NamedTuple):
-    """An in-toto Statement of ours: ``subject_sha256`` in hex, and the predicate's members."""
+    """An in-toto Statement of agentguard; ``subject_sha256`` is in hex."""
 
     subject_sha256: str
     subject_name: str
@@ -88,7 +88,7 @@ class Statement(NamedTuple):
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:
-    """Return DSSE's pre-authentication encoding, which is what is signed (DSSE, "PAE")."""
+    """Return DSSE's pre-authentication encoding, the bytes that are signed (DSSE, "PAE")."""
     kind = payload_type.encode()
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
@@ -100,9 +100,9 @@ def seal(payload: bytes, signer: Signer) -> Envelope:
 
 
 def unsigned(payload: bytes) -> Envelope:
-    """Return a Statement's envelope without signatures: a refusal whose signer failed.
+    """Return a Statement's envelope without signatures, for a refusal whose signer failed.
 
-    It never verifies.
+    Such an envelope never verifies.
     """
     return Envelope(PAYLOAD_TYPE, payload, ())
 
@@ -117,15 +117,15 @@ def statement(
 ) -> bytes:
     """Return the canonical bytes of an in-toto Statement v1 with one subject.
 
-    The predicate meets ``canonical.dumps_record``'s conditions. Raises ``EncodeError``.
+    ``predicate`` must meet the conditions of ``canonical.dumps_record``. Raises ``EncodeError``.
     """
     return canonical.dumps_record(_members(kind, subject_sha256, subject_name, predicate))
 
 
 def parse_statement(payload: bytes, kind: str) -> Statement:
-    """Read a Statement that ``statement`` has made, byte for byte.
+    """Decode a Statement of one kind, in exactly the bytes that ``statement`` returns.
 
-    Raises ``DecodeError``: ``json.*`` (``json.not_canonical`` for another spelling), or
+    Raises ``DecodeError``: ``json.*`` (``json.not_canonical`` for other bytes), or
     ``statement.malformed`` for another kind or form.
     """
     value: Any = canonical.loads_canonical(payload)

@@ -1,7 +1,7 @@
-"""Compact JWS (RFC 7515) with Ed25519 alone (RFC 8037, RFC 9864): made, parsed, verified.
+"""Compact JWS (RFC 7515) with Ed25519 alone (RFC 8037, RFC 9864): sign, parse, verify.
 
-The claims and what they must hold stand where a token has its meaning (``identity/``);
-here a token is a protected header, a payload and a signature.
+A token is a protected header, a payload and a signature here. ``identity/`` and ``delegation/``
+define the claims of each kind of token, and check them.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from agentguard.signing.canonical import JSON, b64url_decode, b64url_encode
 from agentguard.signing.keys import ALGORITHMS, PublicKey, Signer
 
 MAX_TOKEN: Final = canonical.MAX_BYTES
-"""The longest token that is read or made, in characters."""
+"""The longest token that is parsed or signed, in characters."""
 
 _PARTS: Final = 3
 _JTI: Final = re.compile(r"[A-Za-z0-9_-]{8,128}")
 _NO_HEADER: Final[Mapping[str, JSON]] = MappingProxyType({})
-# Extensions that change what is signed or how (crit, b64, zip, enc), and places from which the
-# token itself would name the key that it is to be believed by.
+# Extensions that change what is signed or how (crit, b64, zip, enc), and members by which a token
+# itself would name the key for its verification (jku, jwk, x5u, x5c).
 _REFUSED: Final = frozenset({"crit", "b64", "zip", "enc", "jku", "jwk", "x5u", "x5c"})
 
 
 @dataclass(frozen=True, slots=True)
 class Jws:
-    """The parts of a compact JWS, decoded; only ``verify`` says that the signature holds."""
+    """The decoded parts of a compact JWS; only ``verify`` checks the signature."""
 
     header: Mapping[str, JSON]
     payload: bytes
@@ -52,9 +52,9 @@ def sign(
 ) -> str:
     """Return a compact JWS over ``payload``; a mapping is signed in its RFC 8785 form.
 
-    ``header`` holds further members of the protected header. Raises ``EncodeError``:
-    ``json.unencodable``, ``jws.header`` for a member that ``verify`` would refuse or that is
-    set here, ``jws.size`` for a token longer than ``MAX_TOKEN``. RFC 7515, 5.1.
+    ``header`` has further members of the protected header. Raises ``EncodeError``:
+    ``json.unencodable``, ``jws.header`` for a member that ``verify`` refuses or ``sign`` sets
+    itself, ``jws.size`` for a token longer than ``MAX_TOKEN``. RFC 7515, 5.1.
     """
     data = payload if isinstance(payload, bytes) else canonical.dumps(dict(payload))
     signing_input = f"{_header(typ, header)}.{b64url_encode(data)}"
@@ -65,11 +65,11 @@ def sign(
 
 
 def parse(token: object) -> Jws:
-    """Take a compact JWS apart, strictly, without verifying it.
+    """Decode the parts of a compact JWS, strictly, without verifying the signature.
 
-    Raises ``DecodeError`` (``jws.malformed``, ``base64.malformed``, ``json.*``) for what is no
-    compact JWS, and ``VerificationError`` (``jws.header``) for a header with an extension that
-    agentguard does not follow. RFC 7515, 3.1 and 5.2.
+    Raises ``DecodeError`` (``jws.malformed``, ``base64.malformed``, ``json.*``) for a value that is
+    no compact JWS, and ``VerificationError`` (``jws.header``) for a header with an extension that
+    agentguard does not support. RFC 7515, 3.1 and 5.2.
     """
     if not isinstance(token, str):
         raise DecodeError("a compact JWS is text", code="jws.malformed")
@@ -94,12 +94,12 @@ def parse(token: object) -> Jws:
 
 
 def is_jti(value: object) -> bool:
-    """Whether a value has the form of the ids that tokens get here (RFC 7519, 4.1.7)."""
+    """Whether a value has the form of a token's id, ``jti`` (RFC 7519, 4.1.7)."""
     return isinstance(value, str) and _JTI.fullmatch(value) is not None
 
 
 def verify(token: str, key: PublicKey, *, typ: str | None) -> Jws:
-    """Return the parts of a token that is of type ``typ`` and signed with ``key``.
+    """Verify a token's type and its signature under ``key``; return the token's parts.
 
     ``typ`` None means that the header must have none. Raises as ``parse`` does, and
     ``VerificationError``: ``jws.algorithm`` unless ``alg`` is EdDSA or Ed25519, ``jws.type``
@@ -112,8 +112,9 @@ def verify(token: str, key: PublicKey, *, typ: str | None) -> Jws:
             "the token's alg is neither EdDSA nor Ed25519, which alone are accepted",
             code="jws.algorithm",
         )
-    found = jws.header.get("typ")
-    if ("typ" in jws.header) != (typ is not None) or _media_type(found) != _media_type(typ):
+    header_typ = jws.header.get("typ")
+    has_typ = "typ" in jws.header
+    if has_typ != (typ is not None) or _media_type(header_typ) != _media_type(typ):
         raise VerificationError(
             f"expected a token of the type {typ or '(none)'}; its header says otherwise",
             code="jws.type",
@@ -143,7 +144,7 @@ def _plain_header(typ: str | None) -> str:
 
 
 def _media_type(typ: JSON) -> str | None:
-    """Fold a ``typ`` for comparison (RFC 7515, 4.1.9); None if it is no media type."""
+    """Return a ``typ`` in the form for comparison (RFC 7515, 4.1.9); None for no media type."""
     if not isinstance(typ, str) or not typ.isascii():
         return None
     return typ.lower().removeprefix("application/")

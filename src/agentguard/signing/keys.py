@@ -1,9 +1,9 @@
 """Ed25519 keys: the public key as a value, the ``Signer`` protocol, and the signer in memory.
 
-Formats are JWK (RFC 8037) for public keys and encrypted OpenSSH files for private ones. Where
-a file lies and who may read it is the configuration's business; what is signed is ``jws.py``'s
-and ``dsse.py``'s. What reads and writes OpenSSH's formats is imported where it is used: it
-loads bcrypt and every cipher of cryptography, and a guard in memory needs neither.
+Public keys are JWKs (RFC 8037), private keys encrypted OpenSSH files. ``domain/`` knows where files
+lie and who may read them; ``jws.py`` and ``dsse.py`` know what is signed. The reader and writer of
+OpenSSH's formats are imported where they are used: they load bcrypt and every cipher of
+cryptography, which a guard in memory does not need.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from agentguard.errors import DecodeError, KeyMaterialError, VerificationError
 from agentguard.signing.canonical import b64url_decode, b64url_encode, dumps_record
 
 ALGORITHMS: Final = frozenset({"EdDSA", "Ed25519"})
-"""The names of the one algorithm: RFC 8037's, which we write, and RFC 9864's."""
+"""The names of the one algorithm: RFC 8037's, which ``sign`` sets, and RFC 9864's."""
 
 MAX_ROUNDS: Final = 256
-"""Rounds of bcrypt's KDF, above which a private key file is not opened: some seconds of work."""
+"""The most rounds of bcrypt's KDF for which a private key file is opened: seconds of work."""
 
 _BEGIN: Final = b"-----BEGIN OPENSSH PRIVATE KEY-----\n"
 _END: Final = b"\n-----END OPENSSH PRIVATE KEY-----\n"
@@ -35,15 +35,15 @@ _MAGIC: Final = b"openssh-key-v1\0"
 _KEY_SIZE: Final = 32
 _P: Final = 2**255 - 19
 _SIGN_BIT: Final = 1 << 255
-# The y coordinates of the eight points of small order (RFC 8032, 5.1): under such a key one
-# signature holds for many messages. Points come in pairs (x, y), (-x, -y).
+# The y coordinates of the eight points of small order (RFC 8032, 5.1). Under such a key one
+# signature is valid for many messages. The points (x, y) and (-x, y) share a coordinate.
 _ORDER_8_Y: Final = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
 _SMALL_ORDER_Y: Final = frozenset({0, 1, _P - 1, _ORDER_8_Y, _P - _ORDER_8_Y})
 
 
 @dataclass(frozen=True, repr=False)
 class PublicKey:
-    """An Ed25519 public key that is fit to verify with: ``raw`` is its 32 bytes (RFC 8032).
+    """An Ed25519 public key that is safe for verification; ``raw`` is its 32 bytes (RFC 8032).
 
     Raises ``KeyMaterialError``: ``key.malformed`` for another length, ``key.weak`` for a point
     of small order or in a non-canonical encoding.
@@ -74,10 +74,10 @@ class PublicKey:
 
     @classmethod
     def from_jwk(cls, jwk: Mapping[str, object]) -> PublicKey:
-        """Make a key from a JWK (RFC 8037, 2), whose other members are ignored.
+        """Return the key of a JWK (RFC 8037, 2); unknown members are ignored.
 
-        Raises ``KeyMaterialError``: ``key.private`` if the private part is there, and
-        ``key.malformed`` if it is for another algorithm or use, or its ``x`` is not canonical.
+        Raises ``KeyMaterialError``: ``key.private`` for a JWK with a private part, and
+        ``key.malformed`` for another algorithm or use, or an ``x`` that is not canonical.
         """
         if "d" in jwk:
             raise KeyMaterialError(
@@ -107,7 +107,7 @@ class PublicKey:
 
     @classmethod
     def from_openssh(cls, line: str) -> PublicKey:
-        """Read a line as in a file ``id_ed25519.pub`` (RFC 8709, 4); its comment is ignored.
+        """Return the key of a line of a file ``id_ed25519.pub`` (RFC 8709, 4), comment ignored.
 
         Raises ``KeyMaterialError`` (``key.malformed``, ``key.weak``).
         """
@@ -144,7 +144,7 @@ class PublicKey:
         return thumbprint
 
     def verify(self, signature: bytes, data: bytes) -> None:
-        """Return if ``signature`` (64 bytes) holds for ``data`` (RFC 8032, 5.1.7).
+        """Return if ``signature`` (64 bytes) is valid for ``data`` (RFC 8032, 5.1.7).
 
         Raises ``VerificationError`` (``signature.invalid``).
         """
@@ -159,7 +159,7 @@ class PublicKey:
 
 
 class Signer(Protocol):
-    """What signs with one Ed25519 key, wherever that key is: memory, KMS, another process."""
+    """Signs with one Ed25519 key, which may be in memory, in a KMS or in another process."""
 
     @property
     def key_id(self) -> str:
@@ -174,10 +174,10 @@ class Signer(Protocol):
 
 
 class Secret:
-    """A passphrase on its way to the key that it opens.
+    """A passphrase, which can't be printed, copied or serialised.
 
-    A traceback can show whatever its frames hold: nothing prints, copies or serialises this.
-    ``reveal`` is for the call that needs the bytes, and no variable.
+    A traceback can show the variables of its frames. So pass ``reveal()`` directly to the function
+    that needs the bytes, and assign the result to no variable.
     """
 
     __slots__ = ("__value",)
@@ -187,11 +187,11 @@ class Secret:
 
     @classmethod
     def of(cls, passphrase: Secret | bytes) -> Secret:
-        """Wrap a passphrase that is not yet; raises ``KeyMaterialError`` for what is no bytes."""
+        """Return a passphrase as a ``Secret``; raises ``KeyMaterialError`` for another type."""
         if isinstance(passphrase, Secret):
             return passphrase
         if not isinstance(passphrase, bytes):
-            del passphrase  # type: ignore[unreachable]  # from a function that is asked for it
+            del passphrase  # type: ignore[unreachable]  # the application's function may return anything
             raise KeyMaterialError("the passphrase must be bytes", code="key.passphrase")
         return cls(passphrase)
 
@@ -212,8 +212,8 @@ class Secret:
 class Ed25519Signer:
     """A ``Signer`` whose key is in this process's memory.
 
-    Nothing that prints, copies or serialises objects gets at the key. Code that runs in this
-    process can (records.md: keys attribute, they do not isolate).
+    Printing, copying and serialisation can't reach the key. Other code in this process can
+    (records.md: keys attribute, they do not isolate).
     """
 
     __slots__ = ("__key", "_public_key")
@@ -224,7 +224,7 @@ class Ed25519Signer:
 
     @classmethod
     def from_seed(cls, seed: bytes) -> Ed25519Signer:
-        """Make the signer of a private key's 32 bytes (RFC 8032, 5.1.5).
+        """Return the signer of a private key's 32 bytes (RFC 8032, 5.1.5).
 
         Raises ``KeyMaterialError`` (``key.malformed``) for another length.
         """
@@ -234,20 +234,20 @@ class Ed25519Signer:
 
     @classmethod
     def from_openssh(cls, data: bytes, passphrase: Secret | bytes) -> Ed25519Signer:
-        """Read an encrypted OpenSSH private key file, as ``ssh-keygen -t ed25519`` writes it.
+        """Return the signer of an encrypted OpenSSH key file, such as ``ssh-keygen`` writes.
 
-        Raises ``KeyMaterialError``: ``key.passphrase`` if it is empty or wrong,
-        ``key.unencrypted`` if the file is not encrypted, ``key.unreadable`` otherwise, also where
-        the passphrase goes through more than ``MAX_ROUNDS``.
+        Raises ``KeyMaterialError``: ``key.passphrase`` for an empty or wrong passphrase,
+        ``key.unencrypted`` for a file without encryption, ``key.unreadable`` for any other file,
+        also for one with more than ``MAX_ROUNDS`` of bcrypt.
         """
-        passphrase = _required(passphrase)
+        passphrase = _require_nonempty(passphrase)
         try:
-            key = _opened(_bounded(data), passphrase)
+            key = _decrypt(_check_rounds(data), passphrase)
         except TypeError:
             raise _not_encrypted() from None
         except (ValueError, InvalidTag, UnsupportedAlgorithm) as error:
-            # Under a wrong passphrase the plain text is noise: its two check numbers differ, or
-            # an AEAD cipher's tag does not hold. cryptography has no exception of its own for it.
+            # cryptography has no exception for a wrong passphrase: the two check numbers of the
+            # decrypted file differ, or the tag of an AEAD cipher is invalid.
             if isinstance(error, InvalidTag) or "checksum" in str(error):
                 raise KeyMaterialError(
                     "the passphrase is not this private key file's, or the file is damaged",
@@ -270,7 +270,7 @@ class Ed25519Signer:
         """
         from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat  # noqa: PLC0415  slow
 
-        passphrase = _required(passphrase)
+        passphrase = _require_nonempty(passphrase)
         encryption = PrivateFormat.OpenSSH.encryption_builder().kdf_rounds(rounds)
         try:
             return self.__key.private_bytes(
@@ -297,7 +297,7 @@ class Ed25519Signer:
     def __repr__(self) -> str:
         return f"<Ed25519Signer {self.key_id}>"
 
-    # pickle, copy.copy and copy.deepcopy all begin here.
+    # pickle, copy.copy and copy.deepcopy all call this method.
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise _not_copied("a signer", "pass its public_key instead")
 
@@ -305,7 +305,7 @@ class Ed25519Signer:
         raise _not_copied("a signer", "pass its public_key instead")
 
 
-def _required(passphrase: Secret | bytes) -> Secret:
+def _require_nonempty(passphrase: Secret | bytes) -> Secret:
     passphrase = Secret.of(passphrase)
     if not passphrase.reveal():
         raise KeyMaterialError(
@@ -316,10 +316,9 @@ def _required(passphrase: Secret | bytes) -> Secret:
 
 
 def require_encrypted(data: bytes) -> None:
-    """Refuse a private key file that needs no passphrase, before anybody is asked for one.
+    """Raise ``KeyMaterialError`` (``key.unencrypted``) for a key file that needs no passphrase.
 
-    Raises ``KeyMaterialError`` (``key.unencrypted``). What else is wrong with it, ``from_openssh``
-    says.
+    This check comes before anybody types a passphrase. ``from_openssh`` reports other problems.
     """
     from cryptography.hazmat.primitives.serialization import load_ssh_private_key  # noqa: PLC0415  slow
 
@@ -337,19 +336,19 @@ def _not_encrypted() -> KeyMaterialError:
     )
 
 
-def _bounded(data: bytes) -> bytes:
-    """Return a key file whose rounds of bcrypt are few enough, framed anew.
+def _check_rounds(data: bytes) -> bytes:
+    """Return the one OpenSSH key in a file; raise ``KeyMaterialError`` for too many rounds.
 
-    Nothing signs the number of rounds: whoever can write the file could keep its readers busy for
-    years. What is returned has one frame, so that what is opened is what was looked at.
+    No signature protects the number of rounds, so whoever can write the file could keep its readers
+    busy for years. The result is the checked key alone, so that no other key of the file is opened.
     """
-    framed = _OPENSSH.search(data)
-    if framed is None:
-        return data  # of no such form, as its reader says
-    body = base64.b64decode(framed[1])
-    _cipher, rest = _text(body.removeprefix(_MAGIC))
-    _kdf, rest = _text(rest)
-    _salt, rest = _text(_text(rest)[0])
+    match = _OPENSSH.search(data)
+    if match is None:
+        return data  # the decryption reports another form
+    body = base64.b64decode(match[1])
+    _cipher, rest = _split_string(body.removeprefix(_MAGIC))
+    _kdf, rest = _split_string(rest)
+    _salt, rest = _split_string(_split_string(rest)[0])
     rounds = int.from_bytes(rest[:4])
     if rounds > MAX_ROUNDS:
         raise KeyMaterialError(
@@ -361,13 +360,13 @@ def _bounded(data: bytes) -> bytes:
     return _BEGIN + base64.b64encode(body) + _END
 
 
-def _text(data: bytes) -> tuple[bytes, bytes]:
-    """Split a string of SSH's (RFC 4251, 5) from what follows."""
+def _split_string(data: bytes) -> tuple[bytes, bytes]:
+    """Split an SSH string (RFC 4251, 5) from the bytes that follow."""
     end = 4 + int.from_bytes(data[:4])
     return data[4:end], data[end:]
 
 
-def _opened(data: bytes, passphrase: Secret) -> object:
+def _decrypt(data: bytes, passphrase: Secret) -> object:
     from cryptography.hazmat.primitives.serialization import load_ssh_private_key  # noqa: PLC0415  slow
 
     try:
@@ -378,7 +377,7 @@ def _opened(data: bytes, passphrase: Secret) -> object:
 
 
 def _forget_frames(error: BaseException) -> None:
-    """Take cryptography's frames from an error, even an interrupt: they hold the passphrase."""
+    """Remove the frames from an error, an interrupt included: they hold the passphrase."""
     error.__cause__ = error.__context__ = error.__traceback__ = None
 
 

@@ -59,7 +59,7 @@ class Seal(NamedTuple):
         if isinstance(members, dict) and members.keys() == {self.member, "keyid", "sig"}:
             match members[self.member], members["keyid"], members["sig"]:
                 case str(encoded), str(key_id), str(signature):
-                    data, trusted = b64_decode(encoded), trust.trusted("log", key_id)
+                    data, trusted = b64_decode(encoded), trust.trusted_key("log", key_id)
                     if trusted.compromised_since is None:
                         trusted.key.verify(b64_decode(signature), self._to_sign(name, data))
                         return data
