@@ -54,6 +54,7 @@ from agentguard.audit.statements import chain_tokens
 from agentguard.delegation import grant, verification
 from agentguard.domain import administration, config, domain
 from agentguard.domain.passphrase import passphrase_of
+from agentguard.guard.agent import caller_of
 from agentguard.identity.trust import TrustDocument
 from agentguard.policy.rego.engine import RegoEngine
 from agentguard.signing.keys import Ed25519Signer
@@ -215,10 +216,10 @@ def lend(guard: Guard) -> DelegatedCall:
 
 def uncached(lent: DelegatedCall) -> Callable[[], object]:
     """Return a call before which its agent forgets what it was handed."""
-    body = lent.tester._body  # noqa: SLF001  there is no way to forget but to be another agent
+    runtime = caller_of(lent.tester).runtime  # there is no way to forget but to be another agent
 
     def call() -> object:
-        body.in_force()._acceptances.clear()  # noqa: SLF001
+        runtime.instance()._acceptances.clear()  # noqa: SLF001
         return lent.call()
 
     return call

@@ -1,6 +1,7 @@
 """agentguard: every tool call of an AI agent has an identity, an authority and a record.
 
-The names here are the public API, and so is what a docstring below marks ``For adapters``. All but
+The names here are what an application uses. An adapter of a framework also uses those of
+``agentguard.adapters``, and whoever tells errors apart all of ``agentguard.errors``. All names but
 the exceptions are imported when they are first used (PEP 562): a program loads no part that it does
 not use.
 """
@@ -13,14 +14,8 @@ from typing import TYPE_CHECKING, Any
 from agentguard.errors import (
     AgentguardError,
     ApprovalError,
-    ArgumentsError,
-    CallError,
     ConfigError,
-    DecodeError,
     DelegationError,
-    EncodeError,
-    FactsError,
-    KeyMaterialError,
     PolicyError,
     StorageError,
     UnguardedCallError,
@@ -28,14 +23,11 @@ from agentguard.errors import (
 )
 
 if TYPE_CHECKING:
-    from agentguard.approvals.inbox import ApprovalInbox
     from agentguard.approvals.request import ApprovalPending, ApprovalRequest
     from agentguard.audit.evidence import Evidence
     from agentguard.audit.evidence import verify as verify_evidence
-    from agentguard.call.arguments import Arguments
     from agentguard.call.decision import Decision, Denied, Requirement
-    from agentguard.call.invocation import CallSite, Invocation
-    from agentguard.call.tool import AsyncTool, FactsInput, Tool, ToolSpec
+    from agentguard.call.tool import AsyncTool, FactsInput, Tool
     from agentguard.delegation.context import idempotency_key
     from agentguard.delegation.handle import Delegation, current_delegation
     from agentguard.domain.report import Report
@@ -48,34 +40,23 @@ __all__ = [
     "Agent",
     "AgentguardError",
     "ApprovalError",
-    "ApprovalInbox",
     "ApprovalPending",
     "ApprovalRequest",
-    "Arguments",
-    "ArgumentsError",
     "AsyncTool",
-    "CallError",
-    "CallSite",
     "ConfigError",
     "Decision",
-    "DecodeError",
     "Delegation",
     "DelegationError",
     "Denied",
     "Ed25519Signer",
-    "EncodeError",
     "Evidence",
-    "FactsError",
     "FactsInput",
     "Guard",
-    "Invocation",
-    "KeyMaterialError",
     "PolicyError",
     "Report",
     "Requirement",
     "StorageError",
     "Tool",
-    "ToolSpec",
     "TrustDocument",
     "UnguardedCallError",
     "VerificationError",
@@ -88,22 +69,17 @@ _HOMES = {
     "Agent": "agentguard.guard.agent",
     "ApprovalPending": "agentguard.approvals.request",
     "ApprovalRequest": "agentguard.approvals.request",
-    "Arguments": "agentguard.call.arguments",
     "AsyncTool": "agentguard.call.tool",
-    "CallSite": "agentguard.call.invocation",
     "Decision": "agentguard.call.decision",
     "Delegation": "agentguard.delegation.handle",
     "Denied": "agentguard.call.decision",
-    "ApprovalInbox": "agentguard.approvals.inbox",
     "Ed25519Signer": "agentguard.signing.keys",
     "Evidence": "agentguard.audit.evidence",
     "FactsInput": "agentguard.call.tool",
     "Guard": "agentguard.guard.guard",
-    "Invocation": "agentguard.call.invocation",
     "Report": "agentguard.domain.report",
     "Requirement": "agentguard.call.decision",
     "Tool": "agentguard.call.tool",
-    "ToolSpec": "agentguard.call.tool",
     "TrustDocument": "agentguard.identity.trust",
     "current_delegation": "agentguard.delegation.handle",
     "idempotency_key": "agentguard.delegation.context",

@@ -26,15 +26,14 @@ from agentguard import (
     Agent,
     ApprovalPending,
     ApprovalRequest,
-    Arguments,
-    CallSite,
     Decision,
     Denied,
     Guard,
-    Invocation,
     Requirement,
     StorageError,
+    adapters,
 )
+from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.approvals import request as approval
 from agentguard.approvals.answer import read_answer, seal_answer
 from agentguard.domain import adoption, config, rotation
@@ -502,8 +501,10 @@ def test_a_call_that_is_refused_after_it_took_its_approvals_asks_anew_at_once(
         def call() -> str:
             try:
                 if use == "sync":
-                    return str(agent.run(invocation, effect, codec=Codec()))
-                return str(asyncio.run(agent.arun(invocation, aeffect, codec=Codec())))
+                    return str(adapters.run(agent, invocation, effect, CallOptions(Codec())))
+                return str(
+                    asyncio.run(adapters.arun(agent, invocation, aeffect, CallOptions(Codec())))
+                )
             except (Denied, ApprovalPending) as refused:
                 desk.told = str(refused)
                 return refused.code
@@ -745,7 +746,7 @@ def test_a_guard_in_memory_forgets_what_has_expired(clock):
         site = CallSite(call_id, thread="t", turn="m")
         bound = Invocation.bind(tool.spec, lambda: Arguments.of({}), site)
         try:
-            guard.new_agent("coder").run(bound, lambda: None)
+            adapters.run(guard.new_agent("coder"), bound, lambda: None)
         except (Denied, ApprovalPending) as refused:
             return refused.code
         raise AssertionError("it ran")

@@ -20,16 +20,15 @@ from agentguard import (
     ApprovalError,
     ApprovalPending,
     ApprovalRequest,
-    Arguments,
-    CallSite,
     ConfigError,
     Decision,
     Denied,
     Guard,
-    Invocation,
     Requirement,
     VerificationError,
+    adapters,
 )
+from agentguard.adapters import Arguments, CallSite, Invocation
 from agentguard.approvals.answer import read_answer, seal_answer
 from agentguard.audit.entry import parse_entry
 from agentguard.signing.canonical import sha256_hex
@@ -409,31 +408,31 @@ def test_two_at_once_run_once(place):
 
 def test_arguments_that_change_while_it_waits_are_refused(place):
     with pytest.raises(ApprovalPending) as pending:
-        place.agent.evaluate(place.at("release"))
+        adapters.evaluate(place.agent, place.at("release"))
     place.approve(pending.value.request)
     with pytest.raises(Denied) as denied:
-        place.agent.run(place.at("main"), lambda: place.ran.append(("main",)))
+        adapters.run(place.agent, place.at("main"), lambda: place.ran.append(("main",)))
     assert denied.value.code == "approval.mismatch"
-    place.agent.run(place.at("release"), lambda: place.ran.append(("release",)))
+    adapters.run(place.agent, place.at("release"), lambda: place.ran.append(("release",)))
     assert place.ran == [("release",)]
 
 
 def test_another_principal_does_not_use_the_approval(place):
     lend = place.guard.delegate
     with lend("user:alice", scope=["x"]), pytest.raises(ApprovalPending) as pending:
-        place.agent.evaluate(place.at("main"))
+        adapters.evaluate(place.agent, place.at("main"))
     place.approve(pending.value.request)
     with lend("user:dora", scope=["x"]), pytest.raises(Denied) as denied:
-        place.agent.run(place.at("main"), place.ran.clear)
+        adapters.run(place.agent, place.at("main"), place.ran.clear)
     assert denied.value.code == "delegation.mismatch"
     with lend("user:alice", scope=["x"]):
-        place.agent.run(place.at("main"), lambda: place.ran.append(("main",)))
+        adapters.run(place.agent, place.at("main"), lambda: place.ran.append(("main",)))
     assert place.ran == [("main",)]
 
 
 def test_a_tool_whose_description_changes_needs_a_new_approval(place):
     with pytest.raises(ApprovalPending) as pending:
-        place.agent.evaluate(place.at("main"))
+        adapters.evaluate(place.agent, place.at("main"))
     place.approve(pending.value.request)
     poisoned = place.merge.spec.__class__(
         **{
@@ -446,9 +445,9 @@ def test_a_tool_whose_description_changes_needs_a_new_approval(place):
         poisoned, lambda: Arguments.of({"branch": "main"}), place.at("main").site
     )
     with pytest.raises(Denied, match="description") as denied:
-        place.agent.run(other, place.ran.clear)
+        adapters.run(place.agent, other, place.ran.clear)
     assert denied.value.code == "approval.mismatch"
-    place.agent.run(place.at("main"), lambda: place.ran.append(("main",)))
+    adapters.run(place.agent, place.at("main"), lambda: place.ran.append(("main",)))
     assert place.ran == [("main",)]
 
 

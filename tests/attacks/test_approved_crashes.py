@@ -35,7 +35,8 @@ PASSPHRASE = b"correct horse battery staple"
 PROGRAM = """
     import json, os, sys
     from pathlib import Path
-    from agentguard import ApprovalPending, Arguments, CallSite, Decision, Denied, Guard, Invocation
+    from agentguard import ApprovalPending, Decision, Denied, Guard, adapters
+    from agentguard.adapters import Arguments, CallSite, Invocation, CallOptions
     from agentguard.domain import config
     from agentguard.domain import domain
     from agentguard.policy.function import FunctionEngine
@@ -68,7 +69,7 @@ PROGRAM = """
 
     def attempt(name):
         try:
-            return agent.run(invocation(name), lambda: effect(name), codec=Codec())
+            return adapters.run(agent, invocation(name), lambda: effect(name), CallOptions(Codec()))
         except (Denied, ApprovalPending) as refused:
             return refused.code
 """
@@ -78,7 +79,7 @@ WORK = """
         name = f"{sys.argv[2]}-{number}"
         print("asks", name, flush=True)
         try:
-            agent.evaluate(invocation(name), codec=Codec())
+            adapters.evaluate(agent, invocation(name), CallOptions(Codec()))
         except ApprovalPending as pending:
             guard.approvals.approve(pending.request, bob)
         assert attempt(name) == f"paid {name}"

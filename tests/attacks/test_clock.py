@@ -115,8 +115,8 @@ def test_a_refusal_after_a_long_pause_does_not_spoil_the_log(clock, timed, tool,
         agent.call(tool, unknown=1)
     assert examine(timed).problems == ()
     clock.advance(hours=2)
-    agent._body.in_force().line = dataclasses.replace(
-        agent._body.in_force().line, entropy=lambda _size: b""
+    agent._caller.instance().line = dataclasses.replace(
+        agent._caller.instance().line, entropy=lambda _size: b""
     )
     assert refused(agent, tool) == "entropy.failed"
     assert examine(timed).problems == ()
@@ -163,7 +163,7 @@ def test_a_tool_that_outlives_its_credential_has_an_outcome_that_verifies(clock,
 def test_an_authorization_beyond_the_credential_is_found(clock, timed, tool, ran, examine):
     """The twin of all the above: a credential that had run out does not vouch for an allow."""
     agent = timed.new_agent("a")
-    agent._body.in_force()._renew_at = 2**40  # an instance that never renews
+    agent._caller.instance()._renew_at = 2**40  # an instance that never renews
     agent.call(tool, 1)
     assert examine(timed).ok
     clock.advance(hours=2)

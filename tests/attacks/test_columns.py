@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from agentguard import CallError
 from agentguard.audit.calls import read_authorization
 from agentguard.domain import administration
 from agentguard.domain.domain import StateDomain
+from agentguard.errors import CallError
 from agentguard.storage import sqlite
 
 PASSPHRASE = b"correct horse battery staple"

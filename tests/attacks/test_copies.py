@@ -17,13 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from agentguard import Decision, Denied, KeyMaterialError, StorageError
+from agentguard import Decision, Denied, StorageError
 from agentguard.audit import records
 from agentguard.call.invocation import timestamp
 from agentguard.domain import administration, adoption, config, domain, keystore, rotation
 from agentguard.domain.adoption import Difference
 from agentguard.domain.config import Config
 from agentguard.domain.verify import examine
+from agentguard.errors import KeyMaterialError
 from agentguard.guard.guard import Guard
 from agentguard.policy.function import FunctionEngine
 from agentguard.storage import ledger, lock

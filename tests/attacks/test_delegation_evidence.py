@@ -185,7 +185,7 @@ def log_of_a_day() -> Log:
         return Log(
             guard.trust,
             home.log_key,
-            {name: agent._body.in_force().actor.signer for name, agent in agents.items()},
+            {name: agent._caller.instance().actor.signer for name, agent in agents.items()},
             tuple(guard.reader().stored(0)),
         )
 

@@ -35,7 +35,7 @@ FORKS = 150 if os.environ.get("AGENTGUARD_ROUNDS") == "full" else 12
 OPEN = """
     import gc, multiprocessing, os, signal, subprocess, sys, threading, time
     from pathlib import Path
-    from agentguard import Decision, Denied, Guard
+    from agentguard import Decision, Denied, Guard, adapters
     from agentguard.domain import config
     from agentguard.domain import domain
     from agentguard.policy.function import FunctionEngine
@@ -212,7 +212,7 @@ def test_the_parents_key_is_gone_from_the_childs_agent(place, run):
             return [o for o in gc.get_objects() if isinstance(o, Instance)]
 
         agent.call(note, text="parent")
-        key = agent._body.in_force().actor.signer.key_id
+        key = agent._caller.instance().actor.signer.key_id
         uri = agent.id
 
         def child():
@@ -225,7 +225,7 @@ def test_the_parents_key_is_gone_from_the_childs_agent(place, run):
             guard.close()
 
         wait(fork(child))
-        assert agent._body.in_force().actor.signer.key_id == key
+        assert agent._caller.instance().actor.signer.key_id == key
         agent.call(note, text="parent")
         guard.close()
         """
@@ -441,7 +441,7 @@ def test_a_guard_that_is_closed_while_a_fork_begins_to_use_it_is_closed(place, r
 
         def child():
             domain.StateDomain.lease = meanwhile
-            agent.evaluate(agent._invocation(note, ("first",), {{}}))  # records nothing
+            adapters.evaluate(agent, agent._invocation(note, ("first",), {{}}))  # records nothing
             for thread in threading.enumerate():
                 if thread is not threading.main_thread() and not thread.daemon:
                     thread.join()

@@ -17,16 +17,8 @@ from typing import Any
 
 import pytest
 
-from agentguard import (
-    ApprovalPending,
-    Arguments,
-    CallSite,
-    Decision,
-    Denied,
-    Guard,
-    Invocation,
-    Requirement,
-)
+from agentguard import ApprovalPending, Decision, Denied, Guard, Requirement, adapters
+from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.domain import administration, adoption, config, rotation
 from agentguard.errors import AgentguardError
 from agentguard.signing.canonical import loads_object
@@ -94,7 +86,7 @@ class Scene:
             spec = guard.tool(name="pay")(lambda: None).spec
             site = CallSite("c", thread="t", turn="m")
             invocation = Invocation.bind(spec, lambda: Arguments.of({}), site)
-            guard.new_agent("payer").run(invocation, lambda: "paid", codec=Codec())
+            adapters.run(guard.new_agent("payer"), invocation, lambda: "paid", CallOptions(Codec()))
 
     def freeze(self, *, frozen: bool) -> None:
         administration.freeze(

@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from agentguard import KeyMaterialError, StorageError
+from agentguard import StorageError
 from agentguard.audit.standing import NAME_SIZE, Names
 from agentguard.domain import administration, rotation
+from agentguard.errors import KeyMaterialError
 from agentguard.signing.keys import MAX_ROUNDS
 from agentguard.storage import files, lock, standing_file
 from agentguard.storage.runs import FOLDER

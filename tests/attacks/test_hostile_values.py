@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 
-from agentguard import Arguments
+from agentguard.adapters import Arguments
 from agentguard.errors import AgentguardError, ArgumentsError, PolicyError
 from agentguard.policy.cedar import CedarEngine
 from agentguard.policy.document import decide

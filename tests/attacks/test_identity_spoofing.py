@@ -10,7 +10,8 @@ import dataclasses
 
 import pytest
 
-from agentguard import AgentguardError, ConfigError, Decision, Denied, Guard, ToolSpec
+from agentguard import AgentguardError, ConfigError, Decision, Denied, Guard
+from agentguard.adapters import ToolSpec
 from agentguard.audit import records
 from agentguard.call.invocation import timestamp
 from agentguard.call.tool import RESERVED
@@ -130,7 +131,7 @@ def test_two_instances_of_an_agent_have_keys_of_their_own(watched):
     one, two = watched.new_agent("writer"), watched.new_agent("writer")
     assert one.id != two.id
     assert one.id.rpartition("/")[0] == two.id.rpartition("/")[0]
-    assert one.id.endswith(one._body.in_force().actor.signer.public_key.thumbprint)
+    assert one.id.endswith(one._caller.instance().actor.signer.public_key.thumbprint)
 
 
 # --- forged records -------------------------------------------------------------------------------
@@ -147,8 +148,8 @@ def test_an_instance_that_signs_as_another_is_found(guard, note, examine):
     reader, writer = guard.new_agent("reader"), guard.new_agent("writer")
     reader.call(note, text="as itself")
     assert examine(guard).ok
-    reader._body.in_force().actor = dataclasses.replace(
-        reader._body.in_force().actor, uri=writer.id, name="writer"
+    reader._caller.instance().actor = dataclasses.replace(
+        reader._caller.instance().actor, uri=writer.id, name="writer"
     )
     reader.call(note, text="as writer")
     (first, *_others) = examine(guard).problems
@@ -157,7 +158,9 @@ def test_an_instance_that_signs_as_another_is_found(guard, note, examine):
 
 def test_an_instance_under_another_name_of_its_own_is_found(guard, note, examine):
     agent = guard.new_agent("reader")
-    agent._body.in_force().actor = dataclasses.replace(agent._body.in_force().actor, name="writer")
+    agent._caller.instance().actor = dataclasses.replace(
+        agent._caller.instance().actor, name="writer"
+    )
     agent.call(note, text="x")
     assert not examine(guard).ok
 
@@ -177,8 +180,8 @@ def test_a_credential_from_a_strange_issuer_is_found(guard, attacker, clock, exa
 def test_an_agent_without_a_credential_on_record_is_found(guard, attacker, note, examine):
     agent = guard.new_agent("a")
     uri = credential.agent_uri(guard.trust.trust_domain, "a", attacker.public_key)
-    agent._body.in_force().actor = dataclasses.replace(
-        agent._body.in_force().actor, signer=attacker, uri=uri
+    agent._caller.instance().actor = dataclasses.replace(
+        agent._caller.instance().actor, signer=attacker, uri=uri
     )
     agent.call(note, text="x")
     assert any("credential" in problem.what for problem in examine(guard).problems)
@@ -189,8 +192,8 @@ def test_a_stolen_credential_without_its_key_is_of_no_use(guard, attacker, note,
     victim.call(note, text="x")
     assert examine(guard).ok
     # the uri stays
-    victim._body.in_force().actor = dataclasses.replace(
-        victim._body.in_force().actor, signer=attacker
+    victim._caller.instance().actor = dataclasses.replace(
+        victim._caller.instance().actor, signer=attacker
     )
     victim.call(note, text="y")
     assert not examine(guard).ok

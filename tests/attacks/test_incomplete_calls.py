@@ -11,16 +11,8 @@ from typing import Any
 
 import pytest
 
-from agentguard import (
-    AgentguardError,
-    ApprovalPending,
-    Arguments,
-    CallSite,
-    Decision,
-    Denied,
-    Invocation,
-    ToolSpec,
-)
+from agentguard import AgentguardError, ApprovalPending, Decision, Denied, adapters
+from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation, ToolSpec
 from agentguard.delegation import context
 from agentguard.testing import RecordedGuard
 
@@ -62,7 +54,7 @@ class Thread:
             self.ran.append(name)
             return str(work()) if work is not None else f"{name} is done"
 
-        return self.agent.run(invocation, effect, **given)
+        return adapters.run(self.agent, invocation, effect, CallOptions(**given))
 
     def told(self, name: str, work: Work | None = None, **how: Any) -> str:
         """Make a call as frameworks do, where a model is told of what did not run."""
@@ -223,7 +215,7 @@ def test_a_call_of_which_was_only_asked_waits_as_well(thread):
 
     def asking() -> str:
         with pytest.raises(ApprovalPending):
-            thread.agent.evaluate(invocation, codec=Text())
+            adapters.evaluate(thread.agent, invocation, CallOptions(Text()))
         return "asked"
 
     work = handing(thread, asking)
@@ -244,7 +236,7 @@ async def test_calls_at_once_are_each_found(thread):
             return name
 
         try:
-            return await thread.agent.arun(invocation, effect, codec=Text())
+            return await adapters.arun(thread.agent, invocation, effect, CallOptions(Text()))
         except (Denied, ApprovalPending) as error:
             return error.code
 
@@ -255,7 +247,7 @@ async def test_calls_at_once_are_each_found(thread):
         async def within() -> str:
             return str(await asyncio.gather(told("book"), told("pay"), told("send")))
 
-        await thread.agent.arun(invocation, within, codec=Text(), reentrant=True)
+        await adapters.arun(thread.agent, invocation, within, CallOptions(Text(), reentrant=True))
 
     await hand()
     assert sorted(thread.ran) == ["book", "send"]

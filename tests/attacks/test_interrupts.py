@@ -263,7 +263,7 @@ def test_a_renewal_may_be_interrupted_by_a_call(place, ran, handled, monkeypatch
             return renew(*args, **options)
 
         monkeypatch.setattr(owner, name, interrupted)
-        agent._body.in_force()._renew_at = 0
+        agent._caller.instance()._renew_at = 0
         agent.call(tool, "interrupted")
     assert ran == ["from the handler", "interrupted"]
     report = place.examine()

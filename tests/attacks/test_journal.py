@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from agentguard import Arguments, CallSite, Decision, Denied, EncodeError, Guard, Invocation
+from agentguard import Decision, Denied, Guard, adapters
+from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.call.journal import Page
-from agentguard.errors import DecodeError
+from agentguard.errors import DecodeError, EncodeError
 from agentguard.signing.canonical import b64_decode, b64_encode, dumps, loads_object
 from agentguard.storage.journal import FOLDER
 
@@ -58,13 +59,16 @@ class Run:
 
         site = CallSite(call_id, thread=thread, turn="m1")
         invocation = Invocation.bind(self.pay.spec, lambda: Arguments.of({"amount": amount}), site)
-        return self.agent.run(
+        return adapters.run(
+            self.agent,
             invocation,
             effect,
-            outcome_unknown=(LeftError,),
-            suspends=(PauseError,),
-            codec=Codec(),
-            reentrant=reentrant,
+            CallOptions(
+                codec=Codec(),
+                reentrant=reentrant,
+                outcome_unknown=(LeftError,),
+                suspends=(PauseError,),
+            ),
         )
 
     def refused(self, amount: int, **how: Any) -> str:
@@ -231,7 +235,7 @@ def test_a_second_attempt_at_the_same_time_does_not_run(run):
 
     site = CallSite("c", thread="t", turn="m1")
     invocation = Invocation.bind(run.pay.spec, lambda: Arguments.of({"amount": 1}), site)
-    assert run.agent.run(invocation, nested, codec=Codec()) == "done"
+    assert adapters.run(run.agent, invocation, nested, CallOptions(Codec())) == "done"
     assert inner == ["journal.in_doubt"]
     assert run.ran == []
 
@@ -247,7 +251,7 @@ async def test_async_calls_are_kept_as_well(run):
         return Invocation.bind(run.pay.spec, lambda: Arguments.of({"amount": 1}), site)
 
     for _ in range(3):
-        assert await run.agent.arun(invocation(), effect, codec=Codec()) == "paid"
+        assert await adapters.arun(run.agent, invocation(), effect, CallOptions(Codec())) == "paid"
     assert run.ran == [1]
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from agentguard import Arguments, CallSite, Denied, Guard, Invocation, StorageError
+from agentguard import Denied, Guard, StorageError, adapters
+from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.audit.standing import NAME_SIZE
 from agentguard.domain import administration, adoption, rotation
 from agentguard.signing.keys import Ed25519Signer
@@ -55,7 +56,7 @@ class Payer:
             return f"paid {call_id}"
 
         try:
-            return guard.new_agent("reader").run(invocation, effect, codec=Codec())
+            return adapters.run(guard.new_agent("reader"), invocation, effect, CallOptions(Codec()))
         except Denied as denied:
             return denied.code
 

@@ -17,15 +17,7 @@ from typing import Any
 
 import pytest
 
-from agentguard import (
-    CallError,
-    ConfigError,
-    Decision,
-    Denied,
-    KeyMaterialError,
-    StorageError,
-    VerificationError,
-)
+from agentguard import ConfigError, Decision, Denied, StorageError, VerificationError
 from agentguard.audit import evidence, statements
 from agentguard.audit import prove as proving
 from agentguard.audit import registry as listed
@@ -37,6 +29,7 @@ from agentguard.domain.config import Config
 from agentguard.domain.domain import StateDomain
 from agentguard.domain.report import Report
 from agentguard.domain.verify import examine
+from agentguard.errors import CallError, KeyMaterialError
 from agentguard.guard.guard import Guard
 from agentguard.identity.trust import TrustDocument, Use, seconds
 from agentguard.policy.function import FunctionEngine
@@ -479,7 +472,7 @@ with Guard(settings, FunctionEngine(lambda _d: Decision.allow()), home) as guard
     agent.call(say, "in the overlap")
     agentguard.guard.process.clock = clock = lambda: datetime.now(UTC) + timedelta(minutes=56)
     guard._runtime._line = __import__("dataclasses").replace(guard._runtime._line, clock=clock)
-    agent._body.in_force().line = guard._runtime._line
+    agent._caller.instance().line = guard._runtime._line
     agent.call(say, "renewed")
     print(guard._runtime._log._signer.key_id, guard._runtime.domain.issuer.key_id, flush=True)
 """

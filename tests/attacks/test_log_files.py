@@ -22,10 +22,11 @@ from typing import Any
 
 import pytest
 
-from agentguard import Decision, Denied, Guard, KeyMaterialError, StorageError
+from agentguard import Decision, Denied, Guard, StorageError
 from agentguard.audit import registry
 from agentguard.domain import administration, domain, keystore
 from agentguard.domain.verify import examine
+from agentguard.errors import KeyMaterialError
 from agentguard.policy.function import FunctionEngine
 from agentguard.storage import shard_file
 from agentguard.storage.anchor import Anchor, anchor_path

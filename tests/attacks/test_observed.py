@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from agentguard import Arguments, Decision, Denied, Guard, Invocation, PolicyError, Requirement
+from agentguard import Decision, Denied, Guard, PolicyError, Requirement, adapters
+from agentguard.adapters import Arguments, CallOptions, Invocation
 from agentguard.approvals.answer import Verdict
 from agentguard.approvals.request import ApprovalPending
 from agentguard.audit import evidence, statements
@@ -154,7 +155,7 @@ def test_nobody_is_asked_and_what_would_be_asked_is_on_record(place, ran):
 def test_an_answer_ahead_of_the_call_says_that_it_runs_and_what_the_policy_says(place, ran):
     with Observed(place, **PEOPLE).open(ANSWERS["approval"]) as guard:
         note, agent = noted(guard, ran), guard.new_agent("reader")
-        ahead = agent.evaluate(agent._invocation(note, ("x",), {}))
+        ahead = adapters.evaluate(agent, agent._invocation(note, ("x",), {}))
     assert ahead.allowed
     assert ahead.reason == (
         "the policy is only observed; it says approval [approval.required]; a lead"
@@ -167,12 +168,12 @@ def test_a_request_from_before_is_withdrawn_once_its_call_has_run(place, ran):
         note, agent = noted(guard, ran), guard.new_agent("reader")
         invocation = replace(agent._invocation(note, ("x",), {}), site=STABLE)
         with pytest.raises(ApprovalPending):
-            agent.run(invocation, note._bound_to(("x",), {}))
+            adapters.run(agent, invocation, note._bound_to(("x",), {}))
         assert len(guard.approvals.pending()) == 1
     with Observed(place, **PEOPLE).open(asking) as guard:
         note, agent = noted(guard, ran), guard.new_agent("reader")
         invocation = replace(agent._invocation(note, ("x",), {}), site=STABLE)
-        agent.run(invocation, note._bound_to(("x",), {}))
+        adapters.run(agent, invocation, note._bound_to(("x",), {}))
         assert guard.approvals.pending() == []
     assert ran == ["x"]
     assert place.examine().problems == ()
@@ -234,7 +235,7 @@ def test_a_signer_that_fails_denies(place, ran):
     with Observed(place).open(ANSWERS["deny"]) as guard:
         note, agent = noted(guard, ran), guard.new_agent("reader")
         agent.call(note, "before")
-        instance = agent._body.in_force()
+        instance = agent._caller.instance()
         instance.actor = replace(instance.actor, signer=None)
         with pytest.raises(Denied) as refused:
             agent.call(note, "after")
@@ -403,7 +404,9 @@ def kinds_of_calls(place, ran):
                     agent.call(noted(guard, ran), "x")
                 with suppress(Denied):
                     agent.call(noted(guard, ran, name="write", requires=["notes:write"]), "x")
-                agent._body.in_force().actor = replace(agent._body.in_force().actor, signer=None)
+                agent._caller.instance().actor = replace(
+                    agent._caller.instance().actor, signer=None
+                )
                 with suppress(Denied, ApprovalPending):
                     agent.call(noted(guard, ran), "unsigned")
     asking = says(Decision.require_approval(Requirement("somebody")))
@@ -500,7 +503,7 @@ def again(guard, ran):
         ran.append("x")
         return "x"
 
-    return agent.run(call, run, codec=Text())
+    return adapters.run(agent, call, run, CallOptions(Text()))
 
 
 def test_no_observed_call_is_handed_out_as_one_that_was_approved(place, ran):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agentguard import ConfigError, Decision, Denied, Guard, ToolSpec
+from agentguard import ConfigError, Decision, Denied, Guard
+from agentguard.adapters import ToolSpec
 from agentguard.call.tool import function_schema
 
 RAN: list[str] = []

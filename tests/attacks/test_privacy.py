@@ -27,7 +27,7 @@ from typing import Any
 
 import pytest
 
-from agentguard import CallError, ConfigError, Decision, Denied, Requirement, StorageError
+from agentguard import ConfigError, Decision, Denied, Requirement, StorageError, adapters
 from agentguard.audit import evidence
 from agentguard.audit import prove as proving
 from agentguard.audit.calls import Authorization, read_authorization
@@ -35,6 +35,7 @@ from agentguard.audit.entry import parse_entry
 from agentguard.call.tool import ToolSpec
 from agentguard.domain import administration, config, domain, keystore
 from agentguard.domain.verify import examine
+from agentguard.errors import CallError
 from agentguard.guard.guard import Guard
 from agentguard.policy.function import FunctionEngine
 from agentguard.policy.rego.engine import RegoEngine
@@ -288,9 +289,10 @@ def test_a_call_whose_signer_fails_is_redacted_too(scene):
 
     guard = scene.open(by_function)
     agent = guard.new_agent("reader")
-    assert agent._body.in_force() is not None
-    agent._body.in_force().actor = dataclasses.replace(
-        agent._body.in_force().actor, signer=Broken(agent._body.in_force().actor.signer)
+    assert agent._caller.instance() is not None
+    agent._caller.instance().actor = dataclasses.replace(
+        agent._caller.instance().actor,
+        signer=Broken(agent._caller.instance().actor.signer),
     )
     with pytest.raises(Denied) as caught:
         agent.call(login(guard), CLEAR, SECRET)
@@ -476,7 +478,7 @@ def test_a_resource_of_the_configuration_and_an_adapters_tool_are_held_to_it_too
             login(guard)
         spec = ToolSpec("login", "", {}, "elsewhere:login")
         with pytest.raises(ConfigError, match="is signed and logged"):
-            guard.new_agent("reader").tool_spec(spec)
+            adapters.configure_tool(guard.new_agent("reader"), spec)
 
 
 def test_a_resource_tells_what_only_the_policy_redacts(scene):

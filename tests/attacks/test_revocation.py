@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from preloaded import Preloaded
 
-from agentguard import CallError, Decision, Denied, Guard, KeyMaterialError
+from agentguard import Decision, Denied, Guard, adapters
 from agentguard.audit import records, statements
 from agentguard.audit.entry import Entry, Receipt, parse_time
 from agentguard.audit.records import Record
@@ -26,7 +26,7 @@ from agentguard.call.invocation import timestamp
 from agentguard.delegation.handle import Delegation
 from agentguard.domain import administration, config, keystore, rotation
 from agentguard.domain.domain import StateDomain
-from agentguard.errors import DelegationError, EncodeError
+from agentguard.errors import CallError, DelegationError, EncodeError, KeyMaterialError
 from agentguard.signing.canonical import dumps, loads, loads_object
 from agentguard.storage import files, standing_file
 
@@ -98,7 +98,7 @@ class Scene:
 
     def handed_to(self, agent: Any, delegation: Delegation) -> Any:
         """The chain that ends with an agent, and its token."""
-        instance = agent._body.in_force()
+        instance = agent._caller.instance()
         return instance._acceptances[delegation.key].token
 
     @property
@@ -204,13 +204,13 @@ def test_tokens_evaluations_and_stored_delegations_too(scene):
     invocation = scene.worker._invocation(scene.read, (), {})
     with scene.alice:
         assert scene.worker.access_token()
-        assert scene.worker.evaluate(invocation).allowed
+        assert adapters.evaluate(scene.worker, invocation).allowed
         assert scene.guard.resume(stored).principal == "user:alice"
         scene.revoke("service:ci")
         with pytest.raises(Denied) as caught:
             scene.worker.access_token()
         assert caught.value.code == "delegation.revoked"
-        assert scene.worker.evaluate(invocation).code == "delegation.revoked"
+        assert adapters.evaluate(scene.worker, invocation).code == "delegation.revoked"
     with pytest.raises(DelegationError) as refused:
         scene.guard.resume(stored)
     assert refused.value.code == "delegation.revoked"

@@ -25,8 +25,9 @@ from cryptography.hazmat.primitives.serialization import (
     ssh,
 )
 
-from agentguard import AgentguardError, Denied, Guard, KeyMaterialError
+from agentguard import AgentguardError, Denied, Guard
 from agentguard.domain import administration, config, rotation
+from agentguard.errors import KeyMaterialError
 from agentguard.signing.keys import Ed25519Signer, Secret
 
 
@@ -56,7 +57,7 @@ def signers(guard):
     agent = guard.new_agent("a")
     home = guard._runtime.domain
     return agent, [
-        agent._body.in_force().actor.signer,
+        agent._caller.instance().actor.signer,
         home.issuer,
         guard._runtime._line.log._signer,
     ]
@@ -85,8 +86,8 @@ def test_no_object_prints_its_key(guard, signers):
     values = [
         guard,
         agent,
-        agent._body.in_force().actor,
-        agent._body.in_force(),
+        agent._caller.instance().actor,
+        agent._caller.instance(),
         guard._runtime._line,
         guard._runtime.domain,
         guard._runtime._line.log,
@@ -100,7 +101,7 @@ def test_no_object_prints_its_key(guard, signers):
 @pytest.mark.parametrize("take", [pickle.dumps, copy.copy, copy.deepcopy, dataclasses.asdict])
 def test_no_object_gives_its_key_to_a_copy_or_a_serialiser(guard, signers, take):
     agent, keys = signers
-    for value in (*keys, agent, agent._body.in_force().actor, guard, guard._runtime.domain):
+    for value in (*keys, agent, agent._caller.instance().actor, guard, guard._runtime.domain):
         try:
             taken = take(value)
         except (TypeError, AgentguardError, AttributeError, pickle.PicklingError) as error:
@@ -143,7 +144,7 @@ def test_no_traceback_with_locals_shows_a_key(guard, signers, ran):
     for call in (
         lambda: agent.call(fail),
         lambda: agent.call(tool, unknown=1),
-        lambda: pickle.dumps(agent._body.in_force().actor.signer),
+        lambda: pickle.dumps(agent._caller.instance().actor.signer),
         lambda: Ed25519Signer.from_openssh(b"no key", b"passphrase"),
         lambda: (guard.close(), agent.call(tool, 1)),
     ):
@@ -190,7 +191,7 @@ def test_nothing_is_logged_that_holds_a_key(guard, signers, ran, caplog):
     guard._runtime._line.log.close()  # the next outcome can't be recorded, which is logged
     with pytest.raises(Denied):
         agent.call(tool, 2)
-    logging.getLogger("agentguard").error("with %r", agent._body.in_force().actor)
+    logging.getLogger("agentguard").error("with %r", agent._caller.instance().actor)
     assert caplog.text
     assert clean(caplog.text, keys)
 
@@ -214,8 +215,8 @@ def test_no_file_of_a_domain_holds_a_key_in_the_clear(place, ran):
     guard = place.open()
     agent = guard.new_agent("reader")
     agent.call(guard.tool(ran.append), "x")
-    home = guard._runtime.domain
-    keys = [agent._body.in_force().actor.signer, home.issuer, guard._runtime._line.log._signer]
+    home, instance = guard._runtime.domain, agent._caller.instance()
+    keys = [instance.actor.signer, home.issuer, guard._runtime._line.log._signer]
 
     def files():
         return [path for path in place.config.base.rglob("*") if path.is_file()]

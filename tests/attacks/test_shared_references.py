@@ -13,7 +13,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from agentguard import Arguments, ArgumentsError, Denied
+from agentguard import Denied
+from agentguard.adapters import Arguments
+from agentguard.errors import ArgumentsError
 
 LIMIT = 256 * 1024
 

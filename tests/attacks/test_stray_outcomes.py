@@ -129,7 +129,7 @@ def say(guard, agent, subject, *, named, column=None):
         started_at=None,
         ended_at=at,
     )
-    sealed = dsse.seal(statement, agent._body.in_force().actor.signer)
+    sealed = dsse.seal(statement, agent._caller.instance().actor.signer)
     about = summary.of_outcome(column or named, agent.id, at=at, status="not_run")
     return log.append(records.outcome(sealed, about, None)).index
 

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import (
 )
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
 
-from agentguard import Decision, Denied, Guard, telemetry
+from agentguard import Decision, Denied, Guard, adapters, telemetry
 
 
 class BrokenError(Exception):
@@ -152,7 +152,7 @@ async def test_calls_are_answered_as_without_it(guard):
 def test_so_are_those_of_a_run_and_of_an_instrumented_tool(guard):
     push, _ = tools(guard)
     agent = guard.new_agent("coder")
-    with agent.span(conversation="t"), telemetry.inside(BrokenSpan()):
+    with adapters.agent_span(agent, conversation="t"), telemetry.inside(BrokenSpan()):
         assert agent.call(push, "fix") == "pushed fix"
 
 
@@ -247,7 +247,7 @@ assert agent.call(ran) == "ran"
 assert "opentelemetry" not in sys.modules
 
 def calls():
-    with agent.span():
+    with adapters.agent_span(agent):
         said = [agent.call(ran), asyncio.run(agent.acall(ran)), guard.new_agent("other").call(ran)]
     with telemetry.workflow("w") as span:
         span.end()

@@ -12,7 +12,7 @@ import pytest
 from opentelemetry import context, trace
 from opentelemetry.sdk.trace import ReadableSpan
 
-from agentguard import Decision, Guard, telemetry
+from agentguard import Decision, Guard, adapters, telemetry
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ async def call_for(guard: Guard, user: str, tool: Any, *, in_span: bool) -> None
     agent = guard.new_agent("coder")
     with guard.delegate(user, scope=[]):
         if in_span:
-            with agent.span():
+            with adapters.agent_span(agent):
                 context.attach(context.set_value("left", "behind"))
         if tool.is_async:
             await agent.acall(tool)
@@ -140,10 +140,13 @@ def test_neither_does_what_runs_in_an_agents_span(guard, spans, inside):
     with guard.delegate("user:mallory", scope=[]):
         if inside:
             tracer = trace.get_tracer("an instrumentor")
-            with tracer.start_as_current_span("graph") as theirs, agent.span(inside=theirs):
+            with (
+                tracer.start_as_current_span("graph") as theirs,
+                adapters.agent_span(agent, inside=theirs),
+            ):
                 forge()
         else:
-            with agent.span():
+            with adapters.agent_span(agent):
                 forge()
     span = spans.one("graph" if inside else "invoke_agent coder")
     assert {name for name in forged(span) if "tool" not in name and "policy" not in name} == set()

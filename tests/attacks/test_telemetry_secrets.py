@@ -13,17 +13,8 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
-from agentguard import (
-    ApprovalPending,
-    Arguments,
-    CallSite,
-    Decision,
-    Denied,
-    Guard,
-    Invocation,
-    Requirement,
-    telemetry,
-)
+from agentguard import ApprovalPending, Decision, Denied, Guard, Requirement, adapters, telemetry
+from agentguard.adapters import Arguments, CallSite, Invocation
 from agentguard.signing.keys import Ed25519Signer
 
 SECRETS = {
@@ -91,7 +82,10 @@ def _work(guard: Guard, agent, bob):
     def fail(secret: str) -> None:
         raise LookupError(SECRETS["exception"])
 
-    with guard.delegate("user:alice", scope=["all"]) as lent, agent.span(conversation="t"):
+    with (
+        guard.delegate("user:alice", scope=["all"]) as lent,
+        adapters.agent_span(agent, conversation="t"),
+    ):
         token = agent.access_token()
         agent.call(push, "fix", SECRETS["argument"])
         with suppress(Denied):
@@ -115,7 +109,7 @@ def _work(guard: Guard, agent, bob):
             refusal=Decision.refused(SECRETS["refused"], code="approval.rejected"),
         )
         with suppress(Denied):
-            agent.run(refused, lambda: None)
+            adapters.run(agent, refused, lambda: None)
     assert lent is not None
     return token
 
@@ -136,7 +130,7 @@ def test_the_text_of_what_ends_an_agents_work_is_not_exported(spans, kind):
         def fail() -> None:
             raise kind(SECRETS["exception"])
 
-        with pytest.raises(kind), agent.span():
+        with pytest.raises(kind), adapters.agent_span(agent):
             agent.call(fail)
         with pytest.raises(kind), telemetry.workflow("crew"):
             raise kind(SECRETS["exception"])
@@ -149,7 +143,7 @@ def test_the_text_of_what_ends_an_agents_work_is_not_exported(spans, kind):
 def test_the_reason_code_of_what_ends_it_is(spans):
     with Guard.ephemeral(answer) as guard:
         agent = guard.new_agent("coder")
-        with pytest.raises(Denied), agent.span():
+        with pytest.raises(Denied), adapters.agent_span(agent):
             raise Denied(Decision.refused(SECRETS["reason"], code="policy.denied"))
     assert SECRETS["reason"] not in exported(spans)
     span = spans.one("invoke_agent coder")

@@ -30,7 +30,7 @@ def told(place, capsys):
         with place.open() as guard:
             tool = guard.tool(lambda: None, name="tool")
             agent = guard.new_agent("reader")
-            instance = agent._body.in_force()
+            instance = agent._caller.instance()
             if signs:
                 agent.call(tool)
             else:

@@ -20,7 +20,7 @@ from preloaded import Preloaded
 # One call of each kind. The last process dies inside its tool, so that call stays in doubt.
 CALLS = r"""
 import asyncio, os, sys, time
-from agentguard import Denied, Guard
+from agentguard import Denied, Guard, adapters
 
 with Guard.open("agentguard.toml") as guard:
     assistant = guard.new_agent("assistant")
@@ -215,7 +215,7 @@ with ExitStack() as stack:
         context = trace.SpanContext(traced or 0, 7, is_remote=False)
         with trace.use_span(trace.NonRecordingSpan(context)):
             try:
-                agent.run(asked, read._bound_to((path,), {}))
+                adapters.run(agent, asked, read._bound_to((path,), {}))
             except (Denied, FileNotFoundError):
                 pass
         time.sleep(0.002)

@@ -343,7 +343,8 @@ def test_the_applications_word_is_a_warning(changed):
 
 
 ASK = """
-from agentguard import ApprovalPending, CallSite, Guard
+from agentguard import ApprovalPending, Guard
+from agentguard.adapters import CallSite
 with Guard.open("agentguard.toml") as guard:
     @guard.tool
     def merge(branch: str) -> str: ...

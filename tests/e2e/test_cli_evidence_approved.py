@@ -38,9 +38,9 @@ approval := {"reason": "somebody looks at it"} if input.action == "deploy"
 """
 CALLS = r"""
 import sys
-from agentguard import (
-    ApprovalPending, Arguments, CallSite, Denied, EncodeError, Guard, Invocation,
-)
+from agentguard import ApprovalPending, Denied, Guard, adapters
+from agentguard.adapters import Arguments, CallSite, Invocation, CallOptions
+from agentguard.errors import EncodeError
 from agentguard.signing.keys import Ed25519Signer
 
 bob, carol = (Ed25519Signer.from_seed(bytes.fromhex(seed)) for seed in sys.argv[1:])
@@ -83,7 +83,7 @@ with Guard.open("agentguard.toml") as guard:
         site = CallSite("c1", thread="t1", turn="m1")
         bound = Invocation.bind(pay.spec, lambda: Arguments.of({"amount": 5}), site)
         for _ in range(2):
-            assert agent.run(bound, lambda: "paid", codec=Codec()) == "paid"
+            assert adapters.run(agent, bound, lambda: "paid", CallOptions(Codec())) == "paid"
         assert asked(merge, "later") is not None
 """
 CALLED = ("merge main", "merge release", "deploy", "pay", "pay again")

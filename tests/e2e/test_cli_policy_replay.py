@@ -212,7 +212,8 @@ def test_what_was_erased_or_changed_is_not_replayed(recorded):
 
 
 JOURNAL = r"""
-from agentguard import Arguments, CallSite, Guard, Invocation
+from agentguard import Guard
+from agentguard.adapters import Arguments, CallSite, Invocation
 class Codec:
     def dumps(self, result): return result.encode()
     def loads(self, data): return data.decode()

@@ -14,7 +14,8 @@ from typing import Any
 import commands
 import pytest
 
-from agentguard import Arguments, Decision, Denied, Guard, PolicyError, ToolSpec
+from agentguard import Decision, Denied, Guard, PolicyError
+from agentguard.adapters import Arguments, ToolSpec
 from agentguard.call.decision import MAX_REASON, MAX_REASONS
 from agentguard.call.tool import RESERVED
 from agentguard.policy.document import decide, document

@@ -36,7 +36,8 @@ import pydantic
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from agentguard import Arguments, ArgumentsError
+from agentguard.adapters import Arguments
+from agentguard.errors import ArgumentsError
 from agentguard.signing.canonical import b64url_decode, loads
 
 SAFE = 2**53 - 1

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentguard import Arguments, CallSite, ConfigError, Decision, Guard, Invocation, ToolSpec
+from agentguard import ConfigError, Decision, Guard, adapters
+from agentguard.adapters import Arguments, CallSite, Invocation, ToolSpec
 from agentguard.call.tool import RESERVED
 
 DOCUMENTS: list[dict[str, object]] = []
@@ -56,7 +57,7 @@ def input_of(agent, tool, given, task_id="task_1"):
     """The policy's input for one call, or None where it was refused before any policy saw it."""
     DOCUMENTS.clear()
     bound = Arguments.of(given)
-    decision = agent.evaluate(Invocation(tool, bound, CallSite("1"), task_id))
+    decision = adapters.evaluate(agent, Invocation(tool, bound, CallSite("1"), task_id))
     assert len(DOCUMENTS) == (1 if decision.allowed else 0)
     return DOCUMENTS[0] if decision.allowed else None
 

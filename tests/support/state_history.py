@@ -11,6 +11,7 @@ from unittest.mock import patch
 from state_scene import BRIEFLY, PASSPHRASE, Call, Crash, LeftError, Scene
 
 from agentguard import ApprovalPending, Denied, Guard
+from agentguard.adapters import run_store
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
 from agentguard.domain import administration, adoption, domain, handover, rotation
@@ -154,7 +155,7 @@ def _first_only(append: Callable[[Any], Any], die: Callable[..., Any]) -> Callab
 
 
 def _keep_run(guard: Guard, scene: Scene, data: str) -> None:
-    scene.agent(guard, "clerk").runs.write("thread", data.encode())
+    run_store(scene.agent(guard, "clerk")).write("thread", data.encode())
     scene.written.add(data.encode())
 
 

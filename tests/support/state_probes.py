@@ -16,7 +16,7 @@ import state_history as past
 from state_mutations import Mutation, UnwritableError
 from state_scene import Call, Scene
 
-from agentguard import Guard
+from agentguard import Guard, adapters
 from agentguard.errors import AgentguardError
 from agentguard.guard.agent import Agent
 
@@ -124,7 +124,7 @@ def _shown(guard: Guard, scene: Scene) -> Outcome:
 def _run(agent: Agent, scene: Scene) -> Outcome:
     """Read what is kept: nothing, or what was kept once, may be put back (docs/records.md)."""
     try:
-        kept = agent.runs.read("thread")
+        kept = adapters.run_store(agent).read("thread")
     except AgentguardError as refused:
         return Outcome(0, (), (refused.code,))
     return Outcome(0, () if kept is None or kept in scene.written else (str(kept),), ())

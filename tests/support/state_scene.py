@@ -14,18 +14,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agentguard import (
-    ApprovalRequest,
-    Arguments,
-    CallSite,
-    Decision,
-    EncodeError,
-    Guard,
-    Invocation,
-    Requirement,
-)
+from agentguard import ApprovalRequest, Decision, Guard, Requirement, adapters
+from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.domain import config, domain
 from agentguard.domain.config import Config
+from agentguard.errors import EncodeError
 from agentguard.guard.agent import Agent
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing.keys import Ed25519Signer
@@ -176,7 +169,9 @@ class Scene:
         if call.lent:
             acting = acting.under(guard.resume(self.lent[call.lent]))
         codec = TextCodec() if call.kept else None
-        return acting.run(invocation, effect, outcome_unknown=(LeftError,), codec=codec)
+        return adapters.run(
+            acting, invocation, effect, CallOptions(outcome_unknown=(LeftError,), codec=codec)
+        )
 
     def keep(self, name: str, state: Path | None = None) -> None:
         """Copy the state, and what its anchor has seen by now."""

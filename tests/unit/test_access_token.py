@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from agentguard import AgentguardError, DecodeError, VerificationError
+from agentguard import AgentguardError, VerificationError
 from agentguard.delegation import access_token
 from agentguard.delegation.access_token import CHAIN_CLAIM, MAX_LIFETIME, TYPE
+from agentguard.errors import DecodeError
 from agentguard.signing import jws
 
 DOMAIN = "spiffe://acme.example"

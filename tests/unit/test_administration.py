@@ -13,15 +13,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from agentguard import (
-    CallError,
-    Decision,
-    Denied,
-    EncodeError,
-    Guard,
-    KeyMaterialError,
-    StorageError,
-)
+from agentguard import Decision, Denied, Guard, StorageError
 from agentguard.audit import find, records, statements
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import CallPlace, Receipt, parse_entry
@@ -31,6 +23,7 @@ from agentguard.call.invocation import timestamp
 from agentguard.domain import administration, config, domain, keystore
 from agentguard.domain.domain import StateDomain
 from agentguard.domain.verify import examine
+from agentguard.errors import CallError, EncodeError, KeyMaterialError
 from agentguard.policy.function import FunctionEngine
 from agentguard.signing import canonical, dsse
 from agentguard.signing.dsse import Envelope

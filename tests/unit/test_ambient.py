@@ -11,15 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import langchain_core.tools
 import pytest
 
-from agentguard import (
-    CallSite,
-    Decision,
-    Denied,
-    Guard,
-    Invocation,
-    UnguardedCallError,
-    idempotency_key,
-)
+from agentguard import Decision, Denied, Guard, UnguardedCallError, adapters, idempotency_key
+from agentguard.adapters import CallSite, Invocation
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
 from agentguard.call.arguments import Arguments
@@ -252,8 +245,8 @@ def test_for_adapters_run_has_it_too(guard, agent):
     invocation = Invocation.bind(
         guard.tool(lambda: None).spec, lambda: Arguments.of({}), CallSite("call-1")
     )
-    assert [agent.run(invocation, idempotency_key)] == logged(guard)
-    assert agent.evaluate(invocation).allowed
+    assert [adapters.run(agent, invocation, idempotency_key)] == logged(guard)
+    assert adapters.evaluate(agent, invocation).allowed
 
 
 def test_a_langchain_tool_has_it(guard, agent):

@@ -12,7 +12,8 @@ from datetime import timedelta
 
 import pytest
 
-from agentguard import ApprovalInbox, ApprovalPending, Decision, Guard
+from agentguard import ApprovalPending, Decision, Guard
+from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.signing.keys import Ed25519Signer
 
 """Seconds within which who waits has to know."""

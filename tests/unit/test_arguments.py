@@ -24,9 +24,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentguard import Arguments, ArgumentsError
+from agentguard.adapters import Arguments
 from agentguard.call.arguments import encode_result
 from agentguard.call.binding import binder
+from agentguard.errors import ArgumentsError
 
 
 class Colour(enum.Enum):

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from agentguard import ArgumentsError, ConfigError
+from agentguard import ConfigError
 from agentguard.call.binding import binder
+from agentguard.errors import ArgumentsError
 
 
 def fetch(url: str, limit: int = 10) -> str:

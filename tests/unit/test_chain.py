@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from agentguard import AgentguardError, DecodeError, VerificationError
+from agentguard import AgentguardError, VerificationError
 from agentguard.delegation import grant, issuance, verification
 from agentguard.delegation.chain import Chain, hops_digest
 from agentguard.delegation.grant import MAX_DEPTH
 from agentguard.delegation.issuance import DEFAULT_DEPTH
-from agentguard.errors import DelegationError
+from agentguard.errors import DecodeError, DelegationError
 from agentguard.signing import canonical
 
 DOMAIN = "spiffe://acme.example"

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentguard import ConfigError, Decision, Guard, PolicyError, ToolSpec
+from agentguard import ConfigError, Decision, Guard, PolicyError
+from agentguard.adapters import ToolSpec
 from agentguard.domain import config
 from agentguard.domain.config.agents import PrincipalConfig
 from agentguard.domain.config.engine import configured_engine

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from agentguard import AgentguardError, ConfigError, DecodeError, VerificationError
+from agentguard import AgentguardError, ConfigError, VerificationError
+from agentguard.errors import DecodeError
 from agentguard.identity import credential
 from agentguard.identity.credential import AGENT_CLAIM, MAX_LIFETIME, TYPE, AgentProfile
 from agentguard.identity.trust import TrustDocument, TrustedKey

@@ -17,15 +17,15 @@ from agentguard import (
     AgentguardError,
     ConfigError,
     Decision,
-    DecodeError,
     Denied,
     Guard,
     VerificationError,
+    adapters,
 )
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
 from agentguard.delegation import access_token, context
-from agentguard.errors import DelegationError
+from agentguard.errors import DecodeError, DelegationError
 from agentguard.signing import canonical, jws
 
 CONFIG: dict[str, Any] = {
@@ -270,9 +270,9 @@ def test_an_evaluation_counts_no_call(guard, orchestrator, read):
     with guard.delegate("user:alice", scope=SCOPE, max_calls=1):
         invocation = orchestrator._invocation(read, (), {})
         for _ in range(3):
-            assert orchestrator.evaluate(invocation).allowed
+            assert adapters.evaluate(orchestrator, invocation).allowed
         assert orchestrator.call(read) == "README"
-        assert orchestrator.evaluate(invocation).allowed
+        assert adapters.evaluate(orchestrator, invocation).allowed
         assert denied(orchestrator.call, read) == "calls.exceeded"
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from agentguard import ConfigError, KeyMaterialError, StorageError
+from agentguard import ConfigError, StorageError
 from agentguard.audit import registry
 from agentguard.audit.entry import parse_entry
 from agentguard.domain import config, domain, ephemeral, keystore
 from agentguard.domain.passphrase import PASSPHRASE_VARIABLE, passphrase_of
 from agentguard.domain.verify import examine
+from agentguard.errors import KeyMaterialError
 from agentguard.storage import files
 from agentguard.storage.anchor import Anchor
 from agentguard.storage.reader import StateReader

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from agentguard import CallSite, ConfigError, Decision, Denied, Guard, Invocation, StorageError
+from agentguard import ConfigError, Decision, Denied, Guard, StorageError, adapters
+from agentguard.adapters import CallSite, Invocation
 from agentguard.audit.entry import parse_entry
 from agentguard.call.arguments import Arguments
 from agentguard.domain.verify import examine
@@ -226,10 +227,10 @@ async def test_aevaluate_answers_as_acall_would_and_records_no_call(ran, facts):
     site = CallSite("ahead")
     asked = [Invocation(tool.spec, Arguments.of({"x": x}), site) for x in (1, 2)]
     before = list(guard.reader().entries(0))
-    assert (await agent.aevaluate(asked[0])).allowed
-    assert (await agent.aevaluate(asked[1])).code == "policy.denied"
+    assert (await adapters.aevaluate(agent, asked[0])).allowed
+    assert (await adapters.aevaluate(agent, asked[1])).code == "policy.denied"
     if facts is async_look_up:
-        assert agent.evaluate(asked[0]).code == "facts.failed"  # nobody awaits it there
+        assert adapters.evaluate(agent, asked[0]).code == "facts.failed"  # nobody awaits it there
     assert ran == []
     assert list(guard.reader().entries(0)) == before
 
@@ -561,8 +562,10 @@ async def test_arun_takes_what_returns_a_value_or_an_awaitable(guard, agent):
         pass
 
     def call():
-        return Invocation(spec.spec, Arguments.of({}), CallSite(agent.call_id("spec")))
+        return Invocation(
+            spec.spec, Arguments.of({}), CallSite(adapters.next_call_id(agent, "spec"))
+        )
 
-    assert await agent.arun(call(), lambda: 1) == 1
-    assert await agent.arun(call(), lambda: asyncio.sleep(0, 2)) == 2
+    assert await adapters.arun(agent, call(), lambda: 1) == 1
+    assert await adapters.arun(agent, call(), lambda: asyncio.sleep(0, 2)) == 2
     assert settled(guard) == ["ok", "ok"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from agentguard import ApprovalRequest, Decision, DecodeError, EncodeError, Requirement
+from agentguard import ApprovalRequest, Decision, Requirement
 from agentguard.approvals.roster import Approver, Roster
 from agentguard.audit import entry, records
 from agentguard.audit.entry import CallPlace, parse_entry, parse_time
 from agentguard.audit.records import LoggedRuling
 from agentguard.audit.summary import Summary
 from agentguard.delegation import issuance
+from agentguard.errors import DecodeError, EncodeError
 from agentguard.identity import credential
 from agentguard.identity.credential import AgentProfile
 from agentguard.signing.canonical import b64_encode, dumps, loads_object

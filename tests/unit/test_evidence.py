@@ -176,7 +176,7 @@ def test_what_was_refused_before_the_policy_names_none(guard, halve):
 
 def test_a_refusal_for_want_of_a_signer_is_proved_unsigned(guard, halve):
     agent = guard.new_agent("reader")
-    instance: Any = agent._body.in_force()
+    instance: Any = agent._caller.instance()
     instance.actor = replace(instance.actor, signer=None)
     with pytest.raises(Denied) as denied:
         agent.call(halve, x=2)

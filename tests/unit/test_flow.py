@@ -15,18 +15,17 @@ import pytest
 
 from agentguard import (
     ApprovalPending,
-    Arguments,
-    ArgumentsError,
-    CallSite,
     Decision,
     Denied,
     Guard,
-    Invocation,
     PolicyError,
     UnguardedCallError,
+    adapters,
 )
+from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.audit.entry import parse_entry
 from agentguard.domain.verify import examine
+from agentguard.errors import ArgumentsError
 from agentguard.policy.document import UNDEFINED
 from agentguard.signing.canonical import loads_object
 from agentguard.signing.dsse import Envelope
@@ -213,10 +212,10 @@ def test_a_policy_function_answers_with_a_decision_or_denies(ran, answer, code):
 @pytest.mark.parametrize("drawn", [b"", b"short", b"x" * 31, None, "text" * 99, 5], ids=repr)
 def test_without_random_bytes_nothing_runs(guard, note, ran, drawn):
     agent = guard.new_agent("a")
-    good = agent._body.in_force().line
-    agent._body.in_force().line = dataclasses.replace(good, entropy=lambda _size: drawn)
+    good = agent._caller.instance().line
+    agent._caller.instance().line = dataclasses.replace(good, entropy=lambda _size: drawn)
     assert refused(guard, agent, note) == "entropy.failed"
-    agent._body.in_force().line = good
+    agent._caller.instance().line = good
     agent.call(note, text="twin")
     assert ran == ["twin"]
 
@@ -226,7 +225,7 @@ def test_entropy_that_raises_denies_without_its_text(guard, note, ran):
         raise OSError("a secret path")
 
     agent = guard.new_agent("a")
-    instance = agent._body.in_force()
+    instance = agent._caller.instance()
     instance.line = dataclasses.replace(instance.line, entropy=broken)
     assert refused(guard, agent, note) == "entropy.failed"
     assert "secret path" not in str(records(guard, "authorization"))
@@ -246,7 +245,7 @@ class BrokenSigner:
 
 def test_a_signer_that_fails_denies_and_the_refusal_is_recorded_unsigned(guard, note, ran):
     agent = guard.new_agent("a")
-    instance = agent._body.in_force()
+    instance = agent._caller.instance()
     good = instance.actor
     instance.actor = dataclasses.replace(good, signer=BrokenSigner(good.signer))
     assert refused(guard, agent, note) == "signature.failed"
@@ -261,7 +260,7 @@ def test_a_signer_that_fails_denies_and_the_refusal_is_recorded_unsigned(guard, 
 
 def test_a_signer_that_fails_after_the_tool_leaves_the_call_in_doubt(guard, ran, caplog):
     agent = guard.new_agent("a")
-    instance = agent._body.in_force()
+    instance = agent._caller.instance()
     good = instance.actor.signer
 
     class FailsLater(BrokenSigner):
@@ -279,7 +278,7 @@ def test_a_signer_that_fails_after_the_tool_leaves_the_call_in_doubt(guard, ran,
 
 def test_an_issuer_that_fails_denies(guard, note, ran):
     agent = guard.new_agent("a")
-    home, agent._body.in_force()._renew_at = guard._runtime.domain, 0
+    home, agent._caller.instance()._renew_at = guard._runtime.domain, 0
     guard._runtime.domain = dataclasses.replace(home, issuer=BrokenSigner(home.issuer))
     assert refused(guard, agent, note) == "credential.failed"
     guard._runtime.domain = home
@@ -496,11 +495,11 @@ def test_names_that_can_not_be_written_down_deny(guard, note, ran, site, task_id
     agent = guard.new_agent("a")
     call = invocation(note, site=site, task_id=task_id)
     if code is None:
-        assert agent.run(call, lambda: ran.append("x")) is None
+        assert adapters.run(agent, call, lambda: ran.append("x")) is None
         assert ran == ["x"]
     else:
         with pytest.raises(Denied) as caught:
-            agent.run(call, lambda: ran.append("x"))
+            adapters.run(agent, call, lambda: ran.append("x"))
         assert caught.value.code == code
         assert ran == []
     verified(guard)
@@ -525,7 +524,7 @@ def test_an_error_in_the_arguments_place_is_recorded_with_null_arguments(guard, 
     agent = guard.new_agent("a")
     call = Invocation(note.spec, ArgumentsError("no", code="arguments.invalid"), CallSite("1"))
     with pytest.raises(Denied):
-        agent.run(call, lambda: ran.append(1))
+        adapters.run(agent, call, lambda: ran.append(1))
     (record,) = records(guard, "authorization")
     signed: Any = loads_object(Envelope.parse(record["invocation"]).payload)["predicate"]
     assert signed["arguments"] is None
@@ -574,9 +573,10 @@ def test_a_pause_of_a_framework_is_an_unknown_outcome(guard, note):
 
     agent = guard.new_agent("a")
     for named, status in (("suspends", "unknown"), ("outcome_unknown", "unknown"), (None, "error")):
-        options: Any = {} if named is None else {named: (Pause,)}
+        kinds: Any = {} if named is None else {named: (Pause,)}
+        options = CallOptions(**kinds)
         with pytest.raises(Pause):
-            agent.run(invocation(note), pause, **options)
+            adapters.run(agent, invocation(note), pause, options)
         assert outcomes(guard)[-1]["status"] == status
 
 
@@ -635,8 +635,8 @@ def test_evaluate_answers_as_the_call_would_and_records_nothing(note):
     guard = Guard.ephemeral(policy)
     agent = guard.new_agent("a")
     before = list(guard.reader().entries(0))
-    assert agent.evaluate(invocation(note)).allowed
-    denied = agent.evaluate(invocation(note, arguments=Arguments.of({"x": 1})))
+    assert adapters.evaluate(agent, invocation(note)).allowed
+    denied = adapters.evaluate(agent, invocation(note, arguments=Arguments.of({"x": 1})))
     assert denied.code == "policy.denied"
     assert len(asked) == 2
     assert list(guard.reader().entries(0)) == before
@@ -644,9 +644,9 @@ def test_evaluate_answers_as_the_call_would_and_records_nothing(note):
 
 def test_evaluate_renews_a_credential_that_is_due_and_that_is_on_record(guard, note):
     agent = guard.new_agent("a")
-    agent._body.in_force()._renew_at = 0
-    assert agent.evaluate(invocation(note)).allowed
-    assert agent.evaluate(invocation(note)).allowed
+    agent._caller.instance()._renew_at = 0
+    assert adapters.evaluate(agent, invocation(note)).allowed
+    assert adapters.evaluate(agent, invocation(note)).allowed
     assert len(records(guard, "identity")) == 2
     assert records(guard, "authorization") == []
     verified(guard)
@@ -657,14 +657,14 @@ def test_evaluate_tells_that_an_approval_is_needed(note):
     guard = Guard.ephemeral(lambda _: Decision.require_approval(), config=people)
     agent = guard.new_agent("a")
     with pytest.raises(ApprovalPending) as pending:
-        agent.evaluate(invocation(note))
+        adapters.evaluate(agent, invocation(note))
     assert records(guard, "authorization") == []
     assert len(records(guard, "request")) == 1
     guard.approvals.vouch(pending.value.request, "approve", principal="user:bob")
-    assert agent.evaluate(invocation(note)).allowed
+    assert adapters.evaluate(agent, invocation(note)).allowed
     verified(guard)
 
 
 def test_evaluate_denies_what_nobody_can_approve(note):
     guard = Guard.ephemeral(lambda _: Decision.require_approval())
-    assert guard.new_agent("a").evaluate(invocation(note)).code == "approval.unavailable"
+    assert adapters.evaluate(guard.new_agent("a"), invocation(note)).code == "approval.unavailable"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agentguard import ConfigError
-from agentguard.frameworks import require_supported
+from agentguard.adapters import require_supported
 
 
 def installed(folder: Path, name: str, version: str, *needed: str) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from agentguard import ConfigError, Decision, Denied, Guard, KeyMaterialError, StorageError, Tool
+from agentguard import ConfigError, Decision, Denied, Guard, StorageError, Tool, adapters
 from agentguard.audit.entry import parse_entry
 from agentguard.domain import config, domain, keystore
 from agentguard.domain.report import Report
 from agentguard.domain.verify import examine
+from agentguard.errors import KeyMaterialError
 from agentguard.storage.reader import StateReader
 
 PASSPHRASE = b"correct horse"
@@ -368,7 +369,7 @@ def test_closing_while_others_call(any_guard):
 
 def test_call_ids_differ_for_each_call_of_a_tool():
     agent = Guard.ephemeral(allow_all).new_agent("a")
-    assert [agent.call_id("x"), agent.call_id("x"), agent.call_id("y")] == ["x#1", "x#2", "y#1"]
+    assert [adapters.next_call_id(agent, tool) for tool in "xxy"] == ["x#1", "x#2", "y#1"]
 
 
 def test_a_tool_takes_its_name_and_description_from_the_function():

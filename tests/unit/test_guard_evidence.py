@@ -7,7 +7,6 @@ import threading
 import pytest
 
 from agentguard import (
-    CallError,
     Decision,
     Guard,
     TrustDocument,
@@ -16,6 +15,7 @@ from agentguard import (
     verify_evidence,
 )
 from agentguard.audit.findings import Problem
+from agentguard.errors import CallError
 
 
 def called(guard: Guard) -> str:

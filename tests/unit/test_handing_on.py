@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from agentguard import ConfigError, DelegationError, Denied, Guard, current_delegation
+from agentguard import ConfigError, DelegationError, Denied, Guard, adapters, current_delegation
 from agentguard.testing import RecordedGuard
 
 AGENTS = {"lead": {"max_scope": ["a", "b"]}, "hand": {"max_scope": ["a"]}, "other": {}}
@@ -80,16 +80,16 @@ def test_an_adapter_hands_work_on_before_any_of_it_is_done():
     recorded = made(delegation={"lead": ["hand"]})
     guard: Guard = recorded.guard
     lead, hand, other = map(guard.new_agent, ("lead", "hand", "other"))
-    hand.require_delegator(lead)
+    adapters.require_delegator(hand, lead)
     with pytest.raises(DelegationError, match="lead may not hand work on to other") as refused:
-        other.require_delegator(lead)
+        adapters.require_delegator(other, lead)
     assert refused.value.code == "delegation.delegatee"
 
     @guard.tool
     def hand_on() -> None:
-        hand.take_over(lead)
+        adapters.take_over(hand, lead)
         with pytest.raises(Denied) as denied:
-            other.take_over(lead)
+            adapters.take_over(other, lead)
         assert denied.value.code == "delegation.delegatee"
 
     with guard.delegate("user:alice", scope=["a"]):

@@ -10,16 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentguard import (
-    Arguments,
-    ArgumentsError,
-    CallSite,
-    Decision,
-    EncodeError,
-    Invocation,
-    ToolSpec,
-)
+from agentguard import Decision
+from agentguard.adapters import Arguments, CallSite, Invocation, ToolSpec
 from agentguard.call.invocation import call_digest, commitment, timestamp
+from agentguard.errors import ArgumentsError, EncodeError
 
 TOOL = ToolSpec("open_pr", "", {}, "m:open_pr")
 PREDICATE: dict[str, Any] = {

@@ -6,8 +6,9 @@ import subprocess
 
 import pytest
 
-from agentguard import DecodeError, KeyMaterialError, StorageError
+from agentguard import StorageError
 from agentguard.domain import keystore
+from agentguard.errors import DecodeError, KeyMaterialError
 from agentguard.storage import files
 
 PASSPHRASE = b"correct horse"

@@ -14,13 +14,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from agentguard import DecodeError, StorageError, VerificationError
+from agentguard import StorageError, VerificationError
 from agentguard.audit import checkpoint, records, registry, statements
 from agentguard.audit.entry import parse_entry, parse_time
 from agentguard.audit.records import Record
 from agentguard.audit.summary import Summary
 from agentguard.call.invocation import timestamp
 from agentguard.domain.verify import examine
+from agentguard.errors import DecodeError
 from agentguard.identity.trust import TrustDocument, TrustedKey
 from agentguard.signing import canonical
 from agentguard.storage import lease, lock, registry_file, sqlite

@@ -7,9 +7,10 @@ from types import MappingProxyType
 
 import pytest
 
-from agentguard import Arguments, EncodeError, FactsError, ToolSpec
+from agentguard.adapters import Arguments, ToolSpec
 from agentguard.call.decision import Requirement
 from agentguard.call.tool import RESERVED
+from agentguard.errors import EncodeError, FactsError
 from agentguard.policy.document import UNDEFINED, decide, document
 from agentguard.signing.canonical import Fragment, dumps
 

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from agentguard import Arguments, DecodeError
+from agentguard.adapters import Arguments
 from agentguard.call import redaction
 from agentguard.call.arguments import encode_result
 from agentguard.call.tool import RESERVED
+from agentguard.errors import DecodeError
 from agentguard.signing import canonical
 
 MARK = {"$redacted": True}

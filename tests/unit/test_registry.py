@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentguard import AgentguardError, DecodeError, StorageError, VerificationError
+from agentguard import AgentguardError, StorageError, VerificationError
 from agentguard.audit import registry
+from agentguard.errors import DecodeError
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
 from agentguard.signing import canonical
 from agentguard.signing.dsse import PAYLOAD_TYPE, Envelope, seal, statement

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from agentguard import KeyMaterialError, StorageError, VerificationError
+from agentguard import StorageError, VerificationError
 from agentguard.domain import handover, keystore
+from agentguard.errors import KeyMaterialError
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
 from agentguard.signing.keys import Ed25519Signer
 from agentguard.storage import anchor, files, registry_file

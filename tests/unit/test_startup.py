@@ -36,7 +36,8 @@ RARE = (*COMMAND_LINE, *EVENT_LOOP, *TRACES, *OPENSSH, *DISK, *ENGINES, *READERS
 
 IN_MEMORY = """
 from contextlib import suppress
-from agentguard import CallError, Decision, Denied, Guard
+from agentguard import Decision, Denied, Guard
+from agentguard.errors import CallError
 
 def decide(asked):
     return Decision.allow() if asked["args"]["x"] else Decision.deny("no")

@@ -20,16 +20,8 @@ from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 from opentelemetry.trace import StatusCode
 
-from agentguard import (
-    ApprovalPending,
-    Arguments,
-    CallSite,
-    Decision,
-    Denied,
-    Guard,
-    Invocation,
-    telemetry,
-)
+from agentguard import ApprovalPending, Decision, Denied, Guard, adapters, telemetry
+from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard.audit.calls import read_authorization
 from agentguard.audit.entry import parse_entry
 from agentguard.domain import config, ephemeral
@@ -279,20 +271,20 @@ def test_a_rejection_is_an_error(place, spans):
 
 def test_an_evaluation_has_a_span_only_where_people_are_asked(place, spans):
     at = place.bound
-    assert place.agent.evaluate(at("fix")).allowed
-    assert place.agent.evaluate(at("main")).outcome == "deny"
+    assert adapters.evaluate(place.agent, at("fix")).allowed
+    assert adapters.evaluate(place.agent, at("main")).outcome == "deny"
     assert spans.all() == []
     with pytest.raises(ApprovalPending) as pending:
-        place.agent.evaluate(at("release"))
+        adapters.evaluate(place.agent, at("release"))
     waiting = spans.one("execute_tool push")
     assert waiting.attributes["agentguard.approval.status"] == "pending"
     assert pending.value.request.traceparent == traceparent(waiting)
     assert [event.name for event in waiting.events] == ["policy.decision", "approval.requested"]
     with pytest.raises(ApprovalPending):
-        place.agent.evaluate(at("release"))  # which asks nobody anew
+        adapters.evaluate(place.agent, at("release"))  # which asks nobody anew
     assert len(spans.all()) == 1
     place.guard.approvals.approve(pending.value.request, place.bob)
-    assert place.agent.run(at("release"), lambda: "pushed") == "pushed"
+    assert adapters.run(place.agent, at("release"), lambda: "pushed") == "pushed"
     assert spans.all()[-1].parent.span_id == ids(waiting)[1]
 
 
@@ -475,7 +467,9 @@ def at(place, branch="fix"):
 
 def test_a_call_whose_result_is_handed_out_again_says_of_which(place, spans):
     for _ in range(2):
-        assert place.agent.run(at(place), lambda: "pushed", codec=Codec()) == "pushed"
+        assert (
+            adapters.run(place.agent, at(place), lambda: "pushed", CallOptions(Codec())) == "pushed"
+        )
     first, again = spans.all()
     assert again.attributes["agentguard.outcome.status"] == "not_run"
     assert (
@@ -490,9 +484,9 @@ def test_a_call_in_doubt_is_refused_and_says_so(place, spans):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        place.agent.run(at(place), cut, codec=Codec())
+        adapters.run(place.agent, at(place), cut, CallOptions(Codec()))
     with pytest.raises(Denied):
-        place.agent.run(at(place), lambda: "pushed", codec=Codec())
+        adapters.run(place.agent, at(place), lambda: "pushed", CallOptions(Codec()))
     first, again = spans.all()
     assert first.attributes["agentguard.outcome.status"] == "unknown"
     assert first.attributes["error.type"] == "KeyboardInterrupt"
@@ -508,7 +502,7 @@ def test_a_tool_that_pauses_is_no_error(place, spans):
         raise PauseError
 
     with pytest.raises(PauseError):
-        place.agent.run(at(place), pause, codec=Codec(), suspends=(PauseError,))
+        adapters.run(place.agent, at(place), pause, CallOptions(Codec(), suspends=(PauseError,)))
     span = spans.one("execute_tool push")
     assert span.status.status_code is StatusCode.UNSET
     assert "error.type" not in span.attributes
@@ -598,7 +592,7 @@ def test_in_a_tool_span_of_somebody_else_only_the_authorization_is_added(spans):
 
 def test_the_span_of_an_agents_run_has_its_calls_in_it(place, spans):
     lent = place.guard.delegate("user:alice", scope=["pr:write"])
-    with lent, place.agent.span(conversation="thread-1") as run:
+    with lent, adapters.agent_span(place.agent, conversation="thread-1") as run:
         place.call()
     assert spans.tree() == ["invoke_agent reviewer", "  execute_tool push"]
     attributes = spans.one("invoke_agent reviewer").attributes
@@ -611,7 +605,7 @@ def test_the_span_of_an_agents_run_has_its_calls_in_it(place, spans):
 
     first = spans.one("invoke_agent reviewer")
     assert run.traceparent == traceparent(first)
-    with pytest.raises(LookupError), place.agent.span(paused=run.traceparent):
+    with pytest.raises(LookupError), adapters.agent_span(place.agent, paused=run.traceparent):
         raise LookupError("a text")
     _, again = spans.named("invoke_agent reviewer")
     assert again.context.trace_id == first.context.trace_id
@@ -634,7 +628,7 @@ def test_the_span_of_an_agents_run_has_its_calls_in_it(place, spans):
     ],
 )
 def test_a_run_goes_on_from_what_is_a_traceparent_alone(place, spans, traceparent, goes_on):
-    with place.agent.span(paused=traceparent):
+    with adapters.agent_span(place.agent, paused=traceparent):
         pass
     (span,) = spans.all()
     assert (span.context.trace_id == 1) is goes_on
@@ -672,14 +666,14 @@ def points(reader, name):
 @pytest.mark.parametrize("around", ["itself", "its parent", "another trace"])
 def test_a_span_of_theirs_that_goes_on_links_to_the_run_that_has_paused_alone(place, spans, around):
     """Its parent and its trace are its instrumentor's to say, and it does not lead to itself."""
-    with place.agent.span() as first:
+    with adapters.agent_span(place.agent) as first:
         pass
     tracer = trace.get_tracer("theirs")
     parent, other = tracer.start_span("parent"), tracer.start_span("other", context.Context())
     theirs = tracer.start_span("graph", trace.set_span_in_context(parent))
     here = {"itself": theirs, "its parent": parent, "another trace": other}[around]
-    again = place.agent.span(
-        paused=first.traceparent, parent=trace.set_span_in_context(here), inside=theirs
+    again = adapters.agent_span(
+        place.agent, paused=first.traceparent, parent=trace.set_span_in_context(here), inside=theirs
     )
     again.end()
     theirs.end()
@@ -738,12 +732,12 @@ def test_calls_are_counted_by_their_answer_with_and_without_spans(metrics):
 @pytest.mark.usefixtures("sampling")
 def test_a_look_up_is_counted_once_where_people_are_asked(metrics):
     place = Place()
-    place.agent.evaluate(place.bound("fix"))
-    place.agent.evaluate(place.bound("main"))
+    adapters.evaluate(place.agent, place.bound("fix"))
+    adapters.evaluate(place.agent, place.bound("main"))
     assert counts(metrics) == []
     for _ in range(2):  # the second one asks nobody
         with pytest.raises(ApprovalPending):
-            place.agent.evaluate(place.bound("release"))
+            adapters.evaluate(place.agent, place.bound("release"))
     assert counts(metrics) == [({"agentguard.policy.decision": "approval"}, 1)]
 
 

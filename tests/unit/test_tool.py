@@ -13,8 +13,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from agentguard import Arguments, ArgumentsError, ConfigError, ToolSpec
+from agentguard import ConfigError
+from agentguard.adapters import Arguments, ToolSpec
 from agentguard.call.tool import MAX_RESOURCE, escape, function_schema
+from agentguard.errors import ArgumentsError
 from agentguard.signing import canonical
 
 SPEC = ToolSpec("open_pr", "Open it.", {"type": "object"}, "acme.tools:open_pr")
@@ -138,7 +140,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Optional, TypeVar
 
-from agentguard import ToolSpec
+from agentguard.adapters import ToolSpec
 from agentguard.call.tool import function_schema
 
 class Colour(enum.Enum):

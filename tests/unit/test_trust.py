@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from agentguard import AgentguardError, DecodeError, VerificationError
+from agentguard import AgentguardError, VerificationError
+from agentguard.errors import DecodeError
 from agentguard.identity.trust import TrustDocument, TrustedKey, seconds
 from agentguard.signing.canonical import dumps, loads_object
 

@@ -21,7 +21,8 @@ from crewai.tools.mcp_tool_wrapper import MCPToolWrapper
 from crewai.utilities.string_utils import sanitize_tool_name
 from pydantic import create_model
 
-from agentguard import Decision, ToolSpec
+from agentguard import Decision
+from agentguard.adapters import ToolSpec
 from agentguard.audit.entry import parse_entry
 from agentguard.signing.dsse import Envelope
 from agentguard_crewai import guard_agent, guard_crew

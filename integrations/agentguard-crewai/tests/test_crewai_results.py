@@ -32,7 +32,7 @@ from pydantic import (
     model_validator,
 )
 
-from agentguard import DecodeError, EncodeError
+from agentguard.errors import DecodeError, EncodeError
 from agentguard_crewai.results import ToolResults
 
 EXAMPLES = 500 if rounds.FULL else 50

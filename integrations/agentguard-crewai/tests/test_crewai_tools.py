@@ -39,14 +39,8 @@ from crewai.tools.tool_failure import (
 )
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from agentguard import (
-    ApprovalPending,
-    Arguments,
-    ConfigError,
-    Decision,
-    Denied,
-    PolicyError,
-)
+from agentguard import ApprovalPending, ConfigError, Decision, Denied, PolicyError
+from agentguard.adapters import Arguments
 from agentguard_crewai import guard_agent, guard_crew
 
 CHAIN = ("user:alice", "crew:report", "lead")

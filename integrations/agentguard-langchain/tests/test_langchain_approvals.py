@@ -12,7 +12,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
 from pydantic import ValidationError
 
-from agentguard import ApprovalPending, CallSite, ConfigError, Decision, Requirement
+from agentguard import ApprovalPending, ConfigError, Decision, Requirement
+from agentguard.adapters import CallSite
 from agentguard.guard import process
 from agentguard_langchain import GuardedToolDenied, approval_step, guard_tools
 

@@ -13,7 +13,8 @@ from langchain_core.messages import ToolMessage
 from langchain_core.tools import StructuredTool, ToolException, tool
 from pydantic import ValidationError
 
-from agentguard import CallSite, ConfigError, Decision, Denied, ToolSpec
+from agentguard import ConfigError, Decision, Denied
+from agentguard.adapters import CallSite, ToolSpec
 from agentguard_langchain import GuardedToolDenied, aevaluate, evaluate, guard_tools
 
 TEXT = (

@@ -23,7 +23,8 @@ from pydantic.v1 import BaseModel as BaseModelV1
 from pydantic.v1 import PrivateAttr as PrivateAttrV1
 from typing_extensions import TypedDict
 
-from agentguard import ArgumentsError, ConfigError, Decision, Denied, Guard
+from agentguard import ConfigError, Decision, Denied, Guard
+from agentguard.errors import ArgumentsError
 from agentguard_langchain import bind_ahead, guard_tools
 
 GIVEN = "12345678-1234-5678-1234-567812345678"

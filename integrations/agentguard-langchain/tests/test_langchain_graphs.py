@@ -15,7 +15,7 @@ from langgraph.prebuilt import InjectedState, InjectedStore, ToolNode, ToolRunti
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command, interrupt
 
-from agentguard import CallSite
+from agentguard.adapters import CallSite
 from agentguard_langchain import GuardedToolDenied, guard_tools
 
 CONFIG: Any = {"configurable": {"thread_id": "t1"}}

@@ -23,7 +23,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command
 from pairs import pairs
 
-from agentguard import ConfigError, DelegationError, StorageError
+from agentguard import ConfigError, DelegationError, StorageError, adapters
 from agentguard.domain import config, domain
 from agentguard_langchain import GuardedToolDenied, GuardMiddleware, guard_subagent
 
@@ -165,7 +165,9 @@ async def test_a_lost_record_never_widens(people, sync):
     graph = inbox.graph()
     with lend(inbox):
         await ran(graph, inbox.asking(BIG), sync=sync)
-    inbox.agent.runs._kept = {n: d for n, d in inbox.agent.runs._kept.items() if "run " not in n}
+    adapters.run_store(inbox.agent)._kept = {
+        n: d for n, d in adapters.run_store(inbox.agent)._kept.items() if "run " not in n
+    }
     state = await ran(graph, None, sync=sync)
     assert state["__interrupt__"]
     inbox.approve()
@@ -246,14 +248,17 @@ def test_a_later_run_begins_though_the_record_of_the_earlier_one_does_not_verify
     inbox = people()
     graph = inbox.graph()
     graph.invoke(inbox.asking(SMALL), CONFIG)
-    handle, read = graph.get_state(CONFIG).values["agentguard_run"], inbox.agent.runs.read
+    handle, read = (
+        graph.get_state(CONFIG).values["agentguard_run"],
+        adapters.run_store(inbox.agent).read,
+    )
 
     def reading(name):
         if name.startswith("run ") and handle in name:
             raise StorageError("the record does not hold", code="storage.corrupt")
         return read(name)
 
-    monkeypatch.setattr(inbox.agent.runs, "read", reading)
+    monkeypatch.setattr(adapters.run_store(inbox.agent), "read", reading)
     graph.invoke(inbox.asking(SMALL), CONFIG)
     assert inbox.paid == [("cal", 5), ("cal", 5)]
 
@@ -324,7 +329,7 @@ async def test_a_revoked_delegation_is_not_taken_up(people, sync, monkeypatch):
     def revoked(_stored):
         raise DelegationError("her delegation was revoked", code="delegation.revoked")
 
-    monkeypatch.setattr(inbox.agent._body, "resume", revoked)
+    monkeypatch.setattr(inbox.agent._caller.runtime, "resume", revoked)
     state = await ran(graph, None, sync=sync)
     assert "[delegation.revoked]" in answers(state)[0][1]
     assert inbox.paid == []

@@ -1,0 +1,203 @@
+"""What an adapter of a framework may use of agentguard, beside the names of ``agentguard`` itself.
+
+An adapter turns a framework's tool call into an ``Invocation`` and hands it to ``run`` together
+with a function that runs the tool. docs/adapters.md has a complete adapter, and says what each name
+here is for. A contract of the linter holds the adapters of this repository to these names.
+
+Names are imported at their first use (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentguard.adapters.approvals import note_waiting, take_answer, verdict_of
+    from agentguard.adapters.calls import (
+        aevaluate,
+        arun,
+        check_tool_names,
+        configure_tool,
+        evaluate,
+        next_call_id,
+        run,
+        run_store,
+    )
+    from agentguard.adapters.delegation import (
+        astream_within,
+        refusing_agent,
+        require_delegator,
+        stream_within,
+        take_over,
+    )
+    from agentguard.adapters.denial import denial_text
+    from agentguard.adapters.frameworks import require_supported
+    from agentguard.adapters.results import ResultBudget
+    from agentguard.adapters.spans import agent_span
+    from agentguard.approvals.answer import MAX_NOTE, Verdict
+    from agentguard.approvals.nested import NestedCalls
+    from agentguard.call.arguments import MAX_DEPTH, Arguments, FactoryMade, is_namedtuple
+    from agentguard.call.binding import Binder, binder
+    from agentguard.call.budget import bounded, spend
+    from agentguard.call.invocation import CallSite, Invocation
+    from agentguard.call.journal import ResultCodec, dumps_checked
+    from agentguard.call.journal import Runs as RunStore
+    from agentguard.call.options import CallOptions
+    from agentguard.call.tool import ToolSpec, function_schema
+    from agentguard.delegation.context import Narrowing
+    from agentguard.delegation.context import innermost as innermost_block
+    from agentguard.delegation.context import inside as nested_calls
+    from agentguard.delegation.context import is_lent_by_a_call as is_inside_delegating_call
+    from agentguard.delegation.context import lessened as narrowed_here
+    from agentguard.delegation.grant import scopes as parse_scopes
+    from agentguard.domain.config.spelling import closest as closest_name
+    from agentguard.errors import ArgumentsError, DecodeError, EncodeError
+    from agentguard.signing.canonical import JSON, sha256_hex
+    from agentguard.signing.canonical import dumps as canonical_json
+    from agentguard.telemetry import SILENT as SILENT_SPAN
+    from agentguard.telemetry import AgentSpan, attached, fails_open
+    from agentguard.telemetry import inside as inside_span
+    from agentguard.telemetry import is_set_up as is_tracing
+    from agentguard.telemetry import workflow as workflow_span
+    from agentguard.visible import shortened as shortened_text
+    from agentguard.visible import shown as visible_text
+    from agentguard.visible import shown_json as visible_json
+
+_NAMES = {
+    "adapters.approvals": ("note_waiting", "take_answer", "verdict_of"),
+    "adapters.calls": (
+        *("aevaluate", "arun", "check_tool_names", "configure_tool", "evaluate"),
+        *("next_call_id", "run", "run_store"),
+    ),
+    "adapters.delegation": (
+        *("astream_within", "refusing_agent", "require_delegator", "stream_within", "take_over"),
+    ),
+    "adapters.denial": ("denial_text",),
+    "adapters.frameworks": ("require_supported",),
+    "adapters.results": ("ResultBudget",),
+    "adapters.spans": ("agent_span",),
+    "approvals.nested": ("NestedCalls",),
+    "approvals.answer": ("MAX_NOTE", "Verdict"),
+    "call.arguments": ("MAX_DEPTH", "Arguments", "FactoryMade", "is_namedtuple"),
+    "call.binding": ("Binder", "binder"),
+    "call.budget": ("bounded", "spend"),
+    "call.invocation": ("CallSite", "Invocation"),
+    "call.journal": ("ResultCodec", "RunStore", "dumps_checked"),
+    "call.options": ("CallOptions",),
+    "call.tool": ("ToolSpec", "function_schema"),
+    "delegation.context": (
+        *("Narrowing", "innermost_block", "is_inside_delegating_call", "narrowed_here"),
+        "nested_calls",
+    ),
+    "delegation.grant": ("parse_scopes",),
+    "domain.config.spelling": ("closest_name",),
+    "errors": ("ArgumentsError", "DecodeError", "EncodeError"),
+    "signing.canonical": ("JSON", "canonical_json", "sha256_hex"),
+    "telemetry": (
+        *("SILENT_SPAN", "AgentSpan", "attached", "fails_open", "inside_span", "is_tracing"),
+        "workflow_span",
+    ),
+    "visible": ("shortened_text", "visible_json", "visible_text"),
+}
+"""Which names stand in which module of the core."""
+
+_INNER_NAMES = {
+    "RunStore": "Runs",
+    "SILENT_SPAN": "SILENT",
+    "canonical_json": "dumps",
+    "closest_name": "closest",
+    "innermost_block": "innermost",
+    "inside_span": "inside",
+    "is_inside_delegating_call": "is_lent_by_a_call",
+    "is_tracing": "is_set_up",
+    "narrowed_here": "lessened",
+    "nested_calls": "inside",
+    "parse_scopes": "scopes",
+    "shortened_text": "shortened",
+    "visible_json": "shown_json",
+    "visible_text": "shown",
+    "workflow_span": "workflow",
+}
+"""What a name is called in its module, where the module's own name says less by itself."""
+
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
+
+__all__ = [
+    "JSON",
+    "MAX_DEPTH",
+    "MAX_NOTE",
+    "SILENT_SPAN",
+    "AgentSpan",
+    "Arguments",
+    "ArgumentsError",
+    "Binder",
+    "CallOptions",
+    "CallSite",
+    "DecodeError",
+    "EncodeError",
+    "FactoryMade",
+    "Invocation",
+    "Narrowing",
+    "NestedCalls",
+    "ResultBudget",
+    "ResultCodec",
+    "RunStore",
+    "ToolSpec",
+    "Verdict",
+    "aevaluate",
+    "agent_span",
+    "arun",
+    "astream_within",
+    "attached",
+    "binder",
+    "bounded",
+    "canonical_json",
+    "check_tool_names",
+    "closest_name",
+    "configure_tool",
+    "denial_text",
+    "dumps_checked",
+    "evaluate",
+    "fails_open",
+    "function_schema",
+    "innermost_block",
+    "inside_span",
+    "is_inside_delegating_call",
+    "is_namedtuple",
+    "is_tracing",
+    "narrowed_here",
+    "nested_calls",
+    "next_call_id",
+    "note_waiting",
+    "parse_scopes",
+    "refusing_agent",
+    "require_delegator",
+    "require_supported",
+    "run",
+    "run_store",
+    "sha256_hex",
+    "shortened_text",
+    "spend",
+    "stream_within",
+    "take_answer",
+    "take_over",
+    "verdict_of",
+    "visible_json",
+    "visible_text",
+    "workflow_span",
+]
+
+if not TYPE_CHECKING:  # a type checker reads the imports above, and finds a name that is misspelt
+
+    def __getattr__(name: str) -> Any:
+        """Import a name at its first use."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        home = import_module(f"agentguard.{_HOMES[name]}")
+        value = globals()[name] = getattr(home, _INNER_NAMES.get(name, name))
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,51 +8,38 @@ that line is made of, and how it begins in a process, stands in ``process.py``.
 from __future__ import annotations
 
 import inspect
-import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import closing
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
-from agentguard import paths, telemetry
+from agentguard import telemetry
 from agentguard.approvals.inbox import ApprovalInbox
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.audit.log import LogReader
-from agentguard.call.tool import (
-    AsyncTool,
-    FactsFunction,
-    Tool,
-    ToolDecorator,
-    ToolSpec,
-    function_schema,
-    guarded,
-)
-from agentguard.delegation import issuance, verification
-from agentguard.delegation.chain import Chain
-from agentguard.delegation.handle import Delegation, Holder
-from agentguard.delegation.issuance import DEFAULT_DEPTH, Terms
+from agentguard.call.tool import AsyncTool, FactsFunction, Tool, ToolDecorator, guarded
+from agentguard.delegation.handle import Delegation
+from agentguard.delegation.issuance import DEFAULT_DEPTH
 from agentguard.domain import config, ephemeral
 from agentguard.domain.config import Config
 from agentguard.domain.config.agents import AgentConfig
 from agentguard.domain.config.engine import PolicySource, engine_from, logged, opened
-from agentguard.domain.config.spelling import Spelling
 from agentguard.domain.ephemeral import Domain
-from agentguard.errors import (
-    ConfigError,
-    DecodeError,
-    DelegationError,
-)
+from agentguard.errors import ConfigError
 from agentguard.guard import process
-from agentguard.guard.agent import Agent, Body
+from agentguard.guard.agent import Agent
+from agentguard.guard.agent_runtime import AgentRuntime
+from agentguard.guard.caller import Caller
+from agentguard.guard.delegations import Delegations
 from agentguard.guard.process import Runtime
+from agentguard.guard.tools import Tools, spec_of
 from agentguard.identity.credential import AgentProfile
-from agentguard.identity.principal import require_principal
-from agentguard.identity.trust import TrustDocument, seconds
+from agentguard.identity.trust import TrustDocument
 from agentguard.policy.engine import Engine
 from agentguard.signing.keys import Secret
 from agentguard.storage import fork
@@ -90,8 +77,9 @@ class Guard:
         self._runtime = Runtime(settings, engine, home, on_request)
         self._telemetry = telemetry.Telemetry(settings.telemetry, settings.trust_domain)
         self._free = settings.policy is None  # ephemeral: any agent name, every scope
-        self._agents: weakref.WeakSet[Body] = weakref.WeakSet()
-        self._spelling = Spelling(settings.tool_names)
+        self._agents: weakref.WeakSet[AgentRuntime] = weakref.WeakSet()
+        self._tools = Tools(settings)
+        self._delegations = Delegations(settings, self._runtime)
         _GUARDS.add(self)
         self._runtime.current_line()
         telemetry.watch_pending(self._waiting)
@@ -193,20 +181,16 @@ class Guard:
         if profile is None:
             delegators = self._settings.delegators(name)
             profile = AgentConfig(AgentProfile(name), "own", max_scope=None, delegators=delegators)
-        body = Body(
+        runtime = AgentRuntime(
             profile,
-            self._runtime.renewed_domain,
-            self._runtime.current_line,
-            lambda: self._runtime.executors,
-            self.tool_spec,
-            self._spelling.warn,
-            self.resume,
-            lambda: self.approvals,
-            self._telemetry,
+            self._runtime,
+            tools=self._tools,
+            delegations=self._delegations,
+            telemetry=self._telemetry,
         )
-        self._agents.add(body)
-        self._spelling.warn()
-        return Agent(body)
+        self._agents.add(runtime)
+        self._tools.check_names()
+        return Agent(Caller(runtime))
 
     def delegate(
         self,
@@ -233,20 +217,15 @@ class Guard:
         of ``subject`` allow, ``principal.malformed``, ``principal.unknown`` for a ``subject``
         whom ``[principals]`` does not list, ``hop.malformed``, ``delegation.depth``.
         """
-        terms = Terms(
-            principal=require_principal(subject, "principal", DelegationError),
-            scope=self._settings.lendable(subject, scope),
+        return self._delegations.begin(
+            subject,
+            scope=scope,
             via=via,
             task_id=task_id,
-            audience=_names(audience),
-            expires_in=_lifetime(expires_in),
+            expires_in=expires_in,
             max_depth=max_depth,
             max_calls=max_calls,
-        )
-        home = self._runtime.renewed_domain()
-        domain_name, jti = home.trust.trust_domain, os.urandom(16).hex()
-        return self._held(
-            issuance.begin(home.issuer, domain_name, terms, now=seconds(process.clock()), jti=jti)
+            audience=audience,
         )
 
     def resume(self, stored: bytes) -> Delegation:
@@ -256,26 +235,7 @@ class Guard:
         ``StorageError``, and ``DelegationError`` (``delegation.revoked``, ``domain.frozen``,
         ``delegation.holder``) for what can't be used any more.
         """
-        given: object = stored
-        if not isinstance(given, bytes | bytearray | str):
-            message = f"expected what Delegation.dumps wrote, got a {type(given).__name__}"
-            raise DecodeError(message, code="chain.malformed")
-        home = self._runtime.renewed_domain()
-        chain = verification.loads(stored, home.trust, at=seconds(process.clock()))
-        if not chain.leaf.is_asserted:
-            message = "an agent of another process holds this chain: store what guard.delegate made"
-            raise DelegationError(message, code="delegation.holder")
-        refused = self._runtime.current_line().revocations.refusal(chain.names)
-        if refused is not None:
-            code, reason = refused
-            raise DelegationError(reason, code=code)
-        return self._held(chain)
-
-    def _held(self, chain: Chain) -> Delegation:
-        def holder(_now: datetime) -> Holder:
-            return Holder(self._runtime.renewed_domain().issuer, None)
-
-        return Delegation(chain, holder, chain.leaf.scope)
+        return self._delegations.resume(stored)
 
     @overload
     def tool(  # type: ignore[overload-overlap]  # a coroutine function never is a Tool
@@ -315,53 +275,25 @@ class Guard:
         """
 
         def guard(function: Callable[..., Any]) -> Tool[..., Any] | AsyncTool[..., Any]:
-            _require_function(function)
-            spec = ToolSpec(
-                name=name or function.__name__,
-                description=(function.__doc__ or "").strip(),
-                schema=function_schema(function),
-                origin=f"{function.__module__}:{function.__qualname__}",
-                requires=_scopes(requires),
+            spec = spec_of(
+                function,
+                name=name,
                 resource=resource,
-                attributes=dict(attributes or {}),
+                requires=requires,
+                attributes=attributes,
                 facts=facts,
             )
-            tool = guarded(self.tool_spec(spec), function)
+            tool = guarded(self._tools.configure(spec), function)
             if self._agents:  # the tools that come before the first agent are looked at together
-                self._spelling.warn()
+                self._tools.check_names()
             return tool
 
         return guard(function) if function is not None else guard
 
-    def tool_spec(self, spec: ToolSpec) -> ToolSpec:
-        """Return ``spec`` with what ``[tools.NAME]`` of the configuration says in its place.
-
-        With an alias (``[aliases]``) the policy, the log and the configuration know it under that.
-        Raises ``ConfigError`` for a tool whose own name is another one's alias, and where its
-        resource names an argument that ``[redact]`` redacts.
-        """
-        self._spelling.heard(spec.name)
-        if spec.name in self._settings.aliases.values():
-            message = (
-                f"{self._settings.source}: aliases: a tool comes with the name {spec.name}, which "
-                "is another one's alias: choose another alias"
-            )
-            raise ConfigError(message)
-        spec = spec.overridden(name=self._settings.aliases.get(spec.name))
-        override = self._settings.tools.get(spec.name)
-        spec = override.over(spec) if override is not None else spec
-        spec = paths.of_tool(self._settings.paths, spec)
-        self._settings.require_redactable(spec)
-        self._spelling.heard(spec.name)
-        return spec
-
     @property
     def approvals(self) -> ApprovalInbox:
         """The inbox where requests for approvals are answered."""
-        self._runtime.current_line()
-        return ApprovalInbox(
-            self._runtime.approval_store(self._runtime.domain), self._settings.roster, process.clock
-        )
+        return self._runtime.inbox()
 
     @property
     def trust(self) -> TrustDocument:
@@ -434,44 +366,6 @@ class Guard:
 
     def __repr__(self) -> str:
         return f"<Guard of {self.trust.trust_domain}>"
-
-
-def _scopes(requires: object) -> tuple[str, ...]:
-    if not isinstance(requires, list | tuple) or not all(isinstance(s, str) for s in requires):
-        raise ConfigError(f"requires is a list of scopes, as in ['pr:write'], not {requires!r}")
-    return tuple(requires)
-
-
-def _lifetime(given: object) -> int:
-    """Return seconds; whether they are so many that nothing lasts so long is looked at later."""
-    if isinstance(given, timedelta):
-        return int(given.total_seconds())
-    if not isinstance(given, int | float):
-        message = f"expires_in is a timedelta or a number of seconds, not {given!r}"
-        raise DelegationError(message, code="hop.malformed")
-    return given  # type: ignore[return-value]  # a float is refused with the hop
-
-
-def _names(audience: object) -> tuple[str, ...]:
-    found = (audience,) if isinstance(audience, str) else audience
-    if isinstance(found, Iterable):
-        found = tuple(found)
-        if all(isinstance(name, str) for name in found):
-            return found
-    message = f"audience is a name or a list of names, not {audience!r}"
-    raise DelegationError(message, code="hop.malformed")
-
-
-def _require_function(function: Callable[..., Any]) -> None:
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        message = (
-            f"{function.__name__} is a generator: its effects would come after the call is over; "
-            "return a list instead"
-        )
-        raise ConfigError(message, code="tool.generator")
-    if not inspect.isroutine(function):
-        message = f"{function!r} is no function: write one that calls it, and guard that"
-        raise ConfigError(message, code="tool.invalid")
 
 
 def _require_callback(on_request: object) -> None:

@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from agentguard import telemetry
-from agentguard.approvals.inbox import Store
+from agentguard.approvals.inbox import ApprovalInbox, Store
 from agentguard.approvals.request import ApprovalRequest
 from agentguard.audit import records
 from agentguard.call.invocation import timestamp
@@ -151,6 +151,11 @@ class Runtime:
         if self.requests is None:
             self.requests = domain.approvals(self._settings.limits, ledger)
         return self.requests
+
+    def inbox(self) -> ApprovalInbox:
+        """Return the inbox where requests for approvals are answered."""
+        self.current_line()
+        return ApprovalInbox(self.approval_store(self.domain), self._settings.roster, clock)
 
     def _require_open(self) -> None:
         if self._closed:

@@ -80,7 +80,7 @@ def __dir__() -> list[str]:
 
 
 def workflow(name: str, *, conversation: str | None = None, paused: str | None = None) -> AgentSpan:
-    """For adapters: begin the span ``invoke_workflow`` of the work that several agents share.
+    """Begin the span ``invoke_workflow`` of the work that several agents share.
 
     ``conversation`` and ``paused`` have the meaning that they have for an agent's span.
     """

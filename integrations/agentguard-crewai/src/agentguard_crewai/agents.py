@@ -25,8 +25,7 @@ from crewai.utilities.agent_utils import is_inside_event_loop
 from crewai.utilities.types import LLMMessage
 from pydantic import PrivateAttr
 
-from agentguard import Agent, ConfigError, Guard
-from agentguard.delegation import context as ambient
+from agentguard import Agent, ConfigError, Guard, adapters
 from agentguard_crewai import runs, scopes
 from agentguard_crewai.answers import of_this_work
 from agentguard_crewai.binding import known_as, names_of
@@ -219,7 +218,7 @@ class GuardedAgent(CrewAgent):
         cache = handler.cache if handler is not None else None
         if cache is not None and not is_own(cache, self):
             self.set_cache_handler(cache)
-        identity.agent.tools_named()
+        adapters.check_tool_names(identity.agent)
         return guarded
 
     def create_agent_executor(
@@ -332,7 +331,7 @@ def _executing(agent: GuardedAgent, task: Task | None = None) -> Iterator[None]:
     identity, outer, before = require_identity(agent), _EXECUTING.get(), scopes.opened()
     if not agent.role:  # CrewAI leaves out what tells one step of a model from another
         raise ConfigError(f"the role of the agent {identity.agent.name} is empty: give it one")
-    around = ambient.inside()
+    around = adapters.nested_calls()
     if around is not None:  # this is what a guarded call hands over
         around.hands_over = True
     with runs.joined() as run, runs.attempt(agent, task), of_this_work(agent):

@@ -16,10 +16,8 @@ from crewai.tools.mcp_tool_wrapper import MCPToolWrapper
 from crewai.utilities.string_utils import sanitize_tool_name
 from pydantic import BaseModel
 
-from agentguard import Arguments, ConfigError, ToolSpec
-from agentguard.call.binding import binder
-from agentguard.signing import canonical
-from agentguard.signing.canonical import JSON
+from agentguard import ConfigError
+from agentguard.adapters import JSON, Arguments, ToolSpec, binder, canonical_json
 from agentguard_crewai.sealing import below, kind_of
 
 
@@ -75,7 +73,7 @@ def _state(tool: BaseTool) -> dict[str, object]:
     state = {**vars(tool), **(tool.__pydantic_extra__ or {}), **(tool.__pydantic_private__ or {})}
     for counted in ("current_usage_count", "_usage_lock"):
         state.pop(counted, None)
-    state["args_schema"] = canonical.dumps(_schema(tool.args_schema))
+    state["args_schema"] = canonical_json(_schema(tool.args_schema))
     if isinstance(tool, MCPNativeTool):
         factory = state["_client_factory"]  # another one at each kickoff, of the same server
         state["_client_factory"] = tool.server_reference or _cells(factory).get(

@@ -25,11 +25,9 @@ from agentguard import (
     Decision,
     DelegationError,
     Denied,
-    Invocation,
     current_delegation,
 )
-from agentguard.approvals.nested import NestedCalls
-from agentguard.delegation import context
+from agentguard.adapters import CallOptions, Invocation, NestedCalls, nested_calls
 from agentguard_crewai import rejection
 from agentguard_crewai.binding import require_repeatable
 from agentguard_crewai.delegation import (
@@ -41,7 +39,7 @@ from agentguard_crewai.delegation import (
 from agentguard_crewai.denial import denied, for_crews, waiting
 from agentguard_crewai.identity import Identity
 from agentguard_crewai.results import RunResults, ToolResults
-from agentguard_crewai.runs import Place, Run, collected, inside
+from agentguard_crewai.runs import Paused, Place, Run, collected, inside
 from agentguard_crewai.sealing import unsealed_for
 
 _LOGGER = logging.getLogger("agentguard")
@@ -142,7 +140,11 @@ class Call:
         self.invocation: Final = invocation
         self._within: list[Place] = []
         results = RunResults(ToolResults(body.tool.result_schema), run, self._within)
-        self.codec: Final = results if run.name is not None else None
+        self.options: Final = CallOptions(
+            codec=results if run.name is not None else None,
+            reentrant=is_handover(body.tool),  # goes on where it was cut short
+            suspends=(Paused,),
+        )
         self._outer = inside()
         self._body = body
         self._run = run
@@ -171,11 +173,11 @@ class Call:
     def _begin(self) -> None:
         if self._coworker is not None:
             hand_over(self._coworker, self._identity)
-        self._started, self._inside = True, context.inside()
+        self._started, self._inside = True, nested_calls()
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        if self.codec is not None:
+        if self.options.codec is not None:
             _AT_WORK.add(self)
         try:
             yield
@@ -222,7 +224,7 @@ class Call:
     def given_up(self, pending: ApprovalPending) -> ToolFailure:
         """End the call: nobody has answered in time."""
         self._give_back()
-        if context.inside() is None and self._principal is not None:
+        if nested_calls() is None and self._principal is not None:
             names = {call.invocation.tool.name for call in tuple(_AT_WORK) if self._is_of(call)}
             if names:
                 told = self.invocation.tool.name, ", ".join(sorted(names))

@@ -14,7 +14,7 @@ from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.project.crew_base import AgentConfig, _filter_methods
 
 from agentguard import ConfigError
-from agentguard.domain.config.spelling import closest
+from agentguard.adapters import closest_name
 
 IDENTITY: Final = "identity"
 _MADE: Final = "__agentguard_crew__"
@@ -118,7 +118,7 @@ def _identity(where: str, members: Mapping[str, Any], known: Collection[str]) ->
     """
     for key in members:
         if key not in known:
-            meant = closest(str(key), known)
+            meant = closest_name(str(key), known)
             hint = f"; {meant} is close to it" if meant else ""
             message = f"{where}.{key}: CrewAI does not know this key, and drops it{hint}"
             raise ConfigError(message)

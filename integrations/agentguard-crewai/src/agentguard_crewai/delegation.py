@@ -14,6 +14,7 @@ from typing import Any, Final, TypeGuard
 from crewai.tools import BaseTool
 from crewai.tools.agent_tools.base_agent_tools import BaseAgentTool
 
+from agentguard.adapters import take_over
 from agentguard_crewai.identity import Identity, require_identity
 
 
@@ -53,7 +54,7 @@ def coworker_of(tool: BaseAgentTool, given: Mapping[str, object]) -> Identity | 
 def hand_over(to: Identity, by: Identity) -> None:
     """Sign the hop to a coworker, before it does anything; raises ``Denied``."""
     if to is not by:
-        to.agent.take_over(by.agent)
+        take_over(to.agent, by.agent)
 
 
 def run_handed_over(function: Callable[[], Any]) -> Any:

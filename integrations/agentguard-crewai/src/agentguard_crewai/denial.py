@@ -10,7 +10,7 @@ from typing import Final
 from crewai.tools.tool_failure import ToolFailure
 
 from agentguard import ApprovalPending, Decision
-from agentguard.call.decision import MAY_HAVE_RUN
+from agentguard.adapters import denial_text
 
 _ASKS_ANEW: Final = frozenset({"approval.altered", "approval.expired"})
 """After these the same call may be made again."""
@@ -39,20 +39,13 @@ def for_crews(decision: Decision) -> Decision:
 
 def denied(tool: str, decision: Decision) -> ToolFailure:
     """Tell a model what was refused, why, and whether the same call will be refused again."""
-    reason = decision.told_reason
-    again = " again" if decision.code in MAY_HAVE_RUN else ""
-    if decision.code in _ASKS_ANEW:
-        message = f"Not now: {tool} was not run. Reason: {reason}."
-    else:
-        message = (
-            f"Denied: {tool} was not run{again}. Reason: {reason}. "
-            "Do not retry: repeating the same call will not help."
-        )
+    may_call_again = decision.code in _ASKS_ANEW
+    message = denial_text(tool, decision, may_call_again=may_call_again, shows_code=False)
     return ToolFailure(
         message=message,
         code=decision.code,
-        retryable=decision.code in _ASKS_ANEW,
-        details={"reason": reason},
+        retryable=may_call_again,
+        details={"reason": decision.told_reason},
     )
 
 

@@ -16,23 +16,26 @@ from crewai.tools import BaseTool
 from agentguard import (
     AgentguardError,
     ApprovalPending,
-    Arguments,
-    CallSite,
     Decision,
     DelegationError,
     Denied,
-    Invocation,
-    ToolSpec,
+    adapters,
     current_delegation,
 )
-from agentguard.signing import canonical
-from agentguard.signing.canonical import sha256_hex
+from agentguard.adapters import (
+    Arguments,
+    CallSite,
+    Invocation,
+    ToolSpec,
+    canonical_json,
+    sha256_hex,
+)
 from agentguard_crewai import rejection, runs
 from agentguard_crewai.binding import arguments_of, by_name, require_repeatable, spec_of
 from agentguard_crewai.call import ACTION, Body, Call
 from agentguard_crewai.delegation import coworker_of, is_handover
 from agentguard_crewai.identity import Identity
-from agentguard_crewai.runs import Key, Paused
+from agentguard_crewai.runs import Key
 from agentguard_crewai.sealing import require_name
 
 
@@ -61,7 +64,7 @@ class Gate:
         """Return the tool's specification, as the configuration has it; raises ``ConfigError``."""
         plain = spec_of(self.tool, self._name)
         if self._configured is None or self._configured[0] is not plain:
-            self._configured = plain, self._identity.agent.tool_spec(plain)
+            self._configured = plain, adapters.configure_tool(self._identity.agent, plain)
         return self._configured[1]
 
     def run(
@@ -75,13 +78,7 @@ class Gate:
         try:
             while True:
                 try:
-                    result = agent.run(
-                        call.invocation,
-                        call.run,
-                        suspends=(Paused,),
-                        codec=call.codec,
-                        reentrant=is_handover(self.tool),  # goes on where it was cut short
-                    )
+                    result = adapters.run(agent, call.invocation, call.run, call.options)
                     return self._ended(call, result)
                 except Denied as refused:
                     if not call.asks_anew(refused):
@@ -101,13 +98,7 @@ class Gate:
         try:
             while True:
                 try:
-                    result = await agent.arun(
-                        call.invocation,
-                        call.arun,
-                        suspends=(Paused,),
-                        codec=call.codec,
-                        reentrant=is_handover(self.tool),  # goes on where it was cut short
-                    )
+                    result = await adapters.arun(agent, call.invocation, call.arun, call.options)
                     return self._ended(call, result)
                 except Denied as refused:
                     if not call.asks_anew(refused):
@@ -140,7 +131,7 @@ class Gate:
         invocation = Invocation.bind(
             spec,
             lambda: arguments_of(body.function, body.args, body.kwargs, declared),
-            CallSite(agent.call_id(spec.name)),
+            CallSite(adapters.next_call_id(agent, spec.name)),
         )
         bound, place = invocation.arguments, None
         if run.name is not None and isinstance(bound, Arguments):
@@ -157,7 +148,7 @@ class Gate:
                 given = by_name(body.function, body.args, body.kwargs)
                 coworker = coworker_of(self.tool, given)
             if coworker is not None:
-                coworker.agent.require_delegator(agent)
+                adapters.require_delegator(coworker.agent, agent)
         except AgentguardError as error:
             refusal = Decision.refused(str(error), code=error.code)
             invocation = replace(invocation, refusal=refusal)
@@ -173,4 +164,4 @@ def _whose() -> str | None:
     if lent is None:
         return None
     said = [lent.principal, lent.chain.actors, lent.task_id]
-    return sha256_hex(canonical.dumps(said))
+    return sha256_hex(canonical_json(said))

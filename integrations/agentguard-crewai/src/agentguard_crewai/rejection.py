@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from agentguard import Agent, AgentguardError, Decision
+from agentguard.adapters import run_store
 from agentguard_crewai.runs import Place
 
 _LOGGER = logging.getLogger("agentguard")
@@ -13,7 +14,7 @@ _LOGGER = logging.getLogger("agentguard")
 def keep(agent: Agent, place: Place, decision: Decision) -> None:
     """Keep that a call was rejected, and why."""
     try:
-        agent.runs.write(_name(agent, place), decision.reason.encode())
+        run_store(agent).write(_name(agent, place), decision.reason.encode())
     except AgentguardError:
         _LOGGER.exception("a rejection could not be kept: the call is asked again in the next try")
 
@@ -24,7 +25,7 @@ def recalled(agent: Agent, place: Place) -> Decision | None:
     What can't be read refuses the call as well.
     """
     try:
-        reason = agent.runs.read(_name(agent, place))
+        reason = run_store(agent).read(_name(agent, place))
     except AgentguardError as error:
         return Decision.refused(str(error), code=error.code)
     if reason is None:

@@ -16,8 +16,7 @@ import orjson
 from crewai.tools.tool_failure import ToolFailure, ToolFailureReason
 from pydantic import BaseModel
 
-from agentguard import DecodeError, EncodeError
-from agentguard.call.journal import MAX_RESULT, dumps_checked
+from agentguard.adapters import DecodeError, EncodeError, ResultBudget, dumps_checked
 from agentguard_crewai.runs import Key, Place, Run
 
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
@@ -34,7 +33,7 @@ class ToolResults:
     def dumps(self, result: Any) -> bytes:
         """Write a result; raises ``EncodeError`` for one that would not come back as it is."""
         return dumps_checked(
-            lambda value: orjson.dumps(self._node(value, _Budget())), self.loads, result
+            lambda value: orjson.dumps(self._node(value, ResultBudget())), self.loads, result
         )
 
     def loads(self, data: bytes) -> Any:
@@ -44,7 +43,7 @@ class ToolResults:
         except Exception as error:
             raise DecodeError(f"no result of a tool ({type(error).__name__})") from error
 
-    def _node(self, value: Any, budget: _Budget) -> Any:
+    def _node(self, value: Any, budget: ResultBudget) -> Any:
         budget.spend(len(value) if type(value) is str else 4)
         kind = type(value)
         if kind in _PLAIN:
@@ -64,7 +63,7 @@ class ToolResults:
             return ["model", _fingerprint(kind), self._fields(value, budget), given]
         raise EncodeError(f"a {kind.__module__}:{kind.__qualname__} can't be kept")
 
-    def _fields(self, value: BaseModel, budget: _Budget, **instead: str) -> dict[str, Any]:
+    def _fields(self, value: BaseModel, budget: ResultBudget, **instead: str) -> dict[str, Any]:
         if getattr(value, "__pydantic_extra__", None):
             raise EncodeError(f"a {type(value).__name__} with further members can't be kept")
         return {name: self._node(item, budget) for name, item in {**vars(value), **instead}.items()}
@@ -123,18 +122,6 @@ class RunResults:
         self._run.retake(places)
         self._places.extend(places)
         return result
-
-
-class _Budget:
-    """How much of a result may still be written: values that share parts grow as they are."""
-
-    def __init__(self) -> None:
-        self._left = MAX_RESULT
-
-    def spend(self, size: int) -> None:
-        self._left -= size
-        if self._left < 0:
-            raise EncodeError(f"a result takes more than {MAX_RESULT} bytes")
 
 
 def _fingerprint(schema: type[BaseModel]) -> str:

@@ -22,13 +22,8 @@ from contextlib import (
 from contextvars import ContextVar
 from typing import Final, NamedTuple, NoReturn, TypeVar
 
-from agentguard import (
-    ApprovalPending,
-    CallSite,
-    ConfigError,
-    DelegationError,
-    current_delegation,
-)
+from agentguard import ApprovalPending, ConfigError, DelegationError, current_delegation
+from agentguard.adapters import CallSite
 
 Item = TypeVar("Item")
 

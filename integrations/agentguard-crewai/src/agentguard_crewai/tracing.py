@@ -19,8 +19,8 @@ from crewai.tools import BaseTool
 from opentelemetry import trace
 from opentelemetry.trace import Span
 
-from agentguard import ApprovalPending, telemetry
-from agentguard.telemetry import SILENT, AgentSpan, fails_open
+from agentguard import ApprovalPending, adapters
+from agentguard.adapters import SILENT_SPAN, AgentSpan, fails_open
 from agentguard_crewai.identity import Identity
 from agentguard_crewai.runs import Paused, Run
 
@@ -42,7 +42,7 @@ _TRACED: Final[ContextVar[_Traced | None]] = ContextVar("agentguard_crewai_trace
 @contextmanager
 def crew_span(name: str, run: Run, member: Identity | None) -> Iterator[None]:
     """Do a crew's work in a span ``invoke_workflow``; ``member`` is somebody who is in it."""
-    with _span(run, member, None, partial(telemetry.workflow, name)):
+    with _span(run, member, None, partial(adapters.workflow_span, name)):
         yield
 
 
@@ -72,10 +72,10 @@ def _span(
         conversation, paused = outer.conversation, None
     else:  # within an agent's work it is its executor that is the flow
         conversation, paused = run.name or current_flow_id.get(), _recalled(identity, run)
-    span = begin(conversation=conversation, paused=paused) or SILENT
+    span = begin(conversation=conversation, paused=paused) or SILENT_SPAN
     token = _TRACED.set(_Traced(run, conversation, identity, task))
     try:
-        with telemetry.attached(span.context):
+        with adapters.attached(span.context):
             yield
     except (Paused, ApprovalPending):
         if outermost:
@@ -99,14 +99,14 @@ def _put_back(variable: ContextVar[Value], token: Token[Value]) -> None:
 
 @fails_open
 def _of_agent(identity: Identity, conversation: str | None, paused: str | None) -> AgentSpan:
-    return identity.agent.span(conversation=conversation, paused=paused)
+    return adapters.agent_span(identity.agent, conversation=conversation, paused=paused)
 
 
 @fails_open
 def _keep(identity: Identity | None, run: Run, span: AgentSpan) -> None:
     """Keep the span in which a run has paused, for when it goes on, perhaps in another process."""
     if identity is not None and run.name is not None and span.traceparent is not None:
-        identity.agent.runs.write(_stored_as(run.name), span.traceparent.encode())
+        adapters.run_store(identity.agent).write(_stored_as(run.name), span.traceparent.encode())
 
 
 @fails_open
@@ -114,7 +114,7 @@ def _recalled(identity: Identity | None, run: Run) -> str | None:
     """Return in which span a run has paused."""
     if identity is None or run.name is None:
         return None
-    kept = identity.agent.runs.read(_stored_as(run.name))
+    kept = adapters.run_store(identity.agent).read(_stored_as(run.name))
     return None if kept is None else kept.decode()
 
 
@@ -138,7 +138,7 @@ def tool_span(tool: BaseTool) -> Iterator[None]:
         return
     token = _ENRICHED.set(span)
     try:
-        with telemetry.inside(span):
+        with adapters.inside_span(span):
             yield
     finally:
         _put_back(_ENRICHED, token)

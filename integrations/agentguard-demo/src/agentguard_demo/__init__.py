@@ -31,7 +31,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langsmith import tracing_context
 from rich.console import Console
 
-from agentguard import AgentguardError, ApprovalRequest, ConfigError, Guard, Report
+from agentguard import AgentguardError, ApprovalRequest, ConfigError, Guard, Report, adapters
 from agentguard_demo import people, proof, steps, tampering, team, trace
 from agentguard_demo import setting as scene
 from agentguard_demo.forge import IN_USE
@@ -218,7 +218,7 @@ def _work(
     timeline.opening(setting, lent, TASK, model._llm_type)  # noqa: SLF001  a hook of LangChain
     in_use = IN_USE.set(setting.forge)
     try:
-        with lent, orchestrator.span(conversation="demo") as span:
+        with lent, adapters.agent_span(orchestrator, conversation="demo") as span:
             orchestrator.call(team.assign_task(guard, work), TASK, scene.AGENT)
     finally:
         IN_USE.reset(in_use)

@@ -13,7 +13,7 @@ from typing import Final
 
 from langchain_core.tools import BaseTool, StructuredTool
 
-from agentguard import Agent, Delegation, Denied, Guard, Tool, current_delegation
+from agentguard import Agent, Delegation, Denied, Guard, Tool, adapters, current_delegation
 from agentguard_demo.forge import Forge
 from agentguard_demo.tools import tools_of
 from agentguard_langchain.tools import guard_tools
@@ -78,7 +78,7 @@ def fix_tests(forge: Forge, fixer: Agent) -> BaseTool:
         if lent is None:
             return correct(repo, issue, branch)  # and each of its calls is refused
         less = lent.narrowed(scope=[one for one in FIXER_SCOPE if one in lent.scope])
-        with less, fixer.span():
+        with less, adapters.agent_span(fixer):
             return correct(repo, issue, branch)
 
     return StructuredTool.from_function(fix_tests, handle_tool_error=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentguard.frameworks import require_supported
+from agentguard.adapters import require_supported
 
 require_supported("agentguard-langchain", "langchain", "langchain-core", "langgraph")
 

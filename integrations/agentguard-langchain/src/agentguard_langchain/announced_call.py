@@ -15,7 +15,8 @@ from typing import Final
 
 from langchain_core.messages import ToolCall
 
-from agentguard import Agent, CallSite, Decision
+from agentguard import Agent, Decision
+from agentguard.adapters import CallSite
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.graph_task import GraphTask
 from agentguard_langchain.pending_turn import Edit

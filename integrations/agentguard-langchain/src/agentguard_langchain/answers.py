@@ -15,8 +15,7 @@ from langchain_core.messages import ToolCall
 from langgraph.errors import GraphBubbleUp
 
 from agentguard import Agent, AgentguardError, ApprovalRequest, ConfigError
-from agentguard.approvals.answer import MAX_NOTE, Verdict, read_answer
-from agentguard.signing.dsse import Envelope
+from agentguard.adapters import MAX_NOTE, Verdict, take_answer, verdict_of
 from agentguard_langchain.payload import HumanDecision
 from agentguard_langchain.pending_turn import PendingTurn, ShownCall
 
@@ -90,7 +89,7 @@ class Answers(NamedTuple):
             self._reject(pending_turn, call, request, decision)
             return
         if signed is not None:
-            self.agent.approvals.accept(request, Envelope.parse(signed))
+            take_answer(self.agent, request, signed)
         match decision["type"]:
             case "approve" if signed is None:
                 self._vouch(request, "approve", decision)
@@ -124,13 +123,10 @@ class Answers(NamedTuple):
     ) -> None:
         signed = decision.get("approval")
         try:
-            envelope = None if signed is None else Envelope.parse(signed)
-            if (
-                envelope is None or read_answer(envelope).verdict != "reject"
-            ):  # no approval comes that way
+            if signed is None or verdict_of(signed) != "reject":  # no approval comes that way
                 self._vouch(request, "reject", decision)
             else:
-                self.agent.approvals.accept(request, envelope)
+                take_answer(self.agent, request, signed)
         except AgentguardError:
             # nobody has to be believed for a call not to run
             message = decision.get("message")

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from langchain_core.messages import ToolCall
 
-from agentguard import Agent, ApprovalPending, CallSite, Invocation
-from agentguard.telemetry import AgentSpan
+from agentguard import Agent, ApprovalPending, adapters
+from agentguard.adapters import AgentSpan, CallSite, Invocation
 from agentguard_langchain.announced_call import run_around
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.graph_task import GraphTask
@@ -21,7 +21,7 @@ from agentguard_langchain.nested_work import note_nested
 from agentguard_langchain.pause import Pause, PendingCall
 from agentguard_langchain.payload import WITH_EDITS
 from agentguard_langchain.pending_turn import PendingTurn, forget_turn
-from agentguard_langchain.preview import codec_at, invocation_in_node
+from agentguard_langchain.preview import invocation_in_node, options_at
 from agentguard_langchain.run_record import handle_of
 from agentguard_langchain.run_spans import within
 from agentguard_langchain.toolset import Toolset
@@ -142,7 +142,7 @@ class _Review(NamedTuple):
         """Return what the call waits for; None for nothing."""
         try:
             with within(self.span):
-                self.agent.evaluate(invocation, codec=codec_at(self.task, invocation))
+                adapters.evaluate(self.agent, invocation, options_at(self.task, invocation))
         except ApprovalPending as pending:
             return pending
         return None
@@ -151,7 +151,7 @@ class _Review(NamedTuple):
         """Return what the call waits for; the async twin of ``evaluate``."""
         try:
             with within(self.span):
-                await self.agent.aevaluate(invocation, codec=codec_at(self.task, invocation))
+                await adapters.aevaluate(self.agent, invocation, options_at(self.task, invocation))
         except ApprovalPending as pending:
             return pending
         return None

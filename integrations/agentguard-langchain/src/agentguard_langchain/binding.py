@@ -23,12 +23,18 @@ from langchain_core.tools import BaseTool, Tool
 from langchain_core.utils.pydantic import get_fields
 from pydantic.v1 import BaseModel as BaseModelV1
 
-from agentguard import Arguments, ArgumentsError, ConfigError, ToolSpec
-from agentguard.call.arguments import FactoryMade
-from agentguard.call.binding import Binder, binder
-from agentguard.call.tool import function_schema
-from agentguard.frameworks import require_supported
-from agentguard.signing.canonical import JSON
+from agentguard import ConfigError
+from agentguard.adapters import (
+    JSON,
+    Arguments,
+    ArgumentsError,
+    Binder,
+    FactoryMade,
+    ToolSpec,
+    binder,
+    function_schema,
+    require_supported,
+)
 from agentguard_langchain.factories import is_model, with_marks
 from agentguard_langchain.injection import (
     CALL_ID,

@@ -23,8 +23,7 @@ from langchain_core.documents import Document
 from langgraph.types import Command, Overwrite, Send, TimeoutPolicy
 from pydantic import BaseModel
 
-from agentguard.call.journal import MAX_RESULT, dumps_checked
-from agentguard.errors import DecodeError, EncodeError
+from agentguard.adapters import DecodeError, EncodeError, ResultBudget, dumps_checked
 from agentguard_langchain.scalars import SCALARS, TAGGED, is_plain
 
 _KNOWN: Final[tuple[type, ...]] = (
@@ -105,7 +104,7 @@ class _Writer:
 
     def __init__(self, classes: _Classes) -> None:
         self._classes = classes
-        self._left = MAX_RESULT
+        self._spend = ResultBudget().spend
 
     def written(self, value: object) -> bytes:
         return orjson.dumps(self.node(value))
@@ -162,11 +161,6 @@ class _Writer:
         _require(kind, fields, alone=not hasattr(value, "__dict__") or vars(value).keys() <= fields)
         members = {field: getattr(value, field) for field in sorted(fields)}
         return ["dataclass", name, self._dict(members)]
-
-    def _spend(self, size: int) -> None:
-        self._left -= size
-        if self._left < 0:
-            raise EncodeError(f"a result takes more than {MAX_RESULT} bytes")
 
 
 class _Reader:

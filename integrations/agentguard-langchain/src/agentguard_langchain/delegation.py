@@ -19,7 +19,12 @@ from langgraph.prebuilt import ToolRuntime
 from langgraph.runtime import Runtime, get_runtime
 
 from agentguard import Agent, AgentguardError, Delegation, DelegationError, Denied
-from agentguard.delegation import context
+from agentguard.adapters import (
+    innermost_block,
+    is_inside_delegating_call,
+    narrowed_here,
+    refusing_agent,
+)
 from agentguard_langchain.subagent_scope import SubagentScope
 
 DelegationSource = Callable[[ToolRuntime[Any, Any] | None], Delegation | None]
@@ -42,7 +47,7 @@ def acting_agent(
     except GraphBubbleUp:
         raise
     except Exception as error:  # noqa: BLE001  the application's function may raise anything
-        return agent.refusing(delegation_error(error))
+        return refusing_agent(agent, delegation_error(error))
 
 
 def _call_delegation(
@@ -54,14 +59,14 @@ def _call_delegation(
     require_subagent(agent)
     if agent.delegation is not None:
         return agent.delegation
-    if source is None or context.is_lent_by_a_call():
+    if source is None or is_inside_delegating_call():
         return None
     return source(runtime())
 
 
 def require_subagent(agent: Agent) -> None:
     """Raise ``DelegationError`` (``agent.mismatch``) in the sub-agent of another agent."""
-    scope = context.innermost()
+    scope = innermost_block()
     if isinstance(scope, SubagentScope) and scope.is_nearest and scope.agent.id != agent.id:
         name = scope.agent.name
         message = (
@@ -77,7 +82,7 @@ def narrowed(result: object) -> Delegation:
 
     Raises ``DelegationError`` (``delegation.failed``) for a result that is no ``Delegation``.
     """
-    delegation = context.lessened(result) if isinstance(result, Delegation) else result
+    delegation = narrowed_here(result) if isinstance(result, Delegation) else result
     if isinstance(delegation, Delegation):
         return delegation
     if inspect.iscoroutine(delegation):

@@ -10,8 +10,7 @@ from typing import Final
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import ToolException
 
-from agentguard import Decision, Denied
-from agentguard.call.decision import MAY_HAVE_RUN
+from agentguard import Decision, Denied, adapters
 
 MAY_CALL_AGAIN: Final = frozenset(
     {"approval.altered", "approval.expired", "approval.pending", "subagent.parallel"}
@@ -21,14 +20,8 @@ MAY_CALL_AGAIN: Final = frozenset(
 
 def denial_text(tool: str, decision: Decision) -> str:
     """Tell a model what was refused, why, and whether the same call will be refused again."""
-    reason = decision.told_reason
-    if decision.code in MAY_CALL_AGAIN:
-        return f"Not now: {tool} was not run. Reason: {reason} [{decision.code}]."
-    again = " again" if decision.code in MAY_HAVE_RUN else ""
-    return (
-        f"Denied: {tool} was not run{again}. Reason: {reason} [{decision.code}]. "
-        "Do not retry: repeating the same call will not help."
-    )
+    may_call_again = decision.code in MAY_CALL_AGAIN
+    return adapters.denial_text(tool, decision, may_call_again=may_call_again)
 
 
 class GuardedToolDenied(ToolException, Denied):

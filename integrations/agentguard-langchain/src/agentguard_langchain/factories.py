@@ -26,9 +26,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic.v1 import BaseModel as BaseModelV1
 
-from agentguard import ArgumentsError
-from agentguard.call.arguments import MAX_DEPTH, FactoryMade, is_namedtuple
-from agentguard.call.budget import bounded, spend
+from agentguard.adapters import (
+    MAX_DEPTH,
+    ArgumentsError,
+    FactoryMade,
+    bounded,
+    is_namedtuple,
+    spend,
+)
 from agentguard_langchain.validators import may_fill_in
 
 Model = type[BaseModel] | type[BaseModelV1]

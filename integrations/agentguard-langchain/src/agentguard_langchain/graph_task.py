@@ -14,7 +14,8 @@ from typing import Any, Final, NamedTuple
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.runnables.config import var_child_runnable_config
 
-from agentguard import CallSite, Decision
+from agentguard import Decision
+from agentguard.adapters import CallSite
 
 _CALL: Final = "__pregel_call"
 _CHECKPOINTER: Final = "__pregel_checkpointer"

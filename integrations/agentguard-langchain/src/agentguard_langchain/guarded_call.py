@@ -24,8 +24,8 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.errors import GraphBubbleUp, GraphDrained, GraphInterrupt
 from langgraph.types import interrupt
 
-from agentguard import Agent, ApprovalPending, CallSite, ConfigError, Decision, Denied, Invocation
-from agentguard.delegation import context
+from agentguard import Agent, ApprovalPending, ConfigError, Decision, Denied, adapters
+from agentguard.adapters import CallOptions, CallSite, Invocation, nested_calls, run_store
 from agentguard_langchain.announced_call import announced_call, announcing
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.delegation import acting_agent, runtime_of
@@ -137,7 +137,9 @@ class GuardedCall:
             call_id=self.id,
             objects=self.framework_objects,
         )
-        site = self.site(functools.partial(gate_of(self.tool).agent.call_id, self.tool.name))
+        site = self.site(
+            functools.partial(adapters.next_call_id, gate_of(self.tool).agent, self.tool.name)
+        )
         invocation = Invocation.bind(shape.spec, bind, site)
         return replace(invocation, refusal=self._known_refusal())
 
@@ -163,7 +165,9 @@ class GuardedCall:
         while True:
             try:
                 with self._span():
-                    return self.agent.run(invocation, self._run, **self._options(invocation))
+                    return adapters.run(
+                        self.agent, invocation, self._run, self._options(invocation)
+                    )
             except (ApprovalPending, Denied) as error:
                 invocation = attempts.throw(error)
 
@@ -175,7 +179,7 @@ class GuardedCall:
             try:
                 with self._span():
                     options = self._options(invocation)
-                    return await self.agent.arun(invocation, self._arun, **options)
+                    return await adapters.arun(self.agent, invocation, self._arun, options)
             except (ApprovalPending, Denied) as error:
                 # in a thread, because a pause is written to the disk
                 invocation = await asyncio.to_thread(attempts.throw, error)
@@ -219,16 +223,16 @@ class GuardedCall:
     def _span(self) -> AbstractContextManager[None]:
         return calling(self.agent, self.task, self.callbacks, has_run=self.has_run)
 
-    def _options(self, invocation: Invocation) -> dict[str, Any]:
-        """Return how the call is journaled, so that a resumed run does not run it again."""
+    def _options(self, invocation: Invocation) -> CallOptions:
+        """Return how the call ends in LangGraph, and with which codec it is journaled."""
         codec = self.function_call.gated.codec
-        return {
-            "outcome_unknown": _OUTCOME_UNKNOWN,
-            "suspends": _SUSPENDS,
-            "hands_on": _HANDS_ON,
-            "codec": codec if self.task.recurs(invocation.site) else None,
-            "reentrant": hands_over_work(self.tool),
-        }
+        return CallOptions(
+            codec=codec if self.task.recurs(invocation.site) else None,
+            reentrant=hands_over_work(self.tool),
+            outcome_unknown=_OUTCOME_UNKNOWN,
+            suspends=_SUSPENDS,
+            hands_on=_HANDS_ON,
+        )
 
     def answer(self, denied: Denied) -> object:
         """Return the message that answers a refused tool call; else raise ``GuardedToolDenied``."""
@@ -308,16 +312,16 @@ class GuardedCall:
         (``audit resolve``). No answer to the pause decides that.
         """
         pending_turn = self.pending_turn
-        if context.inside() is None or pending_turn is None or self.id is None:
+        if nested_calls() is None or pending_turn is None or self.id is None:
             return False
         if denied.code != "journal.in_doubt" or not claim(self.agent, self.task, self.id):
             return False
-        pending_turn.save(self.agent.runs)
+        pending_turn.save(run_store(self.agent))
         note_pause(self.task)
         interrupt(in_doubt_payload(self.tool.name, self.id, denied.reason))
         count_answers(1)
         pending_turn.answered += 1
-        pending_turn.save(self.agent.runs)
+        pending_turn.save(run_store(self.agent))
         return True
 
     # --- the function runs ----------------------------------------------------------------------
@@ -334,7 +338,7 @@ class GuardedCall:
     def _running(self) -> Iterator[None]:
         """Run the block as the work of this call; raise ``IncompleteError`` if calls in it wait."""
         self.has_started = True
-        nested = context.inside()
+        nested = nested_calls()
         if nested is not None and hands_over_work(self.tool):
             nested.hands_over = True
         if self.work_around is not None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from langchain_core.tools import BaseTool
 
 from agentguard import ApprovalPending, ApprovalRequest, ConfigError
-from agentguard.delegation import context
+from agentguard.adapters import nested_calls
 from agentguard_langchain.graph_task import GraphTask
 
 _DEEPAGENTS: Final = "deepagents.middleware.subagents"
@@ -131,10 +131,10 @@ def note_nested(task: GraphTask) -> NestedWork | None:
 
     The call around is noted as one that hands work over.
     """
-    nested_calls, work = context.inside(), _WORK.get()
-    if nested_calls is None or work is None or not work.holds(task):
+    calls, work = nested_calls(), _WORK.get()
+    if calls is None or work is None or not work.holds(task):
         return None
-    nested_calls.hands_over = True
+    calls.hands_over = True
     return work
 
 

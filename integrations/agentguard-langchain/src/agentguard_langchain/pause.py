@@ -20,8 +20,7 @@ from langgraph.types import interrupt
 from pydantic import ValidationError
 
 from agentguard import Agent, ApprovalPending
-from agentguard.approvals.nested import NestedCalls
-from agentguard.delegation import context
+from agentguard.adapters import note_waiting, run_store
 from agentguard_langchain.answers import Answers
 from agentguard_langchain.graph_task import GraphTask
 from agentguard_langchain.nested_work import note_pause
@@ -88,7 +87,7 @@ class Pause(NamedTuple):
             site = inbox.key_of(request) or request.call_site
             batch.append(ShownCall(call["id"] or "", request.request_id, site))
         self.pending_turn.shown = batch
-        self.pending_turn.save(self.agent.runs)
+        self.pending_turn.save(run_store(self.agent))
         list_waiting(self.agent, self.task, self.run, batch)
         return batch
 
@@ -112,7 +111,7 @@ class Pause(NamedTuple):
     def _count_dropped(self) -> None:
         count_answers(1)
         self.pending_turn.answered += 1
-        self.pending_turn.save(self.agent.runs)
+        self.pending_turn.save(run_store(self.agent))
 
     def _apply_answer(self, batch: Sequence[ShownCall], value: object) -> None:
         """Pause with the batch, and apply the answer once it is there."""
@@ -122,14 +121,14 @@ class Pause(NamedTuple):
             answer = interrupt(value, response_schema=schema)
         except ValidationError:
             pending_turn.note_applied(offered)  # else every later pass would fail as this one
-            pending_turn.save(self.agent.runs)
+            pending_turn.save(run_store(self.agent))
             raise
         count_answers(1)
         self.answers.apply(pending_turn, batch, self.calls, answer["decisions"])
         pending_turn.note_applied(offered)
         pending_turn.answered += 1
         pending_turn.shown = None
-        pending_turn.save(self.agent.runs)
+        pending_turn.save(run_store(self.agent))
 
     def _tell_call_around(self, batch: Sequence[ShownCall]) -> None:
         """Note in the guarded call around, if there is one, that calls within it wait.
@@ -139,7 +138,7 @@ class Pause(NamedTuple):
         for one in batch:
             request = self.agent.approvals.request_at(one.call_site)
             if request is not None and self._waits(one):
-                NestedCalls(context.inside()).asks(request.call_site, request)
+                note_waiting(request)
 
     def _still_waits(self, batch: Sequence[ShownCall]) -> bool:
         """Whether a batch still waits, and the message has not lost one of its calls since."""

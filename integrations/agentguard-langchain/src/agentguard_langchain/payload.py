@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Discriminator, Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from agentguard import ApprovalRequest
-from agentguard.visible import shortened, shown, shown_json
+from agentguard.adapters import shortened_text, visible_json, visible_text
 
 Allowed = Literal["approve", "edit", "reject"]
 
@@ -130,18 +130,20 @@ def _describe(item: Item) -> str:
     if request is None:
         return "This call does not wait for an answer any more."
     size = len(request.arguments.decode())
-    arguments = shortened(shown_json(json.loads(request.arguments)))
+    arguments = shortened_text(visible_json(json.loads(request.arguments)))
     lines = [
-        f"Approval required: {shown(request.reason)}",
-        f"Tool: {shown(request.tool)}",
+        f"Approval required: {visible_text(request.reason)}",
+        f"Tool: {visible_text(request.tool)}",
         f"Arguments, as they would be signed ({size} characters): {arguments}",
     ]
     if request.resource is not None:
-        lines.append(f"Resource: {shown(request.resource)}")
-    lines.append(f"For: {shown(request.principal)}, by the agent {shown(request.agent_name)}")
+        lines.append(f"Resource: {visible_text(request.resource)}")
+    lines.append(
+        f"For: {visible_text(request.principal)}, by the agent {visible_text(request.agent_name)}"
+    )
     lines.append(f"Request: agentguard approvals show {request.request_id[:8]}")
     if item.problem is not None:
-        lines.append(f"The last answer did not count: {shown(item.problem)}")
+        lines.append(f"The last answer did not count: {visible_text(item.problem)}")
     return "\n".join(lines)
 
 

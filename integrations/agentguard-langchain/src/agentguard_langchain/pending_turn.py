@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, Self, cast
 from langchain_core.messages import ToolCall
 
 from agentguard import Agent, Decision
-from agentguard.call.journal import Runs
+from agentguard.adapters import RunStore, run_store
 from agentguard_langchain.graph_task import GraphTask
 from agentguard_langchain.turn import Turn
 
@@ -62,15 +62,15 @@ class PendingTurn:
     @classmethod
     def of_turn(cls, agent: Agent, task: GraphTask, turn: str | None) -> Self:
         """Return the pending turn of a model's message, or a new one."""
-        return cls._read(agent.runs, _name("turn", agent, task.thread, task.namespace, turn))
+        return cls._read(run_store(agent), _name("turn", agent, task.thread, task.namespace, turn))
 
     @classmethod
     def of_task(cls, agent: Agent, task: GraphTask) -> Self:
         """Return the pending turn of a task that was made for one call, or a new one."""
-        return cls._read(agent.runs, _name("task", agent, task.thread, task.id))
+        return cls._read(run_store(agent), _name("task", agent, task.thread, task.id))
 
     @classmethod
-    def _read(cls, runs: Runs, name: str) -> Self:
+    def _read(cls, runs: RunStore, name: str) -> Self:
         data = runs.read(name)
         if data is None:
             return cls(name)
@@ -85,7 +85,7 @@ class PendingTurn:
         if self.task != task:
             self.task, self.answered, self.shown, self.applied = task, 0, None, []
 
-    def save(self, runs: Runs) -> None:
+    def save(self, runs: RunStore) -> None:
         """Write the pending turn, durably."""
         fields = {name: value for name, value in asdict(self).items() if name != "name"}
         runs.write(self.name, json.dumps(fields).encode())
@@ -130,12 +130,12 @@ class PendingTurn:
 def claim(agent: Agent, task: GraphTask, call_id: str) -> bool:
     """Reserve the task for a call, durably; return whether the task is that call's alone."""
     name, owner = _name("owner", agent, task.thread, task.id), call_id.encode()
-    return agent.runs.add(name, owner) or agent.runs.read(name) == owner
+    return run_store(agent).add(name, owner) or run_store(agent).read(name) == owner
 
 
 def forget_turn(agent: Agent, task: GraphTask, turn: str | None) -> None:
     """Remove the pending turn of a message that is answered."""
-    agent.runs.remove(_name("turn", agent, task.thread, task.namespace, turn))
+    run_store(agent).remove(_name("turn", agent, task.thread, task.namespace, turn))
 
 
 # --- what waits in a thread ---------------------------------------------------------------------
@@ -157,7 +157,7 @@ def list_waiting(
             if agent.approvals.request_at(site) is not None
         ]
         sites += [one.call_site for one in batch if one.call_site not in sites]
-        agent.runs.write(_list_name(task, run), json.dumps(sites).encode())
+        run_store(agent).write(_list_name(task, run), json.dumps(sites).encode())
 
 
 def withdraw_all(agent: Agent, task: GraphTask, run: str) -> None:
@@ -169,11 +169,11 @@ def withdraw_all(agent: Agent, task: GraphTask, run: str) -> None:
             if request is not None:
                 agent.approvals.withdraw(request)
         if sites:
-            agent.runs.remove(_list_name(task, run))
+            run_store(agent).remove(_list_name(task, run))
 
 
 def _listed(agent: Agent, task: GraphTask, run: str | None) -> list[str]:
-    data = agent.runs.read(_list_name(task, run))
+    data = run_store(agent).read(_list_name(task, run))
     return [] if data is None else list(json.loads(data))
 
 

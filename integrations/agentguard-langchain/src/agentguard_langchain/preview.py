@@ -14,7 +14,8 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
 from langgraph.prebuilt import ToolRuntime
 
-from agentguard import Agent, Arguments, CallSite, ConfigError, Decision, Invocation
+from agentguard import Agent, ConfigError, Decision, adapters
+from agentguard.adapters import Arguments, CallOptions, CallSite, Invocation
 from agentguard_langchain.codec import ToolResults
 from agentguard_langchain.graph_task import GraphTask
 from agentguard_langchain.guarded_call import GuardedCall, current
@@ -75,8 +76,8 @@ def evaluate(tool: BaseTool, tool_input: Input, config: RunnableConfig | None = 
 
     Raises ``ConfigError`` for a tool that is not guarded.
     """
-    agent, invocation, codec = _evaluation(tool, tool_input, config)
-    return agent.evaluate(invocation, codec=codec)
+    agent, invocation, options = _evaluation(tool, tool_input, config)
+    return adapters.evaluate(agent, invocation, options)
 
 
 async def aevaluate(
@@ -87,14 +88,14 @@ async def aevaluate(
     For an event loop, and for tools with a coroutine function as ``facts``. Raises
     ``ConfigError`` for a tool that is not guarded.
     """
-    agent, invocation, codec = _evaluation(tool, tool_input, config)
-    return await agent.aevaluate(invocation, codec=codec)
+    agent, invocation, options = _evaluation(tool, tool_input, config)
+    return await adapters.aevaluate(agent, invocation, options)
 
 
 def _evaluation(
     tool: BaseTool, tool_input: Input, config: RunnableConfig | None
-) -> tuple[Agent, Invocation, ToolResults | None]:
-    """Return the agent as it would make the call, the call, and the codec of its result."""
+) -> tuple[Agent, Invocation, CallOptions]:
+    """Return the agent as it would make the call, the call, and its options."""
     guarded = _guarded(tool)
     raw, call_id = _arguments_and_id(tool_input)
     call = GuardedCall(guarded, call_id, config)
@@ -102,7 +103,7 @@ def _evaluation(
     # a call without an id gets its number when it is made
     site = call.site(lambda: f"{guarded.name}#ahead")
     invocation = _invocation(guarded, raw, site)
-    return agent, invocation, codec_at(call.task, invocation)
+    return agent, invocation, options_at(call.task, invocation)
 
 
 def invocation_in_node(tool: BaseTool, call: ToolCall, site: CallSite) -> Invocation:
@@ -116,9 +117,9 @@ def invocation_in_node(tool: BaseTool, call: ToolCall, site: CallSite) -> Invoca
     return _invocation(guarded, args, site)
 
 
-def codec_at(task: GraphTask, invocation: Invocation) -> ToolResults | None:
-    """Return a codec if the journal will have the call, made in ``task``; None otherwise."""
-    return _CODEC if task.recurs(invocation.site) else None
+def options_at(task: GraphTask, invocation: Invocation) -> CallOptions:
+    """Return the options of a call in ``task``, with a codec if the journal will have the call."""
+    return CallOptions(codec=_CODEC if task.recurs(invocation.site) else None)
 
 
 def _invocation(guarded: GuardedTool, raw: str | Mapping[str, Any], site: CallSite) -> Invocation:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from agentguard import Agent, Delegation, DelegationError, StorageError
+from agentguard.adapters import run_store
 from agentguard_langchain.graph_task import GraphTask
 
 
@@ -43,7 +44,7 @@ class RunRecord:
         principal = None if delegation is None else delegation.principal
         record = cls(principal, _stored(delegation), traceparent)
         handle = os.urandom(16).hex()
-        agent.runs.write(_name(agent, task, handle), record._dumps())
+        run_store(agent).write(_name(agent, task, handle), record._dumps())
         return handle
 
     @classmethod
@@ -52,7 +53,7 @@ class RunRecord:
 
         Returns None for a record that is gone, or is another run's.
         """
-        data = agent.runs.read(_name(agent, task, handle))
+        data = run_store(agent).read(_name(agent, task, handle))
         if data is None:
             return None
         fields = json.loads(data)
@@ -83,10 +84,10 @@ def retire(agent: Agent, task: GraphTask, handle: str) -> None:
     try:
         record = RunRecord.find(agent, task, handle)
     except StorageError:
-        agent.runs.remove(name)  # the record does not verify: no run could continue by it
+        run_store(agent).remove(name)  # the record does not verify: no run could continue by it
         return
     if record is not None and record.stored is not None:
-        agent.runs.write(name, replace(record, stored=None)._dumps())  # noqa: SLF001
+        run_store(agent).write(name, replace(record, stored=None)._dumps())  # noqa: SLF001
 
 
 def handle_of(state: object, key: str) -> str | None:

@@ -24,8 +24,8 @@ from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
-from agentguard import Agent, telemetry
-from agentguard.telemetry import AgentSpan, fails_open, is_set_up
+from agentguard import Agent
+from agentguard.adapters import AgentSpan, agent_span, attached, fails_open, inside_span, is_tracing
 from agentguard_langchain.graph_task import GraphTask
 
 
@@ -109,7 +109,7 @@ class _HandlerVariable:
     """Stands for a context variable that holds our handler as long as an SDK is set up."""
 
     def get(self) -> BaseCallbackHandler | None:
-        return _RUNS if is_set_up() else None
+        return _RUNS if is_tracing() else None
 
 
 register_configure_hook(cast("ContextVar[Any]", _HandlerVariable()), inheritable=True)
@@ -120,7 +120,7 @@ def callback_manager(config: RunnableConfig | None) -> BaseCallbackManager | Non
 
     Its ``parent_run_id`` is the id of that run.
     """
-    manager = ensure_config(config).get("callbacks") if is_set_up() else None
+    manager = ensure_config(config).get("callbacks") if is_tracing() else None
     return manager if isinstance(manager, BaseCallbackManager) else None
 
 
@@ -143,7 +143,8 @@ def run_span(
     existing = _instrumentor_span(manager, run_id) or _subagent_run_span(agent, run.around)
 
     def begin() -> AgentSpan:
-        return agent.span(
+        return agent_span(
+            agent,
             conversation=task.thread,
             paused=paused(),
             parent=run.around,
@@ -162,7 +163,7 @@ def subagent(agent: Agent) -> Iterator[None]:
         yield
         return
     here = trace.get_current_span(span.context)
-    with telemetry.attached(context.set_value(_SUBAGENT, (agent.id, here), span.context)):
+    with attached(context.set_value(_SUBAGENT, (agent.id, here), span.context)):
         try:
             yield
         except GraphBubbleUp:
@@ -180,7 +181,7 @@ def _begin_subagent_span(agent: Agent) -> AgentSpan | None:
     run_id = None if manager is None else manager.parent_run_id
     if manager is not None and run_id is not None and _instrumentor_span(manager, run_id):
         return None  # an instrumentor has a span of the run
-    return agent.span() if is_set_up() else None
+    return agent_span(agent) if is_tracing() else None
 
 
 def _subagent_run_span(agent: Agent, around: Context) -> Span | None:
@@ -201,7 +202,7 @@ def within(span: AgentSpan | None) -> Iterator[None]:
         own = trace.get_current_span(around).get_span_context()
         if here.trace_id == own.trace_id and not _is_outside(here.span_id, span):
             around = None
-    with telemetry.attached(around):
+    with attached(around):
         yield
 
 
@@ -222,7 +223,7 @@ def calling(
         return nullcontext()
     run = run_span(agent, task, manager)
     tool_span = _tool_span(manager) if has_run else None
-    return within(run) if tool_span is None else telemetry.inside(tool_span)
+    return within(run) if tool_span is None else inside_span(tool_span)
 
 
 @fails_open

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 
 from langchain_core.messages.base import TextAccessor
 
-from agentguard.errors import EncodeError
+from agentguard.adapters import EncodeError
 
 
 class Scalar(NamedTuple):

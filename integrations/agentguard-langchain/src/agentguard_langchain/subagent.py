@@ -21,7 +21,7 @@ from langchain_core.tools import BaseTool
 from langgraph.pregel import Pregel
 
 from agentguard import Agent, ConfigError
-from agentguard.delegation import grant
+from agentguard.adapters import parse_scopes
 from agentguard_langchain.binding import Entrance, origin_of
 from agentguard_langchain.guarded_tool import GuardedTool, refuse_replaced_methods
 from agentguard_langchain.nested_work import SubagentTool
@@ -67,7 +67,7 @@ def guard_subagent(child: Any, agent: Agent, *, scope: Sequence[str]) -> Any:
         kind = type(given).__name__
         message = f"agent: expected the Agent for whom the child's tools are guarded, got a {kind}"
         raise ConfigError(message)
-    begin = functools.partial(SubagentScope, agent, grant.scopes(scope))
+    begin = functools.partial(SubagentScope, agent, parse_scopes(scope))
     if isinstance(child, BaseTool):
         return _tool(child, begin)
     if isinstance(child, Pregel):

@@ -2,7 +2,7 @@
 
 The core's ``delegation/context.py`` says what is in force where, ``subagent.py`` what is wrapped
 so. A stream runs in a context of its own, copied where the stream begins (the core's
-``delegation/generators.py``). Whoever asks for its items neither gets the sub-agent's scope nor
+``adapters.stream_within``). Whoever asks for its items neither gets the sub-agent's scope nor
 lends the sub-agent his own.
 """
 
@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from agentguard import Agent, Delegation, DelegationError
-from agentguard.delegation import generators
-from agentguard.delegation.context import Narrowing
+from agentguard.adapters import Narrowing, astream_within, stream_within
 from agentguard_langchain.run_spans import subagent
 
 Item = TypeVar("Item")
@@ -50,11 +49,11 @@ class SubagentScope(Narrowing):
 
     def stream(self, start: Callable[[], Iterator[Item]]) -> Iterator[Item]:
         """Begin it now, in a context of its own; there ``start`` is called, and its items made."""
-        return generators.items(self, generators.begun(self), start)
+        return stream_within(self, start)
 
     def astream(self, start: Callable[[], AsyncIterator[Item]]) -> AsyncIterator[Item]:
         """Begin it now; the async twin of ``stream``."""
-        return generators.aitems(self, generators.begun(self), start)
+        return astream_within(self, start)
 
 
 def _narrowed(delegation: object, agent: Agent, scope: tuple[str, ...]) -> object:

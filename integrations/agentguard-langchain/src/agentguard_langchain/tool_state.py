@@ -6,6 +6,7 @@ made stands in ``gated_functions.py``, how a call passes them in ``guarded_call.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from weakref import ReferenceType, WeakKeyDictionary
 
 from langchain_core.tools import BaseTool
 
-from agentguard import Agent, ConfigError, Decision
+from agentguard import Agent, ConfigError, Decision, adapters
 from agentguard_langchain.binding import Entrance, Shape
 from agentguard_langchain.codec import ToolResults
 from agentguard_langchain.delegation import DelegationSource
@@ -112,7 +113,8 @@ def shape_of(tool: Guarded) -> Shape:
     shape = tool._agentguard_shape  # noqa: SLF001
     function, seal = _innermost_function(tool)
     if shape is None or not shape.describes(tool, seal.origin):
-        shape = Shape.of(tool, function, seal.origin, gate_of(tool).agent.tool_spec)
+        configured = functools.partial(adapters.configure_tool, gate_of(tool).agent)
+        shape = Shape.of(tool, function, seal.origin, configured)
         tool._agentguard_shape = shape  # noqa: SLF001
     return shape
 

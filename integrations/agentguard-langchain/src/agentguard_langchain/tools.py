@@ -12,7 +12,7 @@ from typing import Any
 from langchain_core.tools import BaseTool
 from langchain_core.tools import tool as make_tool
 
-from agentguard import Agent, ConfigError, Delegation, Guard
+from agentguard import Agent, ConfigError, Delegation, Guard, adapters
 from agentguard_langchain.delegation import DelegationSource
 from agentguard_langchain.guarded_tool import GuardedTool, put_behind
 from agentguard_langchain.tool_state import Gate, OnDeny, gate_of
@@ -55,7 +55,7 @@ def guard_tools(
     require_delegation_source(delegation, owner)
     gate = Gate(owner, on_deny, delegation)
     guarded = [guard_one(tool, gate) for tool in tools]
-    owner.tools_named()
+    adapters.check_tool_names(owner)
     return guarded
 
 

@@ -15,9 +15,8 @@ from typing import Any, Final, NamedTuple, NoReturn, Self
 from langchain_core.tools import BaseTool
 from langgraph.errors import GraphBubbleUp
 
-from agentguard import Agent, ConfigError, Delegation, DelegationError
-from agentguard.delegation import context
-from agentguard.telemetry import AgentSpan
+from agentguard import Agent, ConfigError, Delegation, DelegationError, current_delegation
+from agentguard.adapters import AgentSpan, is_inside_delegating_call, refusing_agent
 from agentguard_langchain.answers import AnsweredBy, require_answered_by
 from agentguard_langchain.delegation import delegation_error, narrowed, require_subagent
 from agentguard_langchain.graph_task import GraphTask
@@ -183,12 +182,11 @@ class Toolset:
         """Return the delegation here; raises ``DelegationError`` for one that has ended."""
         if self.agent.delegation is not None:
             return RunDelegation(self.agent.delegation, is_in_context=False)
-        if self._delegation_source is not None and not context.is_lent_by_a_call():
+        if self._delegation_source is not None and not is_inside_delegating_call():
             delegation = self._source_result(self._delegation_source, runtime)
             if delegation is not None:
                 return RunDelegation(delegation, is_in_context=False)
-        in_force = context.in_force()
-        return RunDelegation(in_force if isinstance(in_force, Delegation) else None)
+        return RunDelegation(current_delegation())
 
     def _source_result(
         self, source: RunDelegationSource, runtime: Callable[[], Any]
@@ -220,7 +218,7 @@ class Toolset:
         except GraphBubbleUp:
             raise
         except Exception as error:  # noqa: BLE001  the application's function may return anything
-            return self.agent.refusing(delegation_error(error))
+            return refusing_agent(self.agent, delegation_error(error))
 
     def span(self, task: GraphTask, handle: str | None, agent: Agent) -> AgentSpan | None:
         """Return the span of the run, which continues that of a paused run; None for none."""

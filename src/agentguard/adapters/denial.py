@@ -1,0 +1,23 @@
+"""The text by which a model learns that a call was refused."""
+
+from __future__ import annotations
+
+from agentguard.call.decision import MAY_HAVE_RUN, Decision
+
+
+def denial_text(
+    tool: str, decision: Decision, *, may_call_again: bool = False, shows_code: bool = True
+) -> str:
+    """Say that ``tool`` was not run, why, and whether the same call will be refused again.
+
+    ``may_call_again`` leaves out that repeating the call will not help. ``shows_code`` puts the
+    reason code behind the reason, for a framework that has no place of its own for the code.
+    """
+    reason = f"{decision.told_reason} [{decision.code}]" if shows_code else decision.told_reason
+    if may_call_again:
+        return f"Not now: {tool} was not run. Reason: {reason}."
+    again = " again" if decision.code in MAY_HAVE_RUN else ""
+    return (
+        f"Denied: {tool} was not run{again}. Reason: {reason}. "
+        "Do not retry: repeating the same call will not help."
+    )

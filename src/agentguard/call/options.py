@@ -1,0 +1,32 @@
+"""``CallOptions``: what an adapter says of a call beside what is called with which arguments.
+
+The call itself is an ``Invocation`` (``invocation.py``).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from agentguard.call.journal import ResultCodec
+
+Exceptions = tuple[type[BaseException], ...]
+
+
+class CallOptions(NamedTuple):
+    """How a call ends in its framework, and how the framework makes the call again.
+
+    An exception of the function is an error, except for three kinds, which leave the outcome
+    unknown: ``outcome_unknown`` (the work goes on unseen), ``suspends`` (the framework pauses) and
+    ``hands_on`` (the framework goes on elsewhere).
+
+    With a ``codec``, the journal keeps the result of a call at a stable site. A framework that
+    resumes a run and makes the call again gets that result; the function does not run again, unless
+    the call was suspended. A ``reentrant`` call, the work of a sub-agent, also runs again where it
+    was cut short, and while a call within it waits for people.
+    """
+
+    codec: ResultCodec | None = None
+    reentrant: bool = False
+    outcome_unknown: Exceptions = ()
+    suspends: Exceptions = ()
+    hands_on: Exceptions = ()

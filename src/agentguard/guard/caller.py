@@ -1,0 +1,195 @@
+"""``Caller``: an agent instance together with the delegation that its calls are made under.
+
+``Agent`` offers an application what it does with one, ``agentguard.adapters`` an adapter. The steps
+of a call stand in ``flow/line.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Never, TypeVar
+
+from agentguard.approvals.nested import NestedCalls
+from agentguard.call.decision import Decision, Denied
+from agentguard.call.invocation import Invocation
+from agentguard.call.options import CallOptions
+from agentguard.delegation import context
+from agentguard.delegation.handle import Delegation
+from agentguard.errors import AgentguardError, DelegationError
+from agentguard.flow import drive, line
+from agentguard.flow.effects import CallListener, NotRun
+from agentguard.flow.endings import ExceptionClasses
+from agentguard.guard.agent_runtime import AgentRuntime
+from agentguard.guard.instance import Instance
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span
+
+    from agentguard.telemetry import AgentSpan
+
+R = TypeVar("R")
+
+
+class Caller(NamedTuple):
+    """Makes the calls of an agent.
+
+    ``delegation`` is the delegation of all its calls. Without one, each call is made under what is
+    in force around it; a ``DelegationError`` refuses each call, on record.
+    """
+
+    runtime: AgentRuntime
+    delegation: Delegation | DelegationError | None = None
+
+    def under(self, delegation: Delegation | DelegationError) -> Caller:
+        """Return a caller for the same instance, under ``delegation``."""
+        return Caller(self.runtime, delegation)
+
+    def run(self, invocation: Invocation, function: Callable[[], R], options: CallOptions) -> R:
+        """Run ``function`` as ``invocation`` if the agent may (``agentguard.adapters.run``)."""
+        instance = self.instance()
+        steps, listener = self._guarded_call(instance, invocation, options)
+        return drive.run(steps, unless_changed(invocation, function), listener)  # type: ignore[no-any-return]
+
+    async def arun(
+        self,
+        invocation: Invocation,
+        function: Callable[[], Awaitable[R] | R],
+        options: CallOptions,
+    ) -> R:
+        """Run ``function`` on the event loop; the async twin of ``run``."""
+        from agentguard.flow import drive_async  # noqa: PLC0415  it imports asyncio
+
+        instance = await self._ainstance()
+        steps, listener = self._guarded_call(instance, invocation, options)
+        tool = unless_changed(invocation, function)
+        return await drive_async.arun(steps, tool, listener, self.runtime.executors)
+
+    def evaluate(self, invocation: Invocation, options: CallOptions) -> Decision:
+        """Return what the answer to a call would be (``agentguard.adapters.evaluate``)."""
+        try:
+            instance = self.instance()
+        except Denied as refused:
+            return refused.decision
+        steps, listener = self._evaluation(instance, invocation, options)
+        return drive.run(steps, _no_tool, listener)
+
+    async def aevaluate(self, invocation: Invocation, options: CallOptions) -> Decision:
+        """Return what the answer to a call would be; the async twin of ``evaluate``."""
+        from agentguard.flow import drive_async  # noqa: PLC0415  it imports asyncio
+
+        try:
+            instance = await self._ainstance()
+        except Denied as refused:
+            return refused.decision
+        steps, listener = self._evaluation(instance, invocation, options)
+        return await drive_async.arun(steps, _no_tool, listener, self.runtime.executors)
+
+    def _guarded_call(
+        self, instance: Instance, invocation: Invocation, options: CallOptions
+    ) -> tuple[drive.Flow[Any], CallListener]:
+        listener = self.runtime.telemetry.call(instance.actor, invocation)
+        steps = line.guarded_call(
+            instance.actor,
+            instance.line,
+            invocation,
+            listener,
+            instance.delegation_source(self.delegation),
+            codec=options.codec,
+            nested_calls=NestedCalls(context.inside()),
+            classes=ExceptionClasses(options.outcome_unknown, options.suspends, options.hands_on),
+            is_reentrant=options.reentrant,
+        )
+        return steps, listener
+
+    def _evaluation(
+        self, instance: Instance, invocation: Invocation, options: CallOptions
+    ) -> tuple[drive.Flow[Decision], CallListener]:
+        listener = self.runtime.telemetry.evaluation(instance.actor, invocation)
+        steps = line.evaluate(
+            instance.actor,
+            instance.line,
+            invocation,
+            listener,
+            instance.delegation_source(self.delegation),
+            codec=options.codec,
+            nested_calls=NestedCalls(context.inside()),
+        )
+        return steps, listener
+
+    def span(
+        self,
+        *,
+        conversation: str | None,
+        delegation: Delegation | None,
+        paused: str | None,
+        parent: Context | None,
+        started: int | None,
+        inside: Span | None,
+    ) -> AgentSpan:
+        """Begin the span ``invoke_agent`` (``agentguard.adapters.agent_span``)."""
+        instance = self.runtime.instance()
+        run = instance.describe_run(delegation or self.delegation)
+        run = run._replace(conversation=conversation, paused=paused, parent=parent, started=started)
+        return self.runtime.telemetry.agent(instance.actor, run._replace(inside=inside))
+
+    def access_token(self) -> str:
+        """Return the access token of the delegation in force; raises ``Denied``."""
+        instance = self.instance()
+        source = instance.delegation_source(self.delegation)
+        try:
+            if source is None:
+                name = self.runtime.name
+                message = f"agent {name} has nothing to show: no delegation is in force"
+                raise DelegationError(message, code="delegation.missing")
+            return instance.access_token(source)
+        except AgentguardError as error:
+            raise _denied(error) from error
+
+    def take_over(self, delegator: str) -> None:
+        """Accept what is in force from the agent of this name (``agentguard.adapters.take_over``).
+
+        Raises ``Denied``.
+        """
+        instance = self.instance()
+        source = instance.delegation_source(self.delegation)
+        try:
+            self.runtime.require_delegator(delegator)
+            if source is not None:
+                instance.access_token(source)
+        except AgentguardError as error:
+            raise _denied(error) from error
+
+    def instance(self) -> Instance:
+        """Return the instance that makes a call; raises ``Denied`` where a fork can't have one."""
+        try:
+            return self.runtime.instance()
+        except AgentguardError as error:
+            raise _denied(error) from error
+
+    async def _ainstance(self) -> Instance:
+        if not self.runtime.has_instance:
+            from asyncio import to_thread  # noqa: PLC0415  it is loaded: this runs on its event loop
+
+            await to_thread(self.instance)  # it writes
+        return self.instance()
+
+
+def unless_changed(invocation: Invocation, function: Callable[[], R]) -> Callable[[], R]:
+    """Return ``function`` such that it does not run on other arguments than were decided on."""
+
+    def run() -> R:
+        if not invocation.is_unchanged():
+            reason = "the arguments were changed while the call was being decided"
+            raise NotRun(Decision.refused(reason, code="arguments.changed"))
+        return function()
+
+    return run
+
+
+def _denied(error: AgentguardError) -> Denied:
+    return Denied(Decision.refused(str(error), code=error.code))
+
+
+def _no_tool() -> Never:
+    raise AssertionError("an evaluation runs no tool")

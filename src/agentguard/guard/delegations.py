@@ -1,0 +1,101 @@
+"""``Delegations``: the delegations that a guard begins, and those that it takes up again.
+
+A delegation as an application holds it stands in ``delegation/handle.py``, its chain in
+``delegation/chain.py``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from agentguard.delegation import issuance, verification
+from agentguard.delegation.chain import Chain
+from agentguard.delegation.handle import Delegation, Holder
+from agentguard.delegation.issuance import Terms
+from agentguard.domain.config import Config
+from agentguard.errors import DecodeError, DelegationError
+from agentguard.guard import process
+from agentguard.guard.process import Runtime
+from agentguard.identity.principal import require_principal
+from agentguard.identity.trust import seconds
+
+
+class Delegations:
+    """Signs the first hop of a chain with the issuer's key, and verifies stored chains."""
+
+    def __init__(self, settings: Config, runtime: Runtime) -> None:
+        self._settings = settings
+        self._runtime = runtime
+
+    def begin(
+        self,
+        subject: str,
+        *,
+        scope: Iterable[str] | None,
+        via: str | None,
+        task_id: str | None,
+        expires_in: timedelta | int,
+        max_depth: int,
+        max_calls: int | None,
+        audience: Iterable[str],
+    ) -> Delegation:
+        """Have ``subject`` lend ``scope`` (``Guard.delegate``); raises ``DelegationError``."""
+        terms = Terms(
+            principal=require_principal(subject, "principal", DelegationError),
+            scope=self._settings.lendable(subject, scope),
+            via=via,
+            task_id=task_id,
+            audience=_names(audience),
+            expires_in=_lifetime(expires_in),
+            max_depth=max_depth,
+            max_calls=max_calls,
+        )
+        domain = self._runtime.renewed_domain()
+        now, jti = seconds(process.clock()), os.urandom(16).hex()
+        trust_domain = domain.trust.trust_domain
+        return self._handle(issuance.begin(domain.issuer, trust_domain, terms, now=now, jti=jti))
+
+    def resume(self, stored: bytes) -> Delegation:
+        """Take up what ``Delegation.dumps`` wrote; raises as ``Guard.resume`` does."""
+        given: object = stored
+        if not isinstance(given, bytes | bytearray | str):
+            message = f"expected what Delegation.dumps wrote, got a {type(given).__name__}"
+            raise DecodeError(message, code="chain.malformed")
+        domain = self._runtime.renewed_domain()
+        chain = verification.loads(stored, domain.trust, at=seconds(process.clock()))
+        if not chain.leaf.is_asserted:
+            message = "an agent of another process holds this chain: store what guard.delegate made"
+            raise DelegationError(message, code="delegation.holder")
+        refused = self._runtime.current_line().revocations.refusal(chain.names)
+        if refused is not None:
+            code, reason = refused
+            raise DelegationError(reason, code=code)
+        return self._handle(chain)
+
+    def _handle(self, chain: Chain) -> Delegation:
+        def holder(_now: datetime) -> Holder:
+            return Holder(self._runtime.renewed_domain().issuer, None)
+
+        return Delegation(chain, holder, chain.leaf.scope)
+
+
+def _lifetime(given: object) -> int:
+    """Return seconds; the hop's own check refuses a number that is too large."""
+    if isinstance(given, timedelta):
+        return int(given.total_seconds())
+    if not isinstance(given, int | float):
+        message = f"expires_in is a timedelta or a number of seconds, not {given!r}"
+        raise DelegationError(message, code="hop.malformed")
+    return given  # type: ignore[return-value]  # a float is refused with the hop
+
+
+def _names(audience: object) -> tuple[str, ...]:
+    names = (audience,) if isinstance(audience, str) else audience
+    if isinstance(names, Iterable):
+        names = tuple(names)
+        if all(isinstance(name, str) for name in names):
+            return names
+    message = f"audience is a name or a list of names, not {audience!r}"
+    raise DelegationError(message, code="hop.malformed")

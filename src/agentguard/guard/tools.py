@@ -1,0 +1,91 @@
+"""``Tools``: the tools of one guard, as its configuration has them.
+
+What a tool is stands in ``call/tool.py``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agentguard import paths
+from agentguard.call.tool import FactsFunction, ToolSpec, function_schema
+from agentguard.domain.config import Config
+from agentguard.domain.config.spelling import Spelling
+from agentguard.errors import ConfigError
+
+
+class Tools:
+    """Applies ``[tools]`` and ``[aliases]`` to tools, and notices names that look misspelt."""
+
+    def __init__(self, settings: Config) -> None:
+        self._settings = settings
+        self._spelling = Spelling(settings.tool_names)
+
+    def configure(self, spec: ToolSpec) -> ToolSpec:
+        """Return ``spec`` with what ``[tools.NAME]`` of the configuration says in its place.
+
+        With an alias (``[aliases]``) the policy, the log and the configuration know it under that.
+        Raises ``ConfigError`` for a tool whose own name is another one's alias, and where its
+        resource names an argument that ``[redact]`` redacts.
+        """
+        self._spelling.heard(spec.name)
+        if spec.name in self._settings.aliases.values():
+            message = (
+                f"{self._settings.source}: aliases: a tool comes with the name {spec.name}, which "
+                "is another one's alias: choose another alias"
+            )
+            raise ConfigError(message)
+        spec = spec.overridden(name=self._settings.aliases.get(spec.name))
+        override = self._settings.tools.get(spec.name)
+        spec = override.over(spec) if override is not None else spec
+        spec = paths.of_tool(self._settings.paths, spec)
+        self._settings.require_redactable(spec)
+        self._spelling.heard(spec.name)
+        return spec
+
+    def check_names(self) -> None:
+        """Log names in ``[tools]`` that no tool so far has, and that look misspelt."""
+        self._spelling.warn()
+
+
+def spec_of(
+    function: Callable[..., Any],
+    *,
+    name: str | None,
+    resource: str | None,
+    requires: object,
+    attributes: Mapping[str, str] | None,
+    facts: FactsFunction | None,
+) -> ToolSpec:
+    """Describe a plain function as a tool; raises ``ConfigError`` for what can't be one."""
+    _require_function(function)
+    return ToolSpec(
+        name=name or function.__name__,
+        description=(function.__doc__ or "").strip(),
+        schema=function_schema(function),
+        origin=f"{function.__module__}:{function.__qualname__}",
+        requires=_scopes(requires),
+        resource=resource,
+        attributes=dict(attributes or {}),
+        facts=facts,
+    )
+
+
+def _scopes(requires: object) -> tuple[str, ...]:
+    if not isinstance(requires, list | tuple) or not all(isinstance(s, str) for s in requires):
+        raise ConfigError(f"requires is a list of scopes, as in ['pr:write'], not {requires!r}")
+    return tuple(requires)
+
+
+def _require_function(function: Callable[..., Any]) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        message = (
+            f"{function.__name__} is a generator: its effects would come after the call is over; "
+            "return a list instead"
+        )
+        raise ConfigError(message, code="tool.generator")
+    if not inspect.isroutine(function):
+        message = f"{function!r} is no function: write one that calls it, and guard that"
+        raise ConfigError(message, code="tool.invalid")
