@@ -123,7 +123,7 @@ def long_names(place):
     home, state = place.take_up(), place.config.state
     kept = standing_file.load(state).verify(home.trust).standing
     named = kept._replace(names=Names(bytes(NAME_SIZE)))
-    standing_file.keep(state, home.trust.log, named, home.log_key)
+    standing_file.save(state, home.trust.log, named, home.log_key)
     (names,) = state.glob(f"{standing_file.NAMES}*")
     with names.open("wb") as file:
         file.truncate(1 << 30)

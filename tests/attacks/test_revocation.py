@@ -496,7 +496,7 @@ def test_a_thread_forgets_nothing_that_another_learns_while_it_reads(scene, monk
     )
     alice, refused = {"user:alice"}, []
 
-    def interrupted(state: Any) -> standing_file.Signed:
+    def interrupted(state: Any) -> standing_file.SignedStanding:
         monkeypatch.setattr(standing_file, "load", load)
         with ThreadPoolExecutor(1) as other:
             refused.append(other.submit(known.refusal, alice).result())
@@ -660,7 +660,7 @@ def test_a_crash_while_the_file_is_written(scene, monkeypatch):
         patched.setattr(files, "_sync", die)
         with suppress(Crash):
             home = scene.place.take_up()
-            standing_file.keep(
+            standing_file.save(
                 scene.place.config.state,
                 home.trust.log,
                 Standing(frozenset({"half"})),

@@ -230,7 +230,7 @@ def test_a_shard_that_ends_earlier_than_it_was_read_is_read_anew(place):
 
 
 def test_what_is_read_once_is_not_read_again(scene, monkeypatch):
-    monkeypatch.setattr("agentguard.storage.ledger.UNKEPT", 0)
+    monkeypatch.setattr("agentguard.storage.ledger.MOST_UNSAVED", 0)
     with scene.open() as guard:
         for _ in range(5):
             scene.call(guard)
@@ -325,7 +325,7 @@ def test_a_count_that_is_cut_between_two_calls_at_once_lets_no_more_run(scene, m
 )
 def test_what_nobody_has_signed_is_neither_believed_nor_signed(scene, monkeypatch, members):
     """It lies there for one call of a running guard, which keeps what it knows later."""
-    monkeypatch.setattr("agentguard.storage.ledger.UNKEPT", 0)
+    monkeypatch.setattr("agentguard.storage.ledger.MOST_UNSAVED", 0)
     with scene.open() as guard:
         path = scene.state / standing_file.FILE
         signed = path.read_bytes()
@@ -345,7 +345,9 @@ def test_what_nobody_has_signed_is_neither_believed_nor_signed(scene, monkeypatc
 
 def test_a_key_that_was_declared_compromised_signs_nothing_any_more(scene, monkeypatch):
     """A guard that has run since before the rotation goes on for some minutes with the old key."""
-    monkeypatch.setattr("agentguard.storage.ledger.UNKEPT", -1)  # so that there is work each time
+    monkeypatch.setattr(
+        "agentguard.storage.ledger.MOST_UNSAVED", -1
+    )  # so that there is work each time
     with scene.open() as guard:
         assert scene.call(guard) == "ok"
         known = guard._runtime._ledger
@@ -368,7 +370,7 @@ def test_a_key_that_was_declared_compromised_signs_nothing_any_more(scene, monke
             assert kept.key_id != before
             assert kept.verify(trust).standing.sequence == 0
     # who writes the state and has the old key can't even have calls refused by it
-    standing_file.keep(scene.state, trust.log, Standing(sequence=9, frozen=True), stolen)
+    standing_file.save(scene.state, trust.log, Standing(sequence=9, frozen=True), stolen)
     assert scene.opens() == "ok"
 
 
@@ -468,9 +470,11 @@ def test_a_state_in_which_a_link_leads_elsewhere_is_not_opened(scene, tmp_path, 
 
 def test_a_signal_handler_that_keeps_while_this_thread_keeps_is_refused(scene, monkeypatch):
     """It would wait for its own thread for ever."""
-    monkeypatch.setattr("agentguard.storage.ledger.UNKEPT", -1)  # so that there is work each time
+    monkeypatch.setattr(
+        "agentguard.storage.ledger.MOST_UNSAVED", -1
+    )  # so that there is work each time
     became: list[str] = []
-    keep = standing_file.keep
+    keep = standing_file.save
     with scene.open() as guard:
         known = guard._runtime._ledger
 
@@ -483,7 +487,7 @@ def test_a_signal_handler_that_keeps_while_this_thread_keeps_is_refused(scene, m
                     became.append(error.code)
             keep(*arguments, **more)
 
-        monkeypatch.setattr(standing_file, "keep", meanwhile)
+        monkeypatch.setattr(standing_file, "save", meanwhile)
         known.keep()
         assert became == ["begun", "storage.busy"]
         known.keep()  # the twin
@@ -535,7 +539,7 @@ def test_a_shard_that_is_opened_before_a_head_that_it_embeds_is_found(scene, mon
 def test_a_guard_that_writes_much_keeps_what_it_read(scene, monkeypatch):
     """So that the next opening reads a bounded number of entries."""
     monkeypatch.setattr("agentguard.guard.process.SAVE_EVERY", 8)
-    monkeypatch.setattr("agentguard.storage.ledger.UNKEPT", 4)
+    monkeypatch.setattr("agentguard.storage.ledger.MOST_UNSAVED", 4)
     with scene.open() as guard:
         for _ in range(20):
             scene.call(guard)

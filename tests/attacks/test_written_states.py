@@ -371,15 +371,17 @@ def test_an_open_guard_joins_nothing_that_nobody_has_signed(campaign, member):
 )
 def test_a_guard_that_joins_it_is_found_out(campaign, monkeypatch, member, where):
     (mutation,) = campaign.kinds("end")[f"standing.json standing.{member}"]
-    verify = standing_file.Signed.verify
+    verify = standing_file.SignedStanding.verify
 
     def loaded(folder: Any, trust: Any) -> Any:  # whoever opens a state verifies it still
         with suppress(StorageError):
-            return verify(standing_file.load(folder), trust).whole()
+            return verify(standing_file.load(folder), trust).with_names()
         return None
 
-    monkeypatch.setattr(standing_file.Signed, "verify", lambda signed, _trust: signed._kept())
-    monkeypatch.setattr(standing_file, "loaded", loaded)
+    monkeypatch.setattr(
+        standing_file.SignedStanding, "verify", lambda signed, _trust: signed._parsed()
+    )
+    monkeypatch.setattr(standing_file, "load_whole", loaded)
     before = campaign.before_open["end"]
     found = state_open.verdict(campaign.scene, "end", mutation, before, back=True)
     assert (found.word, where in " ".join(found.why)) == ("accepted", True)

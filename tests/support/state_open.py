@@ -131,7 +131,7 @@ def live(scene: Scene, moment: str, mutation: Mutation = NOTHING, *, back: bool 
     scene.restore(moment)
     found: dict[str, Outcome] = {}
     closed = _refusable(found, "the guard closes")
-    with patch.object(ledger, "UNKEPT", 0), closed, scene.open() as guard:
+    with patch.object(ledger, "MOST_UNSAVED", 0), closed, scene.open() as guard:
         agents = agents_of(guard, scene)
         first = probe_in(guard, agents, scene)  # what is used up by now is not there a second time
         thawed = any(outcome.ran for outcome in first.values())

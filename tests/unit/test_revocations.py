@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from agentguard.audit import entry, records
+from agentguard.audit import records
 from agentguard.audit.entry import Entry, parse_entry
 from agentguard.audit.records import Record
 from agentguard.audit.standing import Standing, Used
@@ -162,7 +162,7 @@ class Place:
 
     def sign(self, kept: Standing, signer: Any = None, log: str | None = None) -> None:
         for folder in (self.state, log_folder(self.state.parent / "anchor", self.trust.log)):
-            standing_file.keep(folder, log or self.trust.log, kept, signer or self.home.log_key)
+            standing_file.save(folder, log or self.trust.log, kept, signer or self.home.log_key)
 
 
 def now() -> str:
@@ -183,7 +183,7 @@ def test_it_is_made_from_the_log(place):
     rebuilt = place.rebuilt()
     assert rebuilt.revoked == {"user:alice", "jti-00000001"}
     assert (rebuilt.sequence, rebuilt.frozen) == (1, True)
-    assert standing_file.load(place.state).verify(place.trust).whole() == rebuilt
+    assert standing_file.load(place.state).verify(place.trust).with_names() == rebuilt
     assert place.current() == rebuilt
 
 
@@ -198,7 +198,7 @@ def test_it_goes_on_where_it_ended(place, monkeypatch):
         read.append(body)
         return parse(body)
 
-    monkeypatch.setattr(entry, "parse", counted)
+    monkeypatch.setattr("agentguard.audit.standing.parse_entry", counted)
     assert place.current().revoked == {"user:alice", "user:bob"}
     assert len(read) == 1  # the new one
 

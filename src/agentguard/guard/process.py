@@ -246,7 +246,7 @@ class Runtime:
         try:
             if log is not None:
                 log.close()
-            if self._ledger is not None and self._ledger.leaves_much(self._unsaved_entries()):
+            if self._ledger is not None and self._ledger.is_worth_saving(self._unsaved_entries()):
                 self._save_ledger()
         finally:
             for executor in self.executors:

@@ -1,9 +1,9 @@
-"""Reads a shard on from where it was read before, and believes nothing that is not vouched for.
+"""Reads a shard on from where the shard was read before, and verifies every entry on the way.
 
-Each entry is hashed, from there to the shard's newest checkpoint, whose root has to be the result
-and whose signature has to be by a key of the log; and the anchor has to have seen a part of the
-same tree. So a row that somebody has changed, removed, added or moved stops whoever opens the
-state, and is not first found by ``audit verify``.
+Each entry is hashed into the tree, up to the shard's newest checkpoint. The tree's root has to be
+the checkpoint's, a key of the log has to have signed the checkpoint, and the anchor has to have
+seen a part of the same tree. So a row that somebody has changed, removed, added or moved is found
+when a state is opened, and not only by ``audit verify``.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from agentguard.storage.anchor import ROLLED_BACK, Anchor
 from agentguard.storage.reader import StateReader
 
 
-class ElsewhereError(Exception):
-    """A place that does not lie on the way to the shard's head: read the shard from its start."""
+class DivergedError(Exception):
+    """The shard did not grow from the place where it was read before: read it from its start."""
 
 
-class Walked(NamedTuple):
+class Progress(NamedTuple):
     """How far a shard was read, and its newest checkpoint's note; None for an empty shard."""
 
     place: Place
     note: bytes | None
 
 
-class Walk(NamedTuple):
+class IncrementalReader(NamedTuple):
     """The shards of a state, their anchors (None for nowhere), and the keys that count."""
 
     state: Path
@@ -43,7 +43,7 @@ class Walk(NamedTuple):
     trust: TrustDocument
     reader: StateReader
 
-    def on(
+    def read(
         self,
         shard: int,
         place: Place,
@@ -51,27 +51,27 @@ class Walk(NamedTuple):
         *,
         may_be_empty: bool = False,
         is_sure: bool = False,
-    ) -> Walked:
-        """Hand the entries past ``place`` to ``add``, and return how far that went.
+    ) -> Progress:
+        """Hand each entry past ``place`` to ``add``, and return how far the shard was read.
 
-        What was added counts only once this returns. A place ``is_sure`` where nobody who writes
-        the state can have put it back: then the anchor may have seen less. Raises
-        ``ElsewhereError`` for a place that is not on the way; ``StorageError``:
-        ``storage.rolled_back`` where the anchor has seen another tree, ``storage.corrupt``,
-        ``anchor.*``; ``VerificationError`` where no key of the log has signed the head.
+        The entries count only once this returns. ``is_sure`` says that nobody who writes the state
+        can have set ``place`` back; then the anchor may have seen less. Raises ``DivergedError``
+        where the shard did not grow from ``place``; ``StorageError``: ``storage.rolled_back`` where
+        the anchor has seen another tree, ``storage.corrupt``, ``anchor.*``; ``VerificationError``
+        where no key of the log has signed the head.
         """
         origin = self.trust.origin(shard)
         keys = [trusted.key for trusted in self.trust.keys_for("log")]
-        # before the shard: what an anchor has seen, the shard has had for longer
+        # before the shard: the shard had each entry before the anchor saw it
         seen = Anchor(self.anchors, origin, keys).read()
         with self.reader.snapshot(shard):
             note = self.reader.checkpoint(shard)
             if note is None and may_be_empty and seen is None:
-                return Walked(Place(), None)
+                return Progress(Place(), None)
             head = self._head(shard, note or b"", origin)
             if seen is not None and seen.size < place.size and not is_sure:
-                raise ElsewhereError  # what lies before has to agree with it as well
-            return Walked(self._entries(shard, place, head, seen, add), note)
+                raise DivergedError  # entries before ``place`` have to agree with the anchor, too
+            return Progress(self._entries(shard, place, head, seen, add), note)
 
     def _head(self, shard: int, note: bytes, origin: str) -> Checkpoint:
         try:
@@ -94,12 +94,12 @@ class Walk(NamedTuple):
     ) -> Place:
         self._compare(shard, head.size, head.root, head, seen)
         if place.size > head.size:
-            raise ElsewhereError
+            raise DivergedError
         try:
             tree = CompactRange.decode(place.size, place.peaks)
         except AgentguardError:
-            raise ElsewhereError from None
-        self._compare(shard, tree.size, tree.root(), head, seen, elsewhere=place.size > 0)
+            raise DivergedError from None
+        self._compare(shard, tree.size, tree.root(), head, seen, has_start=place.size > 0)
         for index, body in self.reader.entries(shard, after=place.size - 1):
             if index != tree.size:
                 raise sqlite.damaged(self._path(shard), f"entry {tree.size} is not there")
@@ -108,10 +108,10 @@ class Walk(NamedTuple):
                 break
             add(body)
             if seen is not None and tree.size == seen.size:
-                self._compare(shard, tree.size, tree.root(), head, seen, elsewhere=place.size > 0)
+                self._compare(shard, tree.size, tree.root(), head, seen, has_start=place.size > 0)
         if (tree.size, tree.root()) != (head.size, head.root):
             if place.size > 0:
-                raise ElsewhereError
+                raise DivergedError
             what = "its entries are not those of its newest checkpoint"
             raise sqlite.damaged(self._path(shard), what)
         return Place(tree.size, tree.encode())
@@ -124,16 +124,16 @@ class Walk(NamedTuple):
         head: Checkpoint,
         seen: Checkpoint | None,
         *,
-        elsewhere: bool = False,
+        has_start: bool = False,
     ) -> None:
-        """Hold a tree of the shard against what the anchor has seen."""
+        """Compare a tree of the shard with what the anchor has seen."""
         if seen is None or (size == seen.size and root == seen.root):
             return
         if seen.size > head.size:
             what = f"{self._path(shard)} has {head.size} entries, but its anchor has seen more"
         elif size == seen.size:
-            if elsewhere:
-                raise ElsewhereError
+            if has_start:
+                raise DivergedError
             what = (
                 f"the first {size} entries of {self._path(shard)} are not those that its anchor "
                 "has seen"
@@ -148,5 +148,5 @@ class Walk(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _verified(note: bytes, trust: TrustDocument, origin: str) -> Checkpoint:
-    """Verify a head once: most shards rest, and are looked at again and again."""
+    """Verify a head once: most shards are idle, and are read again and again."""
     return statements.check_checkpoint(note, trust, origin)[0]

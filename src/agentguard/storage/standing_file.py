@@ -1,12 +1,12 @@
-"""The file in which a state keeps what its log says that decides calls, signed with the log's key.
+"""The standing file: what a log says that decides calls, signed with the log's key.
 
-The log is what counts. The file spares whoever opens the state to read all of it, and tells running
-processes of a revocation at their next call. Where there is an anchor, a copy lies there, out of
-reach of who can write the state alone.
+The log is what counts. The file spares an opening the reading of the whole log, and tells running
+processes of a revocation in their next call. ``standing_copies.py`` says where copies of the file
+lie.
 
-The names of journalled calls lie in a file beside it: nobody needs them who only looks for a
-revocation. That file's own name has the digest of what is in it. So the older file stays beside the
-older names until both new ones are whole, wherever the process that writes them dies.
+The names of journalled calls lie in a second file: a look for revocations does not need them. The
+second file's name has the digest of its content. So a process that dies while it writes leaves an
+older pair of files, or the new pair.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from agentguard.storage import files
 
 FILE: Final = "standing.json"
 NAMES: Final = "standing.names."
-"""How the name of the file with the names begins; the first digits of its digest follow."""
+"""The beginning of the second file's name; the first digits of the digest follow."""
 
 _TYPE: Final = "application/vnd.agentguard.standing+json"
 _ATTEMPTS: Final = 5
@@ -52,14 +52,14 @@ _T = TypeVar("_T")
 
 
 class NamesFile(NamedTuple):
-    """The digest of the file with the names, and its length in bytes."""
+    """The digest of the file with the names (SHA-256, in hex), and its length in bytes."""
 
     sha256: str
     size: int
 
     @classmethod
     def of(cls, data: bytes) -> NamesFile:
-        """Return those of a file's content."""
+        """Return the digest and the length of a file's content."""
         return cls(sha256(data).hexdigest(), len(data))
 
     def within(self, folder: Path) -> Path:
@@ -67,8 +67,8 @@ class NamesFile(NamedTuple):
         return folder / f"{NAMES}{self.sha256[:32]}"
 
 
-class Signed(NamedTuple):
-    """What lies in a folder, and who is said to have signed it; ``verify`` looks, and reads it."""
+class SignedStanding(NamedTuple):
+    """An unverified file, and the key that it names; ``verify`` verifies, then parses the file."""
 
     path: Path
     encoded: bytes
@@ -76,20 +76,20 @@ class Signed(NamedTuple):
     signature: bytes
 
     def verify(self, trust: TrustDocument, *, by_compromised: bool = False) -> SavedStanding:
-        """Return what is kept if a key of the log has signed it; raises ``StorageError``.
+        """Return the standing if a key of the log has signed the file; raises ``StorageError``.
 
-        Before that nothing is read of it: a text of this length can be made to take a minute. What
-        is signed ``by_compromised`` keys may only refuse (``Standing.with_refusals``).
+        Nothing is parsed before: a text of this length can be made so that parsing takes a minute.
+        A standing signed ``by_compromised`` keys may only refuse (``Standing.with_refusals``).
         """
         for trusted in trust.keys_for("log"):
             is_compromised = trusted.compromised_since is not None
             if trusted.key.thumbprint == self.key_id and is_compromised == by_compromised:
                 with suppress(VerificationError):
                     trusted.key.verify(self.signature, _signed(trust.log, self.encoded))
-                    return self._kept()
+                    return self._parsed()
         raise _damaged(self.path)
 
-    def _kept(self) -> SavedStanding:
+    def _parsed(self) -> SavedStanding:
         try:
             members: Any = canonical.loads(self.encoded, limit=_MAX_BYTES)
             return SavedStanding(self.path, *_parse(_of(dict, members)))
@@ -98,14 +98,14 @@ class Signed(NamedTuple):
 
 
 class SavedStanding(NamedTuple):
-    """What a key of the log has signed; the names of journalled calls lie beside it."""
+    """A verified standing without the names of journalled calls, which the second file has."""
 
     path: Path
     standing: Standing
     names: NamesFile
 
-    def whole(self) -> Standing:
-        """Return it with the names of journalled calls; raises ``StorageError``."""
+    def with_names(self) -> Standing:
+        """Return the standing with the names of journalled calls; raises ``StorageError``."""
         path = self.names.within(self.path.parent)
         try:
             data = files.read(path, limit=self.names.size) if self.names.size else b""
@@ -115,8 +115,8 @@ class SavedStanding(NamedTuple):
             raise _damaged(path)
         return self.standing._replace(names=Names(data))
 
-    def nameless(self) -> StorageError:
-        """Say what to do where the names are missing."""
+    def names_missing(self) -> StorageError:
+        """Return the error for a file whose second file is missing: what happened, what to do."""
         message = (
             f"{self.names.within(self.path.parent)} is missing or damaged, without which {FILE} "
             "beside it does not count: restore both from a backup of the anchor. Without a backup "
@@ -126,8 +126,8 @@ class SavedStanding(NamedTuple):
         return StorageError(message, code="storage.corrupt")
 
 
-def load(folder: Path) -> Signed:
-    """Read what is kept; raises ``StorageError`` (``storage.corrupt``, ``storage.missing``)."""
+def load(folder: Path) -> SignedStanding:
+    """Read the file; raises ``StorageError`` (``storage.corrupt``, ``storage.missing``)."""
     path = folder / FILE
     try:
         data = files.read(path, limit=_MAX_BYTES)
@@ -141,23 +141,23 @@ def load(folder: Path) -> Signed:
         raise _damaged(path)
     key_id, signature = head[1].decode(), head[2].decode()
     try:
-        return Signed(path, data[head.end() : -len(_TAIL)], key_id, b64_decode(signature))
+        return SignedStanding(path, data[head.end() : -len(_TAIL)], key_id, b64_decode(signature))
     except DecodeError as error:
         raise _damaged(path) from error
 
 
-def loaded(folder: Path, trust: TrustDocument) -> Standing | SavedStanding | None:
-    """Return the standing, whole; a ``SavedStanding`` without its names; None if unverified."""
-    kept = None
+def load_whole(folder: Path, trust: TrustDocument) -> Standing | SavedStanding | None:
+    """Return the standing with its names; a ``SavedStanding`` without; None if unverified."""
+    saved = None
     for _attempt in range(_ATTEMPTS):  # another process may just have replaced both files
-        kept = None
+        saved = None
         with suppress(StorageError):
-            kept = load(folder).verify(trust)
-            return kept.whole()
-    return kept
+            saved = load(folder).verify(trust)
+            return saved.with_names()
+    return saved
 
 
-def keep(
+def save(
     folder: Path,
     log: str,
     standing: Standing,
@@ -165,19 +165,19 @@ def keep(
     *,
     before: SavedStanding | None = None,
 ) -> None:
-    """Replace what is kept; raises ``StorageError``. Call it inside ``registry.locked`` only.
+    """Replace both files; raises ``StorageError``. Call this inside ``registry_file.locked`` only.
 
-    Names that were kept ``before``, as a verified file says, are not written again. Older ones are
-    removed once the new file is whole.
+    The second file is not written again where ``before``, the verified file that is there, has the
+    same names. Older second files are removed once the new file is whole.
     """
     names = standing.names.encode()
     file = NamesFile.of(names)
-    kept = _encoded(standing, file)
-    signature = signer.sign(_signed(log, canonical.dumps(kept)))
+    members = _encoded(standing, file)
+    signature = signer.sign(_signed(log, canonical.dumps(members)))
     document: dict[str, JSON] = {
         "keyid": signer.key_id,
         "sig": b64_encode(signature),
-        "standing": kept,
+        "standing": members,
     }
     beside = file.within(folder)
     is_new = before is None or before.names != file
@@ -202,7 +202,7 @@ def _encoded(standing: Standing, names: NamesFile) -> dict[str, JSON]:
         "newest": standing.newest,
         "used": _rows(standing.used),
         "requests": _rows(standing.requests),
-        "chains": {key: [[*one] for one in limits] for key, limits in standing.chains.items()},
+        "chains": {key: [[*limit] for limit in limits] for key, limits in standing.chains.items()},
         "calls": _rows(standing.calls),
         "unsettled": _rows(standing.unsettled),
         "unran": unran,
@@ -223,34 +223,34 @@ def _rows(values: Mapping[str, tuple[Any, ...]]) -> dict[str, JSON]:
 _MEMBERS: Final = frozenset(_encoded(Standing(), NamesFile.of(b"")))
 
 
-def _parse(kept: Mapping[str, Any]) -> tuple[Standing, NamesFile]:
+def _parse(members: Mapping[str, Any]) -> tuple[Standing, NamesFile]:
     """Read the members; raises what the reading of other shapes raises."""
-    if kept.keys() != _MEMBERS:
-        raise ValueError(sorted(kept))
+    if members.keys() != _MEMBERS:
+        raise ValueError(sorted(members))
     standing = Standing(
-        revoked=frozenset(_texts(kept["revoked"])),
-        sequence=_of(int, kept["sequence"]),
-        frozen=_of(bool, kept["frozen"]),
-        newest=_of(str, kept["newest"]),
-        used=_each(kept["used"], lambda row: Used(*_row(row, int, int))),
-        requests=_each(kept["requests"], lambda row: Waiting(*_row(row, str, int))),
+        revoked=frozenset(_texts(members["revoked"])),
+        sequence=_of(int, members["sequence"]),
+        frozen=_of(bool, members["frozen"]),
+        newest=_of(str, members["newest"]),
+        used=_each(members["used"], lambda row: Used(*_row(row, int, int))),
+        requests=_each(members["requests"], lambda row: Waiting(*_row(row, str, int))),
         chains=_each(
-            kept["chains"], lambda rows: tuple([Limit(*_row(row, str, int)) for row in rows])
+            members["chains"], lambda rows: tuple([Limit(*_row(row, str, int)) for row in rows])
         ),
-        calls=_each(kept["calls"], lambda row: Counted(*_row(row, int, int))),
+        calls=_each(members["calls"], lambda row: Counted(*_row(row, int, int))),
         unsettled=_each(
-            kept["unsettled"],
+            members["unsettled"],
             lambda row: OpenCall(*_row(row, str, (str, type(None)), (str, type(None)))),
         ),
-        unran=frozenset(_texts(kept["unran"])),
-        erased=frozenset(_texts(kept["erased"])),
+        unran=frozenset(_texts(members["unran"])),
+        erased=frozenset(_texts(members["erased"])),
         read={
             _number(shard): Place(_of(int, size), b64_decode(peaks))
-            for shard, (size, peaks) in _of(dict, kept["read"]).items()
+            for shard, (size, peaks) in _of(dict, members["read"]).items()
         },
-        unread=_of(int, kept["unread"]),
+        unread=_of(int, members["unread"]),
     )
-    return standing, NamesFile(*_row(kept["names"], str, int))
+    return standing, NamesFile(*_row(members["names"], str, int))
 
 
 def _each(values: object, read: Callable[[Any], _T]) -> dict[str, _T]:
@@ -269,7 +269,7 @@ def _texts(items: object) -> list[str]:
 
 
 def _of(kind: type[_T] | tuple[type, ...], value: Any) -> Any:
-    """Return a value of this type, of which a bool is no number."""
+    """Return the value if the value has this type; a bool is no number. Raises ``TypeError``."""
     if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
     raise TypeError(kind)
@@ -282,7 +282,7 @@ def _number(shard: str) -> int:
 
 
 def _signed(log: str, encoded: bytes) -> bytes:
-    """Return what is signed (DSSE's encoding, with a type of its own): of this log alone."""
+    """Return the bytes that are signed: DSSE's encoding, of this log alone."""
     return dsse.pae(_TYPE, canonical.dumps(log) + encoded)
 
 
