@@ -62,17 +62,19 @@ class _First:
 class Preloaded:
     """The first processes, with these modules imported; ``close`` ends them.
 
-    There are two, which fork by turns: text and bytes have another ``hash`` in each, as in any two
-    processes of Python. A program that goes on with another one's work must not rely on it.
+    With ``AGENTGUARD_ROUNDS=full`` two first processes fork by turns: text and bytes have another
+    ``hash`` in each, as in any two processes of Python, and no program may rely on the ``hash`` of
+    another program. By default one first process forks, since each imports a framework for seconds.
     """
 
     def __init__(self, *modules: str) -> None:
         self._modules = modules
+        self._count = 2 if os.environ.get("AGENTGUARD_ROUNDS") == "full" else 1
         self._first: list[_First] = []
         self._turns = 0
 
     def _next(self) -> _First:
-        turn, self._turns = self._turns % 2, self._turns + 1
+        turn, self._turns = self._turns % self._count, self._turns + 1
         if turn == len(self._first):
             self._first.append(_First(self._modules, seed=turn + 1))
         return self._first[turn]

@@ -9,6 +9,7 @@ import itertools
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -37,8 +38,29 @@ def half(*axes: Iterable[object]) -> list[tuple[object, ...]]:
     ]
 
 
-def in_turns(items: Sequence[pytest.Function], *fixtures: str) -> list[pytest.Function]:
-    """Return all tests; by default those in which other parameters take the fixtures by turns.
+def leave_out(
+    config: pytest.Config, items: list[pytest.Item], folder: Path, *names: str, marked: bool = False
+) -> None:
+    """Take out of ``items`` the cases in a folder that ``in_turns`` leaves out.
+
+    Nothing is taken out where the command line names a test.
+    """
+    if any("::" in argument for argument in config.args):
+        return
+    ours = [
+        item for item in items if isinstance(item, pytest.Function) and folder in item.path.parents
+    ]
+    left_out = set(ours).difference(in_turns(ours, *names, marked=marked))
+    items[:] = [item for item in items if item not in left_out]
+
+
+def in_turns(
+    items: Sequence[pytest.Function], *names: str, marked: bool = False
+) -> list[pytest.Function]:
+    """Return all tests; by default those in which other parameters take ``names`` by turns.
+
+    The names are those of fixtures with parameters; or, where ``marked`` is true, of parameters
+    that have a mark ``parametrize`` of their own.
 
     A test with a fixture of two parameters (native, text) and a parameter ``kind`` (a, b, c) runs
     as native-a, text-b and native-c. One with two such fixtures takes both by turns, and one that
@@ -49,10 +71,11 @@ def in_turns(items: Sequence[pytest.Function], *fixtures: str) -> list[pytest.Fu
     def is_due(item: pytest.Function) -> bool:
         if not hasattr(item, "callspec"):
             return True
-        given = {name for mark in item.iter_markers("parametrize") for name in _names(mark)}
+        groups = [_names(mark) for mark in item.iter_markers("parametrize")]
+        given = {name for group in groups for name in group if not (marked and len(group) == 1)}
         turns = [
             item.callspec.indices[name]
-            for name in fixtures
+            for name in names
             if name in item.callspec.params and name not in given
         ]
         places = []  # of each parameter's value among those that were seen

@@ -53,10 +53,7 @@ HERE = Path(__file__).parent
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
     """Run the cases of a test in both ways by turns, unless a test is named or all are to run."""
-    if not any("::" in name for name in config.args):
-        ours = [item for item in items if HERE in item.path.parents]
-        left_out = set(ours).difference(rounds.in_turns(ours, "way", "how"))
-        items[:] = [item for item in items if item not in left_out]
+    rounds.leave_out(config, items, HERE, "way", "how")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,9 +18,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
 from ipaddress import IPv4Interface, IPv4Network, IPv6Address
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import pytest
+import rounds
 from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage
@@ -58,6 +60,12 @@ from agentguard.identity import credential
 from agentguard.signing.dsse import Envelope, parse_statement
 from agentguard.signing.keys import Ed25519Signer
 from agentguard_langchain import GuardMiddleware
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run the cases of a test with ``invoke`` and ``ainvoke`` by turns, unless a test is named."""
+    rounds.leave_out(config, items, Path(__file__).parent, "sync", marked=True)
+
 
 # --- processes ----------------------------------------------------------------------------------
 
