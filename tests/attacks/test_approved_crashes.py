@@ -28,7 +28,7 @@ from agentguard.storage.reader import StateReader
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
 ROUNDS = 8 if FULL else 1
-KILLS = 4 if FULL else 3
+KILLS = 4 if FULL else 2
 """Of each round, on one state."""
 
 PASSPHRASE = b"correct horse battery staple"

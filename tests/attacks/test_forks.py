@@ -30,7 +30,7 @@ from agentguard.domain.verify import examine
 from agentguard.signing.canonical import loads_object
 from agentguard.storage.reader import StateReader
 
-FORKS = 150 if os.environ.get("AGENTGUARD_ROUNDS") == "full" else 12
+FORKS = 150 if os.environ.get("AGENTGUARD_ROUNDS") == "full" else 6
 
 OPEN = """
     import gc, multiprocessing, os, signal, subprocess, sys, threading, time

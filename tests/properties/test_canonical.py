@@ -52,6 +52,8 @@ def outcome(decode: Callable[[Any], Any], data: bytes | str) -> Any:
 
 
 @given(values)
+@example({"\U00010000": 1, "\uffff": 2})  # in another order by code point than by UTF-16 unit
+@example({"a\U00010000": 1, "a\uffff": 2})
 def test_the_fast_path_writes_what_rfc8785_writes(value: canonical.JSON) -> None:
     assert canonical.dumps(value) == rfc8785.dumps(value)
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
 Case = TypeVar("Case")
+Combination = tuple[str, ...]
 
 FULL = os.environ.get("AGENTGUARD_ROUNDS") == "full"
 ALL = FULL or os.environ.get("AGENTGUARD_KINDS") == "all"
@@ -36,6 +37,40 @@ def half(*axes: Iterable[object]) -> list[tuple[object, ...]]:
         for combination in places
         if ALL or sum(place for place, _ in combination) % 2 == 0
     ]
+
+
+def pairs(**parameters: Mapping[str, Any] | Iterable[Any]) -> pytest.MarkDecorator:
+    """Parametrize a test: by default, two values of two parameters meet in one combination.
+
+    Each parameter has its values, by name where they have one. ``half`` keeps half of the
+    combinations; here they are fewer where there are many parameters.
+
+    >>> pairs(sync=[True, False], kind={"list": [], "tuple": ()}).args[0]
+    ['sync', 'kind']
+    """
+    named = [
+        dict(values) if isinstance(values, Mapping) else {str(value): value for value in values}
+        for values in parameters.values()
+    ]
+    chosen = list(itertools.product(*named))
+    if not ALL:
+        chosen = few(chosen)
+    return pytest.mark.parametrize(
+        list(parameters),
+        [[values[one] for values, one in zip(named, names, strict=True)] for names in chosen],
+        ids=["-".join(names) for names in chosen],
+    )
+
+
+def few(combinations: Sequence[Combination]) -> list[Combination]:
+    """Choose combinations until each pair is in one of them; always the same ones."""
+    met = {names: set(itertools.combinations(enumerate(names), 2)) for names in combinations}
+    missing = set().union(*met.values())
+    chosen = []
+    while missing:
+        chosen.append(max(combinations, key=lambda names: len(met[names] & missing)))
+        missing -= met[chosen[-1]]
+    return chosen
 
 
 def leave_out(

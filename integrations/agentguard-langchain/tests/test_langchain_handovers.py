@@ -23,7 +23,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
-from pairs import pairs
+from rounds import pairs
 
 from agentguard.domain import config, domain
 from agentguard_langchain import GuardMiddleware, guard_subagent, guard_tools

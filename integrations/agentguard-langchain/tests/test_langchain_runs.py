@@ -21,7 +21,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command
-from pairs import pairs
+from rounds import pairs
 
 from agentguard import ConfigError, DelegationError, StorageError, adapters
 from agentguard.domain import config, domain
@@ -605,7 +605,6 @@ from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Command
-from pairs import pairs
 from obedient import Obedient
 
 from agentguard import Decision, Guard

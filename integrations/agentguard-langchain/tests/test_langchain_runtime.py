@@ -11,7 +11,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.prebuilt import ToolRuntime
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
-from pairs import pairs
+from rounds import pairs
 
 from agentguard import Decision, Requirement
 from agentguard_langchain import GuardMiddleware, guard_tools
